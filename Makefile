@@ -1,0 +1,49 @@
+# Two targets are for everyone: `make demo` and `make test`. Both get what they need on a Debian machine with Rust.
+
+CARGO ?= cargo
+# Integration tests wait for processes more than they compute; more threads than cores keep both cores busy.
+TEST_THREADS ?= 4
+FUZZ_SECONDS ?= 20
+BIN := target/release/respgate
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-deps lint fmt bench fuzz-smoke
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the release binary, target/release/respgate
+	$(CARGO) build --release --locked
+
+demo: build ## a failover and a crash, with clients at work and a verdict; ONCE=1 ends by itself
+	@tests/install servers
+	@RESPGATE=$(CURDIR)/$(BIN) exec $(CARGO) run --release --locked --quiet --example demo -- $(if $(ONCE),--once)
+
+test: test-deps lint ## install what tests need, lint, and run every test
+	@echo "== unit and integration tests"
+	$(CARGO) test --locked -- --test-threads $(TEST_THREADS)
+	@$(MAKE) --no-print-directory fuzz-smoke
+
+test-deps:
+	@echo "== what tests need"
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
+		{ echo "rustfmt or clippy is missing. Get both with: rustup component add rustfmt clippy"; exit 1; }
+	@tests/install
+	@tests/clients/install
+
+lint: ## formatting and clippy, as strictly as `make test`
+	@echo "== formatting and lints"
+	$(CARGO) fmt --check
+	@$(CARGO) metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null || \
+		{ echo "fuzz/Cargo.lock is behind Cargo.toml. Mend it with: cargo metadata --manifest-path fuzz/Cargo.toml >/dev/null"; exit 1; }
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt
+
+bench: build ## respgate beside HAProxy and twemproxy
+	@tests/install bench
+	@benches/run $(BENCH_ARGS)
+
+fuzz-smoke: ## a short run of every fuzz target
+	@if [ -x fuzz/smoke.sh ]; then echo "== fuzz targets"; fuzz/smoke.sh $(FUZZ_SECONDS); fi

@@ -1,0 +1,173 @@
+//! The admin listener: health, readiness and metrics over HTTP.
+
+mod scrape;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use self::scrape::Scrape;
+use crate::drain::Draining;
+use crate::timeline::Timelines;
+use crate::topology::Topology;
+use crate::worker::Worker;
+
+/// Requests served at once; more wait.
+const CONNECTIONS: usize = 64;
+/// A request's header must have arrived by then.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n";
+
+/// Binds the admin socket.
+///
+/// # Errors
+/// The address is in use, not this machine's, or not permitted.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let name = |error: io::Error| {
+        io::Error::new(error.kind(), format!("the admin address {address} cannot be bound: {error}"))
+    };
+    let socket = std::net::TcpListener::bind(address).map_err(name)?;
+    socket.set_nonblocking(true).map_err(name)?;
+    let listener = TcpListener::from_std(socket).map_err(name)?;
+    tracing::info!(address = %listener.local_addr()?, "admin listening");
+    Ok(listener)
+}
+
+/// What the admin side can see.
+pub struct Admin {
+    upstreams: Vec<View>,
+    draining: Draining,
+    scrape: Scrape,
+}
+
+/// What the admin side can see of one upstream.
+#[derive(Clone)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// What discovery knows.
+    pub topology: watch::Receiver<Topology>,
+    /// Its failovers.
+    pub timelines: Timelines,
+}
+
+impl Admin {
+    /// `upstreams`: in the order of the workers' plan.
+    pub fn new(upstreams: Vec<View>, workers: Vec<Worker>, draining: Draining) -> Self {
+        let scrape = Scrape::new(upstreams.clone(), workers);
+        Self { upstreams, draining, scrape }
+    }
+
+    /// Answers requests until the process ends: probes must be answered while it drains, too.
+    pub async fn serve(self, listener: TcpListener) {
+        let admin = Arc::new(self);
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let admin = admin.clone();
+                    tokio::spawn(async move {
+                        admin.converse(stream).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "an admin connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn converse(self: Arc<Self>, stream: TcpStream) {
+        let service = service_fn(|request| {
+            let admin = self.clone();
+            async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "an admin connection ended early");
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".into());
+        }
+        match request.uri().path() {
+            "/" => respond(StatusCode::OK, TEXT, INDEX.into()),
+            "/livez" => respond(StatusCode::OK, TEXT, "alive\n".into()),
+            "/readyz" => self.ready(),
+            "/failovers" => respond(StatusCode::OK, JSON, self.failovers()),
+            "/metrics" => respond(StatusCode::OK, METRICS, self.scrape.render().await),
+            _ => respond(StatusCode::NOT_FOUND, TEXT, INDEX.into()),
+        }
+    }
+
+    /// Past failovers of every upstream, the newest last.
+    fn failovers(&self) -> String {
+        let lines: Vec<_> = self
+            .upstreams
+            .iter()
+            .flat_map(|view| view.timelines.past().into_iter().map(|line| line.json(&view.name)))
+            .collect();
+        format!("{:#}\n", serde_json::Value::Array(lines))
+    }
+
+    /// 200 when every upstream has a verified primary and no drain has begun; else 503 and why.
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let mut ready = true;
+        let mut body = String::new();
+        if self.draining.begun() {
+            ready = false;
+            body.push_str("draining\n");
+        }
+        for View { name, topology, .. } in &self.upstreams {
+            match &*topology.borrow() {
+                Topology::Known(primary) => {
+                    body.push_str(&format!("upstream {name}: primary {}\n", primary.address));
+                }
+                Topology::Failing(primary, sign) => {
+                    body.push_str(&format!(
+                        "upstream {name}: primary {} is about to change: {sign}\n",
+                        primary.address
+                    ));
+                }
+                Topology::Unknown(outage) => {
+                    ready = false;
+                    body.push_str(&format!("upstream {name}: {outage}\n"));
+                }
+            }
+        }
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        respond(status, TEXT, body)
+    }
+}
+
+fn respond(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,203 @@
+//! The composition root: a checked configuration becomes bound sockets, workers and discovery, and ends in a
+//! drain.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::admin::{self, Admin, View};
+use crate::config::Config;
+use crate::discovery::{self, Discovery};
+use crate::drain;
+use crate::listener::Listener;
+use crate::net::connect::Dialer;
+use crate::timeline::Timelines;
+use crate::upstream::UpstreamPlan;
+use crate::upstream::config::UpstreamConfig;
+use crate::upstream::scripts::Scripts;
+use crate::worker::{Plan, Worker};
+
+/// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.
+const OS_ERROR: u8 = 71;
+
+/// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
+pub fn run(config: Config) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.and_then(|runtime| runtime.block_on(serve(config)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(OS_ERROR)
+        }
+    }
+}
+
+async fn serve(config: Config) -> io::Result<()> {
+    raise_descriptor_limit(&config);
+    // Everything is bound before anything is served, so that a fault shows at once.
+    let listeners = bind(&config)?;
+    let admin = config.admin.map(admin::bind).transpose()?;
+
+    let discoveries: Vec<Discovery> = config
+        .upstreams
+        .iter()
+        .map(|upstream| {
+            let dialer = dialer(&upstream.config);
+            let credentials = upstream.config.credentials.clone();
+            discovery::spawn(&upstream.config.name, upstream.discovery.clone(), credentials, dialer)
+        })
+        .collect();
+    let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
+    let plan = plan(&config, &discoveries, &timelines);
+    let mut workers = Vec::with_capacity(config.workers);
+    for number in 0..config.workers {
+        let (worker, _thread) = Worker::start(number, plan.clone())?;
+        workers.push(worker);
+    }
+
+    let (switch, draining) = drain::switch();
+    let mut tasks = JoinSet::new();
+    if let Some(socket) = admin {
+        let views = config.upstreams.iter().zip(&discoveries).zip(&timelines);
+        let views = views.map(|((upstream, discovery), timelines)| View {
+            name: upstream.config.name.clone(),
+            topology: discovery.topology.clone(),
+            timelines: timelines.clone(),
+        });
+        let admin = Admin::new(views.collect(), workers.clone(), draining.clone());
+        tokio::spawn(admin.serve(socket));
+    }
+    for listener in listeners {
+        tasks.spawn(listener.serve(workers.clone(), draining.clone()));
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        workers = config.workers,
+        "respgate is ready for clients"
+    );
+
+    stopped().await?;
+    tracing::info!(
+        deadline_s = config.drain_timeout.as_secs(),
+        "draining: no new clients, running commands finish"
+    );
+    switch.begin();
+    while tasks.join_next().await.is_some() {}
+    finish(&workers, config.drain_timeout).await;
+    Ok(())
+}
+
+fn bind(config: &Config) -> io::Result<Vec<Listener>> {
+    let ids = Arc::new(AtomicU64::new(1));
+    let mut listeners = Vec::with_capacity(config.listeners.len());
+    for (place, listener) in config.listeners.iter().enumerate() {
+        let bound = Listener::bind(listener, place, ids.clone()).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("listener '{}' cannot listen on {}: {error}", listener.name, listener.bind),
+            )
+        })?;
+        tracing::info!(
+            listener = listener.name,
+            address = bound.address(),
+            upstream = listener.upstream,
+            "listening"
+        );
+        listeners.push(bound);
+    }
+    Ok(listeners)
+}
+
+fn dialer(config: &UpstreamConfig) -> Dialer {
+    Dialer { connect_timeout: config.connect_timeout, ..Dialer::default() }
+}
+
+/// Each worker gets its share of the limits.
+fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> Plan {
+    let workers = config.workers.max(1);
+    let listeners = config
+        .listeners
+        .iter()
+        .map(|listener| {
+            let upstream =
+                config.upstreams.iter().position(|upstream| upstream.config.name == listener.upstream);
+            (listener.session.clone(), upstream.unwrap_or_default())
+        })
+        .collect();
+    let upstreams = config
+        .upstreams
+        .iter()
+        .zip(discoveries)
+        .zip(timelines)
+        .map(|((upstream, discovery), timelines)| {
+            let mut share = upstream.config.clone();
+            share.max_connections = (share.max_connections / workers).max(1);
+            share.max_leased = (share.max_leased / workers).max(1);
+            share.hold_buffer /= workers;
+            let dialer = dialer(&share);
+            UpstreamPlan {
+                config: share,
+                dialer,
+                topology: discovery.topology.clone(),
+                hints: discovery.hints.clone(),
+                scripts: Scripts::default(),
+                timelines: timelines.clone(),
+            }
+        })
+        .collect();
+    Plan { listeners, upstreams, max_buffered: config.max_buffered / workers }
+}
+
+async fn stopped() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Waits for the sessions to end, at most until the deadline or a second signal.
+async fn finish(workers: &[Worker], deadline: Duration) {
+    let mut drains = JoinSet::new();
+    for worker in workers {
+        let worker = worker.clone();
+        drains.spawn(async move { worker.drain().await });
+    }
+    let drained = async { while drains.join_next().await.is_some() {} };
+    tokio::select! {
+        () = drained => tracing::info!("drained"),
+        () = tokio::time::sleep(deadline) => {
+            let left: usize = workers.iter().map(Worker::load).sum();
+            tracing::warn!(clients = left, "the drain's deadline has passed: the remaining clients are disconnected");
+        }
+        _ = stopped() => tracing::warn!("a second signal: the remaining clients are disconnected"),
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and says so if even that is too low for the configured
+/// limits.
+fn raise_descriptor_limit(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let clients: usize = config.listeners.iter().map(|listener| listener.max_clients).sum();
+    let upstream: usize = config.upstreams.iter().map(|upstream| upstream.config.max_connections).sum();
+    let wanted = clients + upstream + 64;
+    if let Some(available) = getrlimit(Resource::Nofile).current
+        && (available as usize) < wanted
+    {
+        tracing::warn!(
+            available,
+            wanted,
+            "fewer files may be open than max-clients and max-connections allow together: raise the limit (ulimit -n, LimitNOFILE=) or lower them"
+        );
+    }
+}

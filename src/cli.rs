@@ -1,0 +1,265 @@
+//! The command line: flags, environment variables and subcommands.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::flags::{Flag, Flags};
+use crate::config::report::Place;
+
+/// What the user asked for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run the proxy.
+    Run(Flags),
+    /// Check the configuration and say what would run.
+    Check(Flags),
+    /// Nothing was asked for: see [`GUIDANCE`].
+    Nothing,
+}
+
+/// For whoever types `respgate` and nothing else.
+pub const GUIDANCE: &str = "\
+respgate needs to know where the server is. For example:
+
+  respgate --upstream redis://db.example:6379
+  respgate --upstream redis-sentinel://s1,s2,s3/0#mymaster --listen 127.0.0.1:6379
+  respgate --config respgate.toml
+
+Clients then connect to 127.0.0.1:6379, unless --listen says otherwise.
+respgate --help explains every option.
+";
+
+const ABOUT: &str = "\
+A Sentinel-aware proxy for Valkey and Redis: applications connect to respgate, and respgate keeps them connected to \
+the primary, over few connections.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  A sidecar for an application that knows nothing of Sentinel:
+    respgate --upstream redis-sentinel://s1,s2,s3/0#mymaster
+
+  A server with a password, which comes from the environment:
+    export RESPGATE_UPSTREAM_PASSWORD=...
+    respgate --upstream redis://db.example:6379 --upstream-user app
+
+  Health and metrics for an orchestrator (/livez, /readyz, /metrics):
+    respgate --config /etc/respgate.toml --admin 127.0.0.1:9121
+
+  Find every fault of a file before it is used:
+    respgate check --config /etc/respgate.toml
+
+Every option has an environment variable: RESPGATE_LISTEN for --listen, \
+RESPGATE_LOG_LEVEL for --log-level. An option wins over its variable, and both \
+win over the file. Next to --config, --listen adds a listener; --upstream and \
+the credentials are for the upstream named main, or for the file's only one.
+
+Exit codes: 0 ended as asked, 64 wrong arguments or configuration, 71 the system
+refused something, as an address that is in use.";
+
+/// One flag. Its environment variable is `RESPGATE_` and its name in capitals.
+struct Option {
+    name: &'static str,
+    dashed: &'static str,
+    env: &'static str,
+    value: &'static str,
+    heading: &'static str,
+    help: &'static str,
+}
+
+macro_rules! option {
+    ($name:literal, $env:literal, $value:literal, $heading:expr, $help:literal) => {
+        Option {
+            name: $name,
+            dashed: concat!("--", $name),
+            env: concat!("RESPGATE_", $env),
+            value: $value,
+            heading: $heading,
+            help: $help,
+        }
+    };
+}
+
+const WHERE: &str = "Where to listen and connect";
+const WHO: &str = "Credentials";
+const BOUNDS: &str = "Limits";
+const PROCESS: &str = "Process";
+
+#[rustfmt::skip]
+const OPTIONS: [Option; 14] = [
+    option!("listen", "LISTEN", "ADDR", WHERE,
+        "Accept clients here: 127.0.0.1:6379, [::1]:6379, 0.0.0.0:6379 or unix:/path; may be repeated, or \
+         separated by commas in RESPGATE_LISTEN [default: 127.0.0.1:6379]"),
+    option!("upstream", "UPSTREAM", "URL", WHERE,
+        "The server, or the Sentinels that know it:\n\
+         redis://[user:password@]host[:6379][/db]\n\
+         redis-sentinel://s1[:26379],s2,s3[/db]#primary-name\n\
+         unix:/path[?db=N]\n\
+         valkey:// and valkey-sentinel:// mean the same; write / # ? % @ in a password as %2F %23 %3F %25 %40"),
+    option!("config", "CONFIG", "FILE", WHERE,
+        "A TOML file with any number of listeners and upstreams, and every other setting"),
+    option!("upstream-user", "UPSTREAM_USER", "USER", WHO,
+        "Who respgate is to the server [default: the server's default user]"),
+    option!("upstream-password-file", "UPSTREAM_PASSWORD_FILE", "FILE", WHO,
+        "Holds the password; RESPGATE_UPSTREAM_PASSWORD may hold it instead"),
+    option!("sentinel-user", "SENTINEL_USER", "USER", WHO,
+        "Who respgate is to the Sentinels [default: their default user]"),
+    option!("sentinel-password-file", "SENTINEL_PASSWORD_FILE", "FILE", WHO,
+        "Holds the password; RESPGATE_SENTINEL_PASSWORD may hold it instead"),
+    option!("max-clients", "MAX_CLIENTS", "N", BOUNDS,
+        "Clients connected at once, for each listener [default: 10000]"),
+    option!("admin-commands", "ADMIN_COMMANDS", "deny|allow", BOUNDS,
+        "Whether clients may send commands like CONFIG SET and SHUTDOWN [default: deny]"),
+    option!("workers", "WORKERS", "N", PROCESS,
+        "Worker threads [default: the CPUs that this process may use, by affinity and cgroup quota]"),
+    option!("admin", "ADMIN", "ADDR", PROCESS,
+        "Serve health and metrics here, as in 127.0.0.1:9121 [default: nowhere]"),
+    option!("drain-timeout", "DRAIN_TIMEOUT", "TIME", PROCESS,
+        "How long running commands may take to finish after SIGTERM, as in 5s or 2m [default: 30s]"),
+    option!("log-format", "LOG_FORMAT", "FORMAT", PROCESS,
+        "human, json, or auto: human on a terminal [default: auto]"),
+    option!("log-level", "LOG_LEVEL", "LEVEL", PROCESS,
+        "error, warn, info, debug, trace or off; by module: info,respgate::discovery=debug [default: info]"),
+];
+
+fn with_options(command: Command) -> Command {
+    OPTIONS
+        .iter()
+        .fold(command, |command, option| {
+            command.arg(
+                Arg::new(option.name)
+                    .long(option.name)
+                    .env(option.env)
+                    .hide_env(true)
+                    .value_name(option.value)
+                    .help_heading(option.heading)
+                    .help(option.help)
+                    .action(if option.name == "listen" { ArgAction::Append } else { ArgAction::Set }),
+            )
+        })
+        .disable_help_flag(true)
+        .arg(other("help", 'h', "Print this help").action(ArgAction::Help))
+}
+
+/// The whole command line, for parsing and for `--help`.
+pub fn command() -> Command {
+    let check = Command::new("check")
+        .about("Report every fault of a configuration at once, and how to mend it")
+        .override_usage("respgate check --config FILE [OPTIONS]")
+        .after_help("Exit codes: 0 no fault (warnings are none), 64 at least one fault.");
+    with_options(Command::new("respgate"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .override_usage(
+            "respgate --upstream URL [--listen ADDR] [OPTIONS]\n       \
+             respgate --config FILE [OPTIONS]\n       \
+             respgate check --config FILE [OPTIONS]",
+        )
+        .after_help(AFTER_HELP)
+        .max_term_width(100)
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .disable_version_flag(true)
+        .arg(other("version", 'V', "Print the version").action(ArgAction::Version))
+        .subcommand(with_options(check))
+}
+
+fn other(name: &'static str, short: char, help: &'static str) -> Arg {
+    Arg::new(name).long(name).short(short).help(help).help_heading("Other")
+}
+
+/// Understands a command line, whose first word is the program's name.
+///
+/// # Errors
+/// What `clap` has to say, which includes the texts of `--help` and `--version`.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let matches = command().try_get_matches_from(words)?;
+    if let Some(("check", matches)) = matches.subcommand() {
+        return Ok(Invocation::Check(flags(matches)));
+    }
+    let flags = flags(&matches);
+    Ok(if flags.config.is_none() && flags.settings.is_empty() {
+        Invocation::Nothing
+    } else {
+        Invocation::Run(flags)
+    })
+}
+
+/// An empty environment variable counts as unset: orchestrators often cannot leave one out.
+fn flags(matches: &ArgMatches) -> Flags {
+    let mut flags = Flags::default();
+    for option in &OPTIONS {
+        let from_env = matches.value_source(option.name) == Some(ValueSource::EnvVariable);
+        let place = if from_env { Place::Env(option.env.into()) } else { Place::Flag(option.dashed) };
+        for text in matches.get_many::<String>(option.name).unwrap_or_default() {
+            let texts: Vec<&str> = match (from_env, option.name) {
+                (true, "listen") => text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect(),
+                (true, _) => Some(text.as_str()).filter(|text| !text.is_empty()).into_iter().collect(),
+                (false, _) => vec![text],
+            };
+            for text in texts {
+                if option.name == "config" {
+                    flags.config = Some(PathBuf::from(text));
+                } else {
+                    flags.settings.push(Flag { name: option.name, place: place.clone(), text: text.into() });
+                }
+            }
+        }
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, clap::Error> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_narrow_terminal() {
+        let help = command().term_width(80).render_help().to_string();
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        for option in &OPTIONS {
+            assert!(help.contains(option.dashed));
+        }
+    }
+
+    #[test]
+    fn listen_repeats_and_others_do_not() {
+        let Ok(Invocation::Run(flags)) = parsed("respgate --upstream redis://a --listen b --listen c") else {
+            panic!("not a run")
+        };
+        let listen: Vec<_> = flags.settings.iter().filter(|flag| flag.name == "listen").collect();
+        assert_eq!([&*listen[0].text, &*listen[1].text], ["b", "c"]);
+        assert_eq!(listen[0].place, Place::Flag("--listen"));
+        assert!(parsed("respgate --workers 1 --workers 2").is_err());
+    }
+
+    #[test]
+    fn check_takes_the_same_flags() {
+        let Ok(Invocation::Check(flags)) = parsed("respgate check --config x.toml --workers 2") else {
+            panic!("not a check")
+        };
+        assert_eq!(flags.config, Some("x.toml".into()));
+        assert_eq!(flags.settings[0].name, "workers");
+    }
+
+    #[test]
+    fn no_flag_takes_a_password() {
+        for option in &OPTIONS {
+            assert!(!option.name.ends_with("password"), "{}", option.name);
+            assert_eq!(option.env, format!("RESPGATE_{}", option.name.to_uppercase().replace('-', "_")));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The command table: how each command is carried, and whether it may be sent again.
+
+pub mod learned;
+mod options;
+mod spec;
+mod table;
+
+pub use options::{blocks, may_block, retry_of};
+pub use spec::{Flags, Spec, Verb};
+pub use table::TABLE;
+
+use crate::resp::request::Request;
+
+/// How a command is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Answered from session state; [`Spec::verb`] says by what.
+    Virtual,
+    /// Pipelined on the connection that all sessions of a worker share.
+    Shared,
+    /// On a connection of the session's own until the reply.
+    Lease,
+    /// As `Lease` if a BLOCK option stands before STREAMS, else as `Shared`.
+    LeaseIfBlock,
+    /// On a connection of the session's own until the state it makes has ended.
+    Pin,
+    /// On a connection other than those that wait for the server (SCRIPT KILL).
+    SideConnection,
+    /// An error that respgate writes itself, as a server without that feature would.
+    LocalError,
+    /// Administrative: refused, or leased where the listener allows it.
+    Admin,
+}
+
+/// Whether a command that was written but not answered may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It changes nothing.
+    Safe,
+    /// It may have run, and running it twice would show.
+    Never,
+    /// Running it twice leaves the same state and gives the same reply.
+    SameReply,
+    /// Running it twice leaves the same state, but the second reply differs.
+    ReplyDiffers,
+    /// One of the two above, or never, by its options.
+    ByOptions,
+}
+
+/// A command that the table has, or half of one.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// The command, or the subcommand where the request has one.
+    Spec(&'static Spec),
+    /// The container is known, the subcommand is not.
+    NoSuchSubcommand(&'static Spec),
+}
+
+/// Finds a request's command. A container's bare name, where the request has no subcommand, finds the container.
+pub fn find(request: &Request<'_>) -> Option<Found> {
+    let spec = lookup(request.name())?;
+    if !spec.flags.contains(Flags::CONTAINER) || request.argc() < 2 {
+        return Some(Found::Spec(spec));
+    }
+    let subcommand = request.arg(1).unwrap_or_default();
+    Some(lookup_subcommand(spec, subcommand).map_or(Found::NoSuchSubcommand(spec), Found::Spec))
+}
+
+/// Finds a command by its name, in any case. `CLIENT|ID` names a row, but is no command: the server does not
+/// know it either.
+pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
+    if name.contains(&b'|') {
+        return None;
+    }
+    probe(hash(OFFSET, name), |known| known.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Finds a container's subcommand by its name, in any case.
+pub fn lookup_subcommand(container: &Spec, subcommand: &[u8]) -> Option<&'static Spec> {
+    let holder = container.name.as_bytes();
+    probe(hash(hash(hash(OFFSET, holder), b"|"), subcommand), |known| {
+        known
+            .as_bytes()
+            .strip_prefix(holder)
+            .and_then(|rest| rest.strip_prefix(b"|"))
+            .is_some_and(|rest| rest.eq_ignore_ascii_case(subcommand))
+    })
+}
+
+/// Whether a name can be a command's or subcommand's: 1 to 64 printable ASCII bytes. The server compares names as
+/// C strings but hashes them whole, so `FLUSHALL\0x` may run FLUSHALL (observed on valkey 8.0 and redis 7.0).
+pub fn printable(token: &[u8]) -> bool {
+    (1..=64).contains(&token.len()) && token.iter().all(|byte| (0x21..=0x7e).contains(byte))
+}
+
+/// Whether a request has as many arguments as its command takes.
+pub fn arity_ok(spec: &Spec, argc: u32) -> bool {
+    let argc = i64::from(argc);
+    let arity = i64::from(spec.arity);
+    if arity < 0 { argc >= -arity } else { argc == arity }
+}
+
+const SLOTS: usize = 1024;
+const EMPTY: u16 = u16::MAX;
+const OFFSET: u32 = 0x811c_9dc5;
+
+/// Where each row stands, by the hash of its name; built by the compiler.
+static PLACES: [u16; SLOTS] = places();
+
+/// FNV-1a over the upper-cased name: a few multiplications for a command's few bytes.
+const fn hash(start: u32, name: &[u8]) -> u32 {
+    let mut hash = start;
+    let mut at = 0;
+    while at < name.len() {
+        hash = (hash ^ name[at].to_ascii_uppercase() as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    hash
+}
+
+const fn places() -> [u16; SLOTS] {
+    let mut places = [EMPTY; SLOTS];
+    let mut row = 0;
+    while row < TABLE.len() {
+        let mut slot = first_slot(hash(OFFSET, TABLE[row].name.as_bytes()));
+        while places[slot] != EMPTY {
+            slot = (slot + 1) % SLOTS;
+        }
+        places[slot] = row as u16;
+        row += 1;
+    }
+    places
+}
+
+const fn first_slot(hash: u32) -> usize {
+    (hash ^ (hash >> 16)) as usize % SLOTS
+}
+
+fn probe(hash: u32, is: impl Fn(&str) -> bool) -> Option<&'static Spec> {
+    let mut slot = first_slot(hash);
+    loop {
+        let spec = TABLE.get(usize::from(*PLACES.get(slot)?))?;
+        if is(spec.name) {
+            return Some(spec);
+        }
+        slot = (slot + 1) % SLOTS;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_in_any_case_and_nothing_else_is() {
+        for spec in &TABLE {
+            let mixed: String = spec
+                .name
+                .chars()
+                .enumerate()
+                .map(|(i, c)| if i % 2 == 0 { c.to_ascii_lowercase() } else { c })
+                .collect();
+            let found = match mixed.split_once('|') {
+                Some((holder, sub)) => lookup_subcommand(lookup(holder.as_bytes()).unwrap(), sub.as_bytes()),
+                None => lookup(mixed.as_bytes()),
+            };
+            assert_eq!(found.unwrap().name, spec.name);
+        }
+        for name in [&b"FLUSHALL\0x"[..], b"", b"GETT", b"CLIENT|ID", b"\xffGET", &[b'G'; 4096]] {
+            assert!(lookup(name).is_none());
+        }
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_whole() {
+        assert!(TABLE.windows(2).all(|pair| pair[0].name < pair[1].name));
+        let count = |route| TABLE.iter().filter(|spec| spec.route == route).count();
+        assert_eq!(TABLE.len(), 399);
+        assert_eq!(count(Route::SideConnection), 2);
+        assert_eq!(count(Route::LeaseIfBlock), 2);
+        assert!(
+            TABLE.iter().filter(|s| s.route == Route::Shared).all(|s| !s.flags.contains(Flags::BLOCKING))
+        );
+        assert!(TABLE.iter().filter(|s| s.flags.contains(Flags::WRITE)).all(|s| s.retry != Retry::Safe));
+    }
+
+    #[test]
+    fn the_longest_probe_is_short() {
+        let probes = |spec: &Spec| {
+            let start = first_slot(hash(OFFSET, spec.name.as_bytes()));
+            (0..SLOTS).find(|step| {
+                TABLE.get(usize::from(PLACES[(start + step) % SLOTS])).is_some_and(|s| s.name == spec.name)
+            })
+        };
+        assert!(TABLE.iter().map(|spec| probes(spec).unwrap()).max().unwrap() < 8);
+    }
+}

@@ -1,0 +1,229 @@
+//! Checks listeners and the bounds of their sessions.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::super::address::{DEFAULT_PORT, ListenAddress};
+use super::super::report::{Place, Report, suggestion};
+use super::super::typed::{Setting, TypedLimits, TypedListener};
+use super::super::{Upstream, value::Bytes};
+use super::{LEAST_SIZE, within};
+use crate::listener::{Bind, ListenerConfig};
+use crate::resp::request::RequestLimits;
+use crate::session::config::SessionConfig;
+use crate::upstream::config::ClientAuth;
+
+const MAX_CLIENTS: usize = 10_000;
+const SOCKET_MODE: u32 = 0o700;
+
+/// What bounds every listener's own limits.
+pub(super) struct Bounds<'a> {
+    /// Of the file's `[limits]`.
+    pub defaults: &'a TypedLimits,
+    /// Of flags and the environment.
+    pub overrides: &'a TypedLimits,
+    /// All workers together, in bytes.
+    pub max_buffered: usize,
+}
+
+/// The upstreams that listeners can name.
+pub(super) struct Upstreams<'a> {
+    /// All that were typed.
+    pub names: &'a [String],
+    /// The one that is meant when a listener names none.
+    pub usual: Option<&'a str>,
+    /// Those without a fault.
+    pub checked: &'a [Upstream],
+}
+
+/// Checks all listeners. If none was typed, one listens on 127.0.0.1:6379.
+pub(super) fn check_all(
+    mut typed: Vec<TypedListener>,
+    bounds: &Bounds<'_>,
+    upstreams: &Upstreams<'_>,
+    admin: &Setting<SocketAddr>,
+    file: Option<&Place>,
+    report: &mut Report,
+) -> Vec<ListenerConfig> {
+    if typed.is_empty() {
+        let place = file.map_or(Place::Flag("--listen"), |file| file.first_line("listeners"));
+        let mut listener = TypedListener::new("main", place.clone());
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT));
+        listener.address = Setting::Given(ListenAddress::Tcp(address), place);
+        typed.push(listener);
+    }
+    let mut taken: Vec<(ListenAddress, Place)> = match admin {
+        Setting::Given(address, place) => vec![(ListenAddress::Tcp(*address), place.clone())],
+        _ => Vec::new(),
+    };
+    let mut listeners = Vec::new();
+    for listener in typed {
+        if let Setting::Given(address, place) = &listener.address {
+            match taken.iter().find(|(other, _)| overlap(address, other)) {
+                Some((_, other)) => {
+                    report.fault(place, format!("{address} is taken by {other}; one must move"))
+                }
+                None => taken.push((address.clone(), place.clone())),
+            }
+        }
+        listeners.extend(check(listener, bounds, upstreams, report));
+    }
+    listeners
+}
+
+fn check(
+    typed: TypedListener,
+    bounds: &Bounds<'_>,
+    upstreams: &Upstreams<'_>,
+    report: &mut Report,
+) -> Option<ListenerConfig> {
+    if typed.address.is_absent() {
+        report.fault(
+            &typed.place.sub_key("address"),
+            r#"is missing; say where clients connect, as in address = "127.0.0.1:6379""#,
+        );
+    }
+    let bind = match typed.address.value() {
+        Some(ListenAddress::Tcp(address)) => {
+            if let Some(place) = typed.mode.place() {
+                report.fault(place, "only a unix socket has permissions; leave it out");
+            }
+            Some(Bind::Tcp(*address))
+        }
+        Some(ListenAddress::Unix(path)) => Some(Bind::Unix {
+            path: path.clone(),
+            mode: typed.mode.value().map_or(SOCKET_MODE, |mode| mode.0),
+        }),
+        None => None,
+    };
+    let upstream = upstream_name(&typed, upstreams, report);
+    let limits = bounds.over(&typed.limits, false, report);
+    let (bind, upstream) = (bind?, upstream?);
+    let open = upstreams
+        .checked
+        .iter()
+        .any(|checked| checked.config.name == upstream && checked.config.client_auth == ClientAuth::Optional);
+    if let (Bind::Tcp(address), Some(place)) = (&bind, typed.address.place())
+        && open
+        && !address.ip().is_loopback()
+    {
+        report.warn(
+            place,
+            format!(
+                "other machines can reach {address}, and clients need no AUTH; set client-auth = \"required\" for \
+                 upstream {upstream}, or listen on 127.0.0.1"
+            ),
+        );
+    }
+    Some(ListenerConfig { name: typed.name, bind, upstream, max_clients: limits.0, session: limits.1 })
+}
+
+fn upstream_name(typed: &TypedListener, upstreams: &Upstreams<'_>, report: &mut Report) -> Option<String> {
+    match &typed.upstream {
+        Setting::Given(name, _) if upstreams.names.contains(name) => Some(name.clone()),
+        Setting::Given(name, place) => {
+            let hint = suggestion(name, upstreams.names.iter().map(String::as_str));
+            report.fault(place, format!("no upstream is named {name:?}{hint}"));
+            None
+        }
+        Setting::Faulty => None,
+        Setting::Absent => {
+            if upstreams.usual.is_none() && !upstreams.names.is_empty() {
+                report.fault(
+                    &typed.place.sub_key("upstream"),
+                    format!("is missing; say which one is meant: {}", upstreams.names.join(", ")),
+                );
+            }
+            upstreams.usual.map(str::to_owned)
+        }
+    }
+}
+
+impl Bounds<'_> {
+    /// Reports the faults of `[limits]`, once; listeners then report their own only.
+    pub(super) fn check_defaults(&self, report: &mut Report) {
+        self.over(self.defaults, true, report);
+    }
+
+    /// One listener's limits: overrides, then its own, then `[limits]`, then the built-in ones.
+    fn over(&self, own: &TypedLimits, report_defaults: bool, report: &mut Report) -> (usize, SessionConfig) {
+        let mut quiet = Report::default();
+        let builtin = SessionConfig::default();
+        // A fault that stands in `[limits]` or a flag belongs to the first pass.
+        macro_rules! pick {
+            ($key:ident) => {{
+                let forced = &self.overrides.$key;
+                let from_own = forced.is_absent() && !own.$key.is_absent();
+                let setting = forced.or_else(&own.$key.or_else(&self.defaults.$key));
+                let report = if from_own || report_defaults { &mut *report } else { &mut quiet };
+                (setting, report)
+            }};
+        }
+        macro_rules! at_least {
+            ($key:ident, $least:expr, $shown:literal) => {{
+                let (setting, report) = pick!($key);
+                setting.at_least($least, $shown, report)
+            }};
+        }
+        let max_clients = at_least!(max_clients, 1, "1").or(MAX_CLIENTS);
+        let max_args = at_least!(max_args, 16, "16").or(builtin.request.max_args);
+        let max_pipeline = at_least!(max_pipeline, 1, "1").or(builtin.max_pipeline);
+        let write_timeout =
+            at_least!(write_timeout, Duration::from_millis(1), "1ms").or(builtin.write_timeout);
+        let admin_commands = pick!(admin_commands).0.or(builtin.admin_commands);
+        let buffered = ("max-buffered", self.max_buffered);
+        let (request, bulk) = (builtin.request.max_request, builtin.request.max_bulk);
+        let size = |setting: Setting<Bytes>, default, outer, report: &mut Report| {
+            within(setting.at_least(LEAST_SIZE, "1KiB", report), default, outer, report)
+        };
+        let (setting, sink) = pick!(max_request);
+        let max_request = size(setting, request, buffered, sink);
+        let (setting, sink) = pick!(max_bulk);
+        let max_bulk = size(setting, bulk, ("max-request", max_request), sink);
+        let (setting, sink) = pick!(max_inline);
+        let max_inline = size(setting, builtin.request.max_inline, ("max-request", max_request), sink);
+        let (setting, sink) = pick!(max_reply_buffer);
+        let max_reply_buffer = size(setting, builtin.max_reply_buffer, buffered, sink);
+        let session = SessionConfig {
+            request: RequestLimits { max_request, max_bulk, max_args, max_inline, unauthenticated: false },
+            max_reply_buffer,
+            max_pipeline,
+            write_timeout,
+            admin_commands,
+        };
+        (max_clients, session)
+    }
+}
+
+/// Whether two addresses cannot both be bound. Port 0 is a free port each time.
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    match (one, other) {
+        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
+            let same_family = one.is_ipv4() == other.is_ipv4();
+            let wide = one.ip().is_unspecified() || other.ip().is_unspecified();
+            one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip() || (same_family && wide))
+        }
+        (one, other) => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_overlap_as_the_system_says() {
+        let overlaps = |one: &str, other: &str| {
+            let parse = |text| crate::config::address::listen(text).unwrap();
+            overlap(&parse(one), &parse(other))
+        };
+        assert!(overlaps("127.0.0.1:1", "127.0.0.1:1"));
+        assert!(overlaps("127.0.0.1:1", "0.0.0.0:1"));
+        assert!(overlaps("[::]:1", "[::1]:1"));
+        assert!(overlaps("unix:/x", "unix:/x"));
+        assert!(!overlaps("127.0.0.1:1", "127.0.0.2:1"));
+        assert!(!overlaps("127.0.0.1:1", "127.0.0.1:2"));
+        assert!(!overlaps("127.0.0.1:0", "127.0.0.1:0"));
+        assert!(!overlaps("unix:/x", "unix:/y"));
+    }
+}

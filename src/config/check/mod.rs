@@ -1,0 +1,130 @@
+//! As typed -> checked: fills in defaults, reads passwords, and refuses contradictions.
+
+mod listener;
+mod upstream;
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::report::{Place, Report};
+use super::typed::{Setting, Typed};
+use super::value::{Bytes, LogLevel};
+use super::{Config, LogConfig, LogFormat, Upstream, size};
+use crate::upstream::config::Pool;
+
+const MAX_BUFFERED: usize = 512 * 1024 * 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The smallest size that any limit may be set to: less would refuse what every client sends when it connects.
+const LEAST_SIZE: Bytes = Bytes(1024);
+
+/// Makes a configuration of what was typed. Every fault goes to the report; there may be a configuration all the
+/// same, which is then not to be run. `cores` is the default of `workers`.
+pub fn check(
+    mut typed: Typed,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    cores: usize,
+    report: &mut Report,
+) -> Option<Config> {
+    let usual = typed.usual_upstream().map(|upstream| upstream.name.clone());
+    let names: Vec<String> = typed.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+    let about_upstreams = |place: &Place| place.key().starts_with("upstream");
+    if names.is_empty() && !report.faults.iter().any(|fault| about_upstreams(&fault.place)) {
+        match &typed.file {
+            Some(file) => report.fault(
+                &file.first_line("upstreams"),
+                r#"the file names no upstream; add [upstreams.main] with url = "redis://127.0.0.1:6379""#,
+            ),
+            None => report.fault(
+                &Place::Flag("--upstream"),
+                "is missing; say where the server is, as in --upstream redis://127.0.0.1:6379, or name a file with --config",
+            ),
+        }
+    }
+
+    let upstreams: Vec<Upstream> = std::mem::take(&mut typed.upstreams)
+        .into_iter()
+        .filter_map(|typed| upstream::check(typed, env, report))
+        .collect();
+    let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
+    let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
+    bounds.check_defaults(report);
+    let listeners = listener::check_all(
+        typed.listeners,
+        &bounds,
+        &listener::Upstreams { names: &names, usual: usual.as_deref(), checked: &upstreams },
+        &typed.admin,
+        typed.file.as_ref(),
+        report,
+    );
+    let workers = workers(typed.workers.at_least(1, "1", report), cores, &upstreams, report);
+    Some(Config {
+        workers,
+        admin: typed.admin.value().copied(),
+        log: LogConfig {
+            format: typed.log_format.or(LogFormat::Auto),
+            filter: typed.log_level.or(LogLevel("info".into())).0,
+        },
+        drain_timeout: typed.drain_timeout.or(DRAIN_TIMEOUT),
+        max_buffered,
+        listeners,
+        upstreams,
+    })
+    .filter(|_| report.faults.is_empty())
+}
+
+/// Every worker needs a connection of each lane to each upstream: more workers than that is a fault if typed, and
+/// cut down if it is the machine's number of cores.
+fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: &mut Report) -> usize {
+    let most = |upstream: &Upstream| {
+        let config = &upstream.config;
+        match config.pool {
+            Pool::Shared => config.max_leased.min(config.max_connections - config.max_leased),
+            Pool::Session => config.max_connections,
+        }
+    };
+    // None at all is the upstream's own fault, reported with it.
+    let tightest =
+        upstreams.iter().filter(|upstream| most(upstream) > 0).min_by_key(|upstream| most(upstream));
+    match (typed, tightest) {
+        (Setting::Given(workers, place), Some(upstream)) if workers > most(upstream) => {
+            let config = &upstream.config;
+            report.fault(
+                &place,
+                format!(
+                    "{workers} workers are too many for upstream {}: of its {} connections, {} may be leased, and \
+                     every worker needs one to lease and one to share; raise max-connections and max-leased, or \
+                     lower workers",
+                    config.name, config.max_connections, config.max_leased
+                ),
+            );
+            workers
+        }
+        (Setting::Given(workers, _), _) => workers,
+        (_, tightest) => tightest.map_or(cores, |upstream| cores.min(most(upstream))).max(1),
+    }
+}
+
+/// A size that must fit into another: the typed one, or the default cut down to fit.
+fn within(
+    inner: Setting<Bytes>,
+    default: usize,
+    (outer_name, outer): (&str, usize),
+    report: &mut Report,
+) -> usize {
+    match inner {
+        Setting::Given(Bytes(bytes), place) if bytes > outer => {
+            report.fault(
+                &place,
+                format!(
+                    "{} is more than {outer_name}, which is {}; raise that or lower this",
+                    size::show_bytes(bytes),
+                    size::show_bytes(outer)
+                ),
+            );
+            outer
+        }
+        Setting::Given(Bytes(bytes), _) => bytes,
+        _ => default.min(outer),
+    }
+}

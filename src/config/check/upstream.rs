@@ -1,0 +1,269 @@
+//! Checks upstreams: where they are, who respgate is to them, and how many connections they get.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::super::Upstream;
+use super::super::password::SecretSource;
+use super::super::report::{Place, Report};
+use super::super::typed::{Setting, TypedUpstream};
+use super::super::url::Target;
+use super::super::value::Bytes;
+use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+use crate::secret::{Credentials, Secret};
+use crate::upstream::config::{Pool, UpstreamConfig};
+
+/// Connections that the shared lane keeps when only one of the two limits is typed.
+const SHARED_RESERVE: usize = 64;
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// A password that a URL held, or where to read one.
+#[derive(Clone)]
+enum Password {
+    Held(Secret),
+    Read(SecretSource),
+}
+
+pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report) -> Option<Upstream> {
+    let mut url_username = Setting::Absent;
+    let mut url_password = Setting::Absent;
+    let mut url_database = Setting::Absent;
+    let mut url_target = Setting::Absent;
+    match std::mem::take(&mut typed.url) {
+        Setting::Absent => {}
+        Setting::Faulty => url_target = Setting::Faulty,
+        Setting::Given(url, place) => {
+            url_username = Setting::optional(url.username, &place);
+            url_password = Setting::optional(url.password.map(Password::Held), &place);
+            url_database = Setting::optional(url.database, &place);
+            url_target = Setting::Given(url.target, place);
+        }
+    }
+    let username = choose(std::mem::take(&mut typed.username), url_username, report);
+    let password = choose(std::mem::take(&mut typed.password).map(Password::Read), url_password, report);
+    let database = choose(std::mem::take(&mut typed.database), url_database, report);
+    let (credentials, password) = credentials(username, password, "password", env, report);
+
+    let target = target(&mut typed, url_target, report);
+    let (discovery, sentinel_password) = match target {
+        Some(Target::Fixed(address)) => {
+            refuse_sentinel_keys(&typed, report);
+            (Some(DiscoveryConfig::Fixed(address)), None)
+        }
+        Some(Target::Sentinels { seeds, primary_name }) => {
+            let (config, password) = sentinel(&mut typed, seeds, primary_name, env, report);
+            (Some(DiscoveryConfig::Sentinel(config)), password)
+        }
+        None => {
+            // What else is wrong should be known now, not when the target is mended.
+            sentinel(&mut typed, Vec::new(), String::new(), env, report);
+            (None, None)
+        }
+    };
+    let config = connections(typed, report);
+    let config = UpstreamConfig { credentials, database: database.or(0), ..config };
+    Some(Upstream { config, discovery: discovery?, password, sentinel_password })
+}
+
+/// Of a key and a part of the URL that say the same thing, the one whose place wins; within one file, neither.
+fn choose<T>(key: Setting<T>, in_url: Setting<T>, report: &mut Report) -> Setting<T> {
+    match (key.place(), in_url.place()) {
+        (Some(place @ Place::File { .. }), Some(Place::File { .. })) => {
+            report.fault(place, "the url says it too; leave one out");
+            Setting::Faulty
+        }
+        (Some(place), Some(url_place)) if place.precedence() < url_place.precedence() => in_url,
+        _ if key.is_absent() => in_url,
+        _ => key,
+    }
+}
+
+fn target(typed: &mut TypedUpstream, url: Setting<Target>, report: &mut Report) -> Option<Target> {
+    let sentinels = std::mem::take(&mut typed.sentinels);
+    let primary_name = std::mem::take(&mut typed.primary_name);
+    let address = std::mem::take(&mut typed.address);
+    let ways = [!url.is_absent(), !address.is_absent(), !sentinels.is_absent()];
+    match ways.iter().filter(|given| **given).count() {
+        0 => {
+            report.fault(
+                &typed.place.sub_key("url"),
+                r#"is missing; say where the server is, as in url = "redis://db.example:6379""#,
+            );
+            return None;
+        }
+        1 => {}
+        _ => {
+            let place = sentinels.place().or(address.place()).or(url.place()).unwrap_or(&typed.place);
+            report.fault(place, "say where the server is in one way: url, or address, or sentinels");
+            return None;
+        }
+    }
+    if sentinels.is_absent() {
+        if let Some(place) = primary_name.place() {
+            report.fault(place, "belongs to sentinels = […]; in a url it is the #name at the end");
+        }
+        return match (url, address) {
+            (Setting::Given(target, _), _) => Some(target),
+            (_, Setting::Given(address, _)) => Some(Target::Fixed(address)),
+            _ => None,
+        };
+    }
+    if primary_name.is_absent() {
+        report.fault(
+            &typed.place.sub_key("primary-name"),
+            r#"is missing; say which primary the Sentinels should be asked for, as in "mymaster""#,
+        );
+    }
+    match (sentinels, primary_name) {
+        (Setting::Given(seeds, _), Setting::Given(primary_name, _)) => {
+            Some(Target::Sentinels { seeds, primary_name })
+        }
+        _ => None,
+    }
+}
+
+/// Keys that only Sentinels have a use for. From the environment they are no more than doubtful: one environment
+/// may serve many configurations.
+fn refuse_sentinel_keys(typed: &TypedUpstream, report: &mut Report) {
+    let places = [
+        typed.sentinel_username.place(),
+        typed.sentinel_password.place(),
+        typed.nat.place(),
+        typed.poll_interval.place(),
+        typed.sentinel_timeout.place(),
+        typed.switch.place(),
+    ];
+    for place in places.into_iter().flatten() {
+        let text =
+            format!("upstream {} is at a fixed address and asks no Sentinels; leave it out", typed.name);
+        match place {
+            Place::Env(_) => report.warn(place, text),
+            _ => report.fault(place, text),
+        }
+    }
+}
+
+fn sentinel(
+    typed: &mut TypedUpstream,
+    seeds: Vec<crate::topology::Address>,
+    primary_name: String,
+    env: Env<'_>,
+    report: &mut Report,
+) -> (SentinelConfig, Option<SecretSource>) {
+    let username = std::mem::take(&mut typed.sentinel_username);
+    let password = std::mem::take(&mut typed.sentinel_password).map(Password::Read);
+    let (credentials, source) = credentials(username, password, "sentinel-password", env, report);
+    let builtin = SentinelConfig::new(seeds, primary_name);
+    let least = Duration::from_millis(10);
+    let config = SentinelConfig {
+        credentials,
+        nat: std::mem::take(&mut typed.nat).or(HashMap::new()),
+        poll_interval: std::mem::take(&mut typed.poll_interval)
+            .at_least(least, "10ms", report)
+            .or(builtin.poll_interval),
+        timeout: std::mem::take(&mut typed.sentinel_timeout)
+            .at_least(least, "10ms", report)
+            .or(builtin.timeout),
+        switch: std::mem::take(&mut typed.switch).or(builtin.switch),
+        ..builtin
+    };
+    (config, source)
+}
+
+/// Reads the password. A name without one is a fault; a password without a name is the default user's.
+fn credentials(
+    username: Setting<String>,
+    password: Setting<Password>,
+    key: &str,
+    env: Env<'_>,
+    report: &mut Report,
+) -> (Option<Credentials>, Option<SecretSource>) {
+    let (password, place) = match password {
+        Setting::Given(password, place) => (password, place),
+        Setting::Faulty => return (None, None),
+        Setting::Absent => {
+            if let Some(place) = username.place() {
+                let variable = if key == "password" { "UPSTREAM" } else { "SENTINEL" };
+                report.fault(
+                    place,
+                    format!(
+                        "a user needs a password; set {key}-file, {key}-env or RESPGATE_{variable}_PASSWORD"
+                    ),
+                );
+            }
+            return (None, None);
+        }
+    };
+    let username = username.value().cloned();
+    match password {
+        Password::Held(password) => (Some(Credentials { username, password }), None),
+        Password::Read(source) => match source.read(env) {
+            Ok(password) => {
+                if let Some(doubt) = source.doubt() {
+                    report.warn(&place, doubt);
+                }
+                (Some(Credentials { username, password }), Some(source))
+            }
+            Err(why) => {
+                report.fault(&place, why);
+                (None, None)
+            }
+        },
+    }
+}
+
+fn connections(typed: TypedUpstream, report: &mut Report) -> UpstreamConfig {
+    let builtin = UpstreamConfig::new(typed.name);
+    let pool = typed.pool.or(builtin.pool);
+    let least = Duration::from_millis(1);
+    let typed_connections = typed.max_connections.at_least(2, "2", report);
+    let typed_leased = typed.max_leased.at_least(1, "1", report);
+    let max_connections = match (&typed_connections, &typed_leased) {
+        (Setting::Given(connections, _), _) => *connections,
+        (_, Setting::Given(leased, _)) => builtin.max_connections.max(leased.saturating_add(SHARED_RESERVE)),
+        _ => builtin.max_connections,
+    };
+    let max_leased = match &typed_leased {
+        Setting::Given(leased, place) if *leased > max_connections => {
+            report.fault(
+                place,
+                format!("{leased} is more than max-connections, which is {max_connections}; raise that or lower this"),
+            );
+            max_connections
+        }
+        Setting::Given(leased, place) if *leased == max_connections && pool == Pool::Shared => {
+            report.fault(
+                place,
+                format!(
+                    "{leased} of {max_connections} max-connections leaves none to share; lower it, raise that, or \
+                     set pool = \"session\""
+                ),
+            );
+            *leased
+        }
+        Setting::Given(leased, _) => *leased,
+        _ => max_connections - (max_connections / 4).clamp(1, SHARED_RESERVE),
+    };
+    UpstreamConfig {
+        client_auth: typed.client_auth.or(builtin.client_auth),
+        pool,
+        max_connections,
+        max_leased,
+        lease_wait: typed.lease_wait.or(builtin.lease_wait),
+        lease_idle: typed.lease_idle.at_least(least, "1ms", report).or(builtin.lease_idle),
+        connect_timeout: typed.connect_timeout.at_least(least, "1ms", report).or(builtin.connect_timeout),
+        response_timeout: typed.response_timeout.or(builtin.response_timeout),
+        hold_timeout: typed.hold_timeout.or(builtin.hold_timeout),
+        hold_buffer: typed
+            .hold_buffer
+            .at_least(Bytes(64 * 1024), "64KiB", report)
+            .or(Bytes(builtin.hold_buffer))
+            .0,
+        retry_reads: typed.retry_reads.or(builtin.retry_reads),
+        retry_writes: typed.retry_writes.or(builtin.retry_writes),
+        blocked_pop: typed.blocked_pop.or(builtin.blocked_pop),
+        ..builtin
+    }
+}

@@ -1,0 +1,80 @@
+//! What a checked configuration would run, in a few lines for people.
+
+use std::fmt::Write;
+
+use super::size::{show_bytes, show_duration};
+use super::{Config, Upstream};
+use crate::discovery::config::DiscoveryConfig;
+use crate::listener::{Bind, ListenerConfig};
+use crate::session::config::AdminCommands;
+use crate::upstream::config::{ClientAuth, Pool};
+
+/// One line for each listener and upstream, and one for the process.
+pub fn describe(config: &Config) -> String {
+    let mut text = String::new();
+    for listener in &config.listeners {
+        text.push_str(&describe_listener(listener));
+    }
+    for upstream in &config.upstreams {
+        text.push_str(&describe_upstream(upstream));
+    }
+    let admin =
+        config.admin.map_or_else(|| "no admin listener".to_owned(), |address| format!("admin on {address}"));
+    let _ = writeln!(
+        text,
+        "process: {}, {admin}, at most {} buffered, drains within {}",
+        count(config.workers, "worker"),
+        show_bytes(config.max_buffered),
+        show_duration(config.drain_timeout)
+    );
+    text
+}
+
+fn describe_listener(listener: &ListenerConfig) -> String {
+    let bind = match &listener.bind {
+        Bind::Tcp(address) => address.to_string(),
+        Bind::Unix { path, mode } => format!("unix:{} (mode {mode:04o})", path.display()),
+    };
+    let admin = match listener.session.admin_commands {
+        AdminCommands::Deny => "",
+        AdminCommands::Allow => ", admin commands allowed",
+    };
+    format!(
+        "listener {}: {bind} -> upstream {}, up to {}, requests up to {}{admin}\n",
+        listener.name,
+        listener.upstream,
+        count(listener.max_clients, "client"),
+        show_bytes(listener.session.request.max_request)
+    )
+}
+
+fn describe_upstream(upstream: &Upstream) -> String {
+    let config = &upstream.config;
+    let place = match &upstream.discovery {
+        DiscoveryConfig::Fixed(address) => address.to_string(),
+        DiscoveryConfig::Sentinel(sentinel) => {
+            let seeds: Vec<String> = sentinel.seeds.iter().map(ToString::to_string).collect();
+            format!("primary {:?} of Sentinels {}", sentinel.primary_name, seeds.join(", "))
+        }
+    };
+    let user = match &config.credentials {
+        Some(credentials) => format!("as user {}", credentials.username.as_deref().unwrap_or("default")),
+        None => "without a password".into(),
+    };
+    let auth = match config.client_auth {
+        ClientAuth::Optional => "clients need no AUTH",
+        ClientAuth::Required => "clients must AUTH",
+    };
+    let pool = match config.pool {
+        Pool::Shared => "shared",
+        Pool::Session => "one per session",
+    };
+    format!(
+        "upstream {}: {place}, database {}, {user}, {auth}, connections {pool}, at most {} ({} leased)\n",
+        config.name, config.database, config.max_connections, config.max_leased
+    )
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}

@@ -1,0 +1,246 @@
+//! Walks a TOML document, so that one pass finds every fault with its line.
+
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::report::{Place, Report, suggestion};
+use super::typed::Setting;
+use super::value::{Value, shown};
+
+/// A file's text and name, for turning positions into lines.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// The path as the user gave it.
+    pub path: Arc<str>,
+    /// The content.
+    pub text: &'a str,
+}
+
+impl Source<'_> {
+    /// The place of a key whose value or name begins at a byte offset.
+    pub fn place(&self, offset: usize, key: impl Into<String>) -> Place {
+        Place::File { path: self.path.clone(), line: self.line(offset), column: None, key: key.into() }
+    }
+
+    /// The place of a fault of syntax.
+    pub fn point(&self, offset: usize) -> Place {
+        let before = self.before(offset);
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        Place::File {
+            path: self.path.clone(),
+            line: self.line(offset),
+            column: Some(column),
+            key: String::new(),
+        }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.before(offset).bytes().filter(|byte| *byte == b'\n').count() + 1
+    }
+
+    fn before(&self, offset: usize) -> &str {
+        self.text.get(..offset).unwrap_or(self.text)
+    }
+}
+
+/// One table, read key by key. The keys that were asked for are the ones it may have.
+pub struct Section<'a> {
+    source: &'a Source<'a>,
+    table: &'a DeTable<'a>,
+    place: Place,
+    path: String,
+    known: &'static [&'static str],
+}
+
+impl<'a> Section<'a> {
+    /// The document's outermost table.
+    pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>, known: &'static [&'static str]) -> Self {
+        Self { source, table, place: source.place(0, ""), path: String::new(), known }
+    }
+
+    /// Where the table begins.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Reads one setting; a fault is reported.
+    pub fn read<T: Value>(&self, key: &'static str, report: &mut Report) -> Setting<T> {
+        debug_assert!(self.known.contains(&key), "{key} is not in the schema of {}", self.path);
+        match self.table.get(key) {
+            Some(value) => self.parse(value, self.key(key), report),
+            None => Setting::Absent,
+        }
+    }
+
+    /// Reads a list; every faulty element is reported.
+    pub fn read_list<T>(
+        &self,
+        key: &'static str,
+        element: impl Fn(&str) -> Result<T, String>,
+        report: &mut Report,
+    ) -> Setting<Vec<T>> {
+        let Some(value) = self.table.get(key) else { return Setting::Absent };
+        let place = self.source.place(value.span().start, self.key(key));
+        let DeValue::Array(elements) = value.get_ref() else {
+            report.fault(&place, format!("is not a list; write it like {key} = [\"…\", \"…\"]"));
+            return Setting::Faulty;
+        };
+        let mut list = Vec::new();
+        for value in elements.iter() {
+            let place = self.source.place(value.span().start, self.key(key));
+            match text(value.get_ref()).and_then(&element) {
+                Ok(element) => list.push(element),
+                Err(fault) => report.fault(&place, fault),
+            }
+        }
+        match list.len() {
+            0 if elements.is_empty() => {
+                report.fault(&place, "is empty; name at least one");
+                Setting::Faulty
+            }
+            length if length == elements.len() => Setting::Given(list, place),
+            _ => Setting::Faulty,
+        }
+    }
+
+    /// Reads a table whose keys and values are of one kind each; every faulty pair is reported.
+    pub fn read_pairs<T>(
+        &self,
+        key: &'static str,
+        part: impl Fn(&str) -> Result<T, String>,
+        report: &mut Report,
+    ) -> Setting<Vec<(T, T)>> {
+        let Some(value) = self.table.get(key) else { return Setting::Absent };
+        let place = self.source.place(value.span().start, self.key(key));
+        let DeValue::Table(table) = value.get_ref() else {
+            report.fault(&place, format!("is not a table; write it like {key} = {{ \"from\" = \"to\" }}"));
+            return Setting::Faulty;
+        };
+        let mut pairs = Vec::new();
+        for (name, value) in table {
+            let place = self.source.place(name.span().start, self.key(key));
+            match (part(name.get_ref()), text(value.get_ref()).and_then(&part)) {
+                (Ok(from), Ok(to)) => pairs.push((from, to)),
+                (from, to) => {
+                    for fault in [from.err(), to.err()].into_iter().flatten() {
+                        report.fault(&place, fault);
+                    }
+                }
+            }
+        }
+        if pairs.len() == table.len() { Setting::Given(pairs, place) } else { Setting::Faulty }
+    }
+
+    /// The table under a key, if it is there and is a table.
+    pub fn section(
+        &self,
+        key: &'static str,
+        known: &'static [&'static str],
+        report: &mut Report,
+    ) -> Option<Section<'a>> {
+        debug_assert!(self.known.contains(&key), "{key} is not in the schema of {}", self.path);
+        let (name, value) = self.table.get_key_value(key)?;
+        self.enter(name.span().start, value, self.key(key), known, report)
+    }
+
+    /// The named tables under a key, in the order of the file: `[listeners.app]` and the like.
+    pub fn sections(
+        &self,
+        key: &'static str,
+        known: &'static [&'static str],
+        report: &mut Report,
+    ) -> Vec<(String, Section<'a>)> {
+        let Some(parent) = self.section(key, &[], report) else { return Vec::new() };
+        let mut children: Vec<_> = parent.table.iter().collect();
+        children.sort_by_key(|(name, _)| name.span().start);
+        let mut sections = Vec::new();
+        for (name, value) in children {
+            let path = format!("{key}.{}", name.get_ref());
+            let start = name.span().start;
+            let Some(section) = self.enter(start, value, path, known, report) else { continue };
+            if !is_name(name.get_ref()) {
+                report.fault(
+                    &section.place,
+                    "is not a name; use letters, digits, - and _ (at most 64), since logs and metrics carry it",
+                );
+            }
+            sections.push((name.get_ref().to_string(), section));
+        }
+        sections
+    }
+
+    /// Reports the keys that the table may not have. The schema tells those that belong elsewhere.
+    pub fn refuse_unknown_keys(&self, schema: &[(&str, &[&str])], report: &mut Report) {
+        for (name, _) in self.table.iter().filter(|(name, _)| !self.known.contains(&name.get_ref().as_ref()))
+        {
+            let name_text = name.get_ref().as_ref();
+            let homes: Vec<String> = schema
+                .iter()
+                .filter(|(table, keys)| !table.is_empty() && keys.contains(&name_text))
+                .map(|(table, _)| format!("[{table}]"))
+                .collect();
+            let near = suggestion(name_text, self.known.iter().copied());
+            let hint = if name_text.ends_with("password") {
+                format!(
+                    "; write {name_text}-file or {name_text}-env: passwords do not stand in the file itself"
+                )
+            } else if !near.is_empty() {
+                near
+            } else if !homes.is_empty() {
+                format!("; it belongs in {}", homes.join(" or "))
+            } else {
+                format!("; known are {}", self.known.join(", "))
+            };
+            let place = self.source.place(name.span().start, self.key(name_text));
+            report.fault(&place, format!("unknown key{hint}"));
+        }
+    }
+
+    fn enter(
+        &self,
+        start: usize,
+        value: &'a Spanned<DeValue<'a>>,
+        path: String,
+        known: &'static [&'static str],
+        report: &mut Report,
+    ) -> Option<Section<'a>> {
+        let place = self.source.place(start, path.clone());
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Section { source: self.source, table, place, path, known }),
+            other => {
+                let what = if matches!(other, DeValue::Array(_)) { "a list" } else { "a value" };
+                report.fault(&place, format!("is {what}, but a table is meant; write it like [{path}]"));
+                None
+            }
+        }
+    }
+
+    fn parse<T: Value>(&self, value: &Spanned<DeValue<'_>>, key: String, report: &mut Report) -> Setting<T> {
+        let place = self.source.place(value.span().start, key);
+        match T::from_toml(value.get_ref()) {
+            Ok(value) => Setting::Given(value, place),
+            Err(fault) => {
+                report.fault(&place, fault);
+                Setting::Faulty
+            }
+        }
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
+    match value {
+        DeValue::String(text) => Ok(text),
+        other => Err(format!("{} is not a text in quotes", shown(other))),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}

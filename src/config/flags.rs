@@ -1,0 +1,155 @@
+//! Flags and environment variables, laid over what the file says.
+//!
+//! Each flag wins over its environment variable, and both win over the file. With a file:
+//!
+//! - `--listen` adds listeners to the file's.
+//! - `--upstream` says where the upstream `main` is, or else the file's only upstream; its other keys stay. A file
+//!   without upstreams gets one named `main`.
+//! - `--upstream-user`, `--sentinel-user` and the password flags speak of that same upstream.
+//! - `--max-clients` and `--admin-commands` hold for every listener.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::password::SecretSource;
+use super::report::{Place, Report};
+use super::typed::{Setting, Typed, TypedListener, TypedUpstream};
+use super::value::Value;
+
+/// The environment variable with the upstream's password; no flag takes it, since every user of a machine can
+/// read command lines.
+pub const UPSTREAM_PASSWORD: &str = "RESPGATE_UPSTREAM_PASSWORD";
+
+/// The environment variable with the Sentinels' password.
+pub const SENTINEL_PASSWORD: &str = "RESPGATE_SENTINEL_PASSWORD";
+
+/// One flag that was given, or its environment variable.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// Its name without dashes.
+    pub name: &'static str,
+    /// Where it was given.
+    pub place: Place,
+    /// What was given.
+    pub text: String,
+}
+
+/// What was given on the command line and in the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// All others.
+    pub settings: Vec<Flag>,
+}
+
+impl Flags {
+    fn setting<T: Value>(&self, name: &str, report: &mut Report) -> Setting<T> {
+        self.settings
+            .iter()
+            .find(|flag| flag.name == name)
+            .map_or(Setting::Absent, |flag| parse(flag, T::from_text, report))
+    }
+
+    /// Lays the flags over what the file says.
+    pub fn apply(&self, typed: &mut Typed, env: &dyn Fn(&str) -> Option<OsString>, report: &mut Report) {
+        typed.workers.override_with(self.setting("workers", report));
+        typed.admin.override_with(self.setting("admin", report));
+        typed.drain_timeout.override_with(self.setting("drain-timeout", report));
+        typed.log_format.override_with(self.setting("log-format", report));
+        typed.log_level.override_with(self.setting("log-level", report));
+        typed.overrides.max_clients = self.setting("max-clients", report);
+        typed.overrides.admin_commands = self.setting("admin-commands", report);
+        self.apply_upstream(typed, env, report);
+        self.apply_listeners(typed, report);
+    }
+
+    fn apply_upstream(&self, typed: &mut Typed, env: &dyn Fn(&str) -> Option<OsString>, report: &mut Report) {
+        if let Some(flag) = self.settings.iter().find(|flag| flag.name == "upstream") {
+            if typed.upstreams.is_empty() {
+                typed.upstreams.push(TypedUpstream::new("main", flag.place.clone()));
+            }
+            if let Some(upstream) = typed.usual_upstream() {
+                upstream.url = parse(flag, Value::from_text, report);
+                upstream.address = Setting::Absent;
+                upstream.sentinels = Setting::Absent;
+                upstream.primary_name = Setting::Absent;
+                if let (Some(url), Place::Flag(_)) = (upstream.url.value(), &flag.place)
+                    && url.password.is_some()
+                {
+                    report.warn(
+                        &flag.place,
+                        format!(
+                            "holds a password, and every user of this machine can read command lines; \
+                             use {UPSTREAM_PASSWORD} or --upstream-password-file"
+                        ),
+                    );
+                }
+            } else {
+                report.fault(&flag.place, SEVERAL);
+            }
+        }
+        let username = self.setting("upstream-user", report);
+        let password = self.password("upstream-password-file", UPSTREAM_PASSWORD, env, report);
+        let sentinel_username = self.setting("sentinel-user", report);
+        let sentinel_password = self.password("sentinel-password-file", SENTINEL_PASSWORD, env, report);
+        if let Some(upstream) = typed.usual_upstream() {
+            upstream.username.override_with(username);
+            upstream.password.override_with(password);
+            upstream.sentinel_username.override_with(sentinel_username);
+            upstream.sentinel_password.override_with(sentinel_password);
+        } else if !typed.upstreams.is_empty() {
+            let places =
+                [username.place(), password.place(), sentinel_username.place(), sentinel_password.place()];
+            for place in places.into_iter().flatten() {
+                report.fault(place, SEVERAL);
+            }
+        }
+    }
+
+    fn password(
+        &self,
+        file_flag: &str,
+        variable: &str,
+        env: &dyn Fn(&str) -> Option<OsString>,
+        report: &mut Report,
+    ) -> Setting<SecretSource> {
+        let file = self.setting::<PathBuf>(file_flag, report).map(SecretSource::File);
+        if env(variable).is_none_or(|value| value.is_empty()) {
+            return file;
+        }
+        let place = Place::Env(variable.into());
+        match &file {
+            Setting::Given(_, Place::Env(other)) => {
+                report.fault(&place, format!("{other} gives the password too; leave one out"));
+                Setting::Faulty
+            }
+            Setting::Absent => Setting::Given(SecretSource::Env(variable.into()), place),
+            _ => file,
+        }
+    }
+
+    fn apply_listeners(&self, typed: &mut Typed, report: &mut Report) {
+        for flag in self.settings.iter().filter(|flag| flag.name == "listen") {
+            let taken = |name: &str| typed.listeners.iter().any(|listener| listener.name == name);
+            let names = (1..).map(|count| if count == 1 { "main".into() } else { format!("main-{count}") });
+            let name = names.into_iter().find(|name: &String| !taken(name)).unwrap_or_default();
+            let mut listener = TypedListener::new(name, flag.place.clone());
+            listener.address = parse(flag, Value::from_text, report);
+            typed.listeners.push(listener);
+        }
+    }
+}
+
+const SEVERAL: &str = "the file has several upstreams and none is named main, so it is unclear which one is meant; \
+                       rename one to main, or say it in the file";
+
+fn parse<T>(flag: &Flag, from_text: impl Fn(&str) -> Result<T, String>, report: &mut Report) -> Setting<T> {
+    match from_text(&flag.text) {
+        Ok(value) => Setting::Given(value, flag.place.clone()),
+        Err(fault) => {
+            report.fault(&flag.place, fault);
+            Setting::Faulty
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! TOML, URLs, flags and environment become one checked configuration, in two steps: as typed
+//! (`typed`, filled by `file` and [`flags`]), then checked (`check`). Each step reports every fault it finds.
+
+mod address;
+mod check;
+mod describe;
+mod document;
+mod file;
+pub mod flags;
+pub mod password;
+pub mod report;
+mod size;
+#[cfg(test)]
+mod tests;
+mod typed;
+mod url;
+mod value;
+
+pub use describe::describe;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::discovery::config::DiscoveryConfig;
+use crate::listener::ListenerConfig;
+use crate::upstream::config::UpstreamConfig;
+use flags::Flags;
+use password::SecretSource;
+use report::Report;
+
+/// What respgate runs with: complete, and free of contradictions.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Worker threads, at least 1. The default is [`default_workers`], or fewer where an upstream's limits would
+    /// leave a worker without a connection.
+    pub workers: usize,
+    /// Where health and metrics are served; `None` serves none.
+    pub admin: Option<SocketAddr>,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// How long running commands may take to finish after SIGTERM; zero ends at once.
+    pub drain_timeout: Duration,
+    /// Bytes of requests and replies that wait in respgate, all workers together.
+    pub max_buffered: usize,
+    /// At least one; names and addresses are unique.
+    pub listeners: Vec<ListenerConfig>,
+    /// At least one; names are unique.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// One upstream: its connections, and how its primary is found.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Bounds and credentials of the connections.
+    pub config: UpstreamConfig,
+    /// How the primary is found.
+    pub discovery: DiscoveryConfig,
+    /// Where the password comes from, unless a URL held it.
+    pub password: Option<SecretSource>,
+    /// Where the Sentinels' password comes from.
+    pub sentinel_password: Option<SecretSource>,
+}
+
+/// What is logged, and how. Logs go to stderr.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// A filter in `tracing`'s syntax: a level, or levels by module.
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `Human` if stderr is a terminal, else `Json`.
+    Auto,
+    /// One readable line.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// As many workers as threads can run at once: `available_parallelism` is the number of CPUs in the process's
+/// affinity mask and, on Linux, no more than the CPU quota of its cgroup (v1 and v2), rounded down but at least 1
+/// (observed with `taskset`, and with `strace` reading the quota). 1 if it cannot be told.
+pub fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Reads the file that the flags name, lays environment and flags over it, and checks the whole. The report holds
+/// warnings, and the faults if there is no configuration.
+pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<OsString>) -> (Option<Config>, Report) {
+    let mut report = Report::default();
+    let file = flags.config.as_ref().map(|path| file::read(path, &mut report));
+    let readable = !matches!(file, Some(None));
+    let mut typed = file.flatten().unwrap_or_default();
+    flags.apply(&mut typed, env, &mut report);
+    let config = match readable {
+        true => check::check(typed, env, default_workers(), &mut report),
+        false => None,
+    };
+    report.sort();
+    (config, report)
+}

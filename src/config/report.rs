@@ -1,0 +1,165 @@
+//! Faults and warnings, each with the place it was typed.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a setting was typed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In the configuration file.
+    File {
+        /// The path as the user gave it.
+        path: Arc<str>,
+        /// Counted from 1; 0 means the file as a whole.
+        line: usize,
+        /// Counted from 1, for faults of syntax only.
+        column: Option<usize>,
+        /// The dotted key; empty for the file as a whole and for faults of syntax.
+        key: String,
+    },
+    /// An environment variable.
+    Env(String),
+    /// A flag, with its dashes.
+    Flag(&'static str),
+}
+
+impl Place {
+    /// Which place wins when a setting is typed in several: flag over environment over file.
+    pub fn precedence(&self) -> u8 {
+        match self {
+            Self::File { .. } => 0,
+            Self::Env(_) => 1,
+            Self::Flag(_) => 2,
+        }
+    }
+
+    /// The dotted key in the file; empty elsewhere.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::File { key, .. } => key,
+            _ => "",
+        }
+    }
+
+    /// The first line of the same file, for a key that the file should have.
+    pub fn first_line(&self, key: &str) -> Self {
+        match self {
+            Self::File { path, .. } => {
+                Self::File { path: path.clone(), line: 1, column: None, key: key.into() }
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// Another key of the same table, on the same line: for a key that is missing.
+    pub fn sub_key(&self, name: &str) -> Self {
+        match self {
+            Self::File { path, line, key, .. } => Self::File {
+                path: path.clone(),
+                line: *line,
+                column: None,
+                key: if key.is_empty() { name.into() } else { format!("{key}.{name}") },
+            },
+            other => other.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line, column, key } => {
+                f.write_str(path)?;
+                if *line > 0 {
+                    write!(f, ":{line}")?;
+                }
+                if let Some(column) = column {
+                    write!(f, ":{column}")?;
+                }
+                if !key.is_empty() {
+                    write!(f, ": {key}")?;
+                }
+                Ok(())
+            }
+            Self::Env(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One fault or warning. Its text never holds a password.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// Where.
+    pub place: Place,
+    /// What is wrong, and how to mend it.
+    pub text: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+/// Everything found so far. A configuration with a fault is not run; one with warnings is.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What keeps the configuration from running.
+    pub faults: Vec<Finding>,
+    /// What runs, but is probably not meant.
+    pub warnings: Vec<Finding>,
+}
+
+impl Report {
+    /// Notes a fault.
+    pub fn fault(&mut self, place: &Place, text: impl Into<String>) {
+        self.faults.push(Finding { place: place.clone(), text: text.into() });
+    }
+
+    /// Notes a warning.
+    pub fn warn(&mut self, place: &Place, text: impl Into<String>) {
+        self.warnings.push(Finding { place: place.clone(), text: text.into() });
+    }
+
+    /// Puts findings in the order of the file, then environment variables, then flags.
+    pub fn sort(&mut self) {
+        self.faults.sort();
+        self.warnings.sort();
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for fault in &self.faults {
+            writeln!(f, "{fault}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `; did you mean "…"?` when one of the known words is near, else nothing.
+pub fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    known
+        .into_iter()
+        .map(|word| (strsim::damerau_levenshtein(typed, word), word))
+        .filter(|(distance, word)| *distance <= 1 + word.len().max(typed.len()) / 5)
+        .min()
+        .map(|(_, word)| format!("; did you mean {word:?}?"))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_near_word_is_suggested_and_a_far_one_is_not() {
+        assert_eq!(suggestion("lease-wiat", ["lease-wait", "pool"]), "; did you mean \"lease-wait\"?");
+        assert_eq!(suggestion("poll", ["pool", "lease-wait"]), "; did you mean \"pool\"?");
+        assert_eq!(suggestion("colour", ["pool", "lease-wait"]), "");
+    }
+}

@@ -1,0 +1,204 @@
+//! Whole loads, from files, flags and environment.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::flags::{Flag, SENTINEL_PASSWORD, UPSTREAM_PASSWORD};
+use super::report::Place;
+use super::*;
+use crate::discovery::config::SentinelConfig;
+use crate::session::config::SessionConfig;
+
+/// A folder with a configuration and whatever files it speaks of, readable by this user only.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    folder
+}
+
+fn load_with(
+    config: Option<&Path>,
+    flags: &[(&'static str, &str)],
+    env: &[(&str, &str)],
+) -> (Option<Config>, Report) {
+    let flag =
+        |(name, text): &(&'static str, &str)| Flag { name, place: Place::Flag(name), text: (*text).into() };
+    let flags = Flags { config: config.map(Into::into), settings: flags.iter().map(flag).collect() };
+    let env: HashMap<&str, &str> = env.iter().copied().collect();
+    load(&flags, &|name| env.get(name).map(Into::into))
+}
+
+/// Loads what must be right, without a warning.
+fn loaded(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> Config {
+    let folder = folder(&[("x.toml", toml), ("password", "from-file\n")]);
+    let path = folder.path().join("x.toml");
+    let (config, report) = load_with((!toml.is_empty()).then_some(&*path), flags, env);
+    assert!(report.warnings.is_empty(), "{report}");
+    config.unwrap_or_else(|| panic!("{report}"))
+}
+
+/// Loads what must be wrong.
+fn faults(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> String {
+    let folder = folder(&[("x.toml", toml)]);
+    let path = folder.path().join("x.toml");
+    let (config, report) = load_with((!toml.is_empty()).then_some(&*path), flags, env);
+    assert!(config.is_none());
+    report.to_string()
+}
+
+fn login(upstream: &Upstream) -> (Option<String>, String) {
+    let credentials = upstream.config.credentials.clone().unwrap();
+    (credentials.username, String::from_utf8(credentials.password.expose().to_vec()).unwrap())
+}
+
+#[test]
+fn the_reference_holds_the_defaults() {
+    let full = include_str!("../../config/full.toml");
+    let folder = folder(&[("full.toml", full), ("password", "a"), ("sentinel-password", "b")]);
+    let env = [("CACHE_PASSWORD", "c"), ("QUEUE_PASSWORD", "d"), ("SENTINEL_PASSWORD", "e")];
+    let (config, report) = load_with(Some(&folder.path().join("full.toml")), &[], &env);
+    let config = config.unwrap_or_else(|| panic!("{report}"));
+    let minimal = loaded("[upstreams.main]\nurl = \"redis://db\"", &[], &[]);
+
+    assert_eq!(format!("{:?}", config.listeners[0].session), format!("{:?}", SessionConfig::default()));
+    assert_eq!(config.listeners[0].max_clients, minimal.listeners[0].max_clients);
+    assert_eq!(config.drain_timeout, minimal.drain_timeout);
+    assert_eq!(config.max_buffered, minimal.max_buffered);
+    assert_eq!(config.log, minimal.log);
+    let without_login = UpstreamConfig { credentials: None, ..config.upstreams[0].config.clone() };
+    assert_eq!(format!("{without_login:?}"), format!("{:?}", UpstreamConfig::new("main")));
+    assert_eq!(format!("{without_login:?}"), format!("{:?}", minimal.upstreams[0].config));
+    let DiscoveryConfig::Sentinel(sentinel) = &config.upstreams[0].discovery else { panic!("not Sentinel") };
+    let builtin = SentinelConfig::new(Vec::new(), "");
+    assert_eq!((sentinel.poll_interval, sentinel.timeout), (builtin.poll_interval, builtin.timeout));
+    assert_eq!((sentinel.seeds.len(), sentinel.nat.len()), (3, 2));
+    assert_eq!(config.upstreams[0].password, Some(SecretSource::File(folder.path().join("password"))));
+    assert_eq!(login(&config.upstreams[2]), (Some("queue".into()), "d".into()));
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_both_over_the_file() {
+    let toml = "drain-timeout = \"1s\"\n[listeners.a]\naddress = \"127.0.0.1:1\"\nmax-clients = 1\n\
+                [upstreams.x]\nurl = \"redis://db\"\nusername = \"file\"\npassword-file = \"password\"";
+    let config = loaded(toml, &[], &[]);
+    assert_eq!(login(&config.upstreams[0]), (Some("file".into()), "from-file".into()));
+    let config =
+        loaded(toml, &[("max-clients", "2"), ("drain-timeout", "2s")], &[(UPSTREAM_PASSWORD, "from-env")]);
+    assert_eq!((config.listeners[0].max_clients, config.drain_timeout), (2, Duration::from_secs(2)));
+    assert_eq!(login(&config.upstreams[0]), (Some("file".into()), "from-env".into()));
+    // A URL on the command line is a flag, with all that it holds.
+    let flags = [("upstream", "redis://flag:from-url@other/7")];
+    let folder = folder(&[("x.toml", toml), ("password", "x")]);
+    let (config, report) =
+        load_with(Some(&folder.path().join("x.toml")), &flags, &[(UPSTREAM_PASSWORD, "from-env")]);
+    let upstream = &config.unwrap().upstreams[0];
+    assert_eq!(login(upstream), (Some("flag".into()), "from-url".into()));
+    assert_eq!((upstream.config.database, &*upstream.config.name), (7, "x"));
+    assert!(report.warnings[0].to_string().contains("read command lines"), "{report}");
+}
+
+#[test]
+fn an_empty_password_variable_is_unset() {
+    let config = loaded("", &[("upstream", "redis://db")], &[(UPSTREAM_PASSWORD, "")]);
+    assert!(config.upstreams[0].config.credentials.is_none());
+}
+
+#[test]
+fn sentinels_have_credentials_of_their_own() {
+    let flags = [("upstream", "redis-sentinel://s1#m"), ("sentinel-user", "watcher")];
+    let config = loaded("", &flags, &[(UPSTREAM_PASSWORD, "data"), (SENTINEL_PASSWORD, "watch")]);
+    let DiscoveryConfig::Sentinel(sentinel) = &config.upstreams[0].discovery else { panic!("not Sentinel") };
+    let credentials = sentinel.credentials.clone().unwrap();
+    assert_eq!(
+        (credentials.username.as_deref(), credentials.password.expose()),
+        (Some("watcher"), &b"watch"[..])
+    );
+    assert_eq!(login(&config.upstreams[0]), (None, "data".into()));
+    // One environment may serve many configurations: here the variable has no use, and is no fault.
+    let (config, report) = load_with(None, &[("upstream", "redis://db")], &[(SENTINEL_PASSWORD, "watch")]);
+    assert!(config.is_some());
+    assert!(report.warnings[0].to_string().starts_with("RESPGATE_SENTINEL_PASSWORD: "), "{report}");
+}
+
+#[test]
+fn flags_add_listeners_and_move_the_usual_upstream() {
+    let two = "[listeners.main]\naddress = \"127.0.0.1:1\"\n[upstreams.main]\nurl = \"redis://db\"\n\
+               [upstreams.other]\nurl = \"redis://db\"";
+    let config = loaded(two, &[("listen", "127.0.0.1:2"), ("upstream", "unix:/x")], &[]);
+    let listeners: Vec<_> = config.listeners.iter().map(|one| (&*one.name, &*one.upstream)).collect();
+    assert_eq!(listeners, [("main", "main"), ("main-2", "main")]);
+    assert!(
+        matches!(&config.upstreams[0].discovery, DiscoveryConfig::Fixed(address) if address.to_string() == "unix:/x")
+    );
+    // The file may leave the place to the flag.
+    let config = loaded("[upstreams.x]\npool = \"session\"", &[("upstream", "redis://db")], &[]);
+    assert_eq!((config.upstreams.len(), &*config.upstreams[0].config.name), (1, "x"));
+    // None is meant if several stand there and none is main.
+    let unclear = two.replace("upstreams.main", "upstreams.one");
+    let text = faults(&unclear, &[("upstream", "redis://db"), ("upstream-user", "u")], &[]);
+    assert!(
+        text.contains("upstream: the file has several") && text.contains("upstream-user: the file has"),
+        "{text}"
+    );
+}
+
+#[test]
+fn workers_fit_the_connections() {
+    let with = |connections: usize, leased: usize, pool: &str| {
+        format!(
+            "[upstreams.main]\nurl = \"redis://db\"\npool = \"{pool}\"\nmax-connections = {connections}\n\
+             max-leased = {leased}"
+        )
+    };
+    assert_eq!(loaded(&with(2, 1, "shared"), &[], &[]).workers, 1);
+    assert_eq!(loaded(&with(4, 2, "shared"), &[("workers", "2")], &[]).workers, 2);
+    assert_eq!(loaded(&with(4, 4, "session"), &[("workers", "4")], &[]).workers, 4);
+    assert!(faults(&with(4, 3, "shared"), &[("workers", "2")], &[]).contains("2 workers are too many"));
+    assert_eq!(loaded(&with(1088, 1024, "shared"), &[], &[]).workers, default_workers().min(64));
+}
+
+#[test]
+fn one_typed_connection_limit_moves_the_other() {
+    let limits = |key: &str| {
+        let config = loaded(&format!("workers = 1\n[upstreams.main]\nurl = \"redis://db\"\n{key}"), &[], &[]);
+        (config.upstreams[0].config.max_connections, config.upstreams[0].config.max_leased)
+    };
+    assert_eq!(limits(""), (1088, 1024));
+    assert_eq!(limits("max-connections = 100"), (100, 75));
+    assert_eq!(limits("max-connections = 2"), (2, 1));
+    assert_eq!(limits("max-leased = 10"), (1088, 10));
+    assert_eq!(limits("max-leased = 2000"), (2064, 2000));
+}
+
+#[test]
+fn faults_of_flags_do_not_hide_those_of_the_file() {
+    let text = faults("workers = 0", &[("upstream", "redis://db"), ("drain-timeout", "3")], &[]);
+    assert!(
+        text.contains("x.toml:1: workers: must be") && text.contains("drain-timeout: \"3\" is not"),
+        "{text}"
+    );
+    let text = faults("workers = ", &[("upstream", "x")], &[]);
+    assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_that_is_typed_makes_a_parser_panic(text in ".{0,40}", port in "[0-9:.\\[\\]]{0,12}") {
+        for text in [&text, &port, &format!("redis://{text}@{port}"), &format!("redis-sentinel://{text}{port}#{text}"),
+            &format!("unix:{text}?{port}")]
+        {
+            let _ = (url::upstream(text), address::listen(text), address::address(text, 1));
+            let _ = (size::bytes(text), size::duration(text));
+            let mut report = Report::default();
+            let _ = file::parse(Path::new("x.toml"), text, &mut report);
+            let toml = format!("[upstreams.main]\nurl = {text:?}\n{text} = {port}");
+            let _ = file::parse(Path::new("x.toml"), &toml, &mut report);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! How each type of setting is typed, in TOML and as text (flags and environment variables).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::address::ListenAddress;
+use super::report::suggestion;
+use super::url::UpstreamUrl;
+use super::{LogFormat, address, size, url};
+use crate::discovery::config::SwitchRule;
+use crate::session::config::AdminCommands;
+use crate::topology::Address;
+use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
+
+/// A type that a setting can have.
+pub trait Value: Sized {
+    /// What is expected, as it follows "is not".
+    const EXPECTED: &str;
+
+    /// Parses what a flag, an environment variable or a TOML string holds.
+    ///
+    /// # Errors
+    /// What is wrong and how to write it.
+    fn from_text(text: &str) -> Result<Self, String>;
+
+    /// Parses a TOML value; most types are typed as strings.
+    ///
+    /// # Errors
+    /// What is wrong and how to write it.
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value {
+            DeValue::String(text) => Self::from_text(text),
+            other => Err(format!("{} is not {}", shown(other), Self::EXPECTED)),
+        }
+    }
+}
+
+/// A TOML value as a fault names it. Strings are left to the types, which know whether they may be shown.
+pub fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(_) => "a string".into(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(_) => "a date".into(),
+        DeValue::Array(_) => "a list".into(),
+        DeValue::Table(_) => "a table".into(),
+    }
+}
+
+/// A size in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub usize);
+
+/// The permission bits of a unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+/// What is logged, in the syntax of `tracing`'s filters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLevel(pub String);
+
+fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    let digits_only = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits_only).ok_or_else(|| format!("{text:?} is not a whole number"))
+}
+
+fn integer<T: std::str::FromStr>(value: &DeValue<'_>) -> Result<T, String> {
+    match value {
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .and_then(|number| number.to_string().parse().ok())
+            .ok_or_else(|| format!("{number} is out of range")),
+        DeValue::String(text) => Err(format!("{text:?} is not a whole number; write it without quotes")),
+        other => Err(format!("{} is not a whole number", shown(other))),
+    }
+}
+
+impl Value for usize {
+    const EXPECTED: &str = "a whole number";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        whole(text)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        integer(value)
+    }
+}
+
+impl Value for u32 {
+    const EXPECTED: &str = "a whole number";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        whole(text)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        integer(value)
+    }
+}
+
+impl Value for bool {
+    const EXPECTED: &str = "true or false";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("{text:?} is not {}", Self::EXPECTED))
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value {
+            DeValue::Boolean(value) => Ok(*value),
+            DeValue::String(text) => {
+                Err(format!("{text:?} is not {}; write it without quotes", Self::EXPECTED))
+            }
+            other => Err(format!("{} is not {}", shown(other), Self::EXPECTED)),
+        }
+    }
+}
+
+impl Value for Bytes {
+    const EXPECTED: &str = size::SIZE;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        size::bytes(text).map(Self)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value {
+            DeValue::Integer(_) => integer(value).map(Self),
+            DeValue::String(text) => Self::from_text(text),
+            other => Err(format!("{} is not {}", shown(other), Self::EXPECTED)),
+        }
+    }
+}
+
+impl Value for Duration {
+    const EXPECTED: &str = size::DURATION;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        size::duration(text)
+    }
+}
+
+impl Value for Mode {
+    const EXPECTED: &str = r#"a socket's permissions; write them in octal, like "0770""#;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let octal =
+            !text.is_empty() && text.len() <= 4 && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        match u32::from_str_radix(text, 8) {
+            Ok(bits) if octal && bits <= 0o777 => Ok(Self(bits)),
+            _ => Err(format!("{text:?} is not {}", Self::EXPECTED)),
+        }
+    }
+}
+
+impl Value for String {
+    const EXPECTED: &str = "a text in quotes";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("is empty; leave it out or fill it in".into()) } else { Ok(text.into()) }
+    }
+}
+
+impl Value for PathBuf {
+    const EXPECTED: &str = "a path in quotes";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        String::from_text(text).map(Self::from)
+    }
+}
+
+impl Value for SocketAddr {
+    const EXPECTED: &str = r#"an address; write it like "127.0.0.1:9121""#;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        address::socket_address(text, 9121)
+    }
+}
+
+impl Value for ListenAddress {
+    const EXPECTED: &str = r#"an address; write it like "127.0.0.1:6379" or "unix:/run/respgate.sock""#;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        address::listen(text)
+    }
+}
+
+impl Value for Address {
+    const EXPECTED: &str = r#"an address; write it like "db.example:6379""#;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        address::address(text, address::DEFAULT_PORT)
+    }
+}
+
+impl Value for UpstreamUrl {
+    const EXPECTED: &str = r#"a URL; write it like "redis://db.example:6379""#;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        url::upstream(text)
+    }
+}
+
+/// A type whose values are a few words.
+macro_rules! words {
+    ($type:ty, $expected:literal, $($word:literal => $value:expr),+) => {
+        impl Value for $type {
+            const EXPECTED: &str = $expected;
+
+            fn from_text(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok($value),)+
+                    _ => Err(format!("{text:?} is not {}{}", Self::EXPECTED, suggestion(text, [$($word),+]))),
+                }
+            }
+        }
+    };
+}
+
+words!(LogFormat, r#""auto", "human" or "json""#,
+    "auto" => Self::Auto, "human" => Self::Human, "json" => Self::Json);
+words!(ClientAuth, r#""optional" or "required""#, "optional" => Self::Optional, "required" => Self::Required);
+words!(SwitchRule, r#""majority" or "leader""#, "majority" => Self::Majority, "leader" => Self::Leader);
+words!(Pool, r#""shared" or "session""#, "shared" => Self::Shared, "session" => Self::Session);
+words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
+    "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);
+words!(BlockedPop, r#""timeout" or "continue""#,
+    "timeout" => Self::TimesOut, "continue" => Self::Continues);
+words!(AdminCommands, r#""deny" or "allow""#, "deny" => Self::Deny, "allow" => Self::Allow);
+
+impl Value for LogLevel {
+    const EXPECTED: &str = r#"a log level; write "error", "warn", "info", "debug", "trace", "off", or by module "info,respgate::discovery=debug""#;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let level = |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word);
+        let directive = |part: &str| match part.split_once('=') {
+            Some((module, word)) => {
+                let named = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte);
+                !module.is_empty() && module.bytes().all(named) && level(word)
+            }
+            None => level(part),
+        };
+        if text.split(',').all(directive) {
+            Ok(Self(text.into()))
+        } else {
+            Err(format!("{text:?} is not {}", Self::EXPECTED))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_suggest_a_near_one() {
+        let fault = ClientAuth::from_text("optionl").unwrap_err();
+        assert_eq!(fault, r#""optionl" is not "optional" or "required"; did you mean "optional"?"#);
+    }
+
+    #[test]
+    fn permissions_are_octal() {
+        assert_eq!(Mode::from_text("0770"), Ok(Mode(0o770)));
+        for text in ["", "+7", "0778", "1777", "00777", "rwx"] {
+            assert!(Mode::from_text(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn log_levels_may_name_modules() {
+        for text in ["info", "warn,respgate::discovery=debug", "off"] {
+            assert_eq!(LogLevel::from_text(text), Ok(LogLevel(text.into())));
+        }
+        for text in ["", "verbose", "info,", "=info", "respgate=loud", "INFO"] {
+            assert!(LogLevel::from_text(text).is_err(), "{text}");
+        }
+    }
+}

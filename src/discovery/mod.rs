@@ -1,0 +1,279 @@
+//! Finds the primary, from Sentinels or a fixed address, and publishes it.
+//!
+//! `machine` decides, without I/O: `roster` keeps what each Sentinel said last, `consensus` says whom they name together,
+//! `verify` whether that node says so itself, `sign` whether a failover
+//! is about to take its place, `scout` whether a replica has taken it already. `sentinel` holds the connections to one Sentinel, `event` reads what it
+//! says, `probe` asks a node for its role. A fixed address is a node that is always named.
+
+pub mod config;
+mod consensus;
+pub mod event;
+mod machine;
+mod probe;
+pub mod roster;
+mod scout;
+mod sentinel;
+mod sign;
+mod verify;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
+
+use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+
+use crate::discovery::machine::{Action, Event, Machine};
+use crate::discovery::roster::SentinelStatus;
+use crate::discovery::sentinel::Follower;
+use crate::net::connect::Dialer;
+use crate::secret::Credentials;
+use crate::topology::{Address, Hint, Outage, Topology};
+
+/// Hints that wait to be looked at. A full queue already says enough: senders drop theirs.
+const HINTS: usize = 64;
+
+/// News of Sentinels and probes that wait.
+const NEWS: usize = 64;
+
+/// A running discovery. Dropping it ends all its tasks and connections.
+#[derive(Debug)]
+pub struct Discovery {
+    /// The newest answer. Only discovery writes it.
+    pub topology: watch::Receiver<Topology>,
+    /// Upward news from connections; to be sent with `try_send`.
+    pub hints: mpsc::Sender<Hint>,
+    /// What is known of the Sentinels, and how often they and the nodes were asked.
+    pub status: watch::Receiver<DiscoveryStatus>,
+    /// Dropping the set aborts the task in it, which in turn drops all others.
+    _task: JoinSet<()>,
+}
+
+/// Discovery's inner state, for metrics and the status page.
+#[derive(Clone, Debug, Default)]
+pub struct DiscoveryStatus {
+    /// Every Sentinel that is followed; none with a fixed address.
+    pub sentinels: Vec<SentinelStatus>,
+    /// Why the Sentinels name nobody at present. A primary that was verified before is kept all the same.
+    pub doubt: Option<Outage>,
+    /// Rounds of questions to the Sentinels so far.
+    pub asks: u64,
+    /// Nodes asked for their role so far.
+    pub probes: u64,
+}
+
+/// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs; `credentials` are what a probe
+/// authenticates with at the data nodes, and `dialer` makes all connections.
+///
+/// It never ends by itself: whatever peers do, it keeps trying at jittered intervals.
+pub fn spawn(
+    name: &str,
+    config: DiscoveryConfig,
+    credentials: Option<Credentials>,
+    dialer: Dialer,
+) -> Discovery {
+    let (topology, topology_seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+    let (status, status_seen) = watch::channel(DiscoveryStatus::default());
+    let (hints, hinted) = mpsc::channel(HINTS);
+    let (news_sender, news) = mpsc::channel(NEWS);
+    let span = tracing::info_span!("discovery", upstream = name);
+    let driver = Driver {
+        sentinel_config: match &config {
+            DiscoveryConfig::Sentinel(config) => Some(Arc::new(config.clone())),
+            DiscoveryConfig::Fixed(_) => None,
+        },
+        credentials: credentials.map(Arc::new),
+        dialer,
+        topology,
+        status,
+        asks: watch::channel(0).0,
+        news: news_sender,
+        tasks: JoinSet::new(),
+        followers: HashMap::new(),
+        probe: None,
+        scout: None,
+        probes: 0,
+    };
+    let mut task = JoinSet::new();
+    task.spawn(driver.run(config, hinted, news).instrument(span));
+    Discovery { topology: topology_seen, hints, status: status_seen, _task: task }
+}
+
+/// Carries out what the machine decides.
+struct Driver {
+    sentinel_config: Option<Arc<SentinelConfig>>,
+    credentials: Option<Arc<Credentials>>,
+    dialer: Dialer,
+    topology: watch::Sender<Topology>,
+    status: watch::Sender<DiscoveryStatus>,
+    asks: watch::Sender<u64>,
+    news: mpsc::Sender<Event>,
+    tasks: JoinSet<()>,
+    followers: HashMap<Address, AbortHandle>,
+    probe: Option<AbortHandle>,
+    scout: Option<AbortHandle>,
+    probes: u64,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        config: DiscoveryConfig,
+        mut hints: mpsc::Receiver<Hint>,
+        mut news: mpsc::Receiver<Event>,
+    ) {
+        let (mut machine, actions) = Machine::new(&config, Instant::now());
+        self.carry_out(actions);
+        let mut event = Event::Tick;
+        loop {
+            let actions = machine.handle(event, Instant::now());
+            self.carry_out(actions);
+            self.status.send_replace(DiscoveryStatus {
+                sentinels: machine.sentinels().to_vec(),
+                doubt: machine.doubt().cloned(),
+                asks: *self.asks.borrow(),
+                probes: self.probes,
+            });
+            let wake_at = machine.wake_at();
+            event = tokio::select! {
+                Some(event) = news.recv() => event,
+                Some(hint) = hints.recv() => Event::Hinted(hint),
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Event::Tick,
+                // Reaped so that ended probes do not pile up; their findings came as news.
+                Some(_) = self.tasks.join_next() => Event::Tick,
+            };
+        }
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Track(address) => self.track(address),
+                Action::Forget(address) => {
+                    if let Some(follower) = self.followers.remove(&address) {
+                        follower.abort();
+                    }
+                }
+                Action::Ask => self.asks.send_modify(|round| *round += 1),
+                Action::Probe { ticket, address } => self.probe(ticket, address),
+                Action::Scout { ticket, address } => self.scout(ticket, address),
+                Action::Publish(topology) => self.publish(topology),
+                Action::Warn(text) => tracing::warn!("{text}"),
+                Action::Inform(text) => tracing::info!("{text}"),
+            }
+        }
+    }
+
+    fn track(&mut self, address: Address) {
+        let Some(config) = &self.sentinel_config else { return };
+        let mut dialer = self.dialer.clone();
+        dialer.connect_timeout = dialer.connect_timeout.min(config.timeout);
+        let follower = Follower {
+            address: address.clone(),
+            config: Arc::clone(config),
+            dialer,
+            news: self.news.clone(),
+            asks: self.asks.subscribe(),
+        };
+        let task = self.tasks.spawn(follower.run().in_current_span());
+        if let Some(former) = self.followers.insert(address, task) {
+            former.abort();
+        }
+    }
+
+    fn probe(&mut self, ticket: u64, address: Address) {
+        if let Some(former) = self.probe.take() {
+            former.abort();
+        }
+        self.probes += 1;
+        let (dialer, credentials, news) = (self.dialer.clone(), self.credentials.clone(), self.news.clone());
+        let probe = async move {
+            let finding = probe::probe(&address, credentials.as_deref(), &dialer).await;
+            // Nobody listens when discovery is being dropped.
+            let _ = news.send(Event::Probed { ticket, finding }).await;
+        };
+        self.probe = Some(self.tasks.spawn(probe.in_current_span()));
+    }
+
+    fn scout(&mut self, ticket: u64, address: Address) {
+        if let Some(former) = self.scout.take() {
+            former.abort();
+        }
+        self.probes += 1;
+        let (dialer, credentials, news) = (self.dialer.clone(), self.credentials.clone(), self.news.clone());
+        let question = async move {
+            let primary = probe::says_primary(&address, credentials.as_deref(), &dialer).await;
+            let _ = news.send(Event::Scouted { ticket, primary }).await;
+        };
+        self.scout = Some(self.tasks.spawn(question.in_current_span()));
+    }
+
+    fn publish(&self, topology: Topology) {
+        match &topology {
+            Topology::Unknown(outage)
+                if matches!(**outage, Outage::Starting | Outage::Asking(_) | Outage::Verifying(_)) =>
+            {
+                tracing::debug!("no primary: {outage}");
+            }
+            Topology::Unknown(outage) => tracing::warn!("no primary: {outage}"),
+            Topology::Failing(primary, sign) => {
+                tracing::info!(address = %primary.address, %sign, "failover: commands are held");
+            }
+            Topology::Known(primary) => tracing::info!(
+                address = %primary.address,
+                generation = primary.generation.0,
+                config_epoch = primary.config_epoch,
+                "primary found"
+            ),
+        }
+        self.topology.send_replace(topology);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+
+    async fn closed(mut stream: TcpStream) {
+        let mut rest = Vec::new();
+        let read = timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+        assert!(read.is_ok(), "still open");
+    }
+
+    #[tokio::test]
+    async fn dropping_it_closes_every_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::tcp("127.0.0.1", listener.local_addr().unwrap().port());
+        let mut sentinel = SentinelConfig::new(vec![address.clone()], "mymaster");
+        sentinel.timeout = Duration::from_secs(60);
+        for config in [DiscoveryConfig::Sentinel(sentinel), DiscoveryConfig::Fixed(address)] {
+            let discovery = spawn("db", config, None, Dialer::default());
+            let (stream, _) = listener.accept().await.unwrap();
+            drop(discovery);
+            closed(stream).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hints_without_end_are_taken_in_and_dropped() {
+        let address = Address::Unix("/nonexistent/server.sock".into());
+        let mut discovery = spawn("db", DiscoveryConfig::Fixed(address), None, Dialer::default());
+        let outage =
+            |topology: &Topology| matches!(topology, Topology::Unknown(why) if **why != Outage::Starting);
+        discovery.topology.wait_for(outage).await.unwrap();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(60) {
+            let _ = discovery.hints.try_send(Hint::Lost(crate::topology::Generation(0)));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let probes = discovery.status.borrow().probes;
+        assert!((50..200).contains(&probes), "{probes} probes in a minute");
+    }
+}

@@ -1,0 +1,136 @@
+//! Asks a node for its role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::discovery::verify::Finding;
+use crate::net::connect::Dialer;
+use crate::resp::Resp;
+use crate::resp::control::Control;
+use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, greet};
+use crate::secret::Credentials;
+use crate::topology::{Address, Outage};
+
+/// How long a node may take to answer, once connected. A busy server answers nothing while a slow command runs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Dials a node, introduces itself and asks for the role. Ends within the dialer's connect timeout plus
+/// [`ANSWER_TIMEOUT`].
+pub(super) async fn probe(address: &Address, credentials: Option<&Credentials>, dialer: &Dialer) -> Finding {
+    let stream = match dialer.dial(address).await {
+        Ok(stream) => stream,
+        Err(error) => return Finding::Unreachable(error.to_string()),
+    };
+    let greeting = Greeting { credentials, resp: Resp::V2, database: 0 };
+    let mut control = Control::new(stream);
+    let result = greet(&mut control, &greeting, Instant::now() + ANSWER_TIMEOUT).await;
+    judge(address, result, credentials.is_some())
+}
+
+/// Whether a node says that it is the primary: not merely that it may not be asked. Ends as [`probe`] does.
+pub(super) async fn says_primary(
+    address: &Address,
+    credentials: Option<&Credentials>,
+    dialer: &Dialer,
+) -> bool {
+    let Ok(stream) = dialer.dial(address).await else { return false };
+    let greeting = Greeting { credentials, resp: Resp::V2, database: 0 };
+    let greeted = greet(&mut Control::new(stream), &greeting, Instant::now() + ANSWER_TIMEOUT).await;
+    matches!(greeted, Ok(Greeted { role: Some(Role::Primary { .. }), .. }))
+}
+
+fn judge(address: &Address, result: Result<Greeted, GreetError>, authenticated: bool) -> Finding {
+    match result {
+        Ok(Greeted { role: Some(Role::Primary { .. }) | None, server }) => {
+            Finding::Primary(server.map(Arc::new))
+        }
+        Ok(Greeted { role: Some(Role::Replica { of, .. }), .. }) => {
+            let text = format!(
+                "{address} is named as primary but says that it is a replica of {of}; this passes when a failover \
+                 ends; if it lasts, name the primary, or end the replication with REPLICAOF NO ONE"
+            );
+            Finding::Replica(of, text)
+        }
+        Ok(Greeted { role: Some(Role::Sentinel), .. }) => Finding::NotPrimary(format!(
+            "{address} is a Sentinel and holds no data; for discovery through it, use a redis-sentinel:// URL"
+        )),
+        // Clients bring their own credentials; the node cannot be asked, only believed.
+        Err(GreetError::AuthRequired(_)) if !authenticated => Finding::Primary(None),
+        Err(error @ (GreetError::AuthRequired(_) | GreetError::AuthRefused(_))) => {
+            Finding::Unwelcome(Outage::Refused(format!(
+                "{address}: {}; check the upstream's user and password against the server's ACL \
+                 (after a failover: on the new primary too)",
+                error.to_string().trim_end_matches('.')
+            )))
+        }
+        Err(GreetError::NotReady(line))
+            if line.starts_with(b"LOADING") || line.starts_with(b"MASTERDOWN") =>
+        {
+            Finding::NotPrimary(format!("{address} cannot serve yet: {}", line.escape_ascii()))
+        }
+        Err(GreetError::NotReady(line)) => {
+            let remedy = if line.starts_with(b"DENIED") {
+                "give it a password, or turn its `protected-mode` off"
+            } else if line.starts_with(b"BUSY") {
+                "a script runs for too long: SCRIPT KILL or FUNCTION KILL ends it"
+            } else {
+                "raise its `maxclients`, or lower the connections made to it"
+            };
+            let said = line.escape_ascii();
+            Finding::Unwelcome(Outage::Unverified(format!("{address} turns us away: {said}; {remedy}")))
+        }
+        Err(error) => Finding::Unreachable(format!("{address}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::control::ControlError;
+    use bytes::Bytes;
+
+    fn greeted(role: Option<Role>) -> Result<Greeted, GreetError> {
+        Ok(Greeted { role, server: None })
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        let node = Address::tcp("10.0.0.1", 6379);
+        let line = Bytes::from_static;
+        let find = |result, authenticated| judge(&node, result, authenticated);
+        assert_eq!(find(greeted(Some(Role::Primary { offset: None })), true), Finding::Primary(None));
+        assert_eq!(find(greeted(None), true), Finding::Primary(None));
+        assert_eq!(find(Err(GreetError::AuthRequired(line(b"NOAUTH x"))), false), Finding::Primary(None));
+
+        let replica = Role::Replica { of: node.clone(), connected: true };
+        assert!(
+            matches!(find(greeted(Some(replica)), true), Finding::Replica(of, text) if of == node && text.contains("10.0.0.1:6379"))
+        );
+        assert!(
+            matches!(find(greeted(Some(Role::Sentinel)), true), Finding::NotPrimary(text) if text.contains("10.0.0.1:6379"))
+        );
+        for not_yet in [&b"LOADING x"[..], b"MASTERDOWN x"] {
+            assert!(matches!(find(Err(GreetError::NotReady(line(not_yet))), true), Finding::NotPrimary(_)));
+        }
+        for (said, remedy) in [
+            (&b"ERR max number of clients reached"[..], "maxclients"),
+            (b"DENIED Redis is running in protected mode", "protected-mode"),
+            (b"BUSY Redis is busy running a script", "SCRIPT KILL"),
+        ] {
+            let finding = find(Err(GreetError::NotReady(line(said))), true);
+            assert!(
+                matches!(&finding, Finding::Unwelcome(Outage::Unverified(text)) if text.contains(remedy)),
+                "{finding:?}"
+            );
+        }
+        for refused in
+            [GreetError::AuthRequired(line(b"NOAUTH x")), GreetError::AuthRefused(line(b"WRONGPASS x"))]
+        {
+            assert!(matches!(find(Err(refused), true), Finding::Unwelcome(Outage::Refused(_))));
+        }
+        let silent = Err(GreetError::Control(ControlError::Timeout));
+        assert!(matches!(find(silent, true), Finding::Unreachable(text) if text.contains("10.0.0.1:6379")));
+    }
+}

@@ -1,0 +1,227 @@
+use super::*;
+
+fn node(host: &str) -> Address {
+    Address::tcp(host, 6379)
+}
+
+fn primary() -> Finding {
+    Finding::Primary(None)
+}
+
+fn refused() -> Finding {
+    Finding::Unreachable("connection refused".into())
+}
+
+fn replica() -> Finding {
+    Finding::NotPrimary("it is a replica".into())
+}
+
+/// A verifier, its clock, and the times at which it probed.
+struct Bench {
+    verifier: Verifier,
+    now: Instant,
+    probes: Vec<Instant>,
+}
+
+impl Bench {
+    fn aimed() -> Self {
+        let mut bench = Self { verifier: Verifier::new(), now: Instant::now(), probes: Vec::new() };
+        bench.aim("a", 1);
+        bench
+    }
+
+    fn verified() -> Self {
+        let mut bench = Self::aimed();
+        bench.probe(primary());
+        bench
+    }
+
+    fn aim(&mut self, host: &str, epoch: u64) {
+        self.verifier.aim(node(host), Some(epoch), self.now);
+    }
+
+    fn hint(&mut self, generation: u64) {
+        self.verifier.hint(Hint::Lost(Generation(generation)), self.now);
+    }
+
+    /// Waits until a probe is due, runs it, and returns how long the wait was.
+    fn probe(&mut self, finding: Finding) -> Duration {
+        let start = self.now;
+        let (ticket, _) = loop {
+            self.now = self.now.max(self.verifier.wake_at().expect("no probe is due"));
+            self.verifier.lapse(self.now);
+            if let Some(probe) = self.verifier.start_probe(self.now) {
+                break probe;
+            }
+        };
+        let wait = self.now - start;
+        self.probes.push(self.now);
+        self.verifier.probed(ticket, finding, self.now);
+        wait
+    }
+
+    /// Of the node that may be sent to.
+    fn generation(&self) -> Option<u64> {
+        match self.verifier.topology()? {
+            Topology::Known(primary) => Some(primary.generation.0),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn nothing_is_published_before_the_node_says_so_itself() {
+    let mut bench = Bench::aimed();
+    assert_eq!(bench.generation(), None);
+    assert_eq!(bench.probe(refused()), Duration::ZERO);
+    for finding in [replica(), refused(), Finding::Unwelcome(Outage::Refused("WRONGPASS".into()))] {
+        let wait = bench.probe(finding);
+        assert!((PROBE_MIN..=PROBE_MAX).contains(&wait), "{wait:?}");
+        assert_eq!(bench.generation(), None);
+    }
+    bench.probe(primary());
+    assert_eq!(bench.generation(), Some(1));
+    assert_eq!(bench.verifier.wake_at(), None, "a working primary is left alone");
+}
+
+#[test]
+fn another_node_is_another_generation_and_the_old_one_is_withdrawn_first() {
+    let mut bench = Bench::verified();
+    bench.aim("b", 2);
+    assert_eq!(bench.generation(), None, "a newer primary is known: nothing may go to the old one");
+    // It never comes up; Sentinels go back to the first.
+    bench.probe(refused());
+    bench.aim("a", 3);
+    assert_eq!(bench.probe(primary()), Duration::ZERO);
+    assert_eq!(bench.generation(), Some(2));
+    bench.verifier.set_epoch(4);
+    assert_eq!(bench.generation(), Some(2));
+}
+
+#[test]
+fn the_answer_of_a_former_node_is_ignored() {
+    let mut bench = Bench::aimed();
+    let (old, _) = bench.verifier.start_probe(bench.now).unwrap();
+    bench.aim("b", 2);
+    bench.verifier.probed(old, primary(), bench.now);
+    assert_eq!(bench.generation(), None);
+    let (new, address) = bench.verifier.start_probe(bench.now).unwrap();
+    assert_eq!(address, node("b"));
+    bench.verifier.probed(old, primary(), bench.now);
+    assert_eq!(bench.generation(), None);
+    bench.verifier.probed(new, primary(), bench.now);
+    assert_eq!(bench.generation(), Some(1));
+    bench.verifier.probed(new, replica(), bench.now);
+    assert_eq!(bench.generation(), Some(1), "a ticket counts once");
+}
+
+#[test]
+fn a_demoted_primary_is_left_at_once_and_an_absent_one_at_the_second_try() {
+    let mut bench = Bench::verified();
+    bench.now += CALM * 2;
+    bench.hint(1);
+    assert_eq!(bench.probe(replica()), Duration::ZERO);
+    assert_eq!(bench.generation(), None);
+    bench.probe(primary());
+    assert_eq!(bench.generation(), Some(1), "restarted or promoted again: the same generation");
+
+    bench.hint(1);
+    bench.probe(refused());
+    assert_eq!(bench.generation(), Some(1));
+    bench.probe(refused());
+    assert_eq!(bench.generation(), None);
+}
+
+#[test]
+fn a_demoted_primary_may_answer_what_it_was_sent() {
+    let mut bench = Bench::verified();
+    bench.hint(1);
+    bench.probe(Finding::Replica(node("b"), "a is a replica of b".into()));
+    let leaving = |bench: &Bench| matches!(bench.verifier.topology(), Some(Topology::Failing(primary, Sign::Demotion)) if primary.generation.0 == 1);
+    assert!(leaving(&bench));
+    assert_eq!(bench.verifier.successor(), Some(&node("b")));
+    let end = bench.now + LEAVE;
+    assert!(bench.verifier.wake_at().is_some_and(|at| at <= end));
+    bench.verifier.lapse(end - Duration::from_millis(1));
+    assert!(leaving(&bench));
+    bench.verifier.lapse(end);
+    assert!(matches!(bench.verifier.topology(), Some(Topology::Unknown(_))));
+}
+
+#[test]
+fn a_primary_without_room_for_the_probe_is_kept() {
+    let mut bench = Bench::verified();
+    bench.hint(1);
+    bench.probe(Finding::Unwelcome(Outage::Unverified("ERR max number of clients reached".into())));
+    assert_eq!(bench.generation(), Some(1));
+    assert_eq!(bench.verifier.wake_at(), None);
+}
+
+#[test]
+fn hints_of_other_generations_are_old_news() {
+    let mut bench = Bench::verified();
+    for generation in [0, 2] {
+        bench.hint(generation);
+        assert_eq!(bench.verifier.wake_at(), None);
+    }
+}
+
+#[test]
+fn a_hint_during_a_probe_asks_once_more() {
+    let mut bench = Bench::verified();
+    bench.hint(1);
+    bench.now = bench.verifier.wake_at().unwrap();
+    let (ticket, _) = bench.verifier.start_probe(bench.now).unwrap();
+    bench.hint(1);
+    assert_eq!(bench.verifier.start_probe(bench.now), None, "one at a time");
+    bench.verifier.probed(ticket, primary(), bench.now);
+    assert!(bench.verifier.wake_at().is_some());
+    bench.probe(replica());
+    assert_eq!(bench.generation(), None);
+}
+
+#[test]
+fn a_lying_sentinel_causes_a_bounded_number_of_dials() {
+    // The node refuses commands all the time, yet says that it is the primary whenever asked.
+    for finding in [primary, replica, refused] {
+        let mut bench = Bench::verified();
+        let end = bench.now + Duration::from_secs(60);
+        while bench.now < end {
+            bench.now += Duration::from_millis(10);
+            bench.hint(1);
+            bench.verifier.nudge(bench.now);
+            bench.verifier.lapse(bench.now);
+            if bench.verifier.wake_at().is_some_and(|at| at <= bench.now) {
+                bench.probe(finding());
+            }
+        }
+        assert!(bench.probes.len() <= 300, "{} dials in a minute", bench.probes.len());
+        for pair in bench.probes.windows(2) {
+            assert!(pair[1] - pair[0] >= PROBE_MIN);
+        }
+    }
+}
+
+#[test]
+fn hints_alone_slow_down_to_one_probe_a_second_or_so() {
+    let mut bench = Bench::verified();
+    let start = bench.now;
+    for _ in 0..100 {
+        bench.hint(1);
+        bench.probe(primary());
+    }
+    let average = (bench.now - start) / 100;
+    assert!(average > Duration::from_millis(450), "{average:?}");
+}
+
+#[test]
+fn news_make_an_unverified_node_be_asked_sooner() {
+    let mut bench = Bench::aimed();
+    for _ in 0..6 {
+        bench.probe(replica());
+    }
+    bench.verifier.nudge(bench.now);
+    assert!(bench.probe(primary()) <= PROBE_MIN);
+    bench.verifier.nudge(bench.now);
+    assert_eq!(bench.verifier.wake_at(), None, "a verified one is not");
+}

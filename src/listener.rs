@@ -1,0 +1,249 @@
+//! Accepts clients and hands each to the worker with the fewest sessions.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Instant;
+
+use crate::drain::Draining;
+use crate::net::loopback;
+use crate::session::client::Origin;
+use crate::session::config::SessionConfig;
+use crate::worker::{Arrival, Place, Socket, Worker};
+
+/// Connections that the kernel completes before they are accepted.
+const BACKLOG: i32 = 4096;
+/// Pause after an accept that failed for want of descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// The same complaint is logged at most this often.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+/// A client that vanished without a word is noticed after about this long.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// A TCP address; port 0 picks a free one, which is logged.
+    Tcp(SocketAddr),
+    /// A unix socket, with its permission bits (default 0o700: this user only).
+    Unix {
+        /// Where the socket file is made.
+        path: PathBuf,
+        /// Permission bits of the file.
+        mode: u32,
+    },
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One listener.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// For logs and metrics.
+    pub name: String,
+    /// Where clients connect.
+    pub bind: Bind,
+    /// The upstream's name.
+    pub upstream: String,
+    /// Clients connected at once; one more is told `-ERR max number of clients reached`.
+    pub max_clients: usize,
+    /// Bounds of its sessions.
+    pub session: SessionConfig,
+}
+
+/// A bound socket that accepts no clients yet.
+pub struct Listener {
+    name: String,
+    place: usize,
+    max_clients: usize,
+    clients: Arc<AtomicUsize>,
+    ids: Arc<AtomicU64>,
+    socket: Bound,
+    address: String,
+}
+
+enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// A unix socket's file, removed when the listener ends.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// An accepted client, before it is counted.
+struct Accepted {
+    socket: Socket,
+    peer: String,
+    local: String,
+}
+
+impl Listener {
+    /// Binds. `place` is the listener's number in the workers' plan; `ids` numbers clients.
+    ///
+    /// # Errors
+    /// The address is in use, not this machine's, or not permitted.
+    pub fn bind(config: &ListenerConfig, place: usize, ids: Arc<AtomicU64>) -> io::Result<Self> {
+        let (socket, address) = match &config.bind {
+            Bind::Tcp(address) => {
+                let socket = bind_tcp(*address)?;
+                let address = socket.local_addr()?.to_string();
+                (Bound::Tcp(socket), address)
+            }
+            Bind::Unix { path, mode } => {
+                let socket = bind_unix(path, *mode)?;
+                (Bound::Unix(socket, SocketFile(path.clone())), format!("unix:{}", path.display()))
+            }
+        };
+        Ok(Self {
+            name: config.name.clone(),
+            place,
+            max_clients: config.max_clients,
+            clients: Arc::default(),
+            ids,
+            socket,
+            address,
+        })
+    }
+
+    /// Where it listens; a port that was 0 is the real one.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Accepts until the drain begins. Nothing but the accept is awaited for longer than a worker takes to make
+    /// room for one client.
+    pub async fn serve(self, workers: Vec<Worker>, mut draining: Draining) {
+        let mut complaint: Option<Instant> = None;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = draining.wait() => return,
+                accepted = self.accept() => accepted,
+            };
+            match accepted {
+                Ok(accepted) => self.admit(accepted, &workers).await,
+                // One that was gone before it was accepted is no reason to keep others waiting.
+                Err(error) if !exhausted(&error) => {
+                    tracing::debug!(listener = self.name, %error, "a client left at once")
+                }
+                Err(error) => {
+                    if complaint.is_none_or(|at| at.elapsed() > COMPLAINT_PERIOD) {
+                        complaint = Some(Instant::now());
+                        tracing::warn!(listener = self.name, %error, "a client could not be accepted; if descriptors ran out, raise the limit (ulimit -n) or lower max-clients");
+                    }
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match &self.socket {
+            Bound::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                loopback::spare(&stream, peer);
+                let local = stream.local_addr()?;
+                Ok(Accepted {
+                    socket: Socket::Tcp(stream.into_std()?),
+                    peer: peer.to_string(),
+                    local: local.to_string(),
+                })
+            }
+            Bound::Unix(listener, file) => {
+                let (stream, _) = listener.accept().await?;
+                // The server prints a unix client's address as its own path and port 0.
+                let path = format!("{}:0", file.0.display());
+                Ok(Accepted { socket: Socket::Unix(stream.into_std()?), peer: path.clone(), local: path })
+            }
+        }
+    }
+
+    async fn admit(&self, accepted: Accepted, workers: &[Worker]) {
+        let Some(place) = Place::take(&self.clients, self.max_clients) else {
+            return turn_away(accepted.socket);
+        };
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let origin = Origin { id, peer: accepted.peer, local: accepted.local };
+        let arrival = Arrival { socket: accepted.socket, listener: self.place, origin, place };
+        if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
+            && !worker.take(arrival).await
+        {
+            tracing::error!(listener = self.name, "a worker has ended; its clients are turned away");
+        }
+    }
+}
+
+/// Whether the process or the system has run out of something.
+fn exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    Errno::from_io_error(error)
+        .is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno))
+}
+
+/// Says what the server says, if the socket takes it at once, and closes it.
+fn turn_away(socket: Socket) {
+    const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
+    let _ = match socket {
+        Socket::Tcp(mut stream) => io::Write::write(&mut stream, FULL),
+        Socket::Unix(mut stream) => io::Write::write(&mut stream, FULL),
+    };
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // [::] means IPv6 only, so that 0.0.0.0 can be bound beside it.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    remove_stale(path)?;
+    let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Before anybody can connect.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket.into())
+}
+
+/// Removes a socket file that a process left behind when it was killed. One that is in use stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}

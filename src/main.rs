@@ -1,0 +1,94 @@
+//! The respgate binary: arguments, logs and exit codes.
+#![forbid(unsafe_code)]
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use respgate::app;
+use respgate::cli::{self, Invocation};
+use respgate::config::flags::Flags;
+use respgate::config::report::Report;
+use respgate::config::{self, Config, LogConfig, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+/// Wrong arguments or configuration: `EX_USAGE` of sysexits.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()) {
+        Ok(Invocation::Run(flags)) => run(&flags),
+        Ok(Invocation::Check(flags)) => check(&flags),
+        Ok(Invocation::Nothing) => {
+            complain(cli::GUIDANCE);
+            ExitCode::from(USAGE)
+        }
+        Err(error) => {
+            // Nobody is left to tell if the terminal is gone.
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+        }
+    }
+}
+
+fn load(flags: &Flags) -> (Option<Config>, Report) {
+    config::load(flags, &|name| std::env::var_os(name))
+}
+
+fn run(flags: &Flags) -> ExitCode {
+    let (config, report) = load(flags);
+    let Some(config) = config else {
+        complain(&report.to_string());
+        return ExitCode::from(USAGE);
+    };
+    log_to_stderr(&config.log);
+    abort_on_panic();
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    app::run(config)
+}
+
+fn check(flags: &Flags) -> ExitCode {
+    let (config, report) = load(flags);
+    complain(&report.to_string());
+    match config {
+        Some(config) => {
+            let _ = io::stdout().write_all(config::describe(&config).as_bytes());
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::from(USAGE),
+    }
+}
+
+/// A panic is a fault of respgate's own. A process that lives on without the task or thread that it ended would keep
+/// clients waiting for ever; one that ends is started again.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(
+            thread = std::thread::current().name(),
+            "respgate ends at once because of a fault of its own, please report it: {panic}"
+        );
+        std::process::abort()
+    }));
+}
+
+fn log_to_stderr(log: &LogConfig) {
+    let human = match log.format {
+        LogFormat::Auto => io::stderr().is_terminal(),
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    };
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&log.filter)).with_writer(io::stderr);
+    if human {
+        builder.with_ansi(colour).with_target(false).init();
+    } else {
+        // The innermost span names its upstream; the list of spans would only repeat it.
+        builder.json().flatten_event(true).with_span_list(false).init();
+    }
+}
+
+fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,162 @@
+//! What is counted, and under which names it is published.
+//!
+//! A worker counts in plain cells; the admin side asks for a [`Snapshot`] when it is scraped, and publishes the
+//! sums through the `metrics` crate. Nothing on the data path touches an atomic.
+
+use std::cell::Cell;
+
+/// How a figure behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+}
+
+/// A published figure: its metric, one label, what it means.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// The metric's name.
+    pub name: &'static str,
+    /// A label and its value, besides `upstream`.
+    pub label: Option<(&'static str, &'static str)>,
+    /// How it behaves.
+    pub kind: Kind,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+macro_rules! figures {
+    ($($field:ident: $kind:ident $name:literal $({ $label:literal = $value:literal })? , $help:literal;)*) => {
+        /// One worker's figures for one upstream.
+        #[derive(Default)]
+        pub struct Counters {
+            $(#[doc = $help] pub $field: Figured,)*
+        }
+
+        /// The figures of one worker for one upstream at one moment, in the order of [`FIGURES`].
+        pub type Snapshot = [u64; FIGURES.len()];
+
+        /// All figures, in the order of a [`Snapshot`].
+        pub const FIGURES: &[Figure] = &[
+            $(Figure { name: $name, label: figures!(@label $($label = $value)?), kind: Kind::$kind, help: $help },)*
+        ];
+
+        impl Counters {
+            /// The figures now.
+            pub fn snapshot(&self) -> Snapshot {
+                [$(self.$field.get(),)*]
+            }
+        }
+    };
+    (@label) => { None };
+    (@label $label:literal = $value:literal) => { Some(($label, $value)) };
+}
+
+figures! {
+    clients: Gauge "respgate_clients", "Clients connected now.";
+    clients_total: Counter "respgate_clients_accepted_total", "Clients accepted.";
+    clients_pinned: Gauge "respgate_clients_pinned", "Clients that hold an upstream connection of their own now.";
+    closed_fault: Counter "respgate_clients_closed_total" { "reason" = "protocol" }, "Clients disconnected by respgate, by reason.";
+    closed_slow: Counter "respgate_clients_closed_total" { "reason" = "slow" }, "Clients disconnected by respgate, by reason.";
+    closed_memory: Counter "respgate_clients_closed_total" { "reason" = "memory" }, "Clients disconnected by respgate, by reason.";
+    closed_lost: Counter "respgate_clients_closed_total" { "reason" = "upstream_lost" }, "Clients disconnected by respgate, by reason.";
+    local: Counter "respgate_commands_total" { "lane" = "local" }, "Commands carried, by lane.";
+    shared: Counter "respgate_commands_total" { "lane" = "shared" }, "Commands carried, by lane.";
+    leased: Counter "respgate_commands_total" { "lane" = "leased" }, "Commands carried, by lane.";
+    refused: Counter "respgate_commands_refused_total", "Commands that respgate refused itself.";
+    errors: Counter "respgate_upstream_error_replies_total", "Error replies from the upstream.";
+    unknown: Counter "respgate_outcome_unknown_total", "Writes answered with OUTCOMEUNKNOWN.";
+    resent: Counter "respgate_commands_resent_total", "Requests sent again after a connection was lost.";
+    transplanted: Counter "respgate_sessions_transplanted_total", "Sessions whose state was moved to another connection.";
+    pushes: Counter "respgate_unasked_pushes_total", "Pushes dropped from a shared connection.";
+    shared_open: Gauge "respgate_upstream_connections" { "lane" = "shared" }, "Upstream connections open now, by lane.";
+    leased_open: Gauge "respgate_upstream_connections" { "lane" = "leased" }, "Upstream connections open now, by lane.";
+    leased_idle: Gauge "respgate_upstream_connections_idle", "Leased connections that wait for a session.";
+    opened: Counter "respgate_upstream_connects_total", "Upstream connections opened and greeted.";
+    open_failed: Counter "respgate_upstream_connect_errors_total", "Upstream connections that could not be opened.";
+    lost: Counter "respgate_upstream_connections_lost_total", "Upstream connections that broke.";
+    lease_waits: Counter "respgate_lease_waits_total", "Times a session had to wait for a lease.";
+    lease_timeouts: Counter "respgate_lease_timeouts_total", "Times a session waited for a lease in vain.";
+    holds: Counter "respgate_holds_total", "Times that commands began to wait for a primary.";
+    held: Gauge "respgate_clients_held", "Clients whose commands wait for a primary now.";
+    hold_expired: Counter "respgate_hold_expired_total", "Commands failed because no primary was found in time.";
+    upstream_reads: Counter "respgate_upstream_reads_total", "Socket reads from shared upstream connections.";
+    upstream_writes: Counter "respgate_upstream_writes_total", "Socket writes to shared upstream connections.";
+}
+
+/// A figure that one thread counts.
+#[derive(Default)]
+pub struct Figured(Cell<u64>);
+
+impl Figured {
+    /// One more.
+    pub fn rise(&self) {
+        self.add(1);
+    }
+
+    /// `count` more.
+    pub fn add(&self, count: u64) {
+        self.0.set(self.0.get().wrapping_add(count));
+    }
+
+    /// One less (gauges).
+    pub fn fall(&self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+
+    /// Sets it (gauges).
+    pub fn set(&self, value: u64) {
+        self.0.set(value);
+    }
+
+    /// The figure now.
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// Counts one more for as long as it lives.
+pub struct Gauged {
+    counters: std::rc::Rc<Counters>,
+    which: fn(&Counters) -> &Figured,
+}
+
+impl Gauged {
+    /// Counts one more of `which`.
+    pub fn new(counters: &std::rc::Rc<Counters>, which: fn(&Counters) -> &Figured) -> Self {
+        which(counters).rise();
+        Self { counters: counters.clone(), which }
+    }
+}
+
+impl Drop for Gauged {
+    fn drop(&mut self) {
+        (self.which)(&self.counters).fall();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_falls_when_its_guard_is_dropped() {
+        let counters = std::rc::Rc::new(Counters::default());
+        let guard = Gauged::new(&counters, |c| &c.clients);
+        assert_eq!(counters.clients.get(), 1);
+        drop(guard);
+        assert_eq!(counters.clients.get(), 0);
+    }
+
+    #[test]
+    fn one_metric_has_one_kind_and_one_text() {
+        for a in FIGURES {
+            for b in FIGURES.iter().filter(|b| b.name == a.name) {
+                assert_eq!((a.kind, a.help), (b.kind, b.help), "{}", a.name);
+            }
+            assert_eq!(a.name.ends_with("_total"), a.kind == Kind::Counter, "{}", a.name);
+        }
+    }
+}

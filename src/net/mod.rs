@@ -1,0 +1,8 @@
+//! Sockets: dialling, streams, buffers, backoff.
+
+pub mod backoff;
+pub mod buffers;
+pub mod connect;
+pub mod loopback;
+pub mod read_buffer;
+pub mod stream;

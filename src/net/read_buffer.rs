@@ -1,0 +1,107 @@
+//! Bytes read from a socket and not used up yet.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Bytes read from a socket and not used up yet, in one piece.
+pub struct ReadBuffer {
+    data: Vec<u8>,
+    start: usize,
+    end: usize,
+    size: usize,
+}
+
+impl ReadBuffer {
+    /// `size`: bytes that one read takes at most. Nothing is allocated before the first read.
+    pub fn new(size: usize) -> Self {
+        Self { data: Vec::new(), start: 0, end: 0, size }
+    }
+
+    /// Starts with bytes that were read elsewhere.
+    pub fn with(size: usize, bytes: &[u8]) -> Self {
+        Self { data: bytes.to_vec(), start: 0, end: bytes.len(), size }
+    }
+
+    /// What was read and not consumed.
+    pub fn bytes(&self) -> &[u8] {
+        self.data.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// `count` bytes are used up.
+    pub fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Frees the memory if nothing waits.
+    pub fn release(&mut self) {
+        if self.is_empty() {
+            self.data = Vec::new();
+        }
+    }
+
+    /// One socket read, appended. `Ready(Ok(0))` is the peer's end of stream. The buffer grows as bytes really
+    /// arrive; bounding what is left unconsumed is the caller's part.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+    ) -> Poll<io::Result<usize>> {
+        if self.start > 0 && self.data.len() - self.end < self.size {
+            self.data.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.data.len() == self.end {
+            let grown = (self.end + self.size).max(self.end.saturating_mul(3) / 2);
+            self.data.resize(grown, 0);
+        }
+        let mut room = ReadBuf::new(self.data.get_mut(self.end..).unwrap_or_default());
+        ready!(Pin::new(stream).poll_read(cx, &mut room))?;
+        let count = room.filled().len();
+        self.end += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_stay_in_order_through_growth_and_consumption() {
+        let mut stream = tokio_test_stream(b"abcdefghijklmnop");
+        let mut buffer = ReadBuffer::new(4);
+        let mut seen = Vec::new();
+        loop {
+            let count = poll_fn(|cx| buffer.poll_fill(cx, &mut stream)).await.unwrap();
+            if count == 0 {
+                break;
+            }
+            if buffer.bytes().len() > 5 {
+                seen.extend_from_slice(&buffer.bytes()[..3]);
+                buffer.consume(3);
+            }
+        }
+        seen.extend_from_slice(buffer.bytes());
+        assert_eq!(seen, b"abcdefghijklmnop");
+    }
+
+    fn tokio_test_stream(bytes: &'static [u8]) -> impl AsyncRead + Unpin {
+        std::io::Cursor::new(bytes)
+    }
+}

@@ -1,0 +1,253 @@
+//! The first words on a connection to a data server: who we are, which protocol, and is it a primary.
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use crate::resp::Resp;
+use crate::resp::control::{Control, ControlError};
+use crate::resp::value::Value;
+use crate::secret::Credentials;
+use crate::topology::{Address, ServerInfo};
+
+/// What a connection is opened as.
+#[derive(Clone, Copy, Debug)]
+pub struct Greeting<'a> {
+    /// `None`: no AUTH is sent.
+    pub credentials: Option<&'a Credentials>,
+    /// The protocol version.
+    pub resp: Resp,
+    /// The database.
+    pub database: u32,
+}
+
+/// What the server said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeted {
+    /// `None` when the user may run neither ROLE nor INFO.
+    pub role: Option<Role>,
+    /// `None` when the server refuses HELLO (Redis before 6).
+    pub server: Option<ServerInfo>,
+}
+
+/// A node's own word on its place in replication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes writes.
+    Primary {
+        /// Replication offset in bytes; `None` when only INFO may be asked and does not say.
+        offset: Option<u64>,
+    },
+    /// Follows another node.
+    Replica {
+        /// Whom it follows.
+        of: Address,
+        /// Whether the link to it is up.
+        connected: bool,
+    },
+    /// A Sentinel, not a data server.
+    Sentinel,
+}
+
+/// Why a connection cannot be used. Lines are the server's own, without the leading `-`, so that a client can be
+/// shown them byte for byte.
+#[derive(Debug, thiserror::Error)]
+pub enum GreetError {
+    /// AUTH failed: WRONGPASS, or a server without a password was sent one.
+    #[error("the server refuses the credentials: {}", .0.escape_ascii())]
+    AuthRefused(Bytes),
+    /// NOAUTH: the server wants credentials and none were sent.
+    #[error("the server wants credentials: {}", .0.escape_ascii())]
+    AuthRequired(Bytes),
+    /// SELECT failed.
+    #[error("the server refuses the database: {}", .0.escape_ascii())]
+    Select(Bytes),
+    /// LOADING, MASTERDOWN, BUSY, DENIED, or too many clients: another attempt may succeed.
+    #[error("the server is not ready: {}", .0.escape_ascii())]
+    NotReady(Bytes),
+    /// HELLO 3 failed.
+    #[error("the server does not speak RESP3: {}", .0.escape_ascii())]
+    NoResp3(Bytes),
+    /// No usable answer came.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// Opens a connection. AUTH travels alone and is answered before anything else is sent: Redis 7.4 to 8 drops the
+/// reply to a failing AUTH in mid-pipeline (redis/redis#15640). The rest goes in one write:
+///
+/// - `HELLO`, for the protocol and the server's name and version;
+/// - `CLIENT CAPA redirect` (Valkey 8), so that a demoted node names its successor and never serves old data;
+/// - `CLIENT SETINFO LIB-NAME respgate` (Redis 7.2), for whoever reads CLIENT LIST;
+/// - `PING`, which alone is refused while the server loads its data set or a replica has lost its primary: HELLO
+///   and ROLE are answered then as ever;
+/// - `ROLE`, and where the user may not run it, `INFO replication` afterwards;
+/// - `SELECT`, unless the database is 0.
+///
+/// # Errors
+///
+/// See [`GreetError`]; the connection must then be closed.
+pub async fn greet<S>(
+    control: &mut Control<S>,
+    greeting: &Greeting<'_>,
+    deadline: Instant,
+) -> Result<Greeted, GreetError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Some(credentials) = greeting.credentials {
+        authenticate(control, credentials, deadline).await?;
+    }
+    let mut digits = itoa::Buffer::new();
+    let database = (greeting.database != 0).then(|| digits.format(greeting.database));
+    let version: &[u8] = match greeting.resp {
+        Resp::V2 => b"2",
+        Resp::V3 => b"3",
+    };
+    control.send(&[b"HELLO", version]);
+    control.send(&[b"CLIENT", b"CAPA", b"redirect"]);
+    control.send(&[b"CLIENT", b"SETINFO", b"LIB-NAME", b"respgate"]);
+    control.send(&[b"PING"]);
+    control.send(&[b"ROLE"]);
+    if let Some(database) = database {
+        control.send(&[b"SELECT", database.as_bytes()]);
+    }
+    control.flush(deadline).await?;
+
+    control.set_resp(greeting.resp);
+    let hello = control.reply(deadline).await?;
+    if let Some(line) = hello.error() {
+        // The connection still speaks what it spoke before.
+        control.set_resp(Resp::V2);
+        if not_ready(line) {
+            return Err(GreetError::NotReady(line.clone()));
+        }
+    }
+    for optional in ["CLIENT CAPA", "CLIENT SETINFO"] {
+        let reply = control.reply(deadline).await?;
+        tracing::trace!(command = optional, refused = reply.error().is_some());
+    }
+    // Judged before HELLO's own refusal: PING gives the line that any command of a client would get.
+    let ping = control.reply(deadline).await?;
+    match ping.error() {
+        Some(line) if has_code(line, b"NOAUTH") => return Err(GreetError::AuthRequired(line.clone())),
+        Some(line) if not_ready(line) => return Err(GreetError::NotReady(line.clone())),
+        // MISCONF, BUSY and NOPERM come from a server that is alive.
+        _ => {}
+    }
+    let server = match hello {
+        Value::Error(line) if greeting.resp == Resp::V3 => return Err(GreetError::NoResp3(line)),
+        Value::Error(_) => None,
+        hello => Some(server_info(&hello)),
+    };
+    let role = control.reply(deadline).await?;
+    if database.is_some()
+        && let Value::Error(line) = control.reply(deadline).await?
+    {
+        return Err(GreetError::Select(line));
+    }
+    let role = match role {
+        Value::Error(line) if has_code(&line, b"NOAUTH") => return Err(GreetError::AuthRequired(line)),
+        Value::Error(line) if forbidden(&line) => {
+            match control.call(&[b"INFO", b"replication"], deadline).await? {
+                Value::Error(line) if !forbidden(&line) => return Err(GreetError::NotReady(line)),
+                info => info.text().and_then(role_from_info),
+            }
+        }
+        // BUSY, above all: the role stays unknown, which is not the same as being no one's business.
+        Value::Error(line) => return Err(GreetError::NotReady(line)),
+        role => Some(
+            role_from_reply(&role)
+                .ok_or_else(|| ControlError::Protocol("the reply to ROLE has an unknown shape".into()))?,
+        ),
+    };
+    Ok(Greeted { role, server })
+}
+
+async fn authenticate<S>(
+    control: &mut Control<S>,
+    credentials: &Credentials,
+    deadline: Instant,
+) -> Result<(), GreetError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let password = credentials.password.expose();
+    let reply = match &credentials.username {
+        Some(username) => control.call(&[b"AUTH", username.as_bytes(), password], deadline).await?,
+        None => control.call(&[b"AUTH", password], deadline).await?,
+    };
+    match reply {
+        Value::Error(line) if not_ready(&line) => Err(GreetError::NotReady(line)),
+        Value::Error(line) => Err(GreetError::AuthRefused(line)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the line says "not now" and not "not you". A server with no room for another client says so unasked,
+/// in what looks like the reply to the first command, and closes.
+fn not_ready(line: &[u8]) -> bool {
+    [&b"LOADING"[..], b"MASTERDOWN", b"DENIED"].iter().any(|code| has_code(line, code))
+        || line.starts_with(b"ERR max number of clients")
+}
+
+/// Whether a command may not be run by this user, or has been renamed away.
+fn forbidden(line: &[u8]) -> bool {
+    has_code(line, b"NOPERM") || line.starts_with(b"ERR unknown command")
+}
+
+/// Whether an error line's first word is this code.
+fn has_code(line: &[u8], code: &[u8]) -> bool {
+    line.split(|byte| *byte == b' ').next() == Some(code)
+}
+
+/// The reply to HELLO, as documented for the command.
+fn server_info(hello: &Value) -> ServerInfo {
+    let text = |value: &Value, key: &str| value.field(key).and_then(Value::text).map(str::to_owned);
+    let unknown = ServerInfo::default();
+    let modules = hello.field("modules").and_then(Value::elements).unwrap_or_default();
+    ServerInfo {
+        server: text(hello, "server").unwrap_or(unknown.server),
+        version: text(hello, "version").unwrap_or(unknown.version),
+        modules: modules
+            .iter()
+            .filter_map(|module| Some((text(module, "name")?, module.field("ver")?.integer()?)))
+            .collect(),
+    }
+}
+
+/// The reply to ROLE, as documented for the command.
+fn role_from_reply(reply: &Value) -> Option<Role> {
+    let (role, rest) = reply.elements()?.split_first()?;
+    match (role.bytes()?, rest) {
+        (b"master", [offset, ..]) => {
+            Some(Role::Primary { offset: offset.integer().and_then(|offset| offset.try_into().ok()) })
+        }
+        (b"slave", [host, port, link, ..]) => Some(Role::Replica {
+            of: Address::tcp(host.text()?, port.integer()?.try_into().ok()?),
+            connected: link.bytes()? == b"connected",
+        }),
+        (b"sentinel", _) => Some(Role::Sentinel),
+        _ => None,
+    }
+}
+
+/// The replication section of INFO: lines of `key:value`.
+fn role_from_info(info: &str) -> Option<Role> {
+    let field = |key: &str| {
+        info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim_end))
+    };
+    match field("role")? {
+        "master" => {
+            Some(Role::Primary { offset: field("master_repl_offset").and_then(|text| text.parse().ok()) })
+        }
+        "slave" => Some(Role::Replica {
+            of: Address::tcp(field("master_host")?, field("master_port")?.parse().ok()?),
+            connected: field("master_link_status") == Some("up"),
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

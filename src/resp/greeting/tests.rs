@@ -1,0 +1,228 @@
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+use crate::secret::Secret;
+
+const HELLO2: &str = "*14\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n$7\r\nversion\r\n$5\r\n8.0.1\r\n$5\r\nproto\r\n:2\r\n\
+    $2\r\nid\r\n:5\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*1\r\n\
+    *4\r\n$4\r\nname\r\n$2\r\nbf\r\n$3\r\nver\r\n:20\r\n";
+const HELLO3: &str = "%3\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$7\r\nmodules\r\n*1\r\n\
+    %2\r\n$4\r\nname\r\n$2\r\nbf\r\n$3\r\nver\r\n:20\r\n";
+const PRIMARY: &str = "*3\r\n$6\r\nmaster\r\n:3129659\r\n*0\r\n";
+const REPLICA: &str = "*5\r\n$5\r\nslave\r\n$9\r\nfe80::1:2\r\n:6379\r\n$9\r\nconnected\r\n:312\r\n";
+const NOPERM: &str = "-NOPERM User app has no permissions to run the 'role' command\r\n";
+
+/// Answers each awaited write with the next text, whatever was asked; then stays silent.
+async fn peer(mut stream: DuplexStream, answers: Vec<String>) -> Vec<u8> {
+    let (mut asked, mut buf) = (Vec::new(), [0; 4096]);
+    for answer in answers {
+        let length = stream.read(&mut buf).await.unwrap();
+        asked.extend_from_slice(&buf[..length]);
+        asked.extend_from_slice(b"|");
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return asked;
+        }
+    }
+    // Until the other end hangs up.
+    while stream.read(&mut buf).await.is_ok_and(|length| length > 0) {}
+    asked
+}
+
+struct Run {
+    result: Result<Greeted, GreetError>,
+    asked: String,
+}
+
+async fn run(greeting: Greeting<'_>, answers: &[&str]) -> Run {
+    let (ours, theirs) = duplex(1 << 16);
+    let server = tokio::spawn(peer(theirs, answers.iter().map(ToString::to_string).collect()));
+    let mut control = Control::new(ours);
+    let result = greet(&mut control, &greeting, Instant::now() + Duration::from_secs(1)).await;
+    if result.is_ok() {
+        assert_eq!(control.into_inner().1, "", "nothing is left over");
+    } else {
+        drop(control);
+    }
+    Run { result, asked: String::from_utf8(server.await.unwrap()).unwrap() }
+}
+
+fn plain(resp: Resp) -> Greeting<'static> {
+    Greeting { credentials: None, resp, database: 0 }
+}
+
+/// The replies to the second write, up to ROLE's.
+fn welcome(hello: &str, role: &str) -> String {
+    format!("{hello}+OK\r\n+OK\r\n+PONG\r\n{role}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_introduces_itself_in_either_version() {
+    for (resp, hello, server, version) in
+        [(Resp::V2, HELLO2, "valkey", "8.0.1"), (Resp::V3, HELLO3, "redis", "7.0.15")]
+    {
+        let run = run(plain(resp), &[&welcome(hello, PRIMARY)]).await;
+        let greeted = run.result.unwrap();
+        assert_eq!(greeted.role, Some(Role::Primary { offset: Some(3_129_659) }));
+        let info = greeted.server.unwrap();
+        assert_eq!((info.server.as_str(), info.version.as_str()), (server, version));
+        assert_eq!(info.modules, [("bf".to_owned(), 20)]);
+        assert!(!run.asked.contains("AUTH") && !run.asked.contains("SELECT"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn auth_travels_alone_and_select_last() {
+    let credentials = Credentials { username: Some("app".into()), password: Secret::new("pw") };
+    let greeting = Greeting { credentials: Some(&credentials), resp: Resp::V2, database: 12 };
+    let second = format!("{}+OK\r\n", welcome(HELLO2, PRIMARY));
+    let run = run(greeting, &["+OK\r\n", &second]).await;
+    run.result.unwrap();
+    assert!(run.asked.starts_with("*3\r\n$4\r\nAUTH\r\n$3\r\napp\r\n$2\r\npw\r\n|"), "{:?}", run.asked);
+    assert!(run.asked.ends_with("$6\r\nSELECT\r\n$2\r\n12\r\n|"), "{:?}", run.asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_without_a_user_takes_the_short_form() {
+    let credentials = Credentials { username: None, password: Secret::new("pw") };
+    let greeting = Greeting { credentials: Some(&credentials), ..plain(Resp::V2) };
+    let run = run(greeting, &["+OK\r\n", &welcome(HELLO2, PRIMARY)]).await;
+    run.result.unwrap();
+    assert!(run.asked.starts_with("*2\r\n$4\r\nAUTH\r\n$2\r\npw\r\n|"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_servers_and_narrow_users_are_served() {
+    // Redis 5: no HELLO, no CAPA, no SETINFO.
+    let unknown = "-ERR unknown command\r\n";
+    let answer = format!("{unknown}{unknown}{unknown}+PONG\r\n{PRIMARY}");
+    let greeted = run(plain(Resp::V2), &[&answer]).await.result.unwrap();
+    assert_eq!((greeted.server, greeted.role), (None, Some(Role::Primary { offset: Some(3_129_659) })));
+
+    // ROLE forbidden, INFO allowed; then both forbidden.
+    let first = format!("{HELLO2}{NOPERM}{NOPERM}{NOPERM}{NOPERM}");
+    let info = "role:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:6379\r\nmaster_link_status:down\r\n";
+    let bulk = format!("${}\r\n{info}\r\n", info.len());
+    let greeted = run(plain(Resp::V2), &[&first, &bulk]).await.result.unwrap();
+    assert_eq!(greeted.role, Some(Role::Replica { of: Address::tcp("10.0.0.7", 6379), connected: false }));
+    let greeted = run(plain(Resp::V2), &[&first, NOPERM]).await.result.unwrap();
+    assert_eq!(greeted.role, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_roles_are_recognised() {
+    let greeted = run(plain(Resp::V2), &[&welcome(HELLO2, REPLICA)]).await.result.unwrap();
+    assert_eq!(greeted.role, Some(Role::Replica { of: Address::tcp("fe80::1:2", 6379), connected: true }));
+    let sentinel = welcome(HELLO2, "*2\r\n$8\r\nsentinel\r\n*1\r\n$8\r\nmymaster\r\n");
+    assert_eq!(run(plain(Resp::V2), &[&sentinel]).await.result.unwrap().role, Some(Role::Sentinel));
+    assert_eq!(
+        role_from_info("role:master\r\nmaster_repl_offset:7\r\n"),
+        Some(Role::Primary { offset: Some(7) })
+    );
+    assert_eq!(role_from_info("# Server\r\n"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_keep_the_servers_line() {
+    let credentials = Credentials { username: None, password: Secret::new("pw") };
+    let with_auth = Greeting { credentials: Some(&credentials), ..plain(Resp::V2) };
+    let line = "WRONGPASS invalid username-password pair or user is disabled.";
+    let refused = run(with_auth, &[&format!("-{line}\r\n")]).await;
+    assert!(
+        matches!(&refused.result, Err(GreetError::AuthRefused(got)) if got == line),
+        "{:?}",
+        refused.result
+    );
+    assert!(!refused.asked.contains("HELLO"), "nothing follows a refused AUTH");
+
+    let noauth = "NOAUTH Authentication required.";
+    let answer = format!(
+        "-NOAUTH HELLO must be called with the client already authenticated\r\n-{noauth}\r\n-{noauth}\r\n-{noauth}\r\n-{noauth}\r\n"
+    );
+    for resp in [Resp::V2, Resp::V3] {
+        let result = run(plain(resp), &[&answer]).await.result;
+        assert!(matches!(&result, Err(GreetError::AuthRequired(got)) if got == noauth), "{result:?}");
+    }
+
+    let line = "ERR DB index is out of range";
+    let answer = format!("{}-{line}\r\n", welcome(HELLO2, PRIMARY));
+    let result = run(Greeting { database: 99, ..plain(Resp::V2) }, &[&answer]).await.result;
+    assert!(matches!(&result, Err(GreetError::Select(got)) if got == line), "{result:?}");
+
+    let line = "NOPROTO unsupported protocol version";
+    let result = run(plain(Resp::V3), &[&welcome(&format!("-{line}\r\n"), PRIMARY)]).await.result;
+    assert!(matches!(&result, Err(GreetError::NoResp3(got)) if got == line), "{result:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_serve_now_is_told_from_one_that_refuses() {
+    let credentials = Credentials { username: None, password: Secret::new("pw") };
+    let with_auth = Greeting { credentials: Some(&credentials), ..plain(Resp::V2) };
+    for line in [
+        "ERR max number of clients reached",
+        "DENIED Redis is running in protected mode because",
+        "LOADING Valkey is loading the dataset in memory",
+    ] {
+        for greeting in [plain(Resp::V2), plain(Resp::V3), with_auth] {
+            let result = run(greeting, &[&format!("-{line}\r\n")]).await.result;
+            assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == line), "{result:?}");
+        }
+    }
+    for line in ["LOADING x", "MASTERDOWN Link with MASTER is down"] {
+        let answer = format!("{HELLO2}+OK\r\n+OK\r\n-{line}\r\n{PRIMARY}");
+        let result = run(plain(Resp::V2), &[&answer]).await.result;
+        assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == line), "{result:?}");
+    }
+    // A running script keeps ROLE from being answered, and INFO too where ROLE is forbidden.
+    let busy = "BUSY Redis is busy running a script.";
+    let role = format!("{HELLO2}+OK\r\n+OK\r\n-{busy}\r\n-{busy}\r\n");
+    let result = run(plain(Resp::V2), &[&role]).await.result;
+    assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == busy), "{result:?}");
+    let info = [welcome(HELLO2, NOPERM), format!("-{busy}\r\n")];
+    let result = run(plain(Resp::V2), &[&info[0], &info[1]]).await.result;
+    assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == busy), "{result:?}");
+
+    for line in ["MISCONF Errors writing to the AOF file", "NOPERM this user"] {
+        let answer = format!("{HELLO2}+OK\r\n+OK\r\n-{line}\r\n{PRIMARY}");
+        run(plain(Resp::V2), &[&answer]).await.result.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_cut_and_every_silence_ends_in_time() {
+    let credentials = Credentials { username: None, password: Secret::new("pw") };
+    let greeting = Greeting { credentials: Some(&credentials), resp: Resp::V3, database: 3 };
+    let second = format!("{}+OK\r\n", welcome(HELLO3, PRIMARY));
+    let whole = format!("+OK\r\n{second}");
+    for cut in 0..whole.len() {
+        for hang_up in [true, false] {
+            let (ours, mut theirs) = duplex(1 << 16);
+            theirs.write_all(&whole.as_bytes()[..cut]).await.unwrap();
+            let mut held = None;
+            if hang_up {
+                // Reads end; what we write still fits the pipe.
+                theirs.shutdown().await.unwrap();
+            }
+            held.replace(theirs);
+            let started = Instant::now();
+            let result = greet(&mut Control::new(ours), &greeting, started + Duration::from_secs(1)).await;
+            match result {
+                Err(GreetError::Control(ControlError::Closed)) => assert!(hang_up),
+                Err(GreetError::Control(ControlError::Timeout)) => assert!(!hang_up),
+                other => panic!("after {cut} bytes: {other:?}"),
+            }
+            assert!(started.elapsed() <= Duration::from_secs(1));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_is_a_protocol_error() {
+    for answer in ["SSH-2.0-OpenSSH_9.2\r\n", "\x15\x03\x01\0\x02\x02\x0a\n"] {
+        let result = run(plain(Resp::V2), &[answer]).await.result;
+        assert!(matches!(result, Err(GreetError::Control(ControlError::Protocol(_)))), "{result:?}");
+    }
+    let result = run(plain(Resp::V2), &[&welcome(HELLO2, "*1\r\n$5\r\nother\r\n")]).await.result;
+    assert!(matches!(result, Err(GreetError::Control(ControlError::Protocol(_)))), "{result:?}");
+}

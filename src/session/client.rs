@@ -1,0 +1,127 @@
+//! What a client has told respgate about itself: the connection state that a server would keep.
+
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use crate::resp::Resp;
+use crate::upstream::identity::Identity;
+
+/// Whether the client sees replies (CLIENT REPLY).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Replying {
+    /// All of them.
+    #[default]
+    On,
+    /// None until CLIENT REPLY ON.
+    Off,
+    /// Not the next command's.
+    SkipNext,
+}
+
+/// Connection state that is respgate's to keep, since upstream connections are shared.
+pub struct Client {
+    /// Unique in this process, and unchanged by failovers.
+    pub id: u64,
+    /// The client's own address, as the server would print it.
+    pub peer: String,
+    /// The address that it connected to.
+    pub local: String,
+    /// When it connected.
+    pub since: Instant,
+    /// The protocol version it speaks.
+    pub resp: Resp,
+    /// The selected database.
+    pub database: u32,
+    /// Who it acts as; `None` until it authenticates, where it must.
+    pub identity: Option<Rc<Identity>>,
+    /// CLIENT SETNAME.
+    pub name: Vec<u8>,
+    /// CLIENT SETINFO LIB-NAME.
+    pub lib_name: Vec<u8>,
+    /// CLIENT SETINFO LIB-VER.
+    pub lib_ver: Vec<u8>,
+    /// CLIENT REPLY.
+    pub replying: Replying,
+}
+
+/// Where a client comes from.
+pub struct Origin {
+    /// See [`Client::id`].
+    pub id: u64,
+    /// See [`Client::peer`].
+    pub peer: String,
+    /// See [`Client::local`].
+    pub local: String,
+}
+
+impl Client {
+    /// A client that has just connected.
+    pub fn new(origin: Origin, database: u32, identity: Option<Rc<Identity>>) -> Self {
+        Self {
+            id: origin.id,
+            peer: origin.peer,
+            local: origin.local,
+            since: Instant::now(),
+            resp: Resp::V2,
+            database,
+            identity,
+            name: Vec::new(),
+            lib_name: Vec::new(),
+            lib_ver: Vec::new(),
+            replying: Replying::On,
+        }
+    }
+
+    /// RESET: back to what a new connection is. The library's name survives, as on the server.
+    pub fn reset(&mut self, database: u32, identity: Option<Rc<Identity>>) {
+        self.resp = Resp::V2;
+        self.database = database;
+        self.identity = identity;
+        self.name.clear();
+        self.replying = Replying::On;
+    }
+
+    /// Whether the reply to the command that is being handled is to be dropped; a single skip is used up.
+    pub fn mutes(&mut self) -> bool {
+        match self.replying {
+            Replying::On => false,
+            Replying::Off => true,
+            Replying::SkipNext => {
+                self.replying = Replying::On;
+                true
+            }
+        }
+    }
+
+    /// One line as CLIENT INFO and CLIENT LIST print it. Figures that only the server could know are zero.
+    pub fn line(&self, command: &str) -> Vec<u8> {
+        let mut line =
+            format!("id={} addr={} laddr={} fd=0 name=", self.id, self.peer, self.local).into_bytes();
+        line.extend_from_slice(&self.name);
+        let user = self.identity.as_ref().map_or("default", |identity| identity.user());
+        line.extend_from_slice(
+            format!(
+                " age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={user} redir=-1 resp={} lib-name=",
+                self.since.elapsed().as_secs(),
+                self.database,
+                match self.resp {
+                    Resp::V2 => 2,
+                    Resp::V3 => 3,
+                },
+            )
+            .as_bytes(),
+        );
+        line.extend_from_slice(&self.lib_name);
+        line.extend_from_slice(b" lib-ver=");
+        line.extend_from_slice(&self.lib_ver);
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Whether a client's or library's name is one that the server takes: bytes from `!` to `~` only
+/// (validateClientAttr, observed on valkey 8.0 and redis 7.0).
+pub fn valid_name(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}

@@ -1,0 +1,203 @@
+//! What a session must wait for outside the data path: another user's password, another database, a lease.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use super::hello::Hello;
+use super::turn::DEPARTED_CHECK;
+use super::{Close, Session, hello, leased, refusal};
+use crate::resp::Resp;
+use crate::resp::write;
+use crate::topology::ServerInfo;
+use crate::upstream::lane::Admission;
+use crate::upstream::open::Key;
+
+/// A command that the table lacks, at a time when the server cannot be asked about it.
+const CANNOT_LEARN: &[u8] = b"-ERR respgate: this command is not in respgate's table, and the server could not be asked about it; try again";
+
+/// Something to wait for.
+pub(super) enum Errand {
+    /// AUTH.
+    Auth {
+        /// The user; `None` for the one-argument form.
+        user: Option<Vec<u8>>,
+        /// The password.
+        password: Vec<u8>,
+    },
+    /// HELLO with AUTH, or before any server has been greeted.
+    Hello(Hello),
+    /// SELECT of a database that is not the current one.
+    Select(u32),
+    /// It is not known yet whether clients have to authenticate.
+    Greet,
+    /// The request at the front of the input has a command that the table lacks.
+    Learn,
+    /// The request at the front of the input needs a connection of its own.
+    Lease,
+}
+
+impl Session {
+    /// Does an errand and answers its command. Ends early when the client leaves.
+    pub(super) async fn perform(&mut self, errand: Errand) {
+        match errand {
+            Errand::Auth { user, password } => self.authenticate(user, password).await,
+            Errand::Hello(hello) => self.hello(hello).await,
+            Errand::Select(database) => self.select(database).await,
+            Errand::Greet => {
+                let upstream = self.around.upstream.clone();
+                let own = upstream.identities.own().clone();
+                let key = Key { identity: own, database: upstream.config.database, resp: Resp::V2 };
+                // Refused or not: what it says about AUTH has been noted.
+                let _ = self.opened(&key).await;
+                upstream.auth_cleared();
+                if upstream.wants_auth() && !self.admitted() {
+                    self.client.identity = None;
+                }
+            }
+            Errand::Learn => {
+                if let Some(key) = self.key()
+                    && !self.around.upstream.clone().learn(&key).await
+                {
+                    self.skip_request();
+                    self.refuse(CANNOT_LEARN);
+                }
+            }
+            Errand::Lease => {
+                if let Err(close) = leased::serve(self).await {
+                    self.closing = Some(close);
+                } else if let Some(errand) = self.pending.take() {
+                    Box::pin(self.perform(errand)).await;
+                }
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, user: Option<Vec<u8>>, password: Vec<u8>) {
+        match self.verify(user.as_deref(), &password).await {
+            Ok(()) => self.answer(write::ok),
+            Err(line) => self.refuse(&line),
+        }
+    }
+
+    async fn hello(&mut self, hello: Hello) {
+        if let Some((user, password)) = &hello.auth
+            && let Err(line) = self.verify(Some(user), password).await
+        {
+            return self.refuse(&line);
+        }
+        if self.around.upstream.server().is_none()
+            && let Some(key) = self.key()
+            && let Err(line) = self.opened(&key).await
+        {
+            return if self.admitted() { self.refuse(&line) } else { self.refuse(refusal::NO_AUTH_HELLO) };
+        }
+        // A user who may not use HELLO leaves the version unknown.
+        let server = self.around.upstream.server().unwrap_or_else(|| Rc::new(ServerInfo::default()));
+        self.greet(&hello, &server);
+    }
+
+    /// Applies a HELLO whose AUTH has been accepted, and answers it.
+    pub(super) fn greet(&mut self, hello: &Hello, server: &ServerInfo) {
+        if let Some(resp) = hello.resp
+            && resp != self.client.resp
+        {
+            self.client.resp = resp;
+            self.leave_lane();
+        }
+        if let Some(name) = &hello.name {
+            self.client.name.clone_from(name);
+        }
+        let mut reply = Vec::new();
+        hello::reply(&mut reply, &self.client, server);
+        self.answer(|out| out.extend_from_slice(&reply));
+    }
+
+    /// Has the upstream check a password, and acts as that user from then on. A refusal changes nothing.
+    async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), Rc<[u8]>> {
+        let upstream = self.around.upstream.clone();
+        // A name that is not UTF-8 is nobody's: the server's answer to an unknown user is right for it.
+        let user = match user.map(std::str::from_utf8).transpose() {
+            Ok(user) => user,
+            Err(_) => {
+                return Err(Rc::from(&b"-WRONGPASS invalid username-password pair or user is disabled."[..]));
+            }
+        };
+        let identity = upstream.identities.of(user, password);
+        upstream.verify(&Key { identity: identity.clone(), database: 0, resp: Resp::V2 }).await?;
+        if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
+            self.client.identity = Some(identity);
+            self.leave_lane();
+        }
+        Ok(())
+    }
+
+    async fn select(&mut self, database: u32) {
+        let Some(mut key) = self.key() else { return };
+        key.database = database;
+        match self.opened(&key).await {
+            Ok(()) => {
+                self.client.database = database;
+                self.leave_lane();
+                self.answer(write::ok);
+            }
+            Err(line) => self.refuse(&line),
+        }
+    }
+
+    /// Waits until the lane for `key` is open: the server has accepted the user, the database and the version.
+    async fn opened(&mut self, key: &Key) -> Result<(), Rc<[u8]>> {
+        let upstream = self.around.upstream.clone();
+        let lane = upstream.lane(key);
+        let client = self.client.id;
+        loop {
+            let deadline = match upstream.admission(&lane) {
+                Admission::Open | Admission::Full => return Ok(()),
+                Admission::Refused(line) => return Err(line),
+                Admission::Held(deadline) => deadline,
+            };
+            let mut registered = false;
+            let change = poll_fn(|cx| {
+                if std::mem::replace(&mut registered, true) {
+                    return std::task::Poll::Ready(());
+                }
+                lane.wait(client, cx.waker());
+                std::task::Poll::Pending
+            });
+            tokio::select! {
+                _ = tokio::time::timeout_at(deadline, change) => {}
+                () = self.left() => {
+                    lane.leave(client);
+                    self.closing = Some(Close::Left);
+                    return Err(Rc::from(&b"-ERR respgate: the client left"[..]));
+                }
+            }
+        }
+    }
+
+    /// Ends when nobody waits for the errand any more: the client has closed its connection and no primary is in
+    /// sight, or the request waits for what other clients do. A client that only closed its sending side still gets its replies. What it sends meanwhile is kept,
+    /// within bounds.
+    pub(super) async fn left(&mut self) {
+        let upstream = self.around.upstream.clone();
+        loop {
+            if upstream.in_hold() {
+                self.wait_held();
+            }
+            tokio::select! {
+                () = poll_fn(|cx| self.poll_left(cx)) => break,
+                () = upstream.changed() => {}
+            }
+        }
+        while !self.around.upstream.in_hold() && !self.waits_for_others() {
+            tokio::time::sleep(DEPARTED_CHECK).await;
+        }
+    }
+
+    /// RESET.
+    pub(super) fn reset(&mut self) {
+        let upstream = &self.around.upstream;
+        let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
+        self.client.reset(upstream.config.database, identity);
+        self.leave_lane();
+    }
+}

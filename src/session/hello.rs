@@ -1,0 +1,93 @@
+//! HELLO: its options, and its reply.
+
+use super::client::{Client, valid_name};
+use super::refusal;
+use crate::resp::Resp;
+use crate::resp::request::Request;
+use crate::resp::write;
+use crate::topology::ServerInfo;
+
+/// A well-formed HELLO.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The version asked for; `None` leaves it.
+    pub resp: Option<Resp>,
+    /// User and password of the AUTH option.
+    pub auth: Option<(Vec<u8>, Vec<u8>)>,
+    /// The SETNAME option.
+    pub name: Option<Vec<u8>>,
+}
+
+/// Reads HELLO's arguments in the server's order, so that the first fault is the one it would name.
+///
+/// # Errors
+/// The server's error line.
+pub fn parse(request: &Request<'_>) -> Result<Hello, Vec<u8>> {
+    let mut args = request.args().skip(1);
+    let mut hello = Hello { resp: None, auth: None, name: None };
+    if let Some(version) = args.next() {
+        hello.resp = Some(match std::str::from_utf8(version).ok().and_then(integer) {
+            Some(2) => Resp::V2,
+            Some(3) => Resp::V3,
+            Some(_) => return Err(refusal::NO_PROTOCOL.to_vec()),
+            None => return Err(refusal::PROTOCOL_NOT_AN_INTEGER.to_vec()),
+        });
+    }
+    while let Some(option) = args.next() {
+        if option.eq_ignore_ascii_case(b"AUTH") {
+            let (Some(user), Some(password)) = (args.next(), args.next()) else {
+                return Err(bad_option(option));
+            };
+            hello.auth = Some((user.to_vec(), password.to_vec()));
+        } else if option.eq_ignore_ascii_case(b"SETNAME") {
+            let Some(name) = args.next() else { return Err(bad_option(option)) };
+            if !valid_name(name) {
+                return Err(refusal::BAD_NAME.to_vec());
+            }
+            hello.name = Some(name.to_vec());
+        } else {
+            return Err(bad_option(option));
+        }
+    }
+    Ok(hello)
+}
+
+/// An integer as the server reads one: no sign but a minus, no leading zeros, no blanks.
+pub fn integer(text: &str) -> Option<i64> {
+    let value: i64 = text.parse().ok()?;
+    (value.to_string() == text).then_some(value)
+}
+
+fn bad_option(option: &[u8]) -> Vec<u8> {
+    let mut line = b"-ERR Syntax error in HELLO option '".to_vec();
+    line.extend(option.iter().map(|byte| if byte.is_ascii_graphic() { *byte } else { b' ' }));
+    line.push(b'\'');
+    line
+}
+
+/// The reply, with the client's own id and the upstream's version.
+pub fn reply(out: &mut Vec<u8>, client: &Client, server: &ServerInfo) {
+    let resp = client.resp;
+    write::map(out, resp, 7);
+    for (name, value) in [("server", &server.server), ("version", &server.version)] {
+        write::bulk(out, name.as_bytes());
+        write::bulk(out, value.as_bytes());
+    }
+    write::bulk(out, b"proto");
+    write::integer(out, if resp == Resp::V3 { 3 } else { 2 });
+    write::bulk(out, b"id");
+    write::integer(out, i64::try_from(client.id).unwrap_or(i64::MAX));
+    for (name, value) in [("mode", "standalone"), ("role", "master")] {
+        write::bulk(out, name.as_bytes());
+        write::bulk(out, value.as_bytes());
+    }
+    write::bulk(out, b"modules");
+    write::array(out, server.modules.len());
+    for (name, version) in &server.modules {
+        write::map(out, resp, 2);
+        write::bulk(out, b"name");
+        write::bulk(out, name.as_bytes());
+        write::bulk(out, b"ver");
+        write::integer(out, *version);
+    }
+}

@@ -1,0 +1,264 @@
+//! What the replies of a lease mean, and how they reach the client.
+
+use super::expect::{Awaited, Effect, Expect, echoes, selected};
+use super::pins::{Confirmation, Published, published};
+use super::{Close, End, Leased, Session};
+use crate::resp::Resp;
+use crate::resp::reply::{ReplyKind, ScannedReply};
+use crate::upstream::not_primary;
+
+/// A reply larger than this is passed on in pieces, in bytes.
+const STREAMED: usize = 256 * 1024;
+
+impl Leased {
+    /// Handles what has been read from the server.
+    pub(super) fn absorb(&mut self, session: &mut Session) {
+        let mut read =
+            std::mem::replace(&mut self.lease.link.read, crate::net::read_buffer::ReadBuffer::new(0));
+        let mut at = 0;
+        while self.ending.is_none() {
+            let rest = read.bytes().get(at..).unwrap_or_default();
+            match self.scanner.scan(rest) {
+                ScannedReply::Complete { len, kind } => {
+                    self.frame(session, rest.get(..len).unwrap_or_default(), kind);
+                    at += len;
+                }
+                ScannedReply::Incomplete => {
+                    let part = self.scanner.scanned().min(rest.len());
+                    if rest.len() > STREAMED && part > 0 && self.streamable() {
+                        let message = rest.starts_with(b">")
+                            || (self.mixes_messages(session) && published(rest) == Published::Message);
+                        let began = self.streaming.is_none();
+                        let message = *self.streaming.get_or_insert(message);
+                        if let Some(Expect::Newest(place)) = self.expected.front()
+                            && began
+                            && !message
+                        {
+                            self.learned_newest(*place, rest);
+                        }
+                        pass(session, rest.get(..part).unwrap_or_default(), self.mutes_front());
+                        self.scanner.rebase(part);
+                        at += part;
+                    } else if rest.len() > session.around.config.max_reply_buffer {
+                        tracing::warn!(
+                            client = session.client.id,
+                            "a client is disconnected: a transaction with SELECT in it has a reply larger than max-reply-buffer"
+                        );
+                        self.ending = Some(End::Close(Close::Slow));
+                    }
+                    break;
+                }
+                ScannedReply::Fault(fault) => {
+                    tracing::error!(client = session.client.id, %fault, "a leased connection was closed because what the server sent cannot be trusted");
+                    self.ending = Some(End::Close(Close::UpstreamLost));
+                }
+            }
+        }
+        read.consume(at);
+        self.lease.link.read = read;
+    }
+
+    /// Whether the next reply can be passed on before it is whole: respgate need not read it.
+    fn streamable(&self) -> bool {
+        match self.expected.front() {
+            Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) => {
+                transaction.selects.is_empty()
+            }
+            Some(Expect::Reply(_) | Expect::Newest(_)) | None => true,
+            Some(_) => false,
+        }
+    }
+
+    fn mutes_front(&self) -> bool {
+        self.streaming != Some(true)
+            && matches!(
+                self.expected.front(),
+                Some(Expect::Newest(_) | Expect::Reply(Awaited { mute: true, .. }))
+            )
+    }
+
+    fn frame(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
+        if kind == ReplyKind::Error {
+            session.around.upstream.note_error(frame, self.lease.link.generation);
+        }
+        if self.streaming.is_some() {
+            let mute = self.mutes_front();
+            pass(session, frame, mute);
+            if self.streaming.take() == Some(false) {
+                self.pop();
+            }
+            return;
+        }
+        if kind == ReplyKind::Push || self.mixes_messages(session) {
+            match published(frame) {
+                Published::Message => return pass(session, frame, false),
+                Published::Confirmation(confirmation) => {
+                    return self.confirmed(session, frame, &confirmation);
+                }
+                Published::Other if kind == ReplyKind::Push => return pass(session, frame, false),
+                Published::Other => {}
+            }
+        }
+        if kind == ReplyKind::Error && self.refused(frame) {
+            self.front_refused = true;
+            self.ending = Some(End::Lost);
+            return;
+        }
+        self.answer(session, frame, kind);
+        self.pass_decided(session);
+    }
+
+    /// The reply to the front request.
+    fn answer(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
+        match self.pop() {
+            Some(Expect::Reply(awaited)) => self.reply(session, frame, kind, awaited),
+            // A refused subscription answers once, whatever the number of names.
+            Some(Expect::Confirmations(_)) => pass(session, frame, false),
+            Some(Expect::Nonce(nonce)) if echoes(frame, &nonce) => {}
+            Some(Expect::Nonce(_)) => {
+                tracing::error!(
+                    client = session.client.id,
+                    user = session.client.identity.as_ref().map_or("default", |identity| identity.user()),
+                    "a script's reply was followed by one that nothing asked for: client and connection are closed"
+                );
+                self.ending = Some(End::Close(Close::UpstreamLost));
+            }
+            Some(Expect::Newest(place)) => self.learned_newest(place, frame),
+            Some(Expect::Publish) => self.unpublished = (kind == ReplyKind::Error).then(|| frame.to_vec()),
+            Some(Expect::Discarded(reply)) => {
+                self.doubtful |= kind == ReplyKind::Error;
+                pass(session, &reply, false);
+            }
+            Some(Expect::Restored(_)) if kind == ReplyKind::Error => {
+                tracing::warn!(
+                    client = session.client.id,
+                    error = %String::from_utf8_lossy(frame).trim_end(),
+                    "a client's state could not be restored on the new primary: it is disconnected"
+                );
+                self.ending = Some(End::Close(Close::UpstreamLost));
+            }
+            Some(Expect::Restored(_)) => {}
+            Some(Expect::Decided(_)) | None if self.pins.monitoring => pass(session, frame, false),
+            Some(Expect::Decided(_)) | None => {
+                tracing::error!(
+                    client = session.client.id,
+                    "a leased connection sent a reply that nothing asked for"
+                );
+                self.ending = Some(End::Close(Close::UpstreamLost));
+            }
+        }
+    }
+
+    /// The front expectation is met: its request need not be kept any longer.
+    fn pop(&mut self) -> Option<Expect> {
+        let (expect, len) = self.expected.pop()?;
+        self.outbound.answered(len);
+        Some(expect)
+    }
+
+    /// Passes on what was decided without the server, as far as its turn has come.
+    pub(super) fn pass_decided(&mut self, session: &Session) {
+        while matches!(self.expected.front(), Some(Expect::Decided(_))) {
+            if let Some(Expect::Decided(reply)) = self.pop() {
+                pass(session, &reply, false);
+            }
+        }
+    }
+
+    /// One name's subscription has begun or ended. What a transplant repeats, the client has seen already.
+    fn confirmed(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
+        let (done, seen) = match self.expected.front_mut() {
+            Some(Expect::Confirmations(left)) => {
+                *left = left.saturating_sub(1);
+                (*left == 0, false)
+            }
+            Some(Expect::Restored(left)) => {
+                *left = left.saturating_sub(1);
+                (*left == 0, true)
+            }
+            _ => (false, false),
+        };
+        if !seen {
+            self.pins.confirm(confirmation);
+            pass(session, frame, false);
+        }
+        if done {
+            self.pop();
+            self.pass_decided(session);
+        }
+    }
+
+    /// Whether messages and confirmations look like replies. In RESP3 they are pushes, and a reply that looks like a
+    /// message is a list that happens to begin with that word.
+    fn mixes_messages(&self, session: &Session) -> bool {
+        session.client.resp == Resp::V2 && (self.pins.subscribed() || self.awaits_confirmation())
+    }
+
+    fn awaits_confirmation(&self) -> bool {
+        matches!(self.expected.front(), Some(Expect::Confirmations(_) | Expect::Restored(_)))
+    }
+
+    /// Whether this error means that the server did not run the front request because it is not the primary, or no
+    /// longer. A script can forge such an error.
+    fn refused(&self, frame: &[u8]) -> bool {
+        match self.expected.front() {
+            Some(Expect::Reply(awaited)) if awaited.forgeable => false,
+            // A transaction is refused whole; one that watched a key must not run unwatched.
+            Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) => {
+                !transaction.watched
+                    && frame
+                        .strip_prefix(b"-EXECABORT Transaction discarded because of: ")
+                        .is_some_and(not_primary)
+            }
+            Some(Expect::Reply(_)) => frame.strip_prefix(b"-").is_some_and(not_primary),
+            _ => false,
+        }
+    }
+
+    fn reply(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind, awaited: Awaited) {
+        let failed = kind == ReplyKind::Error;
+        let mute = awaited.mute;
+        match awaited.effect {
+            Effect::None => {}
+            Effect::Multi if failed => {
+                self.pins.transaction = None;
+                self.doubtful = true;
+            }
+            Effect::Multi => {}
+            Effect::State | Effect::Discard => self.doubtful |= failed,
+            Effect::Exec(transaction) => {
+                self.doubtful |= failed && !frame.starts_with(b"-EXECABORT");
+                if let Some(database) = selected(frame, &transaction.selects) {
+                    self.selected(session, database);
+                }
+            }
+            Effect::Select(database) if !failed => self.selected(session, database),
+            Effect::Tracking(request) if !failed => self.pins.tracking = request,
+            Effect::NoTouch(on) if !failed => self.pins.no_touch = on,
+            Effect::Select(_) | Effect::Tracking(_) | Effect::NoTouch(_) => {}
+            Effect::Monitor => self.pins.monitoring = !failed,
+            Effect::Wait => {
+                if let Some(error) = self.unpublished.take() {
+                    let mut line = b"-ERR respgate: WAIT cannot be answered truthfully, because the user may not PUBLISH to __respgate:wait; the server said: ".to_vec();
+                    line.extend(error.iter().filter(|byte| !byte.is_ascii_control()));
+                    line.extend_from_slice(b"\r\n");
+                    return pass(session, &line, mute);
+                }
+            }
+        }
+        pass(session, frame, mute);
+    }
+
+    fn selected(&mut self, session: &mut Session, database: u32) {
+        self.lease.reselected(database);
+        session.client.database = database;
+        session.leave_lane();
+    }
+}
+
+/// Appends a frame, or a piece of one, to the client's replies.
+fn pass(session: &Session, frame: &[u8], mute: bool) {
+    if !mute {
+        session.replies.answer(|out| out.extend_from_slice(frame));
+    }
+}

@@ -1,0 +1,393 @@
+//! Which requests go out on a lease, and what is expected back.
+
+use tokio::time::Instant;
+
+use super::expect::{Awaited, Effect, Expect, NONCE, nonce};
+use super::pins::{Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS, Transaction};
+use super::settle::null_array;
+use super::{Close, End, Leased, OUTBOUND, Pause, Session};
+use crate::command::{self, Flags, Found, Spec, Verb};
+use crate::resp::Resp;
+use crate::resp::request::{self, Request};
+use crate::session::route::Way;
+use crate::session::turn::Step;
+use crate::session::{local, refusal};
+use crate::upstream::queue::IfLost;
+
+/// The channel that the PUBLISH before a WAIT goes to; nobody needs to listen.
+const WAIT_CHANNEL: &[u8] = b"__respgate:wait";
+
+impl Leased {
+    /// Takes requests from the session's input until one must wait.
+    pub(super) fn admit_input(&mut self, session: &mut Session, moved: &mut bool) -> Pause {
+        let input = std::mem::take(&mut session.input);
+        let (used, pause) = session.handle_with(&input, |session, found| match found {
+            Ok(request) => self.admit(session, request),
+            Err(fault) => self.when_answered(|_| session.fault(fault)),
+        });
+        session.input = input;
+        session.consume(used);
+        *moved |= used > 0;
+        pause
+    }
+
+    fn admit(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+        let depth = session.around.config.max_pipeline;
+        if self.ending.is_some() || self.expected.gated || self.expected.len() >= depth {
+            return Step::Stay(Pause::Replies);
+        }
+        if self.outbound.held() > OUTBOUND || session.around.upstream.holding() {
+            return Step::Stay(Pause::Replies);
+        }
+        // A session that needs its lease no longer goes back to the shared lane.
+        if self.expected.is_empty() && !self.pins.any() && !self.sticky && self.used {
+            return Step::Stay(Pause::Replies);
+        }
+        self.used = true;
+        session.around.upstream.counters.leased.rise();
+        note_script(session, request);
+        let way = session.way(request);
+        if self.pins.transaction.is_some() {
+            return self.admit_queued(session, request, way);
+        }
+        match way {
+            Way::Local(spec) => self.admit_local(session, spec, request),
+            Way::Refused(line) => self.when_answered(|_| {
+                session.refuse(&line);
+                Step::Done
+            }),
+            Way::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
+            Way::Kept | Way::Unlearned => {
+                self.pins.kept = true;
+                self.forward(session, request, Effect::None)
+            }
+            Way::Shared(_) | Way::Scan(_) | Way::Leased => {
+                if self.pins.subscribed() && session.client.resp == Resp::V2 {
+                    return self.admit_subscribed(session, request);
+                }
+                match command::find(request) {
+                    Some(Found::Spec(spec)) => self.admit_known(session, spec, request),
+                    _ => self.forward(session, request, Effect::None),
+                }
+            }
+        }
+    }
+
+    /// What respgate answers itself comes behind all replies that are under way.
+    fn when_answered(&mut self, answer: impl FnOnce(&mut Self) -> Step) -> Step {
+        if self.expected.is_empty() { answer(self) } else { Step::Stay(Pause::Replies) }
+    }
+
+    fn admit_local(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
+        if !self.expected.is_empty() {
+            return Step::Stay(Pause::Replies);
+        }
+        let v2_subscriber = self.pins.subscribed() && session.client.resp == Resp::V2;
+        match spec.verb {
+            Verb::Quit => {
+                session.replies.answer(crate::resp::write::ok);
+                Step::Taken(Pause::Close(Close::Finished))
+            }
+            Verb::Reset => {
+                session.reset();
+                session.replies.answer(|out| crate::resp::write::simple(out, "RESET"));
+                self.ending = Some(End::Abandoned);
+                Step::Taken(Pause::Replies)
+            }
+            // In RESP2 a subscriber's PING is answered in the shape of a message.
+            Verb::Ping if v2_subscriber => self.forward(session, request, Effect::None),
+            Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe if self.pins.subscribed() => {
+                self.admit_known(session, spec, request)
+            }
+            _ if v2_subscriber => self.admit_subscribed(session, request),
+            Verb::Unwatch | Verb::Exec | Verb::Discard => self.admit_known(session, spec, request),
+            Verb::Select => match request.arg(1).and_then(local::database) {
+                Some(database) => {
+                    self.expected.gated = true;
+                    self.forward(session, request, Effect::Select(database))
+                }
+                None => self.answer_locally(session, spec, request),
+            },
+            Verb::Auth | Verb::Hello
+                if self.pins.any() && local::changes_connection(&session.client, request) =>
+            {
+                session.refuse(
+                    b"-ERR respgate: the user and the protocol version cannot change while a transaction, WATCH, subscription or tracking is open; RESET first",
+                );
+                Step::Done
+            }
+            _ => self.answer_locally(session, spec, request),
+        }
+    }
+
+    fn answer_locally(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
+        match local::answer(session, spec, request) {
+            local::Outcome::Answered => Step::Done,
+            local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
+            // Without pins the session can go back and have the errand done there.
+            local::Outcome::Errand(errand) => {
+                session.pending = Some(errand);
+                self.ending = Some(End::Clean);
+                Step::Taken(Pause::Replies)
+            }
+        }
+    }
+
+    /// A RESP2 subscriber may only change its subscriptions, PING, QUIT and RESET.
+    fn admit_subscribed(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+        if let Some(Found::Spec(spec)) = command::find(request)
+            && subscription(spec.verb).is_some()
+        {
+            return self.admit_known(session, spec, request);
+        }
+        let name = String::from_utf8_lossy(request.name()).to_ascii_lowercase();
+        let line = format!(
+            "-ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+        );
+        self.when_answered(|_| {
+            session.refuse(line.as_bytes());
+            Step::Done
+        })
+    }
+
+    fn admit_known(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
+        if let Some((kind, begins)) = subscription(spec.verb) {
+            return self.admit_subscription(session, request, kind, begins);
+        }
+        let on = || request.arg(2).is_some_and(|arg| arg.eq_ignore_ascii_case(b"ON"));
+        let effect = match spec.verb {
+            Verb::Multi => {
+                let mut transaction = Transaction::default();
+                transaction.keep(request.raw());
+                self.pins.transaction = Some(transaction);
+                Effect::Multi
+            }
+            Verb::Watch => {
+                self.pins.watching = true;
+                Effect::State
+            }
+            Verb::Unwatch => {
+                self.pins.unwatch();
+                Effect::State
+            }
+            Verb::Monitor => {
+                self.expected.gated = true;
+                Effect::Monitor
+            }
+            Verb::ClientTracking => {
+                self.expected.gated = true;
+                Effect::Tracking(on().then(|| request.raw().into()))
+            }
+            Verb::ClientNoTouch => {
+                self.expected.gated = true;
+                Effect::NoTouch(on())
+            }
+            Verb::Wait | Verb::Waitaof => {
+                let len = self.outbound.push(|out| request::encode(&[b"PUBLISH", WAIT_CHANNEL, b""], out));
+                self.expected.push(Expect::Publish, len);
+                Effect::Wait
+            }
+            _ => Effect::None,
+        };
+        // Nothing may be sent behind a command that can block: it would wait there, out of reach.
+        let blocking = command::may_block(spec, request) && !matches!(effect, Effect::Wait);
+        self.expected.gated |= command::may_block(spec, request);
+        let scripted = spec.flags.contains(Flags::SCRIPT);
+        if blocking && spec.verb == Verb::Xread {
+            self.expect_newest(request);
+        }
+        self.send(
+            request,
+            Awaited {
+                effect,
+                mute: session.client.mutes(),
+                if_lost: session.if_lost(spec, request),
+                queued: false,
+                blocking: blocking.then(Instant::now),
+                forgeable: scripted,
+            },
+        );
+        if scripted {
+            self.expect_nonce();
+        }
+        Step::Done
+    }
+
+    fn admit_subscription(
+        &mut self,
+        session: &mut Session,
+        request: &Request<'_>,
+        kind: Kind,
+        begins: bool,
+    ) -> Step {
+        let named = request.argc() as usize - 1;
+        if begins && self.pins.would_exceed(named, request.len()) {
+            return self.when_answered(|_| {
+                session.refuse(
+                    format!("-ERR respgate: more than {MAX_SUBSCRIPTIONS} subscriptions of one client, or {MAX_NAME_BYTES} bytes of names")
+                        .as_bytes(),
+                );
+                Step::Done
+            });
+        }
+        let count = if named > 0 || begins { named } else { self.pins.names(kind).len().max(1) };
+        // Confirmations are shown whatever CLIENT REPLY says, as on the server, but use a single skip up.
+        session.client.mutes();
+        let len = self.outbound.push(|out| out.extend_from_slice(request.raw()));
+        self.expected.push(Expect::Confirmations(count), len);
+        self.expected.gated = true;
+        Step::Done
+    }
+
+    /// Inside a transaction everything is queued by the server, except what would change the connection itself.
+    fn admit_queued(&mut self, session: &mut Session, request: &Request<'_>, way: Way) -> Step {
+        let Some(transaction) = &mut self.pins.transaction else { return Step::Done };
+        let spec = match command::find(request) {
+            Some(Found::Spec(spec)) => Some(spec),
+            _ => None,
+        };
+        match spec.map(|spec| spec.verb) {
+            Some(Verb::Exec) if transaction.poisoned => {
+                return self.discard_instead([refusal::EXEC_ABORTED, b"\r\n"].concat());
+            }
+            // What was watched may have changed while its connection was lost.
+            Some(Verb::Exec) if self.pins.watch_broken => {
+                return self.discard_instead(null_array(session.client.resp));
+            }
+            Some(Verb::Exec) => {
+                let mut transaction = self.pins.transaction.take().unwrap_or_default();
+                transaction.watched = self.pins.watching;
+                self.pins.unwatch();
+                let scripted = transaction.scripted;
+                let step = self.forward(session, request, Effect::Exec(Box::new(transaction)));
+                if scripted {
+                    self.expect_nonce();
+                }
+                return step;
+            }
+            Some(Verb::Discard) => {
+                self.pins.transaction = None;
+                self.pins.unwatch();
+                return self.forward(session, request, Effect::Discard);
+            }
+            Some(Verb::Quit | Verb::Reset) => {
+                return match spec {
+                    Some(spec) => self.admit_local(session, spec, request),
+                    None => Step::Done,
+                };
+            }
+            // The server answers these at once, without queueing them.
+            Some(Verb::Multi | Verb::Watch) => return self.forward(session, request, Effect::None),
+            Some(Verb::Select) => {
+                if let Some(database) = request.arg(1).and_then(local::database) {
+                    transaction.selects.push((transaction.queued, database));
+                }
+            }
+            Some(Verb::Ping | Verb::Echo | Verb::Unwatch) => {}
+            Some(verb) if subscription(verb).is_some() => {
+                return self
+                    .poison(session, b"-ERR respgate: subscriptions cannot change inside a transaction");
+            }
+            Some(Verb::Monitor | Verb::ClientTracking | Verb::ClientNoTouch) => {
+                return self.poison(session, b"-ERR respgate: not possible inside a transaction");
+            }
+            _ => match way {
+                Way::Refused(line) => return self.poison(session, &line),
+                Way::Local(_) | Way::Dropped => {
+                    return self.poison(
+                        session,
+                        b"-ERR respgate: commands about the connection are not possible inside a transaction",
+                    );
+                }
+                Way::Kept | Way::Unlearned => self.pins.kept = true,
+                Way::Shared(_) | Way::Scan(_) | Way::Leased => {}
+            },
+        }
+        if let Some(transaction) = &mut self.pins.transaction {
+            transaction.queued += 1;
+            transaction.scripted |= spec.is_some_and(|spec| spec.flags.contains(Flags::SCRIPT));
+            transaction.keep(request.raw());
+        }
+        let awaited = Awaited { queued: true, ..self.plain(session, Effect::None) };
+        self.send(request, awaited);
+        Step::Done
+    }
+
+    /// Sends DISCARD in an EXEC's place, and gives the client `reply`.
+    fn discard_instead(&mut self, reply: Vec<u8>) -> Step {
+        let len = self.outbound.push(|out| request::encode(&[b"DISCARD"], out));
+        self.expected.push(Expect::Discarded(reply), len);
+        self.pins.transaction = None;
+        self.pins.unwatch();
+        Step::Done
+    }
+
+    /// Refuses a command inside a transaction, which EXEC then must not run.
+    fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
+        if !self.expected.is_empty() {
+            return Step::Stay(Pause::Replies);
+        }
+        session.refuse(line);
+        if let Some(transaction) = &mut self.pins.transaction {
+            transaction.poisoned = true;
+        }
+        Step::Done
+    }
+
+    fn forward(&mut self, session: &mut Session, request: &Request<'_>, effect: Effect) -> Step {
+        let awaited = self.plain(session, effect);
+        self.send(request, awaited);
+        Step::Done
+    }
+
+    /// A reply that has no property but its effect.
+    fn plain(&self, session: &mut Session, effect: Effect) -> Awaited {
+        let mute = session.client.mutes();
+        Awaited {
+            effect,
+            mute,
+            if_lost: IfLost::ReportUnknown,
+            queued: false,
+            blocking: None,
+            forgeable: false,
+        }
+    }
+
+    fn send(&mut self, request: &Request<'_>, awaited: Awaited) {
+        let len = self.outbound.push(|out| out.extend_from_slice(request.raw()));
+        self.expected.push(Expect::Reply(awaited), len);
+    }
+
+    /// Follows a script with an ECHO of a random value: scripts can emit a second reply on some servers
+    /// (CVE-2025-67733), which would be taken for the next command's.
+    fn expect_nonce(&mut self) {
+        let nonce: [u8; NONCE] = nonce();
+        let len = self.outbound.push(|out| request::encode(&[b"ECHO", &nonce], out));
+        self.expected.push(Expect::Nonce(nonce), len);
+    }
+}
+
+/// Remembers the scripts that a client sends, for the next primary.
+fn note_script(session: &Session, request: &Request<'_>) {
+    let Some(Found::Spec(spec)) = command::find(request) else { return };
+    let scripts = &session.around.upstream.scripts;
+    match spec.verb {
+        Verb::Eval | Verb::EvalRo => scripts.remember(request.arg(1).unwrap_or_default()),
+        Verb::ScriptLoad => scripts.remember(request.arg(2).unwrap_or_default()),
+        _ if spec.name == "SCRIPT|FLUSH" => scripts.forget(),
+        _ => {}
+    }
+}
+
+/// Which subscriptions a command changes, and whether it begins them.
+fn subscription(verb: Verb) -> Option<(Kind, bool)> {
+    Some(match verb {
+        Verb::Subscribe => (Kind::Channel, true),
+        Verb::Unsubscribe => (Kind::Channel, false),
+        Verb::Psubscribe => (Kind::Pattern, true),
+        Verb::Punsubscribe => (Kind::Pattern, false),
+        Verb::Ssubscribe => (Kind::Shard, true),
+        Verb::Sunsubscribe => (Kind::Shard, false),
+        _ => return None,
+    })
+}

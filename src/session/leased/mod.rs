@@ -1,0 +1,308 @@
+//! The leased lane of a session: from the request that needs it until no state is left on the connection.
+//!
+//! [`admit`] decides what is sent, [`absorb`] what a reply means, [`pins`] why the lease is kept.
+
+mod absorb;
+mod admit;
+mod expect;
+mod newest;
+mod outbound;
+mod pins;
+mod settle;
+mod transplant;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::AsyncWrite;
+
+use self::expect::{Expect, Expected};
+use self::outbound::Outbound;
+use self::pins::Pins;
+use super::turn::{AHEAD, BACKLOG, Pause};
+use super::{Close, Session};
+use crate::metrics::Gauged;
+use crate::net::buffers::{Buffers, Charge};
+use crate::resp::reply::ReplyScanner;
+use crate::upstream::config::Pool;
+use crate::upstream::lease::Lease;
+use crate::upstream::replies::Standing;
+
+/// Requests that may wait to be written to a lease before no more are taken, in bytes.
+const OUTBOUND: usize = 256 * 1024;
+
+/// Input that is read ahead while the session is blocked, in bytes.
+const BLOCKED_AHEAD: usize = 8 * 1024 * 1024;
+
+/// How a lease ended.
+enum End {
+    /// No state is left on it: it can be given back.
+    Clean,
+    /// The session gave up its state, which closes the connection.
+    Abandoned,
+    /// The connection was lost.
+    Lost,
+    /// The session is over.
+    Close(Close),
+}
+
+/// Serves a session whose next request needs a connection of its own, until it needs none.
+///
+/// # Errors
+/// The session is over.
+pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
+    let Some(key) = session.key() else { return Ok(()) };
+    let upstream = session.around.upstream.clone();
+    let replies = session.replies.clone();
+    if upstream.hold_full(session.input.len()) {
+        session.skip_request();
+        session.refuse(&upstream.hold_overflow());
+        return Ok(());
+    }
+    let lease = tokio::select! {
+        lease = upstream.lease(&key, &replies) => lease,
+        () = session.left() => return Err(Close::Left),
+    };
+    session.released();
+    let lease = match lease {
+        Ok(lease) => lease,
+        Err(line) => {
+            // First, since a full backlog of replies would keep it from being skipped, and answer it twice.
+            session.skip_request();
+            session.refuse(&line);
+            return Ok(());
+        }
+    };
+    let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
+    let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.around.buffers);
+    let end = loop {
+        match poll_fn(|cx| leased.poll(cx, session)).await {
+            End::Lost => match leased.transplant(session).await? {
+                Some(next) => leased = next,
+                None => return Ok(()),
+            },
+            end => break end,
+        }
+    };
+    drop(gauge);
+    match end {
+        End::Clean if leased.sound() => leased.lease.give_back(),
+        End::Clean | End::Abandoned | End::Lost => {}
+        End::Close(close) => return Err(close),
+    }
+    Ok(())
+}
+
+/// A session's use of one lease.
+struct Leased {
+    lease: Lease,
+    pins: Pins,
+    expected: Expected,
+    scanner: ReplyScanner,
+    outbound: Outbound,
+    /// What the outbound requests hold of the worker's budget.
+    charge: Charge,
+    /// The client has closed its side; what is under way is finished.
+    left: bool,
+    /// Requests go on this lease until the session ends (`pool = "session"`).
+    sticky: bool,
+    /// Something failed that leaves the connection's state unknown.
+    doubtful: bool,
+    /// The frame that is being passed on in pieces answers nothing: it is a message.
+    streaming: Option<bool>,
+    /// The PUBLISH before a WAIT failed with this error.
+    unpublished: Option<Vec<u8>>,
+    ending: Option<End>,
+    /// Something has been sent on it.
+    used: bool,
+    /// The server refused the front request because it is not the primary.
+    front_refused: bool,
+}
+
+impl Leased {
+    fn new(lease: Lease, sticky: bool, buffers: &Rc<Buffers>) -> Self {
+        Self {
+            lease,
+            charge: Charge::new(buffers),
+            pins: Pins::default(),
+            expected: Expected::default(),
+            scanner: ReplyScanner::default(),
+            outbound: Outbound::default(),
+            left: false,
+            sticky,
+            doubtful: false,
+            streaming: None,
+            unpublished: None,
+            ending: None,
+            used: false,
+            front_refused: false,
+        }
+    }
+
+    /// Whether the connection can serve another session.
+    fn sound(&self) -> bool {
+        !self.doubtful && self.expected.is_empty() && !self.pins.any()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<End> {
+        session.replies.watch(cx.waker());
+        for _ in 0..16 {
+            let blocked = match session.replies.poll_write_to(cx, &mut session.stream) {
+                Poll::Ready(Ok(_)) => false,
+                Poll::Ready(Err(_)) => return Poll::Ready(End::Close(Close::Left)),
+                Poll::Pending => true,
+            };
+            match session.replies.standing() {
+                Standing::Open | Standing::Gone => {}
+                Standing::Overflowed | Standing::Cut => return Poll::Ready(End::Close(Close::Slow)),
+            }
+            if session.poll_stalled(cx, blocked).is_ready() {
+                return Poll::Ready(End::Close(Close::Slow));
+            }
+            if self.lease.is_silent() {
+                return Poll::Ready(self.silent(session));
+            }
+            if self.lease.is_cut() {
+                return Poll::Ready(End::Lost);
+            }
+            if let Some(end) = self.ending.take() {
+                return Poll::Ready(end);
+            }
+            let mut moved = self.poll_client(cx, session);
+            if self.ending.is_some() {
+                continue;
+            }
+            match self.poll_outbound(cx) {
+                Ok(wrote) => moved |= wrote,
+                Err(_) => return Poll::Ready(End::Lost),
+            }
+            if session.replies.waiting() < BACKLOG {
+                match self.lease.link.read.poll_fill(cx, &mut self.lease.link.stream) {
+                    // One that waits for long, such as a subscriber's, holds no buffer meanwhile.
+                    Poll::Pending if self.expected.is_empty() || self.expected.gated => {
+                        self.lease.link.read.release();
+                    }
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Lost),
+                    Poll::Ready(Ok(_)) => {
+                        self.lease.due(false);
+                        self.absorb(session);
+                        self.charge.set(self.outbound.held());
+                        moved = true;
+                    }
+                }
+            }
+            if self.ending.is_none() && self.expected.is_empty() {
+                let deserted =
+                    self.left && !moved && (self.pins.any() || (self.sticky && session.input.is_empty()));
+                if deserted || self.drained(session) {
+                    self.ending = Some(End::Close(if deserted { Close::Left } else { Close::Finished }));
+                    moved = true;
+                } else if !self.pins.any() && !self.sticky && !moved {
+                    return Poll::Ready(End::Clean);
+                }
+            }
+            if !moved && self.ending.is_none() && (blocked || session.replies.waiting() == 0) {
+                // A client that does not take its replies is not the server's fault.
+                self.lease.due(!blocked && self.expected.due());
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes requests from the client as far as they may be sent. Whether anything was taken or read.
+    fn poll_client(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
+        if session.replies.waiting() > BACKLOG {
+            return false;
+        }
+        let mut moved = false;
+        let pause = self.admit_input(session, &mut moved);
+        self.charge.set(self.outbound.held());
+        if session.hoards(self.outbound.held()) {
+            self.ending = Some(End::Close(Close::Memory));
+            return true;
+        }
+        match pause {
+            Pause::Close(close) => {
+                self.ending = Some(End::Close(close));
+                return true;
+            }
+            // A request that is cut off must be read on, however long it is.
+            Pause::More if !session.ended => match session.poll_read_ahead(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(count)) => {
+                    session.ended = count == 0;
+                    moved = true;
+                }
+                Poll::Ready(Err(_)) => {
+                    self.ending = Some(End::Close(Close::Left));
+                    return true;
+                }
+            },
+            _ => {
+                // Whoever is blocked may stay so for ever, so it is read on to notice that the client left.
+                let ahead = if self.expected.gated { BLOCKED_AHEAD } else { AHEAD };
+                if session.poll_left_within(cx, ahead).is_ready() && !self.left {
+                    self.departed();
+                    moved = true;
+                }
+            }
+        }
+        moved
+    }
+
+    /// The client closed its side. What it sent before is still done and answered, but a wait is abandoned at once,
+    /// so that nothing is popped for nobody.
+    fn departed(&mut self) {
+        self.left = true;
+        if self.expected.gated {
+            self.ending = Some(End::Close(Close::Left));
+        }
+    }
+
+    /// The server has not answered in time. Asking again would only make it wait longer.
+    fn silent(&mut self, session: &mut Session) -> End {
+        if self.pins.any() || self.streaming.is_some() {
+            return End::Close(Close::UpstreamLost);
+        }
+        for (expect, _) in self.expected.take() {
+            match expect {
+                Expect::Reply(awaited) if !awaited.mute => {
+                    let verdict = awaited.if_lost.verdict_of_silence();
+                    session.replies.answer(|out| out.extend_from_slice(&verdict.reply()));
+                }
+                Expect::Confirmations(_) => return End::Close(Close::UpstreamLost),
+                Expect::Discarded(reply) | Expect::Decided(reply) => {
+                    session.replies.answer(|out| out.extend_from_slice(&reply));
+                }
+                Expect::Reply(_)
+                | Expect::Nonce(_)
+                | Expect::Newest(_)
+                | Expect::Publish
+                | Expect::Restored(_) => {}
+            }
+        }
+        End::Abandoned
+    }
+
+    fn drained(&self, session: &Session) -> bool {
+        session.around.roster.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
+    }
+
+    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
+        let mut wrote = false;
+        while !self.outbound.unwritten().is_empty() {
+            match Pin::new(&mut self.lease.link.stream).poll_write(cx, self.outbound.unwritten()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(result) => self.outbound.wrote(result?),
+            }
+            wrote = true;
+        }
+        Ok(wrote)
+    }
+}

@@ -1,0 +1,126 @@
+//! `$` in a blocking XREAD. It means what is newest when the server reads it; read by another server after a failover,
+//! it would skip the entries that came between. So the server is asked for the newest id of each such stream just
+//! before, and the request is kept with these ids in case it must be sent again.
+
+use super::Leased;
+use super::expect::Expect;
+use crate::resp::request::{self, Request};
+
+/// Streams of one request whose newest ids are asked for; of one that names more, `$` is left as it is.
+const STREAMS: usize = 64;
+
+impl Leased {
+    /// Asks for the newest id of each stream that this XREAD reads from `$`.
+    pub(super) fn expect_newest(&mut self, request: &Request<'_>) {
+        for (place, key) in newest(request) {
+            let len = self.outbound.push(|out| request::encode(&[b"XINFO", b"STREAM", key], out));
+            self.expected.push(Expect::Newest(place), len);
+        }
+    }
+
+    /// The server has said which id is newest, in the reply that begins with `info`. Where it has not, as to a user
+    /// who may not ask, `$` is left as it is.
+    pub(super) fn learned_newest(&mut self, place: usize, info: &[u8]) {
+        let Some(id) = newest_id(info) else { return };
+        let Some(len) = self.expected.blocked_last() else { return };
+        if let Some(len) = self.outbound.amend_last(len, |request| with_id(request, place, id)) {
+            self.expected.amend_last(len);
+        }
+    }
+}
+
+/// The streams that an XREAD reads from `$`: which argument that is, and their keys.
+fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
+    let args: Vec<&[u8]> = request.args().collect();
+    // Every option has a value, which may be any word (t_stream.c, xreadCommand).
+    let mut options = args.iter().enumerate().skip(1).step_by(2);
+    let Some((streams, _)) = options.find(|(_, arg)| arg.eq_ignore_ascii_case(b"STREAMS")) else {
+        return Vec::new();
+    };
+    let named = args.get(streams + 1..).unwrap_or_default();
+    let (keys, ids) = named.split_at(named.len() / 2);
+    let dollars = keys.iter().zip(ids).enumerate().filter(|(_, (_, id))| **id == b"$");
+    let found: Vec<_> = dollars.map(|(at, (key, _))| (streams + 1 + keys.len() + at, *key)).collect();
+    if keys.len() != ids.len() || found.len() > STREAMS { Vec::new() } else { found }
+}
+
+/// The newest id that an XINFO STREAM tells, in either protocol version. It comes before anything that users wrote.
+fn newest_id(info: &[u8]) -> Option<&[u8]> {
+    const FIELD: &[u8] = b"\r\n$17\r\nlast-generated-id\r\n$";
+    if info.starts_with(b"-ERR no such key") {
+        return Some(b"0-0");
+    }
+    let rest = info.get(memchr::memmem::find(info, FIELD)? + FIELD.len()..)?;
+    let id = rest.get(memchr::memchr(b'\n', rest)? + 1..)?;
+    let id = id.get(..memchr::memchr(b'\r', id)?)?;
+    let sound = !id.is_empty() && id.len() <= 41 && id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'-'));
+    sound.then_some(id)
+}
+
+/// The same request with `id` as the argument at `place`.
+fn with_id(request: &[u8], place: usize, id: &[u8]) -> Option<Vec<u8>> {
+    let parsed = Request::parse(request)?;
+    let mut args: Vec<&[u8]> = parsed.args().collect();
+    *args.get_mut(place)? = id;
+    let mut out = Vec::with_capacity(request.len() + id.len() + 8);
+    request::encode(&args, &mut out);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(args: &[&str]) -> Vec<u8> {
+        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        let mut out = Vec::new();
+        request::encode(&args, &mut out);
+        out
+    }
+
+    fn places(args: &[&str]) -> Vec<(usize, String)> {
+        let bytes = encoded(args);
+        let found = newest(&Request::parse(&bytes).unwrap());
+        found.into_iter().map(|(at, key)| (at, String::from_utf8_lossy(key).into_owned())).collect()
+    }
+
+    #[test]
+    fn only_ids_that_are_dollars_are_asked_for() {
+        let found = places(&["XREAD", "COUNT", "1", "BLOCK", "0", "streams", "$", "b", "$", "0-0"]);
+        assert_eq!(found, [(8, "$".to_owned())]);
+        assert_eq!(places(&["XREAD", "BLOCK", "0", "STREAMS", "a", "b", "$", "$"]).len(), 2);
+        for nothing in [
+            &["XREAD", "BLOCK", "0", "STREAMS", "a", "0"][..],
+            &["XREAD", "BLOCK", "0", "STREAMS", "a", "$", "$"],
+            &["XREAD", "BLOCK", "0", "STREAMS"],
+            &["XREAD", "BLOCK"],
+        ] {
+            assert_eq!(places(nothing), []);
+        }
+        let many = ["$"; 2 * STREAMS + 2];
+        assert_eq!(places(&[&["XREAD", "BLOCK", "0", "STREAMS"], &many[..]].concat()), []);
+    }
+
+    #[test]
+    fn the_newest_id_is_read_from_both_versions_and_nothing_else_is() {
+        for start in ["*20", "%10"] {
+            let info =
+                format!("{start}\r\n$6\r\nlength\r\n:1\r\n$17\r\nlast-generated-id\r\n$3\r\n5-1\r\n$6\r\n");
+            assert_eq!(newest_id(info.as_bytes()), Some(&b"5-1"[..]));
+            for cut in 0..info.len() {
+                assert!(newest_id(&info.as_bytes()[..cut]).is_none_or(|id| id == b"5-1"));
+            }
+        }
+        assert_eq!(newest_id(b"-ERR no such key\r\n"), Some(&b"0-0"[..]));
+        assert_eq!(newest_id(b"-NOPERM no\r\n"), None);
+        assert_eq!(newest_id(b"*2\r\n$17\r\nlast-generated-id\r\n$3\r\n5 1\r\n"), None);
+    }
+
+    #[test]
+    fn the_id_takes_the_place_of_its_dollar() {
+        let request = encoded(&["XREAD", "BLOCK", "0", "STREAMS", "$", "b", "$", "$"]);
+        let kept = with_id(&request, 7, b"5-1").unwrap();
+        assert_eq!(kept, encoded(&["XREAD", "BLOCK", "0", "STREAMS", "$", "b", "$", "5-1"]));
+        assert_eq!(with_id(&request, 8, b"5-1"), None);
+    }
+}

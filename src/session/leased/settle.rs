@@ -1,0 +1,182 @@
+//! What becomes of the requests of a lease whose connection is lost. Pure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::expect::{Awaited, Effect, Expect};
+use crate::command::{self, Found, Verb};
+use crate::resp::Resp;
+use crate::resp::request::{self, Request};
+use crate::session::refusal;
+use crate::upstream::config::BlockedPop;
+use crate::upstream::queue::{IfLost, Verdict};
+
+/// What becomes of one request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is sent again, these bytes.
+    Resend(Vec<u8>),
+    /// The client gets this.
+    Answer(Vec<u8>),
+    /// Nothing: it was respgate's own.
+    Drop,
+}
+
+/// What is known when a connection is lost.
+pub(super) struct Loss {
+    pub(super) now: Instant,
+    pub(super) resp: Resp,
+    pub(super) blocked_pop: BlockedPop,
+    /// The server is known to have forgotten the client without running what it was blocked on.
+    pub(super) unblocked: bool,
+}
+
+/// Decides about all requests, in order. `requests`: their bytes, and whether they were written whole.
+pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Loss) -> Vec<Fate> {
+    let mut fates = Vec::with_capacity(expects.len());
+    let mut previous_resent = true;
+    for (place, (expect, (request, sent))) in expects.iter().zip(requests).enumerate() {
+        let fate = match expect {
+            Expect::Decided(reply) => Fate::Answer(reply.clone()),
+            Expect::Restored(_) => Fate::Drop,
+            Expect::Confirmations(left) => Fate::Resend(remaining_names(request, *left)),
+            // The transaction that it was to discard has gone with the connection.
+            Expect::Discarded(reply) => Fate::Answer(reply.clone()),
+            // Goes with the request before it.
+            Expect::Nonce(_) if previous_resent => Fate::Resend(request.to_vec()),
+            Expect::Nonce(_) => Fate::Drop,
+            Expect::Newest(_) | Expect::Publish => Fate::Resend(request.to_vec()),
+            Expect::Reply(awaited) => reply(awaited, request, *sent, ended(place, expects, requests), loss),
+        };
+        previous_resent = matches!(fate, Fate::Resend(_));
+        fates.push(fate);
+    }
+    fates
+}
+
+/// Whether the transaction that stands at `place` has ended, so that it is not sent again.
+fn ended(place: usize, expects: &[&Expect], requests: &[(&[u8], bool)]) -> bool {
+    expects
+        .iter()
+        .zip(requests)
+        .skip(place)
+        .find_map(|(expect, (_, sent))| match expect {
+            Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. }) => {
+                Some(*sent || transaction.watched || transaction.body().is_none())
+            }
+            Expect::Discarded(_) | Expect::Reply(Awaited { effect: Effect::Discard, .. }) => Some(true),
+            _ => None,
+        })
+        .unwrap_or(false)
+}
+
+fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Loss) -> Fate {
+    match &awaited.effect {
+        Effect::Multi if ended => return Fate::Answer(b"+OK\r\n".to_vec()),
+        _ if awaited.queued && ended => return Fate::Answer(b"+QUEUED\r\n".to_vec()),
+        // The transaction has gone with its connection.
+        Effect::Discard => return Fate::Answer(b"+OK\r\n".to_vec()),
+        Effect::Exec(_) if sent => return Fate::Answer(unknown()),
+        // What was watched may have changed.
+        Effect::Exec(transaction) if transaction.watched => return Fate::Answer(null_array(loss.resp)),
+        Effect::Exec(transaction) if transaction.body().is_none() => {
+            return Fate::Answer([refusal::EXEC_ABORTED, b"\r\n"].concat());
+        }
+        Effect::Multi
+        | Effect::Exec(_)
+        | Effect::State
+        | Effect::Select(_)
+        | Effect::Tracking(_)
+        | Effect::NoTouch(_)
+        | Effect::Monitor
+        | Effect::Wait => return Fate::Resend(request.to_vec()),
+        Effect::None => {}
+    }
+    if awaited.queued || !sent {
+        return Fate::Resend(request.to_vec());
+    }
+    let Some(since) = awaited.blocking else {
+        return match awaited.if_lost.resends() {
+            true => Fate::Resend(request.to_vec()),
+            false => Fate::Answer(awaited.if_lost.verdict().reply()),
+        };
+    };
+    let elapsed = loss.now.saturating_duration_since(since);
+    let (again, endless) = with_less_time(request, elapsed);
+    match awaited.if_lost {
+        _ if loss.unblocked => Fate::Resend(again),
+        IfLost::Resend => Fate::Resend(again),
+        IfLost::ReportLost => Fate::Answer(awaited.if_lost.verdict().reply()),
+        _ if loss.blocked_pop == BlockedPop::Continues => Fate::Resend(again),
+        _ if endless => Fate::Answer(unknown()),
+        _ => Fate::Answer(null_array(loss.resp)),
+    }
+}
+
+/// What a blocked command that timed out, or an EXEC whose watched keys have changed, answers.
+pub(super) fn null_array(resp: Resp) -> Vec<u8> {
+    match resp {
+        Resp::V2 => b"*-1\r\n".to_vec(),
+        Resp::V3 => b"_\r\n".to_vec(),
+    }
+}
+
+fn unknown() -> Vec<u8> {
+    Verdict::OutcomeUnknown.reply()
+}
+
+/// A subscription request with only its last `left` names: the others are confirmed.
+fn remaining_names(request: &[u8], left: usize) -> Vec<u8> {
+    let Some(parsed) = Request::parse(request) else { return request.to_vec() };
+    let names = parsed.argc() as usize - 1;
+    if names == 0 {
+        return request.to_vec();
+    }
+    let mut args = vec![parsed.name()];
+    args.extend(parsed.args().skip(1 + names.saturating_sub(left)));
+    let mut out = Vec::with_capacity(request.len());
+    request::encode(&args, &mut out);
+    out
+}
+
+/// A blocking request with `elapsed` taken off its timeout, and whether it has none. A timeout never becomes zero,
+/// which would mean for ever.
+fn with_less_time(request: &[u8], elapsed: Duration) -> (Vec<u8>, bool) {
+    let unchanged = || (request.to_vec(), false);
+    let Some(parsed) = Request::parse(request) else { return unchanged() };
+    let Some(Found::Spec(spec)) = command::find(&parsed) else { return unchanged() };
+    let args: Vec<&[u8]> = parsed.args().collect();
+    let milliseconds = matches!(spec.verb, Verb::Xread | Verb::Xreadgroup);
+    let place = match spec.verb {
+        Verb::Xread | Verb::Xreadgroup => {
+            args.iter().position(|arg| arg.eq_ignore_ascii_case(b"BLOCK")).map(|at| at + 1)
+        }
+        Verb::Blmpop | Verb::Bzmpop => Some(1),
+        _ => args.len().checked_sub(1),
+    };
+    let Some((place, timeout)) = place.and_then(|place| {
+        let text = std::str::from_utf8(args.get(place)?).ok()?;
+        Some((place, text.parse::<f64>().ok().filter(|timeout| timeout.is_finite())?))
+    }) else {
+        return unchanged();
+    };
+    if timeout <= 0.0 {
+        return (request.to_vec(), true);
+    }
+    let text = if milliseconds {
+        format!("{}", (timeout - elapsed.as_secs_f64() * 1000.0).max(1.0).ceil())
+    } else {
+        format!("{:.3}", (timeout - elapsed.as_secs_f64()).max(0.001))
+    };
+    let mut args = args;
+    if let Some(arg) = args.get_mut(place) {
+        *arg = text.as_bytes();
+    }
+    let mut out = Vec::with_capacity(request.len());
+    request::encode(&args, &mut out);
+    (out, false)
+}
+
+#[cfg(test)]
+mod tests;

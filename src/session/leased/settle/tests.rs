@@ -1,0 +1,53 @@
+use super::*;
+
+const BLPOP: &[u8] = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n9\r\n";
+const BLPOP_FOR_EVER: &[u8] = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n";
+const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n";
+
+fn fate(request: &[u8], sent: bool, if_lost: IfLost, waited: Option<u64>, loss: (BlockedPop, bool)) -> Fate {
+    let now = Instant::now();
+    let since = waited.map(|seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap());
+    let awaited = Awaited {
+        effect: Effect::None,
+        mute: false,
+        if_lost,
+        queued: false,
+        blocking: since,
+        forgeable: false,
+    };
+    let loss = Loss { now, resp: Resp::V2, blocked_pop: loss.0, unblocked: loss.1 };
+    settle(&[&Expect::Reply(awaited)], &[(request, sent)], &loss).remove(0)
+}
+
+#[test]
+fn what_was_sent_is_sent_again_only_as_the_policy_says() {
+    let of = |if_lost, sent| fate(SET, sent, if_lost, None, (BlockedPop::TimesOut, false));
+    for if_lost in [IfLost::Resend, IfLost::ResendWrite] {
+        assert_eq!(of(if_lost, true), Fate::Resend(SET.to_vec()));
+    }
+    assert_eq!(of(IfLost::ReportUnknown, true), Fate::Answer(unknown()));
+    assert_eq!(of(IfLost::ReportLost, true), Fate::Answer(Verdict::Lost.reply()));
+    for if_lost in [IfLost::ReportUnknown, IfLost::ReportLost] {
+        assert_eq!(of(if_lost, false), Fate::Resend(SET.to_vec()), "it did not run");
+    }
+}
+
+#[test]
+fn a_blocked_pop_times_out_or_goes_on() {
+    let of = |request, policy| fate(request, true, IfLost::ReportUnknown, Some(4), policy);
+    let rest = BLPOP.strip_suffix(b"$1\r\n9\r\n").unwrap();
+    let rest = [rest, b"$5\r\n5.000\r\n"].concat();
+    assert_eq!(of(BLPOP, (BlockedPop::TimesOut, false)), Fate::Answer(b"*-1\r\n".to_vec()));
+    assert_eq!(of(BLPOP_FOR_EVER, (BlockedPop::TimesOut, false)), Fate::Answer(unknown()));
+    assert_eq!(of(BLPOP, (BlockedPop::Continues, false)), Fate::Resend(rest.clone()));
+    assert_eq!(of(BLPOP_FOR_EVER, (BlockedPop::Continues, false)), Fate::Resend(BLPOP_FOR_EVER.to_vec()));
+    assert_eq!(of(BLPOP, (BlockedPop::TimesOut, true)), Fate::Resend(rest), "it is known not to have popped");
+}
+
+#[test]
+fn a_blocked_read_is_a_read() {
+    let request = b"*6\r\n$5\r\nXREAD\r\n$5\r\nBLOCK\r\n$1\r\n0\r\n$7\r\nSTREAMS\r\n$1\r\ns\r\n$1\r\n$\r\n";
+    let of = |if_lost| fate(request, true, if_lost, Some(1), (BlockedPop::TimesOut, false));
+    assert_eq!(of(IfLost::Resend), Fate::Resend(request.to_vec()));
+    assert_eq!(of(IfLost::ReportLost), Fate::Answer(Verdict::Lost.reply()));
+}

@@ -1,0 +1,196 @@
+//! Moving a session's state to a new connection when the old one is lost.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::expect::{Awaited, Effect, Expect};
+use super::outbound::Outbound;
+use super::pins::Kind;
+use super::settle::{Fate, Loss, settle};
+use super::{Close, Leased};
+use crate::resp::request;
+use crate::session::Session;
+
+/// Names in one SUBSCRIBE that restores them.
+const NAMES: usize = 512;
+
+impl Leased {
+    /// Carries on elsewhere after the connection was lost: requests are settled, state is made anew, and what may be
+    /// sent again is sent. `None`: nothing needs a connection of its own any more.
+    ///
+    /// # Errors
+    /// The session cannot go on: a reply was cut short, its state cannot be made anew, or no primary was found.
+    pub(super) async fn transplant(mut self, session: &mut Session) -> Result<Option<Self>, Close> {
+        let upstream = session.around.upstream.clone();
+        upstream.counters.lost.rise();
+        if self.streaming.is_some() || self.pins.kept {
+            tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "a client is disconnected: what it had on its upstream connection cannot be moved");
+            return Err(Close::UpstreamLost);
+        }
+        let unblocked = self.lease.is_cut() && self.expected.gated && self.lease.abandon().await;
+        let Some(key) = session.key() else { return Err(Close::UpstreamLost) };
+        let (pending, outbound) = (self.expected.take(), std::mem::take(&mut self.outbound));
+        let fates = self.fates(session, &pending, &outbound, unblocked);
+        let resends = fates.iter().any(|fate| matches!(fate, Fate::Resend(_)));
+        if !resends && !self.pins.any() && !self.sticky {
+            // Nothing to move: the next request finds its own way.
+            self.resume(pending, fates, &upstream);
+            self.pass_decided(session);
+            return Ok(None);
+        }
+        let replies = session.replies.clone();
+        let reopened = {
+            let lease = self.lease.reopen(&upstream, &key, &replies);
+            tokio::select! {
+                lease = lease => lease,
+                () = session.left() => return Err(Close::Left),
+            }
+        };
+        session.released();
+        let mut next = match reopened {
+            Ok(lease) => Self::new(lease, self.sticky, &session.around.buffers),
+            Err(line) => {
+                for (expect, _) in &pending {
+                    if matches!(expect, Expect::Reply(_) | Expect::Confirmations(_)) {
+                        session.refuse(&line);
+                    }
+                }
+                return Err(Close::UpstreamLost);
+            }
+        };
+        (next.used, next.left, next.pins) = (true, self.left, self.pins);
+        upstream.counters.transplanted.rise();
+        next.restore(session);
+        next.restore_transaction(&pending, &fates);
+        next.resume(pending, fates, &upstream);
+        next.pass_decided(session);
+        Ok(Some(next))
+    }
+
+    fn fates(
+        &self,
+        session: &Session,
+        pending: &VecDeque<(Expect, usize)>,
+        outbound: &Outbound,
+        unblocked: bool,
+    ) -> Vec<Fate> {
+        let loss = Loss {
+            now: Instant::now(),
+            resp: session.client.resp,
+            blocked_pop: session.around.upstream.config.blocked_pop,
+            unblocked,
+        };
+        let expects: Vec<&Expect> = pending.iter().map(|(expect, _)| expect).collect();
+        let mut requests = outbound.requests(pending.iter().map(|(_, len)| *len));
+        if self.front_refused
+            && let Some((_, sent)) = requests.first_mut()
+        {
+            *sent = false;
+        }
+        settle(&expects, &requests, &loss)
+    }
+
+    /// Sends what makes the connection's state anew. Its replies are not the client's.
+    fn restore(&mut self, session: &mut Session) {
+        if self.pins.watching {
+            self.pins.watching = false;
+            self.pins.watch_broken = true;
+        }
+        if let Some(tracking) = self.pins.tracking.clone() {
+            self.restoring(1, |out| out.extend_from_slice(&tracking));
+            // Whatever the client caches may have changed meanwhile.
+            session.replies.answer(|out| out.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n"));
+        }
+        if self.pins.no_touch {
+            self.restoring(1, |out| request::encode(&[b"CLIENT", b"NO-TOUCH", b"ON"], out));
+        }
+        for (kind, command) in
+            [(Kind::Channel, &b"SUBSCRIBE"[..]), (Kind::Pattern, b"PSUBSCRIBE"), (Kind::Shard, b"SSUBSCRIBE")]
+        {
+            let names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
+            for names in names.chunks(NAMES) {
+                let mut args = vec![command];
+                args.extend(names.iter().map(AsRef::as_ref));
+                self.restoring(names.len(), |out| request::encode(&args, out));
+            }
+        }
+        if self.pins.monitoring {
+            self.restoring(1, |out| request::encode(&[b"MONITOR"], out));
+        }
+    }
+
+    /// Sends MULTI and the queued commands whose replies the client has seen: those of the open transaction, or of
+    /// the one whose EXEC is sent again.
+    fn restore_transaction(&mut self, pending: &VecDeque<(Expect, usize)>, fates: &[Fate]) {
+        let again = pending.iter().zip(fates).find_map(|((expect, _), fate)| match (expect, fate) {
+            (Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. }), Fate::Resend(_)) => {
+                Some(&**transaction)
+            }
+            _ => None,
+        });
+        let Some(transaction) = again.or(self.pins.transaction.as_ref()) else { return };
+        let Some(body) = transaction.body() else {
+            // Too large to have been kept: EXEC will say that it was discarded.
+            if let Some(transaction) = &mut self.pins.transaction {
+                transaction.poisoned = true;
+            }
+            return self.restoring(1, |out| request::encode(&[b"MULTI"], out));
+        };
+        // The newest of its requests are pending still, and sent again by themselves.
+        let unseen = pending
+            .iter()
+            .take_while(|(expect, _)| {
+                !matches!(expect, Expect::Reply(Awaited { effect: Effect::Exec(_), .. }))
+            })
+            .filter(|(expect, _)| match expect {
+                Expect::Reply(awaited) => awaited.queued || matches!(awaited.effect, Effect::Multi),
+                _ => false,
+            })
+            .count();
+        let seen: Vec<Box<[u8]>> = body.iter().take(body.len().saturating_sub(unseen)).cloned().collect();
+        for request in seen {
+            self.restoring(1, |out| out.extend_from_slice(&request));
+        }
+    }
+
+    fn restoring(&mut self, replies: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let len = self.outbound.push(write);
+        self.expected.push(Expect::Restored(replies), len);
+    }
+
+    /// Sends again what may be sent again, and keeps the place of every other answer.
+    fn resume(
+        &mut self,
+        pending: VecDeque<(Expect, usize)>,
+        fates: Vec<Fate>,
+        upstream: &crate::upstream::Upstream,
+    ) {
+        for ((mut expect, _), fate) in pending.into_iter().zip(fates) {
+            match fate {
+                Fate::Resend(request) => {
+                    upstream.counters.resent.rise();
+                    // One request at a time behind what can block or changes subscriptions.
+                    self.expected.gated |= match &mut expect {
+                        Expect::Reply(awaited) => {
+                            awaited.blocking = awaited.blocking.map(|_| Instant::now());
+                            awaited.blocking.is_some()
+                        }
+                        Expect::Confirmations(_) => true,
+                        _ => false,
+                    };
+                    let len = self.outbound.push(|out| out.extend_from_slice(&request));
+                    self.expected.push(expect, len);
+                }
+                Fate::Answer(reply) => {
+                    if reply.starts_with(b"-OUTCOMEUNKNOWN") {
+                        upstream.counters.unknown.rise();
+                    }
+                    let mute = matches!(&expect, Expect::Reply(awaited) if awaited.mute);
+                    self.expected.push(Expect::Decided(if mute { Vec::new() } else { reply }), 0);
+                }
+                Fate::Drop => {}
+            }
+        }
+    }
+}

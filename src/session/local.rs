@@ -1,0 +1,234 @@
+//! Commands that respgate answers from session state, byte for byte as the server would.
+
+use super::client::{Replying, valid_name};
+use super::errand::Errand;
+use super::{Close, Session, hello, refusal};
+use crate::command::{Spec, Verb};
+use crate::resp::Resp;
+use crate::resp::request::Request;
+use crate::resp::write;
+
+/// What became of a local command.
+pub(super) enum Outcome {
+    /// The reply is in the queue.
+    Answered,
+    /// The session ends once its replies are written.
+    Close(Close),
+    /// The upstream must be asked first; the errand answers.
+    Errand(Errand),
+}
+
+use Outcome::Answered;
+
+/// Whether a command that ends a pinned state, or needs one, is answered here because there is none.
+pub(super) fn answers_unpinned(client: &super::client::Client, spec: &Spec, request: &Request<'_>) -> bool {
+    match spec.verb {
+        Verb::ClientTracking => {
+            client.resp == Resp::V2 || request.args().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"REDIRECT"))
+        }
+        _ => true,
+    }
+}
+
+/// Answers `request`, whose arity is right and whose earlier replies are all delivered.
+pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) -> Outcome {
+    let resp = session.client.resp;
+    let first = request.arg(1);
+    match spec.verb {
+        Verb::Ping => match (request.argc(), first) {
+            (1, _) => session.answer(|out| write::simple(out, "PONG")),
+            (2, Some(text)) => session.answer(|out| write::bulk(out, text)),
+            _ => session.refuse(&refusal::wrong_arity("PING")),
+        },
+        Verb::Echo => session.answer(|out| write::bulk(out, first.unwrap_or_default())),
+        Verb::Quit => {
+            session.answer(write::ok);
+            return Outcome::Close(Close::Finished);
+        }
+        Verb::Reset => {
+            session.reset();
+            session.answer(|out| write::simple(out, "RESET"));
+        }
+        Verb::Readonly | Verb::Readwrite => session.answer(write::ok),
+        Verb::Hello => return say_hello(session, request),
+        Verb::Auth => return authenticate(session, request),
+        Verb::Select => return select(session, first.unwrap_or_default()),
+        Verb::Exec => session.refuse(refusal::EXEC_WITHOUT_MULTI),
+        Verb::Discard => session.refuse(refusal::DISCARD_WITHOUT_MULTI),
+        Verb::Unwatch => session.answer(write::ok),
+        Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => unsubscribe(session, request),
+        Verb::ConfigGet => session.answer(|out| write::map(out, resp, 0)),
+        Verb::ClientTracking => session.refuse(
+            b"-ERR respgate: CLIENT TRACKING needs RESP3 (HELLO 3) and no REDIRECT: connections are shared, so client ids are respgate's own",
+        ),
+        _ => client(session, spec, request),
+    }
+    Answered
+}
+
+fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
+    let resp = session.client.resp;
+    let value = request.arg(2).unwrap_or_default();
+    match spec.verb {
+        Verb::ClientId => {
+            let id = i64::try_from(session.client.id).unwrap_or(i64::MAX);
+            session.answer(|out| write::integer(out, id));
+        }
+        Verb::ClientGetname if session.client.name.is_empty() => session.answer(|out| write::null(out, resp)),
+        Verb::ClientGetname => {
+            let name = session.client.name.clone();
+            session.answer(|out| write::bulk(out, &name));
+        }
+        Verb::ClientSetname if !valid_name(value) => session.refuse(refusal::BAD_NAME),
+        Verb::ClientSetname => {
+            session.client.name = value.to_vec();
+            session.answer(write::ok);
+        }
+        Verb::ClientSetinfo => set_info(session, value, request.arg(3).unwrap_or_default()),
+        Verb::ClientInfo => {
+            let line = session.client.line("client|info");
+            session.answer(|out| write::verbatim(out, resp, &line));
+        }
+        Verb::ClientNoEvict if value.eq_ignore_ascii_case(b"on") || value.eq_ignore_ascii_case(b"off") => {
+            session.answer(write::ok);
+        }
+        Verb::ClientNoEvict => session.refuse(refusal::SYNTAX),
+        Verb::ClientCapa => session.answer(write::ok),
+        Verb::ClientReply => reply_mode(session, value),
+        Verb::ClientHelp => session.answer(|out| write::lines(out, CLIENT_HELP)),
+        Verb::Sentinel => session.refuse(&refusal::unknown_command(request)),
+        _ => session.refuse(refusal::NO_CLUSTER),
+    }
+}
+
+const CLIENT_HELP: &[&str] = &[
+    "CLIENT <subcommand> [<arg> [value] [opt] ...]. Through respgate these are:",
+    "CACHING (YES|NO) | GETNAME | GETREDIR | ID | INFO | NO-EVICT (ON|OFF) | NO-TOUCH (ON|OFF)",
+    "REPLY (ON|OFF|SKIP) | SETINFO <option> <value> | SETNAME <name> | TRACKING (ON|OFF) [...] | TRACKINGINFO",
+    "HELP",
+    "    Print this help.",
+];
+
+fn set_info(session: &mut Session, option: &[u8], value: &[u8]) {
+    let field = if option.eq_ignore_ascii_case(b"LIB-NAME") {
+        &mut session.client.lib_name
+    } else if option.eq_ignore_ascii_case(b"LIB-VER") {
+        &mut session.client.lib_ver
+    } else {
+        let mut line = b"-ERR Unrecognized option '".to_vec();
+        line.extend(option.iter().map(|byte| if byte.is_ascii_graphic() { *byte } else { b' ' }));
+        line.push(b'\'');
+        return session.refuse(&line);
+    };
+    if valid_name(value) {
+        *field = value.to_vec();
+        session.answer(write::ok);
+    } else {
+        // The server repeats the option's name as the client spelt it.
+        let name = String::from_utf8_lossy(option);
+        session
+            .refuse(format!("-ERR {name} cannot contain spaces, newlines or special characters.").as_bytes());
+    }
+}
+
+fn reply_mode(session: &mut Session, mode: &[u8]) {
+    if mode.eq_ignore_ascii_case(b"ON") {
+        session.client.replying = Replying::On;
+        session.answer(write::ok);
+    } else if mode.eq_ignore_ascii_case(b"OFF") {
+        session.client.replying = Replying::Off;
+    } else if mode.eq_ignore_ascii_case(b"SKIP") {
+        if session.client.replying != Replying::Off {
+            session.client.replying = Replying::SkipNext;
+        }
+    } else {
+        session.refuse(refusal::SYNTAX);
+    }
+}
+
+/// Without a subscription there is nothing to end; the classic answer names each channel and a count of zero.
+/// Valkey 8.0 answers -NOSUB instead, which later versions took back.
+fn unsubscribe(session: &mut Session, request: &Request<'_>) {
+    let resp = session.client.resp;
+    let kind = request.name().to_ascii_lowercase();
+    // Shown whatever CLIENT REPLY says, as on the server, though a single skip is used up.
+    session.client.mutes();
+    let confirm = |channel: Option<&[u8]>| {
+        session.replies.answer(|out| {
+            write::push(out, resp, 3);
+            write::bulk(out, &kind);
+            match channel {
+                Some(channel) => write::bulk(out, channel),
+                None => write::null(out, resp),
+            }
+            write::integer(out, 0);
+        });
+    };
+    if request.argc() == 1 {
+        confirm(None);
+    }
+    request.args().skip(1).for_each(|channel| confirm(Some(channel)));
+}
+
+fn say_hello(session: &mut Session, request: &Request<'_>) -> Outcome {
+    let hello = match hello::parse(request) {
+        Ok(hello) => hello,
+        Err(line) => {
+            session.refuse(&line);
+            return Answered;
+        }
+    };
+    if hello.auth.is_none() && !session.admitted() {
+        session.refuse(refusal::NO_AUTH_HELLO);
+        return Answered;
+    }
+    match session.around.upstream.server() {
+        Some(server) if hello.auth.is_none() => {
+            session.greet(&hello, &server);
+            Answered
+        }
+        _ => Outcome::Errand(Errand::Hello(hello)),
+    }
+}
+
+fn authenticate(session: &mut Session, request: &Request<'_>) -> Outcome {
+    let mut args = request.args().skip(1).map(<[u8]>::to_vec);
+    match (args.next(), args.next(), args.next()) {
+        (Some(password), None, None) => Outcome::Errand(Errand::Auth { user: None, password }),
+        (Some(user), Some(password), None) => Outcome::Errand(Errand::Auth { user: Some(user), password }),
+        _ => {
+            session.refuse(refusal::SYNTAX);
+            Answered
+        }
+    }
+}
+
+/// SELECT's argument, if it is a number that could be a database's.
+pub(super) fn database(index: &[u8]) -> Option<u32> {
+    index_of(index).and_then(|index| u32::try_from(index).ok())
+}
+
+/// Whether an AUTH or HELLO would change who the client is or which protocol it speaks.
+pub(super) fn changes_connection(client: &super::client::Client, request: &Request<'_>) -> bool {
+    match hello::parse(request) {
+        Ok(hello) if request.name().eq_ignore_ascii_case(b"HELLO") => {
+            hello.auth.is_some() || hello.resp.is_some_and(|resp| resp != client.resp)
+        }
+        Ok(_) => true,
+        Err(_) => !request.name().eq_ignore_ascii_case(b"HELLO"),
+    }
+}
+
+fn index_of(index: &[u8]) -> Option<i32> {
+    std::str::from_utf8(index).ok().and_then(hello::integer).and_then(|index| i32::try_from(index).ok())
+}
+
+fn select(session: &mut Session, index: &[u8]) -> Outcome {
+    match index_of(index).map(u32::try_from) {
+        None => session.refuse(refusal::NOT_AN_INTEGER),
+        Some(Err(_)) => session.refuse(refusal::NO_SUCH_DATABASE),
+        Some(Ok(database)) if database == session.client.database => session.answer(write::ok),
+        Some(Ok(database)) => return Outcome::Errand(Errand::Select(database)),
+    }
+    Answered
+}

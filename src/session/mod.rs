@@ -1,0 +1,262 @@
+//! One client: read, classify, route, answer in order.
+//!
+//! [`turn`] is the data path: one poll function that reads, sends what goes by the shared lane, answers what
+//! respgate answers itself, and writes. Everything that must wait for something else is an [`Errand`], async
+//! code in a box, so that an idle session stays small.
+
+pub mod client;
+pub mod config;
+mod errand;
+mod hello;
+mod leased;
+mod local;
+mod refusal;
+mod route;
+mod scan;
+mod turn;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+
+use self::client::{Client, Origin};
+use self::config::SessionConfig;
+use self::errand::Errand;
+use self::scan::Scans;
+use self::turn::{Pause, Step, Turn};
+use crate::command::{self, Flags, Found, Verb};
+use crate::metrics::Gauged;
+use crate::net::buffers::Buffers;
+use crate::net::stream::Stream;
+use crate::resp::request::{RequestLimits, RequestScanner};
+use crate::upstream::Upstream;
+use crate::upstream::held::Held;
+use crate::upstream::lane::Lane;
+use crate::upstream::open::Key;
+use crate::upstream::replies::Replies;
+
+/// What all sessions of one listener on one worker share.
+pub struct Surroundings {
+    /// Bounds and permissions.
+    pub config: SessionConfig,
+    /// What a client may send before it has authenticated.
+    pub unauthenticated: RequestLimits,
+    /// Where commands go.
+    pub upstream: Rc<Upstream>,
+    /// The worker's buffers and byte budget.
+    pub buffers: Rc<Buffers>,
+    /// The worker's sessions.
+    pub roster: Rc<Roster>,
+}
+
+/// The sessions of one worker, so that a drain reaches them.
+#[derive(Default)]
+pub struct Roster {
+    sessions: RefCell<HashMap<u64, Rc<Replies>>>,
+    draining: Cell<bool>,
+    left: Notify,
+}
+
+impl Roster {
+    /// From now on sessions end as soon as nothing of theirs is under way.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for session in self.sessions.borrow().values() {
+            session.wake();
+        }
+    }
+
+    /// Ends when no session is left.
+    pub async fn emptied(&self) {
+        loop {
+            let left = self.left.notified();
+            if self.sessions.borrow().is_empty() {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn leave(&self, client: u64) {
+        self.sessions.borrow_mut().remove(&client);
+        self.left.notify_waiters();
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The client left, or its connection failed.
+    Left,
+    /// QUIT, or the end of a drain.
+    Finished,
+    /// What it sent is not RESP.
+    Protocol,
+    /// It did not take its replies.
+    Slow,
+    /// Its share of the memory was spent.
+    Memory,
+    /// A reply was cut short, or state was lost, with an upstream connection.
+    UpstreamLost,
+}
+
+/// One client's session.
+pub struct Session {
+    stream: Stream,
+    client: Client,
+    replies: Rc<Replies>,
+    around: Rc<Surroundings>,
+    /// Bytes read and not handled: part of a request, or requests that must wait for earlier replies.
+    input: Vec<u8>,
+    scanner: RequestScanner,
+    scans: Scans,
+    lane: Option<Rc<Lane>>,
+    closing: Option<Close>,
+    /// The client has closed its sending side: what it sent is still handled.
+    ended: bool,
+    /// Found while leased, to be done without the lease.
+    pending: Option<Errand>,
+    /// Bytes written when they were last looked at.
+    progress: u64,
+    /// Runs while the client takes no bytes.
+    stall: Option<Pin<Box<Sleep>>>,
+    /// Runs while requests wait for a primary.
+    hold: Option<Pin<Box<Sleep>>>,
+    /// Its commands wait for a primary.
+    held: Option<Held>,
+    _counted: Gauged,
+}
+
+impl Session {
+    /// A session for a client that has just connected.
+    pub fn new(stream: Stream, origin: Origin, around: Rc<Surroundings>) -> Self {
+        let upstream = &around.upstream;
+        let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
+        let client = Client::new(origin, upstream.config.database, identity);
+        let replies = Replies::new(around.buffers.clone(), around.config.max_reply_buffer);
+        around.roster.sessions.borrow_mut().insert(client.id, replies.clone());
+        upstream.counters.clients_total.rise();
+        let counted = Gauged::new(&upstream.counters, |c| &c.clients);
+        Self {
+            stream,
+            client,
+            replies,
+            around,
+            input: Vec::new(),
+            scanner: RequestScanner::default(),
+            scans: Scans::default(),
+            lane: None,
+            closing: None,
+            ended: false,
+            pending: None,
+            progress: 0,
+            stall: None,
+            hold: None,
+            held: None,
+            _counted: counted,
+        }
+    }
+
+    /// Serves the client until it leaves or must go.
+    pub async fn run(mut self) -> Close {
+        let close = loop {
+            match poll_fn(|cx| self.poll_turn(cx)).await {
+                Turn::Errand(errand) => Box::pin(self.perform(errand)).await,
+                Turn::Close(close) => break close,
+            }
+        };
+        let counters = &self.around.upstream.counters;
+        match close {
+            Close::Left | Close::Finished => {}
+            Close::Protocol => counters.closed_fault.rise(),
+            Close::Slow => counters.closed_slow.rise(),
+            Close::Memory => counters.closed_memory.rise(),
+            Close::UpstreamLost => counters.closed_lost.rise(),
+        }
+        tracing::debug!(client = self.client.id, peer = self.client.peer, ?close, "session ended");
+        close
+    }
+
+    /// Drops the request at the front of the input: it has been answered.
+    fn skip_request(&mut self) {
+        let mut first = true;
+        let input = std::mem::take(&mut self.input);
+        let (used, _) = self.handle_with(&input, |_, _| {
+            if std::mem::take(&mut first) { Step::Done } else { Step::Stay(Pause::Replies) }
+        });
+        self.input = input;
+        self.consume(used);
+    }
+
+    /// Whether the request at the front of the input waits for what others do.
+    fn waits_for_others(&mut self) -> bool {
+        let mut waits = false;
+        let input = std::mem::take(&mut self.input);
+        self.handle_with(&input, |_, found| {
+            waits = found.ok().and_then(command::find).is_some_and(|found| match found {
+                Found::Spec(spec) => {
+                    spec.flags.contains(Flags::BLOCKING)
+                        || matches!(
+                            spec.verb,
+                            Verb::Subscribe | Verb::Psubscribe | Verb::Ssubscribe | Verb::Monitor
+                        )
+                }
+                Found::NoSuchSubcommand(_) => false,
+            });
+            Step::Stay(Pause::Replies)
+        });
+        self.input = input;
+        waits
+    }
+
+    /// The key of the connections that this client's commands may travel on.
+    fn key(&self) -> Option<Key> {
+        let identity = self.client.identity.clone()?;
+        Some(Key { identity, database: self.client.database, resp: self.client.resp })
+    }
+
+    /// The lane that this client's shared commands travel on.
+    fn lane(&mut self) -> Option<Rc<Lane>> {
+        if self.lane.is_none() {
+            self.lane = Some(self.around.upstream.lane(&self.key()?));
+        }
+        self.lane.clone()
+    }
+
+    /// The client's identity, database or protocol version has changed.
+    fn leave_lane(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            lane.leave(self.client.id);
+        }
+    }
+
+    /// Appends a reply of respgate's own, unless the client asked not to see it.
+    fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.client.mutes() {
+            self.replies.answer(write);
+        }
+    }
+
+    /// Appends an error line.
+    fn refuse(&mut self, line: &[u8]) {
+        self.around.upstream.counters.refused.rise();
+        self.answer(|out| {
+            out.extend_from_slice(line);
+            out.extend_from_slice(b"\r\n");
+        });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.leave_lane();
+        self.around.roster.leave(self.client.id);
+        self.around.buffers.discharge(self.input.len());
+        self.replies.close();
+    }
+}

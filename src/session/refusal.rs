@@ -1,0 +1,86 @@
+//! Error lines that respgate writes in the server's own words. Texts were compared with valkey 8.0.1 and redis
+//! 7.0.15; all are without CRLF.
+
+use crate::resp::request::Request;
+
+/// A command before AUTH.
+pub const NO_AUTH: &[u8] = b"-NOAUTH Authentication required.";
+/// HELLO before AUTH and without its AUTH option.
+pub const NO_AUTH_HELLO: &[u8] = b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+/// Options that make no sense.
+pub const SYNTAX: &[u8] = b"-ERR syntax error";
+/// A number that is none.
+pub const NOT_AN_INTEGER: &[u8] = b"-ERR value is not an integer or out of range";
+/// A database number below zero; above, the server answers itself.
+pub const NO_SUCH_DATABASE: &[u8] = b"-ERR DB index is out of range";
+/// HELLO's version.
+pub const PROTOCOL_NOT_AN_INTEGER: &[u8] = b"-ERR Protocol version is not an integer or out of range";
+/// HELLO's version is neither 2 nor 3.
+pub const NO_PROTOCOL: &[u8] = b"-NOPROTO unsupported protocol version";
+/// CLIENT SETNAME and HELLO SETNAME.
+pub const BAD_NAME: &[u8] = b"-ERR Client names cannot contain spaces, newlines or special characters.";
+/// CLUSTER and ASKING.
+pub const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled";
+/// EXEC outside a transaction.
+pub const EXEC_WITHOUT_MULTI: &[u8] = b"-ERR EXEC without MULTI";
+/// DISCARD outside a transaction.
+pub const DISCARD_WITHOUT_MULTI: &[u8] = b"-ERR DISCARD without MULTI";
+/// EXEC of a transaction in which something was refused.
+pub const EXEC_ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.";
+
+/// How much of a name, and of all arguments together, an error repeats, in bytes.
+const REPEATED: usize = 128;
+
+/// A name that no command has.
+pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
+    let mut args = request.args();
+    let mut line = b"-ERR unknown command '".to_vec();
+    line.extend_from_slice(c_string(args.next().unwrap_or_default(), REPEATED));
+    line.extend_from_slice(b"', with args beginning with: ");
+    let start = line.len();
+    for arg in args {
+        let repeated = line.len() - start;
+        if repeated >= REPEATED {
+            break;
+        }
+        line.push(b'\'');
+        line.extend_from_slice(c_string(arg, REPEATED - repeated));
+        line.extend_from_slice(b"' ");
+    }
+    one_line(line)
+}
+
+/// A subcommand that its container does not have.
+pub fn unknown_subcommand(container: &str, subcommand: &[u8]) -> Vec<u8> {
+    let mut line = b"-ERR unknown subcommand '".to_vec();
+    line.extend_from_slice(c_string(subcommand, REPEATED));
+    line.extend_from_slice(format!("'. Try {container} HELP.").as_bytes());
+    one_line(line)
+}
+
+/// Too few or too many arguments; `name` as in the command table.
+pub fn wrong_arity(name: &str) -> Vec<u8> {
+    format!("-ERR wrong number of arguments for '{}' command", name.to_ascii_lowercase()).into_bytes()
+}
+
+/// What the server's ACL says to a user without the permission; `name` as in the command table.
+pub fn no_permission(user: &str, name: &str) -> Vec<u8> {
+    let name = name.to_ascii_lowercase();
+    one_line(format!("-NOPERM User {user} has no permissions to run the '{name}' command").into_bytes())
+}
+
+/// What C's `%.*s` prints of it.
+fn c_string(bytes: &[u8], limit: usize) -> &[u8] {
+    let end = memchr::memchr(0, bytes).unwrap_or(bytes.len()).min(limit);
+    bytes.get(..end).unwrap_or_default()
+}
+
+/// An error is one line: the server turns CR and LF into spaces.
+fn one_line(mut line: Vec<u8>) -> Vec<u8> {
+    for byte in &mut line {
+        if matches!(byte, b'\r' | b'\n') {
+            *byte = b' ';
+        }
+    }
+    line
+}

@@ -1,0 +1,291 @@
+//! Which way a request goes.
+
+use super::config::AdminCommands;
+use super::errand::Errand;
+use super::refusal;
+use super::turn::{Pause, Step};
+use super::{Session, local};
+use crate::command::{self, Found, Retry, Route, Spec, Verb};
+use crate::resp::request::Request;
+use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
+use crate::upstream::lane::Admission;
+use crate::upstream::queue::IfLost;
+
+/// A request larger than this does not travel on the shared lane, where others would wait behind it, in bytes.
+const OVERSIZE: usize = 64 * 1024;
+
+/// What the table, or failing that the server itself, says about a request's command.
+pub(super) enum Way {
+    /// By the shared lane.
+    Shared(IfLost),
+    /// By the shared lane, with a cursor that means something to one primary only.
+    Scan(IfLost),
+    /// By the leased lane.
+    Leased,
+    /// By the leased lane, whose connection stays this session's: what the command does to it is not known.
+    Kept,
+    /// The server must be asked what the command is.
+    Unlearned,
+    /// Answered here.
+    Local(&'static Spec),
+    /// Refused with this line.
+    Refused(Vec<u8>),
+    /// The server would close the connection without a word.
+    Dropped,
+}
+
+impl Session {
+    /// Sends a request, answers it, or says what must happen first.
+    pub(super) fn dispatch(&mut self, request: &Request<'_>) -> Step {
+        if self.around.upstream.auth_unclear() {
+            return Step::Stay(Pause::Errand(Errand::Greet));
+        }
+        match self.way(request) {
+            Way::Shared(if_lost) => self.share(request, if_lost),
+            Way::Scan(if_lost) => self.scan(request, if_lost),
+            way => {
+                if self.replies.awaited() > 0 {
+                    return Step::Stay(Pause::Replies);
+                }
+                match way {
+                    Way::Local(spec) => self.answer_locally(spec, request),
+                    Way::Refused(line) => {
+                        self.refuse(&line);
+                        Step::Done
+                    }
+                    Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
+                    Way::Unlearned => Step::Stay(Pause::Errand(Errand::Learn)),
+                    Way::Leased | Way::Kept | Way::Shared(_) | Way::Scan(_) => {
+                        Step::Stay(Pause::Errand(Errand::Lease))
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn share(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        if self.alone() {
+            return self.pinned();
+        }
+        let Some(lane) = self.lane() else { return Step::Done };
+        if !lane.is_open() {
+            return match self.around.upstream.admission(&lane) {
+                Admission::Open => self.share(request, if_lost),
+                Admission::Full => Step::Stay(Pause::Lane(None)),
+                // Who waits already goes on waiting.
+                Admission::Held(_)
+                    if self.held.is_none() && self.around.upstream.hold_full(request.len()) =>
+                {
+                    if self.replies.awaited() > 0 {
+                        return Step::Stay(Pause::Replies);
+                    }
+                    self.refuse(&self.around.upstream.hold_overflow());
+                    Step::Done
+                }
+                Admission::Held(deadline) => Step::Stay(Pause::Lane(Some(deadline))),
+                Admission::Refused(_) if self.replies.awaited() > 0 => Step::Stay(Pause::Replies),
+                Admission::Refused(line) => {
+                    self.refuse(&line);
+                    Step::Done
+                }
+            };
+        }
+        if self.replies.awaited() >= self.replies.window(self.around.config.max_pipeline) {
+            return Step::Stay(Pause::Replies);
+        }
+        let mute = self.client.mutes();
+        lane.push(request.raw(), &self.replies, if_lost, mute);
+        self.around.upstream.counters.shared.rise();
+        Step::Done
+    }
+
+    /// Whether this session has an upstream connection of its own by configuration.
+    fn alone(&self) -> bool {
+        self.around.upstream.config.pool == Pool::Session
+    }
+
+    fn pinned(&self) -> Step {
+        if self.replies.awaited() > 0 {
+            return Step::Stay(Pause::Replies);
+        }
+        Step::Stay(Pause::Errand(Errand::Lease))
+    }
+
+    fn answer_locally(&mut self, spec: &'static Spec, request: &Request<'_>) -> Step {
+        self.around.upstream.counters.local.rise();
+        match local::answer(self, spec, request) {
+            local::Outcome::Answered => Step::Done,
+            local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
+            local::Outcome::Errand(errand) => Step::Taken(Pause::Errand(errand)),
+        }
+    }
+
+    /// Whether this client may do more than authenticate. The configured user's own password, too, admits a client
+    /// that must authenticate: without AUTH such a client acts as nobody.
+    pub(super) fn admitted(&self) -> bool {
+        let upstream = &self.around.upstream;
+        self.client.identity.as_ref().is_some_and(|identity| {
+            identity.id() != upstream.identities.own().id()
+                || !upstream.wants_auth()
+                || upstream.config.client_auth == ClientAuth::Required
+        })
+    }
+
+    /// Looks a request's command up.
+    pub(super) fn way(&self, request: &Request<'_>) -> Way {
+        let Some(spec) = command::find(request) else { return self.unknown(request) };
+        match spec {
+            Found::Spec(spec) => {
+                if !self.admitted() && !spec.flags.contains(command::Flags::NO_AUTH) {
+                    return Way::Refused(refusal::NO_AUTH.to_vec());
+                }
+                self.known(spec, request)
+            }
+            Found::NoSuchSubcommand(container) => self.unknown_subcommand(container, request),
+        }
+    }
+
+    fn known(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
+        match spec.route {
+            Route::Virtual if spec.verb == Verb::Select && self.alone() => Way::Leased,
+            Route::Shared if request.len() > OVERSIZE => Way::Leased,
+            Route::Shared if spec.verb == Verb::Scan => Way::Scan(self.if_lost(spec, request)),
+            Route::Shared => Way::Shared(self.if_lost(spec, request)),
+            Route::LeaseIfBlock if request.len() > OVERSIZE || command::blocks(spec, request) => Way::Leased,
+            Route::LeaseIfBlock => Way::Shared(self.if_lost(spec, request)),
+            Route::Virtual | Route::LocalError | Route::Pin if !command::arity_ok(spec, request.argc()) => {
+                Way::Refused(if spec.name == "EXEC" {
+                    // Observed on valkey 8.0 and redis 7.0: any refusal of EXEC is worded as an abort.
+                    b"-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command".to_vec()
+                } else {
+                    refusal::wrong_arity(spec.name)
+                })
+            }
+            Route::Virtual | Route::LocalError => Way::Local(spec),
+            Route::Lease | Route::SideConnection => Way::Leased,
+            Route::Pin => match spec.verb {
+                // Without a transaction or a subscription these have nothing to end.
+                Verb::Exec
+                | Verb::Discard
+                | Verb::Unwatch
+                | Verb::Unsubscribe
+                | Verb::Punsubscribe
+                | Verb::Sunsubscribe
+                | Verb::ClientTracking
+                    if local::answers_unpinned(&self.client, spec, request) =>
+                {
+                    Way::Local(spec)
+                }
+                _ => Way::Leased,
+            },
+            Route::Admin => self.administrative(spec, request),
+        }
+    }
+
+    /// What may be done with this request if its connection is lost before it is answered.
+    pub(super) fn if_lost(&self, spec: &Spec, request: &Request<'_>) -> IfLost {
+        let policy = self.around.upstream.config.retry_writes;
+        if spec.retry == Retry::Safe {
+            return self.if_read_lost();
+        }
+        // Options need a look only if it makes a difference.
+        if policy == RetryWrites::Never || spec.retry == Retry::Never {
+            return IfLost::ReportUnknown;
+        }
+        match command::retry_of(spec, request) {
+            Retry::Safe => self.if_read_lost(),
+            Retry::SameReply => IfLost::ResendWrite,
+            Retry::ReplyDiffers if policy == RetryWrites::Idempotent => IfLost::ResendWrite,
+            Retry::ReplyDiffers | Retry::Never | Retry::ByOptions => IfLost::ReportUnknown,
+        }
+    }
+
+    fn if_read_lost(&self) -> IfLost {
+        if self.around.upstream.config.retry_reads { IfLost::Resend } else { IfLost::ReportLost }
+    }
+
+    fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
+        if self.around.config.admin_commands == AdminCommands::Allow {
+            return Way::Leased;
+        }
+        if spec.verb == Verb::ConfigGet && request.argc() > 2 {
+            return if request.args().skip(2).all(harmless_parameter) {
+                Way::Shared(self.if_read_lost())
+            } else {
+                Way::Local(spec)
+            };
+        }
+        let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
+        Way::Refused(refusal::no_permission(user, spec.name))
+    }
+
+    /// A name that the table lacks: a module's, a newer server's, or nobody's.
+    fn unknown(&self, request: &Request<'_>) -> Way {
+        let name = request.name();
+        if !self.admitted() {
+            return Way::Refused(refusal::NO_AUTH.to_vec());
+        }
+        // The server takes these for an attack by way of HTTP and closes the connection.
+        if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
+            return Way::Dropped;
+        }
+        if !command::printable(name) {
+            return Way::Refused(refusal::unknown_command(request));
+        }
+        let Some(learned) = self.around.upstream.learned() else { return Way::Unlearned };
+        match learned.route(name, request.arg(1)) {
+            None => Way::Refused(refusal::unknown_command(request)),
+            Some(Route::Shared) if request.len() <= OVERSIZE => Way::Shared(self.if_read_lost()),
+            Some(Route::Shared | Route::Lease) => Way::Leased,
+            Some(Route::Admin) if self.around.config.admin_commands == AdminCommands::Deny => {
+                let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
+                Way::Refused(refusal::no_permission(user, &String::from_utf8_lossy(name)))
+            }
+            Some(_) => Way::Kept,
+        }
+    }
+
+    /// A subcommand that the table lacks. CLIENT's are respgate's own, so an unknown one is refused: it would
+    /// change a connection that is not the client's alone.
+    fn unknown_subcommand(&self, container: &'static Spec, request: &Request<'_>) -> Way {
+        if !self.admitted() {
+            return Way::Refused(refusal::NO_AUTH.to_vec());
+        }
+        let subcommand = request.arg(1).unwrap_or_default();
+        let refused = || Way::Refused(refusal::unknown_subcommand(container.name, subcommand));
+        if !command::printable(subcommand) || matches!(container.name, "CLIENT" | "CLUSTER" | "SENTINEL") {
+            return refused();
+        }
+        match self.around.upstream.learned().map(|l| l.subcommand_route(request.name(), subcommand)) {
+            None => Way::Unlearned,
+            Some(None) => refused(),
+            Some(Some(Route::Shared)) if request.len() <= OVERSIZE => Way::Shared(self.if_read_lost()),
+            Some(Some(Route::Shared)) => Way::Leased,
+            Some(Some(Route::Lease)) => Way::Leased,
+            Some(Some(Route::Pin)) => Way::Kept,
+            Some(Some(_)) => {
+                let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
+                let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
+                Way::Refused(refusal::no_permission(user, &name))
+            }
+        }
+    }
+}
+
+/// Parameters that clients ask for on connect and that reveal nothing: CONFIG GET of these alone reaches the
+/// server even where administrative commands are denied. Patterns match nothing here.
+fn harmless_parameter(name: &[u8]) -> bool {
+    const HARMLESS: &[&str] = &[
+        "appendonly",
+        "databases",
+        "maxmemory",
+        "maxmemory-policy",
+        "notify-keyspace-events",
+        "proto-max-bulk-len",
+        "replica-read-only",
+        "save",
+        "slave-read-only",
+        "timeout",
+    ];
+    HARMLESS.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}

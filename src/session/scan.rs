@@ -1,0 +1,118 @@
+//! SCAN and its kin across a failover. A cursor means something to the node that gave it only: the order of keys
+//! depends on a seed that each server draws when it starts (valkey issue 4). A client that goes on with a cursor of the
+//! former primary therefore starts anew: it may see keys twice, which SCAN always allows, and misses none.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::Session;
+use super::turn::Step;
+use crate::resp::request::{self, Request};
+use crate::topology::Generation;
+use crate::upstream::queue::IfLost;
+
+/// Scans that one session may have under way; the oldest are forgotten.
+const REMEMBERED: usize = 16;
+
+/// Which primary each of a session's scans last asked.
+#[derive(Debug, Default)]
+pub(super) struct Scans(Vec<(u64, Generation)>);
+
+impl Scans {
+    /// Whether the cursor of this scan is another primary's.
+    fn stale(&self, scan: u64, now: Generation) -> bool {
+        self.0.iter().any(|(known, asked)| *known == scan && *asked != now)
+    }
+
+    fn asked(&mut self, scan: u64, now: Generation) {
+        self.0.retain(|(known, _)| *known != scan);
+        if self.0.len() == REMEMBERED {
+            self.0.remove(0);
+        }
+        self.0.push((scan, now));
+    }
+}
+
+impl Session {
+    /// Sends a SCAN, HSCAN, SSCAN or ZSCAN, from the beginning if its cursor is a former primary's.
+    pub(super) fn scan(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        let Some(now) = self.around.upstream.generation() else { return self.share(request, if_lost) };
+        let place = cursor_place(request.name());
+        let scan = identity(request, place);
+        let begins = request.arg(place) == Some(b"0");
+        let step = if !begins && self.scans.stale(scan, now) {
+            match Request::parse(&from_the_beginning(request, place)) {
+                Some(anew) => self.share(&anew, if_lost),
+                None => self.share(request, if_lost),
+            }
+        } else {
+            self.share(request, if_lost)
+        };
+        if matches!(step, Step::Done) {
+            self.scans.asked(scan, now);
+        }
+        step
+    }
+}
+
+/// Which argument the cursor is: HSCAN, SSCAN and ZSCAN have a key before it.
+fn cursor_place(name: &[u8]) -> usize {
+    if name.eq_ignore_ascii_case(b"SCAN") { 1 } else { 2 }
+}
+
+/// Tells a session's scans apart: by command and key.
+fn identity(request: &Request<'_>, cursor: usize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    request.name().to_ascii_uppercase().hash(&mut hasher);
+    request.args().take(cursor).skip(1).for_each(|arg| arg.hash(&mut hasher));
+    hasher.finish()
+}
+
+fn from_the_beginning(request: &Request<'_>, cursor: usize) -> Vec<u8> {
+    let mut args: Vec<&[u8]> = request.args().collect();
+    if let Some(arg) = args.get_mut(cursor) {
+        *arg = b"0";
+    }
+    let mut frame = Vec::with_capacity(request.len());
+    request::encode(&args, &mut frame);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(words: &[&str]) -> Vec<u8> {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let mut frame = Vec::new();
+        request::encode(&words, &mut frame);
+        frame
+    }
+
+    #[test]
+    fn only_a_former_primary_s_cursor_is_stale() {
+        let mut scans = Scans::default();
+        assert!(!scans.stale(1, Generation(2)), "a cursor of another connection's is passed on");
+        scans.asked(1, Generation(1));
+        assert!(!scans.stale(1, Generation(1)));
+        assert!(scans.stale(1, Generation(2)));
+        assert!(!scans.stale(2, Generation(2)));
+        scans.asked(1, Generation(2));
+        assert!(!scans.stale(1, Generation(2)));
+        (10..40).for_each(|scan| scans.asked(scan, Generation(2)));
+        assert_eq!(scans.0.len(), REMEMBERED);
+    }
+
+    #[test]
+    fn the_cursor_alone_is_replaced() {
+        let scan = frame(&["scan", "123", "MATCH", "a*", "COUNT", "10"]);
+        let scan = Request::parse(&scan).unwrap();
+        assert_eq!(
+            from_the_beginning(&scan, cursor_place(scan.name())),
+            frame(&["scan", "0", "MATCH", "a*", "COUNT", "10"])
+        );
+        let hscan = frame(&["HSCAN", "h", "77"]);
+        let hscan = Request::parse(&hscan).unwrap();
+        assert_eq!(from_the_beginning(&hscan, cursor_place(hscan.name())), frame(&["HSCAN", "h", "0"]));
+        assert_ne!(identity(&scan, 1), identity(&hscan, 2));
+    }
+}

@@ -1,0 +1,355 @@
+//! A session's turn: write what waits, handle what was read, read more.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::errand::Errand;
+use super::{Close, Session};
+use crate::resp::request::{self, Request, RequestFault, Scanned};
+use crate::upstream::replies::Standing;
+
+/// Replies that may wait for a client before more of its requests are handled, in bytes.
+pub(super) const BACKLOG: usize = 256 * 1024;
+/// Unhandled input that is read ahead while requests must wait, in bytes, so that a departure is noticed.
+pub(super) const AHEAD: usize = 64 * 1024;
+/// Input that one client may hold when the worker's budget is spent, in bytes.
+const MEMORY_SHARE: usize = 256 * 1024;
+/// How often it is looked whether a client that closed its sending side waits in vain.
+pub(super) const DEPARTED_CHECK: Duration = Duration::from_millis(250);
+/// Rounds of reading and writing before other tasks have their turn.
+const ROUNDS: usize = 8;
+
+/// How a turn ended.
+pub(super) enum Turn {
+    /// Something must be waited for that is not on the data path.
+    Errand(Errand),
+    /// The session is over.
+    Close(Close),
+}
+
+/// Why no further request can be handled now.
+pub(super) enum Pause {
+    /// All is handled: read more.
+    More,
+    /// Earlier replies must come first.
+    Replies,
+    /// The lane takes no requests; if it is for want of a primary, until then at most.
+    Lane(Option<Instant>),
+    /// See [`Turn::Errand`].
+    Errand(Errand),
+    /// See [`Turn::Close`]; replies that are on their way are still delivered.
+    Close(Close),
+}
+
+/// What became of one request.
+pub(super) enum Step {
+    /// It was sent or answered.
+    Done,
+    /// It must be handled again later.
+    Stay(Pause),
+    /// It is taken, and nothing behind it can be handled now.
+    Taken(Pause),
+}
+
+impl Session {
+    /// One turn. The waker is called when the client can be read from or written to, when replies arrive, and
+    /// when the lane takes requests again.
+    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        self.replies.watch(cx.waker());
+        for _ in 0..ROUNDS {
+            let blocked = match self.replies.poll_write_to(cx, &mut self.stream) {
+                Poll::Ready(Ok(_)) => false,
+                Poll::Ready(Err(_)) => return Poll::Ready(Turn::Close(Close::Left)),
+                Poll::Pending => true,
+            };
+            match self.replies.standing() {
+                Standing::Open | Standing::Gone => {}
+                Standing::Overflowed => return Poll::Ready(Turn::Close(Close::Slow)),
+                Standing::Cut => return Poll::Ready(Turn::Close(Close::UpstreamLost)),
+            }
+            if self.poll_stalled(cx, blocked).is_ready() {
+                return Poll::Ready(Turn::Close(Close::Slow));
+            }
+            if let Some(close) = self.closing {
+                if !blocked && self.replies.awaited() == 0 || self.waits_in_vain(cx, close).is_ready() {
+                    return Poll::Ready(Turn::Close(close));
+                }
+                return Poll::Pending;
+            }
+            if blocked && self.replies.waiting() > BACKLOG {
+                return Poll::Pending;
+            }
+            let mut pause = self.handle_input();
+            if !matches!(pause, Pause::Lane(_)) {
+                self.released();
+            }
+            if matches!(pause, Pause::More) {
+                pause = match self.poll_read(cx) {
+                    Poll::Ready(pause) => pause,
+                    Poll::Pending if self.replies.waiting() > 0 && !blocked => continue,
+                    Poll::Pending if self.drained() => Pause::Close(Close::Finished),
+                    Poll::Pending => return Poll::Pending,
+                };
+            }
+            let answered = self.replies.waiting() > 0 && !blocked;
+            match pause {
+                Pause::More => {}
+                Pause::Errand(errand) => {
+                    // It may take long: what is answered must not wait for it. A fault shows at the next write.
+                    let _ = self.replies.poll_write_to(cx, &mut self.stream);
+                    return Poll::Ready(Turn::Errand(errand));
+                }
+                Pause::Close(close) => self.closing = Some(close),
+                Pause::Replies if answered => {}
+                Pause::Replies => return Poll::Pending,
+                Pause::Lane(deadline) => {
+                    if self.poll_held(cx, deadline).is_pending() && !answered {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Ready when the client has taken no byte of its replies for too long.
+    pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<()> {
+        let progress = self.replies.progress();
+        if !blocked || progress != self.progress {
+            self.progress = progress;
+            self.stall = None;
+        }
+        if !blocked {
+            return Poll::Pending;
+        }
+        let limit = self.around.config.write_timeout;
+        let timer = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        timer.as_mut().poll(cx)
+    }
+
+    /// Ready when a client that left still awaits replies although there is no primary to give them. Looks again now
+    /// and then.
+    fn waits_in_vain(&mut self, cx: &mut Context<'_>, close: Close) -> Poll<()> {
+        if close != Close::Left {
+            return Poll::Pending;
+        }
+        loop {
+            if self.around.upstream.in_hold() {
+                return Poll::Ready(());
+            }
+            let check = self.hold.get_or_insert_with(|| Box::pin(tokio::time::sleep(DEPARTED_CHECK)));
+            ready!(check.as_mut().poll(cx));
+            self.hold = None;
+        }
+    }
+
+    /// Waits for the lane. Ready when requests can be looked at again: the hold has expired, or the client has
+    /// sent more or left.
+    fn poll_held(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
+        if let Some(lane) = &self.lane {
+            lane.wait(self.client.id, cx.waker());
+        }
+        if let Some(deadline) = deadline {
+            self.wait_held();
+            let timer = self.hold.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if poll_timer(timer, deadline, cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        // Nobody waits for what cannot be sent; but a connection that is merely being opened is worth the wait.
+        if self.poll_left(cx).is_ready() && self.around.upstream.in_hold() {
+            self.closing = Some(Close::Left);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Ready when the client has closed its connection. What it sends meanwhile is kept, within bounds.
+    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_left_within(cx, AHEAD)
+    }
+
+    /// As `poll_left`, with the number of bytes that may be kept.
+    pub(super) fn poll_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
+        // A client that waits where no more may wait is not read from: its departure can wait, too.
+        let full = self.held.is_some() && self.around.upstream.hold_full(0);
+        while !full && !self.ended && self.input.len() < ahead {
+            match ready!(self.poll_read_ahead(cx)) {
+                Ok(0) => self.ended = true,
+                Ok(_) => {}
+                Err(_) => {
+                    self.closing = Some(Close::Left);
+                    self.ended = true;
+                }
+            }
+        }
+        if self.ended { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// What the client has sent waits for a primary from now on.
+    pub(super) fn wait_held(&mut self) {
+        let held = self.held.get_or_insert_with(|| self.around.upstream.client_held());
+        held.set(self.input.len());
+    }
+
+    /// The session no longer waits for its lane, or for a primary.
+    pub(super) fn released(&mut self) {
+        self.held = None;
+        self.hold = None;
+    }
+
+    /// Whether a drain may end this session: nothing of it is under way.
+    fn drained(&self) -> bool {
+        self.around.roster.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
+    }
+
+    /// One read, appended to the input without looking at it.
+    pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let buffers = self.around.buffers.clone();
+        let mut scratch = buffers.scratch().borrow_mut();
+        let mut room = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+        self.keep(room.filled());
+        Poll::Ready(Ok(room.filled().len()))
+    }
+
+    /// One read, handled at once, straight from the worker's scratch buffer unless part of a request is waiting.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
+        if self.ended {
+            return Poll::Ready(Pause::Close(Close::Left));
+        }
+        let buffers = self.around.buffers.clone();
+        let mut scratch = buffers.scratch().borrow_mut();
+        let mut room = ReadBuf::new(&mut scratch);
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
+        let bytes = room.filled();
+        if read.is_err() || bytes.is_empty() {
+            return Poll::Ready(Pause::Close(Close::Left));
+        }
+        if !self.input.is_empty() {
+            self.keep(bytes);
+            return Poll::Ready(self.handle_input());
+        }
+        let (used, pause) = self.handle(bytes);
+        self.keep(bytes.get(used..).unwrap_or_default());
+        Poll::Ready(pause)
+    }
+
+    /// Keeps bytes for later.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        self.around.buffers.charge(bytes.len());
+        if let Some(held) = &mut self.held {
+            held.set(self.input.len());
+        }
+    }
+
+    /// Handles what was kept.
+    pub(super) fn handle_input(&mut self) -> Pause {
+        if self.input.is_empty() {
+            return Pause::More;
+        }
+        let input = std::mem::take(&mut self.input);
+        let (used, pause) = self.handle(&input);
+        self.input = input;
+        self.consume(used);
+        if self.hoards(0) {
+            return Pause::Close(Close::Memory);
+        }
+        pause
+    }
+
+    /// Whether the worker's memory is spent and this client holds more than its share in requests, `sent` bytes of
+    /// it elsewhere. Tells the client so.
+    pub(super) fn hoards(&mut self, sent: usize) -> bool {
+        let hoards = self.around.buffers.exhausted() && self.input.len() + sent > MEMORY_SHARE;
+        if hoards {
+            self.refuse(b"-ERR respgate: its memory for requests and replies is spent, and this client holds more than its share");
+        }
+        hoards
+    }
+
+    /// Drops bytes from the front of the input.
+    pub(super) fn consume(&mut self, used: usize) {
+        self.around.buffers.discharge(used);
+        if used == self.input.len() {
+            self.input = Vec::new();
+        } else {
+            self.input.drain(..used);
+        }
+    }
+
+    /// Handles requests until something must be waited for. Returns how many bytes are used up, and why it
+    /// stopped.
+    fn handle(&mut self, bytes: &[u8]) -> (usize, Pause) {
+        self.handle_with(bytes, |session, found| match found {
+            Ok(request) => session.dispatch(request),
+            Err(_) if session.replies.awaited() > 0 => Step::Stay(Pause::Replies),
+            Err(fault) => session.fault(fault),
+        })
+    }
+
+    /// As `handle`, with what is to be done with each request, and with what is none.
+    pub(super) fn handle_with(
+        &mut self,
+        bytes: &[u8],
+        mut dispatch: impl FnMut(&mut Self, Result<&Request<'_>, &RequestFault>) -> Step,
+    ) -> (usize, Pause) {
+        let mut used = 0;
+        let around = self.around.clone();
+        loop {
+            if self.replies.waiting() > BACKLOG {
+                return (used, Pause::Replies);
+            }
+            let rest = bytes.get(used..).unwrap_or_default();
+            if rest.is_empty() {
+                return (used, Pause::More);
+            }
+            let limits =
+                if self.client.identity.is_some() { &around.config.request } else { &around.unauthenticated };
+            let (len, step) = match self.scanner.scan(rest, limits) {
+                Scanned::Incomplete { .. } => return (used, Pause::More),
+                Scanned::Skip(len) => (len, Step::Done),
+                Scanned::Request(request) => (request.len(), dispatch(self, Ok(&request))),
+                Scanned::Inline { consumed } => {
+                    let line = rest.get(..consumed).unwrap_or_default();
+                    match request::split_inline(line, limits) {
+                        Ok(None) => (consumed, Step::Done),
+                        Ok(Some(frame)) => match Request::parse(&frame) {
+                            Some(request) => (consumed, dispatch(self, Ok(&request))),
+                            None => (consumed, Step::Done),
+                        },
+                        Err(fault) => (consumed, dispatch(self, Err(&fault))),
+                    }
+                }
+                Scanned::Fault(fault) => (rest.len(), dispatch(self, Err(&fault))),
+            };
+            match step {
+                Step::Done => used += len,
+                Step::Stay(pause) => return (used, pause),
+                Step::Taken(pause) => return (used + len, pause),
+            }
+        }
+    }
+
+    /// What a client sent is not RESP: it gets the server's protocol error behind its earlier replies, and loses
+    /// its connection.
+    pub(super) fn fault(&mut self, fault: &RequestFault) -> Step {
+        let line = &fault.reply();
+        tracing::debug!(client = self.client.id, peer = self.client.peer, fault = %String::from_utf8_lossy(line).trim_end(), "protocol error");
+        self.replies.answer(|out| out.extend_from_slice(line));
+        Step::Taken(Pause::Close(Close::Protocol))
+    }
+}
+
+fn poll_timer(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    if timer.deadline() != deadline {
+        timer.as_mut().reset(deadline);
+    }
+    timer.as_mut().poll(cx)
+}

@@ -1,0 +1,158 @@
+//! What drives a lane: opens its connection when one is wanted, pumps requests out and replies in, and settles
+//! what is left when the connection ends.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::lane::{Lane, Phase};
+use super::open::{Link, OpenFault, open};
+use super::pump::{End, Pump};
+use super::queue::{Loss, Settled};
+use crate::metrics::Gauged;
+use crate::net::backoff::Backoff;
+use crate::topology::{Generation, Hint};
+
+/// A refusal by the server (a wrong password, say) is repeated to sessions for this long before it is asked anew.
+const REFUSAL_STANDS: Duration = Duration::from_secs(1);
+
+/// Serves `lane` until nobody uses it any more.
+pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    let mut refused = false;
+    while wanted(&lane, &upstream).await {
+        let Some(primary) = upstream.primary() else {
+            wait_or_fail(&lane, &upstream, upstream.changed()).await;
+            continue;
+        };
+        let Some(permit) = upstream.shared_permit() else {
+            let line = upstream.at_limit();
+            lane.fail_all(&line);
+            lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
+            continue;
+        };
+        lane.renew();
+        match open(&upstream, &primary, lane.key()).await {
+            Ok(_) if upstream.generation() != Some(primary.generation) => {}
+            Ok(link) => {
+                if !refused {
+                    backoff.reset();
+                    upstream.end_hold();
+                }
+                refused = serve(&lane, &upstream, link, refused).await;
+                if refused && upstream.generation() == Some(primary.generation) {
+                    // It may say that it is the primary and yet refuse: then it is not asked without a pause.
+                    drop(permit);
+                    let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
+                    wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+                }
+            }
+            Err(OpenFault::Refused(line)) => refuse(&lane, line),
+            Err(OpenFault::AuthRequired(line)) => {
+                upstream.note_auth_required(lane.key());
+                refuse(&lane, line);
+            }
+            Err(OpenFault::Unavailable(why)) => {
+                upstream.note_fault(why);
+                upstream.begin_hold();
+                drop(permit);
+                // News of another primary ends the pause.
+                let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
+                wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+            }
+        }
+    }
+}
+
+/// Waits until a connection is wanted; false when no session uses the lane any more.
+async fn wanted(lane: &Rc<Lane>, upstream: &Upstream) -> bool {
+    poll_fn(|cx| {
+        lane.watch(cx.waker());
+        if lane.wanted() {
+            Poll::Ready(true)
+        } else if upstream.forget_unused(lane) {
+            Poll::Ready(false)
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+/// Waits for `event`, but fails what is queued when the hold ends first.
+async fn wait_or_fail(lane: &Lane, upstream: &Upstream, event: impl Future<Output = ()>) {
+    let Ok(deadline) = upstream.hold_deadline() else {
+        return fail_held(lane, upstream, event).await;
+    };
+    tokio::select! {
+        () = event => {}
+        () = tokio::time::sleep_until(deadline) => {}
+    }
+}
+
+async fn fail_held(lane: &Lane, upstream: &Upstream, event: impl Future<Output = ()>) {
+    let line = upstream.hold_expired();
+    let failed = lane.fail_all(&line);
+    upstream.counters.hold_expired.add(failed as u64);
+    lane.enter(Phase::Opening);
+    event.await;
+}
+
+fn refuse(lane: &Lane, line: Vec<u8>) {
+    let line: Rc<[u8]> = line.into();
+    lane.fail_all(&line);
+    lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
+}
+
+/// True if it ended because the node refused a command as only a non-primary does. `doubted`: so did the connection
+/// before; then a hold goes on until this one has answered something.
+async fn serve(lane: &Rc<Lane>, upstream: &Upstream, link: Link, doubted: bool) -> bool {
+    let generation = link.generation;
+    let gauge = Gauged::new(&upstream.counters, |counters| &counters.shared_open);
+    lane.answer_decided();
+    lane.enter(Phase::Open);
+    let mut pump = Pump::new(link, doubted);
+    let end = poll_fn(|cx| pump.poll(cx, lane, upstream)).await;
+    lane.close_gate(upstream.holding());
+    drop((pump, gauge));
+    let loss = if matches!(end, End::Silent) { Loss::Silent } else { Loss::Broken };
+    let settled = lane.queue.borrow_mut().settle(loss);
+    upstream.note_settled(settled.resent, settled.unknown, 0);
+    lane.answer_decided();
+    lane.enter(if lane.queue.borrow().is_empty() { Phase::Idle } else { Phase::Opening });
+    report(upstream, generation, &end, settled);
+    matches!(end, End::NotPrimary)
+}
+
+fn report(upstream: &Upstream, generation: Generation, end: &End, settled: Settled) {
+    let name = &upstream.config.name;
+    let Settled { unknown, resent } = settled;
+    let why = match end {
+        End::Superseded | End::Unused => return,
+        End::NotPrimary => "the node is not the primary any more",
+        End::Silent => "no reply within response-timeout",
+        End::Lost(why) | End::Framing(why) => why,
+    };
+    upstream.counters.lost.rise();
+    upstream.scripts.doubt();
+    upstream.timelines.sign("a connection to the primary was lost", true);
+    upstream.hint(match end {
+        End::NotPrimary => Hint::NotPrimary(generation),
+        _ => Hint::Lost(generation),
+    });
+    match end {
+        End::Framing(_) => tracing::error!(
+            upstream = name,
+            why,
+            unknown,
+            resent,
+            "a shared upstream connection was closed because what the server sent cannot be trusted"
+        ),
+        _ if unknown + resent == 0 => tracing::debug!(upstream = name, why, "an unused connection ended"),
+        _ => tracing::warn!(upstream = name, why, unknown, resent, "a shared upstream connection was lost"),
+    }
+}

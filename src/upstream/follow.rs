@@ -1,0 +1,99 @@
+//! Following discovery: a newer primary, a failover that has begun, no primary at all.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::Upstream;
+use super::lane::Order;
+use crate::topology::{Generation, Primary, ServerInfo, Topology};
+
+impl Upstream {
+    pub(super) async fn follow(self: Rc<Self>, mut topology: watch::Receiver<Topology>) {
+        loop {
+            let newest = topology.borrow_and_update().clone();
+            self.adopt(&newest);
+            if topology.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes over what discovery says. Every connection to a superseded primary is cut here, before anything
+    /// else can be written to it.
+    pub(super) fn adopt(&self, topology: &Topology) {
+        match topology {
+            Topology::Unknown(outage) => {
+                *self.fault.borrow_mut() = outage.to_string();
+                if self.primary.take().is_some() {
+                    self.timelines.named(self.drained());
+                    self.cut(None);
+                }
+                self.begin_hold();
+            }
+            Topology::Failing(primary, sign) => {
+                self.follow_primary(primary);
+                *self.fault.borrow_mut() = sign.to_string();
+                self.timelines.sign(&sign.to_string(), true);
+                self.hold();
+            }
+            Topology::Known(primary) => {
+                self.follow_primary(primary);
+                self.release();
+            }
+        }
+        self.news.notify_waiters();
+    }
+
+    pub(super) fn follow_primary(&self, primary: &Arc<Primary>) {
+        if let Some(server) = &primary.server {
+            *self.server.borrow_mut() = Some(Rc::new(ServerInfo::clone(server)));
+        }
+        let before = self.primary.replace(Some(primary.clone()));
+        match before {
+            Some(before) if before.generation == primary.generation => {}
+            before => {
+                if before.is_some() {
+                    self.timelines.named(self.drained());
+                }
+                self.timelines.verified(primary);
+                // An outage that nobody's command met must not count against the next command.
+                self.end_hold();
+                self.auth_required.set(false);
+                self.auth_unclear.set(self.config.credentials.is_none() && primary.server.is_none());
+                self.learned.take();
+                self.cut(Some(primary.generation));
+            }
+        }
+    }
+
+    /// Whether every shared connection is open and has answered everything.
+    pub(super) fn drained(&self) -> bool {
+        self.lanes.borrow().values().all(|lane| lane.is_drained())
+    }
+
+    /// Cuts every connection that is not of the `newest` generation.
+    pub(super) fn cut(&self, newest: Option<Generation>) {
+        for lane in self.lanes.borrow().values() {
+            lane.order(Order::Cut);
+        }
+        self.leases.cut(newest);
+    }
+
+    /// A reply came from the primary of this generation.
+    pub(super) fn succeeded(&self, generation: Generation) {
+        if self.proven.replace(Some(generation)) != Some(generation) {
+            self.timelines.succeeded(generation);
+        }
+    }
+
+    /// Counts what became of the requests of a lost connection.
+    pub fn note_settled(&self, resent: usize, unknown: usize, transplanted: usize) {
+        let (resent, unknown, transplanted) = (resent as u64, unknown as u64, transplanted as u64);
+        self.counters.resent.add(resent);
+        self.counters.unknown.add(unknown);
+        self.counters.transplanted.add(transplanted);
+        self.timelines.settled(resent, unknown, transplanted);
+    }
+}

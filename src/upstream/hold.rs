@@ -1,0 +1,96 @@
+//! Holds: commands wait in their sessions while there is no primary to send them to.
+
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::held::Held;
+use crate::metrics::Gauged;
+
+/// The hold has lasted too long.
+pub(super) struct Expired;
+
+impl Upstream {
+    /// Lets nothing new out: what is under way gets its replies.
+    pub(super) fn hold(&self) {
+        self.begin_hold();
+        self.holding.set(true);
+        for lane in self.lanes.borrow().values() {
+            lane.close_gate(true);
+        }
+    }
+
+    /// Lets commands out again.
+    pub(super) fn release(&self) {
+        if self.holding.replace(false) {
+            for lane in self.lanes.borrow().values() {
+                lane.close_gate(false);
+            }
+            self.end_hold();
+            self.timelines.dismissed_unless_switched(self.generation());
+            self.leases.wake();
+        }
+    }
+
+    /// Whether a failover is under way: nothing new may be sent.
+    pub fn holding(&self) -> bool {
+        self.holding.get()
+    }
+
+    pub(super) fn begin_hold(&self) {
+        if self.held_since.get().is_none() {
+            self.held_since.set(Some(Instant::now()));
+            self.counters.holds.rise();
+        }
+    }
+
+    pub(super) fn end_hold(&self) {
+        self.held_since.set(None);
+    }
+
+    /// Whether commands wait for a primary.
+    pub fn in_hold(&self) -> bool {
+        self.held_since.get().is_some()
+    }
+
+    /// Whether commands wait for a primary and `more` bytes of them would be too many.
+    pub fn hold_full(&self, more: usize) -> bool {
+        self.in_hold() && self.held_bytes.count().saturating_add(more) > self.config.hold_buffer
+    }
+
+    /// The error line for a command that may not wait, without CRLF.
+    pub fn hold_overflow(&self) -> Vec<u8> {
+        format!(
+            "-ERR respgate: no primary to send to, and the commands that wait for one already take what they may (upstream '{}'); raise hold-buffer",
+            self.config.name
+        )
+        .into_bytes()
+    }
+
+    /// Until when commands may wait for a primary.
+    pub(super) fn hold_deadline(&self) -> Result<Instant, Expired> {
+        let now = Instant::now();
+        let deadline = self.held_since.get().unwrap_or(now) + self.config.hold_timeout;
+        if deadline > now { Ok(deadline) } else { Err(Expired) }
+    }
+
+    /// The error line for a command that waited too long, without CRLF.
+    pub fn hold_expired(&self) -> Rc<[u8]> {
+        let fault = self.fault.borrow();
+        let mut line = format!(
+            "-ERR respgate: no primary to send to for {} s (upstream '{}'): {}",
+            self.held_since.get().unwrap_or_else(Instant::now).elapsed().as_secs(),
+            self.config.name,
+            if fault.is_empty() { "it could not be reached" } else { &fault },
+        );
+        line.retain(|c| !c.is_control());
+        line.into_bytes().into()
+    }
+
+    /// One more client's commands wait for a primary.
+    pub fn client_held(&self) -> Held {
+        self.timelines.client_held();
+        Held::new(&self.held_bytes, Gauged::new(&self.counters, |c| &c.held))
+    }
+}

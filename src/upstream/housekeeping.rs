@@ -1,0 +1,36 @@
+//! What is looked after once a second, so that nothing on the data path needs a timer.
+
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use super::Upstream;
+use super::replies::Replies;
+
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Retires idle leases and lanes and notices silent servers, until the upstream is gone.
+pub(super) async fn keep(upstream: Weak<Upstream>) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let Some(buffers) = upstream.upgrade().map(|upstream| upstream.buffers.clone()) else { return };
+    let nobody = Replies::new(buffers, 0);
+    nobody.close();
+    loop {
+        ticks.tick().await;
+        let Some(upstream) = upstream.upgrade() else { return };
+        if let Some(timeline) = upstream.timelines.finished() {
+            timeline.log(&upstream.config.name);
+        }
+        upstream.leases.reap(upstream.config.lease_idle);
+        upstream.leases.expire(upstream.config.response_timeout);
+        let lanes: Vec<_> = upstream.lanes.borrow().values().cloned().collect();
+        for lane in lanes {
+            // The copy in hand is one reference more than the map and the driver hold.
+            let references = Rc::strong_count(&lane) - 1;
+            lane.inspect(references, upstream.config.response_timeout, upstream.config.lease_idle);
+            if references > 2 {
+                lane.keep_alive(&nobody);
+            }
+        }
+    }
+}

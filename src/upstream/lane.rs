@@ -1,0 +1,308 @@
+//! The shared lane: one connection on which the commands of many sessions travel, in order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::open::Key;
+use super::queue::{IfLost, Queue, Slot, Verdict};
+use super::replies::Replies;
+
+/// Bytes that may wait on one lane before sessions must wait, so that a slow server slows its clients.
+const ROOM: usize = 1024 * 1024;
+/// Requests that may wait on one lane.
+const DEPTH: usize = 64 * 1024;
+/// A lane without a connection that no session uses is forgotten after this.
+const UNOPENED: Duration = Duration::from_secs(2);
+/// A connection that was quiet at so many looks, a second apart, is pinged.
+const QUIET_TICKS: u8 = 2;
+
+/// Whether a lane takes a request now.
+#[derive(Clone, Debug)]
+pub enum Admission {
+    /// Push it.
+    Open,
+    /// Its queue is full: wait to be woken.
+    Full,
+    /// No connection yet: wait to be woken, until then at most.
+    Held(Instant),
+    /// It fails with this error line (without CRLF).
+    Refused(Rc<[u8]>),
+}
+
+/// What a lane's connection is doing.
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// No connection; nobody has asked for one.
+    Idle,
+    /// A connection is wanted or being opened.
+    Opening,
+    /// Requests can be pushed.
+    Open,
+    /// The server refuses this user, database or protocol version: asking again before then is no use.
+    Refused(Rc<[u8]>, Instant),
+}
+
+/// One shared connection's queue, which outlives the connections that serve it.
+pub struct Lane {
+    key: Key,
+    pub(super) queue: RefCell<Queue>,
+    pub(super) phase: RefCell<Phase>,
+    open: Cell<bool>,
+    /// A failover is under way: requests wait in their sessions although the connection is open.
+    gated: Cell<bool>,
+    driver: RefCell<Option<Waker>>,
+    /// Sessions that wait to be let in, by client id; a session that leaves takes itself out.
+    waiting: RefCell<HashMap<u64, Waker>>,
+    order: Cell<Option<Order>>,
+    /// Replies counted when progress was last looked at, and when that was.
+    progress: Cell<(u64, Option<Instant>)>,
+    unused_since: Cell<Option<Instant>>,
+    /// Replies counted when it was last looked whether the connection is quiet, and how often there were no more.
+    quiet: Cell<(u64, u8)>,
+}
+
+/// What its driver is told to do with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// A newer primary took over: write nothing more.
+    Cut,
+    /// The server has not answered for too long.
+    GiveUp,
+    /// No session uses it.
+    Retire,
+}
+
+impl Lane {
+    pub(super) fn new(key: Key) -> Rc<Self> {
+        Rc::new(Self {
+            key,
+            queue: RefCell::default(),
+            phase: RefCell::new(Phase::Idle),
+            open: Cell::new(false),
+            gated: Cell::new(false),
+            driver: RefCell::default(),
+            waiting: RefCell::default(),
+            order: Cell::default(),
+            progress: Cell::default(),
+            unused_since: Cell::default(),
+            quiet: Cell::default(),
+        })
+    }
+
+    /// Whose commands it carries.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Whether it takes requests, the answer on all but a few calls.
+    pub fn is_open(&self) -> bool {
+        self.open.get() && !self.gated.get() && {
+            let queue = self.queue.borrow();
+            queue.held() < ROOM && queue.len() < DEPTH
+        }
+    }
+
+    /// Whether it takes requests, and if not, why. An idle lane starts to open. `deadline`: when held commands
+    /// fail.
+    pub(super) fn admission(&self, deadline: impl FnOnce() -> Result<Instant, Rc<[u8]>>) -> Admission {
+        let mut phase = self.phase.borrow_mut();
+        match &*phase {
+            Phase::Open if self.is_open() => Admission::Open,
+            Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Refused, Admission::Held),
+            Phase::Open => Admission::Full,
+            Phase::Refused(line, until) if Instant::now() < *until => Admission::Refused(line.clone()),
+            Phase::Idle | Phase::Refused(..) => {
+                *phase = Phase::Opening;
+                self.wake_driver();
+                deadline().map_or_else(Admission::Refused, Admission::Held)
+            }
+            Phase::Opening => deadline().map_or_else(Admission::Refused, Admission::Held),
+        }
+    }
+
+    /// Whether its connection, if it has one, is sound and has answered everything.
+    pub(super) fn is_drained(&self) -> bool {
+        self.queue.borrow().is_empty() && !matches!(&*self.phase.borrow(), Phase::Opening)
+    }
+
+    /// Wakes this client's session once, when [`Self::admission`] may have changed.
+    pub fn wait(&self, client: u64, waker: &Waker) {
+        self.waiting.borrow_mut().entry(client).or_insert_with(|| waker.clone());
+    }
+
+    /// The client no longer waits.
+    pub fn leave(&self, client: u64) {
+        self.waiting.borrow_mut().remove(&client);
+    }
+
+    /// Appends a request; the lane must be open.
+    pub fn push(&self, request: &[u8], replies: &Rc<Replies>, if_lost: IfLost, mute: bool) {
+        replies.expect();
+        let mut queue = self.queue.borrow_mut();
+        let idle = queue.unwritten().is_empty();
+        queue.push(request, replies.clone(), if_lost, mute);
+        if idle {
+            self.wake_driver();
+        }
+    }
+
+    /// Tells the driver; a cut is never taken back.
+    pub(super) fn order(&self, order: Order) {
+        if self.order.get() != Some(Order::Cut) {
+            self.order.set(Some(order));
+        }
+        self.wake_driver();
+    }
+
+    pub(super) fn ordered(&self) -> Option<Order> {
+        self.order.get()
+    }
+
+    /// A new connection is being made: earlier orders are done with.
+    pub(super) fn renew(&self) {
+        self.order.set(None);
+        self.progress.set((0, None));
+    }
+
+    /// Looks at progress, now and then: a lane without a reply for `response_timeout` is given up, one that no
+    /// session has used for `idle` is retired.
+    pub(super) fn inspect(&self, references: usize, response_timeout: Duration, idle: Duration) {
+        let now = Instant::now();
+        let queue = self.queue.borrow();
+        let (answered, since) = self.progress.get();
+        let waits = !queue.is_empty() && self.open.get();
+        let next = match since {
+            Some(_) if !waits || queue.answered() != answered => waits.then_some(now),
+            None => waits.then_some(now),
+            kept => kept,
+        };
+        self.progress.set((queue.answered(), next));
+        let unused = references <= 2 && queue.is_empty();
+        drop(queue);
+        if !response_timeout.is_zero() && next.is_some_and(|since| now - since >= response_timeout) {
+            self.order(Order::GiveUp);
+        }
+        let unused_since = unused.then(|| self.unused_since.get().unwrap_or(now));
+        self.unused_since.set(unused_since);
+        // Without a connection there is nothing to keep: keys that the server refuses must not pile up.
+        let idle = if self.open.get() { idle } else { idle.min(UNOPENED) };
+        if unused_since.is_some_and(|since| now - since >= idle) {
+            self.order(Order::Retire);
+        }
+    }
+
+    /// Keeps requests in their sessions, or lets them out again.
+    pub(super) fn close_gate(&self, closed: bool) {
+        self.gated.set(closed);
+        if !closed {
+            self.wake_waiting();
+        }
+    }
+
+    /// Pings a connection that has carried nothing for a few seconds. Servers and the network between close idle ones
+    /// (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
+    pub(super) fn keep_alive(&self, nobody: &Rc<Replies>) {
+        let answered = {
+            let queue = self.queue.borrow();
+            if !queue.is_empty() || !self.is_open() {
+                return;
+            }
+            queue.answered()
+        };
+        let (seen, quiet) = self.quiet.get();
+        let quiet = if seen == answered { quiet + 1 } else { 0 };
+        if quiet < QUIET_TICKS {
+            return self.quiet.set((answered, quiet));
+        }
+        self.quiet.set((answered, 0));
+        self.push(b"*1\r\n$4\r\nPING\r\n", nobody, IfLost::Resend, true);
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.open.set(matches!(phase, Phase::Open));
+        *self.phase.borrow_mut() = phase;
+        self.wake_waiting();
+    }
+
+    pub(super) fn wake_waiting(&self) {
+        for (_, waker) in self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn anyone_waits(&self) -> bool {
+        !self.waiting.borrow().is_empty()
+    }
+
+    pub(super) fn watch(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        if !driver.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *driver = Some(waker.clone());
+        }
+    }
+
+    pub(super) fn wake_driver(&self) {
+        if let Some(driver) = self.driver.borrow().as_ref() {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Whether a connection is wanted.
+    pub(super) fn wanted(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Opening | Phase::Open) || !self.queue.borrow().is_empty()
+    }
+
+    /// Answers the requests at the front whose outcome is decided.
+    pub(super) fn answer_decided(&self) {
+        loop {
+            let Some((slot, verdict)) = self.queue.borrow_mut().pop_decided() else { return };
+            answer(&slot, &verdict.reply());
+        }
+    }
+
+    /// Fails every request with the same error line.
+    pub(super) fn fail_all(&self, line: &[u8]) -> usize {
+        let slots: Vec<Slot> = self.queue.borrow_mut().drain().collect();
+        for slot in &slots {
+            match slot.verdict() {
+                Some(verdict) => answer(slot, &verdict.reply()),
+                None => answer(slot, &[line, b"\r\n"].concat()),
+            }
+        }
+        slots.len()
+    }
+}
+
+impl Verdict {
+    /// The whole reply.
+    pub fn reply(&self) -> Vec<u8> {
+        let line: &[u8] = match self {
+            Self::Answered(reply) => return reply.to_vec(),
+            Self::OutcomeUnknown => {
+                b"-OUTCOMEUNKNOWN the connection to the primary was lost after the command was sent and before it was answered: it may or may not have run"
+            }
+            Self::GivenUp => {
+                b"-ERR respgate: the connection to the primary was lost each of the three times this read was sent"
+            }
+            Self::Lost => {
+                b"-ERR respgate: the connection to the primary was lost before this read was answered (retry-reads is off)"
+            }
+            Self::TimedOut => b"-ERR respgate: the primary did not reply within response-timeout",
+        };
+        [line, b"\r\n"].concat()
+    }
+}
+
+/// Answers a request in the server's place.
+pub(super) fn answer(slot: &Slot, reply: &[u8]) {
+    if slot.mute {
+        slot.replies.swallow();
+    } else {
+        slot.replies.deliver(reply, 1);
+    }
+}

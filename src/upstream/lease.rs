@@ -1,0 +1,418 @@
+//! The leased lane: connections that belong to one session at a time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::open::{Key, Link, OpenFault, open};
+use super::replies::Replies;
+use crate::metrics::Gauged;
+use crate::net::backoff::Backoff;
+use crate::net::read_buffer::ReadBuffer;
+use crate::topology::Generation;
+
+/// The leased connections of one worker to one upstream.
+pub(super) struct Leases {
+    limit: usize,
+    /// Connections in use or promised.
+    taken: Cell<usize>,
+    idle: RefCell<Vec<Idle>>,
+    /// Sessions that wait for room, longest first.
+    queue: RefCell<VecDeque<oneshot::Sender<Grant>>>,
+    /// Leases out now, by a number of their own.
+    out: RefCell<HashMap<u64, Rc<Out>>>,
+    next: Cell<u64>,
+    /// Length of the queue at which it is next rid of sessions that left.
+    tidy_at: Cell<usize>,
+}
+
+struct Idle {
+    key: Key,
+    link: Link,
+    since: Instant,
+}
+
+struct Out {
+    generation: Generation,
+    cut: Cell<bool>,
+    /// Since when a reply has been due without a byte of it.
+    due: Cell<Option<Instant>>,
+    silent: Cell<bool>,
+    replies: Rc<Replies>,
+}
+
+/// Room for one leased connection, and perhaps a connection with it.
+struct Grant {
+    permit: Permit,
+    link: Option<(Key, Link)>,
+}
+
+/// Room for one leased connection. When it is dropped, the room goes to the session that has waited longest.
+struct Permit {
+    upstream: Rc<Upstream>,
+    /// A connection without state that goes along with the room.
+    clean: Option<(Key, Link)>,
+}
+
+impl Permit {
+    fn new(upstream: &Rc<Upstream>) -> Self {
+        Self { upstream: upstream.clone(), clean: None }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.upstream.leases.pass_on(&self.upstream, self.clean.take());
+    }
+}
+
+/// A lease's entry in the list of those that a newer primary cuts.
+struct Listed {
+    upstream: Rc<Upstream>,
+    number: u64,
+    out: Rc<Out>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.upstream.leases.out.borrow_mut().remove(&self.number);
+    }
+}
+
+impl Leases {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(1),
+            taken: Cell::new(0),
+            idle: RefCell::default(),
+            queue: RefCell::default(),
+            out: RefCell::default(),
+            next: Cell::new(0),
+            tidy_at: Cell::new(64),
+        }
+    }
+
+    /// Idle connections.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Gives the place of a finished lease, and its connection if that is clean, to the session that has waited
+    /// longest; if none waits, the place is free and the connection idle.
+    fn pass_on(&self, upstream: &Rc<Upstream>, link: Option<(Key, Link)>) {
+        loop {
+            let next = self.queue.borrow_mut().pop_front();
+            match next {
+                Some(session) if session.is_closed() => {}
+                Some(session) => {
+                    let _ = session.send(Grant { permit: Permit::new(upstream), link });
+                    return;
+                }
+                None => {
+                    self.taken.set(self.taken.get().saturating_sub(1));
+                    if let Some((key, link)) = link {
+                        self.idle.borrow_mut().push(Idle { key, link, since: Instant::now() });
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Places of sessions that left while they waited are taken out whenever they could be half of the queue.
+    fn enqueue(&self, session: oneshot::Sender<Grant>) {
+        let mut queue = self.queue.borrow_mut();
+        if queue.len() >= self.tidy_at.get() {
+            queue.retain(|waiting| !waiting.is_closed());
+            self.tidy_at.set((queue.len() * 2).max(64));
+        }
+        queue.push_back(session);
+    }
+
+    /// An idle connection for this key that is still sound.
+    fn take_idle(&self, key: &Key, generation: Option<Generation>) -> Option<Link> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(at) = idle.iter().rposition(|idle| idle.key == *key) {
+            let mut link = idle.remove(at).link;
+            if Some(link.generation) == generation && sound(&mut link) {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    /// Marks every lease of an older generation as cut and drops idle connections of one.
+    pub(super) fn cut(&self, newest: Option<Generation>) {
+        self.idle.borrow_mut().retain(|idle| Some(idle.link.generation) == newest);
+        for out in self.out.borrow().values().filter(|out| Some(out.generation) != newest) {
+            out.cut.set(true);
+            out.replies.wake();
+        }
+    }
+
+    /// Wakes every session that holds a lease.
+    pub(super) fn wake(&self) {
+        self.out.borrow().values().for_each(|out| out.replies.wake());
+    }
+
+    /// Gives up leases whose reply has been due for longer than `limit`; zero: none.
+    pub(super) fn expire(&self, limit: Duration) {
+        let overdue =
+            |out: &&Rc<Out>| !limit.is_zero() && out.due.get().is_some_and(|due| due.elapsed() >= limit);
+        for out in self.out.borrow().values().filter(overdue) {
+            out.silent.set(true);
+            out.replies.wake();
+        }
+    }
+
+    /// Closes connections that have been idle for longer than `limit`.
+    pub(super) fn reap(&self, limit: Duration) {
+        self.idle.borrow_mut().retain_mut(|idle| idle.since.elapsed() < limit && sound(&mut idle.link));
+    }
+}
+
+/// Whether an idle connection is open and silent. Anything that it sent since its last reply is a reason to
+/// close it.
+fn sound(link: &mut Link) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    let silent = link.read.is_empty()
+        && matches!(ReadBuffer::new(1).poll_fill(&mut cx, &mut link.stream), Poll::Pending);
+    link.read.release();
+    silent
+}
+
+/// A connection that one session has to itself. Dropping it closes it.
+pub struct Lease {
+    /// The connection.
+    pub link: Link,
+    key: Key,
+    listed: Listed,
+    permit: Permit,
+    _gauge: Gauged,
+}
+
+impl Lease {
+    /// Whether its primary has been superseded: nothing may be written to it any more.
+    pub fn is_cut(&self) -> bool {
+        self.listed.out.cut.get()
+    }
+
+    /// Whether the server has not answered in time.
+    pub fn is_silent(&self) -> bool {
+        self.listed.out.silent.get()
+    }
+
+    /// Notes whether a reply is due, other than one that may take as long as it likes.
+    pub fn due(&self, due: bool) {
+        let since = self.listed.out.due.get();
+        if due != since.is_some() {
+            self.listed.out.due.set(due.then(Instant::now));
+        }
+    }
+
+    /// Closes a connection on which the session is blocked, in a way that tells whether the server ran the command
+    /// after all. The server forgets a client when it reads the end of its stream, and sends replies before it reads
+    /// on (valkey's networking.c): if the connection ends without a reply, nothing ran. Takes at most 100 ms.
+    pub async fn abandon(&mut self) -> bool {
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let silent_end = async {
+            self.link.stream.shutdown().await.ok()?;
+            let read = poll_fn(|cx| self.link.read.poll_fill(cx, &mut self.link.stream)).await.ok()?;
+            (read == 0 && self.link.read.is_empty()).then_some(())
+        };
+        matches!(tokio::time::timeout(PATIENCE, silent_end).await, Ok(Some(())))
+    }
+
+    /// Closes the connection and opens another one in its place, to the current primary. Waits for a primary as long
+    /// as a hold may last.
+    ///
+    /// # Errors
+    /// The error line for the client, without CRLF.
+    pub async fn reopen(
+        self,
+        upstream: &Rc<Upstream>,
+        key: &Key,
+        replies: &Rc<Replies>,
+    ) -> Result<Self, Rc<[u8]>> {
+        let Self { permit, .. } = self;
+        upstream.open_lease(key, replies, permit).await
+    }
+
+    /// The database that is selected on it has changed.
+    pub fn reselected(&mut self, database: u32) {
+        self.key.database = database;
+    }
+
+    /// Returns a connection without state to the pool. One that is cut, or has sent something that nothing asked
+    /// for, is closed instead.
+    pub fn give_back(self) {
+        let Self { mut link, key, listed, mut permit, _gauge } = self;
+        if !listed.out.cut.get() && sound(&mut link) {
+            permit.clean = Some((key, link));
+        }
+    }
+}
+
+impl Upstream {
+    /// A connection for `key`: an idle one, a new one, or, when all are in use, the next that is given back, in
+    /// the order of asking. Waits at most `lease_wait` for room, and for a primary as long as a hold may last.
+    ///
+    /// # Errors
+    /// The error line for the client, without CRLF.
+    pub async fn lease(self: &Rc<Self>, key: &Key, replies: &Rc<Replies>) -> Result<Lease, Rc<[u8]>> {
+        let grant = self.room(key).await?;
+        self.held().await?;
+        if let Some((known, mut link)) = grant.link
+            && known == *key
+            && Some(link.generation) == self.generation()
+            && sound(&mut link)
+        {
+            return Ok(self.lend(link, key, replies, grant.permit));
+        }
+        self.open_lease(key, replies, grant.permit).await
+    }
+
+    /// As [`Self::lease`], but never an idle connection: the server is asked about the credentials now.
+    pub(super) async fn lease_fresh(
+        self: &Rc<Self>,
+        key: &Key,
+        replies: &Rc<Replies>,
+    ) -> Result<Lease, Rc<[u8]>> {
+        let grant = self.room(key).await?;
+        self.open_lease(key, replies, grant.permit).await
+    }
+
+    /// Waits while a failover is under way.
+    async fn held(&self) -> Result<(), Rc<[u8]>> {
+        while self.holding() {
+            let Ok(deadline) = self.hold_deadline() else {
+                self.counters.hold_expired.rise();
+                return Err(self.hold_expired());
+            };
+            let _ = tokio::time::timeout_at(deadline, self.changed()).await;
+        }
+        Ok(())
+    }
+
+    async fn room(self: &Rc<Self>, key: &Key) -> Result<Grant, Rc<[u8]>> {
+        let leases = &self.leases;
+        if leases.queue.borrow().is_empty() {
+            if let Some(link) = leases.take_idle(key, self.generation()) {
+                leases.taken.set(leases.taken.get() + 1);
+                return Ok(Grant { permit: Permit::new(self), link: Some((key.clone(), link)) });
+            }
+            if leases.taken.get() + leases.idle() >= leases.limit && leases.idle() > 0 {
+                leases.idle.borrow_mut().remove(0);
+            }
+            if leases.taken.get() + leases.idle() < leases.limit {
+                leases.taken.set(leases.taken.get() + 1);
+                return Ok(Grant { permit: Permit::new(self), link: None });
+            }
+        }
+        self.counters.lease_waits.rise();
+        let (tell, told) = oneshot::channel();
+        leases.enqueue(tell);
+        match tokio::time::timeout(self.config.lease_wait, told).await {
+            Ok(Ok(grant)) => Ok(grant),
+            _ => {
+                self.counters.lease_timeouts.rise();
+                leases.queue.borrow_mut().retain(|waiting| !waiting.is_closed());
+                Err(format!(
+                    "-ERR respgate: no upstream connection became free within {} ms; this worker may lease {} of upstream '{}' (max-leased), and blocked, subscribed and transactional clients hold them",
+                    self.config.lease_wait.as_millis(),
+                    leases.limit,
+                    self.config.name,
+                )
+                .into_bytes()
+                .into())
+            }
+        }
+    }
+
+    async fn open_lease(
+        self: &Rc<Self>,
+        key: &Key,
+        replies: &Rc<Replies>,
+        permit: Permit,
+    ) -> Result<Lease, Rc<[u8]>> {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            // Tried before the hold is looked at: its end is only noticed by trying.
+            if let Some(primary) = self.primary().filter(|_| !self.holding()) {
+                match open(self, &primary, key).await {
+                    Ok(mut link) if Some(link.generation) == self.generation() => {
+                        if let Err(why) = self.tell_scripts(&mut link, key.resp).await {
+                            self.note_fault(why);
+                            continue;
+                        }
+                        self.end_hold();
+                        return Ok(self.lend(link, key, replies, permit));
+                    }
+                    Ok(_) => continue,
+                    Err(OpenFault::AuthRequired(line)) => {
+                        self.note_auth_required(key);
+                        return Err(line.into());
+                    }
+                    Err(OpenFault::Refused(line)) => return Err(line.into()),
+                    Err(OpenFault::Unavailable(why)) => {
+                        self.note_fault(why);
+                        self.begin_hold();
+                    }
+                }
+            }
+            let Ok(deadline) = self.hold_deadline() else {
+                self.counters.hold_expired.rise();
+                return Err(self.hold_expired());
+            };
+            // News end the pause; without a primary to try, only they do.
+            let tries = self.primary().is_some() && !self.holding();
+            let until = if tries { deadline.min(Instant::now() + backoff.next_delay()) } else { deadline };
+            let _ = tokio::time::timeout_at(until, self.changed()).await;
+        }
+    }
+
+    fn lend(self: &Rc<Self>, link: Link, key: &Key, replies: &Rc<Replies>, permit: Permit) -> Lease {
+        let number = self.leases.next.replace(self.leases.next.get() + 1);
+        let out = Rc::new(Out {
+            generation: link.generation,
+            cut: Cell::new(false),
+            due: Cell::new(None),
+            silent: Cell::new(false),
+            replies: replies.clone(),
+        });
+        self.leases.out.borrow_mut().insert(number, out.clone());
+        let listed = Listed { upstream: self.clone(), number, out };
+        let gauge = Gauged::new(&self.counters, |c| &c.leased_open);
+        Lease { link, key: key.clone(), listed, permit, _gauge: gauge }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_left_the_queue_do_not_pile_up() {
+        let leases = Leases::new(1);
+        let waiting: Vec<_> = (0..10)
+            .map(|_| {
+                let (tell, told) = oneshot::channel();
+                leases.enqueue(tell);
+                told
+            })
+            .collect();
+        for _ in 0..10_000 {
+            leases.enqueue(oneshot::channel().0);
+        }
+        assert!(leases.queue.borrow().len() <= 64);
+        drop(waiting);
+    }
+}

@@ -1,0 +1,319 @@
+//! Connections to the primary: the shared lane, the leased lane, and what opens both.
+//!
+//! Read [`open`] for how a connection comes to be, [`queue`] and [`drive`] for the shared lane, [`lease`] for
+//! the leased one.
+
+pub mod config;
+mod drive;
+mod follow;
+pub mod held;
+mod hold;
+mod housekeeping;
+pub mod identity;
+pub mod lane;
+mod learn;
+pub mod lease;
+pub mod open;
+mod pump;
+pub mod queue;
+pub mod replies;
+pub mod scripts;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+use self::config::{ClientAuth, UpstreamConfig};
+use self::held::HeldBytes;
+use self::hold::Expired;
+use self::identity::Identities;
+use self::lane::{Admission, Lane};
+use self::lease::Leases;
+use self::open::Key;
+use self::scripts::Scripts;
+use crate::command::learned::Learned;
+use crate::metrics::{Counters, Snapshot};
+use crate::net::buffers::Buffers;
+use crate::net::connect::Dialer;
+use crate::timeline::Timelines;
+use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
+
+/// What a worker's side of an upstream is made from.
+#[derive(Clone)]
+pub struct UpstreamPlan {
+    /// With a worker's share of the limits.
+    pub config: UpstreamConfig,
+    /// Makes its connections.
+    pub dialer: Dialer,
+    /// What discovery says.
+    pub topology: watch::Receiver<Topology>,
+    /// Where news for discovery goes.
+    pub hints: mpsc::Sender<Hint>,
+    /// Scripts that clients have sent; the workers share them.
+    pub scripts: Scripts,
+    /// Its failovers; the workers share them.
+    pub timelines: Timelines,
+}
+
+/// One worker's side of one upstream.
+pub struct Upstream {
+    /// What the user asked for; limits are this worker's share.
+    pub config: UpstreamConfig,
+    /// What this worker counts for this upstream.
+    pub counters: Rc<Counters>,
+    /// Who may act on its connections.
+    pub identities: Identities,
+    /// Scripts that clients have sent.
+    pub scripts: Scripts,
+    timelines: Timelines,
+    /// The generation that last gave a reply.
+    proven: Cell<Option<Generation>>,
+    buffers: Rc<Buffers>,
+    dialer: Dialer,
+    hints: mpsc::Sender<Hint>,
+    primary: RefCell<Option<Arc<Primary>>>,
+    /// Why there is no primary, or why it cannot be reached.
+    fault: RefCell<String>,
+    held_since: Cell<Option<Instant>>,
+    held_bytes: HeldBytes,
+    /// A failover is under way and the old primary still answers.
+    holding: Cell<bool>,
+    news: Notify,
+    lanes: RefCell<HashMap<Key, Rc<Lane>>>,
+    shared_open: Rc<Cell<usize>>,
+    leases: Leases,
+    server: RefCell<Option<Rc<ServerInfo>>>,
+    /// The server wants clients of the configured identity to authenticate themselves.
+    auth_required: Cell<bool>,
+    /// Whether it does is not known yet: respgate has no credentials, and discovery was not greeted.
+    auth_unclear: Cell<bool>,
+    learned: RefCell<Option<Rc<Learned>>>,
+    learning: Cell<bool>,
+}
+
+impl Upstream {
+    /// Starts the tasks that follow the topology and keep house; they end with the runtime.
+    pub fn start(plan: UpstreamPlan, buffers: Rc<Buffers>, counters: Rc<Counters>) -> Rc<Self> {
+        let UpstreamPlan { config, dialer, topology, hints, scripts, timelines } = plan;
+        let upstream = Rc::new(Self {
+            identities: Identities::new(config.credentials.clone()),
+            leases: Leases::new(config.max_leased),
+            config,
+            counters,
+            scripts,
+            timelines,
+            proven: Cell::default(),
+            buffers,
+            dialer,
+            hints,
+            primary: RefCell::default(),
+            fault: RefCell::default(),
+            held_since: Cell::default(),
+            held_bytes: HeldBytes::default(),
+            holding: Cell::default(),
+            news: Notify::new(),
+            lanes: RefCell::default(),
+            shared_open: Rc::default(),
+            server: RefCell::default(),
+            auth_required: Cell::default(),
+            auth_unclear: Cell::default(),
+            learned: RefCell::default(),
+            learning: Cell::default(),
+        });
+        tokio::task::spawn_local(upstream.clone().follow(topology));
+        tokio::task::spawn_local(housekeeping::keep(Rc::downgrade(&upstream)));
+        upstream
+    }
+
+    /// What this worker has counted for this upstream.
+    pub fn snapshot(&self) -> Snapshot {
+        self.counters.leased_idle.set(self.leases.idle() as u64);
+        self.counters.snapshot()
+    }
+
+    /// The primary, if one is known.
+    pub fn primary(&self) -> Option<Arc<Primary>> {
+        self.primary.borrow().clone()
+    }
+
+    /// The current primary's generation.
+    pub fn generation(&self) -> Option<Generation> {
+        self.primary.borrow().as_ref().map(|primary| primary.generation)
+    }
+
+    /// Ends with the next news from discovery.
+    pub async fn changed(&self) {
+        self.news.notified().await;
+    }
+
+    /// The lane for this key, started if there is none.
+    pub fn lane(self: &Rc<Self>, key: &Key) -> Rc<Lane> {
+        if let Some(lane) = self.lanes.borrow().get(key) {
+            return lane.clone();
+        }
+        let lane = Lane::new(key.clone());
+        lane.close_gate(self.holding());
+        self.lanes.borrow_mut().insert(key.clone(), lane.clone());
+        tokio::task::spawn_local(drive::drive(lane.clone(), self.clone()));
+        lane
+    }
+
+    /// Whether `lane` takes requests, and if not, why.
+    pub fn admission(&self, lane: &Lane) -> Admission {
+        lane.admission(|| self.hold_deadline().map_err(|Expired| self.hold_expired()))
+    }
+
+    /// Takes the lane out if only its driver still holds it.
+    fn forget_unused(&self, lane: &Rc<Lane>) -> bool {
+        let mut lanes = self.lanes.borrow_mut();
+        // One reference is the map's, one the driver's.
+        let unused = Rc::strong_count(lane) <= 2;
+        if unused {
+            lanes.remove(lane.key());
+        }
+        unused
+    }
+
+    /// Room for one more shared connection.
+    fn shared_permit(&self) -> Option<SharedPermit> {
+        let limit = self.config.max_connections.saturating_sub(self.config.max_leased).max(1);
+        (self.shared_open.get() < limit).then(|| SharedPermit::new(&self.shared_open))
+    }
+
+    fn at_limit(&self) -> Rc<[u8]> {
+        let limit = self.config.max_connections.saturating_sub(self.config.max_leased).max(1);
+        format!(
+            "-ERR respgate: upstream '{}' has all {limit} shared connections of this worker open (one per user, database and protocol version); raise max-connections",
+            self.config.name
+        )
+        .into_bytes()
+        .into()
+    }
+
+    /// Passes news up to discovery; when it is busy with earlier news, this one adds nothing.
+    fn hint(&self, hint: Hint) {
+        let _ = self.hints.try_send(hint);
+    }
+
+    /// What the server says of itself, if any connection has been greeted yet.
+    pub fn server(&self) -> Option<Rc<ServerInfo>> {
+        self.server.borrow().clone()
+    }
+
+    fn learn_server(&self, server: ServerInfo) {
+        *self.server.borrow_mut() = Some(Rc::new(server));
+    }
+
+    /// Whether a client that has not authenticated may do nothing but that.
+    pub fn wants_auth(&self) -> bool {
+        self.config.client_auth == ClientAuth::Required || self.auth_required.get()
+    }
+
+    /// Whether a connection must be opened to learn if clients have to authenticate.
+    pub fn auth_unclear(&self) -> bool {
+        self.auth_unclear.get()
+    }
+
+    /// A connection has been opened, or refused: now it is known.
+    pub fn auth_cleared(&self) {
+        self.auth_unclear.set(false);
+    }
+
+    fn note_auth_required(&self, key: &Key) {
+        if key.identity.id() == self.identities.own().id() {
+            self.auth_required.set(true);
+        }
+    }
+
+    /// Counts an error reply, and tells discovery of those that only a node that is not the primary gives.
+    pub fn note_error(&self, line: &[u8], generation: Generation) {
+        self.counters.errors.rise();
+        if line.strip_prefix(b"-").is_some_and(not_primary) {
+            self.hint(Hint::NotPrimary(generation));
+        }
+    }
+
+    fn note_fault(&self, why: String) {
+        *self.fault.borrow_mut() = why;
+    }
+
+    /// Opens a connection as `identity` and keeps it for later use, so that its password is verified by the
+    /// server itself. A password that the server accepted within the last minute is believed.
+    ///
+    /// # Errors
+    /// The error line for the client: the server's own, or respgate's if there is no server.
+    pub async fn verify(self: &Rc<Self>, key: &Key) -> Result<(), Rc<[u8]>> {
+        if key.identity.believed() {
+            return Ok(());
+        }
+        let replies = replies::Replies::new(self.buffers.clone(), 0);
+        self.lease_fresh(key, &replies).await.map(lease::Lease::give_back)
+    }
+}
+
+/// Whether an error (without the leading `-`) says that the command did not run because the node is not the
+/// primary, or no longer, or not yet. READONLY, MASTERDOWN and LOADING are judged before execution (valkey's server.c,
+/// processCommand); REDIRECT comes to clients with CLIENT CAPA redirect (valkey 8); a demotion unblocks clients with
+/// this UNBLOCKED text.
+pub fn not_primary(error: &[u8]) -> bool {
+    [&b"READONLY "[..], b"MASTERDOWN ", b"LOADING ", b"REDIRECT ", b"UNBLOCKED force unblock"]
+        .iter()
+        .any(|start| error.starts_with(start))
+}
+
+struct SharedPermit(Rc<Cell<usize>>);
+
+impl SharedPermit {
+    fn new(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(open.clone())
+    }
+}
+
+impl Drop for SharedPermit {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use crate::topology::{Address, Outage};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_quiet_time_before_the_first_command_is_no_outage() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+                let (hints, _hinted) = mpsc::channel(1);
+                let plan = UpstreamPlan {
+                    config: UpstreamConfig::new("main"),
+                    dialer: Dialer::default(),
+                    topology: seen,
+                    hints,
+                    scripts: Scripts::default(),
+                    timelines: Timelines::default(),
+                };
+                let upstream = Upstream::start(plan, Rc::new(Buffers::new(1024)), Rc::default());
+                tokio::time::sleep(upstream.config.hold_timeout * 2).await;
+                assert!(upstream.hold_deadline().is_err(), "no primary for so long");
+                topology.send_replace(Topology::Known(Arc::new(Primary {
+                    generation: Generation(1),
+                    address: Address::tcp("127.0.0.1", 1),
+                    config_epoch: None,
+                    server: None,
+                })));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                assert!(upstream.hold_deadline().is_ok());
+            })
+            .await;
+    }
+}

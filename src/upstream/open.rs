@@ -1,0 +1,120 @@
+//! Opening one connection to the primary: dial, greet, and make sure that it is the primary.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::identity::Identity;
+use crate::net::read_buffer::ReadBuffer;
+use crate::net::stream::Stream;
+use crate::resp::Resp;
+use crate::resp::control::Control;
+use crate::resp::greeting::{GreetError, Greeting, Role, greet};
+use crate::topology::{Generation, Hint, Primary};
+
+/// What must be equal for connections to be interchangeable.
+#[derive(Clone)]
+pub struct Key {
+    /// Who acts on it.
+    pub identity: Rc<Identity>,
+    /// The selected database.
+    pub database: u32,
+    /// The protocol version.
+    pub resp: Resp,
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity.id() == other.identity.id()
+            && self.database == other.database
+            && self.resp == other.resp
+    }
+}
+
+impl Eq for Key {}
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.identity.id(), self.database, self.resp).hash(state);
+    }
+}
+
+/// A greeted connection to a verified primary.
+pub struct Link {
+    /// The socket.
+    pub stream: Stream,
+    /// Bytes that came behind the greeting.
+    pub read: ReadBuffer,
+    /// The primary that it was opened for.
+    pub generation: Generation,
+}
+
+/// Why a connection could not be opened.
+#[derive(Clone, Debug)]
+pub enum OpenFault {
+    /// The server refused what the client asked for; the error line, without CRLF, is the server's own.
+    Refused(Vec<u8>),
+    /// As `Refused`, because the server wants the client to authenticate.
+    AuthRequired(Vec<u8>),
+    /// Nothing that the client asked for is at fault; trying again may help.
+    Unavailable(String),
+}
+
+/// How much one read from an upstream takes, in bytes.
+const READ: usize = 64 * 1024;
+
+/// Opens a connection to `primary` for `key`, within the upstream's connect timeout. What fails is hinted to
+/// discovery.
+///
+/// # Errors
+/// See [`OpenFault`].
+pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Result<Link, OpenFault> {
+    let generation = primary.generation;
+    let unavailable = |text: String, hint: Hint| {
+        upstream.hint(hint);
+        upstream.counters.open_failed.rise();
+        OpenFault::Unavailable(text)
+    };
+    let deadline = Instant::now() + upstream.config.connect_timeout;
+    let stream = upstream
+        .dialer
+        .dial(&primary.address)
+        .await
+        .map_err(|error| unavailable(error.to_string(), Hint::Lost(generation)))?;
+    let mut control = Control::new(stream);
+    let greeting =
+        Greeting { credentials: key.identity.credentials(), resp: key.resp, database: key.database };
+    let greeted = match greet(&mut control, &greeting, deadline).await {
+        Ok(greeted) => greeted,
+        Err(GreetError::AuthRequired(line)) => return Err(OpenFault::AuthRequired(error_line(&line))),
+        Err(GreetError::AuthRefused(line)) => {
+            key.identity.doubt();
+            return Err(OpenFault::Refused(error_line(&line)));
+        }
+        Err(GreetError::Select(line) | GreetError::NoResp3(line)) => {
+            return Err(OpenFault::Refused(error_line(&line)));
+        }
+        Err(error) => return Err(unavailable(error.to_string(), Hint::Lost(generation))),
+    };
+    match greeted.role {
+        Some(Role::Primary { .. }) | None => {}
+        Some(_) => {
+            let text = format!("{} says that it is not a primary", primary.address);
+            return Err(unavailable(text, Hint::NotPrimary(generation)));
+        }
+    }
+    key.identity.confirm();
+    upstream.counters.opened.rise();
+    if let Some(server) = greeted.server {
+        upstream.learn_server(server);
+    }
+    let (stream, leftover) = control.into_inner();
+    Ok(Link { stream, read: ReadBuffer::with(READ, &leftover), generation })
+}
+
+/// A server's error as a client sees it, without CRLF.
+fn error_line(text: &[u8]) -> Vec<u8> {
+    [b"-", text].concat()
+}

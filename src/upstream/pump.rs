@@ -1,0 +1,440 @@
+//! One shared connection at work: requests out, replies in, each to its client.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::time::Sleep;
+
+use super::lane::{Lane, Order, answer};
+use super::open::Link;
+use super::queue::{IfLost, Queue, Slot, Verdict};
+use super::replies::Replies;
+use super::{Upstream, not_primary};
+use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
+
+/// A reply larger than this is passed on in pieces, in bytes.
+const STREAMED: usize = 256 * 1024;
+/// How long a superseded primary is listened to. Nothing is written to it meanwhile.
+const LAST_WORDS: Duration = Duration::from_millis(40);
+/// How often a write is put off at most while more and more requests arrive.
+const GATHERING_TURNS: u8 = 4;
+/// Reads from one lane before other tasks have their turn.
+const READS_PER_TURN: usize = 8;
+
+/// Why a lane's connection ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// A newer primary took over.
+    Superseded,
+    /// No session used it.
+    Unused,
+    /// The server did not answer in time.
+    Silent,
+    /// The server refused a command because it is not the primary.
+    NotPrimary,
+    /// The socket failed or was closed by the server.
+    Lost(String),
+    /// What the server sent is not RESP, or answers nothing that was asked.
+    Framing(String),
+}
+
+pub(super) struct Pump {
+    link: Link,
+    scanner: ReplyScanner,
+    /// The server refused a command because it is not the primary: nothing more is written to it, and what it still
+    /// answers is kept back.
+    demoted: bool,
+    /// The node refused on the connection before, and has not answered anything on this one yet.
+    doubted: bool,
+    /// Runs from the moment a newer primary took over: nothing more is written, and refusals are still listened for.
+    fence: Option<Pin<Box<Sleep>>>,
+    /// Bytes that waited when the write was last put off, and how often it has been.
+    gathered: usize,
+    turns: u8,
+}
+
+impl Pump {
+    /// `doubted`: the node refused, as only a non-primary does, on the connection before.
+    pub(super) fn new(link: Link, doubted: bool) -> Self {
+        Self {
+            link,
+            scanner: ReplyScanner::default(),
+            demoted: false,
+            doubted,
+            fence: None,
+            gathered: 0,
+            turns: 0,
+        }
+    }
+
+    /// Pumps until the connection ends.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
+        lane.watch(cx.waker());
+        match lane.ordered() {
+            None => {}
+            Some(Order::Cut) => self.close_fence(),
+            Some(Order::GiveUp) => return Poll::Ready(End::Silent),
+            Some(Order::Retire) => return Poll::Ready(End::Unused),
+        }
+        if self.fence.is_some() {
+            return self.poll_last_words(cx, lane, upstream);
+        }
+        if self.demoted {
+            if lane.queue.borrow().front().is_none() {
+                return Poll::Ready(End::NotPrimary);
+            }
+        } else if self.gathers(cx, lane) {
+            // Reads go on meanwhile.
+        } else if let Err(error) = self.write(cx, lane, upstream) {
+            return Poll::Ready(End::Lost(error.to_string()));
+        }
+        for _ in 0..READS_PER_TURN {
+            match self.link.read.poll_fill(cx, &mut self.link.stream) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready(End::Lost("the server closed it".into())),
+                Poll::Ready(Err(error)) => return Poll::Ready(End::Lost(error.to_string())),
+                Poll::Ready(Ok(_)) => {
+                    upstream.counters.upstream_reads.rise();
+                    if let Err(why) = self.absorb(lane, upstream) {
+                        return Poll::Ready(End::Framing(why));
+                    }
+                    if self.demoted && lane.queue.borrow().front().is_none() {
+                        return Poll::Ready(End::NotPrimary);
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether the next write should wait for one more look at the sockets: while replies are outstanding anyway,
+    /// requests that arrive in the meantime can leave with the same system call.
+    fn gathers(&mut self, cx: &mut Context<'_>, lane: &Lane) -> bool {
+        let queue = lane.queue.borrow();
+        let waiting = queue.unwritten().len();
+        if !queue.awaits_reply() || waiting == self.gathered || self.turns == GATHERING_TURNS {
+            (self.gathered, self.turns) = (0, 0);
+            return false;
+        }
+        (self.gathered, self.turns) = (waiting, self.turns + 1);
+        // The runtime wakes a yielding task after it has looked at the sockets.
+        let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+        true
+    }
+
+    /// A newer primary took over: nothing more is written.
+    fn close_fence(&mut self) {
+        if self.fence.is_none() {
+            self.fence = Some(Box::pin(tokio::time::sleep(LAST_WORDS)));
+            self.demoted = true;
+        }
+    }
+
+    /// Listens to a superseded primary for what it refused, so that fewer outcomes are unknown.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
+        loop {
+            if lane.queue.borrow().front().is_none() {
+                return Poll::Ready(End::Superseded);
+            }
+            match self.link.read.poll_fill(cx, &mut self.link.stream) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(count)) if count > 0 && self.absorb(lane, upstream).is_ok() => {}
+                Poll::Ready(_) => return Poll::Ready(End::Superseded),
+            }
+        }
+        match &mut self.fence {
+            Some(fence) => fence.as_mut().poll(cx).map(|()| End::Superseded),
+            None => Poll::Pending,
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> std::io::Result<()> {
+        let mut queue = lane.queue.borrow_mut();
+        while !queue.unwritten().is_empty() {
+            match Pin::new(&mut self.link.stream).poll_write(cx, queue.unwritten()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(result) => {
+                    upstream.counters.upstream_writes.rise();
+                    queue.wrote(result?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands every whole reply to its client. Replies that follow each other and go to one client are handed
+    /// over in one piece.
+    fn absorb(&mut self, lane: &Lane, upstream: &Upstream) -> Result<(), String> {
+        let bytes = self.link.read.bytes();
+        let mut queue = lane.queue.borrow_mut();
+        let mut run = Run { owner: None, start: 0, count: 0 };
+        let mut at = 0;
+        loop {
+            match self.scanner.scan(bytes.get(at..).unwrap_or_default()) {
+                ScannedReply::Complete { len, kind: ReplyKind::Push } => {
+                    run.end(bytes, at);
+                    at += len;
+                    upstream.counters.pushes.rise();
+                }
+                ScannedReply::Complete { len, kind } => {
+                    if queue.front().is_none() {
+                        run.end(bytes, at);
+                        return Err("a reply that nothing was asked for".into());
+                    }
+                    let reply = bytes.get(at..at + len).unwrap_or_default();
+                    if kind == ReplyKind::Error {
+                        upstream.note_error(reply, self.link.generation);
+                        if reply.strip_prefix(b"-").is_some_and(not_primary) && !self.demoted {
+                            run.end(bytes, at);
+                            self.demoted = true;
+                            upstream.begin_hold();
+                            lane.close_gate(true);
+                        }
+                    }
+                    if self.demoted && !queue.front().is_some_and(|slot| slot.replies.is_partial()) {
+                        defer(&mut queue, reply, kind, self.fence.is_some());
+                        at += len;
+                        continue;
+                    }
+                    let Some(slot) = queue.pop() else { break };
+                    if slot.mute {
+                        run.end(bytes, at);
+                        slot.replies.swallow();
+                    } else {
+                        run.take(bytes, at, slot.replies);
+                    }
+                    at += len;
+                    // Behind a read that was sent again may stand requests that were not, and get no reply.
+                    while let Some((slot, verdict)) = queue.pop_decided() {
+                        run.end(bytes, at);
+                        answer(&slot, &verdict.reply());
+                    }
+                }
+                ScannedReply::Incomplete => break,
+                ScannedReply::Fault(fault) => {
+                    run.end(bytes, at);
+                    return Err(fault.to_string());
+                }
+            }
+        }
+        run.end(bytes, at);
+        if at > 0 && !self.demoted {
+            upstream.succeeded(self.link.generation);
+            if std::mem::take(&mut self.doubted) {
+                upstream.end_hold();
+            }
+        }
+        let rest = bytes.len() - at;
+        // What a demoted node says may be asked again elsewhere: no part of it may have been passed on.
+        if rest > STREAMED && self.scanner.scanned() > 0 && !self.demoted {
+            let part = self.scanner.scanned().min(rest);
+            if let Some(slot) = queue.front().filter(|slot| !slot.mute) {
+                slot.replies.deliver_part(bytes.get(at..at + part).unwrap_or_default());
+            }
+            self.scanner.rebase(part);
+            at += part;
+        }
+        drop(queue);
+        self.link.read.consume(at);
+        if lane.anyone_waits() && lane.is_open() {
+            lane.wake_waiting();
+        }
+        Ok(())
+    }
+}
+
+/// Handles a reply of a node that is not the primary. What it refused did not run, and what it read may be old: both
+/// are sent again, the latter unless reads are not. A write that it took all the same is answered as it was, in its turn; but if a newer primary has taken
+/// over (`superseded`), it will be lost there, or not: nobody knows.
+fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
+    let refused = kind == ReplyKind::Error && reply.strip_prefix(b"-").is_some_and(not_primary);
+    let if_lost = queue.front().map_or(IfLost::ReportUnknown, Slot::if_lost);
+    match if_lost {
+        _ if refused => queue.defer(None),
+        IfLost::Resend => queue.defer(None),
+        IfLost::ReportLost => queue.defer(Some(&Verdict::Lost.reply())),
+        IfLost::ResendWrite if superseded => queue.defer(None),
+        IfLost::ReportUnknown if superseded => queue.defer(Some(&Verdict::OutcomeUnknown.reply())),
+        IfLost::ResendWrite | IfLost::ReportUnknown => queue.defer(Some(reply)),
+    }
+}
+
+/// Consecutive replies of one client within one read.
+struct Run {
+    owner: Option<Rc<Replies>>,
+    start: usize,
+    count: u32,
+}
+
+impl Run {
+    /// One more reply, which starts at `at`.
+    fn take(&mut self, bytes: &[u8], at: usize, owner: Rc<Replies>) {
+        if !self.owner.as_ref().is_some_and(|mine| Rc::ptr_eq(mine, &owner)) {
+            self.end(bytes, at);
+            *self = Self { owner: Some(owner), start: at, count: 0 };
+        }
+        self.count += 1;
+    }
+
+    /// The run ends before `at`.
+    fn end(&mut self, bytes: &[u8], at: usize) {
+        if let Some(owner) = self.owner.take() {
+            owner.deliver(bytes.get(self.start..at).unwrap_or_default(), self.count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::{mpsc, watch};
+
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::metrics::Counters;
+    use crate::net::buffers::Buffers;
+    use crate::net::connect::Dialer;
+    use crate::net::read_buffer::ReadBuffer;
+    use crate::net::stream::Stream;
+    use crate::resp::Resp;
+    use crate::timeline::Timelines;
+    use crate::topology::Generation;
+    use crate::topology::{Outage, Topology};
+    use crate::upstream::UpstreamPlan;
+    use crate::upstream::config::UpstreamConfig;
+    use crate::upstream::open::Key;
+    use crate::upstream::queue::{Loss, Settled};
+    use crate::upstream::scripts::Scripts;
+
+    const READ: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+    const WRITE: &[u8] = b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n";
+
+    struct Bench {
+        upstream: Rc<Upstream>,
+        lane: Rc<Lane>,
+        buffers: Rc<Buffers>,
+        _topology: watch::Sender<Topology>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let buffers = Rc::new(Buffers::new(1 << 20));
+            let (hints, _) = mpsc::channel(1);
+            let (topology, watched) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+            let config = UpstreamConfig::new("test");
+            let counters = Rc::new(Counters::default());
+            let plan = UpstreamPlan {
+                config,
+                dialer: Dialer::default(),
+                topology: watched,
+                hints,
+                scripts: Scripts::default(),
+                timelines: Timelines::default(),
+            };
+            let upstream = Upstream::start(plan, buffers.clone(), counters);
+            let identity = upstream.identities.own().clone();
+            let lane = Lane::new(Key { identity, database: 0, resp: Resp::V2 });
+            Self { upstream, lane, buffers, _topology: topology }
+        }
+
+        fn client(&self) -> Rc<Replies> {
+            Replies::new(self.buffers.clone(), 1 << 20)
+        }
+
+        /// Absorbs what a server sends on a new connection.
+        async fn absorb(&self, sent: &[u8]) -> Result<(), String> {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let read = ReadBuffer::with(1024, sent);
+            let link = Link { stream: Stream::Tcp(stream), read, generation: Generation(1) };
+            let mut pump = Pump::new(link, false);
+            pump.absorb(&self.lane, &self.upstream)
+        }
+    }
+
+    async fn taken(client: &Replies) -> Vec<u8> {
+        let mut taken = Vec::new();
+        poll_fn(|cx| client.poll_write_to(cx, &mut taken)).await.unwrap();
+        assert_eq!(client.awaited(), 0, "nothing more may be awaited");
+        taken
+    }
+
+    fn locally(test: impl Future<Output = ()>) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        runtime.unwrap().block_on(test);
+    }
+
+    #[test]
+    fn a_reply_never_reaches_the_client_of_a_write_that_was_not_sent_again() {
+        locally(async {
+            let bench = Bench::new();
+            let clients = [bench.client(), bench.client(), bench.client(), bench.client()];
+            let requests = [(READ, IfLost::Resend), (WRITE, IfLost::ReportUnknown)];
+            for (client, (request, if_lost)) in clients.iter().zip(requests.iter().cycle()) {
+                bench.lane.push(request, client, *if_lost, false);
+            }
+            {
+                let mut queue = bench.lane.queue.borrow_mut();
+                queue.wrote(1024);
+                assert_eq!(queue.settle(Loss::Broken), Settled { unknown: 2, resent: 2 });
+                queue.wrote(1024);
+            }
+            bench.absorb(b"+first\r\n+third\r\n").await.unwrap();
+            assert_eq!(taken(&clients[0]).await, b"+first\r\n");
+            assert!(taken(&clients[1]).await.starts_with(b"-OUTCOMEUNKNOWN "));
+            assert_eq!(taken(&clients[2]).await, b"+third\r\n");
+            assert!(taken(&clients[3]).await.starts_with(b"-OUTCOMEUNKNOWN "));
+            assert!(bench.lane.queue.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_demoted_node_s_replies_are_not_taken_for_those_of_lost_writes() {
+        locally(async {
+            let bench = Bench::new();
+            let clients = [bench.client(), bench.client(), bench.client()];
+            let requests =
+                [(READ, IfLost::Resend), (WRITE, IfLost::ReportUnknown), (WRITE, IfLost::ReportUnknown)];
+            for (client, (request, if_lost)) in clients.iter().zip(requests).take(2) {
+                bench.lane.push(request, client, if_lost, false);
+            }
+            {
+                let mut queue = bench.lane.queue.borrow_mut();
+                queue.wrote(1024);
+                assert_eq!(queue.settle(Loss::Broken), Settled { unknown: 1, resent: 1 });
+            }
+            bench.lane.push(WRITE, &clients[2], IfLost::ReportUnknown, false);
+            bench.lane.queue.borrow_mut().wrote(1024);
+            bench.absorb(b"-MASTERDOWN x\r\n+taken\r\n").await.unwrap();
+            bench.lane.queue.borrow_mut().settle(Loss::Broken);
+            bench.lane.queue.borrow_mut().wrote(1024);
+            bench.absorb(b"+read\r\n").await.unwrap();
+            assert_eq!(taken(&clients[0]).await, b"+read\r\n");
+            assert!(taken(&clients[1]).await.starts_with(b"-OUTCOMEUNKNOWN "));
+            assert_eq!(taken(&clients[2]).await, b"+taken\r\n");
+        });
+    }
+
+    #[test]
+    fn replies_before_a_fault_still_reach_their_client() {
+        locally(async {
+            for fault in [&b"+one\r\nHTTP\r\n"[..], b"+one\r\n+two\r\n"] {
+                let bench = Bench::new();
+                let client = bench.client();
+                bench.lane.push(READ, &client, IfLost::Resend, false);
+                bench.lane.queue.borrow_mut().wrote(1024);
+                bench.absorb(fault).await.unwrap_err();
+                assert_eq!(taken(&client).await, b"+one\r\n");
+            }
+        });
+    }
+}

@@ -1,0 +1,221 @@
+//! Where upstream connections put the replies of one client, in the order of its commands.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::AsyncWrite;
+
+use crate::net::buffers::Buffers;
+
+/// How a client's queue of replies stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Replies are taken.
+    Open,
+    /// The client let more than its limit pile up: it must be disconnected.
+    Overflowed,
+    /// A reply was cut short by a lost connection: the client must be disconnected.
+    Cut,
+    /// The client left: what still arrives for it is dropped.
+    Gone,
+}
+
+/// The replies of one client that wait to be written to it, and the count of those still to come.
+pub struct Replies {
+    buffers: Rc<Buffers>,
+    bytes: RefCell<Vec<u8>>,
+    written: Cell<usize>,
+    /// Bytes written in all.
+    progress: Cell<u64>,
+    awaited: Cell<u32>,
+    /// A slowly forgetting maximum of reply sizes, to foresee what the awaited ones will need.
+    typical: Cell<usize>,
+    limit: usize,
+    standing: Cell<Standing>,
+    /// A reply has been delivered in part: the stream cannot be cut here.
+    partial: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Replies {
+    /// `limit`: bytes that may wait for this client.
+    pub fn new(buffers: Rc<Buffers>, limit: usize) -> Rc<Self> {
+        Rc::new(Self {
+            buffers,
+            bytes: RefCell::default(),
+            written: Cell::new(0),
+            progress: Cell::new(0),
+            awaited: Cell::new(0),
+            typical: Cell::new(64 * 1024),
+            limit,
+            standing: Cell::new(Standing::Open),
+            partial: Cell::new(false),
+            waker: RefCell::default(),
+        })
+    }
+
+    /// Whom to wake when replies arrive.
+    pub fn watch(&self, waker: &Waker) {
+        let mut mine = self.waker.borrow_mut();
+        if !mine.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *mine = Some(waker.clone());
+        }
+    }
+
+    /// Wakes the session.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// One more reply is to come.
+    pub fn expect(&self) {
+        self.awaited.set(self.awaited.get() + 1);
+    }
+
+    /// Replies still to come.
+    pub fn awaited(&self) -> u32 {
+        self.awaited.get()
+    }
+
+    /// How many commands may be under way at once so that their replies, if they are like the last ones, fit
+    /// into a quarter of the limit; at most `depth`, at least 1.
+    pub fn window(&self, depth: usize) -> u32 {
+        let fits = self.limit / 4 / self.typical.get().max(64);
+        u32::try_from(fits.clamp(1, depth.max(1))).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes that wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.bytes.borrow().len() - self.written.get()
+    }
+
+    /// Bytes written to the client so far.
+    pub fn progress(&self) -> u64 {
+        self.progress.get()
+    }
+
+    /// How the queue stands.
+    pub fn standing(&self) -> Standing {
+        self.standing.get()
+    }
+
+    /// Adds `bytes`, which complete `replies` awaited replies.
+    pub fn deliver(&self, bytes: &[u8], replies: u32) {
+        self.partial.set(false);
+        self.awaited.set(self.awaited.get().saturating_sub(replies));
+        if replies > 0 {
+            let mean = bytes.len() / replies as usize;
+            let typical = self.typical.get();
+            self.typical.set(mean.max(typical - typical / 8));
+        }
+        self.append(bytes);
+        self.wake();
+    }
+
+    /// Adds the next piece of a reply that is too large to wait for as a whole.
+    pub fn deliver_part(&self, bytes: &[u8]) {
+        self.partial.set(true);
+        self.append(bytes);
+        self.wake();
+    }
+
+    /// Whether a reply has been delivered in part.
+    pub fn is_partial(&self) -> bool {
+        self.partial.get()
+    }
+
+    /// The connection was lost: if a reply was delivered in part, its rest will never come.
+    pub fn lost(&self) {
+        if self.partial.get() && self.standing.get() == Standing::Open {
+            self.standing.set(Standing::Cut);
+            self.wake();
+        }
+    }
+
+    /// Adds a reply that respgate writes itself, in the session's own turn.
+    pub fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.standing.get() != Standing::Open {
+            return;
+        }
+        let mut bytes = self.bytes.borrow_mut();
+        if bytes.capacity() == 0 {
+            *bytes = self.buffers.take();
+        }
+        let before = bytes.len();
+        write(&mut bytes);
+        self.buffers.charge(bytes.len() - before);
+    }
+
+    /// Drops a reply that the client asked not to see.
+    pub fn swallow(&self) {
+        self.awaited.set(self.awaited.get().saturating_sub(1));
+        if self.awaited.get() == 0 {
+            self.wake();
+        }
+    }
+
+    fn append(&self, piece: &[u8]) {
+        if self.standing.get() != Standing::Open {
+            return;
+        }
+        if self.waiting() + piece.len() > self.limit {
+            self.standing.set(Standing::Overflowed);
+            return;
+        }
+        self.answer(|bytes| bytes.extend_from_slice(piece));
+        if self.buffers.exhausted() && self.waiting() > READ_SHARE {
+            self.standing.set(Standing::Overflowed);
+        }
+    }
+
+    /// Writes what waits. `Ready(Ok(true))`: all is written; `Ready(Ok(false))`: nothing was waiting.
+    ///
+    /// # Errors
+    /// The client's connection failed.
+    pub fn poll_write_to<S: AsyncWrite + Unpin>(
+        &self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+    ) -> Poll<std::io::Result<bool>> {
+        let mut bytes = self.bytes.borrow_mut();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        while let Some(rest) = bytes.get(self.written.get()..).filter(|rest| !rest.is_empty()) {
+            match std::pin::Pin::new(&mut *stream).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => {
+                    self.written.set(self.written.get() + count);
+                    self.progress.set(self.progress.get() + count as u64);
+                    self.buffers.discharge(count);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    // A long backlog is shortened now and then, so that it is bounded by what waits.
+                    if self.written.get() > bytes.len() / 2 {
+                        bytes.drain(..self.written.replace(0));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.written.set(0);
+        self.buffers.give(std::mem::take(&mut bytes));
+        Poll::Ready(Ok(true))
+    }
+
+    /// The client left: what waits is dropped, and what still arrives will be.
+    pub fn close(&self) {
+        self.standing.set(Standing::Gone);
+        self.buffers.discharge(self.waiting());
+        self.written.set(0);
+        self.buffers.give(self.bytes.take());
+        self.waker.borrow_mut().take();
+    }
+}
+
+/// What a client may hold when the worker's budget is spent, in bytes; who holds more is disconnected.
+const READ_SHARE: usize = 256 * 1024;

@@ -1,0 +1,211 @@
+//! One thread with one current-thread runtime: sessions and upstream connections never leave it.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::{Counters, Snapshot};
+use crate::net::buffers::Buffers;
+use crate::net::stream::Stream;
+use crate::session::client::Origin;
+use crate::session::config::SessionConfig;
+use crate::session::{Roster, Session, Surroundings};
+use crate::upstream::{Upstream, UpstreamPlan};
+
+/// Clients that may wait to be taken over by a worker.
+const ARRIVALS: usize = 1024;
+/// Requests that may wait for a worker's answer.
+const ASKS: usize = 64;
+
+/// An accepted client on its way to a worker.
+pub struct Arrival {
+    /// The socket, not yet known to any runtime.
+    pub socket: Socket,
+    /// Which of the [`Plan::listeners`] accepted it.
+    pub listener: usize,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Counts it against its listener's limit, for as long as it lives.
+    pub place: Place,
+}
+
+/// An accepted socket.
+pub enum Socket {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// Unix.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// One counted place, free again when it is dropped.
+pub struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// Takes a place if fewer than `limit` are taken.
+    pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let before = taken.fetch_add(1, Ordering::Relaxed);
+        let place = Self(taken.clone());
+        (before < limit).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What every worker does.
+#[derive(Clone)]
+pub struct Plan {
+    /// Sessions of each listener, and which of the upstreams they use.
+    pub listeners: Vec<(SessionConfig, usize)>,
+    /// Upstreams.
+    pub upstreams: Vec<UpstreamPlan>,
+    /// Bytes that one worker may hold for its sessions.
+    pub max_buffered: usize,
+}
+
+/// What a worker has counted.
+pub struct Counted {
+    /// By upstream.
+    pub upstreams: Vec<Snapshot>,
+    /// Bytes held for clients now.
+    pub buffered: usize,
+}
+
+enum Ask {
+    Snapshot(oneshot::Sender<Counted>),
+    Drain(oneshot::Sender<()>),
+}
+
+/// A running worker, as the rest of the process sees it.
+#[derive(Clone)]
+pub struct Worker {
+    arrivals: mpsc::Sender<Arrival>,
+    asks: mpsc::Sender<Ask>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    /// Starts a worker's thread. It ends when every handle is dropped.
+    ///
+    /// # Errors
+    /// The system has no thread, or no descriptors for a runtime.
+    pub fn start(number: usize, plan: Plan) -> io::Result<(Self, JoinHandle<()>)> {
+        let (arrivals, arriving) = mpsc::channel(ARRIVALS);
+        let (asks, asked) = mpsc::channel(ASKS);
+        let load = Arc::new(AtomicUsize::new(0));
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn({
+            let load = load.clone();
+            move || match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime.block_on(run(plan, arriving, asked, load)),
+                Err(error) => tracing::error!(worker = number, %error, "a worker could not start"),
+            }
+        })?;
+        Ok((Self { arrivals, asks, load }, thread))
+    }
+
+    /// Sessions of this worker, those on their way included.
+    pub fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// Hands a client over; waits while the worker is busy with earlier ones. False: the worker is gone.
+    pub async fn take(&self, arrival: Arrival) -> bool {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        self.arrivals.send(arrival).await.is_ok()
+    }
+
+    /// What the worker has counted; `None` if it is gone.
+    pub async fn snapshot(&self) -> Option<Counted> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Snapshot(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Ends sessions as soon as nothing of theirs is under way; returns when none is left.
+    pub async fn drain(&self) {
+        let (answer, answered) = oneshot::channel();
+        if self.asks.send(Ask::Drain(answer)).await.is_ok() {
+            let _ = answered.await;
+        }
+    }
+}
+
+async fn run(
+    plan: Plan,
+    mut arriving: mpsc::Receiver<Arrival>,
+    mut asked: mpsc::Receiver<Ask>,
+    load: Arc<AtomicUsize>,
+) {
+    let buffers = Rc::new(Buffers::new(plan.max_buffered));
+    let roster = Rc::new(Roster::default());
+    let upstreams: Vec<Rc<Upstream>> = plan
+        .upstreams
+        .into_iter()
+        .map(|plan| Upstream::start(plan, buffers.clone(), Rc::new(Counters::default())))
+        .collect();
+    let listeners: Vec<Rc<Surroundings>> = plan
+        .listeners
+        .into_iter()
+        .filter_map(|(config, upstream)| {
+            Some(Rc::new(Surroundings {
+                unauthenticated: config.request.unauthenticated(),
+                config,
+                upstream: upstreams.get(upstream)?.clone(),
+                buffers: buffers.clone(),
+                roster: roster.clone(),
+            }))
+        })
+        .collect();
+    loop {
+        tokio::select! {
+            arrival = arriving.recv() => match arrival {
+                Some(arrival) => receive(arrival, &listeners, &load),
+                None => return,
+            },
+            ask = asked.recv() => match ask {
+                Some(Ask::Snapshot(answer)) => {
+                    let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
+                    let _ = answer.send(Counted { upstreams, buffered: buffers.held() });
+                }
+                Some(Ask::Drain(answer)) => {
+                    roster.drain();
+                    tokio::task::spawn_local(tell_when_empty(roster.clone(), answer));
+                }
+                None => return,
+            },
+        }
+    }
+}
+
+fn receive(arrival: Arrival, listeners: &[Rc<Surroundings>], load: &Arc<AtomicUsize>) {
+    let departure = Place(load.clone());
+    let Some(around) = listeners.get(arrival.listener) else { return };
+    let stream = match arrival.socket {
+        Socket::Tcp(socket) => tokio::net::TcpStream::from_std(socket).map(Stream::Tcp),
+        Socket::Unix(socket) => tokio::net::UnixStream::from_std(socket).map(Stream::Unix),
+    };
+    match stream {
+        Ok(stream) => {
+            let session = Session::new(stream, arrival.origin, around.clone());
+            let place = arrival.place;
+            tokio::task::spawn_local(async move {
+                session.run().await;
+                drop((place, departure));
+            });
+        }
+        Err(error) => tracing::warn!(%error, "a client could not be taken over"),
+    }
+}
+
+async fn tell_when_empty(roster: Rc<Roster>, answer: oneshot::Sender<()>) {
+    roster.emptied().await;
+    let _ = answer.send(());
+}

@@ -1,0 +1,34 @@
+// Where to connect, and how to print: the last two arguments are HOST PORT.
+const [host, port] = process.argv.slice(-2);
+
+export const address = { host, port: Number(port) };
+
+// One line of the transcript. Buffers, maps and undefined are printed alike on every run.
+export function print(label, value) {
+  const plain = (_key, item) => {
+    if (item instanceof Map) return Object.fromEntries(item);
+    if (item instanceof Set) return [...item].sort();
+    if (item?.type === "Buffer") return Buffer.from(item.data).toString("latin1");
+    if (item instanceof Error) return `${item.name}: ${item.message}`;
+    return item === undefined ? null : item;
+  };
+  console.log(`${label} ${JSON.stringify(value, plain)}`);
+}
+
+// The message of the error that `work` must end in.
+export async function failure(work) {
+  try {
+    return { unexpected: await work() };
+  } catch (error) {
+    return error.message;
+  }
+}
+
+// A run that hangs is a failed run: the process ends with an error that says where.
+export function deadline(seconds) {
+  const timer = setTimeout(() => {
+    console.error(`not done after ${seconds} s`);
+    process.exit(1);
+  }, seconds * 1000);
+  timer.unref();
+}

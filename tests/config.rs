@@ -1,0 +1,145 @@
+//! The command line as users meet it: the binary, its output and its exit codes.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's verdict")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs respgate in a folder, with no environment but what is given.
+fn respgate(folder: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_respgate"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_clear()
+        .envs(env.iter().copied())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A copy of a folder of this repository, whose files have known permissions: a checkout's depend on the umask.
+fn copy(folder: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
+        let path = entry.unwrap().path();
+        let to = copy.path().join(path.file_name().unwrap());
+        fs::copy(&path, &to).unwrap();
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    copy
+}
+
+fn configurations(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    assert!(!paths.is_empty());
+    paths
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
+#[test]
+fn valid_files_say_what_would_run() {
+    let folder = copy("tests/config/valid");
+    for path in configurations(folder.path()) {
+        let output = respgate(folder.path(), &["check", "--config", name(&path), "--workers", "1"], &[]);
+        let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
+        let actual = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(actual, expected, "{}", path.display());
+        assert_eq!(output.status.code(), Some(0), "{}", path.display());
+        assert!(!actual.contains("hunter2"));
+    }
+}
+
+#[test]
+fn invalid_files_have_every_fault_reported() {
+    let folder = copy("tests/config/invalid");
+    for path in configurations(folder.path()) {
+        let output = respgate(folder.path(), &["check", "--config", name(&path)], &[]);
+        let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
+        assert_eq!(text(&output.stderr), expected, "{}", path.display());
+        assert_eq!(output.status.code(), Some(64), "{}", path.display());
+        assert!(output.stdout.is_empty(), "{}", path.display());
+        assert!(!expected.contains("hunter2"));
+        // Running it instead refuses in the same words.
+        let output = respgate(folder.path(), &["--config", name(&path)], &[]);
+        assert_eq!(
+            (text(&output.stderr), output.status.code()),
+            (&*expected, Some(64)),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn examples_pass() {
+    let folder = copy("config");
+    for name in ["sidecar.toml", "limiter.toml"] {
+        let output = respgate(folder.path(), &["check", "--config", name], &[]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output.stderr));
+        assert!(output.stderr.is_empty(), "{name}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn without_arguments_it_says_what_to_type() {
+    let output = respgate(Path::new("/"), &[], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("respgate --upstream redis://"));
+    let output = respgate(Path::new("/"), &["--listen", "127.0.0.1:0"], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).starts_with("--upstream: is missing"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn help_and_version_are_no_faults_and_a_wrong_flag_is() {
+    for argument in ["--help", "-h", "--version", "-V"] {
+        let output = respgate(Path::new("/"), &[argument], &[]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains("respgate"));
+    }
+    let output = respgate(Path::new("/"), &["--upstraem", "redis://db"], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("'--upstream'"), "{}", text(&output.stderr));
+    let output = respgate(Path::new("/"), &["check", "--config", "/nonexistent.toml"], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).starts_with("/nonexistent.toml: cannot read the file"));
+}
+
+#[test]
+fn variables_stand_in_for_flags() {
+    let env = [
+        ("RESPGATE_UPSTREAM", "redis://app:hunter2@db"),
+        ("RESPGATE_LISTEN", "127.0.0.1:1, 127.0.0.1:2"),
+        ("RESPGATE_WORKERS", "3"),
+        ("RESPGATE_ADMIN", ""),
+    ];
+    let output = respgate(Path::new("/"), &["check"], &env);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(stdout.lines().filter(|line| line.starts_with("listener ")).count(), 2, "{stdout}{stderr}");
+    assert!(stdout.contains("3 workers, no admin") && stdout.contains("as user app"), "{stdout}");
+    // The environment is the place for a password; the command line is not.
+    assert_eq!(stderr, "");
+    let output =
+        respgate(Path::new("/"), &["check", "--upstream", "redis://app:hunter2@db", "--workers", "x"], &env);
+    assert!(
+        text(&output.stderr).contains("warning: --upstream: holds a password"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(text(&output.stderr).contains("--workers: \"x\" is not"), "{}", text(&output.stderr));
+    assert!(!text(&output.stderr).contains("hunter2"));
+    let output =
+        respgate(Path::new("/"), &["check"], &[("RESPGATE_UPSTREAM", "db"), ("RESPGATE_WORKERS", "0")]);
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("RESPGATE_UPSTREAM: is not a URL"), "{stderr}");
+    assert!(stderr.contains("RESPGATE_WORKERS: must be at least 1"), "{stderr}");
+}

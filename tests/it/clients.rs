@@ -1,0 +1,141 @@
+//! Real clients doing their real work, once against the server and once through respgate: same transcript.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::proxy::Proxy;
+use crate::support::servers::{Flavor, Server, spawn};
+use crate::support::{signal, wait};
+
+/// The slowest script (Celery starts a worker process) takes a few seconds on an idle machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Where `tests/clients/install` puts interpreters and packages.
+fn installed(relative: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(relative);
+    assert!(path.exists(), "{} is missing: run `tests/clients/install`", path.display());
+    path
+}
+
+fn source(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(relative)
+}
+
+fn python(script: &str) -> Command {
+    let mut command = Command::new(installed("venv/bin/python"));
+    command.arg("-u").arg(source("python").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+fn node(script: &str) -> Command {
+    // Packages are found from the script's own folder upwards, so the installer puts a copy beside them.
+    let mut command = Command::new("node");
+    command.arg(installed("node").join(script));
+    command
+}
+
+fn shell(flavor: Flavor, script: &str) -> Command {
+    let mut command = Command::new("bash");
+    command.arg(source("cli").join(script)).env("CLI", flavor.binary("cli"));
+    command
+}
+
+/// Runs a client with `HOST PORT` as its last arguments; its standard output is the transcript.
+fn transcript(mut client: Command, port: u16) -> String {
+    use std::os::unix::process::CommandExt;
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    client
+        .args(["127.0.0.1", &port.to_string()])
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(File::create(path("out")).expect("a file for its output"))
+        .stderr(File::create(path("err")).expect("a file for its errors"))
+        .process_group(0);
+    let mut process = spawn(&mut client, "run `tests/install`");
+    let group = process.id();
+    let started = Instant::now();
+    let status = wait::until_some("a client to end", LIMIT + wait::PATIENCE, || {
+        if started.elapsed() > LIMIT {
+            signal::send_group("KILL", group);
+        }
+        process.try_wait().expect("the client's state")
+    });
+    // What the client started itself (a Celery worker, say) goes with it.
+    signal::send_group("KILL", group);
+    let read = |name: &str| String::from_utf8_lossy(&std::fs::read(path(name)).expect(name)).into_owned();
+    let (out, err) = (read("out"), read("err"));
+    assert!(status.success(), "{client:?} ended with {status}\n--- output\n{out}\n--- errors\n{err}");
+    assert!(!out.trim().is_empty(), "{client:?} printed nothing\n--- errors\n{err}");
+    out
+}
+
+/// The same client on both paths, each with an empty server.
+#[track_caller]
+fn same_outcome(flavor: Flavor, workers: usize, client: impl Fn() -> Command) {
+    let direct_server = Server::start(flavor);
+    let server = Server::start(flavor);
+    let proxy = Proxy::start_with(&format!("redis://127.0.0.1:{}", server.port), workers, &[]);
+    let direct = transcript(client(), direct_server.port);
+    let through = transcript(client(), proxy.port);
+    if direct == through {
+        return;
+    }
+    let lines = direct.lines().map(Some).chain(std::iter::repeat(None));
+    let other = through.lines().map(Some).chain(std::iter::repeat(None));
+    let (number, (left, right)) =
+        lines.zip(other).enumerate().find(|(_, (left, right))| left != right).expect("a difference");
+    panic!(
+        "{flavor:?}: line {} differs\n  direct:  {}\n  through: {}\n--- whole transcript through respgate\n{through}",
+        number + 1,
+        left.unwrap_or("(end)"),
+        right.unwrap_or("(end)"),
+    );
+}
+
+/// One test per client and flavour; the number of workers alternates, so both numbers see every kind of client.
+macro_rules! clients {
+    ($($name:ident: $flavor:ident, $workers:literal, $client:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            same_outcome(Flavor::$flavor, $workers, || $client);
+        }
+    )*};
+}
+
+clients! {
+    valkey_cli: Valkey, 1, shell(Flavor::Valkey, "commands");
+    redis_cli: Redis, 2, shell(Flavor::Redis, "commands");
+    valkey_cli_interactive: Valkey, 2, python("terminal.py").with("valkey-cli");
+    redis_cli_interactive: Redis, 1, python("terminal.py").with("redis-cli");
+    redis_py: Valkey, 2, python("sync_client.py");
+    redis_py_on_redis: Redis, 1, python("sync_client.py");
+    redis_py_asyncio: Valkey, 1, python("asyncio_client.py");
+    redis_py_asyncio_on_redis: Redis, 2, python("asyncio_client.py");
+    celery: Valkey, 2, python("celery_chain.py");
+    celery_on_redis: Redis, 1, python("celery_chain.py");
+    ioredis: Valkey, 1, node("ioredis.mjs");
+    ioredis_on_redis: Redis, 2, node("ioredis.mjs");
+    node_redis: Valkey, 2, node("node_redis.mjs");
+    node_redis_on_redis: Redis, 1, node("node_redis.mjs");
+    bullmq: Valkey, 1, node("bullmq.mjs");
+    bullmq_on_redis: Redis, 2, node("bullmq.mjs");
+    socket_io: Valkey, 2, node("socket_io.mjs");
+    socket_io_on_redis: Redis, 1, node("socket_io.mjs");
+}
+
+/// Lets a table line add an argument.
+trait With {
+    fn with(self, argument: &str) -> Self;
+}
+
+impl With for Command {
+    fn with(mut self, argument: &str) -> Self {
+        self.arg(argument);
+        self
+    }
+}

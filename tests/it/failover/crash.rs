@@ -1,0 +1,43 @@
+//! The primary is gone at once, alone or not.
+
+use super::*;
+
+#[test]
+fn crash_on_valkey() {
+    (0..REPEATS).for_each(|_| crash(Flavor::Valkey, false));
+}
+
+#[test]
+fn crash_on_redis() {
+    (0..REPEATS).for_each(|_| crash(Flavor::Redis, false));
+}
+
+#[test]
+fn crash_along_with_a_sentinel_on_valkey() {
+    (0..REPEATS).for_each(|_| crash(Flavor::Valkey, true));
+}
+
+#[test]
+fn crash_along_with_a_sentinel_on_redis() {
+    (0..REPEATS).for_each(|_| crash(Flavor::Redis, true));
+}
+
+/// Only what was in flight is uncertain, and service is back as soon as the Sentinels agree. Then the old primary is
+/// started again, empty and believing in itself: nobody writes to it.
+fn crash(flavor: Flavor, with_sentinel: bool) {
+    let mut drill = Drill::start(flavor);
+    drill.note("SIGKILL");
+    let gone = drill.timeline.now();
+    if with_sentinel {
+        drill.deployment.sentinels[0].crash();
+    }
+    drill.deployment.primary.crash();
+    let (named, survivor) = drill.wait_for_switch();
+    drill.deployment.primary.restart(&[]);
+    drill.note("the old primary is back");
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(calls(&drill.deployment.primary, "incr"), 0, "writes reached the old primary");
+    let (verdict, records) = drill.finish(survivor);
+    drill.expect_crash_like(&verdict, &records, gone, named, "crash");
+    drill.expect_timeline("\"lossless\": false");
+}

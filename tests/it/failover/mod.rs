@@ -1,0 +1,188 @@
+//! Drills: what clients see, and what becomes of their writes, when another node takes over.
+//!
+//! Each starts a primary, two replicas, three Sentinels and respgate, lets clients write all the time, causes a
+//! failover, and checks the clients' records against the surviving primary's data.
+
+mod checker;
+mod crash;
+mod cut;
+mod doubt;
+mod freeze;
+mod liar;
+mod manual;
+mod planned;
+mod renumbered;
+mod restart;
+mod sessions;
+mod timeline;
+mod turn;
+mod watch;
+mod writers;
+
+use std::ops::Range;
+use std::thread;
+use std::time::Duration;
+
+use checker::Verdict;
+use timeline::Timeline;
+use turn::Turn;
+use watch::Watch;
+use writers::{Outcome, Record, Writers};
+
+use crate::support::deployment::{Deployment, NAME, Plan};
+use crate::support::proxy::Proxy;
+use crate::support::servers::{Flavor, Server};
+use crate::support::wait;
+
+/// How often each drill is repeated.
+const REPEATS: usize = 3;
+
+/// What replication on a loopback link may lag behind on a busy machine.
+const REPLICATION_LAG: Duration = Duration::from_millis(50);
+
+/// Clients of each drill.
+const WRITERS: usize = 8;
+
+/// A failover under way.
+struct Drill {
+    timeline: Timeline,
+    // Dropped in this order: clients first, servers last.
+    writers: Option<Writers>,
+    watch: Watch,
+    proxy: Proxy,
+    deployment: Deployment,
+    turn: Turn,
+}
+
+impl Drill {
+    /// Everything is started, in sync, and being written to.
+    fn start(flavor: Flavor) -> Self {
+        Self::start_with(flavor, &[], "")
+    }
+
+    /// With more options for the primary, and more lines for respgate's upstream.
+    fn start_with(flavor: Flavor, options: &[&str], upstream: &str) -> Self {
+        let turn = Turn::wait();
+        let deployment = Deployment::start(&Plan { primary_options: options, ..plan(flavor) });
+        deployment.wait_until_redundant();
+        let toml = format!("[upstreams.main]\nurl = \"{}\"\n{upstream}\n", deployment.url());
+        let mut proxy = Proxy::start_file(2, &toml);
+        // That a primary, or a Sentinel, is gone is worth a warning.
+        proxy.allow_log("\"WARN\"");
+        let timeline = Timeline::start();
+        let ports: Vec<u16> = deployment.sentinels.iter().map(|sentinel| sentinel.port).collect();
+        let watch = Watch::start(&ports, &timeline);
+        let writers = Writers::start(WRITERS, proxy.port, &timeline);
+        thread::sleep(Duration::from_millis(500));
+        let drill = Self { timeline, writers: Some(writers), watch, proxy, deployment, turn };
+        drill.note(format!("the primary is at port {}", drill.deployment.primary.port));
+        drill
+    }
+
+    /// In sync; the drill brings its own clients.
+    fn without_writers(flavor: Flavor) -> Self {
+        let mut drill = Self::start(flavor);
+        drill.writers.take().expect("writers").finish();
+        drill
+    }
+
+    fn note(&self, what: impl Into<String>) {
+        self.timeline.note(what);
+    }
+
+    /// The failover that respgate remembers ended so.
+    #[track_caller]
+    fn expect_timeline(&self, text: &str) {
+        wait::until("the failover's timeline", || self.proxy.http("/failovers").contains("first_success_ms"));
+        let timelines = self.proxy.http("/failovers");
+        assert!(timelines.contains(text), "{timelines}");
+    }
+
+    /// Waits until the Sentinels' majority names another primary than the first: when, and its port.
+    #[track_caller]
+    fn wait_for_switch(&self) -> (Duration, u16) {
+        let (at, port) = self.watch.wait_for_majority(self.deployment.primary.port);
+        self.timeline.note_at(at, format!("the majority names port {port}"));
+        (at, port)
+    }
+
+    /// A node, by its port.
+    fn node(&self, port: u16) -> &Server {
+        let mut nodes = self.deployment.replicas.iter().chain([&self.deployment.primary]);
+        nodes.find(|node| node.port == port).expect("a node of the drill")
+    }
+
+    /// Ends the writing and compares with what `survivor` holds.
+    fn finish(&mut self, survivor: u16) -> (Verdict, Vec<Record>) {
+        let records = self.writers.take().expect("writers").finish();
+        let verdict = Verdict::of(&records, self.node(survivor));
+        self.note(format!("verdict: {verdict}"));
+        (verdict, records)
+    }
+}
+
+impl Drill {
+    /// One line that says how it went.
+    fn report(&self, name: &str, verdict: &Verdict) {
+        eprintln!("{name}, {}: {verdict}", self.deployment.primary.flavor.name());
+    }
+
+    /// What clients may see of a primary that is gone: only what was in flight is uncertain, and service is back as
+    /// soon as the majority `named` another.
+    #[track_caller]
+    fn expect_crash_like(
+        &self,
+        verdict: &Verdict,
+        records: &[Record],
+        crashed: Duration,
+        named: Duration,
+        name: &str,
+    ) {
+        let first = successes(records, named..Duration::MAX).min().expect("a success after the switch");
+        let delay = first - named;
+        self.timeline.note_at(first, format!("first success, {delay:?} after the majority"));
+        self.report(name, verdict);
+        eprintln!("    first success {delay:?} after the majority");
+        assert_eq!((verdict.doubled, verdict.dropped), (0, 0), "{verdict}");
+        let unreplicated = successes(records, crashed.saturating_sub(REPLICATION_LAG)..named).count();
+        assert!(verdict.lost <= unreplicated as i64, "more than could lack replication: {verdict}");
+        assert!(verdict.refused.is_empty(), "{verdict}: {:?}", verdict.refused);
+        assert!(verdict.unknown <= WRITERS as u64, "{verdict}");
+        self.turn.expect_within(
+            Duration::from_millis(100),
+            delay,
+            "the first success after the majority named the new primary",
+        );
+    }
+}
+
+impl Drop for Drill {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- timeline\n{}\n---", self.timeline.text());
+        }
+        if let Some(writers) = self.writers.take() {
+            writers.stop();
+        }
+    }
+}
+
+/// Two replicas, and Sentinels that lose no time.
+fn plan(flavor: Flavor) -> Plan<'static> {
+    Plan { replicas: 2, down_after_ms: 1000, failover_timeout_ms: 6000, ..Plan::new(flavor) }
+}
+
+/// How often a server has run a command, whoever sent it.
+fn calls(server: &Server, command: &str) -> u64 {
+    let text = server.run_text(&["INFO", "commandstats"]);
+    let start = format!("cmdstat_{command}:calls=");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start)?.split(',').next());
+    line.and_then(|calls| calls.parse().ok()).unwrap_or(0)
+}
+
+/// When writes of any client were acknowledged within `span`.
+fn successes(records: &[Record], span: Range<Duration>) -> impl Iterator<Item = Duration> {
+    let writes = records.iter().flat_map(|record| &record.writes);
+    let successes = writes.filter(|write| matches!(write.outcome, Outcome::Acknowledged(_)));
+    successes.map(|write| write.ended).filter(move |ended| span.contains(ended))
+}

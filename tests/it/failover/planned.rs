@@ -1,0 +1,41 @@
+//! An operator asks the Sentinels for another primary.
+
+use super::*;
+
+/// What clients may notice of a failover that the majority must confirm.
+const PAUSE: Duration = Duration::from_millis(1500);
+
+#[test]
+fn planned_on_valkey() {
+    (0..REPEATS).for_each(|_| planned(Flavor::Valkey, "", PAUSE));
+}
+
+#[test]
+fn planned_on_redis() {
+    (0..REPEATS).for_each(|_| planned(Flavor::Redis, "", PAUSE));
+}
+
+/// The same by the leader's word: a good deal of the pause is gone, and nothing is lost either.
+#[test]
+fn planned_and_followed_early() {
+    for flavor in Flavor::ALL {
+        planned(flavor, "switch = \"leader\"", Duration::from_millis(700));
+    }
+}
+
+/// Clients notice a pause, and nothing else.
+fn planned(flavor: Flavor, upstream: &str, pause: Duration) {
+    let mut drill = Drill::start_with(flavor, &[], upstream);
+    drill.note("SENTINEL FAILOVER");
+    let reply = drill.deployment.sentinels[0].run_text(&["SENTINEL", "FAILOVER", NAME]);
+    assert_eq!(reply, "+OK\r\n");
+    let (_, survivor) = drill.wait_for_switch();
+    thread::sleep(Duration::from_secs(2));
+    let (verdict, _) = drill.finish(survivor);
+    drill.report("planned", &verdict);
+    assert_eq!((verdict.lost, verdict.doubled), (0, 0), "{verdict}");
+    assert!(verdict.refused.is_empty(), "{verdict}: {:?}", verdict.refused);
+    assert_eq!((verdict.unknown, verdict.dropped), (0, 0), "{verdict}");
+    drill.turn.expect_within(pause, verdict.longest_pause, "the longest pause");
+    drill.expect_timeline("\"lossless\": true");
+}

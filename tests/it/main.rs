@@ -1,0 +1,32 @@
+//! One integration test binary: real servers, real Sentinels, the real `respgate`, real clients.
+//!
+//! `support` starts and stops processes; every other module is one area of behaviour. Most tests run the same
+//! bytes against the server itself and through respgate, and compare what comes back.
+
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a failed expectation is the test's verdict, in helpers as in tests"
+)]
+
+mod support;
+
+mod auth;
+mod bad_input;
+mod blocking;
+mod clients;
+mod commands;
+mod discovery;
+mod drain;
+mod failover;
+mod handshake;
+mod holes;
+mod layers;
+mod limits;
+mod listeners;
+mod policy;
+mod pubsub;
+mod tracking;
+mod transactions;

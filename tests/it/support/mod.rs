@@ -1,0 +1,11 @@
+//! Starting servers, respgate and raw clients, and waiting for them.
+
+pub mod client;
+pub mod compare;
+pub mod deployment;
+pub mod port;
+pub mod proxy;
+pub mod scripted;
+pub mod servers;
+pub mod signal;
+pub mod wait;

@@ -1,0 +1,216 @@
+//! Real servers in temporary folders.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::port::free_port;
+use super::{signal, wait};
+
+/// Which server's binaries are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavor {
+    Valkey,
+    Redis,
+}
+
+impl Flavor {
+    /// Both, for tests that run on each.
+    pub const ALL: [Flavor; 2] = [Flavor::Valkey, Flavor::Redis];
+
+    /// `valkey` or `redis`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Flavor::Valkey => "valkey",
+            Flavor::Redis => "redis",
+        }
+    }
+
+    /// The path or name of `valkey-server`, `redis-cli` and so on.
+    pub fn binary(self, part: &str) -> String {
+        format!("{}-{part}", self.name())
+    }
+
+    /// How to get the binaries.
+    fn remedy(self) -> &'static str {
+        match self {
+            Flavor::Valkey => {
+                "run `tests/install` as root, or: apt-get install -t bookworm-backports valkey-server valkey-sentinel valkey-tools"
+            }
+            Flavor::Redis => {
+                "run `tests/install` as root, or: apt-get install redis-server redis-sentinel redis-tools"
+            }
+        }
+    }
+}
+
+/// Spawns a program; a missing one ends the test with the command that installs it.
+pub fn spawn(command: &mut Command, remedy: &str) -> Child {
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.spawn().unwrap_or_else(|error| match error.kind() {
+        ErrorKind::NotFound => panic!("{program} is not installed: {remedy}"),
+        _ => panic!("cannot start {program}: {error}"),
+    })
+}
+
+/// A running server or Sentinel; killed on drop.
+pub struct Server {
+    pub flavor: Flavor,
+    pub port: u16,
+    pub password: Option<String>,
+    process: Child,
+    folder: TempDir,
+}
+
+impl Server {
+    /// A server without persistence or password.
+    pub fn start(flavor: Flavor) -> Self {
+        Self::start_with(flavor, &[])
+    }
+
+    /// A server with more options, given as on its command line: `["--maxclients", "10"]`.
+    pub fn start_with(flavor: Flavor, options: &[&str]) -> Self {
+        let password =
+            options.windows(2).find(|pair| pair[0] == "--requirepass").map(|pair| pair[1].to_owned());
+        // Another process may take the port between its choice and the server's bind: then the server exits.
+        for _ in 0..5 {
+            let port = free_port();
+            let folder = TempDir::new().expect("a temporary folder");
+            let command = data_server(flavor, port, &folder, options);
+            let server = Self::launch(flavor, port, password.clone(), folder, command);
+            if let Some(server) = server {
+                return server;
+            }
+        }
+        panic!("{} did not stay up in five attempts", flavor.binary("server"));
+    }
+
+    /// A Sentinel with this configuration; `port` is the one that the text names.
+    pub fn start_sentinel(flavor: Flavor, port: u16, configuration: &str) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let file = folder.path().join("sentinel.conf");
+        std::fs::write(&file, configuration).expect("sentinel.conf");
+        let mut command = Command::new(flavor.binary("sentinel"));
+        command.arg(file);
+        Self::launch(flavor, port, None, folder, command)
+            .unwrap_or_else(|| panic!("{} did not stay up", flavor.binary("sentinel")))
+    }
+
+    /// Starts the process and waits until it answers; `None` if it exited.
+    fn launch(
+        flavor: Flavor,
+        port: u16,
+        password: Option<String>,
+        folder: TempDir,
+        mut command: Command,
+    ) -> Option<Self> {
+        let log = File::create(folder.path().join("log")).expect("a log file");
+        command
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log);
+        let process = spawn(&mut command, flavor.remedy());
+        let mut server = Self { flavor, port, password, process, folder };
+        let up = wait::until_some("a server to answer PING", wait::PATIENCE, || {
+            if server.process.try_wait().expect("the server's state").is_some() {
+                return Some(false);
+            }
+            server.answers().then_some(true)
+        });
+        up.then_some(server)
+    }
+
+    fn answers(&self) -> bool {
+        let Ok(mut client) = Client::try_connect(self.port) else { return false };
+        client.deadline(Duration::from_secs(1));
+        client.send("PING\r\n");
+        client.try_reply().is_ok_and(|reply| reply == b"+PONG\r\n" || reply.starts_with(b"-NOAUTH"))
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    /// What it wrote to standard output and error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// A raw client of this server; authenticated if it has a password.
+    pub fn client(&self) -> Client {
+        let mut client = Client::connect(self.port);
+        if let Some(password) = &self.password {
+            client.expect(&["AUTH", password], "+OK\r\n");
+        }
+        client
+    }
+
+    /// Runs one command on a connection of its own and gives the raw reply.
+    pub fn run(&self, arguments: &[&str]) -> Vec<u8> {
+        self.client().call(arguments)
+    }
+
+    /// As [`Server::run`], as text.
+    pub fn run_text(&self, arguments: &[&str]) -> String {
+        String::from_utf8_lossy(&self.run(arguments)).into_owned()
+    }
+
+    /// One number of INFO.
+    pub fn info(&self, section: &str, field: &str) -> u64 {
+        let text = self.run_text(&["INFO", section]);
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.and_then(|value| value.trim().parse().ok())
+            .unwrap_or_else(|| panic!("INFO {section} has no number {field}: {text}"))
+    }
+
+    /// Sends a signal: STOP and CONT freeze and thaw it.
+    pub fn signal(&self, name: &str) {
+        signal::send(name, self.process.id());
+    }
+
+    /// Ends a data server as a crash would, and starts it again: same port, same folder, these options.
+    pub fn restart(&mut self, options: &[&str]) {
+        self.crash();
+        let mut command = data_server(self.flavor, self.port, &self.folder, options);
+        let log = File::options().append(true).open(self.folder.path().join("log")).expect("its log file");
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(log);
+        self.process = spawn(&mut command, self.flavor.remedy());
+        wait::until("a restarted server to answer PING", || self.answers());
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn crash(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn data_server(flavor: Flavor, port: u16, folder: &TempDir, options: &[&str]) -> Command {
+    let mut command = Command::new(flavor.binary("server"));
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
+        .arg("--unixsocket")
+        .arg(folder.path().join("socket"))
+        .args(options);
+    command
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.crash();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(15).collect();
+            eprintln!("--- last lines of {} on port {} (newest first)", self.flavor.name(), self.port);
+            tail.iter().for_each(|line| eprintln!("    {line}"));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Client-side caching.
+
+use crate::support::compare::Pair;
+use crate::support::servers::Flavor;
+
+#[test]
+fn invalidations_arrive() {
+    for flavor in Flavor::ALL {
+        let pair = Pair::start(flavor);
+        for options in [&[][..], &["BCAST"], &["OPTIN"], &["NOLOOP"]] {
+            pair.compare(|client| {
+                let other = client.another();
+                client.call(&["HELLO", "3", "SETNAME", "x"]);
+                let command: Vec<&str> =
+                    ["CLIENT", "TRACKING", "ON"].iter().chain(options).copied().collect();
+                client.call(&command);
+                if options == ["OPTIN"] {
+                    client.call(&["CLIENT", "CACHING", "YES"]);
+                }
+                client.call(&["GET", "k"]);
+                client.call(&["CLIENT", "TRACKINGINFO"]);
+                client.call_on(other, &["SET", "k", "new"]);
+                client.replies(1);
+                client.call(&["GET", "k"]);
+                client.call(&["CLIENT", "TRACKING", "OFF"]);
+                client.call(&["GET", "k"]);
+                client.call_on(other, &["SET", "k", "newer"]);
+                client.call(&["PING"]);
+            });
+        }
+    }
+}
+
+#[test]
+fn refused_forms() {
+    let pair = Pair::start(Flavor::Valkey);
+    pair.compare(|client| {
+        client.call(&["HELLO", "3", "SETNAME", "x"]);
+        client.call(&["CLIENT", "TRACKING", "MAYBE"]);
+        client.call(&["CLIENT", "TRACKING", "ON", "NOSUCH"]);
+        client.call(&["CLIENT", "CACHING", "YES"]);
+        client.call(&["CLIENT", "TRACKINGINFO"]);
+        client.call(&["CLIENT", "GETREDIR"]);
+    });
+    // RESP2 has no pushes, and a redirection names another connection's number, and respgate's numbers are its own.
+    let mut client = pair.proxy.client();
+    assert!(client.call(&["CLIENT", "TRACKING", "ON"]).starts_with(b"-"));
+    assert!(client.call(&["CLIENT", "TRACKING", "ON", "REDIRECT", "1"]).starts_with(b"-"));
+    client.expect(&["PING"], "+PONG\r\n");
+}
