@@ -11,6 +11,7 @@ mod freeze;
 mod liar;
 mod manual;
 mod planned;
+mod refused;
 mod renumbered;
 mod restart;
 mod sessions;
