@@ -35,8 +35,8 @@ test-deps:
 	@tests/install
 	@tests/clients/install
 
-chaos: ## minutes of failovers, crashes and network cuts under a checker; CHAOS_SECONDS, CHAOS_SEED, CHAOS_SERVER=redis
-	@tests/install servers
+chaos: ## minutes of failovers, crashes, network cuts and churn under a checker, in an order drawn from CHAOS_SEED
+	@tests/install $(CHAOS_SERVER)
 	@CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_SERVER=$(CHAOS_SERVER) \
 		exec $(CARGO) test --locked --quiet --test chaos
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, encode};
 use crate::support::wait;
 use crate::timeline::Timeline;
 use crate::writers::{Outcome, Record, Write, outcome};
@@ -21,11 +21,17 @@ pub const PATIENCE: Duration = Duration::from_secs(50);
 const WATCHED: usize = 5;
 const PIPELINED: usize = 3;
 
+/// Writes that are under way at once, and how long the next ones wait: there are always some whose replies can be lost.
+const DEPTH: usize = 16;
+const BREATH: Duration = Duration::from_millis(4);
+
 /// What a client writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// INCR of a counter of its own.
     Counter,
+    /// INCR of a counter of its own, many at once.
+    Pipeline,
     /// RPUSH of the write's number to a list of its own.
     List,
     /// Both, in one MULTI.
@@ -33,7 +39,8 @@ pub enum Kind {
 }
 
 /// The clients, and how many of each kind.
-const KINDS: [(Kind, usize); 3] = [(Kind::Counter, 6), (Kind::List, 4), (Kind::Transaction, 2)];
+const KINDS: [(Kind, usize); 4] =
+    [(Kind::Counter, 4), (Kind::Pipeline, 2), (Kind::List, 4), (Kind::Transaction, 2)];
 
 /// What one client did in one step. Its key, or the stem of its two keys, is in the record.
 pub struct Work {
@@ -47,9 +54,14 @@ impl Work {
         (self.kind != Kind::List).then(|| format!("{}:count", self.record.key))
     }
 
+    /// How many of its writes are under way at once.
+    pub fn depth(&self) -> usize {
+        if self.kind == Kind::Pipeline { DEPTH } else { 1 }
+    }
+
     /// The list's key; its elements are numbers of writes.
     pub fn list(&self) -> Option<String> {
-        (self.kind != Kind::Counter).then(|| format!("{}:list", self.record.key))
+        matches!(self.kind, Kind::List | Kind::Transaction).then(|| format!("{}:list", self.record.key))
     }
 }
 
@@ -155,38 +167,54 @@ fn write(kind: Kind, number: usize, common: &Common, done: &Mutex<Vec<(usize, Wo
         let key = format!("step{step}:client{number}");
         let mut work = Work { kind, record: Record { key, writes: Vec::new() } };
         while common.now() == step && !common.stopped() {
-            one_write(&mut client, &mut work, number, common);
-            thread::sleep(PACE);
+            let dropped = write_once(&mut client, &mut work, common);
+            if dropped {
+                client = common.connect(number);
+            }
+            thread::sleep(if kind == Kind::Pipeline { BREATH } else { PACE });
         }
         done.lock().expect("the work").push((step, work));
         step += 1;
     }
 }
 
-fn one_write(client: &mut Client, work: &mut Work, number: usize, common: &Common) {
-    let serial = work.record.writes.len();
+/// One write, or as many as are under way at once. True if the connection is lost.
+fn write_once(client: &mut Client, work: &mut Work, common: &Common) -> bool {
     let sent = common.timeline.now();
-    let outcome = match work.kind {
-        Kind::Counter => ask(client, &["INCR", &work.counter().expect("its key")]),
-        Kind::List => ask(client, &["RPUSH", &work.list().expect("its key"), &serial.to_string()]),
-        Kind::Transaction => transact(client, work, serial),
-    };
-    let outcome = outcome.unwrap_or_else(Outcome::Dropped);
-    let ended = common.timeline.now();
-    if ended - sent > Duration::from_millis(200) || !matches!(outcome, Outcome::Acknowledged(_)) {
-        let key = &work.record.key;
-        common
-            .timeline
-            .note_at(ended, format!("{key}, write {serial}: {outcome:?} after {:?}", ended - sent));
+    let counter = work.counter().unwrap_or_default();
+    if work.kind == Kind::Pipeline {
+        client.send(encode(&["INCR", &counter]).repeat(DEPTH));
     }
-    if matches!(outcome, Outcome::Dropped(_)) {
-        *client = common.connect(number);
+    for _ in 0..work.depth() {
+        let serial = work.record.writes.len();
+        let outcome = match work.kind {
+            Kind::Pipeline => reply(client),
+            Kind::Counter => ask(client, &["INCR", &counter]),
+            Kind::List => ask(client, &["RPUSH", &work.list().expect("its key"), &serial.to_string()]),
+            Kind::Transaction => transact(client, work, serial),
+        };
+        let outcome = outcome.unwrap_or_else(Outcome::Dropped);
+        let ended = common.timeline.now();
+        let slow = ended - sent > Duration::from_millis(200) && work.kind != Kind::Pipeline;
+        if slow || !matches!(outcome, Outcome::Acknowledged(_)) {
+            let (key, took) = (&work.record.key, ended - sent);
+            common.timeline.note_at(ended, format!("{key}, write {serial}: {outcome:?} after {took:?}"));
+        }
+        let dropped = matches!(outcome, Outcome::Dropped(_));
+        work.record.writes.push(Write { sent, ended, outcome });
+        if dropped {
+            return true;
+        }
     }
-    work.record.writes.push(Write { sent, ended, outcome });
+    false
 }
 
 fn ask(client: &mut Client, arguments: &[&str]) -> Result<Outcome, String> {
     client.send_command(arguments);
+    reply(client)
+}
+
+fn reply(client: &mut Client) -> Result<Outcome, String> {
     client.try_reply().map(|reply| outcome(&reply)).map_err(|error| error.to_string())
 }
 

@@ -8,6 +8,7 @@ use crate::network::{HOSTS, Network};
 use crate::support::client::Client;
 use crate::support::deployment::{NAME, Plan, start_sentinel};
 use crate::support::servers::{Flavor, Server};
+use crate::support::wait;
 
 /// How long a node must be silent before Sentinel calls it down.
 pub const DOWN_AFTER: Duration = Duration::from_millis(1500);
@@ -139,6 +140,23 @@ impl Cluster {
         }
     }
 
+    /// What an operator may do who does not wait for the Sentinels: makes every node a replica of the primary that they
+    /// all name, and lets them forget what they knew of the nodes, which they look at every 10 s only.
+    pub fn tidy(&self) {
+        let primary = wait::until_some("the Sentinels to agree", SETTLING, || self.agreed().ok());
+        for number in (0..HOSTS).filter(|number| *number != primary) {
+            let address = self.nodes[primary].address();
+            let order = ["REPLICAOF", &address.ip().to_string(), &address.port().to_string()];
+            wait::until("a node to become a replica", || {
+                self.ask(number, &order).is_some_and(|reply| reply.starts_with("+OK"))
+            });
+        }
+        for number in 0..HOSTS {
+            let reply = self.ask_sentinel(number, &["SENTINEL", "RESET", NAME]);
+            assert_eq!(reply.as_deref(), Some(":1\r\n"), "Sentinel {number}");
+        }
+    }
+
     /// Waits until a failover could begin: one primary, which all Sentinels name and all other nodes copy in full. Its
     /// number.
     pub fn settle(&self) -> usize {
@@ -152,22 +170,33 @@ impl Cluster {
         }
     }
 
-    fn settled(&self) -> Result<usize, String> {
+    /// The primary that all Sentinels name, none of which is in a failover.
+    fn agreed(&self) -> Result<usize, String> {
         let mut named = None;
         for number in 0..HOSTS {
-            let silent = || format!("Sentinel {number} does not answer");
-            let state = self.ask_sentinel(number, &["SENTINEL", "MASTER", NAME]).ok_or_else(silent)?;
-            let field =
-                |name: &str| state.lines().skip_while(|line| *line != name).nth(2).unwrap_or_default();
-            let port: u16 = field("port").parse().map_err(|_| format!("Sentinel {number} has no primary"))?;
+            let state = self.ask_sentinel(number, &["SENTINEL", "MASTER", NAME]);
+            let state = state.ok_or_else(|| format!("Sentinel {number} does not answer"))?;
+            let port: u16 =
+                field(&state, "port").parse().map_err(|_| format!("Sentinel {number} has no primary"))?;
             if *named.get_or_insert(port) != port {
                 return Err(format!("Sentinel {number} names port {port}, another one {named:?}"));
             }
-            let redundant = ["flags", "num-other-sentinels", "num-slaves"].map(field);
-            if redundant != ["master", "2", "2"] {
-                return Err(format!(
-                    "Sentinel {number}: flags, other Sentinels, replicas of port {port}: {redundant:?}"
-                ));
+            let flags = field(&state, "flags");
+            if flags != "master" {
+                return Err(format!("Sentinel {number}: {flags}"));
+            }
+        }
+        Ok(self.number(named.expect("a primary")))
+    }
+
+    fn settled(&self) -> Result<usize, String> {
+        let primary = self.agreed()?;
+        for number in 0..HOSTS {
+            let silent = || format!("Sentinel {number} does not answer");
+            let state = self.ask_sentinel(number, &["SENTINEL", "MASTER", NAME]).ok_or_else(silent)?;
+            let known = ["num-other-sentinels", "num-slaves"].map(|name| field(&state, name));
+            if known != ["2", "2"] {
+                return Err(format!("Sentinel {number}: other Sentinels and replicas: {known:?}"));
             }
             let info = self.ask_sentinel(number, &["INFO", "sentinel"]).ok_or_else(silent)?;
             if !info.contains("sentinel_tilt:0") {
@@ -178,8 +207,12 @@ impl Cluster {
             if let Some(flag) = down {
                 return Err(format!("Sentinel {number} calls a replica {flag}"));
             }
+            // Each looks every 10 s. One that last saw a primary there would demote it again, perhaps just after
+            // another Sentinel has promoted it: then there is no primary at all for half a minute.
+            if replicas.contains("role-reported\r\n$6\r\nmaster") {
+                return Err(format!("Sentinel {number} takes a replica for a primary"));
+            }
         }
-        let primary = self.number(named.expect("a primary"));
         for number in 0..HOSTS {
             let info = self.ask(number, &["INFO", "replication"]);
             let info = info.ok_or_else(|| format!("node {number} does not answer"))?;
@@ -194,6 +227,11 @@ impl Cluster {
         }
         Ok(primary)
     }
+}
+
+/// A value of a flat list of names and values.
+fn field<'a>(state: &'a str, name: &str) -> &'a str {
+    state.lines().skip_while(|line| *line != name).nth(2).unwrap_or_default()
 }
 
 fn ask(client: &mut Client, arguments: &[&str]) -> Option<String> {

@@ -143,11 +143,9 @@ impl Judgement {
                 }
             }
         }
-        if unknown > effect.breaks {
-            self.fault(format!(
-                "{}: {unknown} unknown, though connections broke {} times",
-                record.key, effect.breaks
-            ));
+        let may_be = effect.breaks * work.depth() as u64;
+        if unknown > may_be {
+            self.fault(format!("{}: {unknown} unknown, of which {may_be} may be", record.key));
         }
     }
 

@@ -116,6 +116,22 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Tells of a step that could not be ended.
+struct Witness {
+    timeline: Timeline,
+    step: String,
+    since: Duration,
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("{:6.1} s  {}  not ended", self.since.as_secs_f64(), self.step);
+            println!("--- what happened\n{}\n---", self.timeline.text_since(self.since));
+        }
+    }
+}
+
 /// A run under way.
 struct Run {
     timeline: Timeline,
@@ -139,12 +155,12 @@ struct Run {
 fn run(plan: &Plan, network: Network) -> usize {
     let mut run = Run::start(plan, network);
     let end = run.timeline.now() + Duration::from_secs(plan.seconds);
-    for step in step::steps(Rng::with_seed(plan.seed)) {
+    for (step, tidied) in step::steps(Rng::with_seed(plan.seed)) {
         if run.timeline.now() >= end {
             break;
         }
         if step.possible(network) {
-            run.step(&step);
+            run.step(&step, tidied);
         }
     }
     run.end()
@@ -190,13 +206,21 @@ impl Run {
     }
 
     /// One step, from a cluster in order to a cluster in order, and its verdict.
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: &Step, tidied: bool) {
         let begun = self.timeline.now();
+        let logged = self.proxy.log().len();
+        let _witness = Witness { timeline: self.timeline.clone(), step: step.to_string(), since: begun };
         let primary = self.cluster.settle();
         self.timeline.note(format!("{step}; node {primary} is the primary"));
         let stage =
             Stage { cluster: &mut self.cluster, churn: &self.churn, timeline: &self.timeline, primary };
         let effect = step.perform(stage);
+        if effect.moved && tidied {
+            // Not at once: the former primary shall have its time to mislead.
+            thread::sleep(Duration::from_secs(2));
+            self.timeline.note("an operator tidies up");
+            self.cluster.tidy();
+        }
         let primary = self.cluster.settle();
         self.wait_until_followed(primary);
         self.news.check(&self.common);
@@ -212,6 +236,9 @@ impl Run {
         self.kept.push(holdings);
         self.faults += judgement.faults.len();
         report(&judgement.faults, &self.timeline, begun);
+        if !judgement.faults.is_empty() {
+            println!("--- respgate's log{}\n---", &self.proxy.log()[logged..]);
+        }
     }
 
     /// Clients write to the primary of the moment.

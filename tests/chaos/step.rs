@@ -69,12 +69,18 @@ pub enum Step {
 /// How many kinds there are.
 const KINDS: usize = 15;
 
-/// Steps without end: every kind once in random order, and so on. The same seed gives the same steps.
-pub fn steps(mut random: Rng) -> impl Iterator<Item = Step> {
+/// How many of so many failovers are tidied up after by an operator; the others are left to the Sentinels, who take 20 s.
+const TIDIED: (u32, u32) = (2, 3);
+
+/// Steps without end: every kind once in random order, and so on; and whether an operator tidies up after each. The
+/// same seed gives the same.
+pub fn steps(mut random: Rng) -> impl Iterator<Item = (Step, bool)> {
     std::iter::repeat_with(move || {
         let mut kinds: Vec<usize> = (0..KINDS).collect();
         random.shuffle(&mut kinds);
-        kinds.into_iter().map(|kind| draw(kind, &mut random)).collect::<Vec<_>>()
+        let drawn =
+            kinds.into_iter().map(|kind| (draw(kind, &mut random), random.u32(..TIDIED.1) < TIDIED.0));
+        drawn.collect::<Vec<_>>()
     })
     .flatten()
 }
@@ -107,8 +113,8 @@ fn draw(kind: usize, random: &mut Rng) -> Step {
 pub struct Effect {
     /// Writes acknowledged then may be lost: the primary of that time could not replicate them any more.
     pub lossy: Vec<Range<Duration>>,
-    /// How often connections to the primary broke with something under way; each time, one write of each client is
-    /// uncertain.
+    /// How often connections to the primary broke with something under way; each time, what each client has under
+    /// way is uncertain.
     pub breaks: u64,
     /// Sessions had to move, or their connections to be made anew.
     pub moved: bool,
