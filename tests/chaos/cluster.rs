@@ -105,6 +105,23 @@ impl Cluster {
         ask(&mut client, arguments)
     }
 
+    /// CLIENT KILL of all connections but those of replicas, so that replies are lost: while the node sleeps, commands
+    /// gather and then the order to kill; it runs them all before it writes a reply.
+    pub fn kill_links_unanswered(&self, number: usize) {
+        let connect = || Client::connect_unix(&self.nodes[number].socket());
+        let (mut sleeper, mut killer) = (connect(), connect());
+        killer.expect(&["PING"], "+PONG\r\n");
+        sleeper.send_command(&["DEBUG", "SLEEP", "0.05"]);
+        thread::sleep(Duration::from_millis(25));
+        for kind in ["normal", "pubsub"] {
+            killer.send_command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+        }
+        for _ in 0..2 {
+            let reply = killer.reply();
+            assert!(reply.starts_with(b":"), "{}", reply.escape_ascii());
+        }
+    }
+
     /// The first of the Sentinels that does as it is told, and until when they all refused.
     pub fn tell_a_sentinel(&self, order: &[usize], arguments: &[&str]) {
         let until = Instant::now() + SETTLING;

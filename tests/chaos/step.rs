@@ -60,7 +60,7 @@ pub enum Step {
     CutProxyInFailover { sentinel: usize, heal_after: Duration },
     /// The primary's host and respgate's hear each other, and nobody else.
     CutTogether { heal_after: Duration },
-    /// CLIENT KILL of all but replicas.
+    /// CLIENT KILL of all but replicas, after the server has run what was sent and before it has answered.
     KillLinks { times: u64, gap: Duration },
     /// Many clients come and go.
     Churn { time: Duration },
@@ -269,10 +269,7 @@ impl Step {
             }
             Self::KillLinks { times, gap } => {
                 for _ in 0..times {
-                    for kind in ["normal", "pubsub"] {
-                        let kill = ["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"];
-                        stage.cluster.ask(stage.primary, &kill).expect("the primary's answer");
-                    }
+                    stage.cluster.kill_links_unanswered(stage.primary);
                     thread::sleep(gap);
                 }
                 Effect { breaks: times, ..Effect::smooth(BREATH + gap) }
