@@ -11,11 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin, View};
-use crate::config::Config;
-use crate::discovery::{self, Discovery};
+use crate::config::{Account, Config};
+use crate::discovery::{self, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
 use crate::net::connect::Dialer;
+use crate::rotation::login::Login;
+use crate::rotation::{Tally, credentials};
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
@@ -28,7 +30,12 @@ const OS_ERROR: u8 = 71;
 /// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
 pub fn run(config: Config) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.and_then(|runtime| runtime.block_on(serve(config)));
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(serve(config));
+        // A look at a file, or at a name, that hangs must not keep the process.
+        runtime.shutdown_background();
+        ended
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -44,17 +51,18 @@ async fn serve(config: Config) -> io::Result<()> {
     let listeners = bind(&config)?;
     let admin = config.admin.map(admin::bind).transpose()?;
 
+    let (logins, reloads) = logins(&config);
     let discoveries: Vec<Discovery> = config
         .upstreams
         .iter()
-        .map(|upstream| {
+        .zip(&logins)
+        .map(|(upstream, logins)| {
             let dialer = dialer(&upstream.config);
-            let credentials = upstream.config.credentials.clone();
-            discovery::spawn(&upstream.config.name, upstream.discovery.clone(), credentials, dialer)
+            discovery::spawn(&upstream.config.name, upstream.discovery.clone(), logins.clone(), dialer)
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
-    let plan = plan(&config, &discoveries, &timelines);
+    let plan = plan(&config, &discoveries, &logins, &timelines);
     let mut workers = Vec::with_capacity(config.workers);
     for number in 0..config.workers {
         let (worker, _thread) = Worker::start(number, plan.clone())?;
@@ -64,13 +72,14 @@ async fn serve(config: Config) -> io::Result<()> {
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
     if let Some(socket) = admin {
-        let views = config.upstreams.iter().zip(&discoveries).zip(&timelines);
-        let views = views.map(|((upstream, discovery), timelines)| View {
+        let views = config.upstreams.iter().zip(&discoveries).zip(&logins).zip(&timelines);
+        let views = views.map(|(((upstream, discovery), logins), timelines)| View {
             name: upstream.config.name.clone(),
             topology: discovery.topology.clone(),
+            login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
-        let admin = Admin::new(views.collect(), workers.clone(), draining.clone());
+        let admin = Admin::new(views.collect(), reloads, workers.clone(), draining.clone());
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {
@@ -114,12 +123,37 @@ fn bind(config: &Config) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
+/// Who respgate is to each upstream, kept up to date from now on, and what becomes of the changes.
+fn logins(config: &Config) -> (Vec<Logins>, Vec<Tally>) {
+    let mut tallies = Vec::new();
+    let mut login = |account: &Option<Account>, what: &'static str, upstream: &str| {
+        let Some(Account { credentials: known, source }) = account else { return Login::new(None) };
+        let login = match known {
+            Some(known) => Login::new(Some(known.clone())),
+            None => Login::awaited("password-command has not ended yet"),
+        };
+        let tally = Tally::new(what, format!("upstreams.{upstream}"));
+        tallies.push(tally.clone());
+        tokio::spawn(credentials::keep(login.clone(), source.clone(), config.reload_interval, tally));
+        login
+    };
+    let logins = config.upstreams.iter().map(|upstream| {
+        let name = &upstream.config.name;
+        Logins {
+            nodes: login(&upstream.account, "password", name),
+            sentinels: login(&upstream.sentinel_account, "sentinel-password", name),
+        }
+    });
+    let logins = logins.collect();
+    (logins, tallies)
+}
+
 fn dialer(config: &UpstreamConfig) -> Dialer {
     Dialer { connect_timeout: config.connect_timeout, ..Dialer::default() }
 }
 
 /// Each worker gets its share of the limits.
-fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> Plan {
+fn plan(config: &Config, discoveries: &[Discovery], logins: &[Logins], timelines: &[Timelines]) -> Plan {
     let workers = config.workers.max(1);
     let listeners = config
         .listeners
@@ -134,8 +168,9 @@ fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> 
         .upstreams
         .iter()
         .zip(discoveries)
+        .zip(logins)
         .zip(timelines)
-        .map(|((upstream, discovery), timelines)| {
+        .map(|(((upstream, discovery), logins), timelines)| {
             let mut share = upstream.config.clone();
             share.max_connections = (share.max_connections / workers).max(1);
             share.max_leased = (share.max_leased / workers).max(1);
@@ -144,6 +179,7 @@ fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> 
             UpstreamPlan {
                 config: share,
                 dialer,
+                login: logins.nodes.clone(),
                 topology: discovery.topology.clone(),
                 hints: discovery.hints.clone(),
                 scripts: Scripts::default(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down. A module may name those after it, and itself.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "main",
     "cli",
     "app",
@@ -18,6 +18,7 @@ const ORDER: [&str; 18] = [
     "discovery",
     "command",
     "resp",
+    "rotation",
     "net",
     "metrics",
     "drain",
