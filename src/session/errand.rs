@@ -185,6 +185,7 @@ impl Session {
             }
             tokio::select! {
                 () = poll_fn(|cx| self.poll_left(cx)) => break,
+                () = upstream.hold_begun() => {}
                 () = upstream.changed() => {}
             }
         }

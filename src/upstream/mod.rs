@@ -79,6 +79,7 @@ pub struct Upstream {
     /// Why there is no primary, or why it cannot be reached.
     fault: RefCell<String>,
     held_since: Cell<Option<Instant>>,
+    hold_begun: Notify,
     held_bytes: HeldBytes,
     /// A failover is under way and the old primary still answers.
     holding: Cell<bool>,
@@ -113,6 +114,7 @@ impl Upstream {
             primary: RefCell::default(),
             fault: RefCell::default(),
             held_since: Cell::default(),
+            hold_begun: Notify::new(),
             held_bytes: HeldBytes::default(),
             holding: Cell::default(),
             news: Notify::new(),
@@ -287,21 +289,43 @@ mod tests {
 
     use crate::topology::{Address, Outage};
 
+    fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> UpstreamPlan {
+        UpstreamPlan {
+            config,
+            dialer: Dialer::default(),
+            topology,
+            hints: mpsc::channel(1).0,
+            scripts: Scripts::default(),
+            timelines: Timelines::default(),
+        }
+    }
+
+    /// Without a primary commands fail at once; but a connection to a known one is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn no_hold_at_all_is_a_choice() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let (_topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+                let config = UpstreamConfig { hold_timeout: Duration::ZERO, ..UpstreamConfig::new("main") };
+                let upstream =
+                    Upstream::start(plan(config, seen), Rc::new(Buffers::new(1024)), Rc::default());
+                assert!(upstream.hold_deadline().is_ok(), "nothing is known to be wrong");
+                upstream.begin_hold();
+                assert!(upstream.hold_deadline().is_err());
+                upstream.end_hold();
+                assert!(upstream.hold_deadline().is_ok());
+            })
+            .await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_long_quiet_time_before_the_first_command_is_no_outage() {
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
                 let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
-                let (hints, _hinted) = mpsc::channel(1);
-                let plan = UpstreamPlan {
-                    config: UpstreamConfig::new("main"),
-                    dialer: Dialer::default(),
-                    topology: seen,
-                    hints,
-                    scripts: Scripts::default(),
-                    timelines: Timelines::default(),
-                };
+                let plan = plan(UpstreamConfig::new("main"), seen);
                 let upstream = Upstream::start(plan, Rc::new(Buffers::new(1024)), Rc::default());
                 tokio::time::sleep(upstream.config.hold_timeout * 2).await;
                 assert!(upstream.hold_deadline().is_err(), "no primary for so long");
