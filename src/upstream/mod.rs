@@ -225,8 +225,9 @@ impl Upstream {
         self.auth_unclear.set(false);
     }
 
+    /// With credentials of respgate's own, which it has just sent, this says nothing of what clients must do.
     fn note_auth_required(&self, key: &Key) {
-        if key.identity.id() == self.identities.own().id() {
+        if self.config.credentials.is_none() && key.identity.id() == self.identities.own().id() {
             self.auth_required.set(true);
         }
     }

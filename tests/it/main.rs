@@ -21,6 +21,7 @@ mod commands;
 mod discovery;
 mod drain;
 mod failover;
+mod greeting;
 mod handshake;
 mod holes;
 mod layers;
