@@ -153,6 +153,10 @@ impl Session {
             let deadline = match upstream.admission(&lane) {
                 Admission::Open | Admission::Full => return Ok(()),
                 Admission::Refused(line) => return Err(line),
+                Admission::Expired(line) => {
+                    upstream.counters.hold_expired.rise();
+                    return Err(line);
+                }
                 Admission::Held(deadline) => deadline,
             };
             let mut registered = false;

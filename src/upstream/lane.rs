@@ -32,6 +32,8 @@ pub enum Admission {
     Held(Instant),
     /// It fails with this error line (without CRLF).
     Refused(Rc<[u8]>),
+    /// As `Refused`, because it, or others before it, waited too long for a primary.
+    Expired(Rc<[u8]>),
 }
 
 /// What a lane's connection is doing.
@@ -113,15 +115,15 @@ impl Lane {
         let mut phase = self.phase.borrow_mut();
         match &*phase {
             Phase::Open if self.is_open() => Admission::Open,
-            Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Refused, Admission::Held),
+            Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Expired, Admission::Held),
             Phase::Open => Admission::Full,
             Phase::Refused(line, until) if Instant::now() < *until => Admission::Refused(line.clone()),
             Phase::Idle | Phase::Refused(..) => {
                 *phase = Phase::Opening;
                 self.wake_driver();
-                deadline().map_or_else(Admission::Refused, Admission::Held)
+                deadline().map_or_else(Admission::Expired, Admission::Held)
             }
-            Phase::Opening => deadline().map_or_else(Admission::Refused, Admission::Held),
+            Phase::Opening => deadline().map_or_else(Admission::Expired, Admission::Held),
         }
     }
 

@@ -23,6 +23,7 @@ mod drain;
 mod failover;
 mod greeting;
 mod handshake;
+mod hold;
 mod holes;
 mod layers;
 mod limits;
