@@ -3,10 +3,12 @@
 //! Each starts a primary, two replicas, three Sentinels and respgate, lets clients write all the time, causes a
 //! failover, and checks the clients' records against the surviving primary's data.
 
+mod abort;
 mod checker;
 mod crash;
 mod cut;
 mod doubt;
+mod fence;
 mod freeze;
 mod liar;
 mod manual;
@@ -16,6 +18,7 @@ mod restart;
 mod sessions;
 mod timeline;
 mod turn;
+mod undemoted;
 mod watch;
 mod writers;
 
