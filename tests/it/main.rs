@@ -16,6 +16,7 @@ mod support;
 mod auth;
 mod bad_input;
 mod blocking;
+mod churn;
 mod clients;
 mod commands;
 mod discovery;

@@ -1,6 +1,7 @@
 //! What becomes of sessions that hold something when another node takes over: none of them ends.
 
 mod held;
+mod twice;
 
 use std::time::Instant;
 
