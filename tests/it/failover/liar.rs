@@ -10,6 +10,9 @@ use crate::support::scripted::{Said, Scripted, as_primary, as_sentinel};
 /// How long they lie. The rule is tested for a whole minute in `discovery`, on a clock of the test's own.
 const LIE: Duration = Duration::from_secs(8);
 
+/// What the lying node says.
+type Answer = fn(&AtomicBool, &[String]) -> Vec<u8>;
+
 /// The bound: discovery asks a node five times a second at most, and less and less often; a lane, or a session with a
 /// connection of its own, dials some ten times at first and then about twice a second.
 fn most(lanes: usize) -> usize {
@@ -22,8 +25,7 @@ fn most(lanes: usize) -> usize {
 #[test]
 fn a_lie_costs_a_bounded_number_of_connections() {
     let _turn = Turn::wait();
-    let lies: [(fn(&AtomicBool, &[String]) -> Vec<u8>, &str); 2] =
-        [(replica, "replica"), (refuses, "refuses")];
+    let lies: [(Answer, &str); 2] = [(replica, "replica"), (refuses, "refuses")];
     thread::scope(|scope| {
         for (answer, what) in lies {
             scope.spawn(move || lie(answer, what));
@@ -31,7 +33,7 @@ fn a_lie_costs_a_bounded_number_of_connections() {
     });
 }
 
-fn lie(answer: fn(&AtomicBool, &[String]) -> Vec<u8>, what: &str) {
+fn lie(answer: Answer, what: &str) {
     let lies = Arc::new(AtomicBool::new(true));
     let lying = Arc::clone(&lies);
     let node = Scripted::start(move |command| Said::Bytes(answer(&lying, command)));
