@@ -86,6 +86,14 @@ impl Upstream {
         if deadline > now { Ok(deadline) } else { Err(Expired) }
     }
 
+    /// As `hold_deadline`, with the error line for a command that waited too long, without CRLF.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn held_until(&self) -> Result<Instant, Rc<[u8]>> {
+        self.hold_deadline().map_err(|Expired| self.hold_expired())
+    }
+
     /// The error line for a command that waited too long, without CRLF.
     pub(super) fn hold_expired(&self) -> Rc<[u8]> {
         self.held_for(self.held_since.get().map_or(Duration::ZERO, |since| since.elapsed()))

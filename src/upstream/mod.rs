@@ -29,7 +29,6 @@ use tokio::time::Instant;
 
 use self::config::{ClientAuth, UpstreamConfig};
 use self::held::HeldBytes;
-use self::hold::Expired;
 use self::identity::Identities;
 use self::lane::{Admission, Lane};
 use self::lease::Leases;
@@ -166,7 +165,7 @@ impl Upstream {
 
     /// Whether `lane` takes requests, and if not, why.
     pub fn admission(&self, lane: &Lane) -> Admission {
-        lane.admission(|| self.hold_deadline().map_err(|Expired| self.hold_expired()))
+        lane.admission(|| self.held_until())
     }
 
     /// Takes the lane out if only its driver still holds it.

@@ -37,7 +37,7 @@ impl Leased {
             return Step::Stay(Pause::Replies);
         }
         if session.around.upstream.holding() {
-            return Step::Stay(Pause::Lane(None));
+            return self.hold(session, request);
         }
         if self.outbound.held() > OUTBOUND {
             return Step::Stay(Pause::Replies);
@@ -327,7 +327,7 @@ impl Leased {
     }
 
     /// Refuses a command inside a transaction, which EXEC then must not run.
-    fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
+    pub(super) fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
         if !self.expected.is_empty() {
             return Step::Stay(Pause::Replies);
         }

@@ -5,6 +5,7 @@
 mod absorb;
 mod admit;
 mod expect;
+mod hold;
 mod newest;
 mod outbound;
 mod pins;
@@ -234,7 +235,7 @@ impl Leased {
             return true;
         }
         match pause {
-            Pause::Lane(_) => session.wait_held(),
+            Pause::Lane(Some(deadline)) => moved |= session.poll_hold_expired(cx, deadline).is_ready(),
             _ => session.released(),
         }
         match pause {
