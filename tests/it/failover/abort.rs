@@ -28,7 +28,8 @@ fn aborted(flavor: Flavor, chosen: bool) {
     assert_eq!(reply, "+OK\r\n");
     if chosen {
         wait::until("the replica to be chosen", || says(&drill, "+failover-state-wait-promotion"));
-        assert_eq!(drill.proxy.metric("respgate_clients_held", &[]), WRITERS as f64);
+        let held = || drill.proxy.metric("respgate_clients_held", &[]);
+        wait::until("every client to be held", || held() == WRITERS as f64);
     }
     drill.deployment.replicas.iter_mut().for_each(Server::crash);
     drill.note("the replicas are gone");

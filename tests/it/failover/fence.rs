@@ -95,7 +95,7 @@ fn once() -> Duration {
     let lasts = [&shared, &pinned].map(|last| last.at().expect("writes on such a connection"));
     for last in lasts {
         // Otherwise nothing was fenced.
-        assert!(last + Duration::from_millis(20) > told, "writes had ended before: {last:?}, {told:?}");
+        assert!(last + Duration::from_millis(200) > told, "writes had ended before: {last:?}, {told:?}");
     }
     assert!(new.accepted() > 4, "the sessions moved");
     lasts.into_iter().map(|last| last.saturating_sub(told)).max().unwrap_or_default()

@@ -29,7 +29,7 @@ fn as_replica(flavor: Flavor) {
     drill.deployment.replicas[0].run(&["REPLICAOF", "NO", "ONE"]);
     drill.deployment.primary.restart(&["--replicaof", "127.0.0.1", &port]);
     drill.note("it is back, as a replica");
-    thread::sleep(Duration::from_millis(500));
+    thread::sleep(Duration::from_millis(200));
     assert_eq!(
         drill.watch.majority_left(drill.deployment.primary.port),
         None,
