@@ -147,6 +147,11 @@ impl Consensus {
                 self.name
             ));
         }
+        let (silent, seeds) = (roster.unheard_seeds(), roster.seeds());
+        // Said when all have been heard, or given up: not once for each that fails.
+        if silent > 0 && silent < seeds {
+            return Outage::Asking(format!("{silent} of {seeds} Sentinels have not answered yet"));
+        }
         match (roster.faults(true), roster.faults(false)) {
             (refused, _) if !refused.is_empty() => Outage::Refused(refused),
             (_, unreachable) if !unreachable.is_empty() => {

@@ -144,7 +144,8 @@ where
     if database.is_some()
         && let Value::Error(line) = control.reply(deadline).await?
     {
-        return Err(GreetError::Select(line));
+        let refused = if not_ready(&line) { GreetError::NotReady } else { GreetError::Select };
+        return Err(refused(line));
     }
     let role = match role {
         Value::Error(line) if has_code(&line, b"NOAUTH") => return Err(GreetError::AuthRequired(line)),

@@ -153,6 +153,10 @@ impl Session {
             let deadline = match upstream.admission(&lane) {
                 Admission::Open | Admission::Full => return Ok(()),
                 Admission::Refused(line) => return Err(line),
+                Admission::Expired(line) => {
+                    upstream.counters.hold_expired.rise();
+                    return Err(line);
+                }
                 Admission::Held(deadline) => deadline,
             };
             let mut registered = false;
@@ -185,6 +189,7 @@ impl Session {
             }
             tokio::select! {
                 () = poll_fn(|cx| self.poll_left(cx)) => break,
+                () = upstream.hold_begun() => {}
                 () = upstream.changed() => {}
             }
         }

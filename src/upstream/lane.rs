@@ -32,6 +32,8 @@ pub enum Admission {
     Held(Instant),
     /// It fails with this error line (without CRLF).
     Refused(Rc<[u8]>),
+    /// As `Refused`, because it, or others before it, waited too long for a primary.
+    Expired(Rc<[u8]>),
 }
 
 /// What a lane's connection is doing.
@@ -59,10 +61,10 @@ pub struct Lane {
     /// Sessions that wait to be let in, by client id; a session that leaves takes itself out.
     waiting: RefCell<HashMap<u64, Waker>>,
     order: Cell<Option<Order>>,
-    /// Replies counted when progress was last looked at, and when that was.
+    /// The queue's progress when it was last looked at, and since when it has been due.
     progress: Cell<(u64, Option<Instant>)>,
     unused_since: Cell<Option<Instant>>,
-    /// Replies counted when it was last looked whether the connection is quiet, and how often there were no more.
+    /// The queue's progress when it was last looked whether the connection is quiet, and how often there was none.
     quiet: Cell<(u64, u8)>,
 }
 
@@ -113,15 +115,15 @@ impl Lane {
         let mut phase = self.phase.borrow_mut();
         match &*phase {
             Phase::Open if self.is_open() => Admission::Open,
-            Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Refused, Admission::Held),
+            Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Expired, Admission::Held),
             Phase::Open => Admission::Full,
             Phase::Refused(line, until) if Instant::now() < *until => Admission::Refused(line.clone()),
             Phase::Idle | Phase::Refused(..) => {
                 *phase = Phase::Opening;
                 self.wake_driver();
-                deadline().map_or_else(Admission::Refused, Admission::Held)
+                deadline().map_or_else(Admission::Expired, Admission::Held)
             }
-            Phase::Opening => deadline().map_or_else(Admission::Refused, Admission::Held),
+            Phase::Opening => deadline().map_or_else(Admission::Expired, Admission::Held),
         }
     }
 
@@ -169,19 +171,19 @@ impl Lane {
         self.progress.set((0, None));
     }
 
-    /// Looks at progress, now and then: a lane without a reply for `response_timeout` is given up, one that no
+    /// Looks at progress, now and then: a lane without a reply, or a piece of one, for `response_timeout` is given up, one that no
     /// session has used for `idle` is retired.
     pub(super) fn inspect(&self, references: usize, response_timeout: Duration, idle: Duration) {
         let now = Instant::now();
         let queue = self.queue.borrow();
-        let (answered, since) = self.progress.get();
+        let (seen, since) = self.progress.get();
         let waits = !queue.is_empty() && self.open.get();
         let next = match since {
-            Some(_) if !waits || queue.answered() != answered => waits.then_some(now),
+            Some(_) if !waits || queue.progress() != seen => waits.then_some(now),
             None => waits.then_some(now),
             kept => kept,
         };
-        self.progress.set((queue.answered(), next));
+        self.progress.set((queue.progress(), next));
         let unused = references <= 2 && queue.is_empty();
         drop(queue);
         if !response_timeout.is_zero() && next.is_some_and(|since| now - since >= response_timeout) {
@@ -207,19 +209,19 @@ impl Lane {
     /// Pings a connection that has carried nothing for a few seconds. Servers and the network between close idle ones
     /// (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
     pub(super) fn keep_alive(&self, nobody: &Rc<Replies>) {
-        let answered = {
+        let progress = {
             let queue = self.queue.borrow();
             if !queue.is_empty() || !self.is_open() {
                 return;
             }
-            queue.answered()
+            queue.progress()
         };
         let (seen, quiet) = self.quiet.get();
-        let quiet = if seen == answered { quiet + 1 } else { 0 };
+        let quiet = if seen == progress { quiet + 1 } else { 0 };
         if quiet < QUIET_TICKS {
-            return self.quiet.set((answered, quiet));
+            return self.quiet.set((progress, quiet));
         }
-        self.quiet.set((answered, 0));
+        self.quiet.set((progress, 0));
         self.push(b"*1\r\n$4\r\nPING\r\n", nobody, IfLost::Resend, true);
     }
 

@@ -30,7 +30,6 @@ use tokio::time::Instant;
 
 use self::config::{ClientAuth, UpstreamConfig};
 use self::held::HeldBytes;
-use self::hold::Expired;
 use self::identity::Identities;
 use self::lane::{Admission, Lane};
 use self::lease::Leases;
@@ -86,6 +85,7 @@ pub struct Upstream {
     /// Why there is no primary, or why it cannot be reached.
     fault: RefCell<String>,
     held_since: Cell<Option<Instant>>,
+    hold_begun: Notify,
     held_bytes: HeldBytes,
     /// A failover is under way and the old primary still answers.
     holding: Cell<bool>,
@@ -121,6 +121,7 @@ impl Upstream {
             primary: RefCell::default(),
             fault: RefCell::default(),
             held_since: Cell::default(),
+            hold_begun: Notify::new(),
             held_bytes: HeldBytes::default(),
             holding: Cell::default(),
             news: Notify::new(),
@@ -172,7 +173,7 @@ impl Upstream {
 
     /// Whether `lane` takes requests, and if not, why.
     pub fn admission(&self, lane: &Lane) -> Admission {
-        lane.admission(|| self.hold_deadline().map_err(|Expired| self.hold_expired()))
+        lane.admission(|| self.held_until())
     }
 
     /// Takes the lane out if only its driver still holds it.
@@ -231,8 +232,10 @@ impl Upstream {
         self.auth_unclear.set(false);
     }
 
+    /// With credentials of respgate's own, which it has just sent, this says nothing of what clients must do.
     fn note_auth_required(&self, key: &Key) {
-        if key.identity.id() == self.identities.own().id() {
+        let own = key.identity.own_login();
+        if own.is_some_and(|login| matches!(login.newest(), Ok(None))) {
             self.auth_required.set(true);
         }
     }
@@ -312,22 +315,44 @@ mod tests {
 
     use crate::topology::{Address, Outage};
 
+    fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> UpstreamPlan {
+        UpstreamPlan {
+            config,
+            dialer: Dialer::default(),
+            login: Login::default(),
+            topology,
+            hints: mpsc::channel(1).0,
+            scripts: Scripts::default(),
+            timelines: Timelines::default(),
+        }
+    }
+
+    /// Without a primary commands fail at once; but a connection to a known one is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn no_hold_at_all_is_a_choice() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let (_topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+                let config = UpstreamConfig { hold_timeout: Duration::ZERO, ..UpstreamConfig::new("main") };
+                let upstream =
+                    Upstream::start(plan(config, seen), Rc::new(Buffers::new(1024)), Rc::default());
+                assert!(upstream.hold_deadline().is_ok(), "nothing is known to be wrong");
+                upstream.begin_hold();
+                assert!(upstream.hold_deadline().is_err());
+                upstream.end_hold();
+                assert!(upstream.hold_deadline().is_ok());
+            })
+            .await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_long_quiet_time_before_the_first_command_is_no_outage() {
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
                 let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
-                let (hints, _hinted) = mpsc::channel(1);
-                let plan = UpstreamPlan {
-                    config: UpstreamConfig::new("main"),
-                    dialer: Dialer::default(),
-                    login: Login::default(),
-                    topology: seen,
-                    hints,
-                    scripts: Scripts::default(),
-                    timelines: Timelines::default(),
-                };
+                let plan = plan(UpstreamConfig::new("main"), seen);
                 let upstream = Upstream::start(plan, Rc::new(Buffers::new(1024)), Rc::default());
                 tokio::time::sleep(upstream.config.hold_timeout * 2).await;
                 assert!(upstream.hold_deadline().is_err(), "no primary for so long");

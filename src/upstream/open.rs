@@ -13,6 +13,7 @@ use crate::net::stream::Stream;
 use crate::resp::Resp;
 use crate::resp::control::Control;
 use crate::resp::greeting::{GreetError, Greeting, Role, greet};
+use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::topology::{Generation, Hint, Primary};
 
 /// What must be equal for connections to be interchangeable.
@@ -124,6 +125,11 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
             return Err(unavailable(text, Hint::NotPrimary(generation)));
         }
     }
+    let (stream, leftover) = control.into_inner();
+    if answers(&leftover) {
+        let text = format!("{} answered more than it was asked in its greeting", primary.address);
+        return Err(unavailable(text, Hint::Lost(generation)));
+    }
     key.identity.confirm();
     if let Some((login, _)) = own {
         login.accepted();
@@ -133,13 +139,41 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
     if let Some(server) = greeted.server {
         upstream.learn_server(server);
     }
-    let (stream, leftover) = control.into_inner();
     let opened = Instant::now();
     let retires = upstream.config.retires(opened);
     Ok(Link { stream, read: ReadBuffer::with(READ, &leftover), generation, opened, retires })
 }
 
+/// Whether anything but pushes came behind the greeting: the next command would be handed it as its reply.
+fn answers(mut leftover: &[u8]) -> bool {
+    while !leftover.is_empty() {
+        match ReplyScanner::default().scan(leftover) {
+            ScannedReply::Complete { len, kind: ReplyKind::Push } => {
+                leftover = leftover.get(len..).unwrap_or_default();
+            }
+            ScannedReply::Incomplete => return !leftover.starts_with(b">"),
+            ScannedReply::Complete { .. } | ScannedReply::Fault(_) => return true,
+        }
+    }
+    false
+}
+
 /// A server's error as a client sees it, without CRLF.
 fn error_line(text: &[u8]) -> Vec<u8> {
     [b"-", text].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pushes_may_follow_a_greeting() {
+        for sound in [&b""[..], b">1\r\n+a\r\n", b">1\r\n+a\r\n>1\r\n$9\r\nhal"] {
+            assert!(!answers(sound), "{}", sound.escape_ascii());
+        }
+        for shifted in [&b"+OK\r\n"[..], b"+O", b">1\r\n+a\r\n:1\r\n", b"?"] {
+            assert!(answers(shifted), "{}", shifted.escape_ascii());
+        }
+    }
 }

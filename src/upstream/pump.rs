@@ -233,6 +233,9 @@ impl Pump {
             }
         }
         let rest = bytes.len() - at;
+        if rest > 0 {
+            queue.progressed();
+        }
         // What a demoted node says may be asked again elsewhere: no part of it may have been passed on.
         if rest > STREAMED && self.scanner.scanned() > 0 && !self.demoted {
             let part = self.scanner.scanned().min(rest);
@@ -399,6 +402,19 @@ mod tests {
             assert_eq!(taken(&clients[2]).await, b"+third\r\n");
             assert!(taken(&clients[3]).await.starts_with(b"-OUTCOMEUNKNOWN "));
             assert!(bench.lane.queue.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_slow_reply_is_no_silence() {
+        locally(async {
+            let bench = Bench::new();
+            let client = bench.client();
+            bench.lane.push(READ, &client, IfLost::Resend, false);
+            bench.lane.queue.borrow_mut().wrote(READ.len());
+            let before = bench.lane.queue.borrow().progress();
+            bench.absorb(b"$9\r\nhalf").await.unwrap();
+            assert_ne!(bench.lane.queue.borrow().progress(), before);
         });
     }
 

@@ -36,7 +36,10 @@ impl Leased {
         if self.ending.is_some() || self.expected.gated || self.expected.len() >= depth {
             return Step::Stay(Pause::Replies);
         }
-        if self.outbound.held() > OUTBOUND || session.around.upstream.holding() {
+        if session.around.upstream.holding() {
+            return self.hold(session, request);
+        }
+        if self.outbound.held() > OUTBOUND {
             return Step::Stay(Pause::Replies);
         }
         // A session that needs its lease no longer goes back to the shared lane.
@@ -202,6 +205,7 @@ impl Leased {
                 effect,
                 mute: session.client.mutes(),
                 if_lost: session.if_lost(spec, request),
+                sends: 0,
                 queued: false,
                 blocking: blocking.then(Instant::now),
                 forgeable: scripted,
@@ -323,7 +327,7 @@ impl Leased {
     }
 
     /// Refuses a command inside a transaction, which EXEC then must not run.
-    fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
+    pub(super) fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
         if !self.expected.is_empty() {
             return Step::Stay(Pause::Replies);
         }
@@ -347,6 +351,7 @@ impl Leased {
             effect,
             mute,
             if_lost: IfLost::ReportUnknown,
+            sends: 0,
             queued: false,
             blocking: None,
             forgeable: false,

@@ -38,6 +38,8 @@ pub(super) struct Awaited {
     pub(super) mute: bool,
     /// What may be done with it if it was sent and the connection is lost.
     pub(super) if_lost: IfLost,
+    /// How often it was sent to a server whose connection was lost before it answered.
+    pub(super) sends: u8,
     /// It is queued by the server for an EXEC.
     pub(super) queued: bool,
     /// The command may block: since when.

@@ -5,9 +5,11 @@
 mod absorb;
 mod admit;
 mod expect;
+mod hold;
 mod newest;
 mod outbound;
 mod pins;
+mod setback;
 mod settle;
 mod transplant;
 
@@ -17,10 +19,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use self::expect::{Expect, Expected};
 use self::outbound::Outbound;
 use self::pins::Pins;
+use self::setback::Setbacks;
 use super::turn::{AHEAD, BACKLOG, Pause};
 use super::{Close, Session};
 use crate::metrics::Gauged;
@@ -77,9 +81,10 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
     let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.around.buffers);
+    let mut setbacks = Setbacks::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
-            End::Lost => match leased.transplant(session).await? {
+            End::Lost => match leased.transplant(session, &mut setbacks).await? {
                 Some(next) => leased = next,
                 None => return Ok(()),
             },
@@ -87,6 +92,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         }
     };
     drop(gauge);
+    session.released();
     match end {
         End::Clean if leased.sound() => leased.lease.give_back(),
         End::Clean | End::Abandoned | End::Lost => {}
@@ -98,6 +104,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
 /// A session's use of one lease.
 struct Leased {
     lease: Lease,
+    since: Instant,
     pins: Pins,
     expected: Expected,
     scanner: ReplyScanner,
@@ -125,6 +132,7 @@ impl Leased {
     fn new(lease: Lease, sticky: bool, buffers: &Rc<Buffers>) -> Self {
         Self {
             lease,
+            since: Instant::now(),
             charge: Charge::new(buffers),
             pins: Pins::default(),
             expected: Expected::default(),
@@ -225,6 +233,10 @@ impl Leased {
         if session.hoards(self.outbound.held()) {
             self.ending = Some(End::Close(Close::Memory));
             return true;
+        }
+        match pause {
+            Pause::Lane(Some(deadline)) => moved |= session.poll_hold_expired(cx, deadline).is_ready(),
+            _ => session.released(),
         }
         match pause {
             Pause::Close(close) => {

@@ -10,7 +10,7 @@ use crate::resp::Resp;
 use crate::resp::request::{self, Request};
 use crate::session::refusal;
 use crate::upstream::config::BlockedPop;
-use crate::upstream::queue::{IfLost, Verdict};
+use crate::upstream::queue::{IfLost, MAX_SENDS, Verdict};
 
 /// What becomes of one request.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Loss
         return Fate::Resend(request.to_vec());
     }
     let Some(since) = awaited.blocking else {
-        return match awaited.if_lost.resends() {
+        return match awaited.if_lost.resends() && awaited.sends + 1 < MAX_SENDS {
             true => Fate::Resend(request.to_vec()),
             false => Fate::Answer(awaited.if_lost.verdict().reply()),
         };

@@ -15,6 +15,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 trait Stream: Read + Write + Send {
     fn wait_at_most(&self, limit: Duration) -> io::Result<()>;
     fn end_writes(&self) -> io::Result<()>;
+    fn another(&self) -> io::Result<Box<dyn Stream>>;
 }
 
 impl Stream for TcpStream {
@@ -24,6 +25,9 @@ impl Stream for TcpStream {
     fn end_writes(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
     }
+    fn another(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(self.try_clone()?))
+    }
 }
 
 impl Stream for UnixStream {
@@ -32,6 +36,9 @@ impl Stream for UnixStream {
     }
     fn end_writes(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
+    }
+    fn another(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(self.try_clone()?))
     }
 }
 
@@ -89,6 +96,12 @@ impl Client {
     /// Writes one command in canonical form.
     pub fn send_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) {
         self.send(encode(arguments));
+    }
+
+    /// Another handle of the same connection, so that one thread can write while another reads.
+    #[track_caller]
+    pub fn writer(&self) -> Self {
+        Self::over(self.stream.another().expect("a second handle"))
     }
 
     /// Ends this side's writes, as `nc -N` does.
