@@ -66,10 +66,11 @@ fn a_hold_that_runs_out_is_told_to_pinned_sessions_too() {
     ending.expect(&["MULTI"], "+OK\r\n");
     ending.expect(&["INCR", "counter"], "+QUEUED\r\n");
     watcher.expect(&["WATCH", "k"], "+OK\r\n");
-    drill.deployment.replicas.iter().for_each(|replica| replica.signal("STOP"));
     for sentinel in &drill.deployment.sentinels {
         assert_eq!(sentinel.run_text(&["SENTINEL", "SET", NAME, "failover-timeout", "2500"]), "+OK\r\n");
     }
+    // Only now: after a second of silence none of them would be chosen.
+    drill.deployment.replicas.iter().for_each(|replica| replica.signal("STOP"));
     let reply = drill.deployment.sentinels[0].run_text(&["SENTINEL", "FAILOVER", NAME]);
     assert_eq!(reply, "+OK\r\n");
     wait::until("the failover to begin", || drill.proxy.http("/readyz").contains("failover"));
