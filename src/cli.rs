@@ -16,6 +16,13 @@ pub enum Invocation {
     Run(Flags),
     /// Check the configuration and say what would run.
     Check(Flags),
+    /// Dial everything that the configuration names, and explain what is wrong.
+    Doctor {
+        /// What to dial.
+        flags: Flags,
+        /// For machines, not for people.
+        json: bool,
+    },
     /// Nothing was asked for: see [`GUIDANCE`].
     Nothing,
 }
@@ -50,6 +57,9 @@ Examples:
 
   Find every fault of a file before it is used:
     respgate check --config /etc/respgate.toml
+
+  Something does not connect? Dial everything for real, and be told what is wrong:
+    respgate doctor --config /etc/respgate.toml
 
 Every option has an environment variable: RESPGATE_LISTEN for --listen, \
 RESPGATE_LOG_LEVEL for --log-level. An option wins over its variable, and both \
@@ -149,13 +159,28 @@ pub fn command() -> Command {
         .about("Report every fault of a configuration at once, and how to mend it")
         .override_usage("respgate check --config FILE [OPTIONS]")
         .after_help("Exit codes: 0 no fault (warnings are none), 64 at least one fault.");
+    let doctor = Command::new("doctor")
+        .about("Dial everything for real, step by step, and explain what is wrong")
+        .override_usage("respgate doctor --config FILE [--json] [OPTIONS]\n       respgate doctor --upstream URL [--json] [OPTIONS]")
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .help("One JSON document on stdout, for machines")
+                .help_heading("Other")
+                .action(ArgAction::SetTrue),
+        )
+        .after_help(
+            "Exit codes: 0 clients are served (there may be warnings), 64 wrong arguments or configuration,\n\
+             69 something is broken.",
+        );
     with_options(Command::new("respgate"))
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
         .override_usage(
             "respgate --upstream URL [--listen ADDR] [OPTIONS]\n       \
              respgate --config FILE [OPTIONS]\n       \
-             respgate check --config FILE [OPTIONS]",
+             respgate check --config FILE [OPTIONS]\n       \
+             respgate doctor --config FILE | --upstream URL [--json] [OPTIONS]",
         )
         .after_help(AFTER_HELP)
         .max_term_width(100)
@@ -164,6 +189,7 @@ pub fn command() -> Command {
         .disable_version_flag(true)
         .arg(other("version", 'V', "Print the version").action(ArgAction::Version))
         .subcommand(with_options(check))
+        .subcommand(with_options(doctor))
 }
 
 fn other(name: &'static str, short: char, help: &'static str) -> Arg {
@@ -178,6 +204,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     let matches = command().try_get_matches_from(words)?;
     if let Some(("check", matches)) = matches.subcommand() {
         return Ok(Invocation::Check(flags(matches)));
+    }
+    if let Some(("doctor", matches)) = matches.subcommand() {
+        return Ok(Invocation::Doctor { flags: flags(matches), json: matches.get_flag("json") });
     }
     let flags = flags(&matches);
     Ok(if flags.config.is_none() && flags.settings.is_empty() {
@@ -253,6 +282,16 @@ mod tests {
         };
         assert_eq!(flags.config, Some("x.toml".into()));
         assert_eq!(flags.settings[0].name, "workers");
+    }
+
+    #[test]
+    fn doctor_takes_the_same_flags_and_one_more() {
+        let Ok(Invocation::Doctor { flags, json }) = parsed("respgate doctor --upstream redis://a --json")
+        else {
+            panic!("not a doctor")
+        };
+        assert!(json && flags.settings[0].name == "upstream");
+        assert!(parsed("respgate --json").is_err());
     }
 
     #[test]

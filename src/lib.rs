@@ -21,6 +21,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod discovery;
+pub mod doctor;
 pub mod drain;
 pub mod listener;
 pub mod metrics;

@@ -9,6 +9,7 @@ use respgate::cli::{self, Invocation};
 use respgate::config::flags::Flags;
 use respgate::config::report::Report;
 use respgate::config::{self, Config, LogConfig, LogFormat};
+use respgate::doctor::{self, Style};
 use tracing_subscriber::EnvFilter;
 
 /// Wrong arguments or configuration: `EX_USAGE` of sysexits.
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(Invocation::Run(flags)) => run(&flags),
         Ok(Invocation::Check(flags)) => check(&flags),
+        Ok(Invocation::Doctor { flags, json }) => examine(&flags, json),
         Ok(Invocation::Nothing) => {
             complain(cli::GUIDANCE);
             ExitCode::from(USAGE)
@@ -53,11 +55,38 @@ fn check(flags: &Flags) -> ExitCode {
     complain(&report.to_string());
     match config {
         Some(config) => {
-            let _ = io::stdout().write_all(config::describe(&config).as_bytes());
+            print(&config::describe(&config));
             ExitCode::SUCCESS
         }
         None => ExitCode::from(USAGE),
     }
+}
+
+fn examine(flags: &Flags, json: bool) -> ExitCode {
+    let (config, report) = load(flags);
+    if !json {
+        complain(&report.to_string());
+    }
+    let Some(config) = config else {
+        if json {
+            print(&format!("{:#}\n", doctor::misconfigured(&report, USAGE)));
+        }
+        return ExitCode::from(USAGE);
+    };
+    let diagnosis = match doctor::run(&config) {
+        Ok(diagnosis) => diagnosis,
+        Err(error) => {
+            complain(&format!("the doctor cannot start: {error}\n"));
+            return ExitCode::from(app::OS_ERROR);
+        }
+    };
+    if json {
+        print(&format!("{:#}\n", doctor::document(&diagnosis, &report)));
+    } else {
+        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        print(&doctor::show(&diagnosis, if colour { Style::Colour } else { Style::Plain }));
+    }
+    if diagnosis.broken() { ExitCode::from(doctor::BROKEN) } else { ExitCode::SUCCESS }
 }
 
 /// A panic is a fault of respgate's own. A process that lives on without the task or thread that it ended would keep
@@ -87,6 +116,10 @@ fn log_to_stderr(log: &LogConfig) {
         // The innermost span names its upstream; the list of spans would only repeat it.
         builder.json().flatten_event(true).with_span_list(false).init();
     }
+}
+
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn complain(text: &str) {
