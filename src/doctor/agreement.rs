@@ -139,7 +139,11 @@ fn verdict(
     } else {
         Finding::ok(Step::Agreement, format!("all {total} Sentinels name {address}"))
     };
-    finding
+    let losses = answers.iter().filter(|(_, answer)| !answer.lost.is_empty()).map(|(sentinel, answer)| {
+        format!("{sentinel} has no connection to Sentinel {}", list(answer.lost.iter().cloned()))
+    });
+    losses
+        .fold(finding, Finding::detail)
         .fact("primary", address.to_string())
         .fact("epoch", chosen.epoch)
         .fact("votes", votes)
@@ -274,6 +278,7 @@ mod tests {
         let answer = Answer {
             view: View { claim, others: Vec::new(), total },
             id: Some(format!("{number:040}")),
+            lost: Vec::new(),
             quorum: Some(2),
             no_quorum: None,
             replicas: vec![Replica { address: Address::tcp("10.0.0.9", 6379), fault: None }],
@@ -330,6 +335,10 @@ mod tests {
     fn an_unknown_name_and_too_high_a_quorum() {
         let (agreement, _) = agreed(&[voice(1, None, 1)]);
         assert!(agreement.findings[0].seen.contains("\"mymaster\""));
+        let mut lonely = voice(1, Some(("10.0.0.5", 1)), 3);
+        lonely.answer.as_mut().unwrap().lost = vec!["10.0.0.2:26379".into()];
+        let (agreement, _) = agreed(&[lonely]);
+        assert_eq!(agreement.findings[0].details, ["s1:26379 has no connection to Sentinel 10.0.0.2:26379"]);
         let mut greedy = voice(1, Some(("10.0.0.5", 1)), 3);
         greedy.answer.as_mut().unwrap().quorum = Some(4);
         let (agreement, _) = agreed(&[greedy, voice(2, Some(("10.0.0.5", 1)), 3)]);

@@ -24,6 +24,8 @@ pub(super) struct Answer {
     pub(super) view: View,
     /// Its own id.
     pub(super) id: Option<String>,
+    /// Sentinels that it knows and has no connection to, which are not walked to.
+    pub(super) lost: Vec<String>,
     /// How many Sentinels must find the primary down.
     pub(super) quorum: Option<usize>,
     /// `SENTINEL CKQUORUM`'s complaint.
@@ -112,6 +114,7 @@ async fn questions(
     let masters = channel.reply(deadline).await?;
     let answer = Answer {
         id,
+        lost: sentinels.elements().unwrap_or_default().iter().take(MAX_REPLICAS).filter_map(lost).collect(),
         quorum: primary.field("quorum").and_then(Value::integer).and_then(|n| n.try_into().ok()),
         no_quorum: quorum_check
             .error()
@@ -132,6 +135,15 @@ async fn questions(
 
 fn primary_name(entry: &Value) -> Option<String> {
     entry.field("name").and_then(Value::text).map(|name| name.chars().take(100).collect())
+}
+
+/// The address of a Sentinel that another one finds down.
+fn lost(entry: &Value) -> Option<String> {
+    let text = |key| entry.field(key).and_then(Value::text);
+    let flags = text("flags")?;
+    let down = flags.split(',').any(|flag| flag == "disconnected" || flag == "s_down");
+    let host: String = text("ip")?.chars().take(255).collect();
+    down.then(|| format!("{host}:{}", text("port").unwrap_or_default()))
 }
 
 fn replica(entry: &Value) -> Option<Replica> {
@@ -231,6 +243,7 @@ mod tests {
         Answer {
             view: View { claim: Some(claim), others: Vec::new(), total: 1 },
             id: None,
+            lost: Vec::new(),
             quorum: Some(2),
             no_quorum: None,
             replicas: Vec::new(),

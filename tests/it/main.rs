@@ -19,6 +19,7 @@ mod blocking;
 mod clients;
 mod commands;
 mod discovery;
+mod doctor;
 mod drain;
 mod failover;
 mod handshake;
