@@ -1,5 +1,9 @@
 //! Who does the peer say that it is, and may that be believed?
 
+mod certificate;
+#[cfg_attr(not(test), expect(dead_code, reason = "shown by the handshake"))]
+mod chain;
+
 use super::finding::{Finding, Step};
 use super::peer::{Duplex, Peer};
 use crate::net::stream::Stream;
