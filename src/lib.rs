@@ -29,6 +29,7 @@ pub mod net;
 pub mod resp;
 pub mod secret;
 pub mod session;
+pub mod status;
 pub mod timeline;
 pub mod topology;
 pub mod upstream;

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use respgate::app;
@@ -10,6 +12,7 @@ use respgate::config::flags::Flags;
 use respgate::config::report::Report;
 use respgate::config::{self, Config, LogConfig, LogFormat};
 use respgate::doctor::{self, Style};
+use respgate::status;
 use tracing_subscriber::EnvFilter;
 
 /// Wrong arguments or configuration: `EX_USAGE` of sysexits.
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Run(flags)) => run(&flags),
         Ok(Invocation::Check(flags)) => check(&flags),
         Ok(Invocation::Doctor { flags, json }) => examine(&flags, json),
+        Ok(Invocation::Status { admin, config, json }) => show_status(admin, config, json),
         Ok(Invocation::Nothing) => {
             complain(cli::GUIDANCE);
             ExitCode::from(USAGE)
@@ -87,6 +91,36 @@ fn examine(flags: &Flags, json: bool) -> ExitCode {
         print(&doctor::show(&diagnosis, if colour { Style::Colour } else { Style::Plain }));
     }
     if diagnosis.broken() { ExitCode::from(doctor::BROKEN) } else { ExitCode::SUCCESS }
+}
+
+/// Where an admin listener usually is.
+const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9121);
+
+fn show_status(admin: Option<SocketAddr>, file: Option<PathBuf>, json: bool) -> ExitCode {
+    let address = match (admin, file) {
+        (Some(address), _) => address,
+        (None, None) => USUAL_ADMIN,
+        (None, file) => {
+            let (config, report) = load(&Flags { config: file, settings: Vec::new() });
+            match config {
+                Some(config) => config.admin.unwrap_or(USUAL_ADMIN),
+                None => {
+                    complain(&report.to_string());
+                    return ExitCode::from(USAGE);
+                }
+            }
+        }
+    };
+    match status::look(address) {
+        Ok(status) => {
+            print(&if json { format!("{:#}\n", status.document()) } else { status.screen() });
+            if status.ready() { ExitCode::SUCCESS } else { ExitCode::from(doctor::BROKEN) }
+        }
+        Err(why) => {
+            complain(&format!("{why}\n"));
+            ExitCode::from(doctor::BROKEN)
+        }
+    }
 }
 
 /// A panic is a fault of respgate's own. A process that lives on without the task or thread that it ended would keep

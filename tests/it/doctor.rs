@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::client::Client;
 use crate::support::deployment::{Deployment, Plan};
 use crate::support::port::free_port;
-use crate::support::proxy::binary;
+use crate::support::proxy::{Proxy, binary};
 use crate::support::scripted::{Said, Scripted, as_primary, as_sentinel};
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
@@ -320,4 +320,43 @@ fn listeners() {
     assert_eq!(diagnosis.code, HEALTHY);
     let diagnosis = examine(&["--listen", "unix:/nonexistent/respgate.sock", "--upstream", &upstream]);
     diagnosis.is_broken("listener", "listen", &["/nonexistent", "RuntimeDirectory"]);
+}
+
+#[test]
+fn status_of_a_running_respgate() {
+    let status = |arguments: &[&str]| {
+        let output = Command::new(binary())
+            .arg("status")
+            .args(arguments)
+            .env_clear()
+            .output()
+            .expect("respgate status");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let server = Server::start(Flavor::Valkey);
+    let mut proxy = Proxy::start(&url(server.port));
+    proxy.allow_log("no primary");
+    proxy.client().expect(&["SET", "k", "v"], "+OK\r\n");
+    let admin = format!("127.0.0.1:{}", proxy.admin);
+    let (code, text) = status(&["--admin", &admin]);
+    assert_eq!(code, Some(HEALTHY), "{text}");
+    let primary = format!("upstream main: primary 127.0.0.1:{}", server.port);
+    for words in [primary.as_str(), ": ready", "trouble      none since the start", "shared 1"] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    let (code, text) = status(&["--admin", &admin, "--json"]);
+    let document: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!((code, &document["ready"]), (Some(HEALTHY), &Value::Bool(true)));
+    assert_eq!(document["upstreams"]["main"]["respgate_commands_total{lane=\"shared\"}"], 1.0);
+
+    drop(server);
+    let (code, text) = wait::until_some("readiness to end", wait::PATIENCE, || {
+        let (code, text) = status(&["--admin", &admin]);
+        proxy.client().send("*1\r\n$6\r\nDBSIZE\r\n");
+        (code != Some(HEALTHY)).then_some((code, text))
+    });
+    assert_eq!(code, Some(BROKEN));
+    assert!(text.contains("NOT READY") && text.contains("refused"), "{text}");
+    let (code, text) = status(&["--admin", &format!("127.0.0.1:{}", free_port())]);
+    assert!(code == Some(BROKEN) && text.contains("no respgate answers"), "{text}");
 }
