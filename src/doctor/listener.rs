@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::finding::{Finding, Section, Step, Subject};
+use super::tls;
 use crate::listener::{Bind, ListenerConfig};
 
 /// One listener.
@@ -19,7 +20,10 @@ pub(super) fn examine(listener: &ListenerConfig) -> Section {
         subject: Subject::Listener,
         name: listener.name.clone(),
         address: listener.bind.to_string(),
-        findings: vec![finding],
+        findings: [finding]
+            .into_iter()
+            .chain(listener.tls.as_ref().map(|tls| tls::own(&tls.profile)))
+            .collect(),
     }
 }
 

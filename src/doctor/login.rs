@@ -8,6 +8,7 @@ use super::finding::{Finding, Step};
 use super::peer::{Channel, Kind, Peer};
 use super::sniff;
 use super::words::{code, quoted};
+use crate::net::tls::fault;
 use crate::resp::control::ControlError;
 use crate::resp::value::Value;
 use crate::topology::Address;
@@ -21,6 +22,8 @@ enum Answer {
     Refused(Bytes),
     /// In TLS, or not at all where TLS is spoken.
     Tls,
+    /// With a TLS alert, why: in TLS 1.3 a server looks at our certificate when the handshake is over for us.
+    Alert(String),
     /// The connection was closed or broke.
     Closed,
     /// Not within the time.
@@ -57,6 +60,9 @@ pub(super) async fn log_in(channel: &mut Channel, peer: &Peer, to: &Address) -> 
         Ok(Value::Error(line)) => Answer::Refused(line),
         Ok(_) => Answer::Welcome,
         Err(_) if !peer.encrypted() && sniff::speaks_tls(to).await => Answer::Tls,
+        Err(ControlError::Io(error)) if peer.encrypted() => {
+            Answer::Alert(fault::explain(&error, fault::Peer::Server).text)
+        }
         Err(ControlError::Closed | ControlError::Io(_)) => Answer::Closed,
         Err(ControlError::Timeout) => Answer::Silent,
         Err(ControlError::Protocol(why)) => Answer::Foreign(why),
@@ -88,6 +94,10 @@ fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
                 Kind::Sentinel => "use rediss-sentinel://, or the Sentinel's plain-text port if it has one",
             },
         ),
+        Answer::Alert(text) => {
+            let (seen, remedy) = text.split_once("; ").unwrap_or((&text, "look at its log"));
+            broken(format!("the {what} {seen}"), remedy)
+        }
         Answer::Closed => broken(
             format!("the {what} closed the connection on the first command, without a word"),
             "something else may listen on that port (a proxy, a load balancer without a live server, a port that wants \

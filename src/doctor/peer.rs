@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::finding::{Finding, Step};
 use super::login::{self, Admission};
 use super::{dns, tcp, tls};
+use crate::net::tls::Loaded;
+use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::resp::control::Control;
 use crate::secret::Credentials;
 use crate::topology::Address;
@@ -47,12 +49,16 @@ pub(super) struct Peer {
     pub(super) kind: Kind,
     pub(super) address: Address,
     pub(super) credentials: Option<Credentials>,
+    /// How TLS is done; `None` is plain text.
+    pub(super) tls: Option<Loaded<ClientProfile, ClientSet>>,
     /// How long the proxy lets connecting take.
     pub(super) connect_limit: Duration,
     /// How long the proxy lets an answer take.
     pub(super) answer_limit: Duration,
     /// `client-auth = "required"`.
     pub(super) clients_bring_their_own: bool,
+    /// As a Sentinel announced it; `None` if it is configured.
+    pub(super) announced: Option<Address>,
     /// What else to do if it cannot be connected; empty, or begins with `; `.
     pub(super) hint: String,
 }
@@ -63,15 +69,17 @@ impl Peer {
             kind,
             address,
             credentials: None,
+            tls: None,
             connect_limit: Duration::from_secs(2),
             answer_limit: Duration::from_secs(2),
             clients_bring_their_own: false,
+            announced: None,
             hint: String::new(),
         }
     }
 
     pub(super) fn encrypted(&self) -> bool {
-        false
+        self.tls.is_some() && matches!(self.address, Address::Tcp { .. })
     }
 
     /// How long the doctor waits for an answer.

@@ -34,7 +34,6 @@ pub(super) async fn speaks_tls(to: &Address) -> bool {
 }
 
 /// Whether the port answers a plain-text command in plain text.
-#[cfg_attr(not(test), expect(dead_code, reason = "asked by the TLS step"))]
 pub(super) async fn speaks_resp(to: &Address) -> bool {
     first_bytes(to, PING).await.is_some_and(|bytes| is_resp(&bytes))
 }

@@ -13,7 +13,7 @@ use super::sentinel::{self, Answer};
 use crate::config::Upstream;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 use crate::topology::Address;
-use crate::upstream::config::{ClientAuth, UpstreamConfig};
+use crate::upstream::config::ClientAuth;
 
 /// Sentinels and replicas beyond these are not walked to.
 const MOST: usize = 16;
@@ -21,24 +21,29 @@ const MOST: usize = 16;
 /// Walks everything that the upstream names, or that is named by what it names.
 pub(super) async fn examine(upstream: Upstream) -> Vec<Section> {
     match upstream.discovery {
-        DiscoveryConfig::Fixed(address) => {
-            let peer = server(&upstream.config, address, String::new());
+        DiscoveryConfig::Fixed(ref address) => {
+            let peer = server(&upstream, address.clone());
             vec![node::examine(peer, upstream.config, Expected::Primary).await]
         }
-        DiscoveryConfig::Sentinel(sentinels) => by_sentinels(upstream.config, sentinels).await,
+        DiscoveryConfig::Sentinel(ref sentinels) => {
+            let sentinels = Arc::new(sentinels.clone());
+            by_sentinels(upstream, sentinels).await
+        }
     }
 }
 
-async fn by_sentinels(config: UpstreamConfig, sentinels: SentinelConfig) -> Vec<Section> {
-    let sentinels = Arc::new(sentinels);
-    let ask = |address: Address, configured| {
-        ask(config.name.clone(), config.connect_timeout, sentinels.clone(), address, configured)
+async fn by_sentinels(upstream: Upstream, sentinels: Arc<SentinelConfig>) -> Vec<Section> {
+    let config = &upstream.config;
+    let ask = |address: Address, announced: Option<Address>| {
+        ask(config.name.clone(), sentinel_peer(&upstream, &sentinels, address, announced), sentinels.clone())
     };
     let mut known: HashSet<Address> = HashSet::new();
     let seeds = sentinels.seeds.iter().filter(|seed| known.insert(Address::clone(seed))).take(MOST);
-    let mut asked = concurrently(seeds.map(|seed| ask(seed.clone(), true))).await;
+    let mut asked = concurrently(seeds.map(|seed| ask(seed.clone(), None))).await;
     let learnt = learnt(&asked, &sentinels, &known);
-    asked.extend(concurrently(learnt.into_iter().map(|address| ask(address, false))).await);
+    asked.extend(
+        concurrently(learnt.into_iter().map(|(dialled, announced)| ask(dialled, Some(announced)))).await,
+    );
 
     let (mut sections, voices): (Vec<Section>, Vec<Voice>) = asked.into_iter().unzip();
     let agreement = agreement::agree(&voices, &sentinels.primary_name, &config.name, &sentinels.nat);
@@ -58,7 +63,7 @@ async fn by_sentinels(config: UpstreamConfig, sentinels: SentinelConfig) -> Vec<
             [Step::Dns, Step::Connect, Step::Tls, Step::Login, Step::Server, Step::Role, Step::Latency];
         sections.push(Section {
             subject: Subject::Primary,
-            name: config.name,
+            name: config.name.clone(),
             address: String::new(),
             findings: steps.map(|step| Finding::not_tried(step, why)).into(),
         });
@@ -70,8 +75,11 @@ async fn by_sentinels(config: UpstreamConfig, sentinels: SentinelConfig) -> Vec<
         .chain(replicas.map(|replica| (replica, Expected::Replica)))
         .map(|(announced, expected)| {
             let dialled = sentinels.nat.get(&announced).cloned();
-            let hint = nat_hint(&config.name, &announced, dialled.as_ref());
-            let peer = server(&config, dialled.unwrap_or(announced), hint);
+            let peer = Peer {
+                hint: nat_hint(&config.name, &announced, dialled.as_ref()),
+                announced: Some(announced.clone()),
+                ..server(&upstream, dialled.unwrap_or(announced))
+            };
             let config = config.clone();
             async move {
                 let mut section = node::examine(peer, config, expected).await;
@@ -98,30 +106,36 @@ fn nat_hint(upstream: &str, announced: &Address, dialled: Option<&Address>) -> S
 }
 
 /// A data server, as the upstream's connections meet it.
-fn server(config: &UpstreamConfig, address: Address, hint: String) -> Peer {
+fn server(upstream: &Upstream, address: Address) -> Peer {
+    let config = &upstream.config;
     Peer {
         credentials: config.credentials.clone(),
+        tls: upstream.tls.clone(),
         connect_limit: config.connect_timeout,
         clients_bring_their_own: config.client_auth == ClientAuth::Required,
-        hint,
         ..Peer::new(Kind::Server, address)
     }
 }
 
-/// One Sentinel.
-async fn ask(
-    upstream: String,
-    connect_timeout: std::time::Duration,
-    config: Arc<SentinelConfig>,
+/// A Sentinel, as discovery meets it.
+fn sentinel_peer(
+    upstream: &Upstream,
+    config: &SentinelConfig,
     address: Address,
-    configured: bool,
-) -> (Section, Voice) {
-    let peer = Peer {
+    announced: Option<Address>,
+) -> Peer {
+    Peer {
         credentials: config.credentials.clone(),
-        connect_limit: connect_timeout.min(config.timeout),
+        tls: upstream.sentinel_tls.clone(),
+        connect_limit: upstream.config.connect_timeout.min(config.timeout),
         answer_limit: config.timeout,
-        ..Peer::new(Kind::Sentinel, address.clone())
-    };
+        announced,
+        ..Peer::new(Kind::Sentinel, address)
+    }
+}
+
+/// One Sentinel.
+async fn ask(upstream: String, peer: Peer, config: Arc<SentinelConfig>) -> (Section, Voice) {
     let (mut findings, channel) = peer::reach(&peer).await;
     let answer: Option<Answer> = match channel {
         Some(mut channel) => {
@@ -135,20 +149,24 @@ async fn ask(
         }
     };
     let section =
-        Section { subject: Subject::Sentinel, name: upstream, address: address.to_string(), findings };
-    (section, Voice { sentinel: address, configured, answer })
+        Section { subject: Subject::Sentinel, name: upstream, address: peer.address.to_string(), findings };
+    (section, Voice { configured: peer.announced.is_none(), sentinel: peer.address, answer })
 }
 
-/// Sentinels that others know and the configuration does not: respgate follows them, too.
-fn learnt(asked: &[(Section, Voice)], config: &SentinelConfig, known: &HashSet<Address>) -> Vec<Address> {
+/// Sentinels that others know and the configuration does not: respgate follows them, too. Where to dial, and as announced.
+fn learnt(
+    asked: &[(Section, Voice)],
+    config: &SentinelConfig,
+    known: &HashSet<Address>,
+) -> Vec<(Address, Address)> {
     let answers = || asked.iter().filter_map(|(_, voice)| voice.answer.as_ref());
     let ids: HashSet<&String> = answers().filter_map(|answer| answer.id.as_ref()).collect();
     let mut seen = known.clone();
     answers()
         .flat_map(|answer| &answer.view.others)
         .filter(|peer| peer.id.as_ref().is_none_or(|id| !ids.contains(id)))
-        .map(|peer| config.nat.get(&peer.address).unwrap_or(&peer.address).clone())
-        .filter(|address| seen.insert(address.clone()))
+        .map(|peer| (config.nat.get(&peer.address).unwrap_or(&peer.address).clone(), peer.address.clone()))
+        .filter(|(dialled, _)| seen.insert(dialled.clone()))
         .take(MOST)
         .collect()
 }

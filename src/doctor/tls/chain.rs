@@ -1,9 +1,13 @@
 //! The chain that a peer sent, and what is wrong with it. Pure: certificates and the time in, words out. The verdict is
 //! the TLS library's; this finds the reasons that people can do something about.
 
+use super::ca_key;
 use super::certificate::Certificate;
 use crate::doctor::finding::{Finding, Step};
+use crate::doctor::peer::Kind;
 use crate::doctor::words::count;
+use crate::net::tls::fault::{Fault as Refusal, Reason};
+use crate::topology::Address;
 
 /// A certificate that ends within this many days is warned about.
 const SOON: i64 = 14;
@@ -11,18 +15,27 @@ const SOON: i64 = 14;
 const DAY: i64 = 24 * 60 * 60;
 
 /// What was sent, and what was wanted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shown<'a> {
     /// As the peer sent them: its own first.
     pub(super) chain: &'a [Vec<u8>],
     /// The name or IP address that the certificate should have.
-    pub(super) wanted: &'a str,
+    pub(super) wanted: String,
     /// Seconds since 1970.
     pub(super) now: i64,
-    /// What is put in front of the names of keys: `sentinel-` for Sentinels.
-    pub(super) prefix: &'static str,
-    /// Whether the address came from a Sentinel.
-    pub(super) announced: bool,
+    /// Whose settings are meant.
+    pub(super) kind: Kind,
+    /// The address that a Sentinel announced, if one did.
+    pub(super) announced: Option<&'a Address>,
+}
+
+/// Why the TLS library refuses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verdict<'a> {
+    /// As the log would put it.
+    pub(super) fault: &'a Refusal,
+    /// As the library puts it.
+    pub(super) said: &'a str,
 }
 
 /// One thing that is wrong.
@@ -32,9 +45,8 @@ struct Fault {
     remedy: String,
 }
 
-/// Makes a finding of a chain: `verdict` is the library's complaint, `None` if it accepts.
-/// `version` is that of TLS, as in `TLS 1.3`.
-pub(super) fn explain(shown: &Shown<'_>, version: &str, verdict: Option<&str>) -> Finding {
+/// Makes a finding of a chain: `verdict` is `None` if the library accepts it. `version` is that of TLS, as in `TLS 1.3`.
+pub(super) fn explain(shown: &Shown<'_>, version: &str, verdict: Option<Verdict<'_>>) -> Finding {
     let parsed: Vec<Option<Certificate>> = shown.chain.iter().map(|der| Certificate::parse(der)).collect();
     let finding = judge(shown, &parsed, version, verdict);
     let finding = parsed.iter().enumerate().fold(finding, |finding, (number, certificate)| {
@@ -57,9 +69,14 @@ pub(super) fn explain(shown: &Shown<'_>, version: &str, verdict: Option<&str>) -
     }
 }
 
-fn judge(shown: &Shown<'_>, parsed: &[Option<Certificate>], version: &str, verdict: Option<&str>) -> Finding {
+fn judge(
+    shown: &Shown<'_>,
+    parsed: &[Option<Certificate>],
+    version: &str,
+    verdict: Option<Verdict<'_>>,
+) -> Finding {
     let Some(Some(leaf)) = parsed.first() else {
-        let seen = verdict.unwrap_or("the peer sent no certificate that can be read");
+        let seen = verdict.map_or("the peer sent no certificate that can be read", |verdict| verdict.said);
         return Finding::broken(Step::Tls, seen, "look at the peer's log, and at its certificate file");
     };
     let Some(verdict) = verdict else {
@@ -77,20 +94,52 @@ fn judge(shown: &Shown<'_>, parsed: &[Option<Certificate>], version: &str, verdi
         };
     };
     let chain: Vec<&Certificate> = parsed.iter().flatten().collect();
-    let mut faults = timely(&chain, shown.now);
-    faults.extend(name(leaf, shown));
-    if faults.is_empty() {
-        faults.extend(trust(leaf, &chain, shown));
-    }
+    let refusal = || {
+        let (what, remedy) =
+            verdict.fault.text.split_once("; ").unwrap_or((&verdict.fault.text, "see below"));
+        Fault { what: format!("the {} {what}", shown.kind.noun()), remedy: remedy.into() }
+    };
+    let (timely, name) = (timely(&chain, shown.now), name(leaf, shown));
+    // What the library met first comes first.
+    let faults: Vec<Fault> = match verdict.fault.reason {
+        Reason::Untrusted => trust(leaf, &chain, shown).into_iter().chain(timely).chain(name).collect(),
+        Reason::WrongName => name.into_iter().chain(timely).collect(),
+        Reason::Expired => timely.into_iter().chain(name).collect(),
+        _ => [refusal()].into_iter().chain(timely).chain(name).collect(),
+    };
     let mut faults = faults.into_iter();
-    let first = faults.next().unwrap_or_else(|| Fault {
-        what: "the certificate is not accepted".into(),
-        remedy: "see what the TLS library says, and the certificates it was shown".into(),
-    });
+    let first = faults.next().unwrap_or_else(refusal);
     let finding = Finding::broken(Step::Tls, first.what, first.remedy);
     let finding = faults
         .fold(finding, |finding, more| finding.detail(format!("besides: {} ({})", more.what, more.remedy)));
-    finding.detail(format!("the TLS library says: {verdict}"))
+    finding.detail(format!("the TLS library says: {}", verdict.said))
+}
+
+/// The chain that respgate shows itself.
+pub(super) fn own(chain: &[Vec<u8>], now: i64) -> Finding {
+    let parsed: Vec<Certificate> = chain.iter().filter_map(|der| Certificate::parse(der)).collect();
+    let Some(leaf) = parsed.first() else {
+        return Finding::broken(
+            Step::Tls,
+            "the file holds no certificate",
+            "put a certificate chain in PEM there",
+        );
+    };
+    let first_end = parsed.iter().min_by_key(|certificate| certificate.not_after).unwrap_or(leaf);
+    let days = (first_end.not_after - now) / DAY;
+    let seen =
+        format!("clients are shown a certificate for {}; {} left", leaf.shown_names(), days_left(days));
+    let finding = if days < SOON {
+        let remedy = format!("renew it before {}: then no client connects any more", first_end.until);
+        Finding::warning(Step::Tls, seen, remedy)
+    } else if leaf.names.is_empty() {
+        let remedy = "have it issued anew with the names (subject alternative names) that clients dial: most check them";
+        Finding::warning(Step::Tls, seen, remedy)
+    } else {
+        Finding::ok(Step::Tls, seen)
+    };
+    let lines = parsed.iter().enumerate().map(|(number, certificate)| line(certificate, number, now));
+    lines.fold(finding, Finding::detail).fact("days_left", days).fact("names", leaf.names.clone())
 }
 
 /// One certificate in a line.
@@ -147,7 +196,7 @@ fn timely(chain: &[&Certificate], now: i64) -> Vec<Fault> {
 
 /// Whether the peer's own certificate has the wanted name.
 fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<Fault> {
-    let (wanted, prefix) = (shown.wanted, shown.prefix);
+    let wanted = shown.wanted.as_str();
     if leaf.is_for(wanted) {
         return None;
     }
@@ -161,16 +210,18 @@ fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<Fault> {
     };
     let example = leaf.names.iter().find(|name| !name.starts_with("*."));
     let reissue = format!("have it issued anew with {wanted} among its names");
-    let remedy = match example {
-        None => reissue,
-        Some(name) if shown.announced => format!(
-            "if it is the right server, say which name its certificate has: {prefix}tls-server-names maps what the \
-             Sentinels announce to names, as in {wanted:?} = {name:?}, and {prefix}tls-server-name is for all; or \
-             {reissue}"
+    let (key, prefix) = match shown.kind {
+        Kind::Server => ("--upstream-server-name (tls-server-name)", ""),
+        Kind::Sentinel => ("sentinel-tls-server-name", "sentinel-"),
+    };
+    let remedy = match (example, shown.announced) {
+        (None, _) => reissue,
+        (Some(name), Some(announced)) => format!(
+            "if it is the right one, say which name its certificate has: {prefix}tls-server-names = {{ \"{announced}\" = \
+             {name:?} }} for this one, {key} for all; or {reissue}"
         ),
-        Some(name) => format!(
-            "dial it by a name that the certificate has; or, if it is the right server, {prefix}tls-server-name = \
-             {name:?}; or {reissue}"
+        (Some(name), None) => format!(
+            "dial it by a name that the certificate has; or, if it is the right one, set {key} to {name:?}; or {reissue}"
         ),
     };
     Some(Fault { what, remedy })
@@ -178,7 +229,7 @@ fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<Fault> {
 
 /// Why a chain that is in its time and has the right name does not lead to a trusted CA.
 fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Option<Fault> {
-    let prefix = shown.prefix;
+    let key = ca_key(shown.kind);
     if leaf.weak {
         return Some(Fault {
             what: format!("the certificate's key ({}) is too short to be trusted", leaf.key),
@@ -191,8 +242,7 @@ fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Optio
                 .into(),
             remedy: format!(
                 "get that certificate from whoever runs the server, by another way than this connection, and set \
-                 {prefix}tls-ca to the file; if it is refused even so, it must be issued anew as a CA's \
-                 (basicConstraints), or by one"
+                 {key} to the file"
             ),
         });
     }
@@ -213,8 +263,8 @@ fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Optio
         return Some(Fault {
             what: format!("the chain ends at the CA {:?}, which is not among the trusted ones", last.subject),
             remedy: format!(
-                "set {prefix}tls-ca to a file with that CA's certificate, from whoever runs the server (cloud providers \
-                 offer it for download); for a public CA {prefix}tls-system-roots = true"
+                "set {key} to a file with that CA's certificate, from whoever runs the server (cloud providers \
+                 offer it for download); for a public CA, tls-system-roots = true"
             ),
         });
     }
@@ -230,7 +280,7 @@ fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Optio
             last.issuer
         ),
         remedy: format!(
-            "set {prefix}tls-ca to a file with that issuer's certificate; if it is an intermediate CA, the better place \
+            "set {key} to a file with that issuer's certificate; if it is an intermediate CA, the better place \
              for it is the server: append it to the file of `tls-cert-file`"
         ),
     })
@@ -276,10 +326,15 @@ mod tests {
         Made { root: root_der, intermediate: intermediate_der, leaf }
     }
 
-    fn explained(chain: &[&Vec<u8>], wanted: &str, now: i64, verdict: Option<&str>) -> Finding {
+    fn shown<'a>(chain: &'a [Vec<u8>], wanted: &str, now: i64) -> Shown<'a> {
+        Shown { chain, wanted: wanted.into(), now, kind: Kind::Server, announced: None }
+    }
+
+    fn explained(chain: &[&Vec<u8>], wanted: &str, now: i64, reason: Option<Reason>) -> Finding {
         let chain: Vec<Vec<u8>> = chain.iter().copied().cloned().collect();
-        let shown = Shown { chain: &chain, wanted, now, prefix: "", announced: false };
-        explain(&shown, "TLS 1.3", verdict)
+        let fault = reason.map(|reason| Refusal { reason, text: "has a flaw; mend it".into() });
+        let verdict = fault.as_ref().map(|fault| Verdict { fault, said: "invalid peer certificate" });
+        explain(&shown(&chain, wanted, now), "TLS 1.3", verdict)
     }
 
     #[track_caller]
@@ -313,49 +368,60 @@ mod tests {
     fn time_and_name() {
         let made = made(&["db.example", "*.db.example"]);
         let chain = [&made.leaf, &made.intermediate];
-        let expired = explained(&chain, "db.example", NOW + 200 * DAY, Some("Expired"));
+        let expired = explained(&chain, "db.example", NOW + 200 * DAY, Some(Reason::Expired));
         is_broken(&expired, "expired on 2026-07-01, 19 days ago", "renew");
-        assert!(expired.details.iter().any(|line| line == "the TLS library says: Expired"));
-        is_broken(&explained(&chain, "db.example", NOW - 300 * DAY, Some("x")), "not yet", "clock");
-        let wrong = explained(&chain, "10.0.0.5", NOW, Some("x"));
+        assert!(expired.details.iter().any(|line| line == "the TLS library says: invalid peer certificate"));
+        let early = explained(&chain, "db.example", NOW - 300 * DAY, Some(Reason::Expired));
+        is_broken(&early, "not yet", "clock");
+        let wrong = explained(&chain, "10.0.0.5", NOW, Some(Reason::WrongName));
         is_broken(
             &wrong,
             "is for db.example, *.db.example, not for 10.0.0.5",
-            "tls-server-name = \"db.example\"",
+            "(tls-server-name) to \"db.example\"",
         );
-        let both = explained(&chain, "other", NOW + 200 * DAY, Some("x"));
+        let both = explained(&chain, "other", NOW + 200 * DAY, Some(Reason::Expired));
         assert!(
             both.details.iter().any(|line| line.starts_with("besides: ") && line.contains("not for other"))
         );
         let nameless = self::made(&[]);
-        is_broken(
-            &explained(&[&nameless.leaf], "db.example", NOW, Some("x")),
-            "no longer counts",
-            "issued anew",
-        );
+        let nameless = explained(&[&nameless.leaf], "db.example", NOW, Some(Reason::WrongName));
+        is_broken(&nameless, "no longer counts", "issued anew");
+        let revoked = explained(&chain, "db.example", NOW, Some(Reason::Revoked));
+        is_broken(&revoked, "the server has a flaw", "mend it");
     }
 
     #[test]
     fn an_announced_address_gets_the_map() {
         let made = made(&["db.example"]);
-        let shown = Shown {
-            chain: std::slice::from_ref(&made.leaf),
-            wanted: "10.0.0.5",
-            now: NOW,
-            prefix: "sentinel-",
-            announced: true,
-        };
+        let fault = Refusal { reason: Reason::WrongName, text: String::new() };
+        let announced = Address::tcp("10.0.0.5", 6379);
+        let chain = [made.leaf];
+        let shown =
+            Shown { kind: Kind::Sentinel, announced: Some(&announced), ..shown(&chain, "10.0.0.5", NOW) };
         is_broken(
-            &explain(&shown, "TLS 1.3", Some("x")),
+            &explain(&shown, "TLS 1.3", Some(Verdict { fault: &fault, said: "x" })),
             "not for 10.0.0.5",
-            "sentinel-tls-server-names maps what the Sentinels announce to names, as in \"10.0.0.5\" = \"db.example\"",
+            "sentinel-tls-server-names = { \"10.0.0.5:6379\" = \"db.example\" } for this one",
         );
+    }
+
+    #[test]
+    fn our_own_chain() {
+        let made = made(&["db.example"]);
+        let chain = [made.leaf, made.intermediate];
+        let finding = own(&chain, NOW);
+        assert_eq!(
+            (finding.level, &*finding.seen),
+            (Level::Ok, "clients are shown a certificate for db.example; 181 days left")
+        );
+        assert_eq!(own(&chain, NOW + 180 * DAY).level, Level::Warning);
+        assert_eq!(own(&[], NOW).level, Level::Broken);
     }
 
     #[test]
     fn trust_is_explained() {
         let made = made(&["db.example"]);
-        let of = |chain: &[&Vec<u8>]| explained(chain, "db.example", NOW, Some("UnknownIssuer"));
+        let of = |chain: &[&Vec<u8>]| explained(chain, "db.example", NOW, Some(Reason::Untrusted));
         is_broken(
             &of(&[&made.leaf]),
             "its own certificate only, and its issuer \"CN=Intermediate\"",
@@ -371,8 +437,8 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_is_said_to_be_none() {
-        let finding = explained(&[&b"nonsense".to_vec()], "db.example", NOW, Some("BadEncoding"));
-        is_broken(&finding, "BadEncoding", "log");
+        let finding = explained(&[&b"nonsense".to_vec()], "db.example", NOW, Some(Reason::BadCertificate));
+        is_broken(&finding, "invalid peer certificate", "log");
         assert_eq!(finding.details, ["certificate 1: cannot be read"]);
         is_broken(&explained(&[], "db.example", NOW, None), "no certificate", "log");
     }
