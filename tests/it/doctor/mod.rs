@@ -1,5 +1,7 @@
 //! `respgate doctor`: each thing that can be broken has its words and its exit code.
 
+mod tls;
+
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
