@@ -13,13 +13,15 @@ use tokio::task::JoinSet;
 use crate::admin::security::Security;
 use crate::admin::{self, Admin, View};
 use crate::certificates::Certificates;
-use crate::config::Config;
-use crate::discovery::{self, Dialers, Discovery};
+use crate::config::{Account, Config};
+use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
+use crate::rotation::login::Login;
+use crate::rotation::{Tally, credentials};
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
@@ -32,7 +34,12 @@ pub const OS_ERROR: u8 = 71;
 /// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
 pub fn run(config: Config) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.and_then(|runtime| runtime.block_on(serve(config)));
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(serve(config));
+        // A look at a file, or at a name, that hangs must not keep the process.
+        runtime.shutdown_background();
+        ended
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -49,21 +56,23 @@ async fn serve(config: Config) -> io::Result<()> {
     let admin = config.admin.map(admin::bind).transpose()?;
 
     let certificates = Certificates::of(&config);
+    let (logins, mut reloads) = logins(&config);
+    reloads.extend(certificates.rotate(config.reload_interval));
     let discoveries: Vec<Discovery> = config
         .upstreams
         .iter()
-        .map(|upstream| {
+        .zip(&logins)
+        .map(|(upstream, logins)| {
             let config = &upstream.config;
             let dialers = Dialers {
                 data: dialer(config, certificates.client(Leg::Upstream, upstream)),
                 sentinels: dialer(config, certificates.client(Leg::Sentinel, upstream)),
             };
-            let credentials = config.credentials.clone();
-            discovery::spawn(&config.name, upstream.discovery.clone(), credentials, dialers)
+            discovery::spawn(&config.name, upstream.discovery.clone(), logins.clone(), dialers)
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
-    let plan = plan(&config, &certificates, &discoveries, &timelines);
+    let plan = plan(&config, &certificates, &discoveries, &logins, &timelines);
     let mut workers = Vec::with_capacity(config.workers);
     for number in 0..config.workers {
         let (worker, _thread) = Worker::start(number, plan.clone())?;
@@ -73,14 +82,15 @@ async fn serve(config: Config) -> io::Result<()> {
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
     if let Some(socket) = admin {
-        let views = config.upstreams.iter().zip(&discoveries).zip(&timelines);
-        let views = views.map(|((upstream, discovery), timelines)| View {
+        let views = config.upstreams.iter().zip(&discoveries).zip(&logins).zip(&timelines);
+        let views = views.map(|(((upstream, discovery), logins), timelines)| View {
             name: upstream.config.name.clone(),
             topology: discovery.topology.clone(),
+            login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
-        let admin =
-            Admin::new(views.collect(), security(&config, &certificates), workers.clone(), draining.clone());
+        let security = security(&config, &certificates);
+        let admin = Admin::new(views.collect(), security, reloads, workers.clone(), draining.clone());
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {
@@ -139,11 +149,37 @@ fn security(config: &Config, certificates: &Certificates) -> Security {
     }
 }
 
+/// Who respgate is to each upstream, kept up to date from now on, and what becomes of the changes.
+fn logins(config: &Config) -> (Vec<Logins>, Vec<Tally>) {
+    let mut tallies = Vec::new();
+    let mut login = |account: &Option<Account>, what: &'static str, upstream: &str| {
+        let Some(Account { credentials: known, source }) = account else { return Login::new(None) };
+        let login = match known {
+            Some(known) => Login::new(Some(known.clone())),
+            None => Login::awaited("password-command has not ended yet"),
+        };
+        let tally = Tally::new(what, format!("upstreams.{upstream}"));
+        tallies.push(tally.clone());
+        tokio::spawn(credentials::keep(login.clone(), source.clone(), config.reload_interval, tally));
+        login
+    };
+    let logins = config.upstreams.iter().map(|upstream| {
+        let name = &upstream.config.name;
+        Logins {
+            nodes: login(&upstream.account, "password", name),
+            sentinels: login(&upstream.sentinel_account, "sentinel-password", name),
+        }
+    });
+    let logins = logins.collect();
+    (logins, tallies)
+}
+
 /// Each worker gets its share of the limits.
 fn plan(
     config: &Config,
     certificates: &Certificates,
     discoveries: &[Discovery],
+    logins: &[Logins],
     timelines: &[Timelines],
 ) -> Plan {
     let workers = config.workers.max(1);
@@ -165,8 +201,9 @@ fn plan(
         .upstreams
         .iter()
         .zip(discoveries)
+        .zip(logins)
         .zip(timelines)
-        .map(|((upstream, discovery), timelines)| {
+        .map(|(((upstream, discovery), logins), timelines)| {
             let mut share = upstream.config.clone();
             share.max_connections = (share.max_connections / workers).max(1);
             share.max_leased = (share.max_leased / workers).max(1);
@@ -175,6 +212,7 @@ fn plan(
             UpstreamPlan {
                 config: share,
                 dialer,
+                login: logins.nodes.clone(),
                 topology: discovery.topology.clone(),
                 hints: discovery.hints.clone(),
                 scripts: Scripts::default(),

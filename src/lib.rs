@@ -28,6 +28,7 @@ pub mod listener;
 pub mod metrics;
 pub mod net;
 pub mod resp;
+pub mod rotation;
 pub mod secret;
 pub mod session;
 pub mod status;

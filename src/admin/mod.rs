@@ -22,6 +22,8 @@ use tokio::sync::{Semaphore, watch};
 use self::scrape::Scrape;
 use self::security::Security;
 use crate::drain::Draining;
+use crate::rotation::Tally;
+use crate::rotation::login::Login;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -55,6 +57,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Admin {
     upstreams: Vec<View>,
     security: Security,
+    reloads: Vec<Tally>,
     draining: Draining,
     scrape: Scrape,
 }
@@ -66,15 +69,23 @@ pub struct View {
     pub name: String,
     /// What discovery knows.
     pub topology: watch::Receiver<Topology>,
+    /// Who respgate is to it.
+    pub login: Login,
     /// Its failovers.
     pub timelines: Timelines,
 }
 
 impl Admin {
-    /// `upstreams`: in the order of the workers' plan.
-    pub fn new(upstreams: Vec<View>, security: Security, workers: Vec<Worker>, draining: Draining) -> Self {
-        let scrape = Scrape::new(upstreams.clone(), security.clone(), workers);
-        Self { upstreams, security, draining, scrape }
+    /// `upstreams`: in the order of the workers' plan. `reloads`: everything that is read again when it changes.
+    pub fn new(
+        upstreams: Vec<View>,
+        security: Security,
+        reloads: Vec<Tally>,
+        workers: Vec<Worker>,
+        draining: Draining,
+    ) -> Self {
+        let scrape = Scrape::new(upstreams.clone(), security.clone(), reloads.clone(), workers);
+        Self { upstreams, security, reloads, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
@@ -146,7 +157,7 @@ impl Admin {
             ready = false;
             body.push_str("draining\n");
         }
-        for View { name, topology, .. } in &self.upstreams {
+        for View { name, topology, login, .. } in &self.upstreams {
             match &*topology.borrow() {
                 Topology::Known(primary) => {
                     body.push_str(&format!("upstream {name}: primary {}\n", primary.address));
@@ -161,6 +172,17 @@ impl Admin {
                     ready = false;
                     body.push_str(&format!("upstream {name}: {outage}\n"));
                 }
+            }
+            if let Some(said) = login.refusal() {
+                body.push_str(&format!(
+                    "upstream {name}: the server refuses respgate's own user or password: {said}\n"
+                ));
+            }
+        }
+        for tally in &self.reloads {
+            if let Some(fault) = tally.outcomes().fault {
+                let Tally { what, of, .. } = tally;
+                body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
             }
         }
         body.push_str(&self.security.remarks(SystemTime::now()));

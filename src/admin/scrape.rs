@@ -10,6 +10,7 @@ use super::View;
 use super::security::Security;
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
+use crate::rotation::Tally;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Scrape {
     upstreams: Vec<View>,
     security: Security,
+    reloads: Vec<Tally>,
     workers: Vec<Worker>,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -29,7 +31,12 @@ pub(super) struct Scrape {
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
 impl Scrape {
-    pub(super) fn new(upstreams: Vec<View>, security: Security, workers: Vec<Worker>) -> Self {
+    pub(super) fn new(
+        upstreams: Vec<View>,
+        security: Security,
+        reloads: Vec<Tally>,
+        workers: Vec<Worker>,
+    ) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         for Figure { name, kind, help, .. } in FIGURES {
@@ -62,7 +69,14 @@ impl Scrape {
             "When each phase of the last failover was reached, in seconds since its first sign.",
         );
         describe(&recorder, BUILD, Kind::Gauge, "Always 1; its label says which version runs.");
-        let scrape = Self { upstreams, security, workers, recorder, handle };
+        describe(
+            &recorder,
+            RELOADS,
+            Kind::Counter,
+            "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
+        );
+        describe(&recorder, RELOAD_FAULT, Kind::Gauge, "Whether the newest version cannot be used (1).");
+        let scrape = Self { upstreams, security, reloads, workers, recorder, handle };
         Security::describe(&scrape);
         scrape
     }
@@ -82,13 +96,14 @@ impl Scrape {
                 }
             }
         }
-        for (View { name, topology, timelines }, sum) in self.upstreams.iter().zip(sums) {
+        for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
             for (figure, value) in FIGURES.iter().zip(sum) {
                 self.publish(figure.name, figure.kind, labels(name, figure.label), value);
             }
             self.publish_topology(name, &topology.borrow());
             self.publish_failovers(name, timelines);
         }
+        self.publish_reloads();
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         self.publish(BUILD, Kind::Gauge, version, 1);
         self.security.publish(self, &handshakes);
@@ -105,6 +120,19 @@ impl Scrape {
             if let Some(epoch) = primary.config_epoch {
                 self.publish(EPOCH, Kind::Gauge, labels(name, None), epoch);
             }
+        }
+    }
+
+    fn publish_reloads(&self) {
+        for tally in &self.reloads {
+            let outcomes = tally.outcomes();
+            let which = || vec![Label::new("what", tally.what), Label::new("of", tally.of.to_string())];
+            for (outcome, count) in [("ok", outcomes.replaced), ("failed", outcomes.refused)] {
+                let mut labels = which();
+                labels.push(Label::new("outcome", outcome));
+                self.publish(RELOADS, Kind::Counter, labels, count);
+            }
+            self.publish(RELOAD_FAULT, Kind::Gauge, which(), outcomes.fault.is_some().into());
         }
     }
 
@@ -147,6 +175,8 @@ const EPOCH: &str = "respgate_sentinel_config_epoch";
 const BUFFERED: &str = "respgate_buffered_bytes";
 const FAILOVERS: &str = "respgate_failovers_total";
 const LAST_FAILOVER: &str = "respgate_last_failover_seconds";
+const RELOADS: &str = "respgate_reloads_total";
+const RELOAD_FAULT: &str = "respgate_reload_fault";
 const BUILD: &str = "respgate_build_info";
 
 fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help: &'static str) {

@@ -10,10 +10,10 @@ use toml::de::DeTable;
 
 use super::address::{self, DEFAULT_PORT, DEFAULT_SENTINEL_PORT};
 use super::document::{Section, Source};
-use super::password::{SecretSource, readable_by_all};
 use super::report::{Place, Report};
 use super::tls::{self, TypedClientTls, TypedServerTls};
 use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedUpstream};
+use crate::rotation::source::{NameSource, SecretSource, readable_by_all};
 
 /// The longest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -22,7 +22,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 const SCHEMA: [(&str, &[&str]); 5] =
     [("", ROOT), ("log", LOG), ("limits", LIMITS), ("listeners.*", LISTENER), ("upstreams.*", UPSTREAM)];
 
-const ROOT: &[&str] = &["workers", "admin", "drain-timeout", "log", "limits", "listeners", "upstreams"];
+const ROOT: &[&str] =
+    &["workers", "admin", "drain-timeout", "reload-interval", "log", "limits", "listeners", "upstreams"];
 
 const LOG: &[&str] = &["format", "level"];
 
@@ -67,9 +68,14 @@ const UPSTREAM: &[&str] = &[
     "primary-name",
     "database",
     "username",
+    "username-file",
     "password-file",
     "password-env",
+    "password-command",
+    "password-refresh",
+    "reauth",
     "sentinel-username",
+    "sentinel-username-file",
     "sentinel-password-file",
     "sentinel-password-env",
     "tls",
@@ -92,6 +98,8 @@ const UPSTREAM: &[&str] = &[
     "sentinel-tls-server-names",
     "sentinel-tls-min-version",
     "sentinel-tls-dangerously-skip-verification",
+    "sentinel-password-command",
+    "sentinel-password-refresh",
     "nat",
     "poll-interval",
     "sentinel-timeout",
@@ -102,6 +110,8 @@ const UPSTREAM: &[&str] = &[
     "max-leased",
     "lease-wait",
     "lease-idle",
+    "ping-interval",
+    "max-age",
     "connect-timeout",
     "response-timeout",
     "hold-timeout",
@@ -184,6 +194,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
         workers: root.read("workers", report),
         admin: root.read("admin", report),
         drain_timeout: root.read("drain-timeout", report),
+        reload_interval: root.read("reload-interval", report),
         ..Typed::default()
     };
     if let Some(log) = root.section("log", LOG, report) {
@@ -248,18 +259,21 @@ fn upstream(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
         sentinels: section.read_list("sentinels", seed, report),
         primary_name: section.read("primary-name", report),
         database: section.read("database", report),
-        username: section.read("username", report),
-        password: password(section, ["password-file", "password-env"], folder, report),
-        sentinel_username: section.read("sentinel-username", report),
+        username: username(section, ["username", "username-file"], folder, report),
+        password: password(section, ["password-file", "password-env", "password-command"], folder, report),
+        password_refresh: section.read("password-refresh", report),
+        reauth: section.read("reauth", report),
+        sentinel_username: username(section, ["sentinel-username", "sentinel-username-file"], folder, report),
         sentinel_password: password(
             section,
-            ["sentinel-password-file", "sentinel-password-env"],
+            ["sentinel-password-file", "sentinel-password-env", "sentinel-password-command"],
             folder,
             report,
         ),
         tls: TypedClientTls::read(section, &tls::DATA, folder, report),
         sentinel_tls: TypedClientTls::read(section, &tls::SENTINEL, folder, report),
         nat: section.read_pairs("nat", node, node, report).map(HashMap::from_iter),
+        sentinel_password_refresh: section.read("sentinel-password-refresh", report),
         poll_interval: section.read("poll-interval", report),
         sentinel_timeout: section.read("sentinel-timeout", report),
         switch: section.read("switch", report),
@@ -269,6 +283,8 @@ fn upstream(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
         max_leased: section.read("max-leased", report),
         lease_wait: section.read("lease-wait", report),
         lease_idle: section.read("lease-idle", report),
+        ping_interval: section.read("ping-interval", report),
+        max_age: section.read("max-age", report),
         connect_timeout: section.read("connect-timeout", report),
         response_timeout: section.read("response-timeout", report),
         hold_timeout: section.read("hold-timeout", report),
@@ -279,22 +295,47 @@ fn upstream(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
     }
 }
 
-/// A password's source: one of two keys. A relative path starts from the folder of the file.
+/// A password's source: one of three keys. A relative path starts from the folder of the file, as does a program's if
+/// it holds a slash; another program is looked for in PATH.
 fn password(
     section: &Section<'_>,
-    [file_key, env_key]: [&'static str; 2],
+    [file_key, env_key, command_key]: [&'static str; 3],
     folder: &Path,
     report: &mut Report,
 ) -> Setting<SecretSource> {
     let file = section.read::<PathBuf>(file_key, report).map(|path| SecretSource::File(folder.join(path)));
     let env = section.read::<String>(env_key, report).map(SecretSource::Env);
-    match (&file, env.place()) {
+    let command = section.read_list(command_key, |word| Ok(word.to_owned()), report).map(|mut words| {
+        if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
+            *program = folder.join(&*program).to_string_lossy().into_owned();
+        }
+        SecretSource::Command(words)
+    });
+    only_one(only_one(file, env, file_key, report), command, &format!("{file_key} or {env_key}"), report)
+}
+
+/// A user's name: one of two keys.
+fn username(
+    section: &Section<'_>,
+    [name_key, file_key]: [&'static str; 2],
+    folder: &Path,
+    report: &mut Report,
+) -> Setting<NameSource> {
+    let name = section.read::<String>(name_key, report).map(NameSource::Given);
+    let file = section.read::<PathBuf>(file_key, report).map(|path| NameSource::File(folder.join(path)));
+    only_one(name, file, name_key, report)
+}
+
+/// Of two keys that say the same thing, one; `first_key` is the name of the first.
+fn only_one<T>(first: Setting<T>, second: Setting<T>, first_key: &str, report: &mut Report) -> Setting<T> {
+    match (&first, second.place()) {
         (Setting::Given(..), Some(place)) => {
-            report.fault(place, format!("{file_key} gives the password too; leave one out"));
+            let what = if first_key.contains("username") { "name" } else { "password" };
+            report.fault(place, format!("{first_key} gives the {what} too; leave one out"));
             Setting::Faulty
         }
-        (Setting::Absent, _) => env,
-        _ => file,
+        (Setting::Absent, _) => second,
+        _ => first,
     }
 }
 

@@ -12,10 +12,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::password::SecretSource;
 use super::report::{Place, Report};
 use super::typed::{Setting, Typed, TypedListener, TypedUpstream};
 use super::value::Value;
+use crate::rotation::source::{NameSource, SecretSource};
 
 /// The environment variable with the upstream's password; no flag takes it, since every user of a machine can
 /// read command lines.
@@ -93,9 +93,9 @@ impl Flags {
                 report.fault(&flag.place, SEVERAL);
             }
         }
-        let username = self.setting("upstream-user", report);
+        let username = self.setting("upstream-user", report).map(NameSource::Given);
         let password = self.password("upstream-password-file", UPSTREAM_PASSWORD, env, report);
-        let sentinel_username = self.setting("sentinel-user", report);
+        let sentinel_username = self.setting("sentinel-user", report).map(NameSource::Given);
         let sentinel_password = self.password("sentinel-password-file", SENTINEL_PASSWORD, env, report);
         let ca = self.setting("upstream-ca", report);
         let server_name = self.setting("upstream-server-name", report);

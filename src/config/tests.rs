@@ -54,7 +54,7 @@ fn faults(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> S
 }
 
 fn login(upstream: &Upstream) -> (Option<String>, String) {
-    let credentials = upstream.config.credentials.clone().unwrap();
+    let credentials = upstream.account.clone().unwrap().credentials.unwrap();
     (credentials.username, String::from_utf8(credentials.password.expose().to_vec()).unwrap())
 }
 
@@ -79,14 +79,16 @@ fn the_reference_holds_the_defaults() {
     assert_eq!(config.drain_timeout, minimal.drain_timeout);
     assert_eq!(config.max_buffered, minimal.max_buffered);
     assert_eq!(config.log, minimal.log);
-    let without_login = UpstreamConfig { credentials: None, ..config.upstreams[0].config.clone() };
-    assert_eq!(format!("{without_login:?}"), format!("{:?}", UpstreamConfig::new("main")));
-    assert_eq!(format!("{without_login:?}"), format!("{:?}", minimal.upstreams[0].config));
+    assert_eq!(config.reload_interval, minimal.reload_interval);
+    let connections = format!("{:?}", config.upstreams[0].config);
+    assert_eq!(connections, format!("{:?}", UpstreamConfig::new("main")));
+    assert_eq!(connections, format!("{:?}", minimal.upstreams[0].config));
     let DiscoveryConfig::Sentinel(sentinel) = &config.upstreams[0].discovery else { panic!("not Sentinel") };
     let builtin = SentinelConfig::new(Vec::new(), "");
     assert_eq!((sentinel.poll_interval, sentinel.timeout), (builtin.poll_interval, builtin.timeout));
     assert_eq!((sentinel.seeds.len(), sentinel.nat.len()), (3, 2));
-    assert_eq!(config.upstreams[0].password, Some(SecretSource::File(folder.path().join("password"))));
+    let source = &config.upstreams[0].account.as_ref().unwrap().source;
+    assert_eq!(source.files(), [folder.path().join("password")]);
     assert_eq!(login(&config.upstreams[2]), (Some("queue".into()), "d".into()));
 }
 
@@ -114,15 +116,14 @@ fn a_flag_wins_over_the_environment_and_both_over_the_file() {
 #[test]
 fn an_empty_password_variable_is_unset() {
     let config = loaded("", &[("upstream", "redis://db")], &[(UPSTREAM_PASSWORD, "")]);
-    assert!(config.upstreams[0].config.credentials.is_none());
+    assert!(config.upstreams[0].account.is_none());
 }
 
 #[test]
 fn sentinels_have_credentials_of_their_own() {
     let flags = [("upstream", "redis-sentinel://s1#m"), ("sentinel-user", "watcher")];
     let config = loaded("", &flags, &[(UPSTREAM_PASSWORD, "data"), (SENTINEL_PASSWORD, "watch")]);
-    let DiscoveryConfig::Sentinel(sentinel) = &config.upstreams[0].discovery else { panic!("not Sentinel") };
-    let credentials = sentinel.credentials.clone().unwrap();
+    let credentials = config.upstreams[0].sentinel_account.clone().unwrap().credentials.unwrap();
     assert_eq!(
         (credentials.username.as_deref(), credentials.password.expose()),
         (Some("watcher"), &b"watch"[..])

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use super::LogFormat;
 use super::address::ListenAddress;
-use super::password::SecretSource;
 use super::report::{Place, Report};
 use super::tls::{TypedClientTls, TypedServerTls};
 use super::url::UpstreamUrl;
 use super::value::{Bytes, LogLevel, Mode};
 use crate::discovery::config::SwitchRule;
+use crate::rotation::source::{NameSource, SecretSource};
 use crate::session::config::AdminCommands;
 use crate::topology::Address;
-use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
+use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 
 /// One setting.
 #[derive(Clone, Debug, Default)]
@@ -125,6 +125,7 @@ pub struct Typed {
     pub workers: Setting<usize>,
     pub admin: Setting<SocketAddr>,
     pub drain_timeout: Setting<Duration>,
+    pub reload_interval: Setting<Duration>,
     pub log_format: Setting<LogFormat>,
     pub log_level: Setting<LogLevel>,
     pub max_buffered: Setting<Bytes>,
@@ -174,12 +175,15 @@ pub struct TypedUpstream {
     pub sentinels: Setting<Vec<Address>>,
     pub primary_name: Setting<String>,
     pub database: Setting<u32>,
-    pub username: Setting<String>,
+    pub username: Setting<NameSource>,
     pub password: Setting<SecretSource>,
-    pub sentinel_username: Setting<String>,
+    pub password_refresh: Setting<Duration>,
+    pub reauth: Setting<Reauth>,
+    pub sentinel_username: Setting<NameSource>,
     pub sentinel_password: Setting<SecretSource>,
     pub tls: TypedClientTls,
     pub sentinel_tls: TypedClientTls,
+    pub sentinel_password_refresh: Setting<Duration>,
     pub nat: Setting<HashMap<Address, Address>>,
     pub poll_interval: Setting<Duration>,
     pub sentinel_timeout: Setting<Duration>,
@@ -190,6 +194,8 @@ pub struct TypedUpstream {
     pub max_leased: Setting<usize>,
     pub lease_wait: Setting<Duration>,
     pub lease_idle: Setting<Duration>,
+    pub ping_interval: Setting<Duration>,
+    pub max_age: Setting<Duration>,
     pub connect_timeout: Setting<Duration>,
     pub response_timeout: Setting<Duration>,
     pub hold_timeout: Setting<Duration>,
@@ -227,10 +233,13 @@ impl TypedUpstream {
             database: Setting::Absent,
             username: Setting::Absent,
             password: Setting::Absent,
+            password_refresh: Setting::Absent,
+            reauth: Setting::Absent,
             sentinel_username: Setting::Absent,
             sentinel_password: Setting::Absent,
             tls: TypedClientTls::default(),
             sentinel_tls: TypedClientTls::default(),
+            sentinel_password_refresh: Setting::Absent,
             nat: Setting::Absent,
             poll_interval: Setting::Absent,
             sentinel_timeout: Setting::Absent,
@@ -241,6 +250,8 @@ impl TypedUpstream {
             max_leased: Setting::Absent,
             lease_wait: Setting::Absent,
             lease_idle: Setting::Absent,
+            ping_interval: Setting::Absent,
+            max_age: Setting::Absent,
             connect_timeout: Setting::Absent,
             response_timeout: Setting::Absent,
             hold_timeout: Setting::Absent,

@@ -15,7 +15,7 @@ use crate::net::tls::Floor;
 use crate::net::tls::server::ClientCertificates;
 use crate::session::config::AdminCommands;
 use crate::topology::Address;
-use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
+use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 
 /// A type that a setting can have.
 pub trait Value: Sized {
@@ -228,6 +228,7 @@ words!(LogFormat, r#""auto", "human" or "json""#,
     "auto" => Self::Auto, "human" => Self::Human, "json" => Self::Json);
 words!(ClientAuth, r#""optional" or "required""#, "optional" => Self::Optional, "required" => Self::Required);
 words!(SwitchRule, r#""majority" or "leader""#, "majority" => Self::Majority, "leader" => Self::Leader);
+words!(Reauth, r#""keep" or "reconnect""#, "keep" => Self::Keep, "reconnect" => Self::Reconnect);
 words!(Pool, r#""shared" or "session""#, "shared" => Self::Shared, "session" => Self::Session);
 words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);

@@ -49,6 +49,8 @@ pub(super) struct Peer {
     pub(super) kind: Kind,
     pub(super) address: Address,
     pub(super) credentials: Option<Credentials>,
+    /// Why the password is not known: the program that should print it failed.
+    pub(super) no_password: Option<String>,
     /// How TLS is done; `None` is plain text.
     pub(super) tls: Option<Loaded<ClientProfile, ClientSet>>,
     /// How long the proxy lets connecting take.
@@ -69,6 +71,7 @@ impl Peer {
             kind,
             address,
             credentials: None,
+            no_password: None,
             tls: None,
             connect_limit: Duration::from_secs(2),
             answer_limit: Duration::from_secs(2),
@@ -124,6 +127,12 @@ pub(super) async fn reach(peer: &Peer) -> (Vec<Finding>, Option<Channel>) {
         findings.push(Finding::not_tried(Step::Login, "the TLS handshake failed"));
         return (findings, None);
     };
+    if let Some(why) = &peer.no_password {
+        let remedy =
+            "mend the program that is to print the password: run it by hand, as the user that runs respgate";
+        findings.push(Finding::broken(Step::Login, format!("there is no password: {why}"), remedy));
+        return (findings, None);
+    }
     let mut channel = Control::new(stream);
     let (finding, admission) = login::log_in(&mut channel, peer, &to).await;
     findings.push(finding);

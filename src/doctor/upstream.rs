@@ -10,8 +10,10 @@ use super::node;
 use super::peer::{self, Kind, Peer};
 use super::role::Expected;
 use super::sentinel::{self, Answer};
-use crate::config::Upstream;
+use crate::config::{Account, Upstream};
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+use crate::rotation::credentials;
+use crate::secret::Credentials;
 use crate::topology::Address;
 use crate::upstream::config::ClientAuth;
 
@@ -20,22 +22,43 @@ const MOST: usize = 16;
 
 /// Walks everything that the upstream names, or that is named by what it names.
 pub(super) async fn examine(upstream: Upstream) -> Vec<Section> {
+    let logins =
+        Logins { data: obtain(&upstream.account).await, sentinels: obtain(&upstream.sentinel_account).await };
     match upstream.discovery {
         DiscoveryConfig::Fixed(ref address) => {
-            let peer = server(&upstream, address.clone());
+            let peer = server(&upstream, &logins, address.clone());
             vec![node::examine(peer, upstream.config, Expected::Primary).await]
         }
         DiscoveryConfig::Sentinel(ref sentinels) => {
             let sentinels = Arc::new(sentinels.clone());
-            by_sentinels(upstream, sentinels).await
+            by_sentinels(upstream, logins, sentinels).await
         }
     }
 }
 
-async fn by_sentinels(upstream: Upstream, sentinels: Arc<SentinelConfig>) -> Vec<Section> {
+/// What respgate authenticates with, or why that is not known.
+struct Logins {
+    data: Result<Option<Credentials>, String>,
+    sentinels: Result<Option<Credentials>, String>,
+}
+
+/// Runs the program that prints the password, if one does.
+async fn obtain(account: &Option<Account>) -> Result<Option<Credentials>, String> {
+    match account {
+        None => Ok(None),
+        Some(Account { credentials: Some(credentials), .. }) => Ok(Some(credentials.clone())),
+        Some(account) => credentials::obtain(&account.source).await.map(Some),
+    }
+}
+
+async fn by_sentinels(upstream: Upstream, logins: Logins, sentinels: Arc<SentinelConfig>) -> Vec<Section> {
     let config = &upstream.config;
     let ask = |address: Address, announced: Option<Address>| {
-        ask(config.name.clone(), sentinel_peer(&upstream, &sentinels, address, announced), sentinels.clone())
+        ask(
+            config.name.clone(),
+            sentinel_peer(&upstream, &logins, &sentinels, address, announced),
+            sentinels.clone(),
+        )
     };
     let mut known: HashSet<Address> = HashSet::new();
     let seeds = sentinels.seeds.iter().filter(|seed| known.insert(Address::clone(seed))).take(MOST);
@@ -78,7 +101,7 @@ async fn by_sentinels(upstream: Upstream, sentinels: Arc<SentinelConfig>) -> Vec
             let peer = Peer {
                 hint: nat_hint(&config.name, &announced, dialled.as_ref()),
                 announced: Some(announced.clone()),
-                ..server(&upstream, dialled.unwrap_or(announced))
+                ..server(&upstream, &logins, dialled.unwrap_or(announced))
             };
             let config = config.clone();
             async move {
@@ -106,10 +129,11 @@ fn nat_hint(upstream: &str, announced: &Address, dialled: Option<&Address>) -> S
 }
 
 /// A data server, as the upstream's connections meet it.
-fn server(upstream: &Upstream, address: Address) -> Peer {
+fn server(upstream: &Upstream, logins: &Logins, address: Address) -> Peer {
     let config = &upstream.config;
     Peer {
-        credentials: config.credentials.clone(),
+        credentials: logins.data.clone().unwrap_or_default(),
+        no_password: logins.data.clone().err(),
         tls: upstream.tls.clone(),
         connect_limit: config.connect_timeout,
         clients_bring_their_own: config.client_auth == ClientAuth::Required,
@@ -120,12 +144,14 @@ fn server(upstream: &Upstream, address: Address) -> Peer {
 /// A Sentinel, as discovery meets it.
 fn sentinel_peer(
     upstream: &Upstream,
+    logins: &Logins,
     config: &SentinelConfig,
     address: Address,
     announced: Option<Address>,
 ) -> Peer {
     Peer {
-        credentials: config.credentials.clone(),
+        credentials: logins.sentinels.clone().unwrap_or_default(),
+        no_password: logins.sentinels.clone().err(),
         tls: upstream.sentinel_tls.clone(),
         connect_limit: upstream.config.connect_timeout.min(config.timeout),
         answer_limit: config.timeout,

@@ -88,6 +88,11 @@ impl Client {
         self.replying = Replying::On;
     }
 
+    /// The name of the user that it acts as, `default` while there is none.
+    pub fn user(&self) -> String {
+        self.identity.as_ref().map_or_else(|| "default".into(), |identity| identity.user())
+    }
+
     /// Whether the reply to the command that is being handled is to be dropped; a single skip is used up.
     pub fn mutes(&mut self) -> bool {
         match self.replying {
@@ -105,7 +110,7 @@ impl Client {
         let mut line =
             format!("id={} addr={} laddr={} fd=0 name=", self.id, self.peer, self.local).into_bytes();
         line.extend_from_slice(&self.name);
-        let user = self.identity.as_ref().map_or("default", |identity| identity.user());
+        let user = self.user();
         line.extend_from_slice(
             format!(
                 " age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={user} redir=-1 resp={} lib-name=",

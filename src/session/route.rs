@@ -215,8 +215,8 @@ impl Session {
                 Way::Local(spec)
             };
         }
-        let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
-        Way::Refused(refusal::no_permission(user, spec.name))
+        let user = self.client.user();
+        Way::Refused(refusal::no_permission(&user, spec.name))
     }
 
     /// A name that the table lacks: a module's, a newer server's, or nobody's.
@@ -238,8 +238,8 @@ impl Session {
             Some(Route::Shared) if request.len() <= OVERSIZE => Way::Shared(self.if_read_lost()),
             Some(Route::Shared | Route::Lease) => Way::Leased,
             Some(Route::Admin) if self.around.config.admin_commands == AdminCommands::Deny => {
-                let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
-                Way::Refused(refusal::no_permission(user, &String::from_utf8_lossy(name)))
+                let user = self.client.user();
+                Way::Refused(refusal::no_permission(&user, &String::from_utf8_lossy(name)))
             }
             Some(_) => Way::Kept,
         }
@@ -264,9 +264,9 @@ impl Session {
             Some(Some(Route::Lease)) => Way::Leased,
             Some(Some(Route::Pin)) => Way::Kept,
             Some(Some(_)) => {
-                let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
+                let user = self.client.user();
                 let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
-                Way::Refused(refusal::no_permission(user, &name))
+                Way::Refused(refusal::no_permission(&user, &name))
             }
         }
     }

@@ -52,6 +52,14 @@ pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
                 }
             }
             Err(OpenFault::Refused(line)) => refuse(&lane, line),
+            Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&refused) {
+                Some(line) => refuse(&lane, line),
+                None => {
+                    drop(permit);
+                    let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
+                    wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+                }
+            },
             Err(OpenFault::AuthRequired(line)) => {
                 upstream.note_auth_required(lane.key());
                 refuse(&lane, line);

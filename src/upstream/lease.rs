@@ -74,6 +74,15 @@ impl Drop for Permit {
     }
 }
 
+/// What happens when the server refuses respgate's own credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// Better ones are waited for.
+    Waits,
+    /// A client has sent the same ones and asks whether they are right.
+    AsksOnce,
+}
+
 /// A lease's entry in the list of those that a newer primary cuts.
 struct Listed {
     upstream: Rc<Upstream>,
@@ -243,7 +252,7 @@ impl Lease {
         replies: &Rc<Replies>,
     ) -> Result<Self, Rc<[u8]>> {
         let Self { permit, .. } = self;
-        upstream.open_lease(key, replies, permit).await
+        upstream.open_lease(key, replies, permit, Patience::Waits).await
     }
 
     /// The database that is selected on it has changed.
@@ -277,7 +286,7 @@ impl Upstream {
         {
             return Ok(self.lend(link, key, replies, grant.permit));
         }
-        self.open_lease(key, replies, grant.permit).await
+        self.open_lease(key, replies, grant.permit, Patience::Waits).await
     }
 
     /// As [`Self::lease`], but never an idle connection: the server is asked about the credentials now.
@@ -287,7 +296,7 @@ impl Upstream {
         replies: &Rc<Replies>,
     ) -> Result<Lease, Rc<[u8]>> {
         let grant = self.room(key).await?;
-        self.open_lease(key, replies, grant.permit).await
+        self.open_lease(key, replies, grant.permit, Patience::AsksOnce).await
     }
 
     /// Waits while a failover is under way.
@@ -342,6 +351,7 @@ impl Upstream {
         key: &Key,
         replies: &Rc<Replies>,
         permit: Permit,
+        patience: Patience,
     ) -> Result<Lease, Rc<[u8]>> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
@@ -362,6 +372,14 @@ impl Upstream {
                         return Err(line.into());
                     }
                     Err(OpenFault::Refused(line)) => return Err(line.into()),
+                    Err(OpenFault::Unwelcome(refused)) if patience == Patience::AsksOnce => {
+                        return Err(refused.line.into());
+                    }
+                    Err(OpenFault::Unwelcome(refused)) => {
+                        if let Some(line) = self.unwelcome(&refused) {
+                            return Err(line.into());
+                        }
+                    }
                     Err(OpenFault::Unavailable(why)) => {
                         self.note_fault(why);
                         self.begin_hold();

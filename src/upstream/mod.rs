@@ -16,6 +16,7 @@ pub mod lease;
 pub mod open;
 mod pump;
 pub mod queue;
+mod refusal;
 pub mod replies;
 pub mod scripts;
 
@@ -34,11 +35,13 @@ use self::identity::Identities;
 use self::lane::{Admission, Lane};
 use self::lease::Leases;
 use self::open::Key;
+use self::refusal::{Refusals, Refused};
 use self::scripts::Scripts;
 use crate::command::learned::Learned;
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::connect::Dialer;
+use crate::rotation::login::Login;
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
 
@@ -49,6 +52,8 @@ pub struct UpstreamPlan {
     pub config: UpstreamConfig,
     /// Makes its connections.
     pub dialer: Dialer,
+    /// Who respgate is to the server.
+    pub login: Login,
     /// What discovery says.
     pub topology: watch::Receiver<Topology>,
     /// Where news for discovery goes.
@@ -69,6 +74,8 @@ pub struct Upstream {
     pub identities: Identities,
     /// Scripts that clients have sent.
     pub scripts: Scripts,
+    /// Whether the server refuses respgate's own credentials.
+    refusals: Refusals,
     timelines: Timelines,
     /// The generation that last gave a reply.
     proven: Cell<Option<Generation>>,
@@ -98,9 +105,10 @@ pub struct Upstream {
 impl Upstream {
     /// Starts the tasks that follow the topology and keep house; they end with the runtime.
     pub fn start(plan: UpstreamPlan, buffers: Rc<Buffers>, counters: Rc<Counters>) -> Rc<Self> {
-        let UpstreamPlan { config, dialer, topology, hints, scripts, timelines } = plan;
+        let UpstreamPlan { config, dialer, login, topology, hints, scripts, timelines } = plan;
         let upstream = Rc::new(Self {
-            identities: Identities::new(config.credentials.clone()),
+            identities: Identities::new(login),
+            refusals: Refusals::default(),
             leases: Leases::new(config.max_leased),
             config,
             counters,
@@ -237,6 +245,23 @@ impl Upstream {
         }
     }
 
+    /// The server refuses respgate's own credentials: commands wait for better ones, as they would for a primary.
+    /// Once that has taken too long, the error line with which they fail.
+    fn unwelcome(&self, refused: &Refused) -> Option<Vec<u8>> {
+        let Refused { line, since } = refused;
+        let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
+        if since.elapsed() < self.config.hold_timeout {
+            self.note_fault(format!("the server refuses respgate's own user or password: {said}"));
+            self.begin_hold();
+            return None;
+        }
+        let name = &self.config.name;
+        let text = format!(
+            "-ERR respgate: the server refuses respgate's own user or password (upstream '{name}'): {said}"
+        );
+        Some(text.into_bytes())
+    }
+
     fn note_fault(&self, why: String) {
         *self.fault.borrow_mut() = why;
     }
@@ -297,6 +322,7 @@ mod tests {
                 let plan = UpstreamPlan {
                     config: UpstreamConfig::new("main"),
                     dialer: Dialer::default(),
+                    login: Login::default(),
                     topology: seen,
                     hints,
                     scripts: Scripts::default(),

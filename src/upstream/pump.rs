@@ -337,6 +337,7 @@ mod tests {
             let plan = UpstreamPlan {
                 config,
                 dialer: Dialer::default(),
+                login: crate::rotation::login::Login::default(),
                 topology: watched,
                 hints,
                 scripts: Scripts::default(),
@@ -357,7 +358,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let read = ReadBuffer::with(1024, sent);
-            let link = Link { stream: Stream::Tcp(stream), read, generation: Generation(1) };
+            let (generation, opened) = (Generation(1), tokio::time::Instant::now());
+            let link = Link { stream: Stream::Tcp(stream), read, generation, opened, retires: None };
             let mut pump = Pump::new(link, false);
             pump.absorb(&self.lane, &self.upstream)
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down. A module may name those after it, and itself.
-const ORDER: [&str; 21] = [
+const ORDER: &[&str] = &[
     "main",
     "cli",
     "app",
@@ -21,6 +21,7 @@ const ORDER: [&str; 21] = [
     "discovery",
     "command",
     "resp",
+    "rotation",
     "net",
     "metrics",
     "drain",

@@ -29,5 +29,6 @@ mod limits;
 mod listeners;
 mod policy;
 mod pubsub;
+mod rotation;
 mod tracking;
 mod transactions;

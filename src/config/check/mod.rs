@@ -15,6 +15,7 @@ use crate::upstream::config::Pool;
 
 const MAX_BUFFERED: usize = 512 * 1024 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The smallest size that any limit may be set to: less would refuse what every client sends when it connects.
 const LEAST_SIZE: Bytes = Bytes(1024);
@@ -68,6 +69,10 @@ pub fn check(
             filter: typed.log_level.or(LogLevel("info".into())).0,
         },
         drain_timeout: typed.drain_timeout.or(DRAIN_TIMEOUT),
+        reload_interval: typed
+            .reload_interval
+            .at_least(Duration::from_millis(100), "100ms", report)
+            .or(RELOAD_INTERVAL),
         max_buffered,
         listeners,
         upstreams,

@@ -118,7 +118,7 @@ impl Leased {
             Some(Expect::Nonce(_)) => {
                 tracing::error!(
                     client = session.client.id,
-                    user = session.client.identity.as_ref().map_or("default", |identity| identity.user()),
+                    user = session.client.user(),
                     "a script's reply was followed by one that nothing asked for: client and connection are closed"
                 );
                 self.ending = Some(End::Close(Close::UpstreamLost));

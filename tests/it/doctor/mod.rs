@@ -26,6 +26,7 @@ fn doctor(arguments: &[&str]) -> Output {
         .args(["doctor", "--listen", &listen])
         .args(arguments)
         .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .output()
         .expect("respgate doctor")
 }
@@ -154,6 +155,16 @@ fn credentials() {
         let diagnosis = examine(&["--config", &file.path().to_string_lossy()]);
         diagnosis.says("primary", "login", &["warning: ", "clients bring their own"]);
         assert_eq!(diagnosis.code, HEALTHY);
+
+        // A program that prints the password is run, and may fail.
+        for (program, code) in [("[\"printf\", \"secret\"]", HEALTHY), ("[\"false\"]", BROKEN)] {
+            let toml = format!("[upstreams.main]\naddress = \"{at}\"\npassword-command = {program}\n");
+            std::fs::write(file.path(), toml).expect("the configuration");
+            let diagnosis = examine(&["--config", &file.path().to_string_lossy()]);
+            assert_eq!(diagnosis.code, code, "{:#}", diagnosis.document);
+            let words = if code == HEALTHY { "logged in" } else { "there is no password: false failed" };
+            diagnosis.says("primary", "login", &[words]);
+        }
 
         // Neither ROLE nor INFO: the rest is well.
         let diagnosis = examine_url(&format!("redis://app:apple@{at}"));
