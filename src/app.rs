@@ -29,7 +29,7 @@ use crate::upstream::scripts::Scripts;
 use crate::worker::{ListenerPlan, Plan, Worker};
 
 /// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.
-const OS_ERROR: u8 = 71;
+pub const OS_ERROR: u8 = 71;
 
 /// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
 pub fn run(config: Config) -> ExitCode {

@@ -201,7 +201,7 @@ fn total(roster: &Roster, views: &[(Address, View)]) -> usize {
 
 /// The node with most votes, and how many. Of its addresses the accepted one stays, so that Sentinels which mix
 /// names and IP addresses cause no switch; otherwise the one named most often.
-fn candidate(claims: &[&Claim], accepted: Option<&Claim>) -> Option<(Claim, usize)> {
+pub fn candidate(claims: &[&Claim], accepted: Option<&Claim>) -> Option<(Claim, usize)> {
     let votes = |claim: &Claim| claims.iter().filter(|other| same_node(other, claim)).count();
     let best = claims.iter().max_by_key(|claim| (votes(claim), claim.epoch))?;
     let group = || claims.iter().filter(|other| same_node(other, best));
@@ -216,7 +216,7 @@ fn candidate(claims: &[&Claim], accepted: Option<&Claim>) -> Option<(Claim, usiz
 }
 
 /// Whether two claims mean one node: by address, or by run id where names and IP addresses are mixed.
-pub(super) fn same_node(one: &Claim, other: &Claim) -> bool {
+pub fn same_node(one: &Claim, other: &Claim) -> bool {
     one.address == other.address || (one.run_id.is_some() && one.run_id == other.run_id)
 }
 

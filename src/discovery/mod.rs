@@ -6,7 +6,7 @@
 //! says, `probe` asks a node for its role. A fixed address is a node that is always named.
 
 pub mod config;
-mod consensus;
+pub mod consensus;
 pub mod event;
 mod machine;
 mod probe;

@@ -64,7 +64,11 @@ async fn refresh(login: &Login, source: &CredentialSource, tally: &Tally) {
     }
 }
 
-async fn obtain(source: &CredentialSource) -> Result<Credentials, String> {
+/// Runs the program of `source` once, for whoever asks only now.
+///
+/// # Errors
+/// Why there is no password.
+pub async fn obtain(source: &CredentialSource) -> Result<Credentials, String> {
     let password = command::password(source.command().unwrap_or_default()).await?;
     source.with(password)
 }

@@ -9,6 +9,8 @@ const ORDER: &[&str] = &[
     "cli",
     "app",
     "certificates",
+    "doctor",
+    "status",
     "config",
     "admin",
     "listener",

@@ -20,6 +20,7 @@ mod churn;
 mod clients;
 mod commands;
 mod discovery;
+mod doctor;
 mod drain;
 mod failover;
 mod greeting;

@@ -192,7 +192,7 @@ impl Drop for Proxy {
 }
 
 /// The binary under test; `RESPGATE_BIN` names another one, such as a release build.
-fn binary() -> String {
+pub fn binary() -> String {
     std::env::var("RESPGATE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_respgate").to_owned())
 }
 
