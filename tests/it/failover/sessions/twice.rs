@@ -26,7 +26,7 @@ fn twice(flavor: Flavor) {
     wait_until_blocked(drill.node(first), 2);
     transaction.expect(&["INCR", "counter"], "+QUEUED\r\n");
     let sentinels: Vec<_> = drill.deployment.sentinels.iter().map(|sentinel| sentinel.address()).collect();
-    drill.watch = Watch::start(&ports, &drill.timeline);
+    drill.watch = Watch::start(&sentinels, &drill.timeline);
     // -INPROG until the first has ended, -NOGOODSLAVE until the other replica has been heard of lately.
     wait::until("a second failover to begin", || {
         drill.deployment.sentinels[0].run_text(&["SENTINEL", "FAILOVER", NAME]) == "+OK\r\n"
