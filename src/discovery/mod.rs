@@ -18,6 +18,7 @@ mod verify;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -90,6 +91,7 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialer: Dialer
             DiscoveryConfig::Fixed(_) => None,
         },
         logins,
+        roleless: Arc::default(),
         dialer,
         topology,
         status,
@@ -110,6 +112,8 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialer: Dialer
 struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
     logins: Logins,
+    /// A node did not tell its role, and that has been logged.
+    roleless: Arc<AtomicBool>,
     dialer: Dialer,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
@@ -195,8 +199,9 @@ impl Driver {
         }
         self.probes += 1;
         let (dialer, login, news) = (self.dialer.clone(), self.logins.nodes.clone(), self.news.clone());
+        let roleless = self.roleless.clone();
         let probe = async move {
-            let finding = probe::probe(&address, &login, &dialer).await;
+            let finding = probe::probe(&address, &login, &dialer, &roleless).await;
             // Nobody listens when discovery is being dropped.
             let _ = news.send(Event::Probed { ticket, finding }).await;
         };

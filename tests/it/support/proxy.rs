@@ -49,8 +49,16 @@ impl Proxy {
 
     /// Starts it without waiting for a primary: its admin side answers, readiness may never come.
     pub fn launch(port: u16, workers: usize, flags: &[&str]) -> Self {
+        Self::launch_under(&[], port, workers, flags)
+    }
+
+    /// As [`Proxy::launch`], by a program that becomes respgate: `wrapper`, to which respgate's own command line is added.
+    pub fn launch_under(wrapper: &[&str], port: u16, workers: usize, flags: &[&str]) -> Self {
         let admin = free_port();
-        let mut command = Command::new(binary());
+        let binary = binary();
+        let mut words = wrapper.iter().copied().chain([&*binary]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words);
         command
             .args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")])
             .args(["--workers", &workers.to_string()])
