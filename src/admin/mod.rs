@@ -1,12 +1,13 @@
 //! The admin listener: health, readiness and metrics over HTTP.
 
 mod scrape;
+pub mod security;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use self::scrape::Scrape;
+use self::security::Security;
 use crate::drain::Draining;
 use crate::rotation::Tally;
 use crate::rotation::login::Login;
@@ -55,6 +57,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Admin {
     upstreams: Vec<View>,
     reloads: Vec<Tally>,
+    security: Security,
     draining: Draining,
     scrape: Scrape,
 }
@@ -74,9 +77,15 @@ pub struct View {
 
 impl Admin {
     /// `upstreams`: in the order of the workers' plan. `reloads`: everything that is read again when it changes.
-    pub fn new(upstreams: Vec<View>, reloads: Vec<Tally>, workers: Vec<Worker>, draining: Draining) -> Self {
-        let scrape = Scrape::new(upstreams.clone(), reloads.clone(), workers);
-        Self { upstreams, reloads, draining, scrape }
+    pub fn new(
+        upstreams: Vec<View>,
+        reloads: Vec<Tally>,
+        security: Security,
+        workers: Vec<Worker>,
+        draining: Draining,
+    ) -> Self {
+        let scrape = Scrape::new(upstreams.clone(), reloads.clone(), security.clone(), workers);
+        Self { upstreams, reloads, security, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
@@ -176,6 +185,7 @@ impl Admin {
                 body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
             }
         }
+        body.push_str(&self.security.remarks(SystemTime::now()));
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         respond(status, TEXT, body)
     }

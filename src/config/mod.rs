@@ -11,6 +11,7 @@ pub mod report;
 mod size;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod typed;
 mod url;
 mod value;
@@ -23,6 +24,8 @@ use std::time::Duration;
 
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::ListenerConfig;
+use crate::net::tls::Loaded;
+use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::rotation::source::CredentialSource;
 use crate::secret::Credentials;
 use crate::upstream::config::UpstreamConfig;
@@ -62,6 +65,10 @@ pub struct Upstream {
     pub account: Option<Account>,
     /// What the Sentinels themselves want, apart from that.
     pub sentinel_account: Option<Account>,
+    /// TLS to data nodes; `None` speaks plain text.
+    pub tls: Option<Loaded<ClientProfile, ClientSet>>,
+    /// TLS to Sentinels; `None` speaks plain text.
+    pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
 }
 
 /// Who respgate is to servers.

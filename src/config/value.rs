@@ -11,6 +11,8 @@ use super::report::suggestion;
 use super::url::UpstreamUrl;
 use super::{LogFormat, address, size, url};
 use crate::discovery::config::SwitchRule;
+use crate::net::tls::Floor;
+use crate::net::tls::server::ClientCertificates;
 use crate::session::config::AdminCommands;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
@@ -232,6 +234,9 @@ words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);
 words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
+words!(Floor, r#""1.2" or "1.3""#, "1.2" => Self::Tls12, "1.3" => Self::Tls13);
+words!(ClientCertificates, r#""none", "optional" or "required""#,
+    "none" => Self::Ignored, "optional" => Self::Optional, "required" => Self::Required);
 words!(AdminCommands, r#""deny" or "allow""#, "deny" => Self::Deny, "allow" => Self::Allow);
 
 impl Value for LogLevel {

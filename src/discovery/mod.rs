@@ -75,11 +75,19 @@ pub struct Logins {
     pub sentinels: Login,
 }
 
-/// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs, and `dialer` makes all
-/// connections.
+/// How discovery's connections are made. TLS, if any, is each one's own.
+#[derive(Clone, Debug, Default)]
+pub struct Dialers {
+    /// To data nodes.
+    pub data: Dialer,
+    /// To Sentinels.
+    pub sentinels: Dialer,
+}
+
+/// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs.
 ///
 /// It never ends by itself: whatever peers do, it keeps trying at jittered intervals.
-pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialer: Dialer) -> Discovery {
+pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Dialers) -> Discovery {
     let (topology, topology_seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
     let (status, status_seen) = watch::channel(DiscoveryStatus::default());
     let (hints, hinted) = mpsc::channel(HINTS);
@@ -92,7 +100,7 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialer: Dialer
         },
         logins,
         roleless: Arc::default(),
-        dialer,
+        dialers,
         topology,
         status,
         asks: watch::channel(0).0,
@@ -114,7 +122,7 @@ struct Driver {
     logins: Logins,
     /// A node did not tell its role, and that has been logged.
     roleless: Arc<AtomicBool>,
-    dialer: Dialer,
+    dialers: Dialers,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
     asks: watch::Sender<u64>,
@@ -177,7 +185,7 @@ impl Driver {
 
     fn track(&mut self, address: Address) {
         let Some(config) = &self.sentinel_config else { return };
-        let mut dialer = self.dialer.clone();
+        let mut dialer = self.dialers.sentinels.clone();
         dialer.connect_timeout = dialer.connect_timeout.min(config.timeout);
         let follower = Follower {
             address: address.clone(),
@@ -198,7 +206,7 @@ impl Driver {
             former.abort();
         }
         self.probes += 1;
-        let (dialer, login, news) = (self.dialer.clone(), self.logins.nodes.clone(), self.news.clone());
+        let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
         let roleless = self.roleless.clone();
         let probe = async move {
             let finding = probe::probe(&address, &login, &dialer, &roleless).await;
@@ -213,7 +221,7 @@ impl Driver {
             former.abort();
         }
         self.probes += 1;
-        let (dialer, login, news) = (self.dialer.clone(), self.logins.nodes.clone(), self.news.clone());
+        let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
         let question = async move {
             let primary = probe::says_primary(&address, &login, &dialer).await;
             let _ = news.send(Event::Scouted { ticket, primary }).await;
@@ -264,7 +272,7 @@ mod tests {
         let mut sentinel = SentinelConfig::new(vec![address.clone()], "mymaster");
         sentinel.timeout = Duration::from_secs(60);
         for config in [DiscoveryConfig::Sentinel(sentinel), DiscoveryConfig::Fixed(address)] {
-            let discovery = spawn("db", config, Logins::default(), Dialer::default());
+            let discovery = spawn("db", config, Logins::default(), Dialers::default());
             let (stream, _) = listener.accept().await.unwrap();
             drop(discovery);
             closed(stream).await;
@@ -275,7 +283,7 @@ mod tests {
     async fn hints_without_end_are_taken_in_and_dropped() {
         let address = Address::Unix("/nonexistent/server.sock".into());
         let mut discovery =
-            spawn("db", DiscoveryConfig::Fixed(address), Logins::default(), Dialer::default());
+            spawn("db", DiscoveryConfig::Fixed(address), Logins::default(), Dialers::default());
         let outage =
             |topology: &Topology| matches!(topology, Topology::Unknown(why) if **why != Outage::Starting);
         discovery.topology.wait_for(outage).await.unwrap();

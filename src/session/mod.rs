@@ -33,6 +33,7 @@ use crate::command::{self, Flags, Found, Verb};
 use crate::metrics::Gauged;
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
+use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::upstream::Upstream;
 use crate::upstream::held::Held;
@@ -170,6 +171,7 @@ impl Session {
                 Turn::Close(close) => break close,
             }
         };
+        self.stream.close();
         let counters = &self.around.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
@@ -178,7 +180,14 @@ impl Session {
             Close::Memory => counters.closed_memory.rise(),
             Close::UpstreamLost => counters.closed_lost.rise(),
         }
-        tracing::debug!(client = self.client.id, peer = self.client.peer, ?close, "session ended");
+        let certificate = self.client.certificate.as_ref().map(CertificateIdentity::shown);
+        tracing::debug!(
+            client = self.client.id,
+            peer = self.client.peer,
+            certificate,
+            ?close,
+            "session ended"
+        );
         close
     }
 

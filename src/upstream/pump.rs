@@ -112,7 +112,7 @@ impl Pump {
             if lane.queue.borrow().front().is_none() {
                 return Poll::Ready(End::NotPrimary);
             }
-        } else if self.closing || self.gathers(cx, lane) {
+        } else if !self.closing && self.gathers(cx, lane) {
             // Reads go on meanwhile.
         } else if let Err(error) = self.write(cx, lane, upstream) {
             return Poll::Ready(End::Lost(error.to_string()));
@@ -170,6 +170,7 @@ impl Pump {
         let Some(link) = self.successor.take().and_then(|successor| successor.link) else { return true };
         upstream.counters.renewed.rise();
         lane.renewed(link.retires);
+        self.link.stream.close();
         self.link = link;
         self.scanner = ReplyScanner::default();
         (self.gathered, self.turns) = (0, 0);
@@ -205,7 +206,8 @@ impl Pump {
 
     fn write(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> std::io::Result<()> {
         let mut queue = lane.queue.borrow_mut();
-        while !queue.unwritten().is_empty() {
+        // What was written before may still have to be flushed.
+        while !self.closing && !queue.unwritten().is_empty() {
             match Pin::new(&mut self.link.stream).poll_write(cx, queue.unwritten()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
@@ -215,7 +217,10 @@ impl Pump {
                 }
             }
         }
-        Ok(())
+        match Pin::new(&mut self.link.stream).poll_flush(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Hands every whole reply to its client. Replies that follow each other and go to one client are handed

@@ -1,6 +1,7 @@
 //! As typed -> checked: fills in defaults, reads passwords, and refuses contradictions.
 
 mod listener;
+mod tls;
 mod upstream;
 
 use std::ffi::OsString;
@@ -52,6 +53,7 @@ pub fn check(
     bounds.check_defaults(report);
     let listeners = listener::check_all(
         typed.listeners,
+        &typed.tls,
         &bounds,
         &listener::Upstreams { names: &names, usual: usual.as_deref(), checked: &upstreams },
         &typed.admin,
