@@ -56,7 +56,8 @@ async fn serve(config: Config) -> io::Result<()> {
     let admin = config.admin.map(admin::bind).transpose()?;
 
     let certificates = Certificates::of(&config);
-    let (logins, reloads) = logins(&config);
+    let (logins, mut reloads) = logins(&config);
+    reloads.extend(certificates.rotate(config.reload_interval));
     let discoveries: Vec<Discovery> = config
         .upstreams
         .iter()
@@ -89,7 +90,7 @@ async fn serve(config: Config) -> io::Result<()> {
             timelines: timelines.clone(),
         });
         let security = security(&config, &certificates);
-        let admin = Admin::new(views.collect(), reloads, security, workers.clone(), draining.clone());
+        let admin = Admin::new(views.collect(), security, reloads, workers.clone(), draining.clone());
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {
@@ -133,6 +134,21 @@ fn bind(config: &Config) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
+fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
+    Dialer { connect_timeout: config.connect_timeout, tls, ..Dialer::default() }
+}
+
+/// What the admin side shows of TLS.
+fn security(config: &Config, certificates: &Certificates) -> Security {
+    let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.tls.is_some());
+    let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
+    Security {
+        listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
+        expiries: certificates.expiries(),
+        unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
+    }
+}
+
 /// Who respgate is to each upstream, kept up to date from now on, and what becomes of the changes.
 fn logins(config: &Config) -> (Vec<Logins>, Vec<Tally>) {
     let mut tallies = Vec::new();
@@ -156,21 +172,6 @@ fn logins(config: &Config) -> (Vec<Logins>, Vec<Tally>) {
     });
     let logins = logins.collect();
     (logins, tallies)
-}
-
-fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
-    Dialer { connect_timeout: config.connect_timeout, tls, ..Dialer::default() }
-}
-
-/// What the admin side shows of TLS.
-fn security(config: &Config, certificates: &Certificates) -> Security {
-    let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.tls.is_some());
-    let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
-    Security {
-        listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
-        expiries: certificates.expiries(),
-        unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
-    }
 }
 
 /// Each worker gets its share of the limits.

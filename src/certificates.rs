@@ -1,13 +1,22 @@
 //! The certificates in use on every leg. Handshakes read the newest set; whoever rotates them writes it.
 
+use std::time::{Duration, SystemTime};
+
 use tokio::sync::watch;
 
 use crate::config::{Config, Upstream};
 use crate::net::tls::Loaded;
 use crate::net::tls::accept::ServerTls;
+use crate::net::tls::certificate::shown_span;
 use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
 use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::net::tls::slot::{Expiry, Leg, Slot};
+use crate::rotation::{self, Source, Tally};
+
+/// How often certificates that run out soon are spoken of.
+const REMIND: Duration = Duration::from_secs(24 * 3600);
+/// What soon is.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// All sets of the process.
 #[derive(Default)]
@@ -48,6 +57,27 @@ impl Certificates {
         Some(ClientTls::new(slot.set.subscribe(), slot.profile.names.clone()))
     }
 
+    /// From now on, reads every set again when its files change. Handshakes that begin then use the new set; one that
+    /// cannot be used is reported, and the old one stays. Gives what becomes of the changes.
+    pub fn rotate(&self, interval: Duration) -> Vec<Tally> {
+        let mut tallies = Vec::new();
+        for slot in &self.servers {
+            let (profile, set) = (slot.profile.clone(), slot.set.clone());
+            let load = move || {
+                let before = set.borrow().clone();
+                profile.load(Some(&before)).map_err(|fault| fault.text)
+            };
+            tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
+        }
+        for slot in &self.clients {
+            let profile = slot.profile.clone();
+            let load = move || profile.load().map_err(|fault| fault.text);
+            tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
+        }
+        tokio::spawn(remind(self.expiries()));
+        tallies
+    }
+
     /// Until when certificates count, for metrics.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.servers
@@ -55,5 +85,37 @@ impl Certificates {
             .map(Slot::<_, ServerSet>::expiry)
             .chain(self.clients.iter().map(Slot::<_, ClientSet>::expiry))
             .collect()
+    }
+}
+
+fn follow<P, S: Send + Sync + 'static>(slot: &Slot<P, S>, source: Source<S>, interval: Duration) -> Tally {
+    let of = match slot.leg {
+        Leg::Listener => format!("listeners.{}", slot.name),
+        Leg::Upstream | Leg::Sentinel => format!("upstreams.{}", slot.name),
+    };
+    let what = if slot.leg == Leg::Sentinel { "sentinel-certificates" } else { "certificates" };
+    let (tally, set) = (Tally::new(what, of), slot.set.clone());
+    let adopt = move |newest| {
+        set.send_replace(newest);
+    };
+    tokio::spawn(rotation::follow(source, interval, tally.clone(), adopt));
+    tally
+}
+
+/// Speaks of certificates that run out soon, once a day.
+async fn remind(expiries: Vec<Expiry>) {
+    let mut days = tokio::time::interval(REMIND);
+    loop {
+        days.tick().await;
+        for expiry in &expiries {
+            let (leg, name) = (expiry.leg.label(), &expiry.name);
+            match expiry.not_after().map(|end| end.duration_since(SystemTime::now())) {
+                Some(Err(_)) => tracing::error!(leg, name, "the certificate has expired: renew it"),
+                Some(Ok(left)) if left < SOON => {
+                    tracing::warn!(leg, name, "the certificate expires in {}: renew it", shown_span(left));
+                }
+                _ => {}
+            }
+        }
     }
 }

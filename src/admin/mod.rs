@@ -56,8 +56,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// What the admin side can see.
 pub struct Admin {
     upstreams: Vec<View>,
-    reloads: Vec<Tally>,
     security: Security,
+    reloads: Vec<Tally>,
     draining: Draining,
     scrape: Scrape,
 }
@@ -79,13 +79,13 @@ impl Admin {
     /// `upstreams`: in the order of the workers' plan. `reloads`: everything that is read again when it changes.
     pub fn new(
         upstreams: Vec<View>,
-        reloads: Vec<Tally>,
         security: Security,
+        reloads: Vec<Tally>,
         workers: Vec<Worker>,
         draining: Draining,
     ) -> Self {
-        let scrape = Scrape::new(upstreams.clone(), reloads.clone(), security.clone(), workers);
-        Self { upstreams, reloads, security, draining, scrape }
+        let scrape = Scrape::new(upstreams.clone(), security.clone(), reloads.clone(), workers);
+        Self { upstreams, security, reloads, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.

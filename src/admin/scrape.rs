@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
-    reloads: Vec<Tally>,
     security: Security,
+    reloads: Vec<Tally>,
     workers: Vec<Worker>,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -33,8 +33,8 @@ const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, 
 impl Scrape {
     pub(super) fn new(
         upstreams: Vec<View>,
-        reloads: Vec<Tally>,
         security: Security,
+        reloads: Vec<Tally>,
         workers: Vec<Worker>,
     ) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
@@ -76,7 +76,7 @@ impl Scrape {
             "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
         );
         describe(&recorder, RELOAD_FAULT, Kind::Gauge, "Whether the newest version cannot be used (1).");
-        let scrape = Self { upstreams, reloads, security, workers, recorder, handle };
+        let scrape = Self { upstreams, security, reloads, workers, recorder, handle };
         Security::describe(&scrape);
         scrape
     }

@@ -66,15 +66,6 @@ pub struct DiscoveryStatus {
     pub probes: u64,
 }
 
-/// Who discovery is to servers; by default, nobody in particular.
-#[derive(Clone, Debug, Default)]
-pub struct Logins {
-    /// To the data nodes, when it asks for their role.
-    pub nodes: Login,
-    /// To the Sentinels.
-    pub sentinels: Login,
-}
-
 /// How discovery's connections are made. TLS, if any, is each one's own.
 #[derive(Clone, Debug, Default)]
 pub struct Dialers {
@@ -82,6 +73,15 @@ pub struct Dialers {
     pub data: Dialer,
     /// To Sentinels.
     pub sentinels: Dialer,
+}
+
+/// Who discovery is to servers; by default, nobody in particular.
+#[derive(Clone, Debug, Default)]
+pub struct Logins {
+    /// To the data nodes, when it asks for their role.
+    pub nodes: Login,
+    /// To the Sentinels.
+    pub sentinels: Login,
 }
 
 /// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs.
@@ -98,9 +98,9 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Diale
             DiscoveryConfig::Sentinel(config) => Some(Arc::new(config.clone())),
             DiscoveryConfig::Fixed(_) => None,
         },
+        dialers,
         logins,
         roleless: Arc::default(),
-        dialers,
         topology,
         status,
         asks: watch::channel(0).0,
@@ -119,10 +119,10 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Diale
 /// Carries out what the machine decides.
 struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
+    dialers: Dialers,
     logins: Logins,
     /// A node did not tell its role, and that has been logged.
     roleless: Arc<AtomicBool>,
-    dialers: Dialers,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
     asks: watch::Sender<u64>,

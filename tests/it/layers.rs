@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down. A module may name those after it, and itself.
-const ORDER: [&str; 20] = [
+const ORDER: &[&str] = &[
     "main",
     "cli",
     "app",

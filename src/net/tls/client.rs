@@ -82,10 +82,10 @@ impl ClientProfile {
         Ok(ClientSet { config: Arc::new(config), not_after })
     }
 
-    /// Every file that was or would be read.
-    pub fn files(&self) -> Vec<PathBuf> {
+    /// Every file and folder that is read.
+    pub fn paths(&self) -> Vec<PathBuf> {
         let own = self.identity.iter().flat_map(|(chain, key)| [chain.clone(), key.clone()]);
-        self.trust.files().into_iter().chain(own).collect()
+        self.trust.watched().into_iter().chain(own).collect()
     }
 }
 

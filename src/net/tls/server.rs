@@ -102,11 +102,11 @@ impl ServerProfile {
         Ok(ServerSet { config: Arc::new(config), not_after, tickets, admitted_by })
     }
 
-    /// Every file that was or would be read.
-    pub fn files(&self) -> Vec<PathBuf> {
+    /// Every file and folder that is read.
+    pub fn paths(&self) -> Vec<PathBuf> {
         let mut files = vec![self.chain.clone(), self.key.clone()];
         if self.clients != ClientCertificates::Ignored {
-            files.extend(self.trust.files());
+            files.extend(self.trust.watched());
         }
         files
     }

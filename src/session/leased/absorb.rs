@@ -203,13 +203,12 @@ impl Leased {
     fn refused(&self, frame: &[u8]) -> bool {
         match self.expected.front() {
             Some(Expect::Reply(awaited)) if awaited.forgeable => false,
-            // A transaction is refused whole; one that watched a key must not run unwatched.
-            Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) => {
-                !transaction.watched
-                    && frame
-                        .strip_prefix(b"-EXECABORT Transaction discarded because of: ")
-                        .is_some_and(not_primary)
-            }
+            // A transaction is refused whole, with EXECABORT and the reason; by REDIRECT alone, on valkey. Errors of
+            // its commands stand inside an array, never here.
+            Some(Expect::Reply(Awaited { effect: Effect::Exec(_), .. })) => frame
+                .strip_prefix(b"-EXECABORT Transaction discarded because of: ")
+                .or_else(|| frame.strip_prefix(b"-"))
+                .is_some_and(not_primary),
             Some(Expect::Reply(_)) => frame.strip_prefix(b"-").is_some_and(not_primary),
             _ => false,
         }

@@ -32,6 +32,23 @@ pub(super) struct Loss {
     pub(super) unblocked: bool,
 }
 
+/// The server refused the first request, which therefore did not run. If it was to be queued, neither does its
+/// transaction, though EXEC may be sent already: the server discards it whole.
+pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) {
+    let awaited = |expect: &&Expect| match expect {
+        Expect::Reply(awaited) => Some((awaited.queued, matches!(awaited.effect, Effect::Exec(_)))),
+        _ => None,
+    };
+    let mut discarded = expects.first().and_then(awaited).is_some_and(|(queued, _)| queued);
+    for (place, (expect, (_, sent))) in expects.iter().zip(requests).enumerate() {
+        let (queued, exec) = awaited(expect).unwrap_or_default();
+        if place == 0 || (discarded && (queued || exec)) {
+            *sent = false;
+        }
+        discarded &= queued;
+    }
+}
+
 /// Decides about all requests, in order. `requests`: their bytes, and whether they were written whole.
 pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Loss) -> Vec<Fate> {
     let mut fates = Vec::with_capacity(expects.len());

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
 use super::pins::Kind;
-use super::settle::{Fate, Loss, settle};
+use super::settle::{Fate, Loss, refuse_first, settle};
 use super::{Close, Leased};
 use crate::resp::request;
 use crate::session::Session;
@@ -83,10 +83,8 @@ impl Leased {
         };
         let expects: Vec<&Expect> = pending.iter().map(|(expect, _)| expect).collect();
         let mut requests = outbound.requests(pending.iter().map(|(_, len)| *len));
-        if self.front_refused
-            && let Some((_, sent)) = requests.first_mut()
-        {
-            *sent = false;
+        if self.front_refused {
+            refuse_first(&expects, &mut requests);
         }
         settle(&expects, &requests, &loss)
     }

@@ -11,6 +11,7 @@ mod freeze;
 mod liar;
 mod manual;
 mod planned;
+mod refused;
 mod renumbered;
 mod restart;
 mod sessions;
@@ -70,8 +71,8 @@ impl Drill {
         // That a primary, or a Sentinel, is gone is worth a warning.
         proxy.allow_log("\"WARN\"");
         let timeline = Timeline::start();
-        let ports: Vec<u16> = deployment.sentinels.iter().map(|sentinel| sentinel.port).collect();
-        let watch = Watch::start(&ports, &timeline);
+        let sentinels: Vec<_> = deployment.sentinels.iter().map(Server::address).collect();
+        let watch = Watch::start(&sentinels, &timeline);
         let writers = Writers::start(WRITERS, proxy.port, &timeline);
         thread::sleep(Duration::from_millis(500));
         let drill = Self { timeline, writers: Some(writers), watch, proxy, deployment, turn };

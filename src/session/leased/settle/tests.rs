@@ -51,3 +51,29 @@ fn a_blocked_read_is_a_read() {
     assert_eq!(of(IfLost::Resend), Fate::Resend(request.to_vec()));
     assert_eq!(of(IfLost::ReportLost), Fate::Answer(Verdict::Lost.reply()));
 }
+
+#[test]
+fn a_refused_command_takes_its_transaction_along_and_nothing_behind() {
+    let expect = |effect, queued| {
+        Expect::Reply(Awaited {
+            effect,
+            mute: false,
+            if_lost: IfLost::ReportUnknown,
+            queued,
+            blocking: None,
+            forgeable: false,
+        })
+    };
+    let exec = || expect(Effect::Exec(Box::default()), false);
+    let sent_after = |expects: &[Expect]| {
+        let mut requests = vec![(SET, true); expects.len()];
+        refuse_first(&expects.iter().collect::<Vec<_>>(), &mut requests);
+        requests.into_iter().map(|(_, sent)| sent).collect::<Vec<_>>()
+    };
+    let (queued, plain) = (|| expect(Effect::None, true), || expect(Effect::None, false));
+    assert_eq!(sent_after(&[queued(), queued(), exec(), plain()]), [false, false, false, true]);
+    let another = [queued(), expect(Effect::Discard, false), expect(Effect::Multi, false), queued(), exec()];
+    assert_eq!(sent_after(&another), [false, true, true, true, true], "only the one that it was in");
+    assert_eq!(sent_after(&[plain(), plain()]), [false, true]);
+    assert_eq!(sent_after(&[exec(), plain()]), [false, true]);
+}
