@@ -61,14 +61,14 @@ pub struct Upstream {
     pub config: UpstreamConfig,
     /// How the primary is found.
     pub discovery: DiscoveryConfig,
-    /// TLS to data nodes; `None` speaks plain text.
-    pub tls: Option<Loaded<ClientProfile, ClientSet>>,
-    /// TLS to Sentinels; `None` speaks plain text.
-    pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
     /// What respgate itself authenticates with.
     pub account: Option<Account>,
     /// What the Sentinels themselves want, apart from that.
     pub sentinel_account: Option<Account>,
+    /// TLS to data nodes; `None` speaks plain text.
+    pub tls: Option<Loaded<ClientProfile, ClientSet>>,
+    /// TLS to Sentinels; `None` speaks plain text.
+    pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
 }
 
 /// Who respgate is to servers.

@@ -18,6 +18,7 @@ mod verify;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -99,6 +100,7 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Diale
         },
         dialers,
         logins,
+        roleless: Arc::default(),
         topology,
         status,
         asks: watch::channel(0).0,
@@ -119,6 +121,8 @@ struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
     dialers: Dialers,
     logins: Logins,
+    /// A node did not tell its role, and that has been logged.
+    roleless: Arc<AtomicBool>,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
     asks: watch::Sender<u64>,
@@ -203,8 +207,9 @@ impl Driver {
         }
         self.probes += 1;
         let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
+        let roleless = self.roleless.clone();
         let probe = async move {
-            let finding = probe::probe(&address, &login, &dialer).await;
+            let finding = probe::probe(&address, &login, &dialer, &roleless).await;
             // Nobody listens when discovery is being dropped.
             let _ = news.send(Event::Probed { ticket, finding }).await;
         };

@@ -1,6 +1,7 @@
 //! Asks a node for its role.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,7 +19,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Dials a node, introduces itself and asks for the role. Ends within the dialer's connect timeout plus
 /// [`ANSWER_TIMEOUT`], and as much again if the credentials are not known yet.
-pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer) -> Finding {
+///
+/// A user who may run neither ROLE nor INFO, as some managed servers have it, is believed to have reached the primary:
+/// its server's READONLY says soon enough if not. That is logged once; `roleless` remembers it.
+pub(super) async fn probe(
+    address: &Address,
+    login: &Login,
+    dialer: &Dialer,
+    roleless: &AtomicBool,
+) -> Finding {
     let credentials = match login.newest_within(ANSWER_TIMEOUT).await {
         Ok(credentials) => credentials,
         Err(why) => return Finding::Unwelcome(Outage::Refused(format!("{address} is not asked: {why}"))),
@@ -34,6 +43,12 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer) -> 
         (Err(GreetError::AuthRefused(line)), Some(credentials)) => login.refused(address, credentials, line),
         (Ok(_), Some(_)) => login.accepted(),
         _ => {}
+    }
+    if let Ok(greeted) = &result {
+        let silent = greeted.role.is_none();
+        if !roleless.swap(silent, Ordering::Relaxed) && silent {
+            tracing::warn!(%address, "the server's ACL allows neither ROLE nor INFO to respgate's user, so whether this node is the primary is not checked; allow +role");
+        }
     }
     judge(address, result, credentials.is_some())
 }

@@ -18,8 +18,6 @@ const ROOM: usize = 1024 * 1024;
 const DEPTH: usize = 64 * 1024;
 /// A lane without a connection that no session uses is forgotten after this.
 const UNOPENED: Duration = Duration::from_secs(2);
-/// A connection that was quiet at so many looks, a second apart, is pinged.
-const QUIET_TICKS: u8 = 2;
 
 /// Whether a lane takes a request now.
 #[derive(Clone, Debug)]
@@ -65,7 +63,9 @@ pub struct Lane {
     progress: Cell<(u64, Option<Instant>)>,
     unused_since: Cell<Option<Instant>>,
     /// The queue's progress when it was last looked whether the connection is quiet, and how often there was none.
-    quiet: Cell<(u64, u8)>,
+    quiet: Cell<(u64, u64)>,
+    /// When its connection is to be replaced.
+    retires: Cell<Option<Instant>>,
 }
 
 /// What its driver is told to do with the connection.
@@ -77,6 +77,8 @@ pub(super) enum Order {
     GiveUp,
     /// No session uses it.
     Retire,
+    /// Put another one in its place.
+    Renew,
 }
 
 impl Lane {
@@ -93,6 +95,7 @@ impl Lane {
             progress: Cell::default(),
             unused_since: Cell::default(),
             quiet: Cell::default(),
+            retires: Cell::default(),
         })
     }
 
@@ -169,6 +172,25 @@ impl Lane {
     pub(super) fn renew(&self) {
         self.order.set(None);
         self.progress.set((0, None));
+        self.retires.set(None);
+    }
+
+    /// Its connection is another one now, which is to be replaced in its turn at `retires`.
+    pub(super) fn renewed(&self, retires: Option<Instant>) {
+        if self.order.get() == Some(Order::Renew) {
+            self.order.set(None);
+        }
+        self.retires.set(retires);
+    }
+
+    /// Its connection could not be replaced; that is tried again at `at`.
+    pub(super) fn postpone_renewal(&self, at: Instant) {
+        self.renewed(Some(at));
+    }
+
+    /// Its connection is to be replaced at `at`, if not sooner.
+    pub(super) fn retire_by(&self, at: Instant) {
+        self.retires.set(Some(self.retires.get().map_or(at, |known| known.min(at))));
     }
 
     /// Looks at progress, now and then: a lane without a reply, or a piece of one, for `response_timeout` is given up, one that no
@@ -196,6 +218,10 @@ impl Lane {
         if unused_since.is_some_and(|since| now - since >= idle) {
             self.order(Order::Retire);
         }
+        let due = self.retires.get().is_some_and(|at| at <= now);
+        if due && self.open.get() && self.order.get().is_none() {
+            self.order(Order::Renew);
+        }
     }
 
     /// Keeps requests in their sessions, or lets them out again.
@@ -206,9 +232,9 @@ impl Lane {
         }
     }
 
-    /// Pings a connection that has carried nothing for a few seconds. Servers and the network between close idle ones
-    /// (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
-    pub(super) fn keep_alive(&self, nobody: &Rc<Replies>) {
+    /// Pings a connection that has carried nothing at `ticks` looks, a second apart. Servers and the network between close
+    /// idle ones (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
+    pub(super) fn keep_alive(&self, ticks: u64, nobody: &Rc<Replies>) {
         let progress = {
             let queue = self.queue.borrow();
             if !queue.is_empty() || !self.is_open() {
@@ -218,7 +244,7 @@ impl Lane {
         };
         let (seen, quiet) = self.quiet.get();
         let quiet = if seen == progress { quiet + 1 } else { 0 };
-        if quiet < QUIET_TICKS {
+        if quiet < ticks {
             return self.quiet.set((progress, quiet));
         }
         self.quiet.set((progress, 0));

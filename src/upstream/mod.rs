@@ -10,6 +10,7 @@ pub mod held;
 mod hold;
 mod housekeeping;
 pub mod identity;
+mod idle;
 pub mod lane;
 mod learn;
 pub mod lease;
@@ -17,6 +18,7 @@ pub mod open;
 mod pump;
 pub mod queue;
 mod refusal;
+mod renew;
 pub mod replies;
 pub mod scripts;
 
@@ -106,6 +108,7 @@ impl Upstream {
     /// Starts the tasks that follow the topology and keep house; they end with the runtime.
     pub fn start(plan: UpstreamPlan, buffers: Rc<Buffers>, counters: Rc<Counters>) -> Rc<Self> {
         let UpstreamPlan { config, dialer, login, topology, hints, scripts, timelines } = plan;
+        let changes = login.subscribe();
         let upstream = Rc::new(Self {
             identities: Identities::new(login),
             refusals: Refusals::default(),
@@ -135,6 +138,7 @@ impl Upstream {
         });
         tokio::task::spawn_local(upstream.clone().follow(topology));
         tokio::task::spawn_local(housekeeping::keep(Rc::downgrade(&upstream)));
+        tokio::task::spawn_local(renew::follow(Rc::downgrade(&upstream), changes));
         upstream
     }
 

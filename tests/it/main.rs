@@ -30,6 +30,7 @@ mod holes;
 mod layers;
 mod limits;
 mod listeners;
+mod managed;
 mod policy;
 mod pubsub;
 mod rotation;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::support::client::Client;
 use crate::support::deployment::{Deployment, NAME, Plan};
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
@@ -197,4 +198,41 @@ fn a_sentinel_s_password_is_followed() {
     proxy.client().expect(&["PING"], "+PONG\r\n");
     replace(&file, "second-secret");
     wait::until("two connections again", || connected() == 2);
+}
+
+/// `reauth = "reconnect"`: connections that were made with the old password are replaced while clients work.
+#[test]
+fn connections_are_made_anew_with_the_new_password() {
+    let stage = Stage::set(Flavor::Valkey);
+    let proxy = stage.proxy(2, "reauth = \"reconnect\"");
+    let mut clients: Vec<_> = (0..4).map(|_| proxy.client()).collect();
+    let mut done = 0;
+    let mut work = |clients: &mut Vec<Client>| {
+        for client in clients {
+            done += 1;
+            client.expect(&["INCR", "n"], &format!(":{done}\r\n"));
+            client.expect(&["EVAL", "return 1", "0"], ":1\r\n");
+        }
+    };
+    work(&mut clients);
+    let ids = || {
+        let list = stage.server.run_text(&["CLIENT", "LIST"]);
+        let own = list.lines().filter(|line| line.contains("user=app"));
+        own.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let before = ids();
+    assert_eq!(before.len(), 4, "two shared and two leased connections");
+    // Both are right for a while, as most rotations have it.
+    stage.server.run(&["ACL", "SETUSER", "app", ">second-secret"]);
+    stage.write("second-secret");
+    wait::until("every connection to be another one", || {
+        work(&mut clients);
+        !ids().iter().any(|id| before.contains(id))
+    });
+    stage.server.run(&["ACL", "SETUSER", "app", "<first-secret"]);
+    let lost = || proxy.metric("respgate_upstream_connections_lost_total", &[]);
+    let before = lost();
+    stage.server.run(&["CLIENT", "KILL", "USER", "app"]);
+    wait::until("the loss to be seen", || lost() > before + 1.5);
+    work(&mut clients);
 }

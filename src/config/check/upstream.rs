@@ -20,7 +20,7 @@ use crate::upstream::config::{Pool, UpstreamConfig};
 const SHARED_RESERVE: usize = 64;
 
 /// Connections that live shorter than this would be made all the time.
-const MIN_AGE: Duration = Duration::from_secs(10);
+const MIN_AGE: Duration = Duration::from_secs(1);
 
 /// How often a program is asked for a password, unless it is typed: tokens of cloud providers live for 15 minutes or
 /// more.
@@ -313,7 +313,7 @@ fn connections(typed: TypedUpstream, report: &mut Report) -> UpstreamConfig {
         ping_interval: typed.ping_interval.or(builtin.ping_interval),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {
-                report.fault(&place, "must be at least 10s, or \"0s\" for no limit");
+                report.fault(&place, "must be at least 1s, or \"0s\" for no limit");
                 builtin.max_age
             }
             typed => typed.or(builtin.max_age),

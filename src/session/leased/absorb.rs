@@ -137,7 +137,7 @@ impl Leased {
                 );
                 self.ending = Some(End::Close(Close::UpstreamLost));
             }
-            Some(Expect::Restored(_)) => {}
+            Some(Expect::Restored(_) | Expect::Alive) => {}
             Some(Expect::Decided(_)) | None if self.pins.monitoring => pass(session, frame, false),
             Some(Expect::Decided(_)) | None => {
                 tracing::error!(

@@ -25,6 +25,8 @@ pub(super) enum Expect {
     Discarded(Vec<u8>),
     /// Replies to what restores state on a new connection, so many still. Not for the client, and never an error.
     Restored(usize),
+    /// The reply to a PING that keeps the connection alive. Not for the client.
+    Alive,
     /// What the client gets without the server's doing.
     Decided(Vec<u8>),
 }

@@ -178,6 +178,9 @@ impl Leased {
             if let Some(end) = self.ending.take() {
                 return Poll::Ready(end);
             }
+            if self.lease.takes_ping() {
+                self.ping();
+            }
             let mut moved = self.poll_client(cx, session);
             if self.ending.is_some() {
                 continue;
@@ -196,6 +199,7 @@ impl Leased {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Lost),
                     Poll::Ready(Ok(_)) => {
                         self.lease.due(false);
+                        self.lease.heard();
                         self.absorb(session);
                         self.charge.set(self.outbound.held());
                         moved = true;
@@ -267,6 +271,16 @@ impl Leased {
         moved
     }
 
+    /// Pings a connection that has been quiet for long. Not behind something that is awaited, which may block; nor in a
+    /// transaction, which would queue it; nor where replies cannot be told from other traffic.
+    fn ping(&mut self) {
+        let Pins { transaction, monitoring, kept, .. } = &self.pins;
+        if self.expected.is_empty() && transaction.is_none() && !monitoring && !kept {
+            let len = self.outbound.push(|out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
+            self.expected.push(Expect::Alive, len);
+        }
+    }
+
     /// The client closed its side. What it sent before is still done and answered, but a wait is abandoned at once,
     /// so that nothing is popped for nobody.
     fn departed(&mut self) {
@@ -278,6 +292,9 @@ impl Leased {
 
     /// The server has not answered in time. Asking again would only make it wait longer.
     fn silent(&mut self, session: &mut Session) -> End {
+        if matches!(self.expected.front(), Some(Expect::Alive)) {
+            return End::Lost;
+        }
         if self.pins.any() || self.streaming.is_some() {
             return End::Close(Close::UpstreamLost);
         }
@@ -295,6 +312,7 @@ impl Leased {
                 | Expect::Nonce(_)
                 | Expect::Newest(_)
                 | Expect::Publish
+                | Expect::Alive
                 | Expect::Restored(_) => {}
             }
         }

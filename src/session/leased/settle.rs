@@ -56,7 +56,7 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
     for (place, (expect, (request, sent))) in expects.iter().zip(requests).enumerate() {
         let fate = match expect {
             Expect::Decided(reply) => Fate::Answer(reply.clone()),
-            Expect::Restored(_) => Fate::Drop,
+            Expect::Restored(_) | Expect::Alive => Fate::Drop,
             Expect::Confirmations(left) => Fate::Resend(remaining_names(request, *left)),
             // The transaction that it was to discard has gone with the connection.
             Expect::Discarded(reply) => Fate::Answer(reply.clone()),

@@ -50,19 +50,27 @@ impl Proxy {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), toml).expect("the configuration");
         let proxy =
-            Self::launch_at(place, free_port(), workers, &["--config", &file.path().to_string_lossy()]);
+            Self::launch_at(&[], place, free_port(), workers, &["--config", &file.path().to_string_lossy()]);
         proxy.wait_until_ready();
         proxy
     }
 
     /// Starts it without waiting for a primary: its admin side answers, readiness may never come.
     pub fn launch(port: u16, workers: usize, flags: &[&str]) -> Self {
-        Self::launch_at(Place::LOOPBACK, port, workers, flags)
+        Self::launch_at(&[], Place::LOOPBACK, port, workers, flags)
     }
 
-    fn launch_at(place: Place, port: u16, workers: usize, flags: &[&str]) -> Self {
+    /// As [`Proxy::launch`], by a program that becomes respgate: `wrapper`, to which respgate's own command line is added.
+    pub fn launch_under(wrapper: &[&str], port: u16, workers: usize, flags: &[&str]) -> Self {
+        Self::launch_at(wrapper, Place::LOOPBACK, port, workers, flags)
+    }
+
+    fn launch_at(wrapper: &[&str], place: Place, port: u16, workers: usize, flags: &[&str]) -> Self {
         let admin = free_port();
-        let mut command = place.command(&binary());
+        let binary = binary();
+        let mut words = wrapper.iter().copied().chain([&*binary]);
+        let mut command = place.command(words.next().expect("a program"));
+        command.args(words);
         command
             .args(["--listen", &place.address(port).to_string()])
             .args(["--admin", &place.address(admin).to_string()])
