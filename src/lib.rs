@@ -28,6 +28,7 @@ pub mod net;
 pub mod resp;
 pub mod secret;
 pub mod session;
+pub mod tenant;
 pub mod timeline;
 pub mod topology;
 pub mod upstream;

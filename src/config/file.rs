@@ -12,16 +12,24 @@ use super::address::{self, DEFAULT_PORT, DEFAULT_SENTINEL_PORT};
 use super::document::{Section, Source};
 use super::password::{SecretSource, readable_by_all};
 use super::report::{Place, Report};
-use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedUpstream};
+use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedTenant, TypedUpstream};
+use crate::tenant::policy::config::{self as policy, Rule};
 
 /// The longest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The tables of a file and the keys that each may have; `*` stands for a name of the user's choice.
-const SCHEMA: [(&str, &[&str]); 5] =
-    [("", ROOT), ("log", LOG), ("limits", LIMITS), ("listeners.*", LISTENER), ("upstreams.*", UPSTREAM)];
+const SCHEMA: [(&str, &[&str]); 6] = [
+    ("", ROOT),
+    ("log", LOG),
+    ("limits", LIMITS),
+    ("listeners.*", LISTENER),
+    ("tenants.*", TENANT),
+    ("upstreams.*", UPSTREAM),
+];
 
-const ROOT: &[&str] = &["workers", "admin", "drain-timeout", "log", "limits", "listeners", "upstreams"];
+const ROOT: &[&str] =
+    &["workers", "admin", "drain-timeout", "log", "limits", "listeners", "tenants", "upstreams"];
 
 const LOG: &[&str] = &["format", "level"];
 
@@ -41,6 +49,7 @@ const LISTENER: &[&str] = &[
     "address",
     "mode",
     "upstream",
+    "tenant",
     "admin-commands",
     "max-clients",
     "max-request",
@@ -51,6 +60,8 @@ const LISTENER: &[&str] = &[
     "max-pipeline",
     "write-timeout",
 ];
+
+const TENANT: &[&str] = &["commands", "key-prefixes", "channel-prefixes", "read-only"];
 
 const UPSTREAM: &[&str] = &[
     "url",
@@ -172,6 +183,10 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.listeners.push(listener(name, &section, report));
     }
+    for (name, section) in root.sections("tenants", TENANT, report) {
+        section.refuse_unknown_keys(&SCHEMA, report);
+        typed.tenants.push(tenant(name, &section, report));
+    }
     let folder = path.parent().unwrap_or(Path::new(""));
     for (name, section) in root.sections("upstreams", UPSTREAM, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
@@ -201,10 +216,21 @@ fn listener(name: String, section: &Section<'_>, report: &mut Report) -> TypedLi
         address: section.read("address", report),
         mode: section.read("mode", report),
         upstream: section.read("upstream", report),
+        tenant: section.read("tenant", report),
         limits: TypedLimits {
             admin_commands: section.read("admin-commands", report),
             ..limits(section, report)
         },
+    }
+}
+
+fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTenant {
+    TypedTenant {
+        name,
+        commands: section.read_list("commands", Rule::parse, report),
+        key_prefixes: section.read_list("key-prefixes", policy::prefix, report),
+        channel_prefixes: section.read_list("channel-prefixes", policy::prefix, report),
+        read_only: section.read("read-only", report),
     }
 }
 
@@ -325,7 +351,7 @@ mod tests {
             if let Some(header) = line.strip_prefix('[') {
                 let header = header.split(']').next().unwrap();
                 table = match header.split('.').collect::<Vec<_>>()[..] {
-                    [kind @ ("listeners" | "upstreams"), _] => format!("{kind}.*"),
+                    [kind @ ("listeners" | "tenants" | "upstreams"), _] => format!("{kind}.*"),
                     [kind, _, key] => {
                         seen.insert((format!("{kind}.*"), key.into()));
                         String::from("-")

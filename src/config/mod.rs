@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::ListenerConfig;
+use crate::tenant::config::TenantConfig;
 use crate::upstream::config::UpstreamConfig;
 use flags::Flags;
 use password::SecretSource;
@@ -45,6 +46,8 @@ pub struct Config {
     pub max_buffered: usize,
     /// At least one; names and addresses are unique.
     pub listeners: Vec<ListenerConfig>,
+    /// Names are unique.
+    pub tenants: Vec<TenantConfig>,
     /// At least one; names are unique.
     pub upstreams: Vec<Upstream>,
 }

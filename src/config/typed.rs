@@ -14,6 +14,7 @@ use super::url::UpstreamUrl;
 use super::value::{Bytes, LogLevel, Mode};
 use crate::discovery::config::SwitchRule;
 use crate::session::config::AdminCommands;
+use crate::tenant::policy::config::Rule;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
 
@@ -119,6 +120,7 @@ pub struct Typed {
     /// From flags and the environment: for every listener, whatever the file says.
     pub overrides: TypedLimits,
     pub listeners: Vec<TypedListener>,
+    pub tenants: Vec<TypedTenant>,
     pub upstreams: Vec<TypedUpstream>,
 }
 
@@ -144,7 +146,18 @@ pub struct TypedListener {
     pub address: Setting<ListenAddress>,
     pub mode: Setting<Mode>,
     pub upstream: Setting<String>,
+    pub tenant: Setting<String>,
     pub limits: TypedLimits,
+}
+
+/// One tenant.
+#[derive(Debug)]
+pub struct TypedTenant {
+    pub name: String,
+    pub commands: Setting<Vec<Rule>>,
+    pub key_prefixes: Setting<Vec<Box<[u8]>>>,
+    pub channel_prefixes: Setting<Vec<Box<[u8]>>>,
+    pub read_only: Setting<bool>,
 }
 
 /// One upstream.
@@ -189,6 +202,7 @@ impl TypedListener {
             address: Setting::Absent,
             mode: Setting::Absent,
             upstream: Setting::Absent,
+            tenant: Setting::Absent,
             limits: TypedLimits::default(),
         }
     }

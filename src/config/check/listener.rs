@@ -7,7 +7,7 @@ use super::super::address::{DEFAULT_PORT, ListenAddress};
 use super::super::report::{Place, Report, suggestion};
 use super::super::typed::{Setting, TypedLimits, TypedListener};
 use super::super::{Upstream, value::Bytes};
-use super::{LEAST_SIZE, within};
+use super::{LEAST_SIZE, tenant, within};
 use crate::listener::{Bind, ListenerConfig};
 use crate::resp::request::RequestLimits;
 use crate::session::config::SessionConfig;
@@ -41,6 +41,7 @@ pub(super) fn check_all(
     mut typed: Vec<TypedListener>,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
+    tenants: &[String],
     admin: &Setting<SocketAddr>,
     file: Option<&Place>,
     report: &mut Report,
@@ -66,7 +67,7 @@ pub(super) fn check_all(
                 None => taken.push((address.clone(), place.clone())),
             }
         }
-        listeners.extend(check(listener, bounds, upstreams, report));
+        listeners.extend(check(listener, bounds, upstreams, tenants, report));
     }
     listeners
 }
@@ -75,6 +76,7 @@ fn check(
     typed: TypedListener,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
+    tenants: &[String],
     report: &mut Report,
 ) -> Option<ListenerConfig> {
     if typed.address.is_absent() {
@@ -97,6 +99,7 @@ fn check(
         None => None,
     };
     let upstream = upstream_name(&typed, upstreams, report);
+    let tenant = tenant::named(&typed.tenant, tenants, report);
     let limits = bounds.over(&typed.limits, false, report);
     let (bind, upstream) = (bind?, upstream?);
     let open = upstreams
@@ -115,7 +118,14 @@ fn check(
             ),
         );
     }
-    Some(ListenerConfig { name: typed.name, bind, upstream, max_clients: limits.0, session: limits.1 })
+    Some(ListenerConfig {
+        name: typed.name,
+        bind,
+        upstream,
+        tenant,
+        max_clients: limits.0,
+        session: limits.1,
+    })
 }
 
 fn upstream_name(typed: &TypedListener, upstreams: &Upstreams<'_>, report: &mut Report) -> Option<String> {

@@ -1,6 +1,7 @@
 //! As typed -> checked: fills in defaults, reads passwords, and refuses contradictions.
 
 mod listener;
+mod tenant;
 mod upstream;
 
 use std::ffi::OsString;
@@ -10,6 +11,7 @@ use super::report::{Place, Report};
 use super::typed::{Setting, Typed};
 use super::value::{Bytes, LogLevel};
 use super::{Config, LogConfig, LogFormat, Upstream, size};
+use crate::tenant::config::TenantConfig;
 use crate::upstream::config::Pool;
 
 const MAX_BUFFERED: usize = 512 * 1024 * 1024;
@@ -49,10 +51,13 @@ pub fn check(
     let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
     let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
+    let tenants: Vec<TenantConfig> = typed.tenants.into_iter().map(tenant::check).collect();
+    let tenant_names: Vec<String> = tenants.iter().map(|tenant| tenant.name.clone()).collect();
     let listeners = listener::check_all(
         typed.listeners,
         &bounds,
         &listener::Upstreams { names: &names, usual: usual.as_deref(), checked: &upstreams },
+        &tenant_names,
         &typed.admin,
         typed.file.as_ref(),
         report,
@@ -68,6 +73,7 @@ pub fn check(
         drain_timeout: typed.drain_timeout.or(DRAIN_TIMEOUT),
         max_buffered,
         listeners,
+        tenants,
         upstreams,
     })
     .filter(|_| report.faults.is_empty())
