@@ -12,8 +12,9 @@ use super::address::{self, DEFAULT_PORT, DEFAULT_SENTINEL_PORT};
 use super::document::{Section, Source};
 use super::password::{SecretSource, readable_by_all};
 use super::report::{Place, Report};
+use super::rule;
 use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedTenant, TypedUpstream};
-use crate::tenant::policy::config::{self as policy, Rule};
+use crate::tenant::policy::config as policy;
 
 /// The longest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -61,7 +62,7 @@ const LISTENER: &[&str] = &[
     "write-timeout",
 ];
 
-const TENANT: &[&str] = &["commands", "key-prefixes", "channel-prefixes", "read-only"];
+const TENANT: &[&str] = &["commands", "key-prefixes", "channel-prefixes", "read-only", "scripts"];
 
 const UPSTREAM: &[&str] = &[
     "url",
@@ -227,10 +228,11 @@ fn listener(name: String, section: &Section<'_>, report: &mut Report) -> TypedLi
 fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTenant {
     TypedTenant {
         name,
-        commands: section.read_list("commands", Rule::parse, report),
+        commands: section.read_list("commands", rule::rule, report),
         key_prefixes: section.read_list("key-prefixes", policy::prefix, report),
         channel_prefixes: section.read_list("channel-prefixes", policy::prefix, report),
         read_only: section.read("read-only", report),
+        scripts: section.read("scripts", report),
     }
 }
 

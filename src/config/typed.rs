@@ -14,7 +14,7 @@ use super::url::UpstreamUrl;
 use super::value::{Bytes, LogLevel, Mode};
 use crate::discovery::config::SwitchRule;
 use crate::session::config::AdminCommands;
-use crate::tenant::policy::config::Rule;
+use crate::tenant::policy::config::{Rule, Scripts};
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
 
@@ -158,6 +158,7 @@ pub struct TypedTenant {
     pub key_prefixes: Setting<Vec<Box<[u8]>>>,
     pub channel_prefixes: Setting<Vec<Box<[u8]>>>,
     pub read_only: Setting<bool>,
+    pub scripts: Setting<Scripts>,
 }
 
 /// One upstream.

@@ -12,6 +12,7 @@ use super::url::UpstreamUrl;
 use super::{LogFormat, address, size, url};
 use crate::discovery::config::SwitchRule;
 use crate::session::config::AdminCommands;
+use crate::tenant::policy::config::Scripts;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
 
@@ -231,6 +232,8 @@ words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);
 words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
+words!(Scripts, r#""deny" or "declared-keys""#,
+    "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);
 words!(AdminCommands, r#""deny" or "allow""#, "deny" => Self::Deny, "allow" => Self::Allow);
 
 impl Value for LogLevel {

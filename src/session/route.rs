@@ -1,12 +1,15 @@
 //! Which way a request goes.
 
+use std::borrow::Cow;
+
 use super::config::AdminCommands;
 use super::errand::Errand;
-use super::refusal;
+use super::refusal::{self, Wording};
 use super::turn::{Pause, Step};
 use super::{Session, local};
 use crate::command::{self, Found, Retry, Route, Spec, Verb};
 use crate::resp::request::Request;
+use crate::tenant::policy::Denial;
 use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
 use crate::upstream::lane::Admission;
 use crate::upstream::queue::IfLost;
@@ -30,6 +33,8 @@ pub(super) enum Way {
     Local(&'static Spec),
     /// Refused with this line.
     Refused(Vec<u8>),
+    /// Refused with this line by the tenant's policy: nothing of it may reach the server, in a transaction neither.
+    Denied(Vec<u8>),
     /// The server would close the connection without a word.
     Dropped,
 }
@@ -49,7 +54,7 @@ impl Session {
                 }
                 match way {
                     Way::Local(spec) => self.answer_locally(spec, request),
-                    Way::Refused(line) => {
+                    Way::Refused(line) | Way::Denied(line) => {
                         self.refuse(&line);
                         Step::Done
                     }
@@ -133,16 +138,54 @@ impl Session {
 
     /// Looks a request's command up.
     pub(super) fn way(&self, request: &Request<'_>) -> Way {
-        let Some(spec) = command::find(request) else { return self.unknown(request) };
-        match spec {
-            Found::Spec(spec) => {
-                if !self.admitted() && !spec.flags.contains(command::Flags::NO_AUTH) {
-                    return Way::Refused(refusal::NO_AUTH.to_vec());
-                }
-                self.known(spec, request)
-            }
-            Found::NoSuchSubcommand(container) => self.unknown_subcommand(container, request),
+        let found = command::find(request);
+        if let Some(Found::Spec(spec)) = found
+            && !self.admitted()
+            && !spec.flags.contains(command::Flags::NO_AUTH)
+        {
+            return Way::Refused(refusal::NO_AUTH.to_vec());
         }
+        if let Some(policy) = &self.policy
+            && let Err(denial) = policy.permit(found, request)
+        {
+            return self.denied(denial, found, request);
+        }
+        self.allowed(found, request)
+    }
+
+    fn allowed(&self, found: Option<Found>, request: &Request<'_>) -> Way {
+        match found {
+            Some(Found::Spec(spec)) => self.known(spec, request),
+            Some(Found::NoSuchSubcommand(container)) => self.unknown_subcommand(container, request),
+            None => self.unknown(request),
+        }
+    }
+
+    /// What a denied request is answered. One that no server would take gets its usual answer.
+    #[cold]
+    fn denied(&self, denial: Denial, found: Option<Found>, request: &Request<'_>) -> Way {
+        let name = match found {
+            Some(Found::Spec(spec)) => Cow::Borrowed(spec.name),
+            Some(Found::NoSuchSubcommand(_)) | None => match self.allowed(found, request) {
+                way @ (Way::Refused(_) | Way::Dropped) => return way,
+                _ => {
+                    let name = String::from_utf8_lossy(request.name());
+                    match (found, request.arg(1)) {
+                        (Some(_), Some(sub)) => {
+                            Cow::Owned(format!("{name}|{}", String::from_utf8_lossy(sub)))
+                        }
+                        _ => name,
+                    }
+                }
+            },
+        };
+        let line = match denial {
+            Denial::Arity => refusal::wrong_arity(&name),
+            Denial::Command => self.no_permission(&name),
+            Denial::Key => refusal::no_key_permission(self.wording()).to_vec(),
+            Denial::Channel => refusal::no_channel_permission(self.wording()).to_vec(),
+        };
+        Way::Denied(if name == "EXEC" { refusal::exec_aborted_because(&line) } else { line })
     }
 
     fn known(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
@@ -215,8 +258,17 @@ impl Session {
                 Way::Local(spec)
             };
         }
+        Way::Refused(self.no_permission(spec.name))
+    }
+
+    /// What the server's ACL would say of a command.
+    fn no_permission(&self, name: &str) -> Vec<u8> {
         let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
-        Way::Refused(refusal::no_permission(user, spec.name))
+        refusal::no_permission(self.wording(), user, name)
+    }
+
+    fn wording(&self) -> Wording {
+        Wording::of(self.around.upstream.server().as_deref())
     }
 
     /// A name that the table lacks: a module's, a newer server's, or nobody's.
@@ -238,8 +290,7 @@ impl Session {
             Some(Route::Shared) if request.len() <= OVERSIZE => Way::Shared(self.if_read_lost()),
             Some(Route::Shared | Route::Lease) => Way::Leased,
             Some(Route::Admin) if self.around.config.admin_commands == AdminCommands::Deny => {
-                let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
-                Way::Refused(refusal::no_permission(user, &String::from_utf8_lossy(name)))
+                Way::Refused(self.no_permission(&String::from_utf8_lossy(name)))
             }
             Some(_) => Way::Kept,
         }
@@ -264,9 +315,8 @@ impl Session {
             Some(Some(Route::Lease)) => Way::Leased,
             Some(Some(Route::Pin)) => Way::Kept,
             Some(Some(_)) => {
-                let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
                 let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
-                Way::Refused(refusal::no_permission(user, &name))
+                Way::Refused(self.no_permission(&name))
             }
         }
     }

@@ -11,6 +11,7 @@ use super::{LEAST_SIZE, tenant, within};
 use crate::listener::{Bind, ListenerConfig};
 use crate::resp::request::RequestLimits;
 use crate::session::config::SessionConfig;
+use crate::tenant::config::TenantConfig;
 use crate::upstream::config::ClientAuth;
 
 const MAX_CLIENTS: usize = 10_000;
@@ -41,7 +42,7 @@ pub(super) fn check_all(
     mut typed: Vec<TypedListener>,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
-    tenants: &[String],
+    tenants: &[TenantConfig],
     admin: &Setting<SocketAddr>,
     file: Option<&Place>,
     report: &mut Report,
@@ -76,7 +77,7 @@ fn check(
     typed: TypedListener,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
-    tenants: &[String],
+    tenants: &[TenantConfig],
     report: &mut Report,
 ) -> Option<ListenerConfig> {
     if typed.address.is_absent() {
@@ -118,14 +119,10 @@ fn check(
             ),
         );
     }
-    Some(ListenerConfig {
-        name: typed.name,
-        bind,
-        upstream,
-        tenant,
-        max_clients: limits.0,
-        session: limits.1,
-    })
+    let (max_clients, mut session) = limits;
+    session.policy = tenant.and_then(|tenant| tenant.policy.clone());
+    let tenant = tenant.map(|tenant| tenant.name.clone());
+    Some(ListenerConfig { name: typed.name, bind, upstream, tenant, max_clients, session })
 }
 
 fn upstream_name(typed: &TypedListener, upstreams: &Upstreams<'_>, report: &mut Report) -> Option<String> {
@@ -200,6 +197,7 @@ impl Bounds<'_> {
             max_pipeline,
             write_timeout,
             admin_commands,
+            policy: None,
         };
         (max_clients, session)
     }

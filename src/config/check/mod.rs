@@ -51,13 +51,13 @@ pub fn check(
     let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
     let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
-    let tenants: Vec<TenantConfig> = typed.tenants.into_iter().map(tenant::check).collect();
-    let tenant_names: Vec<String> = tenants.iter().map(|tenant| tenant.name.clone()).collect();
+    let tenants: Vec<TenantConfig> =
+        typed.tenants.into_iter().map(|typed| tenant::check(typed, report)).collect();
     let listeners = listener::check_all(
         typed.listeners,
         &bounds,
         &listener::Upstreams { names: &names, usual: usual.as_deref(), checked: &upstreams },
-        &tenant_names,
+        &tenants,
         &typed.admin,
         typed.file.as_ref(),
         report,
