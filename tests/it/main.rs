@@ -17,6 +17,7 @@ mod auth;
 mod bad_input;
 mod blocking;
 mod clients;
+mod command_facts;
 mod commands;
 mod discovery;
 mod drain;

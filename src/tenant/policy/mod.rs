@@ -118,20 +118,21 @@ impl Policy {
                 Some(Permission::If(reach, channels)) => self.permit_names(spec, *reach, *channels, request),
                 Some(Permission::Denied) | None => Err(Denial::Command),
             },
-            Some(Found::NoSuchSubcommand(container)) => {
-                let subcommand = request.arg(1).unwrap_or_default();
-                self.permit_unlisted(|known| {
-                    known.split_once('|').is_some_and(|(holder, sub)| {
-                        holder == container.name && sub.as_bytes().eq_ignore_ascii_case(subcommand)
-                    })
-                })
-            }
-            None => self.permit_unlisted(|known| known.as_bytes().eq_ignore_ascii_case(request.name())),
+            Some(Found::NoSuchSubcommand(_)) | None => self.permit_unlisted(request),
         }
     }
 
-    fn permit_unlisted(&self, is: impl Fn(&str) -> bool) -> Result<(), Denial> {
-        if self.unlisted.iter().any(|known| is(known)) { Ok(()) } else { Err(Denial::Command) }
+    fn permit_unlisted(&self, request: &Request<'_>) -> Result<(), Denial> {
+        let is = |known: &str, arg: Option<&[u8]>| {
+            arg.is_some_and(|arg| known.as_bytes().eq_ignore_ascii_case(arg))
+        };
+        let named = self.unlisted.iter().any(|known| match known.split_once('|') {
+            Some((container, subcommand)) => {
+                is(container, Some(request.name())) && is(subcommand, request.arg(1))
+            }
+            None => is(known, Some(request.name())),
+        });
+        if named { Ok(()) } else { Err(Denial::Command) }
     }
 
     fn permit_names(
@@ -204,3 +205,6 @@ fn changes(spec: &Spec) -> bool {
 fn administers(spec: &Spec) -> bool {
     spec.flags.contains(Flags::ADMIN) && spec.verb != Verb::ConfigGet
 }
+
+#[cfg(test)]
+mod tests;
