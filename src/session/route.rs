@@ -1,7 +1,5 @@
 //! Which way a request goes.
 
-use std::borrow::Cow;
-
 use super::config::AdminCommands;
 use super::errand::Errand;
 use super::refusal::{self, Wording};
@@ -35,6 +33,8 @@ pub(super) enum Way {
     Refused(Vec<u8>),
     /// Refused with this line by the tenant's policy: nothing of it may reach the server, in a transaction neither.
     Denied(Vec<u8>),
+    /// As `Denied`, unless the server has no such command, which it must be asked first: then the client is told that.
+    DeniedUnlearned(Vec<u8>),
     /// The server would close the connection without a word.
     Dropped,
 }
@@ -59,7 +59,7 @@ impl Session {
                         Step::Done
                     }
                     Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
-                    Way::Unlearned => Step::Stay(Pause::Errand(Errand::Learn)),
+                    Way::Unlearned | Way::DeniedUnlearned(_) => Step::Stay(Pause::Errand(Errand::Learn)),
                     Way::Leased | Way::Kept | Way::Shared(_) | Way::Scan(_) => {
                         Step::Stay(Pause::Errand(Errand::Lease))
                     }
@@ -165,23 +165,12 @@ impl Session {
     #[cold]
     fn denied(&self, denial: Denial, found: Option<Found>, request: &Request<'_>) -> Way {
         let name = match found {
-            Some(Found::Spec(spec)) => Cow::Borrowed(spec.name),
-            Some(Found::NoSuchSubcommand(_)) | None => match self.allowed(found, request) {
-                way @ (Way::Refused(_) | Way::Dropped) => return way,
-                _ => {
-                    let name = String::from_utf8_lossy(request.name());
-                    match (found, request.arg(1)) {
-                        (Some(_), Some(sub)) => {
-                            Cow::Owned(format!("{name}|{}", String::from_utf8_lossy(sub)))
-                        }
-                        _ => name,
-                    }
-                }
-            },
+            Some(Found::Spec(spec)) => spec.name,
+            Some(Found::NoSuchSubcommand(_)) | None => return self.denied_unlisted(found, request),
         };
         let line = match denial {
-            Denial::Arity => refusal::wrong_arity(&name),
-            Denial::Command => self.no_permission(&name),
+            Denial::Arity => refusal::wrong_arity(name),
+            Denial::Command => self.no_permission(name),
             Denial::Key => refusal::no_key_permission(self.wording()).to_vec(),
             Denial::Channel => refusal::no_channel_permission(self.wording()).to_vec(),
         };
@@ -222,6 +211,20 @@ impl Session {
                 _ => Way::Leased,
             },
             Route::Admin => self.administrative(spec, request),
+        }
+    }
+
+    /// As `denied`, of a command that the table lacks.
+    fn denied_unlisted(&self, found: Option<Found>, request: &Request<'_>) -> Way {
+        let name = String::from_utf8_lossy(request.name());
+        let name = match (found, request.arg(1)) {
+            (Some(_), Some(subcommand)) => format!("{name}|{}", String::from_utf8_lossy(subcommand)),
+            _ => name.into_owned(),
+        };
+        match self.allowed(found, request) {
+            way @ (Way::Refused(_) | Way::Dropped) => way,
+            Way::Unlearned => Way::DeniedUnlearned(self.no_permission(&name)),
+            _ => Way::Denied(self.no_permission(&name)),
         }
     }
 

@@ -27,6 +27,7 @@ mod holes;
 mod layers;
 mod limits;
 mod listeners;
+mod permissions;
 mod policy;
 mod pubsub;
 mod tracking;

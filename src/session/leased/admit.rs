@@ -46,7 +46,7 @@ impl Leased {
         self.used = true;
         session.around.upstream.counters.leased.rise();
         let way = session.way(request);
-        if let Way::Denied(line) = way {
+        if let Way::Denied(line) | Way::DeniedUnlearned(line) = way {
             return self.deny(session, request, line);
         }
         note_script(session, request);
@@ -55,7 +55,7 @@ impl Leased {
         }
         match way {
             Way::Local(spec) => self.admit_local(session, spec, request),
-            Way::Refused(line) | Way::Denied(line) => self.when_answered(|_| {
+            Way::Refused(line) | Way::Denied(line) | Way::DeniedUnlearned(line) => self.when_answered(|_| {
                 session.refuse(&line);
                 Step::Done
             }),
@@ -314,7 +314,9 @@ impl Leased {
                 return self.poison(session, b"-ERR respgate: not possible inside a transaction");
             }
             _ => match way {
-                Way::Refused(line) | Way::Denied(line) => return self.poison(session, &line),
+                Way::Refused(line) | Way::Denied(line) | Way::DeniedUnlearned(line) => {
+                    return self.poison(session, &line);
+                }
                 Way::Local(_) | Way::Dropped => {
                     return self.poison(
                         session,
