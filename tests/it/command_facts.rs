@@ -248,11 +248,14 @@ fn keys_are_where_the_servers_find_them() {
 
 fn rules(rng: &mut Rng) -> Vec<String> {
     let names = Categories::names();
+    let containers: Vec<&str> =
+        TABLE.iter().filter(|spec| spec.flags.contains(Flags::CONTAINER)).map(|spec| spec.name).collect();
     let rule = |rng: &mut Rng| {
         let sign = ['+', '-'][rng.usize(..2)];
         match rng.u8(..8) {
             0 => format!("{sign}@all"),
-            1..5 => format!("{sign}@{}", names[rng.usize(..names.len())]),
+            1..4 => format!("{sign}@{}", names[rng.usize(..names.len())]),
+            4 => format!("{sign}{}", containers[rng.usize(..containers.len())].to_ascii_lowercase()),
             _ => format!("{sign}{}", TABLE[rng.usize(..TABLE.len())].name.to_ascii_lowercase()),
         }
     };
