@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod config;
+mod denied;
 mod errand;
 mod hello;
 mod leased;

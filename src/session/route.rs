@@ -2,12 +2,11 @@
 
 use super::config::AdminCommands;
 use super::errand::Errand;
-use super::refusal::{self, Wording};
+use super::refusal;
 use super::turn::{Pause, Step};
 use super::{Session, local};
 use crate::command::{self, Found, Retry, Route, Spec, Verb};
 use crate::resp::request::Request;
-use crate::tenant::policy::Denial;
 use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
 use crate::upstream::lane::Admission;
 use crate::upstream::queue::IfLost;
@@ -139,42 +138,21 @@ impl Session {
     /// Looks a request's command up.
     pub(super) fn way(&self, request: &Request<'_>) -> Way {
         let found = command::find(request);
-        if let Some(Found::Spec(spec)) = found
-            && !self.admitted()
-            && !spec.flags.contains(command::Flags::NO_AUTH)
-        {
-            return Way::Refused(refusal::NO_AUTH.to_vec());
-        }
         if let Some(policy) = &self.policy
             && let Err(denial) = policy.permit(found, request)
         {
             return self.denied(denial, found, request);
         }
-        self.allowed(found, request)
-    }
-
-    fn allowed(&self, found: Option<Found>, request: &Request<'_>) -> Way {
         match found {
-            Some(Found::Spec(spec)) => self.known(spec, request),
+            Some(Found::Spec(spec)) => {
+                if !self.admitted() && !spec.flags.contains(command::Flags::NO_AUTH) {
+                    return Way::Refused(refusal::NO_AUTH.to_vec());
+                }
+                self.known(spec, request)
+            }
             Some(Found::NoSuchSubcommand(container)) => self.unknown_subcommand(container, request),
             None => self.unknown(request),
         }
-    }
-
-    /// What a denied request is answered. One that no server would take gets its usual answer.
-    #[cold]
-    fn denied(&self, denial: Denial, found: Option<Found>, request: &Request<'_>) -> Way {
-        let name = match found {
-            Some(Found::Spec(spec)) => spec.name,
-            Some(Found::NoSuchSubcommand(_)) | None => return self.denied_unlisted(found, request),
-        };
-        let line = match denial {
-            Denial::Arity => refusal::wrong_arity(name),
-            Denial::Command => self.no_permission(name),
-            Denial::Key => refusal::no_key_permission(self.wording()).to_vec(),
-            Denial::Channel => refusal::no_channel_permission(self.wording()).to_vec(),
-        };
-        Way::Denied(if name == "EXEC" { refusal::exec_aborted_because(&line) } else { line })
     }
 
     fn known(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
@@ -214,20 +192,6 @@ impl Session {
         }
     }
 
-    /// As `denied`, of a command that the table lacks.
-    fn denied_unlisted(&self, found: Option<Found>, request: &Request<'_>) -> Way {
-        let name = String::from_utf8_lossy(request.name());
-        let name = match (found, request.arg(1)) {
-            (Some(_), Some(subcommand)) => format!("{name}|{}", String::from_utf8_lossy(subcommand)),
-            _ => name.into_owned(),
-        };
-        match self.allowed(found, request) {
-            way @ (Way::Refused(_) | Way::Dropped) => way,
-            Way::Unlearned => Way::DeniedUnlearned(self.no_permission(&name)),
-            _ => Way::Denied(self.no_permission(&name)),
-        }
-    }
-
     /// What may be done with this request if its connection is lost before it is answered.
     pub(super) fn if_lost(&self, spec: &Spec, request: &Request<'_>) -> IfLost {
         let policy = self.around.upstream.config.retry_writes;
@@ -264,18 +228,8 @@ impl Session {
         Way::Refused(self.no_permission(spec.name))
     }
 
-    /// What the server's ACL would say of a command.
-    fn no_permission(&self, name: &str) -> Vec<u8> {
-        let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
-        refusal::no_permission(self.wording(), user, name)
-    }
-
-    fn wording(&self) -> Wording {
-        Wording::of(self.around.upstream.server().as_deref())
-    }
-
     /// A name that the table lacks: a module's, a newer server's, or nobody's.
-    fn unknown(&self, request: &Request<'_>) -> Way {
+    pub(super) fn unknown(&self, request: &Request<'_>) -> Way {
         let name = request.name();
         if !self.admitted() {
             return Way::Refused(refusal::NO_AUTH.to_vec());
@@ -301,7 +255,7 @@ impl Session {
 
     /// A subcommand that the table lacks. CLIENT's are respgate's own, so an unknown one is refused: it would
     /// change a connection that is not the client's alone.
-    fn unknown_subcommand(&self, container: &'static Spec, request: &Request<'_>) -> Way {
+    pub(super) fn unknown_subcommand(&self, container: &'static Spec, request: &Request<'_>) -> Way {
         if !self.admitted() {
             return Way::Refused(refusal::NO_AUTH.to_vec());
         }
