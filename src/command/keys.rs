@@ -159,6 +159,10 @@ fn range(
     let argc = request.argc() as usize;
     let last = if last < 0 { argc.checked_add_signed(last) } else { usize::try_from(last).ok() };
     let last = last.filter(|last| (first..argc).contains(last)).ok_or(Unclear)?;
+    // Most commands have one key, and most keys stand first.
+    if last == first {
+        return request.arg(first).map(is).ok_or(Unclear);
+    }
     Ok(request.args().take(last + 1).skip(first).step_by(step).all(&mut is))
 }
 
