@@ -10,17 +10,21 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::security::Security;
 use crate::admin::{self, Admin, View};
+use crate::certificates::Certificates;
 use crate::config::Config;
-use crate::discovery::{self, Discovery};
+use crate::discovery::{self, Dialers, Discovery};
 use crate::drain;
 use crate::listener::Listener;
 use crate::net::connect::Dialer;
+use crate::net::tls::client::ClientTls;
+use crate::net::tls::slot::Leg;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::scripts::Scripts;
-use crate::worker::{Plan, Worker};
+use crate::worker::{ListenerPlan, Plan, Worker};
 
 /// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.
 const OS_ERROR: u8 = 71;
@@ -44,17 +48,22 @@ async fn serve(config: Config) -> io::Result<()> {
     let listeners = bind(&config)?;
     let admin = config.admin.map(admin::bind).transpose()?;
 
+    let certificates = Certificates::of(&config);
     let discoveries: Vec<Discovery> = config
         .upstreams
         .iter()
         .map(|upstream| {
-            let dialer = dialer(&upstream.config);
-            let credentials = upstream.config.credentials.clone();
-            discovery::spawn(&upstream.config.name, upstream.discovery.clone(), credentials, dialer)
+            let config = &upstream.config;
+            let dialers = Dialers {
+                data: dialer(config, certificates.client(Leg::Upstream, upstream)),
+                sentinels: dialer(config, certificates.client(Leg::Sentinel, upstream)),
+            };
+            let credentials = config.credentials.clone();
+            discovery::spawn(&config.name, upstream.discovery.clone(), credentials, dialers)
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
-    let plan = plan(&config, &discoveries, &timelines);
+    let plan = plan(&config, &certificates, &discoveries, &timelines);
     let mut workers = Vec::with_capacity(config.workers);
     for number in 0..config.workers {
         let (worker, _thread) = Worker::start(number, plan.clone())?;
@@ -70,7 +79,8 @@ async fn serve(config: Config) -> io::Result<()> {
             topology: discovery.topology.clone(),
             timelines: timelines.clone(),
         });
-        let admin = Admin::new(views.collect(), workers.clone(), draining.clone());
+        let admin =
+            Admin::new(views.collect(), security(&config, &certificates), workers.clone(), draining.clone());
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {
@@ -114,12 +124,28 @@ fn bind(config: &Config) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-fn dialer(config: &UpstreamConfig) -> Dialer {
-    Dialer { connect_timeout: config.connect_timeout, ..Dialer::default() }
+fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
+    Dialer { connect_timeout: config.connect_timeout, tls, ..Dialer::default() }
+}
+
+/// What the admin side shows of TLS.
+fn security(config: &Config, certificates: &Certificates) -> Security {
+    let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.tls.is_some());
+    let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
+    Security {
+        listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
+        expiries: certificates.expiries(),
+        unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
+    }
 }
 
 /// Each worker gets its share of the limits.
-fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> Plan {
+fn plan(
+    config: &Config,
+    certificates: &Certificates,
+    discoveries: &[Discovery],
+    timelines: &[Timelines],
+) -> Plan {
     let workers = config.workers.max(1);
     let listeners = config
         .listeners
@@ -127,7 +153,12 @@ fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> 
         .map(|listener| {
             let upstream =
                 config.upstreams.iter().position(|upstream| upstream.config.name == listener.upstream);
-            (listener.session.clone(), upstream.unwrap_or_default())
+            ListenerPlan {
+                name: listener.name.clone(),
+                session: listener.session.clone(),
+                upstream: upstream.unwrap_or_default(),
+                tls: certificates.listener(&listener.name),
+            }
         })
         .collect();
     let upstreams = config
@@ -140,7 +171,7 @@ fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> 
             share.max_connections = (share.max_connections / workers).max(1);
             share.max_leased = (share.max_leased / workers).max(1);
             share.hold_buffer /= workers;
-            let dialer = dialer(&share);
+            let dialer = dialer(&share, certificates.client(Leg::Upstream, upstream));
             UpstreamPlan {
                 config: share,
                 dialer,

@@ -45,6 +45,9 @@ Examples:
     export RESPGATE_UPSTREAM_PASSWORD=...
     respgate --upstream redis://db.example:6379 --upstream-user app
 
+  A managed server that wants TLS, for applications that do not speak it:
+    respgate --upstream rediss://db.example:25061 --upstream-ca ca.crt
+
   Health and metrics for an orchestrator (/livez, /readyz, /metrics):
     respgate --config /etc/respgate.toml --admin 127.0.0.1:9121
 
@@ -84,11 +87,12 @@ macro_rules! option {
 
 const WHERE: &str = "Where to listen and connect";
 const WHO: &str = "Credentials";
+const TLS: &str = "TLS";
 const BOUNDS: &str = "Limits";
 const PROCESS: &str = "Process";
 
 #[rustfmt::skip]
-const OPTIONS: [Option; 14] = [
+const OPTIONS: [Option; 19] = [
     option!("listen", "LISTEN", "ADDR", WHERE,
         "Accept clients here: 127.0.0.1:6379, [::1]:6379, 0.0.0.0:6379 or unix:/path; may be repeated, or \
          separated by commas in RESPGATE_LISTEN [default: 127.0.0.1:6379]"),
@@ -96,6 +100,7 @@ const OPTIONS: [Option; 14] = [
         "The server, or the Sentinels that know it:\n\
          redis://[user:password@]host[:6379][/db]\n\
          redis-sentinel://s1[:26379],s2,s3[/db]#primary-name\n\
+         rediss:// and rediss-sentinel:// with TLS\n\
          unix:/path[?db=N]\n\
          valkey:// and valkey-sentinel:// mean the same; write / # ? % @ in a password as %2F %23 %3F %25 %40"),
     option!("config", "CONFIG", "FILE", WHERE,
@@ -108,6 +113,15 @@ const OPTIONS: [Option; 14] = [
         "Who respgate is to the Sentinels [default: their default user]"),
     option!("sentinel-password-file", "SENTINEL_PASSWORD_FILE", "FILE", WHO,
         "Holds the password; RESPGATE_SENTINEL_PASSWORD may hold it instead"),
+    option!("upstream-ca", "UPSTREAM_CA", "PATH", TLS,
+        "Who may have signed the server's certificate: a PEM file or a folder [default: the system's authorities]"),
+    option!("upstream-server-name", "UPSTREAM_SERVER_NAME", "NAME", TLS,
+        "The name in the server's certificate [default: the host that is dialled]"),
+    option!("tls-cert", "TLS_CERT", "FILE", TLS,
+        "Clients connect with TLS: the certificate chain, in PEM"),
+    option!("tls-key", "TLS_KEY", "FILE", TLS, "Its private key, in PEM"),
+    option!("tls-client-ca", "TLS_CLIENT_CA", "PATH", TLS,
+        "Clients must show a certificate that an authority in this file or folder signed"),
     option!("max-clients", "MAX_CLIENTS", "N", BOUNDS,
         "Clients connected at once, for each listener [default: 10000]"),
     option!("admin-commands", "ADMIN_COMMANDS", "deny|allow", BOUNDS,

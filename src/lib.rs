@@ -17,6 +17,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod certificates;
 pub mod cli;
 pub mod command;
 pub mod config;

@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 use crate::drain::Draining;
 use crate::net::loopback;
+use crate::net::tls::Loaded;
+use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::worker::{Arrival, Place, Socket, Worker};
@@ -66,6 +68,8 @@ pub struct ListenerConfig {
     pub max_clients: usize,
     /// Bounds of its sessions.
     pub session: SessionConfig,
+    /// How it does TLS; `None` speaks plain text.
+    pub tls: Option<Loaded<ServerProfile, ServerSet>>,
 }
 
 /// A bound socket that accepts no clients yet.
@@ -189,7 +193,7 @@ impl Listener {
             return turn_away(accepted.socket);
         };
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let origin = Origin { id, peer: accepted.peer, local: accepted.local };
+        let origin = Origin { id, peer: accepted.peer, local: accepted.local, certificate: None };
         let arrival = Arrival { socket: accepted.socket, listener: self.place, origin, place };
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(arrival).await

@@ -9,8 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use respgate::discovery::config::{DiscoveryConfig, SentinelConfig};
-use respgate::discovery::{self, Discovery};
-use respgate::net::connect::Dialer;
+use respgate::discovery::{self, Dialers, Discovery};
 use respgate::resp::Resp;
 use respgate::resp::control::Control;
 use respgate::resp::greeting::{GreetError, Greeting, Role, greet};
@@ -57,7 +56,7 @@ impl Node {
     }
 
     async fn call(&self, args: &[&str]) -> Value {
-        let stream = Dialer::default().dial(&self.address()).await.unwrap();
+        let stream = Dialers::default().data.dial(&self.address()).await.unwrap();
         let args: Vec<_> = args.iter().map(|arg| arg.as_bytes()).collect();
         Control::new(stream).call(&args, Instant::now() + Duration::from_secs(5)).await.unwrap()
     }
@@ -122,7 +121,7 @@ impl Deployment {
     }
 
     fn discover(&self, config: SentinelConfig) -> Discovery {
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialer::default())
+        discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialers::default())
     }
 }
 
@@ -237,7 +236,7 @@ async fn each_misconfiguration_has_its_own_outage() {
     let start = |name: &str, sentinel_password: Option<Credentials>, data_password: Option<Credentials>| {
         let mut config = SentinelConfig::new(vec![sentinel.address()], name);
         config.credentials = sentinel_password;
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), data_password, Dialer::default())
+        discovery::spawn("db", DiscoveryConfig::Sentinel(config), data_password, Dialers::default())
     };
 
     let mut right = start("mymaster", password("sentinelpw"), password("datapw"));
@@ -260,7 +259,7 @@ async fn each_misconfiguration_has_its_own_outage() {
 
     let elsewhere = |port| {
         let config = SentinelConfig::new(vec![Address::tcp("127.0.0.1", port)], "mymaster");
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialer::default())
+        discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialers::default())
     };
     for (port, expected) in [(free_port(), "check that a server listens"), (primary.port, "wants a password")]
     {
@@ -288,7 +287,7 @@ async fn a_sentinel_user_who_may_only_ask_is_enough() {
     let sentinel = Node::start("valkey", folder.path(), free_port(), true, &config);
     let mut config = SentinelConfig::new(vec![sentinel.address()], "mymaster");
     config.credentials = Some(Credentials { username: Some("app".into()), password: Secret::new("pw") });
-    let mut discovery = discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialer::default());
+    let mut discovery = discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialers::default());
     known(&mut discovery, |_| true).await;
     assert!(!discovery.status.borrow().sentinels[0].subscribed);
 }
@@ -306,7 +305,7 @@ async fn names_ipv6_and_translated_addresses_are_dialled() {
     };
     let by_name = watch("localhost");
     let mut config = SentinelConfig::new(vec![Address::tcp("localhost", by_name.port)], "mymaster");
-    let start = |config| discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialer::default());
+    let start = |config| discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialers::default());
     assert_eq!(
         known(&mut start(config.clone()), |_| true).await.address,
         Address::tcp("localhost", hidden.port)
@@ -327,7 +326,7 @@ async fn a_fixed_address_is_verified_too() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::server("redis", folder.path(), "");
     let address = DiscoveryConfig::Fixed(node.address());
-    let mut discovery = discovery::spawn("db", address, None, Dialer::default());
+    let mut discovery = discovery::spawn("db", address, None, Dialers::default());
     assert_eq!(known(&mut discovery, |_| true).await.config_epoch, None);
 
     node.call(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]).await;
@@ -349,7 +348,7 @@ async fn both_servers_are_greeted_in_both_versions() {
                 username: username.map(str::to_owned),
                 password: Secret::new(password),
             });
-            let mut control = Control::new(Dialer::default().dial(&node.address()).await.unwrap());
+            let mut control = Control::new(Dialers::default().data.dial(&node.address()).await.unwrap());
             let greeting = Greeting { credentials: credentials.as_ref(), resp, database };
             let deadline = Instant::now() + Duration::from_secs(5);
             let greeted = greet(&mut control, &greeting, deadline).await?;
@@ -387,7 +386,7 @@ async fn both_servers_are_greeted_in_both_versions() {
         }
         // No room for another client: said unasked, in place of the first reply.
         let mut held = Vec::new();
-        let admin = Dialer::default().dial(&node.address()).await.unwrap();
+        let admin = Dialers::default().data.dial(&node.address()).await.unwrap();
         let mut admin = Control::new(admin);
         let soon = Instant::now() + Duration::from_secs(5);
         admin.call(&[b"AUTH", b"secret"], soon).await.unwrap();

@@ -1,12 +1,13 @@
 //! The admin listener: health, readiness and metrics over HTTP.
 
 mod scrape;
+pub mod security;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use self::scrape::Scrape;
+use self::security::Security;
 use crate::drain::Draining;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
@@ -52,6 +54,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// What the admin side can see.
 pub struct Admin {
     upstreams: Vec<View>,
+    security: Security,
     draining: Draining,
     scrape: Scrape,
 }
@@ -69,9 +72,9 @@ pub struct View {
 
 impl Admin {
     /// `upstreams`: in the order of the workers' plan.
-    pub fn new(upstreams: Vec<View>, workers: Vec<Worker>, draining: Draining) -> Self {
-        let scrape = Scrape::new(upstreams.clone(), workers);
-        Self { upstreams, draining, scrape }
+    pub fn new(upstreams: Vec<View>, security: Security, workers: Vec<Worker>, draining: Draining) -> Self {
+        let scrape = Scrape::new(upstreams.clone(), security.clone(), workers);
+        Self { upstreams, security, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
@@ -160,6 +163,7 @@ impl Admin {
                 }
             }
         }
+        body.push_str(&self.security.remarks(SystemTime::now()));
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         respond(status, TEXT, body)
     }

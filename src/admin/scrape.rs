@@ -7,7 +7,9 @@ use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::View;
+use super::security::Security;
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
+use crate::net::tls::accept::Handshakes;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -18,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
+    security: Security,
     workers: Vec<Worker>,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -26,7 +29,7 @@ pub(super) struct Scrape {
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
 impl Scrape {
-    pub(super) fn new(upstreams: Vec<View>, workers: Vec<Worker>) -> Self {
+    pub(super) fn new(upstreams: Vec<View>, security: Security, workers: Vec<Worker>) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         for Figure { name, kind, help, .. } in FIGURES {
@@ -59,16 +62,21 @@ impl Scrape {
             "When each phase of the last failover was reached, in seconds since its first sign.",
         );
         describe(&recorder, BUILD, Kind::Gauge, "Always 1; its label says which version runs.");
-        Self { upstreams, workers, recorder, handle }
+        let scrape = Self { upstreams, security, workers, recorder, handle };
+        Security::describe(&scrape);
+        scrape
     }
 
     /// The metrics now.
     pub(super) async fn render(&self) -> String {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
         let mut buffered = 0;
+        let mut handshakes: Vec<Handshakes> = Vec::new();
         for worker in &self.workers {
             if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
                 buffered += counted.buffered as u64;
+                handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
+                handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
                 for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
                     sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
                 }
@@ -83,6 +91,7 @@ impl Scrape {
         }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         self.publish(BUILD, Kind::Gauge, version, 1);
+        self.security.publish(self, &handshakes);
         self.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
         self.handle.run_upkeep();
         self.handle.render()
@@ -119,7 +128,11 @@ impl Scrape {
         }
     }
 
-    fn publish(&self, name: &'static str, kind: Kind, labels: Vec<Label>, value: u64) {
+    pub(super) fn describe(&self, name: &'static str, kind: Kind, help: &'static str) {
+        describe(&self.recorder, name, kind, help);
+    }
+
+    pub(super) fn publish(&self, name: &'static str, kind: Kind, labels: Vec<Label>, value: u64) {
         let key = Key::from_parts(name, labels);
         match kind {
             Kind::Counter => self.recorder.register_counter(&key, &META).absolute(value),

@@ -13,6 +13,7 @@ use super::document::{Section, Source};
 use super::password::{SecretSource, readable_by_all};
 use super::report::{Place, Report};
 use super::rule;
+use super::tls::{self, TypedClientTls, TypedServerTls};
 use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedTenant, TypedUpstream};
 use crate::tenant::policy::config as policy;
 
@@ -51,6 +52,13 @@ const LISTENER: &[&str] = &[
     "mode",
     "upstream",
     "tenant",
+    "tls-cert",
+    "tls-key",
+    "tls-client-ca",
+    "tls-client-auth",
+    "tls-crl",
+    "tls-min-version",
+    "tls-handshake-timeout",
     "admin-commands",
     "max-clients",
     "max-request",
@@ -76,6 +84,26 @@ const UPSTREAM: &[&str] = &[
     "sentinel-username",
     "sentinel-password-file",
     "sentinel-password-env",
+    "tls",
+    "tls-ca",
+    "tls-system-roots",
+    "tls-crl",
+    "tls-cert",
+    "tls-key",
+    "tls-server-name",
+    "tls-server-names",
+    "tls-min-version",
+    "tls-dangerously-skip-verification",
+    "sentinel-tls",
+    "sentinel-tls-ca",
+    "sentinel-tls-system-roots",
+    "sentinel-tls-crl",
+    "sentinel-tls-cert",
+    "sentinel-tls-key",
+    "sentinel-tls-server-name",
+    "sentinel-tls-server-names",
+    "sentinel-tls-min-version",
+    "sentinel-tls-dangerously-skip-verification",
     "nat",
     "poll-interval",
     "sentinel-timeout",
@@ -180,15 +208,15 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
         typed.max_buffered = section.read("max-buffered", report);
         typed.limits = limits(&section, report);
     }
+    let folder = path.parent().unwrap_or(Path::new(""));
     for (name, section) in root.sections("listeners", LISTENER, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
-        typed.listeners.push(listener(name, &section, report));
+        typed.listeners.push(listener(name, &section, folder, report));
     }
     for (name, section) in root.sections("tenants", TENANT, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.tenants.push(tenant(name, &section, report));
     }
-    let folder = path.parent().unwrap_or(Path::new(""));
     for (name, section) in root.sections("upstreams", UPSTREAM, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.upstreams.push(upstream(name, &section, folder, report));
@@ -210,7 +238,7 @@ fn limits(section: &Section<'_>, report: &mut Report) -> TypedLimits {
     }
 }
 
-fn listener(name: String, section: &Section<'_>, report: &mut Report) -> TypedListener {
+fn listener(name: String, section: &Section<'_>, folder: &Path, report: &mut Report) -> TypedListener {
     TypedListener {
         name,
         place: section.place().clone(),
@@ -218,6 +246,7 @@ fn listener(name: String, section: &Section<'_>, report: &mut Report) -> TypedLi
         mode: section.read("mode", report),
         upstream: section.read("upstream", report),
         tenant: section.read("tenant", report),
+        tls: TypedServerTls::read(section, folder, report),
         limits: TypedLimits {
             admin_commands: section.read("admin-commands", report),
             ..limits(section, report)
@@ -256,7 +285,9 @@ fn upstream(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
             folder,
             report,
         ),
-        nat: section.read_pairs("nat", node, report).map(HashMap::from_iter),
+        tls: TypedClientTls::read(section, &tls::DATA, folder, report),
+        sentinel_tls: TypedClientTls::read(section, &tls::SENTINEL, folder, report),
+        nat: section.read_pairs("nat", node, node, report).map(HashMap::from_iter),
         poll_interval: section.read("poll-interval", report),
         sentinel_timeout: section.read("sentinel-timeout", report),
         switch: section.read("switch", report),

@@ -13,6 +13,7 @@ mod rule;
 mod size;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod typed;
 mod url;
 mod value;
@@ -25,6 +26,8 @@ use std::time::Duration;
 
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::ListenerConfig;
+use crate::net::tls::Loaded;
+use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::tenant::config::TenantConfig;
 use crate::upstream::config::UpstreamConfig;
 use flags::Flags;
@@ -64,6 +67,10 @@ pub struct Upstream {
     pub password: Option<SecretSource>,
     /// Where the Sentinels' password comes from.
     pub sentinel_password: Option<SecretSource>,
+    /// TLS to data nodes; `None` speaks plain text.
+    pub tls: Option<Loaded<ClientProfile, ClientSet>>,
+    /// TLS to Sentinels; `None` speaks plain text.
+    pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
 }
 
 /// What is logged, and how. Logs go to stderr.

@@ -10,6 +10,7 @@ use super::LogFormat;
 use super::address::ListenAddress;
 use super::password::SecretSource;
 use super::report::{Place, Report};
+use super::tls::{TypedClientTls, TypedServerTls};
 use super::url::UpstreamUrl;
 use super::value::{Bytes, LogLevel, Mode};
 use crate::discovery::config::SwitchRule;
@@ -41,6 +42,11 @@ impl<T> Setting<T> {
         matches!(self, Self::Absent)
     }
 
+    /// Typed, and wrong.
+    pub fn is_faulty(&self) -> bool {
+        matches!(self, Self::Faulty)
+    }
+
     /// The value, if it was typed and is right.
     pub fn value(&self) -> Option<&T> {
         match self {
@@ -63,6 +69,14 @@ impl<T> Setting<T> {
             Self::Given(value, _) => value,
             _ => default,
         }
+    }
+
+    /// The value, or the type's own default.
+    pub fn or_default(self) -> T
+    where
+        T: Default,
+    {
+        self.or(T::default())
     }
 
     /// The same setting with its value converted.
@@ -119,6 +133,8 @@ pub struct Typed {
     pub limits: TypedLimits,
     /// From flags and the environment: for every listener, whatever the file says.
     pub overrides: TypedLimits,
+    /// From flags and the environment: for every TCP listener that has no TLS keys of its own.
+    pub tls: TypedServerTls,
     pub listeners: Vec<TypedListener>,
     pub tenants: Vec<TypedTenant>,
     pub upstreams: Vec<TypedUpstream>,
@@ -147,6 +163,7 @@ pub struct TypedListener {
     pub mode: Setting<Mode>,
     pub upstream: Setting<String>,
     pub tenant: Setting<String>,
+    pub tls: TypedServerTls,
     pub limits: TypedLimits,
 }
 
@@ -175,6 +192,8 @@ pub struct TypedUpstream {
     pub password: Setting<SecretSource>,
     pub sentinel_username: Setting<String>,
     pub sentinel_password: Setting<SecretSource>,
+    pub tls: TypedClientTls,
+    pub sentinel_tls: TypedClientTls,
     pub nat: Setting<HashMap<Address, Address>>,
     pub poll_interval: Setting<Duration>,
     pub sentinel_timeout: Setting<Duration>,
@@ -204,6 +223,7 @@ impl TypedListener {
             mode: Setting::Absent,
             upstream: Setting::Absent,
             tenant: Setting::Absent,
+            tls: TypedServerTls::default(),
             limits: TypedLimits::default(),
         }
     }
@@ -224,6 +244,8 @@ impl TypedUpstream {
             password: Setting::Absent,
             sentinel_username: Setting::Absent,
             sentinel_password: Setting::Absent,
+            tls: TypedClientTls::default(),
+            sentinel_tls: TypedClientTls::default(),
             nat: Setting::Absent,
             poll_interval: Setting::Absent,
             sentinel_timeout: Setting::Absent,

@@ -11,6 +11,8 @@ use super::report::suggestion;
 use super::url::UpstreamUrl;
 use super::{LogFormat, address, size, url};
 use crate::discovery::config::SwitchRule;
+use crate::net::tls::Floor;
+use crate::net::tls::server::ClientCertificates;
 use crate::session::config::AdminCommands;
 use crate::tenant::policy::config::Scripts;
 use crate::topology::Address;
@@ -234,6 +236,9 @@ words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
 words!(Scripts, r#""deny" or "declared-keys""#,
     "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);
+words!(Floor, r#""1.2" or "1.3""#, "1.2" => Self::Tls12, "1.3" => Self::Tls13);
+words!(ClientCertificates, r#""none", "optional" or "required""#,
+    "none" => Self::Ignored, "optional" => Self::Optional, "required" => Self::Required);
 words!(AdminCommands, r#""deny" or "allow""#, "deny" => Self::Deny, "allow" => Self::Allow);
 
 impl Value for LogLevel {

@@ -65,15 +65,24 @@ pub struct DiscoveryStatus {
     pub probes: u64,
 }
 
+/// How discovery's connections are made. TLS, if any, is each one's own.
+#[derive(Clone, Debug, Default)]
+pub struct Dialers {
+    /// To data nodes.
+    pub data: Dialer,
+    /// To Sentinels.
+    pub sentinels: Dialer,
+}
+
 /// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs; `credentials` are what a probe
-/// authenticates with at the data nodes, and `dialer` makes all connections.
+/// authenticates with at the data nodes.
 ///
 /// It never ends by itself: whatever peers do, it keeps trying at jittered intervals.
 pub fn spawn(
     name: &str,
     config: DiscoveryConfig,
     credentials: Option<Credentials>,
-    dialer: Dialer,
+    dialers: Dialers,
 ) -> Discovery {
     let (topology, topology_seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
     let (status, status_seen) = watch::channel(DiscoveryStatus::default());
@@ -86,7 +95,7 @@ pub fn spawn(
             DiscoveryConfig::Fixed(_) => None,
         },
         credentials: credentials.map(Arc::new),
-        dialer,
+        dialers,
         topology,
         status,
         asks: watch::channel(0).0,
@@ -106,7 +115,7 @@ pub fn spawn(
 struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
     credentials: Option<Arc<Credentials>>,
-    dialer: Dialer,
+    dialers: Dialers,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
     asks: watch::Sender<u64>,
@@ -169,7 +178,7 @@ impl Driver {
 
     fn track(&mut self, address: Address) {
         let Some(config) = &self.sentinel_config else { return };
-        let mut dialer = self.dialer.clone();
+        let mut dialer = self.dialers.sentinels.clone();
         dialer.connect_timeout = dialer.connect_timeout.min(config.timeout);
         let follower = Follower {
             address: address.clone(),
@@ -189,7 +198,8 @@ impl Driver {
             former.abort();
         }
         self.probes += 1;
-        let (dialer, credentials, news) = (self.dialer.clone(), self.credentials.clone(), self.news.clone());
+        let (dialer, credentials, news) =
+            (self.dialers.data.clone(), self.credentials.clone(), self.news.clone());
         let probe = async move {
             let finding = probe::probe(&address, credentials.as_deref(), &dialer).await;
             // Nobody listens when discovery is being dropped.
@@ -203,7 +213,8 @@ impl Driver {
             former.abort();
         }
         self.probes += 1;
-        let (dialer, credentials, news) = (self.dialer.clone(), self.credentials.clone(), self.news.clone());
+        let (dialer, credentials, news) =
+            (self.dialers.data.clone(), self.credentials.clone(), self.news.clone());
         let question = async move {
             let primary = probe::says_primary(&address, credentials.as_deref(), &dialer).await;
             let _ = news.send(Event::Scouted { ticket, primary }).await;
@@ -254,7 +265,7 @@ mod tests {
         let mut sentinel = SentinelConfig::new(vec![address.clone()], "mymaster");
         sentinel.timeout = Duration::from_secs(60);
         for config in [DiscoveryConfig::Sentinel(sentinel), DiscoveryConfig::Fixed(address)] {
-            let discovery = spawn("db", config, None, Dialer::default());
+            let discovery = spawn("db", config, None, Dialers::default());
             let (stream, _) = listener.accept().await.unwrap();
             drop(discovery);
             closed(stream).await;
@@ -264,7 +275,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn hints_without_end_are_taken_in_and_dropped() {
         let address = Address::Unix("/nonexistent/server.sock".into());
-        let mut discovery = spawn("db", DiscoveryConfig::Fixed(address), None, Dialer::default());
+        let mut discovery = spawn("db", DiscoveryConfig::Fixed(address), None, Dialers::default());
         let outage =
             |topology: &Topology| matches!(topology, Topology::Unknown(why) if **why != Outage::Starting);
         discovery.topology.wait_for(outage).await.unwrap();

@@ -6,3 +6,4 @@ pub mod connect;
 pub mod loopback;
 pub mod read_buffer;
 pub mod stream;
+pub mod tls;

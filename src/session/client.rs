@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::Resp;
 use crate::upstream::identity::Identity;
 
@@ -27,6 +28,8 @@ pub struct Client {
     pub peer: String,
     /// The address that it connected to.
     pub local: String,
+    /// Who its certificate says it is. Verified, and unchanged by AUTH and RESET.
+    pub certificate: Option<CertificateIdentity>,
     /// When it connected.
     pub since: Instant,
     /// The protocol version it speaks.
@@ -53,6 +56,8 @@ pub struct Origin {
     pub peer: String,
     /// See [`Client::local`].
     pub local: String,
+    /// See [`Client::certificate`]; known after the TLS handshake.
+    pub certificate: Option<CertificateIdentity>,
 }
 
 impl Client {
@@ -62,6 +67,7 @@ impl Client {
             id: origin.id,
             peer: origin.peer,
             local: origin.local,
+            certificate: origin.certificate,
             since: Instant::now(),
             resp: Resp::V2,
             database,

@@ -35,6 +35,7 @@ use crate::command::{self, Flags, Found, Verb};
 use crate::metrics::Gauged;
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
+use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
@@ -177,6 +178,7 @@ impl Session {
                 Turn::Close(close) => break close,
             }
         };
+        self.stream.close();
         let counters = &self.around.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
@@ -185,7 +187,14 @@ impl Session {
             Close::Memory => counters.closed_memory.rise(),
             Close::UpstreamLost => counters.closed_lost.rise(),
         }
-        tracing::debug!(client = self.client.id, peer = self.client.peer, ?close, "session ended");
+        let certificate = self.client.certificate.as_ref().map(CertificateIdentity::shown);
+        tracing::debug!(
+            client = self.client.id,
+            peer = self.client.peer,
+            certificate,
+            ?close,
+            "session ended"
+        );
         close
     }
 

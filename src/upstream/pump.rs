@@ -164,7 +164,10 @@ impl Pump {
                 }
             }
         }
-        Ok(())
+        match Pin::new(&mut self.link.stream).poll_flush(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Hands every whole reply to its client. Replies that follow each other and go to one client are handed

@@ -2,6 +2,7 @@
 
 mod listener;
 mod tenant;
+mod tls;
 mod upstream;
 
 use std::ffi::OsString;
@@ -55,6 +56,7 @@ pub fn check(
         typed.tenants.into_iter().map(|typed| tenant::check(typed, report)).collect();
     let listeners = listener::check_all(
         typed.listeners,
+        &typed.tls,
         &bounds,
         &listener::Upstreams { names: &names, usual: usual.as_deref(), checked: &upstreams },
         &tenants,

@@ -7,11 +7,14 @@ use std::time::Duration;
 use super::super::Upstream;
 use super::super::password::SecretSource;
 use super::super::report::{Place, Report};
+use super::super::tls::{DATA, SENTINEL};
 use super::super::typed::{Setting, TypedUpstream};
 use super::super::url::Target;
 use super::super::value::Bytes;
+use super::tls;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 use crate::secret::{Credentials, Secret};
+use crate::topology::Address;
 use crate::upstream::config::{Pool, UpstreamConfig};
 
 /// Connections that the shared lane keeps when only one of the two limits is typed.
@@ -31,6 +34,7 @@ pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report)
     let mut url_password = Setting::Absent;
     let mut url_database = Setting::Absent;
     let mut url_target = Setting::Absent;
+    let mut scheme = false;
     match std::mem::take(&mut typed.url) {
         Setting::Absent => {}
         Setting::Faulty => url_target = Setting::Faulty,
@@ -39,6 +43,7 @@ pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report)
             url_password = Setting::optional(url.password.map(Password::Held), &place);
             url_database = Setting::optional(url.database, &place);
             url_target = Setting::Given(url.target, place);
+            scheme = url.tls;
         }
     }
     let username = choose(std::mem::take(&mut typed.username), url_username, report);
@@ -47,6 +52,28 @@ pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report)
     let (credentials, password) = credentials(username, password, "password", env, report);
 
     let target = target(&mut typed, url_target, report);
+    let nat = typed.nat.value().cloned().unwrap_or_default();
+    let data = std::mem::take(&mut typed.tls);
+    let sentinel_leg = std::mem::take(&mut typed.sentinel_tls);
+    let table = typed.place.clone();
+    let faults = report.faults.len();
+    if let (Some(Target::Fixed(Address::Unix(_))), Some(place)) = (&target, data.on.place()) {
+        report.fault(place, "a unix socket never leaves the machine and speaks plain text; leave it out");
+    }
+    let tls = tls::leg(&data, None, scheme, &DATA, &nat, &table, report);
+    let sentinel_tls = match &target {
+        Some(Target::Fixed(_)) => {
+            for place in sentinel_leg.on.place().into_iter().chain(sentinel_leg.places()) {
+                report.fault(place, asks_no_sentinels(&typed.name));
+            }
+            None
+        }
+        _ => {
+            let on = data.on.value().copied().unwrap_or(scheme);
+            tls::leg(&sentinel_leg, Some(&data), on, &SENTINEL, &nat, &table, report)
+        }
+    };
+    let tls_is_faulty = report.faults.len() > faults;
     let (discovery, sentinel_password) = match target {
         Some(Target::Fixed(address)) => {
             refuse_sentinel_keys(&typed, report);
@@ -64,7 +91,8 @@ pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report)
     };
     let config = connections(typed, report);
     let config = UpstreamConfig { credentials, database: database.or(0), ..config };
-    Some(Upstream { config, discovery: discovery?, password, sentinel_password })
+    let discovery = discovery.filter(|_| !tls_is_faulty)?;
+    Some(Upstream { config, discovery, password, sentinel_password, tls, sentinel_tls })
 }
 
 /// Of a key and a part of the URL that say the same thing, the one whose place wins; within one file, neither.
@@ -124,6 +152,10 @@ fn target(typed: &mut TypedUpstream, url: Setting<Target>, report: &mut Report) 
     }
 }
 
+fn asks_no_sentinels(name: &str) -> String {
+    format!("upstream {name} is at a fixed address and asks no Sentinels; leave it out")
+}
+
 /// Keys that only Sentinels have a use for. From the environment they are no more than doubtful: one environment
 /// may serve many configurations.
 fn refuse_sentinel_keys(typed: &TypedUpstream, report: &mut Report) {
@@ -136,8 +168,7 @@ fn refuse_sentinel_keys(typed: &TypedUpstream, report: &mut Report) {
         typed.switch.place(),
     ];
     for place in places.into_iter().flatten() {
-        let text =
-            format!("upstream {} is at a fixed address and asks no Sentinels; leave it out", typed.name);
+        let text = asks_no_sentinels(&typed.name);
         match place {
             Place::Env(_) => report.warn(place, text),
             _ => report.fault(place, text),

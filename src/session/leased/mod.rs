@@ -303,6 +303,9 @@ impl Leased {
             }
             wrote = true;
         }
-        Ok(wrote)
+        match Pin::new(&mut self.lease.link.stream).poll_flush(cx) {
+            Poll::Ready(result) => result.map(|()| wrote),
+            Poll::Pending => Ok(wrote),
+        }
     }
 }
