@@ -32,6 +32,7 @@ pub mod rotation;
 pub mod secret;
 pub mod session;
 pub mod status;
+pub mod tenant;
 pub mod timeline;
 pub mod topology;
 pub mod upstream;

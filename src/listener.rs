@@ -62,6 +62,8 @@ pub struct ListenerConfig {
     pub bind: Bind,
     /// The upstream's name.
     pub upstream: String,
+    /// The tenant that its clients belong to.
+    pub tenant: Option<String>,
     /// Clients connected at once; one more is told `-ERR max number of clients reached`.
     pub max_clients: usize,
     /// Bounds of its sessions.

@@ -11,19 +11,36 @@ use toml::de::DeTable;
 use super::address::{self, DEFAULT_PORT, DEFAULT_SENTINEL_PORT};
 use super::document::{Section, Source};
 use super::report::{Place, Report};
+use super::rule;
 use super::tls::{self, TypedClientTls, TypedServerTls};
-use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedUpstream};
+use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedTenant, TypedUpstream};
 use crate::rotation::source::{NameSource, SecretSource, readable_by_all};
+use crate::tenant::policy::config as policy;
 
 /// The longest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The tables of a file and the keys that each may have; `*` stands for a name of the user's choice.
-const SCHEMA: [(&str, &[&str]); 5] =
-    [("", ROOT), ("log", LOG), ("limits", LIMITS), ("listeners.*", LISTENER), ("upstreams.*", UPSTREAM)];
+const SCHEMA: [(&str, &[&str]); 6] = [
+    ("", ROOT),
+    ("log", LOG),
+    ("limits", LIMITS),
+    ("listeners.*", LISTENER),
+    ("tenants.*", TENANT),
+    ("upstreams.*", UPSTREAM),
+];
 
-const ROOT: &[&str] =
-    &["workers", "admin", "drain-timeout", "reload-interval", "log", "limits", "listeners", "upstreams"];
+const ROOT: &[&str] = &[
+    "workers",
+    "admin",
+    "drain-timeout",
+    "reload-interval",
+    "log",
+    "limits",
+    "listeners",
+    "tenants",
+    "upstreams",
+];
 
 const LOG: &[&str] = &["format", "level"];
 
@@ -43,6 +60,7 @@ const LISTENER: &[&str] = &[
     "address",
     "mode",
     "upstream",
+    "tenant",
     "tls-cert",
     "tls-key",
     "tls-client-ca",
@@ -60,6 +78,8 @@ const LISTENER: &[&str] = &[
     "max-pipeline",
     "write-timeout",
 ];
+
+const TENANT: &[&str] = &["commands", "key-prefixes", "channel-prefixes", "read-only", "scripts"];
 
 const UPSTREAM: &[&str] = &[
     "url",
@@ -212,6 +232,10 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.listeners.push(listener(name, &section, folder, report));
     }
+    for (name, section) in root.sections("tenants", TENANT, report) {
+        section.refuse_unknown_keys(&SCHEMA, report);
+        typed.tenants.push(tenant(name, &section, report));
+    }
     for (name, section) in root.sections("upstreams", UPSTREAM, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.upstreams.push(upstream(name, &section, folder, report));
@@ -240,11 +264,23 @@ fn listener(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
         address: section.read("address", report),
         mode: section.read("mode", report),
         upstream: section.read("upstream", report),
+        tenant: section.read("tenant", report),
         tls: TypedServerTls::read(section, folder, report),
         limits: TypedLimits {
             admin_commands: section.read("admin-commands", report),
             ..limits(section, report)
         },
+    }
+}
+
+fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTenant {
+    TypedTenant {
+        name,
+        commands: section.read_list("commands", rule::rule, report),
+        key_prefixes: section.read_list("key-prefixes", policy::prefix, report),
+        channel_prefixes: section.read_list("channel-prefixes", policy::prefix, report),
+        read_only: section.read("read-only", report),
+        scripts: section.read("scripts", report),
     }
 }
 
@@ -397,7 +433,7 @@ mod tests {
             if let Some(header) = line.strip_prefix('[') {
                 let header = header.split(']').next().unwrap();
                 table = match header.split('.').collect::<Vec<_>>()[..] {
-                    [kind @ ("listeners" | "upstreams"), _] => format!("{kind}.*"),
+                    [kind @ ("listeners" | "tenants" | "upstreams"), _] => format!("{kind}.*"),
                     [kind, _, key] => {
                         seen.insert((format!("{kind}.*"), key.into()));
                         String::from("-")

@@ -8,6 +8,7 @@ mod document;
 mod file;
 pub mod flags;
 pub mod report;
+mod rule;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::rotation::source::CredentialSource;
 use crate::secret::Credentials;
+use crate::tenant::config::TenantConfig;
 use crate::upstream::config::UpstreamConfig;
 use flags::Flags;
 use report::Report;
@@ -50,6 +52,8 @@ pub struct Config {
     pub max_buffered: usize,
     /// At least one; names and addresses are unique.
     pub listeners: Vec<ListenerConfig>,
+    /// Names are unique.
+    pub tenants: Vec<TenantConfig>,
     /// At least one; names are unique.
     pub upstreams: Vec<Upstream>,
 }

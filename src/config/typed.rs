@@ -15,6 +15,7 @@ use super::value::{Bytes, LogLevel, Mode};
 use crate::discovery::config::SwitchRule;
 use crate::rotation::source::{NameSource, SecretSource};
 use crate::session::config::AdminCommands;
+use crate::tenant::policy::config::{Rule, Scripts};
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 
@@ -136,6 +137,7 @@ pub struct Typed {
     /// From flags and the environment: for every TCP listener that has no TLS keys of its own.
     pub tls: TypedServerTls,
     pub listeners: Vec<TypedListener>,
+    pub tenants: Vec<TypedTenant>,
     pub upstreams: Vec<TypedUpstream>,
 }
 
@@ -161,8 +163,20 @@ pub struct TypedListener {
     pub address: Setting<ListenAddress>,
     pub mode: Setting<Mode>,
     pub upstream: Setting<String>,
+    pub tenant: Setting<String>,
     pub tls: TypedServerTls,
     pub limits: TypedLimits,
+}
+
+/// One tenant.
+#[derive(Debug)]
+pub struct TypedTenant {
+    pub name: String,
+    pub commands: Setting<Vec<Rule>>,
+    pub key_prefixes: Setting<Vec<Box<[u8]>>>,
+    pub channel_prefixes: Setting<Vec<Box<[u8]>>>,
+    pub read_only: Setting<bool>,
+    pub scripts: Setting<Scripts>,
 }
 
 /// One upstream.
@@ -214,6 +228,7 @@ impl TypedListener {
             address: Setting::Absent,
             mode: Setting::Absent,
             upstream: Setting::Absent,
+            tenant: Setting::Absent,
             tls: TypedServerTls::default(),
             limits: TypedLimits::default(),
         }

@@ -14,6 +14,7 @@ use crate::discovery::config::SwitchRule;
 use crate::net::tls::Floor;
 use crate::net::tls::server::ClientCertificates;
 use crate::session::config::AdminCommands;
+use crate::tenant::policy::config::Scripts;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 
@@ -234,6 +235,8 @@ words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);
 words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
+words!(Scripts, r#""deny" or "declared-keys""#,
+    "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);
 words!(Floor, r#""1.2" or "1.3""#, "1.2" => Self::Tls12, "1.3" => Self::Tls13);
 words!(ClientCertificates, r#""none", "optional" or "required""#,
     "none" => Self::Ignored, "optional" => Self::Optional, "required" => Self::Required);

@@ -1,8 +1,10 @@
 //! What a user can ask of the sessions of one listener, and the bounds they live within.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::resp::request::RequestLimits;
+use crate::tenant::policy::Policy;
 
 /// Whether administrative commands (`deny-admin` in the command table) reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct SessionConfig {
     pub write_timeout: Duration,
     /// Whether administrative commands are forwarded.
     pub admin_commands: AdminCommands,
+    /// What else is allowed, and on which keys and channels; `None`: everything.
+    pub policy: Option<Arc<Policy>>,
 }
 
 impl Default for SessionConfig {
@@ -36,6 +40,7 @@ impl Default for SessionConfig {
             max_pipeline: 1024,
             write_timeout: Duration::from_secs(60),
             admin_commands: AdminCommands::Deny,
+            policy: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod config;
+mod denied;
 mod errand;
 mod hello;
 mod leased;
@@ -20,6 +21,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::time::Sleep;
@@ -35,6 +37,7 @@ use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::request::{RequestLimits, RequestScanner};
+use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
 use crate::upstream::held::Held;
 use crate::upstream::lane::Lane;
@@ -116,6 +119,8 @@ pub struct Session {
     input: Vec<u8>,
     scanner: RequestScanner,
     scans: Scans,
+    /// What the client may do; `None`: everything.
+    policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
     closing: Option<Close>,
     /// The client has closed its sending side: what it sent is still handled.
@@ -142,6 +147,7 @@ impl Session {
         let replies = Replies::new(around.buffers.clone(), around.config.max_reply_buffer);
         around.roster.sessions.borrow_mut().insert(client.id, replies.clone());
         upstream.counters.clients_total.rise();
+        let policy = around.config.policy.clone();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
         Self {
             stream,
@@ -151,6 +157,7 @@ impl Session {
             input: Vec::new(),
             scanner: RequestScanner::default(),
             scans: Scans::default(),
+            policy,
             lane: None,
             closing: None,
             ended: false,

@@ -8,11 +8,12 @@ use super::super::report::{Place, Report, suggestion};
 use super::super::tls::TypedServerTls;
 use super::super::typed::{Setting, TypedLimits, TypedListener};
 use super::super::{Upstream, value::Bytes};
-use super::{LEAST_SIZE, tls, within};
+use super::{LEAST_SIZE, tenant, tls, within};
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::tls::server::ClientCertificates;
 use crate::resp::request::RequestLimits;
 use crate::session::config::SessionConfig;
+use crate::tenant::config::TenantConfig;
 use crate::upstream::config::ClientAuth;
 
 const MAX_CLIENTS: usize = 10_000;
@@ -28,14 +29,16 @@ pub(super) struct Bounds<'a> {
     pub max_buffered: usize,
 }
 
-/// The upstreams that listeners can name.
-pub(super) struct Upstreams<'a> {
-    /// All that were typed.
+/// What listeners can name.
+pub(super) struct Named<'a> {
+    /// All upstreams that were typed.
     pub names: &'a [String],
     /// The one that is meant when a listener names none.
     pub usual: Option<&'a str>,
     /// Those without a fault.
     pub checked: &'a [Upstream],
+    /// All tenants.
+    pub tenants: &'a [TenantConfig],
 }
 
 /// Checks all listeners. If none was typed, one listens on 127.0.0.1:6379.
@@ -43,7 +46,7 @@ pub(super) fn check_all(
     mut typed: Vec<TypedListener>,
     flags: &TypedServerTls,
     bounds: &Bounds<'_>,
-    upstreams: &Upstreams<'_>,
+    named: &Named<'_>,
     admin: &Setting<SocketAddr>,
     file: Option<&Place>,
     report: &mut Report,
@@ -69,7 +72,7 @@ pub(super) fn check_all(
                 None => taken.push((address.clone(), place.clone())),
             }
         }
-        listeners.extend(check(listener, flags, bounds, upstreams, report));
+        listeners.extend(check(listener, flags, bounds, named, report));
     }
     listeners
 }
@@ -78,7 +81,7 @@ fn check(
     mut typed: TypedListener,
     flags: &TypedServerTls,
     bounds: &Bounds<'_>,
-    upstreams: &Upstreams<'_>,
+    named: &Named<'_>,
     report: &mut Report,
 ) -> Option<ListenerConfig> {
     if typed.address.is_absent() {
@@ -100,7 +103,8 @@ fn check(
         }),
         None => None,
     };
-    let upstream = upstream_name(&typed, upstreams, report);
+    let upstream = upstream_name(&typed, named, report);
+    let tenant = tenant::named(&typed.tenant, named.tenants, report);
     let mut own_tls = std::mem::take(&mut typed.tls);
     let faults = report.faults.len();
     let tls = match &bind {
@@ -126,7 +130,7 @@ fn check(
     let limits = bounds.over(&typed.limits, false, report);
     let (bind, upstream) = (bind?, upstream?);
     let proven = tls.as_ref().is_some_and(|tls| tls.profile.clients == ClientCertificates::Required);
-    let open = upstreams
+    let open = named
         .checked
         .iter()
         .any(|checked| checked.config.name == upstream && checked.config.client_auth == ClientAuth::Optional);
@@ -143,26 +147,29 @@ fn check(
             ),
         );
     }
-    Some(ListenerConfig { name: typed.name, bind, upstream, max_clients: limits.0, session: limits.1, tls })
+    let (max_clients, mut session) = limits;
+    session.policy = tenant.and_then(|tenant| tenant.policy.clone());
+    let tenant = tenant.map(|tenant| tenant.name.clone());
+    Some(ListenerConfig { name: typed.name, bind, upstream, tenant, max_clients, session, tls })
 }
 
-fn upstream_name(typed: &TypedListener, upstreams: &Upstreams<'_>, report: &mut Report) -> Option<String> {
+fn upstream_name(typed: &TypedListener, named: &Named<'_>, report: &mut Report) -> Option<String> {
     match &typed.upstream {
-        Setting::Given(name, _) if upstreams.names.contains(name) => Some(name.clone()),
+        Setting::Given(name, _) if named.names.contains(name) => Some(name.clone()),
         Setting::Given(name, place) => {
-            let hint = suggestion(name, upstreams.names.iter().map(String::as_str));
+            let hint = suggestion(name, named.names.iter().map(String::as_str));
             report.fault(place, format!("no upstream is named {name:?}{hint}"));
             None
         }
         Setting::Faulty => None,
         Setting::Absent => {
-            if upstreams.usual.is_none() && !upstreams.names.is_empty() {
+            if named.usual.is_none() && !named.names.is_empty() {
                 report.fault(
                     &typed.place.sub_key("upstream"),
-                    format!("is missing; say which one is meant: {}", upstreams.names.join(", ")),
+                    format!("is missing; say which one is meant: {}", named.names.join(", ")),
                 );
             }
-            upstreams.usual.map(str::to_owned)
+            named.usual.map(str::to_owned)
         }
     }
 }
@@ -218,6 +225,7 @@ impl Bounds<'_> {
             max_pipeline,
             write_timeout,
             admin_commands,
+            policy: None,
         };
         (max_clients, session)
     }

@@ -1,6 +1,7 @@
 //! As typed -> checked: fills in defaults, reads passwords, and refuses contradictions.
 
 mod listener;
+mod tenant;
 mod tls;
 mod upstream;
 
@@ -11,6 +12,7 @@ use super::report::{Place, Report};
 use super::typed::{Setting, Typed};
 use super::value::{Bytes, LogLevel};
 use super::{Config, LogConfig, LogFormat, Upstream, size};
+use crate::tenant::config::TenantConfig;
 use crate::upstream::config::Pool;
 
 const MAX_BUFFERED: usize = 512 * 1024 * 1024;
@@ -51,11 +53,13 @@ pub fn check(
     let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
     let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
+    let tenants: Vec<TenantConfig> =
+        typed.tenants.into_iter().map(|typed| tenant::check(typed, report)).collect();
     let listeners = listener::check_all(
         typed.listeners,
         &typed.tls,
         &bounds,
-        &listener::Upstreams { names: &names, usual: usual.as_deref(), checked: &upstreams },
+        &listener::Named { names: &names, usual: usual.as_deref(), checked: &upstreams, tenants: &tenants },
         &typed.admin,
         typed.file.as_ref(),
         report,
@@ -75,6 +79,7 @@ pub fn check(
             .or(RELOAD_INTERVAL),
         max_buffered,
         listeners,
+        tenants,
         upstreams,
     })
     .filter(|_| report.faults.is_empty())

@@ -1,0 +1,4 @@
+//! Whose clients these are, and what they may do.
+
+pub mod config;
+pub mod policy;
