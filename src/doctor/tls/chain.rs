@@ -102,6 +102,8 @@ fn judge(
     let (timely, name) = (timely(&chain, shown.now), name(leaf, shown));
     // What the library met first comes first.
     let faults: Vec<Fault> = match verdict.fault.reason {
+        // An authority of the right name and another key: an old one, most often.
+        Reason::Untrusted if verdict.said.ends_with("BadSignature") => vec![refusal()],
         Reason::Untrusted => trust(leaf, &chain, shown).into_iter().chain(timely).chain(name).collect(),
         Reason::WrongName => name.into_iter().chain(timely).collect(),
         Reason::Expired => timely.into_iter().chain(name).collect(),

@@ -14,11 +14,11 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Example CA");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("a certificate");
         std::fs::write(folder.path().join("ca.pem"), certificate.pem()).expect("its file");
@@ -63,7 +63,7 @@ impl Authority {
 
 #[test]
 fn certificates() {
-    let authority = Authority::new();
+    let authority = Authority::new("Example CA");
     authority.issue("good", &["localhost", "127.0.0.1"], 2999);
     authority.issue("named", &["db.example"], 2999);
     authority.issue("old", &["127.0.0.1"], 2021);
@@ -79,7 +79,13 @@ fn certificates() {
         diagnosis.says("primary", "role", &["ok: a primary"]);
     }
     let (plain, port) = authority.serve(Flavor::Valkey, "good", "no");
-    let other = Authority::new();
+    let older = Authority::new("Example CA");
+    older.examine(port).is_broken(
+        "primary",
+        "tls",
+        &["same name but another key", "newer one", "certificate 1: "],
+    );
+    let other = Authority::new("Another CA");
     other.examine(port).is_broken(
         "primary",
         "tls",
