@@ -14,6 +14,7 @@ use crate::net::backoff::Backoff;
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
 use crate::resp::control::{Control, ControlError};
+use crate::resp::greeting::without_arguments;
 use crate::resp::value::Value;
 use crate::rotation::login::Login;
 use crate::topology::Address;
@@ -119,6 +120,7 @@ impl Follower {
                 None => self.call(&mut control, &[b"AUTH", password]).await?,
             };
             if let Value::Error(line) = reply {
+                let line = without_arguments(&line);
                 self.login.refused(&self.address, &credentials, &line);
                 return Err(self.refusal(&line));
             }

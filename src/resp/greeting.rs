@@ -180,9 +180,17 @@ where
     };
     match reply {
         Value::Error(line) if not_ready(&line) => Err(GreetError::NotReady(line)),
-        Value::Error(line) => Err(GreetError::AuthRefused(line)),
+        Value::Error(line) => Err(GreetError::AuthRefused(without_arguments(&line))),
         _ => Ok(()),
     }
+}
+
+/// The error line of a refused AUTH, fit to be shown: of a command that it does not know, a server quotes the arguments
+/// (`ERR unknown command 'AUTH', with args beginning with: '…'`, observed on valkey 8.0 and redis 7.0), and AUTH's are a
+/// password.
+pub fn without_arguments(line: &Bytes) -> Bytes {
+    memchr::memmem::find(line, b", with args beginning with")
+        .map_or_else(|| line.clone(), |at| line.slice(..at))
 }
 
 /// Whether the line says "not now" and not "not you". A server with no room for another client says so unasked,

@@ -226,3 +226,16 @@ async fn nonsense_is_a_protocol_error() {
     let result = run(plain(Resp::V2), &[&welcome(HELLO2, "*1\r\n$5\r\nother\r\n")]).await.result;
     assert!(matches!(result, Err(GreetError::Control(ControlError::Protocol(_)))), "{result:?}");
 }
+
+#[test]
+fn a_server_that_does_not_know_auth_does_not_spread_the_password() {
+    let shown = |line: &'static [u8]| without_arguments(&Bytes::from_static(line));
+    assert_eq!(
+        shown(b"ERR unknown command 'AUTH', with args beginning with: 'hunter2' "),
+        "ERR unknown command 'AUTH'"
+    );
+    assert_eq!(
+        shown(b"WRONGPASS invalid username-password pair"),
+        "WRONGPASS invalid username-password pair"
+    );
+}
