@@ -42,6 +42,7 @@ use crate::command::learned::Learned;
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::connect::Dialer;
+use crate::net::tls::client::ClientTls;
 use crate::rotation::login::Login;
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
@@ -138,7 +139,8 @@ impl Upstream {
         });
         tokio::task::spawn_local(upstream.clone().follow(topology));
         tokio::task::spawn_local(housekeeping::keep(Rc::downgrade(&upstream)));
-        tokio::task::spawn_local(renew::follow(Rc::downgrade(&upstream), changes));
+        let certificates = upstream.dialer.tls.as_ref().map(ClientTls::changes);
+        tokio::task::spawn_local(renew::follow(Rc::downgrade(&upstream), changes, certificates));
         upstream
     }
 

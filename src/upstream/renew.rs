@@ -18,6 +18,7 @@ use super::lane::{Lane, Order};
 use super::open::{Link, OpenFault, open};
 use super::pump::Pump;
 use super::{SharedPermit, Upstream};
+use crate::net::tls::client::ClientSet;
 use crate::rotation::login::Newest;
 
 /// Connections that are to be replaced for one reason are so within this time, each at a random moment.
@@ -91,16 +92,32 @@ fn soon() -> Instant {
     Instant::now() + SPREAD.mul_f64(0.05 + 0.95 * fastrand::f64())
 }
 
-/// Has connections replaced that were made with credentials of the past, if that is asked for.
-pub(super) async fn follow(upstream: Weak<Upstream>, mut changes: watch::Receiver<Newest>) {
-    while changes.changed().await.is_ok() {
-        let Some(upstream) = upstream.upgrade() else { return };
+/// Has connections replaced that were made with credentials or certificates of the past, if that is asked for.
+pub(super) async fn follow(
+    upstream: Weak<Upstream>,
+    mut logins: watch::Receiver<Newest>,
+    mut certificates: Option<watch::Receiver<ClientSet>>,
+) {
+    loop {
+        let certified = async {
+            match &mut certificates {
+                Some(changes) => changes.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        // Credentials are respgate's own; certificates are everybody's.
+        let (changed, everybody) = tokio::select! {
+            changed = logins.changed() => (changed, false),
+            changed = certified => (changed, true),
+        };
+        let Some(upstream) = upstream.upgrade().filter(|_| changed.is_ok()) else { return };
         if upstream.config.reauth == Reauth::Keep {
             continue;
         }
         let own = upstream.identities.own().id();
         upstream.leases.outdated(own);
-        for lane in upstream.lanes.borrow().values().filter(|lane| lane.key().identity.id() == own) {
+        let lanes = upstream.lanes.borrow();
+        for lane in lanes.values().filter(|lane| everybody || lane.key().identity.id() == own) {
             lane.retire_by(soon());
         }
     }

@@ -108,6 +108,13 @@ impl ClientTls {
         Self { set, names }
     }
 
+    /// Sees every set that is sent from now on.
+    pub fn changes(&self) -> watch::Receiver<ClientSet> {
+        let mut changes = self.set.clone();
+        changes.mark_unchanged();
+        changes
+    }
+
     /// Shakes hands with the server at `address`; the caller sets the deadline.
     ///
     /// # Errors
