@@ -16,11 +16,12 @@ use crate::discovery::{self, Discovery};
 use crate::drain;
 use crate::listener::Listener;
 use crate::net::connect::Dialer;
+use crate::tenant::Tenants;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::scripts::Scripts;
-use crate::worker::{Plan, Worker};
+use crate::worker::{ListenerPlan, Plan, Worker};
 
 /// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.
 const OS_ERROR: u8 = 71;
@@ -70,7 +71,7 @@ async fn serve(config: Config) -> io::Result<()> {
             topology: discovery.topology.clone(),
             timelines: timelines.clone(),
         });
-        let admin = Admin::new(views.collect(), workers.clone(), draining.clone());
+        let admin = Admin::new(views.collect(), plan.tenants.all.clone(), workers.clone(), draining.clone());
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {
@@ -121,13 +122,18 @@ fn dialer(config: &UpstreamConfig) -> Dialer {
 /// Each worker gets its share of the limits.
 fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> Plan {
     let workers = config.workers.max(1);
+    let tenants = Tenants::new(&config.tenants);
     let listeners = config
         .listeners
         .iter()
         .map(|listener| {
             let upstream =
                 config.upstreams.iter().position(|upstream| upstream.config.name == listener.upstream);
-            (listener.session.clone(), upstream.unwrap_or_default())
+            ListenerPlan {
+                session: listener.session.clone(),
+                upstream: upstream.unwrap_or_default(),
+                tenant: listener.tenant.as_deref().and_then(|name| tenants.find(name)),
+            }
         })
         .collect();
     let upstreams = config
@@ -151,7 +157,7 @@ fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> 
             }
         })
         .collect();
-    Plan { listeners, upstreams, max_buffered: config.max_buffered / workers }
+    Plan { listeners, tenants, upstreams, max_buffered: config.max_buffered / workers }
 }
 
 async fn stopped() -> io::Result<()> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use crate::drain::Draining;
 use crate::net::loopback;
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
+use crate::tenant::identity::Identity;
 use crate::worker::{Arrival, Place, Socket, Worker};
 
 /// Connections that the kernel completes before they are accepted.
@@ -25,8 +27,6 @@ const BACKLOG: i32 = 4096;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// The same complaint is logged at most this often.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
-/// A client that vanished without a word is noticed after about this long.
-const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// Where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,10 @@ pub struct ListenerConfig {
     pub upstream: String,
     /// The tenant that its clients belong to.
     pub tenant: Option<String>,
+    /// Whose word is taken for where clients come from: they must begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
+    /// How long a silent client's machine is left alone before the system asks whether it is still there.
+    pub keepalive: Duration,
     /// Clients connected at once; one more is told `-ERR max number of clients reached`.
     pub max_clients: usize,
     /// Bounds of its sessions.
@@ -73,6 +77,7 @@ pub struct Listener {
     name: String,
     place: usize,
     max_clients: usize,
+    keepalive: Duration,
     clients: Arc<AtomicUsize>,
     ids: Arc<AtomicU64>,
     socket: Bound,
@@ -98,6 +103,7 @@ struct Accepted {
     socket: Socket,
     peer: String,
     local: String,
+    known: Identity,
 }
 
 impl Listener {
@@ -121,6 +127,7 @@ impl Listener {
             name: config.name.clone(),
             place,
             max_clients: config.max_clients,
+            keepalive: config.keepalive,
             clients: Arc::default(),
             ids,
             socket,
@@ -165,7 +172,9 @@ impl Listener {
             Bound::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+                let keepalive = TcpKeepalive::new()
+                    .with_time(self.keepalive)
+                    .with_interval((self.keepalive / 3).max(Duration::from_secs(1)));
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 loopback::spare(&stream, peer);
                 let local = stream.local_addr()?;
@@ -173,13 +182,20 @@ impl Listener {
                     socket: Socket::Tcp(stream.into_std()?),
                     peer: peer.to_string(),
                     local: local.to_string(),
+                    known: Identity { address: Some(peer.ip()), ..Identity::default() },
                 })
             }
             Bound::Unix(listener, file) => {
                 let (stream, _) = listener.accept().await?;
                 // The server prints a unix client's address as its own path and port 0.
                 let path = format!("{}:0", file.0.display());
-                Ok(Accepted { socket: Socket::Unix(stream.into_std()?), peer: path.clone(), local: path })
+                let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+                Ok(Accepted {
+                    socket: Socket::Unix(stream.into_std()?),
+                    peer: path.clone(),
+                    local: path,
+                    known: Identity { uid, ..Identity::default() },
+                })
             }
         }
     }
@@ -189,7 +205,7 @@ impl Listener {
             return turn_away(accepted.socket);
         };
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let origin = Origin { id, peer: accepted.peer, local: accepted.local };
+        let origin = Origin { id, peer: accepted.peer, local: accepted.local, known: accepted.known };
         let arrival = Arrival { socket: accepted.socket, listener: self.place, origin, place };
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(arrival).await

@@ -5,16 +5,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
+use crate::session::limit::Offices;
 use crate::session::{Roster, Session, Surroundings};
+use crate::tenant::identity::TenantId;
+use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
 /// Clients that may wait to be taken over by a worker.
@@ -63,18 +68,33 @@ impl Drop for Place {
 /// What every worker does.
 #[derive(Clone)]
 pub struct Plan {
-    /// Sessions of each listener, and which of the upstreams they use.
-    pub listeners: Vec<(SessionConfig, usize)>,
+    /// By the number that listeners are known by.
+    pub listeners: Vec<ListenerPlan>,
+    /// Whose clients are under which limits.
+    pub tenants: Tenants,
     /// Upstreams.
     pub upstreams: Vec<UpstreamPlan>,
     /// Bytes that one worker may hold for its sessions.
     pub max_buffered: usize,
 }
 
+/// What becomes of one listener's clients.
+#[derive(Clone)]
+pub struct ListenerPlan {
+    /// Bounds and permissions of its sessions.
+    pub session: SessionConfig,
+    /// Which of the [`Plan::upstreams`] they use.
+    pub upstream: usize,
+    /// Whose clients they are, unless another rule says.
+    pub tenant: Option<TenantId>,
+}
+
 /// What a worker has counted.
 pub struct Counted {
     /// By upstream.
     pub upstreams: Vec<Snapshot>,
+    /// By tenant.
+    pub tenants: Vec<figures::Counted>,
     /// Bytes held for clients now.
     pub buffered: usize,
 }
@@ -151,14 +171,18 @@ async fn run(
         .into_iter()
         .map(|plan| Upstream::start(plan, buffers.clone(), Rc::new(Counters::default())))
         .collect();
+    let offices = Offices::new(&plan.tenants);
+    tokio::task::spawn_local(keep_time(roster.clone()));
     let listeners: Vec<Rc<Surroundings>> = plan
         .listeners
         .into_iter()
-        .filter_map(|(config, upstream)| {
+        .filter_map(|listener| {
             Some(Rc::new(Surroundings {
-                unauthenticated: config.request.unauthenticated(),
-                config,
-                upstream: upstreams.get(upstream)?.clone(),
+                unauthenticated: listener.session.request.unauthenticated(),
+                config: listener.session,
+                tenant: listener.tenant,
+                offices: offices.clone(),
+                upstream: upstreams.get(listener.upstream)?.clone(),
                 buffers: buffers.clone(),
                 roster: roster.clone(),
             }))
@@ -173,7 +197,8 @@ async fn run(
             ask = asked.recv() => match ask {
                 Some(Ask::Snapshot(answer)) => {
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
-                    let _ = answer.send(Counted { upstreams, buffered: buffers.held() });
+                    let tenants = offices.desks().iter().map(|desk| desk.figures.snapshot()).collect();
+                    let _ = answer.send(Counted { upstreams, tenants, buffered: buffers.held() });
                 }
                 Some(Ask::Drain(answer)) => {
                     roster.drain();
@@ -202,6 +227,16 @@ fn receive(arrival: Arrival, listeners: &[Rc<Surroundings>], load: &Arc<AtomicUs
             });
         }
         Err(error) => tracing::warn!(%error, "a client could not be taken over"),
+    }
+}
+
+/// Looks once a second whose time is up.
+async fn keep_time(roster: Rc<Roster>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        roster.inspect();
     }
 }
 

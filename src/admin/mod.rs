@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::scrape::Scrape;
 use crate::drain::Draining;
+use crate::tenant::Tenant;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -69,8 +70,13 @@ pub struct View {
 
 impl Admin {
     /// `upstreams`: in the order of the workers' plan.
-    pub fn new(upstreams: Vec<View>, workers: Vec<Worker>, draining: Draining) -> Self {
-        let scrape = Scrape::new(upstreams.clone(), workers);
+    pub fn new(
+        upstreams: Vec<View>,
+        tenants: Vec<Arc<Tenant>>,
+        workers: Vec<Worker>,
+        draining: Draining,
+    ) -> Self {
+        let scrape = Scrape::new(upstreams.clone(), tenants, workers);
         Self { upstreams, draining, scrape }
     }
 

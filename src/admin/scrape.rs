@@ -1,5 +1,6 @@
 //! Collects what the workers counted and renders it as Prometheus text.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Key, KeyName, Metadata, Recorder};
@@ -8,6 +9,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use super::View;
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
+use crate::tenant::Tenant;
+use crate::tenant::figures::Counted;
+use crate::tenant::limits::refusal::Limit;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -18,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
+    tenants: Vec<Arc<Tenant>>,
     workers: Vec<Worker>,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -26,7 +31,7 @@ pub(super) struct Scrape {
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
 impl Scrape {
-    pub(super) fn new(upstreams: Vec<View>, workers: Vec<Worker>) -> Self {
+    pub(super) fn new(upstreams: Vec<View>, tenants: Vec<Arc<Tenant>>, workers: Vec<Worker>) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         for Figure { name, kind, help, .. } in FIGURES {
@@ -59,16 +64,21 @@ impl Scrape {
             "When each phase of the last failover was reached, in seconds since its first sign.",
         );
         describe(&recorder, BUILD, Kind::Gauge, "Always 1; its label says which version runs.");
-        Self { upstreams, workers, recorder, handle }
+        describe_tenants(&recorder);
+        Self { upstreams, tenants, workers, recorder, handle }
     }
 
     /// The metrics now.
     pub(super) async fn render(&self) -> String {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
+        let mut tenants = vec![Counted::default(); self.tenants.len()];
         let mut buffered = 0;
         for worker in &self.workers {
             if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
                 buffered += counted.buffered as u64;
+                for (sum, counted) in tenants.iter_mut().zip(&counted.tenants) {
+                    sum.add(counted);
+                }
                 for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
                     sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
                 }
@@ -80,6 +90,9 @@ impl Scrape {
             }
             self.publish_topology(name, &topology.borrow());
             self.publish_failovers(name, timelines);
+        }
+        for (tenant, counted) in self.tenants.iter().zip(&tenants) {
+            self.publish_tenant(tenant, counted);
         }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         self.publish(BUILD, Kind::Gauge, version, 1);
@@ -119,6 +132,43 @@ impl Scrape {
         }
     }
 
+    fn publish_tenant(&self, tenant: &Tenant, counted: &Counted) {
+        let labels = |more: Option<(&'static str, &'static str)>| {
+            let mut labels = vec![Label::new("tenant", tenant.config.name.clone())];
+            labels.extend(more.map(|(name, value)| Label::new(name, value)));
+            labels
+        };
+        self.publish(TENANT_COMMANDS, Kind::Counter, labels(None), counted.commands);
+        self.publish(TENANT_CLIENTS, Kind::Gauge, labels(None), tenant.connections.taken() as u64);
+        for (limit, count) in [(Limit::InFlight, &tenant.in_flight), (Limit::Buffered, &tenant.buffered)] {
+            if count.limit().is_some() {
+                let name = if limit == Limit::InFlight { TENANT_IN_FLIGHT } else { TENANT_BUFFERED };
+                self.publish(name, Kind::Gauge, labels(None), count.taken() as u64);
+            }
+        }
+        for (limit, count) in [
+            (Limit::Leased, &tenant.leased),
+            (Limit::Blocked, &tenant.blocked),
+            (Limit::Subscribed, &tenant.subscribed),
+            (Limit::Transactions, &tenant.transactions),
+        ] {
+            self.publish(
+                TENANT_LEASES,
+                Kind::Gauge,
+                labels(Some(("kind", limit.key()))),
+                count.taken() as u64,
+            );
+        }
+        // A limit that never took hold has no sample, so that a tenant has few.
+        for (at, limit) in Limit::ALL.into_iter().enumerate() {
+            for (name, figures) in [(TENANT_DELAYED, &counted.delayed), (TENANT_REFUSED, &counted.refused)] {
+                if let Some(value) = figures.get(at).copied().filter(|value| *value > 0) {
+                    self.publish(name, Kind::Counter, labels(Some(("limit", limit.key()))), value);
+                }
+            }
+        }
+    }
+
     fn publish(&self, name: &'static str, kind: Kind, labels: Vec<Label>, value: u64) {
         let key = Key::from_parts(name, labels);
         match kind {
@@ -128,6 +178,13 @@ impl Scrape {
     }
 }
 
+const TENANT_COMMANDS: &str = "respgate_tenant_commands_total";
+const TENANT_CLIENTS: &str = "respgate_tenant_clients";
+const TENANT_IN_FLIGHT: &str = "respgate_tenant_commands_in_flight";
+const TENANT_BUFFERED: &str = "respgate_tenant_buffered_bytes";
+const TENANT_LEASES: &str = "respgate_tenant_leases";
+const TENANT_DELAYED: &str = "respgate_tenant_delayed_total";
+const TENANT_REFUSED: &str = "respgate_tenant_refused_total";
 const PRIMARY_KNOWN: &str = "respgate_primary_known";
 const GENERATION: &str = "respgate_primary_generation";
 const EPOCH: &str = "respgate_sentinel_config_epoch";
@@ -141,6 +198,28 @@ fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help:
     match kind {
         Kind::Counter => recorder.describe_counter(name, unit, help),
         Kind::Gauge => recorder.describe_gauge(name, unit, help),
+    }
+}
+
+fn describe_tenants(recorder: &PrometheusRecorder) {
+    for (name, kind, help) in [
+        (TENANT_COMMANDS, Kind::Counter, "Commands taken from a tenant's clients."),
+        (TENANT_CLIENTS, Kind::Gauge, "Clients of a tenant connected now."),
+        (
+            TENANT_IN_FLIGHT,
+            Kind::Gauge,
+            "Commands of a tenant sent and unanswered now, where they are limited.",
+        ),
+        (TENANT_BUFFERED, Kind::Gauge, "Bytes that wait for a tenant's clients now, where they are limited."),
+        (
+            TENANT_LEASES,
+            Kind::Gauge,
+            "Upstream connections that a tenant's clients have to themselves now, by kind.",
+        ),
+        (TENANT_DELAYED, Kind::Counter, "Commands of a tenant that a limit delayed, by limit."),
+        (TENANT_REFUSED, Kind::Counter, "Commands and clients of a tenant that a limit refused, by limit."),
+    ] {
+        describe(recorder, name, kind, help);
     }
 }
 

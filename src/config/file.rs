@@ -12,7 +12,8 @@ use super::address::{self, DEFAULT_PORT, DEFAULT_SENTINEL_PORT};
 use super::document::{Section, Source};
 use super::password::{SecretSource, readable_by_all};
 use super::report::{Place, Report};
-use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedTenant, TypedUpstream};
+use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedRates, TypedTenant, TypedUpstream};
+use crate::tenant::identity::CertificateRule;
 use crate::tenant::policy::config::{self as policy, Rule};
 
 /// The longest configuration file.
@@ -43,6 +44,13 @@ const LIMITS: &[&str] = &[
     "max-reply-buffer",
     "max-pipeline",
     "write-timeout",
+    "idle-timeout",
+    "transaction-timeout",
+    "first-command-timeout",
+    "command-timeout",
+    "slow-reader-soft",
+    "slow-reader-soft-time",
+    "keepalive",
 ];
 
 const LISTENER: &[&str] = &[
@@ -50,6 +58,7 @@ const LISTENER: &[&str] = &[
     "mode",
     "upstream",
     "tenant",
+    "proxy-protocol",
     "admin-commands",
     "max-clients",
     "max-request",
@@ -59,9 +68,49 @@ const LISTENER: &[&str] = &[
     "max-reply-buffer",
     "max-pipeline",
     "write-timeout",
+    "idle-timeout",
+    "transaction-timeout",
+    "first-command-timeout",
+    "command-timeout",
+    "slow-reader-soft",
+    "slow-reader-soft-time",
+    "keepalive",
 ];
 
-const TENANT: &[&str] = &["commands", "key-prefixes", "channel-prefixes", "read-only"];
+const TENANT: &[&str] = &[
+    "certificates",
+    "users",
+    "networks",
+    "uids",
+    "client-names",
+    "default",
+    "commands",
+    "key-prefixes",
+    "channel-prefixes",
+    "read-only",
+    "over-limit",
+    "max-delay",
+    "connections",
+    "commands-per-second",
+    "commands-burst",
+    "bytes-in-per-second",
+    "bytes-in-burst",
+    "bytes-out-per-second",
+    "bytes-out-burst",
+    "client-commands-per-second",
+    "client-commands-burst",
+    "client-bytes-in-per-second",
+    "client-bytes-in-burst",
+    "client-bytes-out-per-second",
+    "client-bytes-out-burst",
+    "in-flight",
+    "leased",
+    "blocked",
+    "subscribed",
+    "transactions",
+    "max-request",
+    "max-buffered",
+];
 
 const UPSTREAM: &[&str] = &[
     "url",
@@ -205,6 +254,13 @@ fn limits(section: &Section<'_>, report: &mut Report) -> TypedLimits {
         max_reply_buffer: section.read("max-reply-buffer", report),
         max_pipeline: section.read("max-pipeline", report),
         write_timeout: section.read("write-timeout", report),
+        idle_timeout: section.read("idle-timeout", report),
+        transaction_timeout: section.read("transaction-timeout", report),
+        first_command_timeout: section.read("first-command-timeout", report),
+        command_timeout: section.read("command-timeout", report),
+        slow_reader_soft: section.read("slow-reader-soft", report),
+        slow_reader_soft_time: section.read("slow-reader-soft-time", report),
+        keepalive: section.read("keepalive", report),
         admin_commands: Setting::Absent,
     }
 }
@@ -217,6 +273,7 @@ fn listener(name: String, section: &Section<'_>, report: &mut Report) -> TypedLi
         mode: section.read("mode", report),
         upstream: section.read("upstream", report),
         tenant: section.read("tenant", report),
+        proxy_protocol: section.read_list("proxy-protocol", address::network, report),
         limits: TypedLimits {
             admin_commands: section.read("admin-commands", report),
             ..limits(section, report)
@@ -227,6 +284,39 @@ fn listener(name: String, section: &Section<'_>, report: &mut Report) -> TypedLi
 fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTenant {
     TypedTenant {
         name,
+        place: section.place().clone(),
+        certificates: section.read_list("certificates", CertificateRule::parse, report),
+        users: section.read_values("users", r#"users = ["app", "batch"]"#, report),
+        networks: section.read_list("networks", address::network, report),
+        uids: section.read_values("uids", "uids = [1000, 1001]", report),
+        client_names: section.read_values("client-names", r#"client-names = ["app-"]"#, report),
+        default: section.read("default", report),
+        over_limit: section.read("over-limit", report),
+        max_delay: section.read("max-delay", report),
+        rates: TypedRates {
+            commands: section.read("commands-per-second", report),
+            commands_burst: section.read("commands-burst", report),
+            bytes_in: section.read("bytes-in-per-second", report),
+            bytes_in_burst: section.read("bytes-in-burst", report),
+            bytes_out: section.read("bytes-out-per-second", report),
+            bytes_out_burst: section.read("bytes-out-burst", report),
+        },
+        client_rates: TypedRates {
+            commands: section.read("client-commands-per-second", report),
+            commands_burst: section.read("client-commands-burst", report),
+            bytes_in: section.read("client-bytes-in-per-second", report),
+            bytes_in_burst: section.read("client-bytes-in-burst", report),
+            bytes_out: section.read("client-bytes-out-per-second", report),
+            bytes_out_burst: section.read("client-bytes-out-burst", report),
+        },
+        connections: section.read("connections", report),
+        in_flight: section.read("in-flight", report),
+        leased: section.read("leased", report),
+        blocked: section.read("blocked", report),
+        subscribed: section.read("subscribed", report),
+        transactions: section.read("transactions", report),
+        max_request: section.read("max-request", report),
+        max_buffered: section.read("max-buffered", report),
         commands: section.read_list("commands", Rule::parse, report),
         key_prefixes: section.read_list("key-prefixes", policy::prefix, report),
         channel_prefixes: section.read_list("channel-prefixes", policy::prefix, report),

@@ -12,6 +12,7 @@ use super::url::UpstreamUrl;
 use super::{LogFormat, address, size, url};
 use crate::discovery::config::SwitchRule;
 use crate::session::config::AdminCommands;
+use crate::tenant::limits::config::OverLimit;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
 
@@ -231,6 +232,7 @@ words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);
 words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
+words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);
 words!(AdminCommands, r#""deny" or "allow""#, "deny" => Self::Deny, "allow" => Self::Allow);
 
 impl Value for LogLevel {

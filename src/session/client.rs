@@ -5,6 +5,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use crate::resp::Resp;
+use crate::tenant::identity::Identity as Known;
 use crate::upstream::identity::Identity;
 
 /// Whether the client sees replies (CLIENT REPLY).
@@ -35,6 +36,10 @@ pub struct Client {
     pub database: u32,
     /// Who it acts as; `None` until it authenticates, where it must.
     pub identity: Option<Rc<Identity>>,
+    /// Whether it has authenticated as that; else it acts so without being asked who it is.
+    pub authenticated: bool,
+    /// What is known of it besides.
+    pub known: Known,
     /// CLIENT SETNAME.
     pub name: Vec<u8>,
     /// CLIENT SETINFO LIB-NAME.
@@ -53,6 +58,8 @@ pub struct Origin {
     pub peer: String,
     /// See [`Client::local`].
     pub local: String,
+    /// See [`Client::known`].
+    pub known: Known,
 }
 
 impl Client {
@@ -66,6 +73,8 @@ impl Client {
             resp: Resp::V2,
             database,
             identity,
+            authenticated: false,
+            known: origin.known,
             name: Vec::new(),
             lib_name: Vec::new(),
             lib_ver: Vec::new(),
@@ -78,8 +87,15 @@ impl Client {
         self.resp = Resp::V2;
         self.database = database;
         self.identity = identity;
+        self.authenticated = false;
         self.name.clear();
         self.replying = Replying::On;
+    }
+
+    /// Whom it has authenticated as.
+    pub fn user(&self) -> Option<String> {
+        let identity = self.identity.as_ref().filter(|_| self.authenticated)?;
+        Some(identity.user().to_owned())
     }
 
     /// Whether the reply to the command that is being handled is to be dropped; a single skip is used up.

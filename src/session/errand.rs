@@ -39,6 +39,17 @@ pub(super) enum Errand {
 impl Session {
     /// Does an errand and answers its command. Ends early when the client leaves.
     pub(super) async fn perform(&mut self, errand: Errand) {
+        self.presence.leases(self.around.roster.now.get(), true, false);
+        self.run_errand(errand).await;
+        let now = self.around.roster.now.get();
+        self.presence.leases(now, false, false);
+        self.presence.active(now);
+        if self.admitted() {
+            self.presence.settled_in();
+        }
+    }
+
+    async fn run_errand(&mut self, errand: Errand) {
         match errand {
             Errand::Auth { user, password } => self.authenticate(user, password).await,
             Errand::Hello(hello) => self.hello(hello).await,
@@ -65,8 +76,12 @@ impl Session {
             Errand::Lease => {
                 if let Err(close) = leased::serve(self).await {
                     self.closing = Some(close);
-                } else if let Some(errand) = self.pending.take() {
-                    Box::pin(self.perform(errand)).await;
+                }
+                self.end_lease();
+                if self.closing.is_none()
+                    && let Some(errand) = self.pending.take()
+                {
+                    Box::pin(self.run_errand(errand)).await;
                 }
             }
         }
@@ -98,14 +113,18 @@ impl Session {
 
     /// Applies a HELLO whose AUTH has been accepted, and answers it.
     pub(super) fn greet(&mut self, hello: &Hello, server: &ServerInfo) {
+        if let Some(name) = &hello.name {
+            let user = self.client.user();
+            if let Err(line) = self.assign(user.as_deref(), name) {
+                return self.refuse(&line);
+            }
+            self.client.name.clone_from(name);
+        }
         if let Some(resp) = hello.resp
             && resp != self.client.resp
         {
             self.client.resp = resp;
             self.leave_lane();
-        }
-        if let Some(name) = &hello.name {
-            self.client.name.clone_from(name);
         }
         let mut reply = Vec::new();
         hello::reply(&mut reply, &self.client, server);
@@ -124,6 +143,9 @@ impl Session {
         };
         let identity = upstream.identities.of(user, password);
         upstream.verify(&Key { identity: identity.clone(), database: 0, resp: Resp::V2 }).await?;
+        let name = self.client.name.clone();
+        self.assign(Some(identity.user()), &name)?;
+        self.client.authenticated = true;
         if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
             self.client.identity = Some(identity);
             self.leave_lane();
@@ -198,6 +220,8 @@ impl Session {
         let upstream = &self.around.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);
+        // A tenant that is full keeps it where it is.
+        let _ = self.reassign();
         self.leave_lane();
     }
 }

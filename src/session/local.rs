@@ -81,8 +81,14 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
         }
         Verb::ClientSetname if !valid_name(value) => session.refuse(refusal::BAD_NAME),
         Verb::ClientSetname => {
-            session.client.name = value.to_vec();
-            session.answer(write::ok);
+            let user = session.client.user();
+            match session.assign(user.as_deref(), value) {
+                Ok(()) => {
+                    session.client.name = value.to_vec();
+                    session.answer(write::ok);
+                }
+                Err(line) => session.refuse(&line),
+            }
         }
         Verb::ClientSetinfo => set_info(session, value, request.arg(3).unwrap_or_default()),
         Verb::ClientInfo => {

@@ -28,6 +28,9 @@ pub const DISCARD_WITHOUT_MULTI: &[u8] = b"-ERR DISCARD without MULTI";
 /// EXEC of a transaction in which something was refused.
 pub const EXEC_ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.";
 
+/// A command that got no reply within `command-timeout`, with CRLF.
+pub const COMMAND_TIMEOUT: &[u8] = b"-OUTCOMEUNKNOWN respgate: no reply came within command-timeout; the command may or may not have run\r\n";
+
 /// How much of a name, and of all arguments together, an error repeats, in bytes.
 const REPEATED: usize = 128;
 

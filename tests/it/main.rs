@@ -28,5 +28,7 @@ mod limits;
 mod listeners;
 mod policy;
 mod pubsub;
+mod tenants;
+mod timeouts;
 mod tracking;
 mod transactions;

@@ -51,7 +51,7 @@ pub fn check(
     let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
     let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
-    let tenants: Vec<TenantConfig> = typed.tenants.into_iter().map(tenant::check).collect();
+    let tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, report);
     let tenant_names: Vec<String> = tenants.iter().map(|tenant| tenant.name.clone()).collect();
     let listeners = listener::check_all(
         typed.listeners,
