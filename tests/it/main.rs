@@ -27,6 +27,7 @@ mod layers;
 mod limits;
 mod listeners;
 mod policy;
+mod proxy_protocol;
 mod pubsub;
 mod tenants;
 mod timeouts;
