@@ -35,6 +35,10 @@ impl Learned {
     /// How a command that the static table lacks is carried; `None`: the server has no such command. A pinned
     /// route means that it may leave state on its connection.
     pub fn route(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Route> {
+        // As in the table: no command is called by the name of a subcommand's row, not even a module's.
+        if name.contains(&b'|') {
+            return None;
+        }
         // What is too long or too odd for a subcommand is a plain argument, not worth a copy.
         let subcommand = subcommand.filter(|sub| super::printable(sub));
         let known = subcommand
@@ -94,6 +98,15 @@ fn route(flags: &[&str], keyed: bool) -> Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subcommand_s_row_is_no_command() {
+        let mut learned = Learned { complete: true, ..Learned::nothing() };
+        learned.routes.insert(b"BOX|OPEN"[..].into(), Route::Lease);
+        assert_eq!(learned.route(b"box", Some(b"open")), Some(Route::Lease));
+        assert_eq!(learned.route(b"BOX|OPEN", None), None);
+        assert_eq!(Learned::nothing().route(b"BOX|OPEN", None), None);
+    }
 
     #[test]
     fn only_harmless_reads_are_shared() {

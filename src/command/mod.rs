@@ -1,11 +1,13 @@
 //! The command table: how each command is carried, and whether it may be sent again.
 
+pub mod category;
+pub mod keys;
 pub mod learned;
 mod options;
 mod spec;
 mod table;
 
-pub use options::{blocks, may_block, retry_of};
+pub use options::{blocks, is as option_is, may_block, retry_of};
 pub use spec::{Flags, Spec, Verb};
 pub use table::TABLE;
 

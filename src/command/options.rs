@@ -142,7 +142,7 @@ fn is_number(arg: &[u8]) -> bool {
 
 /// Options are compared as the server does: in any case, and as C strings, so that `NX\0zz` is NX (observed on
 /// valkey 8.0).
-fn is(arg: &[u8], option: &str) -> bool {
+pub fn is(arg: &[u8], option: &str) -> bool {
     let end = memchr::memchr(0, arg).unwrap_or(arg.len());
     arg.get(..end).is_some_and(|arg| arg.eq_ignore_ascii_case(option.as_bytes()))
 }

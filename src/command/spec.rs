@@ -17,6 +17,8 @@ pub struct Spec {
     pub retry: Retry,
     /// What else is known of it.
     pub flags: Flags,
+    /// Its place in the table.
+    pub row: u16,
 }
 
 /// Properties of a command.

@@ -14,7 +14,16 @@ const fn row(
     retry: super::Retry,
     flags: Flags,
 ) -> Spec {
-    Spec { name, verb, arity, route, retry, flags }
+    Spec { name, verb, arity, route, retry, flags, row: 0 }
+}
+
+const fn numbered<const ROWS: usize>(mut rows: [Spec; ROWS]) -> [Spec; ROWS] {
+    let mut row = 0;
+    while row < ROWS {
+        rows[row].row = row as u16;
+        row += 1;
+    }
+    rows
 }
 
 const W: Flags = Flags::WRITE;
@@ -34,7 +43,7 @@ const NONE: Flags = Flags::NONE;
 
 /// The table.
 #[rustfmt::skip]
-pub static TABLE: [Spec; 399] = [
+pub static TABLE: [Spec; 399] = numbered([
     row("ACL", Verb::Other, -2, Shared, Safe, HOLDER),
     row("ACL|CAT", Verb::Other, -2, Shared, Safe, NOSCRIPT),
     row("ACL|DELUSER", Verb::Other, -3, Admin, Never, ADMIN.and(NOSCRIPT)),
@@ -434,4 +443,4 @@ pub static TABLE: [Spec; 399] = [
     row("ZSCORE", Verb::Other, 3, Shared, Safe, FAST.and(KEY).and(R)),
     row("ZUNION", Verb::Other, -3, Shared, Safe, KEY.and(R)),
     row("ZUNIONSTORE", Verb::Other, -4, Shared, SameReply, KEY.and(W)),
-];
+]);

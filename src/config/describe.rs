@@ -39,8 +39,9 @@ fn describe_listener(listener: &ListenerConfig) -> String {
         AdminCommands::Deny => "",
         AdminCommands::Allow => ", admin commands allowed",
     };
+    let tenant = listener.tenant.as_ref().map_or_else(String::new, |name| format!(", tenant {name}"));
     format!(
-        "listener {}: {bind} -> upstream {}, up to {}, requests up to {}{admin}\n",
+        "listener {}: {bind} -> upstream {}, up to {}, requests up to {}{admin}{tenant}\n",
         listener.name,
         listener.upstream,
         count(listener.max_clients, "client"),

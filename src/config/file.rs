@@ -12,9 +12,12 @@ use super::address::{self, DEFAULT_PORT, DEFAULT_SENTINEL_PORT};
 use super::document::{Section, Source};
 use super::password::{SecretSource, readable_by_all};
 use super::report::{Place, Report};
-use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedRates, TypedTenant, TypedUpstream};
+use super::rule;
+use super::typed::{
+    Setting, Typed, TypedLimits, TypedListener, TypedQuota, TypedRates, TypedTenant, TypedUpstream,
+};
 use crate::tenant::identity::CertificateRule;
-use crate::tenant::policy::config::{self as policy, Rule};
+use crate::tenant::policy::config as policy;
 
 /// The longest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -88,6 +91,7 @@ const TENANT: &[&str] = &[
     "key-prefixes",
     "channel-prefixes",
     "read-only",
+    "scripts",
     "over-limit",
     "max-delay",
     "connections",
@@ -291,6 +295,17 @@ fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTena
         uids: section.read_values("uids", "uids = [1000, 1001]", report),
         client_names: section.read_values("client-names", r#"client-names = ["app-"]"#, report),
         default: section.read("default", report),
+        limits: quota(section, report),
+        commands: section.read_list("commands", rule::rule, report),
+        key_prefixes: section.read_list("key-prefixes", policy::prefix, report),
+        channel_prefixes: section.read_list("channel-prefixes", policy::prefix, report),
+        read_only: section.read("read-only", report),
+        scripts: section.read("scripts", report),
+    }
+}
+
+fn quota(section: &Section<'_>, report: &mut Report) -> TypedQuota {
+    TypedQuota {
         over_limit: section.read("over-limit", report),
         max_delay: section.read("max-delay", report),
         rates: TypedRates {
@@ -317,10 +332,6 @@ fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTena
         transactions: section.read("transactions", report),
         max_request: section.read("max-request", report),
         max_buffered: section.read("max-buffered", report),
-        commands: section.read_list("commands", Rule::parse, report),
-        key_prefixes: section.read_list("key-prefixes", policy::prefix, report),
-        channel_prefixes: section.read_list("channel-prefixes", policy::prefix, report),
-        read_only: section.read("read-only", report),
     }
 }
 

@@ -9,6 +9,7 @@ mod file;
 pub mod flags;
 pub mod password;
 pub mod report;
+mod rule;
 mod size;
 #[cfg(test)]
 mod tests;

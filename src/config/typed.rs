@@ -18,7 +18,7 @@ use crate::discovery::config::SwitchRule;
 use crate::session::config::AdminCommands;
 use crate::tenant::identity::CertificateRule;
 use crate::tenant::limits::config::OverLimit;
-use crate::tenant::policy::config::Rule;
+use crate::tenant::policy::config::{Rule, Scripts};
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
 
@@ -173,6 +173,17 @@ pub struct TypedTenant {
     pub uids: Setting<Vec<u32>>,
     pub client_names: Setting<Vec<String>>,
     pub default: Setting<bool>,
+    pub limits: TypedQuota,
+    pub commands: Setting<Vec<Rule>>,
+    pub key_prefixes: Setting<Vec<Box<[u8]>>>,
+    pub channel_prefixes: Setting<Vec<Box<[u8]>>>,
+    pub read_only: Setting<bool>,
+    pub scripts: Setting<Scripts>,
+}
+
+/// How much a tenant may use.
+#[derive(Debug)]
+pub struct TypedQuota {
     pub over_limit: Setting<OverLimit>,
     pub max_delay: Setting<Duration>,
     pub rates: TypedRates,
@@ -185,10 +196,6 @@ pub struct TypedTenant {
     pub transactions: Setting<usize>,
     pub max_request: Setting<Bytes>,
     pub max_buffered: Setting<Bytes>,
-    pub commands: Setting<Vec<Rule>>,
-    pub key_prefixes: Setting<Vec<Box<[u8]>>>,
-    pub channel_prefixes: Setting<Vec<Box<[u8]>>>,
-    pub read_only: Setting<bool>,
 }
 
 /// Rates of a tenant, or of each of its clients.

@@ -13,6 +13,7 @@ use super::{LogFormat, address, size, url};
 use crate::discovery::config::SwitchRule;
 use crate::session::config::AdminCommands;
 use crate::tenant::limits::config::OverLimit;
+use crate::tenant::policy::config::Scripts;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
 
@@ -233,6 +234,8 @@ words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
 words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
 words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);
+words!(Scripts, r#""deny" or "declared-keys""#,
+    "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);
 words!(AdminCommands, r#""deny" or "allow""#, "deny" => Self::Deny, "allow" => Self::Allow);
 
 impl Value for LogLevel {

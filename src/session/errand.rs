@@ -216,12 +216,14 @@ impl Session {
     }
 
     /// RESET.
-    pub(super) fn reset(&mut self) {
+    ///
+    /// # Errors
+    /// The client is then one of a tenant that is full: an error line. Its session cannot go on.
+    pub(super) fn reset(&mut self) -> Result<(), Vec<u8>> {
         let upstream = &self.around.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);
-        // A tenant that is full keeps it where it is.
-        let _ = self.reassign();
         self.leave_lane();
+        self.reassign()
     }
 }

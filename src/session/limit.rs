@@ -186,6 +186,7 @@ impl Session {
         }
         let progress = self.replies.progress();
         let next = desk.map(|desk| Member::join(desk, self.member.as_deref(), progress)).transpose()?;
+        self.policy = desk.and_then(|desk| desk.tenant.config.policy.clone());
         self.member = next.map(Box::new);
         Ok(())
     }

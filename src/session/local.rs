@@ -46,7 +46,10 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
             return Outcome::Close(Close::Finished);
         }
         Verb::Reset => {
-            session.reset();
+            if let Err(line) = session.reset() {
+                session.refuse(&line);
+                return Outcome::Close(Close::Full);
+            }
             session.answer(|out| write::simple(out, "RESET"));
         }
         Verb::Readonly | Verb::Readwrite => session.answer(write::ok),

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod config;
+mod denied;
 mod errand;
 mod hello;
 mod leased;
@@ -22,6 +23,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
@@ -40,6 +42,7 @@ use crate::net::stream::Stream;
 use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::identity::TenantId;
 use crate::tenant::limits::member::Member;
+use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
 use crate::upstream::held::Held;
 use crate::upstream::lane::Lane;
@@ -161,6 +164,8 @@ pub struct Session {
     input: Vec<u8>,
     scanner: RequestScanner,
     scans: Scans,
+    /// What the client may do; `None`: everything.
+    policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
     closing: Option<Close>,
     /// The client has closed its sending side: what it sent is still handled.
@@ -203,6 +208,7 @@ impl Session {
             input: Vec::new(),
             scanner: RequestScanner::default(),
             scans: Scans::default(),
+            policy: None,
             lane: None,
             closing: None,
             ended: false,

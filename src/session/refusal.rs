@@ -2,6 +2,7 @@
 //! 7.0.15; all are without CRLF.
 
 use crate::resp::request::Request;
+use crate::topology::ServerInfo;
 
 /// A command before AUTH.
 pub const NO_AUTH: &[u8] = b"-NOAUTH Authentication required.";
@@ -66,10 +67,62 @@ pub fn wrong_arity(name: &str) -> Vec<u8> {
     format!("-ERR wrong number of arguments for '{}' command", name.to_ascii_lowercase()).into_bytes()
 }
 
-/// What the server's ACL says to a user without the permission; `name` as in the command table.
-pub fn no_permission(user: &str, name: &str) -> Vec<u8> {
+/// How the server's ACL words a denial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wording {
+    /// With the user's name: valkey, and redis from 7.2 on.
+    Named,
+    /// Without: redis before 7.2.
+    Nameless,
+}
+
+impl Wording {
+    /// That of a server; of one that is not known yet, the newer.
+    pub fn of(server: Option<&ServerInfo>) -> Self {
+        let nameless = server.is_some_and(|server| {
+            let mut parts = server.version.split('.').map_while(|part| part.parse::<u32>().ok());
+            server.server == "redis" && (parts.next(), parts.next()) < (Some(7), Some(2))
+        });
+        if nameless { Self::Nameless } else { Self::Named }
+    }
+}
+
+/// A command that the user may not run; `name` as in the command table.
+pub fn no_permission(wording: Wording, user: &str, name: &str) -> Vec<u8> {
     let name = name.to_ascii_lowercase();
-    one_line(format!("-NOPERM User {user} has no permissions to run the '{name}' command").into_bytes())
+    one_line(match wording {
+        Wording::Named => {
+            format!("-NOPERM User {user} has no permissions to run the '{name}' command").into_bytes()
+        }
+        Wording::Nameless => {
+            format!("-NOPERM this user has no permissions to run the '{name}' command").into_bytes()
+        }
+    })
+}
+
+/// A key that the user may not touch.
+pub fn no_key_permission(wording: Wording) -> &'static [u8] {
+    match wording {
+        Wording::Named => b"-NOPERM No permissions to access a key",
+        Wording::Nameless => {
+            b"-NOPERM this user has no permissions to access one of the keys used as arguments"
+        }
+    }
+}
+
+/// A channel that the user may not use.
+pub fn no_channel_permission(wording: Wording) -> &'static [u8] {
+    match wording {
+        Wording::Named => b"-NOPERM No permissions to access a channel",
+        Wording::Nameless => {
+            b"-NOPERM this user has no permissions to access one of the channels used as arguments"
+        }
+    }
+}
+
+/// Any refusal of EXEC, which ends the transaction; `line` is what another command would be answered.
+pub fn exec_aborted_because(line: &[u8]) -> Vec<u8> {
+    [b"-EXECABORT Transaction discarded because of: ", line.get(1..).unwrap_or_default()].concat()
 }
 
 /// What C's `%.*s` prints of it.

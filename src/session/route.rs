@@ -30,6 +30,10 @@ pub(super) enum Way {
     Local(&'static Spec),
     /// Refused with this line.
     Refused(Vec<u8>),
+    /// Refused with this line by the tenant's policy: nothing of it may reach the server, in a transaction neither.
+    Denied(Vec<u8>),
+    /// As `Denied`, unless the server has no such command, which it must be asked first: then the client is told that.
+    DeniedUnlearned(Vec<u8>),
     /// The server would close the connection without a word.
     Dropped,
 }
@@ -49,12 +53,12 @@ impl Session {
                 }
                 match way {
                     Way::Local(spec) => self.answer_locally(spec, request),
-                    Way::Refused(line) => {
+                    Way::Refused(line) | Way::Denied(line) => {
                         self.refuse(&line);
                         Step::Done
                     }
                     Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
-                    Way::Unlearned => Step::Stay(Pause::Errand(Errand::Learn)),
+                    Way::Unlearned | Way::DeniedUnlearned(_) => Step::Stay(Pause::Errand(Errand::Learn)),
                     Way::Leased | Way::Kept | Way::Shared(_) | Way::Scan(_) => {
                         Step::Stay(Pause::Errand(Errand::Lease))
                     }
@@ -133,15 +137,21 @@ impl Session {
 
     /// Looks a request's command up.
     pub(super) fn way(&self, request: &Request<'_>) -> Way {
-        let Some(spec) = command::find(request) else { return self.unknown(request) };
-        match spec {
-            Found::Spec(spec) => {
+        let found = command::find(request);
+        if let Some(policy) = &self.policy
+            && let Err(denial) = policy.permit(found, request)
+        {
+            return self.denied(denial, found, request);
+        }
+        match found {
+            Some(Found::Spec(spec)) => {
                 if !self.admitted() && !spec.flags.contains(command::Flags::NO_AUTH) {
                     return Way::Refused(refusal::NO_AUTH.to_vec());
                 }
                 self.known(spec, request)
             }
-            Found::NoSuchSubcommand(container) => self.unknown_subcommand(container, request),
+            Some(Found::NoSuchSubcommand(container)) => self.unknown_subcommand(container, request),
+            None => self.unknown(request),
         }
     }
 
@@ -215,12 +225,11 @@ impl Session {
                 Way::Local(spec)
             };
         }
-        let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
-        Way::Refused(refusal::no_permission(user, spec.name))
+        Way::Refused(self.no_permission(spec.name))
     }
 
     /// A name that the table lacks: a module's, a newer server's, or nobody's.
-    fn unknown(&self, request: &Request<'_>) -> Way {
+    pub(super) fn unknown(&self, request: &Request<'_>) -> Way {
         let name = request.name();
         if !self.admitted() {
             return Way::Refused(refusal::NO_AUTH.to_vec());
@@ -238,8 +247,7 @@ impl Session {
             Some(Route::Shared) if request.len() <= OVERSIZE => Way::Shared(self.if_read_lost()),
             Some(Route::Shared | Route::Lease) => Way::Leased,
             Some(Route::Admin) if self.around.config.admin_commands == AdminCommands::Deny => {
-                let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
-                Way::Refused(refusal::no_permission(user, &String::from_utf8_lossy(name)))
+                Way::Refused(self.no_permission(&String::from_utf8_lossy(name)))
             }
             Some(_) => Way::Kept,
         }
@@ -247,7 +255,7 @@ impl Session {
 
     /// A subcommand that the table lacks. CLIENT's are respgate's own, so an unknown one is refused: it would
     /// change a connection that is not the client's alone.
-    fn unknown_subcommand(&self, container: &'static Spec, request: &Request<'_>) -> Way {
+    pub(super) fn unknown_subcommand(&self, container: &'static Spec, request: &Request<'_>) -> Way {
         if !self.admitted() {
             return Way::Refused(refusal::NO_AUTH.to_vec());
         }
@@ -264,9 +272,8 @@ impl Session {
             Some(Some(Route::Lease)) => Way::Leased,
             Some(Some(Route::Pin)) => Way::Kept,
             Some(Some(_)) => {
-                let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
                 let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
-                Way::Refused(refusal::no_permission(user, &name))
+                Way::Refused(self.no_permission(&name))
             }
         }
     }

@@ -1,8 +1,10 @@
 //! What a user can say of one tenant.
 
+use std::sync::Arc;
+
 use super::identity::MembersConfig;
 use super::limits::config::LimitsConfig;
-use super::policy::config::PolicyConfig;
+use super::policy::Policy;
 
 /// One tenant.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +15,6 @@ pub struct TenantConfig {
     pub members: MembersConfig,
     /// How much they may use.
     pub limits: LimitsConfig,
-    /// Which commands its clients may run, and on what.
-    pub policy: PolicyConfig,
+    /// Which commands its clients may run, and on what; `None`: everything.
+    pub policy: Option<Arc<Policy>>,
 }

@@ -352,6 +352,35 @@ fn whose_a_client_is() {
     assert_eq!(clients("elsewhere"), 0.0);
 }
 
+/// What a client may do follows whose it is.
+#[test]
+fn a_policy_follows_its_tenant() {
+    let server = Server::start(Flavor::Valkey);
+    server.run(&["ACL", "SETUSER", "reader", "on", ">secret", "~*", "&*", "+@all"]);
+    let tables = "[tenants.readers]\nusers = [\"reader\"]\nread-only = true\n\
+                  [tenants.rest]\ndefault = true\nconnections = 1\n";
+    let upstream = format!("[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\n", server.port);
+    let mut proxy = Proxy::start_file(1, &format!("{upstream}{tables}"));
+    proxy.allow_log("max");
+    let mut client = proxy.client();
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    client.expect(
+        &["HELLO", "2", "AUTH", "reader", "wrong"],
+        "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+    );
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    client.expect(&["AUTH", "reader", "secret"], "+OK\r\n");
+    assert!(client.call(&["SET", "k", "w"]).starts_with(b"-NOPERM"));
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    let mut other = proxy.client();
+    other.expect(&["PING"], "+PONG\r\n");
+    // There is no place where it would go now: it does not go on as what it was.
+    client.send("RESET\r\nSET k w\r\n");
+    let full = "-ERR max number of clients reached for tenant 'rest', whose connections limit is 1\r\n";
+    assert_eq!(text(&client.rest()), full);
+    assert_eq!(server.run(&["GET", "k"]), b"$1\r\nv\r\n");
+}
+
 #[test]
 fn the_narrowest_network_counts() {
     let limited = Limited::start(

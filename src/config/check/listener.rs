@@ -11,6 +11,7 @@ use super::{LEAST_SIZE, tenant, within};
 use crate::listener::{Bind, ListenerConfig};
 use crate::resp::request::RequestLimits;
 use crate::session::config::{SessionConfig, Timeouts};
+use crate::tenant::config::TenantConfig;
 use crate::upstream::config::ClientAuth;
 
 const MAX_CLIENTS: usize = 10_000;
@@ -43,7 +44,7 @@ pub(super) fn check_all(
     mut typed: Vec<TypedListener>,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
-    tenants: &[String],
+    tenants: &[TenantConfig],
     admin: &Setting<SocketAddr>,
     file: Option<&Place>,
     report: &mut Report,
@@ -78,7 +79,7 @@ fn check(
     typed: TypedListener,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
-    tenants: &[String],
+    tenants: &[TenantConfig],
     report: &mut Report,
 ) -> Option<ListenerConfig> {
     if typed.address.is_absent() {
@@ -128,7 +129,7 @@ fn check(
         name: typed.name,
         bind,
         upstream,
-        tenant,
+        tenant: tenant.map(|tenant| tenant.name.clone()),
         proxy_protocol: typed.proxy_protocol.or(Vec::new()),
         max_clients: limits.max_clients,
         keepalive: limits.keepalive,

@@ -1,5 +1,6 @@
 //! As typed -> checked: fills in defaults, reads passwords, and refuses contradictions.
 
+mod limits;
 mod listener;
 mod tenant;
 mod upstream;
@@ -52,12 +53,11 @@ pub fn check(
     let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
     let tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, report);
-    let tenant_names: Vec<String> = tenants.iter().map(|tenant| tenant.name.clone()).collect();
     let listeners = listener::check_all(
         typed.listeners,
         &bounds,
         &listener::Upstreams { names: &names, usual: usual.as_deref(), checked: &upstreams },
-        &tenant_names,
+        &tenants,
         &typed.admin,
         typed.file.as_ref(),
         report,

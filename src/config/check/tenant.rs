@@ -1,19 +1,17 @@
-//! Checks tenants: who belongs to them, and what they may use.
+//! Checks tenants: who belongs to them, and what they may do.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::time::Duration;
+use std::sync::Arc;
 
 use super::super::report::{Place, Report, suggestion};
-use super::super::typed::{Setting, TypedRates, TypedTenant};
-use super::super::value::Bytes;
-use super::LEAST_SIZE;
+use super::super::typed::{Setting, TypedTenant};
+use super::limits;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::identity::MembersConfig;
-use crate::tenant::limits::config::{LimitsConfig, Rates};
-use crate::tenant::limits::rate::Rate;
-use crate::tenant::policy::config::PolicyConfig;
+use crate::tenant::policy::Policy;
+use crate::tenant::policy::config::{PolicyConfig, Scripts, What};
 
 /// The most tenants, since each has its own metrics.
 const MAX_TENANTS: usize = 1024;
@@ -65,14 +63,30 @@ fn once<T: Hash + Eq + Debug>(
 }
 
 fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
-    let builtin = LimitsConfig::default();
-    let mut count = |setting: Setting<usize>| setting.at_least(1, "1", report).value().copied();
-    let (connections, in_flight) = (count(typed.connections), count(typed.in_flight));
-    let (leased, blocked) = (count(typed.leased), count(typed.blocked));
-    let (subscribed, transactions) = (count(typed.subscribed), count(typed.transactions));
-    let mut size =
-        |setting: Setting<Bytes>| setting.at_least(LEAST_SIZE, "1KiB", report).value().map(|bytes| bytes.0);
-    let (request, buffered) = (size(typed.max_request), size(typed.max_buffered));
+    let rules = typed.commands.place().cloned();
+    let config = PolicyConfig {
+        commands: typed.commands.value().cloned(),
+        key_prefixes: typed.key_prefixes.or(Vec::new()),
+        channel_prefixes: typed.channel_prefixes.or(Vec::new()),
+        read_only: typed.read_only.or(false),
+        scripts: typed.scripts.or(Scripts::Deny),
+    };
+    let policy = Policy::new(&config);
+    if let (Some(place), Some(policy)) = (&rules, &policy) {
+        if policy.allows_nothing() {
+            report.fault(
+                place,
+                "allows nothing: as in the server's ACL, only what a rule allows is; begin with \"+@all\"",
+            );
+        }
+        for name in unlisted(&config) {
+            let what = match policy.looks_at_arguments() || config.read_only {
+                true => "its keys and effects are unknown, so it is refused here",
+                false => "it is allowed if the server has it",
+            };
+            report.warn(place, format!("names {name}, which respgate's table lacks; {what}"));
+        }
+    }
     TenantConfig {
         name: typed.name,
         members: MembersConfig {
@@ -83,76 +97,32 @@ fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
             client_names: typed.client_names.or(Vec::new()),
             default: typed.default.or(false),
         },
-        limits: LimitsConfig {
-            over_limit: typed.over_limit.or(builtin.over_limit),
-            max_delay: typed
-                .max_delay
-                .at_least(Duration::from_millis(1), "1ms", report)
-                .or(builtin.max_delay),
-            rates: rates(typed.rates, report),
-            client_rates: rates(typed.client_rates, report),
-            connections,
-            in_flight,
-            leased,
-            blocked,
-            subscribed,
-            transactions,
-            request,
-            buffered,
-        },
-        policy: PolicyConfig {
-            commands: typed.commands.or(Vec::new()),
-            key_prefixes: typed.key_prefixes.or(Vec::new()),
-            channel_prefixes: typed.channel_prefixes.or(Vec::new()),
-            read_only: typed.read_only.or(false),
-        },
+        limits: limits::check(typed.limits, report),
+        policy: policy.map(Arc::new),
     }
 }
 
-fn rates(typed: TypedRates, report: &mut Report) -> Rates {
-    let size = |setting: Setting<Bytes>, report: &mut Report| {
-        setting.at_least(LEAST_SIZE, "1KiB", report).map(|bytes| bytes.0)
-    };
-    Rates {
-        commands: rate(
-            typed.commands.at_least(1, "1", report),
-            typed.commands_burst.at_least(1, "1", report),
-            report,
-        ),
-        bytes_in: {
-            let (rated, burst) = (size(typed.bytes_in, report), size(typed.bytes_in_burst, report));
-            rate(rated, burst, report)
-        },
-        bytes_out: {
-            let (rated, burst) = (size(typed.bytes_out, report), size(typed.bytes_out_burst, report));
-            rate(rated, burst, report)
-        },
-    }
-}
-
-/// A rate with its burst, which means nothing alone.
-fn rate(per_second: Setting<usize>, burst: Setting<usize>, report: &mut Report) -> Option<Rate> {
-    match (per_second, burst) {
-        (Setting::Given(per_second, _), burst) => {
-            let usual = Rate::with_usual_burst(per_second as u64);
-            Some(Rate { burst: burst.value().map_or(usual.burst, |burst| *burst as u64), ..usual })
-        }
-        (Setting::Absent, Setting::Given(_, place)) => {
-            let rate = place.key().rsplit('.').next().unwrap_or_default().replace("-burst", "-per-second");
-            report.fault(&place, format!("means nothing without {rate}; add that or leave this out"));
-            None
-        }
+/// Commands that rules allow and that may be misspelt: a module's name has a dot.
+fn unlisted(config: &PolicyConfig) -> Vec<String> {
+    let rules = config.commands.as_deref().unwrap_or_default().iter().filter(|rule| rule.allow);
+    let names = rules.filter_map(|rule| match &rule.what {
+        What::Unlisted(name) => Some(name.to_ascii_lowercase()),
         _ => None,
-    }
+    });
+    names.filter(|name| !name.contains('.')).collect()
 }
 
-/// The tenant that something names, which must be one of `names`.
-pub(super) fn named(tenant: &Setting<String>, names: &[String], report: &mut Report) -> Option<String> {
+/// The tenant that something names.
+pub(super) fn named<'a>(
+    tenant: &Setting<String>,
+    tenants: &'a [TenantConfig],
+    report: &mut Report,
+) -> Option<&'a TenantConfig> {
     let Setting::Given(name, place) = tenant else { return None };
-    if names.contains(name) {
-        return Some(name.clone());
+    let found = tenants.iter().find(|tenant| tenant.name == *name);
+    if found.is_none() {
+        let hint = suggestion(name, tenants.iter().map(|tenant| tenant.name.as_str()));
+        report.fault(place, format!("no tenant is named {name:?}{hint}"));
     }
-    let hint = suggestion(name, names.iter().map(String::as_str));
-    report.fault(place, format!("no tenant is named {name:?}{hint}"));
-    None
+    found
 }

@@ -70,14 +70,17 @@ impl Leased {
         }
         self.used = true;
         session.around.upstream.counters.leased.rise();
-        note_script(session, request);
         let way = session.way(request);
+        if let Way::Denied(line) | Way::DeniedUnlearned(line) = way {
+            return self.deny(session, request, line);
+        }
+        note_script(session, request);
         if self.pins.transaction.is_some() {
             return self.admit_queued(session, request, way);
         }
         match way {
             Way::Local(spec) => self.admit_local(session, spec, request),
-            Way::Refused(line) => self.when_answered(|_| {
+            Way::Refused(line) | Way::Denied(line) | Way::DeniedUnlearned(line) => self.when_answered(|_| {
                 session.refuse(&line);
                 Step::Done
             }),
@@ -98,6 +101,25 @@ impl Leased {
         }
     }
 
+    /// A request that a policy denies: an error in its place, and no EXEC of the transaction it stands in. A denied
+    /// EXEC ends its transaction, as on the server.
+    fn deny(&mut self, session: &mut Session, request: &Request<'_>, mut line: Vec<u8>) -> Step {
+        if self.pins.transaction.is_none() {
+            return self.when_answered(|_| {
+                session.refuse(&line);
+                Step::Done
+            });
+        }
+        match command::find(request) {
+            Some(Found::Spec(spec)) if spec.verb == Verb::Exec => {
+                line.extend_from_slice(b"\r\n");
+                session.around.upstream.counters.refused.rise();
+                self.discard_instead(line)
+            }
+            _ => self.poison(session, &line),
+        }
+    }
+
     /// What respgate answers itself comes behind all replies that are under way.
     fn when_answered(&mut self, answer: impl FnOnce(&mut Self) -> Step) -> Step {
         if self.expected.is_empty() { answer(self) } else { Step::Stay(Pause::Replies) }
@@ -114,7 +136,10 @@ impl Leased {
                 Step::Taken(Pause::Close(Close::Finished))
             }
             Verb::Reset => {
-                session.reset();
+                if let Err(line) = session.reset() {
+                    session.refuse(&line);
+                    return Step::Taken(Pause::Close(Close::Full));
+                }
                 session.replies.answer(|out| crate::resp::write::simple(out, "RESET"));
                 self.ending = Some(End::Abandoned);
                 Step::Taken(Pause::Replies)
@@ -322,7 +347,9 @@ impl Leased {
                 return self.poison(session, b"-ERR respgate: not possible inside a transaction");
             }
             _ => match way {
-                Way::Refused(line) => return self.poison(session, &line),
+                Way::Refused(line) | Way::Denied(line) | Way::DeniedUnlearned(line) => {
+                    return self.poison(session, &line);
+                }
                 Way::Local(_) | Way::Dropped => {
                     return self.poison(
                         session,

@@ -1,3 +1,210 @@
-//! Which commands a tenant may run, and on which keys and channels.
+//! Which commands a tenant may run, and on which keys and channels. Decided from a request alone, without I/O.
+//!
+//! What a policy cannot look into, it refuses: commands that the table lacks, unless they are named; scripts; and under
+//! prefixes whatever reaches keys that it does not name.
 
 pub mod config;
+mod prefix;
+mod rules;
+
+use self::config::{PolicyConfig, Scripts};
+use self::prefix::Prefixes;
+use self::rules::Commands;
+use crate::command::keys::{self, Channels, Keys};
+use crate::command::{self, Flags, Found, Spec, TABLE, Verb};
+use crate::resp::request::Request;
+
+/// A policy, ready to be asked. It never changes.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// By row of the command table.
+    rows: Box<[Permission]>,
+    /// Commands that the table lacks and that are allowed, in upper case.
+    unlisted: Vec<Box<str>>,
+    keys: Prefixes,
+    channels: Prefixes,
+}
+
+/// Why a request is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// Its command.
+    Command,
+    /// One of its keys, or a pattern that leads to any.
+    Key,
+    /// One of its channels.
+    Channel,
+    /// It has too few or too many arguments for its keys to be known.
+    Arity,
+}
+
+/// What is asked about one command.
+#[derive(Clone, Copy, Debug)]
+enum Permission {
+    /// Denied, whatever its arguments.
+    Denied,
+    /// Allowed, whatever its arguments.
+    Allowed,
+    /// Allowed with the right keys and channels.
+    If(Reach, Channels),
+}
+
+/// What a command reaches in the keyspace.
+#[derive(Clone, Copy, Debug)]
+enum Reach {
+    /// The keys that it names.
+    Named(Keys),
+    /// Those, and with BY or GET any others (SORT).
+    Sorted,
+    /// What its pattern matches (KEYS).
+    Matching,
+    /// What its MATCH option matches (SCAN).
+    Scanned,
+    /// What invalidation messages tell of (CLIENT TRACKING).
+    Tracked,
+}
+
+impl Policy {
+    /// Makes a policy ready. `None`: all is allowed.
+    pub fn new(config: &PolicyConfig) -> Option<Self> {
+        let prefixed = !config.key_prefixes.is_empty() || !config.channel_prefixes.is_empty();
+        if config.commands.is_none() && !prefixed && !config.read_only {
+            return None;
+        }
+        let commands = config.commands.as_deref().map_or_else(Commands::all, Commands::of);
+        let blind = prefixed || commands.restrict();
+        let rows = TABLE
+            .iter()
+            .map(|spec| {
+                let denied = !commands.allows(spec)
+                    || (is_script(spec) && blind && config.scripts == Scripts::Deny)
+                    || (config.read_only && changes(spec))
+                    || (prefixed && administers(spec));
+                if denied { Permission::Denied } else { permission(spec, config) }
+            })
+            .collect();
+        // Nothing is known of what the table lacks: neither its keys nor whether it writes.
+        let unlisted = if prefixed || config.read_only { Vec::new() } else { commands.into_unlisted() };
+        Some(Self {
+            rows,
+            unlisted,
+            keys: Prefixes(config.key_prefixes.clone().into()),
+            channels: Prefixes(config.channel_prefixes.clone().into()),
+        })
+    }
+
+    /// Whether no command is allowed, those before AUTH aside.
+    pub fn allows_nothing(&self) -> bool {
+        let denied = |spec: &Spec| {
+            spec.flags.contains(Flags::NO_AUTH)
+                || matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied) | None)
+        };
+        self.unlisted.is_empty() && TABLE.iter().all(denied)
+    }
+
+    /// Whether keys or channels must begin in some way.
+    pub fn looks_at_arguments(&self) -> bool {
+        !self.keys.is_empty() || !self.channels.is_empty()
+    }
+
+    /// Judges a request, whose command has been looked up.
+    ///
+    /// # Errors
+    /// It is denied, and must not reach a server.
+    pub fn permit(&self, found: Option<Found>, request: &Request<'_>) -> Result<(), Denial> {
+        match found {
+            Some(Found::Spec(spec)) => match self.rows.get(usize::from(spec.row)) {
+                Some(Permission::Allowed) => Ok(()),
+                Some(Permission::If(reach, channels)) => self.permit_names(spec, *reach, *channels, request),
+                Some(Permission::Denied) | None => Err(Denial::Command),
+            },
+            Some(Found::NoSuchSubcommand(_)) | None => self.permit_unlisted(request),
+        }
+    }
+
+    fn permit_unlisted(&self, request: &Request<'_>) -> Result<(), Denial> {
+        let is = |known: &str, arg: Option<&[u8]>| {
+            arg.is_some_and(|arg| known.as_bytes().eq_ignore_ascii_case(arg))
+        };
+        let named = self.unlisted.iter().any(|known| match known.split_once('|') {
+            Some((container, subcommand)) => {
+                is(container, Some(request.name())) && is(subcommand, request.arg(1))
+            }
+            None => is(known, Some(request.name())),
+        });
+        if named { Ok(()) } else { Err(Denial::Command) }
+    }
+
+    fn permit_names(
+        &self,
+        spec: &Spec,
+        reach: Reach,
+        channels: Channels,
+        request: &Request<'_>,
+    ) -> Result<(), Denial> {
+        if !command::arity_ok(spec, request.argc()) {
+            return Err(Denial::Arity);
+        }
+        // Without key prefixes no command has keys to be looked at.
+        let named = |places: Keys| places.all(request, |key| self.keys.admit(key)).unwrap_or(false);
+        let keys_admitted = match reach {
+            Reach::Named(places) => named(places),
+            Reach::Sorted => named(Keys::Sort) && !keys::follows_patterns(request),
+            Reach::Matching => self.keys.admit_keys(request),
+            Reach::Scanned => self.keys.admit_scan(request),
+            Reach::Tracked => self.keys.admit_tracking(request),
+        };
+        if !keys_admitted {
+            return Err(Denial::Key);
+        }
+        if !self.channels.admit_channels(channels, request) {
+            return Err(Denial::Channel);
+        }
+        Ok(())
+    }
+}
+
+/// What is asked about a command that is allowed as such.
+fn permission(spec: &Spec, config: &PolicyConfig) -> Permission {
+    let reach = if config.key_prefixes.is_empty() {
+        Reach::Named(Keys::None)
+    } else {
+        match (spec.name, Keys::of(spec)) {
+            // Where the data goes is out of sight, and the server itself calls its key specification incomplete.
+            (_, Keys::Migrate) => return Permission::Denied,
+            (_, Keys::Sort) => Reach::Sorted,
+            ("KEYS", _) => Reach::Matching,
+            ("SCAN", _) => Reach::Scanned,
+            ("CLIENT|TRACKING", _) => Reach::Tracked,
+            ("RANDOMKEY", _) => return Permission::Denied,
+            (_, Keys::None) if spec.flags.contains(Flags::WRITE) => return Permission::Denied,
+            (_, keys) => Reach::Named(keys),
+        }
+    };
+    let channels = if config.channel_prefixes.is_empty() { Channels::None } else { Channels::of(spec) };
+    match (reach, channels) {
+        (Reach::Named(Keys::None), Channels::None) => Permission::Allowed,
+        (reach, channels) => Permission::If(reach, channels),
+    }
+}
+
+/// Whether a command runs a user's code, which can call commands that nobody sees.
+fn is_script(spec: &Spec) -> bool {
+    matches!(spec.name, "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO")
+}
+
+/// Whether a command may change data or the server. PUBLISH changes neither.
+fn changes(spec: &Spec) -> bool {
+    spec.flags.contains(Flags::WRITE)
+        || administers(spec)
+        || (is_script(spec) && !spec.flags.contains(Flags::READONLY))
+}
+
+/// Whether a command is about the server as a whole, other tenants' keys and commands included. CONFIG GET is left to
+/// the listener, since many clients begin with it.
+fn administers(spec: &Spec) -> bool {
+    spec.flags.contains(Flags::ADMIN) && spec.verb != Verb::ConfigGet
+}
+
+#[cfg(test)]
+mod tests;

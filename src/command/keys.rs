@@ -1,0 +1,294 @@
+//! Where the keys and channels of a command stand among its arguments, as the server's key specifications say
+//! (`COMMAND INFO`), and where those stop short (SORT, MIGRATE), as its parser reads the command.
+
+use super::Spec;
+use super::options::is;
+use crate::resp::request::Request;
+
+/// Where the keys of a command stand. Places count the name as 0; a negative one counts from the end, -1 being
+/// the last argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// It names none.
+    None,
+    /// From `first` to `last`, both included, every `step`th.
+    Range {
+        /// The first key.
+        first: u8,
+        /// The last place that can hold a key.
+        last: i8,
+        /// 2 where a value follows each key.
+        step: u8,
+    },
+    /// The argument at `count` says how many follow it; `target` is a key besides.
+    Counted {
+        /// Where the number stands.
+        count: u8,
+        /// Where the result goes.
+        target: Option<u8>,
+    },
+    /// XREAD, XREADGROUP: the first half of what follows STREAMS.
+    Streams,
+    /// GEORADIUS, GEORADIUSBYMEMBER: the first argument, and what follows STORE or STOREDIST among the options from
+    /// this place on.
+    Radius(u8),
+    /// SORT, SORT_RO: the first argument and what follows STORE. BY and GET patterns lead to other keys.
+    Sort,
+    /// MIGRATE: one key, or what follows KEYS.
+    Migrate,
+}
+
+/// Where the pub/sub channels of a command stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channels {
+    /// It names none, or only leaves some.
+    None,
+    /// One, at this place.
+    One(u8),
+    /// All arguments from this place on.
+    From(u8),
+    /// Patterns, from this place on.
+    Patterns(u8),
+}
+
+/// The keys cannot be told: an option is unknown, or a number is none. The server refuses such a request, too, or is
+/// newer than what is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unclear;
+
+const fn one(place: u8) -> Keys {
+    Keys::Range { first: place, last: place as i8, step: 1 }
+}
+
+const fn from(first: u8) -> Keys {
+    Keys::Range { first, last: -1, step: 1 }
+}
+
+const fn counted(count: u8) -> Keys {
+    Keys::Counted { count, target: None }
+}
+
+#[rustfmt::skip]
+const PLACES: [(Keys, &str); 15] = [
+    (one(1), "\
+        APPEND BITCOUNT BITFIELD BITFIELD_RO BITPOS DECR DECRBY DUMP EXPIRE EXPIREAT EXPIRETIME GEOADD \
+        GEODIST GEOHASH GEOPOS GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETDEL GETEX GETRANGE \
+        GETSET HDEL HEXISTS HGET HGETALL HINCRBY HINCRBYFLOAT HKEYS HLEN HMGET HMSET HRANDFIELD HSCAN HSET \
+        HSETNX HSTRLEN HVALS INCR INCRBY INCRBYFLOAT LINDEX LINSERT LLEN LPOP LPOS LPUSH LPUSHX LRANGE LREM \
+        LSET LTRIM MOVE PERSIST PEXPIRE PEXPIREAT PEXPIRETIME PFADD PSETEX PTTL RESTORE RESTORE-ASKING RPOP \
+        RPUSH RPUSHX SADD SCARD SET SETBIT SETEX SETNX SETRANGE SISMEMBER SMEMBERS SMISMEMBER SPOP \
+        SRANDMEMBER SREM SSCAN STRLEN SUBSTR TTL TYPE XACK XADD XAUTOCLAIM XCLAIM XDEL XLEN XPENDING XRANGE \
+        XREVRANGE XSETID XTRIM ZADD ZCARD ZCOUNT ZINCRBY ZLEXCOUNT ZMSCORE ZPOPMAX ZPOPMIN ZRANDMEMBER \
+        ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYLEX ZREMRANGEBYRANK ZREMRANGEBYSCORE \
+        ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE"),
+    (from(2), "BITOP"),
+    (Keys::Range { first: 1, last: 2, step: 1 }, "\
+        BLMOVE BRPOPLPUSH COPY GEOSEARCHSTORE LCS LMOVE RENAME RENAMENX RPOPLPUSH SMOVE ZRANGESTORE"),
+    (counted(2), "\
+        BLMPOP BZMPOP EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO"),
+    (Keys::Range { first: 1, last: -2, step: 1 }, "BLPOP BRPOP BZPOPMAX BZPOPMIN"),
+    (from(1), "\
+        DEL EXISTS MGET PFCOUNT PFMERGE SDIFF SDIFFSTORE SINTER SINTERSTORE SUNION SUNIONSTORE TOUCH UNLINK \
+        WATCH"),
+    (Keys::Radius(6), "GEORADIUS"),
+    (Keys::Radius(5), "GEORADIUSBYMEMBER"),
+    (counted(1), "LMPOP SINTERCARD ZDIFF ZINTER ZINTERCARD ZMPOP ZUNION"),
+    (one(2), "\
+        MEMORY|USAGE OBJECT|ENCODING OBJECT|FREQ OBJECT|IDLETIME OBJECT|REFCOUNT PFDEBUG XGROUP|CREATE \
+        XGROUP|CREATECONSUMER XGROUP|DELCONSUMER XGROUP|DESTROY XGROUP|SETID XINFO|CONSUMERS XINFO|GROUPS \
+        XINFO|STREAM"),
+    (Keys::Migrate, "MIGRATE"),
+    (Keys::Range { first: 1, last: -1, step: 2 }, "MSET MSETNX"),
+    (Keys::Sort, "SORT SORT_RO"),
+    (Keys::Streams, "XREAD XREADGROUP"),
+    (Keys::Counted { count: 2, target: Some(1) }, "ZDIFFSTORE ZINTERSTORE ZUNIONSTORE"),
+];
+
+const CHANNELS: [(Channels, &str); 5] = [
+    (Channels::One(1), "PUBLISH SPUBLISH"),
+    (Channels::From(1), "SUBSCRIBE SSUBSCRIBE"),
+    (Channels::From(2), "PUBSUB|NUMSUB PUBSUB|SHARDNUMSUB"),
+    (Channels::Patterns(1), "PSUBSCRIBE"),
+    (Channels::Patterns(2), "PUBSUB|CHANNELS PUBSUB|SHARDCHANNELS"),
+];
+
+fn listed<T: Copy>(table: &[(T, &str)], spec: &Spec) -> Option<T> {
+    let row = table.iter().find(|(_, names)| names.split_ascii_whitespace().any(|name| name == spec.name));
+    row.map(|(value, _)| *value)
+}
+
+impl Keys {
+    /// Where the keys of a command stand. Slow: for configuration, not for the data path.
+    pub fn of(spec: &Spec) -> Self {
+        listed(&PLACES, spec).unwrap_or(Self::None)
+    }
+
+    /// Whether every key of a request satisfies `is`.
+    ///
+    /// # Errors
+    /// [`Unclear`]: whether a key is among the arguments cannot be told.
+    pub fn all(self, request: &Request<'_>, is: impl FnMut(&[u8]) -> bool) -> Result<bool, Unclear> {
+        match self {
+            Self::None => Ok(true),
+            Self::Range { first, last, step } => range(request, first.into(), last.into(), step.into(), is),
+            Self::Counted { count, target } => {
+                counted_keys(request, count.into(), target.map(usize::from), is)
+            }
+            Self::Streams => streams(request, is),
+            Self::Radius(options) => stored(request, options.into(), &RADIUS, &["STORE", "STOREDIST"], is),
+            Self::Sort => stored(request, 2, &SORT, &["STORE"], is),
+            Self::Migrate => migrated(request, is),
+        }
+    }
+}
+
+impl Channels {
+    /// Where the channels of a command stand. Slow: for configuration, not for the data path.
+    pub fn of(spec: &Spec) -> Self {
+        listed(&CHANNELS, spec).unwrap_or(Self::None)
+    }
+}
+
+fn range(
+    request: &Request<'_>,
+    first: usize,
+    last: isize,
+    step: usize,
+    mut is: impl FnMut(&[u8]) -> bool,
+) -> Result<bool, Unclear> {
+    let argc = request.argc() as usize;
+    let last = if last < 0 { argc.checked_add_signed(last) } else { usize::try_from(last).ok() };
+    let last = last.filter(|last| (first..argc).contains(last)).ok_or(Unclear)?;
+    Ok(request.args().take(last + 1).skip(first).step_by(step).all(&mut is))
+}
+
+fn counted_keys(
+    request: &Request<'_>,
+    count: usize,
+    target: Option<usize>,
+    mut is: impl FnMut(&[u8]) -> bool,
+) -> Result<bool, Unclear> {
+    let mut args = request.args();
+    if let Some(target) = target
+        && !is(request.arg(target).ok_or(Unclear)?)
+    {
+        return Ok(false);
+    }
+    let number = args.nth(count).and_then(whole).ok_or(Unclear)?;
+    if number > (request.argc() as usize).saturating_sub(count + 1) {
+        return Err(Unclear);
+    }
+    Ok(args.take(number).all(&mut is))
+}
+
+/// A number as the server reads one: no sign, no leading zero (string2ll).
+fn whole(arg: &[u8]) -> Option<usize> {
+    if (arg.len() > 1 && arg.first() == Some(&b'0')) || !arg.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(arg).ok()?.parse().ok()
+}
+
+/// Options are stepped over as XREAD itself does: a group may be called STREAMS.
+fn streams(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Result<bool, Unclear> {
+    let mut args = request.args().skip(1);
+    let mut left = request.argc() as usize - 1;
+    while let Some(arg) = args.next() {
+        let values = match () {
+            () if is(arg, "STREAMS") => {
+                left -= 1;
+                return match left {
+                    0 => Err(Unclear),
+                    left if left % 2 == 1 => Err(Unclear),
+                    left => Ok(args.take(left / 2).all(&mut is_key)),
+                };
+            }
+            () if is(arg, "COUNT") || is(arg, "BLOCK") => 1,
+            () if is(arg, "GROUP") => 2,
+            () if is(arg, "NOACK") => 0,
+            () => return Err(Unclear),
+        };
+        left = left.checked_sub(1 + values).ok_or(Unclear)?;
+        args.by_ref().take(values).for_each(drop);
+    }
+    Err(Unclear)
+}
+
+const RADIUS: [(&str, usize); 9] = [
+    ("WITHDIST", 0),
+    ("WITHHASH", 0),
+    ("WITHCOORD", 0),
+    ("ANY", 0),
+    ("ASC", 0),
+    ("DESC", 0),
+    ("COUNT", 1),
+    ("STORE", 1),
+    ("STOREDIST", 1),
+];
+
+const SORT: [(&str, usize); 7] =
+    [("ASC", 0), ("DESC", 0), ("ALPHA", 0), ("LIMIT", 2), ("BY", 1), ("GET", 1), ("STORE", 1)];
+
+/// The first argument, and the values of the options `stores`. `known` says how many values follow each option.
+fn stored(
+    request: &Request<'_>,
+    options: usize,
+    known: &[(&str, usize)],
+    stores: &[&str],
+    mut is_key: impl FnMut(&[u8]) -> bool,
+) -> Result<bool, Unclear> {
+    if !is_key(request.arg(1).ok_or(Unclear)?) {
+        return Ok(false);
+    }
+    let mut args = request.args().skip(options);
+    while let Some(arg) = args.next() {
+        let (option, values) = *known.iter().find(|(option, _)| is(arg, option)).ok_or(Unclear)?;
+        for _ in 0..values {
+            let value = args.next().ok_or(Unclear)?;
+            if stores.contains(&option) && !is_key(value) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whether SORT or SORT_RO looks at keys that only its patterns name. `BY nosort`, without a `*`, and `GET #` do not.
+pub fn follows_patterns(request: &Request<'_>) -> bool {
+    let mut args = request.args().skip(2);
+    while let Some(arg) = args.next() {
+        let follows = match () {
+            () if is(arg, "BY") => args.next().is_none_or(|pattern| pattern.contains(&b'*')),
+            () if is(arg, "GET") => args.next() != Some(b"#"),
+            () if is(arg, "LIMIT") => {
+                args.by_ref().take(2).for_each(drop);
+                false
+            }
+            () if is(arg, "STORE") => {
+                args.next();
+                false
+            }
+            () => false,
+        };
+        if follows {
+            return true;
+        }
+    }
+    false
+}
+
+fn migrated(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Result<bool, Unclear> {
+    let single = request.arg(3).ok_or(Unclear)?;
+    let mut args = request.args().skip(6);
+    while let Some(arg) = args.next() {
+        let values = match () {
+            () if is(arg, "COPY") || is(arg, "REPLACE") => 0,
+            () if is(arg, "AUTH") => 1,
+            () if is(arg, "AUTH2") => 2,
+            () if is(arg, "KEYS") && single.is_empty() => return Ok(args.all(is_key)),
+            () => return Err(Unclear),
+        };
+        args.by_ref().take(values).for_each(drop);
+    }
+    Ok(is_key(single))
+}

@@ -1,0 +1,56 @@
+//! What a request is answered that the tenant's policy denies.
+
+use super::Session;
+use super::refusal::{self, Wording};
+use super::route::Way;
+use crate::command::{Found, Verb};
+use crate::resp::request::Request;
+use crate::tenant::policy::Denial;
+
+impl Session {
+    /// What a denied request is answered. One that no server would take gets its usual answer.
+    #[cold]
+    pub(super) fn denied(&self, denial: Denial, found: Option<Found>, request: &Request<'_>) -> Way {
+        let spec = match found {
+            Some(Found::Spec(spec)) => spec,
+            Some(Found::NoSuchSubcommand(container)) => {
+                let subcommand = request.arg(1).unwrap_or_default();
+                let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
+                return self.denied_unlisted(&name, self.unknown_subcommand(container, request));
+            }
+            None => {
+                let name = String::from_utf8_lossy(request.name());
+                return self.denied_unlisted(&name, self.unknown(request));
+            }
+        };
+        if !self.admitted() {
+            return Way::Refused(refusal::NO_AUTH.to_vec());
+        }
+        let line = match denial {
+            Denial::Arity => refusal::wrong_arity(spec.name),
+            Denial::Command => self.no_permission(spec.name),
+            Denial::Key => refusal::no_key_permission(self.wording()).to_vec(),
+            Denial::Channel => refusal::no_channel_permission(self.wording()).to_vec(),
+        };
+        Way::Denied(if spec.verb == Verb::Exec { refusal::exec_aborted_because(&line) } else { line })
+    }
+
+    /// As `denied`, of a command that the table lacks and that would go this way.
+    fn denied_unlisted(&self, name: &str, way: Way) -> Way {
+        match way {
+            Way::Refused(_) | Way::Dropped => way,
+            Way::Unlearned => Way::DeniedUnlearned(self.no_permission(name)),
+            _ => Way::Denied(self.no_permission(name)),
+        }
+    }
+
+    /// What the server's ACL would say of a command.
+    pub(super) fn no_permission(&self, name: &str) -> Vec<u8> {
+        let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
+        refusal::no_permission(self.wording(), user, name)
+    }
+
+    fn wording(&self) -> Wording {
+        Wording::of(self.around.upstream.server().as_deref())
+    }
+}
