@@ -17,6 +17,7 @@ use crate::drain;
 use crate::listener::Listener;
 use crate::net::connect::Dialer;
 use crate::tenant::Tenants;
+use crate::tenant::users::Users;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
@@ -122,7 +123,7 @@ fn dialer(config: &UpstreamConfig) -> Dialer {
 /// Each worker gets its share of the limits.
 fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> Plan {
     let workers = config.workers.max(1);
-    let tenants = Tenants::new(&config.tenants);
+    let tenants = Tenants::new(&config.tenants, Users::new(&config.users, workers));
     let listeners = config
         .listeners
         .iter()

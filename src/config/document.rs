@@ -203,7 +203,9 @@ impl<'a> Section<'a> {
                 .map(|(table, _)| format!("[{table}]"))
                 .collect();
             let near = suggestion(name_text, self.known.iter().copied());
-            let hint = if name_text.ends_with("password") {
+            let hint = if name_text == "password" && self.known.contains(&"password-hash") {
+                "; write password-hash, of: respgate hash-password".into()
+            } else if name_text.ends_with("password") {
                 format!(
                     "; write {name_text}-file or {name_text}-env: passwords do not stand in the file itself"
                 )

@@ -14,7 +14,7 @@ use super::password::{SecretSource, readable_by_all};
 use super::report::{Place, Report};
 use super::rule;
 use super::typed::{
-    Setting, Typed, TypedLimits, TypedListener, TypedQuota, TypedRates, TypedTenant, TypedUpstream,
+    Setting, Typed, TypedLimits, TypedListener, TypedQuota, TypedRates, TypedTenant, TypedUpstream, TypedUser,
 };
 use crate::tenant::identity::CertificateRule;
 use crate::tenant::policy::config as policy;
@@ -23,17 +23,18 @@ use crate::tenant::policy::config as policy;
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The tables of a file and the keys that each may have; `*` stands for a name of the user's choice.
-const SCHEMA: [(&str, &[&str]); 6] = [
+const SCHEMA: [(&str, &[&str]); 7] = [
     ("", ROOT),
     ("log", LOG),
     ("limits", LIMITS),
     ("listeners.*", LISTENER),
     ("tenants.*", TENANT),
+    ("users.*", USER),
     ("upstreams.*", UPSTREAM),
 ];
 
 const ROOT: &[&str] =
-    &["workers", "admin", "drain-timeout", "log", "limits", "listeners", "tenants", "upstreams"];
+    &["workers", "admin", "drain-timeout", "log", "limits", "listeners", "tenants", "users", "upstreams"];
 
 const LOG: &[&str] = &["format", "level"];
 
@@ -115,6 +116,8 @@ const TENANT: &[&str] = &[
     "max-request",
     "max-buffered",
 ];
+
+const USER: &[&str] = &["password-hash", "tenant"];
 
 const UPSTREAM: &[&str] = &[
     "url",
@@ -239,6 +242,15 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     for (name, section) in root.sections("tenants", TENANT, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.tenants.push(tenant(name, &section, report));
+    }
+    for (name, section) in root.sections("users", USER, report) {
+        section.refuse_unknown_keys(&SCHEMA, report);
+        typed.users.push(TypedUser {
+            name,
+            place: section.place().clone(),
+            password: section.read("password-hash", report),
+            tenant: section.read("tenant", report),
+        });
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     for (name, section) in root.sections("upstreams", UPSTREAM, report) {
@@ -452,7 +464,7 @@ mod tests {
             if let Some(header) = line.strip_prefix('[') {
                 let header = header.split(']').next().unwrap();
                 table = match header.split('.').collect::<Vec<_>>()[..] {
-                    [kind @ ("listeners" | "tenants" | "upstreams"), _] => format!("{kind}.*"),
+                    [kind @ ("listeners" | "tenants" | "users" | "upstreams"), _] => format!("{kind}.*"),
                     [kind, _, key] => {
                         seen.insert((format!("{kind}.*"), key.into()));
                         String::from("-")

@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::ListenerConfig;
 use crate::tenant::config::TenantConfig;
+use crate::tenant::users::UserConfig;
 use crate::upstream::config::UpstreamConfig;
 use flags::Flags;
 use password::SecretSource;
@@ -49,6 +50,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Names are unique.
     pub tenants: Vec<TenantConfig>,
+    /// respgate's own users; without any, the upstream knows them.
+    pub users: Vec<UserConfig>,
     /// At least one; names are unique.
     pub upstreams: Vec<Upstream>,
 }

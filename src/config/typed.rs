@@ -19,6 +19,7 @@ use crate::session::config::AdminCommands;
 use crate::tenant::identity::CertificateRule;
 use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::{Rule, Scripts};
+use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
 
@@ -125,6 +126,7 @@ pub struct Typed {
     pub overrides: TypedLimits,
     pub listeners: Vec<TypedListener>,
     pub tenants: Vec<TypedTenant>,
+    pub users: Vec<TypedUser>,
     pub upstreams: Vec<TypedUpstream>,
 }
 
@@ -179,6 +181,15 @@ pub struct TypedTenant {
     pub channel_prefixes: Setting<Vec<Box<[u8]>>>,
     pub read_only: Setting<bool>,
     pub scripts: Setting<Scripts>,
+}
+
+/// One of respgate's own users.
+#[derive(Debug)]
+pub struct TypedUser {
+    pub name: String,
+    pub place: Place,
+    pub password: Setting<PasswordHash>,
+    pub tenant: Setting<String>,
 }
 
 /// How much a tenant may use.

@@ -14,6 +14,7 @@ use crate::discovery::config::SwitchRule;
 use crate::session::config::AdminCommands;
 use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::Scripts;
+use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
 
@@ -165,6 +166,14 @@ impl Value for String {
 
     fn from_text(text: &str) -> Result<Self, String> {
         if text.is_empty() { Err("is empty; leave it out or fill it in".into()) } else { Ok(text.into()) }
+    }
+}
+
+impl Value for PasswordHash {
+    const EXPECTED: &str = "a password's hash; make one with: respgate hash-password";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text)
     }
 }
 

@@ -36,8 +36,8 @@ pub struct Client {
     pub database: u32,
     /// Who it acts as; `None` until it authenticates, where it must.
     pub identity: Option<Rc<Identity>>,
-    /// Whether it has authenticated as that; else it acts so without being asked who it is.
-    pub authenticated: bool,
+    /// The name it has authenticated as; `None` if it acts as the identity without being asked who it is.
+    pub login: Option<String>,
     /// What is known of it besides.
     pub known: Known,
     /// CLIENT SETNAME.
@@ -73,7 +73,7 @@ impl Client {
             resp: Resp::V2,
             database,
             identity,
-            authenticated: false,
+            login: None,
             known: origin.known,
             name: Vec::new(),
             lib_name: Vec::new(),
@@ -87,15 +87,15 @@ impl Client {
         self.resp = Resp::V2;
         self.database = database;
         self.identity = identity;
-        self.authenticated = false;
+        self.login = None;
         self.name.clear();
         self.replying = Replying::On;
     }
 
-    /// Whom it has authenticated as.
-    pub fn user(&self) -> Option<String> {
-        let identity = self.identity.as_ref().filter(|_| self.authenticated)?;
-        Some(identity.user().to_owned())
+    /// The name of the user that the client is, `default` while it is none.
+    pub fn user_name(&self) -> &str {
+        let identity = || self.identity.as_ref().map_or("default", |identity| identity.user());
+        self.login.as_deref().unwrap_or_else(identity)
     }
 
     /// Whether the reply to the command that is being handled is to be dropped; a single skip is used up.
@@ -115,7 +115,7 @@ impl Client {
         let mut line =
             format!("id={} addr={} laddr={} fd=0 name=", self.id, self.peer, self.local).into_bytes();
         line.extend_from_slice(&self.name);
-        let user = self.identity.as_ref().map_or("default", |identity| identity.user());
+        let user = self.user_name();
         line.extend_from_slice(
             format!(
                 " age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={user} redir=-1 resp={} lib-name=",

@@ -46,7 +46,7 @@ impl Session {
 
     /// What the server's ACL would say of a command.
     pub(super) fn no_permission(&self, name: &str) -> Vec<u8> {
-        let user = self.client.identity.as_ref().map_or("default", |identity| identity.user());
+        let user = self.client.user_name();
         refusal::no_permission(self.wording(), user, name)
     }
 

@@ -1,6 +1,7 @@
 //! A session under its tenant's limits.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::resp::request::Request;
 use crate::tenant::identity::{Known, Rules, TenantId};
 use crate::tenant::limits::member::{Member, Verdict};
 use crate::tenant::limits::refusal::Limit;
+use crate::tenant::users::Users;
 use crate::tenant::{Desk, Tenants};
 
 /// The tenants as one worker's sessions see them.
@@ -19,7 +21,8 @@ use crate::tenant::{Desk, Tenants};
 pub struct Offices {
     /// By [`TenantId`].
     desks: Vec<Rc<Desk>>,
-    rules: std::sync::Arc<Rules>,
+    rules: Arc<Rules>,
+    users: Option<Arc<Users>>,
     epoch: Instant,
 }
 
@@ -29,8 +32,14 @@ impl Offices {
         Rc::new(Self {
             desks: tenants.all.iter().map(Desk::new).collect(),
             rules: tenants.rules.clone(),
+            users: tenants.users.clone(),
             epoch: tenants.epoch,
         })
+    }
+
+    /// Who may authenticate; `None`: the upstream knows.
+    pub fn users(&self) -> Option<Arc<Users>> {
+        self.users.clone()
     }
 
     /// By [`TenantId`].
@@ -193,7 +202,7 @@ impl Session {
 
     /// As [`Self::assign`], as the client is now.
     pub(super) fn reassign(&mut self) -> Result<(), Vec<u8>> {
-        let (user, name) = (self.client.user(), self.client.name.clone());
+        let (user, name) = (self.client.login.clone(), self.client.name.clone());
         self.assign(user.as_deref(), &name)
     }
 }

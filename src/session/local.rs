@@ -84,7 +84,7 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
         }
         Verb::ClientSetname if !valid_name(value) => session.refuse(refusal::BAD_NAME),
         Verb::ClientSetname => {
-            let user = session.client.user();
+            let user = session.client.login.clone();
             match session.assign(user.as_deref(), value) {
                 Ok(()) => {
                     session.client.name = value.to_vec();

@@ -7,6 +7,7 @@ pub mod figures;
 pub mod identity;
 pub mod limits;
 pub mod policy;
+pub mod users;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use self::identity::{Rules, TenantId};
 use self::limits::config::LimitsConfig;
 use self::limits::count::Count;
 use self::limits::rate::{Batched, Shared};
+use self::users::Users;
 
 /// One tenant, as all workers see it.
 #[derive(Debug)]
@@ -80,16 +82,19 @@ pub struct Tenants {
     pub all: Vec<Arc<Tenant>>,
     /// Whose a client is.
     pub rules: Arc<Rules>,
+    /// Who may authenticate; `None`: the upstream knows.
+    pub users: Option<Arc<Users>>,
     /// Times are counted from here.
     pub epoch: Instant,
 }
 
 impl Tenants {
     /// From the configuration; names are unique.
-    pub fn new(configs: &[TenantConfig]) -> Self {
+    pub fn new(configs: &[TenantConfig], users: Option<Arc<Users>>) -> Self {
         Self {
             all: configs.iter().cloned().map(Tenant::new).collect(),
             rules: Arc::new(Rules::new(configs)),
+            users,
             epoch: Instant::now(),
         }
     }

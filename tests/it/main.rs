@@ -35,3 +35,4 @@ mod tenants;
 mod timeouts;
 mod tracking;
 mod transactions;
+mod users;

@@ -4,6 +4,7 @@ mod limits;
 mod listener;
 mod tenant;
 mod upstream;
+mod user;
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -52,7 +53,8 @@ pub fn check(
     let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
     let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
-    let tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, report);
+    let mut tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, report);
+    let users = user::check_all(typed.users, &mut tenants, report);
     let listeners = listener::check_all(
         typed.listeners,
         &bounds,
@@ -74,6 +76,7 @@ pub fn check(
         max_buffered,
         listeners,
         tenants,
+        users,
         upstreams,
     })
     .filter(|_| report.faults.is_empty())
