@@ -275,3 +275,135 @@ impl Member {
 fn meter<M: Meter>(meter: &Option<M>) -> Option<&dyn Meter> {
     meter.as_ref().map(|meter| meter as &dyn Meter)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tenant::Tenant;
+    use crate::tenant::config::TenantConfig;
+    use crate::tenant::limits::config::{LimitsConfig, Rates};
+
+    const MS: u64 = 1_000_000;
+    const RATE: Rate = Rate { per_second: 100, burst: 2 };
+
+    fn tenant(limits: LimitsConfig) -> Arc<Tenant> {
+        Tenant::new(TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() })
+    }
+
+    fn member(limits: LimitsConfig) -> Member {
+        Member::join(&Desk::new(&tenant(limits)), None, 0).unwrap()
+    }
+
+    fn commands(over_limit: OverLimit) -> LimitsConfig {
+        let rates = Rates { commands: Some(RATE), ..Rates::default() };
+        LimitsConfig { over_limit, max_delay: Duration::from_millis(25), rates, ..LimitsConfig::default() }
+    }
+
+    fn refused(verdict: &Verdict) -> String {
+        match verdict {
+            Verdict::Refuse(line) => String::from_utf8_lossy(line).into_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn delays_are_in_turn_and_bounded() {
+        let mut member = member(commands(OverLimit::Delay));
+        let verdicts: Vec<_> = (0..4).map(|_| member.admit(0, 1, false)).collect();
+        assert_eq!(
+            verdicts,
+            [Verdict::Pass, Verdict::Pass, Verdict::PassAt(10 * MS), Verdict::PassAt(20 * MS)]
+        );
+        assert!(refused(&member.admit(0, 1, false)).ends_with("limit of 100; retry in 30 ms"));
+        assert_eq!(
+            member.admit(5 * MS, 1, false),
+            Verdict::PassAt(30 * MS),
+            "what was refused was not charged"
+        );
+    }
+
+    #[test]
+    fn a_rejected_command_costs_nothing() {
+        let limits = LimitsConfig {
+            client_rates: Rates {
+                bytes_in: Some(Rate { per_second: 1000, burst: 1000 }),
+                ..Rates::default()
+            },
+            ..commands(OverLimit::Reject)
+        };
+        let mut member = member(limits);
+        assert_eq!(member.admit(0, 300, false), Verdict::Pass);
+        assert_eq!(member.admit(0, 300, false), Verdict::Pass);
+        for _ in 0..10 {
+            assert!(refused(&member.admit(0, 300, false)).contains("commands-per-second"));
+        }
+        // Its bytes were given back each time.
+        assert_eq!(member.admit(10 * MS, 300, false), Verdict::Pass);
+        assert_eq!(member.admit(10 * MS, 300, true), Verdict::Pass, "EXEC is charged and never refused");
+        assert!(refused(&member.admit(40 * MS, 300, false)).contains("this client of tenant 'shop'"));
+    }
+
+    #[test]
+    fn what_was_written_is_waited_for() {
+        let rate = Some(Rate { per_second: 1000, burst: 10 });
+        let rates = Rates { bytes_out: rate, ..Rates::default() };
+        let mut member = member(LimitsConfig { rates, ..LimitsConfig::default() });
+        assert_eq!(member.wrote(0, 5), 0);
+        let wait = member.wrote(0, 105);
+        assert_eq!(wait, 96 * MS);
+        assert_eq!(member.admit(0, 1, false), Verdict::PassAt(96 * MS));
+        assert_eq!(member.wrote(96 * MS, 105), 0);
+    }
+
+    #[test]
+    fn commands_in_flight_wait_for_others() {
+        for (over_limit, waits) in [(OverLimit::Delay, true), (OverLimit::Reject, false)] {
+            let limits = LimitsConfig { in_flight: Some(2), over_limit, ..LimitsConfig::default() };
+            let desk = Desk::new(&tenant(limits));
+            let (mut one, mut two) =
+                (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
+            one.in_flight(2);
+            let verdict = two.admit(0, 1, false);
+            assert_eq!(matches!(verdict, Verdict::Again(_)), waits, "{verdict:?}");
+            one.in_flight(1);
+            assert_eq!(two.admit(0, 1, false), Verdict::Pass);
+            one.in_flight(2);
+            assert_eq!(two.admit(0, 1, true), Verdict::Pass);
+        }
+    }
+
+    #[test]
+    fn only_who_holds_much_of_too_much_goes() {
+        let desk = Desk::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
+        let (mut large, mut small) =
+            (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
+        assert_eq!(large.buffers(1 << 20), None);
+        assert_eq!(small.buffers(BUFFER_SHARE), None);
+        assert!(large.buffers(1 << 20).is_some());
+        drop(large);
+        assert_eq!(small.buffers(BUFFER_SHARE + 1), None);
+    }
+
+    #[test]
+    fn places_are_taken_along_or_the_tenant_is_not_joined() {
+        let limits = LimitsConfig { subscribed: Some(1), connections: Some(2), ..LimitsConfig::default() };
+        let (from, to) = (Desk::new(&tenant(LimitsConfig::default())), Desk::new(&tenant(limits)));
+        let subscriber = || {
+            let mut member = Member::join(&from, None, 0).unwrap();
+            member.hold(Limit::Subscribed).unwrap();
+            member
+        };
+        let (first, second) = (subscriber(), subscriber());
+        let mut joined = Member::join(&to, Some(&first), 0).unwrap();
+        assert!(Member::join(&to, Some(&second), 0).is_err());
+        assert_eq!(to.tenant.connections.taken(), 1, "who could not join takes no place");
+        joined.release(Limit::Subscribed);
+        assert!(Member::join(&to, Some(&second), 0).is_ok());
+        assert_eq!(from.tenant.subscribed.taken(), 2);
+        drop((first, second));
+        assert_eq!(from.tenant.subscribed.taken(), 0);
+    }
+}

@@ -173,7 +173,8 @@ impl Meter for Batched {
             return Ok(0);
         }
         let units = units - in_hand;
-        if self.batch > 0 && self.shared.charge(now, units.saturating_add(self.batch), 0).is_ok() {
+        // Not beside a large amount, whose debt would be hidden by what is in hand.
+        if units <= self.batch && self.shared.charge(now, units.saturating_add(self.batch), 0).is_ok() {
             self.in_hand.set(self.batch);
             return Ok(0);
         }
