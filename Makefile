@@ -4,10 +4,14 @@ CARGO ?= cargo
 # Integration tests wait for processes more than they compute; more threads than cores keep both cores busy.
 TEST_THREADS ?= 4
 FUZZ_SECONDS ?= 20
+# Without a seed, one is drawn and printed.
+CHAOS_SECONDS ?= 180
+CHAOS_SEED ?=
+CHAOS_SERVER ?= valkey
 BIN := target/release/respgate
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps lint fmt bench fuzz-smoke
+.PHONY: help build demo test test-deps chaos lint fmt bench fuzz-smoke
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +34,11 @@ test-deps:
 		{ echo "rustfmt or clippy is missing. Get both with: rustup component add rustfmt clippy"; exit 1; }
 	@tests/install
 	@tests/clients/install
+
+chaos: ## minutes of failovers, crashes, network cuts and churn under a checker, in an order drawn from CHAOS_SEED
+	@tests/install $(CHAOS_SERVER)
+	@CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_SERVER=$(CHAOS_SERVER) \
+		exec $(CARGO) test --locked --quiet --test chaos
 
 lint: ## formatting and clippy, as strictly as `make test`
 	@echo "== formatting and lints"

@@ -10,12 +10,18 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::security::Security;
 use crate::admin::{self, Admin, View};
-use crate::config::Config;
-use crate::discovery::{self, Discovery};
+use crate::certificates::Certificates;
+use crate::config::{Account, Config};
+use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
 use crate::net::connect::Dialer;
+use crate::net::tls::client::ClientTls;
+use crate::net::tls::slot::Leg;
+use crate::rotation::login::Login;
+use crate::rotation::{Tally, credentials};
 use crate::tenant::Tenants;
 use crate::tenant::users::Users;
 use crate::timeline::Timelines;
@@ -25,12 +31,17 @@ use crate::upstream::scripts::Scripts;
 use crate::worker::{ListenerPlan, Plan, Worker};
 
 /// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.
-const OS_ERROR: u8 = 71;
+pub const OS_ERROR: u8 = 71;
 
 /// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
 pub fn run(config: Config) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.and_then(|runtime| runtime.block_on(serve(config)));
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(serve(config));
+        // A look at a file, or at a name, that hangs must not keep the process.
+        runtime.shutdown_background();
+        ended
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,17 +57,24 @@ async fn serve(config: Config) -> io::Result<()> {
     let listeners = bind(&config)?;
     let admin = config.admin.map(admin::bind).transpose()?;
 
+    let certificates = Certificates::of(&config);
+    let (logins, mut reloads) = logins(&config);
+    reloads.extend(certificates.rotate(config.reload_interval));
     let discoveries: Vec<Discovery> = config
         .upstreams
         .iter()
-        .map(|upstream| {
-            let dialer = dialer(&upstream.config);
-            let credentials = upstream.config.credentials.clone();
-            discovery::spawn(&upstream.config.name, upstream.discovery.clone(), credentials, dialer)
+        .zip(&logins)
+        .map(|(upstream, logins)| {
+            let config = &upstream.config;
+            let dialers = Dialers {
+                data: dialer(config, certificates.client(Leg::Upstream, upstream)),
+                sentinels: dialer(config, certificates.client(Leg::Sentinel, upstream)),
+            };
+            discovery::spawn(&config.name, upstream.discovery.clone(), logins.clone(), dialers)
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
-    let plan = plan(&config, &discoveries, &timelines);
+    let plan = plan(&config, &certificates, &discoveries, &logins, &timelines);
     let mut workers = Vec::with_capacity(config.workers);
     for number in 0..config.workers {
         let (worker, _thread) = Worker::start(number, plan.clone())?;
@@ -66,13 +84,22 @@ async fn serve(config: Config) -> io::Result<()> {
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
     if let Some(socket) = admin {
-        let views = config.upstreams.iter().zip(&discoveries).zip(&timelines);
-        let views = views.map(|((upstream, discovery), timelines)| View {
+        let views = config.upstreams.iter().zip(&discoveries).zip(&logins).zip(&timelines);
+        let views = views.map(|(((upstream, discovery), logins), timelines)| View {
             name: upstream.config.name.clone(),
             topology: discovery.topology.clone(),
+            login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
-        let admin = Admin::new(views.collect(), plan.tenants.all.clone(), workers.clone(), draining.clone());
+        let security = security(&config, &certificates);
+        let admin = Admin::new(
+            views.collect(),
+            security,
+            plan.tenants.all.clone(),
+            reloads,
+            workers.clone(),
+            draining.clone(),
+        );
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {
@@ -116,12 +143,54 @@ fn bind(config: &Config) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-fn dialer(config: &UpstreamConfig) -> Dialer {
-    Dialer { connect_timeout: config.connect_timeout, ..Dialer::default() }
+fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
+    Dialer { connect_timeout: config.connect_timeout, tls, ..Dialer::default() }
+}
+
+/// What the admin side shows of TLS.
+fn security(config: &Config, certificates: &Certificates) -> Security {
+    let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.tls.is_some());
+    let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
+    Security {
+        listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
+        expiries: certificates.expiries(),
+        unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
+    }
+}
+
+/// Who respgate is to each upstream, kept up to date from now on, and what becomes of the changes.
+fn logins(config: &Config) -> (Vec<Logins>, Vec<Tally>) {
+    let mut tallies = Vec::new();
+    let mut login = |account: &Option<Account>, what: &'static str, upstream: &str| {
+        let Some(Account { credentials: known, source }) = account else { return Login::new(None) };
+        let login = match known {
+            Some(known) => Login::new(Some(known.clone())),
+            None => Login::awaited("password-command has not ended yet"),
+        };
+        let tally = Tally::new(what, format!("upstreams.{upstream}"));
+        tallies.push(tally.clone());
+        tokio::spawn(credentials::keep(login.clone(), source.clone(), config.reload_interval, tally));
+        login
+    };
+    let logins = config.upstreams.iter().map(|upstream| {
+        let name = &upstream.config.name;
+        Logins {
+            nodes: login(&upstream.account, "password", name),
+            sentinels: login(&upstream.sentinel_account, "sentinel-password", name),
+        }
+    });
+    let logins = logins.collect();
+    (logins, tallies)
 }
 
 /// Each worker gets its share of the limits.
-fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> Plan {
+fn plan(
+    config: &Config,
+    certificates: &Certificates,
+    discoveries: &[Discovery],
+    logins: &[Logins],
+    timelines: &[Timelines],
+) -> Plan {
     let workers = config.workers.max(1);
     let tenants = Tenants::new(&config.tenants, Users::new(&config.users, workers));
     let listeners = config
@@ -131,8 +200,10 @@ fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> 
             let upstream =
                 config.upstreams.iter().position(|upstream| upstream.config.name == listener.upstream);
             ListenerPlan {
+                name: listener.name.clone(),
                 session: listener.session.clone(),
                 upstream: upstream.unwrap_or_default(),
+                tls: certificates.listener(&listener.name),
                 tenant: listener.tenant.as_deref().and_then(|name| tenants.find(name)),
             }
         })
@@ -141,16 +212,18 @@ fn plan(config: &Config, discoveries: &[Discovery], timelines: &[Timelines]) -> 
         .upstreams
         .iter()
         .zip(discoveries)
+        .zip(logins)
         .zip(timelines)
-        .map(|((upstream, discovery), timelines)| {
+        .map(|(((upstream, discovery), logins), timelines)| {
             let mut share = upstream.config.clone();
             share.max_connections = (share.max_connections / workers).max(1);
             share.max_leased = (share.max_leased / workers).max(1);
             share.hold_buffer /= workers;
-            let dialer = dialer(&share);
+            let dialer = dialer(&share, certificates.client(Leg::Upstream, upstream));
             UpstreamPlan {
                 config: share,
                 dialer,
+                login: logins.nodes.clone(),
                 topology: discovery.topology.clone(),
                 hints: discovery.hints.clone(),
                 scripts: Scripts::default(),

@@ -1,6 +1,7 @@
 //! The command line: flags, environment variables and subcommands.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::parser::ValueSource;
@@ -18,6 +19,22 @@ pub enum Invocation {
     Check(Flags),
     /// Hash the password on standard input.
     HashPassword,
+    /// Dial everything that the configuration names, and explain what is wrong.
+    Doctor {
+        /// What to dial.
+        flags: Flags,
+        /// For machines, not for people.
+        json: bool,
+    },
+    /// Show a running respgate in one screen.
+    Status {
+        /// Where its admin listener is; else what the file says.
+        admin: std::option::Option<SocketAddr>,
+        /// The file that it runs with.
+        config: std::option::Option<PathBuf>,
+        /// For machines, not for people.
+        json: bool,
+    },
     /// Nothing was asked for: see [`GUIDANCE`].
     Nothing,
 }
@@ -47,19 +64,26 @@ Examples:
     export RESPGATE_UPSTREAM_PASSWORD=...
     respgate --upstream redis://db.example:6379 --upstream-user app
 
+  A managed server that wants TLS, for applications that do not speak it:
+    respgate --upstream rediss://db.example:25061 --upstream-ca ca.crt
+
   Health and metrics for an orchestrator (/livez, /readyz, /metrics):
     respgate --config /etc/respgate.toml --admin 127.0.0.1:9121
 
   Find every fault of a file before it is used:
     respgate check --config /etc/respgate.toml
 
+  Something does not connect? Dial everything for real, and be told what is wrong:
+    respgate doctor --config /etc/respgate.toml
+
 Every option has an environment variable: RESPGATE_LISTEN for --listen, \
 RESPGATE_LOG_LEVEL for --log-level. An option wins over its variable, and both \
 win over the file. Next to --config, --listen adds a listener; --upstream and \
 the credentials are for the upstream named main, or for the file's only one.
 
-Exit codes: 0 ended as asked, 64 wrong arguments or configuration, 71 the system
-refused something, as an address that is in use.";
+Exit codes: 0 ended as asked, 64 wrong arguments or configuration, 69 doctor found
+something broken, or status found respgate not ready, 71 the system refused
+something, as an address that is in use.";
 
 /// One flag. Its environment variable is `RESPGATE_` and its name in capitals.
 struct Option {
@@ -86,11 +110,12 @@ macro_rules! option {
 
 const WHERE: &str = "Where to listen and connect";
 const WHO: &str = "Credentials";
+const TLS: &str = "TLS";
 const BOUNDS: &str = "Limits";
 const PROCESS: &str = "Process";
 
 #[rustfmt::skip]
-const OPTIONS: [Option; 14] = [
+const OPTIONS: [Option; 19] = [
     option!("listen", "LISTEN", "ADDR", WHERE,
         "Accept clients here: 127.0.0.1:6379, [::1]:6379, 0.0.0.0:6379 or unix:/path; may be repeated, or \
          separated by commas in RESPGATE_LISTEN [default: 127.0.0.1:6379]"),
@@ -98,6 +123,7 @@ const OPTIONS: [Option; 14] = [
         "The server, or the Sentinels that know it:\n\
          redis://[user:password@]host[:6379][/db]\n\
          redis-sentinel://s1[:26379],s2,s3[/db]#primary-name\n\
+         rediss:// and rediss-sentinel:// with TLS\n\
          unix:/path[?db=N]\n\
          valkey:// and valkey-sentinel:// mean the same; write / # ? % @ in a password as %2F %23 %3F %25 %40"),
     option!("config", "CONFIG", "FILE", WHERE,
@@ -110,6 +136,15 @@ const OPTIONS: [Option; 14] = [
         "Who respgate is to the Sentinels [default: their default user]"),
     option!("sentinel-password-file", "SENTINEL_PASSWORD_FILE", "FILE", WHO,
         "Holds the password; RESPGATE_SENTINEL_PASSWORD may hold it instead"),
+    option!("upstream-ca", "UPSTREAM_CA", "PATH", TLS,
+        "Who may have signed the server's certificate: a PEM file or a folder [default: the system's authorities]"),
+    option!("upstream-server-name", "UPSTREAM_SERVER_NAME", "NAME", TLS,
+        "The name in the server's certificate [default: the host that is dialled]"),
+    option!("tls-cert", "TLS_CERT", "FILE", TLS,
+        "Clients connect with TLS: the certificate chain, in PEM"),
+    option!("tls-key", "TLS_KEY", "FILE", TLS, "Its private key, in PEM"),
+    option!("tls-client-ca", "TLS_CLIENT_CA", "PATH", TLS,
+        "Clients must show a certificate that an authority in this file or folder signed"),
     option!("max-clients", "MAX_CLIENTS", "N", BOUNDS,
         "Clients connected at once, for each listener [default: 10000]"),
     option!("admin-commands", "ADMIN_COMMANDS", "deny|allow", BOUNDS,
@@ -154,13 +189,46 @@ pub fn command() -> Command {
     let hash = Command::new("hash-password")
         .about("Hash the password on standard input, for password-hash of a user")
         .after_help("As in: printf %s \"$PASSWORD\" | respgate hash-password");
+    let doctor = Command::new("doctor")
+        .about("Dial everything for real, step by step, and explain what is wrong")
+        .override_usage("respgate doctor --config FILE [--json] [OPTIONS]\n       respgate doctor --upstream URL [--json] [OPTIONS]")
+        .arg(json())
+        .after_help(
+            "Exit codes: 0 clients are served (there may be warnings), 64 wrong arguments or configuration,\n\
+             69 something is broken.",
+        );
+    let status = Command::new("status")
+        .about("Show a running respgate in one screen, by its admin listener")
+        .override_usage("respgate status [--admin ADDR | --config FILE] [--json]")
+        .arg(
+            Arg::new("admin")
+                .long("admin")
+                .env("RESPGATE_ADMIN")
+                .hide_env(true)
+                .value_name("ADDR")
+                .value_parser(admin_address)
+                .help("Its admin listener [default: what FILE says, or 127.0.0.1:9121]"),
+        )
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .env("RESPGATE_CONFIG")
+                .hide_env(true)
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("The file that it runs with"),
+        )
+        .arg(json())
+        .after_help("Exit codes: 0 it is ready, 64 wrong arguments, 69 it is not ready, or does not answer.");
     with_options(Command::new("respgate"))
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
         .override_usage(
             "respgate --upstream URL [--listen ADDR] [OPTIONS]\n       \
              respgate --config FILE [OPTIONS]\n       \
-             respgate check --config FILE [OPTIONS]",
+             respgate check --config FILE [OPTIONS]\n       \
+             respgate doctor --config FILE | --upstream URL [--json] [OPTIONS]\n       \
+             respgate status [--admin ADDR | --config FILE] [--json]",
         )
         .after_help(AFTER_HELP)
         .max_term_width(100)
@@ -170,6 +238,24 @@ pub fn command() -> Command {
         .arg(other("version", 'V', "Print the version").action(ArgAction::Version))
         .subcommand(with_options(check))
         .subcommand(hash)
+        .subcommand(with_options(doctor))
+        .subcommand(status)
+}
+
+fn json() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .help("One JSON document on stdout, for machines")
+        .help_heading("Other")
+        .action(ArgAction::SetTrue)
+}
+
+/// An empty variable counts as unset here, too.
+fn admin_address(text: &str) -> Result<std::option::Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| "write an IP address and a port, as in 127.0.0.1:9121".into())
 }
 
 fn other(name: &'static str, short: char, help: &'static str) -> Arg {
@@ -186,6 +272,16 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         Some(("check", matches)) => return Ok(Invocation::Check(flags(matches))),
         Some(("hash-password", _)) => return Ok(Invocation::HashPassword),
         _ => {}
+    }
+    if let Some(("doctor", matches)) = matches.subcommand() {
+        return Ok(Invocation::Doctor { flags: flags(matches), json: matches.get_flag("json") });
+    }
+    if let Some(("status", matches)) = matches.subcommand() {
+        return Ok(Invocation::Status {
+            admin: matches.get_one::<std::option::Option<SocketAddr>>("admin").copied().flatten(),
+            config: matches.get_one::<PathBuf>("config").filter(|path| !path.as_os_str().is_empty()).cloned(),
+            json: matches.get_flag("json"),
+        });
     }
     let flags = flags(&matches);
     Ok(if flags.config.is_none() && flags.settings.is_empty() {
@@ -261,6 +357,26 @@ mod tests {
         };
         assert_eq!(flags.config, Some("x.toml".into()));
         assert_eq!(flags.settings[0].name, "workers");
+    }
+
+    #[test]
+    fn doctor_takes_the_same_flags_and_one_more() {
+        let Ok(Invocation::Doctor { flags, json }) = parsed("respgate doctor --upstream redis://a --json")
+        else {
+            panic!("not a doctor")
+        };
+        assert!(json && flags.settings[0].name == "upstream");
+        assert!(parsed("respgate --json").is_err());
+    }
+
+    #[test]
+    fn status_takes_an_address() {
+        let Ok(Invocation::Status { admin, json, .. }) = parsed("respgate status --admin 127.0.0.1:9 --json")
+        else {
+            panic!("not a status")
+        };
+        assert!(json && admin == Some("127.0.0.1:9".parse().unwrap()));
+        assert!(parsed("respgate status --admin nonsense").is_err());
     }
 
     #[test]

@@ -17,17 +17,21 @@
 
 pub mod admin;
 pub mod app;
+pub mod certificates;
 pub mod cli;
 pub mod command;
 pub mod config;
 pub mod discovery;
+pub mod doctor;
 pub mod drain;
 pub mod listener;
 pub mod metrics;
 pub mod net;
 pub mod resp;
+pub mod rotation;
 pub mod secret;
 pub mod session;
+pub mod status;
 pub mod tenant;
 pub mod timeline;
 pub mod topology;

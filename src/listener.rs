@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use crate::drain::Draining;
 use crate::net::loopback;
 use crate::net::proxy_protocol::{self, Ends};
+use crate::net::tls::Loaded;
+use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::tenant::identity::Identity;
@@ -71,6 +73,8 @@ pub struct ListenerConfig {
     pub max_clients: usize,
     /// Bounds of its sessions.
     pub session: SessionConfig,
+    /// How it does TLS; `None` speaks plain text.
+    pub tls: Option<Loaded<ServerProfile, ServerSet>>,
 }
 
 /// A bound socket that accepts no clients yet.
@@ -257,7 +261,8 @@ impl Listener {
 
     async fn hand_over(&self, client: Client, place: Place, workers: &[Worker]) {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let origin = Origin { id, peer: client.peer, local: client.local, known: client.known };
+        let origin =
+            Origin { id, peer: client.peer, local: client.local, known: client.known, certificate: None };
         let arrival = Arrival { socket: client.socket, listener: self.place, origin, place };
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(arrival).await

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use respgate::app;
@@ -9,6 +11,8 @@ use respgate::cli::{self, Invocation};
 use respgate::config::flags::Flags;
 use respgate::config::report::Report;
 use respgate::config::{self, Config, LogConfig, LogFormat};
+use respgate::doctor::{self, Style};
+use respgate::status;
 use respgate::tenant::users::hash;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
@@ -24,6 +28,8 @@ fn main() -> ExitCode {
         Ok(Invocation::Run(flags)) => run(&flags),
         Ok(Invocation::Check(flags)) => check(&flags),
         Ok(Invocation::HashPassword) => hash_password(),
+        Ok(Invocation::Doctor { flags, json }) => examine(&flags, json),
+        Ok(Invocation::Status { admin, config, json }) => show_status(admin, config, json),
         Ok(Invocation::Nothing) => {
             complain(cli::GUIDANCE);
             ExitCode::from(USAGE)
@@ -59,7 +65,7 @@ fn check(flags: &Flags) -> ExitCode {
     complain(&report.to_string());
     match config {
         Some(config) => {
-            let _ = io::stdout().write_all(config::describe(&config).as_bytes());
+            print(&config::describe(&config));
             ExitCode::SUCCESS
         }
         None => ExitCode::from(USAGE),
@@ -86,6 +92,63 @@ fn hash_password() -> ExitCode {
         Err(why) => {
             complain(&format!("respgate hash-password: {why}\n"));
             ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn examine(flags: &Flags, json: bool) -> ExitCode {
+    let (config, report) = load(flags);
+    if !json {
+        complain(&report.to_string());
+    }
+    let Some(config) = config else {
+        if json {
+            print(&format!("{:#}\n", doctor::misconfigured(&report, USAGE)));
+        }
+        return ExitCode::from(USAGE);
+    };
+    let diagnosis = match doctor::run(&config) {
+        Ok(diagnosis) => diagnosis,
+        Err(error) => {
+            complain(&format!("the doctor cannot start: {error}\n"));
+            return ExitCode::from(app::OS_ERROR);
+        }
+    };
+    if json {
+        print(&format!("{:#}\n", doctor::document(&diagnosis, &report)));
+    } else {
+        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        print(&doctor::show(&diagnosis, if colour { Style::Colour } else { Style::Plain }));
+    }
+    if diagnosis.broken() { ExitCode::from(doctor::BROKEN) } else { ExitCode::SUCCESS }
+}
+
+/// Where an admin listener usually is.
+const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9121);
+
+fn show_status(admin: Option<SocketAddr>, file: Option<PathBuf>, json: bool) -> ExitCode {
+    let address = match (admin, file) {
+        (Some(address), _) => address,
+        (None, None) => USUAL_ADMIN,
+        (None, file) => {
+            let (config, report) = load(&Flags { config: file, settings: Vec::new() });
+            match config {
+                Some(config) => config.admin.unwrap_or(USUAL_ADMIN),
+                None => {
+                    complain(&report.to_string());
+                    return ExitCode::from(USAGE);
+                }
+            }
+        }
+    };
+    match status::look(address) {
+        Ok(status) => {
+            print(&if json { format!("{:#}\n", status.document()) } else { status.screen() });
+            if status.ready() { ExitCode::SUCCESS } else { ExitCode::from(doctor::BROKEN) }
+        }
+        Err(why) => {
+            complain(&format!("{why}\n"));
+            ExitCode::from(doctor::BROKEN)
         }
     }
 }
@@ -117,6 +180,10 @@ fn log_to_stderr(log: &LogConfig) {
         // The innermost span names its upstream; the list of spans would only repeat it.
         builder.json().flatten_event(true).with_span_list(false).init();
     }
+}
+
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn complain(text: &str) {

@@ -65,7 +65,7 @@ figures! {
     closed_timeout: Counter "respgate_clients_closed_total" { "reason" = "timeout" }, "Clients disconnected by respgate, by reason.";
     closed_limit: Counter "respgate_clients_closed_total" { "reason" = "tenant_full" }, "Clients disconnected by respgate, by reason.";
     command_timeouts: Counter "respgate_command_timeouts_total", "Commands that got no reply within command-timeout.";
-    auth_refused: Counter "respgate_auth_refused_total", "AUTHs of respgate's own users that failed.";
+    users_refused: Counter "respgate_auth_refused_total", "AUTHs of respgate's own users that failed.";
     local: Counter "respgate_commands_total" { "lane" = "local" }, "Commands carried, by lane.";
     shared: Counter "respgate_commands_total" { "lane" = "shared" }, "Commands carried, by lane.";
     leased: Counter "respgate_commands_total" { "lane" = "leased" }, "Commands carried, by lane.";
@@ -80,6 +80,8 @@ figures! {
     leased_idle: Gauge "respgate_upstream_connections_idle", "Leased connections that wait for a session.";
     opened: Counter "respgate_upstream_connects_total", "Upstream connections opened and greeted.";
     open_failed: Counter "respgate_upstream_connect_errors_total", "Upstream connections that could not be opened.";
+    renewed: Counter "respgate_upstream_connections_renewed_total", "Shared upstream connections replaced because of their age or of new credentials.";
+    auth_refused: Counter "respgate_upstream_auth_refused_total", "Times the upstream refused respgate's own user or password.";
     lost: Counter "respgate_upstream_connections_lost_total", "Upstream connections that broke.";
     lease_waits: Counter "respgate_lease_waits_total", "Times a session had to wait for a lease.";
     lease_timeouts: Counter "respgate_lease_timeouts_total", "Times a session waited for a lease in vain.";

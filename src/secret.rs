@@ -47,6 +47,22 @@ pub struct Credentials {
     pub password: Secret,
 }
 
+impl Credentials {
+    /// The user's name, `default` where none is given.
+    pub fn user(&self) -> &str {
+        self.username.as_deref().unwrap_or("default")
+    }
+}
+
+impl PartialEq for Credentials {
+    /// Compares passwords in constant time.
+    fn eq(&self, other: &Self) -> bool {
+        self.username == other.username && self.password.matches(other.password.expose())
+    }
+}
+
+impl Eq for Credentials {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,11 +14,12 @@ use tokio::time::MissedTickBehavior;
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
+use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::limit::Offices;
 use crate::session::{Roster, Session, Surroundings};
-use crate::tenant::identity::TenantId;
+use crate::tenant::identity::{CertificateNames, TenantId};
 use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
@@ -78,19 +79,25 @@ pub struct Plan {
     pub max_buffered: usize,
 }
 
-/// What becomes of one listener's clients.
+/// What a worker does with the clients of one listener.
 #[derive(Clone)]
 pub struct ListenerPlan {
-    /// Bounds and permissions of its sessions.
+    /// The listener's name, for logs.
+    pub name: String,
+    /// Bounds of its sessions.
     pub session: SessionConfig,
-    /// Which of the [`Plan::upstreams`] they use.
+    /// Which of the upstreams they use.
     pub upstream: usize,
+    /// How TLS is done; `None` speaks plain text.
+    pub tls: Option<ServerTls>,
     /// Whose clients they are, unless another rule says.
     pub tenant: Option<TenantId>,
 }
 
 /// What a worker has counted.
 pub struct Counted {
+    /// TLS handshakes, by listener.
+    pub handshakes: Vec<Handshakes>,
     /// By upstream.
     pub upstreams: Vec<Snapshot>,
     /// By tenant.
@@ -173,32 +180,34 @@ async fn run(
         .collect();
     let offices = Offices::new(&plan.tenants);
     tokio::task::spawn_local(keep_time(roster.clone()));
-    let listeners: Vec<Rc<Surroundings>> = plan
+    let doors: Vec<Rc<Door>> = plan
         .listeners
         .into_iter()
-        .filter_map(|listener| {
-            Some(Rc::new(Surroundings {
-                unauthenticated: listener.session.request.unauthenticated(),
-                config: listener.session,
-                tenant: listener.tenant,
+        .filter_map(|plan| {
+            let around = Rc::new(Surroundings {
+                unauthenticated: plan.session.request.unauthenticated(),
+                config: plan.session,
+                tenant: plan.tenant,
                 offices: offices.clone(),
-                upstream: upstreams.get(listener.upstream)?.clone(),
+                upstream: upstreams.get(plan.upstream)?.clone(),
                 buffers: buffers.clone(),
                 roster: roster.clone(),
-            }))
+            });
+            Some(Rc::new(Door { name: plan.name, tls: plan.tls, log: HandshakeLog::default(), around }))
         })
         .collect();
     loop {
         tokio::select! {
             arrival = arriving.recv() => match arrival {
-                Some(arrival) => receive(arrival, &listeners, &load),
+                Some(arrival) => receive(arrival, &doors, &load),
                 None => return,
             },
             ask = asked.recv() => match ask {
                 Some(Ask::Snapshot(answer)) => {
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
                     let tenants = offices.desks().iter().map(|desk| desk.figures.snapshot()).collect();
-                    let _ = answer.send(Counted { upstreams, tenants, buffered: buffers.held() });
+                    let handshakes = doors.iter().map(|door| door.log.count()).collect();
+                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered: buffers.held() });
                 }
                 Some(Ask::Drain(answer)) => {
                     roster.drain();
@@ -210,19 +219,29 @@ async fn run(
     }
 }
 
-fn receive(arrival: Arrival, listeners: &[Rc<Surroundings>], load: &Arc<AtomicUsize>) {
+/// One listener's side of a worker.
+struct Door {
+    name: String,
+    tls: Option<ServerTls>,
+    log: HandshakeLog,
+    around: Rc<Surroundings>,
+}
+
+fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
     let departure = Place(load.clone());
-    let Some(around) = listeners.get(arrival.listener) else { return };
-    let stream = match arrival.socket {
+    let Some(door) = doors.get(arrival.listener).cloned() else { return };
+    let Arrival { socket, origin, place, .. } = arrival;
+    let stream = match socket {
         Socket::Tcp(socket) => tokio::net::TcpStream::from_std(socket).map(Stream::Tcp),
         Socket::Unix(socket) => tokio::net::UnixStream::from_std(socket).map(Stream::Unix),
     };
     match stream {
         Ok(stream) => {
-            let session = Session::new(stream, arrival.origin, around.clone());
-            let place = arrival.place;
+            // A handshake of its own for each: a slow one keeps nobody waiting.
             tokio::task::spawn_local(async move {
-                session.run().await;
+                if let Some((stream, origin)) = door.admit(stream, origin).await {
+                    Session::new(stream, origin, door.around.clone()).run().await;
+                }
                 drop((place, departure));
             });
         }
@@ -237,6 +256,30 @@ async fn keep_time(roster: Rc<Roster>) {
     loop {
         ticks.tick().await;
         roster.inspect();
+    }
+}
+
+impl Door {
+    /// Shakes hands where TLS is spoken. `None`: the client is not let in.
+    async fn admit(&self, stream: Stream, mut origin: Origin) -> Option<(Stream, Origin)> {
+        match (&self.tls, stream) {
+            (Some(tls), Stream::Tcp(stream)) => match Box::pin(tls.accept(stream, &self.log)).await {
+                Ok(Welcomed { stream, identity }) => {
+                    origin.known.certificate = identity.as_ref().map(|identity| CertificateNames {
+                        common_name: identity.common_name.clone(),
+                        dns: identity.dns.clone(),
+                        uris: identity.uris.clone(),
+                    });
+                    origin.certificate = identity;
+                    Some((Stream::Tls(Box::new(stream.into())), origin))
+                }
+                Err(fault) => {
+                    self.log.failed(&self.name, &origin.peer, &fault);
+                    None
+                }
+            },
+            (_, stream) => Some((stream, origin)),
+        }
     }
 }
 

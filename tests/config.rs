@@ -82,8 +82,9 @@ fn invalid_files_have_every_fault_reported() {
 #[test]
 fn examples_pass() {
     let folder = copy("config");
-    for name in ["sidecar.toml", "limiter.toml"] {
-        let output = respgate(folder.path(), &["check", "--config", name], &[]);
+    for name in ["sidecar.toml", "tls-bridge.toml", "limiter.toml"] {
+        let password = [("RESPGATE_UPSTREAM_PASSWORD", "secret")];
+        let output = respgate(folder.path(), &["check", "--config", name], &password);
         assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output.stderr));
         assert!(output.stderr.is_empty(), "{name}: {}", text(&output.stderr));
     }

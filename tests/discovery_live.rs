@@ -9,12 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use respgate::discovery::config::{DiscoveryConfig, SentinelConfig};
-use respgate::discovery::{self, Discovery};
-use respgate::net::connect::Dialer;
+use respgate::discovery::{self, Dialers, Discovery, Logins};
 use respgate::resp::Resp;
 use respgate::resp::control::Control;
 use respgate::resp::greeting::{GreetError, Greeting, Role, greet};
 use respgate::resp::value::Value;
+use respgate::rotation::login::Login;
 use respgate::secret::{Credentials, Secret};
 use respgate::topology::{Address, Generation, Hint, Outage, Primary, Topology};
 use tokio::time::{Instant, sleep, timeout};
@@ -57,7 +57,7 @@ impl Node {
     }
 
     async fn call(&self, args: &[&str]) -> Value {
-        let stream = Dialer::default().dial(&self.address()).await.unwrap();
+        let stream = Dialers::default().data.dial(&self.address()).await.unwrap();
         let args: Vec<_> = args.iter().map(|arg| arg.as_bytes()).collect();
         Control::new(stream).call(&args, Instant::now() + Duration::from_secs(5)).await.unwrap()
     }
@@ -122,7 +122,7 @@ impl Deployment {
     }
 
     fn discover(&self, config: SentinelConfig) -> Discovery {
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialer::default())
+        discovery::spawn("db", DiscoveryConfig::Sentinel(config), Logins::default(), Dialers::default())
     }
 }
 
@@ -235,9 +235,9 @@ async fn each_misconfiguration_has_its_own_outage() {
     let sentinel = Node::start("valkey", folder.path(), free_port(), true, &monitor);
     let password = |text: &str| Some(Credentials { username: None, password: Secret::new(text) });
     let start = |name: &str, sentinel_password: Option<Credentials>, data_password: Option<Credentials>| {
-        let mut config = SentinelConfig::new(vec![sentinel.address()], name);
-        config.credentials = sentinel_password;
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), data_password, Dialer::default())
+        let config = SentinelConfig::new(vec![sentinel.address()], name);
+        let logins = Logins { nodes: Login::new(data_password), sentinels: Login::new(sentinel_password) };
+        discovery::spawn("db", DiscoveryConfig::Sentinel(config), logins, Dialers::default())
     };
 
     let mut right = start("mymaster", password("sentinelpw"), password("datapw"));
@@ -260,7 +260,7 @@ async fn each_misconfiguration_has_its_own_outage() {
 
     let elsewhere = |port| {
         let config = SentinelConfig::new(vec![Address::tcp("127.0.0.1", port)], "mymaster");
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialer::default())
+        discovery::spawn("db", DiscoveryConfig::Sentinel(config), Logins::default(), Dialers::default())
     };
     for (port, expected) in [(free_port(), "check that a server listens"), (primary.port, "wants a password")]
     {
@@ -286,9 +286,10 @@ async fn a_sentinel_user_who_may_only_ask_is_enough() {
         primary.port
     );
     let sentinel = Node::start("valkey", folder.path(), free_port(), true, &config);
-    let mut config = SentinelConfig::new(vec![sentinel.address()], "mymaster");
-    config.credentials = Some(Credentials { username: Some("app".into()), password: Secret::new("pw") });
-    let mut discovery = discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialer::default());
+    let config = SentinelConfig::new(vec![sentinel.address()], "mymaster");
+    let watcher = Credentials { username: Some("app".into()), password: Secret::new("pw") };
+    let logins = Logins { sentinels: Login::new(Some(watcher)), ..Logins::default() };
+    let mut discovery = discovery::spawn("db", DiscoveryConfig::Sentinel(config), logins, Dialers::default());
     known(&mut discovery, |_| true).await;
     assert!(!discovery.status.borrow().sentinels[0].subscribed);
 }
@@ -306,7 +307,9 @@ async fn names_ipv6_and_translated_addresses_are_dialled() {
     };
     let by_name = watch("localhost");
     let mut config = SentinelConfig::new(vec![Address::tcp("localhost", by_name.port)], "mymaster");
-    let start = |config| discovery::spawn("db", DiscoveryConfig::Sentinel(config), None, Dialer::default());
+    let start = |config| {
+        discovery::spawn("db", DiscoveryConfig::Sentinel(config), Logins::default(), Dialers::default())
+    };
     assert_eq!(
         known(&mut start(config.clone()), |_| true).await.address,
         Address::tcp("localhost", hidden.port)
@@ -327,7 +330,7 @@ async fn a_fixed_address_is_verified_too() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::server("redis", folder.path(), "");
     let address = DiscoveryConfig::Fixed(node.address());
-    let mut discovery = discovery::spawn("db", address, None, Dialer::default());
+    let mut discovery = discovery::spawn("db", address, Logins::default(), Dialers::default());
     assert_eq!(known(&mut discovery, |_| true).await.config_epoch, None);
 
     node.call(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]).await;
@@ -349,7 +352,7 @@ async fn both_servers_are_greeted_in_both_versions() {
                 username: username.map(str::to_owned),
                 password: Secret::new(password),
             });
-            let mut control = Control::new(Dialer::default().dial(&node.address()).await.unwrap());
+            let mut control = Control::new(Dialers::default().data.dial(&node.address()).await.unwrap());
             let greeting = Greeting { credentials: credentials.as_ref(), resp, database };
             let deadline = Instant::now() + Duration::from_secs(5);
             let greeted = greet(&mut control, &greeting, deadline).await?;
@@ -387,7 +390,7 @@ async fn both_servers_are_greeted_in_both_versions() {
         }
         // No room for another client: said unasked, in place of the first reply.
         let mut held = Vec::new();
-        let admin = Dialer::default().dial(&node.address()).await.unwrap();
+        let admin = Dialers::default().data.dial(&node.address()).await.unwrap();
         let mut admin = Control::new(admin);
         let soon = Instant::now() + Duration::from_secs(5);
         admin.call(&[b"AUTH", b"secret"], soon).await.unwrap();

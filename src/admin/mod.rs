@@ -1,12 +1,13 @@
 //! The admin listener: health, readiness and metrics over HTTP.
 
 mod scrape;
+pub mod security;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,7 +20,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use self::scrape::Scrape;
+use self::security::Security;
 use crate::drain::Draining;
+use crate::rotation::Tally;
+use crate::rotation::login::Login;
 use crate::tenant::Tenant;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
@@ -53,6 +57,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// What the admin side can see.
 pub struct Admin {
     upstreams: Vec<View>,
+    security: Security,
+    reloads: Vec<Tally>,
     draining: Draining,
     scrape: Scrape,
 }
@@ -64,20 +70,24 @@ pub struct View {
     pub name: String,
     /// What discovery knows.
     pub topology: watch::Receiver<Topology>,
+    /// Who respgate is to it.
+    pub login: Login,
     /// Its failovers.
     pub timelines: Timelines,
 }
 
 impl Admin {
-    /// `upstreams`: in the order of the workers' plan.
+    /// `upstreams`: in the order of the workers' plan. `reloads`: everything that is read again when it changes.
     pub fn new(
         upstreams: Vec<View>,
+        security: Security,
         tenants: Vec<Arc<Tenant>>,
+        reloads: Vec<Tally>,
         workers: Vec<Worker>,
         draining: Draining,
     ) -> Self {
-        let scrape = Scrape::new(upstreams.clone(), tenants, workers);
-        Self { upstreams, draining, scrape }
+        let scrape = Scrape::new(upstreams.clone(), security.clone(), tenants, reloads.clone(), workers);
+        Self { upstreams, security, reloads, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
@@ -149,7 +159,7 @@ impl Admin {
             ready = false;
             body.push_str("draining\n");
         }
-        for View { name, topology, .. } in &self.upstreams {
+        for View { name, topology, login, .. } in &self.upstreams {
             match &*topology.borrow() {
                 Topology::Known(primary) => {
                     body.push_str(&format!("upstream {name}: primary {}\n", primary.address));
@@ -165,7 +175,19 @@ impl Admin {
                     body.push_str(&format!("upstream {name}: {outage}\n"));
                 }
             }
+            if let Some(said) = login.refusal() {
+                body.push_str(&format!(
+                    "upstream {name}: the server refuses respgate's own user or password: {said}\n"
+                ));
+            }
         }
+        for tally in &self.reloads {
+            if let Some(fault) = tally.outcomes().fault {
+                let Tally { what, of, .. } = tally;
+                body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
+            }
+        }
+        body.push_str(&self.security.remarks(SystemTime::now()));
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         respond(status, TEXT, body)
     }

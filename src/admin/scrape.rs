@@ -8,7 +8,10 @@ use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::View;
+use super::security::Security;
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
+use crate::net::tls::accept::Handshakes;
+use crate::rotation::Tally;
 use crate::tenant::Tenant;
 use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
@@ -23,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Scrape {
     upstreams: Vec<View>,
     tenants: Vec<Arc<Tenant>>,
+    security: Security,
+    reloads: Vec<Tally>,
     workers: Vec<Worker>,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -31,7 +36,13 @@ pub(super) struct Scrape {
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
 impl Scrape {
-    pub(super) fn new(upstreams: Vec<View>, tenants: Vec<Arc<Tenant>>, workers: Vec<Worker>) -> Self {
+    pub(super) fn new(
+        upstreams: Vec<View>,
+        security: Security,
+        tenants: Vec<Arc<Tenant>>,
+        reloads: Vec<Tally>,
+        workers: Vec<Worker>,
+    ) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         for Figure { name, kind, help, .. } in FIGURES {
@@ -65,7 +76,16 @@ impl Scrape {
         );
         describe(&recorder, BUILD, Kind::Gauge, "Always 1; its label says which version runs.");
         describe_tenants(&recorder);
-        Self { upstreams, tenants, workers, recorder, handle }
+        describe(
+            &recorder,
+            RELOADS,
+            Kind::Counter,
+            "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
+        );
+        describe(&recorder, RELOAD_FAULT, Kind::Gauge, "Whether the newest version cannot be used (1).");
+        let scrape = Self { upstreams, security, tenants, reloads, workers, recorder, handle };
+        Security::describe(&scrape);
+        scrape
     }
 
     /// The metrics now.
@@ -73,18 +93,21 @@ impl Scrape {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
         let mut tenants = vec![Counted::default(); self.tenants.len()];
         let mut buffered = 0;
+        let mut handshakes: Vec<Handshakes> = Vec::new();
         for worker in &self.workers {
             if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
                 buffered += counted.buffered as u64;
                 for (sum, counted) in tenants.iter_mut().zip(&counted.tenants) {
                     sum.add(counted);
                 }
+                handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
+                handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
                 for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
                     sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
                 }
             }
         }
-        for (View { name, topology, timelines }, sum) in self.upstreams.iter().zip(sums) {
+        for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
             for (figure, value) in FIGURES.iter().zip(sum) {
                 self.publish(figure.name, figure.kind, labels(name, figure.label), value);
             }
@@ -94,8 +117,10 @@ impl Scrape {
         for (tenant, counted) in self.tenants.iter().zip(&tenants) {
             self.publish_tenant(tenant, counted);
         }
+        self.publish_reloads();
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         self.publish(BUILD, Kind::Gauge, version, 1);
+        self.security.publish(self, &handshakes);
         self.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
         self.handle.run_upkeep();
         self.handle.render()
@@ -109,6 +134,19 @@ impl Scrape {
             if let Some(epoch) = primary.config_epoch {
                 self.publish(EPOCH, Kind::Gauge, labels(name, None), epoch);
             }
+        }
+    }
+
+    fn publish_reloads(&self) {
+        for tally in &self.reloads {
+            let outcomes = tally.outcomes();
+            let which = || vec![Label::new("what", tally.what), Label::new("of", tally.of.to_string())];
+            for (outcome, count) in [("ok", outcomes.replaced), ("failed", outcomes.refused)] {
+                let mut labels = which();
+                labels.push(Label::new("outcome", outcome));
+                self.publish(RELOADS, Kind::Counter, labels, count);
+            }
+            self.publish(RELOAD_FAULT, Kind::Gauge, which(), outcomes.fault.is_some().into());
         }
     }
 
@@ -169,7 +207,11 @@ impl Scrape {
         }
     }
 
-    fn publish(&self, name: &'static str, kind: Kind, labels: Vec<Label>, value: u64) {
+    pub(super) fn describe(&self, name: &'static str, kind: Kind, help: &'static str) {
+        describe(&self.recorder, name, kind, help);
+    }
+
+    pub(super) fn publish(&self, name: &'static str, kind: Kind, labels: Vec<Label>, value: u64) {
         let key = Key::from_parts(name, labels);
         match kind {
             Kind::Counter => self.recorder.register_counter(&key, &META).absolute(value),
@@ -191,6 +233,8 @@ const EPOCH: &str = "respgate_sentinel_config_epoch";
 const BUFFERED: &str = "respgate_buffered_bytes";
 const FAILOVERS: &str = "respgate_failovers_total";
 const LAST_FAILOVER: &str = "respgate_last_failover_seconds";
+const RELOADS: &str = "respgate_reloads_total";
+const RELOAD_FAULT: &str = "respgate_reload_fault";
 const BUILD: &str = "respgate_build_info";
 
 fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help: &'static str) {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::size::{show_bytes, show_duration};
-use super::{Config, Upstream};
+use super::{Account, Config, Upstream};
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::{Bind, ListenerConfig};
 use crate::session::config::AdminCommands;
@@ -58,8 +58,12 @@ fn describe_upstream(upstream: &Upstream) -> String {
             format!("primary {:?} of Sentinels {}", sentinel.primary_name, seeds.join(", "))
         }
     };
-    let user = match &config.credentials {
-        Some(credentials) => format!("as user {}", credentials.username.as_deref().unwrap_or("default")),
+    let user = match &upstream.account {
+        Some(Account { credentials: Some(credentials), .. }) => format!("as user {}", credentials.user()),
+        Some(Account { source, .. }) => {
+            let name = source.name().ok().flatten();
+            format!("as user {}, whose password a program prints", name.as_deref().unwrap_or("default"))
+        }
         None => "without a password".into(),
     };
     let auth = match config.client_auth {

@@ -127,12 +127,13 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a table whose keys and values are of one kind each; every faulty pair is reported.
-    pub fn read_pairs<T>(
+    pub fn read_pairs<K, V>(
         &self,
         key: &'static str,
-        part: impl Fn(&str) -> Result<T, String>,
+        from: impl Fn(&str) -> Result<K, String>,
+        to: impl Fn(&str) -> Result<V, String>,
         report: &mut Report,
-    ) -> Setting<Vec<(T, T)>> {
+    ) -> Setting<Vec<(K, V)>> {
         let Some(value) = self.table.get(key) else { return Setting::Absent };
         let place = self.source.place(value.span().start, self.key(key));
         let DeValue::Table(table) = value.get_ref() else {
@@ -142,7 +143,7 @@ impl<'a> Section<'a> {
         let mut pairs = Vec::new();
         for (name, value) in table {
             let place = self.source.place(name.span().start, self.key(key));
-            match (part(name.get_ref()), text(value.get_ref()).and_then(&part)) {
+            match (from(name.get_ref()), text(value.get_ref()).and_then(&to)) {
                 (Ok(from), Ok(to)) => pairs.push((from, to)),
                 (from, to) => {
                     for fault in [from.err(), to.err()].into_iter().flatten() {

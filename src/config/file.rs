@@ -10,12 +10,13 @@ use toml::de::DeTable;
 
 use super::address::{self, DEFAULT_PORT, DEFAULT_SENTINEL_PORT};
 use super::document::{Section, Source};
-use super::password::{SecretSource, readable_by_all};
 use super::report::{Place, Report};
 use super::rule;
+use super::tls::{self, TypedClientTls, TypedServerTls};
 use super::typed::{
     Setting, Typed, TypedLimits, TypedListener, TypedQuota, TypedRates, TypedTenant, TypedUpstream, TypedUser,
 };
+use crate::rotation::source::{NameSource, SecretSource, readable_by_all};
 use crate::tenant::identity::CertificateRule;
 use crate::tenant::policy::config as policy;
 
@@ -33,8 +34,18 @@ const SCHEMA: [(&str, &[&str]); 7] = [
     ("upstreams.*", UPSTREAM),
 ];
 
-const ROOT: &[&str] =
-    &["workers", "admin", "drain-timeout", "log", "limits", "listeners", "tenants", "users", "upstreams"];
+const ROOT: &[&str] = &[
+    "workers",
+    "admin",
+    "drain-timeout",
+    "reload-interval",
+    "log",
+    "limits",
+    "listeners",
+    "tenants",
+    "users",
+    "upstreams",
+];
 
 const LOG: &[&str] = &["format", "level"];
 
@@ -63,6 +74,13 @@ const LISTENER: &[&str] = &[
     "upstream",
     "tenant",
     "proxy-protocol",
+    "tls-cert",
+    "tls-key",
+    "tls-client-ca",
+    "tls-client-auth",
+    "tls-crl",
+    "tls-min-version",
+    "tls-handshake-timeout",
     "admin-commands",
     "max-clients",
     "max-request",
@@ -126,11 +144,38 @@ const UPSTREAM: &[&str] = &[
     "primary-name",
     "database",
     "username",
+    "username-file",
     "password-file",
     "password-env",
+    "password-command",
+    "password-refresh",
+    "reauth",
     "sentinel-username",
+    "sentinel-username-file",
     "sentinel-password-file",
     "sentinel-password-env",
+    "tls",
+    "tls-ca",
+    "tls-system-roots",
+    "tls-crl",
+    "tls-cert",
+    "tls-key",
+    "tls-server-name",
+    "tls-server-names",
+    "tls-min-version",
+    "tls-dangerously-skip-verification",
+    "sentinel-tls",
+    "sentinel-tls-ca",
+    "sentinel-tls-system-roots",
+    "sentinel-tls-crl",
+    "sentinel-tls-cert",
+    "sentinel-tls-key",
+    "sentinel-tls-server-name",
+    "sentinel-tls-server-names",
+    "sentinel-tls-min-version",
+    "sentinel-tls-dangerously-skip-verification",
+    "sentinel-password-command",
+    "sentinel-password-refresh",
     "nat",
     "poll-interval",
     "sentinel-timeout",
@@ -141,6 +186,8 @@ const UPSTREAM: &[&str] = &[
     "max-leased",
     "lease-wait",
     "lease-idle",
+    "ping-interval",
+    "max-age",
     "connect-timeout",
     "response-timeout",
     "hold-timeout",
@@ -223,6 +270,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
         workers: root.read("workers", report),
         admin: root.read("admin", report),
         drain_timeout: root.read("drain-timeout", report),
+        reload_interval: root.read("reload-interval", report),
         ..Typed::default()
     };
     if let Some(log) = root.section("log", LOG, report) {
@@ -235,9 +283,10 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
         typed.max_buffered = section.read("max-buffered", report);
         typed.limits = limits(&section, report);
     }
+    let folder = path.parent().unwrap_or(Path::new(""));
     for (name, section) in root.sections("listeners", LISTENER, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
-        typed.listeners.push(listener(name, &section, report));
+        typed.listeners.push(listener(name, &section, folder, report));
     }
     for (name, section) in root.sections("tenants", TENANT, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
@@ -252,7 +301,6 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
             tenant: section.read("tenant", report),
         });
     }
-    let folder = path.parent().unwrap_or(Path::new(""));
     for (name, section) in root.sections("upstreams", UPSTREAM, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.upstreams.push(upstream(name, &section, folder, report));
@@ -281,7 +329,7 @@ fn limits(section: &Section<'_>, report: &mut Report) -> TypedLimits {
     }
 }
 
-fn listener(name: String, section: &Section<'_>, report: &mut Report) -> TypedListener {
+fn listener(name: String, section: &Section<'_>, folder: &Path, report: &mut Report) -> TypedListener {
     TypedListener {
         name,
         place: section.place().clone(),
@@ -290,6 +338,7 @@ fn listener(name: String, section: &Section<'_>, report: &mut Report) -> TypedLi
         upstream: section.read("upstream", report),
         tenant: section.read("tenant", report),
         proxy_protocol: section.read_list("proxy-protocol", address::network, report),
+        tls: TypedServerTls::read(section, folder, report),
         limits: TypedLimits {
             admin_commands: section.read("admin-commands", report),
             ..limits(section, report)
@@ -358,16 +407,21 @@ fn upstream(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
         sentinels: section.read_list("sentinels", seed, report),
         primary_name: section.read("primary-name", report),
         database: section.read("database", report),
-        username: section.read("username", report),
-        password: password(section, ["password-file", "password-env"], folder, report),
-        sentinel_username: section.read("sentinel-username", report),
+        username: username(section, ["username", "username-file"], folder, report),
+        password: password(section, ["password-file", "password-env", "password-command"], folder, report),
+        password_refresh: section.read("password-refresh", report),
+        reauth: section.read("reauth", report),
+        sentinel_username: username(section, ["sentinel-username", "sentinel-username-file"], folder, report),
         sentinel_password: password(
             section,
-            ["sentinel-password-file", "sentinel-password-env"],
+            ["sentinel-password-file", "sentinel-password-env", "sentinel-password-command"],
             folder,
             report,
         ),
-        nat: section.read_pairs("nat", node, report).map(HashMap::from_iter),
+        tls: TypedClientTls::read(section, &tls::DATA, folder, report),
+        sentinel_tls: TypedClientTls::read(section, &tls::SENTINEL, folder, report),
+        nat: section.read_pairs("nat", node, node, report).map(HashMap::from_iter),
+        sentinel_password_refresh: section.read("sentinel-password-refresh", report),
         poll_interval: section.read("poll-interval", report),
         sentinel_timeout: section.read("sentinel-timeout", report),
         switch: section.read("switch", report),
@@ -377,6 +431,8 @@ fn upstream(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
         max_leased: section.read("max-leased", report),
         lease_wait: section.read("lease-wait", report),
         lease_idle: section.read("lease-idle", report),
+        ping_interval: section.read("ping-interval", report),
+        max_age: section.read("max-age", report),
         connect_timeout: section.read("connect-timeout", report),
         response_timeout: section.read("response-timeout", report),
         hold_timeout: section.read("hold-timeout", report),
@@ -387,22 +443,47 @@ fn upstream(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
     }
 }
 
-/// A password's source: one of two keys. A relative path starts from the folder of the file.
+/// A password's source: one of three keys. A relative path starts from the folder of the file, as does a program's if
+/// it holds a slash; another program is looked for in PATH.
 fn password(
     section: &Section<'_>,
-    [file_key, env_key]: [&'static str; 2],
+    [file_key, env_key, command_key]: [&'static str; 3],
     folder: &Path,
     report: &mut Report,
 ) -> Setting<SecretSource> {
     let file = section.read::<PathBuf>(file_key, report).map(|path| SecretSource::File(folder.join(path)));
     let env = section.read::<String>(env_key, report).map(SecretSource::Env);
-    match (&file, env.place()) {
+    let command = section.read_list(command_key, |word| Ok(word.to_owned()), report).map(|mut words| {
+        if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
+            *program = folder.join(&*program).to_string_lossy().into_owned();
+        }
+        SecretSource::Command(words)
+    });
+    only_one(only_one(file, env, file_key, report), command, &format!("{file_key} or {env_key}"), report)
+}
+
+/// A user's name: one of two keys.
+fn username(
+    section: &Section<'_>,
+    [name_key, file_key]: [&'static str; 2],
+    folder: &Path,
+    report: &mut Report,
+) -> Setting<NameSource> {
+    let name = section.read::<String>(name_key, report).map(NameSource::Given);
+    let file = section.read::<PathBuf>(file_key, report).map(|path| NameSource::File(folder.join(path)));
+    only_one(name, file, name_key, report)
+}
+
+/// Of two keys that say the same thing, one; `first_key` is the name of the first.
+fn only_one<T>(first: Setting<T>, second: Setting<T>, first_key: &str, report: &mut Report) -> Setting<T> {
+    match (&first, second.place()) {
         (Setting::Given(..), Some(place)) => {
-            report.fault(place, format!("{file_key} gives the password too; leave one out"));
+            let what = if first_key.contains("username") { "name" } else { "password" };
+            report.fault(place, format!("{first_key} gives the {what} too; leave one out"));
             Setting::Faulty
         }
-        (Setting::Absent, _) => env,
-        _ => file,
+        (Setting::Absent, _) => second,
+        _ => first,
     }
 }
 

@@ -5,16 +5,17 @@
 //! - `--listen` adds listeners to the file's.
 //! - `--upstream` says where the upstream `main` is, or else the file's only upstream; its other keys stay. A file
 //!   without upstreams gets one named `main`.
-//! - `--upstream-user`, `--sentinel-user` and the password flags speak of that same upstream.
+//! - `--upstream-user`, `--sentinel-user`, the password flags, `--upstream-ca` and `--upstream-server-name` speak of that same upstream.
+//! - `--tls-cert`, `--tls-key` and `--tls-client-ca` hold for every TCP listener without TLS keys of its own.
 //! - `--max-clients` and `--admin-commands` hold for every listener.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::password::SecretSource;
 use super::report::{Place, Report};
 use super::typed::{Setting, Typed, TypedListener, TypedUpstream};
 use super::value::Value;
+use crate::rotation::source::{NameSource, SecretSource};
 
 /// The environment variable with the upstream's password; no flag takes it, since every user of a machine can
 /// read command lines.
@@ -60,6 +61,9 @@ impl Flags {
         typed.log_level.override_with(self.setting("log-level", report));
         typed.overrides.max_clients = self.setting("max-clients", report);
         typed.overrides.admin_commands = self.setting("admin-commands", report);
+        typed.tls.cert = self.setting("tls-cert", report);
+        typed.tls.key = self.setting("tls-key", report);
+        typed.tls.client_ca = self.setting("tls-client-ca", report);
         self.apply_upstream(typed, env, report);
         self.apply_listeners(typed, report);
     }
@@ -89,18 +93,28 @@ impl Flags {
                 report.fault(&flag.place, SEVERAL);
             }
         }
-        let username = self.setting("upstream-user", report);
+        let username = self.setting("upstream-user", report).map(NameSource::Given);
         let password = self.password("upstream-password-file", UPSTREAM_PASSWORD, env, report);
-        let sentinel_username = self.setting("sentinel-user", report);
+        let sentinel_username = self.setting("sentinel-user", report).map(NameSource::Given);
         let sentinel_password = self.password("sentinel-password-file", SENTINEL_PASSWORD, env, report);
+        let ca = self.setting("upstream-ca", report);
+        let server_name = self.setting("upstream-server-name", report);
         if let Some(upstream) = typed.usual_upstream() {
+            upstream.tls.ca.override_with(ca);
+            upstream.tls.server_name.override_with(server_name);
             upstream.username.override_with(username);
             upstream.password.override_with(password);
             upstream.sentinel_username.override_with(sentinel_username);
             upstream.sentinel_password.override_with(sentinel_password);
         } else if !typed.upstreams.is_empty() {
-            let places =
-                [username.place(), password.place(), sentinel_username.place(), sentinel_password.place()];
+            let places = [
+                username.place(),
+                password.place(),
+                sentinel_username.place(),
+                sentinel_password.place(),
+                ca.place(),
+                server_name.place(),
+            ];
             for place in places.into_iter().flatten() {
                 report.fault(place, SEVERAL);
             }

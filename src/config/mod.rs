@@ -7,12 +7,12 @@ mod describe;
 mod document;
 mod file;
 pub mod flags;
-pub mod password;
 pub mod report;
 mod rule;
 mod size;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod typed;
 mod url;
 mod value;
@@ -25,11 +25,14 @@ use std::time::Duration;
 
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::ListenerConfig;
+use crate::net::tls::Loaded;
+use crate::net::tls::client::{ClientProfile, ClientSet};
+use crate::rotation::source::CredentialSource;
+use crate::secret::Credentials;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::UpstreamConfig;
 use flags::Flags;
-use password::SecretSource;
 use report::Report;
 
 /// What respgate runs with: complete, and free of contradictions.
@@ -44,6 +47,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How long running commands may take to finish after SIGTERM; zero ends at once.
     pub drain_timeout: Duration,
+    /// How often files that may change are looked at.
+    pub reload_interval: Duration,
     /// Bytes of requests and replies that wait in respgate, all workers together.
     pub max_buffered: usize,
     /// At least one; names and addresses are unique.
@@ -59,14 +64,27 @@ pub struct Config {
 /// One upstream: its connections, and how its primary is found.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// Bounds and credentials of the connections.
+    /// Bounds of the connections.
     pub config: UpstreamConfig,
     /// How the primary is found.
     pub discovery: DiscoveryConfig,
-    /// Where the password comes from, unless a URL held it.
-    pub password: Option<SecretSource>,
-    /// Where the Sentinels' password comes from.
-    pub sentinel_password: Option<SecretSource>,
+    /// What respgate itself authenticates with.
+    pub account: Option<Account>,
+    /// What the Sentinels themselves want, apart from that.
+    pub sentinel_account: Option<Account>,
+    /// TLS to data nodes; `None` speaks plain text.
+    pub tls: Option<Loaded<ClientProfile, ClientSet>>,
+    /// TLS to Sentinels; `None` speaks plain text.
+    pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
+}
+
+/// Who respgate is to servers.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// As they were read with the configuration; `None` if a program is to print the password.
+    pub credentials: Option<Credentials>,
+    /// Where to read them again.
+    pub source: CredentialSource,
 }
 
 /// What is logged, and how. Logs go to stderr.

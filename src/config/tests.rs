@@ -9,6 +9,7 @@ use super::flags::{Flag, SENTINEL_PASSWORD, UPSTREAM_PASSWORD};
 use super::report::Place;
 use super::*;
 use crate::discovery::config::SentinelConfig;
+use crate::net::tls::testing::Authority;
 use crate::session::config::SessionConfig;
 
 /// A folder with a configuration and whatever files it speaks of, readable by this user only.
@@ -53,14 +54,21 @@ fn faults(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> S
 }
 
 fn login(upstream: &Upstream) -> (Option<String>, String) {
-    let credentials = upstream.config.credentials.clone().unwrap();
+    let credentials = upstream.account.clone().unwrap().credentials.unwrap();
     (credentials.username, String::from_utf8(credentials.password.expose().to_vec()).unwrap())
 }
 
 #[test]
 fn the_reference_holds_the_defaults() {
     let full = include_str!("../../config/full.toml");
-    let folder = folder(&[("full.toml", full), ("password", "a"), ("sentinel-password", "b")]);
+    let authority = Authority::new("ca");
+    let (leaf, list) = (authority.issue(&["db.example"]), authority.revoke(&[]));
+    let mut files = vec![("full.toml", full), ("password", "a"), ("sentinel-password", "b")];
+    files.extend(["ca.pem", "clients.pem", "sentinel-ca.pem"].map(|name| (name, authority.pem())));
+    files.extend(["revoked.pem", "sentinel-revoked.pem"].map(|name| (name, &*list)));
+    files.extend(["tls.crt", "client.crt", "watcher.crt"].map(|name| (name, &*leaf.chain_pem)));
+    files.extend(["tls.key", "client.key", "watcher.key"].map(|name| (name, &*leaf.key_pem)));
+    let folder = folder(&files);
     let env = [("CACHE_PASSWORD", "c"), ("QUEUE_PASSWORD", "d"), ("SENTINEL_PASSWORD", "e")];
     let (config, report) = load_with(Some(&folder.path().join("full.toml")), &[], &env);
     let config = config.unwrap_or_else(|| panic!("{report}"));
@@ -71,14 +79,16 @@ fn the_reference_holds_the_defaults() {
     assert_eq!(config.drain_timeout, minimal.drain_timeout);
     assert_eq!(config.max_buffered, minimal.max_buffered);
     assert_eq!(config.log, minimal.log);
-    let without_login = UpstreamConfig { credentials: None, ..config.upstreams[0].config.clone() };
-    assert_eq!(format!("{without_login:?}"), format!("{:?}", UpstreamConfig::new("main")));
-    assert_eq!(format!("{without_login:?}"), format!("{:?}", minimal.upstreams[0].config));
+    assert_eq!(config.reload_interval, minimal.reload_interval);
+    let connections = format!("{:?}", config.upstreams[0].config);
+    assert_eq!(connections, format!("{:?}", UpstreamConfig::new("main")));
+    assert_eq!(connections, format!("{:?}", minimal.upstreams[0].config));
     let DiscoveryConfig::Sentinel(sentinel) = &config.upstreams[0].discovery else { panic!("not Sentinel") };
     let builtin = SentinelConfig::new(Vec::new(), "");
     assert_eq!((sentinel.poll_interval, sentinel.timeout), (builtin.poll_interval, builtin.timeout));
     assert_eq!((sentinel.seeds.len(), sentinel.nat.len()), (3, 2));
-    assert_eq!(config.upstreams[0].password, Some(SecretSource::File(folder.path().join("password"))));
+    let source = &config.upstreams[0].account.as_ref().unwrap().source;
+    assert_eq!(source.files(), [folder.path().join("password")]);
     assert_eq!(login(&config.upstreams[2]), (Some("queue".into()), "d".into()));
 }
 
@@ -106,15 +116,14 @@ fn a_flag_wins_over_the_environment_and_both_over_the_file() {
 #[test]
 fn an_empty_password_variable_is_unset() {
     let config = loaded("", &[("upstream", "redis://db")], &[(UPSTREAM_PASSWORD, "")]);
-    assert!(config.upstreams[0].config.credentials.is_none());
+    assert!(config.upstreams[0].account.is_none());
 }
 
 #[test]
 fn sentinels_have_credentials_of_their_own() {
     let flags = [("upstream", "redis-sentinel://s1#m"), ("sentinel-user", "watcher")];
     let config = loaded("", &flags, &[(UPSTREAM_PASSWORD, "data"), (SENTINEL_PASSWORD, "watch")]);
-    let DiscoveryConfig::Sentinel(sentinel) = &config.upstreams[0].discovery else { panic!("not Sentinel") };
-    let credentials = sentinel.credentials.clone().unwrap();
+    let credentials = config.upstreams[0].sentinel_account.clone().unwrap().credentials.unwrap();
     assert_eq!(
         (credentials.username.as_deref(), credentials.password.expose()),
         (Some("watcher"), &b"watch"[..])
@@ -200,5 +209,78 @@ proptest::proptest! {
             let toml = format!("[upstreams.main]\nurl = {text:?}\n{text} = {port}");
             let _ = file::parse(Path::new("x.toml"), &toml, &mut report);
         }
+    }
+}
+
+#[test]
+fn tls_follows_the_scheme_and_the_sentinels_follow_the_data_nodes() {
+    let authority = Authority::new("ca");
+    let files = folder(&[("ca.pem", authority.pem()), ("other.pem", Authority::new("other").pem())]);
+    let ca = files.path().join("ca.pem").display().to_string();
+    let other = files.path().join("other.pem").display().to_string();
+    let upstream = |toml: &str| loaded(toml, &[], &[]).upstreams.remove(0);
+    let trusted = |loaded: &Option<Loaded<ClientProfile, ClientSet>>| {
+        loaded.as_ref().map(|loaded| loaded.profile.trust.paths[0].display().to_string())
+    };
+
+    let plain = upstream("[upstreams.main]\nurl = \"redis://db\"");
+    assert!(plain.tls.is_none() && plain.sentinel_tls.is_none());
+    let both = upstream(&format!("[upstreams.main]\nurl = \"rediss-sentinel://s1#m\"\ntls-ca = {ca:?}"));
+    assert_eq!((trusted(&both.tls), trusted(&both.sentinel_tls)), (Some(ca.clone()), Some(ca.clone())));
+    let apart = upstream(&format!(
+        "[upstreams.main]\nurl = \"valkeys-sentinel://s1#m\"\ntls-ca = {ca:?}\nsentinel-tls-ca = {other:?}"
+    ));
+    assert_eq!((trusted(&apart.tls), trusted(&apart.sentinel_tls)), (Some(ca.clone()), Some(other)));
+    let data_only = upstream(&format!(
+        "[upstreams.main]\nsentinels = [\"s1\"]\nprimary-name = \"m\"\ntls = true\ntls-ca = {ca:?}\nsentinel-tls = false"
+    ));
+    assert_eq!((trusted(&data_only.tls), trusted(&data_only.sentinel_tls)), (Some(ca.clone()), None));
+    let flags =
+        [("upstream", "rediss://db"), ("upstream-ca", &*ca), ("upstream-server-name", "other.example")];
+    let flagged = loaded("", &flags, &[]).upstreams.remove(0).tls.unwrap();
+    assert_eq!(flagged.profile.names.all.unwrap().to_str(), "other.example");
+}
+
+#[test]
+fn faults_of_tls_name_their_keys() {
+    let authority = Authority::new("ca");
+    let (leaf, other) = (authority.issue(&["a"]), authority.issue(&["b"]));
+    let old = authority.issue_with(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let files = folder(&[
+        ("chain.pem", &leaf.chain_pem),
+        ("key.pem", &leaf.key_pem),
+        ("other.pem", &other.key_pem),
+        ("old.pem", &old.chain_pem),
+        ("old-key.pem", &old.key_pem),
+    ]);
+    let at = |name: &str| files.path().join(name).display().to_string();
+    let text = |listener: &str, upstream: &str| {
+        faults(
+            &format!(
+                "[listeners.a]\naddress = \"127.0.0.1:1\"\n{listener}\n[upstreams.x]\nurl = \"redis://db\"\n{upstream}\n"
+            ),
+            &[],
+            &[],
+        )
+    };
+    let (chain, key) = (at("chain.pem"), at("key.pem"));
+    for (listener, upstream, expected) in [
+        (format!("tls-cert = {chain:?}"), "", "listeners.a.tls-key: is missing"),
+        (format!("tls-cert = {chain:?}\ntls-key = {:?}", at("other.pem")), "", "listeners.a.tls-key: "),
+        (format!("tls-cert = {:?}\ntls-key = {:?}", at("old.pem"), at("old-key.pem")), "", "expired"),
+        (
+            format!("tls-cert = {chain:?}\ntls-key = {key:?}\ntls-client-auth = \"required\""),
+            "",
+            "needs tls-client-ca",
+        ),
+        ("tls-min-version = \"1.3\"".into(), "", "speaks plain text"),
+        (String::new(), "tls-ca = \"ca.pem\"", "upstreams.x.tls-ca: this connection is in plain text"),
+        (String::new(), "tls = true\ntls-ca = \"/nonexistent.pem\"", "upstreams.x.tls-ca: cannot read"),
+        (String::new(), "tls = true\ntls-min-version = \"1.1\"", "\"1.1\" is not \"1.2\" or \"1.3\""),
+        (String::new(), "sentinel-tls-ca = \"ca.pem\"", "asks no Sentinels"),
+    ] {
+        let text = text(&listener, upstream);
+        assert!(text.contains(expected), "{expected:?} in {text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
     }
 }

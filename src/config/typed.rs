@@ -10,18 +10,19 @@ use ipnet::IpNet;
 
 use super::LogFormat;
 use super::address::ListenAddress;
-use super::password::SecretSource;
 use super::report::{Place, Report};
+use super::tls::{TypedClientTls, TypedServerTls};
 use super::url::UpstreamUrl;
 use super::value::{Bytes, LogLevel, Mode};
 use crate::discovery::config::SwitchRule;
+use crate::rotation::source::{NameSource, SecretSource};
 use crate::session::config::AdminCommands;
 use crate::tenant::identity::CertificateRule;
 use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::{Rule, Scripts};
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
-use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
+use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 
 /// One setting.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +47,11 @@ impl<T> Setting<T> {
         matches!(self, Self::Absent)
     }
 
+    /// Typed, and wrong.
+    pub fn is_faulty(&self) -> bool {
+        matches!(self, Self::Faulty)
+    }
+
     /// The value, if it was typed and is right.
     pub fn value(&self) -> Option<&T> {
         match self {
@@ -68,6 +74,14 @@ impl<T> Setting<T> {
             Self::Given(value, _) => value,
             _ => default,
         }
+    }
+
+    /// The value, or the type's own default.
+    pub fn or_default(self) -> T
+    where
+        T: Default,
+    {
+        self.or(T::default())
     }
 
     /// The same setting with its value converted.
@@ -117,6 +131,7 @@ pub struct Typed {
     pub workers: Setting<usize>,
     pub admin: Setting<SocketAddr>,
     pub drain_timeout: Setting<Duration>,
+    pub reload_interval: Setting<Duration>,
     pub log_format: Setting<LogFormat>,
     pub log_level: Setting<LogLevel>,
     pub max_buffered: Setting<Bytes>,
@@ -124,6 +139,8 @@ pub struct Typed {
     pub limits: TypedLimits,
     /// From flags and the environment: for every listener, whatever the file says.
     pub overrides: TypedLimits,
+    /// From flags and the environment: for every TCP listener that has no TLS keys of its own.
+    pub tls: TypedServerTls,
     pub listeners: Vec<TypedListener>,
     pub tenants: Vec<TypedTenant>,
     pub users: Vec<TypedUser>,
@@ -161,6 +178,7 @@ pub struct TypedListener {
     pub upstream: Setting<String>,
     pub tenant: Setting<String>,
     pub proxy_protocol: Setting<Vec<IpNet>>,
+    pub tls: TypedServerTls,
     pub limits: TypedLimits,
 }
 
@@ -230,10 +248,15 @@ pub struct TypedUpstream {
     pub sentinels: Setting<Vec<Address>>,
     pub primary_name: Setting<String>,
     pub database: Setting<u32>,
-    pub username: Setting<String>,
+    pub username: Setting<NameSource>,
     pub password: Setting<SecretSource>,
-    pub sentinel_username: Setting<String>,
+    pub password_refresh: Setting<Duration>,
+    pub reauth: Setting<Reauth>,
+    pub sentinel_username: Setting<NameSource>,
     pub sentinel_password: Setting<SecretSource>,
+    pub tls: TypedClientTls,
+    pub sentinel_tls: TypedClientTls,
+    pub sentinel_password_refresh: Setting<Duration>,
     pub nat: Setting<HashMap<Address, Address>>,
     pub poll_interval: Setting<Duration>,
     pub sentinel_timeout: Setting<Duration>,
@@ -244,6 +267,8 @@ pub struct TypedUpstream {
     pub max_leased: Setting<usize>,
     pub lease_wait: Setting<Duration>,
     pub lease_idle: Setting<Duration>,
+    pub ping_interval: Setting<Duration>,
+    pub max_age: Setting<Duration>,
     pub connect_timeout: Setting<Duration>,
     pub response_timeout: Setting<Duration>,
     pub hold_timeout: Setting<Duration>,
@@ -264,6 +289,7 @@ impl TypedListener {
             upstream: Setting::Absent,
             tenant: Setting::Absent,
             proxy_protocol: Setting::Absent,
+            tls: TypedServerTls::default(),
             limits: TypedLimits::default(),
         }
     }
@@ -282,8 +308,13 @@ impl TypedUpstream {
             database: Setting::Absent,
             username: Setting::Absent,
             password: Setting::Absent,
+            password_refresh: Setting::Absent,
+            reauth: Setting::Absent,
             sentinel_username: Setting::Absent,
             sentinel_password: Setting::Absent,
+            tls: TypedClientTls::default(),
+            sentinel_tls: TypedClientTls::default(),
+            sentinel_password_refresh: Setting::Absent,
             nat: Setting::Absent,
             poll_interval: Setting::Absent,
             sentinel_timeout: Setting::Absent,
@@ -294,6 +325,8 @@ impl TypedUpstream {
             max_leased: Setting::Absent,
             lease_wait: Setting::Absent,
             lease_idle: Setting::Absent,
+            ping_interval: Setting::Absent,
+            max_age: Setting::Absent,
             connect_timeout: Setting::Absent,
             response_timeout: Setting::Absent,
             hold_timeout: Setting::Absent,

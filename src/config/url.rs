@@ -6,7 +6,8 @@ use super::address::{DEFAULT_PORT, DEFAULT_SENTINEL_PORT, socket_path, tcp};
 use crate::secret::Secret;
 use crate::topology::Address;
 
-const SCHEMES: &str = "redis://, valkey://, redis-sentinel://, valkey-sentinel:// or unix:";
+const SCHEMES: &str =
+    "redis:// or rediss:// (with TLS), redis-sentinel:// or rediss-sentinel://, their valkey twins, or unix:";
 
 /// An upstream URL, taken apart.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct UpstreamUrl {
     pub password: Option<Secret>,
     /// The database that sessions start in.
     pub database: Option<u32>,
+    /// Whether the scheme asks for TLS: to the server, and to the Sentinels too.
+    pub tls: bool,
 }
 
 /// Where an upstream URL points.
@@ -39,9 +42,10 @@ pub enum Target {
 ///
 /// - `redis://` or `valkey://` `[user:password@]host[:6379][/database]`
 /// - `redis-sentinel://` or `valkey-sentinel://` `[user:password@]host[:26379][,host…][/database]#primary-name`
+/// - their twins with TLS: `rediss://`, `valkeys://`, `rediss-sentinel://`, `valkeys-sentinel://`
 /// - `unix:/path` or `unix://[user:password@]/path`, then `[?db=database]`
 ///
-/// User and password are percent-decoded. The TLS twins (`rediss://`, `valkeys://`, …) are recognised and refused.
+/// User and password are percent-decoded.
 ///
 /// # Errors
 /// What is wrong and how to mend it, without any part of the user or password.
@@ -53,18 +57,15 @@ pub fn upstream(text: &str) -> Result<UpstreamUrl, String> {
         return Err(format!("is not a URL; begin it with {SCHEMES}"));
     };
     match scheme {
-        "redis" | "valkey" => server(rest),
-        "redis-sentinel" | "valkey-sentinel" => sentinels(rest),
-        "rediss" | "valkeys" | "rediss-sentinel" | "valkeys-sentinel" => Err(format!(
-            "{scheme}:// asks for TLS to the upstream, which this version does not do yet; \
-             use {}:// if the network between is trusted",
-            scheme.replacen("rediss", "redis", 1).replacen("valkeys", "valkey", 1)
-        )),
+        "redis" | "valkey" => server(rest, false),
+        "rediss" | "valkeys" => server(rest, true),
+        "redis-sentinel" | "valkey-sentinel" => sentinels(rest, false),
+        "rediss-sentinel" | "valkeys-sentinel" => sentinels(rest, true),
         _ => Err(format!("the scheme is unknown; begin the URL with {SCHEMES}")),
     }
 }
 
-fn server(rest: &str) -> Result<UpstreamUrl, String> {
+fn server(rest: &str, tls: bool) -> Result<UpstreamUrl, String> {
     let parts = Parts::of(rest)?;
     if parts.query.is_some() {
         return Err("takes no ?options; the database is the path, as in /0".into());
@@ -82,10 +83,11 @@ fn server(rest: &str) -> Result<UpstreamUrl, String> {
         username: parts.username,
         password: parts.password,
         database: database(parts.path)?,
+        tls,
     })
 }
 
-fn sentinels(rest: &str) -> Result<UpstreamUrl, String> {
+fn sentinels(rest: &str, tls: bool) -> Result<UpstreamUrl, String> {
     let parts = Parts::of(rest)?;
     if parts.query.is_some() {
         return Err("takes no ?options; the database is the path, as in /0#primary-name".into());
@@ -102,6 +104,7 @@ fn sentinels(rest: &str) -> Result<UpstreamUrl, String> {
         username: parts.username,
         password: parts.password,
         database: database(parts.path)?,
+        tls,
     })
 }
 
@@ -127,7 +130,8 @@ fn unix(rest: &str) -> Result<UpstreamUrl, String> {
         Some(Err(_)) => return Err("takes one option only, the database: ?db=0".into()),
     };
     let (username, password) = user_info.map_or(Ok((None, None)), credentials)?;
-    Ok(UpstreamUrl { target: Target::Fixed(Address::Unix(socket_path(path)?)), username, password, database })
+    let target = Target::Fixed(Address::Unix(socket_path(path)?));
+    Ok(UpstreamUrl { target, username, password, database, tls: false })
 }
 
 /// What stands after `://`.
@@ -259,8 +263,6 @@ mod tests {
         for (text, expected) in [
             ("db:6379", "begin it with redis://"),
             ("http://db", "scheme is unknown"),
-            ("rediss://db", "TLS to the upstream"),
-            ("valkeys-sentinel://s1#m", "valkey-sentinel:// if the network"),
             ("redis://", "is not a host"),
             ("redis://db:0", "0 is not a port"),
             ("redis://db:+1", "is not a port"),
@@ -297,7 +299,7 @@ mod tests {
             "app:hunter2secret@db",
             "unix://app:hunter2secret@db/x",
             "unix://app:hunter2/secret@/x",
-            "rediss://app:hunter2secret@db",
+            "rediss://app:hunter2secret@db:x",
         ] {
             let fault = upstream(text).unwrap_err();
             assert!(!fault.contains("hunter2") && !fault.contains("secret"), "{text}: {fault}");

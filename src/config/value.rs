@@ -11,12 +11,14 @@ use super::report::suggestion;
 use super::url::UpstreamUrl;
 use super::{LogFormat, address, size, url};
 use crate::discovery::config::SwitchRule;
+use crate::net::tls::Floor;
+use crate::net::tls::server::ClientCertificates;
 use crate::session::config::AdminCommands;
 use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::Scripts;
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
-use crate::upstream::config::{BlockedPop, ClientAuth, Pool, RetryWrites};
+use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 
 /// A type that a setting can have.
 pub trait Value: Sized {
@@ -237,6 +239,7 @@ words!(LogFormat, r#""auto", "human" or "json""#,
     "auto" => Self::Auto, "human" => Self::Human, "json" => Self::Json);
 words!(ClientAuth, r#""optional" or "required""#, "optional" => Self::Optional, "required" => Self::Required);
 words!(SwitchRule, r#""majority" or "leader""#, "majority" => Self::Majority, "leader" => Self::Leader);
+words!(Reauth, r#""keep" or "reconnect""#, "keep" => Self::Keep, "reconnect" => Self::Reconnect);
 words!(Pool, r#""shared" or "session""#, "shared" => Self::Shared, "session" => Self::Session);
 words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);
@@ -245,6 +248,9 @@ words!(BlockedPop, r#""timeout" or "continue""#,
 words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);
 words!(Scripts, r#""deny" or "declared-keys""#,
     "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);
+words!(Floor, r#""1.2" or "1.3""#, "1.2" => Self::Tls12, "1.3" => Self::Tls13);
+words!(ClientCertificates, r#""none", "optional" or "required""#,
+    "none" => Self::Ignored, "optional" => Self::Optional, "required" => Self::Required);
 words!(AdminCommands, r#""deny" or "allow""#, "deny" => Self::Deny, "allow" => Self::Allow);
 
 impl Value for LogLevel {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::secret::Credentials;
 use crate::topology::Address;
 
 /// How the primary of one upstream is found.
@@ -37,8 +36,6 @@ pub struct SentinelConfig {
     pub seeds: Vec<Address>,
     /// The name they monitor the primary under.
     pub primary_name: String,
-    /// What the Sentinels themselves want, apart from the upstream's credentials.
-    pub credentials: Option<Credentials>,
     /// Announced address -> address to dial (NAT, port maps).
     pub nat: HashMap<Address, Address>,
     /// How often to ask when no event came.
@@ -55,7 +52,6 @@ impl SentinelConfig {
         Self {
             seeds,
             primary_name: primary_name.into(),
-            credentials: None,
             nat: HashMap::new(),
             poll_interval: Duration::from_secs(1),
             timeout: Duration::from_millis(500),

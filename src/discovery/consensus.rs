@@ -147,6 +147,11 @@ impl Consensus {
                 self.name
             ));
         }
+        let (silent, seeds) = (roster.unheard_seeds(), roster.seeds());
+        // Said when all have been heard, or given up: not once for each that fails.
+        if silent > 0 && silent < seeds {
+            return Outage::Asking(format!("{silent} of {seeds} Sentinels have not answered yet"));
+        }
         match (roster.faults(true), roster.faults(false)) {
             (refused, _) if !refused.is_empty() => Outage::Refused(refused),
             (_, unreachable) if !unreachable.is_empty() => {
@@ -196,7 +201,7 @@ fn total(roster: &Roster, views: &[(Address, View)]) -> usize {
 
 /// The node with most votes, and how many. Of its addresses the accepted one stays, so that Sentinels which mix
 /// names and IP addresses cause no switch; otherwise the one named most often.
-fn candidate(claims: &[&Claim], accepted: Option<&Claim>) -> Option<(Claim, usize)> {
+pub fn candidate(claims: &[&Claim], accepted: Option<&Claim>) -> Option<(Claim, usize)> {
     let votes = |claim: &Claim| claims.iter().filter(|other| same_node(other, claim)).count();
     let best = claims.iter().max_by_key(|claim| (votes(claim), claim.epoch))?;
     let group = || claims.iter().filter(|other| same_node(other, best));
@@ -211,7 +216,7 @@ fn candidate(claims: &[&Claim], accepted: Option<&Claim>) -> Option<(Claim, usiz
 }
 
 /// Whether two claims mean one node: by address, or by run id where names and IP addresses are mixed.
-pub(super) fn same_node(one: &Claim, other: &Claim) -> bool {
+pub fn same_node(one: &Claim, other: &Claim) -> bool {
     one.address == other.address || (one.run_id.is_some() && one.run_id == other.run_id)
 }
 

@@ -135,7 +135,7 @@ pub struct Peer {
 
 /// Why a Sentinel's reply is of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum BadReply {
+pub enum BadReply {
     /// An error line.
     Error(Bytes),
     /// A shape that no Sentinel sends.
@@ -146,7 +146,7 @@ pub(super) enum BadReply {
 ///
 /// The address is taken from the first: while the leader still reconfigures replicas, its `MASTER` shows the old
 /// address beside the new epoch (valkey's sentinel.c, `sentinelGetCurrentMasterAddress`).
-pub(super) fn view(
+pub fn view(
     get: &Value,
     primary: &Value,
     sentinels: &Value,
@@ -197,7 +197,7 @@ fn peers(sentinels: &Value, config: &SentinelConfig) -> (Vec<Peer>, usize) {
 }
 
 /// The reply to `SENTINEL MYID`; `None` before Redis 6.2 or without the permission.
-pub(super) fn own_id(reply: &Value) -> Option<String> {
+pub fn own_id(reply: &Value) -> Option<String> {
     reply.text().filter(|id| is_id(id)).map(str::to_owned)
 }
 

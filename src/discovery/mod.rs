@@ -6,7 +6,7 @@
 //! says, `probe` asks a node for its role. A fixed address is a node that is always named.
 
 pub mod config;
-mod consensus;
+pub mod consensus;
 pub mod event;
 mod machine;
 mod probe;
@@ -18,6 +18,7 @@ mod verify;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -30,7 +31,7 @@ use crate::discovery::machine::{Action, Event, Machine};
 use crate::discovery::roster::SentinelStatus;
 use crate::discovery::sentinel::Follower;
 use crate::net::connect::Dialer;
-use crate::secret::Credentials;
+use crate::rotation::login::Login;
 use crate::topology::{Address, Hint, Outage, Topology};
 
 /// Hints that wait to be looked at. A full queue already says enough: senders drop theirs.
@@ -65,16 +66,28 @@ pub struct DiscoveryStatus {
     pub probes: u64,
 }
 
-/// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs; `credentials` are what a probe
-/// authenticates with at the data nodes, and `dialer` makes all connections.
+/// How discovery's connections are made. TLS, if any, is each one's own.
+#[derive(Clone, Debug, Default)]
+pub struct Dialers {
+    /// To data nodes.
+    pub data: Dialer,
+    /// To Sentinels.
+    pub sentinels: Dialer,
+}
+
+/// Who discovery is to servers; by default, nobody in particular.
+#[derive(Clone, Debug, Default)]
+pub struct Logins {
+    /// To the data nodes, when it asks for their role.
+    pub nodes: Login,
+    /// To the Sentinels.
+    pub sentinels: Login,
+}
+
+/// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs.
 ///
 /// It never ends by itself: whatever peers do, it keeps trying at jittered intervals.
-pub fn spawn(
-    name: &str,
-    config: DiscoveryConfig,
-    credentials: Option<Credentials>,
-    dialer: Dialer,
-) -> Discovery {
+pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Dialers) -> Discovery {
     let (topology, topology_seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
     let (status, status_seen) = watch::channel(DiscoveryStatus::default());
     let (hints, hinted) = mpsc::channel(HINTS);
@@ -85,8 +98,9 @@ pub fn spawn(
             DiscoveryConfig::Sentinel(config) => Some(Arc::new(config.clone())),
             DiscoveryConfig::Fixed(_) => None,
         },
-        credentials: credentials.map(Arc::new),
-        dialer,
+        dialers,
+        logins,
+        roleless: Arc::default(),
         topology,
         status,
         asks: watch::channel(0).0,
@@ -105,8 +119,10 @@ pub fn spawn(
 /// Carries out what the machine decides.
 struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
-    credentials: Option<Arc<Credentials>>,
-    dialer: Dialer,
+    dialers: Dialers,
+    logins: Logins,
+    /// A node did not tell its role, and that has been logged.
+    roleless: Arc<AtomicBool>,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
     asks: watch::Sender<u64>,
@@ -169,11 +185,12 @@ impl Driver {
 
     fn track(&mut self, address: Address) {
         let Some(config) = &self.sentinel_config else { return };
-        let mut dialer = self.dialer.clone();
+        let mut dialer = self.dialers.sentinels.clone();
         dialer.connect_timeout = dialer.connect_timeout.min(config.timeout);
         let follower = Follower {
             address: address.clone(),
             config: Arc::clone(config),
+            login: self.logins.sentinels.clone(),
             dialer,
             news: self.news.clone(),
             asks: self.asks.subscribe(),
@@ -189,9 +206,10 @@ impl Driver {
             former.abort();
         }
         self.probes += 1;
-        let (dialer, credentials, news) = (self.dialer.clone(), self.credentials.clone(), self.news.clone());
+        let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
+        let roleless = self.roleless.clone();
         let probe = async move {
-            let finding = probe::probe(&address, credentials.as_deref(), &dialer).await;
+            let finding = probe::probe(&address, &login, &dialer, &roleless).await;
             // Nobody listens when discovery is being dropped.
             let _ = news.send(Event::Probed { ticket, finding }).await;
         };
@@ -203,9 +221,9 @@ impl Driver {
             former.abort();
         }
         self.probes += 1;
-        let (dialer, credentials, news) = (self.dialer.clone(), self.credentials.clone(), self.news.clone());
+        let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
         let question = async move {
-            let primary = probe::says_primary(&address, credentials.as_deref(), &dialer).await;
+            let primary = probe::says_primary(&address, &login, &dialer).await;
             let _ = news.send(Event::Scouted { ticket, primary }).await;
         };
         self.scout = Some(self.tasks.spawn(question.in_current_span()));
@@ -254,7 +272,7 @@ mod tests {
         let mut sentinel = SentinelConfig::new(vec![address.clone()], "mymaster");
         sentinel.timeout = Duration::from_secs(60);
         for config in [DiscoveryConfig::Sentinel(sentinel), DiscoveryConfig::Fixed(address)] {
-            let discovery = spawn("db", config, None, Dialer::default());
+            let discovery = spawn("db", config, Logins::default(), Dialers::default());
             let (stream, _) = listener.accept().await.unwrap();
             drop(discovery);
             closed(stream).await;
@@ -264,7 +282,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn hints_without_end_are_taken_in_and_dropped() {
         let address = Address::Unix("/nonexistent/server.sock".into());
-        let mut discovery = spawn("db", DiscoveryConfig::Fixed(address), None, Dialer::default());
+        let mut discovery =
+            spawn("db", DiscoveryConfig::Fixed(address), Logins::default(), Dialers::default());
         let outage =
             |topology: &Topology| matches!(topology, Topology::Unknown(why) if **why != Outage::Starting);
         discovery.topology.wait_for(outage).await.unwrap();

@@ -1,6 +1,7 @@
 //! Asks a node for its role.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,33 +11,53 @@ use crate::net::connect::Dialer;
 use crate::resp::Resp;
 use crate::resp::control::Control;
 use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, greet};
-use crate::secret::Credentials;
+use crate::rotation::login::Login;
 use crate::topology::{Address, Outage};
 
 /// How long a node may take to answer, once connected. A busy server answers nothing while a slow command runs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Dials a node, introduces itself and asks for the role. Ends within the dialer's connect timeout plus
-/// [`ANSWER_TIMEOUT`].
-pub(super) async fn probe(address: &Address, credentials: Option<&Credentials>, dialer: &Dialer) -> Finding {
+/// [`ANSWER_TIMEOUT`], and as much again if the credentials are not known yet.
+///
+/// A user who may run neither ROLE nor INFO, as some managed servers have it, is believed to have reached the primary:
+/// its server's READONLY says soon enough if not. That is logged once; `roleless` remembers it.
+pub(super) async fn probe(
+    address: &Address,
+    login: &Login,
+    dialer: &Dialer,
+    roleless: &AtomicBool,
+) -> Finding {
+    let credentials = match login.newest_within(ANSWER_TIMEOUT).await {
+        Ok(credentials) => credentials,
+        Err(why) => return Finding::Unwelcome(Outage::Refused(format!("{address} is not asked: {why}"))),
+    };
     let stream = match dialer.dial(address).await {
         Ok(stream) => stream,
         Err(error) => return Finding::Unreachable(error.to_string()),
     };
-    let greeting = Greeting { credentials, resp: Resp::V2, database: 0 };
+    let greeting = Greeting { credentials: credentials.as_deref(), resp: Resp::V2, database: 0 };
     let mut control = Control::new(stream);
     let result = greet(&mut control, &greeting, Instant::now() + ANSWER_TIMEOUT).await;
+    match (&result, &credentials) {
+        (Err(GreetError::AuthRefused(line)), Some(credentials)) => login.refused(address, credentials, line),
+        (Ok(_), Some(_)) => login.accepted(),
+        _ => {}
+    }
+    if let Ok(greeted) = &result {
+        let silent = greeted.role.is_none();
+        if !roleless.swap(silent, Ordering::Relaxed) && silent {
+            tracing::warn!(%address, "the server's ACL allows neither ROLE nor INFO to respgate's user, so whether this node is the primary is not checked; allow +role");
+        }
+    }
     judge(address, result, credentials.is_some())
 }
 
 /// Whether a node says that it is the primary: not merely that it may not be asked. Ends as [`probe`] does.
-pub(super) async fn says_primary(
-    address: &Address,
-    credentials: Option<&Credentials>,
-    dialer: &Dialer,
-) -> bool {
+pub(super) async fn says_primary(address: &Address, login: &Login, dialer: &Dialer) -> bool {
+    let Ok(credentials) = login.newest() else { return false };
     let Ok(stream) = dialer.dial(address).await else { return false };
-    let greeting = Greeting { credentials, resp: Resp::V2, database: 0 };
+    let greeting = Greeting { credentials: credentials.as_deref(), resp: Resp::V2, database: 0 };
     let greeted = greet(&mut Control::new(stream), &greeting, Instant::now() + ANSWER_TIMEOUT).await;
     matches!(greeted, Ok(Greeted { role: Some(Role::Primary { .. }), .. }))
 }

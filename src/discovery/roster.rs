@@ -149,6 +149,14 @@ impl Roster {
         self.sentinels.iter().filter(|sentinel| sentinel.seed).count()
     }
 
+    /// How many of those have neither answered nor failed yet.
+    pub(super) fn unheard_seeds(&self) -> usize {
+        self.sentinels
+            .iter()
+            .filter(|sentinel| sentinel.seed && sentinel.standing == Standing::Pending)
+            .count()
+    }
+
     /// The faults of those that refuse us, or of those that cannot be reached, in a stable order.
     pub(super) fn faults(&self, refused: bool) -> String {
         let mut texts: Vec<&str> = self

@@ -15,6 +15,7 @@ use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::value::Value;
+use crate::rotation::login::Login;
 use crate::topology::Address;
 
 /// Bounds of the time between two attempts to connect.
@@ -31,6 +32,8 @@ pub(super) struct Follower {
     pub(super) address: Address,
     pub(super) config: Arc<SentinelConfig>,
     pub(super) dialer: Dialer,
+    /// Who respgate is to it.
+    pub(super) login: Login,
     /// Where news go; a full queue holds this Sentinel back, nobody else.
     pub(super) news: mpsc::Sender<Event>,
     /// Changes when the Sentinel is to be asked.
@@ -98,21 +101,28 @@ impl Follower {
 
     /// A connection that has been let in.
     async fn open(&self) -> Result<Control<Stream>, Fault> {
+        let credentials = self
+            .login
+            .newest_within(self.config.timeout)
+            .await
+            .map_err(|why| Fault::Refused(format!("Sentinel {} is not asked: {why}", self.address)))?;
         let stream = self
             .dialer
             .dial(&self.address)
             .await
             .map_err(|error| Fault::Unreachable(format!("Sentinel: {error}")))?;
         let mut control = Control::new(stream);
-        if let Some(credentials) = &self.config.credentials {
+        if let Some(credentials) = credentials {
             let password = credentials.password.expose();
             let reply = match &credentials.username {
                 Some(user) => self.call(&mut control, &[b"AUTH", user.as_bytes(), password]).await?,
                 None => self.call(&mut control, &[b"AUTH", password]).await?,
             };
             if let Value::Error(line) = reply {
+                self.login.refused(&self.address, &credentials, &line);
                 return Err(self.refusal(&line));
             }
+            self.login.accepted();
         }
         Ok(control)
     }

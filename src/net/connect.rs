@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::net::loopback;
 use crate::net::stream::Stream;
+use crate::net::tls::client::ClientTls;
+use crate::net::tls::fault::{Fault, Peer, Reason, explain};
 use crate::topology::Address;
 
 /// How long one IP address of a name may keep the next from being tried too (RFC 8305 recommends 250 ms).
@@ -36,6 +38,8 @@ pub struct Dialer {
     /// How long written bytes may stay unacknowledged before the connection is lost (Linux only); `None` leaves
     /// it to the kernel, which takes about 15 minutes.
     pub user_timeout: Option<Duration>,
+    /// How TLS is done; `None` does without. A unix socket never leaves the machine and always does without.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for Dialer {
@@ -47,17 +51,19 @@ impl Default for Dialer {
             keepalive_interval: Duration::from_secs(5),
             keepalive_probes: 3,
             user_timeout: Some(Duration::from_secs(20)),
+            tls: None,
         }
     }
 }
 
 impl Dialer {
     /// Connects. A name is resolved anew on every call, since it may have moved; all its IP addresses are tried,
-    /// a new one whenever the last failed or took 250 ms, and the first that accepts is used.
+    /// a new one whenever the last failed or took 250 ms, and the first that accepts is used. The TLS handshake comes
+    /// within the same time.
     ///
     /// # Errors
     ///
-    /// When the name has no address, none accepts, or `connect_timeout` has passed.
+    /// When the name has no address, none accepts, TLS fails, or `connect_timeout` has passed.
     pub async fn dial(&self, address: &Address) -> Result<Stream, DialError> {
         let deadline = Instant::now() + self.connect_timeout;
         let attempt = async {
@@ -70,10 +76,32 @@ impl Dialer {
                 }
             }
         };
-        timeout_at(deadline, attempt)
-            .await
-            .unwrap_or(Err(Cause::Timeout(self.connect_timeout)))
-            .map_err(|cause| DialError { address: address.clone(), cause })
+        let stream = timeout_at(deadline, attempt).await.unwrap_or(Err(Cause::Timeout(self.connect_timeout)));
+        let secured = match stream {
+            Ok(stream) => self.secure(address, stream, deadline).await,
+            Err(cause) => Err(cause),
+        };
+        secured.map_err(|cause| DialError { address: address.clone(), cause })
+    }
+
+    /// Shakes hands, if TLS is to be done.
+    async fn secure(&self, address: &Address, stream: Stream, deadline: Instant) -> Result<Stream, Cause> {
+        match (&self.tls, stream) {
+            (Some(tls), Stream::Tcp(stream)) => {
+                match timeout_at(deadline, tls.connect(address, stream)).await {
+                    Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
+                    Ok(Err(error)) => Err(Cause::Tls(explain(&error, Peer::Server))),
+                    Err(_) => Err(Cause::Tls(Fault {
+                        reason: Reason::Timeout,
+                        text: format!(
+                            "did not finish the TLS handshake within {:?}; a port without TLS keeps silent like that",
+                            self.connect_timeout
+                        ),
+                    })),
+                }
+            }
+            (_, stream) => Ok(stream),
+        }
     }
 
     async fn dial_any(&self, mut waiting: VecDeque<SocketAddr>) -> Result<TcpStream, Cause> {
@@ -159,6 +187,7 @@ enum Cause {
     NoAddress,
     Connect(io::Error),
     Timeout(Duration),
+    Tls(Fault),
 }
 
 impl fmt::Display for DialError {
@@ -174,6 +203,7 @@ impl fmt::Display for DialError {
                 "no connection to {address} within {after:?}; check that the host is up and that no firewall \
                  or network policy drops the packets"
             ),
+            Cause::Tls(fault) => write!(f, "{address} {fault}"),
             Cause::Connect(error) => {
                 write!(f, "cannot connect to {address}: {error}; {}", remedy(error, address))
             }
@@ -185,6 +215,7 @@ impl std::error::Error for DialError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             Cause::Resolve(error) | Cause::Connect(error) => Some(error),
+            Cause::Tls(fault) => Some(fault),
             Cause::NoAddress | Cause::Timeout(_) => None,
         }
     }

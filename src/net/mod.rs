@@ -7,3 +7,4 @@ pub mod loopback;
 pub mod proxy_protocol;
 pub mod read_buffer;
 pub mod stream;
+pub mod tls;

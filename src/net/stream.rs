@@ -6,6 +6,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+use crate::net::tls::accept::reworded;
+use crate::net::tls::fault::Peer;
 
 /// A connected byte stream. Reads and writes go straight to tokio's own types, so that a short read or write
 /// clears their readiness and the next poll costs no system call.
@@ -15,21 +19,41 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// TLS over TCP. What was written may wait in it until it is flushed. Boxed, so that others stay small.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
     /// The other end, for logs: an IP address and port, or a unix socket's path.
     pub fn peer(&self) -> String {
         match self {
-            Self::Tcp(stream) => {
-                stream.peer_addr().map_or_else(|_| "a closed TCP connection".into(), |peer| peer.to_string())
-            }
+            Self::Tcp(stream) => tcp_peer(stream),
+            Self::Tls(stream) => tcp_peer(stream.get_ref().0),
             Self::Unix(stream) => stream
                 .peer_addr()
                 .ok()
                 .and_then(|peer| peer.as_pathname().map(|path| format!("unix:{}", path.display())))
                 .unwrap_or_else(|| "a unix socket".into()),
         }
+    }
+
+    /// Says good-bye, as far as that takes no wait: a TLS peer tells an end from a cut by it.
+    pub fn close(&mut self) {
+        if let Self::Tls(stream) = self {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let _ = Pin::new(&mut **stream).poll_shutdown(&mut cx);
+        }
+    }
+}
+
+fn tcp_peer(stream: &TcpStream) -> String {
+    stream.peer_addr().map_or_else(|_| "a closed TCP connection".into(), |peer| peer.to_string())
+}
+
+fn peer_of(stream: &TlsStream<TcpStream>) -> Peer {
+    match stream {
+        TlsStream::Client(_) => Peer::Server,
+        TlsStream::Server(_) => Peer::Client,
     }
 }
 
@@ -38,6 +62,10 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => {
+                let peer = peer_of(stream);
+                Pin::new(&mut **stream).poll_read(cx, buf).map_err(|error| reworded(error, peer))
+            }
         }
     }
 }
@@ -47,6 +75,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
         }
     }
 
@@ -54,6 +83,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
@@ -61,6 +91,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

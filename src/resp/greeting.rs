@@ -144,7 +144,8 @@ where
     if database.is_some()
         && let Value::Error(line) = control.reply(deadline).await?
     {
-        return Err(GreetError::Select(line));
+        let refused = if not_ready(&line) { GreetError::NotReady } else { GreetError::Select };
+        return Err(refused(line));
     }
     let role = match role {
         Value::Error(line) if has_code(&line, b"NOAUTH") => return Err(GreetError::AuthRequired(line)),
@@ -202,7 +203,7 @@ fn has_code(line: &[u8], code: &[u8]) -> bool {
 }
 
 /// The reply to HELLO, as documented for the command.
-fn server_info(hello: &Value) -> ServerInfo {
+pub fn server_info(hello: &Value) -> ServerInfo {
     let text = |value: &Value, key: &str| value.field(key).and_then(Value::text).map(str::to_owned);
     let unknown = ServerInfo::default();
     let modules = hello.field("modules").and_then(Value::elements).unwrap_or_default();
@@ -217,7 +218,7 @@ fn server_info(hello: &Value) -> ServerInfo {
 }
 
 /// The reply to ROLE, as documented for the command.
-fn role_from_reply(reply: &Value) -> Option<Role> {
+pub fn role_from_reply(reply: &Value) -> Option<Role> {
     let (role, rest) = reply.elements()?.split_first()?;
     match (role.bytes()?, rest) {
         (b"master", [offset, ..]) => {
@@ -233,7 +234,7 @@ fn role_from_reply(reply: &Value) -> Option<Role> {
 }
 
 /// The replication section of INFO: lines of `key:value`.
-fn role_from_info(info: &str) -> Option<Role> {
+pub fn role_from_info(info: &str) -> Option<Role> {
     let field = |key: &str| {
         info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim_end))
     };

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::Resp;
 use crate::tenant::identity::Identity as Known;
 use crate::upstream::identity::Identity;
@@ -28,6 +29,8 @@ pub struct Client {
     pub peer: String,
     /// The address that it connected to.
     pub local: String,
+    /// Who its certificate says it is. Verified, and unchanged by AUTH and RESET.
+    pub certificate: Option<CertificateIdentity>,
     /// When it connected.
     pub since: Instant,
     /// The protocol version it speaks.
@@ -60,6 +63,8 @@ pub struct Origin {
     pub local: String,
     /// See [`Client::known`].
     pub known: Known,
+    /// See [`Client::certificate`]; known after the TLS handshake.
+    pub certificate: Option<CertificateIdentity>,
 }
 
 impl Client {
@@ -69,6 +74,7 @@ impl Client {
             id: origin.id,
             peer: origin.peer,
             local: origin.local,
+            certificate: origin.certificate,
             since: Instant::now(),
             resp: Resp::V2,
             database,
@@ -93,9 +99,9 @@ impl Client {
     }
 
     /// The name of the user that the client is, `default` while it is none.
-    pub fn user_name(&self) -> &str {
-        let identity = || self.identity.as_ref().map_or("default", |identity| identity.user());
-        self.login.as_deref().unwrap_or_else(identity)
+    pub fn user(&self) -> String {
+        let identity = || self.identity.as_ref().map_or_else(|| "default".into(), |identity| identity.user());
+        self.login.clone().unwrap_or_else(identity)
     }
 
     /// Whether the reply to the command that is being handled is to be dropped; a single skip is used up.
@@ -115,7 +121,7 @@ impl Client {
         let mut line =
             format!("id={} addr={} laddr={} fd=0 name=", self.id, self.peer, self.local).into_bytes();
         line.extend_from_slice(&self.name);
-        let user = self.user_name();
+        let user = self.user();
         line.extend_from_slice(
             format!(
                 " age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={user} redir=-1 resp={} lib-name=",

@@ -150,8 +150,8 @@ impl Session {
         let identity = upstream.identities.of(user, password);
         upstream.verify(&Key { identity: identity.clone(), database: 0, resp: Resp::V2 }).await?;
         let name = self.client.name.clone();
-        self.assign(Some(identity.user()), &name)?;
-        self.client.login = Some(identity.user().to_owned());
+        self.assign(Some(&identity.user()), &name)?;
+        self.client.login = Some(identity.user());
         if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
             self.client.identity = Some(identity);
             self.leave_lane();
@@ -175,7 +175,7 @@ impl Session {
                 "a client was not authenticated"
             );
             let counters = &self.around.upstream.counters;
-            counters.auth_refused.rise();
+            counters.users_refused.rise();
             refusal::not_authenticated(&refused)
         })?;
         let name = self.client.name.clone();
@@ -211,6 +211,10 @@ impl Session {
             let deadline = match upstream.admission(&lane) {
                 Admission::Open | Admission::Full => return Ok(()),
                 Admission::Refused(line) => return Err(line),
+                Admission::Expired(line) => {
+                    upstream.counters.hold_expired.rise();
+                    return Err(line);
+                }
                 Admission::Held(deadline) => deadline,
             };
             let mut registered = false;
@@ -243,6 +247,7 @@ impl Session {
             }
             tokio::select! {
                 () = poll_fn(|cx| self.poll_left(cx)) => break,
+                () = upstream.hold_begun() => {}
                 () = upstream.changed() => {}
             }
         }

@@ -39,6 +39,7 @@ use crate::command::{self, Flags, Found, Verb};
 use crate::metrics::Gauged;
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
+use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::identity::TenantId;
 use crate::tenant::limits::member::Member;
@@ -238,6 +239,7 @@ impl Session {
                 Turn::Close(close) => break close,
             }
         };
+        self.stream.close();
         let counters = &self.around.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
@@ -248,7 +250,14 @@ impl Session {
             Close::Expired => counters.closed_timeout.rise(),
             Close::Full => counters.closed_limit.rise(),
         }
-        tracing::debug!(client = self.client.id, peer = self.client.peer, ?close, "session ended");
+        let certificate = self.client.certificate.as_ref().map(CertificateIdentity::shown);
+        tracing::debug!(
+            client = self.client.id,
+            peer = self.client.peer,
+            certificate,
+            ?close,
+            "session ended"
+        );
         close
     }
 

@@ -87,7 +87,14 @@ impl Session {
                     Step::Done
                 }
                 Admission::Held(deadline) => Step::Stay(Pause::Lane(Some(deadline))),
-                Admission::Refused(_) if self.replies.awaited() > 0 => Step::Stay(Pause::Replies),
+                Admission::Refused(_) | Admission::Expired(_) if self.replies.awaited() > 0 => {
+                    Step::Stay(Pause::Replies)
+                }
+                Admission::Expired(line) => {
+                    self.around.upstream.counters.hold_expired.rise();
+                    self.refuse(&line);
+                    Step::Done
+                }
                 Admission::Refused(line) => {
                     self.refuse(&line);
                     Step::Done

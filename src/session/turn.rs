@@ -189,12 +189,10 @@ impl Session {
         if let Some(lane) = &self.lane {
             lane.wait(self.client.id, cx.waker());
         }
-        if let Some(deadline) = deadline {
-            self.wait_held();
-            let timer = self.hold.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            if poll_timer(timer, deadline, cx).is_ready() {
-                return Poll::Ready(());
-            }
+        if let Some(deadline) = deadline
+            && self.poll_hold_expired(cx, deadline).is_ready()
+        {
+            return Poll::Ready(());
         }
         // Nobody waits for what cannot be sent; but a connection that is merely being opened is worth the wait.
         if self.poll_left(cx).is_ready() && self.around.upstream.in_hold() {
@@ -202,6 +200,13 @@ impl Session {
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+
+    /// Counts the client among those that are held. Ready when that has lasted until `deadline`.
+    pub(super) fn poll_hold_expired(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.wait_held();
+        let timer = self.hold.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        poll_timer(timer, deadline, cx)
     }
 
     /// Ready when the client has closed its connection. What it sends meanwhile is kept, within bounds.

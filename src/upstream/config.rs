@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::secret::Credentials;
+use tokio::time::Instant;
 
 /// Whose identity clients act under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +45,20 @@ pub enum BlockedPop {
     Continues,
 }
 
+/// What becomes of open connections when respgate's own credentials change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reauth {
+    /// Nothing: servers go on serving a connection that was authenticated once.
+    Keep,
+    /// They are replaced by new ones, within a few seconds and without clients noticing.
+    Reconnect,
+}
+
 /// One upstream, apart from how its primary is found.
 #[derive(Clone, Debug)]
 pub struct UpstreamConfig {
     /// The name that listeners refer to, and that metrics and logs carry.
     pub name: String,
-    /// What respgate itself authenticates with.
-    pub credentials: Option<Credentials>,
     /// Whether clients must authenticate.
     pub client_auth: ClientAuth,
     /// The database a new session starts in.
@@ -80,14 +87,26 @@ pub struct UpstreamConfig {
     pub blocked_pop: BlockedPop,
     /// Idle leased connections are closed after this.
     pub lease_idle: Duration,
+    /// A connection that has been quiet for so long is pinged. Zero: none is.
+    pub ping_interval: Duration,
+    /// A connection that is older is replaced by a new one. Zero: none is.
+    pub max_age: Duration,
+    /// What becomes of open connections when respgate's own credentials change.
+    pub reauth: Reauth,
 }
 
 impl UpstreamConfig {
+    /// When a connection that is opened now is to be replaced: a random tenth less than `max-age`, so that those that
+    /// were opened together are not replaced together.
+    pub fn retires(&self, now: Instant) -> Option<Instant> {
+        let age = self.max_age.mul_f64(1.0 - 0.1 * fastrand::f64());
+        (!self.max_age.is_zero()).then(|| now.checked_add(age)).flatten()
+    }
+
     /// The defaults, which suit a sidecar.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
-            credentials: None,
             client_auth: ClientAuth::Optional,
             database: 0,
             pool: Pool::Shared,
@@ -102,6 +121,9 @@ impl UpstreamConfig {
             retry_writes: RetryWrites::Never,
             blocked_pop: BlockedPop::TimesOut,
             lease_idle: Duration::from_secs(60),
+            ping_interval: Duration::from_secs(3),
+            max_age: Duration::from_secs(3600),
+            reauth: Reauth::Keep,
         }
     }
 }

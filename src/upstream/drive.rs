@@ -13,6 +13,7 @@ use super::lane::{Lane, Phase};
 use super::open::{Link, OpenFault, open};
 use super::pump::{End, Pump};
 use super::queue::{Loss, Settled};
+use super::renew::Renewal;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::topology::{Generation, Hint};
@@ -52,6 +53,14 @@ pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
                 }
             }
             Err(OpenFault::Refused(line)) => refuse(&lane, line),
+            Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&refused) {
+                Some(line) => refuse(&lane, line),
+                None => {
+                    drop(permit);
+                    let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
+                    wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+                }
+            },
             Err(OpenFault::AuthRequired(line)) => {
                 upstream.note_auth_required(lane.key());
                 refuse(&lane, line);
@@ -110,15 +119,24 @@ fn refuse(lane: &Lane, line: Vec<u8>) {
 
 /// True if it ended because the node refused a command as only a non-primary does. `doubted`: so did the connection
 /// before; then a hold goes on until this one has answered something.
-async fn serve(lane: &Rc<Lane>, upstream: &Upstream, link: Link, doubted: bool) -> bool {
+async fn serve(lane: &Rc<Lane>, upstream: &Rc<Upstream>, link: Link, doubted: bool) -> bool {
     let generation = link.generation;
     let gauge = Gauged::new(&upstream.counters, |counters| &counters.shared_open);
     lane.answer_decided();
     lane.enter(Phase::Open);
+    lane.renewed(link.retires);
     let mut pump = Pump::new(link, doubted);
-    let end = poll_fn(|cx| pump.poll(cx, lane, upstream)).await;
+    let mut renewal = Renewal::default();
+    let end = poll_fn(|cx| {
+        let polled = pump.poll(cx, lane, upstream);
+        if polled.is_pending() {
+            renewal.poll(cx, lane, upstream, &mut pump);
+        }
+        polled
+    })
+    .await;
     lane.close_gate(upstream.holding());
-    drop((pump, gauge));
+    drop((pump, renewal, gauge));
     let loss = if matches!(end, End::Silent) { Loss::Silent } else { Loss::Broken };
     let settled = lane.queue.borrow_mut().settle(loss);
     upstream.note_settled(settled.resent, settled.unknown, 0);
@@ -133,6 +151,7 @@ fn report(upstream: &Upstream, generation: Generation, end: &End, settled: Settl
     let Settled { unknown, resent } = settled;
     let why = match end {
         End::Superseded | End::Unused => return,
+        End::Outlived => return upstream.counters.renewed.rise(),
         End::NotPrimary => "the node is not the primary any more",
         End::Silent => "no reply within response-timeout",
         End::Lost(why) | End::Framing(why) => why,

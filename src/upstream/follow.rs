@@ -61,7 +61,8 @@ impl Upstream {
                 // An outage that nobody's command met must not count against the next command.
                 self.end_hold();
                 self.auth_required.set(false);
-                self.auth_unclear.set(self.config.credentials.is_none() && primary.server.is_none());
+                let own = self.identities.own().credentials();
+                self.auth_unclear.set(matches!(own, Ok(None)) && primary.server.is_none());
                 self.learned.take();
                 self.cut(Some(primary.generation));
             }

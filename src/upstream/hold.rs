@@ -1,6 +1,7 @@
 //! Holds: commands wait in their sessions while there is no primary to send them to.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -42,11 +43,17 @@ impl Upstream {
         if self.held_since.get().is_none() {
             self.held_since.set(Some(Instant::now()));
             self.counters.holds.rise();
+            self.hold_begun.notify_waiters();
         }
     }
 
     pub(super) fn end_hold(&self) {
         self.held_since.set(None);
+    }
+
+    /// Ends when commands next begin to wait for a primary.
+    pub async fn hold_begun(&self) {
+        self.hold_begun.notified().await;
     }
 
     /// Whether commands wait for a primary.
@@ -68,19 +75,36 @@ impl Upstream {
         .into_bytes()
     }
 
-    /// Until when commands may wait for a primary.
+    /// Until when commands may wait for a primary. Without a hold they wait for a connection that is being opened,
+    /// which itself ends within the connect timeout.
     pub(super) fn hold_deadline(&self) -> Result<Instant, Expired> {
         let now = Instant::now();
-        let deadline = self.held_since.get().unwrap_or(now) + self.config.hold_timeout;
+        let deadline = match self.held_since.get() {
+            None => now + self.config.hold_timeout.max(self.config.connect_timeout),
+            Some(since) => since + self.config.hold_timeout,
+        };
         if deadline > now { Ok(deadline) } else { Err(Expired) }
     }
 
+    /// As `hold_deadline`, with the error line for a command that waited too long, without CRLF.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn held_until(&self) -> Result<Instant, Rc<[u8]>> {
+        self.hold_deadline().map_err(|Expired| self.hold_expired())
+    }
+
     /// The error line for a command that waited too long, without CRLF.
-    pub fn hold_expired(&self) -> Rc<[u8]> {
+    pub(super) fn hold_expired(&self) -> Rc<[u8]> {
+        self.held_for(self.held_since.get().map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+
+    /// The error line for a command that waited so long, without CRLF.
+    pub fn held_for(&self, time: Duration) -> Rc<[u8]> {
         let fault = self.fault.borrow();
         let mut line = format!(
             "-ERR respgate: no primary to send to for {} s (upstream '{}'): {}",
-            self.held_since.get().unwrap_or_else(Instant::now).elapsed().as_secs(),
+            time.as_secs(),
             self.config.name,
             if fault.is_empty() { "it could not be reached" } else { &fault },
         );

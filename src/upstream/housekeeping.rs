@@ -8,7 +8,7 @@ use super::replies::Replies;
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Retires idle leases and lanes and notices silent servers, until the upstream is gone.
+/// Retires idle and old connections, pings quiet ones and notices silent servers, until the upstream is gone.
 pub(super) async fn keep(upstream: Weak<Upstream>) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -21,15 +21,17 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
         if let Some(timeline) = upstream.timelines.finished() {
             timeline.log(&upstream.config.name);
         }
-        upstream.leases.reap(upstream.config.lease_idle);
+        upstream.leases.tend(upstream.config.lease_idle, upstream.config.ping_interval);
         upstream.leases.expire(upstream.config.response_timeout);
         let lanes: Vec<_> = upstream.lanes.borrow().values().cloned().collect();
         for lane in lanes {
             // The copy in hand is one reference more than the map and the driver hold.
             let references = Rc::strong_count(&lane) - 1;
             lane.inspect(references, upstream.config.response_timeout, upstream.config.lease_idle);
-            if references > 2 {
-                lane.keep_alive(&nobody);
+            if references > 2 && !upstream.config.ping_interval.is_zero() {
+                // The first look sees that nothing has come since the one before.
+                let ticks = upstream.config.ping_interval.as_secs().saturating_sub(1);
+                lane.keep_alive(ticks, &nobody);
             }
         }
     }

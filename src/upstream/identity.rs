@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::rotation::login::{Login, Newest};
 use crate::secret::{Credentials, Secret};
 
 /// How long a verified password is believed without asking the server again.
@@ -17,8 +19,16 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug)]
 pub struct Identity {
     id: u64,
-    credentials: Option<Credentials>,
+    who: Who,
     verified: Cell<Option<Instant>>,
+}
+
+#[derive(Debug)]
+enum Who {
+    /// respgate itself, whatever its credentials are at the time.
+    Own(Login),
+    /// A client that sent AUTH.
+    Client(Arc<Credentials>),
 }
 
 impl Identity {
@@ -27,14 +37,29 @@ impl Identity {
         self.id
     }
 
-    /// What to authenticate with; `None` for the server's own default.
-    pub fn credentials(&self) -> Option<&Credentials> {
-        self.credentials.as_ref()
+    /// What a new connection authenticates with; `None` for the server's own default.
+    ///
+    /// # Errors
+    /// Why that is not known yet.
+    pub fn credentials(&self) -> Newest {
+        match &self.who {
+            Who::Own(login) => login.newest(),
+            Who::Client(credentials) => Ok(Some(credentials.clone())),
+        }
+    }
+
+    /// The configured credentials, if it acts with those.
+    pub(super) fn own_login(&self) -> Option<&Login> {
+        match &self.who {
+            Who::Own(login) => Some(login),
+            Who::Client(_) => None,
+        }
     }
 
     /// The user's name, `default` where none was given.
-    pub fn user(&self) -> &str {
-        self.credentials.as_ref().and_then(|c| c.username.as_deref()).unwrap_or("default")
+    pub fn user(&self) -> String {
+        let credentials = self.credentials().ok().flatten();
+        credentials.map_or_else(|| "default".into(), |credentials| credentials.user().to_owned())
     }
 
     /// The server has just accepted the password.
@@ -62,8 +87,8 @@ pub struct Identities {
 
 impl Identities {
     /// `own`: the configured credentials.
-    pub fn new(own: Option<Credentials>) -> Self {
-        let own = Rc::new(Identity { id: 0, credentials: own, verified: Cell::new(None) });
+    pub fn new(own: Login) -> Self {
+        let own = Rc::new(Identity { id: 0, who: Who::Own(own), verified: Cell::new(None) });
         Self { own, others: RefCell::default(), next: Cell::new(1) }
     }
 
@@ -77,7 +102,7 @@ impl Identities {
     pub fn of(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
         let mut others = self.others.borrow_mut();
         let same = |identity: &&Rc<Identity>| {
-            identity.credentials.as_ref().is_some_and(|known| {
+            identity.credentials().ok().flatten().is_some_and(|known| {
                 known.username.as_deref() == username && known.password.matches(password)
             })
         };
@@ -90,7 +115,8 @@ impl Identities {
         let id = self.next.replace(self.next.get() + 1);
         let credentials =
             Credentials { username: username.map(str::to_owned), password: Secret::new(password) };
-        let identity = Rc::new(Identity { id, credentials: Some(credentials), verified: Cell::new(None) });
+        let who = Who::Client(Arc::new(credentials));
+        let identity = Rc::new(Identity { id, who, verified: Cell::new(None) });
         if others.len() < REMEMBERED {
             others.push(identity.clone());
         }
@@ -104,7 +130,7 @@ mod tests {
 
     #[test]
     fn one_user_with_two_passwords_is_two_identities() {
-        let identities = Identities::new(None);
+        let identities = Identities::new(Login::new(None));
         let first = identities.of(Some("app"), b"one");
         let second = identities.of(Some("app"), b"two");
         assert_ne!(first.id(), second.id());
@@ -115,13 +141,13 @@ mod tests {
     #[test]
     fn the_configured_credentials_are_recognised() {
         let own = Credentials { username: Some("app".into()), password: Secret::new("one") };
-        let identities = Identities::new(Some(own));
+        let identities = Identities::new(Login::new(Some(own)));
         assert_eq!(identities.of(Some("app"), b"one").id(), identities.own().id());
     }
 
     #[tokio::test(start_paused = true)]
     async fn belief_ends_after_a_minute() {
-        let identities = Identities::new(None);
+        let identities = Identities::new(Login::new(None));
         let identity = identities.of(None, b"pw");
         assert!(!identity.believed());
         identity.confirm();

@@ -18,8 +18,6 @@ const ROOM: usize = 1024 * 1024;
 const DEPTH: usize = 64 * 1024;
 /// A lane without a connection that no session uses is forgotten after this.
 const UNOPENED: Duration = Duration::from_secs(2);
-/// A connection that was quiet at so many looks, a second apart, is pinged.
-const QUIET_TICKS: u8 = 2;
 
 /// Whether a lane takes a request now.
 #[derive(Clone, Debug)]
@@ -32,6 +30,8 @@ pub enum Admission {
     Held(Instant),
     /// It fails with this error line (without CRLF).
     Refused(Rc<[u8]>),
+    /// As `Refused`, because it, or others before it, waited too long for a primary.
+    Expired(Rc<[u8]>),
 }
 
 /// What a lane's connection is doing.
@@ -59,11 +59,13 @@ pub struct Lane {
     /// Sessions that wait to be let in, by client id; a session that leaves takes itself out.
     waiting: RefCell<HashMap<u64, Waker>>,
     order: Cell<Option<Order>>,
-    /// Replies counted when progress was last looked at, and when that was.
+    /// The queue's progress when it was last looked at, and since when it has been due.
     progress: Cell<(u64, Option<Instant>)>,
     unused_since: Cell<Option<Instant>>,
-    /// Replies counted when it was last looked whether the connection is quiet, and how often there were no more.
-    quiet: Cell<(u64, u8)>,
+    /// The queue's progress when it was last looked whether the connection is quiet, and how often there was none.
+    quiet: Cell<(u64, u64)>,
+    /// When its connection is to be replaced.
+    retires: Cell<Option<Instant>>,
 }
 
 /// What its driver is told to do with the connection.
@@ -75,6 +77,8 @@ pub(super) enum Order {
     GiveUp,
     /// No session uses it.
     Retire,
+    /// Put another one in its place.
+    Renew,
 }
 
 impl Lane {
@@ -91,6 +95,7 @@ impl Lane {
             progress: Cell::default(),
             unused_since: Cell::default(),
             quiet: Cell::default(),
+            retires: Cell::default(),
         })
     }
 
@@ -113,15 +118,15 @@ impl Lane {
         let mut phase = self.phase.borrow_mut();
         match &*phase {
             Phase::Open if self.is_open() => Admission::Open,
-            Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Refused, Admission::Held),
+            Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Expired, Admission::Held),
             Phase::Open => Admission::Full,
             Phase::Refused(line, until) if Instant::now() < *until => Admission::Refused(line.clone()),
             Phase::Idle | Phase::Refused(..) => {
                 *phase = Phase::Opening;
                 self.wake_driver();
-                deadline().map_or_else(Admission::Refused, Admission::Held)
+                deadline().map_or_else(Admission::Expired, Admission::Held)
             }
-            Phase::Opening => deadline().map_or_else(Admission::Refused, Admission::Held),
+            Phase::Opening => deadline().map_or_else(Admission::Expired, Admission::Held),
         }
     }
 
@@ -167,21 +172,40 @@ impl Lane {
     pub(super) fn renew(&self) {
         self.order.set(None);
         self.progress.set((0, None));
+        self.retires.set(None);
     }
 
-    /// Looks at progress, now and then: a lane without a reply for `response_timeout` is given up, one that no
+    /// Its connection is another one now, which is to be replaced in its turn at `retires`.
+    pub(super) fn renewed(&self, retires: Option<Instant>) {
+        if self.order.get() == Some(Order::Renew) {
+            self.order.set(None);
+        }
+        self.retires.set(retires);
+    }
+
+    /// Its connection could not be replaced; that is tried again at `at`.
+    pub(super) fn postpone_renewal(&self, at: Instant) {
+        self.renewed(Some(at));
+    }
+
+    /// Its connection is to be replaced at `at`, if not sooner.
+    pub(super) fn retire_by(&self, at: Instant) {
+        self.retires.set(Some(self.retires.get().map_or(at, |known| known.min(at))));
+    }
+
+    /// Looks at progress, now and then: a lane without a reply, or a piece of one, for `response_timeout` is given up, one that no
     /// session has used for `idle` is retired.
     pub(super) fn inspect(&self, references: usize, response_timeout: Duration, idle: Duration) {
         let now = Instant::now();
         let queue = self.queue.borrow();
-        let (answered, since) = self.progress.get();
+        let (seen, since) = self.progress.get();
         let waits = !queue.is_empty() && self.open.get();
         let next = match since {
-            Some(_) if !waits || queue.answered() != answered => waits.then_some(now),
+            Some(_) if !waits || queue.progress() != seen => waits.then_some(now),
             None => waits.then_some(now),
             kept => kept,
         };
-        self.progress.set((queue.answered(), next));
+        self.progress.set((queue.progress(), next));
         let unused = references <= 2 && queue.is_empty();
         drop(queue);
         if !response_timeout.is_zero() && next.is_some_and(|since| now - since >= response_timeout) {
@@ -194,6 +218,10 @@ impl Lane {
         if unused_since.is_some_and(|since| now - since >= idle) {
             self.order(Order::Retire);
         }
+        let due = self.retires.get().is_some_and(|at| at <= now);
+        if due && self.open.get() && self.order.get().is_none() {
+            self.order(Order::Renew);
+        }
     }
 
     /// Keeps requests in their sessions, or lets them out again.
@@ -204,22 +232,22 @@ impl Lane {
         }
     }
 
-    /// Pings a connection that has carried nothing for a few seconds. Servers and the network between close idle ones
-    /// (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
-    pub(super) fn keep_alive(&self, nobody: &Rc<Replies>) {
-        let answered = {
+    /// Pings a connection that has carried nothing at `ticks` looks, a second apart. Servers and the network between close
+    /// idle ones (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
+    pub(super) fn keep_alive(&self, ticks: u64, nobody: &Rc<Replies>) {
+        let progress = {
             let queue = self.queue.borrow();
             if !queue.is_empty() || !self.is_open() {
                 return;
             }
-            queue.answered()
+            queue.progress()
         };
         let (seen, quiet) = self.quiet.get();
-        let quiet = if seen == answered { quiet + 1 } else { 0 };
-        if quiet < QUIET_TICKS {
-            return self.quiet.set((answered, quiet));
+        let quiet = if seen == progress { quiet + 1 } else { 0 };
+        if quiet < ticks {
+            return self.quiet.set((progress, quiet));
         }
-        self.quiet.set((answered, 0));
+        self.quiet.set((progress, 0));
         self.push(b"*1\r\n$4\r\nPING\r\n", nobody, IfLost::Resend, true);
     }
 

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -12,11 +11,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Upstream;
+use super::idle::{IdleLinks, sound};
 use super::open::{Key, Link, OpenFault, open};
 use super::replies::Replies;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
-use crate::net::read_buffer::ReadBuffer;
 use crate::topology::Generation;
 
 /// The leased connections of one worker to one upstream.
@@ -24,7 +23,9 @@ pub(super) struct Leases {
     limit: usize,
     /// Connections in use or promised.
     taken: Cell<usize>,
-    idle: RefCell<Vec<Idle>>,
+    idle: IdleLinks,
+    /// Connections of this identity that were opened before then are not used again.
+    outdated: Cell<Option<(u64, Instant)>>,
     /// Sessions that wait for room, longest first.
     queue: RefCell<VecDeque<oneshot::Sender<Grant>>>,
     /// Leases out now, by a number of their own.
@@ -34,18 +35,17 @@ pub(super) struct Leases {
     tidy_at: Cell<usize>,
 }
 
-struct Idle {
-    key: Key,
-    link: Link,
-    since: Instant,
-}
-
 struct Out {
     generation: Generation,
     cut: Cell<bool>,
     /// Since when a reply has been due without a byte of it.
     due: Cell<Option<Instant>>,
     silent: Cell<bool>,
+    /// Something has come since it was last looked at, and how many looks ago that was.
+    heard: Cell<bool>,
+    quiet: Cell<u64>,
+    /// It should be pinged.
+    ping: Cell<bool>,
     replies: Rc<Replies>,
 }
 
@@ -74,6 +74,19 @@ impl Drop for Permit {
     }
 }
 
+/// A connection that a session holds is pinged after so many ping intervals: there may be a thousand of them, servers do
+/// not time subscribers out, and TCP keepalive serves NAT. This is for what lies between and looks at data only.
+const HELD_PING: u32 = 20;
+
+/// What happens when the server refuses respgate's own credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// Better ones are waited for.
+    Waits,
+    /// A client has sent the same ones and asks whether they are right.
+    AsksOnce,
+}
+
 /// A lease's entry in the list of those that a newer primary cuts.
 struct Listed {
     upstream: Rc<Upstream>,
@@ -92,7 +105,8 @@ impl Leases {
         Self {
             limit: limit.max(1),
             taken: Cell::new(0),
-            idle: RefCell::default(),
+            idle: IdleLinks::default(),
+            outdated: Cell::default(),
             queue: RefCell::default(),
             out: RefCell::default(),
             next: Cell::new(0),
@@ -102,7 +116,7 @@ impl Leases {
 
     /// Idle connections.
     pub(super) fn idle(&self) -> usize {
-        self.idle.borrow().len()
+        self.idle.len()
     }
 
     /// Gives the place of a finished lease, and its connection if that is clean, to the session that has waited
@@ -119,7 +133,7 @@ impl Leases {
                 None => {
                     self.taken.set(self.taken.get().saturating_sub(1));
                     if let Some((key, link)) = link {
-                        self.idle.borrow_mut().push(Idle { key, link, since: Instant::now() });
+                        self.idle.put(key, link);
                     }
                     return;
                 }
@@ -137,21 +151,9 @@ impl Leases {
         queue.push_back(session);
     }
 
-    /// An idle connection for this key that is still sound.
-    fn take_idle(&self, key: &Key, generation: Option<Generation>) -> Option<Link> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(at) = idle.iter().rposition(|idle| idle.key == *key) {
-            let mut link = idle.remove(at).link;
-            if Some(link.generation) == generation && sound(&mut link) {
-                return Some(link);
-            }
-        }
-        None
-    }
-
     /// Marks every lease of an older generation as cut and drops idle connections of one.
     pub(super) fn cut(&self, newest: Option<Generation>) {
-        self.idle.borrow_mut().retain(|idle| Some(idle.link.generation) == newest);
+        self.idle.retain(|_, link| Some(link.generation) == newest);
         for out in self.out.borrow().values().filter(|out| Some(out.generation) != newest) {
             out.cut.set(true);
             out.replies.wake();
@@ -173,20 +175,37 @@ impl Leases {
         }
     }
 
-    /// Closes connections that have been idle for longer than `limit`.
-    pub(super) fn reap(&self, limit: Duration) {
-        self.idle.borrow_mut().retain_mut(|idle| idle.since.elapsed() < limit && sound(&mut idle.link));
+    /// Closes connections that have been idle for longer than `limit`, and has those pinged that have been quiet for
+    /// `ping` (zero: none); those that sessions hold, [`HELD_PING`] times as rarely.
+    pub(super) fn tend(&self, limit: Duration, ping: Duration) {
+        self.idle.tend(limit, ping);
+        if ping.is_zero() {
+            return;
+        }
+        let ticks = ping.saturating_mul(HELD_PING).as_secs().max(1);
+        for out in self.out.borrow().values() {
+            let quiet = if out.heard.replace(false) { 0 } else { out.quiet.get() + 1 };
+            let due = quiet >= ticks;
+            out.quiet.set(if due { 0 } else { quiet });
+            if due {
+                out.ping.set(true);
+                out.replies.wake();
+            }
+        }
     }
-}
 
-/// Whether an idle connection is open and silent. Anything that it sent since its last reply is a reason to
-/// close it.
-fn sound(link: &mut Link) -> bool {
-    let mut cx = Context::from_waker(Waker::noop());
-    let silent = link.read.is_empty()
-        && matches!(ReadBuffer::new(1).poll_fill(&mut cx, &mut link.stream), Poll::Pending);
-    link.read.release();
-    silent
+    /// Connections of this identity, made until now, are not used again once they are idle.
+    pub(super) fn outdated(&self, identity: u64) {
+        self.outdated.set(Some((identity, Instant::now())));
+        self.idle.retain(|key, _| key.identity.id() != identity);
+    }
+
+    /// Whether a connection may be used by yet another session.
+    fn reusable(&self, key: &Key, link: &Link) -> bool {
+        let outdated = self.outdated.get();
+        link.retires.is_none_or(|at| at > Instant::now())
+            && outdated.is_none_or(|(identity, until)| key.identity.id() != identity || link.opened > until)
+    }
 }
 
 /// A connection that one session has to itself. Dropping it closes it.
@@ -208,6 +227,16 @@ impl Lease {
     /// Whether the server has not answered in time.
     pub fn is_silent(&self) -> bool {
         self.listed.out.silent.get()
+    }
+
+    /// The server has sent something.
+    pub fn heard(&self) {
+        self.listed.out.heard.set(true);
+    }
+
+    /// Whether it has been quiet for so long that it should be pinged; true once.
+    pub fn takes_ping(&self) -> bool {
+        self.listed.out.ping.take()
     }
 
     /// Notes whether a reply is due, other than one that may take as long as it likes.
@@ -243,7 +272,7 @@ impl Lease {
         replies: &Rc<Replies>,
     ) -> Result<Self, Rc<[u8]>> {
         let Self { permit, .. } = self;
-        upstream.open_lease(key, replies, permit).await
+        upstream.open_lease(key, replies, permit, Patience::Waits).await
     }
 
     /// The database that is selected on it has changed.
@@ -255,7 +284,8 @@ impl Lease {
     /// for, is closed instead.
     pub fn give_back(self) {
         let Self { mut link, key, listed, mut permit, _gauge } = self;
-        if !listed.out.cut.get() && sound(&mut link) {
+        let reusable = listed.upstream.leases.reusable(&key, &link);
+        if !listed.out.cut.get() && reusable && sound(&mut link) {
             permit.clean = Some((key, link));
         }
     }
@@ -277,7 +307,7 @@ impl Upstream {
         {
             return Ok(self.lend(link, key, replies, grant.permit));
         }
-        self.open_lease(key, replies, grant.permit).await
+        self.open_lease(key, replies, grant.permit, Patience::Waits).await
     }
 
     /// As [`Self::lease`], but never an idle connection: the server is asked about the credentials now.
@@ -287,7 +317,7 @@ impl Upstream {
         replies: &Rc<Replies>,
     ) -> Result<Lease, Rc<[u8]>> {
         let grant = self.room(key).await?;
-        self.open_lease(key, replies, grant.permit).await
+        self.open_lease(key, replies, grant.permit, Patience::AsksOnce).await
     }
 
     /// Waits while a failover is under way.
@@ -305,12 +335,12 @@ impl Upstream {
     async fn room(self: &Rc<Self>, key: &Key) -> Result<Grant, Rc<[u8]>> {
         let leases = &self.leases;
         if leases.queue.borrow().is_empty() {
-            if let Some(link) = leases.take_idle(key, self.generation()) {
+            if let Some(link) = leases.idle.take(key, self.generation()) {
                 leases.taken.set(leases.taken.get() + 1);
                 return Ok(Grant { permit: Permit::new(self), link: Some((key.clone(), link)) });
             }
             if leases.taken.get() + leases.idle() >= leases.limit && leases.idle() > 0 {
-                leases.idle.borrow_mut().remove(0);
+                leases.idle.drop_oldest();
             }
             if leases.taken.get() + leases.idle() < leases.limit {
                 leases.taken.set(leases.taken.get() + 1);
@@ -342,6 +372,7 @@ impl Upstream {
         key: &Key,
         replies: &Rc<Replies>,
         permit: Permit,
+        patience: Patience,
     ) -> Result<Lease, Rc<[u8]>> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
@@ -362,6 +393,14 @@ impl Upstream {
                         return Err(line.into());
                     }
                     Err(OpenFault::Refused(line)) => return Err(line.into()),
+                    Err(OpenFault::Unwelcome(refused)) if patience == Patience::AsksOnce => {
+                        return Err(refused.line.into());
+                    }
+                    Err(OpenFault::Unwelcome(refused)) => {
+                        if let Some(line) = self.unwelcome(&refused) {
+                            return Err(line.into());
+                        }
+                    }
                     Err(OpenFault::Unavailable(why)) => {
                         self.note_fault(why);
                         self.begin_hold();
@@ -386,6 +425,9 @@ impl Upstream {
             cut: Cell::new(false),
             due: Cell::new(None),
             silent: Cell::new(false),
+            heard: Cell::new(true),
+            quiet: Cell::new(0),
+            ping: Cell::new(false),
             replies: replies.clone(),
         });
         self.leases.out.borrow_mut().insert(number, out.clone());

@@ -10,12 +10,15 @@ pub mod held;
 mod hold;
 mod housekeeping;
 pub mod identity;
+mod idle;
 pub mod lane;
 mod learn;
 pub mod lease;
 pub mod open;
 mod pump;
 pub mod queue;
+mod refusal;
+mod renew;
 pub mod replies;
 pub mod scripts;
 
@@ -29,16 +32,17 @@ use tokio::time::Instant;
 
 use self::config::{ClientAuth, UpstreamConfig};
 use self::held::HeldBytes;
-use self::hold::Expired;
 use self::identity::Identities;
 use self::lane::{Admission, Lane};
 use self::lease::Leases;
 use self::open::Key;
+use self::refusal::{Refusals, Refused};
 use self::scripts::Scripts;
 use crate::command::learned::Learned;
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::connect::Dialer;
+use crate::rotation::login::Login;
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
 
@@ -49,6 +53,8 @@ pub struct UpstreamPlan {
     pub config: UpstreamConfig,
     /// Makes its connections.
     pub dialer: Dialer,
+    /// Who respgate is to the server.
+    pub login: Login,
     /// What discovery says.
     pub topology: watch::Receiver<Topology>,
     /// Where news for discovery goes.
@@ -69,6 +75,8 @@ pub struct Upstream {
     pub identities: Identities,
     /// Scripts that clients have sent.
     pub scripts: Scripts,
+    /// Whether the server refuses respgate's own credentials.
+    refusals: Refusals,
     timelines: Timelines,
     /// The generation that last gave a reply.
     proven: Cell<Option<Generation>>,
@@ -79,6 +87,7 @@ pub struct Upstream {
     /// Why there is no primary, or why it cannot be reached.
     fault: RefCell<String>,
     held_since: Cell<Option<Instant>>,
+    hold_begun: Notify,
     held_bytes: HeldBytes,
     /// A failover is under way and the old primary still answers.
     holding: Cell<bool>,
@@ -98,9 +107,11 @@ pub struct Upstream {
 impl Upstream {
     /// Starts the tasks that follow the topology and keep house; they end with the runtime.
     pub fn start(plan: UpstreamPlan, buffers: Rc<Buffers>, counters: Rc<Counters>) -> Rc<Self> {
-        let UpstreamPlan { config, dialer, topology, hints, scripts, timelines } = plan;
+        let UpstreamPlan { config, dialer, login, topology, hints, scripts, timelines } = plan;
+        let changes = login.subscribe();
         let upstream = Rc::new(Self {
-            identities: Identities::new(config.credentials.clone()),
+            identities: Identities::new(login),
+            refusals: Refusals::default(),
             leases: Leases::new(config.max_leased),
             config,
             counters,
@@ -113,6 +124,7 @@ impl Upstream {
             primary: RefCell::default(),
             fault: RefCell::default(),
             held_since: Cell::default(),
+            hold_begun: Notify::new(),
             held_bytes: HeldBytes::default(),
             holding: Cell::default(),
             news: Notify::new(),
@@ -126,6 +138,7 @@ impl Upstream {
         });
         tokio::task::spawn_local(upstream.clone().follow(topology));
         tokio::task::spawn_local(housekeeping::keep(Rc::downgrade(&upstream)));
+        tokio::task::spawn_local(renew::follow(Rc::downgrade(&upstream), changes));
         upstream
     }
 
@@ -164,7 +177,7 @@ impl Upstream {
 
     /// Whether `lane` takes requests, and if not, why.
     pub fn admission(&self, lane: &Lane) -> Admission {
-        lane.admission(|| self.hold_deadline().map_err(|Expired| self.hold_expired()))
+        lane.admission(|| self.held_until())
     }
 
     /// Takes the lane out if only its driver still holds it.
@@ -223,8 +236,10 @@ impl Upstream {
         self.auth_unclear.set(false);
     }
 
+    /// With credentials of respgate's own, which it has just sent, this says nothing of what clients must do.
     fn note_auth_required(&self, key: &Key) {
-        if key.identity.id() == self.identities.own().id() {
+        let own = key.identity.own_login();
+        if own.is_some_and(|login| matches!(login.newest(), Ok(None))) {
             self.auth_required.set(true);
         }
     }
@@ -235,6 +250,23 @@ impl Upstream {
         if line.strip_prefix(b"-").is_some_and(not_primary) {
             self.hint(Hint::NotPrimary(generation));
         }
+    }
+
+    /// The server refuses respgate's own credentials: commands wait for better ones, as they would for a primary.
+    /// Once that has taken too long, the error line with which they fail.
+    fn unwelcome(&self, refused: &Refused) -> Option<Vec<u8>> {
+        let Refused { line, since } = refused;
+        let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
+        if since.elapsed() < self.config.hold_timeout {
+            self.note_fault(format!("the server refuses respgate's own user or password: {said}"));
+            self.begin_hold();
+            return None;
+        }
+        let name = &self.config.name;
+        let text = format!(
+            "-ERR respgate: the server refuses respgate's own user or password (upstream '{name}'): {said}"
+        );
+        Some(text.into_bytes())
     }
 
     fn note_fault(&self, why: String) {
@@ -287,21 +319,44 @@ mod tests {
 
     use crate::topology::{Address, Outage};
 
+    fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> UpstreamPlan {
+        UpstreamPlan {
+            config,
+            dialer: Dialer::default(),
+            login: Login::default(),
+            topology,
+            hints: mpsc::channel(1).0,
+            scripts: Scripts::default(),
+            timelines: Timelines::default(),
+        }
+    }
+
+    /// Without a primary commands fail at once; but a connection to a known one is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn no_hold_at_all_is_a_choice() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let (_topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+                let config = UpstreamConfig { hold_timeout: Duration::ZERO, ..UpstreamConfig::new("main") };
+                let upstream =
+                    Upstream::start(plan(config, seen), Rc::new(Buffers::new(1024)), Rc::default());
+                assert!(upstream.hold_deadline().is_ok(), "nothing is known to be wrong");
+                upstream.begin_hold();
+                assert!(upstream.hold_deadline().is_err());
+                upstream.end_hold();
+                assert!(upstream.hold_deadline().is_ok());
+            })
+            .await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_long_quiet_time_before_the_first_command_is_no_outage() {
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
                 let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
-                let (hints, _hinted) = mpsc::channel(1);
-                let plan = UpstreamPlan {
-                    config: UpstreamConfig::new("main"),
-                    dialer: Dialer::default(),
-                    topology: seen,
-                    hints,
-                    scripts: Scripts::default(),
-                    timelines: Timelines::default(),
-                };
+                let plan = plan(UpstreamConfig::new("main"), seen);
                 let upstream = Upstream::start(plan, Rc::new(Buffers::new(1024)), Rc::default());
                 tokio::time::sleep(upstream.config.hold_timeout * 2).await;
                 assert!(upstream.hold_deadline().is_err(), "no primary for so long");

@@ -7,11 +7,13 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::identity::Identity;
+use super::refusal::Refused;
 use crate::net::read_buffer::ReadBuffer;
 use crate::net::stream::Stream;
 use crate::resp::Resp;
 use crate::resp::control::Control;
 use crate::resp::greeting::{GreetError, Greeting, Role, greet};
+use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::topology::{Generation, Hint, Primary};
 
 /// What must be equal for connections to be interchangeable.
@@ -49,6 +51,10 @@ pub struct Link {
     pub read: ReadBuffer,
     /// The primary that it was opened for.
     pub generation: Generation,
+    /// When it was opened.
+    pub opened: Instant,
+    /// When it is to be replaced by a new one; `None`: when it fails.
+    pub retires: Option<Instant>,
 }
 
 /// Why a connection could not be opened.
@@ -58,6 +64,8 @@ pub enum OpenFault {
     Refused(Vec<u8>),
     /// As `Refused`, because the server wants the client to authenticate.
     AuthRequired(Vec<u8>),
+    /// The server refuses respgate's own user or password. They may be replaced at any moment.
+    Unwelcome(Refused),
     /// Nothing that the client asked for is at fault; trying again may help.
     Unavailable(String),
 }
@@ -77,6 +85,13 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
         upstream.counters.open_failed.rise();
         OpenFault::Unavailable(text)
     };
+    let credentials = key.identity.credentials().map_err(|why| OpenFault::Unavailable(why.to_string()))?;
+    let own = key.identity.own_login().zip(credentials.as_ref());
+    if let Some((_, credentials)) = own
+        && let Some(refused) = upstream.refusals.bars(credentials, Instant::now())
+    {
+        return Err(OpenFault::Unwelcome(refused));
+    }
     let deadline = Instant::now() + upstream.config.connect_timeout;
     let stream = upstream
         .dialer
@@ -84,14 +99,19 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
         .await
         .map_err(|error| unavailable(error.to_string(), Hint::Lost(generation)))?;
     let mut control = Control::new(stream);
-    let greeting =
-        Greeting { credentials: key.identity.credentials(), resp: key.resp, database: key.database };
+    let greeting = Greeting { credentials: credentials.as_deref(), resp: key.resp, database: key.database };
     let greeted = match greet(&mut control, &greeting, deadline).await {
         Ok(greeted) => greeted,
         Err(GreetError::AuthRequired(line)) => return Err(OpenFault::AuthRequired(error_line(&line))),
         Err(GreetError::AuthRefused(line)) => {
             key.identity.doubt();
-            return Err(OpenFault::Refused(error_line(&line)));
+            let Some((login, credentials)) = own else {
+                return Err(OpenFault::Refused(error_line(&line)));
+            };
+            upstream.counters.auth_refused.rise();
+            login.refused(&primary.address, credentials, &line);
+            let refused = upstream.refusals.refused(credentials, error_line(&line), Instant::now());
+            return Err(OpenFault::Unwelcome(refused));
         }
         Err(GreetError::Select(line) | GreetError::NoResp3(line)) => {
             return Err(OpenFault::Refused(error_line(&line)));
@@ -105,16 +125,55 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
             return Err(unavailable(text, Hint::NotPrimary(generation)));
         }
     }
+    let (stream, leftover) = control.into_inner();
+    if answers(&leftover) {
+        let text = format!("{} answered more than it was asked in its greeting", primary.address);
+        return Err(unavailable(text, Hint::Lost(generation)));
+    }
     key.identity.confirm();
+    if let Some((login, _)) = own {
+        login.accepted();
+        upstream.refusals.accepted();
+    }
     upstream.counters.opened.rise();
     if let Some(server) = greeted.server {
         upstream.learn_server(server);
     }
-    let (stream, leftover) = control.into_inner();
-    Ok(Link { stream, read: ReadBuffer::with(READ, &leftover), generation })
+    let opened = Instant::now();
+    let retires = upstream.config.retires(opened);
+    Ok(Link { stream, read: ReadBuffer::with(READ, &leftover), generation, opened, retires })
+}
+
+/// Whether anything but pushes came behind the greeting: the next command would be handed it as its reply.
+fn answers(mut leftover: &[u8]) -> bool {
+    while !leftover.is_empty() {
+        match ReplyScanner::default().scan(leftover) {
+            ScannedReply::Complete { len, kind: ReplyKind::Push } => {
+                leftover = leftover.get(len..).unwrap_or_default();
+            }
+            ScannedReply::Incomplete => return !leftover.starts_with(b">"),
+            ScannedReply::Complete { .. } | ScannedReply::Fault(_) => return true,
+        }
+    }
+    false
 }
 
 /// A server's error as a client sees it, without CRLF.
 fn error_line(text: &[u8]) -> Vec<u8> {
     [b"-", text].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pushes_may_follow_a_greeting() {
+        for sound in [&b""[..], b">1\r\n+a\r\n", b">1\r\n+a\r\n>1\r\n$9\r\nhal"] {
+            assert!(!answers(sound), "{}", sound.escape_ascii());
+        }
+        for shifted in [&b"+OK\r\n"[..], b"+O", b">1\r\n+a\r\n:1\r\n", b"?"] {
+            assert!(answers(shifted), "{}", shifted.escape_ascii());
+        }
+    }
 }

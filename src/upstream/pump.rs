@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 use super::lane::{Lane, Order, answer};
 use super::open::Link;
 use super::queue::{IfLost, Queue, Slot, Verdict};
+use super::renew::Successor;
 use super::replies::Replies;
 use super::{Upstream, not_primary};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
@@ -31,6 +32,8 @@ pub(super) enum End {
     Superseded,
     /// No session used it.
     Unused,
+    /// It was too old, and there was no room to open another one first.
+    Outlived,
     /// The server did not answer in time.
     Silent,
     /// The server refused a command because it is not the primary.
@@ -54,6 +57,10 @@ pub(super) struct Pump {
     /// Bytes that waited when the write was last put off, and how often it has been.
     gathered: usize,
     turns: u8,
+    /// What is to take the connection's place once it has answered everything.
+    successor: Option<Successor>,
+    /// Everything has been written to it that will be.
+    closing: bool,
 }
 
 impl Pump {
@@ -67,14 +74,30 @@ impl Pump {
             fence: None,
             gathered: 0,
             turns: 0,
+            successor: None,
+            closing: false,
         }
+    }
+
+    /// Another connection takes this one's place as soon as it has answered what it has been sent.
+    pub(super) fn succeed_by(&mut self, successor: Successor) {
+        self.successor = Some(successor);
+    }
+
+    pub(super) fn has_successor(&self) -> bool {
+        self.successor.is_some()
+    }
+
+    /// Whether both are connections to the same primary.
+    pub(super) fn is_like(&self, successor: &Successor) -> bool {
+        successor.link.as_ref().is_some_and(|link| link.generation == self.link.generation)
     }
 
     /// Pumps until the connection ends.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
         lane.watch(cx.waker());
         match lane.ordered() {
-            None => {}
+            None | Some(Order::Renew) => {}
             Some(Order::Cut) => self.close_fence(),
             Some(Order::GiveUp) => return Poll::Ready(End::Silent),
             Some(Order::Retire) => return Poll::Ready(End::Unused),
@@ -82,11 +105,14 @@ impl Pump {
         if self.fence.is_some() {
             return self.poll_last_words(cx, lane, upstream);
         }
+        if self.successor.is_some() && !self.demoted && self.hand_over(lane, upstream) {
+            return Poll::Ready(End::Outlived);
+        }
         if self.demoted {
             if lane.queue.borrow().front().is_none() {
                 return Poll::Ready(End::NotPrimary);
             }
-        } else if self.gathers(cx, lane) {
+        } else if !self.closing && self.gathers(cx, lane) {
             // Reads go on meanwhile.
         } else if let Err(error) = self.write(cx, lane, upstream) {
             return Poll::Ready(End::Lost(error.to_string()));
@@ -103,6 +129,9 @@ impl Pump {
                     }
                     if self.demoted && lane.queue.borrow().front().is_none() {
                         return Poll::Ready(End::NotPrimary);
+                    }
+                    if self.closing && !lane.queue.borrow().awaits_reply() {
+                        break;
                     }
                 }
             }
@@ -126,11 +155,34 @@ impl Pump {
         true
     }
 
+    /// Goes on with the successor once everything that was written has been answered. Nothing more is written from
+    /// the moment at which no request is written in part. True: there is no successor to go on with.
+    fn hand_over(&mut self, lane: &Lane, upstream: &Upstream) -> bool {
+        let (whole, answered) = {
+            let queue = lane.queue.borrow();
+            (queue.unwritten().is_empty(), !queue.awaits_reply())
+        };
+        self.closing |= whole;
+        if !self.closing || !answered {
+            return false;
+        }
+        self.closing = false;
+        let Some(link) = self.successor.take().and_then(|successor| successor.link) else { return true };
+        upstream.counters.renewed.rise();
+        lane.renewed(link.retires);
+        self.link.stream.close();
+        self.link = link;
+        self.scanner = ReplyScanner::default();
+        (self.gathered, self.turns) = (0, 0);
+        false
+    }
+
     /// A newer primary took over: nothing more is written.
     fn close_fence(&mut self) {
         if self.fence.is_none() {
             self.fence = Some(Box::pin(tokio::time::sleep(LAST_WORDS)));
             self.demoted = true;
+            self.successor = None;
         }
     }
 
@@ -154,7 +206,8 @@ impl Pump {
 
     fn write(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> std::io::Result<()> {
         let mut queue = lane.queue.borrow_mut();
-        while !queue.unwritten().is_empty() {
+        // What was written before may still have to be flushed.
+        while !self.closing && !queue.unwritten().is_empty() {
             match Pin::new(&mut self.link.stream).poll_write(cx, queue.unwritten()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
@@ -164,7 +217,10 @@ impl Pump {
                 }
             }
         }
-        Ok(())
+        match Pin::new(&mut self.link.stream).poll_flush(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Hands every whole reply to its client. Replies that follow each other and go to one client are handed
@@ -230,6 +286,9 @@ impl Pump {
             }
         }
         let rest = bytes.len() - at;
+        if rest > 0 {
+            queue.progressed();
+        }
         // What a demoted node says may be asked again elsewhere: no part of it may have been passed on.
         if rest > STREAMED && self.scanner.scanned() > 0 && !self.demoted {
             let part = self.scanner.scanned().min(rest);
@@ -334,6 +393,7 @@ mod tests {
             let plan = UpstreamPlan {
                 config,
                 dialer: Dialer::default(),
+                login: crate::rotation::login::Login::default(),
                 topology: watched,
                 hints,
                 scripts: Scripts::default(),
@@ -354,7 +414,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let read = ReadBuffer::with(1024, sent);
-            let link = Link { stream: Stream::Tcp(stream), read, generation: Generation(1) };
+            let (generation, opened) = (Generation(1), tokio::time::Instant::now());
+            let link = Link { stream: Stream::Tcp(stream), read, generation, opened, retires: None };
             let mut pump = Pump::new(link, false);
             pump.absorb(&self.lane, &self.upstream)
         }
@@ -394,6 +455,19 @@ mod tests {
             assert_eq!(taken(&clients[2]).await, b"+third\r\n");
             assert!(taken(&clients[3]).await.starts_with(b"-OUTCOMEUNKNOWN "));
             assert!(bench.lane.queue.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_slow_reply_is_no_silence() {
+        locally(async {
+            let bench = Bench::new();
+            let client = bench.client();
+            bench.lane.push(READ, &client, IfLost::Resend, false);
+            bench.lane.queue.borrow_mut().wrote(READ.len());
+            let before = bench.lane.queue.borrow().progress();
+            bench.absorb(b"$9\r\nhalf").await.unwrap();
+            assert_ne!(bench.lane.queue.borrow().progress(), before);
         });
     }
 

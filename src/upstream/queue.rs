@@ -30,7 +30,7 @@ pub enum IfLost {
 
 /// How often a request is sent at most. A read that makes the server drop the connection must not do so for
 /// ever.
-const MAX_SENDS: u8 = 3;
+pub const MAX_SENDS: u8 = 3;
 
 /// One request's place in the order of replies.
 pub struct Slot {
@@ -116,7 +116,7 @@ pub struct Queue {
     /// Requests that were answered by a node that turned out not to be the primary: they come before all others, and
     /// those without a verdict are sent again.
     deferred: Vec<(Slot, Vec<u8>)>,
-    answered: u64,
+    progress: u64,
 }
 
 impl Queue {
@@ -161,15 +161,20 @@ impl Queue {
         self.slots.front().filter(|slot| self.head + slot.len <= self.written)
     }
 
-    /// Requests answered so far; it rises with every reply.
-    pub fn answered(&self) -> u64 {
-        self.answered
+    /// Rises with every reply, and with every piece of one that is not whole yet.
+    pub fn progress(&self) -> u64 {
+        self.progress
+    }
+
+    /// Part of a reply has come.
+    pub fn progressed(&mut self) {
+        self.progress += 1;
     }
 
     /// Takes the front request out: it has been answered.
     pub fn pop(&mut self) -> Option<Slot> {
         let slot = self.slots.pop_front()?;
-        self.answered += 1;
+        self.progress += 1;
         self.head += slot.len;
         if self.head == self.bytes.len() {
             self.bytes.clear();

@@ -1,6 +1,7 @@
 //! Where upstream connections put the replies of one client, in the order of its commands.
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -187,10 +188,10 @@ impl Replies {
     ) -> Poll<std::io::Result<bool>> {
         let mut bytes = self.bytes.borrow_mut();
         if bytes.is_empty() {
-            return Poll::Ready(Ok(false));
+            return Pin::new(stream).poll_flush(cx).map_ok(|()| false);
         }
         while let Some(rest) = bytes.get(self.written.get()..).filter(|rest| !rest.is_empty()) {
-            match std::pin::Pin::new(&mut *stream).poll_write(cx, rest) {
+            match Pin::new(&mut *stream).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
                     self.written.set(self.written.get() + count);
@@ -209,7 +210,7 @@ impl Replies {
         }
         self.written.set(0);
         self.buffers.give(std::mem::take(&mut bytes));
-        Poll::Ready(Ok(true))
+        Pin::new(stream).poll_flush(cx).map_ok(|()| true)
     }
 
     /// The client left: what waits is dropped, and what still arrives will be.

@@ -28,7 +28,7 @@ fn running_commands_finish() {
     running.send("BLPOP a 20\r\n");
     wait::until("a blocked client", || server.info("clients", "blocked_clients") == 1);
     proxy.signal("TERM");
-    wait::until("the listener to close", || Client::try_connect(proxy.port).is_err());
+    wait::until("the listener to close", || Client::try_connect(proxy.address()).is_err());
     running.expect_silence(Duration::from_millis(100));
     server.run(&["RPUSH", "a", "x"]);
     running.expect_reply("*2\r\n$1\r\na\r\n$1\r\nx\r\n");

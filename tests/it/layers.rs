@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down. A module may name those after it, and itself.
-const ORDER: [&str; 18] = [
+const ORDER: &[&str] = &[
     "main",
     "cli",
     "app",
+    "certificates",
+    "doctor",
+    "status",
     "config",
     "admin",
     "listener",
@@ -18,6 +21,7 @@ const ORDER: [&str; 18] = [
     "discovery",
     "command",
     "resp",
+    "rotation",
     "net",
     "metrics",
     "drain",

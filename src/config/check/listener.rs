@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::super::address::{DEFAULT_PORT, ListenAddress};
 use super::super::report::{Place, Report, suggestion};
+use super::super::tls::TypedServerTls;
 use super::super::typed::{Setting, TypedLimits, TypedListener};
 use super::super::{Upstream, value::Bytes};
-use super::{LEAST_SIZE, tenant, within};
+use super::{LEAST_SIZE, tenant, tls, within};
 use crate::listener::{Bind, ListenerConfig};
+use crate::net::tls::server::ClientCertificates;
 use crate::resp::request::RequestLimits;
 use crate::session::config::{SessionConfig, Timeouts};
 use crate::tenant::config::TenantConfig;
@@ -42,6 +44,7 @@ pub(super) struct Upstreams<'a> {
 /// Checks all listeners. If none was typed, one listens on 127.0.0.1:6379.
 pub(super) fn check_all(
     mut typed: Vec<TypedListener>,
+    flags: &TypedServerTls,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
     tenants: &[TenantConfig],
@@ -70,13 +73,14 @@ pub(super) fn check_all(
                 None => taken.push((address.clone(), place.clone())),
             }
         }
-        listeners.extend(check(listener, bounds, upstreams, tenants, report));
+        listeners.extend(check(listener, flags, bounds, upstreams, tenants, report));
     }
     listeners
 }
 
 fn check(
-    typed: TypedListener,
+    mut typed: TypedListener,
+    flags: &TypedServerTls,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
     tenants: &[TenantConfig],
@@ -107,8 +111,31 @@ fn check(
     }
     let upstream = upstream_name(&typed, upstreams, report);
     let tenant = tenant::named(&typed.tenant, tenants, report);
+    let mut own_tls = std::mem::take(&mut typed.tls);
+    let faults = report.faults.len();
+    let tls = match &bind {
+        Some(Bind::Unix { .. }) => {
+            for place in own_tls.places() {
+                report.fault(
+                    place,
+                    "a unix socket never leaves the machine and speaks plain text; leave it out",
+                );
+            }
+            None
+        }
+        _ => {
+            if own_tls.places().next().is_none() {
+                own_tls = flags.clone();
+            }
+            tls::listener(own_tls, &typed.place, report)
+        }
+    };
+    if report.faults.len() > faults {
+        return None;
+    }
     let limits = bounds.over(&typed.limits, false, report);
     let (bind, upstream) = (bind?, upstream?);
+    let proven = tls.as_ref().is_some_and(|tls| tls.profile.clients == ClientCertificates::Required);
     let open = upstreams
         .checked
         .iter()
@@ -116,12 +143,13 @@ fn check(
     if let (Bind::Tcp(address), Some(place)) = (&bind, typed.address.place())
         && open
         && !address.ip().is_loopback()
+        && !proven
     {
         report.warn(
             place,
             format!(
                 "other machines can reach {address}, and clients need no AUTH; set client-auth = \"required\" for \
-                 upstream {upstream}, or listen on 127.0.0.1"
+                 upstream {upstream}, ask for certificates with tls-client-ca, or listen on 127.0.0.1"
             ),
         );
     }
@@ -134,6 +162,7 @@ fn check(
         max_clients: limits.max_clients,
         keepalive: limits.keepalive,
         session: limits.session,
+        tls,
     })
 }
 

@@ -3,6 +3,7 @@
 mod limits;
 mod listener;
 mod tenant;
+mod tls;
 mod upstream;
 mod user;
 
@@ -18,6 +19,7 @@ use crate::upstream::config::Pool;
 
 const MAX_BUFFERED: usize = 512 * 1024 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The smallest size that any limit may be set to: less would refuse what every client sends when it connects.
 const LEAST_SIZE: Bytes = Bytes(1024);
@@ -57,6 +59,7 @@ pub fn check(
     let users = user::check_all(typed.users, &mut tenants, report);
     let listeners = listener::check_all(
         typed.listeners,
+        &typed.tls,
         &bounds,
         &listener::Upstreams { names: &names, usual: usual.as_deref(), checked: &upstreams },
         &tenants,
@@ -73,6 +76,10 @@ pub fn check(
             filter: typed.log_level.or(LogLevel("info".into())).0,
         },
         drain_timeout: typed.drain_timeout.or(DRAIN_TIMEOUT),
+        reload_interval: typed
+            .reload_interval
+            .at_least(Duration::from_millis(100), "100ms", report)
+            .or(RELOAD_INTERVAL),
         max_buffered,
         listeners,
         tenants,

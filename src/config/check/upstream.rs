@@ -4,57 +4,85 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::super::Upstream;
-use super::super::password::SecretSource;
 use super::super::report::{Place, Report};
+use super::super::tls::{DATA, SENTINEL};
 use super::super::typed::{Setting, TypedUpstream};
 use super::super::url::Target;
 use super::super::value::Bytes;
+use super::super::{Account, Upstream};
+use super::tls;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
-use crate::secret::{Credentials, Secret};
+use crate::rotation::source::{CredentialSource, NameSource, PasswordSource, SecretSource};
+use crate::topology::Address;
 use crate::upstream::config::{Pool, UpstreamConfig};
 
 /// Connections that the shared lane keeps when only one of the two limits is typed.
 const SHARED_RESERVE: usize = 64;
 
-type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+/// Connections that live shorter than this would be made all the time.
+const MIN_AGE: Duration = Duration::from_secs(1);
 
-/// A password that a URL held, or where to read one.
-#[derive(Clone)]
-enum Password {
-    Held(Secret),
-    Read(SecretSource),
-}
+/// How often a program is asked for a password, unless it is typed: tokens of cloud providers live for 15 minutes or
+/// more.
+const REFRESH: Duration = Duration::from_secs(600);
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report) -> Option<Upstream> {
     let mut url_username = Setting::Absent;
     let mut url_password = Setting::Absent;
     let mut url_database = Setting::Absent;
     let mut url_target = Setting::Absent;
+    let mut scheme = false;
     match std::mem::take(&mut typed.url) {
         Setting::Absent => {}
         Setting::Faulty => url_target = Setting::Faulty,
         Setting::Given(url, place) => {
-            url_username = Setting::optional(url.username, &place);
-            url_password = Setting::optional(url.password.map(Password::Held), &place);
+            url_username = Setting::optional(url.username.map(NameSource::Given), &place);
+            url_password = Setting::optional(url.password.map(PasswordSource::Held), &place);
             url_database = Setting::optional(url.database, &place);
             url_target = Setting::Given(url.target, place);
+            scheme = url.tls;
         }
     }
     let username = choose(std::mem::take(&mut typed.username), url_username, report);
-    let password = choose(std::mem::take(&mut typed.password).map(Password::Read), url_password, report);
+    let password =
+        choose(std::mem::take(&mut typed.password).map(PasswordSource::Read), url_password, report);
     let database = choose(std::mem::take(&mut typed.database), url_database, report);
-    let (credentials, password) = credentials(username, password, "password", env, report);
+    let refresh = std::mem::take(&mut typed.password_refresh);
+    let account = account(username, password, refresh, "password", env, report);
 
     let target = target(&mut typed, url_target, report);
-    let (discovery, sentinel_password) = match target {
+    let nat = typed.nat.value().cloned().unwrap_or_default();
+    let data = std::mem::take(&mut typed.tls);
+    let sentinel_leg = std::mem::take(&mut typed.sentinel_tls);
+    let table = typed.place.clone();
+    let faults = report.faults.len();
+    if let (Some(Target::Fixed(Address::Unix(_))), Some(place)) = (&target, data.on.place()) {
+        report.fault(place, "a unix socket never leaves the machine and speaks plain text; leave it out");
+    }
+    let tls = tls::leg(&data, None, scheme, &DATA, &nat, &table, report);
+    let sentinel_tls = match &target {
+        Some(Target::Fixed(_)) => {
+            for place in sentinel_leg.on.place().into_iter().chain(sentinel_leg.places()) {
+                report.fault(place, asks_no_sentinels(&typed.name));
+            }
+            None
+        }
+        _ => {
+            let on = data.on.value().copied().unwrap_or(scheme);
+            tls::leg(&sentinel_leg, Some(&data), on, &SENTINEL, &nat, &table, report)
+        }
+    };
+    let tls_is_faulty = report.faults.len() > faults;
+    let (discovery, sentinel_account) = match target {
         Some(Target::Fixed(address)) => {
             refuse_sentinel_keys(&typed, report);
             (Some(DiscoveryConfig::Fixed(address)), None)
         }
         Some(Target::Sentinels { seeds, primary_name }) => {
-            let (config, password) = sentinel(&mut typed, seeds, primary_name, env, report);
-            (Some(DiscoveryConfig::Sentinel(config)), password)
+            let (config, account) = sentinel(&mut typed, seeds, primary_name, env, report);
+            (Some(DiscoveryConfig::Sentinel(config)), account)
         }
         None => {
             // What else is wrong should be known now, not when the target is mended.
@@ -63,8 +91,9 @@ pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report)
         }
     };
     let config = connections(typed, report);
-    let config = UpstreamConfig { credentials, database: database.or(0), ..config };
-    Some(Upstream { config, discovery: discovery?, password, sentinel_password })
+    let config = UpstreamConfig { database: database.or(0), ..config };
+    let discovery = discovery.filter(|_| !tls_is_faulty)?;
+    Some(Upstream { config, discovery, account, sentinel_account, tls, sentinel_tls })
 }
 
 /// Of a key and a part of the URL that say the same thing, the one whose place wins; within one file, neither.
@@ -124,20 +153,24 @@ fn target(typed: &mut TypedUpstream, url: Setting<Target>, report: &mut Report) 
     }
 }
 
+fn asks_no_sentinels(name: &str) -> String {
+    format!("upstream {name} is at a fixed address and asks no Sentinels; leave it out")
+}
+
 /// Keys that only Sentinels have a use for. From the environment they are no more than doubtful: one environment
 /// may serve many configurations.
 fn refuse_sentinel_keys(typed: &TypedUpstream, report: &mut Report) {
     let places = [
         typed.sentinel_username.place(),
         typed.sentinel_password.place(),
+        typed.sentinel_password_refresh.place(),
         typed.nat.place(),
         typed.poll_interval.place(),
         typed.sentinel_timeout.place(),
         typed.switch.place(),
     ];
     for place in places.into_iter().flatten() {
-        let text =
-            format!("upstream {} is at a fixed address and asks no Sentinels; leave it out", typed.name);
+        let text = asks_no_sentinels(&typed.name);
         match place {
             Place::Env(_) => report.warn(place, text),
             _ => report.fault(place, text),
@@ -151,14 +184,14 @@ fn sentinel(
     primary_name: String,
     env: Env<'_>,
     report: &mut Report,
-) -> (SentinelConfig, Option<SecretSource>) {
+) -> (SentinelConfig, Option<Account>) {
     let username = std::mem::take(&mut typed.sentinel_username);
-    let password = std::mem::take(&mut typed.sentinel_password).map(Password::Read);
-    let (credentials, source) = credentials(username, password, "sentinel-password", env, report);
+    let password = std::mem::take(&mut typed.sentinel_password).map(PasswordSource::Read);
+    let refresh = std::mem::take(&mut typed.sentinel_password_refresh);
+    let account = account(username, password, refresh, "sentinel-password", env, report);
     let builtin = SentinelConfig::new(seeds, primary_name);
     let least = Duration::from_millis(10);
     let config = SentinelConfig {
-        credentials,
         nat: std::mem::take(&mut typed.nat).or(HashMap::new()),
         poll_interval: std::mem::take(&mut typed.poll_interval)
             .at_least(least, "10ms", report)
@@ -169,20 +202,27 @@ fn sentinel(
         switch: std::mem::take(&mut typed.switch).or(builtin.switch),
         ..builtin
     };
-    (config, source)
+    (config, account)
 }
 
-/// Reads the password. A name without one is a fault; a password without a name is the default user's.
-fn credentials(
-    username: Setting<String>,
-    password: Setting<Password>,
+/// Reads name and password. A name without a password is a fault; a password without a name is the default user's.
+/// A program is not run: it may have effects, and take its time.
+fn account(
+    username: Setting<NameSource>,
+    password: Setting<PasswordSource>,
+    refresh: Setting<Duration>,
     key: &str,
     env: Env<'_>,
     report: &mut Report,
-) -> (Option<Credentials>, Option<SecretSource>) {
+) -> Option<Account> {
+    let runs = matches!(password.value(), Some(PasswordSource::Read(SecretSource::Command(_))));
+    if let (Some(place), false) = (refresh.place(), runs) {
+        report.fault(place, format!("belongs to {key}-command; files are read again whenever they change"));
+    }
+    let refresh = refresh.at_least(Duration::from_secs(1), "1s", report).or(REFRESH);
     let (password, place) = match password {
         Setting::Given(password, place) => (password, place),
-        Setting::Faulty => return (None, None),
+        Setting::Faulty => return None,
         Setting::Absent => {
             if let Some(place) = username.place() {
                 let variable = if key == "password" { "UPSTREAM" } else { "SENTINEL" };
@@ -193,24 +233,41 @@ fn credentials(
                     ),
                 );
             }
-            return (None, None);
+            return None;
         }
     };
-    let username = username.value().cloned();
-    match password {
-        Password::Held(password) => (Some(Credentials { username, password }), None),
-        Password::Read(source) => match source.read(env) {
-            Ok(password) => {
-                if let Some(doubt) = source.doubt() {
-                    report.warn(&place, doubt);
-                }
-                (Some(Credentials { username, password }), Some(source))
+    let name_place = username.place().cloned();
+    let source = CredentialSource { username: username.value().cloned(), password, refresh };
+    if let Some(place) = name_place
+        && let Err(why) = source.name()
+    {
+        report.fault(&place, why);
+        return None;
+    }
+    let PasswordSource::Read(read) = &source.password else {
+        return Some(Account { credentials: source.read(env).ok(), source });
+    };
+    if let SecretSource::Command(words) = read {
+        if let Some(program) = words.first()
+            && program.contains('/')
+            && !std::path::Path::new(program).is_file()
+        {
+            report
+                .fault(&place, format!("{program} is not there; name the program that prints the password"));
+        }
+        return Some(Account { credentials: None, source });
+    }
+    match source.read(env) {
+        Ok(credentials) => {
+            if let Some(doubt) = read.doubt() {
+                report.warn(&place, doubt);
             }
-            Err(why) => {
-                report.fault(&place, why);
-                (None, None)
-            }
-        },
+            Some(Account { credentials: Some(credentials), source })
+        }
+        Err(why) => {
+            report.fault(&place, why);
+            None
+        }
     }
 }
 
@@ -253,6 +310,15 @@ fn connections(typed: TypedUpstream, report: &mut Report) -> UpstreamConfig {
         max_leased,
         lease_wait: typed.lease_wait.or(builtin.lease_wait),
         lease_idle: typed.lease_idle.at_least(least, "1ms", report).or(builtin.lease_idle),
+        ping_interval: typed.ping_interval.or(builtin.ping_interval),
+        max_age: match typed.max_age {
+            Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {
+                report.fault(&place, "must be at least 1s, or \"0s\" for no limit");
+                builtin.max_age
+            }
+            typed => typed.or(builtin.max_age),
+        },
+        reauth: typed.reauth.or(builtin.reauth),
         connect_timeout: typed.connect_timeout.at_least(least, "1ms", report).or(builtin.connect_timeout),
         response_timeout: typed.response_timeout.or(builtin.response_timeout),
         hold_timeout: typed.hold_timeout.or(builtin.hold_timeout),

@@ -219,7 +219,10 @@ fn an_epoch_that_starts_over_at_the_same_node_is_taken_up_with_patience() {
 #[test]
 fn silence_and_ignorance_have_their_own_words() {
     let mut table = Table::new(3);
-    table.fails("s1").fails("s2").fails("s3");
+    assert_eq!(table.outage(), Outage::Starting);
+    table.fails("s1").fails("s2");
+    assert!(matches!(table.outage(), Outage::Asking(text) if text.contains("1 of 3")), "not yet known");
+    table.fails("s3");
     let outage = table.outage();
     assert!(matches!(&outage, Outage::SentinelsUnreachable(text) if text.contains("s1 is gone; s2 is gone")));
 

@@ -25,11 +25,16 @@ impl Stage {
         let address = Address::tcp("127.0.0.1", at.port());
         let mut config = SentinelConfig::new(vec![address.clone()], "mymaster");
         config.timeout = timeout;
-        config.credentials = credentials;
         let (news, events) = mpsc::channel(8);
         let (asks, asked) = watch::channel(0);
-        let follower =
-            Follower { address, config: Arc::new(config), dialer: Dialer::default(), news, asks: asked };
+        let follower = Follower {
+            address,
+            config: Arc::new(config),
+            dialer: Dialer::default(),
+            login: Login::new(credentials),
+            news,
+            asks: asked,
+        };
         Self { listener, events, asks, follower: tokio::spawn(follower.run()) }
     }
 

@@ -118,7 +118,7 @@ impl Leased {
             Some(Expect::Nonce(_)) => {
                 tracing::error!(
                     client = session.client.id,
-                    user = session.client.identity.as_ref().map_or("default", |identity| identity.user()),
+                    user = session.client.user(),
                     "a script's reply was followed by one that nothing asked for: client and connection are closed"
                 );
                 self.ending = Some(End::Close(Close::UpstreamLost));
@@ -137,7 +137,7 @@ impl Leased {
                 );
                 self.ending = Some(End::Close(Close::UpstreamLost));
             }
-            Some(Expect::Restored(_)) => {}
+            Some(Expect::Restored(_) | Expect::Alive) => {}
             Some(Expect::Decided(_)) | None if self.pins.monitoring => pass(session, frame, false),
             Some(Expect::Decided(_)) | None => {
                 tracing::error!(
@@ -203,13 +203,12 @@ impl Leased {
     fn refused(&self, frame: &[u8]) -> bool {
         match self.expected.front() {
             Some(Expect::Reply(awaited)) if awaited.forgeable => false,
-            // A transaction is refused whole; one that watched a key must not run unwatched.
-            Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) => {
-                !transaction.watched
-                    && frame
-                        .strip_prefix(b"-EXECABORT Transaction discarded because of: ")
-                        .is_some_and(not_primary)
-            }
+            // A transaction is refused whole, with EXECABORT and the reason; by REDIRECT alone, on valkey. Errors of
+            // its commands stand inside an array, never here.
+            Some(Expect::Reply(Awaited { effect: Effect::Exec(_), .. })) => frame
+                .strip_prefix(b"-EXECABORT Transaction discarded because of: ")
+                .or_else(|| frame.strip_prefix(b"-"))
+                .is_some_and(not_primary),
             Some(Expect::Reply(_)) => frame.strip_prefix(b"-").is_some_and(not_primary),
             _ => false,
         }

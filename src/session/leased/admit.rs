@@ -39,7 +39,10 @@ impl Leased {
         if self.ending.is_some() || self.expected.gated || self.expected.len() >= depth {
             return Step::Stay(Pause::Replies);
         }
-        if self.outbound.held() > OUTBOUND || session.around.upstream.holding() {
+        if session.around.upstream.holding() {
+            return self.hold(session, request);
+        }
+        if self.outbound.held() > OUTBOUND {
             return Step::Stay(Pause::Replies);
         }
         let step = match session.charge(request) {
@@ -257,6 +260,7 @@ impl Leased {
                 effect,
                 mute: session.client.mutes(),
                 if_lost: session.if_lost(spec, request),
+                sends: 0,
                 queued: false,
                 blocking: blocking.then(Instant::now),
                 forgeable: scripted,
@@ -380,7 +384,7 @@ impl Leased {
     }
 
     /// Refuses a command inside a transaction, which EXEC then must not run.
-    fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
+    pub(super) fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
         if !self.expected.is_empty() {
             return Step::Stay(Pause::Replies);
         }
@@ -404,6 +408,7 @@ impl Leased {
             effect,
             mute,
             if_lost: IfLost::ReportUnknown,
+            sends: 0,
             queued: false,
             blocking: None,
             forgeable: false,

@@ -25,6 +25,8 @@ pub(super) enum Expect {
     Discarded(Vec<u8>),
     /// Replies to what restores state on a new connection, so many still. Not for the client, and never an error.
     Restored(usize),
+    /// The reply to a PING that keeps the connection alive. Not for the client.
+    Alive,
     /// What the client gets without the server's doing.
     Decided(Vec<u8>),
 }
@@ -38,6 +40,8 @@ pub(super) struct Awaited {
     pub(super) mute: bool,
     /// What may be done with it if it was sent and the connection is lost.
     pub(super) if_lost: IfLost,
+    /// How often it was sent to a server whose connection was lost before it answered.
+    pub(super) sends: u8,
     /// It is queued by the server for an EXEC.
     pub(super) queued: bool,
     /// The command may block: since when.

@@ -5,9 +5,11 @@
 mod absorb;
 mod admit;
 mod expect;
+mod hold;
 mod newest;
 mod outbound;
 mod pins;
+mod setback;
 mod settle;
 mod transplant;
 
@@ -17,10 +19,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use self::expect::{Expect, Expected};
 use self::outbound::Outbound;
 use self::pins::Pins;
+use self::setback::Setbacks;
 use super::presence::Expiry;
 use super::turn::{AHEAD, BACKLOG, Pause};
 use super::{Close, Session};
@@ -84,9 +88,10 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
     let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.around.buffers);
+    let mut setbacks = Setbacks::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
-            End::Lost => match leased.transplant(session).await? {
+            End::Lost => match leased.transplant(session, &mut setbacks).await? {
                 Some(next) => leased = next,
                 None => return Ok(()),
             },
@@ -94,6 +99,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         }
     };
     drop(gauge);
+    session.released();
     match end {
         End::Clean if leased.sound() => leased.lease.give_back(),
         End::Clean | End::Abandoned | End::Lost => {}
@@ -105,6 +111,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
 /// A session's use of one lease.
 struct Leased {
     lease: Lease,
+    since: Instant,
     pins: Pins,
     expected: Expected,
     scanner: ReplyScanner,
@@ -132,6 +139,7 @@ impl Leased {
     fn new(lease: Lease, sticky: bool, buffers: &Rc<Buffers>) -> Self {
         Self {
             lease,
+            since: Instant::now(),
             charge: Charge::new(buffers),
             pins: Pins::default(),
             expected: Expected::default(),
@@ -189,6 +197,9 @@ impl Leased {
             if let Some(end) = self.ending.take() {
                 return Poll::Ready(end);
             }
+            if self.lease.takes_ping() {
+                self.ping();
+            }
             let mut moved = self.poll_client(cx, session);
             if self.ending.is_some() {
                 continue;
@@ -207,6 +218,7 @@ impl Leased {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Lost),
                     Poll::Ready(Ok(_)) => {
                         self.lease.due(false);
+                        self.lease.heard();
                         self.absorb(session);
                         self.note_state(session, true);
                         self.charge.set(self.outbound.held());
@@ -284,6 +296,10 @@ impl Leased {
             return true;
         }
         match pause {
+            Pause::Lane(Some(deadline)) => moved |= session.poll_hold_expired(cx, deadline).is_ready(),
+            _ => session.released(),
+        }
+        match pause {
             Pause::Close(close) => {
                 self.ending = Some(End::Close(close));
                 return true;
@@ -314,6 +330,16 @@ impl Leased {
         moved
     }
 
+    /// Pings a connection that has been quiet for long. Not behind something that is awaited, which may block; nor in a
+    /// transaction, which would queue it; nor where replies cannot be told from other traffic.
+    fn ping(&mut self) {
+        let Pins { transaction, monitoring, kept, .. } = &self.pins;
+        if self.expected.is_empty() && transaction.is_none() && !monitoring && !kept {
+            let len = self.outbound.push(|out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
+            self.expected.push(Expect::Alive, len);
+        }
+    }
+
     /// The client closed its side. What it sent before is still done and answered, but a wait is abandoned at once,
     /// so that nothing is popped for nobody.
     fn departed(&mut self) {
@@ -325,6 +351,9 @@ impl Leased {
 
     /// The server has not answered in time. Asking again would only make it wait longer.
     fn silent(&mut self, session: &mut Session) -> End {
+        if matches!(self.expected.front(), Some(Expect::Alive)) {
+            return End::Lost;
+        }
         if self.pins.any() || self.streaming.is_some() {
             return End::Close(Close::UpstreamLost);
         }
@@ -342,6 +371,7 @@ impl Leased {
                 | Expect::Nonce(_)
                 | Expect::Newest(_)
                 | Expect::Publish
+                | Expect::Alive
                 | Expect::Restored(_) => {}
             }
         }
@@ -362,6 +392,9 @@ impl Leased {
             }
             wrote = true;
         }
-        Ok(wrote)
+        match Pin::new(&mut self.lease.link.stream).poll_flush(cx) {
+            Poll::Ready(result) => result.map(|()| wrote),
+            Poll::Pending => Ok(wrote),
+        }
     }
 }

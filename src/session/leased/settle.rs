@@ -10,7 +10,7 @@ use crate::resp::Resp;
 use crate::resp::request::{self, Request};
 use crate::session::refusal;
 use crate::upstream::config::BlockedPop;
-use crate::upstream::queue::{IfLost, Verdict};
+use crate::upstream::queue::{IfLost, MAX_SENDS, Verdict};
 
 /// What becomes of one request.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +32,23 @@ pub(super) struct Loss {
     pub(super) unblocked: bool,
 }
 
+/// The server refused the first request, which therefore did not run. If it was to be queued, neither does its
+/// transaction, though EXEC may be sent already: the server discards it whole.
+pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) {
+    let awaited = |expect: &&Expect| match expect {
+        Expect::Reply(awaited) => Some((awaited.queued, matches!(awaited.effect, Effect::Exec(_)))),
+        _ => None,
+    };
+    let mut discarded = expects.first().and_then(awaited).is_some_and(|(queued, _)| queued);
+    for (place, (expect, (_, sent))) in expects.iter().zip(requests).enumerate() {
+        let (queued, exec) = awaited(expect).unwrap_or_default();
+        if place == 0 || (discarded && (queued || exec)) {
+            *sent = false;
+        }
+        discarded &= queued;
+    }
+}
+
 /// Decides about all requests, in order. `requests`: their bytes, and whether they were written whole.
 pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Loss) -> Vec<Fate> {
     let mut fates = Vec::with_capacity(expects.len());
@@ -39,7 +56,7 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
     for (place, (expect, (request, sent))) in expects.iter().zip(requests).enumerate() {
         let fate = match expect {
             Expect::Decided(reply) => Fate::Answer(reply.clone()),
-            Expect::Restored(_) => Fate::Drop,
+            Expect::Restored(_) | Expect::Alive => Fate::Drop,
             Expect::Confirmations(left) => Fate::Resend(remaining_names(request, *left)),
             // The transaction that it was to discard has gone with the connection.
             Expect::Discarded(reply) => Fate::Answer(reply.clone()),
@@ -97,7 +114,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Loss
         return Fate::Resend(request.to_vec());
     }
     let Some(since) = awaited.blocking else {
-        return match awaited.if_lost.resends() {
+        return match awaited.if_lost.resends() && awaited.sends + 1 < MAX_SENDS {
             true => Fate::Resend(request.to_vec()),
             false => Fate::Answer(awaited.if_lost.verdict().reply()),
         };

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
 use super::pins::Kind;
-use super::settle::{Fate, Loss, settle};
+use super::setback::Setbacks;
+use super::settle::{Fate, Loss, refuse_first, settle};
 use super::{Close, Leased};
 use crate::resp::request;
 use crate::session::Session;
@@ -21,7 +22,11 @@ impl Leased {
     ///
     /// # Errors
     /// The session cannot go on: a reply was cut short, its state cannot be made anew, or no primary was found.
-    pub(super) async fn transplant(mut self, session: &mut Session) -> Result<Option<Self>, Close> {
+    pub(super) async fn transplant(
+        mut self,
+        session: &mut Session,
+        setbacks: &mut Setbacks,
+    ) -> Result<Option<Self>, Close> {
         let upstream = session.around.upstream.clone();
         upstream.counters.lost.rise();
         if self.streaming.is_some() || self.pins.kept {
@@ -30,8 +35,8 @@ impl Leased {
         }
         let unblocked = self.lease.is_cut() && self.expected.gated && self.lease.abandon().await;
         let Some(key) = session.key() else { return Err(Close::UpstreamLost) };
-        let (pending, outbound) = (self.expected.take(), std::mem::take(&mut self.outbound));
-        let fates = self.fates(session, &pending, &outbound, unblocked);
+        let (mut pending, outbound) = (self.expected.take(), std::mem::take(&mut self.outbound));
+        let fates = self.fates(session, &mut pending, &outbound, unblocked);
         let resends = fates.iter().any(|fate| matches!(fate, Fate::Resend(_)));
         if !resends && !self.pins.any() && !self.sticky {
             // Nothing to move: the next request finds its own way.
@@ -40,8 +45,18 @@ impl Leased {
             return Ok(None);
         }
         let replies = session.replies.clone();
+        let pause = setbacks.lost(self.since.elapsed(), upstream.config.hold_timeout, Instant::now());
         let reopened = {
-            let lease = self.lease.reopen(&upstream, &key, &replies);
+            let lease = async {
+                let pause = pause.map_err(|gone_on| {
+                    upstream.counters.hold_expired.rise();
+                    upstream.held_for(gone_on)
+                })?;
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                self.lease.reopen(&upstream, &key, &replies).await
+            };
             tokio::select! {
                 lease = lease => lease,
                 () = session.left() => return Err(Close::Left),
@@ -71,7 +86,7 @@ impl Leased {
     fn fates(
         &self,
         session: &Session,
-        pending: &VecDeque<(Expect, usize)>,
+        pending: &mut VecDeque<(Expect, usize)>,
         outbound: &Outbound,
         unblocked: bool,
     ) -> Vec<Fate> {
@@ -83,12 +98,16 @@ impl Leased {
         };
         let expects: Vec<&Expect> = pending.iter().map(|(expect, _)| expect).collect();
         let mut requests = outbound.requests(pending.iter().map(|(_, len)| *len));
-        if self.front_refused
-            && let Some((_, sent)) = requests.first_mut()
-        {
-            *sent = false;
+        if self.front_refused {
+            refuse_first(&expects, &mut requests);
         }
-        settle(&expects, &requests, &loss)
+        let fates = settle(&expects, &requests, &loss);
+        for ((expect, _), (_, sent)) in pending.iter_mut().zip(&requests) {
+            if let Expect::Reply(awaited) = expect {
+                awaited.sends = awaited.sends.saturating_add(u8::from(*sent));
+            }
+        }
+        fates
     }
 
     /// Sends what makes the connection's state anew. Its replies are not the client's.

@@ -39,7 +39,8 @@ impl Verdict {
         verdict
     }
 
-    fn add(&mut self, record: &Record, surviving: i64) {
+    /// Adds a client whose counter the survivor holds at this value.
+    pub fn add(&mut self, record: &Record, surviving: i64) {
         let mut counter = Counter::default();
         let mut success = None;
         for write in &record.writes {

@@ -12,6 +12,11 @@ fn all_sentinels_gone_is_not_noticed() {
     Flavor::ALL.into_iter().for_each(sentinels_gone);
 }
 
+#[test]
+fn stalled_sentinels_are_not_noticed() {
+    Flavor::ALL.into_iter().for_each(sentinels_stall);
+}
+
 /// A replica believes that it is a primary; the Sentinels do not (they will turn it back after some 10 s).
 fn second_master(flavor: Flavor) {
     let mut drill = Drill::start(flavor);
@@ -39,6 +44,23 @@ fn sentinels_gone(flavor: Flavor) {
     assert!(drill.proxy.http("/readyz").starts_with("HTTP/1.1 200"));
     let (verdict, _) = drill.finish(drill.deployment.primary.port);
     drill.report("no Sentinels", &verdict);
+    assert_eq!((verdict.lost, verdict.doubled, verdict.unknown), (0, 0, 0), "{verdict}");
+    assert_eq!((verdict.refused.len(), verdict.dropped), (0, 0), "{verdict}: {:?}", verdict.refused);
+    drill.turn.expect_within(Duration::from_millis(500), verdict.longest_pause, "the longest pause");
+}
+
+/// They stand still, all at once, for longer than they may be silent, and go on: in their tilt mode.
+fn sentinels_stall(flavor: Flavor) {
+    let mut drill = Drill::start(flavor);
+    drill.note("every Sentinel stalls");
+    drill.deployment.sentinels.iter().for_each(|sentinel| sentinel.signal("STOP"));
+    thread::sleep(Duration::from_secs(3));
+    assert!(drill.proxy.http("/readyz").starts_with("HTTP/1.1 200"));
+    drill.deployment.sentinels.iter().for_each(|sentinel| sentinel.signal("CONT"));
+    drill.note("they go on");
+    thread::sleep(Duration::from_secs(1));
+    let (verdict, _) = drill.finish(drill.deployment.primary.port);
+    drill.report("stalled Sentinels", &verdict);
     assert_eq!((verdict.lost, verdict.doubled, verdict.unknown), (0, 0, 0), "{verdict}");
     assert_eq!((verdict.refused.len(), verdict.dropped), (0, 0), "{verdict}: {:?}", verdict.refused);
     drill.turn.expect_within(Duration::from_millis(500), verdict.longest_pause, "the longest pause");

@@ -64,7 +64,7 @@ impl Drill {
         survivor
     }
 
-    fn point_sentinels_at(&self, port: u16) {
+    pub(super) fn point_sentinels_at(&self, port: u16) {
         for sentinel in &self.deployment.sentinels {
             let quorum = (self.deployment.sentinels.len() / 2 + 1).to_string();
             assert_eq!(sentinel.run_text(&["SENTINEL", "REMOVE", NAME]), "+OK\r\n");

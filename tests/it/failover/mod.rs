@@ -2,20 +2,49 @@
 //!
 //! Each starts a primary, two replicas, three Sentinels and respgate, lets clients write all the time, causes a
 //! failover, and checks the clients' records against the surviving primary's data.
+//!
+//! What goes wrong with other proxies, and where it is tested:
+//!
+//! | failure | test |
+//! |---|---|
+//! | the primary restarts, as itself or as a replica, before the Sentinels call it down | `restart` |
+//! | `+switch-master` is missed: the subscribed Sentinel dies with the primary | `crash::crash_along_with_a_sentinel_*` |
+//! | Sentinels lie or disagree, and the proxy dials without a pause | `liar`, and by the minute in `discovery/machine/tests.rs` |
+//! | the old primary is forgotten by the Sentinels and stays a primary | `undemoted` |
+//! | pinned sessions, or plain connections, stay at a demoted primary that nobody kills them on | `undemoted`, `manual`, `sessions` |
+//! | two nodes say that they are the primary; a frozen one wakes up and believes so | `doubt`, `crash`, `freeze` |
+//! | Sentinels stall, or are all away, and a working primary is dropped | `doubt` |
+//! | subscribers hear nothing after a failover | `sessions`, `undemoted` |
+//! | two failovers, one soon after the other | `sessions::twice` |
+//! | a failover is begun and leads nowhere | `abort` |
+//! | commands go on to the old primary after the new one is known | `fence` |
+//! | all addresses change | `renumbered` |
+//! | a script is unknown to the new primary | `sessions` |
+//! | a reply is cut short, and the next client gets the rest | `cut` |
+//! | a greeting goes wrong, and replies shift or connections storm | `crate::greeting` |
+//! | a client leaves in the middle, and its replies go to another; or the proxy falls over | `crate::churn` |
+//! | a refused AUTH in a pipeline has no reply | `crate::churn`, `crate::handshake` |
+//! | a refusal in other words than the server's | `crate::handshake`, `crate::bad_input` |
+//! | a flood while there is no primary takes all memory; a hold that never ends | `crate::hold`, `crate::policy` |
+//! | a reader that stops takes all memory | `crate::limits` |
 
+mod abort;
 mod checker;
 mod crash;
 mod cut;
 mod doubt;
+mod fence;
 mod freeze;
 mod liar;
 mod manual;
 mod planned;
+mod refused;
 mod renumbered;
 mod restart;
 mod sessions;
 mod timeline;
 mod turn;
+mod undemoted;
 mod watch;
 mod writers;
 
@@ -70,8 +99,8 @@ impl Drill {
         // That a primary, or a Sentinel, is gone is worth a warning.
         proxy.allow_log("\"WARN\"");
         let timeline = Timeline::start();
-        let ports: Vec<u16> = deployment.sentinels.iter().map(|sentinel| sentinel.port).collect();
-        let watch = Watch::start(&ports, &timeline);
+        let sentinels: Vec<_> = deployment.sentinels.iter().map(Server::address).collect();
+        let watch = Watch::start(&sentinels, &timeline);
         let writers = Writers::start(WRITERS, proxy.port, &timeline);
         thread::sleep(Duration::from_millis(500));
         let drill = Self { timeline, writers: Some(writers), watch, proxy, deployment, turn };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::deployment::start_sentinel;
+use crate::support::place::Place;
 
 #[test]
 fn all_addresses_change_on_valkey() {
@@ -16,13 +17,14 @@ fn all_addresses_change_on_redis() {
 fn all_addresses_change(flavor: Flavor) {
     let mut drill = Drill::start(flavor);
     let plan = plan(flavor);
-    let primary = drill.deployment.primary.port;
-    let replica_of = ["--replicaof", "127.0.0.1", &primary.to_string()];
+    let primary = drill.deployment.primary.address();
+    let replica_of = ["--replicaof", "127.0.0.1", &primary.port().to_string()];
     let deployment = &mut drill.deployment;
     let former_replicas: Vec<Server> = deployment.replicas.drain(..).collect();
     deployment.replicas.extend((0..2).map(|_| Server::start_with(flavor, &replica_of)));
     drop(former_replicas);
-    let mut sentinels: Vec<Server> = (0..3).map(|_| start_sentinel(&plan, &primary.to_string())).collect();
+    let mut sentinels: Vec<Server> =
+        (0..3).map(|_| start_sentinel(&plan, Place::LOOPBACK, primary)).collect();
     std::mem::swap(&mut sentinels, &mut drill.deployment.sentinels);
     drill.note("new replicas and Sentinels are up; the old replicas are gone");
     // The old Sentinels name the new ones; once respgate follows those it needs the old no more.
@@ -40,8 +42,8 @@ fn all_addresses_change(flavor: Flavor) {
     drill.note("the old Sentinels are gone and forgotten");
     drill.deployment.wait_until_redundant();
 
-    let ports: Vec<u16> = drill.deployment.sentinels.iter().map(|sentinel| sentinel.port).collect();
-    drill.watch = Watch::start(&ports, &drill.timeline);
+    let sentinels: Vec<_> = drill.deployment.sentinels.iter().map(Server::address).collect();
+    drill.watch = Watch::start(&sentinels, &drill.timeline);
     drill.note("SENTINEL FAILOVER");
     // -NOGOODSLAVE until it has heard from a replica lately.
     wait::until("a Sentinel to begin a failover", || {

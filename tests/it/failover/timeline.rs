@@ -32,7 +32,13 @@ impl Timeline {
 
     /// All of it, in order, one line for each.
     pub fn text(&self) -> String {
+        self.text_since(Duration::ZERO)
+    }
+
+    /// What happened from then on.
+    pub fn text_since(&self, start: Duration) -> String {
         let mut entries = self.entries.lock().expect("the timeline").clone();
+        entries.retain(|(at, _)| *at >= start);
         entries.sort_by_key(|(at, _)| *at);
         let line = |(at, what): &(Duration, String)| format!("{:9.3} s  {what}", at.as_secs_f64());
         entries.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -1,5 +1,6 @@
 //! Looks at the Sentinels all the time, apart from respgate, to know when their majority names another primary.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -25,19 +26,19 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches the Sentinels at these ports.
-    pub fn start(ports: &[u16], timeline: &Timeline) -> Self {
+    /// Watches these Sentinels.
+    pub fn start(sentinels: &[SocketAddr], timeline: &Timeline) -> Self {
         let (answers, stop) = (Answers::default(), Arc::new(AtomicBool::new(false)));
-        let threads = ports
+        let threads = sentinels
             .iter()
             .copied()
             .enumerate()
-            .map(|(sentinel, port)| {
+            .map(|(sentinel, address)| {
                 let (answers, stop, timeline) = (Arc::clone(&answers), Arc::clone(&stop), timeline.clone());
-                thread::spawn(move || watch(sentinel, port, &answers, &stop, &timeline))
+                thread::spawn(move || watch(sentinel, address, &answers, &stop, &timeline))
             })
             .collect();
-        Self { sentinels: ports.len(), answers, stop, threads }
+        Self { sentinels: sentinels.len(), answers, stop, threads }
     }
 
     /// When more than half of the Sentinels first named another node than the one at `port`, and which.
@@ -73,12 +74,12 @@ impl Drop for Watch {
     }
 }
 
-fn watch(sentinel: usize, port: u16, answers: &Answers, stop: &AtomicBool, timeline: &Timeline) {
+fn watch(sentinel: usize, address: SocketAddr, answers: &Answers, stop: &AtomicBool, timeline: &Timeline) {
     let mut client = None;
     let mut named = None;
     while !stop.load(Ordering::Relaxed) {
         if client.is_none() {
-            client = Client::try_connect(port).ok();
+            client = Client::try_connect(address).ok();
             client.iter_mut().for_each(|client| client.deadline(Duration::from_millis(500)));
         }
         if let Some(connected) = &mut client {

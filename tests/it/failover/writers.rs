@@ -110,7 +110,8 @@ fn connect(number: usize, port: u16) -> Client {
     client
 }
 
-fn outcome(reply: &[u8]) -> Outcome {
+/// What a reply to an INCR, or another command that counts, says.
+pub fn outcome(reply: &[u8]) -> Outcome {
     let text = String::from_utf8_lossy(reply).trim_end().to_owned();
     match text.strip_prefix(':').and_then(|number| number.parse().ok()) {
         Some(value) => Outcome::Acknowledged(value),

@@ -1,16 +1,21 @@
 //! A raw RESP client: writes bytes, reads frames as bytes, and never hides what came back.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::place::Place;
 use super::wait::PATIENCE;
+
+/// How long a connection may take to be made: a host that is cut off does not answer at all.
+const CONNECT: Duration = Duration::from_secs(2);
 
 trait Stream: Read + Write + Send {
     fn wait_at_most(&self, limit: Duration) -> io::Result<()>;
     fn end_writes(&self) -> io::Result<()>;
+    fn another(&self) -> io::Result<Box<dyn Stream>>;
 }
 
 impl Stream for TcpStream {
@@ -20,6 +25,9 @@ impl Stream for TcpStream {
     fn end_writes(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
     }
+    fn another(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(self.try_clone()?))
+    }
 }
 
 impl Stream for UnixStream {
@@ -28,6 +36,9 @@ impl Stream for UnixStream {
     }
     fn end_writes(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
+    }
+    fn another(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(self.try_clone()?))
     }
 }
 
@@ -43,11 +54,17 @@ impl Client {
     /// A client of a loopback port.
     #[track_caller]
     pub fn connect(port: u16) -> Self {
-        Self::try_connect(port).unwrap_or_else(|error| panic!("cannot connect to 127.0.0.1:{port}: {error}"))
+        Self::connect_to(Place::LOOPBACK.address(port))
     }
 
-    pub fn try_connect(port: u16) -> io::Result<Self> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    /// A client of any address.
+    #[track_caller]
+    pub fn connect_to(address: SocketAddr) -> Self {
+        Self::try_connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
+    }
+
+    pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, CONNECT)?;
         stream.set_nodelay(true)?;
         Ok(Self::over(Box::new(stream)))
     }
@@ -55,8 +72,11 @@ impl Client {
     /// A client of a unix socket.
     #[track_caller]
     pub fn connect_unix(path: &Path) -> Self {
-        let stream = UnixStream::connect(path);
-        Self::over(Box::new(stream.unwrap_or_else(|error| panic!("{}: {error}", path.display()))))
+        Self::try_connect_unix(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    pub fn try_connect_unix(path: &Path) -> io::Result<Self> {
+        Ok(Self::over(Box::new(UnixStream::connect(path)?)))
     }
 
     fn over(stream: Box<dyn Stream>) -> Self {
@@ -76,6 +96,12 @@ impl Client {
     /// Writes one command in canonical form.
     pub fn send_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) {
         self.send(encode(arguments));
+    }
+
+    /// Another handle of the same connection, so that one thread can write while another reads.
+    #[track_caller]
+    pub fn writer(&self) -> Self {
+        Self::over(self.stream.another().expect("a second handle"))
     }
 
     /// Ends this side's writes, as `nc -N` does.

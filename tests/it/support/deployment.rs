@@ -1,5 +1,8 @@
 //! A primary, its replicas and the Sentinels that watch them.
 
+use std::net::SocketAddr;
+
+use super::place::Place;
 use super::port::free_port;
 use super::servers::{Flavor, Server};
 use super::wait;
@@ -64,7 +67,8 @@ impl Deployment {
                 Server::start_with(plan.flavor, &options)
             })
             .collect();
-        let sentinels = (0..plan.sentinels).map(|_| start_sentinel(plan, &primary_port)).collect();
+        let sentinels =
+            (0..plan.sentinels).map(|_| start_sentinel(plan, Place::LOOPBACK, primary.address())).collect();
         Self { sentinels, replicas, primary }
     }
 
@@ -92,12 +96,15 @@ impl Deployment {
     }
 }
 
-/// One more Sentinel, for the primary at this port.
-pub fn start_sentinel(plan: &Plan<'_>, primary_port: &str) -> Server {
+/// One more Sentinel somewhere, for the primary at this address.
+pub fn start_sentinel(plan: &Plan<'_>, place: Place, primary: SocketAddr) -> Server {
     let port = free_port();
     let mut text = format!(
-        "port {port}\nbind 127.0.0.1\nsentinel monitor {NAME} 127.0.0.1 {primary_port} {}\n\
+        "port {port}\nbind {}\nsentinel monitor {NAME} {} {} {}\n\
          sentinel down-after-milliseconds {NAME} {}\nsentinel failover-timeout {NAME} {}\n",
+        place.host,
+        primary.ip(),
+        primary.port(),
         plan.sentinels / 2 + 1,
         plan.down_after_ms,
         plan.failover_timeout_ms,
@@ -108,7 +115,7 @@ pub fn start_sentinel(plan: &Plan<'_>, primary_port: &str) -> Server {
     if let Some(password) = plan.sentinel_password {
         text.push_str(&format!("requirepass {password}\n"));
     }
-    let mut sentinel = Server::start_sentinel(plan.flavor, port, &text);
+    let mut sentinel = Server::start_sentinel(place, plan.flavor, port, &text);
     sentinel.password = plan.sentinel_password.map(str::to_owned);
     sentinel
 }

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod compare;
 pub mod deployment;
+pub mod place;
 pub mod port;
 pub mod proxy;
 pub mod scripted;

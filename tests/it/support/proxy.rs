@@ -1,13 +1,14 @@
 //! The real `respgate` as a process, with its log.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStderr, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::client::Client;
+use super::place::Place;
 use super::port::free_port;
 use super::servers::spawn;
 use super::{signal, wait};
@@ -15,6 +16,7 @@ use super::{signal, wait};
 /// A running respgate. Dropping it sends SIGTERM and fails the test if it does not end well, or if its log holds a
 /// warning or an error that the test did not announce with [`Proxy::allow_log`].
 pub struct Proxy {
+    place: Place,
     pub port: u16,
     pub admin: u16,
     process: Child,
@@ -40,19 +42,38 @@ impl Proxy {
 
     /// With a configuration file for what has no flag; it names no listener and no admin address.
     pub fn start_file(workers: usize, toml: &str) -> Self {
+        Self::start_file_at(Place::LOOPBACK, workers, toml)
+    }
+
+    /// The same, somewhere.
+    pub fn start_file_at(place: Place, workers: usize, toml: &str) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), toml).expect("the configuration");
-        let proxy = Self::launch(free_port(), workers, &["--config", &file.path().to_string_lossy()]);
+        let proxy =
+            Self::launch_at(&[], place, free_port(), workers, &["--config", &file.path().to_string_lossy()]);
         proxy.wait_until_ready();
         proxy
     }
 
     /// Starts it without waiting for a primary: its admin side answers, readiness may never come.
     pub fn launch(port: u16, workers: usize, flags: &[&str]) -> Self {
+        Self::launch_at(&[], Place::LOOPBACK, port, workers, flags)
+    }
+
+    /// As [`Proxy::launch`], by a program that becomes respgate: `wrapper`, to which respgate's own command line is added.
+    pub fn launch_under(wrapper: &[&str], port: u16, workers: usize, flags: &[&str]) -> Self {
+        Self::launch_at(wrapper, Place::LOOPBACK, port, workers, flags)
+    }
+
+    fn launch_at(wrapper: &[&str], place: Place, port: u16, workers: usize, flags: &[&str]) -> Self {
         let admin = free_port();
-        let mut command = Command::new(binary());
+        let binary = binary();
+        let mut words = wrapper.iter().copied().chain([&*binary]);
+        let mut command = place.command(words.next().expect("a program"));
+        command.args(words);
         command
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")])
+            .args(["--listen", &place.address(port).to_string()])
+            .args(["--admin", &place.address(admin).to_string()])
             .args(["--workers", &workers.to_string()])
             .args(flags)
             .stdin(Stdio::null())
@@ -63,7 +84,7 @@ impl Proxy {
         let log_reader = process.stderr.take().map(|stderr| collect(stderr, Arc::clone(&log)));
         // How many files may be open is the machine's affair.
         let allowed = vec!["fewer files may be open".to_owned()];
-        let mut proxy = Self { port, admin, process, log, log_reader, allowed };
+        let mut proxy = Self { place, port, admin, process, log, log_reader, allowed };
         wait::until("respgate's admin address to answer", || {
             if let Some(status) = proxy.process.try_wait().expect("respgate's state") {
                 panic!("respgate ended at once, {status}; its log:\n{}", proxy.log());
@@ -80,16 +101,21 @@ impl Proxy {
         wait::until_some(what, wait::PATIENCE, ready);
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.place.address(self.port)
+    }
+
     /// A raw client.
     #[track_caller]
     pub fn client(&self) -> Client {
-        Client::connect(self.port)
+        Client::connect_to(self.address())
     }
 
     /// The whole answer of the admin listener to a GET; empty if it does not answer.
     pub fn http(&self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let answer = TcpStream::connect((Ipv4Addr::LOCALHOST, self.admin)).and_then(|mut stream| {
+        let answer = TcpStream::connect(self.place.address(self.admin)).and_then(|mut stream| {
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
             stream.write_all(request.as_bytes())?;
             let mut text = String::new();
@@ -174,7 +200,7 @@ impl Drop for Proxy {
 }
 
 /// The binary under test; `RESPGATE_BIN` names another one, such as a release build.
-fn binary() -> String {
+pub fn binary() -> String {
     std::env::var("RESPGATE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_respgate").to_owned())
 }
 

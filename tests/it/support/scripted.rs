@@ -17,7 +17,8 @@ pub enum Said {
     Last(Vec<u8>),
 }
 
-type Answer = dyn Fn(&[String]) -> Said + Send + Sync;
+/// What one connection says to its commands.
+type Answer = Box<dyn FnMut(&[String]) -> Said + Send>;
 
 /// A server that answers as it is told. It ends when it is dropped.
 pub struct Scripted {
@@ -30,18 +31,27 @@ pub struct Scripted {
 impl Scripted {
     /// Listens on a free port. `answer` is called for every command, on one thread for each connection.
     pub fn start(answer: impl Fn(&[String]) -> Said + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
+        Self::start_each(move || {
+            let answer = Arc::clone(&answer);
+            Box::new(move |command| answer(command))
+        })
+    }
+
+    /// As [`Scripted::start`], with something to remember for each connection.
+    pub fn start_each(connect: impl Fn() -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         let (accepted, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counter, ended, answer) = (Arc::clone(&accepted), Arc::clone(&stop), Arc::new(answer));
+        let (counter, ended) = (Arc::clone(&accepted), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if ended.load(Ordering::Relaxed) {
                     return;
                 }
                 counter.fetch_add(1, Ordering::Relaxed);
-                let answer = Arc::clone(&answer);
-                thread::spawn(move || serve(stream, &*answer));
+                let answer = connect();
+                thread::spawn(move || serve(stream, answer));
             }
         });
         Self { port, accepted, stop, thread: Some(thread) }
@@ -63,7 +73,7 @@ impl Drop for Scripted {
     }
 }
 
-fn serve(mut stream: TcpStream, answer: &Answer) {
+fn serve(mut stream: TcpStream, mut answer: Answer) {
     let _ = stream.set_nodelay(true);
     // A peer that is silent for so long has been forgotten by its test.
     let _ = stream.set_read_timeout(Some(Duration::from_secs(120)));

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::place::Place;
 use super::port::free_port;
 use super::{signal, wait};
 
@@ -61,6 +63,7 @@ pub fn spawn(command: &mut Command, remedy: &str) -> Child {
 /// A running server or Sentinel; killed on drop.
 pub struct Server {
     pub flavor: Flavor,
+    pub place: Place,
     pub port: u16,
     pub password: Option<String>,
     process: Child,
@@ -75,14 +78,19 @@ impl Server {
 
     /// A server with more options, given as on its command line: `["--maxclients", "10"]`.
     pub fn start_with(flavor: Flavor, options: &[&str]) -> Self {
+        Self::start_at(Place::LOOPBACK, flavor, options)
+    }
+
+    /// The same, somewhere.
+    pub fn start_at(place: Place, flavor: Flavor, options: &[&str]) -> Self {
         let password =
             options.windows(2).find(|pair| pair[0] == "--requirepass").map(|pair| pair[1].to_owned());
         // Another process may take the port between its choice and the server's bind: then the server exits.
         for _ in 0..5 {
             let port = free_port();
             let folder = TempDir::new().expect("a temporary folder");
-            let command = data_server(flavor, port, &folder, options);
-            let server = Self::launch(flavor, port, password.clone(), folder, command);
+            let command = data_server(flavor, place, port, &folder, options);
+            let server = Self::launch(flavor, place, port, password.clone(), folder, command);
             if let Some(server) = server {
                 return server;
             }
@@ -90,20 +98,19 @@ impl Server {
         panic!("{} did not stay up in five attempts", flavor.binary("server"));
     }
 
-    /// A Sentinel with this configuration; `port` is the one that the text names.
-    pub fn start_sentinel(flavor: Flavor, port: u16, configuration: &str) -> Self {
+    /// A Sentinel with this configuration; `place` and `port` are those that the text names.
+    pub fn start_sentinel(place: Place, flavor: Flavor, port: u16, configuration: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let file = folder.path().join("sentinel.conf");
-        std::fs::write(&file, configuration).expect("sentinel.conf");
-        let mut command = Command::new(flavor.binary("sentinel"));
-        command.arg(file);
-        Self::launch(flavor, port, None, folder, command)
+        std::fs::write(folder.path().join(SENTINEL_FILE), configuration).expect("sentinel.conf");
+        let command = sentinel(flavor, place, &folder);
+        Self::launch(flavor, place, port, None, folder, command)
             .unwrap_or_else(|| panic!("{} did not stay up", flavor.binary("sentinel")))
     }
 
     /// Starts the process and waits until it answers; `None` if it exited.
     fn launch(
         flavor: Flavor,
+        place: Place,
         port: u16,
         password: Option<String>,
         folder: TempDir,
@@ -116,7 +123,7 @@ impl Server {
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
         let process = spawn(&mut command, flavor.remedy());
-        let mut server = Self { flavor, port, password, process, folder };
+        let mut server = Self { flavor, place, port, password, process, folder };
         let up = wait::until_some("a server to answer PING", wait::PATIENCE, || {
             if server.process.try_wait().expect("the server's state").is_some() {
                 return Some(false);
@@ -127,10 +134,15 @@ impl Server {
     }
 
     fn answers(&self) -> bool {
-        let Ok(mut client) = Client::try_connect(self.port) else { return false };
+        let Ok(mut client) = Client::try_connect(self.address()) else { return false };
         client.deadline(Duration::from_secs(1));
         client.send("PING\r\n");
         client.try_reply().is_ok_and(|reply| reply == b"+PONG\r\n" || reply.starts_with(b"-NOAUTH"))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.place.address(self.port)
     }
 
     /// Its unix socket.
@@ -145,7 +157,7 @@ impl Server {
 
     /// A raw client of this server; authenticated if it has a password.
     pub fn client(&self) -> Client {
-        let mut client = Client::connect(self.port);
+        let mut client = Client::connect_to(self.address());
         if let Some(password) = &self.password {
             client.expect(&["AUTH", password], "+OK\r\n");
         }
@@ -177,8 +189,19 @@ impl Server {
 
     /// Ends a data server as a crash would, and starts it again: same port, same folder, these options.
     pub fn restart(&mut self, options: &[&str]) {
+        let command = data_server(self.flavor, self.place, self.port, &self.folder, options);
+        self.replace(command);
+    }
+
+    /// The same for a Sentinel, with what it has written to its configuration.
+    #[allow(dead_code, reason = "for the chaos run")]
+    pub fn restart_sentinel(&mut self) {
+        let command = sentinel(self.flavor, self.place, &self.folder);
+        self.replace(command);
+    }
+
+    fn replace(&mut self, mut command: Command) {
         self.crash();
-        let mut command = data_server(self.flavor, self.port, &self.folder, options);
         let log = File::options().append(true).open(self.folder.path().join("log")).expect("its log file");
         command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(log);
         self.process = spawn(&mut command, self.flavor.remedy());
@@ -192,10 +215,19 @@ impl Server {
     }
 }
 
-fn data_server(flavor: Flavor, port: u16, folder: &TempDir, options: &[&str]) -> Command {
-    let mut command = Command::new(flavor.binary("server"));
+const SENTINEL_FILE: &str = "sentinel.conf";
+
+fn sentinel(flavor: Flavor, place: Place, folder: &TempDir) -> Command {
+    let mut command = place.command(&flavor.binary("sentinel"));
+    command.arg(folder.path().join(SENTINEL_FILE));
     command
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+}
+
+fn data_server(flavor: Flavor, place: Place, port: u16, folder: &TempDir, options: &[&str]) -> Command {
+    let mut command = place.command(&flavor.binary("server"));
+    command
+        .args(["--port", &port.to_string(), "--bind", &place.host.to_string(), "--protected-mode", "no"])
+        .args(["--save", "", "--appendonly", "no"])
         .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
         .arg("--unixsocket")
         .arg(folder.path().join("socket"))

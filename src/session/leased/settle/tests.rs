@@ -5,12 +5,24 @@ const BLPOP_FOR_EVER: &[u8] = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n";
 const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n";
 
 fn fate(request: &[u8], sent: bool, if_lost: IfLost, waited: Option<u64>, loss: (BlockedPop, bool)) -> Fate {
+    fate_of(request, sent, if_lost, waited, loss, 0)
+}
+
+fn fate_of(
+    request: &[u8],
+    sent: bool,
+    if_lost: IfLost,
+    waited: Option<u64>,
+    loss: (BlockedPop, bool),
+    sends: u8,
+) -> Fate {
     let now = Instant::now();
     let since = waited.map(|seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap());
     let awaited = Awaited {
         effect: Effect::None,
         mute: false,
         if_lost,
+        sends,
         queued: false,
         blocking: since,
         forgeable: false,
@@ -50,4 +62,45 @@ fn a_blocked_read_is_a_read() {
     let of = |if_lost| fate(request, true, if_lost, Some(1), (BlockedPop::TimesOut, false));
     assert_eq!(of(IfLost::Resend), Fate::Resend(request.to_vec()));
     assert_eq!(of(IfLost::ReportLost), Fate::Answer(Verdict::Lost.reply()));
+}
+
+#[test]
+fn a_refused_command_takes_its_transaction_along_and_nothing_behind() {
+    let expect = |effect, queued| {
+        Expect::Reply(Awaited {
+            effect,
+            mute: false,
+            if_lost: IfLost::ReportUnknown,
+            queued,
+            blocking: None,
+            forgeable: false,
+            sends: 0,
+        })
+    };
+    let exec = || expect(Effect::Exec(Box::default()), false);
+    let sent_after = |expects: &[Expect]| {
+        let mut requests = vec![(SET, true); expects.len()];
+        refuse_first(&expects.iter().collect::<Vec<_>>(), &mut requests);
+        requests.into_iter().map(|(_, sent)| sent).collect::<Vec<_>>()
+    };
+    let (queued, plain) = (|| expect(Effect::None, true), || expect(Effect::None, false));
+    assert_eq!(sent_after(&[queued(), queued(), exec(), plain()]), [false, false, false, true]);
+    let another = [queued(), expect(Effect::Discard, false), expect(Effect::Multi, false), queued(), exec()];
+    assert_eq!(sent_after(&another), [false, true, true, true, true], "only the one that it was in");
+    assert_eq!(sent_after(&[plain(), plain()]), [false, true]);
+    assert_eq!(sent_after(&[exec(), plain()]), [false, true]);
+}
+
+#[test]
+fn what_loses_its_connection_each_time_is_not_sent_for_ever() {
+    let of = |if_lost, sent, waited, sends| {
+        fate_of(SET, sent, if_lost, waited, (BlockedPop::TimesOut, false), sends)
+    };
+    let again = Fate::Resend(SET.to_vec());
+    assert_eq!(of(IfLost::Resend, true, None, MAX_SENDS - 2), again);
+    assert_eq!(of(IfLost::Resend, true, None, MAX_SENDS - 1), Fate::Answer(Verdict::GivenUp.reply()));
+    assert_eq!(of(IfLost::ResendWrite, true, None, MAX_SENDS - 1), Fate::Answer(unknown()));
+    assert_eq!(of(IfLost::Resend, false, None, MAX_SENDS), again, "this time it was not sent");
+    // One that blocks may well see three failovers.
+    assert!(matches!(of(IfLost::Resend, true, Some(1), MAX_SENDS), Fate::Resend(_)));
 }

@@ -1,25 +1,9 @@
-//! Many sessions at once, in both protocol versions, each holding something of its own while the primary is replaced.
+//! Sessions in both protocol versions, each holding something of its own while the primary is replaced.
 
 use super::*;
 
 /// More than a hash may have that is small enough to be shown at once.
 const MEMBERS: usize = 600;
-
-#[test]
-fn many_sessions_live_through_a_planned_failover() {
-    Flavor::ALL.into_iter().for_each(|flavor| live_through(flavor, Way::Planned));
-}
-
-#[test]
-fn many_sessions_live_through_a_crash() {
-    Flavor::ALL.into_iter().for_each(|flavor| live_through(flavor, Way::Crash));
-}
-
-/// Nobody kills the connections, so that they must be left.
-#[test]
-fn many_sessions_live_through_a_change_by_hand() {
-    Flavor::ALL.into_iter().for_each(|flavor| live_through(flavor, Way::Manual));
-}
 
 /// An entry that comes between the two primaries is read: `$` means what was newest when the client asked.
 #[test]
@@ -49,32 +33,47 @@ fn a_read_of_new_entries_skips_none() {
     }
 }
 
-fn live_through(flavor: Flavor, way: Way) {
-    let mut drill = Drill::without_writers(flavor);
-    drill.note(format!("{} {way:?}", flavor.name()));
-    let nodes = drill.deployment.replicas.iter().chain([&drill.deployment.primary]);
-    // ACLs are not replicated.
-    nodes.for_each(|node| {
-        assert_eq!(node.run_text(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"]), "+OK\r\n");
-    });
-    let mut observing = Proxy::start_with(&drill.deployment.url(), 1, &["--admin-commands", "allow"]);
-    observing.allow_log("\"WARN\"");
-    let mut monitor = observing.client();
-    monitor.expect(&["MONITOR"], "+OK\r\n");
-    let mut sessions = [2, 3].map(|resp| Held::start(&drill.proxy, resp));
-    // BLMOVE, XREAD and BLPOP of each.
-    wait_until_blocked(&drill.deployment.primary, 6);
-    wait::until("replication", || replicated(&drill));
-    let survivor = drill.replace_primary(way);
-    let blocked = if matches!(way, Way::Crash) { 2 } else { 6 };
-    wait_until_blocked(drill.node(survivor), blocked);
-    for session in &mut sessions {
-        session.check(&drill, way, drill.node(survivor));
+/// The sessions of both versions, and one that watches all that the server does.
+pub(super) struct Many {
+    sessions: [Held; 2],
+    monitor: Client,
+    observing: Proxy,
+}
+
+impl Many {
+    pub(super) fn start(drill: &Drill) -> Self {
+        let nodes = drill.deployment.replicas.iter().chain([&drill.deployment.primary]);
+        // ACLs are not replicated.
+        nodes.for_each(|node| {
+            assert_eq!(
+                node.run_text(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"]),
+                "+OK\r\n"
+            );
+        });
+        let mut observing = Proxy::start_with(&drill.deployment.url(), 1, &["--admin-commands", "allow"]);
+        observing.allow_log("\"WARN\"");
+        let mut monitor = observing.client();
+        monitor.expect(&["MONITOR"], "+OK\r\n");
+        let sessions = [2, 3].map(|resp| Held::start(&drill.proxy, resp));
+        Self { sessions, monitor, observing }
     }
-    wait::until("MONITOR to show what the new primary does", || {
-        drill.node(survivor).run(&["ECHO", "observed"]);
-        monitor.reply().windows(8).any(|shown| shown == b"observed")
-    });
+
+    /// BLMOVE, XREAD and BLPOP of each.
+    pub(super) fn blocked(&self) -> u64 {
+        3 * self.sessions.len() as u64
+    }
+
+    pub(super) fn check(mut self, drill: &Drill, way: Way, survivor: u16) {
+        let survivor = drill.node(survivor);
+        for session in &mut self.sessions {
+            session.check(drill, way, survivor);
+        }
+        wait::until("MONITOR to show what the new primary does", || {
+            survivor.run(&["ECHO", "observed"]);
+            self.monitor.reply().windows(8).any(|shown| shown == b"observed")
+        });
+        drop(self.observing);
+    }
 }
 
 /// A client that speaks this version.

@@ -1,0 +1,87 @@
+//! What the admin side shows of TLS: handshakes, and until when certificates count.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::Label;
+
+use super::scrape::Scrape;
+use crate::metrics::Kind;
+use crate::net::tls::accept::Handshakes;
+use crate::net::tls::certificate::shown_span;
+use crate::net::tls::fault::Reason;
+use crate::net::tls::slot::Expiry;
+
+const HANDSHAKES: &str = "respgate_tls_handshakes_total";
+const FAILURES: &str = "respgate_tls_handshake_failures_total";
+const EXPIRY: &str = "respgate_tls_certificate_expiry_timestamp_seconds";
+
+/// A certificate that runs out within this time is named by /readyz.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// What the admin side can see of TLS.
+#[derive(Clone, Default)]
+pub struct Security {
+    /// The listeners that speak TLS, by their place in the workers' plan.
+    pub listeners: Vec<(usize, String)>,
+    /// Until when respgate's own certificates count.
+    pub expiries: Vec<Expiry>,
+    /// Legs that do not verify whom they speak to, as in "upstream main".
+    pub unverified: Vec<String>,
+}
+
+impl Security {
+    pub(super) fn describe(scrape: &Scrape) {
+        scrape.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
+        scrape.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
+        scrape.describe(
+            EXPIRY,
+            Kind::Gauge,
+            "When respgate's own certificate runs out, in seconds since 1970.",
+        );
+    }
+
+    /// `handshakes`: by the listeners' place in the workers' plan.
+    pub(super) fn publish(&self, scrape: &Scrape, handshakes: &[Handshakes]) {
+        for (place, name) in &self.listeners {
+            let Some(counted) = handshakes.get(*place) else { continue };
+            let label = |key: &'static str, value: &'static str| {
+                vec![Label::new("listener", name.clone()), Label::new(key, value)]
+            };
+            scrape.publish(HANDSHAKES, Kind::Counter, label("kind", "full"), counted.full);
+            scrape.publish(HANDSHAKES, Kind::Counter, label("kind", "resumed"), counted.resumed);
+            for (reason, count) in Reason::ALL.iter().zip(counted.failed) {
+                scrape.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
+            }
+        }
+        for expiry in &self.expiries {
+            let Some(end) = expiry.not_after() else { continue };
+            let labels = vec![Label::new("leg", expiry.leg.label()), Label::new("name", expiry.name.clone())];
+            let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            scrape.publish(EXPIRY, Kind::Gauge, labels, seconds);
+        }
+    }
+
+    /// What whoever looks at /readyz should know. None of it makes respgate unready.
+    pub(super) fn remarks(&self, now: SystemTime) -> String {
+        let mut text = String::new();
+        for leg in &self.unverified {
+            text.push_str(&format!(
+                "{leg}: TLS without verification: whoever stands between can read and change it\n"
+            ));
+        }
+        for expiry in &self.expiries {
+            let (leg, name) = (expiry.leg.label(), &expiry.name);
+            match expiry.not_after().map(|end| end.duration_since(now)) {
+                Some(Err(_)) => text.push_str(&format!("{leg} {name}: the certificate has expired\n")),
+                Some(Ok(left)) if left < SOON => {
+                    text.push_str(&format!(
+                        "{leg} {name}: the certificate expires in {}\n",
+                        shown_span(left)
+                    ));
+                }
+                _ => {}
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,121 @@
+//! The certificates in use on every leg. Handshakes read the newest set; whoever rotates them writes it.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::config::{Config, Upstream};
+use crate::net::tls::Loaded;
+use crate::net::tls::accept::ServerTls;
+use crate::net::tls::certificate::shown_span;
+use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
+use crate::net::tls::server::{ServerProfile, ServerSet};
+use crate::net::tls::slot::{Expiry, Leg, Slot};
+use crate::rotation::{self, Source, Tally};
+
+/// How often certificates that run out soon are spoken of.
+const REMIND: Duration = Duration::from_secs(24 * 3600);
+/// What soon is.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// All sets of the process.
+#[derive(Default)]
+pub struct Certificates {
+    /// Of listeners.
+    pub servers: Vec<Slot<ServerProfile, ServerSet>>,
+    /// Of upstreams and their Sentinels.
+    pub clients: Vec<Slot<ClientProfile, ClientSet>>,
+}
+
+impl Certificates {
+    /// Takes over what the configuration's check has read.
+    pub fn of(config: &Config) -> Self {
+        let servers = config.listeners.iter().filter_map(|listener| {
+            let Loaded { profile, set } = listener.tls.clone()?;
+            let set = watch::channel(set).0;
+            Some(Slot { leg: Leg::Listener, name: listener.name.clone(), profile, set })
+        });
+        let clients = config.upstreams.iter().flat_map(|upstream| {
+            let legs = [(Leg::Upstream, &upstream.tls), (Leg::Sentinel, &upstream.sentinel_tls)];
+            legs.into_iter().filter_map(|(leg, loaded)| {
+                let Loaded { profile, set } = loaded.clone()?;
+                Some(Slot { leg, name: upstream.config.name.clone(), profile, set: watch::channel(set).0 })
+            })
+        });
+        Self { servers: servers.collect(), clients: clients.collect() }
+    }
+
+    /// TLS of a listener; `None` speaks plain text.
+    pub fn listener(&self, name: &str) -> Option<ServerTls> {
+        let slot = self.servers.iter().find(|slot| slot.name == name)?;
+        Some(ServerTls::new(slot.set.subscribe(), slot.profile.handshake_timeout))
+    }
+
+    /// TLS of an upstream's leg; `None` speaks plain text.
+    pub fn client(&self, leg: Leg, upstream: &Upstream) -> Option<ClientTls> {
+        let slot = self.clients.iter().find(|slot| slot.leg == leg && slot.name == upstream.config.name)?;
+        Some(ClientTls::new(slot.set.subscribe(), slot.profile.names.clone()))
+    }
+
+    /// From now on, reads every set again when its files change. Handshakes that begin then use the new set; one that
+    /// cannot be used is reported, and the old one stays. Gives what becomes of the changes.
+    pub fn rotate(&self, interval: Duration) -> Vec<Tally> {
+        let mut tallies = Vec::new();
+        for slot in &self.servers {
+            let (profile, set) = (slot.profile.clone(), slot.set.clone());
+            let load = move || {
+                let before = set.borrow().clone();
+                profile.load(Some(&before)).map_err(|fault| fault.text)
+            };
+            tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
+        }
+        for slot in &self.clients {
+            let profile = slot.profile.clone();
+            let load = move || profile.load().map_err(|fault| fault.text);
+            tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
+        }
+        tokio::spawn(remind(self.expiries()));
+        tallies
+    }
+
+    /// Until when certificates count, for metrics.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.servers
+            .iter()
+            .map(Slot::<_, ServerSet>::expiry)
+            .chain(self.clients.iter().map(Slot::<_, ClientSet>::expiry))
+            .collect()
+    }
+}
+
+fn follow<P, S: Send + Sync + 'static>(slot: &Slot<P, S>, source: Source<S>, interval: Duration) -> Tally {
+    let of = match slot.leg {
+        Leg::Listener => format!("listeners.{}", slot.name),
+        Leg::Upstream | Leg::Sentinel => format!("upstreams.{}", slot.name),
+    };
+    let what = if slot.leg == Leg::Sentinel { "sentinel-certificates" } else { "certificates" };
+    let (tally, set) = (Tally::new(what, of), slot.set.clone());
+    let adopt = move |newest| {
+        set.send_replace(newest);
+    };
+    tokio::spawn(rotation::follow(source, interval, tally.clone(), adopt));
+    tally
+}
+
+/// Speaks of certificates that run out soon, once a day.
+async fn remind(expiries: Vec<Expiry>) {
+    let mut days = tokio::time::interval(REMIND);
+    loop {
+        days.tick().await;
+        for expiry in &expiries {
+            let (leg, name) = (expiry.leg.label(), &expiry.name);
+            match expiry.not_after().map(|end| end.duration_since(SystemTime::now())) {
+                Some(Err(_)) => tracing::error!(leg, name, "the certificate has expired: renew it"),
+                Some(Ok(left)) if left < SOON => {
+                    tracing::warn!(leg, name, "the certificate expires in {}: renew it", shown_span(left));
+                }
+                _ => {}
+            }
+        }
+    }
+}

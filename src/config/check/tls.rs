@@ -1,0 +1,277 @@
+//! Checks TLS settings, and reads what they name: certificates, keys, authorities.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::super::report::{Place, Report};
+use super::super::tls::{ClientKeys, Paths, TypedClientTls, TypedServerTls};
+use super::super::typed::Setting;
+use crate::net::tls::certificate::shown_span;
+use crate::net::tls::client::{ClientProfile, ClientSet};
+use crate::net::tls::names::Names;
+use crate::net::tls::server::{ClientCertificates, ServerProfile, ServerSet};
+use crate::net::tls::trust::Trust;
+use crate::net::tls::{LoadFault, Loaded, Part};
+use crate::topology::Address;
+
+/// The default of `tls-handshake-timeout`.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A certificate that runs out within this time is worth a warning.
+pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// A listener's TLS. `None`: plain text, or a fault.
+pub(super) fn listener(
+    typed: TypedServerTls,
+    table: &Place,
+    report: &mut Report,
+) -> Option<Loaded<ServerProfile, ServerSet>> {
+    let places = Places {
+        chain: typed.cert.place().cloned(),
+        key: typed.key.place().cloned(),
+        trust: typed.client_ca.place().cloned(),
+        crl: typed.crl.place().cloned(),
+        table: table.clone(),
+    };
+    let pair = match pair(typed.cert, typed.key, ["tls-cert", "tls-key"], table, report) {
+        Pair::Given(chain, key) => (chain, key),
+        Pair::Faulty => return None,
+        Pair::Absent => {
+            let useless = [
+                places.trust.as_ref(),
+                typed.client_auth.place(),
+                places.crl.as_ref(),
+                typed.min_version.place(),
+                typed.handshake_timeout.place(),
+            ];
+            for place in useless.into_iter().flatten() {
+                report.fault(
+                    place,
+                    "this listener speaks plain text; set tls-cert and tls-key, or leave it out",
+                );
+            }
+            return None;
+        }
+    };
+    let clients = match (&typed.client_auth, &places.trust) {
+        (Setting::Faulty, _) => return None,
+        (Setting::Given(clients, place), None) if *clients != ClientCertificates::Ignored => {
+            report.fault(place, "needs tls-client-ca: the authorities that sign clients' certificates");
+            return None;
+        }
+        (Setting::Given(ClientCertificates::Ignored, _), Some(place)) => {
+            report.fault(place, "means nothing with tls-client-auth = \"none\"; leave one out");
+            return None;
+        }
+        (Setting::Given(clients, _), _) => *clients,
+        (Setting::Absent, Some(_)) => ClientCertificates::Required,
+        (Setting::Absent, None) => ClientCertificates::Ignored,
+    };
+    if let (Some(place), ClientCertificates::Ignored) = (&places.crl, clients) {
+        report.fault(
+            place,
+            "revokes clients' certificates, and clients are not asked for any; set tls-client-ca",
+        );
+        return None;
+    }
+    let profile = ServerProfile {
+        chain: pair.0,
+        key: pair.1,
+        clients,
+        trust: Trust {
+            paths: typed.client_ca.or(Paths(Vec::new())).0,
+            system: false,
+            revoked: typed.crl.or(Paths(Vec::new())).0,
+        },
+        floor: typed.min_version.or_default(),
+        handshake_timeout: typed
+            .handshake_timeout
+            .at_least(Duration::from_millis(10), "10ms", report)
+            .or(HANDSHAKE_TIMEOUT),
+    };
+    match profile.load(None) {
+        Ok(set) => {
+            places.warn_of_expiry(Some(set.not_after), report);
+            Some(Loaded { profile, set })
+        }
+        Err(fault) => {
+            places.report(&fault, report);
+            None
+        }
+    }
+}
+
+/// One leg towards servers. `scheme`: what the URL says. `wider`: the settings that hold where this leg has none of its
+/// own. `None`: plain text, or a fault.
+pub(super) fn leg(
+    typed: &TypedClientTls,
+    wider: Option<&TypedClientTls>,
+    scheme: bool,
+    keys: &ClientKeys,
+    nat: &HashMap<Address, Address>,
+    table: &Place,
+    report: &mut Report,
+) -> Option<Loaded<ClientProfile, ClientSet>> {
+    let on = match (&typed.on, typed.places().next()) {
+        (Setting::Given(on, _), _) => *on,
+        (Setting::Faulty, _) => return None,
+        (Setting::Absent, _) => scheme,
+    };
+    if !on {
+        for place in typed.places() {
+            let text = format!(
+                "this connection is in plain text; set {} = true (or begin the url with rediss), or leave it out",
+                keys.on
+            );
+            report.fault(place, text);
+        }
+        return None;
+    }
+    // Authorities belong together, and so do a certificate and its key: they are taken from one leg as a whole.
+    let own_trust =
+        [typed.ca.is_absent(), typed.system_roots.is_absent(), typed.crl.is_absent()].contains(&false);
+    let trust = wider.filter(|_| !own_trust).unwrap_or(typed);
+    let own_pair = !typed.cert.is_absent() || !typed.key.is_absent();
+    let owner = wider.filter(|_| !own_pair).unwrap_or(typed);
+    let places = Places {
+        chain: owner.cert.place().cloned(),
+        key: owner.key.place().cloned(),
+        trust: trust.ca.place().cloned(),
+        crl: trust.crl.place().cloned(),
+        table: typed.on.place().unwrap_or(table).clone(),
+    };
+    let identity = match pair(owner.cert.clone(), owner.key.clone(), [keys.cert, keys.key], table, report) {
+        Pair::Given(chain, key) => Some((chain, key)),
+        Pair::Absent => None,
+        Pair::Faulty => return None,
+    };
+    let unverified = typed.unverified.value() == Some(&true);
+    if unverified {
+        for place in
+            [typed.ca.place(), typed.server_name.place(), typed.server_names.place()].into_iter().flatten()
+        {
+            report.fault(place, format!("means nothing with {} = true; leave one out", keys.unverified));
+        }
+        if let Some(place) = typed.unverified.place() {
+            report.warn(
+                place,
+                "whoever stands between respgate and the server can read and change everything; name the server's \
+                 authority with tls-ca instead",
+            );
+        }
+    }
+    let profile = ClientProfile {
+        trust: Trust {
+            paths: trust.ca.clone().or(Paths(Vec::new())).0,
+            system: trust.system_roots.clone().or(trust.ca.is_absent()),
+            revoked: trust.crl.clone().or(Paths(Vec::new())).0,
+        },
+        identity,
+        floor: typed
+            .min_version
+            .or_else(&wider.map(|wider| wider.min_version.clone()).unwrap_or_default())
+            .or_default(),
+        names: names(typed, nat),
+        dangerously_unverified: unverified,
+    };
+    if trust.ca.is_faulty() || trust.crl.is_faulty() {
+        return None;
+    }
+    match profile.load() {
+        Ok(set) => {
+            places.warn_of_expiry(set.not_after, report);
+            Some(Loaded { profile, set })
+        }
+        Err(fault) => {
+            // The leg that the settings belong to reports them.
+            if wider.is_none() || own_trust || own_pair {
+                places.report(&fault, report);
+            }
+            None
+        }
+    }
+}
+
+/// Names by the address that is dialled: what Sentinels announce, and where the NAT map leads from there.
+fn names(typed: &TypedClientTls, nat: &HashMap<Address, Address>) -> Names {
+    let mut by_address = HashMap::new();
+    for (address, name) in typed.server_names.value().into_iter().flatten() {
+        by_address.insert(address.clone(), name.0.clone());
+        if let Some(dialled) = nat.get(address) {
+            by_address.insert(dialled.clone(), name.0.clone());
+        }
+    }
+    Names { all: typed.server_name.value().map(|name| name.0.clone()), by_address: Arc::new(by_address) }
+}
+
+enum Pair {
+    Absent,
+    Faulty,
+    Given(PathBuf, PathBuf),
+}
+
+/// A certificate and its key: both, or neither.
+fn pair(
+    chain: Setting<PathBuf>,
+    key: Setting<PathBuf>,
+    [chain_key, key_key]: [&'static str; 2],
+    table: &Place,
+    report: &mut Report,
+) -> Pair {
+    match (chain, key) {
+        (Setting::Given(chain, _), Setting::Given(key, _)) => Pair::Given(chain, key),
+        (Setting::Absent, Setting::Absent) => Pair::Absent,
+        (Setting::Given(_, place), Setting::Absent) => {
+            report.fault(
+                &beside(&place, table, key_key),
+                format!("is missing; {chain_key} needs its private key"),
+            );
+            Pair::Faulty
+        }
+        (Setting::Absent, Setting::Given(_, place)) => {
+            report.fault(
+                &beside(&place, table, chain_key),
+                format!("is missing; {key_key} needs its certificate"),
+            );
+            Pair::Faulty
+        }
+        _ => Pair::Faulty,
+    }
+}
+
+/// Where a missing key should stand: in the table, or next to the flag that was given.
+fn beside(given: &Place, table: &Place, key: &str) -> Place {
+    match given {
+        Place::File { .. } => table.sub_key(key),
+        other => other.clone(),
+    }
+}
+
+/// Where the parts of a profile were typed.
+struct Places {
+    chain: Option<Place>,
+    key: Option<Place>,
+    trust: Option<Place>,
+    crl: Option<Place>,
+    table: Place,
+}
+
+impl Places {
+    fn report(&self, fault: &LoadFault, report: &mut Report) {
+        let place = match fault.part {
+            Part::Chain => &self.chain,
+            Part::Key => &self.key,
+            Part::Trust => &self.trust,
+            Part::Crl => &self.crl,
+        };
+        report.fault(place.as_ref().unwrap_or(&self.table), fault.text.clone());
+    }
+
+    fn warn_of_expiry(&self, not_after: Option<SystemTime>, report: &mut Report) {
+        let left = not_after.and_then(|end| end.duration_since(SystemTime::now()).ok());
+        if let (Some(left), Some(place)) = (left.filter(|left| *left < EXPIRES_SOON), &self.chain) {
+            report.warn(place, format!("the certificate expires in {}; renew it", shown_span(left)));
+        }
+    }
+}

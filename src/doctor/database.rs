@@ -1,0 +1,37 @@
+//! May the database be used?
+
+use tokio::time::Instant;
+
+use super::finding::{Finding, Step};
+use super::peer::{Channel, Peer};
+use super::words::{code, quoted};
+use crate::resp::control::ControlError;
+
+/// Selects the database that clients start in; nothing is asked about database 0, which every server has.
+///
+/// # Errors
+///
+/// When the connection fails.
+pub(super) async fn examine(
+    channel: &mut Channel,
+    peer: &Peer,
+    database: u32,
+) -> Result<Option<Finding>, ControlError> {
+    if database == 0 {
+        return Ok(None);
+    }
+    let deadline = Instant::now() + peer.patience();
+    let mut digits = itoa::Buffer::new();
+    let reply = channel.call(&[b"SELECT", digits.format(database).as_bytes()], deadline).await?;
+    let Some(line) = reply.error() else {
+        return Ok(Some(Finding::ok(Step::Database, format!("database {database} can be selected"))));
+    };
+    let seen = format!("database {database} is refused ({})", quoted(line, peer.credentials.as_ref()));
+    let remedy = match code(line) {
+        b"NOPERM" => "allow the user +select, or use database 0",
+        _ => {
+            "the server has as many as `databases` says, 16 by default, and often 1 at cloud providers: use a lower number"
+        }
+    };
+    Ok(Some(Finding::broken(Step::Database, seen, remedy)))
+}

@@ -1,0 +1,51 @@
+//! One data server: the primary, or a replica that may become it.
+
+use super::finding::{Finding, Section, Step, Subject};
+use super::peer::{self, Channel, Peer};
+use super::role::Expected;
+use super::{clients, database, latency, role, server};
+use crate::resp::control::ControlError;
+use crate::upstream::config::UpstreamConfig;
+
+/// Walks to a node and asks it everything.
+pub(super) async fn examine(peer: Peer, upstream: UpstreamConfig, expected: Expected) -> Section {
+    let (mut findings, channel) = peer::reach(&peer).await;
+    match channel {
+        None => {
+            let steps = [Step::Server, Step::Role, Step::Latency];
+            findings.extend(
+                steps.map(|step| Finding::not_tried(step, "it needs a connection that is logged in")),
+            );
+        }
+        Some(mut channel) => {
+            if let Err(error) = questions(&mut channel, &peer, &upstream, expected, &mut findings).await {
+                findings.push(Finding::broken(
+                    Step::Server,
+                    format!("in the middle of the questions, the connection failed: {error}"),
+                    "run this again; if it lasts, look at the server's log",
+                ));
+            }
+        }
+    }
+    Section {
+        subject: if expected == Expected::Replica { Subject::Replica } else { Subject::Primary },
+        name: upstream.name,
+        address: peer.address.to_string(),
+        findings,
+    }
+}
+
+async fn questions(
+    channel: &mut Channel,
+    peer: &Peer,
+    upstream: &UpstreamConfig,
+    expected: Expected,
+    findings: &mut Vec<Finding>,
+) -> Result<(), ControlError> {
+    findings.push(server::examine(channel, peer).await?);
+    findings.push(role::examine(channel, peer, expected).await?);
+    findings.extend(database::examine(channel, peer, upstream.database).await?);
+    findings.extend(clients::examine(channel, peer, upstream.max_connections).await?);
+    findings.push(latency::examine(channel, peer).await?);
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! The chain that a peer sent, and what is wrong with it. Pure: certificates and the time in, words out. The verdict is
+//! the TLS library's; this finds the reasons that people can do something about.
+
+use super::ca_key;
+use super::certificate::Certificate;
+use crate::doctor::finding::{Finding, Step};
+use crate::doctor::peer::Kind;
+use crate::doctor::words::count;
+use crate::net::tls::fault::{Fault as Refusal, Reason};
+use crate::topology::Address;
+
+/// A certificate that ends within this many days is warned about.
+const SOON: i64 = 14;
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// What was sent, and what was wanted.
+#[derive(Clone, Debug)]
+pub(super) struct Shown<'a> {
+    /// As the peer sent them: its own first.
+    pub(super) chain: &'a [Vec<u8>],
+    /// The name or IP address that the certificate should have.
+    pub(super) wanted: String,
+    /// Seconds since 1970.
+    pub(super) now: i64,
+    /// Whose settings are meant.
+    pub(super) kind: Kind,
+    /// The address that a Sentinel announced, if one did.
+    pub(super) announced: Option<&'a Address>,
+}
+
+/// Why the TLS library refuses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verdict<'a> {
+    /// As the log would put it.
+    pub(super) fault: &'a Refusal,
+    /// As the library puts it.
+    pub(super) said: &'a str,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fault {
+    what: String,
+    remedy: String,
+}
+
+/// Makes a finding of a chain: `verdict` is `None` if the library accepts it. `version` is that of TLS, as in `TLS 1.3`.
+pub(super) fn explain(shown: &Shown<'_>, version: &str, verdict: Option<Verdict<'_>>) -> Finding {
+    let parsed: Vec<Option<Certificate>> = shown.chain.iter().map(|der| Certificate::parse(der)).collect();
+    let finding = judge(shown, &parsed, version, verdict);
+    let finding = parsed.iter().enumerate().fold(finding, |finding, (number, certificate)| {
+        finding.detail(match certificate {
+            Some(certificate) => line(certificate, number, shown.now),
+            None => format!("certificate {}: cannot be read", number + 1),
+        })
+    });
+    match parsed.first() {
+        Some(Some(leaf)) => finding
+            .fact("subject", leaf.subject.clone())
+            .fact("issuer", leaf.issuer.clone())
+            .fact("names", leaf.names.clone())
+            .fact("not_before", leaf.not_before)
+            .fact("not_after", leaf.not_after)
+            .fact("days_left", (leaf.not_after - shown.now) / DAY)
+            .fact("key", leaf.key.clone())
+            .fact("chain", shown.chain.len()),
+        _ => finding,
+    }
+}
+
+fn judge(
+    shown: &Shown<'_>,
+    parsed: &[Option<Certificate>],
+    version: &str,
+    verdict: Option<Verdict<'_>>,
+) -> Finding {
+    let Some(Some(leaf)) = parsed.first() else {
+        let seen = verdict.map_or("the peer sent no certificate that can be read", |verdict| verdict.said);
+        return Finding::broken(Step::Tls, seen, "look at the peer's log, and at its certificate file");
+    };
+    let Some(verdict) = verdict else {
+        let days = (leaf.not_after - shown.now) / DAY;
+        let seen = format!("{version}; the certificate is for {} and is trusted", leaf.shown_names());
+        return if days < SOON {
+            let seen = format!("{seen}, but ends in {}", days_left(days));
+            Finding::warning(
+                Step::Tls,
+                seen,
+                format!("renew it before {}: then nobody connects any more", leaf.until),
+            )
+        } else {
+            Finding::ok(Step::Tls, format!("{seen}; {} left", days_left(days)))
+        };
+    };
+    let chain: Vec<&Certificate> = parsed.iter().flatten().collect();
+    let refusal = || {
+        let (what, remedy) =
+            verdict.fault.text.split_once("; ").unwrap_or((&verdict.fault.text, "see below"));
+        Fault { what: format!("the {} {what}", shown.kind.noun()), remedy: remedy.into() }
+    };
+    let (timely, name) = (timely(&chain, shown.now), name(leaf, shown));
+    // What the library met first comes first.
+    let faults: Vec<Fault> = match verdict.fault.reason {
+        Reason::Untrusted => trust(leaf, &chain, shown).into_iter().chain(timely).chain(name).collect(),
+        Reason::WrongName => name.into_iter().chain(timely).collect(),
+        Reason::Expired => timely.into_iter().chain(name).collect(),
+        _ => [refusal()].into_iter().chain(timely).chain(name).collect(),
+    };
+    let mut faults = faults.into_iter();
+    let first = faults.next().unwrap_or_else(refusal);
+    let finding = Finding::broken(Step::Tls, first.what, first.remedy);
+    let finding = faults
+        .fold(finding, |finding, more| finding.detail(format!("besides: {} ({})", more.what, more.remedy)));
+    finding.detail(format!("the TLS library says: {}", verdict.said))
+}
+
+/// The chain that respgate shows itself.
+pub(super) fn own(chain: &[Vec<u8>], now: i64) -> Finding {
+    let parsed: Vec<Certificate> = chain.iter().filter_map(|der| Certificate::parse(der)).collect();
+    let Some(leaf) = parsed.first() else {
+        return Finding::broken(
+            Step::Tls,
+            "the file holds no certificate",
+            "put a certificate chain in PEM there",
+        );
+    };
+    let first_end = parsed.iter().min_by_key(|certificate| certificate.not_after).unwrap_or(leaf);
+    let days = (first_end.not_after - now) / DAY;
+    let seen =
+        format!("clients are shown a certificate for {}; {} left", leaf.shown_names(), days_left(days));
+    let finding = if days < SOON {
+        let remedy = format!("renew it before {}: then no client connects any more", first_end.until);
+        Finding::warning(Step::Tls, seen, remedy)
+    } else if leaf.names.is_empty() {
+        let remedy = "have it issued anew with the names (subject alternative names) that clients dial: most check them";
+        Finding::warning(Step::Tls, seen, remedy)
+    } else {
+        Finding::ok(Step::Tls, seen)
+    };
+    let lines = parsed.iter().enumerate().map(|(number, certificate)| line(certificate, number, now));
+    lines.fold(finding, Finding::detail).fact("days_left", days).fact("names", leaf.names.clone())
+}
+
+/// One certificate in a line.
+fn line(certificate: &Certificate, number: usize, now: i64) -> String {
+    let Certificate { subject, issuer, from, until, key, .. } = certificate;
+    let subject = if subject.is_empty() { "(no subject)" } else { subject };
+    let names = match (number, certificate.is_ca) {
+        (0, _) => format!(", for {}", certificate.shown_names()),
+        (_, true) => ", a CA".to_owned(),
+        (_, false) => String::new(),
+    };
+    let by = if certificate.self_issued() { "by itself".to_owned() } else { format!("by {issuer}") };
+    let left = (certificate.not_after - now) / DAY;
+    let left = if left < 0 { "over".to_owned() } else { format!("{} left", days_left(left)) };
+    let weak = if certificate.weak { ", which is too short" } else { "" };
+    format!(
+        "certificate {}: {subject}{names}; issued {by}; {from} to {until}, {left}; {key}{weak}",
+        number + 1
+    )
+}
+
+fn days_left(days: i64) -> String {
+    count(usize::try_from(days).unwrap_or(0), "day")
+}
+
+/// Whether every certificate is in its time.
+fn timely(chain: &[&Certificate], now: i64) -> Vec<Fault> {
+    let whose = |number: usize, certificate: &Certificate| match number {
+        0 => "the certificate".to_owned(),
+        _ => format!("the CA certificate {:?} in the chain", certificate.subject),
+    };
+    let fault = |(number, certificate): (usize, &&Certificate)| {
+        let whose = whose(number, certificate);
+        if certificate.not_after < now {
+            let ago = days_left((now - certificate.not_after) / DAY);
+            Some(Fault {
+                what: format!("{whose} expired on {}, {ago} ago", certificate.until),
+                remedy: "renew it and let the server load it (a restart, or on Valkey and Redis CONFIG SET \
+                         tls-cert-file with the same path); check this machine's clock if that cannot be"
+                    .into(),
+            })
+        } else if certificate.not_before > now {
+            Some(Fault {
+                what: format!("{whose} is valid from {} on, which is not yet", certificate.from),
+                remedy: "check this machine's clock (date -u), and the one where the certificate was made"
+                    .into(),
+            })
+        } else {
+            None
+        }
+    };
+    chain.iter().enumerate().filter_map(fault).collect()
+}
+
+/// Whether the peer's own certificate has the wanted name.
+fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<Fault> {
+    let wanted = shown.wanted.as_str();
+    if leaf.is_for(wanted) {
+        return None;
+    }
+    let what = if leaf.names.is_empty() {
+        format!(
+            "the certificate has no names (subject alternative names), only the subject {:?}, which no longer counts",
+            leaf.subject
+        )
+    } else {
+        format!("the certificate is for {}, not for {wanted}", leaf.shown_names())
+    };
+    let example = leaf.names.iter().find(|name| !name.starts_with("*."));
+    let reissue = format!("have it issued anew with {wanted} among its names");
+    let (key, prefix) = match shown.kind {
+        Kind::Server => ("--upstream-server-name (tls-server-name)", ""),
+        Kind::Sentinel => ("sentinel-tls-server-name", "sentinel-"),
+    };
+    let remedy = match (example, shown.announced) {
+        (None, _) => reissue,
+        (Some(name), Some(announced)) => format!(
+            "if it is the right one, say which name its certificate has: {prefix}tls-server-names = {{ \"{announced}\" = \
+             {name:?} }} for this one, {key} for all; or {reissue}"
+        ),
+        (Some(name), None) => format!(
+            "dial it by a name that the certificate has; or, if it is the right one, set {key} to {name:?}; or {reissue}"
+        ),
+    };
+    Some(Fault { what, remedy })
+}
+
+/// Why a chain that is in its time and has the right name does not lead to a trusted CA.
+fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Option<Fault> {
+    let key = ca_key(shown.kind);
+    if leaf.weak {
+        return Some(Fault {
+            what: format!("the certificate's key ({}) is too short to be trusted", leaf.key),
+            remedy: "have it issued anew with RSA of 2048 bits or more, or ECDSA".into(),
+        });
+    }
+    if leaf.self_issued() {
+        return Some(Fault {
+            what: "the certificate is signed by itself, so only whoever knows it in advance can trust it"
+                .into(),
+            remedy: format!(
+                "get that certificate from whoever runs the server, by another way than this connection, and set \
+                 {key} to the file"
+            ),
+        });
+    }
+    let broken_at = chain.windows(2).find(|pair| !pair[0].issued_by(pair[1]));
+    if let Some([lower, higher]) = broken_at.and_then(|pair| <[&Certificate; 2]>::try_from(pair).ok()) {
+        return Some(Fault {
+            what: format!(
+                "the chain does not fit together: after {:?}, issued by {:?}, comes {:?}",
+                lower.subject, lower.issuer, higher.subject
+            ),
+            remedy: "in the server's certificate file, its own certificate comes first, then the CA that issued it, then \
+                     the CA above that"
+                .into(),
+        });
+    }
+    let last = chain.last()?;
+    if last.self_issued() {
+        return Some(Fault {
+            what: format!("the chain ends at the CA {:?}, which is not among the trusted ones", last.subject),
+            remedy: format!(
+                "set {key} to a file with that CA's certificate, from whoever runs the server (cloud providers \
+                 offer it for download); for a public CA, tls-system-roots = true"
+            ),
+        });
+    }
+    let alone = chain.len() == 1;
+    Some(Fault {
+        what: format!(
+            "{}, and its issuer {:?} is not among the trusted CAs",
+            if alone {
+                "the server sends its own certificate only".to_owned()
+            } else {
+                format!("the server sends {}", count(chain.len(), "certificate"))
+            },
+            last.issuer
+        ),
+        remedy: format!(
+            "set {key} to a file with that issuer's certificate; if it is an intermediate CA, the better place \
+             for it is the server: append it to the file of `tls-cert-file`"
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Level;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    /// A root, an intermediate CA, and a certificate for `db.example`, valid 2025 to 2026.
+    struct Made {
+        root: Vec<u8>,
+        intermediate: Vec<u8>,
+        leaf: Vec<u8>,
+    }
+
+    const NOW: i64 = 1_767_225_600; // 2026-01-01
+
+    fn params(name: &str, names: &[&str], ca: bool) -> CertificateParams {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.remove(DnType::CommonName);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(2025, 7, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 7, 1);
+        if ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        params
+    }
+
+    fn made(names: &[&str]) -> Made {
+        let keys: Vec<KeyPair> = (0..3).map(|_| KeyPair::generate().unwrap()).collect();
+        let root = params("Root", &[], true);
+        let intermediate = params("Intermediate", &[], true);
+        let root_der = root.self_signed(&keys[0]).unwrap().der().to_vec();
+        let by_root = Issuer::from_params(&root, &keys[0]);
+        let intermediate_der = intermediate.signed_by(&keys[1], &by_root).unwrap().der().to_vec();
+        let by_intermediate = Issuer::from_params(&intermediate, &keys[1]);
+        let leaf = params("db", names, false).signed_by(&keys[2], &by_intermediate).unwrap().der().to_vec();
+        Made { root: root_der, intermediate: intermediate_der, leaf }
+    }
+
+    fn shown<'a>(chain: &'a [Vec<u8>], wanted: &str, now: i64) -> Shown<'a> {
+        Shown { chain, wanted: wanted.into(), now, kind: Kind::Server, announced: None }
+    }
+
+    fn explained(chain: &[&Vec<u8>], wanted: &str, now: i64, reason: Option<Reason>) -> Finding {
+        let chain: Vec<Vec<u8>> = chain.iter().copied().cloned().collect();
+        let fault = reason.map(|reason| Refusal { reason, text: "has a flaw; mend it".into() });
+        let verdict = fault.as_ref().map(|fault| Verdict { fault, said: "invalid peer certificate" });
+        explain(&shown(&chain, wanted, now), "TLS 1.3", verdict)
+    }
+
+    #[track_caller]
+    fn is_broken(finding: &Finding, what: &str, remedy: &str) {
+        assert_eq!(finding.level, Level::Broken, "{finding:#?}");
+        assert!(finding.seen.contains(what), "{finding:#?}");
+        assert!(finding.remedy.as_ref().unwrap().contains(remedy), "{finding:#?}");
+    }
+
+    #[test]
+    fn a_good_chain_is_shown() {
+        let made = made(&["db.example"]);
+        let finding = explained(&[&made.leaf, &made.intermediate], "db.example", NOW, None);
+        assert_eq!(finding.level, Level::Ok);
+        assert_eq!(finding.seen, "TLS 1.3; the certificate is for db.example and is trusted; 181 days left");
+        assert_eq!(
+            finding.details,
+            [
+                "certificate 1: CN=db, for db.example; issued by CN=Intermediate; 2025-07-01 to 2026-07-01, 181 days \
+                 left; ECDSA 256",
+                "certificate 2: CN=Intermediate, a CA; issued by CN=Root; 2025-07-01 to 2026-07-01, 181 days left; \
+                 ECDSA 256"
+            ]
+        );
+        assert_eq!(finding.facts["days_left"], 181);
+        let late = explained(&[&made.leaf, &made.intermediate], "db.example", NOW + 175 * DAY, None);
+        assert!(late.level == Level::Warning && late.seen.ends_with("ends in 6 days"), "{late:#?}");
+    }
+
+    #[test]
+    fn time_and_name() {
+        let made = made(&["db.example", "*.db.example"]);
+        let chain = [&made.leaf, &made.intermediate];
+        let expired = explained(&chain, "db.example", NOW + 200 * DAY, Some(Reason::Expired));
+        is_broken(&expired, "expired on 2026-07-01, 19 days ago", "renew");
+        assert!(expired.details.iter().any(|line| line == "the TLS library says: invalid peer certificate"));
+        let early = explained(&chain, "db.example", NOW - 300 * DAY, Some(Reason::Expired));
+        is_broken(&early, "not yet", "clock");
+        let wrong = explained(&chain, "10.0.0.5", NOW, Some(Reason::WrongName));
+        is_broken(
+            &wrong,
+            "is for db.example, *.db.example, not for 10.0.0.5",
+            "(tls-server-name) to \"db.example\"",
+        );
+        let both = explained(&chain, "other", NOW + 200 * DAY, Some(Reason::Expired));
+        assert!(
+            both.details.iter().any(|line| line.starts_with("besides: ") && line.contains("not for other"))
+        );
+        let nameless = self::made(&[]);
+        let nameless = explained(&[&nameless.leaf], "db.example", NOW, Some(Reason::WrongName));
+        is_broken(&nameless, "no longer counts", "issued anew");
+        let revoked = explained(&chain, "db.example", NOW, Some(Reason::Revoked));
+        is_broken(&revoked, "the server has a flaw", "mend it");
+    }
+
+    #[test]
+    fn an_announced_address_gets_the_map() {
+        let made = made(&["db.example"]);
+        let fault = Refusal { reason: Reason::WrongName, text: String::new() };
+        let announced = Address::tcp("10.0.0.5", 6379);
+        let chain = [made.leaf];
+        let shown =
+            Shown { kind: Kind::Sentinel, announced: Some(&announced), ..shown(&chain, "10.0.0.5", NOW) };
+        is_broken(
+            &explain(&shown, "TLS 1.3", Some(Verdict { fault: &fault, said: "x" })),
+            "not for 10.0.0.5",
+            "sentinel-tls-server-names = { \"10.0.0.5:6379\" = \"db.example\" } for this one",
+        );
+    }
+
+    #[test]
+    fn our_own_chain() {
+        let made = made(&["db.example"]);
+        let chain = [made.leaf, made.intermediate];
+        let finding = own(&chain, NOW);
+        assert_eq!(
+            (finding.level, &*finding.seen),
+            (Level::Ok, "clients are shown a certificate for db.example; 181 days left")
+        );
+        assert_eq!(own(&chain, NOW + 180 * DAY).level, Level::Warning);
+        assert_eq!(own(&[], NOW).level, Level::Broken);
+    }
+
+    #[test]
+    fn trust_is_explained() {
+        let made = made(&["db.example"]);
+        let of = |chain: &[&Vec<u8>]| explained(chain, "db.example", NOW, Some(Reason::Untrusted));
+        is_broken(
+            &of(&[&made.leaf]),
+            "its own certificate only, and its issuer \"CN=Intermediate\"",
+            "tls-cert-file",
+        );
+        is_broken(&of(&[&made.leaf, &made.intermediate]), "issuer \"CN=Root\" is not among", "tls-ca");
+        let whole = of(&[&made.leaf, &made.intermediate, &made.root]);
+        is_broken(&whole, "ends at the CA \"CN=Root\"", "tls-system-roots");
+        is_broken(&of(&[&made.leaf, &made.root]), "does not fit together", "comes first");
+        let own = params("db", &["db.example"], false).self_signed(&KeyPair::generate().unwrap()).unwrap();
+        is_broken(&of(&[&own.der().to_vec()]), "signed by itself", "by another way");
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_said_to_be_none() {
+        let finding = explained(&[&b"nonsense".to_vec()], "db.example", NOW, Some(Reason::BadCertificate));
+        is_broken(&finding, "invalid peer certificate", "log");
+        assert_eq!(finding.details, ["certificate 1: cannot be read"]);
+        is_broken(&explained(&[], "db.example", NOW, None), "no certificate", "log");
+    }
+}

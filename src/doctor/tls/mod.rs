@@ -1,0 +1,196 @@
+//! Who does the peer say that it is, and may that be believed?
+
+mod certificate;
+mod chain;
+
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use self::chain::{Shown, Verdict};
+use super::agreement::is_loopback;
+use super::finding::{Finding, Step};
+use super::peer::{Duplex, Kind, Peer};
+use super::sniff;
+use super::words::milliseconds;
+use crate::net::connect::Dialer;
+use crate::net::stream::Stream;
+use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
+use crate::net::tls::fault::{self, Fault, Reason};
+use crate::net::tls::server::ServerProfile;
+use crate::net::tls::{Loaded, pem};
+use crate::topology::Address;
+
+/// The TLS step. `to` is the address that was connected.
+pub(super) async fn shake_hands(
+    peer: &Peer,
+    to: &Address,
+    stream: Stream,
+) -> (Finding, Option<Box<dyn Duplex>>) {
+    match (&peer.tls, stream) {
+        (Some(tls), Stream::Tcp(stream)) => encrypt(peer, to, tls, stream).await,
+        (_, stream) => {
+            let seen = if peer.credentials.is_some() && !is_loopback(to) {
+                "none is configured: plain text, the password included"
+            } else {
+                "none is configured: plain text"
+            };
+            (Finding::ok(Step::Tls, seen), Some(Box::new(stream)))
+        }
+    }
+}
+
+async fn encrypt(
+    peer: &Peer,
+    to: &Address,
+    tls: &Loaded<ClientProfile, ClientSet>,
+    stream: TcpStream,
+) -> (Finding, Option<Box<dyn Duplex>>) {
+    match handshake(peer, &tls.profile, tls.set.clone(), stream).await {
+        Ok(stream) => {
+            let (chain, version) = shown_by(&stream);
+            let mut finding = chain::explain(&shown(peer, &tls.profile, &chain), &version, None);
+            if tls.profile.dangerously_unverified {
+                let seen = format!("{version}, but with whom is not known: the certificate is not verified");
+                let remedy = format!(
+                    "give {} the authority that signed it, and take tls-dangerously-skip-verification out: as it is, \
+                     whoever is on the way can read and change everything",
+                    ca_key(peer.kind)
+                );
+                finding = Finding {
+                    details: finding.details,
+                    facts: finding.facts,
+                    ..Finding::warning(Step::Tls, seen, remedy)
+                };
+            }
+            (finding, Some(Box::new(stream)))
+        }
+        Err(error) => (failed(peer, to, &tls.profile, &error).await, None),
+    }
+}
+
+/// Why a handshake failed: by what the port speaks, or by the certificates that it shows.
+async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::Error) -> Finding {
+    let what = peer.kind.noun();
+    if error.kind() == io::ErrorKind::TimedOut || error.get_ref().is_none() || plain(error) {
+        if sniff::speaks_resp(to).await {
+            let url = match peer.kind {
+                Kind::Server => {
+                    "use the server's TLS port (`tls-port`); or, if it has none, redis:// instead of rediss://"
+                }
+                Kind::Sentinel => {
+                    "use the Sentinel's TLS port (`tls-port`); or, if it has none, sentinel-tls = false (redis-sentinel:// \
+                     if the servers have none either)"
+                }
+            };
+            return Finding::broken(
+                Step::Tls,
+                "the port speaks plain text, and respgate is told to speak TLS",
+                url,
+            );
+        }
+        if error.kind() == io::ErrorKind::TimedOut {
+            let seen = format!(
+                "the {what} did not finish the TLS handshake within {}",
+                milliseconds(patience(peer))
+            );
+            let remedy = "check that the port speaks TLS, and whether the machine is overloaded or the process stopped";
+            return Finding::broken(Step::Tls, seen, remedy);
+        }
+    }
+    let fault = fault::explain(error, fault::Peer::Server);
+    let of_the_certificate = matches!(
+        fault.reason,
+        Reason::Expired | Reason::Untrusted | Reason::Revoked | Reason::WrongName | Reason::BadCertificate
+    );
+    if of_the_certificate && let Some((chain, version)) = look(peer, to, profile).await {
+        let verdict = Verdict { fault: &fault, said: &error.to_string() };
+        return chain::explain(&shown(peer, profile, &chain), &version, Some(verdict));
+    }
+    said(what, &fault)
+}
+
+/// A fault in the words of the one who met it: what is wrong comes first, then what to do.
+fn said(what: &str, fault: &Fault) -> Finding {
+    let (seen, remedy) = fault.text.split_once("; ").unwrap_or((&fault.text, "look at its log"));
+    Finding::broken(Step::Tls, format!("the {what} {seen}"), remedy)
+}
+
+/// Whether what came was no TLS.
+fn plain(error: &io::Error) -> bool {
+    let reason = fault::explain(error, fault::Peer::Server).reason;
+    matches!(reason, Reason::Plaintext | Reason::Protocol | Reason::Closed)
+}
+
+fn patience(peer: &Peer) -> Duration {
+    peer.connect_limit.max(Duration::from_secs(3))
+}
+
+/// One handshake, as the proxy makes it.
+async fn handshake(
+    peer: &Peer,
+    profile: &ClientProfile,
+    set: ClientSet,
+    stream: TcpStream,
+) -> io::Result<TlsStream<TcpStream>> {
+    let tls = ClientTls::new(watch::channel(set).1, profile.names.clone());
+    let late = |_| Err(io::ErrorKind::TimedOut.into());
+    timeout(patience(peer), tls.connect(&peer.address, stream)).await.unwrap_or_else(late)
+}
+
+/// The chain of a peer whose certificate was refused: shakes hands once more, believing anybody, and hangs up. Nothing
+/// is said on that connection.
+async fn look(peer: &Peer, to: &Address, profile: &ClientProfile) -> Option<(Vec<Vec<u8>>, String)> {
+    let anybody = ClientProfile { dangerously_unverified: true, ..profile.clone() };
+    let set = anybody.load().ok()?;
+    let Stream::Tcp(stream) = Dialer::default().dial(to).await.ok()? else { return None };
+    let stream = handshake(peer, &anybody, set, stream).await.ok()?;
+    Some(shown_by(&stream))
+}
+
+fn shown_by(stream: &TlsStream<TcpStream>) -> (Vec<Vec<u8>>, String) {
+    let session = stream.get_ref().1;
+    let chain = session.peer_certificates().unwrap_or_default();
+    let version = session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
+    (chain.iter().map(|der| der.to_vec()).collect(), version.replace("TLSv1_", "TLS 1."))
+}
+
+fn shown<'a>(peer: &'a Peer, profile: &ClientProfile, chain: &'a [Vec<u8>]) -> Shown<'a> {
+    let wanted = profile.names.of(&peer.address).map(|name| name.to_str().into_owned());
+    Shown {
+        chain,
+        wanted: wanted.unwrap_or_else(|| peer.address.to_string()),
+        now: now(),
+        kind: peer.kind,
+        announced: peer.announced.as_ref(),
+    }
+}
+
+/// The setting with the trusted authorities.
+fn ca_key(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Server => "--upstream-ca (tls-ca)",
+        Kind::Sentinel => "sentinel-tls-ca",
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The certificate that a listener shows to clients, which was checked with the configuration.
+pub(super) fn own(profile: &ServerProfile) -> Finding {
+    match pem::chain(&profile.chain) {
+        Ok(chain) => {
+            let chain: Vec<Vec<u8>> = chain.iter().map(|der| der.to_vec()).collect();
+            chain::own(&chain, now())
+        }
+        Err(why) => Finding::broken(Step::Tls, why, "put a certificate chain in PEM there"),
+    }
+}

@@ -1,0 +1,198 @@
+//! One upstream: its Sentinels, what they say together, and the nodes that they name.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::agreement::{self, Voice};
+use super::concurrently;
+use super::finding::{Finding, Section, Step, Subject};
+use super::node;
+use super::peer::{self, Kind, Peer};
+use super::role::Expected;
+use super::sentinel::{self, Answer};
+use crate::config::{Account, Upstream};
+use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+use crate::rotation::credentials;
+use crate::secret::Credentials;
+use crate::topology::Address;
+use crate::upstream::config::ClientAuth;
+
+/// Sentinels and replicas beyond these are not walked to.
+const MOST: usize = 16;
+
+/// Walks everything that the upstream names, or that is named by what it names.
+pub(super) async fn examine(upstream: Upstream) -> Vec<Section> {
+    let logins =
+        Logins { data: obtain(&upstream.account).await, sentinels: obtain(&upstream.sentinel_account).await };
+    match upstream.discovery {
+        DiscoveryConfig::Fixed(ref address) => {
+            let peer = server(&upstream, &logins, address.clone());
+            vec![node::examine(peer, upstream.config, Expected::Primary).await]
+        }
+        DiscoveryConfig::Sentinel(ref sentinels) => {
+            let sentinels = Arc::new(sentinels.clone());
+            by_sentinels(upstream, logins, sentinels).await
+        }
+    }
+}
+
+/// What respgate authenticates with, or why that is not known.
+struct Logins {
+    data: Result<Option<Credentials>, String>,
+    sentinels: Result<Option<Credentials>, String>,
+}
+
+/// Runs the program that prints the password, if one does.
+async fn obtain(account: &Option<Account>) -> Result<Option<Credentials>, String> {
+    match account {
+        None => Ok(None),
+        Some(Account { credentials: Some(credentials), .. }) => Ok(Some(credentials.clone())),
+        Some(account) => credentials::obtain(&account.source).await.map(Some),
+    }
+}
+
+async fn by_sentinels(upstream: Upstream, logins: Logins, sentinels: Arc<SentinelConfig>) -> Vec<Section> {
+    let config = &upstream.config;
+    let ask = |address: Address, announced: Option<Address>| {
+        ask(
+            config.name.clone(),
+            sentinel_peer(&upstream, &logins, &sentinels, address, announced),
+            sentinels.clone(),
+        )
+    };
+    let mut known: HashSet<Address> = HashSet::new();
+    let seeds = sentinels.seeds.iter().filter(|seed| known.insert(Address::clone(seed))).take(MOST);
+    let mut asked = concurrently(seeds.map(|seed| ask(seed.clone(), None))).await;
+    let learnt = learnt(&asked, &sentinels, &known);
+    asked.extend(
+        concurrently(learnt.into_iter().map(|(dialled, announced)| ask(dialled, Some(announced)))).await,
+    );
+
+    let (mut sections, voices): (Vec<Section>, Vec<Voice>) = asked.into_iter().unzip();
+    let agreement = agreement::agree(&voices, &sentinels.primary_name, &config.name, &sentinels.nat);
+    if agreement.by_majority {
+        // The others suffice.
+        sections.iter_mut().for_each(Section::soften);
+    }
+    sections.push(Section {
+        subject: Subject::Sentinels,
+        name: config.name.clone(),
+        address: String::new(),
+        findings: agreement.findings,
+    });
+    let Some(named) = agreement.named else {
+        let why = "the Sentinels name none that could be asked";
+        let steps =
+            [Step::Dns, Step::Connect, Step::Tls, Step::Login, Step::Server, Step::Role, Step::Latency];
+        sections.push(Section {
+            subject: Subject::Primary,
+            name: config.name.clone(),
+            address: String::new(),
+            findings: steps.map(|step| Finding::not_tried(step, why)).into(),
+        });
+        return sections;
+    };
+    let replicas = agreement.replicas.into_iter().filter(|replica| *replica != named).take(MOST);
+    let nodes = [(named.clone(), Expected::NamedPrimary)]
+        .into_iter()
+        .chain(replicas.map(|replica| (replica, Expected::Replica)))
+        .map(|(announced, expected)| {
+            let dialled = sentinels.nat.get(&announced).cloned();
+            let peer = Peer {
+                hint: nat_hint(&config.name, &announced, dialled.as_ref()),
+                announced: Some(announced.clone()),
+                ..server(&upstream, &logins, dialled.unwrap_or(announced))
+            };
+            let config = config.clone();
+            async move {
+                let mut section = node::examine(peer, config, expected).await;
+                if expected == Expected::Replica {
+                    section.soften();
+                }
+                section
+            }
+        });
+    sections.extend(concurrently(nodes).await);
+    sections
+}
+
+fn nat_hint(upstream: &str, announced: &Address, dialled: Option<&Address>) -> String {
+    match dialled {
+        Some(_) => format!(
+            "; the address is from [upstreams.{upstream}.nat], for {announced}, which the Sentinels announce"
+        ),
+        None => format!(
+            "; the Sentinels announce {announced} as it is known in their own network: if this machine needs another \
+             address for it, set \"{announced}\" = \"HOST:PORT\" in [upstreams.{upstream}.nat]"
+        ),
+    }
+}
+
+/// A data server, as the upstream's connections meet it.
+fn server(upstream: &Upstream, logins: &Logins, address: Address) -> Peer {
+    let config = &upstream.config;
+    Peer {
+        credentials: logins.data.clone().unwrap_or_default(),
+        no_password: logins.data.clone().err(),
+        tls: upstream.tls.clone(),
+        connect_limit: config.connect_timeout,
+        clients_bring_their_own: config.client_auth == ClientAuth::Required,
+        ..Peer::new(Kind::Server, address)
+    }
+}
+
+/// A Sentinel, as discovery meets it.
+fn sentinel_peer(
+    upstream: &Upstream,
+    logins: &Logins,
+    config: &SentinelConfig,
+    address: Address,
+    announced: Option<Address>,
+) -> Peer {
+    Peer {
+        credentials: logins.sentinels.clone().unwrap_or_default(),
+        no_password: logins.sentinels.clone().err(),
+        tls: upstream.sentinel_tls.clone(),
+        connect_limit: upstream.config.connect_timeout.min(config.timeout),
+        answer_limit: config.timeout,
+        announced,
+        ..Peer::new(Kind::Sentinel, address)
+    }
+}
+
+/// One Sentinel.
+async fn ask(upstream: String, peer: Peer, config: Arc<SentinelConfig>) -> (Section, Voice) {
+    let (mut findings, channel) = peer::reach(&peer).await;
+    let answer: Option<Answer> = match channel {
+        Some(mut channel) => {
+            let (finding, answer) = sentinel::ask(&mut channel, &peer, &config).await;
+            findings.push(finding);
+            answer
+        }
+        None => {
+            findings.push(Finding::not_tried(Step::Sentinel, "it needs a connection that is logged in"));
+            None
+        }
+    };
+    let section =
+        Section { subject: Subject::Sentinel, name: upstream, address: peer.address.to_string(), findings };
+    (section, Voice { configured: peer.announced.is_none(), sentinel: peer.address, answer })
+}
+
+/// Sentinels that others know and the configuration does not: respgate follows them, too. Where to dial, and as announced.
+fn learnt(
+    asked: &[(Section, Voice)],
+    config: &SentinelConfig,
+    known: &HashSet<Address>,
+) -> Vec<(Address, Address)> {
+    let answers = || asked.iter().filter_map(|(_, voice)| voice.answer.as_ref());
+    let ids: HashSet<&String> = answers().filter_map(|answer| answer.id.as_ref()).collect();
+    let mut seen = known.clone();
+    answers()
+        .flat_map(|answer| &answer.view.others)
+        .filter(|peer| peer.id.as_ref().is_none_or(|id| !ids.contains(id)))
+        .map(|peer| (config.nat.get(&peer.address).unwrap_or(&peer.address).clone(), peer.address.clone()))
+        .filter(|(dialled, _)| seen.insert(dialled.clone()))
+        .take(MOST)
+        .collect()
+}

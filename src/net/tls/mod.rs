@@ -1,0 +1,94 @@
+//! TLS on every leg: clients to respgate, respgate to servers, respgate to Sentinels. Each leg has a profile of its own.
+//!
+//! `server` and `client` turn a profile (paths and rules) into a checked set that handshakes use, `trust` says whose
+//! signatures count, `names` which name a server must prove. `accept` shakes hands with clients, `fault` says in words
+//! why that failed, `certificate` reads what a certificate says. Whoever rotates a set sends the new one through the
+//! `watch` channel that handshakes read.
+
+pub mod accept;
+pub mod certificate;
+pub mod client;
+pub mod fault;
+pub mod names;
+pub mod pem;
+pub mod server;
+pub mod slot;
+pub mod trust;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::SupportedProtocolVersion;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+
+/// The oldest protocol version that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Floor {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    Tls12,
+    /// TLS 1.3 only.
+    Tls13,
+}
+
+impl Floor {
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
+        match self {
+            Self::Tls12 => BOTH,
+            Self::Tls13 => &BOTH[1..],
+        }
+    }
+}
+
+/// Which part of a profile is at fault; a configuration finds the key by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The certificate chain.
+    Chain,
+    /// The private key.
+    Key,
+    /// The authorities.
+    Trust,
+    /// The revocation lists.
+    Crl,
+}
+
+/// Why a profile cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadFault {
+    /// What is at fault.
+    pub part: Part,
+    /// What is wrong and how to mend it; never a part of a key.
+    pub text: String,
+}
+
+impl LoadFault {
+    fn new(part: Part, text: impl fmt::Display) -> Self {
+        Self { part, text: text.to_string() }
+    }
+}
+
+impl fmt::Display for LoadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A profile, and the set that it was read to.
+#[derive(Clone, Debug)]
+pub struct Loaded<P, S> {
+    /// Paths and rules, to be read again when files change.
+    pub profile: P,
+    /// What handshakes use.
+    pub set: S,
+}
+
+/// The cryptography of all legs: aws-lc, which is what makes rustls's handshakes and records as fast as OpenSSL's.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,224 @@
+//! What respgate needs to shake hands with clients.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio_rustls::rustls::crypto::aws_lc_rs::Ticketer;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::server::{ProducesTickets, WebPkiClientVerifier};
+use tokio_rustls::rustls::{Error, ServerConfig};
+
+use super::certificate::{Certificate, shown_span};
+use super::trust::Trust;
+use super::{Floor, LoadFault, Part, pem, provider};
+
+/// Whether clients prove who they are by certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked.
+    #[default]
+    Ignored,
+    /// They are asked; those without one are served too. One that does not count is refused.
+    Optional,
+    /// Those without one are refused.
+    Required,
+}
+
+/// How a listener does TLS: paths and rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerProfile {
+    /// The certificate chain, the own certificate first. All of it is sent.
+    pub chain: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// Whether clients are asked for certificates.
+    pub clients: ClientCertificates,
+    /// Whose signatures count on clients' certificates.
+    pub trust: Trust,
+    /// The oldest protocol version.
+    pub floor: Floor,
+    /// How long a handshake may take, from the accept on.
+    pub handshake_timeout: Duration,
+}
+
+/// A profile that was read and checked, ready for handshakes.
+#[derive(Clone, Debug)]
+pub struct ServerSet {
+    pub(super) config: Arc<ServerConfig>,
+    /// Until when the chain counts.
+    pub not_after: SystemTime,
+    /// Seals the tickets of this set.
+    tickets: Arc<dyn ProducesTickets>,
+    /// What tickets were sealed under: a client that was let in by other authorities must prove itself anew.
+    admitted_by: Vec<Vec<u8>>,
+}
+
+impl ServerProfile {
+    /// Reads every file and checks the whole. Clients of the set `before` may resume their sessions, unless the
+    /// authorities or revocation lists for clients have changed since.
+    ///
+    /// # Errors
+    /// What cannot be read, does not fit together, or does not count at present.
+    pub fn load(&self, before: Option<&ServerSet>) -> Result<ServerSet, LoadFault> {
+        let certificates = pem::chain(&self.chain).map_err(|why| LoadFault::new(Part::Chain, why))?;
+        let key = pem::key(&self.key).map_err(|why| LoadFault::new(Part::Key, why))?;
+        check_validity(&self.chain, &certificates)?;
+        let not_after = Certificate::first_to_expire(&certificates)
+            .map_err(|why| LoadFault::new(Part::Chain, why))?
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(self.floor.versions())
+            .map_err(|error| LoadFault::new(Part::Chain, error))?;
+        let mut admitted_by = Vec::new();
+        let builder = match self.clients {
+            ClientCertificates::Ignored => builder.with_no_client_auth(),
+            ClientCertificates::Optional | ClientCertificates::Required => {
+                let (roots, lists) = (self.trust.roots()?, self.trust.revocations()?);
+                admitted_by.extend(roots.roots.iter().map(|root| root.subject_public_key_info.to_vec()));
+                admitted_by.extend(lists.iter().map(|list| list.to_vec()));
+                let revocable = !lists.is_empty();
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots, provider()).with_crls(lists);
+                let verifier = if revocable { verifier.only_check_end_entity_revocation() } else { verifier };
+                let verifier = match self.clients {
+                    ClientCertificates::Optional => verifier.allow_unauthenticated(),
+                    _ => verifier,
+                };
+                let verifier = verifier.build().map_err(|error| LoadFault::new(Part::Crl, error))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder
+            .with_single_cert(certificates, key)
+            .map_err(|error| pair_fault(&self.chain, &self.key, &error))?;
+        let tickets = match before.filter(|before| before.admitted_by == admitted_by) {
+            Some(before) => before.tickets.clone(),
+            None => Ticketer::new().map_err(|error| LoadFault::new(Part::Key, error))?,
+        };
+        config.ticketer = tickets.clone();
+        // One is enough for clients that keep what they were given last; each costs a record to every new connection.
+        config.send_tls13_tickets = 1;
+        Ok(ServerSet { config: Arc::new(config), not_after, tickets, admitted_by })
+    }
+
+    /// Every file and folder that is read.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.chain.clone(), self.key.clone()];
+        if self.clients != ClientCertificates::Ignored {
+            files.extend(self.trust.watched());
+        }
+        files
+    }
+}
+
+/// A chain that does not count now would fail every handshake: better to say so at once.
+pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), LoadFault> {
+    let now = SystemTime::now();
+    for der in chain {
+        let certificate = Certificate::read(der)
+            .map_err(|why| LoadFault::new(Part::Chain, format!("{} {why}", path.display())))?;
+        let (shown, subject) = (path.display(), &certificate.identity.subject);
+        if let Ok(ago) = now.duration_since(certificate.not_after) {
+            let text =
+                format!("{shown}: the certificate of {subject} expired {} ago; renew it", shown_span(ago));
+            return Err(LoadFault::new(Part::Chain, text));
+        }
+        if let Ok(ahead) = certificate.not_before.duration_since(now)
+            && !ahead.is_zero()
+        {
+            let text = format!(
+                "{shown}: the certificate of {subject} counts only in {}; check this machine's clock",
+                shown_span(ahead)
+            );
+            return Err(LoadFault::new(Part::Chain, text));
+        }
+    }
+    Ok(())
+}
+
+/// A chain and a key that cannot be used together.
+pub(super) fn pair_fault(chain: &Path, key: &Path, error: &Error) -> LoadFault {
+    let (chain, key) = (chain.display(), key.display());
+    match error {
+        Error::InconsistentKeys(_) => {
+            let text = format!(
+                "{key} is not the key of the first certificate in {chain}; the own certificate must come first, its \
+                 issuers after it"
+            );
+            LoadFault::new(Part::Key, text)
+        }
+        error => LoadFault::new(Part::Key, format!("{chain} and {key} cannot be used: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::net::tls::testing::{Authority, Leaf};
+
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn profile(&self, leaf: &Leaf) -> ServerProfile {
+            fs::write(self.path("chain.pem"), &leaf.chain_pem).unwrap();
+            fs::write(self.path("key.pem"), &leaf.key_pem).unwrap();
+            ServerProfile {
+                chain: self.path("chain.pem"),
+                key: self.path("key.pem"),
+                clients: ClientCertificates::Ignored,
+                trust: Trust::default(),
+                floor: Floor::Tls12,
+                handshake_timeout: Duration::from_secs(5),
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_is_checked_as_a_whole() {
+        let (files, authority) = (Files::new(), Authority::new("ca"));
+        let leaf = authority.issue(&["db.example"]);
+        let profile = files.profile(&leaf);
+        assert!(profile.load(None).is_ok());
+
+        fs::write(&profile.key, &authority.issue(&["other.example"]).key_pem).unwrap();
+        let fault = profile.load(None).unwrap_err();
+        assert_eq!(fault.part, Part::Key);
+        assert!(fault.text.contains("is not the key of the first certificate"), "{fault}");
+
+        let old = authority.issue_with(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+        let fault = files.profile(&old).load(None).unwrap_err();
+        assert_eq!(fault.part, Part::Chain);
+        assert!(fault.text.contains("expired") && fault.text.contains("days ago"), "{fault}");
+
+        let early = authority.issue_with(|params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
+        assert!(files.profile(&early).load(None).unwrap_err().text.contains("clock"));
+    }
+
+    #[test]
+    fn tickets_survive_a_renewal_but_not_other_authorities() {
+        let (files, authority) = (Files::new(), Authority::new("ca"));
+        let mut profile = files.profile(&authority.issue(&["db.example"]));
+        profile.clients = ClientCertificates::Required;
+        profile.trust.paths = vec![files.path("clients.pem")];
+        fs::write(files.path("clients.pem"), Authority::new("clients").pem()).unwrap();
+        let first = profile.load(None).unwrap();
+        let renewed = files.profile(&authority.issue(&["db.example"]));
+        let profile = ServerProfile { clients: profile.clients, trust: profile.trust, ..renewed };
+        let second = profile.load(Some(&first)).unwrap();
+        assert!(Arc::ptr_eq(&first.tickets, &second.tickets));
+        fs::write(files.path("clients.pem"), Authority::new("clients").pem()).unwrap();
+        let third = profile.load(Some(&second)).unwrap();
+        assert!(!Arc::ptr_eq(&second.tickets, &third.tickets));
+    }
+}

@@ -1,0 +1,150 @@
+//! Whose signatures count: authorities from files, folders and the system, and what they have revoked.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::pki_types::CertificateRevocationListDer;
+
+use super::{LoadFault, Part, pem};
+
+/// Files of one folder that are looked at.
+const MAX_FILES: usize = 4096;
+
+/// Where authorities come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// PEM files, or folders of them.
+    pub paths: Vec<PathBuf>,
+    /// Whether those of the system count too (its bundle, or what SSL_CERT_FILE and SSL_CERT_DIR name).
+    pub system: bool,
+    /// PEM files of revocation lists; none: nothing counts as revoked.
+    pub revoked: Vec<PathBuf>,
+}
+
+impl Trust {
+    /// Reads the authorities.
+    ///
+    /// # Errors
+    /// A path cannot be read, or there is no authority at all.
+    pub fn roots(&self) -> Result<Arc<RootCertStore>, LoadFault> {
+        let mut roots = RootCertStore::empty();
+        for path in &self.paths {
+            for file in files(path).map_err(|why| LoadFault::new(Part::Trust, why))? {
+                // A folder may hold other things too; a file that was named must be right.
+                let named = file == *path;
+                let certificates = match pem::certificates(&file) {
+                    Err(why) if named => return Err(LoadFault::new(Part::Trust, why)),
+                    Err(_) => continue,
+                    Ok(certificates) => certificates,
+                };
+                if named && certificates.is_empty() {
+                    let text =
+                        format!("{} holds no certificate; it should hold the authority's", file.display());
+                    return Err(LoadFault::new(Part::Trust, text));
+                }
+                for certificate in certificates {
+                    if let Err(error) = roots.add(certificate) {
+                        let text =
+                            format!("{} holds a certificate that cannot be used: {error}", file.display());
+                        return Err(LoadFault::new(Part::Trust, text));
+                    }
+                }
+            }
+        }
+        if self.system {
+            // Single ones that cannot be read are the system's business; that there is none at all is ours.
+            let (_, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        if roots.is_empty() {
+            return Err(LoadFault::new(Part::Trust, self.nothing()));
+        }
+        Ok(Arc::new(roots))
+    }
+
+    fn nothing(&self) -> String {
+        match self.paths.first() {
+            Some(path) => format!("{} holds no authority's certificate", path.display()),
+            None => {
+                "the system has no authorities; install its package `ca-certificates`, or name a file".into()
+            }
+        }
+    }
+
+    /// Reads the revocation lists.
+    ///
+    /// # Errors
+    /// A file cannot be read, or holds none.
+    pub fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadFault> {
+        let mut lists = Vec::new();
+        for path in &self.revoked {
+            lists.extend(pem::revocation_lists(path).map_err(|why| LoadFault::new(Part::Crl, why))?);
+        }
+        Ok(lists)
+    }
+
+    /// Every file and folder that is read, for whoever watches them.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        self.paths.iter().chain(&self.revoked).cloned().collect()
+    }
+}
+
+/// The path itself, or the files of the folder, sorted.
+fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
+    let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+    if !std::fs::metadata(path).map_err(cannot)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(cannot)?.take(MAX_FILES) {
+        let file = entry.map_err(cannot)?.path();
+        // Kubernetes keeps the real files behind hidden folders and links to them.
+        if file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::net::tls::testing::Authority;
+
+    fn trust(paths: &[&Path]) -> Trust {
+        Trust { paths: paths.iter().map(|path| path.to_path_buf()).collect(), ..Trust::default() }
+    }
+
+    #[test]
+    fn authorities_come_from_files_and_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one.pem"), folder.path().join("two.crt"));
+        fs::write(&one, Authority::new("one").pem()).unwrap();
+        fs::write(&two, Authority::new("two").pem()).unwrap();
+        fs::write(folder.path().join("README"), "no certificate here").unwrap();
+        assert_eq!(trust(&[&one]).roots().unwrap().len(), 1);
+        assert_eq!(trust(&[folder.path()]).roots().unwrap().len(), 2);
+        assert_eq!(trust(&[&one, &two]).roots().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_path_without_an_authority_is_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty.pem");
+        fs::write(&empty, "").unwrap();
+        for (path, text) in [
+            (empty.as_path(), "holds no certificate"),
+            (Path::new("/nonexistent/ca.pem"), "cannot read /nonexistent/ca.pem"),
+        ] {
+            let fault = trust(&[path]).roots().unwrap_err();
+            assert_eq!(fault.part, Part::Trust);
+            assert!(fault.text.contains(text), "{fault}");
+        }
+        fs::remove_file(&empty).unwrap();
+        let fault = trust(&[folder.path()]).roots().unwrap_err();
+        assert!(fault.text.contains("holds no authority"), "{fault}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Keeps a [`Login`] up to date.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::login::Login;
+use super::source::CredentialSource;
+use super::{Source, Tally, command, follow};
+use crate::net::backoff::Backoff;
+use crate::secret::Credentials;
+
+/// Bounds of the time between two runs of a program that fails, or whose password is refused.
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Gives `login` what `source` says, whenever that changes. Ends at once if it cannot.
+pub async fn keep(login: Login, source: CredentialSource, interval: Duration, tally: Tally) {
+    if source.command().is_some() {
+        return refresh(&login, &source, &tally).await;
+    }
+    let files = source.files();
+    if files.is_empty() {
+        return;
+    }
+    let read = move || source.read(&|name| std::env::var_os(name));
+    let adopt = |credentials| {
+        login.replace(credentials);
+    };
+    follow(Source::new(files, read), interval, tally, adopt).await;
+}
+
+/// Runs the program now, every `refresh` less a random tenth, and soon after a server has refused what it printed.
+async fn refresh(login: &Login, source: &CredentialSource, tally: &Tally) {
+    let mut pace = Backoff::new(AGAIN_MIN, AGAIN_MAX.min(source.refresh));
+    loop {
+        let started = Instant::now();
+        let mut failed = false;
+        let wait = match obtain(source).await {
+            Ok(credentials) => {
+                let first = login.newest().is_err();
+                match login.replace(credentials) {
+                    true if !first => tally.replaced(),
+                    _ => tally.cleared(),
+                }
+                source.refresh.mul_f64(1.0 - 0.1 * fastrand::f64())
+            }
+            Err(why) => {
+                login.still_awaited(&format!("there is no password yet: {why}"));
+                tally.refused(&why);
+                failed = true;
+                Duration::ZERO
+            }
+        };
+        let again = pace.next_delay();
+        let wait = if failed { again } else { wait };
+        tokio::select! {
+            () = tokio::time::sleep_until(started + wait.max(AGAIN_MIN)) => if !failed { pace.reset() },
+            () = async {
+                login.wanted().await;
+                tokio::time::sleep_until(started + again).await;
+            } => {}
+        }
+    }
+}
+
+/// Runs the program of `source` once, for whoever asks only now.
+///
+/// # Errors
+/// Why there is no password.
+pub async fn obtain(source: &CredentialSource) -> Result<Credentials, String> {
+    let password = command::password(source.command().unwrap_or_default()).await?;
+    source.with(password)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::rotation::source::{NameSource, PasswordSource, SecretSource};
+
+    fn source(password: SecretSource, refresh: Duration) -> CredentialSource {
+        CredentialSource {
+            username: Some(NameSource::Given("app".into())),
+            password: PasswordSource::Read(password),
+            refresh,
+        }
+    }
+
+    async fn until(login: &Login, password: &[u8]) {
+        let has = |newest: &super::super::login::Newest| matches!(newest, Ok(Some(known)) if known.password.expose() == password);
+        login.subscribe().wait_for(has).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_password_s_file_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        fs::write(&path, "one\n").unwrap();
+        let source = source(SecretSource::File(path.clone()), Duration::MAX);
+        let login = Login::new(source.read(&|_| None).ok());
+        let tally = Tally::new("password", "test");
+        let kept = tokio::spawn(keep(login.clone(), source, Duration::from_millis(5), tally.clone()));
+        until(&login, b"one").await;
+        fs::write(&path, "two\n").unwrap();
+        until(&login, b"two").await;
+        fs::write(&path, "").unwrap();
+        while tally.outcomes().refused == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        until(&login, b"two").await;
+        kept.abort();
+    }
+
+    /// A program that prints how often it has been run, or fails while a file says so.
+    fn program(folder: &std::path::Path) -> SecretSource {
+        let script = folder.join("token");
+        let text = "#!/bin/sh\ncd \"$(dirname \"$0\")\" || exit 1\n[ ! -e broken ] || { echo expired >&2; exit 1; }\necho x >> runs\nwc -l < runs\n";
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+        // Run by the shell: to execute a file that another thread's child still holds open for writing would fail.
+        SecretSource::Command(vec!["sh".into(), script.display().to_string()])
+    }
+
+    #[tokio::test]
+    async fn a_program_is_run_in_time_and_when_its_password_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let login = Login::awaited("not run yet");
+        let tally = Tally::new("password", "test");
+        let source = source(program(folder.path()), Duration::from_millis(1100));
+        let kept = tokio::spawn({
+            let (login, tally) = (login.clone(), tally.clone());
+            async move { keep(login, source, Duration::ZERO, tally).await }
+        });
+        until(&login, b"1").await;
+        until(&login, b"2").await;
+        fs::write(folder.path().join("broken"), "").unwrap();
+        while tally.outcomes().fault.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        until(&login, b"2").await;
+        assert!(tally.outcomes().fault.unwrap().contains("expired"));
+        fs::remove_file(folder.path().join("broken")).unwrap();
+        until(&login, b"3").await;
+        assert_eq!(tally.outcomes().fault, None);
+        kept.abort();
+    }
+
+    #[tokio::test]
+    async fn a_refused_password_is_asked_for_anew_at_a_bounded_pace() {
+        let folder = tempfile::tempdir().unwrap();
+        let login = Login::awaited("not run yet");
+        let source = source(program(folder.path()), Duration::from_secs(3600));
+        let kept = tokio::spawn(keep(login.clone(), source, Duration::ZERO, Tally::new("password", "test")));
+        until(&login, b"1").await;
+        let refused = login.newest().unwrap().unwrap();
+        for _ in 0..1000 {
+            login.refused(&"db:1", &refused, b"WRONGPASS x");
+        }
+        until(&login, b"2").await;
+        let runs = fs::read_to_string(folder.path().join("runs")).unwrap();
+        assert_eq!(runs.lines().count(), 2);
+        kept.abort();
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether the content of files has changed.
+
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// Of a file, so many bytes count.
+const MAX_FILE: u64 = 8 * 1024 * 1024;
+/// Of a folder, so many files count.
+const MAX_FILES: usize = 4096;
+/// How much is read at once.
+const CHUNK: usize = 16 * 1024;
+
+/// Stands for the content of some files; equal content has an equal one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Digest(pub(super) u64);
+
+/// Makes digests that can be compared with each other. The key is random and stays here, so that a digest says nothing
+/// about a secret.
+#[derive(Default)]
+pub(super) struct Digester(RandomState);
+
+impl Digester {
+    /// Reads all the files. One that cannot be read counts as such.
+    pub(super) fn digest(&self, paths: &[PathBuf]) -> Digest {
+        let mut hasher = self.0.build_hasher();
+        let mut chunk = Zeroizing::new(vec![0; CHUNK]);
+        for path in paths {
+            note(path, &mut hasher, &mut chunk);
+        }
+        Digest(hasher.finish())
+    }
+}
+
+fn note(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
+    if !path.is_dir() {
+        return note_file(path, hasher, chunk);
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().take(MAX_FILES);
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.sort();
+    for file in files.iter().filter(|file| file.is_file()) {
+        hasher.write(file.as_os_str().as_encoded_bytes());
+        note_file(file, hasher, chunk);
+    }
+}
+
+fn note_file(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
+    match hash_file(path, hasher, chunk) {
+        Ok(length) => hasher.write_u64(length),
+        Err(error) => hasher.write(format!("{:?}", error.kind()).as_bytes()),
+    }
+}
+
+fn hash_file(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) -> io::Result<u64> {
+    // To open a pipe would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut file = File::open(path)?.take(MAX_FILE);
+    let mut length = 0;
+    loop {
+        let count = file.read(chunk)?;
+        if count == 0 {
+            return Ok(length);
+        }
+        length += count as u64;
+        hasher.write(chunk.get(..count).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn content_counts_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let digester = Digester::default();
+        let digest = |name: &str| digester.digest(&[path(name)]);
+        fs::write(path("a"), "secret").unwrap();
+        let first = digest("a");
+        fs::write(path("b"), "secret").unwrap();
+        fs::rename(path("b"), path("a")).unwrap();
+        assert_eq!(digest("a"), first, "the same bytes in another file");
+        symlink(path("a"), path("link")).unwrap();
+        assert_eq!(digest("link"), first, "the same bytes through a link");
+        fs::write(path("a"), "Secret").unwrap();
+        assert_ne!(digest("a"), first);
+        assert_ne!(digest("a"), digest("absent"));
+        assert_eq!(digest("absent"), digest("absent"));
+        assert_ne!(
+            digester.digest(&[path("a"), path("absent")]),
+            digester.digest(&[path("absent"), path("a")])
+        );
+    }
+
+    #[test]
+    fn a_folder_is_the_files_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let digester = Digester::default();
+        let digest = || digester.digest(&[folder.path().to_owned()]);
+        let empty = digest();
+        fs::write(folder.path().join("ca.crt"), "x").unwrap();
+        let one = digest();
+        assert_ne!(one, empty);
+        fs::rename(folder.path().join("ca.crt"), folder.path().join("other.crt")).unwrap();
+        assert_ne!(digest(), one);
+        fs::remove_file(folder.path().join("other.crt")).unwrap();
+        assert_eq!(digest(), empty);
+    }
+
+    #[test]
+    fn what_is_no_file_does_not_block() {
+        let digester = Digester::default();
+        assert_eq!(digester.digest(&["/dev/zero".into()]), digester.digest(&["/dev/zero".into()]));
+    }
+}

@@ -1,0 +1,209 @@
+//! Where user names and passwords come from. The source is kept, so that they can be read again when they rotate.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::secret::{Credentials, Secret};
+
+/// The longest file with a password or a user name.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Where a password comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file's content, without the newline at its end.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// A program and its arguments: the first line of what it prints.
+    Command(Vec<String>),
+}
+
+/// Where a user's name comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameSource {
+    /// It is this.
+    Given(String),
+    /// A file's content, without the newline at its end.
+    File(PathBuf),
+}
+
+/// Where a password comes from, or the password itself.
+#[derive(Clone, Debug)]
+pub enum PasswordSource {
+    /// It stood in a URL.
+    Held(Secret),
+    /// It can be read again.
+    Read(SecretSource),
+}
+
+/// Where a user's name and password come from.
+#[derive(Clone, Debug)]
+pub struct CredentialSource {
+    /// None: the server's `default` user.
+    pub username: Option<NameSource>,
+    /// The password.
+    pub password: PasswordSource,
+    /// How often a program is asked for it anew.
+    pub refresh: Duration,
+}
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+impl CredentialSource {
+    /// The files that hold a part of them.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let name = match &self.username {
+            Some(NameSource::File(path)) => Some(path.clone()),
+            _ => None,
+        };
+        let password = match &self.password {
+            PasswordSource::Read(SecretSource::File(path)) => Some(path.clone()),
+            _ => None,
+        };
+        name.into_iter().chain(password).collect()
+    }
+
+    /// The program that prints the password.
+    pub fn command(&self) -> Option<&[String]> {
+        match &self.password {
+            PasswordSource::Read(SecretSource::Command(arguments)) => Some(arguments),
+            _ => None,
+        }
+    }
+
+    /// Reads both. What a program would print is not known here.
+    ///
+    /// # Errors
+    /// Which cannot be read, why, and what to do; never a part of the password.
+    pub fn read(&self, env: Env<'_>) -> Result<Credentials, String> {
+        let password = match &self.password {
+            PasswordSource::Held(password) => password.clone(),
+            PasswordSource::Read(source) => source.read(env)?,
+        };
+        self.with(password)
+    }
+
+    /// The user, with this password.
+    ///
+    /// # Errors
+    /// The user's name cannot be read.
+    pub fn with(&self, password: Secret) -> Result<Credentials, String> {
+        Ok(Credentials { username: self.name()?, password })
+    }
+
+    /// The user's name.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn name(&self) -> Result<Option<String>, String> {
+        match &self.username {
+            None => Ok(None),
+            Some(NameSource::Given(name)) => Ok(Some(name.clone())),
+            Some(NameSource::File(path)) => read_name(path).map(Some),
+        }
+    }
+}
+
+impl SecretSource {
+    /// Reads the password.
+    ///
+    /// # Errors
+    /// Why there is none and what to do; never a part of it.
+    pub fn read(&self, env: Env<'_>) -> Result<Secret, String> {
+        match self {
+            Self::File(path) => read_file(path, "password"),
+            Self::Command(_) => Err("what a program prints is only known when it has been run".into()),
+            Self::Env(name) => match env(name) {
+                Some(value) if !value.is_empty() => Ok(Secret::new(value.into_vec())),
+                _ => Err(format!("the environment variable {name} is not set")),
+            },
+        }
+    }
+
+    /// What is doubtful about a source that can be read.
+    pub fn doubt(&self) -> Option<String> {
+        match self {
+            Self::File(path) => {
+                std::fs::metadata(path).is_ok_and(|data| readable_by_all(data.mode())).then(|| {
+                    format!("{} can be read by every user of this machine; chmod 600 it", path.display())
+                })
+            }
+            Self::Env(_) | Self::Command(_) => None,
+        }
+    }
+}
+
+/// Whether permission bits let everybody read.
+pub fn readable_by_all(mode: u32) -> bool {
+    mode & 0o004 != 0
+}
+
+fn read_name(path: &Path) -> Result<String, String> {
+    let name = read_file(path, "user's name")?;
+    let name =
+        std::str::from_utf8(name.expose()).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
+    Ok(name.to_owned())
+}
+
+/// The content of a file with one line, which is a `what`.
+fn read_file(path: &Path, what: &str) -> Result<Secret, String> {
+    let cannot = |why: &dyn std::fmt::Display| format!("cannot read {}: {why}", path.display());
+    let file = File::open(path).map_err(|error| cannot(&error))?;
+    let length = file.metadata().map_err(|error| cannot(&error))?.len();
+    // The capacity is reserved at once, so that no reallocation leaves an unwiped copy behind.
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(usize::try_from(length.min(MAX_FILE)).unwrap_or(0) + 64));
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| cannot(&error))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("{} is longer than 64KiB; it should hold one {what}", path.display()));
+    }
+    let trimmed = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let trimmed = trimmed.strip_suffix(b"\r").unwrap_or(trimmed);
+    if trimmed.is_empty() {
+        return Err(format!("{} is empty; it should hold the {what}", path.display()));
+    }
+    Ok(Secret::new(trimmed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn read(content: &[u8]) -> Result<Vec<u8>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        fs::write(&path, content).unwrap();
+        SecretSource::File(path).read(&|_| None).map(|secret| secret.expose().to_vec())
+    }
+
+    #[test]
+    fn one_newline_at_the_end_is_not_part_of_a_password() {
+        assert_eq!(read(b"a b\n").as_deref(), Ok(&b"a b"[..]));
+        assert_eq!(read(b"ab\r\n").as_deref(), Ok(&b"ab"[..]));
+        assert_eq!(read(b" ab \n\n").as_deref(), Ok(&b" ab \n"[..]));
+        assert_eq!(read(b"\xff").as_deref(), Ok(&b"\xff"[..]));
+    }
+
+    #[test]
+    fn faults_say_why() {
+        assert!(read(b"\n").is_err_and(|fault| fault.contains("is empty")));
+        assert!(read(&[b'x'; 64 * 1024 + 1]).is_err_and(|fault| fault.contains("longer than 64KiB")));
+        assert!(read(&[b'x'; 64 * 1024]).is_ok());
+        let absent = SecretSource::File("/nonexistent/password".into()).read(&|_| None);
+        assert!(absent.is_err_and(|fault| fault.contains("cannot read /nonexistent/password")));
+        let folder = SecretSource::File("/".into()).read(&|_| None);
+        assert!(folder.is_err_and(|fault| fault.contains("cannot read /")));
+        let unset = SecretSource::Env("NOPE".into()).read(&|_| None);
+        assert!(unset.is_err_and(|fault| fault == "the environment variable NOPE is not set"));
+    }
+}

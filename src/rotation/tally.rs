@@ -1,0 +1,65 @@
+//! What became of the changes of one set.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Counts and tells what became of the changes of one set; all clones count together.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// What kind of set it is: `password`, `certificates`.
+    pub what: &'static str,
+    /// Whose, as the configuration names it: `upstreams.main`.
+    pub of: Arc<str>,
+    outcomes: watch::Sender<Outcomes>,
+}
+
+/// What became of all changes so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Sets that replaced the one before.
+    pub replaced: u64,
+    /// Sets that could not be used.
+    pub refused: u64,
+    /// Why the newest cannot be used, while that is so.
+    pub fault: Option<Arc<str>>,
+}
+
+impl Tally {
+    /// Nothing has changed yet.
+    pub fn new(what: &'static str, of: impl Into<Arc<str>>) -> Self {
+        Self { what, of: of.into(), outcomes: watch::channel(Outcomes::default()).0 }
+    }
+
+    /// What became of all changes so far.
+    pub fn outcomes(&self) -> Outcomes {
+        self.outcomes.borrow().clone()
+    }
+
+    /// A new set is in use.
+    pub fn replaced(&self) {
+        tracing::info!(what = self.what, of = %self.of, "a new version is used from now on");
+        self.outcomes.send_modify(|outcomes| {
+            outcomes.replaced += 1;
+            outcomes.fault = None;
+        });
+    }
+
+    /// A new set cannot be used; `why` holds no secret. A fault that has been told is only counted.
+    pub fn refused(&self, why: &str) {
+        let mut told = false;
+        self.outcomes.send_modify(|outcomes| {
+            outcomes.refused += 1;
+            told = outcomes.fault.as_deref() == Some(why);
+            outcomes.fault = Some(why.into());
+        });
+        if !told {
+            tracing::error!(what = self.what, of = %self.of, why, "a new version cannot be used; what was used before stays");
+        }
+    }
+
+    /// The fault is over although nothing was replaced.
+    pub(super) fn cleared(&self) {
+        self.outcomes.send_if_modified(|outcomes| outcomes.fault.take().is_some());
+    }
+}

@@ -1,0 +1,100 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use tokio::sync::mpsc;
+
+use super::*;
+
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Follows one file whose content must be a number.
+struct Followed {
+    adopted: mpsc::UnboundedReceiver<u32>,
+    tally: Tally,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Followed {
+    fn start(path: &Path) -> Self {
+        let (adopt, adopted) = mpsc::unbounded_channel();
+        let tally = Tally::new("number", "test");
+        let file = path.to_owned();
+        let source = Source::new(vec![path.to_owned()], move || {
+            let text = fs::read_to_string(&file).map_err(|error| error.to_string())?;
+            text.trim().parse().map_err(|_| format!("{text:?} is no number"))
+        });
+        let task = tokio::spawn(follow(source, INTERVAL, tally.clone(), move |number| {
+            let _ = adopt.send(number);
+        }));
+        Self { adopted, tally, task }
+    }
+
+    async fn next(&mut self) -> u32 {
+        self.adopted.recv().await.unwrap()
+    }
+
+    async fn fault(&self) -> String {
+        loop {
+            if let Some(fault) = self.tally.outcomes().fault {
+                return fault.to_string();
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    async fn end(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+        assert_eq!(self.adopted.recv().await, None, "adopted once too often");
+    }
+}
+
+#[tokio::test]
+async fn however_a_file_is_replaced_it_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    // As Kubernetes mounts a secret: the file is a link through `..data`, which is a link to a dated folder.
+    for (version, number) in [("v1", "1"), ("v2", "2")] {
+        fs::create_dir(path(version)).unwrap();
+        fs::write(path(version).join("number"), number).unwrap();
+    }
+    symlink("v1", path("..data")).unwrap();
+    symlink("..data/number", path("number")).unwrap();
+    let mut followed = Followed::start(&path("number"));
+    assert_eq!(followed.next().await, 1);
+    symlink("v2", path("..data_tmp")).unwrap();
+    fs::rename(path("..data_tmp"), path("..data")).unwrap();
+    fs::remove_dir_all(path("v1")).unwrap();
+    assert_eq!(followed.next().await, 2);
+    // In place, and by a rename.
+    fs::write(path("v2").join("number"), "3").unwrap();
+    assert_eq!(followed.next().await, 3);
+    fs::write(path("new"), "4").unwrap();
+    fs::rename(path("new"), path("v2").join("number")).unwrap();
+    assert_eq!(followed.next().await, 4);
+    assert_eq!(followed.tally.outcomes().replaced, 3);
+    assert_eq!(followed.tally.outcomes().refused, 0);
+    followed.end().await;
+}
+
+#[tokio::test]
+async fn a_bad_set_keeps_the_old_one_and_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("number");
+    fs::write(&path, "1").unwrap();
+    let mut followed = Followed::start(&path);
+    assert_eq!(followed.next().await, 1);
+    fs::write(&path, "one").unwrap();
+    assert_eq!(followed.fault().await, "\"one\" is no number");
+    tokio::time::sleep(INTERVAL * 5).await;
+    assert_eq!(followed.tally.outcomes().refused, 1);
+    fs::remove_file(&path).unwrap();
+    while followed.tally.outcomes().refused == 1 {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    fs::write(&path, "2").unwrap();
+    assert_eq!(followed.next().await, 2);
+    assert_eq!(followed.tally.outcomes().fault, None);
+    followed.end().await;
+}

@@ -1,0 +1,78 @@
+//! How often a session may move to another connection when none of them lasts. Pure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::net::backoff::Backoff;
+
+/// A connection that lasted so long was sound: its loss begins a new count.
+const SOUND: Duration = Duration::from_secs(1);
+
+/// Connections that a session lost soon after they were opened, one after another. A server that accepts a connection
+/// and drops it, or refuses what is sent on it, must not be dialled without a pause.
+#[derive(Debug)]
+pub(super) struct Setbacks {
+    since: Option<Instant>,
+    pauses: Backoff,
+}
+
+impl Setbacks {
+    pub(super) fn new() -> Self {
+        let pauses = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        Self { since: None, pauses }
+    }
+
+    /// A connection was lost that had lasted for `lasted`. The pause before the next one, none at first. After `limit`
+    /// without a sound connection, how long it has gone on instead.
+    ///
+    /// # Errors
+    /// It is time to give up.
+    pub(super) fn lost(
+        &mut self,
+        lasted: Duration,
+        limit: Duration,
+        now: Instant,
+    ) -> Result<Duration, Duration> {
+        if lasted >= SOUND {
+            *self = Self::new();
+        }
+        let Some(since) = self.since else {
+            self.since = Some(now);
+            return Ok(Duration::ZERO);
+        };
+        let gone_on = now.saturating_duration_since(since);
+        if gone_on >= limit { Err(gone_on) } else { Ok(self.pauses.next_delay()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_do_not_last_are_made_at_a_growing_distance_and_not_for_ever() {
+        let limit = Duration::from_secs(40);
+        let mut setbacks = Setbacks::new();
+        let start = Instant::now();
+        let (mut now, mut dials) = (start, 0);
+        let gone_on = loop {
+            match setbacks.lost(Duration::from_millis(1), limit, now) {
+                Ok(pause) => now += pause + Duration::from_millis(1),
+                Err(gone_on) => break gone_on,
+            }
+            dials += 1;
+        };
+        assert!(gone_on >= limit && now - start < limit + Duration::from_secs(2));
+        assert!((40..=120).contains(&dials), "{dials} dials in 40 s");
+    }
+
+    #[test]
+    fn a_connection_that_lasted_is_replaced_at_once() {
+        let mut setbacks = Setbacks::new();
+        let now = Instant::now();
+        for _ in 0..100 {
+            assert_eq!(setbacks.lost(SOUND, Duration::from_secs(40), now), Ok(Duration::ZERO));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `respgate status`: a running respgate in one screen, as its admin listener shows it.
+//!
+//! `fetch` asks, `samples` reads the metrics, `screen` puts them in words. Two looks a second apart give rates.
+
+mod fetch;
+mod samples;
+mod screen;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use samples::Samples;
+
+/// Time between the two looks.
+const APART: Duration = Duration::from_secs(1);
+
+/// What was seen of a running respgate.
+#[derive(Clone, Debug)]
+pub struct Status {
+    address: SocketAddr,
+    ready: bool,
+    /// The lines of `/readyz`.
+    readiness: Vec<String>,
+    earlier: Samples,
+    now: Samples,
+    apart: Duration,
+    failovers: Vec<Value>,
+}
+
+/// Looks twice. Ends within about ten seconds whatever answers.
+///
+/// # Errors
+///
+/// No respgate's admin listener answers at that address; the text says so, and what to do.
+pub fn look(address: SocketAddr) -> Result<Status, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(async {
+        let explained = |error: io::Error| {
+            format!(
+                "no respgate answers at {address}: {error}; say with --admin where its admin listener is (the one it was \
+                 started with: --admin, or admin in the file). If it runs without one, respgate doctor tells more"
+            )
+        };
+        let earlier = fetch::get(address, "/metrics").await.map_err(explained)?;
+        let begun = Instant::now();
+        tokio::time::sleep(APART).await;
+        let now = fetch::get(address, "/metrics").await.map_err(explained)?;
+        let apart = begun.elapsed();
+        let ready = fetch::get(address, "/readyz").await.map_err(explained)?;
+        let failovers = fetch::get(address, "/failovers").await.map_err(explained)?;
+        let now = Samples::parse(&now.body);
+        if now.text("respgate_build_info", "version").is_none() {
+            return Err(format!("what answers at {address} is not a respgate; check --admin"));
+        }
+        Ok(Status {
+            address,
+            ready: ready.ok,
+            readiness: ready.body.lines().map(str::to_owned).collect(),
+            earlier: Samples::parse(&earlier.body),
+            now,
+            apart,
+            failovers: serde_json::from_str(&failovers.body).unwrap_or_default(),
+        })
+    })
+}
+
+impl Status {
+    /// Whether it can serve clients.
+    pub fn ready(&self) -> bool {
+        self.ready
+    }
+
+    /// For people.
+    pub fn screen(&self) -> String {
+        screen::show(self)
+    }
+
+    /// For machines.
+    pub fn document(&self) -> Value {
+        let upstreams: serde_json::Map<String, Value> = self
+            .now
+            .values_of("upstream")
+            .into_iter()
+            .map(|upstream| {
+                let metrics = self.now.of("upstream", &upstream);
+                (
+                    upstream,
+                    Value::Object(metrics.into_iter().map(|(name, value)| (name, value.into())).collect()),
+                )
+            })
+            .collect();
+        json!({
+            "address": self.address.to_string(),
+            "version": self.now.text("respgate_build_info", "version"),
+            "ready": self.ready,
+            "readiness": self.readiness,
+            "upstreams": upstreams,
+            "failovers": self.failovers,
+        })
+    }
+}

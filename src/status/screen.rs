@@ -1,0 +1,206 @@
+//! A running respgate in one screen. Pure.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Status;
+
+/// Failovers that are shown of each upstream.
+const FAILOVERS: usize = 3;
+
+/// What should not happen: a metric, and how it is called here.
+const TROUBLE: [(&str, &str); 9] = [
+    ("respgate_outcome_unknown_total", "writes whose outcome is unknown"),
+    ("respgate_hold_expired_total", "commands failed for want of a primary"),
+    ("respgate_lease_timeouts_total", "waits for a lease in vain"),
+    ("respgate_clients_closed_total", "clients disconnected by respgate"),
+    ("respgate_upstream_connect_errors_total", "connections to the server that failed"),
+    ("respgate_upstream_connections_lost_total", "connections to the server that broke"),
+    ("respgate_commands_resent_total", "requests sent again"),
+    ("respgate_upstream_error_replies_total", "errors from the server"),
+    ("respgate_commands_refused_total", "commands refused by respgate"),
+];
+
+/// The screen.
+pub(super) fn show(status: &Status) -> String {
+    let mut text = String::new();
+    let version = status.now.text("respgate_build_info", "version").unwrap_or_default();
+    let state = if status.ready { "ready" } else { "NOT READY" };
+    let _ = writeln!(text, "respgate {version}, admin {}: {state}", status.address);
+    for line in status.readiness.iter().filter(|line| !line.starts_with("upstream ")) {
+        let _ = writeln!(text, "  {}", printable(line));
+    }
+    for upstream in status.now.values_of("upstream") {
+        show_upstream(&mut text, status, &upstream);
+    }
+    text
+}
+
+fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
+    let labels = [("upstream", upstream)];
+    let now = |name: &str, more: &[(&str, &str)]| status.now.sum(name, &[&labels, more].concat());
+    let rate = |name: &str, more: &[(&str, &str)]| {
+        let risen = now(name, more) - status.earlier.sum(name, &[&labels, more].concat());
+        risen.max(0.0) / status.apart.as_secs_f64().max(0.001)
+    };
+    let prefix = format!("upstream {upstream}: ");
+    let primary = status.readiness.iter().find_map(|line| line.strip_prefix(&prefix));
+    let _ = writeln!(text, "\nupstream {}: {}", printable(upstream), printable(primary.unwrap_or("unknown")));
+    let mut row = |name: &str, words: String| {
+        let _ = writeln!(text, "  {name:<12} {words}");
+    };
+
+    row(
+        "clients",
+        format!(
+            "{} connected, {} pinned, {} waiting for a primary",
+            number(now("respgate_clients", &[])),
+            number(now("respgate_clients_pinned", &[])),
+            number(now("respgate_clients_held", &[])),
+        ),
+    );
+    const COMMANDS: &str = "respgate_commands_total";
+    let lanes = ["local", "shared", "leased"].map(|lane| {
+        let lane_label = [("lane", lane)];
+        format!("{lane} {}", number(now(COMMANDS, &lane_label)))
+    });
+    row(
+        "commands",
+        format!("{} a second now; since the start {}", number(rate(COMMANDS, &[])), lanes.join(", ")),
+    );
+    const CONNECTIONS: &str = "respgate_upstream_connections";
+    row(
+        "connections",
+        format!(
+            "{} shared, {} leased ({} idle); opened {}",
+            number(now(CONNECTIONS, &[("lane", "shared")])),
+            number(now(CONNECTIONS, &[("lane", "leased")])),
+            number(now("respgate_upstream_connections_idle", &[])),
+            number(now("respgate_upstream_connects_total", &[])),
+        ),
+    );
+    let trouble: Vec<String> = TROUBLE
+        .iter()
+        .filter(|(name, _)| now(name, &[]) > 0.0)
+        .map(|(name, words)| {
+            let more = rate(name, &[]);
+            let more = if more > 0.0 { format!(" ({} a second now)", number(more)) } else { String::new() };
+            format!("{} {words}{more}", number(now(name, &[])))
+        })
+        .collect();
+    match trouble.split_first() {
+        None => row("trouble", "none since the start".into()),
+        Some((first, others)) => {
+            row("trouble", format!("since the start: {first}"));
+            others.iter().for_each(|line| row("", format!("                 {line}")));
+        }
+    }
+    let failovers: Vec<&Value> =
+        status.failovers.iter().filter(|failover| failover["upstream"] == upstream).collect();
+    if failovers.is_empty() {
+        row("failovers", "none since the start".into());
+    }
+    for (place, failover) in failovers.iter().rev().take(FAILOVERS).enumerate() {
+        row(if place == 0 { "failovers" } else { "" }, printable(&failover_words(failover)));
+    }
+}
+
+fn failover_words(failover: &Value) -> String {
+    let text = |key: &str| failover[key].as_str().unwrap_or("?").to_owned();
+    let count = |key: &str| failover[key].as_u64().unwrap_or(0);
+    let served = match failover["first_success_ms"].as_u64() {
+        Some(ms) => format!("served again after {:.2} s", Duration::from_millis(ms).as_secs_f64()),
+        None => "not served again yet".into(),
+    };
+    let lossless = if failover["lossless"] == true { "lossless, " } else { "" };
+    format!(
+        "{} -> {}: {served}; {lossless}{} clients waited, {} writes unknown",
+        text("from"),
+        text("to"),
+        count("clients_held"),
+        count("unknown")
+    )
+}
+
+/// As in `1,234,567`.
+fn number(value: f64) -> String {
+    let digits = format!("{:.0}", value.max(0.0));
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::Samples;
+    use super::*;
+    use serde_json::json;
+
+    fn status(metrics: &str) -> Status {
+        Status {
+            address: "127.0.0.1:9121".parse().unwrap(),
+            ready: true,
+            readiness: vec!["upstream main: primary 10.0.0.5:6379".into()],
+            earlier: Samples::parse("respgate_commands_total{upstream=\"main\",lane=\"shared\"} 1000\n"),
+            now: Samples::parse(&format!(
+                "respgate_build_info{{version=\"1.2.3\"}} 1\nrespgate_clients{{upstream=\"main\"}} 12\n\
+                 respgate_commands_total{{upstream=\"main\",lane=\"shared\"}} 3000\n{metrics}"
+            )),
+            apart: Duration::from_secs(1),
+            failovers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_quiet_one() {
+        let expected = "\
+respgate 1.2.3, admin 127.0.0.1:9121: ready
+
+upstream main: primary 10.0.0.5:6379
+  clients      12 connected, 0 pinned, 0 waiting for a primary
+  commands     2,000 a second now; since the start local 0, shared 3,000, leased 0
+  connections  0 shared, 0 leased (0 idle); opened 0
+  trouble      none since the start
+  failovers    none since the start
+";
+        assert_eq!(status("").screen(), expected);
+    }
+
+    #[test]
+    fn a_troubled_one() {
+        let mut status = status("respgate_outcome_unknown_total{upstream=\"main\"} 4\n");
+        status.ready = false;
+        status.readiness.insert(0, "draining".into());
+        status.failovers = vec![json!({
+            "upstream": "main", "from": "10.0.0.5:6379", "to": "10.0.0.6:6379", "first_success_ms": 1250,
+            "lossless": true, "clients_held": 12, "unknown": 0,
+        })];
+        let screen = status.screen();
+        for expected in [
+            "NOT READY\n  draining\n",
+            "trouble      since the start: 4 writes whose outcome is unknown (4 a second now)\n",
+            "failovers    10.0.0.5:6379 -> 10.0.0.6:6379: served again after 1.25 s; lossless, 12 clients waited, 0 writes",
+        ] {
+            assert!(screen.contains(expected), "{screen}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(
+            [number(0.0), number(999.0), number(1234.4), number(1e6)],
+            ["0", "999", "1,234", "1,000,000"]
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! Leased connections that no session has at present.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use super::open::{Key, Link};
+use crate::net::read_buffer::ReadBuffer;
+use crate::topology::Generation;
+
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+/// The answer must come within this.
+const PONG_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Idle connections, the one that was used last at the end.
+#[derive(Default)]
+pub(super) struct IdleLinks(RefCell<Vec<Idle>>);
+
+struct Idle {
+    key: Key,
+    link: Link,
+    since: Instant,
+    /// When the server last sent something, as far as is known.
+    heard: Instant,
+    /// A PING has been sent and not answered.
+    pinged: Option<Instant>,
+}
+
+/// What an idle connection is good for.
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// Open and silent.
+    Sound,
+    /// It owes the answer to a PING.
+    Awaiting,
+    /// Closed, or it sent something that nothing asked for.
+    Broken,
+}
+
+impl IdleLinks {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// One more.
+    pub(super) fn put(&self, key: Key, link: Link) {
+        let now = Instant::now();
+        self.0.borrow_mut().push(Idle { key, link, since: now, heard: now, pinged: None });
+    }
+
+    /// Closes the one that has been idle for longest.
+    pub(super) fn drop_oldest(&self) {
+        let mut idle = self.0.borrow_mut();
+        if !idle.is_empty() {
+            idle.remove(0);
+        }
+    }
+
+    /// A sound one for this key.
+    pub(super) fn take(&self, key: &Key, generation: Option<Generation>) -> Option<Link> {
+        let mut idle = self.0.borrow_mut();
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            let Some(one) = idle.get_mut(at).filter(|one| one.key == *key) else { continue };
+            let current = Some(one.link.generation) == generation;
+            match one.state() {
+                State::Awaiting if current => {}
+                State::Sound if current => return Some(idle.remove(at).link),
+                _ => drop(idle.remove(at)),
+            }
+        }
+        None
+    }
+
+    /// Closes those that are not wanted.
+    pub(super) fn retain(&self, wanted: impl Fn(&Key, &Link) -> bool) {
+        self.0.borrow_mut().retain(|idle| wanted(&idle.key, &idle.link));
+    }
+
+    /// Closes those that have been idle for `limit`, are too old or broken, and pings those that have been quiet for
+    /// `ping` (zero: none).
+    pub(super) fn tend(&self, limit: Duration, ping: Duration) {
+        let now = Instant::now();
+        self.0.borrow_mut().retain_mut(|idle| {
+            let old = idle.link.retires.is_some_and(|at| at <= now);
+            if old || now - idle.since >= limit {
+                return false;
+            }
+            match idle.state() {
+                State::Broken => false,
+                State::Awaiting => idle.pinged.is_none_or(|at| now - at < PONG_PATIENCE),
+                State::Sound if ping.is_zero() || now - idle.heard < ping => true,
+                State::Sound => idle.ping(now),
+            }
+        });
+    }
+}
+
+impl Idle {
+    fn state(&mut self) -> State {
+        if self.pinged.is_some() {
+            let mut cx = Context::from_waker(Waker::noop());
+            let read = self.link.read.poll_fill(&mut cx, &mut self.link.stream);
+            match (read, answer(self.link.read.bytes())) {
+                (Poll::Ready(Ok(0) | Err(_)), _) | (_, None) => return State::Broken,
+                (_, Some(0)) => return State::Awaiting,
+                (_, Some(len)) => {
+                    self.link.read.consume(len);
+                    self.pinged = None;
+                    self.heard = Instant::now();
+                }
+            }
+        }
+        if sound(&mut self.link) { State::Sound } else { State::Broken }
+    }
+
+    /// False if it cannot be written to.
+    fn ping(&mut self, now: Instant) -> bool {
+        self.pinged = Some(now);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut stream = Pin::new(&mut self.link.stream);
+        let wrote = matches!(stream.as_mut().poll_write(&mut cx, PING), Poll::Ready(Ok(count)) if count == PING.len());
+        wrote && !matches!(stream.poll_flush(&mut cx), Poll::Ready(Err(_)))
+    }
+}
+
+/// The length of the answer to a PING, 0 while it is not whole; `None` if it is something else. Also an error is an
+/// answer: a user may lack the permission.
+fn answer(bytes: &[u8]) -> Option<usize> {
+    match bytes.first() {
+        None => Some(0),
+        Some(b'+' | b'-') => Some(memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1)),
+        Some(_) => None,
+    }
+}
+
+/// Whether an idle connection is open and silent. Anything that it sent since its last reply is a reason to
+/// close it.
+pub(super) fn sound(link: &mut Link) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    let silent = link.read.is_empty()
+        && matches!(ReadBuffer::new(1).poll_fill(&mut cx, &mut link.stream), Poll::Pending);
+    link.read.release();
+    silent
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::net::stream::Stream;
+    use crate::resp::Resp;
+    use crate::rotation::login::Login;
+    use crate::upstream::identity::Identities;
+
+    const NOW: Option<Generation> = Some(Generation(1));
+    const LONG: Duration = Duration::from_secs(3600);
+
+    struct Bench {
+        idle: IdleLinks,
+        key: Key,
+        server: TcpStream,
+    }
+
+    impl Bench {
+        /// One idle connection that is pinged now.
+        async fn pinged() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            let identity = Rc::clone(Identities::new(Login::default()).own());
+            let key = Key { identity, database: 0, resp: Resp::V2 };
+            let link = Link {
+                stream: Stream::Tcp(stream),
+                read: ReadBuffer::new(1024),
+                generation: Generation(1),
+                opened: Instant::now(),
+                retires: None,
+            };
+            let mut bench = Self { idle: IdleLinks::default(), key, server };
+            bench.idle.put(bench.key.clone(), link);
+            bench.idle.tend(LONG, Duration::from_nanos(1));
+            let mut sent = [0; 14];
+            bench.server.read_exact(&mut sent).await.unwrap();
+            assert_eq!(&sent, PING);
+            bench
+        }
+
+        async fn say(&mut self, bytes: &[u8]) {
+            self.server.write_all(bytes).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+
+        fn take(&self) -> Option<Link> {
+            self.idle.take(&self.key, NOW)
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_owes_an_answer_is_not_lent_before_it_has_come() {
+        let mut bench = Bench::pinged().await;
+        assert!(bench.take().is_none());
+        bench.say(b"+PO").await;
+        assert!(bench.take().is_none());
+        bench.say(b"NG\r\n").await;
+        let mut link = bench.take().unwrap();
+        assert!(link.read.is_empty() && sound(&mut link));
+        let mut refused = Bench::pinged().await;
+        refused.say(b"-NOPERM no\r\n").await;
+        assert!(refused.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn one_that_says_too_much_or_nothing_is_closed() {
+        for said in [&b"+PONG\r\n+PONG\r\n"[..], b"$4\r\nPONG\r\n"] {
+            let mut bench = Bench::pinged().await;
+            bench.say(said).await;
+            assert!(bench.take().is_none());
+            assert_eq!(bench.idle.len(), 0);
+        }
+        let silent = Bench::pinged().await;
+        silent.idle.tend(LONG, LONG);
+        assert_eq!(silent.idle.len(), 1);
+        tokio::time::pause();
+        tokio::time::advance(PONG_PATIENCE).await;
+        silent.idle.tend(LONG, LONG);
+        assert_eq!(silent.idle.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn those_of_an_older_primary_are_closed() {
+        let mut bench = Bench::pinged().await;
+        bench.say(b"+PONG\r\n").await;
+        assert!(bench.idle.take(&bench.key, Some(Generation(2))).is_none());
+        assert_eq!(bench.idle.len(), 0);
+    }
+}

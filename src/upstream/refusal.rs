@@ -1,0 +1,121 @@
+//! What keeps refused credentials from being sent again and again. No I/O.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::net::backoff::Backoff;
+use crate::secret::Credentials;
+
+/// Bounds of the time between two attempts with the same credentials.
+const AGAIN_MIN: Duration = Duration::from_millis(250);
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// The server's refusal of respgate's own credentials, for as long as it stands. Every connection of one worker asks
+/// here first, so that thousands of sessions that want one cause one attempt now and then.
+#[derive(Default)]
+pub(super) struct Refusals(RefCell<Option<Standing>>);
+
+struct Standing {
+    refused: Refused,
+    credentials: Arc<Credentials>,
+    again_at: Instant,
+    backoff: Backoff,
+}
+
+/// What the server said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The server's error line with its leading `-`, without CRLF.
+    pub line: Vec<u8>,
+    /// Since when it has refused, whatever the credentials were.
+    pub since: Instant,
+}
+
+impl Refusals {
+    /// What was said of these credentials, if they are not to be tried at present. Otherwise the caller tries them, and
+    /// for a moment nobody else does.
+    pub(super) fn bars(&self, credentials: &Arc<Credentials>, now: Instant) -> Option<Refused> {
+        let mut standing = self.0.borrow_mut();
+        let standing = standing.as_mut().filter(|known| Arc::ptr_eq(&known.credentials, credentials))?;
+        if now < standing.again_at {
+            return Some(standing.refused.clone());
+        }
+        standing.again_at = now + standing.backoff.next_delay();
+        None
+    }
+
+    /// The server refused these.
+    pub(super) fn refused(&self, credentials: &Arc<Credentials>, line: Vec<u8>, now: Instant) -> Refused {
+        let mut place = self.0.borrow_mut();
+        let before = place.take();
+        let since = before.as_ref().map_or(now, |before| before.refused.since);
+        let mut backoff = before
+            .filter(|before| Arc::ptr_eq(&before.credentials, credentials))
+            .map_or_else(|| Backoff::new(AGAIN_MIN, AGAIN_MAX), |before| before.backoff);
+        let refused = Refused { line, since };
+        let again_at = now + backoff.next_delay();
+        *place =
+            Some(Standing { refused: refused.clone(), credentials: credentials.clone(), again_at, backoff });
+        refused
+    }
+
+    /// The server accepted some.
+    pub(super) fn accepted(&self) {
+        self.0.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn credentials(password: &str) -> Arc<Credentials> {
+        Arc::new(Credentials { username: None, password: Secret::new(password) })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_sessions_cause_few_attempts() {
+        let refusals = Refusals::default();
+        let wrong = credentials("wrong");
+        let mut attempts = 0;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(60) {
+            for _ in 0..1000 {
+                if refusals.bars(&wrong, Instant::now()).is_none() {
+                    attempts += 1;
+                    let refused = refusals.refused(&wrong, b"-WRONGPASS x".to_vec(), Instant::now());
+                    assert_eq!(refused.since, start);
+                }
+            }
+            tokio::time::advance(Duration::from_millis(50)).await;
+        }
+        assert!((12..60).contains(&attempts), "{attempts} attempts in a minute");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_credentials_are_tried_at_once() {
+        let refusals = Refusals::default();
+        let (wrong, newer) = (credentials("wrong"), credentials("newer"));
+        let since = refusals.refused(&wrong, Vec::new(), Instant::now()).since;
+        assert!(refusals.bars(&wrong, Instant::now()).is_some());
+        assert_eq!(refusals.bars(&newer, Instant::now()), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(refusals.refused(&newer, Vec::new(), Instant::now()).since, since);
+        refusals.accepted();
+        assert_eq!(refusals.bars(&newer, Instant::now()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_attempt_at_a_time() {
+        let refusals = Refusals::default();
+        let wrong = credentials("wrong");
+        refusals.refused(&wrong, Vec::new(), Instant::now());
+        tokio::time::advance(AGAIN_MAX).await;
+        assert_eq!(refusals.bars(&wrong, Instant::now()), None);
+        assert!(refusals.bars(&wrong, Instant::now()).is_some(), "one is under way");
+    }
+}

@@ -1,0 +1,107 @@
+//! Replacing a shared connection that is too old, or that was authenticated with credentials of the past. The new one is
+//! opened first; then the old one answers what it has been sent, and the new one carries on. Clients notice nothing, and
+//! replies keep their order.
+//!
+//! A new AUTH on the connection itself would do without the new one, but for Redis 7.4 to 8, which drop the reply to a
+//! failing AUTH in mid-pipeline (redis/redis#15640): all later replies would then go to the wrong clients.
+
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::config::Reauth;
+use super::lane::{Lane, Order};
+use super::open::{Link, OpenFault, open};
+use super::pump::Pump;
+use super::{SharedPermit, Upstream};
+use crate::rotation::login::Newest;
+
+/// Connections that are to be replaced for one reason are so within this time, each at a random moment.
+const SPREAD: Duration = Duration::from_secs(5);
+
+type Opening = Pin<Box<dyn Future<Output = Result<Successor, OpenFault>>>>;
+
+/// What takes a connection's place.
+pub(super) struct Successor {
+    /// None: there is no room for two at a time, so the old one is closed first.
+    pub(super) link: Option<Link>,
+    _permit: Option<SharedPermit>,
+}
+
+/// The making of a successor.
+#[derive(Default)]
+pub(super) struct Renewal(Option<Opening>);
+
+impl Renewal {
+    /// Gets `pump` a successor if its lane is told to have one.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        lane: &Lane,
+        upstream: &Rc<Upstream>,
+        pump: &mut Pump,
+    ) {
+        if lane.ordered() != Some(Order::Renew) || upstream.holding() {
+            self.0 = None;
+            return;
+        }
+        if pump.has_successor() {
+            return;
+        }
+        if self.0.is_none() {
+            let Some(primary) = upstream.primary() else { return };
+            let Some(permit) = upstream.shared_permit() else {
+                pump.succeed_by(Successor { link: None, _permit: None });
+                return cx.waker().wake_by_ref();
+            };
+            let (upstream, key) = (upstream.clone(), lane.key().clone());
+            self.0 = Some(Box::pin(async move {
+                let link = open(&upstream, &primary, &key).await?;
+                Ok(Successor { link: Some(link), _permit: Some(permit) })
+            }));
+        }
+        let Some(Poll::Ready(opened)) = self.0.as_mut().map(|opening| opening.as_mut().poll(cx)) else {
+            return;
+        };
+        self.0 = None;
+        match opened {
+            Ok(successor) if pump.is_like(&successor) => {
+                pump.succeed_by(successor);
+                cx.waker().wake_by_ref();
+            }
+            // Discovery has moved on: so will this lane.
+            Ok(_) => lane.postpone_renewal(soon()),
+            Err(_) => {
+                tracing::debug!(
+                    upstream = upstream.config.name,
+                    "an old connection stays: none could be made in its place"
+                );
+                lane.postpone_renewal(soon());
+            }
+        }
+    }
+}
+
+/// A random moment within [`SPREAD`].
+fn soon() -> Instant {
+    Instant::now() + SPREAD.mul_f64(0.05 + 0.95 * fastrand::f64())
+}
+
+/// Has connections replaced that were made with credentials of the past, if that is asked for.
+pub(super) async fn follow(upstream: Weak<Upstream>, mut changes: watch::Receiver<Newest>) {
+    while changes.changed().await.is_ok() {
+        let Some(upstream) = upstream.upgrade() else { return };
+        if upstream.config.reauth == Reauth::Keep {
+            continue;
+        }
+        let own = upstream.identities.own().id();
+        upstream.leases.outdated(own);
+        for lane in upstream.lanes.borrow().values().filter(|lane| lane.key().identity.id() == own) {
+            lane.retire_by(soon());
+        }
+    }
+}
