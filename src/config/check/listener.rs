@@ -31,8 +31,10 @@ pub(super) struct Bounds<'a> {
     pub max_buffered: usize,
 }
 
-/// The upstreams that listeners can name.
+/// The upstreams and tenants that listeners can name.
 pub(super) struct Upstreams<'a> {
+    /// All tenants.
+    pub tenants: &'a [TenantConfig],
     /// All that were typed.
     pub names: &'a [String],
     /// The one that is meant when a listener names none.
@@ -47,7 +49,6 @@ pub(super) fn check_all(
     flags: &TypedServerTls,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
-    tenants: &[TenantConfig],
     admin: &Setting<SocketAddr>,
     file: Option<&Place>,
     report: &mut Report,
@@ -73,7 +74,7 @@ pub(super) fn check_all(
                 None => taken.push((address.clone(), place.clone())),
             }
         }
-        listeners.extend(check(listener, flags, bounds, upstreams, tenants, report));
+        listeners.extend(check(listener, flags, bounds, upstreams, report));
     }
     listeners
 }
@@ -83,7 +84,6 @@ fn check(
     flags: &TypedServerTls,
     bounds: &Bounds<'_>,
     upstreams: &Upstreams<'_>,
-    tenants: &[TenantConfig],
     report: &mut Report,
 ) -> Option<ListenerConfig> {
     if typed.address.is_absent() {
@@ -110,7 +110,7 @@ fn check(
         report.fault(place, "a unix socket's clients have no network to be trusted by; leave it out");
     }
     let upstream = upstream_name(&typed, upstreams, report);
-    let tenant = tenant::named(&typed.tenant, tenants, report);
+    let tenant = tenant::named(&typed.tenant, upstreams.tenants, report);
     let mut own_tls = std::mem::take(&mut typed.tls);
     let faults = report.faults.len();
     let tls = match &bind {
