@@ -10,7 +10,9 @@ mod denied;
 mod errand;
 mod hello;
 mod leased;
+pub mod limit;
 mod local;
+mod presence;
 mod refusal;
 mod route;
 mod scan;
@@ -24,11 +26,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use self::client::{Client, Origin};
 use self::config::SessionConfig;
 use self::errand::Errand;
+use self::limit::{Front, Offices};
+use self::presence::{Expiry, Presence, Tick};
 use self::scan::Scans;
 use self::turn::{Pause, Step, Turn};
 use crate::command::{self, Flags, Found, Verb};
@@ -37,6 +41,8 @@ use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::request::{RequestLimits, RequestScanner};
+use crate::tenant::identity::TenantId;
+use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
 use crate::upstream::held::Held;
@@ -56,14 +62,31 @@ pub struct Surroundings {
     pub buffers: Rc<Buffers>,
     /// The worker's sessions.
     pub roster: Rc<Roster>,
+    /// Whose clients are under which limits.
+    pub offices: Rc<Offices>,
+    /// The tenant that the listener names.
+    pub tenant: Option<TenantId>,
 }
 
-/// The sessions of one worker, so that a drain reaches them.
-#[derive(Default)]
+/// The sessions of one worker, so that a drain reaches them, and the clock of their timeouts.
 pub struct Roster {
-    sessions: RefCell<HashMap<u64, Rc<Replies>>>,
+    sessions: RefCell<HashMap<u64, Rc<Presence>>>,
     draining: Cell<bool>,
     left: Notify,
+    since: Instant,
+    now: Cell<Tick>,
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        Self {
+            sessions: RefCell::default(),
+            draining: Cell::new(false),
+            left: Notify::new(),
+            since: Instant::now(),
+            now: Cell::new(0),
+        }
+    }
 }
 
 impl Roster {
@@ -72,6 +95,14 @@ impl Roster {
         self.draining.set(true);
         for session in self.sessions.borrow().values() {
             session.wake();
+        }
+    }
+
+    /// Once a second: looks whose time is up.
+    pub fn inspect(&self) {
+        self.now.set(self.since.elapsed().as_secs());
+        for session in self.sessions.borrow().values() {
+            session.inspect(self.now.get());
         }
     }
 
@@ -107,6 +138,21 @@ pub enum Close {
     Memory,
     /// A reply was cut short, or state was lost, with an upstream connection.
     UpstreamLost,
+    /// It was still, or at one thing, for too long.
+    Expired,
+    /// Its tenant has as many clients as it may have.
+    Full,
+}
+
+impl Close {
+    /// Whether the client is not waited for to take the replies that it is owed; `blocked`: it takes none now.
+    fn is_at_once(self, blocked: bool) -> bool {
+        match self {
+            Self::Slow | Self::Expired => true,
+            Self::Memory => blocked,
+            Self::Left | Self::Finished | Self::Protocol | Self::UpstreamLost | Self::Full => false,
+        }
+    }
 }
 
 /// One client's session.
@@ -135,6 +181,12 @@ pub struct Session {
     hold: Option<Pin<Box<Sleep>>>,
     /// Its commands wait for a primary.
     held: Option<Held>,
+    /// Whose client it is, and what that allows; nobody's is not limited.
+    member: Option<Box<Member>>,
+    front: Front,
+    /// Runs while a request waits for a limit.
+    limit: Option<Pin<Box<Sleep>>>,
+    presence: Rc<Presence>,
     _counted: Gauged,
 }
 
@@ -145,11 +197,11 @@ impl Session {
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         let client = Client::new(origin, upstream.config.database, identity);
         let replies = Replies::new(around.buffers.clone(), around.config.max_reply_buffer);
-        around.roster.sessions.borrow_mut().insert(client.id, replies.clone());
+        let presence = Presence::new(replies.clone(), around.config.timeouts, around.roster.now.get());
+        around.roster.sessions.borrow_mut().insert(client.id, presence.clone());
         upstream.counters.clients_total.rise();
-        let policy = around.config.policy.clone();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
-        Self {
+        let mut session = Self {
             stream,
             client,
             replies,
@@ -157,7 +209,7 @@ impl Session {
             input: Vec::new(),
             scanner: RequestScanner::default(),
             scans: Scans::default(),
-            policy,
+            policy: None,
             lane: None,
             closing: None,
             ended: false,
@@ -166,8 +218,17 @@ impl Session {
             stall: None,
             hold: None,
             held: None,
+            member: None,
+            front: Front::Unseen,
+            limit: None,
+            presence,
             _counted: counted,
+        };
+        if let Err(line) = session.reassign() {
+            session.refuse(&line);
+            session.closing = Some(Close::Full);
         }
+        session
     }
 
     /// Serves the client until it leaves or must go.
@@ -186,6 +247,8 @@ impl Session {
             Close::Slow => counters.closed_slow.rise(),
             Close::Memory => counters.closed_memory.rise(),
             Close::UpstreamLost => counters.closed_lost.rise(),
+            Close::Expired => counters.closed_timeout.rise(),
+            Close::Full => counters.closed_limit.rise(),
         }
         let certificate = self.client.certificate.as_ref().map(CertificateIdentity::shown);
         tracing::debug!(
@@ -207,6 +270,35 @@ impl Session {
         });
         self.input = input;
         self.consume(used);
+        self.front = Front::Unseen;
+    }
+
+    /// What is to be done with a session whose time is up.
+    fn expire(&mut self, expiry: Expiry) -> Option<Close> {
+        let roster = &self.around.roster;
+        tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
+        match expiry {
+            Expiry::SlowReader => Some(Close::Slow),
+            Expiry::Command if self.client.replying == client::Replying::On && !self.replies.is_partial() => {
+                let counters = &self.around.upstream.counters;
+                let replies = Replies::new(self.around.buffers.clone(), self.around.config.max_reply_buffer);
+                let given_up = self.replies.awaited();
+                replies.answer(|out| {
+                    self.replies.with_waiting(|waiting| out.extend_from_slice(waiting));
+                    (0..given_up).for_each(|_| out.extend_from_slice(refusal::COMMAND_TIMEOUT));
+                });
+                counters.command_timeouts.add(given_up.into());
+                // What still comes for these is dropped; their places in the lane's queue stay until then.
+                std::mem::replace(&mut self.replies, replies).close();
+                self.presence.replace(self.replies.clone());
+                self.presence.owes(roster.now.get(), false, true);
+                self.progress = 0;
+                None
+            }
+            Expiry::FirstCommand | Expiry::Idle | Expiry::Transaction | Expiry::Command => {
+                Some(Close::Expired)
+            }
+        }
     }
 
     /// Whether the request at the front of the input waits for what others do.

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::errand::Errand;
+use super::limit::Charged;
 use super::{Close, Session};
 use crate::resp::request::{self, Request, RequestFault, Scanned};
 use crate::upstream::replies::Standing;
@@ -37,6 +38,8 @@ pub(super) enum Pause {
     More,
     /// Earlier replies must come first.
     Replies,
+    /// A limit takes no request before this time.
+    Limit(Instant),
     /// The lane takes no requests; if it is for want of a primary, until then at most.
     Lane(Option<Instant>),
     /// See [`Turn::Errand`].
@@ -74,7 +77,14 @@ impl Session {
             if self.poll_stalled(cx, blocked).is_ready() {
                 return Poll::Ready(Turn::Close(Close::Slow));
             }
+            if let Some(close) = self.presence.expired().and_then(|expiry| self.expire(expiry)) {
+                return Poll::Ready(Turn::Close(close));
+            }
+            self.settle_accounts(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
+                if close.is_at_once(blocked) {
+                    return Poll::Ready(Turn::Close(close));
+                }
                 if !blocked && self.replies.awaited() == 0 || self.waits_in_vain(cx, close).is_ready() {
                     return Poll::Ready(Turn::Close(close));
                 }
@@ -84,12 +94,16 @@ impl Session {
                 return Poll::Pending;
             }
             let mut pause = self.handle_input();
+            self.note_debt();
             if !matches!(pause, Pause::Lane(_)) {
                 self.released();
             }
             if matches!(pause, Pause::More) {
                 pause = match self.poll_read(cx) {
-                    Poll::Ready(pause) => pause,
+                    Poll::Ready(pause) => {
+                        self.note_debt();
+                        pause
+                    }
                     Poll::Pending if self.replies.waiting() > 0 && !blocked => continue,
                     Poll::Pending if self.drained() => Pause::Close(Close::Finished),
                     Poll::Pending => return Poll::Pending,
@@ -106,6 +120,11 @@ impl Session {
                 Pause::Close(close) => self.closing = Some(close),
                 Pause::Replies if answered => {}
                 Pause::Replies => return Poll::Pending,
+                Pause::Limit(due) => {
+                    if self.poll_due(cx, due).is_pending() && !answered {
+                        return Poll::Pending;
+                    }
+                }
                 Pause::Lane(deadline) => {
                     if self.poll_held(cx, deadline).is_pending() && !answered {
                         return Poll::Pending;
@@ -115,6 +134,22 @@ impl Session {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Notes for the timeouts that the client is there, and whether a reply is due.
+    fn note_debt(&mut self) {
+        let now = self.around.roster.now.get();
+        let (due, came) = (self.replies.awaited() > 0, self.replies.waiting() > 0);
+        self.presence.owes(now, due, came);
+        if let Some(member) = &mut self.member {
+            member.in_flight(self.replies.awaited() as usize);
+        }
+        if came || due {
+            self.presence.active(now);
+            if self.admitted() {
+                self.presence.settled_in();
+            }
+        }
     }
 
     /// Ready when the client has taken no byte of its replies for too long.
@@ -200,11 +235,16 @@ impl Session {
     pub(super) fn wait_held(&mut self) {
         let held = self.held.get_or_insert_with(|| self.around.upstream.client_held());
         held.set(self.input.len());
+        self.presence.leases(self.around.roster.now.get(), true, false);
     }
 
     /// The session no longer waits for its lane, or for a primary.
     pub(super) fn released(&mut self) {
-        self.held = None;
+        if self.held.take().is_some() {
+            let now = self.around.roster.now.get();
+            self.presence.leases(now, false, false);
+            self.presence.active(now);
+        }
         self.hold = None;
     }
 
@@ -293,7 +333,21 @@ impl Session {
     /// stopped.
     fn handle(&mut self, bytes: &[u8]) -> (usize, Pause) {
         self.handle_with(bytes, |session, found| match found {
-            Ok(request) => session.dispatch(request),
+            Ok(request) => {
+                let step = match session.charge(request) {
+                    Charged::Passes => session.dispatch(request),
+                    Charged::Waits(pause) => return Step::Stay(pause),
+                    Charged::Refused(_) if session.replies.awaited() > 0 => {
+                        return Step::Stay(Pause::Replies);
+                    }
+                    Charged::Refused(line) => {
+                        session.refuse(&line);
+                        Step::Done
+                    }
+                };
+                session.charged(&step);
+                step
+            }
             Err(_) if session.replies.awaited() > 0 => Step::Stay(Pause::Replies),
             Err(fault) => session.fault(fault),
         })
@@ -352,7 +406,7 @@ impl Session {
     }
 }
 
-fn poll_timer(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+pub(super) fn poll_timer(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
     if timer.deadline() != deadline {
         timer.as_mut().reset(deadline);
     }
