@@ -111,6 +111,8 @@ const TENANT: &[&str] = &[
     "channel-prefixes",
     "read-only",
     "scripts",
+    "weight",
+    "priority",
     "over-limit",
     "max-delay",
     "connections",
@@ -362,6 +364,8 @@ fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTena
         channel_prefixes: section.read_list("channel-prefixes", policy::prefix, report),
         read_only: section.read("read-only", report),
         scripts: section.read("scripts", report),
+        weight: section.read("weight", report),
+        priority: section.read("priority", report),
     }
 }
 

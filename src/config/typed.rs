@@ -23,6 +23,7 @@ use crate::tenant::policy::config::{Rule, Scripts};
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
+use crate::upstream::turns::Priority;
 
 /// One setting.
 #[derive(Clone, Debug, Default)]
@@ -199,6 +200,8 @@ pub struct TypedTenant {
     pub channel_prefixes: Setting<Vec<Box<[u8]>>>,
     pub read_only: Setting<bool>,
     pub scripts: Setting<Scripts>,
+    pub weight: Setting<usize>,
+    pub priority: Setting<Priority>,
 }
 
 /// One of respgate's own users.

@@ -19,6 +19,7 @@ use crate::tenant::policy::config::Scripts;
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
+use crate::upstream::turns::Priority;
 
 /// A type that a setting can have.
 pub trait Value: Sized {
@@ -245,6 +246,7 @@ words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);
 words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
+words!(Priority, r#""high", "normal" or "low""#, "high" => Self::High, "normal" => Self::Normal, "low" => Self::Low);
 words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);
 words!(Scripts, r#""deny" or "declared-keys""#,
     "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);

@@ -208,7 +208,7 @@ impl Session {
         let lane = upstream.lane(key);
         let client = self.client.id;
         loop {
-            let deadline = match upstream.admission(&lane) {
+            let deadline = match upstream.admission(&lane, self.asks(false)) {
                 Admission::Open | Admission::Full => return Ok(()),
                 Admission::Refused(line) => return Err(line),
                 Admission::Expired(line) => {

@@ -15,6 +15,8 @@ use crate::tenant::limits::member::{Member, Verdict};
 use crate::tenant::limits::refusal::Limit;
 use crate::tenant::users::Users;
 use crate::tenant::{Desk, Tenants};
+use crate::upstream::contention::Asker;
+use crate::upstream::turns::Share;
 
 /// The tenants as one worker's sessions see them.
 #[derive(Debug)]
@@ -30,7 +32,12 @@ impl Offices {
     /// A worker's.
     pub fn new(tenants: &Tenants) -> Rc<Self> {
         Rc::new(Self {
-            desks: tenants.all.iter().map(Desk::new).collect(),
+            desks: tenants
+                .all
+                .iter()
+                .enumerate()
+                .map(|(at, tenant)| Desk::new(TenantId(at), tenant))
+                .collect(),
             rules: tenants.rules.clone(),
             users: tenants.users.clone(),
             epoch: tenants.epoch,
@@ -148,6 +155,16 @@ impl Session {
             0 => true,
             wait => self.poll_due(cx, self.instant(now.saturating_add(wait))).is_ready(),
         }
+    }
+
+    /// For whom the session asks where others wait.
+    pub(super) fn share_due(&self) -> Share {
+        self.member.as_ref().map_or(Share::default(), |member| member.desk().share)
+    }
+
+    /// As who it asks for a turn on a lane; `idle`: nothing of it is under way there.
+    pub(super) fn asks(&self, idle: bool) -> Asker {
+        Asker { who: self.client.id, share: self.share_due(), idle }
     }
 
     /// Takes a place among its tenant's leases of one kind.

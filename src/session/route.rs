@@ -72,10 +72,14 @@ impl Session {
             return self.pinned();
         }
         let Some(lane) = self.lane() else { return Step::Done };
+        // First, so that no turn on the lane is spent on what must wait for earlier replies.
+        if self.replies.awaited() >= self.replies.window(self.around.config.max_pipeline) {
+            return Step::Stay(Pause::Replies);
+        }
         if !lane.is_open() {
-            return match self.around.upstream.admission(&lane) {
-                Admission::Open => self.share(request, if_lost),
-                Admission::Full => Step::Stay(Pause::Lane(None)),
+            match self.around.upstream.admission(&lane, self.asks(self.replies.awaited() == 0)) {
+                Admission::Open => {}
+                Admission::Full => return Step::Stay(Pause::Lane(None)),
                 // Who waits already goes on waiting.
                 Admission::Held(_)
                     if self.held.is_none() && self.around.upstream.hold_full(request.len()) =>
@@ -84,25 +88,22 @@ impl Session {
                         return Step::Stay(Pause::Replies);
                     }
                     self.refuse(&self.around.upstream.hold_overflow());
-                    Step::Done
+                    return Step::Done;
                 }
-                Admission::Held(deadline) => Step::Stay(Pause::Lane(Some(deadline))),
+                Admission::Held(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
                 Admission::Refused(_) | Admission::Expired(_) if self.replies.awaited() > 0 => {
-                    Step::Stay(Pause::Replies)
+                    return Step::Stay(Pause::Replies);
                 }
                 Admission::Expired(line) => {
                     self.around.upstream.counters.hold_expired.rise();
                     self.refuse(&line);
-                    Step::Done
+                    return Step::Done;
                 }
                 Admission::Refused(line) => {
                     self.refuse(&line);
-                    Step::Done
+                    return Step::Done;
                 }
-            };
-        }
-        if self.replies.awaited() >= self.replies.window(self.around.config.max_pipeline) {
-            return Step::Stay(Pause::Replies);
+            }
         }
         let mute = self.client.mutes();
         lane.push(request.raw(), &self.replies, if_lost, mute);

@@ -21,6 +21,8 @@ pub(super) const AHEAD: usize = 64 * 1024;
 const MEMORY_SHARE: usize = 256 * 1024;
 /// How often it is looked whether a client that closed its sending side waits in vain.
 pub(super) const DEPARTED_CHECK: Duration = Duration::from_millis(250);
+/// A request that is small as requests go, in bytes.
+const SMALL: usize = 32;
 /// Rounds of reading and writing before other tasks have their turn.
 const ROUNDS: usize = 8;
 
@@ -187,7 +189,10 @@ impl Session {
     /// sent more or left.
     fn poll_held(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         if let Some(lane) = &self.lane {
-            lane.wait(self.client.id, cx.waker());
+            match deadline {
+                Some(_) => lane.wait(self.client.id, cx.waker()),
+                None => lane.wait_turn(self.client.id, cx.waker(), self.share_due(), self.wanted()),
+            }
         }
         if let Some(deadline) = deadline
             && self.poll_hold_expired(cx, deadline).is_ready()
@@ -200,6 +205,13 @@ impl Session {
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+
+    /// About how many requests wait in the session that may be under way at once.
+    fn wanted(&self) -> u32 {
+        let requests = u32::try_from(self.input.len() / SMALL).unwrap_or(u32::MAX);
+        let window = self.replies.window(self.around.config.max_pipeline);
+        requests.min(window.saturating_sub(self.replies.awaited())).max(1)
     }
 
     /// Counts the client among those that are held. Ready when that has lasted until `deadline`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::identity::MembersConfig;
 use super::limits::config::LimitsConfig;
 use super::policy::Policy;
+use crate::upstream::turns::Due;
 
 /// One tenant.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct TenantConfig {
     pub members: MembersConfig,
     /// How much they may use.
     pub limits: LimitsConfig,
+    /// Its share where clients wait for each other.
+    pub due: Due,
     /// Which commands its clients may run, and on what; `None`: everything.
     pub policy: Option<Arc<Policy>>,
 }

@@ -21,6 +21,7 @@ use self::limits::config::LimitsConfig;
 use self::limits::count::Count;
 use self::limits::rate::{Batched, Shared};
 use self::users::Users;
+use crate::upstream::turns::Share;
 
 /// One tenant, as all workers see it.
 #[derive(Debug)]
@@ -110,6 +111,8 @@ impl Tenants {
 pub struct Desk {
     /// What all workers share.
     pub tenant: Arc<Tenant>,
+    /// For whom its clients ask where others wait.
+    pub share: Share,
     /// What this worker counts of it.
     pub figures: Figures,
     commands: Option<Batched>,
@@ -119,10 +122,11 @@ pub struct Desk {
 
 impl Desk {
     /// A worker's.
-    pub fn new(tenant: &Arc<Tenant>) -> Rc<Self> {
+    pub fn new(id: TenantId, tenant: &Arc<Tenant>) -> Rc<Self> {
         let batched = |shared: &Option<Arc<Shared>>| shared.clone().map(Batched::new);
         Rc::new(Self {
             tenant: tenant.clone(),
+            share: Share { owner: Some(id.0), due: tenant.config.due },
             figures: Figures::default(),
             commands: batched(&tenant.commands),
             bytes_in: batched(&tenant.bytes_in),

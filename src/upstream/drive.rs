@@ -124,6 +124,7 @@ async fn serve(lane: &Rc<Lane>, upstream: &Rc<Upstream>, link: Link, doubted: bo
     let gauge = Gauged::new(&upstream.counters, |counters| &counters.shared_open);
     lane.answer_decided();
     lane.enter(Phase::Open);
+    lane.reopened(link.round_trip);
     lane.renewed(link.retires);
     let mut pump = Pump::new(link, doubted);
     let mut renewal = Renewal::default();

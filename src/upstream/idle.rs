@@ -185,6 +185,7 @@ mod tests {
                 read: ReadBuffer::new(1024),
                 generation: Generation(1),
                 opened: Instant::now(),
+                round_trip: Duration::ZERO,
                 retires: None,
             };
             let mut bench = Self { idle: IdleLinks::default(), key, server };

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::contention::{Asker, Contention};
 use super::open::Key;
 use super::queue::{IfLost, Queue, Slot, Verdict};
 use super::replies::Replies;
+use super::turns::Share;
 
 /// Bytes that may wait on one lane before sessions must wait, so that a slow server slows its clients.
 const ROOM: usize = 1024 * 1024;
-/// Requests that may wait on one lane.
-const DEPTH: usize = 64 * 1024;
 /// A lane without a connection that no session uses is forgotten after this.
 const UNOPENED: Duration = Duration::from_secs(2);
 
@@ -24,7 +24,7 @@ const UNOPENED: Duration = Duration::from_secs(2);
 pub enum Admission {
     /// Push it.
     Open,
-    /// Its queue is full: wait to be woken.
+    /// As much is under way as may be: wait for a turn.
     Full,
     /// No connection yet: wait to be woken, until then at most.
     Held(Instant),
@@ -58,6 +58,10 @@ pub struct Lane {
     driver: RefCell<Option<Waker>>,
     /// Sessions that wait to be let in, by client id; a session that leaves takes itself out.
     waiting: RefCell<HashMap<u64, Waker>>,
+    /// Whose turn it is when as much is under way as may be.
+    contention: RefCell<Contention>,
+    /// What it says of how many requests may be under way while anybody may push.
+    depth: Cell<usize>,
     order: Cell<Option<Order>>,
     /// The queue's progress when it was last looked at, and since when it has been due.
     progress: Cell<(u64, Option<Instant>)>,
@@ -83,6 +87,7 @@ pub(super) enum Order {
 
 impl Lane {
     pub(super) fn new(key: Key) -> Rc<Self> {
+        let contention = Contention::default();
         Rc::new(Self {
             key,
             queue: RefCell::default(),
@@ -91,6 +96,8 @@ impl Lane {
             gated: Cell::new(false),
             driver: RefCell::default(),
             waiting: RefCell::default(),
+            depth: Cell::new(contention.depth()),
+            contention: RefCell::new(contention),
             order: Cell::default(),
             progress: Cell::default(),
             unused_since: Cell::default(),
@@ -104,21 +111,26 @@ impl Lane {
         &self.key
     }
 
-    /// Whether it takes requests, the answer on all but a few calls.
+    /// Whether it takes anybody's requests, the answer on all but a few calls.
     pub fn is_open(&self) -> bool {
         self.open.get() && !self.gated.get() && {
             let queue = self.queue.borrow();
-            queue.held() < ROOM && queue.len() < DEPTH
+            queue.held() < ROOM && queue.len() < self.depth.get()
         }
     }
 
-    /// Whether it takes requests, and if not, why. An idle lane starts to open. `deadline`: when held commands
-    /// fail.
-    pub(super) fn admission(&self, deadline: impl FnOnce() -> Result<Instant, Rc<[u8]>>) -> Admission {
+    /// Whether it takes one request of this client, and if not, why. An idle lane starts to open. `deadline`: when held
+    /// commands fail.
+    pub(super) fn admission(
+        &self,
+        asker: Asker,
+        deadline: impl FnOnce() -> Result<Instant, Rc<[u8]>>,
+    ) -> Admission {
         let mut phase = self.phase.borrow_mut();
         match &*phase {
             Phase::Open if self.is_open() => Admission::Open,
             Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Expired, Admission::Held),
+            Phase::Open if self.has_turn(asker) => Admission::Open,
             Phase::Open => Admission::Full,
             Phase::Refused(line, until) if Instant::now() < *until => Admission::Refused(line.clone()),
             Phase::Idle | Phase::Refused(..) => {
@@ -135,6 +147,64 @@ impl Lane {
         self.queue.borrow().is_empty() && !matches!(&*self.phase.borrow(), Phase::Opening)
     }
 
+    fn has_turn(&self, asker: Asker) -> bool {
+        let (held, under_way) = {
+            let queue = self.queue.borrow();
+            (queue.held(), queue.len())
+        };
+        self.contend(|contention| held < ROOM && contention.admits(asker, under_way))
+    }
+
+    fn contend<T>(&self, ask: impl FnOnce(&mut Contention) -> T) -> T {
+        let mut contention = self.contention.borrow_mut();
+        let answer = ask(&mut contention);
+        self.depth.set(contention.depth());
+        answer
+    }
+
+    /// Wakes this client's session once, when it may push some of the `wanted` requests that it has.
+    pub fn wait_turn(&self, client: u64, waker: &Waker, share: Share, wanted: u32) {
+        self.wait(client, waker);
+        if self.gated.get() || !self.open.get() {
+            return;
+        }
+        self.contend(|contention| contention.join(client, share, wanted));
+        // Nothing that is under way might come back to make room.
+        if self.queue.borrow().len() < self.contention.borrow().window.size() {
+            self.wake_driver();
+        }
+    }
+
+    /// Deals out what room there is, if there was none for all.
+    pub(super) fn deal(&self) {
+        if self.depth.get() > 0 || !self.open.get() || self.gated.get() {
+            return;
+        }
+        let (held, under_way, replies) = {
+            let queue = self.queue.borrow();
+            (queue.held(), queue.len(), queue.progress())
+        };
+        if held >= ROOM {
+            return;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        let again = self.contend(|contention| {
+            contention.deal(under_way, replies, Instant::now(), |client| {
+                if let Some(waker) = waiting.remove(&client) {
+                    waker.wake();
+                }
+            })
+        });
+        if again {
+            self.wake_driver();
+        }
+    }
+
+    /// Its connection's server answered its greeting in this time.
+    pub(super) fn reopened(&self, round_trip: Duration) {
+        self.contend(|contention| contention.window.reopened(round_trip));
+    }
+
     /// Wakes this client's session once, when [`Self::admission`] may have changed.
     pub fn wait(&self, client: u64, waker: &Waker) {
         self.waiting.borrow_mut().entry(client).or_insert_with(|| waker.clone());
@@ -143,6 +213,9 @@ impl Lane {
     /// The client no longer waits.
     pub fn leave(&self, client: u64) {
         self.waiting.borrow_mut().remove(&client);
+        if self.depth.get() == 0 {
+            self.contend(|contention| contention.leave(client));
+        }
     }
 
     /// Appends a request; the lane must be open.
@@ -257,14 +330,12 @@ impl Lane {
         self.wake_waiting();
     }
 
-    pub(super) fn wake_waiting(&self) {
+    /// Everybody is to look again.
+    fn wake_waiting(&self) {
+        self.contend(Contention::end);
         for (_, waker) in self.waiting.take() {
             waker.wake();
         }
-    }
-
-    pub(super) fn anyone_waits(&self) -> bool {
-        !self.waiting.borrow().is_empty()
     }
 
     pub(super) fn watch(&self, waker: &Waker) {

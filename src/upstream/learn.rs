@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Upstream;
 use super::open::Key;
 use super::replies::Replies;
+use super::turns::Share;
 use crate::command::learned::Learned;
 use crate::resp::Resp;
 use crate::resp::control::Control;
@@ -43,7 +44,7 @@ impl Upstream {
     async fn ask_for_commands(self: &Rc<Self>, key: &Key, deadline: Instant) -> Option<Learned> {
         let key = Key { identity: key.identity.clone(), database: 0, resp: Resp::V2 };
         let nobody = Replies::new(self.buffers.clone(), 0);
-        let mut lease = self.lease(&key, &nobody).await.ok()?;
+        let mut lease = self.lease(&key, &nobody, Share::default()).await.ok()?;
         let mut control = Control::new(&mut lease.link.stream);
         let reply = control.call(&[b"COMMAND"], deadline).await.ok()?;
         drop(control);

@@ -1,7 +1,7 @@
 //! The leased lane: connections that belong to one session at a time.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::Upstream;
 use super::idle::{IdleLinks, sound};
 use super::open::{Key, Link, OpenFault, open};
 use super::replies::Replies;
+use super::turns::{Share, Turns};
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::topology::Generation;
@@ -26,13 +27,12 @@ pub(super) struct Leases {
     idle: IdleLinks,
     /// Connections of this identity that were opened before then are not used again.
     outdated: Cell<Option<(u64, Instant)>>,
-    /// Sessions that wait for room, longest first.
-    queue: RefCell<VecDeque<oneshot::Sender<Grant>>>,
+    /// Sessions that wait for room, by a number of their own.
+    waiting: RefCell<HashMap<u64, oneshot::Sender<Grant>>>,
+    turns: RefCell<Turns>,
     /// Leases out now, by a number of their own.
     out: RefCell<HashMap<u64, Rc<Out>>>,
     next: Cell<u64>,
-    /// Length of the queue at which it is next rid of sessions that left.
-    tidy_at: Cell<usize>,
 }
 
 struct Out {
@@ -55,7 +55,7 @@ struct Grant {
     link: Option<(Key, Link)>,
 }
 
-/// Room for one leased connection. When it is dropped, the room goes to the session that has waited longest.
+/// Room for one leased connection. When it is dropped, the room goes to the session whose turn it is.
 struct Permit {
     upstream: Rc<Upstream>,
     /// A connection without state that goes along with the room.
@@ -65,6 +65,19 @@ struct Permit {
 impl Permit {
     fn new(upstream: &Rc<Upstream>) -> Self {
         Self { upstream: upstream.clone(), clean: None }
+    }
+}
+
+/// A session's place among those that wait.
+struct Waiting<'a> {
+    leases: &'a Leases,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.leases.turns.borrow_mut().leave(self.number);
+        self.leases.waiting.borrow_mut().remove(&self.number);
     }
 }
 
@@ -107,10 +120,10 @@ impl Leases {
             taken: Cell::new(0),
             idle: IdleLinks::default(),
             outdated: Cell::default(),
-            queue: RefCell::default(),
+            waiting: RefCell::default(),
+            turns: RefCell::default(),
             out: RefCell::default(),
             next: Cell::new(0),
-            tidy_at: Cell::new(64),
         }
     }
 
@@ -119,36 +132,27 @@ impl Leases {
         self.idle.len()
     }
 
-    /// Gives the place of a finished lease, and its connection if that is clean, to the session that has waited
-    /// longest; if none waits, the place is free and the connection idle.
+    /// Gives the place of a finished lease, and its connection if that is clean, to the session whose turn it is; if
+    /// none waits, the place is free and the connection idle.
     fn pass_on(&self, upstream: &Rc<Upstream>, link: Option<(Key, Link)>) {
         loop {
-            let next = self.queue.borrow_mut().pop_front();
-            match next {
-                Some(session) if session.is_closed() => {}
-                Some(session) => {
-                    let _ = session.send(Grant { permit: Permit::new(upstream), link });
-                    return;
-                }
-                None => {
-                    self.taken.set(self.taken.get().saturating_sub(1));
-                    if let Some((key, link)) = link {
-                        self.idle.put(key, link);
-                    }
-                    return;
-                }
+            let next = self.turns.borrow_mut().next(1);
+            let Some((number, _)) = next else { break };
+            let session = self.waiting.borrow_mut().remove(&number);
+            if let Some(session) = session.filter(|session| !session.is_closed()) {
+                let _ = session.send(Grant { permit: Permit::new(upstream), link });
+                return;
             }
+        }
+        self.turns.borrow_mut().clear();
+        self.taken.set(self.taken.get().saturating_sub(1));
+        if let Some((key, link)) = link {
+            self.idle.put(key, link);
         }
     }
 
-    /// Places of sessions that left while they waited are taken out whenever they could be half of the queue.
-    fn enqueue(&self, session: oneshot::Sender<Grant>) {
-        let mut queue = self.queue.borrow_mut();
-        if queue.len() >= self.tidy_at.get() {
-            queue.retain(|waiting| !waiting.is_closed());
-            self.tidy_at.set((queue.len() * 2).max(64));
-        }
-        queue.push_back(session);
+    fn number(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
     }
 
     /// Marks every lease of an older generation as cut and drops idle connections of one.
@@ -292,13 +296,18 @@ impl Lease {
 }
 
 impl Upstream {
-    /// A connection for `key`: an idle one, a new one, or, when all are in use, the next that is given back, in
-    /// the order of asking. Waits at most `lease_wait` for room, and for a primary as long as a hold may last.
+    /// A connection for `key`: an idle one, a new one, or, when all are in use, the next that is given back, when
+    /// it is the turn of `share`. Waits at most `lease_wait` for room, and for a primary as long as a hold may last.
     ///
     /// # Errors
     /// The error line for the client, without CRLF.
-    pub async fn lease(self: &Rc<Self>, key: &Key, replies: &Rc<Replies>) -> Result<Lease, Rc<[u8]>> {
-        let grant = self.room(key).await?;
+    pub async fn lease(
+        self: &Rc<Self>,
+        key: &Key,
+        replies: &Rc<Replies>,
+        share: Share,
+    ) -> Result<Lease, Rc<[u8]>> {
+        let grant = self.room(key, share).await?;
         self.held().await?;
         if let Some((known, mut link)) = grant.link
             && known == *key
@@ -316,7 +325,7 @@ impl Upstream {
         key: &Key,
         replies: &Rc<Replies>,
     ) -> Result<Lease, Rc<[u8]>> {
-        let grant = self.room(key).await?;
+        let grant = self.room(key, Share::default()).await?;
         self.open_lease(key, replies, grant.permit, Patience::AsksOnce).await
     }
 
@@ -332,9 +341,9 @@ impl Upstream {
         Ok(())
     }
 
-    async fn room(self: &Rc<Self>, key: &Key) -> Result<Grant, Rc<[u8]>> {
+    async fn room(self: &Rc<Self>, key: &Key, share: Share) -> Result<Grant, Rc<[u8]>> {
         let leases = &self.leases;
-        if leases.queue.borrow().is_empty() {
+        if leases.waiting.borrow().is_empty() {
             if let Some(link) = leases.idle.take(key, self.generation()) {
                 leases.taken.set(leases.taken.get() + 1);
                 return Ok(Grant { permit: Permit::new(self), link: Some((key.clone(), link)) });
@@ -349,12 +358,13 @@ impl Upstream {
         }
         self.counters.lease_waits.rise();
         let (tell, told) = oneshot::channel();
-        leases.enqueue(tell);
+        let place = Waiting { leases, number: leases.number() };
+        leases.waiting.borrow_mut().insert(place.number, tell);
+        leases.turns.borrow_mut().join(place.number, share, 1);
         match tokio::time::timeout(self.config.lease_wait, told).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => {
                 self.counters.lease_timeouts.rise();
-                leases.queue.borrow_mut().retain(|waiting| !waiting.is_closed());
                 Err(format!(
                     "-ERR respgate: no upstream connection became free within {} ms; this worker may lease {} of upstream '{}' (max-leased), and blocked, subscribed and transactional clients hold them",
                     self.config.lease_wait.as_millis(),
@@ -419,7 +429,7 @@ impl Upstream {
     }
 
     fn lend(self: &Rc<Self>, link: Link, key: &Key, replies: &Rc<Replies>, permit: Permit) -> Lease {
-        let number = self.leases.next.replace(self.leases.next.get() + 1);
+        let number = self.leases.number();
         let out = Rc::new(Out {
             generation: link.generation,
             cut: Cell::new(false),
@@ -434,27 +444,5 @@ impl Upstream {
         let listed = Listed { upstream: self.clone(), number, out };
         let gauge = Gauged::new(&self.counters, |c| &c.leased_open);
         Lease { link, key: key.clone(), listed, permit, _gauge: gauge }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_that_left_the_queue_do_not_pile_up() {
-        let leases = Leases::new(1);
-        let waiting: Vec<_> = (0..10)
-            .map(|_| {
-                let (tell, told) = oneshot::channel();
-                leases.enqueue(tell);
-                told
-            })
-            .collect();
-        for _ in 0..10_000 {
-            leases.enqueue(oneshot::channel().0);
-        }
-        assert!(leases.queue.borrow().len() <= 64);
-        drop(waiting);
     }
 }

@@ -4,6 +4,7 @@
 //! the leased one.
 
 pub mod config;
+pub mod contention;
 mod drive;
 mod follow;
 pub mod held;
@@ -21,6 +22,8 @@ mod refusal;
 mod renew;
 pub mod replies;
 pub mod scripts;
+pub mod turns;
+mod window;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -31,6 +34,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use self::config::{ClientAuth, UpstreamConfig};
+use self::contention::Asker;
 use self::held::HeldBytes;
 use self::identity::Identities;
 use self::lane::{Admission, Lane};
@@ -177,9 +181,9 @@ impl Upstream {
         lane
     }
 
-    /// Whether `lane` takes requests, and if not, why.
-    pub fn admission(&self, lane: &Lane) -> Admission {
-        lane.admission(|| self.held_until())
+    /// Whether `lane` takes a request of this client, and if not, why.
+    pub fn admission(&self, lane: &Lane, asker: Asker) -> Admission {
+        lane.admission(asker, || self.held_until())
     }
 
     /// Takes the lane out if only its driver still holds it.

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -53,6 +54,8 @@ pub struct Link {
     pub generation: Generation,
     /// When it was opened.
     pub opened: Instant,
+    /// How long the server took to answer its greeting.
+    pub round_trip: Duration,
     /// When it is to be replaced by a new one; `None`: when it fails.
     pub retires: Option<Instant>,
 }
@@ -100,6 +103,7 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
         .map_err(|error| unavailable(error.to_string(), Hint::Lost(generation)))?;
     let mut control = Control::new(stream);
     let greeting = Greeting { credentials: credentials.as_deref(), resp: key.resp, database: key.database };
+    let asked = Instant::now();
     let greeted = match greet(&mut control, &greeting, deadline).await {
         Ok(greeted) => greeted,
         Err(GreetError::AuthRequired(line)) => return Err(OpenFault::AuthRequired(error_line(&line))),
@@ -125,6 +129,7 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
             return Err(unavailable(text, Hint::NotPrimary(generation)));
         }
     }
+    let round_trip = asked.elapsed();
     let (stream, leftover) = control.into_inner();
     if answers(&leftover) {
         let text = format!("{} answered more than it was asked in its greeting", primary.address);
@@ -141,7 +146,8 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
     }
     let opened = Instant::now();
     let retires = upstream.config.retires(opened);
-    Ok(Link { stream, read: ReadBuffer::with(READ, &leftover), generation, opened, retires })
+    let read = ReadBuffer::with(READ, &leftover);
+    Ok(Link { stream, read, generation, opened, round_trip, retires })
 }
 
 /// Whether anything but pushes came behind the greeting: the next command would be handed it as its reply.

@@ -95,6 +95,14 @@ impl Pump {
 
     /// Pumps until the connection ends.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
+        let polled = self.poll_link(cx, lane, upstream);
+        if polled.is_pending() {
+            lane.deal();
+        }
+        polled
+    }
+
+    fn poll_link(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
         lane.watch(cx.waker());
         match lane.ordered() {
             None | Some(Order::Renew) => {}
@@ -170,6 +178,7 @@ impl Pump {
         let Some(link) = self.successor.take().and_then(|successor| successor.link) else { return true };
         upstream.counters.renewed.rise();
         lane.renewed(link.retires);
+        lane.reopened(link.round_trip);
         self.link.stream.close();
         self.link = link;
         self.scanner = ReplyScanner::default();
@@ -300,9 +309,6 @@ impl Pump {
         }
         drop(queue);
         self.link.read.consume(at);
-        if lane.anyone_waits() && lane.is_open() {
-            lane.wake_waiting();
-        }
         Ok(())
     }
 }
@@ -415,7 +421,8 @@ mod tests {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let read = ReadBuffer::with(1024, sent);
             let (generation, opened) = (Generation(1), tokio::time::Instant::now());
-            let link = Link { stream: Stream::Tcp(stream), read, generation, opened, retires: None };
+            let stream = Stream::Tcp(stream);
+            let link = Link { stream, read, generation, opened, round_trip: Duration::ZERO, retires: None };
             let mut pump = Pump::new(link, false);
             pump.absorb(&self.lane, &self.upstream)
         }

@@ -12,9 +12,13 @@ use crate::tenant::config::TenantConfig;
 use crate::tenant::identity::MembersConfig;
 use crate::tenant::policy::Policy;
 use crate::tenant::policy::config::{PolicyConfig, Scripts, What};
+use crate::upstream::turns::{Due, Priority};
 
 /// The most tenants, since each has its own metrics.
 const MAX_TENANTS: usize = 1024;
+
+/// The largest share of a tenant, as a multiple of the smallest.
+const MAX_WEIGHT: u16 = 1000;
 
 /// Checks all tenants. A rule that names a client for two of them is a fault.
 pub(super) fn check_all(typed: Vec<TypedTenant>, report: &mut Report) -> Vec<TenantConfig> {
@@ -87,6 +91,17 @@ fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
             report.warn(place, format!("names {name}, which respgate's table lacks; {what}"));
         }
     }
+    let weight = match &typed.weight {
+        Setting::Given(weight, place) => {
+            let fit = u16::try_from(*weight).ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
+            if fit.is_none() {
+                report.fault(place, format!("is {weight}; a weight is 1 to {MAX_WEIGHT}"));
+            }
+            fit.unwrap_or(1)
+        }
+        Setting::Absent | Setting::Faulty => 1,
+    };
+    let due = Due { weight, priority: typed.priority.or(Priority::Normal) };
     TenantConfig {
         name: typed.name,
         members: MembersConfig {
@@ -98,6 +113,7 @@ fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
             default: typed.default.or(false),
         },
         limits: limits::check(typed.limits, report),
+        due,
         policy: policy.map(Arc::new),
     }
 }

@@ -72,8 +72,9 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         session.refuse(&upstream.hold_overflow());
         return Ok(());
     }
+    let share = session.share_due();
     let lease = tokio::select! {
-        lease = upstream.lease(&key, &replies) => lease,
+        lease = upstream.lease(&key, &replies, share) => lease,
         () = session.left() => return Err(Close::Left),
     };
     session.released();

@@ -284,6 +284,7 @@ mod tests {
     use super::*;
     use crate::tenant::Tenant;
     use crate::tenant::config::TenantConfig;
+    use crate::tenant::identity::TenantId;
     use crate::tenant::limits::config::{LimitsConfig, Rates};
 
     const MS: u64 = 1_000_000;
@@ -294,7 +295,7 @@ mod tests {
     }
 
     fn member(limits: LimitsConfig) -> Member {
-        Member::join(&Desk::new(&tenant(limits)), None, 0).unwrap()
+        Member::join(&Desk::new(TenantId(0), &tenant(limits)), None, 0).unwrap()
     }
 
     fn commands(over_limit: OverLimit) -> LimitsConfig {
@@ -362,7 +363,7 @@ mod tests {
     fn commands_in_flight_wait_for_others() {
         for (over_limit, waits) in [(OverLimit::Delay, true), (OverLimit::Reject, false)] {
             let limits = LimitsConfig { in_flight: Some(2), over_limit, ..LimitsConfig::default() };
-            let desk = Desk::new(&tenant(limits));
+            let desk = Desk::new(TenantId(0), &tenant(limits));
             let (mut one, mut two) =
                 (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
             one.in_flight(2);
@@ -377,7 +378,10 @@ mod tests {
 
     #[test]
     fn only_who_holds_much_of_too_much_goes() {
-        let desk = Desk::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
+        let desk = Desk::new(
+            TenantId(0),
+            &tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }),
+        );
         let (mut large, mut small) =
             (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
         assert_eq!(large.buffers(1 << 20), None);
@@ -390,7 +394,10 @@ mod tests {
     #[test]
     fn places_are_taken_along_or_the_tenant_is_not_joined() {
         let limits = LimitsConfig { subscribed: Some(1), connections: Some(2), ..LimitsConfig::default() };
-        let (from, to) = (Desk::new(&tenant(LimitsConfig::default())), Desk::new(&tenant(limits)));
+        let (from, to) = (
+            Desk::new(TenantId(0), &tenant(LimitsConfig::default())),
+            Desk::new(TenantId(0), &tenant(limits)),
+        );
         let subscriber = || {
             let mut member = Member::join(&from, None, 0).unwrap();
             member.hold(Limit::Subscribed).unwrap();

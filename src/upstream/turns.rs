@@ -1,0 +1,383 @@
+//! Whose turn it is when more is asked for than there is room: self-clocked fair queueing, by weight between the owners
+//! of sessions (tenants), evenly between the sessions of one owner. No I/O.
+//!
+//! Everybody has a tag, which rises with what is taken, the slower the more weight there is; whose tag will be the
+//! lowest after its turn is next. Who comes anew starts where the others are, so that a session that asks for little is
+//! next although others have long been waiting for much. (Golestani, 1994; Goyal, Vin, Cheng, 1996.)
+
+use std::collections::{BTreeMap, HashMap};
+
+/// Units of a tag for each unit that weight 1 takes; also the largest weight.
+const SCALE: u64 = 1000;
+/// The most that is taken at once before the next is looked at.
+const QUANTUM: u32 = 64;
+/// Every so many turns, the lowest priority that waits comes first, so that none waits for ever.
+const MERCY: u32 = 16;
+
+const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+
+/// Who comes first where owners wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// What is not configured.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+/// What an owner is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Its share beside others that wait, 1 to 1000.
+    pub weight: u16,
+    /// Shares count among owners of one priority.
+    pub priority: Priority,
+}
+
+impl Default for Due {
+    fn default() -> Self {
+        Self { weight: 1, priority: Priority::default() }
+    }
+}
+
+/// For whom something is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// The number of the tenant; `None`: all who belong to none share as one.
+    pub owner: Option<usize>,
+    /// What that is due.
+    pub due: Due,
+}
+
+/// Those who wait.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    classes: [Class; 3],
+    /// Of everyone who waits.
+    places: HashMap<u64, Place>,
+    arrivals: u64,
+    taken: u32,
+}
+
+/// The tag that one will have after its next turn, and the order of arrival among equal ones: who asks for little comes
+/// before who asks for much.
+type Start = (u64, u64);
+
+#[derive(Debug)]
+struct Place {
+    share: Share,
+    tag: u64,
+    start: Start,
+}
+
+#[derive(Debug, Default)]
+struct Class {
+    /// Where owners that come anew start.
+    now: u64,
+    owners: HashMap<Option<usize>, Owner>,
+}
+
+#[derive(Debug, Default)]
+struct Owner {
+    tag: u64,
+    weight: u16,
+    arrival: u64,
+    /// Where sessions that come anew start.
+    now: u64,
+    /// Of sessions that had theirs.
+    tags: HashMap<u64, u64>,
+    tidy_at: usize,
+    /// Sessions, with what they still ask for.
+    waiting: BTreeMap<Start, (u64, u32)>,
+}
+
+impl Turns {
+    /// `who` asks for `wanted` units, at least one. Who waits already goes on waiting.
+    pub(super) fn join(&mut self, who: u64, share: Share, wanted: u32) {
+        if self.places.contains_key(&who) {
+            return;
+        }
+        self.arrivals += 1;
+        let class = class_mut(&mut self.classes, share.due.priority);
+        let owner = class.owners.entry(share.owner).or_default();
+        if owner.waiting.is_empty() {
+            owner.tag = owner.tag.max(class.now);
+            owner.arrival = self.arrivals;
+        }
+        owner.weight = share.due.weight;
+        owner.tidy();
+        let wanted = wanted.max(1);
+        let tag = owner.tags.get(&who).map_or(owner.now, |tag| owner.now.max(*tag));
+        let start = (tag + quantum(wanted), self.arrivals);
+        owner.waiting.insert(start, (who, wanted));
+        self.places.insert(who, Place { share, tag, start });
+    }
+
+    /// Whether the next turn would be that of `who`, if it asked for one unit. Then that is taken.
+    pub(super) fn cuts_in(&mut self, who: u64, share: Share) -> bool {
+        if self.places.contains_key(&who) {
+            return false;
+        }
+        self.join(who, share, 1);
+        let class = class_mut(&mut self.classes, share.due.priority);
+        let (now, is_next) = (class.now, class.next() == Some(share.owner));
+        let owner = class.owners.entry(share.owner).or_default();
+        let first = owner.waiting.values().next().is_some_and(|(first, _)| *first == who);
+        let before = (now, owner.now);
+        if !first || !is_next || self.next_class() != Some(share.due.priority) {
+            self.withdraw(who);
+            return false;
+        }
+        self.take(share.due.priority, 1);
+        // Nobody who waits has got on by this.
+        let class = class_mut(&mut self.classes, share.due.priority);
+        class.now = before.0;
+        class.owners.entry(share.owner).or_default().now = before.1;
+        true
+    }
+
+    /// `who` waits no longer. What it has taken counts on.
+    pub(super) fn withdraw(&mut self, who: u64) {
+        let Some(Place { share, tag, start }) = self.places.remove(&who) else { return };
+        let class = class_mut(&mut self.classes, share.due.priority);
+        if let Some(owner) = class.owners.get_mut(&share.owner) {
+            owner.waiting.remove(&start);
+            owner.tags.insert(who, tag);
+        }
+    }
+
+    /// There is no `who` any more.
+    pub(super) fn leave(&mut self, who: u64) {
+        self.withdraw(who);
+        for owner in self.classes.iter_mut().flat_map(|class| class.owners.values_mut()) {
+            owner.tags.remove(&who);
+        }
+    }
+
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Who may take how much now, `room` at most. Who asked for more goes on waiting for the rest.
+    pub(super) fn next(&mut self, room: u32) -> Option<(u64, u32)> {
+        let merciful = self.taken % MERCY == MERCY - 1;
+        let priority = if merciful { self.last_class() } else { self.next_class() }?;
+        self.taken = self.taken.wrapping_add(1);
+        self.take(priority, room)
+    }
+
+    fn next_class(&mut self) -> Option<Priority> {
+        PRIORITIES.into_iter().find(|priority| class_mut(&mut self.classes, *priority).next().is_some())
+    }
+
+    fn last_class(&mut self) -> Option<Priority> {
+        PRIORITIES.into_iter().rfind(|priority| class_mut(&mut self.classes, *priority).next().is_some())
+    }
+
+    fn take(&mut self, priority: Priority, room: u32) -> Option<(u64, u32)> {
+        let class = class_mut(&mut self.classes, priority);
+        let id = class.next()?;
+        let owner = class.owners.get_mut(&id)?;
+        let ((_, arrival), (who, wanted)) = owner.waiting.pop_first()?;
+        let place = self.places.get_mut(&who)?;
+        let count = wanted.min(QUANTUM).min(room);
+        let units = u64::from(count) * SCALE;
+        class.now = class.now.max(owner.tag);
+        owner.tag += units / u64::from(place.share.due.weight.max(1));
+        owner.now = owner.now.max(place.tag);
+        place.tag += units;
+        if wanted > count {
+            let rest = wanted - count;
+            place.start = (place.tag + quantum(rest), arrival);
+            owner.waiting.insert(place.start, (who, rest));
+        } else {
+            owner.tags.insert(who, place.tag);
+            self.places.remove(&who);
+        }
+        Some((who, count))
+    }
+
+    /// Nothing is scarce any more: what has been taken is forgotten, and nobody waits.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Class {
+    /// The owner whose next session would be done first.
+    fn next(&self) -> Option<Option<usize>> {
+        let done = |owner: &Owner| {
+            let (_, wanted) = owner.waiting.values().next()?;
+            Some((owner.tag + quantum(*wanted) / u64::from(owner.weight.max(1)), owner.arrival))
+        };
+        let waiting = self.owners.iter().filter_map(|(id, owner)| Some((done(owner)?, *id)));
+        waiting.min_by_key(|(done, _)| *done).map(|(_, id)| id)
+    }
+}
+
+impl Owner {
+    /// Tags that are in the past say nothing.
+    fn tidy(&mut self) {
+        if self.tags.len() >= self.tidy_at {
+            self.tags.retain(|_, tag| *tag > self.now);
+            self.tidy_at = (self.tags.len() * 2).max(64);
+        }
+    }
+}
+
+/// By how much the next turn of one who asks for so much raises its tag.
+fn quantum(wanted: u32) -> u64 {
+    u64::from(wanted.min(QUANTUM)) * SCALE
+}
+
+fn class_mut(classes: &mut [Class; 3], priority: Priority) -> &mut Class {
+    let [high, normal, low] = classes;
+    match priority {
+        Priority::High => high,
+        Priority::Normal => normal,
+        Priority::Low => low,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(owner: usize, weight: u16, priority: Priority) -> Share {
+        Share { owner: Some(owner), due: Due { weight, priority } }
+    }
+
+    fn equal(owner: usize) -> Share {
+        share(owner, 1, Priority::Normal)
+    }
+
+    /// What everybody got of `room`, `everyone` asking for more than there is, again and again.
+    fn shared(everyone: &[(u64, Share)], room: u32) -> HashMap<u64, u32> {
+        let (mut turns, mut got) = (Turns::default(), HashMap::new());
+        let mut left = room;
+        while left > 0 {
+            for (who, share) in everyone {
+                turns.join(*who, *share, 1000);
+            }
+            let (who, count) = turns.next(left).unwrap();
+            *got.entry(who).or_default() += count;
+            left -= count;
+        }
+        got
+    }
+
+    fn near(got: Option<&u32>, expected: u32) -> bool {
+        got.is_some_and(|got| got.abs_diff(expected) <= 2 * QUANTUM)
+    }
+
+    #[test]
+    fn owners_share_by_weight_however_many_sessions_they_have() {
+        let mut everyone: Vec<_> = (0..30).map(|who| (who, equal(1))).collect();
+        everyone.push((100, equal(2)));
+        everyone.push((200, share(3, 2, Priority::Normal)));
+        let got = shared(&everyone, 40_000);
+        assert!(near(got.get(&100), 10_000), "{got:?}");
+        assert!(near(got.get(&200), 20_000), "{got:?}");
+        for who in 0..30 {
+            assert!(near(got.get(&who), 333), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn who_asks_for_little_is_next() {
+        for polite in [equal(2), equal(1)] {
+            let mut turns = Turns::default();
+            for who in 0..50 {
+                turns.join(who, equal(1), 1000);
+            }
+            for _ in 0..200 {
+                turns.next(64).unwrap();
+            }
+            let mut before = 0;
+            for _ in 0..100 {
+                // The others get on as fast as it does.
+                for _ in 0..5 {
+                    turns.next(16).unwrap();
+                }
+                turns.join(100, polite, 1);
+                while turns.next(64).unwrap().0 != 100 {
+                    before += 1;
+                }
+            }
+            assert!(before <= 100, "{before} turns of others before 100 of its own");
+        }
+    }
+
+    #[test]
+    fn nobody_saves_up_turns_by_staying_away() {
+        let mut turns = Turns::default();
+        turns.join(2, equal(2), 1);
+        turns.next(1).unwrap();
+        turns.join(1, equal(1), u32::MAX);
+        for _ in 0..1000 {
+            turns.next(16).unwrap();
+        }
+        turns.join(2, equal(2), u32::MAX);
+        let mine = (0..100).filter(|_| turns.next(16).unwrap().0 == 2).count();
+        assert!((48..=52).contains(&mine), "{mine}");
+    }
+
+    #[test]
+    fn priority_goes_before_weight_and_starves_nobody() {
+        let everyone = [(1, share(1, 1, Priority::High)), (2, share(2, 1000, Priority::Low))];
+        let got = shared(&everyone, 16_000);
+        assert!(near(got.get(&2), 1000), "{got:?}");
+    }
+
+    #[test]
+    fn who_leaves_has_no_turn() {
+        let mut turns = Turns::default();
+        turns.join(1, equal(1), 5);
+        turns.join(2, equal(1), 5);
+        turns.leave(1);
+        turns.leave(1);
+        assert_eq!(turns.next(3), Some((2, 3)));
+        assert_eq!(turns.next(3), Some((2, 2)));
+        assert_eq!(turns.next(3), None);
+        assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn who_has_taken_little_cuts_in() {
+        let mut turns = Turns::default();
+        turns.join(1, equal(1), u32::MAX);
+        turns.join(2, equal(2), u32::MAX);
+        for _ in 0..20 {
+            turns.next(16).unwrap();
+        }
+        assert!(!turns.cuts_in(1, equal(1)), "it waits");
+        let often = (0..100).filter(|_| turns.cuts_in(3, equal(3))).count();
+        assert!((1..=2 * QUANTUM as usize).contains(&often), "{often}");
+        assert!(!turns.cuts_in(4, share(4, 1, Priority::Low)));
+        assert!(turns.cuts_in(5, share(4, 1, Priority::High)));
+        for _ in 0..4 {
+            turns.next(16).unwrap();
+        }
+        assert!(turns.cuts_in(3, equal(3)), "the others went on");
+        let mut alone = Turns::default();
+        alone.join(1, equal(1), u32::MAX);
+        alone.next(16).unwrap();
+        assert!(alone.cuts_in(2, equal(1)), "another session of the only owner");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut turns = Turns::default();
+        for who in 0..100_000 {
+            turns.join(who, equal(1), 32);
+            turns.next(1).unwrap();
+            turns.leave(who);
+        }
+        let tags = &turns.classes[1].owners[&Some(1)].tags;
+        assert!(tags.is_empty(), "{}", tags.len());
+    }
+}
