@@ -10,10 +10,10 @@ use tokio::time::Instant;
 /// The first window, in requests.
 const FIRST: usize = 512;
 /// A window is never smaller, nor larger.
-const LEAST: usize = 256;
+const LEAST: usize = 128;
 const MOST: usize = 16 * 1024;
 /// What a full window may add to the time of an answer.
-const STANDING: Duration = Duration::from_micros(500);
+const STANDING: Duration = Duration::from_micros(200);
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn it_is_as_large_as_the_server_is_fast_and_far() {
         let (near, far) = (Duration::from_micros(50), Duration::from_millis(2));
-        // 550 µs of requests of 1 µs, and 2.5 ms of them.
-        assert!((400..700).contains(&settled(near, Duration::from_micros(1))));
+        // 250 µs of requests of 1 µs, and 2.2 ms of them.
+        assert!((200..350).contains(&settled(near, Duration::from_micros(1))));
         assert!((1900..3000).contains(&settled(far, Duration::from_micros(1))));
         assert_eq!(settled(near, Duration::from_millis(1)), LEAST);
         assert_eq!(settled(far, Duration::from_nanos(1)), MOST);

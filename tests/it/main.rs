@@ -24,6 +24,7 @@ mod discovery;
 mod doctor;
 mod drain;
 mod failover;
+mod fairness;
 mod greeting;
 mod handshake;
 mod hold;
