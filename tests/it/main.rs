@@ -39,6 +39,7 @@ mod pubsub;
 mod tenants;
 mod timeouts;
 mod rotation;
+mod shared_rates;
 mod tracking;
 mod transactions;
 mod users;
