@@ -23,7 +23,7 @@ use crate::net::tls::slot::Leg;
 use crate::rotation::login::Login;
 use crate::rotation::{Tally, credentials};
 use crate::tenant::Tenants;
-use crate::tenant::store::{Reach, Store};
+use crate::tenant::store::Store;
 use crate::tenant::users::Users;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
@@ -77,7 +77,7 @@ async fn serve(config: Config) -> io::Result<()> {
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
     let plan = plan(&config, &certificates, &discoveries, &logins, &timelines);
     let stores: Vec<Store> =
-        plan.upstreams.iter().filter_map(|upstream| share(upstream, &plan.tenants)).collect();
+        plan.upstreams.iter().filter_map(|upstream| Store::spawn(upstream, &plan.tenants.all)).collect();
     let mut workers = Vec::with_capacity(config.workers);
     for number in 0..config.workers {
         let (worker, _thread) = Worker::start(number, plan.clone())?;
@@ -145,16 +145,6 @@ fn bind(config: &Config) -> io::Result<Vec<Listener>> {
         listeners.push(bound);
     }
     Ok(listeners)
-}
-
-/// Shares the rates of tenants that are to be shared through an upstream.
-fn share(upstream: &UpstreamPlan, tenants: &Tenants) -> Option<Store> {
-    let reach = Reach {
-        topology: upstream.topology.clone(),
-        login: upstream.login.clone(),
-        dialer: upstream.dialer.clone(),
-    };
-    Store::spawn(&upstream.config.name, &tenants.all, reach)
 }
 
 fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {

@@ -19,14 +19,16 @@ use super::Tenant;
 use super::limits::ledger::Ledger;
 use super::limits::refusal::Limit;
 use crate::net::backoff::Backoff;
-use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
+use crate::net::tls::client::{ClientSet, ClientTls};
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, greet};
 use crate::resp::value::Value;
-use crate::rotation::login::Login;
-use crate::topology::{Generation, Topology};
+use crate::rotation::login::Newest;
+use crate::topology::Generation;
+use crate::upstream::UpstreamPlan;
+use crate::upstream::config::Reauth;
 
 /// Where the keys are, followed by `{tenant}:limit`.
 const PREFIX: &str = "__respgate:limit:";
@@ -74,24 +76,14 @@ pub struct Standing {
     told: bool,
 }
 
-/// How an upstream's primary is reached.
-#[derive(Clone, Debug)]
-pub struct Reach {
-    /// Who is the primary.
-    pub topology: watch::Receiver<Topology>,
-    /// Who respgate is there.
-    pub login: Login,
-    /// How it is dialled.
-    pub dialer: Dialer,
-}
-
 impl Store {
     /// Shares the rates of those `tenants` that are to be shared through `upstream`, from now on. `None`: there are none.
-    pub fn spawn(upstream: &str, tenants: &[Arc<Tenant>], reach: Reach) -> Option<Self> {
+    pub fn spawn(upstream: &UpstreamPlan, tenants: &[Arc<Tenant>]) -> Option<Self> {
+        let name = &upstream.config.name;
         let accounts: Vec<_> = tenants
             .iter()
             .filter(|tenant| {
-                tenant.config.limits.sharing.as_ref().is_some_and(|sharing| sharing.upstream == upstream)
+                tenant.config.limits.sharing.as_ref().is_some_and(|sharing| sharing.upstream == *name)
             })
             .flat_map(|tenant| {
                 let name = &tenant.config.name;
@@ -103,9 +95,15 @@ impl Store {
         }
         let standing =
             Standing { fault: Some("the server has not been asked yet".into()), ..Standing::default() };
-        let store = Self { upstream: upstream.to_owned(), standing: watch::channel(standing).0 };
+        let store = Self { upstream: name.clone(), standing: watch::channel(standing).0 };
         let now = Instant::now();
-        let task = Task { store: store.clone(), accounts, reach, answered: now, patience: now + GRACE };
+        let task = Task {
+            store: store.clone(),
+            accounts,
+            upstream: upstream.clone(),
+            answered: now,
+            patience: now + GRACE,
+        };
         tokio::spawn(task.run());
         Some(store)
     }
@@ -158,10 +156,26 @@ enum Fault {
     Refused(String),
 }
 
+/// Why a connection is given up that works.
+enum End {
+    /// It is of the past: another primary has taken over, credentials have changed, or it is old.
+    Outdated,
+    Fault(Fault),
+}
+
+/// A connection to the primary.
+struct Link {
+    control: Control<Stream>,
+    generation: Generation,
+    retires: Option<Instant>,
+    logins: watch::Receiver<Newest>,
+    certificates: Option<watch::Receiver<ClientSet>>,
+}
+
 struct Task {
     store: Store,
     accounts: Vec<Account>,
-    reach: Reach,
+    upstream: UpstreamPlan,
     /// When the server answered last.
     answered: Instant,
     /// Until then the local parts are not resorted to, while the server cannot be asked.
@@ -171,23 +185,28 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut why = String::from("no primary could be reached in time");
         loop {
             let connected = if self.shares() {
-                let late = |_| Err(Fault::Away("no primary could be reached in time".into()));
+                let late = |_| Err(Fault::Away(why.clone()));
                 timeout_at(self.patience, self.connect()).await.unwrap_or_else(late)
             } else {
                 self.connect().await
             };
             let fault = match connected {
-                Ok((control, generation)) => self.serve(control, generation, &mut backoff).await,
+                Ok(link) => match self.serve(link, &mut backoff).await {
+                    End::Outdated => continue,
+                    End::Fault(fault) => fault,
+                },
                 Err(fault) => fault,
             };
             if matches!(fault, Fault::Refused(_)) || Instant::now() >= self.patience {
                 self.fall_back(&fault);
             }
+            why = fault.to_string();
             tokio::select! {
                 () = sleep(backoff.next_delay()) => {}
-                changed = self.reach.topology.changed() => if changed.is_err() {
+                changed = self.upstream.topology.changed() => if changed.is_err() {
                     return;
                 }
             }
@@ -199,24 +218,31 @@ impl Task {
     }
 
     /// A connection to the primary, once there is one.
-    async fn connect(&mut self) -> Result<(Control<Stream>, Generation), Fault> {
-        let primary = self.reach.topology.borrow_and_update().primary().cloned();
+    async fn connect(&mut self) -> Result<Link, Fault> {
+        let primary = self.upstream.topology.borrow_and_update().primary().cloned();
         let Some(primary) = primary else { return Err(Fault::Away("no primary is known".into())) };
         let away = |why: &dyn fmt::Display| Fault::Away(format!("{}: {why}", primary.address));
-        let credentials = self.reach.login.newest_within(GREETING_TIMEOUT).await.map_err(|why| away(&why))?;
-        let stream = self.reach.dialer.dial(&primary.address).await.map_err(|why| away(&why))?;
+        let logins = self.upstream.login.subscribe();
+        let certificates = self.upstream.dialer.tls.as_ref().map(ClientTls::changes);
+        let credentials =
+            self.upstream.login.newest_within(GREETING_TIMEOUT).await.map_err(|why| away(&why))?;
+        let stream = self.upstream.dialer.dial(&primary.address).await.map_err(|why| away(&why))?;
         let mut control = Control::new(stream);
         let greeting = Greeting { credentials: credentials.as_deref(), resp: Resp::V2, database: 0 };
         let greeted = greet(&mut control, &greeting, Instant::now() + GREETING_TIMEOUT).await;
         match (&greeted, &credentials) {
             (Err(GreetError::AuthRefused(line)), Some(credentials)) => {
-                self.reach.login.refused(&primary.address, credentials, line);
+                self.upstream.login.refused(&primary.address, credentials, line);
             }
-            (Ok(_), Some(_)) => self.reach.login.accepted(),
+            (Ok(_), Some(_)) => self.upstream.login.accepted(),
             _ => {}
         }
         match greeted {
-            Ok(Greeted { role: Some(Role::Primary { .. }) | None, .. }) => Ok((control, primary.generation)),
+            Ok(Greeted { role: Some(Role::Primary { .. }) | None, .. }) => {
+                let (generation, retires) =
+                    (primary.generation, self.upstream.config.retires(Instant::now()));
+                Ok(Link { control, generation, retires, logins, certificates })
+            }
             Ok(_) => Err(away(&"it is not a primary")),
             Err(error @ (GreetError::AuthRefused(_) | GreetError::AuthRequired(_))) => {
                 Err(Fault::Refused(format!("{}: {error}", primary.address)))
@@ -225,25 +251,31 @@ impl Task {
         }
     }
 
-    /// Asks for grants until that fails or another primary takes over.
-    async fn serve(
-        &mut self,
-        mut control: Control<Stream>,
-        generation: Generation,
-        backoff: &mut Backoff,
-    ) -> Fault {
+    /// Asks for grants until that fails or the connection is of the past.
+    async fn serve(&mut self, mut link: Link, backoff: &mut Backoff) -> End {
         loop {
-            if let Err(fault) = self.ask(&mut control).await {
-                return fault;
+            if let Err(fault) = self.ask(&mut link.control).await {
+                return End::Fault(fault);
             }
             backoff.reset();
             self.patience = Instant::now() + GRACE;
             sleep(INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())).await;
-            let primary = self.reach.topology.borrow_and_update().primary().map(|primary| primary.generation);
-            if primary != Some(generation) {
-                return Fault::Away("the primary is about to change".into());
+            if self.outdated(&link) {
+                return End::Outdated;
             }
         }
+    }
+
+    fn outdated(&self, link: &Link) -> bool {
+        let primary = self.upstream.topology.borrow().primary().map(|primary| primary.generation);
+        let changed = || {
+            let certificates = link.certificates.as_ref();
+            link.logins.has_changed().unwrap_or(false)
+                || certificates.is_some_and(|changes| changes.has_changed().unwrap_or(false))
+        };
+        primary != Some(link.generation)
+            || link.retires.is_some_and(|retires| Instant::now() >= retires)
+            || (self.upstream.config.reauth == Reauth::Reconnect && changed())
     }
 
     /// Asks for what is wanted, all in one go.
