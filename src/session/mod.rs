@@ -231,8 +231,8 @@ impl Session {
         session
     }
 
-    /// Serves the client until it leaves or must go.
-    pub async fn run(mut self) -> Close {
+    /// Serves the client until it leaves or must go. Borrowed: a future that owned it would hold it twice.
+    pub async fn run(&mut self) -> Close {
         let close = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
                 Turn::Errand(errand) => Box::pin(self.perform(errand)).await,
@@ -250,7 +250,7 @@ impl Session {
             Close::Expired => counters.closed_timeout.rise(),
             Close::Full => counters.closed_limit.rise(),
         }
-        let certificate = self.client.certificate.as_ref().map(CertificateIdentity::shown);
+        let certificate = self.client.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(
             client = self.client.id,
             peer = self.client.peer,

@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificate::{Certificate, CertificateIdentity};
 use super::fault::{Fault, Peer, Reason, explain};
+use super::read_ahead::ReadAhead;
 use super::server::ServerSet;
 
 /// The same kind of fault is logged at most this often for each listener and worker.
@@ -44,7 +45,7 @@ impl fmt::Debug for ServerTls {
 /// A client that has shaken hands.
 pub struct Welcomed {
     /// The connection.
-    pub stream: TlsStream<TcpStream>,
+    pub stream: TlsStream<ReadAhead>,
     /// Who its certificate says it is, if it showed one. The certificate is verified.
     pub identity: Option<CertificateIdentity>,
 }
@@ -82,8 +83,10 @@ impl ServerTls {
             });
         }
         let config = self.set.borrow().config.clone();
-        let stream =
-            TlsAcceptor::from(config).accept(stream).await.map_err(|error| explain(&error, Peer::Client))?;
+        let stream = TlsAcceptor::from(config)
+            .accept(ReadAhead::new(stream))
+            .await
+            .map_err(|error| explain(&error, Peer::Client))?;
         let identity = identity(&stream)?;
         Ok(Welcomed { stream, identity })
     }
@@ -91,7 +94,7 @@ impl ServerTls {
 
 /// Whose certificate it is. A session that is resumed brings the certificate of its first handshake along, and that may
 /// have expired since.
-fn identity(stream: &TlsStream<TcpStream>) -> Result<Option<CertificateIdentity>, Fault> {
+fn identity(stream: &TlsStream<ReadAhead>) -> Result<Option<CertificateIdentity>, Fault> {
     let Some(own) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
     let certificate = Certificate::read(own)
         .map_err(|why| Fault { reason: Reason::BadCertificate, text: format!("shows what {why}") })?;
