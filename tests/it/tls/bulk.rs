@@ -142,3 +142,25 @@ fn two_hundred_clients_at_once() {
     let dials = tunnel.proxy.metric("respgate_upstream_connects_total", &[]);
     assert!(dials <= 8.0, "200 clients caused {dials} handshakes with the server");
 }
+
+/// What TLS has taken and the socket has not is written as soon as there is room, though nothing else happens then.
+/// Where the sockets' buffers end is the kernel's affair: amounts rise in steps that are smaller than what TLS takes.
+const STEP: usize = 48 * 1024;
+const STEPS: std::ops::RangeInclusive<usize> = 45..=90;
+/// For what is sent to get stuck.
+const SETTLE: Duration = Duration::from_millis(15);
+
+#[test]
+fn no_reply_is_left_behind_within_tls() {
+    let tunnel = Tunnel::start(1);
+    let bytes = value(8, STEP);
+    tunnel.client().expect(&[b"SET".as_slice(), b"large", &bytes], "+OK\r\n");
+    for replies in STEPS {
+        let mut client = tunnel.client();
+        client.send(encode(&["GET", "large"]).repeat(replies));
+        thread::sleep(SETTLE);
+        for _ in 0..replies {
+            same(&client.reply(), &bulk(&bytes));
+        }
+    }
+}
