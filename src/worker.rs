@@ -290,10 +290,14 @@ impl Door {
         }
     }
 
-    fn serve(&self, stream: Stream, origin: Origin, places: Places) {
+    fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, places: Places) {
         let mut session = Session::new(stream, origin, self.around.clone());
+        let door = self.clone();
         tokio::task::spawn_local(async move {
             session.run().await;
+            if let Some((fault, peer)) = session.tls_fault() {
+                door.log.broken(&door.name, peer, fault);
+            }
             drop((session, places));
         });
     }

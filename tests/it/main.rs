@@ -39,6 +39,7 @@ mod pubsub;
 mod tenants;
 mod timeouts;
 mod rotation;
+mod tls;
 mod tracking;
 mod transactions;
 mod users;

@@ -72,8 +72,10 @@ impl ServerTls {
 
     async fn shake_hands(&self, mut stream: TcpStream) -> Result<Welcomed, Fault> {
         let mut first = [0];
-        let seen = stream.peek(&mut first).await.map_err(|error| explain(&error, Peer::Client))?;
-        if seen > 0 && first != [HANDSHAKE_RECORD] {
+        if stream.peek(&mut first).await.unwrap_or(0) == 0 {
+            return Err(Fault { reason: Reason::PortCheck, text: "left without a word".into() });
+        }
+        if first != [HANDSHAKE_RECORD] {
             // Best effort: what is said to a stranger must not take long.
             let _ = stream.write_all(SPEAK_TLS).await;
             return Err(Fault {
@@ -148,10 +150,19 @@ impl HandshakeLog {
 
     /// Counts a failed handshake, and logs it unless one of its kind was logged within the last 10 s.
     pub fn failed(&self, listener: &str, peer: &str, fault: &Fault) {
-        let place = Reason::ALL.iter().position(|reason| *reason == fault.reason).unwrap_or_default();
-        if let Some(count) = self.failed.get(place) {
+        if let Some(count) = self.failed.get(place(fault.reason)) {
             count.set(count.get() + 1);
         }
+        self.broken(listener, peer, fault);
+    }
+
+    /// As [`HandshakeLog::failed`], for what is no handshake and is counted elsewhere.
+    pub fn broken(&self, listener: &str, peer: &str, fault: &Fault) {
+        if fault.reason == Reason::PortCheck {
+            tracing::debug!(listener, "TLS: {peer} {fault}");
+            return;
+        }
+        let place = place(fault.reason);
         if let Some(unsaid) = self.due(place, Instant::now()) {
             tracing::warn!(listener, reason = fault.reason.label(), unsaid, "TLS: {peer} {fault}");
         }
@@ -176,6 +187,10 @@ impl HandshakeLog {
         failed.iter_mut().zip(&self.failed).for_each(|(sum, count)| *sum = count.get());
         Handshakes { full: self.full.get(), resumed: self.resumed.get(), failed }
     }
+}
+
+fn place(reason: Reason) -> usize {
+    Reason::ALL.iter().position(|other| *other == reason).unwrap_or_default()
 }
 
 /// An error of an established connection, in words: a peer refuses a certificate only after TLS 1.3's handshake.
