@@ -22,6 +22,8 @@ use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
 use crate::rotation::login::Login;
 use crate::rotation::{Tally, credentials};
+use crate::tenant::Tenants;
+use crate::tenant::users::Users;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
@@ -90,7 +92,14 @@ async fn serve(config: Config) -> io::Result<()> {
             timelines: timelines.clone(),
         });
         let security = security(&config, &certificates);
-        let admin = Admin::new(views.collect(), security, reloads, workers.clone(), draining.clone());
+        let admin = Admin::new(
+            views.collect(),
+            security,
+            plan.tenants.all.clone(),
+            reloads,
+            workers.clone(),
+            draining.clone(),
+        );
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {
@@ -183,6 +192,7 @@ fn plan(
     timelines: &[Timelines],
 ) -> Plan {
     let workers = config.workers.max(1);
+    let tenants = Tenants::new(&config.tenants, Users::new(&config.users, workers));
     let listeners = config
         .listeners
         .iter()
@@ -194,6 +204,7 @@ fn plan(
                 session: listener.session.clone(),
                 upstream: upstream.unwrap_or_default(),
                 tls: certificates.listener(&listener.name),
+                tenant: listener.tenant.as_deref().and_then(|name| tenants.find(name)),
             }
         })
         .collect();
@@ -220,7 +231,7 @@ fn plan(
             }
         })
         .collect();
-    Plan { listeners, upstreams, max_buffered: config.max_buffered / workers }
+    Plan { listeners, tenants, upstreams, max_buffered: config.max_buffered / workers }
 }
 
 async fn stopped() -> io::Result<()> {

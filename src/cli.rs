@@ -17,6 +17,8 @@ pub enum Invocation {
     Run(Flags),
     /// Check the configuration and say what would run.
     Check(Flags),
+    /// Hash the password on standard input.
+    HashPassword,
     /// Dial everything that the configuration names, and explain what is wrong.
     Doctor {
         /// What to dial.
@@ -185,6 +187,9 @@ pub fn command() -> Command {
         .about("Report every fault of a configuration at once, and how to mend it")
         .override_usage("respgate check --config FILE [OPTIONS]")
         .after_help("Exit codes: 0 no fault (warnings are none), 64 at least one fault.");
+    let hash = Command::new("hash-password")
+        .about("Hash the password on standard input, for password-hash of a user")
+        .after_help("As in: printf %s \"$PASSWORD\" | respgate hash-password");
     let doctor = Command::new("doctor")
         .about("Dial everything for real, step by step, and explain what is wrong")
         .override_usage("respgate doctor --config FILE [--json] [OPTIONS]\n       respgate doctor --upstream URL [--json] [OPTIONS]")
@@ -233,6 +238,7 @@ pub fn command() -> Command {
         .disable_version_flag(true)
         .arg(other("version", 'V', "Print the version").action(ArgAction::Version))
         .subcommand(with_options(check))
+        .subcommand(hash)
         .subcommand(with_options(doctor))
         .subcommand(with_help(status))
 }
@@ -263,8 +269,10 @@ fn other(name: &'static str, short: char, help: &'static str) -> Arg {
 /// What `clap` has to say, which includes the texts of `--help` and `--version`.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(words)?;
-    if let Some(("check", matches)) = matches.subcommand() {
-        return Ok(Invocation::Check(flags(matches)));
+    match matches.subcommand() {
+        Some(("check", matches)) => return Ok(Invocation::Check(flags(matches))),
+        Some(("hash-password", _)) => return Ok(Invocation::HashPassword),
+        _ => {}
     }
     if let Some(("doctor", matches)) = matches.subcommand() {
         return Ok(Invocation::Doctor { flags: flags(matches), json: matches.get_flag("json") });

@@ -5,20 +5,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Instant;
 
 use crate::drain::Draining;
 use crate::net::loopback;
+use crate::net::proxy_protocol::{self, Ends};
 use crate::net::tls::Loaded;
 use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
+use crate::tenant::identity::Identity;
 use crate::worker::{Arrival, Place, Socket, Worker};
 
 /// Connections that the kernel completes before they are accepted.
@@ -27,8 +30,6 @@ const BACKLOG: i32 = 4096;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// The same complaint is logged at most this often.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
-/// A client that vanished without a word is noticed after about this long.
-const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// Where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,10 @@ pub struct ListenerConfig {
     pub upstream: String,
     /// The tenant that its clients belong to.
     pub tenant: Option<String>,
+    /// Whose word is taken for where clients come from: they must begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
+    /// How long a silent client's machine is left alone before the system asks whether it is still there.
+    pub keepalive: Duration,
     /// Clients connected at once; one more is told `-ERR max number of clients reached`.
     pub max_clients: usize,
     /// Bounds of its sessions.
@@ -77,6 +82,10 @@ pub struct Listener {
     name: String,
     place: usize,
     max_clients: usize,
+    keepalive: Duration,
+    /// Who must say where clients come from.
+    proxies: Vec<IpNet>,
+    complained: Mutex<Option<Instant>>,
     clients: Arc<AtomicUsize>,
     ids: Arc<AtomicU64>,
     socket: Bound,
@@ -97,11 +106,20 @@ impl Drop for SocketFile {
     }
 }
 
-/// An accepted client, before it is counted.
-struct Accepted {
+/// An accepted connection, before it is counted.
+enum Accepted {
+    /// A client's own.
+    Client(Client),
+    /// One of a trusted proxy, which is yet to say whose.
+    Proxied { stream: TcpStream, ends: Ends },
+}
+
+/// A client, and where it comes from.
+struct Client {
     socket: Socket,
     peer: String,
     local: String,
+    known: Identity,
 }
 
 impl Listener {
@@ -125,6 +143,9 @@ impl Listener {
             name: config.name.clone(),
             place,
             max_clients: config.max_clients,
+            keepalive: config.keepalive,
+            proxies: config.proxy_protocol.clone(),
+            complained: Mutex::default(),
             clients: Arc::default(),
             ids,
             socket,
@@ -140,23 +161,22 @@ impl Listener {
     /// Accepts until the drain begins. Nothing but the accept is awaited for longer than a worker takes to make
     /// room for one client.
     pub async fn serve(self, workers: Vec<Worker>, mut draining: Draining) {
-        let mut complaint: Option<Instant> = None;
+        let listener = Arc::new(self);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = draining.wait() => return,
-                accepted = self.accept() => accepted,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok(accepted) => self.admit(accepted, &workers).await,
+                Ok(accepted) => listener.clone().admit(accepted, &workers).await,
                 // One that was gone before it was accepted is no reason to keep others waiting.
                 Err(error) if !exhausted(&error) => {
-                    tracing::debug!(listener = self.name, %error, "a client left at once")
+                    tracing::debug!(listener = listener.name, %error, "a client left at once")
                 }
                 Err(error) => {
-                    if complaint.is_none_or(|at| at.elapsed() > COMPLAINT_PERIOD) {
-                        complaint = Some(Instant::now());
-                        tracing::warn!(listener = self.name, %error, "a client could not be accepted; if descriptors ran out, raise the limit (ulimit -n) or lower max-clients");
+                    if listener.may_complain() {
+                        tracing::warn!(listener = listener.name, %error, "a client could not be accepted; if descriptors ran out, raise the limit (ulimit -n) or lower max-clients");
                     }
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
@@ -164,42 +184,102 @@ impl Listener {
         }
     }
 
+    /// Whether it is time for another complaint.
+    fn may_complain(&self) -> bool {
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|at| at.elapsed() > COMPLAINT_PERIOD);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+
     async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
             Bound::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+                let keepalive = TcpKeepalive::new()
+                    .with_time(self.keepalive)
+                    .with_interval((self.keepalive / 3).max(Duration::from_secs(1)));
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 loopback::spare(&stream, peer);
                 let local = stream.local_addr()?;
-                Ok(Accepted {
-                    socket: Socket::Tcp(stream.into_std()?),
-                    peer: peer.to_string(),
-                    local: local.to_string(),
-                })
+                let from = peer.ip().to_canonical();
+                if self.proxies.iter().any(|network| network.contains(&from)) {
+                    return Ok(Accepted::Proxied { stream, ends: Ends { source: peer, destination: local } });
+                }
+                Ok(Accepted::Client(Client::tcp(stream, Ends { source: peer, destination: local })?))
             }
             Bound::Unix(listener, file) => {
                 let (stream, _) = listener.accept().await?;
                 // The server prints a unix client's address as its own path and port 0.
                 let path = format!("{}:0", file.0.display());
-                Ok(Accepted { socket: Socket::Unix(stream.into_std()?), peer: path.clone(), local: path })
+                let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+                Ok(Accepted::Client(Client {
+                    socket: Socket::Unix(stream.into_std()?),
+                    peer: path.clone(),
+                    local: path,
+                    known: Identity { uid, ..Identity::default() },
+                }))
             }
         }
     }
 
-    async fn admit(&self, accepted: Accepted, workers: &[Worker]) {
-        let Some(place) = Place::take(&self.clients, self.max_clients) else {
-            return turn_away(accepted.socket);
-        };
+    async fn admit(self: Arc<Self>, accepted: Accepted, workers: &[Worker]) {
+        let place = Place::take(&self.clients, self.max_clients);
+        match (accepted, place) {
+            (Accepted::Client(client), Some(place)) => self.hand_over(client, place, workers).await,
+            (Accepted::Client(client), None) => turn_away(client.socket),
+            (Accepted::Proxied { stream, .. }, None) => {
+                if let Ok(socket) = stream.into_std() {
+                    turn_away(Socket::Tcp(socket));
+                }
+            }
+            // A proxy that is slow to speak keeps nobody waiting. It has a client's place meanwhile.
+            (Accepted::Proxied { mut stream, ends }, Some(place)) => {
+                let workers = workers.to_vec();
+                tokio::spawn(async move {
+                    match proxy_protocol::read(&mut stream).await {
+                        Ok(told) => {
+                            if let Ok(client) = Client::tcp(stream, told.unwrap_or(ends)) {
+                                self.hand_over(client, place, &workers).await;
+                            }
+                        }
+                        Err(fault @ proxy_protocol::Fault::Nothing) => {
+                            tracing::debug!(listener = self.name, from = %ends.source, %fault, "a proxy left");
+                        }
+                        Err(fault) if self.may_complain() => {
+                            tracing::warn!(listener = self.name, from = %ends.source, %fault, "a connection is closed: proxy-protocol trusts its network to say where clients come from");
+                        }
+                        Err(_) => {}
+                    }
+                });
+            }
+        }
+    }
+
+    async fn hand_over(&self, client: Client, place: Place, workers: &[Worker]) {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let origin = Origin { id, peer: accepted.peer, local: accepted.local, certificate: None };
-        let arrival = Arrival { socket: accepted.socket, listener: self.place, origin, place };
+        let origin =
+            Origin { id, peer: client.peer, local: client.local, known: client.known, certificate: None };
+        let arrival = Arrival { socket: client.socket, listener: self.place, origin, place };
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(arrival).await
         {
             tracing::error!(listener = self.name, "a worker has ended; its clients are turned away");
         }
+    }
+}
+
+impl Client {
+    fn tcp(stream: TcpStream, ends: Ends) -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::Tcp(stream.into_std()?),
+            peer: ends.source.to_string(),
+            local: ends.destination.to_string(),
+            known: Identity { address: Some(ends.source.ip()), ..Identity::default() },
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The respgate binary: arguments, logs and exit codes.
 #![forbid(unsafe_code)]
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +13,12 @@ use respgate::config::report::Report;
 use respgate::config::{self, Config, LogConfig, LogFormat};
 use respgate::doctor::{self, Style};
 use respgate::status;
+use respgate::tenant::users::hash;
 use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+/// The longest password that is hashed, in bytes.
+const MAX_PASSWORD: u64 = 4096;
 
 /// Wrong arguments or configuration: `EX_USAGE` of sysexits.
 const USAGE: u8 = 64;
@@ -22,6 +27,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(Invocation::Run(flags)) => run(&flags),
         Ok(Invocation::Check(flags)) => check(&flags),
+        Ok(Invocation::HashPassword) => hash_password(),
         Ok(Invocation::Doctor { flags, json }) => examine(&flags, json),
         Ok(Invocation::Status { admin, config, json }) => show_status(admin, config, json),
         Ok(Invocation::Nothing) => {
@@ -63,6 +69,30 @@ fn check(flags: &Flags) -> ExitCode {
             ExitCode::SUCCESS
         }
         None => ExitCode::from(USAGE),
+    }
+}
+
+/// Prints what a `password-hash` key takes, of the first line of standard input.
+fn hash_password() -> ExitCode {
+    let mut line = Zeroizing::new(String::new());
+    let read = io::stdin().lock().take(MAX_PASSWORD).read_line(&mut line);
+    let password = line.trim_end_matches(['\r', '\n']);
+    let hashed = match read {
+        Ok(_) if password.is_empty() => {
+            Err("type the password, or pipe it in: nothing came on standard input".into())
+        }
+        Ok(_) => hash::hash(password.as_bytes()),
+        Err(error) => Err(error.to_string()),
+    };
+    match hashed {
+        Ok(hash) => {
+            let _ = writeln!(io::stdout(), "{hash}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            complain(&format!("respgate hash-password: {why}\n"));
+            ExitCode::from(USAGE)
+        }
     }
 }
 

@@ -59,9 +59,14 @@ figures! {
     clients_total: Counter "respgate_clients_accepted_total", "Clients accepted.";
     clients_pinned: Gauge "respgate_clients_pinned", "Clients that hold an upstream connection of their own now.";
     closed_fault: Counter "respgate_clients_closed_total" { "reason" = "protocol" }, "Clients disconnected by respgate, by reason.";
+    closed_tls: Counter "respgate_clients_closed_total" { "reason" = "tls" }, "Clients disconnected by respgate, by reason.";
     closed_slow: Counter "respgate_clients_closed_total" { "reason" = "slow" }, "Clients disconnected by respgate, by reason.";
     closed_memory: Counter "respgate_clients_closed_total" { "reason" = "memory" }, "Clients disconnected by respgate, by reason.";
     closed_lost: Counter "respgate_clients_closed_total" { "reason" = "upstream_lost" }, "Clients disconnected by respgate, by reason.";
+    closed_timeout: Counter "respgate_clients_closed_total" { "reason" = "timeout" }, "Clients disconnected by respgate, by reason.";
+    closed_limit: Counter "respgate_clients_closed_total" { "reason" = "tenant_full" }, "Clients disconnected by respgate, by reason.";
+    command_timeouts: Counter "respgate_command_timeouts_total", "Commands that got no reply within command-timeout.";
+    users_refused: Counter "respgate_auth_refused_total", "AUTHs of respgate's own users that failed.";
     local: Counter "respgate_commands_total" { "lane" = "local" }, "Commands carried, by lane.";
     shared: Counter "respgate_commands_total" { "lane" = "shared" }, "Commands carried, by lane.";
     leased: Counter "respgate_commands_total" { "lane" = "leased" }, "Commands carried, by lane.";
@@ -89,7 +94,7 @@ figures! {
 }
 
 /// A figure that one thread counts.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Figured(Cell<u64>);
 
 impl Figured {

@@ -5,9 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
@@ -15,7 +18,10 @@ use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
+use crate::session::limit::Offices;
 use crate::session::{Roster, Session, Surroundings};
+use crate::tenant::identity::{CertificateNames, TenantId};
+use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
 /// Clients that may wait to be taken over by a worker.
@@ -64,8 +70,10 @@ impl Drop for Place {
 /// What every worker does.
 #[derive(Clone)]
 pub struct Plan {
-    /// Listeners, in the order of [`Arrival::listener`].
+    /// By the number that listeners are known by.
     pub listeners: Vec<ListenerPlan>,
+    /// Whose clients are under which limits.
+    pub tenants: Tenants,
     /// Upstreams.
     pub upstreams: Vec<UpstreamPlan>,
     /// Bytes that one worker may hold for its sessions.
@@ -83,6 +91,8 @@ pub struct ListenerPlan {
     pub upstream: usize,
     /// How TLS is done; `None` speaks plain text.
     pub tls: Option<ServerTls>,
+    /// Whose clients they are, unless another rule says.
+    pub tenant: Option<TenantId>,
 }
 
 /// What a worker has counted.
@@ -91,6 +101,8 @@ pub struct Counted {
     pub handshakes: Vec<Handshakes>,
     /// By upstream.
     pub upstreams: Vec<Snapshot>,
+    /// By tenant.
+    pub tenants: Vec<figures::Counted>,
     /// Bytes held for clients now.
     pub buffered: usize,
 }
@@ -167,6 +179,8 @@ async fn run(
         .into_iter()
         .map(|plan| Upstream::start(plan, buffers.clone(), Rc::new(Counters::default())))
         .collect();
+    let offices = Offices::new(&plan.tenants);
+    tokio::task::spawn_local(keep_time(roster.clone()));
     let doors: Vec<Rc<Door>> = plan
         .listeners
         .into_iter()
@@ -174,6 +188,8 @@ async fn run(
             let around = Rc::new(Surroundings {
                 unauthenticated: plan.session.request.unauthenticated(),
                 config: plan.session,
+                tenant: plan.tenant,
+                offices: offices.clone(),
                 upstream: upstreams.get(plan.upstream)?.clone(),
                 buffers: buffers.clone(),
                 roster: roster.clone(),
@@ -190,8 +206,9 @@ async fn run(
             ask = asked.recv() => match ask {
                 Some(Ask::Snapshot(answer)) => {
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
+                    let tenants = offices.desks().iter().map(|desk| desk.figures.snapshot()).collect();
                     let handshakes = doors.iter().map(|door| door.log.count()).collect();
-                    let _ = answer.send(Counted { handshakes, upstreams, buffered: buffers.held() });
+                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered: buffers.held() });
                 }
                 Some(Ask::Drain(answer)) => {
                     roster.drain();
@@ -216,39 +233,73 @@ fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
     let Some(door) = doors.get(arrival.listener).cloned() else { return };
     let Arrival { socket, origin, place, .. } = arrival;
     let stream = match socket {
-        Socket::Tcp(socket) => tokio::net::TcpStream::from_std(socket).map(Stream::Tcp),
+        Socket::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
         Socket::Unix(socket) => tokio::net::UnixStream::from_std(socket).map(Stream::Unix),
     };
     match stream {
-        Ok(stream) => {
-            // A handshake of its own for each: a slow one keeps nobody waiting.
-            tokio::task::spawn_local(async move {
-                if let Some((stream, origin)) = door.admit(stream, origin).await {
-                    Session::new(stream, origin, door.around.clone()).run().await;
-                }
-                drop((place, departure));
-            });
-        }
+        Ok(stream) => door.admit(stream, origin, (place, departure)),
         Err(error) => tracing::warn!(%error, "a client could not be taken over"),
     }
 }
 
+/// Looks once a second whose time is up.
+async fn keep_time(roster: Rc<Roster>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        roster.inspect();
+    }
+}
+
+/// What a client takes up, from its accept to its end.
+type Places = (Place, Place);
+
 impl Door {
-    /// Shakes hands where TLS is spoken. `None`: the client is not let in.
-    async fn admit(&self, stream: Stream, mut origin: Origin) -> Option<(Stream, Origin)> {
-        match (&self.tls, stream) {
-            (Some(tls), Stream::Tcp(stream)) => match Box::pin(tls.accept(stream, &self.log)).await {
-                Ok(Welcomed { stream, identity }) => {
-                    origin.certificate = identity;
-                    Some((Stream::Tls(Box::new(stream.into())), origin))
-                }
-                Err(fault) => {
-                    self.log.failed(&self.name, &origin.peer, &fault);
-                    None
-                }
-            },
-            (_, stream) => Some((stream, origin)),
+    /// Serves a client in a task of its own, where TLS is spoken after a handshake in another: a slow one keeps nobody
+    /// waiting, and what it needed is free again.
+    fn admit(self: Rc<Self>, stream: Stream, origin: Origin, places: Places) {
+        match stream {
+            Stream::Tcp(stream) if self.tls.is_some() => {
+                tokio::task::spawn_local(async move {
+                    if let Some((stream, origin)) = self.shake_hands(stream, origin).await {
+                        self.serve(stream, origin, places);
+                    }
+                });
+            }
+            stream => self.serve(stream, origin, places),
         }
+    }
+
+    /// `None`: the client is not let in.
+    async fn shake_hands(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
+        match self.tls.as_ref()?.accept(stream, &self.log).await {
+            Ok(Welcomed { stream, identity }) => {
+                origin.known.certificate = identity.as_ref().map(|identity| CertificateNames {
+                    common_name: identity.common_name.clone(),
+                    dns: identity.dns.clone(),
+                    uris: identity.uris.clone(),
+                });
+                origin.certificate = identity.map(Box::new);
+                Some((Stream::Tls(Box::new(stream.into())), origin))
+            }
+            Err(fault) => {
+                self.log.failed(&self.name, &origin.peer, &fault);
+                None
+            }
+        }
+    }
+
+    fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, places: Places) {
+        let mut session = Session::new(stream, origin, self.around.clone());
+        let door = self.clone();
+        tokio::task::spawn_local(async move {
+            session.run().await;
+            if let Some((fault, peer)) = session.tls_fault() {
+                door.log.broken(&door.name, peer, fault);
+            }
+            drop((session, places));
+        });
     }
 }
 

@@ -24,6 +24,7 @@ use self::security::Security;
 use crate::drain::Draining;
 use crate::rotation::Tally;
 use crate::rotation::login::Login;
+use crate::tenant::Tenant;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -80,11 +81,12 @@ impl Admin {
     pub fn new(
         upstreams: Vec<View>,
         security: Security,
+        tenants: Vec<Arc<Tenant>>,
         reloads: Vec<Tally>,
         workers: Vec<Worker>,
         draining: Draining,
     ) -> Self {
-        let scrape = Scrape::new(upstreams.clone(), security.clone(), reloads.clone(), workers);
+        let scrape = Scrape::new(upstreams.clone(), security.clone(), tenants, reloads.clone(), workers);
         Self { upstreams, security, reloads, draining, scrape }
     }
 

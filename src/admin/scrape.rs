@@ -1,5 +1,6 @@
 //! Collects what the workers counted and renders it as Prometheus text.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Key, KeyName, Metadata, Recorder};
@@ -11,6 +12,9 @@ use super::security::Security;
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
 use crate::rotation::Tally;
+use crate::tenant::Tenant;
+use crate::tenant::figures::Counted;
+use crate::tenant::limits::refusal::Limit;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -21,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
+    tenants: Vec<Arc<Tenant>>,
     security: Security,
     reloads: Vec<Tally>,
     workers: Vec<Worker>,
@@ -34,6 +39,7 @@ impl Scrape {
     pub(super) fn new(
         upstreams: Vec<View>,
         security: Security,
+        tenants: Vec<Arc<Tenant>>,
         reloads: Vec<Tally>,
         workers: Vec<Worker>,
     ) -> Self {
@@ -69,6 +75,7 @@ impl Scrape {
             "When each phase of the last failover was reached, in seconds since its first sign.",
         );
         describe(&recorder, BUILD, Kind::Gauge, "Always 1; its label says which version runs.");
+        describe_tenants(&recorder);
         describe(
             &recorder,
             RELOADS,
@@ -76,7 +83,7 @@ impl Scrape {
             "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
         );
         describe(&recorder, RELOAD_FAULT, Kind::Gauge, "Whether the newest version cannot be used (1).");
-        let scrape = Self { upstreams, security, reloads, workers, recorder, handle };
+        let scrape = Self { upstreams, security, tenants, reloads, workers, recorder, handle };
         Security::describe(&scrape);
         scrape
     }
@@ -84,11 +91,15 @@ impl Scrape {
     /// The metrics now.
     pub(super) async fn render(&self) -> String {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
+        let mut tenants = vec![Counted::default(); self.tenants.len()];
         let mut buffered = 0;
         let mut handshakes: Vec<Handshakes> = Vec::new();
         for worker in &self.workers {
             if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
                 buffered += counted.buffered as u64;
+                for (sum, counted) in tenants.iter_mut().zip(&counted.tenants) {
+                    sum.add(counted);
+                }
                 handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
                 handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
                 for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
@@ -102,6 +113,9 @@ impl Scrape {
             }
             self.publish_topology(name, &topology.borrow());
             self.publish_failovers(name, timelines);
+        }
+        for (tenant, counted) in self.tenants.iter().zip(&tenants) {
+            self.publish_tenant(tenant, counted);
         }
         self.publish_reloads();
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
@@ -156,6 +170,43 @@ impl Scrape {
         }
     }
 
+    fn publish_tenant(&self, tenant: &Tenant, counted: &Counted) {
+        let labels = |more: Option<(&'static str, &'static str)>| {
+            let mut labels = vec![Label::new("tenant", tenant.config.name.clone())];
+            labels.extend(more.map(|(name, value)| Label::new(name, value)));
+            labels
+        };
+        self.publish(TENANT_COMMANDS, Kind::Counter, labels(None), counted.commands);
+        self.publish(TENANT_CLIENTS, Kind::Gauge, labels(None), tenant.connections.taken() as u64);
+        for (limit, count) in [(Limit::InFlight, &tenant.in_flight), (Limit::Buffered, &tenant.buffered)] {
+            if count.limit().is_some() {
+                let name = if limit == Limit::InFlight { TENANT_IN_FLIGHT } else { TENANT_BUFFERED };
+                self.publish(name, Kind::Gauge, labels(None), count.taken() as u64);
+            }
+        }
+        for (limit, count) in [
+            (Limit::Leased, &tenant.leased),
+            (Limit::Blocked, &tenant.blocked),
+            (Limit::Subscribed, &tenant.subscribed),
+            (Limit::Transactions, &tenant.transactions),
+        ] {
+            self.publish(
+                TENANT_LEASES,
+                Kind::Gauge,
+                labels(Some(("kind", limit.key()))),
+                count.taken() as u64,
+            );
+        }
+        // A limit that never took hold has no sample, so that a tenant has few.
+        for (at, limit) in Limit::ALL.into_iter().enumerate() {
+            for (name, figures) in [(TENANT_DELAYED, &counted.delayed), (TENANT_REFUSED, &counted.refused)] {
+                if let Some(value) = figures.get(at).copied().filter(|value| *value > 0) {
+                    self.publish(name, Kind::Counter, labels(Some(("limit", limit.key()))), value);
+                }
+            }
+        }
+    }
+
     pub(super) fn describe(&self, name: &'static str, kind: Kind, help: &'static str) {
         describe(&self.recorder, name, kind, help);
     }
@@ -169,6 +220,13 @@ impl Scrape {
     }
 }
 
+const TENANT_COMMANDS: &str = "respgate_tenant_commands_total";
+const TENANT_CLIENTS: &str = "respgate_tenant_clients";
+const TENANT_IN_FLIGHT: &str = "respgate_tenant_commands_in_flight";
+const TENANT_BUFFERED: &str = "respgate_tenant_buffered_bytes";
+const TENANT_LEASES: &str = "respgate_tenant_leases";
+const TENANT_DELAYED: &str = "respgate_tenant_delayed_total";
+const TENANT_REFUSED: &str = "respgate_tenant_refused_total";
 const PRIMARY_KNOWN: &str = "respgate_primary_known";
 const GENERATION: &str = "respgate_primary_generation";
 const EPOCH: &str = "respgate_sentinel_config_epoch";
@@ -184,6 +242,28 @@ fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help:
     match kind {
         Kind::Counter => recorder.describe_counter(name, unit, help),
         Kind::Gauge => recorder.describe_gauge(name, unit, help),
+    }
+}
+
+fn describe_tenants(recorder: &PrometheusRecorder) {
+    for (name, kind, help) in [
+        (TENANT_COMMANDS, Kind::Counter, "Commands taken from a tenant's clients."),
+        (TENANT_CLIENTS, Kind::Gauge, "Clients of a tenant connected now."),
+        (
+            TENANT_IN_FLIGHT,
+            Kind::Gauge,
+            "Commands of a tenant sent and unanswered now, where they are limited.",
+        ),
+        (TENANT_BUFFERED, Kind::Gauge, "Bytes that wait for a tenant's clients now, where they are limited."),
+        (
+            TENANT_LEASES,
+            Kind::Gauge,
+            "Upstream connections that a tenant's clients have to themselves now, by kind.",
+        ),
+        (TENANT_DELAYED, Kind::Counter, "Commands of a tenant that a limit delayed, by limit."),
+        (TENANT_REFUSED, Kind::Counter, "Commands and clients of a tenant that a limit refused, by limit."),
+    ] {
+        describe(recorder, name, kind, help);
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::topology::Address;
 
 /// Where Redis and Valkey listen unless told otherwise.
@@ -29,6 +31,21 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Parses a network such as `10.0.0.0/8`, or a single address.
+///
+/// # Errors
+/// What is wrong and how to write it.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let single = text.parse::<IpAddr>().map(IpNet::from);
+    match single.or_else(|_| text.parse::<IpNet>().map_err(drop)) {
+        Ok(network) if network.trunc() == network => Ok(network),
+        Ok(network) => Err(format!("{text:?} has bits set behind its prefix; write {}", network.trunc())),
+        Err(()) => {
+            Err(format!("{text:?} is not a network; write it like \"10.0.0.0/8\" or \"2001:db8::/32\""))
         }
     }
 }

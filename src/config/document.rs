@@ -81,16 +81,37 @@ impl<'a> Section<'a> {
         element: impl Fn(&str) -> Result<T, String>,
         report: &mut Report,
     ) -> Setting<Vec<T>> {
+        let example = format!("{key} = [\"…\", \"…\"]");
+        self.read_elements(key, &example, |value| text(value).and_then(&element), report)
+    }
+
+    /// As [`Self::read_list`], of a type that settings have.
+    pub fn read_values<T: Value>(
+        &self,
+        key: &'static str,
+        example: &str,
+        report: &mut Report,
+    ) -> Setting<Vec<T>> {
+        self.read_elements(key, example, T::from_toml, report)
+    }
+
+    fn read_elements<T>(
+        &self,
+        key: &'static str,
+        example: &str,
+        element: impl Fn(&DeValue<'_>) -> Result<T, String>,
+        report: &mut Report,
+    ) -> Setting<Vec<T>> {
         let Some(value) = self.table.get(key) else { return Setting::Absent };
         let place = self.source.place(value.span().start, self.key(key));
         let DeValue::Array(elements) = value.get_ref() else {
-            report.fault(&place, format!("is not a list; write it like {key} = [\"…\", \"…\"]"));
+            report.fault(&place, format!("is not a list; write it like {example}"));
             return Setting::Faulty;
         };
         let mut list = Vec::new();
         for value in elements.iter() {
             let place = self.source.place(value.span().start, self.key(key));
-            match text(value.get_ref()).and_then(&element) {
+            match element(value.get_ref()) {
                 Ok(element) => list.push(element),
                 Err(fault) => report.fault(&place, fault),
             }
@@ -183,7 +204,9 @@ impl<'a> Section<'a> {
                 .map(|(table, _)| format!("[{table}]"))
                 .collect();
             let near = suggestion(name_text, self.known.iter().copied());
-            let hint = if name_text.ends_with("password") {
+            let hint = if name_text == "password" && self.known.contains(&"password-hash") {
+                "; write password-hash, of: respgate hash-password".into()
+            } else if name_text.ends_with("password") {
                 format!(
                     "; write {name_text}-file or {name_text}-env: passwords do not stand in the file itself"
                 )

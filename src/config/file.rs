@@ -13,20 +13,24 @@ use super::document::{Section, Source};
 use super::report::{Place, Report};
 use super::rule;
 use super::tls::{self, TypedClientTls, TypedServerTls};
-use super::typed::{Setting, Typed, TypedLimits, TypedListener, TypedTenant, TypedUpstream};
+use super::typed::{
+    Setting, Typed, TypedLimits, TypedListener, TypedQuota, TypedRates, TypedTenant, TypedUpstream, TypedUser,
+};
 use crate::rotation::source::{NameSource, SecretSource, readable_by_all};
+use crate::tenant::identity::CertificateRule;
 use crate::tenant::policy::config as policy;
 
 /// The longest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The tables of a file and the keys that each may have; `*` stands for a name of the user's choice.
-const SCHEMA: [(&str, &[&str]); 6] = [
+const SCHEMA: [(&str, &[&str]); 7] = [
     ("", ROOT),
     ("log", LOG),
     ("limits", LIMITS),
     ("listeners.*", LISTENER),
     ("tenants.*", TENANT),
+    ("users.*", USER),
     ("upstreams.*", UPSTREAM),
 ];
 
@@ -39,6 +43,7 @@ const ROOT: &[&str] = &[
     "limits",
     "listeners",
     "tenants",
+    "users",
     "upstreams",
 ];
 
@@ -54,6 +59,13 @@ const LIMITS: &[&str] = &[
     "max-reply-buffer",
     "max-pipeline",
     "write-timeout",
+    "idle-timeout",
+    "transaction-timeout",
+    "first-command-timeout",
+    "command-timeout",
+    "slow-reader-soft",
+    "slow-reader-soft-time",
+    "keepalive",
 ];
 
 const LISTENER: &[&str] = &[
@@ -61,6 +73,7 @@ const LISTENER: &[&str] = &[
     "mode",
     "upstream",
     "tenant",
+    "proxy-protocol",
     "tls-cert",
     "tls-key",
     "tls-client-ca",
@@ -77,9 +90,52 @@ const LISTENER: &[&str] = &[
     "max-reply-buffer",
     "max-pipeline",
     "write-timeout",
+    "idle-timeout",
+    "transaction-timeout",
+    "first-command-timeout",
+    "command-timeout",
+    "slow-reader-soft",
+    "slow-reader-soft-time",
+    "keepalive",
 ];
 
-const TENANT: &[&str] = &["commands", "key-prefixes", "channel-prefixes", "read-only", "scripts"];
+const TENANT: &[&str] = &[
+    "certificates",
+    "users",
+    "networks",
+    "uids",
+    "client-names",
+    "default",
+    "commands",
+    "key-prefixes",
+    "channel-prefixes",
+    "read-only",
+    "scripts",
+    "over-limit",
+    "max-delay",
+    "connections",
+    "commands-per-second",
+    "commands-burst",
+    "bytes-in-per-second",
+    "bytes-in-burst",
+    "bytes-out-per-second",
+    "bytes-out-burst",
+    "client-commands-per-second",
+    "client-commands-burst",
+    "client-bytes-in-per-second",
+    "client-bytes-in-burst",
+    "client-bytes-out-per-second",
+    "client-bytes-out-burst",
+    "in-flight",
+    "leased",
+    "blocked",
+    "subscribed",
+    "transactions",
+    "max-request",
+    "max-buffered",
+];
+
+const USER: &[&str] = &["password-hash", "tenant"];
 
 const UPSTREAM: &[&str] = &[
     "url",
@@ -236,6 +292,15 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.tenants.push(tenant(name, &section, report));
     }
+    for (name, section) in root.sections("users", USER, report) {
+        section.refuse_unknown_keys(&SCHEMA, report);
+        typed.users.push(TypedUser {
+            name,
+            place: section.place().clone(),
+            password: section.read("password-hash", report),
+            tenant: section.read("tenant", report),
+        });
+    }
     for (name, section) in root.sections("upstreams", UPSTREAM, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
         typed.upstreams.push(upstream(name, &section, folder, report));
@@ -253,6 +318,13 @@ fn limits(section: &Section<'_>, report: &mut Report) -> TypedLimits {
         max_reply_buffer: section.read("max-reply-buffer", report),
         max_pipeline: section.read("max-pipeline", report),
         write_timeout: section.read("write-timeout", report),
+        idle_timeout: section.read("idle-timeout", report),
+        transaction_timeout: section.read("transaction-timeout", report),
+        first_command_timeout: section.read("first-command-timeout", report),
+        command_timeout: section.read("command-timeout", report),
+        slow_reader_soft: section.read("slow-reader-soft", report),
+        slow_reader_soft_time: section.read("slow-reader-soft-time", report),
+        keepalive: section.read("keepalive", report),
         admin_commands: Setting::Absent,
     }
 }
@@ -265,6 +337,7 @@ fn listener(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
         mode: section.read("mode", report),
         upstream: section.read("upstream", report),
         tenant: section.read("tenant", report),
+        proxy_protocol: section.read_list("proxy-protocol", address::network, report),
         tls: TypedServerTls::read(section, folder, report),
         limits: TypedLimits {
             admin_commands: section.read("admin-commands", report),
@@ -276,11 +349,50 @@ fn listener(name: String, section: &Section<'_>, folder: &Path, report: &mut Rep
 fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTenant {
     TypedTenant {
         name,
+        place: section.place().clone(),
+        certificates: section.read_list("certificates", CertificateRule::parse, report),
+        users: section.read_values("users", r#"users = ["app", "batch"]"#, report),
+        networks: section.read_list("networks", address::network, report),
+        uids: section.read_values("uids", "uids = [1000, 1001]", report),
+        client_names: section.read_values("client-names", r#"client-names = ["app-"]"#, report),
+        default: section.read("default", report),
+        limits: quota(section, report),
         commands: section.read_list("commands", rule::rule, report),
         key_prefixes: section.read_list("key-prefixes", policy::prefix, report),
         channel_prefixes: section.read_list("channel-prefixes", policy::prefix, report),
         read_only: section.read("read-only", report),
         scripts: section.read("scripts", report),
+    }
+}
+
+fn quota(section: &Section<'_>, report: &mut Report) -> TypedQuota {
+    TypedQuota {
+        over_limit: section.read("over-limit", report),
+        max_delay: section.read("max-delay", report),
+        rates: TypedRates {
+            commands: section.read("commands-per-second", report),
+            commands_burst: section.read("commands-burst", report),
+            bytes_in: section.read("bytes-in-per-second", report),
+            bytes_in_burst: section.read("bytes-in-burst", report),
+            bytes_out: section.read("bytes-out-per-second", report),
+            bytes_out_burst: section.read("bytes-out-burst", report),
+        },
+        client_rates: TypedRates {
+            commands: section.read("client-commands-per-second", report),
+            commands_burst: section.read("client-commands-burst", report),
+            bytes_in: section.read("client-bytes-in-per-second", report),
+            bytes_in_burst: section.read("client-bytes-in-burst", report),
+            bytes_out: section.read("client-bytes-out-per-second", report),
+            bytes_out_burst: section.read("client-bytes-out-burst", report),
+        },
+        connections: section.read("connections", report),
+        in_flight: section.read("in-flight", report),
+        leased: section.read("leased", report),
+        blocked: section.read("blocked", report),
+        subscribed: section.read("subscribed", report),
+        transactions: section.read("transactions", report),
+        max_request: section.read("max-request", report),
+        max_buffered: section.read("max-buffered", report),
     }
 }
 
@@ -433,7 +545,7 @@ mod tests {
             if let Some(header) = line.strip_prefix('[') {
                 let header = header.split(']').next().unwrap();
                 table = match header.split('.').collect::<Vec<_>>()[..] {
-                    [kind @ ("listeners" | "tenants" | "upstreams"), _] => format!("{kind}.*"),
+                    [kind @ ("listeners" | "tenants" | "users" | "upstreams"), _] => format!("{kind}.*"),
                     [kind, _, key] => {
                         seen.insert((format!("{kind}.*"), key.into()));
                         String::from("-")

@@ -30,6 +30,7 @@ use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::rotation::source::CredentialSource;
 use crate::secret::Credentials;
 use crate::tenant::config::TenantConfig;
+use crate::tenant::users::UserConfig;
 use crate::upstream::config::UpstreamConfig;
 use flags::Flags;
 use report::Report;
@@ -54,6 +55,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Names are unique.
     pub tenants: Vec<TenantConfig>,
+    /// respgate's own users; without any, the upstream knows them.
+    pub users: Vec<UserConfig>,
     /// At least one; names are unique.
     pub upstreams: Vec<Upstream>,
 }

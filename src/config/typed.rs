@@ -6,6 +6,8 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::LogFormat;
 use super::address::ListenAddress;
 use super::report::{Place, Report};
@@ -15,7 +17,10 @@ use super::value::{Bytes, LogLevel, Mode};
 use crate::discovery::config::SwitchRule;
 use crate::rotation::source::{NameSource, SecretSource};
 use crate::session::config::AdminCommands;
+use crate::tenant::identity::CertificateRule;
+use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::{Rule, Scripts};
+use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 
@@ -138,6 +143,7 @@ pub struct Typed {
     pub tls: TypedServerTls,
     pub listeners: Vec<TypedListener>,
     pub tenants: Vec<TypedTenant>,
+    pub users: Vec<TypedUser>,
     pub upstreams: Vec<TypedUpstream>,
 }
 
@@ -152,6 +158,13 @@ pub struct TypedLimits {
     pub max_reply_buffer: Setting<Bytes>,
     pub max_pipeline: Setting<usize>,
     pub write_timeout: Setting<Duration>,
+    pub idle_timeout: Setting<Duration>,
+    pub transaction_timeout: Setting<Duration>,
+    pub first_command_timeout: Setting<Duration>,
+    pub command_timeout: Setting<Duration>,
+    pub slow_reader_soft: Setting<Bytes>,
+    pub slow_reader_soft_time: Setting<Duration>,
+    pub keepalive: Setting<Duration>,
     pub admin_commands: Setting<AdminCommands>,
 }
 
@@ -164,6 +177,7 @@ pub struct TypedListener {
     pub mode: Setting<Mode>,
     pub upstream: Setting<String>,
     pub tenant: Setting<String>,
+    pub proxy_protocol: Setting<Vec<IpNet>>,
     pub tls: TypedServerTls,
     pub limits: TypedLimits,
 }
@@ -172,11 +186,56 @@ pub struct TypedListener {
 #[derive(Debug)]
 pub struct TypedTenant {
     pub name: String,
+    pub place: Place,
+    pub certificates: Setting<Vec<CertificateRule>>,
+    pub users: Setting<Vec<String>>,
+    pub networks: Setting<Vec<IpNet>>,
+    pub uids: Setting<Vec<u32>>,
+    pub client_names: Setting<Vec<String>>,
+    pub default: Setting<bool>,
+    pub limits: TypedQuota,
     pub commands: Setting<Vec<Rule>>,
     pub key_prefixes: Setting<Vec<Box<[u8]>>>,
     pub channel_prefixes: Setting<Vec<Box<[u8]>>>,
     pub read_only: Setting<bool>,
     pub scripts: Setting<Scripts>,
+}
+
+/// One of respgate's own users.
+#[derive(Debug)]
+pub struct TypedUser {
+    pub name: String,
+    pub place: Place,
+    pub password: Setting<PasswordHash>,
+    pub tenant: Setting<String>,
+}
+
+/// How much a tenant may use.
+#[derive(Debug)]
+pub struct TypedQuota {
+    pub over_limit: Setting<OverLimit>,
+    pub max_delay: Setting<Duration>,
+    pub rates: TypedRates,
+    pub client_rates: TypedRates,
+    pub connections: Setting<usize>,
+    pub in_flight: Setting<usize>,
+    pub leased: Setting<usize>,
+    pub blocked: Setting<usize>,
+    pub subscribed: Setting<usize>,
+    pub transactions: Setting<usize>,
+    pub max_request: Setting<Bytes>,
+    pub max_buffered: Setting<Bytes>,
+}
+
+/// Rates of a tenant, or of each of its clients.
+#[derive(Debug)]
+pub struct TypedRates {
+    pub commands: Setting<usize>,
+    pub commands_burst: Setting<usize>,
+    pub bytes_in: Setting<Bytes>,
+    pub bytes_in_burst: Setting<Bytes>,
+    pub bytes_out: Setting<Bytes>,
+    pub bytes_out_burst: Setting<Bytes>,
 }
 
 /// One upstream.
@@ -229,6 +288,7 @@ impl TypedListener {
             mode: Setting::Absent,
             upstream: Setting::Absent,
             tenant: Setting::Absent,
+            proxy_protocol: Setting::Absent,
             tls: TypedServerTls::default(),
             limits: TypedLimits::default(),
         }

@@ -14,7 +14,9 @@ use crate::discovery::config::SwitchRule;
 use crate::net::tls::Floor;
 use crate::net::tls::server::ClientCertificates;
 use crate::session::config::AdminCommands;
+use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::Scripts;
+use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 
@@ -169,6 +171,14 @@ impl Value for String {
     }
 }
 
+impl Value for PasswordHash {
+    const EXPECTED: &str = "a password's hash; make one with: respgate hash-password";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+}
+
 impl Value for PathBuf {
     const EXPECTED: &str = "a path in quotes";
 
@@ -235,6 +245,7 @@ words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);
 words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
+words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);
 words!(Scripts, r#""deny" or "declared-keys""#,
     "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);
 words!(Floor, r#""1.2" or "1.3""#, "1.2" => Self::Tls12, "1.3" => Self::Tls13);

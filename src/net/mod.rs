@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod buffers;
 pub mod connect;
 pub mod loopback;
+pub mod proxy_protocol;
 pub mod read_buffer;
 pub mod stream;
 pub mod tls;

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::Resp;
+use crate::tenant::identity::Identity as Known;
 use crate::upstream::identity::Identity;
 
 /// Whether the client sees replies (CLIENT REPLY).
@@ -29,7 +30,7 @@ pub struct Client {
     /// The address that it connected to.
     pub local: String,
     /// Who its certificate says it is. Verified, and unchanged by AUTH and RESET.
-    pub certificate: Option<CertificateIdentity>,
+    pub certificate: Option<Box<CertificateIdentity>>,
     /// When it connected.
     pub since: Instant,
     /// The protocol version it speaks.
@@ -38,6 +39,10 @@ pub struct Client {
     pub database: u32,
     /// Who it acts as; `None` until it authenticates, where it must.
     pub identity: Option<Rc<Identity>>,
+    /// The name it has authenticated as; `None` if it acts as the identity without being asked who it is.
+    pub login: Option<String>,
+    /// What is known of it besides.
+    pub known: Known,
     /// CLIENT SETNAME.
     pub name: Vec<u8>,
     /// CLIENT SETINFO LIB-NAME.
@@ -56,8 +61,10 @@ pub struct Origin {
     pub peer: String,
     /// See [`Client::local`].
     pub local: String,
+    /// See [`Client::known`].
+    pub known: Known,
     /// See [`Client::certificate`]; known after the TLS handshake.
-    pub certificate: Option<CertificateIdentity>,
+    pub certificate: Option<Box<CertificateIdentity>>,
 }
 
 impl Client {
@@ -72,6 +79,8 @@ impl Client {
             resp: Resp::V2,
             database,
             identity,
+            login: None,
+            known: origin.known,
             name: Vec::new(),
             lib_name: Vec::new(),
             lib_ver: Vec::new(),
@@ -84,13 +93,15 @@ impl Client {
         self.resp = Resp::V2;
         self.database = database;
         self.identity = identity;
+        self.login = None;
         self.name.clear();
         self.replying = Replying::On;
     }
 
-    /// The name of the user that it acts as, `default` while there is none.
+    /// The name of the user that the client is, `default` while it is none.
     pub fn user(&self) -> String {
-        self.identity.as_ref().map_or_else(|| "default".into(), |identity| identity.user())
+        let identity = || self.identity.as_ref().map_or_else(|| "default".into(), |identity| identity.user());
+        self.login.clone().unwrap_or_else(identity)
     }
 
     /// Whether the reply to the command that is being handled is to be dropped; a single skip is used up.

@@ -1,10 +1,8 @@
 //! What a user can ask of the sessions of one listener, and the bounds they live within.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::resp::request::RequestLimits;
-use crate::tenant::policy::Policy;
 
 /// Whether administrative commands (`deny-admin` in the command table) reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +26,38 @@ pub struct SessionConfig {
     pub write_timeout: Duration,
     /// Whether administrative commands are forwarded.
     pub admin_commands: AdminCommands,
-    /// What else is allowed, and on which keys and channels; `None`: everything.
-    pub policy: Option<Arc<Policy>>,
+    /// How long a client may be still, or at one thing.
+    pub timeouts: Timeouts,
+}
+
+/// How long a client may be still, or at one thing; looked at once a second. What is not set is not limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Nothing sent and nothing awaited. Who is blocked, subscribed, monitoring or in a transaction is not meant.
+    pub idle: Option<Duration>,
+    /// From MULTI or WATCH to its end.
+    pub transaction: Option<Duration>,
+    /// From the connection to the first command; where clients must authenticate, until they have.
+    pub first_command: Option<Duration>,
+    /// Until the reply to a command that waits for no other client.
+    pub command: Option<Duration>,
+    /// Bytes of replies that may wait for long.
+    pub slow_reader_soft: Option<usize>,
+    /// How long more than that may wait.
+    pub slow_reader_soft_time: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            idle: None,
+            transaction: None,
+            first_command: None,
+            command: None,
+            slow_reader_soft: None,
+            slow_reader_soft_time: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Default for SessionConfig {
@@ -40,7 +68,7 @@ impl Default for SessionConfig {
             max_pipeline: 1024,
             write_timeout: Duration::from_secs(60),
             admin_commands: AdminCommands::Deny,
-            policy: None,
+            timeouts: Timeouts::default(),
         }
     }
 }

@@ -46,8 +46,7 @@ impl Session {
 
     /// What the server's ACL would say of a command.
     pub(super) fn no_permission(&self, name: &str) -> Vec<u8> {
-        let user = &self.client.user();
-        refusal::no_permission(self.wording(), user, name)
+        refusal::no_permission(self.wording(), &self.client.user(), name)
     }
 
     fn wording(&self) -> Wording {

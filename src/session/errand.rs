@@ -2,12 +2,15 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::hello::Hello;
 use super::turn::DEPARTED_CHECK;
 use super::{Close, Session, hello, leased, refusal};
 use crate::resp::Resp;
 use crate::resp::write;
+use crate::tenant::users::attempts::Source;
+use crate::tenant::users::{Refused, Users};
 use crate::topology::ServerInfo;
 use crate::upstream::lane::Admission;
 use crate::upstream::open::Key;
@@ -39,6 +42,17 @@ pub(super) enum Errand {
 impl Session {
     /// Does an errand and answers its command. Ends early when the client leaves.
     pub(super) async fn perform(&mut self, errand: Errand) {
+        self.presence.leases(self.around.roster.now.get(), true, false);
+        self.run_errand(errand).await;
+        let now = self.around.roster.now.get();
+        self.presence.leases(now, false, false);
+        self.presence.active(now);
+        if self.admitted() {
+            self.presence.settled_in();
+        }
+    }
+
+    async fn run_errand(&mut self, errand: Errand) {
         match errand {
             Errand::Auth { user, password } => self.authenticate(user, password).await,
             Errand::Hello(hello) => self.hello(hello).await,
@@ -65,8 +79,12 @@ impl Session {
             Errand::Lease => {
                 if let Err(close) = leased::serve(self).await {
                     self.closing = Some(close);
-                } else if let Some(errand) = self.pending.take() {
-                    Box::pin(self.perform(errand)).await;
+                }
+                self.end_lease();
+                if self.closing.is_none()
+                    && let Some(errand) = self.pending.take()
+                {
+                    Box::pin(self.run_errand(errand)).await;
                 }
             }
         }
@@ -98,14 +116,18 @@ impl Session {
 
     /// Applies a HELLO whose AUTH has been accepted, and answers it.
     pub(super) fn greet(&mut self, hello: &Hello, server: &ServerInfo) {
+        if let Some(name) = &hello.name {
+            let user = self.client.login.clone();
+            if let Err(line) = self.assign(user.as_deref(), name) {
+                return self.refuse(&line);
+            }
+            self.client.name.clone_from(name);
+        }
         if let Some(resp) = hello.resp
             && resp != self.client.resp
         {
             self.client.resp = resp;
             self.leave_lane();
-        }
-        if let Some(name) = &hello.name {
-            self.client.name.clone_from(name);
         }
         let mut reply = Vec::new();
         hello::reply(&mut reply, &self.client, server);
@@ -115,17 +137,53 @@ impl Session {
     /// Has the upstream check a password, and acts as that user from then on. A refusal changes nothing.
     async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), Rc<[u8]>> {
         let upstream = self.around.upstream.clone();
+        if let Some(users) = self.around.offices.users() {
+            return self.verify_own(users, user.unwrap_or(b"default"), password).await;
+        }
         // A name that is not UTF-8 is nobody's: the server's answer to an unknown user is right for it.
         let user = match user.map(std::str::from_utf8).transpose() {
             Ok(user) => user,
             Err(_) => {
-                return Err(Rc::from(&b"-WRONGPASS invalid username-password pair or user is disabled."[..]));
+                return Err(Rc::from(refusal::WRONG_PASSWORD));
             }
         };
         let identity = upstream.identities.of(user, password);
         upstream.verify(&Key { identity: identity.clone(), database: 0, resp: Resp::V2 }).await?;
+        let name = self.client.name.clone();
+        self.assign(Some(&identity.user()), &name)?;
+        self.client.login = Some(identity.user());
         if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
             self.client.identity = Some(identity);
+            self.leave_lane();
+        }
+        Ok(())
+    }
+
+    /// As `verify`, of a user of respgate's own, who acts as the configured user on the server.
+    async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), Rc<[u8]>> {
+        let known = &self.client.known;
+        let source = Source::of(known.address, known.uid);
+        let verified = tokio::select! {
+            verified = users.verify(source, user, password) => verified,
+            () = self.left() => Err(Refused::Busy),
+        };
+        let user = verified.map_err(|refused| {
+            tracing::info!(
+                client = self.client.id,
+                peer = self.client.peer,
+                ?refused,
+                "a client was not authenticated"
+            );
+            let counters = &self.around.upstream.counters;
+            counters.users_refused.rise();
+            refusal::not_authenticated(&refused)
+        })?;
+        let name = self.client.name.clone();
+        self.assign(Some(&user), &name)?;
+        self.client.login = Some(user);
+        let own = self.around.upstream.identities.own();
+        if self.client.identity.as_ref().is_none_or(|mine| mine.id() != own.id()) {
+            self.client.identity = Some(own.clone());
             self.leave_lane();
         }
         Ok(())
@@ -199,10 +257,14 @@ impl Session {
     }
 
     /// RESET.
-    pub(super) fn reset(&mut self) {
+    ///
+    /// # Errors
+    /// The client is then one of a tenant that is full: an error line. Its session cannot go on.
+    pub(super) fn reset(&mut self) -> Result<(), Vec<u8>> {
         let upstream = &self.around.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);
         self.leave_lane();
+        self.reassign()
     }
 }

@@ -46,7 +46,10 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
             return Outcome::Close(Close::Finished);
         }
         Verb::Reset => {
-            session.reset();
+            if let Err(line) = session.reset() {
+                session.refuse(&line);
+                return Outcome::Close(Close::Full);
+            }
             session.answer(|out| write::simple(out, "RESET"));
         }
         Verb::Readonly | Verb::Readwrite => session.answer(write::ok),
@@ -81,8 +84,14 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
         }
         Verb::ClientSetname if !valid_name(value) => session.refuse(refusal::BAD_NAME),
         Verb::ClientSetname => {
-            session.client.name = value.to_vec();
-            session.answer(write::ok);
+            let user = session.client.login.clone();
+            match session.assign(user.as_deref(), value) {
+                Ok(()) => {
+                    session.client.name = value.to_vec();
+                    session.answer(write::ok);
+                }
+                Err(line) => session.refuse(&line),
+            }
         }
         Verb::ClientSetinfo => set_info(session, value, request.arg(3).unwrap_or_default()),
         Verb::ClientInfo => {

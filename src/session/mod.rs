@@ -10,7 +10,9 @@ mod denied;
 mod errand;
 mod hello;
 mod leased;
+pub mod limit;
 mod local;
+mod presence;
 mod refusal;
 mod route;
 mod scan;
@@ -24,11 +26,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use self::client::{Client, Origin};
 use self::config::SessionConfig;
 use self::errand::Errand;
+use self::limit::{Front, Offices};
+use self::presence::{Expiry, Presence, Tick};
 use self::scan::Scans;
 use self::turn::{Pause, Step, Turn};
 use crate::command::{self, Flags, Found, Verb};
@@ -36,7 +40,10 @@ use crate::metrics::Gauged;
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
+use crate::net::tls::fault::Fault;
 use crate::resp::request::{RequestLimits, RequestScanner};
+use crate::tenant::identity::TenantId;
+use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
 use crate::upstream::held::Held;
@@ -56,14 +63,31 @@ pub struct Surroundings {
     pub buffers: Rc<Buffers>,
     /// The worker's sessions.
     pub roster: Rc<Roster>,
+    /// Whose clients are under which limits.
+    pub offices: Rc<Offices>,
+    /// The tenant that the listener names.
+    pub tenant: Option<TenantId>,
 }
 
-/// The sessions of one worker, so that a drain reaches them.
-#[derive(Default)]
+/// The sessions of one worker, so that a drain reaches them, and the clock of their timeouts.
 pub struct Roster {
-    sessions: RefCell<HashMap<u64, Rc<Replies>>>,
+    sessions: RefCell<HashMap<u64, Rc<Presence>>>,
     draining: Cell<bool>,
     left: Notify,
+    since: Instant,
+    now: Cell<Tick>,
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        Self {
+            sessions: RefCell::default(),
+            draining: Cell::new(false),
+            left: Notify::new(),
+            since: Instant::now(),
+            now: Cell::new(0),
+        }
+    }
 }
 
 impl Roster {
@@ -72,6 +96,14 @@ impl Roster {
         self.draining.set(true);
         for session in self.sessions.borrow().values() {
             session.wake();
+        }
+    }
+
+    /// Once a second: looks whose time is up.
+    pub fn inspect(&self) {
+        self.now.set(self.since.elapsed().as_secs());
+        for session in self.sessions.borrow().values() {
+            session.inspect(self.now.get());
         }
     }
 
@@ -101,12 +133,31 @@ pub enum Close {
     Finished,
     /// What it sent is not RESP.
     Protocol,
+    /// It speaks TLS where plain text is spoken, or broke its TLS connection.
+    Tls,
     /// It did not take its replies.
     Slow,
     /// Its share of the memory was spent.
     Memory,
     /// A reply was cut short, or state was lost, with an upstream connection.
     UpstreamLost,
+    /// It was still, or at one thing, for too long.
+    Expired,
+    /// Its tenant has as many clients as it may have.
+    Full,
+}
+
+impl Close {
+    /// Whether the client is not waited for to take the replies that it is owed; `blocked`: it takes none now.
+    fn is_at_once(self, blocked: bool) -> bool {
+        match self {
+            Self::Slow | Self::Expired => true,
+            Self::Memory => blocked,
+            Self::Left | Self::Finished | Self::Protocol | Self::Tls | Self::UpstreamLost | Self::Full => {
+                false
+            }
+        }
+    }
 }
 
 /// One client's session.
@@ -123,6 +174,10 @@ pub struct Session {
     policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
     closing: Option<Close>,
+    /// What the client says first has not been looked at.
+    opening: bool,
+    /// What was wrong with the client's TLS.
+    fault: Option<Box<Fault>>,
     /// The client has closed its sending side: what it sent is still handled.
     ended: bool,
     /// Found while leased, to be done without the lease.
@@ -135,6 +190,12 @@ pub struct Session {
     hold: Option<Pin<Box<Sleep>>>,
     /// Its commands wait for a primary.
     held: Option<Held>,
+    /// Whose client it is, and what that allows; nobody's is not limited.
+    member: Option<Box<Member>>,
+    front: Front,
+    /// Runs while a request waits for a limit.
+    limit: Option<Pin<Box<Sleep>>>,
+    presence: Rc<Presence>,
     _counted: Gauged,
 }
 
@@ -145,11 +206,15 @@ impl Session {
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         let client = Client::new(origin, upstream.config.database, identity);
         let replies = Replies::new(around.buffers.clone(), around.config.max_reply_buffer);
-        around.roster.sessions.borrow_mut().insert(client.id, replies.clone());
+        let presence = Presence::new(replies.clone(), around.config.timeouts, around.roster.now.get());
+        around.roster.sessions.borrow_mut().insert(client.id, presence.clone());
         upstream.counters.clients_total.rise();
-        let policy = around.config.policy.clone();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
-        Self {
+        let certificate = client.certificate.as_deref().map(CertificateIdentity::shown);
+        tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
+        let mut session = Self {
+            opening: !matches!(stream, Stream::Tls(_)),
+            fault: None,
             stream,
             client,
             replies,
@@ -157,7 +222,7 @@ impl Session {
             input: Vec::new(),
             scanner: RequestScanner::default(),
             scans: Scans::default(),
-            policy,
+            policy: None,
             lane: None,
             closing: None,
             ended: false,
@@ -166,12 +231,21 @@ impl Session {
             stall: None,
             hold: None,
             held: None,
+            member: None,
+            front: Front::Unseen,
+            limit: None,
+            presence,
             _counted: counted,
+        };
+        if let Err(line) = session.reassign() {
+            session.refuse(&line);
+            session.closing = Some(Close::Full);
         }
+        session
     }
 
-    /// Serves the client until it leaves or must go.
-    pub async fn run(mut self) -> Close {
+    /// Serves the client until it leaves or must go. Borrowed: a future that owned it would hold it twice.
+    pub async fn run(&mut self) -> Close {
         let close = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
                 Turn::Errand(errand) => Box::pin(self.perform(errand)).await,
@@ -179,15 +253,19 @@ impl Session {
             }
         };
         self.stream.close();
+        let close = if self.fault.is_some() { Close::Tls } else { close };
         let counters = &self.around.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
             Close::Protocol => counters.closed_fault.rise(),
+            Close::Tls => counters.closed_tls.rise(),
             Close::Slow => counters.closed_slow.rise(),
             Close::Memory => counters.closed_memory.rise(),
             Close::UpstreamLost => counters.closed_lost.rise(),
+            Close::Expired => counters.closed_timeout.rise(),
+            Close::Full => counters.closed_limit.rise(),
         }
-        let certificate = self.client.certificate.as_ref().map(CertificateIdentity::shown);
+        let certificate = self.client.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(
             client = self.client.id,
             peer = self.client.peer,
@@ -196,6 +274,11 @@ impl Session {
             "session ended"
         );
         close
+    }
+
+    /// What was wrong with the client's TLS, and the client's address.
+    pub fn tls_fault(&self) -> Option<(&Fault, &str)> {
+        self.fault.as_deref().map(|fault| (fault, self.client.peer.as_str()))
     }
 
     /// Drops the request at the front of the input: it has been answered.
@@ -207,6 +290,35 @@ impl Session {
         });
         self.input = input;
         self.consume(used);
+        self.front = Front::Unseen;
+    }
+
+    /// What is to be done with a session whose time is up.
+    fn expire(&mut self, expiry: Expiry) -> Option<Close> {
+        let roster = &self.around.roster;
+        tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
+        match expiry {
+            Expiry::SlowReader => Some(Close::Slow),
+            Expiry::Command if self.client.replying == client::Replying::On && !self.replies.is_partial() => {
+                let counters = &self.around.upstream.counters;
+                let replies = Replies::new(self.around.buffers.clone(), self.around.config.max_reply_buffer);
+                let given_up = self.replies.awaited();
+                replies.answer(|out| {
+                    self.replies.with_waiting(|waiting| out.extend_from_slice(waiting));
+                    (0..given_up).for_each(|_| out.extend_from_slice(refusal::COMMAND_TIMEOUT));
+                });
+                counters.command_timeouts.add(given_up.into());
+                // What still comes for these is dropped; their places in the lane's queue stay until then.
+                std::mem::replace(&mut self.replies, replies).close();
+                self.presence.replace(self.replies.clone());
+                self.presence.owes(roster.now.get(), false, true);
+                self.progress = 0;
+                None
+            }
+            Expiry::FirstCommand | Expiry::Idle | Expiry::Transaction | Expiry::Command => {
+                Some(Close::Expired)
+            }
+        }
     }
 
     /// Whether the request at the front of the input waits for what others do.

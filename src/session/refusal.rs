@@ -2,6 +2,7 @@
 //! 7.0.15; all are without CRLF.
 
 use crate::resp::request::Request;
+use crate::tenant::users::Refused;
 use crate::topology::ServerInfo;
 
 /// A command before AUTH.
@@ -28,6 +29,24 @@ pub const EXEC_WITHOUT_MULTI: &[u8] = b"-ERR EXEC without MULTI";
 pub const DISCARD_WITHOUT_MULTI: &[u8] = b"-ERR DISCARD without MULTI";
 /// EXEC of a transaction in which something was refused.
 pub const EXEC_ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.";
+
+/// A command that got no reply within `command-timeout`, with CRLF.
+pub const COMMAND_TIMEOUT: &[u8] = b"-OUTCOMEUNKNOWN respgate: no reply came within command-timeout; the command may or may not have run\r\n";
+
+/// AUTH with what is no user's password.
+pub const WRONG_PASSWORD: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.";
+
+/// Why AUTH failed.
+pub fn not_authenticated(refused: &Refused) -> Vec<u8> {
+    match refused {
+        Refused::Wrong => WRONG_PASSWORD.to_vec(),
+        Refused::TooSoon(wait) => {
+            format!("-ERR respgate: too many wrong passwords came from this address; retry in {wait} ms")
+                .into_bytes()
+        }
+        Refused::Busy => b"-ERR respgate: too many passwords wait to be checked; try again".to_vec(),
+    }
+}
 
 /// How much of a name, and of all arguments together, an error repeats, in bytes.
 const REPEATED: usize = 128;

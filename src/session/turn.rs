@@ -8,7 +8,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::errand::Errand;
+use super::limit::Charged;
 use super::{Close, Session};
+use crate::net::tls::fault::{Fault, Reason};
 use crate::resp::request::{self, Request, RequestFault, Scanned};
 use crate::upstream::replies::Standing;
 
@@ -20,6 +22,12 @@ pub(super) const AHEAD: usize = 64 * 1024;
 const MEMORY_SHARE: usize = 256 * 1024;
 /// How often it is looked whether a client that closed its sending side waits in vain.
 pub(super) const DEPARTED_CHECK: Duration = Duration::from_millis(250);
+/// How every TLS connection begins: a handshake record, of any version (RFC 8446, 5.1).
+const TLS: [u8; 2] = [0x16, 0x03];
+/// What a client is told that speaks TLS to a port without. Clients report it as a "wrong version number" or "not a TLS
+/// record"; an alert would make them look for versions and ciphers in common.
+const SPEAK_PLAIN: &[u8] =
+    b"-ERR respgate: this port speaks plain text; connect without TLS (redis://), or use a port with TLS";
 /// Rounds of reading and writing before other tasks have their turn.
 const ROUNDS: usize = 8;
 
@@ -37,6 +45,8 @@ pub(super) enum Pause {
     More,
     /// Earlier replies must come first.
     Replies,
+    /// A limit takes no request before this time.
+    Limit(Instant),
     /// The lane takes no requests; if it is for want of a primary, until then at most.
     Lane(Option<Instant>),
     /// See [`Turn::Errand`].
@@ -74,7 +84,14 @@ impl Session {
             if self.poll_stalled(cx, blocked).is_ready() {
                 return Poll::Ready(Turn::Close(Close::Slow));
             }
+            if let Some(close) = self.presence.expired().and_then(|expiry| self.expire(expiry)) {
+                return Poll::Ready(Turn::Close(close));
+            }
+            self.settle_accounts(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
+                if close.is_at_once(blocked) {
+                    return Poll::Ready(Turn::Close(close));
+                }
                 if !blocked && self.replies.awaited() == 0 || self.waits_in_vain(cx, close).is_ready() {
                     return Poll::Ready(Turn::Close(close));
                 }
@@ -84,12 +101,16 @@ impl Session {
                 return Poll::Pending;
             }
             let mut pause = self.handle_input();
+            self.note_debt();
             if !matches!(pause, Pause::Lane(_)) {
                 self.released();
             }
             if matches!(pause, Pause::More) {
                 pause = match self.poll_read(cx) {
-                    Poll::Ready(pause) => pause,
+                    Poll::Ready(pause) => {
+                        self.note_debt();
+                        pause
+                    }
                     Poll::Pending if self.replies.waiting() > 0 && !blocked => continue,
                     Poll::Pending if self.drained() => Pause::Close(Close::Finished),
                     Poll::Pending => return Poll::Pending,
@@ -106,6 +127,11 @@ impl Session {
                 Pause::Close(close) => self.closing = Some(close),
                 Pause::Replies if answered => {}
                 Pause::Replies => return Poll::Pending,
+                Pause::Limit(due) => {
+                    if self.poll_due(cx, due).is_pending() && !answered {
+                        return Poll::Pending;
+                    }
+                }
                 Pause::Lane(deadline) => {
                     if self.poll_held(cx, deadline).is_pending() && !answered {
                         return Poll::Pending;
@@ -115,6 +141,22 @@ impl Session {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Notes for the timeouts that the client is there, and whether a reply is due.
+    fn note_debt(&mut self) {
+        let now = self.around.roster.now.get();
+        let (due, came) = (self.replies.awaited() > 0, self.replies.waiting() > 0);
+        self.presence.owes(now, due, came);
+        if let Some(member) = &mut self.member {
+            member.in_flight(self.replies.awaited() as usize);
+        }
+        if came || due {
+            self.presence.active(now);
+            if self.admitted() {
+                self.presence.settled_in();
+            }
+        }
     }
 
     /// Ready when the client has taken no byte of its replies for too long.
@@ -187,8 +229,8 @@ impl Session {
             match ready!(self.poll_read_ahead(cx)) {
                 Ok(0) => self.ended = true,
                 Ok(_) => {}
-                Err(_) => {
-                    self.closing = Some(Close::Left);
+                Err(error) => {
+                    self.closing = Some(self.lost(&error));
                     self.ended = true;
                 }
             }
@@ -200,11 +242,16 @@ impl Session {
     pub(super) fn wait_held(&mut self) {
         let held = self.held.get_or_insert_with(|| self.around.upstream.client_held());
         held.set(self.input.len());
+        self.presence.leases(self.around.roster.now.get(), true, false);
     }
 
     /// The session no longer waits for its lane, or for a primary.
     pub(super) fn released(&mut self) {
-        self.held = None;
+        if self.held.take().is_some() {
+            let now = self.around.roster.now.get();
+            self.presence.leases(now, false, false);
+            self.presence.active(now);
+        }
         self.hold = None;
     }
 
@@ -233,8 +280,14 @@ impl Session {
         let mut room = ReadBuf::new(&mut scratch);
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
         let bytes = room.filled();
-        if read.is_err() || bytes.is_empty() {
+        if let Err(error) = read {
+            return Poll::Ready(Pause::Close(self.lost(&error)));
+        }
+        if bytes.is_empty() {
             return Poll::Ready(Pause::Close(Close::Left));
+        }
+        if self.opening && self.opens_with_tls(bytes) {
+            return Poll::Ready(Pause::Close(self.refuse_tls()));
         }
         if !self.input.is_empty() {
             self.keep(bytes);
@@ -243,6 +296,38 @@ impl Session {
         let (used, pause) = self.handle(bytes);
         self.keep(bytes.get(used..).unwrap_or_default());
         Poll::Ready(pause)
+    }
+
+    /// Whether the client speaks TLS; called until it has said enough to tell.
+    fn opens_with_tls(&mut self, bytes: &[u8]) -> bool {
+        let mut said = self.input.iter().chain(bytes);
+        let first = [said.next(), said.next()];
+        self.opening = first == [Some(&TLS[0]), None];
+        first == [Some(&TLS[0]), Some(&TLS[1])]
+    }
+
+    /// The client speaks TLS to a port without.
+    fn refuse_tls(&mut self) -> Close {
+        self.refuse(SPEAK_PLAIN);
+        self.fault = Some(Box::new(Fault {
+            reason: Reason::OnPlainPort,
+            text: "speaks TLS to a port without; give this listener tls-cert and tls-key, or configure the client \
+                   without TLS (redis://)"
+                .into(),
+        }));
+        Close::Tls
+    }
+
+    /// Why a connection that cannot be read from ends.
+    pub(super) fn lost(&mut self, error: &std::io::Error) -> Close {
+        let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<Fault>());
+        match fault {
+            Some(fault) => {
+                self.fault = Some(Box::new(fault.clone()));
+                Close::Tls
+            }
+            None => Close::Left,
+        }
     }
 
     /// Keeps bytes for later.
@@ -293,7 +378,21 @@ impl Session {
     /// stopped.
     fn handle(&mut self, bytes: &[u8]) -> (usize, Pause) {
         self.handle_with(bytes, |session, found| match found {
-            Ok(request) => session.dispatch(request),
+            Ok(request) => {
+                let step = match session.charge(request) {
+                    Charged::Passes => session.dispatch(request),
+                    Charged::Waits(pause) => return Step::Stay(pause),
+                    Charged::Refused(_) if session.replies.awaited() > 0 => {
+                        return Step::Stay(Pause::Replies);
+                    }
+                    Charged::Refused(line) => {
+                        session.refuse(&line);
+                        Step::Done
+                    }
+                };
+                session.charged(&step);
+                step
+            }
             Err(_) if session.replies.awaited() > 0 => Step::Stay(Pause::Replies),
             Err(fault) => session.fault(fault),
         })
@@ -352,7 +451,7 @@ impl Session {
     }
 }
 
-fn poll_timer(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+pub(super) fn poll_timer(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
     if timer.deadline() != deadline {
         timer.as_mut().reset(deadline);
     }

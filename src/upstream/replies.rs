@@ -93,6 +93,11 @@ impl Replies {
         self.bytes.borrow().len() - self.written.get()
     }
 
+    /// Shows what waits to be written.
+    pub fn with_waiting(&self, show: impl FnOnce(&[u8])) {
+        show(self.bytes.borrow().get(self.written.get()..).unwrap_or_default());
+    }
+
     /// Bytes written to the client so far.
     pub fn progress(&self) -> u64 {
         self.progress.get()

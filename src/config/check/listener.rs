@@ -12,11 +12,13 @@ use super::{LEAST_SIZE, tenant, tls, within};
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::tls::server::ClientCertificates;
 use crate::resp::request::RequestLimits;
-use crate::session::config::SessionConfig;
+use crate::session::config::{SessionConfig, Timeouts};
 use crate::tenant::config::TenantConfig;
 use crate::upstream::config::ClientAuth;
 
 const MAX_CLIENTS: usize = 10_000;
+/// A client that vanished without a word is noticed after about this long.
+const KEEPALIVE: Duration = Duration::from_secs(300);
 const SOCKET_MODE: u32 = 0o700;
 
 /// What bounds every listener's own limits.
@@ -103,6 +105,10 @@ fn check(
         }),
         None => None,
     };
+    if let (Some(ListenAddress::Unix(_)), Some(place)) = (typed.address.value(), typed.proxy_protocol.place())
+    {
+        report.fault(place, "a unix socket's clients have no network to be trusted by; leave it out");
+    }
     let upstream = upstream_name(&typed, named, report);
     let tenant = tenant::named(&typed.tenant, named.tenants, report);
     let mut own_tls = std::mem::take(&mut typed.tls);
@@ -147,10 +153,17 @@ fn check(
             ),
         );
     }
-    let (max_clients, mut session) = limits;
-    session.policy = tenant.and_then(|tenant| tenant.policy.clone());
-    let tenant = tenant.map(|tenant| tenant.name.clone());
-    Some(ListenerConfig { name: typed.name, bind, upstream, tenant, max_clients, session, tls })
+    Some(ListenerConfig {
+        name: typed.name,
+        bind,
+        upstream,
+        tenant: tenant.map(|tenant| tenant.name.clone()),
+        proxy_protocol: typed.proxy_protocol.or(Vec::new()),
+        max_clients: limits.max_clients,
+        keepalive: limits.keepalive,
+        session: limits.session,
+        tls,
+    })
 }
 
 fn upstream_name(typed: &TypedListener, named: &Named<'_>, report: &mut Report) -> Option<String> {
@@ -181,7 +194,7 @@ impl Bounds<'_> {
     }
 
     /// One listener's limits: overrides, then its own, then `[limits]`, then the built-in ones.
-    fn over(&self, own: &TypedLimits, report_defaults: bool, report: &mut Report) -> (usize, SessionConfig) {
+    fn over(&self, own: &TypedLimits, report_defaults: bool, report: &mut Report) -> Bounded {
         let mut quiet = Report::default();
         let builtin = SessionConfig::default();
         // A fault that stands in `[limits]` or a flag belongs to the first pass.
@@ -205,6 +218,26 @@ impl Bounds<'_> {
         let max_pipeline = at_least!(max_pipeline, 1, "1").or(builtin.max_pipeline);
         let write_timeout =
             at_least!(write_timeout, Duration::from_millis(1), "1ms").or(builtin.write_timeout);
+        // "0s" lifts a limit that stands in `[limits]`.
+        macro_rules! timeout {
+            ($key:ident) => {
+                pick!($key).0.value().copied().filter(|limit| !limit.is_zero())
+            };
+        }
+        let least = Duration::from_secs(1);
+        let timeouts = Timeouts {
+            idle: timeout!(idle_timeout),
+            transaction: timeout!(transaction_timeout),
+            first_command: timeout!(first_command_timeout),
+            command: timeout!(command_timeout),
+            slow_reader_soft: match pick!(slow_reader_soft) {
+                (Setting::Given(Bytes(0), _), _) => None,
+                (setting, report) => setting.at_least(LEAST_SIZE, "1KiB", report).value().map(|size| size.0),
+            },
+            slow_reader_soft_time: at_least!(slow_reader_soft_time, least, "1s")
+                .or(builtin.timeouts.slow_reader_soft_time),
+        };
+        let keepalive = at_least!(keepalive, least, "1s").or(KEEPALIVE);
         let admin_commands = pick!(admin_commands).0.or(builtin.admin_commands);
         let buffered = ("max-buffered", self.max_buffered);
         let (request, bulk) = (builtin.request.max_request, builtin.request.max_bulk);
@@ -219,16 +252,27 @@ impl Bounds<'_> {
         let max_inline = size(setting, builtin.request.max_inline, ("max-request", max_request), sink);
         let (setting, sink) = pick!(max_reply_buffer);
         let max_reply_buffer = size(setting, builtin.max_reply_buffer, buffered, sink);
+        if timeouts.slow_reader_soft.is_some_and(|soft| soft > max_reply_buffer) {
+            let (setting, report) = pick!(slow_reader_soft);
+            within(setting, 0, ("max-reply-buffer", max_reply_buffer), report);
+        }
         let session = SessionConfig {
             request: RequestLimits { max_request, max_bulk, max_args, max_inline, unauthenticated: false },
             max_reply_buffer,
             max_pipeline,
             write_timeout,
             admin_commands,
-            policy: None,
+            timeouts,
         };
-        (max_clients, session)
+        Bounded { max_clients, keepalive, session }
     }
+}
+
+/// One listener's limits.
+struct Bounded {
+    max_clients: usize,
+    keepalive: Duration,
+    session: SessionConfig,
 }
 
 /// Whether two addresses cannot both be bound. Port 0 is a free port each time.

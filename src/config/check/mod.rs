@@ -1,9 +1,11 @@
 //! As typed -> checked: fills in defaults, reads passwords, and refuses contradictions.
 
+mod limits;
 mod listener;
 mod tenant;
 mod tls;
 mod upstream;
+mod user;
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -53,13 +55,13 @@ pub fn check(
     let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
     let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
-    let tenants: Vec<TenantConfig> =
-        typed.tenants.into_iter().map(|typed| tenant::check(typed, report)).collect();
+    let mut tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, report);
+    let users = user::check_all(typed.users, &mut tenants, report);
     let listeners = listener::check_all(
         typed.listeners,
         &typed.tls,
         &bounds,
-        &listener::Named { names: &names, usual: usual.as_deref(), checked: &upstreams, tenants: &tenants },
+        &listener::Named { tenants: &tenants, names: &names, usual: usual.as_deref(), checked: &upstreams },
         &typed.admin,
         typed.file.as_ref(),
         report,
@@ -80,6 +82,7 @@ pub fn check(
         max_buffered,
         listeners,
         tenants,
+        users,
         upstreams,
     })
     .filter(|_| report.faults.is_empty())

@@ -1,14 +1,68 @@
-//! Checks tenants.
+//! Checks tenants: who belongs to them, and what they may do.
 
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::Arc;
 
-use super::super::report::{Report, suggestion};
+use super::super::report::{Place, Report, suggestion};
 use super::super::typed::{Setting, TypedTenant};
+use super::limits;
 use crate::tenant::config::TenantConfig;
+use crate::tenant::identity::MembersConfig;
 use crate::tenant::policy::Policy;
 use crate::tenant::policy::config::{PolicyConfig, Scripts, What};
 
-pub(super) fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
+/// The most tenants, since each has its own metrics.
+const MAX_TENANTS: usize = 1024;
+
+/// Checks all tenants. A rule that names a client for two of them is a fault.
+pub(super) fn check_all(typed: Vec<TypedTenant>, report: &mut Report) -> Vec<TenantConfig> {
+    if let Some(beyond) = typed.get(MAX_TENANTS) {
+        report.fault(
+            &beyond.place,
+            format!("is one tenant too many; at most {MAX_TENANTS}, as each has its own metrics"),
+        );
+    }
+    once(&typed, |tenant| &tenant.certificates, report);
+    once(&typed, |tenant| &tenant.users, report);
+    once(&typed, |tenant| &tenant.networks, report);
+    once(&typed, |tenant| &tenant.uids, report);
+    once(&typed, |tenant| &tenant.client_names, report);
+    let mut first: Option<&Place> = None;
+    for tenant in &typed {
+        if let Setting::Given(true, place) = &tenant.default {
+            match first {
+                Some(other) => report
+                    .fault(place, format!("stands in {other} already; only one tenant can be the default")),
+                None => first = Some(place),
+            }
+        }
+    }
+    typed.into_iter().map(|tenant| check(tenant, report)).collect()
+}
+
+/// Reports what stands in one list of two tenants, or twice in one.
+fn once<T: Hash + Eq + Debug>(
+    tenants: &[TypedTenant],
+    list: impl Fn(&TypedTenant) -> &Setting<Vec<T>>,
+    report: &mut Report,
+) {
+    let mut seen: HashMap<&T, &Place> = HashMap::new();
+    for tenant in tenants {
+        let Setting::Given(elements, place) = list(tenant) else { continue };
+        for element in elements {
+            if let Some(other) = seen.insert(element, place) {
+                report.fault(
+                    place,
+                    format!("{element:?} stands in {other} already; a client belongs to one tenant"),
+                );
+            }
+        }
+    }
+}
+
+fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
     let rules = typed.commands.place().cloned();
     let config = PolicyConfig {
         commands: typed.commands.value().cloned(),
@@ -33,7 +87,19 @@ pub(super) fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
             report.warn(place, format!("names {name}, which respgate's table lacks; {what}"));
         }
     }
-    TenantConfig { name: typed.name, policy: policy.map(Arc::new) }
+    TenantConfig {
+        name: typed.name,
+        members: MembersConfig {
+            certificates: typed.certificates.or(Vec::new()),
+            users: typed.users.or(Vec::new()),
+            networks: typed.networks.or(Vec::new()),
+            uids: typed.uids.or(Vec::new()),
+            client_names: typed.client_names.or(Vec::new()),
+            default: typed.default.or(false),
+        },
+        limits: limits::check(typed.limits, report),
+        policy: policy.map(Arc::new),
+    }
 }
 
 /// Commands that rules allow and that may be misspelt: a module's name has a dot.

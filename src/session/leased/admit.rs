@@ -9,9 +9,11 @@ use super::{Close, End, Leased, OUTBOUND, Pause, Session};
 use crate::command::{self, Flags, Found, Spec, Verb};
 use crate::resp::Resp;
 use crate::resp::request::{self, Request};
+use crate::session::limit::Charged;
 use crate::session::route::Way;
 use crate::session::turn::Step;
 use crate::session::{local, refusal};
+use crate::tenant::limits::refusal::Limit;
 use crate::upstream::queue::IfLost;
 
 /// The channel that the PUBLISH before a WAIT goes to; nobody needs to listen.
@@ -22,7 +24,7 @@ impl Leased {
     pub(super) fn admit_input(&mut self, session: &mut Session, moved: &mut bool) -> Pause {
         let input = std::mem::take(&mut session.input);
         let (used, pause) = session.handle_with(&input, |session, found| match found {
-            Ok(request) => self.admit(session, request),
+            Ok(request) => self.admit_charged(session, request),
             Err(fault) => self.when_answered(|_| session.fault(fault)),
         });
         session.input = input;
@@ -31,7 +33,8 @@ impl Leased {
         pause
     }
 
-    fn admit(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+    /// As `admit`, under the limits of the client's tenant.
+    fn admit_charged(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         let depth = session.around.config.max_pipeline;
         if self.ending.is_some() || self.expected.gated || self.expected.len() >= depth {
             return Step::Stay(Pause::Replies);
@@ -42,6 +45,28 @@ impl Leased {
         if self.outbound.held() > OUTBOUND {
             return Step::Stay(Pause::Replies);
         }
+        let step = match session.charge(request) {
+            Charged::Passes => self.admit(session, request),
+            Charged::Waits(pause) => return Step::Stay(pause),
+            Charged::Refused(line) => self.refuse(session, &line),
+        };
+        session.charged(&step);
+        self.note_state(session, false);
+        step
+    }
+
+    /// Refuses a command on account of a limit. EXEC must then not run what it would have been a part of.
+    fn refuse(&mut self, session: &mut Session, line: &[u8]) -> Step {
+        if self.pins.transaction.is_some() {
+            return self.poison(session, line);
+        }
+        self.when_answered(|_| {
+            session.refuse(line);
+            Step::Done
+        })
+    }
+
+    fn admit(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         // A session that needs its lease no longer goes back to the shared lane.
         if self.expected.is_empty() && !self.pins.any() && !self.sticky && self.used {
             return Step::Stay(Pause::Replies);
@@ -114,7 +139,10 @@ impl Leased {
                 Step::Taken(Pause::Close(Close::Finished))
             }
             Verb::Reset => {
-                session.reset();
+                if let Err(line) = session.reset() {
+                    session.refuse(&line);
+                    return Step::Taken(Pause::Close(Close::Full));
+                }
                 session.replies.answer(|out| crate::resp::write::simple(out, "RESET"));
                 self.ending = Some(End::Abandoned);
                 Step::Taken(Pause::Replies)
@@ -176,6 +204,11 @@ impl Leased {
     }
 
     fn admit_known(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
+        if let Some(limit) = kept_for(spec, request)
+            && let Err(line) = session.hold_place(limit)
+        {
+            return self.refuse(session, &line);
+        }
         if let Some((kind, begins)) = subscription(spec.verb) {
             return self.admit_subscription(session, request, kind, begins);
         }
@@ -405,6 +438,17 @@ fn note_script(session: &Session, request: &Request<'_>) {
         Verb::ScriptLoad => scripts.remember(request.arg(2).unwrap_or_default()),
         _ if spec.name == "SCRIPT|FLUSH" => scripts.forget(),
         _ => {}
+    }
+}
+
+/// What kind of lease a command makes of its connection.
+fn kept_for(spec: &Spec, request: &Request<'_>) -> Option<Limit> {
+    match spec.verb {
+        Verb::Multi | Verb::Watch => Some(Limit::Transactions),
+        Verb::Monitor => Some(Limit::Subscribed),
+        verb if subscription(verb).is_some_and(|(_, begins)| begins) => Some(Limit::Subscribed),
+        _ if command::may_block(spec, request) => Some(Limit::Blocked),
+        _ => None,
     }
 }
 

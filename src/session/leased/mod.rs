@@ -25,11 +25,13 @@ use self::expect::{Expect, Expected};
 use self::outbound::Outbound;
 use self::pins::Pins;
 use self::setback::Setbacks;
+use super::presence::Expiry;
 use super::turn::{AHEAD, BACKLOG, Pause};
 use super::{Close, Session};
 use crate::metrics::Gauged;
 use crate::net::buffers::{Buffers, Charge};
 use crate::resp::reply::ReplyScanner;
+use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::Pool;
 use crate::upstream::lease::Lease;
 use crate::upstream::replies::Standing;
@@ -60,6 +62,11 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let Some(key) = session.key() else { return Ok(()) };
     let upstream = session.around.upstream.clone();
     let replies = session.replies.clone();
+    if let Err(line) = session.hold_place(Limit::Leased) {
+        session.skip_request();
+        session.refuse(&line);
+        return Ok(());
+    }
     if upstream.hold_full(session.input.len()) {
         session.skip_request();
         session.refuse(&upstream.hold_overflow());
@@ -166,8 +173,20 @@ impl Leased {
                 Standing::Open | Standing::Gone => {}
                 Standing::Overflowed | Standing::Cut => return Poll::Ready(End::Close(Close::Slow)),
             }
+            // Messages come unasked: only a subscriber that is not held back can let so much pile up.
+            if self.piles_up(session) && session.replies.waiting() > session.around.config.max_reply_buffer {
+                return Poll::Ready(End::Close(Close::Slow));
+            }
             if session.poll_stalled(cx, blocked).is_ready() {
                 return Poll::Ready(End::Close(Close::Slow));
+            }
+            if let Some(end) = session.presence.expired().and_then(|expiry| self.expire(session, expiry)) {
+                return Poll::Ready(end);
+            }
+            let in_flight = if self.expected.gated { 0 } else { self.expected.len() };
+            let taking = session.settle_accounts(cx, in_flight);
+            if session.closing == Some(Close::Memory) && self.ending.is_none() {
+                self.ending = Some(End::Close(Close::Memory));
             }
             if self.lease.is_silent() {
                 return Poll::Ready(self.silent(session));
@@ -189,7 +208,7 @@ impl Leased {
                 Ok(wrote) => moved |= wrote,
                 Err(_) => return Poll::Ready(End::Lost),
             }
-            if session.replies.waiting() < BACKLOG {
+            if taking && (session.replies.waiting() < BACKLOG || self.piles_up(session)) {
                 match self.lease.link.read.poll_fill(cx, &mut self.lease.link.stream) {
                     // One that waits for long, such as a subscriber's, holds no buffer meanwhile.
                     Poll::Pending if self.expected.is_empty() || self.expected.gated => {
@@ -201,6 +220,7 @@ impl Leased {
                         self.lease.due(false);
                         self.lease.heard();
                         self.absorb(session);
+                        self.note_state(session, true);
                         self.charge.set(self.outbound.held());
                         moved = true;
                     }
@@ -226,6 +246,43 @@ impl Leased {
         Poll::Pending
     }
 
+    /// A subscriber that is to be judged by `slow-reader-soft` is not held back before that.
+    fn piles_up(&self, session: &Session) -> bool {
+        self.pins.subscribed() && session.around.config.timeouts.slow_reader_soft.is_some()
+    }
+
+    /// What is to be done with a session whose time is up.
+    fn expire(&mut self, session: &mut Session, expiry: Expiry) -> Option<End> {
+        if expiry == Expiry::Command {
+            session.around.upstream.counters.command_timeouts.rise();
+            return Some(self.silent(session));
+        }
+        session.expire(expiry).map(End::Close)
+    }
+
+    /// Notes for timeouts and limits what the lease is kept for. `came`: something came for the client.
+    fn note_state(&mut self, session: &mut Session, came: bool) {
+        let now = session.around.roster.now.get();
+        let due = self.expected.due();
+        let listens = self.pins.subscribed() || self.pins.monitoring;
+        let transaction = self.pins.transaction.is_some() || self.pins.watching;
+        session.presence.active(now);
+        session.presence.owes(now, due, came);
+        session.presence.leases(now, listens || self.expected.gated && !due, transaction);
+        if let Some(member) = &mut session.member {
+            member.in_flight(if self.expected.gated { 0 } else { self.expected.len() });
+            if !self.expected.gated {
+                session.release_place(Limit::Blocked);
+            }
+            if !listens && self.expected.is_empty() {
+                session.release_place(Limit::Subscribed);
+            }
+            if !transaction && self.expected.is_empty() {
+                session.release_place(Limit::Transactions);
+            }
+        }
+    }
+
     /// Takes requests from the client as far as they may be sent. Whether anything was taken or read.
     fn poll_client(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
         if session.replies.waiting() > BACKLOG {
@@ -247,6 +304,8 @@ impl Leased {
                 self.ending = Some(End::Close(close));
                 return true;
             }
+            // The reader stops until the limit allows the request.
+            Pause::Limit(due) => moved |= session.poll_due(cx, due).is_ready(),
             // A request that is cut off must be read on, however long it is.
             Pause::More if !session.ended => match session.poll_read_ahead(cx) {
                 Poll::Pending => {}
@@ -254,8 +313,8 @@ impl Leased {
                     session.ended = count == 0;
                     moved = true;
                 }
-                Poll::Ready(Err(_)) => {
-                    self.ending = Some(End::Close(Close::Left));
+                Poll::Ready(Err(error)) => {
+                    self.ending = Some(End::Close(session.lost(&error)));
                     return true;
                 }
             },

@@ -18,6 +18,7 @@ use crate::net::tls::Floor;
 use crate::net::tls::accept::{HandshakeLog, ServerTls, Welcomed};
 use crate::net::tls::client::{ClientProfile, ClientTls};
 use crate::net::tls::names::Names;
+use crate::net::tls::read_ahead::ReadAhead;
 use crate::net::tls::server::{ClientCertificates, ServerProfile};
 use crate::net::tls::testing::Authority;
 use crate::net::tls::trust::Trust;
@@ -115,7 +116,7 @@ fn a_reply_never_reaches_the_client_of_a_write_that_was_not_sent_again() {
 }
 
 /// Both ends of a TLS connection whose sockets take little at a time.
-async fn secured() -> (Stream, TlsStream<TcpStream>) {
+async fn secured() -> (Stream, TlsStream<ReadAhead>) {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         std::fs::write(folder.path().join(name), text).unwrap();

@@ -1,0 +1,223 @@
+//! The PROXY protocol, versions 1 and 2 (HAProxy's proxy-protocol.txt): how a load balancer says where a connection
+//! comes from. Exactly the header is read, since what follows may be TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ppp::{HeaderResult, v1, v2};
+use thiserror::Error;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// A header must be whole by then.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// The shortest header, `PROXY UNKNOWN` with CRLF, in bytes.
+const SHORTEST: usize = 15;
+/// The longest of version 1, in bytes.
+const LONGEST_V1: usize = 107;
+/// Of version 2 up to and including its length.
+const FIXED_V2: usize = 16;
+/// The longest of version 2 that is read, in bytes: 216 of addresses, and extensions such as a certificate's name.
+const LONGEST_V2: usize = 4096;
+const SIGNATURE_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The two ends that a header names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The client.
+    pub source: SocketAddr,
+    /// Where the client connected to.
+    pub destination: SocketAddr,
+}
+
+/// Why there is no header.
+#[derive(Debug, Error)]
+pub enum Fault {
+    /// It closed at once, as health checks do.
+    #[error("it closed before it sent anything")]
+    Nothing,
+    /// Something else came.
+    #[error("what it sent does not begin with a PROXY header")]
+    Other,
+    /// It has no end, or is not what the protocol says.
+    #[error("its PROXY header is malformed: {0}")]
+    Malformed(String),
+    /// It did not come in time.
+    #[error("no PROXY header came within 5 s")]
+    Late,
+    /// The connection failed.
+    #[error("{0}")]
+    Failed(#[from] io::Error),
+}
+
+/// Reads the header that a connection begins with. `None`: it speaks for itself (`LOCAL`, `UNKNOWN`, or not TCP).
+///
+/// # Errors
+/// See [`Fault`]; the connection is of no use then.
+pub async fn read(stream: &mut TcpStream) -> Result<Option<Ends>, Fault> {
+    let header = tokio::time::timeout(DEADLINE, header(stream)).await.map_err(|_| Fault::Late)??;
+    parse(&header)
+}
+
+async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, Fault> {
+    let mut header = vec![0; SHORTEST];
+    let first = stream.read(&mut header).await?;
+    if first == 0 {
+        return Err(Fault::Nothing);
+    }
+    if !could_begin(header.get(..first).unwrap_or_default()) {
+        return Err(Fault::Other);
+    }
+    stream.read_exact(header.get_mut(first..).unwrap_or_default()).await?;
+    if header.starts_with(SIGNATURE_V2) {
+        header.push(stream.read_u8().await?);
+        let length =
+            header.get(FIXED_V2 - 2..).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
+        let whole = FIXED_V2 + usize::from(length.unwrap_or_default());
+        if whole > LONGEST_V2 {
+            return Err(Fault::Malformed(format!("{whole} bytes are more than {LONGEST_V2}")));
+        }
+        header.resize(whole, 0);
+        stream.read_exact(header.get_mut(FIXED_V2..).unwrap_or_default()).await?;
+        return Ok(header);
+    }
+    if !header.starts_with(b"PROXY ") {
+        return Err(Fault::Other);
+    }
+    while !header.ends_with(b"\n") {
+        let mut ahead = [0; LONGEST_V1];
+        let room = LONGEST_V1.saturating_sub(header.len());
+        let seen = stream.peek(ahead.get_mut(..room).unwrap_or_default()).await?;
+        if seen == 0 {
+            return Err(Fault::Malformed(format!("{} bytes and no end", header.len())));
+        }
+        let seen = ahead.get(..seen).unwrap_or_default();
+        let take = memchr::memchr(b'\n', seen).map_or(seen.len(), |at| at + 1);
+        let from = header.len();
+        header.resize(from + take, 0);
+        stream.read_exact(header.get_mut(from..).unwrap_or_default()).await?;
+    }
+    Ok(header)
+}
+
+/// Whether the first bytes could be those of a header, so that a client of something else is not waited for.
+fn could_begin(bytes: &[u8]) -> bool {
+    [SIGNATURE_V2, b"PROXY "].iter().any(|signature| {
+        let common = signature.len().min(bytes.len());
+        signature.get(..common) == bytes.get(..common)
+    })
+}
+
+fn parse(header: &[u8]) -> Result<Option<Ends>, Fault> {
+    let ends = |source: SocketAddr, destination| Some(Ends { source, destination });
+    match HeaderResult::parse(header) {
+        HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
+            v1::Addresses::Unknown => None,
+            v1::Addresses::Tcp4(ip) => ends(
+                (ip.source_address, ip.source_port).into(),
+                (ip.destination_address, ip.destination_port).into(),
+            ),
+            v1::Addresses::Tcp6(ip) => ends(
+                (ip.source_address, ip.source_port).into(),
+                (ip.destination_address, ip.destination_port).into(),
+            ),
+        }),
+        HeaderResult::V2(Ok(header)) => Ok(match (header.command, header.addresses) {
+            (v2::Command::Local, _) => None,
+            (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
+            (_, v2::Addresses::IPv4(ip)) => ends(
+                (ip.source_address, ip.source_port).into(),
+                (ip.destination_address, ip.destination_port).into(),
+            ),
+            (_, v2::Addresses::IPv6(ip)) => ends(
+                (ip.source_address, ip.source_port).into(),
+                (ip.destination_address, ip.destination_port).into(),
+            ),
+        }),
+        HeaderResult::V1(Err(error)) => Err(Fault::Malformed(error.to_string())),
+        HeaderResult::V2(Err(error)) => Err(Fault::Malformed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What is read of `bytes`, and what is left behind it.
+    async fn reads(bytes: &[u8]) -> (Result<Option<Ends>, Fault>, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        client.write_all(bytes).await.unwrap();
+        drop(client);
+        let result = read(&mut stream).await;
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        (result, rest)
+    }
+
+    fn v2(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
+        let mut header = [SIGNATURE_V2, &[0x20 | command, family]].concat();
+        header.extend((addresses.len() as u16).to_be_bytes());
+        header.extend(addresses);
+        header
+    }
+
+    const IPV4: [u8; 12] = [192, 0, 2, 7, 10, 0, 0, 1, 0x30, 0x39, 0x18, 0xEB];
+
+    #[tokio::test]
+    async fn both_versions_name_the_client() {
+        let expected = Ends {
+            source: "192.0.2.7:12345".parse().unwrap(),
+            destination: "10.0.0.1:6379".parse().unwrap(),
+        };
+        for header in [
+            b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 6379\r\n".to_vec(),
+            v2(1, 0x11, &IPV4),
+            // An extension follows the addresses.
+            v2(1, 0x11, &[&IPV4[..], &[4, 0, 3, 1, 2, 3]].concat()),
+        ] {
+            let (ends, rest) = reads(&[&header[..], b"PING\r\n"].concat()).await;
+            assert_eq!(ends.unwrap(), Some(expected));
+            assert_eq!(rest, b"PING\r\n", "exactly the header is read");
+        }
+        let (ends, _) = reads(b"PROXY TCP6 2001:db8::1 ::1 1 2\r\n").await;
+        assert_eq!(ends.unwrap().unwrap().source, "[2001:db8::1]:1".parse().unwrap());
+    }
+
+    #[tokio::test]
+    async fn some_speak_for_themselves() {
+        for header in [
+            b"PROXY UNKNOWN\r\n".to_vec(),
+            b"PROXY UNKNOWN ff ff 1 2\r\n".to_vec(),
+            v2(0, 0, &[]),
+            v2(0, 0x11, &IPV4),
+        ] {
+            let (ends, rest) = reads(&[&header[..], b"x"].concat()).await;
+            assert_eq!(ends.unwrap(), None, "{}", header.escape_ascii());
+            assert_eq!(rest, b"x");
+        }
+    }
+
+    #[tokio::test]
+    async fn anything_else_is_a_fault() {
+        assert!(matches!(reads(b"").await.0, Err(Fault::Nothing)));
+        assert!(matches!(reads(b"PING\r\n").await.0, Err(Fault::Other)));
+        assert!(matches!(reads(b"*1\r\n$4\r\nPING\r\n*1\r\n").await.0, Err(Fault::Other)));
+        for header in [
+            b"PROXY TCP4 192.0.2.7 10.0.0.1 99999 6379\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 10.0.0.1 6379\r\n".to_vec(),
+            [&b"PROXY TCP6 "[..], &b"x".repeat(200)].concat(),
+            v2(1, 0x11, &IPV4[..4]),
+            v2(1, 0x11, &[0; 5000]),
+        ] {
+            let (ends, _) = reads(&header).await;
+            assert!(matches!(ends, Err(Fault::Malformed(_))), "{}: {ends:?}", header.escape_ascii());
+        }
+        assert!(matches!(reads(b"PROXY TCP4 1").await.0, Err(Fault::Failed(_))));
+    }
+}

@@ -1,0 +1,214 @@
+//! A session under its tenant's limits.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::Session;
+use super::turn::{Pause, Step, poll_timer};
+use crate::resp::request::Request;
+use crate::tenant::identity::{Known, Rules, TenantId};
+use crate::tenant::limits::member::{Member, Verdict};
+use crate::tenant::limits::refusal::Limit;
+use crate::tenant::users::Users;
+use crate::tenant::{Desk, Tenants};
+
+/// The tenants as one worker's sessions see them.
+#[derive(Debug)]
+pub struct Offices {
+    /// By [`TenantId`].
+    desks: Vec<Rc<Desk>>,
+    rules: Arc<Rules>,
+    users: Option<Arc<Users>>,
+    epoch: Instant,
+}
+
+impl Offices {
+    /// A worker's.
+    pub fn new(tenants: &Tenants) -> Rc<Self> {
+        Rc::new(Self {
+            desks: tenants.all.iter().map(Desk::new).collect(),
+            rules: tenants.rules.clone(),
+            users: tenants.users.clone(),
+            epoch: tenants.epoch,
+        })
+    }
+
+    /// Who may authenticate; `None`: the upstream knows.
+    pub fn users(&self) -> Option<Arc<Users>> {
+        self.users.clone()
+    }
+
+    /// By [`TenantId`].
+    pub fn desks(&self) -> &[Rc<Desk>] {
+        &self.desks
+    }
+}
+
+/// What is known of the request at the front of the input.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Front {
+    /// It has not been looked at.
+    #[default]
+    Unseen,
+    /// It is charged, and may pass at this time.
+    Due(u64),
+    /// It is refused with this line, once earlier replies are delivered.
+    Refused(Vec<u8>),
+}
+
+/// Whether a request may be handled.
+pub(super) enum Charged {
+    /// It may.
+    Passes,
+    /// Not yet.
+    Waits(Pause),
+    /// It is to be answered with this error line.
+    Refused(Vec<u8>),
+}
+
+impl Session {
+    /// Charges the request at the front of the input. What it says is remembered until [`Self::charged`].
+    pub(super) fn charge(&mut self, request: &Request<'_>) -> Charged {
+        if self.member.is_none() {
+            return Charged::Passes;
+        }
+        let now = self.tenant_time();
+        if self.front == Front::Unseen {
+            let awaited = self.replies.awaited() as usize;
+            let Some(member) = &mut self.member else { return Charged::Passes };
+            if awaited > 0 {
+                member.in_flight(awaited);
+            }
+            match member.admit(now, request.len(), ends_or_greets(request.name())) {
+                Verdict::Pass => self.front = Front::Due(0),
+                Verdict::PassAt(due) => self.front = Front::Due(due),
+                Verdict::Again(at) => return Charged::Waits(Pause::Limit(self.instant(at))),
+                Verdict::Refuse(line) => self.front = Front::Refused(line),
+            }
+        }
+        match &self.front {
+            Front::Due(due) if *due > now => {
+                self.presence.active(self.around.roster.now.get());
+                Charged::Waits(Pause::Limit(self.instant(*due)))
+            }
+            Front::Refused(line) => Charged::Refused(line.clone()),
+            Front::Due(_) | Front::Unseen => Charged::Passes,
+        }
+    }
+
+    /// What became of the request that was charged: one that stays is not charged again.
+    pub(super) fn charged(&mut self, step: &Step) {
+        if !matches!(step, Step::Stay(_)) {
+            self.front = Front::Unseen;
+        }
+    }
+
+    /// Nanoseconds, as limits count them.
+    fn tenant_time(&self) -> u64 {
+        u64::try_from(self.around.offices.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn instant(&self, time: u64) -> Instant {
+        self.around.offices.epoch + Duration::from_nanos(time)
+    }
+
+    /// Ready when a request that waits for a limit can be looked at again.
+    pub(super) fn poll_due(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
+        let timer = self.limit.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let poll = poll_timer(timer, due, cx);
+        if poll.is_ready() {
+            self.limit = None;
+        }
+        poll
+    }
+
+    /// Counts what has been written, what is in flight and what waits. False: nothing more may be taken for this
+    /// client now, which is woken when it may.
+    pub(super) fn settle_accounts(&mut self, cx: &mut Context<'_>, in_flight: usize) -> bool {
+        if self.member.is_none() {
+            return true;
+        }
+        let (now, progress) = (self.tenant_time(), self.replies.progress());
+        let waiting = self.input.len() + self.replies.waiting();
+        let Some(member) = &mut self.member else { return true };
+        member.in_flight(in_flight);
+        if let Some(line) = member.buffers(waiting) {
+            self.refuse(&line);
+            self.closing = Some(super::Close::Memory);
+            return true;
+        }
+        if !member.meters_output() {
+            return true;
+        }
+        match member.wrote(now, progress) {
+            0 => true,
+            wait => self.poll_due(cx, self.instant(now.saturating_add(wait))).is_ready(),
+        }
+    }
+
+    /// Takes a place among its tenant's leases of one kind.
+    ///
+    /// # Errors
+    /// There are as many as there may be: an error line.
+    pub(super) fn hold_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
+        self.member.as_mut().map_or(Ok(()), |member| member.hold(limit))
+    }
+
+    /// Gives it back.
+    pub(super) fn release_place(&mut self, limit: Limit) {
+        if let Some(member) = &mut self.member {
+            member.release(limit);
+        }
+    }
+
+    /// The session has no connection of its own any more.
+    pub(super) fn end_lease(&mut self) {
+        let now = self.around.roster.now.get();
+        self.presence.leases(now, false, false);
+        self.presence.owes(now, false, true);
+        self.release_place(Limit::Leased);
+    }
+
+    /// Decides anew whose client this is, as `user` and `name`. A refusal changes nothing.
+    ///
+    /// # Errors
+    /// The tenant has as many clients as it may have: an error line.
+    pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), Vec<u8>> {
+        let offices = &self.around.offices;
+        if offices.desks.is_empty() {
+            return Ok(());
+        }
+        let identity = &self.client.known;
+        let known = Known { identity, user, listener: self.around.tenant, name };
+        let desk = offices.rules.decide(&known).and_then(|TenantId(at)| offices.desks.get(at));
+        let same = match (&self.member, desk) {
+            (Some(member), Some(desk)) => Rc::ptr_eq(member.desk(), desk),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return Ok(());
+        }
+        let progress = self.replies.progress();
+        let next = desk.map(|desk| Member::join(desk, self.member.as_deref(), progress)).transpose()?;
+        self.policy = desk.and_then(|desk| desk.tenant.config.policy.clone());
+        self.member = next.map(Box::new);
+        Ok(())
+    }
+
+    /// As [`Self::assign`], as the client is now.
+    pub(super) fn reassign(&mut self) -> Result<(), Vec<u8>> {
+        let (user, name) = (self.client.login.clone(), self.client.name.clone());
+        self.assign(user.as_deref(), &name)
+    }
+}
+
+/// Commands that end something or are about the connection: refusing or delaying them would only make it last longer.
+fn ends_or_greets(name: &[u8]) -> bool {
+    const FREE: [&[u8]; 7] = [b"EXEC", b"DISCARD", b"UNWATCH", b"QUIT", b"RESET", b"AUTH", b"HELLO"];
+    (4..=7).contains(&name.len()) && FREE.iter().any(|free| name.eq_ignore_ascii_case(free))
+}

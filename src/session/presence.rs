@@ -1,0 +1,223 @@
+//! How long clients have been still, or at one thing. Looked at once a second for all of a worker's sessions, so that
+//! no timer is set for any command: what is due is noticed up to two seconds late, and never early.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::config::Timeouts;
+use crate::upstream::replies::Replies;
+
+/// Seconds since the worker started.
+pub(super) type Tick = u64;
+
+/// Why a session's time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// `first-command-timeout`.
+    FirstCommand,
+    /// `idle-timeout`.
+    Idle,
+    /// `transaction-timeout`.
+    Transaction,
+    /// `command-timeout`.
+    Command,
+    /// `slow-reader-soft`, for `slow-reader-soft-time`.
+    SlowReader,
+}
+
+/// What one session is at.
+pub(super) struct Presence {
+    replies: RefCell<Rc<Replies>>,
+    timeouts: Timeouts,
+    state: Cell<State>,
+    expired: Cell<Option<Expiry>>,
+}
+
+/// See [`Presence`].
+#[derive(Clone, Copy, Debug)]
+struct State {
+    /// When it connected.
+    began: Tick,
+    /// When the client last sent something whole, or got the last reply to it.
+    active: Tick,
+    /// It has not sent a command, or not authenticated where it must.
+    new: bool,
+    /// It waits for what other clients do: blocked, subscribed, monitoring.
+    listening: bool,
+    /// A transaction or WATCH is open, since then.
+    transaction: Option<Tick>,
+    /// A reply is due that waits for nobody else, since then.
+    due: Option<Tick>,
+    /// More waits for it than `slow-reader-soft`, since then.
+    slow: Option<Tick>,
+}
+
+impl Presence {
+    pub(super) fn new(replies: Rc<Replies>, timeouts: Timeouts, now: Tick) -> Rc<Self> {
+        let state = State {
+            began: now,
+            active: now,
+            new: true,
+            listening: false,
+            transaction: None,
+            due: None,
+            slow: None,
+        };
+        Rc::new(Self {
+            replies: RefCell::new(replies),
+            timeouts,
+            state: Cell::new(state),
+            expired: Cell::new(None),
+        })
+    }
+
+    pub(super) fn wake(&self) {
+        self.replies.borrow().wake();
+    }
+
+    /// The session's replies go elsewhere from now on.
+    pub(super) fn replace(&self, replies: Rc<Replies>) {
+        *self.replies.borrow_mut() = replies;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.get();
+        change(&mut state);
+        self.state.set(state);
+    }
+
+    /// The client did something, or something came for it.
+    pub(super) fn active(&self, now: Tick) {
+        self.change(|state| state.active = now);
+    }
+
+    /// The client has sent its first command, and is admitted.
+    pub(super) fn settled_in(&self) {
+        self.change(|state| state.new = false);
+    }
+
+    /// What it waits for, or its upstream connection is kept for.
+    pub(super) fn leases(&self, now: Tick, listening: bool, transaction: bool) {
+        self.change(|state| {
+            state.listening = listening;
+            state.transaction = transaction.then(|| state.transaction.unwrap_or(now));
+        });
+    }
+
+    /// Whether a reply is due. Each that comes gives the next one its own time.
+    pub(super) fn owes(&self, now: Tick, due: bool, came: bool) {
+        self.change(|state| state.due = due.then(|| state.due.filter(|_| !came).unwrap_or(now)));
+    }
+
+    /// Why the session's time is up, told once.
+    pub(super) fn expired(&self) -> Option<Expiry> {
+        self.expired.take()
+    }
+
+    /// Looks at the session; wakes it if its time is up.
+    pub(super) fn inspect(&self, now: Tick) {
+        let waiting = self.replies.borrow().waiting();
+        let awaited = self.replies.borrow().awaited();
+        let mut state = self.state.get();
+        let soft = self.timeouts.slow_reader_soft.is_some_and(|soft| waiting > soft);
+        state.slow = soft.then(|| state.slow.unwrap_or(now));
+        self.state.set(state);
+        if let Some(expiry) = expiry(&state, &self.timeouts, now, waiting > 0 || awaited > 0) {
+            self.expired.set(Some(expiry));
+            self.wake();
+        }
+    }
+}
+
+/// Whether more than `limit` has passed. Both ticks were rounded down, so one more is waited for.
+fn over(since: Tick, now: Tick, limit: Duration) -> bool {
+    let limit = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+    now.saturating_sub(since) > limit
+}
+
+fn expiry(state: &State, timeouts: &Timeouts, now: Tick, busy: bool) -> Option<Expiry> {
+    let passed = |since: Option<Tick>, limit: Option<Duration>| {
+        since.zip(limit).is_some_and(|(since, limit)| over(since, now, limit))
+    };
+    if passed(state.slow, Some(timeouts.slow_reader_soft_time)) {
+        return Some(Expiry::SlowReader);
+    }
+    if passed(state.due, timeouts.command) {
+        return Some(Expiry::Command);
+    }
+    if passed(state.transaction, timeouts.transaction) {
+        return Some(Expiry::Transaction);
+    }
+    if state.new && passed(Some(state.began).filter(|_| !busy && !state.listening), timeouts.first_command) {
+        return Some(Expiry::FirstCommand);
+    }
+    let idle = Some(state.active).filter(|_| !busy && !state.listening && state.transaction.is_none());
+    passed(idle, timeouts.idle).then_some(Expiry::Idle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STILL: State = State {
+        began: 10,
+        active: 10,
+        new: false,
+        listening: false,
+        transaction: None,
+        due: None,
+        slow: None,
+    };
+
+    fn timeouts() -> Timeouts {
+        let second = Duration::from_secs;
+        Timeouts {
+            idle: Some(second(60)),
+            transaction: Some(second(30)),
+            first_command: Some(second(5)),
+            command: Some(second(20)),
+            slow_reader_soft: Some(1000),
+            slow_reader_soft_time: second(15),
+        }
+    }
+
+    #[test]
+    fn an_idle_client_s_time_is_up_never_early() {
+        let at = |now| expiry(&STILL, &timeouts(), now, false);
+        assert_eq!(at(70), None);
+        assert_eq!(at(71), Some(Expiry::Idle));
+        assert_eq!(expiry(&STILL, &Timeouts::default(), 1_000_000, false), None);
+    }
+
+    #[test]
+    fn who_waits_for_others_is_never_idle() {
+        for state in [
+            State { listening: true, ..STILL },
+            State { listening: true, new: false, ..STILL },
+            State { transaction: Some(990), ..STILL },
+        ] {
+            assert_eq!(expiry(&state, &timeouts(), 1000, false), None, "{state:?}");
+        }
+        assert_eq!(expiry(&STILL, &timeouts(), 1000, true), None, "a reply is on its way");
+    }
+
+    #[test]
+    fn each_limit_has_its_own_beginning() {
+        for (state, at, why) in [
+            (State { new: true, ..STILL }, 16, Expiry::FirstCommand),
+            (State { transaction: Some(40), active: 70, ..STILL }, 71, Expiry::Transaction),
+            (State { due: Some(40), active: 60, ..STILL }, 61, Expiry::Command),
+            (State { slow: Some(40), active: 55, ..STILL }, 56, Expiry::SlowReader),
+        ] {
+            assert_eq!(expiry(&state, &timeouts(), at - 1, false), None, "{state:?}");
+            assert_eq!(expiry(&state, &timeouts(), at, false), Some(why), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn fractions_of_a_second_are_rounded_up() {
+        assert!(!over(0, 2, Duration::from_millis(1500)));
+        assert!(over(0, 3, Duration::from_millis(1500)));
+    }
+}

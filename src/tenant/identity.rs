@@ -1,0 +1,268 @@
+//! Whose a client is: the first rule that matches decides. No I/O.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::config::TenantConfig;
+
+/// Which of the configured tenants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TenantId(pub usize);
+
+/// What a client is known by before it says anything, as the system and its certificate vouch for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The names of a client certificate that was verified.
+    pub certificate: Option<CertificateNames>,
+    /// Where it connects from; a client behind a trusted proxy is where that says.
+    pub address: Option<IpAddr>,
+    /// The user at the other end of a unix socket.
+    pub uid: Option<u32>,
+}
+
+/// The names in a verified client certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificateNames {
+    /// The subject's CN.
+    pub common_name: Option<String>,
+    /// Subject alternative names of kind DNS.
+    pub dns: Vec<String>,
+    /// Subject alternative names of kind URI.
+    pub uris: Vec<String>,
+}
+
+/// A name that a certificate must have, exactly; DNS names in any case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CertificateRule {
+    /// `CN:shop`.
+    CommonName(String),
+    /// `DNS:shop.example`.
+    Dns(String),
+    /// `URI:spiffe://example/shop`.
+    Uri(String),
+}
+
+impl CertificateRule {
+    /// Parses `CN:name`, `DNS:name` or `URI:name`.
+    ///
+    /// # Errors
+    /// What is wrong and how to write it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (kind, name) = text.split_once(':').unwrap_or(("", ""));
+        match kind {
+            _ if name.is_empty() => {}
+            "CN" => return Ok(Self::CommonName(name.into())),
+            "DNS" => return Ok(Self::Dns(name.to_ascii_lowercase())),
+            "URI" => return Ok(Self::Uri(name.into())),
+            _ => {}
+        }
+        Err(format!(
+            "{text:?} is not a certificate's name; write it like \"CN:shop\", \"DNS:shop.example\" or \"URI:spiffe://example/shop\""
+        ))
+    }
+
+    fn matches(&self, names: &CertificateNames) -> bool {
+        match self {
+            Self::CommonName(name) => names.common_name.as_ref() == Some(name),
+            Self::Dns(name) => names.dns.iter().any(|dns| dns.eq_ignore_ascii_case(name)),
+            Self::Uri(name) => names.uris.contains(name),
+        }
+    }
+}
+
+/// Who belongs to one tenant, as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MembersConfig {
+    /// Names in client certificates.
+    pub certificates: Vec<CertificateRule>,
+    /// Authenticated users.
+    pub users: Vec<String>,
+    /// Source networks; of several that match, the narrowest counts.
+    pub networks: Vec<IpNet>,
+    /// Users at the other end of a unix socket.
+    pub uids: Vec<u32>,
+    /// What the name of CLIENT SETNAME begins with; the longest counts. Clients can say what they like.
+    pub client_names: Vec<String>,
+    /// Whoever no rule names.
+    pub default: bool,
+}
+
+/// What is known of one client now.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// See [`Identity`].
+    pub identity: &'a Identity,
+    /// The user it has authenticated as.
+    pub user: Option<&'a str>,
+    /// The tenant that its listener names.
+    pub listener: Option<TenantId>,
+    /// Its name by CLIENT SETNAME.
+    pub name: &'a [u8],
+}
+
+/// The rules of all tenants.
+#[derive(Debug, Default)]
+pub struct Rules {
+    certificates: Vec<(CertificateRule, TenantId)>,
+    users: HashMap<String, TenantId>,
+    /// The narrowest first.
+    networks: Vec<(IpNet, TenantId)>,
+    uids: HashMap<u32, TenantId>,
+    /// The longest first.
+    client_names: Vec<(Box<[u8]>, TenantId)>,
+    default: Option<TenantId>,
+}
+
+impl Rules {
+    /// From the configuration, in which no rule stands twice.
+    pub fn new(tenants: &[TenantConfig]) -> Self {
+        let mut rules = Self::default();
+        for (at, tenant) in tenants.iter().enumerate() {
+            let (id, members) = (TenantId(at), &tenant.members);
+            rules.certificates.extend(members.certificates.iter().map(|rule| (rule.clone(), id)));
+            rules.users.extend(members.users.iter().map(|user| (user.clone(), id)));
+            rules.networks.extend(members.networks.iter().map(|network| (network.trunc(), id)));
+            rules.uids.extend(members.uids.iter().map(|uid| (*uid, id)));
+            rules.client_names.extend(members.client_names.iter().map(|name| (name.as_bytes().into(), id)));
+            if members.default {
+                rules.default = Some(id);
+            }
+        }
+        rules.networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
+        rules.client_names.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        rules
+    }
+
+    /// Whose the client is: by certificate, authenticated user, source network, unix user, listener, client name, or
+    /// default, in this order.
+    pub fn decide(&self, known: &Known<'_>) -> Option<TenantId> {
+        self.by_certificate(known)
+            .or_else(|| known.user.and_then(|user| self.users.get(user).copied()))
+            .or_else(|| self.by_network(known.identity.address?))
+            .or_else(|| self.uids.get(&known.identity.uid?).copied())
+            .or(known.listener)
+            .or_else(|| self.by_name(known.name))
+            .or(self.default)
+    }
+
+    fn by_certificate(&self, known: &Known<'_>) -> Option<TenantId> {
+        let names = known.identity.certificate.as_ref()?;
+        self.certificates.iter().find(|(rule, _)| rule.matches(names)).map(|(_, id)| *id)
+    }
+
+    fn by_network(&self, address: IpAddr) -> Option<TenantId> {
+        // A client that reaches an IPv6 socket by IPv4 is where its IPv4 address says.
+        let address = address.to_canonical();
+        self.networks.iter().find(|(network, _)| network.contains(&address)).map(|(_, id)| *id)
+    }
+
+    fn by_name(&self, name: &[u8]) -> Option<TenantId> {
+        self.client_names.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, id)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str, members: MembersConfig) -> TenantConfig {
+        TenantConfig { name: name.into(), members, ..TenantConfig::default() }
+    }
+
+    fn rules() -> Rules {
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        Rules::new(&[
+            tenant(
+                "certified",
+                MembersConfig {
+                    certificates: ["CN:shop", "DNS:shop.example", "URI:spiffe://x/shop"]
+                        .map(|text| CertificateRule::parse(text).unwrap())
+                        .into(),
+                    ..MembersConfig::default()
+                },
+            ),
+            tenant("user", MembersConfig { users: vec!["app".into()], ..MembersConfig::default() }),
+            tenant("wide", MembersConfig { networks: networks(&["10.0.0.0/8"]), ..MembersConfig::default() }),
+            tenant(
+                "narrow",
+                MembersConfig {
+                    networks: networks(&["10.1.0.0/16", "2001:db8::/32"]),
+                    ..MembersConfig::default()
+                },
+            ),
+            tenant("uid", MembersConfig { uids: vec![1000], ..MembersConfig::default() }),
+            tenant("listener", MembersConfig::default()),
+            tenant("named", MembersConfig { client_names: vec!["job-".into()], ..MembersConfig::default() }),
+            tenant(
+                "longer",
+                MembersConfig { client_names: vec!["job-9".into()], ..MembersConfig::default() },
+            ),
+            tenant("rest", MembersConfig { default: true, ..MembersConfig::default() }),
+        ])
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let rules = rules();
+        let mut identity = Identity {
+            certificate: Some(CertificateNames {
+                common_name: Some("shop".into()),
+                ..CertificateNames::default()
+            }),
+            address: Some("10.1.2.3".parse().unwrap()),
+            uid: Some(1000),
+        };
+        let (mut user, mut listener, mut name) = (Some("app"), Some(TenantId(5)), &b"job-91"[..]);
+        let decide = |identity: &Identity, user, listener, name| {
+            rules.decide(&Known { identity, user, listener, name }).map(|id| id.0)
+        };
+        assert_eq!(decide(&identity, user, listener, name), Some(0));
+        identity.certificate = Some(CertificateNames::default());
+        assert_eq!(decide(&identity, user, listener, name), Some(1));
+        user = Some("nobody");
+        assert_eq!(decide(&identity, user, listener, name), Some(3));
+        identity.address = Some("10.2.2.3".parse().unwrap());
+        assert_eq!(decide(&identity, user, listener, name), Some(2));
+        identity.address = None;
+        assert_eq!(decide(&identity, user, listener, name), Some(4));
+        identity.uid = Some(1001);
+        assert_eq!(decide(&identity, user, listener, name), Some(5));
+        listener = None;
+        assert_eq!(decide(&identity, user, listener, name), Some(7));
+        name = b"job-1";
+        assert_eq!(decide(&identity, user, listener, name), Some(6));
+        name = b"";
+        assert_eq!(decide(&identity, user, listener, name), Some(8));
+    }
+
+    #[test]
+    fn certificates_match_by_each_kind_of_name() {
+        let names = CertificateNames {
+            common_name: Some("other".into()),
+            dns: vec!["Shop.Example".into()],
+            uris: vec!["spiffe://x/shop".into()],
+        };
+        for (text, expected) in [
+            ("CN:other", true),
+            ("CN:Other", false),
+            ("DNS:shop.example", true),
+            ("DNS:example", false),
+            ("URI:spiffe://x/shop", true),
+            ("URI:spiffe://x/", false),
+        ] {
+            assert_eq!(CertificateRule::parse(text).unwrap().matches(&names), expected, "{text}");
+        }
+        for text in ["shop", "CN:", "cn:shop", "EMAIL:x"] {
+            assert!(CertificateRule::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_in_ipv6_is_itself() {
+        let identity = Identity { address: Some("::ffff:10.1.0.1".parse().unwrap()), ..Identity::default() };
+        let known = Known { identity: &identity, user: None, listener: None, name: b"" };
+        assert_eq!(rules().decide(&known), Some(TenantId(3)));
+    }
+}

@@ -1,0 +1,409 @@
+//! One client's membership of a tenant: what it is charged for, and what it holds of the tenant's counts.
+
+use std::rc::Rc;
+
+use super::config::OverLimit;
+use super::count::{Part, Taken};
+use super::rate::{Meter, Own, Rate};
+use super::refusal::{self, Limit};
+use crate::tenant::Desk;
+
+/// How often a command looks again that waits for others of its tenant to be answered, in nanoseconds.
+const IN_FLIGHT_CHECK: u64 = 2_000_000;
+/// Waiting bytes of one client that are never held against it, though its tenant is over `max-buffered`.
+const BUFFER_SHARE: usize = 64 * 1024;
+
+/// What is to be done with a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may pass, and is charged.
+    Pass,
+    /// It may pass at this time, and is charged.
+    PassAt(u64),
+    /// Ask again when a reply has come, or at this time.
+    Again(u64),
+    /// It is answered with this error line, without CRLF.
+    Refuse(Vec<u8>),
+}
+
+/// What a client has of the counts of leases.
+#[derive(Debug, Default)]
+struct Holds {
+    leased: Option<Taken>,
+    blocked: Option<Taken>,
+    subscribed: Option<Taken>,
+    transaction: Option<Taken>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Member {
+    desk: Rc<Desk>,
+    commands: Option<Own>,
+    bytes_in: Option<Own>,
+    bytes_out: Option<Own>,
+    in_flight: Option<Part>,
+    buffered: Option<Part>,
+    /// Bytes written that have been charged.
+    written: u64,
+    /// Its command waits for others to be answered.
+    waiting: bool,
+    holds: Holds,
+    _place: Taken,
+}
+
+impl Member {
+    /// Joins a tenant, coming from another one perhaps. `written`: bytes written to the client so far.
+    ///
+    /// # Errors
+    /// The tenant has as many clients, or leases, as it may have: an error line, without CRLF.
+    pub fn join(desk: &Rc<Desk>, from: Option<&Self>, written: u64) -> Result<Self, Vec<u8>> {
+        let tenant = &desk.tenant;
+        let limits = &tenant.config.limits;
+        let Some(place) = tenant.connections.take() else {
+            desk.figures.note(Limit::Connections, false);
+            return Err(refusal::full(&tenant.config.name, limits.connections.unwrap_or_default()));
+        };
+        let own = |rate: Option<Rate>| rate.map(Own::new);
+        let mut member = Self {
+            commands: own(limits.client_rates.commands),
+            bytes_in: own(limits.client_rates.bytes_in),
+            bytes_out: own(limits.client_rates.bytes_out),
+            in_flight: limits.in_flight.map(|_| Part::new(&tenant.in_flight)),
+            buffered: limits.buffered.map(|_| Part::new(&tenant.buffered)),
+            desk: desk.clone(),
+            written,
+            waiting: false,
+            holds: Holds::default(),
+            _place: place,
+        };
+        for limit in [Limit::Leased, Limit::Blocked, Limit::Subscribed, Limit::Transactions] {
+            if from.is_some_and(|from| from.holds(limit)) {
+                member.hold(limit)?;
+            }
+        }
+        Ok(member)
+    }
+
+    /// Whose it is.
+    pub fn desk(&self) -> &Rc<Desk> {
+        &self.desk
+    }
+
+    /// Whether a request of `bytes` may pass at `now`. Asked once for each, unless the answer is `Again`; `free`: it
+    /// ends something or is about the connection, so that it is charged but neither delayed nor refused.
+    pub fn admit(&mut self, now: u64, bytes: usize, free: bool) -> Verdict {
+        let desk = self.desk.clone();
+        let tenant = &desk.tenant;
+        desk.figures.commands.rise();
+        if tenant.unlimited {
+            return Verdict::Pass;
+        }
+        let limits = &tenant.config.limits;
+        if let Some(most) = limits.request.filter(|most| bytes > *most) {
+            desk.figures.note(Limit::Request, false);
+            return Verdict::Refuse(refusal::too_large(&tenant.config.name, bytes, most));
+        }
+        let patience = match limits.over_limit {
+            _ if free => u64::MAX,
+            OverLimit::Delay => u64::try_from(limits.max_delay.as_nanos()).unwrap_or(u64::MAX),
+            OverLimit::Reject => 0,
+        };
+        if !free && let Some(verdict) = self.await_others(now, patience) {
+            // It is asked again, and counted then.
+            return verdict;
+        }
+        let mut wait = match self.owed(now, patience) {
+            Ok(wait) => wait,
+            Err((limit, rate, wait)) => return self.over(limit, rate, wait),
+        };
+        let bytes = bytes as u64;
+        let charges = [
+            (Limit::ClientCommands, meter(&self.commands), 1),
+            (Limit::ClientBytesIn, meter(&self.bytes_in), bytes),
+            (Limit::Commands, meter(&desk.commands), 1),
+            (Limit::BytesIn, meter(&desk.bytes_in), bytes),
+        ];
+        for (at, (limit, meter, units)) in charges.iter().enumerate() {
+            let Some(meter) = meter else { continue };
+            match meter.charge(now, *units, patience) {
+                Ok(needed) => {
+                    if needed > 0 && !free {
+                        desk.figures.note(*limit, true);
+                    }
+                    wait = wait.max(needed);
+                }
+                Err(needed) => {
+                    for (_, earlier, units) in charges.iter().take(at) {
+                        if let Some(earlier) = earlier {
+                            earlier.refund(*units);
+                        }
+                    }
+                    return self.over(*limit, meter.rate(), needed);
+                }
+            }
+        }
+        if wait == 0 || free { Verdict::Pass } else { Verdict::PassAt(now.saturating_add(wait)) }
+    }
+
+    fn over(&self, limit: Limit, rate: Rate, wait: u64) -> Verdict {
+        self.desk.figures.note(limit, false);
+        Verdict::Refuse(refusal::over_rate(&self.desk.tenant.config.name, limit, rate.per_second, wait))
+    }
+
+    /// What is to be done if too many commands of the tenant are in flight.
+    fn await_others(&mut self, now: u64, patience: u64) -> Option<Verdict> {
+        let waited = std::mem::take(&mut self.waiting);
+        let part = self.in_flight.as_ref().filter(|part| part.count().full())?;
+        let figures = &self.desk.figures;
+        if patience > 0 {
+            if !waited {
+                figures.note(Limit::InFlight, true);
+            }
+            figures.commands.fall();
+            self.waiting = true;
+            return Some(Verdict::Again(now + IN_FLIGHT_CHECK));
+        }
+        figures.note(Limit::InFlight, false);
+        let most = part.count().limit().unwrap_or_default();
+        Some(Verdict::Refuse(refusal::at_count(&self.desk.tenant.config.name, Limit::InFlight, most)))
+    }
+
+    /// How long what was written must be waited for, or over which limit it is for too long.
+    fn owed(&self, now: u64, patience: u64) -> Result<u64, (Limit, Rate, u64)> {
+        let mut longest = 0;
+        for (limit, meter) in
+            [(Limit::ClientBytesOut, meter(&self.bytes_out)), (Limit::BytesOut, meter(&self.desk.bytes_out))]
+        {
+            let Some(meter) = meter else { continue };
+            let wait = meter.wait(now);
+            if wait > patience {
+                return Err((limit, meter.rate(), wait));
+            }
+            if wait > 0 && patience < u64::MAX {
+                self.desk.figures.note(limit, true);
+            }
+            longest = longest.max(wait);
+        }
+        Ok(longest)
+    }
+
+    /// Whether bytes written are counted.
+    pub fn meters_output(&self) -> bool {
+        self.bytes_out.is_some() || self.desk.bytes_out.is_some()
+    }
+
+    /// So many bytes have been written to the client so far. Returns how long nothing more may be taken for it.
+    pub fn wrote(&mut self, now: u64, total: u64) -> u64 {
+        let bytes = total.saturating_sub(self.written);
+        self.written = total;
+        let meters = [meter(&self.bytes_out), meter(&self.desk.bytes_out)];
+        let mut longest = 0;
+        for meter in meters.into_iter().flatten() {
+            if bytes > 0 {
+                let _ = meter.charge(now, bytes, u64::MAX);
+            }
+            longest = longest.max(meter.wait(now));
+        }
+        longest
+    }
+
+    /// So many of its commands are in flight now.
+    pub fn in_flight(&mut self, now: usize) {
+        if let Some(part) = &mut self.in_flight {
+            part.set(now);
+        }
+    }
+
+    /// So many bytes wait for it now. An error line, without CRLF: that is too much.
+    pub fn buffers(&mut self, now: usize) -> Option<Vec<u8>> {
+        let part = self.buffered.as_mut()?;
+        part.set(now);
+        let most = part.count().limit().filter(|most| part.count().taken() > *most)?;
+        (now > BUFFER_SHARE).then(|| {
+            self.desk.figures.note(Limit::Buffered, false);
+            refusal::hoarded(&self.desk.tenant.config.name, most)
+        })
+    }
+
+    /// Takes a place among the leases of one kind, unless the client has it.
+    ///
+    /// # Errors
+    /// There are as many as there may be: an error line, without CRLF.
+    pub fn hold(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
+        let tenant = &self.desk.tenant;
+        let (place, count) = match limit {
+            Limit::Leased => (&mut self.holds.leased, &tenant.leased),
+            Limit::Blocked => (&mut self.holds.blocked, &tenant.blocked),
+            Limit::Subscribed => (&mut self.holds.subscribed, &tenant.subscribed),
+            Limit::Transactions => (&mut self.holds.transaction, &tenant.transactions),
+            _ => return Ok(()),
+        };
+        if place.is_none() {
+            *place = count.take();
+        }
+        if place.is_some() {
+            return Ok(());
+        }
+        self.desk.figures.note(limit, false);
+        Err(refusal::at_count(&tenant.config.name, limit, count.limit().unwrap_or_default()))
+    }
+
+    /// Whether it has a place among the leases of one kind.
+    pub fn holds(&self, limit: Limit) -> bool {
+        match limit {
+            Limit::Leased => self.holds.leased.is_some(),
+            Limit::Blocked => self.holds.blocked.is_some(),
+            Limit::Subscribed => self.holds.subscribed.is_some(),
+            Limit::Transactions => self.holds.transaction.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Gives a place among the leases of one kind back.
+    pub fn release(&mut self, limit: Limit) {
+        match limit {
+            Limit::Leased => self.holds = Holds::default(),
+            Limit::Blocked => self.holds.blocked = None,
+            Limit::Subscribed => self.holds.subscribed = None,
+            Limit::Transactions => self.holds.transaction = None,
+            _ => {}
+        }
+    }
+}
+
+fn meter<M: Meter>(meter: &Option<M>) -> Option<&dyn Meter> {
+    meter.as_ref().map(|meter| meter as &dyn Meter)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tenant::Tenant;
+    use crate::tenant::config::TenantConfig;
+    use crate::tenant::limits::config::{LimitsConfig, Rates};
+
+    const MS: u64 = 1_000_000;
+    const RATE: Rate = Rate { per_second: 100, burst: 2 };
+
+    fn tenant(limits: LimitsConfig) -> Arc<Tenant> {
+        Tenant::new(TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() })
+    }
+
+    fn member(limits: LimitsConfig) -> Member {
+        Member::join(&Desk::new(&tenant(limits)), None, 0).unwrap()
+    }
+
+    fn commands(over_limit: OverLimit) -> LimitsConfig {
+        let rates = Rates { commands: Some(RATE), ..Rates::default() };
+        LimitsConfig { over_limit, max_delay: Duration::from_millis(25), rates, ..LimitsConfig::default() }
+    }
+
+    fn refused(verdict: &Verdict) -> String {
+        match verdict {
+            Verdict::Refuse(line) => String::from_utf8_lossy(line).into_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn delays_are_in_turn_and_bounded() {
+        let mut member = member(commands(OverLimit::Delay));
+        let verdicts: Vec<_> = (0..4).map(|_| member.admit(0, 1, false)).collect();
+        assert_eq!(
+            verdicts,
+            [Verdict::Pass, Verdict::Pass, Verdict::PassAt(10 * MS), Verdict::PassAt(20 * MS)]
+        );
+        assert!(refused(&member.admit(0, 1, false)).ends_with("limit of 100; retry in 30 ms"));
+        assert_eq!(
+            member.admit(5 * MS, 1, false),
+            Verdict::PassAt(30 * MS),
+            "what was refused was not charged"
+        );
+    }
+
+    #[test]
+    fn a_rejected_command_costs_nothing() {
+        let limits = LimitsConfig {
+            client_rates: Rates {
+                bytes_in: Some(Rate { per_second: 1000, burst: 1000 }),
+                ..Rates::default()
+            },
+            ..commands(OverLimit::Reject)
+        };
+        let mut member = member(limits);
+        assert_eq!(member.admit(0, 300, false), Verdict::Pass);
+        assert_eq!(member.admit(0, 300, false), Verdict::Pass);
+        for _ in 0..10 {
+            assert!(refused(&member.admit(0, 300, false)).contains("commands-per-second"));
+        }
+        // Its bytes were given back each time.
+        assert_eq!(member.admit(10 * MS, 300, false), Verdict::Pass);
+        assert_eq!(member.admit(10 * MS, 300, true), Verdict::Pass, "EXEC is charged and never refused");
+        assert!(refused(&member.admit(40 * MS, 300, false)).contains("this client of tenant 'shop'"));
+    }
+
+    #[test]
+    fn what_was_written_is_waited_for() {
+        let rate = Some(Rate { per_second: 1000, burst: 10 });
+        let rates = Rates { bytes_out: rate, ..Rates::default() };
+        let mut member = member(LimitsConfig { rates, ..LimitsConfig::default() });
+        assert_eq!(member.wrote(0, 5), 0);
+        let wait = member.wrote(0, 105);
+        assert_eq!(wait, 96 * MS);
+        assert_eq!(member.admit(0, 1, false), Verdict::PassAt(96 * MS));
+        assert_eq!(member.wrote(96 * MS, 105), 0);
+    }
+
+    #[test]
+    fn commands_in_flight_wait_for_others() {
+        for (over_limit, waits) in [(OverLimit::Delay, true), (OverLimit::Reject, false)] {
+            let limits = LimitsConfig { in_flight: Some(2), over_limit, ..LimitsConfig::default() };
+            let desk = Desk::new(&tenant(limits));
+            let (mut one, mut two) =
+                (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
+            one.in_flight(2);
+            let verdict = two.admit(0, 1, false);
+            assert_eq!(matches!(verdict, Verdict::Again(_)), waits, "{verdict:?}");
+            one.in_flight(1);
+            assert_eq!(two.admit(0, 1, false), Verdict::Pass);
+            one.in_flight(2);
+            assert_eq!(two.admit(0, 1, true), Verdict::Pass);
+        }
+    }
+
+    #[test]
+    fn only_who_holds_much_of_too_much_goes() {
+        let desk = Desk::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
+        let (mut large, mut small) =
+            (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
+        assert_eq!(large.buffers(1 << 20), None);
+        assert_eq!(small.buffers(BUFFER_SHARE), None);
+        assert!(large.buffers(1 << 20).is_some());
+        drop(large);
+        assert_eq!(small.buffers(BUFFER_SHARE + 1), None);
+    }
+
+    #[test]
+    fn places_are_taken_along_or_the_tenant_is_not_joined() {
+        let limits = LimitsConfig { subscribed: Some(1), connections: Some(2), ..LimitsConfig::default() };
+        let (from, to) = (Desk::new(&tenant(LimitsConfig::default())), Desk::new(&tenant(limits)));
+        let subscriber = || {
+            let mut member = Member::join(&from, None, 0).unwrap();
+            member.hold(Limit::Subscribed).unwrap();
+            member
+        };
+        let (first, second) = (subscriber(), subscriber());
+        let mut joined = Member::join(&to, Some(&first), 0).unwrap();
+        assert!(Member::join(&to, Some(&second), 0).is_err());
+        assert_eq!(to.tenant.connections.taken(), 1, "who could not join takes no place");
+        joined.release(Limit::Subscribed);
+        assert!(Member::join(&to, Some(&second), 0).is_ok());
+        assert_eq!(from.tenant.subscribed.taken(), 2);
+        drop((first, second));
+        assert_eq!(from.tenant.subscribed.taken(), 0);
+    }
+}

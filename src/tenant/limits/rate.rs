@@ -1,0 +1,318 @@
+//! Rates, by the generic cell rate algorithm: one number, the theoretical arrival time of the next unit, says how much
+//! may pass. Time is passed in, in nanoseconds since any fixed moment.
+//!
+//! What is charged may exceed the burst (a request is as large as it is): the debt is then waited for. Charges are
+//! computed for a whole amount at once, so that rates of many units per nanosecond are as exact as slow ones.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Nanoseconds of a second.
+const SECOND: u128 = 1_000_000_000;
+/// A worker takes this part of a second's units at a time.
+const BATCHES_PER_SECOND: u64 = 1000;
+
+/// How much may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Units in a second, in the long run. At least 1.
+    pub per_second: u64,
+    /// Units that may pass at once after a pause. At least 1.
+    pub burst: u64,
+}
+
+impl Rate {
+    /// With a burst of a tenth of a second.
+    pub fn with_usual_burst(per_second: u64) -> Self {
+        Self { per_second, burst: (per_second / 10).max(1) }
+    }
+
+    /// How long so many units take, in nanoseconds.
+    fn cost(self, units: u64) -> u64 {
+        let per_second = u128::from(self.per_second.max(1));
+        let cost = (u128::from(units) * SECOND + per_second / 2) / per_second;
+        u64::try_from(cost).unwrap_or(u64::MAX)
+    }
+
+    /// How far ahead of the time the arrival may be that still passes.
+    fn tolerance(self) -> u64 {
+        self.cost(self.burst.max(1)) - self.cost(1)
+    }
+
+    /// How long units must wait at `now` when the next one is due at `due`.
+    fn wait(self, due: u64, now: u64) -> u64 {
+        due.max(now).saturating_sub(now).saturating_sub(self.tolerance())
+    }
+}
+
+/// Something that is charged for what passes.
+pub trait Meter {
+    /// Charges `units`, to pass after a wait of at most `patience`. Returns the wait.
+    ///
+    /// # Errors
+    /// The wait that would be needed, which is longer; nothing is charged.
+    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64>;
+
+    /// Takes back what was charged for something that did not pass after all.
+    fn refund(&self, units: u64);
+
+    /// How long the next unit would have to wait.
+    fn wait(&self, now: u64) -> u64;
+
+    /// What it measures by.
+    fn rate(&self) -> Rate;
+}
+
+/// A rate of one thread.
+#[derive(Debug)]
+pub struct Own {
+    rate: Rate,
+    due: Cell<u64>,
+}
+
+impl Own {
+    /// Nothing has passed yet.
+    pub fn new(rate: Rate) -> Self {
+        Self { rate, due: Cell::new(0) }
+    }
+}
+
+impl Meter for Own {
+    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+        let wait = self.rate.wait(self.due.get(), now);
+        if wait > patience {
+            return Err(wait);
+        }
+        self.due.set(self.due.get().max(now).saturating_add(self.rate.cost(units)));
+        Ok(wait)
+    }
+
+    fn refund(&self, units: u64) {
+        self.due.set(self.due.get().saturating_sub(self.rate.cost(units)));
+    }
+
+    fn wait(&self, now: u64) -> u64 {
+        self.rate.wait(self.due.get(), now)
+    }
+
+    fn rate(&self) -> Rate {
+        self.rate
+    }
+}
+
+/// A rate of the whole process.
+#[derive(Debug)]
+pub struct Shared {
+    rate: Rate,
+    due: AtomicU64,
+}
+
+impl Shared {
+    /// Nothing has passed yet.
+    pub fn new(rate: Rate) -> Self {
+        Self { rate, due: AtomicU64::new(0) }
+    }
+}
+
+impl Meter for Shared {
+    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+        let cost = self.rate.cost(units);
+        let mut due = self.due.load(Ordering::Relaxed);
+        loop {
+            let wait = self.rate.wait(due, now);
+            if wait > patience {
+                return Err(wait);
+            }
+            let next = due.max(now).saturating_add(cost);
+            match self.due.compare_exchange_weak(due, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Ok(wait),
+                Err(other) => due = other,
+            }
+        }
+    }
+
+    fn refund(&self, units: u64) {
+        let cost = self.rate.cost(units);
+        let _ =
+            self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |due| Some(due.saturating_sub(cost)));
+    }
+
+    fn wait(&self, now: u64) -> u64 {
+        self.rate.wait(self.due.load(Ordering::Relaxed), now)
+    }
+
+    fn rate(&self) -> Rate {
+        self.rate
+    }
+}
+
+/// One worker's access to a shared rate. It takes about a millisecond's worth in advance, so that most charges touch
+/// no memory of other threads; what it has in hand when its clients fall silent is never more than that.
+#[derive(Debug)]
+pub struct Batched {
+    shared: Arc<Shared>,
+    in_hand: Cell<u64>,
+    batch: u64,
+}
+
+impl Batched {
+    /// Nothing in hand yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let Rate { per_second, burst } = shared.rate;
+        let batch = (per_second / BATCHES_PER_SECOND).min(burst / 4);
+        Self { shared, in_hand: Cell::new(0), batch }
+    }
+}
+
+impl Meter for Batched {
+    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+        let in_hand = self.in_hand.get();
+        if let Some(left) = in_hand.checked_sub(units) {
+            self.in_hand.set(left);
+            return Ok(0);
+        }
+        let units = units - in_hand;
+        // Not beside a large amount, whose debt would be hidden by what is in hand.
+        if units <= self.batch && self.shared.charge(now, units.saturating_add(self.batch), 0).is_ok() {
+            self.in_hand.set(self.batch);
+            return Ok(0);
+        }
+        let wait = self.shared.charge(now, units, patience)?;
+        self.in_hand.set(0);
+        Ok(wait)
+    }
+
+    fn refund(&self, units: u64) {
+        self.shared.refund(units);
+    }
+
+    fn wait(&self, now: u64) -> u64 {
+        if self.in_hand.get() > 0 { 0 } else { self.shared.wait(now) }
+    }
+
+    fn rate(&self) -> Rate {
+        self.shared.rate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn passing(meter: &impl Meter, from: u64, until: u64, step: u64, units: u64) -> u64 {
+        let mut passed = 0;
+        let mut now = from;
+        while now < until {
+            while meter.charge(now, units, 0).is_ok() {
+                passed += units;
+            }
+            now += step;
+        }
+        passed
+    }
+
+    #[test]
+    fn a_burst_and_then_the_rate() {
+        let meter = Own::new(Rate { per_second: 100, burst: 10 });
+        let now = 5 * MS;
+        assert_eq!((0..20).filter(|_| meter.charge(now, 1, 0).is_ok()).count(), 10);
+        assert_eq!(meter.charge(now, 1, 0), Err(10 * MS));
+        assert_eq!(meter.charge(now + 9 * MS, 1, 0), Err(MS));
+        assert_eq!(meter.charge(now + 10 * MS, 1, 0), Ok(0));
+        assert_eq!(passing(&meter, now + 10 * MS, now + 1010 * MS, MS, 1), 99);
+    }
+
+    #[test]
+    fn a_pause_earns_no_more_than_the_burst() {
+        let meter = Own::new(Rate { per_second: 1000, burst: 50 });
+        assert_eq!(passing(&meter, 0, 1, 1, 1), 50);
+        assert_eq!(passing(&meter, 3600 * 1000 * MS, 3600 * 1000 * MS + 1, 1, 1), 50);
+    }
+
+    #[test]
+    fn waits_are_handed_out_in_order() {
+        let meter = Own::new(Rate { per_second: 100, burst: 1 });
+        let waits: Vec<_> = (0..4).map(|_| meter.charge(0, 1, 25 * MS)).collect();
+        assert_eq!(waits, [Ok(0), Ok(10 * MS), Ok(20 * MS), Err(30 * MS)]);
+        // What was refused was not charged.
+        assert_eq!(meter.charge(5 * MS, 1, 25 * MS), Ok(25 * MS));
+    }
+
+    #[test]
+    fn a_large_amount_passes_and_is_waited_for_afterwards() {
+        let meter = Own::new(Rate { per_second: 1_000_000, burst: 1000 });
+        assert_eq!(meter.charge(0, 1_000_000, 0), Ok(0));
+        let wait = meter.charge(0, 1, 0).unwrap_err();
+        assert!((998 * MS..=1000 * MS).contains(&wait), "{wait}");
+        meter.refund(1_000_000);
+        assert_eq!(meter.charge(0, 1, 0), Ok(0));
+    }
+
+    #[test]
+    fn rates_beyond_a_unit_per_nanosecond_are_exact() {
+        for per_second in [3_000_000_000, 700_000_007, 300_000_000] {
+            let meter = Own::new(Rate { per_second, burst: per_second / 10 });
+            let passed = passing(&meter, 0, 1000 * MS, MS, 65_536);
+            let expected = per_second + per_second / 10;
+            assert!(passed.abs_diff(expected) * 100 < expected, "{passed} of {expected}");
+        }
+    }
+
+    #[test]
+    fn workers_together_keep_the_rate_within_a_twentieth() {
+        for (per_second, burst) in [(100, 10), (5000, 500), (200_000, 20_000), (1_000_000, 1000)] {
+            let shared = Arc::new(Shared::new(Rate { per_second, burst }));
+            let workers: Vec<_> = (0..4).map(|_| Batched::new(shared.clone())).collect();
+            let mut passed = 0_u64;
+            for tick in 0..20_000 {
+                let now = tick * MS / 10;
+                for worker in &workers {
+                    while worker.charge(now, 1, 0).is_ok() {
+                        passed += 1;
+                    }
+                }
+            }
+            let expected = 2 * per_second + burst;
+            assert!(passed.abs_diff(expected) * 20 <= expected, "{passed} of {expected}");
+        }
+    }
+
+    #[test]
+    fn what_a_worker_has_in_hand_hides_no_debt() {
+        let worker = Batched::new(Arc::new(Shared::new(Rate { per_second: 100_000, burst: 10_000 })));
+        for _ in 0..20 {
+            assert!(worker.charge(0, 1010, u64::MAX).is_ok());
+        }
+        assert!(worker.wait(0) > 90 * MS, "{}", worker.wait(0));
+    }
+
+    #[test]
+    fn threads_together_keep_the_rate() {
+        let shared = Arc::new(Shared::new(Rate { per_second: 1000, burst: 100_000 }));
+        let passed: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let worker = Batched::new(shared.clone());
+                        (0..50_000).filter(|_| worker.charge(1, 1, 0).is_ok()).count() as u64
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert!((100_000..=100_004).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let meter = Own::new(Rate { per_second: 1, burst: u64::MAX });
+        assert_eq!(meter.charge(u64::MAX, u64::MAX, 0), Ok(0));
+        assert_eq!(meter.charge(0, u64::MAX, u64::MAX), Ok(u64::MAX - meter.rate.tolerance()));
+        let slow = Own::new(Rate { per_second: 1, burst: 1 });
+        assert_eq!(slow.charge(0, u64::MAX, 0), Ok(0));
+        assert!(slow.charge(0, 1, 0).is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! Timeouts that know what a client is at. They are looked at once a second, so each test takes a few.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::compare::Pair;
+use crate::support::proxy::Proxy;
+use crate::support::servers::{Flavor, Server};
+use crate::support::wait;
+
+const UPSTREAM: &str = "[upstreams.main]\nurl = \"URL\"\n";
+
+fn start(limits: &str) -> Pair {
+    Pair::start_file(Flavor::Valkey, &format!("{UPSTREAM}[limits]\n{limits}"))
+}
+
+fn expired(proxy: &Proxy) -> f64 {
+    proxy.metric("respgate_clients_closed_total", &["timeout"])
+}
+
+/// Idle clients go; those that wait for others stay ten times as long.
+#[test]
+fn only_the_idle_are_idle() {
+    let pair = start("idle-timeout = \"1s\"\n");
+    let mut blocked = pair.proxy.client();
+    blocked.send("BLPOP q 0\r\n");
+    let mut subscribed = pair.proxy.client();
+    subscribed.expect(&["SUBSCRIBE", "c"], "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+    let mut open = pair.proxy.client();
+    open.expect(&["MULTI"], "+OK\r\n");
+    let mut reading = pair.proxy.client();
+    reading.send("XREAD BLOCK 0 STREAMS s $\r\n");
+    let mut idle = pair.proxy.client();
+    let mut partial = pair.proxy.client();
+    partial.send("*2\r\n$3\r\nGET\r\n");
+    idle.expect(&["PING"], "+PONG\r\n");
+    let began = Instant::now();
+    assert_eq!(idle.rest(), b"");
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1000), "{took:?}");
+    assert_eq!(partial.rest(), b"");
+    let mut busy = pair.proxy.client();
+    while began.elapsed() < Duration::from_secs(11) {
+        busy.expect(&["PING"], "+PONG\r\n");
+        thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(expired(&pair.proxy), 2.0);
+    pair.server.run(&["RPUSH", "q", "x"]);
+    blocked.expect_reply("*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
+    pair.server.run(&["PUBLISH", "c", "m"]);
+    subscribed.expect_reply("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    open.expect(&["EXEC"], "*0\r\n");
+    pair.server.run(&["XADD", "s", "1-1", "f", "v"]);
+    assert!(reading.reply().starts_with(b"*1\r\n"));
+    // Once nothing is waited for any more, they are idle like others.
+    wait::until("all of them to go", || pair.proxy.metric("respgate_clients", &[]) <= 1.0);
+    assert_eq!(subscribed.call(&["PING"]), b"*2\r\n$4\r\npong\r\n$0\r\n\r\n");
+}
+
+/// A transaction that stays open holds a connection; the next one gets it.
+#[test]
+fn transactions_end() {
+    let pair = start("transaction-timeout = \"1s\"\n");
+    for command in [&["MULTI"][..], &["WATCH", "k"]] {
+        let mut open = pair.proxy.client();
+        open.expect(command, "+OK\r\n");
+        let mut working = pair.proxy.client();
+        let began = Instant::now();
+        while pair.proxy.metric("respgate_clients_pinned", &[]) > 0.0 {
+            working.expect(&["MULTI"], "+OK\r\n");
+            working.expect(&["EXEC"], "*0\r\n");
+            thread::sleep(Duration::from_millis(20));
+            assert!(began.elapsed() < Duration::from_secs(10));
+        }
+        assert!(began.elapsed() > Duration::from_millis(1000));
+        assert_eq!(open.rest(), b"");
+        working.expect(&["PING"], "+PONG\r\n");
+    }
+    assert_eq!(expired(&pair.proxy), 2.0);
+}
+
+/// Whoever never says anything goes, and whoever never authenticates.
+#[test]
+fn the_first_command_has_a_deadline() {
+    let server = Server::start_with(Flavor::Valkey, &["--requirepass", "secret"]);
+    let text = format!(
+        "[limits]\nfirst-command-timeout = \"1s\"\n[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\nclient-auth = \"required\"\n",
+        server.port
+    );
+    let proxy = Proxy::start_file(1, &text);
+    let mut silent = proxy.client();
+    let mut outsider = proxy.client();
+    let mut good = proxy.client();
+    good.expect(&["AUTH", "secret"], "+OK\r\n");
+    outsider.expect(&["GET", "k"], "-NOAUTH Authentication required.\r\n");
+    assert_eq!(silent.rest(), b"");
+    assert_eq!(outsider.rest(), b"");
+    good.expect(&["GET", "k"], "$-1\r\n");
+    assert_eq!(expired(&proxy), 2.0);
+}
+
+/// A server that is late: the client is told, in order, and its connection lives. What comes late is not taken for the
+/// next command's reply.
+#[test]
+fn a_command_has_a_deadline() {
+    let pair = start("command-timeout = \"1s\"\n");
+    let mut client = pair.proxy.client();
+    let mut leased = pair.proxy.client();
+    let mut blocked = pair.proxy.client();
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+
+    blocked.send("BLPOP q 0\r\n");
+    wait::until("a client to block", || pair.server.info("clients", "blocked_clients") == 1);
+    // It finds a connection to lease when it needs one.
+    leased.expect(&["EVAL", "return 1", "0"], ":1\r\n");
+    pair.server.run(&["CLIENT", "PAUSE", "4000"]);
+    let began = Instant::now();
+    client.send("GET k\r\nGET k\r\n");
+    leased.send("EVAL 'return 1' 0\r\n");
+    let late = "-OUTCOMEUNKNOWN respgate: no reply came within command-timeout; the command may or may not have run\r\n";
+    client.expect_reply(late);
+    client.expect_reply(late);
+    assert!(began.elapsed() > Duration::from_secs(1));
+    let answer = String::from_utf8_lossy(&leased.reply()).into_owned();
+    assert!(answer.starts_with("-OUTCOMEUNKNOWN "), "{answer}");
+    client.deadline(Duration::from_secs(15));
+    client.expect(&["ECHO", "mine"], "$4\r\nmine\r\n");
+    wait::until("the server to go on", || client.call(&["GET", "k"]) == b"$1\r\nv\r\n");
+    client.expect(&["ECHO", "mine"], "$4\r\nmine\r\n");
+    pair.server.run(&["RPUSH", "q", "x"]);
+    blocked.expect_reply("*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
+    assert!(pair.proxy.metric("respgate_command_timeouts_total", &[]) >= 3.0);
+}
+
+/// A subscriber that stops reading is bounded, then disconnected and counted; others get their messages.
+#[test]
+fn a_slow_subscriber() {
+    for (limits, least) in [
+        ("slow-reader-soft = \"1MiB\"\nslow-reader-soft-time = \"1s\"\nmax-reply-buffer = \"64MiB\"\n", 1000),
+        ("slow-reader-soft = \"1MiB\"\nslow-reader-soft-time = \"60s\"\nmax-reply-buffer = \"4MiB\"\n", 0),
+    ] {
+        let pair = start(limits);
+        let confirmed = "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
+        let (mut slow, mut good) = (pair.proxy.client(), pair.proxy.client());
+        slow.expect(&["SUBSCRIBE", "c"], confirmed);
+        good.expect(&["SUBSCRIBE", "c"], confirmed);
+        let before = pair.proxy.resident_bytes();
+        let message = "x".repeat(100_000);
+        let began = Instant::now();
+        let mut publisher = pair.proxy.client();
+        for _ in 0..500 {
+            assert!(publisher.call(&["PUBLISH", "c", &message]).starts_with(b":"));
+            assert!(good.reply().ends_with(b"x\r\n"));
+        }
+        wait::until("the slow subscriber to go", || {
+            pair.proxy.metric("respgate_clients_closed_total", &["slow"]) > 0.0
+        });
+        assert!(began.elapsed() > Duration::from_millis(least));
+        let grown = pair.proxy.resident_bytes().saturating_sub(before);
+        assert!(grown < 64 * 1024 * 1024, "{grown} more bytes");
+        publisher.expect(&["PUBLISH", "c", "last"], ":1\r\n");
+    }
+}
