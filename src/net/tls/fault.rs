@@ -57,6 +57,22 @@ impl Reason {
         Self::PortCheck,
     ];
 
+    /// Whether the peer is there and shakes hands, but with others: what is wrong are certificates or settings, on either
+    /// side.
+    pub fn is_estrangement(self) -> bool {
+        matches!(
+            self,
+            Self::NoCertificate
+                | Self::Expired
+                | Self::Untrusted
+                | Self::Revoked
+                | Self::WrongName
+                | Self::BadCertificate
+                | Self::Incompatible
+                | Self::Refused
+        )
+    }
+
     /// The label's value.
     pub fn label(self) -> &'static str {
         match self {
