@@ -184,7 +184,7 @@ mod tests {
                 stream: Stream::Tcp(stream),
                 read: ReadBuffer::new(1024),
                 generation: Generation(1),
-                opened: Instant::now(),
+                began: Instant::now(),
                 retires: None,
             };
             let mut bench = Self { idle: IdleLinks::default(), key, server };

@@ -24,8 +24,10 @@ pub(super) struct Leases {
     /// Connections in use or promised.
     taken: Cell<usize>,
     idle: IdleLinks,
-    /// Connections of this identity that were opened before then are not used again.
+    /// Connections of this identity that were begun until then are not used again.
     outdated: Cell<Option<(u64, Instant)>>,
+    /// The same, of every identity.
+    all_outdated: Cell<Option<Instant>>,
     /// Sessions that wait for room, longest first.
     queue: RefCell<VecDeque<oneshot::Sender<Grant>>>,
     /// Leases out now, by a number of their own.
@@ -107,6 +109,7 @@ impl Leases {
             taken: Cell::new(0),
             idle: IdleLinks::default(),
             outdated: Cell::default(),
+            all_outdated: Cell::default(),
             queue: RefCell::default(),
             out: RefCell::default(),
             next: Cell::new(0),
@@ -194,17 +197,26 @@ impl Leases {
         }
     }
 
-    /// Connections of this identity, made until now, are not used again once they are idle.
-    pub(super) fn outdated(&self, identity: u64) {
-        self.outdated.set(Some((identity, Instant::now())));
-        self.idle.retain(|key, _| key.identity.id() != identity);
+    /// Connections of this identity, or of all, that were begun until now are not used again once they are idle.
+    pub(super) fn outdate(&self, identity: Option<u64>) {
+        let now = Instant::now();
+        match identity {
+            Some(identity) => self.outdated.set(Some((identity, now))),
+            None => self.all_outdated.set(Some(now)),
+        }
+        self.idle.retain(|key, _| identity.is_some_and(|identity| key.identity.id() != identity));
+    }
+
+    /// Whether a connection that was begun then has credentials or certificates of the past.
+    pub(super) fn is_outdated(&self, key: &Key, began: Instant) -> bool {
+        let own = self.outdated.get().filter(|(identity, _)| key.identity.id() == *identity);
+        let until = own.map(|(_, until)| until).max(self.all_outdated.get());
+        until.is_some_and(|until| began <= until)
     }
 
     /// Whether a connection may be used by yet another session.
     fn reusable(&self, key: &Key, link: &Link) -> bool {
-        let outdated = self.outdated.get();
-        link.retires.is_none_or(|at| at > Instant::now())
-            && outdated.is_none_or(|(identity, until)| key.identity.id() != identity || link.opened > until)
+        link.retires.is_none_or(|at| at > Instant::now()) && !self.is_outdated(key, link.began)
     }
 }
 
@@ -440,6 +452,31 @@ impl Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::Resp;
+    use crate::rotation::login::Login;
+    use crate::upstream::identity::Identities;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_begun_before_a_change_is_outdated_by_it() {
+        let identities = Identities::new(Login::default());
+        let key = |identity| Key { identity, database: 0, resp: Resp::V2 };
+        let (own, other) = (key(identities.own().clone()), key(identities.of(None, b"x")));
+        let leases = Leases::new(1);
+        let outdated = |began| (leases.is_outdated(&own, began), leases.is_outdated(&other, began));
+        let began = Instant::now();
+        assert_eq!(outdated(began), (false, false));
+        leases.outdate(Some(own.identity.id()));
+        assert_eq!(outdated(began), (true, false));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(outdated(Instant::now()), (false, false));
+        leases.outdate(None);
+        let certified = Instant::now();
+        assert_eq!(outdated(certified), (true, true));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        leases.outdate(Some(own.identity.id()));
+        assert_eq!(outdated(certified), (true, true), "a later change does not undo an earlier one");
+        assert_eq!(outdated(Instant::now() + Duration::from_secs(1)), (false, false));
+    }
 
     #[test]
     fn sessions_that_left_the_queue_do_not_pile_up() {
