@@ -264,6 +264,10 @@ impl Lease {
     /// on (valkey's networking.c): if the connection ends without a reply, nothing ran. Takes at most 100 ms.
     pub async fn abandon(&mut self) -> bool {
         const PATIENCE: Duration = Duration::from_millis(100);
+        // To close it would send what waits in TLS, and to a superseded primary nothing may be sent.
+        if !self.link.stream.is_flushed() {
+            return false;
+        }
         let silent_end = async {
             self.link.stream.shutdown().await.ok()?;
             let read = poll_fn(|cx| self.link.read.poll_fill(cx, &mut self.link.stream)).await.ok()?;
