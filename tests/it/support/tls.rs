@@ -38,6 +38,11 @@ impl Tls {
         Self::with(certificates, Some(identity), &[&TLS12, &TLS13], Resumption::disabled())
     }
 
+    /// As [`Tls::named`]; sessions are resumed.
+    pub fn resuming(certificates: &Certificates, identity: &str) -> Self {
+        Self::with(certificates, Some(identity), &[&TLS12, &TLS13], Resumption::default())
+    }
+
     /// As [`Tls::new`], with one version only; sessions are resumed.
     pub fn only(certificates: &Certificates, version: &'static SupportedProtocolVersion) -> Self {
         Self::with(certificates, None, &[version], Resumption::default())

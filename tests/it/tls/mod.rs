@@ -5,6 +5,7 @@ mod bulk;
 mod inward;
 mod outward;
 mod programs;
+mod rotation;
 mod sentinels;
 
 use crate::support::certificates::Certificates;
