@@ -82,8 +82,7 @@ fn a_wrong_authority_costs_no_open_connection() {
     };
     swap("ca.pem");
     let server = Server::start_tls(Flavor::Valkey, &certificates, "server", &[]);
-    let upstream =
-        format!("{}\n{}\nhold-timeout = \"2s\"", url(&server), ca(&certificates, "swapped.pem"));
+    let upstream = format!("{}\n{}\nhold-timeout = \"2s\"", url(&server), ca(&certificates, "swapped.pem"));
     let toml = format!("reload-interval = \"100ms\"\n[upstreams.main]\n{upstream}\n");
     let mut proxy = Proxy::start_file(1, &toml);
     proxy.allow_log("those that are open stay");
