@@ -95,6 +95,13 @@ fn no_leg_loses_its_tls_in_silence() {
         assert_eq!(output.status.code(), Some(64), "{said}");
         assert!(said.contains("the system has no authorities"), "{said}");
     }
+    let settings = "url = \"rediss://db\"\ntls-dangerously-skip-verification = true";
+    let text = format!("[listeners.app]\naddress = \"127.0.0.1:1\"\n[upstreams.main]\n{settings}\n");
+    fs::write(folder.path().join("shown.toml"), text).unwrap();
+    let output = respgate(folder.path(), &["check", "--config", "shown.toml"], &none);
+    assert!(
+        self::text(&output.stdout).contains("upstream main: db:6379, TLS without verification, database 0")
+    );
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
     }
     if let Ok(greeted) = &result {
         let silent = greeted.role.is_none();
-        told.estranged.store(false, Ordering::Relaxed);
+        told.welcome.store(true, Ordering::Relaxed);
         if !told.roleless.swap(silent, Ordering::Relaxed) && silent {
             tracing::warn!(%address, "the server's ACL allows neither ROLE nor INFO to respgate's user, so whether this node is the primary is not checked; allow +role");
         }
@@ -64,7 +64,8 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
 #[derive(Debug, Default)]
 pub(super) struct Told {
     roleless: AtomicBool,
-    estranged: AtomicBool,
+    /// The last probe that the node answered was let in.
+    welcome: AtomicBool,
 }
 
 impl Told {
@@ -74,8 +75,8 @@ impl Told {
         if !fault.is_some_and(|fault| fault.reason.is_estrangement()) {
             return Finding::Unreachable(why);
         }
-        if !self.estranged.swap(true, Ordering::Relaxed) {
-            tracing::error!("no new connection can be made, and those that are open stay: {why}");
+        if self.welcome.swap(false, Ordering::Relaxed) {
+            tracing::warn!("no new connection can be made, and those that are open stay: {why}");
         }
         Finding::Unwelcome(Outage::Unverified(why))
     }

@@ -38,6 +38,14 @@ impl Stream {
         }
     }
 
+    /// Whether nothing that was written waits in it.
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Tls(stream) => !stream.get_ref().1.wants_write(),
+        }
+    }
+
     /// Says good-bye, as far as that takes no wait: a TLS peer tells an end from a cut by it.
     pub fn close(&mut self) {
         if let Self::Tls(stream) = self {

@@ -73,6 +73,36 @@ fn servers_that_are_not_who_they_should_be() {
     refused(&format!("{}\n{}", url(&server), ca(&certificates, "ca.pem")), "that has expired");
 }
 
+/// A new connection that fails for a certificate takes none along that was made before.
+#[test]
+fn a_wrong_authority_costs_no_open_connection() {
+    let certificates = Certificates::new();
+    let swap = |name: &str| {
+        std::fs::copy(certificates.path(name), certificates.path("swapped.pem")).unwrap();
+    };
+    swap("ca.pem");
+    let server = Server::start_tls(Flavor::Valkey, &certificates, "server", &[]);
+    let upstream = format!("{}\n{}\nhold-timeout = \"2s\"", url(&server), ca(&certificates, "swapped.pem"));
+    let toml = format!("reload-interval = \"100ms\"\n[upstreams.main]\n{upstream}\n");
+    let mut proxy = Proxy::start_file(1, &toml);
+    proxy.allow_log("those that are open stay");
+    let mut open = proxy.client();
+    serves(&mut open);
+    let replaced = || {
+        let labels = ["what=\"certificates\"", "outcome=\"ok\""];
+        proxy.metric("respgate_reloads_total", &labels)
+    };
+    swap("other-ca.pem");
+    wait::until("the other authority", || replaced() == 1.0);
+    let refused = proxy.client().call(&["BLPOP", "nothing", "0.01"]);
+    assert!(refused.starts_with(b"-ERR respgate: no primary"), "{}", refused.escape_ascii());
+    serves(&mut open);
+    assert!(proxy.log().contains("those that are open stay"));
+    swap("ca.pem");
+    wait::until("the right authority", || replaced() == 2.0);
+    proxy.client().expect(&["BLPOP", "nothing", "0.01"], "*-1\r\n");
+}
+
 #[test]
 fn a_port_of_the_other_kind() {
     let certificates = Certificates::new();
