@@ -11,7 +11,7 @@ CHAOS_SERVER ?= valkey
 BIN := target/release/respgate
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps chaos lint fmt bench bench-fairness fuzz-smoke
+.PHONY: help build demo test test-deps chaos lint fmt bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ bench: build ## respgate beside HAProxy and twemproxy
 bench-fairness: build ## a polite client beside a flood of pipelined ones
 	@tests/install valkey
 	@benches/fairness $(BENCH_ARGS)
+
+bench-tls: build ## respgate beside stunnel, HAProxy and nginx, with TLS
+	@tests/install bench
+	@benches/tls $(BENCH_ARGS)
 
 fuzz-smoke: ## a short run of every fuzz target
 	@if [ -x fuzz/smoke.sh ]; then echo "== fuzz targets"; fuzz/smoke.sh $(FUZZ_SECONDS); fi

@@ -23,6 +23,7 @@ use crate::net::tls::slot::Leg;
 use crate::rotation::login::Login;
 use crate::rotation::{Tally, credentials};
 use crate::tenant::Tenants;
+use crate::tenant::store::Store;
 use crate::tenant::users::Users;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
@@ -75,6 +76,8 @@ async fn serve(config: Config) -> io::Result<()> {
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
     let plan = plan(&config, &certificates, &discoveries, &logins, &timelines);
+    let stores: Vec<Store> =
+        plan.upstreams.iter().filter_map(|upstream| Store::spawn(upstream, &plan.tenants.all)).collect();
     let mut workers = Vec::with_capacity(config.workers);
     for number in 0..config.workers {
         let (worker, _thread) = Worker::start(number, plan.clone())?;
@@ -96,6 +99,7 @@ async fn serve(config: Config) -> io::Result<()> {
             views.collect(),
             security,
             plan.tenants.all.clone(),
+            stores,
             reloads,
             workers.clone(),
             draining.clone(),

@@ -162,22 +162,23 @@ const OPTIONS: [Option; 19] = [
 ];
 
 fn with_options(command: Command) -> Command {
-    OPTIONS
-        .iter()
-        .fold(command, |command, option| {
-            command.arg(
-                Arg::new(option.name)
-                    .long(option.name)
-                    .env(option.env)
-                    .hide_env(true)
-                    .value_name(option.value)
-                    .help_heading(option.heading)
-                    .help(option.help)
-                    .action(if option.name == "listen" { ArgAction::Append } else { ArgAction::Set }),
-            )
-        })
-        .disable_help_flag(true)
-        .arg(other("help", 'h', "Print this help").action(ArgAction::Help))
+    with_help(OPTIONS.iter().fold(command, |command, option| {
+        command.arg(
+            Arg::new(option.name)
+                .long(option.name)
+                .env(option.env)
+                .hide_env(true)
+                .value_name(option.value)
+                .help_heading(option.heading)
+                .help(option.help)
+                .action(if option.name == "listen" { ArgAction::Append } else { ArgAction::Set }),
+        )
+    }))
+}
+
+/// With a text of our own. Subcommands inherit that there is no other.
+fn with_help(command: Command) -> Command {
+    command.disable_help_flag(true).arg(other("help", 'h', "Print this help").action(ArgAction::Help))
 }
 
 /// The whole command line, for parsing and for `--help`.
@@ -239,7 +240,7 @@ pub fn command() -> Command {
         .subcommand(with_options(check))
         .subcommand(hash)
         .subcommand(with_options(doctor))
-        .subcommand(status)
+        .subcommand(with_help(status))
 }
 
 fn json() -> Arg {
@@ -377,6 +378,14 @@ mod tests {
         };
         assert!(json && admin == Some("127.0.0.1:9".parse().unwrap()));
         assert!(parsed("respgate status --admin nonsense").is_err());
+    }
+
+    #[test]
+    fn every_command_has_help() {
+        for line in ["respgate -h", "respgate check --help", "respgate doctor -h", "respgate status --help"] {
+            let shown = parsed(line).err().map(|error| error.kind());
+            assert_eq!(shown, Some(clap::error::ErrorKind::DisplayHelp), "{line}");
+        }
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub struct Listener {
     name: String,
     place: usize,
     max_clients: usize,
+    speaks_tls: bool,
     keepalive: Duration,
     /// Who must say where clients come from.
     proxies: Vec<IpNet>,
@@ -143,6 +144,7 @@ impl Listener {
             name: config.name.clone(),
             place,
             max_clients: config.max_clients,
+            speaks_tls: config.tls.is_some(),
             keepalive: config.keepalive,
             proxies: config.proxy_protocol.clone(),
             complained: Mutex::default(),
@@ -230,10 +232,10 @@ impl Listener {
         let place = Place::take(&self.clients, self.max_clients);
         match (accepted, place) {
             (Accepted::Client(client), Some(place)) => self.hand_over(client, place, workers).await,
-            (Accepted::Client(client), None) => turn_away(client.socket),
+            (Accepted::Client(client), None) => self.turn_away(client.socket),
             (Accepted::Proxied { stream, .. }, None) => {
                 if let Ok(socket) = stream.into_std() {
-                    turn_away(Socket::Tcp(socket));
+                    self.turn_away(Socket::Tcp(socket));
                 }
             }
             // A proxy that is slow to speak keeps nobody waiting. It has a client's place meanwhile.
@@ -257,6 +259,19 @@ impl Listener {
                 });
             }
         }
+    }
+
+    /// Says what the server says, if the socket takes it at once, and closes it. Before a TLS handshake there is nothing
+    /// that a client would understand.
+    fn turn_away(&self, socket: Socket) {
+        const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
+        if self.speaks_tls {
+            return;
+        }
+        let _ = match socket {
+            Socket::Tcp(mut stream) => io::Write::write(&mut stream, FULL),
+            Socket::Unix(mut stream) => io::Write::write(&mut stream, FULL),
+        };
     }
 
     async fn hand_over(&self, client: Client, place: Place, workers: &[Worker]) {
@@ -288,15 +303,6 @@ fn exhausted(error: &io::Error) -> bool {
     use rustix::io::Errno;
     Errno::from_io_error(error)
         .is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno))
-}
-
-/// Says what the server says, if the socket takes it at once, and closes it.
-fn turn_away(socket: Socket) {
-    const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
-    let _ = match socket {
-        Socket::Tcp(mut stream) => io::Write::write(&mut stream, FULL),
-        Socket::Unix(mut stream) => io::Write::write(&mut stream, FULL),
-    };
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {

@@ -59,6 +59,7 @@ figures! {
     clients_total: Counter "respgate_clients_accepted_total", "Clients accepted.";
     clients_pinned: Gauge "respgate_clients_pinned", "Clients that hold an upstream connection of their own now.";
     closed_fault: Counter "respgate_clients_closed_total" { "reason" = "protocol" }, "Clients disconnected by respgate, by reason.";
+    closed_tls: Counter "respgate_clients_closed_total" { "reason" = "tls" }, "Clients disconnected by respgate, by reason.";
     closed_slow: Counter "respgate_clients_closed_total" { "reason" = "slow" }, "Clients disconnected by respgate, by reason.";
     closed_memory: Counter "respgate_clients_closed_total" { "reason" = "memory" }, "Clients disconnected by respgate, by reason.";
     closed_lost: Counter "respgate_clients_closed_total" { "reason" = "upstream_lost" }, "Clients disconnected by respgate, by reason.";

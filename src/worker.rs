@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -232,19 +233,11 @@ fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
     let Some(door) = doors.get(arrival.listener).cloned() else { return };
     let Arrival { socket, origin, place, .. } = arrival;
     let stream = match socket {
-        Socket::Tcp(socket) => tokio::net::TcpStream::from_std(socket).map(Stream::Tcp),
+        Socket::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
         Socket::Unix(socket) => tokio::net::UnixStream::from_std(socket).map(Stream::Unix),
     };
     match stream {
-        Ok(stream) => {
-            // A handshake of its own for each: a slow one keeps nobody waiting.
-            tokio::task::spawn_local(async move {
-                if let Some((stream, origin)) = door.admit(stream, origin).await {
-                    Session::new(stream, origin, door.around.clone()).run().await;
-                }
-                drop((place, departure));
-            });
-        }
+        Ok(stream) => door.admit(stream, origin, (place, departure)),
         Err(error) => tracing::warn!(%error, "a client could not be taken over"),
     }
 }
@@ -259,27 +252,54 @@ async fn keep_time(roster: Rc<Roster>) {
     }
 }
 
+/// What a client takes up, from its accept to its end.
+type Places = (Place, Place);
+
 impl Door {
-    /// Shakes hands where TLS is spoken. `None`: the client is not let in.
-    async fn admit(&self, stream: Stream, mut origin: Origin) -> Option<(Stream, Origin)> {
-        match (&self.tls, stream) {
-            (Some(tls), Stream::Tcp(stream)) => match Box::pin(tls.accept(stream, &self.log)).await {
-                Ok(Welcomed { stream, identity }) => {
-                    origin.known.certificate = identity.as_ref().map(|identity| CertificateNames {
-                        common_name: identity.common_name.clone(),
-                        dns: identity.dns.clone(),
-                        uris: identity.uris.clone(),
-                    });
-                    origin.certificate = identity;
-                    Some((Stream::Tls(Box::new(stream.into())), origin))
-                }
-                Err(fault) => {
-                    self.log.failed(&self.name, &origin.peer, &fault);
-                    None
-                }
-            },
-            (_, stream) => Some((stream, origin)),
+    /// Serves a client in a task of its own, where TLS is spoken after a handshake in another: a slow one keeps nobody
+    /// waiting, and what it needed is free again.
+    fn admit(self: Rc<Self>, stream: Stream, origin: Origin, places: Places) {
+        match stream {
+            Stream::Tcp(stream) if self.tls.is_some() => {
+                tokio::task::spawn_local(async move {
+                    if let Some((stream, origin)) = self.shake_hands(stream, origin).await {
+                        self.serve(stream, origin, places);
+                    }
+                });
+            }
+            stream => self.serve(stream, origin, places),
         }
+    }
+
+    /// `None`: the client is not let in.
+    async fn shake_hands(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
+        match self.tls.as_ref()?.accept(stream, &self.log).await {
+            Ok(Welcomed { stream, identity }) => {
+                origin.known.certificate = identity.as_ref().map(|identity| CertificateNames {
+                    common_name: identity.common_name.clone(),
+                    dns: identity.dns.clone(),
+                    uris: identity.uris.clone(),
+                });
+                origin.certificate = identity.map(Box::new);
+                Some((Stream::Tls(Box::new(stream.into())), origin))
+            }
+            Err(fault) => {
+                self.log.failed(&self.name, &origin.peer, &fault);
+                None
+            }
+        }
+    }
+
+    fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, places: Places) {
+        let mut session = Session::new(stream, origin, self.around.clone());
+        let door = self.clone();
+        tokio::task::spawn_local(async move {
+            session.run().await;
+            if let Some((fault, peer)) = session.tls_fault() {
+                door.log.broken(&door.name, peer, fault);
+            }
+            drop((session, places));
+        });
     }
 }
 

@@ -79,6 +79,31 @@ fn invalid_files_have_every_fault_reported() {
     }
 }
 
+/// A leg whose authorities cannot be read must not be left in plain text without a word.
+#[test]
+fn no_leg_loses_its_tls_in_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = [("SSL_CERT_FILE", "/nonexistent"), ("SSL_CERT_DIR", "/nonexistent")];
+    for (name, settings) in [
+        ("sentinels.toml", "url = \"redis-sentinel://s1#m\"\nsentinel-tls = true"),
+        ("unverified.toml", "url = \"rediss-sentinel://s1#m\"\ntls-dangerously-skip-verification = true"),
+    ] {
+        let text = format!("[listeners.app]\naddress = \"127.0.0.1:1\"\n[upstreams.main]\n{settings}\n");
+        fs::write(folder.path().join(name), text).unwrap();
+        let output = respgate(folder.path(), &["check", "--config", name], &none);
+        let said = self::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains("the system has no authorities"), "{said}");
+    }
+    let settings = "url = \"rediss://db\"\ntls-dangerously-skip-verification = true";
+    let text = format!("[listeners.app]\naddress = \"127.0.0.1:1\"\n[upstreams.main]\n{settings}\n");
+    fs::write(folder.path().join("shown.toml"), text).unwrap();
+    let output = respgate(folder.path(), &["check", "--config", "shown.toml"], &none);
+    assert!(
+        self::text(&output.stdout).contains("upstream main: db:6379, TLS without verification, database 0")
+    );
+}
+
 #[test]
 fn examples_pass() {
     let folder = copy("config");

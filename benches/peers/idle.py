@@ -1,11 +1,12 @@
 """Thousands of clients that said one thing and then stay: what each costs a proxy, and the server."""
 
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 
 from .fleet import SetupError, raise_nofile
-from .kernel import rss_bytes
+from .kernel import resident_bytes
 from .variants import Variant
 
 ASK = b"*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$7\r\nmissing\r\n"
@@ -21,14 +22,14 @@ class Idle:
     rest of the proxy's, such as a probe's."""
 
     clients: int
-    rss_before: int
-    rss_after: int
+    bytes_before: int
+    bytes_after: int
     shared: int
     others: int
 
     @property
     def bytes_per_client(self) -> float:
-        return (self.rss_after - self.rss_before) / self.clients
+        return (self.bytes_after - self.bytes_before) / self.clients
 
 
 def allow_files(clients: int) -> None:
@@ -36,19 +37,20 @@ def allow_files(clients: int) -> None:
     raise_nofile(2 * clients + SPARE_FILES)  # a proxy without sharing holds two sockets per client
 
 
-def measure(variant: Variant, server_port: int, clients: int) -> Idle:
-    """Connects `clients`, has each ask PING and GET once, and reads the proxy's memory before and after.
+def measure(variant: Variant, server_port: int, clients: int, tls: ssl.SSLContext | None = None) -> Idle:
+    """Connects `clients`, has each ask PING and GET once, and reads the proxy's memory before and after. With `tls`,
+    they speak it.
 
     The proxy should have served nobody before, or memory it kept from then hides what the clients cost.
     """
     with socket.create_connection(("127.0.0.1", server_port), timeout=REPLY_SECONDS) as control:
-        _ask_once(variant.port).close()  # code pages and first buffers are not the clients'
-        before = _settled_rss(variant.proxy.pid)
+        _ask_once(variant.port, tls).close()  # code pages and first buffers are not the clients'
+        before = _settled(variant.proxy.pid)
         open_sockets = []
         try:
             for _ in range(clients):
-                open_sockets.append(_ask_once(variant.port))
-            after = _settled_rss(variant.proxy.pid)
+                open_sockets.append(_ask_once(variant.port, tls))
+            after = _settled(variant.proxy.pid)
             shared, others = _connections(control)
         finally:
             for client in open_sockets:
@@ -56,8 +58,10 @@ def measure(variant: Variant, server_port: int, clients: int) -> Idle:
     return Idle(clients, before, after, shared, others)
 
 
-def _ask_once(port: int) -> socket.socket:
+def _ask_once(port: int, tls: ssl.SSLContext | None) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", port), timeout=REPLY_SECONDS)
+    if tls:
+        client = tls.wrap_socket(client, server_hostname="localhost")
     client.sendall(ASK)
     answer = b""
     while len(answer) < len(ANSWER):
@@ -71,13 +75,13 @@ def _ask_once(port: int) -> socket.socket:
     return client
 
 
-def _settled_rss(pid: int) -> int:
+def _settled(pid: int) -> int:
     """The resident memory once it has not moved for half a second, or after 5 s whatever it is then."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    last, since = rss_bytes(pid), time.monotonic()
+    last, since = resident_bytes(pid), time.monotonic()
     while time.monotonic() < deadline and time.monotonic() - since < 0.5:
         time.sleep(0.05)
-        now = rss_bytes(pid)
+        now = resident_bytes(pid)
         if now != last:
             last, since = now, time.monotonic()
     return last

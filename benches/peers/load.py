@@ -24,10 +24,10 @@ class Sample:
     p99_ms: float
 
 
-def drive(port: int, clients: int, pipeline: int, requests: int) -> list[dict]:
+def drive(port: int, clients: int, pipeline: int, requests: int, options: list = ()) -> list[dict]:
     """Runs `requests` SETs, then as many GETs. Returns the load generator's CSV rows, one per command."""
     argv = [program("valkey-benchmark", "redis-benchmark"), "-h", "127.0.0.1", "-p", port, "-t", "get,set"]
-    argv += ["-c", clients, "-P", pipeline, "-n", requests, "-r", KEYS, "--csv"]
+    argv += ["-c", clients, "-P", pipeline, "-n", requests, "-r", KEYS, "--csv", *options]
     try:
         done = subprocess.run(
             [str(arg) for arg in argv], capture_output=True, text=True, timeout=RUN_SECONDS, check=False
@@ -42,14 +42,15 @@ def drive(port: int, clients: int, pipeline: int, requests: int) -> list[dict]:
 
 def calibrate(variant: Variant, clients: int, pipeline: int, seconds: float) -> int:
     """How many GETs and SETs each make a run of about `seconds`. Also warms the variant up."""
-    rates = [float(row["rps"]) for row in drive(variant.port, clients, pipeline, CALIBRATION_REQUESTS * pipeline)]
+    rows = drive(variant.port, clients, pipeline, CALIBRATION_REQUESTS * pipeline, variant.options)
+    rates = [float(row["rps"]) for row in rows]
     return max(1000, int(seconds * _harmonic_mean(rates) / len(rates)))
 
 
 def measure(variant: Variant, server: Child, clients: int, pipeline: int, requests: int) -> Sample:
     """One run. p50 is the mean of the two commands', p99 the worse of them."""
     before_server, before_proxy = cpu_ns(server.pid), _proxy_cpu(variant)
-    rows = drive(variant.port, clients, pipeline, requests)
+    rows = drive(variant.port, clients, pipeline, requests, variant.options)
     after_server, after_proxy = cpu_ns(server.pid), _proxy_cpu(variant)
     commands = requests * len(rows)
     return Sample(

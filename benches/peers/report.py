@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+from .handshakes import Sample as Handshake
 from .idle import Idle
 from .load import Sample
 from .variants import NOTES
@@ -13,52 +14,76 @@ Runs = dict[tuple[int, str], list[Sample]]
 
 def as_text(runs: Runs, idle: dict[str, Idle], targets: list[Target]) -> str:
     """Three tables: load, idle clients, targets. Those without rows are left out."""
-    parts = [_load(runs), _idle(idle), _targets(targets)]
-    return "\n\n".join(part for part in parts if part)
+    return join(load_table("pipeline", runs, NOTES), idle_table(idle), target_table(targets))
 
 
 def as_json(runs: Runs, idle: dict[str, Idle], targets: list[Target]) -> str:
     """Every sample, the medians, the idle figures and the verdicts."""
-    return json.dumps(
+    parts = {
+        "load": sample_objects("pipeline", runs),
+        "idle": idle_objects(idle),
+        "targets": target_objects(targets),
+    }
+    return json.dumps(parts, indent=2)
+
+
+def sample_objects(column: str, runs: dict) -> list[dict]:
+    """What was run: the medians and every sample."""
+    return [
         {
-            "load": [
-                {
-                    "variant": name,
-                    "pipeline": pipeline,
-                    "median": asdict(medians(samples)),
-                    "rounds": [asdict(sample) for sample in samples],
-                }
-                for (pipeline, name), samples in runs.items()
-            ],
-            "idle": [
-                {"variant": name, **asdict(one), "bytes_per_client": one.bytes_per_client} for name, one in idle.items()
-            ],
-            "targets": [{**asdict(target), "met": target.met} for target in targets],
-        },
-        indent=2,
-    )
+            "variant": name,
+            column: key,
+            "median": asdict(medians(samples)),
+            "rounds": [asdict(sample) for sample in samples],
+        }
+        for (key, name), samples in runs.items()
+    ]
 
 
-def _load(runs: Runs) -> str:
+def idle_objects(idle: dict[str, Idle]) -> list[dict]:
+    return [{"variant": name, **asdict(one), "bytes_per_client": one.bytes_per_client} for name, one in idle.items()]
+
+
+def target_objects(targets: list[Target]) -> list[dict]:
+    return [{**asdict(target), "met": target.met} for target in targets]
+
+
+def join(*parts: str) -> str:
+    """The tables that have rows, under each other."""
+    return "\n\n".join(part for part in parts if part)
+
+
+def load_table(column: str, runs: dict[tuple, list[Sample]], notes: dict[str, str]) -> str:
+    """`column`: what the first part of a run's key is."""
     if not runs:
         return ""
-    head = f"{'pipeline':>8}  {'variant':<10}{'proxy µs/cmd':>13}{'server µs/cmd':>15}{'commands/s':>12}{'p50 ms':>8}{'p99 ms':>8}"
+    head = f"{column:>8}  {'variant':<10}{'proxy µs/cmd':>13}{'server µs/cmd':>15}{'commands/s':>12}{'p50 ms':>8}{'p99 ms':>8}"
     lines = [head]
-    for (pipeline, name), samples in runs.items():
+    for (key, name), samples in runs.items():
         one = medians(samples)
         proxy = "-" if one.proxy_us is None else f"{one.proxy_us:.2f}"
         lines.append(
-            f"{pipeline:>8}  {name:<10}{proxy:>13}{one.server_us:>15.2f}"
+            f"{key:>8}  {name:<10}{proxy:>13}{one.server_us:>15.2f}"
             f"{one.per_second:>12.0f}{one.p50_ms:>8.2f}{one.p99_ms:>8.2f}"
         )
     names = dict.fromkeys(name for _, name in runs)
-    return "\n".join(lines + [""] + [f"{name}: {NOTES[name]}" for name in names])
+    return "\n".join(lines + [""] + [f"{name}: {notes[name]}" for name in names])
 
 
-def _idle(idle: dict[str, Idle]) -> str:
+def handshake_table(runs: dict[tuple, list[Handshake]]) -> str:
+    if not runs:
+        return ""
+    lines = [f"{'handshake':<12}{'variant':<10}{'proxy µs/handshake':>19}{'per CPU second':>16}{'per second':>12}"]
+    for (kind, name), samples in runs.items():
+        one = medians(samples)
+        lines.append(f"{kind:<12}{name:<10}{one.proxy_us:>19.0f}{one.per_cpu_second:>16.0f}{one.per_second:>12.0f}")
+    return "\n".join(lines)
+
+
+def idle_table(idle: dict[str, Idle]) -> str:
     if not idle:
         return ""
-    head = f"{'idle clients':>12}  {'variant':<10}{'Rss B/client':>13}{'connections carrying commands':>31}{'others':>8}"
+    head = f"{'idle clients':>12}  {'variant':<10}{'bytes/client':>13}{'connections carrying commands':>31}{'others':>8}"
     rows = [
         f"{one.clients:>12}  {name:<10}{one.bytes_per_client:>13.0f}{one.shared:>31}{one.others:>8}"
         for name, one in idle.items()
@@ -66,7 +91,7 @@ def _idle(idle: dict[str, Idle]) -> str:
     return "\n".join([head, *rows])
 
 
-def _targets(targets: list[Target]) -> str:
+def target_table(targets: list[Target]) -> str:
     if not targets:
         return ""
     lines = [f"{'target':<58}{'found':>9}{'limit':>9}  {'rounds':<13}verdict"]

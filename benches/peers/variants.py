@@ -2,7 +2,7 @@
 
 import http.client
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .fleet import Child, Fleet, SetupError, accepts, free_port
@@ -48,11 +48,12 @@ valkey:
 
 @dataclass
 class Variant:
-    """One way to the server. `proxy` is None for the direct connection."""
+    """One way to the server. `proxy` is None for the direct connection; `options` are the load generator's."""
 
     name: str
     port: int
     proxy: Child | None
+    options: list = field(default_factory=list)
 
 
 def program(*names: str) -> str:
@@ -64,8 +65,8 @@ def program(*names: str) -> str:
             return path
     raise SetupError(
         f"{' or '.join(names)} is not installed: "
-        "apt-get install valkey-server valkey-tools haproxy nutcracker (or redis-server redis-tools), "
-        "or leave a variant out with --only"
+        "apt-get install valkey-server valkey-tools (or redis-server redis-tools), and of the peers haproxy nutcracker "
+        "stunnel4 nginx libnginx-mod-stream, or leave a variant out with --only"
     )
 
 
@@ -104,14 +105,20 @@ def _twemproxy(fleet: Fleet, port: int, server_port: int, _respgate: Path):
 
 
 def _respgate(_fleet: Fleet, port: int, server_port: int, respgate: Path):
+    admin = free_port()
+    argv = respgate_argv(respgate, port, f"redis://127.0.0.1:{server_port}")
+    return [*argv, "--admin", f"127.0.0.1:{admin}"], lambda: respgate_ready(admin)
+
+
+def respgate_argv(respgate: Path, port: int, upstream: str) -> list:
+    """The command line of respgate between `port` and the URL `upstream`."""
     if not respgate.is_file():
         raise SetupError(f"{respgate} is missing: build it with `{BUILD}`, or name another with --respgate")
-    admin = free_port()
-    argv = [respgate.resolve(), "--listen", f"127.0.0.1:{port}", "--upstream", f"redis://127.0.0.1:{server_port}"]
-    return [*argv, "--workers", THREADS, "--admin", f"127.0.0.1:{admin}"], lambda: _is_ready(admin)
+    return [respgate.resolve(), "--listen", f"127.0.0.1:{port}", "--upstream", upstream, "--workers", THREADS]
 
 
-def _is_ready(admin: int) -> bool:
+def respgate_ready(admin: int) -> bool:
+    """Whether respgate with this admin port is connected to its server."""
     connection = http.client.HTTPConnection("127.0.0.1", admin, timeout=1)
     try:
         connection.request("GET", "/readyz")

@@ -3,11 +3,14 @@
 from dataclasses import asdict, dataclass
 from statistics import median
 
+from .handshakes import Sample as Handshake
 from .idle import Idle
 from .load import Sample
 from .variants import THREADS
 
 IDLE_BYTES = 3 * 1024
+TLS_IDLE_BYTES = 18 * 1024
+NO_PEERS = ["direct", "respgate"]
 UPSTREAM_KEYS = 1  # the idle clients share one (user, database, RESP version)
 
 
@@ -27,10 +30,10 @@ class Target:
         return self.value <= self.limit
 
 
-def medians(samples: list[Sample]) -> Sample:
+def medians(samples: list) -> Sample | Handshake:
     """The median of every figure on its own."""
     columns = {name: [asdict(sample)[name] for sample in samples] for name in asdict(samples[0])}
-    return Sample(**{name: None if None in column else median(column) for name, column in columns.items()})
+    return type(samples[0])(**{name: None if None in column else median(column) for name, column in columns.items()})
 
 
 def load_targets(runs: dict[tuple[int, str], list[Sample]]) -> list[Target]:
@@ -48,19 +51,31 @@ def load_targets(runs: dict[tuple[int, str], list[Sample]]) -> list[Target]:
     ]
 
 
-def idle_targets(idle: dict[str, Idle]) -> list[Target]:
-    """What an idle client may cost respgate, and the server."""
+def idle_targets(idle: dict[str, Idle], limit: int = IDLE_BYTES) -> list[Target]:
+    """What an idle client may cost respgate (`limit` bytes), and the server."""
     if "respgate" not in idle:
         return []
     own = idle["respgate"]
     each, connections = own.bytes_per_client, own.shared
     return [
-        Target(f"memory of each of {own.clients} idle clients", each, IDLE_BYTES, each, each, "B"),
+        Target(f"memory of each of {own.clients} idle clients", each, limit, each, each, "B"),
         Target("shared upstream connections", connections, THREADS * UPSTREAM_KEYS, connections, connections, ""),
     ]
 
 
-def _ratio(what: str, own: list[Sample], peer: list[Sample], figure: str, limit: float) -> Target:
+def best_targets(wanted: list[tuple[str, str, float]], runs: dict[tuple[str, str], list]) -> list[Target]:
+    """respgate's CPU time beside the peer's whose is least. `wanted`: what it is, the first part of the runs' key, and
+    the limit."""
+    targets = []
+    for what, key, limit in wanted:
+        peers = {name: samples for (mine, name), samples in runs.items() if mine == key and name not in NO_PEERS}
+        if peers and (key, "respgate") in runs:
+            best = min(peers, key=lambda name: medians(peers[name]).proxy_us)
+            targets.append(_ratio(f"{what}, respgate / {best}", runs[key, "respgate"], peers[best], "proxy_us", limit))
+    return targets
+
+
+def _ratio(what: str, own: list, peer: list, figure: str, limit: float) -> Target:
     """The ratio of the medians. Its spread is that of the ratios within each round."""
     own_figures, peer_figures = ([getattr(sample, figure) for sample in samples] for samples in (own, peer))
     in_rounds = [ours / theirs for ours, theirs in zip(own_figures, peer_figures)]

@@ -25,6 +25,7 @@ use crate::drain::Draining;
 use crate::rotation::Tally;
 use crate::rotation::login::Login;
 use crate::tenant::Tenant;
+use crate::tenant::store::Store;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -58,6 +59,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Admin {
     upstreams: Vec<View>,
     security: Security,
+    stores: Vec<Store>,
     reloads: Vec<Tally>,
     draining: Draining,
     scrape: Scrape,
@@ -82,12 +84,20 @@ impl Admin {
         upstreams: Vec<View>,
         security: Security,
         tenants: Vec<Arc<Tenant>>,
+        stores: Vec<Store>,
         reloads: Vec<Tally>,
         workers: Vec<Worker>,
         draining: Draining,
     ) -> Self {
-        let scrape = Scrape::new(upstreams.clone(), security.clone(), tenants, reloads.clone(), workers);
-        Self { upstreams, security, reloads, draining, scrape }
+        let scrape = Scrape::new(
+            upstreams.clone(),
+            security.clone(),
+            tenants,
+            stores.clone(),
+            reloads.clone(),
+            workers,
+        );
+        Self { upstreams, security, stores, reloads, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
@@ -185,6 +195,12 @@ impl Admin {
             if let Some(fault) = tally.outcomes().fault {
                 let Tally { what, of, .. } = tally;
                 body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
+            }
+        }
+        for store in &self.stores {
+            if let Some(fault) = store.standing().fault {
+                let upstream = &store.upstream;
+                body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {fault}\n"));
             }
         }
         body.push_str(&self.security.remarks(SystemTime::now()));

@@ -15,6 +15,7 @@ use crate::rotation::Tally;
 use crate::tenant::Tenant;
 use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
+use crate::tenant::store::Store;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Scrape {
     upstreams: Vec<View>,
     tenants: Vec<Arc<Tenant>>,
+    stores: Vec<Store>,
     security: Security,
     reloads: Vec<Tally>,
     workers: Vec<Worker>,
@@ -40,6 +42,7 @@ impl Scrape {
         upstreams: Vec<View>,
         security: Security,
         tenants: Vec<Arc<Tenant>>,
+        stores: Vec<Store>,
         reloads: Vec<Tally>,
         workers: Vec<Worker>,
     ) -> Self {
@@ -83,7 +86,7 @@ impl Scrape {
             "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
         );
         describe(&recorder, RELOAD_FAULT, Kind::Gauge, "Whether the newest version cannot be used (1).");
-        let scrape = Self { upstreams, security, tenants, reloads, workers, recorder, handle };
+        let scrape = Self { upstreams, security, tenants, stores, reloads, workers, recorder, handle };
         Security::describe(&scrape);
         scrape
     }
@@ -116,6 +119,12 @@ impl Scrape {
         }
         for (tenant, counted) in self.tenants.iter().zip(&tenants) {
             self.publish_tenant(tenant, counted);
+        }
+        for store in &self.stores {
+            let standing = store.standing();
+            let shared = standing.fault.is_none().into();
+            self.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
+            self.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
         }
         self.publish_reloads();
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
@@ -227,6 +236,8 @@ const TENANT_BUFFERED: &str = "respgate_tenant_buffered_bytes";
 const TENANT_LEASES: &str = "respgate_tenant_leases";
 const TENANT_DELAYED: &str = "respgate_tenant_delayed_total";
 const TENANT_REFUSED: &str = "respgate_tenant_refused_total";
+const RATES_SHARED: &str = "respgate_rates_shared";
+const FALLBACKS: &str = "respgate_rate_fallbacks_total";
 const PRIMARY_KNOWN: &str = "respgate_primary_known";
 const GENERATION: &str = "respgate_primary_generation";
 const EPOCH: &str = "respgate_sentinel_config_epoch";
@@ -261,6 +272,12 @@ fn describe_tenants(recorder: &PrometheusRecorder) {
             "Upstream connections that a tenant's clients have to themselves now, by kind.",
         ),
         (TENANT_DELAYED, Kind::Counter, "Commands of a tenant that a limit delayed, by limit."),
+        (
+            RATES_SHARED,
+            Kind::Gauge,
+            "Whether rates of tenants are shared with other respgates (1), or each keeps to its own part (0).",
+        ),
+        (FALLBACKS, Kind::Counter, "How often rates of tenants could no longer be shared."),
         (TENANT_REFUSED, Kind::Counter, "Commands and clients of a tenant that a limit refused, by limit."),
     ] {
         describe(recorder, name, kind, help);

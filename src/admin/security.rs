@@ -50,6 +50,9 @@ impl Security {
             scrape.publish(HANDSHAKES, Kind::Counter, label("kind", "full"), counted.full);
             scrape.publish(HANDSHAKES, Kind::Counter, label("kind", "resumed"), counted.resumed);
             for (reason, count) in Reason::ALL.iter().zip(counted.failed) {
+                if *reason == Reason::OnPlainPort {
+                    continue; // Counted among the clients that were disconnected.
+                }
                 scrape.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
             }
         }

@@ -6,6 +6,8 @@ use super::size::{show_bytes, show_duration};
 use super::{Account, Config, Upstream};
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::{Bind, ListenerConfig};
+use crate::net::tls::Loaded;
+use crate::net::tls::client::ClientProfile;
 use crate::session::config::AdminCommands;
 use crate::upstream::config::{ClientAuth, Pool};
 
@@ -35,13 +37,14 @@ fn describe_listener(listener: &ListenerConfig) -> String {
         Bind::Tcp(address) => address.to_string(),
         Bind::Unix { path, mode } => format!("unix:{} (mode {mode:04o})", path.display()),
     };
+    let tls = if listener.tls.is_some() { " with TLS" } else { "" };
     let admin = match listener.session.admin_commands {
         AdminCommands::Deny => "",
         AdminCommands::Allow => ", admin commands allowed",
     };
     let tenant = listener.tenant.as_ref().map_or_else(String::new, |name| format!(", tenant {name}"));
     format!(
-        "listener {}: {bind} -> upstream {}, up to {}, requests up to {}{admin}{tenant}\n",
+        "listener {}: {bind}{tls} -> upstream {}, up to {}, requests up to {}{admin}{tenant}\n",
         listener.name,
         listener.upstream,
         count(listener.max_clients, "client"),
@@ -75,9 +78,30 @@ fn describe_upstream(upstream: &Upstream) -> String {
         Pool::Session => "one per session",
     };
     format!(
-        "upstream {}: {place}, database {}, {user}, {auth}, connections {pool}, at most {} ({} leased)\n",
-        config.name, config.database, config.max_connections, config.max_leased
+        "upstream {}: {place}{}, database {}, {user}, {auth}, connections {pool}, at most {} ({} leased)\n",
+        config.name,
+        describe_tls(upstream),
+        config.database,
+        config.max_connections,
+        config.max_leased
     )
+}
+
+/// Nothing where all is plain text.
+fn describe_tls(upstream: &Upstream) -> String {
+    fn shown<S>(leg: &Option<Loaded<ClientProfile, S>>) -> &'static str {
+        match leg {
+            None => "plain text",
+            Some(leg) if leg.profile.dangerously_unverified => "TLS without verification",
+            Some(_) => "verified TLS",
+        }
+    }
+    let (data, sentinels) = (shown(&upstream.tls), shown(&upstream.sentinel_tls));
+    match &upstream.discovery {
+        _ if upstream.tls.is_none() && upstream.sentinel_tls.is_none() => String::new(),
+        DiscoveryConfig::Sentinel(_) if data != sentinels => format!(", {data} (to Sentinels {sentinels})"),
+        _ => format!(", {data}"),
+    }
 }
 
 fn count(number: usize, noun: &str) -> String {

@@ -115,6 +115,8 @@ const TENANT: &[&str] = &[
     "priority",
     "over-limit",
     "max-delay",
+    "shared-by",
+    "shared-upstream",
     "connections",
     "commands-per-second",
     "commands-burst",
@@ -373,6 +375,8 @@ fn quota(section: &Section<'_>, report: &mut Report) -> TypedQuota {
     TypedQuota {
         over_limit: section.read("over-limit", report),
         max_delay: section.read("max-delay", report),
+        shared_by: section.read("shared-by", report),
+        shared_upstream: section.read("shared-upstream", report),
         rates: TypedRates {
             commands: section.read("commands-per-second", report),
             commands_burst: section.read("commands-burst", report),

@@ -218,6 +218,8 @@ pub struct TypedUser {
 pub struct TypedQuota {
     pub over_limit: Setting<OverLimit>,
     pub max_delay: Setting<Duration>,
+    pub shared_by: Setting<usize>,
+    pub shared_upstream: Setting<String>,
     pub rates: TypedRates,
     pub client_rates: TypedRates,
     pub connections: Setting<usize>,

@@ -18,7 +18,6 @@ mod verify;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -100,7 +99,7 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Diale
         },
         dialers,
         logins,
-        roleless: Arc::default(),
+        told: Arc::default(),
         topology,
         status,
         asks: watch::channel(0).0,
@@ -121,8 +120,8 @@ struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
     dialers: Dialers,
     logins: Logins,
-    /// A node did not tell its role, and that has been logged.
-    roleless: Arc<AtomicBool>,
+    /// What has been logged of nodes.
+    told: Arc<probe::Told>,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
     asks: watch::Sender<u64>,
@@ -207,9 +206,9 @@ impl Driver {
         }
         self.probes += 1;
         let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
-        let roleless = self.roleless.clone();
+        let told = self.told.clone();
         let probe = async move {
-            let finding = probe::probe(&address, &login, &dialer, &roleless).await;
+            let finding = probe::probe(&address, &login, &dialer, &told).await;
             // Nobody listens when discovery is being dropped.
             let _ = news.send(Event::Probed { ticket, finding }).await;
         };

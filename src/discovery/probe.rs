@@ -1,5 +1,6 @@
 //! Asks a node for its role.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,8 +9,9 @@ use tokio::time::Instant;
 
 use crate::discovery::verify::Finding;
 use crate::net::connect::Dialer;
+use crate::net::tls::fault::Fault;
 use crate::resp::Resp;
-use crate::resp::control::Control;
+use crate::resp::control::{Control, ControlError};
 use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, greet};
 use crate::rotation::login::Login;
 use crate::topology::{Address, Outage};
@@ -21,20 +23,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// [`ANSWER_TIMEOUT`], and as much again if the credentials are not known yet.
 ///
 /// A user who may run neither ROLE nor INFO, as some managed servers have it, is believed to have reached the primary:
-/// its server's READONLY says soon enough if not. That is logged once; `roleless` remembers it.
-pub(super) async fn probe(
-    address: &Address,
-    login: &Login,
-    dialer: &Dialer,
-    roleless: &AtomicBool,
-) -> Finding {
+/// its server's READONLY says soon enough if not. That is logged once, as is a certificate that one side refuses.
+pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, told: &Told) -> Finding {
     let credentials = match login.newest_within(ANSWER_TIMEOUT).await {
         Ok(credentials) => credentials,
         Err(why) => return Finding::Unwelcome(Outage::Refused(format!("{address} is not asked: {why}"))),
     };
     let stream = match dialer.dial(address).await {
         Ok(stream) => stream,
-        Err(error) => return Finding::Unreachable(error.to_string()),
+        Err(error) => {
+            let fault = error.source().and_then(|source| source.downcast_ref());
+            return told.unmet(error.to_string(), fault);
+        }
     };
     let greeting = Greeting { credentials: credentials.as_deref(), resp: Resp::V2, database: 0 };
     let mut control = Control::new(stream);
@@ -46,11 +46,40 @@ pub(super) async fn probe(
     }
     if let Ok(greeted) = &result {
         let silent = greeted.role.is_none();
-        if !roleless.swap(silent, Ordering::Relaxed) && silent {
+        told.welcome.store(true, Ordering::Relaxed);
+        if !told.roleless.swap(silent, Ordering::Relaxed) && silent {
             tracing::warn!(%address, "the server's ACL allows neither ROLE nor INFO to respgate's user, so whether this node is the primary is not checked; allow +role");
         }
     }
+    // With TLS 1.3, a server refuses the client's certificate only after the handshake.
+    if let Err(GreetError::Control(ControlError::Io(error))) = &result
+        && let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref())
+    {
+        return told.unmet(format!("{address} {fault}"), Some(fault));
+    }
     judge(address, result, credentials.is_some())
+}
+
+/// What has been logged of a node, and is not again.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    roleless: AtomicBool,
+    /// The last probe that the node answered was let in.
+    welcome: AtomicBool,
+}
+
+impl Told {
+    /// A node to which no connection came about. One that is there, and does TLS with others, may still serve the
+    /// connections that were made before a certificate was changed: those must not be cut for it.
+    fn unmet(&self, why: String, fault: Option<&Fault>) -> Finding {
+        if !fault.is_some_and(|fault| fault.reason.is_estrangement()) {
+            return Finding::Unreachable(why);
+        }
+        if self.welcome.swap(false, Ordering::Relaxed) {
+            tracing::warn!("no new connection can be made, and those that are open stay: {why}");
+        }
+        Finding::Unwelcome(Outage::Unverified(why))
+    }
 }
 
 /// Whether a node says that it is the primary: not merely that it may not be asked. Ends as [`probe`] does.
@@ -114,6 +143,20 @@ mod tests {
 
     fn greeted(role: Option<Role>) -> Result<Greeted, GreetError> {
         Ok(Greeted { role, server: None })
+    }
+
+    #[test]
+    fn a_node_that_is_only_distrusted_is_there() {
+        use crate::net::tls::fault::Reason;
+        let unmet =
+            |reason| Told::default().unmet("node x".into(), Some(&Fault { reason, text: String::new() }));
+        for reason in [Reason::Expired, Reason::Untrusted, Reason::WrongName, Reason::Refused] {
+            assert!(matches!(unmet(reason), Finding::Unwelcome(_)), "{reason:?}");
+        }
+        for reason in [Reason::Timeout, Reason::Closed, Reason::Plaintext] {
+            assert!(matches!(unmet(reason), Finding::Unreachable(_)), "{reason:?}");
+        }
+        assert!(matches!(Told::default().unmet("node x".into(), None), Finding::Unreachable(_)));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(super) async fn log_in(channel: &mut Channel, peer: &Peer, to: &Address) -> 
         Err(ControlError::Io(error)) if peer.encrypted() => {
             Answer::Alert(fault::explain(&error, fault::Peer::Server).text)
         }
-        Err(ControlError::Closed | ControlError::Io(_)) => Answer::Closed,
+        Err(ControlError::Closed | ControlError::Unanswered | ControlError::Io(_)) => Answer::Closed,
         Err(ControlError::Timeout) => Answer::Silent,
         Err(ControlError::Protocol(why)) => Answer::Foreign(why),
     };

@@ -1,5 +1,6 @@
 //! Bytes read from a socket and not used up yet.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,6 +13,13 @@ pub struct ReadBuffer {
     start: usize,
     end: usize,
     size: usize,
+}
+
+/// Its bytes are somebody's data: their count must do.
+impl fmt::Debug for ReadBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadBuffer").field("bytes", &self.bytes().len()).finish_non_exhaustive()
+    }
 }
 
 impl ReadBuffer {
@@ -41,6 +49,12 @@ impl ReadBuffer {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
+    }
+
+    /// Bytes allocated.
+    #[cfg(test)]
+    pub fn capacity(&self) -> usize {
+        self.data.capacity()
     }
 
     /// Frees the memory if nothing waits.

@@ -10,6 +10,7 @@ use tokio_rustls::TlsStream;
 
 use crate::net::tls::accept::reworded;
 use crate::net::tls::fault::Peer;
+use crate::net::tls::read_ahead::ReadAhead;
 
 /// A connected byte stream. Reads and writes go straight to tokio's own types, so that a short read or write
 /// clears their readiness and the next poll costs no system call.
@@ -20,7 +21,7 @@ pub enum Stream {
     /// A unix socket.
     Unix(UnixStream),
     /// TLS over TCP. What was written may wait in it until it is flushed. Boxed, so that others stay small.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead>>),
 }
 
 impl Stream {
@@ -28,12 +29,20 @@ impl Stream {
     pub fn peer(&self) -> String {
         match self {
             Self::Tcp(stream) => tcp_peer(stream),
-            Self::Tls(stream) => tcp_peer(stream.get_ref().0),
+            Self::Tls(stream) => tcp_peer(stream.get_ref().0.get_ref()),
             Self::Unix(stream) => stream
                 .peer_addr()
                 .ok()
                 .and_then(|peer| peer.as_pathname().map(|path| format!("unix:{}", path.display())))
                 .unwrap_or_else(|| "a unix socket".into()),
+        }
+    }
+
+    /// Whether nothing that was written waits in it.
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Tls(stream) => !stream.get_ref().1.wants_write(),
         }
     }
 
@@ -50,7 +59,7 @@ fn tcp_peer(stream: &TcpStream) -> String {
     stream.peer_addr().map_or_else(|_| "a closed TCP connection".into(), |peer| peer.to_string())
 }
 
-fn peer_of(stream: &TlsStream<TcpStream>) -> Peer {
+fn peer_of(stream: &TlsStream<ReadAhead>) -> Peer {
     match stream {
         TlsStream::Client(_) => Peer::Server,
         TlsStream::Server(_) => Peer::Client,

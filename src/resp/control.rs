@@ -11,6 +11,8 @@ use crate::resp::value::{self, Extent, Value};
 
 /// A reply may have this many bytes. COMMAND's reply, the largest that is asked for, has about 200 KiB.
 const MAX_REPLY: usize = 8 * 1024 * 1024;
+/// How a TLS record begins that refuses a connection (RFC 8446, 5.1).
+const TLS_ALERT: u8 = 0x15;
 
 /// A connection that speaks RESP2 until [`Control::set_resp`] says otherwise. Dropping a call at an await loses
 /// nothing: what was read or written so far is kept, and the next call continues.
@@ -21,6 +23,8 @@ pub struct Control<S> {
     unsent: BytesMut,
     received: BytesMut,
     extent: Extent,
+    /// The peer has said something.
+    heard: bool,
 }
 
 /// Why a reply did not come.
@@ -32,6 +36,12 @@ pub enum ControlError {
     /// The peer closed the connection.
     #[error("the server closed the connection")]
     Closed,
+    /// The peer closed the connection before it said anything in RESP: servers do that to plain text on a TLS port.
+    #[error(
+        "the server ended the connection instead of answering; if its port speaks TLS, set tls = true (or begin the \
+         url with rediss)"
+    )]
+    Unanswered,
     /// What came is not RESP, or more than 8 MiB of it.
     #[error(
         "the server does not speak the protocol: {0}; check that the address is that of a Valkey or Redis server"
@@ -51,6 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
             unsent: BytesMut::new(),
             received: BytesMut::new(),
             extent: Extent::default(),
+            heard: false,
         }
     }
 
@@ -133,7 +144,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
 
     async fn read_value(&mut self) -> Result<Value, ControlError> {
         loop {
+            if !self.heard && self.received.first() == Some(&TLS_ALERT) {
+                return Err(ControlError::Unanswered);
+            }
             if let Some(length) = self.extent.find(&self.received).map_err(ControlError::Protocol)? {
+                self.heard = true;
                 let reply = self.received.split_to(length);
                 return value::decode(reply, self.resp).map_err(ControlError::Protocol);
             }
@@ -141,8 +156,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
                 return Err(ControlError::Protocol(format!("a reply is longer than {MAX_REPLY} bytes")));
             }
             self.received.reserve(4096);
-            if self.stream.read_buf(&mut self.received).await? == 0 {
-                return Err(ControlError::Closed);
+            match self.stream.read_buf(&mut self.received).await {
+                Ok(count) if count > 0 => {}
+                Err(error) if self.heard || error.kind() != io::ErrorKind::ConnectionReset => {
+                    return Err(error.into());
+                }
+                Ok(_) if self.heard => return Err(ControlError::Closed),
+                _ => return Err(ControlError::Unanswered),
             }
         }
     }
@@ -190,6 +210,13 @@ mod tests {
         assert!(matches!(control.receive(soon()).await, Err(ControlError::Timeout)));
         control.send(&[&[b'x'; 500]]);
         assert!(matches!(control.flush(soon()).await, Err(ControlError::Timeout)));
+        drop(theirs);
+        assert!(matches!(control.receive(soon()).await, Err(ControlError::Unanswered)));
+
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut control = Control::new(ours);
+        theirs.write_all(b"+OK\r\n").await.unwrap();
+        assert!(control.receive(soon()).await.is_ok());
         drop(theirs);
         assert!(matches!(control.receive(soon()).await, Err(ControlError::Closed)));
 

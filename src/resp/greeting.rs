@@ -133,7 +133,8 @@ where
         Some(line) if has_code(line, b"NOAUTH") => return Err(GreetError::AuthRequired(line.clone())),
         Some(line) if not_ready(line) => return Err(GreetError::NotReady(line.clone())),
         // MISCONF, BUSY and NOPERM come from a server that is alive.
-        _ => {}
+        Some(_) => {}
+        None => expect_word(&ping, "PING", "PONG")?,
     }
     let server = match hello {
         Value::Error(line) if greeting.resp == Resp::V3 => return Err(GreetError::NoResp3(line)),
@@ -141,11 +142,12 @@ where
         hello => Some(server_info(&hello)),
     };
     let role = control.reply(deadline).await?;
-    if database.is_some()
-        && let Value::Error(line) = control.reply(deadline).await?
-    {
-        let refused = if not_ready(&line) { GreetError::NotReady } else { GreetError::Select };
-        return Err(refused(line));
+    if database.is_some() {
+        match control.reply(deadline).await? {
+            Value::Error(line) if not_ready(&line) => return Err(GreetError::NotReady(line)),
+            Value::Error(line) => return Err(GreetError::Select(line)),
+            selected => expect_word(&selected, "SELECT", "OK")?,
+        }
     }
     let role = match role {
         Value::Error(line) if has_code(&line, b"NOAUTH") => return Err(GreetError::AuthRequired(line)),
@@ -191,6 +193,14 @@ where
 pub fn without_arguments(line: &Bytes) -> Bytes {
     memchr::memmem::find(line, b", with args beginning with")
         .map_or_else(|| line.clone(), |at| line.slice(..at))
+}
+
+/// A reply that answers another question means that replies have shifted: the next command would get the wrong one.
+fn expect_word(reply: &Value, command: &str, word: &str) -> Result<(), ControlError> {
+    match reply.text() {
+        Some(text) if text == word => Ok(()),
+        _ => Err(ControlError::Protocol(format!("the reply to {command} is not {word}"))),
+    }
 }
 
 /// Whether the line says "not now" and not "not you". A server with no room for another client says so unasked,

@@ -30,7 +30,7 @@ pub struct Client {
     /// The address that it connected to.
     pub local: String,
     /// Who its certificate says it is. Verified, and unchanged by AUTH and RESET.
-    pub certificate: Option<CertificateIdentity>,
+    pub certificate: Option<Box<CertificateIdentity>>,
     /// When it connected.
     pub since: Instant,
     /// The protocol version it speaks.
@@ -64,7 +64,7 @@ pub struct Origin {
     /// See [`Client::known`].
     pub known: Known,
     /// See [`Client::certificate`]; known after the TLS handshake.
-    pub certificate: Option<CertificateIdentity>,
+    pub certificate: Option<Box<CertificateIdentity>>,
 }
 
 impl Client {

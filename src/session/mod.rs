@@ -40,6 +40,7 @@ use crate::metrics::Gauged;
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
+use crate::net::tls::fault::Fault;
 use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::identity::TenantId;
 use crate::tenant::limits::member::Member;
@@ -132,6 +133,8 @@ pub enum Close {
     Finished,
     /// What it sent is not RESP.
     Protocol,
+    /// It speaks TLS where plain text is spoken, or broke its TLS connection.
+    Tls,
     /// It did not take its replies.
     Slow,
     /// Its share of the memory was spent.
@@ -150,7 +153,9 @@ impl Close {
         match self {
             Self::Slow | Self::Expired => true,
             Self::Memory => blocked,
-            Self::Left | Self::Finished | Self::Protocol | Self::UpstreamLost | Self::Full => false,
+            Self::Left | Self::Finished | Self::Protocol | Self::Tls | Self::UpstreamLost | Self::Full => {
+                false
+            }
         }
     }
 }
@@ -169,6 +174,10 @@ pub struct Session {
     policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
     closing: Option<Close>,
+    /// What the client says first has not been looked at.
+    opening: bool,
+    /// What was wrong with the client's TLS.
+    fault: Option<Box<Fault>>,
     /// The client has closed its sending side: what it sent is still handled.
     ended: bool,
     /// Found while leased, to be done without the lease.
@@ -201,7 +210,11 @@ impl Session {
         around.roster.sessions.borrow_mut().insert(client.id, presence.clone());
         upstream.counters.clients_total.rise();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
+        let certificate = client.certificate.as_deref().map(CertificateIdentity::shown);
+        tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
         let mut session = Self {
+            opening: !matches!(stream, Stream::Tls(_)),
+            fault: None,
             stream,
             client,
             replies,
@@ -231,8 +244,8 @@ impl Session {
         session
     }
 
-    /// Serves the client until it leaves or must go.
-    pub async fn run(mut self) -> Close {
+    /// Serves the client until it leaves or must go. Borrowed: a future that owned it would hold it twice.
+    pub async fn run(&mut self) -> Close {
         let close = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
                 Turn::Errand(errand) => Box::pin(self.perform(errand)).await,
@@ -240,17 +253,19 @@ impl Session {
             }
         };
         self.stream.close();
+        let close = if self.fault.is_some() { Close::Tls } else { close };
         let counters = &self.around.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
             Close::Protocol => counters.closed_fault.rise(),
+            Close::Tls => counters.closed_tls.rise(),
             Close::Slow => counters.closed_slow.rise(),
             Close::Memory => counters.closed_memory.rise(),
             Close::UpstreamLost => counters.closed_lost.rise(),
             Close::Expired => counters.closed_timeout.rise(),
             Close::Full => counters.closed_limit.rise(),
         }
-        let certificate = self.client.certificate.as_ref().map(CertificateIdentity::shown);
+        let certificate = self.client.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(
             client = self.client.id,
             peer = self.client.peer,
@@ -259,6 +274,11 @@ impl Session {
             "session ended"
         );
         close
+    }
+
+    /// What was wrong with the client's TLS, and the client's address.
+    pub fn tls_fault(&self) -> Option<(&Fault, &str)> {
+        self.fault.as_deref().map(|fault| (fault, self.client.peer.as_str()))
     }
 
     /// Drops the request at the front of the input: it has been answered.

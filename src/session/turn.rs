@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::errand::Errand;
 use super::limit::Charged;
 use super::{Close, Session};
+use crate::net::tls::fault::{Fault, Reason};
 use crate::resp::request::{self, Request, RequestFault, Scanned};
 use crate::upstream::replies::Standing;
 
@@ -23,6 +24,12 @@ const MEMORY_SHARE: usize = 256 * 1024;
 pub(super) const DEPARTED_CHECK: Duration = Duration::from_millis(250);
 /// A request that is small as requests go, in bytes.
 const SMALL: usize = 32;
+/// How every TLS connection begins: a handshake record, of any version (RFC 8446, 5.1).
+const TLS: [u8; 2] = [0x16, 0x03];
+/// What a client is told that speaks TLS to a port without. Clients report it as a "wrong version number" or "not a TLS
+/// record"; an alert would make them look for versions and ciphers in common.
+const SPEAK_PLAIN: &[u8] =
+    b"-ERR respgate: this port speaks plain text; connect without TLS (redis://), or use a port with TLS";
 /// Rounds of reading and writing before other tasks have their turn.
 const ROUNDS: usize = 8;
 
@@ -234,8 +241,8 @@ impl Session {
             match ready!(self.poll_read_ahead(cx)) {
                 Ok(0) => self.ended = true,
                 Ok(_) => {}
-                Err(_) => {
-                    self.closing = Some(Close::Left);
+                Err(error) => {
+                    self.closing = Some(self.lost(&error));
                     self.ended = true;
                 }
             }
@@ -285,8 +292,14 @@ impl Session {
         let mut room = ReadBuf::new(&mut scratch);
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
         let bytes = room.filled();
-        if read.is_err() || bytes.is_empty() {
+        if let Err(error) = read {
+            return Poll::Ready(Pause::Close(self.lost(&error)));
+        }
+        if bytes.is_empty() {
             return Poll::Ready(Pause::Close(Close::Left));
+        }
+        if self.opening && self.opens_with_tls(bytes) {
+            return Poll::Ready(Pause::Close(self.refuse_tls()));
         }
         if !self.input.is_empty() {
             self.keep(bytes);
@@ -295,6 +308,38 @@ impl Session {
         let (used, pause) = self.handle(bytes);
         self.keep(bytes.get(used..).unwrap_or_default());
         Poll::Ready(pause)
+    }
+
+    /// Whether the client speaks TLS; called until it has said enough to tell.
+    fn opens_with_tls(&mut self, bytes: &[u8]) -> bool {
+        let mut said = self.input.iter().chain(bytes);
+        let first = [said.next(), said.next()];
+        self.opening = first == [Some(&TLS[0]), None];
+        first == [Some(&TLS[0]), Some(&TLS[1])]
+    }
+
+    /// The client speaks TLS to a port without.
+    fn refuse_tls(&mut self) -> Close {
+        self.refuse(SPEAK_PLAIN);
+        self.fault = Some(Box::new(Fault {
+            reason: Reason::OnPlainPort,
+            text: "speaks TLS to a port without; give this listener tls-cert and tls-key, or configure the client \
+                   without TLS (redis://)"
+                .into(),
+        }));
+        Close::Tls
+    }
+
+    /// Why a connection that cannot be read from ends.
+    pub(super) fn lost(&mut self, error: &std::io::Error) -> Close {
+        let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<Fault>());
+        match fault {
+            Some(fault) => {
+                self.fault = Some(Box::new(fault.clone()));
+                Close::Tls
+            }
+            None => Close::Left,
+        }
     }
 
     /// Keeps bytes for later.

@@ -1,12 +1,14 @@
 //! Whose clients these are, what they may do, and how much.
 //!
-//! [`identity`] decides to which tenant a client belongs, [`limits`] how much it may use, [`policy`] which commands.
+//! [`identity`] decides to which tenant a client belongs, [`limits`] how much it may use, [`policy`] which commands;
+//! [`store`] shares limits with other respgates.
 
 pub mod config;
 pub mod figures;
 pub mod identity;
 pub mod limits;
 pub mod policy;
+pub mod store;
 pub mod users;
 
 use std::rc::Rc;
@@ -19,7 +21,9 @@ use self::figures::Figures;
 use self::identity::{Rules, TenantId};
 use self::limits::config::LimitsConfig;
 use self::limits::count::Count;
+use self::limits::ledger::Ledger;
 use self::limits::rate::{Batched, Shared};
+use self::limits::refusal::Limit;
 use self::users::Users;
 use crate::upstream::turns::Share;
 
@@ -53,12 +57,20 @@ impl Tenant {
     /// A tenant without clients.
     pub fn new(config: TenantConfig) -> Arc<Self> {
         let limits = &config.limits;
-        let rate = |rate: Option<_>| rate.map(|rate| Arc::new(Shared::new(rate)));
+        let rate = |rate: Option<_>| {
+            rate.map(|rate| {
+                Arc::new(match &limits.sharing {
+                    Some(sharing) => Shared::among(rate, sharing.processes),
+                    None => Shared::new(rate),
+                })
+            })
+        };
         Arc::new(Self {
             unlimited: LimitsConfig { connections: None, ..limits.clone() }
                 == LimitsConfig {
                     over_limit: limits.over_limit,
                     max_delay: limits.max_delay,
+                    sharing: limits.sharing.clone(),
                     ..LimitsConfig::default()
                 },
             connections: Count::new(limits.connections),
@@ -73,6 +85,16 @@ impl Tenant {
             bytes_out: rate(limits.rates.bytes_out),
             config,
         })
+    }
+
+    /// What counts for its rates that are shared with other respgates.
+    fn ledgers(&self) -> impl Iterator<Item = (Limit, &Arc<Ledger>)> {
+        let rates = [
+            (Limit::Commands, &self.commands),
+            (Limit::BytesIn, &self.bytes_in),
+            (Limit::BytesOut, &self.bytes_out),
+        ];
+        rates.into_iter().filter_map(|(limit, rate)| Some((limit, rate.as_ref()?.ledger()?)))
     }
 }
 

@@ -184,7 +184,7 @@ mod tests {
                 stream: Stream::Tcp(stream),
                 read: ReadBuffer::new(1024),
                 generation: Generation(1),
-                opened: Instant::now(),
+                began: Instant::now(),
                 round_trip: Duration::ZERO,
                 retires: None,
             };

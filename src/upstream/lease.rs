@@ -25,8 +25,10 @@ pub(super) struct Leases {
     /// Connections in use or promised.
     taken: Cell<usize>,
     idle: IdleLinks,
-    /// Connections of this identity that were opened before then are not used again.
+    /// Connections of this identity that were begun until then are not used again.
     outdated: Cell<Option<(u64, Instant)>>,
+    /// The same, of every identity.
+    all_outdated: Cell<Option<Instant>>,
     /// Sessions that wait for room, by a number of their own.
     waiting: RefCell<HashMap<u64, oneshot::Sender<Grant>>>,
     turns: RefCell<Turns>,
@@ -120,6 +122,7 @@ impl Leases {
             taken: Cell::new(0),
             idle: IdleLinks::default(),
             outdated: Cell::default(),
+            all_outdated: Cell::default(),
             waiting: RefCell::default(),
             turns: RefCell::default(),
             out: RefCell::default(),
@@ -149,6 +152,14 @@ impl Leases {
         if let Some((key, link)) = link {
             self.idle.put(key, link);
         }
+    }
+
+    /// Waits until the place is dropped.
+    fn enqueue(&self, session: oneshot::Sender<Grant>, share: Share) -> Waiting<'_> {
+        let place = Waiting { leases: self, number: self.number() };
+        self.waiting.borrow_mut().insert(place.number, session);
+        self.turns.borrow_mut().join(place.number, share, 1);
+        place
     }
 
     fn number(&self) -> u64 {
@@ -198,17 +209,26 @@ impl Leases {
         }
     }
 
-    /// Connections of this identity, made until now, are not used again once they are idle.
-    pub(super) fn outdated(&self, identity: u64) {
-        self.outdated.set(Some((identity, Instant::now())));
-        self.idle.retain(|key, _| key.identity.id() != identity);
+    /// Connections of this identity, or of all, that were begun until now are not used again once they are idle.
+    pub(super) fn outdate(&self, identity: Option<u64>) {
+        let now = Instant::now();
+        match identity {
+            Some(identity) => self.outdated.set(Some((identity, now))),
+            None => self.all_outdated.set(Some(now)),
+        }
+        self.idle.retain(|key, _| identity.is_some_and(|identity| key.identity.id() != identity));
+    }
+
+    /// Whether a connection that was begun then has credentials or certificates of the past.
+    pub(super) fn is_outdated(&self, key: &Key, began: Instant) -> bool {
+        let own = self.outdated.get().filter(|(identity, _)| key.identity.id() == *identity);
+        let until = own.map(|(_, until)| until).max(self.all_outdated.get());
+        until.is_some_and(|until| began <= until)
     }
 
     /// Whether a connection may be used by yet another session.
     fn reusable(&self, key: &Key, link: &Link) -> bool {
-        let outdated = self.outdated.get();
-        link.retires.is_none_or(|at| at > Instant::now())
-            && outdated.is_none_or(|(identity, until)| key.identity.id() != identity || link.opened > until)
+        link.retires.is_none_or(|at| at > Instant::now()) && !self.is_outdated(key, link.began)
     }
 }
 
@@ -256,6 +276,10 @@ impl Lease {
     /// on (valkey's networking.c): if the connection ends without a reply, nothing ran. Takes at most 100 ms.
     pub async fn abandon(&mut self) -> bool {
         const PATIENCE: Duration = Duration::from_millis(100);
+        // To close it would send what waits in TLS, and to a superseded primary nothing may be sent.
+        if !self.link.stream.is_flushed() {
+            return false;
+        }
         let silent_end = async {
             self.link.stream.shutdown().await.ok()?;
             let read = poll_fn(|cx| self.link.read.poll_fill(cx, &mut self.link.stream)).await.ok()?;
@@ -358,9 +382,7 @@ impl Upstream {
         }
         self.counters.lease_waits.rise();
         let (tell, told) = oneshot::channel();
-        let place = Waiting { leases, number: leases.number() };
-        leases.waiting.borrow_mut().insert(place.number, tell);
-        leases.turns.borrow_mut().join(place.number, share, 1);
+        let _place = leases.enqueue(tell, share);
         match tokio::time::timeout(self.config.lease_wait, told).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => {
@@ -446,3 +468,6 @@ impl Upstream {
         Lease { link, key: key.clone(), listed, permit, _gauge: gauge }
     }
 }
+
+#[cfg(test)]
+mod tests;

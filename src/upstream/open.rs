@@ -52,8 +52,8 @@ pub struct Link {
     pub read: ReadBuffer,
     /// The primary that it was opened for.
     pub generation: Generation,
-    /// When it was opened.
-    pub opened: Instant,
+    /// When it was begun, before credentials and certificates were looked at.
+    pub began: Instant,
     /// How long the server took to answer its greeting.
     pub round_trip: Duration,
     /// When it is to be replaced by a new one; `None`: when it fails.
@@ -83,6 +83,7 @@ const READ: usize = 64 * 1024;
 /// See [`OpenFault`].
 pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Result<Link, OpenFault> {
     let generation = primary.generation;
+    let began = Instant::now();
     let unavailable = |text: String, hint: Hint| {
         upstream.hint(hint);
         upstream.counters.open_failed.rise();
@@ -144,10 +145,12 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
     if let Some(server) = greeted.server {
         upstream.learn_server(server);
     }
-    let opened = Instant::now();
-    let retires = upstream.config.retires(opened);
+    let now = Instant::now();
+    // They may have changed while it was being opened: then it is replaced like those that were open.
+    let outdated = upstream.leases.is_outdated(key, began);
+    let retires = if outdated { Some(now) } else { upstream.config.retires(now) };
     let read = ReadBuffer::with(READ, &leftover);
-    Ok(Link { stream, read, generation, opened, round_trip, retires })
+    Ok(Link { stream, read, generation, began, round_trip, retires })
 }
 
 /// Whether anything but pushes came behind the greeting: the next command would be handed it as its reply.

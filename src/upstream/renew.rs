@@ -115,7 +115,7 @@ pub(super) async fn follow(
             continue;
         }
         let own = upstream.identities.own().id();
-        upstream.leases.outdated(own);
+        upstream.leases.outdate((!everybody).then_some(own));
         let lanes = upstream.lanes.borrow();
         for lane in lanes.values().filter(|lane| everybody || lane.key().identity.id() == own) {
             lane.retire_by(soon());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::support::certificates::Certificates;
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server, spawn};
 use crate::support::{signal, wait};
@@ -82,6 +83,11 @@ fn same_outcome(flavor: Flavor, workers: usize, client: impl Fn() -> Command) {
     let proxy = Proxy::start_with(&format!("redis://127.0.0.1:{}", server.port), workers, &[]);
     let direct = transcript(client(), direct_server.port);
     let through = transcript(client(), proxy.port);
+    expect_same(flavor, &direct, &through);
+}
+
+#[track_caller]
+fn expect_same(flavor: Flavor, direct: &str, through: &str) {
     if direct == through {
         return;
     }
@@ -95,6 +101,34 @@ fn same_outcome(flavor: Flavor, workers: usize, client: impl Fn() -> Command) {
         left.unwrap_or("(end)"),
         right.unwrap_or("(end)"),
     );
+}
+
+/// As `same_outcome`, with TLS on both sides of respgate, which asks the client for a certificate.
+#[track_caller]
+fn same_outcome_over_tls(flavor: Flavor, client: impl Fn() -> Command) {
+    let certificates = Certificates::new();
+    let direct_server = Server::start(flavor);
+    let server = Server::start_tls(flavor, &certificates, "server", &[]);
+    let ca = certificates.path("ca.pem");
+    let url = format!("rediss://127.0.0.1:{}", server.announced());
+    let [cert, key] = ["server.crt", "server.key"].map(|name| certificates.path(name));
+    let flags = ["--upstream-ca", &ca, "--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &ca];
+    let proxy = Proxy::start_with(&url, 2, &flags);
+    let mut through = client();
+    through.env("TLS_CA", &ca);
+    through.env("TLS_CERT", certificates.path("client.crt")).env("TLS_KEY", certificates.path("client.key"));
+    let direct = transcript(client(), direct_server.port);
+    expect_same(flavor, &direct, &transcript(through, proxy.port));
+}
+
+#[test]
+fn redis_py_over_mutual_tls() {
+    same_outcome_over_tls(Flavor::Redis, || python("sync_client.py"));
+}
+
+#[test]
+fn ioredis_over_mutual_tls() {
+    same_outcome_over_tls(Flavor::Valkey, || node("ioredis.mjs"));
 }
 
 /// One test per client and flavour; the number of workers alternates, so both numbers see every kind of client.

@@ -77,7 +77,8 @@ fn outcome(place: Place, step: &str, fault: Fault) -> Outcome {
         ("ROLE", Some("ERR" | "BUSY")) => Outcome::Held,
         // RESP2 needs no HELLO.
         ("HELLO", Some(_)) if place == Place::Probe => Outcome::Served,
-        // A primary that refuses respgate's own credentials may be let in again: no client is told.
+        // A server that refuses respgate's own credentials may take them again: no client is told.
+        ("AUTH", _) => Outcome::Held,
         _ if place == Place::Probe => Outcome::Held,
         _ => Outcome::Refused,
     }

@@ -40,6 +40,8 @@ mod pubsub;
 mod tenants;
 mod timeouts;
 mod rotation;
+mod shared_rates;
+mod tls;
 mod tracking;
 mod transactions;
 mod users;

@@ -2,14 +2,27 @@
 
 use std::time::Duration;
 
-use super::super::report::Report;
+use super::super::report::{Report, suggestion};
 use super::super::typed::{Setting, TypedQuota, TypedRates};
 use super::super::value::Bytes;
 use super::LEAST_SIZE;
-use crate::tenant::limits::config::{LimitsConfig, Rates};
+use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
 use crate::tenant::limits::rate::Rate;
 
-pub(super) fn check(typed: TypedQuota, report: &mut Report) -> LimitsConfig {
+/// The most respgates that share a rate.
+const MOST_SHARING: usize = 1000;
+
+/// The upstreams that a limit can be shared through.
+#[derive(Clone, Copy)]
+pub(super) struct Stores<'a> {
+    /// All of them.
+    pub names: &'a [String],
+    /// The one that is meant when none is named.
+    pub usual: Option<&'a str>,
+}
+
+pub(super) fn check(typed: TypedQuota, stores: Stores<'_>, report: &mut Report) -> LimitsConfig {
+    let sharing = sharing(&typed, stores, report);
     let builtin = LimitsConfig::default();
     let mut count = |setting: Setting<usize>| setting.at_least(1, "1", report).value().copied();
     let (connections, in_flight) = (count(typed.connections), count(typed.in_flight));
@@ -22,6 +35,7 @@ pub(super) fn check(typed: TypedQuota, report: &mut Report) -> LimitsConfig {
         over_limit: typed.over_limit.or(builtin.over_limit),
         max_delay: typed.max_delay.at_least(Duration::from_millis(1), "1ms", report).or(builtin.max_delay),
         rates: rates(typed.rates, report),
+        sharing,
         client_rates: rates(typed.client_rates, report),
         connections,
         in_flight,
@@ -32,6 +46,49 @@ pub(super) fn check(typed: TypedQuota, report: &mut Report) -> LimitsConfig {
         request,
         buffered,
     }
+}
+
+fn sharing(typed: &TypedQuota, stores: Stores<'_>, report: &mut Report) -> Option<Sharing> {
+    let by = typed.shared_by.clone().at_least(2, "2", report);
+    let Setting::Given(processes, place) = &by else {
+        if let (true, Some(place)) = (by.is_absent(), typed.shared_upstream.place()) {
+            report.fault(place, "means nothing without shared-by; add that or leave this out");
+        }
+        return None;
+    };
+    if *processes > MOST_SHARING {
+        report.fault(place, format!("is too many; at most {MOST_SHARING} respgates can share a rate"));
+    }
+    let TypedRates { commands, bytes_in, bytes_out, .. } = &typed.rates;
+    if commands.is_absent() && bytes_in.is_absent() && bytes_out.is_absent() {
+        report.fault(
+            place,
+            "has nothing to share; add commands-per-second, bytes-in-per-second or bytes-out-per-second, or leave this out",
+        );
+    }
+    let upstream = match &typed.shared_upstream {
+        Setting::Given(name, _) if stores.names.contains(name) => name.clone(),
+        Setting::Given(name, place) => {
+            let hint = suggestion(name, stores.names.iter().map(String::as_str));
+            report.fault(place, format!("no upstream is named {name:?}{hint}"));
+            return None;
+        }
+        Setting::Faulty => return None,
+        Setting::Absent => match stores.usual {
+            Some(usual) => usual.to_owned(),
+            None => {
+                if !stores.names.is_empty() {
+                    let names = stores.names.join(", ");
+                    report.fault(
+                        place,
+                        format!("goes through an upstream; add shared-upstream, which can be: {names}"),
+                    );
+                }
+                return None;
+            }
+        },
+    };
+    Some(Sharing { upstream, processes: *processes as u64 })
 }
 
 fn rates(typed: TypedRates, report: &mut Report) -> Rates {

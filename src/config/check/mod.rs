@@ -55,7 +55,8 @@ pub fn check(
     let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
     let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
-    let mut tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, report);
+    let stores = limits::Stores { names: &names, usual: usual.as_deref() };
+    let mut tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, stores, report);
     let users = user::check_all(typed.users, &mut tenants, report);
     let listeners = listener::check_all(
         typed.listeners,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::report::{Place, Report, suggestion};
 use super::super::typed::{Setting, TypedTenant};
-use super::limits;
+use super::limits::{self, Stores};
 use crate::tenant::config::TenantConfig;
 use crate::tenant::identity::MembersConfig;
 use crate::tenant::policy::Policy;
@@ -21,7 +21,11 @@ const MAX_TENANTS: usize = 1024;
 const MAX_WEIGHT: u16 = 1000;
 
 /// Checks all tenants. A rule that names a client for two of them is a fault.
-pub(super) fn check_all(typed: Vec<TypedTenant>, report: &mut Report) -> Vec<TenantConfig> {
+pub(super) fn check_all(
+    typed: Vec<TypedTenant>,
+    stores: Stores<'_>,
+    report: &mut Report,
+) -> Vec<TenantConfig> {
     if let Some(beyond) = typed.get(MAX_TENANTS) {
         report.fault(
             &beyond.place,
@@ -43,7 +47,7 @@ pub(super) fn check_all(typed: Vec<TypedTenant>, report: &mut Report) -> Vec<Ten
             }
         }
     }
-    typed.into_iter().map(|tenant| check(tenant, report)).collect()
+    typed.into_iter().map(|tenant| check(tenant, stores, report)).collect()
 }
 
 /// Reports what stands in one list of two tenants, or twice in one.
@@ -66,7 +70,7 @@ fn once<T: Hash + Eq + Debug>(
     }
 }
 
-fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
+fn check(typed: TypedTenant, stores: Stores<'_>, report: &mut Report) -> TenantConfig {
     let rules = typed.commands.place().cloned();
     let config = PolicyConfig {
         commands: typed.commands.value().cloned(),
@@ -112,7 +116,7 @@ fn check(typed: TypedTenant, report: &mut Report) -> TenantConfig {
             client_names: typed.client_names.or(Vec::new()),
             default: typed.default.or(false),
         },
-        limits: limits::check(typed.limits, report),
+        limits: limits::check(typed.limits, stores, report),
         due,
         policy: policy.map(Arc::new),
     }

@@ -113,11 +113,19 @@ pub(super) fn leg(
     table: &Place,
     report: &mut Report,
 ) -> Option<Loaded<ClientProfile, ClientSet>> {
-    let on = match (&typed.on, typed.places().next()) {
-        (Setting::Given(on, _), _) => *on,
-        (Setting::Faulty, _) => return None,
-        (Setting::Absent, _) => scheme,
+    let on = match &typed.on {
+        Setting::Given(on, _) => *on,
+        Setting::Faulty => return None,
+        Setting::Absent => scheme,
     };
+    if let Some(place) = typed.on.place()
+        && scheme
+        && !on
+        && wider.is_none()
+    {
+        report.fault(place, "the url asks for TLS; begin it with redis instead of rediss, or leave this out");
+        return None;
+    }
     if !on {
         for place in typed.places() {
             let text = format!(
@@ -148,9 +156,14 @@ pub(super) fn leg(
     };
     let unverified = typed.unverified.value() == Some(&true);
     if unverified {
-        for place in
-            [typed.ca.place(), typed.server_name.place(), typed.server_names.place()].into_iter().flatten()
-        {
+        let useless = [
+            typed.ca.place(),
+            typed.system_roots.place(),
+            typed.crl.place(),
+            typed.server_name.place(),
+            typed.server_names.place(),
+        ];
+        for place in useless.into_iter().flatten() {
             report.fault(place, format!("means nothing with {} = true; leave one out", keys.unverified));
         }
         if let Some(place) = typed.unverified.place() {
@@ -184,10 +197,8 @@ pub(super) fn leg(
             Some(Loaded { profile, set })
         }
         Err(fault) => {
-            // The leg that the settings belong to reports them.
-            if wider.is_none() || own_trust || own_pair {
-                places.report(&fault, report);
-            }
+            // Reported whatever the other leg says: without a fault, this one would run in plain text.
+            places.report(&fault, report);
             None
         }
     }
@@ -265,7 +276,11 @@ impl Places {
             Part::Trust => &self.trust,
             Part::Crl => &self.crl,
         };
-        report.fault(place.as_ref().unwrap_or(&self.table), fault.text.clone());
+        let place = place.as_ref().unwrap_or(&self.table);
+        // Legs share settings: what is wrong with those is said once.
+        if !report.faults.iter().any(|known| known.place == *place && known.text == fault.text) {
+            report.fault(place, fault.text.clone());
+        }
     }
 
     fn warn_of_expiry(&self, not_after: Option<SystemTime>, report: &mut Report) {

@@ -21,6 +21,7 @@ use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
 use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
 use crate::net::tls::fault::{self, Fault, Reason};
+use crate::net::tls::read_ahead::ReadAhead;
 use crate::net::tls::server::ServerProfile;
 use crate::net::tls::{Loaded, pem};
 use crate::topology::Address;
@@ -136,7 +137,7 @@ async fn handshake(
     profile: &ClientProfile,
     set: ClientSet,
     stream: TcpStream,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<ReadAhead>> {
     let tls = ClientTls::new(watch::channel(set).1, profile.names.clone());
     let late = |_| Err(io::ErrorKind::TimedOut.into());
     timeout(patience(peer), tls.connect(&peer.address, stream)).await.unwrap_or_else(late)
@@ -152,7 +153,7 @@ async fn look(peer: &Peer, to: &Address, profile: &ClientProfile) -> Option<(Vec
     Some(shown_by(&stream))
 }
 
-fn shown_by(stream: &TlsStream<TcpStream>) -> (Vec<Vec<u8>>, String) {
+fn shown_by(stream: &TlsStream<ReadAhead>) -> (Vec<Vec<u8>>, String) {
     let session = stream.get_ref().1;
     let chain = session.peer_certificates().unwrap_or_default();
     let version = session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");

@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificate::{Certificate, CertificateIdentity};
 use super::fault::{Fault, Peer, Reason, explain};
+use super::read_ahead::ReadAhead;
 use super::server::ServerSet;
 
 /// The same kind of fault is logged at most this often for each listener and worker.
@@ -44,7 +45,7 @@ impl fmt::Debug for ServerTls {
 /// A client that has shaken hands.
 pub struct Welcomed {
     /// The connection.
-    pub stream: TlsStream<TcpStream>,
+    pub stream: TlsStream<ReadAhead>,
     /// Who its certificate says it is, if it showed one. The certificate is verified.
     pub identity: Option<CertificateIdentity>,
 }
@@ -71,8 +72,10 @@ impl ServerTls {
 
     async fn shake_hands(&self, mut stream: TcpStream) -> Result<Welcomed, Fault> {
         let mut first = [0];
-        let seen = stream.peek(&mut first).await.map_err(|error| explain(&error, Peer::Client))?;
-        if seen > 0 && first != [HANDSHAKE_RECORD] {
+        if stream.peek(&mut first).await.unwrap_or(0) == 0 {
+            return Err(Fault { reason: Reason::PortCheck, text: "left without a word".into() });
+        }
+        if first != [HANDSHAKE_RECORD] {
             // Best effort: what is said to a stranger must not take long.
             let _ = stream.write_all(SPEAK_TLS).await;
             return Err(Fault {
@@ -82,8 +85,10 @@ impl ServerTls {
             });
         }
         let config = self.set.borrow().config.clone();
-        let stream =
-            TlsAcceptor::from(config).accept(stream).await.map_err(|error| explain(&error, Peer::Client))?;
+        let stream = TlsAcceptor::from(config)
+            .accept(ReadAhead::new(stream))
+            .await
+            .map_err(|error| explain(&error, Peer::Client))?;
         let identity = identity(&stream)?;
         Ok(Welcomed { stream, identity })
     }
@@ -91,7 +96,7 @@ impl ServerTls {
 
 /// Whose certificate it is. A session that is resumed brings the certificate of its first handshake along, and that may
 /// have expired since.
-fn identity(stream: &TlsStream<TcpStream>) -> Result<Option<CertificateIdentity>, Fault> {
+fn identity(stream: &TlsStream<ReadAhead>) -> Result<Option<CertificateIdentity>, Fault> {
     let Some(own) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
     let certificate = Certificate::read(own)
         .map_err(|why| Fault { reason: Reason::BadCertificate, text: format!("shows what {why}") })?;
@@ -145,10 +150,19 @@ impl HandshakeLog {
 
     /// Counts a failed handshake, and logs it unless one of its kind was logged within the last 10 s.
     pub fn failed(&self, listener: &str, peer: &str, fault: &Fault) {
-        let place = Reason::ALL.iter().position(|reason| *reason == fault.reason).unwrap_or_default();
-        if let Some(count) = self.failed.get(place) {
+        if let Some(count) = self.failed.get(place(fault.reason)) {
             count.set(count.get() + 1);
         }
+        self.broken(listener, peer, fault);
+    }
+
+    /// As [`HandshakeLog::failed`], for what is no handshake and is counted elsewhere.
+    pub fn broken(&self, listener: &str, peer: &str, fault: &Fault) {
+        if fault.reason == Reason::PortCheck {
+            tracing::debug!(listener, "TLS: {peer} {fault}");
+            return;
+        }
+        let place = place(fault.reason);
         if let Some(unsaid) = self.due(place, Instant::now()) {
             tracing::warn!(listener, reason = fault.reason.label(), unsaid, "TLS: {peer} {fault}");
         }
@@ -173,6 +187,10 @@ impl HandshakeLog {
         failed.iter_mut().zip(&self.failed).for_each(|(sum, count)| *sum = count.get());
         Handshakes { full: self.full.get(), resumed: self.resumed.get(), failed }
     }
+}
+
+fn place(reason: Reason) -> usize {
+    Reason::ALL.iter().position(|other| *other == reason).unwrap_or_default()
 }
 
 /// An error of an established connection, in words: a peer refuses a certificate only after TLS 1.3's handshake.

@@ -18,6 +18,7 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 
 use super::certificate::Certificate;
 use super::names::Names;
+use super::read_ahead::ReadAhead;
 use super::server::check_validity;
 use super::trust::Trust;
 use super::{Floor, LoadFault, Part, pem, provider};
@@ -119,14 +120,14 @@ impl ClientTls {
     ///
     /// # Errors
     /// The connection, or the handshake on it, failed.
-    pub async fn connect(&self, address: &Address, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn connect(&self, address: &Address, stream: TcpStream) -> io::Result<TlsStream<ReadAhead>> {
         let name = self.names.of(address).ok_or_else(|| {
             let text =
                 format!("no certificate can name {address}; set tls-server-name to the name in the server's");
             io::Error::new(io::ErrorKind::InvalidInput, text)
         })?;
         let config = self.set.borrow().config.clone();
-        TlsConnector::from(config).connect(name, stream).await
+        TlsConnector::from(config).connect(name, ReadAhead::new(stream)).await
     }
 }
 

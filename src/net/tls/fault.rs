@@ -10,10 +10,14 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMes
 pub enum Reason {
     /// The peer speaks RESP without TLS.
     Plaintext,
+    /// The peer speaks TLS where plain text is spoken.
+    OnPlainPort,
     /// The peer speaks neither TLS nor RESP, or breaks the protocol.
     Protocol,
     /// The handshake took too long.
     Timeout,
+    /// The peer closed the connection before it said anything.
+    PortCheck,
     /// The peer closed the connection before the handshake was done.
     Closed,
     /// The peer shows no certificate where one is required.
@@ -36,7 +40,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Plaintext,
         Self::Protocol,
         Self::Timeout,
@@ -49,14 +53,34 @@ impl Reason {
         Self::BadCertificate,
         Self::Incompatible,
         Self::Refused,
+        Self::OnPlainPort,
+        Self::PortCheck,
     ];
+
+    /// Whether the peer is there and shakes hands, but with others: what is wrong are certificates or settings, on either
+    /// side.
+    pub fn is_estrangement(self) -> bool {
+        matches!(
+            self,
+            Self::NoCertificate
+                | Self::Expired
+                | Self::Untrusted
+                | Self::Revoked
+                | Self::WrongName
+                | Self::BadCertificate
+                | Self::Incompatible
+                | Self::Refused
+        )
+    }
 
     /// The label's value.
     pub fn label(self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
+            Self::OnPlainPort => "on_plain_port",
             Self::Protocol => "protocol",
             Self::Timeout => "timeout",
+            Self::PortCheck => "port_check",
             Self::Closed => "closed",
             Self::NoCertificate => "no_certificate",
             Self::Expired => "expired",
@@ -103,8 +127,8 @@ pub fn explain(error: &io::Error, peer: Peer) -> Fault {
         return match (error.kind(), peer) {
             (io::ErrorKind::UnexpectedEof, Peer::Client) => fault(
                 Reason::Closed,
-                "left in the middle of the TLS handshake; a port check does that, and so does a client that does not \
-                 trust respgate's certificate",
+                "left in the middle of the TLS handshake; a client that does not trust respgate's certificate may do \
+                 that",
             ),
             (io::ErrorKind::UnexpectedEof, Peer::Server) => fault(
                 Reason::Closed,
@@ -142,9 +166,7 @@ pub fn explain(error: &io::Error, peer: Peer) -> Fault {
             ),
         },
         (Error::AlertReceived(alert), peer) => refused(*alert, peer),
-        (other, _) => {
-            Fault { reason: Reason::Protocol, text: format!("failed in the TLS handshake: {other}") }
-        }
+        (other, _) => Fault { reason: Reason::Protocol, text: format!("broke the TLS protocol: {other}") },
     }
 }
 
@@ -315,7 +337,7 @@ mod tests {
                 Reason::Refused,
                 "tls-key",
             ),
-            (io::ErrorKind::UnexpectedEof.into(), Peer::Client, Reason::Closed, "port check"),
+            (io::ErrorKind::UnexpectedEof.into(), Peer::Client, Reason::Closed, "does not trust"),
         ] {
             let fault = explain(&error, peer);
             assert_eq!(fault.reason, reason, "{error}");

@@ -2,8 +2,8 @@
 //!
 //! `server` and `client` turn a profile (paths and rules) into a checked set that handshakes use, `trust` says whose
 //! signatures count, `names` which name a server must prove. `accept` shakes hands with clients, `fault` says in words
-//! why that failed, `certificate` reads what a certificate says. Whoever rotates a set sends the new one through the
-//! `watch` channel that handshakes read.
+//! why that failed, `certificate` reads what a certificate says, `read_ahead` spares system calls below TLS. Whoever
+//! rotates a set sends the new one through the `watch` channel that handshakes read.
 
 pub mod accept;
 pub mod certificate;
@@ -11,6 +11,7 @@ pub mod client;
 pub mod fault;
 pub mod names;
 pub mod pem;
+pub mod read_ahead;
 pub mod server;
 pub mod slot;
 pub mod trust;

@@ -314,8 +314,8 @@ impl Leased {
                     session.ended = count == 0;
                     moved = true;
                 }
-                Poll::Ready(Err(_)) => {
-                    self.ending = Some(End::Close(Close::Left));
+                Poll::Ready(Err(error)) => {
+                    self.ending = Some(End::Close(session.lost(&error)));
                     return true;
                 }
             },

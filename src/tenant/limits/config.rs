@@ -24,6 +24,15 @@ pub struct Rates {
     pub bytes_out: Option<Rate>,
 }
 
+/// Whom a tenant's rates are shared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// Which upstream they are shared through.
+    pub upstream: String,
+    /// How many respgates share them, this one included: each keeps to its part while they cannot be shared.
+    pub processes: u64,
+}
+
 /// Limits of one tenant, over all workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
@@ -33,6 +42,8 @@ pub struct LimitsConfig {
     pub max_delay: Duration,
     /// Of all its clients together.
     pub rates: Rates,
+    /// Whom `rates` are shared with; `None`: each respgate has its own.
+    pub sharing: Option<Sharing>,
     /// Of each client.
     pub client_rates: Rates,
     /// Clients connected at once.
@@ -59,6 +70,7 @@ impl Default for LimitsConfig {
             over_limit: OverLimit::Delay,
             max_delay: Duration::from_secs(5),
             rates: Rates::default(),
+            sharing: None,
             client_rates: Rates::default(),
             connections: None,
             in_flight: None,

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod count;
+pub mod ledger;
 pub mod member;
 pub mod rate;
 pub mod refusal;

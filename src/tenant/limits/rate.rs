@@ -8,6 +8,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::ledger::Ledger;
+
 /// Nanoseconds of a second.
 const SECOND: u128 = 1_000_000_000;
 /// A worker takes this part of a second's units at a time.
@@ -29,7 +31,7 @@ impl Rate {
     }
 
     /// How long so many units take, in nanoseconds.
-    fn cost(self, units: u64) -> u64 {
+    pub(super) fn cost(self, units: u64) -> u64 {
         let per_second = u128::from(self.per_second.max(1));
         let cost = (u128::from(units) * SECOND + per_second / 2) / per_second;
         u64::try_from(cost).unwrap_or(u64::MAX)
@@ -38,6 +40,12 @@ impl Rate {
     /// How far ahead of the time the arrival may be that still passes.
     fn tolerance(self) -> u64 {
         self.cost(self.burst.max(1)) - self.cost(1)
+    }
+
+    /// One of so many equal parts.
+    pub(super) fn part(self, of: u64) -> Self {
+        let of = of.max(1);
+        Self { per_second: (self.per_second / of).max(1), burst: (self.burst / of).max(1) }
     }
 
     /// How long units must wait at `now` when the next one is due at `due`.
@@ -106,17 +114,36 @@ impl Meter for Own {
 pub struct Shared {
     rate: Rate,
     due: AtomicU64,
+    /// Counts instead, while it is live.
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl Shared {
     /// Nothing has passed yet.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, due: AtomicU64::new(0) }
+        Self { rate, due: AtomicU64::new(0), ledger: None }
+    }
+
+    /// A rate that so many processes share; while they cannot, this one keeps to its part of it.
+    pub fn among(rate: Rate, processes: u64) -> Self {
+        Self { ledger: Some(Arc::new(Ledger::new(rate, processes))), ..Self::new(rate.part(processes)) }
+    }
+
+    /// What is granted by others, if the rate is shared with them.
+    pub fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.as_ref()
+    }
+
+    fn live(&self) -> Option<&Ledger> {
+        self.ledger.as_deref().filter(|ledger| ledger.live())
     }
 }
 
 impl Meter for Shared {
     fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+        if let Some(ledger) = self.live() {
+            return ledger.charge(units, patience);
+        }
         let cost = self.rate.cost(units);
         let mut due = self.due.load(Ordering::Relaxed);
         loop {
@@ -133,17 +160,23 @@ impl Meter for Shared {
     }
 
     fn refund(&self, units: u64) {
+        if let Some(ledger) = self.live() {
+            return ledger.refund(units);
+        }
         let cost = self.rate.cost(units);
         let _ =
             self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |due| Some(due.saturating_sub(cost)));
     }
 
     fn wait(&self, now: u64) -> u64 {
-        self.rate.wait(self.due.load(Ordering::Relaxed), now)
+        match self.live() {
+            Some(ledger) => ledger.wait(),
+            None => self.rate.wait(self.due.load(Ordering::Relaxed), now),
+        }
     }
 
     fn rate(&self) -> Rate {
-        self.rate
+        self.live().map_or(self.rate, Ledger::whole)
     }
 }
 
@@ -192,7 +225,7 @@ impl Meter for Batched {
     }
 
     fn rate(&self) -> Rate {
-        self.shared.rate
+        self.shared.rate()
     }
 }
 
@@ -304,6 +337,19 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert!((100_000..=100_004).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn a_part_of_a_rate_holds_while_it_cannot_be_shared() {
+        let shared = Shared::among(Rate { per_second: 1000, burst: 100 }, 4);
+        let ledger = shared.ledger().unwrap();
+        assert_eq!(shared.rate(), Rate { per_second: 250, burst: 25 });
+        assert_eq!(passing(&shared, 0, 1000 * MS, MS, 1), 25 + 249);
+        ledger.open(10);
+        assert_eq!(shared.rate(), Rate { per_second: 1000, burst: 100 });
+        assert_eq!(passing(&shared, 1000 * MS, 2000 * MS, MS, 1), 10);
+        ledger.close();
+        assert_eq!(passing(&shared, 2000 * MS, 3000 * MS, MS, 1), 25 + 249);
     }
 
     #[test]

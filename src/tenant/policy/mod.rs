@@ -200,10 +200,12 @@ fn changes(spec: &Spec) -> bool {
         || (is_script(spec) && !spec.flags.contains(Flags::READONLY))
 }
 
-/// Whether a command is about the server as a whole, other tenants' keys and commands included. CONFIG GET is left to
-/// the listener, since many clients begin with it.
+/// Whether a command is about the server as a whole, other tenants' keys and commands included. Those that stop or forget
+/// the scripts of others count too, although the server flags them as nothing. CONFIG GET is left to the listener, since
+/// many clients begin with it.
 fn administers(spec: &Spec) -> bool {
-    spec.flags.contains(Flags::ADMIN) && spec.verb != Verb::ConfigGet
+    let of_all_scripts = matches!(spec.name, "SCRIPT|FLUSH" | "SCRIPT|KILL" | "FUNCTION|KILL");
+    (spec.flags.contains(Flags::ADMIN) || of_all_scripts) && spec.verb != Verb::ConfigGet
 }
 
 #[cfg(test)]

@@ -199,6 +199,9 @@ fn keys_are_held_to_their_prefixes() {
         "EVAL x 1 app1:a",
         "FCALL_RO f 1 app1:a",
         "FUNCTION FLUSH",
+        "SCRIPT FLUSH",
+        "SCRIPT KILL",
+        "FUNCTION KILL",
     ] {
         assert_eq!(judge_text(&app, request), Err(Denial::Command), "{request}");
     }
@@ -241,6 +244,9 @@ fn readers_change_nothing() {
         "CONFIG SET a b",
         "DEBUG POPULATE 1",
         "REPLICAOF no one",
+        "SCRIPT FLUSH",
+        "SCRIPT KILL",
+        "FUNCTION KILL",
     ] {
         assert_eq!(judge_text(&reader, request), Err(Denial::Command), "{request}");
     }

@@ -1,7 +1,13 @@
 // Where to connect, and how to print: the last two arguments are HOST PORT.
+import { readFileSync } from "node:fs";
+
 const [host, port] = process.argv.slice(-2);
 
-export const address = { host, port: Number(port) };
+// With these files the connection is made with TLS.
+const { TLS_CA, TLS_CERT, TLS_KEY } = process.env;
+const tls = TLS_CA && { ca: readFileSync(TLS_CA), cert: readFileSync(TLS_CERT), key: readFileSync(TLS_KEY) };
+
+export const address = { host, port: Number(port), ...(tls && { tls }) };
 
 // One line of the transcript. Buffers, maps and undefined are printed alike on every run.
 export function print(label, value) {

@@ -6,11 +6,11 @@ import redis
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 
-from transcript import HOST, PORT, failure, say
+from transcript import HOST, PORT, TLS, failure, say
 
 
 def connect(protocol, **options):
-    return redis.Redis(host=HOST, port=PORT, protocol=protocol, decode_responses=True, **options)
+    return redis.Redis(host=HOST, port=PORT, protocol=protocol, decode_responses=True, **TLS, **options)
 
 
 def basics(r):
@@ -180,7 +180,7 @@ def caching():
     """The library has a list of servers that it caches for; what it asks of them is what any server since 6 does."""
     CacheProxyConnection.MIN_ALLOWED_VERSION = "6.0.0"
     CacheProxyConnection.DEFAULT_SERVER_NAME = connect(3).execute_command("HELLO")["server"]
-    r = redis.Redis(host=HOST, port=PORT, protocol=3, decode_responses=True, cache_config=CacheConfig())
+    r = redis.Redis(host=HOST, port=PORT, protocol=3, decode_responses=True, cache_config=CacheConfig(), **TLS)
     writer = connect(3)
     writer.set("cached", "old")
     say("cached", [r.get("cached"), r.get("cached"), r.get_cache().size])

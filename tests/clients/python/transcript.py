@@ -1,9 +1,20 @@
 """Where to connect, and how to print: the last two arguments are HOST PORT."""
 
 import faulthandler
+import os
 import sys
 
 HOST, PORT = sys.argv[-2], int(sys.argv[-1])
+
+# With these files the connection is made with TLS.
+TLS = {}
+if "TLS_CA" in os.environ:
+    TLS = {
+        "ssl": True,
+        "ssl_ca_certs": os.environ["TLS_CA"],
+        "ssl_certfile": os.environ["TLS_CERT"],
+        "ssl_keyfile": os.environ["TLS_KEY"],
+    }
 
 # A run that hangs is a failed run: it ends with a traceback that says where.
 faulthandler.dump_traceback_later(100, exit=True)

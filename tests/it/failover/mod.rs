@@ -33,6 +33,7 @@ mod checker;
 mod crash;
 mod cut;
 mod doubt;
+mod encrypted;
 mod fence;
 mod freeze;
 mod liar;
@@ -61,6 +62,7 @@ use writers::{Outcome, Record, Writers};
 use crate::support::deployment::{Deployment, NAME, Plan};
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
+use crate::support::tls::Target;
 use crate::support::wait;
 
 /// How often each drill is repeated.
@@ -78,6 +80,8 @@ struct Drill {
     // Dropped in this order: clients first, servers last.
     writers: Option<Writers>,
     watch: Watch,
+    /// Where the writers connect.
+    target: Target,
     proxy: Proxy,
     deployment: Deployment,
     turn: Turn,
@@ -91,19 +95,30 @@ impl Drill {
 
     /// With more options for the primary, and more lines for respgate's upstream.
     fn start_with(flavor: Flavor, options: &[&str], upstream: &str) -> Self {
+        Self::start_plan(&Plan { primary_options: options, ..plan(flavor) }, upstream, None)
+    }
+
+    /// With a plan of its own. `door`: a table of respgate's listeners, and how writers connect there.
+    fn start_plan(plan: &Plan<'_>, upstream: &str, door: Option<(String, Target)>) -> Self {
         let turn = Turn::wait();
-        let deployment = Deployment::start(&Plan { primary_options: options, ..plan(flavor) });
+        let deployment = Deployment::start(plan);
         deployment.wait_until_redundant();
-        let toml = format!("[upstreams.main]\nurl = \"{}\"\n{upstream}\n", deployment.url());
+        let (listeners, target) = door.unzip();
+        let toml = format!(
+            "{}[upstreams.main]\nurl = \"{}\"\n{upstream}\n",
+            listeners.unwrap_or_default(),
+            deployment.url()
+        );
         let mut proxy = Proxy::start_file(2, &toml);
         // That a primary, or a Sentinel, is gone is worth a warning.
         proxy.allow_log("\"WARN\"");
         let timeline = Timeline::start();
         let sentinels: Vec<_> = deployment.sentinels.iter().map(Server::address).collect();
         let watch = Watch::start(&sentinels, &timeline);
-        let writers = Writers::start(WRITERS, proxy.port, &timeline);
+        let target = target.unwrap_or(Target { port: proxy.port, tls: None });
+        let writers = Writers::start(WRITERS, &target, &timeline);
         thread::sleep(Duration::from_millis(500));
-        let drill = Self { timeline, writers: Some(writers), watch, proxy, deployment, turn };
+        let drill = Self { timeline, writers: Some(writers), watch, target, proxy, deployment, turn };
         drill.note(format!("the primary is at port {}", drill.deployment.primary.port));
         drill
     }
@@ -130,7 +145,7 @@ impl Drill {
     /// Waits until the Sentinels' majority names another primary than the first: when, and its port.
     #[track_caller]
     fn wait_for_switch(&self) -> (Duration, u16) {
-        let (at, port) = self.watch.wait_for_majority(self.deployment.primary.port);
+        let (at, port) = self.watch.wait_for_majority(self.deployment.primary.announced());
         self.timeline.note_at(at, format!("the majority names port {port}"));
         (at, port)
     }
@@ -138,7 +153,7 @@ impl Drill {
     /// A node, by its port.
     fn node(&self, port: u16) -> &Server {
         let mut nodes = self.deployment.replicas.iter().chain([&self.deployment.primary]);
-        nodes.find(|node| node.port == port).expect("a node of the drill")
+        nodes.find(|node| node.announced() == port).expect("a node of the drill")
     }
 
     /// Ends the writing and compares with what `survivor` holds.

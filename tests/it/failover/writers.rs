@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::timeline::Timeline;
 use crate::support::client::Client;
+use crate::support::tls::Target;
 
 /// Between two writes of one client: enough to have writes in flight at any moment, and to spare a small machine.
 const PACE: Duration = Duration::from_millis(2);
@@ -49,13 +50,13 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts `count` clients of this port, every other one with RESP3.
-    pub fn start(count: usize, port: u16, timeline: &Timeline) -> Self {
+    /// Starts `count` clients, every other one with RESP3.
+    pub fn start(count: usize, target: &Target, timeline: &Timeline) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (0..count)
             .map(|number| {
-                let (stop, timeline) = (Arc::clone(&stop), timeline.clone());
-                thread::spawn(move || write(number, port, &stop, &timeline))
+                let (stop, target, timeline) = (Arc::clone(&stop), target.clone(), timeline.clone());
+                thread::spawn(move || write(number, &target, &stop, &timeline))
             })
             .collect();
         Self { stop, threads }
@@ -73,9 +74,9 @@ impl Writers {
     }
 }
 
-fn write(number: usize, port: u16, stop: &AtomicBool, timeline: &Timeline) -> Record {
+fn write(number: usize, target: &Target, stop: &AtomicBool, timeline: &Timeline) -> Record {
     let key = format!("drill:{number}");
-    let mut client = connect(number, port);
+    let mut client = connect(number, target);
     let mut writes: Vec<Write> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let sent = timeline.now();
@@ -92,15 +93,15 @@ fn write(number: usize, port: u16, stop: &AtomicBool, timeline: &Timeline) -> Re
         let dropped = matches!(outcome, Outcome::Dropped(_));
         writes.push(Write { sent, ended, outcome });
         if dropped {
-            client = connect(number, port);
+            client = connect(number, target);
         }
         thread::sleep(PACE);
     }
     Record { key, writes }
 }
 
-fn connect(number: usize, port: u16) -> Client {
-    let mut client = Client::connect(port);
+fn connect(number: usize, target: &Target) -> Client {
+    let mut client = target.client();
     client.deadline(PATIENCE);
     if number % 2 == 1 {
         client.send_command(&["HELLO", "3"]);

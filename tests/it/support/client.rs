@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::place::Place;
+use super::tls::TlsConnection;
 use super::wait::PATIENCE;
 
 /// How long a connection may take to be made: a host that is cut off does not answer at all.
@@ -14,7 +15,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 trait Stream: Read + Write + Send {
     fn wait_at_most(&self, limit: Duration) -> io::Result<()>;
-    fn end_writes(&self) -> io::Result<()>;
+    fn end_writes(&mut self) -> io::Result<()>;
     fn another(&self) -> io::Result<Box<dyn Stream>>;
 }
 
@@ -22,7 +23,7 @@ impl Stream for TcpStream {
     fn wait_at_most(&self, limit: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(limit))
     }
-    fn end_writes(&self) -> io::Result<()> {
+    fn end_writes(&mut self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
     }
     fn another(&self) -> io::Result<Box<dyn Stream>> {
@@ -34,11 +35,25 @@ impl Stream for UnixStream {
     fn wait_at_most(&self, limit: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(limit))
     }
-    fn end_writes(&self) -> io::Result<()> {
+    fn end_writes(&mut self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
     }
     fn another(&self) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.try_clone()?))
+    }
+}
+
+impl Stream for TlsConnection {
+    fn wait_at_most(&self, limit: Duration) -> io::Result<()> {
+        self.sock.set_read_timeout(Some(limit))
+    }
+    fn end_writes(&mut self) -> io::Result<()> {
+        self.conn.send_close_notify();
+        self.flush()?;
+        self.sock.shutdown(Shutdown::Write)
+    }
+    fn another(&self) -> io::Result<Box<dyn Stream>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS connection cannot be used by two threads"))
     }
 }
 
@@ -77,6 +92,11 @@ impl Client {
 
     pub fn try_connect_unix(path: &Path) -> io::Result<Self> {
         Ok(Self::over(Box::new(UnixStream::connect(path)?)))
+    }
+
+    /// A client of a connection that has shaken hands.
+    pub fn over_tls(stream: TlsConnection) -> Self {
+        Self::over(Box::new(stream))
     }
 
     fn over(stream: Box<dyn Stream>) -> Self {

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
+use super::certificates::Certificates;
 use super::place::Place;
 use super::port::free_port;
-use super::servers::{Flavor, Server};
+use super::servers::{Flavor, Server, tls_options};
 use super::wait;
 
 /// The name that the Sentinels know the primary by.
@@ -26,6 +27,22 @@ pub struct Plan<'a> {
     pub failover_timeout_ms: u32,
     /// More options for the primary.
     pub primary_options: &'a [&'a str],
+    /// Nodes (`NODE.crt`) and Sentinels (`SENTINEL.crt`) speak TLS to each other, and announce where they do.
+    pub tls: Option<PlanTls<'a>>,
+}
+
+/// See [`Plan::tls`].
+#[derive(Clone, Copy)]
+pub struct PlanTls<'a> {
+    pub certificates: &'a Certificates,
+    pub node: &'a str,
+    pub sentinel: &'a str,
+}
+
+impl std::fmt::Debug for PlanTls<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} and {}", self.node, self.sentinel)
+    }
 }
 
 impl Plan<'_> {
@@ -40,6 +57,7 @@ impl Plan<'_> {
             down_after_ms: 1500,
             failover_timeout_ms: 10_000,
             primary_options: &[],
+            tls: None,
         }
     }
 }
@@ -58,17 +76,25 @@ impl Deployment {
         if let Some(password) = plan.password {
             options.extend(["--requirepass", password, "--masterauth", password]);
         }
-        let primary = Server::start_with(plan.flavor, &[&options, plan.primary_options].concat());
-        let primary_port = primary.port.to_string();
+        let node = |options: &[&str]| match plan.tls {
+            None => Server::start_with(plan.flavor, options),
+            Some(PlanTls { certificates, node, .. }) => {
+                let options = [options, &["--tls-replication", "yes"]].concat();
+                Server::start_tls(plan.flavor, certificates, node, &options)
+            }
+        };
+        let primary = node(&[&options, plan.primary_options].concat());
+        let primary_port = primary.announced().to_string();
         let replicas = (0..plan.replicas)
             .map(|_| {
                 let mut options = options.clone();
                 options.extend(["--replicaof", "127.0.0.1", &primary_port]);
-                Server::start_with(plan.flavor, &options)
+                node(&options)
             })
             .collect();
+        let announced = primary.place.address(primary.announced());
         let sentinels =
-            (0..plan.sentinels).map(|_| start_sentinel(plan, Place::LOOPBACK, primary.address())).collect();
+            (0..plan.sentinels).map(|_| start_sentinel(plan, Place::LOOPBACK, announced)).collect();
         Self { sentinels, replicas, primary }
     }
 
@@ -89,10 +115,12 @@ impl Deployment {
         }
     }
 
-    /// `redis-sentinel://127.0.0.1:P1,…/0#mymaster`.
+    /// `redis-sentinel://127.0.0.1:P1,…/0#mymaster`; `rediss-sentinel` with TLS.
     pub fn url(&self) -> String {
-        let hosts: Vec<String> = self.sentinels.iter().map(|s| format!("127.0.0.1:{}", s.port)).collect();
-        format!("redis-sentinel://{}/0#{NAME}", hosts.join(","))
+        let hosts: Vec<String> =
+            self.sentinels.iter().map(|s| format!("127.0.0.1:{}", s.announced())).collect();
+        let scheme = if self.primary.tls_port.is_some() { "rediss-sentinel" } else { "redis-sentinel" };
+        format!("{scheme}://{}/0#{NAME}", hosts.join(","))
     }
 }
 
@@ -115,7 +143,16 @@ pub fn start_sentinel(plan: &Plan<'_>, place: Place, primary: SocketAddr) -> Ser
     if let Some(password) = plan.sentinel_password {
         text.push_str(&format!("requirepass {password}\n"));
     }
+    let mut tls_port = None;
+    if let Some(PlanTls { certificates, sentinel, .. }) = plan.tls {
+        let port = *tls_port.insert(free_port());
+        text.push_str("tls-replication yes\n");
+        for (key, value) in tls_options(certificates, sentinel, port) {
+            text.push_str(&format!("{key} {value}\n"));
+        }
+    }
     let mut sentinel = Server::start_sentinel(place, plan.flavor, port, &text);
+    sentinel.tls_port = tls_port;
     sentinel.password = plan.sentinel_password.map(str::to_owned);
     sentinel
 }

@@ -1,5 +1,6 @@
 //! Starting servers, respgate and raw clients, and waiting for them.
 
+pub mod certificates;
 pub mod client;
 pub mod compare;
 pub mod deployment;
@@ -9,4 +10,5 @@ pub mod proxy;
 pub mod scripted;
 pub mod servers;
 pub mod signal;
+pub mod tls;
 pub mod wait;

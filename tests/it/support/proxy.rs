@@ -55,6 +55,13 @@ impl Proxy {
         proxy
     }
 
+    /// As [`Proxy::start_file`], without waiting for a primary, and by way of `wrapper` (see [`Proxy::launch_under`]).
+    pub fn launch_file(wrapper: &[&str], workers: usize, toml: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), toml).expect("the configuration");
+        Self::launch_under(wrapper, free_port(), workers, &["--config", &file.path().to_string_lossy()])
+    }
+
     /// Starts it without waiting for a primary: its admin side answers, readiness may never come.
     pub fn launch(port: u16, workers: usize, flags: &[&str]) -> Self {
         Self::launch_at(&[], Place::LOOPBACK, port, workers, flags)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::certificates::Certificates;
 use super::client::Client;
 use super::place::Place;
 use super::port::free_port;
@@ -64,7 +65,10 @@ pub fn spawn(command: &mut Command, remedy: &str) -> Child {
 pub struct Server {
     pub flavor: Flavor,
     pub place: Place,
+    /// Where it speaks plain text.
     pub port: u16,
+    /// Where it speaks TLS, if it does.
+    pub tls_port: Option<u16>,
     pub password: Option<String>,
     process: Child,
     folder: TempDir,
@@ -98,6 +102,23 @@ impl Server {
         panic!("{} did not stay up in five attempts", flavor.binary("server"));
     }
 
+    /// A server that speaks TLS too, with `NAME.crt` and `NAME.key`. It trusts `both-ca.pem` and asks clients for no
+    /// certificate, unless the options say otherwise.
+    pub fn start_tls(flavor: Flavor, certificates: &Certificates, name: &str, options: &[&str]) -> Self {
+        let port = free_port();
+        let tls = tls_options(certificates, name, port);
+        let tls = tls.iter().flat_map(|(key, value)| [format!("--{key}"), value.clone()]).collect::<Vec<_>>();
+        let all: Vec<&str> = tls.iter().map(String::as_str).chain(options.iter().copied()).collect();
+        let mut server = Self::start_with(flavor, &all);
+        server.tls_port = Some(port);
+        server
+    }
+
+    /// The port that is dialled by whoever follows the deployment: the one with TLS, if there is one.
+    pub fn announced(&self) -> u16 {
+        self.tls_port.unwrap_or(self.port)
+    }
+
     /// A Sentinel with this configuration; `place` and `port` are those that the text names.
     pub fn start_sentinel(place: Place, flavor: Flavor, port: u16, configuration: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
@@ -123,7 +144,7 @@ impl Server {
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
         let process = spawn(&mut command, flavor.remedy());
-        let mut server = Self { flavor, place, port, password, process, folder };
+        let mut server = Self { flavor, place, port, tls_port: None, password, process, folder };
         let up = wait::until_some("a server to answer PING", wait::PATIENCE, || {
             if server.process.try_wait().expect("the server's state").is_some() {
                 return Some(false);
@@ -213,6 +234,17 @@ impl Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Options of a server or Sentinel that speaks TLS at `port`.
+pub fn tls_options(certificates: &Certificates, name: &str, port: u16) -> [(&'static str, String); 5] {
+    [
+        ("tls-port", port.to_string()),
+        ("tls-cert-file", certificates.path(&format!("{name}.crt"))),
+        ("tls-key-file", certificates.path(&format!("{name}.key"))),
+        ("tls-ca-cert-file", certificates.path("both-ca.pem")),
+        ("tls-auth-clients", "no".to_owned()),
+    ]
 }
 
 const SENTINEL_FILE: &str = "sentinel.conf";

@@ -1,0 +1,376 @@
+//! Shares tenants' rates with other respgates, through a key on an upstream for each rate.
+//!
+//! One task for each upstream, on the main thread and on a connection of its own, asks ahead of the clients, about 40
+//! times a second while a rate is used. The key holds the moment up to which units have been granted, by the server's
+//! clock, and a script moves it on: atomic, exact at any window, and without the proxies' clocks. Counters in windows
+//! (INCRBY) would need no script, but let twice the rate pass around a window's edge. The script is sent whole each time:
+//! it is short, and nothing has to be loaded again on another primary.
+//!
+//! While the server does not answer, or refuses, each respgate keeps to its part of the rate.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Tenant;
+use super::limits::ledger::Ledger;
+use super::limits::refusal::Limit;
+use crate::net::backoff::Backoff;
+use crate::net::stream::Stream;
+use crate::net::tls::client::{ClientSet, ClientTls};
+use crate::resp::Resp;
+use crate::resp::control::{Control, ControlError};
+use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, greet};
+use crate::resp::value::Value;
+use crate::rotation::login::Newest;
+use crate::topology::Generation;
+use crate::upstream::UpstreamPlan;
+use crate::upstream::config::Reauth;
+
+/// Where the keys are, followed by `{tenant}:limit`.
+const PREFIX: &str = "__respgate:limit:";
+/// How often grants are asked for, less up to a fifth.
+const INTERVAL: Duration = Duration::from_millis(25);
+/// The server is asked at least so often, so that it is known whether it would answer.
+const CHECK: Duration = Duration::from_millis(500);
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a greeting may take.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the server may not be asked before the local part holds: a planned failover is often over by then.
+const GRACE: Duration = Duration::from_secs(1);
+/// Between attempts to reach the server.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// KEYS: where. ARGV: units per second, of a burst, wanted. Returns the units granted. The key is the time in µs up to
+/// which all is granted; a time ahead of the clock is another clock's, from before a failover.
+const SCRIPT: &str = "\
+local t = redis.call('TIME')
+local now, rate = t[1] * 1000000 + t[2], ARGV[1] / 1000000
+local due = math.min(tonumber(redis.call('GET', KEYS[1])) or 0, now)
+due = math.max(due, now - ARGV[2] / rate)
+local granted = math.min(tonumber(ARGV[3]), math.floor((now - due) * rate))
+if granted < 1 then return 0 end
+redis.call('SET', KEYS[1], string.format('%.3f', due + granted / rate), 'PX', math.ceil(ARGV[2] / rate / 1000) + 1000)
+return granted";
+
+/// How tenants' rates are shared through one upstream, for the admin side.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The upstream's name.
+    pub upstream: String,
+    standing: watch::Sender<Standing>,
+}
+
+/// Whether rates are shared now.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Why each respgate keeps to its part, while that is so.
+    pub fault: Option<Arc<str>>,
+    /// How often sharing has ended.
+    pub fallbacks: u64,
+    /// The fault has been logged.
+    told: bool,
+}
+
+impl Store {
+    /// Shares the rates of those `tenants` that are to be shared through `upstream`, from now on. `None`: there are none.
+    pub fn spawn(upstream: &UpstreamPlan, tenants: &[Arc<Tenant>]) -> Option<Self> {
+        let name = &upstream.config.name;
+        let accounts: Vec<_> = tenants
+            .iter()
+            .filter(|tenant| {
+                tenant.config.limits.sharing.as_ref().is_some_and(|sharing| sharing.upstream == *name)
+            })
+            .flat_map(|tenant| {
+                let name = &tenant.config.name;
+                tenant.ledgers().map(move |(limit, ledger)| Account::new(name, limit, ledger.clone()))
+            })
+            .collect();
+        if accounts.is_empty() {
+            return None;
+        }
+        let standing =
+            Standing { fault: Some("the server has not been asked yet".into()), ..Standing::default() };
+        let store = Self { upstream: name.clone(), standing: watch::channel(standing).0 };
+        let now = Instant::now();
+        let task = Task {
+            store: store.clone(),
+            accounts,
+            upstream: upstream.clone(),
+            answered: now,
+            patience: now + GRACE,
+        };
+        tokio::spawn(task.run());
+        Some(store)
+    }
+
+    /// Whether rates are shared now.
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+}
+
+/// One rate.
+struct Account {
+    key: String,
+    ledger: Arc<Ledger>,
+    per_second: String,
+    burst: String,
+    granted_at: Instant,
+}
+
+impl Account {
+    fn new(tenant: &str, limit: Limit, ledger: Arc<Ledger>) -> Self {
+        Self {
+            key: format!("{PREFIX}{{{tenant}}}:{}", limit.key()),
+            per_second: ledger.whole().per_second.to_string(),
+            burst: ledger.whole().burst.to_string(),
+            ledger,
+            granted_at: Instant::now(),
+        }
+    }
+
+    fn grant(&mut self, granted: u64, wanted: u64) {
+        let now = Instant::now();
+        if self.ledger.live() {
+            self.ledger.grant(granted, wanted, now - self.granted_at);
+        } else {
+            self.ledger.open(granted.min(wanted));
+        }
+        self.granted_at = now;
+    }
+}
+
+/// Why rates are not shared.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    /// The server could not be asked: this may pass, as in a failover.
+    #[error("{0}")]
+    Away(String),
+    /// The server was asked, and refuses.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Why a connection is given up that works.
+enum End {
+    /// It is of the past: another primary has taken over, credentials have changed, or it is old.
+    Outdated,
+    Fault(Fault),
+}
+
+/// A connection to the primary.
+struct Link {
+    control: Control<Stream>,
+    generation: Generation,
+    retires: Option<Instant>,
+    logins: watch::Receiver<Newest>,
+    certificates: Option<watch::Receiver<ClientSet>>,
+}
+
+struct Task {
+    store: Store,
+    accounts: Vec<Account>,
+    upstream: UpstreamPlan,
+    /// When the server answered last.
+    answered: Instant,
+    /// Until then the local parts are not resorted to, while the server cannot be asked.
+    patience: Instant,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut why = String::from("no primary could be reached in time");
+        loop {
+            let connected = if self.shares() {
+                let late = |_| Err(Fault::Away(why.clone()));
+                timeout_at(self.patience, self.connect()).await.unwrap_or_else(late)
+            } else {
+                self.connect().await
+            };
+            let fault = match connected {
+                Ok(link) => match self.serve(link, &mut backoff).await {
+                    End::Outdated => continue,
+                    End::Fault(fault) => fault,
+                },
+                Err(fault) => fault,
+            };
+            if matches!(fault, Fault::Refused(_)) || Instant::now() >= self.patience {
+                self.fall_back(&fault);
+            }
+            why = fault.to_string();
+            tokio::select! {
+                () = sleep(backoff.next_delay()) => {}
+                changed = self.upstream.topology.changed() => if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn shares(&self) -> bool {
+        self.store.standing.borrow().fault.is_none()
+    }
+
+    /// A connection to the primary, once there is one.
+    async fn connect(&mut self) -> Result<Link, Fault> {
+        let primary = self.upstream.topology.borrow_and_update().primary().cloned();
+        let Some(primary) = primary else { return Err(Fault::Away("no primary is known".into())) };
+        let away = |why: &dyn fmt::Display| Fault::Away(format!("{}: {why}", primary.address));
+        let logins = self.upstream.login.subscribe();
+        let certificates = self.upstream.dialer.tls.as_ref().map(ClientTls::changes);
+        let credentials =
+            self.upstream.login.newest_within(GREETING_TIMEOUT).await.map_err(|why| away(&why))?;
+        let stream = self.upstream.dialer.dial(&primary.address).await.map_err(|why| away(&why))?;
+        let mut control = Control::new(stream);
+        let greeting = Greeting { credentials: credentials.as_deref(), resp: Resp::V2, database: 0 };
+        let greeted = greet(&mut control, &greeting, Instant::now() + GREETING_TIMEOUT).await;
+        match (&greeted, &credentials) {
+            (Err(GreetError::AuthRefused(line)), Some(credentials)) => {
+                self.upstream.login.refused(&primary.address, credentials, line);
+            }
+            (Ok(_), Some(_)) => self.upstream.login.accepted(),
+            _ => {}
+        }
+        match greeted {
+            Ok(Greeted { role: Some(Role::Primary { .. }) | None, .. }) => {
+                let (generation, retires) =
+                    (primary.generation, self.upstream.config.retires(Instant::now()));
+                Ok(Link { control, generation, retires, logins, certificates })
+            }
+            Ok(_) => Err(away(&"it is not a primary")),
+            Err(error @ (GreetError::AuthRefused(_) | GreetError::AuthRequired(_))) => {
+                Err(Fault::Refused(format!("{}: {error}", primary.address)))
+            }
+            Err(error) => Err(away(&error)),
+        }
+    }
+
+    /// Asks for grants until that fails or the connection is of the past.
+    async fn serve(&mut self, mut link: Link, backoff: &mut Backoff) -> End {
+        loop {
+            if let Err(fault) = self.ask(&mut link.control).await {
+                return End::Fault(fault);
+            }
+            backoff.reset();
+            self.patience = Instant::now() + GRACE;
+            sleep(INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())).await;
+            if self.outdated(&link) {
+                return End::Outdated;
+            }
+        }
+    }
+
+    fn outdated(&self, link: &Link) -> bool {
+        let primary = self.upstream.topology.borrow().primary().map(|primary| primary.generation);
+        let changed = || {
+            let certificates = link.certificates.as_ref();
+            link.logins.has_changed().unwrap_or(false)
+                || certificates.is_some_and(|changes| changes.has_changed().unwrap_or(false))
+        };
+        primary != Some(link.generation)
+            || link.retires.is_some_and(|retires| Instant::now() >= retires)
+            || (self.upstream.config.reauth == Reauth::Reconnect && changed())
+    }
+
+    /// Asks for what is wanted, all in one go.
+    async fn ask(&mut self, control: &mut Control<Stream>) -> Result<(), Fault> {
+        let first = !self.shares();
+        let idle = self.answered.elapsed() >= CHECK;
+        let mut asked = Vec::new();
+        for (at, account) in self.accounts.iter().enumerate() {
+            let wanted = account.ledger.wanted();
+            if wanted > 0 || first || (idle && at == 0) {
+                let units = wanted.to_string();
+                let Account { key, per_second, burst, .. } = account;
+                let numbers = [per_second.as_bytes(), burst.as_bytes(), units.as_bytes()];
+                let [per_second, burst, units] = numbers;
+                control.send(&[b"EVAL", SCRIPT.as_bytes(), b"1", key.as_bytes(), per_second, burst, units]);
+                asked.push((at, wanted));
+            }
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let away = |error: ControlError| Fault::Away(error.to_string());
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        control.flush(deadline).await.map_err(away)?;
+        for (at, wanted) in asked {
+            let reply = control.reply(deadline).await.map_err(away)?;
+            let granted = granted(&reply)?;
+            if let Some(account) = self.accounts.get_mut(at) {
+                account.grant(granted, wanted);
+            }
+        }
+        self.answered = Instant::now();
+        if first {
+            let upstream = &self.store.upstream;
+            tracing::info!(upstream, "rates of tenants are shared with other respgates from now on");
+            self.store.standing.send_modify(|standing| {
+                standing.fault = None;
+                standing.told = false;
+            });
+        }
+        Ok(())
+    }
+
+    /// From now on the local parts hold. Said once; a newer reason is only shown.
+    fn fall_back(&self, fault: &Fault) {
+        self.accounts.iter().for_each(|account| account.ledger.close());
+        let why: Arc<str> = fault.to_string().into();
+        let mut told = true;
+        self.store.standing.send_modify(|standing| {
+            told = standing.told;
+            standing.fallbacks += u64::from(standing.fault.is_none());
+            standing.fault = Some(why.clone());
+            standing.told = true;
+        });
+        if !told {
+            let upstream = &self.store.upstream;
+            tracing::warn!(upstream, %why, "rates of tenants cannot be shared with other respgates: each keeps to its own part, and tries again");
+        }
+    }
+}
+
+/// What a reply grants. A node that is not, or not yet, a primary may be one soon, or another.
+fn granted(reply: &Value) -> Result<u64, Fault> {
+    match reply {
+        Value::Integer(units) => Ok(u64::try_from(*units).unwrap_or_default()),
+        Value::Error(line) => {
+            let passing = [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"BUSY", b"REDIRECT"];
+            let mut said = line.escape_ascii().to_string();
+            if line.starts_with(b"NOPERM") {
+                said.push_str(&format!("; give respgate's user +eval +get +set +time ~{PREFIX}*"));
+            }
+            Err(match passing.iter().any(|code| line.starts_with(code)) {
+                true => Fault::Away(said),
+                false => Fault::Refused(said),
+            })
+        }
+        _ => Err(Fault::Refused("the server's answer to EVAL is not a number".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_grants_or_say_why_not() {
+        let error = |line: &'static str| granted(&Value::Error(line.into()));
+        assert_eq!(granted(&Value::Integer(7)).unwrap(), 7);
+        assert_eq!(granted(&Value::Integer(-7)).unwrap(), 0);
+        assert!(matches!(
+            error("READONLY You can't write against a read only replica."),
+            Err(Fault::Away(_))
+        ));
+        assert!(matches!(error("NOPERM this user has no permissions"), Err(Fault::Refused(_))));
+        assert!(matches!(error("OOM command not allowed"), Err(Fault::Refused(_))));
+        assert!(matches!(granted(&Value::Null), Err(Fault::Refused(_))));
+    }
+}

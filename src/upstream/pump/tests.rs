@@ -1,0 +1,254 @@
+use std::sync::Arc;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::server::TlsStream;
+
+use std::future::poll_fn;
+
+use super::*;
+use crate::metrics::Counters;
+use crate::net::buffers::Buffers;
+use crate::net::connect::Dialer;
+use crate::net::read_buffer::ReadBuffer;
+use crate::net::stream::Stream;
+use crate::net::tls::Floor;
+use crate::net::tls::accept::{HandshakeLog, ServerTls, Welcomed};
+use crate::net::tls::client::{ClientProfile, ClientTls};
+use crate::net::tls::names::Names;
+use crate::net::tls::read_ahead::ReadAhead;
+use crate::net::tls::server::{ClientCertificates, ServerProfile};
+use crate::net::tls::testing::Authority;
+use crate::net::tls::trust::Trust;
+use crate::resp::Resp;
+use crate::timeline::Timelines;
+use crate::topology::{Address, Generation, Outage, Topology};
+use crate::upstream::UpstreamPlan;
+use crate::upstream::config::UpstreamConfig;
+use crate::upstream::open::Key;
+use crate::upstream::queue::{Loss, Settled};
+use crate::upstream::scripts::Scripts;
+
+const READ: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+const WRITE: &[u8] = b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n";
+
+struct Bench {
+    upstream: Rc<Upstream>,
+    lane: Rc<Lane>,
+    buffers: Rc<Buffers>,
+    _topology: watch::Sender<Topology>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let buffers = Rc::new(Buffers::new(1 << 20));
+        let (hints, _) = mpsc::channel(1);
+        let (topology, watched) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+        let config = UpstreamConfig::new("test");
+        let counters = Rc::new(Counters::default());
+        let plan = UpstreamPlan {
+            config,
+            dialer: Dialer::default(),
+            login: crate::rotation::login::Login::default(),
+            topology: watched,
+            hints,
+            scripts: Scripts::default(),
+            timelines: Timelines::default(),
+        };
+        let upstream = Upstream::start(plan, buffers.clone(), counters);
+        let identity = upstream.identities.own().clone();
+        let lane = Lane::new(Key { identity, database: 0, resp: Resp::V2 });
+        Self { upstream, lane, buffers, _topology: topology }
+    }
+
+    fn client(&self) -> Rc<Replies> {
+        Replies::new(self.buffers.clone(), 1 << 20)
+    }
+
+    /// Absorbs what a server sends on a new connection.
+    async fn absorb(&self, sent: &[u8]) -> Result<(), String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let read = ReadBuffer::with(1024, sent);
+        let (generation, began) = (Generation(1), tokio::time::Instant::now());
+        let link = Link {
+            stream: Stream::Tcp(stream),
+            read,
+            generation,
+            began,
+            round_trip: std::time::Duration::ZERO,
+            retires: None,
+        };
+        let mut pump = Pump::new(link, false);
+        pump.absorb(&self.lane, &self.upstream)
+    }
+}
+
+async fn taken(client: &Replies) -> Vec<u8> {
+    let mut taken = Vec::new();
+    poll_fn(|cx| client.poll_write_to(cx, &mut taken)).await.unwrap();
+    assert_eq!(client.awaited(), 0, "nothing more may be awaited");
+    taken
+}
+
+fn locally(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    runtime.unwrap().block_on(test);
+}
+
+#[test]
+fn a_reply_never_reaches_the_client_of_a_write_that_was_not_sent_again() {
+    locally(async {
+        let bench = Bench::new();
+        let clients = [bench.client(), bench.client(), bench.client(), bench.client()];
+        let requests = [(READ, IfLost::Resend), (WRITE, IfLost::ReportUnknown)];
+        for (client, (request, if_lost)) in clients.iter().zip(requests.iter().cycle()) {
+            bench.lane.push(request, client, *if_lost, false);
+        }
+        {
+            let mut queue = bench.lane.queue.borrow_mut();
+            queue.wrote(1024);
+            assert_eq!(queue.settle(Loss::Broken), Settled { unknown: 2, resent: 2 });
+            queue.wrote(1024);
+        }
+        bench.absorb(b"+first\r\n+third\r\n").await.unwrap();
+        assert_eq!(taken(&clients[0]).await, b"+first\r\n");
+        assert!(taken(&clients[1]).await.starts_with(b"-OUTCOMEUNKNOWN "));
+        assert_eq!(taken(&clients[2]).await, b"+third\r\n");
+        assert!(taken(&clients[3]).await.starts_with(b"-OUTCOMEUNKNOWN "));
+        assert!(bench.lane.queue.borrow().is_empty());
+    });
+}
+
+/// Both ends of a TLS connection whose sockets take little at a time.
+async fn secured() -> (Stream, TlsStream<ReadAhead>) {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name)
+    };
+    let authority = Authority::new("ca");
+    let leaf = authority.issue(&["localhost"]);
+    let server = ServerProfile {
+        chain: write("chain.pem", &leaf.chain_pem),
+        key: write("key.pem", &leaf.key_pem),
+        clients: ClientCertificates::Ignored,
+        trust: Trust::default(),
+        floor: Floor::Tls12,
+        handshake_timeout: Duration::from_secs(5),
+    };
+    let trust = Trust { paths: vec![write("ca.pem", authority.pem())], ..Trust::default() };
+    let client = ClientProfile { trust, ..ClientProfile::default() };
+    let (_keep, server) = watch::channel(server.load(None).unwrap());
+    let (_keep, client) = watch::channel(client.load().unwrap());
+    let server = ServerTls::new(server, Duration::from_secs(5));
+    let client = ClientTls::new(client, Names::default());
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let (address, log) = (Address::tcp("localhost", 1), HandshakeLog::default());
+    let (stream, welcomed) = tokio::join!(client.connect(&address, stream), server.accept(accepted, &log));
+    let Ok(Welcomed { stream: accepted, .. }) = welcomed else { panic!("no handshake") };
+    (Stream::Tls(Box::new(stream.unwrap().into())), accepted)
+}
+
+/// What TLS has taken counts as sent: a demoted node must get it, to refuse it.
+#[test]
+fn a_demoted_node_refuses_also_what_tls_had_not_sent() {
+    locally(async {
+        let bench = Bench::new();
+        let client = bench.client();
+        for _ in 0..100_000 {
+            bench.lane.push(WRITE, &client, IfLost::ReportUnknown, false);
+        }
+        let (stream, mut server) = secured().await;
+        let (read, began) = (ReadBuffer::new(64 * 1024), tokio::time::Instant::now());
+        let link = Link {
+            stream,
+            read,
+            generation: Generation(1),
+            began,
+            round_trip: std::time::Duration::ZERO,
+            retires: None,
+        };
+        let mut pump = Pump::new(link, false);
+        let node = async {
+            let (mut chunk, mut seen, mut refused) = (vec![0; 64 * 1024], 0, 0);
+            while let Ok(count @ 1..) = server.read(&mut chunk).await {
+                seen += count;
+                let refusals = b"-READONLY x\r\n".repeat(seen / WRITE.len() - refused);
+                refused = seen / WRITE.len();
+                server.write_all(&refusals).await.unwrap();
+                server.flush().await.unwrap();
+                // The first refusal arrives while much is still on its way.
+                tokio::time::sleep(Duration::from_millis(if seen < 64 * 1024 { 50 } else { 0 })).await;
+            }
+        };
+        let end = poll_fn(|cx| pump.poll(cx, &bench.lane, &bench.upstream));
+        let end = tokio::time::timeout(Duration::from_secs(20), async {
+            tokio::select! { end = end => end, () = node => panic!("the node left") }
+        });
+        assert!(matches!(end.await, Ok(End::NotPrimary)), "it waits for what the node never got");
+        let settled = bench.lane.queue.borrow_mut().settle(Loss::Broken);
+        assert_eq!(settled.unknown, 0);
+    });
+}
+
+#[test]
+fn a_slow_reply_is_no_silence() {
+    locally(async {
+        let bench = Bench::new();
+        let client = bench.client();
+        bench.lane.push(READ, &client, IfLost::Resend, false);
+        bench.lane.queue.borrow_mut().wrote(READ.len());
+        let before = bench.lane.queue.borrow().progress();
+        bench.absorb(b"$9\r\nhalf").await.unwrap();
+        assert_ne!(bench.lane.queue.borrow().progress(), before);
+    });
+}
+
+#[test]
+fn a_demoted_node_s_replies_are_not_taken_for_those_of_lost_writes() {
+    locally(async {
+        let bench = Bench::new();
+        let clients = [bench.client(), bench.client(), bench.client()];
+        let requests =
+            [(READ, IfLost::Resend), (WRITE, IfLost::ReportUnknown), (WRITE, IfLost::ReportUnknown)];
+        for (client, (request, if_lost)) in clients.iter().zip(requests).take(2) {
+            bench.lane.push(request, client, if_lost, false);
+        }
+        {
+            let mut queue = bench.lane.queue.borrow_mut();
+            queue.wrote(1024);
+            assert_eq!(queue.settle(Loss::Broken), Settled { unknown: 1, resent: 1 });
+        }
+        bench.lane.push(WRITE, &clients[2], IfLost::ReportUnknown, false);
+        bench.lane.queue.borrow_mut().wrote(1024);
+        bench.absorb(b"-MASTERDOWN x\r\n+taken\r\n").await.unwrap();
+        bench.lane.queue.borrow_mut().settle(Loss::Broken);
+        bench.lane.queue.borrow_mut().wrote(1024);
+        bench.absorb(b"+read\r\n").await.unwrap();
+        assert_eq!(taken(&clients[0]).await, b"+read\r\n");
+        assert!(taken(&clients[1]).await.starts_with(b"-OUTCOMEUNKNOWN "));
+        assert_eq!(taken(&clients[2]).await, b"+taken\r\n");
+    });
+}
+
+#[test]
+fn replies_before_a_fault_still_reach_their_client() {
+    locally(async {
+        for fault in [&b"+one\r\nHTTP\r\n"[..], b"+one\r\n+two\r\n"] {
+            let bench = Bench::new();
+            let client = bench.client();
+            bench.lane.push(READ, &client, IfLost::Resend, false);
+            bench.lane.queue.borrow_mut().wrote(1024);
+            bench.absorb(fault).await.unwrap_err();
+            assert_eq!(taken(&client).await, b"+one\r\n");
+        }
+    });
+}
