@@ -231,6 +231,7 @@ fn plan(
                 topology: discovery.topology.clone(),
                 hints: discovery.hints.clone(),
                 scripts: Scripts::default(),
+                fair: !config.tenants.is_empty(),
                 timelines: timelines.clone(),
             }
         })

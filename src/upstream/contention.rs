@@ -24,7 +24,7 @@ pub struct Asker {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Contention {
     pub(super) window: Window,
     turns: Turns,
@@ -43,6 +43,11 @@ struct Given {
 }
 
 impl Contention {
+    /// Nobody has sent anything yet.
+    pub(super) fn new(window: Window) -> Self {
+        Self { window, turns: Turns::default(), given: HashMap::new(), round: 0, reserved: 0, begun: false }
+    }
+
     /// Requests that may be under way while anybody may send.
     pub(super) fn depth(&self) -> usize {
         if self.begun { 0 } else { self.window.size() }
@@ -145,11 +150,16 @@ mod tests {
     const HEAVY: Share = Share { owner: Some(3), due: Due { weight: 3, priority: Priority::Normal } };
 
     /// A connection whose server has not answered yet.
-    #[derive(Default)]
     struct Bench {
         contention: Contention,
         under_way: Vec<u64>,
         replies: u64,
+    }
+
+    impl Default for Bench {
+        fn default() -> Self {
+            Self { contention: Contention::new(Window::found()), under_way: Vec::new(), replies: 0 }
+        }
     }
 
     impl Bench {

@@ -13,6 +13,7 @@ use super::open::Key;
 use super::queue::{IfLost, Queue, Slot, Verdict};
 use super::replies::Replies;
 use super::turns::Share;
+use super::window::Window;
 
 /// Bytes that may wait on one lane before sessions must wait, so that a slow server slows its clients.
 const ROOM: usize = 1024 * 1024;
@@ -86,8 +87,9 @@ pub(super) enum Order {
 }
 
 impl Lane {
-    pub(super) fn new(key: Key) -> Rc<Self> {
-        let contention = Contention::default();
+    /// `fair`: tenants share it, so that nobody may fill it for long.
+    pub(super) fn new(key: Key, fair: bool) -> Rc<Self> {
+        let contention = Contention::new(if fair { Window::found() } else { Window::wide() });
         Rc::new(Self {
             key,
             queue: RefCell::default(),

@@ -66,6 +66,8 @@ pub struct UpstreamPlan {
     pub hints: mpsc::Sender<Hint>,
     /// Scripts that clients have sent; the workers share them.
     pub scripts: Scripts,
+    /// Whether tenants share its connections: then nobody may fill one for long.
+    pub fair: bool,
     /// Its failovers; the workers share them.
     pub timelines: Timelines,
 }
@@ -80,6 +82,7 @@ pub struct Upstream {
     pub identities: Identities,
     /// Scripts that clients have sent.
     pub scripts: Scripts,
+    fair: bool,
     /// Whether the server refuses respgate's own credentials.
     refusals: Refusals,
     timelines: Timelines,
@@ -112,7 +115,7 @@ pub struct Upstream {
 impl Upstream {
     /// Starts the tasks that follow the topology and keep house; they end with the runtime.
     pub fn start(plan: UpstreamPlan, buffers: Rc<Buffers>, counters: Rc<Counters>) -> Rc<Self> {
-        let UpstreamPlan { config, dialer, login, topology, hints, scripts, timelines } = plan;
+        let UpstreamPlan { config, dialer, login, topology, hints, scripts, fair, timelines } = plan;
         let changes = login.subscribe();
         let upstream = Rc::new(Self {
             identities: Identities::new(login),
@@ -121,6 +124,7 @@ impl Upstream {
             config,
             counters,
             scripts,
+            fair,
             timelines,
             proven: Cell::default(),
             buffers,
@@ -174,7 +178,7 @@ impl Upstream {
         if let Some(lane) = self.lanes.borrow().get(key) {
             return lane.clone();
         }
-        let lane = Lane::new(key.clone());
+        let lane = Lane::new(key.clone(), self.fair);
         lane.close_gate(self.holding());
         self.lanes.borrow_mut().insert(key.clone(), lane.clone());
         tokio::task::spawn_local(drive::drive(lane.clone(), self.clone()));
@@ -333,6 +337,7 @@ mod tests {
             topology,
             hints: mpsc::channel(1).0,
             scripts: Scripts::default(),
+            fair: false,
             timelines: Timelines::default(),
         }
     }

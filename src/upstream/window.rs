@@ -12,6 +12,8 @@ const FIRST: usize = 512;
 /// A window is never smaller, nor larger.
 const LEAST: usize = 128;
 const MOST: usize = 16 * 1024;
+/// The window where there are no tenants.
+const WIDE: usize = 64 * 1024;
 /// What a full window may add to the time of an answer.
 const STANDING: Duration = Duration::from_micros(200);
 
@@ -19,19 +21,24 @@ const STANDING: Duration = Duration::from_micros(200);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     size: usize,
+    fixed: bool,
     /// The shortest time in which this connection's server answered.
     round_trip: Option<Duration>,
     /// The reply, counted from the first, that ends the current look, and when it began.
     look: Option<(u64, Instant)>,
 }
 
-impl Default for Window {
-    fn default() -> Self {
-        Self { size: FIRST, round_trip: None, look: None }
-    }
-}
-
 impl Window {
+    /// One that is as large as the server is fast and far.
+    pub(super) fn found() -> Self {
+        Self { size: FIRST, fixed: false, round_trip: None, look: None }
+    }
+
+    /// One that only bounds memory: with nobody to be fair to, throughput counts.
+    pub(super) fn wide() -> Self {
+        Self { size: WIDE, fixed: true, round_trip: None, look: None }
+    }
+
     /// Requests that may be under way.
     pub(super) fn size(&self) -> usize {
         self.size
@@ -50,6 +57,9 @@ impl Window {
     /// The window is full, and has been since the last call: `replies` have come in all, and `under_way` are still to
     /// come.
     pub(super) fn observe(&mut self, replies: u64, under_way: usize, now: Instant) {
+        if self.fixed {
+            return;
+        }
         match self.look {
             Some((until, _)) if replies < until => return,
             Some((_, since)) => self.took(now - since),
@@ -74,7 +84,7 @@ mod tests {
 
     /// The window beside a server that is so far away and answers one request in so long.
     fn settled(distance: Duration, each: Duration) -> usize {
-        let mut window = Window::default();
+        let mut window = Window::found();
         window.reopened(distance);
         let (mut now, mut replies) = (Instant::now(), 0);
         for _ in 0..200 {
@@ -98,7 +108,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_window_that_was_full_all_the_time_counts() {
-        let mut window = Window::default();
+        let mut window = Window::found();
         window.reopened(Duration::from_micros(50));
         window.observe(0, 512, Instant::now());
         tokio::time::advance(Duration::from_secs(1)).await;

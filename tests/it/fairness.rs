@@ -22,8 +22,11 @@ fn places(client: &mut Client) -> Vec<usize> {
 
 #[test]
 fn a_polite_client_waits_behind_a_window_not_behind_pipelines() {
-    for tenants in ["", "[tenants.flood]\nclient-names = [\"flood\"]\n[tenants.rest]\ndefault = true\n"] {
-        let pair = Pair::start_file(Flavor::Valkey, &format!("[upstreams.main]\nurl = \"URL\"\n{tenants}"));
+    for tenants in ["default = true\n", "client-names = [\"flood\"]\n[tenants.rest]\ndefault = true\n"] {
+        let pair = Pair::start_file(
+            Flavor::Valkey,
+            &format!("[upstreams.main]\nurl = \"URL\"\n[tenants.flood]\n{tenants}"),
+        );
         let mut polite = pair.proxy.client();
         polite.expect(&["LLEN", "log"], ":0\r\n");
         let mut flooding: Vec<_> = (0..20).map(|_| pair.proxy.client()).collect();

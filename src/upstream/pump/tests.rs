@@ -55,11 +55,12 @@ impl Bench {
             topology: watched,
             hints,
             scripts: Scripts::default(),
+            fair: false,
             timelines: Timelines::default(),
         };
         let upstream = Upstream::start(plan, buffers.clone(), counters);
         let identity = upstream.identities.own().clone();
-        let lane = Lane::new(Key { identity, database: 0, resp: Resp::V2 });
+        let lane = Lane::new(Key { identity, database: 0, resp: Resp::V2 }, false);
         Self { upstream, lane, buffers, _topology: topology }
     }
 
