@@ -276,8 +276,7 @@ impl Listener {
 
     async fn hand_over(&self, client: Client, place: Place, workers: &[Worker]) {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let origin =
-            Origin { id, peer: client.peer, local: client.local, known: client.known, certificate: None };
+        let origin = Origin { id, peer: client.peer, local: client.local, known: client.known };
         let arrival = Arrival { socket: client.socket, listener: self.place, origin, place };
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(arrival).await

@@ -20,7 +20,7 @@ use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::limit::Offices;
 use crate::session::{Roster, Session, Surroundings};
-use crate::tenant::identity::{CertificateNames, TenantId};
+use crate::tenant::identity::TenantId;
 use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
@@ -275,12 +275,7 @@ impl Door {
     async fn shake_hands(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
         match self.tls.as_ref()?.accept(stream, &self.log).await {
             Ok(Welcomed { stream, identity }) => {
-                origin.known.certificate = identity.as_ref().map(|identity| CertificateNames {
-                    common_name: identity.common_name.clone(),
-                    dns: identity.dns.clone(),
-                    uris: identity.uris.clone(),
-                });
-                origin.certificate = identity.map(Box::new);
+                origin.known.certificate = identity.map(Box::new);
                 Some((Stream::Tls(Box::new(stream.into())), origin))
             }
             Err(fault) => {

@@ -2,7 +2,7 @@
 //! (`COMMAND INFO`), and where those stop short (SORT, MIGRATE), as its parser reads the command.
 
 use super::Spec;
-use super::options::is;
+use super::options::{RADIUS, is};
 use crate::resp::request::Request;
 
 /// Where the keys of a command stand. Places count the name as 0; a negative one counts from the end, -1 being
@@ -217,18 +217,6 @@ fn streams(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Resu
     }
     Err(Unclear)
 }
-
-const RADIUS: [(&str, usize); 9] = [
-    ("WITHDIST", 0),
-    ("WITHHASH", 0),
-    ("WITHCOORD", 0),
-    ("ANY", 0),
-    ("ASC", 0),
-    ("DESC", 0),
-    ("COUNT", 1),
-    ("STORE", 1),
-    ("STOREDIST", 1),
-];
 
 const SORT: [(&str, usize); 7] =
     [("ASC", 0), ("DESC", 0), ("ALPHA", 0), ("LIMIT", 2), ("BY", 1), ("GET", 1), ("STORE", 1)];

@@ -86,19 +86,21 @@ fn by_options(spec: &Spec, request: &Request<'_>) -> Option<Retry> {
     }
 }
 
+/// The options of GEORADIUS and its twin, and how many values follow each.
+pub(super) const RADIUS: [(&str, usize); 9] = [
+    ("WITHDIST", 0),
+    ("WITHHASH", 0),
+    ("WITHCOORD", 0),
+    ("ANY", 0),
+    ("ASC", 0),
+    ("DESC", 0),
+    ("COUNT", 1),
+    ("STORE", 1),
+    ("STOREDIST", 1),
+];
+
 fn by_radius(request: &Request<'_>, first: usize) -> Option<Retry> {
-    let known = [
-        ("WITHDIST", 0),
-        ("WITHHASH", 0),
-        ("WITHCOORD", 0),
-        ("ANY", 0),
-        ("ASC", 0),
-        ("DESC", 0),
-        ("COUNT", 1),
-        ("STORE", 1),
-        ("STOREDIST", 1),
-    ];
-    Options::of(request, first, &known)?.stored(request, &["STORE", "STOREDIST"], false)
+    Options::of(request, first, &RADIUS)?.stored(request, &["STORE", "STOREDIST"], false)
 }
 
 /// The options of a request and the first value of each.

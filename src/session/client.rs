@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use crate::net::tls::certificate::CertificateIdentity;
 use crate::resp::Resp;
 use crate::tenant::identity::Identity as Known;
 use crate::upstream::identity::Identity;
@@ -29,8 +28,6 @@ pub struct Client {
     pub peer: String,
     /// The address that it connected to.
     pub local: String,
-    /// Who its certificate says it is. Verified, and unchanged by AUTH and RESET.
-    pub certificate: Option<Box<CertificateIdentity>>,
     /// When it connected.
     pub since: Instant,
     /// The protocol version it speaks.
@@ -63,8 +60,6 @@ pub struct Origin {
     pub local: String,
     /// See [`Client::known`].
     pub known: Known,
-    /// See [`Client::certificate`]; known after the TLS handshake.
-    pub certificate: Option<Box<CertificateIdentity>>,
 }
 
 impl Client {
@@ -74,7 +69,6 @@ impl Client {
             id: origin.id,
             peer: origin.peer,
             local: origin.local,
-            certificate: origin.certificate,
             since: Instant::now(),
             resp: Resp::V2,
             database,

@@ -210,7 +210,7 @@ impl Session {
         around.roster.sessions.borrow_mut().insert(client.id, presence.clone());
         upstream.counters.clients_total.rise();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
-        let certificate = client.certificate.as_deref().map(CertificateIdentity::shown);
+        let certificate = client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
         let mut session = Self {
             opening: !matches!(stream, Stream::Tls(_)),
@@ -265,7 +265,7 @@ impl Session {
             Close::Expired => counters.closed_timeout.rise(),
             Close::Full => counters.closed_limit.rise(),
         }
-        let certificate = self.client.certificate.as_deref().map(CertificateIdentity::shown);
+        let certificate = self.client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(
             client = self.client.id,
             peer = self.client.peer,

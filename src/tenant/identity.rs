@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::config::TenantConfig;
+use crate::net::tls::certificate::CertificateIdentity;
 
 /// Which of the configured tenants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,23 +15,12 @@ pub struct TenantId(pub usize);
 /// What a client is known by before it says anything, as the system and its certificate vouch for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The names of a client certificate that was verified.
-    pub certificate: Option<CertificateNames>,
+    /// Who its certificate says it is. Verified, and unchanged by AUTH and RESET. Boxed, since few have one.
+    pub certificate: Option<Box<CertificateIdentity>>,
     /// Where it connects from; a client behind a trusted proxy is where that says.
     pub address: Option<IpAddr>,
     /// The user at the other end of a unix socket.
     pub uid: Option<u32>,
-}
-
-/// The names in a verified client certificate.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CertificateNames {
-    /// The subject's CN.
-    pub common_name: Option<String>,
-    /// Subject alternative names of kind DNS.
-    pub dns: Vec<String>,
-    /// Subject alternative names of kind URI.
-    pub uris: Vec<String>,
 }
 
 /// A name that a certificate must have, exactly; DNS names in any case.
@@ -63,7 +53,7 @@ impl CertificateRule {
         ))
     }
 
-    fn matches(&self, names: &CertificateNames) -> bool {
+    fn matches(&self, names: &CertificateIdentity) -> bool {
         match self {
             Self::CommonName(name) => names.common_name.as_ref() == Some(name),
             Self::Dns(name) => names.dns.iter().any(|dns| dns.eq_ignore_ascii_case(name)),
@@ -207,10 +197,10 @@ mod tests {
     fn the_first_rule_that_matches_decides() {
         let rules = rules();
         let mut identity = Identity {
-            certificate: Some(CertificateNames {
+            certificate: Some(Box::new(CertificateIdentity {
                 common_name: Some("shop".into()),
-                ..CertificateNames::default()
-            }),
+                ..CertificateIdentity::default()
+            })),
             address: Some("10.1.2.3".parse().unwrap()),
             uid: Some(1000),
         };
@@ -219,7 +209,7 @@ mod tests {
             rules.decide(&Known { identity, user, listener, name }).map(|id| id.0)
         };
         assert_eq!(decide(&identity, user, listener, name), Some(0));
-        identity.certificate = Some(CertificateNames::default());
+        identity.certificate = Some(Box::default());
         assert_eq!(decide(&identity, user, listener, name), Some(1));
         user = Some("nobody");
         assert_eq!(decide(&identity, user, listener, name), Some(3));
@@ -239,7 +229,8 @@ mod tests {
 
     #[test]
     fn certificates_match_by_each_kind_of_name() {
-        let names = CertificateNames {
+        let names = CertificateIdentity {
+            subject: "CN=other".into(),
             common_name: Some("other".into()),
             dns: vec!["Shop.Example".into()],
             uris: vec!["spiffe://x/shop".into()],
