@@ -40,6 +40,11 @@ fn left(flavor: Flavor, prepare: fn(&Drill)) {
     });
     let (_, survivor) = drill.wait_for_switch();
     for sentinel in &drill.deployment.sentinels {
+        // The leader names the new primary while it still reconfigures replicas; a RESET then would undo its failover.
+        let line = format!("\r\n{survivor}\r\n");
+        wait::until("a Sentinel's failover to end", || {
+            sentinel.run_text(&["SENTINEL", "MASTER", NAME]).contains(&line)
+        });
         sentinel.run(&["SENTINEL", "RESET", NAME]);
     }
     thread::sleep(Duration::from_millis(200));
