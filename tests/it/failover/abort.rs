@@ -73,7 +73,7 @@ fn a_hold_that_runs_out_is_told_to_pinned_sessions_too() {
     drill.deployment.replicas.iter().for_each(|replica| replica.signal("STOP"));
     let reply = drill.deployment.sentinels[0].run_text(&["SENTINEL", "FAILOVER", NAME]);
     assert_eq!(reply, "+OK\r\n");
-    wait::until("the failover to begin", || drill.proxy.http("/readyz").contains("failover"));
+    wait::until("the failover to begin", || drill.proxy.http("/readyz").contains("is about to change"));
     plain.send_command(&["INCR", "counter"]);
     transaction.send_command(&["INCR", "counter"]);
     watcher.send_command(&["GET", "k"]);
