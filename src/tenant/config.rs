@@ -8,7 +8,7 @@ use super::policy::Policy;
 use crate::upstream::turns::Due;
 
 /// One tenant.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantConfig {
     /// For logs and metrics, and for listeners to name.
     pub name: String,

@@ -27,7 +27,7 @@ const REMEMBERED: usize = 4096;
 const WAITING: usize = 1024;
 
 /// A user as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserConfig {
     /// What clients authenticate as.
     pub name: String,
