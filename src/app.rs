@@ -8,11 +8,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::security::Security;
 use crate::admin::{self, Admin, View};
 use crate::certificates::Certificates;
+use crate::config::flags::Flags;
 use crate::config::{Account, Config};
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
@@ -20,10 +22,11 @@ use crate::listener::Listener;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
+use crate::reload::{self, Reach};
 use crate::rotation::login::Login;
 use crate::rotation::{Tally, credentials};
 use crate::tenant::Tenants;
-use crate::tenant::store::Store;
+use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
@@ -35,10 +38,10 @@ use crate::worker::{ListenerPlan, Plan, Worker};
 pub const OS_ERROR: u8 = 71;
 
 /// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
-pub fn run(config: Config) -> ExitCode {
+pub fn run(config: Config, flags: &Flags) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(serve(config));
+        let ended = runtime.block_on(serve(config, flags));
         // A look at a file, or at a name, that hangs must not keep the process.
         runtime.shutdown_background();
         ended
@@ -52,7 +55,8 @@ pub fn run(config: Config) -> ExitCode {
     }
 }
 
-async fn serve(config: Config) -> io::Result<()> {
+async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
+    let hangups = reload::on_hangup()?;
     raise_descriptor_limit(&config);
     // Everything is bound before anything is served, so that a fault shows at once.
     let listeners = bind(&config)?;
@@ -76,14 +80,22 @@ async fn serve(config: Config) -> io::Result<()> {
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
     let plan = plan(&config, &certificates, &discoveries, &logins, &timelines);
-    let stores: Vec<Store> =
-        plan.upstreams.iter().filter_map(|upstream| Store::spawn(upstream, &plan.tenants.all)).collect();
+    let stores = Stores::default();
+    stores.follow(&plan.upstreams, &plan.tenants.all);
     let mut workers = Vec::with_capacity(config.workers);
     for number in 0..config.workers {
         let (worker, _thread) = Worker::start(number, plan.clone())?;
         workers.push(worker);
     }
 
+    let tenants = watch::Sender::new(plan.tenants);
+    let reach = Reach {
+        tenants: tenants.clone(),
+        upstreams: plan.upstreams,
+        stores: stores.clone(),
+        workers: workers.clone(),
+    };
+    reloads.extend(reload::follow(flags.clone(), config.clone(), reach, hangups));
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
     if let Some(socket) = admin {
@@ -98,7 +110,7 @@ async fn serve(config: Config) -> io::Result<()> {
         let admin = Admin::new(
             views.collect(),
             security,
-            plan.tenants.all.clone(),
+            tenants.subscribe(),
             stores,
             reloads,
             workers.clone(),
@@ -196,7 +208,8 @@ fn plan(
     timelines: &[Timelines],
 ) -> Plan {
     let workers = config.workers.max(1);
-    let tenants = Tenants::new(&config.tenants, Users::new(&config.users, workers));
+    let users = Users::new(&config.users, workers);
+    let tenants = Tenants::new(&config.tenants, &config.listener_tenants(), users);
     let listeners = config
         .listeners
         .iter()
@@ -208,7 +221,6 @@ fn plan(
                 session: listener.session.clone(),
                 upstream: upstream.unwrap_or_default(),
                 tls: certificates.listener(&listener.name),
-                tenant: listener.tenant.as_deref().and_then(|name| tenants.find(name)),
             }
         })
         .collect();

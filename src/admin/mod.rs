@@ -24,8 +24,8 @@ use self::security::Security;
 use crate::drain::Draining;
 use crate::rotation::Tally;
 use crate::rotation::login::Login;
-use crate::tenant::Tenant;
-use crate::tenant::store::Store;
+use crate::tenant::Tenants;
+use crate::tenant::store::Stores;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -59,7 +59,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Admin {
     upstreams: Vec<View>,
     security: Security,
-    stores: Vec<Store>,
+    stores: Stores,
     reloads: Vec<Tally>,
     draining: Draining,
     scrape: Scrape,
@@ -83,8 +83,8 @@ impl Admin {
     pub fn new(
         upstreams: Vec<View>,
         security: Security,
-        tenants: Vec<Arc<Tenant>>,
-        stores: Vec<Store>,
+        tenants: watch::Receiver<Tenants>,
+        stores: Stores,
         reloads: Vec<Tally>,
         workers: Vec<Worker>,
         draining: Draining,
@@ -192,12 +192,16 @@ impl Admin {
             }
         }
         for tally in &self.reloads {
-            if let Some(fault) = tally.outcomes().fault {
-                let Tally { what, of, .. } = tally;
+            let (Tally { what, of, .. }, outcomes) = (tally, tally.outcomes());
+            if !outcomes.restart.is_empty() {
+                let keys = outcomes.restart.join(", ");
+                body.push_str(&format!("{of}: the newest {what} needs a restart for {keys}\n"));
+            }
+            if let Some(fault) = outcomes.fault {
                 body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
             }
         }
-        for store in &self.stores {
+        for store in self.stores.all() {
             if let Some(fault) = store.standing().fault {
                 let upstream = &store.upstream;
                 body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {fault}\n"));

@@ -23,6 +23,8 @@ pub struct Outcomes {
     pub refused: u64,
     /// Why the newest cannot be used, while that is so.
     pub fault: Option<Arc<str>>,
+    /// What of the newest has no effect before a restart.
+    pub restart: Arc<[String]>,
 }
 
 impl Tally {
@@ -56,6 +58,11 @@ impl Tally {
         if !told {
             tracing::error!(what = self.what, of = %self.of, why, "a new version cannot be used; what was used before stays");
         }
+    }
+
+    /// This part of the newest set has no effect before a restart.
+    pub fn postponed(&self, parts: &[String]) {
+        self.outcomes.send_modify(|outcomes| outcomes.restart = parts.into());
     }
 
     /// The fault is over although nothing was replaced.

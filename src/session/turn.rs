@@ -89,6 +89,11 @@ impl Session {
             if let Some(close) = self.presence.expired().and_then(|expiry| self.expire(expiry)) {
                 return Poll::Ready(Turn::Close(close));
             }
+            if self.presence.reloaded()
+                && let Err(close) = self.follow_reload()
+            {
+                self.closing.get_or_insert(close);
+            }
             self.settle_accounts(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
                 if close.is_at_once(blocked) {

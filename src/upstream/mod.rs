@@ -82,7 +82,7 @@ pub struct Upstream {
     pub identities: Identities,
     /// Scripts that clients have sent.
     pub scripts: Scripts,
-    fair: bool,
+    fair: Cell<bool>,
     /// Whether the server refuses respgate's own credentials.
     refusals: Refusals,
     timelines: Timelines,
@@ -124,7 +124,7 @@ impl Upstream {
             config,
             counters,
             scripts,
-            fair,
+            fair: Cell::new(fair),
             timelines,
             proven: Cell::default(),
             buffers,
@@ -178,11 +178,18 @@ impl Upstream {
         if let Some(lane) = self.lanes.borrow().get(key) {
             return lane.clone();
         }
-        let lane = Lane::new(key.clone(), self.fair);
+        let lane = Lane::new(key.clone(), self.fair.get());
         lane.close_gate(self.holding());
         self.lanes.borrow_mut().insert(key.clone(), lane.clone());
         tokio::task::spawn_local(drive::drive(lane.clone(), self.clone()));
         lane
+    }
+
+    /// Whether tenants share its connections from now on.
+    pub fn set_fair(&self, fair: bool) {
+        if self.fair.replace(fair) != fair {
+            self.lanes.borrow().values().for_each(|lane| lane.set_fair(fair));
+        }
     }
 
     /// Whether `lane` takes a request of this client, and if not, why.

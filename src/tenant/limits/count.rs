@@ -4,16 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many there are, and how many there may be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Count {
     taken: AtomicUsize,
-    limit: Option<usize>,
+    /// [`UNLIMITED`]: as many as come.
+    limit: AtomicUsize,
 }
+
+const UNLIMITED: usize = usize::MAX;
 
 impl Count {
     /// None yet; `limit`: at most so many.
     pub fn new(limit: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), limit })
+        Arc::new(Self { taken: AtomicUsize::new(0), limit: AtomicUsize::new(limit.unwrap_or(UNLIMITED)) })
+    }
+
+    /// From now on there may be so many. Those beyond it stay; there are no new ones until enough have gone.
+    pub fn set_limit(&self, limit: Option<usize>) {
+        self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
     }
 
     /// How many there are now.
@@ -23,19 +31,25 @@ impl Count {
 
     /// How many there may be.
     pub fn limit(&self) -> Option<usize> {
-        self.limit
+        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != UNLIMITED)
     }
 
     /// Whether there may be no more.
     pub fn full(&self) -> bool {
-        self.limit.is_some_and(|limit| self.taken() >= limit)
+        self.taken() >= self.limit.load(Ordering::Relaxed)
     }
 
     /// One more, unless there may be no more.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
         let taken = Taken(self.clone());
-        self.limit.is_none_or(|limit| before < limit).then_some(taken)
+        (before < self.limit.load(Ordering::Relaxed)).then_some(taken)
+    }
+
+    /// One more, however many there may be: it is there already, and was another's.
+    pub fn take_over(self: &Arc<Self>) -> Taken {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Taken(self.clone())
     }
 }
 
@@ -99,6 +113,22 @@ mod tests {
         drop((first, second));
         assert_eq!(count.taken(), 0);
         assert!(Count::new(None).take().is_some());
+    }
+
+    #[test]
+    fn a_lower_limit_drives_nobody_out() {
+        let count = Count::new(None);
+        let held: Vec<_> = (0..3).map(|_| count.take().unwrap()).collect();
+        count.set_limit(Some(2));
+        assert!(count.full() && count.take().is_none());
+        assert_eq!(count.taken(), 3);
+        drop(held);
+        let over: Vec<_> = (0..3).map(|_| count.take_over()).collect();
+        assert!(count.take().is_none());
+        count.set_limit(Some(4));
+        assert!(count.take().is_some());
+        drop(over);
+        assert_eq!(count.taken(), 0);
     }
 
     #[test]

@@ -46,9 +46,12 @@ pub enum Refused {
     Busy,
 }
 
+/// What each user's password must hash to.
+type Roll = HashMap<String, PasswordHash>;
+
 /// All users, for all workers.
 pub struct Users {
-    hashes: HashMap<String, PasswordHash>,
+    roll: Mutex<Arc<Roll>>,
     /// Checked where there is no such user, so that this takes as long.
     nobody: PasswordHash,
     /// When each right password was last hashed, by its keyed digest. The key is this process's alone.
@@ -62,7 +65,7 @@ pub struct Users {
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("names", &self.hashes.keys()).finish_non_exhaustive()
+        f.debug_struct("Users").field("names", &self.roll().keys()).finish_non_exhaustive()
     }
 }
 
@@ -73,7 +76,7 @@ impl Users {
         let mut key = [0; 64];
         OsRng.fill_bytes(&mut key);
         Some(Arc::new(Self {
-            hashes: configs.iter().map(|user| (user.name.clone(), user.password.clone())).collect(),
+            roll: Mutex::new(Arc::new(roll(configs))),
             nobody: any.password.clone(),
             known: Mutex::default(),
             key,
@@ -82,6 +85,21 @@ impl Users {
             waiting: Arc::new(Semaphore::new(WAITING)),
             epoch: Instant::now(),
         }))
+    }
+
+    /// From now on these are the users. Passwords that are being checked are held against the new ones; wrong ones that
+    /// came before count on.
+    pub fn replace(&self, configs: &[UserConfig]) {
+        *self.roll.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(roll(configs));
+    }
+
+    /// Whether there is such a user.
+    pub fn knows(&self, name: &str) -> bool {
+        self.roll().contains_key(name)
+    }
+
+    fn roll(&self) -> Arc<Roll> {
+        self.roll.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Checks a password, on a thread of its own if it must be hashed.
@@ -95,9 +113,10 @@ impl Users {
         password: &[u8],
     ) -> Result<String, Refused> {
         let name = std::str::from_utf8(name).unwrap_or_default();
-        let digest = self.digest(name, password);
-        let found = self.hashes.get_key_value(name);
-        if let Some((name, _)) = found
+        let roll = self.roll();
+        let found = roll.get_key_value(name);
+        let digest = found.map(|(name, hash)| self.digest(name, password, hash));
+        if let Some(((name, _), digest)) = found.zip(digest)
             && self.believed(&digest)
         {
             return Ok(name.clone());
@@ -115,8 +134,9 @@ impl Users {
             drop(running);
             right
         });
-        match (right.await, found) {
-            (Ok(true), Some((name, _))) => {
+        match (right.await, found.zip(digest)) {
+            // Meanwhile there may be no such user any more, or another password.
+            (Ok(true), Some(((name, hash), digest))) if self.roll().get(name) == Some(hash) => {
                 self.attempts(|attempts, _| attempts.succeeded(source));
                 self.believe(digest);
                 Ok(name.clone())
@@ -130,10 +150,13 @@ impl Users {
         act(&mut self.attempts.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
-    fn digest(&self, name: &str, password: &[u8]) -> [u8; 32] {
+    /// Another hash, of another password perhaps, makes another digest: what was believed of it is forgotten.
+    fn digest(&self, name: &str, password: &[u8], hash: &PasswordHash) -> [u8; 32] {
         let mut mac = <Mac as KeyInit>::new((&self.key).into());
-        mac.update(&(name.len() as u64).to_le_bytes());
-        mac.update(name.as_bytes());
+        for part in [name.as_bytes(), hash.as_bytes()] {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part);
+        }
         mac.update(password);
         mac.finalize_fixed().into()
     }
@@ -152,6 +175,10 @@ impl Users {
             known.insert(digest, Instant::now());
         }
     }
+}
+
+fn roll(configs: &[UserConfig]) -> Roll {
+    configs.iter().map(|user| (user.name.clone(), user.password.clone())).collect()
 }
 
 #[cfg(test)]
@@ -180,6 +207,39 @@ mod tests {
             assert_eq!(users.clone().verify(source, name, password).await, Err(Refused::Wrong));
         }
         assert!(!format!("{users:?}").contains("argon2"));
+    }
+
+    #[tokio::test]
+    async fn the_roll_is_replaced_and_nothing_old_is_believed() {
+        let users = users();
+        let verify =
+            |name: &'static [u8], password: &'static [u8]| users.clone().verify(HERE, name, password);
+        assert!(verify(b"app", b"secret").await.is_ok());
+        assert!(verify(b"default", b"other").await.is_ok());
+        let user = |name: &str, hash| UserConfig { name: name.into(), password: hash };
+        let first = users.roll().get("default").unwrap().clone();
+        users.replace(&[user("app", PasswordHash::quick(b"changed"))]);
+        assert_eq!(verify(b"app", b"secret").await, Err(Refused::Wrong));
+        assert_eq!(verify(b"default", b"other").await, Err(Refused::Wrong));
+        assert_eq!(verify(b"app", b"changed").await, Ok("app".into()));
+        assert!(users.knows("app") && !users.knows("default"));
+        users.replace(&[user("default", first)]);
+        assert_eq!(verify(b"default", b"other").await, Ok("default".into()));
+        users.replace(&[]);
+        assert_eq!(verify(b"default", b"other").await, Err(Refused::Wrong));
+    }
+
+    #[tokio::test]
+    async fn who_is_removed_while_a_password_is_checked_is_not_let_in() {
+        let users = users();
+        let busy = users.running.clone().acquire_many_owned(2).await.unwrap();
+        let checked = tokio::spawn(users.clone().verify(HERE, b"app", b"secret"));
+        while users.waiting.available_permits() == WAITING {
+            tokio::task::yield_now().await;
+        }
+        users.replace(&[]);
+        drop(busy);
+        assert_eq!(checked.await.unwrap(), Err(Refused::Wrong));
     }
 
     #[tokio::test]
