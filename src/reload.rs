@@ -89,7 +89,8 @@ struct State {
 }
 
 impl State {
-    async fn adopt(&mut self, next: Config, warnings: Vec<Finding>) {
+    /// Whether the file is another one than that of the start.
+    async fn adopt(&mut self, next: Config, warnings: Vec<Finding>) -> bool {
         let known = self.warnings.replace(warnings.clone()).unwrap_or(warnings);
         for warning in self.warnings.iter().flatten().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
@@ -108,6 +109,7 @@ impl State {
             );
         }
         self.tally.postponed(&changes.restart);
+        changes != Changes::default()
     }
 
     async fn apply(&self) {

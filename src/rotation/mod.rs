@@ -63,14 +63,14 @@ pub async fn follow<T: Send + 'static>(
 ) {
     follow_promptly(source, interval, tally, &Notify::new(), move |set| {
         adopt(set);
-        ready(())
+        ready(false)
     })
     .await;
 }
 
 /// As [`follow`], and looks at once when `prompt` says so: then the set is whole, and counts as bad if it is. A set is
-/// counted when it has been adopted.
-pub async fn follow_promptly<T: Send + 'static, F: Future<Output = ()>>(
+/// counted when it has been adopted; the first one too, if `adopt` says that it made a difference.
+pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
     source: Source<T>,
     interval: Duration,
     tally: Tally,
@@ -99,8 +99,8 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = ()>>(
         let Ok(loaded) = spawn_blocking(move || (loads.load)()).await else { continue };
         match loaded {
             Ok(set) => {
-                adopt(set).await;
-                if changes.adopted(digest) {
+                let differs = adopt(set).await;
+                if changes.adopted(digest) || differs {
                     tally.replaced();
                 }
             }

@@ -114,7 +114,7 @@ async fn whoever_asks_is_answered_at_once() {
     let task = tokio::spawn(async move {
         let adopt = move |number| {
             let _ = adopt.send(number);
-            ready(())
+            ready(false)
         };
         let hour = Duration::from_secs(3600);
         follow_promptly(Source::new(vec![path], load), hour, counted, &asked, adopt).await;

@@ -64,6 +64,13 @@ impl Live {
         wait::until("the configuration to be in force", || self.counted("ok") > before);
     }
 
+    /// Something is logged, once; the log comes a little later than what it tells of.
+    #[track_caller]
+    fn says_once(&self, text: &str) {
+        wait::until(text, || self.logged(text) > 0);
+        assert_eq!(self.logged(text), 1, "{}", self.proxy.log());
+    }
+
     fn logged(&self, text: &str) -> usize {
         self.proxy.log().lines().filter(|line| line.contains(text)).count()
     }
@@ -118,7 +125,7 @@ fn users_come_and_go_and_only_the_removed_lose_their_sessions() {
         }
         nobody.expect(&["AUTH", "gone", "one"], WRONG);
         nobody.expect(&["AUTH", "new", "one"], "+OK\r\n");
-        assert_eq!(live.logged("user gone removed; user stays: password; user new added"), 1);
+        live.says_once("user gone removed; user stays: password; user new added");
         assert!(!live.proxy.log().contains("argon2"));
 
         // Without any, nobody gets in; whether the server would know them, a restart decides.
@@ -126,7 +133,7 @@ fn users_come_and_go_and_only_the_removed_lose_their_sessions() {
         live.reload("");
         assert_eq!(nobody.rest(), b"");
         live.proxy.client().expect(&["AUTH", "stays", "two"], WRONG);
-        assert_eq!(live.logged("need a restart"), 1);
+        live.says_once("need a restart");
     }
 }
 
@@ -207,7 +214,7 @@ fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
             ready.contains("the newest configuration cannot be used") && ready.contains(&said),
             "{ready}"
         );
-        assert_eq!(live.logged(&said.replace('"', "\\\"")), 1, "{}", live.proxy.log());
+        live.says_once(&said.replace('"', "\\\""));
     }
     // Asked again, the same is not said twice.
     let seen = live.logged("SIGHUP");
@@ -220,7 +227,7 @@ fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     assert!(client.call(&["SET", "k", "denied"]).starts_with(b"-NOPERM "));
     assert_eq!(fault(&live), 0.0);
     assert_eq!(live.counted("failed"), 1.0);
-    assert_eq!(live.logged("a new version cannot be used"), 1);
+    live.says_once("a new version cannot be used");
 }
 
 #[test]
@@ -237,7 +244,7 @@ fn what_needs_a_restart_is_said_by_name() {
     ));
     assert!(client.call(&["SET", "k", "denied"]).starts_with(b"-NOPERM "), "what can change at once has");
     let keys = "limits.max-clients, listeners.more, upstreams.other";
-    assert_eq!(live.logged(keys), 1, "{}", live.proxy.log());
+    live.says_once(keys);
     assert_eq!(waiting(&live), 3.0);
     let ready = live.proxy.http("/readyz");
     assert!(ready.contains(&format!("the newest configuration needs a restart for {keys}\n")), "{ready}");
@@ -264,7 +271,8 @@ fn rates_are_shared_as_the_newest_file_says() {
             shared(&live) && live.server.run(&key) != b"$-1\r\n"
         });
     }
-    assert_eq!(live.logged("are shared with other respgates from now on"), 1, "its connection has stayed");
+    // Its connection has stayed.
+    live.says_once("are shared with other respgates from now on");
     live.reload(&shop(1000, ""));
     assert!(!live.proxy.http("/metrics").contains("respgate_rates_shared{"));
     client.expect(&["PING"], "+PONG\r\n");
