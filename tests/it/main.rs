@@ -44,4 +44,5 @@ mod shared_rates;
 mod tls;
 mod tracking;
 mod transactions;
+mod user_logins;
 mod users;
