@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::refusal::Refusals;
 use crate::rotation::login::{Login, Newest, Whose};
 use crate::secret::{Credentials, Secret};
+use crate::topology::Generation;
 
 /// How long a verified password is believed without asking the server again.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -26,6 +27,8 @@ pub struct Identity {
     pub(super) refusals: Refusals,
     /// Connections that were begun until then are not used again once they are idle.
     outdated: Cell<Option<Instant>>,
+    /// The primary that refused it the loading of scripts.
+    may_not_load: Cell<Option<Generation>>,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,7 @@ impl Identity {
             verified: Cell::default(),
             refusals: Refusals::default(),
             outdated: Cell::default(),
+            may_not_load: Cell::default(),
         })
     }
 
@@ -108,6 +112,16 @@ impl Identity {
     /// Until when connections were begun that are not used again.
     pub(super) fn outdated(&self) -> Option<Instant> {
         self.outdated.get()
+    }
+
+    /// Whether this primary has refused it the loading of scripts.
+    pub(super) fn may_not_load(&self, generation: Generation) -> bool {
+        self.may_not_load.get() == Some(generation)
+    }
+
+    /// This primary has refused it the loading of scripts.
+    pub(super) fn note_may_not_load(&self, generation: Generation) {
+        self.may_not_load.set(Some(generation));
     }
 
     /// The user's name, `default` where none was given.

@@ -409,7 +409,7 @@ impl Upstream {
             if let Some(primary) = self.primary().filter(|_| !self.holding()) {
                 match open(self, &primary, key).await {
                     Ok(mut link) if Some(link.generation) == self.generation() => {
-                        if let Err(why) = self.tell_scripts(&mut link, key.resp).await {
+                        if let Err(why) = self.tell_scripts(&mut link, key).await {
                             self.note_fault(why);
                             continue;
                         }

@@ -131,6 +131,18 @@ fn each_user_acts_as_its_own_on_the_server() {
         shop.expect(&["GET", "k"], "-NOAUTH Authentication required.\r\n");
         shop.expect(&["AUTH", "plain", "secret"], "+OK\r\n");
         shop.expect(&["GET", "k"], "$1\r\nv\r\n");
+        // A server that forgot its scripts is told them by one who may, not first of all by one who may not.
+        server.run(&["ACL", "SETUSER", "bob", "-script"]);
+        let sha = shop.call(&["SCRIPT", "LOAD", "return 7"]);
+        let sha = String::from_utf8_lossy(sha.split(|byte| *byte == b'\n').nth(1).expect("a digest"));
+        server.run(&["SCRIPT", "FLUSH"]);
+        drop(subscriber);
+        let lost = || proxy.metric("respgate_upstream_connections_lost_total", &[]);
+        let before = lost();
+        server.run(&["CLIENT", "KILL", "TYPE", "normal"]);
+        wait::until("the loss to be seen", || lost() > before + 2.5);
+        batch.expect(&["EVAL", "return 1", "0"], ":1\r\n");
+        shop.expect(&["EVALSHA", sha.trim(), "0"], ":7\r\n");
         // What one user may not ask, respgate asks as itself.
         server.run(&["ACL", "SETUSER", "bob", "-command"]);
         assert!(batch.call(&["NOSUCH"]).starts_with(b"-ERR unknown command"));
