@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use crate::admin::security::Security;
 use crate::admin::{self, Admin, View};
 use crate::certificates::Certificates;
+use crate::config::Config;
 use crate::config::flags::Flags;
-use crate::config::{Account, Config};
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
@@ -24,10 +24,12 @@ use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
 use crate::reload::{self, Reach};
 use crate::rotation::login::Login;
-use crate::rotation::{Tally, credentials};
+use crate::rotation::source::Account;
+use crate::rotation::{Tallies, Tally, credentials};
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
+use crate::tenant::users::accounts::Accounts;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
@@ -63,8 +65,9 @@ async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
     let admin = config.admin.map(admin::bind).transpose()?;
 
     let certificates = Certificates::of(&config);
-    let (logins, mut reloads) = logins(&config);
-    reloads.extend(certificates.rotate(config.reload_interval));
+    let reloads = Tallies::default();
+    let logins = logins(&config, &reloads);
+    certificates.rotate(config.reload_interval).into_iter().for_each(|tally| reloads.add(tally));
     let discoveries: Vec<Discovery> = config
         .upstreams
         .iter()
@@ -79,7 +82,11 @@ async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
-    let plan = plan(&config, &certificates, &discoveries, &logins, &timelines);
+    let names = config.upstreams.iter().map(|upstream| upstream.config.name.as_str().into()).collect();
+    let mut accounts = Accounts::new(names, config.reload_interval, reloads.clone());
+    let users = Users::new(accounts.follow(&config.users), config.workers);
+    let tenants = Tenants::new(&config.tenants, &config.listener_tenants(), users);
+    let plan = plan(&config, tenants, &certificates, &discoveries, &logins, &timelines);
     let stores = Stores::default();
     stores.follow(&plan.upstreams, &plan.tenants.all);
     let mut workers = Vec::with_capacity(config.workers);
@@ -90,12 +97,13 @@ async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
 
     let tenants = watch::Sender::new(plan.tenants);
     let reach = Reach {
+        accounts,
         tenants: tenants.clone(),
         upstreams: plan.upstreams,
         stores: stores.clone(),
         workers: workers.clone(),
     };
-    reloads.extend(reload::follow(flags.clone(), config.clone(), reach, hangups));
+    reload::follow(flags.clone(), config.clone(), reach, hangups, &reloads);
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
     if let Some(socket) = admin {
@@ -174,42 +182,35 @@ fn security(config: &Config, certificates: &Certificates) -> Security {
     }
 }
 
-/// Who respgate is to each upstream, kept up to date from now on, and what becomes of the changes.
-fn logins(config: &Config) -> (Vec<Logins>, Vec<Tally>) {
-    let mut tallies = Vec::new();
-    let mut login = |account: &Option<Account>, what: &'static str, upstream: &str| {
-        let Some(Account { credentials: known, source }) = account else { return Login::new(None) };
-        let login = match known {
-            Some(known) => Login::new(Some(known.clone())),
-            None => Login::awaited("password-command has not ended yet"),
-        };
-        let tally = Tally::new(what, format!("upstreams.{upstream}"));
-        tallies.push(tally.clone());
-        tokio::spawn(credentials::keep(login.clone(), source.clone(), config.reload_interval, tally));
+/// Who respgate itself is to each upstream, kept up to date from now on.
+fn logins(config: &Config, reloads: &Tallies) -> Vec<Logins> {
+    let follow = |account: &Option<Account>, what: &'static str, upstream: &str| {
+        let Some(account) = account else { return Login::new(None) };
+        let (login, tally) = (credentials::begin(account), Tally::new(what, format!("upstreams.{upstream}")));
+        reloads.add(tally.clone());
+        tokio::spawn(credentials::keep(login.clone(), account.source.clone(), config.reload_interval, tally));
         login
     };
     let logins = config.upstreams.iter().map(|upstream| {
         let name = &upstream.config.name;
         Logins {
-            nodes: login(&upstream.account, "password", name),
-            sentinels: login(&upstream.sentinel_account, "sentinel-password", name),
+            nodes: follow(&upstream.account, "password", name),
+            sentinels: follow(&upstream.sentinel_account, "sentinel-password", name),
         }
     });
-    let logins = logins.collect();
-    (logins, tallies)
+    logins.collect()
 }
 
 /// Each worker gets its share of the limits.
 fn plan(
     config: &Config,
+    tenants: Tenants,
     certificates: &Certificates,
     discoveries: &[Discovery],
     logins: &[Logins],
     timelines: &[Timelines],
 ) -> Plan {
     let workers = config.workers.max(1);
-    let users = Users::new(&config.users, workers);
-    let tenants = Tenants::new(&config.tenants, &config.listener_tenants(), users);
     let listeners = config
         .listeners
         .iter()

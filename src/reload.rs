@@ -14,14 +14,17 @@ use crate::config::changes::Changes;
 use crate::config::flags::Flags;
 use crate::config::report::{Finding, Report};
 use crate::config::{self, Config};
-use crate::rotation::{self, Source, Tally};
+use crate::rotation::{self, Source, Tallies, Tally};
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
+use crate::tenant::users::accounts::Accounts;
 use crate::upstream::UpstreamPlan;
 use crate::worker::Worker;
 
 /// What a reload reaches.
 pub struct Reach {
+    /// Who users' clients are to servers.
+    pub accounts: Accounts,
     /// The tenants in force; the admin side sees them too.
     pub tenants: watch::Sender<Tenants>,
     /// Where rates can be shared.
@@ -51,10 +54,10 @@ pub fn on_hangup() -> std::io::Result<Arc<Notify>> {
     Ok(asked)
 }
 
-/// Follows the file that the `flags` name, from `config` on, which came of it. Gives what becomes of its changes;
-/// `None` without a file.
-pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>) -> Option<Tally> {
-    let path = flags.config.clone()?;
+/// Follows the file that the `flags` name, if they do, from `config` on, which came of it; `tallies` are told what
+/// becomes of its changes.
+pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>, tallies: &Tallies) {
+    let Some(path) = flags.config.clone() else { return };
     let (interval, tally) = (config.reload_interval, Tally::new("configuration", path.display().to_string()));
     let load = move || match config::load(&flags, &|name| std::env::var_os(name)) {
         (Some(config), report) => Ok((config, report.warnings)),
@@ -70,7 +73,7 @@ pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>) ->
     tokio::spawn(async move {
         rotation::follow_promptly(Source::new(vec![path], load), interval, counted, &asked, adopt).await;
     });
-    Some(tally)
+    tallies.add(tally);
 }
 
 /// All faults in one line.
@@ -112,11 +115,11 @@ impl State {
         changes != Changes::default()
     }
 
-    async fn apply(&self) {
-        let Reach { tenants, upstreams, stores, workers } = &self.reach;
+    async fn apply(&mut self) {
+        let Reach { accounts, tenants, upstreams, stores, workers } = &mut self.reach;
         let next = tenants.borrow().renewed(&self.config.tenants, &self.config.listener_tenants());
         if let Some(users) = &next.users {
-            users.replace(&self.config.users);
+            users.replace(accounts.follow(&self.config.users));
         }
         stores.follow(upstreams, &next.all);
         let mut adopting = JoinSet::new();

@@ -22,10 +22,11 @@ use tokio::sync::{Semaphore, watch};
 use self::scrape::Scrape;
 use self::security::Security;
 use crate::drain::Draining;
-use crate::rotation::Tally;
 use crate::rotation::login::Login;
+use crate::rotation::{Tallies, Tally};
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
+use crate::tenant::users::Users;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -59,8 +60,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Admin {
     upstreams: Vec<View>,
     security: Security,
+    users: Option<Arc<Users>>,
     stores: Stores,
-    reloads: Vec<Tally>,
+    reloads: Tallies,
     draining: Draining,
     scrape: Scrape,
 }
@@ -85,19 +87,20 @@ impl Admin {
         security: Security,
         tenants: watch::Receiver<Tenants>,
         stores: Stores,
-        reloads: Vec<Tally>,
+        reloads: Tallies,
         workers: Vec<Worker>,
         draining: Draining,
     ) -> Self {
         let scrape = Scrape::new(
             upstreams.clone(),
             security.clone(),
-            tenants,
+            tenants.clone(),
             stores.clone(),
             reloads.clone(),
             workers,
         );
-        Self { upstreams, security, stores, reloads, draining, scrape }
+        let users = tenants.borrow().users.clone();
+        Self { upstreams, security, users, stores, reloads, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
@@ -185,14 +188,18 @@ impl Admin {
                     body.push_str(&format!("upstream {name}: {outage}\n"));
                 }
             }
-            if let Some(said) = login.refusal() {
-                body.push_str(&format!(
-                    "upstream {name}: the server refuses respgate's own user or password: {said}\n"
-                ));
+            let users = self.users.iter().flat_map(|users| users.all()).collect::<Vec<_>>();
+            for login in users.iter().filter_map(|user| user.login(name)).chain([login]) {
+                if let Some(said) = login.refusal() {
+                    body.push_str(&format!(
+                        "upstream {name}: the server refuses {}: {said}\n",
+                        login.whose()
+                    ));
+                }
             }
         }
-        for tally in &self.reloads {
-            let (Tally { what, of, .. }, outcomes) = (tally, tally.outcomes());
+        for tally in self.reloads.all() {
+            let (Tally { what, of, .. }, outcomes) = (&tally, tally.outcomes());
             if !outcomes.restart.is_empty() {
                 let keys = outcomes.restart.join(", ");
                 body.push_str(&format!("{of}: the newest {what} needs a restart for {keys}\n"));

@@ -13,7 +13,7 @@ use super::View;
 use super::security::Security;
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
-use crate::rotation::Tally;
+use crate::rotation::{Tallies, Tally};
 use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
 use crate::tenant::store::Stores;
@@ -31,7 +31,7 @@ pub(super) struct Scrape {
     tenants: watch::Receiver<Tenants>,
     stores: Stores,
     security: Security,
-    reloads: Vec<Tally>,
+    reloads: Tallies,
     workers: Vec<Worker>,
     board: Mutex<Arc<Board>>,
 }
@@ -40,8 +40,8 @@ pub(super) struct Scrape {
 pub(super) struct Board {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// Whose figures are on it.
-    tenants: Vec<Arc<Tenant>>,
+    /// See [`Tenants::version`].
+    version: u64,
 }
 
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
@@ -52,20 +52,19 @@ impl Scrape {
         security: Security,
         tenants: watch::Receiver<Tenants>,
         stores: Stores,
-        reloads: Vec<Tally>,
+        reloads: Tallies,
         workers: Vec<Worker>,
     ) -> Self {
-        let board = Mutex::new(Arc::new(Board::new(Vec::new())));
+        let board = Mutex::new(Arc::new(Board::new(0)));
         Self { upstreams, security, tenants, stores, reloads, workers, board }
     }
 
-    /// The board, or a new one when tenants have changed: figures of one that is no more, and of limits that are
-    /// lifted, would stay on it for ever.
-    fn board(&self, tenants: &[Arc<Tenant>]) -> Arc<Board> {
+    /// The board, or a new one when users or tenants have changed: figures of one that is no more, and of limits that
+    /// are lifted, would stay on it for ever.
+    fn board(&self, version: u64) -> Arc<Board> {
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |(one, other): (&Arc<Tenant>, &Arc<Tenant>)| Arc::ptr_eq(one, other);
-        if board.tenants.len() != tenants.len() || !board.tenants.iter().zip(tenants).all(same) {
-            *board = Arc::new(Board::new(tenants.to_vec()));
+        if board.version != version {
+            *board = Arc::new(Board::new(version));
         }
         board.clone()
     }
@@ -73,7 +72,7 @@ impl Scrape {
     /// The metrics now.
     pub(super) async fn render(&self) -> String {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
-        let tenants = self.tenants.borrow().all.clone();
+        let tenants = self.tenants.borrow().clone();
         let mut counts: HashMap<usize, Counted> = HashMap::new();
         let mut buffered = 0;
         let mut handshakes: Vec<Handshakes> = Vec::new();
@@ -90,15 +89,22 @@ impl Scrape {
                 }
             }
         }
-        let board = self.board(&tenants);
+        let board = self.board(tenants.version);
         for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
             for (figure, value) in FIGURES.iter().zip(sum) {
                 board.publish(figure.name, figure.kind, labels(name, figure.label), value);
             }
             board.publish_topology(name, &topology.borrow());
             board.publish_failovers(name, timelines);
+            for user in tenants.users.iter().flat_map(|users| users.all()) {
+                if let Some(login) = user.login(name) {
+                    let mut labels = labels(name, None);
+                    labels.push(Label::new("user", user.name.clone()));
+                    board.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
+                }
+            }
         }
-        for tenant in &tenants {
+        for tenant in &tenants.all {
             board.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
         }
         for store in self.stores.all() {
@@ -107,7 +113,7 @@ impl Scrape {
             board.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
             board.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
         }
-        board.publish_reloads(&self.reloads);
+        board.publish_reloads(&self.reloads.all());
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         board.publish(BUILD, Kind::Gauge, version, 1);
         self.security.publish(&board, &handshakes);
@@ -118,7 +124,7 @@ impl Scrape {
 }
 
 impl Board {
-    fn new(tenants: Vec<Arc<Tenant>>) -> Self {
+    fn new(version: u64) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         for Figure { name, kind, help, .. } in FIGURES {
@@ -154,6 +160,12 @@ impl Board {
         describe_tenants(&recorder);
         describe(
             &recorder,
+            USER_REFUSED,
+            Kind::Gauge,
+            "Whether the upstream refuses what respgate authenticates with for one of its users (1).",
+        );
+        describe(
+            &recorder,
             RELOADS,
             Kind::Counter,
             "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
@@ -165,7 +177,7 @@ impl Board {
             Kind::Gauge,
             "How many parts of the newest version have no effect before a restart.",
         );
-        let board = Self { recorder, handle, tenants };
+        let board = Self { recorder, handle, version };
         Security::describe(&board);
         board
     }
@@ -272,6 +284,7 @@ const TENANT_BUFFERED: &str = "respgate_tenant_buffered_bytes";
 const TENANT_LEASES: &str = "respgate_tenant_leases";
 const TENANT_DELAYED: &str = "respgate_tenant_delayed_total";
 const TENANT_REFUSED: &str = "respgate_tenant_refused_total";
+const USER_REFUSED: &str = "respgate_user_upstream_auth_refused";
 const RATES_SHARED: &str = "respgate_rates_shared";
 const FALLBACKS: &str = "respgate_rate_fallbacks_total";
 const PRIMARY_KNOWN: &str = "respgate_primary_known";

@@ -8,6 +8,7 @@ use std::fmt;
 use super::Config;
 use crate::listener::ListenerConfig;
 use crate::tenant::config::TenantConfig;
+use crate::tenant::users::UserConfig;
 
 /// What is different. Printed, it names things and never their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,14 +26,23 @@ pub struct Changes {
 }
 
 /// What is different about one user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserChange {
     /// There was none of this name.
     Added,
     /// There is none any more.
     Removed,
+    /// These, at least one.
+    Changed(Vec<UserAspect>),
+}
+
+/// What can be different about a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserAspect {
     /// Its password, or the hash of the same one.
     Password,
+    /// Where the credentials come from with which its clients act on the server.
+    Account,
 }
 
 /// What is different about one tenant.
@@ -114,12 +124,19 @@ fn user_changes(now: &Config, next: &Config) -> Vec<(String, UserChange)> {
     let others = next.users.iter().filter_map(|new| {
         let change = match now.users.iter().find(|old| old.name == new.name) {
             None => UserChange::Added,
-            Some(old) if old != new => UserChange::Password,
+            Some(old) if old != new => UserChange::Changed(user_aspects(old, new)),
             Some(_) => return None,
         };
         Some((new.name.clone(), change))
     });
     removed.chain(others).collect()
+}
+
+fn user_aspects(old: &UserConfig, new: &UserConfig) -> Vec<UserAspect> {
+    let UserConfig { name: _, password, account } = old;
+    let all =
+        [(UserAspect::Password, *password != new.password), (UserAspect::Account, *account != new.account)];
+    all.into_iter().filter_map(|(aspect, differs)| differs.then_some(aspect)).collect()
 }
 
 fn tenant_changes(now: &[TenantConfig], next: &[TenantConfig]) -> Vec<(String, TenantChange)> {
@@ -187,7 +204,10 @@ impl fmt::Display for Changes {
         let users = self.users.iter().map(|(name, change)| match change {
             UserChange::Added => format!("user {name} added"),
             UserChange::Removed => format!("user {name} removed"),
-            UserChange::Password => format!("user {name}: password"),
+            UserChange::Changed(aspects) => {
+                let aspects: Vec<_> = aspects.iter().map(|aspect| aspect.shown()).collect();
+                format!("user {name}: {}", aspects.join(", "))
+            }
         });
         let tenants = self.tenants.iter().map(|(name, change)| match change {
             TenantChange::Added => format!("tenant {name} added"),
@@ -201,6 +221,15 @@ impl fmt::Display for Changes {
         let listeners = self.listeners.iter().map(|name| format!("listener {name}: tenant"));
         let all: Vec<_> = users.chain(tenants).chain(order).chain(listeners).collect();
         f.write_str(&all.join("; "))
+    }
+}
+
+impl UserAspect {
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Account => "upstream credentials",
+        }
     }
 }
 

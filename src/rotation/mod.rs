@@ -25,7 +25,7 @@ pub mod login;
 pub mod source;
 mod tally;
 
-pub use tally::Tally;
+pub use tally::{Tallies, Tally};
 
 use std::future::ready;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! What became of the changes of one set.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -12,6 +12,31 @@ pub struct Tally {
     /// Whose, as the configuration names it: `upstreams.main`.
     pub of: Arc<str>,
     outcomes: watch::Sender<Outcomes>,
+}
+
+/// All sets that are followed now; clones are one and the same.
+#[derive(Clone, Debug, Default)]
+pub struct Tallies(Arc<Mutex<Vec<Tally>>>);
+
+impl Tallies {
+    /// One more.
+    pub fn add(&self, tally: Tally) {
+        self.lock().push(tally);
+    }
+
+    /// A set that is no longer followed.
+    pub fn remove(&self, tally: &Tally) {
+        self.lock().retain(|known| !known.outcomes.same_channel(&tally.outcomes));
+    }
+
+    /// All of them now.
+    pub fn all(&self) -> Vec<Tally> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Tally>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What became of all changes so far.

@@ -10,8 +10,9 @@ use super::{Close, Session, hello, leased, refusal};
 use crate::resp::Resp;
 use crate::resp::write;
 use crate::tenant::users::attempts::Source;
-use crate::tenant::users::{Refused, Users};
+use crate::tenant::users::{Refused, User, Users};
 use crate::topology::ServerInfo;
+use crate::upstream::identity::Identity;
 use crate::upstream::lane::Admission;
 use crate::upstream::open::Key;
 
@@ -159,7 +160,7 @@ impl Session {
         Ok(())
     }
 
-    /// As `verify`, of a user of respgate's own, who acts as the configured user on the server.
+    /// As `verify`, of a user of respgate's own, who acts on the server as is configured for it, or as respgate does.
     async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), Rc<[u8]>> {
         let known = &self.client.known;
         let source = Source::of(known.address, known.uid);
@@ -179,14 +180,38 @@ impl Session {
             refusal::not_authenticated(&refused)
         })?;
         let name = self.client.name.clone();
-        self.assign(Some(&user), &name)?;
-        self.client.login = Some(user);
-        let own = self.around.upstream.identities.own();
-        if self.client.identity.as_ref().is_none_or(|mine| mine.id() != own.id()) {
-            self.client.identity = Some(own.clone());
+        self.assign(Some(&user.name), &name)?;
+        self.client.login = Some(user.name.clone());
+        let identity = self.identity_of(&user);
+        self.act_as(identity);
+        Ok(())
+    }
+
+    /// Who a user of respgate's own is on the server.
+    pub(super) fn identity_of(&self, user: &User) -> Rc<Identity> {
+        let upstream = &self.around.upstream;
+        match user.login(&upstream.config.name) {
+            Some(login) => upstream.identities.kept(login),
+            None => upstream.identities.own().clone(),
+        }
+    }
+
+    fn act_as(&mut self, identity: Rc<Identity>) {
+        if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
+            self.client.identity = Some(identity);
             self.leave_lane();
         }
-        Ok(())
+    }
+
+    /// Its user is somebody else on the server from now on; no reply may be due.
+    pub(super) fn act_anew(&mut self) {
+        self.acts_anew = false;
+        if let (Some(users), Some(login)) = (self.around.offices.users(), &self.client.login)
+            && let Some(user) = users.find(login)
+        {
+            let identity = self.identity_of(&user);
+            self.act_as(identity);
+        }
     }
 
     async fn select(&mut self, database: u32) {

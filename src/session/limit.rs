@@ -258,11 +258,17 @@ impl Session {
     /// Users or tenants have changed: decides anew whose client this is, and applies what that tenant's configuration
     /// is now. Nobody is refused for want of room, since the client has been let in. An error: its user is no more.
     pub(super) fn follow_reload(&mut self) -> Result<(), Close> {
-        let removed =
-            |users: Arc<Users>| self.client.login.as_deref().is_some_and(|login| !users.knows(login));
-        if self.around.offices.users().is_some_and(removed) {
-            tracing::info!(client = self.client.id, peer = self.client.peer, "a client's user was removed");
-            return Err(Close::Removed);
+        if let (Some(users), Some(login)) = (self.around.offices.users(), &self.client.login) {
+            let Some(user) = users.find(login) else {
+                tracing::info!(
+                    client = self.client.id,
+                    peer = self.client.peer,
+                    "a client's user was removed"
+                );
+                return Err(Close::Removed);
+            };
+            let identity = self.identity_of(&user);
+            self.acts_anew = self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());
         }
         let desk = self.desk_of(self.client.login.as_deref(), &self.client.name);
         if self.is_at(desk.as_ref()) {

@@ -185,6 +185,8 @@ pub struct Session {
     /// What the client may do; `None`: everything.
     policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
+    /// Its user is somebody else on the server by the newest configuration.
+    acts_anew: bool,
     closing: Option<Close>,
     /// What the client says first has not been looked at.
     opening: bool,
@@ -236,6 +238,7 @@ impl Session {
             scans: Scans::default(),
             policy: None,
             lane: None,
+            acts_anew: false,
             closing: None,
             ended: false,
             pending: None,

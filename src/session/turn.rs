@@ -107,6 +107,13 @@ impl Session {
             if blocked && self.replies.waiting() > BACKLOG {
                 return Poll::Pending;
             }
+            if self.acts_anew {
+                // What is under way is another's, and is answered first.
+                if self.replies.awaited() > 0 {
+                    return Poll::Pending;
+                }
+                self.act_anew();
+            }
             let mut pause = self.handle_input();
             self.note_debt();
             if !matches!(pause, Pause::Lane(_)) {

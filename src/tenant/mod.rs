@@ -149,6 +149,8 @@ pub struct Tenants {
     pub users: Option<Arc<Users>>,
     /// Times are counted from here.
     pub epoch: Instant,
+    /// How often these, or the users, have been replaced.
+    pub version: u64,
     /// The number of the next tenant.
     next: usize,
 }
@@ -162,6 +164,7 @@ impl Tenants {
             rules: Arc::default(),
             users,
             epoch: Instant::now(),
+            version: 0,
             next: 0,
         };
         empty.renewed(configs, listeners)
@@ -188,6 +191,7 @@ impl Tenants {
             rules: Arc::new(Rules::new(configs)),
             users: self.users.clone(),
             epoch: self.epoch,
+            version: self.version + 1,
             next,
         }
     }

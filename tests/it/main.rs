@@ -45,4 +45,5 @@ mod shared_rates;
 mod tls;
 mod tracking;
 mod transactions;
+mod user_logins;
 mod users;

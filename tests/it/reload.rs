@@ -1,7 +1,7 @@
 //! Users and tenants change while clients are served; what cannot is said.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -135,6 +135,55 @@ fn users_come_and_go_and_only_the_removed_lose_their_sessions() {
         live.proxy.client().expect(&["AUTH", "stays", "two"], WRONG);
         live.says_once("need a restart");
     }
+}
+
+/// Whom the server takes a user for changes while its session lives, also with replies under way.
+#[test]
+fn a_user_s_credentials_at_the_server_change_under_its_session() {
+    let server = Server::start(Flavor::Valkey);
+    for (name, rules) in [("reader", "-set"), ("writer", "-get")] {
+        server.run(&["ACL", "SETUSER", name, "on", &format!(">{name}"), "~*", "&*", "+@all", rules]);
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let password = |name: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, name).expect("a password");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
+        path.display().to_string()
+    };
+    let paths = ["reader", "writer"].map(password);
+    let acts = |at: usize| {
+        let name = ["reader", "writer"][at];
+        format!(
+            "{}upstream-username = \"{name}\"\nupstream-password-file = \"{}\"\n",
+            user("app", ONE),
+            paths[at]
+        )
+    };
+    let keys = "client-auth = \"required\"\nreauth = \"reconnect\"";
+    let mut live = Live::start_in_front(server, 1, keys, &user("app", ONE));
+    let mut client = live.proxy.client();
+    client.expect(&["AUTH", "app", "one"], "+OK\r\n");
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    live.server.run(&["CLIENT", "PAUSE", "300", "ALL"]);
+    client.send_command(&["GET", "k"]);
+    wait::until("a command to be under way", || {
+        live.proxy.metric("respgate_commands_total", &["shared"]) >= 2.0
+    });
+    live.reload(&acts(0));
+    client.send_command(&["SET", "k", "denied"]);
+    client.expect_reply("$1\r\nv\r\n");
+    assert!(client.reply().starts_with(b"-NOPERM "), "who it is from the next command on");
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    // As a rotation: connections are replaced.
+    live.reload(&acts(1));
+    wait::until("the writer's connection", || client.call(&["SET", "k", "w"]) == b"+OK\r\n");
+    assert!(live.proxy.http("/metrics").contains("of=\"users.app\""));
+    live.reload(&user("app", ONE));
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    assert!(!live.proxy.http("/metrics").contains("of=\"users.app\""));
+    wait::until("three changes", || live.logged("user app: upstream credentials") == 3);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::super::Written;
 use super::super::tests::{Reference, loaded};
 use super::*;
 
-const UPSTREAM: &str = "[upstreams.main]\nurl = \"redis://db\"\n";
+const UPSTREAM: &str = "[upstreams.main]\nurl = \"redis://db\"\nclient-auth = \"required\"\n";
 const HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$iArroSHG8LwEAE7v5/stug$Ia3Z0DJB80Xn1XExqxGqGO7rkTkktxY6g0ZfD7KMpRs";
 const OTHER: &str =
@@ -37,6 +37,9 @@ fn users_come_and_go_and_change_their_passwords() {
     assert_eq!(at_once(&b, &[&*a, &b].concat()), "user a added");
     let changes = between(&a, &b);
     assert!(!changes.to_string().contains("argon2") && !format!("{changes:?}").contains("argon2"));
+    let with = |keys: &str| format!("{b}upstream-password-file = \"password\"\n{keys}");
+    assert_eq!(at_once(&b, &with("")), "user b: upstream credentials");
+    assert_eq!(at_once(&with("upstream-username = \"x\""), &with("")), "user b: upstream credentials");
     // Whose a user's client is, is a matter of its tenant.
     let tenants = "[tenants.t]\n[tenants.u]\n";
     let of = |tenant: &str| format!("{tenants}{a}tenant = \"{tenant}\"\n");

@@ -342,7 +342,7 @@ impl Leased {
                     transaction.selects.push((transaction.queued, database));
                 }
             }
-            Some(Verb::Ping | Verb::Echo | Verb::Unwatch) => {}
+            Some(Verb::Ping | Verb::Echo | Verb::Unwatch | Verb::AclWhoami) => {}
             Some(verb) if subscription(verb).is_some() => {
                 return self
                     .poison(session, b"-ERR respgate: subscriptions cannot change inside a transaction");

@@ -1,5 +1,6 @@
-//! respgate's own users: clients authenticate to it, and it to the server as it is configured to.
+//! respgate's own users: clients authenticate to it, and it to the server as itself or as is configured for the user.
 
+pub mod accounts;
 pub mod attempts;
 pub mod hash;
 
@@ -15,6 +16,8 @@ use tokio::time::Instant;
 
 use self::attempts::{Attempts, Source};
 use self::hash::PasswordHash;
+use crate::rotation::login::Login;
+use crate::rotation::source::Account;
 use crate::secret::Secret;
 
 type Mac = blake2::Blake2bMac<U32>;
@@ -33,6 +36,26 @@ pub struct UserConfig {
     pub name: String,
     /// What its password must hash to.
     pub password: PasswordHash,
+    /// Who its clients are to the server; `None`: who respgate itself is.
+    pub account: Option<Account>,
+}
+
+/// A user, and who its clients are to servers.
+#[derive(Debug)]
+pub struct User {
+    /// What clients authenticate as.
+    pub name: String,
+    /// What its password must hash to.
+    pub password: PasswordHash,
+    /// By upstream; none where its clients are who respgate itself is.
+    pub logins: Vec<(Arc<str>, Login)>,
+}
+
+impl User {
+    /// Who its clients are to the servers of this upstream, if not who respgate itself is.
+    pub fn login(&self, upstream: &str) -> Option<&Login> {
+        self.logins.iter().find(|(name, _)| **name == *upstream).map(|(_, login)| login)
+    }
 }
 
 /// Why a client is not let in.
@@ -46,8 +69,8 @@ pub enum Refused {
     Busy,
 }
 
-/// What each user's password must hash to.
-type Roll = HashMap<String, PasswordHash>;
+/// The users by name.
+type Roll = HashMap<String, Arc<User>>;
 
 /// All users, for all workers.
 pub struct Users {
@@ -71,13 +94,13 @@ impl fmt::Debug for Users {
 
 impl Users {
     /// `None` without any. At most `parallel` passwords are hashed at once.
-    pub fn new(configs: &[UserConfig], parallel: usize) -> Option<Arc<Self>> {
-        let any = configs.first()?;
+    pub fn new(users: Vec<Arc<User>>, parallel: usize) -> Option<Arc<Self>> {
+        let nobody = users.first()?.password.clone();
         let mut key = [0; 64];
         OsRng.fill_bytes(&mut key);
         Some(Arc::new(Self {
-            roll: Mutex::new(Arc::new(roll(configs))),
-            nobody: any.password.clone(),
+            roll: Mutex::new(Arc::new(roll(users))),
+            nobody,
             known: Mutex::default(),
             key,
             attempts: Mutex::default(),
@@ -89,13 +112,18 @@ impl Users {
 
     /// From now on these are the users. Passwords that are being checked are held against the new ones; wrong ones that
     /// came before count on.
-    pub fn replace(&self, configs: &[UserConfig]) {
-        *self.roll.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(roll(configs));
+    pub fn replace(&self, users: Vec<Arc<User>>) {
+        *self.roll.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(roll(users));
     }
 
-    /// Whether there is such a user.
-    pub fn knows(&self, name: &str) -> bool {
-        self.roll().contains_key(name)
+    /// The user of this name.
+    pub fn find(&self, name: &str) -> Option<Arc<User>> {
+        self.roll().get(name).cloned()
+    }
+
+    /// All of them, in no order.
+    pub fn all(&self) -> Vec<Arc<User>> {
+        self.roll().values().cloned().collect()
     }
 
     fn roll(&self) -> Arc<Roll> {
@@ -111,15 +139,14 @@ impl Users {
         source: Source,
         name: &[u8],
         password: &[u8],
-    ) -> Result<String, Refused> {
+    ) -> Result<Arc<User>, Refused> {
         let name = std::str::from_utf8(name).unwrap_or_default();
-        let roll = self.roll();
-        let found = roll.get_key_value(name);
-        let digest = found.map(|(name, hash)| self.digest(name, password, hash));
-        if let Some(((name, _), digest)) = found.zip(digest)
+        let found = self.find(name);
+        let digest = found.as_ref().map(|user| self.digest(name, password, &user.password));
+        if let Some((user, digest)) = found.as_ref().zip(digest)
             && self.believed(&digest)
         {
-            return Ok(name.clone());
+            return Ok(user.clone());
         }
         // Counted before it is checked, so that many at once are as few as one after the other.
         if let Some(wait) = self.attempts(|attempts, now| attempts.begin(source, now)) {
@@ -127,19 +154,20 @@ impl Users {
         }
         let _waiting = self.waiting.clone().try_acquire_owned().map_err(|_| Refused::Busy)?;
         let Ok(running) = self.running.clone().acquire_owned().await else { return Err(Refused::Busy) };
-        let hash = found.map_or(&self.nobody, |(_, hash)| hash).clone();
+        let hash = found.as_ref().map_or(&self.nobody, |user| &user.password).clone();
         let secret = Secret::new(password);
         let right = tokio::task::spawn_blocking(move || {
             let right = hash.matches(secret.expose());
             drop(running);
             right
         });
-        match (right.await, found.zip(digest)) {
+        let found = found.as_ref().zip(digest);
+        match (right.await, found, self.find(name)) {
             // Meanwhile there may be no such user any more, or another password.
-            (Ok(true), Some(((name, hash), digest))) if self.roll().get(name) == Some(hash) => {
+            (Ok(true), Some((known, digest)), Some(user)) if user.password == known.password => {
                 self.attempts(|attempts, _| attempts.succeeded(source));
                 self.believe(digest);
-                Ok(name.clone())
+                Ok(user)
             }
             _ => Err(Refused::Wrong),
         }
@@ -177,8 +205,8 @@ impl Users {
     }
 }
 
-fn roll(configs: &[UserConfig]) -> Roll {
-    configs.iter().map(|user| (user.name.clone(), user.password.clone())).collect()
+fn roll(users: Vec<Arc<User>>) -> Roll {
+    users.into_iter().map(|user| (user.name.clone(), user)).collect()
 }
 
 #[cfg(test)]
@@ -187,24 +215,26 @@ mod tests {
 
     const HERE: Source = Source::Unknown;
 
+    fn user(name: &str, password: PasswordHash) -> Arc<User> {
+        Arc::new(User { name: name.into(), password, logins: Vec::new() })
+    }
+
     fn users() -> Arc<Users> {
-        let user = |name: &str, password: &[u8]| UserConfig {
-            name: name.into(),
-            password: PasswordHash::quick(password),
-        };
-        Users::new(&[user("app", b"secret"), user("default", b"other")], 2).unwrap()
+        let user = |name: &str, password: &[u8]| user(name, PasswordHash::quick(password));
+        Users::new(vec![user("app", b"secret"), user("default", b"other")], 2).unwrap()
     }
 
     #[tokio::test]
     async fn only_the_right_password_of_the_right_user() {
         let users = users();
-        assert_eq!(users.clone().verify(HERE, b"app", b"secret").await, Ok("app".into()));
-        assert_eq!(users.clone().verify(HERE, b"app", b"secret").await, Ok("app".into()), "believed");
+        assert_eq!(users.clone().verify(HERE, b"app", b"secret").await.unwrap().name, "app");
+        assert_eq!(users.clone().verify(HERE, b"app", b"secret").await.unwrap().name, "app", "believed");
         for (name, password) in
             [(&b"app"[..], &b"other"[..]), (b"nobody", b"secret"), (b"", b""), (b"\xff", b"secret")]
         {
             let source = Source::Uid(name.len() as u32 * 100 + password.len() as u32);
-            assert_eq!(users.clone().verify(source, name, password).await, Err(Refused::Wrong));
+            let refused = users.clone().verify(source, name, password).await.map(|user| user.name.clone());
+            assert_eq!(refused, Err(Refused::Wrong));
         }
         assert!(!format!("{users:?}").contains("argon2"));
     }
@@ -212,20 +242,20 @@ mod tests {
     #[tokio::test]
     async fn the_roll_is_replaced_and_nothing_old_is_believed() {
         let users = users();
-        let verify =
-            |name: &'static [u8], password: &'static [u8]| users.clone().verify(HERE, name, password);
+        let verify = async |name: &'static [u8], password: &'static [u8]| {
+            users.clone().verify(HERE, name, password).await.map(|user| user.name.clone())
+        };
         assert!(verify(b"app", b"secret").await.is_ok());
         assert!(verify(b"default", b"other").await.is_ok());
-        let user = |name: &str, hash| UserConfig { name: name.into(), password: hash };
-        let first = users.roll().get("default").unwrap().clone();
-        users.replace(&[user("app", PasswordHash::quick(b"changed"))]);
+        let first = users.find("default").unwrap();
+        users.replace(vec![user("app", PasswordHash::quick(b"changed"))]);
         assert_eq!(verify(b"app", b"secret").await, Err(Refused::Wrong));
         assert_eq!(verify(b"default", b"other").await, Err(Refused::Wrong));
         assert_eq!(verify(b"app", b"changed").await, Ok("app".into()));
-        assert!(users.knows("app") && !users.knows("default"));
-        users.replace(&[user("default", first)]);
+        assert!(users.find("app").is_some() && users.find("default").is_none());
+        users.replace(vec![first]);
         assert_eq!(verify(b"default", b"other").await, Ok("default".into()));
-        users.replace(&[]);
+        users.replace(Vec::new());
         assert_eq!(verify(b"default", b"other").await, Err(Refused::Wrong));
     }
 
@@ -237,9 +267,9 @@ mod tests {
         while users.waiting.available_permits() == WAITING {
             tokio::task::yield_now().await;
         }
-        users.replace(&[]);
+        users.replace(Vec::new());
         drop(busy);
-        assert_eq!(checked.await.unwrap(), Err(Refused::Wrong));
+        assert_eq!(checked.await.unwrap().map(|user| user.name.clone()), Err(Refused::Wrong));
     }
 
     #[tokio::test]
