@@ -234,6 +234,9 @@ impl Board {
             labels
         };
         self.publish(TENANT_COMMANDS, Kind::Counter, labels(None), counted.commands);
+        if tenant.config.policy.is_some() {
+            self.publish(TENANT_DENIED, Kind::Counter, labels(None), counted.denied);
+        }
         self.publish(TENANT_CLIENTS, Kind::Gauge, labels(None), tenant.connections.taken() as u64);
         for (limit, count) in [(Limit::InFlight, &tenant.in_flight), (Limit::Buffered, &tenant.buffered)] {
             if count.limit().is_some() {
@@ -278,6 +281,7 @@ impl Board {
 }
 
 const TENANT_COMMANDS: &str = "respgate_tenant_commands_total";
+const TENANT_DENIED: &str = "respgate_tenant_denied_total";
 const TENANT_CLIENTS: &str = "respgate_tenant_clients";
 const TENANT_IN_FLIGHT: &str = "respgate_tenant_commands_in_flight";
 const TENANT_BUFFERED: &str = "respgate_tenant_buffered_bytes";
@@ -309,6 +313,7 @@ fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help:
 fn describe_tenants(recorder: &PrometheusRecorder) {
     for (name, kind, help) in [
         (TENANT_COMMANDS, Kind::Counter, "Commands taken from a tenant's clients."),
+        (TENANT_DENIED, Kind::Counter, "Commands of a tenant's clients that its policy denied."),
         (TENANT_CLIENTS, Kind::Gauge, "Clients of a tenant connected now."),
         (
             TENANT_IN_FLIGHT,

@@ -53,8 +53,12 @@ impl Session {
                 }
                 match way {
                     Way::Local(spec) => self.answer_locally(spec, request),
-                    Way::Refused(line) | Way::Denied(line) => {
+                    Way::Refused(line) => {
                         self.refuse(&line);
+                        Step::Done
+                    }
+                    Way::Denied(line) => {
+                        self.deny(&line);
                         Step::Done
                     }
                     Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),

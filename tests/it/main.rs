@@ -29,6 +29,7 @@ mod greeting;
 mod handshake;
 mod hold;
 mod holes;
+mod identity;
 mod layers;
 mod limits;
 mod listeners;
