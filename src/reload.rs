@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::config::changes::Changes;
 use crate::config::flags::Flags;
 use crate::config::report::{Finding, Report};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Written};
 use crate::rotation::{self, Source, Tallies, Tally};
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
@@ -63,9 +63,9 @@ pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>, ta
         (Some(config), report) => Ok((config, report.warnings)),
         (None, report) => Err(faults(&report)),
     };
-    let state = State { config, reach, tally: tally.clone(), warnings: None };
+    let state = State { seen: config.written.clone(), config, reach, tally: tally.clone(), warnings: None };
     let state = Arc::new(Mutex::new(state));
-    let adopt = move |(config, warnings)| {
+    let adopt = move |(config, warnings), _| {
         let state = state.clone();
         async move { state.lock().await.adopt(config, warnings).await }
     };
@@ -87,17 +87,22 @@ struct State {
     config: Config,
     reach: Reach,
     tally: Tally,
+    /// What the file held when it was last read.
+    seen: Written,
     /// Those of the file as it was last; `None`: those of the start have been logged by whoever started this.
     warnings: Option<Vec<Finding>>,
 }
 
 impl State {
-    /// Whether the file is another one than that of the start.
+    /// Whether the file holds other keys or values than before. Its content was looked at before it was read, so the same
+    /// version may come twice.
     async fn adopt(&mut self, next: Config, warnings: Vec<Finding>) -> bool {
         let known = self.warnings.replace(warnings.clone()).unwrap_or(warnings);
         for warning in self.warnings.iter().flatten().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
         }
+        let differs = next.written != self.seen;
+        self.seen.clone_from(&next.written);
         let changes = Changes::between(&self.config, &next);
         if changes.any_at_once() {
             self.config.take_over(next);
@@ -112,7 +117,7 @@ impl State {
             );
         }
         self.tally.postponed(&changes.restart);
-        changes != Changes::default()
+        differs
     }
 
     async fn apply(&mut self) {

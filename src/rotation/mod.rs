@@ -61,21 +61,22 @@ pub async fn follow<T: Send + 'static>(
     tally: Tally,
     mut adopt: impl FnMut(T),
 ) {
-    follow_promptly(source, interval, tally, &Notify::new(), move |set| {
+    follow_promptly(source, interval, tally, &Notify::new(), move |set, replaces| {
         adopt(set);
-        ready(false)
+        ready(replaces)
     })
     .await;
 }
 
 /// As [`follow`], and looks at once when `prompt` says so: then the set is whole, and counts as bad if it is. A set is
-/// counted when it has been adopted; the first one too, if `adopt` says that it made a difference.
+/// counted when `adopt` has taken it, and says that it is another one than before; `adopt` is told whether there was one
+/// before.
 pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
     source: Source<T>,
     interval: Duration,
     tally: Tally,
     prompt: &Notify,
-    mut adopt: impl FnMut(T) -> F,
+    mut adopt: impl FnMut(T, bool) -> F,
 ) {
     let source = Arc::new(source);
     let digester = Arc::new(Digester::default());
@@ -99,9 +100,10 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
         let Ok(loaded) = spawn_blocking(move || (loads.load)()).await else { continue };
         match loaded {
             Ok(set) => {
-                let differs = adopt(set).await;
-                if changes.adopted(digest) || differs {
-                    tally.replaced();
+                let replaces = changes.adopted(digest);
+                match adopt(set, replaces).await {
+                    true => tally.replaced(),
+                    false => tally.cleared(),
                 }
             }
             Err(why) if changes.failed(digest) || (prompted && changes.failed(digest)) => tally.refused(&why),

@@ -112,9 +112,9 @@ async fn whoever_asks_is_answered_at_once() {
     let (adopt, mut adopted) = mpsc::unbounded_channel();
     let (asked, counted) = (prompt.clone(), tally.clone());
     let task = tokio::spawn(async move {
-        let adopt = move |number| {
+        let adopt = move |number, replaces| {
             let _ = adopt.send(number);
-            ready(false)
+            ready(replaces)
         };
         let hour = Duration::from_secs(3600);
         follow_promptly(Source::new(vec![path], load), hour, counted, &asked, adopt).await;
