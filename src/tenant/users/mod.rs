@@ -3,7 +3,7 @@
 pub mod attempts;
 pub mod hash;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -70,7 +70,7 @@ pub enum Refused {
 
 /// All users, for all workers.
 pub struct Users {
-    all: HashMap<String, Arc<User>>,
+    all: BTreeMap<String, Arc<User>>,
     /// Checked where there is no such user, so that this takes as long.
     nobody: PasswordHash,
     /// When each right password was last hashed, by its keyed digest. The key is this process's alone.
@@ -106,7 +106,7 @@ impl Users {
         }))
     }
 
-    /// All of them, in no order.
+    /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<User>> {
         self.all.values()
     }
