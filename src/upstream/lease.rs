@@ -430,10 +430,7 @@ impl Upstream {
                             return Err(line.into());
                         }
                         if key.identity.is_of_a_user() {
-                            // Nobody else is to wait for want of what this one cannot use.
-                            drop(permit);
-                            let _ = tokio::time::timeout(backoff.next_delay(), self.changed()).await;
-                            let mut grant = self.room(key, Share::default()).await?;
+                            let mut grant = self.step_aside(permit, key, backoff.next_delay()).await?;
                             if let Some(link) = self.usable(key, &mut grant) {
                                 return Ok(self.lend(link, key, replies, grant.permit));
                             }
@@ -456,6 +453,18 @@ impl Upstream {
             let until = if tries { deadline.min(Instant::now() + backoff.next_delay()) } else { deadline };
             let _ = tokio::time::timeout_at(until, self.changed()).await;
         }
+    }
+
+    /// Pauses without the room and asks for some again: nobody else is to wait for want of what this one cannot use.
+    async fn step_aside(
+        self: &Rc<Self>,
+        permit: Permit,
+        key: &Key,
+        pause: Duration,
+    ) -> Result<Grant, Rc<[u8]>> {
+        drop(permit);
+        let _ = tokio::time::timeout(pause, self.changed()).await;
+        self.room(key, Share::default()).await
     }
 
     fn lend(self: &Rc<Self>, link: Link, key: &Key, replies: &Rc<Replies>, permit: Permit) -> Lease {

@@ -4,7 +4,7 @@ pub mod accounts;
 pub mod attempts;
 pub mod hash;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -70,7 +70,7 @@ pub enum Refused {
 }
 
 /// The users by name.
-type Roll = HashMap<String, Arc<User>>;
+type Roll = BTreeMap<String, Arc<User>>;
 
 /// All users, for all workers.
 pub struct Users {
@@ -121,7 +121,7 @@ impl Users {
         self.roll().get(name).cloned()
     }
 
-    /// All of them, in no order.
+    /// All of them, by name.
     pub fn all(&self) -> Vec<Arc<User>> {
         self.roll().values().cloned().collect()
     }
