@@ -113,6 +113,7 @@ const TENANT: &[&str] = &[
     "scripts",
     "weight",
     "priority",
+    "pubsub",
     "over-limit",
     "max-delay",
     "shared-by",
@@ -368,6 +369,7 @@ fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTena
         scripts: section.read("scripts", report),
         weight: section.read("weight", report),
         priority: section.read("priority", report),
+        pubsub: section.read("pubsub", report),
     }
 }
 

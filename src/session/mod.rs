@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 mod denied;
 mod errand;
+mod fanned;
 mod hello;
 mod leased;
 pub mod limit;
@@ -46,6 +47,7 @@ use crate::tenant::identity::TenantId;
 use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
+use crate::upstream::fanin::seat::Seat;
 use crate::upstream::held::Held;
 use crate::upstream::lane::Lane;
 use crate::upstream::open::Key;
@@ -173,6 +175,8 @@ pub struct Session {
     /// What the client may do; `None`: everything.
     policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
+    /// Its subscriptions, where they travel by fan-in.
+    seat: Option<Box<Seat>>,
     closing: Option<Close>,
     /// What the client says first has not been looked at.
     opening: bool,
@@ -224,6 +228,7 @@ impl Session {
             scans: Scans::default(),
             policy: None,
             lane: None,
+            seat: None,
             closing: None,
             ended: false,
             pending: None,
@@ -311,6 +316,9 @@ impl Session {
                 // What still comes for these is dropped; their places in the lane's queue stay until then.
                 std::mem::replace(&mut self.replies, replies).close();
                 self.presence.replace(self.replies.clone());
+                if let Some(seat) = &self.seat {
+                    seat.redirect(&self.replies);
+                }
                 self.presence.owes(roster.now.get(), false, true);
                 self.progress = 0;
                 None

@@ -45,6 +45,8 @@ struct State {
     new: bool,
     /// It waits for what other clients do: blocked, subscribed, monitoring.
     listening: bool,
+    /// It is subscribed by fan-in, or asks to be.
+    subscribed: bool,
     /// A transaction or WATCH is open, since then.
     transaction: Option<Tick>,
     /// A reply is due that waits for nobody else, since then.
@@ -60,6 +62,7 @@ impl Presence {
             active: now,
             new: true,
             listening: false,
+            subscribed: false,
             transaction: None,
             due: None,
             slow: None,
@@ -103,6 +106,11 @@ impl Presence {
             state.listening = listening;
             state.transaction = transaction.then(|| state.transaction.unwrap_or(now));
         });
+    }
+
+    /// Whether it is subscribed by fan-in, whatever it does besides.
+    pub(super) fn subscribes(&self, subscribed: bool) {
+        self.change(|state| state.subscribed = subscribed);
     }
 
     /// Whether a reply is due. Each that comes gives the next one its own time.
@@ -149,10 +157,11 @@ fn expiry(state: &State, timeouts: &Timeouts, now: Tick, busy: bool) -> Option<E
     if passed(state.transaction, timeouts.transaction) {
         return Some(Expiry::Transaction);
     }
-    if state.new && passed(Some(state.began).filter(|_| !busy && !state.listening), timeouts.first_command) {
+    let busy = busy || state.listening || state.subscribed;
+    if state.new && passed(Some(state.began).filter(|_| !busy), timeouts.first_command) {
         return Some(Expiry::FirstCommand);
     }
-    let idle = Some(state.active).filter(|_| !busy && !state.listening && state.transaction.is_none());
+    let idle = Some(state.active).filter(|_| !busy && state.transaction.is_none());
     passed(idle, timeouts.idle).then_some(Expiry::Idle)
 }
 
@@ -165,6 +174,7 @@ mod tests {
         active: 10,
         new: false,
         listening: false,
+        subscribed: false,
         transaction: None,
         due: None,
         slow: None,
@@ -196,6 +206,7 @@ mod tests {
             State { listening: true, ..STILL },
             State { listening: true, new: false, ..STILL },
             State { transaction: Some(990), ..STILL },
+            State { subscribed: true, ..STILL },
         ] {
             assert_eq!(expiry(&state, &timeouts(), 1000, false), None, "{state:?}");
         }
