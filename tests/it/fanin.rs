@@ -214,7 +214,7 @@ fn refusals_are_the_server_s_and_the_asker_s() {
         });
         pair.server.run(&["PUBLISH", "ok:1", "two"]);
         other.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nok:1\r\n$3\r\ntwo\r\n");
-        assert!(pair.proxy.log().contains("the server refuses to restore"));
+        wait::until("the reason to be logged", || pair.proxy.log().contains("the server refuses to restore"));
     }
 }
 
@@ -265,4 +265,40 @@ fn messages_wait_for_their_tenant_s_rate() {
     subscriber.hears("news", "last");
     let took = began.elapsed();
     assert!(took > Duration::from_millis(700), "{took:?}");
+}
+
+/// Messages that come while a long reply is passed on in pieces stand before or behind it, never inside.
+#[test]
+fn messages_stand_between_replies() {
+    const MESSAGES: usize = 50;
+    let (server, proxy) = start(Flavor::Valkey, 1, "");
+    let large = "x".repeat(20_000_000);
+    server.client().expect(&["SET", "large", &large], "+OK\r\n");
+    let reply = format!("${}\r\n{large}\r\n", large.len());
+    let mut subscriber = Subscriber::start(&proxy, 1);
+    // By the shared lane, and by a lease. The client reads nothing of it yet.
+    for command in [&["GET", "large"][..], &["EVAL", "return redis.call('GET', 'large')", "0"]] {
+        let before = proxy.metric("respgate_fanin_deliveries_total", &[]);
+        subscriber.client.send_command(command);
+        wait::until("the reply to come in part", || proxy.metric("respgate_buffered_bytes", &[]) > 0.0);
+        for number in 0..MESSAGES {
+            server.run(&["PUBLISH", "news", &format!("{number:03}")]);
+        }
+        wait::until("all messages to come", || {
+            proxy.metric("respgate_fanin_deliveries_total", &[]) - before == MESSAGES as f64
+        });
+        let (mut messages, mut replies) = (0, 0);
+        while messages + replies < MESSAGES + 1 {
+            let frame = subscriber.client.reply();
+            if frame.starts_with(b">") {
+                let expected = format!(">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$3\r\n{messages:03}\r\n");
+                assert!(frame == expected.as_bytes(), "{}", frame.escape_ascii());
+                messages += 1;
+            } else {
+                assert!(frame == reply.as_bytes(), "{} bytes of another reply", frame.len());
+                replies += 1;
+            }
+        }
+        assert_eq!((messages, replies), (MESSAGES, 1));
+    }
 }
