@@ -95,18 +95,20 @@ impl Session {
         }
     }
 
-    /// Waits for the answer to a request for subscriptions. Ready when the client has left meanwhile.
+    /// Waits for the answer to a request for subscriptions. Ready when the client has left, and there is no server to
+    /// give one.
     pub(super) fn poll_subscribing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.around.upstream.in_hold() {
+        let held = self.around.upstream.in_hold();
+        if held {
             self.wait_held();
         } else {
             self.released();
         }
-        let left = self.poll_left(cx);
-        if left.is_ready() {
+        if self.poll_left(cx).is_ready() && held {
             self.closing = Some(Close::Left);
+            return Poll::Ready(());
         }
-        left
+        Poll::Pending
     }
 
     /// All its subscriptions end.

@@ -19,6 +19,8 @@ use crate::upstream::open::{Key, Link, OpenFault, open};
 /// Bounds of the time between two attempts to open the link.
 const AGAIN_MIN: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
+/// A link that has lasted so long counts as a success.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// Serves `fan` until no session uses it any more.
 pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
@@ -43,7 +45,9 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
         match open(&upstream, &primary, &key).await {
             Ok(link) if Some(link.generation) == upstream.generation() => {
                 upstream.end_hold();
-                if serve(&fan, &upstream, link).await {
+                let opened = Instant::now();
+                serve(&fan, &upstream, link).await;
+                if opened.elapsed() >= STEADY {
                     backoff.reset();
                 }
                 if upstream.generation() == Some(primary.generation) {
@@ -123,11 +127,9 @@ fn give_up(fan: &FanIn, upstream: &Upstream, why: &str) {
     }
 }
 
-/// True if the server has said anything.
-async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, link: Link) -> bool {
+async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, link: Link) {
     let generation = link.generation;
     let gauge = Gauged::new(&upstream.counters, |c| &c.fanin_open);
-    let read = fan.reads.get();
     fan.order.set(None);
     fan.ping.set(false);
     fan.generation.set(Some(generation));
@@ -139,7 +141,6 @@ async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, link: Link) -> bool {
     fan.generation.set(None);
     fan.table.borrow_mut().disconnected();
     report(fan, upstream, generation, end);
-    fan.reads.get() != read
 }
 
 fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: End) {

@@ -253,7 +253,7 @@ impl Model {
     }
 
     /// Compares what was heard since the last time with what must have been.
-    fn hear(&mut self) {
+    fn hear(&mut self, server: &Server) {
         let heard = std::mem::take(&mut *self.ear.borrow_mut());
         let Some(Heard::Decided(refusal)) = heard.last() else {
             assert_eq!(heard, [], "nothing comes unasked");
@@ -263,7 +263,12 @@ impl Model {
         let mut expected = Vec::new();
         if refusal.is_none() {
             for name in names {
-                self.has.insert((word(kind), name.to_owned()));
+                let known = (word(kind), name.to_owned());
+                assert!(
+                    server.names.contains(&known),
+                    "{known:?} is confirmed, and the server knows nothing of it"
+                );
+                self.has.insert(known);
                 expected.push(Heard::Confirmed(kind, true, Some(name.to_owned()), self.count(kind)));
             }
         } else {
@@ -353,10 +358,10 @@ fn play(actions: Vec<Action>) {
             }
             Action::Leave(_) => {}
         }
-        models.iter_mut().for_each(Model::hear);
+        models.iter_mut().for_each(|model| model.hear(&server));
     }
     settle(&mut table, &mut server);
-    models.iter_mut().for_each(Model::hear);
+    models.iter_mut().for_each(|model| model.hear(&server));
     assert!(models.iter().all(|model| model.asks.is_none()), "everybody got an answer");
     let union: BTreeSet<_> = models.iter().flat_map(|model| model.has.iter().cloned()).collect();
     assert_eq!(server.names, union, "the server has what the sessions have");
