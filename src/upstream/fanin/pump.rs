@@ -16,9 +16,11 @@ use crate::topology::Generation;
 use crate::upstream::not_primary;
 use crate::upstream::open::Link;
 
-/// Bytes given to sessions before these have their turn to write them. Otherwise a burst for many subscribers would
-/// wait in memory for all of them, however fast they read.
-const TURN: usize = 1024 * 1024;
+/// Bytes given to sessions before these have their turn to write them: so many for each, within bounds for all. Otherwise
+/// a burst for many subscribers would wait in memory for all of them, however fast they read.
+const TURN_EACH: usize = 16 * 1024;
+const TURN_MIN: usize = 1024 * 1024;
+const TURN_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of commands that may wait to be written.
 const OUTBOUND: usize = 256 * 1024;
 /// A message larger than this is not kept until it is whole, in bytes; its subscribers are disconnected.
@@ -82,7 +84,8 @@ impl Pump {
     /// Ready when the link has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, fan: &FanIn, upstream: &Upstream) -> Poll<End> {
         fan.watch(cx.waker());
-        let mut room = TURN;
+        let sessions = fan.table.borrow().sessions();
+        let mut room = sessions.saturating_mul(TURN_EACH).clamp(TURN_MIN, TURN_MAX);
         for _ in 0..READS {
             if let Some(order) = fan.order.take() {
                 return Poll::Ready(match order {
