@@ -13,18 +13,19 @@ use tokio::task::JoinSet;
 use crate::admin::security::Security;
 use crate::admin::{self, Admin, View};
 use crate::certificates::Certificates;
-use crate::config::{Account, Config};
+use crate::config::{self, Config};
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
-use crate::rotation::login::Login;
+use crate::rotation::login::{Login, Whose};
+use crate::rotation::source::Account;
 use crate::rotation::{Tally, credentials};
 use crate::tenant::Tenants;
 use crate::tenant::store::Store;
-use crate::tenant::users::Users;
+use crate::tenant::users::{User, Users};
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
@@ -59,7 +60,7 @@ async fn serve(config: Config) -> io::Result<()> {
     let admin = config.admin.map(admin::bind).transpose()?;
 
     let certificates = Certificates::of(&config);
-    let (logins, mut reloads) = logins(&config);
+    let Accounts { upstreams: logins, users, mut reloads } = Accounts::follow(&config);
     reloads.extend(certificates.rotate(config.reload_interval));
     let discoveries: Vec<Discovery> = config
         .upstreams
@@ -75,7 +76,8 @@ async fn serve(config: Config) -> io::Result<()> {
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
-    let plan = plan(&config, &certificates, &discoveries, &logins, &timelines);
+    let tenants = Tenants::new(&config.tenants, Users::new(users, config.workers));
+    let plan = plan(&config, tenants, &certificates, &discoveries, &logins, &timelines);
     let stores: Vec<Store> =
         plan.upstreams.iter().filter_map(|upstream| Store::spawn(upstream, &plan.tenants.all)).collect();
     let mut workers = Vec::with_capacity(config.workers);
@@ -98,7 +100,7 @@ async fn serve(config: Config) -> io::Result<()> {
         let admin = Admin::new(
             views.collect(),
             security,
-            plan.tenants.all.clone(),
+            &plan.tenants,
             stores,
             reloads,
             workers.clone(),
@@ -162,41 +164,67 @@ fn security(config: &Config, certificates: &Certificates) -> Security {
     }
 }
 
-/// Who respgate is to each upstream, kept up to date from now on, and what becomes of the changes.
-fn logins(config: &Config) -> (Vec<Logins>, Vec<Tally>) {
-    let mut tallies = Vec::new();
-    let mut login = |account: &Option<Account>, what: &'static str, upstream: &str| {
-        let Some(Account { credentials: known, source }) = account else { return Login::new(None) };
-        let login = match known {
-            Some(known) => Login::new(Some(known.clone())),
-            None => Login::awaited("password-command has not ended yet"),
+/// Who respgate is to servers, kept up to date from now on.
+struct Accounts {
+    /// For itself, by upstream.
+    upstreams: Vec<Logins>,
+    /// For its users.
+    users: Vec<User>,
+    /// What becomes of changes.
+    reloads: Vec<Tally>,
+}
+
+impl Accounts {
+    fn follow(config: &Config) -> Self {
+        let mut reloads = Vec::new();
+        let mut follow = |account: &Option<Account>, what: &'static str, of: String| {
+            let Some(Account { credentials: known, source }) = account else { return Login::new(None) };
+            let login = match known {
+                Some(known) => Login::new(Some(known.clone())),
+                None => Login::awaited("password-command has not ended yet"),
+            };
+            let tally = Tally::new(what, of);
+            reloads.push(tally.clone());
+            tokio::spawn(credentials::keep(login.clone(), source.clone(), config.reload_interval, tally));
+            login
         };
-        let tally = Tally::new(what, format!("upstreams.{upstream}"));
-        tallies.push(tally.clone());
-        tokio::spawn(credentials::keep(login.clone(), source.clone(), config.reload_interval, tally));
-        login
-    };
-    let logins = config.upstreams.iter().map(|upstream| {
-        let name = &upstream.config.name;
-        Logins {
-            nodes: login(&upstream.account, "password", name),
-            sentinels: login(&upstream.sentinel_account, "sentinel-password", name),
-        }
-    });
-    let logins = logins.collect();
-    (logins, tallies)
+        let upstreams = config.upstreams.iter().map(|upstream| {
+            let of = || format!("upstreams.{}", upstream.config.name);
+            Logins {
+                nodes: follow(&upstream.account, "password", of()),
+                sentinels: follow(&upstream.sentinel_account, "sentinel-password", of()),
+            }
+        });
+        let upstreams = upstreams.collect();
+        let users = config.users.iter().map(|user| {
+            let account = &user.account;
+            let login = follow(account, "upstream-password", format!("users.{}", user.name));
+            let at = |upstream: &config::Upstream| {
+                let whose = Whose::User(user.name.as_str().into());
+                (upstream.config.name.as_str().into(), login.elsewhere(whose))
+            };
+            let places = config.upstreams.iter().filter(|_| account.is_some());
+            User {
+                name: user.name.clone(),
+                password: user.password.clone(),
+                logins: places.map(at).collect(),
+            }
+        });
+        let users = users.collect();
+        Self { upstreams, users, reloads }
+    }
 }
 
 /// Each worker gets its share of the limits.
 fn plan(
     config: &Config,
+    tenants: Tenants,
     certificates: &Certificates,
     discoveries: &[Discovery],
     logins: &[Logins],
     timelines: &[Timelines],
 ) -> Plan {
     let workers = config.workers.max(1);
-    let tenants = Tenants::new(&config.tenants, Users::new(&config.users, workers));
     let listeners = config
         .listeners
         .iter()

@@ -5,7 +5,8 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A password. Its `Debug` and `Display` print a fixed mask, and its memory is wiped on drop.
+/// A password. Its `Debug` and `Display` print a fixed mask, it is compared in constant time, and its memory is wiped on
+/// drop.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
@@ -26,6 +27,15 @@ impl Secret {
     }
 }
 
+impl PartialEq for Secret {
+    /// See [`Secret::matches`].
+    fn eq(&self, other: &Self) -> bool {
+        self.matches(other.expose())
+    }
+}
+
+impl Eq for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
@@ -39,7 +49,7 @@ impl fmt::Display for Secret {
 }
 
 /// A user name (absent: the server's `default` user) and its password.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The ACL user; `None` sends the one-argument form of AUTH.
     pub username: Option<String>,
@@ -53,15 +63,6 @@ impl Credentials {
         self.username.as_deref().unwrap_or("default")
     }
 }
-
-impl PartialEq for Credentials {
-    /// Compares passwords in constant time.
-    fn eq(&self, other: &Self) -> bool {
-        self.username == other.username && self.password.matches(other.password.expose())
-    }
-}
-
-impl Eq for Credentials {}
 
 #[cfg(test)]
 mod tests {

@@ -24,8 +24,9 @@ use self::security::Security;
 use crate::drain::Draining;
 use crate::rotation::Tally;
 use crate::rotation::login::Login;
-use crate::tenant::Tenant;
+use crate::tenant::Tenants;
 use crate::tenant::store::Store;
+use crate::tenant::users::Users;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -59,6 +60,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Admin {
     upstreams: Vec<View>,
     security: Security,
+    users: Option<Arc<Users>>,
     stores: Vec<Store>,
     reloads: Vec<Tally>,
     draining: Draining,
@@ -83,7 +85,7 @@ impl Admin {
     pub fn new(
         upstreams: Vec<View>,
         security: Security,
-        tenants: Vec<Arc<Tenant>>,
+        tenants: &Tenants,
         stores: Vec<Store>,
         reloads: Vec<Tally>,
         workers: Vec<Worker>,
@@ -92,12 +94,13 @@ impl Admin {
         let scrape = Scrape::new(
             upstreams.clone(),
             security.clone(),
-            tenants,
+            tenants.clone(),
             stores.clone(),
             reloads.clone(),
             workers,
         );
-        Self { upstreams, security, stores, reloads, draining, scrape }
+        let users = tenants.users.clone();
+        Self { upstreams, security, users, stores, reloads, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
@@ -185,10 +188,14 @@ impl Admin {
                     body.push_str(&format!("upstream {name}: {outage}\n"));
                 }
             }
-            if let Some(said) = login.refusal() {
-                body.push_str(&format!(
-                    "upstream {name}: the server refuses respgate's own user or password: {said}\n"
-                ));
+            let users = self.users.iter().flat_map(|users| users.iter());
+            for login in users.filter_map(|user| user.login(name)).chain([login]) {
+                if let Some(said) = login.refusal() {
+                    body.push_str(&format!(
+                        "upstream {name}: the server refuses {}: {said}\n",
+                        login.whose()
+                    ));
+                }
             }
         }
         for tally in &self.reloads {

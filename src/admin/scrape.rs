@@ -1,6 +1,5 @@
 //! Collects what the workers counted and renders it as Prometheus text.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Key, KeyName, Metadata, Recorder};
@@ -12,10 +11,10 @@ use super::security::Security;
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
 use crate::rotation::Tally;
-use crate::tenant::Tenant;
 use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
 use crate::tenant::store::Store;
+use crate::tenant::{Tenant, Tenants};
 use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
@@ -26,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
-    tenants: Vec<Arc<Tenant>>,
+    tenants: Tenants,
     stores: Vec<Store>,
     security: Security,
     reloads: Vec<Tally>,
@@ -41,7 +40,7 @@ impl Scrape {
     pub(super) fn new(
         upstreams: Vec<View>,
         security: Security,
-        tenants: Vec<Arc<Tenant>>,
+        tenants: Tenants,
         stores: Vec<Store>,
         reloads: Vec<Tally>,
         workers: Vec<Worker>,
@@ -81,6 +80,12 @@ impl Scrape {
         describe_tenants(&recorder);
         describe(
             &recorder,
+            USER_REFUSED,
+            Kind::Gauge,
+            "Whether the upstream refuses what respgate authenticates with for one of its users (1).",
+        );
+        describe(
+            &recorder,
             RELOADS,
             Kind::Counter,
             "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
@@ -94,7 +99,7 @@ impl Scrape {
     /// The metrics now.
     pub(super) async fn render(&self) -> String {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
-        let mut tenants = vec![Counted::default(); self.tenants.len()];
+        let mut tenants = vec![Counted::default(); self.tenants.all.len()];
         let mut buffered = 0;
         let mut handshakes: Vec<Handshakes> = Vec::new();
         for worker in &self.workers {
@@ -116,8 +121,15 @@ impl Scrape {
             }
             self.publish_topology(name, &topology.borrow());
             self.publish_failovers(name, timelines);
+            for user in self.tenants.users.iter().flat_map(|users| users.iter()) {
+                if let Some(login) = user.login(name) {
+                    let mut labels = labels(name, None);
+                    labels.push(Label::new("user", user.name.clone()));
+                    self.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
+                }
+            }
         }
-        for (tenant, counted) in self.tenants.iter().zip(&tenants) {
+        for (tenant, counted) in self.tenants.all.iter().zip(&tenants) {
             self.publish_tenant(tenant, counted);
         }
         for store in &self.stores {
@@ -186,6 +198,9 @@ impl Scrape {
             labels
         };
         self.publish(TENANT_COMMANDS, Kind::Counter, labels(None), counted.commands);
+        if tenant.config.policy.is_some() {
+            self.publish(TENANT_DENIED, Kind::Counter, labels(None), counted.denied);
+        }
         self.publish(TENANT_CLIENTS, Kind::Gauge, labels(None), tenant.connections.taken() as u64);
         for (limit, count) in [(Limit::InFlight, &tenant.in_flight), (Limit::Buffered, &tenant.buffered)] {
             if count.limit().is_some() {
@@ -230,12 +245,14 @@ impl Scrape {
 }
 
 const TENANT_COMMANDS: &str = "respgate_tenant_commands_total";
+const TENANT_DENIED: &str = "respgate_tenant_denied_total";
 const TENANT_CLIENTS: &str = "respgate_tenant_clients";
 const TENANT_IN_FLIGHT: &str = "respgate_tenant_commands_in_flight";
 const TENANT_BUFFERED: &str = "respgate_tenant_buffered_bytes";
 const TENANT_LEASES: &str = "respgate_tenant_leases";
 const TENANT_DELAYED: &str = "respgate_tenant_delayed_total";
 const TENANT_REFUSED: &str = "respgate_tenant_refused_total";
+const USER_REFUSED: &str = "respgate_user_upstream_auth_refused";
 const RATES_SHARED: &str = "respgate_rates_shared";
 const FALLBACKS: &str = "respgate_rate_fallbacks_total";
 const PRIMARY_KNOWN: &str = "respgate_primary_known";
@@ -259,6 +276,7 @@ fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help:
 fn describe_tenants(recorder: &PrometheusRecorder) {
     for (name, kind, help) in [
         (TENANT_COMMANDS, Kind::Counter, "Commands taken from a tenant's clients."),
+        (TENANT_DENIED, Kind::Counter, "Commands of a tenant's clients that its policy denied."),
         (TENANT_CLIENTS, Kind::Gauge, "Clients of a tenant connected now."),
         (
             TENANT_IN_FLIGHT,

@@ -75,6 +75,8 @@ pub enum Verb {
     Cluster,
     /// SENTINEL and its subcommands.
     Sentinel,
+    /// ACL WHOAMI.
+    AclWhoami,
     /// ASKING.
     Asking,
     /// AUTH.

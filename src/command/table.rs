@@ -57,7 +57,7 @@ pub static TABLE: [Spec; 399] = numbered([
     row("ACL|SAVE", Verb::Other, 2, Admin, Never, ADMIN.and(NOSCRIPT)),
     row("ACL|SETUSER", Verb::Other, -3, Admin, Never, ADMIN.and(NOSCRIPT)),
     row("ACL|USERS", Verb::Other, 2, Admin, Never, ADMIN.and(NOSCRIPT)),
-    row("ACL|WHOAMI", Verb::Other, 2, Shared, Safe, NOSCRIPT),
+    row("ACL|WHOAMI", Verb::AclWhoami, 2, Shared, Safe, NOSCRIPT),
     row("APPEND", Verb::Other, 3, Shared, Never, FAST.and(KEY).and(W)),
     row("ASKING", Verb::Asking, 1, Virtual, Never, FAST),
     row("AUTH", Verb::Auth, -2, Virtual, Never, FAST.and(NOSCRIPT).and(NOAUTH)),

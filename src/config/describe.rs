@@ -3,11 +3,12 @@
 use std::fmt::Write;
 
 use super::size::{show_bytes, show_duration};
-use super::{Account, Config, Upstream};
+use super::{Config, Upstream};
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::tls::Loaded;
 use crate::net::tls::client::ClientProfile;
+use crate::rotation::source::Account;
 use crate::session::config::AdminCommands;
 use crate::upstream::config::{ClientAuth, Pool};
 

@@ -140,7 +140,16 @@ const TENANT: &[&str] = &[
     "max-buffered",
 ];
 
-const USER: &[&str] = &["password-hash", "tenant"];
+const USER: &[&str] = &[
+    "password-hash",
+    "tenant",
+    "upstream-username",
+    "upstream-username-file",
+    "upstream-password-file",
+    "upstream-password-env",
+    "upstream-password-command",
+    "upstream-password-refresh",
+];
 
 const UPSTREAM: &[&str] = &[
     "url",
@@ -299,12 +308,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     }
     for (name, section) in root.sections("users", USER, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
-        typed.users.push(TypedUser {
-            name,
-            place: section.place().clone(),
-            password: section.read("password-hash", report),
-            tenant: section.read("tenant", report),
-        });
+        typed.users.push(user(name, &section, folder, report));
     }
     for (name, section) in root.sections("upstreams", UPSTREAM, report) {
         section.refuse_unknown_keys(&SCHEMA, report);
@@ -403,6 +407,23 @@ fn quota(section: &Section<'_>, report: &mut Report) -> TypedQuota {
         transactions: section.read("transactions", report),
         max_request: section.read("max-request", report),
         max_buffered: section.read("max-buffered", report),
+    }
+}
+
+fn user(name: String, section: &Section<'_>, folder: &Path, report: &mut Report) -> TypedUser {
+    TypedUser {
+        name,
+        place: section.place().clone(),
+        password: section.read("password-hash", report),
+        tenant: section.read("tenant", report),
+        upstream_username: username(section, ["upstream-username", "upstream-username-file"], folder, report),
+        upstream_password: password(
+            section,
+            ["upstream-password-file", "upstream-password-env", "upstream-password-command"],
+            folder,
+            report,
+        ),
+        upstream_password_refresh: section.read("upstream-password-refresh", report),
     }
 }
 

@@ -27,8 +27,7 @@ use crate::discovery::config::DiscoveryConfig;
 use crate::listener::ListenerConfig;
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
-use crate::rotation::source::CredentialSource;
-use crate::secret::Credentials;
+use crate::rotation::source::Account;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::UpstreamConfig;
@@ -76,15 +75,6 @@ pub struct Upstream {
     pub tls: Option<Loaded<ClientProfile, ClientSet>>,
     /// TLS to Sentinels; `None` speaks plain text.
     pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
-}
-
-/// Who respgate is to servers.
-#[derive(Clone, Debug)]
-pub struct Account {
-    /// As they were read with the configuration; `None` if a program is to print the password.
-    pub credentials: Option<Credentials>,
-    /// Where to read them again.
-    pub source: CredentialSource,
 }
 
 /// What is logged, and how. Logs go to stderr.

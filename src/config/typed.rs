@@ -213,6 +213,9 @@ pub struct TypedUser {
     pub place: Place,
     pub password: Setting<PasswordHash>,
     pub tenant: Setting<String>,
+    pub upstream_username: Setting<NameSource>,
+    pub upstream_password: Setting<SecretSource>,
+    pub upstream_password_refresh: Setting<Duration>,
 }
 
 /// How much a tenant may use.

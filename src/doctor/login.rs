@@ -119,7 +119,7 @@ fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
 fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
     let said = quoted(line, peer.credentials.as_ref());
     let what = peer.kind.noun();
-    let (user_key, password_key) = peer.kind.keys();
+    let (user_key, password_key) = peer.keys();
     let broken = |seen: String, remedy: String| (Finding::broken(Step::Login, seen, remedy), Admission::Out);
     match code(line) {
         b"WRONGPASS" => {

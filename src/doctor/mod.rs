@@ -1,7 +1,7 @@
 //! `respgate doctor`: walks everything that a configuration names, for real, and says what is wrong and how to mend it.
 //!
 //! One file for each step: `dns`, `tcp`, `tls`, `login`, then for a Sentinel `sentinel` and for all of them together
-//! `agreement`, for a data server `server`, `role`, `database`, `clients`, `latency`; and `listener` for this machine's
+//! `agreement`, for a data server `server`, `role`, `database`, `clients`, `latency`, `users`; and `listener` for this machine's
 //! own side. `peer` leads from a name to a connection, `node` and `upstream` put the steps in order. Each step is a
 //! question with its own deadline, and a pure function that makes a [`finding::Finding`] of the answer. `human` and
 //! `json` show them.
@@ -25,6 +25,7 @@ mod sniff;
 mod tcp;
 mod tls;
 mod upstream;
+mod users;
 mod words;
 
 pub use human::{Style, show};
@@ -55,7 +56,11 @@ pub fn run(config: &Config) -> io::Result<Diagnosis> {
 async fn examine(config: &Config) -> Diagnosis {
     let mut sections: Vec<_> = config.listeners.iter().map(listener::examine).collect();
     sections.extend(config.admin.map(listener::examine_admin));
-    let upstreams = config.upstreams.iter().cloned().map(upstream::examine);
+    let upstreams = config.upstreams.iter().cloned().map(|upstream| {
+        let accounts =
+            config.users.iter().filter_map(|user| Some((user.name.clone(), user.account.clone()?)));
+        upstream::examine(upstream, accounts.collect())
+    });
     sections.extend(concurrently(upstreams).await.into_iter().flatten());
     Diagnosis { sections }
 }

@@ -31,16 +31,6 @@ impl Kind {
             Self::Server => "server",
         }
     }
-
-    /// The settings with its user and password.
-    pub(super) fn keys(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Sentinel => {
-                ("--sentinel-user (sentinel-username)", "--sentinel-password-file (sentinel-password-file)")
-            }
-            Self::Server => ("--upstream-user (username)", "--upstream-password-file (password-file)"),
-        }
-    }
 }
 
 /// Whom to walk to.
@@ -59,6 +49,8 @@ pub(super) struct Peer {
     pub(super) answer_limit: Duration,
     /// `client-auth = "required"`.
     pub(super) clients_bring_their_own: bool,
+    /// For which of respgate's users the credentials are; `None`: for respgate itself.
+    pub(super) of_user: Option<String>,
     /// As a Sentinel announced it; `None` if it is configured.
     pub(super) announced: Option<Address>,
     /// What else to do if it cannot be connected; empty, or begins with `; `.
@@ -76,6 +68,7 @@ impl Peer {
             connect_limit: Duration::from_secs(2),
             answer_limit: Duration::from_secs(2),
             clients_bring_their_own: false,
+            of_user: None,
             announced: None,
             hint: String::new(),
         }
@@ -83,6 +76,23 @@ impl Peer {
 
     pub(super) fn encrypted(&self) -> bool {
         self.tls.is_some() && matches!(self.address, Address::Tcp { .. })
+    }
+
+    /// The settings with its user and password.
+    pub(super) fn keys(&self) -> (String, String) {
+        let (user, password) = match (&self.of_user, self.kind) {
+            (Some(name), _) => {
+                let keys = ["upstream-username", "upstream-password-file"];
+                return keys.map(|key| format!("{key} of [users.{name}]")).into();
+            }
+            (None, Kind::Sentinel) => {
+                ("--sentinel-user (sentinel-username)", "--sentinel-password-file (sentinel-password-file)")
+            }
+            (None, Kind::Server) => {
+                ("--upstream-user (username)", "--upstream-password-file (password-file)")
+            }
+        };
+        (user.into(), password.into())
     }
 
     /// How long the doctor waits for an answer.

@@ -5,33 +5,35 @@ use std::sync::Arc;
 
 use super::agreement::{self, Voice};
 use super::concurrently;
-use super::finding::{Finding, Section, Step, Subject};
+use super::finding::{Finding, Level, Section, Step, Subject};
 use super::node;
 use super::peer::{self, Kind, Peer};
 use super::role::Expected;
 use super::sentinel::{self, Answer};
-use crate::config::{Account, Upstream};
+use super::users;
+use crate::config::Upstream;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 use crate::rotation::credentials;
+use crate::rotation::source::Account;
 use crate::secret::Credentials;
 use crate::topology::Address;
-use crate::upstream::config::ClientAuth;
+use crate::upstream::config::{ClientAuth, UpstreamConfig};
 
 /// Sentinels and replicas beyond these are not walked to.
 const MOST: usize = 16;
 
 /// Walks everything that the upstream names, or that is named by what it names.
-pub(super) async fn examine(upstream: Upstream) -> Vec<Section> {
+pub(super) async fn examine(upstream: Upstream, users: Vec<(String, Account)>) -> Vec<Section> {
     let logins =
         Logins { data: obtain(&upstream.account).await, sentinels: obtain(&upstream.sentinel_account).await };
     match upstream.discovery {
         DiscoveryConfig::Fixed(ref address) => {
             let peer = server(&upstream, &logins, address.clone());
-            vec![node::examine(peer, upstream.config, Expected::Primary).await]
+            vec![primary(peer, upstream.config, Expected::Primary, &users).await]
         }
         DiscoveryConfig::Sentinel(ref sentinels) => {
             let sentinels = Arc::new(sentinels.clone());
-            by_sentinels(upstream, logins, sentinels).await
+            by_sentinels(upstream, logins, sentinels, users).await
         }
     }
 }
@@ -43,7 +45,7 @@ struct Logins {
 }
 
 /// Runs the program that prints the password, if one does.
-async fn obtain(account: &Option<Account>) -> Result<Option<Credentials>, String> {
+pub(super) async fn obtain(account: &Option<Account>) -> Result<Option<Credentials>, String> {
     match account {
         None => Ok(None),
         Some(Account { credentials: Some(credentials), .. }) => Ok(Some(credentials.clone())),
@@ -51,7 +53,30 @@ async fn obtain(account: &Option<Account>) -> Result<Option<Credentials>, String
     }
 }
 
-async fn by_sentinels(upstream: Upstream, logins: Logins, sentinels: Arc<SentinelConfig>) -> Vec<Section> {
+/// Walks to the primary, and logs in to it for every user of respgate's that has credentials of its own.
+async fn primary(
+    peer: Peer,
+    config: UpstreamConfig,
+    expected: Expected,
+    users: &[(String, Account)],
+) -> Section {
+    let mut section = node::examine(peer.clone(), config, expected).await;
+    if section
+        .findings
+        .iter()
+        .any(|finding| finding.step == Step::Tls && matches!(finding.level, Level::Ok | Level::Warning))
+    {
+        section.findings.extend(users::examine(&peer, users).await);
+    }
+    section
+}
+
+async fn by_sentinels(
+    upstream: Upstream,
+    logins: Logins,
+    sentinels: Arc<SentinelConfig>,
+    users: Vec<(String, Account)>,
+) -> Vec<Section> {
     let config = &upstream.config;
     let ask = |address: Address, announced: Option<Address>| {
         ask(
@@ -103,12 +128,13 @@ async fn by_sentinels(upstream: Upstream, logins: Logins, sentinels: Arc<Sentine
                 announced: Some(announced.clone()),
                 ..server(&upstream, &logins, dialled.unwrap_or(announced))
             };
-            let config = config.clone();
+            let (config, users) = (config.clone(), users.clone());
             async move {
-                let mut section = node::examine(peer, config, expected).await;
-                if expected == Expected::Replica {
-                    section.soften();
+                if expected != Expected::Replica {
+                    return primary(peer, config, expected, &users).await;
                 }
+                let mut section = node::examine(peer, config, expected).await;
+                section.soften();
                 section
             }
         });

@@ -1,5 +1,6 @@
-//! Who respgate is to a server, at this moment.
+//! Who respgate is to a server, at this moment: for itself, or for one of its users.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,22 +18,46 @@ pub type Newest = Result<Option<Arc<Credentials>>, Arc<str>>;
 /// Credentials that may be replaced while respgate runs, and what servers said of them. Cheap to clone; clones are one
 /// and the same.
 #[derive(Clone, Debug)]
-pub struct Login(Arc<Shared>);
+pub struct Login {
+    whose: Whose,
+    account: Arc<Account>,
+    standing: Arc<watch::Sender<Standing>>,
+}
+
+/// For whom respgate authenticates. As text: the user and password that are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// For itself, and for every client that acts as it.
+    Own,
+    /// For the clients of this user of its own.
+    User(Arc<str>),
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("respgate's own user or password"),
+            Self::User(name) => write!(f, "the user or password that respgate has for its user '{name}'"),
+        }
+    }
+}
 
 #[derive(Debug)]
-struct Shared {
+struct Account {
     newest: watch::Sender<Newest>,
-    refusal: watch::Sender<Refusal>,
     /// A server has refused the newest ones.
     asked: Notify,
 }
 
+/// What servers think of them.
 #[derive(Debug, Default)]
-struct Refusal {
-    /// What was said last; none once they were accepted.
+struct Standing {
+    /// What was said last by one that refuses them; none once they were accepted.
     said: Option<Arc<str>>,
     logged: Option<Instant>,
     unlogged: u64,
+    /// They have been accepted once.
+    worked: bool,
 }
 
 impl Default for Login {
@@ -54,16 +79,35 @@ impl Login {
     }
 
     fn with(newest: Newest) -> Self {
-        Self(Arc::new(Shared {
-            newest: watch::channel(newest).0,
-            refusal: watch::channel(Refusal::default()).0,
-            asked: Notify::new(),
-        }))
+        Self {
+            whose: Whose::Own,
+            account: Arc::new(Account { newest: watch::channel(newest).0, asked: Notify::new() }),
+            standing: Arc::new(watch::channel(Standing::default()).0),
+        }
+    }
+
+    /// The same credentials at another server, or for somebody else: replaced together, refused or accepted apart.
+    pub fn elsewhere(&self, whose: Whose) -> Self {
+        Self {
+            whose,
+            account: self.account.clone(),
+            standing: Arc::new(watch::channel(Standing::default()).0),
+        }
+    }
+
+    /// For whom respgate authenticates with these.
+    pub fn whose(&self) -> &Whose {
+        &self.whose
+    }
+
+    /// Whether the two are one and the same.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.standing, &other.standing)
     }
 
     /// What a new connection authenticates with.
     pub fn newest(&self) -> Newest {
-        self.0.newest.borrow().clone()
+        self.account.newest.borrow().clone()
     }
 
     /// As [`Self::newest`], but if none are known yet, they are waited for.
@@ -75,12 +119,12 @@ impl Login {
 
     /// Sees every change from now on.
     pub fn subscribe(&self) -> watch::Receiver<Newest> {
-        self.0.newest.subscribe()
+        self.account.newest.subscribe()
     }
 
     /// New connections use these from now on. False: they are the same as before.
     pub fn replace(&self, credentials: Credentials) -> bool {
-        self.0.newest.send_if_modified(|newest| {
+        self.account.newest.send_if_modified(|newest| {
             let same = matches!(newest, Ok(Some(old)) if **old == credentials);
             if !same {
                 *newest = Ok(Some(Arc::new(credentials)));
@@ -91,7 +135,7 @@ impl Login {
 
     /// None are known yet, for another reason than before. What was known stays.
     pub fn still_awaited(&self, why: &str) {
-        self.0.newest.send_if_modified(|newest| match newest {
+        self.account.newest.send_if_modified(|newest| match newest {
             Err(known) if **known != *why => {
                 *newest = Err(why.into());
                 true
@@ -107,37 +151,48 @@ impl Login {
             return;
         }
         let said: Arc<str> = format!("{server}: {}", line.escape_ascii()).into();
-        self.0.refusal.send_modify(|refusal| {
-            let silent = refusal.said.is_some() && refusal.logged.is_some_and(|at| at.elapsed() < REMIND);
-            refusal.unlogged += 1;
+        self.standing.send_modify(|standing| {
+            let silent = standing.said.is_some() && standing.logged.is_some_and(|at| at.elapsed() < REMIND);
+            standing.unlogged += 1;
             if !silent {
-                let times = std::mem::take(&mut refusal.unlogged);
-                tracing::error!(%server, user = credentials.user(), error = %line.escape_ascii(), times, "the server refuses respgate's own user or password; it is tried again now and then: check the password's file, variable or command, and the server's ACL");
-                refusal.logged = Some(Instant::now());
+                let times = std::mem::take(&mut standing.unlogged);
+                tracing::error!(%server, user = credentials.user(), error = %line.escape_ascii(), times, "the server refuses {}; it is tried again now and then: check the password's file, variable or command, and the server's ACL", self.whose);
+                standing.logged = Some(Instant::now());
             }
-            refusal.said = Some(said);
+            standing.said = Some(said);
         });
-        self.0.asked.notify_one();
+        self.account.asked.notify_one();
     }
 
     /// A server accepted them.
     pub fn accepted(&self) {
-        if self.0.refusal.borrow().said.is_some() {
-            self.0.refusal.send_modify(|refusal| {
-                refusal.said = None;
-                tracing::info!("the server accepts respgate's own user and password again");
+        let news = {
+            let standing = self.standing.borrow();
+            standing.said.is_some() || !standing.worked
+        };
+        if news {
+            self.standing.send_modify(|standing| {
+                standing.worked = true;
+                if standing.said.take().is_some() {
+                    tracing::info!("the server accepts {} again", self.whose);
+                }
             });
         }
     }
 
+    /// Whether a server has ever accepted them: if it no longer does, others are on their way.
+    pub fn has_worked(&self) -> bool {
+        self.standing.borrow().worked
+    }
+
     /// What a server said that refuses them; `None` while they are accepted.
     pub fn refusal(&self) -> Option<Arc<str>> {
-        self.0.refusal.borrow().said.clone()
+        self.standing.borrow().said.clone()
     }
 
     /// Ends when a server has refused the newest ones, at once if one has since the last time.
     pub(super) async fn wanted(&self) {
-        self.0.asked.notified().await;
+        self.account.asked.notified().await;
     }
 }
 
@@ -174,6 +229,21 @@ mod tests {
         login.replace(credentials("two"));
         login.refused(&"db:1", &old, b"WRONGPASS x");
         assert_eq!(login.refusal(), None);
+    }
+
+    #[test]
+    fn one_account_at_two_servers_is_refused_by_each_for_itself() {
+        let shop = || Whose::User("shop".into());
+        let here = Login::new(Some(credentials("one"))).elsewhere(shop());
+        let there = here.elsewhere(shop());
+        let newest = here.newest().unwrap().unwrap();
+        here.accepted();
+        there.refused(&"db:2", &newest, b"WRONGPASS x");
+        assert_eq!((here.refusal(), here.has_worked()), (None, true));
+        assert_eq!((there.refusal().as_deref(), there.has_worked()), (Some("db:2: WRONGPASS x"), false));
+        assert!(here.replace(credentials("two")));
+        assert_eq!(there.newest().unwrap().unwrap().password.expose(), b"two");
+        assert!(here.is(&here.clone()) && !here.is(&there));
     }
 
     #[test]

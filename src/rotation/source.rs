@@ -36,7 +36,7 @@ pub enum NameSource {
 }
 
 /// Where a password comes from, or the password itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PasswordSource {
     /// It stood in a URL.
     Held(Secret),
@@ -45,7 +45,7 @@ pub enum PasswordSource {
 }
 
 /// Where a user's name and password come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialSource {
     /// None: the server's `default` user.
     pub username: Option<NameSource>,
@@ -54,6 +54,24 @@ pub struct CredentialSource {
     /// How often a program is asked for it anew.
     pub refresh: Duration,
 }
+
+/// Who respgate is to servers, for itself or for one of its users.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// As they were read with the configuration; `None` if a program is to print the password.
+    pub credentials: Option<Credentials>,
+    /// Where to read them again.
+    pub source: CredentialSource,
+}
+
+impl PartialEq for Account {
+    /// Equal if they come from the same place: what is read there may change at any time.
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Account {}
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 

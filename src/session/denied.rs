@@ -35,6 +35,19 @@ impl Session {
         Way::Denied(if spec.verb == Verb::Exec { refusal::exec_aborted_because(&line) } else { line })
     }
 
+    /// Answers a request that the tenant's policy denies, and counts it.
+    pub(super) fn deny(&mut self, line: &[u8]) {
+        self.count_denied();
+        self.refuse(line);
+    }
+
+    /// One more request that the tenant's policy denies.
+    pub(super) fn count_denied(&self) {
+        if let Some(member) = &self.member {
+            member.desk().figures.denied.rise();
+        }
+    }
+
     /// As `denied`, of a command that the table lacks and that would go this way.
     fn denied_unlisted(&self, name: &str, way: Way) -> Way {
         match way {

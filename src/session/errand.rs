@@ -159,7 +159,7 @@ impl Session {
         Ok(())
     }
 
-    /// As `verify`, of a user of respgate's own, who acts as the configured user on the server.
+    /// As `verify`, of a user of respgate's own, who acts on the server as is configured for it, or as respgate does.
     async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), Rc<[u8]>> {
         let known = &self.client.known;
         let source = Source::of(known.address, known.uid);
@@ -179,11 +179,15 @@ impl Session {
             refusal::not_authenticated(&refused)
         })?;
         let name = self.client.name.clone();
-        self.assign(Some(&user), &name)?;
-        self.client.login = Some(user);
-        let own = self.around.upstream.identities.own();
-        if self.client.identity.as_ref().is_none_or(|mine| mine.id() != own.id()) {
-            self.client.identity = Some(own.clone());
+        self.assign(Some(&user.name), &name)?;
+        self.client.login = Some(user.name.clone());
+        let upstream = &self.around.upstream;
+        let identity = match user.login(&upstream.config.name) {
+            Some(login) => upstream.identities.kept(login),
+            None => upstream.identities.own().clone(),
+        };
+        if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
+            self.client.identity = Some(identity);
             self.leave_lane();
         }
         Ok(())

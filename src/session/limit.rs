@@ -93,7 +93,7 @@ impl Session {
             match member.admit(now, request.len(), ends_or_greets(request.name())) {
                 Verdict::Pass => self.front = Front::Due(0),
                 Verdict::PassAt(due) => self.front = Front::Due(due),
-                Verdict::Again(at) => return Charged::Waits(Pause::Limit(self.instant(at))),
+                Verdict::Again(at) => return Charged::Waits(Pause::Room(self.instant(at))),
                 Verdict::Refuse(line) => self.front = Front::Refused(line),
             }
         }
@@ -131,6 +131,14 @@ impl Session {
             self.limit = None;
         }
         poll
+    }
+
+    /// Ready when a request that waits for others of its tenant can be looked at again.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, again: Instant) -> Poll<()> {
+        match &self.member {
+            Some(member) if !member.room(cx.waker()) => self.poll_due(cx, again),
+            _ => Poll::Ready(()),
+        }
     }
 
     /// Counts what has been written, what is in flight and what waits. False: nothing more may be taken for this

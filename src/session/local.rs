@@ -67,6 +67,10 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
         Verb::Hello => return say_hello(session, request),
         Verb::Auth => return authenticate(session, request),
         Verb::Select => return select(session, first.unwrap_or_default()),
+        Verb::AclWhoami => {
+            let user = session.client.user();
+            session.answer(|out| write::bulk(out, user.as_bytes()));
+        }
         Verb::Exec => session.refuse(refusal::EXEC_WITHOUT_MULTI),
         Verb::Discard => session.refuse(refusal::DISCARD_WITHOUT_MULTI),
         Verb::Unwatch => session.answer(write::ok),

@@ -49,6 +49,8 @@ pub(super) enum Pause {
     Replies,
     /// A limit takes no request before this time.
     Limit(Instant),
+    /// The tenant has as much in flight as it may have; it is looked again at this time at the latest.
+    Room(Instant),
     /// The lane takes no requests; if it is for want of a primary, until then at most.
     Lane(Option<Instant>),
     /// Subscriptions that were asked for have not been confirmed.
@@ -150,6 +152,11 @@ impl Session {
                 }
                 Pause::Limit(due) => {
                     if self.poll_due(cx, due).is_pending() && !answered {
+                        return Poll::Pending;
+                    }
+                }
+                Pause::Room(again) => {
+                    if self.poll_room(cx, again).is_pending() && !answered {
                         return Poll::Pending;
                     }
                 }

@@ -8,6 +8,8 @@ use crate::metrics::Figured;
 pub struct Figures {
     /// Commands taken from its clients.
     pub commands: Figured,
+    /// Those that its policy denied.
+    pub denied: Figured,
     delayed: [Figured; Limit::ALL.len()],
     refused: [Figured; Limit::ALL.len()],
 }
@@ -17,6 +19,8 @@ pub struct Figures {
 pub struct Counted {
     /// See [`Figures::commands`].
     pub commands: u64,
+    /// See [`Figures::denied`].
+    pub denied: u64,
     /// By limit, in the order of [`Limit::ALL`].
     pub delayed: [u64; Limit::ALL.len()],
     /// As `delayed`.
@@ -37,7 +41,12 @@ impl Figures {
         let all = |figures: &[Figured; Limit::ALL.len()]| {
             std::array::from_fn(|at| figures.get(at).map_or(0, Figured::get))
         };
-        Counted { commands: self.commands.get(), delayed: all(&self.delayed), refused: all(&self.refused) }
+        Counted {
+            commands: self.commands.get(),
+            denied: self.denied.get(),
+            delayed: all(&self.delayed),
+            refused: all(&self.refused),
+        }
     }
 }
 
@@ -45,6 +54,7 @@ impl Counted {
     /// Adds another worker's.
     pub fn add(&mut self, other: &Self) {
         self.commands += other.commands;
+        self.denied += other.denied;
         self.delayed.iter_mut().zip(other.delayed).for_each(|(sum, more)| *sum += more);
         self.refused.iter_mut().zip(other.refused).for_each(|(sum, more)| *sum += more);
     }

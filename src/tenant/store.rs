@@ -8,13 +8,18 @@
 //!
 //! While the server does not answer, or refuses, each respgate keeps to its part of the rate.
 
+mod patience;
+
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::patience::Patience;
 use super::Tenant;
 use super::limits::ledger::Ledger;
 use super::limits::refusal::Limit;
@@ -40,8 +45,6 @@ const CHECK: Duration = Duration::from_millis(500);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a greeting may take.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the server may not be asked before the local part holds: a planned failover is often over by then.
-const GRACE: Duration = Duration::from_secs(1);
 /// Between attempts to reach the server.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -93,18 +96,9 @@ impl Store {
         if accounts.is_empty() {
             return None;
         }
-        let standing =
-            Standing { fault: Some("the server has not been asked yet".into()), ..Standing::default() };
-        let store = Self { upstream: name.clone(), standing: watch::channel(standing).0 };
-        let now = Instant::now();
-        let task = Task {
-            store: store.clone(),
-            accounts,
-            upstream: upstream.clone(),
-            answered: now,
-            patience: now + GRACE,
-        };
-        tokio::spawn(task.run());
+        let task = Task::new(upstream, accounts);
+        let store = task.store.clone();
+        tokio::spawn(task.run(|task| Box::pin(task.connect())));
         Some(store)
     }
 
@@ -164,13 +158,16 @@ enum End {
 }
 
 /// A connection to the primary.
-struct Link {
-    control: Control<Stream>,
+struct Link<S> {
+    control: Control<S>,
     generation: Generation,
     retires: Option<Instant>,
     logins: watch::Receiver<Newest>,
     certificates: Option<watch::Receiver<ClientSet>>,
 }
+
+/// The making of a connection to the primary.
+type Connecting<'a, S> = Pin<Box<dyn Future<Output = Result<Link<S>, Fault>> + Send + 'a>>;
 
 struct Task {
     store: Store,
@@ -178,20 +175,32 @@ struct Task {
     upstream: UpstreamPlan,
     /// When the server answered last.
     answered: Instant,
-    /// Until then the local parts are not resorted to, while the server cannot be asked.
-    patience: Instant,
+    patience: Patience,
 }
 
 impl Task {
-    async fn run(mut self) {
+    fn new(upstream: &UpstreamPlan, accounts: Vec<Account>) -> Self {
+        let standing =
+            Standing { fault: Some("the server has not been asked yet".into()), ..Standing::default() };
+        let store = Store { upstream: upstream.config.name.clone(), standing: watch::channel(standing).0 };
+        let now = Instant::now();
+        Self { store, accounts, upstream: upstream.clone(), answered: now, patience: Patience::new(now) }
+    }
+
+    /// Shares the rates for as long as there is an upstream; `connect` makes a connection to its primary.
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        mut self,
+        connect: impl for<'a> Fn(&'a mut Self) -> Connecting<'a, S>,
+    ) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut why = String::from("no primary could be reached in time");
         loop {
-            let connected = if self.shares() {
-                let late = |_| Err(Fault::Away(why.clone()));
-                timeout_at(self.patience, self.connect()).await.unwrap_or_else(late)
-            } else {
-                self.connect().await
+            let connected = match self.patience.ends() {
+                Some(ends) => {
+                    let late = |_| Err(Fault::Away(why.clone()));
+                    timeout_at(ends, connect(&mut self)).await.unwrap_or_else(late)
+                }
+                None => connect(&mut self).await,
             };
             let fault = match connected {
                 Ok(link) => match self.serve(link, &mut backoff).await {
@@ -200,7 +209,7 @@ impl Task {
                 },
                 Err(fault) => fault,
             };
-            if matches!(fault, Fault::Refused(_)) || Instant::now() >= self.patience {
+            if self.patience.failed(matches!(fault, Fault::Refused(_)), Instant::now()) {
                 self.fall_back(&fault);
             }
             why = fault.to_string();
@@ -213,12 +222,8 @@ impl Task {
         }
     }
 
-    fn shares(&self) -> bool {
-        self.store.standing.borrow().fault.is_none()
-    }
-
     /// A connection to the primary, once there is one.
-    async fn connect(&mut self) -> Result<Link, Fault> {
+    async fn connect(&mut self) -> Result<Link<Stream>, Fault> {
         let primary = self.upstream.topology.borrow_and_update().primary().cloned();
         let Some(primary) = primary else { return Err(Fault::Away("no primary is known".into())) };
         let away = |why: &dyn fmt::Display| Fault::Away(format!("{}: {why}", primary.address));
@@ -252,13 +257,17 @@ impl Task {
     }
 
     /// Asks for grants until that fails or the connection is of the past.
-    async fn serve(&mut self, mut link: Link, backoff: &mut Backoff) -> End {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        mut link: Link<S>,
+        backoff: &mut Backoff,
+    ) -> End {
         loop {
             if let Err(fault) = self.ask(&mut link.control).await {
                 return End::Fault(fault);
             }
             backoff.reset();
-            self.patience = Instant::now() + GRACE;
+            self.patience.renewed(Instant::now());
             sleep(INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())).await;
             if self.outdated(&link) {
                 return End::Outdated;
@@ -266,7 +275,7 @@ impl Task {
         }
     }
 
-    fn outdated(&self, link: &Link) -> bool {
+    fn outdated<S>(&self, link: &Link<S>) -> bool {
         let primary = self.upstream.topology.borrow().primary().map(|primary| primary.generation);
         let changed = || {
             let certificates = link.certificates.as_ref();
@@ -279,8 +288,11 @@ impl Task {
     }
 
     /// Asks for what is wanted, all in one go.
-    async fn ask(&mut self, control: &mut Control<Stream>) -> Result<(), Fault> {
-        let first = !self.shares();
+    async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        control: &mut Control<S>,
+    ) -> Result<(), Fault> {
+        let first = !self.patience.shares();
         let idle = self.answered.elapsed() >= CHECK;
         let mut asked = Vec::new();
         for (at, account) in self.accounts.iter().enumerate() {
@@ -308,7 +320,7 @@ impl Task {
             }
         }
         self.answered = Instant::now();
-        if first {
+        if self.patience.granted() {
             let upstream = &self.store.upstream;
             tracing::info!(upstream, "rates of tenants are shared with other respgates from now on");
             self.store.standing.send_modify(|standing| {
@@ -357,20 +369,4 @@ fn granted(reply: &Value) -> Result<u64, Fault> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_grants_or_say_why_not() {
-        let error = |line: &'static str| granted(&Value::Error(line.into()));
-        assert_eq!(granted(&Value::Integer(7)).unwrap(), 7);
-        assert_eq!(granted(&Value::Integer(-7)).unwrap(), 0);
-        assert!(matches!(
-            error("READONLY You can't write against a read only replica."),
-            Err(Fault::Away(_))
-        ));
-        assert!(matches!(error("NOPERM this user has no permissions"), Err(Fault::Refused(_))));
-        assert!(matches!(error("OOM command not allowed"), Err(Fault::Refused(_))));
-        assert!(matches!(granted(&Value::Null), Err(Fault::Refused(_))));
-    }
-}
+mod tests;

@@ -21,6 +21,9 @@ use crate::topology::{Generation, Hint};
 /// A refusal by the server (a wrong password, say) is repeated to sessions for this long before it is asked anew.
 const REFUSAL_STANDS: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether a connection that is to make room has been closed.
+const ROOM_CHECK: Duration = Duration::from_millis(5);
+
 /// Serves `lane` until nobody uses it any more.
 pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
@@ -31,6 +34,10 @@ pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
             continue;
         };
         let Some(permit) = upstream.shared_permit() else {
+            if upstream.spare_unused() {
+                tokio::time::sleep(ROOM_CHECK).await;
+                continue;
+            }
             let line = upstream.at_limit();
             lane.fail_all(&line);
             lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
@@ -53,7 +60,7 @@ pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
                 }
             }
             Err(OpenFault::Refused(line)) => refuse(&lane, line),
-            Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&refused) {
+            Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&lane.key().identity, &refused) {
                 Some(line) => refuse(&lane, line),
                 None => {
                     drop(permit);

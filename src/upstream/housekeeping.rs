@@ -21,6 +21,7 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
         if let Some(timeline) = upstream.timelines.finished() {
             timeline.log(&upstream.config.name);
         }
+        upstream.renew_users();
         upstream.leases.tend(upstream.config.lease_idle, upstream.config.ping_interval);
         upstream.leases.expire(upstream.config.response_timeout);
         upstream.fans.borrow().values().for_each(|fan| fan.inspect(&upstream));

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::rotation::login::{Login, Newest};
+use super::refusal::Refusals;
+use crate::rotation::login::{Login, Newest, Whose};
 use crate::secret::{Credentials, Secret};
+use crate::topology::Generation;
 
 /// How long a verified password is believed without asking the server again.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -21,17 +23,45 @@ pub struct Identity {
     id: u64,
     who: Who,
     verified: Cell<Option<Instant>>,
+    /// Whether the server refuses what respgate keeps for it.
+    pub(super) refusals: Refusals,
+    /// Connections that were begun until then are not used again once they are idle.
+    outdated: Cell<Option<Instant>>,
+    /// The primary that refused it the loading of scripts.
+    may_not_load: Cell<Option<Generation>>,
 }
 
 #[derive(Debug)]
 enum Who {
-    /// respgate itself, whatever its credentials are at the time.
-    Own(Login),
+    /// respgate itself, or one of its users, whatever the credentials are at the time.
+    Kept {
+        login: Login,
+        /// What they were when it was last looked.
+        seen: RefCell<Newest>,
+    },
     /// A client that sent AUTH.
     Client(Arc<Credentials>),
 }
 
+impl Who {
+    fn kept(login: Login) -> Self {
+        let seen = RefCell::new(login.newest());
+        Self::Kept { login, seen }
+    }
+}
+
 impl Identity {
+    fn new(id: u64, who: Who) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            who,
+            verified: Cell::default(),
+            refusals: Refusals::default(),
+            outdated: Cell::default(),
+            may_not_load: Cell::default(),
+        })
+    }
+
     /// Distinguishes identities within one worker and upstream.
     pub fn id(&self) -> u64 {
         self.id
@@ -43,17 +73,55 @@ impl Identity {
     /// Why that is not known yet.
     pub fn credentials(&self) -> Newest {
         match &self.who {
-            Who::Own(login) => login.newest(),
+            Who::Kept { login, .. } => login.newest(),
             Who::Client(credentials) => Ok(Some(credentials.clone())),
         }
     }
 
-    /// The configured credentials, if it acts with those.
-    pub(super) fn own_login(&self) -> Option<&Login> {
+    /// The credentials that respgate keeps for it, if it does.
+    pub(super) fn login(&self) -> Option<&Login> {
         match &self.who {
-            Who::Own(login) => Some(login),
+            Who::Kept { login, .. } => Some(login),
             Who::Client(_) => None,
         }
+    }
+
+    /// Whether respgate keeps its credentials for a user of its own.
+    pub(super) fn is_of_a_user(&self) -> bool {
+        self.login().is_some_and(|login| *login.whose() != Whose::Own)
+    }
+
+    /// Whether the server has ever accepted credentials that respgate kept for it.
+    pub(super) fn has_worked(&self) -> bool {
+        self.login().is_some_and(Login::has_worked)
+    }
+
+    /// Whether the credentials that respgate keeps for it are others than when this was last asked.
+    pub(super) fn has_new_credentials(&self) -> bool {
+        let Who::Kept { login, seen } = &self.who else { return false };
+        let newest = login.newest();
+        let before = seen.replace(newest.clone());
+        newest.is_ok() && newest != before
+    }
+
+    /// Connections that were begun until now are not used again once they are idle.
+    pub(super) fn outdate(&self) {
+        self.outdated.set(Some(Instant::now()));
+    }
+
+    /// Until when connections were begun that are not used again.
+    pub(super) fn outdated(&self) -> Option<Instant> {
+        self.outdated.get()
+    }
+
+    /// Whether this primary has refused it the loading of scripts.
+    pub(super) fn may_not_load(&self, generation: Generation) -> bool {
+        self.may_not_load.get() == Some(generation)
+    }
+
+    /// This primary has refused it the loading of scripts.
+    pub(super) fn note_may_not_load(&self, generation: Generation) {
+        self.may_not_load.set(Some(generation));
     }
 
     /// The user's name, `default` where none was given.
@@ -88,7 +156,7 @@ pub struct Identities {
 impl Identities {
     /// `own`: the configured credentials.
     pub fn new(own: Login) -> Self {
-        let own = Rc::new(Identity { id: 0, who: Who::Own(own), verified: Cell::new(None) });
+        let own = Identity::new(0, Who::kept(own));
         Self { own, others: RefCell::default(), next: Cell::new(1) }
     }
 
@@ -100,23 +168,42 @@ impl Identities {
     /// The identity of this user and password: a known one, or a new one that is yet to be verified. Passwords
     /// are compared in constant time.
     pub fn of(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
+        let same =
+            |known: &Credentials| known.username.as_deref() == username && known.password.matches(password);
+        if self.own.credentials().ok().flatten().is_some_and(|known| same(&known)) {
+            return self.own.clone();
+        }
+        self.known_or(
+            |identity| matches!(&identity.who, Who::Client(known) if same(known)),
+            || {
+                let username = username.map(str::to_owned);
+                Who::Client(Arc::new(Credentials { username, password: Secret::new(password) }))
+            },
+        )
+    }
+
+    /// The identity that acts with what respgate keeps for one of its users.
+    pub fn kept(&self, login: &Login) -> Rc<Identity> {
+        self.known_or(
+            |identity| identity.login().is_some_and(|known| known.is(login)),
+            || Who::kept(login.clone()),
+        )
+    }
+
+    /// Those whose credentials respgate keeps for users of its own.
+    pub(super) fn of_users(&self) -> Vec<Rc<Identity>> {
+        self.others.borrow().iter().filter(|identity| identity.is_of_a_user()).cloned().collect()
+    }
+
+    fn known_or(&self, same: impl Fn(&Identity) -> bool, who: impl FnOnce() -> Who) -> Rc<Identity> {
         let mut others = self.others.borrow_mut();
-        let same = |identity: &&Rc<Identity>| {
-            identity.credentials().ok().flatten().is_some_and(|known| {
-                known.username.as_deref() == username && known.password.matches(password)
-            })
-        };
-        if let Some(known) = std::iter::once(&self.own).chain(others.iter()).find(same) {
+        if let Some(known) = others.iter().find(|identity| same(identity)) {
             return known.clone();
         }
         if others.len() >= REMEMBERED {
             others.retain(|identity| Rc::strong_count(identity) > 1);
         }
-        let id = self.next.replace(self.next.get() + 1);
-        let credentials =
-            Credentials { username: username.map(str::to_owned), password: Secret::new(password) };
-        let who = Who::Client(Arc::new(credentials));
-        let identity = Rc::new(Identity { id, who, verified: Cell::new(None) });
+        let identity = Identity::new(self.next.replace(self.next.get() + 1), who());
         if others.len() < REMEMBERED {
             others.push(identity.clone());
         }
@@ -143,6 +230,28 @@ mod tests {
         let own = Credentials { username: Some("app".into()), password: Secret::new("one") };
         let identities = Identities::new(Login::new(Some(own)));
         assert_eq!(identities.of(Some("app"), b"one").id(), identities.own().id());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_for_a_user_is_nobody_else_s() {
+        let identities = Identities::new(Login::default());
+        let credentials =
+            |password: &str| Credentials { username: Some("app".into()), password: Secret::new(password) };
+        let shop = Login::new(Some(credentials("one"))).elsewhere(Whose::User("shop".into()));
+        let identity = identities.kept(&shop);
+        assert_eq!(identities.kept(&shop).id(), identity.id());
+        assert_ne!(identities.kept(&shop.elsewhere(Whose::User("other".into()))).id(), identity.id());
+        assert_ne!(
+            identities.of(Some("app"), b"one").id(),
+            identity.id(),
+            "a client that knows the password"
+        );
+        assert_eq!(identities.of_users().len(), 2);
+        assert!(!identity.has_new_credentials());
+        shop.replace(credentials("two"));
+        assert!(identity.has_new_credentials());
+        assert!(!identity.has_new_credentials());
+        assert_eq!(identity.credentials().unwrap().unwrap().password.expose(), b"two");
     }
 
     #[tokio::test(start_paused = true)]

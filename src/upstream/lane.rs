@@ -149,6 +149,17 @@ impl Lane {
         self.queue.borrow().is_empty() && !matches!(&*self.phase.borrow(), Phase::Opening)
     }
 
+    /// Whether its connection is open and has answered everything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.get() && self.queue.borrow().is_empty()
+    }
+
+    /// Since when no session has used it, as far as that has been seen: longer ago is less, and just now is most.
+    pub(super) fn unused_since(&self) -> (bool, Option<Instant>) {
+        let since = self.unused_since.get();
+        (since.is_none(), since)
+    }
+
     fn has_turn(&self, asker: Asker) -> bool {
         let (held, under_way) = {
             let queue = self.queue.borrow();

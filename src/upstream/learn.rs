@@ -5,12 +5,14 @@ use std::rc::Rc;
 use tokio::time::{Instant, timeout_at};
 
 use super::Upstream;
+use super::identity::Identity;
 use super::open::Key;
 use super::replies::Replies;
 use super::turns::Share;
 use crate::command::learned::Learned;
 use crate::resp::Resp;
 use crate::resp::control::Control;
+use crate::rotation::login::{Login, Whose};
 
 impl Upstream {
     /// What the server says of commands that the static table lacks, once it has been asked.
@@ -19,7 +21,8 @@ impl Upstream {
     }
 
     /// Asks the server for its commands, as `key`'s user; then [`Self::learned`] is set. Takes at most the connect
-    /// timeout. A user who may not ask leaves nothing known. False: the server could not be asked.
+    /// timeout. A user who may not ask leaves nothing known. False: the server could not be asked. For a user of
+    /// respgate's own it asks as itself, if it can: what is learnt is everybody's, and that user may be allowed little.
     pub async fn learn(self: &Rc<Self>, key: &Key) -> bool {
         let deadline = Instant::now() + self.config.connect_timeout;
         if self.learning.replace(true) {
@@ -41,10 +44,19 @@ impl Upstream {
         self.learned.borrow().is_some()
     }
 
-    async fn ask_for_commands(self: &Rc<Self>, key: &Key, deadline: Instant) -> Option<Learned> {
-        let key = Key { identity: key.identity.clone(), database: 0, resp: Resp::V2 };
+    async fn ask_for_commands(self: &Rc<Self>, asker: &Key, deadline: Instant) -> Option<Learned> {
+        let key = |identity: &Rc<Identity>| Key { identity: identity.clone(), database: 0, resp: Resp::V2 };
         let nobody = Replies::new(self.buffers.clone(), 0);
-        let mut lease = self.lease(&key, &nobody, Share::default()).await.ok()?;
+        let as_itself = match asker.identity.login().map(Login::whose) {
+            Some(Whose::User(_)) => {
+                self.lease(&key(self.identities.own()), &nobody, Share::default()).await.ok()
+            }
+            Some(Whose::Own) | None => None,
+        };
+        let mut lease = match as_itself {
+            Some(lease) => lease,
+            None => self.lease(&key(&asker.identity), &nobody, Share::default()).await.ok()?,
+        };
         let mut control = Control::new(&mut lease.link.stream);
         let reply = control.call(&[b"COMMAND"], deadline).await.ok()?;
         drop(control);

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Upstream;
+use super::identity::Identity;
 use super::idle::{IdleLinks, sound};
 use super::open::{Key, Link, OpenFault, open};
 use super::replies::Replies;
@@ -25,10 +26,8 @@ pub(super) struct Leases {
     /// Connections in use or promised.
     taken: Cell<usize>,
     idle: IdleLinks,
-    /// Connections of this identity that were begun until then are not used again.
-    outdated: Cell<Option<(u64, Instant)>>,
-    /// The same, of every identity.
-    all_outdated: Cell<Option<Instant>>,
+    /// Connections that were begun until then are not used again, whatever their identity says.
+    outdated: Cell<Option<Instant>>,
     /// Sessions that wait for room, by a number of their own.
     waiting: RefCell<HashMap<u64, oneshot::Sender<Grant>>>,
     turns: RefCell<Turns>,
@@ -93,7 +92,7 @@ impl Drop for Permit {
 /// not time subscribers out, and TCP keepalive serves NAT. This is for what lies between and looks at data only.
 const HELD_PING: u32 = 20;
 
-/// What happens when the server refuses respgate's own credentials.
+/// What happens when the server refuses credentials that respgate keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
     /// Better ones are waited for.
@@ -122,7 +121,6 @@ impl Leases {
             taken: Cell::new(0),
             idle: IdleLinks::default(),
             outdated: Cell::default(),
-            all_outdated: Cell::default(),
             waiting: RefCell::default(),
             turns: RefCell::default(),
             out: RefCell::default(),
@@ -210,20 +208,17 @@ impl Leases {
     }
 
     /// Connections of this identity, or of all, that were begun until now are not used again once they are idle.
-    pub(super) fn outdate(&self, identity: Option<u64>) {
-        let now = Instant::now();
+    pub(super) fn outdate(&self, identity: Option<&Identity>) {
         match identity {
-            Some(identity) => self.outdated.set(Some((identity, now))),
-            None => self.all_outdated.set(Some(now)),
+            Some(identity) => identity.outdate(),
+            None => self.outdated.set(Some(Instant::now())),
         }
-        self.idle.retain(|key, _| identity.is_some_and(|identity| key.identity.id() != identity));
+        self.idle.retain(|key, _| identity.is_some_and(|identity| key.identity.id() != identity.id()));
     }
 
     /// Whether a connection that was begun then has credentials or certificates of the past.
     pub(super) fn is_outdated(&self, key: &Key, began: Instant) -> bool {
-        let own = self.outdated.get().filter(|(identity, _)| key.identity.id() == *identity);
-        let until = own.map(|(_, until)| until).max(self.all_outdated.get());
-        until.is_some_and(|until| began <= until)
+        key.identity.outdated().max(self.outdated.get()).is_some_and(|until| began <= until)
     }
 
     /// Whether a connection may be used by yet another session.
@@ -331,16 +326,18 @@ impl Upstream {
         replies: &Rc<Replies>,
         share: Share,
     ) -> Result<Lease, Rc<[u8]>> {
-        let grant = self.room(key, share).await?;
+        let mut grant = self.room(key, share).await?;
         self.held().await?;
-        if let Some((known, mut link)) = grant.link
-            && known == *key
-            && Some(link.generation) == self.generation()
-            && sound(&mut link)
-        {
-            return Ok(self.lend(link, key, replies, grant.permit));
+        match self.usable(key, &mut grant) {
+            Some(link) => Ok(self.lend(link, key, replies, grant.permit)),
+            None => self.open_lease(key, replies, grant.permit, Patience::Waits).await,
         }
-        self.open_lease(key, replies, grant.permit, Patience::Waits).await
+    }
+
+    /// The connection that came with the room, if it is one for `key` and sound.
+    fn usable(&self, key: &Key, grant: &mut Grant) -> Option<Link> {
+        let (known, mut link) = grant.link.take()?;
+        (known == *key && Some(link.generation) == self.generation() && sound(&mut link)).then_some(link)
     }
 
     /// As [`Self::lease`], but never an idle connection: the server is asked about the credentials now.
@@ -403,7 +400,7 @@ impl Upstream {
         self: &Rc<Self>,
         key: &Key,
         replies: &Rc<Replies>,
-        permit: Permit,
+        mut permit: Permit,
         patience: Patience,
     ) -> Result<Lease, Rc<[u8]>> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
@@ -412,7 +409,7 @@ impl Upstream {
             if let Some(primary) = self.primary().filter(|_| !self.holding()) {
                 match open(self, &primary, key).await {
                     Ok(mut link) if Some(link.generation) == self.generation() => {
-                        if let Err(why) = self.tell_scripts(&mut link, key.resp).await {
+                        if let Err(why) = self.tell_scripts(&mut link, key).await {
                             self.note_fault(why);
                             continue;
                         }
@@ -429,8 +426,16 @@ impl Upstream {
                         return Err(refused.line.into());
                     }
                     Err(OpenFault::Unwelcome(refused)) => {
-                        if let Some(line) = self.unwelcome(&refused) {
+                        if let Some(line) = self.unwelcome(&key.identity, &refused) {
                             return Err(line.into());
+                        }
+                        if key.identity.is_of_a_user() {
+                            let mut grant = self.step_aside(permit, key, backoff.next_delay()).await?;
+                            if let Some(link) = self.usable(key, &mut grant) {
+                                return Ok(self.lend(link, key, replies, grant.permit));
+                            }
+                            permit = grant.permit;
+                            continue;
                         }
                     }
                     Err(OpenFault::Unavailable(why)) => {
@@ -448,6 +453,18 @@ impl Upstream {
             let until = if tries { deadline.min(Instant::now() + backoff.next_delay()) } else { deadline };
             let _ = tokio::time::timeout_at(until, self.changed()).await;
         }
+    }
+
+    /// Pauses without the room and asks for some again: nobody else is to wait for want of what this one cannot use.
+    async fn step_aside(
+        self: &Rc<Self>,
+        permit: Permit,
+        key: &Key,
+        pause: Duration,
+    ) -> Result<Grant, Rc<[u8]>> {
+        drop(permit);
+        let _ = tokio::time::timeout(pause, self.changed()).await;
+        self.room(key, Share::default()).await
     }
 
     fn lend(self: &Rc<Self>, link: Link, key: &Key, replies: &Rc<Replies>, permit: Permit) -> Lease {

@@ -38,18 +38,18 @@ use self::config::{ClientAuth, UpstreamConfig};
 use self::contention::Asker;
 use self::fanin::FanIn;
 use self::held::HeldBytes;
-use self::identity::Identities;
-use self::lane::{Admission, Lane};
+use self::identity::{Identities, Identity};
+use self::lane::{Admission, Lane, Order};
 use self::lease::Leases;
 use self::open::Key;
-use self::refusal::{Refusals, Refused};
+use self::refusal::Refused;
 use self::scripts::Scripts;
 use crate::command::learned::Learned;
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
-use crate::rotation::login::Login;
+use crate::rotation::login::{Login, Whose};
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
 
@@ -85,8 +85,6 @@ pub struct Upstream {
     /// Scripts that clients have sent.
     pub scripts: Scripts,
     fair: bool,
-    /// Whether the server refuses respgate's own credentials.
-    refusals: Refusals,
     timelines: Timelines,
     /// The generation that last gave a reply.
     proven: Cell<Option<Generation>>,
@@ -123,7 +121,6 @@ impl Upstream {
         let changes = login.subscribe();
         let upstream = Rc::new(Self {
             identities: Identities::new(login),
-            refusals: Refusals::default(),
             leases: Leases::new(config.max_leased),
             config,
             counters,
@@ -214,6 +211,14 @@ impl Upstream {
         (self.shared_open.get() < limit).then(|| SharedPermit::new(&self.shared_open))
     }
 
+    /// Has the shared connection closed that nobody has used for longest, for the room. False: all are in use.
+    fn spare_unused(&self) -> bool {
+        let lanes = self.lanes.borrow();
+        let unused = lanes.values().filter(|lane| Rc::strong_count(lane) <= 2 && lane.is_idle());
+        let oldest = unused.min_by_key(|lane| lane.unused_since());
+        oldest.inspect(|lane| lane.order(Order::Retire)).is_some()
+    }
+
     fn at_limit(&self) -> Rc<[u8]> {
         let limit = self.config.max_connections.saturating_sub(self.config.max_leased).max(1);
         format!(
@@ -255,8 +260,7 @@ impl Upstream {
 
     /// With credentials of respgate's own, which it has just sent, this says nothing of what clients must do.
     fn note_auth_required(&self, key: &Key) {
-        let own = key.identity.own_login();
-        if own.is_some_and(|login| matches!(login.newest(), Ok(None))) {
+        if key.identity.login().is_some_and(|login| matches!(login.newest(), Ok(None))) {
             self.auth_required.set(true);
         }
     }
@@ -269,21 +273,24 @@ impl Upstream {
         }
     }
 
-    /// The server refuses respgate's own credentials: commands wait for better ones, as they would for a primary.
-    /// Once that has taken too long, the error line with which they fail.
-    fn unwelcome(&self, refused: &Refused) -> Option<Vec<u8>> {
+    /// The server refuses the credentials that respgate keeps for this identity: commands wait for better ones, as they
+    /// would for a primary. Once that has taken too long, the error line with which they fail. Those of one user are no
+    /// reason for others to wait; and if they have never worked, none are on their way.
+    fn unwelcome(&self, identity: &Identity, refused: &Refused) -> Option<Vec<u8>> {
         let Refused { line, since } = refused;
         let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
-        if since.elapsed() < self.config.hold_timeout {
-            self.note_fault(format!("the server refuses respgate's own user or password: {said}"));
-            self.begin_hold();
+        let of_a_user = identity.is_of_a_user();
+        let hopeful = !of_a_user || identity.has_worked() || identity.credentials().is_err();
+        let whose = identity.login().map_or(&Whose::Own, Login::whose);
+        if hopeful && since.elapsed() < self.config.hold_timeout {
+            if !of_a_user {
+                self.note_fault(format!("the server refuses {whose}: {said}"));
+                self.begin_hold();
+            }
             return None;
         }
         let name = &self.config.name;
-        let text = format!(
-            "-ERR respgate: the server refuses respgate's own user or password (upstream '{name}'): {said}"
-        );
-        Some(text.into_bytes())
+        Some(format!("-ERR respgate: the server refuses {whose} (upstream '{name}'): {said}").into_bytes())
     }
 
     fn note_fault(&self, why: String) {

@@ -67,7 +67,8 @@ pub enum OpenFault {
     Refused(Vec<u8>),
     /// As `Refused`, because the server wants the client to authenticate.
     AuthRequired(Vec<u8>),
-    /// The server refuses respgate's own user or password. They may be replaced at any moment.
+    /// The server refuses the user or password that respgate keeps for this identity. They may be replaced at any
+    /// moment.
     Unwelcome(Refused),
     /// Nothing that the client asked for is at fault; trying again may help.
     Unavailable(String),
@@ -89,10 +90,18 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
         upstream.counters.open_failed.rise();
         OpenFault::Unavailable(text)
     };
-    let credentials = key.identity.credentials().map_err(|why| OpenFault::Unavailable(why.to_string()))?;
-    let own = key.identity.own_login().zip(credentials.as_ref());
-    if let Some((_, credentials)) = own
-        && let Some(refused) = upstream.refusals.bars(credentials, Instant::now())
+    let identity = &key.identity;
+    let credentials = match identity.credentials() {
+        Ok(credentials) => credentials,
+        // Everybody waits for respgate's own; for those of one user, only this user's clients.
+        Err(why) if identity.is_of_a_user() => {
+            return Err(OpenFault::Unwelcome(identity.refusals.unknown(&why, began)));
+        }
+        Err(why) => return Err(OpenFault::Unavailable(why.to_string())),
+    };
+    let kept = identity.login().zip(credentials.as_ref());
+    if let Some((_, credentials)) = kept
+        && let Some(refused) = identity.refusals.bars(credentials, Instant::now())
     {
         return Err(OpenFault::Unwelcome(refused));
     }
@@ -109,13 +118,13 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
         Ok(greeted) => greeted,
         Err(GreetError::AuthRequired(line)) => return Err(OpenFault::AuthRequired(error_line(&line))),
         Err(GreetError::AuthRefused(line)) => {
-            key.identity.doubt();
-            let Some((login, credentials)) = own else {
+            identity.doubt();
+            let Some((login, credentials)) = kept else {
                 return Err(OpenFault::Refused(error_line(&line)));
             };
             upstream.counters.auth_refused.rise();
             login.refused(&primary.address, credentials, &line);
-            let refused = upstream.refusals.refused(credentials, error_line(&line), Instant::now());
+            let refused = identity.refusals.refused(credentials, error_line(&line), Instant::now());
             return Err(OpenFault::Unwelcome(refused));
         }
         Err(GreetError::Select(line) | GreetError::NoResp3(line)) => {
@@ -136,10 +145,10 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
         let text = format!("{} answered more than it was asked in its greeting", primary.address);
         return Err(unavailable(text, Hint::Lost(generation)));
     }
-    key.identity.confirm();
-    if let Some((login, _)) = own {
+    identity.confirm();
+    if let Some((login, _)) = kept {
         login.accepted();
-        upstream.refusals.accepted();
+        identity.refusals.accepted();
     }
     upstream.counters.opened.rise();
     if let Some(server) = greeted.server {

@@ -13,14 +13,15 @@ use crate::secret::Credentials;
 const AGAIN_MIN: Duration = Duration::from_millis(250);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
 
-/// The server's refusal of respgate's own credentials, for as long as it stands. Every connection of one worker asks
+/// The server's refusal of credentials that respgate keeps, for as long as it stands. Every connection of one worker asks
 /// here first, so that thousands of sessions that want one cause one attempt now and then.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Refusals(RefCell<Option<Standing>>);
 
+#[derive(Debug)]
 struct Standing {
     refused: Refused,
-    credentials: Arc<Credentials>,
+    credentials: Option<Arc<Credentials>>,
     again_at: Instant,
     backoff: Backoff,
 }
@@ -28,7 +29,7 @@ struct Standing {
 /// What the server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The server's error line with its leading `-`, without CRLF.
+    /// The server's error line with its leading `-`, without CRLF; or why there is no password, in the same form.
     pub line: Vec<u8>,
     /// Since when it has refused, whatever the credentials were.
     pub since: Instant,
@@ -39,7 +40,7 @@ impl Refusals {
     /// for a moment nobody else does.
     pub(super) fn bars(&self, credentials: &Arc<Credentials>, now: Instant) -> Option<Refused> {
         let mut standing = self.0.borrow_mut();
-        let standing = standing.as_mut().filter(|known| Arc::ptr_eq(&known.credentials, credentials))?;
+        let standing = standing.as_mut().filter(|known| known.concerns(credentials))?;
         if now < standing.again_at {
             return Some(standing.refused.clone());
         }
@@ -53,18 +54,34 @@ impl Refusals {
         let before = place.take();
         let since = before.as_ref().map_or(now, |before| before.refused.since);
         let mut backoff = before
-            .filter(|before| Arc::ptr_eq(&before.credentials, credentials))
+            .filter(|before| before.concerns(credentials))
             .map_or_else(|| Backoff::new(AGAIN_MIN, AGAIN_MAX), |before| before.backoff);
         let refused = Refused { line, since };
         let again_at = now + backoff.next_delay();
-        *place =
-            Some(Standing { refused: refused.clone(), credentials: credentials.clone(), again_at, backoff });
+        let credentials = Some(credentials.clone());
+        *place = Some(Standing { refused: refused.clone(), credentials, again_at, backoff });
+        refused
+    }
+
+    /// There are none to try yet.
+    pub(super) fn unknown(&self, why: &str, now: Instant) -> Refused {
+        let mut place = self.0.borrow_mut();
+        let since = place.as_ref().map_or(now, |before| before.refused.since);
+        let refused = Refused { line: format!("-ERR {why}").into_bytes(), since };
+        let backoff = Backoff::new(AGAIN_MIN, AGAIN_MAX);
+        *place = Some(Standing { refused: refused.clone(), credentials: None, again_at: now, backoff });
         refused
     }
 
     /// The server accepted some.
     pub(super) fn accepted(&self) {
         self.0.take();
+    }
+}
+
+impl Standing {
+    fn concerns(&self, credentials: &Arc<Credentials>) -> bool {
+        self.credentials.as_ref().is_some_and(|known| Arc::ptr_eq(known, credentials))
     }
 }
 
@@ -107,6 +124,17 @@ mod tests {
         assert_eq!(refusals.refused(&newer, Vec::new(), Instant::now()).since, since);
         refusals.accepted();
         assert_eq!(refusals.bars(&newer, Instant::now()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_password_that_is_late_is_tried_when_it_comes() {
+        let refusals = Refusals::default();
+        let since = refusals.unknown("not run yet", Instant::now()).since;
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(refusals.unknown("not run yet", Instant::now()).since, since);
+        let late = credentials("late");
+        assert_eq!(refusals.bars(&late, Instant::now()), None);
+        assert_eq!(refusals.refused(&late, Vec::new(), Instant::now()).since, since);
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::config::Reauth;
+use super::identity::Identity;
 use super::lane::{Lane, Order};
 use super::open::{Link, OpenFault, open};
 use super::pump::Pump;
@@ -111,14 +112,29 @@ pub(super) async fn follow(
             changed = certified => (changed, true),
         };
         let Some(upstream) = upstream.upgrade().filter(|_| changed.is_ok()) else { return };
-        if upstream.config.reauth == Reauth::Keep {
-            continue;
+        upstream.outdate((!everybody).then(|| upstream.identities.own()));
+    }
+}
+
+impl Upstream {
+    /// Has the connections replaced whose credentials respgate keeps for users of its own and that have changed, if
+    /// that is asked for.
+    pub(super) fn renew_users(&self) {
+        for identity in self.identities.of_users() {
+            if identity.has_new_credentials() {
+                self.outdate(Some(&identity));
+            }
         }
-        let own = upstream.identities.own().id();
-        upstream.leases.outdate((!everybody).then_some(own));
-        let lanes = upstream.lanes.borrow();
-        for lane in lanes.values().filter(|lane| everybody || lane.key().identity.id() == own) {
-            lane.retire_by(soon());
+    }
+
+    /// Has the connections of this identity, or of all, replaced, if that is asked for.
+    fn outdate(&self, identity: Option<&Rc<Identity>>) {
+        if self.config.reauth == Reauth::Keep {
+            return;
         }
+        self.leases.outdate(identity.map(Rc::as_ref));
+        let concerned =
+            |lane: &&Rc<Lane>| identity.is_none_or(|identity| lane.key().identity.id() == identity.id());
+        self.lanes.borrow().values().filter(concerned).for_each(|lane| lane.retire_by(soon()));
     }
 }

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::Upstream;
-use super::open::Link;
-use crate::resp::Resp;
+use super::open::{Key, Link};
 use crate::resp::control::Control;
+use crate::resp::value::Value;
 use crate::topology::Generation;
 
 /// Scripts remembered for one upstream, in bytes; the oldest are forgotten first.
@@ -76,9 +76,12 @@ impl Scripts {
 
 impl Upstream {
     /// Tells a new primary the scripts that clients have used so far, once. Where the user may not load scripts,
-    /// clients get NOSCRIPT, as they would without respgate.
-    pub(super) async fn tell_scripts(&self, link: &mut Link, resp: Resp) -> Result<(), String> {
-        let generation = link.generation;
+    /// clients get NOSCRIPT, as they would without respgate; one of respgate's own users leaves it to the others.
+    pub(super) async fn tell_scripts(&self, link: &mut Link, key: &Key) -> Result<(), String> {
+        let (generation, resp, identity) = (link.generation, key.resp, &key.identity);
+        if identity.may_not_load(generation) {
+            return Ok(());
+        }
         let Some(bodies) = self.scripts.untold(generation) else { return Ok(()) };
         let deadline = Instant::now() + self.config.connect_timeout;
         let mut control = Control::new(&mut link.stream);
@@ -88,15 +91,21 @@ impl Upstream {
         }
         let told = async {
             control.flush(deadline).await?;
+            let mut permitted = true;
             for _ in &bodies {
-                control.reply(deadline).await?;
+                let reply = control.reply(deadline).await?;
+                permitted &= !matches!(reply, Value::Error(line) if line.starts_with(b"NOPERM"));
             }
-            Ok::<_, crate::resp::control::ControlError>(())
+            Ok::<_, crate::resp::control::ControlError>(permitted)
         };
         let told = told.await;
+        if matches!(told, Ok(false)) && identity.is_of_a_user() {
+            identity.note_may_not_load(generation);
+            return Ok(());
+        }
         // Tried once: a server that cannot be told must not be asked again and again.
         self.scripts.told(generation);
-        told.map_err(|error| format!("scripts could not be loaded: {error}"))
+        told.map(drop).map_err(|error| format!("scripts could not be loaded: {error}"))
     }
 }
 

@@ -1,12 +1,14 @@
 //! What a tenant may not do: denied in the server's words, and never sent to it.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use respgate::command::{Flags, TABLE};
 
 use crate::support::client::{Client, encode};
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
+use crate::support::scripted::{Said, Scripted, as_primary};
 use crate::support::servers::{Flavor, Server};
 
 /// respgate whose listener's clients are a tenant with these keys, and the listener's port.
@@ -295,4 +297,48 @@ fn a_policy_is_its_tenants_alone() {
     proxy.client().expect(&["SET", "a", "1"], "+OK\r\n");
     Client::connect(port).expect(&["GET", "a"], "$1\r\n1\r\n");
     assert_eq!(proxy.metric("respgate_commands_refused_total", &[]), 1.0);
+}
+
+/// A command that respgate's table lacks, and about which the server has not been asked yet: a client with a connection of
+/// its own is denied it at once, and nothing of it is sent.
+#[test]
+fn what_is_not_known_yet_is_denied_on_a_lease() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&heard);
+    let server = Scripted::start(move |command| {
+        listener.lock().expect("what was heard").push(command[0].to_uppercase());
+        Said::Bytes(as_primary(command).unwrap_or_else(|| b"+OK\r\n".to_vec()))
+    });
+    let proxy = Proxy::start_file(
+        1,
+        &format!(
+            "[tenants.t]\ndefault = true\ncommands = [\"+@all\", \"-json.set\"]\nkey-prefixes = [\"t:\"]\n\
+             [upstreams.main]\naddress = \"127.0.0.1:{}\"\n",
+            server.port
+        ),
+    );
+    let denied = |client: &mut Client| {
+        for command in ["JSON.SET", "JSON.GET"] {
+            let line = String::from_utf8_lossy(&client.call(&[command, "t:k", "v"])).into_owned();
+            assert!(line.starts_with("-NOPERM ") && line.contains(&command.to_lowercase()), "{line}");
+        }
+    };
+    let mut client = proxy.client();
+    client.expect(&["WATCH", "t:k"], "+OK\r\n");
+    denied(&mut client);
+    client.expect(&["MULTI"], "+OK\r\n");
+    denied(&mut client);
+    assert!(client.call(&["EXEC"]).starts_with(b"-EXECABORT "));
+    let heard = || heard.lock().expect("what was heard").clone();
+    assert!(heard().contains(&"WATCH".to_owned()), "{:?}", heard());
+    assert!(!heard().iter().any(|name| name.starts_with("JSON") || name == "COMMAND"), "{:?}", heard());
+    assert_eq!(proxy.metric("respgate_tenant_denied_total", &["tenant=\"t\""]), 4.0);
+    // Without a connection of its own, the client is told what the server would: it has no such command.
+    let line = proxy.client().call(&["JSON.SET", "t:k", "v"]);
+    assert!(line.starts_with(b"-ERR unknown command"), "{}", line.escape_ascii());
+    assert!(heard().contains(&"COMMAND".to_owned()) && !heard().iter().any(|name| name.starts_with("JSON")));
+    proxy
+        .client()
+        .expect(&["FLUSHALL"], "-NOPERM User default has no permissions to run the 'flushall' command\r\n");
+    assert_eq!(proxy.metric("respgate_tenant_denied_total", &["tenant=\"t\""]), 5.0);
 }

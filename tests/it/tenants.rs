@@ -16,8 +16,9 @@ struct Limited {
 }
 
 impl Limited {
+    /// Limits are respgate's own and no server's: each number of workers has a server of another kind.
     fn start(workers: usize, tables: &str) -> Self {
-        let server = Server::start(Flavor::Valkey);
+        let server = Server::start(if workers == 1 { Flavor::Redis } else { Flavor::Valkey });
         let upstream = format!("[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\n", server.port);
         Self { proxy: Proxy::start_file(workers, &format!("{upstream}{tables}")), server }
     }
@@ -136,54 +137,60 @@ fn a_rejected_client_is_told_and_lives() {
 /// A pipeline is answered in order, each command once, whatever was refused.
 #[test]
 fn a_rejected_pipeline_stays_in_order() {
-    let limited = Limited::start(
-        1,
-        "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\nclient-commands-per-second = 1\nclient-commands-burst = 3\n",
-    );
-    let mut client = limited.proxy.client();
-    for number in 0..8 {
-        client.send_command(&["ECHO", &number.to_string()]);
-    }
-    for number in 0..3 {
-        client.expect_reply(&format!("$1\r\n{number}\r\n"));
-    }
-    for _ in 3..8 {
-        let refused = text(&client.reply());
-        assert!(
-            refused.starts_with("-ERR respgate: this client of tenant 'shop' is over its client-c"),
-            "{refused}"
+    for workers in [1, 2] {
+        let limited = Limited::start(
+            workers,
+            "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\nclient-commands-per-second = 1\nclient-commands-burst = 3\n",
         );
+        let mut client = limited.proxy.client();
+        for number in 0..8 {
+            client.send_command(&["ECHO", &number.to_string()]);
+        }
+        for number in 0..3 {
+            client.expect_reply(&format!("$1\r\n{number}\r\n"));
+        }
+        for _ in 3..8 {
+            let refused = text(&client.reply());
+            assert!(
+                refused.starts_with("-ERR respgate: this client of tenant 'shop' is over its client-c"),
+                "{refused}"
+            );
+        }
+        client.expect_silence(Duration::from_millis(50));
     }
-    client.expect_silence(Duration::from_millis(50));
 }
 
 #[test]
 fn a_refused_command_spoils_its_transaction() {
-    let limited = Limited::start(
-        1,
-        "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\ncommands-per-second = 1\ncommands-burst = 2\n",
-    );
-    let mut client = limited.proxy.client();
-    client.expect(&["MULTI"], "+OK\r\n");
-    client.expect(&["SET", "k", "v"], "+QUEUED\r\n");
-    assert!(client.call(&["SET", "k", "w"]).starts_with(b"-ERR respgate: tenant 'shop'"));
-    client.expect(&["EXEC"], "-EXECABORT Transaction discarded because of previous errors.\r\n");
-    assert_eq!(limited.server.run(&["EXISTS", "k"]), b":0\r\n");
+    for workers in [1, 2] {
+        let limited = Limited::start(
+            workers,
+            "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\ncommands-per-second = 1\ncommands-burst = 2\n",
+        );
+        let mut client = limited.proxy.client();
+        client.expect(&["MULTI"], "+OK\r\n");
+        client.expect(&["SET", "k", "v"], "+QUEUED\r\n");
+        assert!(client.call(&["SET", "k", "w"]).starts_with(b"-ERR respgate: tenant 'shop'"));
+        client.expect(&["EXEC"], "-EXECABORT Transaction discarded because of previous errors.\r\n");
+        assert_eq!(limited.server.run(&["EXISTS", "k"]), b":0\r\n");
+    }
 }
 
 #[test]
 fn delays_are_bounded() {
-    let limited = Limited::start(
-        1,
-        "[tenants.shop]\ndefault = true\ncommands-per-second = 1\ncommands-burst = 1\nmax-delay = \"100ms\"\n",
-    );
-    let mut client = limited.proxy.client();
-    client.expect(&["PING"], "+PONG\r\n");
-    let refused = text(&client.call(&["PING"]));
-    assert!(
-        refused.starts_with("-ERR respgate: tenant 'shop' is over its commands-per-second limit of 1;"),
-        "{refused}"
-    );
+    for workers in [1, 2] {
+        let limited = Limited::start(
+            workers,
+            "[tenants.shop]\ndefault = true\ncommands-per-second = 1\ncommands-burst = 1\nmax-delay = \"100ms\"\n",
+        );
+        let mut client = limited.proxy.client();
+        client.expect(&["PING"], "+PONG\r\n");
+        let refused = text(&client.call(&["PING"]));
+        assert!(
+            refused.starts_with("-ERR respgate: tenant 'shop' is over its commands-per-second limit of 1;"),
+            "{refused}"
+        );
+    }
 }
 
 #[test]
@@ -250,23 +257,27 @@ fn leases_are_counted_apart() {
 
 #[test]
 fn leases_of_a_tenant() {
-    let limited = Limited::start(1, "[tenants.shop]\ndefault = true\nleased = 1\n");
-    let mut first = limited.proxy.client();
-    first.expect(&["MULTI"], "+OK\r\n");
-    let mut second = limited.proxy.client();
-    let refused = text(&second.call(&["BLPOP", "q", "1"]));
-    assert!(refused.starts_with("-ERR respgate: tenant 'shop' is at its leased limit of 1"), "{refused}");
-    first.expect(&["EXEC"], "*0\r\n");
-    wait::until("the lease to be free", || second.call(&["MULTI"]) == b"+OK\r\n");
+    for workers in [1, 2] {
+        let limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nleased = 1\n");
+        let mut first = limited.proxy.client();
+        first.expect(&["MULTI"], "+OK\r\n");
+        let mut second = limited.proxy.client();
+        let refused = text(&second.call(&["BLPOP", "q", "1"]));
+        assert!(refused.starts_with("-ERR respgate: tenant 'shop' is at its leased limit of 1"), "{refused}");
+        first.expect(&["EXEC"], "*0\r\n");
+        wait::until("the lease to be free", || second.call(&["MULTI"]) == b"+OK\r\n");
+    }
 }
 
 #[test]
 fn requests_of_a_tenant() {
-    let limited = Limited::start(1, "[tenants.shop]\ndefault = true\nmax-request = \"1KiB\"\n");
-    let mut client = limited.proxy.client();
-    let refused = text(&client.call(&["SET", "k", &"x".repeat(2000)]));
-    assert!(refused.contains("is over the max-request limit of tenant 'shop', 1024 bytes"), "{refused}");
-    client.expect(&["SET", "k", "x"], "+OK\r\n");
+    for workers in [1, 2] {
+        let limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nmax-request = \"1KiB\"\n");
+        let mut client = limited.proxy.client();
+        let refused = text(&client.call(&["SET", "k", &"x".repeat(2000)]));
+        assert!(refused.contains("is over the max-request limit of tenant 'shop', 1024 bytes"), "{refused}");
+        client.expect(&["SET", "k", "x"], "+OK\r\n");
+    }
 }
 
 #[test]
@@ -301,19 +312,22 @@ fn commands_in_flight() {
 /// A tenant whose clients do not read loses those that hold most; others go on.
 #[test]
 fn buffers_of_a_tenant() {
-    let mut limited = Limited::start(1, "[tenants.shop]\ndefault = true\nmax-buffered = \"1MiB\"\n");
-    limited.proxy.allow_log("");
-    let mut other = limited.proxy.client();
-    other.expect(&["SET", "large", &"x".repeat(512 * 1024)], "+OK\r\n");
-    let mut slow = limited.proxy.client();
-    for _ in 0..100 {
-        slow.send("GET large\r\n");
+    for workers in [1, 2] {
+        let mut limited =
+            Limited::start(workers, "[tenants.shop]\ndefault = true\nmax-buffered = \"1MiB\"\n");
+        limited.proxy.allow_log("");
+        let mut other = limited.proxy.client();
+        other.expect(&["SET", "large", &"x".repeat(512 * 1024)], "+OK\r\n");
+        let mut slow = limited.proxy.client();
+        for _ in 0..100 {
+            slow.send("GET large\r\n");
+        }
+        wait::until("the slow client to be disconnected", || {
+            limited.proxy.metric("respgate_clients_closed_total", &["memory"]) >= 1.0
+        });
+        other.expect(&["PING"], "+PONG\r\n");
+        assert_eq!(limited.proxy.metric("respgate_tenant_refused_total", &["max-buffered"]), 1.0);
     }
-    wait::until("the slow client to be disconnected", || {
-        limited.proxy.metric("respgate_clients_closed_total", &["memory"]) >= 1.0
-    });
-    other.expect(&["PING"], "+PONG\r\n");
-    assert_eq!(limited.proxy.metric("respgate_tenant_refused_total", &["max-buffered"]), 1.0);
 }
 
 #[test]
@@ -383,14 +397,16 @@ fn a_policy_follows_its_tenant() {
 
 #[test]
 fn the_narrowest_network_counts() {
-    let limited = Limited::start(
-        1,
-        "[tenants.wide]\nnetworks = [\"127.0.0.0/8\"]\n[tenants.narrow]\nnetworks = [\"127.0.0.1\"]\n",
-    );
-    let mut client = limited.proxy.client();
-    client.expect(&["PING"], "+PONG\r\n");
-    assert_eq!(limited.proxy.metric("respgate_tenant_clients", &["narrow"]), 1.0);
-    assert_eq!(limited.proxy.metric("respgate_tenant_clients", &["wide"]), 0.0);
+    for workers in [1, 2] {
+        let limited = Limited::start(
+            workers,
+            "[tenants.wide]\nnetworks = [\"127.0.0.0/8\"]\n[tenants.narrow]\nnetworks = [\"127.0.0.1\"]\n",
+        );
+        let mut client = limited.proxy.client();
+        client.expect(&["PING"], "+PONG\r\n");
+        assert_eq!(limited.proxy.metric("respgate_tenant_clients", &["narrow"]), 1.0);
+        assert_eq!(limited.proxy.metric("respgate_tenant_clients", &["wide"]), 0.0);
+    }
 }
 
 /// A client that is of no use to its tenant's limits is nobody's, and is not limited.

@@ -185,3 +185,59 @@ fn slow_subscriber(limits: &str, least: u128) {
     assert!(grown < 64 * 1024 * 1024, "{grown} more bytes");
     publisher.expect(&["PUBLISH", "c", "last"], ":1\r\n");
 }
+
+/// An idle connection of respgate, as the kernel lists it: its timer's kind, and in how many hundredths of a second it
+/// fires.
+struct Listed {
+    local: u16,
+    remote: u16,
+    timer: u32,
+    fires: u32,
+}
+
+/// The established connections over IPv4 (proc_net_tcp.txt of the kernel's documentation).
+fn listed() -> Vec<Listed> {
+    let text = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's list");
+    let hexadecimal = |text: &str| u32::from_str_radix(text, 16).ok();
+    let port = |end: &str| u16::try_from(hexadecimal(end.split_once(':')?.1)?).ok();
+    let row = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (timer, fires) = fields.get(5)?.split_once(':')?;
+        let established = *fields.get(3)? == "01";
+        let (local, remote) = (port(fields.get(1)?)?, port(fields.get(2)?)?);
+        established.then_some(())?;
+        Some(Listed { local, remote, timer: hexadecimal(timer)?, fires: hexadecimal(fires)? })
+    };
+    text.lines().filter_map(row).collect()
+}
+
+/// TCP keepalive runs on both sides: towards clients as configured, towards the server after 10 s.
+#[test]
+fn vanished_peers_are_probed_for() {
+    const KEEPALIVE_TIMER: u32 = 2;
+    let server = Server::start(Flavor::Valkey);
+    let proxy = Proxy::start_file(
+        1,
+        &format!(
+            "[limits]\nkeepalive = \"90s\"\n[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\n",
+            server.port
+        ),
+    );
+    let mut client = proxy.client();
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    client.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    // While something is unacknowledged, another timer is shown.
+    let probed = |mine: &dyn Fn(&Listed) -> bool, within: u32| {
+        let mine: Vec<Listed> = listed().into_iter().filter(mine).collect();
+        let armed = |one: &Listed| one.timer == KEEPALIVE_TIMER && one.fires <= within * 100;
+        (!mine.is_empty() && mine.iter().all(armed)).then_some(mine.len())
+    };
+    let patience = wait::PATIENCE;
+    let clients =
+        wait::until_some("keepalive to clients", patience, || probed(&|one| one.local == proxy.port, 90));
+    assert_eq!(clients, 1);
+    let servers = wait::until_some("keepalive to the server", patience, || {
+        probed(&|one| one.remote == server.port, 10)
+    });
+    assert!(servers >= 2, "a shared and a leased one");
+}

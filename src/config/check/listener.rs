@@ -14,6 +14,8 @@ use crate::net::tls::server::ClientCertificates;
 use crate::resp::request::RequestLimits;
 use crate::session::config::{SessionConfig, Timeouts};
 use crate::tenant::config::TenantConfig;
+use crate::tenant::identity::MembersConfig;
+use crate::tenant::users::UserConfig;
 use crate::upstream::config::ClientAuth;
 
 const MAX_CLIENTS: usize = 10_000;
@@ -41,6 +43,8 @@ pub(super) struct Named<'a> {
     pub checked: &'a [Upstream],
     /// All tenants.
     pub tenants: &'a [TenantConfig],
+    /// respgate's own users.
+    pub users: &'a [UserConfig],
 }
 
 /// Checks all listeners. If none was typed, one listens on 127.0.0.1:6379.
@@ -153,6 +157,13 @@ fn check(
             ),
         );
     }
+    let place = typed.address.place().unwrap_or(&typed.place);
+    let local = !matches!(&bind, Bind::Tcp(address) if !address.ip().is_loopback());
+    let unix = matches!(bind, Bind::Unix { .. });
+    let doubts = Doors { local, unix, encrypted: tls.is_some(), proven, open, tenant: tenant.is_some() };
+    for doubt in doubts.doubts(named) {
+        report.warn(place, doubt);
+    }
     Some(ListenerConfig {
         name: typed.name,
         bind,
@@ -164,6 +175,52 @@ fn check(
         session: limits.session,
         tls,
     })
+}
+
+/// What a listener asks of its clients.
+struct Doors {
+    /// Only this machine reaches it.
+    local: bool,
+    /// Only users of this machine do whom the file system lets in.
+    unix: bool,
+    encrypted: bool,
+    /// Every client must show a certificate.
+    proven: bool,
+    /// Nobody has to AUTH.
+    open: bool,
+    /// It names a tenant.
+    tenant: bool,
+}
+
+impl Doors {
+    /// How clients could be somebody else than is meant.
+    fn doubts(&self, named: &Named<'_>) -> Vec<&'static str> {
+        let mut doubts = Vec::new();
+        if !named.users.is_empty() {
+            if !self.local && !self.encrypted {
+                doubts.push(
+                    "users send their passwords here in plain text, and other machines can reach it; set tls-cert and \
+                     tls-key, or listen on 127.0.0.1",
+                );
+            }
+            if self.open && !self.unix && (self.local || self.proven) {
+                doubts.push(
+                    "there are users, and yet clients need no AUTH: who sends none acts as respgate itself; set \
+                     client-auth = \"required\" for the upstream",
+                );
+            }
+        }
+        let told_apart = |by: fn(&MembersConfig) -> bool| named.tenants.iter().any(|it| by(&it.members));
+        let covered = self.tenant || told_apart(|members| members.default);
+        if !self.proven && !covered && told_apart(|members| !members.certificates.is_empty()) {
+            doubts.push(
+                "tenants are told apart by certificates, and a client that shows none here may be nobody's, without policy \
+                 and limits; set tls-client-ca with tls-client-auth = \"required\", name a tenant for this listener, or \
+                 make one the default",
+            );
+        }
+        doubts
+    }
 }
 
 fn upstream_name(typed: &TypedListener, named: &Named<'_>, report: &mut Report) -> Option<String> {

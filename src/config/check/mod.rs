@@ -15,6 +15,7 @@ use super::typed::{Setting, Typed};
 use super::value::{Bytes, LogLevel};
 use super::{Config, LogConfig, LogFormat, Upstream, size};
 use crate::tenant::config::TenantConfig;
+use crate::tenant::users::UserConfig;
 use crate::upstream::config::Pool;
 
 const MAX_BUFFERED: usize = 512 * 1024 * 1024;
@@ -33,6 +34,8 @@ pub fn check(
     report: &mut Report,
 ) -> Option<Config> {
     let usual = typed.usual_upstream().map(|upstream| upstream.name.clone());
+    let places: Vec<(String, Place)> =
+        typed.upstreams.iter().map(|upstream| (upstream.name.clone(), upstream.place.clone())).collect();
     let names: Vec<String> = typed.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let about_upstreams = |place: &Place| place.key().starts_with("upstream");
     if names.is_empty() && !report.faults.iter().any(|fault| about_upstreams(&fault.place)) {
@@ -57,17 +60,28 @@ pub fn check(
     bounds.check_defaults(report);
     let stores = limits::Stores { names: &names, usual: usual.as_deref() };
     let mut tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, stores, report);
-    let users = user::check_all(typed.users, &mut tenants, report);
+    let users = user::check_all(typed.users, &mut tenants, env, report);
     let listeners = listener::check_all(
         typed.listeners,
         &typed.tls,
         &bounds,
-        &listener::Named { tenants: &tenants, names: &names, usual: usual.as_deref(), checked: &upstreams },
+        &listener::Named {
+            tenants: &tenants,
+            users: &users,
+            names: &names,
+            usual: usual.as_deref(),
+            checked: &upstreams,
+        },
         &typed.admin,
         typed.file.as_ref(),
         report,
     );
     let workers = workers(typed.workers.at_least(1, "1", report), cores, &upstreams, report);
+    for (name, place) in &places {
+        if let Some(upstream) = upstreams.iter().find(|upstream| upstream.config.name == *name) {
+            doubt_room_for_users(upstream, &users, workers, place, report);
+        }
+    }
     Some(Config {
         workers,
         admin: typed.admin.value().copied(),
@@ -118,6 +132,31 @@ fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: 
         }
         (Setting::Given(workers, _), _) => workers,
         (_, tightest) => tightest.map_or(cores, |upstream| cores.min(most(upstream))).max(1),
+    }
+}
+
+/// Users with credentials of their own each need a shared connection of each worker while they are used.
+fn doubt_room_for_users(
+    upstream: &Upstream,
+    users: &[UserConfig],
+    workers: usize,
+    place: &Place,
+    report: &mut Report,
+) {
+    let config = &upstream.config;
+    let users = users.iter().filter(|user| user.account.is_some()).count();
+    let room = (config.max_connections / workers).saturating_sub(config.max_leased / workers).max(1);
+    if config.pool == Pool::Shared && users > 0 && users + 1 > room {
+        report.warn(
+            &place.sub_key("max-connections"),
+            format!(
+                "{users} users with credentials of their own, and respgate's, may need {} shared connections of each \
+                 worker, which has room for {room} (max-connections less max-leased, over {workers}); beyond that, \
+                 commands fail while all are in use; raise max-connections by {}",
+                users + 1,
+                (users + 1 - room) * workers
+            ),
+        );
     }
 }
 

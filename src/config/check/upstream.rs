@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::super::Upstream;
 use super::super::report::{Place, Report};
 use super::super::tls::{DATA, SENTINEL};
 use super::super::typed::{Setting, TypedUpstream};
 use super::super::url::Target;
 use super::super::value::Bytes;
-use super::super::{Account, Upstream};
 use super::tls;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
-use crate::rotation::source::{CredentialSource, NameSource, PasswordSource, SecretSource};
+use crate::rotation::source::{Account, CredentialSource, NameSource, PasswordSource, SecretSource};
 use crate::topology::Address;
 use crate::upstream::config::{Pool, UpstreamConfig};
 
@@ -50,7 +50,7 @@ pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report)
         choose(std::mem::take(&mut typed.password).map(PasswordSource::Read), url_password, report);
     let database = choose(std::mem::take(&mut typed.database), url_database, report);
     let refresh = std::mem::take(&mut typed.password_refresh);
-    let account = account(username, password, refresh, "password", env, report);
+    let account = account(username, password, refresh, NODES, env, report);
 
     let target = target(&mut typed, url_target, report);
     let nat = typed.nat.value().cloned().unwrap_or_default();
@@ -188,7 +188,7 @@ fn sentinel(
     let username = std::mem::take(&mut typed.sentinel_username);
     let password = std::mem::take(&mut typed.sentinel_password).map(PasswordSource::Read);
     let refresh = std::mem::take(&mut typed.sentinel_password_refresh);
-    let account = account(username, password, refresh, "sentinel-password", env, report);
+    let account = account(username, password, refresh, SENTINELS, env, report);
     let builtin = SentinelConfig::new(seeds, primary_name);
     let least = Duration::from_millis(10);
     let config = SentinelConfig {
@@ -205,13 +205,28 @@ fn sentinel(
     (config, account)
 }
 
+/// Whose credentials are read: their keys, and what else can give the password.
+#[derive(Clone, Copy)]
+pub(super) struct Holder {
+    /// What the password's keys begin with.
+    key: &'static str,
+    variable: Option<&'static str>,
+}
+
+/// respgate's own, at an upstream's nodes.
+const NODES: Holder = Holder { key: "password", variable: Some("RESPGATE_UPSTREAM_PASSWORD") };
+/// respgate's own, at Sentinels.
+const SENTINELS: Holder = Holder { key: "sentinel-password", variable: Some("RESPGATE_SENTINEL_PASSWORD") };
+/// Those of one of respgate's users.
+pub(super) const USERS: Holder = Holder { key: "upstream-password", variable: None };
+
 /// Reads name and password. A name without a password is a fault; a password without a name is the default user's.
 /// A program is not run: it may have effects, and take its time.
-fn account(
+pub(super) fn account(
     username: Setting<NameSource>,
     password: Setting<PasswordSource>,
     refresh: Setting<Duration>,
-    key: &str,
+    Holder { key, variable }: Holder,
     env: Env<'_>,
     report: &mut Report,
 ) -> Option<Account> {
@@ -225,13 +240,11 @@ fn account(
         Setting::Faulty => return None,
         Setting::Absent => {
             if let Some(place) = username.place() {
-                let variable = if key == "password" { "UPSTREAM" } else { "SENTINEL" };
-                report.fault(
-                    place,
-                    format!(
-                        "a user needs a password; set {key}-file, {key}-env or RESPGATE_{variable}_PASSWORD"
-                    ),
-                );
+                let ways = match variable {
+                    Some(variable) => format!("set {key}-file, {key}-env or {variable}"),
+                    None => format!("set {key}-file, {key}-env or {key}-command"),
+                };
+                report.fault(place, format!("a user needs a password; {ways}"));
             }
             return None;
         }

@@ -1,8 +1,11 @@
 //! Checks respgate's own users.
 
+use std::ffi::OsString;
+
 use super::super::report::Report;
 use super::super::typed::{Setting, TypedUser};
-use super::tenant;
+use super::{tenant, upstream};
+use crate::rotation::source::PasswordSource;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 
@@ -10,6 +13,7 @@ use crate::tenant::users::UserConfig;
 pub(super) fn check_all(
     typed: Vec<TypedUser>,
     tenants: &mut [TenantConfig],
+    env: &dyn Fn(&str) -> Option<OsString>,
     report: &mut Report,
 ) -> Vec<UserConfig> {
     let mut users = Vec::new();
@@ -29,8 +33,12 @@ pub(super) fn check_all(
         {
             tenant.members.users.push(user.name.clone());
         }
+        let source = user.upstream_password.map(PasswordSource::Read);
+        let refresh = user.upstream_password_refresh;
+        let account =
+            upstream::account(user.upstream_username, source, refresh, upstream::USERS, env, report);
         match user.password {
-            Setting::Given(password, _) => users.push(UserConfig { name: user.name, password }),
+            Setting::Given(password, _) => users.push(UserConfig { name: user.name, password, account }),
             Setting::Absent => report.fault(
                 &user.place.sub_key("password-hash"),
                 "is missing; make one with: respgate hash-password",

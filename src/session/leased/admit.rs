@@ -116,17 +116,24 @@ impl Leased {
     fn deny(&mut self, session: &mut Session, request: &Request<'_>, mut line: Vec<u8>) -> Step {
         if self.pins.transaction.is_none() {
             return self.when_answered(|_| {
-                session.refuse(&line);
+                session.deny(&line);
                 Step::Done
             });
         }
         match command::find(request) {
             Some(Found::Spec(spec)) if spec.verb == Verb::Exec => {
                 line.extend_from_slice(b"\r\n");
+                session.count_denied();
                 session.around.upstream.counters.refused.rise();
                 self.discard_instead(line)
             }
-            _ => self.poison(session, &line),
+            _ => {
+                let step = self.poison(session, &line);
+                if !matches!(step, Step::Stay(_)) {
+                    session.count_denied();
+                }
+                step
+            }
         }
     }
 
@@ -341,7 +348,7 @@ impl Leased {
                     transaction.selects.push((transaction.queued, database));
                 }
             }
-            Some(Verb::Ping | Verb::Echo | Verb::Unwatch) => {}
+            Some(Verb::Ping | Verb::Echo | Verb::Unwatch | Verb::AclWhoami) => {}
             Some(verb) if subscription(verb).is_some() => {
                 return self
                     .poison(session, b"-ERR respgate: subscriptions cannot change inside a transaction");

@@ -308,6 +308,7 @@ impl Leased {
             }
             // The reader stops until the limit allows the request.
             Pause::Limit(due) => moved |= session.poll_due(cx, due).is_ready(),
+            Pause::Room(again) => moved |= session.poll_room(cx, again).is_ready(),
             // A request that is cut off must be read on, however long it is.
             Pause::More if !session.ended => match session.poll_read_ahead(cx) {
                 Poll::Pending => {}

@@ -1,19 +1,31 @@
 //! Counts of what a tenant has at once, over all workers.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 /// How many there are, and how many there may be.
 #[derive(Debug, Default)]
 pub struct Count {
     taken: AtomicUsize,
     limit: Option<usize>,
+    /// How many stand in `line`, so that nobody takes its lock for nothing.
+    waiting: AtomicUsize,
+    line: Mutex<Line>,
+}
+
+/// Who waits for room, of all workers; the first came first.
+#[derive(Debug, Default)]
+struct Line {
+    next: u64,
+    wakers: BTreeMap<u64, Waker>,
 }
 
 impl Count {
     /// None yet; `limit`: at most so many.
     pub fn new(limit: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), limit })
+        Arc::new(Self { limit, ..Self::default() })
     }
 
     /// How many there are now.
@@ -31,6 +43,28 @@ impl Count {
         self.limit.is_some_and(|limit| self.taken() >= limit)
     }
 
+    /// So many less. Whoever waits for room is woken, as many as there is room for.
+    fn give_back(&self, parts: usize) {
+        let before = self.taken.fetch_sub(parts, Ordering::SeqCst);
+        // A waiter enters the line before it looks at `taken` once more, so one of the two sees the other.
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let room = self.limit.unwrap_or(usize::MAX).saturating_sub(before.saturating_sub(parts));
+        for _ in 0..room {
+            let first = self.change_line(|line| line.wakers.pop_first());
+            let Some((_, waker)) = first else { return };
+            waker.wake();
+        }
+    }
+
+    fn change_line<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
+        let mut line: MutexGuard<'_, Line> = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut line);
+        self.waiting.store(line.wakers.len(), Ordering::SeqCst);
+        changed
+    }
+
     /// One more, unless there may be no more.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
@@ -46,6 +80,35 @@ pub struct Taken(Arc<Count>);
 impl Drop for Taken {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place in the line for room. Who is woken and finds none waits on in the same place.
+#[derive(Debug)]
+pub struct Place {
+    count: Arc<Count>,
+    number: u64,
+}
+
+impl Place {
+    fn new(count: &Arc<Count>) -> Self {
+        let number = count.change_line(|line| {
+            line.next += 1;
+            line.next
+        });
+        Self { count: count.clone(), number }
+    }
+
+    /// Whether there is room now. If not, `waker` is called once, when there may be.
+    pub fn room(&self, waker: &Waker) -> bool {
+        self.count.change_line(|line| line.wakers.insert(self.number, waker.clone()));
+        self.count.limit.is_none_or(|limit| self.count.taken.load(Ordering::SeqCst) < limit)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.count.change_line(|line| line.wakers.remove(&self.number));
     }
 }
 
@@ -67,7 +130,7 @@ impl Part {
         if now > self.mine {
             self.count.taken.fetch_add(now - self.mine, Ordering::Relaxed);
         } else if now < self.mine {
-            self.count.taken.fetch_sub(self.mine - now, Ordering::Relaxed);
+            self.count.give_back(self.mine - now);
         }
         self.mine = now;
     }
@@ -75,6 +138,11 @@ impl Part {
     /// Of all clients.
     pub fn count(&self) -> &Count {
         &self.count
+    }
+
+    /// A place behind everybody who waits for room.
+    pub fn line_up(&self) -> Place {
+        Place::new(&self.count)
     }
 }
 
@@ -112,6 +180,40 @@ mod tests {
         assert!(!two.count().full());
         drop(one);
         assert_eq!(count.taken(), 5);
+    }
+
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn as_many_are_woken_as_there_is_room_for_and_in_their_order() {
+        let count = Count::new(Some(4));
+        let mut part = Part::new(&count);
+        part.set(5);
+        let wakers: [Arc<Woken>; 4] = std::array::from_fn(|_| Arc::new(Woken(AtomicUsize::new(0))));
+        let mut places: Vec<_> = wakers.iter().map(|_| part.line_up()).collect();
+        for (place, waker) in places.iter().zip(&wakers) {
+            assert!(!place.room(&waker.clone().into()));
+            assert!(!place.room(&waker.clone().into()), "asking again is no second place");
+        }
+        let woken = || wakers.each_ref().map(|waker| waker.0.load(Ordering::Relaxed));
+        part.set(4);
+        assert_eq!(woken(), [0; 4], "still one too many");
+        drop(places.remove(1));
+        part.set(2);
+        assert_eq!(woken(), [1, 0, 1, 0], "who left has no turn");
+        part.set(4);
+        assert!(!places[0].room(&wakers[0].clone().into()), "somebody else was quicker");
+        part.set(3);
+        assert_eq!(woken(), [2, 0, 1, 0], "and its place is kept");
+        assert!(places[2].room(&wakers[3].clone().into()));
+        drop(places);
+        assert_eq!(count.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! One client's membership of a tenant: what it is charged for, and what it holds of the tenant's counts.
 
 use std::rc::Rc;
+use std::task::Waker;
 
 use super::config::OverLimit;
-use super::count::{Part, Taken};
+use super::count::{Part, Place, Taken};
 use super::rate::{Meter, Own, Rate};
 use super::refusal::{self, Limit};
 use crate::tenant::Desk;
 
-/// How often a command looks again that waits for others of its tenant to be answered, in nanoseconds.
-const IN_FLIGHT_CHECK: u64 = 2_000_000;
+/// A command that waits for others of its tenant to be answered is woken when there is room. Who was woken first may leave
+/// without using it, so it looks again after this long, too, in nanoseconds.
+const IN_FLIGHT_CHECK: u64 = 50_000_000;
 /// Waiting bytes of one client that are never held against it, though its tenant is over `max-buffered`.
 const BUFFER_SHARE: usize = 64 * 1024;
 
@@ -20,7 +22,7 @@ pub enum Verdict {
     Pass,
     /// It may pass at this time, and is charged.
     PassAt(u64),
-    /// Ask again when a reply has come, or at this time.
+    /// Ask again when a reply has come, when there is [room](Member::room), or at this time.
     Again(u64),
     /// It is answered with this error line, without CRLF.
     Refuse(Vec<u8>),
@@ -47,7 +49,7 @@ pub struct Member {
     /// Bytes written that have been charged.
     written: u64,
     /// Its command waits for others to be answered.
-    waiting: bool,
+    waiting: Option<Place>,
     holds: Holds,
     _place: Taken,
 }
@@ -73,7 +75,7 @@ impl Member {
             buffered: limits.buffered.map(|_| Part::new(&tenant.buffered)),
             desk: desk.clone(),
             written,
-            waiting: false,
+            waiting: None,
             holds: Holds::default(),
             _place: place,
         };
@@ -153,20 +155,26 @@ impl Member {
 
     /// What is to be done if too many commands of the tenant are in flight.
     fn await_others(&mut self, now: u64, patience: u64) -> Option<Verdict> {
-        let waited = std::mem::take(&mut self.waiting);
+        let waited = self.waiting.take();
         let part = self.in_flight.as_ref().filter(|part| part.count().full())?;
         let figures = &self.desk.figures;
         if patience > 0 {
-            if !waited {
+            if waited.is_none() {
                 figures.note(Limit::InFlight, true);
             }
             figures.commands.fall();
-            self.waiting = true;
+            self.waiting = waited.or_else(|| Some(part.line_up()));
             return Some(Verdict::Again(now + IN_FLIGHT_CHECK));
         }
         figures.note(Limit::InFlight, false);
         let most = part.count().limit().unwrap_or_default();
         Some(Verdict::Refuse(refusal::at_count(&self.desk.tenant.config.name, Limit::InFlight, most)))
+    }
+
+    /// Whether a command that waits for others to be answered may ask again now. If not, `waker` is called once, when it
+    /// may.
+    pub fn room(&self, waker: &Waker) -> bool {
+        self.waiting.as_ref().is_none_or(|place| place.room(waker))
     }
 
     /// How long what was written must be waited for, or over which limit it is for too long.
@@ -374,6 +382,33 @@ mod tests {
             one.in_flight(2);
             assert_eq!(two.admit(0, 1, true), Verdict::Pass);
         }
+    }
+
+    /// The clock stands still, so only a wake-up can end the wait.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_woken_by_the_reply_to_another() {
+        let limits = LimitsConfig { in_flight: Some(1), ..LimitsConfig::default() };
+        let tenant = tenant(limits);
+        // Of two workers.
+        let (here, there) = (Desk::new(TenantId(0), &tenant), Desk::new(TenantId(0), &tenant));
+        let mut one = Member::join(&here, None, 0).unwrap();
+        let mut two = Member::join(&there, None, 0).unwrap();
+        one.in_flight(1);
+        assert_eq!(two.admit(0, 1, false), Verdict::Again(50 * MS));
+        let started = tokio::time::Instant::now();
+        let waits = std::future::poll_fn(|cx| match two.room(cx.waker()) {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        });
+        let answered = async {
+            tokio::task::yield_now().await;
+            one.in_flight(0);
+        };
+        let both = async { tokio::join!(waits, answered) };
+        tokio::time::timeout(Duration::from_millis(1), both).await.unwrap();
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        assert_eq!(two.admit(0, 1, false), Verdict::Pass);
+        assert!(two.waiting.is_none());
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! respgate's own users: clients authenticate to it, and it to the server as it is configured to.
+//! respgate's own users: clients authenticate to it, and it to the server as itself or as is configured for the user.
 
 pub mod attempts;
 pub mod hash;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 use self::attempts::{Attempts, Source};
 use self::hash::PasswordHash;
+use crate::rotation::login::Login;
+use crate::rotation::source::Account;
 use crate::secret::Secret;
 
 type Mac = blake2::Blake2bMac<U32>;
@@ -27,12 +29,32 @@ const REMEMBERED: usize = 4096;
 const WAITING: usize = 1024;
 
 /// A user as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserConfig {
     /// What clients authenticate as.
     pub name: String,
     /// What its password must hash to.
     pub password: PasswordHash,
+    /// Who its clients are to the server; `None`: who respgate itself is.
+    pub account: Option<Account>,
+}
+
+/// A user, and who its clients are to servers.
+#[derive(Debug)]
+pub struct User {
+    /// What clients authenticate as.
+    pub name: String,
+    /// What its password must hash to.
+    pub password: PasswordHash,
+    /// By upstream; none where its clients are who respgate itself is.
+    pub logins: Vec<(Arc<str>, Login)>,
+}
+
+impl User {
+    /// Who its clients are to the servers of this upstream, if not who respgate itself is.
+    pub fn login(&self, upstream: &str) -> Option<&Login> {
+        self.logins.iter().find(|(name, _)| **name == *upstream).map(|(_, login)| login)
+    }
 }
 
 /// Why a client is not let in.
@@ -48,7 +70,7 @@ pub enum Refused {
 
 /// All users, for all workers.
 pub struct Users {
-    hashes: HashMap<String, PasswordHash>,
+    all: BTreeMap<String, Arc<User>>,
     /// Checked where there is no such user, so that this takes as long.
     nobody: PasswordHash,
     /// When each right password was last hashed, by its keyed digest. The key is this process's alone.
@@ -62,19 +84,19 @@ pub struct Users {
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("names", &self.hashes.keys()).finish_non_exhaustive()
+        f.debug_struct("Users").field("names", &self.all.keys()).finish_non_exhaustive()
     }
 }
 
 impl Users {
     /// `None` without any. At most `parallel` passwords are hashed at once.
-    pub fn new(configs: &[UserConfig], parallel: usize) -> Option<Arc<Self>> {
-        let any = configs.first()?;
+    pub fn new(users: Vec<User>, parallel: usize) -> Option<Arc<Self>> {
+        let nobody = users.first()?.password.clone();
         let mut key = [0; 64];
         OsRng.fill_bytes(&mut key);
         Some(Arc::new(Self {
-            hashes: configs.iter().map(|user| (user.name.clone(), user.password.clone())).collect(),
-            nobody: any.password.clone(),
+            all: users.into_iter().map(|user| (user.name.clone(), Arc::new(user))).collect(),
+            nobody,
             known: Mutex::default(),
             key,
             attempts: Mutex::default(),
@@ -82,6 +104,11 @@ impl Users {
             waiting: Arc::new(Semaphore::new(WAITING)),
             epoch: Instant::now(),
         }))
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.all.values()
     }
 
     /// Checks a password, on a thread of its own if it must be hashed.
@@ -93,14 +120,14 @@ impl Users {
         source: Source,
         name: &[u8],
         password: &[u8],
-    ) -> Result<String, Refused> {
+    ) -> Result<Arc<User>, Refused> {
         let name = std::str::from_utf8(name).unwrap_or_default();
         let digest = self.digest(name, password);
-        let found = self.hashes.get_key_value(name);
-        if let Some((name, _)) = found
+        let found = self.all.get(name);
+        if let Some(user) = found
             && self.believed(&digest)
         {
-            return Ok(name.clone());
+            return Ok(user.clone());
         }
         // Counted before it is checked, so that many at once are as few as one after the other.
         if let Some(wait) = self.attempts(|attempts, now| attempts.begin(source, now)) {
@@ -108,7 +135,7 @@ impl Users {
         }
         let _waiting = self.waiting.clone().try_acquire_owned().map_err(|_| Refused::Busy)?;
         let Ok(running) = self.running.clone().acquire_owned().await else { return Err(Refused::Busy) };
-        let hash = found.map_or(&self.nobody, |(_, hash)| hash).clone();
+        let hash = found.map_or(&self.nobody, |user| &user.password).clone();
         let secret = Secret::new(password);
         let right = tokio::task::spawn_blocking(move || {
             let right = hash.matches(secret.expose());
@@ -116,10 +143,10 @@ impl Users {
             right
         });
         match (right.await, found) {
-            (Ok(true), Some((name, _))) => {
+            (Ok(true), Some(user)) => {
                 self.attempts(|attempts, _| attempts.succeeded(source));
                 self.believe(digest);
-                Ok(name.clone())
+                Ok(user.clone())
             }
             _ => Err(Refused::Wrong),
         }
@@ -161,23 +188,25 @@ mod tests {
     const HERE: Source = Source::Unknown;
 
     fn users() -> Arc<Users> {
-        let user = |name: &str, password: &[u8]| UserConfig {
+        let user = |name: &str, password: &[u8]| User {
             name: name.into(),
             password: PasswordHash::quick(password),
+            logins: Vec::new(),
         };
-        Users::new(&[user("app", b"secret"), user("default", b"other")], 2).unwrap()
+        Users::new(vec![user("app", b"secret"), user("default", b"other")], 2).unwrap()
     }
 
     #[tokio::test]
     async fn only_the_right_password_of_the_right_user() {
         let users = users();
-        assert_eq!(users.clone().verify(HERE, b"app", b"secret").await, Ok("app".into()));
-        assert_eq!(users.clone().verify(HERE, b"app", b"secret").await, Ok("app".into()), "believed");
+        assert_eq!(users.clone().verify(HERE, b"app", b"secret").await.unwrap().name, "app");
+        assert_eq!(users.clone().verify(HERE, b"app", b"secret").await.unwrap().name, "app", "believed");
         for (name, password) in
             [(&b"app"[..], &b"other"[..]), (b"nobody", b"secret"), (b"", b""), (b"\xff", b"secret")]
         {
             let source = Source::Uid(name.len() as u32 * 100 + password.len() as u32);
-            assert_eq!(users.clone().verify(source, name, password).await, Err(Refused::Wrong));
+            let refused = users.clone().verify(source, name, password).await.map(|user| user.name.clone());
+            assert_eq!(refused, Err(Refused::Wrong));
         }
         assert!(!format!("{users:?}").contains("argon2"));
     }

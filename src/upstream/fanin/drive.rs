@@ -38,6 +38,10 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
             permit = upstream.shared_permit();
         }
         if permit.is_none() {
+            if upstream.spare_unused() {
+                tokio::time::sleep(AGAIN_MIN).await;
+                continue;
+            }
             fan.table.borrow_mut().refuse_unsent(&upstream.at_limit());
             tokio::time::sleep(AGAIN_MAX).await;
             continue;
@@ -60,7 +64,7 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
                 refuse(&fan, &upstream, &line).await;
             }
             Err(OpenFault::Refused(line)) => refuse(&fan, &upstream, &line).await,
-            Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&refused) {
+            Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&key.identity, &refused) {
                 Some(line) => refuse(&fan, &upstream, &line).await,
                 None => pause(&fan, &upstream, Some(backoff.next_delay())).await,
             },

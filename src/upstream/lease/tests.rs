@@ -12,7 +12,7 @@ async fn what_was_begun_before_a_change_is_outdated_by_it() {
     let outdated = |began| (leases.is_outdated(&own, began), leases.is_outdated(&other, began));
     let began = Instant::now();
     assert_eq!(outdated(began), (false, false));
-    leases.outdate(Some(own.identity.id()));
+    leases.outdate(Some(&own.identity));
     assert_eq!(outdated(began), (true, false));
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(outdated(Instant::now()), (false, false));
@@ -20,7 +20,7 @@ async fn what_was_begun_before_a_change_is_outdated_by_it() {
     let certified = Instant::now();
     assert_eq!(outdated(certified), (true, true));
     tokio::time::advance(Duration::from_secs(1)).await;
-    leases.outdate(Some(own.identity.id()));
+    leases.outdate(Some(&own.identity));
     assert_eq!(outdated(certified), (true, true), "a later change does not undo an earlier one");
     assert_eq!(outdated(Instant::now() + Duration::from_secs(1)), (false, false));
 }

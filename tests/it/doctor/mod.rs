@@ -373,3 +373,38 @@ fn status_of_a_running_respgate() {
     let (code, text) = status(&["--admin", &format!("127.0.0.1:{}", free_port())]);
     assert!(code == Some(BROKEN) && text.contains("no respgate answers"), "{text}");
 }
+
+/// What respgate has for users of its own is tried, too: each login says whose it is.
+#[test]
+fn users_with_logins_of_their_own() {
+    const HASH: &str =
+        "$argon2id$v=19$m=8,t=1,p=1$2Huxnavx+f1swty09zxDRQ$RGYSCL3JgwR3INUYOxAuE1y5+1bBWgCYaWYxn2ZPdXQ";
+    let server = Server::start(Flavor::Valkey);
+    server.run(&["ACL", "SETUSER", "ann", "on", ">right-secret", "~*", "+@all"]);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let user = |name: &str, command: &str| {
+        format!(
+            "[users.{name}]\npassword-hash = \"{HASH}\"\nupstream-username = \"ann\"\n\
+             upstream-password-command = {command}\n"
+        )
+    };
+    let text = [
+        format!("[upstreams.main]\nurl = \"{}\"\n", url(server.port)),
+        user("shop", "[\"echo\", \"right-secret\"]"),
+        user("batch", "[\"echo\", \"wrong-secret\"]"),
+        user("late", "[\"false\"]"),
+    ];
+    std::fs::write(file.path(), text.concat()).expect("a configuration");
+    let diagnosis = examine(&["--config", &file.path().to_string_lossy()]);
+    assert_eq!(diagnosis.code, BROKEN);
+    let logins = diagnosis.step("primary", "login");
+    let of = |user: &str| logins.iter().find(|login| login.contains(user)).expect("a login of the user");
+    assert_eq!(logins.len(), 4, "{logins:?}");
+    assert!(of("\"shop\"").starts_with("ok: ") && of("\"shop\"").contains("\"ann\""), "{logins:?}");
+    assert!(
+        of("\"batch\"").starts_with("broken: ") && of("\"batch\"").contains("[users.batch]"),
+        "{logins:?}"
+    );
+    assert!(of("\"late\"").starts_with("broken: ") && of("\"late\"").contains("no password"), "{logins:?}");
+    assert!(!logins.concat().contains("-secret"));
+}

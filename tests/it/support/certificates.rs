@@ -100,6 +100,11 @@ impl Certificates {
         });
     }
 
+    /// A client's certificate of the root's, with this common name and these other names: `NAME.crt` and `NAME.key`.
+    pub fn client_named(&self, name: &str, names: Vec<SanType>) {
+        self.client(name, By::Root, |params| params.subject_alt_names = names);
+    }
+
     fn client(&self, name: &str, by: By, change: impl FnOnce(&mut CertificateParams)) {
         self.issue(name, by, |params| {
             params.subject_alt_names = vec![SanType::URI("spiffe://example/app".try_into().expect("a URI"))];

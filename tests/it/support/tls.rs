@@ -91,10 +91,18 @@ impl Tls {
     /// Connects to a loopback port and shakes hands. In TLS 1.3 a server that refuses the client's certificate says so
     /// afterwards, in the first read.
     pub fn try_connect(&self, port: u16) -> io::Result<TlsConnection> {
-        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        self.try_over(TcpStream::connect((Ipv4Addr::LOCALHOST, port))?, b"")
+    }
+
+    /// As [`Tls::try_connect`], on a connection that is there. `before`: bytes that go out before the handshake, in one
+    /// piece with its beginning.
+    pub fn try_over(&self, socket: TcpStream, before: &[u8]) -> io::Result<TlsConnection> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let mut stream = StreamOwned::new(self.conversation(), socket);
+        let mut first = before.to_vec();
+        stream.conn.write_tls(&mut first)?;
+        stream.sock.write_all(&first)?;
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }

@@ -1,0 +1,33 @@
+//! Are the credentials taken that respgate keeps for users of its own?
+
+use super::concurrently;
+use super::finding::{Finding, Step};
+use super::peer::{self, Peer};
+use super::upstream::obtain;
+use crate::rotation::source::Account;
+
+/// Logins that are tried at once.
+const AT_ONCE: usize = 16;
+
+/// Logs in to `server`, which has been reached before, as each user.
+pub(super) async fn examine(server: &Peer, users: &[(String, Account)]) -> Vec<Finding> {
+    let mut findings = Vec::with_capacity(users.len());
+    for some in users.chunks(AT_ONCE) {
+        findings.extend(concurrently(some.iter().cloned().map(|user| log_in(server.clone(), user))).await);
+    }
+    findings
+}
+
+async fn log_in(server: Peer, (name, account): (String, Account)) -> Finding {
+    let credentials = obtain(&Some(account)).await;
+    let peer = Peer {
+        no_password: credentials.clone().err(),
+        credentials: credentials.ok().flatten(),
+        clients_bring_their_own: false,
+        of_user: Some(name.clone()),
+        ..server
+    };
+    let (mut findings, _) = peer::reach(&peer).await;
+    let finding = findings.pop().unwrap_or_else(|| Finding::not_tried(Step::Login, "there is no connection"));
+    Finding { seen: format!("for user {name:?} of respgate's: {}", finding.seen), ..finding }
+}

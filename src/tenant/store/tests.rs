@@ -1,0 +1,143 @@
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::net::connect::Dialer;
+use crate::rotation::login::Login;
+use crate::tenant::config::TenantConfig;
+use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
+use crate::tenant::limits::rate::Rate;
+use crate::timeline::Timelines;
+use crate::topology::{Address, Primary, Topology};
+use crate::upstream::config::UpstreamConfig;
+use crate::upstream::scripts::Scripts;
+
+#[test]
+fn answers_are_grants_or_say_why_not() {
+    let error = |line: &'static str| granted(&Value::Error(line.into()));
+    assert_eq!(granted(&Value::Integer(7)).unwrap(), 7);
+    assert_eq!(granted(&Value::Integer(-7)).unwrap(), 0);
+    assert!(matches!(error("READONLY You can't write against a read only replica."), Err(Fault::Away(_))));
+    assert!(matches!(error("NOPERM this user has no permissions"), Err(Fault::Refused(_))));
+    assert!(matches!(error("OOM command not allowed"), Err(Fault::Refused(_))));
+    assert!(matches!(granted(&Value::Null), Err(Fault::Refused(_))));
+}
+
+const GRANTS: u8 = 0;
+const AWAY: u8 = 1;
+const REFUSES: u8 = 2;
+
+/// A server of the test's making, and how it is at present.
+#[derive(Clone, Default)]
+struct Server(Arc<AtomicU8>);
+
+impl Server {
+    fn is(&self, mood: u8) {
+        self.0.store(mood, Ordering::Relaxed);
+    }
+
+    /// Answers one EVAL after another, until it is away.
+    async fn answer(self, mut stream: DuplexStream) {
+        let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+            heard.extend_from_slice(&buffer[..length]);
+            // One command is heard whole when its last argument is.
+            while let Some(at) = heard.windows(SCRIPT.len()).position(|text| text == SCRIPT.as_bytes()) {
+                heard.drain(..at + SCRIPT.len());
+                let reply: &[u8] = match self.0.load(Ordering::Relaxed) {
+                    GRANTS => b":1\r\n",
+                    REFUSES => b"-NOPERM no permissions to run the 'eval' command\r\n",
+                    _ => return,
+                };
+                stream.write_all(reply).await.unwrap();
+            }
+        }
+    }
+
+    fn connect(&self, task: &Task) -> Result<Link<DuplexStream>, Fault> {
+        if self.0.load(Ordering::Relaxed) == AWAY {
+            return Err(Fault::Away("connection refused".into()));
+        }
+        let (ours, theirs) = duplex(1 << 16);
+        tokio::spawn(self.clone().answer(theirs));
+        let (control, logins) = (Control::new(ours), task.upstream.login.subscribe());
+        Ok(Link { control, generation: Generation(1), retires: None, logins, certificates: None })
+    }
+}
+
+/// How long until this is so, by the paused clock.
+async fn until(what: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !what() {
+        sleep(Duration::from_millis(1)).await;
+        assert!(start.elapsed() < Duration::from_secs(60), "it never came to that");
+    }
+    start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
+    let primary = Primary {
+        generation: Generation(1),
+        address: Address::tcp("127.0.0.1", 1),
+        config_epoch: None,
+        server: None,
+    };
+    let (_topology, seen) = watch::channel(Topology::Known(Arc::new(primary)));
+    let upstream = UpstreamPlan {
+        config: UpstreamConfig::new("main"),
+        dialer: Dialer::default(),
+        login: Login::default(),
+        topology: seen,
+        hints: mpsc::channel(1).0,
+        scripts: Scripts::default(),
+        fair: true,
+        timelines: Timelines::default(),
+    };
+    let rates = Rates { commands: Some(Rate { per_second: 100, burst: 10 }), ..Rates::default() };
+    let sharing = Some(Sharing { upstream: "main".into(), processes: 2 });
+    let limits = LimitsConfig { rates, sharing, ..LimitsConfig::default() };
+    let tenant = Tenant::new(TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() });
+    let (limit, ledger) = tenant.ledgers().next().unwrap();
+    let task = Task::new(&upstream, vec![Account::new("shop", limit, ledger.clone())]);
+    let (store, server) = (task.store.clone(), Server::default());
+    let shared = || {
+        let shared = store.standing().fault.is_none();
+        assert_eq!(shared, ledger.live());
+        shared
+    };
+    let connects = server.clone();
+    let running = tokio::spawn(task.run(move |task| Box::pin(std::future::ready(connects.connect(task)))));
+    assert!(!shared());
+    assert!(until(shared).await < Duration::from_millis(100));
+
+    // Away for a moment: nothing changes.
+    server.is(AWAY);
+    sleep(CHECK).await;
+    server.is(GRANTS);
+    sleep(RETRY.1 * 2).await;
+    assert!(shared() && store.standing().fallbacks == 0);
+
+    // Away for longer. That is noticed when it is asked next, and tried again in between.
+    server.is(AWAY);
+    let fell_back = until(|| !shared()).await;
+    assert!(fell_back >= Duration::from_secs(1) - INTERVAL, "{fell_back:?}");
+    assert!(fell_back < Duration::from_secs(1) + CHECK + RETRY.1, "{fell_back:?}");
+    sleep(Duration::from_secs(30)).await;
+    let standing = store.standing();
+    assert_eq!((standing.fault.as_deref(), standing.fallbacks), (Some("connection refused"), 1));
+
+    server.is(GRANTS);
+    let returned = until(shared).await;
+    assert!(returned <= RETRY.1 + INTERVAL, "{returned:?}");
+    assert_eq!(store.standing().fallbacks, 1);
+
+    // What it refuses, it will not grant for being asked again.
+    server.is(REFUSES);
+    assert!(until(|| !shared()).await <= CHECK + INTERVAL * 2);
+    assert!(store.standing().fault.unwrap().contains("NOPERM"));
+    assert_eq!(store.standing().fallbacks, 2);
+    running.abort();
+}
