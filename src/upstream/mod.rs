@@ -217,6 +217,7 @@ impl Upstream {
         let unused = lanes.values().filter(|lane| Rc::strong_count(lane) <= 2 && lane.is_idle());
         let oldest = unused.min_by_key(|lane| lane.unused_since());
         oldest.inspect(|lane| lane.order(Order::Retire)).is_some()
+            || self.fans.borrow().values().any(|fan| fan.retire_unused())
     }
 
     fn at_limit(&self) -> Rc<[u8]> {

@@ -302,3 +302,25 @@ fn messages_stand_between_replies() {
         assert_eq!((messages, replies), (MESSAGES, 1));
     }
 }
+
+/// A link counts as a shared connection; where there is room for one only, whoever does not need it makes room.
+#[test]
+fn links_are_bounded_with_shared_connections() {
+    let server = Server::start(Flavor::Valkey);
+    let url = format!("\"redis://127.0.0.1:{}\"\nmax-connections = 2\nmax-leased = 1", server.port);
+    let proxy = Proxy::start_file(1, &FAN_IN.replace("\"URL\"", &url));
+    let full = |reply: Vec<u8>| {
+        let expected = b"-ERR respgate: upstream 'main' has all 1 shared connections of this worker open";
+        assert!(reply.starts_with(expected), "{}", reply.escape_ascii());
+    };
+    let confirmed = "*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n";
+    let mut subscriber = proxy.client();
+    subscriber.expect(&["SUBSCRIBE", "a"], confirmed);
+    let mut reader = proxy.client();
+    full(reader.call(&["GET", "k"]));
+    subscriber.expect(&["UNSUBSCRIBE"], "*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n");
+    wait::until("room for the reader", || reader.call(&["GET", "k"]) == b"$-1\r\n");
+    full(subscriber.call(&["SUBSCRIBE", "a"]));
+    drop(reader);
+    wait::until("room for the subscriber", || subscriber.call(&["SUBSCRIBE", "a"]) == confirmed.as_bytes());
+}

@@ -99,16 +99,27 @@ impl FanIn {
         self.table.borrow().names()
     }
 
+    /// Has the link closed if nobody uses it. False: there is none, or somebody does.
+    pub(super) fn retire_unused(&self) -> bool {
+        let unused = self.generation.get().is_some() && self.is_unused();
+        if unused {
+            self.order(Order::Retire);
+        }
+        unused
+    }
+
+    fn is_unused(&self) -> bool {
+        let table = self.table.borrow();
+        table.names() == 0 && table.sessions() == 0
+    }
+
     /// Once a second: notices a silent server and a link that nobody needs, has a quiet one pinged, and refuses what
     /// has waited too long for a primary.
     pub(super) fn inspect(&self, upstream: &Upstream) {
         let now = Instant::now();
         let config = &upstream.config;
         let (reads, open) = (self.reads.get(), self.generation.get().is_some());
-        let (owed, unused) = {
-            let table = self.table.borrow();
-            (table.owed() && open, table.names() == 0 && table.sessions() == 0)
-        };
+        let (owed, unused) = (open && self.table.borrow().owed(), self.is_unused());
         let (seen, since) = self.due.get();
         let since = owed.then(|| since.filter(|_| reads == seen).unwrap_or(now));
         self.due.set((reads, since));
