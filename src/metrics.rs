@@ -71,6 +71,7 @@ figures! {
     local: Counter "respgate_commands_total" { "lane" = "local" }, "Commands carried, by lane.";
     shared: Counter "respgate_commands_total" { "lane" = "shared" }, "Commands carried, by lane.";
     leased: Counter "respgate_commands_total" { "lane" = "leased" }, "Commands carried, by lane.";
+    subscribes: Counter "respgate_commands_total" { "lane" = "fan-in" }, "Commands carried, by lane.";
     refused: Counter "respgate_commands_refused_total", "Commands that respgate refused itself.";
     errors: Counter "respgate_upstream_error_replies_total", "Error replies from the upstream.";
     unknown: Counter "respgate_outcome_unknown_total", "Writes answered with OUTCOMEUNKNOWN.";
@@ -79,6 +80,7 @@ figures! {
     pushes: Counter "respgate_unasked_pushes_total", "Pushes dropped from a shared connection.";
     shared_open: Gauge "respgate_upstream_connections" { "lane" = "shared" }, "Upstream connections open now, by lane.";
     leased_open: Gauge "respgate_upstream_connections" { "lane" = "leased" }, "Upstream connections open now, by lane.";
+    fanin_open: Gauge "respgate_upstream_connections" { "lane" = "fan-in" }, "Upstream connections open now, by lane.";
     leased_idle: Gauge "respgate_upstream_connections_idle", "Leased connections that wait for a session.";
     opened: Counter "respgate_upstream_connects_total", "Upstream connections opened and greeted.";
     open_failed: Counter "respgate_upstream_connect_errors_total", "Upstream connections that could not be opened.";
@@ -90,6 +92,10 @@ figures! {
     holds: Counter "respgate_holds_total", "Times that commands began to wait for a primary.";
     held: Gauge "respgate_clients_held", "Clients whose commands wait for a primary now.";
     hold_expired: Counter "respgate_hold_expired_total", "Commands failed because no primary was found in time.";
+    fanned: Gauge "respgate_fanin_subscribers", "Clients with subscriptions on fan-in now.";
+    fanin_names: Gauge "respgate_fanin_channels", "Channels, patterns and shard channels that fan-in is subscribed to now.";
+    fanin_messages: Counter "respgate_fanin_messages_total", "Messages that fan-in got from the upstream.";
+    fanin_deliveries: Counter "respgate_fanin_deliveries_total", "Messages that fan-in gave to clients.";
     upstream_reads: Counter "respgate_upstream_reads_total", "Socket reads from shared upstream connections.";
     upstream_writes: Counter "respgate_upstream_writes_total", "Socket writes to shared upstream connections.";
 }

@@ -67,6 +67,8 @@ pub enum Aspect {
     Policy,
     /// Its weight or priority.
     Share,
+    /// How its clients' subscriptions travel.
+    Pubsub,
 }
 
 impl Changes {
@@ -156,12 +158,13 @@ fn tenant_changes(now: &[TenantConfig], next: &[TenantConfig]) -> Vec<(String, T
 }
 
 fn aspects(old: &TenantConfig, new: &TenantConfig) -> Vec<Aspect> {
-    let TenantConfig { name: _, members, limits, due, policy } = old;
+    let TenantConfig { name: _, members, limits, due, pubsub, policy } = old;
     let all = [
         (Aspect::Members, *members != new.members),
         (Aspect::Limits, *limits != new.limits),
         (Aspect::Policy, *policy != new.policy),
         (Aspect::Share, *due != new.due),
+        (Aspect::Pubsub, *pubsub != new.pubsub),
     ];
     all.into_iter().filter_map(|(aspect, differs)| differs.then_some(aspect)).collect()
 }
@@ -240,6 +243,7 @@ impl Aspect {
             Self::Limits => "limits",
             Self::Policy => "policy",
             Self::Share => "weight or priority",
+            Self::Pubsub => "pubsub",
         }
     }
 }

@@ -114,6 +114,7 @@ const TENANT: &[&str] = &[
     "scripts",
     "weight",
     "priority",
+    "pubsub",
     "over-limit",
     "max-delay",
     "shared-by",
@@ -374,6 +375,7 @@ fn tenant(name: String, section: &Section<'_>, report: &mut Report) -> TypedTena
         scripts: section.read("scripts", report),
         weight: section.read("weight", report),
         priority: section.read("priority", report),
+        pubsub: section.read("pubsub", report),
     }
 }
 

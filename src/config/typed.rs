@@ -18,6 +18,7 @@ use super::written::Written;
 use crate::discovery::config::SwitchRule;
 use crate::rotation::source::{NameSource, SecretSource};
 use crate::session::config::AdminCommands;
+use crate::tenant::config::Pubsub;
 use crate::tenant::identity::CertificateRule;
 use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::{Rule, Scripts};
@@ -205,6 +206,7 @@ pub struct TypedTenant {
     pub scripts: Setting<Scripts>,
     pub weight: Setting<usize>,
     pub priority: Setting<Priority>,
+    pub pubsub: Setting<Pubsub>,
 }
 
 /// One of respgate's own users.

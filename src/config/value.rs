@@ -14,6 +14,7 @@ use crate::discovery::config::SwitchRule;
 use crate::net::tls::Floor;
 use crate::net::tls::server::ClientCertificates;
 use crate::session::config::AdminCommands;
+use crate::tenant::config::Pubsub;
 use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::Scripts;
 use crate::tenant::users::hash::PasswordHash;
@@ -247,6 +248,7 @@ words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
 words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
 words!(Priority, r#""high", "normal" or "low""#, "high" => Self::High, "normal" => Self::Normal, "low" => Self::Low);
+words!(Pubsub, r#""dedicated" or "fan-in""#, "dedicated" => Self::Dedicated, "fan-in" => Self::FanIn);
 words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);
 words!(Scripts, r#""deny" or "declared-keys""#,
     "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod greeting;
+pub mod pubsub;
 pub mod reply;
 pub mod request;
 pub mod value;

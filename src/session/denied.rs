@@ -3,9 +3,10 @@
 use super::Session;
 use super::refusal::{self, Wording};
 use super::route::Way;
-use crate::command::{Found, Verb};
-use crate::resp::request::Request;
-use crate::tenant::policy::Denial;
+use crate::command::{self, Found, Verb};
+use crate::resp::pubsub::Kind;
+use crate::resp::request::{self, Request};
+use crate::tenant::policy::{Denial, Policy};
 
 impl Session {
     /// What a denied request is answered. One that no server would take gets its usual answer.
@@ -65,4 +66,16 @@ impl Session {
     fn wording(&self) -> Wording {
         Wording::of(self.around.upstream.server().as_deref())
     }
+}
+
+/// Whether a policy permits a request, in canonical form.
+pub(super) fn permits(policy: &Policy, frame: &[u8]) -> bool {
+    Request::parse(frame).is_some_and(|request| policy.permit(command::find(&request), &request).is_ok())
+}
+
+/// Whether a policy permits a subscription.
+pub(super) fn may_subscribe(policy: &Policy, kind: Kind, name: &[u8]) -> bool {
+    let mut frame = Vec::new();
+    request::encode(&[kind.begin(), name], &mut frame);
+    permits(policy, &frame)
 }

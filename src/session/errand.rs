@@ -289,6 +289,7 @@ impl Session {
         let upstream = &self.around.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);
+        self.leave_seat();
         self.leave_lane();
         self.reassign()
     }

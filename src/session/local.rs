@@ -35,6 +35,12 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
     let resp = session.client.resp;
     let first = request.arg(1);
     match spec.verb {
+        // In RESP2 a subscriber's PING is answered in the shape of a message.
+        Verb::Ping if session.is_confined() && request.argc() <= 2 => session.answer(|out| {
+            write::array(out, 2);
+            write::bulk(out, b"pong");
+            write::bulk(out, first.unwrap_or_default());
+        }),
         Verb::Ping => match (request.argc(), first) {
             (1, _) => session.answer(|out| write::simple(out, "PONG")),
             (2, Some(text)) => session.answer(|out| write::bulk(out, text)),
@@ -53,6 +59,11 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
             session.answer(|out| write::simple(out, "RESET"));
         }
         Verb::Readonly | Verb::Readwrite => session.answer(write::ok),
+        Verb::Auth | Verb::Hello
+            if session.fan_subscribed() && changes_connection(&session.client, request) =>
+        {
+            session.refuse(refusal::KEPT_STATE);
+        }
         Verb::Hello => return say_hello(session, request),
         Verb::Auth => return authenticate(session, request),
         Verb::Select => return select(session, first.unwrap_or_default()),
@@ -161,7 +172,7 @@ fn reply_mode(session: &mut Session, mode: &[u8]) {
 
 /// Without a subscription there is nothing to end; the classic answer names each channel and a count of zero.
 /// Valkey 8.0 answers -NOSUB instead, which later versions took back.
-fn unsubscribe(session: &mut Session, request: &Request<'_>) {
+pub(super) fn unsubscribe(session: &mut Session, request: &Request<'_>) {
     let resp = session.client.resp;
     let kind = request.name().to_ascii_lowercase();
     // Shown whatever CLIENT REPLY says, as on the server, though a single skip is used up.

@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 mod denied;
 mod errand;
+mod fanned;
 mod hello;
 mod leased;
 pub mod limit;
@@ -45,6 +46,7 @@ use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
+use crate::upstream::fanin::seat::Seat;
 use crate::upstream::held::Held;
 use crate::upstream::lane::Lane;
 use crate::upstream::open::Key;
@@ -187,6 +189,8 @@ pub struct Session {
     lane: Option<Rc<Lane>>,
     /// Its user is somebody else on the server by the newest configuration.
     acts_anew: bool,
+    /// Its subscriptions, where they travel by fan-in.
+    seat: Option<Box<Seat>>,
     closing: Option<Close>,
     /// What the client says first has not been looked at.
     opening: bool,
@@ -239,6 +243,7 @@ impl Session {
             policy: None,
             lane: None,
             acts_anew: false,
+            seat: None,
             closing: None,
             ended: false,
             pending: None,
@@ -327,6 +332,9 @@ impl Session {
                 // What still comes for these is dropped; their places in the lane's queue stay until then.
                 std::mem::replace(&mut self.replies, replies).close();
                 self.presence.replace(self.replies.clone());
+                if let Some(seat) = &self.seat {
+                    seat.redirect(&self.replies);
+                }
                 self.presence.owes(roster.now.get(), false, true);
                 self.progress = 0;
                 None

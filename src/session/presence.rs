@@ -47,6 +47,8 @@ struct State {
     new: bool,
     /// It waits for what other clients do: blocked, subscribed, monitoring.
     listening: bool,
+    /// It is subscribed by fan-in, or asks to be.
+    subscribed: bool,
     /// A transaction or WATCH is open, since then.
     transaction: Option<Tick>,
     /// A reply is due that waits for nobody else, since then.
@@ -62,6 +64,7 @@ impl Presence {
             active: now,
             new: true,
             listening: false,
+            subscribed: false,
             transaction: None,
             due: None,
             slow: None,
@@ -119,6 +122,11 @@ impl Presence {
         });
     }
 
+    /// Whether it is subscribed by fan-in, whatever it does besides.
+    pub(super) fn subscribes(&self, subscribed: bool) {
+        self.change(|state| state.subscribed = subscribed);
+    }
+
     /// Whether a reply is due. Each that comes gives the next one its own time.
     pub(super) fn owes(&self, now: Tick, due: bool, came: bool) {
         self.change(|state| state.due = due.then(|| state.due.filter(|_| !came).unwrap_or(now)));
@@ -163,10 +171,11 @@ fn expiry(state: &State, timeouts: &Timeouts, now: Tick, busy: bool) -> Option<E
     if passed(state.transaction, timeouts.transaction) {
         return Some(Expiry::Transaction);
     }
-    if state.new && passed(Some(state.began).filter(|_| !busy && !state.listening), timeouts.first_command) {
+    let busy = busy || state.listening || state.subscribed;
+    if state.new && passed(Some(state.began).filter(|_| !busy), timeouts.first_command) {
         return Some(Expiry::FirstCommand);
     }
-    let idle = Some(state.active).filter(|_| !busy && !state.listening && state.transaction.is_none());
+    let idle = Some(state.active).filter(|_| !busy && state.transaction.is_none());
     passed(idle, timeouts.idle).then_some(Expiry::Idle)
 }
 
@@ -179,6 +188,7 @@ mod tests {
         active: 10,
         new: false,
         listening: false,
+        subscribed: false,
         transaction: None,
         due: None,
         slow: None,
@@ -210,6 +220,7 @@ mod tests {
             State { listening: true, ..STILL },
             State { listening: true, new: false, ..STILL },
             State { transaction: Some(990), ..STILL },
+            State { subscribed: true, ..STILL },
         ] {
             assert_eq!(expiry(&state, &timeouts(), 1000, false), None, "{state:?}");
         }

@@ -1,6 +1,7 @@
 //! Error lines that respgate writes in the server's own words. Texts were compared with valkey 8.0.1 and redis
 //! 7.0.15; all are without CRLF.
 
+use crate::resp::pubsub::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::resp::request::Request;
 use crate::tenant::users::Refused;
 use crate::topology::ServerInfo;
@@ -29,6 +30,9 @@ pub const EXEC_WITHOUT_MULTI: &[u8] = b"-ERR EXEC without MULTI";
 pub const DISCARD_WITHOUT_MULTI: &[u8] = b"-ERR DISCARD without MULTI";
 /// EXEC of a transaction in which something was refused.
 pub const EXEC_ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.";
+
+/// AUTH or HELLO while state is kept that belongs to who the client is.
+pub const KEPT_STATE: &[u8] = b"-ERR respgate: the user and the protocol version cannot change while a transaction, WATCH, subscription or tracking is open; RESET first";
 
 /// A command that got no reply within `command-timeout`, with CRLF.
 pub const COMMAND_TIMEOUT: &[u8] = b"-OUTCOMEUNKNOWN respgate: no reply came within command-timeout; the command may or may not have run\r\n";
@@ -81,6 +85,21 @@ pub fn unknown_subcommand(container: &str, subcommand: &[u8]) -> Vec<u8> {
 /// Too few or too many arguments; `name` as in the command table.
 pub fn wrong_arity(name: &str) -> Vec<u8> {
     format!("-ERR wrong number of arguments for '{}' command", name.to_ascii_lowercase()).into_bytes()
+}
+
+/// What a subscriber may not do in RESP2; `name` as in the command table, or as the client spelt it.
+pub fn only_subscriptions(name: &str) -> Vec<u8> {
+    let name = name.to_ascii_lowercase();
+    one_line(
+        format!("-ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
+            .into_bytes(),
+    )
+}
+
+/// A subscription too many, or with too long a name.
+pub fn too_many_subscriptions() -> Vec<u8> {
+    format!("-ERR respgate: more than {MAX_SUBSCRIPTIONS} subscriptions of one client, or {MAX_NAME_BYTES} bytes of names")
+        .into_bytes()
 }
 
 /// How the server's ACL words a denial.

@@ -6,6 +6,7 @@ use super::refusal;
 use super::turn::{Pause, Step};
 use super::{Session, local};
 use crate::command::{self, Found, Retry, Route, Spec, Verb};
+use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
 use crate::upstream::lane::Admission;
@@ -22,6 +23,8 @@ pub(super) enum Way {
     Scan(IfLost),
     /// By the leased lane.
     Leased,
+    /// By fan-in: subscriptions of a kind begin, or end.
+    Fanned(Kind, bool),
     /// By the leased lane, whose connection stays this session's: what the command does to it is not known.
     Kept,
     /// The server must be asked what the command is.
@@ -44,6 +47,9 @@ impl Session {
         if self.around.upstream.auth_unclear() {
             return Step::Stay(Pause::Errand(Errand::Greet));
         }
+        if let Some(pause) = self.subscribing_pause() {
+            return Step::Stay(pause);
+        }
         match self.way(request) {
             Way::Shared(if_lost) => self.share(request, if_lost),
             Way::Scan(if_lost) => self.scan(request, if_lost),
@@ -61,6 +67,7 @@ impl Session {
                         self.deny(&line);
                         Step::Done
                     }
+                    Way::Fanned(kind, begins) => self.fan(request, kind, begins),
                     Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
                     Way::Unlearned | Way::DeniedUnlearned(_) => Step::Stay(Pause::Errand(Errand::Learn)),
                     Way::Leased | Way::Kept | Way::Shared(_) | Way::Scan(_) => {
@@ -173,6 +180,9 @@ impl Session {
     }
 
     fn known(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
+        if self.is_confined() {
+            return self.confined_way(spec, request);
+        }
         match spec.route {
             Route::Virtual if spec.verb == Verb::Select && self.alone() => Way::Leased,
             Route::Shared if request.len() > OVERSIZE => Way::Leased,
@@ -198,6 +208,7 @@ impl Session {
             }
             Route::Virtual | Route::LocalError => Way::Local(spec),
             Route::Lease | Route::SideConnection => Way::Leased,
+            Route::Pin if let Some(way) = self.fan_way(spec) => way,
             Route::Pin => match spec.verb {
                 // Without a transaction or a subscription these have nothing to end.
                 Verb::Exec

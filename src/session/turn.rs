@@ -53,6 +53,8 @@ pub(super) enum Pause {
     Room(Instant),
     /// The lane takes no requests; if it is for want of a primary, until then at most.
     Lane(Option<Instant>),
+    /// Subscriptions that were asked for have not been confirmed.
+    Subscribing,
     /// See [`Turn::Errand`].
     Errand(Errand),
     /// See [`Turn::Close`]; replies that are on their way are still delivered.
@@ -75,21 +77,28 @@ impl Session {
     pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.replies.watch(cx.waker());
         for _ in 0..ROUNDS {
-            let blocked = match self.replies.poll_write_to(cx, &mut self.stream) {
-                Poll::Ready(Ok(_)) => false,
-                Poll::Ready(Err(_)) => return Poll::Ready(Turn::Close(Close::Left)),
-                Poll::Pending => true,
-            };
+            // Messages come unasked: where a limit would stop the reader of a lease, they wait here.
+            let due_later = self.seat.is_some() && !self.settle_accounts(cx, self.replies.awaited() as usize);
+            let blocked = due_later
+                || match self.replies.poll_write_to(cx, &mut self.stream) {
+                    Poll::Ready(Ok(_)) => false,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Turn::Close(Close::Left)),
+                    Poll::Pending => true,
+                };
             match self.replies.standing() {
                 Standing::Open | Standing::Gone => {}
                 Standing::Overflowed => return Poll::Ready(Turn::Close(Close::Slow)),
                 Standing::Cut => return Poll::Ready(Turn::Close(Close::UpstreamLost)),
             }
-            if self.poll_stalled(cx, blocked).is_ready() {
+            if self.poll_stalled(cx, blocked && !due_later).is_ready() {
                 return Poll::Ready(Turn::Close(Close::Slow));
             }
-            if let Some(close) = self.presence.expired().and_then(|expiry| self.expire(expiry)) {
-                return Poll::Ready(Turn::Close(close));
+            if let Some(expiry) = self.presence.expired() {
+                if let Some(close) = self.expire(expiry) {
+                    return Poll::Ready(Turn::Close(close));
+                }
+                // Replies may come by another queue from now on.
+                self.replies.watch(cx.waker());
             }
             if self.presence.reloaded()
                 && let Err(close) = self.follow_reload()
@@ -118,7 +127,12 @@ impl Session {
             }
             let mut pause = self.handle_input();
             self.note_debt();
-            if !matches!(pause, Pause::Lane(_)) {
+            if matches!(pause, Pause::More)
+                && let Some(subscribing) = self.subscribing_pause()
+            {
+                pause = subscribing;
+            }
+            if !matches!(pause, Pause::Lane(_) | Pause::Subscribing) {
                 self.released();
             }
             if matches!(pause, Pause::More) {
@@ -143,6 +157,11 @@ impl Session {
                 Pause::Close(close) => self.closing = Some(close),
                 Pause::Replies if answered => {}
                 Pause::Replies => return Poll::Pending,
+                Pause::Subscribing => {
+                    if self.poll_subscribing(cx).is_pending() && !answered {
+                        return Poll::Pending;
+                    }
+                }
                 Pause::Limit(due) => {
                     if self.poll_due(cx, due).is_pending() && !answered {
                         return Poll::Pending;
@@ -272,7 +291,7 @@ impl Session {
     /// What the client has sent waits for a primary from now on.
     pub(super) fn wait_held(&mut self) {
         let held = self.held.get_or_insert_with(|| self.around.upstream.client_held());
-        held.set(self.input.len());
+        held.set(self.input.len() + self.seat.as_ref().and_then(|seat| seat.asks()).unwrap_or(0));
         self.presence.leases(self.around.roster.now.get(), true, false);
     }
 

@@ -81,6 +81,18 @@ fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
             number(now("respgate_upstream_connects_total", &[])),
         ),
     );
+    let subscribers = now("respgate_fanin_subscribers", &[]);
+    if subscribers > 0.0 {
+        row(
+            "fan-in",
+            format!(
+                "{} subscribers on {} connections, {} channels",
+                number(subscribers),
+                number(now(CONNECTIONS, &[("lane", "fan-in")])),
+                number(now("respgate_fanin_channels", &[])),
+            ),
+        );
+    }
     let trouble: Vec<String> = TROUBLE
         .iter()
         .filter(|(name, _)| now(name, &[]) > 0.0)
@@ -175,6 +187,18 @@ upstream main: primary 10.0.0.5:6379
   failovers    none since the start
 ";
         assert_eq!(status("").screen(), expected);
+    }
+
+    #[test]
+    fn one_with_fan_in() {
+        let metrics = "respgate_fanin_subscribers{upstream=\"main\"} 2000\n\
+                       respgate_fanin_channels{upstream=\"main\"} 7\n\
+                       respgate_upstream_connections{upstream=\"main\",lane=\"fan-in\"} 2\n";
+        let screen = status(metrics).screen();
+        assert!(
+            screen.contains("  fan-in       2,000 subscribers on 2 connections, 7 channels\n"),
+            "{screen}"
+        );
     }
 
     #[test]

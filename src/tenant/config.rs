@@ -7,6 +7,16 @@ use super::limits::config::LimitsConfig;
 use super::policy::Policy;
 use crate::upstream::turns::Due;
 
+/// How subscriptions travel to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pubsub {
+    /// Each client's on a connection of its own.
+    #[default]
+    Dedicated,
+    /// Those of all clients of one worker and upstream user on one connection.
+    FanIn,
+}
+
 /// One tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantConfig {
@@ -18,6 +28,8 @@ pub struct TenantConfig {
     pub limits: LimitsConfig,
     /// Its share where clients wait for each other.
     pub due: Due,
+    /// How its clients' subscriptions travel.
+    pub pubsub: Pubsub,
     /// Which commands its clients may run, and on what; `None`: everything.
     pub policy: Option<Arc<Policy>>,
 }

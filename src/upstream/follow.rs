@@ -80,6 +80,7 @@ impl Upstream {
             lane.order(Order::Cut);
         }
         self.leases.cut(newest);
+        self.fans.borrow().values().for_each(|fan| fan.cut(newest));
     }
 
     /// A reply came from the primary of this generation.

@@ -31,6 +31,7 @@ impl Upstream {
             self.end_hold();
             self.timelines.dismissed_unless_switched(self.generation());
             self.leases.wake();
+            self.fans.borrow().values().for_each(|fan| fan.wake());
         }
     }
 

@@ -24,6 +24,7 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
         upstream.renew_users();
         upstream.leases.tend(upstream.config.lease_idle, upstream.config.ping_interval);
         upstream.leases.expire(upstream.config.response_timeout);
+        upstream.fans.borrow().values().for_each(|fan| fan.inspect(&upstream));
         let lanes: Vec<_> = upstream.lanes.borrow().values().cloned().collect();
         for lane in lanes {
             // The copy in hand is one reference more than the map and the driver hold.

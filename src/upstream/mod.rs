@@ -1,11 +1,12 @@
 //! Connections to the primary: the shared lane, the leased lane, and what opens both.
 //!
 //! Read [`open`] for how a connection comes to be, [`queue`] and [`drive`] for the shared lane, [`lease`] for
-//! the leased one.
+//! the leased one, [`fanin`] for subscriptions that share one.
 
 pub mod config;
 pub mod contention;
 mod drive;
+pub mod fanin;
 mod follow;
 pub mod held;
 mod hold;
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 
 use self::config::{ClientAuth, UpstreamConfig};
 use self::contention::Asker;
+use self::fanin::FanIn;
 use self::held::HeldBytes;
 use self::identity::{Identities, Identity};
 use self::lane::{Admission, Lane, Order};
@@ -101,6 +103,8 @@ pub struct Upstream {
     lanes: RefCell<HashMap<Key, Rc<Lane>>>,
     shared_open: Rc<Cell<usize>>,
     leases: Leases,
+    /// By the number of the identity.
+    fans: RefCell<HashMap<u64, Rc<FanIn>>>,
     server: RefCell<Option<Rc<ServerInfo>>>,
     /// The server wants clients of the configured identity to authenticate themselves.
     auth_required: Cell<bool>,
@@ -136,6 +140,7 @@ impl Upstream {
             news: Notify::new(),
             lanes: RefCell::default(),
             shared_open: Rc::default(),
+            fans: RefCell::default(),
             server: RefCell::default(),
             auth_required: Cell::default(),
             auth_unclear: Cell::default(),
@@ -152,6 +157,8 @@ impl Upstream {
     /// What this worker has counted for this upstream.
     pub fn snapshot(&self) -> Snapshot {
         self.counters.leased_idle.set(self.leases.idle() as u64);
+        let names: usize = self.fans.borrow().values().map(|fan| fan.names()).sum();
+        self.counters.fanin_names.set(names as u64);
         self.counters.snapshot()
     }
 
@@ -217,12 +224,13 @@ impl Upstream {
         let unused = lanes.values().filter(|lane| Rc::strong_count(lane) <= 2 && lane.is_idle());
         let oldest = unused.min_by_key(|lane| lane.unused_since());
         oldest.inspect(|lane| lane.order(Order::Retire)).is_some()
+            || self.fans.borrow().values().any(|fan| fan.retire_unused())
     }
 
     fn at_limit(&self) -> Rc<[u8]> {
         let limit = self.config.max_connections.saturating_sub(self.config.max_leased).max(1);
         format!(
-            "-ERR respgate: upstream '{}' has all {limit} shared connections of this worker open (one per user, database and protocol version); raise max-connections",
+            "-ERR respgate: upstream '{}' has all {limit} shared connections of this worker open (one per user, database and protocol version, and one per user for fan-in); raise max-connections",
             self.config.name
         )
         .into_bytes()

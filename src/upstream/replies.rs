@@ -16,7 +16,7 @@ pub enum Standing {
     Open,
     /// The client let more than its limit pile up: it must be disconnected.
     Overflowed,
-    /// A reply was cut short by a lost connection: the client must be disconnected.
+    /// A reply was cut short by a lost connection, or subscriptions could not be made anew: the client must be disconnected.
     Cut,
     /// The client left: what still arrives for it is dropped.
     Gone,
@@ -36,6 +36,8 @@ pub struct Replies {
     standing: Cell<Standing>,
     /// A reply has been delivered in part: the stream cannot be cut here.
     partial: Cell<bool>,
+    /// Messages that wait for the rest of that reply.
+    messages: RefCell<Vec<u8>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -52,6 +54,7 @@ impl Replies {
             limit,
             standing: Cell::new(Standing::Open),
             partial: Cell::new(false),
+            messages: RefCell::default(),
             waker: RefCell::default(),
         })
     }
@@ -118,6 +121,7 @@ impl Replies {
             self.typical.set(mean.max(typical - typical / 8));
         }
         self.append(bytes);
+        self.append_messages();
         self.wake();
     }
 
@@ -128,6 +132,65 @@ impl Replies {
         self.wake();
     }
 
+    /// What [`Self::answer`] is given from now on are the pieces of one reply: messages wait until it is whole.
+    pub fn begin_pieces(&self) {
+        self.partial.set(true);
+    }
+
+    /// The reply is whole.
+    pub fn end_pieces(&self) {
+        self.partial.set(false);
+        self.append_messages();
+    }
+
+    /// Adds a published message, or what else comes unasked, whose first byte depends on the client's protocol. Between
+    /// two replies: while one has come in part, behind it.
+    pub fn publish(&self, first: u8, rest: &[u8]) {
+        if self.standing.get() != Standing::Open {
+            return;
+        }
+        let mut held = self.messages.borrow_mut();
+        let waiting = self.waiting() + held.len() + 1 + rest.len();
+        if waiting > self.limit || self.buffers.exhausted() && waiting > READ_SHARE {
+            self.standing.set(Standing::Overflowed);
+        } else if self.partial.get() {
+            held.push(first);
+            held.extend_from_slice(rest);
+            self.buffers.charge(1 + rest.len());
+        } else {
+            self.answer(|out| {
+                out.push(first);
+                out.extend_from_slice(rest);
+            });
+        }
+        self.wake();
+    }
+
+    /// Adds the messages that have waited for the end of a reply.
+    fn append_messages(&self) {
+        if !self.messages.borrow().is_empty() {
+            let messages = self.messages.take();
+            self.buffers.discharge(messages.len());
+            self.append(&messages);
+        }
+    }
+
+    /// The client must be disconnected: it is sent more than it may have waiting.
+    pub fn overflow(&self) {
+        if self.standing.get() == Standing::Open {
+            self.standing.set(Standing::Overflowed);
+            self.wake();
+        }
+    }
+
+    /// The client must be disconnected: what it was promised will not come.
+    pub fn cut(&self) {
+        if self.standing.get() == Standing::Open {
+            self.standing.set(Standing::Cut);
+            self.wake();
+        }
+    }
+
     /// Whether a reply has been delivered in part.
     pub fn is_partial(&self) -> bool {
         self.partial.get()
@@ -135,9 +198,8 @@ impl Replies {
 
     /// The connection was lost: if a reply was delivered in part, its rest will never come.
     pub fn lost(&self) {
-        if self.partial.get() && self.standing.get() == Standing::Open {
-            self.standing.set(Standing::Cut);
-            self.wake();
+        if self.partial.get() {
+            self.cut();
         }
     }
 
@@ -219,9 +281,53 @@ impl Replies {
         self.buffers.discharge(self.waiting());
         self.written.set(0);
         self.buffers.give(self.bytes.take());
+        self.buffers.discharge(self.messages.take().len());
         self.waker.borrow_mut().take();
     }
 }
 
 /// What a client may hold when the worker's budget is spent, in bytes; who holds more is disconnected.
 const READ_SHARE: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(replies: &Replies) -> String {
+        let mut text = String::new();
+        replies.with_waiting(|bytes| text = String::from_utf8_lossy(bytes).into_owned());
+        text
+    }
+
+    #[test]
+    fn a_message_never_stands_inside_a_reply() {
+        let buffers = Rc::new(Buffers::new(1 << 20));
+        let replies = Replies::new(buffers.clone(), 1 << 20);
+        replies.deliver_part(b"$4\r\nha");
+        replies.publish(b'>', b"1\r\n+m\r\n");
+        assert_eq!(shown(&replies), "$4\r\nha");
+        assert_eq!(buffers.held(), 14, "what waits is counted");
+        replies.deliver(b"lf\r\n", 1);
+        assert_eq!(shown(&replies), "$4\r\nhalf\r\n>1\r\n+m\r\n");
+        replies.begin_pieces();
+        replies.answer(|out| out.extend_from_slice(b"+pie"));
+        replies.publish(b'>', b"1\r\n+n\r\n");
+        replies.answer(|out| out.extend_from_slice(b"ces\r\n"));
+        replies.end_pieces();
+        assert!(shown(&replies).ends_with("+pieces\r\n>1\r\n+n\r\n"));
+        replies.close();
+        assert_eq!(buffers.held(), 0);
+    }
+
+    #[test]
+    fn messages_that_wait_are_bounded() {
+        let buffers = Rc::new(Buffers::new(1 << 20));
+        let replies = Replies::new(buffers.clone(), 100);
+        replies.begin_pieces();
+        for _ in 0..30 {
+            replies.publish(b'*', b"1\r\n+abc\r\n");
+        }
+        assert_eq!(replies.standing(), Standing::Overflowed);
+        assert!(buffers.held() <= 100);
+    }
+}

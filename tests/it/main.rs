@@ -25,6 +25,7 @@ mod doctor;
 mod drain;
 mod failover;
 mod fairness;
+mod fanin;
 mod greeting;
 mod handshake;
 mod hold;

@@ -245,6 +245,20 @@ fn limits_and_policies_change_under_live_sessions() {
     }
 }
 
+/// Subscriptions that travel by fan-in are judged like those on connections of their own.
+#[test]
+fn fanned_subscriptions_end_when_they_are_denied() {
+    let fan = |keys: &str| format!("[tenants.shop]\ndefault = true\npubsub = \"fan-in\"\n{keys}\n");
+    let mut live = Live::start(2, &fan(""));
+    let mut clients = [live.proxy.client(), live.proxy.client()];
+    clients[0].expect(&["SUBSCRIBE", "a"], "*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n");
+    clients[1].expect(&["SUBSCRIBE", "ours:a"], "*3\r\n$9\r\nsubscribe\r\n$6\r\nours:a\r\n:1\r\n");
+    live.reload(&fan("channel-prefixes = [\"ours:\"]"));
+    assert_eq!(clients[0].rest(), b"", "it may listen no longer");
+    live.server.run(&["PUBLISH", "ours:a", "x"]);
+    clients[1].expect_reply("*3\r\n$7\r\nmessage\r\n$6\r\nours:a\r\n$1\r\nx\r\n");
+}
+
 #[test]
 fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     let mut live = Live::start(1, "[tenants.shop]\ndefault = true\n");

@@ -8,6 +8,8 @@ use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
+/// A tenant whose subscriptions share a connection.
+const FAN_IN: &str = "[tenants.fan]\nclient-names = [\"fan-\"]\npubsub = \"fan-in\"\n";
 const UPSTREAM: &str = "[upstreams.main]\nurl = \"URL\"\n";
 
 fn start(limits: &str) -> Pair {
@@ -21,7 +23,10 @@ fn expired(proxy: &Proxy) -> f64 {
 /// Idle clients go; those that wait for others stay ten times as long.
 #[test]
 fn only_the_idle_are_idle() {
-    let pair = start("idle-timeout = \"1s\"\n");
+    let pair = start(&format!("idle-timeout = \"1s\"\n{FAN_IN}"));
+    let mut fanned = pair.proxy.client();
+    fanned.expect(&["CLIENT", "SETNAME", "fan-1"], "+OK\r\n");
+    fanned.expect(&["SUBSCRIBE", "c"], "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
     let mut blocked = pair.proxy.client();
     blocked.send("BLPOP q 0\r\n");
     let mut subscribed = pair.proxy.client();
@@ -49,6 +54,8 @@ fn only_the_idle_are_idle() {
     blocked.expect_reply("*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
     pair.server.run(&["PUBLISH", "c", "m"]);
     subscribed.expect_reply("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    fanned.expect_reply("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    fanned.send("UNSUBSCRIBE\r\n");
     open.expect(&["EXEC"], "*0\r\n");
     pair.server.run(&["XADD", "s", "1-1", "f", "v"]);
     assert!(reading.reply().starts_with(b"*1\r\n"));
@@ -103,7 +110,11 @@ fn the_first_command_has_a_deadline() {
 /// next command's reply.
 #[test]
 fn a_command_has_a_deadline() {
-    let pair = start("command-timeout = \"1s\"\n");
+    let pair = start(&format!("command-timeout = \"1s\"\n{FAN_IN}"));
+    let mut fanned = pair.proxy.client();
+    assert!(fanned.call(&["HELLO", "3", "SETNAME", "fan-1"]).starts_with(b"%"));
+    fanned.expect(&["SUBSCRIBE", "c"], ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+    fanned.expect(&["GET", "k"], "_\r\n");
     let mut client = pair.proxy.client();
     let mut leased = pair.proxy.client();
     let mut blocked = pair.proxy.client();
@@ -117,6 +128,7 @@ fn a_command_has_a_deadline() {
     let began = Instant::now();
     client.send("GET k\r\nGET k\r\n");
     leased.send("EVAL 'return 1' 0\r\n");
+    fanned.send("GET k\r\n");
     let late = "-OUTCOMEUNKNOWN respgate: no reply came within command-timeout; the command may or may not have run\r\n";
     client.expect_reply(late);
     client.expect_reply(late);
@@ -127,6 +139,10 @@ fn a_command_has_a_deadline() {
     client.expect(&["ECHO", "mine"], "$4\r\nmine\r\n");
     wait::until("the server to go on", || client.call(&["GET", "k"]) == b"$1\r\nv\r\n");
     client.expect(&["ECHO", "mine"], "$4\r\nmine\r\n");
+    // What a subscriber gave up does not cost it its messages.
+    fanned.expect_reply(late);
+    pair.server.run(&["PUBLISH", "c", "m"]);
+    fanned.expect_reply(">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
     pair.server.run(&["RPUSH", "q", "x"]);
     blocked.expect_reply("*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
     assert!(pair.proxy.metric("respgate_command_timeouts_total", &[]) >= 3.0);
@@ -139,27 +155,35 @@ fn a_slow_subscriber() {
         ("slow-reader-soft = \"1MiB\"\nslow-reader-soft-time = \"1s\"\nmax-reply-buffer = \"64MiB\"\n", 1000),
         ("slow-reader-soft = \"1MiB\"\nslow-reader-soft-time = \"60s\"\nmax-reply-buffer = \"4MiB\"\n", 0),
     ] {
-        let pair = start(limits);
-        let confirmed = "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
-        let (mut slow, mut good) = (pair.proxy.client(), pair.proxy.client());
-        slow.expect(&["SUBSCRIBE", "c"], confirmed);
-        good.expect(&["SUBSCRIBE", "c"], confirmed);
-        let before = pair.proxy.resident_bytes();
-        let message = "x".repeat(100_000);
-        let began = Instant::now();
-        let mut publisher = pair.proxy.client();
-        for _ in 0..500 {
-            assert!(publisher.call(&["PUBLISH", "c", &message]).starts_with(b":"));
-            assert!(good.reply().ends_with(b"x\r\n"));
-        }
-        wait::until("the slow subscriber to go", || {
-            pair.proxy.metric("respgate_clients_closed_total", &["slow"]) > 0.0
-        });
-        assert!(began.elapsed() > Duration::from_millis(least));
-        let grown = pair.proxy.resident_bytes().saturating_sub(before);
-        assert!(grown < 64 * 1024 * 1024, "{grown} more bytes");
-        publisher.expect(&["PUBLISH", "c", "last"], ":1\r\n");
+        slow_subscriber(limits, least);
+        slow_subscriber(&format!("{limits}{FAN_IN}"), least);
     }
+}
+
+fn slow_subscriber(limits: &str, least: u128) {
+    let pair = start(limits);
+    let confirmed = "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
+    let (mut slow, mut good) = (pair.proxy.client(), pair.proxy.client());
+    for client in [&mut slow, &mut good] {
+        client.expect(&["CLIENT", "SETNAME", "fan-1"], "+OK\r\n");
+    }
+    slow.expect(&["SUBSCRIBE", "c"], confirmed);
+    good.expect(&["SUBSCRIBE", "c"], confirmed);
+    let before = pair.proxy.resident_bytes();
+    let message = "x".repeat(100_000);
+    let began = Instant::now();
+    let mut publisher = pair.proxy.client();
+    for _ in 0..500 {
+        assert!(publisher.call(&["PUBLISH", "c", &message]).starts_with(b":"));
+        assert!(good.reply().ends_with(b"x\r\n"));
+    }
+    wait::until("the slow subscriber to go", || {
+        pair.proxy.metric("respgate_clients_closed_total", &["slow"]) > 0.0
+    });
+    assert!(began.elapsed().as_millis() > least);
+    let grown = pair.proxy.resident_bytes().saturating_sub(before);
+    assert!(grown < 64 * 1024 * 1024, "{grown} more bytes");
+    publisher.expect(&["PUBLISH", "c", "last"], ":1\r\n");
 }
 
 /// An idle connection of respgate, as the kernel lists it: its timer's kind, and in how many hundredths of a second it

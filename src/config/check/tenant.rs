@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::report::{Place, Report, suggestion};
 use super::super::typed::{Setting, TypedTenant};
 use super::limits::{self, Stores};
-use crate::tenant::config::TenantConfig;
+use crate::tenant::config::{Pubsub, TenantConfig};
 use crate::tenant::identity::MembersConfig;
 use crate::tenant::policy::Policy;
 use crate::tenant::policy::config::{PolicyConfig, Scripts, What};
@@ -118,6 +118,7 @@ fn check(typed: TypedTenant, stores: Stores<'_>, report: &mut Report) -> TenantC
         },
         limits: limits::check(typed.limits, stores, report),
         due,
+        pubsub: typed.pubsub.or(Pubsub::Dedicated),
         policy: policy.map(Arc::new),
     }
 }

@@ -1,9 +1,9 @@
 //! What the replies of a lease mean, and how they reach the client.
 
 use super::expect::{Awaited, Effect, Expect, echoes, selected};
-use super::pins::{Confirmation, Published, published};
 use super::{Close, End, Leased, Session};
 use crate::resp::Resp;
+use crate::resp::pubsub::{Confirmation, Published, published};
 use crate::resp::reply::{ReplyKind, ScannedReply};
 use crate::upstream::not_primary;
 
@@ -27,7 +27,8 @@ impl Leased {
                     let part = self.scanner.scanned().min(rest.len());
                     if rest.len() > STREAMED && part > 0 && self.streamable() {
                         let message = rest.starts_with(b">")
-                            || (self.mixes_messages(session) && published(rest) == Published::Message);
+                            || (self.mixes_messages(session)
+                                && matches!(published(rest), Published::Message(..)));
                         let began = self.streaming.is_none();
                         let message = *self.streaming.get_or_insert(message);
                         if let Some(Expect::Newest(place)) = self.expected.front()
@@ -36,7 +37,11 @@ impl Leased {
                         {
                             self.learned_newest(*place, rest);
                         }
-                        pass(session, rest.get(..part).unwrap_or_default(), self.mutes_front());
+                        let mute = self.mutes_front();
+                        if !mute {
+                            session.replies.begin_pieces();
+                        }
+                        pass(session, rest.get(..part).unwrap_or_default(), mute);
                         self.scanner.rebase(part);
                         at += part;
                     } else if rest.len() > session.around.config.max_reply_buffer {
@@ -84,6 +89,7 @@ impl Leased {
         if self.streaming.is_some() {
             let mute = self.mutes_front();
             pass(session, frame, mute);
+            session.replies.end_pieces();
             if self.streaming.take() == Some(false) {
                 self.pop();
             }
@@ -91,7 +97,7 @@ impl Leased {
         }
         if kind == ReplyKind::Push || self.mixes_messages(session) {
             match published(frame) {
-                Published::Message => return pass(session, frame, false),
+                Published::Message(..) => return pass(session, frame, false),
                 Published::Confirmation(confirmation) => {
                     return self.confirmed(session, frame, &confirmation);
                 }

@@ -3,12 +3,14 @@
 use tokio::time::Instant;
 
 use super::expect::{Awaited, Effect, Expect, NONCE, nonce};
-use super::pins::{Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS, Transaction};
+use super::pins::Transaction;
 use super::settle::null_array;
 use super::{Close, End, Leased, OUTBOUND, Pause, Session};
 use crate::command::{self, Flags, Found, Spec, Verb};
 use crate::resp::Resp;
+use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
+use crate::session::fanned::subscription;
 use crate::session::limit::Charged;
 use crate::session::route::Way;
 use crate::session::turn::Step;
@@ -36,7 +38,8 @@ impl Leased {
     /// As `admit`, under the limits of the client's tenant.
     fn admit_charged(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         let depth = session.around.config.max_pipeline;
-        if self.ending.is_some() || self.expected.gated || self.expected.len() >= depth {
+        let waits = self.expected.gated || self.expected.len() >= depth || session.subscribing();
+        if self.ending.is_some() || waits {
             return Step::Stay(Pause::Replies);
         }
         if session.around.upstream.holding() {
@@ -88,11 +91,15 @@ impl Leased {
                 Step::Done
             }),
             Way::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
+            // What began on the lease ends there.
+            Way::Fanned(kind, begins) if !self.pins.subscribed() => {
+                self.when_answered(|_| session.fan(request, kind, begins))
+            }
             Way::Kept | Way::Unlearned => {
                 self.pins.kept = true;
                 self.forward(session, request, Effect::None)
             }
-            Way::Shared(_) | Way::Scan(_) | Way::Leased => {
+            Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => {
                 if self.pins.subscribed() && session.client.resp == Resp::V2 {
                     return self.admit_subscribed(session, request);
                 }
@@ -171,9 +178,7 @@ impl Leased {
             Verb::Auth | Verb::Hello
                 if self.pins.any() && local::changes_connection(&session.client, request) =>
             {
-                session.refuse(
-                    b"-ERR respgate: the user and the protocol version cannot change while a transaction, WATCH, subscription or tracking is open; RESET first",
-                );
+                session.refuse(refusal::KEPT_STATE);
                 Step::Done
             }
             _ => self.answer_locally(session, spec, request),
@@ -200,12 +205,9 @@ impl Leased {
         {
             return self.admit_known(session, spec, request);
         }
-        let name = String::from_utf8_lossy(request.name()).to_ascii_lowercase();
-        let line = format!(
-            "-ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
-        );
+        let line = refusal::only_subscriptions(&String::from_utf8_lossy(request.name()));
         self.when_answered(|_| {
-            session.refuse(line.as_bytes());
+            session.refuse(&line);
             Step::Done
         })
     }
@@ -289,10 +291,7 @@ impl Leased {
         let named = request.argc() as usize - 1;
         if begins && self.pins.would_exceed(named, request.len()) {
             return self.when_answered(|_| {
-                session.refuse(
-                    format!("-ERR respgate: more than {MAX_SUBSCRIPTIONS} subscriptions of one client, or {MAX_NAME_BYTES} bytes of names")
-                        .as_bytes(),
-                );
+                session.refuse(&refusal::too_many_subscriptions());
                 Step::Done
             });
         }
@@ -368,7 +367,7 @@ impl Leased {
                     );
                 }
                 Way::Kept | Way::Unlearned => self.pins.kept = true,
-                Way::Shared(_) | Way::Scan(_) | Way::Leased => {}
+                Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => {}
             },
         }
         if let Some(transaction) = &mut self.pins.transaction {
@@ -457,17 +456,4 @@ fn kept_for(spec: &Spec, request: &Request<'_>) -> Option<Limit> {
         _ if command::may_block(spec, request) => Some(Limit::Blocked),
         _ => None,
     }
-}
-
-/// Which subscriptions a command changes, and whether it begins them.
-fn subscription(verb: Verb) -> Option<(Kind, bool)> {
-    Some(match verb {
-        Verb::Subscribe => (Kind::Channel, true),
-        Verb::Unsubscribe => (Kind::Channel, false),
-        Verb::Psubscribe => (Kind::Pattern, true),
-        Verb::Punsubscribe => (Kind::Pattern, false),
-        Verb::Ssubscribe => (Kind::Shard, true),
-        Verb::Sunsubscribe => (Kind::Shard, false),
-        _ => return None,
-    })
 }

@@ -173,7 +173,8 @@ impl Leased {
             };
             match session.replies.standing() {
                 Standing::Open | Standing::Gone => {}
-                Standing::Overflowed | Standing::Cut => return Poll::Ready(End::Close(Close::Slow)),
+                Standing::Overflowed => return Poll::Ready(End::Close(Close::Slow)),
+                Standing::Cut => return Poll::Ready(End::Close(Close::UpstreamLost)),
             }
             // Messages come unasked: only a subscriber that is not held back can let so much pile up.
             if self.piles_up(session) && session.replies.waiting() > session.around.config.max_reply_buffer {

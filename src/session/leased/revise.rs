@@ -1,10 +1,10 @@
 //! What another policy means for the state that a session has on its lease, made when more was allowed.
 
-use super::pins::{Kind, Pins};
+use super::pins::Pins;
 use super::{End, Leased};
-use crate::command;
-use crate::resp::request::{self, Request};
-use crate::session::{Close, Session};
+use crate::resp::pubsub::Kind;
+use crate::session::Session;
+use crate::session::denied::{may_subscribe, permits};
 use crate::tenant::policy::Policy;
 
 impl Leased {
@@ -20,12 +20,7 @@ impl Leased {
         }
         let policy = session.policy.as_deref().filter(|_| session.policy != before)?;
         if listens_in_vain(policy, &mut self.pins) {
-            tracing::info!(
-                client = session.client.id,
-                peer = session.client.peer,
-                "a client is disconnected: it listens to what its tenant's policy denies from now on"
-            );
-            return Some(End::Close(Close::Removed));
+            return Some(End::Close(session.listens_in_vain()));
         }
         if let Some(transaction) = &mut self.pins.transaction {
             let permitted =
@@ -38,26 +33,15 @@ impl Leased {
 
 /// Whether something that was asked for once, and goes on since, is denied.
 fn listens_in_vain(policy: &Policy, pins: &mut Pins) -> bool {
-    let denied = |words: &[&[u8]]| {
-        let mut frame = Vec::new();
-        request::encode(words, &mut frame);
-        !permits(policy, &frame)
-    };
-    let kinds: [(Kind, &[u8]); 3] =
-        [(Kind::Channel, b"SUBSCRIBE"), (Kind::Pattern, b"PSUBSCRIBE"), (Kind::Shard, b"SSUBSCRIBE")];
-    kinds.into_iter().any(|(kind, verb)| pins.names(kind).iter().any(|name| denied(&[verb, name])))
-        || (pins.monitoring && denied(&[b"MONITOR"]))
+    Kind::ALL.into_iter().any(|kind| pins.names(kind).iter().any(|name| !may_subscribe(policy, kind, name)))
+        || (pins.monitoring && !permits(policy, b"*1\r\n$7\r\nMONITOR\r\n"))
         || pins.tracking.as_deref().is_some_and(|tracking| !permits(policy, tracking))
-}
-
-fn permits(policy: &Policy, frame: &[u8]) -> bool {
-    Request::parse(frame).is_some_and(|request| policy.permit(command::find(&request), &request).is_ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::leased::pins::Confirmation;
+    use crate::resp::pubsub::Confirmation;
     use crate::tenant::policy::config::{PolicyConfig, Rule};
 
     fn policy(commands: &[&str], channels: &[&str]) -> Policy {

@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
-use super::pins::Kind;
 use super::setback::Setbacks;
 use super::settle::{Fate, Loss, refuse_first, settle};
 use super::{Close, Leased};
+use crate::resp::pubsub::Kind;
 use crate::resp::request;
 use crate::session::Session;
 
@@ -124,12 +124,10 @@ impl Leased {
         if self.pins.no_touch {
             self.restoring(1, |out| request::encode(&[b"CLIENT", b"NO-TOUCH", b"ON"], out));
         }
-        for (kind, command) in
-            [(Kind::Channel, &b"SUBSCRIBE"[..]), (Kind::Pattern, b"PSUBSCRIBE"), (Kind::Shard, b"SSUBSCRIBE")]
-        {
+        for kind in Kind::ALL {
             let names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
             for names in names.chunks(NAMES) {
-                let mut args = vec![command];
+                let mut args = vec![kind.begin()];
                 args.extend(names.iter().map(AsRef::as_ref));
                 self.restoring(names.len(), |out| request::encode(&args, out));
             }

@@ -123,9 +123,9 @@ impl Drill {
         drill
     }
 
-    /// In sync; the drill brings its own clients.
-    fn without_writers(flavor: Flavor) -> Self {
-        let mut drill = Self::start(flavor);
+    /// In sync; the drill brings its own clients. `more`: lines for respgate's upstream, or behind it.
+    fn without_writers(flavor: Flavor, more: &str) -> Self {
+        let mut drill = Self::start_with(flavor, &[], more);
         drill.writers.take().expect("writers").finish();
         drill
     }

@@ -58,9 +58,12 @@ fn sessions_live_through_a_change_by_hand() {
     Flavor::ALL.into_iter().for_each(|flavor| live_through(flavor, Way::Manual));
 }
 
+/// A tenant whose subscriptions share a link, beside those that do not.
+const FAN_IN: &str = "[tenants.fan]\nclient-names = [\"fan-\"]\npubsub = \"fan-in\"\n";
+
 /// All of them at once: to start the servers takes longer than anything else here.
 fn live_through(flavor: Flavor, way: Way) {
-    let mut drill = Drill::without_writers(flavor);
+    let mut drill = Drill::without_writers(flavor, FAN_IN);
     drill.note(format!("{} {way:?}", flavor.name()));
     let (each, many) = (each::start(&drill, way), held::Many::start(&drill));
     wait_until_blocked(&drill.deployment.primary, each.blocked + many.blocked());

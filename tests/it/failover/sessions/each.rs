@@ -20,6 +20,7 @@ pub(super) fn start(drill: &Drill, way: Way) -> Each {
         ("watch", watch(drill)),
         ("pop", pop(drill, way)),
         ("subscriptions", subscriptions(drill)),
+        ("subscriptions by fan-in", fan_in(drill)),
         ("tracking", tracking(drill)),
         ("script", script(drill)),
     ];
@@ -156,6 +157,33 @@ fn subscriptions(drill: &Drill) -> Check {
         sharded.expect_reply("*3\r\n$8\r\nsmessage\r\n$5\r\nshard\r\n$5\r\nhello\r\n");
         let left = "*3\r\n$11\r\nunsubscribe\r\n$7\r\ntell:it\r\n:1\r\n";
         plain.expect(&["UNSUBSCRIBE", "tell:it"], left);
+    })
+}
+
+/// Those that share a link move with it, and notice nothing.
+fn fan_in(drill: &Drill) -> Check {
+    let mut all: Vec<Client> = (0..4).map(|number| connect(drill, &format!("fan-{number}"))).collect();
+    for client in &mut all {
+        client.expect(&["SUBSCRIBE", "fan"], "*3\r\n$9\r\nsubscribe\r\n$3\r\nfan\r\n:1\r\n");
+        client.expect(&["SSUBSCRIBE", "fans"], "*3\r\n$10\r\nssubscribe\r\n$4\r\nfans\r\n:1\r\n");
+    }
+    let count = |node: &Server| {
+        ["NUMSUB", "SHARDNUMSUB"].map(|of| {
+            let name = if of == "NUMSUB" { "fan" } else { "fans" };
+            node.run_text(&["PUBSUB", of, name])
+        })
+    };
+    // One for each worker that has any of them.
+    let links = count(&drill.deployment.primary);
+    assert!(links[0].ends_with(":1\r\n") || links[0].ends_with(":2\r\n"), "{links:?}");
+    Box::new(move |drill, survivor| {
+        let node = drill.node(survivor);
+        wait::until("the links to the new primary", || count(node) == links);
+        node.run(&["PUBLISH", "fan", "hello"]);
+        for client in &mut all {
+            client.expect_reply("*3\r\n$7\r\nmessage\r\n$3\r\nfan\r\n$5\r\nhello\r\n");
+            client.expect(&["SUBSCRIBE", "more"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nmore\r\n:2\r\n");
+        }
     })
 }
 

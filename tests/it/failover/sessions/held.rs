@@ -9,7 +9,7 @@ const MEMBERS: usize = 600;
 #[test]
 fn a_read_of_new_entries_skips_none() {
     for flavor in Flavor::ALL {
-        let drill = Drill::without_writers(flavor);
+        let drill = Drill::without_writers(flavor, "");
         // XINFO shows the whole entry, more of it than is read at once.
         let seen = "seen".repeat(200_000);
         drill.proxy.client().expect(&["XADD", "old", "5-1", "f", &seen], "$3\r\n5-1\r\n");

@@ -8,7 +8,7 @@ fn sessions_live_through_two_failovers_in_a_row() {
 }
 
 fn twice(flavor: Flavor) {
-    let mut drill = Drill::without_writers(flavor);
+    let mut drill = Drill::without_writers(flavor, "");
     let mut transaction = connect(&drill, "multi");
     transaction.expect(&["MULTI"], "+OK\r\n");
     transaction.expect(&["INCR", "counter"], "+QUEUED\r\n");

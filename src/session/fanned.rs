@@ -1,0 +1,145 @@
+//! A session whose tenant's subscriptions travel by fan-in: they take no lease, and the session goes on using the other
+//! lanes beside them. A transaction, WATCH or tracking still takes a lease of its own.
+
+use std::task::{Context, Poll};
+
+use super::route::Way;
+use super::turn::{Pause, Step};
+use super::{Close, Session, local, refusal};
+use crate::command::{self, Spec, Verb};
+use crate::resp::Resp;
+use crate::resp::pubsub::Kind;
+use crate::resp::request::Request;
+use crate::tenant::config::Pubsub;
+use crate::upstream::config::Pool;
+use crate::upstream::fanin::seat::Seat;
+
+impl Session {
+    /// The way of a command that changes subscriptions, if it is by fan-in. What began there ends there, even if the
+    /// client is another tenant's by now.
+    pub(super) fn fan_way(&self, spec: &Spec) -> Option<Way> {
+        let (kind, begins) = subscription(spec.verb)?;
+        let tenant = || self.member.as_ref().map(|member| member.desk().tenant.config.pubsub);
+        let fans = self.seat.is_some()
+            || self.around.upstream.config.pool == Pool::Shared && tenant() == Some(Pubsub::FanIn);
+        fans.then_some(Way::Fanned(kind, begins))
+    }
+
+    /// Changes subscriptions. All earlier replies have been delivered.
+    pub(super) fn fan(&mut self, request: &Request<'_>, kind: Kind, begins: bool) -> Step {
+        let upstream = self.around.upstream.clone();
+        upstream.counters.subscribes.rise();
+        if !begins {
+            match &self.seat {
+                // Confirmations are shown whatever CLIENT REPLY says, as on the server, but use a single skip up.
+                Some(seat) => {
+                    seat.unsubscribe(kind, request);
+                    self.client.mutes();
+                    self.leave_empty_seat();
+                }
+                None => local::unsubscribe(self, request),
+            }
+            return Step::Done;
+        }
+        let Some(identity) = self.client.identity.clone() else { return Step::Done };
+        if upstream.hold_full(request.len()) {
+            self.refuse(&upstream.hold_overflow());
+            return Step::Done;
+        }
+        let seat = self
+            .seat
+            .take()
+            .unwrap_or_else(|| Box::new(Seat::take(&upstream, &identity, self.client.resp, &self.replies)));
+        if seat.would_exceed(request) {
+            self.seat = seat.is_subscribed().then_some(seat);
+            self.refuse(&refusal::too_many_subscriptions());
+            return Step::Done;
+        }
+        seat.subscribe(kind, request);
+        self.seat = Some(seat);
+        self.client.mutes();
+        self.presence.subscribes(true);
+        Step::Done
+    }
+
+    /// Whether a subscription that was asked for has not been confirmed or refused. Nothing may overtake it.
+    pub(super) fn subscribing(&mut self) -> bool {
+        match &self.seat {
+            None => false,
+            Some(seat) if seat.asks().is_some() => true,
+            Some(_) => {
+                self.leave_empty_seat();
+                false
+            }
+        }
+    }
+
+    /// Whether anything is subscribed to by fan-in.
+    pub(super) fn fan_subscribed(&self) -> bool {
+        self.seat.as_ref().is_some_and(|seat| seat.is_subscribed())
+    }
+
+    /// Whether the client may only change its subscriptions, PING, QUIT and RESET.
+    pub(super) fn is_confined(&self) -> bool {
+        self.seat.is_some() && self.client.resp == Resp::V2 && self.fan_subscribed()
+    }
+
+    /// The way of a confined client's command.
+    pub(super) fn confined_way(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
+        if !command::arity_ok(spec, request.argc()) {
+            return Way::Refused(refusal::wrong_arity(spec.name));
+        }
+        match spec.verb {
+            Verb::Ping | Verb::Quit | Verb::Reset => Way::Local(spec),
+            _ => self.fan_way(spec).unwrap_or_else(|| Way::Refused(refusal::only_subscriptions(spec.name))),
+        }
+    }
+
+    /// Waits for the answer to a request for subscriptions. Ready when the client has left, and there is no server to
+    /// give one.
+    pub(super) fn poll_subscribing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let held = self.around.upstream.in_hold();
+        if held {
+            self.wait_held();
+        } else {
+            self.released();
+        }
+        if self.poll_left(cx).is_ready() && held {
+            self.closing = Some(Close::Left);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// All its subscriptions end.
+    pub(super) fn leave_seat(&mut self) {
+        if self.seat.take().is_some() {
+            self.presence.subscribes(false);
+            self.presence.active(self.around.roster.now.get());
+        }
+    }
+
+    fn leave_empty_seat(&mut self) {
+        if !self.fan_subscribed() {
+            self.leave_seat();
+        }
+    }
+
+    /// What must wait before the next request can be looked at.
+    pub(super) fn subscribing_pause(&mut self) -> Option<Pause> {
+        self.subscribing().then_some(Pause::Subscribing)
+    }
+}
+
+/// Which subscriptions a command changes, and whether it begins them.
+pub(super) fn subscription(verb: Verb) -> Option<(Kind, bool)> {
+    Some(match verb {
+        Verb::Subscribe => (Kind::Channel, true),
+        Verb::Unsubscribe => (Kind::Channel, false),
+        Verb::Psubscribe => (Kind::Pattern, true),
+        Verb::Punsubscribe => (Kind::Pattern, false),
+        Verb::Ssubscribe => (Kind::Shard, true),
+        Verb::Sunsubscribe => (Kind::Shard, false),
+        _ => return None,
+    })
+}

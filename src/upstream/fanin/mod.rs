@@ -1,0 +1,166 @@
+//! Fan-in: the subscriptions of many sessions on one upstream connection per worker and upstream user.
+//!
+//! [`table`] knows who is subscribed to what, [`seat`] is a session's side of it, [`drive`] opens the connection and
+//! [`pump`] serves it. Published messages and confirmations are the only frames that are passed on in another RESP version
+//! than they came in: both versions have them in the same form, but for the first byte.
+
+mod drive;
+mod pump;
+pub mod seat;
+mod table;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+
+use tokio::time::Instant;
+
+use self::seat::Outlet;
+use self::table::Table;
+use super::Upstream;
+use super::identity::Identity;
+use crate::topology::Generation;
+
+/// Why the link is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Its primary has been superseded.
+    Cut,
+    /// The server has not answered for too long.
+    GiveUp,
+    /// Nobody has needed it for long.
+    Retire,
+}
+
+/// The subscriptions of all sessions of one worker that act as one user of one upstream.
+pub(super) struct FanIn {
+    identity: Rc<Identity>,
+    table: RefCell<Table<Rc<Outlet>>>,
+    driver: RefCell<Option<Waker>>,
+    /// Of the link, while it is open.
+    generation: Cell<Option<Generation>>,
+    order: Cell<Option<Order>>,
+    /// Reads from the link so far.
+    reads: Cell<u64>,
+    /// Reads when they were last looked at, and since when an answer is due without one.
+    due: Cell<(u64, Option<Instant>)>,
+    /// Reads when they were last looked at, and how many looks ago they rose.
+    quiet: Cell<(u64, u64)>,
+    ping: Cell<bool>,
+    unused: Cell<Option<Instant>>,
+}
+
+impl FanIn {
+    fn new(identity: Rc<Identity>) -> Rc<Self> {
+        Rc::new(Self {
+            identity,
+            table: RefCell::default(),
+            driver: RefCell::default(),
+            generation: Cell::default(),
+            order: Cell::default(),
+            reads: Cell::default(),
+            due: Cell::default(),
+            quiet: Cell::default(),
+            ping: Cell::default(),
+            unused: Cell::default(),
+        })
+    }
+
+    /// Has the driver look at what there is to do.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.driver.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn watch(&self, waker: &Waker) {
+        let mut mine = self.driver.borrow_mut();
+        if !mine.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *mine = Some(waker.clone());
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if self.order.get() != Some(Order::Cut) {
+            self.order.set(Some(order));
+        }
+        self.wake();
+    }
+
+    /// Ends the link unless it is of the `newest` generation.
+    pub(super) fn cut(&self, newest: Option<Generation>) {
+        if self.generation.get().is_some_and(|generation| Some(generation) != newest) {
+            self.order(Order::Cut);
+        }
+    }
+
+    /// Names that anybody is subscribed to.
+    pub(super) fn names(&self) -> usize {
+        self.table.borrow().names()
+    }
+
+    /// Has the link closed if nobody uses it. False: there is none, or somebody does.
+    pub(super) fn retire_unused(&self) -> bool {
+        let unused = self.generation.get().is_some() && self.is_unused();
+        if unused {
+            self.order(Order::Retire);
+        }
+        unused
+    }
+
+    fn is_unused(&self) -> bool {
+        let table = self.table.borrow();
+        table.names() == 0 && table.sessions() == 0
+    }
+
+    /// Once a second: notices a silent server and a link that nobody needs, has a quiet one pinged, and refuses what
+    /// has waited too long for a primary.
+    pub(super) fn inspect(&self, upstream: &Upstream) {
+        let now = Instant::now();
+        let config = &upstream.config;
+        let (reads, open) = (self.reads.get(), self.generation.get().is_some());
+        let (owed, unused) = (open && self.table.borrow().owed(), self.is_unused());
+        let (seen, since) = self.due.get();
+        let since = owed.then(|| since.filter(|_| reads == seen).unwrap_or(now));
+        self.due.set((reads, since));
+        if !config.response_timeout.is_zero()
+            && since.is_some_and(|since| now - since >= config.response_timeout)
+        {
+            return self.order(Order::GiveUp);
+        }
+        self.unused.set(unused.then(|| self.unused.get().unwrap_or(now)));
+        if open && self.unused.get().is_some_and(|since| now - since >= config.lease_idle) {
+            return self.order(Order::Retire);
+        }
+        let (seen, quiet) = self.quiet.get();
+        let quiet = if seen == reads { quiet + 1 } else { 0 };
+        let due = !config.ping_interval.is_zero() && quiet >= config.ping_interval.as_secs();
+        self.quiet.set((reads, if due { 0 } else { quiet }));
+        if due && open && !owed {
+            self.ping.set(true);
+            self.wake();
+        }
+        if upstream.in_hold() && upstream.hold_deadline().is_err() {
+            self.refuse_held(upstream);
+        }
+    }
+
+    /// What has waited too long for a primary fails.
+    fn refuse_held(&self, upstream: &Upstream) {
+        let refused = self.table.borrow_mut().refuse_unsent(&upstream.hold_expired());
+        upstream.counters.hold_expired.add(refused as u64);
+    }
+}
+
+impl Upstream {
+    /// The fan-in of this user's subscriptions, started if there is none.
+    fn fan_in(self: &Rc<Self>, identity: &Rc<Identity>) -> Rc<FanIn> {
+        if let Some(fan) = self.fans.borrow().get(&identity.id()) {
+            return fan.clone();
+        }
+        let fan = FanIn::new(identity.clone());
+        self.fans.borrow_mut().insert(identity.id(), fan.clone());
+        tokio::task::spawn_local(drive::drive(fan.clone(), self.clone()));
+        fan
+    }
+}

@@ -1,0 +1,275 @@
+//! One fan-in link: commands out, confirmations and messages in. It is read whatever its subscribers do: who does not keep
+//! up is bounded by its own queue, and nobody else waits for it.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::AsyncWrite;
+
+use super::table::{Mismatch, Name};
+use super::{FanIn, Order, Upstream};
+use crate::net::buffers::{Buffers, Charge};
+use crate::resp::pubsub::{Kind, Published, published};
+use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
+use crate::topology::Generation;
+use crate::upstream::not_primary;
+use crate::upstream::open::Link;
+
+/// Bytes given to sessions before these have their turn to write them: so many for each, within bounds for all. Otherwise
+/// a burst for many subscribers would wait in memory for all of them, however fast they read.
+const TURN_EACH: usize = 16 * 1024;
+const TURN_MIN: usize = 1024 * 1024;
+const TURN_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of commands that may wait to be written.
+const OUTBOUND: usize = 256 * 1024;
+/// A message larger than this is not kept until it is whole, in bytes; its subscribers are disconnected.
+const MAX_MESSAGE: usize = 64 * 1024 * 1024;
+/// Reads before other tasks have their turn.
+const READS: usize = 16;
+
+/// Why a link ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its primary has been superseded.
+    Superseded,
+    /// Nobody has needed it for long.
+    Unused,
+    /// The node says that it is not the primary.
+    NotPrimary,
+    /// The server has not answered for too long.
+    Silent,
+    /// The server closed it.
+    Lost,
+    /// What the server sent makes no sense.
+    Framing(&'static str),
+}
+
+/// See the module.
+pub(super) struct Pump {
+    link: Link,
+    scanner: ReplyScanner,
+    out: Vec<u8>,
+    written: usize,
+    /// The message at the front of what was read, which has not reached everybody yet.
+    delivery: Option<Delivery>,
+    /// The frame at the front of what was read is too large, and dropped in pieces.
+    dropping: bool,
+    /// What was read and is not whole.
+    charge: Charge,
+}
+
+struct Delivery {
+    len: usize,
+    kind: Kind,
+    name: Name,
+    /// Who was subscribed when it came.
+    to: Vec<u64>,
+    reached: usize,
+}
+
+impl Pump {
+    pub(super) fn new(link: Link, buffers: &Rc<Buffers>) -> Self {
+        Self {
+            link,
+            scanner: ReplyScanner::default(),
+            out: Vec::new(),
+            written: 0,
+            delivery: None,
+            dropping: false,
+            charge: Charge::new(buffers),
+        }
+    }
+
+    /// Ready when the link has ended.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, fan: &FanIn, upstream: &Upstream) -> Poll<End> {
+        fan.watch(cx.waker());
+        let sessions = fan.table.borrow().sessions();
+        let mut room = sessions.saturating_mul(TURN_EACH).clamp(TURN_MIN, TURN_MAX);
+        for _ in 0..READS {
+            if let Some(order) = fan.order.take() {
+                return Poll::Ready(match order {
+                    Order::Cut => End::Superseded,
+                    Order::GiveUp => End::Silent,
+                    Order::Retire if fan.names() > 0 => continue,
+                    Order::Retire => End::Unused,
+                });
+            }
+            match self.absorb(fan, upstream, &mut room) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(end) => return Poll::Ready(end),
+            }
+            self.fill(fan, upstream);
+            if self.poll_write(cx).is_err() {
+                return Poll::Ready(End::Lost);
+            }
+            match self.link.read.poll_fill(cx, &mut self.link.stream) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Lost),
+                Poll::Ready(Ok(_)) => fan.reads.set(fan.reads.get() + 1),
+                Poll::Pending => {
+                    // It may be silent for hours.
+                    self.link.read.release();
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes what is to be sent, unless a failover is under way.
+    fn fill(&mut self, fan: &FanIn, upstream: &Upstream) {
+        if upstream.holding() {
+            return;
+        }
+        let mut table = fan.table.borrow_mut();
+        if fan.ping.take() && !table.owed() {
+            table.ping(&mut self.out);
+        }
+        while self.out.len() - self.written < OUTBOUND && table.next(&mut self.out) {}
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut self.link.stream).poll_write(cx, rest) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(count) => self.written += count?,
+            }
+        }
+        self.out = Vec::new();
+        self.written = 0;
+        match Pin::new(&mut self.link.stream).poll_flush(cx) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Handles what was read, while there is `room`. False: there is more.
+    fn absorb(&mut self, fan: &FanIn, upstream: &Upstream, room: &mut usize) -> Result<bool, End> {
+        let done = loop {
+            if let Some(delivery) = self.delivery.take() {
+                self.deliver(delivery, fan, upstream, room);
+            }
+            if self.delivery.is_some() || *room == 0 {
+                break false;
+            }
+            let read = self.link.read.bytes();
+            match self.scanner.scan(read) {
+                ScannedReply::Complete { len, .. } if std::mem::take(&mut self.dropping) => {
+                    self.link.read.consume(len);
+                }
+                ScannedReply::Complete { len, kind } => {
+                    let frame = read.get(..len).unwrap_or_default();
+                    self.delivery = take_frame(frame, kind, fan, upstream, self.link.generation, room)?;
+                    if self.delivery.is_none() {
+                        self.link.read.consume(len);
+                    }
+                }
+                ScannedReply::Incomplete => {
+                    if read.len() > MAX_MESSAGE || self.dropping {
+                        self.drop_piece(fan, upstream)?;
+                    }
+                    break true;
+                }
+                ScannedReply::Fault(_) => return Err(End::Framing("what it sent is not RESP")),
+            }
+        };
+        self.charge.set(self.link.read.bytes().len());
+        Ok(done)
+    }
+
+    /// Gives a message to its subscribers as far as there is room; to one of them at least.
+    fn deliver(&mut self, mut delivery: Delivery, fan: &FanIn, upstream: &Upstream, room: &mut usize) {
+        let table = fan.table.borrow();
+        let frame = self.link.read.bytes().get(..delivery.len).unwrap_or_default();
+        let members = table.members(delivery.kind, &delivery.name);
+        while let Some(seat) = delivery.to.get(delivery.reached).filter(|_| *room > 0) {
+            // Who has left since is not told.
+            if let Some(outlet) = members.and_then(|members| members.get(seat)) {
+                outlet.publish(frame);
+                upstream.counters.fanin_deliveries.rise();
+                *room = room.saturating_sub(frame.len());
+            }
+            delivery.reached += 1;
+        }
+        if delivery.reached == delivery.to.len() {
+            self.link.read.consume(delivery.len);
+        } else {
+            self.delivery = Some(delivery);
+        }
+    }
+
+    /// Drops what has come of a message that is too large. Nobody could take it.
+    fn drop_piece(&mut self, fan: &FanIn, upstream: &Upstream) -> Result<(), End> {
+        let read = self.link.read.bytes();
+        if !std::mem::replace(&mut self.dropping, true) {
+            let Published::Message(kind, Some(name)) = published(read) else {
+                return Err(End::Framing("it sent a reply that is too large"));
+            };
+            let table = fan.table.borrow();
+            let members = table.members(kind, name).into_iter().flat_map(|members| members.values());
+            let subscribers = members.map(|outlet| outlet.overflow()).count();
+            tracing::warn!(
+                upstream = upstream.config.name,
+                subscribers,
+                "subscribers are disconnected: a message is larger than {MAX_MESSAGE} bytes, which fan-in does not carry"
+            );
+        }
+        let part = self.scanner.scanned().min(read.len());
+        self.scanner.rebase(part);
+        self.link.read.consume(part);
+        Ok(())
+    }
+}
+
+/// Handles one frame. A message for which there is no `room` is to be delivered yet.
+fn take_frame(
+    frame: &[u8],
+    kind: ReplyKind,
+    fan: &FanIn,
+    upstream: &Upstream,
+    generation: Generation,
+    room: &mut usize,
+) -> Result<Option<Delivery>, End> {
+    let mut table = fan.table.borrow_mut();
+    let handled = match kind {
+        ReplyKind::Push => match published(frame) {
+            Published::Message(kind, Some(name)) => {
+                upstream.counters.fanin_messages.rise();
+                let Some(members) = table.members(kind, name) else { return Ok(None) };
+                let bytes = frame.len().saturating_mul(members.len());
+                if bytes > *room {
+                    let to = members.keys().copied().collect();
+                    return Ok(Some(Delivery { len: frame.len(), kind, name: name.into(), to, reached: 0 }));
+                }
+                *room -= bytes;
+                members.values().for_each(|outlet| outlet.publish(frame));
+                upstream.counters.fanin_deliveries.add(members.len() as u64);
+                return Ok(None);
+            }
+            Published::Confirmation(confirmation) => {
+                upstream.succeeded(generation);
+                table.confirm(&confirmation)
+            }
+            Published::Message(_, None) | Published::Other => Ok(()),
+        },
+        ReplyKind::Reply => table.replied(),
+        ReplyKind::Error => {
+            upstream.note_error(frame, generation);
+            let line = frame.strip_suffix(b"\r\n").filter(|line| line.starts_with(b"-"));
+            let line = line.ok_or(End::Framing("it sent an error in a form that was not expected"))?;
+            if line.strip_prefix(b"-").is_some_and(not_primary) {
+                return Err(End::NotPrimary);
+            }
+            table.refused(line).map(|lost| {
+                if lost > 0 {
+                    let (upstream, error) = (&upstream.config.name, String::from_utf8_lossy(line));
+                    tracing::warn!(upstream, lost, %error, "subscribers are disconnected: the server refuses to restore a subscription of theirs");
+                }
+            })
+        }
+    };
+    handled.map(|()| None).map_err(|Mismatch| End::Framing("it sent a reply that nothing asked for"))
+}

@@ -1,0 +1,526 @@
+//! Who is subscribed to what on one fan-in link, and what the link still has to say and to hear. No I/O.
+//!
+//! A name is subscribed to upstream while anybody is, or asks to be. Commands go out one for each request of a session, so
+//! that the server's refusal of one is nobody else's, and confirmations are matched with them in order.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+use crate::resp::pubsub::{Confirmation, Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
+use crate::resp::request;
+
+/// A channel's name, or a pattern.
+pub(super) type Name = Rc<[u8]>;
+
+/// Names in one command that restores subscriptions, or ends them.
+const NAMES: usize = 512;
+
+/// One session's ear.
+pub(super) trait Listener {
+    /// Of a kind, a subscription to `name` began or ended, or there was none to end; the session has `count` now
+    /// (channels and patterns together, shard channels apart).
+    fn confirmed(&self, kind: Kind, begins: bool, name: Option<&[u8]>, count: usize);
+
+    /// What it asked for is done, or refused with this error line (without CRLF).
+    fn decided(&self, refusal: Option<&[u8]>);
+
+    /// A subscription that it has been promised is lost.
+    fn lost(&self);
+}
+
+/// What the server sent is not what was asked for: nothing of this connection can be trusted any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mismatch;
+
+/// See the module.
+pub(super) struct Table<L> {
+    topics: Each<HashMap<Name, State<L>>>,
+    seats: HashMap<u64, Seat<L>>,
+    next_seat: u64,
+    /// Subscriptions of a connection that was lost, to be made anew before anything else is sent.
+    restoring: VecDeque<(Kind, Vec<Name>)>,
+    /// What sessions ask for and has not been sent.
+    asks: VecDeque<Ask>,
+    /// What was sent and is not answered.
+    sent: VecDeque<Sent>,
+    /// What nobody may be subscribed to any more.
+    deserted: Vec<(Kind, Name)>,
+}
+
+/// Something for each kind of subscription.
+#[derive(Default)]
+struct Each<T> {
+    channel: T,
+    pattern: T,
+    shard: T,
+}
+
+impl<T> Each<T> {
+    fn of(&self, kind: Kind) -> &T {
+        match kind {
+            Kind::Channel => &self.channel,
+            Kind::Pattern => &self.pattern,
+            Kind::Shard => &self.shard,
+        }
+    }
+
+    fn of_mut(&mut self, kind: Kind) -> &mut T {
+        match kind {
+            Kind::Channel => &mut self.channel,
+            Kind::Pattern => &mut self.pattern,
+            Kind::Shard => &mut self.shard,
+        }
+    }
+
+    fn all(&self) -> [&T; 3] {
+        Kind::ALL.map(|kind| self.of(kind))
+    }
+}
+
+struct State<L> {
+    /// The server has confirmed it, and nothing that ends it was sent.
+    on: bool,
+    /// Requests under way that name it.
+    asked: usize,
+    members: HashMap<u64, L>,
+    /// It stands among the deserted.
+    deserted: bool,
+}
+
+impl<L> State<L> {
+    fn new() -> Self {
+        Self { on: false, asked: 0, members: HashMap::new(), deserted: false }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.asked > 0 || !self.members.is_empty()
+    }
+}
+
+struct Seat<L> {
+    listener: L,
+    names: Each<HashSet<Name>>,
+    bytes: usize,
+}
+
+/// One session's request.
+struct Ask {
+    seat: u64,
+    kind: Kind,
+    names: Vec<Name>,
+}
+
+struct Sent {
+    kind: Kind,
+    /// The names in the command, and how many of them are confirmed.
+    names: Vec<Name>,
+    confirmed: usize,
+    purpose: Purpose,
+}
+
+enum Purpose {
+    Ask(Ask),
+    Restore,
+    End,
+    Ping,
+}
+
+impl<L> Seat<L> {
+    fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Channel | Kind::Pattern => self.names.channel.len() + self.names.pattern.len(),
+            Kind::Shard => self.names.shard.len(),
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.names.all().iter().map(|names| names.len()).sum()
+    }
+}
+
+impl<L> Default for Table<L> {
+    fn default() -> Self {
+        Self {
+            topics: Each { channel: HashMap::new(), pattern: HashMap::new(), shard: HashMap::new() },
+            seats: HashMap::new(),
+            next_seat: 0,
+            restoring: VecDeque::new(),
+            asks: VecDeque::new(),
+            sent: VecDeque::new(),
+            deserted: Vec::new(),
+        }
+    }
+}
+
+impl<L: Listener + Clone> Table<L> {
+    /// One more session.
+    pub(super) fn join(&mut self, listener: L) -> u64 {
+        let seat = self.next_seat;
+        self.next_seat += 1;
+        self.seats.insert(seat, Seat { listener, names: Each::default(), bytes: 0 });
+        seat
+    }
+
+    /// A session is gone, with all that it had and asked for.
+    pub(super) fn leave(&mut self, seat: u64) {
+        let Some(mut gone) = self.seats.remove(&seat) else { return };
+        for kind in Kind::ALL {
+            for name in std::mem::take(gone.names.of_mut(kind)) {
+                self.part(seat, kind, &name);
+            }
+        }
+        if let Some(at) = self.asks.iter().position(|ask| ask.seat == seat)
+            && let Some(ask) = self.asks.remove(at)
+        {
+            self.release(ask.kind, &ask.names);
+        }
+    }
+
+    /// Sessions.
+    pub(super) fn sessions(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Names that anybody is subscribed to, or asks for.
+    pub(super) fn names(&self) -> usize {
+        self.topics.all().iter().map(|topics| topics.len()).sum()
+    }
+
+    /// How many names a session is subscribed to.
+    pub(super) fn subscriptions(&self, seat: u64) -> usize {
+        self.seats.get(&seat).map_or(0, Seat::total)
+    }
+
+    /// Whether something holds of any name that a session is subscribed to or asks for.
+    pub(super) fn any(&self, seat: u64, holds: impl Fn(Kind, &[u8]) -> bool) -> bool {
+        let subscribed = self.seats.get(&seat).is_some_and(|mine| {
+            Kind::ALL.iter().any(|kind| mine.names.of(*kind).iter().any(|name| holds(*kind, name)))
+        });
+        let sent = self.sent.iter().filter_map(|sent| match &sent.purpose {
+            Purpose::Ask(ask) => Some(ask),
+            Purpose::Restore | Purpose::End | Purpose::Ping => None,
+        });
+        let mut asks = self.asks.iter().chain(sent).filter(|ask| ask.seat == seat);
+        subscribed || asks.any(|ask| ask.names.iter().any(|name| holds(ask.kind, name)))
+    }
+
+    /// Whether so many more names, of so many bytes together, would be too much for one session.
+    pub(super) fn would_exceed(&self, seat: u64, names: usize, bytes: usize) -> bool {
+        let (has, held) = self.seats.get(&seat).map_or((0, 0), |seat| (seat.total(), seat.bytes));
+        has + names > MAX_SUBSCRIPTIONS || held + bytes > MAX_NAME_BYTES
+    }
+
+    /// A session asks to be subscribed; it asks for one thing at a time. What the link has already is confirmed at once.
+    pub(super) fn subscribe<'a>(&mut self, seat: u64, kind: Kind, names: impl Iterator<Item = &'a [u8]>) {
+        let names: Vec<Name> = names.map(Name::from).collect();
+        let mut ready = true;
+        for name in &names {
+            let state = self.state(kind, name);
+            state.asked += 1;
+            ready &= state.on;
+        }
+        let ask = Ask { seat, kind, names };
+        if ready {
+            self.grant(ask);
+        } else {
+            self.asks.push_back(ask);
+        }
+    }
+
+    /// A session ends some of its subscriptions; without names, all of this kind.
+    pub(super) fn unsubscribe<'a>(
+        &mut self,
+        seat: u64,
+        kind: Kind,
+        names: impl ExactSizeIterator<Item = &'a [u8]>,
+    ) {
+        let Some(mine) = self.seats.get_mut(&seat) else { return };
+        let listener = mine.listener.clone();
+        if names.len() == 0 {
+            let all = std::mem::take(mine.names.of_mut(kind));
+            if all.is_empty() {
+                return listener.confirmed(kind, false, None, mine.count(kind));
+            }
+            mine.bytes -= all.iter().map(|name| name.len()).sum::<usize>();
+            let (others, mut left) = (mine.count(kind), all.len());
+            for name in all {
+                left -= 1;
+                listener.confirmed(kind, false, Some(&name), others + left);
+                self.part(seat, kind, &name);
+            }
+            return;
+        }
+        for name in names {
+            let Some(mine) = self.seats.get_mut(&seat) else { return };
+            let had = mine.names.of_mut(kind).take(name);
+            mine.bytes -= had.as_ref().map_or(0, |name| name.len());
+            listener.confirmed(kind, false, Some(name), mine.count(kind));
+            if let Some(name) = had {
+                self.part(seat, kind, &name);
+            }
+        }
+    }
+
+    /// Those to whom a message is due.
+    pub(super) fn members(&self, kind: Kind, name: &[u8]) -> Option<&HashMap<u64, L>> {
+        self.topics.of(kind).get(name).map(|state| &state.members)
+    }
+
+    /// Writes the next command for the server; false: there is none.
+    pub(super) fn next(&mut self, out: &mut Vec<u8>) -> bool {
+        if let Some((kind, names)) = self.restoring.pop_front() {
+            self.send(out, kind, names, Purpose::Restore);
+            return true;
+        }
+        if let Some((kind, names)) = self.ending() {
+            self.send(out, kind, names, Purpose::End);
+            return true;
+        }
+        while let Some(ask) = self.asks.pop_front() {
+            let missing: Vec<Name> =
+                ask.names.iter().filter(|name| !self.state(ask.kind, name).on).cloned().collect();
+            if missing.is_empty() {
+                self.grant(ask);
+                continue;
+            }
+            self.send(out, ask.kind, missing, Purpose::Ask(ask));
+            return true;
+        }
+        false
+    }
+
+    /// Writes a PING.
+    pub(super) fn ping(&mut self, out: &mut Vec<u8>) {
+        request::encode(&[b"PING"], out);
+        let (kind, names) = (Kind::Channel, Vec::new());
+        self.sent.push_back(Sent { kind, names, confirmed: 0, purpose: Purpose::Ping });
+    }
+
+    /// Whether the server owes an answer.
+    pub(super) fn owed(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
+    /// Takes a confirmation from the server.
+    ///
+    /// # Errors
+    /// Nothing asked for it.
+    pub(super) fn confirm(&mut self, confirmation: &Confirmation<'_>) -> Result<(), Mismatch> {
+        let front = self.sent.front_mut().ok_or(Mismatch)?;
+        let name = front.names.get(front.confirmed).cloned().ok_or(Mismatch)?;
+        let ends = matches!(front.purpose, Purpose::End);
+        let expected = (front.kind, !ends, Some(&*name));
+        if (confirmation.kind, confirmation.begins, confirmation.name) != expected {
+            return Err(Mismatch);
+        }
+        front.confirmed += 1;
+        let (kind, done) = (front.kind, front.confirmed == front.names.len());
+        if !ends && let Some(state) = self.topics.of_mut(kind).get_mut(&name) {
+            state.on = true;
+        }
+        if done && let Some(sent) = self.sent.pop_front() {
+            match sent.purpose {
+                Purpose::Ask(ask) => self.grant(ask),
+                Purpose::Restore => self.release(kind, &sent.names),
+                Purpose::End | Purpose::Ping => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a reply that is no error: a PING's.
+    ///
+    /// # Errors
+    /// Nothing asked for it.
+    pub(super) fn replied(&mut self) -> Result<(), Mismatch> {
+        match self.sent.pop_front() {
+            Some(Sent { purpose: Purpose::Ping, .. }) => Ok(()),
+            _ => Err(Mismatch),
+        }
+    }
+
+    /// Takes an error line (without CRLF). How many sessions have lost a subscription by it.
+    ///
+    /// # Errors
+    /// Nothing asked for it.
+    pub(super) fn refused(&mut self, line: &[u8]) -> Result<usize, Mismatch> {
+        let sent = self.sent.pop_front().ok_or(Mismatch)?;
+        if sent.confirmed > 0 {
+            return Err(Mismatch);
+        }
+        match sent.purpose {
+            Purpose::Ask(ask) => {
+                self.refuse(ask, line);
+                Ok(0)
+            }
+            Purpose::Restore => Ok(self.unrestored(sent.kind, sent.names)),
+            Purpose::End | Purpose::Ping => Ok(0),
+        }
+    }
+
+    /// The connection is lost. What was asked for on it is asked for again on the next.
+    pub(super) fn disconnected(&mut self) {
+        for kind in Kind::ALL {
+            self.topics.of_mut(kind).values_mut().for_each(|state| state.on = false);
+        }
+        let restoring = std::mem::take(&mut self.restoring);
+        for (kind, names) in restoring {
+            self.release(kind, &names);
+        }
+        for sent in std::mem::take(&mut self.sent).into_iter().rev() {
+            match sent.purpose {
+                Purpose::Ask(ask) if self.seats.contains_key(&ask.seat) => self.asks.push_front(ask),
+                Purpose::Ask(ask) => self.release(ask.kind, &ask.names),
+                Purpose::Restore => self.release(sent.kind, &sent.names),
+                Purpose::End | Purpose::Ping => {}
+            }
+        }
+        for (kind, name) in std::mem::take(&mut self.deserted) {
+            if let Some(state) = self.topics.of_mut(kind).get_mut(&name) {
+                state.deserted = false;
+            }
+            self.tidy(kind, &name);
+        }
+    }
+
+    /// There is a new connection, which knows nothing. How many sessions have something to be restored on it.
+    pub(super) fn connected(&mut self) -> usize {
+        for kind in Kind::ALL {
+            let topics = self.topics.of(kind).iter();
+            let held = topics.filter(|(_, state)| !state.members.is_empty());
+            let names: Vec<Name> = held.map(|(name, _)| name.clone()).collect();
+            for names in names.chunks(NAMES) {
+                names.iter().for_each(|name| self.state(kind, name).asked += 1);
+                self.restoring.push_back((kind, names.to_vec()));
+            }
+        }
+        self.seats.values().filter(|seat| seat.total() > 0).count()
+    }
+
+    /// Refuses everything that has not been sent.
+    pub(super) fn refuse_unsent(&mut self, line: &[u8]) -> usize {
+        let asks = std::mem::take(&mut self.asks);
+        let refused = asks.len();
+        asks.into_iter().for_each(|ask| self.refuse(ask, line));
+        refused
+    }
+
+    /// There will be no connection for long: whoever is subscribed is told. How many those are.
+    pub(super) fn lose_all(&mut self) -> usize {
+        let mut lost = 0;
+        for seat in self.seats.values().filter(|seat| seat.total() > 0) {
+            seat.listener.lost();
+            lost += 1;
+        }
+        lost
+    }
+
+    fn state(&mut self, kind: Kind, name: &Name) -> &mut State<L> {
+        self.topics.of_mut(kind).entry(name.clone()).or_insert_with(State::new)
+    }
+
+    fn send(&mut self, out: &mut Vec<u8>, kind: Kind, names: Vec<Name>, purpose: Purpose) {
+        let command = if matches!(purpose, Purpose::End) { kind.end() } else { kind.begin() };
+        let args: Vec<&[u8]> = std::iter::once(command).chain(names.iter().map(AsRef::as_ref)).collect();
+        request::encode(&args, out);
+        self.sent.push_back(Sent { kind, names, confirmed: 0, purpose });
+    }
+
+    /// Names of one kind that nobody is subscribed to any more. They are off from now on.
+    fn ending(&mut self) -> Option<(Kind, Vec<Name>)> {
+        let mut ending: Option<(Kind, Vec<Name>)> = None;
+        while let Some((kind, _)) = self.deserted.last() {
+            if ending.as_ref().is_some_and(|(first, names)| first != kind || names.len() >= NAMES) {
+                break;
+            }
+            let Some((kind, name)) = self.deserted.pop() else { break };
+            let topics = self.topics.of_mut(kind);
+            let Some(state) = topics.get_mut(&name) else { continue };
+            state.deserted = false;
+            if !state.is_wanted() && topics.remove(&name).is_some_and(|state| state.on) {
+                ending.get_or_insert_with(|| (kind, Vec::new())).1.push(name);
+            }
+        }
+        ending
+    }
+
+    /// All that a session asked for is confirmed.
+    fn grant(&mut self, ask: Ask) {
+        let Ask { seat, kind, names } = ask;
+        let Some(mine) = self.seats.get_mut(&seat) else { return self.release(kind, &names) };
+        let listener = mine.listener.clone();
+        for name in &names {
+            let Some(mine) = self.seats.get_mut(&seat) else { break };
+            if mine.names.of_mut(kind).insert(name.clone()) {
+                mine.bytes += name.len();
+            }
+            listener.confirmed(kind, true, Some(name), mine.count(kind));
+            self.state(kind, name).members.insert(seat, listener.clone());
+        }
+        self.release(kind, &names);
+        listener.decided(None);
+    }
+
+    fn refuse(&mut self, ask: Ask, line: &[u8]) {
+        self.release(ask.kind, &ask.names);
+        if let Some(seat) = self.seats.get(&ask.seat) {
+            seat.listener.decided(Some(line));
+        }
+    }
+
+    /// The server refuses to restore one of these names: each is tried by itself, by halves.
+    fn unrestored(&mut self, kind: Kind, mut names: Vec<Name>) -> usize {
+        if names.len() > 1 {
+            let rest = names.split_off(names.len() / 2);
+            self.restoring.push_front((kind, rest));
+            self.restoring.push_front((kind, names));
+            return 0;
+        }
+        let mut lost = 0;
+        for name in &names {
+            for listener in std::mem::take(&mut self.state(kind, name).members).into_values() {
+                listener.lost();
+                lost += 1;
+            }
+        }
+        self.release(kind, &names);
+        lost
+    }
+
+    /// A session is not subscribed any more.
+    fn part(&mut self, seat: u64, kind: Kind, name: &Name) {
+        if let Some(state) = self.topics.of_mut(kind).get_mut(name) {
+            state.members.remove(&seat);
+        }
+        self.tidy(kind, name);
+    }
+
+    /// A request is decided that named these.
+    fn release(&mut self, kind: Kind, names: &[Name]) {
+        for name in names {
+            if let Some(state) = self.topics.of_mut(kind).get_mut(name) {
+                state.asked = state.asked.saturating_sub(1);
+            }
+            self.tidy(kind, name);
+        }
+    }
+
+    /// Forgets a name that nobody wants, or has it ended.
+    fn tidy(&mut self, kind: Kind, name: &Name) {
+        let topics = self.topics.of_mut(kind);
+        match topics.get_mut(name) {
+            Some(state) if state.is_wanted() || state.deserted => {}
+            Some(state) if state.on => {
+                state.deserted = true;
+                self.deserted.push((kind, name.clone()));
+            }
+            Some(_) => {
+                topics.remove(name);
+            }
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
