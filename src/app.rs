@@ -8,24 +8,28 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::security::Security;
 use crate::admin::{self, Admin, View};
 use crate::certificates::Certificates;
-use crate::config::{self, Config};
+use crate::config::Config;
+use crate::config::flags::Flags;
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
-use crate::rotation::login::{Login, Whose};
+use crate::reload::{self, Reach};
+use crate::rotation::login::Login;
 use crate::rotation::source::Account;
-use crate::rotation::{Tally, credentials};
+use crate::rotation::{Tallies, Tally, credentials};
 use crate::tenant::Tenants;
-use crate::tenant::store::Store;
-use crate::tenant::users::{User, Users};
+use crate::tenant::store::Stores;
+use crate::tenant::users::Users;
+use crate::tenant::users::accounts::Accounts;
 use crate::timeline::Timelines;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
@@ -36,10 +40,10 @@ use crate::worker::{ListenerPlan, Plan, Worker};
 pub const OS_ERROR: u8 = 71;
 
 /// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
-pub fn run(config: Config) -> ExitCode {
+pub fn run(config: Config, flags: &Flags) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(serve(config));
+        let ended = runtime.block_on(serve(config, flags));
         // A look at a file, or at a name, that hangs must not keep the process.
         runtime.shutdown_background();
         ended
@@ -53,15 +57,17 @@ pub fn run(config: Config) -> ExitCode {
     }
 }
 
-async fn serve(config: Config) -> io::Result<()> {
+async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
+    let hangups = reload::on_hangup()?;
     raise_descriptor_limit(&config);
     // Everything is bound before anything is served, so that a fault shows at once.
     let listeners = bind(&config)?;
     let admin = config.admin.map(admin::bind).transpose()?;
 
     let certificates = Certificates::of(&config);
-    let Accounts { upstreams: logins, users, mut reloads } = Accounts::follow(&config);
-    reloads.extend(certificates.rotate(config.reload_interval));
+    let reloads = Tallies::default();
+    let logins = logins(&config, &reloads);
+    certificates.rotate(config.reload_interval).into_iter().for_each(|tally| reloads.add(tally));
     let discoveries: Vec<Discovery> = config
         .upstreams
         .iter()
@@ -76,16 +82,28 @@ async fn serve(config: Config) -> io::Result<()> {
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
-    let tenants = Tenants::new(&config.tenants, Users::new(users, config.workers));
+    let names = config.upstreams.iter().map(|upstream| upstream.config.name.as_str().into()).collect();
+    let mut accounts = Accounts::new(names, config.reload_interval, reloads.clone());
+    let users = Users::new(accounts.follow(&config.users), config.workers);
+    let tenants = Tenants::new(&config.tenants, &config.listener_tenants(), users);
     let plan = plan(&config, tenants, &certificates, &discoveries, &logins, &timelines);
-    let stores: Vec<Store> =
-        plan.upstreams.iter().filter_map(|upstream| Store::spawn(upstream, &plan.tenants.all)).collect();
+    let stores = Stores::default();
+    stores.follow(&plan.upstreams, &plan.tenants.all);
     let mut workers = Vec::with_capacity(config.workers);
     for number in 0..config.workers {
         let (worker, _thread) = Worker::start(number, plan.clone())?;
         workers.push(worker);
     }
 
+    let tenants = watch::Sender::new(plan.tenants);
+    let reach = Reach {
+        accounts,
+        tenants: tenants.clone(),
+        upstreams: plan.upstreams,
+        stores: stores.clone(),
+        workers: workers.clone(),
+    };
+    reload::follow(flags.clone(), config.clone(), reach, hangups, &reloads);
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
     if let Some(socket) = admin {
@@ -100,7 +118,7 @@ async fn serve(config: Config) -> io::Result<()> {
         let admin = Admin::new(
             views.collect(),
             security,
-            &plan.tenants,
+            tenants.subscribe(),
             stores,
             reloads,
             workers.clone(),
@@ -164,55 +182,23 @@ fn security(config: &Config, certificates: &Certificates) -> Security {
     }
 }
 
-/// Who respgate is to servers, kept up to date from now on.
-struct Accounts {
-    /// For itself, by upstream.
-    upstreams: Vec<Logins>,
-    /// For its users.
-    users: Vec<User>,
-    /// What becomes of changes.
-    reloads: Vec<Tally>,
-}
-
-impl Accounts {
-    fn follow(config: &Config) -> Self {
-        let mut reloads = Vec::new();
-        let mut follow = |account: &Option<Account>, what: &'static str, of: String| {
-            let Some(Account { credentials: known, source }) = account else { return Login::new(None) };
-            let login = match known {
-                Some(known) => Login::new(Some(known.clone())),
-                None => Login::awaited("password-command has not ended yet"),
-            };
-            let tally = Tally::new(what, of);
-            reloads.push(tally.clone());
-            tokio::spawn(credentials::keep(login.clone(), source.clone(), config.reload_interval, tally));
-            login
-        };
-        let upstreams = config.upstreams.iter().map(|upstream| {
-            let of = || format!("upstreams.{}", upstream.config.name);
-            Logins {
-                nodes: follow(&upstream.account, "password", of()),
-                sentinels: follow(&upstream.sentinel_account, "sentinel-password", of()),
-            }
-        });
-        let upstreams = upstreams.collect();
-        let users = config.users.iter().map(|user| {
-            let account = &user.account;
-            let login = follow(account, "upstream-password", format!("users.{}", user.name));
-            let at = |upstream: &config::Upstream| {
-                let whose = Whose::User(user.name.as_str().into());
-                (upstream.config.name.as_str().into(), login.elsewhere(whose))
-            };
-            let places = config.upstreams.iter().filter(|_| account.is_some());
-            User {
-                name: user.name.clone(),
-                password: user.password.clone(),
-                logins: places.map(at).collect(),
-            }
-        });
-        let users = users.collect();
-        Self { upstreams, users, reloads }
-    }
+/// Who respgate itself is to each upstream, kept up to date from now on.
+fn logins(config: &Config, reloads: &Tallies) -> Vec<Logins> {
+    let follow = |account: &Option<Account>, what: &'static str, upstream: &str| {
+        let Some(account) = account else { return Login::new(None) };
+        let (login, tally) = (credentials::begin(account), Tally::new(what, format!("upstreams.{upstream}")));
+        reloads.add(tally.clone());
+        tokio::spawn(credentials::keep(login.clone(), account.source.clone(), config.reload_interval, tally));
+        login
+    };
+    let logins = config.upstreams.iter().map(|upstream| {
+        let name = &upstream.config.name;
+        Logins {
+            nodes: follow(&upstream.account, "password", name),
+            sentinels: follow(&upstream.sentinel_account, "sentinel-password", name),
+        }
+    });
+    logins.collect()
 }
 
 /// Each worker gets its share of the limits.
@@ -236,7 +222,6 @@ fn plan(
                 session: listener.session.clone(),
                 upstream: upstream.unwrap_or_default(),
                 tls: certificates.listener(&listener.name),
-                tenant: listener.tenant.as_deref().and_then(|name| tenants.find(name)),
             }
         })
         .collect();

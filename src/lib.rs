@@ -27,6 +27,7 @@ pub mod drain;
 pub mod listener;
 pub mod metrics;
 pub mod net;
+pub mod reload;
 pub mod resp;
 pub mod rotation;
 pub mod secret;

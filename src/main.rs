@@ -57,7 +57,7 @@ fn run(flags: &Flags) -> ExitCode {
     for warning in &report.warnings {
         tracing::warn!("{warning}");
     }
-    app::run(config)
+    app::run(config, flags)
 }
 
 fn check(flags: &Flags) -> ExitCode {

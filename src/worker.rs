@@ -20,7 +20,6 @@ use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::limit::Offices;
 use crate::session::{Roster, Session, Surroundings};
-use crate::tenant::identity::TenantId;
 use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
@@ -91,8 +90,6 @@ pub struct ListenerPlan {
     pub upstream: usize,
     /// How TLS is done; `None` speaks plain text.
     pub tls: Option<ServerTls>,
-    /// Whose clients they are, unless another rule says.
-    pub tenant: Option<TenantId>,
 }
 
 /// What a worker has counted.
@@ -101,14 +98,15 @@ pub struct Counted {
     pub handshakes: Vec<Handshakes>,
     /// By upstream.
     pub upstreams: Vec<Snapshot>,
-    /// By tenant.
-    pub tenants: Vec<figures::Counted>,
+    /// By the number of the tenant.
+    pub tenants: Vec<(usize, figures::Counted)>,
     /// Bytes held for clients now.
     pub buffered: usize,
 }
 
 enum Ask {
     Snapshot(oneshot::Sender<Counted>),
+    Adopt(Tenants, oneshot::Sender<()>),
     Drain(oneshot::Sender<()>),
 }
 
@@ -157,6 +155,15 @@ impl Worker {
         answered.await.ok()
     }
 
+    /// Users or tenants are these from now on: for new clients once this returns, for others at their next turn, to which
+    /// they are woken.
+    pub async fn adopt(&self, tenants: Tenants) {
+        let (answer, answered) = oneshot::channel();
+        if self.asks.send(Ask::Adopt(tenants, answer)).await.is_ok() {
+            let _ = answered.await;
+        }
+    }
+
     /// Ends sessions as soon as nothing of theirs is under way; returns when none is left.
     pub async fn drain(&self) {
         let (answer, answered) = oneshot::channel();
@@ -184,11 +191,12 @@ async fn run(
     let doors: Vec<Rc<Door>> = plan
         .listeners
         .into_iter()
-        .filter_map(|plan| {
+        .enumerate()
+        .filter_map(|(listener, plan)| {
             let around = Rc::new(Surroundings {
                 unauthenticated: plan.session.request.unauthenticated(),
                 config: plan.session,
-                tenant: plan.tenant,
+                listener,
                 offices: offices.clone(),
                 upstream: upstreams.get(plan.upstream)?.clone(),
                 buffers: buffers.clone(),
@@ -206,9 +214,15 @@ async fn run(
             ask = asked.recv() => match ask {
                 Some(Ask::Snapshot(answer)) => {
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
-                    let tenants = offices.desks().iter().map(|desk| desk.figures.snapshot()).collect();
+                    let tenants = offices.figures();
                     let handshakes = doors.iter().map(|door| door.log.count()).collect();
                     let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered: buffers.held() });
+                }
+                Some(Ask::Adopt(tenants, answer)) => {
+                    upstreams.iter().for_each(|upstream| upstream.set_fair(!tenants.all.is_empty()));
+                    offices.adopt(&tenants);
+                    roster.tell_reload();
+                    let _ = answer.send(());
                 }
                 Some(Ask::Drain(answer)) => {
                     roster.drain();

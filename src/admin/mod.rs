@@ -22,10 +22,10 @@ use tokio::sync::{Semaphore, watch};
 use self::scrape::Scrape;
 use self::security::Security;
 use crate::drain::Draining;
-use crate::rotation::Tally;
 use crate::rotation::login::Login;
+use crate::rotation::{Tallies, Tally};
 use crate::tenant::Tenants;
-use crate::tenant::store::Store;
+use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
@@ -61,8 +61,8 @@ pub struct Admin {
     upstreams: Vec<View>,
     security: Security,
     users: Option<Arc<Users>>,
-    stores: Vec<Store>,
-    reloads: Vec<Tally>,
+    stores: Stores,
+    reloads: Tallies,
     draining: Draining,
     scrape: Scrape,
 }
@@ -85,9 +85,9 @@ impl Admin {
     pub fn new(
         upstreams: Vec<View>,
         security: Security,
-        tenants: &Tenants,
-        stores: Vec<Store>,
-        reloads: Vec<Tally>,
+        tenants: watch::Receiver<Tenants>,
+        stores: Stores,
+        reloads: Tallies,
         workers: Vec<Worker>,
         draining: Draining,
     ) -> Self {
@@ -99,7 +99,7 @@ impl Admin {
             reloads.clone(),
             workers,
         );
-        let users = tenants.users.clone();
+        let users = tenants.borrow().users.clone();
         Self { upstreams, security, users, stores, reloads, draining, scrape }
     }
 
@@ -188,8 +188,8 @@ impl Admin {
                     body.push_str(&format!("upstream {name}: {outage}\n"));
                 }
             }
-            let users = self.users.iter().flat_map(|users| users.iter());
-            for login in users.filter_map(|user| user.login(name)).chain([login]) {
+            let users = self.users.iter().flat_map(|users| users.all()).collect::<Vec<_>>();
+            for login in users.iter().filter_map(|user| user.login(name)).chain([login]) {
                 if let Some(said) = login.refusal() {
                     body.push_str(&format!(
                         "upstream {name}: the server refuses {}: {said}\n",
@@ -198,13 +198,17 @@ impl Admin {
                 }
             }
         }
-        for tally in &self.reloads {
-            if let Some(fault) = tally.outcomes().fault {
-                let Tally { what, of, .. } = tally;
+        for tally in self.reloads.all() {
+            let (Tally { what, of, .. }, outcomes) = (&tally, tally.outcomes());
+            if !outcomes.restart.is_empty() {
+                let keys = outcomes.restart.join(", ");
+                body.push_str(&format!("{of}: the newest {what} needs a restart for {keys}\n"));
+            }
+            if let Some(fault) = outcomes.fault {
                 body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
             }
         }
-        for store in &self.stores {
+        for store in self.stores.all() {
             if let Some(fault) = store.standing().fault {
                 let upstream = &store.upstream;
                 body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {fault}\n"));

@@ -1,19 +1,22 @@
 //! Collects what the workers counted and renders it as Prometheus text.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Key, KeyName, Metadata, Recorder};
 use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tokio::sync::watch;
 
 use super::View;
 use super::security::Security;
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
-use crate::rotation::Tally;
+use crate::rotation::{Tallies, Tally};
 use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
-use crate::tenant::store::Store;
+use crate::tenant::store::Stores;
 use crate::tenant::{Tenant, Tenants};
 use crate::timeline::Timelines;
 use crate::topology::Topology;
@@ -25,13 +28,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
-    tenants: Tenants,
-    stores: Vec<Store>,
+    tenants: watch::Receiver<Tenants>,
+    stores: Stores,
     security: Security,
-    reloads: Vec<Tally>,
+    reloads: Tallies,
     workers: Vec<Worker>,
+    board: Mutex<Arc<Board>>,
+}
+
+/// Where figures are written up.
+pub(super) struct Board {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// See [`Tenants::version`].
+    version: u64,
 }
 
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
@@ -40,11 +50,81 @@ impl Scrape {
     pub(super) fn new(
         upstreams: Vec<View>,
         security: Security,
-        tenants: Tenants,
-        stores: Vec<Store>,
-        reloads: Vec<Tally>,
+        tenants: watch::Receiver<Tenants>,
+        stores: Stores,
+        reloads: Tallies,
         workers: Vec<Worker>,
     ) -> Self {
+        let board = Mutex::new(Arc::new(Board::new(0)));
+        Self { upstreams, security, tenants, stores, reloads, workers, board }
+    }
+
+    /// The board, or a new one when users or tenants have changed: figures of one that is no more, and of limits that
+    /// are lifted, would stay on it for ever.
+    fn board(&self, version: u64) -> Arc<Board> {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        if board.version != version {
+            *board = Arc::new(Board::new(version));
+        }
+        board.clone()
+    }
+
+    /// The metrics now.
+    pub(super) async fn render(&self) -> String {
+        let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
+        let tenants = self.tenants.borrow().clone();
+        let mut counts: HashMap<usize, Counted> = HashMap::new();
+        let mut buffered = 0;
+        let mut handshakes: Vec<Handshakes> = Vec::new();
+        for worker in &self.workers {
+            if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
+                buffered += counted.buffered as u64;
+                for (tenant, counted) in &counted.tenants {
+                    counts.entry(*tenant).or_default().add(counted);
+                }
+                handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
+                handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
+                for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
+                    sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
+                }
+            }
+        }
+        let board = self.board(tenants.version);
+        for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
+            for (figure, value) in FIGURES.iter().zip(sum) {
+                board.publish(figure.name, figure.kind, labels(name, figure.label), value);
+            }
+            board.publish_topology(name, &topology.borrow());
+            board.publish_failovers(name, timelines);
+            for user in tenants.users.iter().flat_map(|users| users.all()) {
+                if let Some(login) = user.login(name) {
+                    let mut labels = labels(name, None);
+                    labels.push(Label::new("user", user.name.clone()));
+                    board.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
+                }
+            }
+        }
+        for tenant in &tenants.all {
+            board.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
+        }
+        for store in self.stores.all() {
+            let standing = store.standing();
+            let shared = standing.fault.is_none().into();
+            board.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
+            board.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
+        }
+        board.publish_reloads(&self.reloads.all());
+        let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
+        board.publish(BUILD, Kind::Gauge, version, 1);
+        self.security.publish(&board, &handshakes);
+        board.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
+        board.handle.run_upkeep();
+        board.handle.render()
+    }
+}
+
+impl Board {
+    fn new(version: u64) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         for Figure { name, kind, help, .. } in FIGURES {
@@ -91,60 +171,15 @@ impl Scrape {
             "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
         );
         describe(&recorder, RELOAD_FAULT, Kind::Gauge, "Whether the newest version cannot be used (1).");
-        let scrape = Self { upstreams, security, tenants, stores, reloads, workers, recorder, handle };
-        Security::describe(&scrape);
-        scrape
-    }
-
-    /// The metrics now.
-    pub(super) async fn render(&self) -> String {
-        let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
-        let mut tenants = vec![Counted::default(); self.tenants.all.len()];
-        let mut buffered = 0;
-        let mut handshakes: Vec<Handshakes> = Vec::new();
-        for worker in &self.workers {
-            if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
-                buffered += counted.buffered as u64;
-                for (sum, counted) in tenants.iter_mut().zip(&counted.tenants) {
-                    sum.add(counted);
-                }
-                handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
-                handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
-                for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
-                    sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
-                }
-            }
-        }
-        for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
-            for (figure, value) in FIGURES.iter().zip(sum) {
-                self.publish(figure.name, figure.kind, labels(name, figure.label), value);
-            }
-            self.publish_topology(name, &topology.borrow());
-            self.publish_failovers(name, timelines);
-            for user in self.tenants.users.iter().flat_map(|users| users.iter()) {
-                if let Some(login) = user.login(name) {
-                    let mut labels = labels(name, None);
-                    labels.push(Label::new("user", user.name.clone()));
-                    self.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
-                }
-            }
-        }
-        for (tenant, counted) in self.tenants.all.iter().zip(&tenants) {
-            self.publish_tenant(tenant, counted);
-        }
-        for store in &self.stores {
-            let standing = store.standing();
-            let shared = standing.fault.is_none().into();
-            self.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
-            self.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
-        }
-        self.publish_reloads();
-        let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
-        self.publish(BUILD, Kind::Gauge, version, 1);
-        self.security.publish(self, &handshakes);
-        self.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
-        self.handle.run_upkeep();
-        self.handle.render()
+        describe(
+            &recorder,
+            RESTART_NEEDED,
+            Kind::Gauge,
+            "How many parts of the newest version have no effect before a restart.",
+        );
+        let board = Self { recorder, handle, version };
+        Security::describe(&board);
+        board
     }
 
     fn publish_topology(&self, name: &str, topology: &Topology) {
@@ -158,8 +193,8 @@ impl Scrape {
         }
     }
 
-    fn publish_reloads(&self) {
-        for tally in &self.reloads {
+    fn publish_reloads(&self, reloads: &[Tally]) {
+        for tally in reloads {
             let outcomes = tally.outcomes();
             let which = || vec![Label::new("what", tally.what), Label::new("of", tally.of.to_string())];
             for (outcome, count) in [("ok", outcomes.replaced), ("failed", outcomes.refused)] {
@@ -168,6 +203,7 @@ impl Scrape {
                 self.publish(RELOADS, Kind::Counter, labels, count);
             }
             self.publish(RELOAD_FAULT, Kind::Gauge, which(), outcomes.fault.is_some().into());
+            self.publish(RESTART_NEEDED, Kind::Gauge, which(), outcomes.restart.len() as u64);
         }
     }
 
@@ -263,6 +299,7 @@ const FAILOVERS: &str = "respgate_failovers_total";
 const LAST_FAILOVER: &str = "respgate_last_failover_seconds";
 const RELOADS: &str = "respgate_reloads_total";
 const RELOAD_FAULT: &str = "respgate_reload_fault";
+const RESTART_NEEDED: &str = "respgate_reload_restart_needed";
 const BUILD: &str = "respgate_build_info";
 
 fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help: &'static str) {

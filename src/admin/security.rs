@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::Label;
 
-use super::scrape::Scrape;
+use super::scrape::Board;
 use crate::metrics::Kind;
 use crate::net::tls::accept::Handshakes;
 use crate::net::tls::certificate::shown_span;
@@ -30,10 +30,10 @@ pub struct Security {
 }
 
 impl Security {
-    pub(super) fn describe(scrape: &Scrape) {
-        scrape.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
-        scrape.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
-        scrape.describe(
+    pub(super) fn describe(board: &Board) {
+        board.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
+        board.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
+        board.describe(
             EXPIRY,
             Kind::Gauge,
             "When respgate's own certificate runs out, in seconds since 1970.",
@@ -41,26 +41,26 @@ impl Security {
     }
 
     /// `handshakes`: by the listeners' place in the workers' plan.
-    pub(super) fn publish(&self, scrape: &Scrape, handshakes: &[Handshakes]) {
+    pub(super) fn publish(&self, board: &Board, handshakes: &[Handshakes]) {
         for (place, name) in &self.listeners {
             let Some(counted) = handshakes.get(*place) else { continue };
             let label = |key: &'static str, value: &'static str| {
                 vec![Label::new("listener", name.clone()), Label::new(key, value)]
             };
-            scrape.publish(HANDSHAKES, Kind::Counter, label("kind", "full"), counted.full);
-            scrape.publish(HANDSHAKES, Kind::Counter, label("kind", "resumed"), counted.resumed);
+            board.publish(HANDSHAKES, Kind::Counter, label("kind", "full"), counted.full);
+            board.publish(HANDSHAKES, Kind::Counter, label("kind", "resumed"), counted.resumed);
             for (reason, count) in Reason::ALL.iter().zip(counted.failed) {
                 if *reason == Reason::OnPlainPort {
                     continue; // Counted among the clients that were disconnected.
                 }
-                scrape.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
+                board.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
             }
         }
         for expiry in &self.expiries {
             let Some(end) = expiry.not_after() else { continue };
             let labels = vec![Label::new("leg", expiry.leg.label()), Label::new("name", expiry.name.clone())];
             let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            scrape.publish(EXPIRY, Kind::Gauge, labels, seconds);
+            board.publish(EXPIRY, Kind::Gauge, labels, seconds);
         }
     }
 

@@ -16,6 +16,7 @@ use super::tls::{self, TypedClientTls, TypedServerTls};
 use super::typed::{
     Setting, Typed, TypedLimits, TypedListener, TypedQuota, TypedRates, TypedTenant, TypedUpstream, TypedUser,
 };
+use super::written::Written;
 use crate::rotation::source::{NameSource, SecretSource, readable_by_all};
 use crate::tenant::identity::CertificateRule;
 use crate::tenant::policy::config as policy;
@@ -281,6 +282,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     let root = Section::root(&source, document.get_ref(), ROOT);
     root.refuse_unknown_keys(&SCHEMA, report);
     let mut typed = Typed {
+        written: Written::of(document.get_ref()),
         workers: root.read("workers", report),
         admin: root.read("admin", report),
         drain_timeout: root.read("drain-timeout", report),

@@ -2,6 +2,7 @@
 //! (`typed`, filled by `file` and [`flags`]), then checked (`check`). Each step reports every fault it finds.
 
 mod address;
+pub mod changes;
 mod check;
 mod describe;
 mod document;
@@ -16,8 +17,10 @@ mod tls;
 mod typed;
 mod url;
 mod value;
+mod written;
 
 pub use describe::describe;
+pub use written::Written;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -58,6 +61,15 @@ pub struct Config {
     pub users: Vec<UserConfig>,
     /// At least one; names are unique.
     pub upstreams: Vec<Upstream>,
+    /// The keys of its file.
+    pub written: Written,
+}
+
+impl Config {
+    /// The tenants that the listeners name, in their order.
+    pub fn listener_tenants(&self) -> Vec<Option<&str>> {
+        self.listeners.iter().map(|listener| listener.tenant.as_deref()).collect()
+    }
 }
 
 /// One upstream: its connections, and how its primary is found.

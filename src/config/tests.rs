@@ -36,7 +36,7 @@ fn load_with(
 }
 
 /// Loads what must be right, without a warning.
-fn loaded(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> Config {
+pub(super) fn loaded(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> Config {
     let folder = folder(&[("x.toml", toml), ("password", "from-file\n")]);
     let path = folder.path().join("x.toml");
     let (config, report) = load_with((!toml.is_empty()).then_some(&*path), flags, env);
@@ -58,20 +58,45 @@ fn login(upstream: &Upstream) -> (Option<String>, String) {
     (credentials.username, String::from_utf8(credentials.password.expose().to_vec()).unwrap())
 }
 
+/// The reference, with the files that it speaks of.
+pub(super) struct Reference(tempfile::TempDir);
+
+impl Reference {
+    pub(super) const TEXT: &str = include_str!("../../config/full.toml");
+
+    pub(super) fn new() -> Self {
+        let authority = Authority::new("ca");
+        let (leaf, list) = (authority.issue(&["db.example"]), authority.revoke(&[]));
+        let mut files = vec![("password", "a"), ("sentinel-password", "b")];
+        files.extend(["ca.pem", "clients.pem", "sentinel-ca.pem"].map(|name| (name, authority.pem())));
+        files.extend(["revoked.pem", "sentinel-revoked.pem"].map(|name| (name, &*list)));
+        files.extend(["tls.crt", "client.crt", "watcher.crt"].map(|name| (name, &*leaf.chain_pem)));
+        files.extend(["tls.key", "client.key", "watcher.key"].map(|name| (name, &*leaf.key_pem)));
+        Self(folder(&files))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Its text, changed perhaps, as a configuration.
+    pub(super) fn try_load(&self, text: &str) -> Result<Config, Report> {
+        let path = self.path().join("full.toml");
+        fs::write(&path, text).unwrap();
+        let env = [("CACHE_PASSWORD", "c"), ("QUEUE_PASSWORD", "d"), ("SENTINEL_PASSWORD", "e")];
+        let (config, report) = load_with(Some(&path), &[], &env);
+        config.ok_or(report)
+    }
+
+    pub(super) fn load(&self, text: &str) -> Config {
+        self.try_load(text).unwrap_or_else(|report| panic!("{report}"))
+    }
+}
+
 #[test]
 fn the_reference_holds_the_defaults() {
-    let full = include_str!("../../config/full.toml");
-    let authority = Authority::new("ca");
-    let (leaf, list) = (authority.issue(&["db.example"]), authority.revoke(&[]));
-    let mut files = vec![("full.toml", full), ("password", "a"), ("sentinel-password", "b")];
-    files.extend(["ca.pem", "clients.pem", "sentinel-ca.pem"].map(|name| (name, authority.pem())));
-    files.extend(["revoked.pem", "sentinel-revoked.pem"].map(|name| (name, &*list)));
-    files.extend(["tls.crt", "client.crt", "watcher.crt"].map(|name| (name, &*leaf.chain_pem)));
-    files.extend(["tls.key", "client.key", "watcher.key"].map(|name| (name, &*leaf.key_pem)));
-    let folder = folder(&files);
-    let env = [("CACHE_PASSWORD", "c"), ("QUEUE_PASSWORD", "d"), ("SENTINEL_PASSWORD", "e")];
-    let (config, report) = load_with(Some(&folder.path().join("full.toml")), &[], &env);
-    let config = config.unwrap_or_else(|| panic!("{report}"));
+    let folder = Reference::new();
+    let config = folder.load(Reference::TEXT);
     let minimal = loaded("[upstreams.main]\nurl = \"redis://db\"", &[], &[]);
 
     assert_eq!(format!("{:?}", config.listeners[0].session), format!("{:?}", SessionConfig::default()));

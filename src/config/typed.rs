@@ -14,6 +14,7 @@ use super::report::{Place, Report};
 use super::tls::{TypedClientTls, TypedServerTls};
 use super::url::UpstreamUrl;
 use super::value::{Bytes, LogLevel, Mode};
+use super::written::Written;
 use crate::discovery::config::SwitchRule;
 use crate::rotation::source::{NameSource, SecretSource};
 use crate::session::config::AdminCommands;
@@ -130,6 +131,8 @@ impl<T> Setting<T> {
 pub struct Typed {
     /// The file, if there is one.
     pub file: Option<Place>,
+    /// Its keys.
+    pub written: Written,
     pub workers: Setting<usize>,
     pub admin: Setting<SocketAddr>,
     pub drain_timeout: Setting<Duration>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::login::Login;
-use super::source::CredentialSource;
+use super::source::{Account, CredentialSource};
 use super::{Source, Tally, command, follow};
 use crate::net::backoff::Backoff;
 use crate::secret::Credentials;
@@ -13,6 +13,14 @@ use crate::secret::Credentials;
 /// Bounds of the time between two runs of a program that fails, or whose password is refused.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// What is known of an account already, for [`keep`] to go on with.
+pub fn begin(account: &Account) -> Login {
+    match &account.credentials {
+        Some(known) => Login::new(Some(known.clone())),
+        None => Login::awaited("password-command has not ended yet"),
+    }
+}
 
 /// Gives `login` what `source` says, whenever that changes. Ends at once if it cannot.
 pub async fn keep(login: Login, source: CredentialSource, interval: Duration, tally: Tally) {

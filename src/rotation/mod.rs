@@ -25,12 +25,14 @@ pub mod login;
 pub mod source;
 mod tally;
 
-pub use tally::Tally;
+pub use tally::{Tallies, Tally};
 
+use std::future::ready;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use self::changes::Changes;
@@ -59,28 +61,52 @@ pub async fn follow<T: Send + 'static>(
     tally: Tally,
     mut adopt: impl FnMut(T),
 ) {
+    follow_promptly(source, interval, tally, &Notify::new(), move |set, replaces| {
+        adopt(set);
+        ready(replaces)
+    })
+    .await;
+}
+
+/// As [`follow`], and looks at once when `prompt` says so: then the set is whole, and counts as bad if it is. A set is
+/// counted when `adopt` has taken it, and says that it is another one than before; `adopt` is told whether there was one
+/// before.
+pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
+    source: Source<T>,
+    interval: Duration,
+    tally: Tally,
+    prompt: &Notify,
+    mut adopt: impl FnMut(T, bool) -> F,
+) {
     let source = Arc::new(source);
     let digester = Arc::new(Digester::default());
     let mut changes = Changes::default();
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        let prompted = tokio::select! {
+            _ = ticks.tick() => false,
+            () = prompt.notified() => true,
+        };
         let (reads, reader) = (source.clone(), digester.clone());
         let Ok(digest) = spawn_blocking(move || reader.digest(&reads.paths)).await else { continue };
         if !changes.worth_loading(digest) {
+            if prompted {
+                tracing::info!(what = tally.what, of = %tally.of, "nothing has changed");
+            }
             continue;
         }
         let loads = source.clone();
         let Ok(loaded) = spawn_blocking(move || (loads.load)()).await else { continue };
         match loaded {
             Ok(set) => {
-                if changes.adopted(digest) {
-                    tally.replaced();
+                let replaces = changes.adopted(digest);
+                match adopt(set, replaces).await {
+                    true => tally.replaced(),
+                    false => tally.cleared(),
                 }
-                adopt(set);
             }
-            Err(why) if changes.failed(digest) => tally.refused(&why),
+            Err(why) if changes.failed(digest) || (prompted && changes.failed(digest)) => tally.refused(&why),
             Err(_) => {}
         }
     }

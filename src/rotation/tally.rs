@@ -1,6 +1,6 @@
 //! What became of the changes of one set.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -14,6 +14,31 @@ pub struct Tally {
     outcomes: watch::Sender<Outcomes>,
 }
 
+/// All sets that are followed now; clones are one and the same.
+#[derive(Clone, Debug, Default)]
+pub struct Tallies(Arc<Mutex<Vec<Tally>>>);
+
+impl Tallies {
+    /// One more.
+    pub fn add(&self, tally: Tally) {
+        self.lock().push(tally);
+    }
+
+    /// A set that is no longer followed.
+    pub fn remove(&self, tally: &Tally) {
+        self.lock().retain(|known| !known.outcomes.same_channel(&tally.outcomes));
+    }
+
+    /// All of them now.
+    pub fn all(&self) -> Vec<Tally> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Tally>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What became of all changes so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
@@ -23,6 +48,8 @@ pub struct Outcomes {
     pub refused: u64,
     /// Why the newest cannot be used, while that is so.
     pub fault: Option<Arc<str>>,
+    /// What of the newest has no effect before a restart.
+    pub restart: Arc<[String]>,
 }
 
 impl Tally {
@@ -56,6 +83,11 @@ impl Tally {
         if !told {
             tracing::error!(what = self.what, of = %self.of, why, "a new version cannot be used; what was used before stays");
         }
+    }
+
+    /// This part of the newest set has no effect before a restart.
+    pub fn postponed(&self, parts: &[String]) {
+        self.outcomes.send_modify(|outcomes| outcomes.restart = parts.into());
     }
 
     /// The fault is over although nothing was replaced.

@@ -98,3 +98,39 @@ async fn a_bad_set_keeps_the_old_one_and_is_told_once() {
     assert_eq!(followed.tally.outcomes().fault, None);
     followed.end().await;
 }
+
+#[tokio::test]
+async fn whoever_asks_is_answered_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("number");
+    fs::write(&path, "1").unwrap();
+    let (prompt, tally, file) = (Arc::new(Notify::new()), Tally::new("number", "test"), path.clone());
+    let load = move || {
+        let text = fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        text.parse::<u32>().map_err(|_| format!("{text:?} is no number"))
+    };
+    let (adopt, mut adopted) = mpsc::unbounded_channel();
+    let (asked, counted) = (prompt.clone(), tally.clone());
+    let task = tokio::spawn(async move {
+        let adopt = move |number, replaces| {
+            let _ = adopt.send(number);
+            ready(replaces)
+        };
+        let hour = Duration::from_secs(3600);
+        follow_promptly(Source::new(vec![path], load), hour, counted, &asked, adopt).await;
+    });
+    assert_eq!(adopted.recv().await, Some(1));
+    fs::write(folder.path().join("number"), "one").unwrap();
+    prompt.notify_one();
+    while tally.outcomes().fault.is_none() {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    fs::write(folder.path().join("number"), "2").unwrap();
+    prompt.notify_one();
+    assert_eq!(adopted.recv().await, Some(2));
+    while tally.outcomes().replaced == 0 {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    assert_eq!((tally.outcomes().refused, tally.outcomes().fault), (1, None));
+    task.abort();
+}

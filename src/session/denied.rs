@@ -1,11 +1,11 @@
 //! What a request is answered that the tenant's policy denies.
 
-use super::Session;
 use super::refusal::{self, Wording};
 use super::route::Way;
-use crate::command::{Found, Verb};
-use crate::resp::request::Request;
-use crate::tenant::policy::Denial;
+use super::{Close, Session};
+use crate::command::{self, Found, Verb};
+use crate::resp::request::{self, Request};
+use crate::tenant::policy::{Denial, Policy};
 
 impl Session {
     /// What a denied request is answered. One that no server would take gets its usual answer.
@@ -57,6 +57,16 @@ impl Session {
         }
     }
 
+    /// Ends a client that goes on hearing what its tenant's policy denies by now.
+    pub(super) fn listens_in_vain(&self) -> Close {
+        tracing::info!(
+            client = self.client.id,
+            peer = self.client.peer,
+            "a client is disconnected: it listens to what its tenant's policy denies from now on"
+        );
+        Close::Removed
+    }
+
     /// What the server's ACL would say of a command.
     pub(super) fn no_permission(&self, name: &str) -> Vec<u8> {
         refusal::no_permission(self.wording(), &self.client.user(), name)
@@ -65,4 +75,16 @@ impl Session {
     fn wording(&self) -> Wording {
         Wording::of(self.around.upstream.server().as_deref())
     }
+}
+
+/// Whether a request of these words is one that the policy permits.
+pub(super) fn permits_words(policy: &Policy, words: &[&[u8]]) -> bool {
+    let mut frame = Vec::new();
+    request::encode(words, &mut frame);
+    permits(policy, &frame)
+}
+
+/// As [`permits_words`], of a request as it came.
+pub(super) fn permits(policy: &Policy, frame: &[u8]) -> bool {
+    Request::parse(frame).is_some_and(|request| policy.permit(command::find(&request), &request).is_ok())
 }

@@ -10,8 +10,9 @@ use super::{Close, Session, hello, leased, refusal};
 use crate::resp::Resp;
 use crate::resp::write;
 use crate::tenant::users::attempts::Source;
-use crate::tenant::users::{Refused, Users};
+use crate::tenant::users::{Refused, User, Users};
 use crate::topology::ServerInfo;
+use crate::upstream::identity::Identity;
 use crate::upstream::lane::Admission;
 use crate::upstream::open::Key;
 
@@ -181,16 +182,36 @@ impl Session {
         let name = self.client.name.clone();
         self.assign(Some(&user.name), &name)?;
         self.client.login = Some(user.name.clone());
+        let identity = self.identity_of(&user);
+        self.act_as(identity);
+        Ok(())
+    }
+
+    /// Who a user of respgate's own is on the server.
+    pub(super) fn identity_of(&self, user: &User) -> Rc<Identity> {
         let upstream = &self.around.upstream;
-        let identity = match user.login(&upstream.config.name) {
+        match user.login(&upstream.config.name) {
             Some(login) => upstream.identities.kept(login),
             None => upstream.identities.own().clone(),
-        };
+        }
+    }
+
+    fn act_as(&mut self, identity: Rc<Identity>) {
         if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
             self.client.identity = Some(identity);
             self.leave_lane();
         }
-        Ok(())
+    }
+
+    /// Its user is somebody else on the server from now on; no reply may be due.
+    pub(super) fn act_anew(&mut self) {
+        self.acts_anew = false;
+        if let (Some(users), Some(login)) = (self.around.offices.users(), &self.client.login)
+            && let Some(user) = users.find(login)
+        {
+            let identity = self.identity_of(&user);
+            self.act_as(identity);
+        }
     }
 
     async fn select(&mut self, database: u32) {

@@ -1,5 +1,6 @@
 //! A session under its tenant's limits.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,41 +8,71 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::Session;
+use super::denied::permits_words;
 use super::turn::{Pause, Step, poll_timer};
+use super::{Close, Session};
 use crate::resp::request::Request;
+use crate::tenant::figures::Counted;
 use crate::tenant::identity::{Known, Rules, TenantId};
 use crate::tenant::limits::member::{Member, Verdict};
 use crate::tenant::limits::refusal::Limit;
 use crate::tenant::users::Users;
-use crate::tenant::{Desk, Tenants};
+use crate::tenant::{Desk, Tenant, Tenants};
 use crate::upstream::contention::Asker;
 use crate::upstream::turns::Share;
 
 /// The tenants as one worker's sessions see them.
 #[derive(Debug)]
 pub struct Offices {
+    directory: RefCell<Rc<Directory>>,
+    users: Option<Arc<Users>>,
+    epoch: Instant,
+}
+
+/// All tenants by one configuration.
+#[derive(Debug)]
+struct Directory {
     /// By [`TenantId`].
     desks: Vec<Rc<Desk>>,
     rules: Arc<Rules>,
-    users: Option<Arc<Users>>,
-    epoch: Instant,
+    /// By the number of the listener.
+    listeners: Arc<[Option<TenantId>]>,
+}
+
+impl Directory {
+    /// `known`: the desks so far. One whose tenant has not changed goes on.
+    fn new(tenants: &Tenants, known: &[Rc<Desk>]) -> Rc<Self> {
+        let desk = |tenant: &Arc<Tenant>| match known.iter().find(|d| d.tenant.number == tenant.number) {
+            Some(desk) if Arc::ptr_eq(&desk.tenant, tenant) => desk.clone(),
+            Some(desk) => desk.renewed(tenant),
+            None => Desk::new(tenant),
+        };
+        Rc::new(Self {
+            desks: tenants.all.iter().map(desk).collect(),
+            rules: tenants.rules.clone(),
+            listeners: tenants.listeners.clone(),
+        })
+    }
 }
 
 impl Offices {
     /// A worker's.
     pub fn new(tenants: &Tenants) -> Rc<Self> {
         Rc::new(Self {
-            desks: tenants
-                .all
-                .iter()
-                .enumerate()
-                .map(|(at, tenant)| Desk::new(TenantId(at), tenant))
-                .collect(),
-            rules: tenants.rules.clone(),
+            directory: RefCell::new(Directory::new(tenants, &[])),
             users: tenants.users.clone(),
             epoch: tenants.epoch,
         })
+    }
+
+    /// These are the tenants from now on; sessions must be told.
+    pub fn adopt(&self, tenants: &Tenants) {
+        let next = Directory::new(tenants, &self.directory().desks);
+        *self.directory.borrow_mut() = next;
+    }
+
+    fn directory(&self) -> Rc<Directory> {
+        self.directory.borrow().clone()
     }
 
     /// Who may authenticate; `None`: the upstream knows.
@@ -49,9 +80,10 @@ impl Offices {
         self.users.clone()
     }
 
-    /// By [`TenantId`].
-    pub fn desks(&self) -> &[Rc<Desk>] {
-        &self.desks
+    /// What this worker has counted, by the number of the tenant.
+    pub fn figures(&self) -> Vec<(usize, Counted)> {
+        let directory = self.directory();
+        directory.desks.iter().map(|desk| (desk.tenant.number, desk.figures.snapshot())).collect()
     }
 }
 
@@ -153,7 +185,7 @@ impl Session {
         member.in_flight(in_flight);
         if let Some(line) = member.buffers(waiting) {
             self.refuse(&line);
-            self.closing = Some(super::Close::Memory);
+            self.closing = Some(Close::Memory);
             return true;
         }
         if !member.meters_output() {
@@ -203,26 +235,70 @@ impl Session {
     /// # Errors
     /// The tenant has as many clients as it may have: an error line.
     pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), Vec<u8>> {
-        let offices = &self.around.offices;
-        if offices.desks.is_empty() {
+        let desk = self.desk_of(user, name);
+        if self.is_at(desk.as_ref()) {
             return Ok(());
         }
-        let identity = &self.client.known;
-        let known = Known { identity, user, listener: self.around.tenant, name };
-        let desk = offices.rules.decide(&known).and_then(|TenantId(at)| offices.desks.get(at));
-        let same = match (&self.member, desk) {
+        let (from, progress) = (self.member.as_deref(), self.replies.progress());
+        let next = desk.as_ref().map(|desk| Member::join(desk, from, progress)).transpose()?;
+        self.member = next.map(Box::new);
+        self.policy = desk.and_then(|desk| desk.tenant.config.policy.clone());
+        Ok(())
+    }
+
+    fn desk_of(&self, user: Option<&str>, name: &[u8]) -> Option<Rc<Desk>> {
+        let directory = self.around.offices.directory();
+        if directory.desks.is_empty() {
+            return None;
+        }
+        let listener = directory.listeners.get(self.around.listener).copied().flatten();
+        let known = Known { identity: &self.client.known, user, listener, name };
+        directory.rules.decide(&known).and_then(|TenantId(at)| directory.desks.get(at).cloned())
+    }
+
+    fn is_at(&self, desk: Option<&Rc<Desk>>) -> bool {
+        match (&self.member, desk) {
             (Some(member), Some(desk)) => Rc::ptr_eq(member.desk(), desk),
             (None, None) => true,
             _ => false,
-        };
-        if same {
+        }
+    }
+
+    /// Users or tenants have changed: decides anew whose client this is, and applies what that tenant's configuration
+    /// is now. Nobody is refused for want of room, since the client has been let in. An error: its user is no more.
+    pub(super) fn follow_reload(&mut self) -> Result<(), Close> {
+        if let (Some(users), Some(login)) = (self.around.offices.users(), &self.client.login) {
+            let Some(user) = users.find(login) else {
+                tracing::info!(
+                    client = self.client.id,
+                    peer = self.client.peer,
+                    "a client's user was removed"
+                );
+                return Err(Close::Removed);
+            };
+            let identity = self.identity_of(&user);
+            self.acts_anew = self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());
+        }
+        let desk = self.desk_of(self.client.login.as_deref(), &self.client.name);
+        if self.is_at(desk.as_ref()) {
             return Ok(());
         }
-        let progress = self.replies.progress();
-        let next = desk.map(|desk| Member::join(desk, self.member.as_deref(), progress)).transpose()?;
-        self.policy = desk.and_then(|desk| desk.tenant.config.policy.clone());
-        self.member = next.map(Box::new);
-        Ok(())
+        let (now, progress) = (self.tenant_time(), self.replies.progress());
+        self.policy = desk.as_ref().and_then(|desk| desk.tenant.config.policy.clone());
+        self.member = match (desk, self.member.take()) {
+            (Some(desk), Some(mut member)) if member.desk().tenant.number == desk.tenant.number => {
+                member.renew(&desk, now);
+                Some(member)
+            }
+            (Some(desk), from) => Some(Box::new(Member::move_in(&desk, from.as_deref(), progress))),
+            (None, _) => None,
+        };
+        match &self.policy {
+            Some(policy) if self.fan_hears(|kind, name| !permits_words(policy, &[kind.begin(), name])) => {
+                Err(self.listens_in_vain())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// As [`Self::assign`], as the client is now.

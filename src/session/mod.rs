@@ -43,7 +43,6 @@ use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
 use crate::net::tls::fault::Fault;
 use crate::resp::request::{RequestLimits, RequestScanner};
-use crate::tenant::identity::TenantId;
 use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
@@ -67,8 +66,8 @@ pub struct Surroundings {
     pub roster: Rc<Roster>,
     /// Whose clients are under which limits.
     pub offices: Rc<Offices>,
-    /// The tenant that the listener names.
-    pub tenant: Option<TenantId>,
+    /// The number of the listener.
+    pub listener: usize,
 }
 
 /// The sessions of one worker, so that a drain reaches them, and the clock of their timeouts.
@@ -106,6 +105,13 @@ impl Roster {
         self.now.set(self.since.elapsed().as_secs());
         for session in self.sessions.borrow().values() {
             session.inspect(self.now.get());
+        }
+    }
+
+    /// Users or tenants have changed: every session looks at what that means for it, at its next turn.
+    pub fn tell_reload(&self) {
+        for session in self.sessions.borrow().values() {
+            session.tell_reload();
         }
     }
 
@@ -147,6 +153,8 @@ pub enum Close {
     Expired,
     /// Its tenant has as many clients as it may have.
     Full,
+    /// Its user is no more, or what it listens to is denied from now on.
+    Removed,
 }
 
 impl Close {
@@ -155,9 +163,13 @@ impl Close {
         match self {
             Self::Slow | Self::Expired => true,
             Self::Memory => blocked,
-            Self::Left | Self::Finished | Self::Protocol | Self::Tls | Self::UpstreamLost | Self::Full => {
-                false
-            }
+            Self::Left
+            | Self::Finished
+            | Self::Protocol
+            | Self::Tls
+            | Self::UpstreamLost
+            | Self::Full
+            | Self::Removed => false,
         }
     }
 }
@@ -177,6 +189,8 @@ pub struct Session {
     lane: Option<Rc<Lane>>,
     /// Its subscriptions, where they travel by fan-in.
     seat: Option<Box<Seat>>,
+    /// Its user is somebody else on the server by the newest configuration.
+    acts_anew: bool,
     closing: Option<Close>,
     /// What the client says first has not been looked at.
     opening: bool,
@@ -229,6 +243,7 @@ impl Session {
             policy: None,
             lane: None,
             seat: None,
+            acts_anew: false,
             closing: None,
             ended: false,
             pending: None,
@@ -269,6 +284,7 @@ impl Session {
             Close::UpstreamLost => counters.closed_lost.rise(),
             Close::Expired => counters.closed_timeout.rise(),
             Close::Full => counters.closed_limit.rise(),
+            Close::Removed => counters.closed_removed.rise(),
         }
         let certificate = self.client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(

@@ -32,6 +32,8 @@ pub(super) struct Presence {
     timeouts: Timeouts,
     state: Cell<State>,
     expired: Cell<Option<Expiry>>,
+    /// Users or tenants have changed since the session looked.
+    reload: Cell<bool>,
 }
 
 /// See [`Presence`].
@@ -72,11 +74,23 @@ impl Presence {
             timeouts,
             state: Cell::new(state),
             expired: Cell::new(None),
+            reload: Cell::new(false),
         })
     }
 
     pub(super) fn wake(&self) {
         self.replies.borrow().wake();
+    }
+
+    /// Tells the session that users or tenants have changed.
+    pub(super) fn tell_reload(&self) {
+        self.reload.set(true);
+        self.wake();
+    }
+
+    /// Whether users or tenants have changed, told once.
+    pub(super) fn reloaded(&self) -> bool {
+        self.reload.get() && self.reload.replace(false)
     }
 
     /// The session's replies go elsewhere from now on.

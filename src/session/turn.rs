@@ -100,6 +100,11 @@ impl Session {
                 // Replies may come by another queue from now on.
                 self.replies.watch(cx.waker());
             }
+            if self.presence.reloaded()
+                && let Err(close) = self.follow_reload()
+            {
+                self.closing.get_or_insert(close);
+            }
             self.settle_accounts(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
                 if close.is_at_once(blocked) {
@@ -112,6 +117,13 @@ impl Session {
             }
             if blocked && self.replies.waiting() > BACKLOG {
                 return Poll::Pending;
+            }
+            if self.acts_anew {
+                // What is under way is another's, and is answered first.
+                if self.replies.awaited() > 0 {
+                    return Poll::Pending;
+                }
+                self.act_anew();
             }
             let mut pause = self.handle_input();
             self.note_debt();

@@ -18,7 +18,7 @@ pub enum Pubsub {
 }
 
 /// One tenant.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantConfig {
     /// For logs and metrics, and for listeners to name.
     pub name: String,

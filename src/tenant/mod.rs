@@ -22,7 +22,7 @@ use self::identity::{Rules, TenantId};
 use self::limits::config::LimitsConfig;
 use self::limits::count::Count;
 use self::limits::ledger::Ledger;
-use self::limits::rate::{Batched, Shared};
+use self::limits::rate::{Batched, Rate, Shared};
 use self::limits::refusal::Limit;
 use self::users::Users;
 use crate::upstream::turns::Share;
@@ -30,6 +30,9 @@ use crate::upstream::turns::Share;
 /// One tenant, as all workers see it.
 #[derive(Debug)]
 pub struct Tenant {
+    /// Stands for it wherever its name would be too long, also when its configuration changes. Never used again for
+    /// another.
+    pub number: usize,
     /// What was configured.
     pub config: TenantConfig,
     /// Nothing about it is limited.
@@ -55,24 +58,12 @@ pub struct Tenant {
 
 impl Tenant {
     /// A tenant without clients.
-    pub fn new(config: TenantConfig) -> Arc<Self> {
+    pub fn new(number: usize, config: TenantConfig) -> Arc<Self> {
         let limits = &config.limits;
-        let rate = |rate: Option<_>| {
-            rate.map(|rate| {
-                Arc::new(match &limits.sharing {
-                    Some(sharing) => Shared::among(rate, sharing.processes),
-                    None => Shared::new(rate),
-                })
-            })
-        };
+        let rate = |rate: Option<Rate>| rate.map(|rate| Arc::new(shared(rate, limits)));
         Arc::new(Self {
-            unlimited: LimitsConfig { connections: None, ..limits.clone() }
-                == LimitsConfig {
-                    over_limit: limits.over_limit,
-                    max_delay: limits.max_delay,
-                    sharing: limits.sharing.clone(),
-                    ..LimitsConfig::default()
-                },
+            number,
+            unlimited: unlimited(limits),
             connections: Count::new(limits.connections),
             in_flight: Count::new(limits.in_flight),
             leased: Count::new(limits.leased),
@@ -83,6 +74,36 @@ impl Tenant {
             commands: rate(limits.rates.commands),
             bytes_in: rate(limits.rates.bytes_in),
             bytes_out: rate(limits.rates.bytes_out),
+            config,
+        })
+    }
+
+    /// The same tenant with another configuration, from `now` on: its clients stay counted, and what they have used of
+    /// its rates counts on.
+    fn renewed(&self, config: TenantConfig, now: u64) -> Arc<Self> {
+        let (limits, before) = (&config.limits, &self.config.limits);
+        let count = |count: &Arc<Count>, limit| {
+            count.set_limit(limit);
+            count.clone()
+        };
+        let rate = |rate: Option<Rate>, known: &Option<Arc<Shared>>, was: Option<Rate>| match (rate, known) {
+            (Some(_), Some(known)) if rate == was && limits.sharing == before.sharing => Some(known.clone()),
+            (Some(rate), Some(known)) => Some(Arc::new(shared(rate, limits).following(known, now))),
+            (rate, _) => rate.map(|rate| Arc::new(shared(rate, limits))),
+        };
+        Arc::new(Self {
+            number: self.number,
+            unlimited: unlimited(limits),
+            connections: count(&self.connections, limits.connections),
+            in_flight: count(&self.in_flight, limits.in_flight),
+            leased: count(&self.leased, limits.leased),
+            blocked: count(&self.blocked, limits.blocked),
+            subscribed: count(&self.subscribed, limits.subscribed),
+            transactions: count(&self.transactions, limits.transactions),
+            buffered: count(&self.buffered, limits.buffered),
+            commands: rate(limits.rates.commands, &self.commands, before.rates.commands),
+            bytes_in: rate(limits.rates.bytes_in, &self.bytes_in, before.rates.bytes_in),
+            bytes_out: rate(limits.rates.bytes_out, &self.bytes_out, before.rates.bytes_out),
             config,
         })
     }
@@ -98,33 +119,81 @@ impl Tenant {
     }
 }
 
+fn shared(rate: Rate, limits: &LimitsConfig) -> Shared {
+    match &limits.sharing {
+        Some(sharing) => Shared::among(rate, sharing.processes),
+        None => Shared::new(rate),
+    }
+}
+
+fn unlimited(limits: &LimitsConfig) -> bool {
+    LimitsConfig { connections: None, ..limits.clone() }
+        == LimitsConfig {
+            over_limit: limits.over_limit,
+            max_delay: limits.max_delay,
+            sharing: limits.sharing.clone(),
+            ..LimitsConfig::default()
+        }
+}
+
 /// All tenants, and the rules that tell whose a client is. Shared by all workers.
 #[derive(Clone, Debug)]
 pub struct Tenants {
     /// By [`TenantId`].
     pub all: Vec<Arc<Tenant>>,
+    /// The tenants that listeners name, by the number of the listener.
+    pub listeners: Arc<[Option<TenantId>]>,
     /// Whose a client is.
     pub rules: Arc<Rules>,
     /// Who may authenticate; `None`: the upstream knows.
     pub users: Option<Arc<Users>>,
     /// Times are counted from here.
     pub epoch: Instant,
+    /// How often these, or the users, have been replaced.
+    pub version: u64,
+    /// The number of the next tenant.
+    next: usize,
 }
 
 impl Tenants {
-    /// From the configuration; names are unique.
-    pub fn new(configs: &[TenantConfig], users: Option<Arc<Users>>) -> Self {
-        Self {
-            all: configs.iter().cloned().map(Tenant::new).collect(),
-            rules: Arc::new(Rules::new(configs)),
+    /// From the configuration; names are unique. `listeners`: the tenants that they name.
+    pub fn new(configs: &[TenantConfig], listeners: &[Option<&str>], users: Option<Arc<Users>>) -> Self {
+        let empty = Self {
+            all: Vec::new(),
+            listeners: Arc::default(),
+            rules: Arc::default(),
             users,
             epoch: Instant::now(),
-        }
+            version: 0,
+            next: 0,
+        };
+        empty.renewed(configs, listeners)
     }
 
-    /// The tenant of this name.
-    pub fn find(&self, name: &str) -> Option<TenantId> {
-        self.all.iter().position(|tenant| tenant.config.name == name).map(TenantId)
+    /// As the configuration is now. A tenant is the same as before by its name; one that has not changed at all is the
+    /// very same.
+    pub fn renewed(&self, configs: &[TenantConfig], listeners: &[Option<&str>]) -> Self {
+        let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let mut next = self.next;
+        let tenant = |config: &TenantConfig| match self.all.iter().find(|old| old.config.name == config.name)
+        {
+            Some(old) if old.config == *config => old.clone(),
+            Some(old) => old.renewed(config.clone(), now),
+            None => {
+                next += 1;
+                Tenant::new(next - 1, config.clone())
+            }
+        };
+        let find = |name: &str| configs.iter().position(|config| config.name == name).map(TenantId);
+        Self {
+            all: configs.iter().map(tenant).collect(),
+            listeners: listeners.iter().map(|name| name.and_then(find)).collect(),
+            rules: Arc::new(Rules::new(configs)),
+            users: self.users.clone(),
+            epoch: self.epoch,
+            version: self.version + 1,
+            next,
+        }
     }
 }
 
@@ -135,8 +204,8 @@ pub struct Desk {
     pub tenant: Arc<Tenant>,
     /// For whom its clients ask where others wait.
     pub share: Share,
-    /// What this worker counts of it.
-    pub figures: Figures,
+    /// What this worker counts of it, whatever its configuration is.
+    pub figures: Rc<Figures>,
     commands: Option<Batched>,
     bytes_in: Option<Batched>,
     bytes_out: Option<Batched>,
@@ -144,12 +213,21 @@ pub struct Desk {
 
 impl Desk {
     /// A worker's.
-    pub fn new(id: TenantId, tenant: &Arc<Tenant>) -> Rc<Self> {
+    pub fn new(tenant: &Arc<Tenant>) -> Rc<Self> {
+        Self::counting(tenant, Rc::default())
+    }
+
+    /// The same tenant's, with another configuration.
+    pub fn renewed(&self, tenant: &Arc<Tenant>) -> Rc<Self> {
+        Self::counting(tenant, self.figures.clone())
+    }
+
+    fn counting(tenant: &Arc<Tenant>, figures: Rc<Figures>) -> Rc<Self> {
         let batched = |shared: &Option<Arc<Shared>>| shared.clone().map(Batched::new);
         Rc::new(Self {
             tenant: tenant.clone(),
-            share: Share { owner: Some(id.0), due: tenant.config.due },
-            figures: Figures::default(),
+            share: Share { owner: Some(tenant.number), due: tenant.config.due },
+            figures,
             commands: batched(&tenant.commands),
             bytes_in: batched(&tenant.bytes_in),
             bytes_out: batched(&tenant.bytes_out),

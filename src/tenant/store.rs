@@ -12,7 +12,7 @@ mod patience;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,7 +22,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 use self::patience::Patience;
 use super::Tenant;
 use super::limits::ledger::Ledger;
-use super::limits::refusal::Limit;
 use crate::net::backoff::Backoff;
 use crate::net::stream::Stream;
 use crate::net::tls::client::{ClientSet, ClientTls};
@@ -66,6 +65,59 @@ pub struct Store {
     /// The upstream's name.
     pub upstream: String,
     standing: watch::Sender<Standing>,
+    /// The rates that are shared; without any, its task ends.
+    rates: watch::Sender<Vec<Rated>>,
+}
+
+/// A rate that is to be shared.
+#[derive(Clone, Debug)]
+struct Rated {
+    key: String,
+    ledger: Arc<Ledger>,
+}
+
+/// All stores, one for each upstream that rates are shared through.
+#[derive(Clone, Debug, Default)]
+pub struct Stores(Arc<Mutex<Vec<Store>>>);
+
+impl Stores {
+    /// From now on shares the rates of these `tenants`, through these `upstreams`.
+    pub fn follow(&self, upstreams: &[UpstreamPlan], tenants: &[Arc<Tenant>]) {
+        let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = std::mem::take(&mut *stores);
+        for upstream in upstreams {
+            let name = &upstream.config.name;
+            let rates = rated(name, tenants);
+            let store = known.iter().find(|store| store.upstream == *name);
+            if let Some(store) = store {
+                store.rates.send_replace(rates.clone());
+            }
+            if !rates.is_empty() {
+                stores.push(store.cloned().unwrap_or_else(|| Store::spawn(upstream, rates)));
+            }
+        }
+    }
+
+    /// Those that share something now.
+    pub fn all(&self) -> Vec<Store> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What `tenants` share through an upstream.
+fn rated(upstream: &str, tenants: &[Arc<Tenant>]) -> Vec<Rated> {
+    let sharing = tenants.iter().filter(|tenant| {
+        tenant.config.limits.sharing.as_ref().is_some_and(|sharing| sharing.upstream == upstream)
+    });
+    sharing
+        .flat_map(|tenant| {
+            let name = &tenant.config.name;
+            tenant.ledgers().map(move |(limit, ledger)| Rated {
+                key: format!("{PREFIX}{{{name}}}:{}", limit.key()),
+                ledger: ledger.clone(),
+            })
+        })
+        .collect()
 }
 
 /// Whether rates are shared now.
@@ -80,26 +132,11 @@ pub struct Standing {
 }
 
 impl Store {
-    /// Shares the rates of those `tenants` that are to be shared through `upstream`, from now on. `None`: there are none.
-    pub fn spawn(upstream: &UpstreamPlan, tenants: &[Arc<Tenant>]) -> Option<Self> {
-        let name = &upstream.config.name;
-        let accounts: Vec<_> = tenants
-            .iter()
-            .filter(|tenant| {
-                tenant.config.limits.sharing.as_ref().is_some_and(|sharing| sharing.upstream == *name)
-            })
-            .flat_map(|tenant| {
-                let name = &tenant.config.name;
-                tenant.ledgers().map(move |(limit, ledger)| Account::new(name, limit, ledger.clone()))
-            })
-            .collect();
-        if accounts.is_empty() {
-            return None;
-        }
-        let task = Task::new(upstream, accounts);
+    fn spawn(upstream: &UpstreamPlan, rates: Vec<Rated>) -> Self {
+        let task = Task::new(upstream, rates);
         let store = task.store.clone();
         tokio::spawn(task.run(|task| Box::pin(task.connect())));
-        Some(store)
+        store
     }
 
     /// Whether rates are shared now.
@@ -118,9 +155,9 @@ struct Account {
 }
 
 impl Account {
-    fn new(tenant: &str, limit: Limit, ledger: Arc<Ledger>) -> Self {
+    fn new(Rated { key, ledger }: Rated) -> Self {
         Self {
-            key: format!("{PREFIX}{{{tenant}}}:{}", limit.key()),
+            key,
             per_second: ledger.whole().per_second.to_string(),
             burst: ledger.whole().burst.to_string(),
             ledger,
@@ -171,6 +208,7 @@ type Connecting<'a, S> = Pin<Box<dyn Future<Output = Result<Link<S>, Fault>> + S
 
 struct Task {
     store: Store,
+    rates: watch::Receiver<Vec<Rated>>,
     accounts: Vec<Account>,
     upstream: UpstreamPlan,
     /// When the server answered last.
@@ -179,12 +217,22 @@ struct Task {
 }
 
 impl Task {
-    fn new(upstream: &UpstreamPlan, accounts: Vec<Account>) -> Self {
+    fn new(upstream: &UpstreamPlan, rates: Vec<Rated>) -> Self {
         let standing =
             Standing { fault: Some("the server has not been asked yet".into()), ..Standing::default() };
-        let store = Store { upstream: upstream.config.name.clone(), standing: watch::channel(standing).0 };
+        let (rates, mut newest) = watch::channel(rates);
+        newest.mark_changed();
+        let store =
+            Store { upstream: upstream.config.name.clone(), standing: watch::channel(standing).0, rates };
         let now = Instant::now();
-        Self { store, accounts, upstream: upstream.clone(), answered: now, patience: Patience::new(now) }
+        Self {
+            store,
+            rates: newest,
+            accounts: Vec::new(),
+            upstream: upstream.clone(),
+            answered: now,
+            patience: Patience::new(now),
+        }
     }
 
     /// Shares the rates for as long as there is an upstream; `connect` makes a connection to its primary.
@@ -195,6 +243,10 @@ impl Task {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut why = String::from("no primary could be reached in time");
         loop {
+            self.follow_rates();
+            if self.accounts.is_empty() {
+                return;
+            }
             let connected = match self.patience.ends() {
                 Some(ends) => {
                     let late = |_| Err(Fault::Away(why.clone()));
@@ -220,6 +272,20 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// Takes up the rates that are to be shared now. Those that have not changed go on.
+    fn follow_rates(&mut self) {
+        if !self.rates.has_changed().unwrap_or(false) {
+            return;
+        }
+        let mut known = std::mem::take(&mut self.accounts);
+        for rated in self.rates.borrow_and_update().iter() {
+            let at = known.iter().position(|account| Arc::ptr_eq(&account.ledger, &rated.ledger));
+            self.accounts.push(at.map_or_else(|| Account::new(rated.clone()), |at| known.swap_remove(at)));
+        }
+        // Nobody pays into these any more.
+        known.iter().for_each(|account| account.ledger.close());
     }
 
     /// A connection to the primary, once there is one.
@@ -269,6 +335,10 @@ impl Task {
             backoff.reset();
             self.patience.renewed(Instant::now());
             sleep(INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())).await;
+            self.follow_rates();
+            if self.accounts.is_empty() {
+                return End::Outdated;
+            }
             if self.outdated(&link) {
                 return End::Outdated;
             }

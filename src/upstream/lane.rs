@@ -218,6 +218,12 @@ impl Lane {
         self.contend(|contention| contention.window.reopened(round_trip));
     }
 
+    /// Tenants share it from now on, or none do any more.
+    pub(super) fn set_fair(&self, fair: bool) {
+        self.contend(|contention| contention.window = contention.window.turned(fair));
+        self.wake_driver();
+    }
+
     /// Wakes this client's session once, when [`Self::admission`] may have changed.
     pub fn wait(&self, client: u64, waker: &Waker) {
         self.waiting.borrow_mut().entry(client).or_insert_with(|| waker.clone());

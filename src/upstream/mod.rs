@@ -84,7 +84,7 @@ pub struct Upstream {
     pub identities: Identities,
     /// Scripts that clients have sent.
     pub scripts: Scripts,
-    fair: bool,
+    fair: Cell<bool>,
     timelines: Timelines,
     /// The generation that last gave a reply.
     proven: Cell<Option<Generation>>,
@@ -125,7 +125,7 @@ impl Upstream {
             config,
             counters,
             scripts,
-            fair,
+            fair: Cell::new(fair),
             timelines,
             proven: Cell::default(),
             buffers,
@@ -182,11 +182,18 @@ impl Upstream {
         if let Some(lane) = self.lanes.borrow().get(key) {
             return lane.clone();
         }
-        let lane = Lane::new(key.clone(), self.fair);
+        let lane = Lane::new(key.clone(), self.fair.get());
         lane.close_gate(self.holding());
         self.lanes.borrow_mut().insert(key.clone(), lane.clone());
         tokio::task::spawn_local(drive::drive(lane.clone(), self.clone()));
         lane
+    }
+
+    /// Whether tenants share its connections from now on.
+    pub fn set_fair(&self, fair: bool) {
+        if self.fair.replace(fair) != fair {
+            self.lanes.borrow().values().for_each(|lane| lane.set_fair(fair));
+        }
     }
 
     /// Whether `lane` takes a request of this client, and if not, why.

@@ -39,6 +39,15 @@ impl Window {
         Self { size: WIDE, fixed: true, round_trip: None, look: None }
     }
 
+    /// The same connection's, from now on `fair` (as [`Self::found`]) or not.
+    pub(super) fn turned(self, fair: bool) -> Self {
+        match (fair, self.fixed) {
+            (true, true) => Self { round_trip: self.round_trip, ..Self::found() },
+            (false, false) => Self { round_trip: self.round_trip, ..Self::wide() },
+            _ => self,
+        }
+    }
+
     /// Requests that may be under way.
     pub(super) fn size(&self) -> usize {
         self.size
@@ -94,6 +103,18 @@ mod tests {
             replies += size as u64;
         }
         window.size()
+    }
+
+    #[test]
+    fn tenants_may_come_and_go_on_an_open_connection() {
+        const MS: Duration = Duration::from_millis(1);
+        let mut wide = Window::wide();
+        wide.reopened(MS);
+        let found = wide.turned(true);
+        assert_eq!((found.size(), found.fixed, found.round_trip), (FIRST, false, Some(MS)));
+        let grown = Window { size: 2 * FIRST, ..found };
+        assert_eq!(grown.turned(true).size(), 2 * FIRST, "it stays as it is");
+        assert_eq!((grown.turned(false).size(), grown.turned(false).round_trip), (WIDE, Some(MS)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ const ORDER: &[&str] = &[
     "cli",
     "app",
     "certificates",
+    "reload",
     "doctor",
     "status",
     "config",

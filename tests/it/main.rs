@@ -41,6 +41,7 @@ mod proxy_protocol;
 mod pubsub;
 mod tenants;
 mod timeouts;
+mod reload;
 mod rotation;
 mod shared_rates;
 mod tls;

@@ -99,6 +99,7 @@ pub fn check(
         tenants,
         users,
         upstreams,
+        written: typed.written,
     })
     .filter(|_| report.faults.is_empty())
 }

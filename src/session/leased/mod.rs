@@ -9,6 +9,7 @@ mod hold;
 mod newest;
 mod outbound;
 mod pins;
+mod revise;
 mod setback;
 mod settle;
 mod transplant;
@@ -183,6 +184,9 @@ impl Leased {
                 return Poll::Ready(End::Close(Close::Slow));
             }
             if let Some(end) = session.presence.expired().and_then(|expiry| self.expire(session, expiry)) {
+                return Poll::Ready(end);
+            }
+            if let Some(end) = self.follow_reload(session) {
                 return Poll::Ready(end);
             }
             let in_flight = if self.expected.gated { 0 } else { self.expected.len() };

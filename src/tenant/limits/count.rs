@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 /// How many there are, and how many there may be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Count {
     taken: AtomicUsize,
-    limit: Option<usize>,
+    /// [`UNLIMITED`]: as many as come.
+    limit: AtomicUsize,
     /// How many stand in `line`, so that nobody takes its lock for nothing.
     waiting: AtomicUsize,
     line: Mutex<Line>,
@@ -22,10 +23,26 @@ struct Line {
     wakers: BTreeMap<u64, Waker>,
 }
 
+const UNLIMITED: usize = usize::MAX;
+
 impl Count {
     /// None yet; `limit`: at most so many.
     pub fn new(limit: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { limit, ..Self::default() })
+        Arc::new(Self {
+            taken: AtomicUsize::new(0),
+            limit: AtomicUsize::new(limit.unwrap_or(UNLIMITED)),
+            waiting: AtomicUsize::new(0),
+            line: Mutex::default(),
+        })
+    }
+
+    /// From now on there may be so many. Those beyond it stay; there are no new ones until enough have gone. Whoever
+    /// waits for room is to look again.
+    pub fn set_limit(&self, limit: Option<usize>) {
+        self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::SeqCst);
+        for (_, waker) in self.change_line(|line| std::mem::take(&mut line.wakers)) {
+            waker.wake();
+        }
     }
 
     /// How many there are now.
@@ -35,12 +52,12 @@ impl Count {
 
     /// How many there may be.
     pub fn limit(&self) -> Option<usize> {
-        self.limit
+        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != UNLIMITED)
     }
 
     /// Whether there may be no more.
     pub fn full(&self) -> bool {
-        self.limit.is_some_and(|limit| self.taken() >= limit)
+        self.taken() >= self.limit.load(Ordering::Relaxed)
     }
 
     /// So many less. Whoever waits for room is woken, as many as there is room for.
@@ -50,7 +67,7 @@ impl Count {
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let room = self.limit.unwrap_or(usize::MAX).saturating_sub(before.saturating_sub(parts));
+        let room = self.limit.load(Ordering::SeqCst).saturating_sub(before.saturating_sub(parts));
         for _ in 0..room {
             let first = self.change_line(|line| line.wakers.pop_first());
             let Some((_, waker)) = first else { return };
@@ -69,7 +86,13 @@ impl Count {
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
         let taken = Taken(self.clone());
-        self.limit.is_none_or(|limit| before < limit).then_some(taken)
+        (before < self.limit.load(Ordering::Relaxed)).then_some(taken)
+    }
+
+    /// One more, however many there may be: it is there already, and was another's.
+    pub fn take_over(self: &Arc<Self>) -> Taken {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Taken(self.clone())
     }
 }
 
@@ -102,7 +125,7 @@ impl Place {
     /// Whether there is room now. If not, `waker` is called once, when there may be.
     pub fn room(&self, waker: &Waker) -> bool {
         self.count.change_line(|line| line.wakers.insert(self.number, waker.clone()));
-        self.count.limit.is_none_or(|limit| self.count.taken.load(Ordering::SeqCst) < limit)
+        self.count.taken.load(Ordering::SeqCst) < self.count.limit.load(Ordering::SeqCst)
     }
 }
 
@@ -167,6 +190,22 @@ mod tests {
         drop((first, second));
         assert_eq!(count.taken(), 0);
         assert!(Count::new(None).take().is_some());
+    }
+
+    #[test]
+    fn a_lower_limit_drives_nobody_out() {
+        let count = Count::new(None);
+        let held: Vec<_> = (0..3).map(|_| count.take().unwrap()).collect();
+        count.set_limit(Some(2));
+        assert!(count.full() && count.take().is_none());
+        assert_eq!(count.taken(), 3);
+        drop(held);
+        let over: Vec<_> = (0..3).map(|_| count.take_over()).collect();
+        assert!(count.take().is_none());
+        count.set_limit(Some(4));
+        assert!(count.take().is_some());
+        drop(over);
+        assert_eq!(count.taken(), 0);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! One client's membership of a tenant: what it is charged for, and what it holds of the tenant's counts.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 
 use super::config::OverLimit;
-use super::count::{Part, Place, Taken};
+use super::count::{Count, Part, Place, Taken};
 use super::rate::{Meter, Own, Rate};
 use super::refusal::{self, Limit};
 use crate::tenant::Desk;
@@ -66,8 +67,35 @@ impl Member {
             desk.figures.note(Limit::Connections, false);
             return Err(refusal::full(&tenant.config.name, limits.connections.unwrap_or_default()));
         };
+        let mut member = Self::at(desk, place, written);
+        for limit in [Limit::Leased, Limit::Blocked, Limit::Subscribed, Limit::Transactions] {
+            if from.is_some_and(|from| from.holds(limit)) {
+                member.hold(limit)?;
+            }
+        }
+        Ok(member)
+    }
+
+    /// As [`Self::join`], of a client that is connected and has been told so: it takes its places along, however many
+    /// there may be.
+    pub fn move_in(desk: &Rc<Desk>, from: Option<&Self>, written: u64) -> Self {
+        let tenant = &desk.tenant;
+        let mut member = Self::at(desk, tenant.connections.take_over(), written);
+        let held =
+            |limit, count: &Arc<Count>| from.filter(|from| from.holds(limit)).map(|_| count.take_over());
+        member.holds = Holds {
+            leased: held(Limit::Leased, &tenant.leased),
+            blocked: held(Limit::Blocked, &tenant.blocked),
+            subscribed: held(Limit::Subscribed, &tenant.subscribed),
+            transaction: held(Limit::Transactions, &tenant.transactions),
+        };
+        member
+    }
+
+    fn at(desk: &Rc<Desk>, place: Taken, written: u64) -> Self {
+        let (tenant, limits) = (&desk.tenant, &desk.tenant.config.limits);
         let own = |rate: Option<Rate>| rate.map(Own::new);
-        let mut member = Self {
+        Self {
             commands: own(limits.client_rates.commands),
             bytes_in: own(limits.client_rates.bytes_in),
             bytes_out: own(limits.client_rates.bytes_out),
@@ -78,13 +106,24 @@ impl Member {
             waiting: None,
             holds: Holds::default(),
             _place: place,
-        };
-        for limit in [Limit::Leased, Limit::Blocked, Limit::Subscribed, Limit::Transactions] {
-            if from.is_some_and(|from| from.holds(limit)) {
-                member.hold(limit)?;
-            }
         }
-        Ok(member)
+    }
+
+    /// Its tenant's configuration is another one from `now` on. It keeps its places, and what it has used counts on.
+    pub fn renew(&mut self, desk: &Rc<Desk>, now: u64) {
+        let (tenant, limits) = (&desk.tenant, &desk.tenant.config.limits);
+        let own = |known: &Option<Own>, rate: Option<Rate>| {
+            rate.map(|rate| known.as_ref().map_or_else(|| Own::new(rate), |known| known.renewed(rate, now)))
+        };
+        self.commands = own(&self.commands, limits.client_rates.commands);
+        self.bytes_in = own(&self.bytes_in, limits.client_rates.bytes_in);
+        self.bytes_out = own(&self.bytes_out, limits.client_rates.bytes_out);
+        let part = |known: Option<Part>, limit: Option<usize>, count: &Arc<Count>| {
+            limit.map(|_| known.unwrap_or_else(|| Part::new(count)))
+        };
+        self.in_flight = part(self.in_flight.take(), limits.in_flight, &tenant.in_flight);
+        self.buffered = part(self.buffered.take(), limits.buffered, &tenant.buffered);
+        self.desk = desk.clone();
     }
 
     /// Whose it is.
@@ -286,24 +325,22 @@ fn meter<M: Meter>(meter: &Option<M>) -> Option<&dyn Meter> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::tenant::Tenant;
     use crate::tenant::config::TenantConfig;
-    use crate::tenant::identity::TenantId;
     use crate::tenant::limits::config::{LimitsConfig, Rates};
+    use crate::tenant::{Tenant, Tenants};
 
     const MS: u64 = 1_000_000;
     const RATE: Rate = Rate { per_second: 100, burst: 2 };
 
     fn tenant(limits: LimitsConfig) -> Arc<Tenant> {
-        Tenant::new(TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() })
+        Tenant::new(0, TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() })
     }
 
     fn member(limits: LimitsConfig) -> Member {
-        Member::join(&Desk::new(TenantId(0), &tenant(limits)), None, 0).unwrap()
+        Member::join(&Desk::new(&tenant(limits)), None, 0).unwrap()
     }
 
     fn commands(over_limit: OverLimit) -> LimitsConfig {
@@ -371,7 +408,7 @@ mod tests {
     fn commands_in_flight_wait_for_others() {
         for (over_limit, waits) in [(OverLimit::Delay, true), (OverLimit::Reject, false)] {
             let limits = LimitsConfig { in_flight: Some(2), over_limit, ..LimitsConfig::default() };
-            let desk = Desk::new(TenantId(0), &tenant(limits));
+            let desk = Desk::new(&tenant(limits));
             let (mut one, mut two) =
                 (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
             one.in_flight(2);
@@ -390,7 +427,7 @@ mod tests {
         let limits = LimitsConfig { in_flight: Some(1), ..LimitsConfig::default() };
         let tenant = tenant(limits);
         // Of two workers.
-        let (here, there) = (Desk::new(TenantId(0), &tenant), Desk::new(TenantId(0), &tenant));
+        let (here, there) = (Desk::new(&tenant), Desk::new(&tenant));
         let mut one = Member::join(&here, None, 0).unwrap();
         let mut two = Member::join(&there, None, 0).unwrap();
         one.in_flight(1);
@@ -413,10 +450,7 @@ mod tests {
 
     #[test]
     fn only_who_holds_much_of_too_much_goes() {
-        let desk = Desk::new(
-            TenantId(0),
-            &tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }),
-        );
+        let desk = Desk::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
         let (mut large, mut small) =
             (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
         assert_eq!(large.buffers(1 << 20), None);
@@ -427,12 +461,47 @@ mod tests {
     }
 
     #[test]
+    fn another_configuration_keeps_places_and_what_was_used() {
+        let limits = |per_second, in_flight| LimitsConfig {
+            rates: Rates { commands: Some(Rate { per_second, burst: 2 }), ..Rates::default() },
+            in_flight,
+            connections: Some(1),
+            ..LimitsConfig::default()
+        };
+        let config = |limits| TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() };
+        let before = Tenants::new(&[config(limits(100, None))], &[], None);
+        let desk = Desk::new(before.all.first().unwrap());
+        let mut member = Member::join(&desk, None, 0).unwrap();
+        member.hold(Limit::Leased).unwrap();
+        (0..3).for_each(|_| assert!(matches!(member.admit(0, 1, false), Verdict::Pass | Verdict::PassAt(_))));
+        let after = before.renewed(&[config(limits(1000, Some(5)))], &[]);
+        let tenant = after.all.first().unwrap();
+        assert_eq!(tenant.number, desk.tenant.number);
+        member.renew(&desk.renewed(tenant), 0);
+        member.in_flight(3);
+        assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (1, 1, 3));
+        // Three units were used, of which one was the last one's wait: it is a millisecond's now.
+        assert!(matches!(member.admit(0, 1, false), Verdict::PassAt(due) if due <= 3 * MS));
+        assert_eq!(member.desk().figures.commands.get(), 4, "the figures go on");
+        assert!(Member::join(member.desk(), None, 0).is_err(), "it is full");
+        let late = Member::move_in(member.desk(), Some(&member), 0);
+        assert_eq!((tenant.connections.taken(), tenant.leased.taken()), (2, 2));
+        drop((late, member));
+        assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (0, 0, 0));
+        let unchanged = after.renewed(&[config(limits(1000, Some(5)))], &[]);
+        assert!(Arc::ptr_eq(unchanged.all.first().unwrap(), tenant));
+        let other = after.renewed(&[], &[]).renewed(&[config(limits(1000, Some(5)))], &[]);
+        assert_ne!(
+            other.all.first().unwrap().number,
+            tenant.number,
+            "a name that comes back is another tenant"
+        );
+    }
+
+    #[test]
     fn places_are_taken_along_or_the_tenant_is_not_joined() {
         let limits = LimitsConfig { subscribed: Some(1), connections: Some(2), ..LimitsConfig::default() };
-        let (from, to) = (
-            Desk::new(TenantId(0), &tenant(LimitsConfig::default())),
-            Desk::new(TenantId(0), &tenant(limits)),
-        );
+        let (from, to) = (Desk::new(&tenant(LimitsConfig::default())), Desk::new(&tenant(limits)));
         let subscriber = || {
             let mut member = Member::join(&from, None, 0).unwrap();
             member.hold(Limit::Subscribed).unwrap();

@@ -48,6 +48,14 @@ impl Rate {
         Self { per_second: (self.per_second / of).max(1), burst: (self.burst / of).max(1) }
     }
 
+    /// When the next unit is due that was due at `due` by another rate: what was used counts on, and what is owed is
+    /// paid back sooner if this rate is faster, and never later.
+    fn take_over(self, due: u64, before: Self, now: u64) -> u64 {
+        let owed = due.saturating_sub(now);
+        let scaled = u128::from(owed) * u128::from(before.per_second) / u128::from(self.per_second.max(1));
+        now.min(due).saturating_add(owed.min(u64::try_from(scaled).unwrap_or(u64::MAX)))
+    }
+
     /// How long units must wait at `now` when the next one is due at `due`.
     fn wait(self, due: u64, now: u64) -> u64 {
         due.max(now).saturating_sub(now).saturating_sub(self.tolerance())
@@ -83,6 +91,11 @@ impl Own {
     /// Nothing has passed yet.
     pub fn new(rate: Rate) -> Self {
         Self { rate, due: Cell::new(0) }
+    }
+
+    /// Another rate from `now` on, for whoever was measured by this one.
+    pub fn renewed(&self, rate: Rate, now: u64) -> Self {
+        Self { rate, due: Cell::new(rate.take_over(self.due.get(), self.rate, now)) }
     }
 }
 
@@ -127,6 +140,13 @@ impl Shared {
     /// A rate that so many processes share; while they cannot, this one keeps to its part of it.
     pub fn among(rate: Rate, processes: u64) -> Self {
         Self { ledger: Some(Arc::new(Ledger::new(rate, processes))), ..Self::new(rate.part(processes)) }
+    }
+
+    /// Goes on at `now` where `before` was.
+    pub fn following(mut self, before: &Self, now: u64) -> Self {
+        let due = self.rate.take_over(before.due.load(Ordering::Relaxed), before.rate, now);
+        self.due = AtomicU64::new(due);
+        self
     }
 
     /// What is granted by others, if the rate is shared with them.
@@ -350,6 +370,25 @@ mod tests {
         assert_eq!(passing(&shared, 1000 * MS, 2000 * MS, MS, 1), 10);
         ledger.close();
         assert_eq!(passing(&shared, 2000 * MS, 3000 * MS, MS, 1), 25 + 249);
+    }
+
+    #[test]
+    fn another_rate_goes_on_where_the_last_one_was() {
+        let slow = Own::new(Rate { per_second: 10, burst: 1 });
+        (0..5).for_each(|_| assert!(slow.charge(0, 1, u64::MAX).is_ok()));
+        let fast = slow.renewed(Rate { per_second: 100, burst: 1 }, 100 * MS);
+        assert_eq!(fast.wait(100 * MS), 40 * MS, "400 ms were owed");
+        let slower = fast.renewed(Rate { per_second: 1, burst: 1 }, 100 * MS);
+        assert_eq!(slower.wait(100 * MS), 40 * MS, "a debt does not grow");
+        assert_eq!(slower.renewed(slower.rate, 500 * MS).wait(500 * MS), 0);
+        // A pause before is worth the new burst and no more.
+        let rested = slow.renewed(Rate { per_second: 100, burst: 7 }, 9000 * MS);
+        assert_eq!(passing(&rested, 9000 * MS, 9000 * MS + 1, 1, 1), 7);
+        let (before, rate) = (Shared::new(slow.rate), Rate { per_second: 1000, burst: 10 });
+        assert!(before.charge(0, 11, 0).is_ok());
+        assert_eq!(Shared::new(rate).following(&before, 0).wait(0), 11 * MS - 9 * MS);
+        let endless = Own { rate, due: Cell::new(u64::MAX) };
+        assert!(endless.renewed(Rate { per_second: 1, burst: 1 }, 0).wait(0) > 0);
     }
 
     #[test]

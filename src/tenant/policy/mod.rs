@@ -15,7 +15,7 @@ use crate::command::{self, Flags, Found, Spec, TABLE, Verb};
 use crate::resp::request::Request;
 
 /// A policy, ready to be asked. It never changes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// By row of the command table.
     rows: Box<[Permission]>,
@@ -39,7 +39,7 @@ pub enum Denial {
 }
 
 /// What is asked about one command.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Permission {
     /// Denied, whatever its arguments.
     Denied,
@@ -50,7 +50,7 @@ enum Permission {
 }
 
 /// What a command reaches in the keyspace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
     /// The keys that it names.
     Named(Keys),

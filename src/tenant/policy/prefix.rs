@@ -5,7 +5,7 @@ use crate::command::option_is as is;
 use crate::resp::request::Request;
 
 /// What names must begin with, one of these.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Prefixes(pub(super) Box<[Box<[u8]>]>);
 
 impl Prefixes {

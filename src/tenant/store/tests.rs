@@ -99,9 +99,9 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
     let rates = Rates { commands: Some(Rate { per_second: 100, burst: 10 }), ..Rates::default() };
     let sharing = Some(Sharing { upstream: "main".into(), processes: 2 });
     let limits = LimitsConfig { rates, sharing, ..LimitsConfig::default() };
-    let tenant = Tenant::new(TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() });
-    let (limit, ledger) = tenant.ledgers().next().unwrap();
-    let task = Task::new(&upstream, vec![Account::new("shop", limit, ledger.clone())]);
+    let tenant = Tenant::new(0, TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() });
+    let (_, ledger) = tenant.ledgers().next().unwrap();
+    let task = Task::new(&upstream, vec![Rated { key: "shop".into(), ledger: ledger.clone() }]);
     let (store, server) = (task.store.clone(), Server::default());
     let shared = || {
         let shared = store.standing().fault.is_none();

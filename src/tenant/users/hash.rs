@@ -39,6 +39,11 @@ impl PasswordHash {
         }
     }
 
+    /// The text, for a digest of it.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// Whether a password hashes to this. Takes tens of milliseconds and megabytes.
     pub fn matches(&self, password: &[u8]) -> bool {
         password_hash::PasswordHash::new(&self.0)

@@ -1,5 +1,6 @@
 //! respgate's own users: clients authenticate to it, and it to the server as itself or as is configured for the user.
 
+pub mod accounts;
 pub mod attempts;
 pub mod hash;
 
@@ -68,9 +69,12 @@ pub enum Refused {
     Busy,
 }
 
+/// The users by name.
+type Roll = BTreeMap<String, Arc<User>>;
+
 /// All users, for all workers.
 pub struct Users {
-    all: BTreeMap<String, Arc<User>>,
+    roll: Mutex<Arc<Roll>>,
     /// Checked where there is no such user, so that this takes as long.
     nobody: PasswordHash,
     /// When each right password was last hashed, by its keyed digest. The key is this process's alone.
@@ -84,18 +88,18 @@ pub struct Users {
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("names", &self.all.keys()).finish_non_exhaustive()
+        f.debug_struct("Users").field("names", &self.roll().keys()).finish_non_exhaustive()
     }
 }
 
 impl Users {
     /// `None` without any. At most `parallel` passwords are hashed at once.
-    pub fn new(users: Vec<User>, parallel: usize) -> Option<Arc<Self>> {
+    pub fn new(users: Vec<Arc<User>>, parallel: usize) -> Option<Arc<Self>> {
         let nobody = users.first()?.password.clone();
         let mut key = [0; 64];
         OsRng.fill_bytes(&mut key);
         Some(Arc::new(Self {
-            all: users.into_iter().map(|user| (user.name.clone(), Arc::new(user))).collect(),
+            roll: Mutex::new(Arc::new(roll(users))),
             nobody,
             known: Mutex::default(),
             key,
@@ -106,9 +110,24 @@ impl Users {
         }))
     }
 
+    /// From now on these are the users. Passwords that are being checked are held against the new ones; wrong ones that
+    /// came before count on.
+    pub fn replace(&self, users: Vec<Arc<User>>) {
+        *self.roll.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(roll(users));
+    }
+
+    /// The user of this name.
+    pub fn find(&self, name: &str) -> Option<Arc<User>> {
+        self.roll().get(name).cloned()
+    }
+
     /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<User>> {
-        self.all.values()
+    pub fn all(&self) -> Vec<Arc<User>> {
+        self.roll().values().cloned().collect()
+    }
+
+    fn roll(&self) -> Arc<Roll> {
+        self.roll.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Checks a password, on a thread of its own if it must be hashed.
@@ -122,9 +141,9 @@ impl Users {
         password: &[u8],
     ) -> Result<Arc<User>, Refused> {
         let name = std::str::from_utf8(name).unwrap_or_default();
-        let digest = self.digest(name, password);
-        let found = self.all.get(name);
-        if let Some(user) = found
+        let found = self.find(name);
+        let digest = found.as_ref().map(|user| self.digest(name, password, &user.password));
+        if let Some((user, digest)) = found.as_ref().zip(digest)
             && self.believed(&digest)
         {
             return Ok(user.clone());
@@ -135,18 +154,20 @@ impl Users {
         }
         let _waiting = self.waiting.clone().try_acquire_owned().map_err(|_| Refused::Busy)?;
         let Ok(running) = self.running.clone().acquire_owned().await else { return Err(Refused::Busy) };
-        let hash = found.map_or(&self.nobody, |user| &user.password).clone();
+        let hash = found.as_ref().map_or(&self.nobody, |user| &user.password).clone();
         let secret = Secret::new(password);
         let right = tokio::task::spawn_blocking(move || {
             let right = hash.matches(secret.expose());
             drop(running);
             right
         });
-        match (right.await, found) {
-            (Ok(true), Some(user)) => {
+        let found = found.as_ref().zip(digest);
+        match (right.await, found, self.find(name)) {
+            // Meanwhile there may be no such user any more, or another password.
+            (Ok(true), Some((known, digest)), Some(user)) if user.password == known.password => {
                 self.attempts(|attempts, _| attempts.succeeded(source));
                 self.believe(digest);
-                Ok(user.clone())
+                Ok(user)
             }
             _ => Err(Refused::Wrong),
         }
@@ -157,10 +178,13 @@ impl Users {
         act(&mut self.attempts.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
-    fn digest(&self, name: &str, password: &[u8]) -> [u8; 32] {
+    /// Another hash, of another password perhaps, makes another digest: what was believed of it is forgotten.
+    fn digest(&self, name: &str, password: &[u8], hash: &PasswordHash) -> [u8; 32] {
         let mut mac = <Mac as KeyInit>::new((&self.key).into());
-        mac.update(&(name.len() as u64).to_le_bytes());
-        mac.update(name.as_bytes());
+        for part in [name.as_bytes(), hash.as_bytes()] {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part);
+        }
         mac.update(password);
         mac.finalize_fixed().into()
     }
@@ -181,18 +205,22 @@ impl Users {
     }
 }
 
+fn roll(users: Vec<Arc<User>>) -> Roll {
+    users.into_iter().map(|user| (user.name.clone(), user)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const HERE: Source = Source::Unknown;
 
+    fn user(name: &str, password: PasswordHash) -> Arc<User> {
+        Arc::new(User { name: name.into(), password, logins: Vec::new() })
+    }
+
     fn users() -> Arc<Users> {
-        let user = |name: &str, password: &[u8]| User {
-            name: name.into(),
-            password: PasswordHash::quick(password),
-            logins: Vec::new(),
-        };
+        let user = |name: &str, password: &[u8]| user(name, PasswordHash::quick(password));
         Users::new(vec![user("app", b"secret"), user("default", b"other")], 2).unwrap()
     }
 
@@ -209,6 +237,39 @@ mod tests {
             assert_eq!(refused, Err(Refused::Wrong));
         }
         assert!(!format!("{users:?}").contains("argon2"));
+    }
+
+    #[tokio::test]
+    async fn the_roll_is_replaced_and_nothing_old_is_believed() {
+        let users = users();
+        let verify = async |name: &'static [u8], password: &'static [u8]| {
+            users.clone().verify(HERE, name, password).await.map(|user| user.name.clone())
+        };
+        assert!(verify(b"app", b"secret").await.is_ok());
+        assert!(verify(b"default", b"other").await.is_ok());
+        let first = users.find("default").unwrap();
+        users.replace(vec![user("app", PasswordHash::quick(b"changed"))]);
+        assert_eq!(verify(b"app", b"secret").await, Err(Refused::Wrong));
+        assert_eq!(verify(b"default", b"other").await, Err(Refused::Wrong));
+        assert_eq!(verify(b"app", b"changed").await, Ok("app".into()));
+        assert!(users.find("app").is_some() && users.find("default").is_none());
+        users.replace(vec![first]);
+        assert_eq!(verify(b"default", b"other").await, Ok("default".into()));
+        users.replace(Vec::new());
+        assert_eq!(verify(b"default", b"other").await, Err(Refused::Wrong));
+    }
+
+    #[tokio::test]
+    async fn who_is_removed_while_a_password_is_checked_is_not_let_in() {
+        let users = users();
+        let busy = users.running.clone().acquire_many_owned(2).await.unwrap();
+        let checked = tokio::spawn(users.clone().verify(HERE, b"app", b"secret"));
+        while users.waiting.available_permits() == WAITING {
+            tokio::task::yield_now().await;
+        }
+        users.replace(Vec::new());
+        drop(busy);
+        assert_eq!(checked.await.unwrap().map(|user| user.name.clone()), Err(Refused::Wrong));
     }
 
     #[tokio::test]

@@ -54,6 +54,11 @@ impl Seat {
         self.fan.table.borrow().subscriptions(self.number) > 0
     }
 
+    /// Whether a subscription that it has, or asks for, is `such`.
+    pub fn hears(&self, such: impl FnMut(Kind, &[u8]) -> bool) -> bool {
+        self.fan.table.borrow().hears(self.number, such)
+    }
+
     /// Whether a request for more subscriptions is for too many.
     pub fn would_exceed(&self, request: &Request<'_>) -> bool {
         let names = (request.argc() as usize).saturating_sub(1);

@@ -191,6 +191,19 @@ impl<L: Listener + Clone> Table<L> {
         self.seats.get(&seat).map_or(0, Seat::total)
     }
 
+    /// Whether a subscription that a session has, or asks for, is `such`.
+    pub(super) fn hears(&self, seat: u64, mut such: impl FnMut(Kind, &[u8]) -> bool) -> bool {
+        let has = self.seats.get(&seat).is_some_and(|seat| {
+            Kind::ALL.into_iter().any(|kind| seat.names.of(kind).iter().any(|name| such(kind, name)))
+        });
+        let sent = self.sent.iter().filter_map(|sent| match &sent.purpose {
+            Purpose::Ask(ask) => Some(ask),
+            _ => None,
+        });
+        let mut asks = self.asks.iter().chain(sent).filter(|ask| ask.seat == seat);
+        has || asks.any(|ask| ask.names.iter().any(|name| such(ask.kind, name)))
+    }
+
     /// Whether so many more names, of so many bytes together, would be too much for one session.
     pub(super) fn would_exceed(&self, seat: u64, names: usize, bytes: usize) -> bool {
         let (has, held) = self.seats.get(&seat).map_or((0, 0), |seat| (seat.total(), seat.bytes));

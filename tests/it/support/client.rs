@@ -213,6 +213,8 @@ impl Client {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came in time"))
             }
+            // Some kernels interrupt a read with a time limit without a signal that anybody handles.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.fill(until),
             Err(error) => Err(error),
         }
     }

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tempfile::NamedTempFile;
+
 use super::client::Client;
 use super::place::Place;
 use super::port::free_port;
@@ -23,6 +25,8 @@ pub struct Proxy {
     log: Arc<Mutex<Vec<String>>>,
     log_reader: Option<JoinHandle<()>>,
     allowed: Vec<String>,
+    /// The configuration file, which respgate follows.
+    file: Option<NamedTempFile>,
 }
 
 impl Proxy {
@@ -47,19 +51,23 @@ impl Proxy {
 
     /// The same, somewhere.
     pub fn start_file_at(place: Place, workers: usize, toml: &str) -> Self {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), toml).expect("the configuration");
-        let proxy =
-            Self::launch_at(&[], place, free_port(), workers, &["--config", &file.path().to_string_lossy()]);
+        let proxy = Self::launch_file_at(&[], place, workers, toml);
         proxy.wait_until_ready();
         proxy
     }
 
     /// As [`Proxy::start_file`], without waiting for a primary, and by way of `wrapper` (see [`Proxy::launch_under`]).
     pub fn launch_file(wrapper: &[&str], workers: usize, toml: &str) -> Self {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        Self::launch_file_at(wrapper, Place::LOOPBACK, workers, toml)
+    }
+
+    fn launch_file_at(wrapper: &[&str], place: Place, workers: usize, toml: &str) -> Self {
+        let file = NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), toml).expect("the configuration");
-        Self::launch_under(wrapper, free_port(), workers, &["--config", &file.path().to_string_lossy()])
+        let flags = ["--config", &*file.path().to_string_lossy()];
+        let mut proxy = Self::launch_at(wrapper, place, free_port(), workers, &flags);
+        proxy.file = Some(file);
+        proxy
     }
 
     /// Starts it without waiting for a primary: its admin side answers, readiness may never come.
@@ -91,7 +99,7 @@ impl Proxy {
         let log_reader = process.stderr.take().map(|stderr| collect(stderr, Arc::clone(&log)));
         // How many files may be open is the machine's affair.
         let allowed = vec!["fewer files may be open".to_owned()];
-        let mut proxy = Self { place, port, admin, process, log, log_reader, allowed };
+        let mut proxy = Self { place, port, admin, process, log, log_reader, allowed, file: None };
         wait::until("respgate's admin address to answer", || {
             if let Some(status) = proxy.process.try_wait().expect("respgate's state") {
                 panic!("respgate ended at once, {status}; its log:\n{}", proxy.log());

@@ -1,0 +1,252 @@
+//! What a new version of the configuration changes. No I/O.
+//!
+//! Users, tenants and the tenants that listeners name can change while respgate runs; whatever else differs needs a
+//! restart, key by key as it stands in the file. So every difference is one or the other.
+
+use std::fmt;
+
+use super::Config;
+use crate::listener::ListenerConfig;
+use crate::tenant::config::TenantConfig;
+use crate::tenant::users::UserConfig;
+
+/// What is different. Printed, it names things and never their values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Users, by name.
+    pub users: Vec<(String, UserChange)>,
+    /// Tenants, by name.
+    pub tenants: Vec<(String, TenantChange)>,
+    /// Tenants stand in another order: where several rules for certificates match a client, the first counts.
+    pub tenant_order: bool,
+    /// Listeners whose clients are another tenant's.
+    pub listeners: Vec<String>,
+    /// Keys that have no effect before a restart. They are held against the configuration of the start.
+    pub restart: Vec<String>,
+}
+
+/// What is different about one user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserChange {
+    /// There was none of this name.
+    Added,
+    /// There is none any more.
+    Removed,
+    /// These, at least one.
+    Changed(Vec<UserAspect>),
+}
+
+/// What can be different about a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserAspect {
+    /// Its password, or the hash of the same one.
+    Password,
+    /// Where the credentials come from with which its clients act on the server.
+    Account,
+}
+
+/// What is different about one tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenantChange {
+    /// There was none of this name.
+    Added,
+    /// There is none any more.
+    Removed,
+    /// These, at least one.
+    Changed(Vec<Aspect>),
+}
+
+/// What can be different about a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aspect {
+    /// Whose a client is.
+    Members,
+    /// How much its clients may use.
+    Limits,
+    /// Which commands they may run, and on what.
+    Policy,
+    /// Its weight or priority.
+    Share,
+    /// How its subscribers' messages travel.
+    Pubsub,
+}
+
+impl Changes {
+    /// `now`: what is in force; `next`: as the file is. Both come of the same flags.
+    pub fn between(now: &Config, next: &Config) -> Self {
+        let own_users = now.has_own_users();
+        Self {
+            users: if own_users { user_changes(now, next) } else { Vec::new() },
+            tenants: tenant_changes(&now.tenants, &next.tenants),
+            tenant_order: reordered(&now.tenants, &next.tenants),
+            listeners: now
+                .listeners
+                .iter()
+                .filter(|old| named(next, old).is_some_and(|new| new.tenant != old.tenant))
+                .map(|listener| listener.name.clone())
+                .collect(),
+            restart: restarts(now, next, own_users),
+        }
+    }
+
+    /// Whether something changes at once.
+    pub fn any_at_once(&self) -> bool {
+        let Self { users, tenants, tenant_order, listeners, restart: _ } = self;
+        !users.is_empty() || !tenants.is_empty() || *tenant_order || !listeners.is_empty()
+    }
+}
+
+impl Config {
+    /// Whether clients authenticate to respgate. That is decided at its start.
+    pub fn has_own_users(&self) -> bool {
+        self.written.holds("users")
+    }
+
+    /// Takes over from a newer one what can change at once. The rest stays as it was at the start.
+    pub fn take_over(&mut self, next: Self) {
+        for listener in &mut self.listeners {
+            // One that is to go at the restart may name a tenant that is gone: then that names nobody.
+            if let Some(new) = next.listeners.iter().find(|new| new.name == listener.name) {
+                listener.tenant.clone_from(&new.tenant);
+            }
+        }
+        if self.has_own_users() {
+            self.users = next.users;
+        }
+        self.tenants = next.tenants;
+    }
+}
+
+fn user_changes(now: &Config, next: &Config) -> Vec<(String, UserChange)> {
+    let removed = now
+        .users
+        .iter()
+        .filter(|old| !next.users.iter().any(|new| new.name == old.name))
+        .map(|old| (old.name.clone(), UserChange::Removed));
+    let others = next.users.iter().filter_map(|new| {
+        let change = match now.users.iter().find(|old| old.name == new.name) {
+            None => UserChange::Added,
+            Some(old) if old != new => UserChange::Changed(user_aspects(old, new)),
+            Some(_) => return None,
+        };
+        Some((new.name.clone(), change))
+    });
+    removed.chain(others).collect()
+}
+
+fn user_aspects(old: &UserConfig, new: &UserConfig) -> Vec<UserAspect> {
+    let UserConfig { name: _, password, account } = old;
+    let all =
+        [(UserAspect::Password, *password != new.password), (UserAspect::Account, *account != new.account)];
+    all.into_iter().filter_map(|(aspect, differs)| differs.then_some(aspect)).collect()
+}
+
+fn tenant_changes(now: &[TenantConfig], next: &[TenantConfig]) -> Vec<(String, TenantChange)> {
+    let removed = now
+        .iter()
+        .filter(|old| !next.iter().any(|new| new.name == old.name))
+        .map(|old| (old.name.clone(), TenantChange::Removed));
+    let others = next.iter().filter_map(|new| {
+        let change = match now.iter().find(|old| old.name == new.name) {
+            None => TenantChange::Added,
+            Some(old) if old != new => TenantChange::Changed(aspects(old, new)),
+            Some(_) => return None,
+        };
+        Some((new.name.clone(), change))
+    });
+    removed.chain(others).collect()
+}
+
+fn aspects(old: &TenantConfig, new: &TenantConfig) -> Vec<Aspect> {
+    let TenantConfig { name: _, members, limits, due, policy, pubsub } = old;
+    let all = [
+        (Aspect::Members, *members != new.members),
+        (Aspect::Limits, *limits != new.limits),
+        (Aspect::Policy, *policy != new.policy),
+        (Aspect::Share, *due != new.due),
+        (Aspect::Pubsub, *pubsub != new.pubsub),
+    ];
+    all.into_iter().filter_map(|(aspect, differs)| differs.then_some(aspect)).collect()
+}
+
+fn reordered(now: &[TenantConfig], next: &[TenantConfig]) -> bool {
+    let common = |of: &[TenantConfig], others: &[TenantConfig]| -> Vec<String> {
+        let known = |tenant: &&TenantConfig| others.iter().any(|other| other.name == tenant.name);
+        of.iter().filter(known).map(|tenant| tenant.name.clone()).collect()
+    };
+    common(now, next) != common(next, now)
+}
+
+fn restarts(now: &Config, next: &Config, own_users: bool) -> Vec<String> {
+    let mut keys: Vec<String> = now.written.differences(&next.written);
+    keys.retain(|key| !changes_at_once(key));
+    // With the first user clients authenticate to respgate, and without the last to the server.
+    if own_users != next.has_own_users() {
+        keys.push("users".into());
+    }
+    keys
+}
+
+/// Whether a key has its effect without a restart.
+fn changes_at_once(key: &str) -> bool {
+    let mut parts = key.split('.');
+    match parts.next() {
+        Some("users" | "tenants") => true,
+        Some("listeners") => parts.nth(1) == Some("tenant"),
+        _ => false,
+    }
+}
+
+fn named<'a>(config: &'a Config, like: &ListenerConfig) -> Option<&'a ListenerConfig> {
+    config.listeners.iter().find(|listener| listener.name == like.name)
+}
+
+impl fmt::Display for Changes {
+    /// What changes at once, as `user app added; tenant shop: limits, policy`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users = self.users.iter().map(|(name, change)| match change {
+            UserChange::Added => format!("user {name} added"),
+            UserChange::Removed => format!("user {name} removed"),
+            UserChange::Changed(aspects) => {
+                let aspects: Vec<_> = aspects.iter().map(|aspect| aspect.shown()).collect();
+                format!("user {name}: {}", aspects.join(", "))
+            }
+        });
+        let tenants = self.tenants.iter().map(|(name, change)| match change {
+            TenantChange::Added => format!("tenant {name} added"),
+            TenantChange::Removed => format!("tenant {name} removed"),
+            TenantChange::Changed(aspects) => {
+                let aspects: Vec<_> = aspects.iter().map(|aspect| aspect.shown()).collect();
+                format!("tenant {name}: {}", aspects.join(", "))
+            }
+        });
+        let order = self.tenant_order.then(|| "the order of tenants".to_owned());
+        let listeners = self.listeners.iter().map(|name| format!("listener {name}: tenant"));
+        let all: Vec<_> = users.chain(tenants).chain(order).chain(listeners).collect();
+        f.write_str(&all.join("; "))
+    }
+}
+
+impl UserAspect {
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Account => "upstream credentials",
+        }
+    }
+}
+
+impl Aspect {
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Members => "members",
+            Self::Limits => "limits",
+            Self::Policy => "policy",
+            Self::Share => "weight or priority",
+            Self::Pubsub => "pubsub",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! What another policy means for the state that a session has on its lease, made when more was allowed.
+
+use super::pins::Pins;
+use super::{End, Leased};
+use crate::resp::pubsub::Kind;
+use crate::session::Session;
+use crate::session::denied::{permits, permits_words};
+use crate::tenant::policy::Policy;
+
+impl Leased {
+    /// Users or tenants may have changed. A session that listens to what it may no longer listen to ends, as the
+    /// server ends it when an ACL changes; a transaction that holds what is denied now does not run.
+    pub(super) fn follow_reload(&mut self, session: &mut Session) -> Option<End> {
+        if !session.presence.reloaded() {
+            return None;
+        }
+        let before = session.policy.clone();
+        if let Err(close) = session.follow_reload() {
+            return Some(End::Close(close));
+        }
+        let policy = session.policy.as_deref().filter(|_| session.policy != before)?;
+        if listens_in_vain(policy, &mut self.pins) {
+            return Some(End::Close(session.listens_in_vain()));
+        }
+        if let Some(transaction) = &mut self.pins.transaction {
+            let permitted =
+                transaction.body().is_some_and(|body| body.iter().all(|request| permits(policy, request)));
+            transaction.poisoned |= !permitted;
+        }
+        None
+    }
+}
+
+/// Whether something that was asked for once, and goes on since, is denied.
+fn listens_in_vain(policy: &Policy, pins: &mut Pins) -> bool {
+    Kind::ALL
+        .into_iter()
+        .any(|kind| pins.names(kind).iter().any(|name| !permits_words(policy, &[kind.begin(), name])))
+        || (pins.monitoring && !permits_words(policy, &[b"MONITOR"]))
+        || pins.tracking.as_deref().is_some_and(|tracking| !permits(policy, tracking))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::pubsub::Confirmation;
+    use crate::tenant::policy::config::{PolicyConfig, Rule};
+
+    fn policy(commands: &[&str], channels: &[&str]) -> Policy {
+        Policy::new(&PolicyConfig {
+            commands: Some(commands.iter().map(|rule| Rule::parse(rule).unwrap()).collect()),
+            channel_prefixes: channels.iter().map(|prefix| prefix.as_bytes().into()).collect(),
+            ..PolicyConfig::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn what_was_asked_for_before_is_judged_anew() {
+        let mut pins = Pins::default();
+        for (kind, name) in [(Kind::Channel, &b"news:a"[..]), (Kind::Pattern, b"news:*")] {
+            pins.confirm(&Confirmation { kind, begins: true, name: Some(name) });
+        }
+        let mut denies =
+            |commands: &[&str], channels: &[&str]| listens_in_vain(&policy(commands, channels), &mut pins);
+        assert!(!denies(&["+@all"], &[]));
+        assert!(!denies(&["+@all"], &["news:"]));
+        assert!(denies(&["+@all"], &["other:"]));
+        assert!(denies(&["+@all", "-psubscribe"], &[]));
+        pins.monitoring = true;
+        assert!(listens_in_vain(&policy(&["+@all", "-monitor"], &[]), &mut pins));
+        let mut tracks = Pins::default();
+        tracks.tracking = Some(b"*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n"[..].into());
+        assert!(!listens_in_vain(&policy(&["+@all"], &[]), &mut tracks));
+        assert!(listens_in_vain(&policy(&["+@all", "-client|tracking"], &[]), &mut tracks));
+    }
+}

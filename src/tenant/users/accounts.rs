@@ -1,0 +1,135 @@
+//! Who users' clients are to servers, kept up to date: each user with credentials of its own has an account here, and a
+//! task that reads them again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::{User, UserConfig};
+use crate::rotation::login::{Login, Whose};
+use crate::rotation::source::Account;
+use crate::rotation::{Tallies, Tally, credentials};
+
+/// See the module.
+pub struct Accounts {
+    upstreams: Vec<Arc<str>>,
+    interval: Duration,
+    tallies: Tallies,
+    /// By user.
+    kept: HashMap<String, Kept>,
+}
+
+struct Kept {
+    account: Account,
+    login: Login,
+    /// The same at each upstream.
+    places: Vec<(Arc<str>, Login)>,
+    tally: Tally,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Accounts {
+    /// None yet, at these upstreams. Files are looked at once in an `interval`, and `tallies` are told what becomes of that.
+    pub fn new(upstreams: Vec<Arc<str>>, interval: Duration, tallies: Tallies) -> Self {
+        Self { upstreams, interval, tallies, kept: HashMap::new() }
+    }
+
+    /// The users, as they are configured from now on. Credentials that come from elsewhere now replace those that a user
+    /// had, as if they had rotated; those of users who have none any more are not followed any longer.
+    pub fn follow(&mut self, configs: &[UserConfig]) -> Vec<Arc<User>> {
+        let mut before = std::mem::take(&mut self.kept);
+        let mut users = Vec::with_capacity(configs.len());
+        for UserConfig { name, password, account } in configs {
+            let mut logins = Vec::new();
+            if let Some(account) = account {
+                let kept = match before.remove(name) {
+                    Some(kept) if kept.account == *account => kept,
+                    Some(kept) => self.moved(name, &kept, account),
+                    None => self.begin(name, account),
+                };
+                logins.clone_from(&kept.places);
+                self.kept.insert(name.clone(), kept);
+            }
+            users.push(Arc::new(User { name: name.clone(), password: password.clone(), logins }));
+        }
+        before.values().for_each(|gone| self.tallies.remove(&gone.tally));
+        users
+    }
+
+    fn begin(&self, name: &str, account: &Account) -> Kept {
+        let login = credentials::begin(account);
+        let whose = Whose::User(name.into());
+        let places = self.upstreams.iter();
+        let places = places.map(|upstream| (upstream.clone(), login.elsewhere(whose.clone()))).collect();
+        self.keep(name, account, login, places)
+    }
+
+    fn moved(&self, name: &str, kept: &Kept, account: &Account) -> Kept {
+        kept.task.abort();
+        self.tallies.remove(&kept.tally);
+        if let Some(known) = &account.credentials {
+            kept.login.replace(known.clone());
+        }
+        self.keep(name, account, kept.login.clone(), kept.places.clone())
+    }
+
+    fn keep(&self, name: &str, account: &Account, login: Login, places: Vec<(Arc<str>, Login)>) -> Kept {
+        let tally = Tally::new("upstream-password", format!("users.{name}"));
+        self.tallies.add(tally.clone());
+        let keep = credentials::keep(login.clone(), account.source.clone(), self.interval, tally.clone());
+        Kept { account: account.clone(), login, places, tally, task: tokio::spawn(keep) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::source::{CredentialSource, NameSource, PasswordSource, SecretSource};
+    use crate::secret::{Credentials, Secret};
+    use crate::tenant::users::hash::PasswordHash;
+
+    fn user(name: &str, account: Option<Account>) -> UserConfig {
+        UserConfig { name: name.into(), password: PasswordHash::quick(b"x"), account }
+    }
+
+    fn account(username: &str) -> Account {
+        Account {
+            credentials: Some(Credentials { username: Some(username.into()), password: Secret::new("p") }),
+            source: CredentialSource {
+                username: Some(NameSource::Given(username.into())),
+                password: PasswordSource::Read(SecretSource::Env("UNSET".into())),
+                refresh: Duration::from_secs(60),
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn accounts_come_and_go_with_their_users() {
+        let tallies = Tallies::default();
+        let mut accounts = Accounts::new(vec!["main".into()], Duration::from_secs(1), tallies.clone());
+        let mut login = |users: &[UserConfig]| {
+            let users = accounts.follow(users);
+            users.first().and_then(|user| user.login("main").cloned())
+        };
+        assert!(login(&[user("a", None)]).is_none());
+        let first = login(&[user("a", Some(account("one"))), user("b", Some(account("b")))]).unwrap();
+        assert_eq!(tallies.all().len(), 2);
+        let same = login(&[user("a", Some(account("one")))]).unwrap();
+        assert!(same.is(&first));
+        assert_eq!(tallies.all().len(), 1, "b is no longer followed");
+        let moved = login(&[user("a", Some(account("two")))]).unwrap();
+        assert!(moved.is(&first), "its connections see a rotation");
+        assert_eq!(first.newest().unwrap().unwrap().user(), "two");
+        assert!(login(&[user("a", None)]).is_none());
+        assert!(tallies.all().is_empty());
+        assert!(!login(&[user("a", Some(account("two")))]).unwrap().is(&first));
+    }
+}
