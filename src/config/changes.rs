@@ -67,7 +67,7 @@ pub enum Aspect {
     Policy,
     /// Its weight or priority.
     Share,
-    /// How its clients' subscriptions travel.
+    /// How its subscribers' messages travel.
     Pubsub,
 }
 
@@ -158,7 +158,7 @@ fn tenant_changes(now: &[TenantConfig], next: &[TenantConfig]) -> Vec<(String, T
 }
 
 fn aspects(old: &TenantConfig, new: &TenantConfig) -> Vec<Aspect> {
-    let TenantConfig { name: _, members, limits, due, pubsub, policy } = old;
+    let TenantConfig { name: _, members, limits, due, policy, pubsub } = old;
     let all = [
         (Aspect::Members, *members != new.members),
         (Aspect::Limits, *limits != new.limits),

@@ -1,10 +1,9 @@
 //! What a request is answered that the tenant's policy denies.
 
-use super::Session;
 use super::refusal::{self, Wording};
 use super::route::Way;
+use super::{Close, Session};
 use crate::command::{self, Found, Verb};
-use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
 use crate::tenant::policy::{Denial, Policy};
 
@@ -58,6 +57,16 @@ impl Session {
         }
     }
 
+    /// Ends a client that goes on hearing what its tenant's policy denies by now.
+    pub(super) fn listens_in_vain(&self) -> Close {
+        tracing::info!(
+            client = self.client.id,
+            peer = self.client.peer,
+            "a client is disconnected: it listens to what its tenant's policy denies from now on"
+        );
+        Close::Removed
+    }
+
     /// What the server's ACL would say of a command.
     pub(super) fn no_permission(&self, name: &str) -> Vec<u8> {
         refusal::no_permission(self.wording(), &self.client.user(), name)
@@ -68,14 +77,14 @@ impl Session {
     }
 }
 
-/// Whether a policy permits a request, in canonical form.
-pub(super) fn permits(policy: &Policy, frame: &[u8]) -> bool {
-    Request::parse(frame).is_some_and(|request| policy.permit(command::find(&request), &request).is_ok())
+/// Whether a request of these words is one that the policy permits.
+pub(super) fn permits_words(policy: &Policy, words: &[&[u8]]) -> bool {
+    let mut frame = Vec::new();
+    request::encode(words, &mut frame);
+    permits(policy, &frame)
 }
 
-/// Whether a policy permits a subscription.
-pub(super) fn may_subscribe(policy: &Policy, kind: Kind, name: &[u8]) -> bool {
-    let mut frame = Vec::new();
-    request::encode(&[kind.begin(), name], &mut frame);
-    permits(policy, &frame)
+/// As [`permits_words`], of a request as it came.
+pub(super) fn permits(policy: &Policy, frame: &[u8]) -> bool {
+    Request::parse(frame).is_some_and(|request| policy.permit(command::find(&request), &request).is_ok())
 }

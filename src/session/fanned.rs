@@ -79,6 +79,11 @@ impl Session {
         self.seat.as_ref().is_some_and(|seat| seat.is_subscribed())
     }
 
+    /// Whether a subscription by fan-in is `such`.
+    pub(super) fn fan_hears(&self, such: impl FnMut(Kind, &[u8]) -> bool) -> bool {
+        self.seat.as_ref().is_some_and(|seat| seat.hears(such))
+    }
+
     /// Whether the client may only change its subscriptions, PING, QUIT and RESET.
     pub(super) fn is_confined(&self) -> bool {
         self.seat.is_some() && self.client.resp == Resp::V2 && self.fan_subscribed()

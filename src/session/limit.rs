@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::denied::may_subscribe;
+use super::denied::permits_words;
 use super::turn::{Pause, Step, poll_timer};
 use super::{Close, Session};
 use crate::resp::request::Request;
@@ -16,7 +16,6 @@ use crate::tenant::figures::Counted;
 use crate::tenant::identity::{Known, Rules, TenantId};
 use crate::tenant::limits::member::{Member, Verdict};
 use crate::tenant::limits::refusal::Limit;
-use crate::tenant::policy::Policy;
 use crate::tenant::users::Users;
 use crate::tenant::{Desk, Tenant, Tenants};
 use crate::upstream::contention::Asker;
@@ -294,24 +293,12 @@ impl Session {
             (Some(desk), from) => Some(Box::new(Member::move_in(&desk, from.as_deref(), progress))),
             (None, _) => None,
         };
-        let denied = |policy: &Policy, kind, name: &[u8]| !may_subscribe(policy, kind, name);
-        match (&self.policy, &self.seat) {
-            (Some(policy), Some(seat)) if seat.any(|kind, name| denied(policy, kind, name)) => {
+        match &self.policy {
+            Some(policy) if self.fan_hears(|kind, name| !permits_words(policy, &[kind.begin(), name])) => {
                 Err(self.listens_in_vain())
             }
             _ => Ok(()),
         }
-    }
-
-    /// It is subscribed to, or monitors or tracks, what its tenant's policy denies from now on.
-    pub(super) fn listens_in_vain(&self) -> Close {
-        let (client, peer) = (self.client.id, &self.client.peer);
-        tracing::info!(
-            client,
-            peer,
-            "a client is disconnected: it listens to what its tenant's policy denies from now on"
-        );
-        Close::Removed
     }
 
     /// As [`Self::assign`], as the client is now.

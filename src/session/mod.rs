@@ -187,10 +187,10 @@ pub struct Session {
     /// What the client may do; `None`: everything.
     policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
-    /// Its user is somebody else on the server by the newest configuration.
-    acts_anew: bool,
     /// Its subscriptions, where they travel by fan-in.
     seat: Option<Box<Seat>>,
+    /// Its user is somebody else on the server by the newest configuration.
+    acts_anew: bool,
     closing: Option<Close>,
     /// What the client says first has not been looked at.
     opening: bool,
@@ -242,8 +242,8 @@ impl Session {
             scans: Scans::default(),
             policy: None,
             lane: None,
-            acts_anew: false,
             seat: None,
+            acts_anew: false,
             closing: None,
             ended: false,
             pending: None,

@@ -4,7 +4,7 @@ use super::pins::Pins;
 use super::{End, Leased};
 use crate::resp::pubsub::Kind;
 use crate::session::Session;
-use crate::session::denied::{may_subscribe, permits};
+use crate::session::denied::{permits, permits_words};
 use crate::tenant::policy::Policy;
 
 impl Leased {
@@ -33,8 +33,10 @@ impl Leased {
 
 /// Whether something that was asked for once, and goes on since, is denied.
 fn listens_in_vain(policy: &Policy, pins: &mut Pins) -> bool {
-    Kind::ALL.into_iter().any(|kind| pins.names(kind).iter().any(|name| !may_subscribe(policy, kind, name)))
-        || (pins.monitoring && !permits(policy, b"*1\r\n$7\r\nMONITOR\r\n"))
+    Kind::ALL
+        .into_iter()
+        .any(|kind| pins.names(kind).iter().any(|name| !permits_words(policy, &[kind.begin(), name])))
+        || (pins.monitoring && !permits_words(policy, &[b"MONITOR"]))
         || pins.tracking.as_deref().is_some_and(|tracking| !permits(policy, tracking))
 }
 

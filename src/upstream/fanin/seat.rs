@@ -54,9 +54,9 @@ impl Seat {
         self.fan.table.borrow().subscriptions(self.number) > 0
     }
 
-    /// Whether something holds of any name that it is subscribed to or asks for.
-    pub fn any(&self, holds: impl Fn(Kind, &[u8]) -> bool) -> bool {
-        self.fan.table.borrow().any(self.number, holds)
+    /// Whether a subscription that it has, or asks for, is `such`.
+    pub fn hears(&self, such: impl FnMut(Kind, &[u8]) -> bool) -> bool {
+        self.fan.table.borrow().hears(self.number, such)
     }
 
     /// Whether a request for more subscriptions is for too many.

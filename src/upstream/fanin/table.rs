@@ -191,17 +191,17 @@ impl<L: Listener + Clone> Table<L> {
         self.seats.get(&seat).map_or(0, Seat::total)
     }
 
-    /// Whether something holds of any name that a session is subscribed to or asks for.
-    pub(super) fn any(&self, seat: u64, holds: impl Fn(Kind, &[u8]) -> bool) -> bool {
-        let subscribed = self.seats.get(&seat).is_some_and(|mine| {
-            Kind::ALL.iter().any(|kind| mine.names.of(*kind).iter().any(|name| holds(*kind, name)))
+    /// Whether a subscription that a session has, or asks for, is `such`.
+    pub(super) fn hears(&self, seat: u64, mut such: impl FnMut(Kind, &[u8]) -> bool) -> bool {
+        let has = self.seats.get(&seat).is_some_and(|seat| {
+            Kind::ALL.into_iter().any(|kind| seat.names.of(kind).iter().any(|name| such(kind, name)))
         });
         let sent = self.sent.iter().filter_map(|sent| match &sent.purpose {
             Purpose::Ask(ask) => Some(ask),
-            Purpose::Restore | Purpose::End | Purpose::Ping => None,
+            _ => None,
         });
         let mut asks = self.asks.iter().chain(sent).filter(|ask| ask.seat == seat);
-        subscribed || asks.any(|ask| ask.names.iter().any(|name| holds(ask.kind, name)))
+        has || asks.any(|ask| ask.names.iter().any(|name| such(ask.kind, name)))
     }
 
     /// Whether so many more names, of so many bytes together, would be too much for one session.
