@@ -107,6 +107,8 @@ impl Session {
             }
             self.settle_accounts(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
+                // However long its last replies take, it hears nothing more.
+                self.leave_seat();
                 if close.is_at_once(blocked) {
                     return Poll::Ready(Turn::Close(close));
                 }
