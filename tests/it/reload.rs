@@ -162,7 +162,7 @@ fn a_user_s_credentials_at_the_server_change_under_its_session() {
             paths[at]
         )
     };
-    let keys = "client-auth = \"required\"\nreauth = \"reconnect\"";
+    let keys = "client-auth = \"required\"\nmax-connections = 10\nmax-leased = 1\nlease-wait = \"1m\"";
     let mut live = Live::start_in_front(server, 1, keys, &user("app", ONE));
     let mut client = live.proxy.client();
     client.expect(&["AUTH", "app", "one"], "+OK\r\n");
@@ -177,15 +177,47 @@ fn a_user_s_credentials_at_the_server_change_under_its_session() {
     client.expect_reply("$1\r\nv\r\n");
     assert!(client.reply().starts_with(b"-NOPERM "), "who it is from the next command on");
     client.expect(&["GET", "k"], "$1\r\nv\r\n");
-    // As a rotation: connections are replaced.
     live.reload(&acts(1));
-    wait::until("the writer's connection", || client.call(&["SET", "k", "w"]) == b"+OK\r\n");
+    client.expect(&["SET", "k", "w"], "+OK\r\n");
+    assert!(client.call(&["GET", "k"]).starts_with(b"-NOPERM "), "no connection of the former is used");
     assert!(live.proxy.http("/metrics").contains("of=\"users.app\""));
+    // Also what waits for a connection goes out as who the session is when it gets one.
+    let mut blocked = live.proxy.client();
+    blocked.expect(&["AUTH", "app", "one"], "+OK\r\n");
+    blocked.send_command(&["BLPOP", "list", "0"]);
+    wait::until("the lease to be taken", || live.server.info("clients", "blocked_clients") == 1);
+    client.send_command(&["EVAL", "return redis.call('SET', KEYS[1], 'x')", "1", "k"]);
+    wait::until("a wait for a lease", || live.proxy.metric("respgate_lease_waits_total", &[]) == 1.0);
+    live.reload(&acts(0));
+    live.server.run(&["RPUSH", "list", "x"]);
+    blocked.expect_reply("*2\r\n$4\r\nlist\r\n$1\r\nx\r\n");
+    let reply = client.reply();
+    assert!(reply.starts_with(b"-") && !reply.starts_with(b"-ERR respgate"), "{}", reply.escape_ascii());
     live.reload(&user("app", ONE));
     client.expect(&["SET", "k", "v"], "+OK\r\n");
     client.expect(&["GET", "k"], "$1\r\nv\r\n");
     assert!(!live.proxy.http("/metrics").contains("of=\"users.app\""));
-    wait::until("three changes", || live.logged("user app: upstream credentials") == 3);
+    wait::until("four changes", || live.logged("user app: upstream credentials") == 4);
+}
+
+/// Also one that takes nothing of what it is owed hears nothing more.
+#[test]
+fn a_removed_user_s_subscriptions_by_fan_in_end_at_once() {
+    let server = Server::start(Flavor::Valkey);
+    let tables = "[tenants.all]\ndefault = true\npubsub = \"fan-in\"\n";
+    let with = |users: &str| format!("{users}{tables}");
+    let both = [user("gone", ONE), user("stays", ONE)].concat();
+    let mut live = Live::start_in_front(server, 1, "client-auth = \"required\"", &with(&both));
+    let mut subscriber = live.proxy.client();
+    subscriber.expect(&["AUTH", "gone", "one"], "+OK\r\n");
+    subscriber.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    let large = "x".repeat(1_000_000);
+    wait::until("messages to wait for the client", || {
+        live.server.run(&["PUBLISH", "news", &large]);
+        live.proxy.metric("respgate_buffered_bytes", &[]) > 4_000_000.0
+    });
+    live.reload(&with(&user("stays", ONE)));
+    wait::until("nobody to be subscribed", || live.server.run_text(&["PUBSUB", "CHANNELS"]) == "*0\r\n");
 }
 
 #[test]

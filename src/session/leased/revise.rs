@@ -18,6 +18,10 @@ impl Leased {
         if let Err(close) = session.follow_reload() {
             return Some(End::Close(close));
         }
+        // What has waited for this connection goes out on one of who the session is now.
+        if session.acts_anew && !self.used {
+            return Some(End::Clean);
+        }
         let policy = session.policy.as_deref().filter(|_| session.policy != before)?;
         if listens_in_vain(policy, &mut self.pins) {
             return Some(End::Close(session.listens_in_vain()));

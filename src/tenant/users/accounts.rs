@@ -43,7 +43,9 @@ impl Accounts {
     }
 
     /// The users, as they are configured from now on. Credentials that come from elsewhere now replace those that a user
-    /// had, as if they had rotated; those of users who have none any more are not followed any longer.
+    /// had, as if they had rotated, if they are of the same user of the server. As another one it must not go on with
+    /// connections of the former, so that has a login of its own. Those of users who have none any more are not followed
+    /// any longer.
     pub fn follow(&mut self, configs: &[UserConfig]) -> Vec<Arc<User>> {
         let mut before = std::mem::take(&mut self.kept);
         let mut users = Vec::with_capacity(configs.len());
@@ -52,8 +54,13 @@ impl Accounts {
             if let Some(account) = account {
                 let kept = match before.remove(name) {
                     Some(kept) if kept.account == *account => kept,
-                    Some(kept) => self.moved(name, &kept, account),
-                    None => self.begin(name, account),
+                    Some(kept) if kept.account.source.username == account.source.username => {
+                        self.moved(name, &kept, account)
+                    }
+                    other => {
+                        other.iter().for_each(|gone| self.tallies.remove(&gone.tally));
+                        self.begin(name, account)
+                    }
                 };
                 logins.clone_from(&kept.places);
                 self.kept.insert(name.clone(), kept);
@@ -100,12 +107,15 @@ mod tests {
         UserConfig { name: name.into(), password: PasswordHash::quick(b"x"), account }
     }
 
-    fn account(username: &str) -> Account {
+    fn account(username: &str, variable: &str) -> Account {
         Account {
-            credentials: Some(Credentials { username: Some(username.into()), password: Secret::new("p") }),
+            credentials: Some(Credentials {
+                username: Some(username.into()),
+                password: Secret::new(variable),
+            }),
             source: CredentialSource {
                 username: Some(NameSource::Given(username.into())),
-                password: PasswordSource::Read(SecretSource::Env("UNSET".into())),
+                password: PasswordSource::Read(SecretSource::Env(variable.into())),
                 refresh: Duration::from_secs(60),
             },
         }
@@ -120,16 +130,22 @@ mod tests {
             users.first().and_then(|user| user.login("main").cloned())
         };
         assert!(login(&[user("a", None)]).is_none());
-        let first = login(&[user("a", Some(account("one"))), user("b", Some(account("b")))]).unwrap();
+        let first =
+            login(&[user("a", Some(account("one", "X"))), user("b", Some(account("b", "X")))]).unwrap();
         assert_eq!(tallies.all().len(), 2);
-        let same = login(&[user("a", Some(account("one")))]).unwrap();
+        let same = login(&[user("a", Some(account("one", "X")))]).unwrap();
         assert!(same.is(&first));
         assert_eq!(tallies.all().len(), 1, "b is no longer followed");
-        let moved = login(&[user("a", Some(account("two")))]).unwrap();
+        let moved = login(&[user("a", Some(account("one", "Y")))]).unwrap();
         assert!(moved.is(&first), "its connections see a rotation");
-        assert_eq!(first.newest().unwrap().unwrap().user(), "two");
+        assert_eq!(first.newest().unwrap().unwrap().password.expose(), b"Y");
+        let other = login(&[user("a", Some(account("two", "Y")))]).unwrap();
+        assert!(!other.is(&first), "another user of the server shares no connection with it");
+        assert_eq!(other.newest().unwrap().unwrap().user(), "two");
+        assert_eq!(first.newest().unwrap().unwrap().user(), "one");
+        assert_eq!(tallies.all().len(), 1);
         assert!(login(&[user("a", None)]).is_none());
         assert!(tallies.all().is_empty());
-        assert!(!login(&[user("a", Some(account("two")))]).unwrap().is(&first));
+        assert!(!login(&[user("a", Some(account("two", "Y")))]).unwrap().is(&other));
     }
 }
