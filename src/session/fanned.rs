@@ -55,9 +55,8 @@ impl Session {
             self.refuse(&refusal::too_many_subscriptions());
             return Step::Done;
         }
-        seat.subscribe(kind, request);
+        seat.subscribe(kind, request, self.client.mutes());
         self.seat = Some(seat);
-        self.client.mutes();
         self.presence.subscribes(true);
         Step::Done
     }

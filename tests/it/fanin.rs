@@ -249,7 +249,22 @@ fn a_policy_comes_first() {
     client.expect(&["SUBSCRIBE", "other"], "-NOPERM No permissions to access a channel\r\n");
 }
 
-/// Messages count against a tenant's rate, and those beyond it wait.
+/// What the client asked not to see, it does not see, whichever way its subscriptions go.
+#[test]
+fn refusals_that_are_not_to_be_shown() {
+    for pubsub in ["fan-in", "dedicated"] {
+        let pair = Pair::start_file(Flavor::Valkey, &FAN_IN.replace("fan-in", pubsub));
+        pair.server.run(&["ACL", "SETUSER", "default", "resetchannels", "&ok"]);
+        pair.compare(|client| {
+            client.send("CLIENT REPLY OFF\r\nSUBSCRIBE forbidden\r\nCLIENT REPLY ON\r\n");
+            client.send("CLIENT REPLY SKIP\r\nSUBSCRIBE forbidden\r\nGET nothing\r\n");
+            client.send("SUBSCRIBE forbidden\r\nCLIENT REPLY OFF\r\nSUBSCRIBE ok\r\n");
+            client.replies(4);
+        });
+    }
+}
+
+/// Messages count against a tenant's rate, and those beyond it wait, also while the client has a lease besides.
 #[test]
 fn messages_wait_for_their_tenant_s_rate() {
     let limits = "bytes-out-per-second = \"200KiB\"\nbytes-out-burst = \"20KiB\"\n";

@@ -119,7 +119,7 @@ impl Leased {
         match self.pop() {
             Some(Expect::Reply(awaited)) => self.reply(session, frame, kind, awaited),
             // A refused subscription answers once, whatever the number of names.
-            Some(Expect::Confirmations(_)) => pass(session, frame, false),
+            Some(Expect::Confirmations { mute, .. }) => pass(session, frame, mute),
             Some(Expect::Nonce(nonce)) if echoes(frame, &nonce) => {}
             Some(Expect::Nonce(_)) => {
                 tracing::error!(
@@ -174,7 +174,7 @@ impl Leased {
     /// One name's subscription has begun or ended. What a transplant repeats, the client has seen already.
     fn confirmed(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
         let (done, seen) = match self.expected.front_mut() {
-            Some(Expect::Confirmations(left)) => {
+            Some(Expect::Confirmations { left, .. }) => {
                 *left = left.saturating_sub(1);
                 (*left == 0, false)
             }
@@ -201,7 +201,7 @@ impl Leased {
     }
 
     fn awaits_confirmation(&self) -> bool {
-        matches!(self.expected.front(), Some(Expect::Confirmations(_) | Expect::Restored(_)))
+        matches!(self.expected.front(), Some(Expect::Confirmations { .. } | Expect::Restored(_)))
     }
 
     /// Whether this error means that the server did not run the front request because it is not the primary, or no

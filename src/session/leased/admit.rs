@@ -297,9 +297,9 @@ impl Leased {
         }
         let count = if named > 0 || begins { named } else { self.pins.names(kind).len().max(1) };
         // Confirmations are shown whatever CLIENT REPLY says, as on the server, but use a single skip up.
-        session.client.mutes();
+        let mute = session.client.mutes();
         let len = self.outbound.push(|out| out.extend_from_slice(request.raw()));
-        self.expected.push(Expect::Confirmations(count), len);
+        self.expected.push(Expect::Confirmations { left: count, mute }, len);
         self.expected.gated = true;
         Step::Done
     }

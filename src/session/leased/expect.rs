@@ -13,8 +13,8 @@ use crate::upstream::queue::IfLost;
 pub(super) enum Expect {
     /// A reply for the client.
     Reply(Awaited),
-    /// Confirmations of a (P|S)(UN)SUBSCRIBE, so many still, one for each name.
-    Confirmations(usize),
+    /// Confirmations of a (P|S)(UN)SUBSCRIBE, so many still, one for each name. `mute`: an error in their place is not shown.
+    Confirmations { left: usize, mute: bool },
     /// The echo of a random value, by which a forged extra reply is noticed. Not for the client.
     Nonce([u8; NONCE]),
     /// What a stream's newest entry is: XREAD's id in this place, for when it must be sent again. Not for the client.
@@ -207,7 +207,7 @@ mod tests {
     fn the_gate_opens_with_the_last_reply() {
         let mut expected = Expected::default();
         expected.push(Expect::Publish, 1);
-        expected.push(Expect::Confirmations(2), 1);
+        expected.push(Expect::Confirmations { left: 2, mute: false }, 1);
         expected.gated = true;
         expected.pop();
         assert!(expected.gated);

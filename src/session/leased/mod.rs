@@ -370,7 +370,7 @@ impl Leased {
                     let verdict = awaited.if_lost.verdict_of_silence();
                     session.replies.answer(|out| out.extend_from_slice(&verdict.reply()));
                 }
-                Expect::Confirmations(_) => return End::Close(Close::UpstreamLost),
+                Expect::Confirmations { .. } => return End::Close(Close::UpstreamLost),
                 Expect::Discarded(reply) | Expect::Decided(reply) => {
                     session.replies.answer(|out| out.extend_from_slice(&reply));
                 }

@@ -57,7 +57,7 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
         let fate = match expect {
             Expect::Decided(reply) => Fate::Answer(reply.clone()),
             Expect::Restored(_) | Expect::Alive => Fate::Drop,
-            Expect::Confirmations(left) => Fate::Resend(remaining_names(request, *left)),
+            Expect::Confirmations { left, .. } => Fate::Resend(remaining_names(request, *left)),
             // The transaction that it was to discard has gone with the connection.
             Expect::Discarded(reply) => Fate::Answer(reply.clone()),
             // Goes with the request before it.

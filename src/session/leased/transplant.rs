@@ -67,7 +67,7 @@ impl Leased {
             Ok(lease) => Self::new(lease, self.sticky, &session.around.buffers),
             Err(line) => {
                 for (expect, _) in &pending {
-                    if matches!(expect, Expect::Reply(_) | Expect::Confirmations(_)) {
+                    if matches!(expect, Expect::Reply(_) | Expect::Confirmations { .. }) {
                         session.refuse(&line);
                     }
                 }
@@ -193,7 +193,7 @@ impl Leased {
                             awaited.blocking = awaited.blocking.map(|_| Instant::now());
                             awaited.blocking.is_some()
                         }
-                        Expect::Confirmations(_) => true,
+                        Expect::Confirmations { .. } => true,
                         _ => false,
                     };
                     let len = self.outbound.push(|out| out.extend_from_slice(&request));

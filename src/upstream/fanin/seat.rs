@@ -27,6 +27,8 @@ pub(super) struct Outlet {
     resp: Resp,
     /// Bytes of what it has asked for and has no answer to.
     asks: Cell<Option<usize>>,
+    /// The client does not want to see that this is refused.
+    mute: Cell<bool>,
     charge: RefCell<Charge>,
 }
 
@@ -38,6 +40,7 @@ impl Seat {
             replies: RefCell::new(replies.clone()),
             resp,
             asks: Cell::default(),
+            mute: Cell::default(),
             charge: RefCell::new(Charge::new(&upstream.buffers)),
         });
         let number = fan.table.borrow_mut().join(outlet.clone());
@@ -66,8 +69,10 @@ impl Seat {
     }
 
     /// Asks for the subscriptions that `request` names. Confirmed once the server has; until then it [`Self::asks`].
-    pub fn subscribe(&self, kind: Kind, request: &Request<'_>) {
+    /// `mute`: the client sees confirmations, but no refusal.
+    pub fn subscribe(&self, kind: Kind, request: &Request<'_>, mute: bool) {
         self.outlet.asks.set(Some(request.len()));
+        self.outlet.mute.set(mute);
         self.outlet.charge.borrow_mut().set(request.len());
         self.fan.table.borrow_mut().subscribe(self.number, kind, request.args().skip(1));
         self.fan.wake();
@@ -127,7 +132,7 @@ impl Listener for Rc<Outlet> {
         self.asks.set(None);
         self.charge.borrow_mut().set(0);
         let replies = self.replies.borrow();
-        if let Some(line) = refusal {
+        if let Some(line) = refusal.filter(|_| !self.mute.get()) {
             replies.answer(|out| {
                 out.extend_from_slice(line);
                 out.extend_from_slice(b"\r\n");
