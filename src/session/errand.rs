@@ -271,7 +271,10 @@ impl Session {
                 self.wait_held();
             }
             tokio::select! {
-                () = poll_fn(|cx| self.poll_left(cx)) => break,
+                () = poll_fn(|cx| {
+                    self.poll_messages(cx);
+                    self.poll_left(cx)
+                }) => break,
                 () = upstream.hold_begun() => {}
                 () = upstream.changed() => {}
             }

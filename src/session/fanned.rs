@@ -115,6 +115,17 @@ impl Session {
         Poll::Pending
     }
 
+    /// Passes messages on while the session waits for something else, as far as its limits allow. A fault shows at the
+    /// next turn.
+    pub(super) fn poll_messages(&mut self, cx: &mut Context<'_>) {
+        if self.seat.is_some() {
+            self.replies.watch(cx.waker());
+            if self.settle_accounts(cx, self.replies.awaited() as usize) {
+                let _ = self.replies.poll_write_to(cx, &mut self.stream);
+            }
+        }
+    }
+
     /// All its subscriptions end.
     pub(super) fn leave_seat(&mut self) {
         if self.seat.take().is_some() {

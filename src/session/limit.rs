@@ -183,7 +183,8 @@ impl Session {
         let waiting = self.input.len() + self.replies.waiting();
         let Some(member) = &mut self.member else { return true };
         member.in_flight(in_flight);
-        if let Some(line) = member.buffers(waiting) {
+        let hoarded = member.buffers(waiting);
+        if let Some(line) = hoarded.filter(|_| self.closing.is_none()) {
             self.refuse(&line);
             self.closing = Some(Close::Memory);
             return true;

@@ -269,17 +269,22 @@ fn refusals_that_are_not_to_be_shown() {
 fn messages_wait_for_their_tenant_s_rate() {
     let limits = "bytes-out-per-second = \"200KiB\"\nbytes-out-burst = \"20KiB\"\n";
     let (server, proxy) = start(Flavor::Valkey, 1, limits);
-    let mut subscriber = Subscriber::start(&proxy, 0);
-    let began = Instant::now();
+    let mut subscriber = Subscriber::start(&proxy, 1);
     let message = "x".repeat(20_000);
-    for _ in 0..10 {
-        server.run(&["PUBLISH", "news", &message]);
-        subscriber.hears("news", &message);
+    for leases in [false, true] {
+        if leases {
+            subscriber.client.expect(&["WATCH", "k"], "+OK\r\n");
+        }
+        let began = Instant::now();
+        for _ in 0..10 {
+            server.run(&["PUBLISH", "news", &message]);
+            subscriber.hears("news", &message);
+        }
+        server.run(&["PUBLISH", "news", "last"]);
+        subscriber.hears("news", "last");
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(700), "{took:?}, with a lease: {leases}");
     }
-    server.run(&["PUBLISH", "news", "last"]);
-    subscriber.hears("news", "last");
-    let took = began.elapsed();
-    assert!(took > Duration::from_millis(700), "{took:?}");
 }
 
 /// Messages that come while a long reply is passed on in pieces stand before or behind it, never inside.
@@ -316,6 +321,27 @@ fn messages_stand_between_replies() {
         }
         assert_eq!((messages, replies), (MESSAGES, 1));
     }
+}
+
+/// A subscriber that waits for a lease goes on hearing.
+#[test]
+fn messages_come_while_a_lease_is_waited_for() {
+    let server = Server::start(Flavor::Valkey);
+    let keys = "max-connections = 5\nmax-leased = 1\nlease-wait = \"1m\"";
+    let url = format!("\"redis://127.0.0.1:{}\"\n{keys}", server.port);
+    let proxy = Proxy::start_file(1, &FAN_IN.replace("\"URL\"", &url));
+    let mut subscriber = Subscriber::start(&proxy, 1);
+    let mut blocked = proxy.client();
+    blocked.send_command(&["BLPOP", "queue", "0"]);
+    wait::until("the lease to be taken", || server.info("clients", "blocked_clients") == 1);
+    subscriber.client.send_command(&["EVAL", "return 7", "0"]);
+    wait::until("a wait for a lease", || proxy.metric("respgate_lease_waits_total", &[]) == 1.0);
+    for message in ["one", "two"] {
+        server.run(&["PUBLISH", "news", message]);
+        subscriber.hears("news", message);
+    }
+    server.run(&["RPUSH", "queue", "x"]);
+    subscriber.client.expect_reply(":7\r\n");
 }
 
 /// A link counts as a shared connection; where there is room for one only, whoever does not need it makes room.

@@ -166,11 +166,15 @@ impl Leased {
     fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<End> {
         session.replies.watch(cx.waker());
         for _ in 0..16 {
-            let blocked = match session.replies.poll_write_to(cx, &mut session.stream) {
-                Poll::Ready(Ok(_)) => false,
-                Poll::Ready(Err(_)) => return Poll::Ready(End::Close(Close::Left)),
-                Poll::Pending => true,
-            };
+            let in_flight = if self.expected.gated { 0 } else { self.expected.len() };
+            // Where the messages of fan-in wait for a limit, as without a lease.
+            let due_later = session.seat.is_some() && !session.settle_accounts(cx, in_flight);
+            let blocked = due_later
+                || match session.replies.poll_write_to(cx, &mut session.stream) {
+                    Poll::Ready(Ok(_)) => false,
+                    Poll::Ready(Err(_)) => return Poll::Ready(End::Close(Close::Left)),
+                    Poll::Pending => true,
+                };
             match session.replies.standing() {
                 Standing::Open | Standing::Gone => {}
                 Standing::Overflowed => return Poll::Ready(End::Close(Close::Slow)),
@@ -180,7 +184,7 @@ impl Leased {
             if self.piles_up(session) && session.replies.waiting() > session.around.config.max_reply_buffer {
                 return Poll::Ready(End::Close(Close::Slow));
             }
-            if session.poll_stalled(cx, blocked).is_ready() {
+            if session.poll_stalled(cx, blocked && !due_later).is_ready() {
                 return Poll::Ready(End::Close(Close::Slow));
             }
             if let Some(end) = session.presence.expired().and_then(|expiry| self.expire(session, expiry)) {
@@ -189,7 +193,6 @@ impl Leased {
             if let Some(end) = self.follow_reload(session) {
                 return Poll::Ready(end);
             }
-            let in_flight = if self.expected.gated { 0 } else { self.expected.len() };
             let taking = session.settle_accounts(cx, in_flight);
             if session.closing == Some(Close::Memory) && self.ending.is_none() {
                 self.ending = Some(End::Close(Close::Memory));
