@@ -99,6 +99,22 @@ pub(super) enum Front {
     Refused(Vec<u8>),
 }
 
+impl Front {
+    /// By the rates that are in force now, all is paid back by then.
+    fn pays_by(&mut self, then: u64) {
+        if let Self::Due(due) = self {
+            *due = then.min(*due);
+        }
+    }
+
+    /// What another tenant was charged for does not make it wait.
+    fn pays_anew(&mut self) {
+        if matches!(self, Self::Due(_)) {
+            *self = Self::Unseen;
+        }
+    }
+}
+
 /// Whether a request may be handled.
 pub(super) enum Charged {
     /// It may.
@@ -289,10 +305,13 @@ impl Session {
         self.member = match (desk, self.member.take()) {
             (Some(desk), Some(mut member)) if member.desk().tenant.number == desk.tenant.number => {
                 member.renew(&desk, now);
+                self.front.pays_by(now.saturating_add(member.debt(now)));
                 Some(member)
             }
-            (Some(desk), from) => Some(Box::new(Member::move_in(&desk, from.as_deref(), progress))),
-            (None, _) => None,
+            (desk, from) => {
+                self.front.pays_anew();
+                desk.map(|desk| Box::new(Member::move_in(&desk, from.as_deref(), progress)))
+            }
         };
         match &self.policy {
             Some(policy) if self.fan_hears(|kind, name| !permits_words(policy, &[kind.begin(), name])) => {

@@ -280,6 +280,27 @@ fn limits_and_policies_change_under_live_sessions() {
     }
 }
 
+/// Commands that wait for a rate wait by the new one, whoever's their clients are by then.
+#[test]
+fn delayed_commands_do_not_wait_for_a_rate_of_the_past() {
+    let shop = |per_second: u32| {
+        let limits = "commands-burst = 1\nmax-delay = \"10m\"";
+        format!("[tenants.shop]\ndefault = true\ncommands-per-second = {per_second}\n{limits}\n")
+    };
+    let mut live = Live::start(2, "");
+    for next in [&shop(100_000), "[tenants.other]\ndefault = true\n", ""] {
+        live.reload(&shop(1));
+        let mut clients: Vec<_> = (0..50).map(|_| live.proxy.client()).collect();
+        let delayed = || live.proxy.metric("respgate_tenant_delayed_total", &["\"shop\""]);
+        let before = delayed();
+        clients.iter_mut().for_each(|client| client.send_command(&["PING"]));
+        wait::until("most of them to wait", || delayed() > before + 30.0);
+        live.reload(next);
+        // The last first: by the rate of the past it would wait for longer than anybody waits here.
+        clients.iter_mut().rev().for_each(|client| client.expect_reply("+PONG\r\n"));
+    }
+}
+
 #[test]
 fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     let mut live = Live::start(1, "[tenants.shop]\ndefault = true\n");

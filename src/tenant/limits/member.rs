@@ -216,6 +216,13 @@ impl Member {
         self.waiting.as_ref().is_none_or(|place| place.room(waker))
     }
 
+    /// How long all that has been charged takes to be paid back.
+    pub fn debt(&self, now: u64) -> u64 {
+        let own = [&self.commands, &self.bytes_in, &self.bytes_out].map(meter);
+        let all = [&self.desk.commands, &self.desk.bytes_in, &self.desk.bytes_out].map(meter);
+        own.into_iter().chain(all).flatten().map(|meter| meter.wait(now)).max().unwrap_or(0)
+    }
+
     /// How long what was written must be waited for, or over which limit it is for too long.
     fn owed(&self, now: u64, patience: u64) -> Result<u64, (Limit, Rate, u64)> {
         let mut longest = 0;
