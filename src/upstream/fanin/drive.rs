@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::pump::{End, Pump};
-use super::{FanIn, Upstream};
+use super::{FanIn, Upstream, shown};
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::resp::Resp;
@@ -113,7 +113,7 @@ async fn pause(fan: &FanIn, upstream: &Upstream, delay: Option<Duration>) {
 /// The server does not let respgate in as this user.
 async fn refuse(fan: &FanIn, upstream: &Upstream, line: &[u8]) {
     fan.table.borrow_mut().refuse_unsent(line);
-    give_up(fan, upstream, &String::from_utf8_lossy(line));
+    give_up(fan, upstream, &shown(line));
     let _ = tokio::time::timeout(AGAIN_MAX, upstream.changed()).await;
 }
 

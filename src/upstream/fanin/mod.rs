@@ -21,6 +21,9 @@ use super::Upstream;
 use super::identity::Identity;
 use crate::topology::Generation;
 
+/// Bytes of a server's error line that are logged.
+const SHOWN: usize = 256;
+
 /// Why the link is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
@@ -152,6 +155,11 @@ impl FanIn {
     }
 }
 
+/// An error line for the log, where a server's whole one has no place: it may be a megabyte, of any bytes.
+fn shown(line: &[u8]) -> String {
+    line.get(..SHOWN).unwrap_or(line).escape_ascii().to_string()
+}
+
 impl Upstream {
     /// The fan-in of this user's subscriptions, started if there is none.
     fn fan_in(self: &Rc<Self>, identity: &Rc<Identity>) -> Rc<FanIn> {
@@ -162,5 +170,17 @@ impl Upstream {
         self.fans.borrow_mut().insert(identity.id(), fan.clone());
         tokio::task::spawn_local(drive::drive(fan.clone(), self.clone()));
         fan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_logged_is_short_and_printable() {
+        assert_eq!(shown(b"-NOPERM no"), "-NOPERM no");
+        assert_eq!(shown(b"-ERR \x1b[2J\n\xff"), "-ERR \\x1b[2J\\n\\xff");
+        assert_eq!(shown(&[b'x'; 1 << 20]).len(), SHOWN);
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 
 use super::table::{Mismatch, Name};
-use super::{FanIn, Order, Upstream};
+use super::{FanIn, Order, Upstream, shown};
 use crate::net::buffers::{Buffers, Charge};
 use crate::resp::pubsub::{Kind, Published, published};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
@@ -265,7 +265,7 @@ fn take_frame(
             }
             table.refused(line).map(|lost| {
                 if lost > 0 {
-                    let (upstream, error) = (&upstream.config.name, String::from_utf8_lossy(line));
+                    let (upstream, error) = (&upstream.config.name, shown(line));
                     tracing::warn!(upstream, lost, %error, "subscribers are disconnected: the server refuses to restore a subscription of theirs");
                 }
             })
