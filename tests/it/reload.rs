@@ -362,8 +362,10 @@ fn what_needs_a_restart_is_said_by_name() {
     assert!(ready.contains(&format!("the newest configuration needs a restart for {keys}\n")), "{ready}");
     live.reload(policy);
     assert_eq!(waiting(&live), 0.0);
+    // The file may also have been looked at before respgate was asked to.
+    let seen = live.logged("nothing has changed");
     live.proxy.signal("HUP");
-    wait::until("a look at what has not changed", || live.logged("nothing has changed") == 1);
+    wait::until("a look at what has not changed", || live.logged("nothing has changed") > seen);
     assert!(!live.proxy.log().contains("from-a-url"));
 }
 

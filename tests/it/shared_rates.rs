@@ -60,7 +60,7 @@ fn together_they_keep_to_the_rate_and_one_alone_has_all_of_it() {
     // 1200 commands at 400 a second.
     let least = (1200.0 - 20.0 - IN_HAND) / 400.0 * 0.95;
     assert!(took > least, "{took} s, at least {least} s");
-    assert!(took < 2.0 * least + 2.0, "{took} s, at least {least} s");
+    assert!(took < 2.0 * least + 10.0, "{took} s, at least {least} s");
 
     // Half of the rate alone would take 2.8 s. A busy machine may be slower than the rate, but hardly each time.
     let mut tries = Vec::new();
@@ -87,7 +87,7 @@ fn each_keeps_to_its_part_while_scripts_are_refused() {
         assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("not shared: NOPERM"), "{ready}");
         let took = flood(&[&one, &other], 110).as_secs_f64();
         // 220 commands each at 200 a second, 20 of them at once.
-        assert!(took > 0.95 && took < 4.0, "{took} s");
+        assert!(took > 0.95 && took < 10.0, "{took} s");
         server.run(&["ACL", "SETUSER", "default", "+eval"]);
         [&one, &other].into_iter().for_each(|proxy| wait_until_shared(proxy, true));
         assert!(!one.http("/readyz").contains("not shared"));

@@ -28,6 +28,12 @@ fn text(reply: &[u8]) -> String {
     String::from_utf8_lossy(reply).into_owned()
 }
 
+/// Repeats a command until it is refused: on a busy machine, one more may pass meanwhile.
+fn first_refusal(client: &mut Client, command: &[&str]) -> String {
+    let refused = (0..50).map(|_| client.call(command)).find(|reply| reply.starts_with(b"-"));
+    text(&refused.expect("a refusal"))
+}
+
 /// Sends `count` commands from each of four clients and returns how long it took to answer them all.
 fn flood(proxy: &Proxy, count: usize, command: &[&str], expected: &[u8]) -> Duration {
     let mut clients: Vec<_> = (0..4).map(|_| proxy.client()).collect();
@@ -47,7 +53,7 @@ fn flood(proxy: &Proxy, count: usize, command: &[&str], expected: &[u8]) -> Dura
 /// What takes this long by its rate alone takes no less than a twentieth less. On a busy machine it may take longer.
 fn paced(took: Duration, seconds: f64) {
     let took = took.as_secs_f64();
-    assert!(took > seconds * 0.95 - 0.02 && took < seconds * 2.0 + 2.0, "{took} s instead of {seconds} s");
+    assert!(took > seconds * 0.95 - 0.02 && took < seconds * 2.0 + 10.0, "{took} s instead of {seconds} s");
 }
 
 #[test]
@@ -119,7 +125,7 @@ fn a_rejected_client_is_told_and_lives() {
         let mut client = limited.proxy.client();
         client.expect(&["SET", "k", "v"], "+OK\r\n");
         client.expect(&["GET", "k"], "$1\r\nv\r\n");
-        let refused = text(&client.call(&["GET", "k"]));
+        let refused = first_refusal(&mut client, &["GET", "k"]);
         let wait = refused
             .strip_prefix(
                 "-ERR respgate: tenant 'shop' is over its commands-per-second limit of 5; retry in ",
@@ -143,9 +149,8 @@ fn a_rejected_pipeline_stays_in_order() {
             "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\nclient-commands-per-second = 1\nclient-commands-burst = 3\n",
         );
         let mut client = limited.proxy.client();
-        for number in 0..8 {
-            client.send_command(&["ECHO", &number.to_string()]);
-        }
+        // In one piece, so that no time passes between them.
+        client.send((0..8).map(|number| format!("ECHO {number}\r\n")).collect::<String>());
         for number in 0..3 {
             client.expect_reply(&format!("$1\r\n{number}\r\n"));
         }
@@ -170,7 +175,7 @@ fn a_refused_command_spoils_its_transaction() {
         let mut client = limited.proxy.client();
         client.expect(&["MULTI"], "+OK\r\n");
         client.expect(&["SET", "k", "v"], "+QUEUED\r\n");
-        assert!(client.call(&["SET", "k", "w"]).starts_with(b"-ERR respgate: tenant 'shop'"));
+        assert!(first_refusal(&mut client, &["SET", "k", "w"]).starts_with("-ERR respgate: tenant 'shop'"));
         client.expect(&["EXEC"], "-EXECABORT Transaction discarded because of previous errors.\r\n");
         assert_eq!(limited.server.run(&["EXISTS", "k"]), b":0\r\n");
     }
@@ -185,7 +190,7 @@ fn delays_are_bounded() {
         );
         let mut client = limited.proxy.client();
         client.expect(&["PING"], "+PONG\r\n");
-        let refused = text(&client.call(&["PING"]));
+        let refused = first_refusal(&mut client, &["PING"]);
         assert!(
             refused.starts_with("-ERR respgate: tenant 'shop' is over its commands-per-second limit of 1;"),
             "{refused}"
@@ -289,7 +294,7 @@ fn commands_in_flight() {
         );
         let mut clients: Vec<_> = (0..3).map(|_| limited.proxy.client()).collect();
         clients.iter_mut().for_each(|client| client.expect(&["GET", "a"], "$-1\r\n"));
-        limited.server.run(&["CLIENT", "PAUSE", "600"]);
+        limited.server.signal("STOP");
         clients[0].send("GET a\r\n");
         clients[1].send("GET a\r\n");
         wait::until("two commands in flight", || {
@@ -303,6 +308,9 @@ fn commands_in_flight() {
         } else {
             clients[2].expect_silence(Duration::from_millis(50));
             assert_eq!(limited.proxy.metric("respgate_tenant_commands_in_flight", &[]), 2.0);
+        }
+        limited.server.signal("CONT");
+        if over_limit == "delay" {
             clients[2].expect_reply("$-1\r\n");
         }
         clients[..2].iter_mut().for_each(|client| client.expect_reply("$-1\r\n"));
