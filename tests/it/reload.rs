@@ -53,7 +53,9 @@ impl Live {
     }
 
     fn counted(&self, outcome: &str) -> f64 {
-        self.proxy.metric("respgate_reloads_total", &["what=\"configuration\"", outcome])
+        // The whole label, since a folder's random name may hold any two letters.
+        let outcome = format!("outcome=\"{outcome}\"");
+        self.proxy.metric("respgate_reloads_total", &["what=\"configuration\"", &outcome])
     }
 
     /// As `replace`, and has it read at once; returns when it is in force.
@@ -256,7 +258,7 @@ fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     let faulty = "[tenants.shop]\nweight = 0\nread-only = true\ncommand-per-second = 5\n";
     live.replace(faulty);
     live.proxy.signal("HUP");
-    let fault = |live: &Live| live.proxy.metric("respgate_reload_fault", &["configuration"]);
+    let fault = |live: &Live| live.proxy.metric("respgate_reload_fault", &["what=\"configuration\""]);
     wait::until("the fault to be seen", || fault(&live) == 1.0);
     let ready = live.proxy.http("/readyz");
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
@@ -293,7 +295,8 @@ fn what_needs_a_restart_is_said_by_name() {
     live.proxy.allow_log("holds a password, and every user of this machine can read the file");
     let mut client = live.proxy.client();
     let policy = "[tenants.shop]\ndefault = true\nread-only = true\n";
-    let waiting = |live: &Live| live.proxy.metric("respgate_reload_restart_needed", &["configuration"]);
+    let waiting =
+        |live: &Live| live.proxy.metric("respgate_reload_restart_needed", &["what=\"configuration\""]);
     live.reload(&format!(
         "{policy}[limits]\nmax-clients = 7\n[upstreams.other]\nurl = \"redis://:from-a-url@127.0.0.1:1\"\n\
          [listeners.more]\naddress = \"127.0.0.1:1\"\nupstream = \"other\"\n"

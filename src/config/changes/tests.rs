@@ -135,7 +135,7 @@ fn every_key_changes_at_once_or_is_named() {
             named += 1;
         }
     }
-    assert!(live >= 41 && named >= 104, "{live} and {named}");
+    assert!(live >= 42 && named >= 104, "{live} and {named}");
 }
 
 /// The line with another value of the same type.
@@ -146,6 +146,7 @@ fn changed(key: &str, line: &str) -> String {
         ("tenants.reports.scripts", "\"deny\"", "\"declared-keys\""),
         ("tenants.reports.default", "false", "true"),
         ("tenants.reports.priority", "normal", "low"),
+        ("tenants.reports.pubsub", "dedicated", "fan-in"),
         ("tenants.reports.over-limit", "delay", "reject"),
         ("tenants.reports.shared-upstream", "main", "cache"),
         ("tenants.reports.certificates", "CN:reports", "CN:others"),
