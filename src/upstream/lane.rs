@@ -51,6 +51,7 @@ pub(super) enum Phase {
 /// One shared connection's queue, which outlives the connections that serve it.
 pub struct Lane {
     key: Key,
+    fair: bool,
     pub(super) queue: RefCell<Queue>,
     pub(super) phase: RefCell<Phase>,
     open: Cell<bool>,
@@ -92,6 +93,7 @@ impl Lane {
         let contention = Contention::new(if fair { Window::found() } else { Window::wide() });
         Rc::new(Self {
             key,
+            fair,
             queue: RefCell::default(),
             phase: RefCell::new(Phase::Idle),
             open: Cell::new(false),
@@ -211,6 +213,11 @@ impl Lane {
         if again {
             self.wake_driver();
         }
+    }
+
+    /// Whether tenants share it.
+    pub(super) fn is_fair(&self) -> bool {
+        self.fair
     }
 
     /// Its connection's server answered its greeting in this time.

@@ -8,6 +8,7 @@ pub mod contention;
 mod drive;
 pub mod fanin;
 mod follow;
+mod gather;
 pub mod held;
 mod hold;
 mod housekeeping;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::Sleep;
 
+use super::gather::{Decision, Gathering};
 use super::lane::{Lane, Order, answer};
 use super::open::Link;
 use super::queue::{IfLost, Queue, Slot, Verdict};
@@ -20,8 +21,6 @@ use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 const STREAMED: usize = 256 * 1024;
 /// How long a superseded primary is listened to. Nothing is written to it meanwhile.
 const LAST_WORDS: Duration = Duration::from_millis(40);
-/// How often a write is put off at most while more and more requests arrive.
-const GATHERING_TURNS: u8 = 4;
 /// Reads from one lane before other tasks have their turn.
 const READS_PER_TURN: usize = 8;
 
@@ -54,9 +53,11 @@ pub(super) struct Pump {
     doubted: bool,
     /// Runs from the moment a newer primary took over: nothing more is written, and refusals are still listened for.
     fence: Option<Pin<Box<Sleep>>>,
-    /// Bytes that waited when the write was last put off, and how often it has been.
-    gathered: usize,
-    turns: u8,
+    gathering: Gathering,
+    /// A write has been put off until what was written before is answered.
+    awaits: bool,
+    /// Part of what was written has not left yet.
+    stalled: bool,
     /// What is to take the connection's place once it has answered everything.
     successor: Option<Successor>,
     /// Everything has been written to it that will be.
@@ -67,13 +68,14 @@ impl Pump {
     /// `doubted`: the node refused, as only a non-primary does, on the connection before.
     pub(super) fn new(link: Link, doubted: bool) -> Self {
         Self {
+            gathering: Gathering::new(link.round_trip),
             link,
             scanner: ReplyScanner::default(),
             demoted: false,
             doubted,
             fence: None,
-            gathered: 0,
-            turns: 0,
+            awaits: false,
+            stalled: false,
             successor: None,
             closing: false,
         }
@@ -131,7 +133,13 @@ impl Pump {
         }
         for _ in 0..READS_PER_TURN {
             match self.link.read.poll_fill(cx, &mut self.link.stream) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // After those who have just been answered: they may ask for more.
+                    if self.awaits && !lane.queue.borrow().awaits_reply() {
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(0)) => return Poll::Ready(End::Lost("the server closed it".into())),
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Lost(error.to_string())),
                 Poll::Ready(Ok(_)) => {
@@ -152,19 +160,19 @@ impl Pump {
         Poll::Pending
     }
 
-    /// Whether the next write should wait for one more look at the sockets: while replies are outstanding anyway,
-    /// requests that arrive in the meantime can leave with the same system call.
+    /// Whether the next write is put off, so that more leaves with it.
     fn gathers(&mut self, cx: &mut Context<'_>, lane: &Lane) -> bool {
         let queue = lane.queue.borrow();
-        let waiting = queue.unwritten().len();
-        if !queue.awaits_reply() || waiting == self.gathered || self.turns == GATHERING_TURNS {
-            (self.gathered, self.turns) = (0, 0);
-            return false;
+        // A request that left in part needs the rest of it, a connection that is to end has to be seen idle, and where
+        // tenants share one, what is under way is theirs to wait for once only.
+        let patient = !self.stalled && self.successor.is_none() && !lane.is_fair();
+        let decision = self.gathering.decide(queue.unwritten().len(), !queue.awaits_reply(), patient);
+        self.awaits = decision == Decision::Await;
+        if decision == Decision::Look {
+            // The runtime wakes a yielding task after it has looked at the sockets.
+            let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
         }
-        (self.gathered, self.turns) = (waiting, self.turns + 1);
-        // The runtime wakes a yielding task after it has looked at the sockets.
-        let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
-        true
+        decision != Decision::Write
     }
 
     /// Goes on with the successor once everything that was written has been answered. Nothing more is written from
@@ -184,9 +192,9 @@ impl Pump {
         lane.renewed(link.retires);
         lane.reopened(link.round_trip);
         self.link.stream.close();
+        self.gathering = Gathering::new(link.round_trip);
         self.link = link;
         self.scanner = ReplyScanner::default();
-        (self.gathered, self.turns) = (0, 0);
         false
     }
 
@@ -230,10 +238,12 @@ impl Pump {
                 }
             }
         }
-        match Pin::new(&mut self.link.stream).poll_flush(cx) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Ok(()),
-        }
+        let flushed = match Pin::new(&mut self.link.stream).poll_flush(cx) {
+            Poll::Ready(result) => result.map(|()| true)?,
+            Poll::Pending => false,
+        };
+        self.stalled = !flushed || !queue.unwritten().is_empty();
+        Ok(())
     }
 
     /// Hands every whole reply to its client. Replies that follow each other and go to one client are handed

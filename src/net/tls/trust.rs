@@ -83,10 +83,17 @@ impl Trust {
         Ok(lists)
     }
 
-    /// Every file and folder that is read, for whoever watches them.
+    /// Every file and folder that is read, for whoever watches them; of the system's, its bundle if there is one, which
+    /// is made from the others.
     pub fn watched(&self) -> Vec<PathBuf> {
-        self.paths.iter().chain(&self.revoked).cloned().collect()
+        let system = if self.system { system_paths() } else { Vec::new() };
+        self.paths.iter().chain(&self.revoked).cloned().chain(system).collect()
     }
+}
+
+fn system_paths() -> Vec<PathBuf> {
+    let found = openssl_probe::probe();
+    found.cert_file.map_or(found.cert_dir, |bundle| vec![bundle])
 }
 
 /// The path itself, or the files of the folder, sorted.

@@ -112,14 +112,21 @@ fn a_port_of_the_other_kind() {
     refused(&format!("url = \"redis://127.0.0.1:{}\"", server.announced()), "if its port speaks TLS");
 }
 
-/// The system's authorities, which a variable moves to where the test has them.
+/// The system's authorities, which a variable moves to where the test has them; and others in their place.
 #[test]
 fn authorities_of_the_system() {
     let certificates = Certificates::new();
+    let swap = |name: &str| {
+        std::fs::copy(certificates.path(name), certificates.path("bundle.pem")).unwrap();
+    };
+    swap("other-ca.pem");
     let server = Server::start_tls(Flavor::Valkey, &certificates, "server", &[]);
-    let toml = format!("[upstreams.main]\n{}\n", url(&server));
-    let variable = format!("SSL_CERT_FILE={}", certificates.path("ca.pem"));
-    let proxy = Proxy::launch_file(&["env", &variable], 1, &toml);
+    let toml = format!("reload-interval = \"100ms\"\n[upstreams.main]\n{}\n", url(&server));
+    let variable = format!("SSL_CERT_FILE={}", certificates.path("bundle.pem"));
+    let mut proxy = Proxy::launch_file(&["env", &variable], 1, &toml);
+    proxy.allow_log("that no authority trusted here has signed");
+    wait::until("its authority to be missing", || proxy.log().contains("no authority trusted here"));
+    swap("ca.pem");
     proxy.wait_until_ready();
     serves(&mut proxy.client());
 }
