@@ -280,6 +280,30 @@ fn limits_and_policies_change_under_live_sessions() {
     }
 }
 
+/// What nobody counted counts for its tenant from its first version on.
+#[test]
+fn leases_count_for_a_tenant_that_comes_later() {
+    let mut live = Live::start(1, "");
+    let [mut blocked, mut subscribed, mut transaction, mut other] = [(); 4].map(|()| live.proxy.client());
+    blocked.send_command(&["BLPOP", "list", "0"]);
+    subscribed.expect(&["SUBSCRIBE", "a"], "*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n");
+    transaction.expect(&["MULTI"], "+OK\r\n");
+    wait::until("a client to be blocked", || live.server.info("clients", "blocked_clients") == 1);
+    live.reload("[tenants.shop]\ndefault = true\nblocked = 1\nsubscribed = 1\ntransactions = 1\n");
+    let leases = |kind: &str| live.proxy.metric("respgate_tenant_leases", &[&format!("kind=\"{kind}\"")]);
+    for (kind, count) in [("leased", 3.0), ("blocked", 1.0), ("subscribed", 1.0), ("transactions", 1.0)] {
+        wait::until(kind, || leases(kind) == count);
+    }
+    for command in [&["BLPOP", "list", "0"][..], &["SUBSCRIBE", "a"], &["MULTI"]] {
+        assert!(other.call(command).starts_with(b"-ERR respgate: tenant 'shop' is at its "), "{command:?}");
+    }
+    live.server.run(&["RPUSH", "list", "x"]);
+    blocked.expect_reply("*2\r\n$4\r\nlist\r\n$1\r\nx\r\n");
+    transaction.expect(&["EXEC"], "*0\r\n");
+    wait::until("two to have ended", || leases("leased") == 1.0);
+    other.expect(&["MULTI"], "+OK\r\n");
+}
+
 /// Commands that wait for a rate wait by the new one, whoever's their clients are by then.
 #[test]
 fn delayed_commands_do_not_wait_for_a_rate_of_the_past() {

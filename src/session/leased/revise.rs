@@ -1,10 +1,12 @@
 //! What another policy means for the state that a session has on its lease, made when more was allowed.
 
+use super::expect::Expect;
 use super::pins::Pins;
 use super::{End, Leased};
 use crate::resp::pubsub::Kind;
 use crate::session::Session;
 use crate::session::denied::{permits, permits_words};
+use crate::tenant::limits::refusal::Limit;
 use crate::tenant::policy::Policy;
 
 impl Leased {
@@ -22,6 +24,9 @@ impl Leased {
         if session.acts_anew && !self.used {
             return Some(End::Clean);
         }
+        if let Some(member) = &mut session.member {
+            self.kinds().for_each(|kind| member.keep(kind));
+        }
         let policy = session.policy.as_deref().filter(|_| session.policy != before)?;
         if listens_in_vain(policy, &mut self.pins) {
             return Some(End::Close(session.listens_in_vain()));
@@ -32,6 +37,23 @@ impl Leased {
             transaction.poisoned |= !permitted;
         }
         None
+    }
+}
+
+impl Leased {
+    /// What its tenant counts it as, which may be none's until now.
+    fn kinds(&self) -> impl Iterator<Item = Limit> {
+        let Pins { transaction, watching, monitoring, .. } = &self.pins;
+        let blocked =
+            matches!(self.expected.front(), Some(Expect::Reply(awaited)) if awaited.blocking.is_some());
+        [
+            (Limit::Leased, true),
+            (Limit::Blocked, blocked),
+            (Limit::Subscribed, self.pins.subscribed() || *monitoring),
+            (Limit::Transactions, transaction.is_some() || *watching),
+        ]
+        .into_iter()
+        .filter_map(|(kind, is)| is.then_some(kind))
     }
 }
 

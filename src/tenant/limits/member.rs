@@ -285,22 +285,34 @@ impl Member {
     /// # Errors
     /// There are as many as there may be: an error line, without CRLF.
     pub fn hold(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
-        let tenant = &self.desk.tenant;
-        let (place, count) = match limit {
-            Limit::Leased => (&mut self.holds.leased, &tenant.leased),
-            Limit::Blocked => (&mut self.holds.blocked, &tenant.blocked),
-            Limit::Subscribed => (&mut self.holds.subscribed, &tenant.subscribed),
-            Limit::Transactions => (&mut self.holds.transaction, &tenant.transactions),
-            _ => return Ok(()),
-        };
+        let Some((place, count)) = self.place(limit) else { return Ok(()) };
         if place.is_none() {
             *place = count.take();
         }
         if place.is_some() {
             return Ok(());
         }
+        let most = count.limit().unwrap_or_default();
         self.desk.figures.note(limit, false);
-        Err(refusal::at_count(&tenant.config.name, limit, count.limit().unwrap_or_default()))
+        Err(refusal::at_count(&self.desk.tenant.config.name, limit, most))
+    }
+
+    /// Counts a lease of one kind that the client has already, however many there may be.
+    pub fn keep(&mut self, limit: Limit) {
+        if let Some((place, count)) = self.place(limit) {
+            place.get_or_insert_with(|| count.take_over());
+        }
+    }
+
+    fn place(&mut self, limit: Limit) -> Option<(&mut Option<Taken>, &Arc<Count>)> {
+        let tenant = &self.desk.tenant;
+        Some(match limit {
+            Limit::Leased => (&mut self.holds.leased, &tenant.leased),
+            Limit::Blocked => (&mut self.holds.blocked, &tenant.blocked),
+            Limit::Subscribed => (&mut self.holds.subscribed, &tenant.subscribed),
+            Limit::Transactions => (&mut self.holds.transaction, &tenant.transactions),
+            _ => return None,
+        })
     }
 
     /// Whether it has a place among the leases of one kind.
