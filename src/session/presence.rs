@@ -30,14 +30,14 @@ pub(super) enum Expiry {
 pub(super) struct Presence {
     replies: RefCell<Rc<Replies>>,
     timeouts: Timeouts,
-    state: Cell<State>,
+    state: RefCell<State>,
     expired: Cell<Option<Expiry>>,
     /// Users or tenants have changed since the session looked.
     reload: Cell<bool>,
 }
 
 /// See [`Presence`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct State {
     /// When it connected.
     began: Tick,
@@ -57,6 +57,16 @@ struct State {
     slow: Option<Tick>,
 }
 
+impl State {
+    fn owes(&mut self, now: Tick, due: bool, came: bool) {
+        if !due {
+            self.due = None;
+        } else if came || self.due.is_none() {
+            self.due = Some(now);
+        }
+    }
+}
+
 impl Presence {
     pub(super) fn new(replies: Rc<Replies>, timeouts: Timeouts, now: Tick) -> Rc<Self> {
         let state = State {
@@ -72,7 +82,7 @@ impl Presence {
         Rc::new(Self {
             replies: RefCell::new(replies),
             timeouts,
-            state: Cell::new(state),
+            state: RefCell::new(state),
             expired: Cell::new(None),
             reload: Cell::new(false),
         })
@@ -99,9 +109,7 @@ impl Presence {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state.get();
-        change(&mut state);
-        self.state.set(state);
+        change(&mut self.state.borrow_mut());
     }
 
     /// The client did something, or something came for it.
@@ -129,7 +137,18 @@ impl Presence {
 
     /// Whether a reply is due. Each that comes gives the next one its own time.
     pub(super) fn owes(&self, now: Tick, due: bool, came: bool) {
-        self.change(|state| state.due = due.then(|| state.due.filter(|_| !came).unwrap_or(now)));
+        self.change(|state| state.owes(now, due, came));
+    }
+
+    /// As [`Self::owes`]; a client that is owed something, or is given it, is there. `admitted`: that was for a command.
+    pub(super) fn serves(&self, now: Tick, due: bool, came: bool, admitted: impl FnOnce() -> bool) {
+        self.change(|state| {
+            state.owes(now, due, came);
+            if due || came {
+                state.active = now;
+                state.new = state.new && !admitted();
+            }
+        });
     }
 
     /// Why the session's time is up, told once.
@@ -141,11 +160,10 @@ impl Presence {
     pub(super) fn inspect(&self, now: Tick) {
         let waiting = self.replies.borrow().waiting();
         let awaited = self.replies.borrow().awaited();
-        let mut state = self.state.get();
         let soft = self.timeouts.slow_reader_soft.is_some_and(|soft| waiting > soft);
-        state.slow = soft.then(|| state.slow.unwrap_or(now));
-        self.state.set(state);
-        if let Some(expiry) = expiry(&state, &self.timeouts, now, waiting > 0 || awaited > 0) {
+        self.change(|state| state.slow = soft.then(|| state.slow.unwrap_or(now)));
+        let expiry = expiry(&self.state.borrow(), &self.timeouts, now, waiting > 0 || awaited > 0);
+        if let Some(expiry) = expiry {
             self.expired.set(Some(expiry));
             self.wake();
         }

@@ -189,15 +189,9 @@ impl Session {
     fn note_debt(&mut self) {
         let now = self.around.roster.now.get();
         let (due, came) = (self.replies.awaited() > 0, self.replies.waiting() > 0);
-        self.presence.owes(now, due, came);
+        self.presence.serves(now, due, came, || self.admitted());
         if let Some(member) = &mut self.member {
             member.in_flight(self.replies.awaited() as usize);
-        }
-        if came || due {
-            self.presence.active(now);
-            if self.admitted() {
-                self.presence.settled_in();
-            }
         }
     }
 
