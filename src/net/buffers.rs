@@ -54,6 +54,11 @@ impl Buffers {
         self.held.set(self.held.get().saturating_sub(bytes));
     }
 
+    /// Bytes that may be held.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Bytes held now.
     pub fn held(&self) -> usize {
         self.held.get()

@@ -46,6 +46,10 @@ impl Session {
             self.refuse(&upstream.hold_overflow());
             return Step::Done;
         }
+        if upstream.fan_in_full(request) {
+            self.refuse(refusal::SUBSCRIPTIONS_FULL);
+            return Step::Done;
+        }
         let seat = self
             .seat
             .take()

@@ -102,6 +102,10 @@ pub fn too_many_subscriptions() -> Vec<u8> {
         .into_bytes()
 }
 
+/// The subscriptions of all clients take what they may.
+pub const SUBSCRIPTIONS_FULL: &[u8] =
+    b"-ERR respgate: the subscriptions of all clients take a quarter of max-buffered, as much as they may; raise it, or subscribe to less";
+
 /// How the server's ACL words a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wording {

@@ -365,3 +365,29 @@ fn links_are_bounded_with_shared_connections() {
     drop(reader);
     wait::until("room for the subscriber", || subscriber.call(&["SUBSCRIBE", "a"]) == confirmed.as_bytes());
 }
+
+/// What clients are subscribed to is bounded for all of them together, and costs nobody a connection.
+#[test]
+fn names_are_bounded_for_all_clients_together() {
+    let server = Server::start(Flavor::Valkey);
+    let toml = FAN_IN.replace("URL", &format!("redis://127.0.0.1:{}", server.port));
+    let proxy = Proxy::start_file(1, &format!("[limits]\nmax-buffered = \"1MiB\"\n{toml}"));
+    let subscribed = |client: &mut Client, count: usize| {
+        let names: Vec<String> = (0..count).map(|number| format!("{number:08}")).collect();
+        let words: Vec<&str> = ["SUBSCRIBE"].into_iter().chain(names.iter().map(String::as_str)).collect();
+        client.send_command(&words);
+        (0..count).for_each(|_| assert!(client.reply().starts_with(b"*3\r\n")));
+    };
+    // A quarter of the budget is 256 KiB, and each takes 136 bytes.
+    let mut clients = [(); 3].map(|()| proxy.client());
+    subscribed(&mut clients[0], 1000);
+    subscribed(&mut clients[1], 1000);
+    let refused = String::from_utf8(clients[2].call(&["SUBSCRIBE", "a"])).expect("text");
+    assert!(refused.contains("take a quarter of max-buffered"), "{refused}");
+    clients[2].expect(&["GET", "k"], "$-1\r\n");
+    drop(std::mem::replace(&mut clients[0], proxy.client()));
+    let again = || clients[2].call(&["SUBSCRIBE", "a"]).starts_with(b"*3\r\n");
+    wait::until("room", again);
+    server.run(&["PUBLISH", "00000007", "m"]);
+    clients[1].expect_reply("*3\r\n$7\r\nmessage\r\n$8\r\n00000007\r\n$1\r\nm\r\n");
+}

@@ -19,10 +19,15 @@ use self::seat::Outlet;
 use self::table::Table;
 use super::Upstream;
 use super::identity::Identity;
+use crate::resp::request::Request;
 use crate::topology::Generation;
 
 /// Bytes of a server's error line that are logged.
 const SHOWN: usize = 256;
+
+/// Subscriptions may take one part in so many of the worker's byte budget, beside it: sessions are not disconnected for what
+/// others are subscribed to.
+const SHARE: usize = 4;
 
 /// Why the link is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +166,12 @@ fn shown(line: &[u8]) -> String {
 }
 
 impl Upstream {
+    /// Whether a request for subscriptions by fan-in is for more than all clients of this worker may have together.
+    pub fn fan_in_full(&self, request: &Request<'_>) -> bool {
+        let held: usize = self.fans.borrow().values().map(|fan| fan.table.borrow().held()).sum();
+        held.saturating_add(request.len()) > self.buffers.limit() / SHARE
+    }
+
     /// The fan-in of this user's subscriptions, started if there is none.
     fn fan_in(self: &Rc<Self>, identity: &Rc<Identity>) -> Rc<FanIn> {
         if let Some(fan) = self.fans.borrow().get(&identity.id()) {

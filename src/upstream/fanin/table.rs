@@ -12,6 +12,9 @@ use crate::resp::request;
 /// A channel's name, or a pattern.
 pub(super) type Name = Rc<[u8]>;
 
+/// What a subscription of one session takes beside its name, about, in bytes.
+const EACH: usize = 128;
+
 /// Names in one command that restores subscriptions, or ends them.
 const NAMES: usize = 512;
 
@@ -45,6 +48,8 @@ pub(super) struct Table<L> {
     sent: VecDeque<Sent>,
     /// What nobody may be subscribed to any more.
     deserted: Vec<(Kind, Name)>,
+    /// What the subscriptions of all sessions take, about, in bytes.
+    held: usize,
 }
 
 /// Something for each kind of subscription.
@@ -148,6 +153,7 @@ impl<L> Default for Table<L> {
             asks: VecDeque::new(),
             sent: VecDeque::new(),
             deserted: Vec::new(),
+            held: 0,
         }
     }
 }
@@ -184,6 +190,11 @@ impl<L: Listener + Clone> Table<L> {
     /// Names that anybody is subscribed to, or asks for.
     pub(super) fn names(&self) -> usize {
         self.topics.all().iter().map(|topics| topics.len()).sum()
+    }
+
+    /// What the subscriptions of all sessions take, about, in bytes.
+    pub(super) fn held(&self) -> usize {
+        self.held
     }
 
     /// How many names a session is subscribed to.
@@ -453,6 +464,7 @@ impl<L: Listener + Clone> Table<L> {
             let Some(mine) = self.seats.get_mut(&seat) else { break };
             if mine.names.of_mut(kind).insert(name.clone()) {
                 mine.bytes += name.len();
+                self.held += EACH + name.len();
             }
             listener.confirmed(kind, true, Some(name), mine.count(kind));
             self.state(kind, name).members.insert(seat, listener.clone());
@@ -489,6 +501,7 @@ impl<L: Listener + Clone> Table<L> {
 
     /// A session is not subscribed any more.
     fn part(&mut self, seat: u64, kind: Kind, name: &Name) {
+        self.held -= EACH + name.len();
         if let Some(state) = self.topics.of_mut(kind).get_mut(name) {
             state.members.remove(&seat);
         }

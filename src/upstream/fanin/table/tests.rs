@@ -374,10 +374,12 @@ fn play(actions: Vec<Action>) {
             assert_eq!(members, having.map(|model| model.seat).collect(), "who hears {known:?}");
         }
     }
+    let bytes: usize = models.iter().flat_map(|model| &model.has).map(|(_, name)| EACH + name.len()).sum();
+    assert_eq!(table.held(), bytes);
     models.iter().for_each(|model| table.leave(model.seat));
     settle(&mut table, &mut server);
     assert!(server.names.is_empty());
-    assert_eq!((table.names(), table.sessions(), table.owed()), (0, 0, false));
+    assert_eq!((table.names(), table.sessions(), table.owed(), table.held()), (0, 0, false, 0));
     assert!(table.deserted.is_empty());
 }
 
