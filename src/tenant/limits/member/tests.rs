@@ -1,0 +1,180 @@
+//! One client's account under its tenant's limits, with time passed in.
+
+use std::time::Duration;
+
+use super::*;
+use crate::tenant::config::TenantConfig;
+use crate::tenant::limits::config::{LimitsConfig, Rates};
+use crate::tenant::{Tenant, Tenants};
+
+const MS: u64 = 1_000_000;
+const RATE: Rate = Rate { per_second: 100, burst: 2 };
+
+fn tenant(limits: LimitsConfig) -> Arc<Tenant> {
+    Tenant::new(0, TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() })
+}
+
+fn member(limits: LimitsConfig) -> Member {
+    Member::join(&Desk::new(&tenant(limits)), None, 0).unwrap()
+}
+
+fn commands(over_limit: OverLimit) -> LimitsConfig {
+    let rates = Rates { commands: Some(RATE), ..Rates::default() };
+    LimitsConfig { over_limit, max_delay: Duration::from_millis(25), rates, ..LimitsConfig::default() }
+}
+
+fn refused(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Refuse(line) => String::from_utf8_lossy(line).into_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn delays_are_in_turn_and_bounded() {
+    let mut member = member(commands(OverLimit::Delay));
+    let verdicts: Vec<_> = (0..4).map(|_| member.admit(0, 1, false)).collect();
+    assert_eq!(verdicts, [Verdict::Pass, Verdict::Pass, Verdict::PassAt(10 * MS), Verdict::PassAt(20 * MS)]);
+    assert!(refused(&member.admit(0, 1, false)).ends_with("limit of 100; retry in 30 ms"));
+    assert_eq!(member.admit(5 * MS, 1, false), Verdict::PassAt(30 * MS), "what was refused was not charged");
+}
+
+#[test]
+fn a_rejected_command_costs_nothing() {
+    let limits = LimitsConfig {
+        client_rates: Rates { bytes_in: Some(Rate { per_second: 1000, burst: 1000 }), ..Rates::default() },
+        ..commands(OverLimit::Reject)
+    };
+    let mut member = member(limits);
+    assert_eq!(member.admit(0, 300, false), Verdict::Pass);
+    assert_eq!(member.admit(0, 300, false), Verdict::Pass);
+    for _ in 0..10 {
+        assert!(refused(&member.admit(0, 300, false)).contains("commands-per-second"));
+    }
+    // Its bytes were given back each time.
+    assert_eq!(member.admit(10 * MS, 300, false), Verdict::Pass);
+    assert_eq!(member.admit(10 * MS, 300, true), Verdict::Pass, "EXEC is charged and never refused");
+    assert!(refused(&member.admit(40 * MS, 300, false)).contains("this client of tenant 'shop'"));
+}
+
+#[test]
+fn what_was_written_is_waited_for() {
+    let rate = Some(Rate { per_second: 1000, burst: 10 });
+    let rates = Rates { bytes_out: rate, ..Rates::default() };
+    let mut member = member(LimitsConfig { rates, ..LimitsConfig::default() });
+    assert_eq!(member.wrote(0, 5), 0);
+    let wait = member.wrote(0, 105);
+    assert_eq!(wait, 96 * MS);
+    assert_eq!(member.admit(0, 1, false), Verdict::PassAt(96 * MS));
+    assert_eq!(member.wrote(96 * MS, 105), 0);
+}
+
+#[test]
+fn commands_in_flight_wait_for_others() {
+    for (over_limit, waits) in [(OverLimit::Delay, true), (OverLimit::Reject, false)] {
+        let limits = LimitsConfig { in_flight: Some(2), over_limit, ..LimitsConfig::default() };
+        let desk = Desk::new(&tenant(limits));
+        let (mut one, mut two) =
+            (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
+        one.in_flight(2);
+        let verdict = two.admit(0, 1, false);
+        assert_eq!(matches!(verdict, Verdict::Again(_)), waits, "{verdict:?}");
+        one.in_flight(1);
+        assert_eq!(two.admit(0, 1, false), Verdict::Pass);
+        one.in_flight(2);
+        assert_eq!(two.admit(0, 1, true), Verdict::Pass);
+    }
+}
+
+/// The clock stands still, so only a wake-up can end the wait.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_woken_by_the_reply_to_another() {
+    let limits = LimitsConfig { in_flight: Some(1), ..LimitsConfig::default() };
+    let tenant = tenant(limits);
+    // Of two workers.
+    let (here, there) = (Desk::new(&tenant), Desk::new(&tenant));
+    let mut one = Member::join(&here, None, 0).unwrap();
+    let mut two = Member::join(&there, None, 0).unwrap();
+    one.in_flight(1);
+    assert_eq!(two.admit(0, 1, false), Verdict::Again(50 * MS));
+    let started = tokio::time::Instant::now();
+    let waits = std::future::poll_fn(|cx| match two.room(cx.waker()) {
+        true => std::task::Poll::Ready(()),
+        false => std::task::Poll::Pending,
+    });
+    let answered = async {
+        tokio::task::yield_now().await;
+        one.in_flight(0);
+    };
+    let both = async { tokio::join!(waits, answered) };
+    tokio::time::timeout(Duration::from_millis(1), both).await.unwrap();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert_eq!(two.admit(0, 1, false), Verdict::Pass);
+    assert!(two.waiting.is_none());
+}
+
+#[test]
+fn only_who_holds_much_of_too_much_goes() {
+    let desk = Desk::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
+    let (mut large, mut small) =
+        (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
+    assert_eq!(large.buffers(1 << 20), None);
+    assert_eq!(small.buffers(BUFFER_SHARE), None);
+    assert!(large.buffers(1 << 20).is_some());
+    drop(large);
+    assert_eq!(small.buffers(BUFFER_SHARE + 1), None);
+}
+
+#[test]
+fn another_configuration_keeps_places_and_what_was_used() {
+    let limits = |per_second, in_flight| LimitsConfig {
+        rates: Rates { commands: Some(Rate { per_second, burst: 2 }), ..Rates::default() },
+        in_flight,
+        connections: Some(1),
+        ..LimitsConfig::default()
+    };
+    let config = |limits| TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() };
+    let before = Tenants::new(&[config(limits(100, None))], &[], None);
+    let desk = Desk::new(before.all.first().unwrap());
+    let mut member = Member::join(&desk, None, 0).unwrap();
+    member.hold(Limit::Leased).unwrap();
+    (0..3).for_each(|_| assert!(matches!(member.admit(0, 1, false), Verdict::Pass | Verdict::PassAt(_))));
+    let after = before.renewed(&[config(limits(1000, Some(5)))], &[]);
+    let tenant = after.all.first().unwrap();
+    assert_eq!(tenant.number, desk.tenant.number);
+    member.renew(&desk.renewed(tenant), 0);
+    member.in_flight(3);
+    assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (1, 1, 3));
+    // Three units were used, of which one was the last one's wait: it is a millisecond's now.
+    assert!(matches!(member.admit(0, 1, false), Verdict::PassAt(due) if due <= 3 * MS));
+    assert_eq!(member.desk().figures.commands.get(), 4, "the figures go on");
+    assert!(Member::join(member.desk(), None, 0).is_err(), "it is full");
+    let late = Member::move_in(member.desk(), Some(&member), 0);
+    assert_eq!((tenant.connections.taken(), tenant.leased.taken()), (2, 2));
+    drop((late, member));
+    assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (0, 0, 0));
+    let unchanged = after.renewed(&[config(limits(1000, Some(5)))], &[]);
+    assert!(Arc::ptr_eq(unchanged.all.first().unwrap(), tenant));
+    let other = after.renewed(&[], &[]).renewed(&[config(limits(1000, Some(5)))], &[]);
+    assert_ne!(other.all.first().unwrap().number, tenant.number, "a name that comes back is another tenant");
+}
+
+#[test]
+fn places_are_taken_along_or_the_tenant_is_not_joined() {
+    let limits = LimitsConfig { subscribed: Some(1), connections: Some(2), ..LimitsConfig::default() };
+    let (from, to) = (Desk::new(&tenant(LimitsConfig::default())), Desk::new(&tenant(limits)));
+    let subscriber = || {
+        let mut member = Member::join(&from, None, 0).unwrap();
+        member.hold(Limit::Subscribed).unwrap();
+        member
+    };
+    let (first, second) = (subscriber(), subscriber());
+    let mut joined = Member::join(&to, Some(&first), 0).unwrap();
+    assert!(Member::join(&to, Some(&second), 0).is_err());
+    assert_eq!(to.tenant.connections.taken(), 1, "who could not join takes no place");
+    joined.release(Limit::Subscribed);
+    assert!(Member::join(&to, Some(&second), 0).is_ok());
+    assert_eq!(from.tenant.subscribed.taken(), 2);
+    drop((first, second));
+    assert_eq!(from.tenant.subscribed.taken(), 0);
+}
