@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use super::client::encode;
 
 /// What is said in answer to one command.
@@ -86,6 +88,10 @@ fn serve(mut stream: TcpStream, mut answer: Answer) {
                 Said::Bytes(bytes) => (bytes, false),
                 Said::Last(bytes) => (bytes, true),
             };
+            if last {
+                // The end is to arrive together with what comes before it: nothing can be sent in between.
+                let _ = SockRef::from(&stream).set_tcp_cork(true);
+            }
             if stream.write_all(&bytes).is_err() || last {
                 let _ = stream.shutdown(Shutdown::Both);
                 return;
