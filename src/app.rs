@@ -19,6 +19,7 @@ use crate::config::flags::Flags;
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
+use crate::net::budget::Budget;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
@@ -249,7 +250,7 @@ fn plan(
             }
         })
         .collect();
-    Plan { listeners, tenants, upstreams, max_buffered: config.max_buffered / workers }
+    Plan { listeners, tenants, upstreams, budget: Budget::new(config.max_buffered, workers) }
 }
 
 async fn stopped() -> io::Result<()> {

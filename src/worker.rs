@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::metrics::{Counters, Snapshot};
+use crate::net::budget::{Budget, Share};
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
@@ -75,8 +76,8 @@ pub struct Plan {
     pub tenants: Tenants,
     /// Upstreams.
     pub upstreams: Vec<UpstreamPlan>,
-    /// Bytes that one worker may hold for its sessions.
-    pub max_buffered: usize,
+    /// What all workers together may hold for their clients.
+    pub budget: Arc<Budget>,
 }
 
 /// What a worker does with the clients of one listener.
@@ -130,7 +131,7 @@ impl Worker {
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn({
             let load = load.clone();
             move || match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => runtime.block_on(run(plan, arriving, asked, load)),
+                Ok(runtime) => runtime.block_on(run(number, plan, arriving, asked, load)),
                 Err(error) => tracing::error!(worker = number, %error, "a worker could not start"),
             }
         })?;
@@ -174,13 +175,16 @@ impl Worker {
 }
 
 async fn run(
+    number: usize,
     plan: Plan,
     mut arriving: mpsc::Receiver<Arrival>,
     mut asked: mpsc::Receiver<Ask>,
     load: Arc<AtomicUsize>,
 ) {
-    let buffers = Rc::new(Buffers::new(plan.max_buffered));
+    let share = Rc::new(Share::new(plan.budget, number));
+    let buffers = Rc::new(Buffers::new(share.clone()));
     let roster = Rc::new(Roster::default());
+    tokio::task::spawn_local(roster.clone().relieve(buffers.clone()));
     let upstreams: Vec<Rc<Upstream>> = plan
         .upstreams
         .into_iter()
@@ -216,7 +220,7 @@ async fn run(
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
                     let tenants = offices.figures();
                     let handshakes = doors.iter().map(|door| door.log.count()).collect();
-                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered: buffers.held() });
+                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered: share.held() });
                 }
                 Some(Ask::Adopt(tenants, answer)) => {
                     upstreams.iter().for_each(|upstream| upstream.set_fair(!tenants.all.is_empty()));

@@ -1,7 +1,9 @@
-//! Sockets: dialling, streams, buffers, backoff.
+//! Sockets: dialling, streams, buffers and the byte budget, backoff.
 
 pub mod backoff;
+pub mod budget;
 pub mod buffers;
+pub mod byte_queue;
 pub mod connect;
 pub mod loopback;
 pub mod proxy_protocol;

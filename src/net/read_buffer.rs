@@ -51,8 +51,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Bytes allocated.
-    #[cfg(test)]
+    /// Returns the number of bytes allocated.
     pub fn capacity(&self) -> usize {
         self.data.capacity()
     }

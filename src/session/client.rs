@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use crate::net::budget::{Account, Counted};
 use crate::resp::Resp;
 use crate::tenant::identity::Identity as Known;
 use crate::upstream::identity::Identity;
@@ -41,11 +42,11 @@ pub struct Client {
     /// What is known of it besides.
     pub known: Known,
     /// CLIENT SETNAME.
-    pub name: Vec<u8>,
+    pub name: Counted,
     /// CLIENT SETINFO LIB-NAME.
-    pub lib_name: Vec<u8>,
+    pub lib_name: Counted,
     /// CLIENT SETINFO LIB-VER.
-    pub lib_ver: Vec<u8>,
+    pub lib_ver: Counted,
     /// CLIENT REPLY.
     pub replying: Replying,
 }
@@ -63,8 +64,8 @@ pub struct Origin {
 }
 
 impl Client {
-    /// A client that has just connected.
-    pub fn new(origin: Origin, database: u32, identity: Option<Rc<Identity>>) -> Self {
+    /// A client that has just connected. `account` counts the names that it gives.
+    pub fn new(origin: Origin, database: u32, identity: Option<Rc<Identity>>, account: &Rc<Account>) -> Self {
         Self {
             id: origin.id,
             peer: origin.peer,
@@ -75,9 +76,9 @@ impl Client {
             identity,
             login: None,
             known: origin.known,
-            name: Vec::new(),
-            lib_name: Vec::new(),
-            lib_ver: Vec::new(),
+            name: Counted::new(account),
+            lib_name: Counted::new(account),
+            lib_ver: Counted::new(account),
             replying: Replying::On,
         }
     }
@@ -88,7 +89,7 @@ impl Client {
         self.database = database;
         self.identity = identity;
         self.login = None;
-        self.name.clear();
+        self.name.set(b"");
         self.replying = Replying::On;
     }
 

@@ -3,9 +3,10 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use super::hello::Hello;
-use super::turn::DEPARTED_CHECK;
+use super::turn::{AHEAD, DEPARTED_CHECK};
 use super::{Close, Session, hello, leased, refusal};
 use crate::resp::Resp;
 use crate::resp::write;
@@ -122,7 +123,7 @@ impl Session {
             if let Err(line) = self.assign(user.as_deref(), name) {
                 return self.refuse(&line);
             }
-            self.client.name.clone_from(name);
+            self.client.name.set(name);
         }
         if let Some(resp) = hello.resp
             && resp != self.client.resp
@@ -150,7 +151,7 @@ impl Session {
         };
         let identity = upstream.identities.of(user, password);
         upstream.verify(&Key { identity: identity.clone(), database: 0, resp: Resp::V2 }).await?;
-        let name = self.client.name.clone();
+        let name = self.client.name.to_vec();
         self.assign(Some(&identity.user()), &name)?;
         self.client.login = Some(identity.user());
         if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
@@ -179,7 +180,7 @@ impl Session {
             counters.users_refused.rise();
             refusal::not_authenticated(&refused)
         })?;
-        let name = self.client.name.clone();
+        let name = self.client.name.to_vec();
         self.assign(Some(&user.name), &name)?;
         self.client.login = Some(user.name.clone());
         let identity = self.identity_of(&user);
@@ -245,10 +246,10 @@ impl Session {
             let mut registered = false;
             let change = poll_fn(|cx| {
                 if std::mem::replace(&mut registered, true) {
-                    return std::task::Poll::Ready(());
+                    return Poll::Ready(());
                 }
                 lane.wait(client, cx.waker());
-                std::task::Poll::Pending
+                Poll::Pending
             });
             tokio::select! {
                 _ = tokio::time::timeout_at(deadline, change) => {}
@@ -272,14 +273,17 @@ impl Session {
             }
             tokio::select! {
                 () = poll_fn(|cx| {
-                    self.poll_messages(cx);
-                    self.poll_left(cx)
+                    let ahead = if self.poll_messages(cx) { usize::MAX } else { AHEAD };
+                    if self.account.is_evicted() {
+                        return Poll::Ready(());
+                    }
+                    self.poll_left_within(cx, ahead)
                 }) => break,
                 () = upstream.hold_begun() => {}
                 () = upstream.changed() => {}
             }
         }
-        while !self.around.upstream.in_hold() && !self.waits_for_others() {
+        while !self.account.is_evicted() && !self.around.upstream.in_hold() && !self.waits_for_others() {
             tokio::time::sleep(DEPARTED_CHECK).await;
         }
     }

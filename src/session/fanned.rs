@@ -119,15 +119,14 @@ impl Session {
         Poll::Pending
     }
 
-    /// Passes messages on while the session waits for something else, as far as its limits allow. A fault shows at the
-    /// next turn.
-    pub(super) fn poll_messages(&mut self, cx: &mut Context<'_>) {
-        if self.seat.is_some() {
-            self.replies.watch(cx.waker());
-            if self.settle_accounts(cx, self.replies.awaited() as usize) {
-                let _ = self.replies.poll_write_to(cx, &mut self.stream);
-            }
+    /// Writes replies and messages to the client while the session waits for something else, as far as its limits allow.
+    /// Returns true if the client does not take them. A fault shows at the next turn.
+    pub(super) fn poll_messages(&mut self, cx: &mut Context<'_>) -> bool {
+        self.replies.watch(cx.waker());
+        if self.seat.is_some() && !self.settle_accounts(cx, self.replies.awaited() as usize) {
+            return false;
         }
+        self.replies.poll_write_to(cx, &mut self.stream).is_pending()
     }
 
     /// All its subscriptions end.

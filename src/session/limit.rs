@@ -323,7 +323,7 @@ impl Session {
 
     /// As [`Self::assign`], as the client is now.
     pub(super) fn reassign(&mut self) -> Result<(), Vec<u8>> {
-        let (user, name) = (self.client.login.clone(), self.client.name.clone());
+        let (user, name) = (self.client.login.clone(), self.client.name.to_vec());
         self.assign(user.as_deref(), &name)
     }
 }

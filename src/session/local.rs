@@ -20,6 +20,10 @@ pub(super) enum Outcome {
 
 use Outcome::Answered;
 
+/// A longer user name or password is wrong without being asked about, in bytes: what is asked about is remembered for a
+/// time. Servers take no longer ones from a client that has not authenticated.
+const MAX_SECRET: usize = 16 * 1024;
+
 /// Whether a command that ends a pinned state, or needs one, is answered here because there is none.
 pub(super) fn answers_unpinned(client: &super::client::Client, spec: &Spec, request: &Request<'_>) -> bool {
     match spec.verb {
@@ -94,7 +98,7 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
         }
         Verb::ClientGetname if session.client.name.is_empty() => session.answer(|out| write::null(out, resp)),
         Verb::ClientGetname => {
-            let name = session.client.name.clone();
+            let name = session.client.name.to_vec();
             session.answer(|out| write::bulk(out, &name));
         }
         Verb::ClientSetname if !valid_name(value) => session.refuse(refusal::BAD_NAME),
@@ -102,7 +106,7 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
             let user = session.client.login.clone();
             match session.assign(user.as_deref(), value) {
                 Ok(()) => {
-                    session.client.name = value.to_vec();
+                    session.client.name.set(value);
                     session.answer(write::ok);
                 }
                 Err(line) => session.refuse(&line),
@@ -145,7 +149,7 @@ fn set_info(session: &mut Session, option: &[u8], value: &[u8]) {
         return session.refuse(&line);
     };
     if valid_name(value) {
-        *field = value.to_vec();
+        field.set(value);
         session.answer(write::ok);
     } else {
         // The server repeats the option's name as the client spelt it.
@@ -206,6 +210,12 @@ fn say_hello(session: &mut Session, request: &Request<'_>) -> Outcome {
         session.refuse(refusal::NO_AUTH_HELLO);
         return Answered;
     }
+    if let Some((user, password)) = &hello.auth
+        && user.len().max(password.len()) > MAX_SECRET
+    {
+        session.refuse(refusal::WRONG_PASSWORD);
+        return Answered;
+    }
     match session.around.upstream.server() {
         Some(server) if hello.auth.is_none() => {
             session.greet(&hello, &server);
@@ -218,6 +228,12 @@ fn say_hello(session: &mut Session, request: &Request<'_>) -> Outcome {
 fn authenticate(session: &mut Session, request: &Request<'_>) -> Outcome {
     let mut args = request.args().skip(1).map(<[u8]>::to_vec);
     match (args.next(), args.next(), args.next()) {
+        (user, password, None)
+            if [&user, &password].into_iter().flatten().any(|text| text.len() > MAX_SECRET) =>
+        {
+            session.refuse(refusal::WRONG_PASSWORD);
+            Answered
+        }
         (Some(password), None, None) => Outcome::Errand(Errand::Auth { user: None, password }),
         (Some(user), Some(password), None) => Outcome::Errand(Errand::Auth { user: Some(user), password }),
         _ => {

@@ -25,6 +25,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
@@ -38,7 +39,9 @@ use self::scan::Scans;
 use self::turn::{Pause, Step, Turn};
 use crate::command::{self, Flags, Found, Verb};
 use crate::metrics::Gauged;
+use crate::net::budget::{Account, Charge, Holding, Share, relief};
 use crate::net::buffers::Buffers;
+use crate::net::byte_queue::ByteQueue;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
 use crate::net::tls::fault::Fault;
@@ -69,6 +72,13 @@ pub struct Surroundings {
     /// The number of the listener.
     pub listener: usize,
 }
+
+/// How long a worker waits between two looks at a byte budget that is spent.
+const RELIEF_PAUSE: Duration = Duration::from_millis(2);
+/// Evictions are logged at most this often.
+const RELIEF_LOG_PERIOD: Duration = Duration::from_secs(1);
+/// Looks after which a worker disconnects its own largest client, although another worker's was larger.
+const RELIEF_PATIENCE: u32 = 10;
 
 /// The sessions of one worker, so that a drain reaches them, and the clock of their timeouts.
 pub struct Roster {
@@ -115,6 +125,59 @@ impl Roster {
         }
     }
 
+    /// Disconnects the clients that hold most, whenever the byte budget of the process is spent. Never ends.
+    pub async fn relieve(self: Rc<Self>, buffers: Rc<Buffers>) {
+        let share = buffers.share();
+        let mut told: Option<Instant> = None;
+        loop {
+            share.spent().await;
+            // Much of what is held at one moment is written at the next, and the other workers need a moment to say how
+            // much their largest client holds.
+            let (mut clients, mut bytes) = self.rank(0, 0, share);
+            for round in 0.. {
+                tokio::time::sleep(RELIEF_PAUSE).await;
+                let missing = share.budget().missing();
+                if missing == 0 {
+                    break;
+                }
+                let evicted = self.rank(missing, round, share);
+                clients += evicted.0;
+                bytes += evicted.1;
+            }
+            if clients > 0 && told.is_none_or(|at| at.elapsed() >= RELIEF_LOG_PERIOD) {
+                told = Some(Instant::now());
+                tracing::warn!(
+                    clients,
+                    bytes,
+                    max_buffered = share.budget().limit(),
+                    "the memory for clients was spent: those that held most are disconnected; raise max-buffered, or bound clients by tenant"
+                );
+            }
+        }
+    }
+
+    /// Tells the other workers how much the largest client holds, and marks those that must go for `missing` bytes.
+    /// Returns how many those are, and how many bytes they hold.
+    fn rank(&self, missing: usize, round: u32, share: &Share) -> (usize, usize) {
+        let sessions = self.sessions.borrow();
+        let (leaving, staying): (Vec<_>, Vec<_>) =
+            sessions.values().partition(|session| session.is_evicted());
+        let leaving = leaving.iter().map(|session| session.held()).sum();
+        let clients: Vec<Holding> = staying.iter().map(|session| session.holding()).collect();
+        let largest = clients.iter().map(|client| client.weight).max().unwrap_or(0);
+        let others = share.compare_largest(largest);
+        // A worker that does not answer must not keep the others from doing their part.
+        let others = if round < RELIEF_PATIENCE { others } else { 0 };
+        let (mut evicted, mut bytes) = (0, 0);
+        for session in relief(&clients, leaving, missing, others).into_iter().filter_map(|at| staying.get(at))
+        {
+            session.evict();
+            evicted += 1;
+            bytes += session.held();
+        }
+        (evicted, bytes)
+    }
+
     /// Ends when no session is left.
     pub async fn emptied(&self) {
         loop {
@@ -145,7 +208,7 @@ pub enum Close {
     Tls,
     /// It did not take its replies.
     Slow,
-    /// Its share of the memory was spent.
+    /// The byte budget was spent, of the process or of its tenant, and this client held most of it.
     Memory,
     /// A reply was cut short, or state was lost, with an upstream connection.
     UpstreamLost,
@@ -181,7 +244,11 @@ pub struct Session {
     replies: Rc<Replies>,
     around: Rc<Surroundings>,
     /// Bytes read and not handled: part of a request, or requests that must wait for earlier replies.
-    input: Vec<u8>,
+    input: ByteQueue,
+    /// Counts what the client makes respgate keep, and says whether it must go because of that.
+    account: Rc<Account>,
+    /// What is allocated for `input`.
+    input_charge: Charge,
     scanner: RequestScanner,
     scans: Scans,
     /// What the client may do; `None`: everything.
@@ -200,7 +267,7 @@ pub struct Session {
     ended: bool,
     /// Found while leased, to be done without the lease.
     pending: Option<Errand>,
-    /// Bytes written when they were last looked at.
+    /// Bytes read and written when they were last looked at.
     progress: u64,
     /// Runs while the client takes no bytes.
     stall: Option<Pin<Box<Sleep>>>,
@@ -222,8 +289,9 @@ impl Session {
     pub fn new(stream: Stream, origin: Origin, around: Rc<Surroundings>) -> Self {
         let upstream = &around.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
-        let client = Client::new(origin, upstream.config.database, identity);
-        let replies = Replies::new(around.buffers.clone(), around.config.max_reply_buffer);
+        let account = Account::new(around.buffers.share());
+        let client = Client::new(origin, upstream.config.database, identity, &account);
+        let replies = Replies::new(around.buffers.clone(), account.clone(), around.config.max_reply_buffer);
         let presence = Presence::new(replies.clone(), around.config.timeouts, around.roster.now.get());
         around.roster.sessions.borrow_mut().insert(client.id, presence.clone());
         upstream.counters.clients_total.rise();
@@ -237,7 +305,9 @@ impl Session {
             client,
             replies,
             around,
-            input: Vec::new(),
+            input: ByteQueue::default(),
+            input_charge: Charge::new(&account),
+            account,
             scanner: RequestScanner::default(),
             scans: Scans::default(),
             policy: None,
@@ -306,7 +376,7 @@ impl Session {
     fn skip_request(&mut self) {
         let mut first = true;
         let input = std::mem::take(&mut self.input);
-        let (used, _) = self.handle_with(&input, |_, _| {
+        let (used, _) = self.handle_with(input.front(), |_, _| {
             if std::mem::take(&mut first) { Step::Done } else { Step::Stay(Pause::Replies) }
         });
         self.input = input;
@@ -322,10 +392,11 @@ impl Session {
             Expiry::SlowReader => Some(Close::Slow),
             Expiry::Command if self.client.replying == client::Replying::On && !self.replies.is_partial() => {
                 let counters = &self.around.upstream.counters;
-                let replies = Replies::new(self.around.buffers.clone(), self.around.config.max_reply_buffer);
+                let (buffers, account) = (self.around.buffers.clone(), self.account.clone());
+                let replies = Replies::new(buffers, account, self.around.config.max_reply_buffer);
                 let given_up = self.replies.awaited();
+                self.replies.move_to(&replies);
                 replies.answer(|out| {
-                    self.replies.with_waiting(|waiting| out.extend_from_slice(waiting));
                     (0..given_up).for_each(|_| out.extend_from_slice(refusal::COMMAND_TIMEOUT));
                 });
                 counters.command_timeouts.add(given_up.into());
@@ -349,7 +420,7 @@ impl Session {
     fn waits_for_others(&mut self) -> bool {
         let mut waits = false;
         let input = std::mem::take(&mut self.input);
-        self.handle_with(&input, |_, found| {
+        self.handle_with(input.front(), |_, found| {
             waits = found.ok().and_then(command::find).is_some_and(|found| match found {
                 Found::Spec(spec) => {
                     spec.flags.contains(Flags::BLOCKING)
@@ -408,7 +479,6 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.leave_lane();
         self.around.roster.leave(self.client.id);
-        self.around.buffers.discharge(self.input.len());
         self.replies.close();
     }
 }

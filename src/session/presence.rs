@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::config::Timeouts;
+use crate::net::budget::Holding;
 use crate::upstream::replies::Replies;
 
 /// Seconds since the worker started.
@@ -92,6 +93,29 @@ impl Presence {
         self.replies.borrow().wake();
     }
 
+    /// Returns the bytes that the client makes respgate keep.
+    pub(super) fn held(&self) -> usize {
+        self.replies.borrow().account().held()
+    }
+
+    /// What the client holds, for the choice of who must go.
+    pub(super) fn holding(&self) -> Holding {
+        let replies = self.replies.borrow();
+        Holding { weight: replies.account().weigh(), held: replies.account().held() }
+    }
+
+    /// Has the client disconnected, because the byte budget is spent and it holds most of it.
+    pub(super) fn evict(&self) {
+        let replies = self.replies.borrow();
+        replies.account().evict();
+        replies.wake();
+    }
+
+    /// Returns true if the client is to be disconnected for what it holds.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.replies.borrow().account().is_evicted()
+    }
+
     /// Tells the session that users or tenants have changed.
     pub(super) fn tell_reload(&self) {
         self.reload.set(true);
@@ -158,6 +182,7 @@ impl Presence {
 
     /// Looks at the session; wakes it if its time is up.
     pub(super) fn inspect(&self, now: Tick) {
+        self.replies.borrow().account().tick();
         let waiting = self.replies.borrow().waiting();
         let awaited = self.replies.borrow().awaited();
         let soft = self.timeouts.slow_reader_soft.is_some_and(|soft| waiting > soft);

@@ -18,8 +18,15 @@ use crate::upstream::replies::Standing;
 pub(super) const BACKLOG: usize = 256 * 1024;
 /// Unhandled input that is read ahead while requests must wait, in bytes, so that a departure is noticed.
 pub(super) const AHEAD: usize = 64 * 1024;
-/// Input that one client may hold when the worker's budget is spent, in bytes.
-const MEMORY_SHARE: usize = 256 * 1024;
+/// Reads, of [`READ`] bytes at most, between two looks at whether the client takes replies again.
+const AHEAD_READS: usize = 4;
+/// Reads of a client that waits for something else, before other sessions have their turn.
+const LEFT_READS: usize = 32;
+/// Pieces of waiting input that are handled before other sessions have their turn.
+const PIECES: usize = 4;
+/// What a client is told that is disconnected for what it holds.
+const EVICTED: &[u8] =
+    b"-ERR respgate: the memory for clients is spent (max-buffered), and this client holds most of it";
 /// How often it is looked whether a client that closed its sending side waits in vain.
 pub(super) const DEPARTED_CHECK: Duration = Duration::from_millis(250);
 /// A request that is small as requests go, in bytes.
@@ -45,6 +52,8 @@ pub(super) enum Turn {
 pub(super) enum Pause {
     /// All is handled: read more.
     More,
+    /// More can be handled, once other sessions have had their turn.
+    Yield,
     /// Earlier replies must come first.
     Replies,
     /// A limit takes no request before this time.
@@ -85,6 +94,9 @@ impl Session {
                     Poll::Ready(Err(_)) => return Poll::Ready(Turn::Close(Close::Left)),
                     Poll::Pending => true,
                 };
+            if self.evicted(cx) {
+                return Poll::Ready(Turn::Close(Close::Memory));
+            }
             match self.replies.standing() {
                 Standing::Open | Standing::Gone => {}
                 Standing::Overflowed => return Poll::Ready(Turn::Close(Close::Slow)),
@@ -118,7 +130,11 @@ impl Session {
                 return Poll::Pending;
             }
             if blocked && self.replies.waiting() > BACKLOG {
-                return Poll::Pending;
+                match self.poll_backlog(cx) {
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Ready(Err(close)) => return Poll::Ready(Turn::Close(close)),
+                    Poll::Pending => return Poll::Pending,
+                }
             }
             if self.acts_anew {
                 // What is under way is another's, and is answered first.
@@ -148,6 +164,14 @@ impl Session {
                     Poll::Pending => return Poll::Pending,
                 };
             }
+            let waits = matches!(pause, Pause::Replies | Pause::Limit(_) | Pause::Room(_));
+            if blocked && waits {
+                match self.poll_backlog(cx) {
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Ready(Err(close)) => return Poll::Ready(Turn::Close(close)),
+                    Poll::Pending => {}
+                }
+            }
             let answered = self.replies.waiting() > 0 && !blocked;
             match pause {
                 Pause::More => {}
@@ -157,6 +181,7 @@ impl Session {
                     return Poll::Ready(Turn::Errand(errand));
                 }
                 Pause::Close(close) => self.closing = Some(close),
+                Pause::Yield => break,
                 Pause::Replies if answered => {}
                 Pause::Replies => return Poll::Pending,
                 Pause::Subscribing => {
@@ -195,9 +220,45 @@ impl Session {
         }
     }
 
-    /// Ready when the client has taken no byte of its replies for too long.
+    /// Reads on while replies wait for the client: it may write a whole pipeline before it reads (hiredis, redis-py and
+    /// phpredis do), and would otherwise wait for respgate as respgate waits for it. Nothing of what is read is run before
+    /// the client has taken replies, so that few bytes of requests cannot make many bytes of replies wait; what is read
+    /// counts against `max-buffered`.
+    ///
+    /// Ready when something was read. An error if the client is gone for good.
+    pub(super) fn poll_backlog(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+        for reads in 0..AHEAD_READS {
+            if self.ended {
+                break;
+            }
+            match self.poll_read_ahead(cx) {
+                Poll::Pending if reads > 0 => break,
+                Poll::Pending => return Poll::Pending,
+                // It will send no more, and is still owed its replies.
+                Poll::Ready(Ok(0)) => self.ended = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost(&error))),
+            }
+        }
+        if self.ended { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Whether the client must go at once, because the byte budget is spent and it holds most of it. Tells it so, as far
+    /// as it listens.
+    pub(super) fn evicted(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.account.is_evicted() {
+            return false;
+        }
+        if !self.replies.is_partial() {
+            self.refuse(EVICTED);
+            let _ = self.replies.poll_write_to(cx, &mut self.stream);
+        }
+        true
+    }
+
+    /// Ready when the client has neither taken a byte of its replies nor sent one for too long.
     pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<()> {
-        let progress = self.replies.progress();
+        let progress = self.account.moved();
         if !blocked || progress != self.progress {
             self.progress = progress;
             self.stall = None;
@@ -271,7 +332,13 @@ impl Session {
     pub(super) fn poll_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
         // A client that waits where no more may wait is not read from: its departure can wait, too.
         let full = self.held.is_some() && self.around.upstream.hold_full(0);
+        let mut reads = 0;
         while !full && !self.ended && self.input.len() < ahead {
+            if reads == LEFT_READS {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            reads += 1;
             match ready!(self.poll_read_ahead(cx)) {
                 Ok(0) => self.ended = true,
                 Ok(_) => {}
@@ -313,6 +380,7 @@ impl Session {
         let mut room = ReadBuf::new(&mut scratch);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
         self.keep(room.filled());
+        self.account.note_moved(room.filled().len());
         Poll::Ready(Ok(room.filled().len()))
     }
 
@@ -332,6 +400,7 @@ impl Session {
         if bytes.is_empty() {
             return Poll::Ready(Pause::Close(Close::Left));
         }
+        self.account.note_moved(bytes.len());
         if self.opening && self.opens_with_tls(bytes) {
             return Poll::Ready(Pause::Close(self.refuse_tls()));
         }
@@ -346,7 +415,7 @@ impl Session {
 
     /// Whether the client speaks TLS; called until it has said enough to tell.
     fn opens_with_tls(&mut self, bytes: &[u8]) -> bool {
-        let mut said = self.input.iter().chain(bytes);
+        let mut said = self.input.front().iter().chain(bytes);
         let first = [said.next(), said.next()];
         self.opening = first == [Some(&TLS[0]), None];
         first == [Some(&TLS[0]), Some(&TLS[1])]
@@ -378,8 +447,11 @@ impl Session {
 
     /// Keeps bytes for later.
     fn keep(&mut self, bytes: &[u8]) {
-        self.input.extend_from_slice(bytes);
-        self.around.buffers.charge(bytes.len());
+        if bytes.is_empty() {
+            return;
+        }
+        self.input.push(bytes);
+        self.input_charge.set(self.input.capacity());
         if let Some(held) = &mut self.held {
             held.set(self.input.len());
         }
@@ -387,37 +459,30 @@ impl Session {
 
     /// Handles what was kept.
     pub(super) fn handle_input(&mut self) -> Pause {
-        if self.input.is_empty() {
-            return Pause::More;
+        for _ in 0..PIECES {
+            if self.input.is_empty() {
+                return Pause::More;
+            }
+            let input = std::mem::take(&mut self.input);
+            let (used, pause) = self.handle(input.front());
+            let cut_off = used < input.front().len();
+            self.input = input;
+            self.consume(used);
+            // The request that is cut off may go on in what waits already.
+            if !matches!(pause, Pause::More) || cut_off && !self.input.join() {
+                return pause;
+            }
         }
-        let input = std::mem::take(&mut self.input);
-        let (used, pause) = self.handle(&input);
-        self.input = input;
-        self.consume(used);
-        if self.hoards(0) {
-            return Pause::Close(Close::Memory);
-        }
-        pause
-    }
-
-    /// Whether the worker's memory is spent and this client holds more than its share in requests, `sent` bytes of
-    /// it elsewhere. Tells the client so.
-    pub(super) fn hoards(&mut self, sent: usize) -> bool {
-        let hoards = self.around.buffers.exhausted() && self.input.len() + sent > MEMORY_SHARE;
-        if hoards {
-            self.refuse(b"-ERR respgate: its memory for requests and replies is spent, and this client holds more than its share");
-        }
-        hoards
+        Pause::Yield
     }
 
     /// Drops bytes from the front of the input.
     pub(super) fn consume(&mut self, used: usize) {
-        self.around.buffers.discharge(used);
-        if used == self.input.len() {
-            self.input = Vec::new();
-        } else {
-            self.input.drain(..used);
+        self.input.consume(used);
+        if self.input.is_empty() {
+            self.input.release();
         }
+        self.input_charge.set(self.input.capacity());
     }
 
     /// Handles requests until something must be waited for. Returns how many bytes are used up, and why it

@@ -13,8 +13,7 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let Some(buffers) = upstream.upgrade().map(|upstream| upstream.buffers.clone()) else { return };
-    let nobody = Replies::new(buffers, 0);
-    nobody.close();
+    let nobody = Replies::nobody(&buffers);
     loop {
         ticks.tick().await;
         let Some(upstream) = upstream.upgrade() else { return };

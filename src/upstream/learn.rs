@@ -46,7 +46,7 @@ impl Upstream {
 
     async fn ask_for_commands(self: &Rc<Self>, asker: &Key, deadline: Instant) -> Option<Learned> {
         let key = |identity: &Rc<Identity>| Key { identity: identity.clone(), database: 0, resp: Resp::V2 };
-        let nobody = Replies::new(self.buffers.clone(), 0);
+        let nobody = Replies::nobody(&self.buffers);
         let as_itself = match asker.identity.login().map(Login::whose) {
             Some(Whose::User(_)) => {
                 self.lease(&key(self.identities.own()), &nobody, Share::default()).await.ok()

@@ -315,7 +315,7 @@ impl Upstream {
         if key.identity.believed() {
             return Ok(());
         }
-        let replies = replies::Replies::new(self.buffers.clone(), 0);
+        let replies = replies::Replies::nobody(&self.buffers);
         self.lease_fresh(key, &replies).await.map(lease::Lease::give_back)
     }
 }
@@ -374,7 +374,7 @@ mod tests {
                 let (_topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
                 let config = UpstreamConfig { hold_timeout: Duration::ZERO, ..UpstreamConfig::new("main") };
                 let upstream =
-                    Upstream::start(plan(config, seen), Rc::new(Buffers::new(1024)), Rc::default());
+                    Upstream::start(plan(config, seen), Rc::new(Buffers::alone(1024)), Rc::default());
                 assert!(upstream.hold_deadline().is_ok(), "nothing is known to be wrong");
                 upstream.begin_hold();
                 assert!(upstream.hold_deadline().is_err());
@@ -391,7 +391,7 @@ mod tests {
             .run_until(async {
                 let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
                 let plan = plan(UpstreamConfig::new("main"), seen);
-                let upstream = Upstream::start(plan, Rc::new(Buffers::new(1024)), Rc::default());
+                let upstream = Upstream::start(plan, Rc::new(Buffers::alone(1024)), Rc::default());
                 tokio::time::sleep(upstream.config.hold_timeout * 2).await;
                 assert!(upstream.hold_deadline().is_err(), "no primary for so long");
                 topology.send_replace(Topology::Known(Arc::new(Primary {

@@ -7,7 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::AsyncWrite;
 
+use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
+use crate::net::byte_queue::ByteQueue;
 
 /// How a client's queue of replies stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +27,10 @@ pub enum Standing {
 /// The replies of one client that wait to be written to it, and the count of those still to come.
 pub struct Replies {
     buffers: Rc<Buffers>,
-    bytes: RefCell<Vec<u8>>,
-    written: Cell<usize>,
+    account: Rc<Account>,
+    bytes: RefCell<ByteQueue>,
+    /// Bytes allocated for what waits, as the account counts them.
+    charged: Cell<usize>,
     /// Bytes written in all.
     progress: Cell<u64>,
     awaited: Cell<u32>,
@@ -42,12 +46,13 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// `limit`: bytes that may wait for this client.
-    pub fn new(buffers: Rc<Buffers>, limit: usize) -> Rc<Self> {
+    /// `account`: what counts the bytes that this client holds. `limit`: bytes that may wait for it.
+    pub fn new(buffers: Rc<Buffers>, account: Rc<Account>, limit: usize) -> Rc<Self> {
         Rc::new(Self {
             buffers,
+            account,
             bytes: RefCell::default(),
-            written: Cell::new(0),
+            charged: Cell::new(0),
             progress: Cell::new(0),
             awaited: Cell::new(0),
             typical: Cell::new(64 * 1024),
@@ -57,6 +62,18 @@ impl Replies {
             messages: RefCell::default(),
             waker: RefCell::default(),
         })
+    }
+
+    /// The replies of nobody: all of them are dropped.
+    pub fn nobody(buffers: &Rc<Buffers>) -> Rc<Self> {
+        let nobody = Self::new(buffers.clone(), Account::new(buffers.share()), 0);
+        nobody.close();
+        nobody
+    }
+
+    /// What counts the bytes that this client holds.
+    pub fn account(&self) -> &Rc<Account> {
+        &self.account
     }
 
     /// Whom to wake when replies arrive.
@@ -93,12 +110,26 @@ impl Replies {
 
     /// Bytes that wait to be written.
     pub fn waiting(&self) -> usize {
-        self.bytes.borrow().len() - self.written.get()
+        self.bytes.borrow().len()
     }
 
-    /// Shows what waits to be written.
-    pub fn with_waiting(&self, show: impl FnOnce(&[u8])) {
-        show(self.bytes.borrow().get(self.written.get()..).unwrap_or_default());
+    /// Moves what waits to be written to `other`, which belongs to the same client.
+    pub fn move_to(&self, other: &Self) {
+        let moved = self.bytes.take();
+        self.count();
+        *other.bytes.borrow_mut() = moved;
+        other.count();
+    }
+
+    /// Counts what is allocated now.
+    fn count(&self) {
+        let messages = self.messages.borrow().capacity();
+        let now = self.bytes.borrow().capacity() + messages;
+        let before = self.charged.get();
+        if now != before {
+            self.charged.set(now);
+            self.account.change(before, now);
+        }
     }
 
     /// Bytes written to the client so far.
@@ -151,13 +182,15 @@ impl Replies {
         }
         let mut held = self.messages.borrow_mut();
         let waiting = self.waiting() + held.len() + 1 + rest.len();
-        if waiting > self.limit || self.buffers.exhausted() && waiting > READ_SHARE {
+        if waiting > self.limit {
             self.standing.set(Standing::Overflowed);
         } else if self.partial.get() {
             held.push(first);
             held.extend_from_slice(rest);
-            self.buffers.charge(1 + rest.len());
+            drop(held);
+            self.count();
         } else {
+            drop(held);
             self.answer(|out| {
                 out.push(first);
                 out.extend_from_slice(rest);
@@ -170,8 +203,8 @@ impl Replies {
     fn append_messages(&self) {
         if !self.messages.borrow().is_empty() {
             let messages = self.messages.take();
-            self.buffers.discharge(messages.len());
             self.append(&messages);
+            self.count();
         }
     }
 
@@ -210,11 +243,14 @@ impl Replies {
         }
         let mut bytes = self.bytes.borrow_mut();
         if bytes.capacity() == 0 {
-            *bytes = self.buffers.take();
+            bytes.adopt(self.buffers.take());
         }
-        let before = bytes.len();
-        write(&mut bytes);
-        self.buffers.charge(bytes.len() - before);
+        bytes.push_with(write);
+        let now = bytes.capacity();
+        drop(bytes);
+        if now != self.charged.get() {
+            self.count();
+        }
     }
 
     /// Drops a reply that the client asked not to see.
@@ -234,9 +270,6 @@ impl Replies {
             return;
         }
         self.answer(|bytes| bytes.extend_from_slice(piece));
-        if self.buffers.exhausted() && self.waiting() > READ_SHARE {
-            self.standing.set(Standing::Overflowed);
-        }
     }
 
     /// Writes what waits. `Ready(Ok(true))`: all is written; `Ready(Ok(false))`: nothing was waiting.
@@ -252,61 +285,66 @@ impl Replies {
         if bytes.is_empty() {
             return Pin::new(stream).poll_flush(cx).map_ok(|()| false);
         }
-        while let Some(rest) = bytes.get(self.written.get()..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut *stream).poll_write(cx, rest) {
+        let mut blocked = false;
+        while !bytes.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, bytes.front()) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
-                    self.written.set(self.written.get() + count);
                     self.progress.set(self.progress.get() + count as u64);
-                    self.buffers.discharge(count);
+                    self.account.note_moved(count);
+                    bytes.consume(count);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    // A long backlog is shortened now and then, so that it is bounded by what waits.
-                    if self.written.get() > bytes.len() / 2 {
-                        bytes.drain(..self.written.replace(0));
-                    }
-                    return Poll::Pending;
+                    blocked = true;
+                    break;
                 }
             }
         }
-        self.written.set(0);
-        self.buffers.give(std::mem::take(&mut bytes));
-        Pin::new(stream).poll_flush(cx).map_ok(|()| true)
+        if !blocked {
+            self.buffers.give(bytes.release());
+        }
+        drop(bytes);
+        self.count();
+        if blocked { Poll::Pending } else { Pin::new(stream).poll_flush(cx).map_ok(|()| true) }
     }
 
     /// The client left: what waits is dropped, and what still arrives will be.
     pub fn close(&self) {
         self.standing.set(Standing::Gone);
-        self.buffers.discharge(self.waiting());
-        self.written.set(0);
-        self.buffers.give(self.bytes.take());
-        self.buffers.discharge(self.messages.take().len());
+        let buffer = self.bytes.borrow_mut().release();
+        self.buffers.give(buffer);
+        self.messages.take();
+        self.count();
         self.waker.borrow_mut().take();
     }
 }
 
-/// What a client may hold when the worker's budget is spent, in bytes; who holds more is disconnected.
-const READ_SHARE: usize = 256 * 1024;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::budget::Share;
+
+    fn replies(limit: usize) -> (Rc<Share>, Rc<Replies>) {
+        let buffers = Rc::new(Buffers::alone(1 << 20));
+        let share = buffers.share().clone();
+        (share.clone(), Replies::new(buffers, Account::new(&share), limit))
+    }
 
     fn shown(replies: &Replies) -> String {
         let mut text = String::new();
-        replies.with_waiting(|bytes| text = String::from_utf8_lossy(bytes).into_owned());
+        replies.bytes.borrow().pieces().for_each(|bytes| text.push_str(&String::from_utf8_lossy(bytes)));
         text
     }
 
     #[test]
     fn a_message_never_stands_inside_a_reply() {
-        let buffers = Rc::new(Buffers::new(1 << 20));
-        let replies = Replies::new(buffers.clone(), 1 << 20);
+        let (share, replies) = replies(1 << 20);
         replies.deliver_part(b"$4\r\nha");
         replies.publish(b'>', b"1\r\n+m\r\n");
         assert_eq!(shown(&replies), "$4\r\nha");
-        assert_eq!(buffers.held(), 14, "what waits is counted");
+        let allocated = replies.bytes.borrow().capacity() + replies.messages.borrow().capacity();
+        assert_eq!(share.held(), allocated, "what waits is counted");
         replies.deliver(b"lf\r\n", 1);
         assert_eq!(shown(&replies), "$4\r\nhalf\r\n>1\r\n+m\r\n");
         replies.begin_pieces();
@@ -316,18 +354,17 @@ mod tests {
         replies.end_pieces();
         assert!(shown(&replies).ends_with("+pieces\r\n>1\r\n+n\r\n"));
         replies.close();
-        assert_eq!(buffers.held(), 0);
+        assert_eq!(share.held(), 0);
     }
 
     #[test]
     fn messages_that_wait_are_bounded() {
-        let buffers = Rc::new(Buffers::new(1 << 20));
-        let replies = Replies::new(buffers.clone(), 100);
+        let (share, replies) = replies(100);
         replies.begin_pieces();
         for _ in 0..30 {
             replies.publish(b'*', b"1\r\n+abc\r\n");
         }
         assert_eq!(replies.standing(), Standing::Overflowed);
-        assert!(buffers.held() <= 100);
+        assert!(share.held() <= 200, "{} bytes", share.held());
     }
 }

@@ -36,6 +36,8 @@ mod limits;
 mod listeners;
 mod permissions;
 mod managed;
+mod memory;
+mod pipelines;
 mod policy;
 mod proxy_protocol;
 mod pubsub;

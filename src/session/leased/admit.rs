@@ -24,15 +24,22 @@ const WAIT_CHANNEL: &[u8] = b"__respgate:wait";
 impl Leased {
     /// Takes requests from the session's input until one must wait.
     pub(super) fn admit_input(&mut self, session: &mut Session, moved: &mut bool) -> Pause {
-        let input = std::mem::take(&mut session.input);
-        let (used, pause) = session.handle_with(&input, |session, found| match found {
-            Ok(request) => self.admit_charged(session, request),
-            Err(fault) => self.when_answered(|_| session.fault(fault)),
-        });
-        session.input = input;
-        session.consume(used);
-        *moved |= used > 0;
-        pause
+        loop {
+            let input = std::mem::take(&mut session.input);
+            let (used, pause) = session.handle_with(input.front(), |session, found| match found {
+                Ok(request) => self.admit_charged(session, request),
+                Err(fault) => self.when_answered(|_| session.fault(fault)),
+            });
+            let cut_off = used < input.front().len();
+            session.input = input;
+            session.consume(used);
+            *moved |= used > 0;
+            // The request that is cut off may go on in what waits already. What may be under way at once is bounded, so
+            // that this ends.
+            if !matches!(pause, Pause::More) || session.input.is_empty() || cut_off && !session.input.join() {
+                return pause;
+            }
+        }
     }
 
     /// As `admit`, under the limits of the client's tenant.

@@ -31,6 +31,18 @@ pub(super) enum Expect {
     Decided(Vec<u8>),
 }
 
+impl Expect {
+    /// Returns the number of bytes allocated for what it holds.
+    fn capacity(&self) -> usize {
+        match self {
+            Self::Reply(Awaited { effect: Effect::Exec(transaction), .. }) => transaction.capacity(),
+            Self::Reply(Awaited { effect: Effect::Tracking(Some(request)), .. }) => request.len(),
+            Self::Discarded(reply) | Self::Decided(reply) => reply.capacity(),
+            _ => 0,
+        }
+    }
+}
+
 /// A reply for the client.
 #[derive(Debug)]
 pub(super) struct Awaited {
@@ -75,6 +87,9 @@ pub(super) enum Effect {
     Wait,
 }
 
+/// Places for replies that are kept allocated while none is due.
+const KEPT: usize = 64;
+
 /// Length of a nonce, in bytes.
 pub(super) const NONCE: usize = 16;
 
@@ -82,13 +97,21 @@ pub(super) const NONCE: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     queue: VecDeque<(Expect, usize)>,
+    /// Bytes allocated for what its members hold.
+    members: usize,
     /// The last request must be answered before another is sent.
     pub(super) gated: bool,
 }
 
 impl Expected {
     pub(super) fn push(&mut self, expect: Expect, len: usize) {
+        self.members += expect.capacity();
         self.queue.push_back((expect, len));
+    }
+
+    /// Returns the number of bytes allocated.
+    pub(super) fn capacity(&self) -> usize {
+        self.queue.capacity() * size_of::<(Expect, usize)>() + self.members
     }
 
     pub(super) fn len(&self) -> usize {
@@ -134,12 +157,19 @@ impl Expected {
     pub(super) fn pop(&mut self) -> Option<(Expect, usize)> {
         let next = self.queue.pop_front();
         self.gated &= !self.queue.is_empty();
+        let (expect, _) = next.as_ref()?;
+        self.members = self.members.saturating_sub(expect.capacity());
+        if self.queue.is_empty() && self.queue.capacity() > KEPT {
+            // One long pipeline must not hold its memory for ever.
+            self.queue = VecDeque::new();
+        }
         next
     }
 
     /// Takes everything out.
     pub(super) fn take(&mut self) -> VecDeque<(Expect, usize)> {
         self.gated = false;
+        self.members = 0;
         std::mem::take(&mut self.queue)
     }
 }

@@ -30,7 +30,7 @@ use super::presence::Expiry;
 use super::turn::{AHEAD, BACKLOG, Pause};
 use super::{Close, Session};
 use crate::metrics::Gauged;
-use crate::net::buffers::{Buffers, Charge};
+use crate::net::budget::{Account, Charge};
 use crate::resp::reply::ReplyScanner;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::Pool;
@@ -39,9 +39,6 @@ use crate::upstream::replies::Standing;
 
 /// Requests that may wait to be written to a lease before no more are taken, in bytes.
 const OUTBOUND: usize = 256 * 1024;
-
-/// Input that is read ahead while the session is blocked, in bytes.
-const BLOCKED_AHEAD: usize = 8 * 1024 * 1024;
 
 /// How a lease ended.
 enum End {
@@ -89,7 +86,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         }
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
-    let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.around.buffers);
+    let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.account);
     let mut setbacks = Setbacks::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
@@ -118,7 +115,7 @@ struct Leased {
     expected: Expected,
     scanner: ReplyScanner,
     outbound: Outbound,
-    /// What the outbound requests hold of the worker's budget.
+    /// What is allocated for its requests, its state and what was read from the server.
     charge: Charge,
     /// The client has closed its side; what is under way is finished.
     left: bool,
@@ -138,11 +135,11 @@ struct Leased {
 }
 
 impl Leased {
-    fn new(lease: Lease, sticky: bool, buffers: &Rc<Buffers>) -> Self {
+    fn new(lease: Lease, sticky: bool, account: &Rc<Account>) -> Self {
         Self {
             lease,
             since: Instant::now(),
-            charge: Charge::new(buffers),
+            charge: Charge::new(account),
             pins: Pins::default(),
             expected: Expected::default(),
             scanner: ReplyScanner::default(),
@@ -175,6 +172,9 @@ impl Leased {
                     Poll::Ready(Err(_)) => return Poll::Ready(End::Close(Close::Left)),
                     Poll::Pending => true,
                 };
+            if session.evicted(cx) {
+                return Poll::Ready(End::Close(Close::Memory));
+            }
             match session.replies.standing() {
                 Standing::Open | Standing::Gone => {}
                 Standing::Overflowed => return Poll::Ready(End::Close(Close::Slow)),
@@ -209,7 +209,7 @@ impl Leased {
             if self.lease.takes_ping() {
                 self.ping();
             }
-            let mut moved = self.poll_client(cx, session);
+            let mut moved = self.poll_client(cx, session, blocked && !due_later);
             if self.ending.is_some() {
                 continue;
             }
@@ -230,7 +230,7 @@ impl Leased {
                         self.lease.heard();
                         self.absorb(session);
                         self.note_state(session, true);
-                        self.charge.set(self.outbound.held());
+                        self.count();
                         moved = true;
                     }
                 }
@@ -292,18 +292,21 @@ impl Leased {
         }
     }
 
-    /// Takes requests from the client as far as they may be sent. Whether anything was taken or read.
-    fn poll_client(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
+    /// Counts what is allocated now.
+    fn count(&mut self) {
+        let read = self.lease.link.read.capacity();
+        self.charge.set(self.outbound.capacity() + self.expected.capacity() + self.pins.capacity() + read);
+    }
+
+    /// Takes requests from the client as far as they may be sent. `blocked`: the client does not take its replies. Whether
+    /// anything was taken or read.
+    fn poll_client(&mut self, cx: &mut Context<'_>, session: &mut Session, blocked: bool) -> bool {
         if session.replies.waiting() > BACKLOG {
-            return false;
+            return blocked && self.poll_backlog(cx, session);
         }
         let mut moved = false;
         let pause = self.admit_input(session, &mut moved);
-        self.charge.set(self.outbound.held());
-        if session.hoards(self.outbound.held()) {
-            self.ending = Some(End::Close(Close::Memory));
-            return true;
-        }
+        self.count();
         match pause {
             Pause::Lane(Some(deadline)) => moved |= session.poll_hold_expired(cx, deadline).is_ready(),
             _ => session.released(),
@@ -313,9 +316,15 @@ impl Leased {
                 self.ending = Some(End::Close(close));
                 return true;
             }
-            // The reader stops until the limit allows the request.
-            Pause::Limit(due) => moved |= session.poll_due(cx, due).is_ready(),
-            Pause::Room(again) => moved |= session.poll_room(cx, again).is_ready(),
+            // The reader stops until the limit allows the request, unless the client waits for respgate to read.
+            Pause::Limit(due) => {
+                moved |= session.poll_due(cx, due).is_ready();
+                moved |= blocked && self.poll_backlog(cx, session);
+            }
+            Pause::Room(again) => {
+                moved |= session.poll_room(cx, again).is_ready();
+                moved |= blocked && self.poll_backlog(cx, session);
+            }
             // A request that is cut off must be read on, however long it is.
             Pause::More if !session.ended => match session.poll_read_ahead(cx) {
                 Poll::Pending => {}
@@ -329,8 +338,9 @@ impl Leased {
                 }
             },
             _ => {
-                // Whoever is blocked may stay so for ever, so it is read on to notice that the client left.
-                let ahead = if self.expected.gated { BLOCKED_AHEAD } else { AHEAD };
+                // Whoever is blocked may stay so for ever, so it is read on to notice that the client left; and one that does
+                // not take its replies may have to write first.
+                let ahead = if self.expected.gated || blocked { usize::MAX } else { AHEAD };
                 if session.poll_left_within(cx, ahead).is_ready() && !self.left {
                     self.departed();
                     moved = true;
@@ -338,6 +348,18 @@ impl Leased {
             }
         }
         moved
+    }
+
+    /// Reads on while replies wait for the client. Returns true if anything was read.
+    fn poll_backlog(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
+        match session.poll_backlog(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(close)) => {
+                self.ending = Some(End::Close(close));
+                true
+            }
+        }
     }
 
     /// Pings a connection that has been quiet for long. Not behind something that is awaited, which may block; nor in a

@@ -57,6 +57,11 @@ impl Outbound {
         Some(amended.len())
     }
 
+    /// Returns the number of bytes allocated.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Bytes held.
     pub(super) fn held(&self) -> usize {
         self.bytes.len() - self.head

@@ -7,6 +7,9 @@ use crate::resp::pubsub::{Confirmation, Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS}
 /// What a transaction may hold so that it can be sent again to another primary, in bytes.
 const REPLAYABLE: usize = 1024 * 1024;
 
+/// What the allocator adds to one small allocation, about, in bytes.
+const ALLOCATION: usize = 16;
+
 /// A transaction between MULTI and EXEC, as far as it has been sent.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Transaction {
@@ -32,8 +35,15 @@ impl Transaction {
         if self.size <= REPLAYABLE {
             self.body.push(request.into());
         } else {
-            self.body.clear();
+            self.body = Vec::new();
         }
+    }
+
+    /// Returns the number of bytes allocated.
+    pub(super) fn capacity(&self) -> usize {
+        self.size.min(REPLAYABLE)
+            + self.body.capacity() * (size_of::<Box<[u8]>>() + ALLOCATION)
+            + self.selects.capacity() * size_of::<(usize, u32)>()
     }
 
     /// Its requests, MULTI first; `None` if they were too large to keep.
@@ -127,6 +137,15 @@ impl Pins {
         } else if names.remove(name) {
             self.name_bytes -= name.len();
         }
+    }
+
+    /// Returns the number of bytes allocated.
+    pub(super) fn capacity(&self) -> usize {
+        let places = self.channels.capacity() + self.patterns.capacity() + self.shards.capacity();
+        let names =
+            places * (size_of::<Box<[u8]>>() + 1) + self.subscriptions() * ALLOCATION + self.name_bytes;
+        let tracking = self.tracking.as_ref().map_or(0, |request| request.len());
+        names + tracking + self.transaction.as_ref().map_or(0, Transaction::capacity)
     }
 
     /// Whether so many more names, of so many bytes together, would be too much for one session.

@@ -64,7 +64,7 @@ impl Leased {
         };
         session.released();
         let mut next = match reopened {
-            Ok(lease) => Self::new(lease, self.sticky, &session.around.buffers),
+            Ok(lease) => Self::new(lease, self.sticky, &session.account),
             Err(line) => {
                 for (expect, _) in &pending {
                     if matches!(expect, Expect::Reply(_) | Expect::Confirmations { .. }) {

@@ -25,8 +25,8 @@ use crate::topology::Generation;
 /// Bytes of a server's error line that are logged.
 const SHOWN: usize = 256;
 
-/// Subscriptions may take one part in so many of the worker's byte budget, beside it: sessions are not disconnected for what
-/// others are subscribed to.
+/// The subscriptions of all clients may take one part in so many of the byte budget; more are refused, so that no client is
+/// disconnected because of what others subscribe to.
 const SHARE: usize = 4;
 
 /// Why the link is to end.
@@ -169,7 +169,8 @@ impl Upstream {
     /// Whether a request for subscriptions by fan-in is for more than all clients of this worker may have together.
     pub fn fan_in_full(&self, request: &Request<'_>) -> bool {
         let held: usize = self.fans.borrow().values().map(|fan| fan.table.borrow().held()).sum();
-        held.saturating_add(request.len()) > self.buffers.limit() / SHARE
+        let budget = self.buffers.share().budget();
+        held.saturating_add(request.len()) > budget.limit() / SHARE / budget.workers()
     }
 
     /// The fan-in of this user's subscriptions, started if there is none.

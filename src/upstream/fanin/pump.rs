@@ -9,7 +9,8 @@ use tokio::io::AsyncWrite;
 
 use super::table::{Mismatch, Name};
 use super::{FanIn, Order, Upstream, shown};
-use crate::net::buffers::{Buffers, Charge};
+use crate::net::budget::{Account, Charge};
+use crate::net::buffers::Buffers;
 use crate::resp::pubsub::{Kind, Published, published};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::topology::Generation;
@@ -77,7 +78,7 @@ impl Pump {
             written: 0,
             delivery: None,
             dropping: false,
-            charge: Charge::new(buffers),
+            charge: Charge::new(&Account::new(buffers.share())),
         }
     }
 
@@ -176,7 +177,7 @@ impl Pump {
                 ScannedReply::Fault(_) => return Err(End::Framing("what it sent is not RESP")),
             }
         };
-        self.charge.set(self.link.read.bytes().len());
+        self.charge.set(self.link.read.capacity());
         Ok(done)
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::table::Listener;
 use super::{FanIn, Upstream};
 use crate::metrics::Gauged;
-use crate::net::buffers::Charge;
+use crate::net::budget::Charge;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::resp::{Resp, write};
@@ -41,7 +41,7 @@ impl Seat {
             resp,
             asks: Cell::default(),
             mute: Cell::default(),
-            charge: RefCell::new(Charge::new(&upstream.buffers)),
+            charge: RefCell::new(Charge::new(replies.account())),
         });
         let number = fan.table.borrow_mut().join(outlet.clone());
         Self { fan, number, outlet, _gauge: Gauged::new(&upstream.counters, |c| &c.fanned) }

@@ -10,6 +10,7 @@ use std::future::poll_fn;
 
 use super::*;
 use crate::metrics::Counters;
+use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
 use crate::net::connect::Dialer;
 use crate::net::read_buffer::ReadBuffer;
@@ -43,7 +44,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let buffers = Rc::new(Buffers::new(1 << 20));
+        let buffers = Rc::new(Buffers::alone(1 << 20));
         let (hints, _) = mpsc::channel(1);
         let (topology, watched) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
         let config = UpstreamConfig::new("test");
@@ -65,7 +66,7 @@ impl Bench {
     }
 
     fn client(&self) -> Rc<Replies> {
-        Replies::new(self.buffers.clone(), 1 << 20)
+        Replies::new(self.buffers.clone(), Account::new(self.buffers.share()), 1 << 20)
     }
 
     /// Absorbs what a server sends on a new connection.

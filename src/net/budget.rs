@@ -1,0 +1,429 @@
+//! The byte budget of the process (`max-buffered`), which all workers share, and who holds what of it.
+//!
+//! A worker counts in a plain number and takes from the shared one in [chunks](Budget::chunk), so that a command touches
+//! no atomic. What a client makes respgate keep is counted by capacity in its [`Account`]. When the budget is spent, the
+//! clients that hold most are disconnected ([`relief`]), wherever they are.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// The budget is taken in chunks of a size between these, in bytes.
+const LEAST_CHUNK: usize = 4 * 1024;
+const MOST_CHUNK: usize = 256 * 1024;
+/// The chunks that all workers together may hold unused are at most one part in this many of the budget.
+const CHUNKS: usize = 64;
+/// When the budget is spent, one part in this many of it is made free, so that those who stay have room.
+const HEADROOM: usize = 8;
+/// A byte that has been held for a second weighs as much as this many others.
+const SETTLED: usize = 16;
+
+/// The budget of the process.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    chunk: usize,
+    taken: AtomicUsize,
+    workers: Box<[Seat]>,
+}
+
+/// What the others know of one worker.
+#[derive(Debug, Default)]
+struct Seat {
+    /// Wakes the worker's task that disconnects clients.
+    spent: Notify,
+    /// Bytes that its largest client held when it last looked.
+    largest: AtomicUsize,
+}
+
+impl Budget {
+    /// `limit`: bytes that all clients may hold together.
+    pub fn new(limit: usize, workers: usize) -> Arc<Self> {
+        let workers = workers.max(1);
+        Arc::new(Self {
+            limit,
+            chunk: (limit / CHUNKS / workers).clamp(LEAST_CHUNK, MOST_CHUNK),
+            taken: AtomicUsize::new(0),
+            workers: (0..workers).map(|_| Seat::default()).collect(),
+        })
+    }
+
+    /// Returns the bytes that all clients may hold together.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Returns the number of workers that share it.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Returns by how many bytes it is overdrawn.
+    fn overdraft(&self) -> usize {
+        self.taken.load(Ordering::Relaxed).saturating_sub(self.limit)
+    }
+
+    /// Returns how many bytes must become free; 0: the budget is not spent.
+    pub fn missing(&self) -> usize {
+        match self.overdraft() {
+            0 => 0,
+            overdraft => overdraft + self.limit / HEADROOM,
+        }
+    }
+
+    fn take(&self, bytes: usize) {
+        if self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limit {
+            self.workers.iter().for_each(|worker| worker.spent.notify_one());
+        }
+    }
+
+    fn give(&self, bytes: usize) {
+        self.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// One worker's part of the budget.
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<Budget>,
+    worker: usize,
+    held: Cell<usize>,
+    taken: Cell<usize>,
+}
+
+impl Share {
+    /// `worker`: its number, from 0.
+    pub fn new(budget: Arc<Budget>, worker: usize) -> Self {
+        Self { budget, worker, held: Cell::new(0), taken: Cell::new(0) }
+    }
+
+    /// The budget of the process.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Returns the bytes that this worker holds.
+    pub fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Counts `bytes` more.
+    pub fn charge(&self, bytes: usize) {
+        let held = self.held.get() + bytes;
+        self.held.set(held);
+        if held > self.taken.get() {
+            self.take(held);
+        }
+    }
+
+    /// Counts `bytes` less.
+    pub fn discharge(&self, bytes: usize) {
+        let held = self.held.get().saturating_sub(bytes);
+        self.held.set(held);
+        // One chunk stays, so that a count that goes up and down does not touch the shared one each time.
+        if held + 2 * self.budget.chunk < self.taken.get() {
+            self.give(held);
+        }
+    }
+
+    #[cold]
+    fn take(&self, held: usize) {
+        let taken = held.next_multiple_of(self.budget.chunk);
+        self.budget.take(taken - self.taken.replace(taken));
+    }
+
+    #[cold]
+    fn give(&self, held: usize) {
+        let taken = held.next_multiple_of(self.budget.chunk);
+        self.budget.give(self.taken.replace(taken) - taken);
+    }
+
+    /// Waits until the budget is spent.
+    pub async fn spent(&self) {
+        let Some(seat) = self.budget.workers.get(self.worker) else { return std::future::pending().await };
+        while self.budget.missing() == 0 {
+            seat.spent.notified().await;
+        }
+    }
+
+    /// Tells the other workers how many bytes this one's largest client holds, and returns how many the largest of
+    /// theirs held when they last looked.
+    pub fn compare_largest(&self, largest: usize) -> usize {
+        let mut others = 0;
+        for (number, worker) in self.budget.workers.iter().enumerate() {
+            if number == self.worker {
+                worker.largest.store(largest, Ordering::Relaxed);
+            } else {
+                others = others.max(worker.largest.load(Ordering::Relaxed));
+            }
+        }
+        others
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.give(self.taken.get());
+    }
+}
+
+/// What one client makes respgate keep, in bytes allocated.
+#[derive(Debug)]
+pub struct Account {
+    share: Rc<Share>,
+    held: Cell<usize>,
+    moved: Cell<u64>,
+    seen: Cell<usize>,
+    at_tick: Cell<usize>,
+    settled: Cell<usize>,
+    evicted: Cell<bool>,
+}
+
+impl Account {
+    /// Holds nothing yet.
+    pub fn new(share: &Rc<Share>) -> Rc<Self> {
+        Rc::new(Self {
+            share: share.clone(),
+            held: Cell::default(),
+            moved: Cell::default(),
+            seen: Cell::default(),
+            at_tick: Cell::default(),
+            settled: Cell::default(),
+            evicted: Cell::default(),
+        })
+    }
+
+    /// Counts bytes that were read from the client or written to it.
+    pub fn note_moved(&self, bytes: usize) {
+        self.moved.set(self.moved.get() + bytes as u64);
+    }
+
+    /// Returns the bytes that were read from the client or written to it in all.
+    pub fn moved(&self) -> u64 {
+        self.moved.get()
+    }
+
+    /// Notes once a second what the client has held since the last call.
+    pub fn tick(&self) {
+        let held = self.held.get();
+        self.settled.set(self.at_tick.replace(held).min(held));
+    }
+
+    /// Returns what the client's bytes weigh when somebody must go. Bytes that it needs for a moment, and did not hold at
+    /// the last call, weigh nothing; those that it has held for a second weigh [`SETTLED`] times as much as others, so that
+    /// a client that works is not taken for those that keep what they hold.
+    pub fn weigh(&self) -> usize {
+        let held = self.held.get();
+        let lasting = self.seen.replace(held).min(held);
+        lasting + self.settled.get().min(held) * (SETTLED - 1)
+    }
+
+    /// Returns the bytes that the client holds.
+    pub fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Replaces `before` bytes by `now` bytes.
+    pub fn change(&self, before: usize, now: usize) {
+        self.held.set((self.held.get() + now).saturating_sub(before));
+        if now > before {
+            self.share.charge(now - before);
+        } else {
+            self.share.discharge(before - now);
+        }
+    }
+
+    /// Marks the client as one that must be disconnected, because the budget is spent and it holds most.
+    pub fn evict(&self) {
+        self.evicted.set(true);
+    }
+
+    /// Returns true if the client must be disconnected.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.get()
+    }
+}
+
+/// One thing that a client makes respgate keep: counted while it lives.
+#[derive(Debug)]
+pub struct Charge {
+    account: Rc<Account>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Holds nothing yet.
+    pub fn new(account: &Rc<Account>) -> Self {
+        Self { account: account.clone(), bytes: 0 }
+    }
+
+    /// Sets how many bytes are allocated for it now.
+    pub fn set(&mut self, bytes: usize) {
+        if bytes != self.bytes {
+            self.account.change(std::mem::replace(&mut self.bytes, bytes), bytes);
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// Bytes that respgate keeps for a client as long as it is connected, counted.
+#[derive(Debug)]
+pub struct Counted {
+    bytes: Vec<u8>,
+    charge: Charge,
+}
+
+impl Counted {
+    /// No bytes yet.
+    pub fn new(account: &Rc<Account>) -> Self {
+        Self { bytes: Vec::new(), charge: Charge::new(account) }
+    }
+
+    /// Replaces the bytes.
+    pub fn set(&mut self, bytes: &[u8]) {
+        self.bytes = bytes.to_vec();
+        self.charge.set(self.bytes.capacity());
+    }
+}
+
+impl std::ops::Deref for Counted {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// One client, as far as it matters for who must go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// See [`Account::weigh`].
+    pub weight: usize,
+    /// Bytes that become free when it goes.
+    pub held: usize,
+}
+
+/// Chooses whom a worker disconnects so that `missing` bytes become free: those of its clients that weigh most, as long as
+/// each weighs at least as much as any of the other workers (`others`). `leaving`: bytes of clients that are on their way
+/// out, which count as free already.
+///
+/// Returns places in `clients`, the weightiest first.
+pub fn relief(clients: &[Holding], leaving: usize, missing: usize, others: usize) -> Vec<usize> {
+    let mut missing = missing.saturating_sub(leaving);
+    let mut order: Vec<usize> = (0..clients.len()).collect();
+    let weight = |place: usize| clients.get(place).map_or(0, |client| client.weight);
+    order.sort_unstable_by_key(|place| std::cmp::Reverse(weight(*place)));
+    let mut chosen = Vec::new();
+    for (place, client) in order.into_iter().filter_map(|place| Some((place, clients.get(place)?))) {
+        if missing == 0 || client.weight == 0 || client.weight < others {
+            break;
+        }
+        missing = missing.saturating_sub(client.held);
+        chosen.push(place);
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_charge_ends_with_its_owner() {
+        let share = Rc::new(Share::new(Budget::new(1 << 20, 1), 0));
+        let account = Account::new(&share);
+        let mut charge = Charge::new(&account);
+        charge.set(70);
+        charge.set(30);
+        assert_eq!((account.held(), share.held()), (30, 30));
+        drop(charge);
+        assert_eq!((account.held(), share.held()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn any_worker_notices_what_all_have_spent() {
+        let budget = Budget::new(1 << 20, 2);
+        let shares: Vec<Share> = (0..2).map(|worker| Share::new(budget.clone(), worker)).collect();
+        shares[0].charge(900_000);
+        assert_eq!(budget.missing(), 0);
+        shares[1].charge(900_000);
+        assert!(budget.missing() > 1 << 17);
+        for share in &shares {
+            share.spent().await;
+        }
+        shares[0].discharge(900_000);
+        assert_eq!(budget.missing(), 0);
+        drop(shares);
+        assert_eq!(budget.taken.load(Ordering::Relaxed), 0);
+    }
+
+    fn clients(held: &[usize]) -> Vec<Holding> {
+        held.iter().map(|held| Holding { weight: *held, held: *held }).collect()
+    }
+
+    #[test]
+    fn the_client_that_holds_most_goes_first_wherever_it_is() {
+        let clients = clients(&[10, 500, 0, 300, 400]);
+        assert_eq!(relief(&clients, 0, 1, 0), [1]);
+        assert_eq!(relief(&clients, 0, 900, 0), [1, 4]);
+        assert_eq!(relief(&clients, 0, 900, 450), [1], "the next largest is another worker's");
+        assert!(relief(&clients, 0, 1, 501).is_empty(), "the largest is another worker's");
+        assert!(relief(&clients, 1, 1, 0).is_empty(), "what leaves is enough");
+        assert_eq!(relief(&clients, 0, usize::MAX, 0), [1, 4, 3, 0], "who holds nothing stays");
+    }
+
+    #[test]
+    fn what_is_needed_for_a_moment_weighs_nothing_and_what_is_kept_weighs_most() {
+        let share = Rc::new(Share::new(Budget::new(1 << 20, 1), 0));
+        let (works, keeps) = (Account::new(&share), Account::new(&share));
+        keeps.change(0, 100);
+        keeps.tick();
+        keeps.tick();
+        keeps.weigh();
+        works.change(0, 1000);
+        assert_eq!((works.weigh(), keeps.weigh()), (0, 1600));
+        assert_eq!(works.weigh(), 1000);
+        works.change(1000, 0);
+        assert_eq!((works.weigh(), works.held()), (0, 0));
+    }
+
+    proptest! {
+        /// What the workers have taken together is never less than what they hold, nor more than their chunks above it.
+        #[test]
+        fn the_shared_count_follows_the_workers(steps in proptest::collection::vec((0..3usize, any::<bool>(), 0..100_000usize), 1..200)) {
+            let budget = Budget::new(10 << 20, 3);
+            let shares: Vec<Share> = (0..3).map(|worker| Share::new(budget.clone(), worker)).collect();
+            for (worker, more, bytes) in steps {
+                let share = &shares[worker];
+                let less = bytes.min(share.held());
+                if more { share.charge(bytes) } else { share.discharge(less) }
+                let held: usize = shares.iter().map(Share::held).sum();
+                let taken = budget.taken.load(Ordering::Relaxed);
+                prop_assert!(taken >= held && taken <= held + 3 * 3 * budget.chunk, "{taken} for {held}");
+            }
+        }
+
+        /// Nobody who is spared holds more than anybody who is chosen, and no more are chosen than needed.
+        #[test]
+        fn relief_is_fair_and_enough(held in proptest::collection::vec(0..1000usize, 0..40), overdraft in 0..20_000usize) {
+            let chosen = relief(&clients(&held), 0, overdraft, 0);
+            let freed: usize = chosen.iter().map(|at| held[*at]).sum();
+            prop_assert!(freed >= overdraft.min(held.iter().sum()));
+            if let Some(last) = chosen.last() {
+                prop_assert!(freed - held[*last] < overdraft);
+                let spared = (0..held.len()).filter(|at| !chosen.contains(at));
+                prop_assert!(spared.map(|at| held[at]).all(|bytes| bytes <= held[*last]));
+            }
+        }
+    }
+}

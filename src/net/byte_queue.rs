@@ -1,0 +1,223 @@
+//! A queue of bytes: appended at its end, used up from its front.
+
+use std::collections::VecDeque;
+
+/// A piece grows to about this size before the next one is begun, in bytes.
+const PIECE: usize = 256 * 1024;
+
+/// Bytes in order, in pieces, so that using some up never moves the others and long queues give memory back as they
+/// shrink.
+///
+/// The front piece is contiguous. A reader that needs more in one slice, because a request goes on in the next piece,
+/// calls [`Self::join`].
+#[derive(Debug, Default)]
+pub struct ByteQueue {
+    front: Vec<u8>,
+    /// Bytes of the front piece that are used up.
+    used: usize,
+    rest: VecDeque<Vec<u8>>,
+    /// Bytes in `rest`.
+    rest_len: usize,
+    /// Bytes allocated for `rest`.
+    rest_capacity: usize,
+    /// The reader has asked for more than the front piece: what comes next is appended to it, so that a long request is
+    /// copied once.
+    joining: bool,
+}
+
+impl ByteQueue {
+    /// Number of bytes that wait.
+    pub fn len(&self) -> usize {
+        self.front.len() - self.used + self.rest_len
+    }
+
+    /// Returns true if no byte waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of bytes allocated.
+    pub fn capacity(&self) -> usize {
+        self.front.capacity() + self.rest_capacity
+    }
+
+    /// Returns the waiting bytes of the front piece. Empty only if the queue is empty.
+    pub fn front(&self) -> &[u8] {
+        self.front.get(self.used..).unwrap_or_default()
+    }
+
+    /// Returns all pieces in order.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.front()).chain(self.rest.iter().map(Vec::as_slice))
+    }
+
+    /// Appends bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.push_with(|tail| tail.extend_from_slice(bytes));
+        }
+    }
+
+    /// Appends what `write` appends to the piece that it is given. It must leave the bytes before alone.
+    pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.rest.is_empty() {
+            if self.joining || self.front.len() < PIECE {
+                return write(&mut self.front);
+            }
+            self.rest.push_back(Vec::new());
+        } else if self.rest.back().is_some_and(|last| last.len() >= PIECE) {
+            self.rest.push_back(Vec::new());
+        }
+        if let Some(last) = self.rest.back_mut() {
+            let (len, capacity) = (last.len(), last.capacity());
+            write(last);
+            self.rest_len += last.len() - len;
+            self.rest_capacity += last.capacity() - capacity;
+        }
+    }
+
+    /// Uses `count` bytes of the front piece up.
+    pub fn consume(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.joining = false;
+        self.used += count;
+        if self.used < self.front.len() {
+            return;
+        }
+        self.used = 0;
+        match self.rest.pop_front() {
+            Some(next) => {
+                self.rest_len -= next.len();
+                self.rest_capacity -= next.capacity();
+                self.front = next;
+            }
+            // The allocation stays until `release`, so that a busy queue does not allocate anew.
+            None => self.front.clear(),
+        }
+    }
+
+    /// Appends the next piece to the front one. Returns false if there is none; then the bytes that come next are
+    /// appended to the front piece.
+    pub fn join(&mut self) -> bool {
+        let Some(next) = self.rest.pop_front() else {
+            self.joining = true;
+            return false;
+        };
+        self.rest_len -= next.len();
+        self.rest_capacity -= next.capacity();
+        // What is left in front is part of one request, and moved once for each piece of it at most.
+        self.front.drain(..std::mem::take(&mut self.used));
+        self.front.extend_from_slice(&next);
+        true
+    }
+
+    /// Uses `buffer` as the front piece; the queue must be empty.
+    pub fn adopt(&mut self, buffer: Vec<u8>) {
+        debug_assert!(self.is_empty());
+        self.front = buffer;
+        self.used = 0;
+    }
+
+    /// Empties the queue and returns the allocation of its front piece.
+    pub fn release(&mut self) -> Vec<u8> {
+        let front = std::mem::take(&mut self.front);
+        *self = Self::default();
+        front
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Push(usize),
+        Consume(usize),
+        Join,
+        Release,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            6 => (0..PIECE).prop_map(Op::Push),
+            6 => (0..2 * PIECE).prop_map(Op::Consume),
+            3 => Just(Op::Join),
+            1 => Just(Op::Release),
+        ];
+        proptest::collection::vec(op, 1..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever the order of operations, the bytes come out as they went in, and the counts are exact.
+        #[test]
+        fn bytes_come_out_as_they_went_in(ops in ops()) {
+            let mut queue = ByteQueue::default();
+            let mut model = VecDeque::new();
+            let mut next = 0u8;
+            for op in ops {
+                match op {
+                    Op::Push(count) => {
+                        let bytes: Vec<u8> = (0..count).map(|_| { next = next.wrapping_add(1); next }).collect();
+                        queue.push(&bytes);
+                        model.extend(bytes);
+                    }
+                    Op::Consume(count) => {
+                        let count = count.min(queue.front().len());
+                        let taken: Vec<u8> = model.drain(..count).collect();
+                        prop_assert_eq!(queue.front().get(..count), Some(&taken[..]));
+                        queue.consume(count);
+                    }
+                    Op::Join => {
+                        queue.join();
+                    }
+                    Op::Release => {
+                        queue.release();
+                        model.clear();
+                    }
+                }
+                prop_assert_eq!(queue.len(), model.len());
+                prop_assert_eq!(queue.front().is_empty(), model.is_empty());
+                prop_assert!(queue.capacity() >= queue.len());
+                let all: Vec<u8> = queue.pieces().flatten().copied().collect();
+                prop_assert!(all.iter().eq(model.iter()));
+            }
+        }
+    }
+
+    /// A request of many pieces is moved a bounded number of times, and using up many small requests moves nothing.
+    #[test]
+    fn a_long_queue_is_used_up_in_place() {
+        let mut queue = ByteQueue::default();
+        for _ in 0..64 {
+            queue.push(&[7; 64 * 1024]);
+        }
+        let full = queue.capacity();
+        assert!(full < 5 * 1024 * 1024, "{full} bytes for 4 MiB");
+        while queue.len() > 1024 * 1024 {
+            let place = queue.front().as_ptr() as usize;
+            let (step, piece) = (100.min(queue.front().len()), queue.front().len());
+            queue.consume(step);
+            assert!(step == piece || queue.front().as_ptr() as usize == place + step, "bytes were moved");
+        }
+        assert!(queue.capacity() < full / 2, "{} bytes for 1 MiB", queue.capacity());
+    }
+
+    #[test]
+    fn a_request_that_goes_on_is_appended_to() {
+        let mut queue = ByteQueue::default();
+        queue.push(&vec![1; PIECE]);
+        assert!(!queue.join());
+        queue.push(&vec![1; PIECE]);
+        assert_eq!(queue.front().len(), 2 * PIECE);
+        queue.consume(1);
+        queue.push(&vec![1; PIECE]);
+        assert_eq!(queue.front().len(), 2 * PIECE - 1, "the next request is a piece of its own");
+    }
+}
