@@ -36,7 +36,7 @@ fn transactions_in_both_versions() {
 #[test]
 fn faults_in_transactions() {
     both(|pair| {
-        let sequences: [&[&[&str]]; 7] = [
+        let sequences: [&[&[&str]]; 11] = [
             &[&["EXEC"], &["DISCARD"], &["UNWATCH"]],
             &[&["MULTI"], &["MULTI"], &["SET", "k", "1"], &["EXEC"]],
             &[&["MULTI"], &["WATCH", "k"], &["EXEC"]],
@@ -44,6 +44,10 @@ fn faults_in_transactions() {
             &[&["MULTI"], &["GET"], &["EXEC"], &["PING"]],
             &[&["MULTI"], &["SET", "k", "1"], &["DISCARD"], &["EXISTS", "k"]],
             &[&["MULTI"], &["EXEC"], &["EXEC", "extra"], &["MULTI", "extra"], &["WATCH"]],
+            &[&["MULTI"], &["DISCARD", "extra"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
+            &[&["MULTI"], &["DISCARD", "extra"], &["DISCARD"], &["PING"]],
+            &[&["MULTI"], &["RESET", "extra"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
+            &[&["MULTI"], &["EXEC", "extra"], &["SET", "k", "1"], &["EXEC"]],
         ];
         for sequence in sequences {
             pair.compare(|client| client.pipeline(sequence));
