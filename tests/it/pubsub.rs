@@ -66,6 +66,7 @@ fn what_a_resp2_subscriber_may_not() {
             &["NOSUCH"],
             &["SUBSCRIBE"],
             &["SWAPDB"],
+            &["RESET", "extra"],
             &["CLIENT", "SETNAME", "app"],
             &["FUNCTION", "KILL"],
             &["SCRIPT", "LOAD", "x"],

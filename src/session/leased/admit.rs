@@ -125,7 +125,7 @@ impl Leased {
                 line.extend_from_slice(b"\r\n");
                 session.count_denied();
                 session.around.upstream.counters.refused.rise();
-                self.discard_instead(line)
+                self.discard_instead(session, line)
             }
             _ => {
                 let step = self.poison(session, &line);
@@ -334,12 +334,17 @@ impl Leased {
             Some(Verb::Discard | Verb::Reset) if let Way::Refused(line) = &way => {
                 return self.poison(session, line);
             }
+            // With arguments it ends the transaction all the same.
+            Some(Verb::Exec) if let Way::Refused(line) = &way => {
+                return self.discard_instead(session, [line, &b"\r\n"[..]].concat());
+            }
             Some(Verb::Exec) if transaction.poisoned => {
-                return self.discard_instead([refusal::EXEC_ABORTED, b"\r\n"].concat());
+                return self.discard_instead(session, [refusal::EXEC_ABORTED, b"\r\n"].concat());
             }
             // What was watched may have changed while its connection was lost.
             Some(Verb::Exec) if self.pins.watch_broken => {
-                return self.discard_instead(null_array(session.client.resp));
+                let nothing = null_array(session.client.resp);
+                return self.discard_instead(session, nothing);
             }
             Some(Verb::Exec) => {
                 let mut transaction = self.pins.transaction.take().unwrap_or_default();
@@ -405,8 +410,9 @@ impl Leased {
         Step::Done
     }
 
-    /// Sends DISCARD in an EXEC's place, and gives the client `reply`.
-    fn discard_instead(&mut self, reply: Vec<u8>) -> Step {
+    /// Sends DISCARD in an EXEC's place, and gives the client `reply`, if it wants to see replies.
+    fn discard_instead(&mut self, session: &mut Session, reply: Vec<u8>) -> Step {
+        let reply = if session.client.mutes() { Vec::new() } else { reply };
         self.send_discard(Expect::Discarded(reply));
         self.pins.transaction = None;
         self.pins.unwatch();
