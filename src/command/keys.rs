@@ -2,7 +2,7 @@
 //! (`COMMAND INFO`), and where those stop short (SORT, MIGRATE), as its parser reads the command.
 
 use super::Spec;
-use super::options::{RADIUS, is};
+use super::options::{RADIUS, holds_nul, is, is_whole};
 use crate::resp::request::Request;
 
 /// Where the keys of a command stand. Places count the name as 0; a negative one counts from the end, -1 being
@@ -51,8 +51,8 @@ pub enum Channels {
     Patterns(u8),
 }
 
-/// The keys cannot be told: an option is unknown, or a number is none. The server refuses such a request, too, or is
-/// newer than what is known here.
+/// The keys cannot be told: an option is unknown or holds a NUL, or a number is none. The server refuses such a request,
+/// too, reads it in a way of its own, or is newer than what is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unclear;
 
@@ -199,6 +199,7 @@ fn streams(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Resu
     let mut left = request.argc() as usize - 1;
     while let Some(arg) = args.next() {
         let values = match () {
+            () if holds_nul(arg) => return Err(Unclear),
             () if is(arg, "STREAMS") => {
                 left -= 1;
                 return match left {
@@ -234,7 +235,7 @@ fn stored(
     }
     let mut args = request.args().skip(options);
     while let Some(arg) = args.next() {
-        let (option, values) = *known.iter().find(|(option, _)| is(arg, option)).ok_or(Unclear)?;
+        let (option, values) = *known.iter().find(|(option, _)| is_whole(arg, option)).ok_or(Unclear)?;
         for _ in 0..values {
             let value = args.next().ok_or(Unclear)?;
             if stores.contains(&option) && !is_key(value) {
@@ -274,6 +275,7 @@ fn migrated(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Res
     let mut args = request.args().skip(6);
     while let Some(arg) = args.next() {
         let values = match () {
+            () if holds_nul(arg) => return Err(Unclear),
             () if is(arg, "COPY") || is(arg, "REPLACE") => 0,
             () if is(arg, "AUTH") => 1,
             () if is(arg, "AUTH2") => 2,

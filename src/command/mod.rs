@@ -7,7 +7,9 @@ mod options;
 mod spec;
 mod table;
 
-pub use options::{blocks, is as option_is, may_block, retry_of};
+pub use options::{
+    ReadOptions, Tracking, hides_option, is as option_is, is_whole as option_is_whole, may_block, retry_of,
+};
 pub use spec::{Flags, Spec, Verb};
 pub use table::TABLE;
 
@@ -49,6 +51,20 @@ pub enum Retry {
     ByOptions,
 }
 
+/// What a command can leave on the connection that ran it, also if it failed or ran in a transaction. `Nothing` and
+/// `Followed` are the allow-list: a connection that ran anything else serves no other client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// Nothing: the connection is as it was.
+    Nothing,
+    /// State that respgate follows. The server's own reply confirms its end.
+    Followed,
+    /// Something else, or it is not known what.
+    Unknown,
+    /// Another protocol: the server stops answering each request with one reply. It is never forwarded.
+    OtherProtocol,
+}
+
 /// A command that the table has, or half of one.
 #[derive(Clone, Copy, Debug)]
 pub enum Found {
@@ -87,6 +103,14 @@ pub fn lookup_subcommand(container: &Spec, subcommand: &[u8]) -> Option<&'static
             .and_then(|rest| rest.strip_prefix(b"|"))
             .is_some_and(|rest| rest.eq_ignore_ascii_case(subcommand))
     })
+}
+
+/// What a request can leave on the connection that runs it: `Unknown` for a command that the table lacks.
+pub fn trace_of(request: &Request<'_>) -> Trace {
+    match find(request) {
+        Some(Found::Spec(spec)) => spec.trace,
+        Some(Found::NoSuchSubcommand(_)) | None => Trace::Unknown,
+    }
 }
 
 /// Whether a name can be a command's or subcommand's: 1 to 64 printable ASCII bytes. The server compares names as
@@ -184,6 +208,34 @@ mod tests {
             TABLE.iter().filter(|s| s.route == Route::Shared).all(|s| !s.flags.contains(Flags::BLOCKING))
         );
         assert!(TABLE.iter().filter(|s| s.flags.contains(Flags::WRITE)).all(|s| s.retry != Retry::Safe));
+    }
+
+    #[test]
+    fn only_commands_that_leave_nothing_share_a_connection() {
+        for spec in &TABLE {
+            let shared = matches!(
+                spec.route,
+                Route::Shared | Route::Lease | Route::LeaseIfBlock | Route::SideConnection
+            );
+            assert!(!shared || spec.trace == Trace::Nothing, "{}", spec.name);
+            // Its harmless parameters are read on the shared lane.
+            let administrative = spec.route == Route::Admin && spec.name != "CONFIG|GET";
+            assert!(
+                !administrative || matches!(spec.trace, Trace::Unknown | Trace::OtherProtocol),
+                "{}",
+                spec.name
+            );
+        }
+        let named = |trace| {
+            let rows = TABLE.iter().filter(|spec| spec.trace == trace).map(|spec| spec.name);
+            rows.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            named(Trace::Followed),
+            "CLIENT|NO-TOUCH DISCARD EXEC MULTI PSUBSCRIBE PUNSUBSCRIBE SELECT SSUBSCRIBE SUBSCRIBE \
+             SUNSUBSCRIBE UNSUBSCRIBE UNWATCH WATCH"
+        );
+        assert_eq!(named(Trace::OtherProtocol), "PSYNC REPLCONF SCRIPT|DEBUG SYNC");
     }
 
     #[test]

@@ -3,31 +3,107 @@
 use super::{Flags, Retry, Spec, Verb};
 use crate::resp::request::Request;
 
-/// Whether XREAD or XREADGROUP has BLOCK before STREAMS. Options are stepped over as the server does
-/// (t_stream.c, xreadCommand): a group or a consumer may be called STREAMS, and a BLOCK behind it still blocks
-/// (observed on valkey 8.0). What is not understood is taken to block.
-pub fn blocks(spec: &Spec, request: &Request<'_>) -> bool {
-    if !matches!(spec.verb, Verb::Xread | Verb::Xreadgroup) {
-        return false;
+/// Where the options of an XREAD or XREADGROUP stand that respgate acts on. Places count the name as 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// The place of BLOCK's timeout.
+    pub timeout: Option<usize>,
+    /// The place of STREAMS.
+    pub streams: Option<usize>,
+    /// A word before STREAMS is no option that is known.
+    unknown: bool,
+    /// An option word before STREAMS holds a NUL.
+    nul: bool,
+}
+
+impl ReadOptions {
+    /// Steps over the options as the server does (t_stream.c, xreadCommand): a group or a consumer may be called
+    /// STREAMS, and a BLOCK behind it still blocks (observed on valkey 8.0).
+    pub fn of(request: &Request<'_>) -> Self {
+        let mut found = Self::default();
+        let mut args = request.args().enumerate().skip(1);
+        while let Some((place, arg)) = args.next() {
+            found.nul |= holds_nul(arg);
+            let values = match () {
+                () if is(arg, "STREAMS") => {
+                    found.streams = Some(place);
+                    break;
+                }
+                () if is(arg, "BLOCK") => {
+                    found.timeout = Some(place + 1);
+                    1
+                }
+                () if is(arg, "COUNT") => 1,
+                () if is(arg, "GROUP") => 2,
+                () if is(arg, "NOACK") => 0,
+                () => {
+                    found.unknown = true;
+                    break;
+                }
+            };
+            args.by_ref().take(values).for_each(drop);
+        }
+        found
     }
-    let mut args = request.args().skip(1);
-    while let Some(arg) = args.next() {
-        let values = match () {
-            () if is(arg, "STREAMS") => return false,
-            () if is(arg, "COUNT") => 1,
-            () if is(arg, "GROUP") => 2,
-            () if is(arg, "NOACK") => 0,
-            () => return true,
-        };
-        args.by_ref().take(values).for_each(drop);
+
+    /// Returns true if BLOCK stands before STREAMS. A word that is not understood is taken to block.
+    pub fn may_block(self) -> bool {
+        self.timeout.is_some() || self.unknown
     }
-    false
+
+    /// Returns true if an option word before STREAMS holds a NUL.
+    pub fn hides_nul(self) -> bool {
+        self.nul
+    }
+}
+
+/// Returns true if a request hides an option that decides about its connection behind a NUL. Servers compare options
+/// as C strings, so `CLIENT TRACKING ON\0x` turns tracking on; respgate refuses such a word rather than to guess what
+/// each server reads.
+pub fn hides_option(spec: &Spec, request: &Request<'_>) -> bool {
+    match spec.verb {
+        Verb::ClientTracking => Tracking::of(request).nul,
+        Verb::ClientNoTouch | Verb::ClientCaching => request.args().skip(2).any(holds_nul),
+        _ => false,
+    }
+}
+
+/// What a CLIENT TRACKING asks for, as far as respgate acts on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracking {
+    /// It is to be turned on.
+    pub on: bool,
+    /// Invalidations are to go to another connection.
+    pub redirects: bool,
+    /// An option word holds a NUL.
+    nul: bool,
+}
+
+impl Tracking {
+    /// Steps over the options as the server does (networking.c, clientCommand): a prefix may be called REDIRECT.
+    pub fn of(request: &Request<'_>) -> Self {
+        let mut found = Self::default();
+        let mut args = request.args().skip(2);
+        if let Some(switch) = args.next() {
+            found.on = is(switch, "ON");
+            found.nul = holds_nul(switch);
+        }
+        while let Some(arg) = args.next() {
+            found.nul |= holds_nul(arg);
+            let redirects = is(arg, "REDIRECT");
+            found.redirects |= redirects;
+            if redirects || is(arg, "PREFIX") {
+                args.next();
+            }
+        }
+        found
+    }
 }
 
 /// Whether this request can block its connection.
 pub fn may_block(spec: &Spec, request: &Request<'_>) -> bool {
     match spec.verb {
-        Verb::Xread | Verb::Xreadgroup => blocks(spec, request),
+        Verb::Xread | Verb::Xreadgroup => ReadOptions::of(request).may_block(),
         _ => spec.flags.contains(Flags::BLOCKING),
     }
 }
@@ -142,11 +218,21 @@ fn is_number(arg: &[u8]) -> bool {
     std::str::from_utf8(arg).is_ok_and(|arg| arg.parse::<f64>().is_ok())
 }
 
-/// Options are compared as the server does: in any case, and as C strings, so that `NX\0zz` is NX (observed on
+/// Compares an option word as the server does: in any case, and as a C string, so that `NX\0zz` is NX (observed on
 /// valkey 8.0).
 pub fn is(arg: &[u8], option: &str) -> bool {
     let end = memchr::memchr(0, arg).unwrap_or(arg.len());
     arg.get(..end).is_some_and(|arg| arg.eq_ignore_ascii_case(option.as_bytes()))
+}
+
+/// As [`is`], for a word that respgate answers itself: one with a NUL is no option, and is refused as such.
+pub fn is_whole(arg: &[u8], option: &str) -> bool {
+    !holds_nul(arg) && is(arg, option)
+}
+
+/// Whether a word holds a NUL, where servers stop reading.
+pub fn holds_nul(arg: &[u8]) -> bool {
+    memchr::memchr(0, arg).is_some()
 }
 
 #[cfg(test)]
@@ -174,6 +260,57 @@ mod tests {
         for option in ["NX", "xx", "Get", "IFEQ", "IFNE", "NX\0zz"] {
             assert_eq!(retry(&["SET", "k", "v", option]), Retry::Never);
         }
+    }
+
+    #[test]
+    fn a_nul_in_an_option_that_decides_about_the_connection_is_seen() {
+        for hidden in [
+            &["CLIENT", "TRACKING", "ON\0x", "BCAST"][..],
+            &["CLIENT", "TRACKING", "ON", "BCAST\0"],
+            &["CLIENT", "TRACKING", "ON", "REDIRECT\0", "5"],
+            &["CLIENT", "TRACKING", "ON", "PREFIX", "p", "NOLOOP\0x"],
+            &["CLIENT", "TRACKING", "OFF\0"],
+            &["CLIENT", "NO-TOUCH", "on\0"],
+            &["CLIENT", "CACHING", "YES\0"],
+        ] {
+            assert!(with(hidden, hides_option), "{hidden:?}");
+        }
+        for hidden in [
+            &["XREAD", "BLOCK\0zz", "0", "STREAMS", "s", "$"][..],
+            &["XREAD", "COUNT", "1", "STREAMS\0", "s", "$"],
+            &["XREADGROUP", "GROUP\0", "g", "c", "STREAMS", "s", ">"],
+        ] {
+            assert!(with(hidden, |_, request| ReadOptions::of(request).hides_nul()), "{hidden:?}");
+        }
+        for plain in [
+            &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "p\0", "NOLOOP"][..],
+            &["SET", "k", "v\0", "NX\0zz"],
+        ] {
+            assert!(!with(plain, hides_option), "{plain:?}");
+        }
+        let group = ["XREADGROUP", "GROUP", "g\0", "c\0", "BLOCK", "0", "STREAMS", "s\0", ">"];
+        assert!(!with(&group, |_, request| ReadOptions::of(request).hides_nul()));
+    }
+
+    #[test]
+    fn tracking_is_read_as_the_server_reads_it() {
+        let read = |words: &[&str]| {
+            let tracking = with(words, |_, request| Tracking::of(request));
+            (tracking.on, tracking.redirects)
+        };
+        assert_eq!(read(&["CLIENT", "TRACKING", "on", "BCAST"]), (true, false));
+        assert_eq!(read(&["CLIENT", "TRACKING", "OFF", "redirect", "5"]), (false, true));
+        assert_eq!(read(&["CLIENT", "TRACKING", "ON", "PREFIX", "redirect"]), (true, false));
+        assert_eq!(read(&["CLIENT", "TRACKING", "ON", "REDIRECT\0x", "5"]), (true, true));
+    }
+
+    #[test]
+    fn the_timeout_of_a_read_stands_behind_its_own_block() {
+        let read = |words: &[&str]| with(words, |_, request| ReadOptions::of(request));
+        let group = read(&["XREADGROUP", "GROUP", "BLOCK", "5", "BLOCK", "70", "STREAMS", "s", ">"]);
+        assert_eq!((group.timeout, group.streams), (Some(5), Some(6)));
+        let unblocked = read(&["XREAD", "STREAMS", "BLOCK", "5"]);
+        assert_eq!((unblocked.timeout, unblocked.streams), (None, Some(1)));
     }
 
     #[test]
@@ -212,6 +349,10 @@ mod tests {
         assert_eq!(retry(&["GEORADIUS", "g", "1", "2", "3", "m", "COUNT", "1"]), Retry::Safe);
         assert_eq!(retry(&["GEORADIUS", "g", "1", "2", "3", "m", "STORE", "g"]), Retry::Never);
         assert_eq!(retry(&["GEORADIUSBYMEMBER", "g", "x", "3", "m", "STOREDIST", "d"]), Retry::SameReply);
+    }
+
+    fn blocks(_: &Spec, request: &Request<'_>) -> bool {
+        ReadOptions::of(request).may_block()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the table says of one command.
 
-use super::{Retry, Route};
+use super::{Retry, Route, Trace};
 
 /// One row of the table.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Spec {
     pub route: Route,
     /// Whether it may be sent again.
     pub retry: Retry,
+    /// What it can leave on the connection that ran it.
+    pub trace: Trace,
     /// What else is known of it.
     pub flags: Flags,
     /// Its place in the table.

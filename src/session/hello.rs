@@ -2,6 +2,7 @@
 
 use super::client::{Client, valid_name};
 use super::refusal;
+use crate::command::option_is_whole as is;
 use crate::resp::Resp;
 use crate::resp::request::Request;
 use crate::resp::write;
@@ -34,12 +35,12 @@ pub fn parse(request: &Request<'_>) -> Result<Hello, Vec<u8>> {
         });
     }
     while let Some(option) = args.next() {
-        if option.eq_ignore_ascii_case(b"AUTH") {
+        if is(option, "AUTH") {
             let (Some(user), Some(password)) = (args.next(), args.next()) else {
                 return Err(bad_option(option));
             };
             hello.auth = Some((user.to_vec(), password.to_vec()));
-        } else if option.eq_ignore_ascii_case(b"SETNAME") {
+        } else if is(option, "SETNAME") {
             let Some(name) = args.next() else { return Err(bad_option(option)) };
             if !valid_name(name) {
                 return Err(refusal::BAD_NAME.to_vec());

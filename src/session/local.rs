@@ -3,7 +3,7 @@
 use super::client::{Replying, valid_name};
 use super::errand::Errand;
 use super::{Close, Session, hello, refusal};
-use crate::command::{Spec, Verb};
+use crate::command::{Spec, Tracking, Verb, option_is_whole as is};
 use crate::resp::Resp;
 use crate::resp::request::Request;
 use crate::resp::write;
@@ -27,9 +27,7 @@ const MAX_SECRET: usize = 16 * 1024;
 /// Whether a command that ends a pinned state, or needs one, is answered here because there is none.
 pub(super) fn answers_unpinned(client: &super::client::Client, spec: &Spec, request: &Request<'_>) -> bool {
     match spec.verb {
-        Verb::ClientTracking => {
-            client.resp == Resp::V2 || request.args().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"REDIRECT"))
-        }
+        Verb::ClientTracking => client.resp == Resp::V2 || Tracking::of(request).redirects,
         _ => true,
     }
 }
@@ -66,7 +64,7 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
         Verb::Auth | Verb::Hello
             if session.fan_subscribed() && changes_connection(&session.client, request) =>
         {
-            session.refuse(refusal::KEPT_STATE);
+            session.refuse(&refusal::kept_state(&[refusal::Kept::Subscription]));
         }
         Verb::Hello => return say_hello(session, request),
         Verb::Auth => return authenticate(session, request),
@@ -117,9 +115,7 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
             let line = session.client.line("client|info");
             session.answer(|out| write::verbatim(out, resp, &line));
         }
-        Verb::ClientNoEvict if value.eq_ignore_ascii_case(b"on") || value.eq_ignore_ascii_case(b"off") => {
-            session.answer(write::ok);
-        }
+        Verb::ClientNoEvict if is(value, "ON") || is(value, "OFF") => session.answer(write::ok),
         Verb::ClientNoEvict => session.refuse(refusal::SYNTAX),
         Verb::ClientCapa => session.answer(write::ok),
         Verb::ClientReply => reply_mode(session, value),
@@ -138,9 +134,9 @@ const CLIENT_HELP: &[&str] = &[
 ];
 
 fn set_info(session: &mut Session, option: &[u8], value: &[u8]) {
-    let field = if option.eq_ignore_ascii_case(b"LIB-NAME") {
+    let field = if is(option, "LIB-NAME") {
         &mut session.client.lib_name
-    } else if option.eq_ignore_ascii_case(b"LIB-VER") {
+    } else if is(option, "LIB-VER") {
         &mut session.client.lib_ver
     } else {
         let mut line = b"-ERR Unrecognized option '".to_vec();
@@ -160,12 +156,12 @@ fn set_info(session: &mut Session, option: &[u8], value: &[u8]) {
 }
 
 fn reply_mode(session: &mut Session, mode: &[u8]) {
-    if mode.eq_ignore_ascii_case(b"ON") {
+    if is(mode, "ON") {
         session.client.replying = Replying::On;
         session.answer(write::ok);
-    } else if mode.eq_ignore_ascii_case(b"OFF") {
+    } else if is(mode, "OFF") {
         session.client.replying = Replying::Off;
-    } else if mode.eq_ignore_ascii_case(b"SKIP") {
+    } else if is(mode, "SKIP") {
         if session.client.replying != Replying::Off {
             session.client.replying = Replying::SkipNext;
         }

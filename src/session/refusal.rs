@@ -31,8 +31,60 @@ pub const DISCARD_WITHOUT_MULTI: &[u8] = b"-ERR DISCARD without MULTI";
 /// EXEC of a transaction in which something was refused.
 pub const EXEC_ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.";
 
-/// AUTH or HELLO while state is kept that belongs to who the client is.
-pub const KEPT_STATE: &[u8] = b"-ERR respgate: the user and the protocol version cannot change while a transaction, WATCH, subscription or tracking is open; RESET first";
+/// State that a client has on its connection, which belongs to its user and its protocol version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// MULTI without EXEC.
+    Transaction,
+    /// Watched keys.
+    Watch,
+    /// Channels, patterns or shard channels.
+    Subscription,
+    /// MONITOR.
+    Monitor,
+    /// CLIENT TRACKING ON.
+    Tracking,
+    /// CLIENT NO-TOUCH ON.
+    NoTouch,
+    /// Whatever a command left that respgate does not know.
+    UnknownCommand,
+}
+
+impl Kept {
+    /// What it is called, and what ends it.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Transaction => ("a transaction", "EXEC or DISCARD"),
+            Self::Watch => ("WATCH", "UNWATCH"),
+            Self::Subscription => ("a subscription", "UNSUBSCRIBE, PUNSUBSCRIBE and SUNSUBSCRIBE"),
+            Self::Monitor => ("MONITOR", "RESET"),
+            Self::Tracking => ("CLIENT TRACKING ON", "CLIENT TRACKING OFF"),
+            Self::NoTouch => ("CLIENT NO-TOUCH ON", "CLIENT NO-TOUCH OFF"),
+            Self::UnknownCommand => ("a command that respgate does not know", "RESET"),
+        }
+    }
+}
+
+/// AUTH or HELLO while state is kept that cannot move to another connection.
+pub fn kept_state(kept: &[Kept]) -> Vec<u8> {
+    let reasons: Vec<String> = kept
+        .iter()
+        .map(|kept| {
+            let (name, end) = kept.words();
+            format!("{name}, which {end} ends")
+        })
+        .collect();
+    let reasons = reasons.join("; and ");
+    format!("-ERR respgate: neither the user nor the protocol version can change while the connection keeps {reasons}")
+        .into_bytes()
+}
+
+/// Replication and the script debugger, where administrative commands are allowed.
+pub fn other_protocol(name: &str) -> Vec<u8> {
+    let name = name.replace('|', " ");
+    format!("-ERR respgate: {name} turns its connection over to another protocol than requests and replies, which respgate cannot relay; send it to the server itself")
+        .into_bytes()
+}
 
 /// A command that got no reply within `command-timeout`, with CRLF.
 pub const COMMAND_TIMEOUT: &[u8] = b"-OUTCOMEUNKNOWN respgate: no reply came within command-timeout; the command may or may not have run\r\n";
@@ -161,7 +213,9 @@ pub fn no_channel_permission(wording: Wording) -> &'static [u8] {
 
 /// Any refusal of EXEC, which ends the transaction; `line` is what another command would be answered.
 pub fn exec_aborted_because(line: &[u8]) -> Vec<u8> {
-    [b"-EXECABORT Transaction discarded because of: ", line.get(1..).unwrap_or_default()].concat()
+    // The server's own format drops the generic code, but no other.
+    let why = line.strip_prefix(b"-ERR ").or_else(|| line.strip_prefix(b"-")).unwrap_or(line);
+    [b"-EXECABORT Transaction discarded because of: ", why].concat()
 }
 
 /// What C's `%.*s` prints of it.

@@ -5,7 +5,7 @@ use super::errand::Errand;
 use super::refusal;
 use super::turn::{Pause, Step};
 use super::{Session, local};
-use crate::command::{self, Found, Retry, Route, Spec, Verb};
+use crate::command::{self, Found, ReadOptions, Retry, Route, Spec, Trace, Verb};
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
@@ -196,8 +196,16 @@ impl Session {
             }
             Route::Shared if spec.verb == Verb::Scan => Way::Scan(self.if_lost(spec, request)),
             Route::Shared => Way::Shared(self.if_lost(spec, request)),
-            Route::LeaseIfBlock if request.len() > OVERSIZE || command::blocks(spec, request) => Way::Leased,
-            Route::LeaseIfBlock => Way::Shared(self.if_lost(spec, request)),
+            Route::LeaseIfBlock => {
+                let options = ReadOptions::of(request);
+                if options.hides_nul() {
+                    Way::Refused(refusal::SYNTAX.to_vec())
+                } else if request.len() > OVERSIZE || options.may_block() {
+                    Way::Leased
+                } else {
+                    Way::Shared(self.if_lost(spec, request))
+                }
+            }
             Route::Virtual | Route::LocalError | Route::Pin if !command::arity_ok(spec, request.argc()) => {
                 Way::Refused(if spec.name == "EXEC" {
                     // Observed on valkey 8.0 and redis 7.0: any refusal of EXEC is worded as an abort.
@@ -206,6 +214,7 @@ impl Session {
                     refusal::wrong_arity(spec.name)
                 })
             }
+            Route::Pin if command::hides_option(spec, request) => Way::Refused(refusal::SYNTAX.to_vec()),
             Route::Virtual | Route::LocalError => Way::Local(spec),
             Route::Lease | Route::SideConnection => Way::Leased,
             Route::Pin if let Some(way) = self.fan_way(spec) => way,
@@ -252,7 +261,10 @@ impl Session {
 
     fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
         if self.around.config.admin_commands == AdminCommands::Allow {
-            return Way::Leased;
+            return match spec.trace {
+                Trace::OtherProtocol => Way::Refused(refusal::other_protocol(spec.name)),
+                Trace::Nothing | Trace::Followed | Trace::Unknown => Way::Leased,
+            };
         }
         if spec.verb == Verb::ConfigGet && request.argc() > 2 {
             return if request.args().skip(2).all(harmless_parameter) {

@@ -60,7 +60,10 @@ impl Upstream {
         let mut control = Control::new(&mut lease.link.stream);
         let reply = control.call(&[b"COMMAND"], deadline).await.ok()?;
         drop(control);
-        lease.give_back();
+        // COMMAND leaves nothing, and its reply has come.
+        if let Some(lease) = lease.proven() {
+            lease.give_back();
+        }
         Some(if reply.elements().is_some() { Learned::from_reply(&reply) } else { Learned::nothing() })
     }
 }

@@ -3,21 +3,28 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Upstream;
+use super::history::History;
 use super::identity::Identity;
 use super::idle::{IdleLinks, sound};
 use super::open::{Key, Link, OpenFault, open};
 use super::replies::Replies;
 use super::turns::{Share, Turns};
+use crate::command::Trace;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
+use crate::net::read_buffer::ReadBuffer;
+use crate::resp::Resp;
 use crate::topology::Generation;
 
 /// The leased connections of one worker to one upstream.
@@ -229,15 +236,63 @@ impl Leases {
 
 /// A connection that one session has to itself. Dropping it closes it.
 pub struct Lease {
-    /// The connection.
-    pub link: Link,
+    pub(super) link: Link,
+    history: History,
     key: Key,
     listed: Listed,
     permit: Permit,
     _gauge: Gauged,
 }
 
+/// A lease whose connection is proven to hold no state of its session. Only such a one returns to the pool.
+pub struct CleanLease(Lease);
+
 impl Lease {
+    /// The primary of this generation is at the other end.
+    pub fn generation(&self) -> Generation {
+        self.link.generation
+    }
+
+    /// The protocol version that the connection speaks.
+    pub fn resp(&self) -> Resp {
+        self.key.resp
+    }
+
+    /// What has been read and not been used.
+    pub fn input(&mut self) -> &mut ReadBuffer {
+        &mut self.link.read
+    }
+
+    /// Reads more from the connection into [`Self::input`]. Returns the number of bytes; 0: the server closed it.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.link.read.poll_fill(cx, &mut self.link.stream)
+    }
+
+    /// Notes a request of `bytes` bytes, which can leave `trace` on the connection. To be called for every request
+    /// before it is written: bytes that no request accounts for close the connection at the end of the lease.
+    pub fn note(&mut self, trace: Trace, bytes: usize) {
+        self.history.note(trace, bytes);
+    }
+
+    /// Writes the beginning of `bytes`, which belong to noted requests. Returns how many bytes the connection took.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.link.stream).poll_write(cx, bytes))?;
+        self.history.wrote(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Has the connection send what it took.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.link.stream).poll_flush(cx)
+    }
+
+    /// Judges the connection at the end of the lease. The caller vouches that every reply has come, and that the
+    /// server's replies confirmed the end of all state that is followed ([`Trace::Followed`]). `None`: what ran on it
+    /// proves nothing, and the connection is closed.
+    pub fn proven(self) -> Option<CleanLease> {
+        self.history.leaves_nothing().then_some(CleanLease(self))
+    }
+
     /// Whether its primary has been superseded: nothing may be written to it any more.
     pub fn is_cut(&self) -> bool {
         self.listed.out.cut.get()
@@ -246,6 +301,11 @@ impl Lease {
     /// Whether the server has not answered in time.
     pub fn is_silent(&self) -> bool {
         self.listed.out.silent.get()
+    }
+
+    /// Returns the number of bytes allocated for what has been read from the server.
+    pub fn read_capacity(&self) -> usize {
+        self.link.read.capacity()
     }
 
     /// The server has sent something.
@@ -302,11 +362,13 @@ impl Lease {
     pub fn reselected(&mut self, database: u32) {
         self.key.database = database;
     }
+}
 
-    /// Returns a connection without state to the pool. One that is cut, or has sent something that nothing asked
-    /// for, is closed instead.
+impl CleanLease {
+    /// Returns the connection to the pool. One that is cut, or has sent something that nothing asked for, is closed
+    /// instead.
     pub fn give_back(self) {
-        let Self { mut link, key, listed, mut permit, _gauge } = self;
+        let Lease { mut link, key, listed, mut permit, history: _, _gauge } = self.0;
         let reusable = listed.upstream.leases.reusable(&key, &link);
         if !listed.out.cut.get() && reusable && sound(&mut link) {
             permit.clean = Some((key, link));
@@ -482,7 +544,7 @@ impl Upstream {
         self.leases.out.borrow_mut().insert(number, out.clone());
         let listed = Listed { upstream: self.clone(), number, out };
         let gauge = Gauged::new(&self.counters, |c| &c.leased_open);
-        Lease { link, key: key.clone(), listed, permit, _gauge: gauge }
+        Lease { link, history: History::default(), key: key.clone(), listed, permit, _gauge: gauge }
     }
 }
 

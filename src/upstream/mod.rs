@@ -10,6 +10,7 @@ pub mod fanin;
 mod follow;
 mod gather;
 pub mod held;
+mod history;
 mod hold;
 mod housekeeping;
 pub mod identity;
@@ -316,7 +317,10 @@ impl Upstream {
             return Ok(());
         }
         let replies = replies::Replies::nobody(&self.buffers);
-        self.lease_fresh(key, &replies).await.map(lease::Lease::give_back)
+        if let Some(unused) = self.lease_fresh(key, &replies).await?.proven() {
+            unused.give_back();
+        }
+        Ok(())
     }
 }
 

@@ -13,42 +13,10 @@ use respgate::tenant::policy::config::{PolicyConfig, Rule, Scripts};
 
 use crate::support::client::{Client, encode};
 use crate::support::servers::{Flavor, Server};
+use crate::support::tree::{Reply, many, parse, text};
 
 /// Arguments for each command and category; failures name the seed by their number.
 const ROUNDS: u64 = 20;
-
-/// A reply, as far as COMMAND needs it.
-#[derive(Debug)]
-enum Reply {
-    Text(String),
-    Many(Vec<Reply>),
-}
-
-fn parse(bytes: &mut &[u8]) -> Reply {
-    let end = bytes.windows(2).position(|pair| pair == b"\r\n").expect("a line");
-    let (line, rest) = (String::from_utf8_lossy(&bytes[1..end]).into_owned(), &bytes[end + 2..]);
-    let (kind, mut rest) = (bytes[0], rest);
-    let reply = match kind {
-        b'*' => Reply::Many((0..line.parse().expect("a count")).map(|_| parse(&mut rest)).collect()),
-        b'$' => {
-            let length: usize = line.parse().expect("a length");
-            let text = String::from_utf8_lossy(&rest[..length]).into_owned();
-            rest = &rest[length + 2..];
-            Reply::Text(text)
-        }
-        _ => Reply::Text(line),
-    };
-    *bytes = rest;
-    reply
-}
-
-fn many(reply: &Reply) -> &[Reply] {
-    if let Reply::Many(replies) = reply { replies } else { panic!("no array: {reply:?}") }
-}
-
-fn text(reply: &Reply) -> &str {
-    if let Reply::Text(text) = reply { text } else { panic!("no text: {reply:?}") }
-}
 
 /// One command of a server's.
 struct Command {

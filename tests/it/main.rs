@@ -32,6 +32,7 @@ mod hold;
 mod holes;
 mod identity;
 mod layers;
+mod leases;
 mod limits;
 mod listeners;
 mod permissions;

@@ -59,7 +59,20 @@ fn what_a_resp2_subscriber_may_not() {
     pair.compare(|client| {
         client.send("SUBSCRIBE a\r\n");
         client.replies(1);
-        for command in [&["GET", "k"][..], &["MULTI"], &["ECHO", "x"], &["NOSUCH"], &["SUBSCRIBE"]] {
+        let refused: &[&[&str]] = &[
+            &["GET", "k"],
+            &["MULTI"],
+            &["ECHO", "x"],
+            &["NOSUCH"],
+            &["SUBSCRIBE"],
+            &["SWAPDB"],
+            &["RESET", "extra"],
+            &["CLIENT", "SETNAME", "app"],
+            &["FUNCTION", "KILL"],
+            &["SCRIPT", "LOAD", "x"],
+            &["EXEC"],
+        ];
+        for command in refused {
             client.call(command);
         }
         client.call(&["RESET"]);

@@ -36,7 +36,7 @@ fn transactions_in_both_versions() {
 #[test]
 fn faults_in_transactions() {
     both(|pair| {
-        let sequences: [&[&[&str]]; 7] = [
+        let sequences: [&[&[&str]]; 12] = [
             &[&["EXEC"], &["DISCARD"], &["UNWATCH"]],
             &[&["MULTI"], &["MULTI"], &["SET", "k", "1"], &["EXEC"]],
             &[&["MULTI"], &["WATCH", "k"], &["EXEC"]],
@@ -44,6 +44,11 @@ fn faults_in_transactions() {
             &[&["MULTI"], &["GET"], &["EXEC"], &["PING"]],
             &[&["MULTI"], &["SET", "k", "1"], &["DISCARD"], &["EXISTS", "k"]],
             &[&["MULTI"], &["EXEC"], &["EXEC", "extra"], &["MULTI", "extra"], &["WATCH"]],
+            &[&["MULTI"], &["DISCARD", "extra"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
+            &[&["MULTI"], &["DISCARD", "extra"], &["DISCARD"], &["PING"]],
+            &[&["MULTI"], &["RESET", "extra"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
+            &[&["MULTI"], &["EXEC", "extra"], &["SET", "k", "1"], &["EXEC"]],
+            &[&["MULTI"], &["GET"], &["CLIENT", "NOSUCH"], &["EXEC", "extra"], &["EXEC"]],
         ];
         for sequence in sequences {
             pair.compare(|client| client.pipeline(sequence));
@@ -53,6 +58,21 @@ fn faults_in_transactions() {
                 }
             });
         }
+    });
+}
+
+/// Who asked not to see replies does not see that of an EXEC which respgate answers.
+#[test]
+fn a_muted_client_sees_no_abort() {
+    both(|pair| {
+        pair.compare(|client| {
+            client.send("CLIENT REPLY OFF\r\nMULTI\r\nCLIENT NOSUCH\r\nEXEC\r\nCLIENT REPLY ON\r\nPING\r\n");
+            client.replies(2);
+            client.send("MULTI\r\nCLIENT NOSUCH\r\nPING\r\n");
+            client.replies(3);
+            client.send("DISCARD\r\n");
+            client.replies(1);
+        });
     });
 }
 

@@ -10,11 +10,13 @@ use crate::upstream::not_primary;
 /// A reply larger than this is passed on in pieces, in bytes.
 const STREAMED: usize = 256 * 1024;
 
+/// How the server confirms that state has begun or ended.
+const OK: &[u8] = b"+OK\r\n";
+
 impl Leased {
     /// Handles what has been read from the server.
     pub(super) fn absorb(&mut self, session: &mut Session) {
-        let mut read =
-            std::mem::replace(&mut self.lease.link.read, crate::net::read_buffer::ReadBuffer::new(0));
+        let mut read = std::mem::replace(self.lease.input(), crate::net::read_buffer::ReadBuffer::new(0));
         let mut at = 0;
         while self.ending.is_none() {
             let rest = read.bytes().get(at..).unwrap_or_default();
@@ -60,7 +62,7 @@ impl Leased {
             }
         }
         read.consume(at);
-        self.lease.link.read = read;
+        *self.lease.input() = read;
     }
 
     /// Whether the next reply can be passed on before it is whole: respgate need not read it.
@@ -84,14 +86,17 @@ impl Leased {
 
     fn frame(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
         if kind == ReplyKind::Error {
-            session.around.upstream.note_error(frame, self.lease.link.generation);
+            session.around.upstream.note_error(frame, self.lease.generation());
         }
         if self.streaming.is_some() {
             let mute = self.mutes_front();
             pass(session, frame, mute);
             session.replies.end_pieces();
-            if self.streaming.take() == Some(false) {
-                self.pop();
+            if self.streaming.take() == Some(false)
+                && let Some(Expect::Reply(awaited)) = self.pop()
+            {
+                // A reply that is passed on unread confirms nothing. EXEC's is an array, as it should be.
+                self.doubtful |= !matches!(awaited.effect, Effect::None | Effect::Wait | Effect::Exec(_));
             }
             return;
         }
@@ -119,7 +124,10 @@ impl Leased {
         match self.pop() {
             Some(Expect::Reply(awaited)) => self.reply(session, frame, kind, awaited),
             // A refused subscription answers once, whatever the number of names.
-            Some(Expect::Confirmations { mute, .. }) => pass(session, frame, mute),
+            Some(Expect::Confirmations { mute, .. }) => {
+                self.doubtful |= kind != ReplyKind::Error;
+                pass(session, frame, mute);
+            }
             Some(Expect::Nonce(nonce)) if echoes(frame, &nonce) => {}
             Some(Expect::Nonce(_)) => {
                 tracing::error!(
@@ -132,7 +140,7 @@ impl Leased {
             Some(Expect::Newest(place)) => self.learned_newest(place, frame),
             Some(Expect::Publish) => self.unpublished = (kind == ReplyKind::Error).then(|| frame.to_vec()),
             Some(Expect::Discarded(reply)) => {
-                self.doubtful |= kind == ReplyKind::Error;
+                self.doubtful |= frame != OK;
                 pass(session, &reply, false);
             }
             Some(Expect::Restored(_)) if kind == ReplyKind::Error => {
@@ -171,7 +179,9 @@ impl Leased {
         }
     }
 
-    /// One name's subscription has begun or ended. What a transplant repeats, the client has seen already.
+    /// One name's subscription has begun or ended. What a transplant repeats, the client has seen already. One that no
+    /// request asked for proves nothing about the connection: a script can forge it (CVE-2025-67733), and the server
+    /// would go on sending what the session seems to have left.
     fn confirmed(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
         let (done, seen) = match self.expected.front_mut() {
             Some(Expect::Confirmations { left, .. }) => {
@@ -182,7 +192,10 @@ impl Leased {
                 *left = left.saturating_sub(1);
                 (*left == 0, true)
             }
-            _ => (false, false),
+            _ => {
+                self.doubtful = true;
+                return pass(session, frame, false);
+            }
         };
         if !seen {
             self.pins.confirm(confirmation);
@@ -222,6 +235,7 @@ impl Leased {
 
     fn reply(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind, awaited: Awaited) {
         let failed = kind == ReplyKind::Error;
+        let confirmed = frame == OK;
         let mute = awaited.mute;
         match awaited.effect {
             Effect::None => {}
@@ -229,18 +243,18 @@ impl Leased {
                 self.pins.transaction = None;
                 self.doubtful = true;
             }
-            Effect::Multi => {}
-            Effect::State | Effect::Discard => self.doubtful |= failed,
+            Effect::Multi | Effect::State | Effect::Discard => self.doubtful |= !confirmed,
             Effect::Exec(transaction) => {
-                self.doubtful |= failed && !frame.starts_with(b"-EXECABORT");
+                self.doubtful |= !ends_transaction(frame);
                 if let Some(database) = selected(frame, &transaction.selects) {
                     self.selected(session, database);
                 }
             }
-            Effect::Select(database) if !failed => self.selected(session, database),
-            Effect::Tracking(request) if !failed => self.pins.tracking = request,
-            Effect::NoTouch(on) if !failed => self.pins.no_touch = on,
-            Effect::Select(_) | Effect::Tracking(_) | Effect::NoTouch(_) => {}
+            Effect::Select(database) if confirmed => self.selected(session, database),
+            Effect::Tracking(request) if confirmed => self.pins.tracking = request,
+            Effect::NoTouch(on) if confirmed => self.pins.no_touch = on,
+            // An error changes nothing; what else came, nobody knows.
+            Effect::Select(_) | Effect::Tracking(_) | Effect::NoTouch(_) => self.doubtful |= !failed,
             Effect::Monitor => self.pins.monitoring = !failed,
             Effect::Wait => {
                 if let Some(error) = self.unpublished.take() {
@@ -259,6 +273,12 @@ impl Leased {
         session.client.database = database;
         session.leave_lane();
     }
+}
+
+/// Returns true if this reply to EXEC says that the transaction has ended: with its results, with a null because a
+/// watched key changed, or discarded whole.
+fn ends_transaction(frame: &[u8]) -> bool {
+    frame.starts_with(b"*") || frame == b"_\r\n" || frame.starts_with(b"-EXECABORT")
 }
 
 /// Appends a frame, or a piece of one, to the client's replies.

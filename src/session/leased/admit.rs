@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 
-use super::expect::{Awaited, Effect, Expect, NONCE, nonce};
+use super::expect::{Awaited, Effect, Expect};
 use super::pins::Transaction;
 use super::settle::null_array;
 use super::{Close, End, Leased, OUTBOUND, Pause, Session};
-use crate::command::{self, Flags, Found, Spec, Verb};
+use crate::command::{self, Flags, Found, Spec, Trace, Tracking, Verb, option_is, trace_of};
 use crate::resp::Resp;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
@@ -14,7 +14,7 @@ use crate::session::fanned::subscription;
 use crate::session::limit::Charged;
 use crate::session::route::Way;
 use crate::session::turn::Step;
-use crate::session::{local, refusal};
+use crate::session::{hello, local, refusal};
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::queue::IfLost;
 
@@ -132,7 +132,7 @@ impl Leased {
                 line.extend_from_slice(b"\r\n");
                 session.count_denied();
                 session.around.upstream.counters.refused.rise();
-                self.discard_instead(line)
+                self.discard_instead(session, line)
             }
             _ => {
                 let step = self.poison(session, &line);
@@ -185,8 +185,16 @@ impl Leased {
             Verb::Auth | Verb::Hello
                 if self.pins.any() && local::changes_connection(&session.client, request) =>
             {
-                session.refuse(refusal::KEPT_STATE);
-                Step::Done
+                match hello::parse(request) {
+                    Ok(hello) if spec.verb == Verb::Hello && self.may_change_version(session, &hello) => {
+                        self.ending = Some(End::Version(hello));
+                        Step::Taken(Pause::Replies)
+                    }
+                    _ => {
+                        session.refuse(&refusal::kept_state(&self.pins.reasons()));
+                        Step::Done
+                    }
+                }
             }
             _ => self.answer_locally(session, spec, request),
         }
@@ -194,7 +202,13 @@ impl Leased {
 
     fn answer_locally(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
         match local::answer(session, spec, request) {
-            local::Outcome::Answered => Step::Done,
+            local::Outcome::Answered => {
+                // HELLO: what follows needs a connection of the other version.
+                if self.lease.resp() != session.client.resp {
+                    self.ending = Some(End::Clean);
+                }
+                Step::Done
+            }
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
             // Without pins the session can go back and have the errand done there.
             local::Outcome::Errand(errand) => {
@@ -212,7 +226,7 @@ impl Leased {
         {
             return self.admit_known(session, spec, request);
         }
-        let line = refusal::only_subscriptions(&String::from_utf8_lossy(request.name()));
+        let line = refused_to_subscriber(request);
         self.when_answered(|_| {
             session.refuse(&line);
             Step::Done
@@ -228,7 +242,6 @@ impl Leased {
         if let Some((kind, begins)) = subscription(spec.verb) {
             return self.admit_subscription(session, request, kind, begins);
         }
-        let on = || request.arg(2).is_some_and(|arg| arg.eq_ignore_ascii_case(b"ON"));
         let effect = match spec.verb {
             Verb::Multi => {
                 let mut transaction = Transaction::default();
@@ -250,15 +263,16 @@ impl Leased {
             }
             Verb::ClientTracking => {
                 self.expected.gated = true;
-                Effect::Tracking(on().then(|| request.raw().into()))
+                Effect::Tracking(Tracking::of(request).on.then(|| request.raw().into()))
             }
             Verb::ClientNoTouch => {
                 self.expected.gated = true;
-                Effect::NoTouch(on())
+                Effect::NoTouch(request.arg(2).is_some_and(|switch| option_is(switch, "ON")))
             }
             Verb::Wait | Verb::Waitaof => {
-                let len = self.outbound.push(|out| request::encode(&[b"PUBLISH", WAIT_CHANNEL, b""], out));
-                self.expected.push(Expect::Publish, len);
+                self.post(Expect::Publish, Trace::Nothing, |out| {
+                    request::encode(&[b"PUBLISH", WAIT_CHANNEL, b""], out);
+                });
                 Effect::Wait
             }
             _ => Effect::None,
@@ -281,6 +295,7 @@ impl Leased {
                 blocking: blocking.then(Instant::now),
                 forgeable: scripted,
             },
+            spec.trace,
         );
         if scripted {
             self.expect_nonce();
@@ -305,8 +320,9 @@ impl Leased {
         let count = if named > 0 || begins { named } else { self.pins.names(kind).len().max(1) };
         // Confirmations are shown whatever CLIENT REPLY says, as on the server, but use a single skip up.
         let mute = session.client.mutes();
-        let len = self.outbound.push(|out| out.extend_from_slice(request.raw()));
-        self.expected.push(Expect::Confirmations { left: count, mute }, len);
+        self.post(Expect::Confirmations { left: count, mute }, Trace::Followed, |out| {
+            out.extend_from_slice(request.raw());
+        });
         self.expected.gated = true;
         Step::Done
     }
@@ -318,13 +334,24 @@ impl Leased {
             Some(Found::Spec(spec)) => Some(spec),
             _ => None,
         };
+        // It runs at EXEC, on this connection.
+        let mut trace = spec.map_or(Trace::Unknown, |spec| spec.trace);
         match spec.map(|spec| spec.verb) {
+            // The server refuses these, too, and the transaction stays open.
+            Some(Verb::Discard | Verb::Reset) if let Way::Refused(line) = &way => {
+                return self.poison(session, line);
+            }
+            // With arguments it ends the transaction all the same.
+            Some(Verb::Exec) if let Way::Refused(line) = &way => {
+                return self.discard_instead(session, [line, &b"\r\n"[..]].concat());
+            }
             Some(Verb::Exec) if transaction.poisoned => {
-                return self.discard_instead([refusal::EXEC_ABORTED, b"\r\n"].concat());
+                return self.discard_instead(session, [refusal::EXEC_ABORTED, b"\r\n"].concat());
             }
             // What was watched may have changed while its connection was lost.
             Some(Verb::Exec) if self.pins.watch_broken => {
-                return self.discard_instead(null_array(session.client.resp));
+                let nothing = null_array(session.client.resp);
+                return self.discard_instead(session, nothing);
             }
             Some(Verb::Exec) => {
                 let mut transaction = self.pins.transaction.take().unwrap_or_default();
@@ -350,11 +377,14 @@ impl Leased {
             }
             // The server answers these at once, without queueing them.
             Some(Verb::Multi | Verb::Watch) => return self.forward(session, request, Effect::None),
-            Some(Verb::Select) => {
-                if let Some(database) = request.arg(1).and_then(local::database) {
+            Some(Verb::Select) => match request.arg(1).and_then(local::database) {
+                Some(database) => {
                     transaction.selects.push((transaction.queued, database));
+                    transaction.selecting = true;
                 }
-            }
+                // The server refuses it, too, unless it reads numbers in another way.
+                None => trace = Trace::Unknown,
+            },
             Some(Verb::Ping | Verb::Echo | Verb::Unwatch | Verb::AclWhoami) => {}
             Some(verb) if subscription(verb).is_some() => {
                 return self
@@ -383,14 +413,14 @@ impl Leased {
             transaction.keep(request.raw());
         }
         let awaited = Awaited { queued: true, ..self.plain(session, Effect::None) };
-        self.send(request, awaited);
+        self.send(request, awaited, trace);
         Step::Done
     }
 
-    /// Sends DISCARD in an EXEC's place, and gives the client `reply`.
-    fn discard_instead(&mut self, reply: Vec<u8>) -> Step {
-        let len = self.outbound.push(|out| request::encode(&[b"DISCARD"], out));
-        self.expected.push(Expect::Discarded(reply), len);
+    /// Sends DISCARD in an EXEC's place, and gives the client `reply`, if it wants to see replies.
+    fn discard_instead(&mut self, session: &mut Session, reply: Vec<u8>) -> Step {
+        let reply = if session.client.mutes() { Vec::new() } else { reply };
+        self.send_discard(Expect::Discarded(reply));
         self.pins.transaction = None;
         self.pins.unwatch();
         Step::Done
@@ -410,7 +440,7 @@ impl Leased {
 
     fn forward(&mut self, session: &mut Session, request: &Request<'_>, effect: Effect) -> Step {
         let awaited = self.plain(session, effect);
-        self.send(request, awaited);
+        self.send(request, awaited, trace_of(request));
         Step::Done
     }
 
@@ -427,24 +457,31 @@ impl Leased {
             forgeable: false,
         }
     }
+}
 
-    fn send(&mut self, request: &Request<'_>, awaited: Awaited) {
-        let len = self.outbound.push(|out| out.extend_from_slice(request.raw()));
-        self.expected.push(Expect::Reply(awaited), len);
-    }
-
-    /// Follows a script with an ECHO of a random value: scripts can emit a second reply on some servers
-    /// (CVE-2025-67733), which would be taken for the next command's.
-    fn expect_nonce(&mut self) {
-        let nonce: [u8; NONCE] = nonce();
-        let len = self.outbound.push(|out| request::encode(&[b"ECHO", &nonce], out));
-        self.expected.push(Expect::Nonce(nonce), len);
-    }
+/// What a RESP2 subscriber's request is answered that is not about its subscriptions: a server looks at the name and
+/// the number of arguments first.
+fn refused_to_subscriber(request: &Request<'_>) -> Vec<u8> {
+    let spec = match command::find(request) {
+        Some(Found::Spec(spec)) => spec,
+        Some(Found::NoSuchSubcommand(container)) => {
+            return refusal::unknown_subcommand(container.name, request.arg(1).unwrap_or_default());
+        }
+        None => return refusal::only_subscriptions(&String::from_utf8_lossy(request.name())),
+    };
+    let line = match command::arity_ok(spec, request.argc()) {
+        true => refusal::only_subscriptions(spec.name),
+        false => refusal::wrong_arity(spec.name),
+    };
+    if spec.verb == Verb::Exec { refusal::exec_aborted_because(&line) } else { line }
 }
 
 /// Remembers the scripts that a client sends, for the next primary.
 fn note_script(session: &Session, request: &Request<'_>) {
     let Some(Found::Spec(spec)) = command::find(request) else { return };
+    if !command::arity_ok(spec, request.argc()) {
+        return;
+    }
     let scripts = &session.around.upstream.scripts;
     match spec.verb {
         Verb::Eval | Verb::EvalRo => scripts.remember(request.arg(1).unwrap_or_default()),

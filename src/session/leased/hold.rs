@@ -3,7 +3,7 @@
 use super::expect::Expect;
 use super::{Leased, Pause, Session};
 use crate::command::{self, Found, Verb};
-use crate::resp::request::{self, Request};
+use crate::resp::request::Request;
 use crate::session::turn::Step;
 
 impl Leased {
@@ -25,8 +25,7 @@ impl Leased {
         match self.pins.transaction {
             // Whatever they answer, no transaction is open afterwards.
             Some(_) if ends => {
-                let len = self.outbound.push(|out| request::encode(&[b"DISCARD"], out));
-                self.expected.push(Expect::Restored(1), len);
+                self.send_discard(Expect::Restored(1));
                 self.pins.transaction = None;
                 self.pins.unwatch();
                 let why = line.strip_prefix(b"-").unwrap_or(&line);

@@ -9,26 +9,28 @@ mod hold;
 mod newest;
 mod outbound;
 mod pins;
+mod post;
 mod revise;
 mod setback;
 mod settle;
 mod transplant;
+mod version;
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use self::expect::{Expect, Expected};
 use self::outbound::Outbound;
 use self::pins::Pins;
 use self::setback::Setbacks;
+use super::hello::Hello;
 use super::presence::Expiry;
 use super::turn::{AHEAD, BACKLOG, Pause};
 use super::{Close, Session};
+use crate::command::Trace;
 use crate::metrics::Gauged;
 use crate::net::budget::{Account, Charge};
 use crate::resp::reply::ReplyScanner;
@@ -42,8 +44,10 @@ const OUTBOUND: usize = 256 * 1024;
 
 /// How a lease ended.
 enum End {
-    /// No state is left on it: it can be given back.
+    /// The session needs it no longer. It returns to the pool if what ran on it proves that no state is left.
     Clean,
+    /// HELLO asks for another protocol version, which the connection's state can follow.
+    Version(Hello),
     /// The session gave up its state, which closes the connection.
     Abandoned,
     /// The connection was lost.
@@ -94,14 +98,19 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
                 Some(next) => leased = next,
                 None => return Ok(()),
             },
+            End::Version(hello) => leased = leased.change_version(session, &hello).await?,
             end => break end,
         }
     };
     drop(gauge);
     session.released();
     match end {
-        End::Clean if leased.sound() => leased.lease.give_back(),
-        End::Clean | End::Abandoned | End::Lost => {}
+        End::Clean if leased.settled() => {
+            if let Some(clean) = leased.lease.proven() {
+                clean.give_back();
+            }
+        }
+        End::Clean | End::Abandoned | End::Version(_) | End::Lost => {}
         End::Close(close) => return Err(close),
     }
     Ok(())
@@ -155,9 +164,9 @@ impl Leased {
         }
     }
 
-    /// Whether the connection can serve another session.
-    fn sound(&self) -> bool {
-        !self.doubtful && self.expected.is_empty() && !self.pins.any()
+    /// Returns true if every reply has come, and the server's replies confirmed the end of all state that is followed.
+    fn settled(&self) -> bool {
+        !self.doubtful && self.expected.is_empty() && self.streaming.is_none() && !self.pins.any()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<End> {
@@ -218,10 +227,10 @@ impl Leased {
                 Err(_) => return Poll::Ready(End::Lost),
             }
             if taking && (session.replies.waiting() < BACKLOG || self.piles_up(session)) {
-                match self.lease.link.read.poll_fill(cx, &mut self.lease.link.stream) {
+                match self.lease.poll_fill(cx) {
                     // One that waits for long, such as a subscriber's, holds no buffer meanwhile.
                     Poll::Pending if self.expected.is_empty() || self.expected.gated => {
-                        self.lease.link.read.release();
+                        self.lease.input().release();
                     }
                     Poll::Pending => {}
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Lost),
@@ -294,7 +303,7 @@ impl Leased {
 
     /// Counts what is allocated now.
     fn count(&mut self) {
-        let read = self.lease.link.read.capacity();
+        let read = self.lease.read_capacity();
         self.charge.set(self.outbound.capacity() + self.expected.capacity() + self.pins.capacity() + read);
     }
 
@@ -367,8 +376,7 @@ impl Leased {
     fn ping(&mut self) {
         let Pins { transaction, monitoring, kept, .. } = &self.pins;
         if self.expected.is_empty() && transaction.is_none() && !monitoring && !kept {
-            let len = self.outbound.push(|out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
-            self.expected.push(Expect::Alive, len);
+            self.post(Expect::Alive, Trace::Nothing, |out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
         }
     }
 
@@ -417,14 +425,14 @@ impl Leased {
     fn poll_outbound(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
         let mut wrote = false;
         while !self.outbound.unwritten().is_empty() {
-            match Pin::new(&mut self.lease.link.stream).poll_write(cx, self.outbound.unwritten()) {
+            match self.lease.poll_write(cx, self.outbound.unwritten()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Poll::Ready(result) => self.outbound.wrote(result?),
             }
             wrote = true;
         }
-        match Pin::new(&mut self.lease.link.stream).poll_flush(cx) {
+        match self.lease.poll_flush(cx) {
             Poll::Ready(result) => result.map(|()| wrote),
             Poll::Pending => Ok(wrote),
         }

@@ -4,6 +4,7 @@
 
 use super::Leased;
 use super::expect::Expect;
+use crate::command::{ReadOptions, Trace};
 use crate::resp::request::{self, Request};
 
 /// Streams of one request whose newest ids are asked for; of one that names more, `$` is left as it is.
@@ -13,8 +14,9 @@ impl Leased {
     /// Asks for the newest id of each stream that this XREAD reads from `$`.
     pub(super) fn expect_newest(&mut self, request: &Request<'_>) {
         for (place, key) in newest(request) {
-            let len = self.outbound.push(|out| request::encode(&[b"XINFO", b"STREAM", key], out));
-            self.expected.push(Expect::Newest(place), len);
+            self.post(Expect::Newest(place), Trace::Nothing, |out| {
+                request::encode(&[b"XINFO", b"STREAM", key], out);
+            });
         }
     }
 
@@ -32,11 +34,7 @@ impl Leased {
 /// The streams that an XREAD reads from `$`: which argument that is, and their keys.
 fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
     let args: Vec<&[u8]> = request.args().collect();
-    // Every option has a value, which may be any word (t_stream.c, xreadCommand).
-    let mut options = args.iter().enumerate().skip(1).step_by(2);
-    let Some((streams, _)) = options.find(|(_, arg)| arg.eq_ignore_ascii_case(b"STREAMS")) else {
-        return Vec::new();
-    };
+    let Some(streams) = ReadOptions::of(request).streams else { return Vec::new() };
     let named = args.get(streams + 1..).unwrap_or_default();
     let (keys, ids) = named.split_at(named.len() / 2);
     let dollars = keys.iter().zip(ids).enumerate().filter(|(_, (_, id))| **id == b"$");

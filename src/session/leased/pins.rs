@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::resp::pubsub::{Confirmation, Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
+use crate::session::refusal::Kept;
 
 /// What a transaction may hold so that it can be sent again to another primary, in bytes.
 const REPLAYABLE: usize = 1024 * 1024;
@@ -22,6 +23,8 @@ pub(super) struct Transaction {
     pub(super) poisoned: bool,
     /// SELECTs in it: which element of EXEC's reply tells whether they worked, and their database.
     pub(super) selects: Vec<(usize, u32)>,
+    /// It contains a SELECT.
+    pub(super) selecting: bool,
     /// Keys were watched when it was sent.
     pub(super) watched: bool,
     /// It contains a script, whose replies can be forged.
@@ -44,6 +47,11 @@ impl Transaction {
         self.size.min(REPLAYABLE)
             + self.body.capacity() * (size_of::<Box<[u8]>>() + ALLOCATION)
             + self.selects.capacity() * size_of::<(usize, u32)>()
+    }
+
+    /// Returns true if a script can forge the results that tell which database it selects.
+    pub(super) fn hides_database(&self) -> bool {
+        self.scripted && self.selecting
     }
 
     /// Its requests, MULTI first; `None` if they were too large to keep.
@@ -85,20 +93,25 @@ impl Pins {
             || self.kept
     }
 
-    /// The names of what is kept, for logs.
-    pub(super) fn reasons(&self) -> Vec<&'static str> {
+    /// What is kept.
+    pub(super) fn reasons(&self) -> Vec<Kept> {
         [
-            ("transaction", self.transaction.is_some()),
-            ("watch", self.watching || self.watch_broken),
-            ("subscription", self.subscribed()),
-            ("monitor", self.monitoring),
-            ("tracking", self.tracking.is_some()),
-            ("no-touch", self.no_touch),
-            ("unknown command", self.kept),
+            (Kept::Transaction, self.transaction.is_some()),
+            (Kept::Watch, self.watching || self.watch_broken),
+            (Kept::Subscription, self.subscribed()),
+            (Kept::Monitor, self.monitoring),
+            (Kept::Tracking, self.tracking.is_some()),
+            (Kept::NoTouch, self.no_touch),
+            (Kept::UnknownCommand, self.kept),
         ]
         .into_iter()
-        .filter_map(|(name, held)| held.then_some(name))
+        .filter_map(|(kept, held)| held.then_some(kept))
         .collect()
+    }
+
+    /// Returns true if NO-TOUCH is all that is kept.
+    pub(super) fn only_no_touch(&self) -> bool {
+        self.reasons() == [Kept::NoTouch]
     }
 
     /// Whether there is any subscription.

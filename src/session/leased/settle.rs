@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::expect::{Awaited, Effect, Expect};
-use crate::command::{self, Found, Verb};
+use crate::command::{self, Found, ReadOptions, Verb};
 use crate::resp::Resp;
 use crate::resp::request::{self, Request};
 use crate::session::refusal;
@@ -166,9 +166,7 @@ fn with_less_time(request: &[u8], elapsed: Duration) -> (Vec<u8>, bool) {
     let args: Vec<&[u8]> = parsed.args().collect();
     let milliseconds = matches!(spec.verb, Verb::Xread | Verb::Xreadgroup);
     let place = match spec.verb {
-        Verb::Xread | Verb::Xreadgroup => {
-            args.iter().position(|arg| arg.eq_ignore_ascii_case(b"BLOCK")).map(|at| at + 1)
-        }
+        Verb::Xread | Verb::Xreadgroup => ReadOptions::of(&parsed).timeout,
         Verb::Blmpop | Verb::Bzmpop => Some(1),
         _ => args.len().checked_sub(1),
     };

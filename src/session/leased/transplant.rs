@@ -111,29 +111,29 @@ impl Leased {
     }
 
     /// Sends what makes the connection's state anew. Its replies are not the client's.
-    fn restore(&mut self, session: &mut Session) {
+    pub(super) fn restore(&mut self, session: &mut Session) {
         if self.pins.watching {
             self.pins.watching = false;
             self.pins.watch_broken = true;
         }
         if let Some(tracking) = self.pins.tracking.clone() {
-            self.restoring(1, |out| out.extend_from_slice(&tracking));
+            self.restoring(1, &tracking);
             // Whatever the client caches may have changed meanwhile.
             session.replies.answer(|out| out.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n"));
         }
         if self.pins.no_touch {
-            self.restoring(1, |out| request::encode(&[b"CLIENT", b"NO-TOUCH", b"ON"], out));
+            self.restoring(1, &encoded(&[b"CLIENT", b"NO-TOUCH", b"ON"]));
         }
         for kind in Kind::ALL {
             let names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
             for names in names.chunks(NAMES) {
                 let mut args = vec![kind.begin()];
                 args.extend(names.iter().map(AsRef::as_ref));
-                self.restoring(names.len(), |out| request::encode(&args, out));
+                self.restoring(names.len(), &encoded(&args));
             }
         }
         if self.pins.monitoring {
-            self.restoring(1, |out| request::encode(&[b"MONITOR"], out));
+            self.restoring(1, &encoded(&[b"MONITOR"]));
         }
     }
 
@@ -152,7 +152,7 @@ impl Leased {
             if let Some(transaction) = &mut self.pins.transaction {
                 transaction.poisoned = true;
             }
-            return self.restoring(1, |out| request::encode(&[b"MULTI"], out));
+            return self.restoring(1, &encoded(&[b"MULTI"]));
         };
         // The newest of its requests are pending still, and sent again by themselves.
         let unseen = pending
@@ -167,13 +167,12 @@ impl Leased {
             .count();
         let seen: Vec<Box<[u8]>> = body.iter().take(body.len().saturating_sub(unseen)).cloned().collect();
         for request in seen {
-            self.restoring(1, |out| out.extend_from_slice(&request));
+            self.restoring(1, &request);
         }
     }
 
-    fn restoring(&mut self, replies: usize, write: impl FnOnce(&mut Vec<u8>)) {
-        let len = self.outbound.push(write);
-        self.expected.push(Expect::Restored(replies), len);
+    fn restoring(&mut self, replies: usize, request: &[u8]) {
+        self.post_encoded(Expect::Restored(replies), request);
     }
 
     /// Sends again what may be sent again, and keeps the place of every other answer.
@@ -196,8 +195,7 @@ impl Leased {
                         Expect::Confirmations { .. } => true,
                         _ => false,
                     };
-                    let len = self.outbound.push(|out| out.extend_from_slice(&request));
-                    self.expected.push(expect, len);
+                    self.post_encoded(expect, &request);
                 }
                 Fate::Answer(reply) => {
                     if reply.starts_with(b"-OUTCOMEUNKNOWN") {
@@ -210,4 +208,10 @@ impl Leased {
             }
         }
     }
+}
+
+fn encoded(args: &[&[u8]]) -> Vec<u8> {
+    let mut request = Vec::new();
+    request::encode(args, &mut request);
+    request
 }

@@ -11,4 +11,5 @@ pub mod scripted;
 pub mod servers;
 pub mod signal;
 pub mod tls;
+pub mod tree;
 pub mod wait;

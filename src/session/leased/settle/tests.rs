@@ -104,3 +104,17 @@ fn what_loses_its_connection_each_time_is_not_sent_for_ever() {
     // One that blocks may well see three failovers.
     assert!(matches!(of(IfLost::Resend, true, Some(1), MAX_SENDS), Fate::Resend(_)));
 }
+
+#[test]
+fn a_group_called_block_is_no_timeout() {
+    let encode = |words: &[&str]| {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let mut out = Vec::new();
+        request::encode(&words, &mut out);
+        out
+    };
+    let read =
+        |timeout| encode(&["XREADGROUP", "GROUP", "BLOCK", "5", "BLOCK", timeout, "STREAMS", "s", ">"]);
+    let (request, shorter) = (read("9000"), read("5000"));
+    assert_eq!(with_less_time(&request, Duration::from_secs(4)), (shorter, false));
+}

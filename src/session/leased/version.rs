@@ -1,0 +1,48 @@
+//! HELLO with another protocol version, by a session that keeps its lease.
+
+use super::{Close, Leased};
+use crate::session::Session;
+use crate::session::hello::Hello;
+
+impl Leased {
+    /// Returns true if a HELLO can be granted although the connection has state. NO-TOUCH is made anew on a connection
+    /// of the other version. A transaction or watched keys cannot move, messages would be lost between two connections,
+    /// and tracking needs RESP3.
+    pub(super) fn may_change_version(&self, session: &Session, hello: &Hello) -> bool {
+        hello.auth.is_none() && self.pins.only_no_touch() && session.around.upstream.server().is_some()
+    }
+
+    /// Opens a connection of the version that HELLO asks for in this one's place, and answers HELLO.
+    ///
+    /// # Errors
+    /// The session cannot go on: the client left, the server did not take the new connection, or the client's tenant is
+    /// full.
+    pub(super) async fn change_version(self, session: &mut Session, hello: &Hello) -> Result<Self, Close> {
+        let upstream = session.around.upstream.clone();
+        let (Some(mut key), Some(server)) = (session.key(), upstream.server()) else {
+            return Err(Close::UpstreamLost);
+        };
+        key.resp = hello.resp.unwrap_or(key.resp);
+        let replies = session.replies.clone();
+        let reopened = tokio::select! {
+            reopened = self.lease.reopen(&upstream, &key, &replies) => reopened,
+            () = session.left() => return Err(Close::Left),
+        };
+        session.released();
+        let lease = match reopened {
+            Ok(lease) => lease,
+            Err(line) => {
+                session.refuse(&line);
+                return Err(Close::UpstreamLost);
+            }
+        };
+        session.greet(hello, &server);
+        if session.client.resp != key.resp {
+            return Err(Close::Full);
+        }
+        let mut next = Self::new(lease, self.sticky, &session.account);
+        (next.used, next.left, next.pins) = (true, self.left, self.pins);
+        next.restore(session);
+        Ok(next)
+    }
+}

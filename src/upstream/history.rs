@@ -1,0 +1,65 @@
+//! What ran on a lease, and the judgement whether its connection may serve another session. No I/O.
+
+use crate::command::Trace;
+
+/// Everything that was sent on one lease, as far as it matters to the session that gets the connection next.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Bytes of the requests whose traces are noted.
+    noted: u64,
+    /// Bytes written to the connection.
+    written: u64,
+    /// A request may have left something whose end cannot be seen.
+    unknown: bool,
+}
+
+impl History {
+    /// Notes a request of `bytes` bytes that can leave `trace`. It is written later, or not at all.
+    pub fn note(&mut self, trace: Trace, bytes: usize) {
+        self.noted += bytes as u64;
+        self.unknown |= match trace {
+            Trace::Nothing | Trace::Followed => false,
+            Trace::Unknown | Trace::OtherProtocol => true,
+        };
+    }
+
+    /// Notes that the connection took `bytes` bytes.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.written += bytes as u64;
+    }
+
+    /// Returns true if every byte that was written belongs to a noted request, all of them were written, and each
+    /// leaves nothing or what its session has seen end.
+    pub(super) fn leaves_nothing(&self) -> bool {
+        !self.unknown && self.noted == self.written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(noted: &[(Trace, usize)], written: usize) -> bool {
+        let mut history = History::default();
+        noted.iter().for_each(|(trace, bytes)| history.note(*trace, *bytes));
+        history.wrote(written);
+        history.leaves_nothing()
+    }
+
+    #[test]
+    fn only_what_is_known_to_leave_nothing_proves_it() {
+        assert!(after(&[], 0));
+        assert!(after(&[(Trace::Nothing, 10), (Trace::Followed, 5)], 15));
+        for trace in [Trace::Unknown, Trace::OtherProtocol] {
+            assert!(!after(&[(trace, 10)], 10));
+            assert!(!after(&[(trace, 10), (Trace::Nothing, 5)], 15), "what follows proves nothing");
+        }
+    }
+
+    #[test]
+    fn a_byte_that_no_request_accounts_for_is_a_doubt() {
+        assert!(!after(&[], 1));
+        assert!(!after(&[(Trace::Nothing, 10)], 11));
+        assert!(!after(&[(Trace::Nothing, 10)], 9), "part of a request waits to be written");
+    }
+}
