@@ -96,8 +96,8 @@ enum Next<'a> {
 }
 
 impl Throttle {
-    /// The digest of a user, whom the `parts` before the last name, and of a password. One that is too long to be
-    /// remembered has a new digest each time.
+    /// The digest of a user, whom `names` identify, with a password. A password that is too long to be remembered gets a
+    /// new digest each time.
     pub fn digest(&self, names: [&[u8]; 3], password: &[u8]) -> Digest {
         let mut mac = <Mac as KeyInit>::new((&self.key).into());
         if password.len() > LONGEST_REMEMBERED {
