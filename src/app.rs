@@ -85,7 +85,7 @@ async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
     let names = config.upstreams.iter().map(|upstream| upstream.config.name.as_str().into()).collect();
     let mut accounts = Accounts::new(names, config.reload_interval, reloads.clone());
-    let users = Users::new(accounts.follow(&config.users), config.workers);
+    let users = Users::new(accounts.follow(&config.users), config.workers)?;
     let tenants = Tenants::new(&config.tenants, &config.listener_tenants(), users);
     let plan = plan(&config, tenants, &certificates, &discoveries, &logins, &timelines);
     let stores = Stores::default();

@@ -17,9 +17,6 @@ use respgate::tenant::users::hash;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-/// The longest password that is hashed, in bytes.
-const MAX_PASSWORD: u64 = 4096;
-
 /// Wrong arguments or configuration: `EX_USAGE` of sysexits.
 const USAGE: u8 = 64;
 
@@ -75,7 +72,7 @@ fn check(flags: &Flags) -> ExitCode {
 /// Prints what a `password-hash` key takes, of the first line of standard input.
 fn hash_password() -> ExitCode {
     let mut line = Zeroizing::new(String::new());
-    let read = io::stdin().lock().take(MAX_PASSWORD).read_line(&mut line);
+    let read = io::stdin().lock().take(hash::LONGEST_PASSWORD as u64).read_line(&mut line);
     let password = line.trim_end_matches(['\r', '\n']);
     let hashed = match read {
         Ok(_) if password.is_empty() => {

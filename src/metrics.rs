@@ -68,6 +68,7 @@ figures! {
     closed_removed: Counter "respgate_clients_closed_total" { "reason" = "removed" }, "Clients disconnected by respgate, by reason.";
     command_timeouts: Counter "respgate_command_timeouts_total", "Commands that got no reply within command-timeout.";
     users_refused: Counter "respgate_auth_refused_total", "AUTHs of respgate's own users that failed.";
+    auth_throttled: Counter "respgate_auth_throttled_total", "AUTHs refused because too many wrong passwords came from their source.";
     local: Counter "respgate_commands_total" { "lane" = "local" }, "Commands carried, by lane.";
     shared: Counter "respgate_commands_total" { "lane" = "shared" }, "Commands carried, by lane.";
     leased: Counter "respgate_commands_total" { "lane" = "leased" }, "Commands carried, by lane.";

@@ -4,21 +4,31 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::hello::Hello;
 use super::turn::{AHEAD, DEPARTED_CHECK};
 use super::{Close, Session, hello, leased, refusal};
 use crate::resp::Resp;
 use crate::resp::write;
-use crate::tenant::users::attempts::Source;
+use crate::tenant::users::source::Source;
+use crate::tenant::users::throttle::{Attempt, Throttle, TooSoon, Verdict};
 use crate::tenant::users::{Refused, User, Users};
 use crate::topology::ServerInfo;
-use crate::upstream::identity::Identity;
+use crate::upstream::Upstream;
+use crate::upstream::identity::{self, Identity};
 use crate::upstream::lane::Admission;
 use crate::upstream::open::Key;
 
 /// A command that the table lacks, at a time when the server cannot be asked about it.
 const CANNOT_LEARN: &[u8] = b"-ERR respgate: this command is not in respgate's table, and the server could not be asked about it; try again";
+
+/// Nobody is left to read it.
+const CLIENT_LEFT: &[u8] = b"-ERR respgate: the client left";
+
+/// How long the password of a client that has closed its sending side is still worth checking: such a client may still
+/// read, but one that waits longer has probably left.
+const DEPARTED_GRACE: Duration = Duration::from_secs(1);
 
 /// Something to wait for.
 pub(super) enum Errand {
@@ -138,7 +148,6 @@ impl Session {
 
     /// Has the upstream check a password, and acts as that user from then on. A refusal changes nothing.
     async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), Rc<[u8]>> {
-        let upstream = self.around.upstream.clone();
         if let Some(users) = self.around.offices.users() {
             return self.verify_own(users, user.unwrap_or(b"default"), password).await;
         }
@@ -149,36 +158,43 @@ impl Session {
                 return Err(Rc::from(refusal::WRONG_PASSWORD));
             }
         };
+        let (upstream, throttle) = (self.around.upstream.clone(), self.around.offices.throttle());
+        let source = self.source();
+        let judged = tokio::select! {
+            judged = judge_by_upstream(&upstream, &throttle, source, user, password) => judged,
+            () = self.left() => {
+                self.closing = Some(Close::Left);
+                return Err(Rc::from(CLIENT_LEFT));
+            }
+        };
+        match judged {
+            Ok(Verdict::Right) => {}
+            Ok(Verdict::Wrong(line) | Verdict::Inapplicable(line) | Verdict::Undecided(line)) => {
+                return Err(Rc::from(&*line));
+            }
+            Err(too_soon) => return Err(self.refuse_password(&Refused::TooSoon(too_soon)).into()),
+        }
         let identity = upstream.identities.of(user, password);
-        upstream.verify(&Key { identity: identity.clone(), database: 0, resp: Resp::V2 }).await?;
         let name = self.client.name.to_vec();
         self.assign(Some(&identity.user()), &name)?;
         self.client.login = Some(identity.user());
-        if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
-            self.client.identity = Some(identity);
-            self.leave_lane();
-        }
+        self.act_as(identity);
         Ok(())
     }
 
     /// As `verify`, of a user of respgate's own, who acts on the server as is configured for it, or as respgate does.
     async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), Rc<[u8]>> {
-        let known = &self.client.known;
-        let source = Source::of(known.address, known.uid);
+        let source = self.source();
         let verified = tokio::select! {
             verified = users.verify(source, user, password) => verified,
-            () = self.left() => Err(Refused::Busy),
+            () = self.departed() => {
+                self.closing = Some(Close::Left);
+                return Err(Rc::from(CLIENT_LEFT));
+            }
         };
         let user = verified.map_err(|refused| {
-            tracing::info!(
-                client = self.client.id,
-                peer = self.client.peer,
-                ?refused,
-                "a client was not authenticated"
-            );
-            let counters = &self.around.upstream.counters;
-            counters.users_refused.rise();
-            refusal::not_authenticated(&refused)
+            self.around.upstream.counters.users_refused.rise();
+            self.refuse_password(&refused)
         })?;
         let name = self.client.name.to_vec();
         self.assign(Some(&user.name), &name)?;
@@ -186,6 +202,25 @@ impl Session {
         let identity = self.identity_of(&user);
         self.act_as(identity);
         Ok(())
+    }
+
+    /// Where its passwords come from.
+    fn source(&self) -> Source {
+        Source::of(self.client.known.address, self.client.known.uid)
+    }
+
+    /// Notes that a password was refused by respgate. Returns the error line.
+    fn refuse_password(&self, refused: &Refused) -> Vec<u8> {
+        if matches!(refused, Refused::TooSoon(_)) {
+            self.around.upstream.counters.auth_throttled.rise();
+        }
+        tracing::info!(
+            client = self.client.id,
+            peer = self.client.peer,
+            ?refused,
+            "a client was not authenticated"
+        );
+        refusal::not_authenticated(refused)
     }
 
     /// Who a user of respgate's own is on the server.
@@ -256,7 +291,7 @@ impl Session {
                 () = self.left() => {
                     lane.leave(client);
                     self.closing = Some(Close::Left);
-                    return Err(Rc::from(&b"-ERR respgate: the client left"[..]));
+                    return Err(Rc::from(CLIENT_LEFT));
                 }
             }
         }
@@ -288,6 +323,19 @@ impl Session {
         }
     }
 
+    /// Ends when no more work should be done for the client's password: its connection has failed, or it closed its
+    /// sending side [`DEPARTED_GRACE`] ago.
+    async fn departed(&mut self) {
+        poll_fn(|cx| {
+            self.poll_messages(cx);
+            self.poll_left(cx)
+        })
+        .await;
+        if self.closing.is_none() {
+            tokio::time::sleep(DEPARTED_GRACE).await;
+        }
+    }
+
     /// RESET.
     ///
     /// # Errors
@@ -300,4 +348,36 @@ impl Session {
         self.leave_lane();
         self.reassign()
     }
+}
+
+/// Has the server of an upstream judge a password, unless it has accepted it lately.
+///
+/// # Errors
+/// Too many wrong passwords came before.
+async fn judge_by_upstream(
+    upstream: &Rc<Upstream>,
+    throttle: &Throttle,
+    source: Source,
+    user: Option<&str>,
+    password: &[u8],
+) -> Result<Verdict, TooSoon> {
+    let (realm, name) = (upstream.config.name.as_str(), user.unwrap_or("default"));
+    // The server tells AUTH with one argument from AUTH with two.
+    let form: &[u8] = if user.is_some() { b"2" } else { b"1" };
+    let digest = throttle.digest([realm.as_bytes(), name.as_bytes(), form], password);
+    let attempt = Attempt { source, realm, user: name.as_bytes(), digest };
+    let believed = || upstream.identities.believes(user, password, throttle.remembered(&digest));
+    let ask = async || {
+        let key =
+            Key { identity: upstream.identities.candidate(user, password), database: 0, resp: Resp::V2 };
+        match upstream.verify(&key).await {
+            Ok(()) => {
+                upstream.identities.accept(&key.identity);
+                throttle.remember(digest, identity::BELIEVED);
+                Verdict::Right
+            }
+            Err(line) => refusal::verdict(&line),
+        }
+    };
+    throttle.judge(attempt, believed, ask).await
 }

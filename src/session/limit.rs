@@ -17,6 +17,7 @@ use crate::tenant::identity::{Known, Rules, TenantId};
 use crate::tenant::limits::member::{Member, Verdict};
 use crate::tenant::limits::refusal::Limit;
 use crate::tenant::users::Users;
+use crate::tenant::users::throttle::Throttle;
 use crate::tenant::{Desk, Tenant, Tenants};
 use crate::upstream::contention::Asker;
 use crate::upstream::turns::Share;
@@ -26,6 +27,7 @@ use crate::upstream::turns::Share;
 pub struct Offices {
     directory: RefCell<Rc<Directory>>,
     users: Option<Arc<Users>>,
+    throttle: Arc<Throttle>,
     epoch: Instant,
 }
 
@@ -61,6 +63,7 @@ impl Offices {
         Rc::new(Self {
             directory: RefCell::new(Directory::new(tenants, &[])),
             users: tenants.users.clone(),
+            throttle: tenants.throttle.clone(),
             epoch: tenants.epoch,
         })
     }
@@ -78,6 +81,11 @@ impl Offices {
     /// Who may authenticate; `None`: the upstream knows.
     pub fn users(&self) -> Option<Arc<Users>> {
         self.users.clone()
+    }
+
+    /// What stands in front of every check of a password.
+    pub fn throttle(&self) -> Arc<Throttle> {
+        self.throttle.clone()
     }
 
     /// What this worker has counted, by the number of the tenant.

@@ -4,6 +4,7 @@
 use crate::resp::pubsub::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::resp::request::Request;
 use crate::tenant::users::Refused;
+use crate::tenant::users::throttle::{TooSoon, Verdict};
 use crate::topology::ServerInfo;
 
 /// A command before AUTH.
@@ -96,11 +97,24 @@ pub const WRONG_PASSWORD: &[u8] = b"-WRONGPASS invalid username-password pair or
 pub fn not_authenticated(refused: &Refused) -> Vec<u8> {
     match refused {
         Refused::Wrong => WRONG_PASSWORD.to_vec(),
-        Refused::TooSoon(wait) => {
+        Refused::TooSoon(TooSoon(wait)) => {
             format!("-ERR respgate: too many wrong passwords came from this address; retry in {wait} ms")
                 .into_bytes()
         }
         Refused::Busy => b"-ERR respgate: too many passwords wait to be checked; try again".to_vec(),
+    }
+}
+
+/// What a refusal of AUTH says about the password; `line` is the server's, or respgate's where it could not ask.
+pub fn verdict(line: &[u8]) -> Verdict {
+    let begins = |start: &[u8]| line.starts_with(start);
+    // The second is of servers without users (redis before 6).
+    if begins(b"-WRONGPASS ") || begins(b"-ERR invalid password") {
+        Verdict::Wrong(line.into())
+    } else if begins(b"-ERR respgate:") {
+        Verdict::Undecided(line.into())
+    } else {
+        Verdict::Inapplicable(line.into())
     }
 }
 

@@ -25,6 +25,7 @@ use self::limits::ledger::Ledger;
 use self::limits::rate::{Batched, Rate, Shared};
 use self::limits::refusal::Limit;
 use self::users::Users;
+use self::users::throttle::Throttle;
 use crate::upstream::turns::Share;
 
 /// One tenant, as all workers see it.
@@ -147,6 +148,8 @@ pub struct Tenants {
     pub rules: Arc<Rules>,
     /// Who may authenticate; `None`: the upstream knows.
     pub users: Option<Arc<Users>>,
+    /// What stands in front of every check of a password, also of those that the upstream knows.
+    pub throttle: Arc<Throttle>,
     /// Times are counted from here.
     pub epoch: Instant,
     /// How often these, or the users, have been replaced.
@@ -162,6 +165,7 @@ impl Tenants {
             all: Vec::new(),
             listeners: Arc::default(),
             rules: Arc::default(),
+            throttle: users.as_ref().map_or_else(Arc::default, |users| users.throttle()),
             users,
             epoch: Instant::now(),
             version: 0,
@@ -190,6 +194,7 @@ impl Tenants {
             listeners: listeners.iter().map(|name| name.and_then(find)).collect(),
             rules: Arc::new(Rules::new(configs)),
             users: self.users.clone(),
+            throttle: self.throttle.clone(),
             epoch: self.epoch,
             version: self.version + 1,
             next,

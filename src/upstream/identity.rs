@@ -13,9 +13,11 @@ use crate::secret::{Credentials, Secret};
 use crate::topology::Generation;
 
 /// How long a verified password is believed without asking the server again.
-const BELIEVED: Duration = Duration::from_secs(60);
+pub const BELIEVED: Duration = Duration::from_secs(60);
 /// Identities remembered by one worker for one upstream; unused ones are forgotten first.
 const REMEMBERED: usize = 4096;
+/// The longest password of an identity that is remembered, in bytes. Each client with a longer one has its own identity.
+const LONGEST_REMEMBERED: usize = 16 * 1024;
 
 /// A user of the upstream, as one password proved it.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct Identity {
     id: u64,
     who: Who,
     verified: Cell<Option<Instant>>,
+    /// When the server last refused the password.
+    doubted: Cell<Option<Instant>>,
     /// Whether the server refuses what respgate keeps for it.
     pub(super) refusals: Refusals,
     /// Connections that were begun until then are not used again once they are idle.
@@ -56,6 +60,7 @@ impl Identity {
             id,
             who,
             verified: Cell::default(),
+            doubted: Cell::default(),
             refusals: Refusals::default(),
             outdated: Cell::default(),
             may_not_load: Cell::default(),
@@ -138,11 +143,17 @@ impl Identity {
     /// The server has refused the password: ask again next time.
     pub fn doubt(&self) {
         self.verified.set(None);
+        self.doubted.set(Some(Instant::now()));
     }
 
     /// Whether the server accepted the password lately.
     pub fn believed(&self) -> bool {
         self.verified.get().is_some_and(|at| at.elapsed() < BELIEVED)
+    }
+
+    /// Returns true if the server has refused the password since `at`.
+    fn doubted_since(&self, at: Instant) -> bool {
+        self.doubted.get().is_some_and(|doubted| doubted >= at)
     }
 }
 
@@ -165,29 +176,73 @@ impl Identities {
         &self.own
     }
 
-    /// The identity of this user and password: a known one, or a new one that is yet to be verified. Passwords
-    /// are compared in constant time.
+    /// The identity of this user and password, which the server has accepted. Passwords are compared in constant time.
     pub fn of(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
+        let identity = self.candidate(username, password);
+        self.accept(&identity);
+        identity
+    }
+
+    /// The identity of this user and password: a known one, or a new one, which is not kept until it is accepted, so
+    /// that guesses take no room.
+    pub fn candidate(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
+        self.known(username, password).unwrap_or_else(|| {
+            let username = username.map(str::to_owned);
+            self.new_identity(Who::Client(Arc::new(Credentials {
+                username,
+                password: Secret::new(password),
+            })))
+        })
+    }
+
+    /// The server has accepted a candidate: others with its user and password are the same from now on.
+    pub fn accept(&self, candidate: &Rc<Identity>) {
+        let short = match &candidate.who {
+            Who::Client(credentials) => credentials.password.expose().len() <= LONGEST_REMEMBERED,
+            Who::Kept { .. } => true,
+        };
+        let mut others = self.others.borrow_mut();
+        if !short || candidate.id == self.own.id || others.iter().any(|known| known.id == candidate.id) {
+            return;
+        }
+        if others.len() >= REMEMBERED {
+            others.retain(|identity| Rc::strong_count(identity) > 1);
+        }
+        if others.len() < REMEMBERED {
+            others.push(candidate.clone());
+        }
+    }
+
+    /// Returns true if the server accepted this password within [`BELIEVED`], of this worker or, at the time `elsewhere`, of
+    /// another one, and has not refused it since. To be asked behind the throttle of passwords only.
+    pub fn believes(&self, username: Option<&str>, password: &[u8], elsewhere: Option<Instant>) -> bool {
+        let known = self.known(username, password);
+        let mut known = known.iter();
+        known.clone().any(|identity| identity.believed())
+            || elsewhere.is_some_and(|at| {
+                at.elapsed() < BELIEVED && known.all(|identity| !identity.doubted_since(at))
+            })
+    }
+
+    fn known(&self, username: Option<&str>, password: &[u8]) -> Option<Rc<Identity>> {
         let same =
             |known: &Credentials| known.username.as_deref() == username && known.password.matches(password);
         if self.own.credentials().ok().flatten().is_some_and(|known| same(&known)) {
-            return self.own.clone();
+            return Some(self.own.clone());
         }
-        self.known_or(
-            |identity| matches!(&identity.who, Who::Client(known) if same(known)),
-            || {
-                let username = username.map(str::to_owned);
-                Who::Client(Arc::new(Credentials { username, password: Secret::new(password) }))
-            },
-        )
+        let is_same = |identity: &&Rc<Identity>| matches!(&identity.who, Who::Client(known) if same(known));
+        self.others.borrow().iter().find(is_same).cloned()
     }
 
     /// The identity that acts with what respgate keeps for one of its users.
     pub fn kept(&self, login: &Login) -> Rc<Identity> {
-        self.known_or(
-            |identity| identity.login().is_some_and(|known| known.is(login)),
-            || Who::kept(login.clone()),
-        )
+        let is_same = |identity: &&Rc<Identity>| identity.login().is_some_and(|known| known.is(login));
+        let known = self.others.borrow().iter().find(is_same).cloned();
+        known.unwrap_or_else(|| {
+            let identity = self.new_identity(Who::kept(login.clone()));
+            self.accept(&identity);
+            identity
+        })
     }
 
     /// Those whose credentials respgate keeps for users of its own.
@@ -195,19 +250,8 @@ impl Identities {
         self.others.borrow().iter().filter(|identity| identity.is_of_a_user()).cloned().collect()
     }
 
-    fn known_or(&self, same: impl Fn(&Identity) -> bool, who: impl FnOnce() -> Who) -> Rc<Identity> {
-        let mut others = self.others.borrow_mut();
-        if let Some(known) = others.iter().find(|identity| same(identity)) {
-            return known.clone();
-        }
-        if others.len() >= REMEMBERED {
-            others.retain(|identity| Rc::strong_count(identity) > 1);
-        }
-        let identity = Identity::new(self.next.replace(self.next.get() + 1), who());
-        if others.len() < REMEMBERED {
-            others.push(identity.clone());
-        }
-        identity
+    fn new_identity(&self, who: Who) -> Rc<Identity> {
+        Identity::new(self.next.replace(self.next.get() + 1), who)
     }
 }
 

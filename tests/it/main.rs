@@ -27,6 +27,7 @@ mod failover;
 mod fairness;
 mod fanin;
 mod greeting;
+mod guessing;
 mod handshake;
 mod hold;
 mod holes;

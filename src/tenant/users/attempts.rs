@@ -1,133 +1,212 @@
-//! Wrong passwords, by where they came from. No I/O; time is passed in, in milliseconds.
+//! Decides which passwords may be looked at, and when. No I/O; time is passed in, in milliseconds.
+//!
+//! Two rules, both in front of every cache:
+//!
+//! - A **pair** of a source and a user has 5 wrong passwords free. After that it is blocked: for 0.1 s, and with each
+//!   further wrong password for twice as long, up to 30 s. While it is blocked, 10 passwords a second are still compared
+//!   with those that are known to be right, so that a client beside the one that guesses gets in.
+//! - A source, an IPv6 /56 and a network (IPv6 /48, IPv4 /24) each have a **pace** for wrong passwords of all users
+//!   together. A pace never blocks: what exceeds it waits its turn in order of arrival, up to 2 s.
+//!
+//! An attempt is charged before its password is looked at, and the charge is given back if the password was right. So
+//! many attempts at once get no further than one after the other, and right passwords never forgive wrong ones.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::hash::{BuildHasher, Hash, RandomState};
 
-/// Wrong passwords that cost no wait.
+use super::source::Source;
+use super::table::{Entry, Table};
+
+/// Wrong passwords of a pair that cost no wait.
 const FREE: u32 = 5;
-/// The wait after the next one; it doubles with each.
-const FIRST_WAIT: u64 = 100;
-const LONGEST_WAIT: u64 = 30_000;
-/// A source without attempts for so long is as new.
+/// How long a pair is blocked at first. It doubles with each further wrong password.
+const FIRST_BLOCK: u64 = 100;
+const LONGEST_BLOCK: u64 = 30_000;
+/// A pair without a wrong password for so long is as new.
 const FORGOTTEN: u64 = 10 * 60_000;
-/// Sources remembered. Beyond it, those that are not known share one entry.
-const REMEMBERED: usize = 16_384;
+/// The time between two lookups of a blocked pair.
+const LOOKUP_INTERVAL: u64 = 100;
+/// The longest that an attempt waits for its turn. One that would wait longer is refused.
+pub const LONGEST_TURN: u64 = 2000;
 
-/// Where attempts come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// An address; of IPv6, its /64, since that is one machine's to choose from.
-    Address(IpAddr),
-    /// A user at the other end of a unix socket.
-    Uid(u32),
-    /// Nothing is known, or there are too many.
-    Unknown,
+/// Pairs remembered (5 MiB), and as many paces (3 MiB).
+const REMEMBERED: usize = 1 << 17;
+
+/// How many wrong passwords may come at once, and the time in which one more may come.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    burst: u64,
+    interval: u64,
 }
 
-impl Source {
-    /// From what is known of a client.
-    pub fn of(address: Option<IpAddr>, uid: Option<u32>) -> Self {
-        match address.map(|address| address.to_canonical()) {
-            Some(IpAddr::V6(address)) => {
-                let prefix = Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64));
-                Self::Address(prefix.into())
-            }
-            Some(address) => Self::Address(address),
-            None => uid.map_or(Self::Unknown, Self::Uid),
+const OF_A_SOURCE: Rate = Rate { burst: 256, interval: 50 };
+const OF_A_SITE: Rate = Rate { burst: 512, interval: 40 };
+const OF_A_NETWORK: Rate = Rate { burst: 1024, interval: 20 };
+
+/// What an attempt is charged to. All keys are keyed hashes.
+#[derive(Clone, Copy, Debug)]
+pub struct Accounts {
+    /// The source and the user.
+    pub pair: u64,
+    paces: [Option<(u64, Rate)>; 3],
+}
+
+impl Accounts {
+    /// Of an attempt from `source` as `user`, which stands for a user of one upstream, or of respgate. The keys of
+    /// `hasher` are random, so that a client cannot choose with whom it shares an entry.
+    pub fn new(source: Source, user: impl Hash, hasher: &RandomState) -> Self {
+        let site = source.site().map(|site| (hasher.hash_one((2_u8, site)), OF_A_SITE));
+        let network = source.network().map(|network| (hasher.hash_one((3_u8, network)), OF_A_NETWORK));
+        let pair = hasher.hash_one((0_u8, source, user));
+        Self { pair, paces: [Some((hasher.hash_one((1_u8, source)), OF_A_SOURCE)), site, network] }
+    }
+
+    fn paces(&self) -> impl Iterator<Item = (u64, Rate)> {
+        self.paces.into_iter().flatten()
+    }
+}
+
+/// What may be done with a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is known to be right and nothing speaks against letting its client in. Nothing is charged.
+    Accepted,
+    /// It may be checked at this time. Charged as a wrong one.
+    Check(u64),
+    /// At this time it may be compared with those that are known to be right. Otherwise it may be tried again after
+    /// `retry_in`, counted from now.
+    Lookup {
+        /// When.
+        at: u64,
+        /// Milliseconds.
+        retry_in: u64,
+    },
+    /// It is not looked at. It may be tried again after so many milliseconds.
+    Refused(u64),
+}
+
+/// What an admission charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charged {
+    /// A wrong password of the pair, and the paces.
+    Everything,
+    /// A wrong password of the pair only.
+    Failure,
+}
+
+/// The wrong passwords of a pair.
+#[derive(Clone, Copy, Debug, Default)]
+struct Past {
+    /// When the last one was admitted.
+    last: u64,
+    next_lookup: u64,
+    failures: u32,
+}
+
+impl Past {
+    fn blocked_until(&self) -> u64 {
+        match self.failures.checked_sub(FREE) {
+            Some(over) => self.last.saturating_add((FIRST_BLOCK << over.min(20)).min(LONGEST_BLOCK)),
+            None => 0,
         }
     }
 }
 
-#[derive(Debug)]
-struct Past {
-    failures: u32,
-    /// The next attempt is not looked at before.
-    not_before: u64,
-    last: u64,
+impl Entry for Past {
+    fn weight(&self, now: u64) -> u64 {
+        match now.saturating_sub(self.last) < FORGOTTEN {
+            true => (u64::from(self.failures.min(0xf_ffff)) << 44) + self.last.min((1 << 44) - 1),
+            false => 0,
+        }
+    }
+}
+
+/// When all that was charged has been paid off: the generic cell rate algorithm.
+#[derive(Clone, Copy, Debug, Default)]
+struct PaidOff(u64);
+
+impl PaidOff {
+    fn admits_at(&self, rate: Rate, now: u64) -> u64 {
+        now.max(self.0.saturating_sub((rate.burst - 1) * rate.interval))
+    }
+}
+
+impl Entry for PaidOff {
+    fn weight(&self, now: u64) -> u64 {
+        self.0.saturating_sub(now)
+    }
 }
 
 /// See the module.
-#[derive(Debug, Default)]
-pub struct Attempts(HashMap<Source, Past>);
+#[derive(Debug)]
+pub struct Attempts {
+    pairs: Table<Past>,
+    paces: Table<PaidOff>,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { pairs: Table::new(REMEMBERED), paces: Table::new(REMEMBERED) }
+    }
+}
 
 impl Attempts {
-    /// An attempt begins, and counts as wrong unless it succeeds. Returns the wait if it comes too soon.
-    pub fn begin(&mut self, source: Source, now: u64) -> Option<u64> {
-        if self.0.len() >= REMEMBERED && !self.0.contains_key(&source) {
-            self.0.retain(|_, past| now.saturating_sub(past.last) < FORGOTTEN);
+    /// Decides about one attempt, and charges it. `known`: the password is known to be right. What the client can see
+    /// depends on that only where a password may be looked at.
+    pub fn admit(&mut self, accounts: &Accounts, known: bool, now: u64) -> Admission {
+        let mut past = self.past(accounts.pair, now).unwrap_or_default();
+        let paced = |(key, rate): (u64, Rate)| self.paces.get(key).unwrap_or_default().admits_at(rate, now);
+        let mut at = accounts.paces().map(paced).fold(now, u64::max);
+        let blocked_until = past.blocked_until();
+        let blocked = at < blocked_until;
+        if blocked {
+            at = at.max(past.next_lookup);
         }
-        let known = self.0.len() < REMEMBERED || self.0.contains_key(&source);
-        let source = if known { source } else { Source::Unknown };
-        let past = self.0.entry(source).or_insert(Past { failures: 0, not_before: 0, last: now });
-        if now.saturating_sub(past.last) >= FORGOTTEN {
-            past.failures = 0;
+        let retry_in = at.max(blocked_until) - now;
+        if at - now > LONGEST_TURN {
+            return Admission::Refused(retry_in);
         }
-        if now < past.not_before {
-            return Some(past.not_before - now);
+        if known && !blocked && at == now {
+            return Admission::Accepted;
         }
-        past.last = now;
-        past.failures = past.failures.saturating_add(1);
-        if past.failures >= FREE {
-            let doublings = (past.failures - FREE).min(20);
-            past.not_before = now + (FIRST_WAIT << doublings).min(LONGEST_WAIT);
+        for (key, rate) in accounts.paces() {
+            let due = self.paces.get(key).unwrap_or_default().0.max(now);
+            self.paces.put(key, PaidOff(due + rate.interval), now);
         }
-        None
+        let admission = if blocked {
+            past.next_lookup = at + LOOKUP_INTERVAL;
+            Admission::Lookup { at, retry_in }
+        } else {
+            past.failures = past.failures.saturating_add(1);
+            past.last = at;
+            Admission::Check(at)
+        };
+        self.pairs.put(accounts.pair, past, now);
+        admission
     }
 
-    /// The attempt was right: what was wrong before is forgiven.
-    pub fn succeeded(&mut self, source: Source) {
-        self.0.remove(&source);
+    /// Gives back what an admission charged: the password was not wrong.
+    pub fn give_back(&mut self, accounts: &Accounts, admission: Admission, what: Charged, now: u64) {
+        if matches!(admission, Admission::Accepted | Admission::Refused(_)) {
+            return;
+        }
+        for (key, rate) in accounts.paces().filter(|_| what == Charged::Everything) {
+            if let Some(PaidOff(due)) = self.paces.get(key) {
+                self.paces.put(key, PaidOff(due.saturating_sub(rate.interval)), now);
+            }
+        }
+        if let (Admission::Check(_), Some(mut past)) = (admission, self.past(accounts.pair, now)) {
+            past.failures = past.failures.saturating_sub(1);
+            match past.failures {
+                0 => self.pairs.remove(accounts.pair),
+                _ => self.pairs.put(accounts.pair, past, now),
+            }
+        }
+    }
+
+    fn past(&self, pair: u64, now: u64) -> Option<Past> {
+        self.pairs.get(pair).filter(|past| past.weight(now) > 0)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HERE: Source = Source::Uid(1);
-
-    #[test]
-    fn waits_double_up_to_a_limit() {
-        let mut attempts = Attempts::default();
-        assert!((0..FREE).all(|_| attempts.begin(HERE, 0).is_none()));
-        assert_eq!(attempts.begin(HERE, 0), Some(100));
-        assert_eq!(attempts.begin(HERE, 99), Some(1), "asking again costs nothing");
-        assert_eq!(attempts.begin(HERE, 100), None);
-        assert_eq!(attempts.begin(HERE, 100), Some(200));
-        assert_eq!(attempts.begin(Source::Uid(2), 100), None);
-        let mut now = 100;
-        for _ in 0..40 {
-            now += attempts.begin(HERE, now).unwrap_or_default();
-        }
-        assert!(attempts.begin(HERE, now).into_iter().all(|wait| wait <= LONGEST_WAIT));
-        assert_eq!(attempts.begin(HERE, now + FORGOTTEN), None);
-        assert_eq!(attempts.begin(HERE, now + FORGOTTEN), None, "as new");
-    }
-
-    #[test]
-    fn success_forgives() {
-        let mut attempts = Attempts::default();
-        (0..FREE).for_each(|_| assert!(attempts.begin(HERE, 0).is_none()));
-        attempts.succeeded(HERE);
-        assert_eq!(attempts.begin(HERE, 0), None);
-    }
-
-    #[test]
-    fn the_table_is_bounded() {
-        let mut attempts = Attempts::default();
-        for uid in 0..REMEMBERED as u32 * 2 {
-            attempts.begin(Source::Uid(uid), 0);
-        }
-        assert!(attempts.0.len() <= REMEMBERED + 1);
-        assert!(attempts.begin(Source::Uid(u32::MAX), 0).is_some(), "newcomers share one entry");
-        assert_eq!(attempts.begin(Source::Uid(u32::MAX), FORGOTTEN + 60_000), None);
-    }
-
-    #[test]
-    fn one_ipv6_network_is_one_source() {
-        let of = |text: &str| Source::of(Some(text.parse().unwrap()), None);
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-    }
-}
+mod tests;

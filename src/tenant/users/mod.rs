@@ -1,33 +1,30 @@
 //! respgate's own users: clients authenticate to it, and it to the server as itself or as is configured for the user.
 
 pub mod accounts;
-pub mod attempts;
+mod attempts;
 pub mod hash;
+mod hashers;
+pub mod source;
+mod table;
+pub mod throttle;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use argon2::password_hash::rand_core::{OsRng, RngCore};
-use blake2::digest::{FixedOutput, KeyInit, Update, consts::U32};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
-
-use self::attempts::{Attempts, Source};
 use self::hash::PasswordHash;
+use self::hashers::Hashers;
+use self::source::Source;
+use self::throttle::{Attempt, Digest, Throttle, TooSoon, Verdict};
 use crate::rotation::login::Login;
 use crate::rotation::source::Account;
 use crate::secret::Secret;
 
-type Mac = blake2::Blake2bMac<U32>;
-
-/// A password that was found right is not hashed again for so long, so that a storm of connections costs little.
+/// A password that was found right is not hashed again until it has not been used for so long, so that a storm of
+/// connections costs little.
 const BELIEVED: Duration = Duration::from_secs(300);
-/// Right passwords remembered.
-const REMEMBERED: usize = 4096;
-/// Sessions that may wait for their password to be checked.
-const WAITING: usize = 1024;
 
 /// A user as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +61,7 @@ pub enum Refused {
     /// No such user, or not its password.
     Wrong,
     /// Too many wrong ones came from there: the wait, in milliseconds.
-    TooSoon(u64),
+    TooSoon(TooSoon),
     /// More passwords wait to be checked than may.
     Busy,
 }
@@ -77,13 +74,8 @@ pub struct Users {
     roll: Mutex<Arc<Roll>>,
     /// Checked where there is no such user, so that this takes as long.
     nobody: PasswordHash,
-    /// When each right password was last hashed, by its keyed digest. The key is this process's alone.
-    known: Mutex<HashMap<[u8; 32], Instant>>,
-    key: [u8; 64],
-    attempts: Mutex<Attempts>,
-    running: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    epoch: Instant,
+    throttle: Arc<Throttle>,
+    hashers: Hashers,
 }
 
 impl fmt::Debug for Users {
@@ -93,21 +85,23 @@ impl fmt::Debug for Users {
 }
 
 impl Users {
-    /// `None` without any. At most `parallel` passwords are hashed at once.
-    pub fn new(users: Vec<Arc<User>>, parallel: usize) -> Option<Arc<Self>> {
-        let nobody = users.first()?.password.clone();
-        let mut key = [0; 64];
-        OsRng.fill_bytes(&mut key);
-        Some(Arc::new(Self {
+    /// `None` without any. At most `threads` passwords are hashed at once, and never more than 4.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn new(users: Vec<Arc<User>>, threads: usize) -> io::Result<Option<Arc<Self>>> {
+        let Some(first) = users.first() else { return Ok(None) };
+        Ok(Some(Arc::new(Self {
+            nobody: first.password.clone(),
             roll: Mutex::new(Arc::new(roll(users))),
-            nobody,
-            known: Mutex::default(),
-            key,
-            attempts: Mutex::default(),
-            running: Arc::new(Semaphore::new(parallel.max(1))),
-            waiting: Arc::new(Semaphore::new(WAITING)),
-            epoch: Instant::now(),
-        }))
+            throttle: Arc::default(),
+            hashers: Hashers::start(threads)?,
+        })))
+    }
+
+    /// What stands in front of every check.
+    pub fn throttle(&self) -> Arc<Throttle> {
+        self.throttle.clone()
     }
 
     /// From now on these are the users. Passwords that are being checked are held against the new ones; wrong ones that
@@ -130,7 +124,7 @@ impl Users {
         self.roll.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Checks a password, on a thread of its own if it must be hashed.
+    /// Checks a password, on another thread if it must be hashed. Dropping the future is safe.
     ///
     /// # Errors
     /// See [`Refused`].
@@ -140,68 +134,37 @@ impl Users {
         name: &[u8],
         password: &[u8],
     ) -> Result<Arc<User>, Refused> {
-        let name = std::str::from_utf8(name).unwrap_or_default();
-        let found = self.find(name);
-        let digest = found.as_ref().map(|user| self.digest(name, password, &user.password));
-        if let Some((user, digest)) = found.as_ref().zip(digest)
-            && self.believed(&digest)
-        {
-            return Ok(user.clone());
-        }
-        // Counted before it is checked, so that many at once are as few as one after the other.
-        if let Some(wait) = self.attempts(|attempts, now| attempts.begin(source, now)) {
-            return Err(Refused::TooSoon(wait));
-        }
-        let _waiting = self.waiting.clone().try_acquire_owned().map_err(|_| Refused::Busy)?;
-        let Ok(running) = self.running.clone().acquire_owned().await else { return Err(Refused::Busy) };
-        let hash = found.as_ref().map_or(&self.nobody, |user| &user.password).clone();
-        let secret = Secret::new(password);
-        let right = tokio::task::spawn_blocking(move || {
-            let right = hash.matches(secret.expose());
-            drop(running);
-            right
-        });
-        let found = found.as_ref().zip(digest);
-        match (right.await, found, self.find(name)) {
-            // Meanwhile there may be no such user any more, or another password.
-            (Ok(true), Some((known, digest)), Some(user)) if user.password == known.password => {
-                self.attempts(|attempts, _| attempts.succeeded(source));
-                self.believe(digest);
-                Ok(user)
+        // No user's password is longer; an empty one stands for it.
+        let fits = password.len() <= hash::LONGEST_PASSWORD;
+        let password = if fits { password } else { b"" };
+        let known = std::str::from_utf8(name).ok().filter(|_| fits).and_then(|name| self.find(name));
+        let hash = known.as_ref().map_or(&self.nobody, |user| &user.password);
+        let digest = self.throttle.digest([b"", name, hash.as_bytes()], password);
+        let attempt = Attempt { source, realm: "", user: name, digest };
+        let remembered = || known.is_some() && self.is_remembered(&digest);
+        let check = async || {
+            let secret = Secret::new(password);
+            match self.hashers.matches(self.throttle.network(source), hash.clone(), secret).await {
+                Some(true) if known.is_some() => Verdict::Right,
+                Some(_) => Verdict::Wrong(Arc::default()),
+                None => Verdict::Undecided(Arc::default()),
             }
-            _ => Err(Refused::Wrong),
+        };
+        match self.throttle.judge(attempt, remembered, check).await.map_err(Refused::TooSoon)? {
+            Verdict::Right => {}
+            Verdict::Wrong(_) => return Err(Refused::Wrong),
+            Verdict::Inapplicable(_) | Verdict::Undecided(_) => return Err(Refused::Busy),
         }
+        // Meanwhile there may be no such user any more, or another password.
+        let now = known.as_ref().and_then(|user| self.find(&user.name));
+        let user = now.filter(|user| user.password == *hash).ok_or(Refused::Wrong)?;
+        self.throttle.remember(digest, BELIEVED);
+        Ok(user)
     }
 
-    fn attempts<T>(&self, act: impl FnOnce(&mut Attempts, u64) -> T) -> T {
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        act(&mut self.attempts.lock().unwrap_or_else(PoisonError::into_inner), now)
-    }
-
-    /// Another hash, of another password perhaps, makes another digest: what was believed of it is forgotten.
-    fn digest(&self, name: &str, password: &[u8], hash: &PasswordHash) -> [u8; 32] {
-        let mut mac = <Mac as KeyInit>::new((&self.key).into());
-        for part in [name.as_bytes(), hash.as_bytes()] {
-            mac.update(&(part.len() as u64).to_le_bytes());
-            mac.update(part);
-        }
-        mac.update(password);
-        mac.finalize_fixed().into()
-    }
-
-    fn believed(&self, digest: &[u8; 32]) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(digest).is_some_and(|at| at.elapsed() < BELIEVED)
-    }
-
-    fn believe(&self, digest: [u8; 32]) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED {
-            known.retain(|_, at| at.elapsed() < BELIEVED);
-        }
-        if known.len() < REMEMBERED {
-            known.insert(digest, Instant::now());
-        }
+    /// The digest is of the hash, too: a user with another one is somebody else.
+    fn is_remembered(&self, digest: &Digest) -> bool {
+        self.throttle.remembered(digest).is_some_and(|at| at.elapsed() < BELIEVED)
     }
 }
 
@@ -221,7 +184,7 @@ mod tests {
 
     fn users() -> Arc<Users> {
         let user = |name: &str, password: &[u8]| user(name, PasswordHash::quick(password));
-        Users::new(vec![user("app", b"secret"), user("default", b"other")], 2).unwrap()
+        Users::new(vec![user("app", b"secret"), user("default", b"other")], 2).unwrap().unwrap()
     }
 
     #[tokio::test]
@@ -261,15 +224,12 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_removed_while_a_password_is_checked_is_not_let_in() {
-        let users = users();
-        let busy = users.running.clone().acquire_many_owned(2).await.unwrap();
-        let checked = tokio::spawn(users.clone().verify(HERE, b"app", b"secret"));
-        while users.waiting.available_permits() == WAITING {
-            tokio::task::yield_now().await;
-        }
+        let slow = PasswordHash::with_memory(b"secret", 64 * 1024);
+        let users = Users::new(vec![user("app", slow)], 1).unwrap().unwrap();
+        let mut checked = std::pin::pin!(users.clone().verify(HERE, b"app", b"secret"));
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut checked).await.is_err());
         users.replace(Vec::new());
-        drop(busy);
-        assert_eq!(checked.await.unwrap().map(|user| user.name.clone()), Err(Refused::Wrong));
+        assert_eq!(checked.await.map(|user| user.name.clone()), Err(Refused::Wrong));
     }
 
     #[tokio::test]
@@ -277,13 +237,22 @@ mod tests {
         let users = users();
         assert!(users.clone().verify(HERE, b"app", b"secret").await.is_ok());
         let mut refused = None;
-        for _ in 0..20 {
-            if let Err(Refused::TooSoon(wait)) = users.clone().verify(HERE, b"app", b"guess").await {
+        for number in 0..10_u8 {
+            if let Err(Refused::TooSoon(wait)) = users.clone().verify(HERE, b"app", &[number]).await {
                 refused = Some(wait);
             }
         }
-        assert!(refused.is_some_and(|wait| wait > 0));
+        assert!(refused.is_some_and(|TooSoon(wait)| wait > 0));
         assert!(users.clone().verify(HERE, b"app", b"secret").await.is_ok());
         assert!(users.clone().verify(Source::Uid(7), b"default", b"other").await.is_ok(), "elsewhere");
+    }
+
+    /// No password is longer than 4096 bytes, and none that is longer is copied or hashed whole.
+    #[tokio::test]
+    async fn a_password_that_is_too_long_is_wrong() {
+        let users = Users::new(vec![user("app", PasswordHash::quick(b""))], 1).unwrap().unwrap();
+        assert!(users.clone().verify(HERE, b"app", b"").await.is_ok());
+        let long = vec![0; hash::LONGEST_PASSWORD + 1];
+        assert_eq!(users.clone().verify(HERE, b"app", &long).await.err(), Some(Refused::Wrong));
     }
 }

@@ -1,10 +1,12 @@
 //! A raw RESP client: writes bytes, reads frames as bytes, and never hides what came back.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use super::place::Place;
 use super::tls::TlsConnection;
@@ -82,6 +84,17 @@ impl Client {
         let stream = TcpStream::connect_timeout(&address, CONNECT)?;
         stream.set_nodelay(true)?;
         Ok(Self::over(Box::new(stream)))
+    }
+
+    /// A client whose own address is `from`, such as another one of the loopback network.
+    #[track_caller]
+    pub fn connect_from(from: Ipv4Addr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address of its own");
+        socket.connect_timeout(&address.into(), CONNECT).expect("a connection");
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).expect("no delay");
+        Self::over(Box::new(stream))
     }
 
     /// A client of a unix socket.

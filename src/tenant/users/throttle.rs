@@ -1,0 +1,381 @@
+//! Stands in front of every check of a client's password, and of every cache of right ones.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use argon2::password_hash::rand_core::{OsRng, RngCore};
+use blake2::digest::{FixedOutput, KeyInit, Update, consts::U32};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::attempts::{Accounts, Admission, Attempts, Charged};
+use super::source::Source;
+
+type Mac = blake2::Blake2bMac<U32>;
+
+/// Passwords longer than this, in bytes, are never remembered.
+const LONGEST_REMEMBERED: usize = 16 * 1024;
+/// Right passwords remembered.
+const REMEMBERED: usize = 4096;
+
+/// Stands for a user with a password. Its key is this process's alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+/// One AUTH.
+#[derive(Clone, Copy)]
+pub struct Attempt<'a> {
+    /// Where it comes from.
+    pub source: Source,
+    /// Who knows the user: an upstream's name, or nothing for respgate's own users.
+    pub realm: &'a str,
+    /// Whom it is for.
+    pub user: &'a [u8],
+    /// Of [`Throttle::digest`].
+    pub digest: Digest,
+}
+
+/// What a check of a password came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is right.
+    Right,
+    /// It is wrong; the server's error line, if there is one.
+    Wrong(Arc<[u8]>),
+    /// The server refused the AUTH for another reason; its error line. Nothing was guessed, but it cost a connection,
+    /// so the pace stays charged.
+    Inapplicable(Arc<[u8]>),
+    /// Nobody could say; the error line that says why, if there is one.
+    Undecided(Arc<[u8]>),
+}
+
+/// Too many wrong passwords came before: how long to wait, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooSoon(pub u64);
+
+/// See the module. One for all workers.
+pub struct Throttle {
+    key: [u8; 64],
+    hasher: RandomState,
+    state: Mutex<State>,
+    epoch: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    attempts: Attempts,
+    /// Checks under way, by pair and digest. Others with the same password wait for their verdict.
+    pending: HashMap<(u64, Digest), watch::Receiver<Option<Verdict>>>,
+    /// When each right password was last known to be right.
+    right: HashMap<Digest, Instant>,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        let mut key = [0; 64];
+        OsRng.fill_bytes(&mut key);
+        Self { key, hasher: RandomState::new(), state: Mutex::default(), epoch: Instant::now() }
+    }
+}
+
+impl fmt::Debug for Throttle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Throttle")
+    }
+}
+
+/// What comes next for an attempt.
+enum Next<'a> {
+    Accepted,
+    Follow(watch::Receiver<Option<Verdict>>),
+    Lookup { at: u64, retry_in: u64, charge: Charge<'a> },
+    Check { at: u64, check: Check<'a> },
+}
+
+impl Throttle {
+    /// The digest of a user, whom `names` identify, with a password. A password that is too long to be remembered gets a
+    /// new digest each time.
+    pub fn digest(&self, names: [&[u8]; 3], password: &[u8]) -> Digest {
+        let mut mac = <Mac as KeyInit>::new((&self.key).into());
+        if password.len() > LONGEST_REMEMBERED {
+            let mut unique = [0; 32];
+            OsRng.fill_bytes(&mut unique);
+            return Digest(unique);
+        }
+        for name in names {
+            mac.update(&(name.len() as u64).to_le_bytes());
+            mac.update(name);
+        }
+        mac.update(password);
+        Digest(mac.finalize_fixed().into())
+    }
+
+    /// Has a password judged: by `known`, whether it is known to be right, or else by `verify`, which costs something.
+    /// Neither is asked more often than [`Attempts`] permits, and `verify` is asked once where the same password of the
+    /// same source and user comes many times at once.
+    ///
+    /// Dropping the future is safe. What it has been charged stays charged.
+    ///
+    /// # Errors
+    /// The password was not looked at, or only held against the known ones.
+    pub async fn judge(
+        &self,
+        attempt: Attempt<'_>,
+        known: impl Fn() -> bool,
+        verify: impl AsyncFnOnce() -> Verdict,
+    ) -> Result<Verdict, TooSoon> {
+        loop {
+            match self.next(&attempt, known())? {
+                Next::Accepted => return Ok(Verdict::Right),
+                Next::Follow(mut leader) => {
+                    let verdict = leader.wait_for(Option::is_some).await;
+                    if let Some(verdict) = verdict.ok().and_then(|verdict| verdict.clone()) {
+                        return Ok(verdict);
+                    }
+                    // The client that led has left before there was a verdict.
+                }
+                Next::Lookup { at, retry_in, charge } => {
+                    self.wait_until(at).await;
+                    if known() {
+                        charge.give_back(Charged::Everything);
+                        return Ok(Verdict::Right);
+                    }
+                    return Err(TooSoon(retry_in));
+                }
+                Next::Check { at, check } => {
+                    self.wait_until(at).await;
+                    let verdict = if known() { Verdict::Right } else { verify().await };
+                    check.finish(verdict.clone());
+                    return Ok(verdict);
+                }
+            }
+        }
+    }
+
+    fn next(&self, attempt: &Attempt<'_>, known: bool) -> Result<Next<'_>, TooSoon> {
+        let accounts = Accounts::new(attempt.source, (attempt.realm, attempt.user), &self.hasher);
+        let place = (accounts.pair, attempt.digest);
+        let now = self.now();
+        let mut state = self.state();
+        // The same password as one that is being checked: its verdict tells nobody anything more.
+        if let Some(leader) = state.pending.get(&place) {
+            return Ok(Next::Follow(leader.clone()));
+        }
+        let admission = state.attempts.admit(&accounts, known, now);
+        let charge = Charge { throttle: self, accounts, admission };
+        match admission {
+            Admission::Accepted => Ok(Next::Accepted),
+            Admission::Refused(wait) => Err(TooSoon(wait)),
+            Admission::Lookup { at, retry_in } => Ok(Next::Lookup { at, retry_in, charge }),
+            Admission::Check(at) => {
+                let (verdict, followers) = watch::channel(None);
+                state.pending.insert(place, followers);
+                Ok(Next::Check { at, check: Check { charge, place, verdict } })
+            }
+        }
+    }
+
+    /// Stands for the network of a source, or for the source where it has none.
+    pub fn network(&self, source: Source) -> u64 {
+        match source.network() {
+            Some(network) => self.hasher.hash_one(network),
+            None => self.hasher.hash_one(source),
+        }
+    }
+
+    /// Remembers that this password is right.
+    pub fn remember(&self, digest: Digest, for_at_most: Duration) {
+        let mut state = self.state();
+        if state.right.len() >= REMEMBERED && !state.right.contains_key(&digest) {
+            state.right.retain(|_, at| at.elapsed() < for_at_most);
+            let oldest = state.right.iter().min_by_key(|(_, at)| **at).map(|(digest, _)| *digest);
+            if let Some(oldest) = oldest.filter(|_| state.right.len() >= REMEMBERED) {
+                state.right.remove(&oldest);
+            }
+        }
+        state.right.insert(digest, Instant::now());
+    }
+
+    /// When this password was last remembered to be right. For what stands behind [`Throttle::judge`] only.
+    pub fn remembered(&self, digest: &Digest) -> Option<Instant> {
+        self.state().right.get(digest).copied()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn wait_until(&self, at: u64) {
+        if at > self.now() {
+            tokio::time::sleep_until(self.epoch + Duration::from_millis(at)).await;
+        }
+    }
+}
+
+/// What one attempt was charged.
+struct Charge<'a> {
+    throttle: &'a Throttle,
+    accounts: Accounts,
+    admission: Admission,
+}
+
+impl Charge<'_> {
+    fn give_back(&self, what: Charged) {
+        let now = self.throttle.now();
+        self.throttle.state().attempts.give_back(&self.accounts, self.admission, what, now);
+    }
+}
+
+/// A check under way. Dropped without a verdict, it stays charged, and one of those that wait for it checks again.
+struct Check<'a> {
+    charge: Charge<'a>,
+    place: (u64, Digest),
+    verdict: watch::Sender<Option<Verdict>>,
+}
+
+impl Check<'_> {
+    fn finish(self, verdict: Verdict) {
+        match verdict {
+            Verdict::Right | Verdict::Undecided(_) => self.charge.give_back(Charged::Everything),
+            Verdict::Inapplicable(_) => self.charge.give_back(Charged::Failure),
+            Verdict::Wrong(_) => {}
+        }
+        self.verdict.send_replace(Some(verdict));
+    }
+}
+
+impl Drop for Check<'_> {
+    fn drop(&mut self) {
+        self.charge.throttle.state().pending.remove(&self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const HERE: Source = Source::Uid(1);
+
+    async fn guess(throttle: &Throttle, password: &str, right: &str) -> Result<Verdict, TooSoon> {
+        let digest = throttle.digest([b"", b"app", b""], password.as_bytes());
+        let attempt = Attempt { source: HERE, realm: "", user: b"app", digest };
+        let verdict = throttle
+            .judge(
+                attempt,
+                || throttle.remembered(&digest).is_some(),
+                async || {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    if password == right { Verdict::Right } else { Verdict::Wrong(Arc::default()) }
+                },
+            )
+            .await;
+        if verdict == Ok(Verdict::Right) {
+            throttle.remember(digest, Duration::from_secs(60));
+        }
+        verdict
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cache_stands_behind_the_throttle() {
+        let throttle = Throttle::default();
+        assert_eq!(guess(&throttle, "right", "right").await, Ok(Verdict::Right));
+        let began = Instant::now();
+        let mut tries = 0;
+        // A guesser that would come upon the right password within a second at the speed of the cache.
+        while began.elapsed() < Duration::from_secs(60) {
+            tries += 1;
+            assert_ne!(guess(&throttle, &format!("guess {tries}"), "right").await, Ok(Verdict::Right));
+        }
+        assert!((100..=620).contains(&tries), "{tries} in a minute");
+        let began = Instant::now();
+        assert_eq!(guess(&throttle, "right", "right").await, Ok(Verdict::Right), "beside the guesser");
+        assert!(began.elapsed() <= Duration::from_millis(200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storm_of_one_password_is_one_check() {
+        let (throttle, checks) = (Throttle::default(), Cell::new(0));
+        for right in [true, false] {
+            checks.set(0);
+            let digest = throttle.digest([b"", b"app", b""], &[u8::from(right)]);
+            let attempt = Attempt { source: HERE, realm: "", user: b"app", digest };
+            let tries = (0..200).map(|_| {
+                throttle.judge(
+                    attempt,
+                    || false,
+                    async || {
+                        checks.set(checks.get() + 1);
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        if right { Verdict::Right } else { Verdict::Wrong(Arc::default()) }
+                    },
+                )
+            });
+            let mut tries: Vec<_> = tries.map(Box::pin).collect();
+            // The client that leads leaves, and another one takes over.
+            let _ = tokio::time::timeout(Duration::from_millis(1), &mut tries[0]).await;
+            drop(tries.remove(0));
+            let began = Instant::now();
+            for verdict in join(tries).await {
+                assert_eq!(verdict.as_ref().is_ok_and(|verdict| *verdict == Verdict::Right), right);
+                assert!(verdict.is_ok());
+            }
+            assert_eq!(checks.get(), 2, "{right}");
+            assert!(began.elapsed() < Duration::from_millis(50));
+        }
+        assert!(throttle.state().pending.is_empty());
+    }
+
+    async fn join<F: Future>(futures: Vec<std::pin::Pin<Box<F>>>) -> Vec<F::Output> {
+        let mut futures: Vec<_> = futures.into_iter().map(|future| (future, None)).collect();
+        std::future::poll_fn(|cx| {
+            let mut ready = true;
+            for (future, output) in &mut futures {
+                if output.is_none() {
+                    match future.as_mut().poll(cx) {
+                        std::task::Poll::Ready(value) => *output = Some(value),
+                        std::task::Poll::Pending => ready = false,
+                    }
+                }
+            }
+            if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+        futures.into_iter().filter_map(|(_, output)| output).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_no_wrong_password() {
+        let throttle = Throttle::default();
+        for number in 0..1000_u32 {
+            let digest = throttle.digest([b"main", b"app", b""], &number.to_le_bytes());
+            let attempt = Attempt { source: HERE, realm: "main", user: b"app", digest };
+            let verdict =
+                throttle.judge(attempt, || false, async || Verdict::Undecided(Arc::default())).await;
+            assert_eq!(verdict, Ok(Verdict::Undecided(Arc::default())));
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_keyed() {
+        let throttle = Throttle::default();
+        let digest = |number: u32| throttle.digest([b"", b"app", b""], &number.to_le_bytes());
+        for number in 0..REMEMBERED as u32 + 10 {
+            throttle.remember(digest(number), Duration::from_secs(60));
+        }
+        assert_eq!(throttle.state().right.len(), REMEMBERED);
+        assert!(throttle.remembered(&digest(REMEMBERED as u32)).is_some());
+        let of = |throttle: &Throttle, names| throttle.digest(names, b"x");
+        assert!(of(&throttle, [b"a", b"b", b""]) != of(&throttle, [b"ab", b"", b""]));
+        assert!(of(&throttle, [b"a", b"b", b""]) != of(&Throttle::default(), [b"a", b"b", b""]));
+        let long = vec![0; LONGEST_REMEMBERED + 1];
+        assert!(throttle.digest([b"", b"", b""], &long) != throttle.digest([b"", b"", b""], &long));
+    }
+}
