@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn load(flags: &Flags) -> (Option<Config>, Report) {
-    config::load(flags, &|name| std::env::var_os(name))
+    config::load_supervised(flags)
 }
 
 fn run(flags: &Flags) -> ExitCode {

@@ -1,10 +1,10 @@
 //! The command line as users meet it: the binary, its output and its exit codes.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's verdict")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failed unwrap is the test's verdict")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// Runs respgate in a folder, with no environment but what is given.
 fn respgate(folder: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Output {
@@ -168,4 +168,62 @@ fn variables_stand_in_for_flags() {
     let stderr = text(&output.stderr);
     assert!(stderr.contains("RESPGATE_UPSTREAM: is not a URL"), "{stderr}");
     assert!(stderr.contains("RESPGATE_WORKERS: must be at least 1"), "{stderr}");
+}
+
+fn fifo(path: &Path) {
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+}
+
+/// A read of a FIFO waits for its writer: every file that a configuration names must be refused instead.
+#[test]
+fn a_fifo_is_a_fault_wherever_a_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fifo(&folder.path().join("fifo"));
+    let upstream = "[upstreams.main]\nurl = \"rediss://127.0.0.1:7000\"\n";
+    let listener = "[listeners.main]\naddress = \"127.0.0.1:6379\"\n";
+    for keys in [
+        format!("{upstream}password-file = \"fifo\""),
+        format!("{upstream}password-file = \"password\"\nusername-file = \"fifo\""),
+        format!("{upstream}tls-ca = \"fifo\""),
+        format!("{listener}tls-cert = \"fifo\"\ntls-key = \"fifo\"\n{upstream}"),
+    ] {
+        fs::write(folder.path().join("respgate.toml"), &keys).unwrap();
+        fs::write(folder.path().join("password"), "secret").unwrap();
+        for command in [&["check", "--config", "respgate.toml"][..], &["--config", "respgate.toml"]] {
+            let output = respgate(folder.path(), command, &[]);
+            assert_eq!(output.status.code(), Some(64), "{keys}");
+            assert!(
+                text(&output.stderr).contains("fifo: it is a FIFO, and must be a regular file"),
+                "{keys}"
+            );
+        }
+    }
+    for command in [&["check", "--config", "fifo"][..], &["--config", "fifo"]] {
+        let output = respgate(folder.path(), command, &[]);
+        assert_eq!(output.status.code(), Some(64));
+        assert!(text(&output.stderr).contains("it is a FIFO"), "{}", text(&output.stderr));
+    }
+}
+
+/// As a shell's `<(...)` passes it, a pipe is read; one that nobody writes to is given up.
+#[test]
+fn a_pipe_by_its_descriptor_is_read_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let piped = |writer: &str| {
+        let script = format!("{writer} | {} check --config /dev/stdin", env!("CARGO_BIN_EXE_respgate"));
+        Command::new("sh").args(["-c", &script]).current_dir(folder.path()).output().unwrap()
+    };
+    let output = piped("printf '[upstreams.main]\\nurl = \"redis://127.0.0.1:7000\"\\n'");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let mut silent = Command::new(env!("CARGO_BIN_EXE_respgate"));
+    silent.args(["check", "--config", "/dev/stdin"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = silent.spawn().unwrap();
+    let _writer = process.stdin.take();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(
+        text(&output.stderr).contains("reading /dev/stdin has not ended within 10 s"),
+        "{}",
+        text(&output.stderr)
+    );
 }

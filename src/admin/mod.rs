@@ -204,6 +204,9 @@ impl Admin {
                 let keys = outcomes.restart.join(", ");
                 body.push_str(&format!("{of}: the newest {what} needs a restart for {keys}\n"));
             }
+            if let Some(stuck) = outcomes.stuck {
+                body.push_str(&format!("{of}: changes of its {what} are not seen: {stuck}\n"));
+            }
             if let Some(fault) = outcomes.fault {
                 body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
             }

@@ -171,6 +171,7 @@ impl Board {
             "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
         );
         describe(&recorder, RELOAD_FAULT, Kind::Gauge, "Whether the newest version cannot be used (1).");
+        describe(&recorder, READ_STUCK, Kind::Gauge, "Whether a read of its files is stuck (1).");
         describe(
             &recorder,
             RESTART_NEEDED,
@@ -203,6 +204,7 @@ impl Board {
                 self.publish(RELOADS, Kind::Counter, labels, count);
             }
             self.publish(RELOAD_FAULT, Kind::Gauge, which(), outcomes.fault.is_some().into());
+            self.publish(READ_STUCK, Kind::Gauge, which(), outcomes.stuck.is_some().into());
             self.publish(RESTART_NEEDED, Kind::Gauge, which(), outcomes.restart.len() as u64);
         }
     }
@@ -299,6 +301,7 @@ const FAILOVERS: &str = "respgate_failovers_total";
 const LAST_FAILOVER: &str = "respgate_last_failover_seconds";
 const RELOADS: &str = "respgate_reloads_total";
 const RELOAD_FAULT: &str = "respgate_reload_fault";
+const READ_STUCK: &str = "respgate_reload_read_stuck";
 const RESTART_NEEDED: &str = "respgate_reload_restart_needed";
 const BUILD: &str = "respgate_build_info";
 

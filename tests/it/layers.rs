@@ -28,6 +28,7 @@ const ORDER: &[&str] = &[
     "drain",
     "timeline",
     "topology",
+    "files",
 ];
 
 /// The last one.

@@ -8,6 +8,7 @@
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::disallowed_methods,
     reason = "a failed expectation is the test's verdict, in helpers as in tests"
 )]
 
@@ -26,6 +27,7 @@ mod drain;
 mod failover;
 mod fairness;
 mod fanin;
+mod files;
 mod greeting;
 mod handshake;
 mod hold;
