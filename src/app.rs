@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::security::Security;
-use crate::admin::{self, Admin, View};
+use crate::admin::{self, Admin, Sources, View};
 use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::config::flags::Flags;
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
+use crate::logs::LogLimit;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
@@ -39,11 +40,11 @@ use crate::worker::{ListenerPlan, Plan, Worker};
 /// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.
 pub const OS_ERROR: u8 = 71;
 
-/// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
-pub fn run(config: Config, flags: &Flags) -> ExitCode {
+/// `logs`: the limit that every line passes. Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
+pub fn run(config: Config, flags: &Flags, logs: LogLimit) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(serve(config, flags));
+        let ended = runtime.block_on(serve(config, flags, logs));
         // A look at a file, or at a name, that hangs must not keep the process.
         runtime.shutdown_background();
         ended
@@ -57,9 +58,10 @@ pub fn run(config: Config, flags: &Flags) -> ExitCode {
     }
 }
 
-async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
+async fn serve(config: Config, flags: &Flags, logs: LogLimit) -> io::Result<()> {
     let hangups = reload::on_hangup()?;
     raise_descriptor_limit(&config);
+    tokio::spawn(logs.clone().report());
     // Everything is bound before anything is served, so that a fault shows at once.
     let listeners = bind(&config)?;
     let admin = config.admin.map(admin::bind).transpose()?;
@@ -114,16 +116,15 @@ async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
             login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
-        let security = security(&config, &certificates);
-        let admin = Admin::new(
-            views.collect(),
-            security,
-            tenants.subscribe(),
+        let sources = Sources {
+            security: security(&config, &certificates),
+            tenants: tenants.subscribe(),
             stores,
             reloads,
-            workers.clone(),
-            draining.clone(),
-        );
+            workers: workers.clone(),
+            logs,
+        };
+        let admin = Admin::new(views.collect(), sources, draining.clone());
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {

@@ -27,6 +27,7 @@ pub mod doctor;
 pub mod drain;
 pub mod files;
 pub mod listener;
+pub mod logs;
 pub mod metrics;
 pub mod net;
 pub mod reload;

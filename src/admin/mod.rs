@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use self::scrape::Scrape;
 use self::security::Security;
 use crate::drain::Draining;
+use crate::logs::LogLimit;
 use crate::rotation::login::Login;
 use crate::rotation::{Tallies, Tally};
 use crate::tenant::Tenants;
@@ -59,12 +60,27 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// What the admin side can see.
 pub struct Admin {
     upstreams: Vec<View>,
-    security: Security,
     users: Option<Arc<Users>>,
-    stores: Stores,
-    reloads: Tallies,
+    sources: Sources,
     draining: Draining,
     scrape: Scrape,
+}
+
+/// What the admin side can see of the process as a whole.
+#[derive(Clone)]
+pub struct Sources {
+    /// TLS.
+    pub security: Security,
+    /// The tenants in force.
+    pub tenants: watch::Receiver<Tenants>,
+    /// Where rates are shared.
+    pub stores: Stores,
+    /// Everything that is read again when it changes.
+    pub reloads: Tallies,
+    /// Who counts.
+    pub workers: Vec<Worker>,
+    /// What was left out of the log.
+    pub logs: LogLimit,
 }
 
 /// What the admin side can see of one upstream.
@@ -81,26 +97,11 @@ pub struct View {
 }
 
 impl Admin {
-    /// `upstreams`: in the order of the workers' plan. `reloads`: everything that is read again when it changes.
-    pub fn new(
-        upstreams: Vec<View>,
-        security: Security,
-        tenants: watch::Receiver<Tenants>,
-        stores: Stores,
-        reloads: Tallies,
-        workers: Vec<Worker>,
-        draining: Draining,
-    ) -> Self {
-        let scrape = Scrape::new(
-            upstreams.clone(),
-            security.clone(),
-            tenants.clone(),
-            stores.clone(),
-            reloads.clone(),
-            workers,
-        );
-        let users = tenants.borrow().users.clone();
-        Self { upstreams, security, users, stores, reloads, draining, scrape }
+    /// `upstreams`: in the order of the workers' plan.
+    pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining) -> Self {
+        let users = sources.tenants.borrow().users.clone();
+        let scrape = Scrape::new(upstreams.clone(), sources.clone());
+        Self { upstreams, users, sources, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
@@ -198,7 +199,7 @@ impl Admin {
                 }
             }
         }
-        for tally in self.reloads.all() {
+        for tally in self.sources.reloads.all() {
             let (Tally { what, of, .. }, outcomes) = (&tally, tally.outcomes());
             if !outcomes.restart.is_empty() {
                 let keys = outcomes.restart.join(", ");
@@ -211,13 +212,13 @@ impl Admin {
                 body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
             }
         }
-        for store in self.stores.all() {
+        for store in self.sources.stores.all() {
             if let Some(fault) = store.standing().fault {
                 let upstream = &store.upstream;
                 body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {fault}\n"));
             }
         }
-        body.push_str(&self.security.remarks(SystemTime::now()));
+        body.push_str(&self.sources.security.remarks(SystemTime::now()));
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         respond(status, TEXT, body)
     }

@@ -7,20 +7,17 @@ use std::time::Duration;
 use metrics::{Key, KeyName, Metadata, Recorder};
 use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use tokio::sync::watch;
 
-use super::View;
 use super::security::Security;
+use super::{Sources, View};
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
-use crate::rotation::{Tallies, Tally};
+use crate::rotation::Tally;
+use crate::tenant::Tenant;
 use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
-use crate::tenant::store::Stores;
-use crate::tenant::{Tenant, Tenants};
 use crate::timeline::Timelines;
 use crate::topology::Topology;
-use crate::worker::Worker;
 
 /// How long a scrape waits for a busy worker before it leaves that worker's figures as they were.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -28,11 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
-    tenants: watch::Receiver<Tenants>,
-    stores: Stores,
-    security: Security,
-    reloads: Tallies,
-    workers: Vec<Worker>,
+    sources: Sources,
     board: Mutex<Arc<Board>>,
 }
 
@@ -47,16 +40,9 @@ pub(super) struct Board {
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
 impl Scrape {
-    pub(super) fn new(
-        upstreams: Vec<View>,
-        security: Security,
-        tenants: watch::Receiver<Tenants>,
-        stores: Stores,
-        reloads: Tallies,
-        workers: Vec<Worker>,
-    ) -> Self {
+    pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
         let board = Mutex::new(Arc::new(Board::new(0)));
-        Self { upstreams, security, tenants, stores, reloads, workers, board }
+        Self { upstreams, sources, board }
     }
 
     /// The board, or a new one when users or tenants have changed: figures of one that is no more, and of limits that
@@ -72,11 +58,11 @@ impl Scrape {
     /// The metrics now.
     pub(super) async fn render(&self) -> String {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
-        let tenants = self.tenants.borrow().clone();
+        let tenants = self.sources.tenants.borrow().clone();
         let mut counts: HashMap<usize, Counted> = HashMap::new();
         let mut buffered = 0;
         let mut handshakes: Vec<Handshakes> = Vec::new();
-        for worker in &self.workers {
+        for worker in &self.sources.workers {
             if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
                 buffered += counted.buffered as u64;
                 for (tenant, counted) in &counted.tenants {
@@ -107,16 +93,20 @@ impl Scrape {
         for tenant in &tenants.all {
             board.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
         }
-        for store in self.stores.all() {
+        for store in self.sources.stores.all() {
             let standing = store.standing();
             let shared = standing.fault.is_none().into();
             board.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
             board.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
         }
-        board.publish_reloads(&self.reloads.all());
+        board.publish_reloads(&self.sources.reloads.all());
+        for ((module, level), count) in self.sources.logs.suppressed() {
+            let labels = vec![Label::new("module", module), Label::new("level", level)];
+            board.publish(LINES_SUPPRESSED, Kind::Counter, labels, count);
+        }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         board.publish(BUILD, Kind::Gauge, version, 1);
-        self.security.publish(&board, &handshakes);
+        self.sources.security.publish(&board, &handshakes);
         board.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
         board.handle.run_upkeep();
         board.handle.render()
@@ -155,6 +145,12 @@ impl Board {
             LAST_FAILOVER,
             Kind::Gauge,
             "When each phase of the last failover was reached, in seconds since its first sign.",
+        );
+        describe(
+            &recorder,
+            LINES_SUPPRESSED,
+            Kind::Counter,
+            "Log lines left out because their cause repeats too often, by module.",
         );
         describe(&recorder, BUILD, Kind::Gauge, "Always 1; its label says which version runs.");
         describe_tenants(&recorder);
@@ -303,6 +299,7 @@ const RELOADS: &str = "respgate_reloads_total";
 const RELOAD_FAULT: &str = "respgate_reload_fault";
 const READ_STUCK: &str = "respgate_reload_read_stuck";
 const RESTART_NEEDED: &str = "respgate_reload_restart_needed";
+const LINES_SUPPRESSED: &str = "respgate_log_lines_suppressed_total";
 const BUILD: &str = "respgate_build_info";
 
 fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help: &'static str) {

@@ -29,6 +29,7 @@ const ORDER: &[&str] = &[
     "timeline",
     "topology",
     "files",
+    "logs",
 ];
 
 /// The last one.

@@ -36,6 +36,7 @@ mod identity;
 mod layers;
 mod limits;
 mod listeners;
+mod logs;
 mod permissions;
 mod managed;
 mod policy;
