@@ -1,12 +1,16 @@
 //! Collects what the workers counted and renders it as Prometheus text.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use metrics::{Key, KeyName, Metadata, Recorder};
 use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::security::Security;
 use super::{Sources, View};
@@ -18,15 +22,30 @@ use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
+use crate::worker::Counted as WorkerCounts;
 
 /// How long a scrape waits for a busy worker before it leaves that worker's figures as they were.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The least time between the beginnings of two texts.
+const SPACING: Duration = Duration::from_millis(20);
 
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
     sources: Sources,
     board: Mutex<Arc<Board>>,
+    /// How many texts have been begun.
+    begun: AtomicU64,
+    newest: tokio::sync::Mutex<Text>,
+}
+
+/// A text, and which of all it is.
+#[derive(Default)]
+struct Text {
+    number: u64,
+    begun: Option<Instant>,
+    bytes: Bytes,
 }
 
 /// Where figures are written up.
@@ -42,7 +61,7 @@ const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, 
 impl Scrape {
     pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
         let board = Mutex::new(Arc::new(Board::new(0)));
-        Self { upstreams, sources, board }
+        Self { upstreams, sources, board, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
     }
 
     /// The board, or a new one when users or tenants have changed: figures of one that is no more, and of limits that
@@ -55,24 +74,53 @@ impl Scrape {
         board.clone()
     }
 
-    /// The metrics now.
-    pub(super) async fn render(&self) -> String {
+    /// What all workers have counted, asked at the same time; without those that are too busy to answer.
+    async fn snapshots(&self) -> Vec<WorkerCounts> {
+        let mut asked = JoinSet::new();
+        for worker in &self.sources.workers {
+            let worker = worker.clone();
+            asked.spawn(async move { timeout(PATIENCE, worker.snapshot()).await.ok().flatten() });
+        }
+        let mut counts = Vec::with_capacity(self.sources.workers.len());
+        while let Some(counted) = asked.join_next().await {
+            counts.extend(counted.ok().flatten());
+        }
+        counts
+    }
+
+    /// The metrics now. Texts are made one after the other, [`SPACING`] apart at least: requests that come meanwhile share
+    /// the next one, so that many of them cost no more than one.
+    pub(super) async fn text(&self) -> Bytes {
+        let before = self.begun.load(Ordering::Relaxed);
+        let mut newest = self.newest.lock().await;
+        if newest.number <= before {
+            if let Some(begun) = newest.begun {
+                sleep_until(begun + SPACING).await;
+            }
+            newest.begun = Some(Instant::now());
+            let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+            // Whoever asked may be gone before it is ready; then the next one begins again.
+            let bytes = Bytes::from(self.render().await);
+            (newest.number, newest.bytes) = (number, bytes);
+        }
+        newest.bytes.clone()
+    }
+
+    async fn render(&self) -> String {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
         let tenants = self.sources.tenants.borrow().clone();
         let mut counts: HashMap<usize, Counted> = HashMap::new();
         let mut buffered = 0;
         let mut handshakes: Vec<Handshakes> = Vec::new();
-        for worker in &self.sources.workers {
-            if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
-                buffered += counted.buffered as u64;
-                for (tenant, counted) in &counted.tenants {
-                    counts.entry(*tenant).or_default().add(counted);
-                }
-                handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
-                handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
-                for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
-                    sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
-                }
+        for counted in self.snapshots().await {
+            buffered += counted.buffered as u64;
+            for (tenant, counted) in &counted.tenants {
+                counts.entry(*tenant).or_default().add(counted);
+            }
+            handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
+            handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
+            for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
+                sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
             }
         }
         let board = self.board(tenants.version);

@@ -14,6 +14,7 @@
 
 mod support;
 
+mod admin;
 mod auth;
 mod bad_input;
 mod blocking;
