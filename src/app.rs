@@ -16,6 +16,8 @@ use crate::admin::{self, Admin, Sources, View};
 use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::config::flags::Flags;
+use crate::descriptors::{Capacity, Demand};
+use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
@@ -58,12 +60,12 @@ pub fn run(config: Config, flags: &Flags, logs: LogLimit) -> ExitCode {
     }
 }
 
-async fn serve(config: Config, flags: &Flags, logs: LogLimit) -> io::Result<()> {
+async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<()> {
     let hangups = reload::on_hangup()?;
-    raise_descriptor_limit(&config);
+    let clients = share_descriptors(&mut config)?;
     tokio::spawn(logs.clone().report());
     // Everything is bound before anything is served, so that a fault shows at once.
-    let listeners = bind(&config)?;
+    let listeners = bind(&config, Capacity::new(clients))?;
     let admin = config.admin.map(admin::bind).transpose()?;
 
     let certificates = Certificates::of(&config);
@@ -147,11 +149,11 @@ async fn serve(config: Config, flags: &Flags, logs: LogLimit) -> io::Result<()> 
     Ok(())
 }
 
-fn bind(config: &Config) -> io::Result<Vec<Listener>> {
+fn bind(config: &Config, capacity: Capacity) -> io::Result<Vec<Listener>> {
     let ids = Arc::new(AtomicU64::new(1));
     let mut listeners = Vec::with_capacity(config.listeners.len());
     for (place, listener) in config.listeners.iter().enumerate() {
-        let bound = Listener::bind(listener, place, ids.clone()).map_err(|error| {
+        let bound = Listener::bind(listener, place, ids.clone(), capacity.clone()).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("listener '{}' cannot listen on {}: {error}", listener.name, listener.bind),
@@ -281,22 +283,52 @@ async fn finish(workers: &[Worker], deadline: Duration) {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, and says so if even that is too low for the configured
-/// limits.
-fn raise_descriptor_limit(config: &Config) {
+/// Raises the soft limit of open files to the hard one, and divides what there is. Gives the most clients of all listeners
+/// together; lowers the limits of upstream connections where they do not fit, and says so.
+///
+/// # Errors
+/// The limit is too low to serve anybody.
+fn share_descriptors(config: &mut Config) -> io::Result<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let clients: usize = config.listeners.iter().map(|listener| listener.max_clients).sum();
-    let upstream: usize = config.upstreams.iter().map(|upstream| upstream.config.max_connections).sum();
-    let wanted = clients + upstream + 64;
-    if let Some(available) = getrlimit(Resource::Nofile).current
-        && (available as usize) < wanted
-    {
+    let available = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
+    let demand = Demand {
+        workers: config.workers,
+        listeners: config.listeners.len(),
+        upstreams: config.upstreams.len(),
+        sentinels: config.upstreams.iter().map(|upstream| sentinels(&upstream.discovery)).sum(),
+        clients: config.listeners.iter().map(|listener| listener.max_clients).sum(),
+        connections: config.upstreams.iter().map(|upstream| upstream.config.max_connections).sum(),
+    };
+    let shares = demand.share(available).ok_or_else(|| {
+        io::Error::other(format!(
+            "only {available} files may be open, and respgate keeps {} for itself; raise the limit (ulimit -n, LimitNOFILE=)",
+            demand.reserve()
+        ))
+    })?;
+    if shares.clients < demand.clients || shares.connections < demand.connections {
         tracing::warn!(
             available,
-            wanted,
-            "fewer files may be open than max-clients and max-connections allow together: raise the limit (ulimit -n, LimitNOFILE=) or lower them"
+            clients = shares.clients,
+            connections = shares.connections,
+            "fewer files may be open than max-clients and max-connections allow together, so there are fewer clients and upstream connections at most: raise the limit (ulimit -n, LimitNOFILE=) or lower them"
         );
+    }
+    for upstream in &mut config.upstreams {
+        let config = &mut upstream.config;
+        let shared = config.max_connections.saturating_sub(config.max_leased);
+        let (shared, leased) = shares.connections_of(shared, config.max_leased, demand.connections);
+        (config.max_leased, config.max_connections) = (leased, leased + shared);
+    }
+    Ok(shares.clients)
+}
+
+/// Sentinels that discovery may be connected to, those that it learns from others included.
+fn sentinels(discovery: &DiscoveryConfig) -> usize {
+    const LEARNT: usize = 8;
+    match discovery {
+        DiscoveryConfig::Fixed(_) => 0,
+        DiscoveryConfig::Sentinel(sentinels) => sentinels.seeds.len() + LEARNT,
     }
 }

@@ -22,6 +22,7 @@ pub mod certificates;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod descriptors;
 pub mod discovery;
 pub mod doctor;
 pub mod drain;

@@ -28,6 +28,7 @@ const ORDER: &[&str] = &[
     "drain",
     "timeline",
     "topology",
+    "descriptors",
     "files",
     "logs",
 ];

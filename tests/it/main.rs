@@ -22,6 +22,7 @@ mod churn;
 mod clients;
 mod command_facts;
 mod commands;
+mod descriptors;
 mod discovery;
 mod doctor;
 mod drain;
