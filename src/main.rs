@@ -69,6 +69,7 @@ fn check(flags: &Flags) -> ExitCode {
     complain(&report.to_string());
     match config {
         Some(config) => {
+            report.advice.iter().for_each(|advice| complain(&format!("warning: {advice}\n")));
             print(&config::describe(&config));
             ExitCode::SUCCESS
         }

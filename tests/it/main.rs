@@ -48,6 +48,7 @@ mod tenants;
 mod timeouts;
 mod reload;
 mod rotation;
+mod scripts;
 mod shared_rates;
 mod tls;
 mod tracking;
