@@ -12,13 +12,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::security::Security;
-use crate::admin::{self, Admin, View};
+use crate::admin::{self, Admin, Sources, View};
 use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::config::flags::Flags;
+use crate::descriptors::{Capacity, Demand};
+use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain;
 use crate::listener::Listener;
+use crate::logs::LogLimit;
 use crate::net::budget::Budget;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
@@ -40,11 +43,11 @@ use crate::worker::{ListenerPlan, Plan, Worker};
 /// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.
 pub const OS_ERROR: u8 = 71;
 
-/// Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
-pub fn run(config: Config, flags: &Flags) -> ExitCode {
+/// `logs`: the limit that every line passes. Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
+pub fn run(config: Config, flags: &Flags, logs: LogLimit) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(serve(config, flags));
+        let ended = runtime.block_on(serve(config, flags, logs));
         // A look at a file, or at a name, that hangs must not keep the process.
         runtime.shutdown_background();
         ended
@@ -58,11 +61,12 @@ pub fn run(config: Config, flags: &Flags) -> ExitCode {
     }
 }
 
-async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
+async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<()> {
     let hangups = reload::on_hangup()?;
-    raise_descriptor_limit(&config);
+    let clients = share_descriptors(&mut config)?;
+    tokio::spawn(logs.clone().report());
     // Everything is bound before anything is served, so that a fault shows at once.
-    let listeners = bind(&config)?;
+    let listeners = bind(&config, Capacity::new(clients))?;
     let admin = config.admin.map(admin::bind).transpose()?;
 
     let certificates = Certificates::of(&config);
@@ -115,16 +119,15 @@ async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
             login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
-        let security = security(&config, &certificates);
-        let admin = Admin::new(
-            views.collect(),
-            security,
-            tenants.subscribe(),
+        let sources = Sources {
+            security: security(&config, &certificates),
+            tenants: tenants.subscribe(),
             stores,
             reloads,
-            workers.clone(),
-            draining.clone(),
-        );
+            workers: workers.clone(),
+            logs,
+        };
+        let admin = Admin::new(views.collect(), sources, draining.clone());
         tokio::spawn(admin.serve(socket));
     }
     for listener in listeners {
@@ -147,11 +150,11 @@ async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
     Ok(())
 }
 
-fn bind(config: &Config) -> io::Result<Vec<Listener>> {
+fn bind(config: &Config, capacity: Capacity) -> io::Result<Vec<Listener>> {
     let ids = Arc::new(AtomicU64::new(1));
     let mut listeners = Vec::with_capacity(config.listeners.len());
     for (place, listener) in config.listeners.iter().enumerate() {
-        let bound = Listener::bind(listener, place, ids.clone()).map_err(|error| {
+        let bound = Listener::bind(listener, place, ids.clone(), capacity.clone()).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("listener '{}' cannot listen on {}: {error}", listener.name, listener.bind),
@@ -281,22 +284,52 @@ async fn finish(workers: &[Worker], deadline: Duration) {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, and says so if even that is too low for the configured
-/// limits.
-fn raise_descriptor_limit(config: &Config) {
+/// Raises the soft limit of open files to the hard one, and divides what there is. Gives the most clients of all listeners
+/// together; lowers the limits of upstream connections where they do not fit, and says so.
+///
+/// # Errors
+/// The limit is too low to serve anybody.
+fn share_descriptors(config: &mut Config) -> io::Result<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let clients: usize = config.listeners.iter().map(|listener| listener.max_clients).sum();
-    let upstream: usize = config.upstreams.iter().map(|upstream| upstream.config.max_connections).sum();
-    let wanted = clients + upstream + 64;
-    if let Some(available) = getrlimit(Resource::Nofile).current
-        && (available as usize) < wanted
-    {
+    let available = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
+    let demand = Demand {
+        workers: config.workers,
+        listeners: config.listeners.len(),
+        upstreams: config.upstreams.len(),
+        sentinels: config.upstreams.iter().map(|upstream| sentinels(&upstream.discovery)).sum(),
+        clients: config.listeners.iter().map(|listener| listener.max_clients).sum(),
+        connections: config.upstreams.iter().map(|upstream| upstream.config.max_connections).sum(),
+    };
+    let shares = demand.share(available).ok_or_else(|| {
+        io::Error::other(format!(
+            "only {available} files may be open, and respgate keeps {} for itself; raise the limit (ulimit -n, LimitNOFILE=)",
+            demand.reserve()
+        ))
+    })?;
+    if shares.clients < demand.clients || shares.connections < demand.connections {
         tracing::warn!(
             available,
-            wanted,
-            "fewer files may be open than max-clients and max-connections allow together: raise the limit (ulimit -n, LimitNOFILE=) or lower them"
+            clients = shares.clients,
+            connections = shares.connections,
+            "fewer files may be open than max-clients and max-connections allow together, so there are fewer clients and upstream connections at most: raise the limit (ulimit -n, LimitNOFILE=) or lower them"
         );
+    }
+    for upstream in &mut config.upstreams {
+        let config = &mut upstream.config;
+        let shared = config.max_connections.saturating_sub(config.max_leased);
+        let (shared, leased) = shares.connections_of(shared, config.max_leased, demand.connections);
+        (config.max_leased, config.max_connections) = (leased, leased + shared);
+    }
+    Ok(shares.clients)
+}
+
+/// Sentinels that discovery may be connected to, those that it learns from others included.
+fn sentinels(discovery: &DiscoveryConfig) -> usize {
+    const LEARNT: usize = 8;
+    match discovery {
+        DiscoveryConfig::Fixed(_) => 0,
+        DiscoveryConfig::Sentinel(sentinels) => sentinels.seeds.len() + LEARNT,
     }
 }

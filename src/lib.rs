@@ -14,6 +14,7 @@
 //! - A command is sent twice only if it provably did not run, or is read-only.
 //! - Every queue is bounded in bytes; dropping a session at any await is safe.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read files that they wrote"))]
 
 pub mod admin;
 pub mod app;
@@ -21,10 +22,13 @@ pub mod certificates;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod descriptors;
 pub mod discovery;
 pub mod doctor;
 pub mod drain;
+pub mod files;
 pub mod listener;
+pub mod logs;
 pub mod metrics;
 pub mod net;
 pub mod reload;

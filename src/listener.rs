@@ -14,6 +14,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Instant;
 
+use crate::descriptors::Capacity;
 use crate::drain::Draining;
 use crate::net::loopback;
 use crate::net::proxy_protocol::{self, Ends};
@@ -88,6 +89,8 @@ pub struct Listener {
     proxies: Vec<IpNet>,
     complained: Mutex<Option<Instant>>,
     clients: Arc<AtomicUsize>,
+    /// Of the process: what its descriptors suffice for.
+    capacity: Capacity,
     ids: Arc<AtomicU64>,
     socket: Bound,
     address: String,
@@ -124,11 +127,17 @@ struct Client {
 }
 
 impl Listener {
-    /// Binds. `place` is the listener's number in the workers' plan; `ids` numbers clients.
+    /// Binds. `place` is the listener's number in the workers' plan; `ids` numbers clients; `capacity` counts those of all
+    /// listeners.
     ///
     /// # Errors
     /// The address is in use, not this machine's, or not permitted.
-    pub fn bind(config: &ListenerConfig, place: usize, ids: Arc<AtomicU64>) -> io::Result<Self> {
+    pub fn bind(
+        config: &ListenerConfig,
+        place: usize,
+        ids: Arc<AtomicU64>,
+        capacity: Capacity,
+    ) -> io::Result<Self> {
         let (socket, address) = match &config.bind {
             Bind::Tcp(address) => {
                 let socket = bind_tcp(*address)?;
@@ -149,6 +158,7 @@ impl Listener {
             proxies: config.proxy_protocol.clone(),
             complained: Mutex::default(),
             clients: Arc::default(),
+            capacity,
             ids,
             socket,
             address,
@@ -229,7 +239,7 @@ impl Listener {
     }
 
     async fn admit(self: Arc<Self>, accepted: Accepted, workers: &[Worker]) {
-        let place = Place::take(&self.clients, self.max_clients);
+        let place = self.take_place();
         match (accepted, place) {
             (Accepted::Client(client), Some(place)) => self.hand_over(client, place, workers).await,
             (Accepted::Client(client), None) => self.turn_away(client.socket),
@@ -259,6 +269,20 @@ impl Listener {
                 });
             }
         }
+    }
+
+    /// A place under `max-clients` and in the capacity of the process. `None`: the client is turned away.
+    fn take_place(&self) -> Option<Place> {
+        let own = Place::take(&self.clients, self.max_clients)?;
+        let of_process = Place::take(&self.capacity.taken, self.capacity.limit);
+        if of_process.is_none() && self.may_complain() {
+            tracing::warn!(
+                listener = self.name,
+                clients = self.capacity.limit,
+                "clients are turned away: the other file descriptors are kept for upstream connections and the admin listener; raise the limit (ulimit -n, LimitNOFILE=)"
+            );
+        }
+        Some(own.and(of_process?))
     }
 
     /// Says what the server says, if the socket takes it at once, and closes it. Before a TLS handshake there is nothing

@@ -12,9 +12,12 @@ use respgate::config::flags::Flags;
 use respgate::config::report::Report;
 use respgate::config::{self, Config, LogConfig, LogFormat};
 use respgate::doctor::{self, Style};
+use respgate::logs::LogLimit;
 use respgate::status;
 use respgate::tenant::users::hash;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use zeroize::Zeroizing;
 
 /// Wrong arguments or configuration: `EX_USAGE` of sysexits.
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn load(flags: &Flags) -> (Option<Config>, Report) {
-    config::load(flags, &|name| std::env::var_os(name))
+    config::load_supervised(flags)
 }
 
 fn run(flags: &Flags) -> ExitCode {
@@ -49,12 +52,13 @@ fn run(flags: &Flags) -> ExitCode {
         complain(&report.to_string());
         return ExitCode::from(USAGE);
     };
-    log_to_stderr(&config.log);
+    let limit = LogLimit::default();
+    log_to_stderr(&config.log, &limit);
     abort_on_panic();
     for warning in &report.warnings {
         tracing::warn!("{warning}");
     }
-    app::run(config, flags)
+    app::run(config, flags, limit)
 }
 
 fn check(flags: &Flags) -> ExitCode {
@@ -62,6 +66,7 @@ fn check(flags: &Flags) -> ExitCode {
     complain(&report.to_string());
     match config {
         Some(config) => {
+            report.advice.iter().for_each(|advice| complain(&format!("warning: {advice}\n")));
             print(&config::describe(&config));
             ExitCode::SUCCESS
         }
@@ -162,7 +167,8 @@ fn abort_on_panic() {
     }));
 }
 
-fn log_to_stderr(log: &LogConfig) {
+/// Every line passes the limit: what a peer causes cannot flood the log.
+fn log_to_stderr(log: &LogConfig, limit: &LogLimit) {
     let human = match log.format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Human => true,
@@ -172,10 +178,10 @@ fn log_to_stderr(log: &LogConfig) {
     let builder =
         tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&log.filter)).with_writer(io::stderr);
     if human {
-        builder.with_ansi(colour).with_target(false).init();
+        builder.with_ansi(colour).with_target(false).finish().with(limit.clone()).init();
     } else {
         // The innermost span names its upstream; the list of spans would only repeat it.
-        builder.json().flatten_event(true).with_span_list(false).init();
+        builder.json().flatten_event(true).with_span_list(false).finish().with(limit.clone()).init();
     }
 }
 

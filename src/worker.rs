@@ -50,20 +50,30 @@ pub enum Socket {
 }
 
 /// One counted place, free again when it is dropped.
-pub struct Place(Arc<AtomicUsize>);
+pub struct Place {
+    taken: Arc<AtomicUsize>,
+    /// One of another count, taken for the same client.
+    also: Option<Box<Place>>,
+}
 
 impl Place {
     /// Takes a place if fewer than `limit` are taken.
     pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         let before = taken.fetch_add(1, Ordering::Relaxed);
-        let place = Self(taken.clone());
+        let place = Self { taken: taken.clone(), also: None };
         (before < limit).then_some(place)
+    }
+
+    /// Both places, until this one is dropped.
+    pub fn and(mut self, other: Self) -> Self {
+        self.also = Some(Box::new(other));
+        self
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -247,7 +257,7 @@ struct Door {
 }
 
 fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
-    let departure = Place(load.clone());
+    let departure = Place { taken: load.clone(), also: None };
     let Some(door) = doors.get(arrival.listener).cloned() else { return };
     let Arrival { socket, origin, place, .. } = arrival;
     let stream = match socket {

@@ -5,6 +5,8 @@
 //! seen of them, `verdict` what became of the writes, `screen` what you see. Everything lives in a temporary folder and
 //! ends with this program.
 
+#![allow(clippy::disallowed_methods, reason = "it reads files that it wrote")]
+
 mod connection;
 mod deployment;
 mod drill;

@@ -1,11 +1,13 @@
 //! The admin listener: health, readiness and metrics over HTTP.
 
+mod connections;
 mod scrape;
 pub mod security;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,11 +19,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use self::connections::{Activity, Connections, HEADER_TIMEOUT, LIFETIME};
 use self::scrape::Scrape;
 use self::security::Security;
 use crate::drain::Draining;
+use crate::logs::LogLimit;
 use crate::rotation::login::Login;
 use crate::rotation::{Tallies, Tally};
 use crate::tenant::Tenants;
@@ -31,10 +35,6 @@ use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
 
-/// Requests served at once; more wait.
-const CONNECTIONS: usize = 64;
-/// A request's header must have arrived by then.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -59,12 +59,27 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// What the admin side can see.
 pub struct Admin {
     upstreams: Vec<View>,
-    security: Security,
     users: Option<Arc<Users>>,
-    stores: Stores,
-    reloads: Tallies,
+    sources: Sources,
     draining: Draining,
     scrape: Scrape,
+}
+
+/// What the admin side can see of the process as a whole.
+#[derive(Clone)]
+pub struct Sources {
+    /// TLS.
+    pub security: Security,
+    /// The tenants in force.
+    pub tenants: watch::Receiver<Tenants>,
+    /// Where rates are shared.
+    pub stores: Stores,
+    /// Everything that is read again when it changes.
+    pub reloads: Tallies,
+    /// Who counts.
+    pub workers: Vec<Worker>,
+    /// What was left out of the log.
+    pub logs: LogLimit,
 }
 
 /// What the admin side can see of one upstream.
@@ -81,42 +96,20 @@ pub struct View {
 }
 
 impl Admin {
-    /// `upstreams`: in the order of the workers' plan. `reloads`: everything that is read again when it changes.
-    pub fn new(
-        upstreams: Vec<View>,
-        security: Security,
-        tenants: watch::Receiver<Tenants>,
-        stores: Stores,
-        reloads: Tallies,
-        workers: Vec<Worker>,
-        draining: Draining,
-    ) -> Self {
-        let scrape = Scrape::new(
-            upstreams.clone(),
-            security.clone(),
-            tenants.clone(),
-            stores.clone(),
-            reloads.clone(),
-            workers,
-        );
-        let users = tenants.borrow().users.clone();
-        Self { upstreams, security, users, stores, reloads, draining, scrape }
+    /// `upstreams`: in the order of the workers' plan.
+    pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining) -> Self {
+        let users = sources.tenants.borrow().users.clone();
+        let scrape = Scrape::new(upstreams.clone(), sources.clone());
+        Self { upstreams, users, sources, draining, scrape }
     }
 
     /// Answers requests until the process ends: probes must be answered while it drains, too.
     pub async fn serve(self, listener: TcpListener) {
         let admin = Arc::new(self);
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = Connections::default();
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let admin = admin.clone();
-                    tokio::spawn(async move {
-                        admin.converse(stream).await;
-                        drop(place);
-                    });
-                }
+                Ok((stream, _)) => connections.add(|activity| admin.clone().converse(stream, activity)).await,
                 Err(error) => {
                     tracing::warn!(%error, "an admin connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -125,32 +118,52 @@ impl Admin {
         }
     }
 
-    async fn converse(self: Arc<Self>, stream: TcpStream) {
+    async fn converse(self: Arc<Self>, stream: TcpStream, activity: Activity) {
         let service = service_fn(|request| {
-            let admin = self.clone();
-            async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+            let (admin, activity) = (self.clone(), activity.clone());
+            async move {
+                activity.request();
+                let answer = admin.answer(&request).await;
+                activity.answered();
+                Ok::<_, Infallible>(answer)
+            }
         });
-        let served = hyper::server::conn::http1::Builder::new()
+        let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "an admin connection ended early");
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            served = &mut connection => Some(served),
+            () = activity.overdue() => None,
+            () = tokio::time::sleep(LIFETIME) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = &mut connection => Some(served),
+                    () = activity.overdue() => None,
+                }
+            }
+        };
+        match ended {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
+            None => {
+                tracing::debug!("an admin connection was closed: its peer did not take an answer in time")
+            }
         }
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".into());
+            return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
         }
         match request.uri().path() {
-            "/" => respond(StatusCode::OK, TEXT, INDEX.into()),
-            "/livez" => respond(StatusCode::OK, TEXT, "alive\n".into()),
+            "/" => respond(StatusCode::OK, TEXT, INDEX),
+            "/livez" => respond(StatusCode::OK, TEXT, "alive\n"),
             "/readyz" => self.ready(),
             "/failovers" => respond(StatusCode::OK, JSON, self.failovers()),
-            "/metrics" => respond(StatusCode::OK, METRICS, self.scrape.render().await),
-            _ => respond(StatusCode::NOT_FOUND, TEXT, INDEX.into()),
+            "/metrics" => respond(StatusCode::OK, METRICS, self.scrape.text().await),
+            _ => respond(StatusCode::NOT_FOUND, TEXT, INDEX),
         }
     }
 
@@ -198,30 +211,33 @@ impl Admin {
                 }
             }
         }
-        for tally in self.reloads.all() {
+        for tally in self.sources.reloads.all() {
             let (Tally { what, of, .. }, outcomes) = (&tally, tally.outcomes());
             if !outcomes.restart.is_empty() {
                 let keys = outcomes.restart.join(", ");
                 body.push_str(&format!("{of}: the newest {what} needs a restart for {keys}\n"));
             }
+            if let Some(stuck) = outcomes.stuck {
+                body.push_str(&format!("{of}: changes of its {what} are not seen: {stuck}\n"));
+            }
             if let Some(fault) = outcomes.fault {
                 body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
             }
         }
-        for store in self.stores.all() {
+        for store in self.sources.stores.all() {
             if let Some(fault) = store.standing().fault {
                 let upstream = &store.upstream;
                 body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {fault}\n"));
             }
         }
-        body.push_str(&self.security.remarks(SystemTime::now()));
+        body.push_str(&self.sources.security.remarks(SystemTime::now()));
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         respond(status, TEXT, body)
     }
 }
 
-fn respond(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn respond(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

@@ -1,39 +1,51 @@
 //! Collects what the workers counted and renders it as Prometheus text.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use metrics::{Key, KeyName, Metadata, Recorder};
 use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::View;
 use super::security::Security;
+use super::{Sources, View};
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
-use crate::rotation::{Tallies, Tally};
+use crate::rotation::Tally;
+use crate::tenant::Tenant;
 use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
-use crate::tenant::store::Stores;
-use crate::tenant::{Tenant, Tenants};
 use crate::timeline::Timelines;
 use crate::topology::Topology;
-use crate::worker::Worker;
+use crate::worker::Counted as WorkerCounts;
 
 /// How long a scrape waits for a busy worker before it leaves that worker's figures as they were.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The least time between the beginnings of two texts.
+const SPACING: Duration = Duration::from_millis(20);
+
 /// Renders metrics on demand.
 pub(super) struct Scrape {
     upstreams: Vec<View>,
-    tenants: watch::Receiver<Tenants>,
-    stores: Stores,
-    security: Security,
-    reloads: Tallies,
-    workers: Vec<Worker>,
+    sources: Sources,
     board: Mutex<Arc<Board>>,
+    /// How many texts have been begun.
+    begun: AtomicU64,
+    newest: tokio::sync::Mutex<Text>,
+}
+
+/// A text, and which of all it is.
+#[derive(Default)]
+struct Text {
+    number: u64,
+    begun: Option<Instant>,
+    bytes: Bytes,
 }
 
 /// Where figures are written up.
@@ -47,16 +59,9 @@ pub(super) struct Board {
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
 impl Scrape {
-    pub(super) fn new(
-        upstreams: Vec<View>,
-        security: Security,
-        tenants: watch::Receiver<Tenants>,
-        stores: Stores,
-        reloads: Tallies,
-        workers: Vec<Worker>,
-    ) -> Self {
+    pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
         let board = Mutex::new(Arc::new(Board::new(0)));
-        Self { upstreams, security, tenants, stores, reloads, workers, board }
+        Self { upstreams, sources, board, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
     }
 
     /// The board, or a new one when users or tenants have changed: figures of one that is no more, and of limits that
@@ -69,24 +74,53 @@ impl Scrape {
         board.clone()
     }
 
-    /// The metrics now.
-    pub(super) async fn render(&self) -> String {
+    /// What all workers have counted, asked at the same time; without those that are too busy to answer.
+    async fn snapshots(&self) -> Vec<WorkerCounts> {
+        let mut asked = JoinSet::new();
+        for worker in &self.sources.workers {
+            let worker = worker.clone();
+            asked.spawn(async move { timeout(PATIENCE, worker.snapshot()).await.ok().flatten() });
+        }
+        let mut counts = Vec::with_capacity(self.sources.workers.len());
+        while let Some(counted) = asked.join_next().await {
+            counts.extend(counted.ok().flatten());
+        }
+        counts
+    }
+
+    /// The metrics now. Texts are made one after the other, [`SPACING`] apart at least: requests that come meanwhile share
+    /// the next one, so that many of them cost no more than one.
+    pub(super) async fn text(&self) -> Bytes {
+        let before = self.begun.load(Ordering::Relaxed);
+        let mut newest = self.newest.lock().await;
+        if newest.number <= before {
+            if let Some(begun) = newest.begun {
+                sleep_until(begun + SPACING).await;
+            }
+            newest.begun = Some(Instant::now());
+            let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+            // Whoever asked may be gone before it is ready; then the next one begins again.
+            let bytes = Bytes::from(self.render().await);
+            (newest.number, newest.bytes) = (number, bytes);
+        }
+        newest.bytes.clone()
+    }
+
+    async fn render(&self) -> String {
         let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
-        let tenants = self.tenants.borrow().clone();
+        let tenants = self.sources.tenants.borrow().clone();
         let mut counts: HashMap<usize, Counted> = HashMap::new();
         let mut buffered = 0;
         let mut handshakes: Vec<Handshakes> = Vec::new();
-        for worker in &self.workers {
-            if let Ok(Some(counted)) = tokio::time::timeout(PATIENCE, worker.snapshot()).await {
-                buffered += counted.buffered as u64;
-                for (tenant, counted) in &counted.tenants {
-                    counts.entry(*tenant).or_default().add(counted);
-                }
-                handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
-                handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
-                for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
-                    sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
-                }
+        for counted in self.snapshots().await {
+            buffered += counted.buffered as u64;
+            for (tenant, counted) in &counted.tenants {
+                counts.entry(*tenant).or_default().add(counted);
+            }
+            handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
+            handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
+            for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
+                sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
             }
         }
         let board = self.board(tenants.version);
@@ -107,16 +141,20 @@ impl Scrape {
         for tenant in &tenants.all {
             board.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
         }
-        for store in self.stores.all() {
+        for store in self.sources.stores.all() {
             let standing = store.standing();
             let shared = standing.fault.is_none().into();
             board.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
             board.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
         }
-        board.publish_reloads(&self.reloads.all());
+        board.publish_reloads(&self.sources.reloads.all());
+        for ((module, level), count) in self.sources.logs.suppressed() {
+            let labels = vec![Label::new("module", module), Label::new("level", level)];
+            board.publish(LINES_SUPPRESSED, Kind::Counter, labels, count);
+        }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         board.publish(BUILD, Kind::Gauge, version, 1);
-        self.security.publish(&board, &handshakes);
+        self.sources.security.publish(&board, &handshakes);
         board.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
         board.handle.run_upkeep();
         board.handle.render()
@@ -156,6 +194,12 @@ impl Board {
             Kind::Gauge,
             "When each phase of the last failover was reached, in seconds since its first sign.",
         );
+        describe(
+            &recorder,
+            LINES_SUPPRESSED,
+            Kind::Counter,
+            "Log lines left out because their cause repeats too often, by module.",
+        );
         describe(&recorder, BUILD, Kind::Gauge, "Always 1; its label says which version runs.");
         describe_tenants(&recorder);
         describe(
@@ -171,6 +215,7 @@ impl Board {
             "Changes of files and credentials, by what became of them: a new version is used (ok), or cannot be (failed).",
         );
         describe(&recorder, RELOAD_FAULT, Kind::Gauge, "Whether the newest version cannot be used (1).");
+        describe(&recorder, READ_STUCK, Kind::Gauge, "Whether a read of its files is stuck (1).");
         describe(
             &recorder,
             RESTART_NEEDED,
@@ -203,6 +248,7 @@ impl Board {
                 self.publish(RELOADS, Kind::Counter, labels, count);
             }
             self.publish(RELOAD_FAULT, Kind::Gauge, which(), outcomes.fault.is_some().into());
+            self.publish(READ_STUCK, Kind::Gauge, which(), outcomes.stuck.is_some().into());
             self.publish(RESTART_NEEDED, Kind::Gauge, which(), outcomes.restart.len() as u64);
         }
     }
@@ -299,7 +345,9 @@ const FAILOVERS: &str = "respgate_failovers_total";
 const LAST_FAILOVER: &str = "respgate_last_failover_seconds";
 const RELOADS: &str = "respgate_reloads_total";
 const RELOAD_FAULT: &str = "respgate_reload_fault";
+const READ_STUCK: &str = "respgate_reload_read_stuck";
 const RESTART_NEEDED: &str = "respgate_reload_restart_needed";
+const LINES_SUPPRESSED: &str = "respgate_log_lines_suppressed_total";
 const BUILD: &str = "respgate_build_info";
 
 fn describe(recorder: &PrometheusRecorder, name: &'static str, kind: Kind, help: &'static str) {

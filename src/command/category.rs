@@ -84,6 +84,11 @@ impl Categories {
         Self(implied.iter().filter(|(holds, _)| *holds).fold(listed, |all, (_, one)| all | one.0))
     }
 
+    /// The names of these, without the `@`.
+    pub fn members(self) -> impl Iterator<Item = &'static str> {
+        NAMES.iter().enumerate().filter(move |(place, _)| self.0 & (1 << place) != 0).map(|(_, name)| *name)
+    }
+
     /// Whether all of `other` are among these.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

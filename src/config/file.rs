@@ -1,7 +1,7 @@
 //! The TOML file, as typed.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use super::typed::{
     Setting, Typed, TypedLimits, TypedListener, TypedQuota, TypedRates, TypedTenant, TypedUpstream, TypedUser,
 };
 use super::written::Written;
+use crate::files;
 use crate::rotation::source::{NameSource, SecretSource, readable_by_all};
 use crate::tenant::identity::CertificateRule;
 use crate::tenant::policy::config as policy;
@@ -243,7 +244,7 @@ pub fn read(path: &Path, report: &mut Report) -> Option<Typed> {
 
 fn open(path: &Path) -> Result<(String, Metadata), String> {
     let cannot = |error: std::io::Error| format!("cannot read the file: {error}");
-    let file = File::open(path).map_err(cannot)?;
+    let file = files::open(path).map_err(cannot)?;
     let metadata = file.metadata().map_err(cannot)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;

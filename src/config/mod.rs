@@ -24,9 +24,11 @@ pub use written::Written;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::discovery::config::DiscoveryConfig;
+use crate::files::{self, Failed};
 use crate::listener::ListenerConfig;
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
@@ -35,7 +37,7 @@ use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::UpstreamConfig;
 use flags::Flags;
-use report::Report;
+use report::{Place, Report};
 
 /// What respgate runs with: complete, and free of contradictions.
 #[derive(Clone, Debug)]
@@ -130,4 +132,28 @@ pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<OsString>) -> (Option<Co
     };
     report.sort();
     (config, report)
+}
+
+/// As [`load`], with the environment of the process. Files are read on another thread: one whose read gets stuck for
+/// [`files::LIMIT`] is a fault.
+pub fn load_supervised(flags: &Flags) -> (Option<Config>, Report) {
+    let typed = flags.clone();
+    let loaded = files::supervised(files::LIMIT, move || load(&typed, &|name| std::env::var_os(name)));
+    loaded.unwrap_or_else(|failed| {
+        let (path, why) = match failed {
+            Failed::Stuck(stuck) => (stuck.path.clone(), stuck.to_string()),
+            Failed::Exhausted | Failed::NoThread => {
+                (PathBuf::from("respgate"), "the system has no thread to read files with".into())
+            }
+        };
+        let place = Place::File {
+            path: path.display().to_string().into(),
+            line: 0,
+            column: None,
+            key: String::new(),
+        };
+        let mut report = Report::default();
+        report.fault(&place, why);
+        (None, report)
+    })
 }

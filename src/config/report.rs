@@ -109,6 +109,8 @@ pub struct Report {
     pub faults: Vec<Finding>,
     /// What runs, but is probably not meant.
     pub warnings: Vec<Finding>,
+    /// What only the server can close and only `check` tells: respgate cannot see here whether it is closed.
+    pub advice: Vec<Finding>,
 }
 
 impl Report {
@@ -122,10 +124,17 @@ impl Report {
         self.warnings.push(Finding { place: place.clone(), text: text.into() });
     }
 
+    /// Notes advice.
+    pub fn advise(&mut self, place: &Place, text: impl Into<String>) {
+        self.advice.push(Finding { place: place.clone(), text: text.into() });
+    }
+
     /// Puts findings in the order of the file, then environment variables, then flags.
     pub fn sort(&mut self) {
         self.faults.sort();
         self.warnings.sort();
+        self.advice.sort();
+        self.advice.dedup();
     }
 }
 

@@ -56,6 +56,8 @@ pub enum Step {
     Database,
     /// Is there room for respgate's connections?
     Clients,
+    /// Can scripts do what clients may not?
+    Scripts,
     /// How far away is it?
     Latency,
 }
@@ -76,6 +78,7 @@ impl Step {
             Self::Role => "role",
             Self::Database => "database",
             Self::Clients => "clients",
+            Self::Scripts => "scripts",
             Self::Latency => "latency",
         }
     }

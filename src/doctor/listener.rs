@@ -45,7 +45,7 @@ fn tcp(address: SocketAddr) -> Finding {
 /// Looks at the file and its folder. The file is not made: one that exists may be in use.
 fn unix(path: &Path) -> Finding {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match std::fs::metadata(folder) {
+    match crate::files::metadata(folder) {
         Err(error) => {
             return Finding::broken(
                 Step::Listen,

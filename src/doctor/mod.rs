@@ -19,6 +19,7 @@ mod login;
 mod node;
 mod peer;
 mod role;
+mod scripts;
 mod sentinel;
 mod server;
 mod sniff;
@@ -57,9 +58,10 @@ async fn examine(config: &Config) -> Diagnosis {
     let mut sections: Vec<_> = config.listeners.iter().map(listener::examine).collect();
     sections.extend(config.admin.map(listener::examine_admin));
     let upstreams = config.upstreams.iter().cloned().map(|upstream| {
+        let refused = scripts::Refused::of(config, &upstream.config.name);
         let accounts =
             config.users.iter().filter_map(|user| Some((user.name.clone(), user.account.clone()?)));
-        upstream::examine(upstream, accounts.collect())
+        upstream::examine(upstream, accounts.collect(), refused)
     });
     sections.extend(concurrently(upstreams).await.into_iter().flatten());
     Diagnosis { sections }

@@ -3,7 +3,7 @@
 use super::finding::{Finding, Section, Step, Subject};
 use super::peer::{self, Channel, Peer};
 use super::role::Expected;
-use super::{clients, database, latency, role, server};
+use super::{clients, database, latency, role, scripts, server};
 use crate::resp::control::ControlError;
 use crate::upstream::config::UpstreamConfig;
 
@@ -46,6 +46,10 @@ async fn questions(
     findings.push(role::examine(channel, peer, expected).await?);
     findings.extend(database::examine(channel, peer, upstream.database).await?);
     findings.extend(clients::examine(channel, peer, upstream.max_connections).await?);
+    // Where clients bring their own users, respgate's says nothing about what theirs may do.
+    if expected != Expected::Replica && !peer.clients_bring_their_own {
+        findings.extend(scripts::examine(channel, peer).await?);
+    }
     findings.push(latency::examine(channel, peer).await?);
     Ok(())
 }

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::finding::{Finding, Step};
 use super::login::{self, Admission};
+use super::scripts::Refused;
 use super::{dns, tcp, tls};
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
@@ -53,6 +54,8 @@ pub(super) struct Peer {
     pub(super) of_user: Option<String>,
     /// As a Sentinel announced it; `None` if it is configured.
     pub(super) announced: Option<Address>,
+    /// What respgate refuses its clients.
+    pub(super) refused: Refused,
     /// What else to do if it cannot be connected; empty, or begins with `; `.
     pub(super) hint: String,
 }
@@ -70,6 +73,7 @@ impl Peer {
             clients_bring_their_own: false,
             of_user: None,
             announced: None,
+            refused: Refused::default(),
             hint: String::new(),
         }
     }

@@ -9,6 +9,7 @@ use super::finding::{Finding, Level, Section, Step, Subject};
 use super::node;
 use super::peer::{self, Kind, Peer};
 use super::role::Expected;
+use super::scripts::Refused;
 use super::sentinel::{self, Answer};
 use super::users;
 use crate::config::Upstream;
@@ -23,9 +24,16 @@ use crate::upstream::config::{ClientAuth, UpstreamConfig};
 const MOST: usize = 16;
 
 /// Walks everything that the upstream names, or that is named by what it names.
-pub(super) async fn examine(upstream: Upstream, users: Vec<(String, Account)>) -> Vec<Section> {
-    let logins =
-        Logins { data: obtain(&upstream.account).await, sentinels: obtain(&upstream.sentinel_account).await };
+pub(super) async fn examine(
+    upstream: Upstream,
+    users: Vec<(String, Account)>,
+    refused: Refused,
+) -> Vec<Section> {
+    let logins = Logins {
+        data: obtain(&upstream.account).await,
+        sentinels: obtain(&upstream.sentinel_account).await,
+        refused,
+    };
     match upstream.discovery {
         DiscoveryConfig::Fixed(ref address) => {
             let peer = server(&upstream, &logins, address.clone());
@@ -42,6 +50,7 @@ pub(super) async fn examine(upstream: Upstream, users: Vec<(String, Account)>) -
 struct Logins {
     data: Result<Option<Credentials>, String>,
     sentinels: Result<Option<Credentials>, String>,
+    refused: Refused,
 }
 
 /// Runs the program that prints the password, if one does.
@@ -163,6 +172,7 @@ fn server(upstream: &Upstream, logins: &Logins, address: Address) -> Peer {
         tls: upstream.tls.clone(),
         connect_limit: config.connect_timeout,
         clients_bring_their_own: config.client_auth == ClientAuth::Required,
+        refused: logins.refused.clone(),
         ..Peer::new(Kind::Server, address)
     }
 }

@@ -3,6 +3,7 @@
 use super::concurrently;
 use super::finding::{Finding, Step};
 use super::peer::{self, Peer};
+use super::scripts;
 use super::upstream::obtain;
 use crate::rotation::source::Account;
 
@@ -13,12 +14,13 @@ const AT_ONCE: usize = 16;
 pub(super) async fn examine(server: &Peer, users: &[(String, Account)]) -> Vec<Finding> {
     let mut findings = Vec::with_capacity(users.len());
     for some in users.chunks(AT_ONCE) {
-        findings.extend(concurrently(some.iter().cloned().map(|user| log_in(server.clone(), user))).await);
+        let found = concurrently(some.iter().cloned().map(|user| log_in(server.clone(), user))).await;
+        findings.extend(found.into_iter().flatten());
     }
     findings
 }
 
-async fn log_in(server: Peer, (name, account): (String, Account)) -> Finding {
+async fn log_in(server: Peer, (name, account): (String, Account)) -> Vec<Finding> {
     let credentials = obtain(&Some(account)).await;
     let peer = Peer {
         no_password: credentials.clone().err(),
@@ -27,7 +29,15 @@ async fn log_in(server: Peer, (name, account): (String, Account)) -> Finding {
         of_user: Some(name.clone()),
         ..server
     };
-    let (mut findings, _) = peer::reach(&peer).await;
+    let (mut findings, channel) = peer::reach(&peer).await;
     let finding = findings.pop().unwrap_or_else(|| Finding::not_tried(Step::Login, "there is no connection"));
-    Finding { seen: format!("for user {name:?} of respgate's: {}", finding.seen), ..finding }
+    let mut findings = vec![finding];
+    if let Some(mut channel) = channel {
+        // A connection that fails now has been found to work before.
+        findings.extend(scripts::examine(&mut channel, &peer).await.ok().flatten());
+    }
+    for finding in &mut findings {
+        finding.seen = format!("for user {name:?} of respgate's: {}", finding.seen);
+    }
+    findings
 }

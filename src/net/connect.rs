@@ -12,6 +12,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::files;
 use crate::net::loopback;
 use crate::net::stream::Stream;
 use crate::net::tls::client::ClientTls;
@@ -243,7 +244,7 @@ fn remedy(error: &io::Error, address: &Address) -> &'static str {
 }
 
 fn parent_exists(path: &Path) -> bool {
-    path.parent().is_none_or(Path::exists)
+    path.parent().is_none_or(|folder| files::metadata(folder).is_ok())
 }
 
 #[cfg(test)]

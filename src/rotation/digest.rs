@@ -1,16 +1,15 @@
 //! Whether the content of files has changed.
 
-use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::files;
+
 /// Of a file, so many bytes count.
 const MAX_FILE: u64 = 8 * 1024 * 1024;
-/// Of a folder, so many files count.
-const MAX_FILES: usize = 4096;
 /// How much is read at once.
 const CHUNK: usize = 16 * 1024;
 
@@ -36,13 +35,12 @@ impl Digester {
 }
 
 fn note(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
-    if !path.is_dir() {
+    if !files::metadata(path).is_ok_and(|data| data.is_dir()) {
         return note_file(path, hasher, chunk);
     }
-    let entries = fs::read_dir(path).into_iter().flatten().take(MAX_FILES);
-    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    files.sort();
-    for file in files.iter().filter(|file| file.is_file()) {
+    let mut found: Vec<PathBuf> = files::read_dir(path).into_iter().flatten().flatten().collect();
+    found.sort();
+    for file in found.iter().filter(|file| files::metadata(file).is_ok_and(|data| data.is_file())) {
         hasher.write(file.as_os_str().as_encoded_bytes());
         note_file(file, hasher, chunk);
     }
@@ -56,11 +54,7 @@ fn note_file(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
 }
 
 fn hash_file(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) -> io::Result<u64> {
-    // To open a pipe would wait for a writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut file = File::open(path)?.take(MAX_FILE);
+    let mut file = files::open(path)?.take(MAX_FILE);
     let mut length = 0;
     loop {
         let count = file.read(chunk)?;
@@ -74,6 +68,7 @@ fn hash_file(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) -> io::Res
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -33,28 +33,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use self::changes::Changes;
 use self::digest::Digester;
+use crate::files::{self, Failed, Loader};
+
+/// The pause after the first read that got stuck; each further one makes it [`RETRY_FACTOR`] times as long.
+const RETRY: Duration = Duration::from_secs(30);
+const RETRY_FACTOR: u32 = 4;
 
 /// A set of files that is read and checked whole.
 pub struct Source<T> {
     paths: Vec<PathBuf>,
     load: Box<dyn Fn() -> Result<T, String> + Send + Sync>,
+    /// How long one file operation may take.
+    limit: Duration,
 }
 
 impl<T> Source<T> {
     /// `paths`: the files that the set consists of; of a folder, the files in it count. `load` reads and checks the
     /// set, or says why it cannot be used; it may block, and its text must hold no secret.
     pub fn new(paths: Vec<PathBuf>, load: impl Fn() -> Result<T, String> + Send + Sync + 'static) -> Self {
-        Self { paths, load: Box::new(load) }
+        Self { paths, load: Box::new(load), limit: files::LIMIT }
     }
 }
 
 /// Loads the set, and again whenever the content of its files has changed; gives every one that loads to `adopt`.
 /// Never ends. The first load is not counted: whoever starts this has read the files a moment before, and only a
-/// change since then would make a difference. Files are read on threads of their own.
+/// change since then would make a difference. Files are read on threads of their own. A read that gets stuck is
+/// reported and tried again on another thread, which happens a bounded number of times while the first ones are stuck.
+/// A set of which a part came through a pipe is not read again.
 pub async fn follow<T: Send + 'static>(
     source: Source<T>,
     interval: Duration,
@@ -78,8 +87,8 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
     prompt: &Notify,
     mut adopt: impl FnMut(T, bool) -> F,
 ) {
-    let source = Arc::new(source);
-    let digester = Arc::new(Digester::default());
+    let piped = source.paths.iter().any(|path| files::is_pipe(path));
+    let mut reader = Reader::new(source, tally.clone());
     let mut changes = Changes::default();
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -88,16 +97,20 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
             _ = ticks.tick() => false,
             () = prompt.notified() => true,
         };
-        let (reads, reader) = (source.clone(), digester.clone());
-        let Ok(digest) = spawn_blocking(move || reader.digest(&reads.paths)).await else { continue };
+        if piped {
+            if prompted {
+                tracing::info!(what = tally.what, of = %tally.of, "it came through a pipe, which cannot be read again");
+            }
+            continue;
+        }
+        let Some(digest) = reader.digest(prompted).await else { continue };
         if !changes.worth_loading(digest) {
             if prompted {
                 tracing::info!(what = tally.what, of = %tally.of, "nothing has changed");
             }
             continue;
         }
-        let loads = source.clone();
-        let Ok(loaded) = spawn_blocking(move || (loads.load)()).await else { continue };
+        let Some(loaded) = reader.load(prompted).await else { continue };
         match loaded {
             Ok(set) => {
                 let replaces = changes.adopted(digest);
@@ -108,6 +121,62 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
             }
             Err(why) if changes.failed(digest) || (prompted && changes.failed(digest)) => tally.refused(&why),
             Err(_) => {}
+        }
+    }
+}
+
+/// Reads one set, and reports reads that get stuck.
+struct Reader<T> {
+    source: Arc<Source<T>>,
+    digester: Arc<Digester>,
+    loader: Loader,
+    tally: Tally,
+    /// Not before this is a read tried again unless somebody asks, after one got stuck.
+    retry: Option<Instant>,
+    pause: Duration,
+}
+
+impl<T: Send + 'static> Reader<T> {
+    fn new(source: Source<T>, tally: Tally) -> Self {
+        let loader = Loader::new(source.limit);
+        Self { source: Arc::new(source), digester: Arc::default(), loader, tally, retry: None, pause: RETRY }
+    }
+
+    /// The content of the files now. `None`: it cannot be told, or a stuck read is not tried again yet.
+    async fn digest(&mut self, prompted: bool) -> Option<digest::Digest> {
+        let (source, digester) = (self.source.clone(), self.digester.clone());
+        self.run(prompted, move || digester.digest(&source.paths)).await
+    }
+
+    /// The set, or why it cannot be used.
+    async fn load(&mut self, prompted: bool) -> Option<Result<T, String>> {
+        let source = self.source.clone();
+        self.run(prompted, move || (source.load)()).await
+    }
+
+    async fn run<R: Send + 'static>(
+        &mut self,
+        prompted: bool,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Option<R> {
+        let waits = self.retry.is_some_and(|at| Instant::now() < at);
+        if waits && !prompted && self.loader.stuck() > 0 {
+            return None;
+        }
+        match self.loader.run(job).await {
+            Ok(result) => {
+                (self.retry, self.pause) = (None, RETRY);
+                self.tally.unstuck();
+                Some(result)
+            }
+            Err(Failed::Stuck(stuck)) => {
+                self.tally.stuck(&stuck);
+                self.retry = Some(Instant::now() + self.pause);
+                self.pause = self.pause.saturating_mul(RETRY_FACTOR);
+                None
+            }
+            // Of the former, the tally has been told; the latter passes.
+            Err(Failed::Exhausted | Failed::NoThread) => None,
         }
     }
 }

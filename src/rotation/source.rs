@@ -1,7 +1,6 @@
 //! Where user names and passwords come from. The source is kept, so that they can be read again when they rotate.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -10,6 +9,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::files;
 use crate::secret::{Credentials, Secret};
 
 /// The longest file with a password or a user name.
@@ -150,7 +150,7 @@ impl SecretSource {
     pub fn doubt(&self) -> Option<String> {
         match self {
             Self::File(path) => {
-                std::fs::metadata(path).is_ok_and(|data| readable_by_all(data.mode())).then(|| {
+                files::metadata(path).is_ok_and(|data| readable_by_all(data.mode())).then(|| {
                     format!("{} can be read by every user of this machine; chmod 600 it", path.display())
                 })
             }
@@ -174,7 +174,7 @@ fn read_name(path: &Path) -> Result<String, String> {
 /// The content of a file with one line, which is a `what`.
 fn read_file(path: &Path, what: &str) -> Result<Secret, String> {
     let cannot = |why: &dyn std::fmt::Display| format!("cannot read {}: {why}", path.display());
-    let file = File::open(path).map_err(|error| cannot(&error))?;
+    let file = files::open(path).map_err(|error| cannot(&error))?;
     let length = file.metadata().map_err(|error| cannot(&error))?.len();
     // The capacity is reserved at once, so that no reallocation leaves an unwiped copy behind.
     let mut bytes =

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::files::Stuck;
+
 /// Counts and tells what became of the changes of one set; all clones count together.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -50,6 +52,8 @@ pub struct Outcomes {
     pub fault: Option<Arc<str>>,
     /// What of the newest has no effect before a restart.
     pub restart: Arc<[String]>,
+    /// Which read is stuck, while one is: changes are not seen.
+    pub stuck: Option<Arc<str>>,
 }
 
 impl Tally {
@@ -88,6 +92,24 @@ impl Tally {
     /// This part of the newest set has no effect before a restart.
     pub fn postponed(&self, parts: &[String]) {
         self.outcomes.send_modify(|outcomes| outcomes.restart = parts.into());
+    }
+
+    /// A read is stuck. Logged when it is news.
+    pub(super) fn stuck(&self, stuck: &Stuck) {
+        let mut news = false;
+        self.outcomes.send_modify(|outcomes| {
+            news = outcomes.stuck.replace(stuck.to_string().into()).is_none();
+        });
+        if news {
+            tracing::error!(what = self.what, of = %self.of, %stuck, "a file cannot be read; what was used before stays");
+        }
+    }
+
+    /// No read is stuck any longer.
+    pub(super) fn unstuck(&self) {
+        if self.outcomes.send_if_modified(|outcomes| outcomes.stuck.take().is_some()) {
+            tracing::info!(what = self.what, of = %self.of, "a file that could not be read can be read again");
+        }
     }
 
     /// The fault is over although nothing was replaced.

@@ -134,3 +134,44 @@ async fn whoever_asks_is_answered_at_once() {
     assert_eq!((tally.outcomes().refused, tally.outcomes().fault), (1, None));
     task.abort();
 }
+
+#[tokio::test]
+async fn a_read_that_gets_stuck_is_told_and_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("number");
+    fs::write(&path, "1").unwrap();
+    let (prompt, tally, file) = (Arc::new(Notify::new()), Tally::new("number", "test"), path.clone());
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = std::sync::Mutex::new(ended);
+    let load = move || {
+        let number = fs::read_to_string(&file).unwrap().parse::<u32>().unwrap();
+        if number == 2 {
+            let _noted = crate::files::note(&file);
+            let _ = ended.lock().unwrap().recv();
+        }
+        Ok(number)
+    };
+    let (adopt, mut adopted) = mpsc::unbounded_channel();
+    let (asked, counted) = (prompt.clone(), tally.clone());
+    let source = Source { limit: Duration::from_millis(200), ..Source::new(vec![path.clone()], load) };
+    let task = tokio::spawn(async move {
+        let adopt = move |number, replaces| {
+            let _ = adopt.send(number);
+            ready(replaces)
+        };
+        follow_promptly(source, INTERVAL, counted, &asked, adopt).await;
+    });
+    assert_eq!(adopted.recv().await, Some(1));
+    fs::write(&path, "2").unwrap();
+    while tally.outcomes().stuck.is_none() {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    assert!(tally.outcomes().stuck.unwrap().contains(path.to_str().unwrap()));
+    // Another version on another thread, while the first one is still stuck.
+    fs::write(&path, "3").unwrap();
+    prompt.notify_one();
+    assert_eq!(adopted.recv().await, Some(3));
+    assert_eq!(tally.outcomes().stuck, None);
+    drop(end);
+    task.abort();
+}

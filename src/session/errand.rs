@@ -328,10 +328,10 @@ impl Session {
     async fn departed(&mut self) {
         poll_fn(|cx| {
             self.poll_messages(cx);
-            self.poll_left(cx)
+            if self.account.is_evicted() { Poll::Ready(()) } else { self.poll_left(cx) }
         })
         .await;
-        if self.closing.is_none() {
+        if self.closing.is_none() && !self.account.is_evicted() {
             tokio::time::sleep(DEPARTED_GRACE).await;
         }
     }

@@ -28,6 +28,9 @@ const ORDER: &[&str] = &[
     "drain",
     "timeline",
     "topology",
+    "descriptors",
+    "files",
+    "logs",
 ];
 
 /// The last one.

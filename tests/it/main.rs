@@ -8,11 +8,13 @@
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::disallowed_methods,
     reason = "a failed expectation is the test's verdict, in helpers as in tests"
 )]
 
 mod support;
 
+mod admin;
 mod auth;
 mod bad_input;
 mod blocking;
@@ -20,12 +22,14 @@ mod churn;
 mod clients;
 mod command_facts;
 mod commands;
+mod descriptors;
 mod discovery;
 mod doctor;
 mod drain;
 mod failover;
 mod fairness;
 mod fanin;
+mod files;
 mod greeting;
 mod guessing;
 mod handshake;
@@ -36,6 +40,7 @@ mod layers;
 mod leases;
 mod limits;
 mod listeners;
+mod logs;
 mod permissions;
 mod managed;
 mod memory;
@@ -47,6 +52,7 @@ mod tenants;
 mod timeouts;
 mod reload;
 mod rotation;
+mod scripts;
 mod shared_rates;
 mod tls;
 mod tracking;

@@ -12,9 +12,11 @@ use super::{LEAST_SIZE, tenant, tls, within};
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::tls::server::ClientCertificates;
 use crate::resp::request::RequestLimits;
-use crate::session::config::{SessionConfig, Timeouts};
+use crate::rotation::source::NameSource;
+use crate::session::config::{AdminCommands, SessionConfig, Timeouts};
 use crate::tenant::config::TenantConfig;
 use crate::tenant::identity::MembersConfig;
+use crate::tenant::policy::acl;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::ClientAuth;
 
@@ -164,6 +166,21 @@ fn check(
     for doubt in doubts.doubts(named) {
         report.warn(place, doubt);
     }
+    // A tenant's policy has advice of its own.
+    if limits.session.admin_commands == AdminCommands::Deny
+        && tenant.is_none_or(|tenant| tenant.policy.is_none())
+    {
+        report.advise(
+            place,
+            format!(
+                "scripts can run administrative commands that this listener refuses (as SLOWLOG), since the \
+                 server stops only those flagged NOSCRIPT; its ACL closes that, and `respgate doctor` tests it: ACL \
+                 SETUSER {} {}",
+                acts_as(&upstream, named),
+                acl::rules(None)
+            ),
+        );
+    }
     Some(ListenerConfig {
         name: typed.name,
         bind,
@@ -220,6 +237,23 @@ impl Doors {
             );
         }
         doubts
+    }
+}
+
+/// The user of the server that a listener's clients act as, or a word for it where there may be several.
+fn acts_as(upstream: &str, named: &Named<'_>) -> String {
+    const ANY: &str = "NAME";
+    let Some(upstream) = named.checked.iter().find(|checked| checked.config.name == upstream) else {
+        return ANY.into();
+    };
+    let own_users = named.users.iter().any(|user| user.account.is_some());
+    let pass_through = named.users.is_empty() && upstream.config.client_auth == ClientAuth::Required;
+    let username = upstream.account.as_ref().map(|account| &account.source.username);
+    match username {
+        _ if own_users || pass_through => ANY.into(),
+        None | Some(None) => "default".into(),
+        Some(Some(NameSource::Given(name))) => name.clone(),
+        Some(Some(NameSource::File(_))) => ANY.into(),
     }
 }
 

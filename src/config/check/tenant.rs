@@ -95,6 +95,16 @@ fn check(typed: TypedTenant, stores: Stores<'_>, report: &mut Report) -> TenantC
             report.warn(place, format!("names {name}, which respgate's table lacks; {what}"));
         }
     }
+    if let Some(policy) = policy.as_ref().filter(|policy| policy.allows_scripts()) {
+        report.advise(
+            &typed.place,
+            format!(
+                "its clients can run scripts, and respgate does not see what a script does; the server's ACL holds it to \
+                 this policy, for each user of the server that they act as: ACL SETUSER NAME {}",
+                policy.acl_rules()
+            ),
+        );
+    }
     let weight = match &typed.weight {
         Setting::Given(weight, place) => {
             let fit = u16::try_from(*weight).ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));

@@ -12,6 +12,7 @@ use super::super::url::Target;
 use super::super::value::Bytes;
 use super::tls;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+use crate::files;
 use crate::rotation::source::{Account, CredentialSource, NameSource, PasswordSource, SecretSource};
 use crate::topology::Address;
 use crate::upstream::config::{Pool, UpstreamConfig};
@@ -263,7 +264,7 @@ pub(super) fn account(
     if let SecretSource::Command(words) = read {
         if let Some(program) = words.first()
             && program.contains('/')
-            && !std::path::Path::new(program).is_file()
+            && !files::metadata(std::path::Path::new(program)).is_ok_and(|data| data.is_file())
         {
             report
                 .fault(&place, format!("{program} is not there; name the program that prints the password"));

@@ -1,12 +1,13 @@
 //! PEM files: certificates, private keys, revocation lists.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use rustls_pemfile::Item;
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
+
+use crate::files;
 
 /// The longest PEM file, in bytes: the bundle of a system's roots has about 220 KiB.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -21,7 +22,7 @@ fn items(text: &[u8]) -> Result<Vec<Item>, String> {
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    let file = File::open(path).map_err(cannot)?;
+    let file = files::open(path).map_err(cannot)?;
     let length = file.metadata().map_err(cannot)?.len().min(MAX_FILE);
     // The capacity is reserved at once, so that no reallocation leaves an unwiped copy of a key behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 64));

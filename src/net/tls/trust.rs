@@ -7,9 +7,7 @@ use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::CertificateRevocationListDer;
 
 use super::{LoadFault, Part, pem};
-
-/// Files of one folder that are looked at.
-const MAX_FILES: usize = 4096;
+use crate::files;
 
 /// Where authorities come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +28,7 @@ impl Trust {
     pub fn roots(&self) -> Result<Arc<RootCertStore>, LoadFault> {
         let mut roots = RootCertStore::empty();
         for path in &self.paths {
-            for file in files(path).map_err(|why| LoadFault::new(Part::Trust, why))? {
+            for file in expand(path).map_err(|why| LoadFault::new(Part::Trust, why))? {
                 // A folder may hold other things too; a file that was named must be right.
                 let named = file == *path;
                 let certificates = match pem::certificates(&file) {
@@ -54,7 +52,11 @@ impl Trust {
         }
         if self.system {
             // Single ones that cannot be read are the system's business; that there is none at all is ours.
-            let (_, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let found = {
+                let _noted = system_paths().first().map(|path| files::note(path));
+                rustls_native_certs::load_native_certs()
+            };
+            let (_, _) = roots.add_parsable_certificates(found.certs);
         }
         if roots.is_empty() {
             return Err(LoadFault::new(Part::Trust, self.nothing()));
@@ -97,21 +99,19 @@ fn system_paths() -> Vec<PathBuf> {
 }
 
 /// The path itself, or the files of the folder, sorted.
-fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
+fn expand(path: &Path) -> Result<Vec<PathBuf>, String> {
     let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    if !std::fs::metadata(path).map_err(cannot)?.is_dir() {
+    if !files::metadata(path).map_err(cannot)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(cannot)?.take(MAX_FILES) {
-        let file = entry.map_err(cannot)?.path();
-        // Kubernetes keeps the real files behind hidden folders and links to them.
-        if file.is_file() {
-            files.push(file);
-        }
+    let mut found = Vec::new();
+    for entry in files::read_dir(path).map_err(cannot)? {
+        found.push(entry.map_err(cannot)?);
     }
-    files.sort();
-    Ok(files)
+    // Kubernetes keeps the real files behind hidden folders and links to them.
+    found.retain(|file| files::metadata(file).is_ok_and(|data| data.is_file()));
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! What a policy cannot look into, it refuses: commands that the table lacks, unless they are named; scripts; and under
 //! prefixes whatever reaches keys that it does not name.
 
+pub mod acl;
 pub mod config;
 mod prefix;
 mod rules;
@@ -23,6 +24,8 @@ pub struct Policy {
     unlisted: Vec<Box<str>>,
     keys: Prefixes,
     channels: Prefixes,
+    /// See [`acl::rules`].
+    acl_rules: Box<str>,
 }
 
 /// Why a request is denied.
@@ -90,6 +93,7 @@ impl Policy {
             unlisted,
             keys: Prefixes(config.key_prefixes.clone().into()),
             channels: Prefixes(config.channel_prefixes.clone().into()),
+            acl_rules: acl::rules(Some(config)).into(),
         })
     }
 
@@ -100,6 +104,18 @@ impl Policy {
                 || matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied) | None)
         };
         self.unlisted.is_empty() && TABLE.iter().all(denied)
+    }
+
+    /// Whether a script of any kind may be run.
+    pub fn allows_scripts(&self) -> bool {
+        let allowed =
+            |spec: &Spec| !matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied) | None);
+        TABLE.iter().any(|spec| is_script(spec) && allowed(spec))
+    }
+
+    /// The rules of the server's ACL that hold scripts to this policy, in the syntax of `ACL SETUSER`.
+    pub fn acl_rules(&self) -> &str {
+        &self.acl_rules
     }
 
     /// Whether keys or channels must begin in some way.

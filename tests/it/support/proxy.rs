@@ -179,6 +179,11 @@ impl Proxy {
         pages * 4096
     }
 
+    /// Files that it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("its descriptors").count()
+    }
+
     fn unexpected_log_lines(&self) -> Vec<String> {
         let log = self.log.lock().expect("the log");
         let alarming = |line: &&String| {

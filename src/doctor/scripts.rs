@@ -1,0 +1,119 @@
+//! Can scripts do what clients may not? respgate refuses commands that it sees, and it does not see what a script calls;
+//! a server stops only commands flagged NOSCRIPT there, unless its ACL forbids them to the user.
+
+use tokio::time::Instant;
+
+use super::finding::{Finding, Step};
+use super::peer::{Channel, Peer};
+use super::words::{code, list, quoted};
+use crate::config::Config;
+use crate::resp::control::ControlError;
+use crate::resp::value::Value;
+use crate::session::config::AdminCommands;
+use crate::tenant::policy::acl;
+
+/// Tries administrative commands that change nothing, and returns those that ran. A command that the ACL forbids is an
+/// error that the script catches.
+const TRIAL: &str = "local ran = {} \
+    for _, words in ipairs({{'SLOWLOG', 'LEN'}, {'LATENCY', 'LATEST'}}) do \
+    local reply = redis.pcall(unpack(words)) \
+    if type(reply) ~= 'table' or not reply.err then ran[#ran + 1] = table.concat(words, ' ') end \
+    end return ran";
+
+/// What respgate refuses the clients of an upstream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refused {
+    /// A listener refuses administrative commands.
+    administration: bool,
+    /// Tenants whose policies allow scripts, and the ACL rules that hold those to the policy.
+    tenants: Vec<(String, String)>,
+}
+
+impl Refused {
+    /// Of one upstream's clients.
+    pub(super) fn of(config: &Config, upstream: &str) -> Self {
+        let denies = |admin| admin == AdminCommands::Deny;
+        let mut listeners = config.listeners.iter().filter(|listener| listener.upstream == upstream);
+        let tenants = config.tenants.iter().filter_map(|tenant| {
+            let policy = tenant.policy.as_ref().filter(|policy| policy.allows_scripts())?;
+            Some((tenant.name.clone(), policy.acl_rules().to_owned()))
+        });
+        Self {
+            administration: listeners.any(|listener| denies(listener.session.admin_commands)),
+            tenants: tenants.collect(),
+        }
+    }
+}
+
+/// Runs [`TRIAL`]; nothing is asked if nothing is refused.
+///
+/// # Errors
+///
+/// When the connection fails.
+pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Option<Finding>, ControlError> {
+    let refused = &peer.refused;
+    if !refused.administration && refused.tenants.is_empty() {
+        return Ok(None);
+    }
+    let deadline = Instant::now() + peer.patience();
+    let reply = channel.call(&[b"EVAL", TRIAL.as_bytes(), b"0"], deadline).await?;
+    let user = peer.credentials.as_ref().and_then(|credentials| credentials.username.as_deref());
+    let ran = match &reply {
+        Value::Error(line) if code(line) == b"NOPERM" => None,
+        Value::Error(line) => {
+            let why = format!("no script could be tried ({})", quoted(line, peer.credentials.as_ref()));
+            return Ok(Some(Finding::not_tried(Step::Scripts, why)));
+        }
+        reply => {
+            let names = reply.elements().unwrap_or_default().iter();
+            Some(names.filter_map(|name| name.text().map(str::to_owned)).collect::<Vec<_>>())
+        }
+    };
+    Ok(Some(judge(refused, user.unwrap_or("default"), ran)))
+}
+
+/// `ran`: the administrative commands that a script of `user` could run; `None` if it may run no script.
+fn judge(refused: &Refused, user: &str, ran: Option<Vec<String>>) -> Finding {
+    let finding = match ran {
+        None => return Finding::ok(Step::Scripts, format!("user {user:?} may run no scripts")),
+        Some(ran) if ran.is_empty() || !refused.administration => Finding::ok(
+            Step::Scripts,
+            format!("scripts of user {user:?} can run nothing that a listener refuses"),
+        ),
+        Some(ran) => Finding::warning(
+            Step::Scripts,
+            format!(
+                "scripts of user {user:?} can run {}, which a listener refuses: the server stops only NOSCRIPT commands",
+                list(ran)
+            ),
+            format!("on the server: ACL SETUSER {user} {}", acl::rules(None)),
+        ),
+    };
+    refused.tenants.iter().fold(finding, |finding, (tenant, rules)| {
+        finding.detail(format!(
+            "to hold scripts to the policy of tenant {tenant}, for each user of the server that its clients act as: \
+             ACL SETUSER NAME {rules}"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Level;
+
+    #[test]
+    fn what_ran_is_told_with_its_cure() {
+        let refused = Refused { administration: true, tenants: vec![("shop".into(), "-@write".into())] };
+        let finding = judge(&refused, "app", Some(vec!["SLOWLOG LEN".into()]));
+        assert_eq!(finding.level, Level::Warning);
+        assert!(finding.seen.contains("SLOWLOG LEN"), "{}", finding.seen);
+        let remedy = finding.remedy.unwrap();
+        assert!(remedy.ends_with("ACL SETUSER app -@admin +role +lastsave +config|get"), "{remedy}");
+        assert!(finding.details[0].ends_with("ACL SETUSER NAME -@write"), "{:?}", finding.details);
+        assert_eq!(judge(&refused, "app", Some(Vec::new())).level, Level::Ok);
+        assert_eq!(judge(&refused, "app", None).level, Level::Ok);
+        let allowed = Refused { administration: false, ..refused };
+        assert_eq!(judge(&allowed, "app", Some(vec!["SLOWLOG LEN".into()])).level, Level::Ok);
+    }
+}

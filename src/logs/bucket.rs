@@ -1,0 +1,46 @@
+//! A token bucket in one atomic: the generic cell rate algorithm.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rate {
+    /// In the long run.
+    pub per_second: u64,
+    /// At once, after a while of nothing.
+    pub burst: u64,
+}
+
+/// Holds when the bucket will be full again, in ns.
+#[derive(Debug, Default)]
+pub(super) struct Bucket(AtomicU64);
+
+impl Bucket {
+    /// Takes a token at `now`, in ns; false if there is none.
+    pub(super) fn take(&self, rate: Rate, now: u64) -> bool {
+        let interval = SECOND / rate.per_second.max(1);
+        let tolerance = interval.saturating_mul(rate.burst.saturating_sub(1));
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full| {
+            let full = full.max(now);
+            (full - now <= tolerance).then(|| full.saturating_add(interval))
+        });
+        taken.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_and_then_the_rate() {
+        let (bucket, rate) = (Bucket::default(), Rate { per_second: 10, burst: 20 });
+        let taken = |at: u64| (0..1000).filter(|_| bucket.take(rate, at)).count();
+        assert_eq!(taken(5), 20);
+        assert_eq!(taken(5 + SECOND), 10);
+        assert_eq!(taken(5 + 10 * SECOND), 20);
+        assert_eq!(taken(0), 0, "a clock that another thread read earlier");
+    }
+}
