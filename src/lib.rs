@@ -27,6 +27,7 @@ pub mod drain;
 pub mod listener;
 pub mod metrics;
 pub mod net;
+pub mod poll_meter;
 pub mod reload;
 pub mod resp;
 pub mod rotation;

@@ -16,6 +16,7 @@ use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
+use crate::poll_meter::{PollFigures, PollMeter};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::limit::Offices;
@@ -102,6 +103,8 @@ pub struct Counted {
     pub tenants: Vec<(usize, figures::Counted)>,
     /// Bytes held for clients now.
     pub buffered: usize,
+    /// How long the polls of its tasks take.
+    pub polls: PollFigures,
 }
 
 enum Ask {
@@ -130,7 +133,10 @@ impl Worker {
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn({
             let load = load.clone();
             move || match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => runtime.block_on(run(plan, arriving, asked, load)),
+                Ok(runtime) => {
+                    let meter = PollMeter::new();
+                    runtime.block_on(meter.measure(run(plan, arriving, asked, load, meter.clone())));
+                }
                 Err(error) => tracing::error!(worker = number, %error, "a worker could not start"),
             }
         })?;
@@ -178,16 +184,17 @@ async fn run(
     mut arriving: mpsc::Receiver<Arrival>,
     mut asked: mpsc::Receiver<Ask>,
     load: Arc<AtomicUsize>,
+    meter: Rc<PollMeter>,
 ) {
     let buffers = Rc::new(Buffers::new(plan.max_buffered));
     let roster = Rc::new(Roster::default());
     let upstreams: Vec<Rc<Upstream>> = plan
         .upstreams
         .into_iter()
-        .map(|plan| Upstream::start(plan, buffers.clone(), Rc::new(Counters::default())))
+        .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), Rc::new(Counters::default())))
         .collect();
     let offices = Offices::new(&plan.tenants);
-    tokio::task::spawn_local(keep_time(roster.clone()));
+    meter.spawn_local(keep_time(roster.clone(), meter.clone()));
     let doors: Vec<Rc<Door>> = plan
         .listeners
         .into_iter()
@@ -202,7 +209,8 @@ async fn run(
                 buffers: buffers.clone(),
                 roster: roster.clone(),
             });
-            Some(Rc::new(Door { name: plan.name, tls: plan.tls, log: HandshakeLog::default(), around }))
+            let meter = meter.clone();
+            Some(Rc::new(Door { name: plan.name, tls: plan.tls, log: HandshakeLog::default(), around, meter }))
         })
         .collect();
     loop {
@@ -216,7 +224,8 @@ async fn run(
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
                     let tenants = offices.figures();
                     let handshakes = doors.iter().map(|door| door.log.count()).collect();
-                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered: buffers.held() });
+                    let (buffered, polls) = (buffers.held(), meter.figures());
+                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered, polls });
                 }
                 Some(Ask::Adopt(tenants, answer)) => {
                     upstreams.iter().for_each(|upstream| upstream.set_fair(!tenants.all.is_empty()));
@@ -240,6 +249,7 @@ struct Door {
     tls: Option<ServerTls>,
     log: HandshakeLog,
     around: Rc<Surroundings>,
+    meter: Rc<PollMeter>,
 }
 
 fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
@@ -257,12 +267,13 @@ fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
 }
 
 /// Looks once a second whose time is up.
-async fn keep_time(roster: Rc<Roster>) {
+async fn keep_time(roster: Rc<Roster>, meter: Rc<PollMeter>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         roster.inspect();
+        meter.tick();
     }
 }
 
@@ -275,7 +286,7 @@ impl Door {
     fn admit(self: Rc<Self>, stream: Stream, origin: Origin, places: Places) {
         match stream {
             Stream::Tcp(stream) if self.tls.is_some() => {
-                tokio::task::spawn_local(async move {
+                self.meter.clone().spawn_local(async move {
                     if let Some((stream, origin)) = self.shake_hands(stream, origin).await {
                         self.serve(stream, origin, places);
                     }
@@ -302,7 +313,7 @@ impl Door {
     fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, places: Places) {
         let mut session = Session::new(stream, origin, self.around.clone());
         let door = self.clone();
-        tokio::task::spawn_local(async move {
+        self.meter.spawn_local(async move {
             session.run().await;
             if let Some((fault, peer)) = session.tls_fault() {
                 door.log.broken(&door.name, peer, fault);

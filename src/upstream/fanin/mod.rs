@@ -179,7 +179,7 @@ impl Upstream {
         }
         let fan = FanIn::new(identity.clone());
         self.fans.borrow_mut().insert(identity.id(), fan.clone());
-        tokio::task::spawn_local(drive::drive(fan.clone(), self.clone()));
+        self.meter.spawn_local(drive::drive(fan.clone(), self.clone()));
         fan
     }
 }

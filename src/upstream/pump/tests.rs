@@ -58,7 +58,7 @@ impl Bench {
             fair: false,
             timelines: Timelines::default(),
         };
-        let upstream = Upstream::start(plan, buffers.clone(), counters);
+        let upstream = Upstream::start(plan, buffers.clone(), crate::poll_meter::PollMeter::new(), counters);
         let identity = upstream.identities.own().clone();
         let lane = Lane::new(Key { identity, database: 0, resp: Resp::V2 }, false);
         Self { upstream, lane, buffers, _topology: topology }
