@@ -345,7 +345,7 @@ impl Leased {
             Some(Verb::Multi | Verb::Watch) => return self.forward(session, request, Effect::None),
             Some(Verb::Select) => {
                 if let Some(database) = request.arg(1).and_then(local::database) {
-                    transaction.selects.push((transaction.queued, database));
+                    transaction.selects.push(transaction.queued, database);
                 }
             }
             Some(Verb::Ping | Verb::Echo | Verb::Unwatch | Verb::AclWhoami) => {}

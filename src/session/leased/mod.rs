@@ -10,6 +10,7 @@ mod newest;
 mod outbound;
 mod pins;
 mod revise;
+mod selects;
 mod setback;
 mod settle;
 mod transplant;

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
+use super::selects::Selects;
 use crate::resp::pubsub::{Confirmation, Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 
 /// What a transaction may hold so that it can be sent again to another primary, in bytes.
 const REPLAYABLE: usize = 1024 * 1024;
 
 /// A transaction between MULTI and EXEC, as far as it has been sent.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Transaction {
     /// MULTI and what follows it, for a new connection; too much of it is not kept.
     body: Vec<Box<[u8]>>,
@@ -17,8 +18,8 @@ pub(super) struct Transaction {
     pub(super) queued: usize,
     /// Something in it was refused by respgate: EXEC must not run it.
     pub(super) poisoned: bool,
-    /// SELECTs in it: which element of EXEC's reply tells whether they worked, and their database.
-    pub(super) selects: Vec<(usize, u32)>,
+    /// SELECTs in it.
+    pub(super) selects: Selects,
     /// Keys were watched when it was sent.
     pub(super) watched: bool,
     /// It contains a script, whose replies can be forged.
