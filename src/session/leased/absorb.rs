@@ -259,7 +259,9 @@ impl Leased {
 
     /// Reads a piece of the front reply, if that is an EXEC's, for the database that it selects.
     fn read_selects(&mut self, piece: &[u8]) {
-        if let Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) = self.expected.front_mut() {
+        if let Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) =
+            self.expected.front_mut()
+        {
             transaction.selects.read(piece);
         }
     }

@@ -31,17 +31,26 @@ impl Leased {
 
 /// The streams that an XREAD reads from `$`: which argument that is, and their keys.
 fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
-    let args: Vec<&[u8]> = request.args().collect();
+    let mut args = request.args().skip(1);
+    let mut first = 2;
     // Every option has a value, which may be any word (t_stream.c, xreadCommand).
-    let mut options = args.iter().enumerate().skip(1).step_by(2);
-    let Some((streams, _)) = options.find(|(_, arg)| arg.eq_ignore_ascii_case(b"STREAMS")) else {
+    while let Some(option) = args.next() {
+        if option.eq_ignore_ascii_case(b"STREAMS") {
+            break;
+        }
+        args.next();
+        first += 2;
+    }
+    let named = (request.argc() as usize).saturating_sub(first);
+    if named % 2 == 1 {
         return Vec::new();
-    };
-    let named = args.get(streams + 1..).unwrap_or_default();
-    let (keys, ids) = named.split_at(named.len() / 2);
-    let dollars = keys.iter().zip(ids).enumerate().filter(|(_, (_, id))| **id == b"$");
-    let found: Vec<_> = dollars.map(|(at, (key, _))| (streams + 1 + keys.len() + at, *key)).collect();
-    if keys.len() != ids.len() || found.len() > STREAMS { Vec::new() } else { found }
+    }
+    // A request may have a million streams: none of it is collected, and one with too many is left early.
+    let ids = args.clone().skip(named / 2);
+    let dollars = args.zip(ids).enumerate().filter(|(_, (_, id))| *id == b"$");
+    let places = dollars.map(|(at, (key, _))| (first + named / 2 + at, key));
+    let found: Vec<_> = places.take(STREAMS + 1).collect();
+    if found.len() > STREAMS { Vec::new() } else { found }
 }
 
 /// The newest id that an XINFO STREAM tells, in either protocol version. It comes before anything that users wrote.

@@ -76,7 +76,9 @@ impl Selects {
             self.position = Position::Element;
         }
         while let Some(rest) = piece.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some((element, database)) = self.queued.get(self.answered).copied() else { return piece.len() };
+            let Some((element, database)) = self.queued.get(self.answered).copied() else {
+                return piece.len();
+            };
             let begins = self.position == Position::Element;
             match self.scanner.scan(rest) {
                 ScannedReply::Complete { len, .. } => {
