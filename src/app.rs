@@ -114,7 +114,8 @@ async fn serve(config: Config, flags: &Flags) -> io::Result<()> {
             login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
-        let security = security(&config, &certificates);
+        let mut security = security(&config, &certificates);
+        security.sources = listeners.iter().map(Listener::counts).collect();
         let admin = Admin::new(
             views.collect(),
             security,
@@ -177,6 +178,7 @@ fn security(config: &Config, certificates: &Certificates) -> Security {
     let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
     Security {
         listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
+        sources: Vec::new(),
         expiries: certificates.expiries(),
         unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
     }

@@ -16,6 +16,7 @@ use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
+use crate::net::tls::gate::HandshakeGate;
 use crate::poll_meter::{PollFigures, PollMeter};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
@@ -26,6 +27,8 @@ use crate::upstream::{Upstream, UpstreamPlan};
 
 /// Clients that may wait to be taken over by a worker.
 const ARRIVALS: usize = 1024;
+/// Clients taken over before other tasks have their turn: some 0.5 ms.
+const ARRIVALS_PER_TURN: usize = 8;
 /// Requests that may wait for a worker's answer.
 const ASKS: usize = 64;
 
@@ -194,6 +197,7 @@ async fn run(
         .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), Rc::new(Counters::default())))
         .collect();
     let offices = Offices::new(&plan.tenants);
+    let gate = HandshakeGate::new(&meter);
     meter.spawn_local(keep_time(roster.clone(), meter.clone()));
     let doors: Vec<Rc<Door>> = plan
         .listeners
@@ -209,14 +213,24 @@ async fn run(
                 buffers: buffers.clone(),
                 roster: roster.clone(),
             });
-            let meter = meter.clone();
-            Some(Rc::new(Door { name: plan.name, tls: plan.tls, log: HandshakeLog::default(), around, meter }))
+            let (meter, gate) = (meter.clone(), gate.clone());
+            let log = HandshakeLog::default();
+            Some(Rc::new(Door { name: plan.name, tls: plan.tls, log, around, meter, gate }))
         })
         .collect();
+    let mut arrived = 0;
     loop {
+        // A storm of connections comes in small parts, between which the sessions that are there have their turns.
+        if arrived == ARRIVALS_PER_TURN {
+            arrived = 0;
+            tokio::task::yield_now().await;
+        }
         tokio::select! {
             arrival = arriving.recv() => match arrival {
-                Some(arrival) => receive(arrival, &doors, &load),
+                Some(arrival) => {
+                    arrived += 1;
+                    receive(arrival, &doors, &load);
+                }
                 None => return,
             },
             ask = asked.recv() => match ask {
@@ -250,6 +264,7 @@ struct Door {
     log: HandshakeLog,
     around: Rc<Surroundings>,
     meter: Rc<PollMeter>,
+    gate: Rc<HandshakeGate>,
 }
 
 fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
@@ -298,7 +313,7 @@ impl Door {
 
     /// `None`: the client is not let in.
     async fn shake_hands(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
-        match self.tls.as_ref()?.accept(stream, &self.log).await {
+        match self.tls.as_ref()?.accept(stream, &self.log, &self.gate).await {
             Ok(Welcomed { stream, identity }) => {
                 origin.known.certificate = identity.map(Box::new);
                 Some((Stream::Tls(Box::new(stream.into())), origin))

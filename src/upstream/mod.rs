@@ -384,8 +384,7 @@ mod tests {
                 let (_topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
                 let config = UpstreamConfig { hold_timeout: Duration::ZERO, ..UpstreamConfig::new("main") };
                 let buffers = Rc::new(Buffers::new(1024));
-                let upstream =
-                    Upstream::start(plan(config, seen), buffers, PollMeter::new(), Rc::default());
+                let upstream = Upstream::start(plan(config, seen), buffers, PollMeter::new(), Rc::default());
                 assert!(upstream.hold_deadline().is_ok(), "nothing is known to be wrong");
                 upstream.begin_hold();
                 assert!(upstream.hold_deadline().is_err());

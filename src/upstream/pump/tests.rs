@@ -17,6 +17,7 @@ use crate::net::stream::Stream;
 use crate::net::tls::Floor;
 use crate::net::tls::accept::{HandshakeLog, ServerTls, Welcomed};
 use crate::net::tls::client::{ClientProfile, ClientTls};
+use crate::net::tls::gate::HandshakeGate;
 use crate::net::tls::names::Names;
 use crate::net::tls::read_ahead::ReadAhead;
 use crate::net::tls::server::{ClientCertificates, ServerProfile};
@@ -153,7 +154,9 @@ async fn secured() -> (Stream, TlsStream<ReadAhead>) {
     SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
     let (address, log) = (Address::tcp("localhost", 1), HandshakeLog::default());
-    let (stream, welcomed) = tokio::join!(client.connect(&address, stream), server.accept(accepted, &log));
+    let gate = HandshakeGate::new(&crate::poll_meter::PollMeter::new());
+    let (stream, welcomed) =
+        tokio::join!(client.connect(&address, stream), server.accept(accepted, &log, &gate));
     let Ok(Welcomed { stream: accepted, .. }) = welcomed else { panic!("no handshake") };
     (Stream::Tls(Box::new(stream.unwrap().into())), accepted)
 }
