@@ -44,6 +44,7 @@ mod timeouts;
 mod reload;
 mod rotation;
 mod shared_rates;
+mod stalls;
 mod tls;
 mod tracking;
 mod transactions;
