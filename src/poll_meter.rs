@@ -7,6 +7,8 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,9 +30,43 @@ pub struct PollFigures {
     pub long: u64,
 }
 
-/// Measures the polls of one worker. Reads a CPU counter (where the CPU has a steady one) twice per poll.
-pub struct PollMeter {
+/// The moment from which the next poll of a worker is measured: when its thread awoke, or when its last poll ended. So one
+/// reading of the clock per poll suffices.
+#[derive(Clone)]
+pub struct PollClock {
     clock: Clock,
+    /// In ticks. One thread writes it; the runtime's hook, which must be `Sync`, shares it.
+    since: Arc<AtomicU64>,
+}
+
+impl PollClock {
+    /// A clock that starts now. The first one of a process takes up to 0.2 s to calibrate.
+    pub fn start() -> Self {
+        Self::with(Clock::new())
+    }
+
+    fn with(clock: Clock) -> Self {
+        let since = Arc::new(AtomicU64::new(clock.raw()));
+        Self { clock, since }
+    }
+
+    /// The thread has slept. Called by the runtime's `on_thread_unpark`.
+    pub fn awoke(&self) {
+        self.since.store(self.clock.raw(), Ordering::Relaxed);
+    }
+
+    /// Ticks since the last call, or since the thread awoke.
+    fn lap(&self) -> u64 {
+        let now = self.clock.raw();
+        let since = self.since.load(Ordering::Relaxed);
+        self.since.store(now, Ordering::Relaxed);
+        now.saturating_sub(since)
+    }
+}
+
+/// Measures the polls of one worker. Reads a CPU counter (where the CPU has a steady one) once per poll.
+pub struct PollMeter {
+    clock: PollClock,
     /// [`LONG`], in ticks of the clock.
     long_ticks: u64,
     /// A poll of more ticks than this changes a figure.
@@ -45,14 +81,16 @@ pub struct PollMeter {
 }
 
 impl PollMeter {
-    /// A meter that has measured nothing. The first one of a process takes up to 0.2 s to calibrate the clock.
+    /// A meter that has measured nothing, and no hook that tells it when its thread sleeps: for tests.
+    #[cfg(test)]
     pub fn new() -> Rc<Self> {
-        Self::with(Clock::new())
+        Self::with(PollClock::start())
     }
 
-    fn with(clock: Clock) -> Rc<Self> {
+    /// A meter that has measured nothing. The runtime's `on_thread_unpark` must call [`PollClock::awoke`] of `clock`.
+    pub fn with(clock: PollClock) -> Rc<Self> {
         const TICKS: u64 = 1 << 32;
-        let nanoseconds = clock.delta_as_nanos(0, TICKS).max(1);
+        let nanoseconds = clock.clock.delta_as_nanos(0, TICKS).max(1);
         let long_ticks = LONG.as_nanos() * u128::from(TICKS) / u128::from(nanoseconds);
         Rc::new(Self {
             clock,
@@ -89,7 +127,7 @@ impl PollMeter {
     /// What has been measured so far.
     pub fn figures(&self) -> PollFigures {
         let ticks = self.current.get().max(self.previous.get());
-        let longest = Duration::from_nanos(self.clock.delta_as_nanos(0, ticks));
+        let longest = Duration::from_nanos(self.clock.clock.delta_as_nanos(0, ticks));
         PollFigures { longest, long: self.long.get() }
     }
 
@@ -117,9 +155,8 @@ impl<F: Future> Future for Measured<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let began = this.meter.clock.raw();
         let polled = this.future.poll(cx);
-        let ticks = this.meter.clock.raw().saturating_sub(began);
+        let ticks = this.meter.clock.lap();
         if ticks > this.meter.threshold.get() {
             this.meter.note(ticks);
         }
@@ -143,7 +180,7 @@ mod tests {
     #[test]
     fn the_longest_poll_is_kept_for_two_windows_and_long_ones_are_counted() {
         let (clock, mock) = Clock::mock();
-        let meter = PollMeter::with(clock);
+        let meter = PollMeter::with(PollClock::with(clock));
         for milliseconds in [3, 25, 7, 20, 19, 30] {
             poll_for(&meter, &mock, Duration::from_millis(milliseconds));
         }

@@ -17,7 +17,7 @@ use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
 use crate::net::tls::gate::HandshakeGate;
-use crate::poll_meter::{PollFigures, PollMeter};
+use crate::poll_meter::{PollClock, PollFigures, PollMeter};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::limit::Offices;
@@ -135,12 +135,17 @@ impl Worker {
         let load = Arc::new(AtomicUsize::new(0));
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn({
             let load = load.clone();
-            move || match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => {
-                    let meter = PollMeter::new();
-                    runtime.block_on(meter.measure(run(plan, arriving, asked, load, meter.clone())));
+            move || {
+                let clock = PollClock::start();
+                let meter = PollMeter::with(clock.clone());
+                let mut builder = Builder::new_current_thread();
+                builder.enable_all().on_thread_unpark(move || clock.awoke());
+                match builder.build_local(LocalOptions::default()) {
+                    Ok(runtime) => {
+                        runtime.block_on(meter.measure(run(plan, arriving, asked, load, meter.clone())));
+                    }
+                    Err(error) => tracing::error!(worker = number, %error, "a worker could not start"),
                 }
-                Err(error) => tracing::error!(worker = number, %error, "a worker could not start"),
             }
         })?;
         Ok((Self { arrivals, asks, load }, thread))
