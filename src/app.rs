@@ -119,8 +119,10 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
             login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
+        let mut security = security(&config, &certificates);
+        security.sources = listeners.iter().map(Listener::counts).collect();
         let sources = Sources {
-            security: security(&config, &certificates),
+            security,
             tenants: tenants.subscribe(),
             stores,
             reloads,
@@ -181,6 +183,7 @@ fn security(config: &Config, certificates: &Certificates) -> Security {
     let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
     Security {
         listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
+        sources: Vec::new(),
         expiries: certificates.expiries(),
         unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
     }

@@ -31,6 +31,7 @@ pub mod listener;
 pub mod logs;
 pub mod metrics;
 pub mod net;
+pub mod poll_meter;
 pub mod reload;
 pub mod resp;
 pub mod rotation;

@@ -18,6 +18,7 @@ use crate::descriptors::Capacity;
 use crate::drain::Draining;
 use crate::net::loopback;
 use crate::net::proxy_protocol::{self, Ends};
+use crate::net::source_rate::{Admission, SourceRate, SourceRateConfig};
 use crate::net::tls::Loaded;
 use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::session::client::Origin;
@@ -72,6 +73,8 @@ pub struct ListenerConfig {
     pub keepalive: Duration,
     /// Clients connected at once; one more is told `-ERR max number of clients reached`.
     pub max_clients: usize,
+    /// How many connections each source may open.
+    pub source_rate: SourceRateConfig,
     /// Bounds of its sessions.
     pub session: SessionConfig,
     /// How it does TLS; `None` speaks plain text.
@@ -88,12 +91,25 @@ pub struct Listener {
     /// Who must say where clients come from.
     proxies: Vec<IpNet>,
     complained: Mutex<Option<Instant>>,
+    source_rate: Mutex<SourceRate>,
+    counts: Arc<SourceCounts>,
     clients: Arc<AtomicUsize>,
     /// Of the process: what its descriptors suffice for.
     capacity: Capacity,
     ids: Arc<AtomicU64>,
     socket: Bound,
     address: String,
+}
+
+/// Connections that were more than their sources may open.
+#[derive(Debug, Default)]
+pub struct SourceCounts {
+    /// Served after a wait of at most 1 s.
+    pub delayed: AtomicU64,
+    /// Closed.
+    pub refused: AtomicU64,
+    /// Of `refused`, those since the last warning.
+    unsaid: AtomicU64,
 }
 
 enum Bound {
@@ -157,6 +173,8 @@ impl Listener {
             keepalive: config.keepalive,
             proxies: config.proxy_protocol.clone(),
             complained: Mutex::default(),
+            source_rate: Mutex::new(SourceRate::new(&config.source_rate)),
+            counts: Arc::default(),
             clients: Arc::default(),
             capacity,
             ids,
@@ -168,6 +186,11 @@ impl Listener {
     /// Where it listens; a port that was 0 is the real one.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Its name, and what its sources' rates have done.
+    pub fn counts(&self) -> (String, Arc<SourceCounts>) {
+        (self.name.clone(), self.counts.clone())
     }
 
     /// Accepts until the drain begins. Nothing but the accept is awaited for longer than a worker takes to make
@@ -241,7 +264,17 @@ impl Listener {
     async fn admit(self: Arc<Self>, accepted: Accepted, workers: &[Worker]) {
         let place = self.take_place();
         match (accepted, place) {
-            (Accepted::Client(client), Some(place)) => self.hand_over(client, place, workers).await,
+            (Accepted::Client(client), Some(place)) => match self.rate(&client) {
+                Admission::Now => self.hand_over(client, place, workers).await,
+                Admission::After(wait) => {
+                    let workers = workers.to_vec();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(wait).await;
+                        self.hand_over(client, place, &workers).await;
+                    });
+                }
+                Admission::Refused => self.refuse_source(client),
+            },
             (Accepted::Client(client), None) => self.turn_away(client.socket),
             (Accepted::Proxied { stream, .. }, None) => {
                 if let Ok(socket) = stream.into_std() {
@@ -254,9 +287,13 @@ impl Listener {
                 tokio::spawn(async move {
                     match proxy_protocol::read(&mut stream).await {
                         Ok(told) => {
-                            if let Ok(client) = Client::tcp(stream, told.unwrap_or(ends)) {
-                                self.hand_over(client, place, &workers).await;
+                            let Ok(client) = Client::tcp(stream, told.unwrap_or(ends)) else { return };
+                            match self.rate(&client) {
+                                Admission::Now => {}
+                                Admission::After(wait) => tokio::time::sleep(wait).await,
+                                Admission::Refused => return self.refuse_source(client),
                             }
+                            self.hand_over(client, place, &workers).await;
                         }
                         Err(fault @ proxy_protocol::Fault::Nothing) => {
                             tracing::debug!(listener = self.name, from = %ends.source, %fault, "a proxy left");
@@ -285,16 +322,47 @@ impl Listener {
         Some(own.and(of_process?))
     }
 
+    /// Whether the client's source may open one more connection. A unix socket's clients have no source.
+    fn rate(&self, client: &Client) -> Admission {
+        let Some(address) = client.known.address else { return Admission::Now };
+        let mut rate = self.source_rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let admission = rate.admit(address, Instant::now());
+        if matches!(admission, Admission::After(_)) {
+            self.counts.delayed.fetch_add(1, Ordering::Relaxed);
+        }
+        admission
+    }
+
+    /// Closes a connection that is more than its source may open.
+    fn refuse_source(&self, client: Client) {
+        const TOO_MANY: &[u8] = b"-ERR respgate: too many new connections from this address (connects-per-second); connect again in a second\r\n";
+        self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        let unsaid = self.counts.unsaid.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.may_complain() {
+            self.counts.unsaid.store(0, Ordering::Relaxed);
+            tracing::warn!(
+                listener = self.name,
+                from = client.peer,
+                refused = unsaid,
+                "connections are refused: one source opens more than connects-per-second; if many clients share its address, raise that or add it to connects-exempt"
+            );
+        }
+        self.say(client.socket, TOO_MANY);
+    }
+
     /// Says what the server says, if the socket takes it at once, and closes it. Before a TLS handshake there is nothing
     /// that a client would understand.
     fn turn_away(&self, socket: Socket) {
-        const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
+        self.say(socket, b"-ERR max number of clients reached\r\n");
+    }
+
+    fn say(&self, socket: Socket, line: &[u8]) {
         if self.speaks_tls {
             return;
         }
         let _ = match socket {
-            Socket::Tcp(mut stream) => io::Write::write(&mut stream, FULL),
-            Socket::Unix(mut stream) => io::Write::write(&mut stream, FULL),
+            Socket::Tcp(mut stream) => io::Write::write(&mut stream, line),
+            Socket::Unix(mut stream) => io::Write::write(&mut stream, line),
         };
     }
 

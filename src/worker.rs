@@ -17,6 +17,8 @@ use crate::net::budget::{Budget, Share};
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
+use crate::net::tls::gate::HandshakeGate;
+use crate::poll_meter::{PollClock, PollFigures, PollMeter};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::limit::Offices;
@@ -26,6 +28,8 @@ use crate::upstream::{Upstream, UpstreamPlan};
 
 /// Clients that may wait to be taken over by a worker.
 const ARRIVALS: usize = 1024;
+/// Clients taken over before other tasks have their turn: some 0.5 ms.
+const ARRIVALS_PER_TURN: usize = 8;
 /// Requests that may wait for a worker's answer.
 const ASKS: usize = 64;
 
@@ -113,6 +117,8 @@ pub struct Counted {
     pub tenants: Vec<(usize, figures::Counted)>,
     /// Bytes held for clients now.
     pub buffered: usize,
+    /// How long the polls of its tasks take.
+    pub polls: PollFigures,
 }
 
 enum Ask {
@@ -140,9 +146,24 @@ impl Worker {
         let load = Arc::new(AtomicUsize::new(0));
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn({
             let load = load.clone();
-            move || match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => runtime.block_on(run(number, plan, arriving, asked, load)),
-                Err(error) => tracing::error!(worker = number, %error, "a worker could not start"),
+            move || {
+                let clock = PollClock::start();
+                let meter = PollMeter::with(clock.clone());
+                let mut builder = Builder::new_current_thread();
+                builder.enable_all().on_thread_unpark(move || clock.awoke());
+                match builder.build_local(LocalOptions::default()) {
+                    Ok(runtime) => {
+                        runtime.block_on(meter.measure(run(
+                            number,
+                            plan,
+                            arriving,
+                            asked,
+                            load,
+                            meter.clone(),
+                        )));
+                    }
+                    Err(error) => tracing::error!(worker = number, %error, "a worker could not start"),
+                }
             }
         })?;
         Ok((Self { arrivals, asks, load }, thread))
@@ -190,18 +211,20 @@ async fn run(
     mut arriving: mpsc::Receiver<Arrival>,
     mut asked: mpsc::Receiver<Ask>,
     load: Arc<AtomicUsize>,
+    meter: Rc<PollMeter>,
 ) {
     let share = Rc::new(Share::new(plan.budget, number));
     let buffers = Rc::new(Buffers::new(share.clone()));
     let roster = Rc::new(Roster::default());
-    tokio::task::spawn_local(roster.clone().relieve(buffers.clone()));
+    meter.spawn_local(roster.clone().relieve(buffers.clone()));
     let upstreams: Vec<Rc<Upstream>> = plan
         .upstreams
         .into_iter()
-        .map(|plan| Upstream::start(plan, buffers.clone(), Rc::new(Counters::default())))
+        .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), Rc::new(Counters::default())))
         .collect();
     let offices = Offices::new(&plan.tenants);
-    tokio::task::spawn_local(keep_time(roster.clone()));
+    let gate = HandshakeGate::new(&meter);
+    meter.spawn_local(keep_time(roster.clone(), meter.clone()));
     let doors: Vec<Rc<Door>> = plan
         .listeners
         .into_iter()
@@ -216,13 +239,24 @@ async fn run(
                 buffers: buffers.clone(),
                 roster: roster.clone(),
             });
-            Some(Rc::new(Door { name: plan.name, tls: plan.tls, log: HandshakeLog::default(), around }))
+            let (meter, gate) = (meter.clone(), gate.clone());
+            let log = HandshakeLog::default();
+            Some(Rc::new(Door { name: plan.name, tls: plan.tls, log, around, meter, gate }))
         })
         .collect();
+    let mut arrived = 0;
     loop {
+        // A storm of connections comes in small parts, between which the sessions that are there have their turns.
+        if arrived == ARRIVALS_PER_TURN {
+            arrived = 0;
+            tokio::task::yield_now().await;
+        }
         tokio::select! {
             arrival = arriving.recv() => match arrival {
-                Some(arrival) => receive(arrival, &doors, &load),
+                Some(arrival) => {
+                    arrived += 1;
+                    receive(arrival, &doors, &load);
+                }
                 None => return,
             },
             ask = asked.recv() => match ask {
@@ -230,7 +264,8 @@ async fn run(
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
                     let tenants = offices.figures();
                     let handshakes = doors.iter().map(|door| door.log.count()).collect();
-                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered: share.held() });
+                    let (buffered, polls) = (share.held(), meter.figures());
+                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered, polls });
                 }
                 Some(Ask::Adopt(tenants, answer)) => {
                     upstreams.iter().for_each(|upstream| upstream.set_fair(!tenants.all.is_empty()));
@@ -254,6 +289,8 @@ struct Door {
     tls: Option<ServerTls>,
     log: HandshakeLog,
     around: Rc<Surroundings>,
+    meter: Rc<PollMeter>,
+    gate: Rc<HandshakeGate>,
 }
 
 fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
@@ -271,12 +308,13 @@ fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
 }
 
 /// Looks once a second whose time is up.
-async fn keep_time(roster: Rc<Roster>) {
+async fn keep_time(roster: Rc<Roster>, meter: Rc<PollMeter>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         roster.inspect();
+        meter.tick();
     }
 }
 
@@ -289,7 +327,7 @@ impl Door {
     fn admit(self: Rc<Self>, stream: Stream, origin: Origin, places: Places) {
         match stream {
             Stream::Tcp(stream) if self.tls.is_some() => {
-                tokio::task::spawn_local(async move {
+                self.meter.clone().spawn_local(async move {
                     if let Some((stream, origin)) = self.shake_hands(stream, origin).await {
                         self.serve(stream, origin, places);
                     }
@@ -301,7 +339,7 @@ impl Door {
 
     /// `None`: the client is not let in.
     async fn shake_hands(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
-        match self.tls.as_ref()?.accept(stream, &self.log).await {
+        match self.tls.as_ref()?.accept(stream, &self.log, &self.gate).await {
             Ok(Welcomed { stream, identity }) => {
                 origin.known.certificate = identity.map(Box::new);
                 Some((Stream::Tls(Box::new(stream.into())), origin))
@@ -316,7 +354,7 @@ impl Door {
     fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, places: Places) {
         let mut session = Session::new(stream, origin, self.around.clone());
         let door = self.clone();
-        tokio::task::spawn_local(async move {
+        self.meter.spawn_local(async move {
             session.run().await;
             if let Some((fault, peer)) = session.tls_fault() {
                 door.log.broken(&door.name, peer, fault);

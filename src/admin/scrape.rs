@@ -16,6 +16,7 @@ use super::security::Security;
 use super::{Sources, View};
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
+use crate::poll_meter::PollFigures;
 use crate::rotation::Tally;
 use crate::tenant::Tenant;
 use crate::tenant::figures::Counted;
@@ -75,11 +76,13 @@ impl Scrape {
     }
 
     /// What all workers have counted, asked at the same time; without those that are too busy to answer.
-    async fn snapshots(&self) -> Vec<WorkerCounts> {
+    async fn snapshots(&self) -> Vec<(usize, WorkerCounts)> {
         let mut asked = JoinSet::new();
-        for worker in &self.sources.workers {
-            let worker = worker.clone();
-            asked.spawn(async move { timeout(PATIENCE, worker.snapshot()).await.ok().flatten() });
+        for (number, worker) in self.sources.workers.iter().cloned().enumerate() {
+            asked.spawn(async move {
+                let counted = timeout(PATIENCE, worker.snapshot()).await.ok().flatten()?;
+                Some((number, counted))
+            });
         }
         let mut counts = Vec::with_capacity(self.sources.workers.len());
         while let Some(counted) = asked.join_next().await {
@@ -112,7 +115,9 @@ impl Scrape {
         let mut counts: HashMap<usize, Counted> = HashMap::new();
         let mut buffered = 0;
         let mut handshakes: Vec<Handshakes> = Vec::new();
-        for counted in self.snapshots().await {
+        let mut polls: Vec<(usize, PollFigures)> = Vec::new();
+        for (number, counted) in self.snapshots().await {
+            polls.push((number, counted.polls));
             buffered += counted.buffered as u64;
             for (tenant, counted) in &counted.tenants {
                 counts.entry(*tenant).or_default().add(counted);
@@ -156,6 +161,7 @@ impl Scrape {
         board.publish(BUILD, Kind::Gauge, version, 1);
         self.sources.security.publish(&board, &handshakes);
         board.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
+        board.publish_polls(&polls);
         board.handle.run_upkeep();
         board.handle.render()
     }
@@ -181,6 +187,18 @@ impl Board {
             BUFFERED,
             Kind::Gauge,
             "Requests and replies held for clients now, of all workers, in bytes.",
+        );
+        describe(
+            &recorder,
+            LONGEST_POLL,
+            Kind::Gauge,
+            "The longest time that one task kept all others of a worker waiting within the last 60 to 120 seconds.",
+        );
+        describe(
+            &recorder,
+            LONG_POLLS,
+            Kind::Counter,
+            "How often a task kept all others of a worker waiting for 20 ms or more.",
         );
         describe(
             &recorder,
@@ -235,6 +253,15 @@ impl Board {
             if let Some(epoch) = primary.config_epoch {
                 self.publish(EPOCH, Kind::Gauge, labels(name, None), epoch);
             }
+        }
+    }
+
+    fn publish_polls(&self, polls: &[(usize, PollFigures)]) {
+        for (worker, figures) in polls {
+            let labels = || vec![Label::new("worker", worker.to_string())];
+            let key = Key::from_parts(LONGEST_POLL, labels());
+            self.recorder.register_gauge(&key, &META).set(figures.longest.as_secs_f64());
+            self.publish(LONG_POLLS, Kind::Counter, labels(), figures.long);
         }
     }
 
@@ -341,6 +368,8 @@ const PRIMARY_KNOWN: &str = "respgate_primary_known";
 const GENERATION: &str = "respgate_primary_generation";
 const EPOCH: &str = "respgate_sentinel_config_epoch";
 const BUFFERED: &str = "respgate_buffered_bytes";
+const LONGEST_POLL: &str = "respgate_worker_longest_poll_seconds";
+const LONG_POLLS: &str = "respgate_worker_long_polls_total";
 const FAILOVERS: &str = "respgate_failovers_total";
 const LAST_FAILOVER: &str = "respgate_last_failover_seconds";
 const RELOADS: &str = "respgate_reloads_total";

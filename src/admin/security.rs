@@ -1,10 +1,13 @@
 //! What the admin side shows of TLS: handshakes, and until when certificates count.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::Label;
 
 use super::scrape::Board;
+use crate::listener::SourceCounts;
 use crate::metrics::Kind;
 use crate::net::tls::accept::Handshakes;
 use crate::net::tls::certificate::shown_span;
@@ -13,6 +16,8 @@ use crate::net::tls::slot::Expiry;
 
 const HANDSHAKES: &str = "respgate_tls_handshakes_total";
 const FAILURES: &str = "respgate_tls_handshake_failures_total";
+const CONNECTS_DELAYED: &str = "respgate_connects_delayed_total";
+const CONNECTS_REFUSED: &str = "respgate_connects_refused_total";
 const EXPIRY: &str = "respgate_tls_certificate_expiry_timestamp_seconds";
 
 /// A certificate that runs out within this time is named by /readyz.
@@ -23,6 +28,8 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 pub struct Security {
     /// The listeners that speak TLS, by their place in the workers' plan.
     pub listeners: Vec<(usize, String)>,
+    /// By listener, what the connection rates of its sources have done.
+    pub sources: Vec<(String, Arc<SourceCounts>)>,
     /// Until when respgate's own certificates count.
     pub expiries: Vec<Expiry>,
     /// Legs that do not verify whom they speak to, as in "upstream main".
@@ -33,6 +40,16 @@ impl Security {
     pub(super) fn describe(board: &Board) {
         board.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
         board.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
+        board.describe(
+            CONNECTS_DELAYED,
+            Kind::Counter,
+            "New connections that waited because their source opened more than connects-per-second.",
+        );
+        board.describe(
+            CONNECTS_REFUSED,
+            Kind::Counter,
+            "New connections that were closed because their source opened more than connects-per-second.",
+        );
         board.describe(
             EXPIRY,
             Kind::Gauge,
@@ -55,6 +72,11 @@ impl Security {
                 }
                 board.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
             }
+        }
+        for (name, counts) in &self.sources {
+            let label = || vec![Label::new("listener", name.clone())];
+            board.publish(CONNECTS_DELAYED, Kind::Counter, label(), counts.delayed.load(Ordering::Relaxed));
+            board.publish(CONNECTS_REFUSED, Kind::Counter, label(), counts.refused.load(Ordering::Relaxed));
         }
         for expiry in &self.expiries {
             let Some(end) = expiry.not_after() else { continue };

@@ -87,7 +87,7 @@ pub fn find(request: &Request<'_>) -> Option<Found> {
 /// Finds a command by its name, in any case. `CLIENT|ID` names a row, but is no command: the server does not
 /// know it either.
 pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
-    if name.contains(&b'|') {
+    if name.len() > MAX_NAME || name.contains(&b'|') {
         return None;
     }
     probe(hash(OFFSET, name), |known| known.as_bytes().eq_ignore_ascii_case(name))
@@ -95,6 +95,9 @@ pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
 
 /// Finds a container's subcommand by its name, in any case.
 pub fn lookup_subcommand(container: &Spec, subcommand: &[u8]) -> Option<&'static Spec> {
+    if subcommand.len() > MAX_NAME {
+        return None;
+    }
     let holder = container.name.as_bytes();
     probe(hash(hash(hash(OFFSET, holder), b"|"), subcommand), |known| {
         known
@@ -126,6 +129,8 @@ pub fn arity_ok(spec: &Spec, argc: u32) -> bool {
     if arity < 0 { argc >= -arity } else { argc == arity }
 }
 
+/// No command of the table has a longer name, in bytes. A client may send one of 512 MiB: it is not hashed.
+const MAX_NAME: usize = 64;
 const SLOTS: usize = 1024;
 const EMPTY: u16 = u16::MAX;
 const OFFSET: u32 = 0x811c_9dc5;
@@ -200,6 +205,7 @@ mod tests {
     #[test]
     fn the_table_is_sorted_and_whole() {
         assert!(TABLE.windows(2).all(|pair| pair[0].name < pair[1].name));
+        assert!(TABLE.iter().all(|spec| spec.name.len() <= MAX_NAME));
         let count = |route| TABLE.iter().filter(|spec| spec.route == route).count();
         assert_eq!(TABLE.len(), 399);
         assert_eq!(count(Route::SideConnection), 2);

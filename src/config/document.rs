@@ -85,6 +85,21 @@ impl<'a> Section<'a> {
         self.read_elements(key, &example, |value| text(value).and_then(&element), report)
     }
 
+    /// As [`Self::read_list`], of a list that may be empty.
+    pub fn read_any_list<T>(
+        &self,
+        key: &'static str,
+        element: impl Fn(&str) -> Result<T, String>,
+        report: &mut Report,
+    ) -> Setting<Vec<T>> {
+        match self.table.get(key) {
+            Some(value) if matches!(value.get_ref(), DeValue::Array(elements) if elements.is_empty()) => {
+                Setting::Given(Vec::new(), self.source.place(value.span().start, self.key(key)))
+            }
+            _ => self.read_list(key, element, report),
+        }
+    }
+
     /// As [`Self::read_list`], of a type that settings have.
     pub fn read_values<T: Value>(
         &self,

@@ -54,6 +54,9 @@ const LOG: &[&str] = &["format", "level"];
 const LIMITS: &[&str] = &[
     "max-buffered",
     "max-clients",
+    "connects-per-second",
+    "connects-burst",
+    "connects-exempt",
     "max-request",
     "max-bulk",
     "max-args",
@@ -85,6 +88,9 @@ const LISTENER: &[&str] = &[
     "tls-handshake-timeout",
     "admin-commands",
     "max-clients",
+    "connects-per-second",
+    "connects-burst",
+    "connects-exempt",
     "max-request",
     "max-bulk",
     "max-args",
@@ -323,6 +329,9 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
 fn limits(section: &Section<'_>, report: &mut Report) -> TypedLimits {
     TypedLimits {
         max_clients: section.read("max-clients", report),
+        connects_per_second: section.read("connects-per-second", report),
+        connects_burst: section.read("connects-burst", report),
+        connects_exempt: section.read_any_list("connects-exempt", address::network, report),
         max_request: section.read("max-request", report),
         max_bulk: section.read("max-bulk", report),
         max_args: section.read("max-args", report),

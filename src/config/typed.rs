@@ -156,6 +156,9 @@ pub struct Typed {
 #[derive(Debug, Default)]
 pub struct TypedLimits {
     pub max_clients: Setting<usize>,
+    pub connects_per_second: Setting<u32>,
+    pub connects_burst: Setting<u32>,
+    pub connects_exempt: Setting<Vec<IpNet>>,
     pub max_request: Setting<Bytes>,
     pub max_bulk: Setting<Bytes>,
     pub max_args: Setting<u32>,

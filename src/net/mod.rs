@@ -8,5 +8,6 @@ pub mod connect;
 pub mod loopback;
 pub mod proxy_protocol;
 pub mod read_buffer;
+pub mod source_rate;
 pub mod stream;
 pub mod tls;

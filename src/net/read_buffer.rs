@@ -81,7 +81,9 @@ impl ReadBuffer {
             let grown = (self.end + self.size).max(self.end.saturating_mul(3) / 2);
             self.data.resize(grown, 0);
         }
-        let mut room = ReadBuf::new(self.data.get_mut(self.end..).unwrap_or_default());
+        // Not more than `size`: after the buffer has grown, one read would otherwise take many megabytes.
+        let limit = self.data.len().min(self.end + self.size);
+        let mut room = ReadBuf::new(self.data.get_mut(self.end..limit).unwrap_or_default());
         ready!(Pin::new(stream).poll_read(cx, &mut room))?;
         let count = room.filled().len();
         self.end += count;

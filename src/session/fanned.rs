@@ -138,7 +138,8 @@ impl Session {
     }
 
     fn leave_empty_seat(&mut self) {
-        if !self.fan_subscribed() {
+        let asks = self.seat.as_ref().is_some_and(|seat| seat.asks().is_some());
+        if !asks && !self.fan_subscribed() {
             self.leave_seat();
         }
     }

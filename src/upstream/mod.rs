@@ -51,6 +51,7 @@ use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
+use crate::poll_meter::PollMeter;
 use crate::rotation::login::{Login, Whose};
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
@@ -91,6 +92,8 @@ pub struct Upstream {
     /// The generation that last gave a reply.
     proven: Cell<Option<Generation>>,
     buffers: Rc<Buffers>,
+    /// Measures the polls of the tasks that drive connections.
+    meter: Rc<PollMeter>,
     dialer: Dialer,
     hints: mpsc::Sender<Hint>,
     primary: RefCell<Option<Arc<Primary>>>,
@@ -118,7 +121,12 @@ pub struct Upstream {
 
 impl Upstream {
     /// Starts the tasks that follow the topology and keep house; they end with the runtime.
-    pub fn start(plan: UpstreamPlan, buffers: Rc<Buffers>, counters: Rc<Counters>) -> Rc<Self> {
+    pub fn start(
+        plan: UpstreamPlan,
+        buffers: Rc<Buffers>,
+        meter: Rc<PollMeter>,
+        counters: Rc<Counters>,
+    ) -> Rc<Self> {
         let UpstreamPlan { config, dialer, login, topology, hints, scripts, fair, timelines } = plan;
         let changes = login.subscribe();
         let upstream = Rc::new(Self {
@@ -131,6 +139,7 @@ impl Upstream {
             timelines,
             proven: Cell::default(),
             buffers,
+            meter,
             dialer,
             hints,
             primary: RefCell::default(),
@@ -149,10 +158,11 @@ impl Upstream {
             learned: RefCell::default(),
             learning: Cell::default(),
         });
-        tokio::task::spawn_local(upstream.clone().follow(topology));
-        tokio::task::spawn_local(housekeeping::keep(Rc::downgrade(&upstream)));
+        let meter = &upstream.meter;
+        meter.spawn_local(upstream.clone().follow(topology));
+        meter.spawn_local(housekeeping::keep(Rc::downgrade(&upstream)));
         let certificates = upstream.dialer.tls.as_ref().map(ClientTls::changes);
-        tokio::task::spawn_local(renew::follow(Rc::downgrade(&upstream), changes, certificates));
+        meter.spawn_local(renew::follow(Rc::downgrade(&upstream), changes, certificates));
         upstream
     }
 
@@ -187,7 +197,7 @@ impl Upstream {
         let lane = Lane::new(key.clone(), self.fair.get());
         lane.close_gate(self.holding());
         self.lanes.borrow_mut().insert(key.clone(), lane.clone());
-        tokio::task::spawn_local(drive::drive(lane.clone(), self.clone()));
+        self.meter.spawn_local(drive::drive(lane.clone(), self.clone()));
         lane
     }
 
@@ -377,8 +387,8 @@ mod tests {
             .run_until(async {
                 let (_topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
                 let config = UpstreamConfig { hold_timeout: Duration::ZERO, ..UpstreamConfig::new("main") };
-                let upstream =
-                    Upstream::start(plan(config, seen), Rc::new(Buffers::alone(1024)), Rc::default());
+                let buffers = Rc::new(Buffers::alone(1024));
+                let upstream = Upstream::start(plan(config, seen), buffers, PollMeter::new(), Rc::default());
                 assert!(upstream.hold_deadline().is_ok(), "nothing is known to be wrong");
                 upstream.begin_hold();
                 assert!(upstream.hold_deadline().is_err());
@@ -395,7 +405,8 @@ mod tests {
             .run_until(async {
                 let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
                 let plan = plan(UpstreamConfig::new("main"), seen);
-                let upstream = Upstream::start(plan, Rc::new(Buffers::alone(1024)), Rc::default());
+                let buffers = Rc::new(Buffers::alone(1024));
+                let upstream = Upstream::start(plan, buffers, PollMeter::new(), Rc::default());
                 tokio::time::sleep(upstream.config.hold_timeout * 2).await;
                 assert!(upstream.hold_deadline().is_err(), "no primary for so long");
                 topology.send_replace(Topology::Known(Arc::new(Primary {

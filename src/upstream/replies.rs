@@ -175,7 +175,7 @@ impl Replies {
     }
 
     /// Adds a published message, or what else comes unasked, whose first byte depends on the client's protocol. Between
-    /// two replies: while one has come in part, behind it.
+    /// two replies: while one has come in part, behind it. The caller wakes the session.
     pub fn publish(&self, first: u8, rest: &[u8]) {
         if self.standing.get() != Standing::Open {
             return;
@@ -196,7 +196,6 @@ impl Replies {
                 out.extend_from_slice(rest);
             });
         }
-        self.wake();
     }
 
     /// Adds the messages that have waited for the end of a reply.

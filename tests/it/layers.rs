@@ -25,6 +25,7 @@ const ORDER: &[&str] = &[
     "rotation",
     "net",
     "metrics",
+    "poll_meter",
     "drain",
     "timeline",
     "topology",

@@ -54,6 +54,7 @@ mod reload;
 mod rotation;
 mod scripts;
 mod shared_rates;
+mod stalls;
 mod tls;
 mod tracking;
 mod transactions;

@@ -1,7 +1,9 @@
 //! Checks listeners and the bounds of their sessions.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::super::address::{DEFAULT_PORT, ListenAddress};
 use super::super::report::{Place, Report, suggestion};
@@ -10,6 +12,7 @@ use super::super::typed::{Setting, TypedLimits, TypedListener};
 use super::super::{Upstream, value::Bytes};
 use super::{LEAST_SIZE, tenant, tls, within};
 use crate::listener::{Bind, ListenerConfig};
+use crate::net::source_rate::SourceRateConfig;
 use crate::net::tls::server::ClientCertificates;
 use crate::resp::request::RequestLimits;
 use crate::rotation::source::NameSource;
@@ -21,6 +24,15 @@ use crate::tenant::users::UserConfig;
 use crate::upstream::config::ClientAuth;
 
 const MAX_CLIENTS: usize = 10_000;
+/// Connections that one source may open per second, and at once after a pause (by default two seconds' worth). An
+/// application that starts opens far fewer; a storm opens tens of thousands.
+const CONNECTS_PER_SECOND: u32 = 1000;
+/// The networks whose connections are not counted. The clients of a sidecar all come from loopback, and after a failover or
+/// a restart they rightly all come at once.
+const CONNECTS_EXEMPT: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+];
 /// A client that vanished without a word is noticed after about this long.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 const SOCKET_MODE: u32 = 0o700;
@@ -188,6 +200,7 @@ fn check(
         tenant: tenant.map(|tenant| tenant.name.clone()),
         proxy_protocol: typed.proxy_protocol.or(Vec::new()),
         max_clients: limits.max_clients,
+        source_rate: limits.source_rate,
         keepalive: limits.keepalive,
         session: limits.session,
         tls,
@@ -305,6 +318,12 @@ impl Bounds<'_> {
             }};
         }
         let max_clients = at_least!(max_clients, 1, "1").or(MAX_CLIENTS);
+        let per_second = pick!(connects_per_second).0.or(CONNECTS_PER_SECOND);
+        let source_rate = SourceRateConfig {
+            per_second,
+            burst: at_least!(connects_burst, 1, "1").or(per_second.saturating_mul(2)),
+            exempt: pick!(connects_exempt).0.or(CONNECTS_EXEMPT.to_vec()),
+        };
         let max_args = at_least!(max_args, 16, "16").or(builtin.request.max_args);
         let max_pipeline = at_least!(max_pipeline, 1, "1").or(builtin.max_pipeline);
         let write_timeout =
@@ -355,13 +374,14 @@ impl Bounds<'_> {
             admin_commands,
             timeouts,
         };
-        Bounded { max_clients, keepalive, session }
+        Bounded { max_clients, source_rate, keepalive, session }
     }
 }
 
 /// One listener's limits.
 struct Bounded {
     max_clients: usize,
+    source_rate: SourceRateConfig,
     keepalive: Duration,
     session: SessionConfig,
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -15,11 +16,17 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificate::{Certificate, CertificateIdentity};
 use super::fault::{Fault, Peer, Reason, explain};
+use super::gate::HandshakeGate;
 use super::read_ahead::ReadAhead;
 use super::server::ServerSet;
 
 /// The same kind of fault is logged at most this often for each listener and worker.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
+/// How long a handshake may take while others wait for a slot. Clients that send a first byte and nothing more would
+/// otherwise keep all others out.
+const CROWDED_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is looked whether others wait.
+const CROWDED_CHECK: Duration = Duration::from_millis(100);
 /// The first byte of every TLS connection: a handshake record.
 const HANDSHAKE_RECORD: u8 = 0x16;
 /// What a client that speaks plain text is told, since it could make nothing of a TLS alert.
@@ -60,9 +67,14 @@ impl ServerTls {
     ///
     /// # Errors
     /// Why the client is not served. It has been told as far as TLS has words for it.
-    pub async fn accept(&self, stream: TcpStream, log: &HandshakeLog) -> Result<Welcomed, Fault> {
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+        log: &HandshakeLog,
+        gate: &Rc<HandshakeGate>,
+    ) -> Result<Welcomed, Fault> {
         let deadline = Instant::now() + self.handshake_timeout;
-        let welcomed = timeout_at(deadline, self.shake_hands(stream)).await.unwrap_or_else(|_| {
+        let welcomed = timeout_at(deadline, self.shake_hands(stream, gate)).await.unwrap_or_else(|_| {
             let text = format!("did not finish the TLS handshake within {:?}", self.handshake_timeout);
             Err(Fault { reason: Reason::Timeout, text })
         })?;
@@ -70,7 +82,7 @@ impl ServerTls {
         Ok(welcomed)
     }
 
-    async fn shake_hands(&self, mut stream: TcpStream) -> Result<Welcomed, Fault> {
+    async fn shake_hands(&self, mut stream: TcpStream, gate: &Rc<HandshakeGate>) -> Result<Welcomed, Fault> {
         let mut first = [0];
         if stream.peek(&mut first).await.unwrap_or(0) == 0 {
             return Err(Fault { reason: Reason::PortCheck, text: "left without a word".into() });
@@ -84,13 +96,26 @@ impl ServerTls {
                     .into(),
             });
         }
+        let _slot = gate.enter().await;
         let config = self.set.borrow().config.clone();
-        let stream = TlsAcceptor::from(config)
-            .accept(ReadAhead::new(stream))
-            .await
-            .map_err(|error| explain(&error, Peer::Client))?;
+        let handshake = gate.paced(TlsAcceptor::from(config).accept(ReadAhead::new(stream)));
+        let stream = tokio::select! {
+            stream = handshake => stream.map_err(|error| explain(&error, Peer::Client))?,
+            () = outstay(gate) => {
+                let text = format!("did not finish the TLS handshake within {CROWDED_TIMEOUT:?}, and others wait");
+                return Err(Fault { reason: Reason::Timeout, text });
+            }
+        };
         let identity = identity(&stream)?;
         Ok(Welcomed { stream, identity })
+    }
+}
+
+/// Ends when a handshake that has just begun has taken [`CROWDED_TIMEOUT`] and others wait for its slot.
+async fn outstay(gate: &HandshakeGate) {
+    tokio::time::sleep(CROWDED_TIMEOUT).await;
+    while !gate.is_crowded() {
+        tokio::time::sleep(CROWDED_CHECK).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! TLS on every leg: clients to respgate, respgate to servers, respgate to Sentinels. Each leg has a profile of its own.
 //!
 //! `server` and `client` turn a profile (paths and rules) into a checked set that handshakes use, `trust` says whose
-//! signatures count, `names` which name a server must prove. `accept` shakes hands with clients, `fault` says in words
+//! signatures count, `names` which name a server must prove. `accept` shakes hands with clients as `gate` admits them, `fault` says in words
 //! why that failed, `certificate` reads what a certificate says, `read_ahead` spares system calls below TLS. Whoever
 //! rotates a set sends the new one through the `watch` channel that handshakes read.
 
@@ -9,6 +9,7 @@ pub mod accept;
 pub mod certificate;
 pub mod client;
 pub mod fault;
+pub mod gate;
 pub mod names;
 pub mod pem;
 pub mod read_ahead;

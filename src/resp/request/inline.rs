@@ -16,7 +16,9 @@ pub fn split_inline(line: &[u8], limits: &RequestLimits) -> Result<Option<Vec<u8
     }
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let mut words: Vec<Vec<u8>> = Vec::new();
+    // All words in one buffer, and where each ends: a line may have thousands.
+    let mut text = Vec::with_capacity(line.len());
+    let mut ends = Vec::new();
     let mut rest = line;
     loop {
         while let [first, tail @ ..] = rest
@@ -27,19 +29,22 @@ pub fn split_inline(line: &[u8], limits: &RequestLimits) -> Result<Option<Vec<u8
         if rest.is_empty() {
             break;
         }
-        let word = word(&mut rest)?;
-        if !limits.unauthenticated && word.len() > limits.max_bulk {
+        let start = text.len();
+        word(&mut rest, &mut text)?;
+        if !limits.unauthenticated && text.len() - start > limits.max_bulk {
             return Err(RequestFault::Bulk);
         }
-        if !limits.unauthenticated && words.len() >= limits.max_args as usize {
+        if !limits.unauthenticated && ends.len() >= limits.max_args as usize {
             return Err(RequestFault::Args);
         }
-        words.push(word);
+        ends.push(text.len());
     }
-    if words.is_empty() {
+    if ends.is_empty() {
         return Ok(None);
     }
-    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let words = starts.zip(&ends).map(|(start, end)| text.get(start..*end).unwrap_or_default());
+    let words: Vec<&[u8]> = words.collect();
     let mut frame = Vec::with_capacity(line.len() + 16 * words.len());
     encode(&words, &mut frame);
     if frame.len() > limits.max_request {
@@ -58,31 +63,30 @@ fn ends_word(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// One word. Quotes may begin in its middle; a closing quote must be followed by a blank or the end.
-fn word(rest: &mut &[u8]) -> Result<Vec<u8>, RequestFault> {
-    let mut word = Vec::new();
+/// Appends one word to `text`. Quotes may begin in its middle; a closing quote must be followed by a blank or the end.
+fn word(rest: &mut &[u8], text: &mut Vec<u8>) -> Result<(), RequestFault> {
     while let [first, tail @ ..] = *rest {
         *rest = tail;
         match first {
             byte if ends_word(*byte) => break,
             b'"' => {
-                double_quoted(rest, &mut word)?;
-                return closed(rest, word);
+                double_quoted(rest, text)?;
+                return closed(rest);
             }
             b'\'' => {
-                single_quoted(rest, &mut word)?;
-                return closed(rest, word);
+                single_quoted(rest, text)?;
+                return closed(rest);
             }
-            byte => word.push(*byte),
+            byte => text.push(*byte),
         }
     }
-    Ok(word)
+    Ok(())
 }
 
-fn closed(rest: &[u8], word: Vec<u8>) -> Result<Vec<u8>, RequestFault> {
+fn closed(rest: &[u8]) -> Result<(), RequestFault> {
     match rest.first() {
         Some(next) if !is_space(*next) => Err(RequestFault::Quotes),
-        _ => Ok(word),
+        _ => Ok(()),
     }
 }
 

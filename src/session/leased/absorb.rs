@@ -1,6 +1,7 @@
 //! What the replies of a lease mean, and how they reach the client.
 
-use super::expect::{Awaited, Effect, Expect, echoes, selected};
+use super::expect::{Awaited, Effect, Expect, echoes};
+use super::pins::Transaction;
 use super::{Close, End, Leased, Session};
 use crate::resp::Resp;
 use crate::resp::pubsub::{Confirmation, Published, published};
@@ -43,13 +44,16 @@ impl Leased {
                         if !mute {
                             session.replies.begin_pieces();
                         }
+                        if !message {
+                            self.read_selects(rest.get(..part).unwrap_or_default());
+                        }
                         pass(session, rest.get(..part).unwrap_or_default(), mute);
                         self.scanner.rebase(part);
                         at += part;
                     } else if rest.len() > session.around.config.max_reply_buffer {
                         tracing::warn!(
                             client = session.client.id,
-                            "a client is disconnected: a transaction with SELECT in it has a reply larger than max-reply-buffer"
+                            "a client is disconnected: the server sent a reply larger than max-reply-buffer where it owed a short one"
                         );
                         self.ending = Some(End::Close(Close::Slow));
                     }
@@ -68,9 +72,6 @@ impl Leased {
     /// Whether the next reply can be passed on before it is whole: respgate need not read it.
     fn streamable(&self) -> bool {
         match self.expected.front() {
-            Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) => {
-                transaction.selects.is_empty()
-            }
             Some(Expect::Reply(_) | Expect::Newest(_)) | None => true,
             Some(_) => false,
         }
@@ -92,11 +93,15 @@ impl Leased {
             let mute = self.mutes_front();
             pass(session, frame, mute);
             session.replies.end_pieces();
-            if self.streaming.take() == Some(false)
-                && let Some(Expect::Reply(awaited)) = self.pop()
-            {
-                // A reply that is passed on unread confirms nothing. EXEC's is an array, as it should be.
-                self.doubtful |= !matches!(awaited.effect, Effect::None | Effect::Wait | Effect::Exec(_));
+            if self.streaming.take() == Some(false) {
+                self.read_selects(frame);
+                if let Some(Expect::Reply(awaited)) = self.pop() {
+                    // A reply that is passed on unread confirms nothing. EXEC's is an array, as it should be.
+                    self.doubtful |= !matches!(awaited.effect, Effect::None | Effect::Wait | Effect::Exec(_));
+                    if let Effect::Exec(transaction) = awaited.effect {
+                        self.select_after(session, &transaction);
+                    }
+                }
             }
             return;
         }
@@ -244,11 +249,10 @@ impl Leased {
                 self.doubtful = true;
             }
             Effect::Multi | Effect::State | Effect::Discard => self.doubtful |= !confirmed,
-            Effect::Exec(transaction) => {
+            Effect::Exec(mut transaction) => {
                 self.doubtful |= !ends_transaction(frame);
-                if let Some(database) = selected(frame, &transaction.selects) {
-                    self.selected(session, database);
-                }
+                transaction.selects.read(frame);
+                self.select_after(session, &transaction);
             }
             Effect::Select(database) if confirmed => self.selected(session, database),
             Effect::Tracking(request) if confirmed => self.pins.tracking = request,
@@ -266,6 +270,22 @@ impl Leased {
             }
         }
         pass(session, frame, mute);
+    }
+
+    /// Reads a piece of the front reply, if that is an EXEC's, for the database that it selects.
+    fn read_selects(&mut self, piece: &[u8]) {
+        if let Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) =
+            self.expected.front_mut()
+        {
+            transaction.selects.read(piece);
+        }
+    }
+
+    /// The whole reply to the EXEC of `transaction` has been read.
+    fn select_after(&mut self, session: &mut Session, transaction: &Transaction) {
+        if let Some(database) = transaction.selects.selected() {
+            self.selected(session, database);
+        }
     }
 
     fn selected(&mut self, session: &mut Session, database: u32) {

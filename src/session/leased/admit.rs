@@ -379,7 +379,7 @@ impl Leased {
             Some(Verb::Multi | Verb::Watch) => return self.forward(session, request, Effect::None),
             Some(Verb::Select) => match request.arg(1).and_then(local::database) {
                 Some(database) => {
-                    transaction.selects.push((transaction.queued, database));
+                    transaction.selects.push(transaction.queued, database);
                     transaction.selecting = true;
                 }
                 // The server refuses it, too, unless it reads numbers in another way.

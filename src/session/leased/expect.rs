@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::pins::Transaction;
-use crate::resp::reply::{ReplyScanner, ScannedReply};
 use crate::upstream::queue::IfLost;
 
 /// One reply to come.
@@ -188,40 +187,9 @@ pub(super) fn echoes(frame: &[u8], nonce: &[u8; NONCE]) -> bool {
     frame.strip_prefix(b"$16\r\n").and_then(|rest| rest.strip_suffix(b"\r\n")) == Some(&nonce[..])
 }
 
-/// Which of EXEC's results, by their place, are `+OK`: the last database that was selected.
-pub(super) fn selected(exec: &[u8], selects: &[(usize, u32)]) -> Option<u32> {
-    let header = memchr::memchr(b'\n', exec)? + 1;
-    if !exec.starts_with(b"*") {
-        return None;
-    }
-    let mut rest = exec.get(header..)?;
-    let mut place = 0;
-    let mut database = None;
-    let last = selects.iter().map(|(at, _)| *at).max()?;
-    while place <= last {
-        let ScannedReply::Complete { len, .. } = ReplyScanner::default().scan(rest) else { break };
-        if let Some((_, index)) = selects.iter().find(|(at, _)| *at == place)
-            && rest.starts_with(b"+OK")
-        {
-            database = Some(*index);
-        }
-        rest = rest.get(len..)?;
-        place += 1;
-    }
-    database
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_successful_select_of_a_transaction_counts() {
-        let exec = b"*3\r\n+OK\r\n$1\r\nx\r\n-ERR DB index is out of range\r\n";
-        assert_eq!(selected(exec, &[(0, 4), (2, 99)]), Some(4));
-        assert_eq!(selected(b"*-1\r\n", &[(0, 4)]), None);
-        assert_eq!(selected(b"-EXECABORT x\r\n", &[(0, 4)]), None);
-    }
 
     #[test]
     fn only_the_exact_echo_will_do() {

@@ -11,6 +11,7 @@ mod outbound;
 mod pins;
 mod post;
 mod revise;
+mod selects;
 mod setback;
 mod settle;
 mod transplant;

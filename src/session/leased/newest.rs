@@ -33,13 +33,19 @@ impl Leased {
 
 /// The streams that an XREAD reads from `$`: which argument that is, and their keys.
 fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
-    let args: Vec<&[u8]> = request.args().collect();
     let Some(streams) = ReadOptions::of(request).streams else { return Vec::new() };
-    let named = args.get(streams + 1..).unwrap_or_default();
-    let (keys, ids) = named.split_at(named.len() / 2);
-    let dollars = keys.iter().zip(ids).enumerate().filter(|(_, (_, id))| **id == b"$");
-    let found: Vec<_> = dollars.map(|(at, (key, _))| (streams + 1 + keys.len() + at, *key)).collect();
-    if keys.len() != ids.len() || found.len() > STREAMS { Vec::new() } else { found }
+    let first = streams + 1;
+    let named = (request.argc() as usize).saturating_sub(first);
+    if named % 2 == 1 {
+        return Vec::new();
+    }
+    let args = request.args().skip(first);
+    // A request may have a million streams: none of it is collected, and one with too many is left early.
+    let ids = args.clone().skip(named / 2);
+    let dollars = args.zip(ids).enumerate().filter(|(_, (_, id))| *id == b"$");
+    let places = dollars.map(|(at, (key, _))| (first + named / 2 + at, key));
+    let found: Vec<_> = places.take(STREAMS + 1).collect();
+    if found.len() > STREAMS { Vec::new() } else { found }
 }
 
 /// The newest id that an XINFO STREAM tells, in either protocol version. It comes before anything that users wrote.

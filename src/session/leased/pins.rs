@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::selects::Selects;
 use crate::resp::pubsub::{Confirmation, Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::session::refusal::Kept;
 
@@ -12,7 +13,7 @@ const REPLAYABLE: usize = 1024 * 1024;
 const ALLOCATION: usize = 16;
 
 /// A transaction between MULTI and EXEC, as far as it has been sent.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Transaction {
     /// MULTI and what follows it, for a new connection; too much of it is not kept.
     body: Vec<Box<[u8]>>,
@@ -21,8 +22,8 @@ pub(super) struct Transaction {
     pub(super) queued: usize,
     /// Something in it was refused by respgate: EXEC must not run it.
     pub(super) poisoned: bool,
-    /// SELECTs in it: which element of EXEC's reply tells whether they worked, and their database.
-    pub(super) selects: Vec<(usize, u32)>,
+    /// SELECTs in it.
+    pub(super) selects: Selects,
     /// It contains a SELECT.
     pub(super) selecting: bool,
     /// Keys were watched when it was sent.
@@ -46,7 +47,7 @@ impl Transaction {
     pub(super) fn capacity(&self) -> usize {
         self.size.min(REPLAYABLE)
             + self.body.capacity() * (size_of::<Box<[u8]>>() + ALLOCATION)
-            + self.selects.capacity() * size_of::<(usize, u32)>()
+            + self.selects.capacity()
     }
 
     /// Returns true if a script can forge the results that tell which database it selects.

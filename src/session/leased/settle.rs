@@ -53,7 +53,7 @@ pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) 
 pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Loss) -> Vec<Fate> {
     let mut fates = Vec::with_capacity(expects.len());
     let mut previous_resent = true;
-    for (place, (expect, (request, sent))) in expects.iter().zip(requests).enumerate() {
+    for ((expect, (request, sent)), ended) in expects.iter().zip(requests).zip(ended(expects, requests)) {
         let fate = match expect {
             Expect::Decided(reply) => Fate::Answer(reply.clone()),
             Expect::Restored(_) | Expect::Alive => Fate::Drop,
@@ -64,7 +64,7 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
             Expect::Nonce(_) if previous_resent => Fate::Resend(request.to_vec()),
             Expect::Nonce(_) => Fate::Drop,
             Expect::Newest(_) | Expect::Publish => Fate::Resend(request.to_vec()),
-            Expect::Reply(awaited) => reply(awaited, request, *sent, ended(place, expects, requests), loss),
+            Expect::Reply(awaited) => reply(awaited, request, *sent, ended, loss),
         };
         previous_resent = matches!(fate, Fate::Resend(_));
         fates.push(fate);
@@ -72,20 +72,23 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
     fates
 }
 
-/// Whether the transaction that stands at `place` has ended, so that it is not sent again.
-fn ended(place: usize, expects: &[&Expect], requests: &[(&[u8], bool)]) -> bool {
-    expects
-        .iter()
-        .zip(requests)
-        .skip(place)
-        .find_map(|(expect, (_, sent))| match expect {
+/// For each request, whether the transaction that it belongs to, or the next one, has ended so that it is not sent again.
+fn ended(expects: &[&Expect], requests: &[(&[u8], bool)]) -> Vec<bool> {
+    let mut ended: Vec<bool> = Vec::with_capacity(expects.len());
+    let mut next = false;
+    // From the last to the first, so that the work is linear.
+    for (expect, (_, sent)) in expects.iter().zip(requests).rev() {
+        match expect {
             Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. }) => {
-                Some(*sent || transaction.watched || transaction.body().is_none())
+                next = *sent || transaction.watched || transaction.body().is_none();
             }
-            Expect::Discarded(_) | Expect::Reply(Awaited { effect: Effect::Discard, .. }) => Some(true),
-            _ => None,
-        })
-        .unwrap_or(false)
+            Expect::Discarded(_) | Expect::Reply(Awaited { effect: Effect::Discard, .. }) => next = true,
+            _ => {}
+        }
+        ended.push(next);
+    }
+    ended.reverse();
+    ended
 }
 
 fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Loss) -> Fate {

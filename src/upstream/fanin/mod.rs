@@ -4,6 +4,7 @@
 //! [`pump`] serves it. Published messages and confirmations are the only frames that are passed on in another RESP version
 //! than they came in: both versions have them in the same form, but for the first byte.
 
+mod announce;
 mod drive;
 mod pump;
 pub mod seat;
@@ -19,11 +20,15 @@ use self::seat::Outlet;
 use self::table::Table;
 use super::Upstream;
 use super::identity::Identity;
+use crate::poll_meter::PollMeter;
 use crate::resp::request::Request;
 use crate::topology::Generation;
 
 /// Bytes of a server's error line that are logged.
 const SHOWN: usize = 256;
+
+/// Names of the table's backlog that are handled before other tasks have their turn: some 0.3 ms.
+const NAMES_PER_TURN: usize = 1024;
 
 /// The subscriptions of all clients may take one part in so many of the byte budget; more are refused, so that no client is
 /// disconnected because of what others subscribe to.
@@ -56,10 +61,13 @@ pub(super) struct FanIn {
     quiet: Cell<(u64, u64)>,
     ping: Cell<bool>,
     unused: Cell<Option<Instant>>,
+    meter: Rc<PollMeter>,
+    /// A task works the table's backlog off.
+    working: Cell<bool>,
 }
 
 impl FanIn {
-    fn new(identity: Rc<Identity>) -> Rc<Self> {
+    fn new(identity: Rc<Identity>, meter: Rc<PollMeter>) -> Rc<Self> {
         Rc::new(Self {
             identity,
             table: RefCell::default(),
@@ -71,7 +79,29 @@ impl FanIn {
             quiet: Cell::default(),
             ping: Cell::default(),
             unused: Cell::default(),
+            meter,
+            working: Cell::default(),
         })
+    }
+
+    /// Has a task handle what the table could not handle at once, if there is anything and no task does.
+    fn work_off(self: &Rc<Self>) {
+        if !self.table.borrow().has_backlog() || self.working.replace(true) {
+            return;
+        }
+        let fan = Rc::downgrade(self);
+        self.meter.spawn_local(async move {
+            while let Some(fan) = fan.upgrade() {
+                if !fan.table.borrow_mut().proceed(NAMES_PER_TURN) {
+                    fan.working.set(false);
+                    // Names that nobody wants any more are to be ended.
+                    fan.wake();
+                    return;
+                }
+                drop(fan);
+                tokio::task::yield_now().await;
+            }
+        });
     }
 
     /// Has the driver look at what there is to do.
@@ -178,9 +208,9 @@ impl Upstream {
         if let Some(fan) = self.fans.borrow().get(&identity.id()) {
             return fan.clone();
         }
-        let fan = FanIn::new(identity.clone());
+        let fan = FanIn::new(identity.clone(), self.meter.clone());
         self.fans.borrow_mut().insert(identity.id(), fan.clone());
-        tokio::task::spawn_local(drive::drive(fan.clone(), self.clone()));
+        self.meter.spawn_local(drive::drive(fan.clone(), self.clone()));
         fan
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
+use super::announce::Announcements;
 use super::table::{Mismatch, Name};
 use super::{FanIn, Order, Upstream, shown};
 use crate::net::budget::{Account, Charge};
@@ -17,11 +18,15 @@ use crate::topology::Generation;
 use crate::upstream::not_primary;
 use crate::upstream::open::Link;
 
-/// Bytes given to sessions before these have their turn to write them: so many for each, within bounds for all. Otherwise
-/// a burst for many subscribers would wait in memory for all of them, however fast they read.
-const TURN_EACH: usize = 16 * 1024;
-const TURN_MIN: usize = 1024 * 1024;
-const TURN_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of messages that may wait for sessions that have not been woken for them: 16 KiB for each session, within bounds for
+/// all. Otherwise a burst for many subscribers would wait in memory for all of them, however fast they read.
+const UNANNOUNCED_EACH: usize = 16 * 1024;
+const UNANNOUNCED_MIN: usize = 1024 * 1024;
+const UNANNOUNCED_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of messages passed to sessions before other tasks have their turn: some 0.5 ms.
+const BYTES_PER_TURN: usize = 1024 * 1024;
+/// Frames read, and messages passed to one session each, before other tasks have their turn: some 0.5 ms.
+const STEPS_PER_TURN: usize = 1024;
 /// Bytes of commands that may wait to be written.
 const OUTBOUND: usize = 256 * 1024;
 /// A message larger than this is not kept until it is whole, in bytes; its subscribers are disconnected.
@@ -58,6 +63,32 @@ pub(super) struct Pump {
     dropping: bool,
     /// What was read and is not whole.
     charge: Charge,
+    announcements: Announcements,
+}
+
+/// What may still be done in one turn.
+struct Turn {
+    /// Bytes that may be passed to sessions.
+    bytes: usize,
+    /// Frames, and sessions that one is passed to.
+    steps: usize,
+}
+
+impl Turn {
+    fn is_over(&self) -> bool {
+        self.bytes == 0 || self.steps == 0
+    }
+
+    /// A frame of `bytes` bytes is passed to `sessions` sessions.
+    fn spend(&mut self, bytes: usize, sessions: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes.saturating_mul(sessions));
+        self.steps = self.steps.saturating_sub(sessions);
+    }
+
+    /// Whether a frame of `bytes` bytes can be passed to `sessions` sessions in this turn.
+    fn has_room_for(&self, bytes: usize, sessions: usize) -> bool {
+        sessions <= self.steps && bytes.saturating_mul(sessions) <= self.bytes
+    }
 }
 
 struct Delivery {
@@ -79,14 +110,28 @@ impl Pump {
             delivery: None,
             dropping: false,
             charge: Charge::new(&Account::new(buffers.share())),
+            announcements: Announcements::default(),
         }
     }
 
     /// Ready when the link has ended.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, fan: &FanIn, upstream: &Upstream) -> Poll<End> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, fan: &Rc<FanIn>, upstream: &Upstream) -> Poll<End> {
         fan.watch(cx.waker());
+        self.announcements.wake_some();
+        let polled = self.poll_link(cx, fan, upstream);
+        fan.work_off();
+        // Behind those that have just been woken.
+        if polled.is_pending() && !self.announcements.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+
+    fn poll_link(&mut self, cx: &mut Context<'_>, fan: &FanIn, upstream: &Upstream) -> Poll<End> {
         let sessions = fan.table.borrow().sessions();
-        let mut room = sessions.saturating_mul(TURN_EACH).clamp(TURN_MIN, TURN_MAX);
+        let unannounced = sessions.saturating_mul(UNANNOUNCED_EACH).clamp(UNANNOUNCED_MIN, UNANNOUNCED_MAX);
+        let bytes = unannounced.saturating_sub(self.announcements.bytes()).min(BYTES_PER_TURN);
+        let mut turn = Turn { bytes, steps: STEPS_PER_TURN };
         for _ in 0..READS {
             if let Some(order) = fan.order.take() {
                 return Poll::Ready(match order {
@@ -96,7 +141,7 @@ impl Pump {
                     Order::Retire => End::Unused,
                 });
             }
-            match self.absorb(fan, upstream, &mut room) {
+            match self.absorb(fan, upstream, &mut turn) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(end) => return Poll::Ready(end),
@@ -147,13 +192,13 @@ impl Pump {
         }
     }
 
-    /// Handles what was read, while there is `room`. False: there is more.
-    fn absorb(&mut self, fan: &FanIn, upstream: &Upstream, room: &mut usize) -> Result<bool, End> {
+    /// Handles what was read, until the `turn` is over. False: there is more.
+    fn absorb(&mut self, fan: &FanIn, upstream: &Upstream, turn: &mut Turn) -> Result<bool, End> {
         let done = loop {
             if let Some(delivery) = self.delivery.take() {
-                self.deliver(delivery, fan, upstream, room);
+                self.deliver(delivery, fan, upstream, turn);
             }
-            if self.delivery.is_some() || *room == 0 {
+            if self.delivery.is_some() || turn.is_over() {
                 break false;
             }
             let read = self.link.read.bytes();
@@ -162,8 +207,11 @@ impl Pump {
                     self.link.read.consume(len);
                 }
                 ScannedReply::Complete { len, kind } => {
+                    turn.steps = turn.steps.saturating_sub(1);
                     let frame = read.get(..len).unwrap_or_default();
-                    self.delivery = take_frame(frame, kind, fan, upstream, self.link.generation, room)?;
+                    let announcements = &mut self.announcements;
+                    self.delivery =
+                        take_frame(frame, kind, fan, upstream, self.link.generation, turn, announcements)?;
                     if self.delivery.is_none() {
                         self.link.read.consume(len);
                     }
@@ -181,18 +229,19 @@ impl Pump {
         Ok(done)
     }
 
-    /// Gives a message to its subscribers as far as there is room; to one of them at least.
-    fn deliver(&mut self, mut delivery: Delivery, fan: &FanIn, upstream: &Upstream, room: &mut usize) {
+    /// Passes a message to its subscribers, until the `turn` is over.
+    fn deliver(&mut self, mut delivery: Delivery, fan: &FanIn, upstream: &Upstream, turn: &mut Turn) {
         let table = fan.table.borrow();
         let frame = self.link.read.bytes().get(..delivery.len).unwrap_or_default();
         let members = table.members(delivery.kind, &delivery.name);
-        while let Some(seat) = delivery.to.get(delivery.reached).filter(|_| *room > 0) {
-            // Who has left since is not told.
+        while let Some(seat) = delivery.to.get(delivery.reached).filter(|_| !turn.is_over()) {
+            // A session that has left since gets nothing.
             if let Some(outlet) = members.and_then(|members| members.get(seat)) {
                 outlet.publish(frame);
+                self.announcements.add(outlet, frame.len());
                 upstream.counters.fanin_deliveries.rise();
-                *room = room.saturating_sub(frame.len());
             }
+            turn.spend(frame.len(), 1);
             delivery.reached += 1;
         }
         if delivery.reached == delivery.to.len() {
@@ -225,14 +274,15 @@ impl Pump {
     }
 }
 
-/// Handles one frame. A message for which there is no `room` is to be delivered yet.
+/// Handles one frame. A message that cannot reach everybody within the `turn` is returned: it is to be delivered yet.
 fn take_frame(
     frame: &[u8],
     kind: ReplyKind,
     fan: &FanIn,
     upstream: &Upstream,
     generation: Generation,
-    room: &mut usize,
+    turn: &mut Turn,
+    announcements: &mut Announcements,
 ) -> Result<Option<Delivery>, End> {
     let mut table = fan.table.borrow_mut();
     let handled = match kind {
@@ -240,13 +290,15 @@ fn take_frame(
             Published::Message(kind, Some(name)) => {
                 upstream.counters.fanin_messages.rise();
                 let Some(members) = table.members(kind, name) else { return Ok(None) };
-                let bytes = frame.len().saturating_mul(members.len());
-                if bytes > *room {
+                if !turn.has_room_for(frame.len(), members.len()) {
                     let to = members.keys().copied().collect();
                     return Ok(Some(Delivery { len: frame.len(), kind, name: name.into(), to, reached: 0 }));
                 }
-                *room -= bytes;
-                members.values().for_each(|outlet| outlet.publish(frame));
+                turn.spend(frame.len(), members.len());
+                for outlet in members.values() {
+                    outlet.publish(frame);
+                    announcements.add(outlet, frame.len());
+                }
                 upstream.counters.fanin_deliveries.add(members.len() as u64);
                 return Ok(None);
             }

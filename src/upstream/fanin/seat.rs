@@ -30,6 +30,8 @@ pub(super) struct Outlet {
     /// The client does not want to see that this is refused.
     mute: Cell<bool>,
     charge: RefCell<Charge>,
+    /// Bytes of messages that the session has not been woken for; `None`: it waits for no wake.
+    unannounced: Cell<Option<usize>>,
 }
 
 impl Seat {
@@ -42,6 +44,7 @@ impl Seat {
             asks: Cell::default(),
             mute: Cell::default(),
             charge: RefCell::new(Charge::new(replies.account())),
+            unannounced: Cell::default(),
         });
         let number = fan.table.borrow_mut().join(outlet.clone());
         Self { fan, number, outlet, _gauge: Gauged::new(&upstream.counters, |c| &c.fanned) }
@@ -76,13 +79,18 @@ impl Seat {
         self.outlet.charge.borrow_mut().set(request.len());
         self.fan.table.borrow_mut().subscribe(self.number, kind, request.args().skip(1));
         self.fan.wake();
+        self.fan.work_off();
     }
 
-    /// Ends the subscriptions that `request` names, or all of this kind. Confirmed at once.
+    /// Ends the subscriptions that `request` names, or all of this kind. Few are confirmed at once; while there are more,
+    /// the session [`Self::asks`].
     pub fn unsubscribe(&self, kind: Kind, request: &Request<'_>) {
+        self.outlet.asks.set(Some(request.len()));
+        self.outlet.charge.borrow_mut().set(request.len());
         let names: Vec<&[u8]> = request.args().skip(1).collect();
         self.fan.table.borrow_mut().unsubscribe(self.number, kind, names.into_iter());
         self.fan.wake();
+        self.fan.work_off();
     }
 
     /// The session's replies go elsewhere from now on.
@@ -95,11 +103,25 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.fan.table.borrow_mut().leave(self.number);
         self.fan.wake();
+        self.fan.work_off();
     }
 }
 
 impl Outlet {
-    /// Passes on a message, in the session's version.
+    /// Adds a message of `bytes` bytes that the session is to be woken for. Returns true if it waits for no wake yet.
+    pub(super) fn announce_later(&self, bytes: usize) -> bool {
+        let waiting = self.unannounced.get();
+        self.unannounced.set(Some(waiting.unwrap_or(0) + bytes));
+        waiting.is_none()
+    }
+
+    /// Wakes the session for its messages. Returns their bytes.
+    pub(super) fn announce(&self) -> usize {
+        self.replies.borrow().wake();
+        self.unannounced.take().unwrap_or(0)
+    }
+
+    /// Passes on a message, in the session's version, without waking the session.
     pub(super) fn publish(&self, frame: &[u8]) {
         let first = match self.resp {
             Resp::V2 => b'*',
@@ -126,6 +148,7 @@ impl Listener for Rc<Outlet> {
         }
         write::integer(&mut frame, i64::try_from(count).unwrap_or(i64::MAX));
         self.publish(&frame);
+        self.replies.borrow().wake();
     }
 
     fn decided(&self, refusal: Option<&[u8]>) {

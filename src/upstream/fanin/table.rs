@@ -3,9 +3,12 @@
 //! A name is subscribed to upstream while anybody is, or asks to be. Commands go out one for each request of a session, so
 //! that the server's refusal of one is nobody else's, and confirmations are matched with them in order.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod backlog;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
+use self::backlog::Work;
 use crate::resp::pubsub::{Confirmation, Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::resp::request;
 
@@ -18,13 +21,16 @@ const EACH: usize = 128;
 /// Names in one command that restores subscriptions, or ends them.
 const NAMES: usize = 512;
 
+/// Names of one request that are handled at once; the rest of a longer one waits for [`Table::proceed`].
+const AT_ONCE: usize = 512;
+
 /// One session's ear.
 pub(super) trait Listener {
     /// Of a kind, a subscription to `name` began or ended, or there was none to end; the session has `count` now
     /// (channels and patterns together, shard channels apart).
     fn confirmed(&self, kind: Kind, begins: bool, name: Option<&[u8]>, count: usize);
 
-    /// What it asked for is done, or refused with this error line (without CRLF).
+    /// What it asked for, subscriptions or their end, is done, or refused with this error line (without CRLF).
     fn decided(&self, refusal: Option<&[u8]>);
 
     /// A subscription that it has been promised is lost.
@@ -42,8 +48,12 @@ pub(super) struct Table<L> {
     next_seat: u64,
     /// Subscriptions of a connection that was lost, to be made anew before anything else is sent.
     restoring: VecDeque<(Kind, Vec<Name>)>,
-    /// What sessions ask for and has not been sent.
-    asks: VecDeque<Ask>,
+    /// What sessions ask for and has not been sent, in this order.
+    asks: BTreeMap<i64, Ask>,
+    /// Work that takes more than one turn.
+    backlog: VecDeque<Work>,
+    /// See [`AT_ONCE`].
+    at_once: usize,
     /// What was sent and is not answered.
     sent: VecDeque<Sent>,
     /// What nobody may be subscribed to any more.
@@ -106,13 +116,23 @@ struct Seat<L> {
     listener: L,
     names: Each<HashSet<Name>>,
     bytes: usize,
+    /// What it has asked for and has no answer to.
+    asking: Option<Asking>,
+}
+
+/// A session's request that is not answered.
+struct Asking {
+    kind: Kind,
+    names: Rc<[Name]>,
+    /// Its place in [`Table::asks`], while it is there.
+    place: Option<i64>,
 }
 
 /// One session's request.
 struct Ask {
     seat: u64,
     kind: Kind,
-    names: Vec<Name>,
+    names: Rc<[Name]>,
 }
 
 struct Sent {
@@ -150,7 +170,9 @@ impl<L> Default for Table<L> {
             seats: HashMap::new(),
             next_seat: 0,
             restoring: VecDeque::new(),
-            asks: VecDeque::new(),
+            asks: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            at_once: AT_ONCE,
             sent: VecDeque::new(),
             deserted: Vec::new(),
             held: 0,
@@ -163,7 +185,7 @@ impl<L: Listener + Clone> Table<L> {
     pub(super) fn join(&mut self, listener: L) -> u64 {
         let seat = self.next_seat;
         self.next_seat += 1;
-        self.seats.insert(seat, Seat { listener, names: Each::default(), bytes: 0 });
+        self.seats.insert(seat, Seat { listener, names: Each::default(), bytes: 0, asking: None });
         seat
     }
 
@@ -171,12 +193,13 @@ impl<L: Listener + Clone> Table<L> {
     pub(super) fn leave(&mut self, seat: u64) {
         let Some(mut gone) = self.seats.remove(&seat) else { return };
         for kind in Kind::ALL {
-            for name in std::mem::take(gone.names.of_mut(kind)) {
-                self.part(seat, kind, &name);
+            let names: Vec<Name> = gone.names.take(kind).into_iter().collect();
+            if !names.is_empty() {
+                self.undertake(Work::Leave { seat, kind, names: names.into_iter() });
             }
         }
-        if let Some(at) = self.asks.iter().position(|ask| ask.seat == seat)
-            && let Some(ask) = self.asks.remove(at)
+        if let Some(place) = gone.asking.and_then(|asking| asking.place)
+            && let Some(ask) = self.asks.remove(&place)
         {
             self.release(ask.kind, &ask.names);
         }
@@ -204,15 +227,10 @@ impl<L: Listener + Clone> Table<L> {
 
     /// Whether a subscription that a session has, or asks for, is `such`.
     pub(super) fn hears(&self, seat: u64, mut such: impl FnMut(Kind, &[u8]) -> bool) -> bool {
-        let has = self.seats.get(&seat).is_some_and(|seat| {
-            Kind::ALL.into_iter().any(|kind| seat.names.of(kind).iter().any(|name| such(kind, name)))
-        });
-        let sent = self.sent.iter().filter_map(|sent| match &sent.purpose {
-            Purpose::Ask(ask) => Some(ask),
-            _ => None,
-        });
-        let mut asks = self.asks.iter().chain(sent).filter(|ask| ask.seat == seat);
-        has || asks.any(|ask| ask.names.iter().any(|name| such(ask.kind, name)))
+        let Some(seat) = self.seats.get(&seat) else { return false };
+        let has = Kind::ALL.into_iter().any(|kind| seat.names.of(kind).iter().any(|name| such(kind, name)));
+        let asks = |asking: &Asking| asking.names.iter().any(|name| such(asking.kind, name));
+        has || seat.asking.as_ref().is_some_and(asks)
     }
 
     /// Whether so many more names, of so many bytes together, would be too much for one session.
@@ -223,22 +241,27 @@ impl<L: Listener + Clone> Table<L> {
 
     /// A session asks to be subscribed; it asks for one thing at a time. What the link has already is confirmed at once.
     pub(super) fn subscribe<'a>(&mut self, seat: u64, kind: Kind, names: impl Iterator<Item = &'a [u8]>) {
-        let names: Vec<Name> = names.map(Name::from).collect();
+        let names: Rc<[Name]> = names.map(Name::from).collect();
         let mut ready = true;
-        for name in &names {
+        for name in names.iter() {
             let state = self.state(kind, name);
             state.asked += 1;
             ready &= state.on;
+        }
+        if let Some(mine) = self.seats.get_mut(&seat) {
+            mine.asking = Some(Asking { kind, names: names.clone(), place: None });
         }
         let ask = Ask { seat, kind, names };
         if ready {
             self.grant(ask);
         } else {
-            self.asks.push_back(ask);
+            let last = self.asks.last_key_value().map_or(0, |(place, _)| *place);
+            self.queue(last + 1, ask);
         }
     }
 
-    /// A session ends some of its subscriptions; without names, all of this kind.
+    /// A session ends some of its subscriptions; without names, all of this kind. Until that is decided, it asks for nothing
+    /// else.
     pub(super) fn unsubscribe<'a>(
         &mut self,
         seat: u64,
@@ -246,30 +269,13 @@ impl<L: Listener + Clone> Table<L> {
         names: impl ExactSizeIterator<Item = &'a [u8]>,
     ) {
         let Some(mine) = self.seats.get_mut(&seat) else { return };
-        let listener = mine.listener.clone();
-        if names.len() == 0 {
-            let all = std::mem::take(mine.names.of_mut(kind));
-            if all.is_empty() {
-                return listener.confirmed(kind, false, None, mine.count(kind));
-            }
-            mine.bytes -= all.iter().map(|name| name.len()).sum::<usize>();
-            let (others, mut left) = (mine.count(kind), all.len());
-            for name in all {
-                left -= 1;
-                listener.confirmed(kind, false, Some(&name), others + left);
-                self.part(seat, kind, &name);
-            }
-            return;
+        let all = names.len() == 0;
+        let names: Vec<Name> =
+            if all { mine.names.of(kind).iter().cloned().collect() } else { names.map(Name::from).collect() };
+        if names.is_empty() {
+            mine.listener.confirmed(kind, false, None, mine.count(kind));
         }
-        for name in names {
-            let Some(mine) = self.seats.get_mut(&seat) else { return };
-            let had = mine.names.of_mut(kind).take(name);
-            mine.bytes -= had.as_ref().map_or(0, |name| name.len());
-            listener.confirmed(kind, false, Some(name), mine.count(kind));
-            if let Some(name) = had {
-                self.part(seat, kind, &name);
-            }
-        }
+        self.undertake(Work::End { seat, kind, names: names.into_iter() });
     }
 
     /// Those to whom a message is due.
@@ -287,7 +293,8 @@ impl<L: Listener + Clone> Table<L> {
             self.send(out, kind, names, Purpose::End);
             return true;
         }
-        while let Some(ask) = self.asks.pop_front() {
+        while let Some((_, ask)) = self.asks.pop_first() {
+            self.place(&ask, None);
             let missing: Vec<Name> =
                 ask.names.iter().filter(|name| !self.state(ask.kind, name).on).cloned().collect();
             if missing.is_empty() {
@@ -380,12 +387,12 @@ impl<L: Listener + Clone> Table<L> {
         }
         for sent in std::mem::take(&mut self.sent).into_iter().rev() {
             match sent.purpose {
-                Purpose::Ask(ask) if self.seats.contains_key(&ask.seat) => self.asks.push_front(ask),
-                Purpose::Ask(ask) => self.release(ask.kind, &ask.names),
+                Purpose::Ask(ask) => self.ask_first(ask),
                 Purpose::Restore => self.release(sent.kind, &sent.names),
                 Purpose::End | Purpose::Ping => {}
             }
         }
+        self.retract_grants();
         for (kind, name) in std::mem::take(&mut self.deserted) {
             if let Some(state) = self.topics.of_mut(kind).get_mut(&name) {
                 state.deserted = false;
@@ -412,7 +419,7 @@ impl<L: Listener + Clone> Table<L> {
     pub(super) fn refuse_unsent(&mut self, line: &[u8]) -> usize {
         let asks = std::mem::take(&mut self.asks);
         let refused = asks.len();
-        asks.into_iter().for_each(|ask| self.refuse(ask, line));
+        asks.into_values().for_each(|ask| self.refuse(ask, line));
         refused
     }
 
@@ -457,25 +464,35 @@ impl<L: Listener + Clone> Table<L> {
 
     /// All that a session asked for is confirmed.
     fn grant(&mut self, ask: Ask) {
-        let Ask { seat, kind, names } = ask;
-        let Some(mine) = self.seats.get_mut(&seat) else { return self.release(kind, &names) };
-        let listener = mine.listener.clone();
-        for name in &names {
-            let Some(mine) = self.seats.get_mut(&seat) else { break };
-            if mine.names.of_mut(kind).insert(name.clone()) {
-                mine.bytes += name.len();
-                self.held += EACH + name.len();
-            }
-            listener.confirmed(kind, true, Some(name), mine.count(kind));
-            self.state(kind, name).members.insert(seat, listener.clone());
+        self.undertake(Work::Grant { ask, next: 0 });
+    }
+
+    /// An ask that was sent on a lost link is sent before all others, unless its session has left.
+    fn ask_first(&mut self, ask: Ask) {
+        if self.seats.contains_key(&ask.seat) {
+            let first = self.asks.first_key_value().map_or(0, |(place, _)| *place);
+            self.queue(first - 1, ask);
+        } else {
+            self.release(ask.kind, &ask.names);
         }
-        self.release(kind, &names);
-        listener.decided(None);
+    }
+
+    fn queue(&mut self, place: i64, ask: Ask) {
+        self.place(&ask, Some(place));
+        self.asks.insert(place, ask);
+    }
+
+    /// Notes where the ask of a session waits.
+    fn place(&mut self, ask: &Ask, place: Option<i64>) {
+        if let Some(asking) = self.seats.get_mut(&ask.seat).and_then(|mine| mine.asking.as_mut()) {
+            asking.place = place;
+        }
     }
 
     fn refuse(&mut self, ask: Ask, line: &[u8]) {
         self.release(ask.kind, &ask.names);
-        if let Some(seat) = self.seats.get(&ask.seat) {
+        if let Some(seat) = self.seats.get_mut(&ask.seat) {
+            seat.asking = None;
             seat.listener.decided(Some(line));
         }
     }

@@ -18,6 +18,7 @@ use crate::net::stream::Stream;
 use crate::net::tls::Floor;
 use crate::net::tls::accept::{HandshakeLog, ServerTls, Welcomed};
 use crate::net::tls::client::{ClientProfile, ClientTls};
+use crate::net::tls::gate::HandshakeGate;
 use crate::net::tls::names::Names;
 use crate::net::tls::read_ahead::ReadAhead;
 use crate::net::tls::server::{ClientCertificates, ServerProfile};
@@ -59,7 +60,7 @@ impl Bench {
             fair: false,
             timelines: Timelines::default(),
         };
-        let upstream = Upstream::start(plan, buffers.clone(), counters);
+        let upstream = Upstream::start(plan, buffers.clone(), crate::poll_meter::PollMeter::new(), counters);
         let identity = upstream.identities.own().clone();
         let lane = Lane::new(Key { identity, database: 0, resp: Resp::V2 }, false);
         Self { upstream, lane, buffers, _topology: topology }
@@ -154,7 +155,9 @@ async fn secured() -> (Stream, TlsStream<ReadAhead>) {
     SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
     let (address, log) = (Address::tcp("localhost", 1), HandshakeLog::default());
-    let (stream, welcomed) = tokio::join!(client.connect(&address, stream), server.accept(accepted, &log));
+    let gate = HandshakeGate::new(&crate::poll_meter::PollMeter::new());
+    let (stream, welcomed) =
+        tokio::join!(client.connect(&address, stream), server.accept(accepted, &log, &gate));
     let Ok(Welcomed { stream: accepted, .. }) = welcomed else { panic!("no handshake") };
     (Stream::Tls(Box::new(stream.unwrap().into())), accepted)
 }

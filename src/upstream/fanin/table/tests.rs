@@ -95,10 +95,11 @@ fn send(table: &mut Table<Ear>, server: &mut Server) {
 fn settle(table: &mut Table<Ear>, server: &mut Server) {
     loop {
         send(table, server);
-        if server.unread.is_empty() {
+        if server.unread.is_empty() && !table.has_backlog() {
             return;
         }
         server.answer(table);
+        table.proceed(1);
     }
 }
 
@@ -136,6 +137,49 @@ fn the_first_subscribes_and_the_last_unsubscribes() {
 }
 
 /// Who comes back before the end was sent costs the server nothing.
+/// However many names a session subscribes to or ends, one turn handles a bounded number of them.
+#[test]
+fn many_names_take_many_turns() {
+    const NAMES: usize = 60_000;
+    let (mut table, mut server) = (Table::<Ear>::default(), Server::default());
+    let ears = [Ear::default(), Ear::default()];
+    let seats = ears.clone().map(|ear| table.join(ear));
+    let names: Vec<String> = (0..NAMES).map(|name| name.to_string()).collect();
+    let heard = || ears[0].borrow().len();
+    let turns = |table: &mut Table<Ear>| {
+        let mut turns = 0;
+        loop {
+            let (before, more) = (heard(), table.proceed(1000));
+            // The last turn also says that all is decided.
+            assert!(heard() - before <= 1001);
+            turns += 1;
+            if !more {
+                return turns;
+            }
+        }
+    };
+    table.subscribe(seats[0], Kind::Channel, names.iter().map(|name| name.as_bytes()));
+    send(&mut table, &mut server);
+    server.answer(&mut table);
+    assert_eq!(heard(), 0);
+    assert_eq!(turns(&mut table), 60);
+    assert_eq!(heard(), NAMES + 1);
+    // What the link has already is confirmed without the server, and yet in as many turns.
+    table.subscribe(seats[1], Kind::Channel, names.iter().map(|name| name.as_bytes()));
+    assert!(ears[1].borrow().is_empty());
+    assert_eq!(turns(&mut table), 60);
+    assert_eq!(ears[1].borrow().len(), NAMES + 1);
+    table.leave(seats[1]);
+    assert_eq!(turns(&mut table), 60);
+    ears[0].borrow_mut().clear();
+    end(&mut table, seats[0], &[]);
+    assert_eq!(heard(), 0);
+    assert_eq!(turns(&mut table), 60);
+    assert_eq!(heard(), NAMES + 1);
+    settle(&mut table, &mut server);
+    assert_eq!((table.names(), table.held()), (0, 0));
+}
+
 #[test]
 fn an_end_that_was_not_sent_is_taken_back() {
     let (mut table, mut server) = (Table::<Ear>::default(), Server::default());
@@ -218,6 +262,7 @@ enum Action {
     Ping,
     Disconnect,
     GiveUp,
+    Proceed,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -230,6 +275,7 @@ fn action() -> impl Strategy<Value = Action> {
         4 => (any::<usize>(), kind(), names(0)).prop_map(|(at, kind, names)| Action::Unsubscribe(at, kind, names)),
         6 => Just(Action::Send),
         8 => Just(Action::Answer),
+        4 => Just(Action::Proceed),
         1 => Just(Action::Ping),
         1 => Just(Action::Disconnect),
         1 => Just(Action::GiveUp),
@@ -256,7 +302,8 @@ impl Model {
     fn hear(&mut self, server: &Server) {
         let heard = std::mem::take(&mut *self.ear.borrow_mut());
         let Some(Heard::Decided(refusal)) = heard.last() else {
-            assert_eq!(heard, [], "nothing comes unasked");
+            assert!(self.asks.is_some() || heard.is_empty(), "nothing comes unasked: {heard:?}");
+            *self.ear.borrow_mut() = heard;
             return;
         };
         let (kind, names) = self.asks.take().expect("something was asked for");
@@ -272,6 +319,12 @@ impl Model {
                 expected.push(Heard::Confirmed(kind, true, Some(name.to_owned()), self.count(kind)));
             }
         } else {
+            // A link was lost while the names were granted one by one, and there was no other for the rest.
+            for heard in &heard[..heard.len() - 1] {
+                let Heard::Confirmed(_, true, Some(name), _) = heard else { panic!("{heard:?}") };
+                self.has.insert((word(kind), name.clone()));
+                expected.push(Heard::Confirmed(kind, true, Some(name.clone()), self.count(kind)));
+            }
             let gave_up = refusal.as_deref() == Some("-ERR gave up");
             assert!(gave_up || names.contains(&"x"), "only what is not permitted is refused");
         }
@@ -281,6 +334,7 @@ impl Model {
 
     fn unsubscribe(&mut self, kind: Kind, names: &[&'static str]) {
         let mut heard = std::mem::take(&mut *self.ear.borrow_mut());
+        assert_eq!(heard.pop(), Some(Heard::Decided(None)));
         let mut named: Vec<Option<String>> = names.iter().map(|name| Some((*name).to_owned())).collect();
         if named.is_empty() {
             // The order is nobody's business.
@@ -312,8 +366,8 @@ fn pick(models: &mut [Model], at: usize) -> Option<&mut Model> {
     models.get_mut(at.checked_rem(len)?)
 }
 
-fn play(actions: Vec<Action>) {
-    let (mut table, mut server) = (Table::<Ear>::default(), Server::default());
+fn play(actions: Vec<Action>, at_once: usize) {
+    let (mut table, mut server) = (Table::<Ear> { at_once, ..Table::default() }, Server::default());
     let mut models: Vec<Model> = Vec::new();
     let picked = |names: Vec<usize>| names.into_iter().map(|at| NAMED[at]).collect::<Vec<_>>();
     for action in actions {
@@ -337,9 +391,14 @@ fn play(actions: Vec<Action>) {
             Action::Unsubscribe(at, kind, names) => {
                 if let Some(model) = pick(&mut models, at).filter(|model| model.asks.is_none()) {
                     let names = picked(names);
+                    while table.proceed(usize::MAX) {}
                     table.unsubscribe(model.seat, kind, names.iter().map(|name| name.as_bytes()));
+                    while table.proceed(1) {}
                     model.unsubscribe(kind, &names);
                 }
+            }
+            Action::Proceed => {
+                table.proceed(1);
             }
             Action::Send => send(&mut table, &mut server),
             Action::Answer => server.answer(&mut table),
@@ -388,6 +447,12 @@ proptest! {
 
     #[test]
     fn the_server_has_what_the_sessions_have(actions in prop::collection::vec(action(), 0..120)) {
-        play(actions);
+        play(actions, AT_ONCE);
+    }
+
+    /// The same where every request takes several turns.
+    #[test]
+    fn nothing_changes_where_requests_take_several_turns(actions in prop::collection::vec(action(), 0..120)) {
+        play(actions, 1);
     }
 }

@@ -1,0 +1,214 @@
+//! How many connections each source may open per second. No I/O; time is passed in.
+//!
+//! A source is an IPv4 address or an IPv6 /64, which one machine commonly has whole. The algorithm is GCRA: a source has one
+//! number, the moment at which all that it has opened is paid for.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+/// A connection above the rate waits at most this long; a later one is refused.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Sources that are remembered. A source is forgotten as soon as it may open a whole burst again. While the table is full,
+/// new sources share one rate.
+const SOURCES: usize = 32 * 1024;
+
+/// Bounds on the connections of one source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceRateConfig {
+    /// Connections per second; 0: any number.
+    pub per_second: u32,
+    /// Connections at once after a pause, at least 1.
+    pub burst: u32,
+    /// Networks whose connections are not counted.
+    pub exempt: Vec<IpNet>,
+}
+
+/// What becomes of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is served now.
+    Now,
+    /// It is served after this time, at most 1 s.
+    After(Duration),
+    /// It is closed.
+    Refused,
+}
+
+/// Admits the connections of all sources.
+#[derive(Debug)]
+pub struct SourceRate {
+    /// The time that one connection costs; `None`: no limit.
+    each: Option<Duration>,
+    /// The time that a burst costs.
+    burst: Duration,
+    exempt: Vec<IpNet>,
+    /// Until when each source has spent its rate.
+    spent_until: HashMap<u128, Instant>,
+    /// The same for all sources that the table has no place for.
+    others: Option<Instant>,
+    /// When sources were last forgotten.
+    tidied: Option<Instant>,
+}
+
+impl SourceRate {
+    /// Nothing has been opened yet.
+    pub fn new(config: &SourceRateConfig) -> Self {
+        let each = Duration::from_secs(1).checked_div(config.per_second);
+        Self {
+            each,
+            burst: each.unwrap_or_default().saturating_mul(config.burst.max(1)),
+            exempt: config.exempt.clone(),
+            spent_until: HashMap::new(),
+            others: None,
+            tidied: None,
+        }
+    }
+
+    /// Decides about a connection from `address` at `now`. One that is refused costs its source nothing.
+    pub fn admit(&mut self, address: IpAddr, now: Instant) -> Admission {
+        let address = address.to_canonical();
+        let Some(each) = self.each.filter(|_| !self.exempt.iter().any(|network| network.contains(&address)))
+        else {
+            return Admission::Now;
+        };
+        let source = source(address);
+        let known = self.spent_until.get(&source).copied();
+        let own = known.is_some() || self.has_place(now);
+        let spent_until = if own { known } else { self.others };
+        let next = spent_until.map_or(now, |until| until.max(now)) + each;
+        let wait = (next - now).saturating_sub(self.burst);
+        if wait > MAX_WAIT {
+            return Admission::Refused;
+        }
+        if own {
+            self.spent_until.insert(source, next);
+        } else {
+            self.others = Some(next);
+        }
+        if wait.is_zero() { Admission::Now } else { Admission::After(wait) }
+    }
+
+    /// Whether one more source can be remembered. Looks for sources to forget at most once a second.
+    fn has_place(&mut self, now: Instant) -> bool {
+        if self.spent_until.len() < SOURCES {
+            return true;
+        }
+        if self.tidied.is_none_or(|at| now - at >= Duration::from_secs(1)) {
+            self.tidied = Some(now);
+            self.spent_until.retain(|_, until| *until > now);
+        }
+        self.spent_until.len() < SOURCES
+    }
+}
+
+/// Tells sources apart: by IPv4 address, or by the first 64 bits of an IPv6 address.
+fn source(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rate(per_second: u32, burst: u32) -> SourceRate {
+        let exempt = vec!["127.0.0.0/8".parse().unwrap()];
+        SourceRate::new(&SourceRateConfig { per_second, burst, exempt })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_burst_is_served_at_once_and_what_follows_waits_or_is_refused() {
+        let (mut rate, now) = (rate(10, 20), Instant::now());
+        for _ in 0..20 {
+            assert_eq!(rate.admit(ip("10.0.0.1"), now), Admission::Now);
+        }
+        for waits in 1..=10u32 {
+            let expected = Duration::from_millis(100) * waits;
+            assert_eq!(
+                rate.admit(ip("::ffff:10.0.0.1"), now),
+                Admission::After(expected),
+                "a mapped address"
+            );
+        }
+        assert_eq!(rate.admit(ip("10.0.0.1"), now), Admission::Refused);
+        assert_eq!(rate.admit(ip("10.0.0.2"), now), Admission::Now, "another source");
+        assert_eq!(rate.admit(ip("127.0.0.9"), now), Admission::Now, "exempt");
+        let later = now + Duration::from_secs(3);
+        assert_eq!(rate.admit(ip("10.0.0.1"), later), Admission::Now);
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_source() {
+        let (mut rate, now) = (rate(1, 1), Instant::now());
+        assert_eq!(rate.admit(ip("2001:db8::1"), now), Admission::Now);
+        assert_eq!(rate.admit(ip("2001:db8::ffff:2"), now), Admission::After(Duration::from_secs(1)));
+        assert_eq!(rate.admit(ip("2001:db8:0:1::1"), now), Admission::Now);
+    }
+
+    #[test]
+    fn without_a_rate_everybody_is_admitted() {
+        let (mut rate, now) = (rate(0, 1), Instant::now());
+        assert!((0..10_000).all(|_| rate.admit(ip("10.0.0.1"), now) == Admission::Now));
+        assert!(rate.spent_until.is_empty());
+    }
+
+    #[test]
+    fn a_full_table_is_bounded_and_forgets() {
+        let (mut rate, now) = (rate(10, 20), Instant::now());
+        let address = |n: u32| IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n));
+        for n in 0..2 * SOURCES as u32 {
+            rate.admit(address(n), now);
+        }
+        assert_eq!(rate.spent_until.len(), SOURCES);
+        assert_eq!(rate.admit(address(3 * SOURCES as u32), now), Admission::Refused, "others share one rate");
+        let later = now + Duration::from_secs(5);
+        assert_eq!(rate.admit(address(3 * SOURCES as u32), later), Admission::Now);
+        assert_eq!(rate.spent_until.len(), 1);
+    }
+
+    proptest! {
+        /// Whatever the schedule, a source has no more connections served in any window than the burst, the wait and the rate
+        /// allow.
+        #[test]
+        fn no_window_has_more_than_its_share(
+            gaps in prop::collection::vec(0u64..300, 1..400),
+            per_second in 1u32..200,
+            burst in 1u32..50,
+        ) {
+            let mut rate = rate(per_second, burst);
+            let began = Instant::now();
+            let mut now = began;
+            let mut served = Vec::new();
+            for gap in gaps {
+                now += Duration::from_millis(gap);
+                match rate.admit(ip("10.0.0.1"), now) {
+                    Admission::Now => served.push(now - began),
+                    Admission::After(wait) => {
+                        prop_assert!(wait <= MAX_WAIT);
+                        served.push(now - began + wait);
+                    }
+                    Admission::Refused => {}
+                }
+            }
+            served.sort();
+            for (first, from) in served.iter().enumerate() {
+                for (last, to) in served.iter().enumerate().skip(first) {
+                    let allowed = f64::from(burst) + (*to - *from).as_secs_f64() * f64::from(per_second) + 1.0;
+                    prop_assert!((last - first) as f64 <= allowed, "{} in {:?}", last - first + 1, *to - *from);
+                }
+            }
+        }
+    }
+}

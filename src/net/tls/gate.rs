@@ -1,0 +1,217 @@
+//! Bounds what TLS handshakes take from a worker: how many are under way at once, and how much of a turn they use.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use pin_project_lite::pin_project;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::poll_meter::PollMeter;
+
+/// Handshakes under way at once on one worker. Each takes some 40 KiB.
+const AT_ONCE: usize = 256;
+
+/// Admits the handshakes of one worker. A step of a handshake takes up to 1 ms of computing, so that only one is done before
+/// other tasks have their turn.
+pub struct HandshakeGate {
+    slots: Semaphore,
+    /// Handshakes that wait for a slot.
+    waiting: Cell<usize>,
+    /// A step was done in this turn.
+    used: Cell<bool>,
+    /// Handshakes that wait for a turn.
+    queue: RefCell<VecDeque<Weak<Ticket>>>,
+    meter: Rc<PollMeter>,
+}
+
+/// A place in the queue for a turn.
+struct Ticket {
+    called: Cell<bool>,
+    waker: RefCell<Waker>,
+}
+
+impl HandshakeGate {
+    /// A gate that nobody has passed.
+    pub fn new(meter: &Rc<PollMeter>) -> Rc<Self> {
+        Rc::new(Self {
+            slots: Semaphore::new(AT_ONCE),
+            waiting: Cell::new(0),
+            used: Cell::new(false),
+            queue: RefCell::default(),
+            meter: meter.clone(),
+        })
+    }
+
+    /// Waits until fewer than [`AT_ONCE`] handshakes are under way, in order of arrival. `None` never comes: the gate is not
+    /// closed.
+    pub(super) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(slot) = self.slots.try_acquire() {
+            return Some(slot);
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let _waiting = Waiting(&self.waiting);
+        self.slots.acquire().await.ok()
+    }
+
+    /// Whether a handshake waits for a slot.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
+    /// Polls `future` only when it is its turn.
+    pub(super) fn paced<F: Future>(self: &Rc<Self>, future: F) -> Paced<F> {
+        Paced { future, gate: self.clone(), ticket: None }
+    }
+
+    /// Whether a step may be done now. Then others wait for the next turn.
+    fn begin_step(self: &Rc<Self>) -> bool {
+        if self.used.replace(true) {
+            return false;
+        }
+        let gate = self.clone();
+        self.meter.spawn_local(async move {
+            loop {
+                // Ends after all tasks that are ready now have run, and the sockets have been looked at.
+                tokio::task::yield_now().await;
+                if !gate.call_next() {
+                    return gate.used.set(false);
+                }
+            }
+        });
+        true
+    }
+
+    /// Gives the turn to the handshake that has waited longest. Returns false if none waits.
+    fn call_next(&self) -> bool {
+        loop {
+            let Some(next) = self.queue.borrow_mut().pop_front() else { return false };
+            if let Some(ticket) = next.upgrade() {
+                ticket.called.set(true);
+                ticket.waker.borrow().wake_by_ref();
+                return true;
+            }
+        }
+    }
+}
+
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+pin_project! {
+    /// See [`HandshakeGate::paced`].
+    pub(super) struct Paced<F> {
+        #[pin]
+        future: F,
+        gate: Rc<HandshakeGate>,
+        ticket: Option<Rc<Ticket>>,
+    }
+}
+
+impl<F: Future> Future for Paced<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let may = match this.ticket {
+            Some(ticket) if ticket.called.get() => true,
+            Some(ticket) => {
+                ticket.waker.borrow_mut().clone_from(cx.waker());
+                false
+            }
+            None if this.gate.begin_step() => true,
+            None => {
+                let ticket =
+                    Rc::new(Ticket { called: Cell::new(false), waker: RefCell::new(cx.waker().clone()) });
+                this.gate.queue.borrow_mut().push_back(Rc::downgrade(&ticket));
+                *this.ticket = Some(ticket);
+                false
+            }
+        };
+        if !may {
+            return Poll::Pending;
+        }
+        *this.ticket = None;
+        this.future.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs of a task that yields, until all `steps` steps of each of `handshakes` are done.
+    async fn turns(handshakes: usize, steps: usize) -> usize {
+        let gate = HandshakeGate::new(&PollMeter::new());
+        let done = Rc::new(Cell::new(0));
+        for _ in 0..handshakes {
+            let (gate, done) = (gate.clone(), done.clone());
+            tokio::task::spawn_local(async move {
+                let mut left = steps;
+                let handshake = std::future::poll_fn(move |cx| {
+                    left -= 1;
+                    cx.waker().wake_by_ref();
+                    if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+                });
+                gate.paced(handshake).await;
+                done.set(done.get() + 1);
+            });
+        }
+        let mut turns = 0;
+        while done.get() < handshakes {
+            tokio::task::yield_now().await;
+            turns += 1;
+        }
+        turns
+    }
+
+    #[tokio::test]
+    async fn others_have_a_turn_after_each_step() {
+        let local = tokio::task::LocalSet::new();
+        let turns = local.run_until(turns(20, 3)).await;
+        assert!(turns >= 20 * 3 - 1, "{turns}");
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_is_dropped_gives_its_turn_away() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let gate = HandshakeGate::new(&PollMeter::new());
+                let mut all: Vec<_> = (0..3).map(|_| Box::pin(gate.paced(std::future::ready(())))).collect();
+                let mut cx = Context::from_waker(Waker::noop());
+                let ready: Vec<bool> =
+                    all.iter_mut().map(|one| one.as_mut().poll(&mut cx).is_ready()).collect();
+                assert_eq!(ready, [true, false, false]);
+                drop(all.remove(1));
+                tokio::time::timeout(std::time::Duration::from_secs(5), all.remove(1))
+                    .await
+                    .expect("its turn");
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_slot_makes_the_gate_crowded() {
+        let gate = HandshakeGate::new(&PollMeter::new());
+        let mut slots = Vec::new();
+        for _ in 0..AT_ONCE {
+            slots.push(gate.enter().await);
+        }
+        assert!(!gate.is_crowded());
+        let mut late = Box::pin(gate.enter());
+        assert!(late.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(gate.is_crowded());
+        slots.pop();
+        assert!(late.await.is_some());
+        assert!(!gate.is_crowded());
+    }
+}
