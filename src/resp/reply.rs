@@ -112,6 +112,11 @@ impl ReplyScanner {
         self.at
     }
 
+    /// Bytes that the unfinished frame has at least: what is known good, and the rest of the string in it that has begun.
+    pub fn announced(&self) -> u64 {
+        self.at as u64 + self.bulk
+    }
+
     /// The caller has dropped `count` scanned bytes from the front of the buffer.
     pub fn rebase(&mut self, count: usize) {
         self.at = self.at.saturating_sub(count);

@@ -252,6 +252,7 @@ impl Session {
         let now = self.around.roster.now.get();
         self.presence.leases(now, false, false);
         self.presence.owes(now, false, true);
+        self.replies.sizes().lease_ended();
         self.release_place(Limit::Leased);
     }
 

@@ -8,9 +8,11 @@ use super::{Session, local};
 use crate::command::{self, Found, ReadOptions, Retry, Route, Spec, Trace, Verb};
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
+use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
 use crate::upstream::lane::Admission;
 use crate::upstream::queue::IfLost;
+use crate::upstream::reply_sizes::Placement;
 
 /// A request larger than this does not travel on the shared lane, where others would wait behind it, in bytes.
 const OVERSIZE: usize = 64 * 1024;
@@ -79,6 +81,39 @@ impl Session {
     }
 
     pub(super) fn share(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        if self.replies.sizes().placement() != Placement::Shared
+            && let Some(step) = self.step_elsewhere(true)
+        {
+            return step;
+        }
+        self.push_shared(request, if_lost)
+    }
+
+    /// As `share`, for a command that a lease does not carry as well.
+    pub(super) fn share_only(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        if self.replies.sizes().placement() != Placement::Shared
+            && let Some(step) = self.step_elsewhere(false)
+        {
+            return step;
+        }
+        self.push_shared(request, if_lost)
+    }
+
+    /// What the next command waits for because of the size of earlier replies. `None`: for nothing.
+    fn step_elsewhere(&mut self, may_lease: bool) -> Option<Step> {
+        if self.replies.awaited() > 0 {
+            return Some(Step::Stay(Pause::Replies));
+        }
+        self.replies.sizes().all_answered();
+        // Where no lease is to be had, one large reply at a time comes on the shared connection.
+        let leases = may_lease
+            && self.replies.sizes().placement() == Placement::Own
+            && self.around.upstream.has_free_lease()
+            && self.hold_place(Limit::Leased).is_ok();
+        leases.then_some(Step::Stay(Pause::Errand(Errand::Lease)))
+    }
+
+    fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.alone() {
             return self.pinned();
         }

@@ -35,17 +35,17 @@ impl Scans {
 impl Session {
     /// Sends a SCAN, HSCAN, SSCAN or ZSCAN, from the beginning if its cursor is a former primary's.
     pub(super) fn scan(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        let Some(now) = self.around.upstream.generation() else { return self.share(request, if_lost) };
+        let Some(now) = self.around.upstream.generation() else { return self.share_only(request, if_lost) };
         let place = cursor_place(request.name());
         let scan = identity(request, place);
         let begins = request.arg(place) == Some(b"0");
         let step = if !begins && self.scans.stale(scan, now) {
             match Request::parse(&from_the_beginning(request, place)) {
-                Some(anew) => self.share(&anew, if_lost),
-                None => self.share(request, if_lost),
+                Some(anew) => self.share_only(&anew, if_lost),
+                None => self.share_only(request, if_lost),
             }
         } else {
-            self.share(request, if_lost)
+            self.share_only(request, if_lost)
         };
         if matches!(step, Step::Done) {
             self.scans.asked(scan, now);

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Upstream;
 use super::lane::{Lane, Phase};
-use super::open::{Link, OpenFault, open};
+use super::open::{Key, Link, OpenFault, open};
 use super::pump::{End, Pump};
-use super::queue::{Loss, Settled};
+use super::queue::{Loss, Queue, Settled};
 use super::renew::Renewal;
+use super::{SharedPermit, Upstream};
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::topology::{Generation, Hint};
@@ -24,13 +24,40 @@ const REFUSAL_STANDS: Duration = Duration::from_secs(1);
 /// How often it is looked whether a connection that is to make room has been closed.
 const ROOM_CHECK: Duration = Duration::from_millis(5);
 
+/// A connection that serves a lane already.
+pub(super) struct Served {
+    pub(super) pump: Pump,
+    pub(super) permit: SharedPermit,
+}
+
+/// Has `requests` answered on a side lane, at first by the connection that `served` is, if there is one.
+pub(super) fn drive_aside(key: Key, requests: Queue, upstream: &Rc<Upstream>, served: Option<Served>) {
+    let (lane, upstream) = (Lane::side(key, requests), upstream.clone());
+    // Before the task runs for the first time, a newer primary may cut all lanes.
+    upstream.side_lanes.borrow_mut().push(lane.clone());
+    tokio::task::spawn_local(async move {
+        drive_from(&lane, &upstream, served).await;
+        upstream.side_lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &lane));
+    });
+}
+
 /// Serves `lane` until nobody uses it any more.
 pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
+    drive_from(&lane, &upstream, None).await;
+}
+
+async fn drive_from(lane: &Rc<Lane>, upstream: &Rc<Upstream>, served: Option<Served>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut refused = false;
-    while wanted(&lane, &upstream).await {
+    let mut last = None;
+    if let Some(Served { pump, permit }) = served {
+        last = Some(pump.link().generation);
+        refused = serve(lane, upstream, pump).await;
+        drop(permit);
+    }
+    while wanted(lane, upstream).await {
         let Some(primary) = upstream.primary() else {
-            wait_or_fail(&lane, &upstream, upstream.changed()).await;
+            wait_or_fail(lane, upstream, upstream.changed()).await;
             continue;
         };
         let Some(permit) = upstream.shared_permit() else {
@@ -44,33 +71,38 @@ pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
             continue;
         };
         lane.renew();
-        match open(&upstream, &primary, lane.key()).await {
+        match open(upstream, &primary, lane.key()).await {
             Ok(_) if upstream.generation() != Some(primary.generation) => {}
             Ok(link) => {
                 if !refused {
                     backoff.reset();
                     upstream.end_hold();
                 }
-                refused = serve(&lane, &upstream, link, refused).await;
+                // What made another node close its connections says nothing about this one.
+                let generation = link.generation;
+                if last.replace(generation).is_some_and(|before| before != generation) {
+                    lane.queue.borrow_mut().end_probation();
+                }
+                refused = serve(lane, upstream, Pump::new(link, refused)).await;
                 if refused && upstream.generation() == Some(primary.generation) {
                     // It may say that it is the primary and yet refuse: then it is not asked without a pause.
                     drop(permit);
                     let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-                    wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+                    wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
                 }
             }
-            Err(OpenFault::Refused(line)) => refuse(&lane, line),
+            Err(OpenFault::Refused(line)) => refuse(lane, line),
             Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&lane.key().identity, &refused) {
-                Some(line) => refuse(&lane, line),
+                Some(line) => refuse(lane, line),
                 None => {
                     drop(permit);
                     let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-                    wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+                    wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
                 }
             },
             Err(OpenFault::AuthRequired(line)) => {
                 upstream.note_auth_required(lane.key());
-                refuse(&lane, line);
+                refuse(lane, line);
             }
             Err(OpenFault::Unavailable(why)) => {
                 upstream.note_fault(why);
@@ -78,7 +110,7 @@ pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
                 drop(permit);
                 // News of another primary ends the pause.
                 let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-                wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+                wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
             }
         }
     }
@@ -90,7 +122,7 @@ async fn wanted(lane: &Rc<Lane>, upstream: &Upstream) -> bool {
         lane.watch(cx.waker());
         if lane.wanted() {
             Poll::Ready(true)
-        } else if upstream.forget_unused(lane) {
+        } else if lane.is_side() || upstream.forget_unused(lane) {
             Poll::Ready(false)
         } else {
             Poll::Pending
@@ -124,34 +156,43 @@ fn refuse(lane: &Lane, line: Vec<u8>) {
     lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
 }
 
-/// True if it ended because the node refused a command as only a non-primary does. `doubted`: so did the connection
-/// before; then a hold goes on until this one has answered something.
-async fn serve(lane: &Rc<Lane>, upstream: &Rc<Upstream>, link: Link, doubted: bool) -> bool {
-    let generation = link.generation;
+/// True if it ended because the node refused a command as only a non-primary does.
+async fn serve(lane: &Rc<Lane>, upstream: &Rc<Upstream>, mut pump: Pump) -> bool {
+    let &Link { generation, round_trip, retires, .. } = pump.link();
     let gauge = Gauged::new(&upstream.counters, |counters| &counters.shared_open);
     lane.answer_decided();
     lane.enter(Phase::Open);
-    lane.reopened(link.round_trip);
-    lane.renewed(link.retires);
-    let mut pump = Pump::new(link, doubted);
+    lane.reopened(round_trip);
+    lane.renewed(retires);
     let mut renewal = Renewal::default();
     let end = poll_fn(|cx| {
         let polled = pump.poll(cx, lane, upstream);
-        if polled.is_pending() {
+        if polled.is_pending() && !lane.is_side() {
             renewal.poll(cx, lane, upstream, &mut pump);
         }
         polled
     })
     .await;
     lane.close_gate(upstream.holding());
+    let loss = match end {
+        End::Silent => Loss::Silent,
+        End::Lost(_) | End::Framing(_) if !pump.is_demoted() => Loss::Broken,
+        _ => Loss::Superseded,
+    };
     drop((pump, renewal, gauge));
-    let loss = if matches!(end, End::Silent) { Loss::Silent } else { Loss::Broken };
     let settled = lane.queue.borrow_mut().settle(loss);
     upstream.note_settled(settled.resent, settled.unknown, 0);
+    serve_apart(lane, upstream);
     lane.answer_decided();
     lane.enter(if lane.queue.borrow().is_empty() { Phase::Idle } else { Phase::Opening });
     report(upstream, generation, &end, settled);
     matches!(end, End::NotPrimary)
+}
+
+/// Moves the client whose read made the server close the connection to a side lane.
+fn serve_apart(lane: &Rc<Lane>, upstream: &Rc<Upstream>) {
+    let Some(requests) = lane.queue.borrow_mut().take_culprit(&upstream.nobody()) else { return };
+    drive_aside(lane.key().clone(), requests, upstream, None);
 }
 
 fn report(upstream: &Upstream, generation: Generation, end: &End, settled: Settled) {

@@ -71,12 +71,12 @@ impl Upstream {
 
     /// Whether every shared connection is open and has answered everything.
     pub(super) fn drained(&self) -> bool {
-        self.lanes.borrow().values().all(|lane| lane.is_drained())
+        self.every_lane().iter().all(|lane| lane.is_drained())
     }
 
     /// Cuts every connection that is not of the `newest` generation.
     pub(super) fn cut(&self, newest: Option<Generation>) {
-        for lane in self.lanes.borrow().values() {
+        for lane in self.every_lane() {
             lane.order(Order::Cut);
         }
         self.leases.cut(newest);

@@ -17,7 +17,7 @@ impl Upstream {
     pub(super) fn hold(&self) {
         self.begin_hold();
         self.holding.set(true);
-        for lane in self.lanes.borrow().values() {
+        for lane in self.every_lane() {
             lane.close_gate(true);
         }
     }
@@ -25,7 +25,7 @@ impl Upstream {
     /// Lets commands out again.
     pub(super) fn release(&self) {
         if self.holding.replace(false) {
-            for lane in self.lanes.borrow().values() {
+            for lane in self.every_lane() {
                 lane.close_gate(false);
             }
             self.end_hold();

@@ -4,7 +4,6 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::Upstream;
-use super::replies::Replies;
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -12,8 +11,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub(super) async fn keep(upstream: Weak<Upstream>) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let Some(buffers) = upstream.upgrade().map(|upstream| upstream.buffers.clone()) else { return };
-    let nobody = Replies::nobody(&buffers);
+    let Some(nobody) = upstream.upgrade().map(|upstream| upstream.nobody()) else { return };
     loop {
         ticks.tick().await;
         let Some(upstream) = upstream.upgrade() else { return };
@@ -24,8 +22,7 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
         upstream.leases.tend(upstream.config.lease_idle, upstream.config.ping_interval);
         upstream.leases.expire(upstream.config.response_timeout);
         upstream.fans.borrow().values().for_each(|fan| fan.inspect(&upstream));
-        let lanes: Vec<_> = upstream.lanes.borrow().values().cloned().collect();
-        for lane in lanes {
+        for lane in upstream.every_lane() {
             // The copy in hand is one reference more than the map and the driver hold.
             let references = Rc::strong_count(&lane) - 1;
             lane.inspect(references, upstream.config.response_timeout, upstream.config.lease_idle);

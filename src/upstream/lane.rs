@@ -52,6 +52,9 @@ pub(super) enum Phase {
 pub struct Lane {
     key: Key,
     fair: bool,
+    /// It carries the last requests of clients that a shared connection could not serve beside others. No session
+    /// pushes onto it.
+    side: bool,
     pub(super) queue: RefCell<Queue>,
     pub(super) phase: RefCell<Phase>,
     open: Cell<bool>,
@@ -85,16 +88,28 @@ pub(super) enum Order {
     Retire,
     /// Put another one in its place.
     Renew,
+    /// As `Renew`, at once: the old one is left to the client whose replies have outgrown it.
+    Isolate,
 }
 
 impl Lane {
     /// `fair`: tenants share it, so that nobody may fill it for long.
     pub(super) fn new(key: Key, fair: bool) -> Rc<Self> {
+        Self::with(key, fair, None)
+    }
+
+    /// A side lane, which ends when `queue` is answered.
+    pub(super) fn side(key: Key, queue: Queue) -> Rc<Self> {
+        Self::with(key, false, Some(queue))
+    }
+
+    fn with(key: Key, fair: bool, side: Option<Queue>) -> Rc<Self> {
         let contention = Contention::new(if fair { Window::found() } else { Window::wide() });
         Rc::new(Self {
             key,
             fair,
-            queue: RefCell::default(),
+            side: side.is_some(),
+            queue: RefCell::new(side.unwrap_or_default()),
             phase: RefCell::new(Phase::Idle),
             open: Cell::new(false),
             gated: Cell::new(false),
@@ -108,6 +123,11 @@ impl Lane {
             quiet: Cell::default(),
             retires: Cell::default(),
         })
+    }
+
+    /// Returns true if it serves only what it was made with.
+    pub(super) fn is_side(&self) -> bool {
+        self.side
     }
 
     /// Whose commands it carries.
@@ -276,10 +296,18 @@ impl Lane {
 
     /// Its connection is another one now, which is to be replaced in its turn at `retires`.
     pub(super) fn renewed(&self, retires: Option<Instant>) {
-        if self.order.get() == Some(Order::Renew) {
+        if matches!(self.order.get(), Some(Order::Renew | Order::Isolate)) {
             self.order.set(None);
         }
-        self.retires.set(retires);
+        // A side lane ends soon by itself.
+        self.retires.set(retires.filter(|_| !self.side));
+    }
+
+    /// Its connection stays with all its clients.
+    pub(super) fn cancel_isolation(&self) {
+        if self.order.get() == Some(Order::Isolate) {
+            self.order.set(None);
+        }
     }
 
     /// Its connection could not be replaced; that is tried again at `at`.
@@ -412,7 +440,7 @@ impl Verdict {
                 b"-OUTCOMEUNKNOWN the connection to the primary was lost after the command was sent and before it was answered: it may or may not have run"
             }
             Self::GivenUp => {
-                b"-ERR respgate: the connection to the primary was lost each of the three times this read was sent"
+                b"-ERR respgate: the primary closed the connection each time this read was sent; if its reply is large, it may exceed the primary's client-output-buffer-limit for normal clients: raise that limit or read less at once"
             }
             Self::Lost => {
                 b"-ERR respgate: the connection to the primary was lost before this read was answered (retry-reads is off)"
@@ -428,6 +456,6 @@ pub(super) fn answer(slot: &Slot, reply: &[u8]) {
     if slot.mute {
         slot.replies.swallow();
     } else {
-        slot.replies.deliver(reply, 1);
+        slot.replies.deliver(reply, 1, reply.len());
     }
 }

@@ -135,6 +135,11 @@ impl Leases {
         }
     }
 
+    /// Returns true if fewer leases are out than may be.
+    pub(super) fn has_room(&self) -> bool {
+        self.taken.get() < self.limit
+    }
+
     /// Idle connections.
     pub(super) fn idle(&self) -> usize {
         self.idle.len()

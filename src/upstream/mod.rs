@@ -19,11 +19,13 @@ pub mod lane;
 mod learn;
 pub mod lease;
 pub mod open;
+mod probation;
 mod pump;
 pub mod queue;
 mod refusal;
 mod renew;
 pub mod replies;
+pub mod reply_sizes;
 pub mod scripts;
 pub mod turns;
 mod window;
@@ -106,6 +108,8 @@ pub struct Upstream {
     holding: Cell<bool>,
     news: Notify,
     lanes: RefCell<HashMap<Key, Rc<Lane>>>,
+    /// Lanes that carry the last requests of clients whose replies a shared connection could not carry.
+    side_lanes: RefCell<Vec<Rc<Lane>>>,
     shared_open: Rc<Cell<usize>>,
     leases: Leases,
     /// By the number of the identity.
@@ -150,6 +154,7 @@ impl Upstream {
             holding: Cell::default(),
             news: Notify::new(),
             lanes: RefCell::default(),
+            side_lanes: RefCell::default(),
             shared_open: Rc::default(),
             fans: RefCell::default(),
             server: RefCell::default(),
@@ -199,6 +204,21 @@ impl Upstream {
         self.lanes.borrow_mut().insert(key.clone(), lane.clone());
         self.meter.spawn_local(drive::drive(lane.clone(), self.clone()));
         lane
+    }
+
+    /// Every lane, side lanes included.
+    fn every_lane(&self) -> Vec<Rc<Lane>> {
+        self.lanes.borrow().values().chain(self.side_lanes.borrow().iter()).cloned().collect()
+    }
+
+    /// Returns true if a session can have a leased connection without waiting for another to give one back.
+    pub fn has_free_lease(&self) -> bool {
+        self.leases.has_room()
+    }
+
+    /// A client that takes no replies, in whose name a server's replies are dropped.
+    fn nobody(&self) -> Rc<replies::Replies> {
+        replies::Replies::nobody(&self.buffers)
     }
 
     /// Whether tenants share its connections from now on.

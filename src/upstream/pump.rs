@@ -14,8 +14,13 @@ use super::open::Link;
 use super::queue::{IfLost, Queue, Slot, Verdict};
 use super::renew::Successor;
 use super::replies::Replies;
+use super::reply_sizes::LARGE;
 use super::{Upstream, not_primary};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
+
+pub(super) mod isolate;
+
+use self::isolate::{Backpressure, Isolation};
 
 /// A reply larger than this is passed on in pieces, in bytes.
 const STREAMED: usize = 256 * 1024;
@@ -62,6 +67,10 @@ pub(super) struct Pump {
     successor: Option<Successor>,
     /// Everything has been written to it that will be.
     closing: bool,
+    /// Bytes of the unfinished reply that have been passed on.
+    passed: u64,
+    isolation: Isolation,
+    backpressure: Backpressure,
 }
 
 impl Pump {
@@ -78,7 +87,19 @@ impl Pump {
             stalled: false,
             successor: None,
             closing: false,
+            passed: 0,
+            isolation: Isolation::default(),
+            backpressure: Backpressure::default(),
         }
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Whether the server said that it is not the primary.
+    pub(super) fn is_demoted(&self) -> bool {
+        self.demoted
     }
 
     /// Another connection takes this one's place as soon as it has answered what it has been sent.
@@ -107,7 +128,7 @@ impl Pump {
     fn poll_link(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
         lane.watch(cx.waker());
         match lane.ordered() {
-            None | Some(Order::Renew) => {}
+            None | Some(Order::Renew | Order::Isolate) => {}
             Some(Order::Cut) => self.close_fence(),
             Some(Order::GiveUp) => return Poll::Ready(End::Silent),
             Some(Order::Retire) => return Poll::Ready(End::Unused),
@@ -115,6 +136,10 @@ impl Pump {
         if self.fence.is_some() {
             return self.poll_last_words(cx, lane, upstream);
         }
+        if lane.is_side() && !lane.queue.borrow().is_wanted() {
+            return Poll::Ready(End::Unused);
+        }
+        self.review_isolation(lane, upstream);
         if self.successor.is_some() && !self.demoted && self.hand_over(lane, upstream) {
             return Poll::Ready(End::Outlived);
         }
@@ -126,12 +151,25 @@ impl Pump {
             if let Poll::Ready(Err(error)) = Pin::new(&mut self.link.stream).poll_flush(cx) {
                 return Poll::Ready(End::Lost(error.to_string()));
             }
+        } else if self.isolates() {
+            // What is not written yet goes elsewhere.
+            if let Poll::Ready(Err(error)) = Pin::new(&mut self.link.stream).poll_flush(cx) {
+                return Poll::Ready(End::Lost(error.to_string()));
+            }
         } else if !self.closing && self.gathers(cx, lane) {
             // Reads go on meanwhile.
         } else if let Err(error) = self.write(cx, lane, upstream) {
             return Poll::Ready(End::Lost(error.to_string()));
         }
         for _ in 0..READS_PER_TURN {
+            let isolates = self.isolates();
+            if (isolates || lane.is_side())
+                && self.backpressure.poll(cx, &lane.queue.borrow(), !isolates).is_pending()
+            {
+                // The client is slow, not the server.
+                lane.queue.borrow_mut().progressed();
+                return Poll::Pending;
+            }
             match self.link.read.poll_fill(cx, &mut self.link.stream) {
                 Poll::Pending => {
                     // After those who have just been answered: they may ask for more.
@@ -149,6 +187,9 @@ impl Pump {
                     }
                     if self.demoted && lane.queue.borrow().front().is_none() {
                         return Poll::Ready(End::NotPrimary);
+                    }
+                    if lane.is_side() && !lane.queue.borrow().is_wanted() {
+                        return Poll::Ready(End::Unused);
                     }
                     if self.closing && !lane.queue.borrow().awaits_reply() {
                         break;
@@ -243,6 +284,7 @@ impl Pump {
             Poll::Pending => false,
         };
         self.stalled = !flushed || !queue.unwritten().is_empty();
+        self.awaits |= queue.holds_back();
         Ok(())
     }
 
@@ -251,7 +293,7 @@ impl Pump {
     fn absorb(&mut self, lane: &Lane, upstream: &Upstream) -> Result<(), String> {
         let bytes = self.link.read.bytes();
         let mut queue = lane.queue.borrow_mut();
-        let mut run = Run { owner: None, start: 0, count: 0 };
+        let mut run = Run::default();
         let mut at = 0;
         loop {
             match self.scanner.scan(bytes.get(at..).unwrap_or_default()) {
@@ -285,7 +327,7 @@ impl Pump {
                         run.end(bytes, at);
                         slot.replies.swallow();
                     } else {
-                        run.take(bytes, at, slot.replies);
+                        run.take(bytes, at, len, slot.replies);
                     }
                     at += len;
                     // Behind a read that was sent again may stand requests that were not, and get no reply.
@@ -302,6 +344,9 @@ impl Pump {
             }
         }
         run.end(bytes, at);
+        if at > 0 {
+            self.passed = 0;
+        }
         if at > 0 && !self.demoted {
             upstream.succeeded(self.link.generation);
             if std::mem::take(&mut self.doubted) {
@@ -311,18 +356,32 @@ impl Pump {
         let rest = bytes.len() - at;
         if rest > 0 {
             queue.progressed();
+            let size = self.passed + self.scanner.announced();
+            if size > LARGE
+                && let Some(slot) = queue.front()
+                && slot.replies.sizes().announced(size, slot.replies.awaited())
+            {
+                run.outgrown = Some(slot.replies.clone());
+            }
         }
         // What a demoted node says may be asked again elsewhere: no part of it may have been passed on.
         if rest > STREAMED && self.scanner.scanned() > 0 && !self.demoted {
             let part = self.scanner.scanned().min(rest);
             if let Some(slot) = queue.front().filter(|slot| !slot.mute) {
                 slot.replies.deliver_part(bytes.get(at..at + part).unwrap_or_default());
+                if slot.replies.sizes().outgrown() {
+                    run.outgrown = Some(slot.replies.clone());
+                }
             }
             self.scanner.rebase(part);
+            self.passed += part as u64;
             at += part;
         }
         drop(queue);
         self.link.read.consume(at);
+        if let Some(client) = run.outgrown {
+            self.outgrown_by(&client, lane, upstream);
+        }
         Ok(())
     }
 }
@@ -344,26 +403,35 @@ fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
 }
 
 /// Consecutive replies of one client within one read.
+#[derive(Default)]
 struct Run {
     owner: Option<Rc<Replies>>,
     start: usize,
     count: u32,
+    /// Bytes of the largest.
+    largest: usize,
+    /// A client for which more has come than a shared connection may carry.
+    outgrown: Option<Rc<Replies>>,
 }
 
 impl Run {
-    /// One more reply, which starts at `at`.
-    fn take(&mut self, bytes: &[u8], at: usize, owner: Rc<Replies>) {
+    /// One more reply, which starts at `at` and has `len` bytes there.
+    fn take(&mut self, bytes: &[u8], at: usize, len: usize, owner: Rc<Replies>) {
         if !self.owner.as_ref().is_some_and(|mine| Rc::ptr_eq(mine, &owner)) {
             self.end(bytes, at);
-            *self = Self { owner: Some(owner), start: at, count: 0 };
+            (self.owner, self.start, self.count, self.largest) = (Some(owner), at, 0, 0);
         }
         self.count += 1;
+        self.largest = self.largest.max(len);
     }
 
     /// The run ends before `at`.
     fn end(&mut self, bytes: &[u8], at: usize) {
         if let Some(owner) = self.owner.take() {
-            owner.deliver(bytes.get(self.start..at).unwrap_or_default(), self.count);
+            owner.deliver(bytes.get(self.start..at).unwrap_or_default(), self.count, self.largest);
+            if owner.sizes().outgrown() {
+                self.outgrown = Some(owner);
+            }
         }
     }
 }

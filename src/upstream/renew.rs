@@ -1,6 +1,7 @@
 //! Replacing a shared connection that is too old, or that was authenticated with credentials of the past. The new one is
 //! opened first; then the old one answers what it has been sent, and the new one carries on. Clients notice nothing, and
-//! replies keep their order.
+//! replies keep their order. A connection that one client's replies have outgrown is replaced at once, and left to that
+//! client (see [`super::pump::isolate`]).
 //!
 //! A new AUTH on the connection itself would do without the new one, but for Redis 7.4 to 8, which drop the reply to a
 //! failing AUTH in mid-pipeline (redis/redis#15640): all later replies would then go to the wrong clients.
@@ -31,7 +32,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<Successor, OpenFault>>>>;
 pub(super) struct Successor {
     /// None: there is no room for two at a time, so the old one is closed first.
     pub(super) link: Option<Link>,
-    _permit: Option<SharedPermit>,
+    pub(super) permit: Option<SharedPermit>,
 }
 
 /// The making of a successor.
@@ -47,9 +48,13 @@ impl Renewal {
         upstream: &Rc<Upstream>,
         pump: &mut Pump,
     ) {
-        if lane.ordered() != Some(Order::Renew) || upstream.holding() {
+        let isolates = lane.ordered() == Some(Order::Isolate);
+        if !isolates && lane.ordered() != Some(Order::Renew) || upstream.holding() {
             self.0 = None;
             return;
+        }
+        if isolates && pump.isolate_by_successor(lane, upstream) {
+            return cx.waker().wake_by_ref();
         }
         if pump.has_successor() {
             return;
@@ -57,13 +62,17 @@ impl Renewal {
         if self.0.is_none() {
             let Some(primary) = upstream.primary() else { return };
             let Some(permit) = upstream.shared_permit() else {
-                pump.succeed_by(Successor { link: None, _permit: None });
+                if isolates {
+                    pump.cannot_isolate(lane);
+                    return cx.waker().wake_by_ref();
+                }
+                pump.succeed_by(Successor { link: None, permit: None });
                 return cx.waker().wake_by_ref();
             };
             let (upstream, key) = (upstream.clone(), lane.key().clone());
             self.0 = Some(Box::pin(async move {
                 let link = open(&upstream, &primary, &key).await?;
-                Ok(Successor { link: Some(link), _permit: Some(permit) })
+                Ok(Successor { link: Some(link), permit: Some(permit) })
             }));
         }
         let Some(Poll::Ready(opened)) = self.0.as_mut().map(|opening| opening.as_mut().poll(cx)) else {
@@ -73,6 +82,13 @@ impl Renewal {
         match opened {
             Ok(successor) if pump.is_like(&successor) => {
                 pump.succeed_by(successor);
+                if isolates {
+                    pump.isolate_by_successor(lane, upstream);
+                }
+                cx.waker().wake_by_ref();
+            }
+            _ if isolates => {
+                pump.cannot_isolate(lane);
                 cx.waker().wake_by_ref();
             }
             // Discovery has moved on: so will this lane.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::AsyncWrite;
 
+use super::reply_sizes::ReplySizes;
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
@@ -34,12 +35,13 @@ pub struct Replies {
     /// Bytes written in all.
     progress: Cell<u64>,
     awaited: Cell<u32>,
-    /// A slowly forgetting maximum of reply sizes, to foresee what the awaited ones will need.
-    typical: Cell<usize>,
+    sizes: ReplySizes,
     limit: usize,
     standing: Cell<Standing>,
     /// A reply has been delivered in part: the stream cannot be cut here.
     partial: Cell<bool>,
+    /// What had been taken when the pieces of the present reply began, in bytes.
+    pieces_from: Cell<u64>,
     /// Messages that wait for the rest of that reply.
     messages: RefCell<Vec<u8>>,
     waker: RefCell<Option<Waker>>,
@@ -55,10 +57,11 @@ impl Replies {
             charged: Cell::new(0),
             progress: Cell::new(0),
             awaited: Cell::new(0),
-            typical: Cell::new(64 * 1024),
+            sizes: ReplySizes::new(limit),
             limit,
             standing: Cell::new(Standing::Open),
             partial: Cell::new(false),
+            pieces_from: Cell::default(),
             messages: RefCell::default(),
             waker: RefCell::default(),
         })
@@ -101,11 +104,15 @@ impl Replies {
         self.awaited.get()
     }
 
-    /// How many commands may be under way at once so that their replies, if they are like the last ones, fit
-    /// into a quarter of the limit; at most `depth`, at least 1.
+    /// How many commands may be under way at once on a shared connection, at most `depth`, at least 1.
     pub fn window(&self, depth: usize) -> u32 {
-        let fits = self.limit / 4 / self.typical.get().max(64);
-        u32::try_from(fits.clamp(1, depth.max(1))).unwrap_or(u32::MAX)
+        let depth = u32::try_from(depth.max(1)).unwrap_or(u32::MAX);
+        self.sizes.window().min(depth)
+    }
+
+    /// How large the replies are, and what follows from it.
+    pub fn sizes(&self) -> &ReplySizes {
+        &self.sizes
     }
 
     /// Bytes that wait to be written.
@@ -132,6 +139,11 @@ impl Replies {
         }
     }
 
+    /// Bytes taken for the client so far, written to it or not.
+    fn taken(&self) -> u64 {
+        self.progress.get() + self.waiting() as u64
+    }
+
     /// Bytes written to the client so far.
     pub fn progress(&self) -> u64 {
         self.progress.get()
@@ -142,16 +154,13 @@ impl Replies {
         self.standing.get()
     }
 
-    /// Adds `bytes`, which complete `replies` awaited replies.
-    pub fn deliver(&self, bytes: &[u8], replies: u32) {
+    /// Adds `bytes`, which complete `replies` awaited replies; the largest of them has `largest` bytes here.
+    pub fn deliver(&self, bytes: &[u8], replies: u32, largest: usize) {
         self.partial.set(false);
-        self.awaited.set(self.awaited.get().saturating_sub(replies));
-        if replies > 0 {
-            let mean = bytes.len() / replies as usize;
-            let typical = self.typical.get();
-            self.typical.set(mean.max(typical - typical / 8));
-        }
+        let awaited = self.awaited.get().saturating_sub(replies);
+        self.awaited.set(awaited);
         self.append(bytes);
+        self.sizes.replied(replies, bytes.len(), largest, awaited, self.waiting());
         self.append_messages();
         self.wake();
     }
@@ -160,17 +169,22 @@ impl Replies {
     pub fn deliver_part(&self, bytes: &[u8]) {
         self.partial.set(true);
         self.append(bytes);
+        self.sizes.replied_part(bytes.len(), self.awaited.get(), self.waiting());
         self.wake();
     }
 
     /// What [`Self::answer`] is given from now on are the pieces of one reply: messages wait until it is whole.
     pub fn begin_pieces(&self) {
-        self.partial.set(true);
+        if !self.partial.replace(true) {
+            self.pieces_from.set(self.taken());
+        }
     }
 
     /// The reply is whole.
     pub fn end_pieces(&self) {
-        self.partial.set(false);
+        if self.partial.replace(false) {
+            self.sizes.replied_on_lease(self.taken() - self.pieces_from.get());
+        }
         self.append_messages();
     }
 
@@ -344,7 +358,7 @@ mod tests {
         assert_eq!(shown(&replies), "$4\r\nha");
         let allocated = replies.bytes.borrow().capacity() + replies.messages.borrow().capacity();
         assert_eq!(share.held(), allocated, "what waits is counted");
-        replies.deliver(b"lf\r\n", 1);
+        replies.deliver(b"lf\r\n", 1, 4);
         assert_eq!(shown(&replies), "$4\r\nhalf\r\n>1\r\n+m\r\n");
         replies.begin_pieces();
         replies.answer(|out| out.extend_from_slice(b"+pie"));

@@ -36,6 +36,7 @@ mod handshake;
 mod hold;
 mod holes;
 mod identity;
+mod large_replies;
 mod layers;
 mod leases;
 mod limits;
