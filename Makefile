@@ -8,10 +8,17 @@ FUZZ_SECONDS ?= 20
 CHAOS_SECONDS ?= 180
 CHAOS_SEED ?=
 CHAOS_SERVER ?= valkey
+# Without a seed, one is drawn and printed; without a server, both are taken.
+DIFFERENTIAL_SECONDS ?= 60
+DIFFERENTIAL_SEED ?=
+DIFFERENTIAL_SERVER ?=
+# How long `make fuzz` runs each of its tests.
+FUZZ_LONG ?= 3600
 BIN := target/release/respgate
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps chaos lint fmt bench bench-tls bench-fairness fuzz-smoke
+.PHONY: help build demo test test-deps chaos differential differential-docs fuzz lint fmt bench bench-tls bench-fairness \
+	fuzz-smoke
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +33,8 @@ demo: build ## a failover and a crash, with clients at work and a verdict; ONCE=
 test: test-deps lint ## install what tests need, lint, and run every test
 	@echo "== unit and integration tests"
 	$(CARGO) test --locked -- --test-threads $(TEST_THREADS)
+	@echo "== random sessions, with the server and through respgate"
+	@$(MAKE) --no-print-directory differential
 	@$(MAKE) --no-print-directory fuzz-smoke
 
 test-deps:
@@ -39,6 +48,19 @@ chaos: ## minutes of failovers, crashes, network cuts and churn under a checker,
 	@tests/install $(CHAOS_SERVER)
 	@CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_SERVER=$(CHAOS_SERVER) \
 		exec $(CARGO) test --locked --quiet --test chaos
+
+differential: ## random sessions, each with the server and through respgate, compared byte for byte
+	@tests/install valkey
+	@tests/install redis
+	@DIFFERENTIAL_SECONDS=$(DIFFERENTIAL_SECONDS) DIFFERENTIAL_SEED=$(DIFFERENTIAL_SEED) \
+		DIFFERENTIAL_SERVER=$(DIFFERENTIAL_SERVER) $(CARGO) test --locked --quiet --test differential
+
+differential-docs: ## write docs/differences.md, from the differences that the differential test tolerates
+	@DIFFERENTIAL_WRITE_DOCS=1 DIFFERENTIAL_SECONDS=0 $(CARGO) test --locked --quiet --test differential
+
+fuzz: build ## hours of random tests: FUZZ_LONG seconds of each
+	@RESPGATE_BIN=$(CURDIR)/$(BIN) $(MAKE) --no-print-directory differential DIFFERENTIAL_SECONDS=$(FUZZ_LONG)
+	@$(MAKE) --no-print-directory fuzz-smoke FUZZ_SECONDS=$(FUZZ_LONG)
 
 lint: ## formatting and clippy, as strictly as `make test`
 	@echo "== formatting and lints"

@@ -90,7 +90,10 @@ impl Client {
         self.identity = identity;
         self.login = None;
         self.name.set(b"");
-        self.replying = Replying::On;
+        // As on the server: a skip is for the reply to RESET itself.
+        if self.replying == Replying::Off {
+            self.replying = Replying::On;
+        }
     }
 
     /// The name of the user that the client is, `default` while it is none.

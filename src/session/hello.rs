@@ -37,17 +37,17 @@ pub fn parse(request: &Request<'_>) -> Result<Hello, Vec<u8>> {
     while let Some(option) = args.next() {
         if is(option, "AUTH") {
             let (Some(user), Some(password)) = (args.next(), args.next()) else {
-                return Err(bad_option(option));
+                return Err(refusal::bad_hello_option(option));
             };
             hello.auth = Some((user.to_vec(), password.to_vec()));
         } else if is(option, "SETNAME") {
-            let Some(name) = args.next() else { return Err(bad_option(option)) };
+            let Some(name) = args.next() else { return Err(refusal::bad_hello_option(option)) };
             if !valid_name(name) {
                 return Err(refusal::BAD_NAME.to_vec());
             }
             hello.name = Some(name.to_vec());
         } else {
-            return Err(bad_option(option));
+            return Err(refusal::bad_hello_option(option));
         }
     }
     Ok(hello)
@@ -57,13 +57,6 @@ pub fn parse(request: &Request<'_>) -> Result<Hello, Vec<u8>> {
 pub fn integer(text: &str) -> Option<i64> {
     let value: i64 = text.parse().ok()?;
     (value.to_string() == text).then_some(value)
-}
-
-fn bad_option(option: &[u8]) -> Vec<u8> {
-    let mut line = b"-ERR Syntax error in HELLO option '".to_vec();
-    line.extend(option.iter().map(|byte| if byte.is_ascii_graphic() { *byte } else { b' ' }));
-    line.push(b'\'');
-    line
 }
 
 /// The reply, with the client's own id and the upstream's version.

@@ -60,7 +60,11 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
             }
             session.answer(|out| write::simple(out, "RESET"));
         }
-        Verb::Readonly | Verb::Readwrite => session.answer(write::ok),
+        // Redis knows these in a cluster only; valkey takes them anywhere.
+        Verb::Readonly | Verb::Readwrite => match session.around.upstream.server() {
+            Some(server) if server.server == "redis" => session.refuse(refusal::NO_CLUSTER),
+            _ => session.answer(write::ok),
+        },
         Verb::Auth | Verb::Hello
             if session.fan_subscribed() && changes_connection(&session.client, request) =>
         {
@@ -139,10 +143,7 @@ fn set_info(session: &mut Session, option: &[u8], value: &[u8]) {
     } else if is(option, "LIB-VER") {
         &mut session.client.lib_ver
     } else {
-        let mut line = b"-ERR Unrecognized option '".to_vec();
-        line.extend(option.iter().map(|byte| if byte.is_ascii_graphic() { *byte } else { b' ' }));
-        line.push(b'\'');
-        return session.refuse(&line);
+        return session.refuse(&refusal::unrecognized_option(option));
     };
     if valid_name(value) {
         field.set(value);
@@ -256,11 +257,16 @@ pub(super) fn changes_connection(client: &super::client::Client, request: &Reque
 }
 
 fn index_of(index: &[u8]) -> Option<i32> {
-    std::str::from_utf8(index).ok().and_then(hello::integer).and_then(|index| i32::try_from(index).ok())
+    number(index).and_then(|index| i32::try_from(index).ok())
+}
+
+fn number(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok().and_then(hello::integer)
 }
 
 fn select(session: &mut Session, index: &[u8]) -> Outcome {
     match index_of(index).map(u32::try_from) {
+        None if number(index).is_some() => session.refuse(refusal::NOT_AN_INT),
         None => session.refuse(refusal::NOT_AN_INTEGER),
         Some(Err(_)) => session.refuse(refusal::NO_SUCH_DATABASE),
         Some(Ok(database)) if database == session.client.database => session.answer(write::ok),

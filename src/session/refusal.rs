@@ -15,6 +15,8 @@ pub const NO_AUTH_HELLO: &[u8] = b"-NOAUTH HELLO must be called with the client 
 pub const SYNTAX: &[u8] = b"-ERR syntax error";
 /// A number that is none.
 pub const NOT_AN_INTEGER: &[u8] = b"-ERR value is not an integer or out of range";
+/// A number that does not fit into 32 bits.
+pub const NOT_AN_INT: &[u8] = b"-ERR value is out of range, value must between -2147483648 and 2147483647";
 /// A database number below zero; above, the server answers itself.
 pub const NO_SUCH_DATABASE: &[u8] = b"-ERR DB index is out of range";
 /// HELLO's version.
@@ -160,6 +162,16 @@ pub fn only_subscriptions(name: &str) -> Vec<u8> {
         format!("-ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
             .into_bytes(),
     )
+}
+
+/// An option of CLIENT SETINFO that it does not have.
+pub fn unrecognized_option(option: &[u8]) -> Vec<u8> {
+    one_line([b"-ERR Unrecognized option '", c_string(option, usize::MAX), b"'"].concat())
+}
+
+/// An option of HELLO that it does not have, or that lacks its value.
+pub fn bad_hello_option(option: &[u8]) -> Vec<u8> {
+    one_line([b"-ERR Syntax error in HELLO option '", c_string(option, usize::MAX), b"'"].concat())
 }
 
 /// A subscription too many, or with too long a name.

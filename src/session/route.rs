@@ -241,6 +241,8 @@ impl Session {
                     Way::Shared(self.if_lost(spec, request))
                 }
             }
+            // SENTINEL is no command of a data server, whatever its arguments.
+            Route::LocalError if spec.verb == Verb::Sentinel => Way::Local(spec),
             Route::Virtual | Route::LocalError | Route::Pin if !command::arity_ok(spec, request.argc()) => {
                 Way::Refused(if spec.name == "EXEC" {
                     // Observed on valkey 8.0 and redis 7.0: any refusal of EXEC is worded as an abort.

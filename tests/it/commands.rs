@@ -205,3 +205,40 @@ fn clients_share_connections() {
         assert!(connections <= workers as u64 + 2, "{connections} connections for {workers} workers");
     }
 }
+
+/// What respgate answers itself is what the server at hand would answer.
+#[test]
+fn local_replies_are_the_servers() {
+    for flavor in Flavor::ALL {
+        let pair = Pair::start(flavor);
+        pair.compare(|client| {
+            for command in [
+                &["READONLY"][..],
+                &["READWRITE"],
+                &["READONLY", "extra"],
+                &["SENTINEL", "FLUSHCONFIG", "extra"],
+                &["SENTINEL", "MASTERS"],
+                &["SELECT", "-1"],
+                &["SELECT", "2147483648"],
+                &["SELECT", "-9223372036854775808"],
+                &["SELECT", "9223372036854775808"],
+                &["HELLO", "3", "AU\0TH"],
+                &["HELLO", "3", "h\u{e9}llo\x01 \r\n"],
+            ] {
+                client.call(command);
+            }
+            // A skip is for the reply to the next command, whatever that is; RESET ends the rest.
+            for mode in ["SKIP", "OFF"] {
+                client.send(["CLIENT REPLY ", mode, "\r\nRESET\r\nECHO end\r\n"].concat());
+                client.replies(if mode == "SKIP" { 1 } else { 2 });
+            }
+        });
+    }
+    // Redis 7.0 has no CLIENT SETINFO.
+    let pair = Pair::start(Flavor::Valkey);
+    pair.compare(|client| {
+        for option in ["\0", "a\0b", "h\u{e9}llo\x01 \r\n", ""] {
+            client.call(&["CLIENT", "SETINFO", option, "x"]);
+        }
+    });
+}

@@ -156,7 +156,7 @@ impl Leased {
         let v2_subscriber = self.pins.subscribed() && session.client.resp == Resp::V2;
         match spec.verb {
             Verb::Quit => {
-                session.replies.answer(crate::resp::write::ok);
+                session.answer(crate::resp::write::ok);
                 Step::Taken(Pause::Close(Close::Finished))
             }
             Verb::Reset => {
@@ -164,7 +164,7 @@ impl Leased {
                     session.refuse(&line);
                     return Step::Taken(Pause::Close(Close::Full));
                 }
-                session.replies.answer(|out| crate::resp::write::simple(out, "RESET"));
+                session.answer(|out| crate::resp::write::simple(out, "RESET"));
                 self.ending = Some(End::Abandoned);
                 Step::Taken(Pause::Replies)
             }

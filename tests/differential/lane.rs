@@ -1,0 +1,270 @@
+//! One server, the respgates in front of it, and the sessions that are run with both.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use respgate::command::TABLE;
+use tempfile::TempDir;
+
+use crate::compare::{Comparator, Sought};
+use crate::direct::{self, spec};
+use crate::requests::Maker;
+use crate::rules::RULES;
+use crate::session::{Session, Step, script};
+use crate::shrink;
+use crate::support::port::free_port;
+use crate::support::proxy::Proxy;
+use crate::support::servers::{Flavor, Server};
+use crate::themes;
+use crate::through::{self, Difference, End, Target};
+use crate::vocabulary::Vocabulary;
+use crate::wire::{Address, Wire};
+
+/// Sessions that one respgate process serves: what one leaves behind shows in a later one.
+const SESSIONS_OF_A_PROCESS: u64 = 150;
+/// How long respgate may take for what the server does at once.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// The same while a failing case is made smaller, when it is often in vain.
+const SHORT_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How respgate is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    pub workers: usize,
+    /// `admin-commands = "allow"`.
+    pub admin: bool,
+}
+
+impl Setup {
+    /// Every setup has its turn.
+    fn of(process: u64) -> Self {
+        Self { workers: 1 + (process % 2) as usize, admin: process % 4 >= 2 }
+    }
+}
+
+/// What one lane did.
+pub struct Report {
+    pub sessions: u64,
+    pub parted: u64,
+    pub commands: u64,
+    /// For each row of the table, how often it was drawn.
+    pub rows: Vec<u64>,
+    /// For each rule, how often it was needed.
+    pub rules: Vec<u64>,
+    /// Faults by their signature.
+    pub faults: BTreeMap<String, Fault>,
+}
+
+/// A difference that no rule covers.
+pub struct Fault {
+    pub times: u64,
+    pub difference: Difference,
+    pub setup: Setup,
+    /// The smallest case found; `None` if it did not happen again.
+    pub case: Option<Vec<Session>>,
+}
+
+pub struct Lane {
+    flavor: Flavor,
+    seed: u64,
+    /// How long a failing case may be made smaller.
+    shrink: Duration,
+    patience: Duration,
+    server: Server,
+    control: Wire,
+    words: Vocabulary,
+    folder: TempDir,
+    /// Connections are counted, so that no two processes' sockets have one name.
+    processes: u64,
+    pub report: Report,
+}
+
+struct Process {
+    target: Target,
+    _proxy: Proxy,
+}
+
+impl Lane {
+    pub fn start(flavor: Flavor, seed: u64, shrink: Duration) -> Self {
+        let server = Server::start_with(flavor, &["--hz", "100"]);
+        let mut control = Wire::connect(&Address::Unix(server.socket())).expect("a connection to the server");
+        let words = Vocabulary::read(&mut control);
+        let report = Report {
+            sessions: 0,
+            parted: 0,
+            commands: 0,
+            rows: vec![0; TABLE.len()],
+            rules: vec![0; RULES.len()],
+            faults: BTreeMap::new(),
+        };
+        let folder = TempDir::new().expect("a temporary folder");
+        Self {
+            flavor,
+            seed,
+            shrink,
+            patience: PATIENCE,
+            server,
+            control,
+            words,
+            folder,
+            processes: 0,
+            report,
+        }
+    }
+
+    /// Runs sessions until the time is over.
+    pub fn run(&mut self, until: Instant) {
+        let mut number = 0;
+        while Instant::now() < until {
+            let process = number / SESSIONS_OF_A_PROCESS;
+            let end = (process + 1) * SESSIONS_OF_A_PROCESS;
+            number = self.run_process(Setup::of(process), number..end, until);
+        }
+    }
+
+    /// Runs these sessions, and makes a case of the first difference.
+    pub fn run_script(&mut self, case: &[Session], setup: Setup) {
+        let failed = self.fails(case, setup, "");
+        if let Some(difference) = failed {
+            self.investigate(case, setup, difference);
+        }
+        self.report.sessions += case.len() as u64;
+    }
+
+    /// Runs sessions with one respgate process, up to the first that shows a fault: what that did to the process is not
+    /// known. Gives the number of the next session.
+    fn run_process(&mut self, setup: Setup, numbers: Range<u64>, until: Instant) -> u64 {
+        let running = self.process(setup);
+        let mut history: Vec<Session> = Vec::new();
+        for number in numbers.clone() {
+            if Instant::now() >= until {
+                return number;
+            }
+            let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
+            let session = themes::draw(&Maker { words: &self.words, admin: setup.admin }, &mut rng);
+            self.count(&session);
+            let ended = self.session(&running.target, setup, &session, None);
+            self.report.sessions += 1;
+            history.push(session);
+            match ended {
+                Ok(End::Whole) => {}
+                Ok(End::Parted) => self.report.parted += 1,
+                Err(difference) => {
+                    let known = self.report.faults.get_mut(&difference.signature());
+                    if let Some(fault) = known {
+                        fault.times += 1;
+                    } else {
+                        println!("{} session {number}, {setup:?}: {difference}\n", self.flavor.name());
+                        drop(running);
+                        self.investigate(&history, setup, difference);
+                    }
+                    return number + 1;
+                }
+            }
+        }
+        numbers.end
+    }
+
+    /// Finds the smallest case that shows the same fault, in a new process each time.
+    fn investigate(&mut self, history: &[Session], setup: Setup, difference: Difference) {
+        let signature = difference.signature();
+        let until = Instant::now() + self.shrink;
+        let alone = &history[history.len() - 1..];
+        let same = |lane: &mut Self, case: &[Session]| {
+            lane.fails(case, setup, &signature).is_some_and(|other| other.signature() == signature)
+        };
+        let start = [alone, alone, history].into_iter().find(|case| same(self, case));
+        self.patience = SHORT_PATIENCE;
+        let case = start.map(|case| shrink::smallest(case, until, |case| same(self, case)));
+        self.patience = PATIENCE;
+        match &case {
+            Some(case) => println!("# {} {setup:?}: {signature}\n{}", self.flavor.name(), script(case)),
+            None => println!(
+                "# {} {setup:?}: not again: {signature}\n# the session was:\n{}",
+                self.flavor.name(),
+                script(alone)
+            ),
+        }
+        self.report.faults.insert(signature, Fault { times: 1, difference, setup, case });
+    }
+
+    /// The first difference, with a respgate of its own; if it has a signature, the first that may be the same.
+    fn fails(&mut self, case: &[Session], setup: Setup, signature: &str) -> Option<Difference> {
+        let running = self.process(setup);
+        case.iter().find_map(|session| self.session(&running.target, setup, session, Some(signature)).err())
+    }
+
+    /// One session, both ways. `sought`: the signature of the difference that is looked for, or nothing for any; none: any
+    /// that is not known yet.
+    fn session(
+        &mut self,
+        target: &Target,
+        setup: Setup,
+        session: &Session,
+        sought: Option<&str>,
+    ) -> Result<End, Difference> {
+        self.reset();
+        let address = Address::Unix(self.server.socket());
+        let trace = direct::play(&address, &mut self.control, session);
+        self.reset();
+        forget_scripts(target);
+        let Report { rules, faults, .. } = &mut self.report;
+        let sought = match sought {
+            None => Sought::New(faults),
+            Some("") => Sought::Any,
+            Some(signature) => Sought::Only(signature),
+        };
+        let mut comparator = Comparator::new(self.flavor, setup.admin, session.unix.len(), rules, sought);
+        through::play(target, &mut self.control, session, &trace, &mut comparator, self.patience)
+    }
+
+    /// The server as it was at its start, as far as sessions can tell.
+    fn reset(&mut self) {
+        self.control.ask_all(&[
+            &["FLUSHALL", "SYNC"],
+            &["SCRIPT", "FLUSH", "SYNC"],
+            &["FUNCTION", "FLUSH", "SYNC"],
+            &["CONFIG", "RESETSTAT"],
+        ]);
+    }
+
+    fn process(&mut self, setup: Setup) -> Process {
+        self.processes += 1;
+        let (port, socket) = (free_port(), self.folder.path().join(self.processes.to_string()));
+        let admin = if setup.admin { "allow" } else { "deny" };
+        let toml = format!(
+            "drain-timeout = \"1s\"\n\
+             [listeners.tcp]\naddress = \"127.0.0.1:{port}\"\nadmin-commands = \"{admin}\"\n\
+             [listeners.unix]\naddress = \"unix:{}\"\nadmin-commands = \"{admin}\"\n\
+             [upstreams.main]\naddress = \"unix:{}\"\n",
+            socket.display(),
+            self.server.socket().display()
+        );
+        let mut proxy = Proxy::start_file(setup.workers, &toml);
+        // What scripts and odd requests make respgate say is not looked at.
+        proxy.allow_log("\"WARN\"");
+        proxy.allow_log("\"ERROR\"");
+        let tcp = Address::Tcp(([127, 0, 0, 1], port).into());
+        Process { target: Target { tcp, unix: Address::Unix(socket) }, _proxy: proxy }
+    }
+
+    fn count(&mut self, session: &Session) {
+        self.report.commands += session.commands() as u64;
+        let requests = session.steps.iter().flat_map(|step| match step {
+            Step::Send { requests, .. } => requests.as_slice(),
+            Step::Bulk { request, .. } | Step::Hit { request, .. } => std::slice::from_ref(request),
+            Step::Leave { .. } => &[],
+        });
+        for spec in requests.filter_map(spec) {
+            self.report.rows[usize::from(spec.row)] += 1;
+        }
+    }
+}
+
+/// respgate remembers scripts, for a primary that does not know them. The server's own SCRIPT FLUSH is not seen by it.
+fn forget_scripts(target: &Target) {
+    let mut wire = Wire::connect(&target.unix).expect("respgate to take a connection");
+    wire.ask(&["SCRIPT", "FLUSH", "SYNC"]);
+}

@@ -1,0 +1,165 @@
+//! `make differential`: random sessions of several clients, each with the server itself and through respgate. Replies and
+//! pushes must be the same byte for byte, and so must the data. Every difference is covered by a documented rule
+//! ([`rules::RULES`]) or is a fault, which is made small and printed as a script that can be run again.
+
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "this is a test, and talks to whoever runs it"
+)]
+
+mod compare;
+mod direct;
+mod docs;
+mod lane;
+mod requests;
+mod rules;
+mod seen;
+mod session;
+mod shrink;
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+#[path = "../it/support/mod.rs"]
+mod support;
+mod themes;
+mod through;
+mod value;
+mod vocabulary;
+mod wire;
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use respgate::command::TABLE;
+
+use lane::{Lane, Report, Setup};
+use rules::RULES;
+use support::servers::Flavor;
+
+/// What was asked for in the environment.
+struct Plan {
+    seed: u64,
+    seconds: u64,
+    flavors: Vec<Flavor>,
+    /// For how many seconds each failing case is made smaller.
+    shrink: u64,
+    /// A script to run instead of random sessions.
+    script: Option<String>,
+}
+
+impl Plan {
+    fn read() -> Result<Self, String> {
+        let text = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let number = |name: &str| match text(name) {
+            Some(text) => {
+                text.parse().map(Some).map_err(|_| format!("{name} must be a number, not {text:?}"))
+            }
+            None => Ok(None),
+        };
+        let flavors = match text("DIFFERENTIAL_SERVER").as_deref() {
+            None => Flavor::ALL.to_vec(),
+            Some("redis") => vec![Flavor::Redis],
+            Some("valkey") => vec![Flavor::Valkey],
+            Some(other) => return Err(format!("DIFFERENTIAL_SERVER must be valkey or redis, not {other:?}")),
+        };
+        let script = match text("DIFFERENTIAL_SCRIPT") {
+            Some(path) => Some(std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?),
+            None => None,
+        };
+        Ok(Self {
+            seed: number("DIFFERENTIAL_SEED")?.unwrap_or_else(|| fastrand::u64(..1_000_000)),
+            seconds: number("DIFFERENTIAL_SECONDS")?.unwrap_or(60),
+            flavors,
+            shrink: number("DIFFERENTIAL_SHRINK")?.unwrap_or(30),
+            script,
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    let plan = match Plan::read() {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("differential: {error}");
+            return ExitCode::from(64);
+        }
+    };
+    if let Err(error) = documents() {
+        eprintln!("differential: {error}");
+        return ExitCode::FAILURE;
+    }
+    let Plan { seed, seconds, .. } = plan;
+    println!("DIFFERENTIAL_SEED={seed} DIFFERENTIAL_SECONDS={seconds}");
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let faults: usize = thread::scope(|scope| {
+        let lanes: Vec<_> = plan
+            .flavors
+            .iter()
+            .map(|flavor| {
+                let plan = &plan;
+                scope.spawn(move || {
+                    let mut lane = Lane::start(*flavor, plan.seed, Duration::from_secs(plan.shrink));
+                    match &plan.script {
+                        Some(script) => run_script(&mut lane, script),
+                        None => lane.run(until),
+                    }
+                    tell(*flavor, &lane.report)
+                })
+            })
+            .collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap_or(1)).sum()
+    });
+    if faults == 0 {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!(
+        "differential: {faults} faults. A script above, in a file, runs again with DIFFERENTIAL_SCRIPT=FILE; everything, with DIFFERENTIAL_SEED={seed}."
+    );
+    ExitCode::FAILURE
+}
+
+/// Checks that the documentation says what the rules say; with DIFFERENTIAL_WRITE_DOCS it is written.
+fn documents() -> Result<(), String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/differences.md");
+    let text = rules::document();
+    if std::env::var_os("DIFFERENTIAL_WRITE_DOCS").is_some() {
+        return std::fs::write(path, text).map_err(|error| format!("{path}: {error}"));
+    }
+    match std::fs::read_to_string(path) {
+        Ok(written) if written == text => Ok(()),
+        _ => Err("docs/differences.md is behind the rules; write it with: make differential-docs".to_owned()),
+    }
+}
+
+fn run_script(lane: &mut Lane, script: &str) {
+    let case = session::parse_script(script).unwrap_or_else(|error| panic!("{error}"));
+    for workers in [1, 2] {
+        for admin in [false, true] {
+            lane.run_script(&case, Setup { workers, admin });
+        }
+    }
+}
+
+/// Prints what a lane did; how many faults there were that happen again.
+fn tell(flavor: Flavor, report: &Report) -> usize {
+    let drawn = report.rows.iter().filter(|times| **times > 0).count();
+    println!(
+        "{}: {} sessions, {} commands, {drawn} of {} rows of the command table; {} sessions ended at a documented difference.",
+        flavor.name(),
+        report.sessions,
+        report.commands,
+        TABLE.len(),
+        report.parted
+    );
+    for (rule, used) in RULES.iter().zip(&report.rules).filter(|(_, used)| **used > 0) {
+        println!("  {used:>7} times: {}", rule.name);
+    }
+    for fault in report.faults.values() {
+        let again = if fault.case.is_some() { "" } else { " (not again)" };
+        println!("  FAULT{again}, {} times, {:?}: {}", fault.times, fault.setup, fault.difference);
+    }
+    report.faults.values().filter(|fault| fault.case.is_some()).count()
+}
