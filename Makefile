@@ -8,10 +8,12 @@ FUZZ_SECONDS ?= 20
 CHAOS_SECONDS ?= 180
 CHAOS_SEED ?=
 CHAOS_SERVER ?= valkey
+# Both servers, both numbers of workers and both layouts in turn, unless one is named.
+HOSTILE_SECONDS ?= 60
 BIN := target/release/respgate
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps chaos lint fmt bench bench-tls bench-fairness fuzz-smoke
+.PHONY: help build demo test test-deps chaos hostile lint fmt bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +28,8 @@ demo: build ## a failover and a crash, with clients at work and a verdict; ONCE=
 test: test-deps lint ## install what tests need, lint, and run every test
 	@echo "== unit and integration tests"
 	$(CARGO) test --locked -- --test-threads $(TEST_THREADS)
+	@echo "== victims beside attackers"
+	@$(MAKE) --no-print-directory hostile
 	@$(MAKE) --no-print-directory fuzz-smoke
 
 test-deps:
@@ -39,6 +43,12 @@ chaos: ## minutes of failovers, crashes, network cuts and churn under a checker,
 	@tests/install $(CHAOS_SERVER)
 	@CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_SERVER=$(CHAOS_SERVER) \
 		exec $(CARGO) test --locked --quiet --test chaos
+
+hostile: ## victims that know every byte they are owed, beside attackers that damage everything, from HOSTILE_SEED
+	@tests/install valkey && tests/install redis
+	@HOSTILE_SECONDS=$(HOSTILE_SECONDS) HOSTILE_SEED=$(HOSTILE_SEED) HOSTILE_SERVER=$(HOSTILE_SERVER) \
+		HOSTILE_WORKERS=$(HOSTILE_WORKERS) HOSTILE_LAYOUT=$(HOSTILE_LAYOUT) HOSTILE_KINDS=$(HOSTILE_KINDS) \
+		$(CARGO) test --locked --quiet --test hostile
 
 lint: ## formatting and clippy, as strictly as `make test`
 	@echo "== formatting and lints"

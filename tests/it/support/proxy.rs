@@ -171,6 +171,12 @@ impl Proxy {
         wait::until_some("respgate to end", wait::PATIENCE, || process.try_wait().expect("its state"))
     }
 
+    /// The exit status if the process has ended.
+    #[allow(dead_code, reason = "for the hostile run")]
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().expect("respgate's state")
+    }
+
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> usize {
         let path = format!("/proc/{}/statm", self.process.id());
