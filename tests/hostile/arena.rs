@@ -28,6 +28,9 @@ const MAX_VALUE: &str = "4mb";
 const HASH: &str =
     "$argon2id$v=19$m=8,t=1,p=1$2Huxnavx+f1swty09zxDRQ$RGYSCL3JgwR3INUYOxAuE1y5+1bBWgCYaWYxn2ZPdXQ";
 
+/// Of the server's default user, as which only the test acts.
+const ROOT: &str = "root-password";
+
 /// What the server refuses to the user that respgate acts as: what ends, stops or changes the whole server by right.
 const REFUSED: &str = "-flushall -flushdb -swapdb -shutdown -debug -replicaof -slaveof -failover -migrate -lcs -module \
     -save -bgsave -bgrewriteaof -cluster -pfselftest -config|set -config|rewrite -config|resetstat -acl|setuser \
@@ -104,8 +107,9 @@ pub enum Layout {
 pub struct Doors {
     layout: Layout,
     ports: Vec<(Door, u16)>,
-    /// The server itself.
+    /// The server itself, and what its default user must send first.
     pub direct: SocketAddr,
+    pub direct_login: Vec<u8>,
 }
 
 impl Doors {
@@ -153,7 +157,8 @@ pub struct Arena {
 impl Arena {
     /// Starts everything; `secret` is in what victims keep.
     pub fn start(setting: Setting, secret: &str) -> Self {
-        let options = ["--proto-max-bulk-len", MAX_VALUE, "--databases", "4"];
+        // With a password, nobody becomes the user that may do everything.
+        let options = ["--proto-max-bulk-len", MAX_VALUE, "--databases", "4", "--requirepass", ROOT];
         let server = Server::start_with(setting.flavor, &options);
         for (name, keys) in [("app", "~*"), ("mallory", "~a:*")] {
             let mut words = vec!["ACL", "SETUSER", name, "on"];
@@ -169,7 +174,12 @@ impl Arena {
         // What is logged is judged by the round.
         proxy.allow_log("");
         ports.push((Door::Http, proxy.admin));
-        let doors = Doors { layout: setting.layout, ports, direct: server.address() };
+        let doors = Doors {
+            layout: setting.layout,
+            ports,
+            direct: server.address(),
+            direct_login: encode(&["AUTH", ROOT]),
+        };
         let mut arena = Self { proxy, doors, server, fresh: BTreeSet::new(), treasures: Vec::new() };
         arena.treasures = arena.look_at_treasures();
         arena.warm_up();

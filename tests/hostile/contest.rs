@@ -94,7 +94,7 @@ fn wait(round: &Round, time: Duration, enough: impl Fn() -> bool) {
 fn judge(arena: Arena, round: &Round, gauges: &Gauges, deeds: Vec<Deeds>) -> Outcome {
     let ping = Client::try_connect(arena.doors.direct).and_then(|mut client| {
         client.deadline(Duration::from_secs(10));
-        client.send("PING\r\n");
+        client.send(&arena.doors.direct_login);
         client.try_reply()
     });
     let is_void = ping.is_err();
@@ -122,10 +122,12 @@ fn judge(arena: Arena, round: &Round, gauges: &Gauges, deeds: Vec<Deeds>) -> Out
         }
     }
     let summary = format!(
-        "{} steps of victims; {} actions, {} MiB of attackers; longest wait {longest}, {} MiB resident",
+        "{} steps of victims; {} actions, {} MiB of attackers; longest wait {longest} ({:.0} ms \
+         directly), {} MiB resident",
         round.steps.load(Ordering::Relaxed),
         round.actions.load(Ordering::Relaxed),
         round.bytes.load(Ordering::Relaxed) >> 20,
+        round.longest_direct_wait().as_secs_f64() * 1000.0,
         gauges.resident.load(Ordering::Relaxed) >> 20,
     );
     let log = arena.proxy.log();

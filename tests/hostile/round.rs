@@ -36,6 +36,8 @@ pub struct Round {
     waits: Mutex<Vec<Wait>>,
     /// The same of a client that is connected to the server itself.
     direct: Mutex<Vec<Wait>>,
+    /// When respgate was ready to run, and other processes had the processors.
+    preempted: Mutex<Vec<Wait>>,
     /// Steps that victims have finished.
     pub steps: AtomicU64,
     /// Actions that attackers have performed, and bytes that they have sent.
@@ -47,6 +49,9 @@ impl Round {
     /// Shorter waits are not kept.
     const NOTED: Duration = Duration::from_millis(50);
 
+    /// Shorter waits for a processor are not kept.
+    const PREEMPTED: Duration = Duration::from_millis(5);
+
     pub fn new(secret: String) -> Self {
         Self {
             begun: Instant::now(),
@@ -56,6 +61,7 @@ impl Round {
             faults: Mutex::default(),
             waits: Mutex::default(),
             direct: Mutex::default(),
+            preempted: Mutex::default(),
             steps: AtomicU64::new(0),
             actions: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -106,6 +112,14 @@ impl Round {
         note(&self.direct, self.wait("direct", "", begun));
     }
 
+    /// respgate waited `took` for a processor, since `begun`.
+    pub fn preempted(&self, begun: Instant, took: Duration) {
+        let wait = Wait { took, ..self.wait("respgate", "a processor", begun) };
+        if took > Self::PREEMPTED {
+            self.preempted.lock().expect("the waits").push(wait);
+        }
+    }
+
     fn wait(&self, who: &str, what: &str, begun: Instant) -> Wait {
         Wait {
             who: who.to_owned(),
@@ -115,16 +129,24 @@ impl Round {
         }
     }
 
-    /// The longest wait of a victim, less what a direct client waited meanwhile.
+    /// The longest wait of a client that is connected to the server itself.
+    pub fn longest_direct_wait(&self) -> Duration {
+        let direct = self.direct.lock().expect("the waits");
+        direct.iter().map(|wait| wait.took).max().unwrap_or_default()
+    }
+
+    /// The longest wait of a victim, and how much of it is neither what a direct client waited meanwhile nor what
+    /// respgate waited for a processor.
     pub fn longest_wait(&self) -> Option<(Wait, Duration)> {
-        let direct = self.direct.lock().expect("the waits").clone();
+        let excuses = [&self.direct, &self.preempted].map(|waits| waits.lock().expect("the waits").clone());
         let waits = self.waits.lock().expect("the waits");
         let excess = |wait: &Wait| {
             let end = wait.begun + wait.took;
-            let meanwhile =
-                direct.iter().filter(|other| other.begun < end && other.begun + other.took > wait.begun);
-            let excused: Duration = meanwhile.map(|other| other.took).sum();
-            wait.took.saturating_sub(excused)
+            let meanwhile = excuses
+                .iter()
+                .flatten()
+                .filter(|other| other.begun < end && other.begun + other.took > wait.begun);
+            wait.took.saturating_sub(meanwhile.map(|other| other.took).sum())
         };
         waits.iter().map(|wait| (wait.clone(), excess(wait))).max_by_key(|(_, excess)| *excess)
     }

@@ -29,7 +29,12 @@ pub struct Gauges {
 /// Watches until the round is over.
 pub fn watch(arena: &Arena, round: &Round, gauges: &Gauges) {
     let mut told = false;
+    let mut waited = arena.proxy.waited_for_processor();
     while !round.is_over() {
+        let begun = Instant::now();
+        thread::sleep(STEP);
+        let waiting = arena.proxy.waited_for_processor();
+        round.preempted(begun, waiting.saturating_sub(std::mem::replace(&mut waited, waiting)));
         let resident = arena.proxy.resident_bytes();
         gauges.resident.fetch_max(resident, Ordering::Relaxed);
         if resident > MAX_RESIDENT && !told {
@@ -45,7 +50,6 @@ pub fn watch(arena: &Arena, round: &Round, gauges: &Gauges) {
                 ),
             );
         }
-        thread::sleep(STEP);
     }
 }
 
@@ -68,6 +72,10 @@ pub fn probe(arena: &Arena, round: &Round) {
 pub fn measure(arena: &Arena, round: &Round) {
     let Ok(mut stream) = connect(arena.doors.direct, Ipv4Addr::LOCALHOST) else { return };
     let mut answer = [0; 7];
+    let login = &mut answer[..5];
+    if stream.write_all(&arena.doors.direct_login).and_then(|()| stream.read_exact(login)).is_err() {
+        return;
+    }
     while !round.is_over() {
         let begun = Instant::now();
         if stream.write_all(b"PING\r\n").and_then(|()| stream.read_exact(&mut answer)).is_err() {

@@ -20,7 +20,10 @@ const STATE: [&str; 3] = ["connection", "transactions", "pubsub"];
 const CODE: [&str; 1] = ["scripting"];
 
 /// The most bytes that one session sends when it repeats itself.
-const REPEATED: usize = 1 << 20;
+const REPEATED: usize = 2 << 20;
+
+/// What a hoarder makes respgate keep at once, in bytes; one request may have 8 MiB.
+const MAX_HOARD: usize = 3 << 20;
 
 /// A way to behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +79,18 @@ impl Kind {
         }
     }
 
+    /// Bytes that one attacker sends in a second: what is tested is cunning, not who has the faster processor.
+    pub fn bytes_per_second(self) -> usize {
+        if self == Kind::Hoards { 64 << 20 } else { 16 << 20 }
+    }
+
     /// Connections held at once.
     fn slots(self) -> usize {
         match self {
-            Kind::Hoards => 40,
+            Kind::Http | Kind::Hoards => 100,
             Kind::Subscribers => 60,
             Kind::Storm => 50,
-            Kind::Deaf | Kind::Http => 12,
+            Kind::Deaf => 12,
             _ => 4,
         }
     }
@@ -280,10 +288,12 @@ impl Writer {
         self.enter();
         let in_transaction = self.rng.bool();
         let groups: &[&str] = if self.rng.bool() { &STATE } else { &[] };
-        let command = self.command(groups);
-        let most = REPEATED / command.len().max(1);
-        let times = (1_usize << self.rng.u32(..16)).min(most);
-        let mut bytes = command.repeat(times);
+        let mut few = Vec::new();
+        for _ in 0..self.rng.usize(1..=4) {
+            few.extend(self.command(groups));
+        }
+        let times = (1_usize << self.rng.u32(..17)).min(REPEATED / few.len()).max(1);
+        let mut bytes = few.repeat(times);
         if in_transaction {
             bytes = [encode(&["MULTI"]), bytes, encode(&["EXEC"])].concat();
         }
@@ -298,14 +308,14 @@ impl Writer {
     /// Asks for much more than it takes.
     fn deaf(&mut self) {
         self.enter();
-        let times = self.rng.usize(1..40);
+        let times = self.rng.usize(1..16);
         let asks = match self.rng.u8(..4) {
-            0 => encode(&["EVAL", "return string.rep('x', 1000000)", "0"]),
+            0 => encode(&["EVAL", "return string.rep('x', 100000)", "0"]),
             1 => encode(&["GETRANGE", "a:k1", "0", "65536"]),
             _ => encode(&["GET", "a:k1"]),
         };
         self.send(asks.repeat(times));
-        self.pause(100);
+        self.pause(500);
         if self.rng.bool() {
             self.written.push_back(Action::Read { slot: self.slot, limit: 4096 });
         }
@@ -315,7 +325,7 @@ impl Writer {
     /// Makes respgate keep something, and stays.
     fn hoarding(&mut self) {
         self.enter();
-        let size = 1_usize << self.rng.u32(12..=21);
+        let size = self.rng.usize(1 << 12..MAX_HOARD);
         let long = vec![self.rng.alphanumeric() as u8; size];
         let of = |words: &[&[u8]]| encode(words);
         let bytes = match self.rng.u8(..8) {
@@ -415,7 +425,7 @@ impl Writer {
         let times = self.rng.usize(1..20);
         self.send(bytes.repeat(times));
         self.pause(30);
-        if self.rng.bool() {
+        if self.rng.u8(..6) == 0 {
             self.read();
             self.leave();
         }

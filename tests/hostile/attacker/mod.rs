@@ -15,9 +15,8 @@ use crate::arena::Doors;
 use crate::grammar::Grammar;
 use crate::round::Round;
 
-/// Actions of one attacker in a second, and bytes: it is cunning that is tested, not who has the faster processor.
+/// Actions of one attacker in a second.
 const ACTIONS_PER_SECOND: u32 = 400;
-const BYTES_PER_SECOND: usize = 8 << 20;
 
 /// What one attacker did, and when.
 pub type Deeds = (String, Vec<(Duration, Action)>);
@@ -42,7 +41,7 @@ impl Attackers {
             let writer = Writer::new(kind, seed, doors.clone(), Arc::clone(grammar));
             let performer = performer(format!("{kind:?} {number}"), index, doors, round);
             let round = Arc::clone(round);
-            thread::spawn(move || attack(writer, performer, &round))
+            thread::spawn(move || attack(writer, performer, kind, &round))
         });
         Self { threads: threads.collect() }
     }
@@ -59,7 +58,7 @@ pub fn performer(name: String, index: usize, doors: &Doors, round: &Arc<Round>) 
     Performer::new(name, source, doors.clone(), Arc::clone(round))
 }
 
-fn attack(mut writer: Writer, mut performer: Performer, round: &Round) -> Deeds {
+fn attack(mut writer: Writer, mut performer: Performer, kind: Kind, round: &Round) -> Deeds {
     // Ahead of its allowance by what it has done.
     let mut allowed = Instant::now();
     while !round.is_dismissed() {
@@ -67,7 +66,7 @@ fn attack(mut writer: Writer, mut performer: Performer, round: &Round) -> Deeds 
         let bytes = if let Action::Send { bytes, .. } = &action { bytes.len() } else { 0 };
         performer.perform(action);
         let cost = Duration::from_secs(1) / ACTIONS_PER_SECOND
-            + Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND as f64);
+            + Duration::from_secs_f64(bytes as f64 / kind.bytes_per_second() as f64);
         allowed = allowed.max(Instant::now() - Duration::from_millis(50)) + cost;
         thread::sleep(allowed.saturating_duration_since(Instant::now()).min(Duration::from_millis(500)));
     }
