@@ -14,18 +14,18 @@ use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
 use crate::words::TREASURES;
 
-/// What respgate may keep for clients, in bytes.
-pub const MAX_BUFFERED: usize = 32 << 20;
-
-/// What its process may take in all: code, threads, TLS and tables take a fixed amount besides.
-pub const MAX_RESIDENT: usize = MAX_BUFFERED + MAX_BUFFERED / 2 + (64 << 20);
+/// What respgate's process may take besides one and a half of what it may keep for clients, in bytes: code, threads,
+/// TLS and tables.
+const BASE: usize = 64 << 20;
 
 /// The largest value that the server keeps, in bytes. Larger ones are a matter of size, not of hostility, and would
 /// measure the server.
 const MAX_VALUE: &str = "4mb";
 
-/// The password of each of respgate's users is `secret`.
+/// The password of each of respgate's users is `secret`: as `respgate hash-password` hashes it, and with little work.
 const HASH: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$mSJGHcgQ/Sh1B9vJ6N76Og$lwp8irVfOvoA5f2m7i/nrDr99G6Nne+Qki1wMTw1MdM";
+const CHEAP_HASH: &str =
     "$argon2id$v=19$m=8,t=1,p=1$2Huxnavx+f1swty09zxDRQ$RGYSCL3JgwR3INUYOxAuE1y5+1bBWgCYaWYxn2ZPdXQ";
 
 /// Of the server's default user, as which only the test acts.
@@ -135,17 +135,38 @@ pub fn connect(address: SocketAddr, source: Ipv4Addr) -> std::io::Result<TcpStre
     Ok(stream)
 }
 
+/// How much clients may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What respgate may keep for clients, in bytes.
+    pub max_buffered: usize,
+    /// Requests and values are small, and passwords are cheap to check: for attackers that are to try much in little
+    /// time. Otherwise the defaults hold.
+    pub is_tight: bool,
+}
+
+impl Limits {
+    pub const TIGHT: Self = Self { max_buffered: 32 << 20, is_tight: true };
+
+    /// The most that respgate's process may take, in bytes.
+    pub fn max_resident(self) -> usize {
+        self.max_buffered + self.max_buffered / 2 + BASE
+    }
+}
+
 /// What is started.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     pub flavor: Flavor,
     pub workers: usize,
     pub layout: Layout,
+    pub limits: Limits,
 }
 
 /// A running server and respgate.
 pub struct Arena {
     pub proxy: Proxy,
+    pub limits: Limits,
     pub doors: Doors,
     pub server: Server,
     /// What respgate's connections look like to the server while they are clean.
@@ -158,7 +179,10 @@ impl Arena {
     /// Starts everything; `secret` is in what victims keep.
     pub fn start(setting: Setting, secret: &str) -> Self {
         // With a password, nobody becomes the user that may do everything.
-        let options = ["--proto-max-bulk-len", MAX_VALUE, "--databases", "4", "--requirepass", ROOT];
+        let mut options = vec!["--databases", "4", "--requirepass", ROOT];
+        if setting.limits.is_tight {
+            options.extend(["--proto-max-bulk-len", MAX_VALUE]);
+        }
         let server = Server::start_with(setting.flavor, &options);
         for (name, keys) in [("app", "~*"), ("mallory", "~a:*")] {
             let mut words = vec!["ACL", "SETUSER", name, "on"];
@@ -169,8 +193,7 @@ impl Arena {
         }
         hide(&server, secret);
         let mut ports: Vec<_> = Door::LISTENERS.into_iter().map(|door| (door, free_port())).collect();
-        let mut proxy =
-            Proxy::start_file(setting.workers, &configuration(setting.layout, &ports, server.port));
+        let mut proxy = Proxy::start_file(setting.workers, &configuration(setting, &ports, server.port));
         // What is logged is judged by the round.
         proxy.allow_log("");
         ports.push((Door::Http, proxy.admin));
@@ -180,7 +203,8 @@ impl Arena {
             direct: server.address(),
             direct_login: encode(&["AUTH", ROOT]),
         };
-        let mut arena = Self { proxy, doors, server, fresh: BTreeSet::new(), treasures: Vec::new() };
+        let limits = setting.limits;
+        let mut arena = Self { proxy, limits, doors, server, fresh: BTreeSet::new(), treasures: Vec::new() };
         arena.treasures = arena.look_at_treasures();
         arena.warm_up();
         arena.fresh = arena.connections();
@@ -305,11 +329,15 @@ fn hide(server: &Server, secret: &str) {
     }
 }
 
-fn configuration(layout: Layout, ports: &[(Door, u16)], server: u16) -> String {
-    let mut text = format!(
-        "[limits]\nmax-buffered = {MAX_BUFFERED}\nmax-request = \"8MiB\"\nmax-bulk = \"4MiB\"\n\
-         [upstreams.main]\nurl = \"redis://app:app-password@127.0.0.1:{server}\"\n"
-    );
+fn configuration(setting: Setting, ports: &[(Door, u16)], server: u16) -> String {
+    let Setting { layout, limits, .. } = setting;
+    let max_buffered = limits.max_buffered;
+    let mut text = format!("[limits]\nmax-buffered = {max_buffered}\n");
+    if limits.is_tight {
+        text.push_str("max-request = \"8MiB\"\nmax-bulk = \"4MiB\"\n");
+    }
+    text.push_str(&format!("[upstreams.main]\nurl = \"redis://app:app-password@127.0.0.1:{server}\"\n"));
+    let hash = if limits.is_tight { CHEAP_HASH } else { HASH };
     if layout == Layout::Users {
         text.push_str("client-auth = \"required\"\n");
     }
@@ -326,7 +354,7 @@ fn configuration(layout: Layout, ports: &[(Door, u16)], server: u16) -> String {
         if layout == Layout::Listeners {
             text.push_str(&tenant);
         } else {
-            text.push_str(&format!("[users.{name}]\npassword-hash = \"{HASH}\"\n{tenant}"));
+            text.push_str(&format!("[users.{name}]\npassword-hash = \"{hash}\"\n{tenant}"));
         }
         if !tenant.is_empty() {
             let prefix = door.prefix();

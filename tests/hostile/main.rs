@@ -18,6 +18,7 @@ mod arena;
 mod attacker;
 mod contest;
 mod grammar;
+mod memory;
 mod mutate;
 mod plan;
 mod round;
@@ -46,6 +47,11 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    if std::env::args().any(|argument| argument == "memory") {
+        let failed: usize =
+            plan.servers().into_iter().map(|(flavor, workers)| memory::run(flavor, workers)).sum();
+        return if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let begun = Instant::now();
     let (mut rounds, mut faulty) = (0, 0);
     for number in 0.. {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::arena::{Layout, Setting};
+use crate::arena::{Layout, Limits, Setting};
 use crate::attacker::kind::Kind;
 use crate::support::servers::Flavor;
 
@@ -35,7 +35,12 @@ impl Plan {
         let mut settings = Vec::new();
         for &layout in &layouts {
             for &workers in &workers {
-                settings.extend(flavors.iter().map(|&flavor| Setting { flavor, workers, layout }));
+                settings.extend(flavors.iter().map(|&flavor| Setting {
+                    flavor,
+                    workers,
+                    layout,
+                    limits: Limits::TIGHT,
+                }));
             }
         }
         // A second goes to starting and judging.
@@ -51,9 +56,16 @@ impl Plan {
         })
     }
 
+    /// The servers and numbers of workers that were asked for.
+    pub fn servers(&self) -> Vec<(Flavor, usize)> {
+        let of = |setting: &Setting| (setting.flavor, setting.workers);
+        let first = self.settings.first().map(|setting| setting.layout);
+        self.settings.iter().filter(|setting| Some(setting.layout) == first).map(of).collect()
+    }
+
     /// The command that repeats one round.
     pub fn command(&self, seed: u64, setting: Setting) -> String {
-        let Setting { flavor, workers, layout } = setting;
+        let Setting { flavor, workers, layout, .. } = setting;
         let seconds = self.round.as_secs() + 1;
         let mut command = format!(
             "make hostile HOSTILE_SEED={seed} HOSTILE_SERVER={} HOSTILE_WORKERS={workers} HOSTILE_LAYOUT={} \

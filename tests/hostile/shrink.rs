@@ -47,6 +47,8 @@ pub fn shrink(setting: Setting, secret: &str, deeds: &[Deeds], time: Duration) -
         while at < found.actions.len() && Instant::now() < until {
             let mut fewer = found.actions.clone();
             fewer.drain(at..(at + size).min(fewer.len()));
+            // Without its connection, what was sent on it is nothing.
+            connect_first(&mut fewer);
             match attempt(&fewer) {
                 Some(faults) => found = Reproduction { actions: fewer, faults },
                 None => at += size,

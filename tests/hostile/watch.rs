@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::arena::{Arena, MAX_RESIDENT, connect};
+use crate::arena::{Arena, connect};
 use crate::round::Round;
 use crate::words::PASSWORD_MARK;
 
@@ -37,7 +37,7 @@ pub fn watch(arena: &Arena, round: &Round, gauges: &Gauges) {
         round.preempted(begun, waiting.saturating_sub(std::mem::replace(&mut waited, waiting)));
         let resident = arena.proxy.resident_bytes();
         gauges.resident.fetch_max(resident, Ordering::Relaxed);
-        if resident > MAX_RESIDENT && !told {
+        if resident > arena.limits.max_resident() && !told {
             told = true;
             let kept = arena.proxy.metric("respgate_buffered_bytes", &[]);
             round.fault(
@@ -45,7 +45,7 @@ pub fn watch(arena: &Arena, round: &Round, gauges: &Gauges) {
                 format!(
                     "respgate takes {} MiB, more than {} MiB; it says that it keeps {} KiB for clients",
                     resident >> 20,
-                    MAX_RESIDENT >> 20,
+                    arena.limits.max_resident() >> 20,
                     kept as usize >> 10
                 ),
             );
