@@ -10,10 +10,12 @@ CHAOS_SEED ?=
 CHAOS_SERVER ?= valkey
 # Both servers, both numbers of workers and both layouts in turn, unless one is named.
 HOSTILE_SECONDS ?= 60
+# How long `make fuzz-hostile` runs, in seconds.
+FUZZ_LONG ?= 3600
 BIN := target/release/respgate
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps chaos hostile lint fmt bench bench-tls bench-fairness fuzz-smoke
+.PHONY: help build demo test test-deps chaos hostile hostile-memory fuzz-hostile lint fmt bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,10 +47,18 @@ chaos: ## minutes of failovers, crashes, network cuts and churn under a checker,
 		exec $(CARGO) test --locked --quiet --test chaos
 
 hostile: ## victims that know every byte they are owed, beside attackers that damage everything, from HOSTILE_SEED
-	@tests/install valkey && tests/install redis
+	@tests/install valkey
+	@tests/install redis
 	@HOSTILE_SECONDS=$(HOSTILE_SECONDS) HOSTILE_SEED=$(HOSTILE_SEED) HOSTILE_SERVER=$(HOSTILE_SERVER) \
 		HOSTILE_WORKERS=$(HOSTILE_WORKERS) HOSTILE_LAYOUT=$(HOSTILE_LAYOUT) HOSTILE_KINDS=$(HOSTILE_KINDS) \
 		$(CARGO) test --locked --quiet --test hostile
+
+hostile-memory: build ## known ways to make respgate keep much, and what its process takes
+	@RESPGATE_BIN=$(CURDIR)/$(BIN) HOSTILE_SERVER=$(HOSTILE_SERVER) HOSTILE_WORKERS=$(HOSTILE_WORKERS) \
+		$(CARGO) test --locked --quiet --test hostile -- memory
+
+fuzz-hostile: hostile-memory ## FUZZ_LONG seconds of `make hostile`, with the release binary
+	@RESPGATE_BIN=$(CURDIR)/$(BIN) $(MAKE) --no-print-directory hostile HOSTILE_SECONDS=$(FUZZ_LONG)
 
 lint: ## formatting and clippy, as strictly as `make test`
 	@echo "== formatting and lints"

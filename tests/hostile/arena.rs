@@ -261,26 +261,33 @@ impl Arena {
         TREASURES.iter().map(|key| self.server.run(&["DUMP", key])).collect()
     }
 
-    /// What is wrong although every client has left.
+    /// Connections to the server that a client has left in another state than it found.
+    pub fn dirt(&self) -> Vec<String> {
+        let dirty = self.connections().difference(&self.fresh).cloned().collect::<Vec<_>>();
+        let tell = |state: &String| {
+            format!("a connection to the server is kept for the next client in this state: {state}")
+        };
+        dirty.iter().map(tell).collect()
+    }
+
+    /// What respgate still keeps although every client has left.
     pub fn remains(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for (name, most) in [
+        let kept = [
             ("respgate_clients", 0.0),
             ("respgate_clients_pinned", 0.0),
             ("respgate_clients_held", 0.0),
             ("respgate_fanin_subscribers", 0.0),
             ("respgate_buffered_bytes", 4096.0),
-        ] {
-            let now = self.proxy.metric(name, &[]);
-            if now > most {
-                wrong.push(format!("all clients have left, and {name} is {now}"));
-            }
-        }
-        let dirty = self.connections().difference(&self.fresh).cloned().collect::<Vec<_>>();
-        wrong.extend(dirty.iter().map(|state| {
-            format!("a connection to the server is kept for the next client in this state: {state}")
-        }));
-        wrong
+        ];
+        let kept = kept.map(|(name, most)| (name, most, self.proxy.metric(name, &[])));
+        let kept = kept.into_iter().filter(|(_, most, now)| now > most);
+        kept.map(|(name, _, now)| format!("all clients have left, and {name} is {now}")).collect()
+    }
+
+    /// What respgate's connections are at, as the server tells it.
+    pub fn connections_at_work(&self) -> Vec<String> {
+        let list = self.server.run_text(&["CLIENT", "LIST"]);
+        list.lines().filter(|line| !line.contains(" user=default ")).map(str::to_owned).collect()
     }
 
     /// Ends respgate as an operator does. Nobody is connected any more, so that nothing delays it.

@@ -52,6 +52,7 @@ pub fn run(setting: Setting, secret: &str, attack: Attack) -> Outcome {
     let grammar = Arc::new(Grammar::read(&arena.server.run(&["COMMAND", "DOCS"])));
     let round = Arc::new(Round::new(secret.to_owned()));
     let gauges = Gauges::default();
+    let patience = if matches!(attack, Attack::Random { .. }) { FORGETTING } else { FORGETTING / 3 };
     let deeds = thread::scope(|scope| {
         scope.spawn(|| watch::watch(&arena, &round, &gauges));
         scope.spawn(|| watch::probe(&arena, &round));
@@ -80,7 +81,7 @@ pub fn run(setting: Setting, secret: &str, attack: Attack) -> Outcome {
         victims.end();
         deeds
     });
-    judge(arena, &round, &gauges, deeds)
+    judge(arena, &round, &gauges, deeds, patience)
 }
 
 /// Until there is a fault, or time is up, or enough.
@@ -91,7 +92,26 @@ fn wait(round: &Round, time: Duration, enough: impl Fn() -> bool) {
     }
 }
 
-fn judge(arena: Arena, round: &Round, gauges: &Gauges, deeds: Vec<Deeds>) -> Outcome {
+/// What respgate has not forgotten in time.
+fn forgotten(arena: &Arena, patience: Duration) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let mut remains = arena.remains();
+        if remains.is_empty() {
+            // A connection is looked at, and closed, a little later than its client.
+            thread::sleep(Duration::from_millis(100));
+            return remains;
+        }
+        if begun.elapsed() > patience {
+            remains
+                .push(format!("its connections to the server: {}", arena.connections_at_work().join("; ")));
+            return remains;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn judge(arena: Arena, round: &Round, gauges: &Gauges, deeds: Vec<Deeds>, patience: Duration) -> Outcome {
     let ping = Client::try_connect(arena.doors.direct).and_then(|mut client| {
         client.deadline(Duration::from_secs(10));
         client.send(&arena.doors.direct_login);
@@ -99,14 +119,12 @@ fn judge(arena: Arena, round: &Round, gauges: &Gauges, deeds: Vec<Deeds>) -> Out
     });
     let is_void = ping.is_err();
     if !is_void {
-        let begun = Instant::now();
-        let mut remains = arena.remains();
-        // Once there is a fault, the rest is told without patience.
-        while !remains.is_empty() && !round.has_faults() && begun.elapsed() < FORGETTING {
-            thread::sleep(Duration::from_millis(100));
-            remains = arena.remains();
+        let mut found = Vec::new();
+        // Once there is a fault, victims have left in the middle of something.
+        if !round.has_faults() {
+            found = forgotten(&arena, patience);
         }
-        let found = [remains, arena.damage(), watch::log(&arena, round)].concat();
+        found.extend([arena.dirt(), arena.damage(), watch::log(&arena, round)].concat());
         found.into_iter().for_each(|what| round.fault("the round", what));
     }
     let mut longest = "none of 50 ms".to_owned();

@@ -17,7 +17,7 @@ pub struct Data {
 }
 
 impl Data {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let wire = me.open()?;
         Ok(Box::new(Self { me, wire, written: 0 }))
     }
@@ -62,7 +62,7 @@ pub struct Visitor {
 }
 
 impl Visitor {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let value = me.value("seen");
         me.open()?.ask(&[b"SET", me.name("value").as_bytes(), &value], b"+OK\r\n")?;
         Ok(Box::new(Self { me }))
@@ -92,7 +92,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let mut wire = me.open()?;
         for database in 0..4_u8 {
             wire.ask(&["SELECT", &database.to_string()], b"+OK\r\n")?;

@@ -14,7 +14,7 @@ pub struct Scripts {
 }
 
 impl Scripts {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let wire = me.open()?;
         Ok(Box::new(Self { me, wire, run: 0 }))
     }
@@ -53,7 +53,7 @@ pub struct Transactions {
 }
 
 impl Transactions {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let wire = me.open()?;
         Ok(Box::new(Self { me, wire, done: 0 }))
     }
@@ -102,7 +102,7 @@ pub struct Pops {
 }
 
 impl Pops {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let wire = me.open()?;
         Ok(Box::new(Self { me, wire, pushed: 0 }))
     }
@@ -135,7 +135,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let (popper, pusher) = (me.open()?, me.open()?);
         Ok(Box::new(Self { me, popper, pusher, pushed: 0 }))
     }

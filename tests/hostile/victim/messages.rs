@@ -38,7 +38,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let (mut subscriber, publisher) = (me.open()?, me.open()?);
         let (channel, pattern) = (me.name("channel"), me.name("pattern.*"));
         subscriber.ask(&["SUBSCRIBE", &channel], &confirmation(me.resp, "subscribe", &channel, 1))?;
@@ -95,7 +95,7 @@ pub struct Known {
 }
 
 impl Known {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let (mut subscriber, publisher) = (me.open()?, me.open()?);
         // Both victims of this kind hear each other, so each has a channel, and the names differ at the end.
         let channel = Self::channel(&me);
@@ -136,7 +136,7 @@ pub struct Tracking {
 }
 
 impl Tracking {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let (mut cache, writer) = (me.open()?, me.open()?);
         if me.resp == Resp::Three {
             cache.ask(&["CLIENT", "TRACKING", "ON"], b"+OK\r\n")?;
@@ -169,7 +169,7 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
-    pub fn new(me: Persona) -> Seen<Box<dyn Victim>> {
+    pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let (mut cache, writer) = (me.open()?, me.open()?);
         if me.resp == Resp::Three {
             let prefix = me.name("broadcast");

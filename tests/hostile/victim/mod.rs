@@ -58,17 +58,17 @@ type Make = fn(Persona) -> Seen<Box<dyn Victim>>;
 
 /// The kinds of victims, and at which doors there are some.
 const KINDS: [(&str, Make, &[Door]); 11] = [
-    ("data", data::Data::new, &[Door::Free, Door::Victims]),
-    ("visitor", data::Visitor::new, &[Door::Free, Door::Victims]),
-    ("state", data::State::new, &[Door::Free]),
-    ("scripts", leases::Scripts::new, &[Door::Free, Door::Victims]),
-    ("transactions", leases::Transactions::new, &[Door::Free, Door::Victims]),
-    ("pops", leases::Pops::new, &[Door::Free, Door::Victims]),
-    ("queue", leases::Queue::new, &[Door::Victims]),
-    ("messages", messages::Messages::new, &[Door::Free, Door::Victims, Door::FanVictims]),
-    ("known channel", messages::Known::new, &[Door::Victims]),
-    ("tracking", messages::Tracking::new, &[Door::Free, Door::Victims]),
-    ("broadcast", messages::Broadcast::new, &[Door::Victims]),
+    ("data", data::Data::begin, &[Door::Free, Door::Victims]),
+    ("visitor", data::Visitor::begin, &[Door::Free, Door::Victims]),
+    ("state", data::State::begin, &[Door::Free]),
+    ("scripts", leases::Scripts::begin, &[Door::Free, Door::Victims]),
+    ("transactions", leases::Transactions::begin, &[Door::Free, Door::Victims]),
+    ("pops", leases::Pops::begin, &[Door::Free, Door::Victims]),
+    ("queue", leases::Queue::begin, &[Door::Victims]),
+    ("messages", messages::Messages::begin, &[Door::Free, Door::Victims, Door::FanVictims]),
+    ("known channel", messages::Known::begin, &[Door::Victims]),
+    ("tracking", messages::Tracking::begin, &[Door::Free, Door::Victims]),
+    ("broadcast", messages::Broadcast::begin, &[Door::Victims]),
 ];
 
 /// Running victims.
