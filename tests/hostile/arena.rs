@@ -36,6 +36,9 @@ const REFUSED: &str = "-flushall -flushdb -swapdb -shutdown -debug -replicaof -s
     -save -bgsave -bgrewriteaof -cluster -pfselftest -config|set -config|rewrite -config|resetstat -acl|setuser \
     -acl|deluser -acl|load -acl|save -client|kill -client|pause -client|unblock";
 
+/// What respgate may keep without clients, in bytes: a fan-in connection of each worker has a buffer to read into.
+const IDLE_BYTES: f64 = 160.0 * 1024.0;
+
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -277,7 +280,7 @@ impl Arena {
             ("respgate_clients_pinned", 0.0),
             ("respgate_clients_held", 0.0),
             ("respgate_fanin_subscribers", 0.0),
-            ("respgate_buffered_bytes", 4096.0),
+            ("respgate_buffered_bytes", IDLE_BYTES),
         ];
         let kept = kept.map(|(name, most)| (name, most, self.proxy.metric(name, &[])));
         let kept = kept.into_iter().filter(|(_, most, now)| now > most);
@@ -287,7 +290,10 @@ impl Arena {
     /// What respgate's connections are at, as the server tells it.
     pub fn connections_at_work(&self) -> Vec<String> {
         let list = self.server.run_text(&["CLIENT", "LIST"]);
-        list.lines().filter(|line| !line.contains(" user=default ")).map(str::to_owned).collect()
+        list.lines()
+            .filter(|line| line.starts_with("id=") && !line.contains(" user=default "))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Ends respgate as an operator does. Nobody is connected any more, so that nothing delays it.
