@@ -12,13 +12,15 @@ CHAOS_SERVER ?= valkey
 DIFFERENTIAL_SECONDS ?= 60
 DIFFERENTIAL_SEED ?=
 DIFFERENTIAL_SERVER ?=
-# How long `make fuzz` runs each of its tests.
+# Both servers, both numbers of workers and both layouts in turn, unless one is named.
+HOSTILE_SECONDS ?= 60
+# How long `make fuzz` runs each of its tests, in seconds.
 FUZZ_LONG ?= 3600
 BIN := target/release/respgate
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps chaos differential differential-docs fuzz lint fmt bench bench-tls bench-fairness \
-	fuzz-smoke
+.PHONY: help build demo test test-deps chaos differential differential-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
+	bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,8 @@ test: test-deps lint ## install what tests need, lint, and run every test
 	$(CARGO) test --locked -- --test-threads $(TEST_THREADS)
 	@echo "== random sessions, with the server and through respgate"
 	@$(MAKE) --no-print-directory differential
+	@echo "== victims beside attackers"
+	@$(MAKE) --no-print-directory hostile
 	@$(MAKE) --no-print-directory fuzz-smoke
 
 test-deps:
@@ -60,7 +64,22 @@ differential-docs: ## write docs/differences.md, from the differences that the d
 
 fuzz: build ## hours of random tests: FUZZ_LONG seconds of each
 	@RESPGATE_BIN=$(CURDIR)/$(BIN) $(MAKE) --no-print-directory differential DIFFERENTIAL_SECONDS=$(FUZZ_LONG)
+	@$(MAKE) --no-print-directory fuzz-hostile
 	@$(MAKE) --no-print-directory fuzz-smoke FUZZ_SECONDS=$(FUZZ_LONG)
+
+hostile: ## victims that know every byte they are owed, beside attackers that damage everything, from HOSTILE_SEED
+	@tests/install valkey
+	@tests/install redis
+	@HOSTILE_SECONDS=$(HOSTILE_SECONDS) HOSTILE_SEED=$(HOSTILE_SEED) HOSTILE_SERVER=$(HOSTILE_SERVER) \
+		HOSTILE_WORKERS=$(HOSTILE_WORKERS) HOSTILE_LAYOUT=$(HOSTILE_LAYOUT) HOSTILE_KINDS=$(HOSTILE_KINDS) \
+		$(CARGO) test --locked --quiet --test hostile
+
+hostile-memory: build ## known ways to make respgate keep much, and what its process takes
+	@RESPGATE_BIN=$(CURDIR)/$(BIN) HOSTILE_SERVER=$(HOSTILE_SERVER) HOSTILE_WORKERS=$(HOSTILE_WORKERS) \
+		$(CARGO) test --locked --quiet --test hostile -- memory
+
+fuzz-hostile: hostile-memory ## FUZZ_LONG seconds of `make hostile`, with the release binary
+	@RESPGATE_BIN=$(CURDIR)/$(BIN) $(MAKE) --no-print-directory hostile HOSTILE_SECONDS=$(FUZZ_LONG)
 
 lint: ## formatting and clippy, as strictly as `make test`
 	@echo "== formatting and lints"

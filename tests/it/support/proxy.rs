@@ -171,6 +171,23 @@ impl Proxy {
         wait::until_some("respgate to end", wait::PATIENCE, || process.try_wait().expect("its state"))
     }
 
+    /// The exit status if the process has ended.
+    #[allow(dead_code, reason = "for the hostile run")]
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().expect("respgate's state")
+    }
+
+    /// How long its threads, all together, have been ready to run while others had the processors.
+    #[allow(dead_code, reason = "for the hostile run")]
+    pub fn waited_for_processor(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).into_iter().flatten();
+        let waited = threads.filter_map(|thread| {
+            let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            text.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)
+        });
+        waited.sum()
+    }
+
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> usize {
         let path = format!("/proc/{}/statm", self.process.id());
