@@ -162,7 +162,7 @@ impl Player<'_> {
             let Some(client) = ready else { return };
             let Some(request) = self.deferred[client].pop_front() else { return };
             let mut exchange = self.exchange(client, request);
-            if self.blocked[client] && exchange.request.iter().skip(1).any(|word| is_short(word)) {
+            if self.blocked[client] && ends_soon(&exchange.request) {
                 self.until_unblocked(client, &mut exchange);
             }
             let ended = exchange.items[client].contains(&Item::Closed);
@@ -289,6 +289,13 @@ fn brings_one_reply(request: &Request) -> bool {
     })
 }
 
-fn is_short(word: &[u8]) -> bool {
-    SHORT.iter().any(|short| short.as_bytes() == word)
+/// Whether a blocking command may end by itself before the session does.
+fn ends_soon(request: &Request) -> bool {
+    let milliseconds =
+        spec(request).is_some_and(|spec| spec.name.starts_with("WAIT") || spec.name.starts_with("XREAD"));
+    let soon = |word: &Vec<u8>| {
+        SHORT.iter().any(|short| short.as_bytes() == word)
+            || milliseconds && word.len() < 4 && word.iter().all(u8::is_ascii_digit) && word != b"0"
+    };
+    request.iter().skip(1).any(soon)
 }

@@ -36,7 +36,7 @@ fn transactions_in_both_versions() {
 #[test]
 fn faults_in_transactions() {
     both(|pair| {
-        let sequences: [&[&[&str]]; 12] = [
+        let sequences: [&[&[&str]]; 13] = [
             &[&["EXEC"], &["DISCARD"], &["UNWATCH"]],
             &[&["MULTI"], &["MULTI"], &["SET", "k", "1"], &["EXEC"]],
             &[&["MULTI"], &["WATCH", "k"], &["EXEC"]],
@@ -46,6 +46,7 @@ fn faults_in_transactions() {
             &[&["MULTI"], &["EXEC"], &["EXEC", "extra"], &["MULTI", "extra"], &["WATCH"]],
             &[&["MULTI"], &["DISCARD", "extra"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
             &[&["MULTI"], &["DISCARD", "extra"], &["DISCARD"], &["PING"]],
+            &[&["MULTI"], &["SUBSCRIBE"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
             &[&["MULTI"], &["RESET", "extra"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
             &[&["MULTI"], &["EXEC", "extra"], &["SET", "k", "1"], &["EXEC"]],
             &[&["MULTI"], &["GET"], &["CLIENT", "NOSUCH"], &["EXEC", "extra"], &["EXEC"]],

@@ -338,7 +338,13 @@ impl Leased {
         let mut trace = spec.map_or(Trace::Unknown, |spec| spec.trace);
         match spec.map(|spec| spec.verb) {
             // The server refuses these, too, and the transaction stays open.
-            Some(Verb::Discard | Verb::Reset) if let Way::Refused(line) = &way => {
+            Some(verb)
+                if let Way::Refused(line) = &way
+                    && (matches!(
+                        verb,
+                        Verb::Discard | Verb::Reset | Verb::ClientTracking | Verb::ClientNoTouch
+                    ) || subscription(verb).is_some()) =>
+            {
                 return self.poison(session, line);
             }
             // With arguments it ends the transaction all the same.
