@@ -311,22 +311,47 @@ pub struct Holding {
     pub held: usize,
 }
 
+impl Holding {
+    /// What it weighs beside others, given the equal `share` of each: as long as somebody holds more than that, those who
+    /// hold less weigh nothing.
+    fn weight_above(&self, share: usize) -> usize {
+        if self.held > share { self.weight } else { 0 }
+    }
+}
+
+/// Returns the weight of the weightiest client that holds more than an equal `share`; 0: there is none.
+pub fn weightiest(clients: &[Holding], share: usize) -> usize {
+    clients.iter().map(|client| client.weight_above(share)).max().unwrap_or(0)
+}
+
 /// Chooses whom a worker disconnects so that `missing` bytes become free: those of its clients that weigh most, as long as
-/// each weighs at least as much as any of the other workers (`others`). `leaving`: bytes of clients that are on their way
-/// out, which count as free already.
+/// each weighs at least as much as any of the other workers (`others`). Nobody who holds at most an equal `share` is chosen
+/// as long as somebody holds more. `leaving`: bytes of clients that are on their way out, which count as free already.
 ///
 /// Returns places in `clients`, the weightiest first.
-pub fn relief(clients: &[Holding], leaving: usize, missing: usize, others: usize) -> Vec<usize> {
+pub fn relief(
+    clients: &[Holding],
+    share: usize,
+    leaving: usize,
+    missing: usize,
+    others: usize,
+) -> Vec<usize> {
+    let above = clients.iter().any(|client| client.held > share) || others > 0;
+    let weight = |client: &Holding| if above { client.weight_above(share) } else { client.weight };
+    let mut order: Vec<(usize, usize, usize)> = clients
+        .iter()
+        .enumerate()
+        .map(|(place, client)| (weight(client), client.held, place))
+        .filter(|(weight, ..)| *weight > 0 && *weight >= others)
+        .collect();
+    order.sort_unstable_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
     let mut missing = missing.saturating_sub(leaving);
-    let mut order: Vec<usize> = (0..clients.len()).collect();
-    let weight = |place: usize| clients.get(place).map_or(0, |client| client.weight);
-    order.sort_unstable_by_key(|place| std::cmp::Reverse(weight(*place)));
     let mut chosen = Vec::new();
-    for (place, client) in order.into_iter().filter_map(|place| Some((place, clients.get(place)?))) {
-        if missing == 0 || client.weight == 0 || client.weight < others {
+    for (_, held, place) in order {
+        if missing == 0 {
             break;
         }
-        missing = missing.saturating_sub(client.held);
+        missing = missing.saturating_sub(held);
         chosen.push(place);
     }
     chosen
@@ -374,12 +399,24 @@ mod tests {
     #[test]
     fn the_client_that_holds_most_goes_first_wherever_it_is() {
         let clients = clients(&[10, 500, 0, 300, 400]);
-        assert_eq!(relief(&clients, 0, 1, 0), [1]);
-        assert_eq!(relief(&clients, 0, 900, 0), [1, 4]);
-        assert_eq!(relief(&clients, 0, 900, 450), [1], "the next largest is another worker's");
-        assert!(relief(&clients, 0, 1, 501).is_empty(), "the largest is another worker's");
-        assert!(relief(&clients, 1, 1, 0).is_empty(), "what leaves is enough");
-        assert_eq!(relief(&clients, 0, usize::MAX, 0), [1, 4, 3, 0], "who holds nothing stays");
+        assert_eq!(relief(&clients, 0, 0, 1, 0), [1]);
+        assert_eq!(relief(&clients, 0, 0, 900, 0), [1, 4]);
+        assert_eq!(relief(&clients, 0, 0, 900, 450), [1], "the next largest is another worker's");
+        assert!(relief(&clients, 0, 0, 1, 501).is_empty(), "the largest is another worker's");
+        assert!(relief(&clients, 0, 1, 1, 0).is_empty(), "what leaves is enough");
+        assert_eq!(relief(&clients, 0, 0, usize::MAX, 0), [1, 4, 3, 0], "who holds nothing stays");
+    }
+
+    /// However long small clients have held their bytes, those who hold more than an equal share go first.
+    #[test]
+    fn who_holds_less_than_an_equal_share_stays_while_anybody_holds_more() {
+        let small = Holding { weight: 16 * 64, held: 64 };
+        let (large, new) = (Holding { weight: 900, held: 900 }, Holding { weight: 0, held: 3000 });
+        assert_eq!(relief(&[small, large, small, new], 500, 0, 10_000, 0), [1]);
+        assert!(relief(&[small, new], 500, 0, 10_000, 0).is_empty(), "the large one is looked at again");
+        assert!(relief(&[small, small], 500, 0, 10_000, 900).is_empty(), "another worker has a large one");
+        assert_eq!(relief(&[small, small], 500, 0, 1, 0).len(), 1);
+        assert_eq!((weightiest(&[small, large], 500), weightiest(&[small], 500)), (900, 0));
     }
 
     #[test]
@@ -416,7 +453,7 @@ mod tests {
         /// Nobody who is spared holds more than anybody who is chosen, and no more are chosen than needed.
         #[test]
         fn relief_is_fair_and_enough(held in proptest::collection::vec(0..1000usize, 0..40), overdraft in 0..20_000usize) {
-            let chosen = relief(&clients(&held), 0, overdraft, 0);
+            let chosen = relief(&clients(&held), 0, 0, overdraft, 0);
             let freed: usize = chosen.iter().map(|at| held[*at]).sum();
             prop_assert!(freed >= overdraft.min(held.iter().sum()));
             if let Some(last) = chosen.last() {

@@ -39,7 +39,7 @@ use self::scan::Scans;
 use self::turn::{Pause, Step, Turn};
 use crate::command::{self, Flags, Found, Verb};
 use crate::metrics::Gauged;
-use crate::net::budget::{Account, Charge, Holding, Share, relief};
+use crate::net::budget::{Account, Charge, Holding, Share, relief, weightiest};
 use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
 use crate::net::stream::Stream;
@@ -164,13 +164,13 @@ impl Roster {
             sessions.values().partition(|session| session.is_evicted());
         let leaving = leaving.iter().map(|session| session.held()).sum();
         let clients: Vec<Holding> = staying.iter().map(|session| session.holding()).collect();
-        let largest = clients.iter().map(|client| client.weight).max().unwrap_or(0);
-        let others = share.compare_largest(largest);
+        let equal = share.budget().limit() / (sessions.len() * share.budget().workers()).max(1);
+        let others = share.compare_largest(weightiest(&clients, equal));
         // A worker that does not answer must not keep the others from doing their part.
         let others = if round < RELIEF_PATIENCE { others } else { 0 };
         let (mut evicted, mut bytes) = (0, 0);
-        for session in relief(&clients, leaving, missing, others).into_iter().filter_map(|at| staying.get(at))
-        {
+        let chosen = relief(&clients, equal, leaving, missing, others);
+        for session in chosen.into_iter().filter_map(|at| staying.get(at)) {
             session.evict();
             evicted += 1;
             bytes += session.held();

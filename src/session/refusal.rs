@@ -174,6 +174,12 @@ pub fn bad_hello_option(option: &[u8]) -> Vec<u8> {
     one_line([b"-ERR Syntax error in HELLO option '", c_string(option, usize::MAX), b"'"].concat())
 }
 
+/// The answer to a CLIENT TRACKING of more than `most` bytes.
+pub fn too_many_prefixes(most: usize) -> Vec<u8> {
+    format!("-ERR respgate: CLIENT TRACKING may take {most} bytes; give fewer or shorter prefixes")
+        .into_bytes()
+}
+
 /// A subscription too many, or with too long a name.
 pub fn too_many_subscriptions() -> Vec<u8> {
     format!("-ERR respgate: more than {MAX_SUBSCRIPTIONS} subscriptions of one client, or {MAX_NAME_BYTES} bytes of names")

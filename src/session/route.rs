@@ -17,6 +17,9 @@ use crate::upstream::reply_sizes::Placement;
 /// A request larger than this does not travel on the shared lane, where others would wait behind it, in bytes.
 const OVERSIZE: usize = 64 * 1024;
 
+/// A longer CLIENT TRACKING is refused, in bytes.
+const MAX_TRACKING: usize = 1024 * 1024;
+
 /// What the table, or failing that the server itself, says about a request's command.
 pub(super) enum Way {
     /// By the shared lane.
@@ -254,6 +257,10 @@ impl Session {
             Route::Pin if command::hides_option(spec, request) => Way::Refused(refusal::SYNTAX.to_vec()),
             Route::Virtual | Route::LocalError => Way::Local(spec),
             Route::Lease | Route::SideConnection => Way::Leased,
+            // It is kept, so that tracking can be turned on again after a failover.
+            Route::Pin if spec.verb == Verb::ClientTracking && request.len() > MAX_TRACKING => {
+                Way::Refused(refusal::too_many_prefixes(MAX_TRACKING))
+            }
             Route::Pin if let Some(way) = self.fan_way(spec) => way,
             Route::Pin => match spec.verb {
                 // Without a transaction or a subscription these have nothing to end.

@@ -26,7 +26,7 @@ const LEFT_READS: usize = 32;
 const PIECES: usize = 4;
 /// What a client is told that is disconnected for what it holds.
 const EVICTED: &[u8] =
-    b"-ERR respgate: the memory for clients is spent (max-buffered), and this client holds most of it";
+    b"-ERR respgate: the memory for clients is spent (max-buffered), and this client is among those that hold most of it";
 /// How often it is looked whether a client that closed its sending side waits in vain.
 pub(super) const DEPARTED_CHECK: Duration = Duration::from_millis(250);
 /// A request that is small as requests go, in bytes.
@@ -249,7 +249,9 @@ impl Session {
         if !self.account.is_evicted() {
             return false;
         }
-        if !self.replies.is_partial() {
+        // It is asked twice if the client goes while it has a connection of its own.
+        let told = self.closing.replace(Close::Memory) == Some(Close::Memory);
+        if !told && !self.replies.is_partial() {
             self.refuse(EVICTED);
             let _ = self.replies.poll_write_to(cx, &mut self.stream);
         }

@@ -269,7 +269,7 @@ impl Leased {
                 self.expected.gated = true;
                 Effect::NoTouch(request.arg(2).is_some_and(|switch| option_is(switch, "ON")))
             }
-            Verb::Wait | Verb::Waitaof => {
+            Verb::Wait | Verb::Waitaof if command::arity_ok(spec, request.argc()) => {
                 self.post(Expect::Publish, Trace::Nothing, |out| {
                     request::encode(&[b"PUBLISH", WAIT_CHANNEL, b""], out);
                 });

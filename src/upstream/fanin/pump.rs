@@ -156,6 +156,7 @@ impl Pump {
                 Poll::Pending => {
                     // It may be silent for hours.
                     self.link.read.release();
+                    self.charge.set(self.link.read.capacity());
                     return Poll::Pending;
                 }
             }

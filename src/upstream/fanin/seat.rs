@@ -29,6 +29,9 @@ pub(super) struct Outlet {
     asks: Cell<Option<usize>>,
     /// The client does not want to see that this is refused.
     mute: Cell<bool>,
+    /// What its subscriptions take, about, in bytes.
+    held: Cell<usize>,
+    /// What they and its request take.
     charge: RefCell<Charge>,
     /// Bytes of messages that the session has not been woken for; `None`: it waits for no wake.
     unannounced: Cell<Option<usize>>,
@@ -43,6 +46,7 @@ impl Seat {
             resp,
             asks: Cell::default(),
             mute: Cell::default(),
+            held: Cell::default(),
             charge: RefCell::new(Charge::new(replies.account())),
             unannounced: Cell::default(),
         });
@@ -76,7 +80,7 @@ impl Seat {
     pub fn subscribe(&self, kind: Kind, request: &Request<'_>, mute: bool) {
         self.outlet.asks.set(Some(request.len()));
         self.outlet.mute.set(mute);
-        self.outlet.charge.borrow_mut().set(request.len());
+        self.outlet.charge.borrow_mut().set(self.outlet.held.get() + request.len());
         self.fan.table.borrow_mut().subscribe(self.number, kind, request.args().skip(1));
         self.fan.wake();
         self.fan.work_off();
@@ -86,7 +90,7 @@ impl Seat {
     /// the session [`Self::asks`].
     pub fn unsubscribe(&self, kind: Kind, request: &Request<'_>) {
         self.outlet.asks.set(Some(request.len()));
-        self.outlet.charge.borrow_mut().set(request.len());
+        self.outlet.charge.borrow_mut().set(self.outlet.held.get() + request.len());
         let names: Vec<&[u8]> = request.args().skip(1).collect();
         self.fan.table.borrow_mut().unsubscribe(self.number, kind, names.into_iter());
         self.fan.wake();
@@ -151,9 +155,10 @@ impl Listener for Rc<Outlet> {
         self.replies.borrow().wake();
     }
 
-    fn decided(&self, refusal: Option<&[u8]>) {
+    fn decided(&self, refusal: Option<&[u8]>, held: usize) {
         self.asks.set(None);
-        self.charge.borrow_mut().set(0);
+        self.held.set(held);
+        self.charge.borrow_mut().set(held);
         let replies = self.replies.borrow();
         if let Some(line) = refusal.filter(|_| !self.mute.get()) {
             replies.answer(|out| {

@@ -30,8 +30,9 @@ pub(super) trait Listener {
     /// (channels and patterns together, shard channels apart).
     fn confirmed(&self, kind: Kind, begins: bool, name: Option<&[u8]>, count: usize);
 
-    /// What it asked for, subscriptions or their end, is done, or refused with this error line (without CRLF).
-    fn decided(&self, refusal: Option<&[u8]>);
+    /// What it asked for, subscriptions or their end, is done, or refused with this error line (without CRLF). Its
+    /// subscriptions take `held` bytes now, about.
+    fn decided(&self, refusal: Option<&[u8]>, held: usize);
 
     /// A subscription that it has been promised is lost.
     fn lost(&self);
@@ -118,6 +119,13 @@ struct Seat<L> {
     bytes: usize,
     /// What it has asked for and has no answer to.
     asking: Option<Asking>,
+}
+
+impl<L> Seat<L> {
+    /// Returns what its subscriptions take, about, in bytes.
+    fn held(&self) -> usize {
+        self.bytes + self.total() * EACH
+    }
 }
 
 /// A session's request that is not answered.
@@ -493,7 +501,7 @@ impl<L: Listener + Clone> Table<L> {
         self.release(ask.kind, &ask.names);
         if let Some(seat) = self.seats.get_mut(&ask.seat) {
             seat.asking = None;
-            seat.listener.decided(Some(line));
+            seat.listener.decided(Some(line), seat.held());
         }
     }
 

@@ -77,7 +77,7 @@ impl<L: Listener + Clone> Table<L> {
                     return Some(Work::End { seat, kind, names });
                 }
                 if let Some(seat) = self.seats.get(&seat) {
-                    seat.listener.decided(None);
+                    seat.listener.decided(None, seat.held());
                 }
                 None
             }
@@ -111,9 +111,7 @@ impl<L: Listener + Clone> Table<L> {
         }
         if let Some(mine) = self.seats.get_mut(&seat) {
             mine.asking = None;
-        }
-        if let Some(listener) = listener {
-            listener.decided(None);
+            mine.listener.decided(None, mine.held());
         }
         None
     }

@@ -27,7 +27,7 @@ impl Listener for Ear {
         self.borrow_mut().push(Heard::Confirmed(kind, begins, name.map(text), count));
     }
 
-    fn decided(&self, refusal: Option<&[u8]>) {
+    fn decided(&self, refusal: Option<&[u8]>, _held: usize) {
         self.borrow_mut().push(Heard::Decided(refusal.map(text)));
     }
 
