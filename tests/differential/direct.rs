@@ -199,10 +199,13 @@ impl Player<'_> {
         }
         self.fence();
         let mut items = self.arrived();
-        // A reply that is larger than the socket's buffer comes in parts.
-        while self.wires.iter().flatten().any(Wire::is_partial) {
+        // A reply that is larger than the socket's buffer comes in parts. One that the server has split never ends.
+        let mut unfinished = 0;
+        while self.unfinished() > unfinished {
+            unfinished = self.unfinished();
             self.fence();
             for (all, more) in items.iter_mut().zip(self.arrived()) {
+                unfinished = if more.is_empty() { unfinished } else { 0 };
                 all.extend(more);
             }
         }
@@ -245,12 +248,12 @@ impl Player<'_> {
             wire.write(&bytes).expect("the server to take a pipeline before its replies are read");
         }
         let mut all: Vec<Vec<Item>> = vec![Vec::new(); self.wires.len()];
-        let mut idle = 0;
+        let (mut idle, mut unfinished) = (0, 0);
         while idle < 2 {
             self.fence();
             let items = self.arrived();
-            let more = self.wires.iter().flatten().any(Wire::is_partial);
-            idle = if !more && items.iter().all(Vec::is_empty) { idle + 1 } else { 0 };
+            let before = std::mem::replace(&mut unfinished, self.unfinished());
+            idle = if unfinished <= before && items.iter().all(Vec::is_empty) { idle + 1 } else { 0 };
             for (all, more) in all.iter_mut().zip(items) {
                 all.extend(more);
             }
@@ -263,6 +266,11 @@ impl Player<'_> {
             let wire = Wire::connect(self.address).expect("the server to take a connection");
             self.wires[client] = Some(wire);
         }
+    }
+
+    /// Bytes of frames that have not come whole, of all clients.
+    fn unfinished(&self) -> usize {
+        self.wires.iter().flatten().map(Wire::unfinished).sum()
     }
 
     fn fence(&mut self) {

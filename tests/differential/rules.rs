@@ -229,7 +229,12 @@ pub const RULES: &[Rule] = &[
         covers: |seen| {
             let unknown =
                 seen.direct_says("ERR unknown subcommand") || seen.direct_says("ERR unknown command");
-            let refused = ["ERR wrong number", "ERR respgate: not possible inside", "ERR Can't execute"];
+            let refused = [
+                "ERR wrong number",
+                "ERR respgate: not possible inside",
+                "ERR This instance has cluster support disabled",
+                "ERR Can't execute",
+            ];
             unknown
                 && seen.spec.is_some()
                 && (seen.is(&["CLIENT|SETINFO", "CLIENT|CAPA"])
@@ -272,15 +277,16 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "Two replies to one command",
         origin: Origin::Respgate,
-        reason: "Some servers answer a command twice: `CLIENT TRACKING … BCAST` with prefixes that overlap, \
-                 and scripts or functions whose error contains a line break (CVE-2025-67733). respgate can no \
-                 longer tell which reply belongs to which command, and closes the connection.",
+        reason: "Some servers answer a command twice: `CLIENT TRACKING … BCAST` with prefixes that overlap, and scripts or functions whose \
+                 error contains a line break (CVE-2025-67733); redis 7.0 also writes a message into the reply to the `EXEC` that published it. respgate \
+                 can no longer tell which reply belongs to which command, and closes the connection.",
         effect: Effect::Parts,
         covers: |seen| {
             let broken = |word: &Vec<u8>| word.contains(&b'\r') || word.contains(&b'\n');
             let scripted = seen.spec.is_some_and(|spec| spec.flags.contains(Flags::SCRIPT));
             let twice = seen.is(&["CLIENT|TRACKING"]) || scripted && seen.request.iter().any(broken);
-            twice && *seen.through == Item::Closed
+            let push = matches!(seen.direct, Item::Frame(value) if value.members().is_some_and(|all| all.iter().any(Value::is_push)));
+            (twice || push) && *seen.through == Item::Closed
         },
     },
     Rule {

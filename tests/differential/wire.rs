@@ -127,9 +127,9 @@ impl Wire {
         std::iter::from_fn(|| self.next_item()).collect()
     }
 
-    /// Whether a part of a frame has come, and the rest has not.
-    pub fn is_partial(&self) -> bool {
-        !self.ended && self.taken < self.buffer.len()
+    /// Bytes of a frame whose rest has not come.
+    pub fn unfinished(&self) -> usize {
+        if self.ended { 0 } else { self.buffer.len() - self.taken }
     }
 
     /// Whether anything has come by `until` that was not taken.

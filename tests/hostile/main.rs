@@ -47,9 +47,11 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    if std::env::args().any(|argument| argument == "memory") {
-        let failed: usize =
-            plan.servers().into_iter().map(|(flavor, workers)| memory::run(flavor, workers)).sum();
+    let mut arguments = std::env::args().skip_while(|argument| argument != "memory");
+    if arguments.next().is_some() {
+        let wanted = arguments.next().unwrap_or_default();
+        let run = |(flavor, workers)| memory::run(flavor, workers, &wanted);
+        let failed: usize = plan.servers().into_iter().map(run).sum();
         return if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let begun = Instant::now();
