@@ -35,7 +35,8 @@ pub(super) fn drive_aside(key: Key, requests: Queue, upstream: &Rc<Upstream>, se
     let (lane, upstream) = (Lane::side(key, requests), upstream.clone());
     // Before the task runs for the first time, a newer primary may cut all lanes.
     upstream.side_lanes.borrow_mut().push(lane.clone());
-    tokio::task::spawn_local(async move {
+    let meter = upstream.meter.clone();
+    meter.spawn_local(async move {
         drive_from(&lane, &upstream, served).await;
         upstream.side_lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &lane));
     });
