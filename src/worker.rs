@@ -22,7 +22,8 @@ use crate::poll_meter::{PollClock, PollFigures, PollMeter};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::limit::Offices;
-use crate::session::{Roster, Session, Surroundings};
+use crate::session::roster::Roster;
+use crate::session::{Session, Surroundings};
 use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
