@@ -43,7 +43,8 @@ fn a_hold_that_runs_out_fails_commands_and_keeps_clients() {
         client.send_command(&["SET", &format!("k{number}"), &big]);
     }
     wait::until("all to be held", || held(&proxy) >= 32.0);
-    assert!(proxy.metric("respgate_buffered_bytes", &[]) >= before + 32.0 * 60.0 * 1024.0);
+    // What the pinned client's lost connection had allocated does not count any more.
+    assert!(proxy.metric("respgate_buffered_bytes", &[]) >= 32.0 * 60.0 * 1024.0);
     for client in &mut clients {
         let reply = String::from_utf8(client.reply()).unwrap();
         assert!(reply.starts_with(NO_PRIMARY) && reply.contains("refused"), "{reply}");
