@@ -17,11 +17,10 @@ fn assert_bounded(proxy: &Proxy, text: &str, took: Duration) {
     assert!(count >= 20, "{count} lines of {text:?}");
 }
 
-/// One client's refused logins are told 20 times at once and then 10 times a second; the others are counted, and told
-/// in one line when they stop.
+/// One source's refused logins are slowed down, and each is counted.
 #[test]
 fn refused_logins_do_not_flood_the_log() {
-    const LOGINS: usize = 5000;
+    const LOGINS: usize = 60;
     for (flavor, workers) in [(Flavor::Valkey, 1), (Flavor::Redis, 2)] {
         let server = Server::start(flavor);
         let file = format!(
@@ -47,20 +46,7 @@ fn refused_logins_do_not_flood_the_log() {
         let refused = || proxy.metric("respgate_auth_refused_total", &[]);
         wait::until("all to be counted", || refused() as usize == LOGINS);
         assert_bounded(&proxy, "a client was not authenticated", started.elapsed());
-        let suppressed = || {
-            proxy.metric(
-                "respgate_log_lines_suppressed_total",
-                &["module=\"session::errand\"", "level=\"INFO\""],
-            )
-        };
-        assert!(suppressed() > 4000.0, "{}", suppressed());
-        wait::until("the summary", || proxy.log().contains("log lines were left out"));
-        let log = proxy.log();
-        let summary = log.lines().find(|line| line.contains("left out")).expect("the summary");
-        assert!(
-            summary.contains("session::errand") && summary.contains("a client was not authenticated"),
-            "{summary}"
-        );
+        assert!(proxy.metric("respgate_auth_throttled_total", &[]) > 0.0);
     }
 }
 
@@ -84,6 +70,8 @@ fn forged_replies_and_protocol_errors_do_not_flood_the_log() {
     let started = Instant::now();
     flood("*3\r\n$4\r\nEVAL\r\n$23\r\nerror('x\\r\\n+INJECTED')\r\n$1\r\n0\r\n", 300);
     assert_bounded(&proxy, "a script's reply was followed by one that nothing asked for", started.elapsed());
+    assert!(proxy.metric("respgate_log_lines_suppressed_total", &["level=\"ERROR\""]) > 100.0);
+    wait::until("the summary", || proxy.log().contains("log lines were left out"));
     let started = Instant::now();
     flood("*1\r\n$x\r\n", 1000);
     let count = proxy.log().matches("\"protocol error\"").count() as u64;
