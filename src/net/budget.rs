@@ -111,6 +111,7 @@ impl Share {
     }
 
     /// Counts `bytes` more.
+    #[inline]
     pub fn charge(&self, bytes: usize) {
         let held = self.held.get() + bytes;
         self.held.set(held);
@@ -120,6 +121,7 @@ impl Share {
     }
 
     /// Counts `bytes` less.
+    #[inline]
     pub fn discharge(&self, bytes: usize) {
         let held = self.held.get().saturating_sub(bytes);
         self.held.set(held);
@@ -197,6 +199,7 @@ impl Account {
     }
 
     /// Counts bytes that were read from the client or written to it.
+    #[inline]
     pub fn note_moved(&self, bytes: usize) {
         self.moved.set(self.moved.get() + bytes as u64);
     }
@@ -227,6 +230,7 @@ impl Account {
     }
 
     /// Replaces `before` bytes by `now` bytes.
+    #[inline]
     pub fn change(&self, before: usize, now: usize) {
         self.held.set((self.held.get() + now).saturating_sub(before));
         if now > before {

@@ -122,9 +122,13 @@ impl ByteQueue {
 
     /// Empties the queue and returns the allocation of its front piece.
     pub fn release(&mut self) -> Vec<u8> {
-        let front = std::mem::take(&mut self.front);
-        *self = Self::default();
-        front
+        // Few queues ever have a second piece.
+        if self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
+            (self.rest_len, self.rest_capacity) = (0, 0);
+        }
+        (self.used, self.joining) = (0, false);
+        std::mem::take(&mut self.front)
     }
 }
 

@@ -129,6 +129,7 @@ impl Replies {
     }
 
     /// Counts what is allocated now.
+    #[inline]
     fn count(&self) {
         let messages = self.messages.borrow().capacity();
         let now = self.bytes.borrow().capacity() + messages;

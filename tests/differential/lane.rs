@@ -17,6 +17,7 @@ use crate::shrink;
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
+use crate::support::wait;
 use crate::themes;
 use crate::through::{self, Difference, End, Target};
 use crate::vocabulary::Vocabulary;
@@ -83,7 +84,7 @@ pub struct Lane {
 
 struct Process {
     target: Target,
-    _proxy: Proxy,
+    proxy: Proxy,
 }
 
 impl Lane {
@@ -145,7 +146,7 @@ impl Lane {
             let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
             let session = themes::draw(&Maker { words: &self.words, admin: setup.admin }, &mut rng);
             self.count(&session);
-            let ended = self.session(&running.target, setup, &session, None);
+            let ended = self.session(&running, setup, &session, None);
             self.report.sessions += 1;
             history.push(session);
             match ended {
@@ -193,21 +194,25 @@ impl Lane {
     /// The first difference, with a respgate of its own; if it has a signature, the first that may be the same.
     fn fails(&mut self, case: &[Session], setup: Setup, signature: &str) -> Option<Difference> {
         let running = self.process(setup);
-        case.iter().find_map(|session| self.session(&running.target, setup, session, Some(signature)).err())
+        case.iter().find_map(|session| self.session(&running, setup, session, Some(signature)).err())
     }
 
     /// One session, both ways. `sought`: the signature of the difference that is looked for, or nothing for any; none: any
     /// that is not known yet.
     fn session(
         &mut self,
-        target: &Target,
+        process: &Process,
         setup: Setup,
         session: &Session,
         sought: Option<&str>,
     ) -> Result<End, Difference> {
+        let target = &process.target;
         self.reset();
         let address = Address::Unix(self.server.socket());
+        let before = self.connections();
         let trace = direct::play(&address, &mut self.control, session);
+        // A client that has left may have sent requests that have not run, and whose replies it muted.
+        wait::until("the server to run what clients have sent", || self.connections() <= before);
         self.reset();
         forget_scripts(target);
         let Report { rules, faults, .. } = &mut self.report;
@@ -217,7 +222,16 @@ impl Lane {
             Some(signature) => Sought::Only(signature),
         };
         let mut comparator = Comparator::new(self.flavor, setup.admin, session.unix.len(), rules, sought);
-        through::play(target, &mut self.control, session, &trace, &mut comparator, self.patience)
+        let ended = through::play(target, &mut self.control, session, &trace, &mut comparator, self.patience);
+        wait::until("respgate to run what clients have sent", || {
+            process.proxy.metric("respgate_clients", &[]) == 0.0
+        });
+        ended
+    }
+
+    /// Number of connections that the server has.
+    fn connections(&mut self) -> usize {
+        self.control.ask_text(&["CLIENT", "LIST"]).lines().count()
     }
 
     /// The server as it was at its start, as far as sessions can tell.
@@ -247,7 +261,7 @@ impl Lane {
         proxy.allow_log("\"WARN\"");
         proxy.allow_log("\"ERROR\"");
         let tcp = Address::Tcp(([127, 0, 0, 1], port).into());
-        Process { target: Target { tcp, unix: Address::Unix(socket) }, _proxy: proxy }
+        Process { target: Target { tcp, unix: Address::Unix(socket) }, proxy }
     }
 
     fn count(&mut self, session: &Session) {
