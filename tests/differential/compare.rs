@@ -87,11 +87,15 @@ impl<'r> Comparator<'r> {
         if !exchange.request.is_empty() {
             sent.last.clone_from(&exchange.request);
         }
-        let Some(spec) = spec(&exchange.request) else { return Verdict::Same };
+        let silent = exchange.items[exchange.client].is_empty();
+        let Some(spec) = spec(&exchange.request) else {
+            // A name that the server may know, and respgate does not.
+            let odd = exchange.request.iter().take(2).any(|word| !word.iter().all(u8::is_ascii_graphic));
+            return if silent && odd { Verdict::Parts } else { Verdict::Same };
+        };
         self.ended |= matches!(spec.verb, Verb::Reset | Verb::Quit);
         let about_connection = matches!(spec.route, Route::Virtual | Route::Pin | Route::LeaseIfBlock);
         sent.nul |= about_connection && sent.last.iter().any(|word| word.contains(&0));
-        let silent = exchange.items[exchange.client].is_empty();
         match spec.verb {
             Verb::Multi => sent.silent_transaction = silent,
             Verb::Exec | Verb::Discard | Verb::Reset => sent.silent_transaction = false,

@@ -1,7 +1,7 @@
 //! Every difference that is tolerated, with its reason. What no rule covers is a fault. `docs/differences.md` is made of
 //! these rules.
 
-use respgate::command::{Flags, Route, Spec, Verb};
+use respgate::command::{self, Flags, Route, Spec, Verb};
 
 use crate::requests::LEFT_OUT;
 use crate::seen::{Seen, confirms_nothing, in_order, same_client, without_id, without_integers};
@@ -148,6 +148,21 @@ pub const RULES: &[Rule] = &[
         covers: |seen| seen.is(&["SPOP"]) && seen.both_answer(),
     },
     Rule {
+        name: "Messages by several patterns",
+        origin: Origin::Test,
+        reason: "A subscriber whose patterns match a channel gets the message once for each, in the order of a hash table of the server.",
+        effect: Effect::GoesOn,
+        covers: |seen| {
+            seen.values().is_some_and(|(direct, through)| {
+                let (Some(direct), Some(through)) = (direct.members(), through.members()) else {
+                    return false;
+                };
+                let by_pattern = direct.first().and_then(Value::text) == Some(b"pmessage");
+                by_pattern && direct.first() == through.first() && direct.get(2..) == through.get(2..)
+            })
+        },
+    },
+    Rule {
         name: "Time to live",
         origin: Origin::Test,
         reason: "It depends on when the command that set it ran. Two seconds more or less are the same.",
@@ -235,10 +250,15 @@ pub const RULES: &[Rule] = &[
                 "ERR This instance has cluster support disabled",
                 "ERR Can't execute",
             ];
-            unknown
-                && seen.spec.is_some()
-                && (seen.is(&["CLIENT|SETINFO", "CLIENT|CAPA"])
-                    || refused.iter().any(|text| seen.through_says(text)))
+            // The table has the number of arguments that the newest server takes.
+            let stricter = seen.direct_says("ERR wrong number")
+                && seen.through_says("ERR Can't execute")
+                && seen.spec.is_some_and(|spec| command::arity_ok(spec, seen.request.len() as u32));
+            stricter
+                || unknown
+                    && seen.spec.is_some()
+                    && (seen.is(&["CLIENT|SETINFO", "CLIENT|CAPA"])
+                        || refused.iter().any(|text| seen.through_says(text)))
         },
     },
     Rule {
@@ -367,6 +387,11 @@ pub const SILENT_RULES: &[SilentRule] = &[
         reason: "After `CLIENT REPLY OFF` servers keep the connection of a client that sends `QUIT`, since they close it once the reply is written. \
                  respgate closes it.",
         covers: |unseen| unseen.spec.verb == Verb::Quit,
+    },
+    SilentRule {
+        name: "`SPOP` without replies",
+        reason: "Which members it has removed is not seen, so the data is not compared.",
+        covers: |unseen| unseen.spec.name == "SPOP",
     },
     SilentRule {
         name: "Refusals that are not seen",

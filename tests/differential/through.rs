@@ -91,6 +91,9 @@ pub fn play(
     let wires = session.unix.iter().map(|_| None).collect();
     let mut player = Player { target, control, session, wires, comparator, patience, blocked: 0, step: 0 };
     let end = player.steps(trace)?;
+    if end == End::Parted {
+        player.run_out();
+    }
     if end == End::Whole {
         let digest = player.control.ask_text(&["DEBUG", "DIGEST"]);
         if digest != trace.digest {
@@ -125,7 +128,9 @@ impl Player<'_, '_> {
                     return Ok(End::Parted);
                 }
             }
-            self.synchronise(played)?;
+            if self.synchronise(played)? == End::Parted {
+                return Ok(End::Parted);
+            }
         }
         Ok(End::Whole)
     }
@@ -205,7 +210,7 @@ impl Player<'_, '_> {
     }
 
     /// Waits until the server stands where it stood: the same clients blocked, the commands without a reply run.
-    fn synchronise(&mut self, played: &Played) -> Result<(), Difference> {
+    fn synchronise(&mut self, played: &Played) -> Result<End, Difference> {
         for (name, expected) in &played.silent {
             let until = Instant::now() + SILENT;
             while calls(self.control, name) < *expected && Instant::now() < until {
@@ -213,14 +218,17 @@ impl Player<'_, '_> {
             }
         }
         if played.blocked == 0 && self.blocked == 0 {
-            return Ok(());
+            return Ok(End::Whole);
         }
         self.blocked = played.blocked;
         let until = Instant::now() + self.patience;
         loop {
             let blocked = blocked_clients(self.control);
             if blocked == played.blocked {
-                return Ok(());
+                return Ok(End::Whole);
+            }
+            if self.comparator.may_lack(played.step.client()) {
+                return Ok(End::Parted);
             }
             if Instant::now() >= until {
                 let (client, request) = match &played.step {
@@ -234,6 +242,17 @@ impl Player<'_, '_> {
                 return Err(self.difference("blocked", client, &request, direct, through));
             }
             std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    /// Every client ends its writes, and what it has sent is answered, so that nothing of it runs later.
+    fn run_out(&mut self) {
+        let until = Instant::now() + self.patience;
+        for wire in self.wires.iter_mut().flatten() {
+            wire.end_writes();
+        }
+        for wire in self.wires.iter_mut().flatten() {
+            while wire.take(until).is_some_and(|item| item != Item::Closed) {}
         }
     }
 
