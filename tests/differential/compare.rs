@@ -54,6 +54,8 @@ struct Sent {
     queued: Vec<Request>,
     /// It has sent a NUL in a command about its connection.
     nul: bool,
+    /// It has sent a HELLO that the server refused.
+    failed_hello: bool,
     /// It has sent MULTI, and does not see replies.
     silent_transaction: bool,
 }
@@ -157,15 +159,16 @@ impl<'r> Comparator<'r> {
         through: &Item,
     ) -> Verdict {
         let spec: Option<&'static Spec> = spec(request);
-        let (nul, ended) = (self.clients[client].nul, self.ended);
+        let sent = &self.clients[client];
         let seen = Seen {
             flavor: self.flavor,
             admin: self.admin,
             spec,
             request,
             queued,
-            nul,
-            ended,
+            nul: sent.nul,
+            failed_hello: sent.failed_hello,
+            ended: self.ended,
             direct,
             through,
         };
@@ -192,6 +195,7 @@ impl<'r> Comparator<'r> {
             return;
         }
         let name = sent.last.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+        sent.failed_hello |= name == b"HELLO" && reply.error().is_some();
         let begins = name == b"MULTI" && reply.is_simple("OK");
         if begins || matches!(&*name, b"EXEC" | b"DISCARD" | b"RESET") {
             sent.queued.clear();

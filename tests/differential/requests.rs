@@ -95,7 +95,8 @@ impl Maker<'_> {
         }
         // An id that the server makes of its clock is another one each time.
         if spec.name == "XADD" {
-            request.iter_mut().filter(|word| **word == b"*").for_each(|word| *word = b"7-*".to_vec());
+            let by_clock = |word: &&mut Vec<u8>| word.split(|byte| *byte == 0).next() == Some(b"*");
+            request.iter_mut().filter(by_clock).for_each(|word| *word = b"7-*".to_vec());
         }
         request
     }

@@ -273,6 +273,15 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
+        name: "`HELLO` that fails",
+        origin: Origin::Respgate,
+        reason: "Redis 7.0 sets the name of `SETNAME` also when a later option of `HELLO` is wrong. respgate then changes nothing, as valkey.",
+        effect: Effect::Parts,
+        covers: |seen| {
+            seen.failed_hello && seen.flavor == Flavor::Redis && seen.is(&["CLIENT|INFO", "CLIENT|GETNAME"])
+        },
+    },
+    Rule {
         name: "Ended subscriptions",
         origin: Origin::Respgate,
         reason: "When a subscriber leaves or sends `RESET`, respgate closes its connection to the server, which notices that a moment later. Until \
