@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use respgate::command::{Route, Spec, Verb};
+use respgate::command::{Flags, Route, Spec, Verb};
 
 use crate::direct::{Exchange, spec};
 use crate::lane::Fault;
@@ -54,6 +54,8 @@ struct Sent {
     queued: Vec<Request>,
     /// It has sent a NUL in a command about its connection.
     nul: bool,
+    /// It has sent a line break to a script, a function or their commands, whose errors may repeat it.
+    split: bool,
     /// It has sent a HELLO that the server refused.
     failed_hello: bool,
     /// It has sent MULTI, and does not see replies.
@@ -98,6 +100,8 @@ impl<'r> Comparator<'r> {
         self.ended |= matches!(spec.verb, Verb::Reset | Verb::Quit);
         let about_connection = matches!(spec.route, Route::Virtual | Route::Pin | Route::LeaseIfBlock);
         sent.nul |= about_connection && sent.last.iter().any(|word| word.contains(&0));
+        sent.split |= spec.flags.contains(Flags::SCRIPT)
+            && sent.last.iter().any(|word| word.contains(&b'\r') || word.contains(&b'\n'));
         match spec.verb {
             Verb::Multi => sent.silent_transaction = silent,
             Verb::Exec | Verb::Discard | Verb::Reset => sent.silent_transaction = false,
@@ -167,6 +171,7 @@ impl<'r> Comparator<'r> {
             request,
             queued,
             nul: sent.nul,
+            split: sent.split,
             failed_hello: sent.failed_hello,
             ended: self.ended,
             direct,

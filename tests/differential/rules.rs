@@ -311,11 +311,11 @@ pub const RULES: &[Rule] = &[
                  can no longer tell which reply belongs to which command, and closes the connection.",
         effect: Effect::Parts,
         covers: |seen| {
-            let broken = |word: &Vec<u8>| word.contains(&b'\r') || word.contains(&b'\n');
             let scripted = seen.spec.is_some_and(|spec| spec.flags.contains(Flags::SCRIPT));
-            let twice = seen.is(&["CLIENT|TRACKING"]) || scripted && seen.request.iter().any(broken);
-            let push = matches!(seen.direct, Item::Frame(value) if value.members().is_some_and(|all| all.iter().any(Value::is_push)));
-            (twice || push) && *seen.through == Item::Closed
+            let twice = seen.is(&["CLIENT|TRACKING"]) || seen.split && (scripted || seen.is(&["EXEC"]));
+            let push = |value: &Value| value.members().is_some_and(|all| all.iter().any(Value::is_push));
+            let inside = matches!(seen.direct, Item::Frame(value) if push(value));
+            (twice || inside) && *seen.through == Item::Closed
         },
     },
     Rule {

@@ -17,6 +17,8 @@ pub struct Seen<'a> {
     pub queued: bool,
     /// Whether the client has sent a NUL in a command about its connection, in this request or before.
     pub nul: bool,
+    /// Whether the client has sent a line break to a script, a function or their commands.
+    pub split: bool,
     /// Whether the client has sent a HELLO that the server refused.
     pub failed_hello: bool,
     /// Whether a client of the session has left, or has given up the state of its connection.
