@@ -10,6 +10,7 @@
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::disallowed_methods,
     clippy::print_stdout,
     reason = "this is a test, and talks to whoever runs it"
 )]
