@@ -20,6 +20,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use zeroize::Zeroizing;
 
+/// Returns freed memory to the system within a second, from all threads: `.cargo/config.toml` sets that, and
+/// `benches/README.md` compares the allocators.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Wrong arguments or configuration: `EX_USAGE` of sysexits.
 const USAGE: u8 = 64;
 

@@ -20,6 +20,8 @@ const CHUNKS: usize = 64;
 const HEADROOM: usize = 8;
 /// A byte that has been held for a second weighs as much as this many others.
 const SETTLED: usize = 16;
+/// Bytes that a client may hold and still send more while the budget is spent.
+const MODEST: usize = 16 * 1024;
 
 /// The budget of the process.
 #[derive(Debug)]
@@ -143,12 +145,10 @@ impl Share {
         self.budget.give(self.taken.replace(taken) - taken);
     }
 
-    /// Waits until the budget is spent.
+    /// Waits until somebody has spent the budget since the last call. It may have been relieved since.
     pub async fn spent(&self) {
         let Some(seat) = self.budget.workers.get(self.worker) else { return std::future::pending().await };
-        while self.budget.missing() == 0 {
-            seat.spent.notified().await;
-        }
+        seat.spent.notified().await;
     }
 
     /// Tells the other workers how many bytes this one's largest client holds, and returns how many the largest of
@@ -182,6 +182,7 @@ pub struct Account {
     at_tick: Cell<usize>,
     settled: Cell<usize>,
     evicted: Cell<bool>,
+    waits: Cell<bool>,
 }
 
 impl Account {
@@ -195,6 +196,7 @@ impl Account {
             at_tick: Cell::default(),
             settled: Cell::default(),
             evicted: Cell::default(),
+            waits: Cell::default(),
         })
     }
 
@@ -240,6 +242,23 @@ impl Account {
         }
     }
 
+    /// Returns true if nothing more may be read from the client now: the budget is spent, and it holds more than a modest
+    /// part already. It waits from now on ([`Self::end_wait`]). So the budget is overdrawn by no more than a read of each
+    /// client, however fast clients send and however long it takes to choose who must go.
+    #[inline]
+    pub fn must_wait(&self) -> bool {
+        let wait = self.held.get() > MODEST && self.share.budget.overdraft() > 0;
+        if wait {
+            self.waits.set(true);
+        }
+        wait
+    }
+
+    /// The budget has been relieved. Returns true if the client has waited for that.
+    pub fn end_wait(&self) -> bool {
+        self.waits.replace(false)
+    }
+
     /// Marks the client as one that must be disconnected, because the budget is spent and it holds most.
     pub fn evict(&self) {
         self.evicted.set(true);
@@ -269,6 +288,11 @@ impl Charge {
         if bytes != self.bytes {
             self.account.change(std::mem::replace(&mut self.bytes, bytes), bytes);
         }
+    }
+
+    /// Returns true while the budget of the process is overdrawn.
+    pub fn is_budget_spent(&self) -> bool {
+        self.account.share.budget.overdraft() > 0
     }
 }
 
@@ -394,6 +418,18 @@ mod tests {
         assert_eq!(budget.missing(), 0);
         drop(shares);
         assert_eq!(budget.taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_holds_much_sends_no_more_while_the_budget_is_spent() {
+        let share = Rc::new(Share::new(Budget::new(1 << 20, 1), 0));
+        let (modest, large) = (Account::new(&share), Account::new(&share));
+        modest.change(0, MODEST);
+        large.change(0, 1 << 20);
+        assert!(!modest.must_wait() && large.must_wait());
+        assert!(!modest.end_wait() && large.end_wait() && !large.end_wait());
+        large.change(1 << 20, 1 << 19);
+        assert!(!large.must_wait(), "there is room again");
     }
 
     fn clients(held: &[usize]) -> Vec<Holding> {

@@ -33,7 +33,8 @@ impl ByteQueue {
 
     /// Returns true if no byte waits.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        // The front piece is used up only when there is no other.
+        self.used == self.front.len()
     }
 
     /// Number of bytes allocated.

@@ -111,6 +111,14 @@ impl Presence {
         replies.wake();
     }
 
+    /// The byte budget is no longer spent: wakes the session if it waits for that.
+    pub(super) fn end_wait(&self) {
+        let replies = self.replies.borrow();
+        if replies.account().end_wait() {
+            replies.wake();
+        }
+    }
+
     /// Returns true if the client is to be disconnected for what it holds.
     pub(super) fn is_evicted(&self) -> bool {
         self.replies.borrow().account().is_evicted()

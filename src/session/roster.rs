@@ -84,6 +84,7 @@ impl Roster {
                 clients += evicted.0;
                 bytes += evicted.1;
             }
+            self.end_waits();
             if clients > 0 && told.is_none_or(|at| at.elapsed() >= RELIEF_LOG_PERIOD) {
                 told = Some(Instant::now());
                 tracing::warn!(
@@ -116,6 +117,13 @@ impl Roster {
             bytes += session.held();
         }
         (evicted, bytes)
+    }
+
+    /// Clients that may send again since the byte budget is relieved are read from.
+    fn end_waits(&self) {
+        for session in self.sessions.borrow().values() {
+            session.end_wait();
+        }
     }
 
     /// Ends when no session is left.

@@ -375,8 +375,12 @@ impl Session {
         self.around.roster.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
     }
 
-    /// One read, appended to the input without looking at it.
+    /// One read, appended to the input without looking at it. Pending, too, while the client [must
+    /// wait](crate::net::budget::Account::must_wait) for memory.
     pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        if self.account.must_wait() {
+            return Poll::Pending;
+        }
         let buffers = self.around.buffers.clone();
         let mut scratch = buffers.scratch().borrow_mut();
         let mut room = ReadBuf::new(&mut scratch);
@@ -390,6 +394,9 @@ impl Session {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
         if self.ended {
             return Poll::Ready(Pause::Close(Close::Left));
+        }
+        if self.account.must_wait() {
+            return Poll::Pending;
         }
         let buffers = self.around.buffers.clone();
         let mut scratch = buffers.scratch().borrow_mut();

@@ -114,15 +114,20 @@ fn open(arena: &Arena, door: Door, count: usize, bytes: impl Fn(usize) -> Vec<u8
 /// Runs all rows whose name contains `wanted` on this server, and says how many of them failed.
 pub fn run(flavor: Flavor, workers: usize, wanted: &str) -> usize {
     let mut failed = 0;
-    println!("{} with {workers} workers: MiB at most (allowed), MiB afterwards", flavor.name());
+    println!(
+        "{} with {workers} workers, in MiB: resident at most (allowed), counted at most, resident afterwards",
+        flavor.name()
+    );
     for row in ROWS.iter().filter(|row| row.name.contains(wanted)) {
         let limits = Limits { max_buffered: row.max_buffered << 20, is_tight: false };
         let arena = Arena::start(Setting { flavor, workers, layout: row.layout, limits }, "tag");
-        let (peak, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (peak, counted, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
         let served = thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     peak.fetch_max(arena.proxy.resident_bytes(), Ordering::Relaxed);
+                    let buffered = arena.proxy.metric("respgate_buffered_bytes", &[]);
+                    counted.fetch_max(buffered as usize, Ordering::Relaxed);
                     thread::sleep(Duration::from_millis(20));
                 }
             });
@@ -135,6 +140,7 @@ pub fn run(flavor: Flavor, workers: usize, wanted: &str) -> usize {
         });
         thread::sleep(AFTERWARDS);
         let (peak, after) = (peak.into_inner() >> 20, arena.proxy.resident_bytes() >> 20);
+        let counted = counted.into_inner() >> 20;
         let allowed = limits.max_resident() >> 20;
         let verdict = match served {
             Err(what) => format!("FAULT: a bystander: {what}"),
@@ -142,7 +148,7 @@ pub fn run(flavor: Flavor, workers: usize, wanted: &str) -> usize {
             Ok(()) => "ok".to_owned(),
         };
         failed += usize::from(verdict != "ok");
-        println!("  {peak:>5} ({allowed:>4}) {after:>5}  {}: {verdict}", row.name);
+        println!("  {peak:>5} ({allowed:>4}) {counted:>7} {after:>10}  {}: {verdict}", row.name);
         let _ = arena.end();
     }
     failed

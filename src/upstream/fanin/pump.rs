@@ -131,7 +131,10 @@ impl Pump {
         let sessions = fan.table.borrow().sessions();
         let unannounced = sessions.saturating_mul(UNANNOUNCED_EACH).clamp(UNANNOUNCED_MIN, UNANNOUNCED_MAX);
         let bytes = unannounced.saturating_sub(self.announcements.bytes()).min(BYTES_PER_TURN);
-        let mut turn = Turn { bytes, steps: STEPS_PER_TURN };
+        // While the byte budget is spent, one session a turn: those who do not read go first, and a link never stands still,
+        // since what it has read is part of the budget.
+        let steps = if self.charge.is_budget_spent() { 1 } else { STEPS_PER_TURN };
+        let mut turn = Turn { bytes, steps };
         for _ in 0..READS {
             if let Some(order) = fan.order.take() {
                 return Poll::Ready(match order {
