@@ -245,28 +245,41 @@ impl Session {
 
     /// Whether the client must go at once, because the byte budget is spent and it holds most of it. Tells it so, as far
     /// as it listens.
+    #[inline]
     pub(super) fn evicted(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.account.is_evicted() {
-            return false;
+        self.account.is_evicted() && {
+            self.tell_evicted(cx);
+            true
         }
+    }
+
+    #[cold]
+    fn tell_evicted(&mut self, cx: &mut Context<'_>) {
         // It is asked twice if the client goes while it has a connection of its own.
         let told = self.closing.replace(Close::Memory) == Some(Close::Memory);
         if !told && !self.replies.is_partial() {
             self.refuse(EVICTED);
             let _ = self.replies.poll_write_to(cx, &mut self.stream);
         }
-        true
     }
 
     /// Ready when the client has neither taken a byte of its replies nor sent one for too long.
+    #[inline]
     pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<()> {
-        let progress = self.account.moved();
-        if !blocked || progress != self.progress {
-            self.progress = progress;
+        if blocked {
+            return self.poll_blocked(cx);
+        }
+        if self.stall.is_some() {
             self.stall = None;
         }
-        if !blocked {
-            return Poll::Pending;
+        Poll::Pending
+    }
+
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let progress = self.account.moved();
+        if progress != self.progress {
+            self.progress = progress;
+            self.stall = None;
         }
         let limit = self.around.config.write_timeout;
         let timer = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
@@ -361,7 +374,14 @@ impl Session {
     }
 
     /// The session no longer waits for its lane, or for a primary.
+    #[inline]
     pub(super) fn released(&mut self) {
+        if self.held.is_some() || self.hold.is_some() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
         if self.held.take().is_some() {
             let now = self.around.roster.now.get();
             self.presence.leases(now, false, false);
@@ -467,7 +487,12 @@ impl Session {
     }
 
     /// Handles what was kept.
+    #[inline]
     pub(super) fn handle_input(&mut self) -> Pause {
+        if self.input.is_empty() { Pause::More } else { self.handle_kept() }
+    }
+
+    fn handle_kept(&mut self) -> Pause {
         for _ in 0..PIECES {
             if self.input.is_empty() {
                 return Pause::More;

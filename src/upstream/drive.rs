@@ -37,84 +37,94 @@ pub(super) fn drive_aside(key: Key, requests: Queue, upstream: &Rc<Upstream>, se
     upstream.side_lanes.borrow_mut().push(lane.clone());
     let meter = upstream.meter.clone();
     meter.spawn_local(async move {
-        drive_from(&lane, &upstream, served).await;
+        drive(lane.clone(), upstream.clone(), served).await;
         upstream.side_lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &lane));
     });
 }
 
-/// Serves `lane` until nobody uses it any more.
-pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>) {
-    drive_from(&lane, &upstream, None).await;
-}
-
-async fn drive_from(lane: &Rc<Lane>, upstream: &Rc<Upstream>, served: Option<Served>) {
+/// Serves `lane`, at first by the connection that `served` is, if there is one, until nobody uses it any more.
+pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>, mut served: Option<Served>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut refused = false;
     let mut last = None;
-    if let Some(Served { pump, permit }) = served {
-        last = Some(pump.link().generation);
-        refused = serve(lane, upstream, pump).await;
+    loop {
+        let Some(Served { pump, permit }) = (match served.take() {
+            None if !wanted(&lane, &upstream).await => return,
+            None => connect(&lane, &upstream, refused, &mut backoff).await,
+            served => served,
+        }) else {
+            continue;
+        };
+        // What made another node close its connections says nothing about this one.
+        let generation = pump.link().generation;
+        if last.replace(generation).is_some_and(|before| before != generation) {
+            lane.queue.borrow_mut().end_probation();
+        }
+        refused = serve(&lane, &upstream, pump).await;
         drop(permit);
+        if refused && upstream.generation() == Some(generation) {
+            // It may say that it is the primary and yet refuse: then it is not asked without a pause.
+            let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
+            wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+        }
     }
-    while wanted(lane, upstream).await {
-        let Some(primary) = upstream.primary() else {
-            wait_or_fail(lane, upstream, upstream.changed()).await;
-            continue;
-        };
-        let Some(permit) = upstream.shared_permit() else {
-            if upstream.spare_unused() {
-                tokio::time::sleep(ROOM_CHECK).await;
-                continue;
+}
+
+/// Makes one attempt to connect to the primary. Returns nothing if it failed, after a pause and after telling those who wait
+/// for it what they must know. `refused`: the last connection ended because the node refused a command.
+async fn connect(
+    lane: &Rc<Lane>,
+    upstream: &Rc<Upstream>,
+    refused: bool,
+    backoff: &mut Backoff,
+) -> Option<Served> {
+    let Some(primary) = upstream.primary() else {
+        wait_or_fail(lane, upstream, upstream.changed()).await;
+        return None;
+    };
+    let Some(permit) = upstream.shared_permit() else {
+        if upstream.spare_unused() {
+            tokio::time::sleep(ROOM_CHECK).await;
+            return None;
+        }
+        let line = upstream.at_limit();
+        lane.fail_all(&line);
+        lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
+        return None;
+    };
+    lane.renew();
+    match open(upstream, &primary, lane.key()).await {
+        Ok(_) if upstream.generation() != Some(primary.generation) => {}
+        Ok(link) => {
+            if !refused {
+                backoff.reset();
+                upstream.end_hold();
             }
-            let line = upstream.at_limit();
-            lane.fail_all(&line);
-            lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
-            continue;
-        };
-        lane.renew();
-        match open(upstream, &primary, lane.key()).await {
-            Ok(_) if upstream.generation() != Some(primary.generation) => {}
-            Ok(link) => {
-                if !refused {
-                    backoff.reset();
-                    upstream.end_hold();
-                }
-                // What made another node close its connections says nothing about this one.
-                let generation = link.generation;
-                if last.replace(generation).is_some_and(|before| before != generation) {
-                    lane.queue.borrow_mut().end_probation();
-                }
-                refused = serve(lane, upstream, Pump::new(link, refused)).await;
-                if refused && upstream.generation() == Some(primary.generation) {
-                    // It may say that it is the primary and yet refuse: then it is not asked without a pause.
-                    drop(permit);
-                    let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-                    wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
-                }
-            }
-            Err(OpenFault::Refused(line)) => refuse(lane, line),
-            Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&lane.key().identity, &refused) {
-                Some(line) => refuse(lane, line),
-                None => {
-                    drop(permit);
-                    let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-                    wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
-                }
-            },
-            Err(OpenFault::AuthRequired(line)) => {
-                upstream.note_auth_required(lane.key());
-                refuse(lane, line);
-            }
-            Err(OpenFault::Unavailable(why)) => {
-                upstream.note_fault(why);
-                upstream.begin_hold();
+            return Some(Served { pump: Pump::new(link, refused), permit });
+        }
+        Err(OpenFault::Refused(line)) => refuse(lane, line),
+        Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&lane.key().identity, &refused) {
+            Some(line) => refuse(lane, line),
+            None => {
                 drop(permit);
-                // News of another primary ends the pause.
                 let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
                 wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
             }
+        },
+        Err(OpenFault::AuthRequired(line)) => {
+            upstream.note_auth_required(lane.key());
+            refuse(lane, line);
+        }
+        Err(OpenFault::Unavailable(why)) => {
+            upstream.note_fault(why);
+            upstream.begin_hold();
+            drop(permit);
+            // News of another primary ends the pause.
+            let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
+            wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
         }
     }
+    None
 }
 
 /// Waits until a connection is wanted; false when no session uses the lane any more.

@@ -202,7 +202,7 @@ impl Upstream {
         let lane = Lane::new(key.clone(), self.fair.get());
         lane.close_gate(self.holding());
         self.lanes.borrow_mut().insert(key.clone(), lane.clone());
-        self.meter.spawn_local(drive::drive(lane.clone(), self.clone()));
+        self.meter.spawn_local(drive::drive(lane.clone(), self.clone(), None));
         lane
     }
 

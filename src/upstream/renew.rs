@@ -41,6 +41,7 @@ pub(super) struct Renewal(Option<Opening>);
 
 impl Renewal {
     /// Gets `pump` a successor if its lane is told to have one.
+    #[inline]
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -48,6 +49,12 @@ impl Renewal {
         upstream: &Rc<Upstream>,
         pump: &mut Pump,
     ) {
+        if self.0.is_some() || lane.ordered().is_some() {
+            self.poll_ordered(cx, lane, upstream, pump);
+        }
+    }
+
+    fn poll_ordered(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Rc<Upstream>, pump: &mut Pump) {
         let isolates = lane.ordered() == Some(Order::Isolate);
         if !isolates && lane.ordered() != Some(Order::Renew) || upstream.holding() {
             self.0 = None;
