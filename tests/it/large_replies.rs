@@ -171,8 +171,9 @@ fn longest_wait_beside_slow_readers(port: u16) -> Duration {
 /// connected directly.
 #[test]
 fn three_hundred_slow_readers_keep_nobody_waiting() {
-    /// A debug build on a busy machine moves 900 MiB slowly; the stall that this test is about was 2.9 s with an optimised one.
-    const ALLOWANCE: Duration = Duration::from_millis(1500);
+    /// A debug build moves 900 MiB some five times as slowly as an optimised one, with which the stall that this test is about
+    /// was 2.9 s.
+    const ALLOWANCE: Duration = Duration::from_secs(5);
     /// A busy machine can keep respgate waiting, too.
     const ATTEMPTS: usize = 3;
     for (flavor, workers) in [(Flavor::Valkey, 1), (Flavor::Redis, 2)] {
