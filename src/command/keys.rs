@@ -186,7 +186,7 @@ fn counted_keys(
 }
 
 /// A number as the server reads one: no sign, no leading zero (string2ll).
-fn whole(arg: &[u8]) -> Option<usize> {
+pub(super) fn whole(arg: &[u8]) -> Option<usize> {
     if (arg.len() > 1 && arg.first() == Some(&b'0')) || !arg.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -1,20 +1,108 @@
 //! Commands that the static table lacks (modules, newer servers), as the server itself describes them in its
 //! reply to COMMAND.
 
-use std::collections::HashMap;
+use std::rc::Rc;
 
-use super::Route;
+use super::key_specs::KeySpecs;
+use super::{Flags, Route, Trace};
 use crate::resp::value::Value;
 
 /// Names that are remembered; a server has a few hundred.
 const MAX_NAMES: usize = 4096;
+/// Categories of one command that are remembered, and bytes of a category's name.
+const MAX_CATEGORIES: usize = 32;
+const MAX_CATEGORY: usize = 64;
 
-/// Routes by upper-case name, `CONTAINER|SUBCOMMAND` for a subcommand.
+/// What a server says of its commands.
 #[derive(Debug)]
 pub struct Learned {
-    routes: HashMap<Box<[u8]>, Route>,
+    /// Sorted by upper-case name, `CONTAINER|SUBCOMMAND` for a subcommand.
+    commands: Vec<(Box<[u8]>, Rc<LearnedCommand>)>,
     /// The server answered: a name that it did not list is nobody's.
     complete: bool,
+}
+
+/// What is known of one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LearnedCommand {
+    /// The server described it. Otherwise it may not even exist.
+    pub described: bool,
+    /// How it is carried: `Shared`, `Lease`, `Pin` or `Admin`.
+    pub route: Route,
+    /// What it can leave on the connection that ran it.
+    pub trace: Trace,
+    /// `READONLY`, `WRITE`, `BLOCKING`, `ADMIN` and `SCRIPT`, as far as they hold.
+    pub flags: Flags,
+    /// It is about publish and subscribe.
+    pub pubsub: bool,
+    /// Where its keys stand; `None`: the server does not say where all of them are.
+    pub keys: Option<KeySpecs>,
+    /// Its ACL categories, without the `@`.
+    pub categories: Box<[Box<str>]>,
+}
+
+impl LearnedCommand {
+    /// A command of which nothing is known: it may do anything to its connection.
+    fn unknown() -> Self {
+        Self {
+            described: false,
+            route: Route::Pin,
+            trace: Trace::Unknown,
+            flags: Flags::NONE,
+            pubsub: false,
+            keys: None,
+            categories: Box::default(),
+        }
+    }
+
+    /// Whether it changes nothing.
+    pub fn only_reads(&self) -> bool {
+        self.flags.contains(Flags::READONLY) && !self.flags.contains(Flags::WRITE)
+    }
+
+    fn read(fields: &[Value]) -> Self {
+        let words = |place: usize| fields.get(place).and_then(Value::elements).unwrap_or_default();
+        let has = |flag: &str| words(2).iter().any(|known| known.bytes() == Some(flag.as_bytes()));
+        let keys = KeySpecs::read(fields);
+        let (route, trace) = carriage(&has, keys.as_ref());
+        let flags = [
+            ("readonly", Flags::READONLY),
+            ("write", Flags::WRITE),
+            ("blocking", Flags::BLOCKING),
+            ("admin", Flags::ADMIN),
+            // A module's reply may hold bytes of a user's making that split it (redis/redis#15496).
+            ("module", Flags::SCRIPT),
+        ];
+        let flags =
+            flags.iter().filter(|(name, _)| has(name)).fold(Flags::NONE, |all, (_, flag)| all.and(*flag));
+        let categories = words(6).iter().filter_map(Value::text).map(|name| name.trim_start_matches('@'));
+        let categories = categories.filter(|name| name.len() <= MAX_CATEGORY).take(MAX_CATEGORIES);
+        let categories = categories.map(|name| name.to_ascii_lowercase().into()).collect();
+        Self { described: true, route, trace, flags, pubsub: has("pubsub"), keys, categories }
+    }
+}
+
+/// How a command is carried, and what it can leave behind.
+///
+/// One of the server's own that reads or writes keys which respgate can find does nothing to its connection, and shares one. A
+/// module's goes on a lease, where an extra reply is noticed before anybody else could get it. One that has no keys and neither
+/// reads nor writes may be about its connection, as HIMPORT PREPARE of Redis 8 is: it keeps its lease. Whatever else is unclear
+/// runs on a lease that is closed afterwards.
+fn carriage(has: &impl Fn(&str) -> bool, keys: Option<&KeySpecs>) -> (Route, Trace) {
+    let accesses = has("readonly") || has("write");
+    let keyed = keys.is_some_and(|keys| !keys.is_empty());
+    let clear = accesses && (keyed || has("readonly") && keys.is_some()) && !has("noscript");
+    if has("admin") {
+        (Route::Admin, Trace::Unknown)
+    } else if has("pubsub") || !accesses && !keyed {
+        (Route::Pin, Trace::Unknown)
+    } else if !clear {
+        (Route::Lease, Trace::Unknown)
+    } else if has("blocking") || has("module") {
+        (Route::Lease, Trace::Nothing)
+    } else {
+        (Route::Shared, Trace::Nothing)
+    }
 }
 
 impl Learned {
@@ -24,17 +112,17 @@ impl Learned {
         for command in reply.elements().unwrap_or_default() {
             learned.add(command);
         }
+        learned.commands.sort_by(|(one, _), (other, _)| one.cmp(other));
         learned
     }
 
     /// The server could not be asked, or did not answer: any command may exist and may leave state behind.
     pub fn nothing() -> Self {
-        Self { routes: HashMap::new(), complete: false }
+        Self { commands: Vec::new(), complete: false }
     }
 
-    /// How a command that the static table lacks is carried; `None`: the server has no such command. A pinned
-    /// route means that it may leave state on its connection.
-    pub fn route(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Route> {
+    /// What is known of a command that the static table lacks; `None`: the server has no such command.
+    pub fn command(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Rc<LearnedCommand>> {
         // As in the table: no command is called by the name of a subcommand's row, not even a module's.
         if name.contains(&b'|') {
             return None;
@@ -42,56 +130,39 @@ impl Learned {
         // What is too long or too odd for a subcommand is a plain argument, not worth a copy.
         let subcommand = subcommand.filter(|sub| super::printable(sub));
         let known = subcommand
-            .and_then(|subcommand| self.find(&[name, b"|", subcommand].concat()))
-            .or_else(|| self.find(name));
-        known.or((!self.complete).then_some(Route::Pin))
+            .and_then(|subcommand| self.find(name, Some(subcommand)))
+            .or_else(|| self.find(name, None));
+        known.or_else(|| self.unless_complete())
     }
 
-    /// As [`Self::route`], for a subcommand of a container that the static table has.
-    pub fn subcommand_route(&self, container: &[u8], subcommand: &[u8]) -> Option<Route> {
-        self.find(&[container, b"|", subcommand].concat()).or((!self.complete).then_some(Route::Pin))
+    /// As [`Self::command`], for a subcommand of a container that the static table has.
+    pub fn subcommand(&self, container: &[u8], subcommand: &[u8]) -> Option<Rc<LearnedCommand>> {
+        self.find(container, Some(subcommand)).or_else(|| self.unless_complete())
     }
 
-    fn find(&self, name: &[u8]) -> Option<Route> {
-        self.routes.get(&name.to_ascii_uppercase()[..]).copied()
+    fn unless_complete(&self) -> Option<Rc<LearnedCommand>> {
+        (!self.complete).then(|| Rc::new(LearnedCommand::unknown()))
+    }
+
+    /// Compares byte by byte, so that looking a name up allocates nothing.
+    fn find(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Rc<LearnedCommand>> {
+        let rest = subcommand.map(|subcommand| b"|".iter().chain(subcommand)).into_iter().flatten();
+        let wanted = name.iter().chain(rest).map(u8::to_ascii_uppercase);
+        let place = self.commands.binary_search_by(|(known, _)| known.iter().copied().cmp(wanted.clone()));
+        self.commands.get(place.ok()?).map(|(_, command)| command.clone())
     }
 
     fn add(&mut self, command: &Value) {
         let Some(fields) = command.elements() else { return };
         let Some(name) = fields.first().and_then(Value::text) else { return };
-        if self.routes.len() >= MAX_NAMES || !super::printable(name.as_bytes()) {
+        if self.commands.len() >= MAX_NAMES || !super::printable(name.as_bytes()) {
             return;
         }
-        let flags: Vec<&str> = fields
-            .get(2)
-            .and_then(Value::elements)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(Value::text)
-            .collect();
-        let keyed = fields.get(3).and_then(Value::integer).is_some_and(|first| first != 0);
-        self.routes.insert(name.to_ascii_uppercase().into_bytes().into(), route(&flags, keyed));
+        let name = name.to_ascii_uppercase().into_bytes().into();
+        self.commands.push((name, Rc::new(LearnedCommand::read(fields))));
         for subcommand in fields.get(9).and_then(Value::elements).unwrap_or_default() {
             self.add(subcommand);
         }
-    }
-}
-
-/// Shared only if it reads and does nothing to its connection, and is the server's own: a module's reply may contain
-/// bytes of a user's making that split it (redis PR 15496); a write to a key goes by a lease that can be given
-/// back; anything else might leave state behind, as HIMPORT PREPARE of Redis 8 does.
-fn route(flags: &[&str], keyed: bool) -> Route {
-    let has = |flag: &str| flags.contains(&flag);
-    if has("admin") {
-        Route::Admin
-    } else if has("pubsub") {
-        Route::Pin
-    } else if has("readonly") && !has("blocking") && !has("noscript") && !has("module") {
-        Route::Shared
-    } else if has("readonly") || (has("write") && keyed) {
-        Route::Lease
-    } else {
-        Route::Pin
     }
 }
 
@@ -99,22 +170,58 @@ fn route(flags: &[&str], keyed: bool) -> Route {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_subcommand_s_row_is_no_command() {
-        let mut learned = Learned { complete: true, ..Learned::nothing() };
-        learned.routes.insert(b"BOX|OPEN"[..].into(), Route::Lease);
-        assert_eq!(learned.route(b"box", Some(b"open")), Some(Route::Lease));
-        assert_eq!(learned.route(b"BOX|OPEN", None), None);
-        assert_eq!(Learned::nothing().route(b"BOX|OPEN", None), None);
+    fn text(text: &str) -> Value {
+        Value::Text(text.to_owned().into())
+    }
+
+    /// A command with these flags, and one key if it is keyed.
+    fn command(name: &str, flags: &[&str], keyed: bool) -> Value {
+        let texts = |words: &[&str]| Value::Array(words.iter().map(|word| text(word)).collect());
+        let key = Value::Integer(i64::from(keyed));
+        let categories = texts(&["@JSON", "@read"]);
+        let range = [key.clone(), key.clone(), key];
+        let mut fields = vec![text(name), Value::Integer(-1), texts(flags)];
+        fields.extend(range);
+        fields.push(categories);
+        Value::Array(fields)
+    }
+
+    fn learned(flags: &[&str], keyed: bool) -> Rc<LearnedCommand> {
+        let learned = Learned::from_reply(&Value::Array(vec![command("x", flags, keyed)]));
+        learned.command(b"X", None).unwrap()
     }
 
     #[test]
-    fn only_harmless_reads_are_shared() {
-        assert_eq!(route(&["readonly", "fast"], true), Route::Shared);
-        assert_eq!(route(&["readonly", "blocking"], true), Route::Lease);
-        assert_eq!(route(&["write", "denyoom"], true), Route::Lease);
-        assert_eq!(route(&["write"], false), Route::Pin);
-        assert_eq!(route(&["admin", "readonly"], false), Route::Admin);
-        assert_eq!(route(&[], false), Route::Pin);
+    fn a_subcommand_s_row_is_no_command() {
+        let learned = Learned::from_reply(&Value::Array(vec![command("box|open", &["readonly"], true)]));
+        assert_eq!(learned.command(b"box", Some(b"open")).unwrap().route, Route::Shared);
+        assert_eq!(learned.command(b"BOX|OPEN", None), None);
+        assert_eq!(Learned::nothing().command(b"BOX|OPEN", None), None);
+        assert_eq!(Learned::nothing().command(b"BOX", None).unwrap().route, Route::Pin);
+    }
+
+    #[test]
+    fn the_way_follows_from_flags_and_keys() {
+        let way = |flags: &[&str], keyed| {
+            let learned = learned(flags, keyed);
+            (learned.route, learned.trace)
+        };
+        let (shared, clean) = ((Route::Shared, Trace::Nothing), (Route::Lease, Trace::Nothing));
+        let (closed, kept) = ((Route::Lease, Trace::Unknown), (Route::Pin, Trace::Unknown));
+        assert_eq!(way(&["readonly", "fast"], true), shared);
+        assert_eq!(way(&["readonly"], false), shared);
+        assert_eq!(way(&["write", "denyoom"], true), shared);
+        assert_eq!(way(&["write", "module"], true), clean);
+        assert_eq!(way(&["readonly", "module"], true), clean);
+        assert_eq!(way(&["write", "blocking"], true), clean);
+        assert_eq!(way(&["write", "movablekeys"], false), closed);
+        assert_eq!(way(&["write"], false), closed);
+        assert_eq!(way(&["readonly", "noscript"], true), closed);
+        assert_eq!(way(&["fast"], true), closed);
+        assert_eq!(way(&["admin", "readonly"], false), (Route::Admin, Trace::Unknown));
+        assert_eq!(way(&["readonly", "pubsub"], false), kept);
+        assert_eq!(way(&[], false), kept);
+        assert!(learned(&["module"], true).flags.contains(Flags::SCRIPT));
+        assert_eq!(learned(&[], true).categories, ["json".into(), "read".into()].into());
     }
 }

@@ -1,6 +1,7 @@
 //! The command table: how each command is carried, and whether it may be sent again.
 
 pub mod category;
+pub mod key_specs;
 pub mod keys;
 pub mod learned;
 mod options;

@@ -16,11 +16,11 @@ impl Session {
             Some(Found::NoSuchSubcommand(container)) => {
                 let subcommand = request.arg(1).unwrap_or_default();
                 let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
-                return self.denied_unlisted(&name, self.unknown_subcommand(container, request));
+                return self.denied_unlisted(denial, &name, self.unknown_subcommand(container, request));
             }
             None => {
                 let name = String::from_utf8_lossy(request.name());
-                return self.denied_unlisted(&name, self.unknown(request));
+                return self.denied_unlisted(denial, &name, self.unknown(request));
             }
         };
         if !self.admitted() {
@@ -49,8 +49,11 @@ impl Session {
     }
 
     /// As `denied`, of a command that the table lacks and that would go this way.
-    fn denied_unlisted(&self, name: &str, way: Way) -> Way {
+    fn denied_unlisted(&self, denial: Denial, name: &str, way: Way) -> Way {
         match way {
+            Way::Learned(_) if denial == Denial::Key => {
+                Way::Denied(refusal::no_key_permission(self.wording()).to_vec())
+            }
             Way::Refused(_) | Way::Dropped => way,
             Way::Unlearned => Way::DeniedUnlearned(self.no_permission(name)),
             _ => Way::Denied(self.no_permission(name)),
@@ -86,5 +89,6 @@ pub(super) fn permits_words(policy: &Policy, words: &[&[u8]]) -> bool {
 
 /// As [`permits_words`], of a request as it came.
 pub(super) fn permits(policy: &Policy, frame: &[u8]) -> bool {
-    Request::parse(frame).is_some_and(|request| policy.permit(command::find(&request), &request).is_ok())
+    Request::parse(frame)
+        .is_some_and(|request| policy.permit(command::find(&request), &request, || None).is_ok())
 }

@@ -1,6 +1,8 @@
 //! Error lines that respgate writes in the server's own words. Texts were compared with valkey 8.0.1 and redis
 //! 7.0.15; all are without CRLF.
 
+use std::borrow::Cow;
+
 use crate::resp::pubsub::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::resp::request::Request;
 use crate::tenant::users::Refused;
@@ -35,7 +37,7 @@ pub const DISCARD_WITHOUT_MULTI: &[u8] = b"-ERR DISCARD without MULTI";
 pub const EXEC_ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.";
 
 /// State that a client has on its connection, which belongs to its user and its protocol version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kept {
     /// MULTI without EXEC.
     Transaction,
@@ -49,22 +51,26 @@ pub enum Kept {
     Tracking,
     /// CLIENT NO-TOUCH ON.
     NoTouch,
-    /// Whatever a command left that respgate does not know.
-    UnknownCommand,
+    /// Whatever a command of this name left that respgate does not know.
+    UnknownCommand(Box<str>),
 }
 
 impl Kept {
     /// What it is called, and what ends it.
-    fn words(self) -> (&'static str, &'static str) {
-        match self {
+    fn words(&self) -> (Cow<'_, str>, &'static str) {
+        let (name, end) = match self {
             Self::Transaction => ("a transaction", "EXEC or DISCARD"),
             Self::Watch => ("WATCH", "UNWATCH"),
             Self::Subscription => ("a subscription", "UNSUBSCRIBE, PUNSUBSCRIBE and SUNSUBSCRIBE"),
             Self::Monitor => ("MONITOR", "RESET"),
             Self::Tracking => ("CLIENT TRACKING ON", "CLIENT TRACKING OFF"),
             Self::NoTouch => ("CLIENT NO-TOUCH ON", "CLIENT NO-TOUCH OFF"),
-            Self::UnknownCommand => ("a command that respgate does not know", "RESET"),
-        }
+            Self::UnknownCommand(name) => {
+                let kept = format!("what {name} left, a command that respgate does not know");
+                return (Cow::Owned(kept), "RESET");
+            }
+        };
+        (Cow::Borrowed(name), end)
     }
 }
 

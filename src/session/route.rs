@@ -1,11 +1,14 @@
 //! Which way a request goes.
 
+use std::rc::Rc;
+
 use super::config::AdminCommands;
 use super::errand::Errand;
 use super::refusal;
 use super::turn::{Pause, Step};
 use super::{Session, local};
-use crate::command::{self, Found, ReadOptions, Retry, Route, Spec, Trace, Verb};
+use crate::command::learned::LearnedCommand;
+use crate::command::{self, Flags, Found, ReadOptions, Retry, Route, Spec, Trace, Verb};
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::tenant::limits::refusal::Limit;
@@ -28,10 +31,10 @@ pub(super) enum Way {
     Scan(IfLost),
     /// By the leased lane.
     Leased,
+    /// A command that the table lacks, as the server described it.
+    Learned(LearnedWay),
     /// By fan-in: subscriptions of a kind begin, or end.
     Fanned(Kind, bool),
-    /// By the leased lane, whose connection stays this session's: what the command does to it is not known.
-    Kept,
     /// The server must be asked what the command is.
     Unlearned,
     /// Answered here.
@@ -46,6 +49,22 @@ pub(super) enum Way {
     Dropped,
 }
 
+/// How a command goes that the table lacks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LearnedWay {
+    /// By the shared lane, unless the session has a lease.
+    pub(super) shared: bool,
+    /// The connection stays this session's: what the command does to it is not known.
+    pub(super) kept: bool,
+    /// What it can leave on the connection.
+    pub(super) trace: Trace,
+    /// It may wait for what other clients do.
+    pub(super) blocking: bool,
+    /// A user's bytes can split its reply.
+    pub(super) forgeable: bool,
+    pub(super) if_lost: IfLost,
+}
+
 impl Session {
     /// Sends a request, answers it, or says what must happen first.
     pub(super) fn dispatch(&mut self, request: &Request<'_>) -> Step {
@@ -58,6 +77,7 @@ impl Session {
         match self.way(request) {
             Way::Shared(if_lost) => self.share(request, if_lost),
             Way::Scan(if_lost) => self.scan(request, if_lost),
+            Way::Learned(way) if way.shared => self.share(request, way.if_lost),
             way => {
                 if self.replies.awaited() > 0 {
                     return Step::Stay(Pause::Replies);
@@ -75,7 +95,7 @@ impl Session {
                     Way::Fanned(kind, begins) => self.fan(request, kind, begins),
                     Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
                     Way::Unlearned | Way::DeniedUnlearned(_) => Step::Stay(Pause::Errand(Errand::Learn)),
-                    Way::Leased | Way::Kept | Way::Shared(_) | Way::Scan(_) => {
+                    Way::Leased | Way::Learned(_) | Way::Shared(_) | Way::Scan(_) => {
                         Step::Stay(Pause::Errand(Errand::Lease))
                     }
                 }
@@ -201,13 +221,13 @@ impl Session {
     pub(super) fn way(&self, request: &Request<'_>) -> Way {
         let found = command::find(request);
         if let Some(policy) = &self.policy
-            && let Err(denial) = policy.permit(found, request)
+            && let Err(denial) = policy.permit(found, request, || self.learned(found, request))
         {
             return self.denied(denial, found, request);
         }
         match found {
             Some(Found::Spec(spec)) => {
-                if !self.admitted() && !spec.flags.contains(command::Flags::NO_AUTH) {
+                if !self.admitted() && !spec.flags.contains(Flags::NO_AUTH) {
                     return Way::Refused(refusal::NO_AUTH.to_vec());
                 }
                 self.known(spec, request)
@@ -334,15 +354,37 @@ impl Session {
             return Way::Refused(refusal::unknown_command(request));
         }
         let Some(learned) = self.around.upstream.learned() else { return Way::Unlearned };
-        match learned.route(name, request.arg(1)) {
+        match learned.command(name, request.arg(1)) {
             None => Way::Refused(refusal::unknown_command(request)),
-            Some(Route::Shared) if request.len() <= OVERSIZE => Way::Shared(self.if_read_lost()),
-            Some(Route::Shared | Route::Lease) => Way::Leased,
-            Some(Route::Admin) if self.around.config.admin_commands == AdminCommands::Deny => {
-                Way::Refused(self.no_permission(&String::from_utf8_lossy(name)))
-            }
-            Some(_) => Way::Kept,
+            Some(command) => self.learned_way(&command, &String::from_utf8_lossy(name), request),
         }
+    }
+
+    /// What the server says of a command that the table lacks, once it has been asked.
+    fn learned(&self, found: Option<Found>, request: &Request<'_>) -> Option<Rc<LearnedCommand>> {
+        let learned = self.around.upstream.learned()?;
+        match found {
+            Some(Found::Spec(_)) => None,
+            Some(Found::NoSuchSubcommand(container)) => {
+                learned.subcommand(container.name.as_bytes(), request.arg(1).unwrap_or_default())
+            }
+            None => learned.command(request.name(), request.arg(1)),
+        }
+    }
+
+    fn learned_way(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> Way {
+        let allowed = self.around.config.admin_commands == AdminCommands::Allow;
+        if command.route == Route::Admin && !allowed {
+            return Way::Refused(self.no_permission(name));
+        }
+        Way::Learned(LearnedWay {
+            shared: command.route == Route::Shared && request.len() <= OVERSIZE,
+            kept: command.route == Route::Pin,
+            trace: command.trace,
+            blocking: command.flags.contains(Flags::BLOCKING),
+            forgeable: command.flags.contains(Flags::SCRIPT),
+            if_lost: if command.only_reads() { self.if_read_lost() } else { IfLost::ReportUnknown },
+        })
     }
 
     /// A subcommand that the table lacks. CLIENT's are respgate's own, so an unknown one is refused: it would
@@ -356,16 +398,12 @@ impl Session {
         if !command::printable(subcommand) || matches!(container.name, "CLIENT" | "CLUSTER" | "SENTINEL") {
             return refused();
         }
-        match self.around.upstream.learned().map(|l| l.subcommand_route(request.name(), subcommand)) {
-            None => Way::Unlearned,
-            Some(None) => refused(),
-            Some(Some(Route::Shared)) if request.len() <= OVERSIZE => Way::Shared(self.if_read_lost()),
-            Some(Some(Route::Shared)) => Way::Leased,
-            Some(Some(Route::Lease)) => Way::Leased,
-            Some(Some(Route::Pin)) => Way::Kept,
-            Some(Some(_)) => {
+        let Some(learned) = self.around.upstream.learned() else { return Way::Unlearned };
+        match learned.subcommand(request.name(), subcommand) {
+            None => refused(),
+            Some(command) => {
                 let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
-                Way::Refused(self.no_permission(&name))
+                self.learned_way(&command, &name, request)
             }
         }
     }

@@ -47,7 +47,7 @@ fn a_nul_in_an_option_hides_nothing() {
 #[test]
 fn a_split_reply_reaches_its_author_only() {
     let mut pair = Pair::start(Flavor::Valkey);
-    pair.proxy.allow_log("a script's reply was followed by one that nothing asked for");
+    pair.proxy.allow_log("a reply of a script or a module was followed by one that nothing asked for");
     let attacks: [&[&str]; 4] = [
         &["EVAL", "error('x\\r\\n+INJECTED')", "0"],
         &["EVAL", "error({err='x\\r\\n+INJECTED'})", "0"],

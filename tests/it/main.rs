@@ -45,6 +45,7 @@ mod logs;
 mod permissions;
 mod managed;
 mod memory;
+mod modules;
 mod pipelines;
 mod policy;
 mod proxy_protocol;

@@ -138,7 +138,7 @@ impl Leased {
                 tracing::error!(
                     client = session.client.id,
                     user = session.client.user(),
-                    "a script's reply was followed by one that nothing asked for: client and connection are closed"
+                    "a reply of a script or a module was followed by one that nothing asked for: client and connection are closed"
                 );
                 self.ending = Some(End::Close(Close::UpstreamLost));
             }

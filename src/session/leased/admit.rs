@@ -12,7 +12,7 @@ use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
 use crate::session::fanned::subscription;
 use crate::session::limit::Charged;
-use crate::session::route::Way;
+use crate::session::route::{LearnedWay, Way};
 use crate::session::turn::Step;
 use crate::session::{hello, local, refusal};
 use crate::tenant::limits::refusal::Limit;
@@ -102,19 +102,18 @@ impl Leased {
             Way::Fanned(kind, begins) if !self.pins.subscribed() => {
                 self.when_answered(|_| session.fan(request, kind, begins))
             }
-            Way::Kept | Way::Unlearned => {
-                self.pins.kept = true;
+            Way::Unlearned => {
+                self.pins.keep_for(request.name());
                 self.forward(session, request, Effect::None)
             }
-            Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => {
-                if self.pins.subscribed() && session.client.resp == Resp::V2 {
-                    return self.admit_subscribed(session, request);
-                }
-                match command::find(request) {
-                    Some(Found::Spec(spec)) => self.admit_known(session, spec, request),
-                    _ => self.forward(session, request, Effect::None),
-                }
+            _ if self.pins.subscribed() && session.client.resp == Resp::V2 => {
+                self.admit_subscribed(session, request)
             }
+            Way::Learned(way) => self.admit_learned(session, request, way),
+            Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => match command::find(request) {
+                Some(Found::Spec(spec)) => self.admit_known(session, spec, request),
+                _ => self.forward(session, request, Effect::None),
+            },
         }
     }
 
@@ -303,6 +302,31 @@ impl Leased {
         Step::Done
     }
 
+    /// A command that the table lacks, as the server described it.
+    fn admit_learned(&mut self, session: &mut Session, request: &Request<'_>, way: LearnedWay) -> Step {
+        if way.blocking
+            && let Err(line) = session.hold_place(Limit::Blocked)
+        {
+            return self.refuse(session, &line);
+        }
+        if way.kept {
+            self.pins.keep_for(request.name());
+        }
+        // Nothing may be sent behind a command that can block: it would wait there, out of reach.
+        self.expected.gated |= way.blocking;
+        let awaited = Awaited {
+            if_lost: way.if_lost,
+            blocking: way.blocking.then(Instant::now),
+            forgeable: way.forgeable,
+            ..self.plain(session, Effect::None)
+        };
+        self.send(request, awaited, way.trace);
+        if way.forgeable {
+            self.expect_nonce();
+        }
+        Step::Done
+    }
+
     fn admit_subscription(
         &mut self,
         session: &mut Session,
@@ -409,7 +433,14 @@ impl Leased {
                         b"-ERR respgate: commands about the connection are not possible inside a transaction",
                     );
                 }
-                Way::Kept | Way::Unlearned => self.pins.kept = true,
+                Way::Unlearned => self.pins.keep_for(request.name()),
+                Way::Learned(way) => {
+                    trace = way.trace;
+                    transaction.scripted |= way.forgeable;
+                    if way.kept {
+                        self.pins.keep_for(request.name());
+                    }
+                }
                 Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => {}
             },
         }

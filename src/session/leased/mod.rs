@@ -375,8 +375,9 @@ impl Leased {
     /// Pings a connection that has been quiet for long. Not behind something that is awaited, which may block; nor in a
     /// transaction, which would queue it; nor where replies cannot be told from other traffic.
     fn ping(&mut self) {
-        let Pins { transaction, monitoring, kept, .. } = &self.pins;
-        if self.expected.is_empty() && transaction.is_none() && !monitoring && !kept {
+        let Pins { transaction, monitoring, .. } = &self.pins;
+        let unknown = self.pins.is_kept_for_unknown();
+        if self.expected.is_empty() && transaction.is_none() && !monitoring && !unknown {
             self.post(Expect::Alive, Trace::Nothing, |out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
         }
     }

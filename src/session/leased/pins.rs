@@ -77,8 +77,8 @@ pub(super) struct Pins {
     /// The CLIENT TRACKING request that is in force.
     pub(super) tracking: Option<Box<[u8]>>,
     pub(super) no_touch: bool,
-    /// A command whose effect on the connection is not known was sent.
-    pub(super) kept: bool,
+    /// The first command that was sent whose effect on the connection is not known.
+    kept: Option<Box<str>>,
 }
 
 impl Pins {
@@ -91,23 +91,35 @@ impl Pins {
             || self.monitoring
             || self.tracking.is_some()
             || self.no_touch
-            || self.kept
+            || self.kept.is_some()
     }
 
     /// What is kept.
     pub(super) fn reasons(&self) -> Vec<Kept> {
-        [
+        let mut reasons: Vec<Kept> = [
             (Kept::Transaction, self.transaction.is_some()),
             (Kept::Watch, self.watching || self.watch_broken),
             (Kept::Subscription, self.subscribed()),
             (Kept::Monitor, self.monitoring),
             (Kept::Tracking, self.tracking.is_some()),
             (Kept::NoTouch, self.no_touch),
-            (Kept::UnknownCommand, self.kept),
         ]
         .into_iter()
         .filter_map(|(kept, held)| held.then_some(kept))
-        .collect()
+        .collect();
+        reasons.extend(self.kept.clone().map(Kept::UnknownCommand));
+        reasons
+    }
+
+    /// A command is sent whose effect on the connection is not known.
+    pub(super) fn keep_for(&mut self, name: &[u8]) {
+        // Names of commands have 64 printable bytes at most.
+        self.kept.get_or_insert_with(|| String::from_utf8_lossy(name).to_ascii_uppercase().into());
+    }
+
+    /// Returns true if a command was sent whose effect on the connection is not known.
+    pub(super) fn is_kept_for_unknown(&self) -> bool {
+        self.kept.is_some()
     }
 
     /// Returns true if NO-TOUCH is all that is kept.

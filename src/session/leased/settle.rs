@@ -128,10 +128,17 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Loss
         _ if loss.unblocked => Fate::Resend(again),
         IfLost::Resend => Fate::Resend(again),
         IfLost::ReportLost => Fate::Answer(awaited.if_lost.verdict().reply()),
+        // Neither its timeout nor what it answers when that is over is known.
+        _ if !is_listed(request) => Fate::Answer(unknown()),
         _ if loss.blocked_pop == BlockedPop::Continues => Fate::Resend(again),
         _ if endless => Fate::Answer(unknown()),
         _ => Fate::Answer(null_array(loss.resp)),
     }
+}
+
+/// Whether the table has the command of a request.
+fn is_listed(request: &[u8]) -> bool {
+    Request::parse(request).is_some_and(|request| matches!(command::find(&request), Some(Found::Spec(_))))
 }
 
 /// What a blocked command that timed out, or an EXEC whose watched keys have changed, answers.

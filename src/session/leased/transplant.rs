@@ -29,7 +29,7 @@ impl Leased {
     ) -> Result<Option<Self>, Close> {
         let upstream = session.around.upstream.clone();
         upstream.counters.lost.rise();
-        if self.streaming.is_some() || self.pins.kept {
+        if self.streaming.is_some() || self.pins.is_kept_for_unknown() {
             tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "a client is disconnected: what it had on its upstream connection cannot be moved");
             return Err(Close::UpstreamLost);
         }

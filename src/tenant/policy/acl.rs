@@ -42,6 +42,7 @@ fn rule(rule: &Rule) -> String {
             let names = category.members().map(|name| format!("{sign}@{name}"));
             names.collect::<Vec<_>>().join(" ")
         }
+        What::UnlistedCategory(name) => format!("{sign}@{name}"),
         What::Command(spec) => format!("{sign}{}", spec.name.to_ascii_lowercase()),
         What::Unlisted(name) => format!("{sign}{}", name.to_ascii_lowercase()),
     }

@@ -45,6 +45,8 @@ pub enum What {
     All,
     /// `@category`.
     Category(Categories),
+    /// `@category` of commands that the table lacks, in lower case.
+    UnlistedCategory(&'static str),
     /// A command with its subcommands, or one subcommand.
     Command(&'static Spec),
     /// `command` or `container|subcommand`, in upper case, which the table lacks: a module's, or a newer server's.
@@ -77,9 +79,7 @@ impl Rule {
         };
         let what = match what.strip_prefix('@') {
             Some(category) if category.eq_ignore_ascii_case("all") => What::All,
-            Some(category) => What::Category(
-                Categories::named(category).ok_or_else(|| RuleFault::NoSuchCategory(category.into()))?,
-            ),
+            Some(category) => self::category(category)?,
             None => command(what)?,
         };
         match what {
@@ -89,6 +89,19 @@ impl Rule {
             }
             what => Ok(Self { allow, what }),
         }
+    }
+}
+
+/// Categories that modules and Redis 8 add. Any other name is taken for a misspelling.
+const UNLISTED_CATEGORIES: [&str; 9] =
+    ["array", "bloom", "cms", "cuckoo", "json", "search", "tdigest", "timeseries", "topk"];
+
+fn category(name: &str) -> Result<What, RuleFault> {
+    let unlisted = UNLISTED_CATEGORIES.iter().find(|known| known.eq_ignore_ascii_case(name));
+    match (Categories::named(name), unlisted) {
+        (Some(category), _) => Ok(What::Category(category)),
+        (None, Some(name)) => Ok(What::UnlistedCategory(name)),
+        (None, None) => Err(RuleFault::NoSuchCategory(name.into())),
     }
 }
 
@@ -126,11 +139,13 @@ mod tests {
         let what = |text: &str| match Rule::parse(text).unwrap().what {
             What::All => "all".to_owned(),
             What::Category(_) => "category".into(),
+            What::UnlistedCategory(name) => format!("unlisted category {name}"),
             What::Command(spec) => spec.name.into(),
             What::Unlisted(name) => format!("unlisted {name}"),
         };
         assert_eq!(what("+@ALL"), "all");
         assert_eq!(what("-@Dangerous"), "category");
+        assert_eq!(what("+@JSON"), "unlisted category json");
         assert_eq!(what("-Config|Set"), "CONFIG|SET");
         assert_eq!(what("+config"), "CONFIG");
         assert_eq!(what("+json.get"), "unlisted JSON.GET");

@@ -1,18 +1,21 @@
 //! Which commands a tenant may run, and on which keys and channels. Decided from a request alone, without I/O.
 //!
-//! What a policy cannot look into, it refuses: commands that the table lacks, unless they are named; scripts; and under
-//! prefixes whatever reaches keys that it does not name.
+//! What a policy cannot look into, it refuses: commands that the table lacks, unless the server describes them or a rule
+//! names them; scripts; and under prefixes whatever reaches keys that it does not name.
 
 pub mod acl;
 pub mod config;
 mod prefix;
 mod rules;
 
+use std::rc::Rc;
+
 use self::config::{PolicyConfig, Scripts};
 use self::prefix::Prefixes;
-use self::rules::Commands;
-use crate::command::keys::{self, Channels, Keys};
-use crate::command::{self, Flags, Found, Spec, TABLE, Verb};
+use self::rules::{Commands, UnlistedRule, allows_unlisted, names_unlisted};
+use crate::command::keys::{self, Channels, Keys, Unclear};
+use crate::command::learned::LearnedCommand;
+use crate::command::{self, Flags, Found, Route, Spec, TABLE, Verb};
 use crate::resp::request::Request;
 
 /// A policy, ready to be asked. It never changes.
@@ -20,8 +23,9 @@ use crate::resp::request::Request;
 pub struct Policy {
     /// By row of the command table.
     rows: Box<[Permission]>,
-    /// Commands that the table lacks and that are allowed, in upper case.
-    unlisted: Vec<Box<str>>,
+    /// What is said of commands that the table lacks.
+    unlisted: Vec<UnlistedRule>,
+    read_only: bool,
     keys: Prefixes,
     channels: Prefixes,
     /// See [`acl::rules`].
@@ -86,11 +90,10 @@ impl Policy {
                 if denied { Permission::Denied } else { permission(spec, config) }
             })
             .collect();
-        // Nothing is known of what the table lacks: neither its keys nor whether it writes.
-        let unlisted = if prefixed || config.read_only { Vec::new() } else { commands.into_unlisted() };
         Some(Self {
             rows,
-            unlisted,
+            unlisted: commands.into_unlisted(),
+            read_only: config.read_only,
             keys: Prefixes(config.key_prefixes.clone().into()),
             channels: Prefixes(config.channel_prefixes.clone().into()),
             acl_rules: acl::rules(Some(config)).into(),
@@ -103,7 +106,7 @@ impl Policy {
             spec.flags.contains(Flags::NO_AUTH)
                 || matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied) | None)
         };
-        self.unlisted.is_empty() && TABLE.iter().all(denied)
+        !self.unlisted.iter().any(UnlistedRule::allows) && TABLE.iter().all(denied)
     }
 
     /// Whether a script of any kind may be run.
@@ -123,32 +126,53 @@ impl Policy {
         !self.keys.is_empty() || !self.channels.is_empty()
     }
 
-    /// Judges a request, whose command has been looked up.
+    /// Judges a request, whose command has been looked up. `learned`: what the server says of a command that the table
+    /// lacks.
     ///
     /// # Errors
     /// It is denied, and must not reach a server.
-    pub fn permit(&self, found: Option<Found>, request: &Request<'_>) -> Result<(), Denial> {
+    pub fn permit(
+        &self,
+        found: Option<Found>,
+        request: &Request<'_>,
+        learned: impl FnOnce() -> Option<Rc<LearnedCommand>>,
+    ) -> Result<(), Denial> {
         match found {
             Some(Found::Spec(spec)) => match self.rows.get(usize::from(spec.row)) {
                 Some(Permission::Allowed) => Ok(()),
                 Some(Permission::If(reach, channels)) => self.permit_names(spec, *reach, *channels, request),
                 Some(Permission::Denied) | None => Err(Denial::Command),
             },
-            Some(Found::NoSuchSubcommand(_)) | None => self.permit_unlisted(request),
+            Some(Found::NoSuchSubcommand(_)) | None => self.permit_unlisted(request, learned().as_deref()),
         }
     }
 
-    fn permit_unlisted(&self, request: &Request<'_>) -> Result<(), Denial> {
-        let is = |known: &str, arg: Option<&[u8]>| {
-            arg.is_some_and(|arg| known.as_bytes().eq_ignore_ascii_case(arg))
+    /// Judges a command that the table lacks.
+    fn permit_unlisted(&self, request: &Request<'_>, learned: Option<&LearnedCommand>) -> Result<(), Denial> {
+        let Some(command) = learned.filter(|command| command.described) else {
+            // Nothing is known of it: neither its keys nor whether it writes.
+            let blind = self.looks_at_arguments() || self.read_only;
+            let named = !blind && names_unlisted(&self.unlisted, request);
+            return if named { Ok(()) } else { Err(Denial::Command) };
         };
-        let named = self.unlisted.iter().any(|known| match known.split_once('|') {
-            Some((container, subcommand)) => {
-                is(container, Some(request.name())) && is(subcommand, request.arg(1))
-            }
-            None => is(known, Some(request.name())),
-        });
-        if named { Ok(()) } else { Err(Denial::Command) }
+        let administers = command.route == Route::Admin;
+        let denied = !allows_unlisted(&self.unlisted, request, &command.categories)
+            || self.read_only && (!command.only_reads() || administers)
+            || self.looks_at_arguments() && (administers || command.pubsub);
+        if denied {
+            return Err(Denial::Command);
+        }
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        // What names no key may reach any, through an index for example.
+        let Some(keys) = command.keys.as_ref().filter(|keys| !keys.is_empty()) else {
+            return Err(Denial::Command);
+        };
+        match keys.all(request, |key| self.keys.admit(key)) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(Unclear) => Err(Denial::Key),
+        }
     }
 
     fn permit_names(

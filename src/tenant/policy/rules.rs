@@ -3,19 +3,86 @@
 use super::config::{Rule, What};
 use crate::command::category::Categories;
 use crate::command::{Flags, Spec, TABLE};
+use crate::resp::request::Request;
 
 /// Which commands are allowed.
 #[derive(Clone, Debug)]
 pub(super) struct Commands {
     rows: Vec<bool>,
-    /// Commands that the table lacks, in upper case.
-    unlisted: Vec<Box<str>>,
+    /// What is said of commands that the table lacks, in order.
+    unlisted: Vec<UnlistedRule>,
+}
+
+/// A rule as far as it is about commands that the table lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UnlistedRule {
+    allow: bool,
+    what: Unlisted,
+}
+
+/// See [`UnlistedRule`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Unlisted {
+    All,
+    /// In lower case.
+    Category(&'static str),
+    /// `COMMAND` or `CONTAINER|SUBCOMMAND`, in upper case.
+    Command(Box<str>),
+}
+
+impl UnlistedRule {
+    /// Returns true if the rule allows what it is about.
+    pub(super) fn allows(&self) -> bool {
+        self.allow
+    }
+
+    /// Returns true if the rule is about a request whose command the table lacks. `categories`: the command's.
+    fn is_about(&self, request: &Request<'_>, categories: &[Box<str>]) -> bool {
+        match &self.what {
+            Unlisted::All => true,
+            Unlisted::Category(name) => categories.iter().any(|category| **category == **name),
+            Unlisted::Command(_) => self.names(request),
+        }
+    }
+
+    /// Returns true if the rule names the request's command.
+    fn names(&self, request: &Request<'_>) -> bool {
+        let is = |known: &str, arg: Option<&[u8]>| {
+            arg.is_some_and(|arg| known.as_bytes().eq_ignore_ascii_case(arg))
+        };
+        match &self.what {
+            Unlisted::Command(name) => match name.split_once('|') {
+                Some((container, subcommand)) => {
+                    is(container, Some(request.name())) && is(subcommand, request.arg(1))
+                }
+                None => is(name, Some(request.name())),
+            },
+            Unlisted::All | Unlisted::Category(_) => false,
+        }
+    }
+}
+
+/// Whether rules allow a command that the table lacks and that has these `categories`: the last rule about it counts.
+pub(super) fn allows_unlisted(
+    rules: &[UnlistedRule],
+    request: &Request<'_>,
+    categories: &[Box<str>],
+) -> bool {
+    rules.iter().rev().find(|rule| rule.is_about(request, categories)).is_some_and(|rule| rule.allow)
+}
+
+/// Whether rules allow a command by its name, of which nothing else is known.
+pub(super) fn names_unlisted(rules: &[UnlistedRule], request: &Request<'_>) -> bool {
+    let last =
+        rules.iter().rev().find(|rule| rule.names(request) || !rule.allow && rule.what == Unlisted::All);
+    last.is_some_and(|rule| rule.allow)
 }
 
 impl Commands {
-    /// All that the table has. What it lacks must be named.
+    /// All of them.
     pub(super) fn all() -> Self {
-        Self { rows: vec![true; TABLE.len()], unlisted: Vec::new() }
+        let all = UnlistedRule { allow: true, what: Unlisted::All };
+        Self { rows: vec![true; TABLE.len()], unlisted: vec![all] }
     }
 
     /// Begins with none, as a new user of the server's.
@@ -32,8 +99,8 @@ impl Commands {
         spec.flags.contains(Flags::NO_AUTH) || self.rows.get(usize::from(spec.row)) == Some(&true)
     }
 
-    /// Those that the table lacks.
-    pub(super) fn into_unlisted(self) -> Vec<Box<str>> {
+    /// What is said of those that the table lacks.
+    pub(super) fn into_unlisted(self) -> Vec<UnlistedRule> {
         self.unlisted
     }
 
@@ -43,26 +110,24 @@ impl Commands {
     }
 
     fn apply(&mut self, rule: &Rule) {
+        let mut about = Vec::new();
         match &rule.what {
             What::All => {
                 self.rows.fill(rule.allow);
-                if !rule.allow {
-                    self.unlisted.clear();
-                }
+                self.unlisted.clear();
+                about.push(Unlisted::All);
             }
             What::Category(category) => {
                 for spec in TABLE.iter().filter(|spec| Categories::of(spec).contains(*category)) {
                     self.set(spec, rule.allow);
                 }
+                about.extend(category.members().map(Unlisted::Category));
             }
+            What::UnlistedCategory(category) => about.push(Unlisted::Category(category)),
             What::Command(spec) => self.set(spec, rule.allow),
-            What::Unlisted(name) => {
-                self.unlisted.retain(|known| known != name);
-                if rule.allow {
-                    self.unlisted.push(name.clone());
-                }
-            }
+            What::Unlisted(name) => about.push(Unlisted::Command(name.clone())),
         }
+        self.unlisted.extend(about.into_iter().map(|what| UnlistedRule { allow: rule.allow, what }));
     }
 
     /// A container stands for all of its subcommands, also where only its own category was named.
@@ -80,6 +145,7 @@ impl Commands {
 mod tests {
     use super::*;
     use crate::command::{lookup, lookup_subcommand};
+    use crate::resp::request::encode;
 
     fn commands(rules: &[&str]) -> Commands {
         Commands::of(&rules.iter().map(|rule| Rule::parse(rule).unwrap()).collect::<Vec<_>>())
@@ -118,10 +184,26 @@ mod tests {
     }
 
     #[test]
-    fn what_the_table_lacks_must_be_named() {
-        assert!(commands(&["+@all"]).into_unlisted().is_empty());
-        assert_eq!(commands(&["+json.get", "+@all"]).into_unlisted(), [Box::<str>::from("JSON.GET")]);
-        assert!(commands(&["+json.get", "-@all"]).into_unlisted().is_empty());
-        assert!(commands(&["+json.get", "-json.get"]).into_unlisted().is_empty());
+    fn the_last_rule_about_a_command_that_the_table_lacks_wins() {
+        let allowed = |rules: &[&str], name: &str, categories: &[&str]| {
+            let rules = commands(rules).into_unlisted();
+            let mut frame = Vec::new();
+            encode(&[name.as_bytes()], &mut frame);
+            let categories: Vec<Box<str>> = categories.iter().map(|name| (*name).into()).collect();
+            let request = Request::parse(&frame).unwrap();
+            (allows_unlisted(&rules, &request, &categories), names_unlisted(&rules, &request))
+        };
+        let json = ["json", "read"];
+        assert_eq!(allowed(&["+@all"], "json.get", &json), (true, false));
+        assert_eq!(allowed(&["+@all", "-@json"], "json.get", &json), (false, false));
+        assert_eq!(allowed(&["+@json"], "JSON.GET", &json), (true, false));
+        assert_eq!(allowed(&["+@read"], "json.get", &json), (true, false));
+        assert_eq!(allowed(&["+@read"], "json.set", &["json", "write"]), (false, false));
+        assert_eq!(allowed(&["+json.get", "-@json"], "json.get", &json), (false, true));
+        assert_eq!(allowed(&["-@all", "+json.get"], "Json.Get", &[]), (true, true));
+        assert_eq!(allowed(&["+json.get", "+@all"], "json.get", &[]), (true, false));
+        assert_eq!(allowed(&["+json.get", "-@all"], "json.get", &[]), (false, false));
+        assert_eq!(allowed(&["+json.get", "-json.get"], "json.get", &[]), (false, false));
+        assert_eq!(allowed(&["+get"], "json.get", &[]), (false, false));
     }
 }

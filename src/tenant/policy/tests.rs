@@ -30,7 +30,7 @@ fn judge(policy: &Policy, words: &[impl AsRef<[u8]>]) -> Result<(), Denial> {
     let mut frame = Vec::new();
     encode(&words, &mut frame);
     let request = Request::parse(&frame).unwrap();
-    policy.permit(find(&request), &request)
+    policy.permit(find(&request), &request, || None)
 }
 
 fn judge_text(policy: &Policy, text: &str) -> Result<(), Denial> {
@@ -53,7 +53,7 @@ fn judge_inline(policy: &Policy, words: &[Vec<u8>]) -> Result<(), Denial> {
     line.extend_from_slice(b"\r\n");
     let frame = split_inline(&line, &RequestLimits::default()).unwrap().unwrap();
     let request = Request::parse(&frame).unwrap();
-    policy.permit(find(&request), &request)
+    policy.permit(find(&request), &request, || None)
 }
 
 fn in_any_case(name: &str, cases: u64) -> Vec<u8> {
