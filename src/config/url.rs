@@ -1,5 +1,7 @@
 //! Upstream URLs, as people type them. No fault here quotes a user or a password.
 
+mod dialects;
+
 use percent_encoding::percent_decode_str;
 
 use super::address::{DEFAULT_PORT, DEFAULT_SENTINEL_PORT, socket_path, tcp};
@@ -44,12 +46,14 @@ pub enum Target {
 /// - `redis-sentinel://` or `valkey-sentinel://` `[user:password@]host[:26379][,host…][/database]#primary-name`
 /// - their twins with TLS: `rediss://`, `valkeys://`, `rediss-sentinel://`, `valkeys-sentinel://`
 /// - `unix:/path` or `unix://[user:password@]/path`, then `[?db=database]`
+/// - what other libraries write, where it says the same (see [`dialects::rewritten`])
 ///
 /// User and password are percent-decoded.
 ///
 /// # Errors
 /// What is wrong and how to mend it, without any part of the user or password.
 pub fn upstream(text: &str) -> Result<UpstreamUrl, String> {
+    let text = &dialects::rewritten(text)?;
     if let Some(rest) = text.strip_prefix("unix:") {
         return unix(rest);
     }
@@ -261,7 +265,7 @@ mod tests {
     #[test]
     fn wrong_urls_say_what_to_write() {
         for (text, expected) in [
-            ("db:6379", "begin it with redis://"),
+            ("db 6379", "begin it with redis://"),
             ("http://db", "scheme is unknown"),
             ("redis://", "is not a host"),
             ("redis://db:0", "0 is not a port"),
