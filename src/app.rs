@@ -35,6 +35,7 @@ use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
 use crate::tenant::users::accounts::Accounts;
 use crate::timeline::Timelines;
+use crate::topology::Topology;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::scripts::Scripts;
@@ -135,11 +136,10 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     for listener in listeners {
         tasks.spawn(listener.serve(workers.clone(), draining.clone()));
     }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        workers = config.workers,
-        "respgate is ready for clients"
-    );
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, "respgate has started");
+    for (upstream, discovery) in config.upstreams.iter().zip(&discoveries) {
+        tokio::spawn(tell_ready(upstream.config.name.clone(), discovery.topology.clone()));
+    }
 
     stopped().await?;
     tracing::info!(
@@ -150,6 +150,14 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     while tasks.join_next().await.is_some() {}
     finish(&workers, config.drain_timeout).await;
     Ok(())
+}
+
+/// Tells the operator, once, that an upstream's clients are served.
+async fn tell_ready(upstream: String, mut topology: watch::Receiver<Topology>) {
+    if let Ok(known) = topology.wait_for(|topology| topology.primary().is_some()).await {
+        let address = known.primary().map(|primary| primary.address.to_string());
+        tracing::info!(upstream, address, "ready: the primary is verified");
+    }
 }
 
 fn bind(config: &Config, capacity: Capacity) -> io::Result<Vec<Listener>> {
@@ -251,6 +259,7 @@ fn plan(
                 topology: discovery.topology.clone(),
                 hints: discovery.hints.clone(),
                 scripts: Scripts::default(),
+                several: Arc::default(),
                 fair: !config.tenants.is_empty(),
                 timelines: timelines.clone(),
             }

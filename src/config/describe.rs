@@ -41,6 +41,7 @@ fn describe_listener(listener: &ListenerConfig) -> String {
     let tls = if listener.tls.is_some() { " with TLS" } else { "" };
     let admin = match listener.session.admin_commands {
         AdminCommands::Deny => "",
+        AdminCommands::ReadOnly => ", read-only admin commands allowed",
         AdminCommands::Allow => ", admin commands allowed",
     };
     let tenant = listener.tenant.as_ref().map_or_else(String::new, |name| format!(", tenant {name}"));

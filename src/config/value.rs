@@ -255,7 +255,13 @@ words!(Scripts, r#""deny" or "declared-keys""#,
 words!(Floor, r#""1.2" or "1.3""#, "1.2" => Self::Tls12, "1.3" => Self::Tls13);
 words!(ClientCertificates, r#""none", "optional" or "required""#,
     "none" => Self::Ignored, "optional" => Self::Optional, "required" => Self::Required);
-words!(AdminCommands, r#""deny" or "allow""#, "deny" => Self::Deny, "allow" => Self::Allow);
+words!(
+    AdminCommands,
+    r#""deny", "read-only" or "allow""#,
+    "deny" => Self::Deny,
+    "read-only" => Self::ReadOnly,
+    "allow" => Self::Allow
+);
 
 impl Value for LogLevel {
     const EXPECTED: &str = r#"a log level; write "error", "warn", "info", "debug", "trace", "off", or by module "info,respgate::discovery=debug""#;

@@ -32,7 +32,7 @@ pub(super) struct Refused {
 impl Refused {
     /// Of one upstream's clients.
     pub(super) fn of(config: &Config, upstream: &str) -> Self {
-        let denies = |admin| admin == AdminCommands::Deny;
+        let denies = |admin| admin != AdminCommands::Allow;
         let mut listeners = config.listeners.iter().filter(|listener| listener.upstream == upstream);
         let tenants = config.tenants.iter().filter_map(|tenant| {
             let policy = tenant.policy.as_ref().filter(|policy| policy.allows_scripts())?;

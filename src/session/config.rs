@@ -9,6 +9,8 @@ use crate::resp::request::RequestLimits;
 pub enum AdminCommands {
     /// Answered with the server's own NOPERM text.
     Deny,
+    /// Those that only show something are sent; see [`super::diagnostics`].
+    ReadOnly,
     /// Sent on a leased connection.
     Allow,
 }

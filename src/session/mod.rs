@@ -7,6 +7,7 @@
 pub mod client;
 pub mod config;
 mod denied;
+mod diagnostics;
 mod errand;
 mod fanned;
 mod hello;

@@ -6,7 +6,7 @@ use super::config::AdminCommands;
 use super::errand::Errand;
 use super::refusal;
 use super::turn::{Pause, Step};
-use super::{Session, local};
+use super::{Session, diagnostics, local};
 use crate::command::learned::LearnedCommand;
 use crate::command::{self, Flags, Found, ReadOptions, Retry, Route, Spec, Trace, Verb};
 use crate::resp::pubsub::Kind;
@@ -37,6 +37,8 @@ pub(super) enum Way {
     Fanned(Kind, bool),
     /// The server must be asked what the command is.
     Unlearned,
+    /// By the shared lane, with this request in the place of the client's.
+    Instead(Vec<u8>, IfLost),
     /// Answered here.
     Local(&'static Spec),
     /// Refused with this line.
@@ -78,6 +80,10 @@ impl Session {
             Way::Shared(if_lost) => self.share(request, if_lost),
             Way::Scan(if_lost) => self.scan(request, if_lost),
             Way::Learned(way) if way.shared => self.share(request, way.if_lost),
+            Way::Instead(frame, if_lost) => match Request::parse(&frame) {
+                Some(request) => self.share(&request, if_lost),
+                None => Step::Done,
+            },
             way => {
                 if self.replies.awaited() > 0 {
                     return Step::Stay(Pause::Replies);
@@ -95,7 +101,7 @@ impl Session {
                     Way::Fanned(kind, begins) => self.fan(request, kind, begins),
                     Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
                     Way::Unlearned | Way::DeniedUnlearned(_) => Step::Stay(Pause::Errand(Errand::Learn)),
-                    Way::Leased | Way::Learned(_) | Way::Shared(_) | Way::Scan(_) => {
+                    Way::Leased | Way::Learned(_) | Way::Shared(_) | Way::Scan(_) | Way::Instead(..) => {
                         Step::Stay(Pause::Errand(Errand::Lease))
                     }
                 }
@@ -138,6 +144,10 @@ impl Session {
 
     fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.alone() {
+            let waits = self.around.upstream.in_hold() && self.around.upstream.held_until().is_ok();
+            if waits && self.replies.awaited() == 0 && is_ping(request) {
+                return self.answer_ping(request);
+            }
             return self.pinned();
         }
         let Some(lane) = self.lane() else { return Step::Done };
@@ -149,6 +159,12 @@ impl Session {
             match self.around.upstream.admission(&lane, self.asks(self.replies.awaited() == 0)) {
                 Admission::Open => {}
                 Admission::Full => return Step::Stay(Pause::Lane(None)),
+                // respgate is there and waits for a primary: a health check need not fail in a failover.
+                Admission::Held(_)
+                    if self.around.upstream.in_hold() && self.replies.awaited() == 0 && is_ping(request) =>
+                {
+                    return self.answer_ping(request);
+                }
                 // Who waits already goes on waiting.
                 Admission::Held(_)
                     if self.held.is_none() && self.around.upstream.hold_full(request.len()) =>
@@ -178,6 +194,16 @@ impl Session {
         lane.push(request.raw(), &self.replies, if_lost, mute);
         self.around.upstream.counters.shared.rise();
         Step::Done
+    }
+
+    /// Answers PING while there is no primary.
+    #[cold]
+    fn answer_ping(&mut self, request: &Request<'_>) -> Step {
+        self.released();
+        match command::find(request) {
+            Some(Found::Spec(spec)) => self.answer_locally(spec, request),
+            _ => Step::Done,
+        }
     }
 
     /// Whether this session has an upstream connection of its own by configuration.
@@ -252,6 +278,8 @@ impl Session {
             {
                 Way::Local(spec)
             }
+            // A subscriber by fan-in asks whether its messages would come: that is respgate's doing.
+            Route::Shared if spec.verb == Verb::Ping && self.fan_subscribed() => Way::Local(spec),
             Route::Shared if spec.verb == Verb::Scan => Way::Scan(self.if_lost(spec, request)),
             Route::Shared => Way::Shared(self.if_lost(spec, request)),
             Route::LeaseIfBlock => {
@@ -324,20 +352,31 @@ impl Session {
     }
 
     fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
-        if self.around.config.admin_commands == AdminCommands::Allow {
+        let level = self.around.config.admin_commands;
+        if level == AdminCommands::Allow {
             return match spec.trace {
                 Trace::OtherProtocol => Way::Refused(refusal::other_protocol(spec.name)),
                 Trace::Nothing | Trace::Followed | Trace::Unknown => Way::Leased,
             };
         }
         if spec.verb == Verb::ConfigGet && request.argc() > 2 {
-            return if request.args().skip(2).all(harmless_parameter) {
-                Way::Shared(self.if_read_lost())
-            } else {
-                Way::Local(spec)
+            return match diagnostics::shown(request).filter(|_| level == AdminCommands::ReadOnly) {
+                Some(frame) => Way::Instead(frame, self.if_read_lost()),
+                None if diagnostics::is_harmless(request) => Way::Shared(self.if_read_lost()),
+                None => Way::Local(spec),
             };
         }
+        if level == AdminCommands::ReadOnly && diagnostics::shows(spec, self.acts_as_everybody()) {
+            return Way::Shared(self.if_read_lost());
+        }
         Way::Refused(self.no_permission(spec.name))
+    }
+
+    /// Whether every client of the process acts as the same user: respgate's own.
+    fn acts_as_everybody(&self) -> bool {
+        self.member.is_none()
+            && self.around.offices.users().is_none()
+            && !self.around.upstream.identities.has_others()
     }
 
     /// A name that the table lacks: a module's, a newer server's, or nobody's.
@@ -409,20 +448,6 @@ impl Session {
     }
 }
 
-/// Parameters that clients ask for on connect and that reveal nothing: CONFIG GET of these alone reaches the
-/// server even where administrative commands are denied. Patterns match nothing here.
-fn harmless_parameter(name: &[u8]) -> bool {
-    const HARMLESS: &[&str] = &[
-        "appendonly",
-        "databases",
-        "maxmemory",
-        "maxmemory-policy",
-        "notify-keyspace-events",
-        "proto-max-bulk-len",
-        "replica-read-only",
-        "save",
-        "slave-read-only",
-        "timeout",
-    ];
-    HARMLESS.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+fn is_ping(request: &Request<'_>) -> bool {
+    request.name().eq_ignore_ascii_case(b"PING")
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::Upstream;
 use super::lane::Order;
-use crate::topology::{Generation, Primary, ServerInfo, Topology};
+use crate::topology::{Generation, Outage, Primary, ServerInfo, Topology};
 
 impl Upstream {
     pub(super) async fn follow(self: Rc<Self>, mut topology: watch::Receiver<Topology>) {
@@ -26,11 +26,16 @@ impl Upstream {
         match topology {
             Topology::Unknown(outage) => {
                 *self.fault.borrow_mut() = outage.to_string();
+                let refused = matches!(**outage, Outage::Refused(_));
+                self.hopeless.set(refused && self.identities.own().never_worked());
                 if self.primary.take().is_some() {
                     self.timelines.named(self.drained());
                     self.cut(None);
                 }
                 self.begin_hold();
+                if self.hopeless.get() {
+                    self.every_lane().iter().for_each(|lane| lane.look_again());
+                }
             }
             Topology::Failing(primary, sign) => {
                 self.follow_primary(primary);
@@ -50,6 +55,7 @@ impl Upstream {
         if let Some(server) = &primary.server {
             *self.server.borrow_mut() = Some(Rc::new(ServerInfo::clone(server)));
         }
+        self.hopeless.set(false);
         let before = self.primary.replace(Some(primary.clone()));
         match before {
             Some(before) if before.generation == primary.generation => {}

@@ -79,6 +79,9 @@ impl Upstream {
     /// Until when commands may wait for a primary. Without a hold they wait for a connection that is being opened,
     /// which itself ends within the connect timeout.
     pub(super) fn hold_deadline(&self) -> Result<Instant, Expired> {
+        if self.hopeless.get() {
+            return Err(Expired);
+        }
         let now = Instant::now();
         let deadline = match self.held_since.get() {
             None => now + self.config.hold_timeout.max(self.config.connect_timeout),
@@ -103,12 +106,18 @@ impl Upstream {
     /// The error line for a command that waited so long, without CRLF.
     pub fn held_for(&self, time: Duration) -> Rc<[u8]> {
         let fault = self.fault.borrow();
-        let mut line = format!(
-            "-ERR respgate: no primary to send to for {} s (upstream '{}'): {}",
-            time.as_secs(),
-            self.config.name,
-            if fault.is_empty() { "it could not be reached" } else { &fault },
-        );
+        let name = &self.config.name;
+        let mut line = if self.hopeless.get() {
+            format!(
+                "-ERR respgate: the server refuses respgate's own user or password, which have never worked (upstream '{name}'): {fault}"
+            )
+        } else {
+            let why = if fault.is_empty() { "it could not be reached" } else { &fault };
+            format!(
+                "-ERR respgate: no primary to send to for {} s (upstream '{name}'): {why}",
+                time.as_secs()
+            )
+        };
         line.retain(|c| !c.is_control());
         line.into_bytes().into()
     }

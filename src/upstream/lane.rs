@@ -384,6 +384,11 @@ impl Lane {
         self.wake_waiting();
     }
 
+    /// Those who wait look again whether they still may.
+    pub(super) fn look_again(&self) {
+        self.wake_waiting();
+    }
+
     /// Everybody is to look again.
     fn wake_waiting(&self) {
         self.contend(Contention::end);

@@ -34,6 +34,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -73,6 +74,8 @@ pub struct UpstreamPlan {
     pub hints: mpsc::Sender<Hint>,
     /// Scripts that clients have sent; the workers share them.
     pub scripts: Scripts,
+    /// Whether a client has acted as another user than the configured one; the workers share it.
+    pub several: Arc<AtomicBool>,
     /// Whether tenants share its connections: then nobody may fill one for long.
     pub fair: bool,
     /// Its failovers; the workers share them.
@@ -102,6 +105,8 @@ pub struct Upstream {
     /// Why there is no primary, or why it cannot be reached.
     fault: RefCell<String>,
     held_since: Cell<Option<Instant>>,
+    /// The server refuses respgate's own user or password, which have never worked: nobody waits for that.
+    hopeless: Cell<bool>,
     hold_begun: Notify,
     held_bytes: HeldBytes,
     /// A failover is under way and the old primary still answers.
@@ -131,10 +136,10 @@ impl Upstream {
         meter: Rc<PollMeter>,
         counters: Rc<Counters>,
     ) -> Rc<Self> {
-        let UpstreamPlan { config, dialer, login, topology, hints, scripts, fair, timelines } = plan;
+        let UpstreamPlan { config, dialer, login, topology, hints, scripts, several, fair, timelines } = plan;
         let changes = login.subscribe();
         let upstream = Rc::new(Self {
-            identities: Identities::new(login),
+            identities: Identities::new(login, several),
             leases: Leases::new(config.max_leased),
             config,
             counters,
@@ -149,6 +154,7 @@ impl Upstream {
             primary: RefCell::default(),
             fault: RefCell::default(),
             held_since: Cell::default(),
+            hopeless: Cell::default(),
             hold_begun: Notify::new(),
             held_bytes: HeldBytes::default(),
             holding: Cell::default(),
@@ -394,6 +400,7 @@ mod tests {
             topology,
             hints: mpsc::channel(1).0,
             scripts: Scripts::default(),
+            several: Arc::default(),
             fair: false,
             timelines: Timelines::default(),
         }

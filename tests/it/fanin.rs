@@ -232,7 +232,7 @@ fn without_a_server() {
     let mut late = proxy.client();
     let refusal = late.call(&["SUBSCRIBE", "b"]);
     assert!(refusal.starts_with(b"-ERR respgate: no primary to send to for "), "{}", refusal.escape_ascii());
-    late.expect(&["PING"], "+PONG\r\n");
+    late.expect(&["ECHO", "still there"], "$11\r\nstill there\r\n");
     assert_eq!(subscriber.rest(), b"");
 }
 

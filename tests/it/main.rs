@@ -23,6 +23,7 @@ mod clients;
 mod command_facts;
 mod commands;
 mod descriptors;
+mod diagnostics;
 mod discovery;
 mod doctor;
 mod drain;

@@ -151,7 +151,7 @@ fn check(
     if report.faults.len() > faults {
         return None;
     }
-    let limits = bounds.over(&typed.limits, false, report);
+    let mut limits = bounds.over(&typed.limits, false, report);
     let (bind, upstream) = (bind?, upstream?);
     let proven = tls.as_ref().is_some_and(|tls| tls.profile.clients == ClientCertificates::Required);
     let open = named
@@ -173,19 +173,23 @@ fn check(
     }
     let place = typed.address.place().unwrap_or(&typed.place);
     let local = !matches!(&bind, Bind::Tcp(address) if !address.ip().is_loopback());
+    // Who works on this machine may see how the server is doing, unless others are to be kept apart.
+    if local && !limits.admin_is_given && named.tenants.is_empty() {
+        limits.session.admin_commands = AdminCommands::ReadOnly;
+    }
     let unix = matches!(bind, Bind::Unix { .. });
     let doubts = Doors { local, unix, encrypted: tls.is_some(), proven, open, tenant: tenant.is_some() };
     for doubt in doubts.doubts(named) {
         report.warn(place, doubt);
     }
     // A tenant's policy has advice of its own.
-    if limits.session.admin_commands == AdminCommands::Deny
+    if limits.session.admin_commands != AdminCommands::Allow
         && tenant.is_none_or(|tenant| tenant.policy.is_none())
     {
         report.advise(
             place,
             format!(
-                "scripts can run administrative commands that this listener refuses (as SLOWLOG), since the \
+                "scripts can run administrative commands that this listener refuses (as SLOWLOG RESET), since the \
                  server stops only those flagged NOSCRIPT; its ACL closes that, and `respgate doctor` tests it: ACL \
                  SETUSER {} {}",
                 acts_as(&upstream, named),
@@ -348,6 +352,7 @@ impl Bounds<'_> {
                 .or(builtin.timeouts.slow_reader_soft_time),
         };
         let keepalive = at_least!(keepalive, least, "1s").or(KEEPALIVE);
+        let admin_is_given = !pick!(admin_commands).0.is_absent();
         let admin_commands = pick!(admin_commands).0.or(builtin.admin_commands);
         let buffered = ("max-buffered", self.max_buffered);
         let (request, bulk) = (builtin.request.max_request, builtin.request.max_bulk);
@@ -374,7 +379,7 @@ impl Bounds<'_> {
             admin_commands,
             timeouts,
         };
-        Bounded { max_clients, source_rate, keepalive, session }
+        Bounded { max_clients, source_rate, keepalive, admin_is_given, session }
     }
 }
 
@@ -383,6 +388,8 @@ struct Bounded {
     max_clients: usize,
     source_rate: SourceRateConfig,
     keepalive: Duration,
+    /// Somebody typed `admin-commands`.
+    admin_is_given: bool,
     session: SessionConfig,
 }
 

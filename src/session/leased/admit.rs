@@ -87,6 +87,16 @@ impl Leased {
         if let Way::Denied(line) | Way::DeniedUnlearned(line) = way {
             return self.deny(session, request, line);
         }
+        if let Way::Instead(frame, if_lost) = way {
+            return match Request::parse(&frame) {
+                Some(request) => self.admit_way(session, &request, Way::Shared(if_lost)),
+                None => Step::Done,
+            };
+        }
+        self.admit_way(session, request, way)
+    }
+
+    fn admit_way(&mut self, session: &mut Session, request: &Request<'_>, way: Way) -> Step {
         note_script(session, request);
         if self.pins.transaction.is_some() {
             return self.admit_queued(session, request, way);
@@ -110,6 +120,8 @@ impl Leased {
                 self.admit_subscribed(session, request)
             }
             Way::Learned(way) => self.admit_learned(session, request, way),
+            // It has been put in its request's place before.
+            Way::Instead(..) => Step::Done,
             Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => match command::find(request) {
                 Some(Found::Spec(spec)) => self.admit_known(session, spec, request),
                 _ => self.forward(session, request, Effect::None),
@@ -167,8 +179,6 @@ impl Leased {
                 self.ending = Some(End::Abandoned);
                 Step::Taken(Pause::Replies)
             }
-            // In RESP2 a subscriber's PING is answered in the shape of a message.
-            Verb::Ping if v2_subscriber => self.forward(session, request, Effect::None),
             Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe if self.pins.subscribed() => {
                 self.admit_known(session, spec, request)
             }
@@ -220,8 +230,9 @@ impl Leased {
 
     /// A RESP2 subscriber may only change its subscriptions, PING, QUIT and RESET.
     fn admit_subscribed(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+        // The server answers a subscriber's PING in the shape of a message.
         if let Some(Found::Spec(spec)) = command::find(request)
-            && subscription(spec.verb).is_some()
+            && (spec.verb == Verb::Ping && request.argc() <= 2 || subscription(spec.verb).is_some())
         {
             return self.admit_known(session, spec, request);
         }
@@ -441,7 +452,7 @@ impl Leased {
                         self.pins.keep_for(request.name());
                     }
                 }
-                Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => {}
+                Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) | Way::Instead(..) => {}
             },
         }
         if let Some(transaction) = &mut self.pins.transaction {

@@ -57,6 +57,7 @@ impl Bench {
             topology: watched,
             hints,
             scripts: Scripts::default(),
+            several: Arc::default(),
             fair: false,
             timelines: Timelines::default(),
         };
