@@ -2,7 +2,7 @@
 //! (`COMMAND INFO`), and where those stop short (SORT, MIGRATE), as its parser reads the command.
 
 use super::Spec;
-use super::options::{RADIUS, holds_nul, is, is_whole};
+use super::options::{RADIUS, holds_nul, is, is_whole, read_option};
 use crate::resp::request::Request;
 
 /// Where the keys of a command stand. Places count the name as 0; a negative one counts from the end, -1 being
@@ -20,10 +20,12 @@ pub enum Keys {
         /// 2 where a value follows each key.
         step: u8,
     },
-    /// The argument at `count` says how many follow it; `target` is a key besides.
+    /// The argument at `count` says how many keys follow it; `target` is a key besides.
     Counted {
         /// Where the number stands.
         count: u8,
+        /// 2 where a value follows each key.
+        step: u8,
         /// Where the result goes.
         target: Option<u8>,
     },
@@ -65,25 +67,31 @@ const fn from(first: u8) -> Keys {
 }
 
 const fn counted(count: u8) -> Keys {
-    Keys::Counted { count, target: None }
+    Keys::Counted { count, step: 1, target: None }
 }
 
 #[rustfmt::skip]
-const PLACES: [(Keys, &str); 15] = [
+const PLACES: [(Keys, &str); 16] = [
     (one(1), "\
-        APPEND BITCOUNT BITFIELD BITFIELD_RO BITPOS DECR DECRBY DUMP EXPIRE EXPIREAT EXPIRETIME GEOADD \
-        GEODIST GEOHASH GEOPOS GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETDEL GETEX GETRANGE \
-        GETSET HDEL HEXISTS HGET HGETALL HINCRBY HINCRBYFLOAT HKEYS HLEN HMGET HMSET HRANDFIELD HSCAN HSET \
-        HSETNX HSTRLEN HVALS INCR INCRBY INCRBYFLOAT LINDEX LINSERT LLEN LPOP LPOS LPUSH LPUSHX LRANGE LREM \
-        LSET LTRIM MOVE PERSIST PEXPIRE PEXPIREAT PEXPIRETIME PFADD PSETEX PTTL RESTORE RESTORE-ASKING RPOP \
-        RPUSH RPUSHX SADD SCARD SET SETBIT SETEX SETNX SETRANGE SISMEMBER SMEMBERS SMISMEMBER SPOP \
-        SRANDMEMBER SREM SSCAN STRLEN SUBSTR TTL TYPE XACK XADD XAUTOCLAIM XCLAIM XDEL XLEN XPENDING XRANGE \
-        XREVRANGE XSETID XTRIM ZADD ZCARD ZCOUNT ZINCRBY ZLEXCOUNT ZMSCORE ZPOPMAX ZPOPMIN ZRANDMEMBER \
-        ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYLEX ZREMRANGEBYRANK ZREMRANGEBYSCORE \
-        ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE"),
+        APPEND ARCOUNT ARDEL ARDELRANGE ARGET ARGETRANGE ARGREP ARINFO ARINSERT ARLASTITEMS ARLEN ARMGET \
+        ARMSET ARNEXT AROP ARRING ARSCAN ARSEEK ARSET BITCOUNT BITFIELD BITFIELD_RO BITPOS DECR DECRBY \
+        DELEX DELIFEQ DIGEST DUMP EXPIRE EXPIREAT EXPIRETIME GEOADD GEODIST GEOHASH GEOPOS \
+        GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETDEL GETEX GETRANGE GETSET HDEL HEXISTS \
+        HEXPIRE HEXPIREAT HEXPIRETIME HGET HGETALL HGETDEL HGETEX HINCRBY HINCRBYFLOAT HKEYS HLEN HMGET \
+        HMSET HOTKEYS|GET HOTKEYS|RESET HOTKEYS|START HOTKEYS|STOP HPERSIST HPEXPIRE HPEXPIREAT \
+        HPEXPIRETIME HPTTL HRANDFIELD HSCAN HSET HSETEX HSETNX HSTRLEN HTTL HVALS INCR INCRBY INCRBYFLOAT \
+        INCREX LINDEX LINSERT LLEN LPOP LPOS LPUSH LPUSHX LRANGE LREM LSET LTRIM MOVE PERSIST PEXPIRE \
+        PEXPIREAT PEXPIRETIME PFADD PSETEX PTTL RESTORE RESTORE-ASKING RPOP RPUSH RPUSHX SADD SCARD SET \
+        SETBIT SETEX SETNX SETRANGE SISMEMBER SMEMBERS SMISMEMBER SPOP SRANDMEMBER SREM SSCAN STRLEN \
+        SUBSTR TTL TYPE VADD VCARD VDIM VEMB VGETATTR VINFO VISMEMBER VLINKS VRANDMEMBER VRANGE VREM \
+        VSETATTR VSIM XACK XACKDEL XADD XAUTOCLAIM XCFGSET XCLAIM XDEL XDELEX XIDMPRECORD XLEN XNACK \
+        XPENDING XRANGE XREVRANGE XSETID XTRIM ZADD ZCARD ZCOUNT ZINCRBY ZLEXCOUNT ZMSCORE ZPOPMAX ZPOPMIN \
+        ZRANDMEMBER ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYLEX ZREMRANGEBYRANK \
+        ZREMRANGEBYSCORE ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE"),
     (from(2), "BITOP"),
     (Keys::Range { first: 1, last: 2, step: 1 }, "\
-        BLMOVE BRPOPLPUSH COPY GEOSEARCHSTORE LCS LMOVE RENAME RENAMENX RPOPLPUSH SMOVE ZRANGESTORE"),
+        BLMOVE BLMOVEM BRPOPLPUSH COPY GEOSEARCHSTORE LCS LMOVE LMOVEM RENAME RENAMENX RPOPLPUSH SMOVE \
+        ZRANGESTORE"),
     (counted(2), "\
         BLMPOP BZMPOP EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO"),
     (Keys::Range { first: 1, last: -2, step: 1 }, "BLPOP BRPOP BZPOPMAX BZPOPMIN"),
@@ -92,16 +100,18 @@ const PLACES: [(Keys, &str); 15] = [
         WATCH"),
     (Keys::Radius(6), "GEORADIUS"),
     (Keys::Radius(5), "GEORADIUSBYMEMBER"),
-    (counted(1), "LMPOP SINTERCARD ZDIFF ZINTER ZINTERCARD ZMPOP ZUNION"),
+    (counted(1), "\
+        LMPOP SDIFFCARD SINTERCARD SUNIONCARD ZDIFF ZINTER ZINTERCARD ZMPOP ZUNION"),
     (one(2), "\
-        MEMORY|USAGE OBJECT|ENCODING OBJECT|FREQ OBJECT|IDLETIME OBJECT|REFCOUNT PFDEBUG XGROUP|CREATE \
-        XGROUP|CREATECONSUMER XGROUP|DELCONSUMER XGROUP|DESTROY XGROUP|SETID XINFO|CONSUMERS XINFO|GROUPS \
-        XINFO|STREAM"),
+        HIMPORT|SET MEMORY|USAGE OBJECT|ENCODING OBJECT|FREQ OBJECT|IDLETIME OBJECT|REFCOUNT PFDEBUG \
+        XGROUP|CREATE XGROUP|CREATECONSUMER XGROUP|DELCONSUMER XGROUP|DESTROY XGROUP|SETID XINFO|CONSUMERS \
+        XINFO|GROUPS XINFO|STREAM"),
     (Keys::Migrate, "MIGRATE"),
+    (Keys::Counted { count: 1, step: 2, target: None }, "MSETEX"),
     (Keys::Range { first: 1, last: -1, step: 2 }, "MSET MSETNX"),
     (Keys::Sort, "SORT SORT_RO"),
     (Keys::Streams, "XREAD XREADGROUP"),
-    (Keys::Counted { count: 2, target: Some(1) }, "ZDIFFSTORE ZINTERSTORE ZUNIONSTORE"),
+    (Keys::Counted { count: 2, step: 1, target: Some(1) }, "ZDIFFSTORE ZINTERSTORE ZUNIONSTORE"),
 ];
 
 const CHANNELS: [(Channels, &str); 5] = [
@@ -131,8 +141,8 @@ impl Keys {
         match self {
             Self::None => Ok(true),
             Self::Range { first, last, step } => range(request, first.into(), last.into(), step.into(), is),
-            Self::Counted { count, target } => {
-                counted_keys(request, count.into(), target.map(usize::from), is)
+            Self::Counted { count, step, target } => {
+                counted_keys(request, count.into(), step.into(), target.map(usize::from), is)
             }
             Self::Streams => streams(request, is),
             Self::Radius(options) => stored(request, options.into(), &RADIUS, &["STORE", "STOREDIST"], is),
@@ -169,6 +179,7 @@ fn range(
 fn counted_keys(
     request: &Request<'_>,
     count: usize,
+    step: usize,
     target: Option<usize>,
     mut is: impl FnMut(&[u8]) -> bool,
 ) -> Result<bool, Unclear> {
@@ -179,10 +190,11 @@ fn counted_keys(
         return Ok(false);
     }
     let number = args.nth(count).and_then(whole).ok_or(Unclear)?;
-    if number > (request.argc() as usize).saturating_sub(count + 1) {
+    let words = number.checked_mul(step).ok_or(Unclear)?;
+    if words > (request.argc() as usize).saturating_sub(count + 1) {
         return Err(Unclear);
     }
-    Ok(args.take(number).all(&mut is))
+    Ok(args.take(words).step_by(step).all(&mut is))
 }
 
 /// A number as the server reads one: no sign, no leading zero (string2ll).
@@ -208,10 +220,8 @@ fn streams(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Resu
                     left => Ok(args.take(left / 2).all(&mut is_key)),
                 };
             }
-            () if is(arg, "COUNT") || is(arg, "BLOCK") => 1,
-            () if is(arg, "GROUP") => 2,
-            () if is(arg, "NOACK") => 0,
-            () => return Err(Unclear),
+            () if is(arg, "BLOCK") => 1,
+            () => read_option(arg).ok_or(Unclear)?,
         };
         left = left.checked_sub(1 + values).ok_or(Unclear)?;
         args.by_ref().take(values).for_each(drop);
@@ -285,4 +295,53 @@ fn migrated(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Res
         args.by_ref().take(values).for_each(drop);
     }
     Ok(is_key(single))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Found, find};
+    use crate::resp::request::encode;
+
+    fn keys(words: &[&str]) -> Result<Vec<String>, Unclear> {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let mut frame = Vec::new();
+        encode(&words, &mut frame);
+        let request = Request::parse(&frame).unwrap();
+        let Some(Found::Spec(spec)) = find(&request) else { panic!("{words:?}") };
+        let mut keys = Vec::new();
+        Keys::of(spec)
+            .all(&request, |key| {
+                keys.push(String::from_utf8_lossy(key).into_owned());
+                true
+            })
+            .map(|_| keys)
+    }
+
+    #[test]
+    fn values_between_counted_keys_are_none() {
+        assert_eq!(keys(&["MSETEX", "2", "a", "1", "b", "2", "EX", "9"]).unwrap(), ["a", "b"]);
+        assert_eq!(keys(&["MSETEX", "1", "a", "1"]).unwrap(), ["a"]);
+        for unclear in ["2", "x", "-1", "18446744073709551615"] {
+            assert_eq!(keys(&["MSETEX", unclear, "a", "1", "b"]), Err(Unclear));
+        }
+        assert_eq!(keys(&["SUNIONCARD", "2", "a", "b", "LIMIT", "1"]).unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn keys_stand_behind_all_options_of_a_read() {
+        let read = ["XREADGROUP", "GROUP", "g", "c", "CLAIM", "STREAMS", "MAXCOUNT", "1", "MAXSIZE", "1"];
+        assert_eq!(keys(&[&read[..], &["STREAMS", "s", "t", ">", ">"]].concat()).unwrap(), ["s", "t"]);
+        assert_eq!(keys(&["XREAD", "NEWER", "1", "STREAMS", "s", "0"]), Err(Unclear));
+    }
+
+    #[test]
+    fn keys_of_newer_commands_are_found() {
+        assert_eq!(
+            keys(&["BLMOVEM", "a", "b", "LEFT", "LEFT", "0", "COUNT", "2", "OBO"]).unwrap(),
+            ["a", "b"]
+        );
+        assert_eq!(keys(&["HIMPORT", "SET", "h", "fields", "v"]).unwrap(), ["h"]);
+        assert_eq!(keys(&["BITOP", "DIFF1", "a", "b", "c"]).unwrap(), ["a", "b", "c"]);
+    }
 }

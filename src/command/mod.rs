@@ -132,7 +132,7 @@ pub fn arity_ok(spec: &Spec, argc: u32) -> bool {
 
 /// No command of the table has a longer name, in bytes. A client may send one of 512 MiB: it is not hashed.
 const MAX_NAME: usize = 64;
-const SLOTS: usize = 1024;
+const SLOTS: usize = 2048;
 const EMPTY: u16 = u16::MAX;
 const OFFSET: u32 = 0x811c_9dc5;
 
@@ -208,7 +208,7 @@ mod tests {
         assert!(TABLE.windows(2).all(|pair| pair[0].name < pair[1].name));
         assert!(TABLE.iter().all(|spec| spec.name.len() <= MAX_NAME));
         let count = |route| TABLE.iter().filter(|spec| spec.route == route).count();
-        assert_eq!(TABLE.len(), 399);
+        assert_eq!(TABLE.len(), 489);
         assert_eq!(count(Route::SideConnection), 2);
         assert_eq!(count(Route::LeaseIfBlock), 2);
         assert!(

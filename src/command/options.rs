@@ -33,13 +33,13 @@ impl ReadOptions {
                     found.timeout = Some(place + 1);
                     1
                 }
-                () if is(arg, "COUNT") => 1,
-                () if is(arg, "GROUP") => 2,
-                () if is(arg, "NOACK") => 0,
-                () => {
-                    found.unknown = true;
-                    break;
-                }
+                () => match read_option(arg) {
+                    Some(values) => values,
+                    None => {
+                        found.unknown = true;
+                        break;
+                    }
+                },
             };
             args.by_ref().take(values).for_each(drop);
         }
@@ -57,13 +57,23 @@ impl ReadOptions {
     }
 }
 
+/// How many values follow an option of XREAD or XREADGROUP that does not decide whether it blocks. Servers that are too old
+/// for CLAIM (redis 8.4), MAXCOUNT and MAXSIZE (redis 8.10) refuse them as syntax errors, and so do not block either.
+pub(super) fn read_option(arg: &[u8]) -> Option<usize> {
+    const KNOWN: [(&str, usize); 6] =
+        [("COUNT", 1), ("GROUP", 2), ("NOACK", 0), ("CLAIM", 1), ("MAXCOUNT", 1), ("MAXSIZE", 1)];
+    KNOWN.iter().find(|(option, _)| is(arg, option)).map(|(_, values)| *values)
+}
+
 /// Returns true if a request hides an option that decides about its connection behind a NUL. Servers compare options
 /// as C strings, so `CLIENT TRACKING ON\0x` turns tracking on; respgate refuses such a word rather than to guess what
 /// each server reads.
 pub fn hides_option(spec: &Spec, request: &Request<'_>) -> bool {
     match spec.verb {
         Verb::ClientTracking => Tracking::of(request).nul,
-        Verb::ClientNoTouch | Verb::ClientCaching => request.args().skip(2).any(holds_nul),
+        Verb::ClientNoTouch | Verb::ClientCaching | Verb::ClientImportSource => {
+            request.args().skip(2).any(holds_nul)
+        }
         _ => false,
     }
 }
@@ -134,9 +144,26 @@ fn reads_its_target(spec: &Spec, request: &Request<'_>) -> bool {
 fn by_options(spec: &Spec, request: &Request<'_>) -> Option<Retry> {
     match spec.name {
         "SET" => {
-            Options::of(request, 3, &[("KEEPTTL", 0), ("EX", 1), ("PX", 1), ("EXAT", 1), ("PXAT", 1)])?;
+            let options = Options::of(request, 3, &[&EXPIRY[..], &COMPARISONS].concat())?;
+            // The first run may change what the second one compares with, to the same value.
+            let compares = COMPARISONS.iter().any(|(option, _)| options.has(option));
+            Some(if compares { Retry::ReplyDiffers } else { Retry::SameReply })
+        }
+        "MSETEX" => {
+            let keys = numbered(request.arg(1)?)?;
+            Options::of(request, keys.checked_mul(2)?.checked_add(2)?, &EXPIRY)?;
             Some(Retry::SameReply)
         }
+        // FNX and FXX make it `Never`, as NX and XX do elsewhere.
+        "HSETEX" => {
+            let fields = request.args().skip(2).position(|arg| is(arg, "FIELDS"))? + 2;
+            let count = numbered(request.arg(fields + 1)?)?;
+            let after = count.checked_mul(2)?.checked_add(fields + 2)?;
+            Options::read(&mut request.args().take(fields).skip(2), &EXPIRY)?;
+            Options::read(&mut request.args().skip(after), &EXPIRY)?;
+            Some(Retry::SameReply)
+        }
+        "XADD" => is_idempotent(request).then_some(Retry::SameReply),
         // A score or a longitude stands where an option would.
         "ZADD" | "GEOADD" => is_number(request.arg(2)?).then_some(Retry::ReplyDiffers),
         "LREM" => (request.arg(2)? == b"0").then_some(Retry::ReplyDiffers),
@@ -160,6 +187,45 @@ fn by_options(spec: &Spec, request: &Request<'_>) -> Option<Retry> {
         "GEORADIUSBYMEMBER" => by_radius(request, 5),
         _ => None,
     }
+}
+
+/// The options of SET and its kin that say when a key expires, and how many values follow each.
+const EXPIRY: [(&str, usize); 5] = [("KEEPTTL", 0), ("EX", 1), ("PX", 1), ("EXAT", 1), ("PXAT", 1)];
+
+/// The options of SET that compare the value, or its digest, with another.
+const COMPARISONS: [(&str, usize); 4] = [("IFEQ", 1), ("IFNE", 1), ("IFDEQ", 1), ("IFDNE", 1)];
+
+/// Whether an XADD names an idempotence id: the server adds the same entry once and answers with its id again. The
+/// options end where the entry's own id stands.
+fn is_idempotent(request: &Request<'_>) -> bool {
+    let mut args = request.args().skip(2).peekable();
+    let mut found = false;
+    while let Some(arg) = args.next() {
+        let values = match () {
+            () if is(arg, "IDMP") => {
+                found = true;
+                2
+            }
+            () if is(arg, "IDMPAUTO") => {
+                found = true;
+                1
+            }
+            () if is(arg, "MAXLEN") || is(arg, "MINID") => {
+                1 + usize::from(args.peek().is_some_and(|arg| matches!(*arg, b"=" | b"~")))
+            }
+            () if is(arg, "LIMIT") => 1,
+            () if ["NOMKSTREAM", "KEEPREF", "DELREF", "ACKED"].iter().any(|option| is(arg, option)) => 0,
+            // With an id of the client's own, the server takes none of these options.
+            () => return found && arg == b"*",
+        };
+        args.by_ref().take(values).for_each(drop);
+    }
+    false
+}
+
+/// A number of keys or fields, as the server reads one.
+fn numbered(arg: &[u8]) -> Option<usize> {
+    std::str::from_utf8(arg).ok()?.parse().ok()
 }
 
 /// The options of GEORADIUS and its twin, and how many values follow each.
@@ -186,8 +252,12 @@ impl<'a> Options<'a> {
     /// Reads the options from argument `first` on. `known` says how many values follow each; another word, or a
     /// value that is missing, gives `None`.
     fn of(request: &Request<'a>, first: usize, known: &[(&'static str, usize)]) -> Option<Self> {
+        Self::read(&mut request.args().skip(first), known)
+    }
+
+    /// As [`Self::of`], for words that are all options.
+    fn read(args: &mut dyn Iterator<Item = &'a [u8]>, known: &[(&'static str, usize)]) -> Option<Self> {
         let mut found = Vec::new();
-        let mut args = request.args().skip(first);
         while let Some(arg) = args.next() {
             let (option, values) = *known.iter().find(|(option, _)| is(arg, option))?;
             let mut value = None;
@@ -257,8 +327,78 @@ mod tests {
     #[test]
     fn conditions_make_a_set_unrepeatable_even_behind_a_nul() {
         assert_eq!(retry(&["SET", "k", "v", "EX", "9"]), Retry::SameReply);
-        for option in ["NX", "xx", "Get", "IFEQ", "IFNE", "NX\0zz"] {
+        for option in ["NX", "xx", "Get", "IFEQ", "NEWER", "NX\0zz"] {
             assert_eq!(retry(&["SET", "k", "v", option]), Retry::Never);
+        }
+    }
+
+    #[test]
+    fn a_comparison_leaves_the_same_value_and_another_reply() {
+        for option in ["IFEQ", "ifne", "IFDEQ", "IFDNE"] {
+            assert_eq!(retry(&["SET", "k", "v", option, "w"]), Retry::ReplyDiffers);
+            assert_eq!(retry(&["SET", "k", "v", option, "GET", "PX", "9"]), Retry::ReplyDiffers);
+            assert_eq!(retry(&["SET", "k", "v", option, "w", "GET"]), Retry::Never);
+        }
+        assert_eq!(retry(&["DELIFEQ", "k", "v"]), Retry::ReplyDiffers);
+        assert_eq!(retry(&["DELEX", "k", "IFNE", "v"]), Retry::ReplyDiffers);
+    }
+
+    #[test]
+    fn expiry_of_several_keys_or_fields_may_be_set_twice() {
+        assert_eq!(retry(&["MSETEX", "2", "a", "NX", "b", "XX", "EX", "9"]), Retry::SameReply);
+        assert_eq!(retry(&["MSETEX", "1", "a", "1", "KEEPTTL"]), Retry::SameReply);
+        for never in [
+            &["MSETEX", "1", "a", "1", "NX"][..],
+            &["MSETEX", "x", "a", "1"],
+            &["MSETEX", "18446744073709551615", "a", "1"],
+        ] {
+            assert_eq!(retry(never), Retry::Never);
+        }
+        assert_eq!(retry(&["HSETEX", "h", "EX", "9", "FIELDS", "1", "FNX", "v"]), Retry::SameReply);
+        assert_eq!(retry(&["HSETEX", "FIELDS", "FIELDS", "1", "f", "FXX", "PXAT", "9"]), Retry::SameReply);
+        for never in [
+            &["HSETEX", "h", "FNX", "FIELDS", "1", "f", "v"][..],
+            &["HSETEX", "h", "FIELDS", "1", "f", "v", "FXX"],
+            &["HSETEX", "h", "FIELDS", "x", "f", "v"],
+            &["HSETEX", "h", "f", "v", "f", "v"],
+            &["HGETEX", "h", "FIELDS", "1", "f"],
+            &["HGETDEL", "h", "FIELDS", "1", "f"],
+        ] {
+            assert_eq!(retry(never), Retry::Never, "{never:?}");
+        }
+        assert_eq!(retry(&["HEXPIRE", "h", "9", "FIELDS", "1", "f"]), Retry::ReplyDiffers);
+    }
+
+    #[test]
+    fn an_entry_with_an_idempotence_id_may_be_added_twice() {
+        assert_eq!(retry(&["XADD", "s", "IDMP", "p", "i", "*", "f", "v"]), Retry::SameReply);
+        assert_eq!(
+            retry(&[
+                "XADD",
+                "s",
+                "NOMKSTREAM",
+                "idmpauto",
+                "p",
+                "MAXLEN",
+                "~",
+                "9",
+                "LIMIT",
+                "5",
+                "*",
+                "f",
+                "v"
+            ]),
+            Retry::SameReply
+        );
+        for never in [
+            &["XADD", "s", "*", "IDMP", "v"][..],
+            &["XADD", "s", "MAXLEN", "IDMP", "*", "f", "v"],
+            &["XADD", "s", "IDMP", "p", "i", "1-1", "f", "v"],
+            &["XADD", "IDMP", "1-1", "f", "v"],
+            &["XADD", "s", "IDMP", "*", "f", "v"],
+            &["XADD", "s", "NEWER", "IDMP", "p", "i", "*", "f", "v"],
+        ] {
+            assert_eq!(retry(never), Retry::Never, "{never:?}");
         }
     }
 
@@ -271,6 +411,7 @@ mod tests {
             &["CLIENT", "TRACKING", "ON", "PREFIX", "p", "NOLOOP\0x"],
             &["CLIENT", "TRACKING", "OFF\0"],
             &["CLIENT", "NO-TOUCH", "on\0"],
+            &["CLIENT", "IMPORT-SOURCE", "on\0"],
             &["CLIENT", "CACHING", "YES\0"],
         ] {
             assert!(with(hidden, hides_option), "{hidden:?}");
@@ -339,7 +480,10 @@ mod tests {
     fn what_reads_its_own_target_is_not_sent_twice() {
         assert_eq!(retry(&["ZUNIONSTORE", "a", "2", "b", "c"]), Retry::SameReply);
         assert_eq!(retry(&["ZUNIONSTORE", "a", "2", "a", "a"]), Retry::Never);
-        assert_eq!(retry(&["BITOP", "XOR", "a", "a", "b"]), Retry::Never);
+        for operation in ["XOR", "DIFF", "DIFF1", "ANDOR", "ONE"] {
+            assert_eq!(retry(&["BITOP", operation, "a", "a", "b"]), Retry::Never);
+            assert_eq!(retry(&["BITOP", operation, "a", "b", "c"]), Retry::SameReply);
+        }
         assert_eq!(
             retry(&["GEOSEARCHSTORE", "a", "a", "FROMMEMBER", "m", "BYRADIUS", "1", "m"]),
             Retry::Never
@@ -364,6 +508,10 @@ mod tests {
             blocks
         ));
         assert!(with(&["XREAD", "NEWER", "1", "STREAMS", "s", "0"], blocks));
+        let claim = ["XREADGROUP", "GROUP", "g", "c", "CLAIM", "5", "MAXCOUNT", "BLOCK", "MAXSIZE", "9"];
+        assert!(!with(&[&claim[..], &["STREAMS", "s", ">"]].concat(), blocks));
+        assert!(with(&[&claim[..], &["BLOCK", "0", "STREAMS", "s", ">"]].concat(), blocks));
+        assert!(!with(&["XREAD", "MAXSIZE", "5", "STREAMS", "s", "0"], blocks));
     }
 
     #[test]

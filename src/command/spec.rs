@@ -85,6 +85,8 @@ pub enum Verb {
     Auth,
     /// BLMOVE.
     Blmove,
+    /// BLMOVEM.
+    Blmovem,
     /// BLMPOP.
     Blmpop,
     /// BLPOP.
@@ -109,6 +111,8 @@ pub enum Verb {
     ClientHelp,
     /// CLIENT ID.
     ClientId,
+    /// CLIENT IMPORT-SOURCE.
+    ClientImportSource,
     /// CLIENT INFO.
     ClientInfo,
     /// CLIENT NO-EVICT.
@@ -143,6 +147,10 @@ pub enum Verb {
     FunctionKill,
     /// HELLO.
     Hello,
+    /// HIMPORT DISCARDALL.
+    HimportDiscardall,
+    /// HIMPORT PREPARE.
+    HimportPrepare,
     /// MONITOR.
     Monitor,
     /// MULTI.

@@ -131,7 +131,7 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
 
 const CLIENT_HELP: &[&str] = &[
     "CLIENT <subcommand> [<arg> [value] [opt] ...]. Through respgate these are:",
-    "CACHING (YES|NO) | GETNAME | GETREDIR | ID | INFO | NO-EVICT (ON|OFF) | NO-TOUCH (ON|OFF)",
+    "CACHING (YES|NO) | GETNAME | GETREDIR | ID | IMPORT-SOURCE (ON|OFF) | INFO | NO-EVICT (ON|OFF) | NO-TOUCH (ON|OFF)",
     "REPLY (ON|OFF|SKIP) | SETINFO <option> <value> | SETNAME <name> | TRACKING (ON|OFF) [...] | TRACKINGINFO",
     "HELP",
     "    Print this help.",

@@ -51,6 +51,10 @@ pub enum Kept {
     Tracking,
     /// CLIENT NO-TOUCH ON.
     NoTouch,
+    /// CLIENT IMPORT-SOURCE ON.
+    ImportSource,
+    /// HIMPORT PREPARE.
+    Fieldsets,
     /// Whatever a command of this name left that respgate does not know.
     UnknownCommand(Box<str>),
 }
@@ -65,6 +69,8 @@ impl Kept {
             Self::Monitor => ("MONITOR", "RESET"),
             Self::Tracking => ("CLIENT TRACKING ON", "CLIENT TRACKING OFF"),
             Self::NoTouch => ("CLIENT NO-TOUCH ON", "CLIENT NO-TOUCH OFF"),
+            Self::ImportSource => ("CLIENT IMPORT-SOURCE ON", "CLIENT IMPORT-SOURCE OFF"),
+            Self::Fieldsets => ("HIMPORT PREPARE", "HIMPORT DISCARDALL"),
             Self::UnknownCommand(name) => {
                 let kept = format!("what {name} left, a command that respgate does not know");
                 return (Cow::Owned(kept), "RESET");

@@ -252,9 +252,14 @@ pub const RULES: &[Rule] = &[
             ];
             // The table has the number of arguments that the newest server takes.
             let stricter = seen.direct_says("ERR wrong number")
-                && seen.through_says("ERR Can't execute")
+                && (seen.through_says("ERR Can't execute")
+                    || seen.through_says("ERR This instance has cluster support disabled"))
                 && seen.spec.is_some_and(|spec| command::arity_ok(spec, seen.request.len() as u32));
+            // Of a container that the server lacks, respgate names the subcommand.
+            let container =
+                seen.direct_says("ERR unknown command") && seen.through_says("ERR unknown subcommand");
             stricter
+                || container
                 || unknown
                     && seen.spec.is_some()
                     && (seen.is(&["CLIENT|SETINFO", "CLIENT|CAPA"])

@@ -257,8 +257,14 @@ impl Leased {
             Effect::Select(database) if confirmed => self.selected(session, database),
             Effect::Tracking(request) if confirmed => self.pins.tracking = request,
             Effect::NoTouch(on) if confirmed => self.pins.no_touch = on,
+            Effect::ImportSource(on) if confirmed => self.pins.import_source = on,
+            // A fieldset that was not made leaves the earlier ones.
+            Effect::Fieldsets(prepared) if !failed => self.pins.fieldsets = prepared,
+            Effect::Fieldsets(_) => {}
             // An error changes nothing; what else came, nobody knows.
-            Effect::Select(_) | Effect::Tracking(_) | Effect::NoTouch(_) => self.doubtful |= !failed,
+            Effect::Select(_) | Effect::Tracking(_) | Effect::NoTouch(_) | Effect::ImportSource(_) => {
+                self.doubtful |= !failed;
+            }
             Effect::Monitor => self.pins.monitoring = !failed,
             Effect::Wait => {
                 if let Some(error) = self.unpublished.take() {

@@ -279,6 +279,14 @@ impl Leased {
                 self.expected.gated = true;
                 Effect::NoTouch(request.arg(2).is_some_and(|switch| option_is(switch, "ON")))
             }
+            Verb::ClientImportSource => {
+                self.expected.gated = true;
+                Effect::ImportSource(request.arg(2).is_some_and(|switch| option_is(switch, "ON")))
+            }
+            Verb::HimportPrepare | Verb::HimportDiscardall => {
+                self.expected.gated = true;
+                Effect::Fieldsets(spec.verb == Verb::HimportPrepare)
+            }
             Verb::Wait | Verb::Waitaof if command::arity_ok(spec, request.argc()) => {
                 self.post(Expect::Publish, Trace::Nothing, |out| {
                     request::encode(&[b"PUBLISH", WAIT_CHANNEL, b""], out);
@@ -377,7 +385,13 @@ impl Leased {
                 if let Way::Refused(line) = &way
                     && (matches!(
                         verb,
-                        Verb::Discard | Verb::Reset | Verb::ClientTracking | Verb::ClientNoTouch
+                        Verb::Discard
+                            | Verb::Reset
+                            | Verb::ClientTracking
+                            | Verb::ClientNoTouch
+                            | Verb::ClientImportSource
+                            | Verb::HimportPrepare
+                            | Verb::HimportDiscardall
                     ) || subscription(verb).is_some()) =>
             {
                 return self.poison(session, line);
@@ -431,7 +445,14 @@ impl Leased {
                 return self
                     .poison(session, b"-ERR respgate: subscriptions cannot change inside a transaction");
             }
-            Some(Verb::Monitor | Verb::ClientTracking | Verb::ClientNoTouch) => {
+            Some(
+                Verb::Monitor
+                | Verb::ClientTracking
+                | Verb::ClientNoTouch
+                | Verb::ClientImportSource
+                | Verb::HimportPrepare
+                | Verb::HimportDiscardall,
+            ) => {
                 return self.poison(session, b"-ERR respgate: not possible inside a transaction");
             }
             _ => match way {

@@ -80,6 +80,10 @@ pub(super) enum Effect {
     Tracking(Option<Box<[u8]>>),
     /// CLIENT NO-TOUCH.
     NoTouch(bool),
+    /// CLIENT IMPORT-SOURCE.
+    ImportSource(bool),
+    /// HIMPORT PREPARE, or HIMPORT DISCARDALL, which ends it.
+    Fieldsets(bool),
     /// From now on the connection sends what others do.
     Monitor,
     /// WAIT's answer, which is only true if the PUBLISH before it worked.

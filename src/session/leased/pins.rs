@@ -77,6 +77,9 @@ pub(super) struct Pins {
     /// The CLIENT TRACKING request that is in force.
     pub(super) tracking: Option<Box<[u8]>>,
     pub(super) no_touch: bool,
+    pub(super) import_source: bool,
+    /// HIMPORT PREPARE left field names on the connection.
+    pub(super) fieldsets: bool,
     /// The first command that was sent whose effect on the connection is not known.
     kept: Option<Box<str>>,
 }
@@ -91,6 +94,8 @@ impl Pins {
             || self.monitoring
             || self.tracking.is_some()
             || self.no_touch
+            || self.import_source
+            || self.fieldsets
             || self.kept.is_some()
     }
 
@@ -103,6 +108,8 @@ impl Pins {
             (Kept::Monitor, self.monitoring),
             (Kept::Tracking, self.tracking.is_some()),
             (Kept::NoTouch, self.no_touch),
+            (Kept::ImportSource, self.import_source),
+            (Kept::Fieldsets, self.fieldsets),
         ]
         .into_iter()
         .filter_map(|(kept, held)| held.then_some(kept))

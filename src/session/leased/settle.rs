@@ -109,6 +109,8 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Loss
         | Effect::Select(_)
         | Effect::Tracking(_)
         | Effect::NoTouch(_)
+        | Effect::ImportSource(_)
+        | Effect::Fieldsets(_)
         | Effect::Monitor
         | Effect::Wait => return Fate::Resend(request.to_vec()),
         Effect::None => {}
@@ -178,6 +180,7 @@ fn with_less_time(request: &[u8], elapsed: Duration) -> (Vec<u8>, bool) {
     let place = match spec.verb {
         Verb::Xread | Verb::Xreadgroup => ReadOptions::of(&parsed).timeout,
         Verb::Blmpop | Verb::Bzmpop => Some(1),
+        Verb::Blmovem => Some(5),
         _ => args.len().checked_sub(1),
     };
     let Some((place, timeout)) = place.and_then(|place| {

@@ -29,7 +29,7 @@ impl Leased {
     ) -> Result<Option<Self>, Close> {
         let upstream = session.around.upstream.clone();
         upstream.counters.lost.rise();
-        if self.streaming.is_some() || self.pins.is_kept_for_unknown() {
+        if self.streaming.is_some() || self.pins.is_kept_for_unknown() || self.pins.fieldsets {
             tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "a client is disconnected: what it had on its upstream connection cannot be moved");
             return Err(Close::UpstreamLost);
         }
@@ -123,6 +123,9 @@ impl Leased {
         }
         if self.pins.no_touch {
             self.restoring(1, &encoded(&[b"CLIENT", b"NO-TOUCH", b"ON"]));
+        }
+        if self.pins.import_source {
+            self.restoring(1, &encoded(&[b"CLIENT", b"IMPORT-SOURCE", b"ON"]));
         }
         for kind in Kind::ALL {
             let names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();

@@ -74,7 +74,40 @@ pub struct Server {
     folder: TempDir,
 }
 
+/// Names the variable that lists further servers to compare the command table with: paths of `valkey-server` or
+/// `redis-server` binaries with `:` between them.
+const FURTHER: &str = "RESPGATE_TEST_SERVERS";
+
 impl Server {
+    /// Starts one server of each flavor that is installed, and of each binary that `RESPGATE_TEST_SERVERS` lists.
+    pub fn start_all_versions() -> Vec<Self> {
+        let further = std::env::var(FURTHER).unwrap_or_default();
+        let further = further.split(':').filter(|path| !path.is_empty()).map(Self::start_binary);
+        Flavor::ALL.into_iter().map(Self::start).chain(further).collect()
+    }
+
+    fn start_binary(path: &str) -> Self {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let flavor = if name.contains("redis") { Flavor::Redis } else { Flavor::Valkey };
+        for _ in 0..5 {
+            let port = free_port();
+            let folder = TempDir::new().expect("a temporary folder");
+            let command = data_server_of(path, Place::LOOPBACK, port, &folder, &[]);
+            if let Some(server) = Self::launch(flavor, Place::LOOPBACK, port, None, folder, command) {
+                return server;
+            }
+        }
+        panic!("{path} of {FURTHER} did not stay up in five attempts");
+    }
+
+    /// Which server it is, and its version: `redis 8.0.6`.
+    pub fn version(&self) -> String {
+        let text = self.run_text(&["INFO", "server"]);
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let version = field("valkey_version:").or(field("redis_version:")).unwrap_or("of an unknown version");
+        format!("{} {version}", self.flavor.name())
+    }
+
     /// A server without persistence or password.
     pub fn start(flavor: Flavor) -> Self {
         Self::start_with(flavor, &[])
@@ -256,7 +289,11 @@ fn sentinel(flavor: Flavor, place: Place, folder: &TempDir) -> Command {
 }
 
 fn data_server(flavor: Flavor, place: Place, port: u16, folder: &TempDir, options: &[&str]) -> Command {
-    let mut command = place.command(&flavor.binary("server"));
+    data_server_of(&flavor.binary("server"), place, port, folder, options)
+}
+
+fn data_server_of(binary: &str, place: Place, port: u16, folder: &TempDir, options: &[&str]) -> Command {
+    let mut command = place.command(binary);
     command
         .args(["--port", &port.to_string(), "--bind", &place.host.to_string(), "--protected-mode", "no"])
         .args(["--save", "", "--appendonly", "no"])
