@@ -66,6 +66,7 @@ figures! {
     closed_timeout: Counter "respgate_clients_closed_total" { "reason" = "timeout" }, "Clients disconnected by respgate, by reason.";
     closed_limit: Counter "respgate_clients_closed_total" { "reason" = "tenant_full" }, "Clients disconnected by respgate, by reason.";
     closed_removed: Counter "respgate_clients_closed_total" { "reason" = "removed" }, "Clients disconnected by respgate, by reason.";
+    closed_credentials: Counter "respgate_clients_closed_total" { "reason" = "credentials" }, "Clients disconnected by respgate, by reason.";
     command_timeouts: Counter "respgate_command_timeouts_total", "Commands that got no reply within command-timeout.";
     users_refused: Counter "respgate_auth_refused_total", "AUTHs of respgate's own users that failed.";
     auth_throttled: Counter "respgate_auth_throttled_total", "AUTHs refused because too many wrong passwords came from their source.";

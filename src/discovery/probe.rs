@@ -36,7 +36,12 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
             return told.unmet(error.to_string(), fault);
         }
     };
-    let greeting = Greeting { credentials: credentials.as_deref(), resp: Resp::V2, database: 0 };
+    let denied = login.denied(credentials.as_deref());
+    let greeting = Greeting {
+        accepted_before: login.has_worked(),
+        denied: Some(&denied),
+        ..Greeting::new(credentials.as_deref(), Resp::V2, 0)
+    };
     let mut control = Control::new(stream);
     let result = greet(&mut control, &greeting, Instant::now() + ANSWER_TIMEOUT).await;
     match (&result, &credentials) {
@@ -86,14 +91,19 @@ impl Told {
 pub(super) async fn says_primary(address: &Address, login: &Login, dialer: &Dialer) -> bool {
     let Ok(credentials) = login.newest() else { return false };
     let Ok(stream) = dialer.dial(address).await else { return false };
-    let greeting = Greeting { credentials: credentials.as_deref(), resp: Resp::V2, database: 0 };
+    let denied = login.denied(credentials.as_deref());
+    let greeting = Greeting {
+        accepted_before: login.has_worked(),
+        denied: Some(&denied),
+        ..Greeting::new(credentials.as_deref(), Resp::V2, 0)
+    };
     let greeted = greet(&mut Control::new(stream), &greeting, Instant::now() + ANSWER_TIMEOUT).await;
     matches!(greeted, Ok(Greeted { role: Some(Role::Primary { .. }), .. }))
 }
 
 fn judge(address: &Address, result: Result<Greeted, GreetError>, authenticated: bool) -> Finding {
     match result {
-        Ok(Greeted { role: Some(Role::Primary { .. }) | None, server }) => {
+        Ok(Greeted { role: Some(Role::Primary { .. }) | None, server, .. }) => {
             Finding::Primary(server.map(Arc::new))
         }
         Ok(Greeted { role: Some(Role::Replica { of, .. }), .. }) => {
@@ -142,7 +152,7 @@ mod tests {
     use bytes::Bytes;
 
     fn greeted(role: Option<Role>) -> Result<Greeted, GreetError> {
-        Ok(Greeted { role, server: None })
+        Ok(Greeted { role, server: None, needless_password: false })
     }
 
     #[test]

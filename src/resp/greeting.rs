@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::value::Value;
+use crate::rotation::denials::{Denied, Probe};
 use crate::secret::Credentials;
 use crate::topology::{Address, ServerInfo};
 
@@ -15,10 +16,44 @@ use crate::topology::{Address, ServerInfo};
 pub struct Greeting<'a> {
     /// `None`: no AUTH is sent.
     pub credentials: Option<&'a Credentials>,
+    /// The server has accepted these credentials before: if it has no password any more, it lets the connection in.
+    pub accepted_before: bool,
     /// The protocol version.
     pub resp: Resp,
     /// The database.
     pub database: u32,
+    /// Who selects the database, if not the user that the connection is opened as.
+    pub selector: Option<Selector<'a>>,
+    /// What the server denies the user: that is not sent. What it denies from now on is added.
+    pub denied: Option<&'a Denied>,
+}
+
+/// A user that selects the database before another one authenticates: the server keeps a database that is selected
+/// already, whether or not the later user may SELECT.
+#[derive(Clone, Copy, Debug)]
+pub struct Selector<'a> {
+    /// `None`: the server's default, without AUTH.
+    pub credentials: Option<&'a Credentials>,
+}
+
+impl<'a> Greeting<'a> {
+    /// A greeting by which `credentials`, or the server's default user, opens a connection and selects `database`.
+    pub fn new(credentials: Option<&'a Credentials>, resp: Resp, database: u32) -> Self {
+        Self { credentials, accepted_before: false, resp, database, selector: None, denied: None }
+    }
+
+    fn may(&self, probe: Probe) -> bool {
+        !self.denied.is_some_and(|denied| denied.contains(probe))
+    }
+
+    /// Notes whether `reply` denies the user the command.
+    fn note(&self, probe: Probe, reply: &Value) {
+        if let (Some(denied), Some(line)) = (self.denied, reply.error())
+            && has_code(line, b"NOPERM")
+        {
+            denied.insert(probe);
+        }
+    }
 }
 
 /// What the server said.
@@ -28,6 +63,8 @@ pub struct Greeted {
     pub role: Option<Role>,
     /// `None` when the server refuses HELLO (Redis before 6).
     pub server: Option<ServerInfo>,
+    /// A password was sent, and the server has none for its default user.
+    pub needless_password: bool,
 }
 
 /// A node's own word on its place in replication.
@@ -81,8 +118,10 @@ pub enum GreetError {
 /// - `CLIENT SETINFO LIB-NAME respgate` (Redis 7.2), for whoever reads CLIENT LIST;
 /// - `PING`, which alone is refused while the server loads its data set or a replica has lost its primary: HELLO
 ///   and ROLE are answered then as ever;
-/// - `ROLE`, and where the user may not run it, `INFO replication` afterwards;
-/// - `SELECT`, unless the database is 0.
+/// - `ROLE`; where the user may not run it, HELLO's word counts, and for the rest `INFO replication` afterwards;
+/// - `SELECT`, unless the database is 0 or has been selected by another user before AUTH.
+///
+/// What the server is known to deny the user is left out, so that its `ACL LOG` does not fill with it.
 ///
 /// # Errors
 ///
@@ -95,20 +134,36 @@ pub async fn greet<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let selected = select_before(control, greeting, deadline).await?;
+    let mut needless_password = false;
     if let Some(credentials) = greeting.credentials {
-        authenticate(control, credentials, deadline).await?;
+        match authenticate(control, credentials, deadline).await {
+            Err(GreetError::AuthRefused(line)) if greeting.accepted_before && wants_no_password(&line) => {
+                needless_password = true;
+            }
+            authenticated => authenticated?,
+        }
     }
     let mut digits = itoa::Buffer::new();
-    let database = (greeting.database != 0).then(|| digits.format(greeting.database));
+    let database = (greeting.database != 0 && !selected).then(|| digits.format(greeting.database));
     let version: &[u8] = match greeting.resp {
         Resp::V2 => b"2",
         Resp::V3 => b"3",
     };
     control.send(&[b"HELLO", version]);
-    control.send(&[b"CLIENT", b"CAPA", b"redirect"]);
-    control.send(&[b"CLIENT", b"SETINFO", b"LIB-NAME", b"respgate"]);
-    control.send(&[b"PING"]);
-    control.send(&[b"ROLE"]);
+    let optional: [(Probe, &[&[u8]]); 4] = [
+        (Probe::ClientCapa, &[b"CLIENT", b"CAPA", b"redirect"]),
+        (Probe::ClientSetInfo, &[b"CLIENT", b"SETINFO", b"LIB-NAME", b"respgate"]),
+        (Probe::Ping, &[b"PING"]),
+        (Probe::Role, &[b"ROLE"]),
+    ];
+    let asked = optional.map(|(probe, words)| {
+        let may = greeting.may(probe);
+        if may {
+            control.send(words);
+        }
+        may.then_some(probe)
+    });
     if let Some(database) = database {
         control.send(&[b"SELECT", database.as_bytes()]);
     }
@@ -123,25 +178,34 @@ where
             return Err(GreetError::NotReady(line.clone()));
         }
     }
-    for optional in ["CLIENT CAPA", "CLIENT SETINFO"] {
+    let mut role = None;
+    for probe in asked.into_iter().flatten() {
         let reply = control.reply(deadline).await?;
-        tracing::trace!(command = optional, refused = reply.error().is_some());
+        greeting.note(probe, &reply);
+        match probe {
+            // Judged before HELLO's own refusal: PING gives the line that any command of a client would get.
+            Probe::Ping => match reply.error() {
+                Some(line) if has_code(line, b"NOAUTH") => {
+                    return Err(GreetError::AuthRequired(line.clone()));
+                }
+                Some(line) if not_ready(line) => return Err(GreetError::NotReady(line.clone())),
+                // MISCONF, BUSY and NOPERM come from a server that is alive.
+                Some(_) => {}
+                None => expect_word(&reply, "PING", "PONG")?,
+            },
+            Probe::Role => role = Some(reply),
+            _ => tracing::trace!(?probe, refused = reply.error().is_some()),
+        }
     }
-    // Judged before HELLO's own refusal: PING gives the line that any command of a client would get.
-    let ping = control.reply(deadline).await?;
-    match ping.error() {
-        Some(line) if has_code(line, b"NOAUTH") => return Err(GreetError::AuthRequired(line.clone())),
-        Some(line) if not_ready(line) => return Err(GreetError::NotReady(line.clone())),
-        // MISCONF, BUSY and NOPERM come from a server that is alive.
-        Some(_) => {}
-        None => expect_word(&ping, "PING", "PONG")?,
+    if let Some(line) = hello.error().filter(|line| has_code(line, b"NOAUTH")) {
+        return Err(GreetError::AuthRequired(line.clone()));
     }
+    let says_primary = hello.field("role").and_then(Value::text) == Some("master");
     let server = match hello {
         Value::Error(line) if greeting.resp == Resp::V3 => return Err(GreetError::NoResp3(line)),
         Value::Error(_) => None,
         hello => Some(server_info(&hello)),
     };
-    let role = control.reply(deadline).await?;
     if database.is_some() {
         match control.reply(deadline).await? {
             Value::Error(line) if not_ready(&line) => return Err(GreetError::NotReady(line)),
@@ -150,21 +214,55 @@ where
         }
     }
     let role = match role {
-        Value::Error(line) if has_code(&line, b"NOAUTH") => return Err(GreetError::AuthRequired(line)),
-        Value::Error(line) if forbidden(&line) => {
-            match control.call(&[b"INFO", b"replication"], deadline).await? {
+        Some(Value::Error(line)) if has_code(&line, b"NOAUTH") => return Err(GreetError::AuthRequired(line)),
+        // BUSY, above all: the role stays unknown, which is not the same as being no one's business.
+        Some(Value::Error(line)) if !forbidden(&line) => return Err(GreetError::NotReady(line)),
+        // Everybody may send HELLO.
+        None | Some(Value::Error(_)) if says_primary => Some(Role::Primary { offset: None }),
+        None | Some(Value::Error(_)) if !greeting.may(Probe::Info) => None,
+        None | Some(Value::Error(_)) => {
+            let info = control.call(&[b"INFO", b"replication"], deadline).await?;
+            greeting.note(Probe::Info, &info);
+            match info {
                 Value::Error(line) if !forbidden(&line) => return Err(GreetError::NotReady(line)),
                 info => info.text().and_then(role_from_info),
             }
         }
-        // BUSY, above all: the role stays unknown, which is not the same as being no one's business.
-        Value::Error(line) => return Err(GreetError::NotReady(line)),
-        role => Some(
+        Some(role) => Some(
             role_from_reply(&role)
                 .ok_or_else(|| ControlError::Protocol("the reply to ROLE has an unknown shape".into()))?,
         ),
     };
-    Ok(Greeted { role, server })
+    Ok(Greeted { role, server, needless_password })
+}
+
+/// Has the greeting's selector select the database. Returns true if it did. Whatever else the server answers is left to
+/// the user that the connection is opened as.
+async fn select_before<S>(
+    control: &mut Control<S>,
+    greeting: &Greeting<'_>,
+    deadline: Instant,
+) -> Result<bool, GreetError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(selector) = greeting.selector.filter(|_| greeting.database != 0) else { return Ok(false) };
+    if let Some(credentials) = selector.credentials {
+        match authenticate(control, credentials, deadline).await {
+            Ok(()) => {}
+            Err(GreetError::AuthRefused(line)) if wants_no_password(&line) => {}
+            Err(GreetError::AuthRefused(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    let mut digits = itoa::Buffer::new();
+    let database = digits.format(greeting.database).as_bytes();
+    let reply = control.call(&[b"SELECT", database], deadline).await?;
+    match reply.error() {
+        Some(line) if not_ready(line) => Err(GreetError::NotReady(line.clone())),
+        Some(_) => Ok(false),
+        None => Ok(true),
+    }
 }
 
 async fn authenticate<S>(
@@ -185,6 +283,13 @@ where
         Value::Error(line) => Err(GreetError::AuthRefused(without_arguments(&line))),
         _ => Ok(()),
     }
+}
+
+/// Returns true if the line refuses AUTH because the default user has no password: then everybody is that user already
+/// (observed on valkey 8.0 and redis 7.0; the second is of servers before users).
+fn wants_no_password(line: &[u8]) -> bool {
+    line.starts_with(b"ERR AUTH <password> called without any password configured")
+        || line.starts_with(b"ERR Client sent AUTH, but no password is set")
 }
 
 /// The error line of a refused AUTH, fit to be shown: of a command that it does not know, a server quotes the arguments

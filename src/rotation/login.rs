@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::denials::{Denials, Denied};
 use crate::secret::Credentials;
 
 /// While a server goes on refusing, it is logged so often at most.
@@ -22,6 +23,7 @@ pub struct Login {
     whose: Whose,
     account: Arc<Account>,
     standing: Arc<watch::Sender<Standing>>,
+    denials: Denials,
 }
 
 /// For whom respgate authenticates. As text: the user and password that are meant.
@@ -83,6 +85,7 @@ impl Login {
             whose: Whose::Own,
             account: Arc::new(Account { newest: watch::channel(newest).0, asked: Notify::new() }),
             standing: Arc::new(watch::channel(Standing::default()).0),
+            denials: Denials::default(),
         }
     }
 
@@ -92,7 +95,18 @@ impl Login {
             whose,
             account: self.account.clone(),
             standing: Arc::new(watch::channel(Standing::default()).0),
+            denials: Denials::default(),
         }
+    }
+
+    /// What the server denies its users of the commands that respgate sends by itself.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// What the server denies the user of `credentials`.
+    pub fn denied(&self, credentials: Option<&Credentials>) -> Arc<Denied> {
+        self.denials.of(credentials.map_or("default", Credentials::user))
     }
 
     /// For whom respgate authenticates with these.

@@ -20,6 +20,7 @@
 mod changes;
 mod command;
 pub mod credentials;
+pub mod denials;
 mod digest;
 pub mod login;
 pub mod source;

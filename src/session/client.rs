@@ -35,6 +35,8 @@ pub struct Client {
     pub resp: Resp,
     /// The selected database.
     pub database: u32,
+    /// Who selected the database, if not `identity`: the server keeps it when the user changes.
+    pub selector: Option<Rc<Identity>>,
     /// Who it acts as; `None` until it authenticates, where it must.
     pub identity: Option<Rc<Identity>>,
     /// The name it has authenticated as; `None` if it acts as the identity without being asked who it is.
@@ -73,6 +75,7 @@ impl Client {
             since: Instant::now(),
             resp: Resp::V2,
             database,
+            selector: identity.clone(),
             identity,
             login: None,
             known: origin.known,
@@ -87,6 +90,7 @@ impl Client {
     pub fn reset(&mut self, database: u32, identity: Option<Rc<Identity>>) {
         self.resp = Resp::V2;
         self.database = database;
+        self.selector.clone_from(&identity);
         self.identity = identity;
         self.login = None;
         self.name.set(b"");
@@ -94,6 +98,17 @@ impl Client {
         if self.replying == Replying::Off {
             self.replying = Replying::On;
         }
+    }
+
+    /// Acts as `identity` from now on. The database stays, as on the server, whoever selected it.
+    pub fn act_as(&mut self, identity: Rc<Identity>) {
+        self.identity = Some(identity);
+    }
+
+    /// The database that the client has selected as who it is.
+    pub fn select(&mut self, database: u32) {
+        self.database = database;
+        self.selector.clone_from(&self.identity);
     }
 
     /// The name of the user that the client is, `default` while it is none.

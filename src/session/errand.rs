@@ -72,7 +72,7 @@ impl Session {
             Errand::Greet => {
                 let upstream = self.around.upstream.clone();
                 let own = upstream.identities.own().clone();
-                let key = Key { identity: own, database: upstream.config.database, resp: Resp::V2 };
+                let key = Key::new(own, upstream.config.database, Resp::V2);
                 // Refused or not: what it says about AUTH has been noted.
                 let _ = self.opened(&key).await;
                 upstream.auth_cleared();
@@ -119,7 +119,8 @@ impl Session {
             && let Some(key) = self.key()
             && let Err(line) = self.opened(&key).await
         {
-            return if self.admitted() { self.refuse(&line) } else { self.refuse(refusal::NO_AUTH_HELLO) };
+            self.refuse(if self.admitted() { &line } else { refusal::NO_AUTH_HELLO });
+            return self.close_if_dead();
         }
         // A user who may not use HELLO leaves the version unknown.
         let server = self.around.upstream.server().unwrap_or_else(|| Rc::new(ServerInfo::default()));
@@ -234,7 +235,7 @@ impl Session {
 
     fn act_as(&mut self, identity: Rc<Identity>) {
         if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
-            self.client.identity = Some(identity);
+            self.client.act_as(identity);
             self.leave_lane();
         }
     }
@@ -252,14 +253,36 @@ impl Session {
 
     async fn select(&mut self, database: u32) {
         let Some(mut key) = self.key() else { return };
-        key.database = database;
-        match self.opened(&key).await {
+        // A connection in database 0 needs no SELECT, which would tell whether the user may select.
+        let untold = database == 0 && key.selector.is_some();
+        key = Key::new(key.identity, database, key.resp);
+        let selected = match self.opened(&key).await {
+            Ok(()) if untold => self.ask_to_select(&key).await,
+            selected => selected,
+        };
+        match selected {
             Ok(()) => {
-                self.client.database = database;
+                self.client.select(database);
                 self.leave_lane();
                 self.answer(write::ok);
             }
-            Err(line) => self.refuse(&line),
+            Err(line) => {
+                self.refuse(&line);
+                self.close_if_dead();
+            }
+        }
+    }
+
+    /// Has the server say whether `key`'s user may select its database.
+    async fn ask_to_select(&mut self, key: &Key) -> Result<(), Rc<[u8]>> {
+        let upstream = self.around.upstream.clone();
+        let (replies, share) = (self.replies.clone(), self.share_due());
+        tokio::select! {
+            asked = upstream.ask_to_select(key, &replies, share) => asked,
+            () = self.left() => {
+                self.closing = Some(Close::Left);
+                Err(Rc::from(CLIENT_LEFT))
+            }
         }
     }
 
@@ -368,8 +391,7 @@ async fn judge_by_upstream(
     let attempt = Attempt { source, realm, user: name.as_bytes(), digest };
     let believed = || upstream.identities.believes(user, password, throttle.remembered(&digest));
     let ask = async || {
-        let key =
-            Key { identity: upstream.identities.candidate(user, password), database: 0, resp: Resp::V2 };
+        let key = Key::new(upstream.identities.candidate(user, password), 0, Resp::V2);
         match upstream.verify(&key).await {
             Ok(()) => {
                 upstream.identities.accept(&key.identity);

@@ -95,6 +95,8 @@ pub enum Close {
     Full,
     /// Its user is no more, or what it listens to is denied from now on.
     Removed,
+    /// The server refuses the password that the client brought and that worked before.
+    Credentials,
 }
 
 impl Close {
@@ -109,7 +111,8 @@ impl Close {
             | Self::Tls
             | Self::UpstreamLost
             | Self::Full
-            | Self::Removed => false,
+            | Self::Removed
+            | Self::Credentials => false,
         }
     }
 }
@@ -232,6 +235,7 @@ impl Session {
             Close::Expired => counters.closed_timeout.rise(),
             Close::Full => counters.closed_limit.rise(),
             Close::Removed => counters.closed_removed.rise(),
+            Close::Credentials => counters.closed_credentials.rise(),
         }
         let certificate = self.client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(
@@ -317,7 +321,8 @@ impl Session {
     /// The key of the connections that this client's commands may travel on.
     fn key(&self) -> Option<Key> {
         let identity = self.client.identity.clone()?;
-        Some(Key { identity, database: self.client.database, resp: self.client.resp })
+        let Client { database, resp, selector, .. } = &self.client;
+        Some(Key::new(identity, *database, *resp).selected_by(selector.as_ref()))
     }
 
     /// The lane that this client's shared commands travel on.
@@ -332,6 +337,28 @@ impl Session {
     fn leave_lane(&mut self) {
         if let Some(lane) = self.lane.take() {
             lane.leave(self.client.id);
+        }
+    }
+
+    /// Ends the session if the server refuses the client's own password, which it accepted before, on a new connection: a
+    /// library that is disconnected connects again, and fetches a new password for that. To be called once the command has
+    /// been answered.
+    fn close_if_dead(&mut self) {
+        if self.client.identity.as_ref().is_some_and(|identity| identity.is_dead()) {
+            tracing::info!(
+                client = self.client.id,
+                peer = self.client.peer,
+                "a client is disconnected: the server no longer accepts its password"
+            );
+            self.closing.get_or_insert(Close::Credentials);
+        }
+    }
+
+    /// Why a session ends whose replies were cut.
+    fn cut(&self) -> Close {
+        match &self.client.identity {
+            Some(identity) if identity.is_dead() => Close::Credentials,
+            _ => Close::UpstreamLost,
         }
     }
 

@@ -186,7 +186,8 @@ impl Session {
                 }
                 Admission::Refused(line) => {
                     self.refuse(&line);
-                    return Step::Done;
+                    self.close_if_dead();
+                    return self.closing.map_or(Step::Done, |close| Step::Taken(Pause::Close(close)));
                 }
             }
         }

@@ -100,7 +100,7 @@ impl Session {
             match self.replies.standing() {
                 Standing::Open | Standing::Gone => {}
                 Standing::Overflowed => return Poll::Ready(Turn::Close(Close::Slow)),
-                Standing::Cut => return Poll::Ready(Turn::Close(Close::UpstreamLost)),
+                Standing::Cut => return Poll::Ready(Turn::Close(self.cut())),
             }
             if self.poll_stalled(cx, blocked && !due_later).is_ready() {
                 return Poll::Ready(Turn::Close(Close::Slow));

@@ -299,7 +299,12 @@ impl Task {
             self.upstream.login.newest_within(GREETING_TIMEOUT).await.map_err(|why| away(&why))?;
         let stream = self.upstream.dialer.dial(&primary.address).await.map_err(|why| away(&why))?;
         let mut control = Control::new(stream);
-        let greeting = Greeting { credentials: credentials.as_deref(), resp: Resp::V2, database: 0 };
+        let denied = self.upstream.login.denied(credentials.as_deref());
+        let greeting = Greeting {
+            accepted_before: self.upstream.login.has_worked(),
+            denied: Some(&denied),
+            ..Greeting::new(credentials.as_deref(), Resp::V2, 0)
+        };
         let greeted = greet(&mut control, &greeting, Instant::now() + GREETING_TIMEOUT).await;
         match (&greeted, &credentials) {
             (Err(GreetError::AuthRefused(line)), Some(credentials)) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lane::{Lane, Phase};
-use super::open::{Key, Link, OpenFault, open};
+use super::open::{Key, Link, NeedlessPassword, OpenFault, open};
 use super::pump::{End, Pump};
 use super::queue::{Loss, Queue, Settled};
 use super::renew::Renewal;
@@ -93,7 +93,7 @@ async fn connect(
         return None;
     };
     lane.renew();
-    match open(upstream, &primary, lane.key()).await {
+    match open(upstream, &primary, lane.key(), NeedlessPassword::Accepted).await {
         Ok(_) if upstream.generation() != Some(primary.generation) => {}
         Ok(link) => {
             if !refused {
@@ -163,7 +163,10 @@ async fn fail_held(lane: &Lane, upstream: &Upstream, event: impl Future<Output =
 
 fn refuse(lane: &Lane, line: Vec<u8>) {
     let line: Rc<[u8]> = line.into();
-    lane.fail_all(&line);
+    match lane.key().identity.is_dead() {
+        true => lane.fail_and_disconnect(&line),
+        false => drop(lane.fail_all(&line)),
+    }
     lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
 }
 

@@ -19,7 +19,11 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
             timeline.log(&upstream.config.name);
         }
         upstream.renew_users();
-        upstream.leases.tend(upstream.config.lease_idle, upstream.config.ping_interval);
+        let asks =
+            upstream.leases.tend(upstream.config.lease_idle, upstream.config.ping_interval, |identity| {
+                upstream.may_ping(identity)
+            });
+        asks.into_iter().for_each(|key| upstream.ask_about(key));
         upstream.leases.expire(upstream.config.response_timeout);
         upstream.fans.borrow().values().for_each(|fan| fan.inspect(&upstream));
         for lane in upstream.every_lane() {
@@ -29,7 +33,7 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
             if references > 2 && !upstream.config.ping_interval.is_zero() {
                 // The first look sees that nothing has come since the one before.
                 let ticks = upstream.config.ping_interval.as_secs().saturating_sub(1);
-                lane.keep_alive(ticks, &nobody);
+                lane.keep_alive(ticks, &nobody, || upstream.may_ping(&lane.key().identity));
             }
         }
     }

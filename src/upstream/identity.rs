@@ -15,6 +15,8 @@ use crate::topology::Generation;
 
 /// How long a verified password is believed without asking the server again.
 pub const BELIEVED: Duration = Duration::from_secs(60);
+/// How long a refusal stands before an old connection's identity is tried again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Identities remembered by one worker for one upstream; unused ones are forgotten first.
 const REMEMBERED: usize = 4096;
 /// The longest password of an identity that is remembered, in bytes. Each client with a longer one has its own identity.
@@ -28,12 +30,31 @@ pub struct Identity {
     verified: Cell<Option<Instant>>,
     /// When the server last refused the password.
     doubted: Cell<Option<Instant>>,
+    /// The server has accepted the password at least once.
+    accepted: Cell<bool>,
+    /// The server's last word on the password was a refusal.
+    refused: Cell<bool>,
+    /// When the server last let a connection in.
+    let_in: Cell<Option<Instant>>,
+    /// A connection is being opened to learn whether the server still lets the identity in.
+    pub(super) asking: Cell<bool>,
     /// Whether the server refuses what respgate keeps for it.
     pub(super) refusals: Refusals,
     /// Connections that were begun until then are not used again once they are idle.
     outdated: Cell<Option<Instant>>,
     /// The primary that refused it the loading of scripts.
     may_not_load: Cell<Option<Generation>>,
+}
+
+/// What is to be done with a connection that is as old as it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aging {
+    /// It ends: the server lets its identity in again.
+    Ends,
+    /// It stays: the server would not let its identity in again.
+    Stays,
+    /// It stays until the server has been asked whether it lets the identity in.
+    AskFirst,
 }
 
 #[derive(Debug)]
@@ -62,6 +83,10 @@ impl Identity {
             who,
             verified: Cell::default(),
             doubted: Cell::default(),
+            accepted: Cell::default(),
+            refused: Cell::default(),
+            let_in: Cell::default(),
+            asking: Cell::default(),
             refusals: Refusals::default(),
             outdated: Cell::default(),
             may_not_load: Cell::default(),
@@ -107,6 +132,33 @@ impl Identity {
         matches!(self.credentials(), Ok(Some(_))) && self.login().is_some() && !self.has_worked()
     }
 
+    /// Returns true if the server has accepted credentials of this identity at least once.
+    pub(super) fn was_accepted(&self) -> bool {
+        self.accepted.get() || self.has_worked()
+    }
+
+    /// Returns true if a client brought the password, and the server refused it when it was asked last. Connections that
+    /// are open stay authenticated; a session that needs a new one can only get it with another password.
+    pub fn is_dead(&self) -> bool {
+        self.refused.get() && matches!(self.who, Who::Client(_))
+    }
+
+    /// What is to be done with a connection of this identity that was to be replaced at `due`.
+    pub(super) fn aging(&self, due: Instant) -> Aging {
+        let is_client = matches!(self.who, Who::Client(_));
+        if self.refused.get() {
+            let lately = self.doubted.get().is_some_and(|at| at.elapsed() < ASK_AGAIN);
+            return if lately || !is_client { Aging::Stays } else { Aging::AskFirst };
+        }
+        let sure = !is_client || self.let_in.get().is_some_and(|at| at >= due);
+        if sure { Aging::Ends } else { Aging::AskFirst }
+    }
+
+    /// Returns true if the server refused the newest credentials when it was asked last.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.get()
+    }
+
     /// Whether the credentials that respgate keeps for it are others than when this was last asked.
     pub(super) fn has_new_credentials(&self) -> bool {
         let Who::Kept { login, seen } = &self.who else { return false };
@@ -144,12 +196,24 @@ impl Identity {
     /// The server has just accepted the password.
     pub fn confirm(&self) {
         self.verified.set(Some(Instant::now()));
+        self.accepted.set(true);
+        self.refused.set(false);
+        self.let_in.set(Some(Instant::now()));
+    }
+
+    /// The server has no password for this user any more, and lets everybody in: the identity stays accepted, and the next
+    /// AUTH of a client is judged by the server itself.
+    pub(super) fn note_needless(&self) {
+        self.verified.set(None);
+        self.refused.set(false);
+        self.let_in.set(Some(Instant::now()));
     }
 
     /// The server has refused the password: ask again next time.
     pub fn doubt(&self) {
         self.verified.set(None);
         self.doubted.set(Some(Instant::now()));
+        self.refused.set(true);
     }
 
     /// Whether the server accepted the password lately.
@@ -210,6 +274,7 @@ impl Identities {
 
     /// The server has accepted a candidate: others with its user and password are the same from now on.
     pub fn accept(&self, candidate: &Rc<Identity>) {
+        candidate.accepted.set(true);
         let short = match &candidate.who {
             Who::Client(credentials) => credentials.password.expose().len() <= LONGEST_REMEMBERED,
             Who::Kept { .. } => true,
@@ -312,6 +377,29 @@ mod tests {
         assert!(identity.has_new_credentials());
         assert!(!identity.has_new_credentials());
         assert_eq!(identity.credentials().unwrap().unwrap().password.expose(), b"two");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_ends_only_if_another_is_to_be_had() {
+        let identities = Identities::new(Login::default());
+        let identity = identities.of(None, b"pw");
+        identity.confirm();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let due = Instant::now();
+        assert_eq!(identity.aging(due), Aging::AskFirst);
+        identity.doubt();
+        assert_eq!(identity.aging(due), Aging::Stays);
+        assert!(identity.is_dead());
+        tokio::time::advance(ASK_AGAIN).await;
+        assert_eq!(identity.aging(due), Aging::AskFirst);
+        identity.note_needless();
+        assert_eq!(identity.aging(due), Aging::Ends);
+        assert!(!identity.is_dead() && identity.was_accepted() && !identity.believed());
+        let own = identities.own();
+        assert_eq!(own.aging(due), Aging::Ends);
+        own.doubt();
+        assert_eq!(own.aging(due), Aging::Stays);
+        assert!(!own.is_dead());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use super::identity::{Aging, Identity};
 use super::open::{Key, Link};
 use crate::net::read_buffer::ReadBuffer;
 use crate::topology::Generation;
@@ -85,20 +86,34 @@ impl IdleLinks {
 
     /// Closes those that have been idle for `limit`, are too old or broken, and pings those that have been quiet for
     /// `ping` (zero: none).
-    pub(super) fn tend(&self, limit: Duration, ping: Duration) {
+    /// Returns keys of connections that are too old and of whose users it is not known whether the server lets them in again.
+    pub(super) fn tend(
+        &self,
+        limit: Duration,
+        ping: Duration,
+        may_ping: impl Fn(&Identity) -> bool,
+    ) -> Vec<Key> {
         let now = Instant::now();
+        let mut asks: Vec<Key> = Vec::new();
         self.0.borrow_mut().retain_mut(|idle| {
-            let old = idle.link.retires.is_some_and(|at| at <= now);
-            if old || now - idle.since >= limit {
+            let due = idle.link.retires.filter(|at| *at <= now);
+            let aging = due.map(|due| idle.key.identity.aging(due));
+            if aging == Some(Aging::Ends) || now - idle.since >= limit {
                 return false;
+            }
+            let known = |key: &Key| key.identity.id() == idle.key.identity.id();
+            if aging == Some(Aging::AskFirst) && !asks.iter().any(known) {
+                asks.push(idle.key.clone());
             }
             match idle.state() {
                 State::Broken => false,
                 State::Awaiting => idle.pinged.is_none_or(|at| now - at < PONG_PATIENCE),
                 State::Sound if ping.is_zero() || now - idle.heard < ping => true,
+                State::Sound if !may_ping(&idle.key.identity) => true,
                 State::Sound => idle.ping(now),
             }
         });
+        asks
     }
 }
 
@@ -179,7 +194,7 @@ mod tests {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (server, _) = listener.accept().await.unwrap();
             let identity = Rc::clone(Identities::new(Login::default(), std::sync::Arc::default()).own());
-            let key = Key { identity, database: 0, resp: Resp::V2 };
+            let key = Key::new(identity, 0, Resp::V2);
             let link = Link {
                 stream: Stream::Tcp(stream),
                 read: ReadBuffer::new(1024),
@@ -190,7 +205,7 @@ mod tests {
             };
             let mut bench = Self { idle: IdleLinks::default(), key, server };
             bench.idle.put(bench.key.clone(), link);
-            bench.idle.tend(LONG, Duration::from_nanos(1));
+            bench.idle.tend(LONG, Duration::from_nanos(1), |_| true);
             let mut sent = [0; 14];
             bench.server.read_exact(&mut sent).await.unwrap();
             assert_eq!(&sent, PING);
@@ -230,11 +245,11 @@ mod tests {
             assert_eq!(bench.idle.len(), 0);
         }
         let silent = Bench::pinged().await;
-        silent.idle.tend(LONG, LONG);
+        silent.idle.tend(LONG, LONG, |_| true);
         assert_eq!(silent.idle.len(), 1);
         tokio::time::pause();
         tokio::time::advance(PONG_PATIENCE).await;
-        silent.idle.tend(LONG, LONG);
+        silent.idle.tend(LONG, LONG, |_| true);
         assert_eq!(silent.idle.len(), 0);
     }
 

@@ -361,7 +361,7 @@ impl Lane {
 
     /// Pings a connection that has carried nothing at `ticks` looks, a second apart. Servers and the network between close
     /// idle ones (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
-    pub(super) fn keep_alive(&self, ticks: u64, nobody: &Rc<Replies>) {
+    pub(super) fn keep_alive(&self, ticks: u64, nobody: &Rc<Replies>, may_ping: impl FnOnce() -> bool) {
         let progress = {
             let queue = self.queue.borrow();
             if !queue.is_empty() || !self.is_open() {
@@ -375,7 +375,9 @@ impl Lane {
             return self.quiet.set((progress, quiet));
         }
         self.quiet.set((progress, 0));
-        self.push(b"*1\r\n$4\r\nPING\r\n", nobody, IfLost::Resend, true);
+        // Everybody may send HELLO, whatever the server's ACL says.
+        let asks: &[u8] = if may_ping() { b"*1\r\n$4\r\nPING\r\n" } else { b"*1\r\n$5\r\nHELLO\r\n" };
+        self.push(asks, nobody, IfLost::Resend, true);
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -425,6 +427,15 @@ impl Lane {
 
     /// Fails every request with the same error line.
     pub(super) fn fail_all(&self, line: &[u8]) -> usize {
+        self.fail(line).len()
+    }
+
+    /// Fails every request with the same error line, and disconnects the clients that sent them.
+    pub(super) fn fail_and_disconnect(&self, line: &[u8]) {
+        self.fail(line).iter().for_each(|slot| slot.replies.cut());
+    }
+
+    fn fail(&self, line: &[u8]) -> Vec<Slot> {
         let slots: Vec<Slot> = self.queue.borrow_mut().drain().collect();
         for slot in &slots {
             match slot.verdict() {
@@ -432,7 +443,7 @@ impl Lane {
                 None => answer(slot, &[line, b"\r\n"].concat()),
             }
         }
-        slots.len()
+        slots
     }
 }
 

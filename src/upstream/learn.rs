@@ -44,8 +44,40 @@ impl Upstream {
         self.learned.borrow().is_some()
     }
 
+    /// Sends SELECT on a connection for `key`, which is in that database already.
+    ///
+    /// # Errors
+    /// The error line for the client, without CRLF: the server's own, if the user may not SELECT.
+    pub async fn ask_to_select(
+        self: &Rc<Self>,
+        key: &Key,
+        replies: &Rc<Replies>,
+        share: Share,
+    ) -> Result<(), Rc<[u8]>> {
+        let mut lease = self.lease(key, replies, share).await?;
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let mut control = Control::new(&mut lease.link.stream);
+        control.set_resp(key.resp);
+        let database = key.database.to_string();
+        let reply = control.call(&[b"SELECT", database.as_bytes()], deadline).await;
+        drop(control);
+        let answer = match reply {
+            Ok(reply) => reply.error().map_or(Ok(()), |line| Err([b"-", line.as_ref()].concat().into())),
+            Err(error) => {
+                return Err(format!("-ERR respgate: the server did not answer SELECT: {error}")
+                    .into_bytes()
+                    .into());
+            }
+        };
+        // The database is the one that the connection had, and the reply has come.
+        if let Some(lease) = lease.proven() {
+            lease.give_back();
+        }
+        answer
+    }
+
     async fn ask_for_commands(self: &Rc<Self>, asker: &Key, deadline: Instant) -> Option<Learned> {
-        let key = |identity: &Rc<Identity>| Key { identity: identity.clone(), database: 0, resp: Resp::V2 };
+        let key = |identity: &Rc<Identity>| Key::new(identity.clone(), 0, Resp::V2);
         let nobody = Replies::nobody(&self.buffers);
         let as_itself = match asker.identity.login().map(Login::whose) {
             Some(Whose::User(_)) => {

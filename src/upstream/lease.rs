@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::history::History;
-use super::identity::Identity;
+use super::identity::{Aging, Identity};
 use super::idle::{IdleLinks, sound};
-use super::open::{Key, Link, OpenFault, open};
+use super::open::{Key, Link, NeedlessPassword, OpenFault, open};
 use super::replies::Replies;
 use super::turns::{Share, Turns};
 use crate::command::Trace;
@@ -106,6 +106,15 @@ enum Patience {
     Waits,
     /// A client has sent the same ones and asks whether they are right.
     AsksOnce,
+}
+
+impl Patience {
+    fn needless_password(self) -> NeedlessPassword {
+        match self {
+            Self::Waits => NeedlessPassword::Accepted,
+            Self::AsksOnce => NeedlessPassword::Refused,
+        }
+    }
 }
 
 /// A lease's entry in the list of those that a newer primary cuts.
@@ -201,11 +210,17 @@ impl Leases {
     }
 
     /// Closes connections that have been idle for longer than `limit`, and has those pinged that have been quiet for
-    /// `ping` (zero: none); those that sessions hold, [`HELD_PING`] times as rarely.
-    pub(super) fn tend(&self, limit: Duration, ping: Duration) {
-        self.idle.tend(limit, ping);
+    /// `ping` (zero: none); those that sessions hold, [`HELD_PING`] times as rarely. Returns whom the server is to be asked
+    /// about, see [`IdleLinks::tend`].
+    pub(super) fn tend(
+        &self,
+        limit: Duration,
+        ping: Duration,
+        may_ping: impl Fn(&Identity) -> bool,
+    ) -> Vec<Key> {
+        let asks = self.idle.tend(limit, ping, may_ping);
         if ping.is_zero() {
-            return;
+            return asks;
         }
         let ticks = ping.saturating_mul(HELD_PING).as_secs().max(1);
         for out in self.out.borrow().values() {
@@ -217,6 +232,7 @@ impl Leases {
                 out.replies.wake();
             }
         }
+        asks
     }
 
     /// Connections of this identity, or of all, that were begun until now are not used again once they are idle.
@@ -235,7 +251,8 @@ impl Leases {
 
     /// Whether a connection may be used by yet another session.
     fn reusable(&self, key: &Key, link: &Link) -> bool {
-        link.retires.is_none_or(|at| at > Instant::now()) && !self.is_outdated(key, link.began)
+        let young = |at: &Instant| *at > Instant::now() || key.identity.aging(*at) != Aging::Ends;
+        link.retires.as_ref().is_none_or(young) && !self.is_outdated(key, link.began)
     }
 }
 
@@ -313,6 +330,11 @@ impl Lease {
         self.link.read.capacity()
     }
 
+    /// Who acts on it.
+    pub fn identity(&self) -> &Rc<Identity> {
+        &self.key.identity
+    }
+
     /// The server has sent something.
     pub fn heard(&self) {
         self.listed.out.heard.set(true);
@@ -366,6 +388,7 @@ impl Lease {
     /// The database that is selected on it has changed.
     pub fn reselected(&mut self, database: u32) {
         self.key.database = database;
+        self.key.selector = None;
     }
 }
 
@@ -415,6 +438,28 @@ impl Upstream {
     ) -> Result<Lease, Rc<[u8]>> {
         let grant = self.room(key, Share::default()).await?;
         self.open_lease(key, replies, grant.permit, Patience::AsksOnce).await
+    }
+
+    /// Opens a connection for `key`, to learn whether the server still lets its user in; it is idle afterwards.
+    pub(super) fn ask_about(self: &Rc<Self>, key: Key) {
+        if key.identity.asking.replace(true) {
+            return;
+        }
+        let upstream = self.clone();
+        self.meter.spawn_local(async move {
+            let primary = upstream.primary().filter(|_| !upstream.holding());
+            if let Some(primary) = primary {
+                let opened = open(&upstream, &primary, &key, NeedlessPassword::Accepted).await;
+                let leases = &upstream.leases;
+                let room = leases.taken.get() + leases.idle() < leases.limit;
+                if let Some(link) =
+                    opened.ok().filter(|link| room && Some(link.generation) == upstream.generation())
+                {
+                    leases.idle.put(key.clone(), link);
+                }
+            }
+            key.identity.asking.set(false);
+        });
     }
 
     /// Waits while a failover is under way.
@@ -474,7 +519,7 @@ impl Upstream {
         loop {
             // Tried before the hold is looked at: its end is only noticed by trying.
             if let Some(primary) = self.primary().filter(|_| !self.holding()) {
-                match open(self, &primary, key).await {
+                match open(self, &primary, key, patience.needless_password()).await {
                     Ok(mut link) if Some(link.generation) == self.generation() => {
                         if let Err(why) = self.tell_scripts(&mut link, key).await {
                             self.note_fault(why);

@@ -55,6 +55,7 @@ use crate::net::buffers::Buffers;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::poll_meter::PollMeter;
+use crate::rotation::denials::Probe;
 use crate::rotation::login::{Login, Whose};
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
@@ -287,6 +288,13 @@ impl Upstream {
 
     fn learn_server(&self, server: ServerInfo) {
         *self.server.borrow_mut() = Some(Rc::new(server));
+    }
+
+    /// Returns true unless the server has denied this identity PING. It is then not pinged: each PING would be an entry in
+    /// the server's `ACL LOG`.
+    pub fn may_ping(&self, identity: &Identity) -> bool {
+        let own = self.identities.own().login();
+        own.is_none_or(|own| !own.denials().of(&identity.user()).contains(Probe::Ping))
     }
 
     /// Whether a client that has not authenticated may do nothing but that.

@@ -13,8 +13,9 @@ use crate::net::read_buffer::ReadBuffer;
 use crate::net::stream::Stream;
 use crate::resp::Resp;
 use crate::resp::control::Control;
-use crate::resp::greeting::{GreetError, Greeting, Role, greet};
+use crate::resp::greeting::{GreetError, Greeting, Role, Selector, greet};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
+use crate::secret::Credentials;
 use crate::topology::{Generation, Hint, Primary};
 
 /// What must be equal for connections to be interchangeable.
@@ -26,11 +27,32 @@ pub struct Key {
     pub database: u32,
     /// The protocol version.
     pub resp: Resp,
+    /// Who selected the database, if not `identity`: an earlier user of the same client, or respgate itself. Connections
+    /// that differ in it are kept apart, since `identity` may not be allowed to SELECT.
+    pub selector: Option<Rc<Identity>>,
+}
+
+impl Key {
+    /// The key of connections on which `identity` selects the database itself.
+    pub fn new(identity: Rc<Identity>, database: u32, resp: Resp) -> Self {
+        Self { identity, database, resp, selector: None }
+    }
+
+    /// The same key, with a database that `selector` selected.
+    pub fn selected_by(self, selector: Option<&Rc<Identity>>) -> Self {
+        let other = selector.filter(|selector| self.database != 0 && selector.id() != self.identity.id());
+        Self { selector: other.cloned(), ..self }
+    }
+
+    fn selector_id(&self) -> Option<u64> {
+        self.selector.as_ref().map(|selector| selector.id())
+    }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
         self.identity.id() == other.identity.id()
+            && self.selector_id() == other.selector_id()
             && self.database == other.database
             && self.resp == other.resp
     }
@@ -40,7 +62,7 @@ impl Eq for Key {}
 
 impl std::hash::Hash for Key {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.identity.id(), self.database, self.resp).hash(state);
+        (self.identity.id(), self.selector_id(), self.database, self.resp).hash(state);
     }
 }
 
@@ -74,6 +96,15 @@ pub enum OpenFault {
     Unavailable(String),
 }
 
+/// What counts when the server has no password for the default user any more, and one is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NeedlessPassword {
+    /// It is accepted if the server has accepted it before: whoever was let in stays in, as on a connection that lasted.
+    Accepted,
+    /// The server's refusal: a client asks whether its password is right.
+    Refused,
+}
+
 /// How much one read from an upstream takes, in bytes.
 const READ: usize = 64 * 1024;
 
@@ -82,7 +113,12 @@ const READ: usize = 64 * 1024;
 ///
 /// # Errors
 /// See [`OpenFault`].
-pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Result<Link, OpenFault> {
+pub(super) async fn open(
+    upstream: &Upstream,
+    primary: &Arc<Primary>,
+    key: &Key,
+    needless: NeedlessPassword,
+) -> Result<Link, OpenFault> {
     let generation = primary.generation;
     let began = Instant::now();
     let unavailable = |text: String, hint: Hint| {
@@ -112,7 +148,21 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
         .await
         .map_err(|error| unavailable(error.to_string(), Hint::Lost(generation)))?;
     let mut control = Control::new(stream);
-    let greeting = Greeting { credentials: credentials.as_deref(), resp: key.resp, database: key.database };
+    let selector = key.selector.as_ref().filter(|selector| !selector.is_refused());
+    let selects_as = selector.map(|selector| selector.credentials());
+    let denied = upstream.identities.own().login().map(|own| {
+        let user = credentials.as_deref().map_or("default", Credentials::user);
+        own.denials().of(user)
+    });
+    let greeting = Greeting {
+        accepted_before: needless == NeedlessPassword::Accepted && identity.was_accepted(),
+        selector: match &selects_as {
+            Some(Ok(credentials)) => Some(Selector { credentials: credentials.as_deref() }),
+            Some(Err(_)) | None => None,
+        },
+        denied: denied.as_deref(),
+        ..Greeting::new(credentials.as_deref(), key.resp, key.database)
+    };
     let asked = Instant::now();
     let greeted = match greet(&mut control, &greeting, deadline).await {
         Ok(greeted) => greeted,
@@ -145,7 +195,10 @@ pub async fn open(upstream: &Upstream, primary: &Arc<Primary>, key: &Key) -> Res
         let text = format!("{} answered more than it was asked in its greeting", primary.address);
         return Err(unavailable(text, Hint::Lost(generation)));
     }
-    identity.confirm();
+    match greeted.needless_password {
+        true => identity.note_needless(),
+        false => identity.confirm(),
+    }
     if let Some((login, _)) = kept {
         login.accepted();
         identity.refusals.accepted();

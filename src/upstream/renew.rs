@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::config::Reauth;
-use super::identity::Identity;
+use super::identity::{Aging, Identity};
 use super::lane::{Lane, Order};
-use super::open::{Link, OpenFault, open};
+use super::open::{Link, NeedlessPassword, OpenFault, open};
 use super::pump::Pump;
 use super::{SharedPermit, Upstream};
 use crate::net::tls::client::ClientSet;
@@ -25,6 +25,9 @@ use crate::rotation::login::Newest;
 
 /// Connections that are to be replaced for one reason are so within this time, each at a random moment.
 const SPREAD: Duration = Duration::from_secs(5);
+
+/// How long the server may take to say whether it lets a user in, before an old connection is looked at again.
+const ASK_PAUSE: Duration = Duration::from_secs(1);
 
 type Opening = Pin<Box<dyn Future<Output = Result<Successor, OpenFault>>>>;
 
@@ -73,12 +76,20 @@ impl Renewal {
                     pump.cannot_isolate(lane);
                     return cx.waker().wake_by_ref();
                 }
-                pump.succeed_by(Successor { link: None, permit: None });
-                return cx.waker().wake_by_ref();
+                // The old one is closed first: not if the server might not let its user in again.
+                let aging = pump.link().retires.map(|due| lane.key().identity.aging(due));
+                if matches!(aging, None | Some(Aging::Ends)) {
+                    pump.succeed_by(Successor { link: None, permit: None });
+                    return cx.waker().wake_by_ref();
+                }
+                if aging == Some(Aging::AskFirst) {
+                    upstream.ask_about(lane.key().clone());
+                }
+                return lane.postpone_renewal(Instant::now() + ASK_PAUSE);
             };
             let (upstream, key) = (upstream.clone(), lane.key().clone());
             self.0 = Some(Box::pin(async move {
-                let link = open(&upstream, &primary, &key).await?;
+                let link = open(&upstream, &primary, &key, NeedlessPassword::Accepted).await?;
                 Ok(Successor { link: Some(link), permit: Some(permit) })
             }));
         }

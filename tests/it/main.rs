@@ -22,6 +22,7 @@ mod churn;
 mod clients;
 mod command_facts;
 mod commands;
+mod credentials;
 mod descriptors;
 mod diagnostics;
 mod discovery;

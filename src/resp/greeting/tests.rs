@@ -49,7 +49,7 @@ async fn run(greeting: Greeting<'_>, answers: &[&str]) -> Run {
 }
 
 fn plain(resp: Resp) -> Greeting<'static> {
-    Greeting { credentials: None, resp, database: 0 }
+    Greeting::new(None, resp, 0)
 }
 
 /// The replies to the second write, up to ROLE's.
@@ -75,7 +75,7 @@ async fn a_primary_introduces_itself_in_either_version() {
 #[tokio::test(start_paused = true)]
 async fn auth_travels_alone_and_select_last() {
     let credentials = Credentials { username: Some("app".into()), password: Secret::new("pw") };
-    let greeting = Greeting { credentials: Some(&credentials), resp: Resp::V2, database: 12 };
+    let greeting = Greeting::new(Some(&credentials), Resp::V2, 12);
     let second = format!("{}+OK\r\n", welcome(HELLO2, PRIMARY));
     let run = run(greeting, &["+OK\r\n", &second]).await;
     run.result.unwrap();
@@ -101,7 +101,8 @@ async fn old_servers_and_narrow_users_are_served() {
     assert_eq!((greeted.server, greeted.role), (None, Some(Role::Primary { offset: Some(3_129_659) })));
 
     // ROLE forbidden, INFO allowed; then both forbidden.
-    let first = format!("{HELLO2}{NOPERM}{NOPERM}{NOPERM}{NOPERM}");
+    let silent = HELLO2.replace("$6\r\nmaster", "$7\r\nreplica");
+    let first = format!("{silent}{NOPERM}{NOPERM}{NOPERM}{NOPERM}");
     let info = "role:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:6379\r\nmaster_link_status:down\r\n";
     let bulk = format!("${}\r\n{info}\r\n", info.len());
     let greeted = run(plain(Resp::V2), &[&first, &bulk]).await.result.unwrap();

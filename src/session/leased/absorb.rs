@@ -296,7 +296,7 @@ impl Leased {
 
     fn selected(&mut self, session: &mut Session, database: u32) {
         self.lease.reselected(database);
-        session.client.database = database;
+        session.client.select(database);
         session.leave_lane();
     }
 }

@@ -87,6 +87,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
             // First, since a full backlog of replies would keep it from being skipped, and answer it twice.
             session.skip_request();
             session.refuse(&line);
+            session.close_if_dead();
             return Ok(());
         }
     };
@@ -188,7 +189,7 @@ impl Leased {
             match session.replies.standing() {
                 Standing::Open | Standing::Gone => {}
                 Standing::Overflowed => return Poll::Ready(End::Close(Close::Slow)),
-                Standing::Cut => return Poll::Ready(End::Close(Close::UpstreamLost)),
+                Standing::Cut => return Poll::Ready(End::Close(session.cut())),
             }
             // Messages come unasked: only a subscriber that is not held back can let so much pile up.
             if self.piles_up(session) && session.replies.waiting() > session.around.config.max_reply_buffer {
@@ -216,7 +217,7 @@ impl Leased {
             if let Some(end) = self.ending.take() {
                 return Poll::Ready(end);
             }
-            if self.lease.takes_ping() {
+            if self.lease.takes_ping() && session.around.upstream.may_ping(self.lease.identity()) {
                 self.ping();
             }
             let mut moved = self.poll_client(cx, session, blocked && !due_later);

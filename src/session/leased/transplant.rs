@@ -71,7 +71,7 @@ impl Leased {
                         session.refuse(&line);
                     }
                 }
-                return Err(Close::UpstreamLost);
+                return Err(session.cut());
             }
         };
         (next.used, next.left, next.pins) = (true, self.left, self.pins);

@@ -14,7 +14,7 @@ use crate::net::backoff::Backoff;
 use crate::resp::Resp;
 use crate::topology::{Generation, Hint};
 use crate::upstream::SharedPermit;
-use crate::upstream::open::{Key, Link, OpenFault, open};
+use crate::upstream::open::{Key, Link, NeedlessPassword, OpenFault, open};
 
 /// Bounds of the time between two attempts to open the link.
 const AGAIN_MIN: Duration = Duration::from_millis(20);
@@ -27,8 +27,8 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
     let mut backoff = Backoff::new(AGAIN_MIN, AGAIN_MAX);
     // Kept while the link is made again, so that nobody else takes its room.
     let mut permit: Option<SharedPermit> = None;
-    // Subscriptions are the same in all databases.
-    let key = Key { identity: fan.identity.clone(), database: upstream.config.database, resp: Resp::V3 };
+    // Subscriptions are the same in all databases; the user may be one that must not SELECT.
+    let key = Key::new(fan.identity.clone(), 0, Resp::V3);
     while wanted(&fan, &upstream, &mut permit).await {
         let Some(primary) = upstream.primary().filter(|_| !upstream.holding()) else {
             pause(&fan, &upstream, None).await;
@@ -46,7 +46,7 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
             tokio::time::sleep(AGAIN_MAX).await;
             continue;
         }
-        match open(&upstream, &primary, &key).await {
+        match open(&upstream, &primary, &key, NeedlessPassword::Accepted).await {
             Ok(link) if Some(link.generation) == upstream.generation() => {
                 upstream.end_hold();
                 let opened = Instant::now();
@@ -112,7 +112,10 @@ async fn pause(fan: &FanIn, upstream: &Upstream, delay: Option<Duration>) {
 
 /// The server does not let respgate in as this user.
 async fn refuse(fan: &FanIn, upstream: &Upstream, line: &[u8]) {
-    fan.table.borrow_mut().refuse_unsent(line);
+    match fan.identity.is_dead() {
+        true => fan.table.borrow_mut().disconnect_unsent(line),
+        false => drop(fan.table.borrow_mut().refuse_unsent(line)),
+    }
     give_up(fan, upstream, &shown(line));
     let _ = tokio::time::timeout(AGAIN_MAX, upstream.changed()).await;
 }

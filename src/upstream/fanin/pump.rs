@@ -175,7 +175,7 @@ impl Pump {
         }
         let mut table = fan.table.borrow_mut();
         if fan.ping.take() && !table.owed() {
-            table.ping(&mut self.out);
+            table.ping(&mut self.out, upstream.may_ping(&fan.identity));
         }
         while self.out.len() - self.written < OUTBOUND && table.next(&mut self.out) {}
     }

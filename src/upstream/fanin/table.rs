@@ -315,9 +315,9 @@ impl<L: Listener + Clone> Table<L> {
         false
     }
 
-    /// Writes a PING.
-    pub(super) fn ping(&mut self, out: &mut Vec<u8>) {
-        request::encode(&[b"PING"], out);
+    /// Writes a PING, or what every user may send in its place.
+    pub(super) fn ping(&mut self, out: &mut Vec<u8>, may_ping: bool) {
+        request::encode(&[if may_ping { b"PING".as_slice() } else { b"HELLO" }], out);
         let (kind, names) = (Kind::Channel, Vec::new());
         self.sent.push_back(Sent { kind, names, confirmed: 0, purpose: Purpose::Ping });
     }
@@ -429,6 +429,17 @@ impl<L: Listener + Clone> Table<L> {
         let refused = asks.len();
         asks.into_values().for_each(|ask| self.refuse(ask, line));
         refused
+    }
+
+    /// Refuses everything that has not been sent, and disconnects who asked for it.
+    pub(super) fn disconnect_unsent(&mut self, line: &[u8]) {
+        for ask in std::mem::take(&mut self.asks).into_values() {
+            let number = ask.seat;
+            self.refuse(ask, line);
+            if let Some(seat) = self.seats.get(&number) {
+                seat.listener.lost();
+            }
+        }
     }
 
     /// There will be no connection for long: whoever is subscribed is told. How many those are.

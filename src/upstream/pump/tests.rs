@@ -63,7 +63,7 @@ impl Bench {
         };
         let upstream = Upstream::start(plan, buffers.clone(), crate::poll_meter::PollMeter::new(), counters);
         let identity = upstream.identities.own().clone();
-        let lane = Lane::new(Key { identity, database: 0, resp: Resp::V2 }, false);
+        let lane = Lane::new(Key::new(identity, 0, Resp::V2), false);
         Self { upstream, lane, buffers, _topology: topology }
     }
 
