@@ -175,12 +175,14 @@ async fn a_server_that_cannot_serve_now_is_told_from_one_that_refuses() {
         let result = run(plain(Resp::V2), &[&answer]).await.result;
         assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == line), "{result:?}");
     }
-    // A running script keeps ROLE from being answered, and INFO too where ROLE is forbidden.
+    // A running script keeps ROLE from being answered, and INFO too where ROLE is forbidden and HELLO
+    // does not say that the node is the primary.
     let busy = "BUSY Redis is busy running a script.";
     let role = format!("{HELLO2}+OK\r\n+OK\r\n-{busy}\r\n-{busy}\r\n");
     let result = run(plain(Resp::V2), &[&role]).await.result;
     assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == busy), "{result:?}");
-    let info = [welcome(HELLO2, NOPERM), format!("-{busy}\r\n")];
+    let silent = HELLO2.replace("$6\r\nmaster", "$7\r\nreplica");
+    let info = [welcome(&silent, NOPERM), format!("-{busy}\r\n")];
     let result = run(plain(Resp::V2), &[&info[0], &info[1]]).await.result;
     assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == busy), "{result:?}");
 
@@ -193,7 +195,7 @@ async fn a_server_that_cannot_serve_now_is_told_from_one_that_refuses() {
 #[tokio::test(start_paused = true)]
 async fn every_cut_and_every_silence_ends_in_time() {
     let credentials = Credentials { username: None, password: Secret::new("pw") };
-    let greeting = Greeting { credentials: Some(&credentials), resp: Resp::V3, database: 3 };
+    let greeting = Greeting::new(Some(&credentials), Resp::V3, 3);
     let second = format!("{}+OK\r\n", welcome(HELLO3, PRIMARY));
     let whole = format!("+OK\r\n{second}");
     for cut in 0..whole.len() {
@@ -239,4 +241,45 @@ fn a_server_that_does_not_know_auth_does_not_spread_the_password() {
         shown(b"WRONGPASS invalid username-password pair"),
         "WRONGPASS invalid username-password pair"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_has_denied_is_not_sent_again() {
+    let denied = Denied::default();
+    let greeting = Greeting { denied: Some(&denied), ..plain(Resp::V2) };
+    let first = format!("{HELLO2}{NOPERM}{NOPERM}{NOPERM}{NOPERM}");
+    let greeted = run(greeting, &[&first]).await.result.unwrap();
+    assert_eq!(greeted.role, Some(Role::Primary { offset: None }), "HELLO says so");
+    let again = run(greeting, &[HELLO2]).await;
+    assert_eq!(again.result.unwrap().role, Some(Role::Primary { offset: None }));
+    assert_eq!(again.asked, "*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n|");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_user_selects_before() {
+    let of = |user: &str| Credentials { username: Some(user.into()), password: Secret::new("pw") };
+    let (alice, bob) = (of("alice"), of("bob"));
+    let selector = Some(Selector { credentials: Some(&alice) });
+    let greeting = Greeting { selector, ..Greeting::new(Some(&bob), Resp::V2, 9) };
+    let selects = run(greeting, &["+OK\r\n", "+OK\r\n", "+OK\r\n", &welcome(HELLO2, PRIMARY)]).await;
+    selects.result.unwrap();
+    let order: Vec<_> = ["alice", "SELECT", "bob", "HELLO"].map(|word| selects.asked.find(word)).into();
+    assert!(order.is_sorted() && order.iter().all(Option::is_some), "{}", selects.asked);
+    // Refused: the user itself selects.
+    let last = format!("{}+OK\r\n", welcome(HELLO2, PRIMARY));
+    let selects = run(greeting, &["-WRONGPASS no\r\n", "+OK\r\n", &last]).await;
+    selects.result.unwrap();
+    assert!(selects.asked.ends_with("SELECT\r\n$1\r\n9\r\n|"), "{}", selects.asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_needless_password_is_accepted_if_it_was_before() {
+    let credentials = Credentials { username: None, password: Secret::new("pw") };
+    let line =
+        "-ERR AUTH <password> called without any password configured for the default user. Are you sure?\r\n";
+    let fresh = Greeting::new(Some(&credentials), Resp::V2, 0);
+    assert!(matches!(run(fresh, &[line]).await.result, Err(GreetError::AuthRefused(_))));
+    let before = Greeting { accepted_before: true, ..fresh };
+    let greeted = run(before, &[line, &welcome(HELLO2, PRIMARY)]).await.result.unwrap();
+    assert!(greeted.needless_password);
 }
