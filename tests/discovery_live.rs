@@ -353,7 +353,7 @@ async fn both_servers_are_greeted_in_both_versions() {
                 password: Secret::new(password),
             });
             let mut control = Control::new(Dialers::default().data.dial(&node.address()).await.unwrap());
-            let greeting = Greeting { credentials: credentials.as_ref(), resp, database };
+            let greeting = Greeting::new(credentials.as_ref(), resp, database);
             let deadline = Instant::now() + Duration::from_secs(5);
             let greeted = greet(&mut control, &greeting, deadline).await?;
             let (mut stream, rest) = control.into_inner();
