@@ -84,7 +84,8 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
                 data: dialer(config, certificates.client(Leg::Upstream, upstream)),
                 sentinels: dialer(config, certificates.client(Leg::Sentinel, upstream)),
             };
-            discovery::spawn(&config.name, upstream.discovery.clone(), logins.clone(), dialers)
+            let discovery = upstream.discovery.clone();
+            discovery::spawn(&config.name, discovery, config.ping_interval, logins.clone(), dialers)
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();

@@ -13,6 +13,13 @@ const REMEMBERED: usize = 32;
 /// How long after the first success a timeline stays open for what other sessions still report.
 const SETTLING: Duration = Duration::from_secs(1);
 
+/// A timeline closes this long after the new primary was verified if nobody sends anything.
+const UNUSED: Duration = Duration::from_secs(3);
+/// After this long without a newer primary, a lost connection was no sign of a failover.
+const STALE: Duration = Duration::from_secs(10);
+/// The sign when nothing announced the failover.
+const ANOTHER: &str = "another primary was named";
+
 /// One failover. Times are since the first sign.
 #[derive(Clone, Debug)]
 pub struct Timeline {
@@ -32,7 +39,7 @@ pub struct Timeline {
     pub named: Option<Duration>,
     /// It said itself that it is the primary.
     pub verified: Option<Duration>,
-    /// The first reply came from it.
+    /// The first reply came from it; `None` if nobody sent anything for 3 s.
     pub first_success: Option<Duration>,
     /// The old primary had answered everything when it was left: nothing that it acknowledged was in doubt.
     pub drained: bool,
@@ -55,6 +62,8 @@ struct Book {
     current: Option<Arc<Primary>>,
     open: Option<Open>,
     past: VecDeque<Timeline>,
+    /// Those of `past` that have not been logged.
+    unlogged: VecDeque<Timeline>,
     totals: Totals,
 }
 
@@ -69,18 +78,22 @@ pub struct Totals {
 
 struct Open {
     since: Instant,
+    /// The primary that is left.
+    left: Generation,
+    /// Discovery has announced it.
+    announced: bool,
     line: Timeline,
 }
 
 impl Timelines {
-    /// A sign that the primary fails; the first one opens a timeline. `held`: commands wait from here on.
-    pub fn sign(&self, sign: &str, held: bool) {
+    /// A sign that the primary of this generation fails; the first one opens a timeline. `held`: commands wait from here
+    /// on. `announced`: discovery says so; otherwise a connection was lost, which may mean nothing.
+    pub fn sign(&self, of: Generation, sign: &str, announced: bool) {
         let mut book = self.lock();
-        let Some(current) = book.current.clone() else { return };
-        let open = book.open.get_or_insert_with(|| Open::new(sign, &current));
-        if held && open.line.held.is_none() {
-            open.line.held = Some(open.since.elapsed());
-        }
+        let Some(current) = book.current.clone().filter(|current| current.generation == of) else { return };
+        let open = book.open_for(sign, &current);
+        open.announced |= announced;
+        open.line.held.get_or_insert_with(|| open.since.elapsed());
     }
 
     /// Commands go out again. If they go to the same primary as before, the sign was for nothing.
@@ -92,33 +105,62 @@ impl Timelines {
         }
     }
 
-    /// A newer primary is named. `drained`: this worker had nothing under way at the old one.
-    pub fn named(&self, drained: bool) {
+    /// A connection to the primary of this generation could be made: a lost one was no sign of a failover.
+    pub fn reached(&self, generation: Generation) {
+        let mut book = self.lock();
+        let unannounced = book.open.as_ref().is_some_and(|open| !open.announced && open.line.named.is_none());
+        if unannounced && book.current.as_ref().is_some_and(|current| current.generation == generation) {
+            book.open = None;
+        }
+    }
+
+    /// The primary of the generation `left` is followed no more. `drained`: this worker had nothing under way at it.
+    pub fn named(&self, left: Generation, drained: bool) {
         let mut book = self.lock();
         let Some(current) = book.current.clone() else { return };
-        let open = book.open.get_or_insert_with(|| Open::new("another primary was named", &current));
+        if current.generation == left {
+            book.open_for(ANOTHER, &current);
+        }
+        // A worker that comes late adds to what the first one began.
+        let Some(open) = book.open.as_mut().filter(|open| open.left == left) else { return };
         open.line.drained = drained && (open.line.drained || open.line.named.is_none());
         open.line.named.get_or_insert_with(|| open.since.elapsed());
     }
 
-    /// A primary has been verified.
+    /// A primary has been verified. If it is a newer one, this is a failover, whether or not anybody noticed.
     pub fn verified(&self, primary: &Arc<Primary>) {
         let mut book = self.lock();
-        let newer = book.current.as_ref().is_none_or(|current| current.generation < primary.generation);
-        if newer && let Some(open) = &mut book.open {
-            open.line.to = primary.address.to_string();
-            open.line.generation = primary.generation;
-            open.line.verified.get_or_insert_with(|| open.since.elapsed());
-        }
-        if newer {
+        let Some(current) = book.current.clone() else {
             book.current = Some(primary.clone());
+            return;
+        };
+        if current.generation > primary.generation {
+            return;
         }
+        if current.generation == primary.generation {
+            // The same node is back: that was an outage and no failover.
+            if book
+                .open
+                .as_ref()
+                .is_some_and(|open| open.line.verified.is_none() && open.line.named.is_some())
+            {
+                book.open = None;
+            }
+            return;
+        }
+        let open = book.open_for(ANOTHER, &current);
+        open.line.named.get_or_insert_with(|| open.since.elapsed());
+        open.line.to = primary.address.to_string();
+        open.line.generation = primary.generation;
+        open.line.verified = Some(open.since.elapsed());
+        book.current = Some(primary.clone());
     }
 
     /// A reply came from the primary of this generation.
     pub fn succeeded(&self, generation: Generation) {
         if let Some(open) = &mut self.lock().open
             && open.line.generation == generation
+            && open.line.verified.is_some()
         {
             open.line.first_success.get_or_insert_with(|| open.since.elapsed());
         }
@@ -140,24 +182,20 @@ impl Timelines {
         }
     }
 
-    /// Closes the open timeline if its failover is over, and returns it, once.
-    pub fn finished(&self) -> Option<Timeline> {
+    /// Closes the open timeline if its failover is over, and returns every closed one once, the oldest first.
+    pub fn finished(&self) -> Vec<Timeline> {
         let mut book = self.lock();
-        let over = book.open.as_ref()?.line.first_success?;
-        if book.open.as_ref()?.since.elapsed() < over + SETTLING {
-            return None;
+        if let Some(open) = &book.open {
+            let age = open.since.elapsed();
+            let (success, verified) = (open.line.first_success, open.line.verified);
+            if success.is_some_and(|at| age >= at + SETTLING) || verified.is_some_and(|at| age >= at + UNUSED)
+            {
+                book.close();
+            } else if !open.announced && open.line.named.is_none() && age >= STALE {
+                book.open = None;
+            }
         }
-        let line = book.open.take()?.line;
-        if book.past.len() == REMEMBERED {
-            book.past.pop_front();
-        }
-        book.past.push_back(line.clone());
-        if line.lossless() {
-            book.totals.lossless += 1;
-        } else {
-            book.totals.other += 1;
-        }
-        Some(line)
+        std::mem::take(&mut book.unlogged).into()
     }
 
     /// Past failovers, the newest last.
@@ -172,6 +210,36 @@ impl Timelines {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    /// The timeline of the failover away from `current`. An earlier one that is still open is over.
+    fn open_for(&mut self, sign: &str, current: &Primary) -> &mut Open {
+        if self.open.as_ref().is_some_and(|open| open.left != current.generation) {
+            self.close();
+        }
+        self.open.get_or_insert_with(|| Open::new(sign, current))
+    }
+
+    /// Takes the open timeline down if it tells of a failover: one that ended at a newer primary.
+    fn close(&mut self) {
+        let Some(Open { line, .. }) = self.open.take().filter(|open| open.line.verified.is_some()) else {
+            return;
+        };
+        if self.past.len() == REMEMBERED {
+            self.past.pop_front();
+        }
+        if self.unlogged.len() == REMEMBERED {
+            self.unlogged.pop_front();
+        }
+        if line.lossless() {
+            self.totals.lossless += 1;
+        } else {
+            self.totals.other += 1;
+        }
+        self.unlogged.push_back(line.clone());
+        self.past.push_back(line);
     }
 }
 
@@ -193,7 +261,7 @@ impl Open {
             unknown: 0,
             transplanted: 0,
         };
-        Self { since: Instant::now(), line }
+        Self { since: Instant::now(), left: current.generation, announced: false, line }
     }
 }
 
@@ -262,6 +330,7 @@ mod tests {
             address: Address::tcp("n", 6379 + generation as u16),
             config_epoch: None,
             server: None,
+            node: None,
         })
     }
 
@@ -273,23 +342,23 @@ mod tests {
     async fn a_planned_failover_is_lossless() {
         let timelines = Timelines::default();
         timelines.verified(&primary(1));
-        timelines.sign("a Sentinel has begun a failover", true);
+        timelines.sign(Generation(1), "a Sentinel has begun a failover", true);
         timelines.client_held();
         after(1000).await;
-        timelines.named(true);
-        timelines.named(true);
+        timelines.named(Generation(1), true);
+        timelines.named(Generation(1), true);
         after(10).await;
         timelines.verified(&primary(2));
         after(5).await;
         timelines.succeeded(Generation(1));
         timelines.succeeded(Generation(2));
-        assert!(timelines.finished().is_none(), "others may still report");
+        assert!(timelines.finished().is_empty(), "others may still report");
         after(1000).await;
-        let line = timelines.finished().unwrap();
+        let line = timelines.finished().pop().unwrap();
         assert!(line.lossless());
         assert_eq!(line.first_success, Some(Duration::from_millis(1015)));
         assert_eq!((line.from.as_str(), line.to.as_str(), line.clients_held), ("n:6380", "n:6381", 1));
-        assert!(timelines.finished().is_none());
+        assert!(timelines.finished().is_empty());
         assert_eq!(timelines.past().len(), 1);
     }
 
@@ -297,14 +366,14 @@ mod tests {
     async fn a_crash_is_not() {
         let timelines = Timelines::default();
         timelines.verified(&primary(1));
-        timelines.sign("a connection was lost", true);
+        timelines.sign(Generation(1), "a connection was lost", false);
         timelines.settled(3, 1, 0);
-        timelines.named(true);
-        timelines.named(false);
+        timelines.named(Generation(1), true);
+        timelines.named(Generation(1), false);
         timelines.verified(&primary(2));
         timelines.succeeded(Generation(2));
         after(2000).await;
-        let line = timelines.finished().unwrap();
+        let line = timelines.finished().pop().unwrap();
         assert!(!line.lossless());
         assert_eq!((line.resent, line.unknown), (3, 1));
     }
@@ -312,12 +381,60 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_primary_and_a_false_alarm_are_no_failovers() {
         let timelines = Timelines::default();
-        timelines.sign("x", true);
+        timelines.sign(Generation(1), "x", true);
         timelines.verified(&primary(1));
         timelines.succeeded(Generation(1));
-        timelines.sign("x", true);
+        timelines.sign(Generation(1), "x", true);
         timelines.dismissed_unless_switched(Some(Generation(1)));
         after(5000).await;
-        assert!(timelines.finished().is_none());
+        assert!(timelines.finished().is_empty());
+    }
+
+    /// Whatever the workers report, and in whatever order: an entry is a change of generation.
+    #[tokio::test(start_paused = true)]
+    async fn a_failover_that_nobody_notices_is_one_entry_whatever_the_number_of_workers() {
+        for workers in 1..=3 {
+            let timelines = Timelines::default();
+            timelines.verified(&primary(1));
+            for generation in 2..=3 {
+                for _ in 0..workers {
+                    timelines.named(Generation(generation - 1), true);
+                    timelines.verified(&primary(generation));
+                }
+                after(1000).await;
+            }
+            timelines.named(Generation(1), false);
+            after(20_000).await;
+            timelines.succeeded(Generation(3));
+            let lines = timelines.finished();
+            let generations: Vec<u64> = lines.iter().map(|line| line.generation.0).collect();
+            assert_eq!(generations, [2, 3]);
+            assert!(lines.iter().all(|line| line.verified.is_some_and(|at| at < Duration::from_millis(100))));
+            let totals = timelines.totals();
+            assert_eq!(totals.lossless + totals.other, 2);
+            assert!(timelines.finished().is_empty());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_connection_and_an_outage_are_no_failovers() {
+        let timelines = Timelines::default();
+        timelines.verified(&primary(1));
+        timelines.sign(Generation(1), "a connection was lost", false);
+        timelines.reached(Generation(1));
+        after(5000).await;
+        timelines.sign(Generation(1), "a connection was lost", false);
+        timelines.named(Generation(1), true);
+        timelines.verified(&primary(1));
+        after(5000).await;
+        timelines.sign(Generation(1), "a connection was lost", false);
+        after(20_000).await;
+        assert!(timelines.finished().is_empty());
+        timelines.sign(Generation(1), "the Sentinels find the primary down", true);
+        timelines.verified(&primary(2));
+        after(5000).await;
+        let line = timelines.finished().pop().unwrap();
+        assert_eq!((line.verified, line.first_success), (Some(Duration::ZERO), None));
+        assert_eq!(timelines.totals().other + timelines.totals().lossless, 1);
     }
 }

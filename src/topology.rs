@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +44,26 @@ impl fmt::Display for Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
 
+/// A server process's `run_id`: 40 characters that it chooses anew at each start. Two addresses with the same id are
+/// one node; one address with two ids has led to two.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodeId(pub Arc<str>);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A server process, by its own word (`INFO server`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Which process it is.
+    pub id: NodeId,
+    /// How long it has run, in whole seconds.
+    pub uptime: Duration,
+}
+
 /// What a server says of itself in its reply to HELLO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInfo {
@@ -64,7 +85,8 @@ impl Default for ServerInfo {
 /// A node that was named as primary and said so itself.
 #[derive(Clone, Debug)]
 pub struct Primary {
-    /// Rises whenever another node takes over; a restart of the same node, or a new epoch for it, keeps it.
+    /// Rises whenever another node takes over: under another address, under the same one, or because the node was not
+    /// a primary in between. A restarted server counts as another node. A new epoch alone keeps it.
     pub generation: Generation,
     /// Where to dial.
     pub address: Address,
@@ -72,6 +94,9 @@ pub struct Primary {
     pub config_epoch: Option<u64>,
     /// From the verification; `None` if the node wants credentials that respgate does not hold.
     pub server: Option<Arc<ServerInfo>>,
+    /// The node that every connection of this generation must lead to; `None` if it may not be asked, or if the address
+    /// alternates between nodes.
+    pub node: Option<NodeId>,
 }
 
 /// Why there is no primary to send to.
@@ -160,6 +185,8 @@ impl Topology {
 pub enum Hint {
     /// A connection of this generation could not be made, or was lost.
     Lost(Generation),
+    /// A new connection of this generation leads to another node than the one that was verified.
+    OtherNode(Generation),
     /// A node of this generation refused a command as only a non-primary does (READONLY, MASTERDOWN, REDIRECT),
     /// or a new connection to it did not say ROLE master.
     NotPrimary(Generation),

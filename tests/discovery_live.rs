@@ -122,7 +122,13 @@ impl Deployment {
     }
 
     fn discover(&self, config: SentinelConfig) -> Discovery {
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), Logins::default(), Dialers::default())
+        discovery::spawn(
+            "db",
+            DiscoveryConfig::Sentinel(config),
+            Duration::from_secs(3),
+            Logins::default(),
+            Dialers::default(),
+        )
     }
 }
 
@@ -237,7 +243,13 @@ async fn each_misconfiguration_has_its_own_outage() {
     let start = |name: &str, sentinel_password: Option<Credentials>, data_password: Option<Credentials>| {
         let config = SentinelConfig::new(vec![sentinel.address()], name);
         let logins = Logins { nodes: Login::new(data_password), sentinels: Login::new(sentinel_password) };
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), logins, Dialers::default())
+        discovery::spawn(
+            "db",
+            DiscoveryConfig::Sentinel(config),
+            Duration::from_secs(3),
+            logins,
+            Dialers::default(),
+        )
     };
 
     let mut right = start("mymaster", password("sentinelpw"), password("datapw"));
@@ -260,7 +272,13 @@ async fn each_misconfiguration_has_its_own_outage() {
 
     let elsewhere = |port| {
         let config = SentinelConfig::new(vec![Address::tcp("127.0.0.1", port)], "mymaster");
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), Logins::default(), Dialers::default())
+        discovery::spawn(
+            "db",
+            DiscoveryConfig::Sentinel(config),
+            Duration::from_secs(3),
+            Logins::default(),
+            Dialers::default(),
+        )
     };
     for (port, expected) in [(free_port(), "check that a server listens"), (primary.port, "wants a password")]
     {
@@ -289,7 +307,13 @@ async fn a_sentinel_user_who_may_only_ask_is_enough() {
     let config = SentinelConfig::new(vec![sentinel.address()], "mymaster");
     let watcher = Credentials { username: Some("app".into()), password: Secret::new("pw") };
     let logins = Logins { sentinels: Login::new(Some(watcher)), ..Logins::default() };
-    let mut discovery = discovery::spawn("db", DiscoveryConfig::Sentinel(config), logins, Dialers::default());
+    let mut discovery = discovery::spawn(
+        "db",
+        DiscoveryConfig::Sentinel(config),
+        Duration::from_secs(3),
+        logins,
+        Dialers::default(),
+    );
     known(&mut discovery, |_| true).await;
     assert!(!discovery.status.borrow().sentinels[0].subscribed);
 }
@@ -308,7 +332,13 @@ async fn names_ipv6_and_translated_addresses_are_dialled() {
     let by_name = watch("localhost");
     let mut config = SentinelConfig::new(vec![Address::tcp("localhost", by_name.port)], "mymaster");
     let start = |config| {
-        discovery::spawn("db", DiscoveryConfig::Sentinel(config), Logins::default(), Dialers::default())
+        discovery::spawn(
+            "db",
+            DiscoveryConfig::Sentinel(config),
+            Duration::from_secs(3),
+            Logins::default(),
+            Dialers::default(),
+        )
     };
     assert_eq!(
         known(&mut start(config.clone()), |_| true).await.address,
@@ -330,7 +360,8 @@ async fn a_fixed_address_is_verified_too() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::server("redis", folder.path(), "");
     let address = DiscoveryConfig::Fixed(node.address());
-    let mut discovery = discovery::spawn("db", address, Logins::default(), Dialers::default());
+    let mut discovery =
+        discovery::spawn("db", address, Duration::from_secs(3), Logins::default(), Dialers::default());
     assert_eq!(known(&mut discovery, |_| true).await.config_epoch, None);
 
     node.call(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]).await;

@@ -12,8 +12,8 @@ use crate::discovery::event::{Claim, FailoverStep, Heard, Notice, View};
 use crate::discovery::roster::{Change, Fault, Roster, SentinelStatus};
 use crate::discovery::scout::Scout;
 use crate::discovery::sign::Signs;
-use crate::discovery::verify::{Finding, Verifier};
-use crate::topology::{Address, Hint, Outage, Primary, Topology};
+use crate::discovery::verify::{AddressNews, Finding, Verifier};
+use crate::topology::{Address, Generation, Hint, Outage, Primary, Topology};
 
 /// Sentinels are asked this far apart at least, whatever they publish and whoever hints.
 const ASK_MIN: Duration = Duration::from_millis(25);
@@ -36,6 +36,9 @@ pub(super) enum Event {
     Probed { ticket: u64, finding: Finding },
     /// A chosen replica answered, or did not: whether it says that it is the primary.
     Scouted { ticket: u64, primary: bool },
+    /// A connection that has been open since this generation was verified leads to a node that is no primary any more;
+    /// and what it says.
+    Denied { generation: Generation, text: String },
     /// An upstream connection saw something.
     Hinted(Hint),
     /// The time that [`Machine::wake_at`] named has come; also the first event of all.
@@ -92,9 +95,10 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// The machine, and what to do before the first event.
-    pub(super) fn new(config: &DiscoveryConfig, now: Instant) -> (Self, Vec<Action>) {
-        let mut machine = Self { sentinels: None, verifier: Verifier::new(), published: None };
+    /// The machine, and what to do before the first event. A working primary is asked for its role every `interval`;
+    /// zero: only when something hints at a change.
+    pub(super) fn new(config: &DiscoveryConfig, interval: Duration, now: Instant) -> (Self, Vec<Action>) {
+        let mut machine = Self { sentinels: None, verifier: Verifier::new(interval), published: None };
         let actions = match config {
             DiscoveryConfig::Fixed(address) => {
                 machine.verifier.aim(address.clone(), None, now);
@@ -126,6 +130,7 @@ impl Machine {
         let mut actions = Vec::new();
         match event {
             Event::Probed { ticket, finding } => self.verifier.probed(ticket, finding, now),
+            Event::Denied { generation, text } => self.verifier.denied(generation, text, now),
             Event::Hinted(hint) => {
                 if self.verifier.hint(hint, now)
                     && let (Some(sentinels), Some(probe_at)) = (&mut self.sentinels, self.verifier.wake_at())
@@ -189,7 +194,11 @@ impl Machine {
                 sentinels.noticed(&sentinel, heard, now);
                 Vec::new()
             }
-            Event::Probed { .. } | Event::Scouted { .. } | Event::Hinted(_) | Event::Tick => Vec::new(),
+            Event::Probed { .. }
+            | Event::Scouted { .. }
+            | Event::Denied { .. }
+            | Event::Hinted(_)
+            | Event::Tick => Vec::new(),
         };
         actions.extend(changes.into_iter().map(|change| match change {
             Change::Track(address) => Action::Track(address),
@@ -214,6 +223,7 @@ impl Machine {
         if let Some((ticket, address)) = self.verifier.start_probe(now) {
             actions.push(Action::Probe { ticket, address });
         }
+        actions.extend(self.verifier.take_news().into_iter().map(tell));
         let topology = self.topology();
         if self.published.as_ref().is_none_or(|published| !same(published, &topology)) {
             self.published = Some(topology.clone());
@@ -355,6 +365,20 @@ impl Sentinels {
     }
 }
 
+/// Words for the operator.
+fn tell(news: AddressNews) -> Action {
+    match news {
+        AddressNews::Switched(address, former) => Action::Inform(format!(
+            "{address} leads to another node than before, or the server there has restarted: connections to the \
+             former one (run_id {former}) are cut"
+        )),
+        AddressNews::Alternates(address) => Action::Warn(format!(
+            "{address} leads to several nodes in turn, each of which says that it is a primary: clients see different \
+             data, and connections are cut at most once a minute; name an address that leads to one primary"
+        )),
+    }
+}
+
 /// Whether a node that was no primary a moment ago may be one now.
 fn matters_to_probe(notice: &Notice) -> bool {
     matches!(
@@ -382,6 +406,7 @@ fn same_primary(one: &Primary, other: &Primary) -> bool {
         && one.address == other.address
         && one.config_epoch == other.config_epoch
         && one.server == other.server
+        && one.node == other.node
 }
 
 #[cfg(test)]

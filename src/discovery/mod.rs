@@ -9,6 +9,7 @@ pub mod config;
 pub mod consensus;
 pub mod event;
 mod machine;
+mod node;
 mod probe;
 pub mod roster;
 mod scout;
@@ -18,10 +19,11 @@ mod verify;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument;
 
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
@@ -31,7 +33,7 @@ use crate::discovery::roster::SentinelStatus;
 use crate::discovery::sentinel::Follower;
 use crate::net::connect::Dialer;
 use crate::rotation::login::Login;
-use crate::topology::{Address, Hint, Outage, Topology};
+use crate::topology::{Address, Generation, Hint, Outage, Topology};
 
 /// Hints that wait to be looked at. A full queue already says enough: senders drop theirs.
 const HINTS: usize = 64;
@@ -85,8 +87,17 @@ pub struct Logins {
 
 /// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs.
 ///
+/// `interval` is the time between two looks at a primary that works: a new connection, for where the address leads, and
+/// a question on one that stays open, for whether that node is still a primary. Zero: there are none.
+///
 /// It never ends by itself: whatever peers do, it keeps trying at jittered intervals.
-pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Dialers) -> Discovery {
+pub fn spawn(
+    name: &str,
+    config: DiscoveryConfig,
+    interval: Duration,
+    logins: Logins,
+    dialers: Dialers,
+) -> Discovery {
     let (topology, topology_seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
     let (status, status_seen) = watch::channel(DiscoveryStatus::default());
     let (hints, hinted) = mpsc::channel(HINTS);
@@ -97,6 +108,7 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Diale
             DiscoveryConfig::Sentinel(config) => Some(Arc::new(config.clone())),
             DiscoveryConfig::Fixed(_) => None,
         },
+        interval,
         dialers,
         logins,
         told: Arc::default(),
@@ -108,6 +120,7 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Diale
         followers: HashMap::new(),
         probe: None,
         scout: None,
+        witness: None,
         probes: 0,
     };
     let mut task = JoinSet::new();
@@ -118,6 +131,7 @@ pub fn spawn(name: &str, config: DiscoveryConfig, logins: Logins, dialers: Diale
 /// Carries out what the machine decides.
 struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
+    interval: Duration,
     dialers: Dialers,
     logins: Logins,
     /// What has been logged of nodes.
@@ -130,6 +144,8 @@ struct Driver {
     followers: HashMap<Address, AbortHandle>,
     probe: Option<AbortHandle>,
     scout: Option<AbortHandle>,
+    /// Watches the node of this generation.
+    witness: Option<(Generation, AbortHandle)>,
     probes: u64,
 }
 
@@ -140,7 +156,7 @@ impl Driver {
         mut hints: mpsc::Receiver<Hint>,
         mut news: mpsc::Receiver<Event>,
     ) {
-        let (mut machine, actions) = Machine::new(&config, Instant::now());
+        let (mut machine, actions) = Machine::new(&config, self.interval, Instant::now());
         self.carry_out(actions);
         let mut event = Event::Tick;
         loop {
@@ -228,7 +244,46 @@ impl Driver {
         self.scout = Some(self.tasks.spawn(question.in_current_span()));
     }
 
-    fn publish(&self, topology: Topology) {
+    /// Keeps a connection open to the node of this generation and asks it for its role: when the address leads to
+    /// another node by now, only a connection that was made before shows what has become of the former one.
+    fn watch(&mut self, topology: &Topology) {
+        let Topology::Known(primary) = topology else { return };
+        if self.interval.is_zero()
+            || self.witness.as_ref().is_some_and(|(generation, _)| *generation == primary.generation)
+        {
+            return;
+        }
+        let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
+        let (interval, primary) = (self.interval, primary.clone());
+        let generation = primary.generation;
+        let watching = async move {
+            loop {
+                if let Some(mut witness) = probe::witness(&primary, &login, &dialer).await {
+                    loop {
+                        sleep(interval).await;
+                        match witness.ask().await {
+                            Some(None) => {}
+                            Some(Some(text)) => {
+                                let _ = news.send(Event::Denied { generation, text }).await;
+                            }
+                            None => {
+                                let _ = news.send(Event::Hinted(Hint::Lost(generation))).await;
+                                break;
+                            }
+                        }
+                    }
+                }
+                sleep(interval).await;
+            }
+        };
+        let task = self.tasks.spawn(watching.in_current_span());
+        if let Some((_, former)) = self.witness.replace((generation, task)) {
+            former.abort();
+        }
+    }
+
+    fn publish(&mut self, topology: Topology) {
+        self.watch(&topology);
         match &topology {
             Topology::Unknown(outage)
                 if matches!(**outage, Outage::Starting | Outage::Asking(_) | Outage::Verifying(_)) =>
@@ -253,7 +308,6 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::timeout;
@@ -271,7 +325,7 @@ mod tests {
         let mut sentinel = SentinelConfig::new(vec![address.clone()], "mymaster");
         sentinel.timeout = Duration::from_secs(60);
         for config in [DiscoveryConfig::Sentinel(sentinel), DiscoveryConfig::Fixed(address)] {
-            let discovery = spawn("db", config, Logins::default(), Dialers::default());
+            let discovery = spawn("db", config, Duration::ZERO, Logins::default(), Dialers::default());
             let (stream, _) = listener.accept().await.unwrap();
             drop(discovery);
             closed(stream).await;
@@ -281,8 +335,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn hints_without_end_are_taken_in_and_dropped() {
         let address = Address::Unix("/nonexistent/server.sock".into());
-        let mut discovery =
-            spawn("db", DiscoveryConfig::Fixed(address), Logins::default(), Dialers::default());
+        let mut discovery = spawn(
+            "db",
+            DiscoveryConfig::Fixed(address),
+            Duration::ZERO,
+            Logins::default(),
+            Dialers::default(),
+        );
         let outage =
             |topology: &Topology| matches!(topology, Topology::Unknown(why) if **why != Outage::Starting);
         discovery.topology.wait_for(outage).await.unwrap();

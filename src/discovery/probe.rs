@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::discovery::verify::Finding;
+use crate::discovery::verify::{Description, Finding};
 use crate::net::connect::Dialer;
+use crate::net::stream::Stream;
 use crate::net::tls::fault::Fault;
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
-use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, greet};
+use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, ask_node, greet, role_from_reply};
 use crate::rotation::login::Login;
-use crate::topology::{Address, Outage};
+use crate::topology::{Address, Outage, Primary};
 
 /// How long a node may take to answer, once connected. A busy server answers nothing while a slow command runs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,7 +63,17 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
     {
         return told.unmet(format!("{address} {fault}"), Some(fault));
     }
-    judge(address, result, credentials.is_some())
+    let greeted = result.is_ok();
+    let mut finding = judge(address, result, credentials.is_some());
+    if let Finding::Primary(description) = &mut finding
+        && greeted
+    {
+        match ask_node(&mut control, Some(&denied), Instant::now() + ANSWER_TIMEOUT).await {
+            Ok(node) => description.node = node,
+            Err(error) => return Finding::Unreachable(format!("{address}: {error}")),
+        }
+    }
+    finding
 }
 
 /// What has been logged of a node, and is not again.
@@ -87,6 +98,52 @@ impl Told {
     }
 }
 
+/// A connection that stays open, for as long as the node at its other end is to be watched.
+pub(super) struct Witness {
+    control: Control<Stream>,
+    address: Address,
+}
+
+/// Opens a connection to `primary`'s address that can be asked for the node's role again and again. `None`: no such
+/// connection can be had at present, or it leads to another node.
+pub(super) async fn witness(primary: &Primary, login: &Login, dialer: &Dialer) -> Option<Witness> {
+    let credentials = login.newest().ok()?;
+    let mut control = Control::new(dialer.dial(&primary.address).await.ok()?);
+    let denied = login.denied(credentials.as_deref());
+    let greeting = Greeting {
+        accepted_before: login.has_worked(),
+        denied: Some(&denied),
+        ..Greeting::new(credentials.as_deref(), Resp::V2, 0)
+    };
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let greeted = greet(&mut control, &greeting, deadline).await.ok()?;
+    // A user who may not ask would be refused for ever.
+    greeted.role?;
+    if let Some(expected) = &primary.node {
+        let node = ask_node(&mut control, Some(&denied), deadline).await.ok()?;
+        if node.is_some_and(|node| node.id != *expected) {
+            return None;
+        }
+    }
+    Some(Witness { control, address: primary.address.clone() })
+}
+
+impl Witness {
+    /// Asks the node for its role. `None`: the connection is of no more use. Otherwise, whether the node says that it is
+    /// not a primary, in a sentence for the operator.
+    pub(super) async fn ask(&mut self) -> Option<Option<String>> {
+        let reply = self.control.call(&[b"ROLE"], Instant::now() + ANSWER_TIMEOUT).await.ok()?;
+        match role_from_reply(&reply) {
+            Some(Role::Replica { of, .. }) => Some(Some(format!(
+                "the node that {} led to says that it is a replica of {of} by now",
+                self.address
+            ))),
+            // LOADING and BUSY say nothing of the role.
+            _ => Some(None),
+        }
+    }
+}
+
 /// Whether a node says that it is the primary: not merely that it may not be asked. Ends as [`probe`] does.
 pub(super) async fn says_primary(address: &Address, login: &Login, dialer: &Dialer) -> bool {
     let Ok(credentials) = login.newest() else { return false };
@@ -104,7 +161,7 @@ pub(super) async fn says_primary(address: &Address, login: &Login, dialer: &Dial
 fn judge(address: &Address, result: Result<Greeted, GreetError>, authenticated: bool) -> Finding {
     match result {
         Ok(Greeted { role: Some(Role::Primary { .. }) | None, server, .. }) => {
-            Finding::Primary(server.map(Arc::new))
+            Finding::Primary(Description { server: server.map(Arc::new), node: None })
         }
         Ok(Greeted { role: Some(Role::Replica { of, .. }), .. }) => {
             let text = format!(
@@ -117,7 +174,7 @@ fn judge(address: &Address, result: Result<Greeted, GreetError>, authenticated: 
             "{address} is a Sentinel and holds no data; for discovery through it, use a redis-sentinel:// URL"
         )),
         // Clients bring their own credentials; the node cannot be asked, only believed.
-        Err(GreetError::AuthRequired(_)) if !authenticated => Finding::Primary(None),
+        Err(GreetError::AuthRequired(_)) if !authenticated => Finding::Primary(Description::default()),
         Err(error @ (GreetError::AuthRequired(_) | GreetError::AuthRefused(_))) => {
             Finding::Unwelcome(Outage::Refused(format!(
                 "{address}: {}; check the upstream's user and password against the server's ACL \
@@ -174,9 +231,15 @@ mod tests {
         let node = Address::tcp("10.0.0.1", 6379);
         let line = Bytes::from_static;
         let find = |result, authenticated| judge(&node, result, authenticated);
-        assert_eq!(find(greeted(Some(Role::Primary { offset: None })), true), Finding::Primary(None));
-        assert_eq!(find(greeted(None), true), Finding::Primary(None));
-        assert_eq!(find(Err(GreetError::AuthRequired(line(b"NOAUTH x"))), false), Finding::Primary(None));
+        assert_eq!(
+            find(greeted(Some(Role::Primary { offset: None })), true),
+            Finding::Primary(Description::default())
+        );
+        assert_eq!(find(greeted(None), true), Finding::Primary(Description::default()));
+        assert_eq!(
+            find(Err(GreetError::AuthRequired(line(b"NOAUTH x"))), false),
+            Finding::Primary(Description::default())
+        );
 
         let replica = Role::Replica { of: node.clone(), connected: true };
         assert!(

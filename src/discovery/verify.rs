@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::discovery::node::{Comparison, KnownNode};
 use crate::net::backoff::Backoff;
-use crate::topology::{Address, Generation, Hint, Outage, Primary, ServerInfo, Sign, Topology};
+use crate::topology::{Address, Generation, Hint, Node, NodeId, Outage, Primary, ServerInfo, Sign, Topology};
 
 /// How long a demoted node may take to answer what was sent to it. Cutting it off at once would leave clients not
 /// knowing what became of their writes, where the node says within milliseconds that it refused them.
@@ -23,11 +24,20 @@ const CALM: Duration = Duration::from_secs(5);
 /// overfull accept queue.
 const UNREACHABLE_LIMIT: u32 = 2;
 
+/// What a primary says of itself, as far as it may be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// From its reply to HELLO.
+    pub server: Option<Arc<ServerInfo>>,
+    /// From INFO.
+    pub node: Option<Node>,
+}
+
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// It says that it is the primary, or may not be asked: then whoever named it is believed.
-    Primary(Option<Arc<ServerInfo>>),
+    Primary(Description),
     /// It says that it is something else, or that it cannot serve (LOADING, MASTERDOWN).
     NotPrimary(String),
     /// It says that it is a replica of this node, as it knows it; and the text for the operator.
@@ -45,6 +55,9 @@ struct Target {
     epoch: Option<u64>,
     generation: Generation,
     state: State,
+    node: KnownNode,
+    /// It was verified, and has said since that it is not a primary: it counts as another node from now on.
+    denied: bool,
     unreachable: u32,
     /// Whose replica it said it was when it was asked last.
     successor: Option<Address>,
@@ -70,12 +83,19 @@ impl State {
 }
 
 impl Target {
+    /// It says that it is not the primary.
+    fn deny(&mut self, text: String, now: Instant) {
+        self.denied |= !matches!(self.state, State::Unverified(_));
+        self.state.deny(Outage::Unverified(text), now);
+    }
+
     fn primary(&self, server: &Option<Arc<ServerInfo>>) -> Arc<Primary> {
         Arc::new(Primary {
             generation: self.generation,
             address: self.address.clone(),
             config_epoch: self.epoch,
             server: server.clone(),
+            node: self.node.required(),
         })
     }
 }
@@ -96,11 +116,26 @@ pub(super) struct Verifier {
     in_flight: bool,
     /// A hint came during the probe, whose answer may be older.
     again: bool,
+    /// A working primary is asked this often; zero: only when something hints at a change.
+    interval: Duration,
+    news: Vec<AddressNews>,
+}
+
+/// What the operator should know of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AddressNews {
+    /// It leads to another node than this one.
+    Switched(Address, NodeId),
+    /// It leads to several nodes in turn.
+    Alternates(Address),
 }
 
 impl Verifier {
-    pub(super) fn new() -> Self {
+    /// A working primary is asked every `interval`; zero: only when something hints at a change.
+    pub(super) fn new(interval: Duration) -> Self {
         Self {
+            interval,
+            news: Vec::new(),
             target: None,
             followed: 0,
             pace: Backoff::new(PROBE_MIN, PROBE_MAX),
@@ -123,6 +158,8 @@ impl Verifier {
             epoch,
             generation: Generation(self.followed + 1),
             state: State::Unverified(named),
+            node: KnownNode::default(),
+            denied: false,
             unreachable: 0,
             successor: None,
         });
@@ -141,9 +178,12 @@ impl Verifier {
     }
 
     pub(super) fn hint(&mut self, hint: Hint, now: Instant) -> bool {
-        let (Hint::Lost(generation) | Hint::NotPrimary(generation)) = hint;
-        if self.target.as_ref().is_none_or(|target| target.generation != generation) {
+        let (Hint::Lost(generation) | Hint::NotPrimary(generation) | Hint::OtherNode(generation)) = hint;
+        let Some(target) = self.target.as_mut().filter(|target| target.generation == generation) else {
             return false;
+        };
+        if matches!(hint, Hint::OtherNode(_)) {
+            target.node.strayed();
         }
         if self.in_flight {
             self.again = true;
@@ -152,6 +192,11 @@ impl Verifier {
         if self.earliest.is_none_or(|earliest| now > earliest + CALM) {
             self.pace.reset();
             self.earliest = None;
+        }
+        if matches!(hint, Hint::OtherNode(_)) {
+            // Commands wait for this answer.
+            self.want(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
+            return true;
         }
         self.want(self.earliest.map_or(now, |earliest| earliest.max(now)));
         true
@@ -193,15 +238,29 @@ impl Verifier {
         let mut settled = false;
         target.successor = None;
         match finding {
-            Finding::Primary(server) => {
+            Finding::Primary(Description { server, node }) => {
                 target.unreachable = 0;
+                let switched = match target.node.compare(node.as_ref(), verified, now) {
+                    Comparison::Same => false,
+                    Comparison::Switched(former) => {
+                        self.news.push(AddressNews::Switched(target.address.clone(), former));
+                        true
+                    }
+                    Comparison::Alternates(_) => {
+                        self.news.push(AddressNews::Alternates(target.address.clone()));
+                        false
+                    }
+                };
+                if std::mem::take(&mut target.denied) || switched {
+                    target.generation = Generation(self.followed + 1);
+                }
                 target.state = State::Verified(server);
                 self.followed = target.generation.0;
                 settled = true;
             }
-            Finding::NotPrimary(text) => target.state.deny(Outage::Unverified(text), now),
+            Finding::NotPrimary(text) => target.deny(text, now),
             Finding::Replica(of, text) => {
-                target.state.deny(Outage::Unverified(text), now);
+                target.deny(text, now);
                 target.successor = Some(of);
             }
             // A working primary is not given up because it has no room for the probe.
@@ -219,7 +278,27 @@ impl Verifier {
         }
         if !settled || self.again {
             self.due = Some(self.earliest.map_or(now, |earliest| earliest.max(now)));
+        } else if !self.interval.is_zero() {
+            self.due = Some(now + self.interval);
         }
+    }
+
+    /// A connection that has been open since this generation was verified leads to a node that says that it is not a
+    /// primary any more.
+    pub(super) fn denied(&mut self, generation: Generation, text: String, now: Instant) {
+        let Some(target) = self.target.as_mut().filter(|target| target.generation == generation) else {
+            return;
+        };
+        target.deny(text, now);
+        if self.in_flight {
+            self.again = true;
+        }
+        self.want(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
+    }
+
+    /// What the operator should know, once.
+    pub(super) fn take_news(&mut self) -> Vec<AddressNews> {
+        std::mem::take(&mut self.news)
     }
 
     /// Whose replica the followed node says it is, as that node knows it.

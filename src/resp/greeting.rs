@@ -1,5 +1,7 @@
 //! The first words on a connection to a data server: who we are, which protocol, and is it a primary.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -9,7 +11,7 @@ use crate::resp::control::{Control, ControlError};
 use crate::resp::value::Value;
 use crate::rotation::denials::{Denied, Probe};
 use crate::secret::Credentials;
-use crate::topology::{Address, ServerInfo};
+use crate::topology::{Address, Node, NodeId, ServerInfo};
 
 /// What a connection is opened as.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,9 @@ pub struct Greeting<'a> {
     pub selector: Option<Selector<'a>>,
     /// What the server denies the user: that is not sent. What it denies from now on is added.
     pub denied: Option<&'a Denied>,
+    /// Whether a demoted node may answer `-REDIRECT` (`CLIENT CAPA redirect`). To be set only where respgate can tell
+    /// the server's own `-REDIRECT` from one that a script forged: elsewhere the client would be shown it.
+    pub redirect: bool,
 }
 
 /// A user that selects the database before another one authenticates: the server keeps a database that is selected
@@ -39,7 +44,15 @@ pub struct Selector<'a> {
 impl<'a> Greeting<'a> {
     /// A greeting by which `credentials`, or the server's default user, opens a connection and selects `database`.
     pub fn new(credentials: Option<&'a Credentials>, resp: Resp, database: u32) -> Self {
-        Self { credentials, accepted_before: false, resp, database, selector: None, denied: None }
+        Self {
+            credentials,
+            accepted_before: false,
+            resp,
+            database,
+            selector: None,
+            denied: None,
+            redirect: true,
+        }
     }
 
     fn may(&self, probe: Probe) -> bool {
@@ -114,7 +127,7 @@ pub enum GreetError {
 /// reply to a failing AUTH in mid-pipeline (redis/redis#15640). The rest goes in one write:
 ///
 /// - `HELLO`, for the protocol and the server's name and version;
-/// - `CLIENT CAPA redirect` (Valkey 8), so that a demoted node names its successor and never serves old data;
+/// - `CLIENT CAPA redirect` (Valkey 8), where the greeting says so: a demoted node then never serves old data;
 /// - `CLIENT SETINFO LIB-NAME respgate` (Redis 7.2), for whoever reads CLIENT LIST;
 /// - `PING`, which alone is refused while the server loads its data set or a replica has lost its primary: HELLO
 ///   and ROLE are answered then as ever;
@@ -158,7 +171,7 @@ where
         (Probe::Role, &[b"ROLE"]),
     ];
     let asked = optional.map(|(probe, words)| {
-        let may = greeting.may(probe);
+        let may = greeting.may(probe) && (greeting.redirect || probe != Probe::ClientCapa);
         if may {
             control.send(words);
         }
@@ -265,6 +278,32 @@ where
     }
 }
 
+/// Asks a greeted connection which node it leads to (`INFO server`). `None`: the user may not ask, or the server does not
+/// say now. A user who was `denied` it once is not asked for again: that would fill the server's ACL log.
+///
+/// # Errors
+///
+/// As [`Control::call`]; the connection must then be closed.
+pub async fn ask_node<S>(
+    control: &mut Control<S>,
+    denied: Option<&Denied>,
+    deadline: Instant,
+) -> Result<Option<Node>, ControlError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if denied.is_some_and(|denied| denied.contains(Probe::Info)) {
+        return Ok(None);
+    }
+    let info = control.call(&[b"INFO", b"server"], deadline).await?;
+    if let (Some(denied), Some(line)) = (denied, info.error())
+        && has_code(line, b"NOPERM")
+    {
+        denied.insert(Probe::Info);
+    }
+    Ok(info.text().and_then(node_from_info))
+}
+
 async fn authenticate<S>(
     control: &mut Control<S>,
     credentials: &Credentials,
@@ -356,11 +395,23 @@ pub fn role_from_reply(reply: &Value) -> Option<Role> {
     }
 }
 
+/// The value of a line `key:value` of INFO.
+fn info_field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim_end))
+}
+
+/// The server section of INFO. `None` without a run id of plausible form.
+pub fn node_from_info(info: &str) -> Option<Node> {
+    let id = info_field(info, "run_id")
+        .filter(|id| id.len() == 40 && id.bytes().all(|c| c.is_ascii_hexdigit()))?;
+    let uptime = info_field(info, "uptime_in_seconds").and_then(|text| text.parse().ok());
+    // Without an uptime nothing says that it has just started.
+    Some(Node { id: NodeId(id.into()), uptime: uptime.map_or(Duration::MAX, Duration::from_secs) })
+}
+
 /// The replication section of INFO: lines of `key:value`.
 pub fn role_from_info(info: &str) -> Option<Role> {
-    let field = |key: &str| {
-        info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim_end))
-    };
+    let field = |key: &str| info_field(info, key);
     match field("role")? {
         "master" => {
             Some(Role::Primary { offset: field("master_repl_offset").and_then(|text| text.parse().ok()) })

@@ -87,7 +87,8 @@ pub struct UpstreamConfig {
     pub blocked_pop: BlockedPop,
     /// Idle leased connections are closed after this.
     pub lease_idle: Duration,
-    /// A connection that has been quiet for so long is pinged. Zero: none is.
+    /// A connection that has been quiet for so long is pinged, and discovery looks at a working primary so often. Zero:
+    /// neither.
     pub ping_interval: Duration,
     /// A connection that is older is replaced by a new one. Zero: none is.
     pub max_age: Duration,

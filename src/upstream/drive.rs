@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lane::{Lane, Phase};
-use super::open::{Key, Link, NeedlessPassword, OpenFault, open};
+use super::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
 use super::pump::{End, Pump};
 use super::queue::{Loss, Queue, Settled};
 use super::renew::Renewal;
@@ -93,7 +93,7 @@ async fn connect(
         return None;
     };
     lane.renew();
-    match open(upstream, &primary, lane.key(), NeedlessPassword::Accepted).await {
+    match open(upstream, &primary, lane.key(), NeedlessPassword::Accepted, Purpose::Shared).await {
         Ok(_) if upstream.generation() != Some(primary.generation) => {}
         Ok(link) => {
             if !refused {
@@ -221,7 +221,7 @@ fn report(upstream: &Upstream, generation: Generation, end: &End, settled: Settl
     };
     upstream.counters.lost.rise();
     upstream.scripts.doubt();
-    upstream.timelines.sign("a connection to the primary was lost", true);
+    upstream.timelines.sign(generation, "a connection to the primary was lost", false);
     upstream.hint(match end {
         End::NotPrimary => Hint::NotPrimary(generation),
         _ => Hint::Lost(generation),

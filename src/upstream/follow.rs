@@ -28,8 +28,8 @@ impl Upstream {
                 *self.fault.borrow_mut() = outage.to_string();
                 let refused = matches!(**outage, Outage::Refused(_));
                 self.hopeless.set(refused && self.identities.own().never_worked());
-                if self.primary.take().is_some() {
-                    self.timelines.named(self.drained());
+                if let Some(before) = self.primary.take() {
+                    self.timelines.named(before.generation, self.drained());
                     self.cut(None);
                 }
                 self.begin_hold();
@@ -40,7 +40,7 @@ impl Upstream {
             Topology::Failing(primary, sign) => {
                 self.follow_primary(primary);
                 *self.fault.borrow_mut() = sign.to_string();
-                self.timelines.sign(&sign.to_string(), true);
+                self.timelines.sign(primary.generation, &sign.to_string(), true);
                 self.hold();
             }
             Topology::Known(primary) => {
@@ -60,8 +60,8 @@ impl Upstream {
         match before {
             Some(before) if before.generation == primary.generation => {}
             before => {
-                if before.is_some() {
-                    self.timelines.named(self.drained());
+                if let Some(before) = before {
+                    self.timelines.named(before.generation, self.drained());
                 }
                 self.timelines.verified(primary);
                 // An outage that nobody's command met must not count against the next command.
@@ -90,7 +90,7 @@ impl Upstream {
     }
 
     /// A reply came from the primary of this generation.
-    pub(super) fn succeeded(&self, generation: Generation) {
+    pub fn succeeded(&self, generation: Generation) {
         if self.proven.replace(Some(generation)) != Some(generation) {
             self.timelines.succeeded(generation);
         }

@@ -15,7 +15,7 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
     loop {
         ticks.tick().await;
         let Some(upstream) = upstream.upgrade() else { return };
-        if let Some(timeline) = upstream.timelines.finished() {
+        for timeline in upstream.timelines.finished() {
             timeline.log(&upstream.config.name);
         }
         upstream.renew_users();

@@ -381,7 +381,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_old_connection_ends_only_if_another_is_to_be_had() {
-        let identities = Identities::new(Login::default());
+        let identities = Identities::new(Login::default(), Arc::default());
         let identity = identities.of(None, b"pw");
         identity.confirm();
         tokio::time::advance(Duration::from_secs(1)).await;

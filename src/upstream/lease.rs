@@ -17,7 +17,7 @@ use super::Upstream;
 use super::history::History;
 use super::identity::{Aging, Identity};
 use super::idle::{IdleLinks, sound};
-use super::open::{Key, Link, NeedlessPassword, OpenFault, open};
+use super::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
 use super::replies::Replies;
 use super::turns::{Share, Turns};
 use crate::command::Trace;
@@ -449,7 +449,8 @@ impl Upstream {
         self.meter.spawn_local(async move {
             let primary = upstream.primary().filter(|_| !upstream.holding());
             if let Some(primary) = primary {
-                let opened = open(&upstream, &primary, &key, NeedlessPassword::Accepted).await;
+                let opened =
+                    open(&upstream, &primary, &key, NeedlessPassword::Accepted, Purpose::Leased).await;
                 let leases = &upstream.leases;
                 let room = leases.taken.get() + leases.idle() < leases.limit;
                 if let Some(link) =
@@ -519,7 +520,7 @@ impl Upstream {
         loop {
             // Tried before the hold is looked at: its end is only noticed by trying.
             if let Some(primary) = self.primary().filter(|_| !self.holding()) {
-                match open(self, &primary, key, patience.needless_password()).await {
+                match open(self, &primary, key, patience.needless_password(), Purpose::Leased).await {
                     Ok(mut link) if Some(link.generation) == self.generation() => {
                         if let Err(why) = self.tell_scripts(&mut link, key).await {
                             self.note_fault(why);

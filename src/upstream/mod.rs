@@ -327,6 +327,11 @@ impl Upstream {
         }
     }
 
+    /// A reply holds what only a node that is not the primary says, or what a script has forged: discovery asks the node.
+    pub fn suspect(&self, generation: Generation) {
+        self.hint(Hint::NotPrimary(generation));
+    }
+
     /// The server refuses the credentials that respgate keeps for this identity: commands wait for better ones, as they
     /// would for a primary. Once that has taken too long, the error line with which they fail. Those of one user are no
     /// reason for others to wait; and if they have never worked, none are on their way.
@@ -449,6 +454,7 @@ mod tests {
                     address: Address::tcp("127.0.0.1", 1),
                     config_epoch: None,
                     server: None,
+                    node: None,
                 })));
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 assert!(upstream.hold_deadline().is_ok());

@@ -13,7 +13,7 @@ use crate::net::read_buffer::ReadBuffer;
 use crate::net::stream::Stream;
 use crate::resp::Resp;
 use crate::resp::control::Control;
-use crate::resp::greeting::{GreetError, Greeting, Role, Selector, greet};
+use crate::resp::greeting::{GreetError, Greeting, Role, Selector, ask_node, greet};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::secret::Credentials;
 use crate::topology::{Generation, Hint, Primary};
@@ -82,6 +82,16 @@ pub struct Link {
     pub retires: Option<Instant>,
 }
 
+/// Who will use a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Many sessions, for commands whose errors are the server's own.
+    Shared,
+    /// One session, which may run scripts on it. A script can forge every error, so the server must have no error that
+    /// the client may not be shown: it is not told that redirections are understood.
+    Leased,
+}
+
 /// Why a connection could not be opened.
 #[derive(Clone, Debug)]
 pub enum OpenFault {
@@ -118,6 +128,7 @@ pub(super) async fn open(
     primary: &Arc<Primary>,
     key: &Key,
     needless: NeedlessPassword,
+    purpose: Purpose,
 ) -> Result<Link, OpenFault> {
     let generation = primary.generation;
     let began = Instant::now();
@@ -161,6 +172,7 @@ pub(super) async fn open(
             Some(Err(_)) | None => None,
         },
         denied: denied.as_deref(),
+        redirect: purpose == Purpose::Shared,
         ..Greeting::new(credentials.as_deref(), key.resp, key.database)
     };
     let asked = Instant::now();
@@ -190,6 +202,16 @@ pub(super) async fn open(
         }
     }
     let round_trip = asked.elapsed();
+    if let Some(expected) = &primary.node {
+        match ask_node(&mut control, denied.as_deref(), deadline).await {
+            Ok(Some(node)) if node.id != *expected => {
+                let text = format!("{} leads to another node than before", primary.address);
+                return Err(unavailable(text, Hint::OtherNode(generation)));
+            }
+            Ok(_) => {}
+            Err(error) => return Err(unavailable(error.to_string(), Hint::Lost(generation))),
+        }
+    }
     let (stream, leftover) = control.into_inner();
     if answers(&leftover) {
         let text = format!("{} answered more than it was asked in its greeting", primary.address);
@@ -204,6 +226,7 @@ pub(super) async fn open(
         identity.refusals.accepted();
     }
     upstream.counters.opened.rise();
+    upstream.timelines.reached(generation);
     if let Some(server) = greeted.server {
         upstream.learn_server(server);
     }

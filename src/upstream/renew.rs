@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::config::Reauth;
 use super::identity::{Aging, Identity};
 use super::lane::{Lane, Order};
-use super::open::{Link, NeedlessPassword, OpenFault, open};
+use super::open::{Link, NeedlessPassword, OpenFault, Purpose, open};
 use super::pump::Pump;
 use super::{SharedPermit, Upstream};
 use crate::net::tls::client::ClientSet;
@@ -89,7 +89,8 @@ impl Renewal {
             };
             let (upstream, key) = (upstream.clone(), lane.key().clone());
             self.0 = Some(Box::pin(async move {
-                let link = open(&upstream, &primary, &key, NeedlessPassword::Accepted).await?;
+                let link =
+                    open(&upstream, &primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await?;
                 Ok(Successor { link: Some(link), permit: Some(permit) })
             }));
         }

@@ -55,6 +55,7 @@ mod pubsub;
 mod tenants;
 mod timeouts;
 mod reload;
+mod repointed;
 mod rotation;
 mod scripts;
 mod shared_rates;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::discovery::consensus::EPOCH_PATIENCE;
 use crate::discovery::sign::{CONFIRMED_LIMIT, DOWN_LIMIT, FAILOVER_LIMIT};
-use crate::discovery::verify::LEAVE;
+use crate::discovery::verify::{Description, LEAVE};
 use crate::topology::{Generation, Sign};
 
 fn at(host: &str) -> Address {
@@ -27,7 +27,7 @@ struct Bench {
 impl Bench {
     fn new(config: &DiscoveryConfig) -> Self {
         let now = Instant::now();
-        let (machine, actions) = Machine::new(config, now);
+        let (machine, actions) = Machine::new(config, Duration::ZERO, now);
         let topology = Topology::Unknown(Arc::new(Outage::Starting));
         let mut bench = Self {
             machine,
@@ -53,7 +53,7 @@ impl Bench {
     fn settled() -> Self {
         let mut bench = Self::sentinels(3);
         bench.all_claim("a", 1);
-        bench.found(Finding::Primary(None));
+        bench.found(Finding::Primary(Description::default()));
         assert_eq!(bench.known(), Some(("a:1".into(), 1)));
         bench
     }
@@ -143,7 +143,7 @@ fn every_seed_is_dialled_at_once_and_the_winner_is_probed() {
     bench.claims("s2", "a", 1);
     assert_eq!(bench.probe.as_ref().unwrap().1, at("a"));
     assert!(matches!(bench.outage(), Outage::Verifying(_)));
-    bench.found(Finding::Primary(None));
+    bench.found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
 }
 
@@ -154,7 +154,7 @@ fn a_failover_withdraws_the_old_primary_then_publishes_the_new() {
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
     bench.claims("s2", "b", 2);
     assert_eq!(bench.known(), None);
-    bench.found(Finding::Primary(None));
+    bench.found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
     let published = bench.published;
     bench.claims("s3", "b", 2).claims("s1", "b", 2);
@@ -200,7 +200,7 @@ fn a_primary_that_was_made_a_replica_by_hand_is_left_at_once() {
     bench.found(Finding::Replica(at("b"), "a is a replica of b".into()));
     bench.claims("s1", "b", 0);
     assert_eq!((bench.sign(), bench.known()), (Some(Sign::Demotion), Some(("a:1".into(), 1))));
-    bench.claims("s2", "b", 0).found(Finding::Primary(None));
+    bench.claims("s2", "b", 0).found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
 }
 
@@ -210,7 +210,7 @@ fn patience_ends_by_the_clock_alone() {
     bench.all_claim("b", 0);
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
     bench.pass(EPOCH_PATIENCE);
-    bench.found(Finding::Primary(None));
+    bench.found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
 }
 
@@ -259,7 +259,7 @@ fn a_hint_asks_the_sentinels_and_the_node() {
     assert!(dials <= 150, "{dials} dials");
     assert!(bench.asks - asks <= 360, "{} questions", bench.asks - asks);
     assert_eq!(bench.published, published);
-    bench.all_claim("b", 2).found(Finding::Primary(None));
+    bench.all_claim("b", 2).found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
 }
 
@@ -268,7 +268,7 @@ fn a_fixed_address_is_probed_until_it_is_a_primary() {
     let mut bench = Bench::new(&DiscoveryConfig::Fixed(at("a")));
     bench.found(Finding::NotPrimary("a is a replica".into()));
     assert_eq!(bench.outage(), Outage::Unverified("a is a replica".into()));
-    bench.pass(Duration::from_secs(1)).found(Finding::Primary(None));
+    bench.pass(Duration::from_secs(1)).found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
     assert_eq!(bench.topology.primary().unwrap().config_epoch, None);
     assert_eq!(bench.machine.wake_at(), None);
@@ -277,7 +277,7 @@ fn a_fixed_address_is_probed_until_it_is_a_primary() {
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
     bench.pass(Duration::from_secs(1)).found(Finding::Unreachable("refused".into()));
     assert_eq!(bench.outage(), Outage::Unverified("refused".into()));
-    bench.pass(Duration::from_secs(1)).found(Finding::Primary(None));
+    bench.pass(Duration::from_secs(1)).found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
 }
 
@@ -310,7 +310,7 @@ fn a_failover_is_announced_then_switched() {
     assert_eq!(bench.sign(), Some(Sign::Promotion));
     bench.claims("s1", "b", 2).claims("s2", "b", 2);
     assert!(matches!(bench.outage(), Outage::Verifying(_)));
-    bench.found(Finding::Primary(None));
+    bench.found(Finding::Primary(Description::default()));
     assert_eq!((bench.sign(), bench.known()), (None, Some(("b:1".into(), 2))));
     // The leader goes on speaking of the former primary.
     bench
@@ -370,7 +370,7 @@ fn a_sign_outlives_the_primary_it_is_about() {
     bench.hears("s1", START);
     assert_eq!(bench.outage(), Outage::Unverified("refused".into()));
     // It restarts within the time: nothing is sent to it, since another is about to take over.
-    bench.pass(Duration::from_secs(1)).found(Finding::Primary(None));
+    bench.pass(Duration::from_secs(1)).found(Finding::Primary(Description::default()));
     assert_eq!((bench.sign(), bench.known()), (Some(Sign::Election), Some(("a:1".into(), 1))));
     bench.hears("s1", ABORT);
     assert_eq!(bench.sign(), None);
@@ -384,7 +384,7 @@ impl Bench {
         config.switch = SwitchRule::Leader;
         let mut bench = Self::new(&DiscoveryConfig::Sentinel(config));
         bench.all_claim("a", 1);
-        bench.found(Finding::Primary(None));
+        bench.found(Finding::Primary(Description::default()));
         bench
     }
 
@@ -412,7 +412,7 @@ fn the_leaders_choice_is_followed_once_it_is_primary() {
     }
     bench.scouted(true);
     assert_eq!(bench.known(), None);
-    bench.found(Finding::Primary(None));
+    bench.found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
     // The leader first, then the others: nothing changes but the epoch.
     bench.hears("s1", Notice::Failover(FailoverStep::Promoted)).pass(Duration::from_secs(1));
@@ -425,9 +425,9 @@ fn the_leaders_choice_is_followed_once_it_is_primary() {
 #[test]
 fn a_choice_that_is_never_confirmed_is_left_again() {
     let mut bench = Bench::hasty();
-    bench.hears("s1", START).chooses("s1", "b").scouted(true).found(Finding::Primary(None));
+    bench.hears("s1", START).chooses("s1", "b").scouted(true).found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
-    bench.all_claim("a", 1).pass(EPOCH_PATIENCE).found(Finding::Primary(None));
+    bench.all_claim("a", 1).pass(EPOCH_PATIENCE).found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("a:1".into(), 3)));
 }
 
@@ -526,7 +526,7 @@ proptest::proptest! {
                 }
                 Step::Probe(good) if bench.probe.is_some() => {
                     let target = bench.probe.as_ref().unwrap().1.to_string();
-                    let finding = if good { Finding::Primary(None) } else { Finding::NotPrimary("no".into()) };
+                    let finding = if good { Finding::Primary(Description::default()) } else { Finding::NotPrimary("no".into()) };
                     bench.found(finding);
                     if let Some((address, _)) = bench.known().filter(|_| good) {
                         proptest::prop_assert_eq!(address, target);

@@ -5,7 +5,7 @@ fn node(host: &str) -> Address {
 }
 
 fn primary() -> Finding {
-    Finding::Primary(None)
+    Finding::Primary(Description::default())
 }
 
 fn refused() -> Finding {
@@ -25,7 +25,8 @@ struct Bench {
 
 impl Bench {
     fn aimed() -> Self {
-        let mut bench = Self { verifier: Verifier::new(), now: Instant::now(), probes: Vec::new() };
+        let mut bench =
+            Self { verifier: Verifier::new(Duration::ZERO), now: Instant::now(), probes: Vec::new() };
         bench.aim("a", 1);
         bench
     }
@@ -123,11 +124,11 @@ fn a_demoted_primary_is_left_at_once_and_an_absent_one_at_the_second_try() {
     assert_eq!(bench.probe(replica()), Duration::ZERO);
     assert_eq!(bench.generation(), None);
     bench.probe(primary());
-    assert_eq!(bench.generation(), Some(1), "restarted or promoted again: the same generation");
+    assert_eq!(bench.generation(), Some(2), "what was open to it before is not to be used again");
 
-    bench.hint(1);
+    bench.hint(2);
     bench.probe(refused());
-    assert_eq!(bench.generation(), Some(1));
+    assert_eq!(bench.generation(), Some(2));
     bench.probe(refused());
     assert_eq!(bench.generation(), None);
 }
@@ -224,4 +225,50 @@ fn news_make_an_unverified_node_be_asked_sooner() {
     assert!(bench.probe(primary()) <= PROBE_MIN);
     bench.verifier.nudge(bench.now);
     assert_eq!(bench.verifier.wake_at(), None, "a verified one is not");
+}
+
+fn named(name: &str) -> Finding {
+    let node = Node { id: NodeId(name.into()), uptime: Duration::from_secs(3600) };
+    Finding::Primary(Description { server: None, node: Some(node) })
+}
+
+#[test]
+fn a_working_primary_is_asked_at_every_interval_and_another_node_is_another_generation() {
+    let interval = Duration::from_secs(3);
+    let mut bench = Bench { verifier: Verifier::new(interval), now: Instant::now(), probes: Vec::new() };
+    bench.aim("a", 1);
+    bench.probe(named("x"));
+    for _ in 0..5 {
+        assert_eq!(bench.probe(named("x")), interval);
+        assert_eq!(bench.generation(), Some(1));
+    }
+    assert_eq!(bench.verifier.take_news(), []);
+    bench.probe(named("y"));
+    assert_eq!(bench.generation(), Some(2), "without a gap: the address has a primary");
+    assert_eq!(bench.verifier.take_news(), [AddressNews::Switched(node("a"), NodeId("x".into()))]);
+    bench.probe(named("x"));
+    assert_eq!(bench.generation(), Some(2));
+    assert_eq!(bench.verifier.take_news(), [AddressNews::Alternates(node("a"))]);
+}
+
+#[test]
+fn an_old_connection_s_word_that_its_node_is_demoted_ends_the_generation() {
+    let mut bench = Bench::verified();
+    bench.now += Duration::from_secs(10);
+    bench.verifier.denied(Generation(7), "another's".into(), bench.now);
+    assert_eq!(bench.generation(), Some(1));
+    bench.verifier.denied(Generation(1), "a replica".into(), bench.now);
+    assert!(matches!(bench.verifier.topology(), Some(Topology::Failing(_, Sign::Demotion))));
+    assert_eq!(bench.probe(primary()), Duration::ZERO);
+    assert_eq!(bench.generation(), Some(2), "the address leads to a primary: another one");
+}
+
+#[test]
+fn a_connection_that_led_elsewhere_is_looked_into_at_once() {
+    let mut bench = Bench::aimed();
+    bench.probe(named("x"));
+    bench.now += PROBE_MIN;
+    bench.verifier.hint(Hint::OtherNode(Generation(1)), bench.now);
+    assert_eq!(bench.probe(named("y")), Duration::ZERO);
+    assert_eq!(bench.generation(), Some(2));
 }

@@ -283,3 +283,24 @@ async fn a_needless_password_is_accepted_if_it_was_before() {
     let greeted = run(before, &[line, &welcome(HELLO2, PRIMARY)]).await.result.unwrap();
     assert!(greeted.needless_password);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_greeting_without_redirections_asks_for_none() {
+    let answer = format!("{HELLO2}+OK\r\n+PONG\r\n{PRIMARY}");
+    let run = run(Greeting { redirect: false, ..plain(Resp::V2) }, &[&answer]).await;
+    assert_eq!(run.result.unwrap().role, Some(Role::Primary { offset: Some(3_129_659) }));
+    assert!(!run.asked.contains("CAPA"), "{:?}", run.asked);
+}
+
+#[test]
+fn a_node_is_known_by_its_run_id() {
+    let id = "0123456789abcdef0123456789abcdef01234567";
+    let text = format!("# Server\r\nrun_id:{id}\r\nuptime_in_seconds:12\r\n");
+    let node = node_from_info(&text).unwrap();
+    assert_eq!((&*node.id.0, node.uptime), (id, Duration::from_secs(12)));
+    let node = node_from_info(&format!("run_id:{id}\r\n")).unwrap();
+    assert_eq!(node.uptime, Duration::MAX);
+    for silent in ["", "run_id:\r\n", "run_id:short\r\n", "OK"] {
+        assert_eq!(node_from_info(silent), None, "{silent:?}");
+    }
+}

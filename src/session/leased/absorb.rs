@@ -88,7 +88,14 @@ impl Leased {
     fn frame(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
         if kind == ReplyKind::Error {
             session.around.upstream.note_error(frame, self.lease.generation());
+        } else if self.may_hide_refusal() && hides_refusal(frame) {
+            session.around.upstream.suspect(self.lease.generation());
+            self.distrusted = true;
         }
+        if kind == ReplyKind::Error && frame.strip_prefix(b"-").is_some_and(not_primary) {
+            self.distrusted = true;
+        }
+        session.around.upstream.succeeded(self.lease.generation());
         if self.streaming.is_some() {
             let mute = self.mutes_front();
             pass(session, frame, mute);
@@ -238,6 +245,14 @@ impl Leased {
         }
     }
 
+    /// Whether the next reply may hold errors of commands inside: a script's, or a transaction's.
+    fn may_hide_refusal(&self) -> bool {
+        match self.expected.front() {
+            Some(Expect::Reply(awaited)) => awaited.forgeable || matches!(awaited.effect, Effect::Exec(_)),
+            _ => false,
+        }
+    }
+
     fn reply(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind, awaited: Awaited) {
         let failed = kind == ReplyKind::Error;
         let confirmed = frame == OK;
@@ -305,6 +320,12 @@ impl Leased {
 /// watched key changed, or discarded whole.
 fn ends_transaction(frame: &[u8]) -> bool {
     frame.starts_with(b"*") || frame == b"_\r\n" || frame.starts_with(b"-EXECABORT")
+}
+
+/// Whether a READONLY error stands inside this reply. Data that looks like one does no harm: the node is asked, at the
+/// pace of probes, and the connection is not used again.
+fn hides_refusal(frame: &[u8]) -> bool {
+    frame.starts_with(b"*") && memchr::memmem::find(frame, b"\r\n-READONLY ").is_some()
 }
 
 /// Appends a frame, or a piece of one, to the client's replies.

@@ -107,7 +107,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     drop(gauge);
     session.released();
     match end {
-        End::Clean if leased.settled() => {
+        End::Clean if leased.settled() && !leased.distrusted => {
             if let Some(clean) = leased.lease.proven() {
                 clean.give_back();
             }
@@ -134,6 +134,9 @@ struct Leased {
     sticky: bool,
     /// Something failed that leaves the connection's state unknown.
     doubtful: bool,
+    /// The node has refused something as only a non-primary does, or a script says so: the connection is not used by
+    /// others.
+    distrusted: bool,
     /// The frame that is being passed on in pieces answers nothing: it is a message.
     streaming: Option<bool>,
     /// The PUBLISH before a WAIT failed with this error.
@@ -158,6 +161,7 @@ impl Leased {
             left: false,
             sticky,
             doubtful: false,
+            distrusted: false,
             streaming: None,
             unpublished: None,
             ending: None,

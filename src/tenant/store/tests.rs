@@ -84,6 +84,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
         address: Address::tcp("127.0.0.1", 1),
         config_epoch: None,
         server: None,
+        node: None,
     };
     let (_topology, seen) = watch::channel(Topology::Known(Arc::new(primary)));
     let upstream = UpstreamPlan {

@@ -14,7 +14,7 @@ use crate::net::backoff::Backoff;
 use crate::resp::Resp;
 use crate::topology::{Generation, Hint};
 use crate::upstream::SharedPermit;
-use crate::upstream::open::{Key, Link, NeedlessPassword, OpenFault, open};
+use crate::upstream::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
 
 /// Bounds of the time between two attempts to open the link.
 const AGAIN_MIN: Duration = Duration::from_millis(20);
@@ -46,7 +46,7 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
             tokio::time::sleep(AGAIN_MAX).await;
             continue;
         }
-        match open(&upstream, &primary, &key, NeedlessPassword::Accepted).await {
+        match open(&upstream, &primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await {
             Ok(link) if Some(link.generation) == upstream.generation() => {
                 upstream.end_hold();
                 let opened = Instant::now();
@@ -169,7 +169,7 @@ fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: End) {
         }
     };
     upstream.counters.lost.rise();
-    upstream.timelines.sign("a connection to the primary was lost", true);
+    upstream.timelines.sign(generation, "a connection to the primary was lost", false);
     upstream.hint(match end {
         End::NotPrimary => Hint::NotPrimary(generation),
         _ => Hint::Lost(generation),

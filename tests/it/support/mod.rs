@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod client;
 pub mod compare;
 pub mod deployment;
+pub mod forwarder;
 pub mod place;
 pub mod port;
 pub mod proxy;
