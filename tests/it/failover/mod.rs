@@ -46,6 +46,7 @@ mod sessions;
 mod timeline;
 mod turn;
 mod undemoted;
+mod unnoticed;
 mod watch;
 mod writers;
 
