@@ -89,7 +89,7 @@ fn check(typed: TypedTenant, stores: Stores<'_>, report: &mut Report) -> TenantC
         }
         for name in unlisted(&config) {
             let what = match policy.looks_at_arguments() || config.read_only {
-                true => "its keys and effects are unknown, so it is refused here",
+                true => "it is refused here unless the server says where its keys are and whether it writes",
                 false => "it is allowed if the server has it",
             };
             report.warn(place, format!("names {name}, which respgate's table lacks; {what}"));
