@@ -68,7 +68,7 @@ mod tests {
         let denials = Denials::default();
         denials.of("app").insert(Probe::Ping);
         denials.of("app").insert(Probe::Role);
-        let app = denials.clone().of("app");
+        let app = denials.of("app");
         assert!(app.contains(Probe::Ping) && app.contains(Probe::Role) && !app.contains(Probe::Info));
         assert!(!denials.of("other").contains(Probe::Ping));
     }
