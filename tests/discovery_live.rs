@@ -402,7 +402,9 @@ async fn both_servers_are_greeted_in_both_versions() {
 
             let by_hello = open(Some("app"), Some("pw"), resp, 0).await.unwrap();
             assert_eq!(by_hello.role, Some(Role::Primary { offset: None }));
-            assert_eq!(open(Some("narrow"), Some("pw"), resp, 0).await.unwrap().role, None);
+            // HELLO says it to everybody.
+            let narrow = open(Some("narrow"), Some("pw"), resp, 0).await.unwrap();
+            assert_eq!(narrow.role, Some(Role::Primary { offset: None }));
 
             let error = open(None, None, resp, 0).await.unwrap_err();
             assert!(

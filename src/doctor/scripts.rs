@@ -109,7 +109,10 @@ mod tests {
         assert_eq!(finding.level, Level::Warning);
         assert!(finding.seen.contains("SLOWLOG LEN"), "{}", finding.seen);
         let remedy = finding.remedy.unwrap();
-        assert!(remedy.ends_with("ACL SETUSER app -@admin +role +lastsave +config|get"), "{remedy}");
+        assert!(
+            remedy.ends_with("ACL SETUSER app -@admin -memory|purge +role +lastsave +config|get"),
+            "{remedy}"
+        );
         assert!(finding.details[0].ends_with("ACL SETUSER NAME -@write"), "{:?}", finding.details);
         assert_eq!(judge(&refused, "app", Some(Vec::new())).level, Level::Ok);
         assert_eq!(judge(&refused, "app", None).level, Level::Ok);

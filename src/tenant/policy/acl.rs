@@ -10,7 +10,7 @@ use super::config::{PolicyConfig, Rule, What};
 const NEEDED: &str = "+@connection +command";
 /// No administration, but for what respgate needs (ROLE) and what clients may send although the server counts it as
 /// administration (LASTSAVE, and CONFIG GET of harmless parameters, which no script can run).
-const NO_ADMINISTRATION: &str = "-@admin +role +lastsave +config|get";
+const NO_ADMINISTRATION: &str = "-@admin -memory|purge +role +lastsave +config|get";
 
 /// The rules that a user of the server needs, in the syntax of `ACL SETUSER`, so that its scripts can run nothing that
 /// `policy` and a listener with `admin-commands = "deny"` refuse.
@@ -62,9 +62,9 @@ mod tests {
 
     #[test]
     fn a_policy_becomes_rules_of_the_server() {
-        assert_eq!(rules(None), "-@admin +role +lastsave +config|get");
+        assert_eq!(rules(None), "-@admin -memory|purge +role +lastsave +config|get");
         let read_only = PolicyConfig { read_only: true, ..PolicyConfig::default() };
-        assert_eq!(rules(Some(&read_only)), "-@write -@admin +role +lastsave +config|get");
+        assert_eq!(rules(Some(&read_only)), "-@write -@admin -memory|purge +role +lastsave +config|get");
         let commands = ["+@all", "-@dangerous", "+config|get"].map(|text| Rule::parse(text).unwrap());
         let policy = PolicyConfig {
             commands: Some(commands.into()),
@@ -75,7 +75,7 @@ mod tests {
         };
         assert_eq!(
             rules(Some(&policy)),
-            "-@all +@all -@dangerous +config|get +@connection +command -@admin +role +lastsave +config|get resetkeys \
+            "-@all +@all -@dangerous +config|get +@connection +command -@admin -memory|purge +role +lastsave +config|get resetkeys \
              ~app1:* resetchannels &news:*"
         );
     }
