@@ -64,6 +64,8 @@ enum Outcome {
     Held,
     /// The server's own error line.
     Refused,
+    /// respgate's own password has never worked: an error that says so.
+    Hopeless,
 }
 
 fn outcome(place: Place, step: &str, fault: Fault) -> Outcome {
@@ -75,8 +77,10 @@ fn outcome(place: Place, step: &str, fault: Fault) -> Outcome {
         // The server lives, and says nothing of its role.
         ("PING", Some("ERR" | "BUSY")) => Outcome::Served,
         ("ROLE", Some("ERR" | "BUSY")) => Outcome::Held,
+        ("HELLO" | "PING" | "ROLE", Some("NOAUTH")) if place == Place::Probe => Outcome::Hopeless,
         // RESP2 needs no HELLO.
         ("HELLO", Some(_)) if place == Place::Probe => Outcome::Served,
+        ("AUTH", _) if place == Place::Probe => Outcome::Hopeless,
         // A server that refuses respgate's own credentials may take them again: no client is told.
         ("AUTH", _) => Outcome::Held,
         _ if place == Place::Probe => Outcome::Held,
@@ -222,6 +226,10 @@ fn at_step(place: Place, step: &'static str) {
                 }
                 client.deadline(wait::PATIENCE);
             }
+            Outcome::Hopeless => {
+                let got = String::from_utf8_lossy(&client.reply()).into_owned();
+                assert!(got.contains("have never worked"), "{what}: {got}");
+            }
             Outcome::Refused => {
                 let Fault::Error(line) = now else { unreachable!() };
                 let got = String::from_utf8_lossy(&client.reply()).into_owned();
@@ -235,10 +243,12 @@ fn at_step(place: Place, step: &'static str) {
             Outcome::Held => client.expect_reply(&reply("one")),
             Outcome::Served => {}
             // A refusal stands for a second.
-            Outcome::Refused => wait::until(&format!("{what}: the refusal to end"), || {
-                send(client, "one");
-                client.reply() == reply("one").into_bytes()
-            }),
+            Outcome::Refused | Outcome::Hopeless => {
+                wait::until(&format!("{what}: the refusal to end"), || {
+                    send(client, "one");
+                    client.reply() == reply("one").into_bytes()
+                })
+            }
         }
         for part in ["two", "three"] {
             send(client, part);

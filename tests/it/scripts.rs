@@ -30,7 +30,9 @@ fn text(output: &Output) -> String {
 /// The rules behind `ACL SETUSER USER` in a text.
 fn rules<'a>(text: &'a str, user: &str) -> Vec<&'a str> {
     let (_, rest) = text.split_once(&format!("ACL SETUSER {user} ")).unwrap_or_else(|| panic!("{text}"));
-    rest.lines().next().expect("a line").split(' ').collect()
+    // Long ones go on in the next line.
+    let is_rule = |word: &&str| word.starts_with(['+', '-', '~', '&']) || word.starts_with("reset");
+    rest.split_whitespace().take_while(is_rule).collect()
 }
 
 fn server_with_user(flavor: Flavor) -> (Server, String) {
