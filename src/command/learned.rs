@@ -13,7 +13,7 @@ const MAX_NAMES: usize = 4096;
 const MAX_CATEGORIES: usize = 32;
 const MAX_CATEGORY: usize = 64;
 
-/// What a server says of its commands.
+/// The commands of a server, as its reply to COMMAND describes them.
 #[derive(Debug)]
 pub struct Learned {
     /// Sorted by upper-case name, `CONTAINER|SUBCOMMAND` for a subcommand.
@@ -22,7 +22,7 @@ pub struct Learned {
     complete: bool,
 }
 
-/// What is known of one command.
+/// One command, as the server describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LearnedCommand {
     /// The server described it. Otherwise it may not even exist.
@@ -121,7 +121,7 @@ impl Learned {
         Self { commands: Vec::new(), complete: false }
     }
 
-    /// What is known of a command that the static table lacks; `None`: the server has no such command.
+    /// Looks up a command that the static table lacks. Returns `None` if the server has no such command.
     pub fn command(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Rc<LearnedCommand>> {
         // As in the table: no command is called by the name of a subcommand's row, not even a module's.
         if name.contains(&b'|') {

@@ -20,7 +20,7 @@ pub(super) const ALTERNATION: Duration = Duration::from_secs(60);
 /// After this many new connections that led elsewhere than the probe that followed each, the address alternates.
 const STRAYS: u32 = 3;
 
-/// What a probe's answer says of the address.
+/// The result of comparing the node that a probe reached with the node that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Comparison {
     /// It leads to the node that was verified, as far as anybody can tell.
@@ -76,7 +76,7 @@ impl KnownNode {
         }
         self.id = Some(seen.id.clone());
         self.switched = Some(now);
-        // What alternated and still does is not to be refused for the next minute.
+        // The address may still alternate: connections to either node are accepted for the next minute.
         self.any_until = self.any_until.filter(|until| *until > now).map(|_| now + ALTERNATION);
         Comparison::Switched(known)
     }

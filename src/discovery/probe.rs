@@ -14,7 +14,9 @@ use crate::net::tls::fault::Fault;
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, ask_node, greet, role_from_reply};
+use crate::rotation::denials::Denied;
 use crate::rotation::login::Login;
+use crate::secret::Credentials;
 use crate::topology::{Address, Outage, Primary};
 
 /// How long a node may take to answer, once connected. A busy server answers nothing while a slow command runs.
@@ -38,11 +40,7 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
         }
     };
     let denied = login.denied(credentials.as_deref());
-    let greeting = Greeting {
-        accepted_before: login.has_worked(),
-        denied: Some(&denied),
-        ..Greeting::new(credentials.as_deref(), Resp::V2, 0)
-    };
+    let greeting = greeting(credentials.as_deref(), login, &denied);
     let mut control = Control::new(stream);
     let result = greet(&mut control, &greeting, Instant::now() + ANSWER_TIMEOUT).await;
     match (&result, &credentials) {
@@ -74,6 +72,15 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
         }
     }
     finding
+}
+
+/// How discovery introduces itself to a node.
+fn greeting<'a>(credentials: Option<&'a Credentials>, login: &Login, denied: &'a Denied) -> Greeting<'a> {
+    Greeting {
+        accepted_before: login.has_worked(),
+        denied: Some(denied),
+        ..Greeting::new(credentials, Resp::V2, 0)
+    }
 }
 
 /// What has been logged of a node, and is not again.
@@ -110,11 +117,7 @@ pub(super) async fn witness(primary: &Primary, login: &Login, dialer: &Dialer) -
     let credentials = login.newest().ok()?;
     let mut control = Control::new(dialer.dial(&primary.address).await.ok()?);
     let denied = login.denied(credentials.as_deref());
-    let greeting = Greeting {
-        accepted_before: login.has_worked(),
-        denied: Some(&denied),
-        ..Greeting::new(credentials.as_deref(), Resp::V2, 0)
-    };
+    let greeting = greeting(credentials.as_deref(), login, &denied);
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let greeted = greet(&mut control, &greeting, deadline).await.ok()?;
     // A user who may not ask would be refused for ever.
@@ -149,11 +152,7 @@ pub(super) async fn says_primary(address: &Address, login: &Login, dialer: &Dial
     let Ok(credentials) = login.newest() else { return false };
     let Ok(stream) = dialer.dial(address).await else { return false };
     let denied = login.denied(credentials.as_deref());
-    let greeting = Greeting {
-        accepted_before: login.has_worked(),
-        denied: Some(&denied),
-        ..Greeting::new(credentials.as_deref(), Resp::V2, 0)
-    };
+    let greeting = greeting(credentials.as_deref(), login, &denied);
     let greeted = greet(&mut Control::new(stream), &greeting, Instant::now() + ANSWER_TIMEOUT).await;
     matches!(greeted, Ok(Greeted { role: Some(Role::Primary { .. }), .. }))
 }

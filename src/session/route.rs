@@ -367,14 +367,14 @@ impl Session {
                 None => Way::Local(spec),
             };
         }
-        if level == AdminCommands::ReadOnly && diagnostics::shows(spec, self.acts_as_everybody()) {
+        if level == AdminCommands::ReadOnly && diagnostics::shows(spec, self.is_only_user_seen()) {
             return Way::Shared(self.if_read_lost());
         }
         Way::Refused(self.no_permission(spec.name))
     }
 
-    /// Whether every client of the process acts as the same user: respgate's own.
-    fn acts_as_everybody(&self) -> bool {
+    /// Returns true if every client of this process has acted as respgate's own user so far.
+    fn is_only_user_seen(&self) -> bool {
         self.member.is_none()
             && self.around.offices.users().is_none()
             && !self.around.upstream.identities.has_others()

@@ -388,7 +388,7 @@ struct Bounded {
     max_clients: usize,
     source_rate: SourceRateConfig,
     keepalive: Duration,
-    /// Somebody typed `admin-commands`.
+    /// `admin-commands` is set, by a key or a flag.
     admin_is_given: bool,
     session: SessionConfig,
 }

@@ -3,7 +3,7 @@
 
 use crate::config::address::{DEFAULT_SENTINEL_PORT, tcp};
 
-/// What stands in a corrected URL for a primary's name that the URL lacks.
+/// The primary's name in a corrected URL, where the user's URL names none.
 const NAME: &str = "mymaster";
 
 /// Rewrites a URL:
@@ -88,7 +88,7 @@ fn sentinels(rest: &str, scheme: &str) -> Result<String, String> {
     Err(corrected(before, scheme))
 }
 
-/// What the URL of Sentinels should be, as far as it says.
+/// Returns an error text that shows the corrected URL of Sentinels.
 fn corrected(before: &str, scheme: &str) -> String {
     let urls = before.split(';').map(|url| url.split_once("://").map_or(url, |(_, rest)| rest));
     let places: Vec<&str> = urls.map(|url| url.split(['?', '#']).next().unwrap_or_default()).collect();
