@@ -35,10 +35,11 @@ demo: build ## a failover and a crash, with clients at work and a verdict; ONCE=
 test: test-deps lint ## install what tests need, lint, and run every test
 	@echo "== unit and integration tests"
 	$(CARGO) test --locked -- --test-threads $(TEST_THREADS)
+# With fixed seeds, so that a commit is judged by what it changed. `make differential` and `make hostile` draw new ones.
 	@echo "== random sessions, with the server and through respgate"
-	@$(MAKE) --no-print-directory differential
+	@$(MAKE) --no-print-directory differential DIFFERENTIAL_SEED=1
 	@echo "== victims beside attackers"
-	@$(MAKE) --no-print-directory hostile
+	@$(MAKE) --no-print-directory hostile HOSTILE_SEED=1
 	@$(MAKE) --no-print-directory fuzz-smoke
 
 test-deps:

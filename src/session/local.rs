@@ -124,7 +124,6 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
         Verb::ClientCapa => session.answer(write::ok),
         Verb::ClientReply => reply_mode(session, value),
         Verb::ClientHelp => session.answer(|out| write::lines(out, CLIENT_HELP)),
-        Verb::Sentinel => session.refuse(&refusal::unknown_command(request)),
         _ => session.refuse(refusal::NO_CLUSTER),
     }
 }

@@ -294,7 +294,9 @@ impl Session {
                 }
             }
             // SENTINEL is no command of a data server, whatever its arguments.
-            Route::LocalError if spec.verb == Verb::Sentinel => Way::Local(spec),
+            Route::LocalError if spec.verb == Verb::Sentinel => {
+                Way::Refused(refusal::unknown_command(request))
+            }
             Route::Virtual | Route::LocalError | Route::Pin if !command::arity_ok(spec, request.argc()) => {
                 Way::Refused(if spec.name == "EXEC" {
                     // Observed on valkey 8.0 and redis 7.0: any refusal of EXEC is worded as an abort.

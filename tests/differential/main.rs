@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use respgate::command::TABLE;
 
-use lane::{Lane, Report, Setup};
+use lane::{Fault, Lane, Report, Setup};
 use rules::RULES;
 use support::servers::Flavor;
 
@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     let Plan { seed, seconds, .. } = plan;
     println!("DIFFERENTIAL_SEED={seed} DIFFERENTIAL_SECONDS={seconds}");
     let until = Instant::now() + Duration::from_secs(seconds);
-    let faults: usize = thread::scope(|scope| {
+    let faults: Vec<String> = thread::scope(|scope| {
         let lanes: Vec<_> = plan
             .flavors
             .iter()
@@ -111,13 +111,19 @@ fn main() -> ExitCode {
                 })
             })
             .collect();
-        lanes.into_iter().map(|lane| lane.join().unwrap_or(1)).sum()
+        let failed = |_| vec!["a lane's thread panicked; its message stands above".to_owned()];
+        lanes.into_iter().flat_map(|lane| lane.join().unwrap_or_else(failed)).collect()
     });
-    if faults == 0 {
+    if faults.is_empty() {
         return ExitCode::SUCCESS;
     }
+    // Last, because a log is often shown from its end.
+    for fault in &faults {
+        eprintln!("  FAULT, {fault}");
+    }
     eprintln!(
-        "differential: {faults} faults. A script above, in a file, runs again with DIFFERENTIAL_SCRIPT=FILE; everything, with DIFFERENTIAL_SEED={seed}."
+        "differential: {} faults. A script above, in a file, runs again with DIFFERENTIAL_SCRIPT=FILE; everything, with DIFFERENTIAL_SEED={seed}.",
+        faults.len()
     );
     ExitCode::FAILURE
 }
@@ -144,8 +150,8 @@ fn run_script(lane: &mut Lane, script: &str) {
     }
 }
 
-/// Prints what a lane did; how many faults there were that happen again.
-fn tell(flavor: Flavor, report: &Report) -> usize {
+/// Prints what a lane did, and returns a description of each fault that happened again.
+fn tell(flavor: Flavor, report: &Report) -> Vec<String> {
     let drawn = report.rows.iter().filter(|times| **times > 0).count();
     println!(
         "{}: {} sessions, {} commands, {drawn} of {} rows of the command table; {} sessions ended at a documented difference.",
@@ -158,9 +164,12 @@ fn tell(flavor: Flavor, report: &Report) -> usize {
     for (rule, used) in RULES.iter().zip(&report.rules).filter(|(_, used)| **used > 0) {
         println!("  {used:>7} times: {}", rule.name);
     }
-    for fault in report.faults.values() {
-        let again = if fault.case.is_some() { "" } else { " (not again)" };
-        println!("  FAULT{again}, {} times, {:?}: {}", fault.times, fault.setup, fault.difference);
+    let (certain, once): (Vec<_>, Vec<_>) = report.faults.values().partition(|fault| fault.case.is_some());
+    let describe = |fault: &Fault| {
+        format!("{}, {} times, {:?}: {}", flavor.name(), fault.times, fault.setup, fault.difference)
+    };
+    for fault in once {
+        println!("  FAULT (not again), {}", describe(fault));
     }
-    report.faults.values().filter(|fault| fault.case.is_some()).count()
+    certain.into_iter().map(describe).collect()
 }

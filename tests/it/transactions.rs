@@ -36,7 +36,7 @@ fn transactions_in_both_versions() {
 #[test]
 fn faults_in_transactions() {
     both(|pair| {
-        let sequences: [&[&[&str]]; 13] = [
+        let sequences: [&[&[&str]]; 14] = [
             &[&["EXEC"], &["DISCARD"], &["UNWATCH"]],
             &[&["MULTI"], &["MULTI"], &["SET", "k", "1"], &["EXEC"]],
             &[&["MULTI"], &["WATCH", "k"], &["EXEC"]],
@@ -50,6 +50,7 @@ fn faults_in_transactions() {
             &[&["MULTI"], &["RESET", "extra"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
             &[&["MULTI"], &["EXEC", "extra"], &["SET", "k", "1"], &["EXEC"]],
             &[&["MULTI"], &["GET"], &["CLIENT", "NOSUCH"], &["EXEC", "extra"], &["EXEC"]],
+            &[&["MULTI"], &["SENTINEL", "PRIMARY", "1"], &["SET", "k", "1"], &["EXEC"], &["EXISTS", "k"]],
         ];
         for sequence in sequences {
             pair.compare(|client| client.pipeline(sequence));
