@@ -87,6 +87,7 @@ figures! {
     opened: Counter "respgate_upstream_connects_total", "Upstream connections opened and greeted.";
     open_failed: Counter "respgate_upstream_connect_errors_total", "Upstream connections that could not be opened.";
     renewed: Counter "respgate_upstream_connections_renewed_total", "Shared upstream connections replaced because of their age or of new credentials.";
+    reauthenticated: Counter "respgate_upstream_reauthenticated_total", "Open upstream connections that were authenticated again with new credentials.";
     auth_refused: Counter "respgate_upstream_auth_refused_total", "Times the upstream refused respgate's own user or password, or what it authenticates with for one of its users.";
     isolated: Counter "respgate_upstream_connections_isolated_total", "Shared upstream connections left to one client whose replies had outgrown them.";
     lost: Counter "respgate_upstream_connections_lost_total", "Upstream connections that broke.";

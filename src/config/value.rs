@@ -241,7 +241,7 @@ words!(LogFormat, r#""auto", "human" or "json""#,
     "auto" => Self::Auto, "human" => Self::Human, "json" => Self::Json);
 words!(ClientAuth, r#""optional" or "required""#, "optional" => Self::Optional, "required" => Self::Required);
 words!(SwitchRule, r#""majority" or "leader""#, "majority" => Self::Majority, "leader" => Self::Leader);
-words!(Reauth, r#""keep" or "reconnect""#, "keep" => Self::Keep, "reconnect" => Self::Reconnect);
+words!(Reauth, r#""keep", "reconnect" or "refresh""#, "keep" => Self::Keep, "reconnect" => Self::Reconnect, "refresh" => Self::Refresh);
 words!(Pool, r#""shared" or "session""#, "shared" => Self::Shared, "session" => Self::Session);
 words!(RetryWrites, r#""never", "same-reply" or "idempotent""#,
     "never" => Self::Never, "same-reply" => Self::SameReply, "idempotent" => Self::Idempotent);

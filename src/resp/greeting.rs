@@ -324,6 +324,28 @@ where
     }
 }
 
+/// Why a server refused an AUTH.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthRefusal {
+    /// The default user has no password: everybody is that user already.
+    NeedlessPassword,
+    /// The server cannot say at present.
+    NotReady,
+    /// The user or the password is wrong. The line quotes no password.
+    Wrong(Bytes),
+}
+
+/// Judges the error line (without the leading `-` and without CRLF) that answered an AUTH.
+pub fn auth_refusal(line: &Bytes) -> AuthRefusal {
+    if wants_no_password(line) {
+        AuthRefusal::NeedlessPassword
+    } else if not_ready(line) || has_code(line, b"BUSY") {
+        AuthRefusal::NotReady
+    } else {
+        AuthRefusal::Wrong(without_arguments(line))
+    }
+}
+
 /// Returns true if the line refuses AUTH because the default user has no password: then everybody is that user already
 /// (observed on valkey 8.0 and redis 7.0; the second is of servers before users).
 fn wants_no_password(line: &[u8]) -> bool {

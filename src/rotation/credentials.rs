@@ -51,11 +51,13 @@ async fn refresh(login: &Login, source: &CredentialSource, tally: &Tally) {
                     true if !first => tally.replaced(),
                     _ => tally.cleared(),
                 }
+                login.note_run(Some(source.refresh));
                 source.refresh.mul_f64(1.0 - 0.1 * fastrand::f64())
             }
             Err(why) => {
                 login.still_awaited(&format!("there is no password yet: {why}"));
                 tally.refused(&why);
+                login.note_run(None);
                 failed = true;
                 Duration::ZERO
             }

@@ -1,8 +1,8 @@
 //! Who respgate is to a server, at this moment: for itself, or for one of its users.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -47,8 +47,30 @@ impl fmt::Display for Whose {
 #[derive(Debug)]
 struct Account {
     newest: watch::Sender<Newest>,
-    /// A server has refused the newest ones.
+    /// A server has refused the newest ones, or they have outlived their life.
     asked: Notify,
+    /// Until when they are good; none: for ever.
+    expiry: Mutex<Option<Expiry>>,
+    /// How often the program that prints them has ended.
+    runs: watch::Sender<u64>,
+}
+
+/// The end of a password's life. Either clock can show it: the first stands still while the machine sleeps, the second
+/// jumps when somebody sets it.
+#[derive(Clone, Copy, Debug)]
+struct Expiry {
+    at: Instant,
+    wall: SystemTime,
+}
+
+impl Expiry {
+    fn after(life: Duration) -> Option<Self> {
+        Some(Self { at: Instant::now().checked_add(life)?, wall: SystemTime::now().checked_add(life)? })
+    }
+
+    fn is_past(self) -> bool {
+        self.at <= Instant::now() || self.wall <= SystemTime::now()
+    }
 }
 
 /// What servers think of them.
@@ -83,7 +105,12 @@ impl Login {
     fn with(newest: Newest) -> Self {
         Self {
             whose: Whose::Own,
-            account: Arc::new(Account { newest: watch::channel(newest).0, asked: Notify::new() }),
+            account: Arc::new(Account {
+                newest: watch::channel(newest).0,
+                asked: Notify::new(),
+                expiry: Mutex::default(),
+                runs: watch::channel(0).0,
+            }),
             standing: Arc::new(watch::channel(Standing::default()).0),
             denials: Denials::default(),
         }
@@ -129,6 +156,31 @@ impl Login {
         let mut changes = self.subscribe();
         let _ = tokio::time::timeout(patience, changes.wait_for(Newest::is_ok)).await;
         self.newest()
+    }
+
+    /// As [`Self::newest`], but if a program prints them and the last ones are older than their life, the program is run
+    /// again first. Waits for it for `patience` at most, and then returns the old ones.
+    pub async fn fresh_within(&self, patience: Duration) -> Newest {
+        let expired = self.expiry().is_some_and(Expiry::is_past);
+        if expired {
+            let mut runs = self.account.runs.subscribe();
+            self.account.asked.notify_one();
+            let _ = tokio::time::timeout(patience, runs.changed()).await;
+        }
+        self.newest()
+    }
+
+    fn expiry(&self) -> Option<Expiry> {
+        *self.account.expiry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The program that prints the credentials has ended. With `life`, it printed some that are good for so long.
+    pub(super) fn note_run(&self, life: Option<Duration>) {
+        if let Some(life) = life {
+            let expiry = Expiry::after(life);
+            *self.account.expiry.lock().unwrap_or_else(PoisonError::into_inner) = expiry;
+        }
+        self.account.runs.send_modify(|runs| *runs += 1);
     }
 
     /// Sees every change from now on.
@@ -204,7 +256,8 @@ impl Login {
         self.standing.borrow().said.clone()
     }
 
-    /// Ends when a server has refused the newest ones, at once if one has since the last time.
+    /// Ends when a server has refused the newest ones, or a dial has found them too old; at once if that has happened since
+    /// the last time.
     pub(super) async fn wanted(&self) {
         self.account.asked.notified().await;
     }
@@ -258,6 +311,33 @@ mod tests {
         assert!(here.replace(credentials("two")));
         assert_eq!(there.newest().unwrap().unwrap().password.expose(), b"two");
         assert!(here.is(&here.clone()) && !here.is(&there));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_password_is_asked_for_before_it_is_used() {
+        let login = Login::new(Some(credentials("one")));
+        let life = Duration::from_secs(60);
+        login.note_run(Some(life));
+        assert_eq!(login.fresh_within(life).await, login.newest(), "it is good, so nobody waits");
+        tokio::time::advance(life).await;
+        let runs = async {
+            login.wanted().await;
+            login.replace(credentials("two"));
+            login.note_run(Some(life));
+        };
+        let (fresh, ()) = tokio::join!(login.fresh_within(life), runs);
+        assert_eq!(fresh.unwrap().unwrap().password.expose(), b"two");
+        tokio::time::advance(life).await;
+        let failed = async {
+            login.wanted().await;
+            login.note_run(None);
+        };
+        let (fresh, ()) = tokio::join!(login.fresh_within(life), failed);
+        assert_eq!(fresh.unwrap().unwrap().password.expose(), b"two", "the old one, for want of a better");
+        let patience = Duration::from_secs(2);
+        let began = Instant::now();
+        assert!(login.fresh_within(patience).await.is_ok());
+        assert_eq!(began.elapsed(), patience);
     }
 
     #[test]

@@ -359,7 +359,7 @@ impl Task {
         };
         primary != Some(link.generation)
             || link.retires.is_some_and(|retires| Instant::now() >= retires)
-            || (self.upstream.config.reauth == Reauth::Reconnect && changed())
+            || (self.upstream.config.reauth != Reauth::Keep && changed())
     }
 
     /// Asks for what is wanted, all in one go.

@@ -52,6 +52,9 @@ pub enum Reauth {
     Keep,
     /// They are replaced by new ones, within a few seconds and without clients noticing.
     Reconnect,
+    /// As `Reconnect`; and those that a session or fan-in holds, which cannot be replaced, are authenticated again in
+    /// place as soon as nothing else is under way on them.
+    Refresh,
 }
 
 /// One upstream, apart from how its primary is found.

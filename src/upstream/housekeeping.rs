@@ -19,6 +19,9 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
             timeline.log(&upstream.config.name);
         }
         upstream.renew_users();
+        if upstream.refreshes() {
+            upstream.leases.refresh_again();
+        }
         let asks =
             upstream.leases.tend(upstream.config.lease_idle, upstream.config.ping_interval, |identity| {
                 upstream.may_ping(identity)

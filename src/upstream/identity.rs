@@ -109,6 +109,18 @@ impl Identity {
         }
     }
 
+    /// As [`Self::credentials`], but a password that a program prints is printed again first if it is older than its life.
+    /// Waits for `patience` at most.
+    ///
+    /// # Errors
+    /// Why they are not known yet.
+    pub(super) async fn fresh_credentials(&self, patience: Duration) -> Newest {
+        match &self.who {
+            Who::Kept { login, .. } => login.fresh_within(patience).await,
+            Who::Client(_) => self.credentials(),
+        }
+    }
+
     /// The credentials that respgate keeps for it, if it does.
     pub(super) fn login(&self) -> Option<&Login> {
         match &self.who {

@@ -18,6 +18,7 @@ use super::history::History;
 use super::identity::{Aging, Identity};
 use super::idle::{IdleLinks, sound};
 use super::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
+use super::reauth::{InPlaceAuth, Refresh};
 use super::replies::Replies;
 use super::turns::{Share, Turns};
 use crate::command::Trace;
@@ -54,6 +55,9 @@ struct Out {
     quiet: Cell<u64>,
     /// It should be pinged.
     ping: Cell<bool>,
+    /// The number of the identity that acts on it.
+    identity: u64,
+    refresh: Cell<Refresh>,
     replies: Rc<Replies>,
 }
 
@@ -244,6 +248,23 @@ impl Leases {
         self.idle.retain(|key, _| identity.is_some_and(|identity| key.identity.id() != identity.id()));
     }
 
+    /// Has the connections of this identity that sessions hold authenticated again.
+    pub(super) fn refresh(&self, identity: &Identity) {
+        self.set_refresh(|out| out.identity == identity.id());
+    }
+
+    /// Has those authenticated again for which that did not come about.
+    pub(super) fn refresh_again(&self) {
+        self.set_refresh(|out| out.refresh.get() == Refresh::Later);
+    }
+
+    fn set_refresh(&self, concerned: impl Fn(&Out) -> bool) {
+        for out in self.out.borrow().values().filter(|out| concerned(out)) {
+            out.refresh.set(Refresh::Due);
+            out.replies.wake();
+        }
+    }
+
     /// Whether a connection that was begun then has credentials or certificates of the past.
     pub(super) fn is_outdated(&self, key: &Key, began: Instant) -> bool {
         key.identity.outdated().max(self.outdated.get()).is_some_and(|until| began <= until)
@@ -343,6 +364,25 @@ impl Lease {
     /// Whether it has been quiet for so long that it should be pinged; true once.
     pub fn takes_ping(&self) -> bool {
         self.listed.out.ping.take()
+    }
+
+    /// Returns true if the connection should be authenticated again with the newest credentials.
+    pub fn is_refresh_due(&self) -> bool {
+        self.listed.out.refresh.get() == Refresh::Due
+    }
+
+    /// Returns the AUTH that authenticates the connection again, or `None` if that has to be tried later.
+    pub fn begin_refresh(&self) -> Option<InPlaceAuth> {
+        self.listed.out.refresh.set(Refresh::Later);
+        InPlaceAuth::begin(&self.key.identity)
+    }
+
+    /// Handles the reply to an AUTH of [`Self::begin_refresh`].
+    pub fn end_refresh(&mut self, auth: InPlaceAuth, frame: &[u8]) {
+        if let Some(began) = auth.answered(&self.listed.upstream, frame) {
+            self.listed.out.refresh.set(Refresh::Done);
+            self.link.began = began;
+        }
     }
 
     /// Notes whether a reply is due, other than one that may take as long as it likes.
@@ -582,8 +622,11 @@ impl Upstream {
 
     fn lend(self: &Rc<Self>, link: Link, key: &Key, replies: &Rc<Replies>, permit: Permit) -> Lease {
         let number = self.leases.number();
+        let outdated = self.refreshes() && self.leases.is_outdated(key, link.began);
         let out = Rc::new(Out {
             generation: link.generation,
+            identity: key.identity.id(),
+            refresh: Cell::new(if outdated { Refresh::Due } else { Refresh::Done }),
             cut: Cell::new(false),
             due: Cell::new(None),
             silent: Cell::new(false),

@@ -22,6 +22,7 @@ pub mod open;
 mod probation;
 mod pump;
 pub mod queue;
+pub mod reauth;
 mod refusal;
 mod renew;
 pub mod replies;

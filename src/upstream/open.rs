@@ -138,7 +138,7 @@ pub(super) async fn open(
         OpenFault::Unavailable(text)
     };
     let identity = &key.identity;
-    let credentials = match identity.credentials() {
+    let credentials = match identity.fresh_credentials(upstream.config.connect_timeout).await {
         Ok(credentials) => credentials,
         // Everybody waits for respgate's own; for those of one user, only this user's clients.
         Err(why) if identity.is_of_a_user() => {

@@ -4,7 +4,8 @@
 //! client (see [`super::pump::isolate`]).
 //!
 //! A new AUTH on the connection itself would do without the new one, but for Redis 7.4 to 8, which drop the reply to a
-//! failing AUTH in mid-pipeline (redis/redis#15640): all later replies would then go to the wrong clients.
+//! failing AUTH in mid-pipeline (redis/redis#15640): all later replies would then go to the wrong clients. Connections
+//! that cannot be replaced, because a session holds them, wait for a moment without a pipeline (see [`super::reauth`]).
 
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -168,6 +169,14 @@ impl Upstream {
             return;
         }
         self.leases.outdate(identity.map(Rc::as_ref));
+        if let Some(identity) = identity
+            && self.refreshes()
+        {
+            self.leases.refresh(identity);
+            if let Some(fan) = self.fans.borrow().get(&identity.id()) {
+                fan.refresh();
+            }
+        }
         let concerned =
             |lane: &&Rc<Lane>| identity.is_none_or(|identity| lane.key().identity.id() == identity.id());
         self.lanes.borrow().values().filter(concerned).for_each(|lane| lane.retire_by(soon()));

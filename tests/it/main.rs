@@ -54,6 +54,7 @@ mod proxy_protocol;
 mod pubsub;
 mod tenants;
 mod timeouts;
+mod reauth;
 mod reload;
 mod repointed;
 mod rotation;

@@ -164,6 +164,7 @@ impl Leased {
                 self.ending = Some(End::Close(Close::UpstreamLost));
             }
             Some(Expect::Restored(_) | Expect::Alive) => {}
+            Some(Expect::Auth(auth)) => self.lease.end_refresh(auth, frame),
             Some(Expect::Decided(_)) | None if self.pins.monitoring => pass(session, frame, false),
             Some(Expect::Decided(_)) | None => {
                 tracing::error!(

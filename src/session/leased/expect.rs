@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::pins::Transaction;
 use crate::upstream::queue::IfLost;
+use crate::upstream::reauth::InPlaceAuth;
 
 /// One reply to come.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) enum Expect {
     Restored(usize),
     /// The reply to a PING that keeps the connection alive. Not for the client.
     Alive,
+    /// The reply to an AUTH by which the connection is authenticated again. Not for the client.
+    Auth(InPlaceAuth),
     /// What the client gets without the server's doing.
     Decided(Vec<u8>),
 }

@@ -34,6 +34,7 @@ use super::{Close, Session};
 use crate::command::Trace;
 use crate::metrics::Gauged;
 use crate::net::budget::{Account, Charge};
+use crate::resp::Resp;
 use crate::resp::reply::ReplyScanner;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::Pool;
@@ -224,6 +225,9 @@ impl Leased {
             if self.lease.takes_ping() && session.around.upstream.may_ping(self.lease.identity()) {
                 self.ping();
             }
+            if self.lease.is_refresh_due() && self.may_authenticate(session) {
+                self.authenticate();
+            }
             let mut moved = self.poll_client(cx, session, blocked && !due_later);
             if self.ending.is_some() {
                 continue;
@@ -377,12 +381,33 @@ impl Leased {
         }
     }
 
-    /// Pings a connection that has been quiet for long. Not behind something that is awaited, which may block; nor in a
-    /// transaction, which would queue it; nor where replies cannot be told from other traffic.
-    fn ping(&mut self) {
+    /// Returns true if respgate may send a request of its own: not behind a reply that is due, which may block; not in a
+    /// transaction, which would queue it; not where replies cannot be told from other traffic.
+    fn may_interject(&self) -> bool {
         let Pins { transaction, monitoring, .. } = &self.pins;
         let unknown = self.pins.is_kept_for_unknown();
-        if self.expected.is_empty() && transaction.is_none() && !monitoring && !unknown {
+        self.expected.is_empty() && transaction.is_none() && !monitoring && !unknown
+    }
+
+    /// Returns true if the connection can be authenticated again now. A RESP2 subscriber may not send AUTH (observed on
+    /// valkey 8.0 and redis 7.0).
+    fn may_authenticate(&self, session: &Session) -> bool {
+        self.may_interject() && (session.client.resp == Resp::V3 || !self.pins.subscribed())
+    }
+
+    /// Authenticates the connection again. Nothing is sent behind the AUTH until it is answered.
+    fn authenticate(&mut self) {
+        if let Some(auth) = self.lease.begin_refresh() {
+            let mut request = Vec::new();
+            auth.write(&mut request);
+            self.post(Expect::Auth(auth), Trace::Nothing, |out| out.append(&mut request));
+            self.expected.gated = true;
+        }
+    }
+
+    /// Pings a connection that has been quiet for long.
+    fn ping(&mut self) {
+        if self.may_interject() {
             self.post(Expect::Alive, Trace::Nothing, |out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
         }
     }
@@ -398,7 +423,7 @@ impl Leased {
 
     /// The server has not answered in time. Asking again would only make it wait longer.
     fn silent(&mut self, session: &mut Session) -> End {
-        if matches!(self.expected.front(), Some(Expect::Alive)) {
+        if matches!(self.expected.front(), Some(Expect::Alive | Expect::Auth(_))) {
             return End::Lost;
         }
         if self.pins.any() || self.streaming.is_some() {
@@ -419,6 +444,7 @@ impl Leased {
                 | Expect::Newest(_)
                 | Expect::Publish
                 | Expect::Alive
+                | Expect::Auth(_)
                 | Expect::Restored(_) => {}
             }
         }

@@ -56,7 +56,7 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
     for ((expect, (request, sent)), ended) in expects.iter().zip(requests).zip(ended(expects, requests)) {
         let fate = match expect {
             Expect::Decided(reply) => Fate::Answer(reply.clone()),
-            Expect::Restored(_) | Expect::Alive => Fate::Drop,
+            Expect::Restored(_) | Expect::Alive | Expect::Auth(_) => Fate::Drop,
             Expect::Confirmations { left, .. } => Fate::Resend(remaining_names(request, *left)),
             // The transaction that it was to discard has gone with the connection.
             Expect::Discarded(reply) => Fate::Answer(reply.clone()),

@@ -15,6 +15,7 @@ use crate::resp::Resp;
 use crate::topology::{Generation, Hint};
 use crate::upstream::SharedPermit;
 use crate::upstream::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
+use crate::upstream::reauth::Refresh;
 
 /// Bounds of the time between two attempts to open the link.
 const AGAIN_MIN: Duration = Duration::from_millis(20);
@@ -50,7 +51,7 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
             Ok(link) if Some(link.generation) == upstream.generation() => {
                 upstream.end_hold();
                 let opened = Instant::now();
-                serve(&fan, &upstream, link).await;
+                serve(&fan, &upstream, &key, link).await;
                 if opened.elapsed() >= STEADY {
                     backoff.reset();
                 }
@@ -134,11 +135,14 @@ fn give_up(fan: &FanIn, upstream: &Upstream, why: &str) {
     }
 }
 
-async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, link: Link) {
+async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, key: &Key, link: Link) {
     let generation = link.generation;
     let gauge = Gauged::new(&upstream.counters, |c| &c.fanin_open);
     fan.order.set(None);
     fan.ping.set(false);
+    fan.auth.take();
+    let outdated = upstream.refreshes() && upstream.leases.is_outdated(key, link.began);
+    fan.refresh.set(if outdated { Refresh::Due } else { Refresh::Done });
     fan.generation.set(Some(generation));
     let moved = fan.table.borrow_mut().connected();
     upstream.note_settled(0, 0, moved);

@@ -20,6 +20,7 @@ use self::seat::Outlet;
 use self::table::Table;
 use super::Upstream;
 use super::identity::Identity;
+use super::reauth::{InPlaceAuth, Refresh};
 use crate::poll_meter::PollMeter;
 use crate::resp::request::Request;
 use crate::topology::Generation;
@@ -60,6 +61,10 @@ pub(super) struct FanIn {
     /// Reads when they were last looked at, and how many looks ago they rose.
     quiet: Cell<(u64, u64)>,
     ping: Cell<bool>,
+    /// The link should be authenticated again.
+    refresh: Cell<Refresh>,
+    /// The AUTH that is under way. Nothing else is sent until it is answered.
+    auth: RefCell<Option<InPlaceAuth>>,
     unused: Cell<Option<Instant>>,
     meter: Rc<PollMeter>,
     /// A task works the table's backlog off.
@@ -78,6 +83,8 @@ impl FanIn {
             due: Cell::default(),
             quiet: Cell::default(),
             ping: Cell::default(),
+            refresh: Cell::default(),
+            auth: RefCell::default(),
             unused: Cell::default(),
             meter,
             working: Cell::default(),
@@ -125,6 +132,26 @@ impl FanIn {
         self.wake();
     }
 
+    /// Has the link authenticated again with the newest credentials.
+    pub(super) fn refresh(&self) {
+        self.refresh.set(Refresh::Due);
+        self.wake();
+    }
+
+    /// Returns the AUTH that authenticates the link again, if that is due.
+    fn begin_refresh(&self) -> Option<InPlaceAuth> {
+        if self.refresh.get() != Refresh::Due {
+            return None;
+        }
+        self.refresh.set(Refresh::Later);
+        InPlaceAuth::begin(&self.identity)
+    }
+
+    /// Returns true if the server owes an answer.
+    fn owed(&self) -> bool {
+        self.table.borrow().owed() || self.auth.borrow().is_some()
+    }
+
     /// Ends the link unless it is of the `newest` generation.
     pub(super) fn cut(&self, newest: Option<Generation>) {
         if self.generation.get().is_some_and(|generation| Some(generation) != newest) {
@@ -157,7 +184,10 @@ impl FanIn {
         let now = Instant::now();
         let config = &upstream.config;
         let (reads, open) = (self.reads.get(), self.generation.get().is_some());
-        let (owed, unused) = (open && self.table.borrow().owed(), self.is_unused());
+        let (owed, unused) = (open && self.owed(), self.is_unused());
+        if open && !owed && self.refresh.get() == Refresh::Later {
+            self.refresh();
+        }
         let (seen, since) = self.due.get();
         let since = owed.then(|| since.filter(|_| reads == seen).unwrap_or(now));
         self.due.set((reads, since));

@@ -17,6 +17,7 @@ use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::topology::Generation;
 use crate::upstream::not_primary;
 use crate::upstream::open::Link;
+use crate::upstream::reauth::Refresh;
 
 /// Bytes of messages that may wait for sessions that have not been woken for them: 16 KiB for each session, within bounds for
 /// all. Otherwise a burst for many subscribers would wait in memory for all of them, however fast they read.
@@ -170,10 +171,17 @@ impl Pump {
 
     /// Takes what is to be sent, unless a failover is under way.
     fn fill(&mut self, fan: &FanIn, upstream: &Upstream) {
-        if upstream.holding() {
+        if upstream.holding() || fan.auth.borrow().is_some() {
             return;
         }
         let mut table = fan.table.borrow_mut();
+        if !table.owed()
+            && let Some(auth) = fan.begin_refresh()
+        {
+            auth.write(&mut self.out);
+            fan.auth.replace(Some(auth));
+            return;
+        }
         if fan.ping.take() && !table.owed() {
             table.ping(&mut self.out, upstream.may_ping(&fan.identity));
         }
@@ -288,6 +296,14 @@ fn take_frame(
     turn: &mut Turn,
     announcements: &mut Announcements,
 ) -> Result<Option<Delivery>, End> {
+    if kind != ReplyKind::Push
+        && let Some(auth) = fan.auth.take()
+    {
+        if auth.answered(upstream, frame).is_some() {
+            fan.refresh.set(Refresh::Done);
+        }
+        return Ok(None);
+    }
     let mut table = fan.table.borrow_mut();
     let handled = match kind {
         ReplyKind::Push => match published(frame) {
