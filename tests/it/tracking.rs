@@ -31,6 +31,28 @@ fn invalidations_arrive() {
     }
 }
 
+/// CLIENT CACHING speaks of the next command, also when respgate answers that itself.
+#[test]
+fn a_local_command_ends_caching() {
+    for flavor in Flavor::ALL {
+        let pair = Pair::start(flavor);
+        for between in [&["HELLO", "3", "SETNAME", "x"][..], &["NOSUCH"], &["EXEC"], &["CLIENT", "GETNAME"]] {
+            pair.compare(|client| {
+                let other = client.another();
+                client.call(&["HELLO", "3", "SETNAME", "x"]);
+                client.call(&["CLIENT", "TRACKING", "ON", "OPTIN"]);
+                client.call(&["CLIENT", "CACHING", "YES"]);
+                client.call(between);
+                client.call(&["GET", "k"]);
+                client.call_on(other, &["SET", "k", "new"]);
+                // Comes with an invalidation before it, or without.
+                client.send("PING\r\n");
+                client.replies(if between[0] == "CLIENT" { 2 } else { 1 });
+            });
+        }
+    }
+}
+
 #[test]
 fn refused_forms() {
     let pair = Pair::start(Flavor::Valkey);

@@ -128,6 +128,19 @@ fn watched_keys() {
     });
 }
 
+/// An EXEC that the server refuses ends the watch, outside a transaction, too.
+#[test]
+fn a_refused_exec_forgets_what_is_watched() {
+    both(|pair| {
+        pair.compare(|client| {
+            client.call(&["WATCH", "k"]);
+            client.call(&["EXEC", "extra"]);
+            client.call(&["SET", "k", "1"]);
+            client.pipeline(&[&["MULTI"], &["GET", "k"], &["EXEC"]]);
+        });
+    });
+}
+
 /// A client that leaves in the middle takes its transaction along; nothing of it runs, now or later.
 #[test]
 fn an_abandoned_transaction_does_not_run() {

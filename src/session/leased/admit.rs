@@ -93,7 +93,25 @@ impl Leased {
                 None => Step::Done,
             };
         }
-        self.admit_way(session, request, way)
+        let sent = self.outbound.held();
+        let step = self.admit_way(session, request, way);
+        self.follow_caching(request, self.outbound.held() > sent, &step);
+        step
+    }
+
+    /// CLIENT CACHING speaks of the next command that is not of CLIENT. When respgate answers that one itself, the server
+    /// gets a PING in its place, or it would track the keys of a later command. `sent`: the request was sent.
+    fn follow_caching(&mut self, request: &Request<'_>, sent: bool, step: &Step) {
+        if !self.pins.caching
+            || matches!(step, Step::Stay(_))
+            || request.name().eq_ignore_ascii_case(b"CLIENT")
+        {
+            return;
+        }
+        self.pins.caching = false;
+        if !sent && self.may_interject() {
+            self.send_ping();
+        }
     }
 
     fn admit_way(&mut self, session: &mut Session, request: &Request<'_>, way: Way) -> Step {
@@ -103,6 +121,12 @@ impl Leased {
         }
         match way {
             Way::Local(spec) => self.admit_local(session, spec, request),
+            // The server forgets what is watched when it refuses EXEC, whatever the reason (observed on valkey 8.0 and
+            // redis 7.0).
+            Way::Refused(_) if self.pins.watching && is_exec(request) => {
+                self.pins.unwatch();
+                self.forward(session, request, Effect::None)
+            }
             Way::Refused(line) | Way::Denied(line) | Way::DeniedUnlearned(line) => self.when_answered(|_| {
                 session.refuse(&line);
                 Step::Done
@@ -274,6 +298,10 @@ impl Leased {
             Verb::ClientTracking => {
                 self.expected.gated = true;
                 Effect::Tracking(Tracking::of(request).on.then(|| request.raw().into()))
+            }
+            Verb::ClientCaching => {
+                self.pins.caching = self.pins.tracking.is_some();
+                Effect::None
             }
             Verb::ClientNoTouch => {
                 self.expected.gated = true;
@@ -543,6 +571,10 @@ fn refused_to_subscriber(request: &Request<'_>) -> Vec<u8> {
         false => refusal::wrong_arity(spec.name),
     };
     if spec.verb == Verb::Exec { refusal::exec_aborted_because(&line) } else { line }
+}
+
+fn is_exec(request: &Request<'_>) -> bool {
+    matches!(command::find(request), Some(Found::Spec(spec)) if spec.verb == Verb::Exec)
 }
 
 /// Remembers the scripts that a client sends, for the next primary.

@@ -408,8 +408,12 @@ impl Leased {
     /// Pings a connection that has been quiet for long.
     fn ping(&mut self) {
         if self.may_interject() {
-            self.post(Expect::Alive, Trace::Nothing, |out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
+            self.send_ping();
         }
+    }
+
+    fn send_ping(&mut self) {
+        self.post(Expect::Alive, Trace::Nothing, |out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
     }
 
     /// The client closed its side. What it sent before is still done and answered, but a wait is abandoned at once,

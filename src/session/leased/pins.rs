@@ -76,6 +76,8 @@ pub(super) struct Pins {
     pub(super) monitoring: bool,
     /// The CLIENT TRACKING request that is in force.
     pub(super) tracking: Option<Box<[u8]>>,
+    /// CLIENT CACHING was sent, and no command that it speaks of.
+    pub(super) caching: bool,
     pub(super) no_touch: bool,
     pub(super) import_source: bool,
     /// HIMPORT PREPARE left field names on the connection.
