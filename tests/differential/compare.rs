@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use respgate::command::{Flags, Route, Spec, Verb};
 
 use crate::direct::{Exchange, spec};
-use crate::lane::Fault;
+use crate::lane::{AdminLevel, Fault};
 use crate::rules::{Effect, RULES, SILENT_RULES, Unseen};
 use crate::seen::Seen;
 use crate::session::Request;
@@ -25,7 +25,7 @@ pub enum Verdict {
 /// Compares the frames of one session.
 pub struct Comparator<'r> {
     flavor: Flavor,
-    admin: bool,
+    admin: AdminLevel,
     clients: Vec<Sent>,
     /// A client has left, or has given up the state of its connection.
     ended: bool,
@@ -64,7 +64,13 @@ struct Sent {
 
 impl<'r> Comparator<'r> {
     /// `used` has a place for each of [`RULES`].
-    pub fn new(flavor: Flavor, admin: bool, clients: usize, used: &'r mut [u64], sought: Sought<'r>) -> Self {
+    pub fn new(
+        flavor: Flavor,
+        admin: AdminLevel,
+        clients: usize,
+        used: &'r mut [u64],
+        sought: Sought<'r>,
+    ) -> Self {
         Self { flavor, admin, clients: vec![Sent::default(); clients], ended: false, used, sought }
     }
 

@@ -32,18 +32,39 @@ const SHORT_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long the requests of clients that have left may take to run.
 const GONE: Duration = Duration::from_secs(1);
 
+/// `admin-commands` of respgate's listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminLevel {
+    Deny,
+    ReadOnly,
+    Allow,
+}
+
+impl AdminLevel {
+    pub const ALL: [Self; 3] = [Self::Deny, Self::ReadOnly, Self::Allow];
+
+    /// Returns the level as the configuration file spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::ReadOnly => "read-only",
+            Self::Allow => "allow",
+        }
+    }
+}
+
 /// How respgate is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setup {
     pub workers: usize,
-    /// `admin-commands = "allow"`.
-    pub admin: bool,
+    pub admin: AdminLevel,
 }
 
 impl Setup {
-    /// Every setup has its turn.
+    /// Returns the setup of respgate process number `process`. Six processes in a row cover every setup.
     fn of(process: u64) -> Self {
-        Self { workers: 1 + (process % 2) as usize, admin: process % 4 >= 2 }
+        let level = (process / 2) as usize % AdminLevel::ALL.len();
+        Self { workers: 1 + (process % 2) as usize, admin: AdminLevel::ALL[level] }
     }
 }
 
@@ -65,8 +86,12 @@ pub struct Fault {
     pub times: u64,
     pub difference: Difference,
     pub setup: Setup,
-    /// The smallest case found; `None` if it did not happen again.
+    /// The smallest case found; `None` if the fault did not appear again.
     pub case: Option<Vec<Session>>,
+    /// The session that showed the fault first, as a script.
+    pub script: String,
+    /// The number of that session, from which it is drawn together with the seed.
+    pub session: u64,
 }
 
 pub struct Lane {
@@ -131,7 +156,7 @@ impl Lane {
     pub fn run_script(&mut self, case: &[Session], setup: Setup) {
         let failed = self.fails(case, setup, "");
         if let Some(difference) = failed {
-            self.investigate(case, setup, difference);
+            self.investigate(case, setup, difference, 0);
         }
         self.report.sessions += case.len() as u64;
     }
@@ -146,7 +171,10 @@ impl Lane {
                 return number;
             }
             let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
-            let session = themes::draw(&Maker { words: &self.words, admin: setup.admin }, &mut rng);
+            let session = themes::draw(
+                &Maker { words: &self.words, admin: setup.admin == AdminLevel::Allow },
+                &mut rng,
+            );
             self.count(&session);
             let ended = self.session(&running, setup, &session, None);
             self.report.sessions += 1;
@@ -161,7 +189,7 @@ impl Lane {
                     } else {
                         println!("{} session {number}, {setup:?}: {difference}\n", self.flavor.name());
                         drop(running);
-                        self.investigate(&history, setup, difference);
+                        self.investigate(&history, setup, difference, number);
                     }
                     return number + 1;
                 }
@@ -171,7 +199,7 @@ impl Lane {
     }
 
     /// Finds the smallest case that shows the same fault, in a new process each time.
-    fn investigate(&mut self, history: &[Session], setup: Setup, difference: Difference) {
+    fn investigate(&mut self, history: &[Session], setup: Setup, difference: Difference, session: u64) {
         let signature = difference.signature();
         let until = Instant::now() + self.shrink;
         let alone = &history[history.len() - 1..];
@@ -184,13 +212,10 @@ impl Lane {
         self.patience = PATIENCE;
         match &case {
             Some(case) => println!("# {} {setup:?}: {signature}\n{}", self.flavor.name(), script(case)),
-            None => println!(
-                "# {} {setup:?}: not again: {signature}\n# the session was:\n{}",
-                self.flavor.name(),
-                script(alone)
-            ),
+            None => println!("# {} {setup:?}: not again: {signature}\n", self.flavor.name()),
         }
-        self.report.faults.insert(signature, Fault { times: 1, difference, setup, case });
+        let script = script(alone);
+        self.report.faults.insert(signature, Fault { times: 1, difference, setup, case, script, session });
     }
 
     /// The first difference, with a respgate of its own; if it has a signature, the first that may be the same.
@@ -253,7 +278,7 @@ impl Lane {
     fn process(&mut self, setup: Setup) -> Process {
         self.processes += 1;
         let (port, socket) = (free_port(), self.folder.path().join(self.processes.to_string()));
-        let admin = if setup.admin { "allow" } else { "deny" };
+        let admin = setup.admin.name();
         let toml = format!(
             "drain-timeout = \"1s\"\n\
              [listeners.tcp]\naddress = \"127.0.0.1:{port}\"\nadmin-commands = \"{admin}\"\n\

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use respgate::command::TABLE;
 
-use lane::{Fault, Lane, Report, Setup};
+use lane::{AdminLevel, Fault, Lane, Report, Setup};
 use rules::RULES;
 use support::servers::Flavor;
 
@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     let Plan { seed, seconds, .. } = plan;
     println!("DIFFERENTIAL_SEED={seed} DIFFERENTIAL_SECONDS={seconds}");
     let until = Instant::now() + Duration::from_secs(seconds);
-    let faults: Vec<String> = thread::scope(|scope| {
+    let (faults, once): (Vec<String>, Vec<String>) = thread::scope(|scope| {
         let lanes: Vec<_> = plan
             .flavors
             .iter()
@@ -107,13 +107,18 @@ fn main() -> ExitCode {
                         Some(script) => run_script(&mut lane, script),
                         None => lane.run(until),
                     }
-                    tell(*flavor, &lane.report)
+                    tell(*flavor, plan.seed, &lane.report)
                 })
             })
             .collect();
-        let failed = |_| vec!["a lane's thread panicked; its message stands above".to_owned()];
-        lanes.into_iter().flat_map(|lane| lane.join().unwrap_or_else(failed)).collect()
+        let failed = |_| (vec!["a lane's thread panicked; its message stands above".to_owned()], Vec::new());
+        let told: Vec<_> = lanes.into_iter().map(|lane| lane.join().unwrap_or_else(failed)).collect();
+        let (faults, once): (Vec<_>, Vec<_>) = told.into_iter().unzip();
+        (faults.concat(), once.concat())
     });
+    for fault in &once {
+        eprintln!("  FAULT (not again), {fault}");
+    }
     if faults.is_empty() {
         return ExitCode::SUCCESS;
     }
@@ -144,14 +149,15 @@ fn documents() -> Result<(), String> {
 fn run_script(lane: &mut Lane, script: &str) {
     let case = session::parse_script(script).unwrap_or_else(|error| panic!("{error}"));
     for workers in [1, 2] {
-        for admin in [false, true] {
+        for admin in AdminLevel::ALL {
             lane.run_script(&case, Setup { workers, admin });
         }
     }
 }
 
-/// Prints what a lane did, and returns a description of each fault that happened again.
-fn tell(flavor: Flavor, report: &Report) -> Vec<String> {
+/// Prints what a lane did, and returns a description of each fault: first those that appeared again, then the others, with
+/// the script and the seed of their session.
+fn tell(flavor: Flavor, seed: u64, report: &Report) -> (Vec<String>, Vec<String>) {
     let drawn = report.rows.iter().filter(|times| **times > 0).count();
     println!(
         "{}: {} sessions, {} commands, {drawn} of {} rows of the command table; {} sessions ended at a documented difference.",
@@ -168,8 +174,14 @@ fn tell(flavor: Flavor, report: &Report) -> Vec<String> {
     let describe = |fault: &Fault| {
         format!("{}, {} times, {:?}: {}", flavor.name(), fault.times, fault.setup, fault.difference)
     };
-    for fault in once {
-        println!("  FAULT (not again), {}", describe(fault));
-    }
-    certain.into_iter().map(describe).collect()
+    let with_script = |fault: &Fault| {
+        format!(
+            "{}\n# DIFFERENTIAL_SEED={seed}, session {} of {}:\n{}",
+            describe(fault),
+            fault.session,
+            flavor.name(),
+            fault.script
+        )
+    };
+    (certain.into_iter().map(describe).collect(), once.into_iter().map(with_script).collect())
 }

@@ -2,6 +2,7 @@
 
 use respgate::command::Spec;
 
+use crate::lane::AdminLevel;
 use crate::session::Request;
 use crate::support::servers::Flavor;
 use crate::value::{Item, Value};
@@ -9,8 +10,8 @@ use crate::value::{Item, Value};
 /// Two frames that differ, and what they answer.
 pub struct Seen<'a> {
     pub flavor: Flavor,
-    /// Whether administrative commands are allowed.
-    pub admin: bool,
+    /// `admin-commands` of respgate's listeners.
+    pub admin: AdminLevel,
     pub spec: Option<&'static Spec>,
     pub request: &'a Request,
     /// Whether the server has queued the command.
@@ -44,6 +45,11 @@ impl Seen<'_> {
     /// Whether respgate gave an error that begins so.
     pub fn through_says(&self, start: &str) -> bool {
         matches!(self.through, Item::Frame(value) if value.fails_with(start))
+    }
+
+    /// Returns respgate's error, without its type byte.
+    pub fn through_error(&self) -> Option<&[u8]> {
+        if let Item::Frame(value) = self.through { value.error() } else { None }
     }
 
     /// Whether the server gave an error that begins so.
@@ -123,13 +129,63 @@ pub fn in_order(value: &Value) -> Value {
     }
 }
 
-/// A value with all integers made equal.
-pub fn without_integers(value: &Value) -> Value {
-    match value {
-        Value::Line(b':', _) => Value::Line(b':', Vec::new()),
-        Value::Many(kind, Some(members)) => {
-            Value::Many(*kind, Some(members.iter().map(without_integers).collect()))
+/// Returns the value with the times of consumers and pending entries made equal.
+pub fn without_stream_times(value: &Value) -> Value {
+    const TIMES: [&[u8]; 4] = [b"idle", b"inactive", b"seen-time", b"active-time"];
+    let Value::Many(kind, Some(members)) = value else { return value.clone() };
+    let mut kept: Vec<Value> = members.iter().map(without_stream_times).collect();
+    for at in 1..kept.len() {
+        if kept[at - 1].text().is_some_and(|name| TIMES.contains(&name)) && integer(&kept[at]).is_some() {
+            kept[at] = Value::Line(b':', Vec::new());
         }
-        other => other.clone(),
     }
+    // A pending entry: its id, perhaps its consumer, a time, and how often it was delivered.
+    let id = kept.first().and_then(Value::text).is_some_and(|id| id.contains(&b'-'));
+    if let [.., time, count] = &mut kept[..]
+        && id
+        && integer(time).is_some()
+        && integer(count).is_some()
+    {
+        *time = Value::Line(b':', Vec::new());
+    }
+    Value::Many(*kind, Some(kept))
+}
+
+/// Returns true if two replies of CONFIG GET differ only in the order and the case of names, and in parameters that respgate
+/// may hide.
+pub fn same_parameters(direct: &Value, through: &Value) -> bool {
+    let pairs = |value: &Value| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let text = |value: &Value| value.text().unwrap_or_default().to_vec();
+        let members = value.members().unwrap_or_default().chunks_exact(2);
+        let mut pairs: Vec<_> =
+            members.map(|pair| (text(&pair[0]).to_ascii_lowercase(), text(&pair[1]))).collect();
+        pairs.sort();
+        pairs
+    };
+    let (direct, through) = (pairs(direct), pairs(through));
+    through.iter().all(|pair| direct.contains(pair))
+        && direct.iter().all(|pair| through.contains(pair) || may_hide(&pair.0))
+}
+
+/// Returns true if respgate may hide this parameter at `admin-commands = "read-only"`.
+fn may_hide(name: &[u8]) -> bool {
+    const HIDDEN: [&str; 16] = [
+        "requirepass",
+        "masterauth",
+        "primaryauth",
+        "masteruser",
+        "primaryuser",
+        "hash-seed",
+        "aclfile",
+        "tls-cert-file",
+        "tls-key-file",
+        "tls-key-file-pass",
+        "tls-client-cert-file",
+        "tls-client-key-file",
+        "tls-client-key-file-pass",
+        "tls-dh-params-file",
+        "tls-ca-cert-file",
+        "tls-ca-cert-dir",
+    ];
+    HIDDEN.iter().any(|hidden| hidden.as_bytes() == name)
 }

@@ -208,7 +208,9 @@ impl Vocabulary {
             "password" => &["x", ""],
             "clientname" | "connection-name" => &["app", "", "two words", "new\nline"],
             "libname" | "libver" => &["lib", "1.2", "a b"],
-            "parameter" => &["maxmemory", "databases", "save", "appendonly"],
+            "parameter" => {
+                &["maxmemory", "databases", "save", "maxclients", "requirepass", "max*", "*", "MaxMemory"]
+            }
             "section" => &["server", "keyspace", "nosuch"],
             "encoding" => &["u8", "i16", "u64", "u63", "x"],
             "offset" => &["0", "#1", "8", "-1"],
