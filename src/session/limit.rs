@@ -209,7 +209,7 @@ impl Session {
         member.in_flight(in_flight);
         let hoarded = member.buffers(waiting);
         if let Some(line) = hoarded.filter(|_| self.closing.is_none()) {
-            self.refuse(&line);
+            self.refuse_for_limit(&line);
             self.closing = Some(Close::Memory);
             return true;
         }

@@ -5,8 +5,10 @@ use std::rc::Rc;
 use super::config::AdminCommands;
 use super::errand::Errand;
 use super::refusal;
+use super::setting::Forbidden;
 use super::turn::{Pause, Step};
 use super::{Session, diagnostics, local};
+use crate::command::administration::Administration;
 use crate::command::learned::LearnedCommand;
 use crate::command::{self, Flags, Found, ReadOptions, Retry, Route, Spec, Trace, Verb};
 use crate::resp::pubsub::Kind;
@@ -43,10 +45,10 @@ pub(super) enum Way {
     Local(&'static Spec),
     /// Refused with this line.
     Refused(Vec<u8>),
-    /// Refused with this line by the tenant's policy: nothing of it may reach the server, in a transaction neither.
-    Denied(Vec<u8>),
+    /// Refused because of a setting: nothing of it may reach the server, in a transaction neither.
+    Denied(Forbidden),
     /// As `Denied`, unless the server has no such command, which it must be asked first: then the client is told that.
-    DeniedUnlearned(Vec<u8>),
+    DeniedUnlearned(Forbidden),
     /// The server would close the connection without a word.
     Dropped,
 }
@@ -94,8 +96,8 @@ impl Session {
                         self.refuse(&line);
                         Step::Done
                     }
-                    Way::Denied(line) => {
-                        self.deny(&line);
+                    Way::Denied(forbidden) => {
+                        self.forbid(&forbidden, request);
                         Step::Done
                     }
                     Way::Fanned(kind, begins) => self.fan(request, kind, begins),
@@ -369,10 +371,12 @@ impl Session {
                 None => Way::Local(spec),
             };
         }
-        if level == AdminCommands::ReadOnly && diagnostics::shows(spec, self.is_only_user_seen()) {
-            return Way::Shared(self.if_read_lost());
-        }
-        Way::Refused(self.no_permission(spec.name))
+        let shown = match spec.administration() {
+            Administration::ShowsState => level == AdminCommands::ReadOnly,
+            Administration::ShowsCommands => level == AdminCommands::ReadOnly && self.is_only_user_seen(),
+            _ => false,
+        };
+        if shown { Way::Shared(self.if_read_lost()) } else { Way::Denied(self.forbidden_by_level(spec.name)) }
     }
 
     /// Returns true if every client of this process has acted as respgate's own user so far.
@@ -417,7 +421,7 @@ impl Session {
     fn learned_way(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> Way {
         let allowed = self.around.config.admin_commands == AdminCommands::Allow;
         if command.route == Route::Admin && !allowed {
-            return Way::Refused(self.no_permission(name));
+            return Way::Denied(self.forbidden_by_level(name));
         }
         Way::Learned(LearnedWay {
             shared: command.route == Route::Shared && request.len() <= OVERSIZE,

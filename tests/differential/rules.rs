@@ -91,6 +91,17 @@ const UNORDERED: &[&str] = &[
     "FUNCTION|LIST",
 ];
 
+/// Returns true if respgate refuses `spec` in the words of either server, and names the setting that causes it.
+fn names_the_setting(through: &Item, spec: &Spec) -> bool {
+    let Item::Frame(value) = through else { return false };
+    let Some(text) = value.error().and_then(|text| std::str::from_utf8(text).ok()) else { return false };
+    let refused = format!(
+        " has no permissions to run the '{}' command (respgate: admin-commands = \"deny\")",
+        spec.name.to_ascii_lowercase()
+    );
+    text.starts_with("NOPERM ") && text.ends_with(&refused)
+}
+
 /// The rules, in the order in which they are tried.
 pub const RULES: &[Rule] = &[
     Rule {
@@ -207,12 +218,13 @@ pub const RULES: &[Rule] = &[
         name: "Administrative commands",
         origin: Origin::Respgate,
         reason: "At `admin-commands = \"deny\"`, respgate refuses commands that act on the server or on other \
-                 clients with `NOPERM`.",
+                 clients with the server's `NOPERM`, and adds the setting that causes it.",
         effect: Effect::GoesOn,
         covers: |seen| {
             !seen.admin
-                && seen.spec.is_some_and(|spec| spec.route == Route::Admin)
-                && seen.through_says("NOPERM")
+                && seen
+                    .spec
+                    .is_some_and(|spec| spec.route == Route::Admin && names_the_setting(seen.through, spec))
         },
     },
     Rule {
