@@ -74,6 +74,11 @@ impl Offices {
         *self.directory.borrow_mut() = next;
     }
 
+    /// Returns true if there is any tenant.
+    pub(super) fn has_tenants(&self) -> bool {
+        !self.directory().desks.is_empty()
+    }
+
     fn directory(&self) -> Rc<Directory> {
         self.directory.borrow().clone()
     }

@@ -39,6 +39,8 @@ pub(super) enum Way {
     Fanned(Kind, bool),
     /// The server must be asked what the command is.
     Unlearned,
+    /// The server must be asked how many users it has.
+    UsersUnknown,
     /// By the shared lane, with this request in the place of the client's.
     Instead(Vec<u8>, IfLost),
     /// Answered here.
@@ -102,6 +104,7 @@ impl Session {
                     }
                     Way::Fanned(kind, begins) => self.fan(request, kind, begins),
                     Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
+                    Way::UsersUnknown => Step::Stay(Pause::Errand(Errand::CountUsers)),
                     Way::Unlearned | Way::DeniedUnlearned(_) => Step::Stay(Pause::Errand(Errand::Learn)),
                     Way::Leased | Way::Learned(_) | Way::Shared(_) | Way::Scan(_) | Way::Instead(..) => {
                         Step::Stay(Pause::Errand(Errand::Lease))
@@ -373,17 +376,23 @@ impl Session {
         }
         let shown = match spec.administration() {
             Administration::ShowsState => level == AdminCommands::ReadOnly,
-            Administration::ShowsCommands => level == AdminCommands::ReadOnly && self.is_only_user_seen(),
+            Administration::ShowsCommands
+                if level == AdminCommands::ReadOnly && !self.are_users_told_apart() =>
+            {
+                match self.around.upstream.has_one_user() {
+                    Some(one) => one,
+                    None => return Way::UsersUnknown,
+                }
+            }
             _ => false,
         };
         if shown { Way::Shared(self.if_read_lost()) } else { Way::Denied(self.forbidden_by_level(spec.name)) }
     }
 
-    /// Returns true if every client of this process has acted as respgate's own user so far.
-    fn is_only_user_seen(&self) -> bool {
-        self.member.is_none()
-            && self.around.offices.users().is_none()
-            && !self.around.upstream.identities.has_others()
+    /// Returns true if the configuration tells clients apart, by tenants or by users of respgate's own: what one did is not for another
+    /// to see, whoever they are on the server.
+    fn are_users_told_apart(&self) -> bool {
+        self.around.offices.users().is_some() || self.around.offices.has_tenants()
     }
 
     /// A name that the table lacks: a module's, a newer server's, or nobody's.

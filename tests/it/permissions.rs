@@ -55,6 +55,14 @@ fn converse(port: u16, version: &str, requests: &[Say]) -> Vec<String> {
         .collect()
 }
 
+/// Returns a reply without the setting that respgate names behind the server's words.
+fn without_setting(line: &str) -> String {
+    let Some((words, rest)) = line.split_once(" (respgate: ") else { return line.to_owned() };
+    let (_, end) = rest.split_once(" of tenant \\'t\\')").expect("the tenant's name");
+    assert!(line.contains("NOPERM ") && end == "\\r\\n", "{line}");
+    format!("{words}{end}")
+}
+
 /// The same conversation with the server, whose ACL holds the user to the rules, and through respgate, whose policy
 /// does and whose server then lets that user do anything.
 fn compare(rules: &[&str], keys: &str, prefix: &str, requests: &[Say]) {
@@ -71,7 +79,8 @@ fn compare(rules: &[&str], keys: &str, prefix: &str, requests: &[Say]) {
             let direct = converse(server.port, version, requests);
             server.run(&["FLUSHALL"]);
             server.run(&["ACL", "SETUSER", "limited", "+@all", "~*", "&*"]);
-            let through = converse(port, version, requests);
+            let through: Vec<String> =
+                converse(port, version, requests).iter().map(|line| without_setting(line)).collect();
             assert_eq!(through, direct, "RESP{version} of {}", flavor.name());
         }
         drop(proxy);

@@ -86,6 +86,9 @@ impl Leased {
         if let Way::Denied(forbidden) | Way::DeniedUnlearned(forbidden) = way {
             return self.deny(session, request, forbidden);
         }
+        if matches!(way, Way::UsersUnknown) {
+            return self.admit_uncounted(session, request);
+        }
         if let Way::Instead(frame, if_lost) = way {
             return match Request::parse(&frame) {
                 Some(request) => self.admit_way(session, &request, Way::Shared(if_lost)),
@@ -93,6 +96,22 @@ impl Leased {
             };
         }
         self.admit_way(session, request, way)
+    }
+
+    /// Gives the connection back, so that the server can be asked how many users it has. A session that must keep its connection is
+    /// refused.
+    fn admit_uncounted(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+        if self.pins.any() {
+            let forbidden = match command::find(request) {
+                Some(Found::Spec(spec)) => session.forbidden_by_level(spec.name),
+                _ => session.forbidden_by_level(&String::from_utf8_lossy(request.name())),
+            };
+            return self.deny(session, request, forbidden);
+        }
+        self.when_answered(|leased| {
+            leased.ending = Some(End::Clean);
+            Step::Stay(Pause::Replies)
+        })
     }
 
     fn admit_way(&mut self, session: &mut Session, request: &Request<'_>, way: Way) -> Step {
@@ -122,8 +141,8 @@ impl Leased {
                 self.admit_subscribed(session, request)
             }
             Way::Learned(way) => self.admit_learned(session, request, way),
-            // It has been put in its request's place before.
-            Way::Instead(..) => Step::Done,
+            // Both have been seen to before.
+            Way::Instead(..) | Way::UsersUnknown => Step::Done,
             Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => match command::find(request) {
                 Some(Found::Spec(spec)) => self.admit_known(session, spec, request),
                 _ => self.forward(session, request, Effect::None),
@@ -477,7 +496,12 @@ impl Leased {
                         self.pins.keep_for(request.name());
                     }
                 }
-                Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) | Way::Instead(..) => {}
+                Way::Shared(_)
+                | Way::Scan(_)
+                | Way::Leased
+                | Way::Fanned(..)
+                | Way::Instead(..)
+                | Way::UsersUnknown => {}
             },
         }
         if let Some(transaction) = &mut self.pins.transaction {
