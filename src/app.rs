@@ -260,7 +260,6 @@ fn plan(
                 topology: discovery.topology.clone(),
                 hints: discovery.hints.clone(),
                 scripts: Scripts::default(),
-                several: Arc::default(),
                 fair: !config.tenants.is_empty(),
                 timelines: timelines.clone(),
             }

@@ -74,7 +74,14 @@ figures! {
     shared: Counter "respgate_commands_total" { "lane" = "shared" }, "Commands carried, by lane.";
     leased: Counter "respgate_commands_total" { "lane" = "leased" }, "Commands carried, by lane.";
     subscribes: Counter "respgate_commands_total" { "lane" = "fan-in" }, "Commands carried, by lane.";
-    refused: Counter "respgate_commands_refused_total", "Commands that respgate refused itself.";
+    refused: Counter "respgate_commands_refused_total" { "reason" = "other" }, "Commands that respgate refused itself, by the setting that refuses them; limits: a tenant's; other: none of these settings.";
+    refused_admin: Counter "respgate_commands_refused_total" { "reason" = "admin-commands" }, "Commands that respgate refused itself, by the setting that refuses them; limits: a tenant's; other: none of these settings.";
+    refused_commands: Counter "respgate_commands_refused_total" { "reason" = "commands" }, "Commands that respgate refused itself, by the setting that refuses them; limits: a tenant's; other: none of these settings.";
+    refused_read_only: Counter "respgate_commands_refused_total" { "reason" = "read-only" }, "Commands that respgate refused itself, by the setting that refuses them; limits: a tenant's; other: none of these settings.";
+    refused_scripts: Counter "respgate_commands_refused_total" { "reason" = "scripts" }, "Commands that respgate refused itself, by the setting that refuses them; limits: a tenant's; other: none of these settings.";
+    refused_key_prefixes: Counter "respgate_commands_refused_total" { "reason" = "key-prefixes" }, "Commands that respgate refused itself, by the setting that refuses them; limits: a tenant's; other: none of these settings.";
+    refused_channel_prefixes: Counter "respgate_commands_refused_total" { "reason" = "channel-prefixes" }, "Commands that respgate refused itself, by the setting that refuses them; limits: a tenant's; other: none of these settings.";
+    refused_limits: Counter "respgate_commands_refused_total" { "reason" = "limits" }, "Commands that respgate refused itself, by the setting that refuses them; limits: a tenant's; other: none of these settings.";
     errors: Counter "respgate_upstream_error_replies_total", "Error replies from the upstream.";
     unknown: Counter "respgate_outcome_unknown_total", "Writes answered with OUTCOMEUNKNOWN.";
     resent: Counter "respgate_commands_resent_total", "Requests sent again after a connection was lost.";

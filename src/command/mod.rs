@@ -1,5 +1,6 @@
 //! The command table: how each command is carried, and whether it may be sent again.
 
+pub mod administration;
 pub mod category;
 pub mod key_specs;
 pub mod keys;

@@ -7,12 +7,23 @@ use crate::resp::request::RequestLimits;
 /// Whether administrative commands (`deny-admin` in the command table) reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminCommands {
-    /// Answered with the server's own NOPERM text.
+    /// Answered with the server's NOPERM text, and with the setting that causes it.
     Deny,
     /// Those that only show something are sent; see [`super::diagnostics`].
     ReadOnly,
     /// Sent on a leased connection.
     Allow,
+}
+
+impl AdminCommands {
+    /// Returns the level as the configuration spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::ReadOnly => "read-only",
+            Self::Allow => "allow",
+        }
+    }
 }
 
 /// Bounds and permissions of a listener's sessions.

@@ -1,11 +1,12 @@
-//! What a request is answered that the tenant's policy denies.
+//! The answers to requests that the tenant's policy denies.
 
 use super::refusal::{self, Wording};
 use super::route::Way;
+use super::setting::{Forbidden, Setting};
 use super::{Close, Session};
 use crate::command::{self, Found, Verb};
 use crate::resp::request::{self, Request};
-use crate::tenant::policy::{Denial, Policy};
+use crate::tenant::policy::{Denial, Policy, PolicyKey};
 
 impl Session {
     /// What a denied request is answered. One that no server would take gets its usual answer.
@@ -26,37 +27,41 @@ impl Session {
         if !self.admitted() {
             return Way::Refused(refusal::NO_AUTH.to_vec());
         }
-        let line = match denial {
-            Denial::Arity => refusal::wrong_arity(spec.name),
-            Denial::Command => self.no_permission(spec.name),
-            Denial::Key => refusal::no_key_permission(self.wording()).to_vec(),
-            Denial::Channel => refusal::no_channel_permission(self.wording()).to_vec(),
+        let mut forbidden = match denial {
+            Denial::Arity => Forbidden { line: refusal::wrong_arity(spec.name), setting: None },
+            Denial::Command(key) => self.forbidden_by_policy(key, self.no_permission(spec.name)),
+            Denial::Key => self.forbidden_key(),
+            Denial::Channel => {
+                let line = refusal::no_channel_permission(self.wording()).to_vec();
+                self.forbidden_by_policy(PolicyKey::ChannelPrefixes, line)
+            }
         };
-        Way::Denied(if spec.verb == Verb::Exec { refusal::exec_aborted_because(&line) } else { line })
-    }
-
-    /// Answers a request that the tenant's policy denies, and counts it.
-    pub(super) fn deny(&mut self, line: &[u8]) {
-        self.count_denied();
-        self.refuse(line);
-    }
-
-    /// One more request that the tenant's policy denies.
-    pub(super) fn count_denied(&self) {
-        if let Some(member) = &self.member {
-            member.desk().figures.denied.rise();
+        if spec.verb == Verb::Exec {
+            forbidden.line = refusal::exec_aborted_because(&forbidden.line);
         }
+        Way::Denied(forbidden)
+    }
+
+    fn forbidden_by_policy(&self, key: PolicyKey, line: Vec<u8>) -> Forbidden {
+        self.forbidden(Setting::Policy(key), line)
+    }
+
+    fn forbidden_key(&self) -> Forbidden {
+        self.forbidden_by_policy(PolicyKey::KeyPrefixes, refusal::no_key_permission(self.wording()).to_vec())
     }
 
     /// As `denied`, of a command that the table lacks and that would go this way.
     fn denied_unlisted(&self, denial: Denial, name: &str, way: Way) -> Way {
+        let key = match denial {
+            Denial::Command(key) => key,
+            Denial::Key | Denial::Arity => PolicyKey::KeyPrefixes,
+            Denial::Channel => PolicyKey::ChannelPrefixes,
+        };
         match way {
-            Way::Learned(_) if denial == Denial::Key => {
-                Way::Denied(refusal::no_key_permission(self.wording()).to_vec())
-            }
+            Way::Learned(_) if denial == Denial::Key => Way::Denied(self.forbidden_key()),
             Way::Refused(_) | Way::Dropped => way,
-            Way::Unlearned => Way::DeniedUnlearned(self.no_permission(name)),
-            _ => Way::Denied(self.no_permission(name)),
+            Way::Unlearned => Way::DeniedUnlearned(self.forbidden_by_policy(key, self.no_permission(name))),
+            _ => Way::Denied(self.forbidden_by_policy(key, self.no_permission(name))),
         }
     }
 

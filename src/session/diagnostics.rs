@@ -1,7 +1,6 @@
 //! What `admin-commands = "read-only"` adds: commands that show how the server is doing, and neither change it nor show what
 //! other users do. Pure.
 
-use crate::command::Spec;
 use crate::resp::request::{self, Request};
 
 /// The longest pattern of CONFIG GET that is looked at, in bytes; no parameter has a longer name.
@@ -78,17 +77,6 @@ const HARMLESS: [&str; 10] = [
     "timeout",
 ];
 
-/// Returns true if an administrative command only shows something. `one_user`: all clients act as one user, so that what a log of
-/// commands shows is nobody else's.
-pub(super) fn shows(spec: &Spec, one_user: bool) -> bool {
-    match spec.name {
-        "LATENCY|DOCTOR" | "LATENCY|GRAPH" | "LATENCY|HISTOGRAM" | "LATENCY|HISTORY" | "LATENCY|LATEST"
-        | "MODULE|LIST" => true,
-        "SLOWLOG|GET" | "SLOWLOG|LEN" | "COMMANDLOG|GET" | "COMMANDLOG|LEN" => one_user,
-        _ => false,
-    }
-}
-
 /// Returns true if a CONFIG GET names only parameters that anybody may see.
 pub(super) fn is_harmless(request: &Request<'_>) -> bool {
     request
@@ -100,18 +88,32 @@ pub(super) fn is_harmless(request: &Request<'_>) -> bool {
 /// Returns the CONFIG GET to send in the place of `request`: patterns are replaced by the parameters that match and are shown, so
 /// that the server never sends another. `None`: there is none.
 pub(super) fn shown(request: &Request<'_>) -> Option<Vec<u8>> {
-    let patterns: Vec<&[u8]> =
-        request.args().skip(2).filter(|pattern| pattern.len() <= MAX_PATTERN).collect();
-    let matching = |name: &&str| patterns.iter().any(|pattern| matches(pattern, name.as_bytes()));
-    let names: Vec<&str> = PARAMETERS.split_ascii_whitespace().filter(matching).collect();
-    if names.is_empty() {
+    let mut words: Vec<&[u8]> = vec![b"CONFIG", b"GET"];
+    let mut left: Vec<&str> = PARAMETERS.split_ascii_whitespace().collect();
+    for pattern in request.args().skip(2).filter(|pattern| pattern.len() <= MAX_PATTERN) {
+        let glob = is_glob(pattern);
+        left.retain(|name| {
+            // The server answers a plain name in the client's own spelling.
+            let shown = match glob {
+                true => matches(pattern, name.as_bytes()).then_some(name.as_bytes()),
+                false => pattern.eq_ignore_ascii_case(name.as_bytes()).then_some(pattern),
+            };
+            words.extend(shown);
+            shown.is_none()
+        });
+    }
+    if words.len() == 2 {
         return None;
     }
-    let words: Vec<&[u8]> =
-        [&b"CONFIG"[..], b"GET"].into_iter().chain(names.iter().map(|name| name.as_bytes())).collect();
     let mut frame = Vec::new();
     request::encode(&words, &mut frame);
     Some(frame)
+}
+
+/// Returns true if the server takes an argument of CONFIG GET for a pattern, and not for a name: it looks for these bytes, up to the
+/// first NUL.
+fn is_glob(argument: &[u8]) -> bool {
+    argument.iter().take_while(|byte| **byte != 0).any(|byte| matches!(byte, b'[' | b'*' | b'?'))
 }
 
 /// Whether a glob pattern matches a name, in any case, as the server's do (util.c, stringmatchlen). Takes time in proportion to the
@@ -144,31 +146,37 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     match pattern {
         [b'?', ..] => Some(1),
         [b'\\', escaped, ..] => same(escaped).then_some(2),
-        [b'[', rest @ ..] => {
-            let (negated, rest, before) = match rest {
-                [b'^', rest @ ..] => (true, rest, 2),
-                rest => (false, rest, 1),
-            };
-            let end = rest.iter().position(|byte| *byte == b']').unwrap_or(rest.len());
-            let class = rest.get(..end).unwrap_or_default();
-            (contains(class, byte.to_ascii_lowercase()) != negated)
-                .then_some((before + end + 1).min(pattern.len()))
+        [b'[', class @ ..] => {
+            let (found, used) = class_matches(class, byte.to_ascii_lowercase());
+            found.then_some(1 + used)
         }
         [literal, ..] => same(literal).then_some(1),
         [] => None,
     }
 }
 
-/// Whether a class like `a-cx` contains a byte.
-fn contains(class: &[u8], byte: u8) -> bool {
-    match class {
-        [low, b'-', high, rest @ ..] => {
-            let (low, high) = (low.to_ascii_lowercase(), high.to_ascii_lowercase());
-            (low.min(high)..=low.max(high)).contains(&byte) || contains(rest, byte)
-        }
-        [b'\\', escaped, rest @ ..] => escaped.eq_ignore_ascii_case(&byte) || contains(rest, byte),
-        [one, rest @ ..] => one.eq_ignore_ascii_case(&byte) || contains(rest, byte),
-        [] => false,
+/// Returns true if a class like `^a-cx]` matches a byte in lower case, and how many bytes the class has. A class without an end
+/// goes on to the end of the pattern.
+fn class_matches(class: &[u8], byte: u8) -> (bool, usize) {
+    let negated = class.first() == Some(&b'^');
+    let mut at = usize::from(negated);
+    let mut found = false;
+    loop {
+        let rest = class.get(at..).unwrap_or_default();
+        let (one, used) = match rest {
+            [] => return (found != negated, at),
+            // An escaped bracket does not end the class. The server compares an escaped byte as it is written.
+            [b'\\', escaped, ..] => (*escaped == byte, 2),
+            [b']', ..] => return (found != negated, at + 1),
+            [low, b'-', high, ..] => {
+                // The server orders the ends before it turns them into lower case.
+                let (low, high) = (low.min(high), low.max(high));
+                ((low.to_ascii_lowercase()..=high.to_ascii_lowercase()).contains(&byte), 3)
+            }
+            [literal, ..] => (literal.eq_ignore_ascii_case(&byte), 1),
+        };
+        found |= one;
+        at += used;
     }
 }
 
@@ -193,7 +201,9 @@ mod tests {
     #[test]
     fn patterns_become_the_parameters_that_may_be_seen() {
         assert_eq!(rewritten(&["maxclients"]).as_deref(), Some("CONFIG GET maxclients"));
-        assert_eq!(rewritten(&["MaxMemory", "requirepass"]).as_deref(), Some("CONFIG GET maxmemory"));
+        assert_eq!(rewritten(&["MaxMemory", "requirepass"]).as_deref(), Some("CONFIG GET MaxMemory"));
+        assert_eq!(rewritten(&["maxmemor?", "MAXMEMORY"]).as_deref(), Some("CONFIG GET maxmemory"));
+        assert_eq!(rewritten(&["maxm\\emory"]), None, "a name and no pattern");
         assert_eq!(
             rewritten(&["maxmemory-[p-s]*"]).as_deref(),
             Some("CONFIG GET maxmemory-policy maxmemory-samples")
@@ -226,6 +236,18 @@ mod tests {
             ("**", "", true),
             ("", "a", false),
             ("a[", "a[", false),
+            ("a[\\]]c", "a]c", true),
+            ("a[\\]]c", "a\\]c", false),
+            ("a[x\\]b]c", "abc", true),
+            ("a[^\\]]c", "abc", true),
+            ("a[^\\]]c", "a]c", false),
+            ("a[b", "ab", true),
+            ("a[^", "ab", true),
+            ("a[a-]", "ab", false),
+            ("a[\\", "a\\", true),
+            ("a[\\B]", "ab", false),
+            ("a[A-C]", "ab", true),
+            ("a[a-Z]", "ab", false),
             ("*a*a*a*a*b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", false),
         ] {
             assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");

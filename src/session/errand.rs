@@ -47,6 +47,8 @@ pub(super) enum Errand {
     Greet,
     /// The request at the front of the input has a command that the table lacks.
     Learn,
+    /// The request at the front of the input is allowed only if the server has one user.
+    CountUsers,
     /// The request at the front of the input needs a connection of its own.
     Lease,
 }
@@ -86,6 +88,11 @@ impl Session {
                 {
                     self.skip_request();
                     self.refuse(CANNOT_LEARN);
+                }
+            }
+            Errand::CountUsers => {
+                if let Some(key) = self.key() {
+                    self.around.upstream.clone().count_users(&key).await;
                 }
             }
             Errand::Lease => {

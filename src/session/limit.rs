@@ -74,6 +74,11 @@ impl Offices {
         *self.directory.borrow_mut() = next;
     }
 
+    /// Returns true if there is any tenant.
+    pub(super) fn has_tenants(&self) -> bool {
+        !self.directory().desks.is_empty()
+    }
+
     fn directory(&self) -> Rc<Directory> {
         self.directory.borrow().clone()
     }
@@ -209,7 +214,7 @@ impl Session {
         member.in_flight(in_flight);
         let hoarded = member.buffers(waiting);
         if let Some(line) = hoarded.filter(|_| self.closing.is_none()) {
-            self.refuse(&line);
+            self.refuse_for_limit(&line);
             self.closing = Some(Close::Memory);
             return true;
         }

@@ -2,6 +2,7 @@
 
 use super::client::{Replying, valid_name};
 use super::errand::Errand;
+use super::setting::Setting;
 use super::{Close, Session, hello, refusal};
 use crate::command::{Spec, Tracking, Verb, option_is_whole as is};
 use crate::resp::Resp;
@@ -55,7 +56,7 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
         }
         Verb::Reset => {
             if let Err(line) = session.reset() {
-                session.refuse(&line);
+                session.refuse_for_limit(&line);
                 return Outcome::Close(Close::Full);
             }
             session.answer(|out| write::simple(out, "RESET"));
@@ -81,7 +82,11 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
         Verb::Discard => session.refuse(refusal::DISCARD_WITHOUT_MULTI),
         Verb::Unwatch => session.answer(write::ok),
         Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => unsubscribe(session, request),
-        Verb::ConfigGet => session.answer(|out| write::map(out, resp, 0)),
+        // An empty list cannot say why it is empty: the log does.
+        Verb::ConfigGet => {
+            session.note_forbidden(Some(Setting::AdminCommands(session.around.config.admin_commands)), request);
+            session.answer(|out| write::map(out, resp, 0));
+        }
         Verb::ClientTracking => session.refuse(
             b"-ERR respgate: CLIENT TRACKING needs RESP3 (HELLO 3) and no REDIRECT: connections are shared, so client ids are respgate's own",
         ),

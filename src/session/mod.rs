@@ -18,6 +18,7 @@ mod presence;
 mod refusal;
 pub mod roster;
 mod route;
+mod setting;
 mod scan;
 mod turn;
 
@@ -208,7 +209,7 @@ impl Session {
             _counted: counted,
         };
         if let Err(line) = session.reassign() {
-            session.refuse(&line);
+            session.refuse_for_limit(&line);
             session.closing = Some(Close::Full);
         }
         session
@@ -372,6 +373,11 @@ impl Session {
     /// Appends an error line.
     fn refuse(&mut self, line: &[u8]) {
         self.around.upstream.counters.refused.rise();
+        self.answer_line(line);
+    }
+
+    /// Answers with an error line.
+    fn answer_line(&mut self, line: &[u8]) {
         self.answer(|out| {
             out.extend_from_slice(line);
             out.extend_from_slice(b"\r\n");

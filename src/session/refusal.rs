@@ -269,7 +269,7 @@ fn c_string(bytes: &[u8], limit: usize) -> &[u8] {
 }
 
 /// An error is one line: the server turns CR and LF into spaces.
-fn one_line(mut line: Vec<u8>) -> Vec<u8> {
+pub(super) fn one_line(mut line: Vec<u8>) -> Vec<u8> {
     for byte in &mut line {
         if matches!(byte, b'\r' | b'\n') {
             *byte = b' ';

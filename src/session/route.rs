@@ -5,8 +5,10 @@ use std::rc::Rc;
 use super::config::AdminCommands;
 use super::errand::Errand;
 use super::refusal;
+use super::setting::Forbidden;
 use super::turn::{Pause, Step};
 use super::{Session, diagnostics, local};
+use crate::command::administration::Administration;
 use crate::command::learned::LearnedCommand;
 use crate::command::{self, Flags, Found, ReadOptions, Retry, Route, Spec, Trace, Verb};
 use crate::resp::pubsub::Kind;
@@ -37,16 +39,18 @@ pub(super) enum Way {
     Fanned(Kind, bool),
     /// The server must be asked what the command is.
     Unlearned,
+    /// The server must be asked how many users it has.
+    UsersUnknown,
     /// By the shared lane, with this request in the place of the client's.
     Instead(Vec<u8>, IfLost),
     /// Answered here.
     Local(&'static Spec),
     /// Refused with this line.
     Refused(Vec<u8>),
-    /// Refused with this line by the tenant's policy: nothing of it may reach the server, in a transaction neither.
-    Denied(Vec<u8>),
+    /// Refused because of a setting: nothing of it may reach the server, in a transaction neither.
+    Denied(Forbidden),
     /// As `Denied`, unless the server has no such command, which it must be asked first: then the client is told that.
-    DeniedUnlearned(Vec<u8>),
+    DeniedUnlearned(Forbidden),
     /// The server would close the connection without a word.
     Dropped,
 }
@@ -94,12 +98,13 @@ impl Session {
                         self.refuse(&line);
                         Step::Done
                     }
-                    Way::Denied(line) => {
-                        self.deny(&line);
+                    Way::Denied(forbidden) => {
+                        self.forbid(&forbidden, request);
                         Step::Done
                     }
                     Way::Fanned(kind, begins) => self.fan(request, kind, begins),
                     Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
+                    Way::UsersUnknown => Step::Stay(Pause::Errand(Errand::CountUsers)),
                     Way::Unlearned | Way::DeniedUnlearned(_) => Step::Stay(Pause::Errand(Errand::Learn)),
                     Way::Leased | Way::Learned(_) | Way::Shared(_) | Way::Scan(_) | Way::Instead(..) => {
                         Step::Stay(Pause::Errand(Errand::Lease))
@@ -369,17 +374,25 @@ impl Session {
                 None => Way::Local(spec),
             };
         }
-        if level == AdminCommands::ReadOnly && diagnostics::shows(spec, self.is_only_user_seen()) {
-            return Way::Shared(self.if_read_lost());
-        }
-        Way::Refused(self.no_permission(spec.name))
+        let shown = match spec.administration() {
+            Administration::ShowsState => level == AdminCommands::ReadOnly,
+            Administration::ShowsCommands
+                if level == AdminCommands::ReadOnly && !self.are_users_told_apart() =>
+            {
+                match self.around.upstream.has_one_user() {
+                    Some(one) => one,
+                    None => return Way::UsersUnknown,
+                }
+            }
+            _ => false,
+        };
+        if shown { Way::Shared(self.if_read_lost()) } else { Way::Denied(self.forbidden_by_level(spec.name)) }
     }
 
-    /// Returns true if every client of this process has acted as respgate's own user so far.
-    fn is_only_user_seen(&self) -> bool {
-        self.member.is_none()
-            && self.around.offices.users().is_none()
-            && !self.around.upstream.identities.has_others()
+    /// Returns true if the configuration tells clients apart, by tenants or by users of respgate's own: what one did is not for another
+    /// to see, whoever they are on the server.
+    fn are_users_told_apart(&self) -> bool {
+        self.around.offices.users().is_some() || self.around.offices.has_tenants()
     }
 
     /// A name that the table lacks: a module's, a newer server's, or nobody's.
@@ -417,7 +430,7 @@ impl Session {
     fn learned_way(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> Way {
         let allowed = self.around.config.admin_commands == AdminCommands::Allow;
         if command.route == Route::Admin && !allowed {
-            return Way::Refused(self.no_permission(name));
+            return Way::Denied(self.forbidden_by_level(name));
         }
         Way::Learned(LearnedWay {
             shared: command.route == Route::Shared && request.len() <= OVERSIZE,

@@ -531,7 +531,7 @@ impl Session {
                         return Step::Stay(Pause::Replies);
                     }
                     Charged::Refused(line) => {
-                        session.refuse(&line);
+                        session.refuse_for_limit(&line);
                         Step::Done
                     }
                 };

@@ -70,6 +70,7 @@ impl Upstream {
                 let own = self.identities.own().credentials();
                 self.auth_unclear.set(matches!(own, Ok(None)) && primary.server.is_none());
                 self.learned.take();
+                self.one_user.take();
                 self.cut(Some(primary.generation));
             }
         }

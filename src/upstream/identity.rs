@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -244,20 +243,13 @@ pub struct Identities {
     own: Rc<Identity>,
     others: RefCell<Vec<Rc<Identity>>>,
     next: Cell<u64>,
-    /// Some client of the process has acted as another; all workers know.
-    several: Arc<AtomicBool>,
 }
 
 impl Identities {
-    /// `own`: the configured credentials. `several`: what all workers know of whether clients act as others.
-    pub fn new(own: Login, several: Arc<AtomicBool>) -> Self {
+    /// `own`: the configured credentials.
+    pub fn new(own: Login) -> Self {
         let own = Identity::new(0, Who::kept(own));
-        Self { own, others: RefCell::default(), next: Cell::new(1), several }
-    }
-
-    /// Returns true if a client of the process has ever acted as another user than the configured one.
-    pub fn has_others(&self) -> bool {
-        self.several.load(Ordering::Relaxed)
+        Self { own, others: RefCell::default(), next: Cell::new(1) }
     }
 
     /// The configured identity.
@@ -291,9 +283,6 @@ impl Identities {
             Who::Client(credentials) => credentials.password.expose().len() <= LONGEST_REMEMBERED,
             Who::Kept { .. } => true,
         };
-        if candidate.id != self.own.id {
-            self.several.store(true, Ordering::Relaxed);
-        }
         let mut others = self.others.borrow_mut();
         if !short || candidate.id == self.own.id || others.iter().any(|known| known.id == candidate.id) {
             return;
@@ -354,7 +343,7 @@ mod tests {
 
     #[test]
     fn one_user_with_two_passwords_is_two_identities() {
-        let identities = Identities::new(Login::new(None), Arc::default());
+        let identities = Identities::new(Login::new(None));
         let first = identities.of(Some("app"), b"one");
         let second = identities.of(Some("app"), b"two");
         assert_ne!(first.id(), second.id());
@@ -365,13 +354,13 @@ mod tests {
     #[test]
     fn the_configured_credentials_are_recognised() {
         let own = Credentials { username: Some("app".into()), password: Secret::new("one") };
-        let identities = Identities::new(Login::new(Some(own)), Arc::default());
+        let identities = Identities::new(Login::new(Some(own)));
         assert_eq!(identities.of(Some("app"), b"one").id(), identities.own().id());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_kept_for_a_user_is_nobody_else_s() {
-        let identities = Identities::new(Login::default(), Arc::default());
+        let identities = Identities::new(Login::default());
         let credentials =
             |password: &str| Credentials { username: Some("app".into()), password: Secret::new(password) };
         let shop = Login::new(Some(credentials("one"))).elsewhere(Whose::User("shop".into()));
@@ -393,7 +382,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_old_connection_ends_only_if_another_is_to_be_had() {
-        let identities = Identities::new(Login::default(), Arc::default());
+        let identities = Identities::new(Login::default());
         let identity = identities.of(None, b"pw");
         identity.confirm();
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -416,7 +405,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn belief_ends_after_a_minute() {
-        let identities = Identities::new(Login::new(None), Arc::default());
+        let identities = Identities::new(Login::new(None));
         let identity = identities.of(None, b"pw");
         assert!(!identity.believed());
         identity.confirm();

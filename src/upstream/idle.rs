@@ -193,7 +193,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (server, _) = listener.accept().await.unwrap();
-            let identity = Rc::clone(Identities::new(Login::default(), std::sync::Arc::default()).own());
+            let identity = Rc::clone(Identities::new(Login::default()).own());
             let key = Key::new(identity, 0, Resp::V2);
             let link = Link {
                 stream: Stream::Tcp(stream),

@@ -1,6 +1,8 @@
-//! Asking the server for the commands that the static table lacks, once per primary and only when one is used.
+//! Asking the server for the commands that the static table lacks, once per primary and only when one is used, and for the number of
+//! its users.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
@@ -14,7 +16,44 @@ use crate::resp::Resp;
 use crate::resp::control::Control;
 use crate::rotation::login::{Login, Whose};
 
+/// How long the server's answer counts that it has one user only.
+const ONE_USER_COUNTS: Duration = Duration::from_secs(1);
+
+/// How long it counts that the server has several users or does not say. A server that denies `ACL USERS` writes that to its
+/// `ACL LOG` each time.
+const SEVERAL_USERS_COUNT: Duration = Duration::from_secs(60);
+
 impl Upstream {
+    /// Returns whether the server has one user only. `None`: it has not been asked lately.
+    pub fn has_one_user(&self) -> Option<bool> {
+        self.one_user.get().filter(|(until, _)| Instant::now() < *until).map(|(_, one)| one)
+    }
+
+    /// Asks the server for its users, as `key`'s user; then [`Self::has_one_user`] is set. A server that does not answer within the
+    /// connect timeout, or does not say, counts as one with several users.
+    pub async fn count_users(self: &Rc<Self>, key: &Key) {
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let generation = self.generation();
+        let one = timeout_at(deadline, self.ask_for_users(key, deadline)).await.unwrap_or(false)
+            && generation == self.generation();
+        let counts = if one { ONE_USER_COUNTS } else { SEVERAL_USERS_COUNT };
+        self.one_user.set(Some((Instant::now() + counts, one)));
+    }
+
+    async fn ask_for_users(self: &Rc<Self>, asker: &Key, deadline: Instant) -> bool {
+        let key = Key::new(asker.identity.clone(), 0, Resp::V2);
+        let nobody = Replies::nobody(&self.buffers);
+        let Ok(mut lease) = self.lease(&key, &nobody, Share::default()).await else { return false };
+        let mut control = Control::new(&mut lease.link.stream);
+        let Ok(reply) = control.call(&[b"ACL", b"USERS"], deadline).await else { return false };
+        drop(control);
+        // ACL USERS leaves nothing, and its reply has come.
+        if let Some(lease) = lease.proven() {
+            lease.give_back();
+        }
+        reply.elements().is_some_and(|users| users.len() == 1)
+    }
+
     /// What the server says of commands that the static table lacks, once it has been asked.
     pub fn learned(&self) -> Option<Rc<Learned>> {
         self.learned.borrow().clone()

@@ -35,7 +35,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -76,8 +75,6 @@ pub struct UpstreamPlan {
     pub hints: mpsc::Sender<Hint>,
     /// Scripts that clients have sent; the workers share them.
     pub scripts: Scripts,
-    /// Whether a client has acted as another user than the configured one; the workers share it.
-    pub several: Arc<AtomicBool>,
     /// Whether tenants share its connections: then nobody may fill one for long.
     pub fair: bool,
     /// Its failovers; the workers share them.
@@ -128,6 +125,8 @@ pub struct Upstream {
     auth_unclear: Cell<bool>,
     learned: RefCell<Option<Rc<Learned>>>,
     learning: Cell<bool>,
+    /// Whether the server has one user only, and until when that counts.
+    one_user: Cell<Option<(Instant, bool)>>,
 }
 
 impl Upstream {
@@ -138,10 +137,10 @@ impl Upstream {
         meter: Rc<PollMeter>,
         counters: Rc<Counters>,
     ) -> Rc<Self> {
-        let UpstreamPlan { config, dialer, login, topology, hints, scripts, several, fair, timelines } = plan;
+        let UpstreamPlan { config, dialer, login, topology, hints, scripts, fair, timelines } = plan;
         let changes = login.subscribe();
         let upstream = Rc::new(Self {
-            identities: Identities::new(login, several),
+            identities: Identities::new(login),
             leases: Leases::new(config.max_leased),
             config,
             counters,
@@ -170,6 +169,7 @@ impl Upstream {
             auth_unclear: Cell::default(),
             learned: RefCell::default(),
             learning: Cell::default(),
+            one_user: Cell::default(),
         });
         let meter = &upstream.meter;
         meter.spawn_local(upstream.clone().follow(topology));
@@ -414,7 +414,6 @@ mod tests {
             topology,
             hints: mpsc::channel(1).0,
             scripts: Scripts::default(),
-            several: Arc::default(),
             fair: false,
             timelines: Timelines::default(),
         }

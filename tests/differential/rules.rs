@@ -225,10 +225,10 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "Administrative commands",
         origin: Origin::Respgate,
-        reason: "respgate refuses administrative commands with the server's own `-NOPERM … has no permissions to run the '…' command`, because \
-                 one client would act on all clients of the server. At `admin-commands = \"deny\"` it refuses all of them. At \
+        reason: "respgate refuses administrative commands with the server's own `-NOPERM … has no permissions to run the '…' command`, and \
+                 adds the setting that causes it, because one client would act on all clients of the server. At `admin-commands = \"deny\"` it refuses all of them. At \
                  `\"read-only\"` it passes on `LATENCY DOCTOR`, `GRAPH`, `HISTOGRAM`, `HISTORY` and `LATEST`, and `MODULE LIST`. It also \
-                 passes on `GET` and `LEN` of `SLOWLOG` and `COMMANDLOG`, until a client acts as another user: these logs show the \
+                 passes on `GET` and `LEN` of `SLOWLOG` and `COMMANDLOG` where the server has one user: these logs show the \
                  commands of all users.",
         effect: Effect::GoesOn,
         covers: |seen| {
@@ -239,9 +239,11 @@ pub const RULES: &[Rule] = &[
             }
             let name = spec.name.to_ascii_lowercase();
             let user = if seen.flavor == Flavor::Redis { "this user" } else { "User default" };
-            let text = format!("NOPERM {user} has no permissions to run the '{name}' command");
-            let named = format!("{text} (respgate: admin-commands = \"{}\")", level.name());
-            seen.through_error().is_some_and(|error| error == text.as_bytes() || error == named.as_bytes())
+            let text = format!(
+                "NOPERM {user} has no permissions to run the '{name}' command (respgate: admin-commands = \"{}\")",
+                level.name()
+            );
+            seen.through_error() == Some(text.as_bytes())
         },
     },
     Rule {

@@ -13,6 +13,7 @@ use crate::resp::request::{self, Request};
 use crate::session::fanned::subscription;
 use crate::session::limit::Charged;
 use crate::session::route::{LearnedWay, Way};
+use crate::session::setting::Forbidden;
 use crate::session::turn::Step;
 use crate::session::{hello, local, refusal};
 use crate::tenant::limits::refusal::Limit;
@@ -67,11 +68,9 @@ impl Leased {
 
     /// Refuses a command on account of a limit. EXEC must then not run what it would have been a part of.
     fn refuse(&mut self, session: &mut Session, line: &[u8]) -> Step {
-        if self.pins.transaction.is_some() {
-            return self.poison(session, line);
-        }
-        self.when_answered(|_| {
-            session.refuse(line);
+        self.when_answered(|leased| {
+            session.refuse_for_limit(line);
+            leased.spoil_transaction();
             Step::Done
         })
     }
@@ -84,8 +83,11 @@ impl Leased {
         self.used = true;
         session.around.upstream.counters.leased.rise();
         let way = session.way(request);
-        if let Way::Denied(line) | Way::DeniedUnlearned(line) = way {
-            return self.deny(session, request, line);
+        if let Way::Denied(forbidden) | Way::DeniedUnlearned(forbidden) = way {
+            return self.deny(session, request, forbidden);
+        }
+        if matches!(way, Way::UsersUnknown) {
+            return self.admit_uncounted(session, request);
         }
         if let Way::Instead(frame, if_lost) = way {
             return match Request::parse(&frame) {
@@ -114,6 +116,22 @@ impl Leased {
         }
     }
 
+    /// Gives the connection back, so that the server can be asked how many users it has. A session that must keep its connection is
+    /// refused.
+    fn admit_uncounted(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+        if self.pins.any() {
+            let forbidden = match command::find(request) {
+                Some(Found::Spec(spec)) => session.forbidden_by_level(spec.name),
+                _ => session.forbidden_by_level(&String::from_utf8_lossy(request.name())),
+            };
+            return self.deny(session, request, forbidden);
+        }
+        self.when_answered(|leased| {
+            leased.ending = Some(End::Clean);
+            Step::Stay(Pause::Replies)
+        })
+    }
+
     fn admit_way(&mut self, session: &mut Session, request: &Request<'_>, way: Way) -> Step {
         note_script(session, request);
         if self.pins.transaction.is_some() {
@@ -127,10 +145,13 @@ impl Leased {
                 self.pins.unwatch();
                 self.forward(session, request, Effect::None)
             }
-            Way::Refused(line) | Way::Denied(line) | Way::DeniedUnlearned(line) => self.when_answered(|_| {
+            Way::Refused(line) => self.when_answered(|_| {
                 session.refuse(&line);
                 Step::Done
             }),
+            Way::Denied(forbidden) | Way::DeniedUnlearned(forbidden) => {
+                self.deny(session, request, forbidden)
+            }
             Way::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
             // What began on the lease ends there.
             Way::Fanned(kind, begins) if !self.pins.subscribed() => {
@@ -144,8 +165,8 @@ impl Leased {
                 self.admit_subscribed(session, request)
             }
             Way::Learned(way) => self.admit_learned(session, request, way),
-            // It has been put in its request's place before.
-            Way::Instead(..) => Step::Done,
+            // Both have been seen to before.
+            Way::Instead(..) | Way::UsersUnknown => Step::Done,
             Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => match command::find(request) {
                 Some(Found::Spec(spec)) => self.admit_known(session, spec, request),
                 _ => self.forward(session, request, Effect::None),
@@ -153,29 +174,25 @@ impl Leased {
         }
     }
 
-    /// A request that a policy denies: an error in its place, and no EXEC of the transaction it stands in. A denied
-    /// EXEC ends its transaction, as on the server.
-    fn deny(&mut self, session: &mut Session, request: &Request<'_>, mut line: Vec<u8>) -> Step {
-        if self.pins.transaction.is_none() {
-            return self.when_answered(|_| {
-                session.deny(&line);
-                Step::Done
-            });
+    /// Answers a request that a setting forbids with an error in its place. The transaction in which it stands cannot be
+    /// executed any more. A forbidden EXEC ends its transaction, as on the server.
+    fn deny(&mut self, session: &mut Session, request: &Request<'_>, forbidden: Forbidden) -> Step {
+        let is_exec = matches!(command::find(request), Some(Found::Spec(spec)) if spec.verb == Verb::Exec);
+        if is_exec && self.pins.transaction.is_some() {
+            session.note_forbidden(forbidden.setting, request);
+            return self.discard_instead(session, [&forbidden.line, &b"\r\n"[..]].concat());
         }
-        match command::find(request) {
-            Some(Found::Spec(spec)) if spec.verb == Verb::Exec => {
-                line.extend_from_slice(b"\r\n");
-                session.count_denied();
-                session.around.upstream.counters.refused.rise();
-                self.discard_instead(session, line)
-            }
-            _ => {
-                let step = self.poison(session, &line);
-                if !matches!(step, Step::Stay(_)) {
-                    session.count_denied();
-                }
-                step
-            }
+        self.when_answered(|leased| {
+            session.forbid(&forbidden, request);
+            leased.spoil_transaction();
+            Step::Done
+        })
+    }
+
+    /// Makes EXEC of the open transaction, if there is one, fail.
+    fn spoil_transaction(&mut self) {
+        if let Some(transaction) = &mut self.pins.transaction {
+            transaction.poisoned = true;
         }
     }
 
@@ -196,7 +213,7 @@ impl Leased {
             }
             Verb::Reset => {
                 if let Err(line) = session.reset() {
-                    session.refuse(&line);
+                    session.refuse_for_limit(&line);
                     return Step::Taken(Pause::Close(Close::Full));
                 }
                 session.answer(|out| crate::resp::write::simple(out, "RESET"));
@@ -484,8 +501,14 @@ impl Leased {
                 return self.poison(session, b"-ERR respgate: not possible inside a transaction");
             }
             _ => match way {
-                Way::Refused(line) | Way::Denied(line) | Way::DeniedUnlearned(line) => {
-                    return self.poison(session, &line);
+                Way::Refused(line) => return self.poison(session, &line),
+                Way::Denied(forbidden) | Way::DeniedUnlearned(forbidden) => {
+                    return self.deny(session, request, forbidden);
+                }
+                // respgate answers it with an empty list, and cannot do so in the place of one of EXEC's replies.
+                Way::Local(spec) if spec.verb == Verb::ConfigGet => {
+                    let forbidden = session.forbidden_by_level(spec.name);
+                    return self.deny(session, request, forbidden);
                 }
                 Way::Local(_) | Way::Dropped => {
                     return self.poison(
@@ -501,7 +524,12 @@ impl Leased {
                         self.pins.keep_for(request.name());
                     }
                 }
-                Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) | Way::Instead(..) => {}
+                Way::Shared(_)
+                | Way::Scan(_)
+                | Way::Leased
+                | Way::Fanned(..)
+                | Way::Instead(..)
+                | Way::UsersUnknown => {}
             },
         }
         if let Some(transaction) = &mut self.pins.transaction {
@@ -529,9 +557,7 @@ impl Leased {
             return Step::Stay(Pause::Replies);
         }
         session.refuse(line);
-        if let Some(transaction) = &mut self.pins.transaction {
-            transaction.poisoned = true;
-        }
+        self.spoil_transaction();
         Step::Done
     }
 

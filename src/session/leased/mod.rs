@@ -68,7 +68,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let replies = session.replies.clone();
     if let Err(line) = session.hold_place(Limit::Leased) {
         session.skip_request();
-        session.refuse(&line);
+        session.refuse_for_limit(&line);
         return Ok(());
     }
     if upstream.hold_full(session.input.len()) {

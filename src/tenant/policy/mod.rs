@@ -13,9 +13,10 @@ use std::rc::Rc;
 use self::config::{PolicyConfig, Scripts};
 use self::prefix::Prefixes;
 use self::rules::{Commands, UnlistedRule, allows_unlisted, names_unlisted};
+use crate::command::administration::Administration;
 use crate::command::keys::{self, Channels, Keys, Unclear};
 use crate::command::learned::LearnedCommand;
-use crate::command::{self, Flags, Found, Route, Spec, TABLE, Verb};
+use crate::command::{self, Flags, Found, Route, Spec, TABLE};
 use crate::resp::request::Request;
 
 /// A policy, ready to be asked. It never changes.
@@ -35,8 +36,8 @@ pub struct Policy {
 /// Why a request is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// Its command.
-    Command,
+    /// Its command, because of this key.
+    Command(PolicyKey),
     /// One of its keys, or a pattern that leads to any.
     Key,
     /// One of its channels.
@@ -45,11 +46,44 @@ pub enum Denial {
     Arity,
 }
 
+/// A key of a tenant's policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyKey {
+    /// `commands`.
+    Commands,
+    /// `read-only`.
+    ReadOnly,
+    /// `scripts`.
+    Scripts,
+    /// `key-prefixes`.
+    KeyPrefixes,
+    /// `channel-prefixes`.
+    ChannelPrefixes,
+}
+
+impl PolicyKey {
+    /// Returns the key as the configuration spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Commands => "commands",
+            Self::ReadOnly => "read-only",
+            Self::Scripts => "scripts",
+            Self::KeyPrefixes => "key-prefixes",
+            Self::ChannelPrefixes => "channel-prefixes",
+        }
+    }
+
+    /// Returns the key that makes a tenant's arguments be looked at.
+    fn of_prefixes(has_key_prefixes: bool) -> Self {
+        if has_key_prefixes { Self::KeyPrefixes } else { Self::ChannelPrefixes }
+    }
+}
+
 /// What is asked about one command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Permission {
-    /// Denied, whatever its arguments.
-    Denied,
+    /// Denied because of this key, whatever its arguments.
+    Denied(PolicyKey),
     /// Allowed, whatever its arguments.
     Allowed,
     /// Allowed with the right keys and channels.
@@ -83,11 +117,17 @@ impl Policy {
         let rows = TABLE
             .iter()
             .map(|spec| {
-                let denied = !commands.allows(spec)
-                    || (is_script(spec) && blind && config.scripts == Scripts::Deny)
-                    || (config.read_only && changes(spec))
-                    || (prefixed && administers(spec));
-                if denied { Permission::Denied } else { permission(spec, config) }
+                if !commands.allows(spec) {
+                    Permission::Denied(PolicyKey::Commands)
+                } else if is_script(spec) && blind && config.scripts == Scripts::Deny {
+                    Permission::Denied(PolicyKey::Scripts)
+                } else if config.read_only && changes(spec) {
+                    Permission::Denied(PolicyKey::ReadOnly)
+                } else if prefixed && administers(spec) {
+                    Permission::Denied(PolicyKey::of_prefixes(!config.key_prefixes.is_empty()))
+                } else {
+                    permission(spec, config)
+                }
             })
             .collect();
         Some(Self {
@@ -104,7 +144,7 @@ impl Policy {
     pub fn allows_nothing(&self) -> bool {
         let denied = |spec: &Spec| {
             spec.flags.contains(Flags::NO_AUTH)
-                || matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied) | None)
+                || matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied(_)) | None)
         };
         !self.unlisted.iter().any(UnlistedRule::allows) && TABLE.iter().all(denied)
     }
@@ -112,7 +152,7 @@ impl Policy {
     /// Whether a script of any kind may be run.
     pub fn allows_scripts(&self) -> bool {
         let allowed =
-            |spec: &Spec| !matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied) | None);
+            |spec: &Spec| !matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied(_)) | None);
         TABLE.iter().any(|spec| is_script(spec) && allowed(spec))
     }
 
@@ -141,7 +181,8 @@ impl Policy {
             Some(Found::Spec(spec)) => match self.rows.get(usize::from(spec.row)) {
                 Some(Permission::Allowed) => Ok(()),
                 Some(Permission::If(reach, channels)) => self.permit_names(spec, *reach, *channels, request),
-                Some(Permission::Denied) | None => Err(Denial::Command),
+                Some(Permission::Denied(key)) => Err(Denial::Command(*key)),
+                None => Err(Denial::Command(PolicyKey::Commands)),
             },
             Some(Found::NoSuchSubcommand(_)) | None => self.permit_unlisted(request, learned().as_deref()),
         }
@@ -151,28 +192,41 @@ impl Policy {
     fn permit_unlisted(&self, request: &Request<'_>, learned: Option<&LearnedCommand>) -> Result<(), Denial> {
         let Some(command) = learned.filter(|command| command.described) else {
             // Nothing is known of it: neither its keys nor whether it writes.
-            let blind = self.looks_at_arguments() || self.read_only;
-            let named = !blind && names_unlisted(&self.unlisted, request);
-            return if named { Ok(()) } else { Err(Denial::Command) };
+            return if self.looks_at_arguments() {
+                Err(Denial::Command(self.prefix_key()))
+            } else if self.read_only {
+                Err(Denial::Command(PolicyKey::ReadOnly))
+            } else if names_unlisted(&self.unlisted, request) {
+                Ok(())
+            } else {
+                Err(Denial::Command(PolicyKey::Commands))
+            };
         };
         let administers = command.route == Route::Admin;
-        let denied = !allows_unlisted(&self.unlisted, request, &command.categories)
-            || self.read_only && (!command.only_reads() || administers)
-            || self.looks_at_arguments() && (administers || command.pubsub);
-        if denied {
-            return Err(Denial::Command);
+        if !allows_unlisted(&self.unlisted, request, &command.categories) {
+            return Err(Denial::Command(PolicyKey::Commands));
+        }
+        if self.read_only && (!command.only_reads() || administers) {
+            return Err(Denial::Command(PolicyKey::ReadOnly));
+        }
+        if self.looks_at_arguments() && (administers || command.pubsub) {
+            return Err(Denial::Command(self.prefix_key()));
         }
         if self.keys.is_empty() {
             return Ok(());
         }
         // What names no key may reach any, through an index for example.
         let Some(keys) = command.keys.as_ref().filter(|keys| !keys.is_empty()) else {
-            return Err(Denial::Command);
+            return Err(Denial::Command(PolicyKey::KeyPrefixes));
         };
         match keys.all(request, |key| self.keys.admit(key)) {
             Ok(true) => Ok(()),
             Ok(false) | Err(Unclear) => Err(Denial::Key),
         }
+    }
+
+    fn prefix_key(&self) -> PolicyKey {
+        PolicyKey::of_prefixes(!self.keys.is_empty())
     }
 
     fn permit_names(
@@ -211,13 +265,15 @@ fn permission(spec: &Spec, config: &PolicyConfig) -> Permission {
     } else {
         match (spec.name, Keys::of(spec)) {
             // Where the data goes is out of sight, and the server itself calls its key specification incomplete.
-            (_, Keys::Migrate) => return Permission::Denied,
+            (_, Keys::Migrate) => return Permission::Denied(PolicyKey::KeyPrefixes),
             (_, Keys::Sort) => Reach::Sorted,
             ("KEYS", _) => Reach::Matching,
             ("SCAN", _) => Reach::Scanned,
             ("CLIENT|TRACKING", _) => Reach::Tracked,
-            ("RANDOMKEY", _) => return Permission::Denied,
-            (_, Keys::None) if spec.flags.contains(Flags::WRITE) => return Permission::Denied,
+            ("RANDOMKEY", _) => return Permission::Denied(PolicyKey::KeyPrefixes),
+            (_, Keys::None) if spec.flags.contains(Flags::WRITE) => {
+                return Permission::Denied(PolicyKey::KeyPrefixes);
+            }
             (_, keys) => Reach::Named(keys),
         }
     };
@@ -240,12 +296,10 @@ fn changes(spec: &Spec) -> bool {
         || (is_script(spec) && !spec.flags.contains(Flags::READONLY))
 }
 
-/// Whether a command is about the server as a whole, other tenants' keys and commands included. Those that stop or forget
-/// the scripts of others count too, although the server flags them as nothing. CONFIG GET is left to the listener, since
-/// many clients begin with it.
+/// Returns true if a command is about the server as a whole, other tenants' keys and commands included. CONFIG GET is left to the
+/// listener, since many clients begin with it.
 fn administers(spec: &Spec) -> bool {
-    let of_all_scripts = matches!(spec.name, "SCRIPT|FLUSH" | "SCRIPT|KILL" | "FUNCTION|KILL");
-    (spec.flags.contains(Flags::ADMIN) || of_all_scripts) && spec.verb != Verb::ConfigGet
+    !matches!(spec.administration(), Administration::None | Administration::ShowsParameters)
 }
 
 #[cfg(test)]

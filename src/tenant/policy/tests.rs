@@ -119,14 +119,14 @@ fn what_the_table_lacks_is_denied_unless_named() {
     for request in
         ["NOSUCH x", "JSON.GET doc", "CONFIG NOSUCH", "CLIENT|ID", "FLUSHALL\0x", "CONFIG SET\0x a b"]
     {
-        assert_eq!(judge_text(&all, request), Err(Denial::Command), "{request}");
+        assert_eq!(judge_text(&all, request), Err(Denial::Command(PolicyKey::Commands)), "{request}");
     }
     let named = policy(&["+@all", "+json.get", "+config|later"]);
     for request in ["JSON.GET doc", "json.get doc", "config Later"] {
         assert_eq!(judge_text(&named, request), Ok(()), "{request}");
     }
     for request in ["JSON.GET\0 doc", "JSON.SET doc", "CONFIG", "ACL LATER", "CONFIG|LATER"] {
-        let expected = if request == "CONFIG" { Ok(()) } else { Err(Denial::Command) };
+        let expected = if request == "CONFIG" { Ok(()) } else { Err(Denial::Command(PolicyKey::Commands)) };
         assert_eq!(judge_text(&named, request), expected, "{request}");
     }
     // Neither their keys nor whether they write is known.
@@ -203,7 +203,13 @@ fn keys_are_held_to_their_prefixes() {
         "SCRIPT KILL",
         "FUNCTION KILL",
     ] {
-        assert_eq!(judge_text(&app, request), Err(Denial::Command), "{request}");
+        let denied = judge_text(&app, request);
+        let key = if request.starts_with("EVAL") || request.starts_with("FCALL") {
+            PolicyKey::Scripts
+        } else {
+            PolicyKey::KeyPrefixes
+        };
+        assert_eq!(denied, Err(Denial::Command(key)), "{request}");
     }
     for request in
         ["PUBLISH x app1:x", "SUBSCRIBE app1:a b", "PSUBSCRIBE *", "PUBSUB CHANNELS", "PUBSUB NUMSUB a"]
@@ -247,8 +253,29 @@ fn readers_change_nothing() {
         "SCRIPT FLUSH",
         "SCRIPT KILL",
         "FUNCTION KILL",
+        "MEMORY PURGE",
+        "LATENCY RESET",
+        "SLOWLOG RESET",
+        "SCRIPT DEBUG YES",
     ] {
-        assert_eq!(judge_text(&reader, request), Err(Denial::Command), "{request}");
+        assert_eq!(judge_text(&reader, request), Err(Denial::Command(PolicyKey::ReadOnly)), "{request}");
+    }
+}
+
+/// A listener that allows administrative commands leaves none to tenants that are restricted, except CONFIG GET.
+#[test]
+fn no_administrative_command_passes_a_restricted_tenant() {
+    let reader = with(&[], PolicyConfig { read_only: true, ..PolicyConfig::default() });
+    let channels = PolicyConfig { key_prefixes: Vec::new(), ..prefixed() };
+    for policy in [reader, with(&[], prefixed()), with(&[], channels)] {
+        for spec in &TABLE {
+            let administrative = spec.route == Route::Admin || spec.flags.contains(Flags::ADMIN);
+            if administrative && spec.name != "CONFIG|GET" {
+                let words: Vec<&str> = spec.name.split('|').chain(["app1:a"; 4]).collect();
+                let denied = judge(&policy, &words);
+                assert!(matches!(denied, Err(Denial::Command(_))), "{}: {denied:?}", spec.name);
+            }
+        }
     }
 }
 

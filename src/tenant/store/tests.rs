@@ -94,7 +94,6 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
         topology: seen,
         hints: mpsc::channel(1).0,
         scripts: Scripts::default(),
-        several: Default::default(),
         fair: true,
         timelines: Timelines::default(),
     };

@@ -57,7 +57,6 @@ impl Bench {
             topology: watched,
             hints,
             scripts: Scripts::default(),
-            several: Arc::default(),
             fair: false,
             timelines: Timelines::default(),
         };

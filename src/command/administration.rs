@@ -1,0 +1,76 @@
+//! Which commands are about the server as a whole. Listeners (`admin-commands`) and tenants' policies ask this one place, so that
+//! neither lets through what the other knows to be administrative.
+
+use super::{Flags, Route, Spec};
+
+/// What an administrative command does to the server, or shows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Administration {
+    /// It is not administrative.
+    None,
+    /// CONFIG GET, whose arguments decide.
+    ShowsParameters,
+    /// It shows how the server is doing, and nothing of what any user did.
+    ShowsState,
+    /// It shows the commands of all users, keys and values included.
+    ShowsCommands,
+    /// It stops or forgets the scripts of all clients. The server does not count it as administrative.
+    ActsOnScripts,
+    /// It changes the server, resets what it has measured, acts on other clients, or shows their data.
+    Acts,
+}
+
+impl Spec {
+    /// Returns what the command does to the server as a whole.
+    pub fn administration(&self) -> Administration {
+        match self.name {
+            "CONFIG|GET" => Administration::ShowsParameters,
+            "LATENCY|DOCTOR" | "LATENCY|GRAPH" | "LATENCY|HISTOGRAM" | "LATENCY|HISTORY"
+            | "LATENCY|LATEST" | "MODULE|LIST" => Administration::ShowsState,
+            "SLOWLOG|GET" | "SLOWLOG|LEN" | "COMMANDLOG|GET" | "COMMANDLOG|LEN" => {
+                Administration::ShowsCommands
+            }
+            "SCRIPT|FLUSH" | "SCRIPT|KILL" | "FUNCTION|KILL" => Administration::ActsOnScripts,
+            // MEMORY PURGE and SCRIPT DEBUG lack the server's flag.
+            _ if self.route == Route::Admin || self.flags.contains(Flags::ADMIN) => Administration::Acts,
+            _ => Administration::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TABLE;
+    use super::*;
+
+    #[test]
+    fn whatever_is_carried_as_administrative_is() {
+        for spec in &TABLE {
+            let known = spec.administration() != Administration::None;
+            assert!(known || spec.route != Route::Admin, "{}", spec.name);
+            assert!(known || !spec.flags.contains(Flags::ADMIN), "{}", spec.name);
+        }
+        let unflagged = TABLE.iter().filter(|spec| {
+            spec.administration() == Administration::Acts && !spec.flags.contains(Flags::ADMIN)
+        });
+        let names: Vec<&str> = unflagged.map(|spec| spec.name).collect();
+        assert_eq!(names, ["MEMORY|PURGE", "SCRIPT|DEBUG"]);
+    }
+
+    /// A command whose name says that it resets, purges or stops something is administrative, or writes keys, or is about the
+    /// client's own connection.
+    #[test]
+    fn no_command_that_resets_passes_for_harmless() {
+        const WORDS: [&str; 10] =
+            ["RESET", "PURGE", "FLUSH", "KILL", "SHUTDOWN", "PAUSE", "REWRITE", "SAVE", "LOAD", "DEBUG"];
+        let passes = TABLE.iter().filter(|spec| {
+            let last = spec.name.rsplit('|').next().unwrap_or_default();
+            WORDS.iter().any(|word| last.contains(word))
+                && spec.administration() == Administration::None
+                && !spec.flags.contains(Flags::WRITE)
+        });
+        let names: Vec<&str> = passes.map(|spec| spec.name).collect();
+        // LASTSAVE reads a time, RESET is about the connection, and SCRIPT LOAD only adds.
+        assert_eq!(names, ["LASTSAVE", "RESET", "SCRIPT|LOAD"]);
+    }
+}

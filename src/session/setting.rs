@@ -1,0 +1,143 @@
+//! Commands that a setting makes respgate refuse: what the client is told, what is counted and what is logged.
+
+use super::Session;
+use super::config::AdminCommands;
+use super::refusal;
+use crate::command::{self, Found};
+use crate::metrics::{Counters, Figured};
+use crate::resp::request::Request;
+use crate::tenant::policy::PolicyKey;
+
+/// A setting that refuses commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setting {
+    /// `admin-commands` of the listener, at this level.
+    AdminCommands(AdminCommands),
+    /// A key of the tenant's policy.
+    Policy(PolicyKey),
+}
+
+/// A refusal that a setting causes: nothing of the request may reach the server, in a transaction neither.
+pub(super) struct Forbidden {
+    /// The error line for the client, without CRLF.
+    pub(super) line: Vec<u8>,
+    /// `None`: the request has too few arguments for a policy to judge them.
+    pub(super) setting: Option<Setting>,
+}
+
+impl Setting {
+    /// Returns the setting's key in the configuration.
+    fn key(self) -> &'static str {
+        match self {
+            Self::AdminCommands(_) => "admin-commands",
+            Self::Policy(key) => key.name(),
+        }
+    }
+
+    fn counter(self, counters: &Counters) -> &Figured {
+        match self {
+            Self::AdminCommands(_) => &counters.refused_admin,
+            Self::Policy(PolicyKey::Commands) => &counters.refused_commands,
+            Self::Policy(PolicyKey::ReadOnly) => &counters.refused_read_only,
+            Self::Policy(PolicyKey::Scripts) => &counters.refused_scripts,
+            Self::Policy(PolicyKey::KeyPrefixes) => &counters.refused_key_prefixes,
+            Self::Policy(PolicyKey::ChannelPrefixes) => &counters.refused_channel_prefixes,
+        }
+    }
+}
+
+impl Session {
+    /// Returns the refusal of a request: `line` as the server's ACL words it, and the setting behind it.
+    pub(super) fn forbidden(&self, setting: Setting, mut line: Vec<u8>) -> Forbidden {
+        let tenant = || self.member.as_ref().map_or("", |member| &*member.desk().tenant.config.name);
+        let named = match setting {
+            Setting::AdminCommands(level) => format!("admin-commands = \"{}\"", level.name()),
+            Setting::Policy(key) => format!("{} of tenant '{}'", key.name(), tenant()),
+        };
+        line.extend_from_slice(format!(" (respgate: {named})").as_bytes());
+        Forbidden { line: refusal::one_line(line), setting: Some(setting) }
+    }
+
+    /// Returns the refusal of an administrative command; `name` as in the command table.
+    #[cold]
+    pub(super) fn forbidden_by_level(&self, name: &str) -> Forbidden {
+        let level = self.around.config.admin_commands;
+        self.forbidden(Setting::AdminCommands(level), self.no_permission(name))
+    }
+
+    /// Answers a request that a setting forbids.
+    #[cold]
+    pub(super) fn forbid(&mut self, forbidden: &Forbidden, request: &Request<'_>) {
+        self.note_forbidden(forbidden.setting, request);
+        self.answer_line(&forbidden.line);
+    }
+
+    /// Counts and logs a request that a setting forbids.
+    #[cold]
+    pub(super) fn note_forbidden(&self, setting: Option<Setting>, request: &Request<'_>) {
+        let counters = &self.around.upstream.counters;
+        setting.map_or(&counters.refused, |setting| setting.counter(counters)).rise();
+        if matches!(setting, Some(Setting::Policy(_)) | None)
+            && let Some(member) = &self.member
+        {
+            member.desk().figures.denied.rise();
+        }
+        let Some(setting) = setting else { return };
+        let (client, peer, listener) = (self.client.id, &self.client.peer, &self.client.local);
+        let (command, setting_key) = (named(request), setting.key());
+        match setting {
+            Setting::AdminCommands(level) => tracing::info!(
+                client,
+                peer,
+                listener,
+                command,
+                setting = setting_key,
+                level = level.name(),
+                "a command is refused: the listener's admin-commands does not allow it"
+            ),
+            Setting::Policy(_) => tracing::info!(
+                client,
+                peer,
+                listener,
+                command,
+                setting = setting_key,
+                tenant = self.member.as_ref().map(|member| &*member.desk().tenant.config.name),
+                "a command is refused: its tenant's policy does not allow it"
+            ),
+        }
+    }
+
+    /// Answers a request that one of its tenant's limits refuses; `line` names the limit.
+    #[cold]
+    pub(super) fn refuse_for_limit(&mut self, line: &[u8]) {
+        self.note_limit(line);
+        self.answer_line(line);
+    }
+
+    /// Counts and logs a request that one of its tenant's limits refuses.
+    pub(super) fn note_limit(&self, line: &[u8]) {
+        self.around.upstream.counters.refused_limits.rise();
+        tracing::info!(
+            client = self.client.id,
+            peer = self.client.peer,
+            listener = self.client.local,
+            tenant = self.member.as_ref().map(|member| &*member.desk().tenant.config.name),
+            answer = %String::from_utf8_lossy(line),
+            "a command is refused: its tenant is at a limit"
+        );
+    }
+}
+
+/// The longest name of a command that is logged whole, in bytes.
+const MAX_LOGGED: usize = 64;
+
+/// Returns the name of a request's command, for the log. Arguments are left out, also a subcommand that the table lacks.
+fn named(request: &Request<'_>) -> String {
+    match command::find(request) {
+        Some(Found::Spec(spec) | Found::NoSuchSubcommand(spec)) => spec.name.replace('|', " "),
+        None => {
+            let name = request.name();
+            name.get(..name.len().min(MAX_LOGGED)).unwrap_or_default().escape_ascii().to_string()
+        }
+    }
+}
