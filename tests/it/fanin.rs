@@ -244,9 +244,15 @@ fn a_policy_comes_first() {
         + "channel-prefixes = [\"app:\"]\n";
     let proxy = Proxy::start_file(1, &toml);
     let mut client = proxy.client();
-    client.expect(&["SUBSCRIBE", "app:1", "other"], "-NOPERM No permissions to access a channel\r\n");
+    client.expect(
+        &["SUBSCRIBE", "app:1", "other"],
+        "-NOPERM No permissions to access a channel (respgate: channel-prefixes of tenant 'all')\r\n",
+    );
     client.expect(&["SUBSCRIBE", "app:1"], "*3\r\n$9\r\nsubscribe\r\n$5\r\napp:1\r\n:1\r\n");
-    client.expect(&["SUBSCRIBE", "other"], "-NOPERM No permissions to access a channel\r\n");
+    client.expect(
+        &["SUBSCRIBE", "other"],
+        "-NOPERM No permissions to access a channel (respgate: channel-prefixes of tenant 'all')\r\n",
+    );
 }
 
 /// What the client asked not to see, it does not see, whichever way its subscriptions go.
