@@ -1,6 +1,7 @@
 //! Real clients doing their real work, once against the server and once through respgate: same transcript.
 
 mod program;
+mod repointed;
 mod rotation;
 
 use std::process::Command;
