@@ -1,79 +1,16 @@
 //! Real clients doing their real work, once against the server and once through respgate: same transcript.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+mod program;
+mod repointed;
+mod rotation;
 
-use tempfile::TempDir;
+use std::process::Command;
 
 use crate::support::certificates::Certificates;
 use crate::support::proxy::Proxy;
-use crate::support::servers::{Flavor, Server, spawn};
-use crate::support::{signal, wait};
+use crate::support::servers::{Flavor, Server};
 
-/// The slowest script (Celery starts a worker process) takes a few seconds on an idle machine.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// Where `tests/clients/install` puts interpreters and packages.
-fn installed(relative: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(relative);
-    assert!(path.exists(), "{} is missing: run `tests/clients/install`", path.display());
-    path
-}
-
-fn source(relative: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(relative)
-}
-
-fn python(script: &str) -> Command {
-    let mut command = Command::new(installed("venv/bin/python"));
-    command.arg("-u").arg(source("python").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
-    command
-}
-
-fn node(script: &str) -> Command {
-    // Packages are found from the script's own folder upwards, so the installer puts a copy beside them.
-    let mut command = Command::new("node");
-    command.arg(installed("node").join(script));
-    command
-}
-
-fn shell(flavor: Flavor, script: &str) -> Command {
-    let mut command = Command::new("bash");
-    command.arg(source("cli").join(script)).env("CLI", flavor.binary("cli"));
-    command
-}
-
-/// Runs a client with `HOST PORT` as its last arguments; its standard output is the transcript.
-fn transcript(mut client: Command, port: u16) -> String {
-    use std::os::unix::process::CommandExt;
-    let folder = TempDir::new().expect("a temporary folder");
-    let path = |name: &str| folder.path().join(name);
-    client
-        .args(["127.0.0.1", &port.to_string()])
-        .current_dir(folder.path())
-        .stdin(Stdio::null())
-        .stdout(File::create(path("out")).expect("a file for its output"))
-        .stderr(File::create(path("err")).expect("a file for its errors"))
-        .process_group(0);
-    let mut process = spawn(&mut client, "run `tests/install`");
-    let group = process.id();
-    let started = Instant::now();
-    let status = wait::until_some("a client to end", LIMIT + wait::PATIENCE, || {
-        if started.elapsed() > LIMIT {
-            signal::send_group("KILL", group);
-        }
-        process.try_wait().expect("the client's state")
-    });
-    // What the client started itself (a Celery worker, say) goes with it.
-    signal::send_group("KILL", group);
-    let read = |name: &str| String::from_utf8_lossy(&std::fs::read(path(name)).expect(name)).into_owned();
-    let (out, err) = (read("out"), read("err"));
-    assert!(status.success(), "{client:?} ended with {status}\n--- output\n{out}\n--- errors\n{err}");
-    assert!(!out.trim().is_empty(), "{client:?} printed nothing\n--- errors\n{err}");
-    out
-}
+use program::{node, python, shell, transcript};
 
 /// The same client on both paths, each with an empty server.
 #[track_caller]
