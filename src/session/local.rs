@@ -2,7 +2,6 @@
 
 use super::client::{Replying, valid_name};
 use super::errand::Errand;
-use super::setting::Setting;
 use super::{Close, Session, hello, refusal};
 use crate::command::{Spec, Tracking, Verb, option_is_whole as is};
 use crate::resp::Resp;
@@ -84,7 +83,8 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
         Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => unsubscribe(session, request),
         // An empty list cannot say why it is empty: the log does.
         Verb::ConfigGet => {
-            session.note_forbidden(Some(Setting::AdminCommands(session.around.config.admin_commands)), request);
+            let (_, setting) = session.admin_level();
+            session.note_forbidden(Some(setting), request);
             session.answer(|out| write::map(out, resp, 0));
         }
         Verb::ClientTracking => session.refuse(

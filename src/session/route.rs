@@ -360,7 +360,7 @@ impl Session {
     }
 
     fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
-        let level = self.around.config.admin_commands;
+        let (level, _) = self.admin_level();
         if level == AdminCommands::Allow {
             return match spec.trace {
                 Trace::OtherProtocol => Way::Refused(refusal::other_protocol(spec.name)),
@@ -428,7 +428,7 @@ impl Session {
     }
 
     fn learned_way(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> Way {
-        let allowed = self.around.config.admin_commands == AdminCommands::Allow;
+        let allowed = self.admin_level().0 == AdminCommands::Allow;
         if command.route == Route::Admin && !allowed {
             return Way::Denied(self.forbidden_by_level(name));
         }

@@ -58,11 +58,23 @@ impl Session {
         Forbidden { line: refusal::one_line(line), setting: Some(setting) }
     }
 
+    /// Returns the level of administrative commands that holds for this client, and the setting that causes it. On a listener
+    /// that allows everything, a policy that confines the client to reading, or to some keys, leaves it what only shows
+    /// something: CONFIG GET could show it the password of a user whom nothing confines.
+    pub(super) fn admin_level(&self) -> (AdminCommands, Setting) {
+        let level = self.around.config.admin_commands;
+        let confinement = self.policy.as_ref().and_then(|policy| policy.confinement());
+        match confinement.filter(|_| level == AdminCommands::Allow) {
+            Some(key) => (AdminCommands::ReadOnly, Setting::Policy(key)),
+            None => (level, Setting::AdminCommands(level)),
+        }
+    }
+
     /// Returns the refusal of an administrative command; `name` as in the command table.
     #[cold]
     pub(super) fn forbidden_by_level(&self, name: &str) -> Forbidden {
-        let level = self.around.config.admin_commands;
-        self.forbidden(Setting::AdminCommands(level), self.no_permission(name))
+        let (_, setting) = self.admin_level();
+        self.forbidden(setting, self.no_permission(name))
     }
 
     /// Answers a request that a setting forbids.

@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::lane::{Lane, Phase};
 use super::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
 use super::pump::{End, Pump};
@@ -17,9 +15,6 @@ use super::{SharedPermit, Upstream};
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::topology::{Generation, Hint};
-
-/// A refusal by the server (a wrong password, say) is repeated to sessions for this long before it is asked anew.
-const REFUSAL_STANDS: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether a connection that is to make room has been closed.
 const ROOM_CHECK: Duration = Duration::from_millis(5);
@@ -89,7 +84,7 @@ async fn connect(
         }
         let line = upstream.at_limit();
         lane.fail_all(&line);
-        lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
+        lane.enter(Phase::refused(line));
         return None;
     };
     lane.renew();
@@ -167,7 +162,7 @@ fn refuse(lane: &Lane, line: Vec<u8>) {
         true => lane.fail_and_disconnect(&line),
         false => drop(lane.fail_all(&line)),
     }
-    lane.enter(Phase::Refused(line, Instant::now() + REFUSAL_STANDS));
+    lane.enter(Phase::refused(line));
 }
 
 /// True if it ended because the node refused a command as only a non-primary does.

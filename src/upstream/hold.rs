@@ -114,7 +114,7 @@ impl Upstream {
         } else {
             let why = if fault.is_empty() { "it could not be reached" } else { &fault };
             format!(
-                "-ERR respgate: no primary to send to for {} s (upstream '{name}'): {why}",
+                "-ERR respgate: no primary to send to for {} s (upstream '{name}', hold-timeout): {why}",
                 time.as_secs()
             )
         };

@@ -165,6 +165,11 @@ impl Identity {
         if sure { Aging::Ends } else { Aging::AskFirst }
     }
 
+    /// Returns true if the server has let the identity in after `moment`.
+    pub(super) fn was_let_in_after(&self, moment: Instant) -> bool {
+        self.let_in.get().is_some_and(|at| at > moment)
+    }
+
     /// Returns true if the server refused the newest credentials when it was asked last.
     pub(super) fn is_refused(&self) -> bool {
         self.refused.get()

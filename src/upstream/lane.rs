@@ -44,9 +44,13 @@ pub(super) enum Phase {
     Opening,
     /// Requests can be pushed.
     Open,
-    /// The server refuses this user, database or protocol version: asking again before then is no use.
-    Refused(Rc<[u8]>, Instant),
+    /// The server refuses this user, database or protocol version: asking again before `until` is no use, unless it has
+    /// let the user in since.
+    Refused { line: Rc<[u8]>, since: Instant, until: Instant },
 }
+
+/// A refusal by the server (a wrong password, say) is repeated to sessions for this long before it is asked anew.
+const REFUSAL_STANDS: Duration = Duration::from_secs(1);
 
 /// One shared connection's queue, which outlives the connections that serve it.
 pub struct Lane {
@@ -90,6 +94,14 @@ pub(super) enum Order {
     Renew,
     /// As `Renew`, at once: the old one is left to the client whose replies have outgrown it.
     Isolate,
+}
+
+impl Phase {
+    /// The server has refused just now, which stands for [`REFUSAL_STANDS`].
+    pub(super) fn refused(line: Rc<[u8]>) -> Self {
+        let since = Instant::now();
+        Self::Refused { line, since, until: since + REFUSAL_STANDS }
+    }
 }
 
 impl Lane {
@@ -156,8 +168,12 @@ impl Lane {
             Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Expired, Admission::Held),
             Phase::Open if self.has_turn(asker) => Admission::Open,
             Phase::Open => Admission::Full,
-            Phase::Refused(line, until) if Instant::now() < *until => Admission::Refused(line.clone()),
-            Phase::Idle | Phase::Refused(..) => {
+            Phase::Refused { line, since, until }
+                if Instant::now() < *until && !self.key.identity.was_let_in_after(*since) =>
+            {
+                Admission::Refused(line.clone())
+            }
+            Phase::Idle | Phase::Refused { .. } => {
                 *phase = Phase::Opening;
                 self.wake_driver();
                 deadline().map_or_else(Admission::Expired, Admission::Held)

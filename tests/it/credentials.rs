@@ -84,6 +84,20 @@ fn a_client_whose_password_has_died_is_disconnected() {
     }
 }
 
+/// The server takes a password again that it refused a moment ago: nobody is told of the former refusal.
+#[test]
+fn a_password_that_is_right_again_is_used_at_once() {
+    for flavor in Flavor::ALL {
+        let stage = Stage::set(flavor, 1, "");
+        let mut client = stage.client("first");
+        client.expect(&["SET", "k", "v"], "+OK\r\n");
+        stage.rotate();
+        is_refused_and_closed(&mut client, &["GET", "k"]);
+        stage.server.run(&["ACL", "SETUSER", "app", "resetpass", ">first"]);
+        stage.client("first").expect(&["GET", "k"], "$1\r\nv\r\n");
+    }
+}
+
 /// Subscribers are disconnected, as by the server itself, whether their connection is their own or shared.
 #[test]
 fn subscribers_whose_password_has_died_are_disconnected() {

@@ -358,3 +358,17 @@ fn what_is_not_known_yet_is_denied_on_a_lease() {
         .expect(&["FLUSHALL"], "-NOPERM User default has no permissions to run the 'flushall' command (respgate: key-prefixes of tenant 't')\r\n");
     assert_eq!(proxy.metric("respgate_tenant_denied_total", &["tenant=\"t\""]), 5.0);
 }
+
+/// `admin-commands = "allow"` shows a confined tenant no password by which it could leave its confines.
+#[test]
+fn a_confined_tenant_is_shown_no_passwords() {
+    for (flavor, keys) in [(Flavor::Valkey, "key-prefixes = [\"a:\"]"), (Flavor::Redis, "read-only = true")] {
+        let server = Server::start(flavor);
+        let (_proxy, port) = start(&server, 1, keys);
+        let mut client = Client::connect(port);
+        client.expect(&["CONFIG", "GET", "requirepass"], "*0\r\n");
+        client.expect(&["CONFIG", "GET", "maxmemory"], "*2\r\n$9\r\nmaxmemory\r\n$1\r\n0\r\n");
+        let all = String::from_utf8_lossy(&client.call(&["CONFIG", "GET", "*"])).into_owned();
+        assert!(all.contains("maxmemory-policy") && !all.contains("requirepass"), "{all}");
+    }
+}

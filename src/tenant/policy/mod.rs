@@ -166,6 +166,14 @@ impl Policy {
         !self.keys.is_empty() || !self.channels.is_empty()
     }
 
+    /// Returns the key that confines clients to reading, or to some keys or channels.
+    pub fn confinement(&self) -> Option<PolicyKey> {
+        match self.looks_at_arguments() {
+            true => Some(self.prefix_key()),
+            false => self.read_only.then_some(PolicyKey::ReadOnly),
+        }
+    }
+
     /// Judges a request, whose command has been looked up. `learned`: what the server says of a command that the table
     /// lacks.
     ///
