@@ -145,13 +145,14 @@ fn code(headings: Vec<&str>) -> BTreeSet<String> {
 #[test]
 fn every_error_text_is_documented() {
     let is_error = |text: &str| {
-        ["-ERR respgate: ", "-OUTCOMEUNKNOWN ", "-ERR max number of clients"]
+        ["-ERR respgate: ", "-OUTCOMEUNKNOWN ", "-ERR max number of clients", " (respgate: "]
             .iter()
             .any(|start| text.starts_with(start))
     };
     let errors = source::literals().into_iter().map(|literal| literal.text).filter(|text| is_error(text));
     // The server's own words follow such a text.
-    let errors = errors.map(|text| if text.ends_with(' ') { text + "…" } else { text });
+    let errors =
+        errors.map(|text| if text.ends_with(' ') { text + "…" } else { text.trim_start().to_owned() });
     let page = Page::read("docs/troubleshooting.md").section("## Errors that clients see");
     assert_same("errors", &code(page.headings("###")), &errors.collect());
 }
