@@ -27,6 +27,7 @@ mod descriptors;
 mod diagnostics;
 mod discovery;
 mod doctor;
+mod documents;
 mod drain;
 mod failover;
 mod fairness;

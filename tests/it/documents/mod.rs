@@ -1,0 +1,230 @@
+//! The documents are complete and true: metrics, flags, errors, log lines, links, configurations and commands.
+
+mod markdown;
+mod quick_starts;
+mod source;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use crate::support::certificates::Certificates;
+use crate::support::proxy::{Proxy, binary};
+use crate::support::servers::{Flavor, Server};
+use markdown::{Page, root};
+
+fn assert_same(what: &str, documented: &BTreeSet<String>, actual: &BTreeSet<String>) {
+    let missing: Vec<_> = actual.difference(documented).collect();
+    let stale: Vec<_> = documented.difference(actual).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "{what}\nnot documented: {missing:#?}\nnot in respgate: {stale:#?}"
+    );
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let pages = Page::all();
+    let mut faults = Vec::new();
+    let mut links = 0;
+    for page in &pages {
+        for link in page.links() {
+            links += 1;
+            let (file, anchor) =
+                link.split_once('#').map_or((link.as_str(), None), |(file, anchor)| (file, Some(anchor)));
+            let folder = page.path.parent().expect("a folder");
+            let target = if file.is_empty() { page.path.clone() } else { folder.join(file) };
+            // This page is generated from the schema of the configuration.
+            if file.ends_with("configuration.md") && !target.exists() {
+                continue;
+            }
+            let target = target.canonicalize();
+            let found = match (&target, anchor) {
+                (Err(_), _) => false,
+                (Ok(_), None) => true,
+                (Ok(target), Some(anchor)) => {
+                    let same = |other: &&Page| other.path.canonicalize().ok().as_ref() == Some(target);
+                    pages.iter().find(same).is_some_and(|other| other.anchors().contains(anchor))
+                }
+            };
+            if !found {
+                faults.push(format!("{}: {link}", page.path.display()));
+            }
+        }
+    }
+    assert!(links > 100, "only {links} links");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = Page::read("README.md").text.lines().count();
+    assert!(lines <= 200, "README.md has {lines} lines; 200 is the most");
+}
+
+/// The metrics that have an anchor of their own.
+fn documented_metrics() -> BTreeSet<String> {
+    let anchors = Page::read("docs/metrics-and-alerts.md").anchors();
+    anchors.into_iter().filter(|anchor| anchor.starts_with("respgate_")).collect()
+}
+
+#[test]
+fn every_metric_of_the_source_is_documented() {
+    let is_name = |text: &str| {
+        text.starts_with("respgate_") && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let names = source::literals().into_iter().map(|literal| literal.text).filter(|text| is_name(text));
+    assert_same("metrics", &documented_metrics(), &names.collect());
+}
+
+#[test]
+fn every_metric_of_a_running_respgate_is_documented() {
+    let server = Server::start(Flavor::Valkey);
+    let proxy = Proxy::start_file(
+        1,
+        &format!(
+            "[tenants.everybody]\ndefault = true\nread-only = true\nconnections = 10\nin-flight = 10\n\
+             max-buffered = \"1MiB\"\n[upstreams.main]\naddress = \"{}\"\n",
+            server.address()
+        ),
+    );
+    let text = proxy.http("/metrics");
+    let shown: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    assert!(shown.len() > 40, "{text}");
+    let missing: Vec<_> = shown.difference(&documented_metrics()).cloned().collect();
+    assert!(missing.is_empty(), "not documented: {missing:?}");
+}
+
+/// What `respgate … --help` prints.
+fn help(subcommand: &[&str]) -> String {
+    let output = Command::new(binary()).args(subcommand).arg("--help").output().expect("respgate");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// The flags in a text.
+fn flags(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    words
+        .filter(|word| word.strip_prefix("--").is_some_and(|name| name.len() > 1))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn all_flags() -> BTreeSet<String> {
+    let helps = [&[][..], &["check"], &["doctor"], &["status"]].map(help);
+    helps.iter().flat_map(|help| flags(help)).collect()
+}
+
+#[test]
+fn every_flag_and_subcommand_is_documented() {
+    let page = Page::read("docs/command-line.md");
+    let (of_options, of_commands) = (page.section("## Options"), page.section("## Commands"));
+    let documented = of_options.headings("###").into_iter().map(str::to_owned).collect();
+    assert_same("flags", &documented, &all_flags());
+
+    let help = help(&[]);
+    let commands =
+        help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("commands");
+    let commands =
+        commands.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    let documented = of_commands.headings("###").into_iter().map(str::to_owned).collect();
+    assert_same("subcommands", &documented, &commands);
+}
+
+/// Texts in code font.
+fn code(headings: Vec<&str>) -> BTreeSet<String> {
+    headings
+        .iter()
+        .filter_map(|heading| Some(heading.strip_prefix('`')?.strip_suffix('`')?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn every_error_text_is_documented() {
+    let is_error = |text: &str| {
+        ["-ERR respgate: ", "-OUTCOMEUNKNOWN ", "-ERR max number of clients", " (respgate: "]
+            .iter()
+            .any(|start| text.starts_with(start))
+    };
+    let errors = source::literals().into_iter().map(|literal| literal.text).filter(|text| is_error(text));
+    // The server's own words follow such a text.
+    let errors =
+        errors.map(|text| if text.ends_with(' ') { text + "…" } else { text.trim_start().to_owned() });
+    let page = Page::read("docs/troubleshooting.md").section("## Errors that clients see");
+    assert_same("errors", &code(page.headings("###")), &errors.collect());
+}
+
+#[test]
+fn every_warning_of_the_log_is_documented() {
+    let documented = code(
+        Page::read("docs/troubleshooting.md").section("## Warnings and errors in the log").headings("###"),
+    );
+    let literals = source::literals();
+    let says_something = |text: &str| text.contains(' ') && text.chars().any(char::is_alphabetic);
+    let logged: BTreeSet<_> = literals
+        .iter()
+        .filter(|it| it.logged && says_something(&it.text))
+        .map(|it| it.text.clone())
+        .collect();
+    let missing: Vec<_> = logged.difference(&documented).collect();
+    assert!(missing.is_empty(), "not documented: {missing:#?}");
+    let all: BTreeSet<_> = literals.into_iter().map(|literal| literal.text).collect();
+    let stale: Vec<_> = documented.difference(&all).collect();
+    assert!(stale.is_empty(), "not in respgate: {stale:#?}");
+}
+
+#[test]
+fn every_configuration_in_the_documents_is_valid() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificates = Certificates::new();
+    let inside = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(inside("valkey-password"), "secret\n").expect("a password");
+    std::fs::copy(certificates.path("ca.pem"), inside("provider-ca.pem")).expect("authorities");
+    let mut checked = 0;
+    for page in Page::all() {
+        for block in page.blocks().iter().filter(|block| block.language == "toml") {
+            // A page may show a part of a file.
+            if !block.text.contains("[upstreams.") || page.path.ends_with("docs/configuration.md") {
+                continue;
+            }
+            let text =
+                block.text.replace("/run/secrets/", &inside("")).replace("/etc/respgate/", &inside(""));
+            let file = inside("respgate.toml");
+            std::fs::write(&file, text).expect("the configuration");
+            let output = Command::new(binary())
+                .args(["check", "--config", &file])
+                .env("APP_SHOP_PASSWORD", "secret")
+                .output()
+                .expect("respgate");
+            assert!(
+                output.status.success(),
+                "{}:\n{}\n{}",
+                page.path.display(),
+                block.text,
+                String::from_utf8_lossy(&output.stderr)
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked >= 6, "only {checked} configurations were found");
+}
+
+#[test]
+fn commands_in_the_documents_have_known_flags() {
+    let known = all_flags();
+    let mut seen = 0;
+    for page in Page::all() {
+        let blocks = page.blocks();
+        let lines = blocks.iter().filter(|block| block.language == "sh").flat_map(|block| block.text.lines());
+        for line in lines.filter(|line| line.starts_with("respgate ")) {
+            let command = line.split(" #").next().expect("a command");
+            let unknown: Vec<_> = flags(command).difference(&known).cloned().collect();
+            assert!(unknown.is_empty(), "{}: {line}: {unknown:?}", page.path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "only {seen} commands were found in {}", root().display());
+}
