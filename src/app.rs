@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admin::security::Security;
+use crate::admin::security::TlsStatus;
 use crate::admin::{self, Admin, Sources, View};
 use crate::certificates::Certificates;
 use crate::config::Config;
@@ -187,10 +187,10 @@ fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
 }
 
 /// What the admin side shows of TLS.
-fn security(config: &Config, certificates: &Certificates) -> Security {
+fn security(config: &Config, certificates: &Certificates) -> TlsStatus {
     let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.tls.is_some());
     let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
-    Security {
+    TlsStatus {
         listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
         sources: Vec::new(),
         expiries: certificates.expiries(),

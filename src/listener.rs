@@ -23,8 +23,8 @@ use crate::net::tls::Loaded;
 use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
-use crate::tenant::identity::Identity;
-use crate::worker::{Arrival, Place, Socket, Worker};
+use crate::tenant::identity::ClientAttributes;
+use crate::worker::{AcceptedClient, CountGuard, Socket, Worker};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -139,7 +139,7 @@ struct Client {
     socket: Socket,
     peer: String,
     local: String,
-    known: Identity,
+    known: ClientAttributes,
 }
 
 impl Listener {
@@ -255,7 +255,7 @@ impl Listener {
                     socket: Socket::Unix(stream.into_std()?),
                     peer: path.clone(),
                     local: path,
-                    known: Identity { uid, ..Identity::default() },
+                    known: ClientAttributes { uid, ..ClientAttributes::default() },
                 }))
             }
         }
@@ -295,7 +295,7 @@ impl Listener {
                             }
                             self.hand_over(client, place, &workers).await;
                         }
-                        Err(fault @ proxy_protocol::Fault::Nothing) => {
+                        Err(fault @ proxy_protocol::HeaderError::Nothing) => {
                             tracing::debug!(listener = self.name, from = %ends.source, %fault, "a proxy left");
                         }
                         Err(fault) if self.may_complain() => {
@@ -309,9 +309,9 @@ impl Listener {
     }
 
     /// A place under `max-clients` and in the capacity of the process. `None`: the client is turned away.
-    fn take_place(&self) -> Option<Place> {
-        let own = Place::take(&self.clients, self.max_clients)?;
-        let of_process = Place::take(&self.capacity.taken, self.capacity.limit);
+    fn take_place(&self) -> Option<CountGuard> {
+        let own = CountGuard::take(&self.clients, self.max_clients)?;
+        let of_process = CountGuard::take(&self.capacity.taken, self.capacity.limit);
         if of_process.is_none() && self.may_complain() {
             tracing::warn!(
                 listener = self.name,
@@ -366,10 +366,10 @@ impl Listener {
         };
     }
 
-    async fn hand_over(&self, client: Client, place: Place, workers: &[Worker]) {
+    async fn hand_over(&self, client: Client, place: CountGuard, workers: &[Worker]) {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { id, peer: client.peer, local: client.local, known: client.known };
-        let arrival = Arrival { socket: client.socket, listener: self.place, origin, place };
+        let arrival = AcceptedClient { socket: client.socket, listener: self.place, origin, place };
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(arrival).await
         {
@@ -384,7 +384,7 @@ impl Client {
             socket: Socket::Tcp(stream.into_std()?),
             peer: ends.source.to_string(),
             local: ends.destination.to_string(),
-            known: Identity { address: Some(ends.source.ip()), ..Identity::default() },
+            known: ClientAttributes { address: Some(ends.source.ip()), ..ClientAttributes::default() },
         })
     }
 }

@@ -32,7 +32,7 @@ macro_rules! figures {
         /// One worker's figures for one upstream.
         #[derive(Default)]
         pub struct Counters {
-            $(#[doc = $help] pub $field: Figured,)*
+            $(#[doc = $help] pub $field: LocalCounter,)*
         }
 
         /// The figures of one worker for one upstream at one moment, in the order of [`FIGURES`].
@@ -113,11 +113,11 @@ figures! {
 
 /// A figure that one thread counts.
 #[derive(Debug, Default)]
-pub struct Figured(Cell<u64>);
+pub struct LocalCounter(Cell<u64>);
 
-impl Figured {
+impl LocalCounter {
     /// One more.
-    pub fn rise(&self) {
+    pub fn inc(&self) {
         self.add(1);
     }
 
@@ -145,13 +145,13 @@ impl Figured {
 /// Counts one more for as long as it lives.
 pub struct Gauged {
     counters: std::rc::Rc<Counters>,
-    which: fn(&Counters) -> &Figured,
+    which: fn(&Counters) -> &LocalCounter,
 }
 
 impl Gauged {
     /// Counts one more of `which`.
-    pub fn new(counters: &std::rc::Rc<Counters>, which: fn(&Counters) -> &Figured) -> Self {
-        which(counters).rise();
+    pub fn new(counters: &std::rc::Rc<Counters>, which: fn(&Counters) -> &LocalCounter) -> Self {
+        which(counters).inc();
         Self { counters: counters.clone(), which }
     }
 }

@@ -63,7 +63,8 @@ pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>, ta
         (Some(config), report) => Ok((config, report.warnings)),
         (None, report) => Err(faults(&report)),
     };
-    let state = State { seen: config.written.clone(), config, reach, tally: tally.clone(), warnings: None };
+    let state =
+        ReloadState { seen: config.written.clone(), config, reach, tally: tally.clone(), warnings: None };
     let state = Arc::new(Mutex::new(state));
     let adopt = move |(config, warnings), _| {
         let state = state.clone();
@@ -82,7 +83,7 @@ fn faults(report: &Report) -> String {
     faults.join("; ")
 }
 
-struct State {
+struct ReloadState {
     /// What is in force.
     config: Config,
     reach: Reach,
@@ -93,7 +94,7 @@ struct State {
     warnings: Option<Vec<Finding>>,
 }
 
-impl State {
+impl ReloadState {
     /// Whether the file holds other keys or values than before. Its content was looked at before it was read, so the same
     /// version may come twice.
     async fn adopt(&mut self, next: Config, warnings: Vec<Finding>) -> bool {
@@ -122,7 +123,7 @@ impl State {
 
     async fn apply(&mut self) {
         let Reach { accounts, tenants, upstreams, stores, workers } = &mut self.reach;
-        let next = tenants.borrow().renewed(&self.config.tenants, &self.config.listener_tenants());
+        let next = tenants.borrow().reconfigured(&self.config.tenants, &self.config.listener_tenants());
         if let Some(users) = &next.users {
             users.replace(accounts.follow(&self.config.users));
         }

@@ -21,9 +21,9 @@ use crate::net::tls::gate::HandshakeGate;
 use crate::poll_meter::{PollClock, PollFigures, PollMeter};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
-use crate::session::limit::Offices;
-use crate::session::roster::Roster;
-use crate::session::{Session, Surroundings};
+use crate::session::limit::WorkerTenants;
+use crate::session::roster::SessionRegistry;
+use crate::session::{Session, SessionContext};
 use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
@@ -35,7 +35,7 @@ const ARRIVALS_PER_TURN: usize = 8;
 const ASKS: usize = 64;
 
 /// An accepted client on its way to a worker.
-pub struct Arrival {
+pub struct AcceptedClient {
     /// The socket, not yet known to any runtime.
     pub socket: Socket,
     /// Which of the [`Plan::listeners`] accepted it.
@@ -43,7 +43,7 @@ pub struct Arrival {
     /// Where it comes from.
     pub origin: Origin,
     /// Counts it against its listener's limit, for as long as it lives.
-    pub place: Place,
+    pub place: CountGuard,
 }
 
 /// An accepted socket.
@@ -55,13 +55,13 @@ pub enum Socket {
 }
 
 /// One counted place, free again when it is dropped.
-pub struct Place {
+pub struct CountGuard {
     taken: Arc<AtomicUsize>,
     /// One of another count, taken for the same client.
-    also: Option<Box<Place>>,
+    also: Option<Box<CountGuard>>,
 }
 
-impl Place {
+impl CountGuard {
     /// Takes a place if fewer than `limit` are taken.
     pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         let before = taken.fetch_add(1, Ordering::Relaxed);
@@ -76,7 +76,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -131,7 +131,7 @@ enum Ask {
 /// A running worker, as the rest of the process sees it.
 #[derive(Clone)]
 pub struct Worker {
-    arrivals: mpsc::Sender<Arrival>,
+    arrivals: mpsc::Sender<AcceptedClient>,
     asks: mpsc::Sender<Ask>,
     load: Arc<AtomicUsize>,
 }
@@ -176,7 +176,7 @@ impl Worker {
     }
 
     /// Hands a client over; waits while the worker is busy with earlier ones. False: the worker is gone.
-    pub async fn take(&self, arrival: Arrival) -> bool {
+    pub async fn take(&self, arrival: AcceptedClient) -> bool {
         self.load.fetch_add(1, Ordering::Relaxed);
         self.arrivals.send(arrival).await.is_ok()
     }
@@ -209,29 +209,29 @@ impl Worker {
 async fn run(
     number: usize,
     plan: Plan,
-    mut arriving: mpsc::Receiver<Arrival>,
+    mut arriving: mpsc::Receiver<AcceptedClient>,
     mut asked: mpsc::Receiver<Ask>,
     load: Arc<AtomicUsize>,
     meter: Rc<PollMeter>,
 ) {
     let share = Rc::new(Share::new(plan.budget, number));
     let buffers = Rc::new(Buffers::new(share.clone()));
-    let roster = Rc::new(Roster::default());
+    let roster = Rc::new(SessionRegistry::default());
     meter.spawn_local(roster.clone().relieve(buffers.clone()));
     let upstreams: Vec<Rc<Upstream>> = plan
         .upstreams
         .into_iter()
         .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), Rc::new(Counters::default())))
         .collect();
-    let offices = Offices::new(&plan.tenants);
+    let offices = WorkerTenants::new(&plan.tenants);
     let gate = HandshakeGate::new(&meter);
     meter.spawn_local(keep_time(roster.clone(), meter.clone()));
-    let doors: Vec<Rc<Door>> = plan
+    let doors: Vec<Rc<ListenerContext>> = plan
         .listeners
         .into_iter()
         .enumerate()
         .filter_map(|(listener, plan)| {
-            let around = Rc::new(Surroundings {
+            let around = Rc::new(SessionContext {
                 unauthenticated: plan.session.request.unauthenticated(),
                 config: plan.session,
                 listener,
@@ -242,7 +242,7 @@ async fn run(
             });
             let (meter, gate) = (meter.clone(), gate.clone());
             let log = HandshakeLog::default();
-            Some(Rc::new(Door { name: plan.name, tls: plan.tls, log, around, meter, gate }))
+            Some(Rc::new(ListenerContext { name: plan.name, tls: plan.tls, log, ctx: around, meter, gate }))
         })
         .collect();
     let mut arrived = 0;
@@ -265,7 +265,7 @@ async fn run(
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
                     let tenants = offices.figures();
                     let handshakes = doors.iter().map(|door| door.log.count()).collect();
-                    let (buffered, polls) = (share.held(), meter.figures());
+                    let (buffered, polls) = (share.bytes(), meter.figures());
                     let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered, polls });
                 }
                 Some(Ask::Adopt(tenants, answer)) => {
@@ -285,19 +285,19 @@ async fn run(
 }
 
 /// One listener's side of a worker.
-struct Door {
+struct ListenerContext {
     name: String,
     tls: Option<ServerTls>,
     log: HandshakeLog,
-    around: Rc<Surroundings>,
+    ctx: Rc<SessionContext>,
     meter: Rc<PollMeter>,
     gate: Rc<HandshakeGate>,
 }
 
-fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
-    let departure = Place { taken: load.clone(), also: None };
+fn receive(arrival: AcceptedClient, doors: &[Rc<ListenerContext>], load: &Arc<AtomicUsize>) {
+    let departure = CountGuard { taken: load.clone(), also: None };
     let Some(door) = doors.get(arrival.listener).cloned() else { return };
-    let Arrival { socket, origin, place, .. } = arrival;
+    let AcceptedClient { socket, origin, place, .. } = arrival;
     let stream = match socket {
         Socket::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
         Socket::Unix(socket) => tokio::net::UnixStream::from_std(socket).map(Stream::Unix),
@@ -309,7 +309,7 @@ fn receive(arrival: Arrival, doors: &[Rc<Door>], load: &Arc<AtomicUsize>) {
 }
 
 /// Looks once a second whose time is up.
-async fn keep_time(roster: Rc<Roster>, meter: Rc<PollMeter>) {
+async fn keep_time(roster: Rc<SessionRegistry>, meter: Rc<PollMeter>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -320,9 +320,9 @@ async fn keep_time(roster: Rc<Roster>, meter: Rc<PollMeter>) {
 }
 
 /// What a client takes up, from its accept to its end.
-type Places = (Place, Place);
+type Places = (CountGuard, CountGuard);
 
-impl Door {
+impl ListenerContext {
     /// Serves a client in a task of its own, where TLS is spoken after a handshake in another: a slow one keeps nobody
     /// waiting, and what it needed is free again.
     fn admit(self: Rc<Self>, stream: Stream, origin: Origin, places: Places) {
@@ -353,7 +353,7 @@ impl Door {
     }
 
     fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, places: Places) {
-        let mut session = Session::new(stream, origin, self.around.clone());
+        let mut session = Session::new(stream, origin, self.ctx.clone());
         let door = self.clone();
         self.meter.spawn_local(async move {
             session.run().await;
@@ -365,7 +365,7 @@ impl Door {
     }
 }
 
-async fn tell_when_empty(roster: Rc<Roster>, answer: oneshot::Sender<()>) {
+async fn tell_when_empty(roster: Rc<SessionRegistry>, answer: oneshot::Sender<()>) {
     roster.emptied().await;
     let _ = answer.send(());
 }

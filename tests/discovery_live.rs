@@ -190,7 +190,7 @@ async fn follows_a_failover_and_outlives_the_sentinels(program: &'static str) {
     for sentinel in &mut sentinels {
         sentinel.kill();
     }
-    let doubtful = |status: &discovery::DiscoveryStatus| matches!(&status.doubt, Some(Outage::SentinelsUnreachable(text)) if text.contains("refused"));
+    let doubtful = |status: &discovery::DiscoveryStatus| matches!(&status.uncertainty, Some(Outage::SentinelsUnreachable(text)) if text.contains("refused"));
     timeout(PATIENCE, discovery.status.wait_for(doubtful)).await.unwrap().unwrap();
     discovery.hints.send(Hint::Lost(Generation(2))).await.unwrap();
     sleep(Duration::from_millis(500)).await;

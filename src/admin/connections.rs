@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
+struct ConnectionsState {
     accepted: Instant,
     /// When its newest request began, or it was accepted.
     since: Instant,
@@ -34,30 +34,30 @@ struct State {
 
 /// Follows what a connection is doing; clones follow the same.
 #[derive(Clone)]
-pub(super) struct Activity(Arc<Mutex<State>>);
+pub(super) struct Activity(Arc<Mutex<ConnectionsState>>);
 
 impl Activity {
     fn new() -> Self {
         let now = Instant::now();
-        Self(Arc::new(Mutex::new(State { accepted: now, since: now, answering: false })))
+        Self(Arc::new(Mutex::new(ConnectionsState { accepted: now, since: now, answering: false })))
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> ConnectionsState {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, state: State) {
+    fn set(&self, state: ConnectionsState) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     /// A request's head has arrived.
     pub(super) fn request(&self) {
-        self.set(State { since: Instant::now(), answering: true, ..self.state() });
+        self.set(ConnectionsState { since: Instant::now(), answering: true, ..self.state() });
     }
 
     /// The answer is ready, and is the peer's to take.
     pub(super) fn answered(&self) {
-        self.set(State { answering: false, ..self.state() });
+        self.set(ConnectionsState { answering: false, ..self.state() });
     }
 
     /// Ends when no request has begun for [`REQUEST_TIMEOUT`].
@@ -87,7 +87,7 @@ impl Connections {
             if self.0.len() < CONNECTIONS {
                 break;
             }
-            let states: Vec<State> = self.0.iter().map(|(activity, _)| activity.state()).collect();
+            let states: Vec<ConnectionsState> = self.0.iter().map(|(activity, _)| activity.state()).collect();
             match victim(&states, Instant::now()) {
                 Ok(at) => self.0.swap_remove(at).1.abort(),
                 Err(wait) => tokio::time::sleep(wait).await,
@@ -100,8 +100,8 @@ impl Connections {
 
 /// Which connection is closed for a new one: the oldest of those that respgate does not keep waiting; else, of all. An
 /// error: how long to wait until one may be closed.
-fn victim(states: &[State], now: Instant) -> Result<usize, Duration> {
-    let left = |state: &State| GRACE.saturating_sub(now.saturating_duration_since(state.accepted));
+fn victim(states: &[ConnectionsState], now: Instant) -> Result<usize, Duration> {
+    let left = |state: &ConnectionsState| GRACE.saturating_sub(now.saturating_duration_since(state.accepted));
     let old = || states.iter().enumerate().filter(|(_, state)| left(state).is_zero());
     match old().min_by_key(|(_, state)| (state.answering, state.accepted)) {
         Some((at, _)) => Ok(at),
@@ -116,8 +116,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_holds_a_place_longest_loses_it() {
         let start = Instant::now();
-        let state =
-            |ms, answering| State { accepted: start + Duration::from_millis(ms), since: start, answering };
+        let state = |ms, answering| ConnectionsState {
+            accepted: start + Duration::from_millis(ms),
+            since: start,
+            answering,
+        };
         let now = start + Duration::from_millis(100);
         assert_eq!(victim(&[state(20, false), state(10, false), state(0, true)], now), Ok(1));
         assert_eq!(victim(&[state(20, true), state(10, true)], now), Ok(1), "all are being answered");

@@ -22,8 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use self::connections::{Activity, Connections, HEADER_TIMEOUT, LIFETIME};
-use self::scrape::Scrape;
-use self::security::Security;
+use self::scrape::MetricsEndpoint;
+use self::security::TlsStatus;
 use crate::drain::Draining;
 use crate::logs::LogLimit;
 use crate::rotation::login::Login;
@@ -62,14 +62,14 @@ pub struct Admin {
     users: Option<Arc<Users>>,
     sources: Sources,
     draining: Draining,
-    scrape: Scrape,
+    scrape: MetricsEndpoint,
 }
 
 /// What the admin side can see of the process as a whole.
 #[derive(Clone)]
 pub struct Sources {
     /// TLS.
-    pub security: Security,
+    pub security: TlsStatus,
     /// The tenants in force.
     pub tenants: watch::Receiver<Tenants>,
     /// Where rates are shared.
@@ -99,7 +99,7 @@ impl Admin {
     /// `upstreams`: in the order of the workers' plan.
     pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining) -> Self {
         let users = sources.tenants.borrow().users.clone();
-        let scrape = Scrape::new(upstreams.clone(), sources.clone());
+        let scrape = MetricsEndpoint::new(upstreams.clone(), sources.clone());
         Self { upstreams, users, sources, draining, scrape }
     }
 
@@ -206,7 +206,7 @@ impl Admin {
                 if let Some(said) = login.refusal() {
                     body.push_str(&format!(
                         "upstream {name}: the server refuses {}: {said}\n",
-                        login.whose()
+                        login.principal()
                     ));
                 }
             }

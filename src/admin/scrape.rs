@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::security::Security;
+use super::security::TlsStatus;
 use super::{Sources, View};
 use crate::metrics::{FIGURES, Figure, Kind, Snapshot};
 use crate::net::tls::accept::Handshakes;
@@ -32,10 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const SPACING: Duration = Duration::from_millis(20);
 
 /// Renders metrics on demand.
-pub(super) struct Scrape {
+pub(super) struct MetricsEndpoint {
     upstreams: Vec<View>,
     sources: Sources,
-    board: Mutex<Arc<Board>>,
+    board: Mutex<Arc<MetricsRegistry>>,
     /// How many texts have been begun.
     begun: AtomicU64,
     newest: tokio::sync::Mutex<Text>,
@@ -50,7 +50,7 @@ struct Text {
 }
 
 /// Where figures are written up.
-pub(super) struct Board {
+pub(super) struct MetricsRegistry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     /// See [`Tenants::version`].
@@ -59,18 +59,18 @@ pub(super) struct Board {
 
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
-impl Scrape {
+impl MetricsEndpoint {
     pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
-        let board = Mutex::new(Arc::new(Board::new(0)));
+        let board = Mutex::new(Arc::new(MetricsRegistry::new(0)));
         Self { upstreams, sources, board, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
     }
 
     /// The board, or a new one when users or tenants have changed: figures of one that is no more, and of limits that
     /// are lifted, would stay on it for ever.
-    fn board(&self, version: u64) -> Arc<Board> {
+    fn board(&self, version: u64) -> Arc<MetricsRegistry> {
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         if board.version != version {
-            *board = Arc::new(Board::new(version));
+            *board = Arc::new(MetricsRegistry::new(version));
         }
         board.clone()
     }
@@ -167,7 +167,7 @@ impl Scrape {
     }
 }
 
-impl Board {
+impl MetricsRegistry {
     fn new(version: u64) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
@@ -241,7 +241,7 @@ impl Board {
             "How many parts of the newest version have no effect before a restart.",
         );
         let board = Self { recorder, handle, version };
-        Security::describe(&board);
+        TlsStatus::describe(&board);
         board
     }
 

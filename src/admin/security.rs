@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::Label;
 
-use super::scrape::Board;
+use super::scrape::MetricsRegistry;
 use crate::listener::SourceCounts;
 use crate::metrics::Kind;
 use crate::net::tls::accept::Handshakes;
@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// What the admin side can see of TLS.
 #[derive(Clone, Default)]
-pub struct Security {
+pub struct TlsStatus {
     /// The listeners that speak TLS, by their place in the workers' plan.
     pub listeners: Vec<(usize, String)>,
     /// By listener, what the connection rates of its sources have done.
@@ -36,8 +36,8 @@ pub struct Security {
     pub unverified: Vec<String>,
 }
 
-impl Security {
-    pub(super) fn describe(board: &Board) {
+impl TlsStatus {
+    pub(super) fn describe(board: &MetricsRegistry) {
         board.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
         board.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
         board.describe(
@@ -58,7 +58,7 @@ impl Security {
     }
 
     /// `handshakes`: by the listeners' place in the workers' plan.
-    pub(super) fn publish(&self, board: &Board, handshakes: &[Handshakes]) {
+    pub(super) fn publish(&self, board: &MetricsRegistry, handshakes: &[Handshakes]) {
         for (place, name) in &self.listeners {
             let Some(counted) = handshakes.get(*place) else { continue };
             let label = |key: &'static str, value: &'static str| {

@@ -1,7 +1,7 @@
 //! Which commands are about the server as a whole. Listeners (`admin-commands`) and tenants' policies ask this one place, so that
 //! neither lets through what the other knows to be administrative.
 
-use super::{Flags, Route, Spec};
+use super::{Flags, RouteClass, Spec};
 
 /// What an administrative command does to the server, or shows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Spec {
             }
             "SCRIPT|FLUSH" | "SCRIPT|KILL" | "FUNCTION|KILL" => Administration::ActsOnScripts,
             // MEMORY PURGE and SCRIPT DEBUG lack the server's flag.
-            _ if self.route == Route::Admin || self.flags.contains(Flags::ADMIN) => Administration::Acts,
+            _ if self.route == RouteClass::Admin || self.flags.contains(Flags::ADMIN) => Administration::Acts,
             _ => Administration::None,
         }
     }
@@ -47,7 +47,7 @@ mod tests {
     fn whatever_is_carried_as_administrative_is() {
         for spec in &TABLE {
             let known = spec.administration() != Administration::None;
-            assert!(known || spec.route != Route::Admin, "{}", spec.name);
+            assert!(known || spec.route != RouteClass::Admin, "{}", spec.name);
             assert!(known || !spec.flags.contains(Flags::ADMIN), "{}", spec.name);
         }
         let unflagged = TABLE.iter().filter(|spec| {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::key_specs::KeySpecs;
-use super::{Flags, Route, Trace};
+use super::{Flags, RouteClass, Trace};
 use crate::resp::value::Value;
 
 /// Names that are remembered; a server has a few hundred.
@@ -28,7 +28,7 @@ pub struct LearnedCommand {
     /// The server described it. Otherwise it may not even exist.
     pub described: bool,
     /// How it is carried: `Shared`, `Lease`, `Pin` or `Admin`.
-    pub route: Route,
+    pub route: RouteClass,
     /// What it can leave on the connection that ran it.
     pub trace: Trace,
     /// `READONLY`, `WRITE`, `BLOCKING`, `ADMIN` and `SCRIPT`, as far as they hold.
@@ -46,7 +46,7 @@ impl LearnedCommand {
     fn unknown() -> Self {
         Self {
             described: false,
-            route: Route::Pin,
+            route: RouteClass::Pin,
             trace: Trace::Unknown,
             flags: Flags::NONE,
             pubsub: false,
@@ -88,20 +88,20 @@ impl LearnedCommand {
 /// module's goes on a lease, where an extra reply is noticed before anybody else could get it. One that has no keys and neither
 /// reads nor writes may be about its connection, as HIMPORT PREPARE of Redis 8 is: it keeps its lease. Whatever else is unclear
 /// runs on a lease that is closed afterwards.
-fn carriage(has: &impl Fn(&str) -> bool, keys: Option<&KeySpecs>) -> (Route, Trace) {
+fn carriage(has: &impl Fn(&str) -> bool, keys: Option<&KeySpecs>) -> (RouteClass, Trace) {
     let accesses = has("readonly") || has("write");
     let keyed = keys.is_some_and(|keys| !keys.is_empty());
     let clear = accesses && (keyed || has("readonly") && keys.is_some()) && !has("noscript");
     if has("admin") {
-        (Route::Admin, Trace::Unknown)
+        (RouteClass::Admin, Trace::Unknown)
     } else if has("pubsub") || !accesses && !keyed {
-        (Route::Pin, Trace::Unknown)
+        (RouteClass::Pin, Trace::Unknown)
     } else if !clear {
-        (Route::Lease, Trace::Unknown)
+        (RouteClass::Lease, Trace::Unknown)
     } else if has("blocking") || has("module") {
-        (Route::Lease, Trace::Nothing)
+        (RouteClass::Lease, Trace::Nothing)
     } else {
-        (Route::Shared, Trace::Nothing)
+        (RouteClass::Shared, Trace::Nothing)
     }
 }
 
@@ -194,10 +194,10 @@ mod tests {
     #[test]
     fn a_subcommand_s_row_is_no_command() {
         let learned = Learned::from_reply(&Value::Array(vec![command("box|open", &["readonly"], true)]));
-        assert_eq!(learned.command(b"box", Some(b"open")).unwrap().route, Route::Shared);
+        assert_eq!(learned.command(b"box", Some(b"open")).unwrap().route, RouteClass::Shared);
         assert_eq!(learned.command(b"BOX|OPEN", None), None);
         assert_eq!(Learned::nothing().command(b"BOX|OPEN", None), None);
-        assert_eq!(Learned::nothing().command(b"BOX", None).unwrap().route, Route::Pin);
+        assert_eq!(Learned::nothing().command(b"BOX", None).unwrap().route, RouteClass::Pin);
     }
 
     #[test]
@@ -206,8 +206,8 @@ mod tests {
             let learned = learned(flags, keyed);
             (learned.route, learned.trace)
         };
-        let (shared, clean) = ((Route::Shared, Trace::Nothing), (Route::Lease, Trace::Nothing));
-        let (closed, kept) = ((Route::Lease, Trace::Unknown), (Route::Pin, Trace::Unknown));
+        let (shared, clean) = ((RouteClass::Shared, Trace::Nothing), (RouteClass::Lease, Trace::Nothing));
+        let (closed, kept) = ((RouteClass::Lease, Trace::Unknown), (RouteClass::Pin, Trace::Unknown));
         assert_eq!(way(&["readonly", "fast"], true), shared);
         assert_eq!(way(&["readonly"], false), shared);
         assert_eq!(way(&["write", "denyoom"], true), shared);
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(way(&["write"], false), closed);
         assert_eq!(way(&["readonly", "noscript"], true), closed);
         assert_eq!(way(&["fast"], true), closed);
-        assert_eq!(way(&["admin", "readonly"], false), (Route::Admin, Trace::Unknown));
+        assert_eq!(way(&["admin", "readonly"], false), (RouteClass::Admin, Trace::Unknown));
         assert_eq!(way(&["readonly", "pubsub"], false), kept);
         assert_eq!(way(&[], false), kept);
         assert!(learned(&["module"], true).flags.contains(Flags::SCRIPT));

@@ -19,7 +19,7 @@ use crate::resp::request::Request;
 
 /// How a command is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub enum RouteClass {
     /// Answered from session state; [`Spec::verb`] says by what.
     Virtual,
     /// Pipelined on the connection that all sessions of a worker share.
@@ -210,10 +210,13 @@ mod tests {
         assert!(TABLE.iter().all(|spec| spec.name.len() <= MAX_NAME));
         let count = |route| TABLE.iter().filter(|spec| spec.route == route).count();
         assert_eq!(TABLE.len(), 489);
-        assert_eq!(count(Route::SideConnection), 2);
-        assert_eq!(count(Route::LeaseIfBlock), 2);
+        assert_eq!(count(RouteClass::SideConnection), 2);
+        assert_eq!(count(RouteClass::LeaseIfBlock), 2);
         assert!(
-            TABLE.iter().filter(|s| s.route == Route::Shared).all(|s| !s.flags.contains(Flags::BLOCKING))
+            TABLE
+                .iter()
+                .filter(|s| s.route == RouteClass::Shared)
+                .all(|s| !s.flags.contains(Flags::BLOCKING))
         );
         assert!(TABLE.iter().filter(|s| s.flags.contains(Flags::WRITE)).all(|s| s.retry != Retry::Safe));
     }
@@ -223,11 +226,14 @@ mod tests {
         for spec in &TABLE {
             let shared = matches!(
                 spec.route,
-                Route::Shared | Route::Lease | Route::LeaseIfBlock | Route::SideConnection
+                RouteClass::Shared
+                    | RouteClass::Lease
+                    | RouteClass::LeaseIfBlock
+                    | RouteClass::SideConnection
             );
             assert!(!shared || spec.trace == Trace::Nothing, "{}", spec.name);
             // Its harmless parameters are read on the shared lane.
-            let administrative = spec.route == Route::Admin && spec.name != "CONFIG|GET";
+            let administrative = spec.route == RouteClass::Admin && spec.name != "CONFIG|GET";
             assert!(
                 !administrative || matches!(spec.trace, Trace::Unknown | Trace::OtherProtocol),
                 "{}",

@@ -1,6 +1,6 @@
 //! What the table says of one command.
 
-use super::{Retry, Route, Trace};
+use super::{Retry, RouteClass, Trace};
 
 /// One row of the table.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub struct Spec {
     /// Number of arguments with the name; negative: at least so many.
     pub arity: i8,
     /// How it is carried.
-    pub route: Route,
+    pub route: RouteClass,
     /// Whether it may be sent again.
     pub retry: Retry,
     /// What it can leave on the connection that ran it.

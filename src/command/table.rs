@@ -3,7 +3,7 @@
 //! `CONTAINER|SUBCOMMAND`.
 
 use super::Retry::*;
-use super::Route::*;
+use super::RouteClass::*;
 use super::Trace::*;
 use super::spec::{Flags, Spec, Verb};
 
@@ -11,7 +11,7 @@ const fn row(
     name: &'static str,
     verb: Verb,
     arity: i8,
-    route: super::Route,
+    route: super::RouteClass,
     retry: super::Retry,
     trace: super::Trace,
     flags: Flags,

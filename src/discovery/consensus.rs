@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::discovery::config::SentinelConfig;
 use crate::discovery::event::{Claim, View};
-use crate::discovery::roster::Roster;
+use crate::discovery::roster::SentinelTable;
 use crate::topology::{Address, Outage};
 
 /// How long most Sentinels must stay silent before the others decide.
@@ -33,7 +33,7 @@ pub(super) const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whom to follow.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ConsensusVerdict {
     /// This node, which may be the one that was accepted before.
     Named(Claim),
     /// Nobody, as things stand.
@@ -68,20 +68,20 @@ impl Consensus {
     /// node says it is.
     pub(super) fn verdict(
         &mut self,
-        roster: &Roster,
+        roster: &SentinelTable,
         accepted: Option<&Claim>,
         successor: Option<&Address>,
         now: Instant,
-    ) -> Verdict {
+    ) -> ConsensusVerdict {
         let views = roster.views();
         let claims: Vec<&Claim> = views.iter().filter_map(|(_, view)| view.claim.as_ref()).collect();
         let Some((mut candidate, votes)) = candidate(&claims, accepted) else {
             self.waiting = None;
-            return Verdict::Undecided(self.without_candidate(roster, &views));
+            return ConsensusVerdict::Undecided(self.without_candidate(roster, &views));
         };
         if votes * 2 <= views.len() {
             self.waiting = None;
-            return Verdict::Undecided(Outage::NoMajority(self.disagreement(&views)));
+            return ConsensusVerdict::Undecided(Outage::NoMajority(self.disagreement(&views)));
         }
         let total = total(roster, &views);
         let majority = votes * 2 > total;
@@ -117,7 +117,7 @@ impl Consensus {
             if stale {
                 self.overruled = rival;
             }
-            return Verdict::Named(candidate);
+            return ConsensusVerdict::Named(candidate);
         }
         let text = self.hesitation(&views, &candidate, votes, total, stale);
         let outage = if stale { Outage::NoMajority(text) } else { Outage::Asking(text) };
@@ -126,9 +126,9 @@ impl Consensus {
             // The node is not in doubt, only its epoch is.
             Some(accepted) => {
                 candidate.epoch = accepted.epoch;
-                Verdict::Named(candidate)
+                ConsensusVerdict::Named(candidate)
             }
-            None => Verdict::Undecided(outage),
+            None => ConsensusVerdict::Undecided(outage),
         }
     }
 
@@ -138,7 +138,7 @@ impl Consensus {
     }
 
     /// Nobody names a node.
-    fn without_candidate(&self, roster: &Roster, views: &[(Address, View)]) -> Outage {
+    fn without_candidate(&self, roster: &SentinelTable, views: &[(Address, View)]) -> Outage {
         if !views.is_empty() {
             let who = list(views.iter().map(|(address, _)| address.to_string()));
             return Outage::UnknownName(format!(
@@ -194,7 +194,7 @@ impl Consensus {
 }
 
 /// How many Sentinels there are, the silent ones included.
-fn total(roster: &Roster, views: &[(Address, View)]) -> usize {
+fn total(roster: &SentinelTable, views: &[(Address, View)]) -> usize {
     let counted = views.iter().map(|(_, view)| view.total).max().unwrap_or(0);
     roster.seeds().max(counted).max(views.len())
 }

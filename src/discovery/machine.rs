@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig, SwitchRule};
-use crate::discovery::consensus::{Consensus, Verdict, same_node};
+use crate::discovery::consensus::{Consensus, ConsensusVerdict, same_node};
 use crate::discovery::event::{Claim, FailoverStep, Heard, Notice, View};
-use crate::discovery::roster::{Change, Fault, Roster, SentinelStatus};
-use crate::discovery::scout::Scout;
+use crate::discovery::roster::{Change, SentinelError, SentinelStatus, SentinelTable};
+use crate::discovery::scout::CandidateProbe;
 use crate::discovery::sign::Signs;
 use crate::discovery::verify::{AddressNews, Finding, Verifier};
 use crate::topology::{Address, Generation, Hint, Outage, Primary, Topology};
@@ -29,7 +29,7 @@ pub(super) enum Event {
     /// A Sentinel answered a round of questions.
     Answered { sentinel: Address, view: View },
     /// A Sentinel cannot be asked; it is tried again without being told to.
-    Failed { sentinel: Address, fault: Fault },
+    Failed { sentinel: Address, fault: SentinelError },
     /// A Sentinel published an event about our primary.
     Noticed { sentinel: Address, heard: Heard },
     /// A probe ended.
@@ -69,11 +69,11 @@ pub(super) enum Action {
 /// The Sentinels' part; absent with a fixed address.
 #[derive(Debug)]
 struct Sentinels {
-    roster: Roster,
+    roster: SentinelTable,
     consensus: Consensus,
     signs: Signs,
     switch: SwitchRule,
-    scout: Scout,
+    scout: CandidateProbe,
     /// `accepted` is followed on its leader's word alone.
     ahead: bool,
     nat: HashMap<Address, Address>,
@@ -81,7 +81,7 @@ struct Sentinels {
     /// The claim that is followed, also while its node is not verified.
     accepted: Option<Claim>,
     /// Why they name nobody at present; `None` while they name `accepted`.
-    doubt: Option<Outage>,
+    uncertainty: Option<Outage>,
     last_ask: Option<Instant>,
     ask_at: Instant,
 }
@@ -121,8 +121,8 @@ impl Machine {
     }
 
     /// Why the Sentinels name nobody at present.
-    pub(super) fn doubt(&self) -> Option<&Outage> {
-        self.sentinels.as_ref()?.doubt.as_ref()
+    pub(super) fn uncertainty(&self) -> Option<&Outage> {
+        self.sentinels.as_ref()?.uncertainty.as_ref()
     }
 
     /// Takes an event; returns what follows from it.
@@ -237,7 +237,7 @@ impl Machine {
         match (self.verifier.topology(), sign) {
             (Some(Topology::Known(primary)), Some(sign)) => Topology::Failing(primary, sign),
             (Some(topology), _) => topology,
-            (None, _) => Topology::Unknown(Arc::new(self.doubt().cloned().unwrap_or(Outage::Starting))),
+            (None, _) => Topology::Unknown(Arc::new(self.uncertainty().cloned().unwrap_or(Outage::Starting))),
         }
     }
 }
@@ -245,16 +245,16 @@ impl Machine {
 impl Sentinels {
     fn new(config: &SentinelConfig, now: Instant) -> Self {
         Self {
-            roster: Roster::new(config),
+            roster: SentinelTable::new(config),
             consensus: Consensus::new(config),
             signs: Signs::default(),
             switch: config.switch,
-            scout: Scout::default(),
+            scout: CandidateProbe::default(),
             ahead: false,
             nat: config.nat.clone(),
             poll_interval: config.poll_interval,
             accepted: None,
-            doubt: Some(Outage::Starting),
+            uncertainty: Some(Outage::Starting),
             last_ask: None,
             ask_at: now + config.poll_interval,
         }
@@ -320,8 +320,8 @@ impl Sentinels {
     fn judge(&mut self, verifier: &mut Verifier, now: Instant) -> Option<Action> {
         let successor = verifier.successor().map(|announced| self.nat.get(announced).unwrap_or(announced));
         match self.consensus.verdict(&self.roster, self.accepted.as_ref(), successor, now) {
-            Verdict::Named(claim) => {
-                self.doubt = None;
+            ConsensusVerdict::Named(claim) => {
+                self.uncertainty = None;
                 self.ahead = false;
                 let stays = self
                     .accepted
@@ -339,11 +339,11 @@ impl Sentinels {
                 self.accepted = Some(claim);
                 None
             }
-            Verdict::Undecided(doubt) => {
-                let news = self.doubt.as_ref() != Some(&doubt);
+            ConsensusVerdict::Undecided(doubt) => {
+                let news = self.uncertainty.as_ref() != Some(&doubt);
                 let kept = self.accepted.as_ref().filter(|_| news && !self.ahead);
                 let warning = kept.map(|kept| Action::Warn(format!("keeping {}: {doubt}", kept.address)));
-                self.doubt = Some(doubt);
+                self.uncertainty = Some(doubt);
                 warning
             }
         }

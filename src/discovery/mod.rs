@@ -60,7 +60,7 @@ pub struct DiscoveryStatus {
     /// Every Sentinel that is followed; none with a fixed address.
     pub sentinels: Vec<SentinelStatus>,
     /// Why the Sentinels name nobody at present. A primary that was verified before is kept all the same.
-    pub doubt: Option<Outage>,
+    pub uncertainty: Option<Outage>,
     /// Rounds of questions to the Sentinels so far.
     pub asks: u64,
     /// Nodes asked for their role so far.
@@ -120,7 +120,7 @@ pub fn spawn(
         followers: HashMap::new(),
         probe: None,
         scout: None,
-        witness: None,
+        role_monitor: None,
         probes: 0,
     };
     let mut task = JoinSet::new();
@@ -135,7 +135,7 @@ struct Driver {
     dialers: Dialers,
     logins: Logins,
     /// What has been logged of nodes.
-    told: Arc<probe::Told>,
+    told: Arc<probe::LoggedProbes>,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
     asks: watch::Sender<u64>,
@@ -145,7 +145,7 @@ struct Driver {
     probe: Option<AbortHandle>,
     scout: Option<AbortHandle>,
     /// Watches the node of this generation.
-    witness: Option<(Generation, AbortHandle)>,
+    role_monitor: Option<(Generation, AbortHandle)>,
     probes: u64,
 }
 
@@ -164,7 +164,7 @@ impl Driver {
             self.carry_out(actions);
             self.status.send_replace(DiscoveryStatus {
                 sentinels: machine.sentinels().to_vec(),
-                doubt: machine.doubt().cloned(),
+                uncertainty: machine.uncertainty().cloned(),
                 asks: *self.asks.borrow(),
                 probes: self.probes,
             });
@@ -249,7 +249,7 @@ impl Driver {
     fn watch(&mut self, topology: &Topology) {
         let Topology::Known(primary) = topology else { return };
         if self.interval.is_zero()
-            || self.witness.as_ref().is_some_and(|(generation, _)| *generation == primary.generation)
+            || self.role_monitor.as_ref().is_some_and(|(generation, _)| *generation == primary.generation)
         {
             return;
         }
@@ -258,7 +258,7 @@ impl Driver {
         let generation = primary.generation;
         let watching = async move {
             loop {
-                if let Some(mut witness) = probe::witness(&primary, &login, &dialer).await {
+                if let Some(mut witness) = probe::monitor_role(&primary, &login, &dialer).await {
                     loop {
                         sleep(interval).await;
                         match witness.ask().await {
@@ -277,7 +277,7 @@ impl Driver {
             }
         };
         let task = self.tasks.spawn(watching.in_current_span());
-        if let Some((_, former)) = self.witness.replace((generation, task)) {
+        if let Some((_, former)) = self.role_monitor.replace((generation, task)) {
             former.abort();
         }
     }

@@ -40,8 +40,8 @@ pub(super) struct KnownNode {
     /// Until when new connections may lead to any node.
     any_until: Option<Instant>,
     /// A new connection led elsewhere, and no probe has been answered since.
-    stray: bool,
-    strays: u32,
+    elsewhere: bool,
+    elsewhere_count: u32,
 }
 
 impl KnownNode {
@@ -51,14 +51,14 @@ impl KnownNode {
     }
 
     /// A new connection led to another node.
-    pub(super) fn strayed(&mut self) {
-        self.stray = true;
+    pub(super) fn note_elsewhere(&mut self) {
+        self.elsewhere = true;
     }
 
     /// Compares the node that a probe reached with the one before. `serving`: connections to that one may be open; if
     /// not, a switch cuts nothing and is made whenever it is seen.
     pub(super) fn compare(&mut self, seen: Option<&Node>, serving: bool, now: Instant) -> Comparison {
-        let stray = std::mem::take(&mut self.stray);
+        let stray = std::mem::take(&mut self.elsewhere);
         let Some(seen) = seen else { return Comparison::Same };
         let Some(known) = self.id.clone() else {
             self.id = Some(seen.id.clone());
@@ -67,7 +67,7 @@ impl KnownNode {
         if known == seen.id {
             return self.seen_again(known, stray, now);
         }
-        self.strays = 0;
+        self.elsewhere_count = 0;
         let recent =
             self.switched.map(|at| now.saturating_duration_since(at)).filter(|ago| *ago < ALTERNATION);
         let restarted = recent.is_some_and(|ago| seen.uptime < ago);
@@ -83,13 +83,13 @@ impl KnownNode {
 
     fn seen_again(&mut self, known: NodeId, stray: bool, now: Instant) -> Comparison {
         if self.any_until.is_some_and(|until| until <= now) {
-            (self.any_until, self.strays) = (None, 0);
+            (self.any_until, self.elsewhere_count) = (None, 0);
         }
-        self.strays += u32::from(stray);
-        if self.strays < STRAYS {
+        self.elsewhere_count += u32::from(stray);
+        if self.elsewhere_count < STRAYS {
             return Comparison::Same;
         }
-        self.strays = 0;
+        self.elsewhere_count = 0;
         self.switched = Some(now);
         self.alternates(known, now)
     }
@@ -158,7 +158,7 @@ mod tests {
     fn new_connections_that_go_elsewhere_than_probes_show_an_alternation() {
         let (mut known, now) = known("a");
         for attempt in 1..=STRAYS {
-            known.strayed();
+            known.note_elsewhere();
             let found = known.compare(Some(&node("a")), true, now);
             let expected = if attempt == STRAYS { Comparison::Alternates(id("a")) } else { Comparison::Same };
             assert_eq!(found, expected);

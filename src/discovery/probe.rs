@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::discovery::verify::{Description, Finding};
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
-use crate::net::tls::fault::Fault;
+use crate::net::tls::fault::HandshakeError;
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, ask_node, greet, role_from_reply};
@@ -27,10 +27,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// A user who may run neither ROLE nor INFO, as some managed servers have it, is believed to have reached the primary:
 /// its server's READONLY says soon enough if not. That is logged once, as is a certificate that one side refuses.
-pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, told: &Told) -> Finding {
+pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, told: &LoggedProbes) -> Finding {
     let credentials = match login.newest_within(ANSWER_TIMEOUT).await {
         Ok(credentials) => credentials,
-        Err(why) => return Finding::Unwelcome(Outage::Refused(format!("{address} is not asked: {why}"))),
+        Err(why) => return Finding::AuthRejected(Outage::Refused(format!("{address} is not asked: {why}"))),
     };
     let stream = match dialer.dial(address).await {
         Ok(stream) => stream,
@@ -85,35 +85,35 @@ fn greeting<'a>(credentials: Option<&'a Credentials>, login: &Login, denied: &'a
 
 /// What has been logged of a node, and is not again.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LoggedProbes {
     roleless: AtomicBool,
     /// The last probe that the node answered was let in.
     welcome: AtomicBool,
 }
 
-impl Told {
+impl LoggedProbes {
     /// A node to which no connection came about. One that is there, and does TLS with others, may still serve the
     /// connections that were made before a certificate was changed: those must not be cut for it.
-    fn unmet(&self, why: String, fault: Option<&Fault>) -> Finding {
+    fn unmet(&self, why: String, fault: Option<&HandshakeError>) -> Finding {
         if !fault.is_some_and(|fault| fault.reason.is_estrangement()) {
             return Finding::Unreachable(why);
         }
         if self.welcome.swap(false, Ordering::Relaxed) {
             tracing::warn!("no new connection can be made, and those that are open stay: {why}");
         }
-        Finding::Unwelcome(Outage::Unverified(why))
+        Finding::AuthRejected(Outage::Unverified(why))
     }
 }
 
 /// A connection that stays open, for as long as the node at its other end is to be watched.
-pub(super) struct Witness {
+pub(super) struct RoleMonitor {
     control: Control<Stream>,
     address: Address,
 }
 
 /// Opens a connection to `primary`'s address that can be asked for the node's role again and again. `None`: no such
 /// connection can be had at present, or it leads to another node.
-pub(super) async fn witness(primary: &Primary, login: &Login, dialer: &Dialer) -> Option<Witness> {
+pub(super) async fn monitor_role(primary: &Primary, login: &Login, dialer: &Dialer) -> Option<RoleMonitor> {
     let credentials = login.newest().ok()?;
     let mut control = Control::new(dialer.dial(&primary.address).await.ok()?);
     let denied = login.denied(credentials.as_deref());
@@ -128,10 +128,10 @@ pub(super) async fn witness(primary: &Primary, login: &Login, dialer: &Dialer) -
             return None;
         }
     }
-    Some(Witness { control, address: primary.address.clone() })
+    Some(RoleMonitor { control, address: primary.address.clone() })
 }
 
-impl Witness {
+impl RoleMonitor {
     /// Asks the node for its role. `None`: the connection is of no more use. Otherwise, whether the node says that it is
     /// not a primary, in a sentence for the operator.
     pub(super) async fn ask(&mut self) -> Option<Option<String>> {
@@ -175,7 +175,7 @@ fn judge(address: &Address, result: Result<Greeted, GreetError>, authenticated: 
         // Clients bring their own credentials; the node cannot be asked, only believed.
         Err(GreetError::AuthRequired(_)) if !authenticated => Finding::Primary(Description::default()),
         Err(error @ (GreetError::AuthRequired(_) | GreetError::AuthRefused(_))) => {
-            Finding::Unwelcome(Outage::Refused(format!(
+            Finding::AuthRejected(Outage::Refused(format!(
                 "{address}: {}; check the upstream's user and password against the server's ACL \
                  (after a failover: on the new primary too)",
                 error.to_string().trim_end_matches('.')
@@ -195,7 +195,7 @@ fn judge(address: &Address, result: Result<Greeted, GreetError>, authenticated: 
                 "raise its `maxclients`, or lower the connections made to it"
             };
             let said = line.escape_ascii();
-            Finding::Unwelcome(Outage::Unverified(format!("{address} turns us away: {said}; {remedy}")))
+            Finding::AuthRejected(Outage::Unverified(format!("{address} turns us away: {said}; {remedy}")))
         }
         Err(error) => Finding::Unreachable(format!("{address}: {error}")),
     }
@@ -214,15 +214,17 @@ mod tests {
     #[test]
     fn a_node_that_is_only_distrusted_is_there() {
         use crate::net::tls::fault::Reason;
-        let unmet =
-            |reason| Told::default().unmet("node x".into(), Some(&Fault { reason, text: String::new() }));
+        let unmet = |reason| {
+            LoggedProbes::default()
+                .unmet("node x".into(), Some(&HandshakeError { reason, text: String::new() }))
+        };
         for reason in [Reason::Expired, Reason::Untrusted, Reason::WrongName, Reason::Refused] {
-            assert!(matches!(unmet(reason), Finding::Unwelcome(_)), "{reason:?}");
+            assert!(matches!(unmet(reason), Finding::AuthRejected(_)), "{reason:?}");
         }
         for reason in [Reason::Timeout, Reason::Closed, Reason::Plaintext] {
             assert!(matches!(unmet(reason), Finding::Unreachable(_)), "{reason:?}");
         }
-        assert!(matches!(Told::default().unmet("node x".into(), None), Finding::Unreachable(_)));
+        assert!(matches!(LoggedProbes::default().unmet("node x".into(), None), Finding::Unreachable(_)));
     }
 
     #[test]
@@ -257,14 +259,14 @@ mod tests {
         ] {
             let finding = find(Err(GreetError::NotReady(line(said))), true);
             assert!(
-                matches!(&finding, Finding::Unwelcome(Outage::Unverified(text)) if text.contains(remedy)),
+                matches!(&finding, Finding::AuthRejected(Outage::Unverified(text)) if text.contains(remedy)),
                 "{finding:?}"
             );
         }
         for refused in
             [GreetError::AuthRequired(line(b"NOAUTH x")), GreetError::AuthRefused(line(b"WRONGPASS x"))]
         {
-            assert!(matches!(find(Err(refused), true), Finding::Unwelcome(Outage::Refused(_))));
+            assert!(matches!(find(Err(refused), true), Finding::AuthRejected(Outage::Refused(_))));
         }
         let silent = Err(GreetError::Control(ControlError::Timeout));
         assert!(matches!(find(silent, true), Finding::Unreachable(text) if text.contains("10.0.0.1:6379")));

@@ -11,14 +11,14 @@ pub(super) const MAX_SENTINELS: usize = 32;
 
 /// Why a Sentinel gives no answer. The text names it, the cause and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum SentinelError {
     /// It cannot be reached, hangs, or is not a Sentinel.
     Unreachable(String),
     /// It refuses the credentials, or their user may not ask.
     Refused(String),
 }
 
-impl Fault {
+impl SentinelError {
     /// The text alone.
     pub fn text(&self) -> &str {
         match self {
@@ -39,20 +39,20 @@ pub struct SentinelStatus {
     /// Whether its events are received; if not, only polling tells of a failover.
     pub subscribed: bool,
     /// Its newest word.
-    pub standing: Standing,
+    pub standing: SentinelState,
     /// The newest event about our primary.
     pub last_notice: Option<Notice>,
 }
 
 /// A Sentinel's newest word.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum SentinelState {
     /// Not heard yet.
     Pending,
     /// It answers.
     Answered(View),
     /// It does not.
-    Failed(Fault),
+    Failed(SentinelError),
 }
 
 /// Which Sentinels to connect to, or no longer.
@@ -64,11 +64,11 @@ pub(super) enum Change {
 
 /// The Sentinels of one primary: those configured, for ever, and those learnt from others.
 #[derive(Debug)]
-pub(super) struct Roster {
+pub(super) struct SentinelTable {
     sentinels: Vec<SentinelStatus>,
 }
 
-impl Roster {
+impl SentinelTable {
     pub(super) fn new(config: &SentinelConfig) -> Self {
         let mut roster = Self { sentinels: Vec::new() };
         for seed in &config.seeds {
@@ -95,18 +95,22 @@ impl Roster {
     pub(super) fn answered(&mut self, address: &Address, view: View) -> (Vec<Change>, bool) {
         let mut recovered = false;
         if let Some(sentinel) = self.find(address) {
-            recovered = matches!(sentinel.standing, Standing::Failed(_));
-            sentinel.standing = Standing::Answered(view);
+            recovered = matches!(sentinel.standing, SentinelState::Failed(_));
+            sentinel.standing = SentinelState::Answered(view);
         }
         (self.merge(), recovered)
     }
 
     /// The fault's text beside the changes, if it is news.
-    pub(super) fn failed(&mut self, address: &Address, fault: Fault) -> (Vec<Change>, Option<String>) {
+    pub(super) fn failed(
+        &mut self,
+        address: &Address,
+        fault: SentinelError,
+    ) -> (Vec<Change>, Option<String>) {
         let mut news = None;
         if let Some(sentinel) = self.find(address) {
             sentinel.subscribed = false;
-            let standing = Standing::Failed(fault.clone());
+            let standing = SentinelState::Failed(fault.clone());
             if sentinel.standing != standing {
                 sentinel.standing = standing;
                 news = Some(fault.text().to_owned());
@@ -127,7 +131,7 @@ impl Roster {
         self.sentinels
             .iter()
             .filter_map(|sentinel| match &sentinel.standing {
-                Standing::Answered(view) => Some((sentinel, view)),
+                SentinelState::Answered(view) => Some((sentinel, view)),
                 _ => None,
             })
             .filter(|(sentinel, _)| sentinel.id.as_ref().is_none_or(|id| ids.insert(id)))
@@ -139,7 +143,7 @@ impl Roster {
     pub(super) fn claim(&self, address: &Address) -> Option<&Claim> {
         let sentinel = self.sentinels.iter().find(|sentinel| sentinel.address == *address)?;
         match &sentinel.standing {
-            Standing::Answered(view) => view.claim.as_ref(),
+            SentinelState::Answered(view) => view.claim.as_ref(),
             _ => None,
         }
     }
@@ -153,7 +157,7 @@ impl Roster {
     pub(super) fn unheard_seeds(&self) -> usize {
         self.sentinels
             .iter()
-            .filter(|sentinel| sentinel.seed && sentinel.standing == Standing::Pending)
+            .filter(|sentinel| sentinel.seed && sentinel.standing == SentinelState::Pending)
             .count()
     }
 
@@ -163,7 +167,7 @@ impl Roster {
             .sentinels
             .iter()
             .filter_map(|sentinel| match &sentinel.standing {
-                Standing::Failed(fault) if matches!(fault, Fault::Refused(_)) == refused => {
+                SentinelState::Failed(fault) if matches!(fault, SentinelError::Refused(_)) == refused => {
                     Some(fault.text())
                 }
                 _ => None,
@@ -176,11 +180,13 @@ impl Roster {
     /// Takes up Sentinels that others name, and drops learnt ones that are dead and no longer named.
     fn merge(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
-        let answering = |sentinel: &SentinelStatus| matches!(sentinel.standing, Standing::Answered(_));
+        let answering = |sentinel: &SentinelStatus| matches!(sentinel.standing, SentinelState::Answered(_));
         // A seed under a name may be the same Sentinel as one learnt under its IP address: ids tell once all
         // seeds have been heard.
-        let seeds_heard =
-            !self.sentinels.iter().any(|sentinel| sentinel.seed && sentinel.standing == Standing::Pending);
+        let seeds_heard = !self
+            .sentinels
+            .iter()
+            .any(|sentinel| sentinel.seed && sentinel.standing == SentinelState::Pending);
         let named: Vec<_> = self.views().into_iter().flat_map(|(_, view)| view.others).collect();
         for peer in named.iter().filter(|_| seeds_heard) {
             let known = self.sentinels.iter().any(|sentinel| {
@@ -205,7 +211,7 @@ impl Roster {
             let twin = sentinel.id.is_some()
                 && (earlier.clone().any(|(id, _, answers)| *id == sentinel.id && *answers)
                     || ids.iter().any(|(id, seed, answers)| *id == sentinel.id && *seed && *answers));
-            let gone = matches!(sentinel.standing, Standing::Failed(_))
+            let gone = matches!(sentinel.standing, SentinelState::Failed(_))
                 && anyone_answers
                 && !named.iter().any(|peer| peer.address == sentinel.address);
             let keep = sentinel.seed || !(twin || gone);
@@ -223,7 +229,7 @@ impl Roster {
             seed,
             id: None,
             subscribed: false,
-            standing: Standing::Pending,
+            standing: SentinelState::Pending,
             last_notice: None,
         });
     }

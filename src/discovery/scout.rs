@@ -12,7 +12,7 @@ const PACE: Duration = Duration::from_millis(50);
 
 /// The replica that was chosen last, and when to ask it.
 #[derive(Debug, Default)]
-pub(super) struct Scout {
+pub(super) struct CandidateProbe {
     chosen: Option<Chosen>,
     ticket: u64,
 }
@@ -26,7 +26,7 @@ struct Chosen {
     in_flight: bool,
 }
 
-impl Scout {
+impl CandidateProbe {
     /// A Sentinel that leads a failover has chosen this replica.
     pub(super) fn choose(&mut self, leader: &Address, replica: Address, now: Instant) {
         let known = self.chosen.as_ref().is_some_and(|it| it.leader == *leader && it.replica == replica);
@@ -55,7 +55,7 @@ impl Scout {
         primary.then(|| chosen.replica.clone())
     }
 
-    /// When [`Scout::start`] has something to do.
+    /// When [`CandidateProbe::start`] has something to do.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.chosen.as_ref().filter(|chosen| !chosen.in_flight).map(|chosen| chosen.due)
     }

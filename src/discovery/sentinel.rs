@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::discovery::config::SentinelConfig;
 use crate::discovery::event::{self, BadReply, CHANNELS, Heard, View};
 use crate::discovery::machine::Event;
-use crate::discovery::roster::Fault;
+use crate::discovery::roster::SentinelError;
 use crate::net::backoff::Backoff;
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
@@ -55,7 +55,7 @@ impl Follower {
     }
 
     /// Subscribes first and asks second: a switch between the two is then heard. `Ok` when nobody listens any more.
-    async fn follow(&mut self, backoff: &mut Backoff) -> Result<(), Fault> {
+    async fn follow(&mut self, backoff: &mut Backoff) -> Result<(), SentinelError> {
         let mut subscription = self.subscribe().await?;
         let mut queries = self.open().await?;
         let id = self.call(&mut queries, &[b"SENTINEL", b"MYID"]).await?;
@@ -101,17 +101,15 @@ impl Follower {
     }
 
     /// A connection that has been let in.
-    async fn open(&self) -> Result<Control<Stream>, Fault> {
-        let credentials = self
-            .login
-            .newest_within(self.config.timeout)
-            .await
-            .map_err(|why| Fault::Refused(format!("Sentinel {} is not asked: {why}", self.address)))?;
+    async fn open(&self) -> Result<Control<Stream>, SentinelError> {
+        let credentials = self.login.newest_within(self.config.timeout).await.map_err(|why| {
+            SentinelError::Refused(format!("Sentinel {} is not asked: {why}", self.address))
+        })?;
         let stream = self
             .dialer
             .dial(&self.address)
             .await
-            .map_err(|error| Fault::Unreachable(format!("Sentinel: {error}")))?;
+            .map_err(|error| SentinelError::Unreachable(format!("Sentinel: {error}")))?;
         let mut control = Control::new(stream);
         if let Some(credentials) = credentials {
             let password = credentials.password.expose();
@@ -132,7 +130,7 @@ impl Follower {
     /// A subscription to as many events as the Sentinel's ACL allows; `None` if that is none. The first event is
     /// asked for alone: ACLs often allow no other, and a client that has yet to authenticate may send 10 arguments
     /// only, being cut off for more instead of told why (observed on valkey 8.0).
-    async fn subscribe(&self) -> Result<Option<Control<Stream>>, Fault> {
+    async fn subscribe(&self) -> Result<Option<Control<Stream>>, SentinelError> {
         let mut control = self.open().await?;
         let (first, others) = CHANNELS.split_at(1);
         if !self.subscribe_to(&mut control, first).await? {
@@ -143,7 +141,11 @@ impl Follower {
     }
 
     /// False if the ACL forbids it.
-    async fn subscribe_to(&self, control: &mut Control<Stream>, channels: &[&str]) -> Result<bool, Fault> {
+    async fn subscribe_to(
+        &self,
+        control: &mut Control<Stream>,
+        channels: &[&str],
+    ) -> Result<bool, SentinelError> {
         let args: Vec<&[u8]> =
             [&b"SUBSCRIBE"[..]].into_iter().chain(channels.iter().map(|name| name.as_bytes())).collect();
         let deadline = self.deadline();
@@ -164,7 +166,7 @@ impl Follower {
         }
     }
 
-    async fn ask(&self, control: &mut Control<Stream>) -> Result<View, Fault> {
+    async fn ask(&self, control: &mut Control<Stream>) -> Result<View, SentinelError> {
         let name = self.config.primary_name.as_bytes();
         control.send(&[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name]);
         control.send(&[b"SENTINEL", b"MASTER", name]);
@@ -182,46 +184,48 @@ impl Follower {
             replies.await.map_err(|error: ControlError| self.unreachable(&error))?;
         event::view(&get, &primary, &sentinels, &self.config).map_err(|bad| match bad {
             BadReply::Error(line) => self.refusal(&line),
-            BadReply::Malformed(what) => Fault::Unreachable(format!("Sentinel {}: {what}", self.address)),
+            BadReply::Malformed(what) => {
+                SentinelError::Unreachable(format!("Sentinel {}: {what}", self.address))
+            }
         })
     }
 
-    async fn call(&self, control: &mut Control<Stream>, args: &[&[u8]]) -> Result<Value, Fault> {
+    async fn call(&self, control: &mut Control<Stream>, args: &[&[u8]]) -> Result<Value, SentinelError> {
         control.call(args, self.deadline()).await.map_err(|error| self.unreachable(&error))
     }
 
-    fn unreachable(&self, error: &ControlError) -> Fault {
-        Fault::Unreachable(format!("Sentinel {}: {error}", self.address))
+    fn unreachable(&self, error: &ControlError) -> SentinelError {
+        SentinelError::Unreachable(format!("Sentinel {}: {error}", self.address))
     }
 
     /// Says whose fault an error line is.
-    fn refusal(&self, line: &[u8]) -> Fault {
+    fn refusal(&self, line: &[u8]) -> SentinelError {
         let address = &self.address;
         let said = line.escape_ascii();
         let code = line.split(|byte| *byte == b' ').next().unwrap_or_default();
         match code {
-            b"NOAUTH" => Fault::Refused(format!(
+            b"NOAUTH" => SentinelError::Refused(format!(
                 "Sentinel {address} wants a password ({said}); give the Sentinels' own, which may differ from the \
                  primary's"
             )),
-            b"WRONGPASS" => Fault::Refused(format!(
+            b"WRONGPASS" => SentinelError::Refused(format!(
                 "Sentinel {address} refuses the user or password ({said}); check the Sentinels' own, which may \
                  differ from the primary's"
             )),
-            b"NOPERM" => Fault::Refused(format!(
+            b"NOPERM" => SentinelError::Refused(format!(
                 "Sentinel {address} forbids the questions ({said}); allow its user +sentinel|get-master-addr-by-name \
                  +sentinel|master +sentinel|sentinels"
             )),
             b"ERR" if line.starts_with(b"ERR AUTH") || line.starts_with(b"ERR Client sent AUTH") => {
-                Fault::Refused(format!(
+                SentinelError::Refused(format!(
                     "Sentinel {address} has no password but one is configured for it ({said}); remove it, or set \
                      `requirepass` there"
                 ))
             }
-            b"ERR" if line.starts_with(b"ERR unknown command") => Fault::Unreachable(format!(
+            b"ERR" if line.starts_with(b"ERR unknown command") => SentinelError::Unreachable(format!(
                 "{address} is no Sentinel ({said}); check the port, which is 26379 for Sentinel by default"
             )),
-            _ => Fault::Unreachable(format!("Sentinel {address} answers with an error: {said}")),
+            _ => SentinelError::Unreachable(format!("Sentinel {address} answers with an error: {said}")),
         }
     }
 }

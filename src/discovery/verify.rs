@@ -43,7 +43,7 @@ pub enum Finding {
     /// It says that it is a replica of this node, as it knows it; and the text for the operator.
     Replica(Address, String),
     /// It serves others but not us: too many clients, or the credentials are refused. Says nothing of its role.
-    Unwelcome(Outage),
+    AuthRejected(Outage),
     /// No answer.
     Unreachable(String),
 }
@@ -183,7 +183,7 @@ impl Verifier {
             return false;
         };
         if matches!(hint, Hint::OtherNode(_)) {
-            target.node.strayed();
+            target.node.note_elsewhere();
         }
         if self.in_flight {
             self.again = true;
@@ -264,11 +264,11 @@ impl Verifier {
                 target.successor = Some(of);
             }
             // A working primary is not given up because it has no room for the probe.
-            Finding::Unwelcome(_) if verified => {
+            Finding::AuthRejected(_) if verified => {
                 target.unreachable = 0;
                 settled = true;
             }
-            Finding::Unwelcome(outage) => target.state = State::Unverified(outage),
+            Finding::AuthRejected(outage) => target.state = State::Unverified(outage),
             Finding::Unreachable(text) => {
                 target.unreachable += 1;
                 if !verified || target.unreachable >= UNREACHABLE_LIMIT {

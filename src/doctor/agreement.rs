@@ -12,7 +12,7 @@ use crate::topology::Address;
 
 /// One Sentinel, and what it said.
 #[derive(Clone, Debug)]
-pub(super) struct Voice {
+pub(super) struct Vote {
     /// Where it was dialled.
     pub(super) sentinel: Address,
     /// Whether it is configured; else another Sentinel named it.
@@ -36,7 +36,7 @@ pub(super) struct Agreement {
 
 /// Puts the answers together, by the proxy's own rule: a majority of those that answer, whoever is silent.
 pub(super) fn agree(
-    voices: &[Voice],
+    voices: &[Vote],
     name: &str,
     upstream: &str,
     nat: &HashMap<Address, Address>,
@@ -82,7 +82,7 @@ pub(super) fn agree(
 }
 
 /// Each Sentinel once, however many addresses it has.
-fn one_each(voices: &[Voice]) -> Vec<&Voice> {
+fn one_each(voices: &[Vote]) -> Vec<&Vote> {
     let mut seen = HashSet::new();
     voices
         .iter()
@@ -94,7 +94,7 @@ fn one_each(voices: &[Voice]) -> Vec<&Voice> {
 }
 
 /// How many Sentinels there are, the silent ones included.
-fn total(voices: &[&Voice], answers: &[(&Address, &Answer)]) -> usize {
+fn total(voices: &[&Vote], answers: &[(&Address, &Answer)]) -> usize {
     let configured = voices.iter().filter(|voice| voice.configured).count();
     let counted = answers.iter().map(|(_, answer)| answer.view.total).max().unwrap_or(0);
     configured.max(counted).max(answers.len())
@@ -267,7 +267,7 @@ mod tests {
     use crate::discovery::event::View;
     use crate::doctor::finding::Level;
 
-    fn voice(number: u16, primary: Option<(&str, u64)>, total: usize) -> Voice {
+    fn voice(number: u16, primary: Option<(&str, u64)>, total: usize) -> Vote {
         let claim = primary.map(|(host, epoch)| Claim {
             address: Address::tcp(host, 6379),
             epoch,
@@ -284,14 +284,14 @@ mod tests {
             replicas: vec![Replica { address: Address::tcp("10.0.0.9", 6379), fault: None }],
             names: Vec::new(),
         };
-        Voice { sentinel: Address::tcp(format!("s{number}"), 26379), configured: true, answer: Some(answer) }
+        Vote { sentinel: Address::tcp(format!("s{number}"), 26379), configured: true, answer: Some(answer) }
     }
 
-    fn silent(number: u16) -> Voice {
-        Voice { answer: None, ..voice(number, None, 1) }
+    fn silent(number: u16) -> Vote {
+        Vote { answer: None, ..voice(number, None, 1) }
     }
 
-    fn agreed(voices: &[Voice]) -> (Agreement, Level) {
+    fn agreed(voices: &[Vote]) -> (Agreement, Level) {
         let agreement = agree(voices, "mymaster", "main", &HashMap::new());
         let level = agreement.findings.iter().map(|finding| finding.level).max().unwrap();
         (agreement, level)
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn three_that_agree_are_well() {
-        let voices: Vec<Voice> = (1..=3).map(|number| voice(number, Some(("10.0.0.5", 1)), 3)).collect();
+        let voices: Vec<Vote> = (1..=3).map(|number| voice(number, Some(("10.0.0.5", 1)), 3)).collect();
         let (agreement, level) = agreed(&voices);
         assert_eq!(level, Level::Ok);
         assert!(agreement.by_majority);
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_sentinel_elsewhere_that_says_loopback() {
-        let voices: Vec<Voice> = (1..=3).map(|number| voice(number, Some(("127.0.0.1", 1)), 3)).collect();
+        let voices: Vec<Vote> = (1..=3).map(|number| voice(number, Some(("127.0.0.1", 1)), 3)).collect();
         let (agreement, level) = agreed(&voices);
         assert_eq!(level, Level::Broken);
         let finding = agreement.findings.iter().find(|it| it.seen.contains("this one")).unwrap();
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn one_sentinel_under_two_addresses_votes_once() {
         let one = voice(1, Some(("10.0.0.5", 1)), 1);
-        let twin = Voice { sentinel: Address::tcp("10.0.0.1", 26379), ..one.clone() };
+        let twin = Vote { sentinel: Address::tcp("10.0.0.1", 26379), ..one.clone() };
         let (agreement, _) = agreed(&[one, twin]);
         assert!(
             agreement.findings[0].seen.starts_with("the only Sentinel"),

@@ -20,12 +20,12 @@ struct Attempt {
     /// An IP address and port, or a unix socket.
     to: Address,
     took: Duration,
-    result: Result<Stream, Fault>,
+    result: Result<Stream, AttemptError>,
 }
 
 /// Why one failed.
 #[derive(Debug)]
-enum Fault {
+enum AttemptError {
     Timeout,
     Io(io::Error),
 }
@@ -63,15 +63,15 @@ fn patience(limit: Duration) -> Duration {
     limit.max(Duration::from_secs(3))
 }
 
-fn fault(error: &DialError) -> Fault {
+fn fault(error: &DialError) -> AttemptError {
     match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
         Some(error) => {
-            Fault::Io(error.raw_os_error().map_or_else(
+            AttemptError::Io(error.raw_os_error().map_or_else(
                 || io::Error::new(error.kind(), error.to_string()),
                 io::Error::from_raw_os_error,
             ))
         }
-        None => Fault::Timeout,
+        None => AttemptError::Timeout,
     }
 }
 
@@ -113,8 +113,8 @@ fn judge(address: &Address, attempts: &[Attempt], limit: Duration, hint: &str) -
 }
 
 /// What happened, to be read after the address, and what to do.
-fn explain(fault: &Fault, to: &Address) -> (String, &'static str) {
-    let Fault::Io(error) = fault else {
+fn explain(fault: &AttemptError, to: &Address) -> (String, &'static str) {
+    let AttemptError::Io(error) = fault else {
         return (
             "gave no sign of life".into(),
             "check that the machine is up, and that no firewall, security group or network policy drops the \
@@ -179,7 +179,7 @@ mod tests {
     fn late_is_told_from_dead() {
         let to = Address::tcp("10.0.0.5", 6379);
         let limit = Duration::from_millis(500);
-        let dead = Attempt { to: to.clone(), took: limit, result: Err(Fault::Timeout) };
+        let dead = Attempt { to: to.clone(), took: limit, result: Err(AttemptError::Timeout) };
         let finding = judge(&to, &[dead], limit, "");
         assert!(finding.seen.contains("no sign of life") && finding.remedy.unwrap().contains("firewall"));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::agreement::{self, Voice};
+use super::agreement::{self, Vote};
 use super::concurrently;
 use super::finding::{Finding, Level, Section, Step, Subject};
 use super::node;
@@ -102,7 +102,7 @@ async fn by_sentinels(
         concurrently(learnt.into_iter().map(|(dialled, announced)| ask(dialled, Some(announced)))).await,
     );
 
-    let (mut sections, voices): (Vec<Section>, Vec<Voice>) = asked.into_iter().unzip();
+    let (mut sections, voices): (Vec<Section>, Vec<Vote>) = asked.into_iter().unzip();
     let agreement = agreement::agree(&voices, &sentinels.primary_name, &config.name, &sentinels.nat);
     if agreement.by_majority {
         // The others suffice.
@@ -197,7 +197,7 @@ fn sentinel_peer(
 }
 
 /// One Sentinel.
-async fn ask(upstream: String, peer: Peer, config: Arc<SentinelConfig>) -> (Section, Voice) {
+async fn ask(upstream: String, peer: Peer, config: Arc<SentinelConfig>) -> (Section, Vote) {
     let (mut findings, channel) = peer::reach(&peer).await;
     let answer: Option<Answer> = match channel {
         Some(mut channel) => {
@@ -212,12 +212,12 @@ async fn ask(upstream: String, peer: Peer, config: Arc<SentinelConfig>) -> (Sect
     };
     let section =
         Section { subject: Subject::Sentinel, name: upstream, address: peer.address.to_string(), findings };
-    (section, Voice { configured: peer.announced.is_none(), sentinel: peer.address, answer })
+    (section, Vote { configured: peer.announced.is_none(), sentinel: peer.address, answer })
 }
 
 /// Sentinels that others know and the configuration does not: respgate follows them, too. Where to dial, and as announced.
 fn learnt(
-    asked: &[(Section, Voice)],
+    asked: &[(Section, Vote)],
     config: &SentinelConfig,
     known: &HashSet<Address>,
 ) -> Vec<(Address, Address)> {

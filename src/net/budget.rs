@@ -29,12 +29,12 @@ pub struct Budget {
     limit: usize,
     chunk: usize,
     taken: AtomicUsize,
-    workers: Box<[Seat]>,
+    workers: Box<[BudgetSeat]>,
 }
 
 /// What the others know of one worker.
 #[derive(Debug, Default)]
-struct Seat {
+struct BudgetSeat {
     /// Wakes the worker's task that disconnects clients.
     spent: Notify,
     /// Bytes that its largest client held when it last looked.
@@ -49,7 +49,7 @@ impl Budget {
             limit,
             chunk: (limit / CHUNKS / workers).clamp(LEAST_CHUNK, MOST_CHUNK),
             taken: AtomicUsize::new(0),
-            workers: (0..workers).map(|_| Seat::default()).collect(),
+            workers: (0..workers).map(|_| BudgetSeat::default()).collect(),
         })
     }
 
@@ -108,7 +108,7 @@ impl Share {
     }
 
     /// Returns the bytes that this worker holds.
-    pub fn held(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.held.get()
     }
 
@@ -398,9 +398,9 @@ mod tests {
         let mut charge = Charge::new(&account);
         charge.set(70);
         charge.set(30);
-        assert_eq!((account.held(), share.held()), (30, 30));
+        assert_eq!((account.held(), share.bytes()), (30, 30));
         drop(charge);
-        assert_eq!((account.held(), share.held()), (0, 0));
+        assert_eq!((account.held(), share.bytes()), (0, 0));
     }
 
     #[tokio::test]
@@ -482,9 +482,9 @@ mod tests {
             let shares: Vec<Share> = (0..3).map(|worker| Share::new(budget.clone(), worker)).collect();
             for (worker, more, bytes) in steps {
                 let share = &shares[worker];
-                let less = bytes.min(share.held());
+                let less = bytes.min(share.bytes());
                 if more { share.charge(bytes) } else { share.discharge(less) }
-                let held: usize = shares.iter().map(Share::held).sum();
+                let held: usize = shares.iter().map(Share::bytes).sum();
                 let taken = budget.taken.load(Ordering::Relaxed);
                 prop_assert!(taken >= held && taken <= held + 3 * 3 * budget.chunk, "{taken} for {held}");
             }

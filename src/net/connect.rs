@@ -16,7 +16,7 @@ use crate::files;
 use crate::net::loopback;
 use crate::net::stream::Stream;
 use crate::net::tls::client::ClientTls;
-use crate::net::tls::fault::{Fault, Peer, Reason, explain};
+use crate::net::tls::fault::{HandshakeError, Peer, Reason, explain};
 use crate::topology::Address;
 
 /// How long one IP address of a name may keep the next from being tried too (RFC 8305 recommends 250 ms).
@@ -92,7 +92,7 @@ impl Dialer {
                 match timeout_at(deadline, tls.connect(address, stream)).await {
                     Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
                     Ok(Err(error)) => Err(Cause::Tls(explain(&error, Peer::Server))),
-                    Err(_) => Err(Cause::Tls(Fault {
+                    Err(_) => Err(Cause::Tls(HandshakeError {
                         reason: Reason::Timeout,
                         text: format!(
                             "did not finish the TLS handshake within {:?}; a port without TLS keeps silent like that",
@@ -188,7 +188,7 @@ enum Cause {
     NoAddress,
     Connect(io::Error),
     Timeout(Duration),
-    Tls(Fault),
+    Tls(HandshakeError),
 }
 
 impl fmt::Display for DialError {

@@ -33,7 +33,7 @@ pub struct Ends {
 
 /// Why there is no header.
 #[derive(Debug, Error)]
-pub enum Fault {
+pub enum HeaderError {
     /// It closed at once, as health checks do.
     #[error("it closed before it sent anything")]
     Nothing,
@@ -54,20 +54,20 @@ pub enum Fault {
 /// Reads the header that a connection begins with. `None`: it speaks for itself (`LOCAL`, `UNKNOWN`, or not TCP).
 ///
 /// # Errors
-/// See [`Fault`]; the connection is of no use then.
-pub async fn read(stream: &mut TcpStream) -> Result<Option<Ends>, Fault> {
-    let header = tokio::time::timeout(DEADLINE, header(stream)).await.map_err(|_| Fault::Late)??;
+/// See [`HeaderError`]; the connection is of no use then.
+pub async fn read(stream: &mut TcpStream) -> Result<Option<Ends>, HeaderError> {
+    let header = tokio::time::timeout(DEADLINE, header(stream)).await.map_err(|_| HeaderError::Late)??;
     parse(&header)
 }
 
-async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, Fault> {
+async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, HeaderError> {
     let mut header = vec![0; SHORTEST];
     let first = stream.read(&mut header).await?;
     if first == 0 {
-        return Err(Fault::Nothing);
+        return Err(HeaderError::Nothing);
     }
     if !could_begin(header.get(..first).unwrap_or_default()) {
-        return Err(Fault::Other);
+        return Err(HeaderError::Other);
     }
     stream.read_exact(header.get_mut(first..).unwrap_or_default()).await?;
     if header.starts_with(SIGNATURE_V2) {
@@ -76,21 +76,21 @@ async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, Fault> {
             header.get(FIXED_V2 - 2..).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
         let whole = FIXED_V2 + usize::from(length.unwrap_or_default());
         if whole > LONGEST_V2 {
-            return Err(Fault::Malformed(format!("{whole} bytes are more than {LONGEST_V2}")));
+            return Err(HeaderError::Malformed(format!("{whole} bytes are more than {LONGEST_V2}")));
         }
         header.resize(whole, 0);
         stream.read_exact(header.get_mut(FIXED_V2..).unwrap_or_default()).await?;
         return Ok(header);
     }
     if !header.starts_with(b"PROXY ") {
-        return Err(Fault::Other);
+        return Err(HeaderError::Other);
     }
     while !header.ends_with(b"\n") {
         let mut ahead = [0; LONGEST_V1];
         let room = LONGEST_V1.saturating_sub(header.len());
         let seen = stream.peek(ahead.get_mut(..room).unwrap_or_default()).await?;
         if seen == 0 {
-            return Err(Fault::Malformed(format!("{} bytes and no end", header.len())));
+            return Err(HeaderError::Malformed(format!("{} bytes and no end", header.len())));
         }
         let seen = ahead.get(..seen).unwrap_or_default();
         let take = memchr::memchr(b'\n', seen).map_or(seen.len(), |at| at + 1);
@@ -109,7 +109,7 @@ fn could_begin(bytes: &[u8]) -> bool {
     })
 }
 
-fn parse(header: &[u8]) -> Result<Option<Ends>, Fault> {
+fn parse(header: &[u8]) -> Result<Option<Ends>, HeaderError> {
     let ends = |source: SocketAddr, destination| Some(Ends { source, destination });
     match HeaderResult::parse(header) {
         HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
@@ -135,8 +135,8 @@ fn parse(header: &[u8]) -> Result<Option<Ends>, Fault> {
                 (ip.destination_address, ip.destination_port).into(),
             ),
         }),
-        HeaderResult::V1(Err(error)) => Err(Fault::Malformed(error.to_string())),
-        HeaderResult::V2(Err(error)) => Err(Fault::Malformed(error.to_string())),
+        HeaderResult::V1(Err(error)) => Err(HeaderError::Malformed(error.to_string())),
+        HeaderResult::V2(Err(error)) => Err(HeaderError::Malformed(error.to_string())),
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     /// What is read of `bytes`, and what is left behind it.
-    async fn reads(bytes: &[u8]) -> (Result<Option<Ends>, Fault>, Vec<u8>) {
+    async fn reads(bytes: &[u8]) -> (Result<Option<Ends>, HeaderError>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -205,9 +205,9 @@ mod tests {
 
     #[tokio::test]
     async fn anything_else_is_a_fault() {
-        assert!(matches!(reads(b"").await.0, Err(Fault::Nothing)));
-        assert!(matches!(reads(b"PING\r\n").await.0, Err(Fault::Other)));
-        assert!(matches!(reads(b"*1\r\n$4\r\nPING\r\n*1\r\n").await.0, Err(Fault::Other)));
+        assert!(matches!(reads(b"").await.0, Err(HeaderError::Nothing)));
+        assert!(matches!(reads(b"PING\r\n").await.0, Err(HeaderError::Other)));
+        assert!(matches!(reads(b"*1\r\n$4\r\nPING\r\n*1\r\n").await.0, Err(HeaderError::Other)));
         for header in [
             b"PROXY TCP4 192.0.2.7 10.0.0.1 99999 6379\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 10.0.0.1 6379\r\n".to_vec(),
@@ -216,8 +216,8 @@ mod tests {
             v2(1, 0x11, &[0; 5000]),
         ] {
             let (ends, _) = reads(&header).await;
-            assert!(matches!(ends, Err(Fault::Malformed(_))), "{}: {ends:?}", header.escape_ascii());
+            assert!(matches!(ends, Err(HeaderError::Malformed(_))), "{}: {ends:?}", header.escape_ascii());
         }
-        assert!(matches!(reads(b"PROXY TCP4 1").await.0, Err(Fault::Failed(_))));
+        assert!(matches!(reads(b"PROXY TCP4 1").await.0, Err(HeaderError::Failed(_))));
     }
 }

@@ -20,22 +20,22 @@ pub type Newest = Result<Option<Arc<Credentials>>, Arc<str>>;
 /// and the same.
 #[derive(Clone, Debug)]
 pub struct Login {
-    whose: Whose,
+    principal: Principal,
     account: Arc<Account>,
-    standing: Arc<watch::Sender<Standing>>,
+    standing: Arc<watch::Sender<LoginStatus>>,
     denials: Denials,
 }
 
 /// For whom respgate authenticates. As text: the user and password that are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum Principal {
     /// For itself, and for every client that acts as it.
     Own,
     /// For the clients of this user of its own.
     User(Arc<str>),
 }
 
-impl fmt::Display for Whose {
+impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Own => f.write_str("respgate's own user or password"),
@@ -75,7 +75,7 @@ impl Expiry {
 
 /// What servers think of them.
 #[derive(Debug, Default)]
-struct Standing {
+struct LoginStatus {
     /// What was said last by one that refuses them; none once they were accepted.
     said: Option<Arc<str>>,
     logged: Option<Instant>,
@@ -104,24 +104,24 @@ impl Login {
 
     fn with(newest: Newest) -> Self {
         Self {
-            whose: Whose::Own,
+            principal: Principal::Own,
             account: Arc::new(Account {
                 newest: watch::channel(newest).0,
                 asked: Notify::new(),
                 expiry: Mutex::default(),
                 runs: watch::channel(0).0,
             }),
-            standing: Arc::new(watch::channel(Standing::default()).0),
+            standing: Arc::new(watch::channel(LoginStatus::default()).0),
             denials: Denials::default(),
         }
     }
 
     /// The same credentials at another server, or for somebody else: replaced together, refused or accepted apart.
-    pub fn elsewhere(&self, whose: Whose) -> Self {
+    pub fn elsewhere(&self, whose: Principal) -> Self {
         Self {
-            whose,
+            principal: whose,
             account: self.account.clone(),
-            standing: Arc::new(watch::channel(Standing::default()).0),
+            standing: Arc::new(watch::channel(LoginStatus::default()).0),
             denials: Denials::default(),
         }
     }
@@ -137,8 +137,8 @@ impl Login {
     }
 
     /// For whom respgate authenticates with these.
-    pub fn whose(&self) -> &Whose {
-        &self.whose
+    pub fn principal(&self) -> &Principal {
+        &self.principal
     }
 
     /// Whether the two are one and the same.
@@ -222,7 +222,7 @@ impl Login {
             standing.unlogged += 1;
             if !silent {
                 let times = std::mem::take(&mut standing.unlogged);
-                tracing::error!(%server, user = credentials.user(), error = %line.escape_ascii(), times, "the server refuses {}; it is tried again now and then: check the password's file, variable or command, and the server's ACL", self.whose);
+                tracing::error!(%server, user = credentials.user(), error = %line.escape_ascii(), times, "the server refuses {}; it is tried again now and then: check the password's file, variable or command, and the server's ACL", self.principal);
                 standing.logged = Some(Instant::now());
             }
             standing.said = Some(said);
@@ -240,7 +240,7 @@ impl Login {
             self.standing.send_modify(|standing| {
                 standing.worked = true;
                 if standing.said.take().is_some() {
-                    tracing::info!("the server accepts {} again", self.whose);
+                    tracing::info!("the server accepts {} again", self.principal);
                 }
             });
         }
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn one_account_at_two_servers_is_refused_by_each_for_itself() {
-        let shop = || Whose::User("shop".into());
+        let shop = || Principal::User("shop".into());
         let here = Login::new(Some(credentials("one"))).elsewhere(shop());
         let there = here.elsewhere(shop());
         let newest = here.newest().unwrap().unwrap();

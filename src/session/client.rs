@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::net::budget::{Account, Counted};
 use crate::resp::Resp;
-use crate::tenant::identity::Identity as Known;
+use crate::tenant::identity::ClientAttributes as Known;
 use crate::upstream::identity::Identity;
 
 /// Whether the client sees replies (CLIENT REPLY).

@@ -1,7 +1,7 @@
 //! The answers to requests that the tenant's policy denies.
 
 use super::refusal::{self, Wording};
-use super::route::Way;
+use super::route::RouteDecision;
 use super::setting::{Forbidden, Setting};
 use super::{Close, Session};
 use crate::command::{self, Found, Verb};
@@ -11,7 +11,12 @@ use crate::tenant::policy::{Denial, Policy, PolicyKey};
 impl Session {
     /// What a denied request is answered. One that no server would take gets its usual answer.
     #[cold]
-    pub(super) fn denied(&self, denial: Denial, found: Option<Found>, request: &Request<'_>) -> Way {
+    pub(super) fn denied(
+        &self,
+        denial: Denial,
+        found: Option<Found>,
+        request: &Request<'_>,
+    ) -> RouteDecision {
         let spec = match found {
             Some(Found::Spec(spec)) => spec,
             Some(Found::NoSuchSubcommand(container)) => {
@@ -25,7 +30,7 @@ impl Session {
             }
         };
         if !self.admitted() {
-            return Way::Refused(refusal::NO_AUTH.to_vec());
+            return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
         }
         let mut forbidden = match denial {
             Denial::Arity => Forbidden { line: refusal::wrong_arity(spec.name), setting: None },
@@ -39,7 +44,7 @@ impl Session {
         if spec.verb == Verb::Exec {
             forbidden.line = refusal::exec_aborted_because(&forbidden.line);
         }
-        Way::Denied(forbidden)
+        RouteDecision::Denied(forbidden)
     }
 
     fn forbidden_by_policy(&self, key: PolicyKey, line: Vec<u8>) -> Forbidden {
@@ -51,22 +56,24 @@ impl Session {
     }
 
     /// As `denied`, of a command that the table lacks and that would go this way.
-    fn denied_unlisted(&self, denial: Denial, name: &str, way: Way) -> Way {
+    fn denied_unlisted(&self, denial: Denial, name: &str, way: RouteDecision) -> RouteDecision {
         let key = match denial {
             Denial::Command(key) => key,
             Denial::Key | Denial::Arity => PolicyKey::KeyPrefixes,
             Denial::Channel => PolicyKey::ChannelPrefixes,
         };
         match way {
-            Way::Learned(_) if denial == Denial::Key => Way::Denied(self.forbidden_key()),
-            Way::Refused(_) | Way::Dropped => way,
-            Way::Unlearned => Way::DeniedUnlearned(self.forbidden_by_policy(key, self.no_permission(name))),
-            _ => Way::Denied(self.forbidden_by_policy(key, self.no_permission(name))),
+            RouteDecision::Learned(_) if denial == Denial::Key => RouteDecision::Denied(self.forbidden_key()),
+            RouteDecision::Refused(_) | RouteDecision::Dropped => way,
+            RouteDecision::Unlearned => {
+                RouteDecision::DeniedUnlearned(self.forbidden_by_policy(key, self.no_permission(name)))
+            }
+            _ => RouteDecision::Denied(self.forbidden_by_policy(key, self.no_permission(name))),
         }
     }
 
     /// Ends a client that goes on hearing what its tenant's policy denies by now.
-    pub(super) fn listens_in_vain(&self) -> Close {
+    pub(super) fn close_denied_subscriber(&self) -> Close {
         tracing::info!(
             client = self.client.id,
             peer = self.client.peer,
@@ -81,7 +88,7 @@ impl Session {
     }
 
     fn wording(&self) -> Wording {
-        Wording::of(self.around.upstream.server().as_deref())
+        Wording::of(self.ctx.upstream.server().as_deref())
     }
 }
 

@@ -12,13 +12,13 @@ use super::{Close, Session, hello, leased, refusal};
 use crate::resp::Resp;
 use crate::resp::write;
 use crate::tenant::users::source::Source;
-use crate::tenant::users::throttle::{Attempt, Throttle, TooSoon, Verdict};
+use crate::tenant::users::throttle::{Attempt, AuthDecision, Throttle, TooSoon};
 use crate::tenant::users::{Refused, User, Users};
 use crate::topology::ServerInfo;
 use crate::upstream::Upstream;
 use crate::upstream::identity::{self, Identity};
 use crate::upstream::lane::Admission;
-use crate::upstream::open::Key;
+use crate::upstream::open::ConnectionKey;
 
 /// A command that the table lacks, at a time when the server cannot be asked about it.
 const CANNOT_LEARN: &[u8] = b"-ERR respgate: this command is not in respgate's table, and the server could not be asked about it; try again";
@@ -31,7 +31,7 @@ const CLIENT_LEFT: &[u8] = b"-ERR respgate: the client left";
 const DEPARTED_GRACE: Duration = Duration::from_secs(1);
 
 /// Something to wait for.
-pub(super) enum Errand {
+pub(super) enum AsyncOp {
     /// AUTH.
     Auth {
         /// The user; `None` for the one-argument form.
@@ -55,26 +55,26 @@ pub(super) enum Errand {
 
 impl Session {
     /// Does an errand and answers its command. Ends early when the client leaves.
-    pub(super) async fn perform(&mut self, errand: Errand) {
-        self.presence.leases(self.around.roster.now.get(), true, false);
+    pub(super) async fn run_op(&mut self, errand: AsyncOp) {
+        self.activity.set_lease_state(self.ctx.roster.now.get(), true, false);
         self.run_errand(errand).await;
-        let now = self.around.roster.now.get();
-        self.presence.leases(now, false, false);
-        self.presence.active(now);
+        let now = self.ctx.roster.now.get();
+        self.activity.set_lease_state(now, false, false);
+        self.activity.touch(now);
         if self.admitted() {
-            self.presence.settled_in();
+            self.activity.mark_established();
         }
     }
 
-    async fn run_errand(&mut self, errand: Errand) {
+    async fn run_errand(&mut self, errand: AsyncOp) {
         match errand {
-            Errand::Auth { user, password } => self.authenticate(user, password).await,
-            Errand::Hello(hello) => self.hello(hello).await,
-            Errand::Select(database) => self.select(database).await,
-            Errand::Greet => {
-                let upstream = self.around.upstream.clone();
+            AsyncOp::Auth { user, password } => self.authenticate(user, password).await,
+            AsyncOp::Hello(hello) => self.hello(hello).await,
+            AsyncOp::Select(database) => self.select(database).await,
+            AsyncOp::Greet => {
+                let upstream = self.ctx.upstream.clone();
                 let own = upstream.identities.own().clone();
-                let key = Key::new(own, upstream.config.database, Resp::V2);
+                let key = ConnectionKey::new(own, upstream.config.database, Resp::V2);
                 // Refused or not: what it says about AUTH has been noted.
                 let _ = self.opened(&key).await;
                 upstream.auth_cleared();
@@ -82,20 +82,20 @@ impl Session {
                     self.client.identity = None;
                 }
             }
-            Errand::Learn => {
+            AsyncOp::Learn => {
                 if let Some(key) = self.key()
-                    && !self.around.upstream.clone().learn(&key).await
+                    && !self.ctx.upstream.clone().learn(&key).await
                 {
                     self.skip_request();
                     self.refuse(CANNOT_LEARN);
                 }
             }
-            Errand::CountUsers => {
+            AsyncOp::CountUsers => {
                 if let Some(key) = self.key() {
-                    self.around.upstream.clone().count_users(&key).await;
+                    self.ctx.upstream.clone().count_users(&key).await;
                 }
             }
-            Errand::Lease => {
+            AsyncOp::Lease => {
                 if let Err(close) = leased::serve(self).await {
                     self.closing = Some(close);
                 }
@@ -122,7 +122,7 @@ impl Session {
         {
             return self.refuse(&line);
         }
-        if self.around.upstream.server().is_none()
+        if self.ctx.upstream.server().is_none()
             && let Some(key) = self.key()
             && let Err(line) = self.opened(&key).await
         {
@@ -130,7 +130,7 @@ impl Session {
             return self.close_if_dead();
         }
         // A user who may not use HELLO leaves the version unknown.
-        let server = self.around.upstream.server().unwrap_or_else(|| Rc::new(ServerInfo::default()));
+        let server = self.ctx.upstream.server().unwrap_or_else(|| Rc::new(ServerInfo::default()));
         self.greet(&hello, &server);
     }
 
@@ -156,7 +156,7 @@ impl Session {
 
     /// Has the upstream check a password, and acts as that user from then on. A refusal changes nothing.
     async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), Rc<[u8]>> {
-        if let Some(users) = self.around.offices.users() {
+        if let Some(users) = self.ctx.offices.users() {
             return self.verify_own(users, user.unwrap_or(b"default"), password).await;
         }
         // A name that is not UTF-8 is nobody's: the server's answer to an unknown user is right for it.
@@ -166,7 +166,7 @@ impl Session {
                 return Err(Rc::from(refusal::WRONG_PASSWORD));
             }
         };
-        let (upstream, throttle) = (self.around.upstream.clone(), self.around.offices.throttle());
+        let (upstream, throttle) = (self.ctx.upstream.clone(), self.ctx.offices.throttle());
         let source = self.source();
         let judged = tokio::select! {
             judged = judge_by_upstream(&upstream, &throttle, source, user, password) => judged,
@@ -176,8 +176,10 @@ impl Session {
             }
         };
         match judged {
-            Ok(Verdict::Right) => {}
-            Ok(Verdict::Wrong(line) | Verdict::Inapplicable(line) | Verdict::Undecided(line)) => {
+            Ok(AuthDecision::Right) => {}
+            Ok(
+                AuthDecision::Wrong(line) | AuthDecision::Inapplicable(line) | AuthDecision::Undecided(line),
+            ) => {
                 return Err(Rc::from(&*line));
             }
             Err(too_soon) => return Err(self.refuse_password(&Refused::TooSoon(too_soon)).into()),
@@ -201,7 +203,7 @@ impl Session {
             }
         };
         let user = verified.map_err(|refused| {
-            self.around.upstream.counters.users_refused.rise();
+            self.ctx.upstream.counters.users_refused.inc();
             self.refuse_password(&refused)
         })?;
         let name = self.client.name.to_vec();
@@ -220,7 +222,7 @@ impl Session {
     /// Notes that a password was refused by respgate. Returns the error line.
     fn refuse_password(&self, refused: &Refused) -> Vec<u8> {
         if matches!(refused, Refused::TooSoon(_)) {
-            self.around.upstream.counters.auth_throttled.rise();
+            self.ctx.upstream.counters.auth_throttled.inc();
         }
         tracing::info!(
             client = self.client.id,
@@ -233,7 +235,7 @@ impl Session {
 
     /// Who a user of respgate's own is on the server.
     pub(super) fn identity_of(&self, user: &User) -> Rc<Identity> {
-        let upstream = &self.around.upstream;
+        let upstream = &self.ctx.upstream;
         match user.login(&upstream.config.name) {
             Some(login) => upstream.identities.kept(login),
             None => upstream.identities.own().clone(),
@@ -248,9 +250,9 @@ impl Session {
     }
 
     /// Its user is somebody else on the server from now on; no reply may be due.
-    pub(super) fn act_anew(&mut self) {
-        self.acts_anew = false;
-        if let (Some(users), Some(login)) = (self.around.offices.users(), &self.client.login)
+    pub(super) fn switch_identity(&mut self) {
+        self.identity_stale = false;
+        if let (Some(users), Some(login)) = (self.ctx.offices.users(), &self.client.login)
             && let Some(user) = users.find(login)
         {
             let identity = self.identity_of(&user);
@@ -262,7 +264,7 @@ impl Session {
         let Some(mut key) = self.key() else { return };
         // A connection in database 0 needs no SELECT, which would tell whether the user may select.
         let untold = database == 0 && key.selector.is_some();
-        key = Key::new(key.identity, database, key.resp);
+        key = ConnectionKey::new(key.identity, database, key.resp);
         let selected = match self.opened(&key).await {
             Ok(()) if untold => self.ask_to_select(&key).await,
             selected => selected,
@@ -281,9 +283,9 @@ impl Session {
     }
 
     /// Has the server say whether `key`'s user may select its database.
-    async fn ask_to_select(&mut self, key: &Key) -> Result<(), Rc<[u8]>> {
-        let upstream = self.around.upstream.clone();
-        let (replies, share) = (self.replies.clone(), self.share_due());
+    async fn ask_to_select(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
+        let upstream = self.ctx.upstream.clone();
+        let (replies, share) = (self.replies.clone(), self.scheduler_share());
         tokio::select! {
             asked = upstream.ask_to_select(key, &replies, share) => asked,
             () = self.left() => {
@@ -294,8 +296,8 @@ impl Session {
     }
 
     /// Waits until the lane for `key` is open: the server has accepted the user, the database and the version.
-    async fn opened(&mut self, key: &Key) -> Result<(), Rc<[u8]>> {
-        let upstream = self.around.upstream.clone();
+    async fn opened(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
+        let upstream = self.ctx.upstream.clone();
         let lane = upstream.lane(key);
         let client = self.client.id;
         loop {
@@ -303,7 +305,7 @@ impl Session {
                 Admission::Open | Admission::Full => return Ok(()),
                 Admission::Refused(line) => return Err(line),
                 Admission::Expired(line) => {
-                    upstream.counters.hold_expired.rise();
+                    upstream.counters.hold_expired.inc();
                     return Err(line);
                 }
                 Admission::Held(deadline) => deadline,
@@ -331,7 +333,7 @@ impl Session {
     /// sight, or the request waits for what other clients do. A client that only closed its sending side still gets its replies. What it sends meanwhile is kept,
     /// within bounds.
     pub(super) async fn left(&mut self) {
-        let upstream = self.around.upstream.clone();
+        let upstream = self.ctx.upstream.clone();
         loop {
             if upstream.in_hold() {
                 self.wait_held();
@@ -348,7 +350,7 @@ impl Session {
                 () = upstream.changed() => {}
             }
         }
-        while !self.account.is_evicted() && !self.around.upstream.in_hold() && !self.waits_for_others() {
+        while !self.account.is_evicted() && !self.ctx.upstream.in_hold() && !self.waits_for_others() {
             tokio::time::sleep(DEPARTED_CHECK).await;
         }
     }
@@ -371,7 +373,7 @@ impl Session {
     /// # Errors
     /// The client is then one of a tenant that is full: an error line. Its session cannot go on.
     pub(super) fn reset(&mut self) -> Result<(), Vec<u8>> {
-        let upstream = &self.around.upstream;
+        let upstream = &self.ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);
         self.leave_seat();
@@ -390,7 +392,7 @@ async fn judge_by_upstream(
     source: Source,
     user: Option<&str>,
     password: &[u8],
-) -> Result<Verdict, TooSoon> {
+) -> Result<AuthDecision, TooSoon> {
     let (realm, name) = (upstream.config.name.as_str(), user.unwrap_or("default"));
     // The server tells AUTH with one argument from AUTH with two.
     let form: &[u8] = if user.is_some() { b"2" } else { b"1" };
@@ -398,12 +400,12 @@ async fn judge_by_upstream(
     let attempt = Attempt { source, realm, user: name.as_bytes(), digest };
     let believed = || upstream.identities.believes(user, password, throttle.remembered(&digest));
     let ask = async || {
-        let key = Key::new(upstream.identities.candidate(user, password), 0, Resp::V2);
+        let key = ConnectionKey::new(upstream.identities.candidate(user, password), 0, Resp::V2);
         match upstream.verify(&key).await {
             Ok(()) => {
                 upstream.identities.accept(&key.identity);
                 throttle.remember(digest, identity::BELIEVED);
-                Verdict::Right
+                AuthDecision::Right
             }
             Err(line) => refusal::verdict(&line),
         }

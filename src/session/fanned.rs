@@ -3,7 +3,7 @@
 
 use std::task::{Context, Poll};
 
-use super::route::Way;
+use super::route::RouteDecision;
 use super::turn::{Pause, Step};
 use super::{Close, Session, local, refusal};
 use crate::command::{self, Spec, Verb};
@@ -12,23 +12,23 @@ use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::tenant::config::Pubsub;
 use crate::upstream::config::Pool;
-use crate::upstream::fanin::seat::Seat;
+use crate::upstream::fanin::seat::Subscription;
 
 impl Session {
     /// The way of a command that changes subscriptions, if it is by fan-in. What began there ends there, even if the
     /// client is another tenant's by now.
-    pub(super) fn fan_way(&self, spec: &Spec) -> Option<Way> {
+    pub(super) fn route_fanned(&self, spec: &Spec) -> Option<RouteDecision> {
         let (kind, begins) = subscription(spec.verb)?;
         let tenant = || self.member.as_ref().map(|member| member.desk().tenant.config.pubsub);
         let fans = self.seat.is_some()
-            || self.around.upstream.config.pool == Pool::Shared && tenant() == Some(Pubsub::FanIn);
-        fans.then_some(Way::Fanned(kind, begins))
+            || self.ctx.upstream.config.pool == Pool::Shared && tenant() == Some(Pubsub::FanIn);
+        fans.then_some(RouteDecision::Fanned(kind, begins))
     }
 
     /// Changes subscriptions. All earlier replies have been delivered.
     pub(super) fn fan(&mut self, request: &Request<'_>, kind: Kind, begins: bool) -> Step {
-        let upstream = self.around.upstream.clone();
-        upstream.counters.subscribes.rise();
+        let upstream = self.ctx.upstream.clone();
+        upstream.counters.subscribes.inc();
         if !begins {
             match &self.seat {
                 // Confirmations are shown whatever CLIENT REPLY says, as on the server, but use a single skip up.
@@ -50,10 +50,9 @@ impl Session {
             self.refuse(refusal::SUBSCRIPTIONS_FULL);
             return Step::Done;
         }
-        let seat = self
-            .seat
-            .take()
-            .unwrap_or_else(|| Box::new(Seat::take(&upstream, &identity, self.client.resp, &self.replies)));
+        let seat = self.seat.take().unwrap_or_else(|| {
+            Box::new(Subscription::take(&upstream, &identity, self.client.resp, &self.replies))
+        });
         if seat.would_exceed(request) {
             self.seat = seat.is_subscribed().then_some(seat);
             self.refuse(&refusal::too_many_subscriptions());
@@ -61,7 +60,7 @@ impl Session {
         }
         seat.subscribe(kind, request, self.client.mutes());
         self.seat = Some(seat);
-        self.presence.subscribes(true);
+        self.activity.set_subscribed(true);
         Step::Done
     }
 
@@ -93,20 +92,22 @@ impl Session {
     }
 
     /// The way of a confined client's command.
-    pub(super) fn confined_way(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
+    pub(super) fn confined_way(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         if !command::arity_ok(spec, request.argc()) {
-            return Way::Refused(refusal::wrong_arity(spec.name));
+            return RouteDecision::Refused(refusal::wrong_arity(spec.name));
         }
         match spec.verb {
-            Verb::Ping | Verb::Quit | Verb::Reset => Way::Local(spec),
-            _ => self.fan_way(spec).unwrap_or_else(|| Way::Refused(refusal::only_subscriptions(spec.name))),
+            Verb::Ping | Verb::Quit | Verb::Reset => RouteDecision::Local(spec),
+            _ => self
+                .route_fanned(spec)
+                .unwrap_or_else(|| RouteDecision::Refused(refusal::only_subscriptions(spec.name))),
         }
     }
 
     /// Waits for the answer to a request for subscriptions. Ready when the client has left, and there is no server to
     /// give one.
     pub(super) fn poll_subscribing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let held = self.around.upstream.in_hold();
+        let held = self.ctx.upstream.in_hold();
         if held {
             self.wait_held();
         } else {
@@ -123,7 +124,7 @@ impl Session {
     /// Returns true if the client does not take them. A fault shows at the next turn.
     pub(super) fn poll_messages(&mut self, cx: &mut Context<'_>) -> bool {
         self.replies.watch(cx.waker());
-        if self.seat.is_some() && !self.settle_accounts(cx, self.replies.awaited() as usize) {
+        if self.seat.is_some() && !self.charge_output(cx, self.replies.awaited() as usize) {
             return false;
         }
         self.replies.poll_write_to(cx, &mut self.stream).is_pending()
@@ -132,8 +133,8 @@ impl Session {
     /// All its subscriptions end.
     pub(super) fn leave_seat(&mut self) {
         if self.seat.take().is_some() {
-            self.presence.subscribes(false);
-            self.presence.active(self.around.roster.now.get());
+            self.activity.set_subscribed(false);
+            self.activity.touch(self.ctx.roster.now.get());
         }
     }
 

@@ -14,18 +14,18 @@ use super::{Close, Session};
 use crate::resp::request::Request;
 use crate::tenant::figures::Counted;
 use crate::tenant::identity::{Known, Rules, TenantId};
-use crate::tenant::limits::member::{Member, Verdict};
+use crate::tenant::limits::member::{LimitDecision, Member};
 use crate::tenant::limits::refusal::Limit;
 use crate::tenant::users::Users;
 use crate::tenant::users::throttle::Throttle;
-use crate::tenant::{Desk, Tenant, Tenants};
+use crate::tenant::{Tenant, Tenants, WorkerTenant};
 use crate::upstream::contention::Asker;
 use crate::upstream::turns::Share;
 
 /// The tenants as one worker's sessions see them.
 #[derive(Debug)]
-pub struct Offices {
-    directory: RefCell<Rc<Directory>>,
+pub struct WorkerTenants {
+    directory: RefCell<Rc<TenantIndex>>,
     users: Option<Arc<Users>>,
     throttle: Arc<Throttle>,
     epoch: Instant,
@@ -33,21 +33,21 @@ pub struct Offices {
 
 /// All tenants by one configuration.
 #[derive(Debug)]
-struct Directory {
+struct TenantIndex {
     /// By [`TenantId`].
-    desks: Vec<Rc<Desk>>,
+    desks: Vec<Rc<WorkerTenant>>,
     rules: Arc<Rules>,
     /// By the number of the listener.
     listeners: Arc<[Option<TenantId>]>,
 }
 
-impl Directory {
+impl TenantIndex {
     /// `known`: the desks so far. One whose tenant has not changed goes on.
-    fn new(tenants: &Tenants, known: &[Rc<Desk>]) -> Rc<Self> {
+    fn new(tenants: &Tenants, known: &[Rc<WorkerTenant>]) -> Rc<Self> {
         let desk = |tenant: &Arc<Tenant>| match known.iter().find(|d| d.tenant.number == tenant.number) {
             Some(desk) if Arc::ptr_eq(&desk.tenant, tenant) => desk.clone(),
-            Some(desk) => desk.renewed(tenant),
-            None => Desk::new(tenant),
+            Some(desk) => desk.reconfigured(tenant),
+            None => WorkerTenant::new(tenant),
         };
         Rc::new(Self {
             desks: tenants.all.iter().map(desk).collect(),
@@ -57,11 +57,11 @@ impl Directory {
     }
 }
 
-impl Offices {
+impl WorkerTenants {
     /// A worker's.
     pub fn new(tenants: &Tenants) -> Rc<Self> {
         Rc::new(Self {
-            directory: RefCell::new(Directory::new(tenants, &[])),
+            directory: RefCell::new(TenantIndex::new(tenants, &[])),
             users: tenants.users.clone(),
             throttle: tenants.throttle.clone(),
             epoch: tenants.epoch,
@@ -70,7 +70,7 @@ impl Offices {
 
     /// These are the tenants from now on; sessions must be told.
     pub fn adopt(&self, tenants: &Tenants) {
-        let next = Directory::new(tenants, &self.directory().desks);
+        let next = TenantIndex::new(tenants, &self.directory().desks);
         *self.directory.borrow_mut() = next;
     }
 
@@ -79,7 +79,7 @@ impl Offices {
         !self.directory().desks.is_empty()
     }
 
-    fn directory(&self) -> Rc<Directory> {
+    fn directory(&self) -> Rc<TenantIndex> {
         self.directory.borrow().clone()
     }
 
@@ -102,7 +102,7 @@ impl Offices {
 
 /// What is known of the request at the front of the input.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) enum Front {
+pub(super) enum PendingCharge {
     /// It has not been looked at.
     #[default]
     Unseen,
@@ -112,16 +112,16 @@ pub(super) enum Front {
     Refused(Vec<u8>),
 }
 
-impl Front {
+impl PendingCharge {
     /// By the rates that are in force now, all is paid back by then.
-    fn pays_by(&mut self, then: u64) {
+    fn cap_at(&mut self, then: u64) {
         if let Self::Due(due) = self {
             *due = then.min(*due);
         }
     }
 
     /// What another tenant was charged for does not make it wait.
-    fn pays_anew(&mut self) {
+    fn reset(&mut self) {
         if matches!(self, Self::Due(_)) {
             *self = Self::Unseen;
         }
@@ -145,43 +145,43 @@ impl Session {
             return Charged::Passes;
         }
         let now = self.tenant_time();
-        if self.front == Front::Unseen {
+        if self.front == PendingCharge::Unseen {
             let awaited = self.replies.awaited() as usize;
             let Some(member) = &mut self.member else { return Charged::Passes };
             if awaited > 0 {
                 member.in_flight(awaited);
             }
             match member.admit(now, request.len(), ends_or_greets(request.name())) {
-                Verdict::Pass => self.front = Front::Due(0),
-                Verdict::PassAt(due) => self.front = Front::Due(due),
-                Verdict::Again(at) => return Charged::Waits(Pause::Room(self.instant(at))),
-                Verdict::Refuse(line) => self.front = Front::Refused(line),
+                LimitDecision::Pass => self.front = PendingCharge::Due(0),
+                LimitDecision::PassAt(due) => self.front = PendingCharge::Due(due),
+                LimitDecision::Again(at) => return Charged::Waits(Pause::Room(self.instant(at))),
+                LimitDecision::Refuse(line) => self.front = PendingCharge::Refused(line),
             }
         }
         match &self.front {
-            Front::Due(due) if *due > now => {
-                self.presence.active(self.around.roster.now.get());
+            PendingCharge::Due(due) if *due > now => {
+                self.activity.touch(self.ctx.roster.now.get());
                 Charged::Waits(Pause::Limit(self.instant(*due)))
             }
-            Front::Refused(line) => Charged::Refused(line.clone()),
-            Front::Due(_) | Front::Unseen => Charged::Passes,
+            PendingCharge::Refused(line) => Charged::Refused(line.clone()),
+            PendingCharge::Due(_) | PendingCharge::Unseen => Charged::Passes,
         }
     }
 
     /// What became of the request that was charged: one that stays is not charged again.
     pub(super) fn charged(&mut self, step: &Step) {
         if !matches!(step, Step::Stay(_)) {
-            self.front = Front::Unseen;
+            self.front = PendingCharge::Unseen;
         }
     }
 
     /// Nanoseconds, as limits count them.
     fn tenant_time(&self) -> u64 {
-        u64::try_from(self.around.offices.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.ctx.offices.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn instant(&self, time: u64) -> Instant {
-        self.around.offices.epoch + Duration::from_nanos(time)
+        self.ctx.offices.epoch + Duration::from_nanos(time)
     }
 
     /// Ready when a request that waits for a limit can be looked at again.
@@ -204,7 +204,7 @@ impl Session {
 
     /// Counts what has been written, what is in flight and what waits. False: nothing more may be taken for this
     /// client now, which is woken when it may.
-    pub(super) fn settle_accounts(&mut self, cx: &mut Context<'_>, in_flight: usize) -> bool {
+    pub(super) fn charge_output(&mut self, cx: &mut Context<'_>, in_flight: usize) -> bool {
         if self.member.is_none() {
             return true;
         }
@@ -228,35 +228,35 @@ impl Session {
     }
 
     /// For whom the session asks where others wait.
-    pub(super) fn share_due(&self) -> Share {
+    pub(super) fn scheduler_share(&self) -> Share {
         self.member.as_ref().map_or(Share::default(), |member| member.desk().share)
     }
 
     /// As who it asks for a turn on a lane; `idle`: nothing of it is under way there.
     pub(super) fn asks(&self, idle: bool) -> Asker {
-        Asker { who: self.client.id, share: self.share_due(), idle }
+        Asker { who: self.client.id, share: self.scheduler_share(), idle }
     }
 
     /// Takes a place among its tenant's leases of one kind.
     ///
     /// # Errors
     /// There are as many as there may be: an error line.
-    pub(super) fn hold_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
-        self.member.as_mut().map_or(Ok(()), |member| member.hold(limit))
+    pub(super) fn take_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
+        self.member.as_mut().map_or(Ok(()), |member| member.take_place(limit))
     }
 
     /// Gives it back.
     pub(super) fn release_place(&mut self, limit: Limit) {
         if let Some(member) = &mut self.member {
-            member.release(limit);
+            member.release_place(limit);
         }
     }
 
     /// The session has no connection of its own any more.
     pub(super) fn end_lease(&mut self) {
-        let now = self.around.roster.now.get();
-        self.presence.leases(now, false, false);
-        self.presence.owes(now, false, true);
+        let now = self.ctx.roster.now.get();
+        self.activity.set_lease_state(now, false, false);
+        self.activity.set_reply_due(now, false, true);
         self.replies.sizes().lease_ended();
         self.release_place(Limit::Leased);
     }
@@ -277,17 +277,17 @@ impl Session {
         Ok(())
     }
 
-    fn desk_of(&self, user: Option<&str>, name: &[u8]) -> Option<Rc<Desk>> {
-        let directory = self.around.offices.directory();
+    fn desk_of(&self, user: Option<&str>, name: &[u8]) -> Option<Rc<WorkerTenant>> {
+        let directory = self.ctx.offices.directory();
         if directory.desks.is_empty() {
             return None;
         }
-        let listener = directory.listeners.get(self.around.listener).copied().flatten();
+        let listener = directory.listeners.get(self.ctx.listener).copied().flatten();
         let known = Known { identity: &self.client.known, user, listener, name };
         directory.rules.decide(&known).and_then(|TenantId(at)| directory.desks.get(at).cloned())
     }
 
-    fn is_at(&self, desk: Option<&Rc<Desk>>) -> bool {
+    fn is_at(&self, desk: Option<&Rc<WorkerTenant>>) -> bool {
         match (&self.member, desk) {
             (Some(member), Some(desk)) => Rc::ptr_eq(member.desk(), desk),
             (None, None) => true,
@@ -298,7 +298,7 @@ impl Session {
     /// Users or tenants have changed: decides anew whose client this is, and applies what that tenant's configuration
     /// is now. Nobody is refused for want of room, since the client has been let in. An error: its user is no more.
     pub(super) fn follow_reload(&mut self) -> Result<(), Close> {
-        if let (Some(users), Some(login)) = (self.around.offices.users(), &self.client.login) {
+        if let (Some(users), Some(login)) = (self.ctx.offices.users(), &self.client.login) {
             let Some(user) = users.find(login) else {
                 tracing::info!(
                     client = self.client.id,
@@ -308,7 +308,7 @@ impl Session {
                 return Err(Close::Removed);
             };
             let identity = self.identity_of(&user);
-            self.acts_anew = self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());
+            self.identity_stale = self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());
         }
         let desk = self.desk_of(self.client.login.as_deref(), &self.client.name);
         if self.is_at(desk.as_ref()) {
@@ -318,18 +318,18 @@ impl Session {
         self.policy = desk.as_ref().and_then(|desk| desk.tenant.config.policy.clone());
         self.member = match (desk, self.member.take()) {
             (Some(desk), Some(mut member)) if member.desk().tenant.number == desk.tenant.number => {
-                member.renew(&desk, now);
-                self.front.pays_by(now.saturating_add(member.debt(now)));
+                member.change_tenant_config(&desk, now);
+                self.front.cap_at(now.saturating_add(member.debt(now)));
                 Some(member)
             }
             (desk, from) => {
-                self.front.pays_anew();
-                desk.map(|desk| Box::new(Member::move_in(&desk, from.as_deref(), progress)))
+                self.front.reset();
+                desk.map(|desk| Box::new(Member::join_unchecked(&desk, from.as_deref(), progress)))
             }
         };
         match &self.policy {
             Some(policy) if self.fan_hears(|kind, name| !permits_words(policy, &[kind.begin(), name])) => {
-                Err(self.listens_in_vain())
+                Err(self.close_denied_subscriber())
             }
             _ => Ok(()),
         }

@@ -1,7 +1,7 @@
 //! Commands that respgate answers from session state, byte for byte as the server would.
 
 use super::client::{Replying, valid_name};
-use super::errand::Errand;
+use super::errand::AsyncOp;
 use super::{Close, Session, hello, refusal};
 use crate::command::{Spec, Tracking, Verb, option_is_whole as is};
 use crate::resp::Resp;
@@ -15,7 +15,7 @@ pub(super) enum Outcome {
     /// The session ends once its replies are written.
     Close(Close),
     /// The upstream must be asked first; the errand answers.
-    Errand(Errand),
+    AsyncOp(AsyncOp),
 }
 
 use Outcome::Answered;
@@ -61,7 +61,7 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
             session.answer(|out| write::simple(out, "RESET"));
         }
         // Redis knows these in a cluster only; valkey takes them anywhere.
-        Verb::Readonly | Verb::Readwrite => match session.around.upstream.server() {
+        Verb::Readonly | Verb::Readwrite => match session.ctx.upstream.server() {
             Some(server) if server.server == "redis" => session.refuse(refusal::NO_CLUSTER),
             _ => session.answer(write::ok),
         },
@@ -217,12 +217,12 @@ fn say_hello(session: &mut Session, request: &Request<'_>) -> Outcome {
         session.refuse(refusal::WRONG_PASSWORD);
         return Answered;
     }
-    match session.around.upstream.server() {
+    match session.ctx.upstream.server() {
         Some(server) if hello.auth.is_none() => {
             session.greet(&hello, &server);
             Answered
         }
-        _ => Outcome::Errand(Errand::Hello(hello)),
+        _ => Outcome::AsyncOp(AsyncOp::Hello(hello)),
     }
 }
 
@@ -235,8 +235,8 @@ fn authenticate(session: &mut Session, request: &Request<'_>) -> Outcome {
             session.refuse(refusal::WRONG_PASSWORD);
             Answered
         }
-        (Some(password), None, None) => Outcome::Errand(Errand::Auth { user: None, password }),
-        (Some(user), Some(password), None) => Outcome::Errand(Errand::Auth { user: Some(user), password }),
+        (Some(password), None, None) => Outcome::AsyncOp(AsyncOp::Auth { user: None, password }),
+        (Some(user), Some(password), None) => Outcome::AsyncOp(AsyncOp::Auth { user: Some(user), password }),
         _ => {
             session.refuse(refusal::SYNTAX);
             Answered
@@ -274,7 +274,7 @@ fn select(session: &mut Session, index: &[u8]) -> Outcome {
         None => session.refuse(refusal::NOT_AN_INTEGER),
         Some(Err(_)) => session.refuse(refusal::NO_SUCH_DATABASE),
         Some(Ok(database)) if database == session.client.database => session.answer(write::ok),
-        Some(Ok(database)) => return Outcome::Errand(Errand::Select(database)),
+        Some(Ok(database)) => return Outcome::AsyncOp(AsyncOp::Select(database)),
     }
     Answered
 }

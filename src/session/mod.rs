@@ -1,7 +1,7 @@
 //! One client: read, classify, route, answer in order.
 //!
 //! [`turn`] is the data path: one poll function that reads, sends what goes by the shared lane, answers what
-//! respgate answers itself, and writes. Everything that must wait for something else is an [`Errand`], async
+//! respgate answers itself, and writes. Everything that must wait for something else is an [`AsyncOp`], async
 //! code in a box, so that an idle session stays small.
 
 pub mod client;
@@ -31,10 +31,10 @@ use tokio::time::Sleep;
 
 use self::client::{Client, Origin};
 use self::config::SessionConfig;
-use self::errand::Errand;
-use self::limit::{Front, Offices};
-use self::presence::{Expiry, Presence};
-use self::roster::Roster;
+use self::errand::AsyncOp;
+use self::limit::{PendingCharge, WorkerTenants};
+use self::presence::{Activity, Expiry};
+use self::roster::SessionRegistry;
 use self::scan::Scans;
 use self::turn::{Pause, Step, Turn};
 use crate::command::{self, Flags, Found, Verb};
@@ -44,19 +44,19 @@ use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
-use crate::net::tls::fault::Fault;
+use crate::net::tls::fault::HandshakeError;
 use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
-use crate::upstream::fanin::seat::Seat;
+use crate::upstream::fanin::seat::Subscription;
 use crate::upstream::held::Held;
 use crate::upstream::lane::Lane;
-use crate::upstream::open::Key;
+use crate::upstream::open::ConnectionKey;
 use crate::upstream::replies::Replies;
 
 /// What all sessions of one listener on one worker share.
-pub struct Surroundings {
+pub struct SessionContext {
     /// Bounds and permissions.
     pub config: SessionConfig,
     /// What a client may send before it has authenticated.
@@ -66,9 +66,9 @@ pub struct Surroundings {
     /// The worker's buffers and byte budget.
     pub buffers: Rc<Buffers>,
     /// The worker's sessions.
-    pub roster: Rc<Roster>,
+    pub roster: Rc<SessionRegistry>,
     /// Whose clients are under which limits.
-    pub offices: Rc<Offices>,
+    pub offices: Rc<WorkerTenants>,
     /// The number of the listener.
     pub listener: usize,
 }
@@ -123,7 +123,7 @@ pub struct Session {
     stream: Stream,
     client: Client,
     replies: Rc<Replies>,
-    around: Rc<Surroundings>,
+    ctx: Rc<SessionContext>,
     /// Bytes read and not handled: part of a request, or requests that must wait for earlier replies.
     input: ByteQueue,
     /// Counts what the client makes respgate keep, and says whether it must go because of that.
@@ -136,18 +136,18 @@ pub struct Session {
     policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
     /// Its subscriptions, where they travel by fan-in.
-    seat: Option<Box<Seat>>,
+    seat: Option<Box<Subscription>>,
     /// Its user is somebody else on the server by the newest configuration.
-    acts_anew: bool,
+    identity_stale: bool,
     closing: Option<Close>,
     /// What the client says first has not been looked at.
     opening: bool,
     /// What was wrong with the client's TLS.
-    fault: Option<Box<Fault>>,
+    fault: Option<Box<HandshakeError>>,
     /// The client has closed its sending side: what it sent is still handled.
     ended: bool,
     /// Found while leased, to be done without the lease.
-    pending: Option<Errand>,
+    pending: Option<AsyncOp>,
     /// Bytes read and written when they were last looked at.
     progress: u64,
     /// Runs while the client takes no bytes.
@@ -158,24 +158,24 @@ pub struct Session {
     held: Option<Held>,
     /// Whose client it is, and what that allows; nobody's is not limited.
     member: Option<Box<Member>>,
-    front: Front,
+    front: PendingCharge,
     /// Runs while a request waits for a limit.
     limit: Option<Pin<Box<Sleep>>>,
-    presence: Rc<Presence>,
+    activity: Rc<Activity>,
     _counted: Gauged,
 }
 
 impl Session {
     /// A session for a client that has just connected.
-    pub fn new(stream: Stream, origin: Origin, around: Rc<Surroundings>) -> Self {
+    pub fn new(stream: Stream, origin: Origin, around: Rc<SessionContext>) -> Self {
         let upstream = &around.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         let account = Account::new(around.buffers.share());
         let client = Client::new(origin, upstream.config.database, identity, &account);
         let replies = Replies::new(around.buffers.clone(), account.clone(), around.config.max_reply_buffer);
-        let presence = Presence::new(replies.clone(), around.config.timeouts, around.roster.now.get());
+        let presence = Activity::new(replies.clone(), around.config.timeouts, around.roster.now.get());
         around.roster.join(client.id, presence.clone());
-        upstream.counters.clients_total.rise();
+        upstream.counters.clients_total.inc();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
         let certificate = client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
@@ -185,7 +185,7 @@ impl Session {
             stream,
             client,
             replies,
-            around,
+            ctx: around,
             input: ByteQueue::default(),
             input_charge: Charge::new(&account),
             account,
@@ -194,7 +194,7 @@ impl Session {
             policy: None,
             lane: None,
             seat: None,
-            acts_anew: false,
+            identity_stale: false,
             closing: None,
             ended: false,
             pending: None,
@@ -203,9 +203,9 @@ impl Session {
             hold: None,
             held: None,
             member: None,
-            front: Front::Unseen,
+            front: PendingCharge::Unseen,
             limit: None,
-            presence,
+            activity: presence,
             _counted: counted,
         };
         if let Err(line) = session.reassign() {
@@ -219,24 +219,24 @@ impl Session {
     pub async fn run(&mut self) -> Close {
         let close = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
-                Turn::Errand(errand) => Box::pin(self.perform(errand)).await,
+                Turn::AsyncOp(errand) => Box::pin(self.run_op(errand)).await,
                 Turn::Close(close) => break close,
             }
         };
         self.stream.close();
         let close = if self.fault.is_some() { Close::Tls } else { close };
-        let counters = &self.around.upstream.counters;
+        let counters = &self.ctx.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
-            Close::Protocol => counters.closed_fault.rise(),
-            Close::Tls => counters.closed_tls.rise(),
-            Close::Slow => counters.closed_slow.rise(),
-            Close::Memory => counters.closed_memory.rise(),
-            Close::UpstreamLost => counters.closed_lost.rise(),
-            Close::Expired => counters.closed_timeout.rise(),
-            Close::Full => counters.closed_limit.rise(),
-            Close::Removed => counters.closed_removed.rise(),
-            Close::Credentials => counters.closed_credentials.rise(),
+            Close::Protocol => counters.closed_fault.inc(),
+            Close::Tls => counters.closed_tls.inc(),
+            Close::Slow => counters.closed_slow.inc(),
+            Close::Memory => counters.closed_memory.inc(),
+            Close::UpstreamLost => counters.closed_lost.inc(),
+            Close::Expired => counters.closed_timeout.inc(),
+            Close::Full => counters.closed_limit.inc(),
+            Close::Removed => counters.closed_removed.inc(),
+            Close::Credentials => counters.closed_credentials.inc(),
         }
         let certificate = self.client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(
@@ -250,7 +250,7 @@ impl Session {
     }
 
     /// What was wrong with the client's TLS, and the client's address.
-    pub fn tls_fault(&self) -> Option<(&Fault, &str)> {
+    pub fn tls_fault(&self) -> Option<(&HandshakeError, &str)> {
         self.fault.as_deref().map(|fault| (fault, self.client.peer.as_str()))
     }
 
@@ -263,19 +263,19 @@ impl Session {
         });
         self.input = input;
         self.consume(used);
-        self.front = Front::Unseen;
+        self.front = PendingCharge::Unseen;
     }
 
     /// What is to be done with a session whose time is up.
     fn expire(&mut self, expiry: Expiry) -> Option<Close> {
-        let roster = &self.around.roster;
+        let roster = &self.ctx.roster;
         tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
         match expiry {
             Expiry::SlowReader => Some(Close::Slow),
             Expiry::Command if self.client.replying == client::Replying::On && !self.replies.is_partial() => {
-                let counters = &self.around.upstream.counters;
-                let (buffers, account) = (self.around.buffers.clone(), self.account.clone());
-                let replies = Replies::new(buffers, account, self.around.config.max_reply_buffer);
+                let counters = &self.ctx.upstream.counters;
+                let (buffers, account) = (self.ctx.buffers.clone(), self.account.clone());
+                let replies = Replies::new(buffers, account, self.ctx.config.max_reply_buffer);
                 let given_up = self.replies.awaited();
                 self.replies.move_to(&replies);
                 replies.answer(|out| {
@@ -284,11 +284,11 @@ impl Session {
                 counters.command_timeouts.add(given_up.into());
                 // What still comes for these is dropped; their places in the lane's queue stay until then.
                 std::mem::replace(&mut self.replies, replies).close();
-                self.presence.replace(self.replies.clone());
+                self.activity.replace(self.replies.clone());
                 if let Some(seat) = &self.seat {
                     seat.redirect(&self.replies);
                 }
-                self.presence.owes(roster.now.get(), false, true);
+                self.activity.set_reply_due(roster.now.get(), false, true);
                 self.progress = 0;
                 None
             }
@@ -320,16 +320,16 @@ impl Session {
     }
 
     /// The key of the connections that this client's commands may travel on.
-    fn key(&self) -> Option<Key> {
+    fn key(&self) -> Option<ConnectionKey> {
         let identity = self.client.identity.clone()?;
         let Client { database, resp, selector, .. } = &self.client;
-        Some(Key::new(identity, *database, *resp).selected_by(selector.as_ref()))
+        Some(ConnectionKey::new(identity, *database, *resp).selected_by(selector.as_ref()))
     }
 
     /// The lane that this client's shared commands travel on.
     fn lane(&mut self) -> Option<Rc<Lane>> {
         if self.lane.is_none() {
-            self.lane = Some(self.around.upstream.lane(&self.key()?));
+            self.lane = Some(self.ctx.upstream.lane(&self.key()?));
         }
         self.lane.clone()
     }
@@ -372,7 +372,7 @@ impl Session {
 
     /// Appends an error line.
     fn refuse(&mut self, line: &[u8]) {
-        self.around.upstream.counters.refused.rise();
+        self.ctx.upstream.counters.refused.inc();
         self.answer_line(line);
     }
 
@@ -388,7 +388,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.leave_lane();
-        self.around.roster.leave(self.client.id);
+        self.ctx.roster.leave(self.client.id);
         self.replies.close();
     }
 }

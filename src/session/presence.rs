@@ -28,18 +28,18 @@ pub(super) enum Expiry {
 }
 
 /// What one session is at.
-pub(super) struct Presence {
+pub(super) struct Activity {
     replies: RefCell<Rc<Replies>>,
     timeouts: Timeouts,
-    state: RefCell<State>,
+    state: RefCell<ActivityState>,
     expired: Cell<Option<Expiry>>,
     /// Users or tenants have changed since the session looked.
     reload: Cell<bool>,
 }
 
-/// See [`Presence`].
+/// See [`Activity`].
 #[derive(Clone, Debug)]
-struct State {
+struct ActivityState {
     /// When it connected.
     began: Tick,
     /// When the client last sent something whole, or got the last reply to it.
@@ -58,8 +58,8 @@ struct State {
     slow: Option<Tick>,
 }
 
-impl State {
-    fn owes(&mut self, now: Tick, due: bool, came: bool) {
+impl ActivityState {
+    fn set_reply_due(&mut self, now: Tick, due: bool, came: bool) {
         if !due {
             self.due = None;
         } else if came || self.due.is_none() {
@@ -68,9 +68,9 @@ impl State {
     }
 }
 
-impl Presence {
+impl Activity {
     pub(super) fn new(replies: Rc<Replies>, timeouts: Timeouts, now: Tick) -> Rc<Self> {
-        let state = State {
+        let state = ActivityState {
             began: now,
             active: now,
             new: true,
@@ -140,22 +140,22 @@ impl Presence {
         *self.replies.borrow_mut() = replies;
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut ActivityState)) {
         change(&mut self.state.borrow_mut());
     }
 
     /// The client did something, or something came for it.
-    pub(super) fn active(&self, now: Tick) {
+    pub(super) fn touch(&self, now: Tick) {
         self.change(|state| state.active = now);
     }
 
     /// The client has sent its first command, and is admitted.
-    pub(super) fn settled_in(&self) {
+    pub(super) fn mark_established(&self) {
         self.change(|state| state.new = false);
     }
 
     /// What it waits for, or its upstream connection is kept for.
-    pub(super) fn leases(&self, now: Tick, listening: bool, transaction: bool) {
+    pub(super) fn set_lease_state(&self, now: Tick, listening: bool, transaction: bool) {
         self.change(|state| {
             state.listening = listening;
             state.transaction = transaction.then(|| state.transaction.unwrap_or(now));
@@ -163,19 +163,19 @@ impl Presence {
     }
 
     /// Whether it is subscribed by fan-in, whatever it does besides.
-    pub(super) fn subscribes(&self, subscribed: bool) {
+    pub(super) fn set_subscribed(&self, subscribed: bool) {
         self.change(|state| state.subscribed = subscribed);
     }
 
     /// Whether a reply is due. Each that comes gives the next one its own time.
-    pub(super) fn owes(&self, now: Tick, due: bool, came: bool) {
-        self.change(|state| state.owes(now, due, came));
+    pub(super) fn set_reply_due(&self, now: Tick, due: bool, came: bool) {
+        self.change(|state| state.set_reply_due(now, due, came));
     }
 
-    /// As [`Self::owes`]; a client that is owed something, or is given it, is there. `admitted`: that was for a command.
-    pub(super) fn serves(&self, now: Tick, due: bool, came: bool, admitted: impl FnOnce() -> bool) {
+    /// As [`Self::set_reply_due`]; a client that is owed something, or is given it, is there. `admitted`: that was for a command.
+    pub(super) fn on_traffic(&self, now: Tick, due: bool, came: bool, admitted: impl FnOnce() -> bool) {
         self.change(|state| {
-            state.owes(now, due, came);
+            state.set_reply_due(now, due, came);
             if due || came {
                 state.active = now;
                 state.new = state.new && !admitted();
@@ -209,7 +209,7 @@ fn over(since: Tick, now: Tick, limit: Duration) -> bool {
     now.saturating_sub(since) > limit
 }
 
-fn expiry(state: &State, timeouts: &Timeouts, now: Tick, busy: bool) -> Option<Expiry> {
+fn expiry(state: &ActivityState, timeouts: &Timeouts, now: Tick, busy: bool) -> Option<Expiry> {
     let passed = |since: Option<Tick>, limit: Option<Duration>| {
         since.zip(limit).is_some_and(|(since, limit)| over(since, now, limit))
     };
@@ -234,7 +234,7 @@ fn expiry(state: &State, timeouts: &Timeouts, now: Tick, busy: bool) -> Option<E
 mod tests {
     use super::*;
 
-    const STILL: State = State {
+    const STILL: ActivityState = ActivityState {
         began: 10,
         active: 10,
         new: false,
@@ -268,10 +268,10 @@ mod tests {
     #[test]
     fn who_waits_for_others_is_never_idle() {
         for state in [
-            State { listening: true, ..STILL },
-            State { listening: true, new: false, ..STILL },
-            State { transaction: Some(990), ..STILL },
-            State { subscribed: true, ..STILL },
+            ActivityState { listening: true, ..STILL },
+            ActivityState { listening: true, new: false, ..STILL },
+            ActivityState { transaction: Some(990), ..STILL },
+            ActivityState { subscribed: true, ..STILL },
         ] {
             assert_eq!(expiry(&state, &timeouts(), 1000, false), None, "{state:?}");
         }
@@ -281,10 +281,10 @@ mod tests {
     #[test]
     fn each_limit_has_its_own_beginning() {
         for (state, at, why) in [
-            (State { new: true, ..STILL }, 16, Expiry::FirstCommand),
-            (State { transaction: Some(40), active: 70, ..STILL }, 71, Expiry::Transaction),
-            (State { due: Some(40), active: 60, ..STILL }, 61, Expiry::Command),
-            (State { slow: Some(40), active: 55, ..STILL }, 56, Expiry::SlowReader),
+            (ActivityState { new: true, ..STILL }, 16, Expiry::FirstCommand),
+            (ActivityState { transaction: Some(40), active: 70, ..STILL }, 71, Expiry::Transaction),
+            (ActivityState { due: Some(40), active: 60, ..STILL }, 61, Expiry::Command),
+            (ActivityState { slow: Some(40), active: 55, ..STILL }, 56, Expiry::SlowReader),
         ] {
             assert_eq!(expiry(&state, &timeouts(), at - 1, false), None, "{state:?}");
             assert_eq!(expiry(&state, &timeouts(), at, false), Some(why), "{state:?}");

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use crate::resp::pubsub::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::resp::request::Request;
 use crate::tenant::users::Refused;
-use crate::tenant::users::throttle::{TooSoon, Verdict};
+use crate::tenant::users::throttle::{AuthDecision, TooSoon};
 use crate::topology::ServerInfo;
 
 /// A command before AUTH.
@@ -120,15 +120,15 @@ pub fn not_authenticated(refused: &Refused) -> Vec<u8> {
 }
 
 /// What a refusal of AUTH says about the password; `line` is the server's, or respgate's where it could not ask.
-pub fn verdict(line: &[u8]) -> Verdict {
+pub fn verdict(line: &[u8]) -> AuthDecision {
     let begins = |start: &[u8]| line.starts_with(start);
     // The second is of servers without users (redis before 6).
     if begins(b"-WRONGPASS ") || begins(b"-ERR invalid password") {
-        Verdict::Wrong(line.into())
+        AuthDecision::Wrong(line.into())
     } else if begins(b"-ERR respgate:") {
-        Verdict::Undecided(line.into())
+        AuthDecision::Undecided(line.into())
     } else {
-        Verdict::Inapplicable(line.into())
+        AuthDecision::Inapplicable(line.into())
     }
 }
 

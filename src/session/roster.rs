@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::presence::{Presence, Tick};
+use super::presence::{Activity, Tick};
 use crate::net::budget::{Holding, Share, relief, weightiest};
 use crate::net::buffers::Buffers;
 
@@ -21,15 +21,15 @@ const RELIEF_LOG_PERIOD: Duration = Duration::from_secs(1);
 const RELIEF_PATIENCE: u32 = 10;
 
 /// The sessions of one worker, so that a drain reaches them, and the clock of their timeouts.
-pub struct Roster {
-    sessions: RefCell<HashMap<u64, Rc<Presence>>>,
+pub struct SessionRegistry {
+    sessions: RefCell<HashMap<u64, Rc<Activity>>>,
     pub(super) draining: Cell<bool>,
     left: Notify,
     since: Instant,
     pub(super) now: Cell<Tick>,
 }
 
-impl Default for Roster {
+impl Default for SessionRegistry {
     fn default() -> Self {
         Self {
             sessions: RefCell::default(),
@@ -41,7 +41,7 @@ impl Default for Roster {
     }
 }
 
-impl Roster {
+impl SessionRegistry {
     /// From now on sessions end as soon as nothing of theirs is under way.
     pub fn drain(&self) {
         self.draining.set(true);
@@ -137,7 +137,7 @@ impl Roster {
         }
     }
 
-    pub(super) fn join(&self, client: u64, session: Rc<Presence>) {
+    pub(super) fn join(&self, client: u64, session: Rc<Activity>) {
         self.sessions.borrow_mut().insert(client, session);
     }
 

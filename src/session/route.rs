@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use super::config::AdminCommands;
-use super::errand::Errand;
+use super::errand::AsyncOp;
 use super::refusal;
 use super::setting::Forbidden;
 use super::turn::{Pause, Step};
 use super::{Session, diagnostics, local};
 use crate::command::administration::Administration;
 use crate::command::learned::LearnedCommand;
-use crate::command::{self, Flags, Found, ReadOptions, Retry, Route, Spec, Trace, Verb};
+use crate::command::{self, Flags, Found, ReadOptions, Retry, RouteClass, Spec, Trace, Verb};
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::tenant::limits::refusal::Limit;
@@ -26,7 +26,7 @@ const OVERSIZE: usize = 64 * 1024;
 const MAX_TRACKING: usize = 1024 * 1024;
 
 /// What the table, or failing that the server itself, says about a request's command.
-pub(super) enum Way {
+pub(super) enum RouteDecision {
     /// By the shared lane.
     Shared(IfLost),
     /// By the shared lane, with a cursor that means something to one primary only.
@@ -34,7 +34,7 @@ pub(super) enum Way {
     /// By the leased lane.
     Leased,
     /// A command that the table lacks, as the server described it.
-    Learned(LearnedWay),
+    Learned(LearnedRoute),
     /// By fan-in: subscriptions of a kind begin, or end.
     Fanned(Kind, bool),
     /// The server must be asked what the command is.
@@ -42,7 +42,7 @@ pub(super) enum Way {
     /// The server must be asked how many users it has.
     UsersUnknown,
     /// By the shared lane, with this request in the place of the client's.
-    Instead(Vec<u8>, IfLost),
+    Rewritten(Vec<u8>, IfLost),
     /// Answered here.
     Local(&'static Spec),
     /// Refused with this line.
@@ -57,7 +57,7 @@ pub(super) enum Way {
 
 /// How a command goes that the table lacks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LearnedWay {
+pub(super) struct LearnedRoute {
     /// By the shared lane, unless the session has a lease.
     pub(super) shared: bool,
     /// The connection stays this session's: what the command does to it is not known.
@@ -74,17 +74,17 @@ pub(super) struct LearnedWay {
 impl Session {
     /// Sends a request, answers it, or says what must happen first.
     pub(super) fn dispatch(&mut self, request: &Request<'_>) -> Step {
-        if self.around.upstream.auth_unclear() {
-            return Step::Stay(Pause::Errand(Errand::Greet));
+        if self.ctx.upstream.auth_unclear() {
+            return Step::Stay(Pause::Errand(AsyncOp::Greet));
         }
         if let Some(pause) = self.subscribing_pause() {
             return Step::Stay(pause);
         }
-        match self.way(request) {
-            Way::Shared(if_lost) => self.share(request, if_lost),
-            Way::Scan(if_lost) => self.scan(request, if_lost),
-            Way::Learned(way) if way.shared => self.share(request, way.if_lost),
-            Way::Instead(frame, if_lost) => match Request::parse(&frame) {
+        match self.route(request) {
+            RouteDecision::Shared(if_lost) => self.share(request, if_lost),
+            RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
+            RouteDecision::Learned(way) if way.shared => self.share(request, way.if_lost),
+            RouteDecision::Rewritten(frame, if_lost) => match Request::parse(&frame) {
                 Some(request) => self.share(&request, if_lost),
                 None => Step::Done,
             },
@@ -93,22 +93,26 @@ impl Session {
                     return Step::Stay(Pause::Replies);
                 }
                 match way {
-                    Way::Local(spec) => self.answer_locally(spec, request),
-                    Way::Refused(line) => {
+                    RouteDecision::Local(spec) => self.answer_locally(spec, request),
+                    RouteDecision::Refused(line) => {
                         self.refuse(&line);
                         Step::Done
                     }
-                    Way::Denied(forbidden) => {
+                    RouteDecision::Denied(forbidden) => {
                         self.forbid(&forbidden, request);
                         Step::Done
                     }
-                    Way::Fanned(kind, begins) => self.fan(request, kind, begins),
-                    Way::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
-                    Way::UsersUnknown => Step::Stay(Pause::Errand(Errand::CountUsers)),
-                    Way::Unlearned | Way::DeniedUnlearned(_) => Step::Stay(Pause::Errand(Errand::Learn)),
-                    Way::Leased | Way::Learned(_) | Way::Shared(_) | Way::Scan(_) | Way::Instead(..) => {
-                        Step::Stay(Pause::Errand(Errand::Lease))
+                    RouteDecision::Fanned(kind, begins) => self.fan(request, kind, begins),
+                    RouteDecision::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
+                    RouteDecision::UsersUnknown => Step::Stay(Pause::Errand(AsyncOp::CountUsers)),
+                    RouteDecision::Unlearned | RouteDecision::DeniedUnlearned(_) => {
+                        Step::Stay(Pause::Errand(AsyncOp::Learn))
                     }
+                    RouteDecision::Leased
+                    | RouteDecision::Learned(_)
+                    | RouteDecision::Shared(_)
+                    | RouteDecision::Scan(_)
+                    | RouteDecision::Rewritten(..) => Step::Stay(Pause::Errand(AsyncOp::Lease)),
                 }
             }
         }
@@ -142,14 +146,14 @@ impl Session {
         // Where no lease is to be had, one large reply at a time comes on the shared connection.
         let leases = may_lease
             && self.replies.sizes().placement() == Placement::Own
-            && self.around.upstream.has_free_lease()
-            && self.hold_place(Limit::Leased).is_ok();
-        leases.then_some(Step::Stay(Pause::Errand(Errand::Lease)))
+            && self.ctx.upstream.has_free_lease()
+            && self.take_place(Limit::Leased).is_ok();
+        leases.then_some(Step::Stay(Pause::Errand(AsyncOp::Lease)))
     }
 
     fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.alone() {
-            let waits = self.around.upstream.in_hold() && self.around.upstream.held_until().is_ok();
+            let waits = self.ctx.upstream.in_hold() && self.ctx.upstream.held_until().is_ok();
             if waits && self.replies.awaited() == 0 && is_ping(request) {
                 return self.answer_ping(request);
             }
@@ -157,27 +161,25 @@ impl Session {
         }
         let Some(lane) = self.lane() else { return Step::Done };
         // First, so that no turn on the lane is spent on what must wait for earlier replies.
-        if self.replies.awaited() >= self.replies.window(self.around.config.max_pipeline) {
+        if self.replies.awaited() >= self.replies.window(self.ctx.config.max_pipeline) {
             return Step::Stay(Pause::Replies);
         }
         if !lane.is_open() {
-            match self.around.upstream.admission(&lane, self.asks(self.replies.awaited() == 0)) {
+            match self.ctx.upstream.admission(&lane, self.asks(self.replies.awaited() == 0)) {
                 Admission::Open => {}
                 Admission::Full => return Step::Stay(Pause::Lane(None)),
                 // respgate is there and waits for a primary: a health check need not fail in a failover.
                 Admission::Held(_)
-                    if self.around.upstream.in_hold() && self.replies.awaited() == 0 && is_ping(request) =>
+                    if self.ctx.upstream.in_hold() && self.replies.awaited() == 0 && is_ping(request) =>
                 {
                     return self.answer_ping(request);
                 }
                 // Who waits already goes on waiting.
-                Admission::Held(_)
-                    if self.held.is_none() && self.around.upstream.hold_full(request.len()) =>
-                {
+                Admission::Held(_) if self.held.is_none() && self.ctx.upstream.hold_full(request.len()) => {
                     if self.replies.awaited() > 0 {
                         return Step::Stay(Pause::Replies);
                     }
-                    self.refuse(&self.around.upstream.hold_overflow());
+                    self.refuse(&self.ctx.upstream.hold_overflow());
                     return Step::Done;
                 }
                 Admission::Held(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
@@ -185,7 +187,7 @@ impl Session {
                     return Step::Stay(Pause::Replies);
                 }
                 Admission::Expired(line) => {
-                    self.around.upstream.counters.hold_expired.rise();
+                    self.ctx.upstream.counters.hold_expired.inc();
                     self.refuse(&line);
                     return Step::Done;
                 }
@@ -198,7 +200,7 @@ impl Session {
         }
         let mute = self.client.mutes();
         lane.push(request.raw(), &self.replies, if_lost, mute);
-        self.around.upstream.counters.shared.rise();
+        self.ctx.upstream.counters.shared.inc();
         Step::Done
     }
 
@@ -214,29 +216,29 @@ impl Session {
 
     /// Whether this session has an upstream connection of its own by configuration.
     fn alone(&self) -> bool {
-        self.around.upstream.config.pool == Pool::Session
+        self.ctx.upstream.config.pool == Pool::Session
     }
 
     fn pinned(&self) -> Step {
         if self.replies.awaited() > 0 {
             return Step::Stay(Pause::Replies);
         }
-        Step::Stay(Pause::Errand(Errand::Lease))
+        Step::Stay(Pause::Errand(AsyncOp::Lease))
     }
 
     fn answer_locally(&mut self, spec: &'static Spec, request: &Request<'_>) -> Step {
-        self.around.upstream.counters.local.rise();
+        self.ctx.upstream.counters.local.inc();
         match local::answer(self, spec, request) {
             local::Outcome::Answered => Step::Done,
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
-            local::Outcome::Errand(errand) => Step::Taken(Pause::Errand(errand)),
+            local::Outcome::AsyncOp(errand) => Step::Taken(Pause::Errand(errand)),
         }
     }
 
     /// Whether this client may do more than authenticate. The configured user's own password, too, admits a client
     /// that must authenticate: without AUTH such a client acts as nobody.
     pub(super) fn admitted(&self) -> bool {
-        let upstream = &self.around.upstream;
+        let upstream = &self.ctx.upstream;
         self.client.identity.as_ref().is_some_and(|identity| {
             identity.id() != upstream.identities.own().id()
                 || !upstream.wants_auth()
@@ -246,11 +248,11 @@ impl Session {
 
     /// Whether the client has authenticated as one of respgate's own users.
     fn is_of_respgates_users(&self) -> bool {
-        self.client.login.is_some() && self.around.offices.users().is_some()
+        self.client.login.is_some() && self.ctx.offices.users().is_some()
     }
 
     /// Looks a request's command up.
-    pub(super) fn way(&self, request: &Request<'_>) -> Way {
+    pub(super) fn route(&self, request: &Request<'_>) -> RouteDecision {
         let found = command::find(request);
         if let Some(policy) = &self.policy
             && let Err(denial) = policy.permit(found, request, || self.learned(found, request))
@@ -260,7 +262,7 @@ impl Session {
         match found {
             Some(Found::Spec(spec)) => {
                 if !self.admitted() && !spec.flags.contains(Flags::NO_AUTH) {
-                    return Way::Refused(refusal::NO_AUTH.to_vec());
+                    return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
                 }
                 self.known(spec, request)
             }
@@ -269,56 +271,62 @@ impl Session {
         }
     }
 
-    fn known(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
+    fn known(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         if self.is_confined() {
             return self.confined_way(spec, request);
         }
         match spec.route {
-            Route::Virtual if spec.verb == Verb::Select && self.alone() => Way::Leased,
-            Route::Shared if request.len() > OVERSIZE => Way::Leased,
+            RouteClass::Virtual if spec.verb == Verb::Select && self.alone() => RouteDecision::Leased,
+            RouteClass::Shared if request.len() > OVERSIZE => RouteDecision::Leased,
             // A user of respgate's own need not know as whom it acts on the server.
-            Route::Shared
+            RouteClass::Shared
                 if spec.verb == Verb::AclWhoami
                     && command::arity_ok(spec, request.argc())
                     && self.is_of_respgates_users() =>
             {
-                Way::Local(spec)
+                RouteDecision::Local(spec)
             }
             // A subscriber by fan-in asks whether its messages would come: that is respgate's doing.
-            Route::Shared if spec.verb == Verb::Ping && self.fan_subscribed() => Way::Local(spec),
-            Route::Shared if spec.verb == Verb::Scan => Way::Scan(self.if_lost(spec, request)),
-            Route::Shared => Way::Shared(self.if_lost(spec, request)),
-            Route::LeaseIfBlock => {
+            RouteClass::Shared if spec.verb == Verb::Ping && self.fan_subscribed() => {
+                RouteDecision::Local(spec)
+            }
+            RouteClass::Shared if spec.verb == Verb::Scan => RouteDecision::Scan(self.if_lost(spec, request)),
+            RouteClass::Shared => RouteDecision::Shared(self.if_lost(spec, request)),
+            RouteClass::LeaseIfBlock => {
                 let options = ReadOptions::of(request);
                 if options.hides_nul() {
-                    Way::Refused(refusal::SYNTAX.to_vec())
+                    RouteDecision::Refused(refusal::SYNTAX.to_vec())
                 } else if request.len() > OVERSIZE || options.may_block() {
-                    Way::Leased
+                    RouteDecision::Leased
                 } else {
-                    Way::Shared(self.if_lost(spec, request))
+                    RouteDecision::Shared(self.if_lost(spec, request))
                 }
             }
             // SENTINEL is no command of a data server, whatever its arguments.
-            Route::LocalError if spec.verb == Verb::Sentinel => {
-                Way::Refused(refusal::unknown_command(request))
+            RouteClass::LocalError if spec.verb == Verb::Sentinel => {
+                RouteDecision::Refused(refusal::unknown_command(request))
             }
-            Route::Virtual | Route::LocalError | Route::Pin if !command::arity_ok(spec, request.argc()) => {
-                Way::Refused(if spec.name == "EXEC" {
+            RouteClass::Virtual | RouteClass::LocalError | RouteClass::Pin
+                if !command::arity_ok(spec, request.argc()) =>
+            {
+                RouteDecision::Refused(if spec.name == "EXEC" {
                     // Observed on valkey 8.0 and redis 7.0: any refusal of EXEC is worded as an abort.
                     b"-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command".to_vec()
                 } else {
                     refusal::wrong_arity(spec.name)
                 })
             }
-            Route::Pin if command::hides_option(spec, request) => Way::Refused(refusal::SYNTAX.to_vec()),
-            Route::Virtual | Route::LocalError => Way::Local(spec),
-            Route::Lease | Route::SideConnection => Way::Leased,
-            // It is kept, so that tracking can be turned on again after a failover.
-            Route::Pin if spec.verb == Verb::ClientTracking && request.len() > MAX_TRACKING => {
-                Way::Refused(refusal::too_many_prefixes(MAX_TRACKING))
+            RouteClass::Pin if command::hides_option(spec, request) => {
+                RouteDecision::Refused(refusal::SYNTAX.to_vec())
             }
-            Route::Pin if let Some(way) = self.fan_way(spec) => way,
-            Route::Pin => match spec.verb {
+            RouteClass::Virtual | RouteClass::LocalError => RouteDecision::Local(spec),
+            RouteClass::Lease | RouteClass::SideConnection => RouteDecision::Leased,
+            // It is kept, so that tracking can be turned on again after a failover.
+            RouteClass::Pin if spec.verb == Verb::ClientTracking && request.len() > MAX_TRACKING => {
+                RouteDecision::Refused(refusal::too_many_prefixes(MAX_TRACKING))
+            }
+            RouteClass::Pin if let Some(way) = self.route_fanned(spec) => way,
+            RouteClass::Pin => match spec.verb {
                 // Without a transaction or a subscription these have nothing to end.
                 Verb::Exec
                 | Verb::Discard
@@ -329,17 +337,17 @@ impl Session {
                 | Verb::ClientTracking
                     if local::answers_unpinned(&self.client, spec, request) =>
                 {
-                    Way::Local(spec)
+                    RouteDecision::Local(spec)
                 }
-                _ => Way::Leased,
+                _ => RouteDecision::Leased,
             },
-            Route::Admin => self.administrative(spec, request),
+            RouteClass::Admin => self.administrative(spec, request),
         }
     }
 
     /// What may be done with this request if its connection is lost before it is answered.
     pub(super) fn if_lost(&self, spec: &Spec, request: &Request<'_>) -> IfLost {
-        let policy = self.around.upstream.config.retry_writes;
+        let policy = self.ctx.upstream.config.retry_writes;
         if spec.retry == Retry::Safe {
             return self.if_read_lost();
         }
@@ -356,22 +364,22 @@ impl Session {
     }
 
     fn if_read_lost(&self) -> IfLost {
-        if self.around.upstream.config.retry_reads { IfLost::Resend } else { IfLost::ReportLost }
+        if self.ctx.upstream.config.retry_reads { IfLost::Resend } else { IfLost::ReportLost }
     }
 
-    fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> Way {
+    fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         let (level, _) = self.admin_level();
         if level == AdminCommands::Allow {
             return match spec.trace {
-                Trace::OtherProtocol => Way::Refused(refusal::other_protocol(spec.name)),
-                Trace::Nothing | Trace::Followed | Trace::Unknown => Way::Leased,
+                Trace::OtherProtocol => RouteDecision::Refused(refusal::other_protocol(spec.name)),
+                Trace::Nothing | Trace::Followed | Trace::Unknown => RouteDecision::Leased,
             };
         }
         if spec.verb == Verb::ConfigGet && request.argc() > 2 {
             return match diagnostics::shown(request).filter(|_| level == AdminCommands::ReadOnly) {
-                Some(frame) => Way::Instead(frame, self.if_read_lost()),
-                None if diagnostics::is_harmless(request) => Way::Shared(self.if_read_lost()),
-                None => Way::Local(spec),
+                Some(frame) => RouteDecision::Rewritten(frame, self.if_read_lost()),
+                None if diagnostics::is_harmless(request) => RouteDecision::Shared(self.if_read_lost()),
+                None => RouteDecision::Local(spec),
             };
         }
         let shown = match spec.administration() {
@@ -379,45 +387,49 @@ impl Session {
             Administration::ShowsCommands
                 if level == AdminCommands::ReadOnly && !self.are_users_told_apart() =>
             {
-                match self.around.upstream.has_one_user() {
+                match self.ctx.upstream.has_one_user() {
                     Some(one) => one,
-                    None => return Way::UsersUnknown,
+                    None => return RouteDecision::UsersUnknown,
                 }
             }
             _ => false,
         };
-        if shown { Way::Shared(self.if_read_lost()) } else { Way::Denied(self.forbidden_by_level(spec.name)) }
+        if shown {
+            RouteDecision::Shared(self.if_read_lost())
+        } else {
+            RouteDecision::Denied(self.forbidden_by_level(spec.name))
+        }
     }
 
     /// Returns true if the configuration tells clients apart, by tenants or by users of respgate's own: what one did is not for another
     /// to see, whoever they are on the server.
     fn are_users_told_apart(&self) -> bool {
-        self.around.offices.users().is_some() || self.around.offices.has_tenants()
+        self.ctx.offices.users().is_some() || self.ctx.offices.has_tenants()
     }
 
     /// A name that the table lacks: a module's, a newer server's, or nobody's.
-    pub(super) fn unknown(&self, request: &Request<'_>) -> Way {
+    pub(super) fn unknown(&self, request: &Request<'_>) -> RouteDecision {
         let name = request.name();
         if !self.admitted() {
-            return Way::Refused(refusal::NO_AUTH.to_vec());
+            return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
         }
         // The server takes these for an attack by way of HTTP and closes the connection.
         if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
-            return Way::Dropped;
+            return RouteDecision::Dropped;
         }
         if !command::printable(name) {
-            return Way::Refused(refusal::unknown_command(request));
+            return RouteDecision::Refused(refusal::unknown_command(request));
         }
-        let Some(learned) = self.around.upstream.learned() else { return Way::Unlearned };
+        let Some(learned) = self.ctx.upstream.learned() else { return RouteDecision::Unlearned };
         match learned.command(name, request.arg(1)) {
-            None => Way::Refused(refusal::unknown_command(request)),
-            Some(command) => self.learned_way(&command, &String::from_utf8_lossy(name), request),
+            None => RouteDecision::Refused(refusal::unknown_command(request)),
+            Some(command) => self.route_learned(&command, &String::from_utf8_lossy(name), request),
         }
     }
 
     /// What the server says of a command that the table lacks, once it has been asked.
     fn learned(&self, found: Option<Found>, request: &Request<'_>) -> Option<Rc<LearnedCommand>> {
-        let learned = self.around.upstream.learned()?;
+        let learned = self.ctx.upstream.learned()?;
         match found {
             Some(Found::Spec(_)) => None,
             Some(Found::NoSuchSubcommand(container)) => {
@@ -427,14 +439,14 @@ impl Session {
         }
     }
 
-    fn learned_way(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> Way {
+    fn route_learned(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> RouteDecision {
         let allowed = self.admin_level().0 == AdminCommands::Allow;
-        if command.route == Route::Admin && !allowed {
-            return Way::Denied(self.forbidden_by_level(name));
+        if command.route == RouteClass::Admin && !allowed {
+            return RouteDecision::Denied(self.forbidden_by_level(name));
         }
-        Way::Learned(LearnedWay {
-            shared: command.route == Route::Shared && request.len() <= OVERSIZE,
-            kept: command.route == Route::Pin,
+        RouteDecision::Learned(LearnedRoute {
+            shared: command.route == RouteClass::Shared && request.len() <= OVERSIZE,
+            kept: command.route == RouteClass::Pin,
             trace: command.trace,
             blocking: command.flags.contains(Flags::BLOCKING),
             forgeable: command.flags.contains(Flags::SCRIPT),
@@ -444,21 +456,25 @@ impl Session {
 
     /// A subcommand that the table lacks. CLIENT's are respgate's own, so an unknown one is refused: it would
     /// change a connection that is not the client's alone.
-    pub(super) fn unknown_subcommand(&self, container: &'static Spec, request: &Request<'_>) -> Way {
+    pub(super) fn unknown_subcommand(
+        &self,
+        container: &'static Spec,
+        request: &Request<'_>,
+    ) -> RouteDecision {
         if !self.admitted() {
-            return Way::Refused(refusal::NO_AUTH.to_vec());
+            return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
         }
         let subcommand = request.arg(1).unwrap_or_default();
-        let refused = || Way::Refused(refusal::unknown_subcommand(container.name, subcommand));
+        let refused = || RouteDecision::Refused(refusal::unknown_subcommand(container.name, subcommand));
         if !command::printable(subcommand) || matches!(container.name, "CLIENT" | "CLUSTER" | "SENTINEL") {
             return refused();
         }
-        let Some(learned) = self.around.upstream.learned() else { return Way::Unlearned };
+        let Some(learned) = self.ctx.upstream.learned() else { return RouteDecision::Unlearned };
         match learned.subcommand(request.name(), subcommand) {
             None => refused(),
             Some(command) => {
                 let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
-                self.learned_way(&command, &name, request)
+                self.route_learned(&command, &name, request)
             }
         }
     }

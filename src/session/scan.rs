@@ -35,7 +35,7 @@ impl Scans {
 impl Session {
     /// Sends a SCAN, HSCAN, SSCAN or ZSCAN, from the beginning if its cursor is a former primary's.
     pub(super) fn scan(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        let Some(now) = self.around.upstream.generation() else { return self.share_only(request, if_lost) };
+        let Some(now) = self.ctx.upstream.generation() else { return self.share_only(request, if_lost) };
         let place = cursor_place(request.name());
         let scan = identity(request, place);
         let begins = request.arg(place) == Some(b"0");

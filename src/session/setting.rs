@@ -4,7 +4,7 @@ use super::Session;
 use super::config::AdminCommands;
 use super::refusal;
 use crate::command::{self, Found};
-use crate::metrics::{Counters, Figured};
+use crate::metrics::{Counters, LocalCounter};
 use crate::resp::request::Request;
 use crate::tenant::policy::PolicyKey;
 
@@ -34,7 +34,7 @@ impl Setting {
         }
     }
 
-    fn counter(self, counters: &Counters) -> &Figured {
+    fn counter(self, counters: &Counters) -> &LocalCounter {
         match self {
             Self::AdminCommands(_) => &counters.refused_admin,
             Self::Policy(PolicyKey::Commands) => &counters.refused_commands,
@@ -62,7 +62,7 @@ impl Session {
     /// that allows everything, a policy that confines the client to reading, or to some keys, leaves it what only shows
     /// something: CONFIG GET could show it the password of a user whom nothing confines.
     pub(super) fn admin_level(&self) -> (AdminCommands, Setting) {
-        let level = self.around.config.admin_commands;
+        let level = self.ctx.config.admin_commands;
         let confinement = self.policy.as_ref().and_then(|policy| policy.confinement());
         match confinement.filter(|_| level == AdminCommands::Allow) {
             Some(key) => (AdminCommands::ReadOnly, Setting::Policy(key)),
@@ -87,12 +87,12 @@ impl Session {
     /// Counts and logs a request that a setting forbids.
     #[cold]
     pub(super) fn note_forbidden(&self, setting: Option<Setting>, request: &Request<'_>) {
-        let counters = &self.around.upstream.counters;
-        setting.map_or(&counters.refused, |setting| setting.counter(counters)).rise();
+        let counters = &self.ctx.upstream.counters;
+        setting.map_or(&counters.refused, |setting| setting.counter(counters)).inc();
         if matches!(setting, Some(Setting::Policy(_)) | None)
             && let Some(member) = &self.member
         {
-            member.desk().figures.denied.rise();
+            member.desk().figures.denied.inc();
         }
         let Some(setting) = setting else { return };
         let (client, peer, listener) = (self.client.id, &self.client.peer, &self.client.local);
@@ -128,7 +128,7 @@ impl Session {
 
     /// Counts and logs a request that one of its tenant's limits refuses.
     pub(super) fn note_limit(&self, line: &[u8]) {
-        self.around.upstream.counters.refused_limits.rise();
+        self.ctx.upstream.counters.refused_limits.inc();
         tracing::info!(
             client = self.client.id,
             peer = self.client.peer,

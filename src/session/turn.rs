@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::errand::Errand;
+use super::errand::AsyncOp;
 use super::limit::Charged;
 use super::{Close, Session};
-use crate::net::tls::fault::{Fault, Reason};
+use crate::net::tls::fault::{HandshakeError, Reason};
 use crate::resp::request::{self, Request, RequestFault, Scanned};
-use crate::upstream::replies::Standing;
+use crate::upstream::replies::ClientState;
 
 /// Replies that may wait for a client before more of its requests are handled, in bytes.
 pub(super) const BACKLOG: usize = 256 * 1024;
@@ -43,7 +43,7 @@ const ROUNDS: usize = 8;
 /// How a turn ended.
 pub(super) enum Turn {
     /// Something must be waited for that is not on the data path.
-    Errand(Errand),
+    AsyncOp(AsyncOp),
     /// The session is over.
     Close(Close),
 }
@@ -64,9 +64,9 @@ pub(super) enum Pause {
     Lane(Option<Instant>),
     /// Subscriptions that were asked for have not been confirmed.
     Subscribing,
-    /// See [`Turn::Errand`].
-    Errand(Errand),
-    /// See [`Turn::Close`]; replies that are on their way are still delivered.
+    /// See [`TurnBudget::AsyncOp`].
+    Errand(AsyncOp),
+    /// See [`TurnBudget::Close`]; replies that are on their way are still delivered.
     Close(Close),
 }
 
@@ -87,7 +87,7 @@ impl Session {
         self.replies.watch(cx.waker());
         for _ in 0..ROUNDS {
             // Messages come unasked: where a limit would stop the reader of a lease, they wait here.
-            let due_later = self.seat.is_some() && !self.settle_accounts(cx, self.replies.awaited() as usize);
+            let due_later = self.seat.is_some() && !self.charge_output(cx, self.replies.awaited() as usize);
             let blocked = due_later
                 || match self.replies.poll_write_to(cx, &mut self.stream) {
                     Poll::Ready(Ok(_)) => false,
@@ -97,34 +97,34 @@ impl Session {
             if self.evicted(cx) {
                 return Poll::Ready(Turn::Close(Close::Memory));
             }
-            match self.replies.standing() {
-                Standing::Open | Standing::Gone => {}
-                Standing::Overflowed => return Poll::Ready(Turn::Close(Close::Slow)),
-                Standing::Cut => return Poll::Ready(Turn::Close(self.cut())),
+            match self.replies.client_state() {
+                ClientState::Open | ClientState::Gone => {}
+                ClientState::Overflowed => return Poll::Ready(Turn::Close(Close::Slow)),
+                ClientState::Cut => return Poll::Ready(Turn::Close(self.cut())),
             }
             if self.poll_stalled(cx, blocked && !due_later).is_ready() {
                 return Poll::Ready(Turn::Close(Close::Slow));
             }
-            if let Some(expiry) = self.presence.expired() {
+            if let Some(expiry) = self.activity.expired() {
                 if let Some(close) = self.expire(expiry) {
                     return Poll::Ready(Turn::Close(close));
                 }
                 // Replies may come by another queue from now on.
                 self.replies.watch(cx.waker());
             }
-            if self.presence.reloaded()
+            if self.activity.reloaded()
                 && let Err(close) = self.follow_reload()
             {
                 self.closing.get_or_insert(close);
             }
-            self.settle_accounts(cx, self.replies.awaited() as usize);
+            self.charge_output(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
                 // However long its last replies take, it hears nothing more.
                 self.leave_seat();
                 if close.is_at_once(blocked) {
                     return Poll::Ready(Turn::Close(close));
                 }
-                if !blocked && self.replies.awaited() == 0 || self.waits_in_vain(cx, close).is_ready() {
+                if !blocked && self.replies.awaited() == 0 || self.poll_abandoned(cx, close).is_ready() {
                     return Poll::Ready(Turn::Close(close));
                 }
                 return Poll::Pending;
@@ -136,15 +136,15 @@ impl Session {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            if self.acts_anew {
+            if self.identity_stale {
                 // What is under way is another's, and is answered first.
                 if self.replies.awaited() > 0 {
                     return Poll::Pending;
                 }
-                self.act_anew();
+                self.switch_identity();
             }
             let mut pause = self.handle_input();
-            self.note_debt();
+            self.note_pending();
             if matches!(pause, Pause::More)
                 && let Some(subscribing) = self.subscribing_pause()
             {
@@ -156,7 +156,7 @@ impl Session {
             if matches!(pause, Pause::More) {
                 pause = match self.poll_read(cx) {
                     Poll::Ready(pause) => {
-                        self.note_debt();
+                        self.note_pending();
                         pause
                     }
                     Poll::Pending if self.replies.waiting() > 0 && !blocked => continue,
@@ -178,7 +178,7 @@ impl Session {
                 Pause::Errand(errand) => {
                     // It may take long: what is answered must not wait for it. A fault shows at the next write.
                     let _ = self.replies.poll_write_to(cx, &mut self.stream);
-                    return Poll::Ready(Turn::Errand(errand));
+                    return Poll::Ready(Turn::AsyncOp(errand));
                 }
                 Pause::Close(close) => self.closing = Some(close),
                 Pause::Yield => break,
@@ -211,10 +211,10 @@ impl Session {
     }
 
     /// Notes for the timeouts that the client is there, and whether a reply is due.
-    fn note_debt(&mut self) {
-        let now = self.around.roster.now.get();
+    fn note_pending(&mut self) {
+        let now = self.ctx.roster.now.get();
         let (due, came) = (self.replies.awaited() > 0, self.replies.waiting() > 0);
-        self.presence.serves(now, due, came, || self.admitted());
+        self.activity.on_traffic(now, due, came, || self.admitted());
         if let Some(member) = &mut self.member {
             member.in_flight(self.replies.awaited() as usize);
         }
@@ -281,19 +281,19 @@ impl Session {
             self.progress = progress;
             self.stall = None;
         }
-        let limit = self.around.config.write_timeout;
+        let limit = self.ctx.config.write_timeout;
         let timer = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         timer.as_mut().poll(cx)
     }
 
     /// Ready when a client that left still awaits replies although there is no primary to give them. Looks again now
     /// and then.
-    fn waits_in_vain(&mut self, cx: &mut Context<'_>, close: Close) -> Poll<()> {
+    fn poll_abandoned(&mut self, cx: &mut Context<'_>, close: Close) -> Poll<()> {
         if close != Close::Left {
             return Poll::Pending;
         }
         loop {
-            if self.around.upstream.in_hold() {
+            if self.ctx.upstream.in_hold() {
                 return Poll::Ready(());
             }
             let check = self.hold.get_or_insert_with(|| Box::pin(tokio::time::sleep(DEPARTED_CHECK)));
@@ -308,7 +308,7 @@ impl Session {
         if let Some(lane) = &self.lane {
             match deadline {
                 Some(_) => lane.wait(self.client.id, cx.waker()),
-                None => lane.wait_turn(self.client.id, cx.waker(), self.share_due(), self.wanted()),
+                None => lane.wait_turn(self.client.id, cx.waker(), self.scheduler_share(), self.wanted()),
             }
         }
         if let Some(deadline) = deadline
@@ -317,7 +317,7 @@ impl Session {
             return Poll::Ready(());
         }
         // Nobody waits for what cannot be sent; but a connection that is merely being opened is worth the wait.
-        if self.poll_left(cx).is_ready() && self.around.upstream.in_hold() {
+        if self.poll_left(cx).is_ready() && self.ctx.upstream.in_hold() {
             self.closing = Some(Close::Left);
             return Poll::Ready(());
         }
@@ -327,7 +327,7 @@ impl Session {
     /// About how many requests wait in the session that may be under way at once.
     fn wanted(&self) -> u32 {
         let requests = u32::try_from(self.input.len() / SMALL).unwrap_or(u32::MAX);
-        let window = self.replies.window(self.around.config.max_pipeline);
+        let window = self.replies.window(self.ctx.config.max_pipeline);
         requests.min(window.saturating_sub(self.replies.awaited())).max(1)
     }
 
@@ -346,7 +346,7 @@ impl Session {
     /// As `poll_left`, with the number of bytes that may be kept.
     pub(super) fn poll_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
         // A client that waits where no more may wait is not read from: its departure can wait, too.
-        let full = self.held.is_some() && self.around.upstream.hold_full(0);
+        let full = self.held.is_some() && self.ctx.upstream.hold_full(0);
         let mut reads = 0;
         while !full && !self.ended && self.input.len() < ahead {
             if reads == LEFT_READS {
@@ -368,9 +368,9 @@ impl Session {
 
     /// What the client has sent waits for a primary from now on.
     pub(super) fn wait_held(&mut self) {
-        let held = self.held.get_or_insert_with(|| self.around.upstream.client_held());
+        let held = self.held.get_or_insert_with(|| self.ctx.upstream.client_held());
         held.set(self.input.len() + self.seat.as_ref().and_then(|seat| seat.asks()).unwrap_or(0));
-        self.presence.leases(self.around.roster.now.get(), true, false);
+        self.activity.set_lease_state(self.ctx.roster.now.get(), true, false);
     }
 
     /// The session no longer waits for its lane, or for a primary.
@@ -383,16 +383,16 @@ impl Session {
 
     fn release(&mut self) {
         if self.held.take().is_some() {
-            let now = self.around.roster.now.get();
-            self.presence.leases(now, false, false);
-            self.presence.active(now);
+            let now = self.ctx.roster.now.get();
+            self.activity.set_lease_state(now, false, false);
+            self.activity.touch(now);
         }
         self.hold = None;
     }
 
     /// Whether a drain may end this session: nothing of it is under way.
     fn drained(&self) -> bool {
-        self.around.roster.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
+        self.ctx.roster.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
     }
 
     /// One read, appended to the input without looking at it. Pending, too, while the client [must
@@ -401,7 +401,7 @@ impl Session {
         if self.account.must_wait() {
             return Poll::Pending;
         }
-        let buffers = self.around.buffers.clone();
+        let buffers = self.ctx.buffers.clone();
         let mut scratch = buffers.scratch().borrow_mut();
         let mut room = ReadBuf::new(&mut scratch);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
@@ -418,7 +418,7 @@ impl Session {
         if self.account.must_wait() {
             return Poll::Pending;
         }
-        let buffers = self.around.buffers.clone();
+        let buffers = self.ctx.buffers.clone();
         let mut scratch = buffers.scratch().borrow_mut();
         let mut room = ReadBuf::new(&mut scratch);
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
@@ -453,7 +453,7 @@ impl Session {
     /// The client speaks TLS to a port without.
     fn refuse_tls(&mut self) -> Close {
         self.refuse(SPEAK_PLAIN);
-        self.fault = Some(Box::new(Fault {
+        self.fault = Some(Box::new(HandshakeError {
             reason: Reason::OnPlainPort,
             text: "speaks TLS to a port without; give this listener tls-cert and tls-key, or configure the client \
                    without TLS (redis://)"
@@ -464,7 +464,7 @@ impl Session {
 
     /// Why a connection that cannot be read from ends.
     pub(super) fn lost(&mut self, error: &std::io::Error) -> Close {
-        let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<Fault>());
+        let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>());
         match fault {
             Some(fault) => {
                 self.fault = Some(Box::new(fault.clone()));
@@ -550,7 +550,7 @@ impl Session {
         mut dispatch: impl FnMut(&mut Self, Result<&Request<'_>, &RequestFault>) -> Step,
     ) -> (usize, Pause) {
         let mut used = 0;
-        let around = self.around.clone();
+        let around = self.ctx.clone();
         loop {
             if self.replies.waiting() > BACKLOG {
                 return (used, Pause::Replies);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::identity::MembersConfig;
 use super::limits::config::LimitsConfig;
 use super::policy::Policy;
-use crate::upstream::turns::Due;
+use crate::upstream::turns::ShareConfig;
 
 /// How subscriptions travel to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct TenantConfig {
     /// How much they may use.
     pub limits: LimitsConfig,
     /// Its share where clients wait for each other.
-    pub due: Due,
+    pub due: ShareConfig,
     /// How its clients' subscriptions travel.
     pub pubsub: Pubsub,
     /// Which commands its clients may run, and on what; `None`: everything.

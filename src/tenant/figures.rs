@@ -1,17 +1,17 @@
 //! What one worker counts of one tenant.
 
 use super::limits::refusal::Limit;
-use crate::metrics::Figured;
+use crate::metrics::LocalCounter;
 
 /// Counted in plain cells, as everything on the data path.
 #[derive(Debug, Default)]
 pub struct Figures {
     /// Commands taken from its clients.
-    pub commands: Figured,
+    pub commands: LocalCounter,
     /// Those that its policy denied.
-    pub denied: Figured,
-    delayed: [Figured; Limit::ALL.len()],
-    refused: [Figured; Limit::ALL.len()],
+    pub denied: LocalCounter,
+    delayed: [LocalCounter; Limit::ALL.len()],
+    refused: [LocalCounter; Limit::ALL.len()],
 }
 
 /// The figures at one moment.
@@ -32,14 +32,14 @@ impl Figures {
     pub fn note(&self, limit: Limit, delayed: bool) {
         let figures = if delayed { &self.delayed } else { &self.refused };
         if let Some(figure) = figures.get(limit as usize) {
-            figure.rise();
+            figure.inc();
         }
     }
 
     /// The figures now.
     pub fn snapshot(&self) -> Counted {
-        let all = |figures: &[Figured; Limit::ALL.len()]| {
-            std::array::from_fn(|at| figures.get(at).map_or(0, Figured::get))
+        let all = |figures: &[LocalCounter; Limit::ALL.len()]| {
+            std::array::from_fn(|at| figures.get(at).map_or(0, LocalCounter::get))
         };
         Counted {
             commands: self.commands.get(),

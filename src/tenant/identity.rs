@@ -14,7 +14,7 @@ pub struct TenantId(pub usize);
 
 /// What a client is known by before it says anything, as the system and its certificate vouch for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
+pub struct ClientAttributes {
     /// Who its certificate says it is. Verified, and unchanged by AUTH and RESET. Boxed, since few have one.
     pub certificate: Option<Box<CertificateIdentity>>,
     /// Where it connects from; a client behind a trusted proxy is where that says.
@@ -82,8 +82,8 @@ pub struct MembersConfig {
 /// What is known of one client now.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
-    /// See [`Identity`].
-    pub identity: &'a Identity,
+    /// See [`ClientAttributes`].
+    pub identity: &'a ClientAttributes,
     /// The user it has authenticated as.
     pub user: Option<&'a str>,
     /// The tenant that its listener names.
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn the_first_rule_that_matches_decides() {
         let rules = rules();
-        let mut identity = Identity {
+        let mut identity = ClientAttributes {
             certificate: Some(Box::new(CertificateIdentity {
                 common_name: Some("shop".into()),
                 ..CertificateIdentity::default()
@@ -205,7 +205,7 @@ mod tests {
             uid: Some(1000),
         };
         let (mut user, mut listener, mut name) = (Some("app"), Some(TenantId(5)), &b"job-91"[..]);
-        let decide = |identity: &Identity, user, listener, name| {
+        let decide = |identity: &ClientAttributes, user, listener, name| {
             rules.decide(&Known { identity, user, listener, name }).map(|id| id.0)
         };
         assert_eq!(decide(&identity, user, listener, name), Some(0));
@@ -252,7 +252,10 @@ mod tests {
 
     #[test]
     fn an_ipv4_address_in_ipv6_is_itself() {
-        let identity = Identity { address: Some("::ffff:10.1.0.1".parse().unwrap()), ..Identity::default() };
+        let identity = ClientAttributes {
+            address: Some("::ffff:10.1.0.1".parse().unwrap()),
+            ..ClientAttributes::default()
+        };
         let known = Known { identity: &identity, user: None, listener: None, name: b"" };
         assert_eq!(rules().decide(&known), Some(TenantId(3)));
     }

@@ -81,7 +81,7 @@ impl Tenant {
 
     /// The same tenant with another configuration, from `now` on: its clients stay counted, and what they have used of
     /// its rates counts on.
-    fn renewed(&self, config: TenantConfig, now: u64) -> Arc<Self> {
+    fn reconfigured(&self, config: TenantConfig, now: u64) -> Arc<Self> {
         let (limits, before) = (&config.limits, &self.config.limits);
         let count = |count: &Arc<Count>, limit| {
             count.set_limit(limit);
@@ -171,18 +171,18 @@ impl Tenants {
             version: 0,
             next: 0,
         };
-        empty.renewed(configs, listeners)
+        empty.reconfigured(configs, listeners)
     }
 
     /// As the configuration is now. A tenant is the same as before by its name; one that has not changed at all is the
     /// very same.
-    pub fn renewed(&self, configs: &[TenantConfig], listeners: &[Option<&str>]) -> Self {
+    pub fn reconfigured(&self, configs: &[TenantConfig], listeners: &[Option<&str>]) -> Self {
         let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut next = self.next;
         let tenant = |config: &TenantConfig| match self.all.iter().find(|old| old.config.name == config.name)
         {
             Some(old) if old.config == *config => old.clone(),
-            Some(old) => old.renewed(config.clone(), now),
+            Some(old) => old.reconfigured(config.clone(), now),
             None => {
                 next += 1;
                 Tenant::new(next - 1, config.clone())
@@ -204,7 +204,7 @@ impl Tenants {
 
 /// A tenant as one worker sees it.
 #[derive(Debug)]
-pub struct Desk {
+pub struct WorkerTenant {
     /// What all workers share.
     pub tenant: Arc<Tenant>,
     /// For whom its clients ask where others wait.
@@ -216,14 +216,14 @@ pub struct Desk {
     bytes_out: Option<Batched>,
 }
 
-impl Desk {
+impl WorkerTenant {
     /// A worker's.
     pub fn new(tenant: &Arc<Tenant>) -> Rc<Self> {
         Self::counting(tenant, Rc::default())
     }
 
     /// The same tenant's, with another configuration.
-    pub fn renewed(&self, tenant: &Arc<Tenant>) -> Rc<Self> {
+    pub fn reconfigured(&self, tenant: &Arc<Tenant>) -> Rc<Self> {
         Self::counting(tenant, self.figures.clone())
     }
 
@@ -231,7 +231,7 @@ impl Desk {
         let batched = |shared: &Option<Arc<Shared>>| shared.clone().map(Batched::new);
         Rc::new(Self {
             tenant: tenant.clone(),
-            share: Share { owner: Some(tenant.number), due: tenant.config.due },
+            share: Share { owner: Some(tenant.number), config: tenant.config.due },
             figures,
             commands: batched(&tenant.commands),
             bytes_in: batched(&tenant.bytes_in),

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::patience::Patience;
+use self::patience::SharingGrace;
 use super::Tenant;
 use super::limits::ledger::Ledger;
 use crate::net::backoff::Backoff;
@@ -64,7 +64,7 @@ return granted";
 pub struct Store {
     /// The upstream's name.
     pub upstream: String,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<StoreStatus>,
     /// The rates that are shared; without any, its task ends.
     rates: watch::Sender<Vec<Rated>>,
 }
@@ -122,7 +122,7 @@ fn rated(upstream: &str, tenants: &[Arc<Tenant>]) -> Vec<Rated> {
 
 /// Whether rates are shared now.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct StoreStatus {
     /// Why each respgate keeps to its part, while that is so.
     pub fault: Option<Arc<str>>,
     /// How often sharing has ended.
@@ -140,7 +140,7 @@ impl Store {
     }
 
     /// Whether rates are shared now.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> StoreStatus {
         self.standing.borrow().clone()
     }
 }
@@ -178,7 +178,7 @@ impl Account {
 
 /// Why rates are not shared.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum StoreError {
     /// The server could not be asked: this may pass, as in a failover.
     #[error("{0}")]
     Away(String),
@@ -188,10 +188,10 @@ enum Fault {
 }
 
 /// Why a connection is given up that works.
-enum End {
+enum SharingEnd {
     /// It is of the past: another primary has taken over, credentials have changed, or it is old.
     Outdated,
-    Fault(Fault),
+    Fault(StoreError),
 }
 
 /// A connection to the primary.
@@ -204,7 +204,7 @@ struct Link<S> {
 }
 
 /// The making of a connection to the primary.
-type Connecting<'a, S> = Pin<Box<dyn Future<Output = Result<Link<S>, Fault>> + Send + 'a>>;
+type Connecting<'a, S> = Pin<Box<dyn Future<Output = Result<Link<S>, StoreError>> + Send + 'a>>;
 
 struct Task {
     store: Store,
@@ -213,13 +213,13 @@ struct Task {
     upstream: UpstreamPlan,
     /// When the server answered last.
     answered: Instant,
-    patience: Patience,
+    patience: SharingGrace,
 }
 
 impl Task {
     fn new(upstream: &UpstreamPlan, rates: Vec<Rated>) -> Self {
         let standing =
-            Standing { fault: Some("the server has not been asked yet".into()), ..Standing::default() };
+            StoreStatus { fault: Some("the server has not been asked yet".into()), ..StoreStatus::default() };
         let (rates, mut newest) = watch::channel(rates);
         newest.mark_changed();
         let store =
@@ -231,7 +231,7 @@ impl Task {
             accounts: Vec::new(),
             upstream: upstream.clone(),
             answered: now,
-            patience: Patience::new(now),
+            patience: SharingGrace::new(now),
         }
     }
 
@@ -249,19 +249,19 @@ impl Task {
             }
             let connected = match self.patience.ends() {
                 Some(ends) => {
-                    let late = |_| Err(Fault::Away(why.clone()));
+                    let late = |_| Err(StoreError::Away(why.clone()));
                     timeout_at(ends, connect(&mut self)).await.unwrap_or_else(late)
                 }
                 None => connect(&mut self).await,
             };
             let fault = match connected {
                 Ok(link) => match self.serve(link, &mut backoff).await {
-                    End::Outdated => continue,
-                    End::Fault(fault) => fault,
+                    SharingEnd::Outdated => continue,
+                    SharingEnd::Fault(fault) => fault,
                 },
                 Err(fault) => fault,
             };
-            if self.patience.failed(matches!(fault, Fault::Refused(_)), Instant::now()) {
+            if self.patience.failed(matches!(fault, StoreError::Refused(_)), Instant::now()) {
                 self.fall_back(&fault);
             }
             why = fault.to_string();
@@ -289,10 +289,10 @@ impl Task {
     }
 
     /// A connection to the primary, once there is one.
-    async fn connect(&mut self) -> Result<Link<Stream>, Fault> {
+    async fn connect(&mut self) -> Result<Link<Stream>, StoreError> {
         let primary = self.upstream.topology.borrow_and_update().primary().cloned();
-        let Some(primary) = primary else { return Err(Fault::Away("no primary is known".into())) };
-        let away = |why: &dyn fmt::Display| Fault::Away(format!("{}: {why}", primary.address));
+        let Some(primary) = primary else { return Err(StoreError::Away("no primary is known".into())) };
+        let away = |why: &dyn fmt::Display| StoreError::Away(format!("{}: {why}", primary.address));
         let logins = self.upstream.login.subscribe();
         let certificates = self.upstream.dialer.tls.as_ref().map(ClientTls::changes);
         let credentials =
@@ -321,7 +321,7 @@ impl Task {
             }
             Ok(_) => Err(away(&"it is not a primary")),
             Err(error @ (GreetError::AuthRefused(_) | GreetError::AuthRequired(_))) => {
-                Err(Fault::Refused(format!("{}: {error}", primary.address)))
+                Err(StoreError::Refused(format!("{}: {error}", primary.address)))
             }
             Err(error) => Err(away(&error)),
         }
@@ -332,20 +332,20 @@ impl Task {
         &mut self,
         mut link: Link<S>,
         backoff: &mut Backoff,
-    ) -> End {
+    ) -> SharingEnd {
         loop {
             if let Err(fault) = self.ask(&mut link.control).await {
-                return End::Fault(fault);
+                return SharingEnd::Fault(fault);
             }
             backoff.reset();
-            self.patience.renewed(Instant::now());
+            self.patience.reconnected(Instant::now());
             sleep(INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())).await;
             self.follow_rates();
             if self.accounts.is_empty() {
-                return End::Outdated;
+                return SharingEnd::Outdated;
             }
             if self.outdated(&link) {
-                return End::Outdated;
+                return SharingEnd::Outdated;
             }
         }
     }
@@ -366,7 +366,7 @@ impl Task {
     async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         control: &mut Control<S>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), StoreError> {
         let first = !self.patience.shares();
         let idle = self.answered.elapsed() >= CHECK;
         let mut asked = Vec::new();
@@ -384,7 +384,7 @@ impl Task {
         if asked.is_empty() {
             return Ok(());
         }
-        let away = |error: ControlError| Fault::Away(error.to_string());
+        let away = |error: ControlError| StoreError::Away(error.to_string());
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         control.flush(deadline).await.map_err(away)?;
         for (at, wanted) in asked {
@@ -407,7 +407,7 @@ impl Task {
     }
 
     /// From now on the local parts hold. Said once; a newer reason is only shown.
-    fn fall_back(&self, fault: &Fault) {
+    fn fall_back(&self, fault: &StoreError) {
         self.accounts.iter().for_each(|account| account.ledger.close());
         let why: Arc<str> = fault.to_string().into();
         let mut told = true;
@@ -425,7 +425,7 @@ impl Task {
 }
 
 /// What a reply grants. A node that is not, or not yet, a primary may be one soon, or another.
-fn granted(reply: &Value) -> Result<u64, Fault> {
+fn granted(reply: &Value) -> Result<u64, StoreError> {
     match reply {
         Value::Integer(units) => Ok(u64::try_from(*units).unwrap_or_default()),
         Value::Error(line) => {
@@ -435,11 +435,11 @@ fn granted(reply: &Value) -> Result<u64, Fault> {
                 said.push_str(&format!("; give respgate's user +eval +get +set +time ~{PREFIX}*"));
             }
             Err(match passing.iter().any(|code| line.starts_with(code)) {
-                true => Fault::Away(said),
-                false => Fault::Refused(said),
+                true => StoreError::Away(said),
+                false => StoreError::Refused(said),
             })
         }
-        _ => Err(Fault::Refused("the server's answer to EVAL is not a number".into())),
+        _ => Err(StoreError::Refused("the server's answer to EVAL is not a number".into())),
     }
 }
 

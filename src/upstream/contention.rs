@@ -3,13 +3,13 @@
 //!
 //! Below the window everybody sends at will, and nothing here is looked at. From the first request that finds the
 //! window full until the rush is over, a session sends only what it has been given: whatever room replies leave is
-//! dealt out among those who wait, in the order of [`Turns`]. So the window bounds what a request waits behind.
+//! dealt out among those who wait, in the order of [`FairQueue`]. So the window bounds what a request waits behind.
 
 use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::turns::{Share, Turns};
+use super::turns::{FairQueue, Share};
 use super::window::Window;
 
 /// Who asks whether it may send one request.
@@ -25,11 +25,11 @@ pub struct Asker {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Contention {
+pub(super) struct FairScheduler {
     pub(super) window: Window,
-    turns: Turns,
+    turns: FairQueue,
     /// What sessions may send and have not sent yet.
-    given: HashMap<u64, Given>,
+    given: HashMap<u64, Grant>,
     round: u64,
     /// What was given in this round and has not been sent.
     reserved: usize,
@@ -37,15 +37,22 @@ pub(super) struct Contention {
 }
 
 #[derive(Debug)]
-struct Given {
+struct Grant {
     count: u32,
     round: u64,
 }
 
-impl Contention {
+impl FairScheduler {
     /// Nobody has sent anything yet.
     pub(super) fn new(window: Window) -> Self {
-        Self { window, turns: Turns::default(), given: HashMap::new(), round: 0, reserved: 0, begun: false }
+        Self {
+            window,
+            turns: FairQueue::default(),
+            given: HashMap::new(),
+            round: 0,
+            reserved: 0,
+            begun: false,
+        }
     }
 
     /// Requests that may be under way while anybody may send.
@@ -70,7 +77,7 @@ impl Contention {
         if !free {
             self.begun = true;
             // Who asks for little need not wait for the next deal.
-            return idle && under_way < self.window.size() * 2 && self.turns.cuts_in(who, share);
+            return idle && under_way < self.window.size() * 2 && self.turns.try_bypass(who, share);
         } else if self.is_over(under_way) {
             self.end();
         }
@@ -91,7 +98,7 @@ impl Contention {
 
     /// Deals out the room that there is; whoever gets some is told to `wake`. `replies`: how many have come in all.
     /// True: call it once more when those who were woken have had their turn.
-    pub(super) fn deal(
+    pub(super) fn grant(
         &mut self,
         under_way: usize,
         replies: u64,
@@ -109,7 +116,7 @@ impl Contention {
         {
             room -= count;
             self.reserved += count as usize;
-            let given = self.given.entry(who).or_insert(Given { count: 0, round: 0 });
+            let given = self.given.entry(who).or_insert(Grant { count: 0, round: 0 });
             if given.round != self.round {
                 given.round = self.round;
                 woken.push(who);
@@ -135,30 +142,33 @@ impl Contention {
     pub(super) fn end(&mut self) {
         self.turns.clear();
         self.given.clear();
-        self.window.rests();
+        self.window.pause_sampling();
         (self.reserved, self.begun) = (0, false);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::turns::{Due, Priority};
+    use super::super::turns::{Priority, ShareConfig};
     use super::*;
 
-    const FLOOD: Share = Share { owner: Some(1), due: Due { weight: 1, priority: Priority::Normal } };
-    const POLITE: Share = Share { owner: Some(2), due: Due { weight: 1, priority: Priority::Normal } };
-    const HEAVY: Share = Share { owner: Some(3), due: Due { weight: 3, priority: Priority::Normal } };
+    const FLOOD: Share =
+        Share { owner: Some(1), config: ShareConfig { weight: 1, priority: Priority::Normal } };
+    const POLITE: Share =
+        Share { owner: Some(2), config: ShareConfig { weight: 1, priority: Priority::Normal } };
+    const HEAVY: Share =
+        Share { owner: Some(3), config: ShareConfig { weight: 3, priority: Priority::Normal } };
 
     /// A connection whose server has not answered yet.
     struct Bench {
-        contention: Contention,
+        contention: FairScheduler,
         under_way: Vec<u64>,
         replies: u64,
     }
 
     impl Default for Bench {
         fn default() -> Self {
-            Self { contention: Contention::new(Window::found()), under_way: Vec::new(), replies: 0 }
+            Self { contention: FairScheduler::new(Window::adaptive()), under_way: Vec::new(), replies: 0 }
         }
     }
 
@@ -190,7 +200,7 @@ mod tests {
         fn deal(&mut self) -> (Vec<u64>, bool) {
             let mut woken = Vec::new();
             let now = Instant::now();
-            let again = self.contention.deal(self.under_way.len(), self.replies, now, |who| woken.push(who));
+            let again = self.contention.grant(self.under_way.len(), self.replies, now, |who| woken.push(who));
             (woken, again)
         }
     }

@@ -7,10 +7,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::lane::{Lane, Phase};
-use super::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
-use super::pump::{End, Pump};
-use super::queue::{Loss, Queue, Settled};
-use super::renew::Renewal;
+use super::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open};
+use super::pump::{Pump, PumpEnd};
+use super::queue::{LossCause, Queue, Settled};
+use super::renew::Replacement;
 use super::{SharedPermit, Upstream};
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
@@ -26,7 +26,12 @@ pub(super) struct Served {
 }
 
 /// Has `requests` answered on a side lane, at first by the connection that `served` is, if there is one.
-pub(super) fn drive_aside(key: Key, requests: Queue, upstream: &Rc<Upstream>, served: Option<Served>) {
+pub(super) fn drive_aside(
+    key: ConnectionKey,
+    requests: Queue,
+    upstream: &Rc<Upstream>,
+    served: Option<Served>,
+) {
     let (lane, upstream) = (Lane::side(key, requests), upstream.clone());
     // Before the task runs for the first time, a newer primary may cut all lanes.
     upstream.side_lanes.borrow_mut().push(lane.clone());
@@ -87,7 +92,7 @@ async fn connect(
         lane.enter(Phase::refused(line));
         return None;
     };
-    lane.renew();
+    lane.reset_orders();
     match open(upstream, &primary, lane.key(), NeedlessPassword::Accepted, Purpose::Shared).await {
         Ok(_) if upstream.generation() != Some(primary.generation) => {}
         Ok(link) => {
@@ -97,20 +102,22 @@ async fn connect(
             }
             return Some(Served { pump: Pump::new(link, refused), permit });
         }
-        Err(OpenFault::Refused(line)) => refuse(lane, line),
-        Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&lane.key().identity, &refused) {
-            Some(line) => refuse(lane, line),
-            None => {
-                drop(permit);
-                let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-                wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
+        Err(ConnectError::Refused(line)) => refuse(lane, line),
+        Err(ConnectError::AuthRejected(refused)) => {
+            match upstream.unwelcome(&lane.key().identity, &refused) {
+                Some(line) => refuse(lane, line),
+                None => {
+                    drop(permit);
+                    let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
+                    wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
+                }
             }
-        },
-        Err(OpenFault::AuthRequired(line)) => {
+        }
+        Err(ConnectError::AuthRequired(line)) => {
             upstream.note_auth_required(lane.key());
             refuse(lane, line);
         }
-        Err(OpenFault::Unavailable(why)) => {
+        Err(ConnectError::Unavailable(why)) => {
             upstream.note_fault(why);
             upstream.begin_hold();
             drop(permit);
@@ -167,13 +174,13 @@ fn refuse(lane: &Lane, line: Vec<u8>) {
 
 /// True if it ended because the node refused a command as only a non-primary does.
 async fn serve(lane: &Rc<Lane>, upstream: &Rc<Upstream>, mut pump: Pump) -> bool {
-    let &Link { generation, round_trip, retires, .. } = pump.link();
+    let &Connection { generation, round_trip, retires, .. } = pump.link();
     let gauge = Gauged::new(&upstream.counters, |counters| &counters.shared_open);
     lane.answer_decided();
     lane.enter(Phase::Open);
     lane.reopened(round_trip);
-    lane.renewed(retires);
-    let mut renewal = Renewal::default();
+    lane.replaced(retires);
+    let mut renewal = Replacement::default();
     let end = poll_fn(|cx| {
         let polled = pump.poll(cx, lane, upstream);
         if polled.is_pending() && !lane.is_side() {
@@ -184,9 +191,9 @@ async fn serve(lane: &Rc<Lane>, upstream: &Rc<Upstream>, mut pump: Pump) -> bool
     .await;
     lane.close_gate(upstream.holding());
     let loss = match end {
-        End::Silent => Loss::Silent,
-        End::Lost(_) | End::Framing(_) if !pump.is_demoted() => Loss::Broken,
-        _ => Loss::Superseded,
+        PumpEnd::Silent => LossCause::Silent,
+        PumpEnd::Lost(_) | PumpEnd::Framing(_) if !pump.is_demoted() => LossCause::Broken,
+        _ => LossCause::Superseded,
     };
     drop((pump, renewal, gauge));
     let settled = lane.queue.borrow_mut().settle(loss);
@@ -195,7 +202,7 @@ async fn serve(lane: &Rc<Lane>, upstream: &Rc<Upstream>, mut pump: Pump) -> bool
     lane.answer_decided();
     lane.enter(if lane.queue.borrow().is_empty() { Phase::Idle } else { Phase::Opening });
     report(upstream, generation, &end, settled);
-    matches!(end, End::NotPrimary)
+    matches!(end, PumpEnd::NotPrimary)
 }
 
 /// Moves the client whose read made the server close the connection to a side lane.
@@ -204,25 +211,25 @@ fn serve_apart(lane: &Rc<Lane>, upstream: &Rc<Upstream>) {
     drive_aside(lane.key().clone(), requests, upstream, None);
 }
 
-fn report(upstream: &Upstream, generation: Generation, end: &End, settled: Settled) {
+fn report(upstream: &Upstream, generation: Generation, end: &PumpEnd, settled: Settled) {
     let name = &upstream.config.name;
     let Settled { unknown, resent } = settled;
     let why = match end {
-        End::Superseded | End::Unused => return,
-        End::Outlived => return upstream.counters.renewed.rise(),
-        End::NotPrimary => "the node is not the primary any more",
-        End::Silent => "no reply within response-timeout",
-        End::Lost(why) | End::Framing(why) => why,
+        PumpEnd::Superseded | PumpEnd::Unused => return,
+        PumpEnd::Expired => return upstream.counters.renewed.inc(),
+        PumpEnd::NotPrimary => "the node is not the primary any more",
+        PumpEnd::Silent => "no reply within response-timeout",
+        PumpEnd::Lost(why) | PumpEnd::Framing(why) => why,
     };
-    upstream.counters.lost.rise();
-    upstream.scripts.doubt();
+    upstream.counters.lost.inc();
+    upstream.scripts.mark_unsure();
     upstream.timelines.sign(generation, "a connection to the primary was lost", false);
     upstream.hint(match end {
-        End::NotPrimary => Hint::NotPrimary(generation),
+        PumpEnd::NotPrimary => Hint::NotPrimary(generation),
         _ => Hint::Lost(generation),
     });
     match end {
-        End::Framing(_) => tracing::error!(
+        PumpEnd::Framing(_) => tracing::error!(
             upstream = name,
             why,
             unknown,

@@ -27,13 +27,13 @@ impl Upstream {
             Topology::Unknown(outage) => {
                 *self.fault.borrow_mut() = outage.to_string();
                 let refused = matches!(**outage, Outage::Refused(_));
-                self.hopeless.set(refused && self.identities.own().never_worked());
+                self.never_authenticated.set(refused && self.identities.own().never_worked());
                 if let Some(before) = self.primary.take() {
                     self.timelines.named(before.generation, self.drained());
                     self.cut(None);
                 }
                 self.begin_hold();
-                if self.hopeless.get() {
+                if self.never_authenticated.get() {
                     self.every_lane().iter().for_each(|lane| lane.look_again());
                 }
             }
@@ -55,7 +55,7 @@ impl Upstream {
         if let Some(server) = &primary.server {
             *self.server.borrow_mut() = Some(Rc::new(ServerInfo::clone(server)));
         }
-        self.hopeless.set(false);
+        self.never_authenticated.set(false);
         let before = self.primary.replace(Some(primary.clone()));
         match before {
             Some(before) if before.generation == primary.generation => {}

@@ -23,14 +23,14 @@ pub(super) enum Decision {
     /// Write them.
     Write,
     /// Look at the sockets once more, and ask again.
-    Look,
+    Yield,
     /// Ask again when everything that was written is answered, or more has arrived.
-    Await,
+    Defer,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Gathering {
+pub(super) struct WriteBatcher {
     /// Bytes that waited when the write was last put off, and how often it has been.
     gathered: usize,
     looks: u8,
@@ -39,7 +39,7 @@ pub(super) struct Gathering {
     asked: Option<Instant>,
 }
 
-impl Gathering {
+impl WriteBatcher {
     /// For a connection whose server answered its greeting in `round_trip`.
     pub(super) fn new(round_trip: Duration) -> Self {
         Self { gathered: 0, looks: 0, near: round_trip <= NEAR, asked: None }
@@ -56,10 +56,10 @@ impl Gathering {
                 self.asked = Some(Instant::now());
             }
         } else if patient && self.near && (1..ENOUGH).contains(&waiting) {
-            return Decision::Await;
+            return Decision::Defer;
         } else if waiting != self.gathered && self.looks < LOOKS {
             (self.gathered, self.looks) = (waiting, self.looks + 1);
-            return Decision::Look;
+            return Decision::Yield;
         }
         (self.gathered, self.looks) = (0, 0);
         Decision::Write
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn who_waits_alone_does_not_wait() {
         for round_trip in [Duration::ZERO, FAR] {
-            let mut gathering = Gathering::new(round_trip);
+            let mut gathering = WriteBatcher::new(round_trip);
             assert_eq!(gathering.decide(20, true, true), Decision::Write);
             assert_eq!(gathering.decide(20, true, true), Decision::Write);
         }
@@ -83,20 +83,20 @@ mod tests {
 
     #[test]
     fn what_a_near_server_is_asked_leaves_together() {
-        let mut gathering = Gathering::new(NEAR);
-        assert_eq!(gathering.decide(20, false, true), Decision::Await);
-        assert_eq!(gathering.decide(ENOUGH - 1, false, true), Decision::Await);
+        let mut gathering = WriteBatcher::new(NEAR);
+        assert_eq!(gathering.decide(20, false, true), Decision::Defer);
+        assert_eq!(gathering.decide(ENOUGH - 1, false, true), Decision::Defer);
         assert_eq!(gathering.decide(ENOUGH - 1, true, true), Decision::Write);
     }
 
     #[test]
     fn a_far_server_is_not_waited_for() {
         for waiting in [20, ENOUGH] {
-            let mut gathering = Gathering::new(FAR);
-            assert_eq!(gathering.decide(waiting, false, true), Decision::Look);
+            let mut gathering = WriteBatcher::new(FAR);
+            assert_eq!(gathering.decide(waiting, false, true), Decision::Yield);
             assert_eq!(gathering.decide(waiting, false, true), Decision::Write, "nothing more has come");
             for more in 1..=usize::from(LOOKS) {
-                assert_eq!(gathering.decide(waiting + more, false, true), Decision::Look);
+                assert_eq!(gathering.decide(waiting + more, false, true), Decision::Yield);
             }
             assert_eq!(
                 gathering.decide(2 * waiting + 10, false, true),
@@ -108,27 +108,27 @@ mod tests {
 
     #[test]
     fn the_impatient_look_once() {
-        let mut gathering = Gathering::new(NEAR);
-        assert_eq!(gathering.decide(20, false, false), Decision::Look);
+        let mut gathering = WriteBatcher::new(NEAR);
+        assert_eq!(gathering.decide(20, false, false), Decision::Yield);
         assert_eq!(gathering.decide(20, false, false), Decision::Write);
     }
 
     #[test]
     fn much_does_not_wait_for_a_near_server() {
-        let mut gathering = Gathering::new(NEAR);
-        assert_eq!(gathering.decide(ENOUGH, false, true), Decision::Look);
+        let mut gathering = WriteBatcher::new(NEAR);
+        assert_eq!(gathering.decide(ENOUGH, false, true), Decision::Yield);
         assert_eq!(gathering.decide(ENOUGH, false, true), Decision::Write);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_was_slow_at_first_may_be_near() {
-        let mut gathering = Gathering::new(FAR);
+        let mut gathering = WriteBatcher::new(FAR);
         gathering.decide(20, true, true);
         tokio::time::advance(FAR).await;
         gathering.decide(20, true, true);
-        assert_eq!(gathering.decide(20, false, true), Decision::Look);
+        assert_eq!(gathering.decide(20, false, true), Decision::Yield);
         tokio::time::advance(NEAR).await;
         gathering.decide(20, true, true);
-        assert_eq!(gathering.decide(20, false, true), Decision::Await);
+        assert_eq!(gathering.decide(20, false, true), Decision::Defer);
     }
 }

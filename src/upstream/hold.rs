@@ -43,7 +43,7 @@ impl Upstream {
     pub(super) fn begin_hold(&self) {
         if self.held_since.get().is_none() {
             self.held_since.set(Some(Instant::now()));
-            self.counters.holds.rise();
+            self.counters.holds.inc();
             self.hold_begun.notify_waiters();
         }
     }
@@ -79,7 +79,7 @@ impl Upstream {
     /// Until when commands may wait for a primary. Without a hold they wait for a connection that is being opened,
     /// which itself ends within the connect timeout.
     pub(super) fn hold_deadline(&self) -> Result<Instant, Expired> {
-        if self.hopeless.get() {
+        if self.never_authenticated.get() {
             return Err(Expired);
         }
         let now = Instant::now();
@@ -107,7 +107,7 @@ impl Upstream {
     pub fn held_for(&self, time: Duration) -> Rc<[u8]> {
         let fault = self.fault.borrow();
         let name = &self.config.name;
-        let mut line = if self.hopeless.get() {
+        let mut line = if self.never_authenticated.get() {
             format!(
                 "-ERR respgate: the server refuses respgate's own user or password, which have never worked (upstream '{name}'): {fault}"
             )

@@ -18,7 +18,7 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
         for timeline in upstream.timelines.finished() {
             timeline.log(&upstream.config.name);
         }
-        upstream.renew_users();
+        upstream.refresh_users();
         if upstream.refreshes() {
             upstream.leases.refresh_again();
         }

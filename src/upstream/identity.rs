@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::refusal::Refusals;
-use crate::rotation::login::{Login, Newest, Whose};
+use crate::rotation::login::{Login, Newest, Principal};
 use crate::secret::{Credentials, Secret};
 use crate::topology::Generation;
 
@@ -25,10 +25,10 @@ const LONGEST_REMEMBERED: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Identity {
     id: u64,
-    who: Who,
+    kind: IdentityKind,
     verified: Cell<Option<Instant>>,
     /// When the server last refused the password.
-    doubted: Cell<Option<Instant>>,
+    refused_at: Cell<Option<Instant>>,
     /// The server has accepted the password at least once.
     accepted: Cell<bool>,
     /// The server's last word on the password was a refusal.
@@ -47,7 +47,7 @@ pub struct Identity {
 
 /// What is to be done with a connection that is as old as it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Aging {
+pub(super) enum AgeFate {
     /// It ends: the server lets its identity in again.
     Ends,
     /// It stays: the server would not let its identity in again.
@@ -57,7 +57,7 @@ pub(super) enum Aging {
 }
 
 #[derive(Debug)]
-enum Who {
+enum IdentityKind {
     /// respgate itself, or one of its users, whatever the credentials are at the time.
     Kept {
         login: Login,
@@ -68,7 +68,7 @@ enum Who {
     Client(Arc<Credentials>),
 }
 
-impl Who {
+impl IdentityKind {
     fn kept(login: Login) -> Self {
         let seen = RefCell::new(login.newest());
         Self::Kept { login, seen }
@@ -76,12 +76,12 @@ impl Who {
 }
 
 impl Identity {
-    fn new(id: u64, who: Who) -> Rc<Self> {
+    fn new(id: u64, who: IdentityKind) -> Rc<Self> {
         Rc::new(Self {
             id,
-            who,
+            kind: who,
             verified: Cell::default(),
-            doubted: Cell::default(),
+            refused_at: Cell::default(),
             accepted: Cell::default(),
             refused: Cell::default(),
             let_in: Cell::default(),
@@ -102,9 +102,9 @@ impl Identity {
     /// # Errors
     /// Why that is not known yet.
     pub fn credentials(&self) -> Newest {
-        match &self.who {
-            Who::Kept { login, .. } => login.newest(),
-            Who::Client(credentials) => Ok(Some(credentials.clone())),
+        match &self.kind {
+            IdentityKind::Kept { login, .. } => login.newest(),
+            IdentityKind::Client(credentials) => Ok(Some(credentials.clone())),
         }
     }
 
@@ -114,23 +114,23 @@ impl Identity {
     /// # Errors
     /// Why they are not known yet.
     pub(super) async fn fresh_credentials(&self, patience: Duration) -> Newest {
-        match &self.who {
-            Who::Kept { login, .. } => login.fresh_within(patience).await,
-            Who::Client(_) => self.credentials(),
+        match &self.kind {
+            IdentityKind::Kept { login, .. } => login.fresh_within(patience).await,
+            IdentityKind::Client(_) => self.credentials(),
         }
     }
 
     /// The credentials that respgate keeps for it, if it does.
     pub(super) fn login(&self) -> Option<&Login> {
-        match &self.who {
-            Who::Kept { login, .. } => Some(login),
-            Who::Client(_) => None,
+        match &self.kind {
+            IdentityKind::Kept { login, .. } => Some(login),
+            IdentityKind::Client(_) => None,
         }
     }
 
     /// Whether respgate keeps its credentials for a user of its own.
     pub(super) fn is_of_a_user(&self) -> bool {
-        self.login().is_some_and(|login| *login.whose() != Whose::Own)
+        self.login().is_some_and(|login| *login.principal() != Principal::Own)
     }
 
     /// Whether the server has ever accepted credentials that respgate kept for it.
@@ -151,18 +151,18 @@ impl Identity {
     /// Returns true if a client brought the password, and the server refused it when it was asked last. Connections that
     /// are open stay authenticated; a session that needs a new one can only get it with another password.
     pub fn is_dead(&self) -> bool {
-        self.refused.get() && matches!(self.who, Who::Client(_))
+        self.refused.get() && matches!(self.kind, IdentityKind::Client(_))
     }
 
     /// What is to be done with a connection of this identity that was to be replaced at `due`.
-    pub(super) fn aging(&self, due: Instant) -> Aging {
-        let is_client = matches!(self.who, Who::Client(_));
+    pub(super) fn fate_at_max_age(&self, due: Instant) -> AgeFate {
+        let is_client = matches!(self.kind, IdentityKind::Client(_));
         if self.refused.get() {
-            let lately = self.doubted.get().is_some_and(|at| at.elapsed() < ASK_AGAIN);
-            return if lately || !is_client { Aging::Stays } else { Aging::AskFirst };
+            let lately = self.refused_at.get().is_some_and(|at| at.elapsed() < ASK_AGAIN);
+            return if lately || !is_client { AgeFate::Stays } else { AgeFate::AskFirst };
         }
         let sure = !is_client || self.let_in.get().is_some_and(|at| at >= due);
-        if sure { Aging::Ends } else { Aging::AskFirst }
+        if sure { AgeFate::Ends } else { AgeFate::AskFirst }
     }
 
     /// Returns true if the server has let the identity in after `moment`.
@@ -177,7 +177,7 @@ impl Identity {
 
     /// Whether the credentials that respgate keeps for it are others than when this was last asked.
     pub(super) fn has_new_credentials(&self) -> bool {
-        let Who::Kept { login, seen } = &self.who else { return false };
+        let IdentityKind::Kept { login, seen } = &self.kind else { return false };
         let newest = login.newest();
         let before = seen.replace(newest.clone());
         newest.is_ok() && newest != before
@@ -219,16 +219,16 @@ impl Identity {
 
     /// The server has no password for this user any more, and lets everybody in: the identity stays accepted, and the next
     /// AUTH of a client is judged by the server itself.
-    pub(super) fn note_needless(&self) {
+    pub(super) fn note_needless_password(&self) {
         self.verified.set(None);
         self.refused.set(false);
         self.let_in.set(Some(Instant::now()));
     }
 
     /// The server has refused the password: ask again next time.
-    pub fn doubt(&self) {
+    pub fn note_refused(&self) {
         self.verified.set(None);
-        self.doubted.set(Some(Instant::now()));
+        self.refused_at.set(Some(Instant::now()));
         self.refused.set(true);
     }
 
@@ -238,8 +238,8 @@ impl Identity {
     }
 
     /// Returns true if the server has refused the password since `at`.
-    fn doubted_since(&self, at: Instant) -> bool {
-        self.doubted.get().is_some_and(|doubted| doubted >= at)
+    fn refused_since(&self, at: Instant) -> bool {
+        self.refused_at.get().is_some_and(|doubted| doubted >= at)
     }
 }
 
@@ -253,7 +253,7 @@ pub struct Identities {
 impl Identities {
     /// `own`: the configured credentials.
     pub fn new(own: Login) -> Self {
-        let own = Identity::new(0, Who::kept(own));
+        let own = Identity::new(0, IdentityKind::kept(own));
         Self { own, others: RefCell::default(), next: Cell::new(1) }
     }
 
@@ -274,7 +274,7 @@ impl Identities {
     pub fn candidate(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
         self.known(username, password).unwrap_or_else(|| {
             let username = username.map(str::to_owned);
-            self.new_identity(Who::Client(Arc::new(Credentials {
+            self.new_identity(IdentityKind::Client(Arc::new(Credentials {
                 username,
                 password: Secret::new(password),
             })))
@@ -284,9 +284,9 @@ impl Identities {
     /// The server has accepted a candidate: others with its user and password are the same from now on.
     pub fn accept(&self, candidate: &Rc<Identity>) {
         candidate.accepted.set(true);
-        let short = match &candidate.who {
-            Who::Client(credentials) => credentials.password.expose().len() <= LONGEST_REMEMBERED,
-            Who::Kept { .. } => true,
+        let short = match &candidate.kind {
+            IdentityKind::Client(credentials) => credentials.password.expose().len() <= LONGEST_REMEMBERED,
+            IdentityKind::Kept { .. } => true,
         };
         let mut others = self.others.borrow_mut();
         if !short || candidate.id == self.own.id || others.iter().any(|known| known.id == candidate.id) {
@@ -307,7 +307,7 @@ impl Identities {
         let mut known = known.iter();
         known.clone().any(|identity| identity.believed())
             || elsewhere.is_some_and(|at| {
-                at.elapsed() < BELIEVED && known.all(|identity| !identity.doubted_since(at))
+                at.elapsed() < BELIEVED && known.all(|identity| !identity.refused_since(at))
             })
     }
 
@@ -317,7 +317,8 @@ impl Identities {
         if self.own.credentials().ok().flatten().is_some_and(|known| same(&known)) {
             return Some(self.own.clone());
         }
-        let is_same = |identity: &&Rc<Identity>| matches!(&identity.who, Who::Client(known) if same(known));
+        let is_same =
+            |identity: &&Rc<Identity>| matches!(&identity.kind, IdentityKind::Client(known) if same(known));
         self.others.borrow().iter().find(is_same).cloned()
     }
 
@@ -326,7 +327,7 @@ impl Identities {
         let is_same = |identity: &&Rc<Identity>| identity.login().is_some_and(|known| known.is(login));
         let known = self.others.borrow().iter().find(is_same).cloned();
         known.unwrap_or_else(|| {
-            let identity = self.new_identity(Who::kept(login.clone()));
+            let identity = self.new_identity(IdentityKind::kept(login.clone()));
             self.accept(&identity);
             identity
         })
@@ -337,7 +338,7 @@ impl Identities {
         self.others.borrow().iter().filter(|identity| identity.is_of_a_user()).cloned().collect()
     }
 
-    fn new_identity(&self, who: Who) -> Rc<Identity> {
+    fn new_identity(&self, who: IdentityKind) -> Rc<Identity> {
         Identity::new(self.next.replace(self.next.get() + 1), who)
     }
 }
@@ -368,10 +369,10 @@ mod tests {
         let identities = Identities::new(Login::default());
         let credentials =
             |password: &str| Credentials { username: Some("app".into()), password: Secret::new(password) };
-        let shop = Login::new(Some(credentials("one"))).elsewhere(Whose::User("shop".into()));
+        let shop = Login::new(Some(credentials("one"))).elsewhere(Principal::User("shop".into()));
         let identity = identities.kept(&shop);
         assert_eq!(identities.kept(&shop).id(), identity.id());
-        assert_ne!(identities.kept(&shop.elsewhere(Whose::User("other".into()))).id(), identity.id());
+        assert_ne!(identities.kept(&shop.elsewhere(Principal::User("other".into()))).id(), identity.id());
         assert_ne!(
             identities.of(Some("app"), b"one").id(),
             identity.id(),
@@ -392,19 +393,19 @@ mod tests {
         identity.confirm();
         tokio::time::advance(Duration::from_secs(1)).await;
         let due = Instant::now();
-        assert_eq!(identity.aging(due), Aging::AskFirst);
-        identity.doubt();
-        assert_eq!(identity.aging(due), Aging::Stays);
+        assert_eq!(identity.fate_at_max_age(due), AgeFate::AskFirst);
+        identity.note_refused();
+        assert_eq!(identity.fate_at_max_age(due), AgeFate::Stays);
         assert!(identity.is_dead());
         tokio::time::advance(ASK_AGAIN).await;
-        assert_eq!(identity.aging(due), Aging::AskFirst);
-        identity.note_needless();
-        assert_eq!(identity.aging(due), Aging::Ends);
+        assert_eq!(identity.fate_at_max_age(due), AgeFate::AskFirst);
+        identity.note_needless_password();
+        assert_eq!(identity.fate_at_max_age(due), AgeFate::Ends);
         assert!(!identity.is_dead() && identity.was_accepted() && !identity.believed());
         let own = identities.own();
-        assert_eq!(own.aging(due), Aging::Ends);
-        own.doubt();
-        assert_eq!(own.aging(due), Aging::Stays);
+        assert_eq!(own.fate_at_max_age(due), AgeFate::Ends);
+        own.note_refused();
+        assert_eq!(own.fate_at_max_age(due), AgeFate::Stays);
         assert!(!own.is_dead());
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::identity::{Aging, Identity};
-use super::open::{Key, Link};
+use super::identity::{AgeFate, Identity};
+use super::open::{Connection, ConnectionKey};
 use crate::net::read_buffer::ReadBuffer;
 use crate::topology::Generation;
 
@@ -22,8 +22,8 @@ const PONG_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct IdleLinks(RefCell<Vec<Idle>>);
 
 struct Idle {
-    key: Key,
-    link: Link,
+    key: ConnectionKey,
+    link: Connection,
     since: Instant,
     /// When the server last sent something, as far as is known.
     heard: Instant,
@@ -49,7 +49,7 @@ impl IdleLinks {
     }
 
     /// One more.
-    pub(super) fn put(&self, key: Key, link: Link) {
+    pub(super) fn put(&self, key: ConnectionKey, link: Connection) {
         let now = Instant::now();
         self.0.borrow_mut().push(Idle { key, link, since: now, heard: now, pinged: None });
     }
@@ -63,7 +63,7 @@ impl IdleLinks {
     }
 
     /// A sound one for this key.
-    pub(super) fn take(&self, key: &Key, generation: Option<Generation>) -> Option<Link> {
+    pub(super) fn take(&self, key: &ConnectionKey, generation: Option<Generation>) -> Option<Connection> {
         let mut idle = self.0.borrow_mut();
         let mut at = idle.len();
         while at > 0 {
@@ -80,7 +80,7 @@ impl IdleLinks {
     }
 
     /// Closes those that are not wanted.
-    pub(super) fn retain(&self, wanted: impl Fn(&Key, &Link) -> bool) {
+    pub(super) fn retain(&self, wanted: impl Fn(&ConnectionKey, &Connection) -> bool) {
         self.0.borrow_mut().retain(|idle| wanted(&idle.key, &idle.link));
     }
 
@@ -92,17 +92,17 @@ impl IdleLinks {
         limit: Duration,
         ping: Duration,
         may_ping: impl Fn(&Identity) -> bool,
-    ) -> Vec<Key> {
+    ) -> Vec<ConnectionKey> {
         let now = Instant::now();
-        let mut asks: Vec<Key> = Vec::new();
+        let mut asks: Vec<ConnectionKey> = Vec::new();
         self.0.borrow_mut().retain_mut(|idle| {
             let due = idle.link.retires.filter(|at| *at <= now);
-            let aging = due.map(|due| idle.key.identity.aging(due));
-            if aging == Some(Aging::Ends) || now - idle.since >= limit {
+            let aging = due.map(|due| idle.key.identity.fate_at_max_age(due));
+            if aging == Some(AgeFate::Ends) || now - idle.since >= limit {
                 return false;
             }
-            let known = |key: &Key| key.identity.id() == idle.key.identity.id();
-            if aging == Some(Aging::AskFirst) && !asks.iter().any(known) {
+            let known = |key: &ConnectionKey| key.identity.id() == idle.key.identity.id();
+            if aging == Some(AgeFate::AskFirst) && !asks.iter().any(known) {
                 asks.push(idle.key.clone());
             }
             match idle.state() {
@@ -157,7 +157,7 @@ fn answer(bytes: &[u8]) -> Option<usize> {
 
 /// Whether an idle connection is open and silent. Anything that it sent since its last reply is a reason to
 /// close it.
-pub(super) fn sound(link: &mut Link) -> bool {
+pub(super) fn sound(link: &mut Connection) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     let silent = link.read.is_empty()
         && matches!(ReadBuffer::new(1).poll_fill(&mut cx, &mut link.stream), Poll::Pending);
@@ -183,7 +183,7 @@ mod tests {
 
     struct Bench {
         idle: IdleLinks,
-        key: Key,
+        key: ConnectionKey,
         server: TcpStream,
     }
 
@@ -194,8 +194,8 @@ mod tests {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (server, _) = listener.accept().await.unwrap();
             let identity = Rc::clone(Identities::new(Login::default()).own());
-            let key = Key::new(identity, 0, Resp::V2);
-            let link = Link {
+            let key = ConnectionKey::new(identity, 0, Resp::V2);
+            let link = Connection {
                 stream: Stream::Tcp(stream),
                 read: ReadBuffer::new(1024),
                 generation: Generation(1),
@@ -217,7 +217,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
 
-        fn take(&self) -> Option<Link> {
+        fn take(&self) -> Option<Connection> {
             self.idle.take(&self.key, NOW)
         }
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::contention::{Asker, Contention};
-use super::open::Key;
-use super::queue::{IfLost, Queue, Slot, Verdict};
+use super::contention::{Asker, FairScheduler};
+use super::open::ConnectionKey;
+use super::queue::{IfLost, Queue, RequestOutcome, Slot};
 use super::replies::Replies;
 use super::turns::Share;
 use super::window::Window;
@@ -54,7 +54,7 @@ const REFUSAL_STANDS: Duration = Duration::from_secs(1);
 
 /// One shared connection's queue, which outlives the connections that serve it.
 pub struct Lane {
-    key: Key,
+    key: ConnectionKey,
     fair: bool,
     /// It carries the last requests of clients that a shared connection could not serve beside others. No session
     /// pushes onto it.
@@ -68,7 +68,7 @@ pub struct Lane {
     /// Sessions that wait to be let in, by client id; a session that leaves takes itself out.
     waiting: RefCell<HashMap<u64, Waker>>,
     /// Whose turn it is when as much is under way as may be.
-    contention: RefCell<Contention>,
+    contention: RefCell<FairScheduler>,
     /// What it says of how many requests may be under way while anybody may push.
     depth: Cell<usize>,
     order: Cell<Option<Order>>,
@@ -91,8 +91,8 @@ pub(super) enum Order {
     /// No session uses it.
     Retire,
     /// Put another one in its place.
-    Renew,
-    /// As `Renew`, at once: the old one is left to the client whose replies have outgrown it.
+    Replace,
+    /// As `Replace`, at once: the old one is left to the client whose replies have outgrown it.
     Isolate,
 }
 
@@ -106,17 +106,17 @@ impl Phase {
 
 impl Lane {
     /// `fair`: tenants share it, so that nobody may fill it for long.
-    pub(super) fn new(key: Key, fair: bool) -> Rc<Self> {
+    pub(super) fn new(key: ConnectionKey, fair: bool) -> Rc<Self> {
         Self::with(key, fair, None)
     }
 
     /// A side lane, which ends when `queue` is answered.
-    pub(super) fn side(key: Key, queue: Queue) -> Rc<Self> {
+    pub(super) fn side(key: ConnectionKey, queue: Queue) -> Rc<Self> {
         Self::with(key, false, Some(queue))
     }
 
-    fn with(key: Key, fair: bool, side: Option<Queue>) -> Rc<Self> {
-        let contention = Contention::new(if fair { Window::found() } else { Window::wide() });
+    fn with(key: ConnectionKey, fair: bool, side: Option<Queue>) -> Rc<Self> {
+        let contention = FairScheduler::new(if fair { Window::adaptive() } else { Window::fixed() });
         Rc::new(Self {
             key,
             fair,
@@ -143,7 +143,7 @@ impl Lane {
     }
 
     /// Whose commands it carries.
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &ConnectionKey {
         &self.key
     }
 
@@ -206,7 +206,7 @@ impl Lane {
         self.contend(|contention| held < ROOM && contention.admits(asker, under_way))
     }
 
-    fn contend<T>(&self, ask: impl FnOnce(&mut Contention) -> T) -> T {
+    fn contend<T>(&self, ask: impl FnOnce(&mut FairScheduler) -> T) -> T {
         let mut contention = self.contention.borrow_mut();
         let answer = ask(&mut contention);
         self.depth.set(contention.depth());
@@ -227,7 +227,7 @@ impl Lane {
     }
 
     /// Deals out what room there is, if there was none for all.
-    pub(super) fn deal(&self) {
+    pub(super) fn grant_turns(&self) {
         if self.depth.get() > 0 || !self.open.get() || self.gated.get() {
             return;
         }
@@ -240,7 +240,7 @@ impl Lane {
         }
         let mut waiting = self.waiting.borrow_mut();
         let again = self.contend(|contention| {
-            contention.deal(under_way, replies, Instant::now(), |client| {
+            contention.grant(under_way, replies, Instant::now(), |client| {
                 if let Some(waker) = waiting.remove(&client) {
                     waker.wake();
                 }
@@ -304,15 +304,15 @@ impl Lane {
     }
 
     /// A new connection is being made: earlier orders are done with.
-    pub(super) fn renew(&self) {
+    pub(super) fn reset_orders(&self) {
         self.order.set(None);
         self.progress.set((0, None));
         self.retires.set(None);
     }
 
     /// Its connection is another one now, which is to be replaced in its turn at `retires`.
-    pub(super) fn renewed(&self, retires: Option<Instant>) {
-        if matches!(self.order.get(), Some(Order::Renew | Order::Isolate)) {
+    pub(super) fn replaced(&self, retires: Option<Instant>) {
+        if matches!(self.order.get(), Some(Order::Replace | Order::Isolate)) {
             self.order.set(None);
         }
         // A side lane ends soon by itself.
@@ -327,8 +327,8 @@ impl Lane {
     }
 
     /// Its connection could not be replaced; that is tried again at `at`.
-    pub(super) fn postpone_renewal(&self, at: Instant) {
-        self.renewed(Some(at));
+    pub(super) fn postpone_replacement(&self, at: Instant) {
+        self.replaced(Some(at));
     }
 
     /// Its connection is to be replaced at `at`, if not sooner.
@@ -363,7 +363,7 @@ impl Lane {
         }
         let due = self.retires.get().is_some_and(|at| at <= now);
         if due && self.open.get() && self.order.get().is_none() {
-            self.order(Order::Renew);
+            self.order(Order::Replace);
         }
     }
 
@@ -409,7 +409,7 @@ impl Lane {
 
     /// Everybody is to look again.
     fn wake_waiting(&self) {
-        self.contend(Contention::end);
+        self.contend(FairScheduler::end);
         for (_, waker) in self.waiting.take() {
             waker.wake();
         }
@@ -463,7 +463,7 @@ impl Lane {
     }
 }
 
-impl Verdict {
+impl RequestOutcome {
     /// The whole reply.
     pub fn reply(&self) -> Vec<u8> {
         let line: &[u8] = match self {

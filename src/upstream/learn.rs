@@ -8,13 +8,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Upstream;
 use super::identity::Identity;
-use super::open::Key;
+use super::open::ConnectionKey;
 use super::replies::Replies;
 use super::turns::Share;
 use crate::command::learned::Learned;
 use crate::resp::Resp;
 use crate::resp::control::Control;
-use crate::rotation::login::{Login, Whose};
+use crate::rotation::login::{Login, Principal};
 
 /// How long the server's answer counts that it has one user only.
 const ONE_USER_COUNTS: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ impl Upstream {
 
     /// Asks the server for its users, as `key`'s user; then [`Self::has_one_user`] is set. A server that does not answer within the
     /// connect timeout, or does not say, counts as one with several users.
-    pub async fn count_users(self: &Rc<Self>, key: &Key) {
+    pub async fn count_users(self: &Rc<Self>, key: &ConnectionKey) {
         let deadline = Instant::now() + self.config.connect_timeout;
         let generation = self.generation();
         let one = timeout_at(deadline, self.ask_for_users(key, deadline)).await.unwrap_or(false)
@@ -40,8 +40,8 @@ impl Upstream {
         self.one_user.set(Some((Instant::now() + counts, one)));
     }
 
-    async fn ask_for_users(self: &Rc<Self>, asker: &Key, deadline: Instant) -> bool {
-        let key = Key::new(asker.identity.clone(), 0, Resp::V2);
+    async fn ask_for_users(self: &Rc<Self>, asker: &ConnectionKey, deadline: Instant) -> bool {
+        let key = ConnectionKey::new(asker.identity.clone(), 0, Resp::V2);
         let nobody = Replies::nobody(&self.buffers);
         let Ok(mut lease) = self.lease(&key, &nobody, Share::default()).await else { return false };
         let mut control = Control::new(&mut lease.link.stream);
@@ -62,7 +62,7 @@ impl Upstream {
     /// Asks the server for its commands, as `key`'s user; then [`Self::learned`] is set. Takes at most the connect
     /// timeout. A user who may not ask leaves nothing known. False: the server could not be asked. For a user of
     /// respgate's own it asks as itself, if it can: what is learnt is everybody's, and that user may be allowed little.
-    pub async fn learn(self: &Rc<Self>, key: &Key) -> bool {
+    pub async fn learn(self: &Rc<Self>, key: &ConnectionKey) -> bool {
         let deadline = Instant::now() + self.config.connect_timeout;
         if self.learning.replace(true) {
             let told = self.news.notified();
@@ -89,7 +89,7 @@ impl Upstream {
     /// The error line for the client, without CRLF: the server's own, if the user may not SELECT.
     pub async fn ask_to_select(
         self: &Rc<Self>,
-        key: &Key,
+        key: &ConnectionKey,
         replies: &Rc<Replies>,
         share: Share,
     ) -> Result<(), Rc<[u8]>> {
@@ -115,14 +115,14 @@ impl Upstream {
         answer
     }
 
-    async fn ask_for_commands(self: &Rc<Self>, asker: &Key, deadline: Instant) -> Option<Learned> {
-        let key = |identity: &Rc<Identity>| Key::new(identity.clone(), 0, Resp::V2);
+    async fn ask_for_commands(self: &Rc<Self>, asker: &ConnectionKey, deadline: Instant) -> Option<Learned> {
+        let key = |identity: &Rc<Identity>| ConnectionKey::new(identity.clone(), 0, Resp::V2);
         let nobody = Replies::nobody(&self.buffers);
-        let as_itself = match asker.identity.login().map(Login::whose) {
-            Some(Whose::User(_)) => {
+        let as_itself = match asker.identity.login().map(Login::principal) {
+            Some(Principal::User(_)) => {
                 self.lease(&key(self.identities.own()), &nobody, Share::default()).await.ok()
             }
-            Some(Whose::Own) | None => None,
+            Some(Principal::Own) | None => None,
         };
         let mut lease = match as_itself {
             Some(lease) => lease,

@@ -15,12 +15,12 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::history::History;
-use super::identity::{Aging, Identity};
+use super::identity::{AgeFate, Identity};
 use super::idle::{IdleLinks, sound};
-use super::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
+use super::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open};
 use super::reauth::{InPlaceAuth, Refresh};
 use super::replies::Replies;
-use super::turns::{Share, Turns};
+use super::turns::{FairQueue, Share};
 use crate::command::Trace;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
@@ -38,13 +38,13 @@ pub(super) struct Leases {
     outdated: Cell<Option<Instant>>,
     /// Sessions that wait for room, by a number of their own.
     waiting: RefCell<HashMap<u64, oneshot::Sender<Grant>>>,
-    turns: RefCell<Turns>,
+    turns: RefCell<FairQueue>,
     /// Leases out now, by a number of their own.
-    out: RefCell<HashMap<u64, Rc<Out>>>,
+    out: RefCell<HashMap<u64, Rc<LeaseState>>>,
     next: Cell<u64>,
 }
 
-struct Out {
+struct LeaseState {
     generation: Generation,
     cut: Cell<bool>,
     /// Since when a reply has been due without a byte of it.
@@ -64,14 +64,14 @@ struct Out {
 /// Room for one leased connection, and perhaps a connection with it.
 struct Grant {
     permit: Permit,
-    link: Option<(Key, Link)>,
+    link: Option<(ConnectionKey, Connection)>,
 }
 
 /// Room for one leased connection. When it is dropped, the room goes to the session whose turn it is.
 struct Permit {
     upstream: Rc<Upstream>,
     /// A connection without state that goes along with the room.
-    clean: Option<(Key, Link)>,
+    clean: Option<(ConnectionKey, Connection)>,
 }
 
 impl Permit {
@@ -105,30 +105,30 @@ const HELD_PING: u32 = 20;
 
 /// What happens when the server refuses credentials that respgate keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Patience {
+enum OnAuthFailure {
     /// Better ones are waited for.
-    Waits,
+    Wait,
     /// A client has sent the same ones and asks whether they are right.
-    AsksOnce,
+    Report,
 }
 
-impl Patience {
+impl OnAuthFailure {
     fn needless_password(self) -> NeedlessPassword {
         match self {
-            Self::Waits => NeedlessPassword::Accepted,
-            Self::AsksOnce => NeedlessPassword::Refused,
+            Self::Wait => NeedlessPassword::Accepted,
+            Self::Report => NeedlessPassword::Refused,
         }
     }
 }
 
 /// A lease's entry in the list of those that a newer primary cuts.
-struct Listed {
+struct LeaseRegistration {
     upstream: Rc<Upstream>,
     number: u64,
-    out: Rc<Out>,
+    out: Rc<LeaseState>,
 }
 
-impl Drop for Listed {
+impl Drop for LeaseRegistration {
     fn drop(&mut self) {
         self.upstream.leases.out.borrow_mut().remove(&self.number);
     }
@@ -160,7 +160,7 @@ impl Leases {
 
     /// Gives the place of a finished lease, and its connection if that is clean, to the session whose turn it is; if
     /// none waits, the place is free and the connection idle.
-    fn pass_on(&self, upstream: &Rc<Upstream>, link: Option<(Key, Link)>) {
+    fn pass_on(&self, upstream: &Rc<Upstream>, link: Option<(ConnectionKey, Connection)>) {
         loop {
             let next = self.turns.borrow_mut().next(1);
             let Some((number, _)) = next else { break };
@@ -205,8 +205,9 @@ impl Leases {
 
     /// Gives up leases whose reply has been due for longer than `limit`; zero: none.
     pub(super) fn expire(&self, limit: Duration) {
-        let overdue =
-            |out: &&Rc<Out>| !limit.is_zero() && out.due.get().is_some_and(|due| due.elapsed() >= limit);
+        let overdue = |out: &&Rc<LeaseState>| {
+            !limit.is_zero() && out.due.get().is_some_and(|due| due.elapsed() >= limit)
+        };
         for out in self.out.borrow().values().filter(overdue) {
             out.silent.set(true);
             out.replies.wake();
@@ -221,7 +222,7 @@ impl Leases {
         limit: Duration,
         ping: Duration,
         may_ping: impl Fn(&Identity) -> bool,
-    ) -> Vec<Key> {
+    ) -> Vec<ConnectionKey> {
         let asks = self.idle.tend(limit, ping, may_ping);
         if ping.is_zero() {
             return asks;
@@ -258,7 +259,7 @@ impl Leases {
         self.set_refresh(|out| out.refresh.get() == Refresh::Later);
     }
 
-    fn set_refresh(&self, concerned: impl Fn(&Out) -> bool) {
+    fn set_refresh(&self, concerned: impl Fn(&LeaseState) -> bool) {
         for out in self.out.borrow().values().filter(|out| concerned(out)) {
             out.refresh.set(Refresh::Due);
             out.replies.wake();
@@ -266,23 +267,23 @@ impl Leases {
     }
 
     /// Whether a connection that was begun then has credentials or certificates of the past.
-    pub(super) fn is_outdated(&self, key: &Key, began: Instant) -> bool {
+    pub(super) fn is_outdated(&self, key: &ConnectionKey, began: Instant) -> bool {
         key.identity.outdated().max(self.outdated.get()).is_some_and(|until| began <= until)
     }
 
     /// Whether a connection may be used by yet another session.
-    fn reusable(&self, key: &Key, link: &Link) -> bool {
-        let young = |at: &Instant| *at > Instant::now() || key.identity.aging(*at) != Aging::Ends;
+    fn reusable(&self, key: &ConnectionKey, link: &Connection) -> bool {
+        let young = |at: &Instant| *at > Instant::now() || key.identity.fate_at_max_age(*at) != AgeFate::Ends;
         link.retires.as_ref().is_none_or(young) && !self.is_outdated(key, link.began)
     }
 }
 
 /// A connection that one session has to itself. Dropping it closes it.
 pub struct Lease {
-    pub(super) link: Link,
+    pub(super) link: Connection,
     history: History,
-    key: Key,
-    listed: Listed,
+    key: ConnectionKey,
+    listed: LeaseRegistration,
     permit: Permit,
     _gauge: Gauged,
 }
@@ -418,11 +419,11 @@ impl Lease {
     pub async fn reopen(
         self,
         upstream: &Rc<Upstream>,
-        key: &Key,
+        key: &ConnectionKey,
         replies: &Rc<Replies>,
     ) -> Result<Self, Rc<[u8]>> {
         let Self { permit, .. } = self;
-        upstream.open_lease(key, replies, permit, Patience::Waits).await
+        upstream.open_lease(key, replies, permit, OnAuthFailure::Wait).await
     }
 
     /// The database that is selected on it has changed.
@@ -452,20 +453,20 @@ impl Upstream {
     /// The error line for the client, without CRLF.
     pub async fn lease(
         self: &Rc<Self>,
-        key: &Key,
+        key: &ConnectionKey,
         replies: &Rc<Replies>,
         share: Share,
     ) -> Result<Lease, Rc<[u8]>> {
         let mut grant = self.room(key, share).await?;
-        self.held().await?;
+        self.wait_while_held().await?;
         match self.usable(key, &mut grant) {
             Some(link) => Ok(self.lend(link, key, replies, grant.permit)),
-            None => self.open_lease(key, replies, grant.permit, Patience::Waits).await,
+            None => self.open_lease(key, replies, grant.permit, OnAuthFailure::Wait).await,
         }
     }
 
     /// The connection that came with the room, if it is one for `key` and sound.
-    fn usable(&self, key: &Key, grant: &mut Grant) -> Option<Link> {
+    fn usable(&self, key: &ConnectionKey, grant: &mut Grant) -> Option<Connection> {
         let (known, mut link) = grant.link.take()?;
         (known == *key && Some(link.generation) == self.generation() && sound(&mut link)).then_some(link)
     }
@@ -473,15 +474,15 @@ impl Upstream {
     /// As [`Self::lease`], but never an idle connection: the server is asked about the credentials now.
     pub(super) async fn lease_fresh(
         self: &Rc<Self>,
-        key: &Key,
+        key: &ConnectionKey,
         replies: &Rc<Replies>,
     ) -> Result<Lease, Rc<[u8]>> {
         let grant = self.room(key, Share::default()).await?;
-        self.open_lease(key, replies, grant.permit, Patience::AsksOnce).await
+        self.open_lease(key, replies, grant.permit, OnAuthFailure::Report).await
     }
 
     /// Opens a connection for `key`, to learn whether the server still lets its user in; it is idle afterwards.
-    pub(super) fn ask_about(self: &Rc<Self>, key: Key) {
+    pub(super) fn ask_about(self: &Rc<Self>, key: ConnectionKey) {
         if key.identity.asking.replace(true) {
             return;
         }
@@ -504,10 +505,10 @@ impl Upstream {
     }
 
     /// Waits while a failover is under way.
-    async fn held(&self) -> Result<(), Rc<[u8]>> {
+    async fn wait_while_held(&self) -> Result<(), Rc<[u8]>> {
         while self.holding() {
             let Ok(deadline) = self.hold_deadline() else {
-                self.counters.hold_expired.rise();
+                self.counters.hold_expired.inc();
                 return Err(self.hold_expired());
             };
             let _ = tokio::time::timeout_at(deadline, self.changed()).await;
@@ -515,7 +516,7 @@ impl Upstream {
         Ok(())
     }
 
-    async fn room(self: &Rc<Self>, key: &Key, share: Share) -> Result<Grant, Rc<[u8]>> {
+    async fn room(self: &Rc<Self>, key: &ConnectionKey, share: Share) -> Result<Grant, Rc<[u8]>> {
         let leases = &self.leases;
         if leases.waiting.borrow().is_empty() {
             if let Some(link) = leases.idle.take(key, self.generation()) {
@@ -530,13 +531,13 @@ impl Upstream {
                 return Ok(Grant { permit: Permit::new(self), link: None });
             }
         }
-        self.counters.lease_waits.rise();
+        self.counters.lease_waits.inc();
         let (tell, told) = oneshot::channel();
         let _place = leases.enqueue(tell, share);
         match tokio::time::timeout(self.config.lease_wait, told).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => {
-                self.counters.lease_timeouts.rise();
+                self.counters.lease_timeouts.inc();
                 Err(format!(
                     "-ERR respgate: no upstream connection became free within {} ms; this worker may lease {} of upstream '{}' (max-leased), and blocked, subscribed and transactional clients hold them",
                     self.config.lease_wait.as_millis(),
@@ -551,10 +552,10 @@ impl Upstream {
 
     async fn open_lease(
         self: &Rc<Self>,
-        key: &Key,
+        key: &ConnectionKey,
         replies: &Rc<Replies>,
         mut permit: Permit,
-        patience: Patience,
+        patience: OnAuthFailure,
     ) -> Result<Lease, Rc<[u8]>> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
@@ -570,15 +571,15 @@ impl Upstream {
                         return Ok(self.lend(link, key, replies, permit));
                     }
                     Ok(_) => continue,
-                    Err(OpenFault::AuthRequired(line)) => {
+                    Err(ConnectError::AuthRequired(line)) => {
                         self.note_auth_required(key);
                         return Err(line.into());
                     }
-                    Err(OpenFault::Refused(line)) => return Err(line.into()),
-                    Err(OpenFault::Unwelcome(refused)) if patience == Patience::AsksOnce => {
+                    Err(ConnectError::Refused(line)) => return Err(line.into()),
+                    Err(ConnectError::AuthRejected(refused)) if patience == OnAuthFailure::Report => {
                         return Err(refused.line.into());
                     }
-                    Err(OpenFault::Unwelcome(refused)) => {
+                    Err(ConnectError::AuthRejected(refused)) => {
                         if let Some(line) = self.unwelcome(&key.identity, &refused) {
                             return Err(line.into());
                         }
@@ -591,14 +592,14 @@ impl Upstream {
                             continue;
                         }
                     }
-                    Err(OpenFault::Unavailable(why)) => {
+                    Err(ConnectError::Unavailable(why)) => {
                         self.note_fault(why);
                         self.begin_hold();
                     }
                 }
             }
             let Ok(deadline) = self.hold_deadline() else {
-                self.counters.hold_expired.rise();
+                self.counters.hold_expired.inc();
                 return Err(self.hold_expired());
             };
             // News end the pause; without a primary to try, only they do.
@@ -612,7 +613,7 @@ impl Upstream {
     async fn step_aside(
         self: &Rc<Self>,
         permit: Permit,
-        key: &Key,
+        key: &ConnectionKey,
         pause: Duration,
     ) -> Result<Grant, Rc<[u8]>> {
         drop(permit);
@@ -620,10 +621,16 @@ impl Upstream {
         self.room(key, Share::default()).await
     }
 
-    fn lend(self: &Rc<Self>, link: Link, key: &Key, replies: &Rc<Replies>, permit: Permit) -> Lease {
+    fn lend(
+        self: &Rc<Self>,
+        link: Connection,
+        key: &ConnectionKey,
+        replies: &Rc<Replies>,
+        permit: Permit,
+    ) -> Lease {
         let number = self.leases.number();
         let outdated = self.refreshes() && self.leases.is_outdated(key, link.began);
-        let out = Rc::new(Out {
+        let out = Rc::new(LeaseState {
             generation: link.generation,
             identity: key.identity.id(),
             refresh: Cell::new(if outdated { Refresh::Due } else { Refresh::Done }),
@@ -636,7 +643,7 @@ impl Upstream {
             replies: replies.clone(),
         });
         self.leases.out.borrow_mut().insert(number, out.clone());
-        let listed = Listed { upstream: self.clone(), number, out };
+        let listed = LeaseRegistration { upstream: self.clone(), number, out };
         let gauge = Gauged::new(&self.counters, |c| &c.leased_open);
         Lease { link, history: History::default(), key: key.clone(), listed, permit, _gauge: gauge }
     }

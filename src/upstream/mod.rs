@@ -46,7 +46,7 @@ use self::held::HeldBytes;
 use self::identity::{Identities, Identity};
 use self::lane::{Admission, Lane, Order};
 use self::lease::Leases;
-use self::open::Key;
+use self::open::ConnectionKey;
 use self::refusal::Refused;
 use self::scripts::Scripts;
 use crate::command::learned::Learned;
@@ -56,7 +56,7 @@ use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::poll_meter::PollMeter;
 use crate::rotation::denials::Probe;
-use crate::rotation::login::{Login, Whose};
+use crate::rotation::login::{Login, Principal};
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
 
@@ -105,13 +105,13 @@ pub struct Upstream {
     fault: RefCell<String>,
     held_since: Cell<Option<Instant>>,
     /// The server refuses respgate's own user or password, which have never worked: nobody waits for that.
-    hopeless: Cell<bool>,
+    never_authenticated: Cell<bool>,
     hold_begun: Notify,
     held_bytes: HeldBytes,
     /// A failover is under way and the old primary still answers.
     holding: Cell<bool>,
     news: Notify,
-    lanes: RefCell<HashMap<Key, Rc<Lane>>>,
+    lanes: RefCell<HashMap<ConnectionKey, Rc<Lane>>>,
     /// Lanes that carry the last requests of clients whose replies a shared connection could not carry.
     side_lanes: RefCell<Vec<Rc<Lane>>>,
     shared_open: Rc<Cell<usize>>,
@@ -155,7 +155,7 @@ impl Upstream {
             primary: RefCell::default(),
             fault: RefCell::default(),
             held_since: Cell::default(),
-            hopeless: Cell::default(),
+            never_authenticated: Cell::default(),
             hold_begun: Notify::new(),
             held_bytes: HeldBytes::default(),
             holding: Cell::default(),
@@ -203,7 +203,7 @@ impl Upstream {
     }
 
     /// The lane for this key, started if there is none.
-    pub fn lane(self: &Rc<Self>, key: &Key) -> Rc<Lane> {
+    pub fn lane(self: &Rc<Self>, key: &ConnectionKey) -> Rc<Lane> {
         if let Some(lane) = self.lanes.borrow().get(key) {
             return lane.clone();
         }
@@ -314,7 +314,7 @@ impl Upstream {
     }
 
     /// With credentials of respgate's own, which it has just sent, this says nothing of what clients must do.
-    fn note_auth_required(&self, key: &Key) {
+    fn note_auth_required(&self, key: &ConnectionKey) {
         if key.identity.login().is_some_and(|login| matches!(login.newest(), Ok(None))) {
             self.auth_required.set(true);
         }
@@ -322,7 +322,7 @@ impl Upstream {
 
     /// Counts an error reply, and tells discovery of those that only a node that is not the primary gives.
     pub fn note_error(&self, line: &[u8], generation: Generation) {
-        self.counters.errors.rise();
+        self.counters.errors.inc();
         if line.strip_prefix(b"-").is_some_and(not_primary) {
             self.hint(Hint::NotPrimary(generation));
         }
@@ -341,7 +341,7 @@ impl Upstream {
         let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
         let of_a_user = identity.is_of_a_user();
         let hopeful = !of_a_user || identity.has_worked() || identity.credentials().is_err();
-        let whose = identity.login().map_or(&Whose::Own, Login::whose);
+        let whose = identity.login().map_or(&Principal::Own, Login::principal);
         if hopeful && since.elapsed() < self.config.hold_timeout {
             if !of_a_user {
                 self.note_fault(format!("the server refuses {whose}: {said}"));
@@ -362,7 +362,7 @@ impl Upstream {
     ///
     /// # Errors
     /// The error line for the client: the server's own, or respgate's if there is no server.
-    pub async fn verify(self: &Rc<Self>, key: &Key) -> Result<(), Rc<[u8]>> {
+    pub async fn verify(self: &Rc<Self>, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
         if key.identity.believed() {
             return Ok(());
         }

@@ -20,7 +20,7 @@ use crate::topology::{Generation, Hint, Primary};
 
 /// What must be equal for connections to be interchangeable.
 #[derive(Clone)]
-pub struct Key {
+pub struct ConnectionKey {
     /// Who acts on it.
     pub identity: Rc<Identity>,
     /// The selected database.
@@ -32,7 +32,7 @@ pub struct Key {
     pub selector: Option<Rc<Identity>>,
 }
 
-impl Key {
+impl ConnectionKey {
     /// The key of connections on which `identity` selects the database itself.
     pub fn new(identity: Rc<Identity>, database: u32, resp: Resp) -> Self {
         Self { identity, database, resp, selector: None }
@@ -49,7 +49,7 @@ impl Key {
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for ConnectionKey {
     fn eq(&self, other: &Self) -> bool {
         self.identity.id() == other.identity.id()
             && self.selector_id() == other.selector_id()
@@ -58,16 +58,16 @@ impl PartialEq for Key {
     }
 }
 
-impl Eq for Key {}
+impl Eq for ConnectionKey {}
 
-impl std::hash::Hash for Key {
+impl std::hash::Hash for ConnectionKey {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         (self.identity.id(), self.selector_id(), self.database, self.resp).hash(state);
     }
 }
 
 /// A greeted connection to a verified primary.
-pub struct Link {
+pub struct Connection {
     /// The socket.
     pub stream: Stream,
     /// Bytes that came behind the greeting.
@@ -94,14 +94,14 @@ pub enum Purpose {
 
 /// Why a connection could not be opened.
 #[derive(Clone, Debug)]
-pub enum OpenFault {
+pub enum ConnectError {
     /// The server refused what the client asked for; the error line, without CRLF, is the server's own.
     Refused(Vec<u8>),
     /// As `Refused`, because the server wants the client to authenticate.
     AuthRequired(Vec<u8>),
     /// The server refuses the user or password that respgate keeps for this identity. They may be replaced at any
     /// moment.
-    Unwelcome(Refused),
+    AuthRejected(Refused),
     /// Nothing that the client asked for is at fault; trying again may help.
     Unavailable(String),
 }
@@ -122,35 +122,35 @@ const READ: usize = 64 * 1024;
 /// discovery.
 ///
 /// # Errors
-/// See [`OpenFault`].
+/// See [`ConnectError`].
 pub(super) async fn open(
     upstream: &Upstream,
     primary: &Arc<Primary>,
-    key: &Key,
+    key: &ConnectionKey,
     needless: NeedlessPassword,
     purpose: Purpose,
-) -> Result<Link, OpenFault> {
+) -> Result<Connection, ConnectError> {
     let generation = primary.generation;
     let began = Instant::now();
     let unavailable = |text: String, hint: Hint| {
         upstream.hint(hint);
-        upstream.counters.open_failed.rise();
-        OpenFault::Unavailable(text)
+        upstream.counters.open_failed.inc();
+        ConnectError::Unavailable(text)
     };
     let identity = &key.identity;
     let credentials = match identity.fresh_credentials(upstream.config.connect_timeout).await {
         Ok(credentials) => credentials,
         // Everybody waits for respgate's own; for those of one user, only this user's clients.
         Err(why) if identity.is_of_a_user() => {
-            return Err(OpenFault::Unwelcome(identity.refusals.unknown(&why, began)));
+            return Err(ConnectError::AuthRejected(identity.refusals.unknown(&why, began)));
         }
-        Err(why) => return Err(OpenFault::Unavailable(why.to_string())),
+        Err(why) => return Err(ConnectError::Unavailable(why.to_string())),
     };
     let kept = identity.login().zip(credentials.as_ref());
     if let Some((_, credentials)) = kept
         && let Some(refused) = identity.refusals.bars(credentials, Instant::now())
     {
-        return Err(OpenFault::Unwelcome(refused));
+        return Err(ConnectError::AuthRejected(refused));
     }
     let deadline = Instant::now() + upstream.config.connect_timeout;
     let stream = upstream
@@ -178,19 +178,19 @@ pub(super) async fn open(
     let asked = Instant::now();
     let greeted = match greet(&mut control, &greeting, deadline).await {
         Ok(greeted) => greeted,
-        Err(GreetError::AuthRequired(line)) => return Err(OpenFault::AuthRequired(error_line(&line))),
+        Err(GreetError::AuthRequired(line)) => return Err(ConnectError::AuthRequired(error_line(&line))),
         Err(GreetError::AuthRefused(line)) => {
-            identity.doubt();
+            identity.note_refused();
             let Some((login, credentials)) = kept else {
-                return Err(OpenFault::Refused(error_line(&line)));
+                return Err(ConnectError::Refused(error_line(&line)));
             };
-            upstream.counters.auth_refused.rise();
+            upstream.counters.auth_refused.inc();
             login.refused(&primary.address, credentials, &line);
             let refused = identity.refusals.refused(credentials, error_line(&line), Instant::now());
-            return Err(OpenFault::Unwelcome(refused));
+            return Err(ConnectError::AuthRejected(refused));
         }
         Err(GreetError::Select(line) | GreetError::NoResp3(line)) => {
-            return Err(OpenFault::Refused(error_line(&line)));
+            return Err(ConnectError::Refused(error_line(&line)));
         }
         Err(error) => return Err(unavailable(error.to_string(), Hint::Lost(generation))),
     };
@@ -218,14 +218,14 @@ pub(super) async fn open(
         return Err(unavailable(text, Hint::Lost(generation)));
     }
     match greeted.needless_password {
-        true => identity.note_needless(),
+        true => identity.note_needless_password(),
         false => identity.confirm(),
     }
     if let Some((login, _)) = kept {
         login.accepted();
         identity.refusals.accepted();
     }
-    upstream.counters.opened.rise();
+    upstream.counters.opened.inc();
     upstream.timelines.reached(generation);
     if let Some(server) = greeted.server {
         upstream.learn_server(server);
@@ -235,7 +235,7 @@ pub(super) async fn open(
     let outdated = upstream.leases.is_outdated(key, began);
     let retires = if outdated { Some(now) } else { upstream.config.retires(now) };
     let read = ReadBuffer::with(READ, &leftover);
-    Ok(Link { stream, read, generation, began, round_trip, retires })
+    Ok(Connection { stream, read, generation, began, round_trip, retires })
 }
 
 /// Whether anything but pushes came behind the greeting: the next command would be handed it as its reply.

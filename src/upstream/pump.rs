@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::Sleep;
 
-use super::gather::{Decision, Gathering};
+use super::gather::{Decision, WriteBatcher};
 use super::lane::{Lane, Order, answer};
-use super::open::Link;
-use super::queue::{IfLost, Queue, Slot, Verdict};
-use super::renew::Successor;
+use super::open::Connection;
+use super::queue::{IfLost, Queue, RequestOutcome, Slot};
+use super::renew::NextConnection;
 use super::replies::Replies;
 use super::reply_sizes::LARGE;
 use super::{Upstream, not_primary};
@@ -25,19 +25,19 @@ use self::isolate::{Backpressure, Isolation};
 /// A reply larger than this is passed on in pieces, in bytes.
 const STREAMED: usize = 256 * 1024;
 /// How long a superseded primary is listened to. Nothing is written to it meanwhile.
-const LAST_WORDS: Duration = Duration::from_millis(40);
+const FENCE_DRAIN: Duration = Duration::from_millis(40);
 /// Reads from one lane before other tasks have their turn.
 const READS_PER_TURN: usize = 8;
 
 /// Why a lane's connection ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum PumpEnd {
     /// A newer primary took over.
     Superseded,
     /// No session used it.
     Unused,
     /// It was too old, and there was no room to open another one first.
-    Outlived,
+    Expired,
     /// The server did not answer in time.
     Silent,
     /// The server refused a command because it is not the primary.
@@ -49,7 +49,7 @@ pub(super) enum End {
 }
 
 pub(super) struct Pump {
-    link: Link,
+    link: Connection,
     scanner: ReplyScanner,
     /// The server refused a command because it is not the primary: nothing more is written to it, and what it still
     /// answers is kept back.
@@ -58,13 +58,13 @@ pub(super) struct Pump {
     doubted: bool,
     /// Runs from the moment a newer primary took over: nothing more is written, and refusals are still listened for.
     fence: Option<Pin<Box<Sleep>>>,
-    gathering: Gathering,
+    batcher: WriteBatcher,
     /// A write has been put off until what was written before is answered.
     awaits: bool,
     /// Part of what was written has not left yet.
     stalled: bool,
     /// What is to take the connection's place once it has answered everything.
-    successor: Option<Successor>,
+    next: Option<NextConnection>,
     /// Everything has been written to it that will be.
     closing: bool,
     /// Bytes of the unfinished reply that have been passed on.
@@ -75,9 +75,9 @@ pub(super) struct Pump {
 
 impl Pump {
     /// `doubted`: the node refused, as only a non-primary does, on the connection before.
-    pub(super) fn new(link: Link, doubted: bool) -> Self {
+    pub(super) fn new(link: Connection, doubted: bool) -> Self {
         Self {
-            gathering: Gathering::new(link.round_trip),
+            batcher: WriteBatcher::new(link.round_trip),
             link,
             scanner: ReplyScanner::default(),
             demoted: false,
@@ -85,7 +85,7 @@ impl Pump {
             fence: None,
             awaits: false,
             stalled: false,
-            successor: None,
+            next: None,
             closing: false,
             passed: 0,
             isolation: Isolation::default(),
@@ -93,7 +93,7 @@ impl Pump {
         }
     }
 
-    pub(super) fn link(&self) -> &Link {
+    pub(super) fn link(&self) -> &Connection {
         &self.link
     }
 
@@ -103,63 +103,63 @@ impl Pump {
     }
 
     /// Another connection takes this one's place as soon as it has answered what it has been sent.
-    pub(super) fn succeed_by(&mut self, successor: Successor) {
-        self.successor = Some(successor);
+    pub(super) fn set_next(&mut self, successor: NextConnection) {
+        self.next = Some(successor);
     }
 
-    pub(super) fn has_successor(&self) -> bool {
-        self.successor.is_some()
+    pub(super) fn has_next(&self) -> bool {
+        self.next.is_some()
     }
 
     /// Whether both are connections to the same primary.
-    pub(super) fn is_like(&self, successor: &Successor) -> bool {
+    pub(super) fn is_like(&self, successor: &NextConnection) -> bool {
         successor.link.as_ref().is_some_and(|link| link.generation == self.link.generation)
     }
 
     /// Pumps until the connection ends.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<PumpEnd> {
         let polled = self.poll_link(cx, lane, upstream);
         if polled.is_pending() {
-            lane.deal();
+            lane.grant_turns();
         }
         polled
     }
 
-    fn poll_link(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
+    fn poll_link(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<PumpEnd> {
         lane.watch(cx.waker());
         match lane.ordered() {
-            None | Some(Order::Renew | Order::Isolate) => {}
+            None | Some(Order::Replace | Order::Isolate) => {}
             Some(Order::Cut) => self.close_fence(),
-            Some(Order::GiveUp) => return Poll::Ready(End::Silent),
-            Some(Order::Retire) => return Poll::Ready(End::Unused),
+            Some(Order::GiveUp) => return Poll::Ready(PumpEnd::Silent),
+            Some(Order::Retire) => return Poll::Ready(PumpEnd::Unused),
         }
         if self.fence.is_some() {
-            return self.poll_last_words(cx, lane, upstream);
+            return self.poll_fenced(cx, lane, upstream);
         }
         if lane.is_side() && !lane.queue.borrow().is_wanted() {
-            return Poll::Ready(End::Unused);
+            return Poll::Ready(PumpEnd::Unused);
         }
         self.review_isolation(lane, upstream);
-        if self.successor.is_some() && !self.demoted && self.hand_over(lane, upstream) {
-            return Poll::Ready(End::Outlived);
+        if self.next.is_some() && !self.demoted && self.hand_over(lane, upstream) {
+            return Poll::Ready(PumpEnd::Expired);
         }
         if self.demoted {
             if lane.queue.borrow().front().is_none() {
-                return Poll::Ready(End::NotPrimary);
+                return Poll::Ready(PumpEnd::NotPrimary);
             }
             // What TLS has taken and not sent is owed to it: the rest of its refusals depend on that.
             if let Poll::Ready(Err(error)) = Pin::new(&mut self.link.stream).poll_flush(cx) {
-                return Poll::Ready(End::Lost(error.to_string()));
+                return Poll::Ready(PumpEnd::Lost(error.to_string()));
             }
         } else if self.isolates() {
             // What is not written yet goes elsewhere.
             if let Poll::Ready(Err(error)) = Pin::new(&mut self.link.stream).poll_flush(cx) {
-                return Poll::Ready(End::Lost(error.to_string()));
+                return Poll::Ready(PumpEnd::Lost(error.to_string()));
             }
         } else if !self.closing && self.gathers(cx, lane) {
             // Reads go on meanwhile.
         } else if let Err(error) = self.write(cx, lane, upstream) {
-            return Poll::Ready(End::Lost(error.to_string()));
+            return Poll::Ready(PumpEnd::Lost(error.to_string()));
         }
         for _ in 0..READS_PER_TURN {
             let isolates = self.isolates();
@@ -178,18 +178,18 @@ impl Pump {
                     }
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok(0)) => return Poll::Ready(End::Lost("the server closed it".into())),
-                Poll::Ready(Err(error)) => return Poll::Ready(End::Lost(error.to_string())),
+                Poll::Ready(Ok(0)) => return Poll::Ready(PumpEnd::Lost("the server closed it".into())),
+                Poll::Ready(Err(error)) => return Poll::Ready(PumpEnd::Lost(error.to_string())),
                 Poll::Ready(Ok(_)) => {
-                    upstream.counters.upstream_reads.rise();
-                    if let Err(why) = self.absorb(lane, upstream) {
-                        return Poll::Ready(End::Framing(why));
+                    upstream.counters.upstream_reads.inc();
+                    if let Err(why) = self.handle_replies(lane, upstream) {
+                        return Poll::Ready(PumpEnd::Framing(why));
                     }
                     if self.demoted && lane.queue.borrow().front().is_none() {
-                        return Poll::Ready(End::NotPrimary);
+                        return Poll::Ready(PumpEnd::NotPrimary);
                     }
                     if lane.is_side() && !lane.queue.borrow().is_wanted() {
-                        return Poll::Ready(End::Unused);
+                        return Poll::Ready(PumpEnd::Unused);
                     }
                     if self.closing && !lane.queue.borrow().awaits_reply() {
                         break;
@@ -206,10 +206,10 @@ impl Pump {
         let queue = lane.queue.borrow();
         // A request that left in part needs the rest of it, a connection that is to end has to be seen idle, and where
         // tenants share one, what is under way is theirs to wait for once only.
-        let patient = !self.stalled && self.successor.is_none() && !lane.is_fair();
-        let decision = self.gathering.decide(queue.unwritten().len(), !queue.awaits_reply(), patient);
-        self.awaits = decision == Decision::Await;
-        if decision == Decision::Look {
+        let patient = !self.stalled && self.next.is_none() && !lane.is_fair();
+        let decision = self.batcher.decide(queue.unwritten().len(), !queue.awaits_reply(), patient);
+        self.awaits = decision == Decision::Defer;
+        if decision == Decision::Yield {
             // The runtime wakes a yielding task after it has looked at the sockets.
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
         }
@@ -228,12 +228,12 @@ impl Pump {
             return false;
         }
         self.closing = false;
-        let Some(link) = self.successor.take().and_then(|successor| successor.link) else { return true };
-        upstream.counters.renewed.rise();
-        lane.renewed(link.retires);
+        let Some(link) = self.next.take().and_then(|successor| successor.link) else { return true };
+        upstream.counters.renewed.inc();
+        lane.replaced(link.retires);
         lane.reopened(link.round_trip);
         self.link.stream.close();
-        self.gathering = Gathering::new(link.round_trip);
+        self.batcher = WriteBatcher::new(link.round_trip);
         self.link = link;
         self.scanner = ReplyScanner::default();
         false
@@ -242,26 +242,26 @@ impl Pump {
     /// A newer primary took over: nothing more is written.
     fn close_fence(&mut self) {
         if self.fence.is_none() {
-            self.fence = Some(Box::pin(tokio::time::sleep(LAST_WORDS)));
+            self.fence = Some(Box::pin(tokio::time::sleep(FENCE_DRAIN)));
             self.demoted = true;
-            self.successor = None;
+            self.next = None;
         }
     }
 
     /// Listens to a superseded primary for what it refused, so that fewer outcomes are unknown.
-    fn poll_last_words(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<End> {
+    fn poll_fenced(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<PumpEnd> {
         loop {
             if lane.queue.borrow().front().is_none() {
-                return Poll::Ready(End::Superseded);
+                return Poll::Ready(PumpEnd::Superseded);
             }
             match self.link.read.poll_fill(cx, &mut self.link.stream) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 && self.absorb(lane, upstream).is_ok() => {}
-                Poll::Ready(_) => return Poll::Ready(End::Superseded),
+                Poll::Ready(Ok(count)) if count > 0 && self.handle_replies(lane, upstream).is_ok() => {}
+                Poll::Ready(_) => return Poll::Ready(PumpEnd::Superseded),
             }
         }
         match &mut self.fence {
-            Some(fence) => fence.as_mut().poll(cx).map(|()| End::Superseded),
+            Some(fence) => fence.as_mut().poll(cx).map(|()| PumpEnd::Superseded),
             None => Poll::Pending,
         }
     }
@@ -274,7 +274,7 @@ impl Pump {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Poll::Ready(result) => {
-                    upstream.counters.upstream_writes.rise();
+                    upstream.counters.upstream_writes.inc();
                     queue.wrote(result?);
                 }
             }
@@ -290,7 +290,7 @@ impl Pump {
 
     /// Hands every whole reply to its client. Replies that follow each other and go to one client are handed
     /// over in one piece.
-    fn absorb(&mut self, lane: &Lane, upstream: &Upstream) -> Result<(), String> {
+    fn handle_replies(&mut self, lane: &Lane, upstream: &Upstream) -> Result<(), String> {
         let bytes = self.link.read.bytes();
         let mut queue = lane.queue.borrow_mut();
         let mut run = Run::default();
@@ -300,7 +300,7 @@ impl Pump {
                 ScannedReply::Complete { len, kind: ReplyKind::Push } => {
                     run.end(bytes, at);
                     at += len;
-                    upstream.counters.pushes.rise();
+                    upstream.counters.pushes.inc();
                 }
                 ScannedReply::Complete { len, kind } => {
                     if queue.front().is_none() {
@@ -395,9 +395,9 @@ fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
     match if_lost {
         _ if refused => queue.defer(None),
         IfLost::Resend => queue.defer(None),
-        IfLost::ReportLost => queue.defer(Some(&Verdict::Lost.reply())),
+        IfLost::ReportLost => queue.defer(Some(&RequestOutcome::Lost.reply())),
         IfLost::ResendWrite if superseded => queue.defer(None),
-        IfLost::ReportUnknown if superseded => queue.defer(Some(&Verdict::OutcomeUnknown.reply())),
+        IfLost::ReportUnknown if superseded => queue.defer(Some(&RequestOutcome::OutcomeUnknown.reply())),
         IfLost::ResendWrite | IfLost::ReportUnknown => queue.defer(Some(reply)),
     }
 }

@@ -5,11 +5,11 @@ use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
 use super::probation::Probation;
-use super::replies::{Replies, Standing};
+use super::replies::{ClientState, Replies};
 
 /// Why a connection is given up, as far as its requests are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
+pub enum LossCause {
     /// It was closed or broke: reads are sent again, and one of them may be the reason (see [`Probation`]).
     Broken,
     /// A newer primary took over, or this one is none any more: reads are sent again.
@@ -50,24 +50,24 @@ pub struct Slot {
     sends: u8,
     /// It may be the reason why the connection was lost.
     suspect: bool,
-    verdict: Option<Verdict>,
+    verdict: Option<RequestOutcome>,
 }
 
 impl IfLost {
     /// What the client gets if it is not sent again, or not once more.
-    pub fn verdict(self) -> Verdict {
+    pub fn verdict(self) -> RequestOutcome {
         match self {
-            Self::Resend => Verdict::GivenUp,
-            Self::ReportLost => Verdict::Lost,
-            Self::ResendWrite | Self::ReportUnknown => Verdict::OutcomeUnknown,
+            Self::Resend => RequestOutcome::GivenUp,
+            Self::ReportLost => RequestOutcome::Lost,
+            Self::ResendWrite | Self::ReportUnknown => RequestOutcome::OutcomeUnknown,
         }
     }
 
     /// What the client gets if the server did not answer in time: nothing is sent again then.
-    pub fn verdict_of_silence(self) -> Verdict {
+    pub fn verdict_of_silence(self) -> RequestOutcome {
         match self {
-            Self::Resend | Self::ReportLost => Verdict::TimedOut,
-            Self::ResendWrite | Self::ReportUnknown => Verdict::OutcomeUnknown,
+            Self::Resend | Self::ReportLost => RequestOutcome::TimedOut,
+            Self::ResendWrite | Self::ReportUnknown => RequestOutcome::OutcomeUnknown,
         }
     }
 
@@ -79,7 +79,7 @@ impl IfLost {
 
 impl Slot {
     /// The answer, if it is decided.
-    pub fn verdict(&self) -> Option<&Verdict> {
+    pub fn verdict(&self) -> Option<&RequestOutcome> {
         self.verdict.as_ref()
     }
 
@@ -91,7 +91,7 @@ impl Slot {
 
 /// An answer that respgate gives in the server's place, in the slot's turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RequestOutcome {
     /// What the server answered, kept back until earlier requests of the same client are answered.
     Answered(Box<[u8]>),
     /// The connection was lost after the request was written: it may or may not have run.
@@ -107,7 +107,7 @@ pub enum Verdict {
 /// What became of the requests of a lost connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// Written writes that will be answered with [`Verdict::OutcomeUnknown`].
+    /// Written writes that will be answered with [`RequestOutcome::OutcomeUnknown`].
     pub unknown: usize,
     /// Written reads that will be sent again, and writes that may run twice.
     pub resent: usize,
@@ -271,7 +271,7 @@ impl Queue {
         let len = self.slots.front().map_or(0, |slot| slot.len);
         let request = self.bytes.get(self.head..self.head + len).unwrap_or_default().to_vec();
         if let Some(mut slot) = self.pop() {
-            slot.verdict = answer.map(|answer| Verdict::Answered(answer.into()));
+            slot.verdict = answer.map(|answer| RequestOutcome::Answered(answer.into()));
             self.deferred.push((slot, request));
         }
         // The server knows nothing of those whose answer was decided before.
@@ -283,7 +283,7 @@ impl Queue {
 
     /// The connection is gone. What was never written whole did not run and stays, as does what may be sent again;
     /// another written request keeps its place with its verdict. Departed clients' requests are dropped.
-    pub fn settle(&mut self, loss: Loss) -> Settled {
+    pub fn settle(&mut self, loss: LossCause) -> Settled {
         let counts = self.counts_against_all(loss);
         let (unanswered, batch) = (self.unanswered(), self.probation.batch());
         let counts = counts || unanswered == 1;
@@ -293,7 +293,7 @@ impl Queue {
         let mut settled = Settled::default();
         let slots = std::mem::take(&mut self.slots);
         for (mut slot, request) in std::mem::take(&mut self.deferred) {
-            if slot.replies.standing() != Standing::Open {
+            if slot.replies.client_state() != ClientState::Open {
                 continue;
             }
             slot.suspect = false;
@@ -312,24 +312,24 @@ impl Queue {
             let request = old.get(at..end).unwrap_or_default();
             at = end;
             slot.replies.lost();
-            if slot.replies.standing() != Standing::Open {
+            if slot.replies.client_state() != ClientState::Open {
                 continue;
             }
             if slot.verdict.is_none() && end <= written {
                 slot.sends = slot.sends.saturating_add(u8::from(counts));
                 slot.verdict = match loss {
-                    Loss::Silent => Some(slot.if_lost.verdict_of_silence()),
+                    LossCause::Silent => Some(slot.if_lost.verdict_of_silence()),
                     _ if slot.if_lost.resends() && slot.sends < MAX_SENDS => None,
-                    Loss::Broken | Loss::Superseded => Some(slot.if_lost.verdict()),
+                    LossCause::Broken | LossCause::Superseded => Some(slot.if_lost.verdict()),
                 };
                 settled.resent += usize::from(slot.verdict.is_none());
-                settled.unknown += usize::from(slot.verdict == Some(Verdict::OutcomeUnknown));
-                if unanswered == 1 && batch == 1 && loss == Loss::Broken && slot.verdict.is_none() {
+                settled.unknown += usize::from(slot.verdict == Some(RequestOutcome::OutcomeUnknown));
+                if unanswered == 1 && batch == 1 && loss == LossCause::Broken && slot.verdict.is_none() {
                     self.culprit = Some(slot.replies.clone());
                 }
                 slot.suspect = true;
             }
-            slot.suspect &= slot.verdict.is_none() && loss == Loss::Broken;
+            slot.suspect &= slot.verdict.is_none() && loss == LossCause::Broken;
             suspects += usize::from(slot.suspect);
             match slot.verdict {
                 Some(_) => slot.len = 0,
@@ -343,8 +343,8 @@ impl Queue {
     }
 
     /// Whether this loss is none of one request's doing.
-    fn counts_against_all(&mut self, loss: Loss) -> bool {
-        if loss != Loss::Broken {
+    fn counts_against_all(&mut self, loss: LossCause) -> bool {
+        if loss != LossCause::Broken {
             return true;
         }
         let (seen, losses) = self.fruitless;
@@ -394,7 +394,7 @@ impl Queue {
             let (begun, end) = (at < written && slot.verdict.is_none(), at + slot.len);
             let request = bytes.get(at..end).unwrap_or_default();
             at = end;
-            let gone = slot.replies.standing() != Standing::Open;
+            let gone = slot.replies.client_state() != ClientState::Open;
             if gone || staying.contains(&Rc::as_ptr(&slot.replies)) {
                 if begun || !gone {
                     slot.suspect = false;
@@ -439,19 +439,19 @@ impl Queue {
 
     /// Whether a client waits for any of the replies.
     pub fn is_wanted(&self) -> bool {
-        self.slots.iter().any(|slot| slot.replies.standing() == Standing::Open)
+        self.slots.iter().any(|slot| slot.replies.client_state() == ClientState::Open)
     }
 
     /// Whether nobody but the client whose reply comes next waits for any.
     pub fn serves_one(&self) -> bool {
         let Some(first) = self.slots.front() else { return true };
         self.slots.iter().all(|slot| {
-            Rc::ptr_eq(&slot.replies, &first.replies) || slot.replies.standing() != Standing::Open
+            Rc::ptr_eq(&slot.replies, &first.replies) || slot.replies.client_state() != ClientState::Open
         })
     }
 
     /// Takes the front slot out if its answer is already decided.
-    pub fn pop_decided(&mut self) -> Option<(Slot, Verdict)> {
+    pub fn pop_decided(&mut self) -> Option<(Slot, RequestOutcome)> {
         self.slots.front()?.verdict.as_ref()?;
         let mut slot = self.take_front()?;
         let verdict = slot.verdict.take()?;

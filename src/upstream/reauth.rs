@@ -69,19 +69,19 @@ impl InPlaceAuth {
             self.identity.confirm();
             self.login.accepted();
             self.identity.refusals.accepted();
-            upstream.counters.reauthenticated.rise();
+            upstream.counters.reauthenticated.inc();
             return Some(self.began);
         };
         let line = Bytes::copy_from_slice(line.strip_suffix(b"\r\n").unwrap_or(line));
         match auth_refusal(&line) {
             AuthRefusal::NeedlessPassword => {
-                self.identity.note_needless();
+                self.identity.note_needless_password();
                 Some(self.began)
             }
             AuthRefusal::NotReady => None,
             AuthRefusal::Wrong(line) => {
-                self.identity.doubt();
-                upstream.counters.auth_refused.rise();
+                self.identity.note_refused();
+                upstream.counters.auth_refused.inc();
                 self.login.refused(&upstream.config.name, &self.credentials, &line);
                 let line = [b"-", &line[..]].concat();
                 self.identity.refusals.refused(&self.credentials, line, Instant::now());

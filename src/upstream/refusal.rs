@@ -16,10 +16,10 @@ const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// The server's refusal of credentials that respgate keeps, for as long as it stands. Every connection of one worker asks
 /// here first, so that thousands of sessions that want one cause one attempt now and then.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(RefCell<Option<Standing>>);
+pub(super) struct Refusals(RefCell<Option<CurrentRefusal>>);
 
 #[derive(Debug)]
-struct Standing {
+struct CurrentRefusal {
     refused: Refused,
     credentials: Option<Arc<Credentials>>,
     again_at: Instant,
@@ -59,7 +59,7 @@ impl Refusals {
         let refused = Refused { line, since };
         let again_at = now + backoff.next_delay();
         let credentials = Some(credentials.clone());
-        *place = Some(Standing { refused: refused.clone(), credentials, again_at, backoff });
+        *place = Some(CurrentRefusal { refused: refused.clone(), credentials, again_at, backoff });
         refused
     }
 
@@ -69,7 +69,7 @@ impl Refusals {
         let since = place.as_ref().map_or(now, |before| before.refused.since);
         let refused = Refused { line: format!("-ERR {why}").into_bytes(), since };
         let backoff = Backoff::new(AGAIN_MIN, AGAIN_MAX);
-        *place = Some(Standing { refused: refused.clone(), credentials: None, again_at: now, backoff });
+        *place = Some(CurrentRefusal { refused: refused.clone(), credentials: None, again_at: now, backoff });
         refused
     }
 
@@ -79,7 +79,7 @@ impl Refusals {
     }
 }
 
-impl Standing {
+impl CurrentRefusal {
     fn concerns(&self, credentials: &Arc<Credentials>) -> bool {
         self.credentials.as_ref().is_some_and(|known| Arc::ptr_eq(known, credentials))
     }

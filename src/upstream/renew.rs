@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::config::Reauth;
-use super::identity::{Aging, Identity};
+use super::identity::{AgeFate, Identity};
 use super::lane::{Lane, Order};
-use super::open::{Link, NeedlessPassword, OpenFault, Purpose, open};
+use super::open::{ConnectError, Connection, NeedlessPassword, Purpose, open};
 use super::pump::Pump;
 use super::{SharedPermit, Upstream};
 use crate::net::tls::client::ClientSet;
@@ -30,20 +30,20 @@ const SPREAD: Duration = Duration::from_secs(5);
 /// How long the server may take to say whether it lets a user in, before an old connection is looked at again.
 const ASK_PAUSE: Duration = Duration::from_secs(1);
 
-type Opening = Pin<Box<dyn Future<Output = Result<Successor, OpenFault>>>>;
+type Opening = Pin<Box<dyn Future<Output = Result<NextConnection, ConnectError>>>>;
 
 /// What takes a connection's place.
-pub(super) struct Successor {
+pub(super) struct NextConnection {
     /// None: there is no room for two at a time, so the old one is closed first.
-    pub(super) link: Option<Link>,
+    pub(super) link: Option<Connection>,
     pub(super) permit: Option<SharedPermit>,
 }
 
 /// The making of a successor.
 #[derive(Default)]
-pub(super) struct Renewal(Option<Opening>);
+pub(super) struct Replacement(Option<Opening>);
 
-impl Renewal {
+impl Replacement {
     /// Gets `pump` a successor if its lane is told to have one.
     #[inline]
     pub(super) fn poll(
@@ -60,14 +60,14 @@ impl Renewal {
 
     fn poll_ordered(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Rc<Upstream>, pump: &mut Pump) {
         let isolates = lane.ordered() == Some(Order::Isolate);
-        if !isolates && lane.ordered() != Some(Order::Renew) || upstream.holding() {
+        if !isolates && lane.ordered() != Some(Order::Replace) || upstream.holding() {
             self.0 = None;
             return;
         }
         if isolates && pump.isolate_by_successor(lane, upstream) {
             return cx.waker().wake_by_ref();
         }
-        if pump.has_successor() {
+        if pump.has_next() {
             return;
         }
         if self.0.is_none() {
@@ -78,21 +78,21 @@ impl Renewal {
                     return cx.waker().wake_by_ref();
                 }
                 // The old one is closed first: not if the server might not let its user in again.
-                let aging = pump.link().retires.map(|due| lane.key().identity.aging(due));
-                if matches!(aging, None | Some(Aging::Ends)) {
-                    pump.succeed_by(Successor { link: None, permit: None });
+                let aging = pump.link().retires.map(|due| lane.key().identity.fate_at_max_age(due));
+                if matches!(aging, None | Some(AgeFate::Ends)) {
+                    pump.set_next(NextConnection { link: None, permit: None });
                     return cx.waker().wake_by_ref();
                 }
-                if aging == Some(Aging::AskFirst) {
+                if aging == Some(AgeFate::AskFirst) {
                     upstream.ask_about(lane.key().clone());
                 }
-                return lane.postpone_renewal(Instant::now() + ASK_PAUSE);
+                return lane.postpone_replacement(Instant::now() + ASK_PAUSE);
             };
             let (upstream, key) = (upstream.clone(), lane.key().clone());
             self.0 = Some(Box::pin(async move {
                 let link =
                     open(&upstream, &primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await?;
-                Ok(Successor { link: Some(link), permit: Some(permit) })
+                Ok(NextConnection { link: Some(link), permit: Some(permit) })
             }));
         }
         let Some(Poll::Ready(opened)) = self.0.as_mut().map(|opening| opening.as_mut().poll(cx)) else {
@@ -101,7 +101,7 @@ impl Renewal {
         self.0 = None;
         match opened {
             Ok(successor) if pump.is_like(&successor) => {
-                pump.succeed_by(successor);
+                pump.set_next(successor);
                 if isolates {
                     pump.isolate_by_successor(lane, upstream);
                 }
@@ -112,13 +112,13 @@ impl Renewal {
                 cx.waker().wake_by_ref();
             }
             // Discovery has moved on: so will this lane.
-            Ok(_) => lane.postpone_renewal(soon()),
+            Ok(_) => lane.postpone_replacement(soon()),
             Err(_) => {
                 tracing::debug!(
                     upstream = upstream.config.name,
                     "an old connection stays: none could be made in its place"
                 );
-                lane.postpone_renewal(soon());
+                lane.postpone_replacement(soon());
             }
         }
     }
@@ -148,23 +148,23 @@ pub(super) async fn follow(
             changed = certified => (changed, true),
         };
         let Some(upstream) = upstream.upgrade().filter(|_| changed.is_ok()) else { return };
-        upstream.outdate((!everybody).then(|| upstream.identities.own()));
+        upstream.credentials_changed((!everybody).then(|| upstream.identities.own()));
     }
 }
 
 impl Upstream {
     /// Has the connections replaced whose credentials respgate keeps for users of its own and that have changed, if
     /// that is asked for.
-    pub(super) fn renew_users(&self) {
+    pub(super) fn refresh_users(&self) {
         for identity in self.identities.of_users() {
             if identity.has_new_credentials() {
-                self.outdate(Some(&identity));
+                self.credentials_changed(Some(&identity));
             }
         }
     }
 
     /// Has the connections of this identity, or of all, replaced, if that is asked for.
-    fn outdate(&self, identity: Option<&Rc<Identity>>) {
+    fn credentials_changed(&self, identity: Option<&Rc<Identity>>) {
         if self.config.reauth == Reauth::Keep {
             return;
         }

@@ -14,7 +14,7 @@ use crate::net::byte_queue::ByteQueue;
 
 /// How a client's queue of replies stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ClientState {
     /// Replies are taken.
     Open,
     /// The client let more than its limit pile up: it must be disconnected.
@@ -37,7 +37,7 @@ pub struct Replies {
     awaited: Cell<u32>,
     sizes: ReplySizes,
     limit: usize,
-    standing: Cell<Standing>,
+    standing: Cell<ClientState>,
     /// A reply has been delivered in part: the stream cannot be cut here.
     partial: Cell<bool>,
     /// What had been taken when the pieces of the present reply began, in bytes.
@@ -59,7 +59,7 @@ impl Replies {
             awaited: Cell::new(0),
             sizes: ReplySizes::new(limit),
             limit,
-            standing: Cell::new(Standing::Open),
+            standing: Cell::new(ClientState::Open),
             partial: Cell::new(false),
             pieces_from: Cell::default(),
             messages: RefCell::default(),
@@ -151,7 +151,7 @@ impl Replies {
     }
 
     /// How the queue stands.
-    pub fn standing(&self) -> Standing {
+    pub fn client_state(&self) -> ClientState {
         self.standing.get()
     }
 
@@ -192,13 +192,13 @@ impl Replies {
     /// Adds a published message, or what else comes unasked, whose first byte depends on the client's protocol. Between
     /// two replies: while one has come in part, behind it. The caller wakes the session.
     pub fn publish(&self, first: u8, rest: &[u8]) {
-        if self.standing.get() != Standing::Open {
+        if self.standing.get() != ClientState::Open {
             return;
         }
         let mut held = self.messages.borrow_mut();
         let waiting = self.waiting() + held.len() + 1 + rest.len();
         if waiting > self.limit {
-            self.standing.set(Standing::Overflowed);
+            self.standing.set(ClientState::Overflowed);
         } else if self.partial.get() {
             held.push(first);
             held.extend_from_slice(rest);
@@ -230,16 +230,16 @@ impl Replies {
 
     /// The client must be disconnected: it is sent more than it may have waiting.
     pub fn overflow(&self) {
-        if self.standing.get() == Standing::Open {
-            self.standing.set(Standing::Overflowed);
+        if self.standing.get() == ClientState::Open {
+            self.standing.set(ClientState::Overflowed);
             self.wake();
         }
     }
 
     /// The client must be disconnected: what it was promised will not come.
     pub fn cut(&self) {
-        if self.standing.get() == Standing::Open {
-            self.standing.set(Standing::Cut);
+        if self.standing.get() == ClientState::Open {
+            self.standing.set(ClientState::Cut);
             self.wake();
         }
     }
@@ -258,7 +258,7 @@ impl Replies {
 
     /// Adds a reply that respgate writes itself, in the session's own turn.
     pub fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.standing.get() != Standing::Open {
+        if self.standing.get() != ClientState::Open {
             return;
         }
         let mut bytes = self.bytes.borrow_mut();
@@ -283,11 +283,11 @@ impl Replies {
 
     #[inline]
     fn append(&self, piece: &[u8]) {
-        if self.standing.get() != Standing::Open {
+        if self.standing.get() != ClientState::Open {
             return;
         }
         if self.waiting() + piece.len() > self.limit {
-            self.standing.set(Standing::Overflowed);
+            self.standing.set(ClientState::Overflowed);
             return;
         }
         self.answer(|bytes| bytes.extend_from_slice(piece));
@@ -343,7 +343,7 @@ impl Replies {
 
     /// The client left: what waits is dropped, and what still arrives will be.
     pub fn close(&self) {
-        self.standing.set(Standing::Gone);
+        self.standing.set(ClientState::Gone);
         let buffer = self.bytes.borrow_mut().release();
         self.buffers.give(buffer);
         self.messages.take();
@@ -376,7 +376,7 @@ mod tests {
         replies.publish(b'>', b"1\r\n+m\r\n");
         assert_eq!(shown(&replies), "$4\r\nha");
         let allocated = replies.bytes.borrow().capacity() + replies.messages.borrow().capacity();
-        assert_eq!(share.held(), allocated, "what waits is counted");
+        assert_eq!(share.bytes(), allocated, "what waits is counted");
         replies.deliver(b"lf\r\n", 1, 4);
         assert_eq!(shown(&replies), "$4\r\nhalf\r\n>1\r\n+m\r\n");
         replies.begin_pieces();
@@ -386,7 +386,7 @@ mod tests {
         replies.end_pieces();
         assert!(shown(&replies).ends_with("+pieces\r\n>1\r\n+n\r\n"));
         replies.close();
-        assert_eq!(share.held(), 0);
+        assert_eq!(share.bytes(), 0);
     }
 
     #[test]
@@ -396,7 +396,7 @@ mod tests {
         for _ in 0..30 {
             replies.publish(b'*', b"1\r\n+abc\r\n");
         }
-        assert_eq!(replies.standing(), Standing::Overflowed);
-        assert!(share.held() <= 200, "{} bytes", share.held());
+        assert_eq!(replies.client_state(), ClientState::Overflowed);
+        assert!(share.bytes() <= 200, "{} bytes", share.bytes());
     }
 }

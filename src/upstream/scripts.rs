@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::Upstream;
-use super::open::{Key, Link};
+use super::open::{Connection, ConnectionKey};
 use crate::resp::control::Control;
 use crate::resp::value::Value;
 use crate::topology::Generation;
@@ -61,7 +61,7 @@ impl Scripts {
     }
 
     /// A connection was lost: the server may have been restarted, and know nothing any more.
-    pub(super) fn doubt(&self) {
+    pub(super) fn mark_unsure(&self) {
         self.lock().loaded = None;
     }
 
@@ -77,7 +77,11 @@ impl Scripts {
 impl Upstream {
     /// Tells a new primary the scripts that clients have used so far, once. Where the user may not load scripts,
     /// clients get NOSCRIPT, as they would without respgate; one of respgate's own users leaves it to the others.
-    pub(super) async fn tell_scripts(&self, link: &mut Link, key: &Key) -> Result<(), String> {
+    pub(super) async fn tell_scripts(
+        &self,
+        link: &mut Connection,
+        key: &ConnectionKey,
+    ) -> Result<(), String> {
         let (generation, resp, identity) = (link.generation, key.resp, &key.identity);
         if identity.may_not_load(generation) {
             return Ok(());

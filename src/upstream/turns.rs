@@ -12,7 +12,7 @@ const SCALE: u64 = 1000;
 /// The most that is taken at once before the next is looked at.
 const QUANTUM: u32 = 64;
 /// Every so many turns, the lowest priority that waits comes first, so that none waits for ever.
-const MERCY: u32 = 16;
+const ANTI_STARVATION: u32 = 16;
 
 const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
@@ -30,14 +30,14 @@ pub enum Priority {
 
 /// What an owner is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct ShareConfig {
     /// Its share beside others that wait, 1 to 1000.
     pub weight: u16,
     /// Shares count among owners of one priority.
     pub priority: Priority,
 }
 
-impl Default for Due {
+impl Default for ShareConfig {
     fn default() -> Self {
         Self { weight: 1, priority: Priority::default() }
     }
@@ -49,15 +49,15 @@ pub struct Share {
     /// The number of the tenant; `None`: all who belong to none share as one.
     pub owner: Option<usize>,
     /// What that is due.
-    pub due: Due,
+    pub config: ShareConfig,
 }
 
 /// Those who wait.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct FairQueue {
     classes: [Class; 3],
     /// Of everyone who waits.
-    places: HashMap<u64, Place>,
+    places: HashMap<u64, QueueEntry>,
     arrivals: u64,
     taken: u32,
 }
@@ -67,7 +67,7 @@ pub(super) struct Turns {
 type Start = (u64, u64);
 
 #[derive(Debug)]
-struct Place {
+struct QueueEntry {
     share: Share,
     tag: u64,
     start: Start,
@@ -77,11 +77,11 @@ struct Place {
 struct Class {
     /// Where owners that come anew start.
     now: u64,
-    owners: HashMap<Option<usize>, Owner>,
+    owners: HashMap<Option<usize>, OwnerQueue>,
 }
 
 #[derive(Debug, Default)]
-struct Owner {
+struct OwnerQueue {
     tag: u64,
     weight: u16,
     arrival: u64,
@@ -94,46 +94,46 @@ struct Owner {
     waiting: BTreeMap<Start, (u64, u32)>,
 }
 
-impl Turns {
+impl FairQueue {
     /// `who` asks for `wanted` units, at least one. Who waits already goes on waiting.
     pub(super) fn join(&mut self, who: u64, share: Share, wanted: u32) {
         if self.places.contains_key(&who) {
             return;
         }
         self.arrivals += 1;
-        let class = class_mut(&mut self.classes, share.due.priority);
+        let class = class_mut(&mut self.classes, share.config.priority);
         let owner = class.owners.entry(share.owner).or_default();
         if owner.waiting.is_empty() {
             owner.tag = owner.tag.max(class.now);
             owner.arrival = self.arrivals;
         }
-        owner.weight = share.due.weight;
+        owner.weight = share.config.weight;
         owner.tidy();
         let wanted = wanted.max(1);
         let tag = owner.tags.get(&who).map_or(owner.now, |tag| owner.now.max(*tag));
         let start = (tag + quantum(wanted), self.arrivals);
         owner.waiting.insert(start, (who, wanted));
-        self.places.insert(who, Place { share, tag, start });
+        self.places.insert(who, QueueEntry { share, tag, start });
     }
 
     /// Whether the next turn would be that of `who`, if it asked for one unit. Then that is taken.
-    pub(super) fn cuts_in(&mut self, who: u64, share: Share) -> bool {
+    pub(super) fn try_bypass(&mut self, who: u64, share: Share) -> bool {
         if self.places.contains_key(&who) {
             return false;
         }
         self.join(who, share, 1);
-        let class = class_mut(&mut self.classes, share.due.priority);
+        let class = class_mut(&mut self.classes, share.config.priority);
         let (now, is_next) = (class.now, class.next() == Some(share.owner));
         let owner = class.owners.entry(share.owner).or_default();
         let first = owner.waiting.values().next().is_some_and(|(first, _)| *first == who);
         let before = (now, owner.now);
-        if !first || !is_next || self.next_class() != Some(share.due.priority) {
+        if !first || !is_next || self.next_class() != Some(share.config.priority) {
             self.withdraw(who);
             return false;
         }
-        self.take(share.due.priority, 1);
+        self.take(share.config.priority, 1);
         // Nobody who waits has got on by this.
-        let class = class_mut(&mut self.classes, share.due.priority);
+        let class = class_mut(&mut self.classes, share.config.priority);
         class.now = before.0;
         class.owners.entry(share.owner).or_default().now = before.1;
         true
@@ -141,8 +141,8 @@ impl Turns {
 
     /// `who` waits no longer. What it has taken counts on.
     pub(super) fn withdraw(&mut self, who: u64) {
-        let Some(Place { share, tag, start }) = self.places.remove(&who) else { return };
-        let class = class_mut(&mut self.classes, share.due.priority);
+        let Some(QueueEntry { share, tag, start }) = self.places.remove(&who) else { return };
+        let class = class_mut(&mut self.classes, share.config.priority);
         if let Some(owner) = class.owners.get_mut(&share.owner) {
             owner.waiting.remove(&start);
             owner.tags.insert(who, tag);
@@ -164,7 +164,7 @@ impl Turns {
 
     /// Who may take how much now, `room` at most. Who asked for more goes on waiting for the rest.
     pub(super) fn next(&mut self, room: u32) -> Option<(u64, u32)> {
-        let merciful = self.taken % MERCY == MERCY - 1;
+        let merciful = self.taken % ANTI_STARVATION == ANTI_STARVATION - 1;
         let priority = if merciful { self.last_class() } else { self.next_class() }?;
         self.taken = self.taken.wrapping_add(1);
         self.take(priority, room)
@@ -187,7 +187,7 @@ impl Turns {
         let count = wanted.min(QUANTUM).min(room);
         let units = u64::from(count) * SCALE;
         class.now = class.now.max(owner.tag);
-        owner.tag += units / u64::from(place.share.due.weight.max(1));
+        owner.tag += units / u64::from(place.share.config.weight.max(1));
         owner.now = owner.now.max(place.tag);
         place.tag += units;
         if wanted > count {
@@ -210,7 +210,7 @@ impl Turns {
 impl Class {
     /// The owner whose next session would be done first.
     fn next(&self) -> Option<Option<usize>> {
-        let done = |owner: &Owner| {
+        let done = |owner: &OwnerQueue| {
             let (_, wanted) = owner.waiting.values().next()?;
             Some((owner.tag + quantum(*wanted) / u64::from(owner.weight.max(1)), owner.arrival))
         };
@@ -219,7 +219,7 @@ impl Class {
     }
 }
 
-impl Owner {
+impl OwnerQueue {
     /// Tags that are in the past say nothing.
     fn tidy(&mut self) {
         if self.tags.len() >= self.tidy_at {
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     fn share(owner: usize, weight: u16, priority: Priority) -> Share {
-        Share { owner: Some(owner), due: Due { weight, priority } }
+        Share { owner: Some(owner), config: ShareConfig { weight, priority } }
     }
 
     fn equal(owner: usize) -> Share {
@@ -257,7 +257,7 @@ mod tests {
 
     /// What everybody got of `room`, `everyone` asking for more than there is, again and again.
     fn shared(everyone: &[(u64, Share)], room: u32) -> HashMap<u64, u32> {
-        let (mut turns, mut got) = (Turns::default(), HashMap::new());
+        let (mut turns, mut got) = (FairQueue::default(), HashMap::new());
         let mut left = room;
         while left > 0 {
             for (who, share) in everyone {
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn who_asks_for_little_is_next() {
         for polite in [equal(2), equal(1)] {
-            let mut turns = Turns::default();
+            let mut turns = FairQueue::default();
             for who in 0..50 {
                 turns.join(who, equal(1), 1000);
             }
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn nobody_saves_up_turns_by_staying_away() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         turns.join(2, equal(2), 1);
         turns.next(1).unwrap();
         turns.join(1, equal(1), u32::MAX);
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn who_leaves_has_no_turn() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         turns.join(1, equal(1), 5);
         turns.join(2, equal(1), 5);
         turns.leave(1);
@@ -348,30 +348,30 @@ mod tests {
 
     #[test]
     fn who_has_taken_little_cuts_in() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         turns.join(1, equal(1), u32::MAX);
         turns.join(2, equal(2), u32::MAX);
         for _ in 0..20 {
             turns.next(16).unwrap();
         }
-        assert!(!turns.cuts_in(1, equal(1)), "it waits");
-        let often = (0..100).filter(|_| turns.cuts_in(3, equal(3))).count();
+        assert!(!turns.try_bypass(1, equal(1)), "it waits");
+        let often = (0..100).filter(|_| turns.try_bypass(3, equal(3))).count();
         assert!((1..=2 * QUANTUM as usize).contains(&often), "{often}");
-        assert!(!turns.cuts_in(4, share(4, 1, Priority::Low)));
-        assert!(turns.cuts_in(5, share(4, 1, Priority::High)));
+        assert!(!turns.try_bypass(4, share(4, 1, Priority::Low)));
+        assert!(turns.try_bypass(5, share(4, 1, Priority::High)));
         for _ in 0..4 {
             turns.next(16).unwrap();
         }
-        assert!(turns.cuts_in(3, equal(3)), "the others went on");
-        let mut alone = Turns::default();
+        assert!(turns.try_bypass(3, equal(3)), "the others went on");
+        let mut alone = FairQueue::default();
         alone.join(1, equal(1), u32::MAX);
         alone.next(16).unwrap();
-        assert!(alone.cuts_in(2, equal(1)), "another session of the only owner");
+        assert!(alone.try_bypass(2, equal(1)), "another session of the only owner");
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         for who in 0..100_000 {
             turns.join(who, equal(1), 32);
             turns.next(1).unwrap();

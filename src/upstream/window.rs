@@ -30,20 +30,20 @@ pub(super) struct Window {
 
 impl Window {
     /// One that is as large as the server is fast and far.
-    pub(super) fn found() -> Self {
+    pub(super) fn adaptive() -> Self {
         Self { size: FIRST, fixed: false, round_trip: None, look: None }
     }
 
     /// One that only bounds memory: with nobody to be fair to, throughput counts.
-    pub(super) fn wide() -> Self {
+    pub(super) fn fixed() -> Self {
         Self { size: WIDE, fixed: true, round_trip: None, look: None }
     }
 
-    /// The same connection's, from now on `fair` (as [`Self::found`]) or not.
+    /// The same connection's, from now on `fair` (as [`Self::adaptive`]) or not.
     pub(super) fn turned(self, fair: bool) -> Self {
         match (fair, self.fixed) {
-            (true, true) => Self { round_trip: self.round_trip, ..Self::found() },
-            (false, false) => Self { round_trip: self.round_trip, ..Self::wide() },
+            (true, true) => Self { round_trip: self.round_trip, ..Self::adaptive() },
+            (false, false) => Self { round_trip: self.round_trip, ..Self::fixed() },
             _ => self,
         }
     }
@@ -59,7 +59,7 @@ impl Window {
     }
 
     /// The window is not full any more: what is seen says nothing of it.
-    pub(super) fn rests(&mut self) {
+    pub(super) fn pause_sampling(&mut self) {
         self.look = None;
     }
 
@@ -93,7 +93,7 @@ mod tests {
 
     /// The window beside a server that is so far away and answers one request in so long.
     fn settled(distance: Duration, each: Duration) -> usize {
-        let mut window = Window::found();
+        let mut window = Window::adaptive();
         window.reopened(distance);
         let (mut now, mut replies) = (Instant::now(), 0);
         for _ in 0..200 {
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn tenants_may_come_and_go_on_an_open_connection() {
         const MS: Duration = Duration::from_millis(1);
-        let mut wide = Window::wide();
+        let mut wide = Window::fixed();
         wide.reopened(MS);
         let found = wide.turned(true);
         assert_eq!((found.size(), found.fixed, found.round_trip), (FIRST, false, Some(MS)));
@@ -130,13 +130,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_window_that_was_full_all_the_time_counts() {
-        let mut window = Window::found();
+        let mut window = Window::adaptive();
         window.reopened(Duration::from_micros(50));
         window.observe(0, 512, Instant::now());
         tokio::time::advance(Duration::from_secs(1)).await;
         window.observe(511, 512, Instant::now());
         assert_eq!(window.size(), FIRST);
-        window.rests();
+        window.pause_sampling();
         window.observe(512, 512, Instant::now());
         assert_eq!(window.size(), FIRST);
         window.observe(1024, 512, Instant::now() + Duration::from_secs(1));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use respgate::command::{Flags, Route, Spec, Verb};
+use respgate::command::{Flags, RouteClass, Spec, Verb};
 
 use crate::direct::{Exchange, spec};
 use crate::lane::{AdminLevel, Fault};
@@ -104,7 +104,8 @@ impl<'r> Comparator<'r> {
             return if silent && odd { Verdict::Parts } else { Verdict::Same };
         };
         self.ended |= matches!(spec.verb, Verb::Reset | Verb::Quit);
-        let about_connection = matches!(spec.route, Route::Virtual | Route::Pin | Route::LeaseIfBlock);
+        let about_connection =
+            matches!(spec.route, RouteClass::Virtual | RouteClass::Pin | RouteClass::LeaseIfBlock);
         sent.nul |= about_connection && sent.last.iter().any(|word| word.contains(&0));
         sent.split |= spec.flags.contains(Flags::SCRIPT)
             && sent.last.iter().any(|word| word.contains(&b'\r') || word.contains(&b'\n'));

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use respgate::command::{self, Flags, Route, Spec};
+use respgate::command::{self, Flags, RouteClass, Spec};
 
 use crate::session::{Request, Session, Step};
 use crate::support::client::encode;
@@ -169,7 +169,7 @@ impl Player<'_> {
             if exchange.items[client].is_empty()
                 && !self.blocked[client]
                 && let Some(spec) = spec(&exchange.request)
-                && !matches!(spec.route, Route::Virtual | Route::LocalError)
+                && !matches!(spec.route, RouteClass::Virtual | RouteClass::LocalError)
             {
                 let name = spec.name.to_ascii_lowercase();
                 let calls = calls(self.control, &name);

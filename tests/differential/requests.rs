@@ -1,7 +1,7 @@
 //! Random requests: right by the server's documentation, and then, some of them, made wrong.
 
 use fastrand::Rng;
-use respgate::command::{Route, Spec, TABLE, Verb};
+use respgate::command::{RouteClass, Spec, TABLE, Verb};
 
 use crate::docs::{Argument, Kind};
 use crate::session::Request;
@@ -97,7 +97,7 @@ impl Maker<'_> {
     pub fn any(&self, rng: &mut Rng) -> Request {
         loop {
             let spec = pick(&TABLE, rng);
-            if !left_out(spec) && (spec.route != Route::LocalError || rng.u8(..12) == 0) {
+            if !left_out(spec) && (spec.route != RouteClass::LocalError || rng.u8(..12) == 0) {
                 return self.of(spec, rng);
             }
         }
@@ -108,7 +108,8 @@ impl Maker<'_> {
     pub fn data(&self, rng: &mut Rng) -> Request {
         loop {
             let spec = pick(&TABLE, rng);
-            let plain = matches!(spec.route, Route::Shared | Route::Lease | Route::LeaseIfBlock);
+            let plain =
+                matches!(spec.route, RouteClass::Shared | RouteClass::Lease | RouteClass::LeaseIfBlock);
             if plain && !left_out(spec) {
                 return self.of(spec, rng);
             }

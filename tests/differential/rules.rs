@@ -1,7 +1,7 @@
 //! Every difference that is tolerated, with its reason. What no rule covers is a fault. `docs/differences.md` is made of
 //! these rules.
 
-use respgate::command::{self, Flags, Route, Spec, Trace, Verb};
+use respgate::command::{self, Flags, RouteClass, Spec, Trace, Verb};
 
 use crate::lane::AdminLevel;
 use crate::requests::{LEFT_OUT, NEVER_DRAWN};
@@ -233,7 +233,7 @@ pub const RULES: &[Rule] = &[
         effect: Effect::GoesOn,
         covers: |seen| {
             let level = seen.admin;
-            let Some(spec) = seen.spec.filter(|spec| spec.route == Route::Admin) else { return false };
+            let Some(spec) = seen.spec.filter(|spec| spec.route == RouteClass::Admin) else { return false };
             if level == AdminLevel::Allow || level == AdminLevel::ReadOnly && SHOWN.contains(&spec.name) {
                 return false;
             }
@@ -493,7 +493,10 @@ pub const SILENT_RULES: &[SilentRule] = &[
                 unseen.spec.verb,
                 Verb::Hello | Verb::Auth | Verb::ClientTracking | Verb::ClientNoTouch
             );
-            let connection = !matches!(unseen.spec.route, Route::Shared | Route::Lease | Route::LeaseIfBlock);
+            let connection = !matches!(
+                unseen.spec.route,
+                RouteClass::Shared | RouteClass::Lease | RouteClass::LeaseIfBlock
+            );
             let queued = matches!(
                 unseen.spec.verb,
                 Verb::Multi

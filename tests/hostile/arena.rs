@@ -50,7 +50,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 pub enum Door {
     /// Of no tenant: everything but administrative commands.
     Free,
-    /// As [`Door::Free`], with administrative commands.
+    /// As [`ListenerContext::Free`], with administrative commands.
     Admin,
     /// A tenant of victims, with prefixes.
     Victims,

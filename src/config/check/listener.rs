@@ -178,7 +178,8 @@ fn check(
         limits.session.admin_commands = AdminCommands::ReadOnly;
     }
     let unix = matches!(bind, Bind::Unix { .. });
-    let doubts = Doors { local, unix, encrypted: tls.is_some(), proven, open, tenant: tenant.is_some() };
+    let doubts =
+        ListenerExposure { local, unix, encrypted: tls.is_some(), proven, open, tenant: tenant.is_some() };
     for doubt in doubts.doubts(named) {
         report.warn(place, doubt);
     }
@@ -212,7 +213,7 @@ fn check(
 }
 
 /// What a listener asks of its clients.
-struct Doors {
+struct ListenerExposure {
     /// Only this machine reaches it.
     local: bool,
     /// Only users of this machine do whom the file system lets in.
@@ -226,7 +227,7 @@ struct Doors {
     tenant: bool,
 }
 
-impl Doors {
+impl ListenerExposure {
     /// How clients could be somebody else than is meant.
     fn doubts(&self, named: &Named<'_>) -> Vec<&'static str> {
         let mut doubts = Vec::new();

@@ -12,7 +12,7 @@ use crate::tenant::config::{Pubsub, TenantConfig};
 use crate::tenant::identity::MembersConfig;
 use crate::tenant::policy::Policy;
 use crate::tenant::policy::config::{PolicyConfig, Scripts, What};
-use crate::upstream::turns::{Due, Priority};
+use crate::upstream::turns::{Priority, ShareConfig};
 
 /// The most tenants, since each has its own metrics.
 const MAX_TENANTS: usize = 1024;
@@ -115,7 +115,7 @@ fn check(typed: TypedTenant, stores: Stores<'_>, report: &mut Report) -> TenantC
         }
         Setting::Absent | Setting::Faulty => 1,
     };
-    let due = Due { weight, priority: typed.priority.or(Priority::Normal) };
+    let due = ShareConfig { weight, priority: typed.priority.or(Priority::Normal) };
     TenantConfig {
         name: typed.name,
         members: MembersConfig {

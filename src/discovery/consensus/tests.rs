@@ -1,5 +1,5 @@
 use super::*;
-use crate::discovery::roster::Fault;
+use crate::discovery::roster::SentinelError;
 
 fn at(host: &str) -> Address {
     Address::tcp(host, 1)
@@ -15,7 +15,7 @@ fn says(claim: Option<Claim>, total: usize) -> View {
 
 /// Sentinels s1 to s`seeds`, and a clock that stands until it is moved.
 struct Table {
-    roster: Roster,
+    roster: SentinelTable,
     consensus: Consensus,
     accepted: Option<Claim>,
     successor: Option<Address>,
@@ -26,7 +26,7 @@ impl Table {
     fn new(seeds: usize) -> Self {
         let seeds = (1..=seeds).map(|number| at(&format!("s{number}"))).collect();
         let config = SentinelConfig::new(seeds, "mymaster");
-        let (roster, consensus) = (Roster::new(&config), Consensus::new(&config));
+        let (roster, consensus) = (SentinelTable::new(&config), Consensus::new(&config));
         Self { roster, consensus, accepted: None, successor: None, now: Instant::now() }
     }
 
@@ -40,7 +40,7 @@ impl Table {
     }
 
     fn fails(&mut self, sentinel: &str) -> &mut Self {
-        self.roster.failed(&at(sentinel), Fault::Unreachable(format!("{sentinel} is gone")));
+        self.roster.failed(&at(sentinel), SentinelError::Unreachable(format!("{sentinel} is gone")));
         self
     }
 
@@ -53,20 +53,20 @@ impl Table {
     fn named(&mut self) -> Option<(String, u64)> {
         match self.consensus.verdict(&self.roster, self.accepted.as_ref(), self.successor.as_ref(), self.now)
         {
-            Verdict::Named(claim) => {
+            ConsensusVerdict::Named(claim) => {
                 let named = (claim.address.to_string(), claim.epoch);
                 self.accepted = Some(claim);
                 Some(named)
             }
-            Verdict::Undecided(_) => None,
+            ConsensusVerdict::Undecided(_) => None,
         }
     }
 
     fn outage(&mut self) -> Outage {
         match self.consensus.verdict(&self.roster, self.accepted.as_ref(), self.successor.as_ref(), self.now)
         {
-            Verdict::Named(claim) => panic!("{claim:?}"),
-            Verdict::Undecided(outage) => outage,
+            ConsensusVerdict::Named(claim) => panic!("{claim:?}"),
+            ConsensusVerdict::Undecided(outage) => outage,
         }
     }
 }
@@ -226,7 +226,7 @@ fn silence_and_ignorance_have_their_own_words() {
     let outage = table.outage();
     assert!(matches!(&outage, Outage::SentinelsUnreachable(text) if text.contains("s1 is gone; s2 is gone")));
 
-    let refused = Fault::Refused("s2 wants a password".into());
+    let refused = SentinelError::Refused("s2 wants a password".into());
     table.roster.failed(&at("s2"), refused);
     assert_eq!(table.outage(), Outage::Refused("s2 wants a password".into()));
 

@@ -95,7 +95,7 @@ impl Bench {
 
     fn all_fail(&mut self) {
         for sentinel in ["s1", "s2", "s3"] {
-            let fault = Fault::Unreachable(format!("{sentinel} is gone"));
+            let fault = SentinelError::Unreachable(format!("{sentinel} is gone"));
             self.event(Event::Failed { sentinel: at(sentinel), fault });
         }
     }
@@ -174,7 +174,7 @@ fn sentinels_may_all_go_silent_or_mad_without_harm() {
     let mut bench = Bench::settled();
     let published = bench.published;
     bench.all_fail();
-    assert!(matches!(bench.machine.doubt(), Some(Outage::SentinelsUnreachable(_))));
+    assert!(matches!(bench.machine.uncertainty(), Some(Outage::SentinelsUnreachable(_))));
     let warnings = bench.warnings();
     bench.pass(Duration::from_secs(3600));
     for _ in 0..10 {
@@ -185,12 +185,12 @@ fn sentinels_may_all_go_silent_or_mad_without_harm() {
         let view = View { claim: None, others: vec![], total: 1 };
         bench.event(Event::Answered { sentinel: at(sentinel), view });
     }
-    assert!(matches!(bench.machine.doubt(), Some(Outage::UnknownName(_))));
+    assert!(matches!(bench.machine.uncertainty(), Some(Outage::UnknownName(_))));
     bench.claims("s1", "x", 1).claims("s2", "y", 1).claims("s3", "z", 1).pass(Duration::from_secs(60));
-    assert!(matches!(bench.machine.doubt(), Some(Outage::NoMajority(_))));
+    assert!(matches!(bench.machine.uncertainty(), Some(Outage::NoMajority(_))));
     assert_eq!((bench.published, bench.known()), (published, Some(("a:1".into(), 1))));
     bench.all_claim("a", 1);
-    assert_eq!(bench.machine.doubt(), None);
+    assert_eq!(bench.machine.uncertainty(), None);
 }
 
 #[test]
@@ -521,7 +521,7 @@ proptest::proptest! {
                     bench.event(Event::Noticed { sentinel: at(&format!("s{who}")), heard });
                 }
                 Step::Fail(who) => {
-                    let fault = Fault::Unreachable("gone".into());
+                    let fault = SentinelError::Unreachable("gone".into());
                     bench.event(Event::Failed { sentinel: at(&format!("s{who}")), fault });
                 }
                 Step::Probe(good) if bench.probe.is_some() => {

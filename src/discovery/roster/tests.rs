@@ -5,9 +5,9 @@ fn at(host: &str) -> Address {
     Address::tcp(host, 1)
 }
 
-fn seeded(count: usize) -> Roster {
+fn seeded(count: usize) -> SentinelTable {
     let seeds = (1..=count).map(|number| at(&format!("s{number}"))).collect();
-    Roster::new(&SentinelConfig::new(seeds, "mymaster"))
+    SentinelTable::new(&SentinelConfig::new(seeds, "mymaster"))
 }
 
 fn naming(others: &[(&str, Option<&str>)]) -> View {
@@ -34,7 +34,7 @@ fn learnt_sentinels_that_are_dead_and_no_longer_named_are_forgotten() {
     let mut roster = seeded(1);
     let (changes, _) = roster.answered(&at("s1"), naming(&[("ip2", None)]));
     assert_eq!(changes, [Change::Track(at("ip2"))]);
-    let gone = || Fault::Unreachable("gone".into());
+    let gone = || SentinelError::Unreachable("gone".into());
     let (changes, news) = roster.failed(&at("ip2"), gone());
     assert_eq!((changes, news.as_deref()), (vec![], Some("gone")), "still named");
     assert_eq!(roster.failed(&at("ip2"), gone()), (vec![], None), "told once");
@@ -48,7 +48,7 @@ fn learnt_sentinels_that_are_dead_and_no_longer_named_are_forgotten() {
 #[test]
 fn a_learnt_twin_of_a_seed_is_forgotten() {
     let mut roster = seeded(2);
-    roster.failed(&at("s2"), Fault::Unreachable("no DNS yet".into()));
+    roster.failed(&at("s2"), SentinelError::Unreachable("no DNS yet".into()));
     let (changes, _) = roster.answered(&at("s1"), naming(&[("ip2", Some("id2"))]));
     assert_eq!(changes, [Change::Track(at("ip2"))]);
     roster.connected(&at("ip2"), Some("id2".into()), true);

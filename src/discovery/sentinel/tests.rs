@@ -47,7 +47,7 @@ impl Stage {
         timeout(PATIENCE, self.events.recv()).await.unwrap().unwrap()
     }
 
-    async fn fault(&mut self) -> Fault {
+    async fn fault(&mut self) -> SentinelError {
         match self.event().await {
             Event::Failed { fault, .. } => fault,
             other => panic!("{other:?}"),
@@ -137,7 +137,7 @@ async fn it_subscribes_asks_relays_events_and_starts_over() {
 
     // Events may have been missed: both connections are made anew, and it asks without being told.
     drop(subscription);
-    assert!(matches!(stage.fault().await, Fault::Unreachable(text) if text.contains("closed")));
+    assert!(matches!(stage.fault().await, SentinelError::Unreachable(text) if text.contains("closed")));
     let (_subscription, mut queries) = stage.welcome().await;
     queries.answer("10.0.0.3").await;
     assert_eq!(answer_of(stage.event().await), Address::tcp("10.0.0.3", 6379));
@@ -175,7 +175,7 @@ async fn silence_at_any_step_is_a_fault_in_time() {
             held.push(queries);
         }
         assert!(
-            matches!(stage.fault().await, Fault::Unreachable(text) if text.contains("in time")),
+            matches!(stage.fault().await, SentinelError::Unreachable(text) if text.contains("in time")),
             "step {step}"
         );
     }
@@ -207,12 +207,12 @@ async fn refusals_say_whose_fault_it_is() {
         let mut stage = Stage::set(PATIENCE, credentials()).await;
         stage.accept().await.expect("hunter2").await.say(&format!("-{line}\r\n")).await;
         let fault = stage.fault().await;
-        assert!(matches!(&fault, Fault::Refused(text) if text.contains(expected)), "{fault:?}");
+        assert!(matches!(&fault, SentinelError::Refused(text) if text.contains(expected)), "{fault:?}");
         assert!(!fault.text().contains("hunter2"));
     }
     let mut stage = Stage::set(PATIENCE, None).await;
     stage.accept().await.expect("SUBSCRIBE").await.say("HTTP/1.1 400 Bad Request\r\n").await;
     assert!(
-        matches!(stage.fault().await, Fault::Unreachable(text) if text.contains("check that the address"))
+        matches!(stage.fault().await, SentinelError::Unreachable(text) if text.contains("check that the address"))
     );
 }

@@ -75,7 +75,7 @@ fn nothing_is_published_before_the_node_says_so_itself() {
     let mut bench = Bench::aimed();
     assert_eq!(bench.generation(), None);
     assert_eq!(bench.probe(refused()), Duration::ZERO);
-    for finding in [replica(), refused(), Finding::Unwelcome(Outage::Refused("WRONGPASS".into()))] {
+    for finding in [replica(), refused(), Finding::AuthRejected(Outage::Refused("WRONGPASS".into()))] {
         let wait = bench.probe(finding);
         assert!((PROBE_MIN..=PROBE_MAX).contains(&wait), "{wait:?}");
         assert_eq!(bench.generation(), None);
@@ -153,7 +153,7 @@ fn a_demoted_primary_may_answer_what_it_was_sent() {
 fn a_primary_without_room_for_the_probe_is_kept() {
     let mut bench = Bench::verified();
     bench.hint(1);
-    bench.probe(Finding::Unwelcome(Outage::Unverified("ERR max number of clients reached".into())));
+    bench.probe(Finding::AuthRejected(Outage::Unverified("ERR max number of clients reached".into())));
     assert_eq!(bench.generation(), Some(1));
     assert_eq!(bench.verifier.wake_at(), None);
 }

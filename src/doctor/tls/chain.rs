@@ -6,7 +6,7 @@ use super::certificate::Certificate;
 use crate::doctor::finding::{Finding, Step};
 use crate::doctor::peer::Kind;
 use crate::doctor::words::count;
-use crate::net::tls::fault::{Fault as Refusal, Reason};
+use crate::net::tls::fault::{HandshakeError as Refusal, Reason};
 use crate::topology::Address;
 
 /// A certificate that ends within this many days is warned about.
@@ -31,7 +31,7 @@ pub(super) struct Shown<'a> {
 
 /// Why the TLS library refuses.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Verdict<'a> {
+pub(super) struct ChainVerdict<'a> {
     /// As the log would put it.
     pub(super) fault: &'a Refusal,
     /// As the library puts it.
@@ -40,13 +40,13 @@ pub(super) struct Verdict<'a> {
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Fault {
+struct ChainError {
     what: String,
     remedy: String,
 }
 
 /// Makes a finding of a chain: `verdict` is `None` if the library accepts it. `version` is that of TLS, as in `TLS 1.3`.
-pub(super) fn explain(shown: &Shown<'_>, version: &str, verdict: Option<Verdict<'_>>) -> Finding {
+pub(super) fn explain(shown: &Shown<'_>, version: &str, verdict: Option<ChainVerdict<'_>>) -> Finding {
     let parsed: Vec<Option<Certificate>> = shown.chain.iter().map(|der| Certificate::parse(der)).collect();
     let finding = judge(shown, &parsed, version, verdict);
     let finding = parsed.iter().enumerate().fold(finding, |finding, (number, certificate)| {
@@ -73,7 +73,7 @@ fn judge(
     shown: &Shown<'_>,
     parsed: &[Option<Certificate>],
     version: &str,
-    verdict: Option<Verdict<'_>>,
+    verdict: Option<ChainVerdict<'_>>,
 ) -> Finding {
     let Some(Some(leaf)) = parsed.first() else {
         let seen = verdict.map_or("the peer sent no certificate that can be read", |verdict| verdict.said);
@@ -97,11 +97,11 @@ fn judge(
     let refusal = || {
         let (what, remedy) =
             verdict.fault.text.split_once("; ").unwrap_or((&verdict.fault.text, "see below"));
-        Fault { what: format!("the {} {what}", shown.kind.noun()), remedy: remedy.into() }
+        ChainError { what: format!("the {} {what}", shown.kind.noun()), remedy: remedy.into() }
     };
     let (timely, name) = (timely(&chain, shown.now), name(leaf, shown));
     // What the library met first comes first.
-    let faults: Vec<Fault> = match verdict.fault.reason {
+    let faults: Vec<ChainError> = match verdict.fault.reason {
         // An authority of the right name and another key: an old one, most often.
         Reason::Untrusted if verdict.said.ends_with("BadSignature") => vec![refusal()],
         Reason::Untrusted => trust(leaf, &chain, shown).into_iter().chain(timely).chain(name).collect(),
@@ -168,7 +168,7 @@ fn days_left(days: i64) -> String {
 }
 
 /// Whether every certificate is in its time.
-fn timely(chain: &[&Certificate], now: i64) -> Vec<Fault> {
+fn timely(chain: &[&Certificate], now: i64) -> Vec<ChainError> {
     let whose = |number: usize, certificate: &Certificate| match number {
         0 => "the certificate".to_owned(),
         _ => format!("the CA certificate {:?} in the chain", certificate.subject),
@@ -177,14 +177,14 @@ fn timely(chain: &[&Certificate], now: i64) -> Vec<Fault> {
         let whose = whose(number, certificate);
         if certificate.not_after < now {
             let ago = days_left((now - certificate.not_after) / DAY);
-            Some(Fault {
+            Some(ChainError {
                 what: format!("{whose} expired on {}, {ago} ago", certificate.until),
                 remedy: "renew it and let the server load it (a restart, or on Valkey and Redis CONFIG SET \
                          tls-cert-file with the same path); check this machine's clock if that cannot be"
                     .into(),
             })
         } else if certificate.not_before > now {
-            Some(Fault {
+            Some(ChainError {
                 what: format!("{whose} is valid from {} on, which is not yet", certificate.from),
                 remedy: "check this machine's clock (date -u), and the one where the certificate was made"
                     .into(),
@@ -197,7 +197,7 @@ fn timely(chain: &[&Certificate], now: i64) -> Vec<Fault> {
 }
 
 /// Whether the peer's own certificate has the wanted name.
-fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<Fault> {
+fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<ChainError> {
     let wanted = shown.wanted.as_str();
     if leaf.is_for(wanted) {
         return None;
@@ -226,20 +226,20 @@ fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<Fault> {
             "dial it by a name that the certificate has; or, if it is the right one, set {key} to {name:?}; or {reissue}"
         ),
     };
-    Some(Fault { what, remedy })
+    Some(ChainError { what, remedy })
 }
 
 /// Why a chain that is in its time and has the right name does not lead to a trusted CA.
-fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Option<Fault> {
+fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Option<ChainError> {
     let key = ca_key(shown.kind);
     if leaf.weak {
-        return Some(Fault {
+        return Some(ChainError {
             what: format!("the certificate's key ({}) is too short to be trusted", leaf.key),
             remedy: "have it issued anew with RSA of 2048 bits or more, or ECDSA".into(),
         });
     }
     if leaf.self_issued() {
-        return Some(Fault {
+        return Some(ChainError {
             what: "the certificate is signed by itself, so only whoever knows it in advance can trust it"
                 .into(),
             remedy: format!(
@@ -250,7 +250,7 @@ fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Optio
     }
     let broken_at = chain.windows(2).find(|pair| !pair[0].issued_by(pair[1]));
     if let Some([lower, higher]) = broken_at.and_then(|pair| <[&Certificate; 2]>::try_from(pair).ok()) {
-        return Some(Fault {
+        return Some(ChainError {
             what: format!(
                 "the chain does not fit together: after {:?}, issued by {:?}, comes {:?}",
                 lower.subject, lower.issuer, higher.subject
@@ -262,7 +262,7 @@ fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Optio
     }
     let last = chain.last()?;
     if last.self_issued() {
-        return Some(Fault {
+        return Some(ChainError {
             what: format!("the chain ends at the CA {:?}, which is not among the trusted ones", last.subject),
             remedy: format!(
                 "set {key} to a file with that CA's certificate, from whoever runs the server (cloud providers \
@@ -271,7 +271,7 @@ fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Optio
         });
     }
     let alone = chain.len() == 1;
-    Some(Fault {
+    Some(ChainError {
         what: format!(
             "{}, and its issuer {:?} is not among the trusted CAs",
             if alone {
@@ -335,7 +335,7 @@ mod tests {
     fn explained(chain: &[&Vec<u8>], wanted: &str, now: i64, reason: Option<Reason>) -> Finding {
         let chain: Vec<Vec<u8>> = chain.iter().copied().cloned().collect();
         let fault = reason.map(|reason| Refusal { reason, text: "has a flaw; mend it".into() });
-        let verdict = fault.as_ref().map(|fault| Verdict { fault, said: "invalid peer certificate" });
+        let verdict = fault.as_ref().map(|fault| ChainVerdict { fault, said: "invalid peer certificate" });
         explain(&shown(&chain, wanted, now), "TLS 1.3", verdict)
     }
 
@@ -401,7 +401,7 @@ mod tests {
         let shown =
             Shown { kind: Kind::Sentinel, announced: Some(&announced), ..shown(&chain, "10.0.0.5", NOW) };
         is_broken(
-            &explain(&shown, "TLS 1.3", Some(Verdict { fault: &fault, said: "x" })),
+            &explain(&shown, "TLS 1.3", Some(ChainVerdict { fault: &fault, said: "x" })),
             "not for 10.0.0.5",
             "sentinel-tls-server-names = { \"10.0.0.5:6379\" = \"db.example\" } for this one",
         );

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-use self::chain::{Shown, Verdict};
+use self::chain::{ChainVerdict, Shown};
 use super::agreement::is_loopback;
 use super::finding::{Finding, Step};
 use super::peer::{Duplex, Kind, Peer};
@@ -20,7 +20,7 @@ use super::words::milliseconds;
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
 use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
-use crate::net::tls::fault::{self, Fault, Reason};
+use crate::net::tls::fault::{self, HandshakeError, Reason};
 use crate::net::tls::read_ahead::ReadAhead;
 use crate::net::tls::server::ServerProfile;
 use crate::net::tls::{Loaded, pem};
@@ -109,14 +109,14 @@ async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::
         Reason::Expired | Reason::Untrusted | Reason::Revoked | Reason::WrongName | Reason::BadCertificate
     );
     if of_the_certificate && let Some((chain, version)) = look(peer, to, profile).await {
-        let verdict = Verdict { fault: &fault, said: &error.to_string() };
+        let verdict = ChainVerdict { fault: &fault, said: &error.to_string() };
         return chain::explain(&shown(peer, profile, &chain), &version, Some(verdict));
     }
     said(what, &fault)
 }
 
 /// A fault in the words of the one who met it: what is wrong comes first, then what to do.
-fn said(what: &str, fault: &Fault) -> Finding {
+fn said(what: &str, fault: &HandshakeError) -> Finding {
     let (seen, remedy) = fault.text.split_once("; ").unwrap_or((&fault.text, "look at its log"));
     Finding::broken(Step::Tls, format!("the {what} {seen}"), remedy)
 }

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::HandshakeKind;
 use tokio_rustls::server::TlsStream;
 
 use super::certificate::{Certificate, CertificateIdentity};
-use super::fault::{Fault, Peer, Reason, explain};
+use super::fault::{HandshakeError, Peer, Reason, explain};
 use super::gate::HandshakeGate;
 use super::read_ahead::ReadAhead;
 use super::server::ServerSet;
@@ -72,25 +72,29 @@ impl ServerTls {
         stream: TcpStream,
         log: &HandshakeLog,
         gate: &Rc<HandshakeGate>,
-    ) -> Result<Welcomed, Fault> {
+    ) -> Result<Welcomed, HandshakeError> {
         let deadline = Instant::now() + self.handshake_timeout;
         let welcomed = timeout_at(deadline, self.shake_hands(stream, gate)).await.unwrap_or_else(|_| {
             let text = format!("did not finish the TLS handshake within {:?}", self.handshake_timeout);
-            Err(Fault { reason: Reason::Timeout, text })
+            Err(HandshakeError { reason: Reason::Timeout, text })
         })?;
         log.succeeded(welcomed.stream.get_ref().1.handshake_kind());
         Ok(welcomed)
     }
 
-    async fn shake_hands(&self, mut stream: TcpStream, gate: &Rc<HandshakeGate>) -> Result<Welcomed, Fault> {
+    async fn shake_hands(
+        &self,
+        mut stream: TcpStream,
+        gate: &Rc<HandshakeGate>,
+    ) -> Result<Welcomed, HandshakeError> {
         let mut first = [0];
         if stream.peek(&mut first).await.unwrap_or(0) == 0 {
-            return Err(Fault { reason: Reason::PortCheck, text: "left without a word".into() });
+            return Err(HandshakeError { reason: Reason::PortCheck, text: "left without a word".into() });
         }
         if first != [HANDSHAKE_RECORD] {
             // Best effort: what is said to a stranger must not take long.
             let _ = stream.write_all(SPEAK_TLS).await;
-            return Err(Fault {
+            return Err(HandshakeError {
                 reason: Reason::Plaintext,
                 text: "speaks without TLS to a TLS port; configure the client for TLS (rediss://, --tls)"
                     .into(),
@@ -103,7 +107,7 @@ impl ServerTls {
             stream = handshake => stream.map_err(|error| explain(&error, Peer::Client))?,
             () = outstay(gate) => {
                 let text = format!("did not finish the TLS handshake within {CROWDED_TIMEOUT:?}, and others wait");
-                return Err(Fault { reason: Reason::Timeout, text });
+                return Err(HandshakeError { reason: Reason::Timeout, text });
             }
         };
         let identity = identity(&stream)?;
@@ -121,13 +125,15 @@ async fn outstay(gate: &HandshakeGate) {
 
 /// Whose certificate it is. A session that is resumed brings the certificate of its first handshake along, and that may
 /// have expired since.
-fn identity(stream: &TlsStream<ReadAhead>) -> Result<Option<CertificateIdentity>, Fault> {
+fn identity(stream: &TlsStream<ReadAhead>) -> Result<Option<CertificateIdentity>, HandshakeError> {
     let Some(own) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
-    let certificate = Certificate::read(own)
-        .map_err(|why| Fault { reason: Reason::BadCertificate, text: format!("shows what {why}") })?;
+    let certificate = Certificate::read(own).map_err(|why| HandshakeError {
+        reason: Reason::BadCertificate,
+        text: format!("shows what {why}"),
+    })?;
     if certificate.not_after < std::time::SystemTime::now() {
         let text = "resumes a session whose certificate has expired since; renew it".into();
-        return Err(Fault { reason: Reason::Expired, text });
+        return Err(HandshakeError { reason: Reason::Expired, text });
     }
     Ok(Some(certificate.identity))
 }
@@ -174,7 +180,7 @@ impl HandshakeLog {
     }
 
     /// Counts a failed handshake, and logs it unless one of its kind was logged within the last 10 s.
-    pub fn failed(&self, listener: &str, peer: &str, fault: &Fault) {
+    pub fn failed(&self, listener: &str, peer: &str, fault: &HandshakeError) {
         if let Some(count) = self.failed.get(place(fault.reason)) {
             count.set(count.get() + 1);
         }
@@ -182,7 +188,7 @@ impl HandshakeLog {
     }
 
     /// As [`HandshakeLog::failed`], for what is no handshake and is counted elsewhere.
-    pub fn broken(&self, listener: &str, peer: &str, fault: &Fault) {
+    pub fn broken(&self, listener: &str, peer: &str, fault: &HandshakeError) {
         if fault.reason == Reason::PortCheck {
             tracing::debug!(listener, "TLS: {peer} {fault}");
             return;
@@ -240,7 +246,7 @@ mod tests {
         assert_eq!(log.due(1, Instant::now()), Some(0));
         tokio::time::advance(LOG_PERIOD).await;
         assert_eq!(log.due(0, Instant::now()), Some(100));
-        log.failed("main", "10.0.0.7:1", &Fault { reason: Reason::Timeout, text: String::new() });
+        log.failed("main", "10.0.0.7:1", &HandshakeError { reason: Reason::Timeout, text: String::new() });
         assert_eq!(log.count().failed[2], 1);
     }
 }

@@ -105,24 +105,24 @@ pub enum Peer {
 
 /// A failed handshake, explained. The text follows the peer's name: "10.0.0.7:51234 shows no certificate, …".
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct HandshakeError {
     /// For metrics.
     pub reason: Reason,
     /// For people.
     pub text: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for HandshakeError {}
 
 /// Explains why TLS with `peer` failed.
-pub fn explain(error: &io::Error, peer: Peer) -> Fault {
-    let fault = |reason, text: &str| Fault { reason, text: text.into() };
+pub fn explain(error: &io::Error, peer: Peer) -> HandshakeError {
+    let fault = |reason, text: &str| HandshakeError { reason, text: text.into() };
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
         return match (error.kind(), peer) {
             (io::ErrorKind::UnexpectedEof, Peer::Client) => fault(
@@ -135,8 +135,13 @@ pub fn explain(error: &io::Error, peer: Peer) -> Fault {
                 "closed the connection in the middle of the TLS handshake; check that this port speaks TLS, and \
                  whether the server wants a client certificate (tls-cert, tls-key)",
             ),
-            (io::ErrorKind::InvalidInput, _) => Fault { reason: Reason::WrongName, text: error.to_string() },
-            _ => Fault { reason: Reason::Closed, text: format!("was lost in the TLS handshake: {error}") },
+            (io::ErrorKind::InvalidInput, _) => {
+                HandshakeError { reason: Reason::WrongName, text: error.to_string() }
+            }
+            _ => HandshakeError {
+                reason: Reason::Closed,
+                text: format!("was lost in the TLS handshake: {error}"),
+            },
         };
     };
     match (tls, peer) {
@@ -144,33 +149,36 @@ pub fn explain(error: &io::Error, peer: Peer) -> Fault {
             Reason::Plaintext,
             "answers without TLS; use the server's TLS port, or a URL without the second s (redis://) if it has none",
         ),
-        (Error::InvalidMessage(_) | Error::InappropriateMessage { .. }, _) => {
-            Fault { reason: Reason::Protocol, text: format!("does not speak TLS as it should: {tls}") }
-        }
+        (Error::InvalidMessage(_) | Error::InappropriateMessage { .. }, _) => HandshakeError {
+            reason: Reason::Protocol,
+            text: format!("does not speak TLS as it should: {tls}"),
+        },
         (Error::NoCertificatesPresented, _) => fault(
             Reason::NoCertificate,
             "shows no certificate, and one is required here; give the client a certificate that the authorities in \
              tls-client-ca have signed",
         ),
         (Error::InvalidCertificate(why), peer) => certificate(why, peer),
-        (Error::PeerIncompatible(why), Peer::Client) => Fault {
+        (Error::PeerIncompatible(why), Peer::Client) => HandshakeError {
             reason: Reason::Incompatible,
             text: format!(
                 "has no TLS version or cipher in common with respgate ({why:?}); it is too old, or tls-min-version is too strict for it"
             ),
         },
-        (Error::PeerIncompatible(why), Peer::Server) => Fault {
+        (Error::PeerIncompatible(why), Peer::Server) => HandshakeError {
             reason: Reason::Incompatible,
             text: format!(
                 "has no TLS version or cipher in common with respgate ({why:?}); it needs TLS 1.2 or 1.3, and not less than tls-min-version"
             ),
         },
         (Error::AlertReceived(alert), peer) => refused(*alert, peer),
-        (other, _) => Fault { reason: Reason::Protocol, text: format!("broke the TLS protocol: {other}") },
+        (other, _) => {
+            HandshakeError { reason: Reason::Protocol, text: format!("broke the TLS protocol: {other}") }
+        }
     }
 }
 
-fn certificate(why: &CertificateError, peer: Peer) -> Fault {
+fn certificate(why: &CertificateError, peer: Peer) -> HandshakeError {
     let trusted = match peer {
         Peer::Client => "tls-client-ca",
         Peer::Server => "tls-ca",
@@ -179,7 +187,7 @@ fn certificate(why: &CertificateError, peer: Peer) -> Fault {
         Peer::Client => "shows a certificate",
         Peer::Server => "has a certificate",
     };
-    let fault = |reason, text: String| Fault { reason, text: format!("{whose} {text}") };
+    let fault = |reason, text: String| HandshakeError { reason, text: format!("{whose} {text}") };
     match why {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             fault(Reason::Expired, "that has expired; renew it (and check this machine's clock)".into())
@@ -241,9 +249,9 @@ fn certificate(why: &CertificateError, peer: Peer) -> Fault {
     }
 }
 
-fn refused(alert: AlertDescription, peer: Peer) -> Fault {
+fn refused(alert: AlertDescription, peer: Peer) -> HandshakeError {
     use AlertDescription as Alert;
-    let fault = |reason, text: &str| Fault { reason, text: text.into() };
+    let fault = |reason, text: &str| HandshakeError { reason, text: text.into() };
     match (alert, peer) {
         (
             Alert::UnknownCA
@@ -289,7 +297,7 @@ fn refused(alert: AlertDescription, peer: Peer) -> Fault {
             "knows no certificate for the name it was asked for; check tls-server-name",
         ),
         (alert, _) => {
-            Fault { reason: Reason::Refused, text: format!("refuses the TLS connection: {alert:?}") }
+            HandshakeError { reason: Reason::Refused, text: format!("refuses the TLS connection: {alert:?}") }
         }
     }
 }

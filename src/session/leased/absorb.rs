@@ -2,7 +2,7 @@
 
 use super::expect::{Awaited, Effect, Expect, echoes};
 use super::pins::Transaction;
-use super::{Close, End, Leased, Session};
+use super::{Close, LeaseEnd, Leased, Session};
 use crate::resp::Resp;
 use crate::resp::pubsub::{Confirmation, Published, published};
 use crate::resp::reply::{ReplyKind, ScannedReply};
@@ -16,7 +16,7 @@ const OK: &[u8] = b"+OK\r\n";
 
 impl Leased {
     /// Handles what has been read from the server.
-    pub(super) fn absorb(&mut self, session: &mut Session) {
+    pub(super) fn handle_replies(&mut self, session: &mut Session) {
         let mut read = std::mem::replace(self.lease.input(), crate::net::read_buffer::ReadBuffer::new(0));
         let mut at = 0;
         while self.ending.is_none() {
@@ -50,18 +50,18 @@ impl Leased {
                         pass(session, rest.get(..part).unwrap_or_default(), mute);
                         self.scanner.rebase(part);
                         at += part;
-                    } else if rest.len() > session.around.config.max_reply_buffer {
+                    } else if rest.len() > session.ctx.config.max_reply_buffer {
                         tracing::warn!(
                             client = session.client.id,
                             "a client is disconnected: the server sent a reply larger than max-reply-buffer where it owed a short one"
                         );
-                        self.ending = Some(End::Close(Close::Slow));
+                        self.ending = Some(LeaseEnd::Close(Close::Slow));
                     }
                     break;
                 }
                 ScannedReply::Fault(fault) => {
                     tracing::error!(client = session.client.id, %fault, "a leased connection was closed because what the server sent cannot be trusted");
-                    self.ending = Some(End::Close(Close::UpstreamLost));
+                    self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
                 }
             }
         }
@@ -87,15 +87,15 @@ impl Leased {
 
     fn frame(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
         if kind == ReplyKind::Error {
-            session.around.upstream.note_error(frame, self.lease.generation());
+            session.ctx.upstream.note_error(frame, self.lease.generation());
         } else if self.may_hide_refusal() && hides_refusal(frame) {
-            session.around.upstream.suspect(self.lease.generation());
+            session.ctx.upstream.suspect(self.lease.generation());
             self.distrusted = true;
         }
         if kind == ReplyKind::Error && frame.strip_prefix(b"-").is_some_and(not_primary) {
             self.distrusted = true;
         }
-        session.around.upstream.succeeded(self.lease.generation());
+        session.ctx.upstream.succeeded(self.lease.generation());
         if self.streaming.is_some() {
             let mute = self.mutes_front();
             pass(session, frame, mute);
@@ -124,7 +124,7 @@ impl Leased {
         }
         if kind == ReplyKind::Error && self.refused(frame) {
             self.front_refused = true;
-            self.ending = Some(End::Lost);
+            self.ending = Some(LeaseEnd::Lost);
             return;
         }
         self.answer(session, frame, kind);
@@ -147,7 +147,7 @@ impl Leased {
                     user = session.client.user(),
                     "a reply of a script or a module was followed by one that nothing asked for: client and connection are closed"
                 );
-                self.ending = Some(End::Close(Close::UpstreamLost));
+                self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
             Some(Expect::Newest(place)) => self.learned_newest(place, frame),
             Some(Expect::Publish) => self.unpublished = (kind == ReplyKind::Error).then(|| frame.to_vec()),
@@ -161,7 +161,7 @@ impl Leased {
                     error = %String::from_utf8_lossy(frame).trim_end(),
                     "a client's state could not be restored on the new primary: it is disconnected"
                 );
-                self.ending = Some(End::Close(Close::UpstreamLost));
+                self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
             Some(Expect::Restored(_) | Expect::Alive) => {}
             Some(Expect::Auth(auth)) => self.lease.end_refresh(auth, frame),
@@ -171,7 +171,7 @@ impl Leased {
                     client = session.client.id,
                     "a leased connection sent a reply that nothing asked for"
                 );
-                self.ending = Some(End::Close(Close::UpstreamLost));
+                self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
         }
     }

@@ -5,14 +5,14 @@ use tokio::time::Instant;
 use super::expect::{Awaited, Effect, Expect};
 use super::pins::Transaction;
 use super::settle::null_array;
-use super::{Close, End, Leased, OUTBOUND, Pause, Session};
+use super::{Close, LeaseEnd, Leased, OUTBOUND, Pause, Session};
 use crate::command::{self, Flags, Found, Spec, Trace, Tracking, Verb, option_is, trace_of};
 use crate::resp::Resp;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
 use crate::session::fanned::subscription;
 use crate::session::limit::Charged;
-use crate::session::route::{LearnedWay, Way};
+use crate::session::route::{LearnedRoute, RouteDecision};
 use crate::session::setting::Forbidden;
 use crate::session::turn::Step;
 use crate::session::{hello, local, refusal};
@@ -45,12 +45,12 @@ impl Leased {
 
     /// As `admit`, under the limits of the client's tenant.
     fn admit_charged(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
-        let depth = session.around.config.max_pipeline;
+        let depth = session.ctx.config.max_pipeline;
         let waits = self.expected.gated || self.expected.len() >= depth || session.subscribing();
         if self.ending.is_some() || waits {
             return Step::Stay(Pause::Replies);
         }
-        if session.around.upstream.holding() {
+        if session.ctx.upstream.holding() {
             return self.hold(session, request);
         }
         if self.outbound.held() > OUTBOUND {
@@ -81,17 +81,17 @@ impl Leased {
             return Step::Stay(Pause::Replies);
         }
         self.used = true;
-        session.around.upstream.counters.leased.rise();
-        let way = session.way(request);
-        if let Way::Denied(forbidden) | Way::DeniedUnlearned(forbidden) = way {
+        session.ctx.upstream.counters.leased.inc();
+        let way = session.route(request);
+        if let RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) = way {
             return self.deny(session, request, forbidden);
         }
-        if matches!(way, Way::UsersUnknown) {
+        if matches!(way, RouteDecision::UsersUnknown) {
             return self.admit_uncounted(session, request);
         }
-        if let Way::Instead(frame, if_lost) = way {
+        if let RouteDecision::Rewritten(frame, if_lost) = way {
             return match Request::parse(&frame) {
-                Some(request) => self.admit_way(session, &request, Way::Shared(if_lost)),
+                Some(request) => self.admit_way(session, &request, RouteDecision::Shared(if_lost)),
                 None => Step::Done,
             };
         }
@@ -127,47 +127,50 @@ impl Leased {
             return self.deny(session, request, forbidden);
         }
         self.when_answered(|leased| {
-            leased.ending = Some(End::Clean);
+            leased.ending = Some(LeaseEnd::Clean);
             Step::Stay(Pause::Replies)
         })
     }
 
-    fn admit_way(&mut self, session: &mut Session, request: &Request<'_>, way: Way) -> Step {
+    fn admit_way(&mut self, session: &mut Session, request: &Request<'_>, way: RouteDecision) -> Step {
         note_script(session, request);
         if self.pins.transaction.is_some() {
             return self.admit_queued(session, request, way);
         }
         match way {
-            Way::Local(spec) => self.admit_local(session, spec, request),
+            RouteDecision::Local(spec) => self.admit_local(session, spec, request),
             // The server forgets what is watched when it refuses EXEC, whatever the reason (observed on valkey 8.0 and
             // redis 7.0).
-            Way::Refused(_) if self.pins.watching && is_exec(request) => {
+            RouteDecision::Refused(_) if self.pins.watching && is_exec(request) => {
                 self.pins.unwatch();
                 self.forward(session, request, Effect::None)
             }
-            Way::Refused(line) => self.when_answered(|_| {
+            RouteDecision::Refused(line) => self.when_answered(|_| {
                 session.refuse(&line);
                 Step::Done
             }),
-            Way::Denied(forbidden) | Way::DeniedUnlearned(forbidden) => {
+            RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) => {
                 self.deny(session, request, forbidden)
             }
-            Way::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
+            RouteDecision::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
             // What began on the lease ends there.
-            Way::Fanned(kind, begins) if !self.pins.subscribed() => {
+            RouteDecision::Fanned(kind, begins) if !self.pins.subscribed() => {
                 self.when_answered(|_| session.fan(request, kind, begins))
             }
-            Way::Unlearned => {
+            RouteDecision::Unlearned => {
                 self.pins.keep_for(request.name());
                 self.forward(session, request, Effect::None)
             }
             _ if self.pins.subscribed() && session.client.resp == Resp::V2 => {
                 self.admit_subscribed(session, request)
             }
-            Way::Learned(way) => self.admit_learned(session, request, way),
+            RouteDecision::Learned(way) => self.admit_learned(session, request, way),
             // Both have been seen to before.
-            Way::Instead(..) | Way::UsersUnknown => Step::Done,
-            Way::Shared(_) | Way::Scan(_) | Way::Leased | Way::Fanned(..) => match command::find(request) {
+            RouteDecision::Rewritten(..) | RouteDecision::UsersUnknown => Step::Done,
+            RouteDecision::Shared(_)
+            | RouteDecision::Scan(_)
+            | RouteDecision::Leased
+            | RouteDecision::Fanned(..) => match command::find(request) {
                 Some(Found::Spec(spec)) => self.admit_known(session, spec, request),
                 _ => self.forward(session, request, Effect::None),
             },
@@ -217,7 +220,7 @@ impl Leased {
                     return Step::Taken(Pause::Close(Close::Full));
                 }
                 session.answer(|out| crate::resp::write::simple(out, "RESET"));
-                self.ending = Some(End::Abandoned);
+                self.ending = Some(LeaseEnd::Abandoned);
                 Step::Taken(Pause::Replies)
             }
             Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe if self.pins.subscribed() => {
@@ -237,7 +240,7 @@ impl Leased {
             {
                 match hello::parse(request) {
                     Ok(hello) if spec.verb == Verb::Hello && self.may_change_version(session, &hello) => {
-                        self.ending = Some(End::Version(hello));
+                        self.ending = Some(LeaseEnd::Version(hello));
                         Step::Taken(Pause::Replies)
                     }
                     _ => {
@@ -255,15 +258,15 @@ impl Leased {
             local::Outcome::Answered => {
                 // HELLO: what follows needs a connection of the other version.
                 if self.lease.resp() != session.client.resp {
-                    self.ending = Some(End::Clean);
+                    self.ending = Some(LeaseEnd::Clean);
                 }
                 Step::Done
             }
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
             // Without pins the session can go back and have the errand done there.
-            local::Outcome::Errand(errand) => {
+            local::Outcome::AsyncOp(errand) => {
                 session.pending = Some(errand);
-                self.ending = Some(End::Clean);
+                self.ending = Some(LeaseEnd::Clean);
                 Step::Taken(Pause::Replies)
             }
         }
@@ -286,7 +289,7 @@ impl Leased {
 
     fn admit_known(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
         if let Some(limit) = kept_for(spec, request)
-            && let Err(line) = session.hold_place(limit)
+            && let Err(line) = session.take_place(limit)
         {
             return self.refuse(session, &line);
         }
@@ -367,9 +370,9 @@ impl Leased {
     }
 
     /// A command that the table lacks, as the server described it.
-    fn admit_learned(&mut self, session: &mut Session, request: &Request<'_>, way: LearnedWay) -> Step {
+    fn admit_learned(&mut self, session: &mut Session, request: &Request<'_>, way: LearnedRoute) -> Step {
         if way.blocking
-            && let Err(line) = session.hold_place(Limit::Blocked)
+            && let Err(line) = session.take_place(Limit::Blocked)
         {
             return self.refuse(session, &line);
         }
@@ -416,7 +419,7 @@ impl Leased {
     }
 
     /// Inside a transaction everything is queued by the server, except what would change the connection itself.
-    fn admit_queued(&mut self, session: &mut Session, request: &Request<'_>, way: Way) -> Step {
+    fn admit_queued(&mut self, session: &mut Session, request: &Request<'_>, way: RouteDecision) -> Step {
         let Some(transaction) = &mut self.pins.transaction else { return Step::Done };
         let spec = match command::find(request) {
             Some(Found::Spec(spec)) => Some(spec),
@@ -427,7 +430,7 @@ impl Leased {
         match spec.map(|spec| spec.verb) {
             // The server refuses these, too, and the transaction stays open.
             Some(verb)
-                if let Way::Refused(line) = &way
+                if let RouteDecision::Refused(line) = &way
                     && (matches!(
                         verb,
                         Verb::Discard
@@ -442,7 +445,7 @@ impl Leased {
                 return self.poison(session, line);
             }
             // With arguments it ends the transaction all the same.
-            Some(Verb::Exec) if let Way::Refused(line) = &way => {
+            Some(Verb::Exec) if let RouteDecision::Refused(line) = &way => {
                 return self.discard_instead(session, [line, &b"\r\n"[..]].concat());
             }
             Some(Verb::Exec) if transaction.poisoned => {
@@ -501,35 +504,35 @@ impl Leased {
                 return self.poison(session, b"-ERR respgate: not possible inside a transaction");
             }
             _ => match way {
-                Way::Refused(line) => return self.poison(session, &line),
-                Way::Denied(forbidden) | Way::DeniedUnlearned(forbidden) => {
+                RouteDecision::Refused(line) => return self.poison(session, &line),
+                RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) => {
                     return self.deny(session, request, forbidden);
                 }
                 // respgate answers it with an empty list, and cannot do so in the place of one of EXEC's replies.
-                Way::Local(spec) if spec.verb == Verb::ConfigGet => {
+                RouteDecision::Local(spec) if spec.verb == Verb::ConfigGet => {
                     let forbidden = session.forbidden_by_level(spec.name);
                     return self.deny(session, request, forbidden);
                 }
-                Way::Local(_) | Way::Dropped => {
+                RouteDecision::Local(_) | RouteDecision::Dropped => {
                     return self.poison(
                         session,
                         b"-ERR respgate: commands about the connection are not possible inside a transaction",
                     );
                 }
-                Way::Unlearned => self.pins.keep_for(request.name()),
-                Way::Learned(way) => {
+                RouteDecision::Unlearned => self.pins.keep_for(request.name()),
+                RouteDecision::Learned(way) => {
                     trace = way.trace;
                     transaction.scripted |= way.forgeable;
                     if way.kept {
                         self.pins.keep_for(request.name());
                     }
                 }
-                Way::Shared(_)
-                | Way::Scan(_)
-                | Way::Leased
-                | Way::Fanned(..)
-                | Way::Instead(..)
-                | Way::UsersUnknown => {}
+                RouteDecision::Shared(_)
+                | RouteDecision::Scan(_)
+                | RouteDecision::Leased
+                | RouteDecision::Fanned(..)
+                | RouteDecision::Rewritten(..)
+                | RouteDecision::UsersUnknown => {}
             },
         }
         if let Some(transaction) = &mut self.pins.transaction {
@@ -609,7 +612,7 @@ fn note_script(session: &Session, request: &Request<'_>) {
     if !command::arity_ok(spec, request.argc()) {
         return;
     }
-    let scripts = &session.around.upstream.scripts;
+    let scripts = &session.ctx.upstream.scripts;
     match spec.verb {
         Verb::Eval | Verb::EvalRo => scripts.remember(request.arg(1).unwrap_or_default()),
         Verb::ScriptLoad => scripts.remember(request.arg(2).unwrap_or_default()),

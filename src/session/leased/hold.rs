@@ -9,7 +9,7 @@ use crate::session::turn::Step;
 impl Leased {
     /// A failover is under way: the request waits, but not for ever.
     pub(super) fn hold(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
-        let upstream = session.around.upstream.clone();
+        let upstream = session.ctx.upstream.clone();
         let line = match upstream.held_until() {
             Ok(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
             Err(line) => line,
@@ -17,7 +17,7 @@ impl Leased {
         if !self.expected.is_empty() {
             return Step::Stay(Pause::Replies);
         }
-        upstream.counters.hold_expired.rise();
+        upstream.counters.hold_expired.inc();
         let ends = match command::find(request) {
             Some(Found::Spec(spec)) => matches!(spec.verb, Verb::Exec | Verb::Discard),
             _ => false,

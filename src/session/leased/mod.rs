@@ -1,6 +1,6 @@
 //! The leased lane of a session: from the request that needs it until no state is left on the connection.
 //!
-//! [`admit`] decides what is sent, [`absorb`] what a reply means, [`pins`] why the lease is kept.
+//! [`admit`] decides what is sent, [`handle_replies`] what a reply means, [`pins`] why the lease is kept.
 
 mod absorb;
 mod admit;
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use self::expect::{Expect, Expected};
 use self::outbound::Outbound;
 use self::pins::Pins;
-use self::setback::Setbacks;
+use self::setback::ReconnectBackoff;
 use super::hello::Hello;
 use super::presence::Expiry;
 use super::turn::{AHEAD, BACKLOG, Pause};
@@ -39,13 +39,13 @@ use crate::resp::reply::ReplyScanner;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::Pool;
 use crate::upstream::lease::Lease;
-use crate::upstream::replies::Standing;
+use crate::upstream::replies::ClientState;
 
 /// Requests that may wait to be written to a lease before no more are taken, in bytes.
 const OUTBOUND: usize = 256 * 1024;
 
 /// How a lease ended.
-enum End {
+enum LeaseEnd {
     /// The session needs it no longer. It returns to the pool if what ran on it proves that no state is left.
     Clean,
     /// HELLO asks for another protocol version, which the connection's state can follow.
@@ -64,9 +64,9 @@ enum End {
 /// The session is over.
 pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let Some(key) = session.key() else { return Ok(()) };
-    let upstream = session.around.upstream.clone();
+    let upstream = session.ctx.upstream.clone();
     let replies = session.replies.clone();
-    if let Err(line) = session.hold_place(Limit::Leased) {
+    if let Err(line) = session.take_place(Limit::Leased) {
         session.skip_request();
         session.refuse_for_limit(&line);
         return Ok(());
@@ -76,7 +76,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         session.refuse(&upstream.hold_overflow());
         return Ok(());
     }
-    let share = session.share_due();
+    let share = session.scheduler_share();
     let lease = tokio::select! {
         lease = upstream.lease(&key, &replies, share) => lease,
         () = session.left() => return Err(Close::Left),
@@ -94,27 +94,27 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
     let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.account);
-    let mut setbacks = Setbacks::new();
+    let mut setbacks = ReconnectBackoff::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
-            End::Lost => match leased.transplant(session, &mut setbacks).await? {
+            LeaseEnd::Lost => match leased.migrate(session, &mut setbacks).await? {
                 Some(next) => leased = next,
                 None => return Ok(()),
             },
-            End::Version(hello) => leased = leased.change_version(session, &hello).await?,
+            LeaseEnd::Version(hello) => leased = leased.change_version(session, &hello).await?,
             end => break end,
         }
     };
     drop(gauge);
     session.released();
     match end {
-        End::Clean if leased.settled() && !leased.distrusted => {
+        LeaseEnd::Clean if leased.settled() && !leased.distrusted => {
             if let Some(clean) = leased.lease.proven() {
                 clean.give_back();
             }
         }
-        End::Clean | End::Abandoned | End::Version(_) | End::Lost => {}
-        End::Close(close) => return Err(close),
+        LeaseEnd::Clean | LeaseEnd::Abandoned | LeaseEnd::Version(_) | LeaseEnd::Lost => {}
+        LeaseEnd::Close(close) => return Err(close),
     }
     Ok(())
 }
@@ -142,7 +142,7 @@ struct Leased {
     streaming: Option<bool>,
     /// The PUBLISH before a WAIT failed with this error.
     unpublished: Option<Vec<u8>>,
-    ending: Option<End>,
+    ending: Option<LeaseEnd>,
     /// Something has been sent on it.
     used: bool,
     /// The server refused the front request because it is not the primary.
@@ -176,53 +176,53 @@ impl Leased {
         !self.doubtful && self.expected.is_empty() && self.streaming.is_none() && !self.pins.any()
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<LeaseEnd> {
         session.replies.watch(cx.waker());
         for _ in 0..16 {
             let in_flight = if self.expected.gated { 0 } else { self.expected.len() };
             // Where the messages of fan-in wait for a limit, as without a lease.
-            let due_later = session.seat.is_some() && !session.settle_accounts(cx, in_flight);
+            let due_later = session.seat.is_some() && !session.charge_output(cx, in_flight);
             let blocked = due_later
                 || match session.replies.poll_write_to(cx, &mut session.stream) {
                     Poll::Ready(Ok(_)) => false,
-                    Poll::Ready(Err(_)) => return Poll::Ready(End::Close(Close::Left)),
+                    Poll::Ready(Err(_)) => return Poll::Ready(LeaseEnd::Close(Close::Left)),
                     Poll::Pending => true,
                 };
             if session.evicted(cx) {
-                return Poll::Ready(End::Close(Close::Memory));
+                return Poll::Ready(LeaseEnd::Close(Close::Memory));
             }
-            match session.replies.standing() {
-                Standing::Open | Standing::Gone => {}
-                Standing::Overflowed => return Poll::Ready(End::Close(Close::Slow)),
-                Standing::Cut => return Poll::Ready(End::Close(session.cut())),
+            match session.replies.client_state() {
+                ClientState::Open | ClientState::Gone => {}
+                ClientState::Overflowed => return Poll::Ready(LeaseEnd::Close(Close::Slow)),
+                ClientState::Cut => return Poll::Ready(LeaseEnd::Close(session.cut())),
             }
             // Messages come unasked: only a subscriber that is not held back can let so much pile up.
-            if self.piles_up(session) && session.replies.waiting() > session.around.config.max_reply_buffer {
-                return Poll::Ready(End::Close(Close::Slow));
+            if self.piles_up(session) && session.replies.waiting() > session.ctx.config.max_reply_buffer {
+                return Poll::Ready(LeaseEnd::Close(Close::Slow));
             }
             if session.poll_stalled(cx, blocked && !due_later).is_ready() {
-                return Poll::Ready(End::Close(Close::Slow));
+                return Poll::Ready(LeaseEnd::Close(Close::Slow));
             }
-            if let Some(end) = session.presence.expired().and_then(|expiry| self.expire(session, expiry)) {
+            if let Some(end) = session.activity.expired().and_then(|expiry| self.expire(session, expiry)) {
                 return Poll::Ready(end);
             }
             if let Some(end) = self.follow_reload(session) {
                 return Poll::Ready(end);
             }
-            let taking = session.settle_accounts(cx, in_flight);
+            let taking = session.charge_output(cx, in_flight);
             if session.closing == Some(Close::Memory) && self.ending.is_none() {
-                self.ending = Some(End::Close(Close::Memory));
+                self.ending = Some(LeaseEnd::Close(Close::Memory));
             }
             if self.lease.is_silent() {
                 return Poll::Ready(self.silent(session));
             }
             if self.lease.is_cut() {
-                return Poll::Ready(End::Lost);
+                return Poll::Ready(LeaseEnd::Lost);
             }
             if let Some(end) = self.ending.take() {
                 return Poll::Ready(end);
             }
-            if self.lease.takes_ping() && session.around.upstream.may_ping(self.lease.identity()) {
+            if self.lease.takes_ping() && session.ctx.upstream.may_ping(self.lease.identity()) {
                 self.ping();
             }
             if self.lease.is_refresh_due() && self.may_authenticate(session) {
@@ -234,7 +234,7 @@ impl Leased {
             }
             match self.poll_outbound(cx) {
                 Ok(wrote) => moved |= wrote,
-                Err(_) => return Poll::Ready(End::Lost),
+                Err(_) => return Poll::Ready(LeaseEnd::Lost),
             }
             if taking && (session.replies.waiting() < BACKLOG || self.piles_up(session)) {
                 match self.lease.poll_fill(cx) {
@@ -243,11 +243,11 @@ impl Leased {
                         self.lease.input().release();
                     }
                     Poll::Pending => {}
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Lost),
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(LeaseEnd::Lost),
                     Poll::Ready(Ok(_)) => {
                         self.lease.due(false);
                         self.lease.heard();
-                        self.absorb(session);
+                        self.handle_replies(session);
                         self.note_state(session, true);
                         self.count();
                         moved = true;
@@ -258,10 +258,10 @@ impl Leased {
                 let deserted =
                     self.left && !moved && (self.pins.any() || (self.sticky && session.input.is_empty()));
                 if deserted || self.drained(session) {
-                    self.ending = Some(End::Close(if deserted { Close::Left } else { Close::Finished }));
+                    self.ending = Some(LeaseEnd::Close(if deserted { Close::Left } else { Close::Finished }));
                     moved = true;
                 } else if !self.pins.any() && !self.sticky && !moved {
-                    return Poll::Ready(End::Clean);
+                    return Poll::Ready(LeaseEnd::Clean);
                 }
             }
             if !moved && self.ending.is_none() && (blocked || session.replies.waiting() == 0) {
@@ -276,27 +276,27 @@ impl Leased {
 
     /// A subscriber that is to be judged by `slow-reader-soft` is not held back before that.
     fn piles_up(&self, session: &Session) -> bool {
-        self.pins.subscribed() && session.around.config.timeouts.slow_reader_soft.is_some()
+        self.pins.subscribed() && session.ctx.config.timeouts.slow_reader_soft.is_some()
     }
 
     /// What is to be done with a session whose time is up.
-    fn expire(&mut self, session: &mut Session, expiry: Expiry) -> Option<End> {
+    fn expire(&mut self, session: &mut Session, expiry: Expiry) -> Option<LeaseEnd> {
         if expiry == Expiry::Command {
-            session.around.upstream.counters.command_timeouts.rise();
+            session.ctx.upstream.counters.command_timeouts.inc();
             return Some(self.silent(session));
         }
-        session.expire(expiry).map(End::Close)
+        session.expire(expiry).map(LeaseEnd::Close)
     }
 
     /// Notes for timeouts and limits what the lease is kept for. `came`: something came for the client.
     fn note_state(&mut self, session: &mut Session, came: bool) {
-        let now = session.around.roster.now.get();
+        let now = session.ctx.roster.now.get();
         let due = self.expected.due();
         let listens = self.pins.subscribed() || self.pins.monitoring;
         let transaction = self.pins.transaction.is_some() || self.pins.watching;
-        session.presence.active(now);
-        session.presence.owes(now, due, came);
-        session.presence.leases(now, listens || self.expected.gated && !due, transaction);
+        session.activity.touch(now);
+        session.activity.set_reply_due(now, due, came);
+        session.activity.set_lease_state(now, listens || self.expected.gated && !due, transaction);
         if let Some(member) = &mut session.member {
             member.in_flight(if self.expected.gated { 0 } else { self.expected.len() });
             if !self.expected.gated {
@@ -332,7 +332,7 @@ impl Leased {
         }
         match pause {
             Pause::Close(close) => {
-                self.ending = Some(End::Close(close));
+                self.ending = Some(LeaseEnd::Close(close));
                 return true;
             }
             // The reader stops until the limit allows the request, unless the client waits for respgate to read.
@@ -352,7 +352,7 @@ impl Leased {
                     moved = true;
                 }
                 Poll::Ready(Err(error)) => {
-                    self.ending = Some(End::Close(session.lost(&error)));
+                    self.ending = Some(LeaseEnd::Close(session.lost(&error)));
                     return true;
                 }
             },
@@ -375,7 +375,7 @@ impl Leased {
             Poll::Pending => false,
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(close)) => {
-                self.ending = Some(End::Close(close));
+                self.ending = Some(LeaseEnd::Close(close));
                 true
             }
         }
@@ -421,17 +421,17 @@ impl Leased {
     fn departed(&mut self) {
         self.left = true;
         if self.expected.gated {
-            self.ending = Some(End::Close(Close::Left));
+            self.ending = Some(LeaseEnd::Close(Close::Left));
         }
     }
 
     /// The server has not answered in time. Asking again would only make it wait longer.
-    fn silent(&mut self, session: &mut Session) -> End {
+    fn silent(&mut self, session: &mut Session) -> LeaseEnd {
         if matches!(self.expected.front(), Some(Expect::Alive | Expect::Auth(_))) {
-            return End::Lost;
+            return LeaseEnd::Lost;
         }
         if self.pins.any() || self.streaming.is_some() {
-            return End::Close(Close::UpstreamLost);
+            return LeaseEnd::Close(Close::UpstreamLost);
         }
         for (expect, _) in self.expected.take() {
             match expect {
@@ -439,7 +439,7 @@ impl Leased {
                     let verdict = awaited.if_lost.verdict_of_silence();
                     session.replies.answer(|out| out.extend_from_slice(&verdict.reply()));
                 }
-                Expect::Confirmations { .. } => return End::Close(Close::UpstreamLost),
+                Expect::Confirmations { .. } => return LeaseEnd::Close(Close::UpstreamLost),
                 Expect::Discarded(reply) | Expect::Decided(reply) => {
                     session.replies.answer(|out| out.extend_from_slice(&reply));
                 }
@@ -452,11 +452,11 @@ impl Leased {
                 | Expect::Restored(_) => {}
             }
         }
-        End::Abandoned
+        LeaseEnd::Abandoned
     }
 
     fn drained(&self, session: &Session) -> bool {
-        session.around.roster.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
+        session.ctx.roster.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
     }
 
     fn poll_outbound(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {

@@ -2,7 +2,7 @@
 
 use super::expect::Expect;
 use super::pins::Pins;
-use super::{End, Leased};
+use super::{LeaseEnd, Leased};
 use crate::resp::pubsub::Kind;
 use crate::session::Session;
 use crate::session::denied::{permits, permits_words};
@@ -12,24 +12,24 @@ use crate::tenant::policy::Policy;
 impl Leased {
     /// Users or tenants may have changed. A session that listens to what it may no longer listen to ends, as the
     /// server ends it when an ACL changes; a transaction that holds what is denied now does not run.
-    pub(super) fn follow_reload(&mut self, session: &mut Session) -> Option<End> {
-        if !session.presence.reloaded() {
+    pub(super) fn follow_reload(&mut self, session: &mut Session) -> Option<LeaseEnd> {
+        if !session.activity.reloaded() {
             return None;
         }
         let before = session.policy.clone();
         if let Err(close) = session.follow_reload() {
-            return Some(End::Close(close));
+            return Some(LeaseEnd::Close(close));
         }
         // What has waited for this connection goes out on one of who the session is now.
-        if session.acts_anew && !self.used {
-            return Some(End::Clean);
+        if session.identity_stale && !self.used {
+            return Some(LeaseEnd::Clean);
         }
         if let Some(member) = &mut session.member {
             self.kinds().for_each(|kind| member.keep(kind));
         }
         let policy = session.policy.as_deref().filter(|_| session.policy != before)?;
-        if listens_in_vain(policy, &mut self.pins) {
-            return Some(End::Close(session.listens_in_vain()));
+        if drop_denied_subscriptions(policy, &mut self.pins) {
+            return Some(LeaseEnd::Close(session.close_denied_subscriber()));
         }
         if let Some(transaction) = &mut self.pins.transaction {
             let permitted =
@@ -58,7 +58,7 @@ impl Leased {
 }
 
 /// Whether something that was asked for once, and goes on since, is denied.
-fn listens_in_vain(policy: &Policy, pins: &mut Pins) -> bool {
+fn drop_denied_subscriptions(policy: &Policy, pins: &mut Pins) -> bool {
     Kind::ALL
         .into_iter()
         .any(|kind| pins.names(kind).iter().any(|name| !permits_words(policy, &[kind.begin(), name])))
@@ -87,17 +87,18 @@ mod tests {
         for (kind, name) in [(Kind::Channel, &b"news:a"[..]), (Kind::Pattern, b"news:*")] {
             pins.confirm(&Confirmation { kind, begins: true, name: Some(name) });
         }
-        let mut denies =
-            |commands: &[&str], channels: &[&str]| listens_in_vain(&policy(commands, channels), &mut pins);
+        let mut denies = |commands: &[&str], channels: &[&str]| {
+            drop_denied_subscriptions(&policy(commands, channels), &mut pins)
+        };
         assert!(!denies(&["+@all"], &[]));
         assert!(!denies(&["+@all"], &["news:"]));
         assert!(denies(&["+@all"], &["other:"]));
         assert!(denies(&["+@all", "-psubscribe"], &[]));
         pins.monitoring = true;
-        assert!(listens_in_vain(&policy(&["+@all", "-monitor"], &[]), &mut pins));
+        assert!(drop_denied_subscriptions(&policy(&["+@all", "-monitor"], &[]), &mut pins));
         let mut tracks = Pins::default();
         tracks.tracking = Some(b"*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n"[..].into());
-        assert!(!listens_in_vain(&policy(&["+@all"], &[]), &mut tracks));
-        assert!(listens_in_vain(&policy(&["+@all", "-client|tracking"], &[]), &mut tracks));
+        assert!(!drop_denied_subscriptions(&policy(&["+@all"], &[]), &mut tracks));
+        assert!(drop_denied_subscriptions(&policy(&["+@all", "-client|tracking"], &[]), &mut tracks));
     }
 }

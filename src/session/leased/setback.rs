@@ -12,12 +12,12 @@ const SOUND: Duration = Duration::from_secs(1);
 /// Connections that a session lost soon after they were opened, one after another. A server that accepts a connection
 /// and drops it, or refuses what is sent on it, must not be dialled without a pause.
 #[derive(Debug)]
-pub(super) struct Setbacks {
+pub(super) struct ReconnectBackoff {
     since: Option<Instant>,
     pauses: Backoff,
 }
 
-impl Setbacks {
+impl ReconnectBackoff {
     pub(super) fn new() -> Self {
         let pauses = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         Self { since: None, pauses }
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn connections_that_do_not_last_are_made_at_a_growing_distance_and_not_for_ever() {
         let limit = Duration::from_secs(40);
-        let mut setbacks = Setbacks::new();
+        let mut setbacks = ReconnectBackoff::new();
         let start = Instant::now();
         let (mut now, mut dials) = (start, 0);
         let gone_on = loop {
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_lasted_is_replaced_at_once() {
-        let mut setbacks = Setbacks::new();
+        let mut setbacks = ReconnectBackoff::new();
         let now = Instant::now();
         for _ in 0..100 {
             assert_eq!(setbacks.lost(SOUND, Duration::from_secs(40), now), Ok(Duration::ZERO));

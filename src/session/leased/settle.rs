@@ -10,7 +10,7 @@ use crate::resp::Resp;
 use crate::resp::request::{self, Request};
 use crate::session::refusal;
 use crate::upstream::config::BlockedPop;
-use crate::upstream::queue::{IfLost, MAX_SENDS, Verdict};
+use crate::upstream::queue::{IfLost, MAX_SENDS, RequestOutcome};
 
 /// What becomes of one request.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) enum Fate {
 }
 
 /// What is known when a connection is lost.
-pub(super) struct Loss {
+pub(super) struct LostLease {
     pub(super) now: Instant,
     pub(super) resp: Resp,
     pub(super) blocked_pop: BlockedPop,
@@ -50,7 +50,7 @@ pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) 
 }
 
 /// Decides about all requests, in order. `requests`: their bytes, and whether they were written whole.
-pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Loss) -> Vec<Fate> {
+pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &LostLease) -> Vec<Fate> {
     let mut fates = Vec::with_capacity(expects.len());
     let mut previous_resent = true;
     for ((expect, (request, sent)), ended) in expects.iter().zip(requests).zip(ended(expects, requests)) {
@@ -91,7 +91,7 @@ fn ended(expects: &[&Expect], requests: &[(&[u8], bool)]) -> Vec<bool> {
     ended
 }
 
-fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Loss) -> Fate {
+fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &LostLease) -> Fate {
     match &awaited.effect {
         Effect::Multi if ended => return Fate::Answer(b"+OK\r\n".to_vec()),
         _ if awaited.queued && ended => return Fate::Answer(b"+QUEUED\r\n".to_vec()),
@@ -152,7 +152,7 @@ pub(super) fn null_array(resp: Resp) -> Vec<u8> {
 }
 
 fn unknown() -> Vec<u8> {
-    Verdict::OutcomeUnknown.reply()
+    RequestOutcome::OutcomeUnknown.reply()
 }
 
 /// A subscription request with only its last `left` names: the others are confirmed.

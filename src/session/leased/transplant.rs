@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
-use super::setback::Setbacks;
-use super::settle::{Fate, Loss, refuse_first, settle};
+use super::setback::ReconnectBackoff;
+use super::settle::{Fate, LostLease, refuse_first, settle};
 use super::{Close, Leased};
 use crate::resp::pubsub::Kind;
 use crate::resp::request;
@@ -22,13 +22,13 @@ impl Leased {
     ///
     /// # Errors
     /// The session cannot go on: a reply was cut short, its state cannot be made anew, or no primary was found.
-    pub(super) async fn transplant(
+    pub(super) async fn migrate(
         mut self,
         session: &mut Session,
-        setbacks: &mut Setbacks,
+        setbacks: &mut ReconnectBackoff,
     ) -> Result<Option<Self>, Close> {
-        let upstream = session.around.upstream.clone();
-        upstream.counters.lost.rise();
+        let upstream = session.ctx.upstream.clone();
+        upstream.counters.lost.inc();
         if self.streaming.is_some() || self.pins.is_kept_for_unknown() || self.pins.fieldsets {
             tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "a client is disconnected: what it had on its upstream connection cannot be moved");
             return Err(Close::UpstreamLost);
@@ -49,7 +49,7 @@ impl Leased {
         let reopened = {
             let lease = async {
                 let pause = pause.map_err(|gone_on| {
-                    upstream.counters.hold_expired.rise();
+                    upstream.counters.hold_expired.inc();
                     upstream.held_for(gone_on)
                 })?;
                 if !pause.is_zero() {
@@ -75,7 +75,7 @@ impl Leased {
             }
         };
         (next.used, next.left, next.pins) = (true, self.left, self.pins);
-        upstream.counters.transplanted.rise();
+        upstream.counters.transplanted.inc();
         next.restore(session);
         next.restore_transaction(&pending, &fates);
         next.resume(pending, fates, &upstream);
@@ -90,10 +90,10 @@ impl Leased {
         outbound: &Outbound,
         unblocked: bool,
     ) -> Vec<Fate> {
-        let loss = Loss {
+        let loss = LostLease {
             now: Instant::now(),
             resp: session.client.resp,
-            blocked_pop: session.around.upstream.config.blocked_pop,
+            blocked_pop: session.ctx.upstream.config.blocked_pop,
             unblocked,
         };
         let expects: Vec<&Expect> = pending.iter().map(|(expect, _)| expect).collect();
@@ -188,7 +188,7 @@ impl Leased {
         for ((mut expect, _), fate) in pending.into_iter().zip(fates) {
             match fate {
                 Fate::Resend(request) => {
-                    upstream.counters.resent.rise();
+                    upstream.counters.resent.inc();
                     // One request at a time behind what can block or changes subscriptions.
                     self.expected.gated |= match &mut expect {
                         Expect::Reply(awaited) => {
@@ -202,7 +202,7 @@ impl Leased {
                 }
                 Fate::Answer(reply) => {
                     if reply.starts_with(b"-OUTCOMEUNKNOWN") {
-                        upstream.counters.unknown.rise();
+                        upstream.counters.unknown.inc();
                     }
                     let mute = matches!(&expect, Expect::Reply(awaited) if awaited.mute);
                     self.expected.push(Expect::Decided(if mute { Vec::new() } else { reply }), 0);

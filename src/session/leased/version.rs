@@ -9,7 +9,7 @@ impl Leased {
     /// of the other version. A transaction or watched keys cannot move, messages would be lost between two connections,
     /// and tracking needs RESP3.
     pub(super) fn may_change_version(&self, session: &Session, hello: &Hello) -> bool {
-        hello.auth.is_none() && self.pins.only_no_touch() && session.around.upstream.server().is_some()
+        hello.auth.is_none() && self.pins.only_no_touch() && session.ctx.upstream.server().is_some()
     }
 
     /// Opens a connection of the version that HELLO asks for in this one's place, and answers HELLO.
@@ -18,7 +18,7 @@ impl Leased {
     /// The session cannot go on: the client left, the server did not take the new connection, or the client's tenant is
     /// full.
     pub(super) async fn change_version(self, session: &mut Session, hello: &Hello) -> Result<Self, Close> {
-        let upstream = session.around.upstream.clone();
+        let upstream = session.ctx.upstream.clone();
         let (Some(mut key), Some(server)) = (session.key(), upstream.server()) else {
             return Err(Close::UpstreamLost);
         };

@@ -108,12 +108,12 @@ impl Drop for Taken {
 
 /// A place in the line for room. Who is woken and finds none waits on in the same place.
 #[derive(Debug)]
-pub struct Place {
+pub struct CountedPlace {
     count: Arc<Count>,
     number: u64,
 }
 
-impl Place {
+impl CountedPlace {
     fn new(count: &Arc<Count>) -> Self {
         let number = count.change_line(|line| {
             line.next += 1;
@@ -129,7 +129,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for CountedPlace {
     fn drop(&mut self) {
         self.count.change_line(|line| line.wakers.remove(&self.number));
     }
@@ -164,8 +164,8 @@ impl Part {
     }
 
     /// A place behind everybody who waits for room.
-    pub fn line_up(&self) -> Place {
-        Place::new(&self.count)
+    pub fn line_up(&self) -> CountedPlace {
+        CountedPlace::new(&self.count)
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::config::OverLimit;
-use super::count::{Count, Part, Place, Taken};
+use super::count::{Count, CountedPlace, Part, Taken};
 use super::rate::{Meter, Own, Rate};
 use super::refusal::{self, Limit};
-use crate::tenant::Desk;
+use crate::tenant::WorkerTenant;
 
 /// A command that waits for others of its tenant to be answered is woken when there is room. Who was woken first may leave
 /// without using it, so it looks again after this long, too, in nanoseconds.
@@ -18,7 +18,7 @@ const BUFFER_SHARE: usize = 64 * 1024;
 
 /// What is to be done with a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LimitDecision {
     /// It may pass, and is charged.
     Pass,
     /// It may pass at this time, and is charged.
@@ -41,7 +41,7 @@ struct Holds {
 /// See the module.
 #[derive(Debug)]
 pub struct Member {
-    desk: Rc<Desk>,
+    desk: Rc<WorkerTenant>,
     commands: Option<Own>,
     bytes_in: Option<Own>,
     bytes_out: Option<Own>,
@@ -50,7 +50,7 @@ pub struct Member {
     /// Bytes written that have been charged.
     written: u64,
     /// Its command waits for others to be answered.
-    waiting: Option<Place>,
+    waiting: Option<CountedPlace>,
     holds: Holds,
     _place: Taken,
 }
@@ -60,7 +60,7 @@ impl Member {
     ///
     /// # Errors
     /// The tenant has as many clients, or leases, as it may have: an error line, without CRLF.
-    pub fn join(desk: &Rc<Desk>, from: Option<&Self>, written: u64) -> Result<Self, Vec<u8>> {
+    pub fn join(desk: &Rc<WorkerTenant>, from: Option<&Self>, written: u64) -> Result<Self, Vec<u8>> {
         let tenant = &desk.tenant;
         let limits = &tenant.config.limits;
         let Some(place) = tenant.connections.take() else {
@@ -69,8 +69,8 @@ impl Member {
         };
         let mut member = Self::at(desk, place, written);
         for limit in [Limit::Leased, Limit::Blocked, Limit::Subscribed, Limit::Transactions] {
-            if from.is_some_and(|from| from.holds(limit)) {
-                member.hold(limit)?;
+            if from.is_some_and(|from| from.has_place(limit)) {
+                member.take_place(limit)?;
             }
         }
         Ok(member)
@@ -78,11 +78,11 @@ impl Member {
 
     /// As [`Self::join`], of a client that is connected and has been told so: it takes its places along, however many
     /// there may be.
-    pub fn move_in(desk: &Rc<Desk>, from: Option<&Self>, written: u64) -> Self {
+    pub fn join_unchecked(desk: &Rc<WorkerTenant>, from: Option<&Self>, written: u64) -> Self {
         let tenant = &desk.tenant;
         let mut member = Self::at(desk, tenant.connections.take_over(), written);
         let held =
-            |limit, count: &Arc<Count>| from.filter(|from| from.holds(limit)).map(|_| count.take_over());
+            |limit, count: &Arc<Count>| from.filter(|from| from.has_place(limit)).map(|_| count.take_over());
         member.holds = Holds {
             leased: held(Limit::Leased, &tenant.leased),
             blocked: held(Limit::Blocked, &tenant.blocked),
@@ -92,7 +92,7 @@ impl Member {
         member
     }
 
-    fn at(desk: &Rc<Desk>, place: Taken, written: u64) -> Self {
+    fn at(desk: &Rc<WorkerTenant>, place: Taken, written: u64) -> Self {
         let (tenant, limits) = (&desk.tenant, &desk.tenant.config.limits);
         let own = |rate: Option<Rate>| rate.map(Own::new);
         Self {
@@ -110,10 +110,10 @@ impl Member {
     }
 
     /// Its tenant's configuration is another one from `now` on. It keeps its places, and what it has used counts on.
-    pub fn renew(&mut self, desk: &Rc<Desk>, now: u64) {
+    pub fn change_tenant_config(&mut self, desk: &Rc<WorkerTenant>, now: u64) {
         let (tenant, limits) = (&desk.tenant, &desk.tenant.config.limits);
         let own = |known: &Option<Own>, rate: Option<Rate>| {
-            rate.map(|rate| known.as_ref().map_or_else(|| Own::new(rate), |known| known.renewed(rate, now)))
+            rate.map(|rate| known.as_ref().map_or_else(|| Own::new(rate), |known| known.with_rate(rate, now)))
         };
         self.commands = own(&self.commands, limits.client_rates.commands);
         self.bytes_in = own(&self.bytes_in, limits.client_rates.bytes_in);
@@ -127,23 +127,23 @@ impl Member {
     }
 
     /// Whose it is.
-    pub fn desk(&self) -> &Rc<Desk> {
+    pub fn desk(&self) -> &Rc<WorkerTenant> {
         &self.desk
     }
 
     /// Whether a request of `bytes` may pass at `now`. Asked once for each, unless the answer is `Again`; `free`: it
     /// ends something or is about the connection, so that it is charged but neither delayed nor refused.
-    pub fn admit(&mut self, now: u64, bytes: usize, free: bool) -> Verdict {
+    pub fn admit(&mut self, now: u64, bytes: usize, free: bool) -> LimitDecision {
         let desk = self.desk.clone();
         let tenant = &desk.tenant;
-        desk.figures.commands.rise();
+        desk.figures.commands.inc();
         if tenant.unlimited {
-            return Verdict::Pass;
+            return LimitDecision::Pass;
         }
         let limits = &tenant.config.limits;
         if let Some(most) = limits.request.filter(|most| bytes > *most) {
             desk.figures.note(Limit::Request, false);
-            return Verdict::Refuse(refusal::too_large(&tenant.config.name, bytes, most));
+            return LimitDecision::Refuse(refusal::too_large(&tenant.config.name, bytes, most));
         }
         let patience = match limits.over_limit {
             _ if free => u64::MAX,
@@ -184,16 +184,16 @@ impl Member {
                 }
             }
         }
-        if wait == 0 || free { Verdict::Pass } else { Verdict::PassAt(now.saturating_add(wait)) }
+        if wait == 0 || free { LimitDecision::Pass } else { LimitDecision::PassAt(now.saturating_add(wait)) }
     }
 
-    fn over(&self, limit: Limit, rate: Rate, wait: u64) -> Verdict {
+    fn over(&self, limit: Limit, rate: Rate, wait: u64) -> LimitDecision {
         self.desk.figures.note(limit, false);
-        Verdict::Refuse(refusal::over_rate(&self.desk.tenant.config.name, limit, rate.per_second, wait))
+        LimitDecision::Refuse(refusal::over_rate(&self.desk.tenant.config.name, limit, rate.per_second, wait))
     }
 
     /// What is to be done if too many commands of the tenant are in flight.
-    fn await_others(&mut self, now: u64, patience: u64) -> Option<Verdict> {
+    fn await_others(&mut self, now: u64, patience: u64) -> Option<LimitDecision> {
         let waited = self.waiting.take();
         let part = self.in_flight.as_ref().filter(|part| part.count().full())?;
         let figures = &self.desk.figures;
@@ -203,11 +203,11 @@ impl Member {
             }
             figures.commands.fall();
             self.waiting = waited.or_else(|| Some(part.line_up()));
-            return Some(Verdict::Again(now + IN_FLIGHT_CHECK));
+            return Some(LimitDecision::Again(now + IN_FLIGHT_CHECK));
         }
         figures.note(Limit::InFlight, false);
         let most = part.count().limit().unwrap_or_default();
-        Some(Verdict::Refuse(refusal::at_count(&self.desk.tenant.config.name, Limit::InFlight, most)))
+        Some(LimitDecision::Refuse(refusal::at_count(&self.desk.tenant.config.name, Limit::InFlight, most)))
     }
 
     /// Whether a command that waits for others to be answered may ask again now. If not, `waker` is called once, when it
@@ -284,7 +284,7 @@ impl Member {
     ///
     /// # Errors
     /// There are as many as there may be: an error line, without CRLF.
-    pub fn hold(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
+    pub fn take_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
         let Some((place, count)) = self.place(limit) else { return Ok(()) };
         if place.is_none() {
             *place = count.take();
@@ -316,7 +316,7 @@ impl Member {
     }
 
     /// Whether it has a place among the leases of one kind.
-    pub fn holds(&self, limit: Limit) -> bool {
+    pub fn has_place(&self, limit: Limit) -> bool {
         match limit {
             Limit::Leased => self.holds.leased.is_some(),
             Limit::Blocked => self.holds.blocked.is_some(),
@@ -327,7 +327,7 @@ impl Member {
     }
 
     /// Gives a place among the leases of one kind back.
-    pub fn release(&mut self, limit: Limit) {
+    pub fn release_place(&mut self, limit: Limit) {
         match limit {
             Limit::Leased => self.holds = Holds::default(),
             Limit::Blocked => self.holds.blocked = None,

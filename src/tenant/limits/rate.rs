@@ -94,7 +94,7 @@ impl Own {
     }
 
     /// Another rate from `now` on, for whoever was measured by this one.
-    pub fn renewed(&self, rate: Rate, now: u64) -> Self {
+    pub fn with_rate(&self, rate: Rate, now: u64) -> Self {
         Self { rate, due: Cell::new(rate.take_over(self.due.get(), self.rate, now)) }
     }
 }
@@ -376,19 +376,19 @@ mod tests {
     fn another_rate_goes_on_where_the_last_one_was() {
         let slow = Own::new(Rate { per_second: 10, burst: 1 });
         (0..5).for_each(|_| assert!(slow.charge(0, 1, u64::MAX).is_ok()));
-        let fast = slow.renewed(Rate { per_second: 100, burst: 1 }, 100 * MS);
+        let fast = slow.with_rate(Rate { per_second: 100, burst: 1 }, 100 * MS);
         assert_eq!(fast.wait(100 * MS), 40 * MS, "400 ms were owed");
-        let slower = fast.renewed(Rate { per_second: 1, burst: 1 }, 100 * MS);
+        let slower = fast.with_rate(Rate { per_second: 1, burst: 1 }, 100 * MS);
         assert_eq!(slower.wait(100 * MS), 40 * MS, "a debt does not grow");
-        assert_eq!(slower.renewed(slower.rate, 500 * MS).wait(500 * MS), 0);
+        assert_eq!(slower.with_rate(slower.rate, 500 * MS).wait(500 * MS), 0);
         // A pause before is worth the new burst and no more.
-        let rested = slow.renewed(Rate { per_second: 100, burst: 7 }, 9000 * MS);
+        let rested = slow.with_rate(Rate { per_second: 100, burst: 7 }, 9000 * MS);
         assert_eq!(passing(&rested, 9000 * MS, 9000 * MS + 1, 1, 1), 7);
         let (before, rate) = (Shared::new(slow.rate), Rate { per_second: 1000, burst: 10 });
         assert!(before.charge(0, 11, 0).is_ok());
         assert_eq!(Shared::new(rate).following(&before, 0).wait(0), 11 * MS - 9 * MS);
         let endless = Own { rate, due: Cell::new(u64::MAX) };
-        assert!(endless.renewed(Rate { per_second: 1, burst: 1 }, 0).wait(0) > 0);
+        assert!(endless.with_rate(Rate { per_second: 1, burst: 1 }, 0).wait(0) > 0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use self::rules::{Commands, UnlistedRule, allows_unlisted, names_unlisted};
 use crate::command::administration::Administration;
 use crate::command::keys::{self, Channels, Keys, Unclear};
 use crate::command::learned::LearnedCommand;
-use crate::command::{self, Flags, Found, Route, Spec, TABLE};
+use crate::command::{self, Flags, Found, RouteClass, Spec, TABLE};
 use crate::resp::request::Request;
 
 /// A policy, ready to be asked. It never changes.
@@ -210,7 +210,7 @@ impl Policy {
                 Err(Denial::Command(PolicyKey::Commands))
             };
         };
-        let administers = command.route == Route::Admin;
+        let administers = command.route == RouteClass::Admin;
         if !allows_unlisted(&self.unlisted, request, &command.categories) {
             return Err(Denial::Command(PolicyKey::Commands));
         }

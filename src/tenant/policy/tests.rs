@@ -269,7 +269,7 @@ fn no_administrative_command_passes_a_restricted_tenant() {
     let channels = PolicyConfig { key_prefixes: Vec::new(), ..prefixed() };
     for policy in [reader, with(&[], prefixed()), with(&[], channels)] {
         for spec in &TABLE {
-            let administrative = spec.route == Route::Admin || spec.flags.contains(Flags::ADMIN);
+            let administrative = spec.route == RouteClass::Admin || spec.flags.contains(Flags::ADMIN);
             if administrative && spec.name != "CONFIG|GET" {
                 let words: Vec<&str> = spec.name.split('|').chain(["app1:a"; 4]).collect();
                 let denied = judge(&policy, &words);

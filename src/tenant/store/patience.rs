@@ -9,12 +9,12 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct SharingGrace {
     shares: bool,
     ends: Instant,
 }
 
-impl Patience {
+impl SharingGrace {
     /// Nothing is shared until the server has been asked.
     pub(super) fn new(now: Instant) -> Self {
         Self { shares: false, ends: now + GRACE }
@@ -31,7 +31,7 @@ impl Patience {
     }
 
     /// The server is there.
-    pub(super) fn renewed(&mut self, now: Instant) {
+    pub(super) fn reconnected(&mut self, now: Instant) {
         self.ends = now + GRACE;
     }
 
@@ -56,19 +56,19 @@ mod tests {
     fn an_absence_is_borne_for_a_while_and_a_refusal_is_not() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut patience = Patience::new(start);
+        let mut patience = SharingGrace::new(start);
         assert!(!patience.failed(false, at(10)), "it may yet come");
         assert_eq!(patience.ends(), None);
         assert!(patience.granted() && !patience.granted());
-        patience.renewed(at(500));
+        patience.reconnected(at(500));
         assert_eq!(patience.ends(), Some(at(1500)));
         assert!(!patience.failed(false, at(1499)) && patience.shares());
-        patience.renewed(at(1499));
+        patience.reconnected(at(1499));
         assert!(!patience.failed(false, at(1500)) && patience.shares(), "it was back in time");
         assert!(patience.failed(false, at(2499)) && !patience.shares());
         assert!(patience.failed(false, at(2500)), "and still is away");
         assert!(patience.granted());
-        patience.renewed(at(3000));
+        patience.reconnected(at(3000));
         assert!(patience.failed(true, at(3000)) && !patience.shares());
     }
 }

@@ -19,10 +19,13 @@ fn answers_are_grants_or_say_why_not() {
     let error = |line: &'static str| granted(&Value::Error(line.into()));
     assert_eq!(granted(&Value::Integer(7)).unwrap(), 7);
     assert_eq!(granted(&Value::Integer(-7)).unwrap(), 0);
-    assert!(matches!(error("READONLY You can't write against a read only replica."), Err(Fault::Away(_))));
-    assert!(matches!(error("NOPERM this user has no permissions"), Err(Fault::Refused(_))));
-    assert!(matches!(error("OOM command not allowed"), Err(Fault::Refused(_))));
-    assert!(matches!(granted(&Value::Null), Err(Fault::Refused(_))));
+    assert!(matches!(
+        error("READONLY You can't write against a read only replica."),
+        Err(StoreError::Away(_))
+    ));
+    assert!(matches!(error("NOPERM this user has no permissions"), Err(StoreError::Refused(_))));
+    assert!(matches!(error("OOM command not allowed"), Err(StoreError::Refused(_))));
+    assert!(matches!(granted(&Value::Null), Err(StoreError::Refused(_))));
 }
 
 const GRANTS: u8 = 0;
@@ -56,9 +59,9 @@ impl Server {
         }
     }
 
-    fn connect(&self, task: &Task) -> Result<Link<DuplexStream>, Fault> {
+    fn connect(&self, task: &Task) -> Result<Link<DuplexStream>, StoreError> {
         if self.0.load(Ordering::Relaxed) == AWAY {
-            return Err(Fault::Away("connection refused".into()));
+            return Err(StoreError::Away("connection refused".into()));
         }
         let (ours, theirs) = duplex(1 << 16);
         tokio::spawn(self.clone().answer(theirs));

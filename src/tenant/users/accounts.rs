@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::{User, UserConfig};
-use crate::rotation::login::{Login, Whose};
+use crate::rotation::login::{Login, Principal};
 use crate::rotation::source::Account;
 use crate::rotation::{Tallies, Tally, credentials};
 
@@ -73,7 +73,7 @@ impl Accounts {
 
     fn begin(&self, name: &str, account: &Account) -> Kept {
         let login = credentials::begin(account);
-        let whose = Whose::User(name.into());
+        let whose = Principal::User(name.into());
         let places = self.upstreams.iter();
         let places = places.map(|upstream| (upstream.clone(), login.elsewhere(whose.clone()))).collect();
         self.keep(name, account, login, places)

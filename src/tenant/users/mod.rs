@@ -17,7 +17,7 @@ use std::time::Duration;
 use self::hash::PasswordHash;
 use self::hashers::Hashers;
 use self::source::Source;
-use self::throttle::{Attempt, Digest, Throttle, TooSoon, Verdict};
+use self::throttle::{Attempt, AuthDecision, Digest, Throttle, TooSoon};
 use crate::rotation::login::Login;
 use crate::rotation::source::Account;
 use crate::secret::Secret;
@@ -145,15 +145,15 @@ impl Users {
         let check = async || {
             let secret = Secret::new(password);
             match self.hashers.matches(self.throttle.network(source), hash.clone(), secret).await {
-                Some(true) if known.is_some() => Verdict::Right,
-                Some(_) => Verdict::Wrong(Arc::default()),
-                None => Verdict::Undecided(Arc::default()),
+                Some(true) if known.is_some() => AuthDecision::Right,
+                Some(_) => AuthDecision::Wrong(Arc::default()),
+                None => AuthDecision::Undecided(Arc::default()),
             }
         };
         match self.throttle.judge(attempt, remembered, check).await.map_err(Refused::TooSoon)? {
-            Verdict::Right => {}
-            Verdict::Wrong(_) => return Err(Refused::Wrong),
-            Verdict::Inapplicable(_) | Verdict::Undecided(_) => return Err(Refused::Busy),
+            AuthDecision::Right => {}
+            AuthDecision::Wrong(_) => return Err(Refused::Wrong),
+            AuthDecision::Inapplicable(_) | AuthDecision::Undecided(_) => return Err(Refused::Busy),
         }
         // Meanwhile there may be no such user any more, or another password.
         let now = known.as_ref().and_then(|user| self.find(&user.name));

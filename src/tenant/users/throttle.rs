@@ -40,7 +40,7 @@ pub struct Attempt<'a> {
 
 /// What a check of a password came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AuthDecision {
     /// It is right.
     Right,
     /// It is wrong; the server's error line, if there is one.
@@ -60,15 +60,15 @@ pub struct TooSoon(pub u64);
 pub struct Throttle {
     key: [u8; 64],
     hasher: RandomState,
-    state: Mutex<State>,
+    state: Mutex<ThrottleState>,
     epoch: Instant,
 }
 
 #[derive(Default)]
-struct State {
+struct ThrottleState {
     attempts: Attempts,
     /// Checks under way, by pair and digest. Others with the same password wait for their verdict.
-    pending: HashMap<(u64, Digest), watch::Receiver<Option<Verdict>>>,
+    pending: HashMap<(u64, Digest), watch::Receiver<Option<AuthDecision>>>,
     /// When each right password was last known to be right.
     right: HashMap<Digest, Instant>,
 }
@@ -90,7 +90,7 @@ impl fmt::Debug for Throttle {
 /// What comes next for an attempt.
 enum Next<'a> {
     Accepted,
-    Follow(watch::Receiver<Option<Verdict>>),
+    Follow(watch::Receiver<Option<AuthDecision>>),
     Lookup { at: u64, retry_in: u64, charge: Charge<'a> },
     Check { at: u64, check: Check<'a> },
 }
@@ -125,11 +125,11 @@ impl Throttle {
         &self,
         attempt: Attempt<'_>,
         known: impl Fn() -> bool,
-        verify: impl AsyncFnOnce() -> Verdict,
-    ) -> Result<Verdict, TooSoon> {
+        verify: impl AsyncFnOnce() -> AuthDecision,
+    ) -> Result<AuthDecision, TooSoon> {
         loop {
             match self.next(&attempt, known())? {
-                Next::Accepted => return Ok(Verdict::Right),
+                Next::Accepted => return Ok(AuthDecision::Right),
                 Next::Follow(mut leader) => {
                     let verdict = leader.wait_for(Option::is_some).await;
                     if let Some(verdict) = verdict.ok().and_then(|verdict| verdict.clone()) {
@@ -141,13 +141,13 @@ impl Throttle {
                     self.wait_until(at).await;
                     if known() {
                         charge.give_back(Charged::Everything);
-                        return Ok(Verdict::Right);
+                        return Ok(AuthDecision::Right);
                     }
                     return Err(TooSoon(retry_in));
                 }
                 Next::Check { at, check } => {
                     self.wait_until(at).await;
-                    let verdict = if known() { Verdict::Right } else { verify().await };
+                    let verdict = if known() { AuthDecision::Right } else { verify().await };
                     check.finish(verdict.clone());
                     return Ok(verdict);
                 }
@@ -204,7 +204,7 @@ impl Throttle {
         self.state().right.get(digest).copied()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ThrottleState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -237,15 +237,15 @@ impl Charge<'_> {
 struct Check<'a> {
     charge: Charge<'a>,
     place: (u64, Digest),
-    verdict: watch::Sender<Option<Verdict>>,
+    verdict: watch::Sender<Option<AuthDecision>>,
 }
 
 impl Check<'_> {
-    fn finish(self, verdict: Verdict) {
+    fn finish(self, verdict: AuthDecision) {
         match verdict {
-            Verdict::Right | Verdict::Undecided(_) => self.charge.give_back(Charged::Everything),
-            Verdict::Inapplicable(_) => self.charge.give_back(Charged::Failure),
-            Verdict::Wrong(_) => {}
+            AuthDecision::Right | AuthDecision::Undecided(_) => self.charge.give_back(Charged::Everything),
+            AuthDecision::Inapplicable(_) => self.charge.give_back(Charged::Failure),
+            AuthDecision::Wrong(_) => {}
         }
         self.verdict.send_replace(Some(verdict));
     }
@@ -264,7 +264,7 @@ mod tests {
 
     const HERE: Source = Source::Uid(1);
 
-    async fn guess(throttle: &Throttle, password: &str, right: &str) -> Result<Verdict, TooSoon> {
+    async fn guess(throttle: &Throttle, password: &str, right: &str) -> Result<AuthDecision, TooSoon> {
         let digest = throttle.digest([b"", b"app", b""], password.as_bytes());
         let attempt = Attempt { source: HERE, realm: "", user: b"app", digest };
         let verdict = throttle
@@ -273,11 +273,11 @@ mod tests {
                 || throttle.remembered(&digest).is_some(),
                 async || {
                     tokio::time::sleep(Duration::from_millis(20)).await;
-                    if password == right { Verdict::Right } else { Verdict::Wrong(Arc::default()) }
+                    if password == right { AuthDecision::Right } else { AuthDecision::Wrong(Arc::default()) }
                 },
             )
             .await;
-        if verdict == Ok(Verdict::Right) {
+        if verdict == Ok(AuthDecision::Right) {
             throttle.remember(digest, Duration::from_secs(60));
         }
         verdict
@@ -286,17 +286,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_cache_stands_behind_the_throttle() {
         let throttle = Throttle::default();
-        assert_eq!(guess(&throttle, "right", "right").await, Ok(Verdict::Right));
+        assert_eq!(guess(&throttle, "right", "right").await, Ok(AuthDecision::Right));
         let began = Instant::now();
         let mut tries = 0;
         // A guesser that would come upon the right password within a second at the speed of the cache.
         while began.elapsed() < Duration::from_secs(60) {
             tries += 1;
-            assert_ne!(guess(&throttle, &format!("guess {tries}"), "right").await, Ok(Verdict::Right));
+            assert_ne!(guess(&throttle, &format!("guess {tries}"), "right").await, Ok(AuthDecision::Right));
         }
         assert!((100..=620).contains(&tries), "{tries} in a minute");
         let began = Instant::now();
-        assert_eq!(guess(&throttle, "right", "right").await, Ok(Verdict::Right), "beside the guesser");
+        assert_eq!(guess(&throttle, "right", "right").await, Ok(AuthDecision::Right), "beside the guesser");
         assert!(began.elapsed() <= Duration::from_millis(200));
     }
 
@@ -314,7 +314,7 @@ mod tests {
                     async || {
                         checks.set(checks.get() + 1);
                         tokio::time::sleep(Duration::from_millis(20)).await;
-                        if right { Verdict::Right } else { Verdict::Wrong(Arc::default()) }
+                        if right { AuthDecision::Right } else { AuthDecision::Wrong(Arc::default()) }
                     },
                 )
             });
@@ -324,7 +324,7 @@ mod tests {
             drop(tries.remove(0));
             let began = Instant::now();
             for verdict in join(tries).await {
-                assert_eq!(verdict.as_ref().is_ok_and(|verdict| *verdict == Verdict::Right), right);
+                assert_eq!(verdict.as_ref().is_ok_and(|verdict| *verdict == AuthDecision::Right), right);
                 assert!(verdict.is_ok());
             }
             assert_eq!(checks.get(), 2, "{right}");
@@ -358,8 +358,8 @@ mod tests {
             let digest = throttle.digest([b"main", b"app", b""], &number.to_le_bytes());
             let attempt = Attempt { source: HERE, realm: "main", user: b"app", digest };
             let verdict =
-                throttle.judge(attempt, || false, async || Verdict::Undecided(Arc::default())).await;
-            assert_eq!(verdict, Ok(Verdict::Undecided(Arc::default())));
+                throttle.judge(attempt, || false, async || AuthDecision::Undecided(Arc::default())).await;
+            assert_eq!(verdict, Ok(AuthDecision::Undecided(Arc::default())));
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::seat::Outlet;
+use super::seat::SubscriberSink;
 
 /// Sessions woken before other tasks have their turn. Each writes to its socket then, which takes about 6 us.
 const WAKES: usize = 128;
@@ -12,13 +12,13 @@ const WAKES: usize = 128;
 /// See the module. Dropping it wakes everybody.
 #[derive(Default)]
 pub(super) struct Announcements {
-    due: VecDeque<Rc<Outlet>>,
+    due: VecDeque<Rc<SubscriberSink>>,
     bytes: usize,
 }
 
 impl Announcements {
     /// A message of `bytes` bytes was passed to `outlet`.
-    pub(super) fn add(&mut self, outlet: &Rc<Outlet>, bytes: usize) {
+    pub(super) fn add(&mut self, outlet: &Rc<SubscriberSink>, bytes: usize) {
         self.bytes += bytes;
         if outlet.announce_later(bytes) {
             self.due.push_back(outlet.clone());

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pump::{End, Pump};
+use super::pump::{LinkEnd, Pump};
 use super::{FanIn, Upstream, shown};
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::resp::Resp;
 use crate::topology::{Generation, Hint};
 use crate::upstream::SharedPermit;
-use crate::upstream::open::{Key, Link, NeedlessPassword, OpenFault, Purpose, open};
+use crate::upstream::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open};
 use crate::upstream::reauth::Refresh;
 
 /// Bounds of the time between two attempts to open the link.
@@ -29,7 +29,7 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
     // Kept while the link is made again, so that nobody else takes its room.
     let mut permit: Option<SharedPermit> = None;
     // Subscriptions are the same in all databases; the user may be one that must not SELECT.
-    let key = Key::new(fan.identity.clone(), 0, Resp::V3);
+    let key = ConnectionKey::new(fan.identity.clone(), 0, Resp::V3);
     while wanted(&fan, &upstream, &mut permit).await {
         let Some(primary) = upstream.primary().filter(|_| !upstream.holding()) else {
             pause(&fan, &upstream, None).await;
@@ -60,16 +60,16 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
                 }
             }
             Ok(_) => {}
-            Err(OpenFault::AuthRequired(line)) => {
+            Err(ConnectError::AuthRequired(line)) => {
                 upstream.note_auth_required(&key);
                 refuse(&fan, &upstream, &line).await;
             }
-            Err(OpenFault::Refused(line)) => refuse(&fan, &upstream, &line).await,
-            Err(OpenFault::Unwelcome(refused)) => match upstream.unwelcome(&key.identity, &refused) {
+            Err(ConnectError::Refused(line)) => refuse(&fan, &upstream, &line).await,
+            Err(ConnectError::AuthRejected(refused)) => match upstream.unwelcome(&key.identity, &refused) {
                 Some(line) => refuse(&fan, &upstream, &line).await,
                 None => pause(&fan, &upstream, Some(backoff.next_delay())).await,
             },
-            Err(OpenFault::Unavailable(why)) => {
+            Err(ConnectError::Unavailable(why)) => {
                 upstream.note_fault(why);
                 upstream.begin_hold();
                 pause(&fan, &upstream, Some(backoff.next_delay())).await;
@@ -135,7 +135,7 @@ fn give_up(fan: &FanIn, upstream: &Upstream, why: &str) {
     }
 }
 
-async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, key: &Key, link: Link) {
+async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, key: &ConnectionKey, link: Connection) {
     let generation = link.generation;
     let gauge = Gauged::new(&upstream.counters, |c| &c.fanin_open);
     fan.order.set(None);
@@ -154,15 +154,15 @@ async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, key: &Key, link: Link) 
     report(fan, upstream, generation, end);
 }
 
-fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: End) {
+fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: LinkEnd) {
     let name = &upstream.config.name;
     let subscribers = fan.table.borrow().sessions();
     let why = match end {
-        End::Superseded | End::Unused => return,
-        End::NotPrimary => "the node is not the primary any more",
-        End::Silent => "no reply within response-timeout",
-        End::Lost => "the server closed it",
-        End::Framing(why) => {
+        LinkEnd::Superseded | LinkEnd::Unused => return,
+        LinkEnd::NotPrimary => "the node is not the primary any more",
+        LinkEnd::Silent => "no reply within response-timeout",
+        LinkEnd::Lost => "the server closed it",
+        LinkEnd::Framing(why) => {
             tracing::error!(
                 upstream = name,
                 why,
@@ -172,13 +172,13 @@ fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: End) {
             why
         }
     };
-    upstream.counters.lost.rise();
+    upstream.counters.lost.inc();
     upstream.timelines.sign(generation, "a connection to the primary was lost", false);
     upstream.hint(match end {
-        End::NotPrimary => Hint::NotPrimary(generation),
+        LinkEnd::NotPrimary => Hint::NotPrimary(generation),
         _ => Hint::Lost(generation),
     });
-    if !matches!(end, End::Framing(_)) {
+    if !matches!(end, LinkEnd::Framing(_)) {
         tracing::warn!(upstream = name, why, subscribers, "a fan-in link was lost");
     }
 }

@@ -16,7 +16,7 @@ use std::task::Waker;
 
 use tokio::time::Instant;
 
-use self::seat::Outlet;
+use self::seat::SubscriberSink;
 use self::table::Table;
 use super::Upstream;
 use super::identity::Identity;
@@ -37,7 +37,7 @@ const SHARE: usize = 4;
 
 /// Why the link is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
+enum LinkOrder {
     /// Its primary has been superseded.
     Cut,
     /// The server has not answered for too long.
@@ -49,11 +49,11 @@ enum Order {
 /// The subscriptions of all sessions of one worker that act as one user of one upstream.
 pub(super) struct FanIn {
     identity: Rc<Identity>,
-    table: RefCell<Table<Rc<Outlet>>>,
+    table: RefCell<Table<Rc<SubscriberSink>>>,
     driver: RefCell<Option<Waker>>,
     /// Of the link, while it is open.
     generation: Cell<Option<Generation>>,
-    order: Cell<Option<Order>>,
+    order: Cell<Option<LinkOrder>>,
     /// Reads from the link so far.
     reads: Cell<u64>,
     /// Reads when they were last looked at, and since when an answer is due without one.
@@ -125,8 +125,8 @@ impl FanIn {
         }
     }
 
-    fn order(&self, order: Order) {
-        if self.order.get() != Some(Order::Cut) {
+    fn order(&self, order: LinkOrder) {
+        if self.order.get() != Some(LinkOrder::Cut) {
             self.order.set(Some(order));
         }
         self.wake();
@@ -155,7 +155,7 @@ impl FanIn {
     /// Ends the link unless it is of the `newest` generation.
     pub(super) fn cut(&self, newest: Option<Generation>) {
         if self.generation.get().is_some_and(|generation| Some(generation) != newest) {
-            self.order(Order::Cut);
+            self.order(LinkOrder::Cut);
         }
     }
 
@@ -168,7 +168,7 @@ impl FanIn {
     pub(super) fn retire_unused(&self) -> bool {
         let unused = self.generation.get().is_some() && self.is_unused();
         if unused {
-            self.order(Order::Retire);
+            self.order(LinkOrder::Retire);
         }
         unused
     }
@@ -194,11 +194,11 @@ impl FanIn {
         if !config.response_timeout.is_zero()
             && since.is_some_and(|since| now - since >= config.response_timeout)
         {
-            return self.order(Order::GiveUp);
+            return self.order(LinkOrder::GiveUp);
         }
         self.unused.set(unused.then(|| self.unused.get().unwrap_or(now)));
         if open && self.unused.get().is_some_and(|since| now - since >= config.lease_idle) {
-            return self.order(Order::Retire);
+            return self.order(LinkOrder::Retire);
         }
         let (seen, quiet) = self.quiet.get();
         let quiet = if seen == reads { quiet + 1 } else { 0 };
@@ -228,7 +228,7 @@ fn shown(line: &[u8]) -> String {
 impl Upstream {
     /// Whether a request for subscriptions by fan-in is for more than all clients of this worker may have together.
     pub fn fan_in_full(&self, request: &Request<'_>) -> bool {
-        let held: usize = self.fans.borrow().values().map(|fan| fan.table.borrow().held()).sum();
+        let held: usize = self.fans.borrow().values().map(|fan| fan.table.borrow().bytes()).sum();
         let budget = self.buffers.share().budget();
         held.saturating_add(request.len()) > budget.limit() / SHARE / budget.workers()
     }

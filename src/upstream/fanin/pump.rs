@@ -9,14 +9,14 @@ use tokio::io::AsyncWrite;
 
 use super::announce::Announcements;
 use super::table::{Mismatch, Name};
-use super::{FanIn, Order, Upstream, shown};
+use super::{FanIn, LinkOrder, Upstream, shown};
 use crate::net::budget::{Account, Charge};
 use crate::net::buffers::Buffers;
 use crate::resp::pubsub::{Kind, Published, published};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::topology::Generation;
 use crate::upstream::not_primary;
-use crate::upstream::open::Link;
+use crate::upstream::open::Connection;
 use crate::upstream::reauth::Refresh;
 
 /// Bytes of messages that may wait for sessions that have not been woken for them: 16 KiB for each session, within bounds for
@@ -37,7 +37,7 @@ const READS: usize = 16;
 
 /// Why a link ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum LinkEnd {
     /// Its primary has been superseded.
     Superseded,
     /// Nobody has needed it for long.
@@ -54,7 +54,7 @@ pub(super) enum End {
 
 /// See the module.
 pub(super) struct Pump {
-    link: Link,
+    link: Connection,
     scanner: ReplyScanner,
     out: Vec<u8>,
     written: usize,
@@ -68,14 +68,14 @@ pub(super) struct Pump {
 }
 
 /// What may still be done in one turn.
-struct Turn {
+struct TurnBudget {
     /// Bytes that may be passed to sessions.
     bytes: usize,
     /// Frames, and sessions that one is passed to.
     steps: usize,
 }
 
-impl Turn {
+impl TurnBudget {
     fn is_over(&self) -> bool {
         self.bytes == 0 || self.steps == 0
     }
@@ -102,7 +102,7 @@ struct Delivery {
 }
 
 impl Pump {
-    pub(super) fn new(link: Link, buffers: &Rc<Buffers>) -> Self {
+    pub(super) fn new(link: Connection, buffers: &Rc<Buffers>) -> Self {
         Self {
             link,
             scanner: ReplyScanner::default(),
@@ -116,7 +116,12 @@ impl Pump {
     }
 
     /// Ready when the link has ended.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, fan: &Rc<FanIn>, upstream: &Upstream) -> Poll<End> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        fan: &Rc<FanIn>,
+        upstream: &Upstream,
+    ) -> Poll<LinkEnd> {
         fan.watch(cx.waker());
         self.announcements.wake_some();
         let polled = self.poll_link(cx, fan, upstream);
@@ -128,34 +133,34 @@ impl Pump {
         polled
     }
 
-    fn poll_link(&mut self, cx: &mut Context<'_>, fan: &FanIn, upstream: &Upstream) -> Poll<End> {
+    fn poll_link(&mut self, cx: &mut Context<'_>, fan: &FanIn, upstream: &Upstream) -> Poll<LinkEnd> {
         let sessions = fan.table.borrow().sessions();
         let unannounced = sessions.saturating_mul(UNANNOUNCED_EACH).clamp(UNANNOUNCED_MIN, UNANNOUNCED_MAX);
         let bytes = unannounced.saturating_sub(self.announcements.bytes()).min(BYTES_PER_TURN);
         // While the byte budget is spent, one session a turn: those who do not read go first, and a link never stands still,
         // since what it has read is part of the budget.
         let steps = if self.charge.is_budget_spent() { 1 } else { STEPS_PER_TURN };
-        let mut turn = Turn { bytes, steps };
+        let mut turn = TurnBudget { bytes, steps };
         for _ in 0..READS {
             if let Some(order) = fan.order.take() {
                 return Poll::Ready(match order {
-                    Order::Cut => End::Superseded,
-                    Order::GiveUp => End::Silent,
-                    Order::Retire if fan.names() > 0 => continue,
-                    Order::Retire => End::Unused,
+                    LinkOrder::Cut => LinkEnd::Superseded,
+                    LinkOrder::GiveUp => LinkEnd::Silent,
+                    LinkOrder::Retire if fan.names() > 0 => continue,
+                    LinkOrder::Retire => LinkEnd::Unused,
                 });
             }
-            match self.absorb(fan, upstream, &mut turn) {
+            match self.handle_frames(fan, upstream, &mut turn) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(end) => return Poll::Ready(end),
             }
             self.fill(fan, upstream);
             if self.poll_write(cx).is_err() {
-                return Poll::Ready(End::Lost);
+                return Poll::Ready(LinkEnd::Lost);
             }
             match self.link.read.poll_fill(cx, &mut self.link.stream) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Lost),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(LinkEnd::Lost),
                 Poll::Ready(Ok(_)) => fan.reads.set(fan.reads.get() + 1),
                 Poll::Pending => {
                     // It may be silent for hours.
@@ -205,7 +210,12 @@ impl Pump {
     }
 
     /// Handles what was read, until the `turn` is over. False: there is more.
-    fn absorb(&mut self, fan: &FanIn, upstream: &Upstream, turn: &mut Turn) -> Result<bool, End> {
+    fn handle_frames(
+        &mut self,
+        fan: &FanIn,
+        upstream: &Upstream,
+        turn: &mut TurnBudget,
+    ) -> Result<bool, LinkEnd> {
         let done = loop {
             if let Some(delivery) = self.delivery.take() {
                 self.deliver(delivery, fan, upstream, turn);
@@ -234,7 +244,7 @@ impl Pump {
                     }
                     break true;
                 }
-                ScannedReply::Fault(_) => return Err(End::Framing("what it sent is not RESP")),
+                ScannedReply::Fault(_) => return Err(LinkEnd::Framing("what it sent is not RESP")),
             }
         };
         self.charge.set(self.link.read.capacity());
@@ -242,7 +252,7 @@ impl Pump {
     }
 
     /// Passes a message to its subscribers, until the `turn` is over.
-    fn deliver(&mut self, mut delivery: Delivery, fan: &FanIn, upstream: &Upstream, turn: &mut Turn) {
+    fn deliver(&mut self, mut delivery: Delivery, fan: &FanIn, upstream: &Upstream, turn: &mut TurnBudget) {
         let table = fan.table.borrow();
         let frame = self.link.read.bytes().get(..delivery.len).unwrap_or_default();
         let members = table.members(delivery.kind, &delivery.name);
@@ -251,7 +261,7 @@ impl Pump {
             if let Some(outlet) = members.and_then(|members| members.get(seat)) {
                 outlet.publish(frame);
                 self.announcements.add(outlet, frame.len());
-                upstream.counters.fanin_deliveries.rise();
+                upstream.counters.fanin_deliveries.inc();
             }
             turn.spend(frame.len(), 1);
             delivery.reached += 1;
@@ -264,11 +274,11 @@ impl Pump {
     }
 
     /// Drops what has come of a message that is too large. Nobody could take it.
-    fn drop_piece(&mut self, fan: &FanIn, upstream: &Upstream) -> Result<(), End> {
+    fn drop_piece(&mut self, fan: &FanIn, upstream: &Upstream) -> Result<(), LinkEnd> {
         let read = self.link.read.bytes();
         if !std::mem::replace(&mut self.dropping, true) {
             let Published::Message(kind, Some(name)) = published(read) else {
-                return Err(End::Framing("it sent a reply that is too large"));
+                return Err(LinkEnd::Framing("it sent a reply that is too large"));
             };
             let table = fan.table.borrow();
             let members = table.members(kind, name).into_iter().flat_map(|members| members.values());
@@ -293,9 +303,9 @@ fn take_frame(
     fan: &FanIn,
     upstream: &Upstream,
     generation: Generation,
-    turn: &mut Turn,
+    turn: &mut TurnBudget,
     announcements: &mut Announcements,
-) -> Result<Option<Delivery>, End> {
+) -> Result<Option<Delivery>, LinkEnd> {
     if kind != ReplyKind::Push
         && let Some(auth) = fan.auth.take()
     {
@@ -308,7 +318,7 @@ fn take_frame(
     let handled = match kind {
         ReplyKind::Push => match published(frame) {
             Published::Message(kind, Some(name)) => {
-                upstream.counters.fanin_messages.rise();
+                upstream.counters.fanin_messages.inc();
                 let Some(members) = table.members(kind, name) else { return Ok(None) };
                 if !turn.has_room_for(frame.len(), members.len()) {
                     let to = members.keys().copied().collect();
@@ -332,9 +342,9 @@ fn take_frame(
         ReplyKind::Error => {
             upstream.note_error(frame, generation);
             let line = frame.strip_suffix(b"\r\n").filter(|line| line.starts_with(b"-"));
-            let line = line.ok_or(End::Framing("it sent an error in a form that was not expected"))?;
+            let line = line.ok_or(LinkEnd::Framing("it sent an error in a form that was not expected"))?;
             if line.strip_prefix(b"-").is_some_and(not_primary) {
-                return Err(End::NotPrimary);
+                return Err(LinkEnd::NotPrimary);
             }
             table.refused(line).map(|lost| {
                 if lost > 0 {
@@ -344,5 +354,5 @@ fn take_frame(
             })
         }
     };
-    handled.map(|()| None).map_err(|Mismatch| End::Framing("it sent a reply that nothing asked for"))
+    handled.map(|()| None).map_err(|Mismatch| LinkEnd::Framing("it sent a reply that nothing asked for"))
 }

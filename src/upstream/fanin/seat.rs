@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::table::Listener;
+use super::table::Subscriber;
 use super::{FanIn, Upstream};
 use crate::metrics::Gauged;
 use crate::net::budget::Charge;
@@ -14,15 +14,15 @@ use crate::upstream::identity::Identity;
 use crate::upstream::replies::Replies;
 
 /// A session with subscriptions, or with a request for one. Dropping it ends them.
-pub struct Seat {
+pub struct Subscription {
     fan: Rc<FanIn>,
     number: u64,
-    outlet: Rc<Outlet>,
+    outlet: Rc<SubscriberSink>,
     _gauge: Gauged,
 }
 
 /// Where a session's messages go.
-pub(super) struct Outlet {
+pub(super) struct SubscriberSink {
     replies: RefCell<Rc<Replies>>,
     resp: Resp,
     /// Bytes of what it has asked for and has no answer to.
@@ -37,11 +37,11 @@ pub(super) struct Outlet {
     unannounced: Cell<Option<usize>>,
 }
 
-impl Seat {
+impl Subscription {
     /// For a session that acts as `identity`, speaks `resp`, and hears by `replies`.
     pub fn take(upstream: &Rc<Upstream>, identity: &Rc<Identity>, resp: Resp, replies: &Rc<Replies>) -> Self {
         let fan = upstream.fan_in(identity);
-        let outlet = Rc::new(Outlet {
+        let outlet = Rc::new(SubscriberSink {
             replies: RefCell::new(replies.clone()),
             resp,
             asks: Cell::default(),
@@ -103,7 +103,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.fan.table.borrow_mut().leave(self.number);
         self.fan.wake();
@@ -111,7 +111,7 @@ impl Drop for Seat {
     }
 }
 
-impl Outlet {
+impl SubscriberSink {
     /// Adds a message of `bytes` bytes that the session is to be woken for. Returns true if it waits for no wake yet.
     pub(super) fn announce_later(&self, bytes: usize) -> bool {
         let waiting = self.unannounced.get();
@@ -140,7 +140,7 @@ impl Outlet {
     }
 }
 
-impl Listener for Rc<Outlet> {
+impl Subscriber for Rc<SubscriberSink> {
     fn confirmed(&self, kind: Kind, begins: bool, name: Option<&[u8]>, count: usize) {
         let mut frame = Vec::new();
         write::push(&mut frame, self.resp, 3);

@@ -25,7 +25,7 @@ const NAMES: usize = 512;
 const AT_ONCE: usize = 512;
 
 /// One session's ear.
-pub(super) trait Listener {
+pub(super) trait Subscriber {
     /// Of a kind, a subscription to `name` began or ended, or there was none to end; the session has `count` now
     /// (channels and patterns together, shard channels apart).
     fn confirmed(&self, kind: Kind, begins: bool, name: Option<&[u8]>, count: usize);
@@ -44,8 +44,8 @@ pub(super) struct Mismatch;
 
 /// See the module.
 pub(super) struct Table<L> {
-    topics: Each<HashMap<Name, State<L>>>,
-    seats: HashMap<u64, Seat<L>>,
+    topics: Each<HashMap<Name, TopicState<L>>>,
+    seats: HashMap<u64, SubscriberEntry<L>>,
     next_seat: u64,
     /// Subscriptions of a connection that was lost, to be made anew before anything else is sent.
     restoring: VecDeque<(Kind, Vec<Name>)>,
@@ -93,7 +93,7 @@ impl<T> Each<T> {
     }
 }
 
-struct State<L> {
+struct TopicState<L> {
     /// The server has confirmed it, and nothing that ends it was sent.
     on: bool,
     /// Requests under way that name it.
@@ -103,7 +103,7 @@ struct State<L> {
     deserted: bool,
 }
 
-impl<L> State<L> {
+impl<L> TopicState<L> {
     fn new() -> Self {
         Self { on: false, asked: 0, members: HashMap::new(), deserted: false }
     }
@@ -113,7 +113,7 @@ impl<L> State<L> {
     }
 }
 
-struct Seat<L> {
+struct SubscriberEntry<L> {
     listener: L,
     names: Each<HashSet<Name>>,
     bytes: usize,
@@ -121,9 +121,9 @@ struct Seat<L> {
     asking: Option<Asking>,
 }
 
-impl<L> Seat<L> {
+impl<L> SubscriberEntry<L> {
     /// Returns what its subscriptions take, about, in bytes.
-    fn held(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.bytes + self.total() * EACH
     }
 }
@@ -158,7 +158,7 @@ enum Purpose {
     Ping,
 }
 
-impl<L> Seat<L> {
+impl<L> SubscriberEntry<L> {
     fn count(&self, kind: Kind) -> usize {
         match kind {
             Kind::Channel | Kind::Pattern => self.names.channel.len() + self.names.pattern.len(),
@@ -188,12 +188,12 @@ impl<L> Default for Table<L> {
     }
 }
 
-impl<L: Listener + Clone> Table<L> {
+impl<L: Subscriber + Clone> Table<L> {
     /// One more session.
     pub(super) fn join(&mut self, listener: L) -> u64 {
         let seat = self.next_seat;
         self.next_seat += 1;
-        self.seats.insert(seat, Seat { listener, names: Each::default(), bytes: 0, asking: None });
+        self.seats.insert(seat, SubscriberEntry { listener, names: Each::default(), bytes: 0, asking: None });
         seat
     }
 
@@ -224,13 +224,13 @@ impl<L: Listener + Clone> Table<L> {
     }
 
     /// What the subscriptions of all sessions take, about, in bytes.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.held
     }
 
     /// How many names a session is subscribed to.
     pub(super) fn subscriptions(&self, seat: u64) -> usize {
-        self.seats.get(&seat).map_or(0, Seat::total)
+        self.seats.get(&seat).map_or(0, SubscriberEntry::total)
     }
 
     /// Whether a subscription that a session has, or asks for, is `such`.
@@ -452,8 +452,8 @@ impl<L: Listener + Clone> Table<L> {
         lost
     }
 
-    fn state(&mut self, kind: Kind, name: &Name) -> &mut State<L> {
-        self.topics.of_mut(kind).entry(name.clone()).or_insert_with(State::new)
+    fn state(&mut self, kind: Kind, name: &Name) -> &mut TopicState<L> {
+        self.topics.of_mut(kind).entry(name.clone()).or_insert_with(TopicState::new)
     }
 
     fn send(&mut self, out: &mut Vec<u8>, kind: Kind, names: Vec<Name>, purpose: Purpose) {
@@ -512,7 +512,7 @@ impl<L: Listener + Clone> Table<L> {
         self.release(ask.kind, &ask.names);
         if let Some(seat) = self.seats.get_mut(&ask.seat) {
             seat.asking = None;
-            seat.listener.decided(Some(line), seat.held());
+            seat.listener.decided(Some(line), seat.bytes());
         }
     }
 

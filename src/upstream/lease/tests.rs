@@ -6,7 +6,7 @@ use crate::upstream::identity::Identities;
 #[tokio::test(start_paused = true)]
 async fn what_was_begun_before_a_change_is_outdated_by_it() {
     let identities = Identities::new(Login::default());
-    let key = |identity| Key::new(identity, 0, Resp::V2);
+    let key = |identity| ConnectionKey::new(identity, 0, Resp::V2);
     let (own, other) = (key(identities.own().clone()), key(identities.of(None, b"x")));
     let leases = Leases::new(1);
     let outdated = |began| (leases.is_outdated(&own, began), leases.is_outdated(&other, began));

@@ -15,9 +15,9 @@ use tokio::time::{Instant, Sleep};
 use super::super::drive::{Served, drive_aside};
 use super::super::lane::{Lane, Order};
 use super::super::queue::Queue;
-use super::super::renew::Successor;
-use super::super::replies::{Replies, Standing};
-use super::{Gathering, Pump, Upstream};
+use super::super::renew::NextConnection;
+use super::super::replies::{ClientState, Replies};
+use super::{Pump, Upstream, WriteBatcher};
 
 /// How long no other attempt is made after one has failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl Pump {
     /// The replies of `client` have outgrown the connection.
     pub(super) fn outgrown_by(&mut self, client: &Rc<Replies>, lane: &Lane, upstream: &Upstream) {
         client.sizes().use_own();
-        let ordered = !matches!(lane.ordered(), None | Some(Order::Renew));
+        let ordered = !matches!(lane.ordered(), None | Some(Order::Replace));
         let impossible = lane.is_side() || ordered || self.demoted || self.fence.is_some();
         if self.isolates() || impossible || upstream.holding() {
             return;
@@ -75,8 +75,8 @@ impl Pump {
     /// outgrown it.
     pub(in super::super) fn isolate_by_successor(&mut self, lane: &Lane, upstream: &Rc<Upstream>) -> bool {
         let Some(client) = self.isolation.client.clone() else { return false };
-        let Some(Successor { link: Some(link), permit: Some(permit) }) =
-            self.successor.take_if(|successor| successor.link.is_some())
+        let Some(NextConnection { link: Some(link), permit: Some(permit) }) =
+            self.next.take_if(|successor| successor.link.is_some())
         else {
             return false;
         };
@@ -86,13 +86,13 @@ impl Pump {
             requests = queue.len(),
             "a shared upstream connection was left to a client with large replies"
         );
-        upstream.counters.isolated.rise();
-        lane.renewed(link.retires);
+        upstream.counters.isolated.inc();
+        lane.replaced(link.retires);
         lane.reopened(link.round_trip);
         let next = Self { doubted: self.doubted, ..Self::new(link, false) };
         let old = std::mem::replace(self, next);
-        let gathering = Gathering::new(old.link.round_trip);
-        let old = Self { gathering, isolation: Isolation::default(), closing: false, ..old };
+        let gathering = WriteBatcher::new(old.link.round_trip);
+        let old = Self { batcher: gathering, isolation: Isolation::default(), closing: false, ..old };
         lane.answer_decided();
         drive_aside(lane.key().clone(), queue, upstream, Some(Served { pump: old, permit }));
         true
@@ -135,5 +135,5 @@ impl Backpressure {
 
 /// Whether as much waits for a client as may be under way for it.
 fn is_full(replies: &Replies) -> bool {
-    replies.standing() == Standing::Open && replies.waiting() > replies.sizes().bound()
+    replies.client_state() == ClientState::Open && replies.waiting() > replies.sizes().bound()
 }

@@ -29,8 +29,8 @@ use crate::timeline::Timelines;
 use crate::topology::{Address, Generation, Outage, Topology};
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
-use crate::upstream::open::Key;
-use crate::upstream::queue::{Loss, Settled};
+use crate::upstream::open::ConnectionKey;
+use crate::upstream::queue::{LossCause, Settled};
 use crate::upstream::scripts::Scripts;
 
 const READ: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
@@ -62,7 +62,7 @@ impl Bench {
         };
         let upstream = Upstream::start(plan, buffers.clone(), crate::poll_meter::PollMeter::new(), counters);
         let identity = upstream.identities.own().clone();
-        let lane = Lane::new(Key::new(identity, 0, Resp::V2), false);
+        let lane = Lane::new(ConnectionKey::new(identity, 0, Resp::V2), false);
         Self { upstream, lane, buffers, _topology: topology }
     }
 
@@ -76,7 +76,7 @@ impl Bench {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let read = ReadBuffer::with(1024, sent);
         let (generation, began) = (Generation(1), tokio::time::Instant::now());
-        let link = Link {
+        let link = Connection {
             stream: Stream::Tcp(stream),
             read,
             generation,
@@ -85,7 +85,7 @@ impl Bench {
             retires: None,
         };
         let mut pump = Pump::new(link, false);
-        pump.absorb(&self.lane, &self.upstream)
+        pump.handle_replies(&self.lane, &self.upstream)
     }
 }
 
@@ -113,7 +113,7 @@ fn a_reply_never_reaches_the_client_of_a_write_that_was_not_sent_again() {
         {
             let mut queue = bench.lane.queue.borrow_mut();
             queue.wrote(1024);
-            assert_eq!(queue.settle(Loss::Broken), Settled { unknown: 2, resent: 2 });
+            assert_eq!(queue.settle(LossCause::Broken), Settled { unknown: 2, resent: 2 });
             queue.wrote(1024);
         }
         bench.absorb(b"+first\r\n+third\r\n").await.unwrap();
@@ -173,7 +173,7 @@ fn a_demoted_node_refuses_also_what_tls_had_not_sent() {
         }
         let (stream, mut server) = secured().await;
         let (read, began) = (ReadBuffer::new(64 * 1024), tokio::time::Instant::now());
-        let link = Link {
+        let link = Connection {
             stream,
             read,
             generation: Generation(1),
@@ -198,8 +198,8 @@ fn a_demoted_node_refuses_also_what_tls_had_not_sent() {
         let end = tokio::time::timeout(Duration::from_secs(20), async {
             tokio::select! { end = end => end, () = node => panic!("the node left") }
         });
-        assert!(matches!(end.await, Ok(End::NotPrimary)), "it waits for what the node never got");
-        let settled = bench.lane.queue.borrow_mut().settle(Loss::Broken);
+        assert!(matches!(end.await, Ok(PumpEnd::NotPrimary)), "it waits for what the node never got");
+        let settled = bench.lane.queue.borrow_mut().settle(LossCause::Broken);
         assert_eq!(settled.unknown, 0);
     });
 }
@@ -230,12 +230,12 @@ fn a_demoted_node_s_replies_are_not_taken_for_those_of_lost_writes() {
         {
             let mut queue = bench.lane.queue.borrow_mut();
             queue.wrote(1024);
-            assert_eq!(queue.settle(Loss::Broken), Settled { unknown: 1, resent: 1 });
+            assert_eq!(queue.settle(LossCause::Broken), Settled { unknown: 1, resent: 1 });
         }
         bench.lane.push(WRITE, &clients[2], IfLost::ReportUnknown, false);
         bench.lane.queue.borrow_mut().wrote(1024);
         bench.absorb(b"-MASTERDOWN x\r\n+taken\r\n").await.unwrap();
-        bench.lane.queue.borrow_mut().settle(Loss::Broken);
+        bench.lane.queue.borrow_mut().settle(LossCause::Broken);
         bench.lane.queue.borrow_mut().wrote(1024);
         bench.absorb(b"+read\r\n").await.unwrap();
         assert_eq!(taken(&clients[0]).await, b"+read\r\n");

@@ -119,7 +119,7 @@ impl World {
         self.losses += 1;
         let connection = &mut self.connections[number];
         (connection.received, connection.replies) = (Vec::new(), Vec::new());
-        connection.queue.settle(Loss::Broken);
+        connection.queue.settle(LossCause::Broken);
         let culprit = connection.queue.take_culprit(&self.nobody);
         answer_decided(&mut connection.queue);
         if let Some(mut queue) = culprit {
@@ -179,8 +179,8 @@ impl World {
 fn answer_decided(queue: &mut Queue) {
     while let Some((slot, verdict)) = queue.pop_decided() {
         let text: &[u8] = match verdict {
-            Verdict::OutcomeUnknown => b"unknown ",
-            Verdict::GivenUp => b"given-up ",
+            RequestOutcome::OutcomeUnknown => b"unknown ",
+            RequestOutcome::GivenUp => b"given-up ",
             other => panic!("{other:?}"),
         };
         slot.replies.deliver(text, 1, 1);

@@ -1,6 +1,6 @@
 //! Passages about what a connection is: subscriptions, tracking, names, protocol versions, and what is left of it.
 
-use respgate::command::{Route, TABLE};
+use respgate::command::{RouteClass, TABLE};
 
 use super::{Draft, request};
 use crate::requests::left_out;
@@ -129,7 +129,7 @@ pub fn client_state(draft: &mut Draft<'_>) {
     let client = draft.client();
     let names: Vec<&str> = TABLE
         .iter()
-        .filter(|spec| spec.name.starts_with("CLIENT|") && spec.route != Route::Admin && !left_out(spec))
+        .filter(|spec| spec.name.starts_with("CLIENT|") && spec.route != RouteClass::Admin && !left_out(spec))
         .map(|spec| spec.name)
         .chain([
             "SELECT",
@@ -248,7 +248,7 @@ pub fn left_behind(draft: &mut Draft<'_>) {
 pub fn administrative(draft: &mut Draft<'_>) {
     let names: Vec<&str> = TABLE
         .iter()
-        .filter(|spec| spec.route == Route::Admin && !left_out(spec))
+        .filter(|spec| spec.route == RouteClass::Admin && !left_out(spec))
         .map(|spec| spec.name)
         .collect();
     let client = draft.client();

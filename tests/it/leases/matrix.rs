@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use respgate::command::{Flags, Route, Spec, TABLE, Trace, Verb};
+use respgate::command::{Flags, RouteClass, Spec, TABLE, Trace, Verb};
 
 use super::Described;
 use super::requests::{Documented, Words};
@@ -172,10 +172,10 @@ impl Matrix {
 /// none may affect the next.
 fn leaves_nothing(spec: &Spec, administration: bool) -> bool {
     match spec.route {
-        Route::LocalError => true,
+        RouteClass::LocalError => true,
         // Harmless parameters are read whatever the listener allows.
-        Route::Admin => !administration && spec.verb != Verb::ConfigGet,
-        Route::Virtual => false,
+        RouteClass::Admin => !administration && spec.verb != Verb::ConfigGet,
+        RouteClass::Virtual => false,
         // Behind a container's name stands a subcommand that may be unknown.
         _ => spec.trace == Trace::Nothing && !spec.flags.contains(Flags::CONTAINER),
     }

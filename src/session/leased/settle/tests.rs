@@ -27,7 +27,7 @@ fn fate_of(
         blocking: since,
         forgeable: false,
     };
-    let loss = Loss { now, resp: Resp::V2, blocked_pop: loss.0, unblocked: loss.1 };
+    let loss = LostLease { now, resp: Resp::V2, blocked_pop: loss.0, unblocked: loss.1 };
     settle(&[&Expect::Reply(awaited)], &[(request, sent)], &loss).remove(0)
 }
 
@@ -38,7 +38,7 @@ fn what_was_sent_is_sent_again_only_as_the_policy_says() {
         assert_eq!(of(if_lost, true), Fate::Resend(SET.to_vec()));
     }
     assert_eq!(of(IfLost::ReportUnknown, true), Fate::Answer(unknown()));
-    assert_eq!(of(IfLost::ReportLost, true), Fate::Answer(Verdict::Lost.reply()));
+    assert_eq!(of(IfLost::ReportLost, true), Fate::Answer(RequestOutcome::Lost.reply()));
     for if_lost in [IfLost::ReportUnknown, IfLost::ReportLost] {
         assert_eq!(of(if_lost, false), Fate::Resend(SET.to_vec()), "it did not run");
     }
@@ -61,7 +61,7 @@ fn a_blocked_read_is_a_read() {
     let request = b"*6\r\n$5\r\nXREAD\r\n$5\r\nBLOCK\r\n$1\r\n0\r\n$7\r\nSTREAMS\r\n$1\r\ns\r\n$1\r\n$\r\n";
     let of = |if_lost| fate(request, true, if_lost, Some(1), (BlockedPop::TimesOut, false));
     assert_eq!(of(IfLost::Resend), Fate::Resend(request.to_vec()));
-    assert_eq!(of(IfLost::ReportLost), Fate::Answer(Verdict::Lost.reply()));
+    assert_eq!(of(IfLost::ReportLost), Fate::Answer(RequestOutcome::Lost.reply()));
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn what_loses_its_connection_each_time_is_not_sent_for_ever() {
     };
     let again = Fate::Resend(SET.to_vec());
     assert_eq!(of(IfLost::Resend, true, None, MAX_SENDS - 2), again);
-    assert_eq!(of(IfLost::Resend, true, None, MAX_SENDS - 1), Fate::Answer(Verdict::GivenUp.reply()));
+    assert_eq!(of(IfLost::Resend, true, None, MAX_SENDS - 1), Fate::Answer(RequestOutcome::GivenUp.reply()));
     assert_eq!(of(IfLost::ResendWrite, true, None, MAX_SENDS - 1), Fate::Answer(unknown()));
     assert_eq!(of(IfLost::Resend, false, None, MAX_SENDS), again, "this time it was not sent");
     // One that blocks may well see three failovers.

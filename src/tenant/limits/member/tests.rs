@@ -15,7 +15,7 @@ fn tenant(limits: LimitsConfig) -> Arc<Tenant> {
 }
 
 fn member(limits: LimitsConfig) -> Member {
-    Member::join(&Desk::new(&tenant(limits)), None, 0).unwrap()
+    Member::join(&WorkerTenant::new(&tenant(limits)), None, 0).unwrap()
 }
 
 fn commands(over_limit: OverLimit) -> LimitsConfig {
@@ -23,9 +23,9 @@ fn commands(over_limit: OverLimit) -> LimitsConfig {
     LimitsConfig { over_limit, max_delay: Duration::from_millis(25), rates, ..LimitsConfig::default() }
 }
 
-fn refused(verdict: &Verdict) -> String {
+fn refused(verdict: &LimitDecision) -> String {
     match verdict {
-        Verdict::Refuse(line) => String::from_utf8_lossy(line).into_owned(),
+        LimitDecision::Refuse(line) => String::from_utf8_lossy(line).into_owned(),
         other => panic!("{other:?}"),
     }
 }
@@ -34,9 +34,21 @@ fn refused(verdict: &Verdict) -> String {
 fn delays_are_in_turn_and_bounded() {
     let mut member = member(commands(OverLimit::Delay));
     let verdicts: Vec<_> = (0..4).map(|_| member.admit(0, 1, false)).collect();
-    assert_eq!(verdicts, [Verdict::Pass, Verdict::Pass, Verdict::PassAt(10 * MS), Verdict::PassAt(20 * MS)]);
+    assert_eq!(
+        verdicts,
+        [
+            LimitDecision::Pass,
+            LimitDecision::Pass,
+            LimitDecision::PassAt(10 * MS),
+            LimitDecision::PassAt(20 * MS)
+        ]
+    );
     assert!(refused(&member.admit(0, 1, false)).ends_with("limit of 100; retry in 30 ms"));
-    assert_eq!(member.admit(5 * MS, 1, false), Verdict::PassAt(30 * MS), "what was refused was not charged");
+    assert_eq!(
+        member.admit(5 * MS, 1, false),
+        LimitDecision::PassAt(30 * MS),
+        "what was refused was not charged"
+    );
 }
 
 #[test]
@@ -46,14 +58,14 @@ fn a_rejected_command_costs_nothing() {
         ..commands(OverLimit::Reject)
     };
     let mut member = member(limits);
-    assert_eq!(member.admit(0, 300, false), Verdict::Pass);
-    assert_eq!(member.admit(0, 300, false), Verdict::Pass);
+    assert_eq!(member.admit(0, 300, false), LimitDecision::Pass);
+    assert_eq!(member.admit(0, 300, false), LimitDecision::Pass);
     for _ in 0..10 {
         assert!(refused(&member.admit(0, 300, false)).contains("commands-per-second"));
     }
     // Its bytes were given back each time.
-    assert_eq!(member.admit(10 * MS, 300, false), Verdict::Pass);
-    assert_eq!(member.admit(10 * MS, 300, true), Verdict::Pass, "EXEC is charged and never refused");
+    assert_eq!(member.admit(10 * MS, 300, false), LimitDecision::Pass);
+    assert_eq!(member.admit(10 * MS, 300, true), LimitDecision::Pass, "EXEC is charged and never refused");
     assert!(refused(&member.admit(40 * MS, 300, false)).contains("this client of tenant 'shop'"));
 }
 
@@ -65,7 +77,7 @@ fn what_was_written_is_waited_for() {
     assert_eq!(member.wrote(0, 5), 0);
     let wait = member.wrote(0, 105);
     assert_eq!(wait, 96 * MS);
-    assert_eq!(member.admit(0, 1, false), Verdict::PassAt(96 * MS));
+    assert_eq!(member.admit(0, 1, false), LimitDecision::PassAt(96 * MS));
     assert_eq!(member.wrote(96 * MS, 105), 0);
 }
 
@@ -73,16 +85,16 @@ fn what_was_written_is_waited_for() {
 fn commands_in_flight_wait_for_others() {
     for (over_limit, waits) in [(OverLimit::Delay, true), (OverLimit::Reject, false)] {
         let limits = LimitsConfig { in_flight: Some(2), over_limit, ..LimitsConfig::default() };
-        let desk = Desk::new(&tenant(limits));
+        let desk = WorkerTenant::new(&tenant(limits));
         let (mut one, mut two) =
             (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
         one.in_flight(2);
         let verdict = two.admit(0, 1, false);
-        assert_eq!(matches!(verdict, Verdict::Again(_)), waits, "{verdict:?}");
+        assert_eq!(matches!(verdict, LimitDecision::Again(_)), waits, "{verdict:?}");
         one.in_flight(1);
-        assert_eq!(two.admit(0, 1, false), Verdict::Pass);
+        assert_eq!(two.admit(0, 1, false), LimitDecision::Pass);
         one.in_flight(2);
-        assert_eq!(two.admit(0, 1, true), Verdict::Pass);
+        assert_eq!(two.admit(0, 1, true), LimitDecision::Pass);
     }
 }
 
@@ -92,11 +104,11 @@ async fn who_waits_is_woken_by_the_reply_to_another() {
     let limits = LimitsConfig { in_flight: Some(1), ..LimitsConfig::default() };
     let tenant = tenant(limits);
     // Of two workers.
-    let (here, there) = (Desk::new(&tenant), Desk::new(&tenant));
+    let (here, there) = (WorkerTenant::new(&tenant), WorkerTenant::new(&tenant));
     let mut one = Member::join(&here, None, 0).unwrap();
     let mut two = Member::join(&there, None, 0).unwrap();
     one.in_flight(1);
-    assert_eq!(two.admit(0, 1, false), Verdict::Again(50 * MS));
+    assert_eq!(two.admit(0, 1, false), LimitDecision::Again(50 * MS));
     let started = tokio::time::Instant::now();
     let waits = std::future::poll_fn(|cx| match two.room(cx.waker()) {
         true => std::task::Poll::Ready(()),
@@ -109,13 +121,14 @@ async fn who_waits_is_woken_by_the_reply_to_another() {
     let both = async { tokio::join!(waits, answered) };
     tokio::time::timeout(Duration::from_millis(1), both).await.unwrap();
     assert_eq!(started.elapsed(), Duration::ZERO);
-    assert_eq!(two.admit(0, 1, false), Verdict::Pass);
+    assert_eq!(two.admit(0, 1, false), LimitDecision::Pass);
     assert!(two.waiting.is_none());
 }
 
 #[test]
 fn only_who_holds_much_of_too_much_goes() {
-    let desk = Desk::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
+    let desk =
+        WorkerTenant::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
     let (mut large, mut small) =
         (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
     assert_eq!(large.buffers(1 << 20), None);
@@ -135,44 +148,47 @@ fn another_configuration_keeps_places_and_what_was_used() {
     };
     let config = |limits| TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() };
     let before = Tenants::new(&[config(limits(100, None))], &[], None);
-    let desk = Desk::new(before.all.first().unwrap());
+    let desk = WorkerTenant::new(before.all.first().unwrap());
     let mut member = Member::join(&desk, None, 0).unwrap();
-    member.hold(Limit::Leased).unwrap();
-    (0..3).for_each(|_| assert!(matches!(member.admit(0, 1, false), Verdict::Pass | Verdict::PassAt(_))));
-    let after = before.renewed(&[config(limits(1000, Some(5)))], &[]);
+    member.take_place(Limit::Leased).unwrap();
+    (0..3).for_each(|_| {
+        assert!(matches!(member.admit(0, 1, false), LimitDecision::Pass | LimitDecision::PassAt(_)))
+    });
+    let after = before.reconfigured(&[config(limits(1000, Some(5)))], &[]);
     let tenant = after.all.first().unwrap();
     assert_eq!(tenant.number, desk.tenant.number);
-    member.renew(&desk.renewed(tenant), 0);
+    member.change_tenant_config(&desk.reconfigured(tenant), 0);
     member.in_flight(3);
     assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (1, 1, 3));
     // Three units were used, of which one was the last one's wait: it is a millisecond's now.
-    assert!(matches!(member.admit(0, 1, false), Verdict::PassAt(due) if due <= 3 * MS));
+    assert!(matches!(member.admit(0, 1, false), LimitDecision::PassAt(due) if due <= 3 * MS));
     assert_eq!(member.desk().figures.commands.get(), 4, "the figures go on");
     assert!(Member::join(member.desk(), None, 0).is_err(), "it is full");
-    let late = Member::move_in(member.desk(), Some(&member), 0);
+    let late = Member::join_unchecked(member.desk(), Some(&member), 0);
     assert_eq!((tenant.connections.taken(), tenant.leased.taken()), (2, 2));
     drop((late, member));
     assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (0, 0, 0));
-    let unchanged = after.renewed(&[config(limits(1000, Some(5)))], &[]);
+    let unchanged = after.reconfigured(&[config(limits(1000, Some(5)))], &[]);
     assert!(Arc::ptr_eq(unchanged.all.first().unwrap(), tenant));
-    let other = after.renewed(&[], &[]).renewed(&[config(limits(1000, Some(5)))], &[]);
+    let other = after.reconfigured(&[], &[]).reconfigured(&[config(limits(1000, Some(5)))], &[]);
     assert_ne!(other.all.first().unwrap().number, tenant.number, "a name that comes back is another tenant");
 }
 
 #[test]
 fn places_are_taken_along_or_the_tenant_is_not_joined() {
     let limits = LimitsConfig { subscribed: Some(1), connections: Some(2), ..LimitsConfig::default() };
-    let (from, to) = (Desk::new(&tenant(LimitsConfig::default())), Desk::new(&tenant(limits)));
+    let (from, to) =
+        (WorkerTenant::new(&tenant(LimitsConfig::default())), WorkerTenant::new(&tenant(limits)));
     let subscriber = || {
         let mut member = Member::join(&from, None, 0).unwrap();
-        member.hold(Limit::Subscribed).unwrap();
+        member.take_place(Limit::Subscribed).unwrap();
         member
     };
     let (first, second) = (subscriber(), subscriber());
     let mut joined = Member::join(&to, Some(&first), 0).unwrap();
     assert!(Member::join(&to, Some(&second), 0).is_err());
     assert_eq!(to.tenant.connections.taken(), 1, "who could not join takes no place");
-    joined.release(Limit::Subscribed);
+    joined.release_place(Limit::Subscribed);
     assert!(Member::join(&to, Some(&second), 0).is_ok());
     assert_eq!(from.tenant.subscribed.taken(), 2);
     drop((first, second));

@@ -1,7 +1,7 @@
 //! Work of the table that concerns more names than one turn may handle: it is done in slices, so that a session with 64 Ki
 //! names does not stop its worker. No I/O.
 
-use super::{Ask, Each, Kind, Listener, Name, Table};
+use super::{Ask, Each, Kind, Name, Subscriber, Table};
 
 /// What is still to be done for one session.
 pub(super) enum Work {
@@ -23,7 +23,7 @@ impl Work {
     }
 }
 
-impl<L: Listener + Clone> Table<L> {
+impl<L: Subscriber + Clone> Table<L> {
     /// Does `work` now if it is short and nothing waits, else later.
     pub(super) fn undertake(&mut self, work: Work) {
         if self.backlog.is_empty() && work.len() <= self.at_once {
@@ -77,7 +77,7 @@ impl<L: Listener + Clone> Table<L> {
                     return Some(Work::End { seat, kind, names });
                 }
                 if let Some(seat) = self.seats.get(&seat) {
-                    seat.listener.decided(None, seat.held());
+                    seat.listener.decided(None, seat.bytes());
                 }
                 None
             }
@@ -111,7 +111,7 @@ impl<L: Listener + Clone> Table<L> {
         }
         if let Some(mine) = self.seats.get_mut(&seat) {
             mine.asking = None;
-            mine.listener.decided(None, mine.held());
+            mine.listener.decided(None, mine.bytes());
         }
         None
     }

@@ -22,7 +22,7 @@ fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
-impl Listener for Ear {
+impl Subscriber for Ear {
     fn confirmed(&self, kind: Kind, begins: bool, name: Option<&[u8]>, count: usize) {
         self.borrow_mut().push(Heard::Confirmed(kind, begins, name.map(text), count));
     }
@@ -177,7 +177,7 @@ fn many_names_take_many_turns() {
     assert_eq!(turns(&mut table), 60);
     assert_eq!(heard(), NAMES + 1);
     settle(&mut table, &mut server);
-    assert_eq!((table.names(), table.held()), (0, 0));
+    assert_eq!((table.names(), table.bytes()), (0, 0));
 }
 
 #[test]
@@ -434,11 +434,11 @@ fn play(actions: Vec<Action>, at_once: usize) {
         }
     }
     let bytes: usize = models.iter().flat_map(|model| &model.has).map(|(_, name)| EACH + name.len()).sum();
-    assert_eq!(table.held(), bytes);
+    assert_eq!(table.bytes(), bytes);
     models.iter().for_each(|model| table.leave(model.seat));
     settle(&mut table, &mut server);
     assert!(server.names.is_empty());
-    assert_eq!((table.names(), table.sessions(), table.owed(), table.held()), (0, 0, false, 0));
+    assert_eq!((table.names(), table.sessions(), table.owed(), table.bytes()), (0, 0, false, 0));
     assert!(table.deserted.is_empty());
 }
 
