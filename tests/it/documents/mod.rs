@@ -112,6 +112,15 @@ fn every_metric_of_a_running_respgate_is_documented() {
     assert!(missing.is_empty(), "not documented: {missing:?}");
 }
 
+#[test]
+fn every_alert_is_documented() {
+    let rules = Page::read("deploy/prometheus/alerts.yml").text;
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::to_owned);
+    let anchors = Page::read("docs/metrics-and-alerts.md").anchors();
+    let documented = anchors.into_iter().filter(|anchor| anchor.starts_with("Respgate")).collect();
+    assert_same("alerts", &documented, &alerts.collect());
+}
+
 /// What `respgate … --help` prints.
 fn help(subcommand: &[&str]) -> String {
     let output = Command::new(binary()).args(subcommand).arg("--help").output().expect("respgate");
