@@ -56,6 +56,20 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
+fn every_file_in_architecture_exists() {
+    let text = Page::read("ARCHITECTURE.md").text;
+    let named =
+        text.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs") || word.ends_with('/'));
+    let named: Vec<_> = named.filter(|word| *word != "src/").collect();
+    assert!(named.len() > 50, "only {} files", named.len());
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|name| !root().join("src").join(name).exists() && !root().join(name).exists())
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn the_readme_is_short() {
     let lines = Page::read("README.md").text.lines().count();
     assert!(lines <= 200, "README.md has {lines} lines; 200 is the most");
@@ -96,6 +110,15 @@ fn every_metric_of_a_running_respgate_is_documented() {
     assert!(shown.len() > 40, "{text}");
     let missing: Vec<_> = shown.difference(&documented_metrics()).cloned().collect();
     assert!(missing.is_empty(), "not documented: {missing:?}");
+}
+
+#[test]
+fn every_alert_is_documented() {
+    let rules = Page::read("deploy/prometheus/alerts.yml").text;
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::to_owned);
+    let anchors = Page::read("docs/metrics-and-alerts.md").anchors();
+    let documented = anchors.into_iter().filter(|anchor| anchor.starts_with("Respgate")).collect();
+    assert_same("alerts", &documented, &alerts.collect());
 }
 
 /// What `respgate … --help` prints.
