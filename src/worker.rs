@@ -22,7 +22,7 @@ use crate::poll_meter::{PollClock, PollFigures, PollMeter};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::limit::WorkerTenants;
-use crate::session::roster::SessionRegistry;
+use crate::session::registry::SessionRegistry;
 use crate::session::{Session, SessionContext};
 use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::discovery::config::SentinelConfig;
 use crate::discovery::event::{Claim, View};
-use crate::discovery::roster::SentinelTable;
+use crate::discovery::sentinel_table::SentinelTable;
 use crate::topology::{Address, Outage};
 
 /// How long most Sentinels must stay silent before the others decide.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::discovery::config::SentinelConfig;
 use crate::discovery::event::{self, BadReply, CHANNELS, Heard, View};
 use crate::discovery::machine::Event;
-use crate::discovery::roster::SentinelError;
+use crate::discovery::sentinel_table::SentinelError;
 use crate::net::backoff::Backoff;
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;

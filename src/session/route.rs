@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::config::AdminCommands;
-use super::errand::AsyncOp;
+use super::async_op::AsyncOp;
 use super::refusal;
 use super::setting::Forbidden;
 use super::turn::{Pause, Step};

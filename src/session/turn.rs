@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::errand::AsyncOp;
+use super::async_op::AsyncOp;
 use super::limit::Charged;
 use super::{Close, Session};
 use crate::net::tls::fault::{HandshakeError, Reason};

@@ -8,7 +8,7 @@
 //!
 //! While the server does not answer, or refuses, each respgate keeps to its part of the rate.
 
-mod patience;
+mod grace;
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::patience::SharingGrace;
+use self::grace::SharingGrace;
 use super::Tenant;
 use super::limits::ledger::Ledger;
 use crate::net::backoff::Backoff;

@@ -10,7 +10,7 @@ use super::lane::{Lane, Phase};
 use super::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open};
 use super::pump::{Pump, PumpEnd};
 use super::queue::{LossCause, Queue, Settled};
-use super::renew::Replacement;
+use super::replace::Replacement;
 use super::{SharedPermit, Upstream};
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;

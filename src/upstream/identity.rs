@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::refusal::Refusals;
+use super::auth_backoff::Refusals;
 use crate::rotation::login::{Login, Newest, Principal};
 use crate::secret::{Credentials, Secret};
 use crate::topology::Generation;

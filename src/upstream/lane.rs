@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::contention::{Asker, FairScheduler};
+use super::scheduler::{Asker, FairScheduler};
 use super::open::ConnectionKey;
 use super::queue::{IfLost, Queue, RequestOutcome, Slot};
 use super::replies::Replies;
-use super::turns::Share;
+use super::fair_queue::Share;
 use super::window::Window;
 
 /// Bytes that may wait on one lane before sessions must wait, so that a slow server slows its clients.

@@ -10,7 +10,7 @@ use super::Upstream;
 use super::identity::Identity;
 use super::open::ConnectionKey;
 use super::replies::Replies;
-use super::turns::Share;
+use super::fair_queue::Share;
 use crate::command::learned::Learned;
 use crate::resp::Resp;
 use crate::resp::control::Control;

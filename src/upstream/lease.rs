@@ -20,7 +20,7 @@ use super::idle::{IdleLinks, sound};
 use super::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open};
 use super::reauth::{InPlaceAuth, Refresh};
 use super::replies::Replies;
-use super::turns::{FairQueue, Share};
+use super::fair_queue::{FairQueue, Share};
 use crate::command::Trace;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;

@@ -4,11 +4,11 @@
 //! the leased one, [`fanin`] for subscriptions that share one.
 
 pub mod config;
-pub mod contention;
+pub mod scheduler;
 mod drive;
 pub mod fanin;
 mod follow;
-mod gather;
+mod batch;
 pub mod held;
 mod history;
 mod hold;
@@ -23,12 +23,12 @@ mod probation;
 mod pump;
 pub mod queue;
 pub mod reauth;
-mod refusal;
-mod renew;
+mod auth_backoff;
+mod replace;
 pub mod replies;
 pub mod reply_sizes;
 pub mod scripts;
-pub mod turns;
+pub mod fair_queue;
 mod window;
 
 use std::cell::{Cell, RefCell};
@@ -40,14 +40,14 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use self::config::{ClientAuth, UpstreamConfig};
-use self::contention::Asker;
+use self::scheduler::Asker;
 use self::fanin::FanIn;
 use self::held::HeldBytes;
 use self::identity::{Identities, Identity};
 use self::lane::{Admission, Lane, Order};
 use self::lease::Leases;
 use self::open::ConnectionKey;
-use self::refusal::Refused;
+use self::auth_backoff::Refused;
 use self::scripts::Scripts;
 use crate::command::learned::Learned;
 use crate::metrics::{Counters, Snapshot};
@@ -175,7 +175,7 @@ impl Upstream {
         meter.spawn_local(upstream.clone().follow(topology));
         meter.spawn_local(housekeeping::keep(Rc::downgrade(&upstream)));
         let certificates = upstream.dialer.tls.as_ref().map(ClientTls::changes);
-        meter.spawn_local(renew::follow(Rc::downgrade(&upstream), changes, certificates));
+        meter.spawn_local(replace::follow(Rc::downgrade(&upstream), changes, certificates));
         upstream
     }
 

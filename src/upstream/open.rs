@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::identity::Identity;
-use super::refusal::Refused;
+use super::auth_backoff::Refused;
 use crate::net::read_buffer::ReadBuffer;
 use crate::net::stream::Stream;
 use crate::resp::Resp;

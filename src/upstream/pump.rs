@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::Sleep;
 
-use super::gather::{Decision, WriteBatcher};
+use super::batch::{Decision, WriteBatcher};
 use super::lane::{Lane, Order, answer};
 use super::open::Connection;
 use super::queue::{IfLost, Queue, RequestOutcome, Slot};
-use super::renew::NextConnection;
+use super::replace::NextConnection;
 use super::replies::Replies;
 use super::reply_sizes::LARGE;
 use super::{Upstream, not_primary};

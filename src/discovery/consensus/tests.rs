@@ -1,5 +1,5 @@
 use super::*;
-use crate::discovery::roster::SentinelError;
+use crate::discovery::sentinel_table::SentinelError;
 
 fn at(host: &str) -> Address {
     Address::tcp(host, 1)

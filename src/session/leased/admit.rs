@@ -10,7 +10,7 @@ use crate::command::{self, Flags, Found, Spec, Trace, Tracking, Verb, option_is,
 use crate::resp::Resp;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
-use crate::session::fanned::subscription;
+use crate::session::shared_pubsub::subscription;
 use crate::session::limit::Charged;
 use crate::session::route::{LearnedRoute, RouteDecision};
 use crate::session::setting::Forbidden;

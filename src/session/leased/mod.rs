@@ -2,19 +2,19 @@
 //!
 //! [`admit`] decides what is sent, [`handle_replies`] what a reply means, [`pins`] why the lease is kept.
 
-mod absorb;
+mod replies;
 mod admit;
 mod expect;
 mod hold;
 mod newest;
 mod outbound;
 mod pins;
-mod post;
-mod revise;
+mod send;
+mod reapply_policy;
 mod selects;
-mod setback;
+mod reconnect;
 mod settle;
-mod transplant;
+mod migrate;
 mod version;
 
 use std::future::poll_fn;
@@ -26,9 +26,9 @@ use tokio::time::Instant;
 use self::expect::{Expect, Expected};
 use self::outbound::Outbound;
 use self::pins::Pins;
-use self::setback::ReconnectBackoff;
+use self::reconnect::ReconnectBackoff;
 use super::hello::Hello;
-use super::presence::Expiry;
+use super::activity::Expiry;
 use super::turn::{AHEAD, BACKLOG, Pause};
 use super::{Close, Session};
 use crate::command::Trace;

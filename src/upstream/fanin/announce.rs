@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::seat::SubscriberSink;
+use super::subscription::SubscriberSink;
 
 /// Sessions woken before other tasks have their turn. Each writes to its socket then, which takes about 6 us.
 const WAKES: usize = 128;

@@ -7,7 +7,7 @@
 mod announce;
 mod drive;
 mod pump;
-pub mod seat;
+pub mod subscription;
 mod table;
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +16,7 @@ use std::task::Waker;
 
 use tokio::time::Instant;
 
-use self::seat::SubscriberSink;
+use self::subscription::SubscriberSink;
 use self::table::Table;
 use super::Upstream;
 use super::identity::Identity;

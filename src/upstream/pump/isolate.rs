@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use super::super::drive::{Served, drive_aside};
 use super::super::lane::{Lane, Order};
 use super::super::queue::Queue;
-use super::super::renew::NextConnection;
+use super::super::replace::NextConnection;
 use super::super::replies::{ClientState, Replies};
 use super::{Pump, Upstream, WriteBatcher};
 

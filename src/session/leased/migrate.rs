@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
-use super::setback::ReconnectBackoff;
+use super::reconnect::ReconnectBackoff;
 use super::settle::{Fate, LostLease, refuse_first, settle};
 use super::{Close, Leased};
 use crate::resp::pubsub::Kind;

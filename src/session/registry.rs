@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::presence::{Activity, Tick};
+use super::activity::{Activity, Tick};
 use crate::net::budget::{Holding, Share, relief, weightiest};
 use crate::net::buffers::Buffers;
 

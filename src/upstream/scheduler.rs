@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::turns::{FairQueue, Share};
+use super::fair_queue::{FairQueue, Share};
 use super::window::Window;
 
 /// Who asks whether it may send one request.
@@ -149,7 +149,7 @@ impl FairScheduler {
 
 #[cfg(test)]
 mod tests {
-    use super::super::turns::{Priority, ShareConfig};
+    use super::super::fair_queue::{Priority, ShareConfig};
     use super::*;
 
     const FLOOD: Share =

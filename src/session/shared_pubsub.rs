@@ -12,7 +12,7 @@ use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::tenant::config::Pubsub;
 use crate::upstream::config::Pool;
-use crate::upstream::fanin::seat::Subscription;
+use crate::upstream::fanin::subscription::Subscription;
 
 impl Session {
     /// The way of a command that changes subscriptions, if it is by fan-in. What began there ends there, even if the
