@@ -38,7 +38,7 @@ use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
-use crate::upstream::scripts::Scripts;
+use crate::upstream::connection::scripts::Scripts;
 use crate::worker::{ListenerPlan, Plan, Worker};
 
 /// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.

@@ -25,7 +25,7 @@ use crate::tenant::policy::config::{Rule, Scripts};
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
-use crate::upstream::fair_queue::Priority;
+use crate::upstream::shared::fair::fair_queue::Priority;
 
 /// One setting.
 #[derive(Clone, Debug, Default)]

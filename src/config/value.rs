@@ -20,7 +20,7 @@ use crate::tenant::policy::config::Scripts;
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
-use crate::upstream::fair_queue::Priority;
+use crate::upstream::shared::fair::fair_queue::Priority;
 
 /// A type that a setting can have.
 pub trait Value: Sized {

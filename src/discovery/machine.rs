@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::discovery::candidate::CandidateProbe;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig, SwitchRule};
 use crate::discovery::consensus::{Consensus, ConsensusVerdict, same_node};
 use crate::discovery::event::{Claim, FailoverStep, Heard, Notice, View};
 use crate::discovery::sentinel_table::{Change, SentinelError, SentinelStatus, SentinelTable};
-use crate::discovery::candidate::CandidateProbe;
 use crate::discovery::sign::Signs;
 use crate::discovery::verify::{AddressNews, Finding, Verifier};
 use crate::topology::{Address, Generation, Hint, Outage, Primary, Topology};

@@ -29,8 +29,8 @@ use tracing::Instrument;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 
 use crate::discovery::machine::{Action, Event, Machine};
-use crate::discovery::sentinel_table::SentinelStatus;
 use crate::discovery::sentinel::Follower;
+use crate::discovery::sentinel_table::SentinelStatus;
 use crate::net::connect::Dialer;
 use crate::rotation::login::Login;
 use crate::topology::{Address, Generation, Hint, Outage, Topology};

@@ -16,9 +16,9 @@ use crate::tenant::users::throttle::{Attempt, AuthDecision, Throttle, TooSoon};
 use crate::tenant::users::{Refused, User, Users};
 use crate::topology::ServerInfo;
 use crate::upstream::Upstream;
-use crate::upstream::identity::{self, Identity};
-use crate::upstream::lane::Admission;
-use crate::upstream::open::ConnectionKey;
+use crate::upstream::connection::identity::{self, Identity};
+use crate::upstream::connection::open::ConnectionKey;
+use crate::upstream::shared::lane::Admission;
 
 /// A command that the table lacks, at a time when the server cannot be asked about it.
 const CANNOT_LEARN: &[u8] = b"-ERR respgate: this command is not in respgate's table, and the server could not be asked about it; try again";

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::net::budget::{Account, Counted};
 use crate::resp::Resp;
 use crate::tenant::identity::ClientAttributes as Known;
-use crate::upstream::identity::Identity;
+use crate::upstream::connection::identity::Identity;
 
 /// Whether the client sees replies (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

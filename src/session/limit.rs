@@ -19,8 +19,8 @@ use crate::tenant::limits::refusal::Limit;
 use crate::tenant::users::Users;
 use crate::tenant::users::throttle::Throttle;
 use crate::tenant::{Tenant, Tenants, WorkerTenant};
-use crate::upstream::scheduler::Asker;
-use crate::upstream::fair_queue::Share;
+use crate::upstream::shared::fair::fair_queue::Share;
+use crate::upstream::shared::fair::scheduler::Asker;
 
 /// The tenants as one worker's sessions see them.
 #[derive(Debug)]

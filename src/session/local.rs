@@ -1,7 +1,7 @@
 //! Commands that respgate answers from session state, byte for byte as the server would.
 
-use super::client::{Replying, valid_name};
 use super::async_op::AsyncOp;
+use super::client::{Replying, valid_name};
 use super::{Close, Session, hello, refusal};
 use crate::command::{Spec, Tracking, Verb, option_is_whole as is};
 use crate::resp::Resp;

@@ -29,11 +29,11 @@ use std::sync::Arc;
 
 use tokio::time::Sleep;
 
+use self::activity::{Activity, Expiry};
+use self::async_op::AsyncOp;
 use self::client::{Client, Origin};
 use self::config::SessionConfig;
-use self::async_op::AsyncOp;
 use self::limit::{PendingCharge, WorkerTenants};
-use self::activity::{Activity, Expiry};
 use self::registry::SessionRegistry;
 use self::scan::Scans;
 use self::turn::{Pause, Step, Turn};
@@ -49,11 +49,11 @@ use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;
 use crate::upstream::Upstream;
+use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::fanin::subscription::Subscription;
 use crate::upstream::held::Held;
-use crate::upstream::lane::Lane;
-use crate::upstream::open::ConnectionKey;
 use crate::upstream::replies::Replies;
+use crate::upstream::shared::lane::Lane;
 
 /// What all sessions of one listener on one worker share.
 pub struct SessionContext {

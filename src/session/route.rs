@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::config::AdminCommands;
 use super::async_op::AsyncOp;
+use super::config::AdminCommands;
 use super::refusal;
 use super::setting::Forbidden;
 use super::turn::{Pause, Step};
@@ -15,9 +15,9 @@ use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
-use crate::upstream::lane::Admission;
-use crate::upstream::queue::IfLost;
 use crate::upstream::reply_sizes::Placement;
+use crate::upstream::shared::lane::Admission;
+use crate::upstream::shared::queue::IfLost;
 
 /// A request larger than this does not travel on the shared lane, where others would wait behind it, in bytes.
 const OVERSIZE: usize = 64 * 1024;

@@ -8,7 +8,7 @@ use super::Session;
 use super::turn::Step;
 use crate::resp::request::{self, Request};
 use crate::topology::Generation;
-use crate::upstream::queue::IfLost;
+use crate::upstream::shared::queue::IfLost;
 
 /// Scans that one session may have under way; the oldest are forgotten.
 const REMEMBERED: usize = 16;

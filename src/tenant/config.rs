@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::identity::MembersConfig;
 use super::limits::config::LimitsConfig;
 use super::policy::Policy;
-use crate::upstream::fair_queue::ShareConfig;
+use crate::upstream::shared::fair::fair_queue::ShareConfig;
 
 /// How subscriptions travel to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use self::limits::rate::{Batched, Rate, Shared};
 use self::limits::refusal::Limit;
 use self::users::Users;
 use self::users::throttle::Throttle;
-use crate::upstream::fair_queue::Share;
+use crate::upstream::shared::fair::fair_queue::Share;
 
 /// One tenant, as all workers see it.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::Upstream;
-use super::lane::Order;
+use super::shared::lane::Order;
 use crate::topology::{Generation, Outage, Primary, ServerInfo, Topology};
 
 impl Upstream {

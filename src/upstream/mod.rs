@@ -4,32 +4,16 @@
 //! the leased one, [`fanin`] for subscriptions that share one.
 
 pub mod config;
-pub mod scheduler;
-mod drive;
+pub mod connection;
 pub mod fanin;
 mod follow;
-mod batch;
 pub mod held;
-mod history;
 mod hold;
 mod housekeeping;
-pub mod identity;
-mod idle;
-pub mod lane;
-mod learn;
-pub mod lease;
-pub mod open;
-mod probation;
-mod pump;
-pub mod queue;
-pub mod reauth;
-mod auth_backoff;
-mod replace;
+pub mod leased;
 pub mod replies;
 pub mod reply_sizes;
-pub mod scripts;
-pub mod fair_queue;
-mod window;
+pub mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -40,15 +24,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use self::config::{ClientAuth, UpstreamConfig};
-use self::scheduler::Asker;
+use self::connection::auth_backoff::Refused;
+use self::connection::identity::{Identities, Identity};
+use self::connection::open::ConnectionKey;
+use self::connection::scripts::Scripts;
 use self::fanin::FanIn;
 use self::held::HeldBytes;
-use self::identity::{Identities, Identity};
-use self::lane::{Admission, Lane, Order};
-use self::lease::Leases;
-use self::open::ConnectionKey;
-use self::auth_backoff::Refused;
-use self::scripts::Scripts;
+use self::leased::lease::Leases;
+use self::shared::fair::scheduler::Asker;
+use self::shared::lane::{Admission, Lane, Order};
 use crate::command::learned::Learned;
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
@@ -175,7 +159,7 @@ impl Upstream {
         meter.spawn_local(upstream.clone().follow(topology));
         meter.spawn_local(housekeeping::keep(Rc::downgrade(&upstream)));
         let certificates = upstream.dialer.tls.as_ref().map(ClientTls::changes);
-        meter.spawn_local(replace::follow(Rc::downgrade(&upstream), changes, certificates));
+        meter.spawn_local(shared::replace::follow(Rc::downgrade(&upstream), changes, certificates));
         upstream
     }
 
@@ -210,7 +194,7 @@ impl Upstream {
         let lane = Lane::new(key.clone(), self.fair.get());
         lane.close_gate(self.holding());
         self.lanes.borrow_mut().insert(key.clone(), lane.clone());
-        self.meter.spawn_local(drive::drive(lane.clone(), self.clone(), None));
+        self.meter.spawn_local(shared::drive::drive(lane.clone(), self.clone(), None));
         lane
     }
 

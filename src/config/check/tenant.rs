@@ -12,7 +12,7 @@ use crate::tenant::config::{Pubsub, TenantConfig};
 use crate::tenant::identity::MembersConfig;
 use crate::tenant::policy::Policy;
 use crate::tenant::policy::config::{PolicyConfig, Scripts, What};
-use crate::upstream::fair_queue::{Priority, ShareConfig};
+use crate::upstream::shared::fair::fair_queue::{Priority, ShareConfig};
 
 /// The most tenants, since each has its own metrics.
 const MAX_TENANTS: usize = 1024;

@@ -10,14 +10,14 @@ use crate::command::{self, Flags, Found, Spec, Trace, Tracking, Verb, option_is,
 use crate::resp::Resp;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
-use crate::session::shared_pubsub::subscription;
 use crate::session::limit::Charged;
 use crate::session::route::{LearnedRoute, RouteDecision};
 use crate::session::setting::Forbidden;
+use crate::session::shared_pubsub::subscription;
 use crate::session::turn::Step;
 use crate::session::{hello, local, refusal};
 use crate::tenant::limits::refusal::Limit;
-use crate::upstream::queue::IfLost;
+use crate::upstream::shared::queue::IfLost;
 
 /// The channel that the PUBLISH before a WAIT goes to; nobody needs to listen.
 const WAIT_CHANNEL: &[u8] = b"__respgate:wait";

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::pins::Transaction;
-use crate::upstream::queue::IfLost;
-use crate::upstream::reauth::InPlaceAuth;
+use crate::upstream::connection::reauth::InPlaceAuth;
+use crate::upstream::shared::queue::IfLost;
 
 /// One reply to come.
 #[derive(Debug)]

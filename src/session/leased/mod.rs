@@ -27,8 +27,8 @@ use self::expect::{Expect, Expected};
 use self::outbound::Outbound;
 use self::pins::Pins;
 use self::reconnect::ReconnectBackoff;
-use super::hello::Hello;
 use super::activity::Expiry;
+use super::hello::Hello;
 use super::turn::{AHEAD, BACKLOG, Pause};
 use super::{Close, Session};
 use crate::command::Trace;
@@ -38,7 +38,7 @@ use crate::resp::Resp;
 use crate::resp::reply::ReplyScanner;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::Pool;
-use crate::upstream::lease::Lease;
+use crate::upstream::leased::lease::Lease;
 use crate::upstream::replies::ClientState;
 
 /// Requests that may wait to be written to a lease before no more are taken, in bytes.

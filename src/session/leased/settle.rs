@@ -10,7 +10,7 @@ use crate::resp::Resp;
 use crate::resp::request::{self, Request};
 use crate::session::refusal;
 use crate::upstream::config::BlockedPop;
-use crate::upstream::queue::{IfLost, MAX_SENDS, RequestOutcome};
+use crate::upstream::shared::queue::{IfLost, MAX_SENDS, RequestOutcome};
 
 /// What becomes of one request.
 #[derive(Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::tenant::limits::rate::Rate;
 use crate::timeline::Timelines;
 use crate::topology::{Address, Primary, Topology};
 use crate::upstream::config::UpstreamConfig;
-use crate::upstream::scripts::Scripts;
+use crate::upstream::connection::scripts::Scripts;
 
 #[test]
 fn answers_are_grants_or_say_why_not() {

@@ -14,8 +14,10 @@ use crate::net::backoff::Backoff;
 use crate::resp::Resp;
 use crate::topology::{Generation, Hint};
 use crate::upstream::SharedPermit;
-use crate::upstream::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open};
-use crate::upstream::reauth::Refresh;
+use crate::upstream::connection::open::{
+    ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open,
+};
+use crate::upstream::connection::reauth::Refresh;
 
 /// Bounds of the time between two attempts to open the link.
 const AGAIN_MIN: Duration = Duration::from_millis(20);

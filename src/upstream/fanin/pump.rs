@@ -15,9 +15,9 @@ use crate::net::buffers::Buffers;
 use crate::resp::pubsub::{Kind, Published, published};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::topology::Generation;
+use crate::upstream::connection::open::Connection;
+use crate::upstream::connection::reauth::Refresh;
 use crate::upstream::not_primary;
-use crate::upstream::open::Connection;
-use crate::upstream::reauth::Refresh;
 
 /// Bytes of messages that may wait for sessions that have not been woken for them: 16 KiB for each session, within bounds for
 /// all. Otherwise a burst for many subscribers would wait in memory for all of them, however fast they read.

@@ -10,7 +10,7 @@ use crate::net::budget::Charge;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::resp::{Resp, write};
-use crate::upstream::identity::Identity;
+use crate::upstream::connection::identity::Identity;
 use crate::upstream::replies::Replies;
 
 /// A session with subscriptions, or with a request for one. Dropping it ends them.

@@ -11,17 +11,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::Upstream;
-use super::config::Reauth;
-use super::identity::Identity;
 use crate::resp::greeting::{AuthRefusal, auth_refusal};
 use crate::resp::request;
 use crate::rotation::login::Login;
 use crate::secret::Credentials;
+use crate::upstream::Upstream;
+use crate::upstream::config::Reauth;
+use crate::upstream::connection::identity::Identity;
 
 /// Whether a connection has to be authenticated again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Refresh {
+pub(in crate::upstream) enum Refresh {
     /// It was authenticated with the newest credentials.
     #[default]
     Done,
@@ -43,7 +43,7 @@ pub struct InPlaceAuth {
 impl InPlaceAuth {
     /// Returns the AUTH for a connection of `identity`. Returns `None` if respgate keeps no credentials for it, or if the
     /// server refused them a moment ago.
-    pub(super) fn begin(identity: &Rc<Identity>) -> Option<Self> {
+    pub(in crate::upstream) fn begin(identity: &Rc<Identity>) -> Option<Self> {
         let began = Instant::now();
         let login = identity.login()?.clone();
         let credentials = identity.credentials().ok()??;
@@ -93,7 +93,7 @@ impl InPlaceAuth {
 
 impl Upstream {
     /// Returns true if open connections are authenticated again when the credentials of their user change.
-    pub(super) fn refreshes(&self) -> bool {
+    pub(in crate::upstream) fn refreshes(&self) -> bool {
         self.config.reauth == Reauth::Refresh
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::auth_backoff::Refusals;
 use crate::rotation::login::{Login, Newest, Principal};
 use crate::secret::{Credentials, Secret};
 use crate::topology::Generation;
+use crate::upstream::connection::auth_backoff::Refusals;
 
 /// How long a verified password is believed without asking the server again.
 pub const BELIEVED: Duration = Duration::from_secs(60);
@@ -36,9 +36,9 @@ pub struct Identity {
     /// When the server last let a connection in.
     let_in: Cell<Option<Instant>>,
     /// A connection is being opened to learn whether the server still lets the identity in.
-    pub(super) asking: Cell<bool>,
+    pub(in crate::upstream) asking: Cell<bool>,
     /// Whether the server refuses what respgate keeps for it.
-    pub(super) refusals: Refusals,
+    pub(in crate::upstream) refusals: Refusals,
     /// Connections that were begun until then are not used again once they are idle.
     outdated: Cell<Option<Instant>>,
     /// The primary that refused it the loading of scripts.
@@ -47,7 +47,7 @@ pub struct Identity {
 
 /// What is to be done with a connection that is as old as it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AgeFate {
+pub(in crate::upstream) enum AgeFate {
     /// It ends: the server lets its identity in again.
     Ends,
     /// It stays: the server would not let its identity in again.
@@ -113,7 +113,7 @@ impl Identity {
     ///
     /// # Errors
     /// Why they are not known yet.
-    pub(super) async fn fresh_credentials(&self, patience: Duration) -> Newest {
+    pub(in crate::upstream) async fn fresh_credentials(&self, patience: Duration) -> Newest {
         match &self.kind {
             IdentityKind::Kept { login, .. } => login.fresh_within(patience).await,
             IdentityKind::Client(_) => self.credentials(),
@@ -121,7 +121,7 @@ impl Identity {
     }
 
     /// The credentials that respgate keeps for it, if it does.
-    pub(super) fn login(&self) -> Option<&Login> {
+    pub(in crate::upstream) fn login(&self) -> Option<&Login> {
         match &self.kind {
             IdentityKind::Kept { login, .. } => Some(login),
             IdentityKind::Client(_) => None,
@@ -129,22 +129,22 @@ impl Identity {
     }
 
     /// Whether respgate keeps its credentials for a user of its own.
-    pub(super) fn is_of_a_user(&self) -> bool {
+    pub(in crate::upstream) fn is_of_a_user(&self) -> bool {
         self.login().is_some_and(|login| *login.principal() != Principal::Own)
     }
 
     /// Whether the server has ever accepted credentials that respgate kept for it.
-    pub(super) fn has_worked(&self) -> bool {
+    pub(in crate::upstream) fn has_worked(&self) -> bool {
         self.login().is_some_and(Login::has_worked)
     }
 
     /// Whether respgate keeps credentials for it, none of which the server has ever accepted.
-    pub(super) fn never_worked(&self) -> bool {
+    pub(in crate::upstream) fn never_worked(&self) -> bool {
         matches!(self.credentials(), Ok(Some(_))) && self.login().is_some() && !self.has_worked()
     }
 
     /// Returns true if the server has accepted credentials of this identity at least once.
-    pub(super) fn was_accepted(&self) -> bool {
+    pub(in crate::upstream) fn was_accepted(&self) -> bool {
         self.accepted.get() || self.has_worked()
     }
 
@@ -155,7 +155,7 @@ impl Identity {
     }
 
     /// What is to be done with a connection of this identity that was to be replaced at `due`.
-    pub(super) fn fate_at_max_age(&self, due: Instant) -> AgeFate {
+    pub(in crate::upstream) fn fate_at_max_age(&self, due: Instant) -> AgeFate {
         let is_client = matches!(self.kind, IdentityKind::Client(_));
         if self.refused.get() {
             let lately = self.refused_at.get().is_some_and(|at| at.elapsed() < ASK_AGAIN);
@@ -166,17 +166,17 @@ impl Identity {
     }
 
     /// Returns true if the server has let the identity in after `moment`.
-    pub(super) fn was_let_in_after(&self, moment: Instant) -> bool {
+    pub(in crate::upstream) fn was_let_in_after(&self, moment: Instant) -> bool {
         self.let_in.get().is_some_and(|at| at > moment)
     }
 
     /// Returns true if the server refused the newest credentials when it was asked last.
-    pub(super) fn is_refused(&self) -> bool {
+    pub(in crate::upstream) fn is_refused(&self) -> bool {
         self.refused.get()
     }
 
     /// Whether the credentials that respgate keeps for it are others than when this was last asked.
-    pub(super) fn has_new_credentials(&self) -> bool {
+    pub(in crate::upstream) fn has_new_credentials(&self) -> bool {
         let IdentityKind::Kept { login, seen } = &self.kind else { return false };
         let newest = login.newest();
         let before = seen.replace(newest.clone());
@@ -184,22 +184,22 @@ impl Identity {
     }
 
     /// Connections that were begun until now are not used again once they are idle.
-    pub(super) fn outdate(&self) {
+    pub(in crate::upstream) fn outdate(&self) {
         self.outdated.set(Some(Instant::now()));
     }
 
     /// Until when connections were begun that are not used again.
-    pub(super) fn outdated(&self) -> Option<Instant> {
+    pub(in crate::upstream) fn outdated(&self) -> Option<Instant> {
         self.outdated.get()
     }
 
     /// Whether this primary has refused it the loading of scripts.
-    pub(super) fn may_not_load(&self, generation: Generation) -> bool {
+    pub(in crate::upstream) fn may_not_load(&self, generation: Generation) -> bool {
         self.may_not_load.get() == Some(generation)
     }
 
     /// This primary has refused it the loading of scripts.
-    pub(super) fn note_may_not_load(&self, generation: Generation) {
+    pub(in crate::upstream) fn note_may_not_load(&self, generation: Generation) {
         self.may_not_load.set(Some(generation));
     }
 
@@ -219,7 +219,7 @@ impl Identity {
 
     /// The server has no password for this user any more, and lets everybody in: the identity stays accepted, and the next
     /// AUTH of a client is judged by the server itself.
-    pub(super) fn note_needless_password(&self) {
+    pub(in crate::upstream) fn note_needless_password(&self) {
         self.verified.set(None);
         self.refused.set(false);
         self.let_in.set(Some(Instant::now()));
@@ -334,7 +334,7 @@ impl Identities {
     }
 
     /// Those whose credentials respgate keeps for users of its own.
-    pub(super) fn of_users(&self) -> Vec<Rc<Identity>> {
+    pub(in crate::upstream) fn of_users(&self) -> Vec<Rc<Identity>> {
         self.others.borrow().iter().filter(|identity| identity.is_of_a_user()).cloned().collect()
     }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::Upstream;
-use super::identity::Identity;
-use super::open::ConnectionKey;
-use super::replies::Replies;
-use super::fair_queue::Share;
 use crate::command::learned::Learned;
 use crate::resp::Resp;
 use crate::resp::control::Control;
 use crate::rotation::login::{Login, Principal};
+use crate::upstream::Upstream;
+use crate::upstream::connection::identity::Identity;
+use crate::upstream::connection::open::ConnectionKey;
+use crate::upstream::replies::Replies;
+use crate::upstream::shared::fair::fair_queue::Share;
 
 /// How long the server's answer counts that it has one user only.
 const ONE_USER_COUNTS: Duration = Duration::from_secs(1);

@@ -19,7 +19,7 @@ const STANDING: Duration = Duration::from_micros(200);
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub(in crate::upstream) struct Window {
     size: usize,
     fixed: bool,
     /// The shortest time in which this connection's server answered.
@@ -30,17 +30,17 @@ pub(super) struct Window {
 
 impl Window {
     /// One that is as large as the server is fast and far.
-    pub(super) fn adaptive() -> Self {
+    pub(in crate::upstream) fn adaptive() -> Self {
         Self { size: FIRST, fixed: false, round_trip: None, look: None }
     }
 
     /// One that only bounds memory: with nobody to be fair to, throughput counts.
-    pub(super) fn fixed() -> Self {
+    pub(in crate::upstream) fn fixed() -> Self {
         Self { size: WIDE, fixed: true, round_trip: None, look: None }
     }
 
     /// The same connection's, from now on `fair` (as [`Self::adaptive`]) or not.
-    pub(super) fn turned(self, fair: bool) -> Self {
+    pub(in crate::upstream) fn turned(self, fair: bool) -> Self {
         match (fair, self.fixed) {
             (true, true) => Self { round_trip: self.round_trip, ..Self::adaptive() },
             (false, false) => Self { round_trip: self.round_trip, ..Self::fixed() },
@@ -49,23 +49,23 @@ impl Window {
     }
 
     /// Requests that may be under way.
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::upstream) fn size(&self) -> usize {
         self.size
     }
 
     /// It is another connection now, whose server answered its greeting in `round_trip`.
-    pub(super) fn reopened(&mut self, round_trip: Duration) {
+    pub(in crate::upstream) fn reopened(&mut self, round_trip: Duration) {
         (self.round_trip, self.look) = (Some(round_trip), None);
     }
 
     /// The window is not full any more: what is seen says nothing of it.
-    pub(super) fn pause_sampling(&mut self) {
+    pub(in crate::upstream) fn pause_sampling(&mut self) {
         self.look = None;
     }
 
     /// The window is full, and has been since the last call: `replies` have come in all, and `under_way` are still to
     /// come.
-    pub(super) fn observe(&mut self, replies: u64, under_way: usize, now: Instant) {
+    pub(in crate::upstream) fn observe(&mut self, replies: u64, under_way: usize, now: Instant) {
         if self.fixed {
             return;
         }

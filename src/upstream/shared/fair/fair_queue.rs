@@ -54,7 +54,7 @@ pub struct Share {
 
 /// Those who wait.
 #[derive(Debug, Default)]
-pub(super) struct FairQueue {
+pub(in crate::upstream) struct FairQueue {
     classes: [Class; 3],
     /// Of everyone who waits.
     places: HashMap<u64, QueueEntry>,
@@ -96,7 +96,7 @@ struct OwnerQueue {
 
 impl FairQueue {
     /// `who` asks for `wanted` units, at least one. Who waits already goes on waiting.
-    pub(super) fn join(&mut self, who: u64, share: Share, wanted: u32) {
+    pub(in crate::upstream) fn join(&mut self, who: u64, share: Share, wanted: u32) {
         if self.places.contains_key(&who) {
             return;
         }
@@ -117,7 +117,7 @@ impl FairQueue {
     }
 
     /// Whether the next turn would be that of `who`, if it asked for one unit. Then that is taken.
-    pub(super) fn try_bypass(&mut self, who: u64, share: Share) -> bool {
+    pub(in crate::upstream) fn try_bypass(&mut self, who: u64, share: Share) -> bool {
         if self.places.contains_key(&who) {
             return false;
         }
@@ -140,7 +140,7 @@ impl FairQueue {
     }
 
     /// `who` waits no longer. What it has taken counts on.
-    pub(super) fn withdraw(&mut self, who: u64) {
+    pub(in crate::upstream) fn withdraw(&mut self, who: u64) {
         let Some(QueueEntry { share, tag, start }) = self.places.remove(&who) else { return };
         let class = class_mut(&mut self.classes, share.config.priority);
         if let Some(owner) = class.owners.get_mut(&share.owner) {
@@ -150,7 +150,7 @@ impl FairQueue {
     }
 
     /// There is no `who` any more.
-    pub(super) fn leave(&mut self, who: u64) {
+    pub(in crate::upstream) fn leave(&mut self, who: u64) {
         self.withdraw(who);
         for owner in self.classes.iter_mut().flat_map(|class| class.owners.values_mut()) {
             owner.tags.remove(&who);
@@ -158,12 +158,12 @@ impl FairQueue {
     }
 
     /// Whether nobody waits.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::upstream) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
     /// Who may take how much now, `room` at most. Who asked for more goes on waiting for the rest.
-    pub(super) fn next(&mut self, room: u32) -> Option<(u64, u32)> {
+    pub(in crate::upstream) fn next(&mut self, room: u32) -> Option<(u64, u32)> {
         let merciful = self.taken % ANTI_STARVATION == ANTI_STARVATION - 1;
         let priority = if merciful { self.last_class() } else { self.next_class() }?;
         self.taken = self.taken.wrapping_add(1);
@@ -202,7 +202,7 @@ impl FairQueue {
     }
 
     /// Nothing is scarce any more: what has been taken is forgotten, and nobody waits.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::upstream) fn clear(&mut self) {
         *self = Self::default();
     }
 }

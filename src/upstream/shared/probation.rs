@@ -7,7 +7,7 @@
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Probation {
+pub(in crate::upstream) struct Probation {
     /// Suspects without an answer.
     suspects: usize,
     /// Of these, those that have been let out.
@@ -21,18 +21,18 @@ pub(super) struct Probation {
 impl Probation {
     /// A connection was lost: the first `suspects` requests that are sent again are suspects, and the first `singly` of
     /// them have made it be lost during probation. Returns how many may be let out.
-    pub(super) fn begin(&mut self, suspects: usize, singly: usize) -> usize {
+    pub(in crate::upstream) fn begin(&mut self, suspects: usize, singly: usize) -> usize {
         *self = Self { suspects, singly, ..Self::default() };
         self.next_batch()
     }
 
     /// Suspects that were let out and have no answer.
-    pub(super) fn batch(&self) -> usize {
+    pub(in crate::upstream) fn batch(&self) -> usize {
         self.batch
     }
 
     /// A suspect has been answered, or is gone. Returns how many more may be let out, if that changes now.
-    pub(super) fn answered(&mut self) -> Option<usize> {
+    pub(in crate::upstream) fn answered(&mut self) -> Option<usize> {
         self.suspects = self.suspects.saturating_sub(1);
         self.batch = self.batch.saturating_sub(1);
         (self.batch == 0).then(|| self.next_batch())

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::super::drive::{Served, drive_aside};
-use super::super::lane::{Lane, Order};
-use super::super::queue::Queue;
-use super::super::replace::NextConnection;
-use super::super::replies::{ClientState, Replies};
 use super::{Pump, Upstream, WriteBatcher};
+use crate::upstream::replies::{ClientState, Replies};
+use crate::upstream::shared::drive::{Served, drive_aside};
+use crate::upstream::shared::lane::{Lane, Order};
+use crate::upstream::shared::queue::Queue;
+use crate::upstream::shared::replace::NextConnection;
 
 /// How long no other attempt is made after one has failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -66,14 +66,14 @@ impl Pump {
     }
 
     /// No other connection could be opened.
-    pub(in super::super) fn cannot_isolate(&mut self, lane: &Lane) {
+    pub(in crate::upstream) fn cannot_isolate(&mut self, lane: &Lane) {
         self.isolation = Isolation { client: None, retry: Some(Instant::now() + PAUSE) };
         lane.cancel_isolation();
     }
 
     /// Goes on with the successor, if there is one, and leaves the present connection to the client whose replies have
     /// outgrown it.
-    pub(in super::super) fn isolate_by_successor(&mut self, lane: &Lane, upstream: &Rc<Upstream>) -> bool {
+    pub(in crate::upstream) fn isolate_by_successor(&mut self, lane: &Lane, upstream: &Rc<Upstream>) -> bool {
         let Some(client) = self.isolation.client.clone() else { return false };
         let Some(NextConnection { link: Some(link), permit: Some(permit) }) =
             self.next.take_if(|successor| successor.link.is_some())

@@ -19,7 +19,7 @@ const LOOKS: u8 = 4;
 
 /// What to do with requests that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(in crate::upstream) enum Decision {
     /// Write them.
     Write,
     /// Look at the sockets once more, and ask again.
@@ -30,7 +30,7 @@ pub(super) enum Decision {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct WriteBatcher {
+pub(in crate::upstream) struct WriteBatcher {
     /// Bytes that waited when the write was last put off, and how often it has been.
     gathered: usize,
     looks: u8,
@@ -41,13 +41,13 @@ pub(super) struct WriteBatcher {
 
 impl WriteBatcher {
     /// For a connection whose server answered its greeting in `round_trip`.
-    pub(super) fn new(round_trip: Duration) -> Self {
+    pub(in crate::upstream) fn new(round_trip: Duration) -> Self {
         Self { gathered: 0, looks: 0, near: round_trip <= NEAR, asked: None }
     }
 
     /// What to do with `waiting` bytes. `answered`: the server has answered everything that was written to it; `patient`:
     /// replies may be waited for.
-    pub(super) fn decide(&mut self, waiting: usize, answered: bool, patient: bool) -> Decision {
+    pub(in crate::upstream) fn decide(&mut self, waiting: usize, answered: bool, patient: bool) -> Decision {
         if answered {
             if let Some(asked) = self.asked.take() {
                 self.near = asked.elapsed() <= NEAR;

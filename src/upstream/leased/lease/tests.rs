@@ -1,7 +1,7 @@
 use super::*;
 use crate::resp::Resp;
 use crate::rotation::login::Login;
-use crate::upstream::identity::Identities;
+use crate::upstream::connection::identity::Identities;
 
 #[tokio::test(start_paused = true)]
 async fn what_was_begun_before_a_change_is_outdated_by_it() {

@@ -16,7 +16,7 @@ const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// The server's refusal of credentials that respgate keeps, for as long as it stands. Every connection of one worker asks
 /// here first, so that thousands of sessions that want one cause one attempt now and then.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(RefCell<Option<CurrentRefusal>>);
+pub(in crate::upstream) struct Refusals(RefCell<Option<CurrentRefusal>>);
 
 #[derive(Debug)]
 struct CurrentRefusal {
@@ -38,7 +38,7 @@ pub struct Refused {
 impl Refusals {
     /// What was said of these credentials, if they are not to be tried at present. Otherwise the caller tries them, and
     /// for a moment nobody else does.
-    pub(super) fn bars(&self, credentials: &Arc<Credentials>, now: Instant) -> Option<Refused> {
+    pub(in crate::upstream) fn bars(&self, credentials: &Arc<Credentials>, now: Instant) -> Option<Refused> {
         let mut standing = self.0.borrow_mut();
         let standing = standing.as_mut().filter(|known| known.concerns(credentials))?;
         if now < standing.again_at {
@@ -49,7 +49,12 @@ impl Refusals {
     }
 
     /// The server refused these.
-    pub(super) fn refused(&self, credentials: &Arc<Credentials>, line: Vec<u8>, now: Instant) -> Refused {
+    pub(in crate::upstream) fn refused(
+        &self,
+        credentials: &Arc<Credentials>,
+        line: Vec<u8>,
+        now: Instant,
+    ) -> Refused {
         let mut place = self.0.borrow_mut();
         let before = place.take();
         let since = before.as_ref().map_or(now, |before| before.refused.since);
@@ -64,7 +69,7 @@ impl Refusals {
     }
 
     /// There are none to try yet.
-    pub(super) fn unknown(&self, why: &str, now: Instant) -> Refused {
+    pub(in crate::upstream) fn unknown(&self, why: &str, now: Instant) -> Refused {
         let mut place = self.0.borrow_mut();
         let since = place.as_ref().map_or(now, |before| before.refused.since);
         let refused = Refused { line: format!("-ERR {why}").into_bytes(), since };
@@ -74,7 +79,7 @@ impl Refusals {
     }
 
     /// The server accepted some.
-    pub(super) fn accepted(&self) {
+    pub(in crate::upstream) fn accepted(&self) {
         self.0.take();
     }
 }

@@ -8,17 +8,17 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::Sleep;
 
-use super::batch::{Decision, WriteBatcher};
-use super::lane::{Lane, Order, answer};
-use super::open::Connection;
-use super::queue::{IfLost, Queue, RequestOutcome, Slot};
-use super::replace::NextConnection;
-use super::replies::Replies;
-use super::reply_sizes::LARGE;
-use super::{Upstream, not_primary};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
+use crate::upstream::connection::open::Connection;
+use crate::upstream::replies::Replies;
+use crate::upstream::reply_sizes::LARGE;
+use crate::upstream::shared::batch::{Decision, WriteBatcher};
+use crate::upstream::shared::lane::{Lane, Order, answer};
+use crate::upstream::shared::queue::{IfLost, Queue, RequestOutcome, Slot};
+use crate::upstream::shared::replace::NextConnection;
+use crate::upstream::{Upstream, not_primary};
 
-pub(super) mod isolate;
+pub(in crate::upstream) mod isolate;
 
 use self::isolate::{Backpressure, Isolation};
 
@@ -31,7 +31,7 @@ const READS_PER_TURN: usize = 8;
 
 /// Why a lane's connection ended.
 #[derive(Debug)]
-pub(super) enum PumpEnd {
+pub(in crate::upstream) enum PumpEnd {
     /// A newer primary took over.
     Superseded,
     /// No session used it.
@@ -48,7 +48,7 @@ pub(super) enum PumpEnd {
     Framing(String),
 }
 
-pub(super) struct Pump {
+pub(in crate::upstream) struct Pump {
     link: Connection,
     scanner: ReplyScanner,
     /// The server refused a command because it is not the primary: nothing more is written to it, and what it still
@@ -75,7 +75,7 @@ pub(super) struct Pump {
 
 impl Pump {
     /// `doubted`: the node refused, as only a non-primary does, on the connection before.
-    pub(super) fn new(link: Connection, doubted: bool) -> Self {
+    pub(in crate::upstream) fn new(link: Connection, doubted: bool) -> Self {
         Self {
             batcher: WriteBatcher::new(link.round_trip),
             link,
@@ -93,31 +93,36 @@ impl Pump {
         }
     }
 
-    pub(super) fn link(&self) -> &Connection {
+    pub(in crate::upstream) fn link(&self) -> &Connection {
         &self.link
     }
 
     /// Whether the server said that it is not the primary.
-    pub(super) fn is_demoted(&self) -> bool {
+    pub(in crate::upstream) fn is_demoted(&self) -> bool {
         self.demoted
     }
 
     /// Another connection takes this one's place as soon as it has answered what it has been sent.
-    pub(super) fn set_next(&mut self, successor: NextConnection) {
+    pub(in crate::upstream) fn set_next(&mut self, successor: NextConnection) {
         self.next = Some(successor);
     }
 
-    pub(super) fn has_next(&self) -> bool {
+    pub(in crate::upstream) fn has_next(&self) -> bool {
         self.next.is_some()
     }
 
     /// Whether both are connections to the same primary.
-    pub(super) fn is_like(&self, successor: &NextConnection) -> bool {
+    pub(in crate::upstream) fn is_like(&self, successor: &NextConnection) -> bool {
         successor.link.as_ref().is_some_and(|link| link.generation == self.link.generation)
     }
 
     /// Pumps until the connection ends.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<PumpEnd> {
+    pub(in crate::upstream) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        lane: &Lane,
+        upstream: &Upstream,
+    ) -> Poll<PumpEnd> {
         let polled = self.poll_link(cx, lane, upstream);
         if polled.is_pending() {
             lane.grant_turns();

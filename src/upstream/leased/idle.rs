@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::identity::{AgeFate, Identity};
-use super::open::{Connection, ConnectionKey};
 use crate::net::read_buffer::ReadBuffer;
 use crate::topology::Generation;
+use crate::upstream::connection::identity::{AgeFate, Identity};
+use crate::upstream::connection::open::{Connection, ConnectionKey};
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// The answer must come within this.
@@ -19,7 +19,7 @@ const PONG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Idle connections, the one that was used last at the end.
 #[derive(Default)]
-pub(super) struct IdleLinks(RefCell<Vec<Idle>>);
+pub(in crate::upstream) struct IdleLinks(RefCell<Vec<Idle>>);
 
 struct Idle {
     key: ConnectionKey,
@@ -44,18 +44,18 @@ enum State {
 
 impl IdleLinks {
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::upstream) fn len(&self) -> usize {
         self.0.borrow().len()
     }
 
     /// One more.
-    pub(super) fn put(&self, key: ConnectionKey, link: Connection) {
+    pub(in crate::upstream) fn put(&self, key: ConnectionKey, link: Connection) {
         let now = Instant::now();
         self.0.borrow_mut().push(Idle { key, link, since: now, heard: now, pinged: None });
     }
 
     /// Closes the one that has been idle for longest.
-    pub(super) fn drop_oldest(&self) {
+    pub(in crate::upstream) fn drop_oldest(&self) {
         let mut idle = self.0.borrow_mut();
         if !idle.is_empty() {
             idle.remove(0);
@@ -63,7 +63,11 @@ impl IdleLinks {
     }
 
     /// A sound one for this key.
-    pub(super) fn take(&self, key: &ConnectionKey, generation: Option<Generation>) -> Option<Connection> {
+    pub(in crate::upstream) fn take(
+        &self,
+        key: &ConnectionKey,
+        generation: Option<Generation>,
+    ) -> Option<Connection> {
         let mut idle = self.0.borrow_mut();
         let mut at = idle.len();
         while at > 0 {
@@ -80,14 +84,14 @@ impl IdleLinks {
     }
 
     /// Closes those that are not wanted.
-    pub(super) fn retain(&self, wanted: impl Fn(&ConnectionKey, &Connection) -> bool) {
+    pub(in crate::upstream) fn retain(&self, wanted: impl Fn(&ConnectionKey, &Connection) -> bool) {
         self.0.borrow_mut().retain(|idle| wanted(&idle.key, &idle.link));
     }
 
     /// Closes those that have been idle for `limit`, are too old or broken, and pings those that have been quiet for
     /// `ping` (zero: none).
     /// Returns keys of connections that are too old and of whose users it is not known whether the server lets them in again.
-    pub(super) fn tend(
+    pub(in crate::upstream) fn tend(
         &self,
         limit: Duration,
         ping: Duration,
@@ -157,7 +161,7 @@ fn answer(bytes: &[u8]) -> Option<usize> {
 
 /// Whether an idle connection is open and silent. Anything that it sent since its last reply is a reason to
 /// close it.
-pub(super) fn sound(link: &mut Connection) -> bool {
+pub(in crate::upstream) fn sound(link: &mut Connection) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     let silent = link.read.is_empty()
         && matches!(ReadBuffer::new(1).poll_fill(&mut cx, &mut link.stream), Poll::Pending);
@@ -176,7 +180,7 @@ mod tests {
     use crate::net::stream::Stream;
     use crate::resp::Resp;
     use crate::rotation::login::Login;
-    use crate::upstream::identity::Identities;
+    use crate::upstream::connection::identity::Identities;
 
     const NOW: Option<Generation> = Some(Generation(1));
     const LONG: Duration = Duration::from_secs(3600);

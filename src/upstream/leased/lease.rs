@@ -13,23 +13,25 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Upstream;
-use super::history::History;
-use super::identity::{AgeFate, Identity};
-use super::idle::{IdleLinks, sound};
-use super::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open};
-use super::reauth::{InPlaceAuth, Refresh};
-use super::replies::Replies;
-use super::fair_queue::{FairQueue, Share};
 use crate::command::Trace;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::net::read_buffer::ReadBuffer;
 use crate::resp::Resp;
 use crate::topology::Generation;
+use crate::upstream::Upstream;
+use crate::upstream::connection::identity::{AgeFate, Identity};
+use crate::upstream::connection::open::{
+    ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open,
+};
+use crate::upstream::connection::reauth::{InPlaceAuth, Refresh};
+use crate::upstream::leased::history::History;
+use crate::upstream::leased::idle::{IdleLinks, sound};
+use crate::upstream::replies::Replies;
+use crate::upstream::shared::fair::fair_queue::{FairQueue, Share};
 
 /// The leased connections of one worker to one upstream.
-pub(super) struct Leases {
+pub(in crate::upstream) struct Leases {
     limit: usize,
     /// Connections in use or promised.
     taken: Cell<usize>,
@@ -135,7 +137,7 @@ impl Drop for LeaseRegistration {
 }
 
 impl Leases {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(in crate::upstream) fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
             taken: Cell::new(0),
@@ -149,12 +151,12 @@ impl Leases {
     }
 
     /// Returns true if fewer leases are out than may be.
-    pub(super) fn has_room(&self) -> bool {
+    pub(in crate::upstream) fn has_room(&self) -> bool {
         self.taken.get() < self.limit
     }
 
     /// Idle connections.
-    pub(super) fn idle(&self) -> usize {
+    pub(in crate::upstream) fn idle(&self) -> usize {
         self.idle.len()
     }
 
@@ -190,7 +192,7 @@ impl Leases {
     }
 
     /// Marks every lease of an older generation as cut and drops idle connections of one.
-    pub(super) fn cut(&self, newest: Option<Generation>) {
+    pub(in crate::upstream) fn cut(&self, newest: Option<Generation>) {
         self.idle.retain(|_, link| Some(link.generation) == newest);
         for out in self.out.borrow().values().filter(|out| Some(out.generation) != newest) {
             out.cut.set(true);
@@ -199,12 +201,12 @@ impl Leases {
     }
 
     /// Wakes every session that holds a lease.
-    pub(super) fn wake(&self) {
+    pub(in crate::upstream) fn wake(&self) {
         self.out.borrow().values().for_each(|out| out.replies.wake());
     }
 
     /// Gives up leases whose reply has been due for longer than `limit`; zero: none.
-    pub(super) fn expire(&self, limit: Duration) {
+    pub(in crate::upstream) fn expire(&self, limit: Duration) {
         let overdue = |out: &&Rc<LeaseState>| {
             !limit.is_zero() && out.due.get().is_some_and(|due| due.elapsed() >= limit)
         };
@@ -217,7 +219,7 @@ impl Leases {
     /// Closes connections that have been idle for longer than `limit`, and has those pinged that have been quiet for
     /// `ping` (zero: none); those that sessions hold, [`HELD_PING`] times as rarely. Returns whom the server is to be asked
     /// about, see [`IdleLinks::tend`].
-    pub(super) fn tend(
+    pub(in crate::upstream) fn tend(
         &self,
         limit: Duration,
         ping: Duration,
@@ -241,7 +243,7 @@ impl Leases {
     }
 
     /// Connections of this identity, or of all, that were begun until now are not used again once they are idle.
-    pub(super) fn outdate(&self, identity: Option<&Identity>) {
+    pub(in crate::upstream) fn outdate(&self, identity: Option<&Identity>) {
         match identity {
             Some(identity) => identity.outdate(),
             None => self.outdated.set(Some(Instant::now())),
@@ -250,12 +252,12 @@ impl Leases {
     }
 
     /// Has the connections of this identity that sessions hold authenticated again.
-    pub(super) fn refresh(&self, identity: &Identity) {
+    pub(in crate::upstream) fn refresh(&self, identity: &Identity) {
         self.set_refresh(|out| out.identity == identity.id());
     }
 
     /// Has those authenticated again for which that did not come about.
-    pub(super) fn refresh_again(&self) {
+    pub(in crate::upstream) fn refresh_again(&self) {
         self.set_refresh(|out| out.refresh.get() == Refresh::Later);
     }
 
@@ -267,7 +269,7 @@ impl Leases {
     }
 
     /// Whether a connection that was begun then has credentials or certificates of the past.
-    pub(super) fn is_outdated(&self, key: &ConnectionKey, began: Instant) -> bool {
+    pub(in crate::upstream) fn is_outdated(&self, key: &ConnectionKey, began: Instant) -> bool {
         key.identity.outdated().max(self.outdated.get()).is_some_and(|until| began <= until)
     }
 
@@ -280,7 +282,7 @@ impl Leases {
 
 /// A connection that one session has to itself. Dropping it closes it.
 pub struct Lease {
-    pub(super) link: Connection,
+    pub(in crate::upstream) link: Connection,
     history: History,
     key: ConnectionKey,
     listed: LeaseRegistration,
@@ -472,7 +474,7 @@ impl Upstream {
     }
 
     /// As [`Self::lease`], but never an idle connection: the server is asked about the credentials now.
-    pub(super) async fn lease_fresh(
+    pub(in crate::upstream) async fn lease_fresh(
         self: &Rc<Self>,
         key: &ConnectionKey,
         replies: &Rc<Replies>,
@@ -482,7 +484,7 @@ impl Upstream {
     }
 
     /// Opens a connection for `key`, to learn whether the server still lets its user in; it is idle afterwards.
-    pub(super) fn ask_about(self: &Rc<Self>, key: ConnectionKey) {
+    pub(in crate::upstream) fn ask_about(self: &Rc<Self>, key: ConnectionKey) {
         if key.identity.asking.replace(true) {
             return;
         }

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::fair_queue::{FairQueue, Share};
-use super::window::Window;
+use crate::upstream::shared::fair::fair_queue::{FairQueue, Share};
+use crate::upstream::shared::fair::window::Window;
 
 /// Who asks whether it may send one request.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +25,8 @@ pub struct Asker {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct FairScheduler {
-    pub(super) window: Window,
+pub(in crate::upstream) struct FairScheduler {
+    pub(in crate::upstream) window: Window,
     turns: FairQueue,
     /// What sessions may send and have not sent yet.
     given: HashMap<u64, Grant>,
@@ -44,7 +44,7 @@ struct Grant {
 
 impl FairScheduler {
     /// Nobody has sent anything yet.
-    pub(super) fn new(window: Window) -> Self {
+    pub(in crate::upstream) fn new(window: Window) -> Self {
         Self {
             window,
             turns: FairQueue::default(),
@@ -56,12 +56,12 @@ impl FairScheduler {
     }
 
     /// Requests that may be under way while anybody may send.
-    pub(super) fn depth(&self) -> usize {
+    pub(in crate::upstream) fn depth(&self) -> usize {
         if self.begun { 0 } else { self.window.size() }
     }
 
     /// Whether one request may be sent now, while `under_way` of all have no reply.
-    pub(super) fn admits(&mut self, asker: Asker, under_way: usize) -> bool {
+    pub(in crate::upstream) fn admits(&mut self, asker: Asker, under_way: usize) -> bool {
         let Asker { who, share, idle } = asker;
         if let Some(given) = self.given.get_mut(&who) {
             given.count -= 1;
@@ -85,20 +85,20 @@ impl FairScheduler {
     }
 
     /// `who` waits to send about `wanted` requests.
-    pub(super) fn join(&mut self, who: u64, share: Share, wanted: u32) {
+    pub(in crate::upstream) fn join(&mut self, who: u64, share: Share, wanted: u32) {
         self.begun = true;
         self.turns.join(who, share, wanted);
     }
 
     /// `who` has left.
-    pub(super) fn leave(&mut self, who: u64) {
+    pub(in crate::upstream) fn leave(&mut self, who: u64) {
         self.turns.leave(who);
         self.given.remove(&who);
     }
 
     /// Deals out the room that there is; whoever gets some is told to `wake`. `replies`: how many have come in all.
     /// True: call it once more when those who were woken have had their turn.
-    pub(super) fn grant(
+    pub(in crate::upstream) fn grant(
         &mut self,
         under_way: usize,
         replies: u64,
@@ -139,7 +139,7 @@ impl FairScheduler {
     }
 
     /// Everybody may send at will.
-    pub(super) fn end(&mut self) {
+    pub(in crate::upstream) fn end(&mut self) {
         self.turns.clear();
         self.given.clear();
         self.window.pause_sampling();
@@ -149,8 +149,8 @@ impl FairScheduler {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fair_queue::{Priority, ShareConfig};
     use super::*;
+    use crate::upstream::shared::fair::fair_queue::{Priority, ShareConfig};
 
     const FLOOD: Share =
         Share { owner: Some(1), config: ShareConfig { weight: 1, priority: Priority::Normal } };

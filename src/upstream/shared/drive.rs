@@ -6,27 +6,29 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::lane::{Lane, Phase};
-use super::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open};
-use super::pump::{Pump, PumpEnd};
-use super::queue::{LossCause, Queue, Settled};
-use super::replace::Replacement;
-use super::{SharedPermit, Upstream};
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::topology::{Generation, Hint};
+use crate::upstream::connection::open::{
+    ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open,
+};
+use crate::upstream::shared::lane::{Lane, Phase};
+use crate::upstream::shared::pump::{Pump, PumpEnd};
+use crate::upstream::shared::queue::{LossCause, Queue, Settled};
+use crate::upstream::shared::replace::Replacement;
+use crate::upstream::{SharedPermit, Upstream};
 
 /// How often it is looked whether a connection that is to make room has been closed.
 const ROOM_CHECK: Duration = Duration::from_millis(5);
 
 /// A connection that serves a lane already.
-pub(super) struct Served {
-    pub(super) pump: Pump,
-    pub(super) permit: SharedPermit,
+pub(in crate::upstream) struct Served {
+    pub(in crate::upstream) pump: Pump,
+    pub(in crate::upstream) permit: SharedPermit,
 }
 
 /// Has `requests` answered on a side lane, at first by the connection that `served` is, if there is one.
-pub(super) fn drive_aside(
+pub(in crate::upstream) fn drive_aside(
     key: ConnectionKey,
     requests: Queue,
     upstream: &Rc<Upstream>,
@@ -43,7 +45,7 @@ pub(super) fn drive_aside(
 }
 
 /// Serves `lane`, at first by the connection that `served` is, if there is one, until nobody uses it any more.
-pub(super) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>, mut served: Option<Served>) {
+pub(in crate::upstream) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>, mut served: Option<Served>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut refused = false;
     let mut last = None;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::scheduler::{Asker, FairScheduler};
-use super::open::ConnectionKey;
-use super::queue::{IfLost, Queue, RequestOutcome, Slot};
-use super::replies::Replies;
-use super::fair_queue::Share;
-use super::window::Window;
+use crate::upstream::connection::open::ConnectionKey;
+use crate::upstream::replies::Replies;
+use crate::upstream::shared::fair::fair_queue::Share;
+use crate::upstream::shared::fair::scheduler::{Asker, FairScheduler};
+use crate::upstream::shared::fair::window::Window;
+use crate::upstream::shared::queue::{IfLost, Queue, RequestOutcome, Slot};
 
 /// Bytes that may wait on one lane before sessions must wait, so that a slow server slows its clients.
 const ROOM: usize = 1024 * 1024;
@@ -37,7 +37,7 @@ pub enum Admission {
 
 /// What a lane's connection is doing.
 #[derive(Clone, Debug)]
-pub(super) enum Phase {
+pub(in crate::upstream) enum Phase {
     /// No connection; nobody has asked for one.
     Idle,
     /// A connection is wanted or being opened.
@@ -59,8 +59,8 @@ pub struct Lane {
     /// It carries the last requests of clients that a shared connection could not serve beside others. No session
     /// pushes onto it.
     side: bool,
-    pub(super) queue: RefCell<Queue>,
-    pub(super) phase: RefCell<Phase>,
+    pub(in crate::upstream) queue: RefCell<Queue>,
+    pub(in crate::upstream) phase: RefCell<Phase>,
     open: Cell<bool>,
     /// A failover is under way: requests wait in their sessions although the connection is open.
     gated: Cell<bool>,
@@ -83,7 +83,7 @@ pub struct Lane {
 
 /// What its driver is told to do with the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(in crate::upstream) enum Order {
     /// A newer primary took over: write nothing more.
     Cut,
     /// The server has not answered for too long.
@@ -98,7 +98,7 @@ pub(super) enum Order {
 
 impl Phase {
     /// The server has refused just now, which stands for [`REFUSAL_STANDS`].
-    pub(super) fn refused(line: Rc<[u8]>) -> Self {
+    pub(in crate::upstream) fn refused(line: Rc<[u8]>) -> Self {
         let since = Instant::now();
         Self::Refused { line, since, until: since + REFUSAL_STANDS }
     }
@@ -106,12 +106,12 @@ impl Phase {
 
 impl Lane {
     /// `fair`: tenants share it, so that nobody may fill it for long.
-    pub(super) fn new(key: ConnectionKey, fair: bool) -> Rc<Self> {
+    pub(in crate::upstream) fn new(key: ConnectionKey, fair: bool) -> Rc<Self> {
         Self::with(key, fair, None)
     }
 
     /// A side lane, which ends when `queue` is answered.
-    pub(super) fn side(key: ConnectionKey, queue: Queue) -> Rc<Self> {
+    pub(in crate::upstream) fn side(key: ConnectionKey, queue: Queue) -> Rc<Self> {
         Self::with(key, false, Some(queue))
     }
 
@@ -138,7 +138,7 @@ impl Lane {
     }
 
     /// Returns true if it serves only what it was made with.
-    pub(super) fn is_side(&self) -> bool {
+    pub(in crate::upstream) fn is_side(&self) -> bool {
         self.side
     }
 
@@ -157,7 +157,7 @@ impl Lane {
 
     /// Whether it takes one request of this client, and if not, why. An idle lane starts to open. `deadline`: when held
     /// commands fail.
-    pub(super) fn admission(
+    pub(in crate::upstream) fn admission(
         &self,
         asker: Asker,
         deadline: impl FnOnce() -> Result<Instant, Rc<[u8]>>,
@@ -183,17 +183,17 @@ impl Lane {
     }
 
     /// Whether its connection, if it has one, is sound and has answered everything.
-    pub(super) fn is_drained(&self) -> bool {
+    pub(in crate::upstream) fn is_drained(&self) -> bool {
         self.queue.borrow().is_empty() && !matches!(&*self.phase.borrow(), Phase::Opening)
     }
 
     /// Whether its connection is open and has answered everything.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::upstream) fn is_idle(&self) -> bool {
         self.open.get() && self.queue.borrow().is_empty()
     }
 
     /// Since when no session has used it, as far as that has been seen: longer ago is less, and just now is most.
-    pub(super) fn unused_since(&self) -> (bool, Option<Instant>) {
+    pub(in crate::upstream) fn unused_since(&self) -> (bool, Option<Instant>) {
         let since = self.unused_since.get();
         (since.is_none(), since)
     }
@@ -227,7 +227,7 @@ impl Lane {
     }
 
     /// Deals out what room there is, if there was none for all.
-    pub(super) fn grant_turns(&self) {
+    pub(in crate::upstream) fn grant_turns(&self) {
         if self.depth.get() > 0 || !self.open.get() || self.gated.get() {
             return;
         }
@@ -252,17 +252,17 @@ impl Lane {
     }
 
     /// Whether tenants share it.
-    pub(super) fn is_fair(&self) -> bool {
+    pub(in crate::upstream) fn is_fair(&self) -> bool {
         self.fair
     }
 
     /// Its connection's server answered its greeting in this time.
-    pub(super) fn reopened(&self, round_trip: Duration) {
+    pub(in crate::upstream) fn reopened(&self, round_trip: Duration) {
         self.contend(|contention| contention.window.reopened(round_trip));
     }
 
     /// Tenants share it from now on, or none do any more.
-    pub(super) fn set_fair(&self, fair: bool) {
+    pub(in crate::upstream) fn set_fair(&self, fair: bool) {
         self.contend(|contention| contention.window = contention.window.turned(fair));
         self.wake_driver();
     }
@@ -292,26 +292,26 @@ impl Lane {
     }
 
     /// Tells the driver; a cut is never taken back.
-    pub(super) fn order(&self, order: Order) {
+    pub(in crate::upstream) fn order(&self, order: Order) {
         if self.order.get() != Some(Order::Cut) {
             self.order.set(Some(order));
         }
         self.wake_driver();
     }
 
-    pub(super) fn ordered(&self) -> Option<Order> {
+    pub(in crate::upstream) fn ordered(&self) -> Option<Order> {
         self.order.get()
     }
 
     /// A new connection is being made: earlier orders are done with.
-    pub(super) fn reset_orders(&self) {
+    pub(in crate::upstream) fn reset_orders(&self) {
         self.order.set(None);
         self.progress.set((0, None));
         self.retires.set(None);
     }
 
     /// Its connection is another one now, which is to be replaced in its turn at `retires`.
-    pub(super) fn replaced(&self, retires: Option<Instant>) {
+    pub(in crate::upstream) fn replaced(&self, retires: Option<Instant>) {
         if matches!(self.order.get(), Some(Order::Replace | Order::Isolate)) {
             self.order.set(None);
         }
@@ -320,25 +320,25 @@ impl Lane {
     }
 
     /// Its connection stays with all its clients.
-    pub(super) fn cancel_isolation(&self) {
+    pub(in crate::upstream) fn cancel_isolation(&self) {
         if self.order.get() == Some(Order::Isolate) {
             self.order.set(None);
         }
     }
 
     /// Its connection could not be replaced; that is tried again at `at`.
-    pub(super) fn postpone_replacement(&self, at: Instant) {
+    pub(in crate::upstream) fn postpone_replacement(&self, at: Instant) {
         self.replaced(Some(at));
     }
 
     /// Its connection is to be replaced at `at`, if not sooner.
-    pub(super) fn retire_by(&self, at: Instant) {
+    pub(in crate::upstream) fn retire_by(&self, at: Instant) {
         self.retires.set(Some(self.retires.get().map_or(at, |known| known.min(at))));
     }
 
     /// Looks at progress, now and then: a lane without a reply, or a piece of one, for `response_timeout` is given up, one that no
     /// session has used for `idle` is retired.
-    pub(super) fn inspect(&self, references: usize, response_timeout: Duration, idle: Duration) {
+    pub(in crate::upstream) fn inspect(&self, references: usize, response_timeout: Duration, idle: Duration) {
         let now = Instant::now();
         let queue = self.queue.borrow();
         let (seen, since) = self.progress.get();
@@ -368,7 +368,7 @@ impl Lane {
     }
 
     /// Keeps requests in their sessions, or lets them out again.
-    pub(super) fn close_gate(&self, closed: bool) {
+    pub(in crate::upstream) fn close_gate(&self, closed: bool) {
         self.gated.set(closed);
         if !closed {
             self.wake_waiting();
@@ -377,7 +377,12 @@ impl Lane {
 
     /// Pings a connection that has carried nothing at `ticks` looks, a second apart. Servers and the network between close
     /// idle ones (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
-    pub(super) fn keep_alive(&self, ticks: u64, nobody: &Rc<Replies>, may_ping: impl FnOnce() -> bool) {
+    pub(in crate::upstream) fn keep_alive(
+        &self,
+        ticks: u64,
+        nobody: &Rc<Replies>,
+        may_ping: impl FnOnce() -> bool,
+    ) {
         let progress = {
             let queue = self.queue.borrow();
             if !queue.is_empty() || !self.is_open() {
@@ -396,14 +401,14 @@ impl Lane {
         self.push(asks, nobody, IfLost::Resend, true);
     }
 
-    pub(super) fn enter(&self, phase: Phase) {
+    pub(in crate::upstream) fn enter(&self, phase: Phase) {
         self.open.set(matches!(phase, Phase::Open));
         *self.phase.borrow_mut() = phase;
         self.wake_waiting();
     }
 
     /// Those who wait look again whether they still may.
-    pub(super) fn look_again(&self) {
+    pub(in crate::upstream) fn look_again(&self) {
         self.wake_waiting();
     }
 
@@ -415,26 +420,26 @@ impl Lane {
         }
     }
 
-    pub(super) fn watch(&self, waker: &Waker) {
+    pub(in crate::upstream) fn watch(&self, waker: &Waker) {
         let mut driver = self.driver.borrow_mut();
         if !driver.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *driver = Some(waker.clone());
         }
     }
 
-    pub(super) fn wake_driver(&self) {
+    pub(in crate::upstream) fn wake_driver(&self) {
         if let Some(driver) = self.driver.borrow().as_ref() {
             driver.wake_by_ref();
         }
     }
 
     /// Whether a connection is wanted.
-    pub(super) fn wanted(&self) -> bool {
+    pub(in crate::upstream) fn wanted(&self) -> bool {
         matches!(&*self.phase.borrow(), Phase::Opening | Phase::Open) || !self.queue.borrow().is_empty()
     }
 
     /// Answers the requests at the front whose outcome is decided.
-    pub(super) fn answer_decided(&self) {
+    pub(in crate::upstream) fn answer_decided(&self) {
         loop {
             let Some((slot, verdict)) = self.queue.borrow_mut().pop_decided() else { return };
             answer(&slot, &verdict.reply());
@@ -442,12 +447,12 @@ impl Lane {
     }
 
     /// Fails every request with the same error line.
-    pub(super) fn fail_all(&self, line: &[u8]) -> usize {
+    pub(in crate::upstream) fn fail_all(&self, line: &[u8]) -> usize {
         self.fail(line).len()
     }
 
     /// Fails every request with the same error line, and disconnects the clients that sent them.
-    pub(super) fn fail_and_disconnect(&self, line: &[u8]) {
+    pub(in crate::upstream) fn fail_and_disconnect(&self, line: &[u8]) {
         self.fail(line).iter().for_each(|slot| slot.replies.cut());
     }
 
@@ -484,7 +489,7 @@ impl RequestOutcome {
 }
 
 /// Answers a request in the server's place.
-pub(super) fn answer(slot: &Slot, reply: &[u8]) {
+pub(in crate::upstream) fn answer(slot: &Slot, reply: &[u8]) {
     if slot.mute {
         slot.replies.swallow();
     } else {

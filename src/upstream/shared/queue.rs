@@ -4,8 +4,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
-use super::probation::Probation;
-use super::replies::{ClientState, Replies};
+use crate::upstream::replies::{ClientState, Replies};
+use crate::upstream::shared::probation::Probation;
 
 /// Why a connection is given up, as far as its requests are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Upstream;
-use super::identity::Identity;
-use super::auth_backoff::Refused;
 use crate::net::read_buffer::ReadBuffer;
 use crate::net::stream::Stream;
 use crate::resp::Resp;
@@ -17,6 +14,9 @@ use crate::resp::greeting::{GreetError, Greeting, Role, Selector, ask_node, gree
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::secret::Credentials;
 use crate::topology::{Generation, Hint, Primary};
+use crate::upstream::Upstream;
+use crate::upstream::connection::auth_backoff::Refused;
+use crate::upstream::connection::identity::Identity;
 
 /// What must be equal for connections to be interchangeable.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ pub enum ConnectError {
 
 /// What counts when the server has no password for the default user any more, and one is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NeedlessPassword {
+pub(in crate::upstream) enum NeedlessPassword {
     /// It is accepted if the server has accepted it before: whoever was let in stays in, as on a connection that lasted.
     Accepted,
     /// The server's refusal: a client asks whether its password is right.
@@ -123,7 +123,7 @@ const READ: usize = 64 * 1024;
 ///
 /// # Errors
 /// See [`ConnectError`].
-pub(super) async fn open(
+pub(in crate::upstream) async fn open(
     upstream: &Upstream,
     primary: &Arc<Primary>,
     key: &ConnectionKey,

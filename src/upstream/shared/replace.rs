@@ -1,11 +1,11 @@
 //! Replacing a shared connection that is too old, or that was authenticated with credentials of the past. The new one is
 //! opened first; then the old one answers what it has been sent, and the new one carries on. Clients notice nothing, and
 //! replies keep their order. A connection that one client's replies have outgrown is replaced at once, and left to that
-//! client (see [`super::pump::isolate`]).
+//! client (see [`crate::upstream::shared::pump::isolate`]).
 //!
 //! A new AUTH on the connection itself would do without the new one, but for Redis 7.4 to 8, which drop the reply to a
 //! failing AUTH in mid-pipeline (redis/redis#15640): all later replies would then go to the wrong clients. Connections
-//! that cannot be replaced, because a session holds them, wait for a moment without a pipeline (see [`super::reauth`]).
+//! that cannot be replaced, because a session holds them, wait for a moment without a pipeline (see [`crate::upstream::connection::reauth`]).
 
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -15,14 +15,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::config::Reauth;
-use super::identity::{AgeFate, Identity};
-use super::lane::{Lane, Order};
-use super::open::{ConnectError, Connection, NeedlessPassword, Purpose, open};
-use super::pump::Pump;
-use super::{SharedPermit, Upstream};
 use crate::net::tls::client::ClientSet;
 use crate::rotation::login::Newest;
+use crate::upstream::config::Reauth;
+use crate::upstream::connection::identity::{AgeFate, Identity};
+use crate::upstream::connection::open::{ConnectError, Connection, NeedlessPassword, Purpose, open};
+use crate::upstream::shared::lane::{Lane, Order};
+use crate::upstream::shared::pump::Pump;
+use crate::upstream::{SharedPermit, Upstream};
 
 /// Connections that are to be replaced for one reason are so within this time, each at a random moment.
 const SPREAD: Duration = Duration::from_secs(5);
@@ -33,20 +33,20 @@ const ASK_PAUSE: Duration = Duration::from_secs(1);
 type Opening = Pin<Box<dyn Future<Output = Result<NextConnection, ConnectError>>>>;
 
 /// What takes a connection's place.
-pub(super) struct NextConnection {
+pub(in crate::upstream) struct NextConnection {
     /// None: there is no room for two at a time, so the old one is closed first.
-    pub(super) link: Option<Connection>,
-    pub(super) permit: Option<SharedPermit>,
+    pub(in crate::upstream) link: Option<Connection>,
+    pub(in crate::upstream) permit: Option<SharedPermit>,
 }
 
 /// The making of a successor.
 #[derive(Default)]
-pub(super) struct Replacement(Option<Opening>);
+pub(in crate::upstream) struct Replacement(Option<Opening>);
 
 impl Replacement {
     /// Gets `pump` a successor if its lane is told to have one.
     #[inline]
-    pub(super) fn poll(
+    pub(in crate::upstream) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         lane: &Lane,
@@ -130,7 +130,7 @@ fn soon() -> Instant {
 }
 
 /// Has connections replaced that were made with credentials or certificates of the past, if that is asked for.
-pub(super) async fn follow(
+pub(in crate::upstream) async fn follow(
     upstream: Weak<Upstream>,
     mut logins: watch::Receiver<Newest>,
     mut certificates: Option<watch::Receiver<ClientSet>>,
@@ -155,7 +155,7 @@ pub(super) async fn follow(
 impl Upstream {
     /// Has the connections replaced whose credentials respgate keeps for users of its own and that have changed, if
     /// that is asked for.
-    pub(super) fn refresh_users(&self) {
+    pub(in crate::upstream) fn refresh_users(&self) {
         for identity in self.identities.of_users() {
             if identity.has_new_credentials() {
                 self.credentials_changed(Some(&identity));

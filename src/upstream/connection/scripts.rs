@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use super::Upstream;
-use super::open::{Connection, ConnectionKey};
 use crate::resp::control::Control;
 use crate::resp::value::Value;
 use crate::topology::Generation;
+use crate::upstream::Upstream;
+use crate::upstream::connection::open::{Connection, ConnectionKey};
 
 /// Scripts remembered for one upstream, in bytes; the oldest are forgotten first.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -61,7 +61,7 @@ impl Scripts {
     }
 
     /// A connection was lost: the server may have been restarted, and know nothing any more.
-    pub(super) fn mark_unsure(&self) {
+    pub(in crate::upstream) fn mark_unsure(&self) {
         self.lock().loaded = None;
     }
 
@@ -77,7 +77,7 @@ impl Scripts {
 impl Upstream {
     /// Tells a new primary the scripts that clients have used so far, once. Where the user may not load scripts,
     /// clients get NOSCRIPT, as they would without respgate; one of respgate's own users leaves it to the others.
-    pub(super) async fn tell_scripts(
+    pub(in crate::upstream) async fn tell_scripts(
         &self,
         link: &mut Connection,
         key: &ConnectionKey,

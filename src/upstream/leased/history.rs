@@ -24,13 +24,13 @@ impl History {
     }
 
     /// Notes that the connection took `bytes` bytes.
-    pub(super) fn wrote(&mut self, bytes: usize) {
+    pub(in crate::upstream) fn wrote(&mut self, bytes: usize) {
         self.written += bytes as u64;
     }
 
     /// Returns true if every byte that was written belongs to a noted request, all of them were written, and each
     /// leaves nothing or what its session has seen end.
-    pub(super) fn leaves_nothing(&self) -> bool {
+    pub(in crate::upstream) fn leaves_nothing(&self) -> bool {
         !self.unknown && self.noted == self.written
     }
 }

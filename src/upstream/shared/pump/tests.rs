@@ -29,9 +29,9 @@ use crate::timeline::Timelines;
 use crate::topology::{Address, Generation, Outage, Topology};
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
-use crate::upstream::open::ConnectionKey;
-use crate::upstream::queue::{LossCause, Settled};
-use crate::upstream::scripts::Scripts;
+use crate::upstream::connection::open::ConnectionKey;
+use crate::upstream::connection::scripts::Scripts;
+use crate::upstream::shared::queue::{LossCause, Settled};
 
 const READ: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
 const WRITE: &[u8] = b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n";
