@@ -25,6 +25,12 @@ pub const UPSTREAM_PASSWORD: &str = "RESPGATE_UPSTREAM_PASSWORD";
 /// The environment variable with the Sentinels' password.
 pub const SENTINEL_PASSWORD: &str = "RESPGATE_SENTINEL_PASSWORD";
 
+/// The environment variables that no flag has, each with the key that it stands in for.
+pub const PASSWORD_VARIABLES: [(&str, &str); 2] = [
+    (UPSTREAM_PASSWORD, "upstreams.*.password-env"),
+    (SENTINEL_PASSWORD, "upstreams.*.sentinel-password-env"),
+];
+
 /// One flag that was given, or its environment variable.
 #[derive(Clone, Debug)]
 pub struct Flag {

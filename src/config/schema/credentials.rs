@@ -38,7 +38,8 @@ table! {
         /// The program that prints the password on its first line, and its arguments.
         ///
         /// It suits the tokens of cloud providers, which expire. respgate runs the program as its own user, without a shell, for at
-        /// most 10 s: every `password-refresh`, and when the server refuses the password. What the program writes to standard error is
+        /// most 10 s: every `password-refresh`, before it connects with an older password, and when the server refuses the
+        /// password. What the program writes to standard error is
         /// logged if it fails.
         password_command: CommandLine, "password-command", Restart, default "none",
             example "[\"/usr/local/bin/token\", \"--region\", \"eu-west-1\"]", aside "instead of `password-file`";

@@ -50,7 +50,7 @@ table! {
         ///
         /// A source is an IPv4 address or an IPv6 /64. A connection above the limit waits for up to 1 s. If it would have to wait
         /// longer, it gets an error (nothing on a TLS port) and is closed. Unix sockets are exempt.
-        connects_per_second: u32 = CONNECTS_PER_SECOND, "connects-per-second", Restart, unit "connections";
+        connects_per_second: u32 = CONNECTS_PER_SECOND, "connects-per-second", Restart, unit "connections a second";
         /// The number of connections that one source may open at once after a pause.
         connects_burst: u32, "connects-burst", Restart, unit "connections",
             default "twice `connects-per-second`", example "2000";
@@ -89,28 +89,28 @@ table! {
         /// respgate reads no further command from such a client until replies have arrived. On a shared connection the replies must
         /// also fit into 4 MiB, and 1024 is the most.
         max_pipeline: usize = 1024, "max-pipeline", Restart, unit "commands";
-        /// The time after which a client is disconnected that has replies waiting, takes no byte of them and sends nothing.
+        /// The time after which respgate disconnects a client that has replies waiting, takes no byte of them and sends nothing.
         write_timeout: Duration = Duration::from_secs(60), "write-timeout", Restart;
-        /// The time after which a client is disconnected that sends nothing and waits for nothing. `"0s"` sets no limit.
+        /// The time after which respgate disconnects a client that sends nothing and waits for nothing. `"0s"` sets no limit.
         ///
         /// Clients that are blocked, subscribed, monitoring or in a transaction are never idle.
         idle_timeout: Duration = Duration::ZERO, "idle-timeout", Restart;
         /// The time from `MULTI` or `WATCH` to the end of the transaction. `"0s"` sets no limit.
         ///
-        /// The client is disconnected, its transaction is discarded, and its upstream connection becomes free.
+        /// respgate disconnects the client and discards the transaction; the upstream connection becomes free.
         transaction_timeout: Duration = Duration::ZERO, "transaction-timeout", Restart;
         /// The time from the connect to the first command. `"0s"` sets no limit.
         ///
-        /// With `client-auth = "required"` it is the time to the first successful `AUTH`. The client is disconnected.
+        /// With `client-auth = "required"` it is the time to the first successful `AUTH`. respgate disconnects the client after it.
         first_command_timeout: Duration = Duration::ZERO, "first-command-timeout", Restart;
-        /// The time that a sent command may take until its reply. `"0s"` sets no limit.
+        /// The time from sending a command to its reply. `"0s"` sets no limit.
         ///
         /// The client gets `-OUTCOMEUNKNOWN respgate: no reply came within command-timeout; …` and stays connected, unless its connection
         /// has state such as a transaction. respgate drops a reply that comes later. Blocking commands have no such limit.
         command_timeout: Duration = Duration::ZERO, "command-timeout", Restart;
         /// The size of the replies that may wait for one client for `slow-reader-soft-time`. `0` sets no limit.
         ///
-        /// A client that has more waiting for that long is disconnected. `max-reply-buffer` is the limit that applies at once.
+        /// respgate disconnects a client that has more waiting for that long. `max-reply-buffer` is the limit that applies at once.
         /// Without this limit, respgate reads no more messages for a subscriber that has 256 KiB waiting.
         slow_reader_soft: Bytes = Bytes(0), "slow-reader-soft", Restart;
         /// The time for which more than `slow-reader-soft` may wait. At least `"1s"`.

@@ -17,6 +17,7 @@ pub const TABLE: Table = Table {
 address = "unix:/run/respgate/respgate.sock"
 mode = "0700"
 upstream = "cache"
+tenant = "reports"
 max-clients = 100
 "#,
 };

@@ -170,8 +170,10 @@ impl TableKey {
     }
 
     /// Returns why `config/full.toml` shows the key in a comment, if it does.
-    pub fn aside(&self) -> Option<&'static str> {
-        self.key.aside.or(self.group.and_then(|group| group.aside))
+    pub fn aside(&self) -> Option<String> {
+        let prefix = self.group.map_or("", |group| group.prefix);
+        let own = self.key.aside.map(|aside| aside.replacen('`', &format!("`{prefix}"), 1));
+        own.or(self.group.and_then(|group| group.aside).map(str::to_owned))
     }
 
     /// Returns the paragraphs for people, each in one line.

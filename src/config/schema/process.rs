@@ -38,7 +38,7 @@ table! {
         /// The address that serves `/livez`, `/readyz`, `/metrics` and `/failovers` over plain HTTP.
         ///
         /// The endpoint asks nobody to authenticate. Keep it off public networks.
-        admin: SocketAddr, "admin", Restart, default "none: nothing is served", example "\"127.0.0.1:9121\"";
+        admin: SocketAddr, "admin", Restart, default "none; nothing is served", example "\"127.0.0.1:9121\"";
         /// The time that running commands have to finish after SIGTERM.
         ///
         /// respgate closes its listeners, lets running commands, blocked commands and open transactions finish, and

@@ -19,7 +19,7 @@ table! {
         ///
         /// It applies to `commands-per-second`, `bytes-in-per-second` and `bytes-out-per-second`, not to the rates of each client. All
         /// respgates need the same numbers. While the server cannot be asked, each keeps to its part of the rates.
-        shared_by: usize, "shared-by", Live, unit "respgates", default "none: the rates are not shared", example "3";
+        shared_by: usize, "shared-by", Live, unit "respgates", default "none; the rates are not shared", example "3";
         /// The upstream whose primary keeps the key of the shared rates.
         shared_upstream: String, "shared-upstream", Live, default "the only upstream", example "\"main\"";
         /// The number of clients that may be connected at once.
@@ -60,7 +60,7 @@ table! {
         /// The number of commands that the tenant's clients may run in a second, over all workers.
         ///
         /// `over-limit` decides what happens to further ones.
-        commands: usize, "commands-per-second", Live, unit "commands", default "no limit", example "20000";
+        commands: usize, "commands-per-second", Live, unit "commands a second", default "no limit", example "20000";
         /// The number of commands that may run at once after a pause.
         commands_burst: usize, "commands-burst", Live, unit "commands",
             default "a tenth of a second's worth of the rate", example "2000";

@@ -31,7 +31,8 @@ table! {
         networks: Networks, "networks", Live, default "none", example "[\"10.1.0.0/16\", \"2001:db8::/32\"]";
         /// The numbers of the system's users that connect to a unix socket.
         uids: Uids, "uids", Live, default "none", example "[1000]";
-        /// What the name begins with that a client sets with `CLIENT SETNAME`. If several match, the longest decides.
+        /// The prefixes of client names. A client matches if the name that it set with `CLIENT SETNAME` begins with one of them.
+        /// If several match, the longest decides.
         ///
         /// Clients can set any name. Use this key for order, not for security.
         client_names: NamePrefixes, "client-names", Live, default "none", example "[\"reports-\"]";
@@ -43,11 +44,11 @@ table! {
         /// decides. A command includes its subcommands. `AUTH`, `HELLO`, `QUIT` and `RESET` cannot be denied. Administrative
         /// commands need `admin-commands` of the listener besides.
         commands: CommandRules, "commands", Live, default "all commands are allowed", example "[\"+@all\", \"-@dangerous\"]";
-        /// What every key of every command must begin with: one of these.
+        /// The prefixes of keys. Every key of every command must begin with one of them.
         ///
         /// `KEYS` and `SCAN` need a pattern that begins with one of them. Commands whose keys respgate cannot locate are refused.
         key_prefixes: Prefixes, "key-prefixes", Live, default "all keys are allowed", example "[\"app1:\"]";
-        /// What every channel must begin with: one of these.
+        /// The prefixes of channels. Every channel must begin with one of them.
         ///
         /// A pattern must begin with one of them up to its first `*`, `?`, `[` or `\`. Keyspace notifications are channels: without
         /// this key they tell of all keys.
@@ -66,9 +67,9 @@ table! {
         ///
         /// Within a tenant, clients have equal shares. The clients of no tenant are together one of weight 1.
         weight: usize = 1, "weight", Live, unit "shares";
-        /// Which tenants' clients go first where clients wait, whatever the weights.
+        /// The rank of the tenant's clients where clients wait. It counts before the weight.
         ///
-        /// `"high"` goes before `"normal"`, and that before `"low"`. Every 16th turn is the lowest's.
+        /// `"high"` goes before `"normal"`, and `"normal"` before `"low"`. Every 16th turn goes to the lowest rank that waits.
         priority: Priority = Priority::Normal, "priority", Live;
         /// How the messages of subscriptions travel.
         ///

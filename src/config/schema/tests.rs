@@ -5,7 +5,14 @@ use std::path::Path;
 
 use super::super::file::parse;
 use super::super::report::Report;
-use super::{Reload, TABLES, paragraphs, reload};
+use super::{
+    ClientTlsDefaults, QuotaDefaults, Reload, ServerTlsDefaults, TABLES, TenantDefaults, paragraphs, reload,
+};
+use crate::net::tls::Floor;
+use crate::tenant::config::Pubsub;
+use crate::tenant::limits::config::LimitsConfig;
+use crate::tenant::policy::config::Scripts;
+use crate::upstream::turns::Priority;
 
 #[test]
 fn every_key_is_read_and_its_type_checked() {
@@ -53,4 +60,22 @@ fn a_table_takes_effect_at_once_if_each_of_its_keys_does() {
     {
         assert_eq!(reload(name), Reload::Restart, "{name}");
     }
+}
+
+/// The types of other modules have defaults of their own, which their tests use. `config::tests` compares those of sessions,
+/// upstreams and Sentinels.
+#[test]
+fn other_modules_have_the_same_defaults() {
+    let limits = LimitsConfig::default();
+    assert_eq!(
+        (limits.over_limit, limits.max_delay),
+        (QuotaDefaults::over_limit(), QuotaDefaults::max_delay())
+    );
+    assert_eq!(Floor::default(), ServerTlsDefaults::min_version());
+    assert_eq!(Floor::default(), ClientTlsDefaults::min_version());
+    assert_eq!(Priority::default(), TenantDefaults::priority());
+    assert_eq!(
+        (Pubsub::default(), Scripts::default()),
+        (TenantDefaults::pubsub(), TenantDefaults::scripts())
+    );
 }

@@ -14,13 +14,13 @@ table! {
         ///
         /// It turns TLS on and needs `tls-key`. respgate reads the file again when it changes; new connections use the new
         /// certificate.
-        cert: File, "tls-cert", Restart, default "none: plain text", example "\"tls.crt\"";
+        cert: File, "tls-cert", Restart, default "none; plain text", example "\"tls.crt\"";
         /// The PEM file with the private key of `tls-cert`: PKCS#8, PKCS#1 or SEC1, without a passphrase.
         key: File, "tls-key", Restart, default "none; required with `tls-cert`", example "\"tls.key\"";
         /// The certificate authorities of clients: PEM files or folders of PEM files.
         ///
         /// With this key, a client must present a certificate that one of them has signed, unless `tls-client-auth` says otherwise.
-        client_ca: Files, "tls-client-ca", Restart, default "none: clients are not asked for a certificate",
+        client_ca: Files, "tls-client-ca", Restart, default "none; clients are not asked for a certificate",
             example "\"clients.pem\"";
         /// Whether clients must present a certificate.
         ///
@@ -32,7 +32,7 @@ table! {
         ///
         /// respgate refuses a revoked certificate, and one whose authority has no list here. A list stays valid after the time at
         /// which the next one is due.
-        crl: Files, "tls-crl", Restart, default "none: no certificate is revoked", example "\"revoked.pem\"";
+        crl: Files, "tls-crl", Restart, default "none; no certificate is revoked", example "\"revoked.pem\"";
         /// The lowest TLS version that clients may use.
         min_version: Floor = Floor::Tls12, "tls-min-version", Restart;
         /// The time from the accept to the end of the TLS handshake. At least `"10ms"`.
@@ -52,7 +52,7 @@ table! {
         /// Whether the authorities of the system count in addition to `tls-ca`.
         system_roots: bool, "tls-system-roots", Restart, default "`true` without `tls-ca`, else `false`", example "false";
         /// The certificate revocation lists of the server's authorities: PEM files or folders of PEM files.
-        crl: Files, "tls-crl", Restart, default "none: no certificate is revoked", example "[\"revoked.pem\"]";
+        crl: Files, "tls-crl", Restart, default "none; no certificate is revoked", example "[\"revoked.pem\"]";
         /// The PEM file with the certificate that respgate presents, followed by its intermediate certificates.
         cert: File, "tls-cert", Restart, default "none", example "\"client.crt\"";
         /// The PEM file with the private key of `tls-cert`: PKCS#8, PKCS#1 or SEC1, without a passphrase.

@@ -83,7 +83,7 @@ table! {
         poll_interval: Duration = Duration::from_secs(1), "poll-interval", Restart;
         /// The time that one Sentinel may take to answer. At least `"10ms"`.
         sentinel_timeout: Duration = Duration::from_millis(500), "sentinel-timeout", Restart;
-        /// When respgate follows the Sentinels to a new primary.
+        /// The rule by which respgate follows the Sentinels to a new primary.
         ///
         /// `"majority"` follows when most Sentinels name it. `"leader"` follows as soon as the node says that it is a primary and the
         /// Sentinel that leads the failover has chosen it, up to a second earlier. If that Sentinel is cut off from the others, or
@@ -99,7 +99,7 @@ table! {
     /// The connections of an upstream.
     ConnectionKeys, ConnectionDefaults {
         /// The number of the database that clients start in.
-        database: u32 = 0, "database", Restart, unit "index";
+        database: u32 = 0, "database", Restart;
         /// Whether clients must authenticate.
         ///
         /// With `"optional"`, a client without `AUTH` acts as the user of the upstream. With `"required"`, it gets
@@ -135,7 +135,7 @@ table! {
         ///
         /// Clients do not notice. Connections that clients hold are not replaced.
         max_age: Duration = Duration::from_secs(3600), "max-age", Restart;
-        /// What happens to open connections when respgate's user, password or certificates change.
+        /// What respgate does with open connections when respgate's user, password or certificates change.
         ///
         /// `"keep"` keeps them, since servers go on serving them. `"reconnect"` replaces them within 5 s; clients do not notice, and
         /// connections that sessions hold stay. `"refresh"` does the same, and authenticates those again that sessions hold.
@@ -161,15 +161,15 @@ table! {
         hold_timeout: Duration = Duration::from_secs(40), "hold-timeout", Restart;
         /// The memory for commands that wait for a primary, all workers together. At least `"64KiB"`. Further commands fail at once.
         hold_buffer: Bytes = Bytes(64 << 20), "hold-buffer", Restart;
-        /// Whether respgate sends a read again whose connection was lost before the reply, three times in all.
+        /// Whether respgate sends a read again if the connection was lost before the reply, three times in all.
         retry_reads: bool = true, "retry-reads", Restart;
-        /// Which writes respgate sends again whose connection was lost before the reply. Such a write may run twice.
+        /// The writes that respgate sends again if the connection was lost before the reply. Such a write may run twice.
         ///
         /// `"never"` answers each with `-OUTCOMEUNKNOWN`. `"same-reply"` sends `SET` and others again that leave the same data and give
         /// the same reply when they run twice. `"idempotent"` also sends those again whose second reply can differ, such as `SADD`
         /// and `DEL`. Commands such as `INCR`, `LPUSH`, `EXEC` and scripts are never sent twice.
         retry_writes: RetryWrites = RetryWrites::Never, "retry-writes", Restart;
-        /// What a blocked pop gets whose connection was lost without a word.
+        /// The answer to a blocked pop whose connection broke before the server answered.
         ///
         /// `"timeout"` answers as if its time were up. `"continue"` sends it again for the time that is left. What the server popped
         /// just then is lost in both cases.

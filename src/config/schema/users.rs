@@ -25,7 +25,7 @@ table! {
         /// The tenant that the user's clients belong to: the NAME of a `[tenants.NAME]`.
         ///
         /// It has the effect of naming the user in `users` of that tenant.
-        tenant: String, "tenant", Live, default "none: the rules of the tenants decide", example "\"reports\"";
+        tenant: String, "tenant", Live, default "none; the rules of the tenants decide", example "\"reports\"";
     }
     groups {
         /// The user of the server that acts for the user's clients.
