@@ -21,7 +21,13 @@
 //! - `aside "instead of `address`"`: `config/full.toml` shows the key in a comment, with this remark.
 //!
 //! The comment above a line is the key's documentation. Its first paragraph also stands in `config/full.toml` and in the JSON Schema.
-//! Blocks named `groups` include other parts, whose keys may get a prefix.
+//! A block named `groups` includes other parts: `tls: ClientTlsKeys, prefix "sentinel-";`. These may follow, in this order:
+//!
+//! - `about "Works like KEY, …"`: the documentation of its keys, instead of their own.
+//! - `home "limits"`: the table that documents its keys.
+//! - `reload Live`: when a change of its keys has its effect, if that differs.
+//! - `aside "optional"`: `config/full.toml` shows all its keys in comments.
+//! - `defaults { "tls": "…" }`: defaults in words that differ from those of the part.
 //!
 //! The macro makes a struct with one [`Setting`](super::super::typed::Setting) for each key, the reader that fills it, the list
 //! of [`Entry`](super::Entry)s, and a type with one function for each default.
