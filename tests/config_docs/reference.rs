@@ -9,6 +9,7 @@ use crate::{default_in_words, example, type_in_words};
 const WIDTH: usize = 118;
 
 const HEAD: &str = "\
+#:schema ./respgate.schema.json
 # Every key of a configuration file, with its type and default. This is a reference: copy what you need.
 # `make config-docs` writes this file from src/config/schema. docs/configuration.md says more about each key.
 #

@@ -25,7 +25,7 @@ table! {
     /// The keys that give a user's name and password. Of those that say the same thing, one may be there.
     CredentialKeys, CredentialDefaults {
         /// The user that respgate authenticates as.
-        username: String, "username", Restart, default "the server's `default` user", example "\"app\"";
+        username: String, "username", Restart, default "the server's default user", example "\"app\"";
         /// The file that holds the user's name, on its first and only line. respgate reads it again when it changes.
         username_file: File, "username-file", Restart, default "none", example "\"user\"", aside "instead of `username`";
         /// The file that holds the password, on its first and only line.

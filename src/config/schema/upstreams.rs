@@ -39,7 +39,7 @@ table! {
         credentials: Credentials, prefix "";
         /// respgate's own user at the Sentinels.
         sentinel_credentials: Credentials, prefix "sentinel-", about "Works like KEY, for the Sentinels.",
-            defaults { "username": "the Sentinels' `default` user" };
+            defaults { "username": "the Sentinels' default user" };
         /// TLS to the nodes.
         tls: ClientTlsKeys, prefix "";
         /// TLS to the Sentinels.
@@ -69,13 +69,13 @@ table! {
         /// `redis-sentinel://s1[:26379],s2,s3[/database]#primary-name` is a primary that Sentinels know. `unix:/path[?db=N]` is a unix
         /// socket. `rediss` and `rediss-sentinel` turn TLS on, and `valkey` in place of `redis` means the same. Write `/ # ? % @`
         /// in a password as `%2F %23 %3F %25 %40`.
-        url: UpstreamUrl, "url", Restart, default "none; required without `address` and `sentinels`",
+        url: UpstreamUrl, "url", Restart, default "none; one of `url`, `address` and `sentinels` is required",
             example "\"redis-sentinel://s1.example,s2.example,s3.example/0#mymaster\"", aside "instead of `sentinels`";
         /// The address of one server: `host:port`, or `unix:` and the path of a socket. Without a port, it is 6379.
-        address: Address, "address", Restart, default "none; required without `url` and `sentinels`",
+        address: Address, "address", Restart, default "none; one of `url`, `address` and `sentinels` is required",
             example "\"db.example:6379\"", aside "instead of `sentinels`";
         /// The addresses of Sentinels. respgate also asks the Sentinels that these know of.
-        sentinels: SentinelAddresses, "sentinels", Restart, default "none; required without `url` and `address`",
+        sentinels: SentinelAddresses, "sentinels", Restart, default "none; one of `url`, `address` and `sentinels` is required",
             example "[\"s1.example:26379\", \"s2.example:26379\", \"[2001:db8::3]:26379\"]";
         /// The name of the primary at the Sentinels.
         primary_name: String, "primary-name", Restart, default "none; required with `sentinels`", example "\"mymaster\"";
@@ -118,7 +118,7 @@ table! {
         /// It must be less than `max-connections`, unless `pool` is `"session"`. When all are in use, a command waits for its
         /// turn, for `lease-wait` at most.
         max_leased: usize, "max-leased", Restart, unit "connections",
-            default "`max-connections` less a quarter, but at most 64 less: 1024", example "1024";
+            default "`max-connections` minus a quarter of it, but never minus more than 64: 1024", example "1024";
         /// The time that a command waits for a free lease.
         ///
         /// After it, the client gets `-ERR respgate: no upstream connection became free within … ms; …`.

@@ -32,6 +32,6 @@ table! {
         credentials: Credentials, prefix "upstream-",
             about "Works like KEY of an upstream, for the user of the server that acts for these clients.",
             reload Live, aside "optional",
-            defaults { "username": "the server's `default` user, with a password; without one, the upstream's own user" };
+            defaults { "username": "the upstream's own user; with a password, the server's default user" };
     }
 }
