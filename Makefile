@@ -19,7 +19,7 @@ FUZZ_LONG ?= 3600
 BIN := target/release/respgate
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps chaos differential differential-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
+.PHONY: help build demo test test-deps chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
 	bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
@@ -62,6 +62,9 @@ differential: ## random sessions, each with the server and through respgate, com
 
 differential-docs: ## write docs/differences.md, from the differences that the differential test tolerates
 	@DIFFERENTIAL_WRITE_DOCS=1 DIFFERENTIAL_SECONDS=0 $(CARGO) test --locked --quiet --test differential
+
+config-docs: ## write config/full.toml, config/respgate.schema.json and docs/configuration.md, from the configuration schema
+	@CONFIG_WRITE_DOCS=1 $(CARGO) test --locked --quiet --test config_docs -- is_the_schemas
 
 fuzz: build ## hours of random tests: FUZZ_LONG seconds of each
 	@RESPGATE_BIN=$(CURDIR)/$(BIN) $(MAKE) --no-print-directory differential DIFFERENTIAL_SECONDS=$(FUZZ_LONG)

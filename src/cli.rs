@@ -85,24 +85,27 @@ Exit codes: 0 ended as asked, 64 wrong arguments or configuration, 69 doctor fou
 something broken, or status found respgate not ready, 71 the system refused
 something, as an address that is in use.";
 
-/// One flag. Its environment variable is `RESPGATE_` and its name in capitals.
+/// One flag. Its environment variable is `RESPGATE_` and its name in capitals. `sets` names the key that it sets, as
+/// [`crate::config::schema`] does; it is empty for `--config`.
 struct Option {
     name: &'static str,
     dashed: &'static str,
     env: &'static str,
     value: &'static str,
     heading: &'static str,
+    sets: &'static str,
     help: &'static str,
 }
 
 macro_rules! option {
-    ($name:literal, $env:literal, $value:literal, $heading:expr, $help:literal) => {
+    ($name:literal, $env:literal, $value:literal, $heading:expr, $sets:literal, $help:literal) => {
         Option {
             name: $name,
             dashed: concat!("--", $name),
             env: concat!("RESPGATE_", $env),
             value: $value,
             heading: $heading,
+            sets: $sets,
             help: $help,
         }
     };
@@ -116,50 +119,57 @@ const PROCESS: &str = "Process";
 
 #[rustfmt::skip]
 const OPTIONS: [Option; 19] = [
-    option!("listen", "LISTEN", "ADDR", WHERE,
+    option!("listen", "LISTEN", "ADDR", WHERE, "listeners.*.address",
         "Accept clients here: 127.0.0.1:6379, [::1]:6379, 0.0.0.0:6379 or unix:/path; may be repeated, or \
          separated by commas in RESPGATE_LISTEN [default: 127.0.0.1:6379]"),
-    option!("upstream", "UPSTREAM", "URL", WHERE,
+    option!("upstream", "UPSTREAM", "URL", WHERE, "upstreams.*.url",
         "The server, or the Sentinels that know it:\n\
          redis://[user:password@]host[:6379][/db]\n\
          redis-sentinel://s1[:26379],s2,s3[/db]#primary-name\n\
          rediss:// and rediss-sentinel:// with TLS\n\
          unix:/path[?db=N]\n\
          valkey:// and valkey-sentinel:// mean the same; write / # ? % @ in a password as %2F %23 %3F %25 %40"),
-    option!("config", "CONFIG", "FILE", WHERE,
+    option!("config", "CONFIG", "FILE", WHERE, "",
         "A TOML file with any number of listeners and upstreams, and every other setting"),
-    option!("upstream-user", "UPSTREAM_USER", "USER", WHO,
+    option!("upstream-user", "UPSTREAM_USER", "USER", WHO, "upstreams.*.username",
         "Who respgate is to the server [default: the server's default user]"),
-    option!("upstream-password-file", "UPSTREAM_PASSWORD_FILE", "FILE", WHO,
+    option!("upstream-password-file", "UPSTREAM_PASSWORD_FILE", "FILE", WHO, "upstreams.*.password-file",
         "Holds the password; RESPGATE_UPSTREAM_PASSWORD may hold it instead"),
-    option!("sentinel-user", "SENTINEL_USER", "USER", WHO,
+    option!("sentinel-user", "SENTINEL_USER", "USER", WHO, "upstreams.*.sentinel-username",
         "Who respgate is to the Sentinels [default: their default user]"),
-    option!("sentinel-password-file", "SENTINEL_PASSWORD_FILE", "FILE", WHO,
+    option!("sentinel-password-file", "SENTINEL_PASSWORD_FILE", "FILE", WHO, "upstreams.*.sentinel-password-file",
         "Holds the password; RESPGATE_SENTINEL_PASSWORD may hold it instead"),
-    option!("upstream-ca", "UPSTREAM_CA", "PATH", TLS,
+    option!("upstream-ca", "UPSTREAM_CA", "PATH", TLS, "upstreams.*.tls-ca",
         "Who may have signed the server's certificate: a PEM file or a folder [default: the system's authorities]"),
-    option!("upstream-server-name", "UPSTREAM_SERVER_NAME", "NAME", TLS,
+    option!("upstream-server-name", "UPSTREAM_SERVER_NAME", "NAME", TLS, "upstreams.*.tls-server-name",
         "The name in the server's certificate [default: the host that is dialled]"),
-    option!("tls-cert", "TLS_CERT", "FILE", TLS,
+    option!("tls-cert", "TLS_CERT", "FILE", TLS, "listeners.*.tls-cert",
         "Clients connect with TLS: the certificate chain, in PEM"),
-    option!("tls-key", "TLS_KEY", "FILE", TLS, "Its private key, in PEM"),
-    option!("tls-client-ca", "TLS_CLIENT_CA", "PATH", TLS,
+    option!("tls-key", "TLS_KEY", "FILE", TLS, "listeners.*.tls-key", "Its private key, in PEM"),
+    option!("tls-client-ca", "TLS_CLIENT_CA", "PATH", TLS, "listeners.*.tls-client-ca",
         "Clients must show a certificate that an authority in this file or folder signed"),
-    option!("max-clients", "MAX_CLIENTS", "N", BOUNDS,
+    option!("max-clients", "MAX_CLIENTS", "N", BOUNDS, "limits.max-clients",
         "Clients connected at once, for each listener [default: 10000]"),
-    option!("admin-commands", "ADMIN_COMMANDS", "LEVEL", BOUNDS,
+    option!("admin-commands", "ADMIN_COMMANDS", "LEVEL", BOUNDS, "listeners.*.admin-commands",
         "deny, read-only or allow commands like CONFIG SET and SHUTDOWN [default: read-only on loopback and unix sockets without tenants, else deny]"),
-    option!("workers", "WORKERS", "N", PROCESS,
+    option!("workers", "WORKERS", "N", PROCESS, "workers",
         "Worker threads [default: the CPUs that this process may use, by affinity and cgroup quota]"),
-    option!("admin", "ADMIN", "ADDR", PROCESS,
+    option!("admin", "ADMIN", "ADDR", PROCESS, "admin",
         "Serve health and metrics here, as in 127.0.0.1:9121 [default: nowhere]"),
-    option!("drain-timeout", "DRAIN_TIMEOUT", "TIME", PROCESS,
+    option!("drain-timeout", "DRAIN_TIMEOUT", "TIME", PROCESS, "drain-timeout",
         "How long running commands may take to finish after SIGTERM, as in 5s or 2m [default: 30s]"),
-    option!("log-format", "LOG_FORMAT", "FORMAT", PROCESS,
+    option!("log-format", "LOG_FORMAT", "FORMAT", PROCESS, "log.format",
         "human, json, or auto: human on a terminal [default: auto]"),
-    option!("log-level", "LOG_LEVEL", "LEVEL", PROCESS,
+    option!("log-level", "LOG_LEVEL", "LEVEL", PROCESS, "log.level",
         "error, warn, info, debug, trace or off; by module: info,respgate::discovery=debug [default: info]"),
 ];
+
+/// Returns each flag that sets a key: the flag with its dashes, its environment variable, and the key as
+/// `listeners.*.address`.
+pub fn keys_by_flag() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let setting = OPTIONS.iter().filter(|option| !option.sets.is_empty());
+    setting.map(|option| (option.dashed, option.env, option.sets))
+}
 
 fn with_options(command: Command) -> Command {
     with_help(OPTIONS.iter().fold(command, |command, option| {

@@ -53,7 +53,7 @@ struct Text {
 pub(super) struct MetricsRegistry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// See [`Tenants::version`].
+    /// See [`crate::tenant::Tenants::version`].
     version: u64,
 }
 

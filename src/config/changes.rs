@@ -1,11 +1,12 @@
 //! What a new version of the configuration changes. No I/O.
 //!
-//! Users, tenants and the tenants that listeners name can change while respgate runs; whatever else differs needs a
-//! restart, key by key as it stands in the file. So every difference is one or the other.
+//! Users, tenants and the tenants that listeners name can change while respgate runs: the schema calls their keys live.
+//! Whatever else differs needs a restart, key by key as it stands in the file.
 
 use std::fmt;
 
 use super::Config;
+use super::schema::{self, Reload};
 use crate::listener::ListenerConfig;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
@@ -179,22 +180,12 @@ fn reordered(now: &[TenantConfig], next: &[TenantConfig]) -> bool {
 
 fn restarts(now: &Config, next: &Config, own_users: bool) -> Vec<String> {
     let mut keys: Vec<String> = now.written.differences(&next.written);
-    keys.retain(|key| !changes_at_once(key));
+    keys.retain(|key| schema::reload(key) == Reload::Restart);
     // With the first user clients authenticate to respgate, and without the last to the server.
     if own_users != next.has_own_users() {
         keys.push("users".into());
     }
     keys
-}
-
-/// Whether a key has its effect without a restart.
-fn changes_at_once(key: &str) -> bool {
-    let mut parts = key.split('.');
-    match parts.next() {
-        Some("users" | "tenants") => true,
-        Some("listeners") => parts.nth(1) == Some("tenant"),
-        _ => false,
-    }
 }
 
 fn named<'a>(config: &'a Config, like: &ListenerConfig) -> Option<&'a ListenerConfig> {

@@ -6,6 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::report::{Place, Report, suggestion};
+use super::schema::{self, TABLES};
 use super::typed::Setting;
 use super::value::{Value, shown};
 
@@ -45,19 +46,19 @@ impl Source<'_> {
     }
 }
 
-/// One table, read key by key. The keys that were asked for are the ones it may have.
+/// One table, read key by key. The schema says which keys it may have.
 pub struct Section<'a> {
     source: &'a Source<'a>,
     table: &'a DeTable<'a>,
     place: Place,
     path: String,
-    known: &'static [&'static str],
+    known: Vec<String>,
 }
 
 impl<'a> Section<'a> {
     /// The document's outermost table.
-    pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>, known: &'static [&'static str]) -> Self {
-        Self { source, table, place: source.place(0, ""), path: String::new(), known }
+    pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>) -> Self {
+        Self { source, table, place: source.place(0, ""), path: String::new(), known: schema::known("") }
     }
 
     /// Where the table begins.
@@ -66,8 +67,8 @@ impl<'a> Section<'a> {
     }
 
     /// Reads one setting; a fault is reported.
-    pub fn read<T: Value>(&self, key: &'static str, report: &mut Report) -> Setting<T> {
-        debug_assert!(self.known.contains(&key), "{key} is not in the schema of {}", self.path);
+    pub fn read<T: Value>(&self, key: &str, report: &mut Report) -> Setting<T> {
+        debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
         match self.table.get(key) {
             Some(value) => self.parse(value, self.key(key), report),
             None => Setting::Absent,
@@ -77,7 +78,7 @@ impl<'a> Section<'a> {
     /// Reads a list; every faulty element is reported.
     pub fn read_list<T>(
         &self,
-        key: &'static str,
+        key: &str,
         element: impl Fn(&str) -> Result<T, String>,
         report: &mut Report,
     ) -> Setting<Vec<T>> {
@@ -88,7 +89,7 @@ impl<'a> Section<'a> {
     /// As [`Self::read_list`], of a list that may be empty.
     pub fn read_any_list<T>(
         &self,
-        key: &'static str,
+        key: &str,
         element: impl Fn(&str) -> Result<T, String>,
         report: &mut Report,
     ) -> Setting<Vec<T>> {
@@ -101,18 +102,13 @@ impl<'a> Section<'a> {
     }
 
     /// As [`Self::read_list`], of a type that settings have.
-    pub fn read_values<T: Value>(
-        &self,
-        key: &'static str,
-        example: &str,
-        report: &mut Report,
-    ) -> Setting<Vec<T>> {
+    pub fn read_values<T: Value>(&self, key: &str, example: &str, report: &mut Report) -> Setting<Vec<T>> {
         self.read_elements(key, example, T::from_toml, report)
     }
 
     fn read_elements<T>(
         &self,
-        key: &'static str,
+        key: &str,
         example: &str,
         element: impl Fn(&DeValue<'_>) -> Result<T, String>,
         report: &mut Report,
@@ -144,7 +140,7 @@ impl<'a> Section<'a> {
     /// Reads a table whose keys and values are of one kind each; every faulty pair is reported.
     pub fn read_pairs<K, V>(
         &self,
-        key: &'static str,
+        key: &str,
         from: impl Fn(&str) -> Result<K, String>,
         to: impl Fn(&str) -> Result<V, String>,
         report: &mut Report,
@@ -170,33 +166,29 @@ impl<'a> Section<'a> {
         if pairs.len() == table.len() { Setting::Given(pairs, place) } else { Setting::Faulty }
     }
 
-    /// The table under a key, if it is there and is a table.
-    pub fn section(
-        &self,
-        key: &'static str,
-        known: &'static [&'static str],
-        report: &mut Report,
-    ) -> Option<Section<'a>> {
-        debug_assert!(self.known.contains(&key), "{key} is not in the schema of {}", self.path);
+    /// Returns true if the schema has a key of this name in the table.
+    fn knows(&self, key: &str) -> bool {
+        self.known.iter().any(|known| known == key)
+    }
+
+    /// The table under a key of the outermost table, if it is there and is a table.
+    pub fn section(&self, key: &str, report: &mut Report) -> Option<Section<'a>> {
+        debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
         let (name, value) = self.table.get_key_value(key)?;
-        self.enter(name.span().start, value, self.key(key), known, report)
+        self.enter(name.span().start, value, self.key(key), schema::known(key), report)
     }
 
     /// The named tables under a key, in the order of the file: `[listeners.app]` and the like.
-    pub fn sections(
-        &self,
-        key: &'static str,
-        known: &'static [&'static str],
-        report: &mut Report,
-    ) -> Vec<(String, Section<'a>)> {
-        let Some(parent) = self.section(key, &[], report) else { return Vec::new() };
+    pub fn sections(&self, key: &str, report: &mut Report) -> Vec<(String, Section<'a>)> {
+        let Some(parent) = self.section(key, report) else { return Vec::new() };
+        let known = schema::known(&format!("{key}.*"));
         let mut children: Vec<_> = parent.table.iter().collect();
         children.sort_by_key(|(name, _)| name.span().start);
         let mut sections = Vec::new();
         for (name, value) in children {
             let path = format!("{key}.{}", name.get_ref());
             let start = name.span().start;
-            let Some(section) = self.enter(start, value, path, known, report) else { continue };
+            let Some(section) = self.enter(start, value, path, known.clone(), report) else { continue };
             if !is_name(name.get_ref()) {
                 report.fault(
                     &section.place,
@@ -208,18 +200,19 @@ impl<'a> Section<'a> {
         sections
     }
 
-    /// Reports the keys that the table may not have. The schema tells those that belong elsewhere.
-    pub fn refuse_unknown_keys(&self, schema: &[(&str, &[&str])], report: &mut Report) {
-        for (name, _) in self.table.iter().filter(|(name, _)| !self.known.contains(&name.get_ref().as_ref()))
-        {
+    /// Reports the keys that the table may not have, with the tables that they belong to.
+    pub fn refuse_unknown_keys(&self, report: &mut Report) {
+        for (name, _) in self.table.iter().filter(|(name, _)| !self.knows(name.get_ref())) {
             let name_text = name.get_ref().as_ref();
-            let homes: Vec<String> = schema
+            let homes: Vec<String> = TABLES
                 .iter()
-                .filter(|(table, keys)| !table.is_empty() && keys.contains(&name_text))
-                .map(|(table, _)| format!("[{table}]"))
+                .filter(|table| {
+                    !table.path.is_empty() && table.keys().iter().any(|key| key.name == name_text)
+                })
+                .map(|table| format!("[{}]", table.path))
                 .collect();
-            let near = suggestion(name_text, self.known.iter().copied());
-            let hint = if name_text == "password" && self.known.contains(&"password-hash") {
+            let near = suggestion(name_text, self.known.iter().map(String::as_str));
+            let hint = if name_text == "password" && self.knows("password-hash") {
                 "; write password-hash, of: respgate hash-password".into()
             } else if name_text.ends_with("password") {
                 format!(
@@ -242,7 +235,7 @@ impl<'a> Section<'a> {
         start: usize,
         value: &'a Spanned<DeValue<'a>>,
         path: String,
-        known: &'static [&'static str],
+        known: Vec<String>,
         report: &mut Report,
     ) -> Option<Section<'a>> {
         let place = self.source.place(start, path.clone());

@@ -13,7 +13,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::report::{Place, Report};
-use super::typed::{Setting, Typed, TypedListener, TypedUpstream};
+use super::schema::ListenerKeys;
+use super::typed::{Named, Setting, Typed};
 use super::value::Value;
 use crate::rotation::source::{NameSource, SecretSource};
 
@@ -23,6 +24,12 @@ pub const UPSTREAM_PASSWORD: &str = "RESPGATE_UPSTREAM_PASSWORD";
 
 /// The environment variable with the Sentinels' password.
 pub const SENTINEL_PASSWORD: &str = "RESPGATE_SENTINEL_PASSWORD";
+
+/// The environment variables that no flag has, each with the key that it stands in for.
+pub const PASSWORD_VARIABLES: [(&str, &str); 2] = [
+    (UPSTREAM_PASSWORD, "upstreams.*.password-env"),
+    (SENTINEL_PASSWORD, "upstreams.*.sentinel-password-env"),
+];
 
 /// One flag that was given, or its environment variable.
 #[derive(Clone, Debug)]
@@ -54,12 +61,12 @@ impl Flags {
 
     /// Lays the flags over what the file says.
     pub fn apply(&self, typed: &mut Typed, env: &dyn Fn(&str) -> Option<OsString>, report: &mut Report) {
-        typed.workers.override_with(self.setting("workers", report));
-        typed.admin.override_with(self.setting("admin", report));
-        typed.drain_timeout.override_with(self.setting("drain-timeout", report));
-        typed.log_format.override_with(self.setting("log-format", report));
-        typed.log_level.override_with(self.setting("log-level", report));
-        typed.overrides.max_clients = self.setting("max-clients", report);
+        typed.process.workers.override_with(self.setting("workers", report));
+        typed.process.admin.override_with(self.setting("admin", report));
+        typed.process.drain_timeout.override_with(self.setting("drain-timeout", report));
+        typed.log.format.override_with(self.setting("log-format", report));
+        typed.log.level.override_with(self.setting("log-level", report));
+        typed.overrides.sessions.max_clients = self.setting("max-clients", report);
         typed.overrides.admin_commands = self.setting("admin-commands", report);
         typed.tls.cert = self.setting("tls-cert", report);
         typed.tls.key = self.setting("tls-key", report);
@@ -71,14 +78,14 @@ impl Flags {
     fn apply_upstream(&self, typed: &mut Typed, env: &dyn Fn(&str) -> Option<OsString>, report: &mut Report) {
         if let Some(flag) = self.settings.iter().find(|flag| flag.name == "upstream") {
             if typed.upstreams.is_empty() {
-                typed.upstreams.push(TypedUpstream::new("main", flag.place.clone()));
+                typed.upstreams.push(Named::new("main", flag.place.clone()));
             }
             if let Some(upstream) = typed.usual_upstream() {
-                upstream.url = parse(flag, Value::from_text, report);
-                upstream.address = Setting::Absent;
-                upstream.sentinels = Setting::Absent;
-                upstream.primary_name = Setting::Absent;
-                if let (Some(url), Place::Flag(_)) = (upstream.url.value(), &flag.place)
+                upstream.keys.discovery.url = parse(flag, Value::from_text, report);
+                upstream.keys.discovery.address = Setting::Absent;
+                upstream.keys.discovery.sentinels = Setting::Absent;
+                upstream.keys.discovery.primary_name = Setting::Absent;
+                if let (Some(url), Place::Flag(_)) = (upstream.keys.discovery.url.value(), &flag.place)
                     && url.password.is_some()
                 {
                     report.warn(
@@ -100,12 +107,13 @@ impl Flags {
         let ca = self.setting("upstream-ca", report);
         let server_name = self.setting("upstream-server-name", report);
         if let Some(upstream) = typed.usual_upstream() {
-            upstream.tls.ca.override_with(ca);
-            upstream.tls.server_name.override_with(server_name);
-            upstream.username.override_with(username);
-            upstream.password.override_with(password);
-            upstream.sentinel_username.override_with(sentinel_username);
-            upstream.sentinel_password.override_with(sentinel_password);
+            let keys = &mut upstream.keys;
+            keys.tls.ca.override_with(ca);
+            keys.tls.server_name.override_with(server_name);
+            keys.credentials.username.override_with(username);
+            keys.credentials.password.override_with(password);
+            keys.sentinel_credentials.username.override_with(sentinel_username);
+            keys.sentinel_credentials.password.override_with(sentinel_password);
         } else if !typed.upstreams.is_empty() {
             let places = [
                 username.place(),
@@ -148,8 +156,8 @@ impl Flags {
             let taken = |name: &str| typed.listeners.iter().any(|listener| listener.name == name);
             let names = (1..).map(|count| if count == 1 { "main".into() } else { format!("main-{count}") });
             let name = names.into_iter().find(|name: &String| !taken(name)).unwrap_or_default();
-            let mut listener = TypedListener::new(name, flag.place.clone());
-            listener.address = parse(flag, Value::from_text, report);
+            let mut listener = Named::<ListenerKeys>::new(name, flag.place.clone());
+            listener.keys.address = parse(flag, Value::from_text, report);
             typed.listeners.push(listener);
         }
     }

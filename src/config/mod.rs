@@ -10,6 +10,7 @@ mod file;
 pub mod flags;
 pub mod report;
 mod rule;
+pub mod schema;
 mod size;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use toml::de::DeValue;
 
 use super::address::ListenAddress;
 use super::report::suggestion;
+use super::schema::{Shape, Shown};
 use super::url::UpstreamUrl;
 use super::{LogFormat, address, size, url};
 use crate::discovery::config::SwitchRule;
@@ -26,6 +27,9 @@ use crate::upstream::shared::fair::fair_queue::Priority;
 pub trait Value: Sized {
     /// What is expected, as it follows "is not".
     const EXPECTED: &str;
+
+    /// How it is written, for the documents.
+    const SHAPE: Shape;
 
     /// Parses what a flag, an environment variable or a TOML string holds.
     ///
@@ -88,6 +92,7 @@ fn integer<T: std::str::FromStr>(value: &DeValue<'_>) -> Result<T, String> {
 
 impl Value for usize {
     const EXPECTED: &str = "a whole number";
+    const SHAPE: Shape = Shape::Integer;
 
     fn from_text(text: &str) -> Result<Self, String> {
         whole(text)
@@ -100,6 +105,7 @@ impl Value for usize {
 
 impl Value for u32 {
     const EXPECTED: &str = "a whole number";
+    const SHAPE: Shape = Shape::Integer;
 
     fn from_text(text: &str) -> Result<Self, String> {
         whole(text)
@@ -112,6 +118,7 @@ impl Value for u32 {
 
 impl Value for bool {
     const EXPECTED: &str = "true or false";
+    const SHAPE: Shape = Shape::Boolean;
 
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("{text:?} is not {}", Self::EXPECTED))
@@ -130,6 +137,7 @@ impl Value for bool {
 
 impl Value for Bytes {
     const EXPECTED: &str = size::SIZE;
+    const SHAPE: Shape = Shape::Size;
 
     fn from_text(text: &str) -> Result<Self, String> {
         size::bytes(text).map(Self)
@@ -146,6 +154,7 @@ impl Value for Bytes {
 
 impl Value for Duration {
     const EXPECTED: &str = size::DURATION;
+    const SHAPE: Shape = Shape::Duration;
 
     fn from_text(text: &str) -> Result<Self, String> {
         size::duration(text)
@@ -154,6 +163,7 @@ impl Value for Duration {
 
 impl Value for Mode {
     const EXPECTED: &str = r#"a socket's permissions; write them in octal, like "0770""#;
+    const SHAPE: Shape = Shape::Text("permissions in octal");
 
     fn from_text(text: &str) -> Result<Self, String> {
         let octal =
@@ -167,6 +177,7 @@ impl Value for Mode {
 
 impl Value for String {
     const EXPECTED: &str = "a text in quotes";
+    const SHAPE: Shape = Shape::Text("a text");
 
     fn from_text(text: &str) -> Result<Self, String> {
         if text.is_empty() { Err("is empty; leave it out or fill it in".into()) } else { Ok(text.into()) }
@@ -175,6 +186,7 @@ impl Value for String {
 
 impl Value for PasswordHash {
     const EXPECTED: &str = "a password's hash; make one with: respgate hash-password";
+    const SHAPE: Shape = Shape::Text("a password's hash");
 
     fn from_text(text: &str) -> Result<Self, String> {
         Self::parse(text)
@@ -183,6 +195,7 @@ impl Value for PasswordHash {
 
 impl Value for PathBuf {
     const EXPECTED: &str = "a path in quotes";
+    const SHAPE: Shape = Shape::Text("a path");
 
     fn from_text(text: &str) -> Result<Self, String> {
         String::from_text(text).map(Self::from)
@@ -191,6 +204,7 @@ impl Value for PathBuf {
 
 impl Value for SocketAddr {
     const EXPECTED: &str = r#"an address; write it like "127.0.0.1:9121""#;
+    const SHAPE: Shape = Shape::Text("an IP address and a port");
 
     fn from_text(text: &str) -> Result<Self, String> {
         address::socket_address(text, 9121)
@@ -199,6 +213,7 @@ impl Value for SocketAddr {
 
 impl Value for ListenAddress {
     const EXPECTED: &str = r#"an address; write it like "127.0.0.1:6379" or "unix:/run/respgate.sock""#;
+    const SHAPE: Shape = Shape::Text("an IP address and a port, or `unix:` and a path");
 
     fn from_text(text: &str) -> Result<Self, String> {
         address::listen(text)
@@ -207,6 +222,7 @@ impl Value for ListenAddress {
 
 impl Value for Address {
     const EXPECTED: &str = r#"an address; write it like "db.example:6379""#;
+    const SHAPE: Shape = Shape::Text("`host:port`, or `unix:` and a path");
 
     fn from_text(text: &str) -> Result<Self, String> {
         address::address(text, address::DEFAULT_PORT)
@@ -215,6 +231,7 @@ impl Value for Address {
 
 impl Value for UpstreamUrl {
     const EXPECTED: &str = r#"a URL; write it like "redis://db.example:6379""#;
+    const SHAPE: Shape = Shape::Text("a URL");
 
     fn from_text(text: &str) -> Result<Self, String> {
         url::upstream(text)
@@ -226,12 +243,20 @@ macro_rules! words {
     ($type:ty, $expected:literal, $($word:literal => $value:expr),+) => {
         impl Value for $type {
             const EXPECTED: &str = $expected;
+            const SHAPE: Shape = Shape::Words(&[$($word),+]);
 
             fn from_text(text: &str) -> Result<Self, String> {
                 match text {
                     $($word => Ok($value),)+
                     _ => Err(format!("{text:?} is not {}{}", Self::EXPECTED, suggestion(text, [$($word),+]))),
                 }
+            }
+        }
+
+        impl Shown for $type {
+            fn shown(&self) -> String {
+                let words = [$(($word, $value)),+];
+                words.iter().find(|(_, value)| value == self).map(|(word, _)| format!("{word:?}")).unwrap_or_default()
             }
         }
     };
@@ -265,6 +290,7 @@ words!(
 
 impl Value for LogLevel {
     const EXPECTED: &str = r#"a log level; write "error", "warn", "info", "debug", "trace", "off", or by module "info,respgate::discovery=debug""#;
+    const SHAPE: Shape = Shape::Text("a level, or levels by module");
 
     fn from_text(text: &str) -> Result<Self, String> {
         let level = |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word);

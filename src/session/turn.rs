@@ -18,7 +18,7 @@ use crate::upstream::replies::ClientState;
 pub(super) const BACKLOG: usize = 256 * 1024;
 /// Unhandled input that is read ahead while requests must wait, in bytes, so that a departure is noticed.
 pub(super) const AHEAD: usize = 64 * 1024;
-/// Reads, of [`READ`] bytes at most, between two looks at whether the client takes replies again.
+/// Reads, of 64 KiB at most, between two looks at whether the client takes replies again.
 const AHEAD_READS: usize = 4;
 /// Reads of a client that waits for something else, before other sessions have their turn.
 const LEFT_READS: usize = 32;
@@ -64,9 +64,9 @@ pub(super) enum Pause {
     Lane(Option<Instant>),
     /// Subscriptions that were asked for have not been confirmed.
     Subscribing,
-    /// See [`TurnBudget::AsyncOp`].
+    /// See [`Turn::AsyncOp`].
     Errand(AsyncOp),
-    /// See [`TurnBudget::Close`]; replies that are on their way are still delivered.
+    /// See [`Turn::Close`]; replies that are on their way are still delivered.
     Close(Close),
 }
 

@@ -1,7 +1,7 @@
 //! Connections to the primary: the shared lane, the leased lane, and what opens both.
 //!
-//! Read [`open`] for how a connection comes to be, [`queue`] and [`drive`] for the shared lane, [`lease`] for
-//! the leased one, [`fanin`] for subscriptions that share one.
+//! Read [`connection::open`] for how a connection is opened, [`shared`] for the connections that many sessions share,
+//! [`leased`] for those that one session has to itself, and [`fanin`] for subscriptions that share a connection.
 
 pub mod config;
 pub mod connection;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::report::{Report, suggestion};
-use super::super::typed::{Setting, TypedQuota, TypedRates};
+use super::super::schema::{QuotaDefaults, QuotaKeys, RateKeys};
+use super::super::typed::Setting;
 use super::super::value::Bytes;
 use super::LEAST_SIZE;
 use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
@@ -21,9 +22,8 @@ pub(super) struct Stores<'a> {
     pub usual: Option<&'a str>,
 }
 
-pub(super) fn check(typed: TypedQuota, stores: Stores<'_>, report: &mut Report) -> LimitsConfig {
+pub(super) fn check(typed: QuotaKeys, stores: Stores<'_>, report: &mut Report) -> LimitsConfig {
     let sharing = sharing(&typed, stores, report);
-    let builtin = LimitsConfig::default();
     let mut count = |setting: Setting<usize>| setting.at_least(1, "1", report).value().copied();
     let (connections, in_flight) = (count(typed.connections), count(typed.in_flight));
     let (leased, blocked) = (count(typed.leased), count(typed.blocked));
@@ -32,8 +32,11 @@ pub(super) fn check(typed: TypedQuota, stores: Stores<'_>, report: &mut Report) 
         |setting: Setting<Bytes>| setting.at_least(LEAST_SIZE, "1KiB", report).value().map(|bytes| bytes.0);
     let (request, buffered) = (size(typed.max_request), size(typed.max_buffered));
     LimitsConfig {
-        over_limit: typed.over_limit.or(builtin.over_limit),
-        max_delay: typed.max_delay.at_least(Duration::from_millis(1), "1ms", report).or(builtin.max_delay),
+        over_limit: typed.over_limit.or(QuotaDefaults::over_limit()),
+        max_delay: typed
+            .max_delay
+            .at_least(Duration::from_millis(1), "1ms", report)
+            .or(QuotaDefaults::max_delay()),
         rates: rates(typed.rates, report),
         sharing,
         client_rates: rates(typed.client_rates, report),
@@ -48,7 +51,7 @@ pub(super) fn check(typed: TypedQuota, stores: Stores<'_>, report: &mut Report) 
     }
 }
 
-fn sharing(typed: &TypedQuota, stores: Stores<'_>, report: &mut Report) -> Option<Sharing> {
+fn sharing(typed: &QuotaKeys, stores: Stores<'_>, report: &mut Report) -> Option<Sharing> {
     let by = typed.shared_by.clone().at_least(2, "2", report);
     let Setting::Given(processes, place) = &by else {
         if let (true, Some(place)) = (by.is_absent(), typed.shared_upstream.place()) {
@@ -59,7 +62,7 @@ fn sharing(typed: &TypedQuota, stores: Stores<'_>, report: &mut Report) -> Optio
     if *processes > MOST_SHARING {
         report.fault(place, format!("is too many; at most {MOST_SHARING} respgates can share a rate"));
     }
-    let TypedRates { commands, bytes_in, bytes_out, .. } = &typed.rates;
+    let RateKeys { commands, bytes_in, bytes_out, .. } = &typed.rates;
     if commands.is_absent() && bytes_in.is_absent() && bytes_out.is_absent() {
         report.fault(
             place,
@@ -91,7 +94,7 @@ fn sharing(typed: &TypedQuota, stores: Stores<'_>, report: &mut Report) -> Optio
     Some(Sharing { upstream, processes: *processes as u64 })
 }
 
-fn rates(typed: TypedRates, report: &mut Report) -> Rates {
+fn rates(typed: RateKeys, report: &mut Report) -> Rates {
     let size = |setting: Setting<Bytes>, report: &mut Report| {
         setting.at_least(LEAST_SIZE, "1KiB", report).map(|bytes| bytes.0)
     };

@@ -1,14 +1,12 @@
 //! Checks listeners and the bounds of their sessions.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
-
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::super::address::{DEFAULT_PORT, ListenAddress};
 use super::super::report::{Place, Report, suggestion};
-use super::super::tls::TypedServerTls;
-use super::super::typed::{Setting, TypedLimits, TypedListener};
+use super::super::schema::{ListenerDefaults, ListenerKeys, ServerTlsKeys, SessionDefaults, SessionKeys};
+use super::super::typed::{Named as Table, Overrides, Setting};
 use super::super::{Upstream, value::Bytes};
 use super::{LEAST_SIZE, tenant, tls, within};
 use crate::listener::{Bind, ListenerConfig};
@@ -23,26 +21,12 @@ use crate::tenant::policy::acl;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::ClientAuth;
 
-const MAX_CLIENTS: usize = 10_000;
-/// Connections that one source may open per second, and at once after a pause (by default two seconds' worth). An
-/// application that starts opens far fewer; a storm opens tens of thousands.
-const CONNECTS_PER_SECOND: u32 = 1000;
-/// The networks whose connections are not counted. The clients of a sidecar all come from loopback, and after a failover or
-/// a restart they rightly all come at once.
-const CONNECTS_EXEMPT: [IpNet; 2] = [
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-];
-/// A client that vanished without a word is noticed after about this long.
-const KEEPALIVE: Duration = Duration::from_secs(300);
-const SOCKET_MODE: u32 = 0o700;
-
 /// What bounds every listener's own limits.
 pub(super) struct Bounds<'a> {
     /// Of the file's `[limits]`.
-    pub defaults: &'a TypedLimits,
+    pub defaults: &'a SessionKeys,
     /// Of flags and the environment.
-    pub overrides: &'a TypedLimits,
+    pub overrides: &'a Overrides,
     /// All workers together, in bytes.
     pub max_buffered: usize,
 }
@@ -63,8 +47,8 @@ pub(super) struct Named<'a> {
 
 /// Checks all listeners. If none was typed, one listens on 127.0.0.1:6379.
 pub(super) fn check_all(
-    mut typed: Vec<TypedListener>,
-    flags: &TypedServerTls,
+    mut typed: Vec<Table<ListenerKeys>>,
+    flags: &ServerTlsKeys,
     bounds: &Bounds<'_>,
     named: &Named<'_>,
     admin: &Setting<SocketAddr>,
@@ -73,9 +57,9 @@ pub(super) fn check_all(
 ) -> Vec<ListenerConfig> {
     if typed.is_empty() {
         let place = file.map_or(Place::Flag("--listen"), |file| file.first_line("listeners"));
-        let mut listener = TypedListener::new("main", place.clone());
+        let mut listener = Table::<ListenerKeys>::new("main", place.clone());
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT));
-        listener.address = Setting::Given(ListenAddress::Tcp(address), place);
+        listener.keys.address = Setting::Given(ListenAddress::Tcp(address), place);
         typed.push(listener);
     }
     let mut taken: Vec<(ListenAddress, Place)> = match admin {
@@ -84,7 +68,7 @@ pub(super) fn check_all(
     };
     let mut listeners = Vec::new();
     for listener in typed {
-        if let Setting::Given(address, place) = &listener.address {
+        if let Setting::Given(address, place) = &listener.keys.address {
             match taken.iter().find(|(other, _)| overlap(address, other)) {
                 Some((_, other)) => {
                     report.fault(place, format!("{address} is taken by {other}; one must move"))
@@ -98,15 +82,16 @@ pub(super) fn check_all(
 }
 
 fn check(
-    mut typed: TypedListener,
-    flags: &TypedServerTls,
+    listener: Table<ListenerKeys>,
+    flags: &ServerTlsKeys,
     bounds: &Bounds<'_>,
     named: &Named<'_>,
     report: &mut Report,
 ) -> Option<ListenerConfig> {
+    let Table { name, place: table, keys: mut typed } = listener;
     if typed.address.is_absent() {
         report.fault(
-            &typed.place.sub_key("address"),
+            &table.sub_key("address"),
             r#"is missing; say where clients connect, as in address = "127.0.0.1:6379""#,
         );
     }
@@ -117,17 +102,16 @@ fn check(
             }
             Some(Bind::Tcp(*address))
         }
-        Some(ListenAddress::Unix(path)) => Some(Bind::Unix {
-            path: path.clone(),
-            mode: typed.mode.value().map_or(SOCKET_MODE, |mode| mode.0),
-        }),
+        Some(ListenAddress::Unix(path)) => {
+            Some(Bind::Unix { path: path.clone(), mode: typed.mode.clone().or(ListenerDefaults::mode()).0 })
+        }
         None => None,
     };
     if let (Some(ListenAddress::Unix(_)), Some(place)) = (typed.address.value(), typed.proxy_protocol.place())
     {
         report.fault(place, "a unix socket's clients have no network to be trusted by; leave it out");
     }
-    let upstream = upstream_name(&typed, named, report);
+    let upstream = upstream_name(&typed.upstream, &table, named, report);
     let tenant = tenant::named(&typed.tenant, named.tenants, report);
     let mut own_tls = std::mem::take(&mut typed.tls);
     let faults = report.faults.len();
@@ -145,13 +129,14 @@ fn check(
             if own_tls.places().next().is_none() {
                 own_tls = flags.clone();
             }
-            tls::listener(own_tls, &typed.place, report)
+            tls::listener(own_tls, &table, report)
         }
     };
     if report.faults.len() > faults {
         return None;
     }
-    let mut limits = bounds.over(&typed.limits, false, report);
+    let limits = bounds.over(&typed.limits, false, report);
+    let admin_commands = bounds.overrides.admin_commands.or_else(&typed.admin_commands);
     let (bind, upstream) = (bind?, upstream?);
     let proven = tls.as_ref().is_some_and(|tls| tls.profile.clients == ClientCertificates::Required);
     let open = named
@@ -171,12 +156,14 @@ fn check(
             ),
         );
     }
-    let place = typed.address.place().unwrap_or(&typed.place);
+    let place = typed.address.place().unwrap_or(&table);
     let local = !matches!(&bind, Bind::Tcp(address) if !address.ip().is_loopback());
     // Who works on this machine may see how the server is doing, unless others are to be kept apart.
-    if local && !limits.admin_is_given && named.tenants.is_empty() {
-        limits.session.admin_commands = AdminCommands::ReadOnly;
-    }
+    let default = match local && named.tenants.is_empty() {
+        true => AdminCommands::ReadOnly,
+        false => AdminCommands::Deny,
+    };
+    let session = SessionConfig { admin_commands: admin_commands.or(default), ..limits.session };
     let unix = matches!(bind, Bind::Unix { .. });
     let doubts =
         ListenerExposure { local, unix, encrypted: tls.is_some(), proven, open, tenant: tenant.is_some() };
@@ -184,9 +171,7 @@ fn check(
         report.warn(place, doubt);
     }
     // A tenant's policy has advice of its own.
-    if limits.session.admin_commands != AdminCommands::Allow
-        && tenant.is_none_or(|tenant| tenant.policy.is_none())
-    {
+    if session.admin_commands != AdminCommands::Allow && tenant.is_none_or(|tenant| tenant.policy.is_none()) {
         report.advise(
             place,
             format!(
@@ -199,7 +184,7 @@ fn check(
         );
     }
     Some(ListenerConfig {
-        name: typed.name,
+        name,
         bind,
         upstream,
         tenant: tenant.map(|tenant| tenant.name.clone()),
@@ -207,7 +192,7 @@ fn check(
         max_clients: limits.max_clients,
         source_rate: limits.source_rate,
         keepalive: limits.keepalive,
-        session: limits.session,
+        session,
         tls,
     })
 }
@@ -275,8 +260,13 @@ fn acts_as(upstream: &str, named: &Named<'_>) -> String {
     }
 }
 
-fn upstream_name(typed: &TypedListener, named: &Named<'_>, report: &mut Report) -> Option<String> {
-    match &typed.upstream {
+fn upstream_name(
+    typed: &Setting<String>,
+    table: &Place,
+    named: &Named<'_>,
+    report: &mut Report,
+) -> Option<String> {
+    match typed {
         Setting::Given(name, _) if named.names.contains(name) => Some(name.clone()),
         Setting::Given(name, place) => {
             let hint = suggestion(name, named.names.iter().map(String::as_str));
@@ -287,7 +277,7 @@ fn upstream_name(typed: &TypedListener, named: &Named<'_>, report: &mut Report) 
         Setting::Absent => {
             if named.usual.is_none() && !named.names.is_empty() {
                 report.fault(
-                    &typed.place.sub_key("upstream"),
+                    &table.sub_key("upstream"),
                     format!("is missing; say which one is meant: {}", named.names.join(", ")),
                 );
             }
@@ -303,13 +293,12 @@ impl Bounds<'_> {
     }
 
     /// One listener's limits: overrides, then its own, then `[limits]`, then the built-in ones.
-    fn over(&self, own: &TypedLimits, report_defaults: bool, report: &mut Report) -> Bounded {
+    fn over(&self, own: &SessionKeys, report_defaults: bool, report: &mut Report) -> Bounded {
         let mut quiet = Report::default();
-        let builtin = SessionConfig::default();
         // A fault that stands in `[limits]` or a flag belongs to the first pass.
         macro_rules! pick {
             ($key:ident) => {{
-                let forced = &self.overrides.$key;
+                let forced = &self.overrides.sessions.$key;
                 let from_own = forced.is_absent() && !own.$key.is_absent();
                 let setting = forced.or_else(&own.$key.or_else(&self.defaults.$key));
                 let report = if from_own || report_defaults { &mut *report } else { &mut quiet };
@@ -322,21 +311,21 @@ impl Bounds<'_> {
                 setting.at_least($least, $shown, report)
             }};
         }
-        let max_clients = at_least!(max_clients, 1, "1").or(MAX_CLIENTS);
-        let per_second = pick!(connects_per_second).0.or(CONNECTS_PER_SECOND);
+        let max_clients = at_least!(max_clients, 1, "1").or(SessionDefaults::max_clients());
+        let per_second = pick!(connects_per_second).0.or(SessionDefaults::connects_per_second());
         let source_rate = SourceRateConfig {
             per_second,
             burst: at_least!(connects_burst, 1, "1").or(per_second.saturating_mul(2)),
-            exempt: pick!(connects_exempt).0.or(CONNECTS_EXEMPT.to_vec()),
+            exempt: pick!(connects_exempt).0.or(SessionDefaults::connects_exempt()),
         };
-        let max_args = at_least!(max_args, 16, "16").or(builtin.request.max_args);
-        let max_pipeline = at_least!(max_pipeline, 1, "1").or(builtin.max_pipeline);
+        let max_args = at_least!(max_args, 16, "16").or(SessionDefaults::max_args());
+        let max_pipeline = at_least!(max_pipeline, 1, "1").or(SessionDefaults::max_pipeline());
         let write_timeout =
-            at_least!(write_timeout, Duration::from_millis(1), "1ms").or(builtin.write_timeout);
+            at_least!(write_timeout, Duration::from_millis(1), "1ms").or(SessionDefaults::write_timeout());
         // "0s" lifts a limit that stands in `[limits]`.
         macro_rules! timeout {
             ($key:ident) => {
-                pick!($key).0.value().copied().filter(|limit| !limit.is_zero())
+                Some(pick!($key).0.or(SessionDefaults::$key())).filter(|limit| !limit.is_zero())
             };
         }
         let least = Duration::from_secs(1);
@@ -347,16 +336,17 @@ impl Bounds<'_> {
             command: timeout!(command_timeout),
             slow_reader_soft: match pick!(slow_reader_soft) {
                 (Setting::Given(Bytes(0), _), _) => None,
-                (setting, report) => setting.at_least(LEAST_SIZE, "1KiB", report).value().map(|size| size.0),
+                (setting, report) => {
+                    let soft = setting.at_least(LEAST_SIZE, "1KiB", report);
+                    Some(soft.or(SessionDefaults::slow_reader_soft()).0).filter(|soft| *soft > 0)
+                }
             },
             slow_reader_soft_time: at_least!(slow_reader_soft_time, least, "1s")
-                .or(builtin.timeouts.slow_reader_soft_time),
+                .or(SessionDefaults::slow_reader_soft_time()),
         };
-        let keepalive = at_least!(keepalive, least, "1s").or(KEEPALIVE);
-        let admin_is_given = !pick!(admin_commands).0.is_absent();
-        let admin_commands = pick!(admin_commands).0.or(builtin.admin_commands);
+        let keepalive = at_least!(keepalive, least, "1s").or(SessionDefaults::keepalive());
         let buffered = ("max-buffered", self.max_buffered);
-        let (request, bulk) = (builtin.request.max_request, builtin.request.max_bulk);
+        let (request, bulk) = (SessionDefaults::max_request().0, SessionDefaults::max_bulk().0);
         let size = |setting: Setting<Bytes>, default, outer, report: &mut Report| {
             within(setting.at_least(LEAST_SIZE, "1KiB", report), default, outer, report)
         };
@@ -365,9 +355,9 @@ impl Bounds<'_> {
         let (setting, sink) = pick!(max_bulk);
         let max_bulk = size(setting, bulk, ("max-request", max_request), sink);
         let (setting, sink) = pick!(max_inline);
-        let max_inline = size(setting, builtin.request.max_inline, ("max-request", max_request), sink);
+        let max_inline = size(setting, SessionDefaults::max_inline().0, ("max-request", max_request), sink);
         let (setting, sink) = pick!(max_reply_buffer);
-        let max_reply_buffer = size(setting, builtin.max_reply_buffer, buffered, sink);
+        let max_reply_buffer = size(setting, SessionDefaults::max_reply_buffer().0, buffered, sink);
         if timeouts.slow_reader_soft.is_some_and(|soft| soft > max_reply_buffer) {
             let (setting, report) = pick!(slow_reader_soft);
             within(setting, 0, ("max-reply-buffer", max_reply_buffer), report);
@@ -377,10 +367,10 @@ impl Bounds<'_> {
             max_reply_buffer,
             max_pipeline,
             write_timeout,
-            admin_commands,
+            admin_commands: AdminCommands::Deny,
             timeouts,
         };
-        Bounded { max_clients, source_rate, keepalive, admin_is_given, session }
+        Bounded { max_clients, source_rate, keepalive, session }
     }
 }
 
@@ -389,8 +379,7 @@ struct Bounded {
     max_clients: usize,
     source_rate: SourceRateConfig,
     keepalive: Duration,
-    /// `admin-commands` is set, by a key or a flag.
-    admin_is_given: bool,
+    /// All but `admin_commands`, whose default depends on more than the limits.
     session: SessionConfig,
 }
 

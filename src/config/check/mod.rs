@@ -11,16 +11,13 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::report::{Place, Report};
+use super::schema::{LimitDefaults, LogDefaults, ProcessDefaults};
 use super::typed::{Setting, Typed};
-use super::value::{Bytes, LogLevel};
-use super::{Config, LogConfig, LogFormat, Upstream, size};
+use super::value::Bytes;
+use super::{Config, LogConfig, Upstream, size};
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::Pool;
-
-const MAX_BUFFERED: usize = 512 * 1024 * 1024;
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The smallest size that any limit may be set to: less would refuse what every client sends when it connects.
 const LEAST_SIZE: Bytes = Bytes(1024);
@@ -55,8 +52,10 @@ pub fn check(
         .into_iter()
         .filter_map(|typed| upstream::check(typed, env, report))
         .collect();
-    let max_buffered = typed.max_buffered.at_least(LEAST_SIZE, "1KiB", report).or(Bytes(MAX_BUFFERED)).0;
-    let bounds = listener::Bounds { defaults: &typed.limits, overrides: &typed.overrides, max_buffered };
+    let max_buffered = typed.limits.max_buffered.clone().at_least(LEAST_SIZE, "1KiB", report);
+    let max_buffered = max_buffered.or(LimitDefaults::max_buffered()).0;
+    let bounds =
+        listener::Bounds { defaults: &typed.limits.sessions, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
     let stores = limits::Stores { names: &names, usual: usual.as_deref() };
     let mut tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, stores, report);
@@ -72,11 +71,11 @@ pub fn check(
             usual: usual.as_deref(),
             checked: &upstreams,
         },
-        &typed.admin,
+        &typed.process.admin,
         typed.file.as_ref(),
         report,
     );
-    let workers = workers(typed.workers.at_least(1, "1", report), cores, &upstreams, report);
+    let workers = workers(typed.process.workers.at_least(1, "1", report), cores, &upstreams, report);
     for (name, place) in &places {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.config.name == *name) {
             doubt_room_for_users(upstream, &users, workers, place, report);
@@ -84,16 +83,17 @@ pub fn check(
     }
     Some(Config {
         workers,
-        admin: typed.admin.value().copied(),
+        admin: typed.process.admin.value().copied(),
         log: LogConfig {
-            format: typed.log_format.or(LogFormat::Auto),
-            filter: typed.log_level.or(LogLevel("info".into())).0,
+            format: typed.log.format.or(LogDefaults::format()),
+            filter: typed.log.level.or(LogDefaults::level()).0,
         },
-        drain_timeout: typed.drain_timeout.or(DRAIN_TIMEOUT),
+        drain_timeout: typed.process.drain_timeout.or(ProcessDefaults::drain_timeout()),
         reload_interval: typed
+            .process
             .reload_interval
             .at_least(Duration::from_millis(100), "100ms", report)
-            .or(RELOAD_INTERVAL),
+            .or(ProcessDefaults::reload_interval()),
         max_buffered,
         listeners,
         tenants,

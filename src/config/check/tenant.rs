@@ -6,13 +6,14 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::super::report::{Place, Report, suggestion};
-use super::super::typed::{Setting, TypedTenant};
+use super::super::schema::{TenantDefaults, TenantKeys};
+use super::super::typed::{Named, Setting};
 use super::limits::{self, Stores};
-use crate::tenant::config::{Pubsub, TenantConfig};
+use crate::tenant::config::TenantConfig;
 use crate::tenant::identity::MembersConfig;
 use crate::tenant::policy::Policy;
-use crate::tenant::policy::config::{PolicyConfig, Scripts, What};
-use crate::upstream::shared::fair::fair_queue::{Priority, ShareConfig};
+use crate::tenant::policy::config::{PolicyConfig, What};
+use crate::upstream::shared::fair::fair_queue::ShareConfig;
 
 /// The most tenants, since each has its own metrics.
 const MAX_TENANTS: usize = 1024;
@@ -22,7 +23,7 @@ const MAX_WEIGHT: u16 = 1000;
 
 /// Checks all tenants. A rule that names a client for two of them is a fault.
 pub(super) fn check_all(
-    typed: Vec<TypedTenant>,
+    typed: Vec<Named<TenantKeys>>,
     stores: Stores<'_>,
     report: &mut Report,
 ) -> Vec<TenantConfig> {
@@ -39,7 +40,7 @@ pub(super) fn check_all(
     once(&typed, |tenant| &tenant.client_names, report);
     let mut first: Option<&Place> = None;
     for tenant in &typed {
-        if let Setting::Given(true, place) = &tenant.default {
+        if let Setting::Given(true, place) = &tenant.keys.is_default {
             match first {
                 Some(other) => report
                     .fault(place, format!("stands in {other} already; only one tenant can be the default")),
@@ -52,13 +53,13 @@ pub(super) fn check_all(
 
 /// Reports what stands in one list of two tenants, or twice in one.
 fn once<T: Hash + Eq + Debug>(
-    tenants: &[TypedTenant],
-    list: impl Fn(&TypedTenant) -> &Setting<Vec<T>>,
+    tenants: &[Named<TenantKeys>],
+    list: impl Fn(&TenantKeys) -> &Setting<Vec<T>>,
     report: &mut Report,
 ) {
     let mut seen: HashMap<&T, &Place> = HashMap::new();
     for tenant in tenants {
-        let Setting::Given(elements, place) = list(tenant) else { continue };
+        let Setting::Given(elements, place) = list(&tenant.keys) else { continue };
         for element in elements {
             if let Some(other) = seen.insert(element, place) {
                 report.fault(
@@ -70,14 +71,15 @@ fn once<T: Hash + Eq + Debug>(
     }
 }
 
-fn check(typed: TypedTenant, stores: Stores<'_>, report: &mut Report) -> TenantConfig {
+fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> TenantConfig {
+    let Named { name, place, keys: typed } = tenant;
     let rules = typed.commands.place().cloned();
     let config = PolicyConfig {
         commands: typed.commands.value().cloned(),
         key_prefixes: typed.key_prefixes.or(Vec::new()),
         channel_prefixes: typed.channel_prefixes.or(Vec::new()),
-        read_only: typed.read_only.or(false),
-        scripts: typed.scripts.or(Scripts::Deny),
+        read_only: typed.read_only.or(TenantDefaults::read_only()),
+        scripts: typed.scripts.or(TenantDefaults::scripts()),
     };
     let policy = Policy::new(&config);
     if let (Some(place), Some(policy)) = (&rules, &policy) {
@@ -97,7 +99,7 @@ fn check(typed: TypedTenant, stores: Stores<'_>, report: &mut Report) -> TenantC
     }
     if let Some(policy) = policy.as_ref().filter(|policy| policy.allows_scripts()) {
         report.advise(
-            &typed.place,
+            &place,
             format!(
                 "its clients can run scripts, and respgate does not see what a script does; the server's ACL holds it to \
                  this policy, for each user of the server that they act as: ACL SETUSER NAME {}",
@@ -105,30 +107,27 @@ fn check(typed: TypedTenant, stores: Stores<'_>, report: &mut Report) -> TenantC
             ),
         );
     }
-    let weight = match &typed.weight {
-        Setting::Given(weight, place) => {
-            let fit = u16::try_from(*weight).ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
-            if fit.is_none() {
-                report.fault(place, format!("is {weight}; a weight is 1 to {MAX_WEIGHT}"));
-            }
-            fit.unwrap_or(1)
-        }
-        Setting::Absent | Setting::Faulty => 1,
-    };
-    let due = ShareConfig { weight, priority: typed.priority.or(Priority::Normal) };
+    let place = typed.weight.place().cloned();
+    let weight = typed.weight.or(TenantDefaults::weight());
+    let fit = u16::try_from(weight).ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
+    if let (None, Some(place)) = (fit, &place) {
+        report.fault(place, format!("is {weight}; a weight is 1 to {MAX_WEIGHT}"));
+    }
+    let weight = fit.unwrap_or(1);
+    let due = ShareConfig { weight, priority: typed.priority.or(TenantDefaults::priority()) };
     TenantConfig {
-        name: typed.name,
+        name,
         members: MembersConfig {
             certificates: typed.certificates.or(Vec::new()),
             users: typed.users.or(Vec::new()),
             networks: typed.networks.or(Vec::new()),
             uids: typed.uids.or(Vec::new()),
             client_names: typed.client_names.or(Vec::new()),
-            default: typed.default.or(false),
+            default: typed.is_default.or(TenantDefaults::is_default()),
         },
         limits: limits::check(typed.limits, stores, report),
         due,
-        pubsub: typed.pubsub.or(Pubsub::Dedicated),
+        pubsub: typed.pubsub.or(TenantDefaults::pubsub()),
         policy: policy.map(Arc::new),
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::super::report::{Place, Report};
-use super::super::tls::{ClientKeys, Paths, TypedClientTls, TypedServerTls};
+use super::super::schema::{ClientTlsDefaults, ClientTlsKeys, ServerTlsDefaults, ServerTlsKeys};
+use super::super::tls::Paths;
 use super::super::typed::Setting;
 use crate::net::tls::certificate::shown_span;
 use crate::net::tls::client::{ClientProfile, ClientSet};
@@ -16,14 +17,12 @@ use crate::net::tls::trust::Trust;
 use crate::net::tls::{LoadFault, Loaded, Part};
 use crate::topology::Address;
 
-/// The default of `tls-handshake-timeout`.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A certificate that runs out within this time is worth a warning.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// A listener's TLS. `None`: plain text, or a fault.
 pub(super) fn listener(
-    typed: TypedServerTls,
+    typed: ServerTlsKeys,
     table: &Place,
     report: &mut Report,
 ) -> Option<Loaded<ServerProfile, ServerSet>> {
@@ -84,11 +83,11 @@ pub(super) fn listener(
             system: false,
             revoked: typed.crl.or(Paths(Vec::new())).0,
         },
-        floor: typed.min_version.or_default(),
+        floor: typed.min_version.or(ServerTlsDefaults::min_version()),
         handshake_timeout: typed
             .handshake_timeout
             .at_least(Duration::from_millis(10), "10ms", report)
-            .or(HANDSHAKE_TIMEOUT),
+            .or(ServerTlsDefaults::handshake_timeout()),
     };
     match profile.load(None) {
         Ok(set) => {
@@ -102,13 +101,14 @@ pub(super) fn listener(
     }
 }
 
-/// One leg towards servers. `scheme`: what the URL says. `wider`: the settings that hold where this leg has none of its
+/// One leg towards servers. `prefix`: what the names of its keys begin
+/// with. `scheme`: what the URL says. `wider`: the settings that hold where this leg has none of its
 /// own. `None`: plain text, or a fault.
 pub(super) fn leg(
-    typed: &TypedClientTls,
-    wider: Option<&TypedClientTls>,
+    typed: &ClientTlsKeys,
+    wider: Option<&ClientTlsKeys>,
     scheme: bool,
-    keys: &ClientKeys,
+    prefix: &str,
     nat: &HashMap<Address, Address>,
     table: &Place,
     report: &mut Report,
@@ -129,8 +129,7 @@ pub(super) fn leg(
     if !on {
         for place in typed.places() {
             let text = format!(
-                "this connection is in plain text; set {} = true (or begin the url with rediss), or leave it out",
-                keys.on
+                "this connection is in plain text; set {prefix}tls = true (or begin the url with rediss), or leave it out"
             );
             report.fault(place, text);
         }
@@ -149,12 +148,14 @@ pub(super) fn leg(
         crl: trust.crl.place().cloned(),
         table: typed.on.place().unwrap_or(table).clone(),
     };
-    let identity = match pair(owner.cert.clone(), owner.key.clone(), [keys.cert, keys.key], table, report) {
+    let [chain_key, key_key] = ["cert", "key"].map(|end| format!("{prefix}tls-{end}"));
+    let names_of_keys = [&*chain_key, &*key_key];
+    let identity = match pair(owner.cert.clone(), owner.key.clone(), names_of_keys, table, report) {
         Pair::Given(chain, key) => Some((chain, key)),
         Pair::Absent => None,
         Pair::Faulty => return None,
     };
-    let unverified = typed.unverified.value() == Some(&true);
+    let unverified = typed.unverified.clone().or(ClientTlsDefaults::unverified());
     if unverified {
         let useless = [
             typed.ca.place(),
@@ -164,7 +165,10 @@ pub(super) fn leg(
             typed.server_names.place(),
         ];
         for place in useless.into_iter().flatten() {
-            report.fault(place, format!("means nothing with {} = true; leave one out", keys.unverified));
+            report.fault(
+                place,
+                format!("means nothing with {prefix}tls-dangerously-skip-verification = true; leave one out"),
+            );
         }
         if let Some(place) = typed.unverified.place() {
             report.warn(
@@ -184,7 +188,7 @@ pub(super) fn leg(
         floor: typed
             .min_version
             .or_else(&wider.map(|wider| wider.min_version.clone()).unwrap_or_default())
-            .or_default(),
+            .or(ClientTlsDefaults::min_version()),
         names: names(typed, nat),
         dangerously_unverified: unverified,
     };
@@ -205,7 +209,7 @@ pub(super) fn leg(
 }
 
 /// Names by the address that is dialled: what Sentinels announce, and where the NAT map leads from there.
-fn names(typed: &TypedClientTls, nat: &HashMap<Address, Address>) -> Names {
+fn names(typed: &ClientTlsKeys, nat: &HashMap<Address, Address>) -> Names {
     let mut by_address = HashMap::new();
     for (address, name) in typed.server_names.value().into_iter().flatten() {
         by_address.insert(address.clone(), name.0.clone());
@@ -226,7 +230,7 @@ enum Pair {
 fn pair(
     chain: Setting<PathBuf>,
     key: Setting<PathBuf>,
-    [chain_key, key_key]: [&'static str; 2],
+    [chain_key, key_key]: [&str; 2],
     table: &Place,
     report: &mut Report,
 ) -> Pair {

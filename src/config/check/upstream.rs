@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use super::super::Upstream;
 use super::super::report::{Place, Report};
-use super::super::tls::{DATA, SENTINEL};
-use super::super::typed::{Setting, TypedUpstream};
+use super::super::schema::{
+    ConnectionDefaults, ConnectionKeys, CredentialDefaults, Credentials, DiscoveryDefaults, DiscoveryKeys,
+    FailoverDefaults, FailoverKeys, UpstreamKeys,
+};
+use super::super::typed::{Named, Setting};
 use super::super::url::Target;
 use super::super::value::Bytes;
 use super::tls;
@@ -23,19 +26,25 @@ const SHARED_RESERVE: usize = 64;
 /// Connections that live shorter than this would be made all the time.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
-/// How often a program is asked for a password, unless it is typed: tokens of cloud providers live for 15 minutes or
-/// more.
-const REFRESH: Duration = Duration::from_secs(600);
-
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report) -> Option<Upstream> {
+pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Report) -> Option<Upstream> {
+    let Named { name, place: table, keys } = upstream;
+    let UpstreamKeys {
+        discovery: mut location,
+        credentials,
+        sentinel_credentials,
+        tls: data,
+        sentinel_tls: sentinel_leg,
+        connections: mut bounds,
+        failover,
+    } = keys;
     let mut url_username = Setting::Absent;
     let mut url_password = Setting::Absent;
     let mut url_database = Setting::Absent;
     let mut url_target = Setting::Absent;
     let mut scheme = false;
-    match std::mem::take(&mut typed.url) {
+    match std::mem::take(&mut location.url) {
         Setting::Absent => {}
         Setting::Faulty => url_target = Setting::Faulty,
         Setting::Given(url, place) => {
@@ -46,53 +55,49 @@ pub(super) fn check(mut typed: TypedUpstream, env: Env<'_>, report: &mut Report)
             scheme = url.tls;
         }
     }
-    let username = choose(std::mem::take(&mut typed.username), url_username, report);
-    let password =
-        choose(std::mem::take(&mut typed.password).map(PasswordSource::Read), url_password, report);
-    let database = choose(std::mem::take(&mut typed.database), url_database, report);
-    let refresh = std::mem::take(&mut typed.password_refresh);
-    let account = account(username, password, refresh, NODES, env, report);
+    let username = choose(credentials.username, url_username, report);
+    let password = choose(credentials.password.map(PasswordSource::Read), url_password, report);
+    let database = choose(std::mem::take(&mut bounds.database), url_database, report);
+    let account = account(username, password, credentials.refresh, NODES, env, report);
 
-    let target = target(&mut typed, url_target, report);
-    let nat = typed.nat.value().cloned().unwrap_or_default();
-    let data = std::mem::take(&mut typed.tls);
-    let sentinel_leg = std::mem::take(&mut typed.sentinel_tls);
-    let table = typed.place.clone();
+    let target = target(&mut location, url_target, &table, report);
+    let nat = location.nat.value().cloned().unwrap_or_default();
     let faults = report.faults.len();
     if let (Some(Target::Fixed(Address::Unix(_))), Some(place)) = (&target, data.on.place()) {
         report.fault(place, "a unix socket never leaves the machine and speaks plain text; leave it out");
     }
-    let tls = tls::leg(&data, None, scheme, &DATA, &nat, &table, report);
+    let tls = tls::leg(&data, None, scheme, "", &nat, &table, report);
     let sentinel_tls = match &target {
         Some(Target::Fixed(_)) => {
             for place in sentinel_leg.on.place().into_iter().chain(sentinel_leg.places()) {
-                report.fault(place, asks_no_sentinels(&typed.name));
+                report.fault(place, asks_no_sentinels(&name));
             }
             None
         }
         _ => {
             let on = data.on.value().copied().unwrap_or(scheme);
-            tls::leg(&sentinel_leg, Some(&data), on, &SENTINEL, &nat, &table, report)
+            tls::leg(&sentinel_leg, Some(&data), on, "sentinel-", &nat, &table, report)
         }
     };
     let tls_is_faulty = report.faults.len() > faults;
     let (discovery, sentinel_account) = match target {
         Some(Target::Fixed(address)) => {
-            refuse_sentinel_keys(&typed, report);
+            refuse_sentinel_keys(&name, &location, &sentinel_credentials, report);
             (Some(DiscoveryConfig::Fixed(address)), None)
         }
         Some(Target::Sentinels { seeds, primary_name }) => {
-            let (config, account) = sentinel(&mut typed, seeds, primary_name, env, report);
+            let (config, account) =
+                sentinel(location, sentinel_credentials, seeds, primary_name, env, report);
             (Some(DiscoveryConfig::Sentinel(config)), account)
         }
         None => {
             // What else is wrong should be known now, not when the target is mended.
-            sentinel(&mut typed, Vec::new(), String::new(), env, report);
+            sentinel(location, sentinel_credentials, Vec::new(), String::new(), env, report);
             (None, None)
         }
     };
-    let config = connections(typed, report);
-    let config = UpstreamConfig { database: database.or(0), ..config };
+    let database = database.or(ConnectionDefaults::database());
+    let config = connections(name, database, bounds, failover, report);
     let discovery = discovery.filter(|_| !tls_is_faulty)?;
     Some(Upstream { config, discovery, account, sentinel_account, tls, sentinel_tls })
 }
@@ -110,7 +115,12 @@ fn choose<T>(key: Setting<T>, in_url: Setting<T>, report: &mut Report) -> Settin
     }
 }
 
-fn target(typed: &mut TypedUpstream, url: Setting<Target>, report: &mut Report) -> Option<Target> {
+fn target(
+    typed: &mut DiscoveryKeys,
+    url: Setting<Target>,
+    table: &Place,
+    report: &mut Report,
+) -> Option<Target> {
     let sentinels = std::mem::take(&mut typed.sentinels);
     let primary_name = std::mem::take(&mut typed.primary_name);
     let address = std::mem::take(&mut typed.address);
@@ -118,14 +128,14 @@ fn target(typed: &mut TypedUpstream, url: Setting<Target>, report: &mut Report) 
     match ways.iter().filter(|given| **given).count() {
         0 => {
             report.fault(
-                &typed.place.sub_key("url"),
+                &table.sub_key("url"),
                 r#"is missing; say where the server is, as in url = "redis://db.example:6379""#,
             );
             return None;
         }
         1 => {}
         _ => {
-            let place = sentinels.place().or(address.place()).or(url.place()).unwrap_or(&typed.place);
+            let place = sentinels.place().or(address.place()).or(url.place()).unwrap_or(table);
             report.fault(place, "say where the server is in one way: url, or address, or sentinels");
             return None;
         }
@@ -142,7 +152,7 @@ fn target(typed: &mut TypedUpstream, url: Setting<Target>, report: &mut Report) 
     }
     if primary_name.is_absent() {
         report.fault(
-            &typed.place.sub_key("primary-name"),
+            &table.sub_key("primary-name"),
             r#"is missing; say which primary the Sentinels should be asked for, as in "mymaster""#,
         );
     }
@@ -160,18 +170,18 @@ fn asks_no_sentinels(name: &str) -> String {
 
 /// Keys that only Sentinels have a use for. From the environment they are no more than doubtful: one environment
 /// may serve many configurations.
-fn refuse_sentinel_keys(typed: &TypedUpstream, report: &mut Report) {
+fn refuse_sentinel_keys(name: &str, typed: &DiscoveryKeys, credentials: &Credentials, report: &mut Report) {
     let places = [
-        typed.sentinel_username.place(),
-        typed.sentinel_password.place(),
-        typed.sentinel_password_refresh.place(),
+        credentials.username.place(),
+        credentials.password.place(),
+        credentials.refresh.place(),
         typed.nat.place(),
         typed.poll_interval.place(),
         typed.sentinel_timeout.place(),
         typed.switch.place(),
     ];
     for place in places.into_iter().flatten() {
-        let text = asks_no_sentinels(&typed.name);
+        let text = asks_no_sentinels(name);
         match place {
             Place::Env(_) => report.warn(place, text),
             _ => report.fault(place, text),
@@ -180,28 +190,29 @@ fn refuse_sentinel_keys(typed: &TypedUpstream, report: &mut Report) {
 }
 
 fn sentinel(
-    typed: &mut TypedUpstream,
-    seeds: Vec<crate::topology::Address>,
+    typed: DiscoveryKeys,
+    credentials: Credentials,
+    seeds: Vec<Address>,
     primary_name: String,
     env: Env<'_>,
     report: &mut Report,
 ) -> (SentinelConfig, Option<Account>) {
-    let username = std::mem::take(&mut typed.sentinel_username);
-    let password = std::mem::take(&mut typed.sentinel_password).map(PasswordSource::Read);
-    let refresh = std::mem::take(&mut typed.sentinel_password_refresh);
-    let account = account(username, password, refresh, SENTINELS, env, report);
-    let builtin = SentinelConfig::new(seeds, primary_name);
+    let Credentials { username, password, refresh } = credentials;
+    let account = account(username, password.map(PasswordSource::Read), refresh, SENTINELS, env, report);
     let least = Duration::from_millis(10);
     let config = SentinelConfig {
-        nat: std::mem::take(&mut typed.nat).or(HashMap::new()),
-        poll_interval: std::mem::take(&mut typed.poll_interval)
+        seeds,
+        primary_name,
+        nat: typed.nat.or(HashMap::new()),
+        poll_interval: typed
+            .poll_interval
             .at_least(least, "10ms", report)
-            .or(builtin.poll_interval),
-        timeout: std::mem::take(&mut typed.sentinel_timeout)
+            .or(DiscoveryDefaults::poll_interval()),
+        timeout: typed
+            .sentinel_timeout
             .at_least(least, "10ms", report)
-            .or(builtin.timeout),
-        switch: std::mem::take(&mut typed.switch).or(builtin.switch),
-        ..builtin
+            .or(DiscoveryDefaults::sentinel_timeout()),
+        switch: typed.switch.or(DiscoveryDefaults::switch()),
     };
     (config, account)
 }
@@ -235,7 +246,8 @@ pub(super) fn account(
     if let (Some(place), false) = (refresh.place(), runs) {
         report.fault(place, format!("belongs to {key}-command; files are read again whenever they change"));
     }
-    let refresh = refresh.at_least(Duration::from_secs(1), "1s", report).or(REFRESH);
+    let refresh =
+        refresh.at_least(Duration::from_secs(1), "1s", report).or(CredentialDefaults::password_refresh());
     let (password, place) = match password {
         Setting::Given(password, place) => (password, place),
         Setting::Faulty => return None,
@@ -285,16 +297,24 @@ pub(super) fn account(
     }
 }
 
-fn connections(typed: TypedUpstream, report: &mut Report) -> UpstreamConfig {
-    let builtin = UpstreamConfig::new(typed.name);
-    let pool = typed.pool.or(builtin.pool);
+fn connections(
+    name: String,
+    database: u32,
+    typed: ConnectionKeys,
+    failover: FailoverKeys,
+    report: &mut Report,
+) -> UpstreamConfig {
+    use ConnectionDefaults as Builtin;
+    let pool = typed.pool.or(Builtin::pool());
     let least = Duration::from_millis(1);
     let typed_connections = typed.max_connections.at_least(2, "2", report);
     let typed_leased = typed.max_leased.at_least(1, "1", report);
     let max_connections = match (&typed_connections, &typed_leased) {
         (Setting::Given(connections, _), _) => *connections,
-        (_, Setting::Given(leased, _)) => builtin.max_connections.max(leased.saturating_add(SHARED_RESERVE)),
-        _ => builtin.max_connections,
+        (_, Setting::Given(leased, _)) => {
+            Builtin::max_connections().max(leased.saturating_add(SHARED_RESERVE))
+        }
+        _ => Builtin::max_connections(),
     };
     let max_leased = match &typed_leased {
         Setting::Given(leased, place) if *leased > max_connections => {
@@ -318,32 +338,33 @@ fn connections(typed: TypedUpstream, report: &mut Report) -> UpstreamConfig {
         _ => max_connections - (max_connections / 4).clamp(1, SHARED_RESERVE),
     };
     UpstreamConfig {
-        client_auth: typed.client_auth.or(builtin.client_auth),
+        name,
+        database,
+        client_auth: typed.client_auth.or(Builtin::client_auth()),
         pool,
         max_connections,
         max_leased,
-        lease_wait: typed.lease_wait.or(builtin.lease_wait),
-        lease_idle: typed.lease_idle.at_least(least, "1ms", report).or(builtin.lease_idle),
-        ping_interval: typed.ping_interval.or(builtin.ping_interval),
+        lease_wait: typed.lease_wait.or(Builtin::lease_wait()),
+        lease_idle: typed.lease_idle.at_least(least, "1ms", report).or(Builtin::lease_idle()),
+        ping_interval: typed.ping_interval.or(Builtin::ping_interval()),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {
                 report.fault(&place, "must be at least 1s, or \"0s\" for no limit");
-                builtin.max_age
+                Builtin::max_age()
             }
-            typed => typed.or(builtin.max_age),
+            typed => typed.or(Builtin::max_age()),
         },
-        reauth: typed.reauth.or(builtin.reauth),
-        connect_timeout: typed.connect_timeout.at_least(least, "1ms", report).or(builtin.connect_timeout),
-        response_timeout: typed.response_timeout.or(builtin.response_timeout),
-        hold_timeout: typed.hold_timeout.or(builtin.hold_timeout),
-        hold_buffer: typed
+        reauth: typed.reauth.or(Builtin::reauth()),
+        connect_timeout: typed.connect_timeout.at_least(least, "1ms", report).or(Builtin::connect_timeout()),
+        response_timeout: typed.response_timeout.or(Builtin::response_timeout()),
+        hold_timeout: failover.hold_timeout.or(FailoverDefaults::hold_timeout()),
+        hold_buffer: failover
             .hold_buffer
             .at_least(Bytes(64 * 1024), "64KiB", report)
-            .or(Bytes(builtin.hold_buffer))
+            .or(FailoverDefaults::hold_buffer())
             .0,
-        retry_reads: typed.retry_reads.or(builtin.retry_reads),
-        retry_writes: typed.retry_writes.or(builtin.retry_writes),
-        blocked_pop: typed.blocked_pop.or(builtin.blocked_pop),
-        ..builtin
+        retry_reads: failover.retry_reads.or(FailoverDefaults::retry_reads()),
+        retry_writes: failover.retry_writes.or(FailoverDefaults::retry_writes()),
+        blocked_pop: failover.blocked_pop.or(FailoverDefaults::blocked_pop()),
     }
 }

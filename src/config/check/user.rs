@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 
 use super::super::report::Report;
-use super::super::typed::{Setting, TypedUser};
+use super::super::schema::{Credentials, UserKeys};
+use super::super::typed::{Named, Setting};
 use super::{tenant, upstream};
 use crate::rotation::source::PasswordSource;
 use crate::tenant::config::TenantConfig;
@@ -11,15 +12,15 @@ use crate::tenant::users::UserConfig;
 
 /// Checks all users. One who belongs to a tenant is added to its users.
 pub(super) fn check_all(
-    typed: Vec<TypedUser>,
+    typed: Vec<Named<UserKeys>>,
     tenants: &mut [TenantConfig],
     env: &dyn Fn(&str) -> Option<OsString>,
     report: &mut Report,
 ) -> Vec<UserConfig> {
     let mut users = Vec::new();
-    for user in typed {
+    for Named { name: user_name, place: table, keys: user } in typed {
         if let Setting::Given(named, place) = &user.tenant
-            && let Some(other) = tenants.iter().find(|tenant| tenant.members.users.contains(&user.name))
+            && let Some(other) = tenants.iter().find(|tenant| tenant.members.users.contains(&user_name))
             && other.name != *named
         {
             report.fault(
@@ -29,20 +30,17 @@ pub(super) fn check_all(
         }
         let name = tenant::named(&user.tenant, tenants, report).map(|tenant| tenant.name.clone());
         if let Some(tenant) = tenants.iter_mut().find(|tenant| Some(&tenant.name) == name.as_ref())
-            && !tenant.members.users.contains(&user.name)
+            && !tenant.members.users.contains(&user_name)
         {
-            tenant.members.users.push(user.name.clone());
+            tenant.members.users.push(user_name.clone());
         }
-        let source = user.upstream_password.map(PasswordSource::Read);
-        let refresh = user.upstream_password_refresh;
-        let account =
-            upstream::account(user.upstream_username, source, refresh, upstream::USERS, env, report);
+        let Credentials { username, password, refresh } = user.credentials;
+        let source = password.map(PasswordSource::Read);
+        let account = upstream::account(username, source, refresh, upstream::USERS, env, report);
         match user.password {
-            Setting::Given(password, _) => users.push(UserConfig { name: user.name, password, account }),
-            Setting::Absent => report.fault(
-                &user.place.sub_key("password-hash"),
-                "is missing; make one with: respgate hash-password",
-            ),
+            Setting::Given(password, _) => users.push(UserConfig { name: user_name, password, account }),
+            Setting::Absent => report
+                .fault(&table.sub_key("password-hash"), "is missing; make one with: respgate hash-password"),
             Setting::Faulty => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The leased lane of a session: from the request that needs it until no state is left on the connection.
 //!
-//! [`admit`] decides what is sent, [`handle_replies`] what a reply means, [`pins`] why the lease is kept.
+//! [`admit`] decides what is sent, [`replies`] what a reply means, [`pins`] why the lease is kept.
 
 mod replies;
 mod admit;

@@ -1,6 +1,6 @@
 //! Fan-in: the subscriptions of many sessions on one upstream connection per worker and upstream user.
 //!
-//! [`table`] knows who is subscribed to what, [`seat`] is a session's side of it, [`drive`] opens the connection and
+//! [`table`] knows who is subscribed to what, [`subscription`] is a session's side of it, [`drive`] opens the connection and
 //! [`pump`] serves it. Published messages and confirmations are the only frames that are passed on in another RESP version
 //! than they came in: both versions have them in the same form, but for the first byte.
 

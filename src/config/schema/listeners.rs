@@ -1,0 +1,63 @@
+//! The keys of `[listeners.NAME]`.
+
+use super::super::address::ListenAddress;
+use super::super::value::Mode;
+use super::kinds::Networks;
+use super::{Part, ServerTlsKeys, SessionKeys, Table};
+use crate::session::config::AdminCommands;
+
+/// `[listeners.NAME]`.
+pub const TABLE: Table = Table {
+    path: "listeners.*",
+    description: "A listener is an address at which clients connect. There may be any number. Without any, respgate listens on \
+        127.0.0.1:6379.",
+    entries: ListenerKeys::ENTRIES,
+    example: "app",
+    more: r#"[listeners.local]
+address = "unix:/run/respgate/respgate.sock"
+mode = "0700"
+upstream = "cache"
+tenant = "reports"
+max-clients = 100
+"#,
+};
+
+table! {
+    /// One listener.
+    ListenerKeys, ListenerDefaults {
+        /// The address at which clients connect: an IP address and a port, or `unix:` and the path of a socket.
+        ///
+        /// `0.0.0.0` and `[::]` are all interfaces of the machine. respgate warns where other machines can connect and clients need
+        /// neither `AUTH` nor a certificate.
+        address: ListenAddress, "address", Restart, default required, example "\"127.0.0.1:6379\"";
+        /// The permissions of a unix socket, in octal. The default admits the user that respgate runs as.
+        mode: Mode = Mode(0o700), "mode", Restart, aside "for a unix socket";
+        /// The upstream that runs the commands of these clients: the NAME of an `[upstreams.NAME]`.
+        upstream: String, "upstream", Restart, default "`main`, or the only upstream", example "\"main\"";
+        /// The tenant that these clients belong to, unless a rule of higher rank decides: the NAME of a `[tenants.NAME]`.
+        ///
+        /// A tenant's certificates, users, networks and uids rank above this key. A client that no rule matches belongs to no tenant:
+        /// no policy and no limits of a tenant apply.
+        tenant: String, "tenant", Live, default "none", example "\"reports\"";
+        /// The networks of load balancers that send a PROXY protocol header.
+        ///
+        /// respgate takes a client's address from the header. Every connection from these networks must begin with one, version 1 or 2,
+        /// within 5 s; a connection without one is closed and logged. A listener on a unix socket cannot have this key.
+        proxy_protocol: Networks, "proxy-protocol", Restart, default "none", example "[\"10.0.0.0/8\"]";
+        /// Whether clients may run administrative commands, such as `CONFIG SET` and `SHUTDOWN`.
+        ///
+        /// `"deny"` refuses them. `"read-only"` allows those that only show something. `"allow"` allows all; the upstream
+        /// connection that ran one is closed afterwards. `SYNC`, `PSYNC`, `REPLCONF` and `SCRIPT DEBUG` are refused in each case.
+        ///
+        /// Scripts can run some administrative commands all the same, unless the server's ACL forbids them: `respgate check` prints
+        /// the ACL rules.
+        admin_commands: AdminCommands, "admin-commands", Restart,
+            default "`\"read-only\"` on loopback and unix sockets if there are no tenants, else `\"deny\"`", example "\"deny\"";
+    }
+    groups {
+        /// TLS towards clients.
+        tls: ServerTlsKeys, prefix "";
+        /// The limits that override `[limits]`.
+        limits: SessionKeys, prefix "", home "limits";
+    }
+}

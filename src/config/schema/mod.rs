@@ -1,0 +1,248 @@
+//! The configuration schema: every key of a file, declared once.
+//!
+//! The files beside this one declare the keys, table by table; [`table`] explains the lines. The struct that holds what was
+//! typed, its reader, the known keys, the defaults, and whether a reload applies a change all come from these lines.
+//! `make config-docs` writes `config/full.toml`, `config/respgate.schema.json` and `docs/configuration.md` from them.
+
+#[macro_use]
+mod table;
+mod credentials;
+mod kinds;
+mod limits;
+mod listeners;
+mod process;
+mod rates;
+mod shape;
+mod tenants;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod upstreams;
+mod users;
+
+pub use credentials::{CredentialDefaults, Credentials};
+pub use kinds::Kind;
+pub use limits::{LimitDefaults, LimitKeys, SessionDefaults, SessionKeys};
+pub use listeners::{ListenerDefaults, ListenerKeys};
+pub use process::{LogDefaults, LogKeys, ProcessDefaults, ProcessKeys};
+pub use rates::{QuotaDefaults, QuotaKeys, RateKeys};
+pub use shape::{Shape, Shown};
+pub use tenants::{TenantDefaults, TenantKeys};
+pub use tls::{ClientTlsDefaults, ClientTlsKeys, ServerTlsDefaults, ServerTlsKeys};
+pub use upstreams::{
+    ConnectionDefaults, ConnectionKeys, DiscoveryDefaults, DiscoveryKeys, FailoverDefaults, FailoverKeys,
+    UpstreamKeys,
+};
+pub use users::UserKeys;
+
+use std::path::Path;
+
+use super::document::Section;
+use super::report::Report;
+
+/// The tables of a file, in the order of `config/full.toml`.
+pub const TABLES: [Table; 7] = [
+    process::TABLE,
+    process::LOG,
+    limits::TABLE,
+    listeners::TABLE,
+    tenants::TABLE,
+    users::TABLE,
+    upstreams::TABLE,
+];
+
+/// One table of the file.
+#[derive(Debug)]
+pub struct Table {
+    /// Its header: empty for the keys above all tables; `*` stands for a name of the user's choice.
+    pub path: &'static str,
+    /// What it is about.
+    pub description: &'static str,
+    /// Its keys.
+    pub entries: &'static [Entry],
+    /// The name in place of `*` in `config/full.toml`; empty if there is none.
+    pub example: &'static str,
+    /// What follows the table in `config/full.toml`, as TOML: further tables of the kind.
+    pub more: &'static str,
+}
+
+/// A part of a table: some of its keys, and the struct that holds what was typed for them.
+pub trait Part: Sized {
+    /// The keys.
+    const ENTRIES: &'static [Entry];
+
+    /// Reads the keys, each with `prefix` before its name. Relative paths start from `folder`.
+    fn read(section: &Section<'_>, prefix: &str, folder: &Path, report: &mut Report) -> Self;
+}
+
+/// One line of a table, or several that it shares with another.
+#[derive(Debug)]
+pub enum Entry {
+    /// A key.
+    Key(Key),
+    /// The keys of another part.
+    Group(Group),
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name, without the prefix of a group.
+    pub name: &'static str,
+    /// How its value is written.
+    pub shape: Shape,
+    /// What a whole number counts.
+    pub unit: Option<&'static str>,
+    /// What holds without it.
+    pub default: DefaultValue,
+    /// When a change has its effect.
+    pub reload: Reload,
+    /// The value in `config/full.toml`, as TOML; without it, the default stands there.
+    pub example: Option<&'static str>,
+    /// Why `config/full.toml` shows it in a comment.
+    pub aside: Option<&'static str>,
+    /// Paragraphs for people, as Markdown. The first is a summary.
+    pub description: &'static str,
+}
+
+/// The keys of another part, as a table includes them.
+#[derive(Debug)]
+pub struct Group {
+    /// What stands before each name.
+    pub prefix: &'static str,
+    /// The keys.
+    pub entries: &'static [Entry],
+    /// What the prefix means: `KEY` stands for the key's name without it.
+    pub about: Option<&'static str>,
+    /// The table that documents these keys, if it is another one.
+    pub home: Option<&'static str>,
+    /// When a change of them has its effect, if that differs.
+    pub reload: Option<Reload>,
+    /// Why `config/full.toml` shows all of them in comments.
+    pub aside: Option<&'static str>,
+    /// The defaults, in words, that differ from those of the keys without the prefix.
+    pub defaults: &'static [(&'static str, &'static str)],
+}
+
+/// What holds without a key.
+#[derive(Clone, Copy, Debug)]
+pub enum DefaultValue {
+    /// This value, as TOML.
+    Value(fn() -> String),
+    /// It is said in words.
+    Text(&'static str),
+    /// Nothing: the key must be there.
+    Required,
+}
+
+/// When a change of a key has its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// As soon as the file is read again.
+    Live,
+    /// When respgate starts again.
+    Restart,
+}
+
+/// A key as its table has it.
+#[derive(Debug)]
+pub struct TableKey {
+    /// Its name, with the prefix.
+    pub name: String,
+    /// Its declaration.
+    pub key: &'static Key,
+    /// The group with a prefix that it comes from.
+    pub group: Option<&'static Group>,
+    /// The table that documents it, if it is another one.
+    pub home: Option<&'static str>,
+}
+
+impl TableKey {
+    /// Returns the default, which a group may have of its own.
+    pub fn default(&self) -> DefaultValue {
+        let own = self.group.and_then(|group| group.defaults.iter().find(|(name, _)| *name == self.key.name));
+        own.map_or(self.key.default, |(_, text)| DefaultValue::Text(text))
+    }
+
+    /// Returns when a change has its effect, which a group may say.
+    pub fn reload(&self) -> Reload {
+        self.group.and_then(|group| group.reload).unwrap_or(self.key.reload)
+    }
+
+    /// Returns why `config/full.toml` shows the key in a comment, if it does.
+    pub fn aside(&self) -> Option<String> {
+        let prefix = self.group.map_or("", |group| group.prefix);
+        let own = self.key.aside.map(|aside| aside.replacen('`', &format!("`{prefix}"), 1));
+        own.or(self.group.and_then(|group| group.aside).map(str::to_owned))
+    }
+
+    /// Returns the paragraphs for people, each in one line.
+    pub fn paragraphs(&self) -> Vec<String> {
+        match self.group.and_then(|group| group.about) {
+            Some(about) => vec![about.replace("KEY", &format!("`{}`", self.key.name))],
+            None => paragraphs(self.key.description),
+        }
+    }
+}
+
+impl Table {
+    /// Returns the keys, those of groups too.
+    pub fn keys(&self) -> Vec<TableKey> {
+        let mut keys = Vec::new();
+        gather(self.entries, "", None, None, &mut keys);
+        keys
+    }
+}
+
+/// Returns the paragraphs of a description, each in one line.
+pub fn paragraphs(text: &str) -> Vec<String> {
+    let text: Vec<&str> = text.lines().map(str::trim).collect();
+    text.split(|line| line.is_empty()).map(|lines| lines.join(" ")).filter(|text| !text.is_empty()).collect()
+}
+
+/// Returns the names that a table may hold: its keys and, of the outermost, the other tables.
+pub fn known(path: &str) -> Vec<String> {
+    let own = TABLES.iter().filter(|table| table.path == path).flat_map(Table::keys).map(|key| key.name);
+    let inner = |path: &str| path.split('.').next().unwrap_or_default().to_owned();
+    let tables = TABLES.iter().filter(|table| path.is_empty() && !table.path.is_empty());
+    own.chain(tables.map(|table| inner(table.path))).collect()
+}
+
+/// Returns when a change of a key has its effect, by its dotted name in a file, such as `listeners.app.tenant`. A table that is
+/// added or removed takes effect at once if each of its keys does.
+pub fn reload(name: &str) -> Reload {
+    let parts: Vec<&str> = name.split('.').collect();
+    let (path, key) = match parts[..] {
+        [key] => ("", Some(key)),
+        [table @ ("log" | "limits"), key] => (table, Some(key)),
+        [table, _] => (table, None),
+        [table, _, key, ..] => (table, Some(key)),
+        [] => ("", None),
+    };
+    let table = TABLES.iter().find(|table| table.path.strip_suffix(".*").unwrap_or(table.path) == path);
+    let mut keys = table.map(Table::keys).unwrap_or_default();
+    keys.retain(|known| key.is_none_or(|key| known.name == key));
+    let live = !keys.is_empty() && keys.iter().all(|known| known.reload() == Reload::Live);
+    if live { Reload::Live } else { Reload::Restart }
+}
+
+fn gather(
+    entries: &'static [Entry],
+    prefix: &str,
+    group: Option<&'static Group>,
+    home: Option<&'static str>,
+    keys: &mut Vec<TableKey>,
+) {
+    for entry in entries {
+        match entry {
+            Entry::Key(key) => {
+                keys.push(TableKey { name: format!("{prefix}{}", key.name), key, group, home })
+            }
+            Entry::Group(inner) => {
+                let group = if inner.prefix.is_empty() { group } else { Some(inner) };
+                let prefix = format!("{prefix}{}", inner.prefix);
+                gather(inner.entries, &prefix, group, inner.home.or(home), keys);
+            }
+        }
+    }
+}

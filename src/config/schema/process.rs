@@ -1,0 +1,69 @@
+//! The keys of the process: those above all tables, and `[log]`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::super::LogFormat;
+use super::super::value::LogLevel;
+use super::{Part, Table};
+
+/// The keys above all tables.
+pub const TABLE: Table = Table {
+    path: "",
+    description: "These keys stand at the top of the file, before the first table.",
+    entries: ProcessKeys::ENTRIES,
+    example: "",
+    more: "",
+};
+
+/// `[log]`.
+pub const LOG: Table = Table {
+    path: "log",
+    description: "respgate writes its log to stderr.",
+    entries: LogKeys::ENTRIES,
+    example: "",
+    more: "",
+};
+
+table! {
+    /// What holds for the whole process.
+    ProcessKeys, ProcessDefaults {
+        /// The number of worker threads.
+        ///
+        /// Each worker needs at least one connection to share and one to lease at each upstream. respgate lowers the default
+        /// where `max-connections` and `max-leased` of an upstream allow fewer workers; a number that is set and too large is an
+        /// error.
+        workers: usize, "workers", Restart, unit "threads",
+            default "the number of CPUs that the process may use, by affinity and cgroup quota", example "4";
+        /// The address that serves `/livez`, `/readyz`, `/metrics` and `/failovers` over plain HTTP.
+        ///
+        /// The endpoint asks nobody to authenticate. Keep it off public networks.
+        admin: SocketAddr, "admin", Restart, default "none; nothing is served", example "\"127.0.0.1:9121\"";
+        /// The time that running commands have to finish after SIGTERM.
+        ///
+        /// respgate closes its listeners, lets running commands, blocked commands and open transactions finish, and
+        /// disconnects idle and subscribed clients. Clients that are left after this time are disconnected. `"0s"` disconnects all
+        /// clients at once.
+        drain_timeout: Duration = Duration::from_secs(30), "drain-timeout", Restart;
+        /// The interval at which respgate looks for changed files: passwords, certificates and the configuration file.
+        ///
+        /// At least `"100ms"`. SIGHUP makes respgate look at once.
+        reload_interval: Duration = Duration::from_secs(1), "reload-interval", Restart;
+    }
+}
+
+table! {
+    /// What is logged, and how.
+    LogKeys, LogDefaults {
+        /// The form of a log line.
+        ///
+        /// `"human"` writes one readable line. `"json"` writes one JSON object on each line. `"auto"` chooses `"human"` if stderr
+        /// is a terminal, else `"json"`.
+        format: LogFormat = LogFormat::Auto, "format", Restart;
+        /// The least severe level that is logged, for all modules or by module.
+        ///
+        /// Write `"error"`, `"warn"`, `"info"`, `"debug"`, `"trace"` or `"off"`, or a list such as
+        /// `"info,respgate::discovery=debug"`.
+        level: LogLevel = LogLevel("info".into()), "level", Restart;
+    }
+}

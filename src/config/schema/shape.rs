@@ -1,0 +1,91 @@
+//! How values are written, for the documents and the JSON Schema, and how a default is shown.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::super::size::{show_bytes, show_duration};
+use super::super::value::{Bytes, LogLevel, Mode};
+
+/// How a key's value is written in TOML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A whole number, not negative.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// A number of bytes, such as `"64KiB"` or `65536`.
+    Size,
+    /// A duration, such as `"250ms"`.
+    Duration,
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// A text of this form.
+    Text(&'static str),
+    /// A text of this form, or a list of such texts.
+    OneOrMany(&'static str),
+    /// A list of these.
+    List {
+        /// One element.
+        of: &'static Shape,
+        /// How many there must be at least.
+        least: usize,
+    },
+    /// A table from texts of the first form to texts of the second.
+    Map(&'static str, &'static str),
+}
+
+/// A value that is a default: it can be shown as TOML.
+pub trait Shown {
+    /// Returns the value as it would be typed.
+    fn shown(&self) -> String;
+}
+
+impl Shown for Duration {
+    fn shown(&self) -> String {
+        format!("{:?}", show_duration(*self))
+    }
+}
+
+impl Shown for Bytes {
+    fn shown(&self) -> String {
+        if self.0 == 0 { "0".into() } else { format!("{:?}", show_bytes(self.0)) }
+    }
+}
+
+impl Shown for usize {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Shown for u32 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Shown for bool {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Shown for Mode {
+    fn shown(&self) -> String {
+        format!("\"{:04o}\"", self.0)
+    }
+}
+
+impl Shown for LogLevel {
+    fn shown(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+impl Shown for Vec<IpNet> {
+    fn shown(&self) -> String {
+        let quoted: Vec<String> = self.iter().map(|network| format!("\"{network}\"")).collect();
+        format!("[{}]", quoted.join(", "))
+    }
+}

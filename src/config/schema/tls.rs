@@ -1,0 +1,76 @@
+//! The TLS keys of listeners, and those of upstreams, which their Sentinels have too, with `sentinel-` in front.
+
+use std::time::Duration;
+
+use super::super::tls::Name;
+use super::kinds::{File, Files, ServerNames};
+use crate::net::tls::Floor;
+use crate::net::tls::server::ClientCertificates;
+
+table! {
+    /// TLS towards clients.
+    ServerTlsKeys, ServerTlsDefaults {
+        /// The PEM file with the listener's certificate, followed by its intermediate certificates.
+        ///
+        /// It turns TLS on and needs `tls-key`. respgate reads the file again when it changes; new connections use the new
+        /// certificate.
+        cert: File, "tls-cert", Restart, default "none; plain text", example "\"tls.crt\"";
+        /// The PEM file with the private key of `tls-cert`: PKCS#8, PKCS#1 or SEC1, without a passphrase.
+        key: File, "tls-key", Restart, default "none; required with `tls-cert`", example "\"tls.key\"";
+        /// The certificate authorities of clients: PEM files or folders of PEM files.
+        ///
+        /// With this key, a client must present a certificate that one of them has signed, unless `tls-client-auth` says otherwise.
+        client_ca: Files, "tls-client-ca", Restart, default "none; clients are not asked for a certificate",
+            example "\"clients.pem\"";
+        /// Whether clients must present a certificate.
+        ///
+        /// `"required"` refuses a client without one. `"optional"` serves it, and refuses an invalid certificate. `"none"` asks
+        /// for none.
+        client_auth: ClientCertificates, "tls-client-auth", Restart,
+            default "`\"required\"` with `tls-client-ca`, else `\"none\"`", example "\"required\"";
+        /// The certificate revocation lists of the clients' authorities: PEM files or folders of PEM files.
+        ///
+        /// respgate refuses a revoked certificate, and one whose authority has no list here. A list stays valid after the time at
+        /// which the next one is due.
+        crl: Files, "tls-crl", Restart, default "none; no certificate is revoked", example "\"revoked.pem\"";
+        /// The lowest TLS version that clients may use.
+        min_version: Floor = Floor::Tls12, "tls-min-version", Restart;
+        /// The time from the accept to the end of the TLS handshake. At least `"10ms"`.
+        handshake_timeout: Duration = Duration::from_secs(10), "tls-handshake-timeout", Restart;
+    }
+}
+
+table! {
+    /// TLS towards servers or Sentinels.
+    ClientTlsKeys, ClientTlsDefaults {
+        /// Whether respgate speaks TLS to the server.
+        ///
+        /// `false` contradicts a `url` that begins with `rediss` or `valkeys`.
+        on: bool, "tls", Restart, default "`true` if the scheme of `url` is a TLS scheme, else `false`", example "true";
+        /// The certificate authorities that may have signed the server's certificate: PEM files or folders of PEM files.
+        ca: Files, "tls-ca", Restart, default "the authorities of the system", example "\"ca.pem\"";
+        /// Whether the authorities of the system count in addition to `tls-ca`.
+        system_roots: bool, "tls-system-roots", Restart, default "`true` without `tls-ca`, else `false`", example "false";
+        /// The certificate revocation lists of the server's authorities: PEM files or folders of PEM files.
+        crl: Files, "tls-crl", Restart, default "none; no certificate is revoked", example "[\"revoked.pem\"]";
+        /// The PEM file with the certificate that respgate presents, followed by its intermediate certificates.
+        cert: File, "tls-cert", Restart, default "none", example "\"client.crt\"";
+        /// The PEM file with the private key of `tls-cert`: PKCS#8, PKCS#1 or SEC1, without a passphrase.
+        key: File, "tls-key", Restart, default "none; required with `tls-cert`", example "\"client.key\"";
+        /// The name that the server's certificate must have.
+        ///
+        /// Only subject alternative names count, never the common name.
+        server_name: Name, "tls-server-name", Restart, default "the host that respgate dials", example "\"db.example\"";
+        /// The name that the certificate must have, for single servers, by address.
+        ///
+        /// The address is the one that Sentinels announce. It wins over `tls-server-name`.
+        server_names: ServerNames, "tls-server-names", Restart, default "none",
+            example "{ \"10.0.0.5:6379\" = \"node-a.example\" }";
+        /// The lowest TLS version that respgate uses.
+        min_version: Floor = Floor::Tls12, "tls-min-version", Restart;
+        /// Whether respgate accepts any certificate. Use `true` on a test bench only.
+        ///
+        /// Anybody between respgate and the server can then read and change all traffic. The log and `/readyz` repeat a warning.
+        unverified: bool = false, "tls-dangerously-skip-verification", Restart;
+    }
+}

@@ -1,0 +1,178 @@
+//! The keys of `[upstreams.NAME]`, but for credentials and TLS.
+
+use std::time::Duration;
+
+use super::super::url::UpstreamUrl;
+use super::super::value::Bytes;
+use super::kinds::{AddressMap, SentinelAddresses};
+use super::{ClientTlsKeys, Credentials, Part, Table};
+use crate::discovery::config::SwitchRule;
+use crate::topology::Address;
+use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
+
+/// `[upstreams.NAME]`.
+pub const TABLE: Table = Table {
+    path: "upstreams.*",
+    description: "An upstream is a server, or a primary that Sentinels know, to which respgate sends commands. There may be any \
+        number, and there must be one. `url`, `address` and `sentinels` say where it is: give one of them.\n\n\
+        Connection limits hold for the whole process; each worker has an equal share.",
+    entries: UpstreamKeys::ENTRIES,
+    example: "main",
+    more: r##"[upstreams.cache]
+address = "cache.example:6379"
+password-env = "CACHE_PASSWORD"
+
+[upstreams.queue]
+url = "redis-sentinel://queue@s1.example,s2.example/3#queue"
+password-env = "QUEUE_PASSWORD"
+sentinel-password-env = "SENTINEL_PASSWORD"
+"##,
+};
+
+table! {
+    /// One upstream.
+    UpstreamKeys, UpstreamDefaults {}
+    groups {
+        /// Where it is.
+        discovery: DiscoveryKeys, prefix "";
+        /// respgate's own user at its nodes.
+        credentials: Credentials, prefix "";
+        /// respgate's own user at the Sentinels.
+        sentinel_credentials: Credentials, prefix "sentinel-", about "Works like KEY, for the Sentinels.",
+            defaults { "username": "the Sentinels' default user" };
+        /// TLS to the nodes.
+        tls: ClientTlsKeys, prefix "";
+        /// TLS to the Sentinels.
+        sentinel_tls: ClientTlsKeys, prefix "sentinel-", about "Works like KEY, for connections to Sentinels.",
+            defaults {
+                "tls": "the value of `tls`, or what the scheme of `url` says",
+                "tls-ca": "the authorities and revocation lists of the upstream, if no `sentinel-` key names any",
+                "tls-system-roots": "that of the upstream, if no `sentinel-` key names authorities; else as for `tls-system-roots`",
+                "tls-crl": "those of the upstream, if no `sentinel-` key names authorities; else none",
+                "tls-cert": "the certificate and key of the upstream",
+                "tls-key": "the certificate and key of the upstream",
+                "tls-min-version": "the value of `tls-min-version`"
+            };
+        /// Its connections.
+        connections: ConnectionKeys, prefix "";
+        /// What happens to commands in a failover.
+        failover: FailoverKeys, prefix "";
+    }
+}
+
+table! {
+    /// Where an upstream is, and how its primary is found.
+    DiscoveryKeys, DiscoveryDefaults {
+        /// The server or the Sentinels as a URL, which may also hold user, password and database.
+        ///
+        /// `redis://[user:password@]host[:6379][/database]` is one server.
+        /// `redis-sentinel://s1[:26379],s2,s3[/database]#primary-name` is a primary that Sentinels know. `unix:/path[?db=N]` is a unix
+        /// socket. `rediss` and `rediss-sentinel` turn TLS on, and `valkey` in place of `redis` means the same. Write `/ # ? % @`
+        /// in a password as `%2F %23 %3F %25 %40`.
+        url: UpstreamUrl, "url", Restart, default "none; one of `url`, `address` and `sentinels` is required",
+            example "\"redis-sentinel://s1.example,s2.example,s3.example/0#mymaster\"", aside "instead of `sentinels`";
+        /// The address of one server: `host:port`, or `unix:` and the path of a socket. Without a port, it is 6379.
+        address: Address, "address", Restart, default "none; one of `url`, `address` and `sentinels` is required",
+            example "\"db.example:6379\"", aside "instead of `sentinels`";
+        /// The addresses of Sentinels. respgate also asks the Sentinels that these know of.
+        sentinels: SentinelAddresses, "sentinels", Restart, default "none; one of `url`, `address` and `sentinels` is required",
+            example "[\"s1.example:26379\", \"s2.example:26379\", \"[2001:db8::3]:26379\"]";
+        /// The name of the primary at the Sentinels.
+        primary_name: String, "primary-name", Restart, default "none; required with `sentinels`", example "\"mymaster\"";
+        /// The interval at which respgate asks the Sentinels when no event comes. At least `"10ms"`.
+        poll_interval: Duration = Duration::from_secs(1), "poll-interval", Restart;
+        /// The time that one Sentinel may take to answer. At least `"10ms"`.
+        sentinel_timeout: Duration = Duration::from_millis(500), "sentinel-timeout", Restart;
+        /// The rule by which respgate follows the Sentinels to a new primary.
+        ///
+        /// `"majority"` follows when most Sentinels name it. `"leader"` follows as soon as the node says that it is a primary and the
+        /// Sentinel that leads the failover has chosen it, up to a second earlier. If that Sentinel is cut off from the others, or
+        /// lies, clients write for up to 5 s to a node that the majority does not follow, and these writes are lost.
+        switch: SwitchRule = SwitchRule::Majority, "switch", Restart;
+        /// The addresses that respgate dials instead of those that Sentinels announce.
+        nat: AddressMap, "nat", Restart, default "none",
+            example "{ \"10.0.0.5:6379\" = \"127.0.0.1:7001\", \"10.0.0.6:6379\" = \"127.0.0.1:7002\" }";
+    }
+}
+
+table! {
+    /// The connections of an upstream.
+    ConnectionKeys, ConnectionDefaults {
+        /// The number of the database that clients start in.
+        database: u32 = 0, "database", Restart;
+        /// Whether clients must authenticate.
+        ///
+        /// With `"optional"`, a client without `AUTH` acts as the user of the upstream. With `"required"`, it gets
+        /// `-NOAUTH Authentication required.`, and the upstream's user serves respgate's own checks only.
+        client_auth: ClientAuth = ClientAuth::Optional, "client-auth", Restart;
+        /// How clients use upstream connections.
+        ///
+        /// `"shared"` sends the commands of many clients over few connections. `"session"` gives each client a connection of its own.
+        pool: Pool = Pool::Shared, "pool", Restart;
+        /// The number of connections to this upstream, all workers together, at least 2.
+        ///
+        /// If only `max-leased` is set and too large for the default, the default is `max-leased` and 64 more.
+        max_connections: usize = 1088, "max-connections", Restart, unit "connections";
+        /// The number of those connections that clients may have to themselves at once.
+        ///
+        /// It must be less than `max-connections`, unless `pool` is `"session"`. When all are in use, a command waits for its
+        /// turn, for `lease-wait` at most.
+        max_leased: usize, "max-leased", Restart, unit "connections",
+            default "`max-connections` minus a quarter of it, but never minus more than 64: 1024", example "1024";
+        /// The time that a command waits for a free lease.
+        ///
+        /// After it, the client gets `-ERR respgate: no upstream connection became free within … ms; …`.
+        lease_wait: Duration = Duration::from_secs(5), "lease-wait", Restart;
+        /// The time after which an unused lease is closed. At least `"1ms"`.
+        lease_idle: Duration = Duration::from_secs(60), "lease-idle", Restart;
+        /// The interval at which respgate pings a quiet connection and asks the address and the node whether they are still the
+        /// primary. `"0s"` turns both off.
+        ///
+        /// A connection that a client holds, such as a subscriber's, is pinged a twentieth as often. A blocked connection and one in a
+        /// transaction are not pinged.
+        ping_interval: Duration = Duration::from_secs(3), "ping-interval", Restart;
+        /// The age before which a connection is replaced by a new one. `"0s"` sets no limit; else at least `"1s"`.
+        ///
+        /// Clients do not notice. Connections that clients hold are not replaced.
+        max_age: Duration = Duration::from_secs(3600), "max-age", Restart;
+        /// What respgate does with open connections when respgate's user, password or certificates change.
+        ///
+        /// `"keep"` keeps them, since servers go on serving them. `"reconnect"` replaces them within 5 s; clients do not notice, and
+        /// connections that sessions hold stay. `"refresh"` does the same, and authenticates those again that sessions hold.
+        reauth: Reauth = Reauth::Keep, "reauth", Restart;
+        /// The time for name look-up, connect and greeting together. At least `"1ms"`.
+        ///
+        /// respgate tries again, for `hold-timeout` at most.
+        connect_timeout: Duration = Duration::from_secs(2), "connect-timeout", Restart;
+        /// The time that a reply on a shared connection may take. `"0s"` sets no limit.
+        ///
+        /// After it, respgate gives up the connection. Reads get an error, writes get `-OUTCOMEUNKNOWN`. Blocking commands have no
+        /// such limit.
+        response_timeout: Duration = Duration::from_secs(60), "response-timeout", Restart;
+    }
+}
+
+table! {
+    /// What happens to commands while an upstream has no primary, or loses a connection.
+    FailoverKeys, FailoverDefaults {
+        /// The time that commands wait for a primary. `"0s"` lets them fail at once.
+        ///
+        /// After it, the client gets `-ERR respgate: no primary to send to for … s (upstream '…'): …`, with the reason.
+        hold_timeout: Duration = Duration::from_secs(40), "hold-timeout", Restart;
+        /// The memory for commands that wait for a primary, all workers together. At least `"64KiB"`. Further commands fail at once.
+        hold_buffer: Bytes = Bytes(64 << 20), "hold-buffer", Restart;
+        /// Whether respgate sends a read again if the connection was lost before the reply, three times in all.
+        retry_reads: bool = true, "retry-reads", Restart;
+        /// The writes that respgate sends again if the connection was lost before the reply. Such a write may run twice.
+        ///
+        /// `"never"` answers each with `-OUTCOMEUNKNOWN`. `"same-reply"` sends `SET` and others again that leave the same data and give
+        /// the same reply when they run twice. `"idempotent"` also sends those again whose second reply can differ, such as `SADD`
+        /// and `DEL`. Commands such as `INCR`, `LPUSH`, `EXEC` and scripts are never sent twice.
+        retry_writes: RetryWrites = RetryWrites::Never, "retry-writes", Restart;
+        /// The answer to a blocked pop whose connection broke before the server answered.
+        ///
+        /// `"timeout"` answers as if its time were up. `"continue"` sends it again for the time that is left. What the server popped
+        /// just then is lost in both cases.
+        blocked_pop: BlockedPop = BlockedPop::TimesOut, "blocked-pop", Restart;
+    }
+}
