@@ -71,14 +71,27 @@ pub struct ServerInfo {
     pub server: String,
     /// For example `8.0.1`.
     pub version: String,
-    /// Names and versions of the loaded modules.
-    pub modules: Vec<(String, i64)>,
+    /// The loaded modules.
+    pub modules: Vec<ModuleInfo>,
+    /// The availability zone, where one is configured (Valkey 8.1 and later).
+    pub availability_zone: Option<String>,
+}
+
+/// What a server says of a module in its reply to HELLO.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleInfo {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: i64,
+    /// Its file and the arguments that it was loaded with (Valkey 9 and Redis 8).
+    pub origin: Option<(String, Vec<String>)>,
 }
 
 impl Default for ServerInfo {
     /// What is answered when the server refuses HELLO (Redis before 6, or a user without the permission).
     fn default() -> Self {
-        Self { server: "redis".into(), version: "6.0.0".into(), modules: Vec::new() }
+        Self { server: "redis".into(), version: "6.0.0".into(), modules: Vec::new(), availability_zone: None }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::resp::control::{Control, ControlError};
 use crate::resp::value::Value;
 use crate::rotation::denials::{Denied, Probe};
 use crate::secret::Credentials;
-use crate::topology::{Address, Node, NodeId, ServerInfo};
+use crate::topology::{Address, ModuleInfo, Node, NodeId, ServerInfo};
 
 /// What a connection is opened as.
 #[derive(Clone, Copy, Debug)]
@@ -394,11 +394,21 @@ pub fn server_info(hello: &Value) -> ServerInfo {
     ServerInfo {
         server: text(hello, "server").unwrap_or(unknown.server),
         version: text(hello, "version").unwrap_or(unknown.version),
-        modules: modules
-            .iter()
-            .filter_map(|module| Some((text(module, "name")?, module.field("ver")?.integer()?)))
-            .collect(),
+        modules: modules.iter().filter_map(module_info).collect(),
+        availability_zone: text(hello, "availability_zone"),
     }
+}
+
+fn module_info(module: &Value) -> Option<ModuleInfo> {
+    let text = |key: &str| module.field(key).and_then(Value::text).map(str::to_owned);
+    let arguments = |value: &Value| {
+        Some(value.elements()?.iter().filter_map(Value::text).map(str::to_owned).collect::<Vec<_>>())
+    };
+    Some(ModuleInfo {
+        name: text("name")?,
+        version: module.field("ver")?.integer()?,
+        origin: text("path").zip(module.field("args").and_then(arguments)),
+    })
 }
 
 /// The reply to ROLE, as documented for the command.

@@ -62,7 +62,7 @@ pub fn integer(text: &str) -> Option<i64> {
 /// The reply, with the client's own id and the upstream's version.
 pub fn reply(out: &mut Vec<u8>, client: &Client, server: &ServerInfo) {
     let resp = client.resp;
-    write::map(out, resp, 7);
+    write::map(out, resp, 7 + usize::from(server.availability_zone.is_some()));
     for (name, value) in [("server", &server.server), ("version", &server.version)] {
         write::bulk(out, name.as_bytes());
         write::bulk(out, value.as_bytes());
@@ -77,11 +77,22 @@ pub fn reply(out: &mut Vec<u8>, client: &Client, server: &ServerInfo) {
     }
     write::bulk(out, b"modules");
     write::array(out, server.modules.len());
-    for (name, version) in &server.modules {
-        write::map(out, resp, 2);
+    for module in &server.modules {
+        write::map(out, resp, if module.origin.is_some() { 4 } else { 2 });
         write::bulk(out, b"name");
-        write::bulk(out, name.as_bytes());
+        write::bulk(out, module.name.as_bytes());
         write::bulk(out, b"ver");
-        write::integer(out, *version);
+        write::integer(out, module.version);
+        if let Some((path, arguments)) = &module.origin {
+            write::bulk(out, b"path");
+            write::bulk(out, path.as_bytes());
+            write::bulk(out, b"args");
+            write::array(out, arguments.len());
+            arguments.iter().for_each(|argument| write::bulk(out, argument.as_bytes()));
+        }
+    }
+    if let Some(zone) = &server.availability_zone {
+        write::bulk(out, b"availability_zone");
+        write::bulk(out, zone.as_bytes());
     }
 }

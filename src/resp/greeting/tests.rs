@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 use crate::secret::Secret;
+use crate::topology::ModuleInfo;
 
 const HELLO2: &str = "*14\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n$7\r\nversion\r\n$5\r\n8.0.1\r\n$5\r\nproto\r\n:2\r\n\
     $2\r\nid\r\n:5\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*1\r\n\
@@ -67,7 +68,8 @@ async fn a_primary_introduces_itself_in_either_version() {
         assert_eq!(greeted.role, Some(Role::Primary { offset: Some(3_129_659) }));
         let info = greeted.server.unwrap();
         assert_eq!((info.server.as_str(), info.version.as_str()), (server, version));
-        assert_eq!(info.modules, [("bf".to_owned(), 20)]);
+        assert_eq!(info.modules, [ModuleInfo { name: "bf".into(), version: 20, origin: None }]);
+        assert_eq!(info.availability_zone, None);
         assert!(!run.asked.contains("AUTH") && !run.asked.contains("SELECT"));
     }
 }
@@ -303,4 +305,28 @@ fn a_node_is_known_by_its_run_id() {
     for silent in ["", "run_id:\r\n", "run_id:short\r\n", "OK"] {
         assert_eq!(node_from_info(silent), None, "{silent:?}");
     }
+}
+
+/// As Valkey 9.1.2 answers HELLO 3 with `availability-zone` set, and with its module `lua`.
+#[test]
+fn a_newer_server_tells_its_zone_and_where_its_modules_come_from() {
+    let text = |text: &str| Value::Text(Bytes::copy_from_slice(text.as_bytes()));
+    let arguments = Value::Array(vec![text("--depth"), text("5")]);
+    let module =
+        vec![text("name"), text("lua"), text("ver"), Value::Integer(1), text("path"), text("/lib/lua.so")];
+    let module = Value::Array([module, vec![text("args"), arguments]].concat());
+    let hello = Value::Array(vec![
+        text("server"),
+        text("valkey"),
+        text("version"),
+        text("9.1.2"),
+        text("modules"),
+        Value::Array(vec![module]),
+        text("availability_zone"),
+        text("eu-1a"),
+    ]);
+    let info = server_info(&hello);
+    let origin = Some(("/lib/lua.so".to_owned(), vec!["--depth".to_owned(), "5".to_owned()]));
+    assert_eq!(info.modules, [ModuleInfo { name: "lua".into(), version: 1, origin }]);
+    assert_eq!(info.availability_zone.as_deref(), Some("eu-1a"));
 }

@@ -34,9 +34,14 @@ impl Flavor {
         }
     }
 
-    /// The path or name of `valkey-server`, `redis-cli` and so on.
+    /// Returns the path or name of `valkey-server`, `redis-cli` and so on. `RESPGATE_TEST_VALKEY` and `RESPGATE_TEST_REDIS`
+    /// name folders that hold another version of them (see `make test-newer`).
     pub fn binary(self, part: &str) -> String {
-        format!("{}-{part}", self.name())
+        let name = format!("{}-{part}", self.name());
+        match std::env::var(format!("RESPGATE_TEST_{}", self.name().to_ascii_uppercase())) {
+            Ok(folder) if !folder.is_empty() => format!("{folder}/{name}"),
+            _ => name,
+        }
     }
 
     /// How to get the binaries.
