@@ -19,7 +19,7 @@ FUZZ_LONG ?= 3600
 BIN := target/release/respgate
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
+.PHONY: help build demo test test-newer test-deps chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
 	bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
@@ -41,6 +41,12 @@ test: test-deps lint ## install what tests need, lint, and run every test
 	@echo "== victims beside attackers"
 	@$(MAKE) --no-print-directory hostile HOSTILE_SEED=1
 	@$(MAKE) --no-print-directory fuzz-smoke
+
+test-newer: ## the integration tests and drills on the newest Valkey and Redis of Debian's `sid`, which it gets by itself
+	@tests/newer-servers
+	@tests/clients/install
+	RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(CURDIR)/target/newer/bin \
+		$(CARGO) test --locked --test it -- --test-threads $(TEST_THREADS)
 
 test-deps:
 	@echo "== what tests need"
