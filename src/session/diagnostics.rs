@@ -12,10 +12,10 @@ const PARAMETERS: &str = "\
     acl-pubsub-default acllog-max-len active-defrag-cycle-max active-defrag-cycle-min \
     active-defrag-cycle-us active-defrag-ignore-bytes active-defrag-max-scan-fields \
     active-defrag-threshold-lower active-defrag-threshold-upper active-expire-effort activedefrag \
-    activerehashing always-show-logo aof-disable-auto-gc aof-load-truncated aof-rewrite-cpulist \
+    activerehashing always-show-logo aof-load-truncated aof-rewrite-cpulist aof_rewrite_cpulist \
     aof-rewrite-incremental-fsync aof-timestamp-enabled aof-use-rdb-preamble appenddirname \
     appendfilename appendfsync appendonly auto-aof-rewrite-min-size auto-aof-rewrite-percentage \
-    availability-zone bgsave-cpulist bind bind-source-addr bio-cpulist busy-reply-threshold \
+    availability-zone bgsave-cpulist bgsave_cpulist bind bind-source-addr bio-cpulist bio_cpulist busy-reply-threshold \
     client-output-buffer-limit client-query-buffer-limit cluster-allow-pubsubshard-when-down \
     cluster-allow-reads-when-down cluster-allow-replica-migration cluster-announce-bus-port \
     cluster-announce-client-ipv4 cluster-announce-client-ipv6 cluster-announce-client-port \
@@ -50,7 +50,7 @@ const PARAMETERS: &str = "\
     repl-timeout replica-announce-ip replica-announce-port replica-announced \
     replica-full-sync-buffer-limit replica-ignore-disk-write-errors replica-ignore-maxmemory \
     replica-lazy-flush replica-priority replica-read-only replica-serve-stale-data replicaof \
-    sanitize-dump-payload save server-cpulist set-max-intset-entries set-max-listpack-entries \
+    sanitize-dump-payload save server-cpulist server_cpulist set-max-intset-entries set-max-listpack-entries \
     set-max-listpack-value set-proc-title shutdown-on-sigint shutdown-on-sigterm shutdown-timeout \
     slave-announce-ip slave-announce-port slave-ignore-maxmemory slave-lazy-flush slave-priority \
     slave-read-only slave-serve-stale-data slaveof slot-migration-max-failover-repl-bytes \
