@@ -169,7 +169,9 @@ pub fn same_parameters(direct: &Value, through: &Value) -> bool {
 
 /// Returns true if respgate may hide this parameter at `admin-commands = "read-only"`.
 fn may_hide(name: &[u8]) -> bool {
-    const HIDDEN: [&str; 16] = [
+    const HIDDEN: [&str; 17] = [
+        // Redis 7.0 shows this to patterns, later servers do not.
+        "aof-disable-auto-gc",
         "requirepass",
         "masterauth",
         "primaryauth",
