@@ -1,4 +1,4 @@
-//! A session under its tenant's limits.
+//! Applies a tenant's limits to a session.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ use crate::tenant::{Tenant, Tenants, WorkerTenant};
 use crate::upstream::shared::fair::fair_queue::Share;
 use crate::upstream::shared::fair::scheduler::Asker;
 
-/// The tenants as one worker's sessions see them.
+/// Holds the tenants as one worker's sessions see them.
 #[derive(Debug)]
 pub struct WorkerTenants {
     directory: RefCell<Rc<TenantIndex>>,
@@ -31,18 +31,19 @@ pub struct WorkerTenants {
     epoch: Instant,
 }
 
-/// All tenants by one configuration.
+/// Finds a client's tenant in one configuration.
 #[derive(Debug)]
 struct TenantIndex {
-    /// By [`TenantId`].
+    /// The worker's tenants, indexed by [`TenantId`].
     desks: Vec<Rc<WorkerTenant>>,
     rules: Arc<Rules>,
-    /// By the number of the listener.
+    /// The tenant of each listener, indexed by the listener's number.
     listeners: Arc<[Option<TenantId>]>,
 }
 
 impl TenantIndex {
-    /// `known`: the desks so far. One whose tenant has not changed goes on.
+    /// Builds the index. `known` holds the worker's tenants so far; one whose configuration has not changed is
+    /// kept.
     fn new(tenants: &Tenants, known: &[Rc<WorkerTenant>]) -> Rc<Self> {
         let desk = |tenant: &Arc<Tenant>| match known.iter().find(|d| d.tenant.number == tenant.number) {
             Some(desk) if Arc::ptr_eq(&desk.tenant, tenant) => desk.clone(),
@@ -58,7 +59,7 @@ impl TenantIndex {
 }
 
 impl WorkerTenants {
-    /// A worker's.
+    /// Creates the tenants of one worker.
     pub fn new(tenants: &Tenants) -> Rc<Self> {
         Rc::new(Self {
             directory: RefCell::new(TenantIndex::new(tenants, &[])),
@@ -68,7 +69,7 @@ impl WorkerTenants {
         })
     }
 
-    /// These are the tenants from now on; sessions must be told.
+    /// Takes over a new configuration's tenants. The caller must then tell the sessions.
     pub fn adopt(&self, tenants: &Tenants) {
         let next = TenantIndex::new(tenants, &self.directory().desks);
         *self.directory.borrow_mut() = next;
@@ -83,44 +84,44 @@ impl WorkerTenants {
         self.directory.borrow().clone()
     }
 
-    /// Who may authenticate; `None`: the upstream knows.
+    /// Returns respgate's own users; `None` if the upstream checks passwords.
     pub fn users(&self) -> Option<Arc<Users>> {
         self.users.clone()
     }
 
-    /// What stands in front of every check of a password.
+    /// Returns the throttle that precedes every check of a password.
     pub fn throttle(&self) -> Arc<Throttle> {
         self.throttle.clone()
     }
 
-    /// What this worker has counted, by the number of the tenant.
+    /// Returns this worker's counts, each with the tenant's number.
     pub fn figures(&self) -> Vec<(usize, Counted)> {
         let directory = self.directory();
         directory.desks.iter().map(|desk| (desk.tenant.number, desk.figures.snapshot())).collect()
     }
 }
 
-/// What is known of the request at the front of the input.
+/// Says what the request at the front of the input was charged.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) enum PendingCharge {
-    /// It has not been looked at.
+    /// The request has not been charged.
     #[default]
     Unseen,
-    /// It is charged, and may pass at this time.
+    /// The request is charged and may be handled at this time, in nanoseconds of tenant time.
     Due(u64),
-    /// It is refused with this line, once earlier replies are delivered.
+    /// The request is refused with this line, once earlier replies are delivered.
     Refused(Vec<u8>),
 }
 
 impl PendingCharge {
-    /// By the rates that are in force now, all is paid back by then.
+    /// Shortens the wait to `then`, when the current rates have paid the debt back.
     fn cap_at(&mut self, then: u64) {
         if let Self::Due(due) = self {
             *due = then.min(*due);
         }
     }
 
-    /// What another tenant was charged for does not make it wait.
+    /// Forgets the charge: a former tenant's limits do not make the request wait.
     fn reset(&mut self) {
         if matches!(self, Self::Due(_)) {
             *self = Self::Unseen;
@@ -128,18 +129,18 @@ impl PendingCharge {
     }
 }
 
-/// Whether a request may be handled.
+/// Says whether a request may be handled.
 pub(super) enum Charged {
-    /// It may.
+    /// It may be handled now.
     Passes,
-    /// Not yet.
+    /// It must wait.
     Waits(Pause),
-    /// It is to be answered with this error line.
+    /// It is answered with this error line.
     Refused(Vec<u8>),
 }
 
 impl Session {
-    /// Charges the request at the front of the input. What it says is remembered until [`Self::charged`].
+    /// Charges the request at the front of the input, once: the result is kept until [`Self::charged`].
     pub(super) fn charge(&mut self, request: &Request<'_>) -> Charged {
         if self.member.is_none() {
             return Charged::Passes;
@@ -168,14 +169,14 @@ impl Session {
         }
     }
 
-    /// What became of the request that was charged: one that stays is not charged again.
+    /// Forgets the charge of a request that was handled. A request that stays in the input is not charged again.
     pub(super) fn charged(&mut self, step: &Step) {
         if !matches!(step, Step::Stay(_)) {
             self.front = PendingCharge::Unseen;
         }
     }
 
-    /// Nanoseconds, as limits count them.
+    /// Returns the tenant time: nanoseconds since the tenants' epoch.
     fn tenant_time(&self) -> u64 {
         u64::try_from(self.ctx.offices.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -194,7 +195,7 @@ impl Session {
         poll
     }
 
-    /// Ready when a request that waits for others of its tenant can be looked at again.
+    /// Ready when a request that waits for the in-flight limit of its tenant can be looked at again.
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, again: Instant) -> Poll<()> {
         match &self.member {
             Some(member) if !member.room(cx.waker()) => self.poll_due(cx, again),
@@ -202,8 +203,8 @@ impl Session {
         }
     }
 
-    /// Counts what has been written, what is in flight and what waits. False: nothing more may be taken for this
-    /// client now, which is woken when it may.
+    /// Charges the bytes that were written, and updates the counts of requests in flight and of waiting bytes.
+    /// Returns false if the output limit is reached. The session is then woken when the limit allows more.
     pub(super) fn charge_output(&mut self, cx: &mut Context<'_>, in_flight: usize) -> bool {
         if self.member.is_none() {
             return true;
@@ -227,32 +228,33 @@ impl Session {
         }
     }
 
-    /// For whom the session asks where others wait.
+    /// Returns the scheduler identity under which this session queues for a lane.
     pub(super) fn scheduler_share(&self) -> Share {
         self.member.as_ref().map_or(Share::default(), |member| member.desk().share)
     }
 
-    /// As who it asks for a turn on a lane; `idle`: nothing of it is under way there.
+    /// Returns the identity of this session for the lane's scheduler. `idle` is true if no request of it is under
+    /// way there.
     pub(super) fn asks(&self, idle: bool) -> Asker {
         Asker { who: self.client.id, share: self.scheduler_share(), idle }
     }
 
-    /// Takes a place among its tenant's leases of one kind.
+    /// Counts this session against its tenant's limit on leases of one kind.
     ///
     /// # Errors
-    /// There are as many as there may be: an error line.
+    /// Returns an error line if the tenant has reached that limit.
     pub(super) fn take_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
         self.member.as_mut().map_or(Ok(()), |member| member.take_place(limit))
     }
 
-    /// Gives it back.
+    /// Undoes [`Self::take_place`].
     pub(super) fn release_place(&mut self, limit: Limit) {
         if let Some(member) = &mut self.member {
             member.release_place(limit);
         }
     }
 
-    /// The session has no connection of its own any more.
+    /// Updates activity, reply sizes and counts after a lease has ended.
     pub(super) fn end_lease(&mut self) {
         let now = self.ctx.roster.now.get();
         self.activity.set_lease_state(now, false, false);
@@ -261,10 +263,11 @@ impl Session {
         self.release_place(Limit::Leased);
     }
 
-    /// Decides anew whose client this is, as `user` and `name`. A refusal changes nothing.
+    /// Assigns the client to the tenant that the rules give for `user` and the client name `name`. A refusal
+    /// changes nothing.
     ///
     /// # Errors
-    /// The tenant has as many clients as it may have: an error line.
+    /// Returns an error line if that tenant has reached its limit of clients.
     pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), Vec<u8>> {
         let desk = self.desk_of(user, name);
         if self.is_at(desk.as_ref()) {
@@ -277,6 +280,7 @@ impl Session {
         Ok(())
     }
 
+    /// Returns the tenant that the rules give for `user` and the client name `name`.
     fn desk_of(&self, user: Option<&str>, name: &[u8]) -> Option<Rc<WorkerTenant>> {
         let directory = self.ctx.offices.directory();
         if directory.desks.is_empty() {
@@ -287,6 +291,7 @@ impl Session {
         directory.rules.decide(&known).and_then(|TenantId(at)| directory.desks.get(at).cloned())
     }
 
+    /// Returns true if the session is in this tenant, under this configuration.
     fn is_at(&self, desk: Option<&Rc<WorkerTenant>>) -> bool {
         match (&self.member, desk) {
             (Some(member), Some(desk)) => Rc::ptr_eq(member.desk(), desk),
@@ -295,8 +300,12 @@ impl Session {
         }
     }
 
-    /// Users or tenants have changed: decides anew whose client this is, and applies what that tenant's configuration
-    /// is now. Nobody is refused for want of room, since the client has been let in. An error: its user is no more.
+    /// Follows a reload of users or tenants: assigns the client to its tenant by the new rules, and applies that
+    /// tenant's new configuration. A client that is connected already is never refused because the tenant is
+    /// full.
+    ///
+    /// # Errors
+    /// Returns the reason to close if the client's user was removed or a subscription is denied now.
     pub(super) fn follow_reload(&mut self) -> Result<(), Close> {
         if let (Some(users), Some(login)) = (self.ctx.offices.users(), &self.client.login) {
             let Some(user) = users.find(login) else {
@@ -335,14 +344,15 @@ impl Session {
         }
     }
 
-    /// As [`Self::assign`], as the client is now.
+    /// As [`Self::assign`], with the client's current user and name.
     pub(super) fn reassign(&mut self) -> Result<(), Vec<u8>> {
         let (user, name) = (self.client.login.clone(), self.client.name.to_vec());
         self.assign(user.as_deref(), &name)
     }
 }
 
-/// Commands that end something or are about the connection: refusing or delaying them would only make it last longer.
+/// Returns true for commands that end something or concern the connection. They are never refused or delayed,
+/// since that would only make a transaction or a session last longer.
 fn ends_or_greets(name: &[u8]) -> bool {
     const FREE: [&[u8]; 7] = [b"EXEC", b"DISCARD", b"UNWATCH", b"QUIT", b"RESET", b"AUTH", b"HELLO"];
     (4..=7).contains(&name.len()) && FREE.iter().any(|free| name.eq_ignore_ascii_case(free))
