@@ -1,4 +1,4 @@
-//! How often a session may move to another connection when none of them lasts. Pure.
+//! Limits how often a session moves to another connection when none of them lasts. Pure.
 
 use std::time::Duration;
 
@@ -6,13 +6,14 @@ use tokio::time::Instant;
 
 use crate::net::backoff::Backoff;
 
-/// A connection that lasted so long was sound: its loss begins a new count.
+/// A connection that lasted this long was sound: its loss begins a new count.
 const SOUND: Duration = Duration::from_secs(1);
 
-/// Connections that a session lost soon after they were opened, one after another. A server that accepts a connection
-/// and drops it, or refuses what is sent on it, must not be dialled without a pause.
+/// Delays the reconnects of a session whose connections are lost soon after they were opened. A server that
+/// accepts a connection and drops it, or refuses what is sent on it, must not be dialled without a pause.
 #[derive(Debug)]
 pub(super) struct ReconnectBackoff {
+    /// When the first connection of the current series was lost.
     since: Option<Instant>,
     pauses: Backoff,
 }
@@ -23,11 +24,11 @@ impl ReconnectBackoff {
         Self { since: None, pauses }
     }
 
-    /// A connection was lost that had lasted for `lasted`. The pause before the next one, none at first. After `limit`
-    /// without a sound connection, how long it has gone on instead.
+    /// Returns the pause before the next connection, after one that lasted for `lasted` was lost. The first pause
+    /// is zero.
     ///
     /// # Errors
-    /// It is time to give up.
+    /// Returns how long the losses have gone on, if that is `limit` or more: the session then gives up.
     pub(super) fn lost(
         &mut self,
         lasted: Duration,
