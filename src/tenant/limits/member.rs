@@ -1,4 +1,4 @@
-//! One client's membership of a tenant: what it is charged for, and what it holds of the tenant's counts.
+//! Charges one client to its tenant's limits, and holds the client's parts of the tenant's counts.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use super::rate::{Meter, Own, Rate};
 use super::refusal::{self, Limit};
 use crate::tenant::WorkerTenant;
 
-/// A command that waits for others of its tenant to be answered is woken when there is room. Who was woken first may leave
-/// without using it, so it looks again after this long, too, in nanoseconds.
+/// Interval after which a command that waits for the in-flight limit looks again, in nanoseconds. It is also
+/// woken when there is room, but the client that was woken before it may have left without using the room.
 const IN_FLIGHT_CHECK: u64 = 50_000_000;
-/// Waiting bytes of one client that are never held against it, though its tenant is over `max-buffered`.
+/// Waiting bytes of one client that never count against it, even if its tenant is over `max-buffered`.
 const BUFFER_SHARE: usize = 64 * 1024;
 
-/// What is to be done with a command.
+/// Says what to do with a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitDecision {
-    /// It may pass, and is charged.
+    /// The command may pass, and is charged.
     Pass,
-    /// It may pass at this time, and is charged.
+    /// The command may pass at this time, and is charged.
     PassAt(u64),
     /// Ask again when a reply has come, when there is [room](Member::room), or at this time.
     Again(u64),
-    /// It is answered with this error line, without CRLF.
+    /// The command is answered with this error line, without CRLF.
     Refuse(Vec<u8>),
 }
 
-/// What a client has of the counts of leases.
+/// Holds a client's parts of the counts of leases.
 #[derive(Debug, Default)]
 struct Holds {
     leased: Option<Taken>,
@@ -38,7 +38,7 @@ struct Holds {
     transaction: Option<Taken>,
 }
 
-/// See the module.
+/// Tracks one client's membership of a tenant.
 #[derive(Debug)]
 pub struct Member {
     desk: Rc<WorkerTenant>,
@@ -47,19 +47,20 @@ pub struct Member {
     bytes_out: Option<Own>,
     in_flight: Option<Part>,
     buffered: Option<Part>,
-    /// Bytes written that have been charged.
+    /// The bytes written to the client that have been charged.
     written: u64,
-    /// Its command waits for others to be answered.
+    /// The client's place in the line for the in-flight limit, while its command waits.
     waiting: Option<CountedPlace>,
     holds: Holds,
     _place: Taken,
 }
 
 impl Member {
-    /// Joins a tenant, coming from another one perhaps. `written`: bytes written to the client so far.
+    /// Joins a tenant, perhaps from another one. `written` is the number of bytes written to the client so far.
     ///
     /// # Errors
-    /// The tenant has as many clients, or leases, as it may have: an error line, without CRLF.
+    /// Returns an error line, without CRLF, if the tenant has reached its limit of clients or of a kind of lease
+    /// that the client has.
     pub fn join(desk: &Rc<WorkerTenant>, from: Option<&Self>, written: u64) -> Result<Self, Vec<u8>> {
         let tenant = &desk.tenant;
         let limits = &tenant.config.limits;
@@ -76,8 +77,8 @@ impl Member {
         Ok(member)
     }
 
-    /// As [`Self::join`], of a client that is connected and has been told so: it takes its places along, however many
-    /// there may be.
+    /// As [`Self::join`], for a client that is already connected: it takes its leases along, even beyond the
+    /// limits.
     pub fn join_unchecked(desk: &Rc<WorkerTenant>, from: Option<&Self>, written: u64) -> Self {
         let tenant = &desk.tenant;
         let mut member = Self::at(desk, tenant.connections.take_over(), written);
@@ -109,7 +110,8 @@ impl Member {
         }
     }
 
-    /// Its tenant's configuration is another one from `now` on. It keeps its places, and what it has used counts on.
+    /// Applies another configuration of the tenant from `now` on. The client keeps its places, and what it has
+    /// used still counts.
     pub fn change_tenant_config(&mut self, desk: &Rc<WorkerTenant>, now: u64) {
         let (tenant, limits) = (&desk.tenant, &desk.tenant.config.limits);
         let own = |known: &Option<Own>, rate: Option<Rate>| {
@@ -126,13 +128,14 @@ impl Member {
         self.desk = desk.clone();
     }
 
-    /// Whose it is.
+    /// Returns the client's tenant.
     pub fn desk(&self) -> &Rc<WorkerTenant> {
         &self.desk
     }
 
-    /// Whether a request of `bytes` may pass at `now`. Asked once for each, unless the answer is `Again`; `free`: it
-    /// ends something or is about the connection, so that it is charged but neither delayed nor refused.
+    /// Decides whether a request of `bytes` bytes may pass at `now`. Call it once for each request, and again
+    /// after `Again`. `free` is true for a request that ends something or concerns the connection: it is charged
+    /// but neither delayed nor refused.
     pub fn admit(&mut self, now: u64, bytes: usize, free: bool) -> LimitDecision {
         let desk = self.desk.clone();
         let tenant = &desk.tenant;
@@ -151,7 +154,7 @@ impl Member {
             OverLimit::Reject => 0,
         };
         if !free && let Some(verdict) = self.await_others(now, patience) {
-            // It is asked again, and counted then.
+            // The caller asks again, and the command is counted then.
             return verdict;
         }
         let mut wait = match self.owed(now, patience) {
@@ -175,6 +178,7 @@ impl Member {
                     wait = wait.max(needed);
                 }
                 Err(needed) => {
+                    // All or nothing: a refused command must not use up the rates that it passed.
                     for (_, earlier, units) in charges.iter().take(at) {
                         if let Some(earlier) = earlier {
                             earlier.refund(*units);
@@ -192,7 +196,7 @@ impl Member {
         LimitDecision::Refuse(refusal::over_rate(&self.desk.tenant.config.name, limit, rate.per_second, wait))
     }
 
-    /// What is to be done if too many commands of the tenant are in flight.
+    /// Returns what to do if the tenant has reached its in-flight limit, or `None` if it has not.
     fn await_others(&mut self, now: u64, patience: u64) -> Option<LimitDecision> {
         let waited = self.waiting.take();
         let part = self.in_flight.as_ref().filter(|part| part.count().full())?;
@@ -210,20 +214,23 @@ impl Member {
         Some(LimitDecision::Refuse(refusal::at_count(&self.desk.tenant.config.name, Limit::InFlight, most)))
     }
 
-    /// Whether a command that waits for others to be answered may ask again now. If not, `waker` is called once, when it
-    /// may.
+    /// Returns true if a command that waits for the in-flight limit may ask again now. Otherwise `waker` is
+    /// called once, when it may.
     pub fn room(&self, waker: &Waker) -> bool {
         self.waiting.as_ref().is_none_or(|place| place.room(waker))
     }
 
-    /// How long all that has been charged takes to be paid back.
+    /// Returns how long it takes until all charges are paid back, in nanoseconds.
     pub fn debt(&self, now: u64) -> u64 {
         let own = [&self.commands, &self.bytes_in, &self.bytes_out].map(meter);
         let all = [&self.desk.commands, &self.desk.bytes_in, &self.desk.bytes_out].map(meter);
         own.into_iter().chain(all).flatten().map(|meter| meter.wait(now)).max().unwrap_or(0)
     }
 
-    /// How long what was written must be waited for, or over which limit it is for too long.
+    /// Returns how long a request must wait because of the bytes already written, in nanoseconds.
+    ///
+    /// # Errors
+    /// Returns the limit and the wait, if the wait is longer than `patience`.
     fn owed(&self, now: u64, patience: u64) -> Result<u64, (Limit, Rate, u64)> {
         let mut longest = 0;
         for (limit, meter) in
@@ -242,12 +249,13 @@ impl Member {
         Ok(longest)
     }
 
-    /// Whether bytes written are counted.
+    /// Returns true if bytes written to the client are charged.
     pub fn meters_output(&self) -> bool {
         self.bytes_out.is_some() || self.desk.bytes_out.is_some()
     }
 
-    /// So many bytes have been written to the client so far. Returns how long nothing more may be taken for it.
+    /// Charges the bytes written since the last call; `total` counts all bytes written so far. Returns for how
+    /// many nanoseconds nothing more may be taken for the client.
     pub fn wrote(&mut self, now: u64, total: u64) -> u64 {
         let bytes = total.saturating_sub(self.written);
         self.written = total;
@@ -262,14 +270,15 @@ impl Member {
         longest
     }
 
-    /// So many of its commands are in flight now.
+    /// Sets the number of the client's commands in flight.
     pub fn in_flight(&mut self, now: usize) {
         if let Some(part) = &mut self.in_flight {
             part.set(now);
         }
     }
 
-    /// So many bytes wait for it now. An error line, without CRLF: that is too much.
+    /// Sets the number of bytes that wait for the client. Returns an error line, without CRLF, if the tenant is
+    /// over its limit and this client holds more than [`BUFFER_SHARE`].
     pub fn buffers(&mut self, now: usize) -> Option<Vec<u8>> {
         let part = self.buffered.as_mut()?;
         part.set(now);
@@ -280,10 +289,10 @@ impl Member {
         })
     }
 
-    /// Takes a place among the leases of one kind, unless the client has it.
+    /// Counts the client against the limit of one kind of lease, unless it is counted already.
     ///
     /// # Errors
-    /// There are as many as there may be: an error line, without CRLF.
+    /// Returns an error line, without CRLF, if the tenant has reached that limit.
     pub fn take_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
         let Some((place, count)) = self.place(limit) else { return Ok(()) };
         if place.is_none() {
@@ -297,7 +306,7 @@ impl Member {
         Err(refusal::at_count(&self.desk.tenant.config.name, limit, most))
     }
 
-    /// Counts a lease of one kind that the client has already, however many there may be.
+    /// Counts a lease that the client already has, even beyond the limit.
     pub fn keep(&mut self, limit: Limit) {
         if let Some((place, count)) = self.place(limit) {
             place.get_or_insert_with(|| count.take_over());
@@ -315,7 +324,7 @@ impl Member {
         })
     }
 
-    /// Whether it has a place among the leases of one kind.
+    /// Returns true if the client is counted against the limit of one kind of lease.
     pub fn has_place(&self, limit: Limit) -> bool {
         match limit {
             Limit::Leased => self.holds.leased.is_some(),
@@ -326,7 +335,7 @@ impl Member {
         }
     }
 
-    /// Gives a place among the leases of one kind back.
+    /// Ends the client's count against the limit of one kind of lease. [`Limit::Leased`] ends all of them.
     pub fn release_place(&mut self, limit: Limit) {
         match limit {
             Limit::Leased => self.holds = Holds::default(),
