@@ -329,8 +329,8 @@ fn ends_transaction(frame: &[u8]) -> bool {
     frame.starts_with(b"*") || frame == b"_\r\n" || frame.starts_with(b"-EXECABORT")
 }
 
-/// Whether a READONLY error stands inside this reply. Data that looks like one does no harm: the node is asked, at the
-/// pace of probes, and the connection is not used again.
+/// Returns true if the reply contains a READONLY error. Data that looks like one does no harm: respgate probes the node,
+/// at the usual rate of probes, and does not use the connection again.
 fn hides_refusal(frame: &[u8]) -> bool {
     frame.starts_with(b"*") && memchr::memmem::find(frame, b"\r\n-READONLY ").is_some()
 }

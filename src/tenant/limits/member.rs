@@ -278,7 +278,7 @@ impl Member {
     }
 
     /// Sets the number of bytes that wait for the client. Returns an error line, without CRLF, if the tenant is
-    /// over its limit and this client holds more than [`BUFFER_SHARE`].
+    /// over its limit and this client holds more than 64 KiB.
     pub fn buffers(&mut self, now: usize) -> Option<Vec<u8>> {
         let part = self.buffered.as_mut()?;
         part.set(now);

@@ -101,7 +101,7 @@ fn what_loses_its_connection_each_time_is_not_sent_for_ever() {
     assert_eq!(of(IfLost::Resend, true, None, MAX_SENDS - 1), Fate::Answer(RequestOutcome::GivenUp.reply()));
     assert_eq!(of(IfLost::ResendWrite, true, None, MAX_SENDS - 1), Fate::Answer(unknown()));
     assert_eq!(of(IfLost::Resend, false, None, MAX_SENDS), again, "this time it was not sent");
-    // One that blocks may well see three failovers.
+    // A blocked command may see more failovers than that, so the limit does not apply to it.
     assert!(matches!(of(IfLost::Resend, true, Some(1), MAX_SENDS), Fate::Resend(_)));
 }
 

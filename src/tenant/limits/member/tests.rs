@@ -1,4 +1,4 @@
-//! One client's account under its tenant's limits, with time passed in.
+//! Tests one client under its tenant's limits, with time passed in.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn a_rejected_command_costs_nothing() {
     for _ in 0..10 {
         assert!(refused(&member.admit(0, 300, false)).contains("commands-per-second"));
     }
-    // Its bytes were given back each time.
+    // The bytes of each refused command were refunded.
     assert_eq!(member.admit(10 * MS, 300, false), LimitDecision::Pass);
     assert_eq!(member.admit(10 * MS, 300, true), LimitDecision::Pass, "EXEC is charged and never refused");
     assert!(refused(&member.admit(40 * MS, 300, false)).contains("this client of tenant 'shop'"));
@@ -103,7 +103,7 @@ fn commands_in_flight_wait_for_others() {
 async fn who_waits_is_woken_by_the_reply_to_another() {
     let limits = LimitsConfig { in_flight: Some(1), ..LimitsConfig::default() };
     let tenant = tenant(limits);
-    // Of two workers.
+    // The members are on two workers.
     let (here, there) = (WorkerTenant::new(&tenant), WorkerTenant::new(&tenant));
     let mut one = Member::join(&here, None, 0).unwrap();
     let mut two = Member::join(&there, None, 0).unwrap();
@@ -160,7 +160,7 @@ fn another_configuration_keeps_places_and_what_was_used() {
     member.change_tenant_config(&desk.reconfigured(tenant), 0);
     member.in_flight(3);
     assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (1, 1, 3));
-    // Three units were used, of which one was the last one's wait: it is a millisecond's now.
+    // Three units were used of a burst of two. The third one's wait of 10 ms is 1 ms by the new rate.
     assert!(matches!(member.admit(0, 1, false), LimitDecision::PassAt(due) if due <= 3 * MS));
     assert_eq!(member.desk().figures.commands.get(), 4, "the figures go on");
     assert!(Member::join(member.desk(), None, 0).is_err(), "it is full");
