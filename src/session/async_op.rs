@@ -57,10 +57,10 @@ pub(super) enum AsyncOp {
 
 impl Session {
     /// Runs an operation and answers its command. Ends early when the client leaves.
-    pub(super) async fn run_op(&mut self, errand: AsyncOp) {
-        self.activity.set_lease_state(self.ctx.roster.now.get(), true, false);
-        self.run_errand(errand).await;
-        let now = self.ctx.roster.now.get();
+    pub(super) async fn run_op(&mut self, op: AsyncOp) {
+        self.activity.set_lease_state(self.ctx.registry.now.get(), true, false);
+        self.execute_op(op).await;
+        let now = self.ctx.registry.now.get();
         self.activity.set_lease_state(now, false, false);
         self.activity.touch(now);
         if self.admitted() {
@@ -69,8 +69,8 @@ impl Session {
     }
 
     /// Runs an operation, without updating the activity.
-    async fn run_errand(&mut self, errand: AsyncOp) {
-        match errand {
+    async fn execute_op(&mut self, op: AsyncOp) {
+        match op {
             AsyncOp::Auth { user, password } => self.authenticate(user, password).await,
             AsyncOp::Hello(hello) => self.hello(hello).await,
             AsyncOp::Select(database) => self.select(database).await,
@@ -104,9 +104,9 @@ impl Session {
                 }
                 self.end_lease();
                 if self.closing.is_none()
-                    && let Some(errand) = self.pending.take()
+                    && let Some(op) = self.pending.take()
                 {
-                    Box::pin(self.run_errand(errand)).await;
+                    Box::pin(self.execute_op(op)).await;
                 }
             }
         }
@@ -162,7 +162,7 @@ impl Session {
     /// # Errors
     /// Returns the error line if the password was refused or not checked, or the user's tenant is full.
     async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), Rc<[u8]>> {
-        if let Some(users) = self.ctx.offices.users() {
+        if let Some(users) = self.ctx.tenants.users() {
             return self.verify_own(users, user.unwrap_or(b"default"), password).await;
         }
         // No user's name is other than UTF-8, so answer as the server answers an unknown user.
@@ -172,16 +172,16 @@ impl Session {
                 return Err(Rc::from(refusal::WRONG_PASSWORD));
             }
         };
-        let (upstream, throttle) = (self.ctx.upstream.clone(), self.ctx.offices.throttle());
+        let (upstream, throttle) = (self.ctx.upstream.clone(), self.ctx.tenants.throttle());
         let source = self.source();
-        let judged = tokio::select! {
-            judged = judge_by_upstream(&upstream, &throttle, source, user, password) => judged,
+        let decided = tokio::select! {
+            decided = judge_by_upstream(&upstream, &throttle, source, user, password) => decided,
             () = self.left() => {
                 self.closing = Some(Close::Left);
                 return Err(Rc::from(CLIENT_LEFT));
             }
         };
-        match judged {
+        match decided {
             Ok(AuthDecision::Right) => {}
             Ok(
                 AuthDecision::Wrong(line) | AuthDecision::Inapplicable(line) | AuthDecision::Undecided(line),
@@ -260,7 +260,7 @@ impl Session {
     /// Gives the client the new server identity of its user. No reply may be due.
     pub(super) fn switch_identity(&mut self) {
         self.identity_stale = false;
-        if let (Some(users), Some(login)) = (self.ctx.offices.users(), &self.client.login)
+        if let (Some(users), Some(login)) = (self.ctx.tenants.users(), &self.client.login)
             && let Some(user) = users.find(login)
         {
             let identity = self.identity_of(&user);
@@ -272,10 +272,10 @@ impl Session {
     async fn select(&mut self, database: u32) {
         let Some(mut key) = self.key() else { return };
         // A connection in database 0 sends no SELECT, so opening it does not show whether the user may select.
-        let untold = database == 0 && key.selector.is_some();
+        let unverified = database == 0 && key.selector.is_some();
         key = ConnectionKey::new(key.identity, database, key.resp);
         let selected = match self.opened(&key).await {
-            Ok(()) if untold => self.ask_to_select(&key).await,
+            Ok(()) if unverified => self.ask_to_select(&key).await,
             selected => selected,
         };
         match selected {
@@ -389,7 +389,7 @@ impl Session {
         let upstream = &self.ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);
-        self.leave_seat();
+        self.end_subscriptions();
         self.leave_lane();
         self.reassign()
     }

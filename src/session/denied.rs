@@ -56,15 +56,15 @@ impl Session {
     }
 
     /// As `denied`, for a command that the table lacks. `way` is its route without the policy.
-    fn denied_unlisted(&self, denial: Denial, name: &str, way: RouteDecision) -> RouteDecision {
+    fn denied_unlisted(&self, denial: Denial, name: &str, route: RouteDecision) -> RouteDecision {
         let key = match denial {
             Denial::Command(key) => key,
             Denial::Key | Denial::Arity => PolicyKey::KeyPrefixes,
             Denial::Channel => PolicyKey::ChannelPrefixes,
         };
-        match way {
+        match route {
             RouteDecision::Learned(_) if denial == Denial::Key => RouteDecision::Denied(self.forbidden_key()),
-            RouteDecision::Refused(_) | RouteDecision::Dropped => way,
+            RouteDecision::Refused(_) | RouteDecision::Dropped => route,
             RouteDecision::Unlearned => {
                 RouteDecision::DeniedUnlearned(self.forbidden_by_policy(key, self.no_permission(name)))
             }

@@ -25,7 +25,7 @@ use crate::upstream::shared::fair::scheduler::Asker;
 /// Holds the tenants as one worker's sessions see them.
 #[derive(Debug)]
 pub struct WorkerTenants {
-    directory: RefCell<Rc<TenantIndex>>,
+    index: RefCell<Rc<TenantIndex>>,
     users: Option<Arc<Users>>,
     throttle: Arc<Throttle>,
     epoch: Instant,
@@ -35,7 +35,7 @@ pub struct WorkerTenants {
 #[derive(Debug)]
 struct TenantIndex {
     /// The worker's tenants, indexed by [`TenantId`].
-    desks: Vec<Rc<WorkerTenant>>,
+    tenants: Vec<Rc<WorkerTenant>>,
     rules: Arc<Rules>,
     /// The tenant of each listener, indexed by the listener's number.
     listeners: Arc<[Option<TenantId>]>,
@@ -45,13 +45,14 @@ impl TenantIndex {
     /// Builds the index. `known` holds the worker's tenants so far; one whose configuration has not changed is
     /// kept.
     fn new(tenants: &Tenants, known: &[Rc<WorkerTenant>]) -> Rc<Self> {
-        let desk = |tenant: &Arc<Tenant>| match known.iter().find(|d| d.tenant.number == tenant.number) {
-            Some(desk) if Arc::ptr_eq(&desk.tenant, tenant) => desk.clone(),
-            Some(desk) => desk.reconfigured(tenant),
-            None => WorkerTenant::new(tenant),
-        };
+        let worker_tenant =
+            |tenant: &Arc<Tenant>| match known.iter().find(|d| d.tenant.number == tenant.number) {
+                Some(worker_tenant) if Arc::ptr_eq(&worker_tenant.tenant, tenant) => worker_tenant.clone(),
+                Some(worker_tenant) => worker_tenant.reconfigured(tenant),
+                None => WorkerTenant::new(tenant),
+            };
         Rc::new(Self {
-            desks: tenants.all.iter().map(desk).collect(),
+            tenants: tenants.all.iter().map(worker_tenant).collect(),
             rules: tenants.rules.clone(),
             listeners: tenants.listeners.clone(),
         })
@@ -62,7 +63,7 @@ impl WorkerTenants {
     /// Creates the tenants of one worker.
     pub fn new(tenants: &Tenants) -> Rc<Self> {
         Rc::new(Self {
-            directory: RefCell::new(TenantIndex::new(tenants, &[])),
+            index: RefCell::new(TenantIndex::new(tenants, &[])),
             users: tenants.users.clone(),
             throttle: tenants.throttle.clone(),
             epoch: tenants.epoch,
@@ -71,17 +72,17 @@ impl WorkerTenants {
 
     /// Takes over a new configuration's tenants. The caller must then tell the sessions.
     pub fn adopt(&self, tenants: &Tenants) {
-        let next = TenantIndex::new(tenants, &self.directory().desks);
-        *self.directory.borrow_mut() = next;
+        let next = TenantIndex::new(tenants, &self.index().tenants);
+        *self.index.borrow_mut() = next;
     }
 
     /// Returns true if there is any tenant.
     pub(super) fn has_tenants(&self) -> bool {
-        !self.directory().desks.is_empty()
+        !self.index().tenants.is_empty()
     }
 
-    fn directory(&self) -> Rc<TenantIndex> {
-        self.directory.borrow().clone()
+    fn index(&self) -> Rc<TenantIndex> {
+        self.index.borrow().clone()
     }
 
     /// Returns respgate's own users; `None` if the upstream checks passwords.
@@ -96,8 +97,12 @@ impl WorkerTenants {
 
     /// Returns this worker's counts, each with the tenant's number.
     pub fn figures(&self) -> Vec<(usize, Counted)> {
-        let directory = self.directory();
-        directory.desks.iter().map(|desk| (desk.tenant.number, desk.figures.snapshot())).collect()
+        let index = self.index();
+        index
+            .tenants
+            .iter()
+            .map(|worker_tenant| (worker_tenant.tenant.number, worker_tenant.figures.snapshot()))
+            .collect()
     }
 }
 
@@ -146,22 +151,22 @@ impl Session {
             return Charged::Passes;
         }
         let now = self.tenant_time();
-        if self.front == PendingCharge::Unseen {
+        if self.pending_charge == PendingCharge::Unseen {
             let awaited = self.replies.awaited() as usize;
             let Some(member) = &mut self.member else { return Charged::Passes };
             if awaited > 0 {
                 member.in_flight(awaited);
             }
             match member.admit(now, request.len(), ends_or_greets(request.name())) {
-                LimitDecision::Pass => self.front = PendingCharge::Due(0),
-                LimitDecision::PassAt(due) => self.front = PendingCharge::Due(due),
+                LimitDecision::Pass => self.pending_charge = PendingCharge::Due(0),
+                LimitDecision::PassAt(due) => self.pending_charge = PendingCharge::Due(due),
                 LimitDecision::Again(at) => return Charged::Waits(Pause::Room(self.instant(at))),
-                LimitDecision::Refuse(line) => self.front = PendingCharge::Refused(line),
+                LimitDecision::Refuse(line) => self.pending_charge = PendingCharge::Refused(line),
             }
         }
-        match &self.front {
+        match &self.pending_charge {
             PendingCharge::Due(due) if *due > now => {
-                self.activity.touch(self.ctx.roster.now.get());
+                self.activity.touch(self.ctx.registry.now.get());
                 Charged::Waits(Pause::Limit(self.instant(*due)))
             }
             PendingCharge::Refused(line) => Charged::Refused(line.clone()),
@@ -172,17 +177,17 @@ impl Session {
     /// Forgets the charge of a request that was handled. A request that stays in the input is not charged again.
     pub(super) fn charged(&mut self, step: &Step) {
         if !matches!(step, Step::Stay(_)) {
-            self.front = PendingCharge::Unseen;
+            self.pending_charge = PendingCharge::Unseen;
         }
     }
 
     /// Returns the tenant time: nanoseconds since the tenants' epoch.
     fn tenant_time(&self) -> u64 {
-        u64::try_from(self.ctx.offices.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.ctx.tenants.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn instant(&self, time: u64) -> Instant {
-        self.ctx.offices.epoch + Duration::from_nanos(time)
+        self.ctx.tenants.epoch + Duration::from_nanos(time)
     }
 
     /// Ready when a request that waits for a limit can be looked at again.
@@ -213,8 +218,8 @@ impl Session {
         let waiting = self.input.len() + self.replies.waiting();
         let Some(member) = &mut self.member else { return true };
         member.in_flight(in_flight);
-        let hoarded = member.buffers(waiting);
-        if let Some(line) = hoarded.filter(|_| self.closing.is_none()) {
+        let over_share = member.buffers(waiting);
+        if let Some(line) = over_share.filter(|_| self.closing.is_none()) {
             self.refuse_for_limit(&line);
             self.closing = Some(Close::Memory);
             return true;
@@ -230,7 +235,7 @@ impl Session {
 
     /// Returns the scheduler identity under which this session queues for a lane.
     pub(super) fn scheduler_share(&self) -> Share {
-        self.member.as_ref().map_or(Share::default(), |member| member.desk().share)
+        self.member.as_ref().map_or(Share::default(), |member| member.worker_tenant().share)
     }
 
     /// Returns the identity of this session for the lane's scheduler. `idle` is true if no request of it is under
@@ -256,7 +261,7 @@ impl Session {
 
     /// Updates activity, reply sizes and counts after a lease has ended.
     pub(super) fn end_lease(&mut self) {
-        let now = self.ctx.roster.now.get();
+        let now = self.ctx.registry.now.get();
         self.activity.set_lease_state(now, false, false);
         self.activity.set_reply_due(now, false, true);
         self.replies.sizes().lease_ended();
@@ -269,32 +274,35 @@ impl Session {
     /// # Errors
     /// Returns an error line if that tenant has reached its limit of clients.
     pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), Vec<u8>> {
-        let desk = self.desk_of(user, name);
-        if self.is_at(desk.as_ref()) {
+        let worker_tenant = self.tenant_of(user, name);
+        if self.is_in_tenant(worker_tenant.as_ref()) {
             return Ok(());
         }
         let (from, progress) = (self.member.as_deref(), self.replies.progress());
-        let next = desk.as_ref().map(|desk| Member::join(desk, from, progress)).transpose()?;
+        let next = worker_tenant
+            .as_ref()
+            .map(|worker_tenant| Member::join(worker_tenant, from, progress))
+            .transpose()?;
         self.member = next.map(Box::new);
-        self.policy = desk.and_then(|desk| desk.tenant.config.policy.clone());
+        self.policy = worker_tenant.and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
         Ok(())
     }
 
     /// Returns the tenant that the rules give for `user` and the client name `name`.
-    fn desk_of(&self, user: Option<&str>, name: &[u8]) -> Option<Rc<WorkerTenant>> {
-        let directory = self.ctx.offices.directory();
-        if directory.desks.is_empty() {
+    fn tenant_of(&self, user: Option<&str>, name: &[u8]) -> Option<Rc<WorkerTenant>> {
+        let index = self.ctx.tenants.index();
+        if index.tenants.is_empty() {
             return None;
         }
-        let listener = directory.listeners.get(self.ctx.listener).copied().flatten();
+        let listener = index.listeners.get(self.ctx.listener).copied().flatten();
         let known = Known { identity: &self.client.known, user, listener, name };
-        directory.rules.decide(&known).and_then(|TenantId(at)| directory.desks.get(at).cloned())
+        index.rules.decide(&known).and_then(|TenantId(at)| index.tenants.get(at).cloned())
     }
 
     /// Returns true if the session is in this tenant, under this configuration.
-    fn is_at(&self, desk: Option<&Rc<WorkerTenant>>) -> bool {
-        match (&self.member, desk) {
-            (Some(member), Some(desk)) => Rc::ptr_eq(member.desk(), desk),
+    fn is_in_tenant(&self, worker_tenant: Option<&Rc<WorkerTenant>>) -> bool {
+        match (&self.member, worker_tenant) {
+            (Some(member), Some(worker_tenant)) => Rc::ptr_eq(member.worker_tenant(), worker_tenant),
             (None, None) => true,
             _ => false,
         }
@@ -307,7 +315,7 @@ impl Session {
     /// # Errors
     /// Returns the reason to close if the client's user was removed or a subscription is denied now.
     pub(super) fn follow_reload(&mut self) -> Result<(), Close> {
-        if let (Some(users), Some(login)) = (self.ctx.offices.users(), &self.client.login) {
+        if let (Some(users), Some(login)) = (self.ctx.tenants.users(), &self.client.login) {
             let Some(user) = users.find(login) else {
                 tracing::info!(
                     client = self.client.id,
@@ -319,21 +327,26 @@ impl Session {
             let identity = self.identity_of(&user);
             self.identity_stale = self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());
         }
-        let desk = self.desk_of(self.client.login.as_deref(), &self.client.name);
-        if self.is_at(desk.as_ref()) {
+        let worker_tenant = self.tenant_of(self.client.login.as_deref(), &self.client.name);
+        if self.is_in_tenant(worker_tenant.as_ref()) {
             return Ok(());
         }
         let (now, progress) = (self.tenant_time(), self.replies.progress());
-        self.policy = desk.as_ref().and_then(|desk| desk.tenant.config.policy.clone());
-        self.member = match (desk, self.member.take()) {
-            (Some(desk), Some(mut member)) if member.desk().tenant.number == desk.tenant.number => {
-                member.change_tenant_config(&desk, now);
-                self.front.cap_at(now.saturating_add(member.debt(now)));
+        self.policy =
+            worker_tenant.as_ref().and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
+        self.member = match (worker_tenant, self.member.take()) {
+            (Some(worker_tenant), Some(mut member))
+                if member.worker_tenant().tenant.number == worker_tenant.tenant.number =>
+            {
+                member.change_tenant_config(&worker_tenant, now);
+                self.pending_charge.cap_at(now.saturating_add(member.debt(now)));
                 Some(member)
             }
-            (desk, from) => {
-                self.front.reset();
-                desk.map(|desk| Box::new(Member::join_unchecked(&desk, from.as_deref(), progress)))
+            (worker_tenant, from) => {
+                self.pending_charge.reset();
+                worker_tenant.map(|worker_tenant| {
+                    Box::new(Member::join_unchecked(&worker_tenant, from.as_deref(), progress))
+                })
             }
         };
         match &self.policy {

@@ -66,9 +66,9 @@ pub struct SessionContext {
     /// The worker's buffers and byte budget.
     pub buffers: Rc<Buffers>,
     /// The registry of the worker's sessions.
-    pub roster: Rc<SessionRegistry>,
+    pub registry: Rc<SessionRegistry>,
     /// The worker's tenants, with their limits.
-    pub offices: Rc<WorkerTenants>,
+    pub tenants: Rc<WorkerTenants>,
     /// The index of the listener in the configuration.
     pub listener: usize,
 }
@@ -137,14 +137,14 @@ pub struct Session {
     policy: Option<Arc<Policy>>,
     lane: Option<Rc<Lane>>,
     /// The session's fan-in subscriptions, if it has any.
-    seat: Option<Box<Subscription>>,
+    subscription: Option<Box<Subscription>>,
     /// True if the newest configuration maps the client's user to another server identity than the current one.
     identity_stale: bool,
     closing: Option<Close>,
     /// True until the session has seen enough bytes to tell TLS from plain text.
     opening: bool,
     /// The client's TLS error, if there was one.
-    fault: Option<Box<HandshakeError>>,
+    tls_error: Option<Box<HandshakeError>>,
     /// True if the client has closed its sending side. The session still handles the requests that arrived
     /// before.
     ended: bool,
@@ -162,7 +162,7 @@ pub struct Session {
     /// The client's membership in a tenant, with its limits. A client without a tenant is not limited.
     member: Option<Box<Member>>,
     /// The charge for the request at the front of `input`.
-    front: PendingCharge,
+    pending_charge: PendingCharge,
     /// The timer of a request that waits for a limit.
     limit: Option<Pin<Box<Sleep>>>,
     activity: Rc<Activity>,
@@ -171,25 +171,25 @@ pub struct Session {
 
 impl Session {
     /// Creates the session of a client that has just connected.
-    pub fn new(stream: Stream, origin: Origin, around: Rc<SessionContext>) -> Self {
-        let upstream = &around.upstream;
+    pub fn new(stream: Stream, origin: Origin, ctx: Rc<SessionContext>) -> Self {
+        let upstream = &ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
-        let account = Account::new(around.buffers.share());
+        let account = Account::new(ctx.buffers.share());
         let client = Client::new(origin, upstream.config.database, identity, &account);
-        let replies = Replies::new(around.buffers.clone(), account.clone(), around.config.max_reply_buffer);
-        let presence = Activity::new(replies.clone(), around.config.timeouts, around.roster.now.get());
-        around.roster.join(client.id, presence.clone());
+        let replies = Replies::new(ctx.buffers.clone(), account.clone(), ctx.config.max_reply_buffer);
+        let activity = Activity::new(replies.clone(), ctx.config.timeouts, ctx.registry.now.get());
+        ctx.registry.join(client.id, activity.clone());
         upstream.counters.clients_total.inc();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
         let certificate = client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
         let mut session = Self {
             opening: !matches!(stream, Stream::Tls(_)),
-            fault: None,
+            tls_error: None,
             stream,
             client,
             replies,
-            ctx: around,
+            ctx,
             input: ByteQueue::default(),
             input_charge: Charge::new(&account),
             account,
@@ -197,7 +197,7 @@ impl Session {
             scans: Scans::default(),
             policy: None,
             lane: None,
-            seat: None,
+            subscription: None,
             identity_stale: false,
             closing: None,
             ended: false,
@@ -207,9 +207,9 @@ impl Session {
             hold: None,
             held: None,
             member: None,
-            front: PendingCharge::Unseen,
+            pending_charge: PendingCharge::Unseen,
             limit: None,
-            activity: presence,
+            activity,
             _counted: counted,
         };
         if let Err(line) = session.reassign() {
@@ -224,12 +224,12 @@ impl Session {
     pub async fn run(&mut self) -> Close {
         let close = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
-                Turn::AsyncOp(errand) => Box::pin(self.run_op(errand)).await,
+                Turn::AsyncOp(op) => Box::pin(self.run_op(op)).await,
                 Turn::Close(close) => break close,
             }
         };
         self.stream.close();
-        let close = if self.fault.is_some() { Close::Tls } else { close };
+        let close = if self.tls_error.is_some() { Close::Tls } else { close };
         let counters = &self.ctx.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
@@ -255,8 +255,8 @@ impl Session {
     }
 
     /// Returns the client's TLS error and the client's address, if there was one.
-    pub fn tls_fault(&self) -> Option<(&HandshakeError, &str)> {
-        self.fault.as_deref().map(|fault| (fault, self.client.peer.as_str()))
+    pub fn tls_error(&self) -> Option<(&HandshakeError, &str)> {
+        self.tls_error.as_deref().map(|error| (error, self.client.peer.as_str()))
     }
 
     /// Drops the request at the front of the input, which has already been answered.
@@ -268,13 +268,13 @@ impl Session {
         });
         self.input = input;
         self.consume(used);
-        self.front = PendingCharge::Unseen;
+        self.pending_charge = PendingCharge::Unseen;
     }
 
     /// Handles an expired timeout. Returns the reason to close, or `None` if the session goes on: after
     /// `command-timeout`, the client gets an error for each awaited reply and keeps its connection.
     fn expire(&mut self, expiry: Expiry) -> Option<Close> {
-        let roster = &self.ctx.roster;
+        let registry = &self.ctx.registry;
         tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
         match expiry {
             Expiry::SlowReader => Some(Close::Slow),
@@ -292,10 +292,10 @@ impl Session {
                 // arrive.
                 std::mem::replace(&mut self.replies, replies).close();
                 self.activity.replace(self.replies.clone());
-                if let Some(seat) = &self.seat {
-                    seat.redirect(&self.replies);
+                if let Some(subscription) = &self.subscription {
+                    subscription.redirect(&self.replies);
                 }
-                self.activity.set_reply_due(roster.now.get(), false, true);
+                self.activity.set_reply_due(registry.now.get(), false, true);
                 self.progress = 0;
                 None
             }
@@ -397,7 +397,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.leave_lane();
-        self.ctx.roster.leave(self.client.id);
+        self.ctx.registry.leave(self.client.id);
         self.replies.close();
     }
 }

@@ -19,7 +19,7 @@ const RELIEF_PAUSE: Duration = Duration::from_millis(2);
 const RELIEF_LOG_PERIOD: Duration = Duration::from_secs(1);
 /// Number of checks after which a worker disconnects its own largest client although another worker's client is
 /// larger.
-const RELIEF_PATIENCE: u32 = 10;
+const MAX_DEFERRED_ROUNDS: u32 = 10;
 
 /// Keeps the sessions of one worker, and the clock of their timeouts.
 pub struct SessionRegistry {
@@ -73,7 +73,7 @@ impl SessionRegistry {
     /// Disconnects the clients that hold most whenever the byte budget of the process is spent. Never ends.
     pub async fn relieve(self: Rc<Self>, buffers: Rc<Buffers>) {
         let share = buffers.share();
-        let mut told: Option<Instant> = None;
+        let mut logged_at: Option<Instant> = None;
         loop {
             share.spent().await;
             // Do not evict at once: much of what is held now is written within milliseconds, and the other
@@ -90,8 +90,8 @@ impl SessionRegistry {
                 bytes += evicted.1;
             }
             self.end_waits();
-            if clients > 0 && told.is_none_or(|at| at.elapsed() >= RELIEF_LOG_PERIOD) {
-                told = Some(Instant::now());
+            if clients > 0 && logged_at.is_none_or(|at| at.elapsed() >= RELIEF_LOG_PERIOD) {
+                logged_at = Some(Instant::now());
                 tracing::warn!(
                     clients,
                     bytes,
@@ -114,7 +114,7 @@ impl SessionRegistry {
         let equal = share.budget().limit() / (sessions.len() * share.budget().workers()).max(1);
         let others = share.compare_largest(weightiest(&clients, equal));
         // A worker that does not answer must not keep the other workers from evicting.
-        let others = if round < RELIEF_PATIENCE { others } else { 0 };
+        let others = if round < MAX_DEFERRED_ROUNDS { others } else { 0 };
         let (mut evicted, mut bytes) = (0, 0);
         let chosen = relief(&clients, equal, leaving, missing, others);
         for session in chosen.into_iter().filter_map(|at| staying.get(at)) {

@@ -79,7 +79,7 @@ impl Session {
     /// Sends a request, answers it, or says what must happen first.
     pub(super) fn dispatch(&mut self, request: &Request<'_>) -> Step {
         if self.ctx.upstream.auth_unclear() {
-            return Step::Stay(Pause::Errand(AsyncOp::Greet));
+            return Step::Stay(Pause::AsyncOp(AsyncOp::Greet));
         }
         if let Some(pause) = self.subscribing_pause() {
             return Step::Stay(pause);
@@ -87,16 +87,16 @@ impl Session {
         match self.route(request) {
             RouteDecision::Shared(if_lost) => self.share(request, if_lost),
             RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
-            RouteDecision::Learned(way) if way.shared => self.share(request, way.if_lost),
+            RouteDecision::Learned(route) if route.shared => self.share(request, route.if_lost),
             RouteDecision::Rewritten(frame, if_lost) => match Request::parse(&frame) {
                 Some(request) => self.share(&request, if_lost),
                 None => Step::Done,
             },
-            way => {
+            route => {
                 if self.replies.awaited() > 0 {
                     return Step::Stay(Pause::Replies);
                 }
-                match way {
+                match route {
                     RouteDecision::Local(spec) => self.answer_locally(spec, request),
                     RouteDecision::Refused(line) => {
                         self.refuse(&line);
@@ -108,15 +108,15 @@ impl Session {
                     }
                     RouteDecision::Fanned(kind, begins) => self.fan(request, kind, begins),
                     RouteDecision::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
-                    RouteDecision::UsersUnknown => Step::Stay(Pause::Errand(AsyncOp::CountUsers)),
+                    RouteDecision::UsersUnknown => Step::Stay(Pause::AsyncOp(AsyncOp::CountUsers)),
                     RouteDecision::Unlearned | RouteDecision::DeniedUnlearned(_) => {
-                        Step::Stay(Pause::Errand(AsyncOp::Learn))
+                        Step::Stay(Pause::AsyncOp(AsyncOp::Learn))
                     }
                     RouteDecision::Leased
                     | RouteDecision::Learned(_)
                     | RouteDecision::Shared(_)
                     | RouteDecision::Scan(_)
-                    | RouteDecision::Rewritten(..) => Step::Stay(Pause::Errand(AsyncOp::Lease)),
+                    | RouteDecision::Rewritten(..) => Step::Stay(Pause::AsyncOp(AsyncOp::Lease)),
                 }
             }
         }
@@ -154,7 +154,7 @@ impl Session {
             && self.replies.sizes().placement() == Placement::Own
             && self.ctx.upstream.has_free_lease()
             && self.take_place(Limit::Leased).is_ok();
-        leases.then_some(Step::Stay(Pause::Errand(AsyncOp::Lease)))
+        leases.then_some(Step::Stay(Pause::AsyncOp(AsyncOp::Lease)))
     }
 
     /// Pushes a request to the shared lane, or says what it waits for.
@@ -232,7 +232,7 @@ impl Session {
         if self.replies.awaited() > 0 {
             return Step::Stay(Pause::Replies);
         }
-        Step::Stay(Pause::Errand(AsyncOp::Lease))
+        Step::Stay(Pause::AsyncOp(AsyncOp::Lease))
     }
 
     fn answer_locally(&mut self, spec: &'static Spec, request: &Request<'_>) -> Step {
@@ -240,7 +240,7 @@ impl Session {
         match local::answer(self, spec, request) {
             local::Outcome::Answered => Step::Done,
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
-            local::Outcome::AsyncOp(errand) => Step::Taken(Pause::Errand(errand)),
+            local::Outcome::AsyncOp(op) => Step::Taken(Pause::AsyncOp(op)),
         }
     }
 
@@ -257,7 +257,7 @@ impl Session {
 
     /// Returns true if the client has authenticated as one of respgate's own users.
     fn is_of_respgates_users(&self) -> bool {
-        self.client.login.is_some() && self.ctx.offices.users().is_some()
+        self.client.login.is_some() && self.ctx.tenants.users().is_some()
     }
 
     /// Looks the request's command up, applies the policy, and decides how the request is answered.
@@ -283,7 +283,7 @@ impl Session {
     /// Decides how a command of the table is answered.
     fn known(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         if self.is_confined() {
-            return self.confined_way(spec, request);
+            return self.route_confined(spec, request);
         }
         match spec.route {
             RouteClass::Virtual if spec.verb == Verb::Select && self.alone() => RouteDecision::Leased,
@@ -336,7 +336,7 @@ impl Session {
             RouteClass::Pin if spec.verb == Verb::ClientTracking && request.len() > MAX_TRACKING => {
                 RouteDecision::Refused(refusal::too_many_prefixes(MAX_TRACKING))
             }
-            RouteClass::Pin if let Some(way) = self.route_fanned(spec) => way,
+            RouteClass::Pin if let Some(route) = self.route_fanned(spec) => route,
             RouteClass::Pin => match spec.verb {
                 // Without a transaction, a watch or a subscription, these commands have nothing to end.
                 Verb::Exec
@@ -416,7 +416,7 @@ impl Session {
     /// Returns true if the configuration tells clients apart, by tenants or by users of respgate's own. One
     /// client may then not see what another did, whoever they are on the server.
     fn are_users_told_apart(&self) -> bool {
-        self.ctx.offices.users().is_some() || self.ctx.offices.has_tenants()
+        self.ctx.tenants.users().is_some() || self.ctx.tenants.has_tenants()
     }
 
     /// Decides how a command is answered that the table lacks: a module's, a newer server's, or one that does not

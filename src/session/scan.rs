@@ -43,7 +43,7 @@ impl Session {
         let begins = request.arg(place) == Some(b"0");
         let step = if !begins && self.scans.stale(scan, now) {
             match Request::parse(&from_the_beginning(request, place)) {
-                Some(anew) => self.share_only(&anew, if_lost),
+                Some(restarted) => self.share_only(&restarted, if_lost),
                 None => self.share_only(request, if_lost),
             }
         } else {

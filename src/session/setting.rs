@@ -51,7 +51,7 @@ impl Session {
     /// Returns the refusal of a request. `line` is the error in the words of the server's ACL; the setting is
     /// appended to it.
     pub(super) fn forbidden(&self, setting: Setting, mut line: Vec<u8>) -> Forbidden {
-        let tenant = || self.member.as_ref().map_or("", |member| &*member.desk().tenant.config.name);
+        let tenant = || self.member.as_ref().map_or("", |member| &*member.worker_tenant().tenant.config.name);
         let named = match setting {
             Setting::AdminCommands(level) => format!("admin-commands = \"{}\"", level.name()),
             Setting::Policy(key) => format!("{} of tenant '{}'", key.name(), tenant()),
@@ -94,7 +94,7 @@ impl Session {
         if matches!(setting, Some(Setting::Policy(_)) | None)
             && let Some(member) = &self.member
         {
-            member.desk().figures.denied.inc();
+            member.worker_tenant().figures.denied.inc();
         }
         let Some(setting) = setting else { return };
         let (client, peer, listener) = (self.client.id, &self.client.peer, &self.client.local);
@@ -115,7 +115,7 @@ impl Session {
                 listener,
                 command,
                 setting = setting_key,
-                tenant = self.member.as_ref().map(|member| &*member.desk().tenant.config.name),
+                tenant = self.member.as_ref().map(|member| &*member.worker_tenant().tenant.config.name),
                 "a command is refused: its tenant's policy does not allow it"
             ),
         }
@@ -135,7 +135,7 @@ impl Session {
             client = self.client.id,
             peer = self.client.peer,
             listener = self.client.local,
-            tenant = self.member.as_ref().map(|member| &*member.desk().tenant.config.name),
+            tenant = self.member.as_ref().map(|member| &*member.worker_tenant().tenant.config.name),
             answer = %String::from_utf8_lossy(line),
             "a command is refused: its tenant is at a limit"
         );

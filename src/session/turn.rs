@@ -67,7 +67,7 @@ pub(super) enum Pause {
     /// The server has not confirmed all requested subscriptions.
     Subscribing,
     /// See [`Turn::AsyncOp`].
-    Errand(AsyncOp),
+    AsyncOp(AsyncOp),
     /// See [`Turn::Close`]. The session still delivers the replies that are under way.
     Close(Close),
 }
@@ -90,7 +90,8 @@ impl Session {
         for _ in 0..ROUNDS {
             // A fan-in subscriber gets messages without asking. With a lease, the reader of the lease stops at a
             // limit; here the messages wait in the reply queue, and nothing is written until the limit allows it.
-            let due_later = self.seat.is_some() && !self.charge_output(cx, self.replies.awaited() as usize);
+            let due_later =
+                self.subscription.is_some() && !self.charge_output(cx, self.replies.awaited() as usize);
             let blocked = due_later
                 || match self.replies.poll_write_to(cx, &mut self.stream) {
                     Poll::Ready(Ok(_)) => false,
@@ -123,7 +124,7 @@ impl Session {
             self.charge_output(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
                 // A closing session receives no more messages, however long its last replies take.
-                self.leave_seat();
+                self.end_subscriptions();
                 if close.is_at_once(blocked) {
                     return Poll::Ready(Turn::Close(close));
                 }
@@ -179,11 +180,11 @@ impl Session {
             let answered = self.replies.waiting() > 0 && !blocked;
             match pause {
                 Pause::More => {}
-                Pause::Errand(errand) => {
+                Pause::AsyncOp(op) => {
                     // The operation may take long. Write the finished replies first; a write error shows at the
                     // next write.
                     let _ = self.replies.poll_write_to(cx, &mut self.stream);
-                    return Poll::Ready(Turn::AsyncOp(errand));
+                    return Poll::Ready(Turn::AsyncOp(op));
                 }
                 Pause::Close(close) => self.closing = Some(close),
                 Pause::Yield => break,
@@ -217,7 +218,7 @@ impl Session {
 
     /// Updates the activity for the timeouts, and the tenant's count of requests in flight.
     fn note_pending(&mut self) {
-        let now = self.ctx.roster.now.get();
+        let now = self.ctx.registry.now.get();
         let (due, came) = (self.replies.awaited() > 0, self.replies.waiting() > 0);
         self.activity.on_traffic(now, due, came, || self.admitted());
         if let Some(member) = &mut self.member {
@@ -379,8 +380,11 @@ impl Session {
     /// Counts the client and its input as held until [`Session::released`].
     pub(super) fn wait_held(&mut self) {
         let held = self.held.get_or_insert_with(|| self.ctx.upstream.client_held());
-        held.set(self.input.len() + self.seat.as_ref().and_then(|seat| seat.asks()).unwrap_or(0));
-        self.activity.set_lease_state(self.ctx.roster.now.get(), true, false);
+        held.set(
+            self.input.len()
+                + self.subscription.as_ref().and_then(|subscription| subscription.asks()).unwrap_or(0),
+        );
+        self.activity.set_lease_state(self.ctx.registry.now.get(), true, false);
     }
 
     /// Ends the wait for the lane or for a primary.
@@ -393,7 +397,7 @@ impl Session {
 
     fn release(&mut self) {
         if self.held.take().is_some() {
-            let now = self.ctx.roster.now.get();
+            let now = self.ctx.registry.now.get();
             self.activity.set_lease_state(now, false, false);
             self.activity.touch(now);
         }
@@ -402,7 +406,7 @@ impl Session {
 
     /// Returns true if a drain may end this session: it has no input and awaits no reply.
     fn drained(&self) -> bool {
-        self.ctx.roster.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
+        self.ctx.registry.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
     }
 
     /// Reads once and appends to the input without handling it. Pending, too, while the client [must
@@ -464,7 +468,7 @@ impl Session {
     /// Refuses a client that speaks TLS to a plain-text port.
     fn refuse_tls(&mut self) -> Close {
         self.refuse(SPEAK_PLAIN);
-        self.fault = Some(Box::new(HandshakeError {
+        self.tls_error = Some(Box::new(HandshakeError {
             reason: Reason::OnPlainPort,
             text: "speaks TLS to a port without; give this listener tls-cert and tls-key, or configure the client \
                    without TLS (redis://)"
@@ -478,7 +482,7 @@ impl Session {
         let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>());
         match fault {
             Some(fault) => {
-                self.fault = Some(Box::new(fault.clone()));
+                self.tls_error = Some(Box::new(fault.clone()));
                 Close::Tls
             }
             None => Close::Left,
@@ -550,7 +554,7 @@ impl Session {
                 step
             }
             Err(_) if session.replies.awaited() > 0 => Step::Stay(Pause::Replies),
-            Err(fault) => session.fault(fault),
+            Err(fault) => session.close_malformed(fault),
         })
     }
 
@@ -561,7 +565,7 @@ impl Session {
         mut dispatch: impl FnMut(&mut Self, Result<&Request<'_>, &RequestFault>) -> Step,
     ) -> (usize, Pause) {
         let mut used = 0;
-        let around = self.ctx.clone();
+        let ctx = self.ctx.clone();
         loop {
             if self.replies.waiting() > BACKLOG {
                 return (used, Pause::Replies);
@@ -571,7 +575,7 @@ impl Session {
                 return (used, Pause::More);
             }
             let limits =
-                if self.client.identity.is_some() { &around.config.request } else { &around.unauthenticated };
+                if self.client.identity.is_some() { &ctx.config.request } else { &ctx.unauthenticated };
             let (len, step) = match self.scanner.scan(rest, limits) {
                 Scanned::Incomplete { .. } => return (used, Pause::More),
                 Scanned::Skip(len) => (len, Step::Done),
@@ -599,7 +603,7 @@ impl Session {
 
     /// Answers bytes that are not RESP: the client gets the server's protocol error behind its earlier replies,
     /// and loses its connection.
-    pub(super) fn fault(&mut self, fault: &RequestFault) -> Step {
+    pub(super) fn close_malformed(&mut self, fault: &RequestFault) -> Step {
         let line = &fault.reply();
         tracing::debug!(client = self.client.id, peer = self.client.peer, fault = %String::from_utf8_lossy(line).trim_end(), "protocol error");
         self.replies.answer(|out| out.extend_from_slice(line));

@@ -66,7 +66,7 @@ return granted";
 pub struct Store {
     /// The upstream's name.
     pub upstream: String,
-    standing: watch::Sender<StoreStatus>,
+    status: watch::Sender<StoreStatus>,
     /// The rates to share. The task ends when there are none.
     rates: watch::Sender<Vec<Rated>>,
 }
@@ -130,7 +130,7 @@ pub struct StoreStatus {
     /// How often sharing has ended.
     pub fallbacks: u64,
     /// True if the fault has been logged.
-    told: bool,
+    logged: bool,
 }
 
 impl Store {
@@ -143,7 +143,7 @@ impl Store {
 
     /// Returns whether rates are shared now.
     pub fn standing(&self) -> StoreStatus {
-        self.standing.borrow().clone()
+        self.status.borrow().clone()
     }
 }
 
@@ -198,7 +198,7 @@ enum SharingEnd {
 }
 
 /// Holds a connection to the primary.
-struct Link<S> {
+struct StoreConnection<S> {
     control: Control<S>,
     generation: Generation,
     retires: Option<Instant>,
@@ -207,7 +207,7 @@ struct Link<S> {
 }
 
 /// A future that opens a connection to the primary.
-type Connecting<'a, S> = Pin<Box<dyn Future<Output = Result<Link<S>, StoreError>> + Send + 'a>>;
+type Connecting<'a, S> = Pin<Box<dyn Future<Output = Result<StoreConnection<S>, StoreError>> + Send + 'a>>;
 
 struct Task {
     store: Store,
@@ -216,17 +216,16 @@ struct Task {
     upstream: UpstreamPlan,
     /// When the server last answered.
     answered: Instant,
-    patience: SharingGrace,
+    grace: SharingGrace,
 }
 
 impl Task {
     fn new(upstream: &UpstreamPlan, rates: Vec<Rated>) -> Self {
-        let standing =
+        let status =
             StoreStatus { fault: Some("the server has not been asked yet".into()), ..StoreStatus::default() };
         let (rates, mut newest) = watch::channel(rates);
         newest.mark_changed();
-        let store =
-            Store { upstream: upstream.config.name.clone(), standing: watch::channel(standing).0, rates };
+        let store = Store { upstream: upstream.config.name.clone(), status: watch::channel(status).0, rates };
         let now = Instant::now();
         Self {
             store,
@@ -234,7 +233,7 @@ impl Task {
             accounts: Vec::new(),
             upstream: upstream.clone(),
             answered: now,
-            patience: SharingGrace::new(now),
+            grace: SharingGrace::new(now),
         }
     }
 
@@ -250,7 +249,7 @@ impl Task {
             if self.accounts.is_empty() {
                 return;
             }
-            let connected = match self.patience.ends() {
+            let connected = match self.grace.ends() {
                 Some(ends) => {
                     let late = |_| Err(StoreError::Away(why.clone()));
                     timeout_at(ends, connect(&mut self)).await.unwrap_or_else(late)
@@ -258,13 +257,13 @@ impl Task {
                 None => connect(&mut self).await,
             };
             let fault = match connected {
-                Ok(link) => match self.serve(link, &mut backoff).await {
+                Ok(connection) => match self.serve(connection, &mut backoff).await {
                     SharingEnd::Outdated => continue,
                     SharingEnd::Fault(fault) => fault,
                 },
                 Err(fault) => fault,
             };
-            if self.patience.failed(matches!(fault, StoreError::Refused(_)), Instant::now()) {
+            if self.grace.failed(matches!(fault, StoreError::Refused(_)), Instant::now()) {
                 self.fall_back(&fault);
             }
             why = fault.to_string();
@@ -292,7 +291,7 @@ impl Task {
     }
 
     /// Opens a connection to the primary, once there is one.
-    async fn connect(&mut self) -> Result<Link<Stream>, StoreError> {
+    async fn connect(&mut self) -> Result<StoreConnection<Stream>, StoreError> {
         let primary = self.upstream.topology.borrow_and_update().primary().cloned();
         let Some(primary) = primary else { return Err(StoreError::Away("no primary is known".into())) };
         let away = |why: &dyn fmt::Display| StoreError::Away(format!("{}: {why}", primary.address));
@@ -320,7 +319,7 @@ impl Task {
             Ok(Greeted { role: Some(Role::Primary { .. }) | None, .. }) => {
                 let (generation, retires) =
                     (primary.generation, self.upstream.config.retires(Instant::now()));
-                Ok(Link { control, generation, retires, logins, certificates })
+                Ok(StoreConnection { control, generation, retires, logins, certificates })
             }
             Ok(_) => Err(away(&"it is not a primary")),
             Err(error @ (GreetError::AuthRefused(_) | GreetError::AuthRequired(_))) => {
@@ -333,36 +332,36 @@ impl Task {
     /// Asks for grants until that fails or the connection is outdated.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        mut link: Link<S>,
+        mut connection: StoreConnection<S>,
         backoff: &mut Backoff,
     ) -> SharingEnd {
         loop {
-            if let Err(fault) = self.ask(&mut link.control).await {
+            if let Err(fault) = self.ask(&mut connection.control).await {
                 return SharingEnd::Fault(fault);
             }
             backoff.reset();
-            self.patience.reconnected(Instant::now());
+            self.grace.reconnected(Instant::now());
             sleep(INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())).await;
             self.follow_rates();
             if self.accounts.is_empty() {
                 return SharingEnd::Outdated;
             }
-            if self.outdated(&link) {
+            if self.outdated(&connection) {
                 return SharingEnd::Outdated;
             }
         }
     }
 
     /// Returns true if the connection must be replaced.
-    fn outdated<S>(&self, link: &Link<S>) -> bool {
+    fn outdated<S>(&self, connection: &StoreConnection<S>) -> bool {
         let primary = self.upstream.topology.borrow().primary().map(|primary| primary.generation);
         let changed = || {
-            let certificates = link.certificates.as_ref();
-            link.logins.has_changed().unwrap_or(false)
+            let certificates = connection.certificates.as_ref();
+            connection.logins.has_changed().unwrap_or(false)
                 || certificates.is_some_and(|changes| changes.has_changed().unwrap_or(false))
         };
-        primary != Some(link.generation)
-            || link.retires.is_some_and(|retires| Instant::now() >= retires)
+        primary != Some(connection.generation)
+            || connection.retires.is_some_and(|retires| Instant::now() >= retires)
             || (self.upstream.config.reauth != Reauth::Keep && changed())
     }
 
@@ -371,7 +370,7 @@ impl Task {
         &mut self,
         control: &mut Control<S>,
     ) -> Result<(), StoreError> {
-        let first = !self.patience.shares();
+        let first = !self.grace.shares();
         let idle = self.answered.elapsed() >= CHECK;
         let mut asked = Vec::new();
         for (at, account) in self.accounts.iter().enumerate() {
@@ -399,12 +398,12 @@ impl Task {
             }
         }
         self.answered = Instant::now();
-        if self.patience.granted() {
+        if self.grace.granted() {
             let upstream = &self.store.upstream;
             tracing::info!(upstream, "rates of tenants are shared with other respgates from now on");
-            self.store.standing.send_modify(|standing| {
-                standing.fault = None;
-                standing.told = false;
+            self.store.status.send_modify(|status| {
+                status.fault = None;
+                status.logged = false;
             });
         }
         Ok(())
@@ -415,14 +414,14 @@ impl Task {
     fn fall_back(&self, fault: &StoreError) {
         self.accounts.iter().for_each(|account| account.ledger.close());
         let why: Arc<str> = fault.to_string().into();
-        let mut told = true;
-        self.store.standing.send_modify(|standing| {
-            told = standing.told;
-            standing.fallbacks += u64::from(standing.fault.is_none());
-            standing.fault = Some(why.clone());
-            standing.told = true;
+        let mut logged = true;
+        self.store.status.send_modify(|status| {
+            logged = status.logged;
+            status.fallbacks += u64::from(status.fault.is_none());
+            status.fault = Some(why.clone());
+            status.logged = true;
         });
-        if !told {
+        if !logged {
             let upstream = &self.store.upstream;
             tracing::warn!(upstream, %why, "rates of tenants cannot be shared with other respgates: each keeps to its own part, and tries again");
         }

@@ -13,7 +13,7 @@ use crate::resp::request::{self, Request};
 use crate::session::limit::Charged;
 use crate::session::route::{LearnedRoute, RouteDecision};
 use crate::session::setting::Forbidden;
-use crate::session::shared_pubsub::subscription;
+use crate::session::shared_pubsub::subscription_change;
 use crate::session::turn::Step;
 use crate::session::{hello, local, refusal};
 use crate::tenant::limits::refusal::Limit;
@@ -29,7 +29,7 @@ impl Leased {
             let input = std::mem::take(&mut session.input);
             let (used, pause) = session.handle_with(input.front(), |session, found| match found {
                 Ok(request) => self.admit_charged(session, request),
-                Err(fault) => self.when_answered(|_| session.fault(fault)),
+                Err(fault) => self.when_answered(|_| session.close_malformed(fault)),
             });
             let cut_off = used < input.front().len();
             session.input = input;
@@ -83,21 +83,21 @@ impl Leased {
         }
         self.used = true;
         session.ctx.upstream.counters.leased.inc();
-        let way = session.route(request);
-        if let RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) = way {
+        let route = session.route(request);
+        if let RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) = route {
             return self.deny(session, request, forbidden);
         }
-        if matches!(way, RouteDecision::UsersUnknown) {
+        if matches!(route, RouteDecision::UsersUnknown) {
             return self.admit_uncounted(session, request);
         }
-        if let RouteDecision::Rewritten(frame, if_lost) = way {
+        if let RouteDecision::Rewritten(frame, if_lost) = route {
             return match Request::parse(&frame) {
-                Some(request) => self.admit_way(session, &request, RouteDecision::Shared(if_lost)),
+                Some(request) => self.admit_routed(session, &request, RouteDecision::Shared(if_lost)),
                 None => Step::Done,
             };
         }
         let sent = self.outbound.held();
-        let step = self.admit_way(session, request, way);
+        let step = self.admit_routed(session, request, route);
         self.follow_caching(request, self.outbound.held() > sent, &step);
         step
     }
@@ -135,12 +135,12 @@ impl Leased {
     }
 
     /// Admits a request by its route.
-    fn admit_way(&mut self, session: &mut Session, request: &Request<'_>, way: RouteDecision) -> Step {
+    fn admit_routed(&mut self, session: &mut Session, request: &Request<'_>, route: RouteDecision) -> Step {
         note_script(session, request);
         if self.pins.transaction.is_some() {
-            return self.admit_queued(session, request, way);
+            return self.admit_queued(session, request, route);
         }
-        match way {
+        match route {
             RouteDecision::Local(spec) => self.admit_local(session, spec, request),
             // The server forgets the watched keys when it refuses EXEC, whatever the reason (observed on valkey
             // 8.0 and redis 7.0).
@@ -167,7 +167,7 @@ impl Leased {
             _ if self.pins.subscribed() && session.client.resp == Resp::V2 => {
                 self.admit_subscribed(session, request)
             }
-            RouteDecision::Learned(way) => self.admit_learned(session, request, way),
+            RouteDecision::Learned(route) => self.admit_learned(session, request, route),
             // `admit` has handled both.
             RouteDecision::Rewritten(..) | RouteDecision::UsersUnknown => Step::Done,
             RouteDecision::Shared(_)
@@ -268,8 +268,8 @@ impl Leased {
             }
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
             // Without pins, the session can end the lease and run the operation without it.
-            local::Outcome::AsyncOp(errand) => {
-                session.pending = Some(errand);
+            local::Outcome::AsyncOp(op) => {
+                session.pending = Some(op);
                 self.ending = Some(LeaseEnd::Clean);
                 Step::Taken(Pause::Replies)
             }
@@ -281,7 +281,7 @@ impl Leased {
     fn admit_subscribed(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         // The server answers a subscriber's PING in the shape of a message.
         if let Some(Found::Spec(spec)) = command::find(request)
-            && (spec.verb == Verb::Ping && request.argc() <= 2 || subscription(spec.verb).is_some())
+            && (spec.verb == Verb::Ping && request.argc() <= 2 || subscription_change(spec.verb).is_some())
         {
             return self.admit_known(session, spec, request);
         }
@@ -299,7 +299,7 @@ impl Leased {
         {
             return self.refuse(session, &line);
         }
-        if let Some((kind, begins)) = subscription(spec.verb) {
+        if let Some((kind, begins)) = subscription_change(spec.verb) {
             return self.admit_subscription(session, request, kind, begins);
         }
         let effect = match spec.verb {
@@ -377,25 +377,25 @@ impl Leased {
     }
 
     /// Admits a command that the table lacks, as the server described it.
-    fn admit_learned(&mut self, session: &mut Session, request: &Request<'_>, way: LearnedRoute) -> Step {
-        if way.blocking
+    fn admit_learned(&mut self, session: &mut Session, request: &Request<'_>, route: LearnedRoute) -> Step {
+        if route.blocking
             && let Err(line) = session.take_place(Limit::Blocked)
         {
             return self.refuse(session, &line);
         }
-        if way.kept {
+        if route.kept {
             self.pins.keep_for(request.name());
         }
         // As in `admit_known`: nothing may be sent behind a command that can block.
-        self.expected.gated |= way.blocking;
+        self.expected.gated |= route.blocking;
         let awaited = Awaited {
-            if_lost: way.if_lost,
-            blocking: way.blocking.then(Instant::now),
-            forgeable: way.forgeable,
+            if_lost: route.if_lost,
+            blocking: route.blocking.then(Instant::now),
+            forgeable: route.forgeable,
             ..self.plain(session, Effect::None)
         };
-        self.send(request, awaited, way.trace);
-        if way.forgeable {
+        self.send(request, awaited, route.trace);
+        if route.forgeable {
             self.expect_nonce();
         }
         Step::Done
@@ -428,7 +428,7 @@ impl Leased {
 
     /// Admits a request inside a transaction. The server queues all of them, except those that would change the
     /// connection itself.
-    fn admit_queued(&mut self, session: &mut Session, request: &Request<'_>, way: RouteDecision) -> Step {
+    fn admit_queued(&mut self, session: &mut Session, request: &Request<'_>, route: RouteDecision) -> Step {
         let Some(transaction) = &mut self.pins.transaction else { return Step::Done };
         let spec = match command::find(request) {
             Some(Found::Spec(spec)) => Some(spec),
@@ -439,7 +439,7 @@ impl Leased {
         match spec.map(|spec| spec.verb) {
             // The server refuses these, too, and the transaction stays open.
             Some(verb)
-                if let RouteDecision::Refused(line) = &way
+                if let RouteDecision::Refused(line) = &route
                     && (matches!(
                         verb,
                         Verb::Discard
@@ -449,12 +449,12 @@ impl Leased {
                             | Verb::ClientImportSource
                             | Verb::HimportPrepare
                             | Verb::HimportDiscardall
-                    ) || subscription(verb).is_some()) =>
+                    ) || subscription_change(verb).is_some()) =>
             {
                 return self.poison(session, line);
             }
             // EXEC with arguments ends the transaction all the same.
-            Some(Verb::Exec) if let RouteDecision::Refused(line) = &way => {
+            Some(Verb::Exec) if let RouteDecision::Refused(line) = &route => {
                 return self.discard_instead(session, [line, &b"\r\n"[..]].concat());
             }
             Some(Verb::Exec) if transaction.poisoned => {
@@ -498,7 +498,7 @@ impl Leased {
                 None => trace = Trace::Unknown,
             },
             Some(Verb::Ping | Verb::Echo | Verb::Unwatch | Verb::AclWhoami) => {}
-            Some(verb) if subscription(verb).is_some() => {
+            Some(verb) if subscription_change(verb).is_some() => {
                 return self
                     .poison(session, b"-ERR respgate: subscriptions cannot change inside a transaction");
             }
@@ -512,7 +512,7 @@ impl Leased {
             ) => {
                 return self.poison(session, b"-ERR respgate: not possible inside a transaction");
             }
-            _ => match way {
+            _ => match route {
                 RouteDecision::Refused(line) => return self.poison(session, &line),
                 RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) => {
                     return self.deny(session, request, forbidden);
@@ -530,10 +530,10 @@ impl Leased {
                     );
                 }
                 RouteDecision::Unlearned => self.pins.keep_for(request.name()),
-                RouteDecision::Learned(way) => {
-                    trace = way.trace;
-                    transaction.scripted |= way.forgeable;
-                    if way.kept {
+                RouteDecision::Learned(route) => {
+                    trace = route.trace;
+                    transaction.scripted |= route.forgeable;
+                    if route.kept {
                         self.pins.keep_for(request.name());
                     }
                 }
@@ -637,7 +637,7 @@ fn kept_for(spec: &Spec, request: &Request<'_>) -> Option<Limit> {
     match spec.verb {
         Verb::Multi | Verb::Watch => Some(Limit::Transactions),
         Verb::Monitor => Some(Limit::Subscribed),
-        verb if subscription(verb).is_some_and(|(_, begins)| begins) => Some(Limit::Subscribed),
+        verb if subscription_change(verb).is_some_and(|(_, begins)| begins) => Some(Limit::Subscribed),
         _ if command::may_block(spec, request) => Some(Limit::Blocked),
         _ => None,
     }

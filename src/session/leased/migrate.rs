@@ -27,7 +27,7 @@ impl Leased {
     pub(super) async fn migrate(
         mut self,
         session: &mut Session,
-        setbacks: &mut ReconnectBackoff,
+        backoff: &mut ReconnectBackoff,
     ) -> Result<Option<Self>, Close> {
         let upstream = session.ctx.upstream.clone();
         upstream.counters.lost.inc();
@@ -47,7 +47,7 @@ impl Leased {
             return Ok(None);
         }
         let replies = session.replies.clone();
-        let pause = setbacks.lost(self.since.elapsed(), upstream.config.hold_timeout, Instant::now());
+        let pause = backoff.lost(self.since.elapsed(), upstream.config.hold_timeout, Instant::now());
         let reopened = {
             let lease = async {
                 let pause = pause.map_err(|gone_on| {

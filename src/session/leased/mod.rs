@@ -99,10 +99,10 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
     let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.account);
-    let mut setbacks = ReconnectBackoff::new();
+    let mut backoff = ReconnectBackoff::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
-            LeaseEnd::Lost => match leased.migrate(session, &mut setbacks).await? {
+            LeaseEnd::Lost => match leased.migrate(session, &mut backoff).await? {
                 Some(next) => leased = next,
                 None => return Ok(()),
             },
@@ -190,7 +190,7 @@ impl Leased {
         for _ in 0..16 {
             let in_flight = if self.expected.gated { 0 } else { self.expected.len() };
             // A fan-in subscriber's messages wait here for the output limit, as they do without a lease.
-            let due_later = session.seat.is_some() && !session.charge_output(cx, in_flight);
+            let due_later = session.subscription.is_some() && !session.charge_output(cx, in_flight);
             let blocked = due_later
                 || match session.replies.poll_write_to(cx, &mut session.stream) {
                     Poll::Ready(Ok(_)) => false,
@@ -265,10 +265,11 @@ impl Leased {
                 }
             }
             if self.ending.is_none() && self.expected.is_empty() {
-                let deserted =
+                let abandoned =
                     self.left && !moved && (self.pins.any() || (self.sticky && session.input.is_empty()));
-                if deserted || self.drained(session) {
-                    self.ending = Some(LeaseEnd::Close(if deserted { Close::Left } else { Close::Finished }));
+                if abandoned || self.drained(session) {
+                    self.ending =
+                        Some(LeaseEnd::Close(if abandoned { Close::Left } else { Close::Finished }));
                     moved = true;
                 } else if !self.pins.any() && !self.sticky && !moved {
                     return Poll::Ready(LeaseEnd::Clean);
@@ -302,7 +303,7 @@ impl Leased {
     /// Updates the activity and the tenant's counts with the reason for the lease. `came` is true if something
     /// came for the client.
     fn note_state(&mut self, session: &mut Session, came: bool) {
-        let now = session.ctx.roster.now.get();
+        let now = session.ctx.registry.now.get();
         let due = self.expected.due();
         let listens = self.pins.subscribed() || self.pins.monitoring;
         let transaction = self.pins.transaction.is_some() || self.pins.watching;
@@ -472,7 +473,7 @@ impl Leased {
 
     /// Returns true if a drain may end this session: it has no input and no open transaction.
     fn drained(&self, session: &Session) -> bool {
-        session.ctx.roster.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
+        session.ctx.registry.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
     }
 
     /// Writes waiting requests to the server. Returns true if any byte was written.

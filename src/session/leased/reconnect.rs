@@ -54,11 +54,11 @@ mod tests {
     #[test]
     fn connections_that_do_not_last_are_made_at_a_growing_distance_and_not_for_ever() {
         let limit = Duration::from_secs(40);
-        let mut setbacks = ReconnectBackoff::new();
+        let mut backoff = ReconnectBackoff::new();
         let start = Instant::now();
         let (mut now, mut dials) = (start, 0);
         let gone_on = loop {
-            match setbacks.lost(Duration::from_millis(1), limit, now) {
+            match backoff.lost(Duration::from_millis(1), limit, now) {
                 Ok(pause) => now += pause + Duration::from_millis(1),
                 Err(gone_on) => break gone_on,
             }
@@ -70,10 +70,10 @@ mod tests {
 
     #[test]
     fn a_connection_that_lasted_is_replaced_at_once() {
-        let mut setbacks = ReconnectBackoff::new();
+        let mut backoff = ReconnectBackoff::new();
         let now = Instant::now();
         for _ in 0..100 {
-            assert_eq!(setbacks.lost(SOUND, Duration::from_secs(40), now), Ok(Duration::ZERO));
+            assert_eq!(backoff.lost(SOUND, Duration::from_secs(40), now), Ok(Duration::ZERO));
         }
     }
 }

@@ -27,7 +27,7 @@ const SLOWEST: u64 = 256;
 pub struct Ledger {
     whole: Rate,
     /// Units to keep in hand.
-    hold: u64,
+    target: u64,
     /// Units granted and unused. Negative if units were used in advance.
     balance: AtomicI64,
     /// Units per second granted recently, times [`PACE`].
@@ -43,7 +43,7 @@ impl Ledger {
         let burst = whole.burst.max(units_in(whole.per_second, LEAST_BURST));
         Self {
             whole: Rate { burst, ..whole },
-            hold: units_in(whole.per_second, AHEAD).max(whole.part(processes).burst),
+            target: units_in(whole.per_second, AHEAD).max(whole.part(processes).burst),
             balance: AtomicI64::new(0),
             pace: AtomicU64::new(whole.per_second.saturating_mul(PACE)),
             live: AtomicBool::new(false),
@@ -77,14 +77,14 @@ impl Ledger {
     /// at most one second's units beyond those, whatever is owed.
     pub fn wanted(&self) -> u64 {
         if !self.live() {
-            return self.hold;
+            return self.target;
         }
         let balance = self.balance.load(Ordering::Relaxed);
-        if balance.saturating_mul(2) > signed(self.hold) {
+        if balance.saturating_mul(2) > signed(self.target) {
             return 0;
         }
-        let wanted = signed(self.hold).saturating_sub(balance).max(0).unsigned_abs();
-        wanted.min(self.hold.saturating_add(self.whole.per_second))
+        let wanted = signed(self.target).saturating_sub(balance).max(0).unsigned_abs();
+        wanted.min(self.target.saturating_add(self.whole.per_second))
     }
 
     /// Adds a grant of `granted` of the `wanted` units, `elapsed` after the last grant.
@@ -109,11 +109,11 @@ impl Ledger {
     ///
     /// # Errors
     /// Returns the wait that would be needed, in nanoseconds. Nothing is charged then.
-    pub fn charge(&self, units: u64, patience: u64) -> Result<u64, u64> {
+    pub fn charge(&self, units: u64, max_wait: u64) -> Result<u64, u64> {
         let mut balance = self.balance.load(Ordering::Relaxed);
         loop {
             let wait = self.wait_at(balance);
-            if wait > patience {
+            if wait > max_wait {
                 return Err(wait);
             }
             let next = balance.saturating_sub(signed(units));

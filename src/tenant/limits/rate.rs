@@ -65,11 +65,11 @@ impl Rate {
 
 /// Measures and charges what passes.
 pub trait Meter {
-    /// Charges `units`, which may wait for at most `patience` nanoseconds. Returns the wait in nanoseconds.
+    /// Charges `units`, which may wait for at most `max_wait` nanoseconds. Returns the wait in nanoseconds.
     ///
     /// # Errors
-    /// Returns the wait that would be needed, if it is longer than `patience`. Nothing is charged then.
-    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64>;
+    /// Returns the wait that would be needed, if it is longer than `max_wait`. Nothing is charged then.
+    fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64>;
 
     /// Refunds a charge for something that did not pass.
     fn refund(&self, units: u64);
@@ -101,9 +101,9 @@ impl Own {
 }
 
 impl Meter for Own {
-    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+    fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64> {
         let wait = self.rate.wait(self.due.get(), now);
-        if wait > patience {
+        if wait > max_wait {
             return Err(wait);
         }
         self.due.set(self.due.get().max(now).saturating_add(self.rate.cost(units)));
@@ -162,15 +162,15 @@ impl Shared {
 }
 
 impl Meter for Shared {
-    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+    fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64> {
         if let Some(ledger) = self.live() {
-            return ledger.charge(units, patience);
+            return ledger.charge(units, max_wait);
         }
         let cost = self.rate.cost(units);
         let mut due = self.due.load(Ordering::Relaxed);
         loop {
             let wait = self.rate.wait(due, now);
-            if wait > patience {
+            if wait > max_wait {
                 return Err(wait);
             }
             let next = due.max(now).saturating_add(cost);
@@ -224,7 +224,7 @@ impl Batched {
 }
 
 impl Meter for Batched {
-    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+    fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64> {
         let in_hand = self.in_hand.get();
         if let Some(left) = in_hand.checked_sub(units) {
             self.in_hand.set(left);
@@ -237,7 +237,7 @@ impl Meter for Batched {
             self.in_hand.set(self.batch);
             return Ok(0);
         }
-        let wait = self.shared.charge(now, units, patience)?;
+        let wait = self.shared.charge(now, units, max_wait)?;
         self.in_hand.set(0);
         Ok(wait)
     }

@@ -80,7 +80,7 @@ pub fn too_large(tenant: &str, bytes: usize, most: usize) -> Vec<u8> {
 
 /// Returns the error line, without CRLF, of a client that holds more than its share while its tenant is over
 /// `max-buffered`.
-pub fn hoarded(tenant: &str, most: usize) -> Vec<u8> {
+pub fn over_buffer_share(tenant: &str, most: usize) -> Vec<u8> {
     format!(
         "-ERR respgate: tenant '{tenant}' is over its max-buffered limit of {most} bytes, and this client holds more than its share"
     )

@@ -60,19 +60,19 @@ mod tests {
     fn an_absence_is_borne_for_a_while_and_a_refusal_is_not() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut patience = SharingGrace::new(start);
-        assert!(!patience.failed(false, at(10)), "it may yet come");
-        assert_eq!(patience.ends(), None);
-        assert!(patience.granted() && !patience.granted());
-        patience.reconnected(at(500));
-        assert_eq!(patience.ends(), Some(at(1500)));
-        assert!(!patience.failed(false, at(1499)) && patience.shares());
-        patience.reconnected(at(1499));
-        assert!(!patience.failed(false, at(1500)) && patience.shares(), "it was back in time");
-        assert!(patience.failed(false, at(2499)) && !patience.shares());
-        assert!(patience.failed(false, at(2500)), "and still is away");
-        assert!(patience.granted());
-        patience.reconnected(at(3000));
-        assert!(patience.failed(true, at(3000)) && !patience.shares());
+        let mut grace = SharingGrace::new(start);
+        assert!(!grace.failed(false, at(10)), "it may yet come");
+        assert_eq!(grace.ends(), None);
+        assert!(grace.granted() && !grace.granted());
+        grace.reconnected(at(500));
+        assert_eq!(grace.ends(), Some(at(1500)));
+        assert!(!grace.failed(false, at(1499)) && grace.shares());
+        grace.reconnected(at(1499));
+        assert!(!grace.failed(false, at(1500)) && grace.shares(), "it was back in time");
+        assert!(grace.failed(false, at(2499)) && !grace.shares());
+        assert!(grace.failed(false, at(2500)), "and still is away");
+        assert!(grace.granted());
+        grace.reconnected(at(3000));
+        assert!(grace.failed(true, at(3000)) && !grace.shares());
     }
 }

@@ -59,14 +59,14 @@ impl Server {
         }
     }
 
-    fn connect(&self, task: &Task) -> Result<Link<DuplexStream>, StoreError> {
+    fn connect(&self, task: &Task) -> Result<StoreConnection<DuplexStream>, StoreError> {
         if self.0.load(Ordering::Relaxed) == AWAY {
             return Err(StoreError::Away("connection refused".into()));
         }
         let (ours, theirs) = duplex(1 << 16);
         tokio::spawn(self.clone().answer(theirs));
         let (control, logins) = (Control::new(ours), task.upstream.login.subscribe());
-        Ok(Link { control, generation: Generation(1), retires: None, logins, certificates: None })
+        Ok(StoreConnection { control, generation: Generation(1), retires: None, logins, certificates: None })
     }
 }
 

@@ -67,20 +67,20 @@ pub enum Refused {
 }
 
 /// Maps names to users.
-type Roll = BTreeMap<String, Arc<User>>;
+type UsersByName = BTreeMap<String, Arc<User>>;
 
 /// Holds all users, for all workers.
 pub struct Users {
-    roll: Mutex<Arc<Roll>>,
+    by_name: Mutex<Arc<UsersByName>>,
     /// The hash to check for an unknown user, so that the check takes as long as for a known one.
-    nobody: PasswordHash,
+    decoy: PasswordHash,
     throttle: Arc<Throttle>,
     hashers: Hashers,
 }
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("names", &self.roll().keys()).finish_non_exhaustive()
+        f.debug_struct("Users").field("names", &self.by_name().keys()).finish_non_exhaustive()
     }
 }
 
@@ -93,8 +93,8 @@ impl Users {
     pub fn new(users: Vec<Arc<User>>, threads: usize) -> io::Result<Option<Arc<Self>>> {
         let Some(first) = users.first() else { return Ok(None) };
         Ok(Some(Arc::new(Self {
-            nobody: first.password.clone(),
-            roll: Mutex::new(Arc::new(roll(users))),
+            decoy: first.password.clone(),
+            by_name: Mutex::new(Arc::new(by_name(users))),
             throttle: Arc::default(),
             hashers: Hashers::start(threads)?,
         })))
@@ -108,21 +108,21 @@ impl Users {
     /// Replaces the users. Passwords that are being checked must match the new users. Earlier wrong passwords
     /// still count.
     pub fn replace(&self, users: Vec<Arc<User>>) {
-        *self.roll.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(roll(users));
+        *self.by_name.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(by_name(users));
     }
 
     /// Returns the user of this name.
     pub fn find(&self, name: &str) -> Option<Arc<User>> {
-        self.roll().get(name).cloned()
+        self.by_name().get(name).cloned()
     }
 
     /// Returns all users, by name.
     pub fn all(&self) -> Vec<Arc<User>> {
-        self.roll().values().cloned().collect()
+        self.by_name().values().cloned().collect()
     }
 
-    fn roll(&self) -> Arc<Roll> {
-        self.roll.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn by_name(&self) -> Arc<UsersByName> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Checks a password, on another thread if it must be hashed. Dropping the future is safe.
@@ -140,7 +140,7 @@ impl Users {
         let fits = password.len() <= hash::LONGEST_PASSWORD;
         let password = if fits { password } else { b"" };
         let known = std::str::from_utf8(name).ok().filter(|_| fits).and_then(|name| self.find(name));
-        let hash = known.as_ref().map_or(&self.nobody, |user| &user.password);
+        let hash = known.as_ref().map_or(&self.decoy, |user| &user.password);
         let digest = self.throttle.digest([b"", name, hash.as_bytes()], password);
         let attempt = Attempt { source, realm: "", user: name, digest };
         let remembered = || known.is_some() && self.is_remembered(&digest);
@@ -171,7 +171,7 @@ impl Users {
     }
 }
 
-fn roll(users: Vec<Arc<User>>) -> Roll {
+fn by_name(users: Vec<Arc<User>>) -> UsersByName {
     users.into_iter().map(|user| (user.name.clone(), user)).collect()
 }
 
