@@ -95,7 +95,7 @@ impl Activity {
     }
 
     /// Returns the bytes that respgate keeps for the client.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn kept_bytes(&self) -> usize {
         self.replies.borrow().account().held()
     }
 
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_others_is_never_idle() {
+    fn a_client_that_waits_for_others_is_never_idle() {
         for state in [
             ActivityState { listening: true, ..STILL },
             ActivityState { listening: true, new: false, ..STILL },

@@ -108,7 +108,7 @@ impl SessionRegistry {
         let sessions = self.sessions.borrow();
         let (leaving, staying): (Vec<_>, Vec<_>) =
             sessions.values().partition(|session| session.is_evicted());
-        let leaving = leaving.iter().map(|session| session.held()).sum();
+        let leaving = leaving.iter().map(|session| session.kept_bytes()).sum();
         let clients: Vec<Holding> = staying.iter().map(|session| session.holding()).collect();
         // The equal part of one client. `relief` weighs clients against it.
         let equal = share.budget().limit() / (sessions.len() * share.budget().workers()).max(1);
@@ -120,7 +120,7 @@ impl SessionRegistry {
         for session in chosen.into_iter().filter_map(|at| staying.get(at)) {
             session.evict();
             evicted += 1;
-            bytes += session.held();
+            bytes += session.kept_bytes();
         }
         (evicted, bytes)
     }

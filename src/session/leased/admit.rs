@@ -53,7 +53,7 @@ impl Leased {
         if session.ctx.upstream.holding() {
             return self.hold(session, request);
         }
-        if self.outbound.held() > OUTBOUND {
+        if self.outbound.unanswered_bytes() > OUTBOUND {
             return Step::Stay(Pause::Replies);
         }
         let step = match session.charge(request) {
@@ -96,9 +96,9 @@ impl Leased {
                 None => Step::Done,
             };
         }
-        let sent = self.outbound.held();
+        let sent = self.outbound.unanswered_bytes();
         let step = self.admit_routed(session, request, route);
-        self.follow_caching(request, self.outbound.held() > sent, &step);
+        self.follow_caching(request, self.outbound.unanswered_bytes() > sent, &step);
         step
     }
 

@@ -66,7 +66,7 @@ impl Outbound {
     }
 
     /// Returns the number of unanswered bytes.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn unanswered_bytes(&self) -> usize {
         self.bytes.len() - self.head
     }
 

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_before_is_judged_anew() {
+    fn earlier_subscriptions_are_checked_against_a_new_policy() {
         let mut pins = Pins::default();
         for (kind, name) in [(Kind::Channel, &b"news:a"[..]), (Kind::Pattern, b"news:*")] {
             pins.confirm(&Confirmation { kind, begins: true, name: Some(name) });

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_granted_passes_and_then_nothing() {
+    fn granted_units_pass_and_then_none() {
         let ledger = open(1000);
         assert_eq!(ledger.charge(1, 0), Err(MS));
         assert_eq!(ledger.wanted(), 50);

@@ -157,9 +157,9 @@ impl Member {
             OverLimit::Delay => u64::try_from(limits.max_delay.as_nanos()).unwrap_or(u64::MAX),
             OverLimit::Reject => 0,
         };
-        if !free && let Some(verdict) = self.await_others(now, max_wait) {
+        if !free && let Some(decision) = self.await_others(now, max_wait) {
             // The caller asks again, and the command is counted then.
-            return verdict;
+            return decision;
         }
         let mut wait = match self.owed(now, max_wait) {
             Ok(wait) => wait,

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_has_in_hand_hides_no_debt() {
+    fn a_batch_in_hand_hides_no_debt() {
         let worker = Batched::new(Arc::new(Shared::new(Rate { per_second: 100_000, burst: 10_000 })));
         for _ in 0..20 {
             assert!(worker.charge(0, 1010, u64::MAX).is_ok());

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_misspelt_is_no_rule() {
+    fn a_misspelt_rule_is_refused() {
         let fault = |text: &str| Rule::parse(text).unwrap_err();
         assert_eq!(fault("get"), RuleFault::NoSign);
         assert_eq!(fault(""), RuleFault::NoSign);

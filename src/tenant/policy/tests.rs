@@ -114,7 +114,7 @@ proptest! {
 }
 
 #[test]
-fn what_the_table_lacks_is_denied_unless_named() {
+fn commands_outside_the_table_are_denied_unless_named() {
     let all = policy(&["+@all"]);
     for request in
         ["NOSUCH x", "JSON.GET doc", "CONFIG NOSUCH", "CLIENT|ID", "FLUSHALL\0x", "CONFIG SET\0x a b"]
@@ -294,6 +294,6 @@ fn scripts_need_to_be_trusted_where_anything_is_restricted() {
 }
 
 #[test]
-fn without_a_word_about_it_there_is_no_policy() {
+fn an_empty_configuration_makes_no_policy() {
     assert!(Policy::new(&PolicyConfig::default()).is_none());
 }

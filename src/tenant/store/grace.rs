@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_absence_is_borne_for_a_while_and_a_refusal_is_not() {
+    fn a_short_absence_is_tolerated_and_a_refusal_is_not() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut grace = SharingGrace::new(start);

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_roll_is_replaced_and_nothing_old_is_believed() {
+    async fn users_are_replaced_and_old_passwords_are_refused() {
         let users = users();
         let verify = async |name: &'static [u8], password: &'static [u8]| {
             users.clone().verify(HERE, name, password).await.map(|user| user.name.clone())
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_removed_while_a_password_is_checked_is_not_let_in() {
+    async fn a_user_removed_during_the_check_is_not_let_in() {
         let slow = PasswordHash::with_memory(b"secret", 64 * 1024);
         let users = Users::new(vec![user("app", slow)], 1).unwrap().unwrap();
         let mut checked = std::pin::pin!(users.clone().verify(HERE, b"app", b"secret"));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn guesses_are_slowed_down_and_the_believed_are_not() {
+    async fn guesses_are_slowed_down_and_remembered_passwords_are_not() {
         let users = users();
         assert!(users.clone().verify(HERE, b"app", b"secret").await.is_ok());
         let mut refused = None;

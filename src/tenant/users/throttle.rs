@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_keyed() {
+    fn remembered_passwords_are_bounded_and_keyed() {
         let throttle = Throttle::default();
         let digest = |number: u32| throttle.digest([b"", b"app", b""], &number.to_le_bytes());
         for number in 0..REMEMBERED as u32 + 10 {

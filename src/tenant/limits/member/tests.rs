@@ -23,8 +23,8 @@ fn commands(over_limit: OverLimit) -> LimitsConfig {
     LimitsConfig { over_limit, max_delay: Duration::from_millis(25), rates, ..LimitsConfig::default() }
 }
 
-fn refused(verdict: &LimitDecision) -> String {
-    match verdict {
+fn refused(decision: &LimitDecision) -> String {
+    match decision {
         LimitDecision::Refuse(line) => String::from_utf8_lossy(line).into_owned(),
         other => panic!("{other:?}"),
     }
@@ -70,7 +70,7 @@ fn a_rejected_command_costs_nothing() {
 }
 
 #[test]
-fn what_was_written_is_waited_for() {
+fn written_bytes_delay_later_commands() {
     let rate = Some(Rate { per_second: 1000, burst: 10 });
     let rates = Rates { bytes_out: rate, ..Rates::default() };
     let mut member = member(LimitsConfig { rates, ..LimitsConfig::default() });
@@ -89,8 +89,8 @@ fn commands_in_flight_wait_for_others() {
         let (mut one, mut two) =
             (Member::join(&worker_tenant, None, 0).unwrap(), Member::join(&worker_tenant, None, 0).unwrap());
         one.in_flight(2);
-        let verdict = two.admit(0, 1, false);
-        assert_eq!(matches!(verdict, LimitDecision::Again(_)), waits, "{verdict:?}");
+        let decision = two.admit(0, 1, false);
+        assert_eq!(matches!(decision, LimitDecision::Again(_)), waits, "{decision:?}");
         one.in_flight(1);
         assert_eq!(two.admit(0, 1, false), LimitDecision::Pass);
         one.in_flight(2);
@@ -100,7 +100,7 @@ fn commands_in_flight_wait_for_others() {
 
 /// The clock stands still, so only a wake-up can end the wait.
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_woken_by_the_reply_to_another() {
+async fn a_waiting_client_is_woken_by_the_reply_to_another() {
     let limits = LimitsConfig { in_flight: Some(1), ..LimitsConfig::default() };
     let tenant = tenant(limits);
     // The members are on two workers.
@@ -126,7 +126,7 @@ async fn who_waits_is_woken_by_the_reply_to_another() {
 }
 
 #[test]
-fn only_who_holds_much_of_too_much_goes() {
+fn only_a_client_over_its_share_of_a_full_buffer_is_disconnected() {
     let worker_tenant =
         WorkerTenant::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
     let (mut large, mut small) =

@@ -64,7 +64,7 @@ fn blocks_double_up_to_a_limit_and_are_forgotten() {
 }
 
 #[test]
-fn what_is_known_is_accepted_without_a_charge() {
+fn a_known_password_is_accepted_without_a_charge() {
     let mut bench = Bench::new();
     for _ in 0..10_000 {
         assert_eq!(bench.admit(HERE, "app", true, 0), Admission::Accepted);
