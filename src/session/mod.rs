@@ -123,6 +123,7 @@ impl Close {
 pub struct Session {
     stream: Stream,
     client: Client,
+    /// The queue of replies to the client.
     replies: Rc<Replies>,
     ctx: Rc<SessionContext>,
     /// Bytes that were read but not handled: part of a request, or requests that wait for earlier replies.
@@ -132,9 +133,11 @@ pub struct Session {
     /// The bytes allocated for `input`.
     input_charge: Charge,
     scanner: RequestScanner,
+    /// The primaries that the client's SCAN cursors come from.
     scans: Scans,
     /// The policy of the client's tenant; `None` allows everything.
     policy: Option<Arc<Policy>>,
+    /// The lane of the client's shared commands, once it is open for the current identity, database and version.
     lane: Option<Rc<Lane>>,
     /// The session's fan-in subscriptions, if it has any.
     subscription: Option<Box<Subscription>>,

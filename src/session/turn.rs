@@ -121,6 +121,7 @@ impl Session {
             {
                 self.closing.get_or_insert(close);
             }
+            // Some replies were written above: charge them, and update the tenant's counts.
             self.charge_output(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
                 // A closing session receives no more messages, however long its last replies take.
@@ -133,6 +134,7 @@ impl Session {
                 }
                 return Poll::Pending;
             }
+            // The client takes no replies, and too many wait: read ahead, but run no request.
             if blocked && self.replies.waiting() > BACKLOG {
                 match self.poll_backlog(cx) {
                     Poll::Ready(Ok(())) => continue,
@@ -148,6 +150,7 @@ impl Session {
                 }
                 self.switch_identity();
             }
+            // Input that was kept comes first. Read more only when all of it is handled.
             let mut pause = self.handle_input();
             self.note_pending();
             if matches!(pause, Pause::More)
@@ -164,11 +167,14 @@ impl Session {
                         self.note_pending();
                         pause
                     }
+                    // Nothing to read, but replies were queued in this round: write them before waiting.
                     Poll::Pending if self.replies.waiting() > 0 && !blocked => continue,
                     Poll::Pending if self.drained() => Pause::Close(Close::Finished),
                     Poll::Pending => return Poll::Pending,
                 };
             }
+            // These pauses end only when the client takes replies or a limit allows more. A client that takes no
+            // replies may have to write first, so read ahead.
             let waits = matches!(pause, Pause::Replies | Pause::Limit(_) | Pause::Room(_));
             if blocked && waits {
                 match self.poll_backlog(cx) {
@@ -177,6 +183,7 @@ impl Session {
                     Poll::Pending => {}
                 }
             }
+            // Replies were queued in this round: go around again to write them, whatever the pause.
             let answered = self.replies.waiting() > 0 && !blocked;
             match pause {
                 Pause::More => {}
@@ -212,6 +219,7 @@ impl Session {
                 }
             }
         }
+        // All rounds are used up: let other tasks run, then continue.
         cx.waker().wake_by_ref();
         Poll::Pending
     }

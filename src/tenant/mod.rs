@@ -128,8 +128,8 @@ fn shared(rate: Rate, limits: &LimitsConfig) -> Shared {
     }
 }
 
-/// nothing by themselves.
 /// Returns true if no limit is set, except the one on connections. `over_limit`, `max_delay` and `sharing` limit
+/// nothing by themselves.
 fn unlimited(limits: &LimitsConfig) -> bool {
     LimitsConfig { connections: None, ..limits.clone() }
         == LimitsConfig {

@@ -218,6 +218,7 @@ impl Leased {
             if let Some(end) = self.follow_reload(session) {
                 return Poll::Ready(end);
             }
+            // False if a limit allows no more output: then nothing is read from the server below.
             let taking = session.charge_output(cx, in_flight);
             if session.closing == Some(Close::Memory) && self.ending.is_none() {
                 self.ending = Some(LeaseEnd::Close(Close::Memory));
@@ -237,6 +238,7 @@ impl Leased {
             if self.lease.is_refresh_due() && self.may_authenticate(session) {
                 self.authenticate();
             }
+            // `moved` is true if this round did anything. A round that did nothing ends the poll.
             let mut moved = self.poll_client(cx, session, blocked && !due_later);
             if self.ending.is_some() {
                 continue;
@@ -264,6 +266,7 @@ impl Leased {
                     }
                 }
             }
+            // No reply is due. The lease ends if the client left, a drain runs, or nothing keeps the connection.
             if self.ending.is_none() && self.expected.is_empty() {
                 let abandoned =
                     self.left && !moved && (self.pins.any() || (self.sticky && session.input.is_empty()));
@@ -281,6 +284,7 @@ impl Leased {
                 return Poll::Pending;
             }
         }
+        // All rounds are used up: let other tasks run, then continue.
         cx.waker().wake_by_ref();
         Poll::Pending
     }

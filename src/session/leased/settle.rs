@@ -102,10 +102,9 @@ fn ended(expects: &[&Expect], requests: &[(&[u8], bool)]) -> Vec<bool> {
 /// Decides what happens to a request whose reply is for the client. `ended` is described at [`ended`].
 fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &LostLease) -> Fate {
     match &awaited.effect {
-        // A transaction that is not sent again keeps its protocol: MULTI and its commands get their usual
-        // replies, and
+        // The client of a transaction that is not sent again gets the usual replies to MULTI and to the queued
+        // commands. EXEC's reply then tells what happened.
         Effect::Multi if ended => return Fate::Answer(b"+OK\r\n".to_vec()),
-        // EXEC's reply tells what happened.
         _ if awaited.queued && ended => return Fate::Answer(b"+QUEUED\r\n".to_vec()),
         // The transaction is gone with its connection.
         Effect::Discard => return Fate::Answer(b"+OK\r\n".to_vec()),
@@ -137,6 +136,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Lost
             false => Fate::Answer(awaited.if_lost.verdict().reply()),
         };
     };
+    // A blocked command waits only for the rest of its timeout on the new connection.
     let elapsed = loss.now.saturating_duration_since(since);
     let (again, endless) = with_less_time(request, elapsed);
     match awaited.if_lost {
