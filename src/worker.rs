@@ -235,10 +235,10 @@ async fn run(
                 unauthenticated: plan.session.request.unauthenticated(),
                 config: plan.session,
                 listener,
-                offices: offices.clone(),
+                tenants: offices.clone(),
                 upstream: upstreams.get(plan.upstream)?.clone(),
                 buffers: buffers.clone(),
-                roster: roster.clone(),
+                registry: roster.clone(),
             });
             let (meter, gate) = (meter.clone(), gate.clone());
             let log = HandshakeLog::default();
@@ -357,7 +357,7 @@ impl ListenerContext {
         let door = self.clone();
         self.meter.spawn_local(async move {
             session.run().await;
-            if let Some((fault, peer)) = session.tls_fault() {
+            if let Some((fault, peer)) = session.tls_error() {
                 door.log.broken(&door.name, peer, fault);
             }
             drop((session, places));

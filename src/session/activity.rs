@@ -1,5 +1,5 @@
-//! How long clients have been still, or at one thing. Looked at once a second for all of a worker's sessions, so that
-//! no timer is set for any command: what is due is noticed up to two seconds late, and never early.
+//! Tracks how long clients have been inactive or busy with one thing. The worker inspects all its sessions once
+//! per second, so that no command sets a timer. A timeout is noticed up to 2 s late, and never early.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use crate::upstream::replies::Replies;
 /// Seconds since the worker started.
 pub(super) type Tick = u64;
 
-/// Why a session's time is up.
+/// Names the timeout that a session has exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
     /// `first-command-timeout`.
@@ -27,34 +27,34 @@ pub(super) enum Expiry {
     SlowReader,
 }
 
-/// What one session is at.
+/// Tracks a session's activity for its timeouts.
 pub(super) struct Activity {
     replies: RefCell<Rc<Replies>>,
     timeouts: Timeouts,
     state: RefCell<ActivityState>,
     expired: Cell<Option<Expiry>>,
-    /// Users or tenants have changed since the session looked.
+    /// True if users or tenants have changed since the session last looked.
     reload: Cell<bool>,
 }
 
 /// See [`Activity`].
 #[derive(Clone, Debug)]
 struct ActivityState {
-    /// When it connected.
+    /// When the client connected.
     began: Tick,
-    /// When the client last sent something whole, or got the last reply to it.
+    /// When the client last sent a whole request, or got the last reply to one.
     active: Tick,
-    /// It has not sent a command, or not authenticated where it must.
+    /// True until the client has sent a command, or has authenticated where it must.
     new: bool,
-    /// It waits for what other clients do: blocked, subscribed, monitoring.
+    /// True while the client waits for other clients: blocked, subscribed or monitoring.
     listening: bool,
-    /// It is subscribed by fan-in, or asks to be.
+    /// True while the client has, or is requesting, fan-in subscriptions.
     subscribed: bool,
-    /// A transaction or WATCH is open, since then.
+    /// When a transaction or WATCH was opened, if one is open.
     transaction: Option<Tick>,
-    /// A reply is due that waits for nobody else, since then.
+    /// Since when the current reply is due, if one is due that does not wait for other clients.
     due: Option<Tick>,
-    /// More waits for it than `slow-reader-soft`, since then.
+    /// Since when more bytes than `slow-reader-soft` wait for the client, if they do.
     slow: Option<Tick>,
 }
 
@@ -89,29 +89,30 @@ impl Activity {
         })
     }
 
+    /// Wakes the session.
     pub(super) fn wake(&self) {
         self.replies.borrow().wake();
     }
 
-    /// Returns the bytes that the client makes respgate keep.
-    pub(super) fn held(&self) -> usize {
+    /// Returns the bytes that respgate keeps for the client.
+    pub(super) fn kept_bytes(&self) -> usize {
         self.replies.borrow().account().held()
     }
 
-    /// What the client holds, for the choice of who must go.
+    /// Returns the client's memory figures, from which the budget chooses whom to evict.
     pub(super) fn holding(&self) -> Holding {
         let replies = self.replies.borrow();
         Holding { weight: replies.account().weigh(), held: replies.account().held() }
     }
 
-    /// Has the client disconnected, because the byte budget is spent and it holds most of it.
+    /// Has the session disconnect its client, because the byte budget is spent and the client holds most of it.
     pub(super) fn evict(&self) {
         let replies = self.replies.borrow();
         replies.account().evict();
         replies.wake();
     }
 
-    /// The byte budget is no longer spent: wakes the session if it waits for that.
+    /// Wakes the session if it waited for memory, because the byte budget is no longer spent.
     pub(super) fn end_wait(&self) {
         let replies = self.replies.borrow();
         if replies.account().end_wait() {
@@ -119,7 +120,7 @@ impl Activity {
         }
     }
 
-    /// Returns true if the client is to be disconnected for what it holds.
+    /// Returns true if the client is to be disconnected because it holds too much memory.
     pub(super) fn is_evicted(&self) -> bool {
         self.replies.borrow().account().is_evicted()
     }
@@ -130,12 +131,12 @@ impl Activity {
         self.wake();
     }
 
-    /// Whether users or tenants have changed, told once.
+    /// Returns true once after users or tenants have changed.
     pub(super) fn reloaded(&self) -> bool {
         self.reload.get() && self.reload.replace(false)
     }
 
-    /// The session's replies go elsewhere from now on.
+    /// Takes over the session's new reply queue.
     pub(super) fn replace(&self, replies: Rc<Replies>) {
         *self.replies.borrow_mut() = replies;
     }
@@ -144,17 +145,18 @@ impl Activity {
         change(&mut self.state.borrow_mut());
     }
 
-    /// The client did something, or something came for it.
+    /// Notes that the client sent something, or that something came for it.
     pub(super) fn touch(&self, now: Tick) {
         self.change(|state| state.active = now);
     }
 
-    /// The client has sent its first command, and is admitted.
+    /// Notes that the client is admitted and has sent its first command.
     pub(super) fn mark_established(&self) {
         self.change(|state| state.new = false);
     }
 
-    /// What it waits for, or its upstream connection is kept for.
+    /// Notes whether the client waits for other clients (`listening`), and whether a transaction or WATCH keeps
+    /// its upstream connection.
     pub(super) fn set_lease_state(&self, now: Tick, listening: bool, transaction: bool) {
         self.change(|state| {
             state.listening = listening;
@@ -162,17 +164,18 @@ impl Activity {
         });
     }
 
-    /// Whether it is subscribed by fan-in, whatever it does besides.
+    /// Notes whether the client has fan-in subscriptions, whatever else it does.
     pub(super) fn set_subscribed(&self, subscribed: bool) {
         self.change(|state| state.subscribed = subscribed);
     }
 
-    /// Whether a reply is due. Each that comes gives the next one its own time.
+    /// Notes whether a reply is due. `came` is true if a reply came: the next one is then due from `now`.
     pub(super) fn set_reply_due(&self, now: Tick, due: bool, came: bool) {
         self.change(|state| state.set_reply_due(now, due, came));
     }
 
-    /// As [`Self::set_reply_due`]; a client that is owed something, or is given it, is there. `admitted`: that was for a command.
+    /// As [`Self::set_reply_due`], and notes that the client is active if a reply is due or came. `admitted`
+    /// returns true if the reply was for a command of an admitted client.
     pub(super) fn on_traffic(&self, now: Tick, due: bool, came: bool, admitted: impl FnOnce() -> bool) {
         self.change(|state| {
             state.set_reply_due(now, due, came);
@@ -183,12 +186,12 @@ impl Activity {
         });
     }
 
-    /// Why the session's time is up, told once.
+    /// Returns the exceeded timeout, once.
     pub(super) fn expired(&self) -> Option<Expiry> {
         self.expired.take()
     }
 
-    /// Looks at the session; wakes it if its time is up.
+    /// Checks the session's timeouts, and wakes it if one is exceeded.
     pub(super) fn inspect(&self, now: Tick) {
         self.replies.borrow().account().tick();
         let waiting = self.replies.borrow().waiting();
@@ -203,12 +206,14 @@ impl Activity {
     }
 }
 
-/// Whether more than `limit` has passed. Both ticks were rounded down, so one more is waited for.
+/// Returns true if more than `limit` has passed. Both ticks were rounded down, so the check adds one second.
 fn over(since: Tick, now: Tick, limit: Duration) -> bool {
     let limit = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
     now.saturating_sub(since) > limit
 }
 
+/// Returns the timeout that is exceeded, the most specific first. `busy` is true while replies are awaited or
+/// wait.
 fn expiry(state: &ActivityState, timeouts: &Timeouts, now: Tick, busy: bool) -> Option<Expiry> {
     let passed = |since: Option<Tick>, limit: Option<Duration>| {
         since.zip(limit).is_some_and(|(since, limit)| over(since, now, limit))
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_others_is_never_idle() {
+    fn a_client_that_waits_for_others_is_never_idle() {
         for state in [
             ActivityState { listening: true, ..STILL },
             ActivityState { listening: true, new: false, ..STILL },

@@ -1,4 +1,5 @@
-//! What a session must wait for outside the data path: another user's password, another database, a lease.
+//! Runs the operations that a session must wait for outside the data path: checking a password, opening another
+//! database's lane, leasing a connection.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -20,17 +21,17 @@ use crate::upstream::connection::identity::{self, Identity};
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::shared::lane::Admission;
 
-/// A command that the table lacks, at a time when the server cannot be asked about it.
+/// The error line for a command that the table lacks while the server cannot be asked about it.
 const CANNOT_LEARN: &[u8] = b"-ERR respgate: this command is not in respgate's table, and the server could not be asked about it; try again";
 
-/// Nobody is left to read it.
+/// An error line that no client reads, because it has left.
 const CLIENT_LEFT: &[u8] = b"-ERR respgate: the client left";
 
-/// How long the password of a client that has closed its sending side is still worth checking: such a client may still
-/// read, but one that waits longer has probably left.
+/// How long respgate still checks the password of a client that has closed its sending side. Such a client may
+/// still read, but after this time it has probably left.
 const DEPARTED_GRACE: Duration = Duration::from_secs(1);
 
-/// Something to wait for.
+/// Names an operation to wait for.
 pub(super) enum AsyncOp {
     /// AUTH.
     Auth {
@@ -39,26 +40,27 @@ pub(super) enum AsyncOp {
         /// The password.
         password: Vec<u8>,
     },
-    /// HELLO with AUTH, or before any server has been greeted.
+    /// HELLO with AUTH, or HELLO before any server has been greeted.
     Hello(Hello),
-    /// SELECT of a database that is not the current one.
+    /// SELECT of a database other than the current one.
     Select(u32),
-    /// It is not known yet whether clients have to authenticate.
+    /// Finds out whether clients have to authenticate, which is not known yet.
     Greet,
-    /// The request at the front of the input has a command that the table lacks.
+    /// Asks the server about the command of the request at the front of the input, which the table lacks.
     Learn,
-    /// The request at the front of the input is allowed only if the server has one user.
+    /// Asks the server how many users it has. The request at the front of the input is allowed only if it has
+    /// one.
     CountUsers,
-    /// The request at the front of the input needs a connection of its own.
+    /// Leases a connection for the request at the front of the input.
     Lease,
 }
 
 impl Session {
-    /// Does an errand and answers its command. Ends early when the client leaves.
-    pub(super) async fn run_op(&mut self, errand: AsyncOp) {
-        self.activity.set_lease_state(self.ctx.roster.now.get(), true, false);
-        self.run_errand(errand).await;
-        let now = self.ctx.roster.now.get();
+    /// Runs an operation and answers its command. Ends early when the client leaves.
+    pub(super) async fn run_op(&mut self, op: AsyncOp) {
+        self.activity.set_lease_state(self.ctx.registry.now.get(), true, false);
+        self.execute_op(op).await;
+        let now = self.ctx.registry.now.get();
         self.activity.set_lease_state(now, false, false);
         self.activity.touch(now);
         if self.admitted() {
@@ -66,8 +68,9 @@ impl Session {
         }
     }
 
-    async fn run_errand(&mut self, errand: AsyncOp) {
-        match errand {
+    /// Runs an operation, without updating the activity.
+    async fn execute_op(&mut self, op: AsyncOp) {
+        match op {
             AsyncOp::Auth { user, password } => self.authenticate(user, password).await,
             AsyncOp::Hello(hello) => self.hello(hello).await,
             AsyncOp::Select(database) => self.select(database).await,
@@ -75,7 +78,7 @@ impl Session {
                 let upstream = self.ctx.upstream.clone();
                 let own = upstream.identities.own().clone();
                 let key = ConnectionKey::new(own, upstream.config.database, Resp::V2);
-                // Refused or not: what it says about AUTH has been noted.
+                // Ignore a refusal: `opened` has noted what the server says about AUTH.
                 let _ = self.opened(&key).await;
                 upstream.auth_cleared();
                 if upstream.wants_auth() && !self.admitted() {
@@ -101,9 +104,9 @@ impl Session {
                 }
                 self.end_lease();
                 if self.closing.is_none()
-                    && let Some(errand) = self.pending.take()
+                    && let Some(op) = self.pending.take()
                 {
-                    Box::pin(self.run_errand(errand)).await;
+                    Box::pin(self.execute_op(op)).await;
                 }
             }
         }
@@ -129,7 +132,7 @@ impl Session {
             self.refuse(if self.admitted() { &line } else { refusal::NO_AUTH_HELLO });
             return self.close_if_dead();
         }
-        // A user who may not use HELLO leaves the version unknown.
+        // The version stays unknown if the user may not run HELLO.
         let server = self.ctx.upstream.server().unwrap_or_else(|| Rc::new(ServerInfo::default()));
         self.greet(&hello, &server);
     }
@@ -154,28 +157,31 @@ impl Session {
         self.answer(|out| out.extend_from_slice(&reply));
     }
 
-    /// Has the upstream check a password, and acts as that user from then on. A refusal changes nothing.
+    /// Has the upstream check a password, and gives the client that user's identity. A refusal changes nothing.
+    ///
+    /// # Errors
+    /// Returns the error line if the password was refused or not checked, or the user's tenant is full.
     async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), Rc<[u8]>> {
-        if let Some(users) = self.ctx.offices.users() {
+        if let Some(users) = self.ctx.tenants.users() {
             return self.verify_own(users, user.unwrap_or(b"default"), password).await;
         }
-        // A name that is not UTF-8 is nobody's: the server's answer to an unknown user is right for it.
+        // No user's name is other than UTF-8, so answer as the server answers an unknown user.
         let user = match user.map(std::str::from_utf8).transpose() {
             Ok(user) => user,
             Err(_) => {
                 return Err(Rc::from(refusal::WRONG_PASSWORD));
             }
         };
-        let (upstream, throttle) = (self.ctx.upstream.clone(), self.ctx.offices.throttle());
+        let (upstream, throttle) = (self.ctx.upstream.clone(), self.ctx.tenants.throttle());
         let source = self.source();
-        let judged = tokio::select! {
-            judged = judge_by_upstream(&upstream, &throttle, source, user, password) => judged,
+        let decided = tokio::select! {
+            decided = judge_by_upstream(&upstream, &throttle, source, user, password) => decided,
             () = self.left() => {
                 self.closing = Some(Close::Left);
                 return Err(Rc::from(CLIENT_LEFT));
             }
         };
-        match judged {
+        match decided {
             Ok(AuthDecision::Right) => {}
             Ok(
                 AuthDecision::Wrong(line) | AuthDecision::Inapplicable(line) | AuthDecision::Undecided(line),
@@ -192,7 +198,8 @@ impl Session {
         Ok(())
     }
 
-    /// As `verify`, of a user of respgate's own, who acts on the server as is configured for it, or as respgate does.
+    /// As `verify`, for a user of respgate's own. The user acts on the server under the login that is configured
+    /// for it, or else under respgate's.
     async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), Rc<[u8]>> {
         let source = self.source();
         let verified = tokio::select! {
@@ -214,12 +221,12 @@ impl Session {
         Ok(())
     }
 
-    /// Where its passwords come from.
+    /// Returns the source of the client's passwords, by which wrong ones are counted.
     fn source(&self) -> Source {
         Source::of(self.client.known.address, self.client.known.uid)
     }
 
-    /// Notes that a password was refused by respgate. Returns the error line.
+    /// Counts and logs a password that respgate refused. Returns the error line.
     fn refuse_password(&self, refused: &Refused) -> Vec<u8> {
         if matches!(refused, Refused::TooSoon(_)) {
             self.ctx.upstream.counters.auth_throttled.inc();
@@ -233,7 +240,7 @@ impl Session {
         refusal::not_authenticated(refused)
     }
 
-    /// Who a user of respgate's own is on the server.
+    /// Returns the server identity of a user of respgate's own.
     pub(super) fn identity_of(&self, user: &User) -> Rc<Identity> {
         let upstream = &self.ctx.upstream;
         match user.login(&upstream.config.name) {
@@ -242,6 +249,7 @@ impl Session {
         }
     }
 
+    /// Gives the client an identity, and leaves the former identity's lane.
     fn act_as(&mut self, identity: Rc<Identity>) {
         if self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id()) {
             self.client.act_as(identity);
@@ -249,10 +257,10 @@ impl Session {
         }
     }
 
-    /// Its user is somebody else on the server from now on; no reply may be due.
+    /// Gives the client the new server identity of its user. No reply may be due.
     pub(super) fn switch_identity(&mut self) {
         self.identity_stale = false;
-        if let (Some(users), Some(login)) = (self.ctx.offices.users(), &self.client.login)
+        if let (Some(users), Some(login)) = (self.ctx.tenants.users(), &self.client.login)
             && let Some(user) = users.find(login)
         {
             let identity = self.identity_of(&user);
@@ -260,13 +268,14 @@ impl Session {
         }
     }
 
+    /// Runs SELECT on a lane of that database.
     async fn select(&mut self, database: u32) {
         let Some(mut key) = self.key() else { return };
-        // A connection in database 0 needs no SELECT, which would tell whether the user may select.
-        let untold = database == 0 && key.selector.is_some();
+        // A connection in database 0 sends no SELECT, so opening it does not show whether the user may select.
+        let unverified = database == 0 && key.selector.is_some();
         key = ConnectionKey::new(key.identity, database, key.resp);
         let selected = match self.opened(&key).await {
-            Ok(()) if untold => self.ask_to_select(&key).await,
+            Ok(()) if unverified => self.ask_to_select(&key).await,
             selected => selected,
         };
         match selected {
@@ -282,7 +291,7 @@ impl Session {
         }
     }
 
-    /// Has the server say whether `key`'s user may select its database.
+    /// Asks the server whether `key`'s user may select its database.
     async fn ask_to_select(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
         let upstream = self.ctx.upstream.clone();
         let (replies, share) = (self.replies.clone(), self.scheduler_share());
@@ -295,7 +304,11 @@ impl Session {
         }
     }
 
-    /// Waits until the lane for `key` is open: the server has accepted the user, the database and the version.
+    /// Waits until the lane for `key` is open, that is, until the server has accepted the user, the database and
+    /// the version.
+    ///
+    /// # Errors
+    /// Returns the error line if the server refused them, no primary was found in time, or the client left.
     async fn opened(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
         let upstream = self.ctx.upstream.clone();
         let lane = upstream.lane(key);
@@ -329,9 +342,9 @@ impl Session {
         }
     }
 
-    /// Ends when nobody waits for the errand any more: the client has closed its connection and no primary is in
-    /// sight, or the request waits for what other clients do. A client that only closed its sending side still gets its replies. What it sends meanwhile is kept,
-    /// within bounds.
+    /// Ends when the client has left and the operation is not worth the wait: there is no primary, or the request
+    /// waits for other clients. A client that only closed its sending side still gets its replies. Keeps a
+    /// limited number of the bytes that the client sends meanwhile.
     pub(super) async fn left(&mut self) {
         let upstream = self.ctx.upstream.clone();
         loop {
@@ -355,7 +368,7 @@ impl Session {
         }
     }
 
-    /// Ends when no more work should be done for the client's password: its connection has failed, or it closed its
+    /// Ends when the client's password need not be checked any more: its connection has failed, or it closed its
     /// sending side [`DEPARTED_GRACE`] ago.
     async fn departed(&mut self) {
         poll_fn(|cx| {
@@ -368,24 +381,24 @@ impl Session {
         }
     }
 
-    /// RESET.
+    /// Runs RESET.
     ///
     /// # Errors
-    /// The client is then one of a tenant that is full: an error line. Its session cannot go on.
+    /// Returns an error line if the client then belongs to a tenant that is full. The session cannot go on.
     pub(super) fn reset(&mut self) -> Result<(), Vec<u8>> {
         let upstream = &self.ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);
-        self.leave_seat();
+        self.end_subscriptions();
         self.leave_lane();
         self.reassign()
     }
 }
 
-/// Has the server of an upstream judge a password, unless it has accepted it lately.
+/// Has the server of an upstream check a password, unless it has accepted that password lately.
 ///
 /// # Errors
-/// Too many wrong passwords came before.
+/// Returns [`TooSoon`] if too many wrong passwords came before.
 async fn judge_by_upstream(
     upstream: &Rc<Upstream>,
     throttle: &Throttle,
@@ -394,7 +407,7 @@ async fn judge_by_upstream(
     password: &[u8],
 ) -> Result<AuthDecision, TooSoon> {
     let (realm, name) = (upstream.config.name.as_str(), user.unwrap_or("default"));
-    // The server tells AUTH with one argument from AUTH with two.
+    // The server treats AUTH with one argument differently from AUTH with two.
     let form: &[u8] = if user.is_some() { b"2" } else { b"1" };
     let digest = throttle.digest([realm.as_bytes(), name.as_bytes(), form], password);
     let attempt = Attempt { source, realm, user: name.as_bytes(), digest };

@@ -1,4 +1,4 @@
-//! What a client has told respgate about itself: the connection state that a server would keep.
+//! Holds what a client has told respgate about itself: the connection state that a server would keep.
 
 use std::rc::Rc;
 
@@ -9,51 +9,52 @@ use crate::resp::Resp;
 use crate::tenant::identity::ClientAttributes as Known;
 use crate::upstream::connection::identity::Identity;
 
-/// Whether the client sees replies (CLIENT REPLY).
+/// Says which replies the client sees (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Replying {
-    /// All of them.
+    /// The client sees all replies.
     #[default]
     On,
-    /// None until CLIENT REPLY ON.
+    /// The client sees no replies until CLIENT REPLY ON.
     Off,
-    /// Not the next command's.
+    /// The client does not see the reply to the next command.
     SkipNext,
 }
 
-/// Connection state that is respgate's to keep, since upstream connections are shared.
+/// Holds the connection state that respgate keeps for a client, since clients share upstream connections.
 pub struct Client {
-    /// Unique in this process, and unchanged by failovers.
+    /// The client's id. Unique in this process, and unchanged by failovers.
     pub id: u64,
     /// The client's own address, as the server would print it.
     pub peer: String,
-    /// The address that it connected to.
+    /// The address that the client connected to.
     pub local: String,
-    /// When it connected.
+    /// When the client connected.
     pub since: Instant,
-    /// The protocol version it speaks.
+    /// The protocol version that the client speaks.
     pub resp: Resp,
     /// The selected database.
     pub database: u32,
-    /// Who selected the database, if not `identity`: the server keeps it when the user changes.
+    /// The identity that selected the database, which may differ from `identity`: the server keeps the database
+    /// when the user changes.
     pub selector: Option<Rc<Identity>>,
-    /// Who it acts as; `None` until it authenticates, where it must.
+    /// The server identity of the client. `None` before authentication where the client must authenticate.
     pub identity: Option<Rc<Identity>>,
-    /// The name it has authenticated as; `None` if it acts as the identity without being asked who it is.
+    /// The user name that the client authenticated as. `None` if it has not authenticated.
     pub login: Option<String>,
-    /// What is known of it besides.
+    /// What the system and the client's certificate vouch for.
     pub known: Known,
-    /// CLIENT SETNAME.
+    /// The name by CLIENT SETNAME.
     pub name: Counted,
-    /// CLIENT SETINFO LIB-NAME.
+    /// The library name by CLIENT SETINFO LIB-NAME.
     pub lib_name: Counted,
-    /// CLIENT SETINFO LIB-VER.
+    /// The library version by CLIENT SETINFO LIB-VER.
     pub lib_ver: Counted,
-    /// CLIENT REPLY.
+    /// The mode of CLIENT REPLY.
     pub replying: Replying,
 }
 
-/// Where a client comes from.
+/// Describes where a client comes from.
 pub struct Origin {
     /// See [`Client::id`].
     pub id: u64,
@@ -66,7 +67,8 @@ pub struct Origin {
 }
 
 impl Client {
-    /// A client that has just connected. `account` counts the names that it gives.
+    /// Creates the state of a client that has just connected. `account` counts the bytes of the names that the
+    /// client sets.
     pub fn new(origin: Origin, database: u32, identity: Option<Rc<Identity>>, account: &Rc<Account>) -> Self {
         Self {
             id: origin.id,
@@ -86,7 +88,8 @@ impl Client {
         }
     }
 
-    /// RESET: back to what a new connection is. The library's name survives, as on the server.
+    /// Runs RESET: restores the state of a new connection. The library's name and version survive, as on the
+    /// server.
     pub fn reset(&mut self, database: u32, identity: Option<Rc<Identity>>) {
         self.resp = Resp::V2;
         self.database = database;
@@ -94,30 +97,30 @@ impl Client {
         self.identity = identity;
         self.login = None;
         self.name.set(b"");
-        // As on the server: a skip is for the reply to RESET itself.
+        // RESET ends OFF. A pending skip stays and applies to the reply to RESET itself, as on the server.
         if self.replying == Replying::Off {
             self.replying = Replying::On;
         }
     }
 
-    /// Acts as `identity` from now on. The database stays, as on the server, whoever selected it.
+    /// Gives the client another server identity. The database stays, as on the server, whoever selected it.
     pub fn act_as(&mut self, identity: Rc<Identity>) {
         self.identity = Some(identity);
     }
 
-    /// The database that the client has selected as who it is.
+    /// Selects a database under the client's current identity.
     pub fn select(&mut self, database: u32) {
         self.database = database;
         self.selector.clone_from(&self.identity);
     }
 
-    /// The name of the user that the client is, `default` while it is none.
+    /// Returns the name of the client's user; `default` before authentication.
     pub fn user(&self) -> String {
         let identity = || self.identity.as_ref().map_or_else(|| "default".into(), |identity| identity.user());
         self.login.clone().unwrap_or_else(identity)
     }
 
-    /// Whether the reply to the command that is being handled is to be dropped; a single skip is used up.
+    /// Returns true if the reply to the current command is to be dropped. Uses up a single skip.
     pub fn mutes(&mut self) -> bool {
         match self.replying {
             Replying::On => false,
@@ -129,7 +132,8 @@ impl Client {
         }
     }
 
-    /// One line as CLIENT INFO and CLIENT LIST print it. Figures that only the server could know are zero.
+    /// Returns one line as CLIENT INFO and CLIENT LIST print it. Figures that only the server could know are
+    /// zero.
     pub fn line(&self, command: &str) -> Vec<u8> {
         let mut line =
             format!("id={} addr={} laddr={} fd=0 name=", self.id, self.peer, self.local).into_bytes();
@@ -155,7 +159,7 @@ impl Client {
     }
 }
 
-/// Whether a client's or library's name is one that the server takes: bytes from `!` to `~` only
+/// Returns true if the server accepts this name of a client or library: bytes from `!` to `~` only
 /// (validateClientAttr, observed on valkey 8.0 and redis 7.0).
 pub fn valid_name(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))

@@ -1,17 +1,17 @@
-//! What a user can ask of the sessions of one listener, and the bounds they live within.
+//! Configures the sessions of one listener: their permissions and bounds.
 
 use std::time::Duration;
 
 use crate::resp::request::RequestLimits;
 
-/// Whether administrative commands (`deny-admin` in the command table) reach the server.
+/// Says whether administrative commands (`deny-admin` in the command table) reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminCommands {
-    /// Answered with the server's NOPERM text, and with the setting that causes it.
+    /// They are answered with the server's NOPERM text and the setting that causes it.
     Deny,
     /// Those that only show something are sent; see [`super::diagnostics`].
     ReadOnly,
-    /// Sent on a leased connection.
+    /// They are sent on a leased connection.
     Allow,
 }
 
@@ -26,37 +26,40 @@ impl AdminCommands {
     }
 }
 
-/// Bounds and permissions of a listener's sessions.
+/// Holds the bounds and permissions of a listener's sessions.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
     /// See [`RequestLimits`].
     pub request: RequestLimits,
-    /// Replies waiting for one client, in bytes; a client that lets more pile up is disconnected.
+    /// Limit of the reply bytes that wait for one client. A client that exceeds it is disconnected.
     pub max_reply_buffer: usize,
-    /// Commands of one client that are sent and unanswered; reading from it stops at this number.
+    /// Limit of one client's commands that are sent and unanswered. respgate stops reading from the client at
+    /// this number.
     pub max_pipeline: usize,
     /// A client that takes no byte of its waiting replies for this long is disconnected.
     pub write_timeout: Duration,
-    /// Whether administrative commands are forwarded.
+    /// Which administrative commands are forwarded.
     pub admin_commands: AdminCommands,
-    /// How long a client may be still, or at one thing.
+    /// The timeouts of inactive and busy clients.
     pub timeouts: Timeouts,
 }
 
-/// How long a client may be still, or at one thing; looked at once a second. What is not set is not limited.
+/// Holds the timeouts of inactive and busy clients. They are checked once per second. `None` sets no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Nothing sent and nothing awaited. Who is blocked, subscribed, monitoring or in a transaction is not meant.
+    /// Time with nothing sent and nothing awaited. A client that is blocked, subscribed, monitoring or in a
+    /// transaction is not idle.
     pub idle: Option<Duration>,
-    /// From MULTI or WATCH to its end.
+    /// Time from MULTI or WATCH to the end of the transaction.
     pub transaction: Option<Duration>,
-    /// From the connection to the first command; where clients must authenticate, until they have.
+    /// Time from the connection to the first command or, where clients must authenticate, to a successful
+    /// authentication.
     pub first_command: Option<Duration>,
-    /// Until the reply to a command that waits for no other client.
+    /// Time until the reply to a command that does not wait for other clients.
     pub command: Option<Duration>,
-    /// Bytes of replies that may wait for long.
+    /// Reply bytes above which a slow client's time starts.
     pub slow_reader_soft: Option<usize>,
-    /// How long more than that may wait.
+    /// How long more than `slow_reader_soft` bytes may wait.
     pub slow_reader_soft_time: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The answers to requests that the tenant's policy denies.
+//! Answers requests that the tenant's policy denies.
 
 use super::refusal::{self, Wording};
 use super::route::RouteDecision;
@@ -9,7 +9,7 @@ use crate::resp::request::{self, Request};
 use crate::tenant::policy::{Denial, Policy, PolicyKey};
 
 impl Session {
-    /// What a denied request is answered. One that no server would take gets its usual answer.
+    /// Returns the answer to a denied request. A request that no server would accept gets its usual answer.
     #[cold]
     pub(super) fn denied(
         &self,
@@ -55,16 +55,16 @@ impl Session {
         self.forbidden_by_policy(PolicyKey::KeyPrefixes, refusal::no_key_permission(self.wording()).to_vec())
     }
 
-    /// As `denied`, of a command that the table lacks and that would go this way.
-    fn denied_unlisted(&self, denial: Denial, name: &str, way: RouteDecision) -> RouteDecision {
+    /// As `denied`, for a command that the table lacks. `way` is its route without the policy.
+    fn denied_unlisted(&self, denial: Denial, name: &str, route: RouteDecision) -> RouteDecision {
         let key = match denial {
             Denial::Command(key) => key,
             Denial::Key | Denial::Arity => PolicyKey::KeyPrefixes,
             Denial::Channel => PolicyKey::ChannelPrefixes,
         };
-        match way {
+        match route {
             RouteDecision::Learned(_) if denial == Denial::Key => RouteDecision::Denied(self.forbidden_key()),
-            RouteDecision::Refused(_) | RouteDecision::Dropped => way,
+            RouteDecision::Refused(_) | RouteDecision::Dropped => route,
             RouteDecision::Unlearned => {
                 RouteDecision::DeniedUnlearned(self.forbidden_by_policy(key, self.no_permission(name)))
             }
@@ -72,7 +72,8 @@ impl Session {
         }
     }
 
-    /// Ends a client that goes on hearing what its tenant's policy denies by now.
+    /// Logs that a client is disconnected because the policy now denies one of its subscriptions, and returns
+    /// that reason.
     pub(super) fn close_denied_subscriber(&self) -> Close {
         tracing::info!(
             client = self.client.id,
@@ -82,7 +83,7 @@ impl Session {
         Close::Removed
     }
 
-    /// What the server's ACL would say of a command.
+    /// Returns the error that the server's ACL would give for a command.
     pub(super) fn no_permission(&self, name: &str) -> Vec<u8> {
         refusal::no_permission(self.wording(), &self.client.user(), name)
     }
@@ -92,14 +93,14 @@ impl Session {
     }
 }
 
-/// Whether a request of these words is one that the policy permits.
+/// Returns true if the policy permits a request of these words.
 pub(super) fn permits_words(policy: &Policy, words: &[&[u8]]) -> bool {
     let mut frame = Vec::new();
     request::encode(words, &mut frame);
     permits(policy, &frame)
 }
 
-/// As [`permits_words`], of a request as it came.
+/// As [`permits_words`], for an encoded request.
 pub(super) fn permits(policy: &Policy, frame: &[u8]) -> bool {
     Request::parse(frame)
         .is_some_and(|request| policy.permit(command::find(&request), &request, || None).is_ok())

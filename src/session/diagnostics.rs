@@ -1,13 +1,14 @@
-//! What `admin-commands = "read-only"` adds: commands that show how the server is doing, and neither change it nor show what
-//! other users do. Pure.
+//! Selects what `admin-commands = "read-only"` adds: commands that show the state of the server, do not change
+//! it, and do not show what other users do. Pure.
 
 use crate::resp::request::{self, Request};
 
-/// The longest pattern of CONFIG GET that is looked at, in bytes; no parameter has a longer name.
+/// Limit of the length of a CONFIG GET pattern, in bytes. No parameter has a longer name; a longer pattern
+/// matches nothing.
 const MAX_PATTERN: usize = 64;
 
-/// Parameters of CONFIG GET that are shown: all of Valkey 8.0 to 9.1 and Redis 7.0 to 8.0 but passwords, users, the seed of
-/// hashes, and where keys and ACLs are kept.
+/// The parameters of CONFIG GET that are shown: all of Valkey 8.0 to 9.1 and Redis 7.0 to 8.0, except passwords,
+/// users, the hash seed, and the locations of keys and ACLs.
 const PARAMETERS: &str = "\
     acl-pubsub-default acllog-max-len active-defrag-cycle-max active-defrag-cycle-min \
     active-defrag-cycle-us active-defrag-ignore-bytes active-defrag-max-scan-fields \
@@ -62,8 +63,8 @@ const PARAMETERS: &str = "\
     tracking-table-max-keys unixsocket unixsocketgroup unixsocketperm zset-max-listpack-entries \
     zset-max-listpack-value zset-max-ziplist-entries zset-max-ziplist-value";
 
-/// Parameters that clients ask for on connect and that reveal nothing: CONFIG GET of these alone reaches the server even where
-/// administrative commands are denied. Patterns match nothing here.
+/// Parameters that clients ask for on connect and that reveal nothing. A CONFIG GET of these alone reaches the
+/// server even where administrative commands are denied. These are compared as names, not as patterns.
 const HARMLESS: [&str; 10] = [
     "appendonly",
     "databases",
@@ -85,8 +86,8 @@ pub(super) fn is_harmless(request: &Request<'_>) -> bool {
         .all(|name| HARMLESS.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes())))
 }
 
-/// Returns the CONFIG GET to send in the place of `request`: patterns are replaced by the parameters that match and are shown, so
-/// that the server never sends another. `None`: there is none.
+/// Returns the CONFIG GET to send in place of `request`, or `None` if it would name no parameter. The shown
+/// parameters that match replace each pattern, so that the server never sends another.
 pub(super) fn shown(request: &Request<'_>) -> Option<Vec<u8>> {
     let mut words: Vec<&[u8]> = vec![b"CONFIG", b"GET"];
     let mut left: Vec<&str> = PARAMETERS.split_ascii_whitespace().collect();
@@ -110,17 +111,17 @@ pub(super) fn shown(request: &Request<'_>) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// Returns true if the server takes an argument of CONFIG GET for a pattern, and not for a name: it looks for these bytes, up to the
+/// Returns true if the server takes an argument of CONFIG GET for a pattern: it looks for these bytes, up to the
 /// first NUL.
 fn is_glob(argument: &[u8]) -> bool {
     argument.iter().take_while(|byte| **byte != 0).any(|byte| matches!(byte, b'[' | b'*' | b'?'))
 }
 
-/// Whether a glob pattern matches a name, in any case, as the server's do (util.c, stringmatchlen). Takes time in proportion to the
-/// product of their lengths at most.
+/// Returns true if a glob pattern matches a name, in any case, by the server's rules (util.c, stringmatchlen).
+/// Takes time in proportion to the product of their lengths at most, because only the last `*` is tried again.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut place) = (0, 0);
-    // Where the last `*` stands, and how much of the name it takes.
+    // The index behind the last `*` in the pattern, and the index in the name up to which that `*` matches.
     let mut star: Option<(usize, usize)> = None;
     while place < name.len() {
         let one = name.get(place).copied().and_then(|byte| one(pattern.get(at..)?, byte));
@@ -140,7 +141,7 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     pattern.get(at..).unwrap_or_default().iter().all(|byte| *byte == b'*')
 }
 
-/// How many bytes of the pattern match one byte of the name; `None`: they do not.
+/// Returns how many bytes of the pattern match one byte of the name, or `None` if they do not match it.
 fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     let same = |known: &u8| known.eq_ignore_ascii_case(&byte);
     match pattern {
@@ -155,8 +156,8 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// Returns true if a class like `^a-cx]` matches a byte in lower case, and how many bytes the class has. A class without an end
-/// goes on to the end of the pattern.
+/// Returns true if a class like `^a-cx]` matches a byte in lower case, and the length of the class in bytes. A
+/// class without an end goes on to the end of the pattern.
 fn class_matches(class: &[u8], byte: u8) -> (bool, usize) {
     let negated = class.first() == Some(&b'^');
     let mut at = usize::from(negated);
@@ -165,7 +166,7 @@ fn class_matches(class: &[u8], byte: u8) -> (bool, usize) {
         let rest = class.get(at..).unwrap_or_default();
         let (one, used) = match rest {
             [] => return (found != negated, at),
-            // An escaped bracket does not end the class. The server compares an escaped byte as it is written.
+            // An escaped bracket does not end the class. The server compares an escaped byte case-sensitively.
             [b'\\', escaped, ..] => (*escaped == byte, 2),
             [b']', ..] => return (found != negated, at + 1),
             [low, b'-', high, ..] => {

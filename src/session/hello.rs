@@ -1,4 +1,4 @@
-//! HELLO: its options, and its reply.
+//! Parses HELLO and writes its reply.
 
 use super::client::{Client, valid_name};
 use super::refusal;
@@ -8,21 +8,21 @@ use crate::resp::request::Request;
 use crate::resp::write;
 use crate::topology::ServerInfo;
 
-/// A well-formed HELLO.
+/// Holds the arguments of a well-formed HELLO.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// The version asked for; `None` leaves it.
+    /// The requested version; `None` keeps the current one.
     pub resp: Option<Resp>,
-    /// User and password of the AUTH option.
+    /// The user and password of the AUTH option.
     pub auth: Option<(Vec<u8>, Vec<u8>)>,
-    /// The SETNAME option.
+    /// The name of the SETNAME option.
     pub name: Option<Vec<u8>>,
 }
 
-/// Reads HELLO's arguments in the server's order, so that the first fault is the one it would name.
+/// Parses HELLO's arguments in the server's order, so that the first error is the one that the server would name.
 ///
 /// # Errors
-/// The server's error line.
+/// Returns the server's error line.
 pub fn parse(request: &Request<'_>) -> Result<Hello, Vec<u8>> {
     let mut args = request.args().skip(1);
     let mut hello = Hello { resp: None, auth: None, name: None };
@@ -53,13 +53,13 @@ pub fn parse(request: &Request<'_>) -> Result<Hello, Vec<u8>> {
     Ok(hello)
 }
 
-/// An integer as the server reads one: no sign but a minus, no leading zeros, no blanks.
+/// Parses an integer as the server does: no sign but a minus, no leading zeros, no blanks.
 pub fn integer(text: &str) -> Option<i64> {
     let value: i64 = text.parse().ok()?;
     (value.to_string() == text).then_some(value)
 }
 
-/// The reply, with the client's own id and the upstream's version.
+/// Writes the reply, with the client's own id and the upstream's version.
 pub fn reply(out: &mut Vec<u8>, client: &Client, server: &ServerInfo) {
     let resp = client.resp;
     write::map(out, resp, 7 + usize::from(server.availability_zone.is_some()));

@@ -1,4 +1,4 @@
-//! Commands that respgate answers from session state, byte for byte as the server would.
+//! Answers commands from session state, byte for byte as the server would.
 
 use super::async_op::AsyncOp;
 use super::client::{Replying, valid_name};
@@ -8,23 +8,24 @@ use crate::resp::Resp;
 use crate::resp::request::Request;
 use crate::resp::write;
 
-/// What became of a local command.
+/// Says what happened to a local command.
 pub(super) enum Outcome {
     /// The reply is in the queue.
     Answered,
     /// The session ends once its replies are written.
     Close(Close),
-    /// The upstream must be asked first; the errand answers.
+    /// The session must wait for the upstream first. The operation then answers.
     AsyncOp(AsyncOp),
 }
 
 use Outcome::Answered;
 
-/// A longer user name or password is wrong without being asked about, in bytes: what is asked about is remembered for a
-/// time. Servers take no longer ones from a client that has not authenticated.
+/// Limit of a user name or password, in bytes. A longer one is refused without a check, because respgate
+/// remembers what it checks for a time. Servers take no longer ones from a client that has not authenticated.
 const MAX_SECRET: usize = 16 * 1024;
 
-/// Whether a command that ends a pinned state, or needs one, is answered here because there is none.
+/// Returns true if respgate answers a command that ends connection state, or needs it, because there is no such
+/// state.
 pub(super) fn answers_unpinned(client: &super::client::Client, spec: &Spec, request: &Request<'_>) -> bool {
     match spec.verb {
         Verb::ClientTracking => client.resp == Resp::V2 || Tracking::of(request).redirects,
@@ -32,12 +33,12 @@ pub(super) fn answers_unpinned(client: &super::client::Client, spec: &Spec, requ
     }
 }
 
-/// Answers `request`, whose arity is right and whose earlier replies are all delivered.
+/// Answers `request`. Its arity must be right, and all earlier replies delivered.
 pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) -> Outcome {
     let resp = session.client.resp;
     let first = request.arg(1);
     match spec.verb {
-        // In RESP2 a subscriber's PING is answered in the shape of a message.
+        // In RESP2, a subscriber's PING is answered in the shape of a message.
         Verb::Ping if session.is_confined() && request.argc() <= 2 => session.answer(|out| {
             write::array(out, 2);
             write::bulk(out, b"pong");
@@ -60,7 +61,7 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
             }
             session.answer(|out| write::simple(out, "RESET"));
         }
-        // Redis knows these in a cluster only; valkey takes them anywhere.
+        // Redis knows these commands only in a cluster; Valkey accepts them anywhere.
         Verb::Readonly | Verb::Readwrite => match session.ctx.upstream.server() {
             Some(server) if server.server == "redis" => session.refuse(refusal::NO_CLUSTER),
             _ => session.answer(write::ok),
@@ -81,7 +82,7 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
         Verb::Discard => session.refuse(refusal::DISCARD_WITHOUT_MULTI),
         Verb::Unwatch => session.answer(write::ok),
         Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe => unsubscribe(session, request),
-        // An empty list cannot say why it is empty: the log does.
+        // An empty list does not say why it is empty, so the log does.
         Verb::ConfigGet => {
             let (_, setting) = session.admin_level();
             session.note_forbidden(Some(setting), request);
@@ -95,6 +96,7 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
     Answered
 }
 
+/// Answers a subcommand of CLIENT.
 fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
     let resp = session.client.resp;
     let value = request.arg(2).unwrap_or_default();
@@ -153,7 +155,7 @@ fn set_info(session: &mut Session, option: &[u8], value: &[u8]) {
         field.set(value);
         session.answer(write::ok);
     } else {
-        // The server repeats the option's name as the client spelt it.
+        // The server repeats the option's name in the client's spelling.
         let name = String::from_utf8_lossy(option);
         session
             .refuse(format!("-ERR {name} cannot contain spaces, newlines or special characters.").as_bytes());
@@ -175,12 +177,12 @@ fn reply_mode(session: &mut Session, mode: &[u8]) {
     }
 }
 
-/// Without a subscription there is nothing to end; the classic answer names each channel and a count of zero.
-/// Valkey 8.0 answers -NOSUB instead, which later versions took back.
+/// Answers an (P|S)UNSUBSCRIBE of a client without subscriptions. The classic reply names each channel and a
+/// count of zero. Valkey 8.0 answers -NOSUB instead, which later versions took back.
 pub(super) fn unsubscribe(session: &mut Session, request: &Request<'_>) {
     let resp = session.client.resp;
     let kind = request.name().to_ascii_lowercase();
-    // Shown whatever CLIENT REPLY says, as on the server, though a single skip is used up.
+    // The confirmation is shown whatever CLIENT REPLY says, as on the server, but it uses up a single skip.
     session.client.mutes();
     let confirm = |channel: Option<&[u8]>| {
         session.replies.answer(|out| {
@@ -244,12 +246,12 @@ fn authenticate(session: &mut Session, request: &Request<'_>) -> Outcome {
     }
 }
 
-/// SELECT's argument, if it is a number that could be a database's.
+/// Returns the database that SELECT's argument names, if it is a number that a database can have.
 pub(super) fn database(index: &[u8]) -> Option<u32> {
     index_of(index).and_then(|index| u32::try_from(index).ok())
 }
 
-/// Whether an AUTH or HELLO would change who the client is or which protocol it speaks.
+/// Returns true if an AUTH or HELLO would change the client's user or protocol version.
 pub(super) fn changes_connection(client: &super::client::Client, request: &Request<'_>) -> bool {
     match hello::parse(request) {
         Ok(hello) if request.name().eq_ignore_ascii_case(b"HELLO") => {
@@ -260,6 +262,7 @@ pub(super) fn changes_connection(client: &super::client::Client, request: &Reque
     }
 }
 
+/// Returns the argument as the server reads an index: an integer of 32 bits.
 fn index_of(index: &[u8]) -> Option<i32> {
     number(index).and_then(|index| i32::try_from(index).ok())
 }
@@ -268,6 +271,7 @@ fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok().and_then(hello::integer)
 }
 
+/// Answers SELECT, or says which database the session must open first.
 fn select(session: &mut Session, index: &[u8]) -> Outcome {
     match index_of(index).map(u32::try_from) {
         None if number(index).is_some() => session.refuse(refusal::NOT_AN_INT),

@@ -1,8 +1,8 @@
-//! One client: read, classify, route, answer in order.
+//! A session serves one client: it reads, classifies, routes and answers requests in order.
 //!
-//! [`turn`] is the data path: one poll function that reads, sends what goes by the shared lane, answers what
-//! respgate answers itself, and writes. Everything that must wait for something else is an [`AsyncOp`], async
-//! code in a box, so that an idle session stays small.
+//! [`turn`] is the data path: one poll function reads, sends requests by the shared lane, answers what respgate
+//! answers itself, and writes replies. Every step that must wait for something outside the data path is an
+//! [`AsyncOp`]: boxed async code, so that an idle session stays small.
 
 pub mod client;
 pub mod config;
@@ -55,21 +55,21 @@ use crate::upstream::held::Held;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::lane::Lane;
 
-/// What all sessions of one listener on one worker share.
+/// Holds what all sessions of one listener on one worker share.
 pub struct SessionContext {
-    /// Bounds and permissions.
+    /// The bounds and permissions of a session.
     pub config: SessionConfig,
-    /// What a client may send before it has authenticated.
+    /// The limits on requests of clients that have not authenticated.
     pub unauthenticated: RequestLimits,
-    /// Where commands go.
+    /// The upstream that receives the commands.
     pub upstream: Rc<Upstream>,
     /// The worker's buffers and byte budget.
     pub buffers: Rc<Buffers>,
-    /// The worker's sessions.
-    pub roster: Rc<SessionRegistry>,
-    /// Whose clients are under which limits.
-    pub offices: Rc<WorkerTenants>,
-    /// The number of the listener.
+    /// The registry of the worker's sessions.
+    pub registry: Rc<SessionRegistry>,
+    /// The worker's tenants, with their limits.
+    pub tenants: Rc<WorkerTenants>,
+    /// The index of the listener in the configuration.
     pub listener: usize,
 }
 
@@ -78,30 +78,31 @@ pub struct SessionContext {
 pub enum Close {
     /// The client left, or its connection failed.
     Left,
-    /// QUIT, or the end of a drain.
+    /// The client sent QUIT, or a drain ended the session.
     Finished,
-    /// What it sent is not RESP.
+    /// The client sent bytes that are not RESP.
     Protocol,
-    /// It speaks TLS where plain text is spoken, or broke its TLS connection.
+    /// The client speaks TLS to a plain-text port, or broke its TLS connection.
     Tls,
-    /// It did not take its replies.
+    /// The client did not take its replies.
     Slow,
-    /// The byte budget was spent, of the process or of its tenant, and this client held most of it.
+    /// The byte budget of the process or of the tenant was spent, and this client held most of it.
     Memory,
-    /// A reply was cut short, or state was lost, with an upstream connection.
+    /// The session lost an upstream connection together with part of a reply or with connection state.
     UpstreamLost,
-    /// It was still, or at one thing, for too long.
+    /// One of the session's timeouts expired.
     Expired,
-    /// Its tenant has as many clients as it may have.
+    /// The tenant has reached its limit of clients.
     Full,
-    /// Its user is no more, or what it listens to is denied from now on.
+    /// The client's user was removed, or the policy now denies one of the client's subscriptions.
     Removed,
-    /// The server refuses the password that the client brought and that worked before.
+    /// The server refuses the client's own password, which it accepted before.
     Credentials,
 }
 
 impl Close {
-    /// Whether the client is not waited for to take the replies that it is owed; `blocked`: it takes none now.
+    /// Returns true if the session closes without waiting for the client to take its remaining replies. `blocked`
+    /// is true if the client takes no bytes now.
     fn is_at_once(self, blocked: bool) -> bool {
         match self {
             Self::Slow | Self::Expired => true,
@@ -118,74 +119,80 @@ impl Close {
     }
 }
 
-/// One client's session.
+/// Serves one client.
 pub struct Session {
     stream: Stream,
     client: Client,
+    /// The queue of replies to the client.
     replies: Rc<Replies>,
     ctx: Rc<SessionContext>,
-    /// Bytes read and not handled: part of a request, or requests that must wait for earlier replies.
+    /// Bytes that were read but not handled: part of a request, or requests that wait for earlier replies.
     input: ByteQueue,
-    /// Counts what the client makes respgate keep, and says whether it must go because of that.
+    /// Counts the bytes that respgate keeps for this client, and marks the client for eviction.
     account: Rc<Account>,
-    /// What is allocated for `input`.
+    /// The bytes allocated for `input`.
     input_charge: Charge,
     scanner: RequestScanner,
+    /// The primaries that the client's SCAN cursors come from.
     scans: Scans,
-    /// What the client may do; `None`: everything.
+    /// The policy of the client's tenant; `None` allows everything.
     policy: Option<Arc<Policy>>,
+    /// The lane of the client's shared commands, once it is open for the current identity, database and version.
     lane: Option<Rc<Lane>>,
-    /// Its subscriptions, where they travel by fan-in.
-    seat: Option<Box<Subscription>>,
-    /// Its user is somebody else on the server by the newest configuration.
+    /// The session's fan-in subscriptions, if it has any.
+    subscription: Option<Box<Subscription>>,
+    /// True if the newest configuration maps the client's user to another server identity than the current one.
     identity_stale: bool,
     closing: Option<Close>,
-    /// What the client says first has not been looked at.
+    /// True until the session has seen enough bytes to tell TLS from plain text.
     opening: bool,
-    /// What was wrong with the client's TLS.
-    fault: Option<Box<HandshakeError>>,
-    /// The client has closed its sending side: what it sent is still handled.
+    /// The client's TLS error, if there was one.
+    tls_error: Option<Box<HandshakeError>>,
+    /// True if the client has closed its sending side. The session still handles the requests that arrived
+    /// before.
     ended: bool,
-    /// Found while leased, to be done without the lease.
+    /// An operation that was found while the session had a lease. It runs after the lease has ended.
     pending: Option<AsyncOp>,
-    /// Bytes read and written when they were last looked at.
+    /// The account's count of moved bytes at the last look. An unchanged count means that the client makes no
+    /// progress.
     progress: u64,
-    /// Runs while the client takes no bytes.
+    /// The write timeout. It runs while the client takes no bytes.
     stall: Option<Pin<Box<Sleep>>>,
-    /// Runs while requests wait for a primary.
+    /// The hold timeout. It runs while requests wait for a primary.
     hold: Option<Pin<Box<Sleep>>>,
-    /// Its commands wait for a primary.
+    /// Counts this client as held. Present while its commands wait for a primary.
     held: Option<Held>,
-    /// Whose client it is, and what that allows; nobody's is not limited.
+    /// The client's membership in a tenant, with its limits. A client without a tenant is not limited.
     member: Option<Box<Member>>,
-    front: PendingCharge,
-    /// Runs while a request waits for a limit.
+    /// The charge for the request at the front of `input`.
+    pending_charge: PendingCharge,
+    /// The timer of a request that waits for a limit.
     limit: Option<Pin<Box<Sleep>>>,
     activity: Rc<Activity>,
     _counted: Gauged,
 }
 
 impl Session {
-    /// A session for a client that has just connected.
-    pub fn new(stream: Stream, origin: Origin, around: Rc<SessionContext>) -> Self {
-        let upstream = &around.upstream;
+    /// Creates the session of a client that has just connected.
+    pub fn new(stream: Stream, origin: Origin, ctx: Rc<SessionContext>) -> Self {
+        let upstream = &ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
-        let account = Account::new(around.buffers.share());
+        let account = Account::new(ctx.buffers.share());
         let client = Client::new(origin, upstream.config.database, identity, &account);
-        let replies = Replies::new(around.buffers.clone(), account.clone(), around.config.max_reply_buffer);
-        let presence = Activity::new(replies.clone(), around.config.timeouts, around.roster.now.get());
-        around.roster.join(client.id, presence.clone());
+        let replies = Replies::new(ctx.buffers.clone(), account.clone(), ctx.config.max_reply_buffer);
+        let activity = Activity::new(replies.clone(), ctx.config.timeouts, ctx.registry.now.get());
+        ctx.registry.join(client.id, activity.clone());
         upstream.counters.clients_total.inc();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
         let certificate = client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
         let mut session = Self {
             opening: !matches!(stream, Stream::Tls(_)),
-            fault: None,
+            tls_error: None,
             stream,
             client,
             replies,
-            ctx: around,
+            ctx,
             input: ByteQueue::default(),
             input_charge: Charge::new(&account),
             account,
@@ -193,7 +200,7 @@ impl Session {
             scans: Scans::default(),
             policy: None,
             lane: None,
-            seat: None,
+            subscription: None,
             identity_stale: false,
             closing: None,
             ended: false,
@@ -203,9 +210,9 @@ impl Session {
             hold: None,
             held: None,
             member: None,
-            front: PendingCharge::Unseen,
+            pending_charge: PendingCharge::Unseen,
             limit: None,
-            activity: presence,
+            activity,
             _counted: counted,
         };
         if let Err(line) = session.reassign() {
@@ -215,16 +222,17 @@ impl Session {
         session
     }
 
-    /// Serves the client until it leaves or must go. Borrowed: a future that owned it would hold it twice.
+    /// Serves the client until it leaves or respgate disconnects it, and returns the reason. The method borrows
+    /// the session because a future that owned it would store it twice.
     pub async fn run(&mut self) -> Close {
         let close = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
-                Turn::AsyncOp(errand) => Box::pin(self.run_op(errand)).await,
+                Turn::AsyncOp(op) => Box::pin(self.run_op(op)).await,
                 Turn::Close(close) => break close,
             }
         };
         self.stream.close();
-        let close = if self.fault.is_some() { Close::Tls } else { close };
+        let close = if self.tls_error.is_some() { Close::Tls } else { close };
         let counters = &self.ctx.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
@@ -249,12 +257,12 @@ impl Session {
         close
     }
 
-    /// What was wrong with the client's TLS, and the client's address.
-    pub fn tls_fault(&self) -> Option<(&HandshakeError, &str)> {
-        self.fault.as_deref().map(|fault| (fault, self.client.peer.as_str()))
+    /// Returns the client's TLS error and the client's address, if there was one.
+    pub fn tls_error(&self) -> Option<(&HandshakeError, &str)> {
+        self.tls_error.as_deref().map(|error| (error, self.client.peer.as_str()))
     }
 
-    /// Drops the request at the front of the input: it has been answered.
+    /// Drops the request at the front of the input, which has already been answered.
     fn skip_request(&mut self) {
         let mut first = true;
         let input = std::mem::take(&mut self.input);
@@ -263,12 +271,13 @@ impl Session {
         });
         self.input = input;
         self.consume(used);
-        self.front = PendingCharge::Unseen;
+        self.pending_charge = PendingCharge::Unseen;
     }
 
-    /// What is to be done with a session whose time is up.
+    /// Handles an expired timeout. Returns the reason to close, or `None` if the session goes on: after
+    /// `command-timeout`, the client gets an error for each awaited reply and keeps its connection.
     fn expire(&mut self, expiry: Expiry) -> Option<Close> {
-        let roster = &self.ctx.roster;
+        let registry = &self.ctx.registry;
         tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
         match expiry {
             Expiry::SlowReader => Some(Close::Slow),
@@ -282,13 +291,14 @@ impl Session {
                     (0..given_up).for_each(|_| out.extend_from_slice(refusal::COMMAND_TIMEOUT));
                 });
                 counters.command_timeouts.add(given_up.into());
-                // What still comes for these is dropped; their places in the lane's queue stay until then.
+                // The old queue drops late replies. Their entries stay in the lane's queue until the replies
+                // arrive.
                 std::mem::replace(&mut self.replies, replies).close();
                 self.activity.replace(self.replies.clone());
-                if let Some(seat) = &self.seat {
-                    seat.redirect(&self.replies);
+                if let Some(subscription) = &self.subscription {
+                    subscription.redirect(&self.replies);
                 }
-                self.activity.set_reply_due(roster.now.get(), false, true);
+                self.activity.set_reply_due(registry.now.get(), false, true);
                 self.progress = 0;
                 None
             }
@@ -298,7 +308,8 @@ impl Session {
         }
     }
 
-    /// Whether the request at the front of the input waits for what others do.
+    /// Returns true if the request at the front of the input waits for other clients: a blocking command, a
+    /// subscription or MONITOR.
     fn waits_for_others(&mut self) -> bool {
         let mut waits = false;
         let input = std::mem::take(&mut self.input);
@@ -319,14 +330,15 @@ impl Session {
         waits
     }
 
-    /// The key of the connections that this client's commands may travel on.
+    /// Returns the key of the upstream connections that this client's commands may use, or `None` before the
+    /// client has authenticated.
     fn key(&self) -> Option<ConnectionKey> {
         let identity = self.client.identity.clone()?;
         let Client { database, resp, selector, .. } = &self.client;
         Some(ConnectionKey::new(identity, *database, *resp).selected_by(selector.as_ref()))
     }
 
-    /// The lane that this client's shared commands travel on.
+    /// Returns the lane of this client's shared commands, and opens it on the first call.
     fn lane(&mut self) -> Option<Rc<Lane>> {
         if self.lane.is_none() {
             self.lane = Some(self.ctx.upstream.lane(&self.key()?));
@@ -334,16 +346,16 @@ impl Session {
         self.lane.clone()
     }
 
-    /// The client's identity, database or protocol version has changed.
+    /// Leaves the lane, because the client's identity, database or protocol version has changed.
     fn leave_lane(&mut self) {
         if let Some(lane) = self.lane.take() {
             lane.leave(self.client.id);
         }
     }
 
-    /// Ends the session if the server refuses the client's own password, which it accepted before, on a new connection: a
-    /// library that is disconnected connects again, and fetches a new password for that. To be called once the command has
-    /// been answered.
+    /// Ends the session if the server refuses the client's own password on a new connection although it accepted
+    /// the password before: a client library that is disconnected connects again and fetches a new password
+    /// first. Call this once the command has been answered.
     fn close_if_dead(&mut self) {
         if self.client.identity.as_ref().is_some_and(|identity| identity.is_dead()) {
             tracing::info!(
@@ -355,7 +367,7 @@ impl Session {
         }
     }
 
-    /// Why a session ends whose replies were cut.
+    /// Returns why a session ends after its pending replies were cut.
     fn cut(&self) -> Close {
         match &self.client.identity {
             Some(identity) if identity.is_dead() => Close::Credentials,
@@ -363,14 +375,14 @@ impl Session {
         }
     }
 
-    /// Appends a reply of respgate's own, unless the client asked not to see it.
+    /// Appends a reply of respgate's own, unless the client turned replies off.
     fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if !self.client.mutes() {
             self.replies.answer(write);
         }
     }
 
-    /// Appends an error line.
+    /// Counts a refusal and answers with an error line.
     fn refuse(&mut self, line: &[u8]) {
         self.ctx.upstream.counters.refused.inc();
         self.answer_line(line);
@@ -388,7 +400,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.leave_lane();
-        self.ctx.roster.leave(self.client.id);
+        self.ctx.registry.leave(self.client.id);
         self.replies.close();
     }
 }

@@ -1,5 +1,5 @@
-//! Error lines that respgate writes in the server's own words. Texts were compared with valkey 8.0.1 and redis
-//! 7.0.15; all are without CRLF.
+//! Defines the error lines that respgate writes in the server's own words. The texts were compared with valkey
+//! 8.0.1 and redis 7.0.15. All are without CRLF, except [`COMMAND_TIMEOUT`].
 
 use std::borrow::Cow;
 
@@ -9,34 +9,34 @@ use crate::tenant::users::Refused;
 use crate::tenant::users::throttle::{AuthDecision, TooSoon};
 use crate::topology::ServerInfo;
 
-/// A command before AUTH.
+/// The error for a command before AUTH.
 pub const NO_AUTH: &[u8] = b"-NOAUTH Authentication required.";
-/// HELLO before AUTH and without its AUTH option.
+/// The error for HELLO before AUTH and without its AUTH option.
 pub const NO_AUTH_HELLO: &[u8] = b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
-/// Options that make no sense.
+/// The error for options that make no sense.
 pub const SYNTAX: &[u8] = b"-ERR syntax error";
-/// A number that is none.
+/// The error for an argument that is not an integer.
 pub const NOT_AN_INTEGER: &[u8] = b"-ERR value is not an integer or out of range";
-/// A number that does not fit into 32 bits.
+/// The error for a number that does not fit into 32 bits.
 pub const NOT_AN_INT: &[u8] = b"-ERR value is out of range, value must between -2147483648 and 2147483647";
-/// A database number below zero; above, the server answers itself.
+/// The error for a database number below zero. For one that is too large, the server answers.
 pub const NO_SUCH_DATABASE: &[u8] = b"-ERR DB index is out of range";
-/// HELLO's version.
+/// The error for HELLO with a version that is not an integer.
 pub const PROTOCOL_NOT_AN_INTEGER: &[u8] = b"-ERR Protocol version is not an integer or out of range";
-/// HELLO's version is neither 2 nor 3.
+/// The error for HELLO with a version other than 2 and 3.
 pub const NO_PROTOCOL: &[u8] = b"-NOPROTO unsupported protocol version";
-/// CLIENT SETNAME and HELLO SETNAME.
+/// The error for an invalid name in CLIENT SETNAME or HELLO SETNAME.
 pub const BAD_NAME: &[u8] = b"-ERR Client names cannot contain spaces, newlines or special characters.";
-/// CLUSTER and ASKING.
+/// The error for CLUSTER and ASKING.
 pub const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled";
-/// EXEC outside a transaction.
+/// The error for EXEC outside a transaction.
 pub const EXEC_WITHOUT_MULTI: &[u8] = b"-ERR EXEC without MULTI";
-/// DISCARD outside a transaction.
+/// The error for DISCARD outside a transaction.
 pub const DISCARD_WITHOUT_MULTI: &[u8] = b"-ERR DISCARD without MULTI";
-/// EXEC of a transaction in which something was refused.
+/// The error for EXEC of a transaction in which a command was refused.
 pub const EXEC_ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.";
 
-/// State that a client has on its connection, which belongs to its user and its protocol version.
+/// Names state that a client has on its connection, and that belongs to its user and its protocol version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kept {
     /// MULTI without EXEC.
@@ -55,12 +55,12 @@ pub enum Kept {
     ImportSource,
     /// HIMPORT PREPARE.
     Fieldsets,
-    /// Whatever a command of this name left that respgate does not know.
+    /// State that a command of this name may have left, which respgate does not know.
     UnknownCommand(Box<str>),
 }
 
 impl Kept {
-    /// What it is called, and what ends it.
+    /// Returns what the state is called, and which commands end it.
     fn words(&self) -> (Cow<'_, str>, &'static str) {
         let (name, end) = match self {
             Self::Transaction => ("a transaction", "EXEC or DISCARD"),
@@ -80,7 +80,7 @@ impl Kept {
     }
 }
 
-/// AUTH or HELLO while state is kept that cannot move to another connection.
+/// Returns the error for AUTH or HELLO while the connection has state that cannot move to another connection.
 pub fn kept_state(kept: &[Kept]) -> Vec<u8> {
     let reasons: Vec<String> = kept
         .iter()
@@ -94,20 +94,20 @@ pub fn kept_state(kept: &[Kept]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Replication and the script debugger, where administrative commands are allowed.
+/// Returns the error for replication and the script debugger, where administrative commands are allowed.
 pub fn other_protocol(name: &str) -> Vec<u8> {
     let name = name.replace('|', " ");
     format!("-ERR respgate: {name} turns its connection over to another protocol than requests and replies, which respgate cannot relay; send it to the server itself")
         .into_bytes()
 }
 
-/// A command that got no reply within `command-timeout`, with CRLF.
+/// The error for a command that got no reply within `command-timeout`, with CRLF.
 pub const COMMAND_TIMEOUT: &[u8] = b"-OUTCOMEUNKNOWN respgate: no reply came within command-timeout; the command may or may not have run\r\n";
 
-/// AUTH with what is no user's password.
+/// The error for AUTH with a password that no user has.
 pub const WRONG_PASSWORD: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.";
 
-/// Why AUTH failed.
+/// Returns the error for an AUTH that failed.
 pub fn not_authenticated(refused: &Refused) -> Vec<u8> {
     match refused {
         Refused::Wrong => WRONG_PASSWORD.to_vec(),
@@ -119,10 +119,10 @@ pub fn not_authenticated(refused: &Refused) -> Vec<u8> {
     }
 }
 
-/// What a refusal of AUTH says about the password; `line` is the server's, or respgate's where it could not ask.
+/// Interprets a refusal of AUTH. `line` is the server's error, or respgate's if it could not ask the server.
 pub fn verdict(line: &[u8]) -> AuthDecision {
     let begins = |start: &[u8]| line.starts_with(start);
-    // The second is of servers without users (redis before 6).
+    // The second text is from servers without users (redis before 6).
     if begins(b"-WRONGPASS ") || begins(b"-ERR invalid password") {
         AuthDecision::Wrong(line.into())
     } else if begins(b"-ERR respgate:") {
@@ -132,10 +132,10 @@ pub fn verdict(line: &[u8]) -> AuthDecision {
     }
 }
 
-/// How much of a name, and of all arguments together, an error repeats, in bytes.
+/// Limit of the bytes that an error repeats: of a name, and of all arguments together.
 const REPEATED: usize = 128;
 
-/// A name that no command has.
+/// Returns the error for an unknown command.
 pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
     let mut args = request.args();
     let mut line = b"-ERR unknown command '".to_vec();
@@ -154,7 +154,7 @@ pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
     one_line(line)
 }
 
-/// A subcommand that its container does not have.
+/// Returns the error for an unknown subcommand.
 pub fn unknown_subcommand(container: &str, subcommand: &[u8]) -> Vec<u8> {
     let mut line = b"-ERR unknown subcommand '".to_vec();
     line.extend_from_slice(c_string(subcommand, REPEATED));
@@ -162,12 +162,13 @@ pub fn unknown_subcommand(container: &str, subcommand: &[u8]) -> Vec<u8> {
     one_line(line)
 }
 
-/// Too few or too many arguments; `name` as in the command table.
+/// Returns the error for a wrong number of arguments. `name` is as in the command table.
 pub fn wrong_arity(name: &str) -> Vec<u8> {
     format!("-ERR wrong number of arguments for '{}' command", name.to_ascii_lowercase()).into_bytes()
 }
 
-/// What a subscriber may not do in RESP2; `name` as in the command table, or as the client spelt it.
+/// Returns the error for a command that a RESP2 subscriber may not run. `name` is as in the command table or in
+/// the client's spelling.
 pub fn only_subscriptions(name: &str) -> Vec<u8> {
     let name = name.to_ascii_lowercase();
     one_line(
@@ -176,43 +177,43 @@ pub fn only_subscriptions(name: &str) -> Vec<u8> {
     )
 }
 
-/// An option of CLIENT SETINFO that it does not have.
+/// Returns the error for an unknown option of CLIENT SETINFO.
 pub fn unrecognized_option(option: &[u8]) -> Vec<u8> {
     one_line([b"-ERR Unrecognized option '", c_string(option, usize::MAX), b"'"].concat())
 }
 
-/// An option of HELLO that it does not have, or that lacks its value.
+/// Returns the error for an option of HELLO that is unknown or lacks its value.
 pub fn bad_hello_option(option: &[u8]) -> Vec<u8> {
     one_line([b"-ERR Syntax error in HELLO option '", c_string(option, usize::MAX), b"'"].concat())
 }
 
-/// The answer to a CLIENT TRACKING of more than `most` bytes.
+/// Returns the error for a CLIENT TRACKING of more than `most` bytes.
 pub fn too_many_prefixes(most: usize) -> Vec<u8> {
     format!("-ERR respgate: CLIENT TRACKING may take {most} bytes; give fewer or shorter prefixes")
         .into_bytes()
 }
 
-/// A subscription too many, or with too long a name.
+/// Returns the error for a subscription that exceeds a client's limit of names or bytes.
 pub fn too_many_subscriptions() -> Vec<u8> {
     format!("-ERR respgate: more than {MAX_SUBSCRIPTIONS} subscriptions of one client, or {MAX_NAME_BYTES} bytes of names")
         .into_bytes()
 }
 
-/// The subscriptions of all clients take what they may.
+/// The error for a subscription while the subscriptions of all clients have reached their limit.
 pub const SUBSCRIPTIONS_FULL: &[u8] =
     b"-ERR respgate: the subscriptions of all clients take a quarter of max-buffered, as much as they may; raise it, or subscribe to less";
 
-/// How the server's ACL words a denial.
+/// Says how the server's ACL words a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wording {
-    /// With the user's name: valkey, and redis from 7.2 on.
+    /// With the user's name: Valkey, and Redis from 7.2 on.
     Named,
-    /// Without: redis before 7.2.
+    /// Without the user's name: Redis before 7.2.
     Nameless,
 }
 
 impl Wording {
-    /// That of a server; of one that is not known yet, the newer.
+    /// Returns a server's wording. For a server that is not known yet, returns the newer wording.
     pub fn of(server: Option<&ServerInfo>) -> Self {
         let nameless = server.is_some_and(|server| {
             let mut parts = server.version.split('.').map_while(|part| part.parse::<u32>().ok());
@@ -222,7 +223,7 @@ impl Wording {
     }
 }
 
-/// A command that the user may not run; `name` as in the command table.
+/// Returns the error for a command that the user may not run. `name` is as in the command table.
 pub fn no_permission(wording: Wording, user: &str, name: &str) -> Vec<u8> {
     let name = name.to_ascii_lowercase();
     one_line(match wording {
@@ -235,7 +236,7 @@ pub fn no_permission(wording: Wording, user: &str, name: &str) -> Vec<u8> {
     })
 }
 
-/// A key that the user may not touch.
+/// Returns the error for a key that the user may not access.
 pub fn no_key_permission(wording: Wording) -> &'static [u8] {
     match wording {
         Wording::Named => b"-NOPERM No permissions to access a key",
@@ -245,7 +246,7 @@ pub fn no_key_permission(wording: Wording) -> &'static [u8] {
     }
 }
 
-/// A channel that the user may not use.
+/// Returns the error for a channel that the user may not access.
 pub fn no_channel_permission(wording: Wording) -> &'static [u8] {
     match wording {
         Wording::Named => b"-NOPERM No permissions to access a channel",
@@ -255,20 +256,21 @@ pub fn no_channel_permission(wording: Wording) -> &'static [u8] {
     }
 }
 
-/// Any refusal of EXEC, which ends the transaction; `line` is what another command would be answered.
+/// Returns the error for a refused EXEC, which ends the transaction. `line` is the error that another command
+/// would get.
 pub fn exec_aborted_because(line: &[u8]) -> Vec<u8> {
-    // The server's own format drops the generic code, but no other.
+    // The server's own format drops the generic code ERR, but no other.
     let why = line.strip_prefix(b"-ERR ").or_else(|| line.strip_prefix(b"-")).unwrap_or(line);
     [b"-EXECABORT Transaction discarded because of: ", why].concat()
 }
 
-/// What C's `%.*s` prints of it.
+/// Returns the bytes that C's `%.*s` prints.
 fn c_string(bytes: &[u8], limit: usize) -> &[u8] {
     let end = memchr::memchr(0, bytes).unwrap_or(bytes.len()).min(limit);
     bytes.get(..end).unwrap_or_default()
 }
 
-/// An error is one line: the server turns CR and LF into spaces.
+/// Turns CR and LF into spaces, as the server does: an error is one line.
 pub(super) fn one_line(mut line: Vec<u8>) -> Vec<u8> {
     for byte in &mut line {
         if matches!(byte, b'\r' | b'\n') {

@@ -1,5 +1,5 @@
-//! The sessions of one worker: a drain, a reload and the clock reach them here, and the byte budget chooses among them
-//! whom to disconnect.
+//! Keeps the sessions of one worker: drains, reloads and the clock reach them here, and the byte budget chooses
+//! among them which clients to disconnect.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,19 +13,24 @@ use super::activity::{Activity, Tick};
 use crate::net::budget::{Holding, Share, relief, weightiest};
 use crate::net::buffers::Buffers;
 
-/// How long a worker waits between two looks at a byte budget that is spent.
+/// Pause between two checks of a byte budget that is spent.
 const RELIEF_PAUSE: Duration = Duration::from_millis(2);
-/// Evictions are logged at most this often.
+/// Minimum time between two log lines about evictions.
 const RELIEF_LOG_PERIOD: Duration = Duration::from_secs(1);
-/// Looks after which a worker disconnects its own largest client, although another worker's was larger.
-const RELIEF_PATIENCE: u32 = 10;
+/// Number of checks after which a worker disconnects its own largest client although another worker's client is
+/// larger.
+const MAX_DEFERRED_ROUNDS: u32 = 10;
 
-/// The sessions of one worker, so that a drain reaches them, and the clock of their timeouts.
+/// Keeps the sessions of one worker, and the clock of their timeouts.
 pub struct SessionRegistry {
     sessions: RefCell<HashMap<u64, Rc<Activity>>>,
+    /// True during a drain.
     pub(super) draining: Cell<bool>,
+    /// Notified when a session ends.
     left: Notify,
+    /// The start of the worker's clock.
     since: Instant,
+    /// The clock, in seconds since `since`. Advances once per second.
     pub(super) now: Cell<Tick>,
 }
 
@@ -42,7 +47,7 @@ impl Default for SessionRegistry {
 }
 
 impl SessionRegistry {
-    /// From now on sessions end as soon as nothing of theirs is under way.
+    /// Ends each session as soon as none of its requests is under way.
     pub fn drain(&self) {
         self.draining.set(true);
         for session in self.sessions.borrow().values() {
@@ -50,7 +55,7 @@ impl SessionRegistry {
         }
     }
 
-    /// Once a second: looks whose time is up.
+    /// Advances the clock and checks the timeouts of all sessions. Called once per second.
     pub fn inspect(&self) {
         self.now.set(self.since.elapsed().as_secs());
         for session in self.sessions.borrow().values() {
@@ -58,21 +63,21 @@ impl SessionRegistry {
         }
     }
 
-    /// Users or tenants have changed: every session looks at what that means for it, at its next turn.
+    /// Tells every session that users or tenants have changed. Each follows the change at its next turn.
     pub fn tell_reload(&self) {
         for session in self.sessions.borrow().values() {
             session.tell_reload();
         }
     }
 
-    /// Disconnects the clients that hold most, whenever the byte budget of the process is spent. Never ends.
+    /// Disconnects the clients that hold most whenever the byte budget of the process is spent. Never ends.
     pub async fn relieve(self: Rc<Self>, buffers: Rc<Buffers>) {
         let share = buffers.share();
-        let mut told: Option<Instant> = None;
+        let mut logged_at: Option<Instant> = None;
         loop {
             share.spent().await;
-            // Much of what is held at one moment is written at the next, and the other workers need a moment to say how
-            // much their largest client holds.
+            // Do not evict at once: much of what is held now is written within milliseconds, and the other
+            // workers need a moment to publish how much their largest client holds.
             let (mut clients, mut bytes) = self.rank(0, 0, share);
             for round in 0.. {
                 tokio::time::sleep(RELIEF_PAUSE).await;
@@ -85,8 +90,8 @@ impl SessionRegistry {
                 bytes += evicted.1;
             }
             self.end_waits();
-            if clients > 0 && told.is_none_or(|at| at.elapsed() >= RELIEF_LOG_PERIOD) {
-                told = Some(Instant::now());
+            if clients > 0 && logged_at.is_none_or(|at| at.elapsed() >= RELIEF_LOG_PERIOD) {
+                logged_at = Some(Instant::now());
                 tracing::warn!(
                     clients,
                     bytes,
@@ -97,29 +102,30 @@ impl SessionRegistry {
         }
     }
 
-    /// Tells the other workers how much the largest client holds, and marks those that must go for `missing` bytes.
-    /// Returns how many those are, and how many bytes they hold.
+    /// Publishes how much this worker's largest client holds, and evicts the clients that must go to free
+    /// `missing` bytes. Returns the number of evicted clients, and the bytes that they hold.
     fn rank(&self, missing: usize, round: u32, share: &Share) -> (usize, usize) {
         let sessions = self.sessions.borrow();
         let (leaving, staying): (Vec<_>, Vec<_>) =
             sessions.values().partition(|session| session.is_evicted());
-        let leaving = leaving.iter().map(|session| session.held()).sum();
+        let leaving = leaving.iter().map(|session| session.kept_bytes()).sum();
         let clients: Vec<Holding> = staying.iter().map(|session| session.holding()).collect();
+        // The equal part of one client. `relief` weighs clients against it.
         let equal = share.budget().limit() / (sessions.len() * share.budget().workers()).max(1);
         let others = share.compare_largest(weightiest(&clients, equal));
-        // A worker that does not answer must not keep the others from doing their part.
-        let others = if round < RELIEF_PATIENCE { others } else { 0 };
+        // A worker that does not answer must not keep the other workers from evicting.
+        let others = if round < MAX_DEFERRED_ROUNDS { others } else { 0 };
         let (mut evicted, mut bytes) = (0, 0);
         let chosen = relief(&clients, equal, leaving, missing, others);
         for session in chosen.into_iter().filter_map(|at| staying.get(at)) {
             session.evict();
             evicted += 1;
-            bytes += session.held();
+            bytes += session.kept_bytes();
         }
         (evicted, bytes)
     }
 
-    /// Clients that may send again since the byte budget is relieved are read from.
+    /// Wakes the clients that waited for memory, now that the byte budget is relieved.
     fn end_waits(&self) {
         for session in self.sessions.borrow().values() {
             session.end_wait();
@@ -137,10 +143,12 @@ impl SessionRegistry {
         }
     }
 
+    /// Adds the session of a client.
     pub(super) fn join(&self, client: u64, session: Rc<Activity>) {
         self.sessions.borrow_mut().insert(client, session);
     }
 
+    /// Removes the session of a client.
     pub(super) fn leave(&self, client: u64) {
         self.sessions.borrow_mut().remove(&client);
         self.left.notify_waiters();

@@ -1,4 +1,4 @@
-//! Which way a request goes.
+//! Decides how a request is answered: by which lane, locally, or with a refusal.
 
 use std::rc::Rc;
 
@@ -19,55 +19,59 @@ use crate::upstream::reply_sizes::Placement;
 use crate::upstream::shared::lane::Admission;
 use crate::upstream::shared::queue::IfLost;
 
-/// A request larger than this does not travel on the shared lane, where others would wait behind it, in bytes.
+/// Size limit of a request on the shared lane, in bytes. A larger request takes a lease, so that others do not
+/// wait behind it.
 const OVERSIZE: usize = 64 * 1024;
 
-/// A longer CLIENT TRACKING is refused, in bytes.
+/// Size limit of a CLIENT TRACKING request, in bytes. A longer one is refused.
 const MAX_TRACKING: usize = 1024 * 1024;
 
-/// What the table, or failing that the server itself, says about a request's command.
+/// Says how a request is answered, by the command table or, for commands that the table lacks, by the server's
+/// description.
 pub(super) enum RouteDecision {
-    /// By the shared lane.
+    /// Goes by the shared lane.
     Shared(IfLost),
-    /// By the shared lane, with a cursor that means something to one primary only.
+    /// Goes by the shared lane. Its cursor is valid on one primary only.
     Scan(IfLost),
-    /// By the leased lane.
+    /// Goes by the leased lane.
     Leased,
     /// A command that the table lacks, as the server described it.
     Learned(LearnedRoute),
-    /// By fan-in: subscriptions of a kind begin, or end.
+    /// Goes by fan-in: subscriptions of this kind begin (true) or end (false).
     Fanned(Kind, bool),
-    /// The server must be asked what the command is.
+    /// The session must first ask the server what the command is.
     Unlearned,
-    /// The server must be asked how many users it has.
+    /// The session must first ask the server how many users it has.
     UsersUnknown,
-    /// By the shared lane, with this request in the place of the client's.
+    /// Goes by the shared lane as this other request.
     Rewritten(Vec<u8>, IfLost),
-    /// Answered here.
+    /// respgate answers it.
     Local(&'static Spec),
-    /// Refused with this line.
+    /// Refused with this error line.
     Refused(Vec<u8>),
-    /// Refused because of a setting: nothing of it may reach the server, in a transaction neither.
+    /// Refused because of a setting. No part of it may reach the server, not even in a transaction.
     Denied(Forbidden),
-    /// As `Denied`, unless the server has no such command, which it must be asked first: then the client is told that.
+    /// As `Denied`, but the session must first ask the server whether the command exists. If it does not, the
+    /// client gets the error for an unknown command.
     DeniedUnlearned(Forbidden),
-    /// The server would close the connection without a word.
+    /// The server would close the connection without a reply.
     Dropped,
 }
 
-/// How a command goes that the table lacks.
+/// Says how a command that the table lacks is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LearnedRoute {
-    /// By the shared lane, unless the session has a lease.
+    /// True if it goes by the shared lane, unless the session has a lease.
     pub(super) shared: bool,
-    /// The connection stays this session's: what the command does to it is not known.
+    /// True if the session keeps the connection, because the command's effect on it is unknown.
     pub(super) kept: bool,
-    /// What it can leave on the connection.
+    /// The state that the command can leave on the connection.
     pub(super) trace: Trace,
-    /// It may wait for what other clients do.
+    /// True if the command may wait for other clients.
     pub(super) blocking: bool,
-    /// A user's bytes can split its reply.
+    /// True if a user's bytes can split its reply.
     pub(super) forgeable: bool,
+    /// What to do if the connection is lost before the reply.
     pub(super) if_lost: IfLost,
 }
 
@@ -75,7 +79,7 @@ impl Session {
     /// Sends a request, answers it, or says what must happen first.
     pub(super) fn dispatch(&mut self, request: &Request<'_>) -> Step {
         if self.ctx.upstream.auth_unclear() {
-            return Step::Stay(Pause::Errand(AsyncOp::Greet));
+            return Step::Stay(Pause::AsyncOp(AsyncOp::Greet));
         }
         if let Some(pause) = self.subscribing_pause() {
             return Step::Stay(pause);
@@ -83,16 +87,16 @@ impl Session {
         match self.route(request) {
             RouteDecision::Shared(if_lost) => self.share(request, if_lost),
             RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
-            RouteDecision::Learned(way) if way.shared => self.share(request, way.if_lost),
+            RouteDecision::Learned(route) if route.shared => self.share(request, route.if_lost),
             RouteDecision::Rewritten(frame, if_lost) => match Request::parse(&frame) {
                 Some(request) => self.share(&request, if_lost),
                 None => Step::Done,
             },
-            way => {
+            route => {
                 if self.replies.awaited() > 0 {
                     return Step::Stay(Pause::Replies);
                 }
-                match way {
+                match route {
                     RouteDecision::Local(spec) => self.answer_locally(spec, request),
                     RouteDecision::Refused(line) => {
                         self.refuse(&line);
@@ -104,20 +108,21 @@ impl Session {
                     }
                     RouteDecision::Fanned(kind, begins) => self.fan(request, kind, begins),
                     RouteDecision::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
-                    RouteDecision::UsersUnknown => Step::Stay(Pause::Errand(AsyncOp::CountUsers)),
+                    RouteDecision::UsersUnknown => Step::Stay(Pause::AsyncOp(AsyncOp::CountUsers)),
                     RouteDecision::Unlearned | RouteDecision::DeniedUnlearned(_) => {
-                        Step::Stay(Pause::Errand(AsyncOp::Learn))
+                        Step::Stay(Pause::AsyncOp(AsyncOp::Learn))
                     }
                     RouteDecision::Leased
                     | RouteDecision::Learned(_)
                     | RouteDecision::Shared(_)
                     | RouteDecision::Scan(_)
-                    | RouteDecision::Rewritten(..) => Step::Stay(Pause::Errand(AsyncOp::Lease)),
+                    | RouteDecision::Rewritten(..) => Step::Stay(Pause::AsyncOp(AsyncOp::Lease)),
                 }
             }
         }
     }
 
+    /// Sends a request by the shared lane, or asks for a lease if earlier replies were large.
     pub(super) fn share(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.replies.sizes().placement() != Placement::Shared
             && let Some(step) = self.step_elsewhere(true)
@@ -127,7 +132,7 @@ impl Session {
         self.push_shared(request, if_lost)
     }
 
-    /// As `share`, for a command that a lease does not carry as well.
+    /// As `share`, for a command that a lease cannot carry.
     pub(super) fn share_only(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.replies.sizes().placement() != Placement::Shared
             && let Some(step) = self.step_elsewhere(false)
@@ -137,20 +142,22 @@ impl Session {
         self.push_shared(request, if_lost)
     }
 
-    /// What the next command waits for because of the size of earlier replies. `None`: for nothing.
+    /// Returns what the next command waits for because of the size of earlier replies, or `None` if it can be
+    /// sent.
     fn step_elsewhere(&mut self, may_lease: bool) -> Option<Step> {
         if self.replies.awaited() > 0 {
             return Some(Step::Stay(Pause::Replies));
         }
         self.replies.sizes().all_answered();
-        // Where no lease is to be had, one large reply at a time comes on the shared connection.
+        // Without a free lease, large replies come on the shared connection, one at a time.
         let leases = may_lease
             && self.replies.sizes().placement() == Placement::Own
             && self.ctx.upstream.has_free_lease()
             && self.take_place(Limit::Leased).is_ok();
-        leases.then_some(Step::Stay(Pause::Errand(AsyncOp::Lease)))
+        leases.then_some(Step::Stay(Pause::AsyncOp(AsyncOp::Lease)))
     }
 
+    /// Pushes a request to the shared lane, or says what it waits for.
     fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.alone() {
             let waits = self.ctx.upstream.in_hold() && self.ctx.upstream.held_until().is_ok();
@@ -160,7 +167,8 @@ impl Session {
             return self.pinned();
         }
         let Some(lane) = self.lane() else { return Step::Done };
-        // First, so that no turn on the lane is spent on what must wait for earlier replies.
+        // Check the window before asking the scheduler, so that a request that waits for earlier replies uses up
+        // no grant.
         if self.replies.awaited() >= self.replies.window(self.ctx.config.max_pipeline) {
             return Step::Stay(Pause::Replies);
         }
@@ -168,13 +176,13 @@ impl Session {
             match self.ctx.upstream.admission(&lane, self.asks(self.replies.awaited() == 0)) {
                 Admission::Open => {}
                 Admission::Full => return Step::Stay(Pause::Lane(None)),
-                // respgate is there and waits for a primary: a health check need not fail in a failover.
+                // respgate is reachable and waits for a primary: a health check need not fail in a failover.
                 Admission::Held(_)
                     if self.ctx.upstream.in_hold() && self.replies.awaited() == 0 && is_ping(request) =>
                 {
                     return self.answer_ping(request);
                 }
-                // Who waits already goes on waiting.
+                // A client that already waits keeps its place when the hold buffer is full.
                 Admission::Held(_) if self.held.is_none() && self.ctx.upstream.hold_full(request.len()) => {
                     if self.replies.awaited() > 0 {
                         return Step::Stay(Pause::Replies);
@@ -214,16 +222,17 @@ impl Session {
         }
     }
 
-    /// Whether this session has an upstream connection of its own by configuration.
+    /// Returns true if the configuration gives each session its own upstream connection (`pool = "session"`).
     fn alone(&self) -> bool {
         self.ctx.upstream.config.pool == Pool::Session
     }
 
+    /// Asks for a lease once all earlier replies have come.
     fn pinned(&self) -> Step {
         if self.replies.awaited() > 0 {
             return Step::Stay(Pause::Replies);
         }
-        Step::Stay(Pause::Errand(AsyncOp::Lease))
+        Step::Stay(Pause::AsyncOp(AsyncOp::Lease))
     }
 
     fn answer_locally(&mut self, spec: &'static Spec, request: &Request<'_>) -> Step {
@@ -231,12 +240,12 @@ impl Session {
         match local::answer(self, spec, request) {
             local::Outcome::Answered => Step::Done,
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
-            local::Outcome::AsyncOp(errand) => Step::Taken(Pause::Errand(errand)),
+            local::Outcome::AsyncOp(op) => Step::Taken(Pause::AsyncOp(op)),
         }
     }
 
-    /// Whether this client may do more than authenticate. The configured user's own password, too, admits a client
-    /// that must authenticate: without AUTH such a client acts as nobody.
+    /// Returns true if the client may do more than authenticate. A client that must authenticate is also admitted
+    /// with the configured user's own password. Until it sends AUTH, it has no identity.
     pub(super) fn admitted(&self) -> bool {
         let upstream = &self.ctx.upstream;
         self.client.identity.as_ref().is_some_and(|identity| {
@@ -246,12 +255,12 @@ impl Session {
         })
     }
 
-    /// Whether the client has authenticated as one of respgate's own users.
+    /// Returns true if the client has authenticated as one of respgate's own users.
     fn is_of_respgates_users(&self) -> bool {
-        self.client.login.is_some() && self.ctx.offices.users().is_some()
+        self.client.login.is_some() && self.ctx.tenants.users().is_some()
     }
 
-    /// Looks a request's command up.
+    /// Looks the request's command up, applies the policy, and decides how the request is answered.
     pub(super) fn route(&self, request: &Request<'_>) -> RouteDecision {
         let found = command::find(request);
         if let Some(policy) = &self.policy
@@ -271,14 +280,15 @@ impl Session {
         }
     }
 
+    /// Decides how a command of the table is answered.
     fn known(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         if self.is_confined() {
-            return self.confined_way(spec, request);
+            return self.route_confined(spec, request);
         }
         match spec.route {
             RouteClass::Virtual if spec.verb == Verb::Select && self.alone() => RouteDecision::Leased,
             RouteClass::Shared if request.len() > OVERSIZE => RouteDecision::Leased,
-            // A user of respgate's own need not know as whom it acts on the server.
+            // Users of respgate's own do not learn their identity on the server.
             RouteClass::Shared
                 if spec.verb == Verb::AclWhoami
                     && command::arity_ok(spec, request.argc())
@@ -286,7 +296,8 @@ impl Session {
             {
                 RouteDecision::Local(spec)
             }
-            // A subscriber by fan-in asks whether its messages would come: that is respgate's doing.
+            // PING of a fan-in subscriber asks whether messages can arrive. respgate delivers them, so respgate
+            // answers.
             RouteClass::Shared if spec.verb == Verb::Ping && self.fan_subscribed() => {
                 RouteDecision::Local(spec)
             }
@@ -302,7 +313,7 @@ impl Session {
                     RouteDecision::Shared(self.if_lost(spec, request))
                 }
             }
-            // SENTINEL is no command of a data server, whatever its arguments.
+            // A data server has no SENTINEL command, whatever its arguments.
             RouteClass::LocalError if spec.verb == Verb::Sentinel => {
                 RouteDecision::Refused(refusal::unknown_command(request))
             }
@@ -321,13 +332,13 @@ impl Session {
             }
             RouteClass::Virtual | RouteClass::LocalError => RouteDecision::Local(spec),
             RouteClass::Lease | RouteClass::SideConnection => RouteDecision::Leased,
-            // It is kept, so that tracking can be turned on again after a failover.
+            // The session keeps the request, to turn tracking on again after a failover, so its size is bounded.
             RouteClass::Pin if spec.verb == Verb::ClientTracking && request.len() > MAX_TRACKING => {
                 RouteDecision::Refused(refusal::too_many_prefixes(MAX_TRACKING))
             }
-            RouteClass::Pin if let Some(way) = self.route_fanned(spec) => way,
+            RouteClass::Pin if let Some(route) = self.route_fanned(spec) => route,
             RouteClass::Pin => match spec.verb {
-                // Without a transaction or a subscription these have nothing to end.
+                // Without a transaction, a watch or a subscription, these commands have nothing to end.
                 Verb::Exec
                 | Verb::Discard
                 | Verb::Unwatch
@@ -345,13 +356,13 @@ impl Session {
         }
     }
 
-    /// What may be done with this request if its connection is lost before it is answered.
+    /// Returns what may be done with this request if its connection is lost before it is answered.
     pub(super) fn if_lost(&self, spec: &Spec, request: &Request<'_>) -> IfLost {
         let policy = self.ctx.upstream.config.retry_writes;
         if spec.retry == Retry::Safe {
             return self.if_read_lost();
         }
-        // Options need a look only if it makes a difference.
+        // Look at the options only if they make a difference.
         if policy == RetryWrites::Never || spec.retry == Retry::Never {
             return IfLost::ReportUnknown;
         }
@@ -367,6 +378,7 @@ impl Session {
         if self.ctx.upstream.config.retry_reads { IfLost::Resend } else { IfLost::ReportLost }
     }
 
+    /// Decides how an administrative command is answered, by the client's `admin-commands` level.
     fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         let (level, _) = self.admin_level();
         if level == AdminCommands::Allow {
@@ -401,19 +413,20 @@ impl Session {
         }
     }
 
-    /// Returns true if the configuration tells clients apart, by tenants or by users of respgate's own: what one did is not for another
-    /// to see, whoever they are on the server.
+    /// Returns true if the configuration tells clients apart, by tenants or by users of respgate's own. One
+    /// client may then not see what another did, whoever they are on the server.
     fn are_users_told_apart(&self) -> bool {
-        self.ctx.offices.users().is_some() || self.ctx.offices.has_tenants()
+        self.ctx.tenants.users().is_some() || self.ctx.tenants.has_tenants()
     }
 
-    /// A name that the table lacks: a module's, a newer server's, or nobody's.
+    /// Decides how a command is answered that the table lacks: a module's, a newer server's, or one that does not
+    /// exist.
     pub(super) fn unknown(&self, request: &Request<'_>) -> RouteDecision {
         let name = request.name();
         if !self.admitted() {
             return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
         }
-        // The server takes these for an attack by way of HTTP and closes the connection.
+        // The server takes these for an HTTP cross-protocol attack and closes the connection.
         if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
             return RouteDecision::Dropped;
         }
@@ -427,7 +440,7 @@ impl Session {
         }
     }
 
-    /// What the server says of a command that the table lacks, once it has been asked.
+    /// Returns the server's description of a command that the table lacks, if the server has been asked.
     fn learned(&self, found: Option<Found>, request: &Request<'_>) -> Option<Rc<LearnedCommand>> {
         let learned = self.ctx.upstream.learned()?;
         match found {
@@ -439,6 +452,7 @@ impl Session {
         }
     }
 
+    /// Decides how a command that the server described is sent.
     fn route_learned(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> RouteDecision {
         let allowed = self.admin_level().0 == AdminCommands::Allow;
         if command.route == RouteClass::Admin && !allowed {
@@ -454,8 +468,8 @@ impl Session {
         })
     }
 
-    /// A subcommand that the table lacks. CLIENT's are respgate's own, so an unknown one is refused: it would
-    /// change a connection that is not the client's alone.
+    /// Decides how a subcommand is answered that the table lacks. CLIENT's subcommands are respgate's own. An
+    /// unknown one is refused, because it would change a connection that other clients share.
     pub(super) fn unknown_subcommand(
         &self,
         container: &'static Spec,

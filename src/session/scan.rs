@@ -1,6 +1,7 @@
-//! SCAN and its kin across a failover. A cursor means something to the node that gave it only: the order of keys
-//! depends on a seed that each server draws when it starts (valkey issue 4). A client that goes on with a cursor of the
-//! former primary therefore starts anew: it may see keys twice, which SCAN always allows, and misses none.
+//! Restarts SCAN, HSCAN, SSCAN and ZSCAN after a failover. A cursor is valid only on the node that returned it:
+//! the order of keys depends on a seed that each server draws when it starts (valkey issue 4). A client that
+//! continues with a former primary's cursor therefore starts again from the beginning: it may see keys twice,
+//! which SCAN always allows, and misses none.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -10,19 +11,20 @@ use crate::resp::request::{self, Request};
 use crate::topology::Generation;
 use crate::upstream::shared::queue::IfLost;
 
-/// Scans that one session may have under way; the oldest are forgotten.
+/// Number of scans that a session remembers. The oldest are forgotten.
 const REMEMBERED: usize = 16;
 
-/// Which primary each of a session's scans last asked.
+/// Remembers which primary each of a session's scans last asked.
 #[derive(Debug, Default)]
 pub(super) struct Scans(Vec<(u64, Generation)>);
 
 impl Scans {
-    /// Whether the cursor of this scan is another primary's.
+    /// Returns true if the cursor of this scan is a former primary's.
     fn stale(&self, scan: u64, now: Generation) -> bool {
         self.0.iter().any(|(known, asked)| *known == scan && *asked != now)
     }
 
+    /// Notes that this scan has asked the primary of generation `now`.
     fn asked(&mut self, scan: u64, now: Generation) {
         self.0.retain(|(known, _)| *known != scan);
         if self.0.len() == REMEMBERED {
@@ -41,7 +43,7 @@ impl Session {
         let begins = request.arg(place) == Some(b"0");
         let step = if !begins && self.scans.stale(scan, now) {
             match Request::parse(&from_the_beginning(request, place)) {
-                Some(anew) => self.share_only(&anew, if_lost),
+                Some(restarted) => self.share_only(&restarted, if_lost),
                 None => self.share_only(request, if_lost),
             }
         } else {
@@ -54,12 +56,12 @@ impl Session {
     }
 }
 
-/// Which argument the cursor is: HSCAN, SSCAN and ZSCAN have a key before it.
+/// Returns the index of the cursor argument: HSCAN, SSCAN and ZSCAN have a key before it.
 fn cursor_place(name: &[u8]) -> usize {
     if name.eq_ignore_ascii_case(b"SCAN") { 1 } else { 2 }
 }
 
-/// Tells a session's scans apart: by command and key.
+/// Returns a hash that tells a session's scans apart, of the command and the key.
 fn identity(request: &Request<'_>, cursor: usize) -> u64 {
     let mut hasher = DefaultHasher::new();
     request.name().to_ascii_uppercase().hash(&mut hasher);
@@ -67,6 +69,7 @@ fn identity(request: &Request<'_>, cursor: usize) -> u64 {
     hasher.finish()
 }
 
+/// Returns the request with the cursor `0`.
 fn from_the_beginning(request: &Request<'_>, cursor: usize) -> Vec<u8> {
     let mut args: Vec<&[u8]> = request.args().collect();
     if let Some(arg) = args.get_mut(cursor) {

@@ -1,4 +1,4 @@
-//! Commands that a setting makes respgate refuse: what the client is told, what is counted and what is logged.
+//! Refuses commands that a setting forbids: writes the error line, counts and logs.
 
 use super::Session;
 use super::config::AdminCommands;
@@ -8,7 +8,7 @@ use crate::metrics::{Counters, LocalCounter};
 use crate::resp::request::Request;
 use crate::tenant::policy::PolicyKey;
 
-/// A setting that refuses commands.
+/// Names a setting that refuses commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Setting {
     /// `admin-commands` of the listener, at this level.
@@ -17,11 +17,12 @@ pub(super) enum Setting {
     Policy(PolicyKey),
 }
 
-/// A refusal that a setting causes: nothing of the request may reach the server, in a transaction neither.
+/// Describes a refusal that a setting causes. No part of the request may reach the server, not even in a
+/// transaction.
 pub(super) struct Forbidden {
     /// The error line for the client, without CRLF.
     pub(super) line: Vec<u8>,
-    /// `None`: the request has too few arguments for a policy to judge them.
+    /// The setting; `None` if the request has too few arguments for a policy to judge it.
     pub(super) setting: Option<Setting>,
 }
 
@@ -47,9 +48,10 @@ impl Setting {
 }
 
 impl Session {
-    /// Returns the refusal of a request: `line` as the server's ACL words it, and the setting behind it.
+    /// Returns the refusal of a request. `line` is the error in the words of the server's ACL; the setting is
+    /// appended to it.
     pub(super) fn forbidden(&self, setting: Setting, mut line: Vec<u8>) -> Forbidden {
-        let tenant = || self.member.as_ref().map_or("", |member| &*member.desk().tenant.config.name);
+        let tenant = || self.member.as_ref().map_or("", |member| &*member.worker_tenant().tenant.config.name);
         let named = match setting {
             Setting::AdminCommands(level) => format!("admin-commands = \"{}\"", level.name()),
             Setting::Policy(key) => format!("{} of tenant '{}'", key.name(), tenant()),
@@ -58,9 +60,9 @@ impl Session {
         Forbidden { line: refusal::one_line(line), setting: Some(setting) }
     }
 
-    /// Returns the level of administrative commands that holds for this client, and the setting that causes it. On a listener
-    /// that allows everything, a policy that confines the client to reading, or to some keys, leaves it what only shows
-    /// something: CONFIG GET could show it the password of a user whom nothing confines.
+    /// Returns the level of administrative commands that applies to this client, and the setting that causes it.
+    /// On a listener that allows everything, a policy that confines the client to reading or to some keys reduces
+    /// the level to read-only: CONFIG GET could otherwise show the client the password of an unconfined user.
     pub(super) fn admin_level(&self) -> (AdminCommands, Setting) {
         let level = self.ctx.config.admin_commands;
         let confinement = self.policy.as_ref().and_then(|policy| policy.confinement());
@@ -70,7 +72,7 @@ impl Session {
         }
     }
 
-    /// Returns the refusal of an administrative command; `name` as in the command table.
+    /// Returns the refusal of an administrative command. `name` is as in the command table.
     #[cold]
     pub(super) fn forbidden_by_level(&self, name: &str) -> Forbidden {
         let (_, setting) = self.admin_level();
@@ -92,7 +94,7 @@ impl Session {
         if matches!(setting, Some(Setting::Policy(_)) | None)
             && let Some(member) = &self.member
         {
-            member.desk().figures.denied.inc();
+            member.worker_tenant().figures.denied.inc();
         }
         let Some(setting) = setting else { return };
         let (client, peer, listener) = (self.client.id, &self.client.peer, &self.client.local);
@@ -113,13 +115,13 @@ impl Session {
                 listener,
                 command,
                 setting = setting_key,
-                tenant = self.member.as_ref().map(|member| &*member.desk().tenant.config.name),
+                tenant = self.member.as_ref().map(|member| &*member.worker_tenant().tenant.config.name),
                 "a command is refused: its tenant's policy does not allow it"
             ),
         }
     }
 
-    /// Answers a request that one of its tenant's limits refuses; `line` names the limit.
+    /// Answers a request that one of its tenant's limits refuses. `line` names the limit.
     #[cold]
     pub(super) fn refuse_for_limit(&mut self, line: &[u8]) {
         self.note_limit(line);
@@ -133,17 +135,18 @@ impl Session {
             client = self.client.id,
             peer = self.client.peer,
             listener = self.client.local,
-            tenant = self.member.as_ref().map(|member| &*member.desk().tenant.config.name),
+            tenant = self.member.as_ref().map(|member| &*member.worker_tenant().tenant.config.name),
             answer = %String::from_utf8_lossy(line),
             "a command is refused: its tenant is at a limit"
         );
     }
 }
 
-/// The longest name of a command that is logged whole, in bytes.
+/// Limit of a logged command name, in bytes. A longer name is cut.
 const MAX_LOGGED: usize = 64;
 
-/// Returns the name of a request's command, for the log. Arguments are left out, also a subcommand that the table lacks.
+/// Returns the name of a request's command, for the log. Omits the arguments, and also a subcommand that the
+/// table lacks.
 fn named(request: &Request<'_>) -> String {
     match command::find(request) {
         Some(Found::Spec(spec) | Found::NoSuchSubcommand(spec)) => spec.name.replace('|', " "),

@@ -1,5 +1,6 @@
-//! A session whose tenant's subscriptions travel by fan-in: they take no lease, and the session goes on using the other
-//! lanes beside them. A transaction, WATCH or tracking still takes a lease of its own.
+//! Serves subscriptions by fan-in, for sessions whose tenant uses it. Such subscriptions take no lease, and the
+//! session goes on using the other lanes beside them. A transaction, WATCH or tracking still takes a lease of its
+//! own.
 
 use std::task::{Context, Poll};
 
@@ -15,27 +16,28 @@ use crate::upstream::config::Pool;
 use crate::upstream::fanin::subscription::Subscription;
 
 impl Session {
-    /// The way of a command that changes subscriptions, if it is by fan-in. What began there ends there, even if the
-    /// client is another tenant's by now.
+    /// Returns the route of a command that changes subscriptions, if that is fan-in. Subscriptions that began by
+    /// fan-in also end there, even if the client now belongs to another tenant.
     pub(super) fn route_fanned(&self, spec: &Spec) -> Option<RouteDecision> {
-        let (kind, begins) = subscription(spec.verb)?;
-        let tenant = || self.member.as_ref().map(|member| member.desk().tenant.config.pubsub);
-        let fans = self.seat.is_some()
+        let (kind, begins) = subscription_change(spec.verb)?;
+        let tenant = || self.member.as_ref().map(|member| member.worker_tenant().tenant.config.pubsub);
+        let fans = self.subscription.is_some()
             || self.ctx.upstream.config.pool == Pool::Shared && tenant() == Some(Pubsub::FanIn);
         fans.then_some(RouteDecision::Fanned(kind, begins))
     }
 
-    /// Changes subscriptions. All earlier replies have been delivered.
+    /// Changes subscriptions. All earlier replies must have been delivered.
     pub(super) fn fan(&mut self, request: &Request<'_>, kind: Kind, begins: bool) -> Step {
         let upstream = self.ctx.upstream.clone();
         upstream.counters.subscribes.inc();
         if !begins {
-            match &self.seat {
-                // Confirmations are shown whatever CLIENT REPLY says, as on the server, but use a single skip up.
-                Some(seat) => {
-                    seat.unsubscribe(kind, request);
+            match &self.subscription {
+                // Confirmations are shown whatever CLIENT REPLY says, as on the server, but they use up a single
+                // skip.
+                Some(subscription) => {
+                    subscription.unsubscribe(kind, request);
                     self.client.mutes();
-                    self.leave_empty_seat();
+                    self.end_if_unsubscribed();
                 }
                 None => local::unsubscribe(self, request),
             }
@@ -50,49 +52,50 @@ impl Session {
             self.refuse(refusal::SUBSCRIPTIONS_FULL);
             return Step::Done;
         }
-        let seat = self.seat.take().unwrap_or_else(|| {
+        let subscription = self.subscription.take().unwrap_or_else(|| {
             Box::new(Subscription::take(&upstream, &identity, self.client.resp, &self.replies))
         });
-        if seat.would_exceed(request) {
-            self.seat = seat.is_subscribed().then_some(seat);
+        if subscription.would_exceed(request) {
+            self.subscription = subscription.is_subscribed().then_some(subscription);
             self.refuse(&refusal::too_many_subscriptions());
             return Step::Done;
         }
-        seat.subscribe(kind, request, self.client.mutes());
-        self.seat = Some(seat);
+        subscription.subscribe(kind, request, self.client.mutes());
+        self.subscription = Some(subscription);
         self.activity.set_subscribed(true);
         Step::Done
     }
 
-    /// Whether a subscription that was asked for has not been confirmed or refused. Nothing may overtake it.
+    /// Returns true if a requested subscription has been neither confirmed nor refused. No later request may
+    /// overtake it.
     pub(super) fn subscribing(&mut self) -> bool {
-        match &self.seat {
+        match &self.subscription {
             None => false,
-            Some(seat) if seat.asks().is_some() => true,
+            Some(subscription) if subscription.asks().is_some() => true,
             Some(_) => {
-                self.leave_empty_seat();
+                self.end_if_unsubscribed();
                 false
             }
         }
     }
 
-    /// Whether anything is subscribed to by fan-in.
+    /// Returns true if the client has any subscription by fan-in.
     pub(super) fn fan_subscribed(&self) -> bool {
-        self.seat.as_ref().is_some_and(|seat| seat.is_subscribed())
+        self.subscription.as_ref().is_some_and(|subscription| subscription.is_subscribed())
     }
 
-    /// Whether a subscription by fan-in is `such`.
-    pub(super) fn fan_hears(&self, such: impl FnMut(Kind, &[u8]) -> bool) -> bool {
-        self.seat.as_ref().is_some_and(|seat| seat.hears(such))
+    /// Returns true if `matches` holds for one of the fan-in subscriptions.
+    pub(super) fn fan_hears(&self, matches: impl FnMut(Kind, &[u8]) -> bool) -> bool {
+        self.subscription.as_ref().is_some_and(|subscription| subscription.hears(matches))
     }
 
-    /// Whether the client may only change its subscriptions, PING, QUIT and RESET.
+    /// Returns true if the client may only change its subscriptions, PING, QUIT and RESET, as a RESP2 subscriber.
     pub(super) fn is_confined(&self) -> bool {
-        self.seat.is_some() && self.client.resp == Resp::V2 && self.fan_subscribed()
+        self.subscription.is_some() && self.client.resp == Resp::V2 && self.fan_subscribed()
     }
 
-    /// The way of a confined client's command.
-    pub(super) fn confined_way(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
+    /// Returns the route of a confined client's command.
+    pub(super) fn route_confined(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         if !command::arity_ok(spec, request.argc()) {
             return RouteDecision::Refused(refusal::wrong_arity(spec.name));
         }
@@ -104,8 +107,8 @@ impl Session {
         }
     }
 
-    /// Waits for the answer to a request for subscriptions. Ready when the client has left, and there is no server to
-    /// give one.
+    /// Waits for the reply to a subscription request. Ready when the client has left and there is no primary to
+    /// reply.
     pub(super) fn poll_subscribing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let held = self.ctx.upstream.in_hold();
         if held {
@@ -120,39 +123,40 @@ impl Session {
         Poll::Pending
     }
 
-    /// Writes replies and messages to the client while the session waits for something else, as far as its limits allow.
-    /// Returns true if the client does not take them. A fault shows at the next turn.
+    /// Writes replies and messages to the client while the session waits for something else, as far as its limits
+    /// allow. Returns true if the client does not take them. A write error shows at the next turn.
     pub(super) fn poll_messages(&mut self, cx: &mut Context<'_>) -> bool {
         self.replies.watch(cx.waker());
-        if self.seat.is_some() && !self.charge_output(cx, self.replies.awaited() as usize) {
+        if self.subscription.is_some() && !self.charge_output(cx, self.replies.awaited() as usize) {
             return false;
         }
         self.replies.poll_write_to(cx, &mut self.stream).is_pending()
     }
 
-    /// All its subscriptions end.
-    pub(super) fn leave_seat(&mut self) {
-        if self.seat.take().is_some() {
+    /// Ends all fan-in subscriptions.
+    pub(super) fn end_subscriptions(&mut self) {
+        if self.subscription.take().is_some() {
             self.activity.set_subscribed(false);
-            self.activity.touch(self.ctx.roster.now.get());
+            self.activity.touch(self.ctx.registry.now.get());
         }
     }
 
-    fn leave_empty_seat(&mut self) {
-        let asks = self.seat.as_ref().is_some_and(|seat| seat.asks().is_some());
+    /// Ends the use of fan-in if no subscription exists or is requested.
+    fn end_if_unsubscribed(&mut self) {
+        let asks = self.subscription.as_ref().is_some_and(|subscription| subscription.asks().is_some());
         if !asks && !self.fan_subscribed() {
-            self.leave_seat();
+            self.end_subscriptions();
         }
     }
 
-    /// What must wait before the next request can be looked at.
+    /// Returns the pause before the next request if a subscription is not yet confirmed.
     pub(super) fn subscribing_pause(&mut self) -> Option<Pause> {
         self.subscribing().then_some(Pause::Subscribing)
     }
 }
 
-/// Which subscriptions a command changes, and whether it begins them.
-pub(super) fn subscription(verb: Verb) -> Option<(Kind, bool)> {
+/// Returns the kind of subscription that a command changes, and true if the command begins it.
+pub(super) fn subscription_change(verb: Verb) -> Option<(Kind, bool)> {
     Some(match verb {
         Verb::Subscribe => (Kind::Channel, true),
         Verb::Unsubscribe => (Kind::Channel, false),

@@ -1,4 +1,4 @@
-//! A session's turn: write what waits, handle what was read, read more.
+//! Runs one turn of a session: write waiting replies, handle the requests that were read, read more.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,80 +14,84 @@ use crate::net::tls::fault::{HandshakeError, Reason};
 use crate::resp::request::{self, Request, RequestFault, Scanned};
 use crate::upstream::replies::ClientState;
 
-/// Replies that may wait for a client before more of its requests are handled, in bytes.
+/// Limit of reply bytes that wait for a client. Above it, the session handles no further requests.
 pub(super) const BACKLOG: usize = 256 * 1024;
-/// Unhandled input that is read ahead while requests must wait, in bytes, so that a departure is noticed.
+/// Limit of unhandled input, in bytes. The session reads ahead up to it while requests wait, to notice that the
+/// client leaves.
 pub(super) const AHEAD: usize = 64 * 1024;
-/// Reads, of 64 KiB at most, between two looks at whether the client takes replies again.
+/// Number of reads, of 64 KiB at most each, before the session checks again whether the client takes replies.
 const AHEAD_READS: usize = 4;
-/// Reads of a client that waits for something else, before other sessions have their turn.
+/// Number of reads from a client that waits for something else, before other sessions get a turn.
 const LEFT_READS: usize = 32;
-/// Pieces of waiting input that are handled before other sessions have their turn.
+/// Number of contiguous pieces of kept input that are handled before other sessions get a turn.
 const PIECES: usize = 4;
-/// What a client is told that is disconnected for what it holds.
+/// The error line for a client that is disconnected because it holds too much memory.
 const EVICTED: &[u8] =
     b"-ERR respgate: the memory for clients is spent (max-buffered), and this client is among those that hold most of it";
-/// How often it is looked whether a client that closed its sending side waits in vain.
+/// Interval of the check whether replies can still come for a client that closed its sending side.
 pub(super) const DEPARTED_CHECK: Duration = Duration::from_millis(250);
-/// A request that is small as requests go, in bytes.
+/// Estimated size of a small request, in bytes. [`Session::wanted`] divides the waiting input by it.
 const SMALL: usize = 32;
-/// How every TLS connection begins: a handshake record, of any version (RFC 8446, 5.1).
+/// The first bytes of every TLS connection: a handshake record of any version (RFC 8446, 5.1).
 const TLS: [u8; 2] = [0x16, 0x03];
-/// What a client is told that speaks TLS to a port without. Clients report it as a "wrong version number" or "not a TLS
-/// record"; an alert would make them look for versions and ciphers in common.
+/// The error line for a client that speaks TLS to a plain-text port. respgate sends no TLS alert, because clients
+/// would then look for a common version or cipher. Plain text makes them report "wrong version number" or "not a
+/// TLS record".
 const SPEAK_PLAIN: &[u8] =
     b"-ERR respgate: this port speaks plain text; connect without TLS (redis://), or use a port with TLS";
-/// Rounds of reading and writing before other tasks have their turn.
+/// Number of rounds of reading and writing before other tasks get a turn.
 const ROUNDS: usize = 8;
 
-/// How a turn ended.
+/// Says how a turn ended.
 pub(super) enum Turn {
-    /// Something must be waited for that is not on the data path.
+    /// The session must wait for an operation outside the data path.
     AsyncOp(AsyncOp),
     /// The session is over.
     Close(Close),
 }
 
-/// Why no further request can be handled now.
+/// Says why no further request can be handled now.
 pub(super) enum Pause {
-    /// All is handled: read more.
+    /// All input is handled: read more.
     More,
-    /// More can be handled, once other sessions have had their turn.
+    /// More input can be handled, after other sessions have had their turn.
     Yield,
-    /// Earlier replies must come first.
+    /// The client must get earlier replies first.
     Replies,
-    /// A limit takes no request before this time.
+    /// A rate limit allows the request at this time.
     Limit(Instant),
-    /// The tenant has as much in flight as it may have; it is looked again at this time at the latest.
+    /// The tenant has reached its in-flight limit. The session checks again at this time at the latest.
     Room(Instant),
-    /// The lane takes no requests; if it is for want of a primary, until then at most.
+    /// The lane takes no requests. With a deadline, the lane waits for a primary until that time at most.
     Lane(Option<Instant>),
-    /// Subscriptions that were asked for have not been confirmed.
+    /// The server has not confirmed all requested subscriptions.
     Subscribing,
     /// See [`Turn::AsyncOp`].
-    Errand(AsyncOp),
-    /// See [`Turn::Close`]; replies that are on their way are still delivered.
+    AsyncOp(AsyncOp),
+    /// See [`Turn::Close`]. The session still delivers the replies that are under way.
     Close(Close),
 }
 
-/// What became of one request.
+/// Says what happened to one request.
 pub(super) enum Step {
-    /// It was sent or answered.
+    /// The request was sent or answered.
     Done,
-    /// It must be handled again later.
+    /// The request stays in the input and is handled again later.
     Stay(Pause),
-    /// It is taken, and nothing behind it can be handled now.
+    /// The request was taken, and no request behind it can be handled now.
     Taken(Pause),
 }
 
 impl Session {
-    /// One turn. The waker is called when the client can be read from or written to, when replies arrive, and
-    /// when the lane takes requests again.
+    /// Runs one turn. The waker is called when the client can be read from or written to, when replies arrive,
+    /// and when the lane takes requests again.
     pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.replies.watch(cx.waker());
         for _ in 0..ROUNDS {
-            // Messages come unasked: where a limit would stop the reader of a lease, they wait here.
-            let due_later = self.seat.is_some() && !self.charge_output(cx, self.replies.awaited() as usize);
+            // A fan-in subscriber gets messages without asking. With a lease, the reader of the lease stops at a
+            // limit; here the messages wait in the reply queue, and nothing is written until the limit allows it.
+            let due_later =
+                self.subscription.is_some() && !self.charge_output(cx, self.replies.awaited() as usize);
             let blocked = due_later
                 || match self.replies.poll_write_to(cx, &mut self.stream) {
                     Poll::Ready(Ok(_)) => false,
@@ -109,7 +113,7 @@ impl Session {
                 if let Some(close) = self.expire(expiry) {
                     return Poll::Ready(Turn::Close(close));
                 }
-                // Replies may come by another queue from now on.
+                // `expire` may have replaced the reply queue, so register the waker with the current one.
                 self.replies.watch(cx.waker());
             }
             if self.activity.reloaded()
@@ -117,10 +121,11 @@ impl Session {
             {
                 self.closing.get_or_insert(close);
             }
+            // Some replies were written above: charge them, and update the tenant's counts.
             self.charge_output(cx, self.replies.awaited() as usize);
             if let Some(close) = self.closing {
-                // However long its last replies take, it hears nothing more.
-                self.leave_seat();
+                // A closing session receives no more messages, however long its last replies take.
+                self.end_subscriptions();
                 if close.is_at_once(blocked) {
                     return Poll::Ready(Turn::Close(close));
                 }
@@ -129,6 +134,7 @@ impl Session {
                 }
                 return Poll::Pending;
             }
+            // The client takes no replies, and too many wait: read ahead, but run no request.
             if blocked && self.replies.waiting() > BACKLOG {
                 match self.poll_backlog(cx) {
                     Poll::Ready(Ok(())) => continue,
@@ -137,12 +143,14 @@ impl Session {
                 }
             }
             if self.identity_stale {
-                // What is under way is another's, and is answered first.
+                // The requests under way run under the former identity. They are answered before the session
+                // switches.
                 if self.replies.awaited() > 0 {
                     return Poll::Pending;
                 }
                 self.switch_identity();
             }
+            // Input that was kept comes first. Read more only when all of it is handled.
             let mut pause = self.handle_input();
             self.note_pending();
             if matches!(pause, Pause::More)
@@ -159,11 +167,14 @@ impl Session {
                         self.note_pending();
                         pause
                     }
+                    // Nothing to read, but replies were queued in this round: write them before waiting.
                     Poll::Pending if self.replies.waiting() > 0 && !blocked => continue,
                     Poll::Pending if self.drained() => Pause::Close(Close::Finished),
                     Poll::Pending => return Poll::Pending,
                 };
             }
+            // These pauses end only when the client takes replies or a limit allows more. A client that takes no
+            // replies may have to write first, so read ahead.
             let waits = matches!(pause, Pause::Replies | Pause::Limit(_) | Pause::Room(_));
             if blocked && waits {
                 match self.poll_backlog(cx) {
@@ -172,13 +183,15 @@ impl Session {
                     Poll::Pending => {}
                 }
             }
+            // Replies were queued in this round: go around again to write them, whatever the pause.
             let answered = self.replies.waiting() > 0 && !blocked;
             match pause {
                 Pause::More => {}
-                Pause::Errand(errand) => {
-                    // It may take long: what is answered must not wait for it. A fault shows at the next write.
+                Pause::AsyncOp(op) => {
+                    // The operation may take long. Write the finished replies first; a write error shows at the
+                    // next write.
                     let _ = self.replies.poll_write_to(cx, &mut self.stream);
-                    return Poll::Ready(Turn::AsyncOp(errand));
+                    return Poll::Ready(Turn::AsyncOp(op));
                 }
                 Pause::Close(close) => self.closing = Some(close),
                 Pause::Yield => break,
@@ -206,13 +219,14 @@ impl Session {
                 }
             }
         }
+        // All rounds are used up: let other tasks run, then continue.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Notes for the timeouts that the client is there, and whether a reply is due.
+    /// Updates the activity for the timeouts, and the tenant's count of requests in flight.
     fn note_pending(&mut self) {
-        let now = self.ctx.roster.now.get();
+        let now = self.ctx.registry.now.get();
         let (due, came) = (self.replies.awaited() > 0, self.replies.waiting() > 0);
         self.activity.on_traffic(now, due, came, || self.admitted());
         if let Some(member) = &mut self.member {
@@ -220,12 +234,15 @@ impl Session {
         }
     }
 
-    /// Reads on while replies wait for the client: it may write a whole pipeline before it reads (hiredis, redis-py and
-    /// phpredis do), and would otherwise wait for respgate as respgate waits for it. Nothing of what is read is run before
-    /// the client has taken replies, so that few bytes of requests cannot make many bytes of replies wait; what is read
-    /// counts against `max-buffered`.
+    /// Reads on while replies wait for the client. A client may write a whole pipeline before it reads (hiredis,
+    /// redis-py and phpredis do); it and respgate would otherwise wait for each other. The session runs none of
+    /// the requests that it reads here before the client has taken replies, so that few bytes of requests cannot
+    /// make many bytes of replies wait. The bytes read count against `max-buffered`.
     ///
-    /// Ready when something was read. An error if the client is gone for good.
+    /// Ready once something was read. Pending if the client sends no more.
+    ///
+    /// # Errors
+    /// Returns the reason to close if the connection failed.
     pub(super) fn poll_backlog(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
         for reads in 0..AHEAD_READS {
             if self.ended {
@@ -234,7 +251,7 @@ impl Session {
             match self.poll_read_ahead(cx) {
                 Poll::Pending if reads > 0 => break,
                 Poll::Pending => return Poll::Pending,
-                // It will send no more, and is still owed its replies.
+                // The client sends no more, but still gets its replies.
                 Poll::Ready(Ok(0)) => self.ended = true,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost(&error))),
@@ -243,8 +260,8 @@ impl Session {
         if self.ended { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Whether the client must go at once, because the byte budget is spent and it holds most of it. Tells it so, as far
-    /// as it listens.
+    /// Returns true if the client must go at once, because the byte budget is spent and the client holds most of
+    /// it. Sends it the error first, as far as the socket takes bytes.
     #[inline]
     pub(super) fn evicted(&mut self, cx: &mut Context<'_>) -> bool {
         self.account.is_evicted() && {
@@ -255,7 +272,7 @@ impl Session {
 
     #[cold]
     fn tell_evicted(&mut self, cx: &mut Context<'_>) {
-        // It is asked twice if the client goes while it has a connection of its own.
+        // The eviction is seen twice if the session had a lease: in the leased poll, and again here.
         let told = self.closing.replace(Close::Memory) == Some(Close::Memory);
         if !told && !self.replies.is_partial() {
             self.refuse(EVICTED);
@@ -263,7 +280,7 @@ impl Session {
         }
     }
 
-    /// Ready when the client has neither taken a byte of its replies nor sent one for too long.
+    /// Ready when the client has neither taken nor sent a byte for `write_timeout`.
     #[inline]
     pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<()> {
         if blocked {
@@ -286,8 +303,8 @@ impl Session {
         timer.as_mut().poll(cx)
     }
 
-    /// Ready when a client that left still awaits replies although there is no primary to give them. Looks again now
-    /// and then.
+    /// Ready when a client that left still awaits replies although there is no primary. Checks every
+    /// [`DEPARTED_CHECK`].
     fn poll_abandoned(&mut self, cx: &mut Context<'_>, close: Close) -> Poll<()> {
         if close != Close::Left {
             return Poll::Pending;
@@ -302,8 +319,8 @@ impl Session {
         }
     }
 
-    /// Waits for the lane. Ready when requests can be looked at again: the hold has expired, or the client has
-    /// sent more or left.
+    /// Waits for the lane. Ready when the session can look at its requests again: the hold has expired, or the
+    /// client has left. The lane wakes the session when it takes requests.
     fn poll_held(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         if let Some(lane) = &self.lane {
             match deadline {
@@ -316,7 +333,8 @@ impl Session {
         {
             return Poll::Ready(());
         }
-        // Nobody waits for what cannot be sent; but a connection that is merely being opened is worth the wait.
+        // The requests of a client that left are not worth a hold, since they cannot be sent. A connection that
+        // is being opened is worth the wait.
         if self.poll_left(cx).is_ready() && self.ctx.upstream.in_hold() {
             self.closing = Some(Close::Left);
             return Poll::Ready(());
@@ -324,28 +342,29 @@ impl Session {
         Poll::Pending
     }
 
-    /// About how many requests wait in the session that may be under way at once.
+    /// Estimates how many of the waiting requests the session may send at once, 1 at least.
     fn wanted(&self) -> u32 {
         let requests = u32::try_from(self.input.len() / SMALL).unwrap_or(u32::MAX);
         let window = self.replies.window(self.ctx.config.max_pipeline);
         requests.min(window.saturating_sub(self.replies.awaited())).max(1)
     }
 
-    /// Counts the client among those that are held. Ready when that has lasted until `deadline`.
+    /// Counts the client as held. Ready at `deadline`.
     pub(super) fn poll_hold_expired(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         self.wait_held();
         let timer = self.hold.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         poll_timer(timer, deadline, cx)
     }
 
-    /// Ready when the client has closed its connection. What it sends meanwhile is kept, within bounds.
+    /// Ready when the client has closed its connection. Keeps up to [`AHEAD`] bytes that the client sends
+    /// meanwhile.
     pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_left_within(cx, AHEAD)
     }
 
-    /// As `poll_left`, with the number of bytes that may be kept.
+    /// As `poll_left`, but keeps up to `ahead` bytes.
     pub(super) fn poll_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
-        // A client that waits where no more may wait is not read from: its departure can wait, too.
+        // When the hold buffer is full, a held client is not read from. Its departure is noticed later.
         let full = self.held.is_some() && self.ctx.upstream.hold_full(0);
         let mut reads = 0;
         while !full && !self.ended && self.input.len() < ahead {
@@ -366,14 +385,17 @@ impl Session {
         if self.ended { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// What the client has sent waits for a primary from now on.
+    /// Counts the client and its input as held until [`Session::released`].
     pub(super) fn wait_held(&mut self) {
         let held = self.held.get_or_insert_with(|| self.ctx.upstream.client_held());
-        held.set(self.input.len() + self.seat.as_ref().and_then(|seat| seat.asks()).unwrap_or(0));
-        self.activity.set_lease_state(self.ctx.roster.now.get(), true, false);
+        held.set(
+            self.input.len()
+                + self.subscription.as_ref().and_then(|subscription| subscription.asks()).unwrap_or(0),
+        );
+        self.activity.set_lease_state(self.ctx.registry.now.get(), true, false);
     }
 
-    /// The session no longer waits for its lane, or for a primary.
+    /// Ends the wait for the lane or for a primary.
     #[inline]
     pub(super) fn released(&mut self) {
         if self.held.is_some() || self.hold.is_some() {
@@ -383,19 +405,19 @@ impl Session {
 
     fn release(&mut self) {
         if self.held.take().is_some() {
-            let now = self.ctx.roster.now.get();
+            let now = self.ctx.registry.now.get();
             self.activity.set_lease_state(now, false, false);
             self.activity.touch(now);
         }
         self.hold = None;
     }
 
-    /// Whether a drain may end this session: nothing of it is under way.
+    /// Returns true if a drain may end this session: it has no input and awaits no reply.
     fn drained(&self) -> bool {
-        self.ctx.roster.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
+        self.ctx.registry.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
     }
 
-    /// One read, appended to the input without looking at it. Pending, too, while the client [must
+    /// Reads once and appends to the input without handling it. Pending, too, while the client [must
     /// wait](crate::net::budget::Account::must_wait) for memory.
     pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         if self.account.must_wait() {
@@ -410,7 +432,8 @@ impl Session {
         Poll::Ready(Ok(room.filled().len()))
     }
 
-    /// One read, handled at once, straight from the worker's scratch buffer unless part of a request is waiting.
+    /// Reads once and handles the bytes at once, straight from the worker's scratch buffer unless part of a
+    /// request is waiting.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
         if self.ended {
             return Poll::Ready(Pause::Close(Close::Left));
@@ -442,7 +465,7 @@ impl Session {
         Poll::Ready(pause)
     }
 
-    /// Whether the client speaks TLS; called until it has said enough to tell.
+    /// Returns true if the client speaks TLS. Called until the client has sent enough bytes to tell.
     fn opens_with_tls(&mut self, bytes: &[u8]) -> bool {
         let mut said = self.input.front().iter().chain(bytes);
         let first = [said.next(), said.next()];
@@ -450,10 +473,10 @@ impl Session {
         first == [Some(&TLS[0]), Some(&TLS[1])]
     }
 
-    /// The client speaks TLS to a port without.
+    /// Refuses a client that speaks TLS to a plain-text port.
     fn refuse_tls(&mut self) -> Close {
         self.refuse(SPEAK_PLAIN);
-        self.fault = Some(Box::new(HandshakeError {
+        self.tls_error = Some(Box::new(HandshakeError {
             reason: Reason::OnPlainPort,
             text: "speaks TLS to a port without; give this listener tls-cert and tls-key, or configure the client \
                    without TLS (redis://)"
@@ -462,19 +485,19 @@ impl Session {
         Close::Tls
     }
 
-    /// Why a connection that cannot be read from ends.
+    /// Returns why a connection ends that cannot be read from, and keeps the TLS error, if it is one.
     pub(super) fn lost(&mut self, error: &std::io::Error) -> Close {
         let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>());
         match fault {
             Some(fault) => {
-                self.fault = Some(Box::new(fault.clone()));
+                self.tls_error = Some(Box::new(fault.clone()));
                 Close::Tls
             }
             None => Close::Left,
         }
     }
 
-    /// Keeps bytes for later.
+    /// Appends bytes to the input, to be handled later.
     fn keep(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -486,7 +509,7 @@ impl Session {
         }
     }
 
-    /// Handles what was kept.
+    /// Handles the kept input.
     #[inline]
     pub(super) fn handle_input(&mut self) -> Pause {
         if self.input.is_empty() { Pause::More } else { self.handle_kept() }
@@ -502,7 +525,8 @@ impl Session {
             let cut_off = used < input.front().len();
             self.input = input;
             self.consume(used);
-            // The request that is cut off may go on in what waits already.
+            // The input may be in two pieces. The rest of a request that ends the first piece can be in the
+            // second.
             if !matches!(pause, Pause::More) || cut_off && !self.input.join() {
                 return pause;
             }
@@ -510,7 +534,7 @@ impl Session {
         Pause::Yield
     }
 
-    /// Drops bytes from the front of the input.
+    /// Drops `used` bytes from the front of the input.
     pub(super) fn consume(&mut self, used: usize) {
         self.input.consume(used);
         if self.input.is_empty() {
@@ -519,8 +543,7 @@ impl Session {
         self.input_charge.set(self.input.capacity());
     }
 
-    /// Handles requests until something must be waited for. Returns how many bytes are used up, and why it
-    /// stopped.
+    /// Handles requests until one must wait. Returns how many bytes are used up, and why it stopped.
     fn handle(&mut self, bytes: &[u8]) -> (usize, Pause) {
         self.handle_with(bytes, |session, found| match found {
             Ok(request) => {
@@ -539,18 +562,18 @@ impl Session {
                 step
             }
             Err(_) if session.replies.awaited() > 0 => Step::Stay(Pause::Replies),
-            Err(fault) => session.fault(fault),
+            Err(fault) => session.close_malformed(fault),
         })
     }
 
-    /// As `handle`, with what is to be done with each request, and with what is none.
+    /// As `handle`, but calls `dispatch` with each request, or with the protocol error.
     pub(super) fn handle_with(
         &mut self,
         bytes: &[u8],
         mut dispatch: impl FnMut(&mut Self, Result<&Request<'_>, &RequestFault>) -> Step,
     ) -> (usize, Pause) {
         let mut used = 0;
-        let around = self.ctx.clone();
+        let ctx = self.ctx.clone();
         loop {
             if self.replies.waiting() > BACKLOG {
                 return (used, Pause::Replies);
@@ -560,7 +583,7 @@ impl Session {
                 return (used, Pause::More);
             }
             let limits =
-                if self.client.identity.is_some() { &around.config.request } else { &around.unauthenticated };
+                if self.client.identity.is_some() { &ctx.config.request } else { &ctx.unauthenticated };
             let (len, step) = match self.scanner.scan(rest, limits) {
                 Scanned::Incomplete { .. } => return (used, Pause::More),
                 Scanned::Skip(len) => (len, Step::Done),
@@ -586,9 +609,9 @@ impl Session {
         }
     }
 
-    /// What a client sent is not RESP: it gets the server's protocol error behind its earlier replies, and loses
-    /// its connection.
-    pub(super) fn fault(&mut self, fault: &RequestFault) -> Step {
+    /// Answers bytes that are not RESP: the client gets the server's protocol error behind its earlier replies,
+    /// and loses its connection.
+    pub(super) fn close_malformed(&mut self, fault: &RequestFault) -> Step {
         let line = &fault.reply();
         tracing::debug!(client = self.client.id, peer = self.client.peer, fault = %String::from_utf8_lossy(line).trim_end(), "protocol error");
         self.replies.answer(|out| out.extend_from_slice(line));
@@ -596,6 +619,7 @@ impl Session {
     }
 }
 
+/// Ready at `deadline`. Moves the timer there first if it was set to another time.
 pub(super) fn poll_timer(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
     if timer.deadline() != deadline {
         timer.as_mut().reset(deadline);

@@ -1,4 +1,4 @@
-//! What a user can say of one tenant.
+//! Configures one tenant.
 
 use std::sync::Arc;
 
@@ -7,29 +7,29 @@ use super::limits::config::LimitsConfig;
 use super::policy::Policy;
 use crate::upstream::shared::fair::fair_queue::ShareConfig;
 
-/// How subscriptions travel to the server.
+/// Says how subscriptions travel to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pubsub {
-    /// Each client's on a connection of its own.
+    /// Each client's subscriptions have a connection of their own.
     #[default]
     Dedicated,
-    /// Those of all clients of one worker and upstream user on one connection.
+    /// The subscriptions of all clients of one worker and upstream user share one connection.
     FanIn,
 }
 
-/// One tenant.
+/// Configures one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantConfig {
-    /// For logs and metrics, and for listeners to name.
+    /// The tenant's name, for logs and metrics, and for listeners to refer to.
     pub name: String,
-    /// Which clients are its.
+    /// The rules that select the tenant's clients.
     pub members: MembersConfig,
-    /// How much they may use.
+    /// The limits of the tenant and of each of its clients.
     pub limits: LimitsConfig,
-    /// Its share where clients wait for each other.
+    /// The tenant's share where clients wait for each other.
     pub due: ShareConfig,
     /// How its clients' subscriptions travel.
     pub pubsub: Pubsub,
-    /// Which commands its clients may run, and on what; `None`: everything.
+    /// Which commands its clients may run, and on which keys and channels; `None` allows everything.
     pub policy: Option<Arc<Policy>>,
 }

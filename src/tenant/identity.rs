@@ -1,4 +1,4 @@
-//! Whose a client is: the first rule that matches decides. No I/O.
+//! Assigns a client to a tenant: the first rule that matches decides. No I/O.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,22 +8,24 @@ use ipnet::IpNet;
 use super::config::TenantConfig;
 use crate::net::tls::certificate::CertificateIdentity;
 
-/// Which of the configured tenants.
+/// Identifies one of the configured tenants, by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TenantId(pub usize);
 
-/// What a client is known by before it says anything, as the system and its certificate vouch for.
+/// Holds what the system and the client's certificate vouch for before the client says anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientAttributes {
-    /// Who its certificate says it is. Verified, and unchanged by AUTH and RESET. Boxed, since few have one.
+    /// The names in the client's certificate. Verified, and unchanged by AUTH and RESET. Boxed, since few clients
+    /// have one.
     pub certificate: Option<Box<CertificateIdentity>>,
-    /// Where it connects from; a client behind a trusted proxy is where that says.
+    /// The client's address. For a client behind a trusted proxy, the address that the proxy reports.
     pub address: Option<IpAddr>,
     /// The user at the other end of a unix socket.
     pub uid: Option<u32>,
 }
 
-/// A name that a certificate must have, exactly; DNS names in any case.
+/// A name that a client certificate must contain. The comparison is exact, except that DNS names match in any
+/// case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateRule {
     /// `CN:shop`.
@@ -38,7 +40,7 @@ impl CertificateRule {
     /// Parses `CN:name`, `DNS:name` or `URI:name`.
     ///
     /// # Errors
-    /// What is wrong and how to write it.
+    /// Returns what is wrong and how to write it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (kind, name) = text.split_once(':').unwrap_or(("", ""));
         match kind {
@@ -62,51 +64,52 @@ impl CertificateRule {
     }
 }
 
-/// Who belongs to one tenant, as configured.
+/// Configures which clients belong to one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MembersConfig {
     /// Names in client certificates.
     pub certificates: Vec<CertificateRule>,
-    /// Authenticated users.
+    /// Names of authenticated users.
     pub users: Vec<String>,
-    /// Source networks; of several that match, the narrowest counts.
+    /// Source networks. If several match, the narrowest decides.
     pub networks: Vec<IpNet>,
     /// Users at the other end of a unix socket.
     pub uids: Vec<u32>,
-    /// What the name of CLIENT SETNAME begins with; the longest counts. Clients can say what they like.
+    /// Prefixes of the name by CLIENT SETNAME. If several match, the longest decides. Clients can choose any
+    /// name.
     pub client_names: Vec<String>,
-    /// Whoever no rule names.
+    /// True if the tenant takes all clients that no rule matches.
     pub default: bool,
 }
 
-/// What is known of one client now.
+/// Holds what is known of one client now.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     /// See [`ClientAttributes`].
     pub identity: &'a ClientAttributes,
-    /// The user it has authenticated as.
+    /// The user that the client has authenticated as.
     pub user: Option<&'a str>,
-    /// The tenant that its listener names.
+    /// The tenant that the client's listener names.
     pub listener: Option<TenantId>,
-    /// Its name by CLIENT SETNAME.
+    /// The client's name by CLIENT SETNAME.
     pub name: &'a [u8],
 }
 
-/// The rules of all tenants.
+/// Holds the rules of all tenants.
 #[derive(Debug, Default)]
 pub struct Rules {
     certificates: Vec<(CertificateRule, TenantId)>,
     users: HashMap<String, TenantId>,
-    /// The narrowest first.
+    /// In order of the narrowest network first.
     networks: Vec<(IpNet, TenantId)>,
     uids: HashMap<u32, TenantId>,
-    /// The longest first.
+    /// In order of the longest prefix first.
     client_names: Vec<(Box<[u8]>, TenantId)>,
     default: Option<TenantId>,
 }
 
 impl Rules {
-    /// From the configuration, in which no rule stands twice.
+    /// Creates the rules of a configuration in which no rule occurs twice.
     pub fn new(tenants: &[TenantConfig]) -> Self {
         let mut rules = Self::default();
         for (at, tenant) in tenants.iter().enumerate() {
@@ -125,8 +128,8 @@ impl Rules {
         rules
     }
 
-    /// Whose the client is: by certificate, authenticated user, source network, unix user, listener, client name, or
-    /// default, in this order.
+    /// Returns the client's tenant. The first match decides, in this order: certificate, authenticated user,
+    /// source network, unix user, listener, client name, default.
     pub fn decide(&self, known: &Known<'_>) -> Option<TenantId> {
         self.by_certificate(known)
             .or_else(|| known.user.and_then(|user| self.users.get(user).copied()))
@@ -143,7 +146,7 @@ impl Rules {
     }
 
     fn by_network(&self, address: IpAddr) -> Option<TenantId> {
-        // A client that reaches an IPv6 socket by IPv4 is where its IPv4 address says.
+        // A client that reaches an IPv6 socket over IPv4 has a mapped address: compare its IPv4 address.
         let address = address.to_canonical();
         self.networks.iter().find(|(network, _)| network.contains(&address)).map(|(_, id)| *id)
     }

@@ -1,7 +1,7 @@
-//! Whose clients these are, what they may do, and how much.
+//! Groups clients into tenants, and applies each tenant's policy and limits.
 //!
-//! [`identity`] decides to which tenant a client belongs, [`limits`] how much it may use, [`policy`] which commands;
-//! [`store`] shares limits with other respgates.
+//! [`identity`] decides to which tenant a client belongs, [`limits`] how much it may use, and [`policy`] which
+//! commands it may run. [`store`] shares limits with other respgates.
 
 pub mod config;
 pub mod figures;
@@ -28,29 +28,29 @@ use self::users::Users;
 use self::users::throttle::Throttle;
 use crate::upstream::shared::fair::fair_queue::Share;
 
-/// One tenant, as all workers see it.
+/// Holds one tenant, as all workers share it.
 #[derive(Debug)]
 pub struct Tenant {
-    /// Stands for it wherever its name would be too long, also when its configuration changes. Never used again for
-    /// another.
+    /// Identifies the tenant wherever its name would be too long, and stays the same when its configuration
+    /// changes. Never reused for another tenant.
     pub number: usize,
-    /// What was configured.
+    /// The tenant's configuration.
     pub config: TenantConfig,
-    /// Nothing about it is limited.
+    /// True if no limit applies, except the one on connections.
     pub unlimited: bool,
-    /// Its clients.
+    /// The number of its clients.
     pub connections: Arc<Count>,
-    /// Their unanswered commands, where they are limited.
+    /// The number of its clients' unanswered commands. Counted only where it is limited.
     pub in_flight: Arc<Count>,
-    /// Their leases.
+    /// The number of its clients' leases.
     pub leased: Arc<Count>,
-    /// Those in a blocking command.
+    /// The number of its clients in a blocking command.
     pub blocked: Arc<Count>,
-    /// Those with subscriptions.
+    /// The number of its clients with subscriptions.
     pub subscribed: Arc<Count>,
-    /// Those in a transaction.
+    /// The number of its clients in a transaction.
     pub transactions: Arc<Count>,
-    /// Their waiting bytes, where they are limited.
+    /// The bytes that wait for its clients. Counted only where they are limited.
     pub buffered: Arc<Count>,
     commands: Option<Arc<Shared>>,
     bytes_in: Option<Arc<Shared>>,
@@ -58,7 +58,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// A tenant without clients.
+    /// Creates a tenant without clients.
     pub fn new(number: usize, config: TenantConfig) -> Arc<Self> {
         let limits = &config.limits;
         let rate = |rate: Option<Rate>| rate.map(|rate| Arc::new(shared(rate, limits)));
@@ -79,8 +79,8 @@ impl Tenant {
         })
     }
 
-    /// The same tenant with another configuration, from `now` on: its clients stay counted, and what they have used of
-    /// its rates counts on.
+    /// Returns the same tenant with another configuration, from `now` on. Its clients stay counted, and what they
+    /// have used of its rates still counts.
     fn reconfigured(&self, config: TenantConfig, now: u64) -> Arc<Self> {
         let (limits, before) = (&config.limits, &self.config.limits);
         let count = |count: &Arc<Count>, limit| {
@@ -109,7 +109,7 @@ impl Tenant {
         })
     }
 
-    /// What counts for its rates that are shared with other respgates.
+    /// Returns the ledgers of its rates that are shared with other respgates.
     fn ledgers(&self) -> impl Iterator<Item = (Limit, &Arc<Ledger>)> {
         let rates = [
             (Limit::Commands, &self.commands),
@@ -120,6 +120,7 @@ impl Tenant {
     }
 }
 
+/// Returns the state of a rate, shared with other respgates if `limits` says so.
 fn shared(rate: Rate, limits: &LimitsConfig) -> Shared {
     match &limits.sharing {
         Some(sharing) => Shared::among(rate, sharing.processes),
@@ -127,6 +128,8 @@ fn shared(rate: Rate, limits: &LimitsConfig) -> Shared {
     }
 }
 
+/// Returns true if no limit is set, except the one on connections. `over_limit`, `max_delay` and `sharing` limit
+/// nothing by themselves.
 fn unlimited(limits: &LimitsConfig) -> bool {
     LimitsConfig { connections: None, ..limits.clone() }
         == LimitsConfig {
@@ -137,29 +140,30 @@ fn unlimited(limits: &LimitsConfig) -> bool {
         }
 }
 
-/// All tenants, and the rules that tell whose a client is. Shared by all workers.
+/// Holds all tenants and the rules that assign clients to them. Shared by all workers.
 #[derive(Clone, Debug)]
 pub struct Tenants {
-    /// By [`TenantId`].
+    /// The tenants, indexed by [`TenantId`].
     pub all: Vec<Arc<Tenant>>,
-    /// The tenants that listeners name, by the number of the listener.
+    /// The tenant that each listener names, indexed by the number of the listener.
     pub listeners: Arc<[Option<TenantId>]>,
-    /// Whose a client is.
+    /// The rules that assign clients to tenants.
     pub rules: Arc<Rules>,
-    /// Who may authenticate; `None`: the upstream knows.
+    /// respgate's own users; `None` if the upstream checks passwords.
     pub users: Option<Arc<Users>>,
-    /// What stands in front of every check of a password, also of those that the upstream knows.
+    /// The throttle that precedes every check of a password, by respgate or by the upstream.
     pub throttle: Arc<Throttle>,
-    /// Times are counted from here.
+    /// The start of tenant time.
     pub epoch: Instant,
-    /// How often these, or the users, have been replaced.
+    /// How often the tenants or the users have been replaced.
     pub version: u64,
-    /// The number of the next tenant.
+    /// The number of the next new tenant.
     next: usize,
 }
 
 impl Tenants {
-    /// From the configuration; names are unique. `listeners`: the tenants that they name.
+    /// Creates the tenants of a configuration with unique names. `listeners` holds the tenant name of each
+    /// listener.
     pub fn new(configs: &[TenantConfig], listeners: &[Option<&str>], users: Option<Arc<Users>>) -> Self {
         let empty = Self {
             all: Vec::new(),
@@ -174,8 +178,8 @@ impl Tenants {
         empty.reconfigured(configs, listeners)
     }
 
-    /// As the configuration is now. A tenant is the same as before by its name; one that has not changed at all is the
-    /// very same.
+    /// Returns the tenants of a new configuration. A tenant with the name of an earlier one continues it. A
+    /// tenant whose configuration is unchanged is the same object.
     pub fn reconfigured(&self, configs: &[TenantConfig], listeners: &[Option<&str>]) -> Self {
         let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut next = self.next;
@@ -202,14 +206,14 @@ impl Tenants {
     }
 }
 
-/// A tenant as one worker sees it.
+/// Holds a tenant as one worker sees it.
 #[derive(Debug)]
 pub struct WorkerTenant {
-    /// What all workers share.
+    /// The part that all workers share.
     pub tenant: Arc<Tenant>,
-    /// For whom its clients ask where others wait.
+    /// The scheduler identity under which the tenant's clients queue for a lane.
     pub share: Share,
-    /// What this worker counts of it, whatever its configuration is.
+    /// This worker's counts of the tenant, kept across configurations.
     pub figures: Rc<Figures>,
     commands: Option<Batched>,
     bytes_in: Option<Batched>,
@@ -217,12 +221,12 @@ pub struct WorkerTenant {
 }
 
 impl WorkerTenant {
-    /// A worker's.
+    /// Creates one worker's view of a tenant.
     pub fn new(tenant: &Arc<Tenant>) -> Rc<Self> {
         Self::counting(tenant, Rc::default())
     }
 
-    /// The same tenant's, with another configuration.
+    /// Returns the worker's view of the same tenant with another configuration. The counts go on.
     pub fn reconfigured(&self, tenant: &Arc<Tenant>) -> Rc<Self> {
         Self::counting(tenant, self.figures.clone())
     }

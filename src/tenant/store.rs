@@ -1,10 +1,11 @@
-//! Shares tenants' rates with other respgates, through a key on an upstream for each rate.
+//! Shares tenants' rates with other respgates, through one key per rate on an upstream.
 //!
-//! One task for each upstream, on the main thread and on a connection of its own, asks ahead of the clients, about 40
-//! times a second while a rate is used. The key holds the moment up to which units have been granted, by the server's
-//! clock, and a script moves it on: atomic, exact at any window, and without the proxies' clocks. Counters in windows
-//! (INCRBY) would need no script, but let twice the rate pass around a window's edge. The script is sent whole each time:
-//! it is short, and nothing has to be loaded again on another primary.
+//! One task per upstream, on the main thread and with its own connection, asks for grants ahead of the clients,
+//! about 40 times a second while a rate is used. The key holds the time, by the server's clock, up to which units
+//! have been granted. A script advances it: that is atomic, exact over any window, and independent of the
+//! proxies' clocks. Counters in windows (INCRBY) would need no script, but would let twice the rate pass around
+//! the edge of a window. Each request contains the whole script: it is short, and it need not be loaded again on
+//! another primary.
 //!
 //! While the server does not answer, or refuses, each respgate keeps to its part of the rate.
 
@@ -34,21 +35,22 @@ use crate::topology::Generation;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::Reauth;
 
-/// Where the keys are, followed by `{tenant}:limit`.
+/// Prefix of the keys. `{tenant}:limit` follows it.
 const PREFIX: &str = "__respgate:limit:";
-/// How often grants are asked for, less up to a fifth.
+/// Interval between requests for grants. Each is shortened at random by up to a fifth.
 const INTERVAL: Duration = Duration::from_millis(25);
-/// The server is asked at least so often, so that it is known whether it would answer.
+/// The server is asked at least this often, to find out whether it still answers.
 const CHECK: Duration = Duration::from_millis(500);
-/// How long an answer may take.
+/// Timeout of a reply.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a greeting may take.
+/// Timeout of a greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between attempts to reach the server.
+/// First and longest delay between two attempts to reach the server.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// KEYS: where. ARGV: units per second, of a burst, wanted. Returns the units granted. The key is the time in µs up to
-/// which all is granted; a time ahead of the clock is another clock's, from before a failover.
+/// KEYS: the key. ARGV: units per second, burst, units wanted. Returns the units granted. The key holds the time
+/// in µs up to which units are granted. A time ahead of the server's clock was written by another server before a
+/// failover, so it is capped.
 const SCRIPT: &str = "\
 local t = redis.call('TIME')
 local now, rate = t[1] * 1000000 + t[2], ARGV[1] / 1000000
@@ -59,29 +61,29 @@ if granted < 1 then return 0 end
 redis.call('SET', KEYS[1], string.format('%.3f', due + granted / rate), 'PX', math.ceil(ARGV[2] / rate / 1000) + 1000)
 return granted";
 
-/// How tenants' rates are shared through one upstream, for the admin side.
+/// Describes how tenants' rates are shared through one upstream, for the admin interface.
 #[derive(Clone, Debug)]
 pub struct Store {
     /// The upstream's name.
     pub upstream: String,
-    standing: watch::Sender<StoreStatus>,
-    /// The rates that are shared; without any, its task ends.
+    status: watch::Sender<StoreStatus>,
+    /// The rates to share. The task ends when there are none.
     rates: watch::Sender<Vec<Rated>>,
 }
 
-/// A rate that is to be shared.
+/// Names a rate that is to be shared.
 #[derive(Clone, Debug)]
 struct Rated {
     key: String,
     ledger: Arc<Ledger>,
 }
 
-/// All stores, one for each upstream that rates are shared through.
+/// Holds all stores, one for each upstream that rates are shared through.
 #[derive(Clone, Debug, Default)]
 pub struct Stores(Arc<Mutex<Vec<Store>>>);
 
 impl Stores {
-    /// From now on shares the rates of these `tenants`, through these `upstreams`.
+    /// Shares the rates of these `tenants` through these `upstreams` from now on.
     pub fn follow(&self, upstreams: &[UpstreamPlan], tenants: &[Arc<Tenant>]) {
         let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = std::mem::take(&mut *stores);
@@ -98,13 +100,13 @@ impl Stores {
         }
     }
 
-    /// Those that share something now.
+    /// Returns the stores that share a rate now.
     pub fn all(&self) -> Vec<Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What `tenants` share through an upstream.
+/// Returns the rates that `tenants` share through an upstream.
 fn rated(upstream: &str, tenants: &[Arc<Tenant>]) -> Vec<Rated> {
     let sharing = tenants.iter().filter(|tenant| {
         tenant.config.limits.sharing.as_ref().is_some_and(|sharing| sharing.upstream == upstream)
@@ -120,15 +122,15 @@ fn rated(upstream: &str, tenants: &[Arc<Tenant>]) -> Vec<Rated> {
         .collect()
 }
 
-/// Whether rates are shared now.
+/// Says whether rates are shared now.
 #[derive(Clone, Debug, Default)]
 pub struct StoreStatus {
-    /// Why each respgate keeps to its part, while that is so.
+    /// Why each respgate keeps to its own part; `None` while rates are shared.
     pub fault: Option<Arc<str>>,
     /// How often sharing has ended.
     pub fallbacks: u64,
-    /// The fault has been logged.
-    told: bool,
+    /// True if the fault has been logged.
+    logged: bool,
 }
 
 impl Store {
@@ -139,13 +141,13 @@ impl Store {
         store
     }
 
-    /// Whether rates are shared now.
+    /// Returns whether rates are shared now.
     pub fn standing(&self) -> StoreStatus {
-        self.standing.borrow().clone()
+        self.status.borrow().clone()
     }
 }
 
-/// One rate.
+/// Tracks the grants of one rate.
 struct Account {
     key: String,
     ledger: Arc<Ledger>,
@@ -176,26 +178,27 @@ impl Account {
     }
 }
 
-/// Why rates are not shared.
+/// Says why rates are not shared.
 #[derive(Debug, thiserror::Error)]
 enum StoreError {
-    /// The server could not be asked: this may pass, as in a failover.
+    /// The server could not be asked. This may pass, as in a failover.
     #[error("{0}")]
     Away(String),
-    /// The server was asked, and refuses.
+    /// The server was asked, and refused.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Why a connection is given up that works.
+/// Says why the task gives up a working connection.
 enum SharingEnd {
-    /// It is of the past: another primary has taken over, credentials have changed, or it is old.
+    /// The connection is outdated: another primary has taken over, credentials have changed, or it has reached
+    /// its maximum age.
     Outdated,
     Fault(StoreError),
 }
 
-/// A connection to the primary.
-struct Link<S> {
+/// Holds a connection to the primary.
+struct StoreConnection<S> {
     control: Control<S>,
     generation: Generation,
     retires: Option<Instant>,
@@ -203,27 +206,26 @@ struct Link<S> {
     certificates: Option<watch::Receiver<ClientSet>>,
 }
 
-/// The making of a connection to the primary.
-type Connecting<'a, S> = Pin<Box<dyn Future<Output = Result<Link<S>, StoreError>> + Send + 'a>>;
+/// A future that opens a connection to the primary.
+type Connecting<'a, S> = Pin<Box<dyn Future<Output = Result<StoreConnection<S>, StoreError>> + Send + 'a>>;
 
 struct Task {
     store: Store,
     rates: watch::Receiver<Vec<Rated>>,
     accounts: Vec<Account>,
     upstream: UpstreamPlan,
-    /// When the server answered last.
+    /// When the server last answered.
     answered: Instant,
-    patience: SharingGrace,
+    grace: SharingGrace,
 }
 
 impl Task {
     fn new(upstream: &UpstreamPlan, rates: Vec<Rated>) -> Self {
-        let standing =
+        let status =
             StoreStatus { fault: Some("the server has not been asked yet".into()), ..StoreStatus::default() };
         let (rates, mut newest) = watch::channel(rates);
         newest.mark_changed();
-        let store =
-            Store { upstream: upstream.config.name.clone(), standing: watch::channel(standing).0, rates };
+        let store = Store { upstream: upstream.config.name.clone(), status: watch::channel(status).0, rates };
         let now = Instant::now();
         Self {
             store,
@@ -231,11 +233,11 @@ impl Task {
             accounts: Vec::new(),
             upstream: upstream.clone(),
             answered: now,
-            patience: SharingGrace::new(now),
+            grace: SharingGrace::new(now),
         }
     }
 
-    /// Shares the rates for as long as there is an upstream; `connect` makes a connection to its primary.
+    /// Shares the rates for as long as the upstream exists. `connect` opens a connection to its primary.
     async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         mut self,
         connect: impl for<'a> Fn(&'a mut Self) -> Connecting<'a, S>,
@@ -247,7 +249,7 @@ impl Task {
             if self.accounts.is_empty() {
                 return;
             }
-            let connected = match self.patience.ends() {
+            let connected = match self.grace.ends() {
                 Some(ends) => {
                     let late = |_| Err(StoreError::Away(why.clone()));
                     timeout_at(ends, connect(&mut self)).await.unwrap_or_else(late)
@@ -255,13 +257,13 @@ impl Task {
                 None => connect(&mut self).await,
             };
             let fault = match connected {
-                Ok(link) => match self.serve(link, &mut backoff).await {
+                Ok(connection) => match self.serve(connection, &mut backoff).await {
                     SharingEnd::Outdated => continue,
                     SharingEnd::Fault(fault) => fault,
                 },
                 Err(fault) => fault,
             };
-            if self.patience.failed(matches!(fault, StoreError::Refused(_)), Instant::now()) {
+            if self.grace.failed(matches!(fault, StoreError::Refused(_)), Instant::now()) {
                 self.fall_back(&fault);
             }
             why = fault.to_string();
@@ -274,7 +276,7 @@ impl Task {
         }
     }
 
-    /// Takes up the rates that are to be shared now. Those that have not changed go on.
+    /// Follows the configured rates. Those that have not changed go on.
     fn follow_rates(&mut self) {
         if !self.rates.has_changed().unwrap_or(false) {
             return;
@@ -284,12 +286,12 @@ impl Task {
             let at = known.iter().position(|account| Arc::ptr_eq(&account.ledger, &rated.ledger));
             self.accounts.push(at.map_or_else(|| Account::new(rated.clone()), |at| known.swap_remove(at)));
         }
-        // Nobody pays into these any more.
+        // Close the ledgers of rates that are no longer shared: nothing grants them units any more.
         known.iter().for_each(|account| account.ledger.close());
     }
 
-    /// A connection to the primary, once there is one.
-    async fn connect(&mut self) -> Result<Link<Stream>, StoreError> {
+    /// Opens a connection to the primary, once there is one.
+    async fn connect(&mut self) -> Result<StoreConnection<Stream>, StoreError> {
         let primary = self.upstream.topology.borrow_and_update().primary().cloned();
         let Some(primary) = primary else { return Err(StoreError::Away("no primary is known".into())) };
         let away = |why: &dyn fmt::Display| StoreError::Away(format!("{}: {why}", primary.address));
@@ -317,7 +319,7 @@ impl Task {
             Ok(Greeted { role: Some(Role::Primary { .. }) | None, .. }) => {
                 let (generation, retires) =
                     (primary.generation, self.upstream.config.retires(Instant::now()));
-                Ok(Link { control, generation, retires, logins, certificates })
+                Ok(StoreConnection { control, generation, retires, logins, certificates })
             }
             Ok(_) => Err(away(&"it is not a primary")),
             Err(error @ (GreetError::AuthRefused(_) | GreetError::AuthRequired(_))) => {
@@ -327,47 +329,48 @@ impl Task {
         }
     }
 
-    /// Asks for grants until that fails or the connection is of the past.
+    /// Asks for grants until that fails or the connection is outdated.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        mut link: Link<S>,
+        mut connection: StoreConnection<S>,
         backoff: &mut Backoff,
     ) -> SharingEnd {
         loop {
-            if let Err(fault) = self.ask(&mut link.control).await {
+            if let Err(fault) = self.ask(&mut connection.control).await {
                 return SharingEnd::Fault(fault);
             }
             backoff.reset();
-            self.patience.reconnected(Instant::now());
+            self.grace.reconnected(Instant::now());
             sleep(INTERVAL.mul_f64(1.0 - 0.2 * fastrand::f64())).await;
             self.follow_rates();
             if self.accounts.is_empty() {
                 return SharingEnd::Outdated;
             }
-            if self.outdated(&link) {
+            if self.outdated(&connection) {
                 return SharingEnd::Outdated;
             }
         }
     }
 
-    fn outdated<S>(&self, link: &Link<S>) -> bool {
+    /// Returns true if the connection must be replaced.
+    fn outdated<S>(&self, connection: &StoreConnection<S>) -> bool {
         let primary = self.upstream.topology.borrow().primary().map(|primary| primary.generation);
         let changed = || {
-            let certificates = link.certificates.as_ref();
-            link.logins.has_changed().unwrap_or(false)
+            let certificates = connection.certificates.as_ref();
+            connection.logins.has_changed().unwrap_or(false)
                 || certificates.is_some_and(|changes| changes.has_changed().unwrap_or(false))
         };
-        primary != Some(link.generation)
-            || link.retires.is_some_and(|retires| Instant::now() >= retires)
+        primary != Some(connection.generation)
+            || connection.retires.is_some_and(|retires| Instant::now() >= retires)
             || (self.upstream.config.reauth != Reauth::Keep && changed())
     }
 
-    /// Asks for what is wanted, all in one go.
+    /// Asks for all wanted grants in one pipeline.
     async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         control: &mut Control<S>,
     ) -> Result<(), StoreError> {
-        let first = !self.patience.shares();
+        let first = !self.grace.shares();
         let idle = self.answered.elapsed() >= CHECK;
         let mut asked = Vec::new();
         for (at, account) in self.accounts.iter().enumerate() {
@@ -395,36 +398,38 @@ impl Task {
             }
         }
         self.answered = Instant::now();
-        if self.patience.granted() {
+        if self.grace.granted() {
             let upstream = &self.store.upstream;
             tracing::info!(upstream, "rates of tenants are shared with other respgates from now on");
-            self.store.standing.send_modify(|standing| {
-                standing.fault = None;
-                standing.told = false;
+            self.store.status.send_modify(|status| {
+                status.fault = None;
+                status.logged = false;
             });
         }
         Ok(())
     }
 
-    /// From now on the local parts hold. Said once; a newer reason is only shown.
+    /// Makes the local parts apply from now on. Logs the first reason. A later reason is only shown in the
+    /// status.
     fn fall_back(&self, fault: &StoreError) {
         self.accounts.iter().for_each(|account| account.ledger.close());
         let why: Arc<str> = fault.to_string().into();
-        let mut told = true;
-        self.store.standing.send_modify(|standing| {
-            told = standing.told;
-            standing.fallbacks += u64::from(standing.fault.is_none());
-            standing.fault = Some(why.clone());
-            standing.told = true;
+        let mut logged = true;
+        self.store.status.send_modify(|status| {
+            logged = status.logged;
+            status.fallbacks += u64::from(status.fault.is_none());
+            status.fault = Some(why.clone());
+            status.logged = true;
         });
-        if !told {
+        if !logged {
             let upstream = &self.store.upstream;
             tracing::warn!(upstream, %why, "rates of tenants cannot be shared with other respgates: each keeps to its own part, and tries again");
         }
     }
 }
 
-/// What a reply grants. A node that is not, or not yet, a primary may be one soon, or another.
+/// Returns the units that a reply grants. A node that is not a primary (yet) counts as unreachable, because that
+/// may pass; any other error counts as a refusal.
 fn granted(reply: &Value) -> Result<u64, StoreError> {
     match reply {
         Value::Integer(units) => Ok(u64::try_from(*units).unwrap_or_default()),

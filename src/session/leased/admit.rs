@@ -1,4 +1,4 @@
-//! Which requests go out on a lease, and what is expected back.
+//! Decides which requests go out on a lease, and which replies the lease then expects.
 
 use tokio::time::Instant;
 
@@ -13,13 +13,13 @@ use crate::resp::request::{self, Request};
 use crate::session::limit::Charged;
 use crate::session::route::{LearnedRoute, RouteDecision};
 use crate::session::setting::Forbidden;
-use crate::session::shared_pubsub::subscription;
+use crate::session::shared_pubsub::subscription_change;
 use crate::session::turn::Step;
 use crate::session::{hello, local, refusal};
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::shared::queue::IfLost;
 
-/// The channel that the PUBLISH before a WAIT goes to; nobody needs to listen.
+/// The channel of the PUBLISH that precedes a WAIT. It needs no subscribers.
 const WAIT_CHANNEL: &[u8] = b"__respgate:wait";
 
 impl Leased {
@@ -29,21 +29,21 @@ impl Leased {
             let input = std::mem::take(&mut session.input);
             let (used, pause) = session.handle_with(input.front(), |session, found| match found {
                 Ok(request) => self.admit_charged(session, request),
-                Err(fault) => self.when_answered(|_| session.fault(fault)),
+                Err(fault) => self.when_answered(|_| session.close_malformed(fault)),
             });
             let cut_off = used < input.front().len();
             session.input = input;
             session.consume(used);
             *moved |= used > 0;
-            // The request that is cut off may go on in what waits already. What may be under way at once is bounded, so
-            // that this ends.
+            // The input may be in two pieces, and the rest of a request that ends the first piece can be in the
+            // second. The loop ends because the number of requests under way is limited.
             if !matches!(pause, Pause::More) || session.input.is_empty() || cut_off && !session.input.join() {
                 return pause;
             }
         }
     }
 
-    /// As `admit`, under the limits of the client's tenant.
+    /// As `admit`, within the limits of the client's tenant.
     fn admit_charged(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         let depth = session.ctx.config.max_pipeline;
         let waits = self.expected.gated || self.expected.len() >= depth || session.subscribing();
@@ -53,7 +53,7 @@ impl Leased {
         if session.ctx.upstream.holding() {
             return self.hold(session, request);
         }
-        if self.outbound.held() > OUTBOUND {
+        if self.outbound.unanswered_bytes() > OUTBOUND {
             return Step::Stay(Pause::Replies);
         }
         let step = match session.charge(request) {
@@ -66,7 +66,7 @@ impl Leased {
         step
     }
 
-    /// Refuses a command on account of a limit. EXEC must then not run what it would have been a part of.
+    /// Refuses a command because of a limit, and makes EXEC of the transaction that the command belongs to fail.
     fn refuse(&mut self, session: &mut Session, line: &[u8]) -> Step {
         self.when_answered(|leased| {
             session.refuse_for_limit(line);
@@ -75,34 +75,36 @@ impl Leased {
         })
     }
 
+    /// Routes a request and sends it, answers it, or says what must happen first.
     fn admit(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
-        // A session that needs its lease no longer goes back to the shared lane.
+        // Nothing keeps this lease any more, so the session returns to the shared lane.
         if self.expected.is_empty() && !self.pins.any() && !self.sticky && self.used {
             return Step::Stay(Pause::Replies);
         }
         self.used = true;
         session.ctx.upstream.counters.leased.inc();
-        let way = session.route(request);
-        if let RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) = way {
+        let route = session.route(request);
+        if let RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) = route {
             return self.deny(session, request, forbidden);
         }
-        if matches!(way, RouteDecision::UsersUnknown) {
+        if matches!(route, RouteDecision::UsersUnknown) {
             return self.admit_uncounted(session, request);
         }
-        if let RouteDecision::Rewritten(frame, if_lost) = way {
+        if let RouteDecision::Rewritten(frame, if_lost) = route {
             return match Request::parse(&frame) {
-                Some(request) => self.admit_way(session, &request, RouteDecision::Shared(if_lost)),
+                Some(request) => self.admit_routed(session, &request, RouteDecision::Shared(if_lost)),
                 None => Step::Done,
             };
         }
-        let sent = self.outbound.held();
-        let step = self.admit_way(session, request, way);
-        self.follow_caching(request, self.outbound.held() > sent, &step);
+        let sent = self.outbound.unanswered_bytes();
+        let step = self.admit_routed(session, request, route);
+        self.follow_caching(request, self.outbound.unanswered_bytes() > sent, &step);
         step
     }
 
-    /// CLIENT CACHING speaks of the next command that is not of CLIENT. When respgate answers that one itself, the server
-    /// gets a PING in its place, or it would track the keys of a later command. `sent`: the request was sent.
+    /// Ends the effect of CLIENT CACHING, which applies to the next command other than CLIENT. If respgate
+    /// answers that command itself, it sends the server a PING in its place; otherwise the server would track the
+    /// keys of a later command. `sent` is true if the request was sent.
     fn follow_caching(&mut self, request: &Request<'_>, sent: bool, step: &Step) {
         if !self.pins.caching
             || matches!(step, Step::Stay(_))
@@ -116,8 +118,8 @@ impl Leased {
         }
     }
 
-    /// Gives the connection back, so that the server can be asked how many users it has. A session that must keep its connection is
-    /// refused.
+    /// Ends the lease, so that the session can ask the server how many users it has. Refuses the command instead
+    /// if the session must keep its connection.
     fn admit_uncounted(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         if self.pins.any() {
             let forbidden = match command::find(request) {
@@ -132,15 +134,16 @@ impl Leased {
         })
     }
 
-    fn admit_way(&mut self, session: &mut Session, request: &Request<'_>, way: RouteDecision) -> Step {
+    /// Admits a request by its route.
+    fn admit_routed(&mut self, session: &mut Session, request: &Request<'_>, route: RouteDecision) -> Step {
         note_script(session, request);
         if self.pins.transaction.is_some() {
-            return self.admit_queued(session, request, way);
+            return self.admit_queued(session, request, route);
         }
-        match way {
+        match route {
             RouteDecision::Local(spec) => self.admit_local(session, spec, request),
-            // The server forgets what is watched when it refuses EXEC, whatever the reason (observed on valkey 8.0 and
-            // redis 7.0).
+            // The server forgets the watched keys when it refuses EXEC, whatever the reason (observed on valkey
+            // 8.0 and redis 7.0).
             RouteDecision::Refused(_) if self.pins.watching && is_exec(request) => {
                 self.pins.unwatch();
                 self.forward(session, request, Effect::None)
@@ -153,7 +156,7 @@ impl Leased {
                 self.deny(session, request, forbidden)
             }
             RouteDecision::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
-            // What began on the lease ends there.
+            // Subscriptions that began on the lease end there.
             RouteDecision::Fanned(kind, begins) if !self.pins.subscribed() => {
                 self.when_answered(|_| session.fan(request, kind, begins))
             }
@@ -164,8 +167,8 @@ impl Leased {
             _ if self.pins.subscribed() && session.client.resp == Resp::V2 => {
                 self.admit_subscribed(session, request)
             }
-            RouteDecision::Learned(way) => self.admit_learned(session, request, way),
-            // Both have been seen to before.
+            RouteDecision::Learned(route) => self.admit_learned(session, request, route),
+            // `admit` has handled both.
             RouteDecision::Rewritten(..) | RouteDecision::UsersUnknown => Step::Done,
             RouteDecision::Shared(_)
             | RouteDecision::Scan(_)
@@ -177,8 +180,8 @@ impl Leased {
         }
     }
 
-    /// Answers a request that a setting forbids with an error in its place. The transaction in which it stands cannot be
-    /// executed any more. A forbidden EXEC ends its transaction, as on the server.
+    /// Answers a request that a setting forbids with an error in its place, and makes EXEC of its transaction
+    /// fail. A forbidden EXEC ends its transaction, as on the server.
     fn deny(&mut self, session: &mut Session, request: &Request<'_>, forbidden: Forbidden) -> Step {
         let is_exec = matches!(command::find(request), Some(Found::Spec(spec)) if spec.verb == Verb::Exec);
         if is_exec && self.pins.transaction.is_some() {
@@ -192,18 +195,19 @@ impl Leased {
         })
     }
 
-    /// Makes EXEC of the open transaction, if there is one, fail.
+    /// Makes EXEC of the open transaction fail, if a transaction is open.
     fn spoil_transaction(&mut self) {
         if let Some(transaction) = &mut self.pins.transaction {
             transaction.poisoned = true;
         }
     }
 
-    /// What respgate answers itself comes behind all replies that are under way.
+    /// Runs `answer` once all replies under way have come, because respgate's own answer must come behind them.
     fn when_answered(&mut self, answer: impl FnOnce(&mut Self) -> Step) -> Step {
         if self.expected.is_empty() { answer(self) } else { Step::Stay(Pause::Replies) }
     }
 
+    /// Admits a command that respgate answers itself outside a lease. Connection state may change who answers it.
     fn admit_local(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
         if !self.expected.is_empty() {
             return Step::Stay(Pause::Replies);
@@ -256,27 +260,28 @@ impl Leased {
     fn answer_locally(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
         match local::answer(session, spec, request) {
             local::Outcome::Answered => {
-                // HELLO: what follows needs a connection of the other version.
+                // HELLO changed the version: the next requests need a connection of that version.
                 if self.lease.resp() != session.client.resp {
                     self.ending = Some(LeaseEnd::Clean);
                 }
                 Step::Done
             }
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
-            // Without pins the session can go back and have the errand done there.
-            local::Outcome::AsyncOp(errand) => {
-                session.pending = Some(errand);
+            // Without pins, the session can end the lease and run the operation without it.
+            local::Outcome::AsyncOp(op) => {
+                session.pending = Some(op);
                 self.ending = Some(LeaseEnd::Clean);
                 Step::Taken(Pause::Replies)
             }
         }
     }
 
-    /// A RESP2 subscriber may only change its subscriptions, PING, QUIT and RESET.
+    /// Admits a RESP2 subscriber's request. Such a client may only change its subscriptions, PING, QUIT and
+    /// RESET.
     fn admit_subscribed(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         // The server answers a subscriber's PING in the shape of a message.
         if let Some(Found::Spec(spec)) = command::find(request)
-            && (spec.verb == Verb::Ping && request.argc() <= 2 || subscription(spec.verb).is_some())
+            && (spec.verb == Verb::Ping && request.argc() <= 2 || subscription_change(spec.verb).is_some())
         {
             return self.admit_known(session, spec, request);
         }
@@ -287,13 +292,14 @@ impl Leased {
         })
     }
 
+    /// Admits a command of the table: notes the state that it makes, and sends it.
     fn admit_known(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
         if let Some(limit) = kept_for(spec, request)
             && let Err(line) = session.take_place(limit)
         {
             return self.refuse(session, &line);
         }
-        if let Some((kind, begins)) = subscription(spec.verb) {
+        if let Some((kind, begins)) = subscription_change(spec.verb) {
             return self.admit_subscription(session, request, kind, begins);
         }
         let effect = match spec.verb {
@@ -343,7 +349,8 @@ impl Leased {
             }
             _ => Effect::None,
         };
-        // Nothing may be sent behind a command that can block: it would wait there, out of reach.
+        // Nothing may be sent behind a command that can block: respgate could no longer take it back, and it
+        // would wait until the block ends.
         let blocking = command::may_block(spec, request) && !matches!(effect, Effect::Wait);
         self.expected.gated |= command::may_block(spec, request);
         let scripted = spec.flags.contains(Flags::SCRIPT);
@@ -369,31 +376,32 @@ impl Leased {
         Step::Done
     }
 
-    /// A command that the table lacks, as the server described it.
-    fn admit_learned(&mut self, session: &mut Session, request: &Request<'_>, way: LearnedRoute) -> Step {
-        if way.blocking
+    /// Admits a command that the table lacks, as the server described it.
+    fn admit_learned(&mut self, session: &mut Session, request: &Request<'_>, route: LearnedRoute) -> Step {
+        if route.blocking
             && let Err(line) = session.take_place(Limit::Blocked)
         {
             return self.refuse(session, &line);
         }
-        if way.kept {
+        if route.kept {
             self.pins.keep_for(request.name());
         }
-        // Nothing may be sent behind a command that can block: it would wait there, out of reach.
-        self.expected.gated |= way.blocking;
+        // As in `admit_known`: nothing may be sent behind a command that can block.
+        self.expected.gated |= route.blocking;
         let awaited = Awaited {
-            if_lost: way.if_lost,
-            blocking: way.blocking.then(Instant::now),
-            forgeable: way.forgeable,
+            if_lost: route.if_lost,
+            blocking: route.blocking.then(Instant::now),
+            forgeable: route.forgeable,
             ..self.plain(session, Effect::None)
         };
-        self.send(request, awaited, way.trace);
-        if way.forgeable {
+        self.send(request, awaited, route.trace);
+        if route.forgeable {
             self.expect_nonce();
         }
         Step::Done
     }
 
+    /// Admits a command that begins or ends subscriptions.
     fn admit_subscription(
         &mut self,
         session: &mut Session,
@@ -409,7 +417,7 @@ impl Leased {
             });
         }
         let count = if named > 0 || begins { named } else { self.pins.names(kind).len().max(1) };
-        // Confirmations are shown whatever CLIENT REPLY says, as on the server, but use a single skip up.
+        // Confirmations are shown whatever CLIENT REPLY says, as on the server, but they use up a single skip.
         let mute = session.client.mutes();
         self.post(Expect::Confirmations { left: count, mute }, Trace::Followed, |out| {
             out.extend_from_slice(request.raw());
@@ -418,19 +426,20 @@ impl Leased {
         Step::Done
     }
 
-    /// Inside a transaction everything is queued by the server, except what would change the connection itself.
-    fn admit_queued(&mut self, session: &mut Session, request: &Request<'_>, way: RouteDecision) -> Step {
+    /// Admits a request inside a transaction. The server queues all of them, except those that would change the
+    /// connection itself.
+    fn admit_queued(&mut self, session: &mut Session, request: &Request<'_>, route: RouteDecision) -> Step {
         let Some(transaction) = &mut self.pins.transaction else { return Step::Done };
         let spec = match command::find(request) {
             Some(Found::Spec(spec)) => Some(spec),
             _ => None,
         };
-        // It runs at EXEC, on this connection.
+        // The command runs at EXEC, on this connection.
         let mut trace = spec.map_or(Trace::Unknown, |spec| spec.trace);
         match spec.map(|spec| spec.verb) {
             // The server refuses these, too, and the transaction stays open.
             Some(verb)
-                if let RouteDecision::Refused(line) = &way
+                if let RouteDecision::Refused(line) = &route
                     && (matches!(
                         verb,
                         Verb::Discard
@@ -440,18 +449,18 @@ impl Leased {
                             | Verb::ClientImportSource
                             | Verb::HimportPrepare
                             | Verb::HimportDiscardall
-                    ) || subscription(verb).is_some()) =>
+                    ) || subscription_change(verb).is_some()) =>
             {
                 return self.poison(session, line);
             }
-            // With arguments it ends the transaction all the same.
-            Some(Verb::Exec) if let RouteDecision::Refused(line) = &way => {
+            // EXEC with arguments ends the transaction all the same.
+            Some(Verb::Exec) if let RouteDecision::Refused(line) = &route => {
                 return self.discard_instead(session, [line, &b"\r\n"[..]].concat());
             }
             Some(Verb::Exec) if transaction.poisoned => {
                 return self.discard_instead(session, [refusal::EXEC_ABORTED, b"\r\n"].concat());
             }
-            // What was watched may have changed while its connection was lost.
+            // Watched keys may have changed while their connection was lost.
             Some(Verb::Exec) if self.pins.watch_broken => {
                 let nothing = null_array(session.client.resp);
                 return self.discard_instead(session, nothing);
@@ -485,11 +494,11 @@ impl Leased {
                     transaction.selects.push(transaction.queued, database);
                     transaction.selecting = true;
                 }
-                // The server refuses it, too, unless it reads numbers in another way.
+                // The server refuses the index, too, unless it reads numbers in another way.
                 None => trace = Trace::Unknown,
             },
             Some(Verb::Ping | Verb::Echo | Verb::Unwatch | Verb::AclWhoami) => {}
-            Some(verb) if subscription(verb).is_some() => {
+            Some(verb) if subscription_change(verb).is_some() => {
                 return self
                     .poison(session, b"-ERR respgate: subscriptions cannot change inside a transaction");
             }
@@ -503,12 +512,13 @@ impl Leased {
             ) => {
                 return self.poison(session, b"-ERR respgate: not possible inside a transaction");
             }
-            _ => match way {
+            _ => match route {
                 RouteDecision::Refused(line) => return self.poison(session, &line),
                 RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) => {
                     return self.deny(session, request, forbidden);
                 }
-                // respgate answers it with an empty list, and cannot do so in the place of one of EXEC's replies.
+                // respgate answers this CONFIG GET with an empty list, which it cannot put in the place of one of
+                // EXEC's replies.
                 RouteDecision::Local(spec) if spec.verb == Verb::ConfigGet => {
                     let forbidden = session.forbidden_by_level(spec.name);
                     return self.deny(session, request, forbidden);
@@ -520,10 +530,10 @@ impl Leased {
                     );
                 }
                 RouteDecision::Unlearned => self.pins.keep_for(request.name()),
-                RouteDecision::Learned(way) => {
-                    trace = way.trace;
-                    transaction.scripted |= way.forgeable;
-                    if way.kept {
+                RouteDecision::Learned(route) => {
+                    trace = route.trace;
+                    transaction.scripted |= route.forgeable;
+                    if route.kept {
                         self.pins.keep_for(request.name());
                     }
                 }
@@ -545,7 +555,7 @@ impl Leased {
         Step::Done
     }
 
-    /// Sends DISCARD in an EXEC's place, and gives the client `reply`, if it wants to see replies.
+    /// Sends DISCARD in place of an EXEC, and gives the client `reply` unless the client turned replies off.
     fn discard_instead(&mut self, session: &mut Session, reply: Vec<u8>) -> Step {
         let reply = if session.client.mutes() { Vec::new() } else { reply };
         self.send_discard(Expect::Discarded(reply));
@@ -554,7 +564,7 @@ impl Leased {
         Step::Done
     }
 
-    /// Refuses a command inside a transaction, which EXEC then must not run.
+    /// Refuses a command inside a transaction, and makes EXEC fail.
     pub(super) fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
         if !self.expected.is_empty() {
             return Step::Stay(Pause::Replies);
@@ -564,13 +574,14 @@ impl Leased {
         Step::Done
     }
 
+    /// Sends a request whose reply needs no more than its effect.
     fn forward(&mut self, session: &mut Session, request: &Request<'_>, effect: Effect) -> Step {
         let awaited = self.plain(session, effect);
         self.send(request, awaited, trace_of(request));
         Step::Done
     }
 
-    /// A reply that has no property but its effect.
+    /// Returns an expectation with `effect` and no other property.
     fn plain(&self, session: &mut Session, effect: Effect) -> Awaited {
         let mute = session.client.mutes();
         Awaited {
@@ -585,8 +596,8 @@ impl Leased {
     }
 }
 
-/// What a RESP2 subscriber's request is answered that is not about its subscriptions: a server looks at the name and
-/// the number of arguments first.
+/// Returns the error for a RESP2 subscriber's request that does not concern its subscriptions. The server checks
+/// the name and the number of arguments first.
 fn refused_to_subscriber(request: &Request<'_>) -> Vec<u8> {
     let spec = match command::find(request) {
         Some(Found::Spec(spec)) => spec,
@@ -621,12 +632,12 @@ fn note_script(session: &Session, request: &Request<'_>) {
     }
 }
 
-/// What kind of lease a command makes of its connection.
+/// Returns the limit under which a command keeps its connection, if it keeps it.
 fn kept_for(spec: &Spec, request: &Request<'_>) -> Option<Limit> {
     match spec.verb {
         Verb::Multi | Verb::Watch => Some(Limit::Transactions),
         Verb::Monitor => Some(Limit::Subscribed),
-        verb if subscription(verb).is_some_and(|(_, begins)| begins) => Some(Limit::Subscribed),
+        verb if subscription_change(verb).is_some_and(|(_, begins)| begins) => Some(Limit::Subscribed),
         _ if command::may_block(spec, request) => Some(Limit::Blocked),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! Which replies a lease still owes, and what each does to the session. No I/O.
+//! Queues the replies that a lease still owes, and says what each does to the session. No I/O.
 
 use std::collections::VecDeque;
 
@@ -8,33 +8,36 @@ use super::pins::Transaction;
 use crate::upstream::connection::reauth::InPlaceAuth;
 use crate::upstream::shared::queue::IfLost;
 
-/// One reply to come.
+/// Describes one reply to come.
 #[derive(Debug)]
 pub(super) enum Expect {
     /// A reply for the client.
     Reply(Awaited),
-    /// Confirmations of a (P|S)(UN)SUBSCRIBE, so many still, one for each name. `mute`: an error in their place is not shown.
+    /// Confirmations of a (P|S)(UN)SUBSCRIBE, one for each name; `left` of them are still to come. If `mute` is
+    /// true, an error in their place is not shown.
     Confirmations { left: usize, mute: bool },
-    /// The echo of a random value, by which a forged extra reply is noticed. Not for the client.
+    /// The echo of a random value, which reveals a forged extra reply. Not for the client.
     Nonce([u8; NONCE]),
-    /// What a stream's newest entry is: XREAD's id in this place, for when it must be sent again. Not for the client.
+    /// The reply to XINFO STREAM, which names a stream's newest id. Holds the index of the `$` in the XREAD that
+    /// follows, which gets this id if it must be sent again. Not for the client.
     Newest(usize),
     /// The reply to the PUBLISH that precedes a WAIT. Not for the client.
     Publish,
-    /// The reply to the DISCARD that is sent in an EXEC's place. The client gets this instead.
+    /// The reply to the DISCARD that respgate sends in place of an EXEC. The client gets these bytes instead.
     Discarded(Vec<u8>),
-    /// Replies to what restores state on a new connection, so many still. Not for the client, and never an error.
+    /// Replies to a request that restores state on a new connection: this many are still to come. Not for the
+    /// client, and none may be an error.
     Restored(usize),
     /// The reply to a PING that keeps the connection alive. Not for the client.
     Alive,
-    /// The reply to an AUTH by which the connection is authenticated again. Not for the client.
+    /// The reply to an AUTH that authenticates the connection again. Not for the client.
     Auth(InPlaceAuth),
-    /// What the client gets without the server's doing.
+    /// A reply that respgate decided without the server. The client gets these bytes.
     Decided(Vec<u8>),
 }
 
 impl Expect {
-    /// Returns the number of bytes allocated for what it holds.
+    /// Returns the number of bytes allocated for the bytes it holds.
     fn capacity(&self) -> usize {
         match self {
             Self::Reply(Awaited { effect: Effect::Exec(transaction), .. }) => transaction.capacity(),
@@ -45,67 +48,67 @@ impl Expect {
     }
 }
 
-/// A reply for the client.
+/// Describes a reply for the client.
 #[derive(Debug)]
 pub(super) struct Awaited {
-    /// What it does to the session.
+    /// What the reply does to the session.
     pub(super) effect: Effect,
-    /// The client asked not to see it.
+    /// True if the client asked not to see the reply.
     pub(super) mute: bool,
-    /// What may be done with it if it was sent and the connection is lost.
+    /// What to do if the request was sent and the connection is lost before the reply.
     pub(super) if_lost: IfLost,
-    /// How often it was sent to a server whose connection was lost before it answered.
+    /// Number of servers that the request was sent to and that were lost before they answered.
     pub(super) sends: u8,
-    /// It is queued by the server for an EXEC.
+    /// True if the server queues the request for an EXEC.
     pub(super) queued: bool,
-    /// The command may block: since when.
+    /// When the command began to wait, if it can block.
     pub(super) blocking: Option<Instant>,
-    /// The reply's bytes are a user's code's, error codes included.
+    /// True if a user's code chooses the reply's bytes, error codes included.
     pub(super) forgeable: bool,
 }
 
-/// What a reply does to the session.
+/// Says what a reply does to the session.
 #[derive(Debug)]
 pub(super) enum Effect {
     /// Nothing.
     None,
-    /// Opens a transaction; an error means that there is none.
+    /// Opens a transaction. After an error, no transaction is open.
     Multi,
-    /// Ends this transaction; the SELECTs in it take effect.
+    /// Ends this transaction. The SELECTs in it take effect.
     Exec(Box<Transaction>),
     /// Ends a transaction without running it.
     Discard,
-    /// Ends or begins state that respgate follows; after an error the connection's state is not known.
+    /// Begins or ends state that respgate tracks. After an error, the connection's state is unknown.
     State,
     /// Selects a database.
     Select(u32),
-    /// CLIENT TRACKING: the request that turned it on, or none.
+    /// CLIENT TRACKING: the request that turned tracking on, or `None` if it was turned off.
     Tracking(Option<Box<[u8]>>),
     /// CLIENT NO-TOUCH.
     NoTouch(bool),
     /// CLIENT IMPORT-SOURCE.
     ImportSource(bool),
-    /// HIMPORT PREPARE, or HIMPORT DISCARDALL, which ends it.
+    /// HIMPORT PREPARE (true), or HIMPORT DISCARDALL (false), which ends it.
     Fieldsets(bool),
-    /// From now on the connection sends what others do.
+    /// MONITOR: from now on the connection sends the commands of other clients.
     Monitor,
-    /// WAIT's answer, which is only true if the PUBLISH before it worked.
+    /// WAIT's reply, which is only true if the PUBLISH before it worked.
     Wait,
 }
 
-/// Places for replies that are kept allocated while none is due.
+/// Number of queue entries that stay allocated while no reply is due.
 const KEPT: usize = 64;
 
 /// Length of a nonce, in bytes.
 pub(super) const NONCE: usize = 16;
 
-/// Replies to come, in order, each with the length of its request.
+/// Queues the replies to come, in order, each with the length of its request in bytes.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     queue: VecDeque<(Expect, usize)>,
-    /// Bytes allocated for what its members hold.
+    /// Bytes allocated for the contents of the entries.
     members: usize,
-    /// The last request must be answered before another is sent.
+    /// True if the last request must be answered before another is sent.
     pub(super) gated: bool,
 }
 
@@ -136,7 +139,7 @@ impl Expected {
         self.queue.front_mut().map(|(expect, _)| expect)
     }
 
-    /// The length of the last request, if that may block.
+    /// Returns the length of the last request in bytes, if that request may block.
     pub(super) fn blocked_last(&self) -> Option<usize> {
         match self.queue.back() {
             Some((Expect::Reply(Awaited { blocking: Some(_), .. }), len)) => Some(*len),
@@ -144,14 +147,14 @@ impl Expected {
         }
     }
 
-    /// The last request is kept with another length.
+    /// Changes the length of the last request, which was replaced in the outbound queue.
     pub(super) fn amend_last(&mut self, len: usize) {
         if let Some((_, last)) = self.queue.back_mut() {
             *last = len;
         }
     }
 
-    /// Whether a reply is due that does not wait for what other clients do.
+    /// Returns true if a reply is due that does not wait for other clients.
     pub(super) fn due(&self) -> bool {
         self.queue.back().is_some_and(|(expect, _)| match expect {
             Expect::Reply(awaited) => awaited.blocking.is_none() && !matches!(awaited.effect, Effect::Wait),
@@ -159,20 +162,20 @@ impl Expected {
         })
     }
 
-    /// Takes the next one out, with its request's length; the gate opens with the last.
+    /// Takes the next entry out, with its request's length. The gate opens with the last entry.
     pub(super) fn pop(&mut self) -> Option<(Expect, usize)> {
         let next = self.queue.pop_front();
         self.gated &= !self.queue.is_empty();
         let (expect, _) = next.as_ref()?;
         self.members = self.members.saturating_sub(expect.capacity());
         if self.queue.is_empty() && self.queue.capacity() > KEPT {
-            // One long pipeline must not hold its memory for ever.
+            // Free the memory of a long pipeline.
             self.queue = VecDeque::new();
         }
         next
     }
 
-    /// Takes everything out.
+    /// Takes all entries out, and opens the gate.
     pub(super) fn take(&mut self) -> VecDeque<(Expect, usize)> {
         self.gated = false;
         self.members = 0;
@@ -180,7 +183,7 @@ impl Expected {
     }
 }
 
-/// A random value that no script can know.
+/// Returns a random value that no script can know.
 pub(super) fn nonce() -> [u8; NONCE] {
     let mut nonce = [0; NONCE];
     for byte in &mut nonce {
@@ -189,7 +192,7 @@ pub(super) fn nonce() -> [u8; NONCE] {
     nonce
 }
 
-/// Whether a frame is the echo of `nonce`.
+/// Returns true if a frame is the echo of `nonce`.
 pub(super) fn echoes(frame: &[u8], nonce: &[u8; NONCE]) -> bool {
     frame.strip_prefix(b"$16\r\n").and_then(|rest| rest.strip_suffix(b"\r\n")) == Some(&nonce[..])
 }

@@ -1,4 +1,4 @@
-//! A request of a session with a lease, while a failover is under way.
+//! Holds a leased session's request during a failover.
 
 use super::expect::Expect;
 use super::{Leased, Pause, Session};
@@ -7,7 +7,8 @@ use crate::resp::request::Request;
 use crate::session::turn::Step;
 
 impl Leased {
-    /// A failover is under way: the request waits, but not for ever.
+    /// Holds the request until the hold expires. Then answers it with the hold's error; EXEC and DISCARD also end
+    /// the transaction.
     pub(super) fn hold(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         let upstream = session.ctx.upstream.clone();
         let line = match upstream.held_until() {
@@ -23,7 +24,7 @@ impl Leased {
             _ => false,
         };
         match self.pins.transaction {
-            // Whatever they answer, no transaction is open afterwards.
+            // Whatever the server answers to EXEC or DISCARD, no transaction is open afterwards.
             Some(_) if ends => {
                 self.send_discard(Expect::Restored(1));
                 self.pins.transaction = None;

@@ -1,4 +1,4 @@
-//! Moving a session's state to a new connection when the old one is lost.
+//! Moves a session's connection state to a new connection after the old one was lost.
 
 use std::collections::VecDeque;
 
@@ -13,19 +13,21 @@ use crate::resp::pubsub::Kind;
 use crate::resp::request;
 use crate::session::Session;
 
-/// Names in one SUBSCRIBE that restores them.
+/// Number of names in one SUBSCRIBE that restores subscriptions.
 const NAMES: usize = 512;
 
 impl Leased {
-    /// Carries on elsewhere after the connection was lost: requests are settled, state is made anew, and what may be
-    /// sent again is sent. `None`: nothing needs a connection of its own any more.
+    /// Continues on a new connection after the old one was lost: decides about each pending request, restores the
+    /// state, and sends again what may be sent again. Returns `None` if nothing needs a connection of its own any
+    /// more.
     ///
     /// # Errors
-    /// The session cannot go on: a reply was cut short, its state cannot be made anew, or no primary was found.
+    /// Returns the reason to close if a reply was cut short, the state cannot be restored, or no primary was
+    /// found.
     pub(super) async fn migrate(
         mut self,
         session: &mut Session,
-        setbacks: &mut ReconnectBackoff,
+        backoff: &mut ReconnectBackoff,
     ) -> Result<Option<Self>, Close> {
         let upstream = session.ctx.upstream.clone();
         upstream.counters.lost.inc();
@@ -39,13 +41,13 @@ impl Leased {
         let fates = self.fates(session, &mut pending, &outbound, unblocked);
         let resends = fates.iter().any(|fate| matches!(fate, Fate::Resend(_)));
         if !resends && !self.pins.any() && !self.sticky {
-            // Nothing to move: the next request finds its own way.
+            // Nothing has to move: the next request is routed as usual.
             self.resume(pending, fates, &upstream);
             self.pass_decided(session);
             return Ok(None);
         }
         let replies = session.replies.clone();
-        let pause = setbacks.lost(self.since.elapsed(), upstream.config.hold_timeout, Instant::now());
+        let pause = backoff.lost(self.since.elapsed(), upstream.config.hold_timeout, Instant::now());
         let reopened = {
             let lease = async {
                 let pause = pause.map_err(|gone_on| {
@@ -83,6 +85,7 @@ impl Leased {
         Ok(Some(next))
     }
 
+    /// Decides about each pending request, and counts in each how often it was sent.
     fn fates(
         &self,
         session: &Session,
@@ -110,7 +113,7 @@ impl Leased {
         fates
     }
 
-    /// Sends what makes the connection's state anew. Its replies are not the client's.
+    /// Sends the requests that restore the connection's state. Their replies are not for the client.
     pub(super) fn restore(&mut self, session: &mut Session) {
         if self.pins.watching {
             self.pins.watching = false;
@@ -118,7 +121,7 @@ impl Leased {
         }
         if let Some(tracking) = self.pins.tracking.clone() {
             self.restoring(1, &tracking);
-            // Whatever the client caches may have changed meanwhile.
+            // The client's cached keys may have changed while the connection was lost: invalidate all of them.
             session.replies.answer(|out| out.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n"));
         }
         if self.pins.no_touch {
@@ -140,8 +143,8 @@ impl Leased {
         }
     }
 
-    /// Sends MULTI and the queued commands whose replies the client has seen: those of the open transaction, or of
-    /// the one whose EXEC is sent again.
+    /// Sends MULTI and the queued commands whose replies the client has seen: those of the open transaction, or
+    /// of the one whose EXEC is sent again.
     fn restore_transaction(&mut self, pending: &VecDeque<(Expect, usize)>, fates: &[Fate]) {
         let again = pending.iter().zip(fates).find_map(|((expect, _), fate)| match (expect, fate) {
             (Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. }), Fate::Resend(_)) => {
@@ -151,13 +154,13 @@ impl Leased {
         });
         let Some(transaction) = again.or(self.pins.transaction.as_ref()) else { return };
         let Some(body) = transaction.body() else {
-            // Too large to have been kept: EXEC will say that it was discarded.
+            // The transaction is too large to have been kept: make EXEC say that it was discarded.
             if let Some(transaction) = &mut self.pins.transaction {
                 transaction.poisoned = true;
             }
             return self.restoring(1, &encoded(&[b"MULTI"]));
         };
-        // The newest of its requests are pending still, and sent again by themselves.
+        // The newest requests of the transaction are pending, and `resume` sends them again.
         let unseen = pending
             .iter()
             .take_while(|(expect, _)| {
@@ -174,11 +177,12 @@ impl Leased {
         }
     }
 
+    /// Sends a request that restores state and gets `replies` replies.
     fn restoring(&mut self, replies: usize, request: &[u8]) {
         self.post_encoded(Expect::Restored(replies), request);
     }
 
-    /// Sends again what may be sent again, and keeps the place of every other answer.
+    /// Sends again the requests that may be sent again, and keeps the place of every other reply.
     fn resume(
         &mut self,
         pending: VecDeque<(Expect, usize)>,
@@ -189,7 +193,7 @@ impl Leased {
             match fate {
                 Fate::Resend(request) => {
                     upstream.counters.resent.inc();
-                    // One request at a time behind what can block or changes subscriptions.
+                    // Send nothing behind a request that can block or changes subscriptions.
                     self.expected.gated |= match &mut expect {
                         Expect::Reply(awaited) => {
                             awaited.blocking = awaited.blocking.map(|_| Instant::now());

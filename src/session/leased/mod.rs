@@ -1,6 +1,8 @@
-//! The leased lane of a session: from the request that needs it until no state is left on the connection.
+//! Serves a session on a leased connection: from the request that needs the lease until no state is left on the
+//! connection.
 //!
-//! [`admit`] decides what is sent, [`replies`] what a reply means, [`pins`] why the lease is kept.
+//! [`admit`] decides what is sent, [`replies`] interprets the replies, and [`pins`] records why the lease is
+//! kept.
 
 mod replies;
 mod admit;
@@ -41,16 +43,18 @@ use crate::upstream::config::Pool;
 use crate::upstream::leased::lease::Lease;
 use crate::upstream::replies::ClientState;
 
-/// Requests that may wait to be written to a lease before no more are taken, in bytes.
+/// Limit of request bytes that wait to be written to a lease. Above it, no further requests are taken.
 const OUTBOUND: usize = 256 * 1024;
 
-/// How a lease ended.
+/// Says how a lease ended.
 enum LeaseEnd {
-    /// The session needs it no longer. It returns to the pool if what ran on it proves that no state is left.
+    /// The session needs the lease no longer. The connection returns to the pool if the commands that ran on it
+    /// provably left no state.
     Clean,
-    /// HELLO asks for another protocol version, which the connection's state can follow.
+    /// HELLO asks for another protocol version, and the connection's state can move to a connection of that
+    /// version.
     Version(Hello),
-    /// The session gave up its state, which closes the connection.
+    /// The session gave up its connection state, so the connection is closed.
     Abandoned,
     /// The connection was lost.
     Lost,
@@ -58,10 +62,10 @@ enum LeaseEnd {
     Close(Close),
 }
 
-/// Serves a session whose next request needs a connection of its own, until it needs none.
+/// Serves a session whose next request needs a connection of its own, until no request does.
 ///
 /// # Errors
-/// The session is over.
+/// Returns the reason to close if the session is over.
 pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let Some(key) = session.key() else { return Ok(()) };
     let upstream = session.ctx.upstream.clone();
@@ -85,7 +89,8 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let lease = match lease {
         Ok(lease) => lease,
         Err(line) => {
-            // First, since a full backlog of replies would keep it from being skipped, and answer it twice.
+            // Skip the request first: a full backlog of replies would keep the session from skipping it, and it
+            // would be answered twice.
             session.skip_request();
             session.refuse(&line);
             session.close_if_dead();
@@ -94,10 +99,10 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
     let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.account);
-    let mut setbacks = ReconnectBackoff::new();
+    let mut backoff = ReconnectBackoff::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
-            LeaseEnd::Lost => match leased.migrate(session, &mut setbacks).await? {
+            LeaseEnd::Lost => match leased.migrate(session, &mut backoff).await? {
                 Some(next) => leased = next,
                 None => return Ok(()),
             },
@@ -119,7 +124,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     Ok(())
 }
 
-/// A session's use of one lease.
+/// Holds a session's use of one lease.
 struct Leased {
     lease: Lease,
     since: Instant,
@@ -127,25 +132,26 @@ struct Leased {
     expected: Expected,
     scanner: ReplyScanner,
     outbound: Outbound,
-    /// What is allocated for its requests, its state and what was read from the server.
+    /// The bytes allocated for the lease's requests, its state and the bytes read from the server.
     charge: Charge,
-    /// The client has closed its side; what is under way is finished.
+    /// True if the client has closed its sending side. Requests under way are finished.
     left: bool,
-    /// Requests go on this lease until the session ends (`pool = "session"`).
+    /// True if the session keeps this lease until it ends (`pool = "session"`).
     sticky: bool,
-    /// Something failed that leaves the connection's state unknown.
+    /// True if an error or an unexpected reply leaves the connection's state unknown.
     doubtful: bool,
-    /// The node has refused something as only a non-primary does, or a script says so: the connection is not used by
-    /// others.
+    /// True if the node refused a command as only a replica does, or a script's reply contains such a refusal.
+    /// Other sessions must not use the connection.
     distrusted: bool,
-    /// The frame that is being passed on in pieces answers nothing: it is a message.
+    /// Whether a frame is being passed on in pieces, and of which kind: `Some(true)` is a message, `Some(false)`
+    /// a reply.
     streaming: Option<bool>,
-    /// The PUBLISH before a WAIT failed with this error.
+    /// The error of the PUBLISH that precedes a WAIT.
     unpublished: Option<Vec<u8>>,
     ending: Option<LeaseEnd>,
-    /// Something has been sent on it.
+    /// True if a request was sent on this lease.
     used: bool,
-    /// The server refused the front request because it is not the primary.
+    /// True if the server refused the front request because the server is not the primary.
     front_refused: bool,
 }
 
@@ -171,17 +177,20 @@ impl Leased {
         }
     }
 
-    /// Returns true if every reply has come, and the server's replies confirmed the end of all state that is followed.
+    /// Returns true if every reply has come, and the server's replies confirmed the end of all state that
+    /// respgate tracks.
     fn settled(&self) -> bool {
         !self.doubtful && self.expected.is_empty() && self.streaming.is_none() && !self.pins.any()
     }
 
+    /// Runs one poll of the lease: checks that end it, then the client, the requests to write, and the server's
+    /// replies.
     fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<LeaseEnd> {
         session.replies.watch(cx.waker());
         for _ in 0..16 {
             let in_flight = if self.expected.gated { 0 } else { self.expected.len() };
-            // Where the messages of fan-in wait for a limit, as without a lease.
-            let due_later = session.seat.is_some() && !session.charge_output(cx, in_flight);
+            // A fan-in subscriber's messages wait here for the output limit, as they do without a lease.
+            let due_later = session.subscription.is_some() && !session.charge_output(cx, in_flight);
             let blocked = due_later
                 || match session.replies.poll_write_to(cx, &mut session.stream) {
                     Poll::Ready(Ok(_)) => false,
@@ -196,7 +205,7 @@ impl Leased {
                 ClientState::Overflowed => return Poll::Ready(LeaseEnd::Close(Close::Slow)),
                 ClientState::Cut => return Poll::Ready(LeaseEnd::Close(session.cut())),
             }
-            // Messages come unasked: only a subscriber that is not held back can let so much pile up.
+            // The server sends messages unasked: only a subscriber that is not held back can exceed this limit.
             if self.piles_up(session) && session.replies.waiting() > session.ctx.config.max_reply_buffer {
                 return Poll::Ready(LeaseEnd::Close(Close::Slow));
             }
@@ -209,6 +218,7 @@ impl Leased {
             if let Some(end) = self.follow_reload(session) {
                 return Poll::Ready(end);
             }
+            // False if a limit allows no more output: then nothing is read from the server below.
             let taking = session.charge_output(cx, in_flight);
             if session.closing == Some(Close::Memory) && self.ending.is_none() {
                 self.ending = Some(LeaseEnd::Close(Close::Memory));
@@ -228,6 +238,7 @@ impl Leased {
             if self.lease.is_refresh_due() && self.may_authenticate(session) {
                 self.authenticate();
             }
+            // `moved` is true if this round did anything. A round that did nothing ends the poll.
             let mut moved = self.poll_client(cx, session, blocked && !due_later);
             if self.ending.is_some() {
                 continue;
@@ -238,7 +249,8 @@ impl Leased {
             }
             if taking && (session.replies.waiting() < BACKLOG || self.piles_up(session)) {
                 match self.lease.poll_fill(cx) {
-                    // One that waits for long, such as a subscriber's, holds no buffer meanwhile.
+                    // A connection that may wait for long, such as a subscriber's, keeps no read buffer
+                    // meanwhile.
                     Poll::Pending if self.expected.is_empty() || self.expected.gated => {
                         self.lease.input().release();
                     }
@@ -254,32 +266,36 @@ impl Leased {
                     }
                 }
             }
+            // No reply is due. The lease ends if the client left, a drain runs, or nothing keeps the connection.
             if self.ending.is_none() && self.expected.is_empty() {
-                let deserted =
+                let abandoned =
                     self.left && !moved && (self.pins.any() || (self.sticky && session.input.is_empty()));
-                if deserted || self.drained(session) {
-                    self.ending = Some(LeaseEnd::Close(if deserted { Close::Left } else { Close::Finished }));
+                if abandoned || self.drained(session) {
+                    self.ending =
+                        Some(LeaseEnd::Close(if abandoned { Close::Left } else { Close::Finished }));
                     moved = true;
                 } else if !self.pins.any() && !self.sticky && !moved {
                     return Poll::Ready(LeaseEnd::Clean);
                 }
             }
             if !moved && self.ending.is_none() && (blocked || session.replies.waiting() == 0) {
-                // A client that does not take its replies is not the server's fault.
+                // The server is not late if the client does not take its replies.
                 self.lease.due(!blocked && self.expected.due());
                 return Poll::Pending;
             }
         }
+        // All rounds are used up: let other tasks run, then continue.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// A subscriber that is to be judged by `slow-reader-soft` is not held back before that.
+    /// Returns true if the session reads messages for a client that does not take them. `slow-reader-soft` needs
+    /// that: it judges subscribers by the bytes that wait for them.
     fn piles_up(&self, session: &Session) -> bool {
         self.pins.subscribed() && session.ctx.config.timeouts.slow_reader_soft.is_some()
     }
 
-    /// What is to be done with a session whose time is up.
+    /// Handles an expired timeout. Returns how the lease ends, or `None` if it goes on.
     fn expire(&mut self, session: &mut Session, expiry: Expiry) -> Option<LeaseEnd> {
         if expiry == Expiry::Command {
             session.ctx.upstream.counters.command_timeouts.inc();
@@ -288,9 +304,10 @@ impl Leased {
         session.expire(expiry).map(LeaseEnd::Close)
     }
 
-    /// Notes for timeouts and limits what the lease is kept for. `came`: something came for the client.
+    /// Updates the activity and the tenant's counts with the reason for the lease. `came` is true if something
+    /// came for the client.
     fn note_state(&mut self, session: &mut Session, came: bool) {
-        let now = session.ctx.roster.now.get();
+        let now = session.ctx.registry.now.get();
         let due = self.expected.due();
         let listens = self.pins.subscribed() || self.pins.monitoring;
         let transaction = self.pins.transaction.is_some() || self.pins.watching;
@@ -311,14 +328,14 @@ impl Leased {
         }
     }
 
-    /// Counts what is allocated now.
+    /// Updates the count of allocated bytes.
     fn count(&mut self) {
         let read = self.lease.read_capacity();
         self.charge.set(self.outbound.capacity() + self.expected.capacity() + self.pins.capacity() + read);
     }
 
-    /// Takes requests from the client as far as they may be sent. `blocked`: the client does not take its replies. Whether
-    /// anything was taken or read.
+    /// Takes requests from the client, as far as they may be sent. `blocked` is true if the client does not take
+    /// its replies. Returns true if bytes were read or requests taken.
     fn poll_client(&mut self, cx: &mut Context<'_>, session: &mut Session, blocked: bool) -> bool {
         if session.replies.waiting() > BACKLOG {
             return blocked && self.poll_backlog(cx, session);
@@ -335,7 +352,8 @@ impl Leased {
                 self.ending = Some(LeaseEnd::Close(close));
                 return true;
             }
-            // The reader stops until the limit allows the request, unless the client waits for respgate to read.
+            // The session stops reading until the limit allows the request, unless the client waits for respgate
+            // to read.
             Pause::Limit(due) => {
                 moved |= session.poll_due(cx, due).is_ready();
                 moved |= blocked && self.poll_backlog(cx, session);
@@ -344,7 +362,7 @@ impl Leased {
                 moved |= session.poll_room(cx, again).is_ready();
                 moved |= blocked && self.poll_backlog(cx, session);
             }
-            // A request that is cut off must be read on, however long it is.
+            // The rest of a request that was cut off must be read, however long the request is.
             Pause::More if !session.ended => match session.poll_read_ahead(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(count)) => {
@@ -357,8 +375,8 @@ impl Leased {
                 }
             },
             _ => {
-                // Whoever is blocked may stay so for ever, so it is read on to notice that the client left; and one that does
-                // not take its replies may have to write first.
+                // A blocked client may stay blocked for ever, so the session reads on to notice that the client
+                // left. A client that does not take its replies may have to write first.
                 let ahead = if self.expected.gated || blocked { usize::MAX } else { AHEAD };
                 if session.poll_left_within(cx, ahead).is_ready() && !self.left {
                     self.departed();
@@ -381,21 +399,21 @@ impl Leased {
         }
     }
 
-    /// Returns true if respgate may send a request of its own: not behind a reply that is due, which may block; not in a
-    /// transaction, which would queue it; not where replies cannot be told from other traffic.
+    /// Returns true if respgate may send a request of its own: not behind a reply that is due, whose command may
+    /// block; not in a transaction, which would queue it; not where replies cannot be told from other traffic.
     fn may_interject(&self) -> bool {
         let Pins { transaction, monitoring, .. } = &self.pins;
         let unknown = self.pins.is_kept_for_unknown();
         self.expected.is_empty() && transaction.is_none() && !monitoring && !unknown
     }
 
-    /// Returns true if the connection can be authenticated again now. A RESP2 subscriber may not send AUTH (observed on
-    /// valkey 8.0 and redis 7.0).
+    /// Returns true if the connection can be authenticated again now. A RESP2 subscriber may not send AUTH
+    /// (observed on valkey 8.0 and redis 7.0).
     fn may_authenticate(&self, session: &Session) -> bool {
         self.may_interject() && (session.client.resp == Resp::V3 || !self.pins.subscribed())
     }
 
-    /// Authenticates the connection again. Nothing is sent behind the AUTH until it is answered.
+    /// Authenticates the connection again. Sends nothing behind the AUTH until its reply comes.
     fn authenticate(&mut self) {
         if let Some(auth) = self.lease.begin_refresh() {
             let mut request = Vec::new();
@@ -405,7 +423,8 @@ impl Leased {
         }
     }
 
-    /// Pings a connection that has been quiet for long.
+    /// Pings a connection that has been quiet for `ping-interval`, unless a request of respgate's own cannot be
+    /// sent now.
     fn ping(&mut self) {
         if self.may_interject() {
             self.send_ping();
@@ -416,8 +435,8 @@ impl Leased {
         self.post(Expect::Alive, Trace::Nothing, |out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
     }
 
-    /// The client closed its side. What it sent before is still done and answered, but a wait is abandoned at once,
-    /// so that nothing is popped for nobody.
+    /// Handles a client that closed its sending side. Requests that it sent before are still run and answered,
+    /// but a blocking command is abandoned at once, so that it does not pop an element for a client that left.
     fn departed(&mut self) {
         self.left = true;
         if self.expected.gated {
@@ -425,7 +444,8 @@ impl Leased {
         }
     }
 
-    /// The server has not answered in time. Asking again would only make it wait longer.
+    /// Handles a server that has not answered in time. Sending the requests again would only make the client wait
+    /// longer, so the session answers them, or ends if it has connection state.
     fn silent(&mut self, session: &mut Session) -> LeaseEnd {
         if matches!(self.expected.front(), Some(Expect::Alive | Expect::Auth(_))) {
             return LeaseEnd::Lost;
@@ -455,10 +475,12 @@ impl Leased {
         LeaseEnd::Abandoned
     }
 
+    /// Returns true if a drain may end this session: it has no input and no open transaction.
     fn drained(&self, session: &Session) -> bool {
-        session.ctx.roster.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
+        session.ctx.registry.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
     }
 
+    /// Writes waiting requests to the server. Returns true if any byte was written.
     fn poll_outbound(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
         let mut wrote = false;
         while !self.outbound.unwritten().is_empty() {

@@ -1,13 +1,14 @@
-//! `$` in a blocking XREAD. It means what is newest when the server reads it; read by another server after a failover,
-//! it would skip the entries that came between. So the server is asked for the newest id of each such stream just
-//! before, and the request is kept with these ids in case it must be sent again.
+//! Replaces `$` in a blocking XREAD that may be sent again. `$` means the newest id at the moment when the server
+//! reads it. Another server, after a failover, would read it later and skip the entries in between. So respgate
+//! asks the server for the newest id of each such stream just before the XREAD, and keeps the request with these
+//! ids in case it must be sent again.
 
 use super::Leased;
 use super::expect::Expect;
 use crate::command::{ReadOptions, Trace};
 use crate::resp::request::{self, Request};
 
-/// Streams of one request whose newest ids are asked for; of one that names more, `$` is left as it is.
+/// Limit of streams per request whose newest ids are asked for. In a request with more, `$` stays as it is.
 const STREAMS: usize = 64;
 
 impl Leased {
@@ -20,8 +21,8 @@ impl Leased {
         }
     }
 
-    /// The server has said which id is newest, in the reply that begins with `info`. Where it has not, as to a user
-    /// who may not ask, `$` is left as it is.
+    /// Puts the newest id from the server's reply, which begins with `info`, into the kept request. If the reply
+    /// has no id, for example because the user may not run XINFO, `$` stays as it is.
     pub(super) fn learned_newest(&mut self, place: usize, info: &[u8]) {
         let Some(id) = newest_id(info) else { return };
         let Some(len) = self.expected.blocked_last() else { return };
@@ -31,7 +32,7 @@ impl Leased {
     }
 }
 
-/// The streams that an XREAD reads from `$`: which argument that is, and their keys.
+/// Returns the streams that an XREAD reads from `$`: the index of the `$` argument, and the key.
 fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
     let Some(streams) = ReadOptions::of(request).streams else { return Vec::new() };
     let first = streams + 1;
@@ -40,7 +41,7 @@ fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
         return Vec::new();
     }
     let args = request.args().skip(first);
-    // A request may have a million streams: none of it is collected, and one with too many is left early.
+    // A request may name a million streams: do not collect them, and stop at the first one over the limit.
     let ids = args.clone().skip(named / 2);
     let dollars = args.zip(ids).enumerate().filter(|(_, (_, id))| *id == b"$");
     let places = dollars.map(|(at, (key, _))| (first + named / 2 + at, key));
@@ -48,7 +49,8 @@ fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
     if found.len() > STREAMS { Vec::new() } else { found }
 }
 
-/// The newest id that an XINFO STREAM tells, in either protocol version. It comes before anything that users wrote.
+/// Returns the newest id in a reply to XINFO STREAM, in either protocol version. The field stands before any data
+/// that users wrote.
 fn newest_id(info: &[u8]) -> Option<&[u8]> {
     const FIELD: &[u8] = b"\r\n$17\r\nlast-generated-id\r\n$";
     if info.starts_with(b"-ERR no such key") {
@@ -61,7 +63,7 @@ fn newest_id(info: &[u8]) -> Option<&[u8]> {
     sound.then_some(id)
 }
 
-/// The same request with `id` as the argument at `place`.
+/// Returns the request with `id` as the argument at `place`.
 fn with_id(request: &[u8], place: usize, id: &[u8]) -> Option<Vec<u8>> {
     let parsed = Request::parse(request)?;
     let mut args: Vec<&[u8]> = parsed.args().collect();

@@ -1,37 +1,40 @@
-//! The requests of one lease, kept until their replies, so that they can be sent again elsewhere. No I/O.
+//! Keeps the requests of one lease until their replies come, so that they can be sent again elsewhere. No I/O.
 
-/// Requests in order: answered ones are dropped from the front.
+/// Holds requests in order. Answered requests are dropped from the front.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     bytes: Vec<u8>,
-    /// Where the first unanswered request starts.
+    /// The offset of the first unanswered request.
     head: usize,
+    /// The offset of the first byte that the connection has not taken.
     written: usize,
 }
 
 impl Outbound {
-    /// Appends a request; returns its length.
+    /// Appends a request. Returns its length in bytes.
     pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> usize {
         let before = self.bytes.len();
         write(&mut self.bytes);
         self.bytes.len() - before
     }
 
-    /// Bytes to be written next.
+    /// Returns the bytes to write next.
     pub(super) fn unwritten(&self) -> &[u8] {
         self.bytes.get(self.written..).unwrap_or_default()
     }
 
-    /// Notes that `count` more bytes were taken by the connection.
+    /// Notes that the connection took `count` more bytes.
     pub(super) fn wrote(&mut self, count: usize) {
         self.written = (self.written + count).min(self.bytes.len());
     }
 
-    /// The front request, of this length, has been answered.
+    /// Drops the front request, of `len` bytes, which was answered.
     pub(super) fn answered(&mut self, len: usize) {
         self.head += len;
         if self.head >= self.bytes.len() {
             *self = Self::default();
+        // Compact only when more than 64 KiB and over half are answered, so that each byte moves a bounded number
+        // of times.
         } else if self.head > 64 * 1024 && self.head > self.bytes.len() / 2 {
             self.bytes.drain(..self.head);
             self.written = self.written.saturating_sub(self.head);
@@ -39,8 +42,8 @@ impl Outbound {
         }
     }
 
-    /// Keeps the last request, of this length, in another form for when it must be sent again. Only once it was written
-    /// whole; its new length.
+    /// Replaces the last request, of `len` bytes, by the form to send again after a lost connection. Only a
+    /// request that was written whole can be replaced. Returns its new length.
     pub(super) fn amend_last(
         &mut self,
         len: usize,
@@ -62,12 +65,12 @@ impl Outbound {
         self.bytes.capacity()
     }
 
-    /// Bytes held.
-    pub(super) fn held(&self) -> usize {
+    /// Returns the number of unanswered bytes.
+    pub(super) fn unanswered_bytes(&self) -> usize {
         self.bytes.len() - self.head
     }
 
-    /// The unanswered requests, given their lengths: each with whether it was written whole.
+    /// Returns the unanswered requests, given their lengths, each with true if it was written whole.
     pub(super) fn requests(&self, lengths: impl Iterator<Item = usize>) -> Vec<(&[u8], bool)> {
         let mut at = self.head;
         lengths

@@ -1,4 +1,4 @@
-//! Why a session keeps its lease: the connection state that its commands have made. No I/O.
+//! Records why a session keeps its lease: the connection state that its commands have made. No I/O.
 
 use std::collections::HashSet;
 
@@ -6,34 +6,35 @@ use super::selects::Selects;
 use crate::resp::pubsub::{Confirmation, Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::session::refusal::Kept;
 
-/// What a transaction may hold so that it can be sent again to another primary, in bytes.
+/// Limit of the bytes of a transaction that are kept to send it again to another primary.
 const REPLAYABLE: usize = 1024 * 1024;
 
-/// What the allocator adds to one small allocation, about, in bytes.
+/// Estimated bytes that the allocator adds to one small allocation.
 const ALLOCATION: usize = 16;
 
-/// A transaction between MULTI and EXEC, as far as it has been sent.
+/// Describes a transaction between MULTI and EXEC, as far as it has been sent.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
-    /// MULTI and what follows it, for a new connection; too much of it is not kept.
+    /// MULTI and the requests behind it, to send again on a new connection. Empty if they exceed [`REPLAYABLE`].
     body: Vec<Box<[u8]>>,
+    /// Bytes of all requests, kept or not.
     size: usize,
-    /// Commands queued so far.
+    /// Number of commands queued so far.
     pub(super) queued: usize,
-    /// Something in it was refused by respgate: EXEC must not run it.
+    /// True if respgate refused a request in it: EXEC must not run it.
     pub(super) poisoned: bool,
-    /// SELECTs in it.
+    /// The SELECTs in it.
     pub(super) selects: Selects,
-    /// It contains a SELECT.
+    /// True if it contains a SELECT.
     pub(super) selecting: bool,
-    /// Keys were watched when it was sent.
+    /// True if keys were watched when EXEC was sent.
     pub(super) watched: bool,
-    /// It contains a script, whose replies can be forged.
+    /// True if it contains a script, whose replies can be forged.
     pub(super) scripted: bool,
 }
 
 impl Transaction {
-    /// One more request of it.
+    /// Adds one request.
     pub(super) fn keep(&mut self, request: &[u8]) {
         self.size += request.len();
         if self.size <= REPLAYABLE {
@@ -50,44 +51,44 @@ impl Transaction {
             + self.selects.capacity()
     }
 
-    /// Returns true if a script can forge the results that tell which database it selects.
+    /// Returns true if a script can forge the results that tell which database the transaction selects.
     pub(super) fn hides_database(&self) -> bool {
         self.scripted && self.selecting
     }
 
-    /// Its requests, MULTI first; `None` if they were too large to keep.
+    /// Returns the requests, MULTI first; `None` if they were too large to keep.
     pub(super) fn body(&self) -> Option<&[Box<[u8]>]> {
         (self.size <= REPLAYABLE).then_some(&self.body)
     }
 }
 
-/// The connection state of one lease.
+/// Records the connection state of one lease.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     pub(super) transaction: Option<Transaction>,
     pub(super) watching: bool,
-    /// What was watched was on a connection that is lost: EXEC must find it changed.
+    /// True if keys were watched on a connection that was lost: EXEC must fail as if they had changed.
     pub(super) watch_broken: bool,
     channels: HashSet<Box<[u8]>>,
     patterns: HashSet<Box<[u8]>>,
     shards: HashSet<Box<[u8]>>,
-    /// Bytes of all names.
+    /// Bytes of all subscribed names.
     name_bytes: usize,
     pub(super) monitoring: bool,
     /// The CLIENT TRACKING request that is in force.
     pub(super) tracking: Option<Box<[u8]>>,
-    /// CLIENT CACHING was sent, and no command that it speaks of.
+    /// True if CLIENT CACHING was sent, and the command that it applies to was not.
     pub(super) caching: bool,
     pub(super) no_touch: bool,
     pub(super) import_source: bool,
-    /// HIMPORT PREPARE left field names on the connection.
+    /// True if HIMPORT PREPARE left field names on the connection.
     pub(super) fieldsets: bool,
-    /// The first command that was sent whose effect on the connection is not known.
+    /// The name of the first command that was sent although its effect on the connection is unknown.
     kept: Option<Box<str>>,
 }
 
 impl Pins {
-    /// Whether the connection has state that the session still needs.
+    /// Returns true if the connection has state that the session still needs.
     pub(super) fn any(&self) -> bool {
         self.transaction.is_some()
             || self.watching
@@ -101,7 +102,7 @@ impl Pins {
             || self.kept.is_some()
     }
 
-    /// What is kept.
+    /// Returns the kinds of state that keep the lease.
     pub(super) fn reasons(&self) -> Vec<Kept> {
         let mut reasons: Vec<Kept> = [
             (Kept::Transaction, self.transaction.is_some()),
@@ -120,33 +121,33 @@ impl Pins {
         reasons
     }
 
-    /// A command is sent whose effect on the connection is not known.
+    /// Keeps the lease because of a command whose effect on the connection is unknown.
     pub(super) fn keep_for(&mut self, name: &[u8]) {
-        // Names of commands have 64 printable bytes at most.
+        // `name` has 64 printable bytes at most.
         self.kept.get_or_insert_with(|| String::from_utf8_lossy(name).to_ascii_uppercase().into());
     }
 
-    /// Returns true if a command was sent whose effect on the connection is not known.
+    /// Returns true if a command was sent whose effect on the connection is unknown.
     pub(super) fn is_kept_for_unknown(&self) -> bool {
         self.kept.is_some()
     }
 
-    /// Returns true if NO-TOUCH is all that is kept.
+    /// Returns true if NO-TOUCH is the only state that is kept.
     pub(super) fn only_no_touch(&self) -> bool {
         self.reasons() == [Kept::NoTouch]
     }
 
-    /// Whether there is any subscription.
+    /// Returns true if there is any subscription.
     pub(super) fn subscribed(&self) -> bool {
         self.subscriptions() > 0
     }
 
-    /// Names subscribed to, of all kinds.
+    /// Returns the number of subscribed names, of all kinds.
     pub(super) fn subscriptions(&self) -> usize {
         self.channels.len() + self.patterns.len() + self.shards.len()
     }
 
-    /// Names of one kind.
+    /// Returns the subscribed names of one kind.
     pub(super) fn names(&mut self, kind: Kind) -> &mut HashSet<Box<[u8]>> {
         match kind {
             Kind::Channel => &mut self.channels,
@@ -155,13 +156,13 @@ impl Pins {
         }
     }
 
-    /// WATCH has come to its end, one way or another.
+    /// Ends WATCH.
     pub(super) fn unwatch(&mut self) {
         self.watching = false;
         self.watch_broken = false;
     }
 
-    /// Takes a confirmation from the server.
+    /// Applies a confirmation from the server.
     pub(super) fn confirm(&mut self, confirmation: &Confirmation<'_>) {
         let Some(name) = confirmation.name else { return };
         let names = self.names(confirmation.kind);
@@ -183,7 +184,7 @@ impl Pins {
         names + tracking + self.transaction.as_ref().map_or(0, Transaction::capacity)
     }
 
-    /// Whether so many more names, of so many bytes together, would be too much for one session.
+    /// Returns true if `names` more names, of `bytes` bytes together, would exceed the limits of one session.
     pub(super) fn would_exceed(&self, names: usize, bytes: usize) -> bool {
         self.subscriptions() + names > MAX_SUBSCRIPTIONS || self.name_bytes + bytes > MAX_NAME_BYTES
     }

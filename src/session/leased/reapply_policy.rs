@@ -1,4 +1,4 @@
-//! What another policy means for the state that a session has on its lease, made when more was allowed.
+//! Applies a changed policy to the state that a session made on its lease when more was allowed.
 
 use super::expect::Expect;
 use super::pins::Pins;
@@ -10,8 +10,8 @@ use crate::tenant::limits::refusal::Limit;
 use crate::tenant::policy::Policy;
 
 impl Leased {
-    /// Users or tenants may have changed. A session that listens to what it may no longer listen to ends, as the
-    /// server ends it when an ACL changes; a transaction that holds what is denied now does not run.
+    /// Follows a reload of users or tenants. A session with a subscription that is denied now ends, as the server
+    /// ends it when an ACL changes. A transaction with a command that is denied now does not run.
     pub(super) fn follow_reload(&mut self, session: &mut Session) -> Option<LeaseEnd> {
         if !session.activity.reloaded() {
             return None;
@@ -20,7 +20,8 @@ impl Leased {
         if let Err(close) = session.follow_reload() {
             return Some(LeaseEnd::Close(close));
         }
-        // What has waited for this connection goes out on one of who the session is now.
+        // Nothing was sent on this lease. End it, so that the waiting requests go out on a connection of the new
+        // identity.
         if session.identity_stale && !self.used {
             return Some(LeaseEnd::Clean);
         }
@@ -41,7 +42,7 @@ impl Leased {
 }
 
 impl Leased {
-    /// What its tenant counts it as, which may be none's until now.
+    /// Returns the limits that the lease counts against. A client that had no tenant so far is not counted yet.
     fn kinds(&self) -> impl Iterator<Item = Limit> {
         let Pins { transaction, watching, monitoring, .. } = &self.pins;
         let blocked =
@@ -57,7 +58,7 @@ impl Leased {
     }
 }
 
-/// Whether something that was asked for once, and goes on since, is denied.
+/// Returns true if the policy denies a subscription, MONITOR or tracking that is in force.
 fn drop_denied_subscriptions(policy: &Policy, pins: &mut Pins) -> bool {
     Kind::ALL
         .into_iter()
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_before_is_judged_anew() {
+    fn earlier_subscriptions_are_checked_against_a_new_policy() {
         let mut pins = Pins::default();
         for (kind, name) in [(Kind::Channel, &b"news:a"[..]), (Kind::Pattern, b"news:*")] {
             pins.confirm(&Confirmation { kind, begins: true, name: Some(name) });

@@ -1,4 +1,4 @@
-//! How often a session may move to another connection when none of them lasts. Pure.
+//! Limits how often a session moves to another connection when none of them lasts. Pure.
 
 use std::time::Duration;
 
@@ -6,13 +6,14 @@ use tokio::time::Instant;
 
 use crate::net::backoff::Backoff;
 
-/// A connection that lasted so long was sound: its loss begins a new count.
+/// A connection that lasted this long was sound: its loss begins a new count.
 const SOUND: Duration = Duration::from_secs(1);
 
-/// Connections that a session lost soon after they were opened, one after another. A server that accepts a connection
-/// and drops it, or refuses what is sent on it, must not be dialled without a pause.
+/// Delays the reconnects of a session whose connections are lost soon after they were opened. A server that
+/// accepts a connection and drops it, or refuses what is sent on it, must not be dialled without a pause.
 #[derive(Debug)]
 pub(super) struct ReconnectBackoff {
+    /// When the first connection of the current series was lost.
     since: Option<Instant>,
     pauses: Backoff,
 }
@@ -23,11 +24,11 @@ impl ReconnectBackoff {
         Self { since: None, pauses }
     }
 
-    /// A connection was lost that had lasted for `lasted`. The pause before the next one, none at first. After `limit`
-    /// without a sound connection, how long it has gone on instead.
+    /// Returns the pause before the next connection, after one that lasted for `lasted` was lost. The first pause
+    /// is zero.
     ///
     /// # Errors
-    /// It is time to give up.
+    /// Returns how long the losses have gone on, if that is `limit` or more: the session then gives up.
     pub(super) fn lost(
         &mut self,
         lasted: Duration,
@@ -53,11 +54,11 @@ mod tests {
     #[test]
     fn connections_that_do_not_last_are_made_at_a_growing_distance_and_not_for_ever() {
         let limit = Duration::from_secs(40);
-        let mut setbacks = ReconnectBackoff::new();
+        let mut backoff = ReconnectBackoff::new();
         let start = Instant::now();
         let (mut now, mut dials) = (start, 0);
         let gone_on = loop {
-            match setbacks.lost(Duration::from_millis(1), limit, now) {
+            match backoff.lost(Duration::from_millis(1), limit, now) {
                 Ok(pause) => now += pause + Duration::from_millis(1),
                 Err(gone_on) => break gone_on,
             }
@@ -69,10 +70,10 @@ mod tests {
 
     #[test]
     fn a_connection_that_lasted_is_replaced_at_once() {
-        let mut setbacks = ReconnectBackoff::new();
+        let mut backoff = ReconnectBackoff::new();
         let now = Instant::now();
         for _ in 0..100 {
-            assert_eq!(setbacks.lost(SOUND, Duration::from_secs(40), now), Ok(Duration::ZERO));
+            assert_eq!(backoff.lost(SOUND, Duration::from_secs(40), now), Ok(Duration::ZERO));
         }
     }
 }

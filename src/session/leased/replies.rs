@@ -1,4 +1,4 @@
-//! What the replies of a lease mean, and how they reach the client.
+//! Interprets the replies of a lease, and passes them on to the client.
 
 use super::expect::{Awaited, Effect, Expect, echoes};
 use super::pins::Transaction;
@@ -8,14 +8,14 @@ use crate::resp::pubsub::{Confirmation, Published, published};
 use crate::resp::reply::{ReplyKind, ScannedReply};
 use crate::upstream::not_primary;
 
-/// A reply larger than this is passed on in pieces, in bytes.
+/// Size in bytes above which a reply is passed on in pieces.
 const STREAMED: usize = 256 * 1024;
 
-/// How the server confirms that state has begun or ended.
+/// The reply by which the server confirms that state has begun or ended.
 const OK: &[u8] = b"+OK\r\n";
 
 impl Leased {
-    /// Handles what has been read from the server.
+    /// Handles the bytes that were read from the server.
     pub(super) fn handle_replies(&mut self, session: &mut Session) {
         let mut read = std::mem::replace(self.lease.input(), crate::net::read_buffer::ReadBuffer::new(0));
         let mut at = 0;
@@ -69,7 +69,7 @@ impl Leased {
         *self.lease.input() = read;
     }
 
-    /// Whether the next reply can be passed on before it is whole: respgate need not read it.
+    /// Returns true if the next reply can be passed on before it is whole, because respgate need not read it.
     fn streamable(&self) -> bool {
         match self.expected.front() {
             Some(Expect::Reply(_) | Expect::Newest(_)) | None => true,
@@ -77,6 +77,7 @@ impl Leased {
         }
     }
 
+    /// Returns true if the client does not get the next reply.
     fn mutes_front(&self) -> bool {
         self.streaming != Some(true)
             && matches!(
@@ -85,6 +86,7 @@ impl Leased {
             )
     }
 
+    /// Handles one whole frame, or the rest of one that was passed on in pieces.
     fn frame(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
         if kind == ReplyKind::Error {
             session.ctx.upstream.note_error(frame, self.lease.generation());
@@ -103,7 +105,8 @@ impl Leased {
             if self.streaming.take() == Some(false) {
                 self.read_selects(frame);
                 if let Some(Expect::Reply(awaited)) = self.pop() {
-                    // A reply that is passed on unread confirms nothing. EXEC's is an array, as it should be.
+                    // A reply that is passed on unread confirms nothing. EXEC's reply is an array, as it should
+                    // be.
                     self.doubtful |= !matches!(awaited.effect, Effect::None | Effect::Wait | Effect::Exec(_));
                     if let Effect::Exec(transaction) = awaited.effect {
                         self.select_after(session, &transaction);
@@ -131,11 +134,11 @@ impl Leased {
         self.pass_decided(session);
     }
 
-    /// The reply to the front request.
+    /// Handles the reply to the front request.
     fn answer(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
         match self.pop() {
             Some(Expect::Reply(awaited)) => self.reply(session, frame, kind, awaited),
-            // A refused subscription answers once, whatever the number of names.
+            // A refused subscription gets a single reply, whatever the number of names.
             Some(Expect::Confirmations { mute, .. }) => {
                 self.doubtful |= kind != ReplyKind::Error;
                 pass(session, frame, mute);
@@ -176,14 +179,15 @@ impl Leased {
         }
     }
 
-    /// The front expectation is met: its request need not be kept any longer.
+    /// Takes the front expectation out, and drops its request, which need not be sent again.
     fn pop(&mut self) -> Option<Expect> {
         let (expect, len) = self.expected.pop()?;
         self.outbound.answered(len);
         Some(expect)
     }
 
-    /// Passes on what was decided without the server, as far as its turn has come.
+    /// Passes on the replies that respgate decided without the server, up to the first that the server still
+    /// owes.
     pub(super) fn pass_decided(&mut self, session: &Session) {
         while matches!(self.expected.front(), Some(Expect::Decided(_))) {
             if let Some(Expect::Decided(reply)) = self.pop() {
@@ -192,9 +196,10 @@ impl Leased {
         }
     }
 
-    /// One name's subscription has begun or ended. What a transplant repeats, the client has seen already. One that no
-    /// request asked for proves nothing about the connection: a script can forge it (CVE-2025-67733), and the server
-    /// would go on sending what the session seems to have left.
+    /// Handles the confirmation that one name's subscription has begun or ended. The client has already seen the
+    /// confirmations that a migration repeats. A confirmation that no request asked for proves nothing about the
+    /// connection: a script can forge it (CVE-2025-67733), and the server would go on sending messages of a
+    /// subscription that seems to have ended.
     fn confirmed(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
         let (done, seen) = match self.expected.front_mut() {
             Some(Expect::Confirmations { left, .. }) => {
@@ -220,8 +225,8 @@ impl Leased {
         }
     }
 
-    /// Whether messages and confirmations look like replies. In RESP3 they are pushes, and a reply that looks like a
-    /// message is a list that happens to begin with that word.
+    /// Returns true if messages and confirmations look like replies. In RESP3 they are pushes, and a reply that
+    /// looks like a message is a list that happens to begin with that word.
     fn mixes_messages(&self, session: &Session) -> bool {
         session.client.resp == Resp::V2 && (self.pins.subscribed() || self.awaits_confirmation())
     }
@@ -230,13 +235,13 @@ impl Leased {
         matches!(self.expected.front(), Some(Expect::Confirmations { .. } | Expect::Restored(_)))
     }
 
-    /// Whether this error means that the server did not run the front request because it is not the primary, or no
-    /// longer. A script can forge such an error.
+    /// Returns true if this error means that the server did not run the front request because it is not the
+    /// primary (any more). A script can forge such an error.
     fn refused(&self, frame: &[u8]) -> bool {
         match self.expected.front() {
             Some(Expect::Reply(awaited)) if awaited.forgeable => false,
-            // A transaction is refused whole, with EXECABORT and the reason; by REDIRECT alone, on valkey. Errors of
-            // its commands stand inside an array, never here.
+            // The server refuses a transaction whole, with EXECABORT and the reason; Valkey also with REDIRECT
+            // alone. Errors of the commands in it stand inside an array, never here.
             Some(Expect::Reply(Awaited { effect: Effect::Exec(_), .. })) => frame
                 .strip_prefix(b"-EXECABORT Transaction discarded because of: ")
                 .or_else(|| frame.strip_prefix(b"-"))
@@ -246,7 +251,7 @@ impl Leased {
         }
     }
 
-    /// Whether the next reply may hold errors of commands inside: a script's, or a transaction's.
+    /// Returns true if the next reply may contain errors of commands: a script's reply, or a transaction's.
     fn may_hide_refusal(&self) -> bool {
         match self.expected.front() {
             Some(Expect::Reply(awaited)) => awaited.forgeable || matches!(awaited.effect, Effect::Exec(_)),
@@ -254,6 +259,7 @@ impl Leased {
         }
     }
 
+    /// Applies a reply's effect, and passes the reply on.
     fn reply(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind, awaited: Awaited) {
         let failed = kind == ReplyKind::Error;
         let confirmed = frame == OK;
@@ -274,10 +280,10 @@ impl Leased {
             Effect::Tracking(request) if confirmed => self.pins.tracking = request,
             Effect::NoTouch(on) if confirmed => self.pins.no_touch = on,
             Effect::ImportSource(on) if confirmed => self.pins.import_source = on,
-            // A fieldset that was not made leaves the earlier ones.
+            // A failed HIMPORT PREPARE leaves the earlier fieldsets.
             Effect::Fieldsets(prepared) if !failed => self.pins.fieldsets = prepared,
             Effect::Fieldsets(_) => {}
-            // An error changes nothing; what else came, nobody knows.
+            // An error changes nothing. Any other reply than OK leaves the state unknown.
             Effect::Select(_) | Effect::Tracking(_) | Effect::NoTouch(_) | Effect::ImportSource(_) => {
                 self.doubtful |= !failed;
             }
@@ -294,7 +300,7 @@ impl Leased {
         pass(session, frame, mute);
     }
 
-    /// Reads a piece of the front reply, if that is an EXEC's, for the database that it selects.
+    /// Reads a piece of the front reply, to find the selected database, if that reply is an EXEC's.
     fn read_selects(&mut self, piece: &[u8]) {
         if let Some(Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })) =
             self.expected.front_mut()
@@ -303,7 +309,7 @@ impl Leased {
         }
     }
 
-    /// The whole reply to the EXEC of `transaction` has been read.
+    /// Applies the SELECTs of `transaction`, once the whole reply to its EXEC has been read.
     fn select_after(&mut self, session: &mut Session, transaction: &Transaction) {
         if let Some(database) = transaction.selects.selected() {
             self.selected(session, database);
@@ -323,8 +329,8 @@ fn ends_transaction(frame: &[u8]) -> bool {
     frame.starts_with(b"*") || frame == b"_\r\n" || frame.starts_with(b"-EXECABORT")
 }
 
-/// Whether a READONLY error stands inside this reply. Data that looks like one does no harm: the node is asked, at the
-/// pace of probes, and the connection is not used again.
+/// Returns true if the reply contains a READONLY error. Data that looks like one does no harm: respgate probes the node,
+/// at the usual rate of probes, and does not use the connection again.
 fn hides_refusal(frame: &[u8]) -> bool {
     frame.starts_with(b"*") && memchr::memmem::find(frame, b"\r\n-READONLY ").is_some()
 }

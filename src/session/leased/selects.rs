@@ -1,27 +1,27 @@
-//! The SELECTs of one transaction, and which of them EXEC's reply confirms. No I/O.
+//! Tracks the SELECTs of one transaction, and which of them EXEC's reply confirms. No I/O.
 
 use crate::resp::reply::{ReplyScanner, ScannedReply};
 
-/// Follows the database that a transaction selects. EXEC's reply is read piece by piece, so that it need not be kept until
-/// it is whole; the work is linear in the reply's bytes and in the number of SELECTs.
+/// Tracks the database that a transaction selects. EXEC's reply is read piece by piece, so that it need not be
+/// kept until it is whole. The work is linear in the reply's bytes and in the number of SELECTs.
 #[derive(Debug, Default)]
 pub(super) struct Selects {
-    /// Which element of EXEC's reply answers each SELECT, and its database; in the order of the elements.
+    /// For each SELECT, in order, the element of EXEC's reply that answers it, and the database.
     queued: Vec<(usize, u32)>,
-    /// SELECTs of `queued` whose elements have been read.
+    /// Number of SELECTs of `queued` whose elements have been read.
     answered: usize,
     /// The database of the last SELECT that the server confirmed.
     database: Option<u32>,
     position: Position,
-    /// Elements read to their end.
+    /// Number of elements read to their end.
     elements: usize,
     /// Scans the element that is being read.
     scanner: ReplyScanner,
-    /// The start of a line whose end has not been read.
+    /// Bytes that were not read, because the end of their line has not come.
     carry: Vec<u8>,
 }
 
-/// What the next byte of EXEC's reply belongs to.
+/// Says what the next byte of EXEC's reply belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Position {
     /// The array's header.
@@ -31,7 +31,7 @@ enum Position {
     Element,
     /// The rest of an element.
     Inside,
-    /// Nothing of interest: EXEC ran nothing.
+    /// Bytes to be ignored: EXEC ran nothing.
     End,
 }
 
@@ -41,7 +41,8 @@ impl Selects {
         self.queued.capacity() * size_of::<(usize, u32)>() + self.carry.capacity()
     }
 
-    /// Adds a SELECT of `database` that is answered by the `element`th element of EXEC's reply. Elements rise.
+    /// Adds a SELECT of `database` that is answered by the `element`th element of EXEC's reply. Calls must be in
+    /// the order of the elements.
     pub(super) fn push(&mut self, element: usize, database: u32) {
         self.queued.push((element, database));
     }
@@ -63,12 +64,13 @@ impl Selects {
         }
     }
 
-    /// The database that is selected after EXEC, if the transaction changed it. Call it when the reply has been read.
+    /// Returns the database that is selected after EXEC, if the transaction changed it. Valid once the whole
+    /// reply has been read.
     pub(super) fn selected(&self) -> Option<u32> {
         self.database
     }
 
-    /// Returns how many bytes of `piece` were read.
+    /// Reads as much of `piece` as can be scanned. Returns how many bytes were read.
     fn advance(&mut self, piece: &[u8]) -> usize {
         let mut at = 0;
         if self.position == Position::Header {
@@ -76,6 +78,7 @@ impl Selects {
                 self.position = Position::End;
                 return piece.len();
             }
+            // The header's line may be cut: keep it until its end comes.
             let Some(end) = memchr::memchr(b'\n', piece) else { return 0 };
             at = end + 1;
             self.position = Position::Element;
@@ -98,6 +101,8 @@ impl Selects {
                     at += len;
                 }
                 ScannedReply::Incomplete => {
+                    // Free what is scanned of a cut element. The scanner continues inside it, so its first byte
+                    // is not seen again.
                     let scanned = self.scanner.scanned().min(rest.len());
                     if scanned > 0 {
                         self.scanner.rebase(scanned);
@@ -189,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Ten times as many SELECTs cost about ten times the time; it was a hundred times.
+    /// Ten times as many SELECTs cost about ten times the time. The former quadratic search took a hundred times.
     #[test]
     fn the_work_is_linear_in_the_number_of_selects() {
         let time = |count: usize| {

@@ -1,5 +1,5 @@
-//! How requests get onto a lease: what each can leave on the connection is noted, so that the end of the lease can
-//! prove that nothing is left.
+//! Queues requests on a lease. The lease notes what each can leave on the connection, so that it can prove at its
+//! end that nothing is left.
 
 use super::Leased;
 use super::expect::{Awaited, Effect, Expect, NONCE, nonce};
@@ -7,9 +7,11 @@ use crate::command::{Trace, trace_of};
 use crate::resp::request::{self, Request};
 
 impl Leased {
-    /// Queues a request that can leave `trace`, and what is expected back. `write` appends the request's bytes.
+    /// Queues a request that can leave `trace`, and the reply that it expects. `write` appends the request's
+    /// bytes.
     pub(super) fn post(&mut self, expect: Expect, trace: Trace, write: impl FnOnce(&mut Vec<u8>)) {
         let trace = match &expect {
+            // A script in the transaction can forge EXEC's reply, and with it which database is selected.
             Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. })
                 if transaction.hides_database() =>
             {
@@ -22,7 +24,7 @@ impl Leased {
         self.expected.push(expect, len);
     }
 
-    /// As [`Self::post`], of a request that was encoded before. What it can leave is read from its bytes.
+    /// As [`Self::post`], for a request that was encoded before. Its trace is read from its bytes.
     pub(super) fn post_encoded(&mut self, expect: Expect, request: &[u8]) {
         let trace = Request::parse(request).map_or(Trace::Unknown, |request| trace_of(&request));
         self.post(expect, trace, |out| out.extend_from_slice(request));
@@ -38,8 +40,8 @@ impl Leased {
         self.post(expect, Trace::Followed, |out| request::encode(&[b"DISCARD"], out));
     }
 
-    /// Follows a script with an ECHO of a random value: scripts can emit a second reply on some servers
-    /// (CVE-2025-67733), which would be taken for the next command's.
+    /// Sends an ECHO of a random value behind a script. On some servers scripts can emit a second reply
+    /// (CVE-2025-67733), which would be taken for the next command's reply; the missing echo reveals it.
     pub(super) fn expect_nonce(&mut self) {
         let nonce: [u8; NONCE] = nonce();
         self.post(Expect::Nonce(nonce), Trace::Nothing, |out| request::encode(&[b"ECHO", &nonce], out));

@@ -1,4 +1,8 @@
-//! What becomes of the requests of a lease whose connection is lost. Pure.
+//! Decides what happens to the requests of a lease whose connection is lost. Pure.
+//!
+//! Two rules decide most cases. A request that was not written whole cannot have run, so it is sent again. A
+//! request that was written may have run, so it is sent again only if its retry class and the configuration allow
+//! it; otherwise the client gets an error that says so.
 
 use std::time::Duration;
 
@@ -12,28 +16,29 @@ use crate::session::refusal;
 use crate::upstream::config::BlockedPop;
 use crate::upstream::shared::queue::{IfLost, MAX_SENDS, RequestOutcome};
 
-/// What becomes of one request.
+/// Says what happens to one request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is sent again, these bytes.
+    /// These bytes are sent again.
     Resend(Vec<u8>),
-    /// The client gets this.
+    /// The client gets this reply.
     Answer(Vec<u8>),
-    /// Nothing: it was respgate's own.
+    /// Nothing: it was a request of respgate's own.
     Drop,
 }
 
-/// What is known when a connection is lost.
+/// Describes the loss of a connection.
 pub(super) struct LostLease {
     pub(super) now: Instant,
     pub(super) resp: Resp,
     pub(super) blocked_pop: BlockedPop,
-    /// The server is known to have forgotten the client without running what it was blocked on.
+    /// True if the server confirmed that it dropped the blocked client without running its command.
     pub(super) unblocked: bool,
 }
 
-/// The server refused the first request, which therefore did not run. If it was to be queued, neither does its
-/// transaction, though EXEC may be sent already: the server discards it whole.
+/// Marks the first request as not sent, because the server refused it and so did not run it. If it was to be
+/// queued in a transaction, the transaction does not run either, even if EXEC was already sent: the server
+/// discards it whole.
 pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) {
     let awaited = |expect: &&Expect| match expect {
         Expect::Reply(awaited) => Some((awaited.queued, matches!(awaited.effect, Effect::Exec(_)))),
@@ -44,12 +49,14 @@ pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) 
         let (queued, exec) = awaited(expect).unwrap_or_default();
         if place == 0 || (discarded && (queued || exec)) {
             *sent = false;
+            // Only the requests of the same transaction follow: the first one that is not queued ends it.
         }
         discarded &= queued;
     }
 }
 
-/// Decides about all requests, in order. `requests`: their bytes, and whether they were written whole.
+/// Decides what happens to each request, in order. `requests` holds the bytes of each, and true if they were
+/// written whole.
 pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &LostLease) -> Vec<Fate> {
     let mut fates = Vec::with_capacity(expects.len());
     let mut previous_resent = true;
@@ -58,9 +65,9 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
             Expect::Decided(reply) => Fate::Answer(reply.clone()),
             Expect::Restored(_) | Expect::Alive | Expect::Auth(_) => Fate::Drop,
             Expect::Confirmations { left, .. } => Fate::Resend(remaining_names(request, *left)),
-            // The transaction that it was to discard has gone with the connection.
+            // The transaction that the DISCARD was for is gone with its connection.
             Expect::Discarded(reply) => Fate::Answer(reply.clone()),
-            // Goes with the request before it.
+            // The ECHO shares the fate of the script before it.
             Expect::Nonce(_) if previous_resent => Fate::Resend(request.to_vec()),
             Expect::Nonce(_) => Fate::Drop,
             Expect::Newest(_) | Expect::Publish => Fate::Resend(request.to_vec()),
@@ -72,11 +79,12 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
     fates
 }
 
-/// For each request, whether the transaction that it belongs to, or the next one, has ended so that it is not sent again.
+/// For each request, returns true if the transaction that it belongs to, or the next one, is over and is not sent
+/// again.
 fn ended(expects: &[&Expect], requests: &[(&[u8], bool)]) -> Vec<bool> {
     let mut ended: Vec<bool> = Vec::with_capacity(expects.len());
     let mut next = false;
-    // From the last to the first, so that the work is linear.
+    // Go from the last to the first: the EXEC decides about the requests before it, and the work stays linear.
     for (expect, (_, sent)) in expects.iter().zip(requests).rev() {
         match expect {
             Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. }) => {
@@ -91,14 +99,17 @@ fn ended(expects: &[&Expect], requests: &[(&[u8], bool)]) -> Vec<bool> {
     ended
 }
 
+/// Decides what happens to a request whose reply is for the client. `ended` is described at [`ended`].
 fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &LostLease) -> Fate {
     match &awaited.effect {
+        // The client of a transaction that is not sent again gets the usual replies to MULTI and to the queued
+        // commands. EXEC's reply then tells what happened.
         Effect::Multi if ended => return Fate::Answer(b"+OK\r\n".to_vec()),
         _ if awaited.queued && ended => return Fate::Answer(b"+QUEUED\r\n".to_vec()),
-        // The transaction has gone with its connection.
+        // The transaction is gone with its connection.
         Effect::Discard => return Fate::Answer(b"+OK\r\n".to_vec()),
         Effect::Exec(_) if sent => return Fate::Answer(unknown()),
-        // What was watched may have changed.
+        // The watched keys may have changed while the connection was lost, so EXEC answers as if they had.
         Effect::Exec(transaction) if transaction.watched => return Fate::Answer(null_array(loss.resp)),
         Effect::Exec(transaction) if transaction.body().is_none() => {
             return Fate::Answer([refusal::EXEC_ABORTED, b"\r\n"].concat());
@@ -115,6 +126,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Lost
         | Effect::Wait => return Fate::Resend(request.to_vec()),
         Effect::None => {}
     }
+    // It cannot have run: the server only queued it, or never got it whole.
     if awaited.queued || !sent {
         return Fate::Resend(request.to_vec());
     }
@@ -124,13 +136,14 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Lost
             false => Fate::Answer(awaited.if_lost.verdict().reply()),
         };
     };
+    // A blocked command waits only for the rest of its timeout on the new connection.
     let elapsed = loss.now.saturating_duration_since(since);
     let (again, endless) = with_less_time(request, elapsed);
     match awaited.if_lost {
         _ if loss.unblocked => Fate::Resend(again),
         IfLost::Resend => Fate::Resend(again),
         IfLost::ReportLost => Fate::Answer(awaited.if_lost.verdict().reply()),
-        // Neither its timeout nor what it answers when that is over is known.
+        // For a command that the table lacks, neither the timeout nor the reply at its end is known.
         _ if !is_listed(request) => Fate::Answer(unknown()),
         _ if loss.blocked_pop == BlockedPop::Continues => Fate::Resend(again),
         _ if endless => Fate::Answer(unknown()),
@@ -138,12 +151,12 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Lost
     }
 }
 
-/// Whether the table has the command of a request.
+/// Returns true if the command table has the command of a request.
 fn is_listed(request: &[u8]) -> bool {
     Request::parse(request).is_some_and(|request| matches!(command::find(&request), Some(Found::Spec(_))))
 }
 
-/// What a blocked command that timed out, or an EXEC whose watched keys have changed, answers.
+/// Returns the reply of a blocking command that timed out, or of an EXEC whose watched keys have changed.
 pub(super) fn null_array(resp: Resp) -> Vec<u8> {
     match resp {
         Resp::V2 => b"*-1\r\n".to_vec(),
@@ -155,7 +168,7 @@ fn unknown() -> Vec<u8> {
     RequestOutcome::OutcomeUnknown.reply()
 }
 
-/// A subscription request with only its last `left` names: the others are confirmed.
+/// Returns a subscription request with only its last `left` names: the others are confirmed.
 fn remaining_names(request: &[u8], left: usize) -> Vec<u8> {
     let Some(parsed) = Request::parse(request) else { return request.to_vec() };
     let names = parsed.argc() as usize - 1;
@@ -169,8 +182,8 @@ fn remaining_names(request: &[u8], left: usize) -> Vec<u8> {
     out
 }
 
-/// A blocking request with `elapsed` taken off its timeout, and whether it has none. A timeout never becomes zero,
-/// which would mean for ever.
+/// Returns a blocking request with `elapsed` taken off its timeout, and true if it has no timeout. The timeout
+/// never becomes zero, which would mean for ever.
 fn with_less_time(request: &[u8], elapsed: Duration) -> (Vec<u8>, bool) {
     let unchanged = || (request.to_vec(), false);
     let Some(parsed) = Request::parse(request) else { return unchanged() };

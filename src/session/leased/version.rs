@@ -1,22 +1,22 @@
-//! HELLO with another protocol version, by a session that keeps its lease.
+//! Handles HELLO with another protocol version in a session that keeps its lease.
 
 use super::{Close, Leased};
 use crate::session::Session;
 use crate::session::hello::Hello;
 
 impl Leased {
-    /// Returns true if a HELLO can be granted although the connection has state. NO-TOUCH is made anew on a connection
-    /// of the other version. A transaction or watched keys cannot move, messages would be lost between two connections,
-    /// and tracking needs RESP3.
+    /// Returns true if a HELLO can be granted although the connection has state. Only NO-TOUCH can be restored on
+    /// a connection of the other version: a transaction or watched keys cannot move, messages would be lost
+    /// between the two connections, and tracking needs RESP3.
     pub(super) fn may_change_version(&self, session: &Session, hello: &Hello) -> bool {
         hello.auth.is_none() && self.pins.only_no_touch() && session.ctx.upstream.server().is_some()
     }
 
-    /// Opens a connection of the version that HELLO asks for in this one's place, and answers HELLO.
+    /// Replaces the connection by one of the version that HELLO asks for, and answers HELLO.
     ///
     /// # Errors
-    /// The session cannot go on: the client left, the server did not take the new connection, or the client's tenant is
-    /// full.
+    /// Returns the reason to close if the client left, the server refused the new connection, or the client's new
+    /// tenant is full.
     pub(super) async fn change_version(self, session: &mut Session, hello: &Hello) -> Result<Self, Close> {
         let upstream = session.ctx.upstream.clone();
         let (Some(mut key), Some(server)) = (session.key(), upstream.server()) else {

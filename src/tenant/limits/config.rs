@@ -1,66 +1,67 @@
-//! What a user can limit. What is not set is not limited.
+//! Configures the limits of a tenant. `None` sets no limit.
 
 use std::time::Duration;
 
 use super::rate::Rate;
 
-/// What happens to a command that is over a rate or the number in flight.
+/// Says what happens to a command that exceeds a rate or the number in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverLimit {
-    /// The client is not read from until the command may pass. Nothing is dropped.
+    /// respgate reads nothing from the client until the command may pass. Nothing is dropped.
     Delay,
-    /// The command is answered with an error; the connection lives.
+    /// The command is answered with an error. The connection stays open.
     Reject,
 }
 
-/// Rates of a tenant or of each of its clients.
+/// Holds the rates of a tenant or of each of its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
-    /// Commands.
+    /// Commands per second.
     pub commands: Option<Rate>,
-    /// Bytes of requests.
+    /// Bytes of requests per second.
     pub bytes_in: Option<Rate>,
-    /// Bytes of replies and messages.
+    /// Bytes of replies and messages per second.
     pub bytes_out: Option<Rate>,
 }
 
-/// Whom a tenant's rates are shared with.
+/// Says with whom a tenant's rates are shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sharing {
-    /// Which upstream they are shared through.
+    /// The upstream through which the rates are shared.
     pub upstream: String,
-    /// How many respgates share them, this one included: each keeps to its part while they cannot be shared.
+    /// Number of respgates that share the rates, this one included. Each keeps to its part while the rates cannot
+    /// be shared.
     pub processes: u64,
 }
 
-/// Limits of one tenant, over all workers.
+/// Configures the limits of one tenant, over all workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
-    /// What happens over a rate or the number in flight; other limits refuse at once.
+    /// What happens above a rate or the number in flight. Other limits refuse at once.
     pub over_limit: OverLimit,
-    /// The longest delay; a command that would have to wait longer is refused.
+    /// The longest delay. A command that would have to wait longer is refused.
     pub max_delay: Duration,
-    /// Of all its clients together.
+    /// The rates of all its clients together.
     pub rates: Rates,
-    /// Whom `rates` are shared with; `None`: each respgate has its own.
+    /// With whom `rates` are shared; `None` if each respgate has its own.
     pub sharing: Option<Sharing>,
-    /// Of each client.
+    /// The rates of each client.
     pub client_rates: Rates,
-    /// Clients connected at once.
+    /// Limit of clients connected at once.
     pub connections: Option<usize>,
-    /// Commands sent and unanswered; a blocked client's is not counted.
+    /// Limit of commands sent and unanswered. A blocked client's command is not counted.
     pub in_flight: Option<usize>,
-    /// Upstream connections that its clients have to themselves.
+    /// Limit of upstream connections that its clients lease.
     pub leased: Option<usize>,
-    /// Clients in a blocking command.
+    /// Limit of clients in a blocking command.
     pub blocked: Option<usize>,
-    /// Clients with a subscription, or in MONITOR.
+    /// Limit of clients with a subscription or in MONITOR.
     pub subscribed: Option<usize>,
-    /// Clients between MULTI or WATCH and EXEC.
+    /// Limit of clients between MULTI or WATCH and EXEC.
     pub transactions: Option<usize>,
-    /// One request, in bytes.
+    /// Limit of one request, in bytes.
     pub request: Option<usize>,
-    /// Requests and replies that wait, of all its clients, in bytes.
+    /// Limit of the requests and replies that wait, of all its clients, in bytes.
     pub buffered: Option<usize>,
 }
 

@@ -1,22 +1,22 @@
-//! Counts of what a tenant has at once, over all workers.
+//! Counts what a tenant uses at once, over all workers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-/// How many there are, and how many there may be.
+/// Counts something up to a limit.
 #[derive(Debug)]
 pub struct Count {
     taken: AtomicUsize,
-    /// [`UNLIMITED`]: as many as come.
+    /// The limit; [`UNLIMITED`] if there is none.
     limit: AtomicUsize,
-    /// How many stand in `line`, so that nobody takes its lock for nothing.
+    /// The number of entries in `line`, so that no thread locks an empty line.
     waiting: AtomicUsize,
     line: Mutex<Line>,
 }
 
-/// Who waits for room, of all workers; the first came first.
+/// Holds the wakers of all workers' clients that wait for room, the first one first.
 #[derive(Debug, Default)]
 struct Line {
     next: u64,
@@ -26,7 +26,7 @@ struct Line {
 const UNLIMITED: usize = usize::MAX;
 
 impl Count {
-    /// None yet; `limit`: at most so many.
+    /// Creates an empty count with a limit.
     pub fn new(limit: Option<usize>) -> Arc<Self> {
         Arc::new(Self {
             taken: AtomicUsize::new(0),
@@ -36,8 +36,8 @@ impl Count {
         })
     }
 
-    /// From now on there may be so many. Those beyond it stay; there are no new ones until enough have gone. Whoever
-    /// waits for room is to look again.
+    /// Sets another limit. If the count exceeds it, nothing is taken away, but nothing new is let in until the
+    /// count has fallen below it. Wakes all waiters, which then look again.
     pub fn set_limit(&self, limit: Option<usize>) {
         self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::SeqCst);
         for (_, waker) in self.change_line(|line| std::mem::take(&mut line.wakers)) {
@@ -45,25 +45,26 @@ impl Count {
         }
     }
 
-    /// How many there are now.
+    /// Returns the current count.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// How many there may be.
+    /// Returns the limit; `None` if there is none.
     pub fn limit(&self) -> Option<usize> {
         Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != UNLIMITED)
     }
 
-    /// Whether there may be no more.
+    /// Returns true if the limit is reached.
     pub fn full(&self) -> bool {
         self.taken() >= self.limit.load(Ordering::Relaxed)
     }
 
-    /// So many less. Whoever waits for room is woken, as many as there is room for.
+    /// Reduces the count by `parts`, and wakes as many waiters as there is now room for.
     fn give_back(&self, parts: usize) {
         let before = self.taken.fetch_sub(parts, Ordering::SeqCst);
-        // A waiter enters the line before it looks at `taken` once more, so one of the two sees the other.
+        // A waiter enters the line before it looks at `taken` once more, so one of the two sees the other's
+        // change.
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -75,6 +76,7 @@ impl Count {
         }
     }
 
+    /// Changes the line, and updates the number of waiters.
     fn change_line<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
         let mut line: MutexGuard<'_, Line> = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut line);
@@ -82,21 +84,21 @@ impl Count {
         changed
     }
 
-    /// One more, unless there may be no more.
+    /// Adds one, unless the limit is reached.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
         let taken = Taken(self.clone());
         (before < self.limit.load(Ordering::Relaxed)).then_some(taken)
     }
 
-    /// One more, however many there may be: it is there already, and was another's.
+    /// Adds one even beyond the limit, for a client or lease that already exists and belonged to another tenant.
     pub fn take_over(self: &Arc<Self>) -> Taken {
         self.taken.fetch_add(1, Ordering::Relaxed);
         Taken(self.clone())
     }
 }
 
-/// One that is counted as long as it lives.
+/// Counts as one until it is dropped.
 #[derive(Debug)]
 pub struct Taken(Arc<Count>);
 
@@ -106,7 +108,7 @@ impl Drop for Taken {
     }
 }
 
-/// A place in the line for room. Who is woken and finds none waits on in the same place.
+/// Holds a place in the line for room. A waiter that is woken and finds no room keeps its place.
 #[derive(Debug)]
 pub struct CountedPlace {
     count: Arc<Count>,
@@ -122,7 +124,7 @@ impl CountedPlace {
         Self { count: count.clone(), number }
     }
 
-    /// Whether there is room now. If not, `waker` is called once, when there may be.
+    /// Returns true if there is room now. Otherwise `waker` is called once, when there may be.
     pub fn room(&self, waker: &Waker) -> bool {
         self.count.change_line(|line| line.wakers.insert(self.number, waker.clone()));
         self.count.taken.load(Ordering::SeqCst) < self.count.limit.load(Ordering::SeqCst)
@@ -135,7 +137,7 @@ impl Drop for CountedPlace {
     }
 }
 
-/// One client's part of a count, which changes often.
+/// Holds one client's part of a count that changes often.
 #[derive(Debug)]
 pub struct Part {
     count: Arc<Count>,
@@ -143,12 +145,12 @@ pub struct Part {
 }
 
 impl Part {
-    /// Nothing yet.
+    /// Creates an empty part.
     pub fn new(count: &Arc<Count>) -> Self {
         Self { count: count.clone(), mine: 0 }
     }
 
-    /// What this client has now.
+    /// Sets the client's part.
     pub fn set(&mut self, now: usize) {
         if now > self.mine {
             self.count.taken.fetch_add(now - self.mine, Ordering::Relaxed);
@@ -158,12 +160,12 @@ impl Part {
         self.mine = now;
     }
 
-    /// Of all clients.
+    /// Returns the count of all clients.
     pub fn count(&self) -> &Count {
         &self.count
     }
 
-    /// A place behind everybody who waits for room.
+    /// Returns a place behind all current waiters.
     pub fn line_up(&self) -> CountedPlace {
         CountedPlace::new(&self.count)
     }

@@ -1,94 +1,98 @@
-//! A rate that several respgates share: what this one was granted and has not used, or has used in advance.
+//! Keeps one respgate's account of a rate that several respgates share: the units that were granted and not used,
+//! or used in advance.
 //!
-//! The store of the grants ([`crate::tenant::store`]) hands out units as they become due, of all respgates together, so
-//! that in the long run no more passes than it granted. It is asked ahead, for as much as passes within
-//! [`AHEAD`]; whoever finds nothing in hand waits for about as long as the grants of late would take, on credit that
-//! the next grants pay back. Decisions only: what asks is elsewhere, and so is time.
+//! The store of the grants ([`crate::tenant::store`]) hands units out as they become due, to all respgates
+//! together, so that in the long run no more passes than it granted. A task asks it in advance for as many units
+//! as pass within [`AHEAD`]. A charge that finds no units in hand waits for about as long as recent grants took,
+//! and is paid by the next grants. No I/O; time is passed in.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::rate::Rate;
 
-/// As much is kept in hand as the whole rate lets pass in this time.
+/// Time for which units of the whole rate are kept in hand.
 const AHEAD: Duration = Duration::from_millis(50);
-/// The store keeps at least what accrues in this time, since it is not asked all the time.
+/// The store's burst is at least what becomes due in this time, because it is not asked all the time.
 const LEAST_BURST: Duration = Duration::from_millis(100);
-/// Paces are kept in these parts of a unit per second, so that slow ones can be averaged.
+/// The fixed-point factor of paces: units per second times this, so that slow paces can be averaged.
 const PACE: u64 = 1024;
-/// How much the pace of one grant counts against those before it.
+/// Weight of the past in the average pace: one grant counts 1/16.
 const SMOOTHING: u64 = 16;
-/// The slowest pace that waits are estimated by, as a part of the whole rate.
+/// The slowest pace that waits are estimated by is the whole rate divided by this.
 const SLOWEST: u64 = 256;
 
-/// See the module. All workers charge it, one task pays in.
+/// Keeps the account. All workers charge it; one task adds the grants.
 #[derive(Debug)]
 pub struct Ledger {
     whole: Rate,
-    hold: u64,
-    /// Granted and unused; below zero: used in advance.
+    /// Units to keep in hand.
+    target: u64,
+    /// Units granted and unused. Negative if units were used in advance.
     balance: AtomicI64,
-    /// Units per second that were granted of late, in parts of [`PACE`].
+    /// Units per second granted recently, times [`PACE`].
     pace: AtomicU64,
+    /// True while the store answers.
     live: AtomicBool,
 }
 
 impl Ledger {
-    /// `whole`: the rate of so many processes together, each of which keeps its part of the burst in hand, so that it
-    /// passes at once. Nothing is granted yet, and the ledger does not count.
+    /// Creates a ledger of a rate `whole` that `processes` processes share. Each process keeps its part of the
+    /// burst in hand, so that the burst passes at once. Nothing is granted yet, and the ledger is not live.
     pub fn new(whole: Rate, processes: u64) -> Self {
         let burst = whole.burst.max(units_in(whole.per_second, LEAST_BURST));
         Self {
             whole: Rate { burst, ..whole },
-            hold: units_in(whole.per_second, AHEAD).max(whole.part(processes).burst),
+            target: units_in(whole.per_second, AHEAD).max(whole.part(processes).burst),
             balance: AtomicI64::new(0),
             pace: AtomicU64::new(whole.per_second.saturating_mul(PACE)),
             live: AtomicBool::new(false),
         }
     }
 
-    /// What the store is to keep to.
+    /// Returns the rate that the store enforces.
     pub fn whole(&self) -> Rate {
         self.whole
     }
 
-    /// Whether it counts: the store answers.
+    /// Returns true if the ledger counts, because the store answers.
     pub fn live(&self) -> bool {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// The store answers, and has granted this at first. What was owed before is forgotten, as the local share has
-    /// been kept to since.
+    /// Makes the ledger live with a first grant. Forgets earlier debts, because the process has kept to its local
+    /// part since.
     pub fn open(&self, granted: u64) {
         self.balance.store(signed(granted), Ordering::Relaxed);
         self.pace.store(self.whole.per_second.saturating_mul(PACE), Ordering::Relaxed);
         self.live.store(true, Ordering::Relaxed);
     }
 
-    /// The store does not answer.
+    /// Ends the live phase, because the store does not answer.
     pub fn close(&self) {
         self.live.store(false, Ordering::Relaxed);
     }
 
-    /// How much to ask for. Nothing while half of what is kept in hand is there; never more than a second's worth
-    /// beyond that, however much is owed.
+    /// Returns how many units to ask for: none while more than half of the units to keep in hand are there, and
+    /// at most one second's units beyond those, whatever is owed.
     pub fn wanted(&self) -> u64 {
         if !self.live() {
-            return self.hold;
+            return self.target;
         }
         let balance = self.balance.load(Ordering::Relaxed);
-        if balance.saturating_mul(2) > signed(self.hold) {
+        if balance.saturating_mul(2) > signed(self.target) {
             return 0;
         }
-        let wanted = signed(self.hold).saturating_sub(balance).max(0).unsigned_abs();
-        wanted.min(self.hold.saturating_add(self.whole.per_second))
+        let wanted = signed(self.target).saturating_sub(balance).max(0).unsigned_abs();
+        wanted.min(self.target.saturating_add(self.whole.per_second))
     }
 
-    /// The store granted this of what was `wanted`, after `elapsed` since the last grant.
+    /// Adds a grant of `granted` of the `wanted` units, `elapsed` after the last grant.
     pub fn grant(&self, granted: u64, wanted: u64, elapsed: Duration) {
         let granted = granted.min(wanted);
         self.add(signed(granted));
         let whole = self.whole.per_second.saturating_mul(PACE);
+        // A grant that falls short shows the pace at which other respgates leave units over.
         let pace = if granted < wanted {
             let nanos = elapsed.as_nanos().max(1);
             let seen = u128::from(granted).saturating_mul(1_000_000_000 * u128::from(PACE)) / nanos;
@@ -101,15 +105,15 @@ impl Ledger {
         self.pace.store(pace.clamp((whole / SLOWEST).max(1), whole), Ordering::Relaxed);
     }
 
-    /// As [`super::rate::Meter::charge`].
+    /// Charges as [`super::rate::Meter::charge`] does.
     ///
     /// # Errors
-    /// The wait that would be needed; nothing is charged.
-    pub fn charge(&self, units: u64, patience: u64) -> Result<u64, u64> {
+    /// Returns the wait that would be needed, in nanoseconds. Nothing is charged then.
+    pub fn charge(&self, units: u64, max_wait: u64) -> Result<u64, u64> {
         let mut balance = self.balance.load(Ordering::Relaxed);
         loop {
             let wait = self.wait_at(balance);
-            if wait > patience {
+            if wait > max_wait {
                 return Err(wait);
             }
             let next = balance.saturating_sub(signed(units));
@@ -120,12 +124,12 @@ impl Ledger {
         }
     }
 
-    /// As [`super::rate::Meter::refund`].
+    /// Refunds as [`super::rate::Meter::refund`] does.
     pub fn refund(&self, units: u64) {
         self.add(signed(units));
     }
 
-    /// About how long the next unit would have to wait, in nanoseconds.
+    /// Returns the estimated wait of the next unit, in nanoseconds.
     pub fn wait(&self) -> u64 {
         self.wait_at(self.balance.load(Ordering::Relaxed))
     }
@@ -150,7 +154,7 @@ fn signed(units: u64) -> i64 {
     i64::try_from(units).unwrap_or(i64::MAX)
 }
 
-/// Units that pass in a time.
+/// Returns the units that pass in `time`.
 fn units_in(per_second: u64, time: Duration) -> u64 {
     let units = u128::from(per_second).saturating_mul(time.as_millis()) / 1000;
     u64::try_from(units).unwrap_or(u64::MAX)
@@ -163,7 +167,7 @@ mod tests {
     const MS: u64 = 1_000_000;
     const TICK: Duration = Duration::from_millis(25);
 
-    /// What the script in the store does.
+    /// Does what the script in the store does.
     struct Store {
         rate: Rate,
         due: u64,
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_granted_passes_and_then_nothing() {
+    fn granted_units_pass_and_then_none() {
         let ledger = open(1000);
         assert_eq!(ledger.charge(1, 0), Err(MS));
         assert_eq!(ledger.wanted(), 50);

@@ -1,4 +1,4 @@
-//! One client's membership of a tenant: what it is charged for, and what it holds of the tenant's counts.
+//! Charges one client to its tenant's limits, and holds the client's parts of the tenant's counts.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,64 +10,69 @@ use super::rate::{Meter, Own, Rate};
 use super::refusal::{self, Limit};
 use crate::tenant::WorkerTenant;
 
-/// A command that waits for others of its tenant to be answered is woken when there is room. Who was woken first may leave
-/// without using it, so it looks again after this long, too, in nanoseconds.
+/// Interval after which a command that waits for the in-flight limit looks again, in nanoseconds. It is also
+/// woken when there is room, but the client that was woken before it may have left without using the room.
 const IN_FLIGHT_CHECK: u64 = 50_000_000;
-/// Waiting bytes of one client that are never held against it, though its tenant is over `max-buffered`.
+/// Waiting bytes of one client that never count against it, even if its tenant is over `max-buffered`.
 const BUFFER_SHARE: usize = 64 * 1024;
 
-/// What is to be done with a command.
+/// Says what to do with a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitDecision {
-    /// It may pass, and is charged.
+    /// The command may pass, and is charged.
     Pass,
-    /// It may pass at this time, and is charged.
+    /// The command may pass at this time, and is charged.
     PassAt(u64),
     /// Ask again when a reply has come, when there is [room](Member::room), or at this time.
     Again(u64),
-    /// It is answered with this error line, without CRLF.
+    /// The command is answered with this error line, without CRLF.
     Refuse(Vec<u8>),
 }
 
-/// What a client has of the counts of leases.
+/// Holds a client's parts of the counts of leases.
 #[derive(Debug, Default)]
-struct Holds {
+struct LeasePlaces {
     leased: Option<Taken>,
     blocked: Option<Taken>,
     subscribed: Option<Taken>,
     transaction: Option<Taken>,
 }
 
-/// See the module.
+/// Tracks one client's membership of a tenant.
 #[derive(Debug)]
 pub struct Member {
-    desk: Rc<WorkerTenant>,
+    worker_tenant: Rc<WorkerTenant>,
     commands: Option<Own>,
     bytes_in: Option<Own>,
     bytes_out: Option<Own>,
     in_flight: Option<Part>,
     buffered: Option<Part>,
-    /// Bytes written that have been charged.
+    /// The bytes written to the client that have been charged.
     written: u64,
-    /// Its command waits for others to be answered.
+    /// The client's place in the line for the in-flight limit, while its command waits.
     waiting: Option<CountedPlace>,
-    holds: Holds,
+    places: LeasePlaces,
     _place: Taken,
 }
 
 impl Member {
-    /// Joins a tenant, coming from another one perhaps. `written`: bytes written to the client so far.
+    /// Joins a tenant, perhaps from another one. `written` is the number of bytes written to the client so far.
     ///
     /// # Errors
-    /// The tenant has as many clients, or leases, as it may have: an error line, without CRLF.
-    pub fn join(desk: &Rc<WorkerTenant>, from: Option<&Self>, written: u64) -> Result<Self, Vec<u8>> {
-        let tenant = &desk.tenant;
+    /// Returns an error line, without CRLF, if the tenant has reached its limit of clients or of a kind of lease
+    /// that the client has.
+    pub fn join(
+        worker_tenant: &Rc<WorkerTenant>,
+        from: Option<&Self>,
+        written: u64,
+    ) -> Result<Self, Vec<u8>> {
+        let tenant = &worker_tenant.tenant;
         let limits = &tenant.config.limits;
         let Some(place) = tenant.connections.take() else {
-            desk.figures.note(Limit::Connections, false);
+            worker_tenant.figures.note(Limit::Connections, false);
             return Err(refusal::full(&tenant.config.name, limits.connections.unwrap_or_default()));
         };
-        let mut member = Self::at(desk, place, written);
+        let mut member = Self::at(worker_tenant, place, written);
         for limit in [Limit::Leased, Limit::Blocked, Limit::Subscribed, Limit::Transactions] {
             if from.is_some_and(|from| from.has_place(limit)) {
                 member.take_place(limit)?;
@@ -76,14 +81,14 @@ impl Member {
         Ok(member)
     }
 
-    /// As [`Self::join`], of a client that is connected and has been told so: it takes its places along, however many
-    /// there may be.
-    pub fn join_unchecked(desk: &Rc<WorkerTenant>, from: Option<&Self>, written: u64) -> Self {
-        let tenant = &desk.tenant;
-        let mut member = Self::at(desk, tenant.connections.take_over(), written);
+    /// As [`Self::join`], for a client that is already connected: it takes its leases along, even beyond the
+    /// limits.
+    pub fn join_unchecked(worker_tenant: &Rc<WorkerTenant>, from: Option<&Self>, written: u64) -> Self {
+        let tenant = &worker_tenant.tenant;
+        let mut member = Self::at(worker_tenant, tenant.connections.take_over(), written);
         let held =
             |limit, count: &Arc<Count>| from.filter(|from| from.has_place(limit)).map(|_| count.take_over());
-        member.holds = Holds {
+        member.places = LeasePlaces {
             leased: held(Limit::Leased, &tenant.leased),
             blocked: held(Limit::Blocked, &tenant.blocked),
             subscribed: held(Limit::Subscribed, &tenant.subscribed),
@@ -92,8 +97,8 @@ impl Member {
         member
     }
 
-    fn at(desk: &Rc<WorkerTenant>, place: Taken, written: u64) -> Self {
-        let (tenant, limits) = (&desk.tenant, &desk.tenant.config.limits);
+    fn at(worker_tenant: &Rc<WorkerTenant>, place: Taken, written: u64) -> Self {
+        let (tenant, limits) = (&worker_tenant.tenant, &worker_tenant.tenant.config.limits);
         let own = |rate: Option<Rate>| rate.map(Own::new);
         Self {
             commands: own(limits.client_rates.commands),
@@ -101,17 +106,18 @@ impl Member {
             bytes_out: own(limits.client_rates.bytes_out),
             in_flight: limits.in_flight.map(|_| Part::new(&tenant.in_flight)),
             buffered: limits.buffered.map(|_| Part::new(&tenant.buffered)),
-            desk: desk.clone(),
+            worker_tenant: worker_tenant.clone(),
             written,
             waiting: None,
-            holds: Holds::default(),
+            places: LeasePlaces::default(),
             _place: place,
         }
     }
 
-    /// Its tenant's configuration is another one from `now` on. It keeps its places, and what it has used counts on.
-    pub fn change_tenant_config(&mut self, desk: &Rc<WorkerTenant>, now: u64) {
-        let (tenant, limits) = (&desk.tenant, &desk.tenant.config.limits);
+    /// Applies another configuration of the tenant from `now` on. The client keeps its places, and what it has
+    /// used still counts.
+    pub fn change_tenant_config(&mut self, worker_tenant: &Rc<WorkerTenant>, now: u64) {
+        let (tenant, limits) = (&worker_tenant.tenant, &worker_tenant.tenant.config.limits);
         let own = |known: &Option<Own>, rate: Option<Rate>| {
             rate.map(|rate| known.as_ref().map_or_else(|| Own::new(rate), |known| known.with_rate(rate, now)))
         };
@@ -123,38 +129,39 @@ impl Member {
         };
         self.in_flight = part(self.in_flight.take(), limits.in_flight, &tenant.in_flight);
         self.buffered = part(self.buffered.take(), limits.buffered, &tenant.buffered);
-        self.desk = desk.clone();
+        self.worker_tenant = worker_tenant.clone();
     }
 
-    /// Whose it is.
-    pub fn desk(&self) -> &Rc<WorkerTenant> {
-        &self.desk
+    /// Returns the client's tenant.
+    pub fn worker_tenant(&self) -> &Rc<WorkerTenant> {
+        &self.worker_tenant
     }
 
-    /// Whether a request of `bytes` may pass at `now`. Asked once for each, unless the answer is `Again`; `free`: it
-    /// ends something or is about the connection, so that it is charged but neither delayed nor refused.
+    /// Decides whether a request of `bytes` bytes may pass at `now`. Call it once for each request, and again
+    /// after `Again`. `free` is true for a request that ends something or concerns the connection: it is charged
+    /// but neither delayed nor refused.
     pub fn admit(&mut self, now: u64, bytes: usize, free: bool) -> LimitDecision {
-        let desk = self.desk.clone();
-        let tenant = &desk.tenant;
-        desk.figures.commands.inc();
+        let worker_tenant = self.worker_tenant.clone();
+        let tenant = &worker_tenant.tenant;
+        worker_tenant.figures.commands.inc();
         if tenant.unlimited {
             return LimitDecision::Pass;
         }
         let limits = &tenant.config.limits;
         if let Some(most) = limits.request.filter(|most| bytes > *most) {
-            desk.figures.note(Limit::Request, false);
+            worker_tenant.figures.note(Limit::Request, false);
             return LimitDecision::Refuse(refusal::too_large(&tenant.config.name, bytes, most));
         }
-        let patience = match limits.over_limit {
+        let max_wait = match limits.over_limit {
             _ if free => u64::MAX,
             OverLimit::Delay => u64::try_from(limits.max_delay.as_nanos()).unwrap_or(u64::MAX),
             OverLimit::Reject => 0,
         };
-        if !free && let Some(verdict) = self.await_others(now, patience) {
-            // It is asked again, and counted then.
-            return verdict;
+        if !free && let Some(decision) = self.await_others(now, max_wait) {
+            // The caller asks again, and the command is counted then.
+            return decision;
         }
-        let mut wait = match self.owed(now, patience) {
+        let mut wait = match self.owed(now, max_wait) {
             Ok(wait) => wait,
             Err((limit, rate, wait)) => return self.over(limit, rate, wait),
         };
@@ -162,19 +169,20 @@ impl Member {
         let charges = [
             (Limit::ClientCommands, meter(&self.commands), 1),
             (Limit::ClientBytesIn, meter(&self.bytes_in), bytes),
-            (Limit::Commands, meter(&desk.commands), 1),
-            (Limit::BytesIn, meter(&desk.bytes_in), bytes),
+            (Limit::Commands, meter(&worker_tenant.commands), 1),
+            (Limit::BytesIn, meter(&worker_tenant.bytes_in), bytes),
         ];
         for (at, (limit, meter, units)) in charges.iter().enumerate() {
             let Some(meter) = meter else { continue };
-            match meter.charge(now, *units, patience) {
+            match meter.charge(now, *units, max_wait) {
                 Ok(needed) => {
                     if needed > 0 && !free {
-                        desk.figures.note(*limit, true);
+                        worker_tenant.figures.note(*limit, true);
                     }
                     wait = wait.max(needed);
                 }
                 Err(needed) => {
+                    // All or nothing: a refused command must not use up the rates that it passed.
                     for (_, earlier, units) in charges.iter().take(at) {
                         if let Some(earlier) = earlier {
                             earlier.refund(*units);
@@ -188,16 +196,21 @@ impl Member {
     }
 
     fn over(&self, limit: Limit, rate: Rate, wait: u64) -> LimitDecision {
-        self.desk.figures.note(limit, false);
-        LimitDecision::Refuse(refusal::over_rate(&self.desk.tenant.config.name, limit, rate.per_second, wait))
+        self.worker_tenant.figures.note(limit, false);
+        LimitDecision::Refuse(refusal::over_rate(
+            &self.worker_tenant.tenant.config.name,
+            limit,
+            rate.per_second,
+            wait,
+        ))
     }
 
-    /// What is to be done if too many commands of the tenant are in flight.
-    fn await_others(&mut self, now: u64, patience: u64) -> Option<LimitDecision> {
+    /// Returns what to do if the tenant has reached its in-flight limit, or `None` if it has not.
+    fn await_others(&mut self, now: u64, max_wait: u64) -> Option<LimitDecision> {
         let waited = self.waiting.take();
         let part = self.in_flight.as_ref().filter(|part| part.count().full())?;
-        let figures = &self.desk.figures;
-        if patience > 0 {
+        let figures = &self.worker_tenant.figures;
+        if max_wait > 0 {
             if waited.is_none() {
                 figures.note(Limit::InFlight, true);
             }
@@ -207,51 +220,61 @@ impl Member {
         }
         figures.note(Limit::InFlight, false);
         let most = part.count().limit().unwrap_or_default();
-        Some(LimitDecision::Refuse(refusal::at_count(&self.desk.tenant.config.name, Limit::InFlight, most)))
+        Some(LimitDecision::Refuse(refusal::at_count(
+            &self.worker_tenant.tenant.config.name,
+            Limit::InFlight,
+            most,
+        )))
     }
 
-    /// Whether a command that waits for others to be answered may ask again now. If not, `waker` is called once, when it
-    /// may.
+    /// Returns true if a command that waits for the in-flight limit may ask again now. Otherwise `waker` is
+    /// called once, when it may.
     pub fn room(&self, waker: &Waker) -> bool {
         self.waiting.as_ref().is_none_or(|place| place.room(waker))
     }
 
-    /// How long all that has been charged takes to be paid back.
+    /// Returns how long it takes until all charges are paid back, in nanoseconds.
     pub fn debt(&self, now: u64) -> u64 {
         let own = [&self.commands, &self.bytes_in, &self.bytes_out].map(meter);
-        let all = [&self.desk.commands, &self.desk.bytes_in, &self.desk.bytes_out].map(meter);
+        let all = [&self.worker_tenant.commands, &self.worker_tenant.bytes_in, &self.worker_tenant.bytes_out]
+            .map(meter);
         own.into_iter().chain(all).flatten().map(|meter| meter.wait(now)).max().unwrap_or(0)
     }
 
-    /// How long what was written must be waited for, or over which limit it is for too long.
-    fn owed(&self, now: u64, patience: u64) -> Result<u64, (Limit, Rate, u64)> {
+    /// Returns how long a request must wait because of the bytes already written, in nanoseconds.
+    ///
+    /// # Errors
+    /// Returns the limit and the wait, if the wait is longer than `max_wait`.
+    fn owed(&self, now: u64, max_wait: u64) -> Result<u64, (Limit, Rate, u64)> {
         let mut longest = 0;
-        for (limit, meter) in
-            [(Limit::ClientBytesOut, meter(&self.bytes_out)), (Limit::BytesOut, meter(&self.desk.bytes_out))]
-        {
+        for (limit, meter) in [
+            (Limit::ClientBytesOut, meter(&self.bytes_out)),
+            (Limit::BytesOut, meter(&self.worker_tenant.bytes_out)),
+        ] {
             let Some(meter) = meter else { continue };
             let wait = meter.wait(now);
-            if wait > patience {
+            if wait > max_wait {
                 return Err((limit, meter.rate(), wait));
             }
-            if wait > 0 && patience < u64::MAX {
-                self.desk.figures.note(limit, true);
+            if wait > 0 && max_wait < u64::MAX {
+                self.worker_tenant.figures.note(limit, true);
             }
             longest = longest.max(wait);
         }
         Ok(longest)
     }
 
-    /// Whether bytes written are counted.
+    /// Returns true if bytes written to the client are charged.
     pub fn meters_output(&self) -> bool {
-        self.bytes_out.is_some() || self.desk.bytes_out.is_some()
+        self.bytes_out.is_some() || self.worker_tenant.bytes_out.is_some()
     }
 
-    /// So many bytes have been written to the client so far. Returns how long nothing more may be taken for it.
+    /// Charges the bytes written since the last call; `total` counts all bytes written so far. Returns for how
+    /// many nanoseconds nothing more may be taken for the client.
     pub fn wrote(&mut self, now: u64, total: u64) -> u64 {
         let bytes = total.saturating_sub(self.written);
         self.written = total;
-        let meters = [meter(&self.bytes_out), meter(&self.desk.bytes_out)];
+        let meters = [meter(&self.bytes_out), meter(&self.worker_tenant.bytes_out)];
         let mut longest = 0;
         for meter in meters.into_iter().flatten() {
             if bytes > 0 {
@@ -262,28 +285,29 @@ impl Member {
         longest
     }
 
-    /// So many of its commands are in flight now.
+    /// Sets the number of the client's commands in flight.
     pub fn in_flight(&mut self, now: usize) {
         if let Some(part) = &mut self.in_flight {
             part.set(now);
         }
     }
 
-    /// So many bytes wait for it now. An error line, without CRLF: that is too much.
+    /// Sets the number of bytes that wait for the client. Returns an error line, without CRLF, if the tenant is
+    /// over its limit and this client holds more than 64 KiB.
     pub fn buffers(&mut self, now: usize) -> Option<Vec<u8>> {
         let part = self.buffered.as_mut()?;
         part.set(now);
         let most = part.count().limit().filter(|most| part.count().taken() > *most)?;
         (now > BUFFER_SHARE).then(|| {
-            self.desk.figures.note(Limit::Buffered, false);
-            refusal::hoarded(&self.desk.tenant.config.name, most)
+            self.worker_tenant.figures.note(Limit::Buffered, false);
+            refusal::over_buffer_share(&self.worker_tenant.tenant.config.name, most)
         })
     }
 
-    /// Takes a place among the leases of one kind, unless the client has it.
+    /// Counts the client against the limit of one kind of lease, unless it is counted already.
     ///
     /// # Errors
-    /// There are as many as there may be: an error line, without CRLF.
+    /// Returns an error line, without CRLF, if the tenant has reached that limit.
     pub fn take_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
         let Some((place, count)) = self.place(limit) else { return Ok(()) };
         if place.is_none() {
@@ -293,11 +317,11 @@ impl Member {
             return Ok(());
         }
         let most = count.limit().unwrap_or_default();
-        self.desk.figures.note(limit, false);
-        Err(refusal::at_count(&self.desk.tenant.config.name, limit, most))
+        self.worker_tenant.figures.note(limit, false);
+        Err(refusal::at_count(&self.worker_tenant.tenant.config.name, limit, most))
     }
 
-    /// Counts a lease of one kind that the client has already, however many there may be.
+    /// Counts a lease that the client already has, even beyond the limit.
     pub fn keep(&mut self, limit: Limit) {
         if let Some((place, count)) = self.place(limit) {
             place.get_or_insert_with(|| count.take_over());
@@ -305,34 +329,34 @@ impl Member {
     }
 
     fn place(&mut self, limit: Limit) -> Option<(&mut Option<Taken>, &Arc<Count>)> {
-        let tenant = &self.desk.tenant;
+        let tenant = &self.worker_tenant.tenant;
         Some(match limit {
-            Limit::Leased => (&mut self.holds.leased, &tenant.leased),
-            Limit::Blocked => (&mut self.holds.blocked, &tenant.blocked),
-            Limit::Subscribed => (&mut self.holds.subscribed, &tenant.subscribed),
-            Limit::Transactions => (&mut self.holds.transaction, &tenant.transactions),
+            Limit::Leased => (&mut self.places.leased, &tenant.leased),
+            Limit::Blocked => (&mut self.places.blocked, &tenant.blocked),
+            Limit::Subscribed => (&mut self.places.subscribed, &tenant.subscribed),
+            Limit::Transactions => (&mut self.places.transaction, &tenant.transactions),
             _ => return None,
         })
     }
 
-    /// Whether it has a place among the leases of one kind.
+    /// Returns true if the client is counted against the limit of one kind of lease.
     pub fn has_place(&self, limit: Limit) -> bool {
         match limit {
-            Limit::Leased => self.holds.leased.is_some(),
-            Limit::Blocked => self.holds.blocked.is_some(),
-            Limit::Subscribed => self.holds.subscribed.is_some(),
-            Limit::Transactions => self.holds.transaction.is_some(),
+            Limit::Leased => self.places.leased.is_some(),
+            Limit::Blocked => self.places.blocked.is_some(),
+            Limit::Subscribed => self.places.subscribed.is_some(),
+            Limit::Transactions => self.places.transaction.is_some(),
             _ => false,
         }
     }
 
-    /// Gives a place among the leases of one kind back.
+    /// Ends the client's count against the limit of one kind of lease. [`Limit::Leased`] ends all of them.
     pub fn release_place(&mut self, limit: Limit) {
         match limit {
-            Limit::Leased => self.holds = Holds::default(),
-            Limit::Blocked => self.holds.blocked = None,
-            Limit::Subscribed => self.holds.subscribed = None,
-            Limit::Transactions => self.holds.transaction = None,
+            Limit::Leased => self.places = LeasePlaces::default(),
+            Limit::Blocked => self.places.blocked = None,
+            Limit::Subscribed => self.places.subscribed = None,
+            Limit::Transactions => self.places.transaction = None,
             _ => {}
         }
     }

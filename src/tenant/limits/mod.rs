@@ -1,4 +1,5 @@
-//! How much of respgate and of the server a tenant, and each of its clients, may use. No I/O; time is passed in.
+//! Limits how much of respgate and of the server a tenant, and each of its clients, may use. No I/O; time is
+//! passed in.
 
 pub mod config;
 pub mod count;

@@ -1,8 +1,9 @@
-//! Rates, by the generic cell rate algorithm: one number, the theoretical arrival time of the next unit, says how much
-//! may pass. Time is passed in, in nanoseconds since any fixed moment.
+//! Measures rates by the generic cell rate algorithm (GCRA): one number, the theoretical arrival time of the next
+//! unit, says how much may pass. Time is passed in, in nanoseconds since any fixed moment.
 //!
-//! What is charged may exceed the burst (a request is as large as it is): the debt is then waited for. Charges are
-//! computed for a whole amount at once, so that rates of many units per nanosecond are as exact as slow ones.
+//! A charge may exceed the burst, because a request has whatever size it has; later charges then wait until the
+//! debt is paid. The cost of a charge is computed for the whole amount at once, so that rates of many units per
+//! nanosecond are as exact as slow ones.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,77 +11,77 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ledger::Ledger;
 
-/// Nanoseconds of a second.
+/// Nanoseconds in a second.
 const SECOND: u128 = 1_000_000_000;
-/// A worker takes this part of a second's units at a time.
+/// A worker takes a batch of this fraction of a second's units at a time.
 const BATCHES_PER_SECOND: u64 = 1000;
 
-/// How much may pass.
+/// Defines how much may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Units in a second, in the long run. At least 1.
+    /// Units per second, in the long run. At least 1.
     pub per_second: u64,
     /// Units that may pass at once after a pause. At least 1.
     pub burst: u64,
 }
 
 impl Rate {
-    /// With a burst of a tenth of a second.
+    /// Creates a rate with a burst of a tenth of a second.
     pub fn with_usual_burst(per_second: u64) -> Self {
         Self { per_second, burst: (per_second / 10).max(1) }
     }
 
-    /// How long so many units take, in nanoseconds.
+    /// Returns how long `units` units take, in nanoseconds.
     pub(super) fn cost(self, units: u64) -> u64 {
         let per_second = u128::from(self.per_second.max(1));
         let cost = (u128::from(units) * SECOND + per_second / 2) / per_second;
         u64::try_from(cost).unwrap_or(u64::MAX)
     }
 
-    /// How far ahead of the time the arrival may be that still passes.
+    /// Returns how far the arrival time may be ahead of the clock for a unit that still passes, in nanoseconds.
     fn tolerance(self) -> u64 {
         self.cost(self.burst.max(1)) - self.cost(1)
     }
 
-    /// One of so many equal parts.
+    /// Returns one of `of` equal parts of the rate.
     pub(super) fn part(self, of: u64) -> Self {
         let of = of.max(1);
         Self { per_second: (self.per_second / of).max(1), burst: (self.burst / of).max(1) }
     }
 
-    /// When the next unit is due that was due at `due` by another rate: what was used counts on, and what is owed is
-    /// paid back sooner if this rate is faster, and never later.
+    /// Converts `due`, the arrival time by the rate `before`, to this rate. What was used still counts. A faster
+    /// rate pays the debt back sooner; a slower one does not make it longer.
     fn take_over(self, due: u64, before: Self, now: u64) -> u64 {
         let owed = due.saturating_sub(now);
         let scaled = u128::from(owed) * u128::from(before.per_second) / u128::from(self.per_second.max(1));
         now.min(due).saturating_add(owed.min(u64::try_from(scaled).unwrap_or(u64::MAX)))
     }
 
-    /// How long units must wait at `now` when the next one is due at `due`.
+    /// Returns how long units must wait at `now` if the arrival time is `due`, in nanoseconds.
     fn wait(self, due: u64, now: u64) -> u64 {
         due.max(now).saturating_sub(now).saturating_sub(self.tolerance())
     }
 }
 
-/// Something that is charged for what passes.
+/// Measures and charges what passes.
 pub trait Meter {
-    /// Charges `units`, to pass after a wait of at most `patience`. Returns the wait.
+    /// Charges `units`, which may wait for at most `max_wait` nanoseconds. Returns the wait in nanoseconds.
     ///
     /// # Errors
-    /// The wait that would be needed, which is longer; nothing is charged.
-    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64>;
+    /// Returns the wait that would be needed, if it is longer than `max_wait`. Nothing is charged then.
+    fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64>;
 
-    /// Takes back what was charged for something that did not pass after all.
+    /// Refunds a charge for something that did not pass.
     fn refund(&self, units: u64);
 
-    /// How long the next unit would have to wait.
+    /// Returns how long the next unit would have to wait, in nanoseconds.
     fn wait(&self, now: u64) -> u64;
 
-    /// What it measures by.
+    /// Returns the rate that applies now.
     fn rate(&self) -> Rate;
 }
 
-/// A rate of one thread.
+/// Measures a rate on one thread.
 #[derive(Debug)]
 pub struct Own {
     rate: Rate,
@@ -88,21 +89,21 @@ pub struct Own {
 }
 
 impl Own {
-    /// Nothing has passed yet.
+    /// Creates a meter of which nothing has been used.
     pub fn new(rate: Rate) -> Self {
         Self { rate, due: Cell::new(0) }
     }
 
-    /// Another rate from `now` on, for whoever was measured by this one.
+    /// Returns a meter with another rate from `now` on, which continues this one.
     pub fn with_rate(&self, rate: Rate, now: u64) -> Self {
         Self { rate, due: Cell::new(rate.take_over(self.due.get(), self.rate, now)) }
     }
 }
 
 impl Meter for Own {
-    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+    fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64> {
         let wait = self.rate.wait(self.due.get(), now);
-        if wait > patience {
+        if wait > max_wait {
             return Err(wait);
         }
         self.due.set(self.due.get().max(now).saturating_add(self.rate.cost(units)));
@@ -122,34 +123,35 @@ impl Meter for Own {
     }
 }
 
-/// A rate of the whole process.
+/// Measures a rate of the whole process.
 #[derive(Debug)]
 pub struct Shared {
     rate: Rate,
     due: AtomicU64,
-    /// Counts instead, while it is live.
+    /// Counts instead of `due` while it is live.
     ledger: Option<Arc<Ledger>>,
 }
 
 impl Shared {
-    /// Nothing has passed yet.
+    /// Creates a meter of which nothing has been used.
     pub fn new(rate: Rate) -> Self {
         Self { rate, due: AtomicU64::new(0), ledger: None }
     }
 
-    /// A rate that so many processes share; while they cannot, this one keeps to its part of it.
+    /// Creates a meter of a rate that `processes` processes share. While they cannot share it, this process keeps
+    /// to its part.
     pub fn among(rate: Rate, processes: u64) -> Self {
         Self { ledger: Some(Arc::new(Ledger::new(rate, processes))), ..Self::new(rate.part(processes)) }
     }
 
-    /// Goes on at `now` where `before` was.
+    /// Continues at `now` where `before` was.
     pub fn following(mut self, before: &Self, now: u64) -> Self {
         let due = self.rate.take_over(before.due.load(Ordering::Relaxed), before.rate, now);
         self.due = AtomicU64::new(due);
         self
     }
 
-    /// What is granted by others, if the rate is shared with them.
+    /// Returns the ledger, if the rate is shared with other respgates.
     pub fn ledger(&self) -> Option<&Arc<Ledger>> {
         self.ledger.as_ref()
     }
@@ -160,15 +162,15 @@ impl Shared {
 }
 
 impl Meter for Shared {
-    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+    fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64> {
         if let Some(ledger) = self.live() {
-            return ledger.charge(units, patience);
+            return ledger.charge(units, max_wait);
         }
         let cost = self.rate.cost(units);
         let mut due = self.due.load(Ordering::Relaxed);
         loop {
             let wait = self.rate.wait(due, now);
-            if wait > patience {
+            if wait > max_wait {
                 return Err(wait);
             }
             let next = due.max(now).saturating_add(cost);
@@ -200,38 +202,42 @@ impl Meter for Shared {
     }
 }
 
-/// One worker's access to a shared rate. It takes about a millisecond's worth in advance, so that most charges touch
-/// no memory of other threads; what it has in hand when its clients fall silent is never more than that.
+/// Gives one worker access to a shared rate. It takes about a millisecond's units in advance, so that most
+/// charges touch no memory of other threads. When its clients stop, it keeps at most that many unused units.
 #[derive(Debug)]
 pub struct Batched {
     shared: Arc<Shared>,
+    /// Units taken in advance and unused.
     in_hand: Cell<u64>,
+    /// Units to take in advance.
     batch: u64,
 }
 
 impl Batched {
-    /// Nothing in hand yet.
+    /// Creates a worker's access, with no units taken.
     pub fn new(shared: Arc<Shared>) -> Self {
         let Rate { per_second, burst } = shared.rate;
+        // At most a quarter of the burst, so that one worker's batch leaves most of it to the others.
         let batch = (per_second / BATCHES_PER_SECOND).min(burst / 4);
         Self { shared, in_hand: Cell::new(0), batch }
     }
 }
 
 impl Meter for Batched {
-    fn charge(&self, now: u64, units: u64, patience: u64) -> Result<u64, u64> {
+    fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64> {
         let in_hand = self.in_hand.get();
         if let Some(left) = in_hand.checked_sub(units) {
             self.in_hand.set(left);
             return Ok(0);
         }
         let units = units - in_hand;
-        // Not beside a large amount, whose debt would be hidden by what is in hand.
+        // Take a batch only with a small amount. A large amount can leave a debt, and units in hand would hide
+        // it.
         if units <= self.batch && self.shared.charge(now, units.saturating_add(self.batch), 0).is_ok() {
             self.in_hand.set(self.batch);
             return Ok(0);
         }
-        let wait = self.shared.charge(now, units, patience)?;
+        let wait = self.shared.charge(now, units, max_wait)?;
         self.in_hand.set(0);
         Ok(wait)
     }
@@ -290,7 +296,7 @@ mod tests {
         let meter = Own::new(Rate { per_second: 100, burst: 1 });
         let waits: Vec<_> = (0..4).map(|_| meter.charge(0, 1, 25 * MS)).collect();
         assert_eq!(waits, [Ok(0), Ok(10 * MS), Ok(20 * MS), Err(30 * MS)]);
-        // What was refused was not charged.
+        // The refused charge took no units.
         assert_eq!(meter.charge(5 * MS, 1, 25 * MS), Ok(25 * MS));
     }
 
@@ -334,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_has_in_hand_hides_no_debt() {
+    fn a_batch_in_hand_hides_no_debt() {
         let worker = Batched::new(Arc::new(Shared::new(Rate { per_second: 100_000, burst: 10_000 })));
         for _ in 0..20 {
             assert!(worker.charge(0, 1010, u64::MAX).is_ok());

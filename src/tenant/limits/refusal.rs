@@ -1,4 +1,4 @@
-//! What a client is told: which limit, whose, and when to try again.
+//! Writes the error lines of limits: which limit, whose, and when to try again.
 
 macro_rules! limits {
     ($($name:ident $key:literal $doc:literal,)*) => {
@@ -48,7 +48,7 @@ impl Limit {
     }
 }
 
-/// Over a rate: an error line without CRLF. `wait` in nanoseconds.
+/// Returns the error line, without CRLF, of a command over a rate. `wait` is in nanoseconds.
 pub fn over_rate(tenant: &str, limit: Limit, per_second: u64, wait: u64) -> Vec<u8> {
     let (whose, key) = (limit.whose(), limit.key());
     let wait = wait.div_ceil(1_000_000).max(1);
@@ -56,20 +56,21 @@ pub fn over_rate(tenant: &str, limit: Limit, per_second: u64, wait: u64) -> Vec<
         .into_bytes()
 }
 
-/// At a number: an error line without CRLF.
+/// Returns the error line, without CRLF, of a command or client that would exceed a number.
 pub fn at_count(tenant: &str, limit: Limit, most: usize) -> Vec<u8> {
     let key = limit.key();
     format!("-ERR respgate: tenant '{tenant}' is at its {key} limit of {most}; retry when some have ended")
         .into_bytes()
 }
 
-/// One client too many: begins with what the server says, which clients know.
+/// Returns the error line, without CRLF, of a client that would exceed the number of connections. It begins with
+/// the server's text, which clients recognise.
 pub fn full(tenant: &str, most: usize) -> Vec<u8> {
     format!("-ERR max number of clients reached for tenant '{tenant}', whose connections limit is {most}")
         .into_bytes()
 }
 
-/// A request that is too large: an error line without CRLF.
+/// Returns the error line, without CRLF, of a request that is too large.
 pub fn too_large(tenant: &str, bytes: usize, most: usize) -> Vec<u8> {
     format!(
         "-ERR respgate: this request of {bytes} bytes is over the max-request limit of tenant '{tenant}', {most} bytes"
@@ -77,8 +78,9 @@ pub fn too_large(tenant: &str, bytes: usize, most: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Too much waits for a tenant's clients, and for this one more than its share.
-pub fn hoarded(tenant: &str, most: usize) -> Vec<u8> {
+/// Returns the error line, without CRLF, of a client that holds more than its share while its tenant is over
+/// `max-buffered`.
+pub fn over_buffer_share(tenant: &str, most: usize) -> Vec<u8> {
     format!(
         "-ERR respgate: tenant '{tenant}' is over its max-buffered limit of {most} bytes, and this client holds more than its share"
     )

@@ -1,19 +1,19 @@
-//! The server's ACL rules that hold scripts to what respgate refuses.
+//! Translates a policy into the server's ACL rules, to restrict scripts to what respgate allows.
 //!
-//! respgate sees a script, not what it calls, and a server stops only commands flagged NOSCRIPT in it. Its ACL is asked
-//! about every call, so the same restrictions have to stand there.
+//! respgate sees a script, but not the commands that it calls, and a server stops only commands flagged NOSCRIPT
+//! in a script. The server's ACL applies to every call, so the same restrictions must be set there.
 
 use super::config::{PolicyConfig, Rule, What};
 
-/// What respgate itself needs wherever commands are restricted: its greeting (HELLO, CLIENT, PING, SELECT), the check of
-/// a script's reply (ECHO) and the table of commands.
+/// The commands that respgate itself needs wherever commands are restricted: its greeting (HELLO, CLIENT, PING,
+/// SELECT), the check of a script's reply (ECHO) and the table of commands.
 const NEEDED: &str = "+@connection +command";
-/// No administration, but for what respgate needs (ROLE) and what clients may send although the server counts it as
-/// administration (LASTSAVE, and CONFIG GET of harmless parameters, which no script can run).
+/// Denies administration, except what respgate needs (ROLE) and what clients may send although the server counts
+/// it as administration: LASTSAVE, and CONFIG GET of harmless parameters, which no script can run.
 const NO_ADMINISTRATION: &str = "-@admin -memory|purge +role +lastsave +config|get";
 
-/// The rules that a user of the server needs, in the syntax of `ACL SETUSER`, so that its scripts can run nothing that
-/// `policy` and a listener with `admin-commands = "deny"` refuse.
+/// Returns the rules that a user of the server needs, in the syntax of `ACL SETUSER`, so that its scripts can run
+/// nothing that `policy` and a listener with `admin-commands = "deny"` refuse.
 pub fn rules(policy: Option<&PolicyConfig>) -> String {
     let mut rules = Vec::new();
     if let Some(policy) = policy {

@@ -1,44 +1,45 @@
-//! What a user can say of a tenant's commands.
+//! Configures which commands a tenant may run.
 
 use crate::command::category::Categories;
 use crate::command::{self, Flags, Spec};
 
-/// A tenant's policy as configured; without any of it, everything is allowed.
+/// Configures a tenant's policy. Without any key set, everything is allowed.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyConfig {
-    /// In order, each over those before it; at first nothing is allowed. `None`: every command is.
+    /// The rules about commands, in order; a later rule overrides earlier ones, and at first no command is
+    /// allowed. `None` allows every command.
     pub commands: Option<Vec<Rule>>,
-    /// What every key must begin with, one of these; empty: any key.
+    /// The prefixes of keys: every key must begin with one of them. Empty allows any key.
     pub key_prefixes: Vec<Box<[u8]>>,
-    /// What every pub/sub channel must begin with, one of these; empty: any channel.
+    /// The prefixes of pub/sub channels: every channel must begin with one of them. Empty allows any channel.
     pub channel_prefixes: Vec<Box<[u8]>>,
-    /// Only commands that change nothing.
+    /// True if only commands that change nothing are allowed.
     pub read_only: bool,
     /// See [`Scripts`].
     pub scripts: Scripts,
 }
 
-/// Whether a tenant whose commands, keys or channels are restricted may run scripts: what a script calls cannot be
-/// seen from outside.
+/// Says whether a tenant whose commands, keys or channels are restricted may run scripts. respgate cannot see
+/// which commands a script calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scripts {
     /// EVAL, EVALSHA, FCALL and their read-only forms are refused.
     #[default]
     Deny,
-    /// They are allowed like any command, and the keys that they declare are checked; what they do is not.
+    /// Scripts are allowed like any command. The keys that they declare are checked; what they do is not.
     DeclaredKeys,
 }
 
-/// One rule about commands.
+/// A rule about commands.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// `+` or `-`.
+    /// True for `+`, false for `-`.
     pub allow: bool,
-    /// What it is about.
+    /// The commands that the rule concerns.
     pub what: What,
 }
 
-/// What a rule is about.
+/// Names the commands that a rule concerns.
 #[derive(Clone, Debug)]
 pub enum What {
     /// `@all`.
@@ -53,16 +54,16 @@ pub enum What {
     Unlisted(Box<str>),
 }
 
-/// What is wrong with a rule.
+/// Says what is wrong with a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleFault {
-    /// It begins with neither `+` nor `-`.
+    /// The rule begins with neither `+` nor `-`.
     NoSign,
-    /// No category is named so.
+    /// No category has this name.
     NoSuchCategory(String),
-    /// A command is denied that nobody knows, which is denied anyway.
+    /// The rule denies a command that does not exist, and that is denied anyway.
     NoSuchCommand(String),
-    /// Something stands behind the `|` of a command that has no subcommands.
+    /// The rule names a subcommand of a command that has none.
     NoSubcommands(&'static str),
 }
 
@@ -70,7 +71,7 @@ impl Rule {
     /// Parses `+get`, `-config|set` or `-@dangerous`, in any case.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Returns what is wrong with the rule.
     pub fn parse(text: &str) -> Result<Self, RuleFault> {
         let (allow, what) = match text.split_at_checked(1) {
             Some(("+", what)) => (true, what),
@@ -83,7 +84,7 @@ impl Rule {
             None => command(what)?,
         };
         match what {
-            // A module's name is no misspelling.
+            // A name with a dot is a module's, and no misspelling.
             What::Unlisted(name) if !command::printable(name.as_bytes()) || !allow && !name.contains('.') => {
                 Err(RuleFault::NoSuchCommand(name.to_ascii_lowercase()))
             }
@@ -92,7 +93,7 @@ impl Rule {
     }
 }
 
-/// Categories that modules and Redis 8 add. Any other name is taken for a misspelling.
+/// The categories that modules and Redis 8 add. Any other name counts as a misspelling.
 const UNLISTED_CATEGORIES: [&str; 9] =
     ["array", "bloom", "cms", "cuckoo", "json", "search", "tdigest", "timeseries", "topk"];
 
@@ -119,10 +120,10 @@ fn command(name: &str) -> Result<What, RuleFault> {
     }
 }
 
-/// Parses what keys or channels must begin with.
+/// Parses a prefix of keys or channels.
 ///
 /// # Errors
-/// It is empty.
+/// Returns an error text if the prefix is empty.
 pub fn prefix(text: &str) -> Result<Box<[u8]>, String> {
     if text.is_empty() {
         return Err("an empty prefix is one of everything; leave the key out".into());
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_misspelt_is_no_rule() {
+    fn a_misspelt_rule_is_refused() {
         let fault = |text: &str| Rule::parse(text).unwrap_err();
         assert_eq!(fault("get"), RuleFault::NoSign);
         assert_eq!(fault(""), RuleFault::NoSign);

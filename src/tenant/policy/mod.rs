@@ -1,7 +1,7 @@
-//! Which commands a tenant may run, and on which keys and channels. Decided from a request alone, without I/O.
+//! Decides which commands a tenant may run, and on which keys and channels, from the request alone. No I/O.
 //!
-//! What a policy cannot look into, it refuses: commands that the table lacks, unless the server describes them or a rule
-//! names them; scripts; and under prefixes whatever reaches keys that it does not name.
+//! A policy refuses what it cannot inspect: commands that the table lacks, unless the server describes them or a
+//! rule names them; scripts; and, under key prefixes, every command that can reach keys that it does not name.
 
 pub mod acl;
 pub mod config;
@@ -19,12 +19,12 @@ use crate::command::learned::LearnedCommand;
 use crate::command::{self, Flags, Found, RouteClass, Spec, TABLE};
 use crate::resp::request::Request;
 
-/// A policy, ready to be asked. It never changes.
+/// Judges requests. Immutable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// By row of the command table.
+    /// The permission of each row of the command table.
     rows: Box<[Permission]>,
-    /// What is said of commands that the table lacks.
+    /// The rules about commands that the table lacks.
     unlisted: Vec<UnlistedRule>,
     read_only: bool,
     keys: Prefixes,
@@ -33,20 +33,20 @@ pub struct Policy {
     acl_rules: Box<str>,
 }
 
-/// Why a request is denied.
+/// Says why a request is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// Its command, because of this key.
+    /// The command is denied, because of this key of the policy.
     Command(PolicyKey),
-    /// One of its keys, or a pattern that leads to any.
+    /// One of the request's keys is denied, or a pattern that can match denied keys.
     Key,
-    /// One of its channels.
+    /// One of the request's channels is denied.
     Channel,
-    /// It has too few or too many arguments for its keys to be known.
+    /// The request has too few or too many arguments to find its keys.
     Arity,
 }
 
-/// A key of a tenant's policy.
+/// Names a key of a tenant's policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyKey {
     /// `commands`.
@@ -73,40 +73,40 @@ impl PolicyKey {
         }
     }
 
-    /// Returns the key that makes a tenant's arguments be looked at.
+    /// Returns the key because of which a tenant's arguments are inspected.
     fn of_prefixes(has_key_prefixes: bool) -> Self {
         if has_key_prefixes { Self::KeyPrefixes } else { Self::ChannelPrefixes }
     }
 }
 
-/// What is asked about one command.
+/// Says what a policy checks for one command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Permission {
-    /// Denied because of this key, whatever its arguments.
+    /// Denied because of this key, whatever the arguments.
     Denied(PolicyKey),
-    /// Allowed, whatever its arguments.
+    /// Allowed, whatever the arguments.
     Allowed,
-    /// Allowed with the right keys and channels.
+    /// Allowed if the keys and channels are.
     If(Reach, Channels),
 }
 
-/// What a command reaches in the keyspace.
+/// Says what a command reaches in the keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
     /// The keys that it names.
     Named(Keys),
-    /// Those, and with BY or GET any others (SORT).
+    /// The keys that it names and, with BY or GET, any others (SORT).
     Sorted,
-    /// What its pattern matches (KEYS).
+    /// The keys that its pattern matches (KEYS).
     Matching,
-    /// What its MATCH option matches (SCAN).
+    /// The keys that its MATCH option matches (SCAN).
     Scanned,
-    /// What invalidation messages tell of (CLIENT TRACKING).
+    /// The keys that invalidation messages name (CLIENT TRACKING).
     Tracked,
 }
 
 impl Policy {
-    /// Makes a policy ready. `None`: all is allowed.
+    /// Creates a policy; `None` if the configuration allows everything.
     pub fn new(config: &PolicyConfig) -> Option<Self> {
         let prefixed = !config.key_prefixes.is_empty() || !config.channel_prefixes.is_empty();
         if config.commands.is_none() && !prefixed && !config.read_only {
@@ -140,7 +140,7 @@ impl Policy {
         })
     }
 
-    /// Whether no command is allowed, those before AUTH aside.
+    /// Returns true if no command is allowed, except those before AUTH.
     pub fn allows_nothing(&self) -> bool {
         let denied = |spec: &Spec| {
             spec.flags.contains(Flags::NO_AUTH)
@@ -149,19 +149,20 @@ impl Policy {
         !self.unlisted.iter().any(UnlistedRule::allows) && TABLE.iter().all(denied)
     }
 
-    /// Whether a script of any kind may be run.
+    /// Returns true if a script of any kind may be run.
     pub fn allows_scripts(&self) -> bool {
         let allowed =
             |spec: &Spec| !matches!(self.rows.get(usize::from(spec.row)), Some(Permission::Denied(_)) | None);
         TABLE.iter().any(|spec| is_script(spec) && allowed(spec))
     }
 
-    /// The rules of the server's ACL that hold scripts to this policy, in the syntax of `ACL SETUSER`.
+    /// Returns the rules of the server's ACL that restrict scripts to this policy, in the syntax of `ACL
+    /// SETUSER`.
     pub fn acl_rules(&self) -> &str {
         &self.acl_rules
     }
 
-    /// Whether keys or channels must begin in some way.
+    /// Returns true if keys or channels must have a prefix.
     pub fn looks_at_arguments(&self) -> bool {
         !self.keys.is_empty() || !self.channels.is_empty()
     }
@@ -174,11 +175,11 @@ impl Policy {
         }
     }
 
-    /// Judges a request, whose command has been looked up. `learned`: what the server says of a command that the table
-    /// lacks.
+    /// Judges a request whose command has been looked up. `learned` returns the server's description of a command
+    /// that the table lacks.
     ///
     /// # Errors
-    /// It is denied, and must not reach a server.
+    /// Returns the reason if the request is denied. It must then not reach a server.
     pub fn permit(
         &self,
         found: Option<Found>,
@@ -199,7 +200,7 @@ impl Policy {
     /// Judges a command that the table lacks.
     fn permit_unlisted(&self, request: &Request<'_>, learned: Option<&LearnedCommand>) -> Result<(), Denial> {
         let Some(command) = learned.filter(|command| command.described) else {
-            // Nothing is known of it: neither its keys nor whether it writes.
+            // Neither the command's keys are known, nor whether it writes.
             return if self.looks_at_arguments() {
                 Err(Denial::Command(self.prefix_key()))
             } else if self.read_only {
@@ -223,7 +224,7 @@ impl Policy {
         if self.keys.is_empty() {
             return Ok(());
         }
-        // What names no key may reach any, through an index for example.
+        // A command that names no key may reach any key, for example through an index.
         let Some(keys) = command.keys.as_ref().filter(|keys| !keys.is_empty()) else {
             return Err(Denial::Command(PolicyKey::KeyPrefixes));
         };
@@ -237,6 +238,7 @@ impl Policy {
         PolicyKey::of_prefixes(!self.keys.is_empty())
     }
 
+    /// Judges the keys and channels of an allowed command.
     fn permit_names(
         &self,
         spec: &Spec,
@@ -247,7 +249,7 @@ impl Policy {
         if !command::arity_ok(spec, request.argc()) {
             return Err(Denial::Arity);
         }
-        // Without key prefixes no command has keys to be looked at.
+        // Without key prefixes, no command has keys to inspect.
         let named = |places: Keys| places.all(request, |key| self.keys.admit(key)).unwrap_or(false);
         let keys_admitted = match reach {
             Reach::Named(places) => named(places),
@@ -266,13 +268,14 @@ impl Policy {
     }
 }
 
-/// What is asked about a command that is allowed as such.
+/// Returns what is checked for a command that the rules allow.
 fn permission(spec: &Spec, config: &PolicyConfig) -> Permission {
     let reach = if config.key_prefixes.is_empty() {
         Reach::Named(Keys::None)
     } else {
         match (spec.name, Keys::of(spec)) {
-            // Where the data goes is out of sight, and the server itself calls its key specification incomplete.
+            // The target of MIGRATE is out of sight, and the server itself calls its key specification
+            // incomplete.
             (_, Keys::Migrate) => return Permission::Denied(PolicyKey::KeyPrefixes),
             (_, Keys::Sort) => Reach::Sorted,
             ("KEYS", _) => Reach::Matching,
@@ -292,20 +295,20 @@ fn permission(spec: &Spec, config: &PolicyConfig) -> Permission {
     }
 }
 
-/// Whether a command runs a user's code, which can call commands that nobody sees.
+/// Returns true if a command runs a user's code. The code can call commands that respgate does not see.
 fn is_script(spec: &Spec) -> bool {
     matches!(spec.name, "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO")
 }
 
-/// Whether a command may change data or the server. PUBLISH changes neither.
+/// Returns true if a command may change data or the server. PUBLISH changes neither.
 fn changes(spec: &Spec) -> bool {
     spec.flags.contains(Flags::WRITE)
         || administers(spec)
         || (is_script(spec) && !spec.flags.contains(Flags::READONLY))
 }
 
-/// Returns true if a command is about the server as a whole, other tenants' keys and commands included. CONFIG GET is left to the
-/// listener, since many clients begin with it.
+/// Returns true if a command concerns the server as a whole, including other tenants' keys and commands. CONFIG
+/// GET is excluded: the listener decides about it, since many clients begin with it.
 fn administers(spec: &Spec) -> bool {
     !matches!(spec.administration(), Administration::None | Administration::ShowsParameters)
 }

@@ -1,51 +1,51 @@
-//! What names must begin with, and what patterns can lead to.
+//! Checks the prefixes of names, and of everything that a pattern can match.
 
 use crate::command::keys::Channels;
 use crate::command::option_is as is;
 use crate::resp::request::Request;
 
-/// What names must begin with, one of these.
+/// Holds the allowed prefixes of names: each name must begin with one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Prefixes(pub(super) Box<[Box<[u8]>]>);
 
 impl Prefixes {
-    /// Whether there is nothing that names must begin with.
+    /// Returns true if there are no prefixes, so that any name is allowed.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a name begins as it must.
+    /// Returns true if a name begins with one of the prefixes.
     pub(super) fn admit(&self, name: &[u8]) -> bool {
         self.0.iter().any(|prefix| name.starts_with(prefix))
     }
 
-    /// Whether all that a glob pattern can match begins as it must. A prefix that holds a special character itself
-    /// is in no pattern.
+    /// Returns true if every name that a glob pattern can match begins with one of the prefixes: the pattern's
+    /// literal start must have the prefix. A prefix that contains a special character itself admits no pattern.
     fn admit_pattern(&self, pattern: &[u8]) -> bool {
         let special = pattern.iter().position(|byte| b"*?[\\".contains(byte));
         self.admit(pattern.get(..special.unwrap_or(pattern.len())).unwrap_or_default())
     }
 
-    /// Whether the channels of a request begin as they must.
+    /// Returns true if all channels of a request are admitted.
     pub(super) fn admit_channels(&self, channels: Channels, request: &Request<'_>) -> bool {
         match channels {
             Channels::None => true,
             Channels::One(place) => request.arg(place.into()).is_some_and(|channel| self.admit(channel)),
             Channels::From(first) => request.args().skip(first.into()).all(|channel| self.admit(channel)),
             Channels::Patterns(first) => {
-                // PUBSUB CHANNELS without a pattern lists all.
+                // PUBSUB CHANNELS without a pattern lists all channels.
                 request.argc() > first.into()
                     && request.args().skip(first.into()).all(|pattern| self.admit_pattern(pattern))
             }
         }
     }
 
-    /// Whether KEYS can only list what begins as it must.
+    /// Returns true if KEYS can only list admitted keys.
     pub(super) fn admit_keys(&self, request: &Request<'_>) -> bool {
         request.arg(1).is_some_and(|pattern| self.admit_pattern(pattern))
     }
 
-    /// Whether SCAN can only list what begins as it must: every MATCH says so, and there is one.
+    /// Returns true if SCAN can only list admitted keys: it has a MATCH, and each MATCH is admitted.
     pub(super) fn admit_scan(&self, request: &Request<'_>) -> bool {
         let mut args = request.args().skip(2);
         let mut matched = false;
@@ -60,8 +60,8 @@ impl Prefixes {
         matched
     }
 
-    /// Whether CLIENT TRACKING can only tell of keys that begin as they must: those that the client reads, or with
-    /// BCAST those of its prefixes.
+    /// Returns true if CLIENT TRACKING can only name admitted keys: those that the client reads or, with BCAST,
+    /// those of its PREFIX options.
     pub(super) fn admit_tracking(&self, request: &Request<'_>) -> bool {
         let mut args = request.args().skip(3);
         let (mut broadcast, mut prefixed) = (false, false);

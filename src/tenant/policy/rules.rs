@@ -1,19 +1,20 @@
-//! Rules about commands, applied in order as the server applies those of `ACL SETUSER` (acl.c).
+//! Applies rules about commands in order, as the server applies those of `ACL SETUSER` (acl.c).
 
 use super::config::{Rule, What};
 use crate::command::category::Categories;
 use crate::command::{Flags, Spec, TABLE};
 use crate::resp::request::Request;
 
-/// Which commands are allowed.
+/// Holds which commands are allowed.
 #[derive(Clone, Debug)]
 pub(super) struct Commands {
+    /// True for each allowed row of the command table.
     rows: Vec<bool>,
-    /// What is said of commands that the table lacks, in order.
+    /// The rules about commands that the table lacks, in order.
     unlisted: Vec<UnlistedRule>,
 }
 
-/// A rule as far as it is about commands that the table lacks.
+/// The part of a rule that concerns commands that the table lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UnlistedRule {
     allow: bool,
@@ -31,12 +32,13 @@ enum Unlisted {
 }
 
 impl UnlistedRule {
-    /// Returns true if the rule allows what it is about.
+    /// Returns true if the rule allows its commands, and false if it denies them.
     pub(super) fn allows(&self) -> bool {
         self.allow
     }
 
-    /// Returns true if the rule is about a request whose command the table lacks. `categories`: the command's.
+    /// Returns true if the rule concerns a request whose command the table lacks. `categories` are the command's
+    /// categories.
     fn is_about(&self, request: &Request<'_>, categories: &[Box<str>]) -> bool {
         match &self.what {
             Unlisted::All => true,
@@ -62,7 +64,8 @@ impl UnlistedRule {
     }
 }
 
-/// Whether rules allow a command that the table lacks and that has these `categories`: the last rule about it counts.
+/// Returns true if the rules allow a command that the table lacks and that has these `categories`. The last rule
+/// that concerns it decides.
 pub(super) fn allows_unlisted(
     rules: &[UnlistedRule],
     request: &Request<'_>,
@@ -71,7 +74,7 @@ pub(super) fn allows_unlisted(
     rules.iter().rev().find(|rule| rule.is_about(request, categories)).is_some_and(|rule| rule.allow)
 }
 
-/// Whether rules allow a command by its name, of which nothing else is known.
+/// Returns true if the rules allow, by its name, a command of which nothing else is known.
 pub(super) fn names_unlisted(rules: &[UnlistedRule], request: &Request<'_>) -> bool {
     let last =
         rules.iter().rev().find(|rule| rule.names(request) || !rule.allow && rule.what == Unlisted::All);
@@ -79,13 +82,13 @@ pub(super) fn names_unlisted(rules: &[UnlistedRule], request: &Request<'_>) -> b
 }
 
 impl Commands {
-    /// All of them.
+    /// Allows all commands.
     pub(super) fn all() -> Self {
         let all = UnlistedRule { allow: true, what: Unlisted::All };
         Self { rows: vec![true; TABLE.len()], unlisted: vec![all] }
     }
 
-    /// Begins with none, as a new user of the server's.
+    /// Applies rules to an empty set of commands, as the server does for a new user.
     pub(super) fn of(rules: &[Rule]) -> Self {
         let mut commands = Self { rows: vec![false; TABLE.len()], unlisted: Vec::new() };
         for rule in rules {
@@ -94,17 +97,18 @@ impl Commands {
         commands
     }
 
-    /// Whether a command is allowed. What a client may send before AUTH, it may send after it: no rule denies it.
+    /// Returns true if a command is allowed. Commands that a client may send before AUTH are always allowed: no
+    /// rule denies them.
     pub(super) fn allows(&self, spec: &Spec) -> bool {
         spec.flags.contains(Flags::NO_AUTH) || self.rows.get(usize::from(spec.row)) == Some(&true)
     }
 
-    /// What is said of those that the table lacks.
+    /// Returns the rules about commands that the table lacks.
     pub(super) fn into_unlisted(self) -> Vec<UnlistedRule> {
         self.unlisted
     }
 
-    /// Whether rules deny anything.
+    /// Returns true if the rules deny any command.
     pub(super) fn restrict(&self) -> bool {
         !TABLE.iter().all(|spec| self.allows(spec))
     }
@@ -130,7 +134,8 @@ impl Commands {
         self.unlisted.extend(about.into_iter().map(|what| UnlistedRule { allow: rule.allow, what }));
     }
 
-    /// A container stands for all of its subcommands, also where only its own category was named.
+    /// Allows or denies a command. A container stands for all of its subcommands, even where only the container's
+    /// category was named.
     fn set(&mut self, spec: &Spec, allow: bool) {
         let within = |row: &Spec| row.name.split_once('|').is_some_and(|(holder, _)| holder == spec.name);
         for row in TABLE.iter().filter(|row| row.row == spec.row || within(row)) {

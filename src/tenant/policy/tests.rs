@@ -1,4 +1,4 @@
-//! Whatever way a denied request is written, it stays denied.
+//! Tests that a denied request stays denied, however it is written.
 
 use proptest::prelude::*;
 
@@ -37,7 +37,7 @@ fn judge_text(policy: &Policy, text: &str) -> Result<(), Denial> {
     judge(policy, &text.split(' ').collect::<Vec<_>>())
 }
 
-/// As an inline command, every word in quotes and every other byte escaped.
+/// Judges the request as an inline command, with every word in quotes and every other byte escaped.
 fn judge_inline(policy: &Policy, words: &[Vec<u8>]) -> Result<(), Denial> {
     let mut line = Vec::new();
     for word in words {
@@ -76,7 +76,7 @@ proptest! {
         let policies =
             [policy(&["+@all", &format!("-{}", spec.name)]), policy(&["-@all", "+json.get"])];
         let mut words: Vec<Vec<u8>> = spec.name.split('|').map(|name| in_any_case(name, cases)).collect();
-        // With a NUL it is another name here, whatever the server makes of it.
+        // With a NUL, respgate sees another name, whatever the server reads.
         if nul && let Some(last) = words.last_mut() {
             last.extend_from_slice(b"\0x");
         }
@@ -114,7 +114,7 @@ proptest! {
 }
 
 #[test]
-fn what_the_table_lacks_is_denied_unless_named() {
+fn commands_outside_the_table_are_denied_unless_named() {
     let all = policy(&["+@all"]);
     for request in
         ["NOSUCH x", "JSON.GET doc", "CONFIG NOSUCH", "CLIENT|ID", "FLUSHALL\0x", "CONFIG SET\0x a b"]
@@ -129,7 +129,7 @@ fn what_the_table_lacks_is_denied_unless_named() {
         let expected = if request == "CONFIG" { Ok(()) } else { Err(Denial::Command(PolicyKey::Commands)) };
         assert_eq!(judge_text(&named, request), expected, "{request}");
     }
-    // Neither their keys nor whether they write is known.
+    // Neither the command's keys are known, nor whether it writes.
     assert!(judge_text(&with(&["+json.get"], prefixed()), "JSON.GET app1:doc").is_err());
     let reader = with(&["+json.get"], PolicyConfig { read_only: true, ..PolicyConfig::default() });
     assert!(judge_text(&reader, "JSON.GET doc").is_err());
@@ -294,6 +294,6 @@ fn scripts_need_to_be_trusted_where_anything_is_restricted() {
 }
 
 #[test]
-fn without_a_word_about_it_there_is_no_policy() {
+fn an_empty_configuration_makes_no_policy() {
     assert!(Policy::new(&PolicyConfig::default()).is_none());
 }

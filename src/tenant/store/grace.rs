@@ -1,46 +1,50 @@
-//! Whether rates are shared, and when an absent server makes each respgate keep to its part. No I/O; time is passed in.
+//! Decides when rates are shared, and when an absent server makes each respgate keep to its own part. No I/O;
+//! time is passed in.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the server may not be asked before the local part holds: a planned failover is often over by then.
+/// How long the server may be unreachable before the local parts apply. A planned failover is often over by then.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// Tracks whether rates are shared.
 #[derive(Debug)]
 pub(super) struct SharingGrace {
+    /// True while rates are shared.
     shares: bool,
+    /// When the server has been unreachable for too long, unless it answers before.
     ends: Instant,
 }
 
 impl SharingGrace {
-    /// Nothing is shared until the server has been asked.
+    /// Starts without sharing: the server has not been asked yet.
     pub(super) fn new(now: Instant) -> Self {
         Self { shares: false, ends: now + GRACE }
     }
 
-    /// Whether rates are shared now.
+    /// Returns true if rates are shared now.
     pub(super) fn shares(&self) -> bool {
         self.shares
     }
 
-    /// Until when a connection is worth waiting for; `None`: as long as it takes, since nothing is shared anyway.
+    /// Returns until when to wait for a connection. `None` sets no limit, since nothing is shared meanwhile.
     pub(super) fn ends(&self) -> Option<Instant> {
         self.shares.then_some(self.ends)
     }
 
-    /// The server is there.
+    /// Notes that the server answered. The grace period starts again.
     pub(super) fn reconnected(&mut self, now: Instant) {
         self.ends = now + GRACE;
     }
 
-    /// The server has granted what was asked. Whether rates are shared from now on and were not before.
+    /// Notes that the server granted what was asked. Returns true if sharing begins with this.
     pub(super) fn granted(&mut self) -> bool {
         !std::mem::replace(&mut self.shares, true)
     }
 
-    /// The server could not be asked; `refused`: it was, and refuses. Whether the local parts hold now.
+    /// Notes that the server could not be asked, or refused if `refused` is true. Returns true if the local parts
+    /// apply now.
     pub(super) fn failed(&mut self, refused: bool, now: Instant) -> bool {
         let over = refused || now >= self.ends;
         self.shares &= !over;
@@ -53,22 +57,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_absence_is_borne_for_a_while_and_a_refusal_is_not() {
+    fn a_short_absence_is_tolerated_and_a_refusal_is_not() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut patience = SharingGrace::new(start);
-        assert!(!patience.failed(false, at(10)), "it may yet come");
-        assert_eq!(patience.ends(), None);
-        assert!(patience.granted() && !patience.granted());
-        patience.reconnected(at(500));
-        assert_eq!(patience.ends(), Some(at(1500)));
-        assert!(!patience.failed(false, at(1499)) && patience.shares());
-        patience.reconnected(at(1499));
-        assert!(!patience.failed(false, at(1500)) && patience.shares(), "it was back in time");
-        assert!(patience.failed(false, at(2499)) && !patience.shares());
-        assert!(patience.failed(false, at(2500)), "and still is away");
-        assert!(patience.granted());
-        patience.reconnected(at(3000));
-        assert!(patience.failed(true, at(3000)) && !patience.shares());
+        let mut grace = SharingGrace::new(start);
+        assert!(!grace.failed(false, at(10)), "it may yet come");
+        assert_eq!(grace.ends(), None);
+        assert!(grace.granted() && !grace.granted());
+        grace.reconnected(at(500));
+        assert_eq!(grace.ends(), Some(at(1500)));
+        assert!(!grace.failed(false, at(1499)) && grace.shares());
+        grace.reconnected(at(1499));
+        assert!(!grace.failed(false, at(1500)) && grace.shares(), "it was back in time");
+        assert!(grace.failed(false, at(2499)) && !grace.shares());
+        assert!(grace.failed(false, at(2500)), "and still is away");
+        assert!(grace.granted());
+        grace.reconnected(at(3000));
+        assert!(grace.failed(true, at(3000)) && !grace.shares());
     }
 }

@@ -32,7 +32,7 @@ const GRANTS: u8 = 0;
 const AWAY: u8 = 1;
 const REFUSES: u8 = 2;
 
-/// A server of the test's making, and how it is at present.
+/// A mock server, with its present behaviour: [`GRANTS`], [`AWAY`] or [`REFUSES`].
 #[derive(Clone, Default)]
 struct Server(Arc<AtomicU8>);
 
@@ -41,12 +41,12 @@ impl Server {
         self.0.store(mood, Ordering::Relaxed);
     }
 
-    /// Answers one EVAL after another, until it is away.
+    /// Answers each EVAL, until the server is away.
     async fn answer(self, mut stream: DuplexStream) {
         let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
         while let Ok(length @ 1..) = stream.read(&mut buffer).await {
             heard.extend_from_slice(&buffer[..length]);
-            // One command is heard whole when its last argument is.
+            // SCRIPT is near the end of the command: once it has come, count the command as whole.
             while let Some(at) = heard.windows(SCRIPT.len()).position(|text| text == SCRIPT.as_bytes()) {
                 heard.drain(..at + SCRIPT.len());
                 let reply: &[u8] = match self.0.load(Ordering::Relaxed) {
@@ -59,18 +59,18 @@ impl Server {
         }
     }
 
-    fn connect(&self, task: &Task) -> Result<Link<DuplexStream>, StoreError> {
+    fn connect(&self, task: &Task) -> Result<StoreConnection<DuplexStream>, StoreError> {
         if self.0.load(Ordering::Relaxed) == AWAY {
             return Err(StoreError::Away("connection refused".into()));
         }
         let (ours, theirs) = duplex(1 << 16);
         tokio::spawn(self.clone().answer(theirs));
         let (control, logins) = (Control::new(ours), task.upstream.login.subscribe());
-        Ok(Link { control, generation: Generation(1), retires: None, logins, certificates: None })
+        Ok(StoreConnection { control, generation: Generation(1), retires: None, logins, certificates: None })
     }
 }
 
-/// How long until this is so, by the paused clock.
+/// Waits until `what` returns true, and returns how long that took by the paused clock.
 async fn until(what: impl Fn() -> bool) -> Duration {
     let start = Instant::now();
     while !what() {
@@ -117,14 +117,14 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
     assert!(!shared());
     assert!(until(shared).await < Duration::from_millis(100));
 
-    // Away for a moment: nothing changes.
+    // The server is away for a moment: nothing changes.
     server.is(AWAY);
     sleep(CHECK).await;
     server.is(GRANTS);
     sleep(RETRY.1 * 2).await;
     assert!(shared() && store.standing().fallbacks == 0);
 
-    // Away for longer. That is noticed when it is asked next, and tried again in between.
+    // The server is away for longer. The next request notices that, and the task tries again in between.
     server.is(AWAY);
     let fell_back = until(|| !shared()).await;
     assert!(fell_back >= Duration::from_secs(1) - INTERVAL, "{fell_back:?}");
@@ -138,7 +138,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
     assert!(returned <= RETRY.1 + INTERVAL, "{returned:?}");
     assert_eq!(store.standing().fallbacks, 1);
 
-    // What it refuses, it will not grant for being asked again.
+    // A refusal ends sharing at once: another attempt would not be granted either.
     server.is(REFUSES);
     assert!(until(|| !shared()).await <= CHECK + INTERVAL * 2);
     assert!(store.standing().fault.unwrap().contains("NOPERM"));

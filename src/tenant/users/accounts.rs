@@ -1,5 +1,5 @@
-//! Who users' clients are to servers, kept up to date: each user with credentials of its own has an account here, and a
-//! task that reads them again.
+//! Keeps the server credentials of respgate's own users up to date. Each user with credentials of its own has an
+//! account here, and a task that reads them again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use crate::rotation::login::{Login, Principal};
 use crate::rotation::source::Account;
 use crate::rotation::{Tallies, Tally, credentials};
 
-/// See the module.
+/// Holds the accounts of all users.
 pub struct Accounts {
     upstreams: Vec<Arc<str>>,
     interval: Duration,
     tallies: Tallies,
-    /// By user.
+    /// The accounts, by user name.
     kept: HashMap<String, Kept>,
 }
 
 struct Kept {
     account: Account,
     login: Login,
-    /// The same at each upstream.
+    /// The same credentials at each upstream.
     places: Vec<(Arc<str>, Login)>,
     tally: Tally,
     task: JoinHandle<()>,
@@ -37,15 +37,16 @@ impl Drop for Kept {
 }
 
 impl Accounts {
-    /// None yet, at these upstreams. Files are looked at once in an `interval`, and `tallies` are told what becomes of that.
+    /// Creates an empty set of accounts at these upstreams. Credential files are checked once per `interval`, and
+    /// `tallies` count the results.
     pub fn new(upstreams: Vec<Arc<str>>, interval: Duration, tallies: Tallies) -> Self {
         Self { upstreams, interval, tallies, kept: HashMap::new() }
     }
 
-    /// The users, as they are configured from now on. Credentials that come from elsewhere now replace those that a user
-    /// had, as if they had rotated, if they are of the same user of the server. As another one it must not go on with
-    /// connections of the former, so that has a login of its own. Those of users who have none any more are not followed
-    /// any longer.
+    /// Follows the configured users, and returns them. If a user's credentials have another source but the same
+    /// server user name, the new ones replace the old ones as in a rotation. If the server user differs, the user
+    /// gets a new login, because it must not use connections of the former one. Stops reading the credentials of
+    /// users that no longer have any.
     pub fn follow(&mut self, configs: &[UserConfig]) -> Vec<Arc<User>> {
         let mut before = std::mem::take(&mut self.kept);
         let mut users = Vec::with_capacity(configs.len());
@@ -71,6 +72,7 @@ impl Accounts {
         users
     }
 
+    /// Creates the account of a user, and starts reading its credentials.
     fn begin(&self, name: &str, account: &Account) -> Kept {
         let login = credentials::begin(account);
         let whose = Principal::User(name.into());
@@ -79,6 +81,7 @@ impl Accounts {
         self.keep(name, account, login, places)
     }
 
+    /// Continues an account whose credentials come from another source.
     fn moved(&self, name: &str, kept: &Kept, account: &Account) -> Kept {
         kept.task.abort();
         self.tallies.remove(&kept.tally);

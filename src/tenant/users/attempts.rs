@@ -1,37 +1,40 @@
-//! Decides which passwords may be looked at, and when. No I/O; time is passed in, in milliseconds.
+//! Decides which passwords may be checked, and when. No I/O; time is passed in, in milliseconds.
 //!
-//! Two rules, both in front of every cache:
+//! Two rules apply, both before any cache is looked at:
 //!
-//! - A **pair** of a source and a user has 5 wrong passwords free. After that it is blocked: for 0.1 s, and with each
-//!   further wrong password for twice as long, up to 30 s. While it is blocked, 10 passwords a second are still compared
-//!   with those that are known to be right, so that a client beside the one that guesses gets in.
-//! - A source, an IPv6 /56 and a network (IPv6 /48, IPv4 /24) each have a **pace** for wrong passwords of all users
-//!   together. A pace never blocks: what exceeds it waits its turn in order of arrival, up to 2 s.
+//! - A **pair** of a source and a user has 5 wrong passwords free. Each further wrong password blocks the pair:
+//!   for 0.1 s at first, then for twice as long each time, up to 30 s. While the pair is blocked, 10 passwords
+//!   per second are still compared with those that are known to be right, so that a client beside a guesser gets
+//!   in.
+//! - A source, an IPv6 /56 and a network (IPv6 /48, IPv4 /24) each have a **pace** for the wrong passwords of all
+//!   users together. A pace never blocks: an attempt that exceeds it waits its turn in order of arrival, up to 2
+//!   s.
 //!
-//! An attempt is charged before its password is looked at, and the charge is given back if the password was right. So
-//! many attempts at once get no further than one after the other, and right passwords never forgive wrong ones.
+//! An attempt is charged before its password is checked, and the charge is given back if the password was right.
+//! So parallel attempts get no further than sequential ones, and right passwords never forgive wrong ones.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use super::source::Source;
 use super::table::{Entry, Table};
 
-/// Wrong passwords of a pair that cost no wait.
+/// Number of wrong passwords of a pair that cause no wait.
 const FREE: u32 = 5;
-/// How long a pair is blocked at first. It doubles with each further wrong password.
+/// Duration of a pair's first block, in milliseconds. It doubles with each further wrong password.
 const FIRST_BLOCK: u64 = 100;
+/// Longest duration of a block, in milliseconds.
 const LONGEST_BLOCK: u64 = 30_000;
-/// A pair without a wrong password for so long is as new.
+/// Time in milliseconds after which the wrong passwords of a pair are forgotten.
 const FORGOTTEN: u64 = 10 * 60_000;
-/// The time between two lookups of a blocked pair.
+/// Time between two lookups of a blocked pair, in milliseconds.
 const LOOKUP_INTERVAL: u64 = 100;
-/// The longest that an attempt waits for its turn. One that would wait longer is refused.
+/// Longest time that an attempt waits for its turn, in milliseconds. One that would wait longer is refused.
 pub const LONGEST_TURN: u64 = 2000;
 
-/// Pairs remembered (5 MiB), and as many paces (3 MiB).
+/// Number of pairs that are remembered (5 MiB), and of paces (3 MiB).
 const REMEMBERED: usize = 1 << 17;
 
-/// How many wrong passwords may come at once, and the time in which one more may come.
+/// Defines how many wrong passwords may come at once, and the interval in milliseconds between further ones.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     burst: u64,
@@ -42,17 +45,17 @@ const OF_A_SOURCE: Rate = Rate { burst: 256, interval: 50 };
 const OF_A_SITE: Rate = Rate { burst: 512, interval: 40 };
 const OF_A_NETWORK: Rate = Rate { burst: 1024, interval: 20 };
 
-/// What an attempt is charged to. All keys are keyed hashes.
+/// Holds what an attempt is charged to. All keys are keyed hashes.
 #[derive(Clone, Copy, Debug)]
 pub struct Accounts {
-    /// The source and the user.
+    /// The key of the source and the user.
     pub pair: u64,
     paces: [Option<(u64, Rate)>; 3],
 }
 
 impl Accounts {
-    /// Of an attempt from `source` as `user`, which stands for a user of one upstream, or of respgate. The keys of
-    /// `hasher` are random, so that a client cannot choose with whom it shares an entry.
+    /// Returns the accounts of an attempt from `source` as `user`, which identifies a user of one upstream or of
+    /// respgate. The keys of `hasher` are random, so that a client cannot choose with whom it shares an entry.
     pub fn new(source: Source, user: impl Hash, hasher: &RandomState) -> Self {
         let site = source.site().map(|site| (hasher.hash_one((2_u8, site)), OF_A_SITE));
         let network = source.network().map(|network| (hasher.hash_one((3_u8, network)), OF_A_NETWORK));
@@ -65,44 +68,46 @@ impl Accounts {
     }
 }
 
-/// What may be done with a password.
+/// Says what may be done with a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is known to be right and nothing speaks against letting its client in. Nothing is charged.
+    /// The password is known to be right, and its client is let in at once. Nothing is charged.
     Accepted,
-    /// It may be checked at this time. Charged as a wrong one.
+    /// The password may be checked at this time. It is charged as a wrong one.
     Check(u64),
-    /// At this time it may be compared with those that are known to be right. Otherwise it may be tried again after
-    /// `retry_in`, counted from now.
+    /// The password may be compared, at this time, with those that are known to be right. If it is not among
+    /// them, the client may try again after `retry_in`.
     Lookup {
-        /// When.
+        /// The time of the comparison.
         at: u64,
-        /// Milliseconds.
+        /// The wait from now, in milliseconds.
         retry_in: u64,
     },
-    /// It is not looked at. It may be tried again after so many milliseconds.
+    /// The password is not checked. The client may try again after this many milliseconds.
     Refused(u64),
 }
 
-/// What an admission charged.
+/// Says which charges of an admission to give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Charged {
-    /// A wrong password of the pair, and the paces.
+    /// The wrong password of the pair, and the paces.
     Everything,
-    /// A wrong password of the pair only.
+    /// The wrong password of the pair only.
     Failure,
 }
 
-/// The wrong passwords of a pair.
+/// Holds the wrong passwords of a pair.
 #[derive(Clone, Copy, Debug, Default)]
 struct Past {
-    /// When the last one was admitted.
+    /// When the last wrong password was admitted.
     last: u64,
+    /// When the next password may be looked up while the pair is blocked.
     next_lookup: u64,
     failures: u32,
 }
 
 impl Past {
+    /// Returns when the current block of the pair ends; 0 if it is not blocked.
     fn blocked_until(&self) -> u64 {
         match self.failures.checked_sub(FREE) {
             Some(over) => self.last.saturating_add((FIRST_BLOCK << over.min(20)).min(LONGEST_BLOCK)),
@@ -114,17 +119,20 @@ impl Past {
 impl Entry for Past {
     fn weight(&self, now: u64) -> u64 {
         match now.saturating_sub(self.last) < FORGOTTEN {
+            // More failures weigh more, and a later failure breaks ties: 20 bits of failures above 44 bits of
+            // time.
             true => (u64::from(self.failures.min(0xf_ffff)) << 44) + self.last.min((1 << 44) - 1),
             false => 0,
         }
     }
 }
 
-/// When all that was charged has been paid off: the generic cell rate algorithm.
+/// Holds the time when all charges are paid off: the generic cell rate algorithm.
 #[derive(Clone, Copy, Debug, Default)]
 struct PaidOff(u64);
 
 impl PaidOff {
+    /// Returns when the next attempt may pass.
     fn admits_at(&self, rate: Rate, now: u64) -> u64 {
         now.max(self.0.saturating_sub((rate.burst - 1) * rate.interval))
     }
@@ -136,7 +144,7 @@ impl Entry for PaidOff {
     }
 }
 
-/// See the module.
+/// Remembers the attempts. See the module.
 #[derive(Debug)]
 pub struct Attempts {
     pairs: Table<Past>,
@@ -150,8 +158,8 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// Decides about one attempt, and charges it. `known`: the password is known to be right. What the client can see
-    /// depends on that only where a password may be looked at.
+    /// Decides about one attempt, and charges it. `known` is true if the password is known to be right. What the
+    /// client can see depends on `known` only where a password may be compared.
     pub fn admit(&mut self, accounts: &Accounts, known: bool, now: u64) -> Admission {
         let mut past = self.past(accounts.pair, now).unwrap_or_default();
         let paced = |(key, rate): (u64, Rate)| self.paces.get(key).unwrap_or_default().admits_at(rate, now);
@@ -184,7 +192,7 @@ impl Attempts {
         admission
     }
 
-    /// Gives back what an admission charged: the password was not wrong.
+    /// Gives back what an admission charged, because the password was not wrong.
     pub fn give_back(&mut self, accounts: &Accounts, admission: Admission, what: Charged, now: u64) {
         if matches!(admission, Admission::Accepted | Admission::Refused(_)) {
             return;
@@ -203,6 +211,7 @@ impl Attempts {
         }
     }
 
+    /// Returns the wrong passwords of a pair, unless they are forgotten.
     fn past(&self, pair: u64, now: u64) -> Option<Past> {
         self.pairs.get(pair).filter(|past| past.weight(now) > 0)
     }

@@ -1,4 +1,4 @@
-//! Passwords as hashes: argon2 in the PHC format, `$argon2id$v=19$m=19456,t=2,p=1$…`.
+//! Hashes and checks passwords: argon2 in the PHC format, `$argon2id$v=19$m=19456,t=2,p=1$…`.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use argon2::password_hash::{self, PasswordHasher, SaltString};
 use argon2::{Algorithm, Argon2, Block, Version};
 use subtle::ConstantTimeEq;
 
-/// The most memory that one check may take, in KiB.
+/// Limit of the memory of one check, in KiB.
 const MAX_MEMORY: u32 = 256 * 1024;
-/// The most memory that is kept from one check to the next, in KiB: enough for hashes that [`hash`] makes.
+/// Limit of the memory that is kept between checks, in KiB: enough for hashes that [`hash`] makes.
 const KEPT_MEMORY: usize = 32 * 1024;
 
-/// The longest password that a user of respgate's own can have, in bytes.
+/// Limit of a password of respgate's own users, in bytes.
 pub const LONGEST_PASSWORD: usize = 4096;
 
-/// The memory of one thread that checks passwords. It keeps up to 32 MiB from one check to the next; what a hash takes
-/// beyond that (up to 256 MiB) is given back after its check.
+/// Holds the memory of one thread that checks passwords. It keeps up to 32 MiB between checks. If a hash needed
+/// more (up to 256 MiB), the memory is given back after its check.
 #[derive(Default)]
 pub struct Memory(Vec<Block>);
 
 impl Memory {
-    /// At least so many blocks of 1 KiB. `None`: the system has none left.
+    /// Returns `count` blocks of 1 KiB; `None` if the system has no memory left.
     fn blocks(&mut self, count: usize) -> Option<&mut [Block]> {
         let missing = count.saturating_sub(self.0.len());
         self.0.try_reserve_exact(missing).ok()?;
@@ -29,25 +29,26 @@ impl Memory {
         self.0.get_mut(..count)
     }
 
+    /// Gives the memory back if it exceeds [`KEPT_MEMORY`].
     fn give_back_excess(&mut self) {
         if self.0.capacity() > KEPT_MEMORY {
             self.give_back();
         }
     }
 
-    /// Gives everything back to the allocator.
+    /// Gives all memory back to the allocator.
     pub fn give_back(&mut self) {
         self.0 = Vec::new();
     }
 
-    /// How much is kept, in bytes.
+    /// Returns the number of bytes kept.
     #[cfg(test)]
     pub fn kept(&self) -> usize {
         self.0.capacity() * Block::SIZE
     }
 }
 
-/// What a password must hash to. Never printed.
+/// The hash of a password. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
 
@@ -58,10 +59,10 @@ impl fmt::Debug for PasswordHash {
 }
 
 impl PasswordHash {
-    /// Parses what [`hash`] gives.
+    /// Parses a hash that [`hash`] made.
     ///
     /// # Errors
-    /// What is wrong and how to make one. The text itself is not repeated.
+    /// Returns what is wrong and how to make a hash. Does not repeat the text itself.
     pub fn parse(text: &str) -> Result<Self, String> {
         const HOW: &str = "make one with: respgate hash-password";
         let parsed =
@@ -77,12 +78,13 @@ impl PasswordHash {
         }
     }
 
-    /// The text, for a digest of it.
+    /// Returns the text, for a digest of it.
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// Returns true if the password hashes to this. Takes tens of milliseconds. `None`: there is no memory for it.
+    /// Returns true if the password has this hash; `None` if there is no memory for the check. Takes tens of
+    /// milliseconds.
     pub fn matches(&self, password: &[u8], memory: &mut Memory) -> Option<bool> {
         let right = self.compare(password, memory);
         memory.give_back_excess();
@@ -97,7 +99,8 @@ impl PasswordHash {
         Some(done.is_ok() && hashed.ct_eq(&expected).into())
     }
 
-    /// How it was made, its salt, and what must come out. Always `Some` of a hash that [`Self::parse`] accepted.
+    /// Returns the algorithm with its parameters, the salt, and the expected output. Always `Some` for a hash
+    /// that [`Self::parse`] accepted.
     fn parts(&self) -> Option<(Argon2<'static>, Vec<u8>, Vec<u8>)> {
         let parsed = password_hash::PasswordHash::new(&self.0).ok()?;
         let algorithm = Algorithm::try_from(parsed.algorithm).ok()?;
@@ -113,7 +116,7 @@ impl PasswordHash {
         Self::with_memory(password, 8)
     }
 
-    /// With one pass over so many KiB.
+    /// Makes a hash with one pass over `kib` KiB.
     #[cfg(test)]
     pub(crate) fn with_memory(password: &[u8], kib: u32) -> Self {
         let params = argon2::Params::new(kib, 1, 1, None).unwrap();
@@ -126,7 +129,7 @@ impl PasswordHash {
 /// Hashes a password with a new salt: argon2id with 19 MiB and two passes, as OWASP advises.
 ///
 /// # Errors
-/// The password is longer than argon2 takes.
+/// Returns argon2's error text if the password is longer than argon2 accepts.
 pub fn hash(password: &[u8]) -> Result<String, String> {
     let salt = SaltString::generate(&mut OsRng);
     Argon2::default()

@@ -1,4 +1,4 @@
-//! The threads that hash passwords. Their number is fixed, and each uses its memory again.
+//! Runs the threads that hash passwords. Their number is fixed, and each reuses its memory.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,28 +11,28 @@ use tokio::sync::oneshot;
 use super::hash::{Memory, PasswordHash};
 use crate::secret::Secret;
 
-/// The most threads, however many workers there are: with the usual hashes they keep 19 MiB each.
+/// Limit of threads, for any number of workers. With the usual hashes each thread keeps 19 MiB.
 const MOST_THREADS: usize = 4;
-/// Passwords that may wait for a thread.
+/// Limit of passwords that wait for a thread.
 const WAITING: usize = 1024;
-/// A thread that has had nothing to do for so long gives its memory back.
+/// A thread that was idle for this long gives its memory back.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// A password that waits for a thread.
 struct Job {
     hash: PasswordHash,
     password: Secret,
-    /// `None` says that there was no memory. Closed if nobody waits for it any more.
+    /// Takes the result: `None` if there was no memory. Closed if the client has left.
     answer: oneshot::Sender<Option<bool>>,
 }
 
-/// See the module. The threads end when this is dropped.
+/// Owns the threads. They end when it is dropped.
 pub struct Hashers(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// Told of each new job, and of the end.
+    /// Signalled for each new job, and at the end.
     news: Condvar,
 }
 
@@ -46,7 +46,7 @@ impl Hashers {
     /// Starts `threads` threads, 4 at most.
     ///
     /// # Errors
-    /// The system refuses a thread.
+    /// Returns an error if the system refuses a thread.
     pub fn start(threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let hashers = Self(shared.clone());
@@ -57,8 +57,9 @@ impl Hashers {
         Ok(hashers)
     }
 
-    /// Returns true if the password hashes to `hash`. Networks take turns, by their number. If the future is dropped
-    /// before a thread has begun, nothing is hashed. `None`: too many passwords wait, or there is no memory.
+    /// Returns true if the password hashes to `hash`; `None` if too many passwords wait or there is no memory.
+    /// Networks, given by a number, take turns. If the future is dropped before a thread has begun, nothing is
+    /// hashed.
     pub async fn matches(&self, network: u64, hash: PasswordHash, password: Secret) -> Option<bool> {
         let (answer, verdict) = oneshot::channel();
         self.0.queue().jobs.push(network, Job { hash, password, answer });
@@ -66,7 +67,7 @@ impl Hashers {
         verdict.await.ok().flatten()
     }
 
-    /// How many passwords wait.
+    /// Returns how many passwords wait.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.0.queue().jobs.length
@@ -85,6 +86,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Hashes passwords until the end.
     fn work(&self) {
         let mut memory = Memory::default();
         while let Some(Job { hash, password, answer }) = self.next(&mut memory) {
@@ -94,7 +96,7 @@ impl Shared {
         }
     }
 
-    /// Waits for the next job. `None`: there will be none.
+    /// Waits for the next job; `None` at the end.
     fn next(&self, memory: &mut Memory) -> Option<Job> {
         let mut queue = self.queue();
         loop {
@@ -114,12 +116,13 @@ impl Shared {
     }
 }
 
-/// Jobs of networks that take turns: of `n` networks with jobs each gets every `n`-th turn, however many jobs others
-/// have. It is bounded: when it is full, a newcomer takes the place of the newest job of the network that has most, unless its
-/// own network has as many. What has no place is dropped.
+/// Queues jobs of networks that take turns: with `n` networks, each gets every `n`-th turn, however many jobs the
+/// others have. The queue is limited to [`WAITING`] jobs. When it is full, a new job replaces the newest job of
+/// the network that has most, unless the new job's network has as many. A job that finds no place is dropped.
 struct FairQueue<J> {
-    /// By whose turn it is next. None is empty.
+    /// The networks that have jobs, in the order of their turns.
     networks: VecDeque<(u64, VecDeque<J>)>,
+    /// Number of jobs of all networks.
     length: usize,
 }
 
@@ -137,14 +140,15 @@ impl<J> FairQueue<J> {
             return;
         }
         self.length += 1;
-        // Looked for again: making room may have moved it.
+        // Search again: `make_room` may have changed the entry.
         match self.networks.iter_mut().find(|(number, _)| *number == network) {
             Some((_, jobs)) => jobs.push_back(job),
             None => self.networks.push_back((network, VecDeque::from([job]))),
         }
     }
 
-    /// False if no network has more than one job above `own`.
+    /// Drops the newest job of the network that has most. Returns false if no network has more than one job above
+    /// `own`.
     fn make_room(&mut self, own: usize) -> bool {
         let most = self.networks.iter_mut().max_by_key(|(_, jobs)| jobs.len());
         let dropped = most.filter(|(_, jobs)| jobs.len() > own + 1).and_then(|(_, jobs)| jobs.pop_back());
@@ -154,6 +158,7 @@ impl<J> FairQueue<J> {
 
     fn pop(&mut self) -> Option<J> {
         let (network, mut jobs) = self.networks.pop_front()?;
+        // The network goes to the end of the line, so that each other network has a turn before its next job.
         let job = jobs.pop_front();
         if !jobs.is_empty() {
             self.networks.push_back((network, jobs));
@@ -178,7 +183,7 @@ mod tests {
         assert_eq!(matches("Secret").await, Some(false));
     }
 
-    /// Who leaves while waiting is not hashed.
+    /// A client that leaves while it waits causes no hashing.
     #[tokio::test]
     async fn dropped_waits_do_no_work() {
         let hashers = Hashers::start(1).unwrap();

@@ -1,4 +1,5 @@
-//! respgate's own users: clients authenticate to it, and it to the server as itself or as is configured for the user.
+//! Authenticates respgate's own users. A client authenticates to respgate, and respgate to the server: as itself,
+//! or with the credentials that are configured for the user.
 
 pub mod accounts;
 mod attempts;
@@ -22,123 +23,124 @@ use crate::rotation::login::Login;
 use crate::rotation::source::Account;
 use crate::secret::Secret;
 
-/// A password that was found right is not hashed again until it has not been used for so long, so that a storm of
-/// connections costs little.
+/// How long a right password is not hashed again after its last use, so that a storm of connections costs little.
 const BELIEVED: Duration = Duration::from_secs(300);
 
-/// A user as configured.
+/// Configures a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserConfig {
-    /// What clients authenticate as.
+    /// The name that clients authenticate as.
     pub name: String,
-    /// What its password must hash to.
+    /// The hash of the user's password.
     pub password: PasswordHash,
-    /// Who its clients are to the server; `None`: who respgate itself is.
+    /// The server credentials of the user's clients; `None` for respgate's own.
     pub account: Option<Account>,
 }
 
-/// A user, and who its clients are to servers.
+/// Describes a user, with the server credentials of its clients.
 #[derive(Debug)]
 pub struct User {
-    /// What clients authenticate as.
+    /// The name that clients authenticate as.
     pub name: String,
-    /// What its password must hash to.
+    /// The hash of the user's password.
     pub password: PasswordHash,
-    /// By upstream; none where its clients are who respgate itself is.
+    /// The logins by upstream. Empty if the user's clients use respgate's own.
     pub logins: Vec<(Arc<str>, Login)>,
 }
 
 impl User {
-    /// Who its clients are to the servers of this upstream, if not who respgate itself is.
+    /// Returns the login of the user's clients at this upstream; `None` if they use respgate's own.
     pub fn login(&self, upstream: &str) -> Option<&Login> {
         self.logins.iter().find(|(name, _)| **name == *upstream).map(|(_, login)| login)
     }
 }
 
-/// Why a client is not let in.
+/// Says why a client is not authenticated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// No such user, or not its password.
+    /// The user does not exist, or has another password.
     Wrong,
-    /// Too many wrong ones came from there: the wait, in milliseconds.
+    /// Too many wrong passwords came from the client's source. Holds the wait in milliseconds.
     TooSoon(TooSoon),
-    /// More passwords wait to be checked than may.
+    /// The limit of passwords that wait to be checked is reached.
     Busy,
 }
 
-/// The users by name.
-type Roll = BTreeMap<String, Arc<User>>;
+/// Maps names to users.
+type UsersByName = BTreeMap<String, Arc<User>>;
 
-/// All users, for all workers.
+/// Holds all users, for all workers.
 pub struct Users {
-    roll: Mutex<Arc<Roll>>,
-    /// Checked where there is no such user, so that this takes as long.
-    nobody: PasswordHash,
+    by_name: Mutex<Arc<UsersByName>>,
+    /// The hash to check for an unknown user, so that the check takes as long as for a known one.
+    decoy: PasswordHash,
     throttle: Arc<Throttle>,
     hashers: Hashers,
 }
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("names", &self.roll().keys()).finish_non_exhaustive()
+        f.debug_struct("Users").field("names", &self.by_name().keys()).finish_non_exhaustive()
     }
 }
 
 impl Users {
-    /// `None` without any. At most `threads` passwords are hashed at once, and never more than 4.
+    /// Creates the users; `None` if there are none. At most `threads` passwords are hashed at once, and never
+    /// more than 4.
     ///
     /// # Errors
-    /// The system refuses a thread.
+    /// Returns an error if the system refuses a thread.
     pub fn new(users: Vec<Arc<User>>, threads: usize) -> io::Result<Option<Arc<Self>>> {
         let Some(first) = users.first() else { return Ok(None) };
         Ok(Some(Arc::new(Self {
-            nobody: first.password.clone(),
-            roll: Mutex::new(Arc::new(roll(users))),
+            decoy: first.password.clone(),
+            by_name: Mutex::new(Arc::new(by_name(users))),
             throttle: Arc::default(),
             hashers: Hashers::start(threads)?,
         })))
     }
 
-    /// What stands in front of every check.
+    /// Returns the throttle that precedes every check.
     pub fn throttle(&self) -> Arc<Throttle> {
         self.throttle.clone()
     }
 
-    /// From now on these are the users. Passwords that are being checked are held against the new ones; wrong ones that
-    /// came before count on.
+    /// Replaces the users. Passwords that are being checked must match the new users. Earlier wrong passwords
+    /// still count.
     pub fn replace(&self, users: Vec<Arc<User>>) {
-        *self.roll.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(roll(users));
+        *self.by_name.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(by_name(users));
     }
 
-    /// The user of this name.
+    /// Returns the user of this name.
     pub fn find(&self, name: &str) -> Option<Arc<User>> {
-        self.roll().get(name).cloned()
+        self.by_name().get(name).cloned()
     }
 
-    /// All of them, by name.
+    /// Returns all users, by name.
     pub fn all(&self) -> Vec<Arc<User>> {
-        self.roll().values().cloned().collect()
+        self.by_name().values().cloned().collect()
     }
 
-    fn roll(&self) -> Arc<Roll> {
-        self.roll.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn by_name(&self) -> Arc<UsersByName> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Checks a password, on another thread if it must be hashed. Dropping the future is safe.
     ///
     /// # Errors
-    /// See [`Refused`].
+    /// Returns [`Refused`] if the client is not authenticated.
     pub async fn verify(
         self: Arc<Self>,
         source: Source,
         name: &[u8],
         password: &[u8],
     ) -> Result<Arc<User>, Refused> {
-        // No user's password is longer; an empty one stands for it.
+        // No user has a longer password. Check an empty one in its place, so that nothing long is copied or
+        // hashed.
         let fits = password.len() <= hash::LONGEST_PASSWORD;
         let password = if fits { password } else { b"" };
         let known = std::str::from_utf8(name).ok().filter(|_| fits).and_then(|name| self.find(name));
-        let hash = known.as_ref().map_or(&self.nobody, |user| &user.password);
+        let hash = known.as_ref().map_or(&self.decoy, |user| &user.password);
         let digest = self.throttle.digest([b"", name, hash.as_bytes()], password);
         let attempt = Attempt { source, realm: "", user: name, digest };
         let remembered = || known.is_some() && self.is_remembered(&digest);
@@ -155,20 +157,21 @@ impl Users {
             AuthDecision::Wrong(_) => return Err(Refused::Wrong),
             AuthDecision::Inapplicable(_) | AuthDecision::Undecided(_) => return Err(Refused::Busy),
         }
-        // Meanwhile there may be no such user any more, or another password.
+        // The user may have been removed or changed while the password was hashed.
         let now = known.as_ref().and_then(|user| self.find(&user.name));
         let user = now.filter(|user| user.password == *hash).ok_or(Refused::Wrong)?;
         self.throttle.remember(digest, BELIEVED);
         Ok(user)
     }
 
-    /// The digest is of the hash, too: a user with another one is somebody else.
+    /// Returns true if this password was right recently. The digest covers the hash, too, so a user with another
+    /// password does not match.
     fn is_remembered(&self, digest: &Digest) -> bool {
         self.throttle.remembered(digest).is_some_and(|at| at.elapsed() < BELIEVED)
     }
 }
 
-fn roll(users: Vec<Arc<User>>) -> Roll {
+fn by_name(users: Vec<Arc<User>>) -> UsersByName {
     users.into_iter().map(|user| (user.name.clone(), user)).collect()
 }
 
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_roll_is_replaced_and_nothing_old_is_believed() {
+    async fn users_are_replaced_and_old_passwords_are_refused() {
         let users = users();
         let verify = async |name: &'static [u8], password: &'static [u8]| {
             users.clone().verify(HERE, name, password).await.map(|user| user.name.clone())
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_removed_while_a_password_is_checked_is_not_let_in() {
+    async fn a_user_removed_during_the_check_is_not_let_in() {
         let slow = PasswordHash::with_memory(b"secret", 64 * 1024);
         let users = Users::new(vec![user("app", slow)], 1).unwrap().unwrap();
         let mut checked = std::pin::pin!(users.clone().verify(HERE, b"app", b"secret"));
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn guesses_are_slowed_down_and_the_believed_are_not() {
+    async fn guesses_are_slowed_down_and_remembered_passwords_are_not() {
         let users = users();
         assert!(users.clone().verify(HERE, b"app", b"secret").await.is_ok());
         let mut refused = None;
@@ -247,7 +250,7 @@ mod tests {
         assert!(users.clone().verify(Source::Uid(7), b"default", b"other").await.is_ok(), "elsewhere");
     }
 
-    /// No password is longer than 4096 bytes, and none that is longer is copied or hashed whole.
+    /// No password is longer than 4096 bytes, and a longer one is neither copied nor hashed whole.
     #[tokio::test]
     async fn a_password_that_is_too_long_is_wrong() {
         let users = Users::new(vec![user("app", PasswordHash::quick(b""))], 1).unwrap().unwrap();

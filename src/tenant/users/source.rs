@@ -1,20 +1,20 @@
-//! Where an AUTH comes from: a source, and the networks that contain it.
+//! Classifies where an AUTH comes from: its source, and the networks that contain the source.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where attempts come from.
+/// Identifies where password attempts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// An address. Of IPv6, the /64 that contains it, because one machine can use every address of its /64.
+    /// An IPv4 address, or the /64 of an IPv6 address, because one machine can use every address of its /64.
     Address(IpAddr),
     /// A user at the other end of a unix socket.
     Uid(u32),
-    /// Neither is known.
+    /// Neither an address nor a user is known.
     Unknown,
 }
 
 impl Source {
-    /// From what is known of a client.
+    /// Returns the source of a client with this address or unix user.
     pub fn of(address: Option<IpAddr>, uid: Option<u32>) -> Self {
         match address.map(|address| address.to_canonical()) {
             Some(IpAddr::V6(address)) => Self::Address(v6_prefix(address, 64)),
@@ -23,7 +23,8 @@ impl Source {
         }
     }
 
-    /// The site that contains it: an IPv6 /56, which is what one customer usually has. `None` for all others.
+    /// Returns the site that contains the source: an IPv6 /56, which one customer usually has. `None` for all
+    /// other sources.
     pub fn site(&self) -> Option<IpAddr> {
         match self {
             Self::Address(IpAddr::V6(address)) => Some(v6_prefix(*address, 56)),
@@ -31,7 +32,8 @@ impl Source {
         }
     }
 
-    /// The network that contains it: an IPv6 /48 or an IPv4 /24. `None` for a unix socket's user.
+    /// Returns the network that contains the source: an IPv6 /48 or an IPv4 /24. `None` for a unix user or an
+    /// unknown source.
     pub fn network(&self) -> Option<IpAddr> {
         match self {
             Self::Address(IpAddr::V6(address)) => Some(v6_prefix(*address, 48)),
@@ -43,7 +45,7 @@ impl Source {
     }
 }
 
-/// The first `length` bits of an address, 1 to 128.
+/// Returns the first `length` bits of an address, 1 to 128.
 fn v6_prefix(address: Ipv6Addr, length: u32) -> IpAddr {
     Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - length))).into()
 }

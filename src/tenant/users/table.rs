@@ -1,36 +1,38 @@
-//! A table of bounded size that forgets what matters least. No I/O; time is passed in, in milliseconds.
+//! Implements a table of bounded size that forgets the entry with the least weight. No I/O; time is passed in, in
+//! milliseconds.
 
-/// Entries of one set. A lookup compares all of them.
+/// Number of entries in a set. A lookup compares all of them.
 const WAYS: usize = 8;
-/// Sets of a new table.
+/// Number of sets in a new table.
 const FIRST_SETS: usize = 32;
 
 /// A value of a [`Table`].
 pub trait Entry: Copy {
-    /// How much is lost if the table forgets the value. 0: nothing, it says no more than a missing entry.
+    /// Returns how much is lost if the table forgets the value. 0 means nothing: the value says no more than a
+    /// missing entry.
     fn weight(&self, now: u64) -> u64;
 }
 
-/// Values by a 64-bit key, which must be a keyed hash, so that a peer cannot choose what shares a set.
+/// Maps 64-bit keys to values. The key must be a keyed hash, so that a peer cannot choose which keys share a set.
 ///
-/// A set-associative table: a key belongs to one set of 8 entries. An insertion is always accepted and takes constant
-/// time, except for the doublings up to the limit. It replaces an entry without weight, or else, at the limit, the
-/// entry of its set with the least weight.
+/// The table is set-associative: a key belongs to one set of 8 entries. An insertion always succeeds and takes
+/// constant time, except for the doublings up to the limit. It replaces an entry without weight or, at the limit,
+/// the entry of its set with the least weight.
 #[derive(Debug)]
 pub struct Table<V> {
     entries: Vec<Option<(u64, V)>>,
-    /// The most sets, a power of two.
+    /// Limit of the number of sets, a power of two.
     most_sets: usize,
 }
 
 impl<V: Entry> Table<V> {
-    /// An empty table that grows to `limit` entries, rounded up to a power of two.
+    /// Creates an empty table that grows to `limit` entries, rounded up to a power of two.
     pub fn new(limit: usize) -> Self {
         let most_sets = (limit / WAYS).max(FIRST_SETS).next_power_of_two();
         Self { entries: vec![None; FIRST_SETS * WAYS], most_sets }
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub fn get(&self, key: u64) -> Option<V> {
         let found = self.set(key).iter().flatten().find(|(known, _)| *known == key);
         found.map(|(_, value)| *value)
@@ -39,6 +41,8 @@ impl<V: Entry> Table<V> {
     /// Sets the value of a key.
     pub fn put(&mut self, key: u64, value: V, now: u64) {
         loop {
+            // The order in which entries are replaced: the key's own, an empty one, then the one with the least
+            // weight.
             let weight = |entry: &Option<(u64, V)>| match entry {
                 Some((known, _)) if *known == key => (0, 0),
                 Some((_, value)) => (2, value.weight(now)),
@@ -82,7 +86,8 @@ impl<V: Entry> Table<V> {
         self.entries.get_mut(range).unwrap_or_default()
     }
 
-    /// Each set is split in two by one more bit of the keys, so nothing is lost.
+    /// Doubles the number of sets. One more bit of the keys splits each set in two, so no entry with weight is
+    /// lost.
     fn double(&mut self, now: u64) {
         let twice = vec![None; self.entries.len() * 2];
         let before = std::mem::replace(&mut self.entries, twice);
@@ -93,7 +98,7 @@ impl<V: Entry> Table<V> {
         }
     }
 
-    /// How many entries there are, those without weight included.
+    /// Returns the number of entries, including those without weight.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.entries.iter().flatten().count()

@@ -1,4 +1,5 @@
-//! Stands in front of every check of a client's password, and of every cache of right ones.
+//! Throttles checks of clients' passwords. Every check goes through it, and so does every look into a cache of
+//! right passwords.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,47 +17,47 @@ use super::source::Source;
 
 type Mac = blake2::Blake2bMac<U32>;
 
-/// Passwords longer than this, in bytes, are never remembered.
+/// Limit of a remembered password, in bytes. A longer one is never remembered.
 const LONGEST_REMEMBERED: usize = 16 * 1024;
-/// Right passwords remembered.
+/// Number of right passwords that are remembered.
 const REMEMBERED: usize = 4096;
 
-/// Stands for a user with a password. Its key is this process's alone.
+/// A keyed hash of a user and a password. The key is random for each process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
 
-/// One AUTH.
+/// Describes one AUTH.
 #[derive(Clone, Copy)]
 pub struct Attempt<'a> {
-    /// Where it comes from.
+    /// Where the attempt comes from.
     pub source: Source,
-    /// Who knows the user: an upstream's name, or nothing for respgate's own users.
+    /// The upstream whose user it is; empty for respgate's own users.
     pub realm: &'a str,
-    /// Whom it is for.
+    /// The user name.
     pub user: &'a [u8],
-    /// Of [`Throttle::digest`].
+    /// The digest by [`Throttle::digest`].
     pub digest: Digest,
 }
 
-/// What a check of a password came to.
+/// Says what a check of a password found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthDecision {
-    /// It is right.
+    /// The password is right.
     Right,
-    /// It is wrong; the server's error line, if there is one.
+    /// The password is wrong. Holds the server's error line, or is empty.
     Wrong(Arc<[u8]>),
-    /// The server refused the AUTH for another reason; its error line. Nothing was guessed, but it cost a connection,
-    /// so the pace stays charged.
+    /// The server refused the AUTH for another reason. Holds its error line. No password was guessed, but the
+    /// check cost a connection, so the pace stays charged.
     Inapplicable(Arc<[u8]>),
-    /// Nobody could say; the error line that says why, if there is one.
+    /// The password could not be checked. Holds the error line that says why, or is empty.
     Undecided(Arc<[u8]>),
 }
 
-/// Too many wrong passwords came before: how long to wait, in milliseconds.
+/// The attempt was refused because of too many wrong passwords before. Holds the time to wait, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooSoon(pub u64);
 
-/// See the module. One for all workers.
+/// Throttles password checks. All workers share one.
 pub struct Throttle {
     key: [u8; 64],
     hasher: RandomState,
@@ -67,7 +68,7 @@ pub struct Throttle {
 #[derive(Default)]
 struct ThrottleState {
     attempts: Attempts,
-    /// Checks under way, by pair and digest. Others with the same password wait for their verdict.
+    /// Checks under way, by pair and digest. Attempts with the same password wait for their result.
     pending: HashMap<(u64, Digest), watch::Receiver<Option<AuthDecision>>>,
     /// When each right password was last known to be right.
     right: HashMap<Digest, Instant>,
@@ -87,7 +88,7 @@ impl fmt::Debug for Throttle {
     }
 }
 
-/// What comes next for an attempt.
+/// Says what comes next for an attempt.
 enum Next<'a> {
     Accepted,
     Follow(watch::Receiver<Option<AuthDecision>>),
@@ -96,8 +97,8 @@ enum Next<'a> {
 }
 
 impl Throttle {
-    /// The digest of a user, whom `names` identify, with a password. A password that is too long to be remembered gets a
-    /// new digest each time.
+    /// Returns the digest of a user, whom `names` identify, with a password. A password that is too long to be
+    /// remembered gets a new digest each time.
     pub fn digest(&self, names: [&[u8]; 3], password: &[u8]) -> Digest {
         let mut mac = <Mac as KeyInit>::new((&self.key).into());
         if password.len() > LONGEST_REMEMBERED {
@@ -113,14 +114,14 @@ impl Throttle {
         Digest(mac.finalize_fixed().into())
     }
 
-    /// Has a password judged: by `known`, whether it is known to be right, or else by `verify`, which costs something.
-    /// Neither is asked more often than [`Attempts`] permits, and `verify` is asked once where the same password of the
-    /// same source and user comes many times at once.
+    /// Checks a password: first by `known`, which returns true if the password is known to be right, then by
+    /// `verify`, which is expensive. Neither is called more often than [`Attempts`] permits. If the same password
+    /// of the same source and user comes many times at once, `verify` is called once for all.
     ///
-    /// Dropping the future is safe. What it has been charged stays charged.
+    /// Dropping the future is safe. Its charges stay.
     ///
     /// # Errors
-    /// The password was not looked at, or only held against the known ones.
+    /// Returns [`TooSoon`] if the password was not checked, or only compared with the known ones.
     pub async fn judge(
         &self,
         attempt: Attempt<'_>,
@@ -135,7 +136,7 @@ impl Throttle {
                     if let Some(verdict) = verdict.ok().and_then(|verdict| verdict.clone()) {
                         return Ok(verdict);
                     }
-                    // The client that led has left before there was a verdict.
+                    // The client that ran the check has left before the result. Try again.
                 }
                 Next::Lookup { at, retry_in, charge } => {
                     self.wait_until(at).await;
@@ -160,7 +161,7 @@ impl Throttle {
         let place = (accounts.pair, attempt.digest);
         let now = self.now();
         let mut state = self.state();
-        // The same password as one that is being checked: its verdict tells nobody anything more.
+        // An attempt with the same password is under way. Its result tells a guesser nothing more.
         if let Some(leader) = state.pending.get(&place) {
             return Ok(Next::Follow(leader.clone()));
         }
@@ -178,7 +179,7 @@ impl Throttle {
         }
     }
 
-    /// Stands for the network of a source, or for the source where it has none.
+    /// Returns a hash of the source's network, or of the source itself if it has no network.
     pub fn network(&self, source: Source) -> u64 {
         match source.network() {
             Some(network) => self.hasher.hash_one(network),
@@ -186,7 +187,7 @@ impl Throttle {
         }
     }
 
-    /// Remembers that this password is right.
+    /// Remembers that this password is right, for `for_at_most` at most.
     pub fn remember(&self, digest: Digest, for_at_most: Duration) {
         let mut state = self.state();
         if state.right.len() >= REMEMBERED && !state.right.contains_key(&digest) {
@@ -199,7 +200,7 @@ impl Throttle {
         state.right.insert(digest, Instant::now());
     }
 
-    /// When this password was last remembered to be right. For what stands behind [`Throttle::judge`] only.
+    /// Returns when this password was last remembered to be right. Only for code that [`Throttle::judge`] calls.
     pub fn remembered(&self, digest: &Digest) -> Option<Instant> {
         self.state().right.get(digest).copied()
     }
@@ -219,7 +220,7 @@ impl Throttle {
     }
 }
 
-/// What one attempt was charged.
+/// Holds the charges of one attempt.
 struct Charge<'a> {
     throttle: &'a Throttle,
     accounts: Accounts,
@@ -233,7 +234,8 @@ impl Charge<'_> {
     }
 }
 
-/// A check under way. Dropped without a verdict, it stays charged, and one of those that wait for it checks again.
+/// Represents a check under way. If it is dropped without a result, its charges stay, and one of the attempts
+/// that wait for it checks again.
 struct Check<'a> {
     charge: Charge<'a>,
     place: (u64, Digest),
@@ -289,7 +291,7 @@ mod tests {
         assert_eq!(guess(&throttle, "right", "right").await, Ok(AuthDecision::Right));
         let began = Instant::now();
         let mut tries = 0;
-        // A guesser that would come upon the right password within a second at the speed of the cache.
+        // A guesser that would find the right password within a second at the speed of the cache.
         while began.elapsed() < Duration::from_secs(60) {
             tries += 1;
             assert_ne!(guess(&throttle, &format!("guess {tries}"), "right").await, Ok(AuthDecision::Right));
@@ -319,7 +321,7 @@ mod tests {
                 )
             });
             let mut tries: Vec<_> = tries.map(Box::pin).collect();
-            // The client that leads leaves, and another one takes over.
+            // The client that runs the check leaves, and another one takes over.
             let _ = tokio::time::timeout(Duration::from_millis(1), &mut tries[0]).await;
             drop(tries.remove(0));
             let began = Instant::now();
@@ -364,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_keyed() {
+    fn remembered_passwords_are_bounded_and_keyed() {
         let throttle = Throttle::default();
         let digest = |number: u32| throttle.digest([b"", b"app", b""], &number.to_le_bytes());
         for number in 0..REMEMBERED as u32 + 10 {

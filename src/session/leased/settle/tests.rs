@@ -32,7 +32,7 @@ fn fate_of(
 }
 
 #[test]
-fn what_was_sent_is_sent_again_only_as_the_policy_says() {
+fn a_sent_request_is_sent_again_only_if_the_policy_allows_it() {
     let of = |if_lost, sent| fate(SET, sent, if_lost, None, (BlockedPop::TimesOut, false));
     for if_lost in [IfLost::Resend, IfLost::ResendWrite] {
         assert_eq!(of(if_lost, true), Fate::Resend(SET.to_vec()));
@@ -92,7 +92,7 @@ fn a_refused_command_takes_its_transaction_along_and_nothing_behind() {
 }
 
 #[test]
-fn what_loses_its_connection_each_time_is_not_sent_for_ever() {
+fn a_request_that_loses_its_connection_each_time_is_given_up() {
     let of = |if_lost, sent, waited, sends| {
         fate_of(SET, sent, if_lost, waited, (BlockedPop::TimesOut, false), sends)
     };
@@ -101,7 +101,7 @@ fn what_loses_its_connection_each_time_is_not_sent_for_ever() {
     assert_eq!(of(IfLost::Resend, true, None, MAX_SENDS - 1), Fate::Answer(RequestOutcome::GivenUp.reply()));
     assert_eq!(of(IfLost::ResendWrite, true, None, MAX_SENDS - 1), Fate::Answer(unknown()));
     assert_eq!(of(IfLost::Resend, false, None, MAX_SENDS), again, "this time it was not sent");
-    // One that blocks may well see three failovers.
+    // A blocked command may see more failovers than that, so the limit does not apply to it.
     assert!(matches!(of(IfLost::Resend, true, Some(1), MAX_SENDS), Fate::Resend(_)));
 }
 

@@ -1,4 +1,4 @@
-//! One client's account under its tenant's limits, with time passed in.
+//! Tests one client under its tenant's limits, with time passed in.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ fn commands(over_limit: OverLimit) -> LimitsConfig {
     LimitsConfig { over_limit, max_delay: Duration::from_millis(25), rates, ..LimitsConfig::default() }
 }
 
-fn refused(verdict: &LimitDecision) -> String {
-    match verdict {
+fn refused(decision: &LimitDecision) -> String {
+    match decision {
         LimitDecision::Refuse(line) => String::from_utf8_lossy(line).into_owned(),
         other => panic!("{other:?}"),
     }
@@ -63,14 +63,14 @@ fn a_rejected_command_costs_nothing() {
     for _ in 0..10 {
         assert!(refused(&member.admit(0, 300, false)).contains("commands-per-second"));
     }
-    // Its bytes were given back each time.
+    // The bytes of each refused command were refunded.
     assert_eq!(member.admit(10 * MS, 300, false), LimitDecision::Pass);
     assert_eq!(member.admit(10 * MS, 300, true), LimitDecision::Pass, "EXEC is charged and never refused");
     assert!(refused(&member.admit(40 * MS, 300, false)).contains("this client of tenant 'shop'"));
 }
 
 #[test]
-fn what_was_written_is_waited_for() {
+fn written_bytes_delay_later_commands() {
     let rate = Some(Rate { per_second: 1000, burst: 10 });
     let rates = Rates { bytes_out: rate, ..Rates::default() };
     let mut member = member(LimitsConfig { rates, ..LimitsConfig::default() });
@@ -85,12 +85,12 @@ fn what_was_written_is_waited_for() {
 fn commands_in_flight_wait_for_others() {
     for (over_limit, waits) in [(OverLimit::Delay, true), (OverLimit::Reject, false)] {
         let limits = LimitsConfig { in_flight: Some(2), over_limit, ..LimitsConfig::default() };
-        let desk = WorkerTenant::new(&tenant(limits));
+        let worker_tenant = WorkerTenant::new(&tenant(limits));
         let (mut one, mut two) =
-            (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
+            (Member::join(&worker_tenant, None, 0).unwrap(), Member::join(&worker_tenant, None, 0).unwrap());
         one.in_flight(2);
-        let verdict = two.admit(0, 1, false);
-        assert_eq!(matches!(verdict, LimitDecision::Again(_)), waits, "{verdict:?}");
+        let decision = two.admit(0, 1, false);
+        assert_eq!(matches!(decision, LimitDecision::Again(_)), waits, "{decision:?}");
         one.in_flight(1);
         assert_eq!(two.admit(0, 1, false), LimitDecision::Pass);
         one.in_flight(2);
@@ -100,10 +100,10 @@ fn commands_in_flight_wait_for_others() {
 
 /// The clock stands still, so only a wake-up can end the wait.
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_woken_by_the_reply_to_another() {
+async fn a_waiting_client_is_woken_by_the_reply_to_another() {
     let limits = LimitsConfig { in_flight: Some(1), ..LimitsConfig::default() };
     let tenant = tenant(limits);
-    // Of two workers.
+    // The members are on two workers.
     let (here, there) = (WorkerTenant::new(&tenant), WorkerTenant::new(&tenant));
     let mut one = Member::join(&here, None, 0).unwrap();
     let mut two = Member::join(&there, None, 0).unwrap();
@@ -126,11 +126,11 @@ async fn who_waits_is_woken_by_the_reply_to_another() {
 }
 
 #[test]
-fn only_who_holds_much_of_too_much_goes() {
-    let desk =
+fn only_a_client_over_its_share_of_a_full_buffer_is_disconnected() {
+    let worker_tenant =
         WorkerTenant::new(&tenant(LimitsConfig { buffered: Some(1 << 20), ..LimitsConfig::default() }));
     let (mut large, mut small) =
-        (Member::join(&desk, None, 0).unwrap(), Member::join(&desk, None, 0).unwrap());
+        (Member::join(&worker_tenant, None, 0).unwrap(), Member::join(&worker_tenant, None, 0).unwrap());
     assert_eq!(large.buffers(1 << 20), None);
     assert_eq!(small.buffers(BUFFER_SHARE), None);
     assert!(large.buffers(1 << 20).is_some());
@@ -148,23 +148,23 @@ fn another_configuration_keeps_places_and_what_was_used() {
     };
     let config = |limits| TenantConfig { name: "shop".into(), limits, ..TenantConfig::default() };
     let before = Tenants::new(&[config(limits(100, None))], &[], None);
-    let desk = WorkerTenant::new(before.all.first().unwrap());
-    let mut member = Member::join(&desk, None, 0).unwrap();
+    let worker_tenant = WorkerTenant::new(before.all.first().unwrap());
+    let mut member = Member::join(&worker_tenant, None, 0).unwrap();
     member.take_place(Limit::Leased).unwrap();
     (0..3).for_each(|_| {
         assert!(matches!(member.admit(0, 1, false), LimitDecision::Pass | LimitDecision::PassAt(_)))
     });
     let after = before.reconfigured(&[config(limits(1000, Some(5)))], &[]);
     let tenant = after.all.first().unwrap();
-    assert_eq!(tenant.number, desk.tenant.number);
-    member.change_tenant_config(&desk.reconfigured(tenant), 0);
+    assert_eq!(tenant.number, worker_tenant.tenant.number);
+    member.change_tenant_config(&worker_tenant.reconfigured(tenant), 0);
     member.in_flight(3);
     assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (1, 1, 3));
-    // Three units were used, of which one was the last one's wait: it is a millisecond's now.
+    // Three units were used of a burst of two. The third one's wait of 10 ms is 1 ms by the new rate.
     assert!(matches!(member.admit(0, 1, false), LimitDecision::PassAt(due) if due <= 3 * MS));
-    assert_eq!(member.desk().figures.commands.get(), 4, "the figures go on");
-    assert!(Member::join(member.desk(), None, 0).is_err(), "it is full");
-    let late = Member::join_unchecked(member.desk(), Some(&member), 0);
+    assert_eq!(member.worker_tenant().figures.commands.get(), 4, "the figures go on");
+    assert!(Member::join(member.worker_tenant(), None, 0).is_err(), "it is full");
+    let late = Member::join_unchecked(member.worker_tenant(), Some(&member), 0);
     assert_eq!((tenant.connections.taken(), tenant.leased.taken()), (2, 2));
     drop((late, member));
     assert_eq!((tenant.connections.taken(), tenant.leased.taken(), tenant.in_flight.taken()), (0, 0, 0));

@@ -30,7 +30,7 @@ fn v4(number: u32) -> Source {
     Source::of(Some(Ipv4Addr::from_bits(number).into()), None)
 }
 
-/// The /64 of this number in one /48.
+/// Returns the source of this /64 in one /48.
 fn v6(number: u16) -> Source {
     let address = Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, 1);
     Source::of(Some(IpAddr::V6(address)), None)
@@ -64,7 +64,7 @@ fn blocks_double_up_to_a_limit_and_are_forgotten() {
 }
 
 #[test]
-fn what_is_known_is_accepted_without_a_charge() {
+fn a_known_password_is_accepted_without_a_charge() {
     let mut bench = Bench::new();
     for _ in 0..10_000 {
         assert_eq!(bench.admit(HERE, "app", true, 0), Admission::Accepted);
@@ -72,7 +72,7 @@ fn what_is_known_is_accepted_without_a_charge() {
     assert_eq!(bench.attempts.pairs.len() + bench.attempts.paces.len(), 0);
 }
 
-/// A client with the right password waits behind those who guess, ten a second, and not for ever.
+/// A client with the right password waits behind the guessers, of whom ten per second are served, and not for ever.
 #[test]
 fn a_blocked_pair_has_ten_lookups_a_second_in_order() {
     let mut bench = Bench::new();
@@ -93,7 +93,7 @@ fn a_blocked_pair_has_ten_lookups_a_second_in_order() {
     assert_eq!(lookup(bench.admit(HERE, "app", true, now + 100)), LONGEST_TURN + 100, "a turn has come free");
 }
 
-/// Right passwords pay nothing, and do not forgive the wrong ones between them.
+/// Right passwords cost nothing, and do not forgive the wrong ones between them.
 #[test]
 fn right_passwords_forgive_nothing() {
     let mut bench = Bench::new();
@@ -109,7 +109,7 @@ fn right_passwords_forgive_nothing() {
     assert_eq!(wrong, FREE);
 }
 
-/// The row of the fault: as many /64s as an IPv6 /50 has, and more, and 100,000 IPv4 addresses.
+/// The offenders are more /64s than an IPv6 /50 has, and 100,000 IPv4 addresses.
 #[test]
 fn a_full_table_of_offenders_locks_nobody_out() {
     let mut bench = Bench::new();
@@ -128,7 +128,7 @@ fn a_full_table_of_offenders_locks_nobody_out() {
             let expected = if known { Admission::Accepted } else { Admission::Check(now) };
             assert_eq!(admission, expected, "{newcomer:?}");
         }
-        // In an offender's own network it waits for its turn.
+        // A newcomer in an offender's network waits for its turn.
         let now = now + LONGEST_TURN;
         for newcomer in [v6(20_000), v4(0x0a00_00ff)] {
             let admission = bench.admit(newcomer, "app", known, now);
@@ -143,7 +143,7 @@ fn a_full_table_of_offenders_locks_nobody_out() {
     assert!(bench.attempts.pairs.len() <= REMEMBERED && bench.attempts.paces.len() <= REMEMBERED);
 }
 
-/// One step of an adversary: how long it waits, whom it uses, and whether the password is right.
+/// Generates an adversary's steps: the pause, the source, the user, and true if the password is right.
 fn steps() -> impl Strategy<Value = Vec<(u64, u16, u8, bool)>> {
     let pause = prop_oneof![4 => Just(0_u64), 3 => 1..200_u64, 2 => 1000..40_000_u64, 1 => Just(FORGOTTEN)];
     proptest::collection::vec((pause, 0..4_u16, 0..3_u8, proptest::bool::weighted(0.3)), 1..2000)
@@ -152,8 +152,8 @@ fn steps() -> impl Strategy<Value = Vec<(u64, u16, u8, bool)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Over any schedule, with right passwords between: of one source and user 5 wrong passwords are checked, then as
-    /// many as blocks of doubling length leave room for, and 10 a second are looked up.
+    /// For any schedule, with right passwords in between: of one source and user, 5 wrong passwords are checked, then
+    /// one after each block of doubling length, and at most 10 per second are looked up.
     #[test]
     fn guesses_of_a_pair_are_bounded(steps in steps()) {
         let mut bench = Bench::new();
@@ -173,7 +173,7 @@ proptest! {
             }
         }
         for times in &checked {
-            // A pair that is never as new gets 5, then one after 0.1 s, 0.2 s, … 25.6 s, and then one in 30 s.
+            // A pair that is never forgotten gets 5 checks, then one after 0.1 s, 0.2 s, … 25.6 s, then one per 30 s.
             let runs = times.chunk_by(|a, b| b - a < FORGOTTEN);
             for run in runs {
                 for (number, pair) in run.windows(2).enumerate().skip(FREE as usize - 1) {
@@ -187,7 +187,7 @@ proptest! {
         }
     }
 
-    /// Whatever names it tries, one source, and one network, have no more wrong passwords looked at than their pace.
+    /// Whatever user names are tried, no more wrong passwords of a source or a network are checked than its pace allows.
     #[test]
     fn guesses_of_a_network_are_bounded(names in 1..5000_u32, sources in 1..3000_u16, millis in 0..5000_u64) {
         let mut bench = Bench::new();
@@ -206,8 +206,8 @@ proptest! {
         }
     }
 
-    /// Whatever others do, a client of a network that does not offend is let in at once if its password is known, and
-    /// has its password checked at once if not.
+    /// Whatever others do, a client of a network without wrong passwords is let in at once if its password is known, and
+    /// has its password checked at once if it is not.
     #[test]
     fn a_newcomer_is_admitted_at_once(
         offenders in proptest::collection::vec((0..u32::MAX, 0..3_u8, 0..50_u64), 1..5000),
@@ -217,7 +217,7 @@ proptest! {
         let mut now = 0;
         for (address, user, pause) in offenders {
             now += pause;
-            // Never of 192.0.2.0/24.
+            // No offender is in 192.0.2.0/24, the newcomer's network.
             let address = if address >> 8 == 0x00c0_0002 { 1 } else { address };
             bench.admit(v4(address), ["app", "b", "c"][usize::from(user)], false, now);
         }
