@@ -14,7 +14,7 @@ const PRIMARY: &str = "*3\r\n$6\r\nmaster\r\n:3129659\r\n*0\r\n";
 const REPLICA: &str = "*5\r\n$5\r\nslave\r\n$9\r\nfe80::1:2\r\n:6379\r\n$9\r\nconnected\r\n:312\r\n";
 const NOPERM: &str = "-NOPERM User app has no permissions to run the 'role' command\r\n";
 
-/// Answers each awaited write with the next text, whatever was asked; then stays silent.
+/// Answers each write with the next text, whatever the write asks for; then stays silent.
 async fn peer(mut stream: DuplexStream, answers: Vec<String>) -> Vec<u8> {
     let (mut asked, mut buf) = (Vec::new(), [0; 4096]);
     for answer in answers {
@@ -157,7 +157,7 @@ async fn refusals_keep_the_servers_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_cannot_serve_now_is_told_from_one_that_refuses() {
+async fn a_server_that_cannot_serve_now_differs_from_one_that_refuses() {
     let credentials = Credentials { username: None, password: Secret::new("pw") };
     let with_auth = Greeting { credentials: Some(&credentials), ..plain(Resp::V2) };
     for line in [
@@ -244,7 +244,7 @@ fn a_server_that_does_not_know_auth_does_not_spread_the_password() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_has_denied_is_not_sent_again() {
+async fn a_denied_command_is_not_sent_again() {
     let denied = Denied::default();
     let greeting = Greeting { denied: Some(&denied), ..plain(Resp::V2) };
     let first = format!("{HELLO2}{NOPERM}{NOPERM}{NOPERM}{NOPERM}");
