@@ -51,7 +51,7 @@ impl Followed {
 }
 
 #[tokio::test]
-async fn however_a_file_is_replaced_it_is_seen() {
+async fn every_way_to_replace_a_file_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     // As Kubernetes mounts a secret: the file is a link through `..data`, which is a link to a dated folder.
@@ -79,7 +79,7 @@ async fn however_a_file_is_replaced_it_is_seen() {
 }
 
 #[tokio::test]
-async fn a_bad_set_keeps_the_old_one_and_is_told_once() {
+async fn a_bad_set_keeps_the_old_one_and_is_reported_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").unwrap();
@@ -100,7 +100,7 @@ async fn a_bad_set_keeps_the_old_one_and_is_told_once() {
 }
 
 #[tokio::test]
-async fn whoever_asks_is_answered_at_once() {
+async fn a_prompt_is_answered_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").unwrap();
@@ -136,7 +136,7 @@ async fn whoever_asks_is_answered_at_once() {
 }
 
 #[tokio::test]
-async fn a_read_that_gets_stuck_is_told_and_tried_again() {
+async fn a_stuck_read_is_reported_and_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").unwrap();
