@@ -31,6 +31,7 @@ impl CandidateProbe {
     pub(super) fn choose(&mut self, leader: &Address, replica: Address, now: Instant) {
         let known =
             self.chosen.as_ref().is_some_and(|chosen| chosen.leader == *leader && chosen.replica == replica);
+        // `+selected-slave` and `+promoted-slave` name the same replica: the second event must not restart the queries.
         if !known {
             self.chosen = Some(Chosen { leader: leader.clone(), replica, due: now, in_flight: false });
         }

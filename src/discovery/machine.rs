@@ -31,7 +31,8 @@ pub(super) enum Event {
     Connected { sentinel: Address, id: Option<String>, subscribed: bool },
     /// A Sentinel answered a round of queries.
     Answered { sentinel: Address, view: View },
-    /// A query to a Sentinel failed. Its `Follower` connects again without an action of the machine.
+    /// The connection to a Sentinel, or a query on it, failed. The Sentinel's `Follower` connects again without an
+    /// action of the machine.
     Failed { sentinel: Address, error: SentinelError },
     /// A Sentinel published an event about the primary of this upstream.
     Noticed { sentinel: Address, event: SentinelEvent },
@@ -172,6 +173,7 @@ impl Machine {
         .min()
     }
 
+    /// Updates the table of Sentinels, and the signs, from an event of a Sentinel.
     fn handle_sentinel(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
         let Some(sentinels) = &mut self.sentinels else { return };
         let table = &mut sentinels.table;
@@ -211,6 +213,8 @@ impl Machine {
         }));
     }
 
+    /// Decides what follows from the new state: applies the consensus, expires signs, and starts the queries and probes
+    /// that are due. Publishes the topology if it has changed.
     fn settle(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.verifier.lapse(now);
         if let Some(sentinels) = &mut self.sentinels {
@@ -365,6 +369,7 @@ impl Sentinels {
         }
     }
 
+    /// Returns true if a round of queries must start now, and schedules the next one.
     fn ask_is_due(&mut self, now: Instant) -> bool {
         if self.ask_at > now {
             return false;

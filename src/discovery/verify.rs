@@ -287,6 +287,7 @@ impl Verifier {
                 }
             }
         }
+        // Probe again soon if the probe settled nothing, or if a hint arrived while it ran.
         if !settled || self.hint_during_probe {
             self.due = Some(self.earliest.map_or(now, |earliest| earliest.max(now)));
         } else if !self.interval.is_zero() {

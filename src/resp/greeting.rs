@@ -187,6 +187,7 @@ where
     }
     control.flush(deadline).await?;
 
+    // The server answers HELLO itself in the new version.
     control.set_resp(greeting.resp);
     let hello = control.reply(deadline).await?;
     if let Some(line) = hello.error() {

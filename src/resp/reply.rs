@@ -138,6 +138,7 @@ impl ReplyScanner {
             self.remaining = 1;
         }
         loop {
+            // The content of a bulk comes before the next element, and its end may complete the frame.
             if self.bulk > 0 && !self.pass_bulk(buf)? {
                 return Ok(false);
             }

@@ -18,8 +18,8 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Returns true if the set should be loaded: its content is not the one in use, or the last content was reported as
-    /// bad.
+    /// Returns true if the set should be loaded: its content is not the one in use, or a content was reported as bad
+    /// since the last one that loaded.
     pub(super) fn worth_loading(&mut self, digest: Digest) -> bool {
         let new = self.adopted != Some(digest) || self.reported.is_some();
         if !new {

@@ -53,6 +53,7 @@ impl Denials {
             return denied.clone();
         }
         if users.len() >= MAX_USERS {
+            // Forgetting all users is enough: it only costs each of them one more denied attempt.
             users.clear();
         }
         users.entry(user.into()).or_default().clone()

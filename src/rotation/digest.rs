@@ -39,6 +39,7 @@ fn hash_path(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
         return hash_file_or_error(path, hasher, chunk);
     }
     let mut found: Vec<PathBuf> = files::read_dir(path).into_iter().flatten().flatten().collect();
+    // The order in which a folder lists its files is arbitrary: sort them, so that equal content has equal digests.
     found.sort();
     for file in found.iter().filter(|file| files::metadata(file).is_ok_and(|data| data.is_file())) {
         hasher.write(file.as_os_str().as_encoded_bytes());

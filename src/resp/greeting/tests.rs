@@ -25,7 +25,7 @@ async fn peer(mut stream: DuplexStream, answers: Vec<String>) -> Vec<u8> {
             return asked;
         }
     }
-    // Until the other end hangs up.
+    // Reads until the other end closes the connection.
     while stream.read(&mut buf).await.is_ok_and(|length| length > 0) {}
     asked
 }
@@ -52,7 +52,7 @@ fn plain(resp: Resp) -> Greeting<'static> {
     Greeting::new(None, resp, 0)
 }
 
-/// The replies to the second write, up to ROLE's.
+/// Returns the replies to the second write, up to the one to ROLE.
 fn welcome(hello: &str, role: &str) -> String {
     format!("{hello}+OK\r\n+OK\r\n+PONG\r\n{role}")
 }
@@ -94,13 +94,13 @@ async fn a_password_without_a_user_takes_the_short_form() {
 
 #[tokio::test(start_paused = true)]
 async fn old_servers_and_narrow_users_are_served() {
-    // Redis 5: no HELLO, no CAPA, no SETINFO.
+    // Redis 5 knows neither HELLO nor CLIENT CAPA nor CLIENT SETINFO.
     let unknown = "-ERR unknown command\r\n";
     let answer = format!("{unknown}{unknown}{unknown}+PONG\r\n{PRIMARY}");
     let greeted = run(plain(Resp::V2), &[&answer]).await.result.unwrap();
     assert_eq!((greeted.server, greeted.role), (None, Some(Role::Primary { offset: Some(3_129_659) })));
 
-    // ROLE forbidden, INFO allowed; then both forbidden.
+    // First the ACL denies ROLE and allows INFO; then it denies both.
     let silent = HELLO2.replace("$6\r\nmaster", "$7\r\nreplica");
     let first = format!("{silent}{NOPERM}{NOPERM}{NOPERM}{NOPERM}");
     let info = "role:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:6379\r\nmaster_link_status:down\r\n";
@@ -175,8 +175,8 @@ async fn a_server_that_cannot_serve_now_differs_from_one_that_refuses() {
         let result = run(plain(Resp::V2), &[&answer]).await.result;
         assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == line), "{result:?}");
     }
-    // A running script keeps ROLE from being answered, and INFO too where ROLE is forbidden and HELLO
-    // does not say that the node is the primary.
+    // While a script runs, the server answers neither ROLE nor INFO with a role. INFO matters only if the ACL denies
+    // ROLE and HELLO does not say that the node is the primary.
     let busy = "BUSY Redis is busy running a script.";
     let role = format!("{HELLO2}+OK\r\n+OK\r\n-{busy}\r\n-{busy}\r\n");
     let result = run(plain(Resp::V2), &[&role]).await.result;
@@ -204,7 +204,7 @@ async fn every_cut_and_every_silence_ends_in_time() {
             theirs.write_all(&whole.as_bytes()[..cut]).await.unwrap();
             let mut held = None;
             if hang_up {
-                // Reads end; what we write still fits the pipe.
+                // The peer sends nothing more; what respgate writes still fits into the pipe.
                 theirs.shutdown().await.unwrap();
             }
             held.replace(theirs);
@@ -265,7 +265,7 @@ async fn another_user_selects_before() {
     selects.result.unwrap();
     let order: Vec<_> = ["alice", "SELECT", "bob", "HELLO"].map(|word| selects.asked.find(word)).into();
     assert!(order.is_sorted() && order.iter().all(Option::is_some), "{}", selects.asked);
-    // Refused: the user itself selects.
+    // The server refuses the selector, so the user of the connection selects the database.
     let last = format!("{}+OK\r\n", welcome(HELLO2, PRIMARY));
     let selects = run(greeting, &["-WRONGPASS no\r\n", "+OK\r\n", &last]).await;
     selects.result.unwrap();
