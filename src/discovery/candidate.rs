@@ -1,5 +1,5 @@
-//! Asks the replica that a leading Sentinel has chosen for its role, before the majority names it. Pure; used only
-//! with [`SwitchRule::Leader`](crate::discovery::config::SwitchRule::Leader).
+//! Decides when to ask the replica that a leading Sentinel has chosen for its role, before the majority names it. Pure.
+//! Discovery uses it only with [`SwitchRule::Leader`](crate::discovery::config::SwitchRule::Leader).
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::topology::Address;
 
-/// A chosen replica is asked this far apart.
+/// The time between two queries to a chosen replica.
 const PACE: Duration = Duration::from_millis(50);
 
-/// The replica that was chosen last, and when to ask it.
+/// Holds the replica that a leading Sentinel chose last, and when to ask it for its role.
 #[derive(Debug, Default)]
 pub(super) struct CandidateProbe {
     chosen: Option<Chosen>,
@@ -19,7 +19,7 @@ pub(super) struct CandidateProbe {
 
 #[derive(Debug)]
 struct Chosen {
-    /// Who chose it.
+    /// The Sentinel that chose the replica.
     leader: Address,
     replica: Address,
     due: Instant,
@@ -27,20 +27,22 @@ struct Chosen {
 }
 
 impl CandidateProbe {
-    /// A Sentinel that leads a failover has chosen this replica.
+    /// Notes that `leader`, which leads a failover, has chosen `replica`. The first query is due at once.
     pub(super) fn choose(&mut self, leader: &Address, replica: Address, now: Instant) {
-        let known = self.chosen.as_ref().is_some_and(|it| it.leader == *leader && it.replica == replica);
+        let known =
+            self.chosen.as_ref().is_some_and(|chosen| chosen.leader == *leader && chosen.replica == replica);
+        // `+selected-slave` and `+promoted-slave` name the same replica: the second event must not restart the queries.
         if !known {
             self.chosen = Some(Chosen { leader: leader.clone(), replica, due: now, in_flight: false });
         }
     }
 
-    /// Gives up what `leads` no longer finds true of its leader.
+    /// Drops the chosen replica unless `leads` returns true for the Sentinel that chose it.
     pub(super) fn retain(&mut self, leads: impl FnOnce(&Address) -> bool) {
         self.chosen = self.chosen.take().filter(|chosen| leads(&chosen.leader));
     }
 
-    /// The question to ask now, if one is due: its ticket and the address.
+    /// Starts the query that is due now, if any, and returns its ticket and the replica's address.
     pub(super) fn start(&mut self, now: Instant) -> Option<(u64, Address)> {
         let chosen = self.chosen.as_mut().filter(|chosen| !chosen.in_flight && chosen.due <= now)?;
         (chosen.in_flight, chosen.due) = (true, now + PACE);
@@ -48,14 +50,15 @@ impl CandidateProbe {
         Some((self.ticket, chosen.replica.clone()))
     }
 
-    /// Takes the answer: the replica's address, if it says that it is the primary.
+    /// Handles the answer of the query `ticket`. Returns the replica's address if the replica says that it is the
+    /// primary.
     pub(super) fn answered(&mut self, ticket: u64, primary: bool) -> Option<Address> {
         let chosen = self.chosen.as_mut().filter(|chosen| chosen.in_flight && ticket == self.ticket)?;
         chosen.in_flight = false;
         primary.then(|| chosen.replica.clone())
     }
 
-    /// When [`CandidateProbe::start`] has something to do.
+    /// Returns when [`CandidateProbe::start`] has a query to start.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.chosen.as_ref().filter(|chosen| !chosen.in_flight).map(|chosen| chosen.due)
     }

@@ -1,53 +1,54 @@
-//! How the primary of one upstream is found.
+//! The discovery settings of one upstream.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::topology::Address;
 
-/// How the primary of one upstream is found.
+/// How discovery finds the primary of one upstream.
 #[derive(Clone, Debug)]
 pub enum DiscoveryConfig {
-    /// Always this address.
+    /// The primary is always at this address.
     Fixed(Address),
-    /// Ask Sentinels.
+    /// Discovery asks these Sentinels.
     Sentinel(SentinelConfig),
 }
 
-/// Whose word a switch to another primary takes.
+/// Which Sentinels decide a switch to another primary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SwitchRule {
-    /// More than half of the Sentinels name it.
+    /// More than half of the Sentinels must name the new primary.
     #[default]
     Majority,
-    /// The Sentinel that leads the failover has chosen it, and it says itself that it is the primary. Faster by up to
-    /// a second: the leader notices the promotion late, and the others later still.
+    /// The Sentinel that leads the failover has chosen the new primary, and that node says itself that it is the
+    /// primary. This is faster than `Majority` by up to 1 s: the leader notices the promotion late, and the other
+    /// Sentinels later still.
     ///
-    /// The risk: that Sentinel may be cut off from the majority, or lie. Clients then write to a node that the
-    /// majority never confirms, and after 5 s of that they are moved back to the former primary; what they wrote in
-    /// between is lost.
+    /// The risk: the leading Sentinel may be cut off from the majority, or lie. Clients then write to a node that the
+    /// majority never confirms. After 5 s discovery moves them back to the former primary, and the writes of these 5 s
+    /// are lost.
     Leader,
 }
 
-/// Sentinels, and how to ask them.
+/// The Sentinels of one upstream and the settings for their queries.
 #[derive(Clone, Debug)]
 pub struct SentinelConfig {
-    /// The configured Sentinels; others are learnt from these.
+    /// The configured Sentinels. Discovery learns the addresses of further Sentinels from these.
     pub seeds: Vec<Address>,
-    /// The name they monitor the primary under.
+    /// The name under which the Sentinels monitor the primary.
     pub primary_name: String,
-    /// Announced address -> address to dial (NAT, port maps).
+    /// Maps an announced address to the address to dial, for NAT and port maps.
     pub nat: HashMap<Address, Address>,
-    /// How often to ask when no event came.
+    /// The time between two rounds of queries while no event arrives.
     pub poll_interval: Duration,
-    /// How long one Sentinel may take to answer.
+    /// How long discovery waits for an answer of one Sentinel.
     pub timeout: Duration,
-    /// Whose word a switch takes.
+    /// Which Sentinels decide a switch to another primary.
     pub switch: SwitchRule,
 }
 
 impl SentinelConfig {
-    /// The defaults.
+    /// Returns the settings for these Sentinels and this name, with the default timeouts (poll 1 s, answer 500 ms).
     pub fn new(seeds: Vec<Address>, primary_name: impl Into<String>) -> Self {
         Self {
             seeds,

@@ -1,4 +1,4 @@
-//! What Sentinels say, parsed: replies to queries, and the events that they publish. Pure.
+//! Parses what Sentinels send: replies to queries, and events. Pure.
 
 use bytes::Bytes;
 
@@ -6,9 +6,9 @@ use crate::discovery::config::SentinelConfig;
 use crate::resp::value::Value;
 use crate::topology::Address;
 
-/// The events that respgate subscribes to: all that say something about where the primary is or will be
-/// (documentation of Sentinel, "Pub/Sub messages"; valkey's sentinel.c). The first is the one that matters most, and
-/// is subscribed to alone where an ACL forbids the whole list.
+/// The events that respgate subscribes to: all that tell something about where the primary is or will be (documentation
+/// of Sentinel, "Pub/Sub messages"; valkey's sentinel.c). The first event is the most important: respgate subscribes to
+/// it alone where an ACL forbids the whole list.
 pub(super) const CHANNELS: &[&str] = &[
     "+switch-master",
     "+try-failover",
@@ -45,107 +45,113 @@ pub(super) const CHANNELS: &[&str] = &[
     "-monitor",
 ];
 
-/// What an event says. Only ever a reason to ask: a payload may be stale, since a restarted Sentinel repeats an old
-/// switch (redis/redis#12798).
+/// The content of an event. It is never more than a reason to query the Sentinels: a payload may be stale, since a
+/// restarted Sentinel publishes an old switch again (redis/redis#12798).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The Sentinel has taken up another primary.
+    /// The Sentinel has switched to another primary.
     Switched {
-        /// The former primary, as announced.
+        /// The former primary's announced address.
         from: Address,
-        /// The new one, as announced.
+        /// The new primary's announced address.
         to: Address,
     },
     /// A failover that this Sentinel leads has reached a step.
     Failover(FailoverStep),
-    /// Enough Sentinels find the primary down (`true`), or no longer.
+    /// `true`: a quorum of Sentinels finds the primary down. `false`: it does not any more.
     ObjectivelyDown(bool),
-    /// This Sentinel alone finds the primary down (`true`), or no longer.
+    /// `true`: this Sentinel alone finds the primary down. `false`: it does not any more.
     SubjectivelyDown(bool),
-    /// Anything else that may change an answer: another configuration, epoch, node or Sentinel.
+    /// Any other event after which an answer may change: another configuration, epoch, node or Sentinel.
     Other,
 }
 
-/// An event, and the nodes that it is about.
+/// A parsed event of a Sentinel, and the nodes that it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Heard {
-    /// What it says.
+pub(super) struct SentinelEvent {
+    /// The content of the event.
     pub(super) notice: Notice,
-    /// The primary at that time: NAT is applied. `None` if the event names none.
+    /// The primary at the time of the event, after address translation (NAT). `None` if the event names none.
     pub(super) primary: Option<Address>,
-    /// The replica, in events about one: NAT is applied.
+    /// The replica, in events about one, after address translation (NAT).
     pub(super) replica: Option<Address>,
 }
 
-/// Steps of a failover, published only by the Sentinel that leads it.
+/// The steps of a failover. Only the Sentinel that leads the failover publishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailoverStep {
-    /// `+try-failover`: it stands for election. The first sign of all.
+    /// `+try-failover`: the Sentinel stands for election. This is the first sign of a failover.
     Started,
-    /// `+elected-leader`: it may go on.
+    /// `+elected-leader`: the Sentinel has won the election.
     Elected,
-    /// Choosing, or has chosen, the replica to promote; nothing has changed yet.
+    /// The leader chooses, or has chosen, the replica to promote; no node has changed its role yet.
     Selecting,
-    /// The replica is being told to be a primary: from here on two nodes may take writes.
+    /// The leader tells the replica to become a primary: from here on two nodes may accept writes.
     Promoting,
     /// The replica says that it is a primary.
     Promoted,
-    /// The other replicas are being pointed at it.
+    /// The leader points the other replicas at the new primary.
     Reconfiguring,
-    /// Done.
+    /// The failover has ended.
     Ended,
-    /// Given up; the old primary stays.
+    /// The leader has given the failover up; the old primary stays.
     Aborted,
 }
 
-/// A Sentinel's answers to one round of questions.
+/// A Sentinel's answers to one round of queries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// `None`: it does not know the name.
+    /// The primary that the Sentinel names; `None` if it does not know the name.
     pub claim: Option<Claim>,
-    /// The other Sentinels that it knows and is connected to.
+    /// The other Sentinels that the Sentinel knows and is connected to.
     pub others: Vec<Peer>,
-    /// How many Sentinels it counts, itself and the dead included: what its own majority is reckoned from.
+    /// The number of Sentinels that the Sentinel counts, including itself and dead ones. Its own majority is more than
+    /// half of this number.
     pub total: usize,
 }
 
-/// Whom a Sentinel names as primary.
+/// The node that a Sentinel names as primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Where to dial: NAT is applied.
+    /// The address to dial, after address translation (NAT).
     pub address: Address,
-    /// Rises with every failover; the higher one is right. 0 if the Sentinel's ACL hides it.
+    /// The config-epoch. Every failover raises it, so the claim with the higher epoch is right. 0 if the Sentinel's ACL
+    /// hides it.
     pub epoch: u64,
-    /// The node's run id, where the Sentinel knows it.
+    /// The node's run id, if the Sentinel knows it.
     pub run_id: Option<String>,
-    /// The Sentinel's flags for it, for example `master,o_down`.
+    /// The Sentinel's flags for the node, for example `master,o_down`.
     pub flags: String,
-    /// The state of a failover under way.
+    /// The state of the failover under way, if there is one.
     pub failover_state: Option<String>,
 }
 
-/// Another Sentinel.
+/// Another Sentinel that a Sentinel knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Where to dial: NAT is applied.
+    /// The address to dial, after address translation (NAT).
     pub address: Address,
-    /// Its own id (`SENTINEL MYID`), which stays when its address changes.
+    /// The other Sentinel's own id (`SENTINEL MYID`). It stays when the address changes.
     pub id: Option<String>,
 }
 
-/// Why a Sentinel's reply is of no use.
+/// Why discovery cannot use a Sentinel's reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadReply {
-    /// An error line.
+    /// The reply is this error line.
     Error(Bytes),
-    /// A shape that no Sentinel sends.
+    /// The reply has a shape that no Sentinel sends; the text describes it.
     Malformed(&'static str),
 }
 
-/// Reads the replies to `SENTINEL GET-MASTER-ADDR-BY-NAME`, `SENTINEL MASTER` and `SENTINEL SENTINELS`.
+/// Parses the replies to `SENTINEL GET-MASTER-ADDR-BY-NAME`, `SENTINEL MASTER` and `SENTINEL SENTINELS`.
 ///
-/// The address is taken from the first: while the leader still reconfigures replicas, its `MASTER` shows the old
-/// address beside the new epoch (valkey's sentinel.c, `sentinelGetCurrentMasterAddress`).
+/// The function takes the address from the first reply: while the leader still reconfigures replicas, its reply to
+/// `SENTINEL MASTER` shows the old address with the new epoch (valkey's sentinel.c, `sentinelGetCurrentMasterAddress`).
+///
+/// # Errors
+///
+/// Returns [`BadReply`] if the first reply is an error line or has a shape that no Sentinel sends.
 pub fn view(
     get: &Value,
     primary: &Value,
@@ -180,7 +186,7 @@ pub fn view(
     Ok(View { claim: Some(claim), others, total })
 }
 
-/// The Sentinels that are worth dialling, and how many there are in all.
+/// Returns the other Sentinels to which the Sentinel is connected, and the number of all Sentinels that it counts.
 fn peers(sentinels: &Value, config: &SentinelConfig) -> (Vec<Peer>, usize) {
     let listed = sentinels.elements().unwrap_or_default();
     let live = |entry: &&Value| {
@@ -196,12 +202,13 @@ fn peers(sentinels: &Value, config: &SentinelConfig) -> (Vec<Peer>, usize) {
     (listed.iter().filter(live).filter_map(peer).collect(), listed.len() + 1)
 }
 
-/// The reply to `SENTINEL MYID`; `None` before Redis 6.2 or without the permission.
+/// Parses the reply to `SENTINEL MYID`. Returns `None` for servers before Redis 6.2, or if the user lacks the
+/// permission.
 pub fn own_id(reply: &Value) -> Option<String> {
     reply.text().filter(|id| is_id(id)).map(str::to_owned)
 }
 
-/// Reads an event as `(channel, payload)`; `None` if it is about another primary than `name`.
+/// Parses an event given as channel and payload. Returns `None` if it is about another primary than `name`.
 pub(super) fn notice(channel: &str, payload: &str, name: &str) -> Option<Notice> {
     if channel == "+switch-master" {
         return switched(payload, name);
@@ -209,7 +216,7 @@ pub(super) fn notice(channel: &str, payload: &str, name: &str) -> Option<Notice>
     if concerns_other_primary(payload, name) {
         return None;
     }
-    // The subject is an instance of any kind; only the primary's own state is news of that kind.
+    // The subject is an instance of any kind, but `+odown` and `+sdown` matter only if the subject is the primary.
     let is_primary = payload.starts_with("master ");
     Some(match channel {
         "+try-failover" => Notice::Failover(FailoverStep::Started),
@@ -230,19 +237,19 @@ pub(super) fn notice(channel: &str, payload: &str, name: &str) -> Option<Notice>
     })
 }
 
-/// As [`notice`], with the nodes.
-pub(super) fn heard(channel: &str, payload: &str, config: &SentinelConfig) -> Option<Heard> {
+/// Like [`notice`], and also returns the nodes that the event is about.
+pub(super) fn sentinel_event(channel: &str, payload: &str, config: &SentinelConfig) -> Option<SentinelEvent> {
     let notice = notice(channel, payload, &config.primary_name)?;
     let (primary, replica) = match &notice {
         Notice::Switched { from, .. } => (Some(from.clone()), None),
         _ => parties(payload, &config.primary_name),
     };
-    let dialled = |announced| translated(announced, config);
-    Some(Heard { notice, primary: primary.map(dialled), replica: replica.map(dialled) })
+    let translate = |announced| translated(announced, config);
+    Some(SentinelEvent { notice, primary: primary.map(translate), replica: replica.map(translate) })
 }
 
-/// The primary and the replica of `master <name> <ip> <port>` and of `slave <name> <ip> <port> @ <primary> <ip>
-/// <port>`; more may follow in both.
+/// Returns the primary and the replica that a payload names. It has one of the forms `master <name> <ip> <port>` and
+/// `slave <name> <ip> <port> @ <primary> <ip> <port>`; more fields may follow in both.
 fn parties(payload: &str, name: &str) -> (Option<Address>, Option<Address>) {
     let node = |text: &str| {
         let mut fields = text.split(' ');
@@ -258,7 +265,7 @@ fn parties(payload: &str, name: &str) -> (Option<Address>, Option<Address>) {
     }
 }
 
-/// `<name> <old ip> <old port> <new ip> <new port>`, read from the right: only the name could hold a space.
+/// Parses `<name> <old ip> <old port> <new ip> <new port>` from the right: only the name can contain a space.
 fn switched(payload: &str, name: &str) -> Option<Notice> {
     let mut fields = payload.rsplitn(5, ' ');
     let mut next = || fields.next();
@@ -270,8 +277,8 @@ fn switched(payload: &str, name: &str) -> Option<Notice> {
     })
 }
 
-/// Whether a payload of the form `<type> <name> <ip> <port>[ @ <primary> <ip> <port>]` names another primary. Payloads
-/// of another form (`+new-epoch 7`, `+tilt #tilt mode entered`) concern every primary.
+/// Returns true if a payload of the form `<type> <name> <ip> <port>[ @ <primary> <ip> <port>]` names another primary.
+/// Payloads of another form (`+new-epoch 7`, `+tilt #tilt mode entered`) concern every primary.
 fn concerns_other_primary(payload: &str, name: &str) -> bool {
     if let Some((_, of)) = payload.split_once(" @ ") {
         return of.split(' ').next() != Some(name);
@@ -283,7 +290,8 @@ fn address(host: &Value, port: &Value) -> Option<Address> {
     parsed_address(host.text()?, port.integer()?.try_into().ok()?)
 }
 
-/// A usable address. Sentinel announces port 0 for what it does not know, and hosts are names or bare IP addresses.
+/// Returns the address if respgate can dial it. Sentinel announces port 0 for a port that it does not know; a host is a
+/// name or a bare IP address.
 fn parsed_address(host: &str, port: u16) -> Option<Address> {
     let plausible = (1..=255).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic());
     (plausible && port != 0).then(|| Address::tcp(host, port))
@@ -293,7 +301,8 @@ fn translated(announced: Address, config: &SentinelConfig) -> Address {
     config.nat.get(&announced).cloned().unwrap_or(announced)
 }
 
-/// Ids are 40 hexadecimal digits; Sentinel shows an empty one before it knows.
+/// Returns true if `id` has the form of a run id or Sentinel id: 40 hexadecimal digits. Sentinel shows an empty id
+/// before it knows a node's.
 fn is_id(id: &str) -> bool {
     id.len() == 40 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

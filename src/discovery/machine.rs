@@ -1,4 +1,5 @@
-//! Discovery's decisions: events in, actions out; no I/O and no clock of its own.
+//! Discovery's decision logic: takes events and returns actions. It does no I/O and reads no clock: the caller passes
+//! the time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,84 +10,87 @@ use tokio::time::Instant;
 use crate::discovery::candidate::CandidateProbe;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig, SwitchRule};
 use crate::discovery::consensus::{Consensus, ConsensusVerdict, same_node};
-use crate::discovery::event::{Claim, FailoverStep, Heard, Notice, View};
+use crate::discovery::event::{Claim, FailoverStep, Notice, SentinelEvent, View};
 use crate::discovery::sentinel_table::{Change, SentinelError, SentinelStatus, SentinelTable};
 use crate::discovery::sign::Signs;
 use crate::discovery::verify::{AddressNews, Finding, Verifier};
 use crate::topology::{Address, Generation, Hint, Outage, Primary, Topology};
 
-/// Sentinels are asked this far apart at least, whatever they publish and whoever hints.
+/// The least time between two rounds of queries to the Sentinels, however many events and hints arrive.
 const ASK_MIN: Duration = Duration::from_millis(25);
 
-/// They are asked this often while there are signs of a failover: their events may be forbidden to us, or be lost.
+/// The time between two rounds of queries while a sign of a failover is active. Events alone are not enough: an ACL may
+/// forbid respgate to subscribe to them, and they may be lost.
 const ASK_IN_FAILOVER: Duration = Duration::from_millis(100);
 
-/// What happened.
+/// An input of the machine.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A Sentinel is connected; whether it lets us subscribe, and its own id.
+    /// A connection to a Sentinel is open. `id` is the Sentinel's own id; `subscribed` is true if the Sentinel lets
+    /// respgate subscribe to its events.
     Connected { sentinel: Address, id: Option<String>, subscribed: bool },
-    /// A Sentinel answered a round of questions.
+    /// A Sentinel answered a round of queries.
     Answered { sentinel: Address, view: View },
-    /// A Sentinel cannot be asked; it is tried again without being told to.
-    Failed { sentinel: Address, fault: SentinelError },
-    /// A Sentinel published an event about our primary.
-    Noticed { sentinel: Address, heard: Heard },
-    /// A probe ended.
+    /// The connection to a Sentinel, or a query on it, failed. The Sentinel's `Follower` connects again without an
+    /// action of the machine.
+    Failed { sentinel: Address, error: SentinelError },
+    /// A Sentinel published an event about the primary of this upstream.
+    Noticed { sentinel: Address, event: SentinelEvent },
+    /// The probe with this ticket ended.
     Probed { ticket: u64, finding: Finding },
-    /// A chosen replica answered, or did not: whether it says that it is the primary.
-    Scouted { ticket: u64, primary: bool },
-    /// A connection that has been open since this generation was verified leads to a node that is no primary any more;
-    /// and what it says.
+    /// The query to a chosen replica ended. `primary` is true if the replica says that it is the primary.
+    CandidateProbed { ticket: u64, primary: bool },
+    /// The connection that the role monitor has kept open since this generation was verified leads to a node that says
+    /// that it is not a primary any more. `text` quotes the node for the operator.
     Denied { generation: Generation, text: String },
-    /// An upstream connection saw something.
+    /// An upstream connection reported a sign of a change.
     Hinted(Hint),
-    /// The time that [`Machine::wake_at`] named has come; also the first event of all.
+    /// The time that [`Machine::wake_at`] returned has come. The driver also sends this as the first event.
     Tick,
 }
 
-/// What is to be done.
+/// An output of the machine: what the driver must do.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// Connect to a Sentinel, and stay so.
+    /// Connect to a Sentinel and keep the connection open.
     Track(Address),
-    /// Close that connection.
+    /// Close the connection to a Sentinel.
     Forget(Address),
-    /// Ask every connected Sentinel.
+    /// Query every connected Sentinel.
     Ask,
-    /// Ask a node for its role; an earlier probe still under way is of no more use.
+    /// Ask a node for its role. The driver aborts an earlier probe that has not ended.
     Probe { ticket: u64, address: Address },
-    /// Ask a chosen replica for its role; an earlier such question is of no more use.
-    Scout { ticket: u64, address: Address },
-    /// Tell upstreams.
+    /// Ask a chosen replica for its role. The driver aborts an earlier such query that has not ended.
+    ProbeCandidate { ticket: u64, address: Address },
+    /// Publish this topology to the upstream's connections.
     Publish(Topology),
-    /// Tell the operator, once, what does not work.
+    /// Log a warning about what does not work. The machine returns it once per problem.
     Warn(String),
-    /// Tell the operator that it works again.
+    /// Log that it works again.
     Inform(String),
 }
 
-/// The Sentinels' part; absent with a fixed address.
+/// The state that only discovery by Sentinels has. It is absent with a fixed address.
 #[derive(Debug)]
 struct Sentinels {
-    roster: SentinelTable,
+    table: SentinelTable,
     consensus: Consensus,
     signs: Signs,
     switch: SwitchRule,
-    scout: CandidateProbe,
-    /// `accepted` is followed on its leader's word alone.
-    ahead: bool,
+    candidate: CandidateProbe,
+    /// True if discovery follows `accepted` on the leading Sentinel's word alone, before the majority names it.
+    ahead_of_majority: bool,
     nat: HashMap<Address, Address>,
     poll_interval: Duration,
-    /// The claim that is followed, also while its node is not verified.
+    /// The claim that discovery follows, even while its node is not verified.
     accepted: Option<Claim>,
-    /// Why they name nobody at present; `None` while they name `accepted`.
+    /// Why the Sentinels name no primary at present; `None` while they name `accepted`.
     uncertainty: Option<Outage>,
     last_ask: Option<Instant>,
     ask_at: Instant,
 }
 
-/// All of discovery's state.
+/// Holds the whole state of discovery and turns events into actions.
 #[derive(Debug)]
 pub(super) struct Machine {
     sentinels: Option<Sentinels>,
@@ -95,8 +99,8 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// The machine, and what to do before the first event. A working primary is asked for its role every `interval`;
-    /// zero: only when something hints at a change.
+    /// Creates the machine and returns the actions to run before the first event. The verifier probes a working primary
+    /// every `interval`; if `interval` is zero, it probes only when something hints at a change.
     pub(super) fn new(config: &DiscoveryConfig, interval: Duration, now: Instant) -> (Self, Vec<Action>) {
         let mut machine = Self { sentinels: None, verifier: Verifier::new(interval), published: None };
         let actions = match config {
@@ -106,7 +110,7 @@ impl Machine {
             }
             DiscoveryConfig::Sentinel(config) => {
                 let sentinels = Sentinels::new(config, now);
-                let seeds = sentinels.roster.sentinels().iter();
+                let seeds = sentinels.table.sentinels().iter();
                 let actions = seeds.map(|sentinel| Action::Track(sentinel.address.clone())).collect();
                 machine.sentinels = Some(sentinels);
                 actions
@@ -115,17 +119,17 @@ impl Machine {
         (machine, actions)
     }
 
-    /// What is known of each Sentinel.
+    /// Returns the status of each Sentinel.
     pub(super) fn sentinels(&self) -> &[SentinelStatus] {
-        self.sentinels.as_ref().map_or(&[], |sentinels| sentinels.roster.sentinels())
+        self.sentinels.as_ref().map_or(&[], |sentinels| sentinels.table.sentinels())
     }
 
-    /// Why the Sentinels name nobody at present.
+    /// Returns why the Sentinels name no primary at present.
     pub(super) fn uncertainty(&self) -> Option<&Outage> {
         self.sentinels.as_ref()?.uncertainty.as_ref()
     }
 
-    /// Takes an event; returns what follows from it.
+    /// Handles an event and returns the actions that follow from it.
     pub(super) fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -135,24 +139,26 @@ impl Machine {
                 if self.verifier.hint(hint, now)
                     && let (Some(sentinels), Some(probe_at)) = (&mut self.sentinels, self.verifier.wake_at())
                 {
-                    // At the pace of the probes: hints come from every connection at once.
+                    // Use the pace of the probes, which backs off: after a failure every connection sends a hint at
+                    // once.
                     sentinels.ask_at = sentinels.ask_at.min(probe_at.max(now));
                 }
             }
-            Event::Scouted { ticket, primary } => {
+            Event::CandidateProbed { ticket, primary } => {
                 let Some(sentinels) = &mut self.sentinels else { return actions };
-                if let Some(replica) = sentinels.scout.answered(ticket, primary) {
-                    actions.extend(sentinels.go_ahead(replica, &mut self.verifier, now));
+                if let Some(replica) = sentinels.candidate.answered(ticket, primary) {
+                    actions.extend(sentinels.follow_candidate(replica, &mut self.verifier, now));
                 }
             }
             Event::Tick => {}
-            sentinel => self.hear(sentinel, now, &mut actions),
+            sentinel => self.handle_sentinel(sentinel, now, &mut actions),
         }
         self.settle(now, &mut actions);
         actions
     }
 
-    /// When to send [`Event::Tick`]; it is never before the newest event's time without having been acted upon.
+    /// Returns when the driver must send the next [`Event::Tick`]. After [`Machine::handle`] this time is never in the
+    /// past, so a driver that sleeps until then does not spin.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let sentinels = self.sentinels.as_ref();
         [
@@ -160,42 +166,43 @@ impl Machine {
             sentinels.map(|sentinels| sentinels.ask_at),
             sentinels.and_then(|sentinels| sentinels.consensus.decide_at()),
             sentinels.and_then(|sentinels| sentinels.signs.expires_at()),
-            sentinels.and_then(|sentinels| sentinels.scout.wake_at()),
+            sentinels.and_then(|sentinels| sentinels.candidate.wake_at()),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    fn hear(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+    /// Updates the table of Sentinels, and the signs, from an event of a Sentinel.
+    fn handle_sentinel(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
         let Some(sentinels) = &mut self.sentinels else { return };
-        let roster = &mut sentinels.roster;
+        let table = &mut sentinels.table;
         let changes = match event {
             Event::Connected { sentinel, id, subscribed } => {
-                roster.connected(&sentinel, id, subscribed);
+                table.connected(&sentinel, id, subscribed);
                 Vec::new()
             }
             Event::Answered { sentinel, view } => {
-                let (changes, recovered) = roster.answered(&sentinel, view);
+                let (changes, recovered) = table.answered(&sentinel, view);
                 if recovered {
                     actions.push(Action::Inform(format!("Sentinel {sentinel} answers again")));
                 }
                 changes
             }
-            Event::Failed { sentinel, fault } => {
-                let (changes, news) = roster.failed(&sentinel, fault);
+            Event::Failed { sentinel, error } => {
+                let (changes, news) = table.failed(&sentinel, error);
                 actions.extend(news.map(Action::Warn));
                 changes
             }
-            Event::Noticed { sentinel, heard } => {
-                if matters_to_probe(&heard.notice) {
+            Event::Noticed { sentinel, event } => {
+                if may_change_role(&event.notice) {
                     self.verifier.nudge(now);
                 }
-                sentinels.noticed(&sentinel, heard, now);
+                sentinels.noticed(&sentinel, event, now);
                 Vec::new()
             }
             Event::Probed { .. }
-            | Event::Scouted { .. }
+            | Event::CandidateProbed { .. }
             | Event::Denied { .. }
             | Event::Hinted(_)
             | Event::Tick => Vec::new(),
@@ -206,15 +213,19 @@ impl Machine {
         }));
     }
 
+    /// Decides what follows from the new state: applies the consensus, expires signs, and starts the queries and probes
+    /// that are due. Publishes the topology if it has changed.
     fn settle(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.verifier.lapse(now);
         if let Some(sentinels) = &mut self.sentinels {
-            actions.extend(sentinels.judge(&mut self.verifier, now));
-            sentinels.signs.review(sentinels.trouble_is_confirmed(), now);
+            actions.extend(sentinels.apply_consensus(&mut self.verifier, now));
+            // The order matters: the new answers may change the primary, which clears its signs. Only then do the
+            // remaining signs expire, and probes of candidates whose leader has no active sign end.
+            sentinels.signs.review(sentinels.majority_reports_failover(), now);
             let signs = &sentinels.signs;
-            sentinels.scout.retain(|leader| signs.leads(leader));
-            if let Some((ticket, address)) = sentinels.scout.start(now) {
-                actions.push(Action::Scout { ticket, address });
+            sentinels.candidate.retain(|leader| signs.leads(leader));
+            if let Some((ticket, address)) = sentinels.candidate.start(now) {
+                actions.push(Action::ProbeCandidate { ticket, address });
             }
             if sentinels.ask_is_due(now) {
                 actions.push(Action::Ask);
@@ -223,18 +234,19 @@ impl Machine {
         if let Some((ticket, address)) = self.verifier.start_probe(now) {
             actions.push(Action::Probe { ticket, address });
         }
-        actions.extend(self.verifier.take_news().into_iter().map(tell));
+        actions.extend(self.verifier.take_news().into_iter().map(operator_message));
         let topology = self.topology();
-        if self.published.as_ref().is_none_or(|published| !same(published, &topology)) {
+        if self.published.as_ref().is_none_or(|published| !same_topology(published, &topology)) {
             self.published = Some(topology.clone());
             actions.push(Action::Publish(topology));
         }
     }
 
-    /// What may be published.
+    /// Returns the topology that discovery may publish now.
     fn topology(&self) -> Topology {
         let sign = self.sentinels.as_ref().and_then(|sentinels| sentinels.signs.newest());
         match (self.verifier.topology(), sign) {
+            // The primary is verified, but a failover may replace it: commands wait instead of being lost.
             (Some(Topology::Known(primary)), Some(sign)) => Topology::Failing(primary, sign),
             (Some(topology), _) => topology,
             (None, _) => Topology::Unknown(Arc::new(self.uncertainty().cloned().unwrap_or(Outage::Starting))),
@@ -245,12 +257,12 @@ impl Machine {
 impl Sentinels {
     fn new(config: &SentinelConfig, now: Instant) -> Self {
         Self {
-            roster: SentinelTable::new(config),
+            table: SentinelTable::new(config),
             consensus: Consensus::new(config),
             signs: Signs::default(),
             switch: config.switch,
-            scout: CandidateProbe::default(),
-            ahead: false,
+            candidate: CandidateProbe::default(),
+            ahead_of_majority: false,
             nat: config.nat.clone(),
             poll_interval: config.poll_interval,
             accepted: None,
@@ -260,25 +272,31 @@ impl Sentinels {
         }
     }
 
-    /// Takes in an event. Signs count if they are about the primary that is followed: the leader speaks of the
-    /// former one for some time after a switch.
-    fn noticed(&mut self, sentinel: &Address, heard: Heard, now: Instant) {
-        let Heard { notice, primary, replica } = heard;
+    /// Handles an event of a Sentinel. An event counts as a sign only if it is about the followed primary: after a
+    /// switch the leader goes on publishing events about the former primary for some time.
+    fn noticed(&mut self, sentinel: &Address, event: SentinelEvent, now: Instant) {
+        let SentinelEvent { notice, primary, replica } = event;
         if primary.is_some_and(|primary| self.follows(sentinel, &primary))
             && self.signs.noticed(sentinel, &notice, now)
             && self.switch == SwitchRule::Leader
             && matches!(notice, Notice::Failover(FailoverStep::Selecting | FailoverStep::Promoted))
             && let Some(replica) = replica
         {
-            self.scout.choose(sentinel, replica, now);
+            self.candidate.choose(sentinel, replica, now);
         }
-        self.roster.noticed(sentinel, notice);
+        self.table.noticed(sentinel, notice);
         self.ask_at = now;
     }
 
-    /// Follows a replica that the leader has chosen and that says that it is the primary. Its epoch is not known yet:
-    /// if the majority goes on naming the former primary, that looks like an epoch that does not rise.
-    fn go_ahead(&mut self, replica: Address, verifier: &mut Verifier, now: Instant) -> Option<Action> {
+    /// Follows a replica that the leading Sentinel has chosen and that says that it is the primary. The replica's epoch
+    /// is not known yet, so the claim takes the former primary's epoch. If the majority goes on naming the former
+    /// primary, the consensus treats that as an epoch that does not rise, and switches back after `STALE_EPOCH_DELAY`.
+    fn follow_candidate(
+        &mut self,
+        replica: Address,
+        verifier: &mut Verifier,
+        now: Instant,
+    ) -> Option<Action> {
         let former = self.accepted.as_ref()?;
         let text =
             format!("following {replica}, promoted in place of {}, ahead of the majority", former.address);
@@ -292,21 +310,23 @@ impl Sentinels {
         verifier.aim(replica, Some(claim.epoch), now);
         self.accepted = Some(claim);
         self.signs.clear();
-        self.ahead = true;
+        self.ahead_of_majority = true;
         Some(Action::Inform(text))
     }
 
-    /// Whether this Sentinel means the followed primary by that address: others may know it by another.
+    /// Returns true if `sentinel` means the followed primary by the address `primary`. Sentinels may know one node by
+    /// different addresses.
     fn follows(&self, sentinel: &Address, primary: &Address) -> bool {
         let Some(accepted) = &self.accepted else { return false };
-        let claim = self.roster.claim(sentinel).filter(|claim| claim.address == *primary);
+        let claim = self.table.claim(sentinel).filter(|claim| claim.address == *primary);
         accepted.address == *primary || claim.is_some_and(|claim| same_node(claim, accepted))
     }
 
-    /// Whether more than half of the Sentinels that answer show the primary down, or a failover.
-    fn trouble_is_confirmed(&self) -> bool {
+    /// Returns true if more than half of the Sentinels that answer report the primary as `o_down`, a failover in
+    /// progress, or a higher epoch.
+    fn majority_reports_failover(&self) -> bool {
         let Some(accepted) = &self.accepted else { return false };
-        let views = self.roster.views();
+        let views = self.table.views();
         let shown = views.iter().filter_map(|(_, view)| view.claim.as_ref()).filter(|claim| {
             let flagged =
                 claim.flags.split(',').any(|flag| flag == "o_down" || flag == "failover_in_progress");
@@ -315,14 +335,14 @@ impl Sentinels {
         shown.count() * 2 > views.len()
     }
 
-    /// Aims at whom the Sentinels name. When they name nobody any more, whoever was named last is kept, and the
-    /// operator is told why.
-    fn judge(&mut self, verifier: &mut Verifier, now: Instant) -> Option<Action> {
+    /// Points the verifier at the node that the Sentinels name together. If they name no node any more, discovery keeps
+    /// the node that they named last and returns a warning with the reason.
+    fn apply_consensus(&mut self, verifier: &mut Verifier, now: Instant) -> Option<Action> {
         let successor = verifier.successor().map(|announced| self.nat.get(announced).unwrap_or(announced));
-        match self.consensus.verdict(&self.roster, self.accepted.as_ref(), successor, now) {
+        match self.consensus.verdict(&self.table, self.accepted.as_ref(), successor, now) {
             ConsensusVerdict::Named(claim) => {
                 self.uncertainty = None;
-                self.ahead = false;
+                self.ahead_of_majority = false;
                 let stays = self
                     .accepted
                     .as_ref()
@@ -339,20 +359,22 @@ impl Sentinels {
                 self.accepted = Some(claim);
                 None
             }
-            ConsensusVerdict::Undecided(doubt) => {
-                let news = self.uncertainty.as_ref() != Some(&doubt);
-                let kept = self.accepted.as_ref().filter(|_| news && !self.ahead);
-                let warning = kept.map(|kept| Action::Warn(format!("keeping {}: {doubt}", kept.address)));
-                self.uncertainty = Some(doubt);
+            ConsensusVerdict::Undecided(outage) => {
+                let news = self.uncertainty.as_ref() != Some(&outage);
+                let kept = self.accepted.as_ref().filter(|_| news && !self.ahead_of_majority);
+                let warning = kept.map(|kept| Action::Warn(format!("keeping {}: {outage}", kept.address)));
+                self.uncertainty = Some(outage);
                 warning
             }
         }
     }
 
+    /// Returns true if a round of queries must start now, and schedules the next one.
     fn ask_is_due(&mut self, now: Instant) -> bool {
         if self.ask_at > now {
             return false;
         }
+        // Many events may request a round at once: postpone it to keep `ASK_MIN` between two rounds.
         let earliest = self.last_ask.map_or(now, |last| last + ASK_MIN);
         if earliest > now {
             self.ask_at = earliest;
@@ -365,8 +387,8 @@ impl Sentinels {
     }
 }
 
-/// Words for the operator.
-fn tell(news: AddressNews) -> Action {
+/// Returns the log message for the news about an address.
+fn operator_message(news: AddressNews) -> Action {
     match news {
         AddressNews::Switched(address, former) => Action::Inform(format!(
             "{address} leads to another node than before, or the server there has restarted: connections to the \
@@ -379,8 +401,8 @@ fn tell(news: AddressNews) -> Action {
     }
 }
 
-/// Whether a node that was no primary a moment ago may be one now.
-fn matters_to_probe(notice: &Notice) -> bool {
+/// Returns true if, after this event, a node that was not a primary may have become one.
+fn may_change_role(notice: &Notice) -> bool {
     matches!(
         notice,
         Notice::Switched { .. }
@@ -389,8 +411,8 @@ fn matters_to_probe(notice: &Notice) -> bool {
     )
 }
 
-/// Whether publishing the second after the first would tell nobody anything.
-fn same(one: &Topology, other: &Topology) -> bool {
+/// Returns true if both topologies tell subscribers the same, so that publishing the second one is unnecessary.
+fn same_topology(one: &Topology, other: &Topology) -> bool {
     match (one, other) {
         (Topology::Unknown(one), Topology::Unknown(other)) => one == other,
         (Topology::Known(one), Topology::Known(other)) => same_primary(one, other),

@@ -1,9 +1,14 @@
-//! Finds the primary, from Sentinels or a fixed address, and publishes it.
+//! Finds the primary through Sentinels or at a fixed address, and publishes it.
 //!
-//! `machine` decides, without I/O: `roster` keeps what each Sentinel said last, `consensus` says whom they name together,
-//! `verify` whether that node says so itself, `sign` whether a failover
-//! is about to take its place, `scout` whether a replica has taken it already. `sentinel` holds the connections to one Sentinel, `event` reads what it
-//! says, `probe` asks a node for its role. A fixed address is a node that is always named.
+//! `machine` makes the decisions, without I/O. Its parts:
+//! - `sentinel_table` keeps the newest answer of each Sentinel;
+//! - `consensus` decides which node the Sentinels name together;
+//! - `verify` checks whether that node itself says that it is the primary;
+//! - `sign` tells whether a failover is about to replace it;
+//! - `candidate` tells when to ask a replica whether a failover has promoted it already.
+//!
+//! `sentinel` holds the connections to one Sentinel, `event` parses what it sends, and `probe` asks a node for its
+//! role. Discovery treats a fixed address as a node that Sentinels always name.
 
 pub mod config;
 pub mod consensus;
@@ -35,62 +40,63 @@ use crate::net::connect::Dialer;
 use crate::rotation::login::Login;
 use crate::topology::{Address, Generation, Hint, Outage, Topology};
 
-/// Hints that wait to be looked at. A full queue already says enough: senders drop theirs.
+/// The capacity of the hint queue. A full queue already causes a probe, so connections drop further hints.
 const HINTS: usize = 64;
 
-/// News of Sentinels and probes that wait.
+/// The capacity of the queue for events of Sentinels and probes.
 const NEWS: usize = 64;
 
-/// A running discovery. Dropping it ends all its tasks and connections.
+/// The handle of a running discovery. Dropping it ends all its tasks and connections.
 #[derive(Debug)]
 pub struct Discovery {
-    /// The newest answer. Only discovery writes it.
+    /// The newest topology. Only discovery writes it.
     pub topology: watch::Receiver<Topology>,
-    /// Upward news from connections; to be sent with `try_send`.
+    /// Where connections report signs of a change. They use `try_send`, so that they never wait.
     pub hints: mpsc::Sender<Hint>,
-    /// What is known of the Sentinels, and how often they and the nodes were asked.
+    /// The status of the Sentinels, and the number of queries to them and to nodes.
     pub status: watch::Receiver<DiscoveryStatus>,
-    /// Dropping the set aborts the task in it, which in turn drops all others.
+    /// Dropping the set aborts the driver's task, which drops all other tasks.
     _task: JoinSet<()>,
 }
 
 /// Discovery's inner state, for metrics and the status page.
 #[derive(Clone, Debug, Default)]
 pub struct DiscoveryStatus {
-    /// Every Sentinel that is followed; none with a fixed address.
+    /// Every Sentinel that discovery follows; empty with a fixed address.
     pub sentinels: Vec<SentinelStatus>,
-    /// Why the Sentinels name nobody at present. A primary that was verified before is kept all the same.
+    /// Why the Sentinels name no primary at present. Discovery keeps a primary that it verified before all the same.
     pub uncertainty: Option<Outage>,
-    /// Rounds of questions to the Sentinels so far.
+    /// The number of query rounds to the Sentinels so far.
     pub asks: u64,
-    /// Nodes asked for their role so far.
+    /// The number of queries to nodes for their role so far.
     pub probes: u64,
 }
 
-/// How discovery's connections are made. TLS, if any, is each one's own.
+/// How discovery opens its connections. Each dialer has its own TLS settings.
 #[derive(Clone, Debug, Default)]
 pub struct Dialers {
-    /// To data nodes.
+    /// Dials data nodes.
     pub data: Dialer,
-    /// To Sentinels.
+    /// Dials Sentinels.
     pub sentinels: Dialer,
 }
 
-/// Who discovery is to servers; by default, nobody in particular.
+/// The credentials that discovery uses; by default none.
 #[derive(Clone, Debug, Default)]
 pub struct Logins {
-    /// To the data nodes, when it asks for their role.
+    /// For data nodes, which discovery asks for their role.
     pub nodes: Login,
-    /// To the Sentinels.
+    /// For Sentinels.
     pub sentinels: Login,
 }
 
-/// Starts discovery on the current tokio runtime. `name` is the upstream's, for logs.
+/// Starts discovery on the current tokio runtime. `name` is the upstream's name, for logs.
 ///
-/// `interval` is the time between two looks at a primary that works: a new connection, for where the address leads, and
-/// a question on one that stays open, for whether that node is still a primary. Zero: there are none.
+/// `interval` is the time between two checks of a working primary. A check consists of a new connection, which shows
+/// which node the address leads to, and a ROLE query on a connection that stays open, which shows whether that node is
+/// still a primary. If `interval` is zero, discovery makes no such checks.
 ///
-/// It never ends by itself: whatever peers do, it keeps trying at jittered intervals.
+/// Discovery never ends by itself: it keeps trying at jittered intervals, whatever its peers do.
 pub fn spawn(
     name: &str,
     config: DiscoveryConfig,
@@ -100,7 +106,7 @@ pub fn spawn(
 ) -> Discovery {
     let (topology, topology_seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
     let (status, status_seen) = watch::channel(DiscoveryStatus::default());
-    let (hints, hinted) = mpsc::channel(HINTS);
+    let (hints, hints_seen) = mpsc::channel(HINTS);
     let (news_sender, news) = mpsc::channel(NEWS);
     let span = tracing::info_span!("discovery", upstream = name);
     let driver = Driver {
@@ -111,7 +117,7 @@ pub fn spawn(
         interval,
         dialers,
         logins,
-        told: Arc::default(),
+        logged: Arc::default(),
         topology,
         status,
         asks: watch::channel(0).0,
@@ -119,23 +125,23 @@ pub fn spawn(
         tasks: JoinSet::new(),
         followers: HashMap::new(),
         probe: None,
-        scout: None,
+        candidate_probe: None,
         role_monitor: None,
         probes: 0,
     };
     let mut task = JoinSet::new();
-    task.spawn(driver.run(config, hinted, news).instrument(span));
+    task.spawn(driver.run(config, hints_seen, news).instrument(span));
     Discovery { topology: topology_seen, hints, status: status_seen, _task: task }
 }
 
-/// Carries out what the machine decides.
+/// Runs the actions of the machine.
 struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
     interval: Duration,
     dialers: Dialers,
     logins: Logins,
-    /// What has been logged of nodes.
-    told: Arc<probe::LoggedProbes>,
+    /// Which warnings about nodes are logged already.
+    logged: Arc<probe::LoggedProbes>,
     topology: watch::Sender<Topology>,
     status: watch::Sender<DiscoveryStatus>,
     asks: watch::Sender<u64>,
@@ -143,8 +149,8 @@ struct Driver {
     tasks: JoinSet<()>,
     followers: HashMap<Address, AbortHandle>,
     probe: Option<AbortHandle>,
-    scout: Option<AbortHandle>,
-    /// Watches the node of this generation.
+    candidate_probe: Option<AbortHandle>,
+    /// The task that asks the node of this generation for its role on a connection that stays open.
     role_monitor: Option<(Generation, AbortHandle)>,
     probes: u64,
 }
@@ -173,7 +179,7 @@ impl Driver {
                 Some(event) = news.recv() => event,
                 Some(hint) = hints.recv() => Event::Hinted(hint),
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Event::Tick,
-                // Reaped so that ended probes do not pile up; their findings came as news.
+                // Collect ended tasks so that they do not accumulate. Their results arrive as events.
                 Some(_) = self.tasks.join_next() => Event::Tick,
             };
         }
@@ -190,7 +196,7 @@ impl Driver {
                 }
                 Action::Ask => self.asks.send_modify(|round| *round += 1),
                 Action::Probe { ticket, address } => self.probe(ticket, address),
-                Action::Scout { ticket, address } => self.scout(ticket, address),
+                Action::ProbeCandidate { ticket, address } => self.probe_candidate(ticket, address),
                 Action::Publish(topology) => self.publish(topology),
                 Action::Warn(text) => tracing::warn!("{text}"),
                 Action::Inform(text) => tracing::info!("{text}"),
@@ -222,31 +228,31 @@ impl Driver {
         }
         self.probes += 1;
         let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
-        let told = self.told.clone();
+        let logged = self.logged.clone();
         let probe = async move {
-            let finding = probe::probe(&address, &login, &dialer, &told).await;
-            // Nobody listens when discovery is being dropped.
+            let finding = probe::probe(&address, &login, &dialer, &logged).await;
+            // The receiver is gone while discovery is being dropped.
             let _ = news.send(Event::Probed { ticket, finding }).await;
         };
         self.probe = Some(self.tasks.spawn(probe.in_current_span()));
     }
 
-    fn scout(&mut self, ticket: u64, address: Address) {
-        if let Some(former) = self.scout.take() {
+    fn probe_candidate(&mut self, ticket: u64, address: Address) {
+        if let Some(former) = self.candidate_probe.take() {
             former.abort();
         }
         self.probes += 1;
         let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
         let question = async move {
             let primary = probe::says_primary(&address, &login, &dialer).await;
-            let _ = news.send(Event::Scouted { ticket, primary }).await;
+            let _ = news.send(Event::CandidateProbed { ticket, primary }).await;
         };
-        self.scout = Some(self.tasks.spawn(question.in_current_span()));
+        self.candidate_probe = Some(self.tasks.spawn(question.in_current_span()));
     }
 
-    /// Keeps a connection open to the node of this generation and asks it for its role: when the address leads to
-    /// another node by now, only a connection that was made before shows what has become of the former one.
-    fn watch(&mut self, topology: &Topology) {
+    /// Keeps a connection open to the node of this generation and asks it for its role every `interval`. If the address
+    /// leads to another node by now, only a connection that was opened before shows the former node's role.
+    fn monitor_role(&mut self, topology: &Topology) {
         let Topology::Known(primary) = topology else { return };
         if self.interval.is_zero()
             || self.role_monitor.as_ref().is_some_and(|(generation, _)| *generation == primary.generation)
@@ -256,12 +262,12 @@ impl Driver {
         let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
         let (interval, primary) = (self.interval, primary.clone());
         let generation = primary.generation;
-        let watching = async move {
+        let monitoring = async move {
             loop {
-                if let Some(mut witness) = probe::monitor_role(&primary, &login, &dialer).await {
+                if let Some(mut monitor) = probe::monitor_role(&primary, &login, &dialer).await {
                     loop {
                         sleep(interval).await;
-                        match witness.ask().await {
+                        match monitor.ask().await {
                             Some(None) => {}
                             Some(Some(text)) => {
                                 let _ = news.send(Event::Denied { generation, text }).await;
@@ -276,14 +282,14 @@ impl Driver {
                 sleep(interval).await;
             }
         };
-        let task = self.tasks.spawn(watching.in_current_span());
+        let task = self.tasks.spawn(monitoring.in_current_span());
         if let Some((_, former)) = self.role_monitor.replace((generation, task)) {
             former.abort();
         }
     }
 
     fn publish(&mut self, topology: Topology) {
-        self.watch(&topology);
+        self.monitor_role(&topology);
         match &topology {
             Topology::Unknown(outage)
                 if matches!(**outage, Outage::Starting | Outage::Asking(_) | Outage::Verifying(_)) =>

@@ -1,12 +1,13 @@
-//! Whether an address still leads to the node that was verified there. Pure.
+//! Decides whether an address still leads to the node that was verified there. Pure.
 //!
 //! # The rule
 //!
-//! - Another `run_id` is another node. The switch to it is made at once, and cuts every connection to the former one.
-//! - A second switch within [`ALTERNATION`] is made only to a process that started after the first: a restarted server.
-//!   Otherwise the address alternates between nodes that run side by side (a round-robin name, a load balancer). It is
-//!   reported, and connections to either node are used until the time is over.
-//! - A node that does not tell its `run_id` is never found to be another.
+//! - A node with another `run_id` is another node. Discovery switches to it at once and cuts every connection to the
+//!   former node.
+//! - A second switch within [`ALTERNATION`] (60 s) needs a node that started after the first switch: a restarted
+//!   server. Otherwise the address alternates between nodes that run side by side (a round-robin name, a load
+//!   balancer). Discovery reports this, and connections to any of the nodes stay in use until [`ALTERNATION`] is over.
+//! - A node that reports no `run_id` never counts as another node.
 
 use std::time::Duration;
 
@@ -14,79 +15,83 @@ use tokio::time::Instant;
 
 use crate::topology::{Node, NodeId};
 
-/// The least time between two switches of one address among nodes that run side by side.
+/// The least time between two switches of one address between nodes that run side by side.
 pub(super) const ALTERNATION: Duration = Duration::from_secs(60);
 
-/// After this many new connections that led elsewhere than the probe that followed each, the address alternates.
-const STRAYS: u32 = 3;
+/// The number of new connections after which the address alternates, if each led to another node than the probe that
+/// followed it.
+const ELSEWHERE_LIMIT: u32 = 3;
 
-/// The result of comparing the node that a probe reached with the node that is known.
+/// The result of comparing the node that a probe reached with the known node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Comparison {
-    /// It leads to the node that was verified, as far as anybody can tell.
+    /// The address leads to the known node, as far as respgate can tell.
     Same,
-    /// It leads to another node than this one.
+    /// The address leads to another node now. This is the id of the former node.
     Switched(NodeId),
-    /// It leads to several nodes in turn: this one and the one that was verified.
+    /// The address leads to several nodes in turn. This is the id of one of them.
     Alternates(NodeId),
 }
 
-/// The node that an address leads to.
+/// Holds the node that an address leads to.
 #[derive(Debug, Default)]
 pub(super) struct KnownNode {
     id: Option<NodeId>,
-    /// When the address last led to another node than before.
+    /// The time of the last switch to another node.
     switched: Option<Instant>,
-    /// Until when new connections may lead to any node.
+    /// Until this time new connections may lead to any node.
     any_until: Option<Instant>,
-    /// A new connection led elsewhere, and no probe has been answered since.
+    /// True if a new connection has led to another node since the last probe.
     elsewhere: bool,
     elsewhere_count: u32,
 }
 
 impl KnownNode {
-    /// The node that new connections must lead to.
+    /// Returns the node that new connections must lead to.
     pub(super) fn required(&self) -> Option<NodeId> {
         self.id.clone().filter(|_| self.any_until.is_none())
     }
 
-    /// A new connection led to another node.
+    /// Notes that a new connection led to another node.
     pub(super) fn note_elsewhere(&mut self) {
         self.elsewhere = true;
     }
 
-    /// Compares the node that a probe reached with the one before. `serving`: connections to that one may be open; if
-    /// not, a switch cuts nothing and is made whenever it is seen.
+    /// Compares the node that a probe reached with the known node. `serving` is true if connections to the known node
+    /// may be open; if it is false, a switch cuts no connection, so `compare` makes the switch every time.
     pub(super) fn compare(&mut self, seen: Option<&Node>, serving: bool, now: Instant) -> Comparison {
-        let stray = std::mem::take(&mut self.elsewhere);
+        let led_elsewhere = std::mem::take(&mut self.elsewhere);
         let Some(seen) = seen else { return Comparison::Same };
         let Some(known) = self.id.clone() else {
             self.id = Some(seen.id.clone());
             return Comparison::Same;
         };
         if known == seen.id {
-            return self.seen_again(known, stray, now);
+            return self.seen_again(known, led_elsewhere, now);
         }
         self.elsewhere_count = 0;
         let recent =
             self.switched.map(|at| now.saturating_duration_since(at)).filter(|ago| *ago < ALTERNATION);
+        // A node that has run for less time than has passed since the switch was started after it.
         let restarted = recent.is_some_and(|ago| seen.uptime < ago);
         if serving && recent.is_some() && !restarted {
             return self.alternates(seen.id.clone(), now);
         }
         self.id = Some(seen.id.clone());
         self.switched = Some(now);
-        // The address may still alternate: connections to either node are accepted for the next minute.
+        // The address may still alternate: accept connections to any node for another `ALTERNATION`.
         self.any_until = self.any_until.filter(|until| *until > now).map(|_| now + ALTERNATION);
         Comparison::Switched(known)
     }
 
-    fn seen_again(&mut self, known: NodeId, stray: bool, now: Instant) -> Comparison {
+    fn seen_again(&mut self, known: NodeId, led_elsewhere: bool, now: Instant) -> Comparison {
+        // The alternation is over: new connections must lead to this node again.
         if self.any_until.is_some_and(|until| until <= now) {
             (self.any_until, self.elsewhere_count) = (None, 0);
         }
-        self.elsewhere_count += u32::from(stray);
-        if self.elsewhere_count < STRAYS {
+        // The probe reached the known node, but a connection opened before it did not.
+        self.elsewhere_count += u32::from(led_elsewhere);
+        if self.elsewhere_count < ELSEWHERE_LIMIT {
             return Comparison::Same;
         }
         self.elsewhere_count = 0;
@@ -94,7 +99,7 @@ impl KnownNode {
         self.alternates(known, now)
     }
 
-    /// Says so once, until new connections must lead to one node again.
+    /// Returns `Alternates` once, then `Same` until new connections must lead to one node again.
     fn alternates(&mut self, seen: NodeId, now: Instant) -> Comparison {
         match self.any_until.replace(now + ALTERNATION) {
             Some(_) => Comparison::Same,
@@ -147,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_connection_is_open_to_is_left_whenever_another_is_seen() {
+    fn without_open_connections_every_other_node_is_a_switch() {
         let (mut known, now) = known("a");
         for (name, former) in [("b", "a"), ("a", "b"), ("b", "a")] {
             assert_eq!(known.compare(Some(&node(name)), false, now), Comparison::Switched(id(former)));
@@ -157,16 +162,17 @@ mod tests {
     #[test]
     fn new_connections_that_go_elsewhere_than_probes_show_an_alternation() {
         let (mut known, now) = known("a");
-        for attempt in 1..=STRAYS {
+        for attempt in 1..=ELSEWHERE_LIMIT {
             known.note_elsewhere();
             let found = known.compare(Some(&node("a")), true, now);
-            let expected = if attempt == STRAYS { Comparison::Alternates(id("a")) } else { Comparison::Same };
+            let expected =
+                if attempt == ELSEWHERE_LIMIT { Comparison::Alternates(id("a")) } else { Comparison::Same };
             assert_eq!(found, expected);
         }
         assert_eq!(known.required(), None);
     }
 
-    /// Whatever a number of nodes answers in whatever order: one switch a minute, and the report comes with the second.
+    /// Two to four nodes answer in random order: there is one switch a minute, and the second switch brings the report.
     #[test]
     fn alternation_cuts_at_most_once_a_minute() {
         for nodes in 2..5_u64 {

@@ -1,4 +1,4 @@
-//! Asks a node for its role.
+//! Asks nodes for their role.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -19,15 +19,21 @@ use crate::rotation::login::Login;
 use crate::secret::Credentials;
 use crate::topology::{Address, Outage, Primary};
 
-/// How long a node may take to answer, once connected. A busy server answers nothing while a slow command runs.
+/// How long a connected node may take to answer. A busy server answers nothing while a slow command runs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Dials a node, introduces itself and asks for the role. Ends within the dialer's connect timeout plus
-/// [`ANSWER_TIMEOUT`], and as much again if the credentials are not known yet.
+/// Dials a node, authenticates and asks for its role. Ends within the dialer's connect timeout plus [`ANSWER_TIMEOUT`]
+/// (2 s), plus another [`ANSWER_TIMEOUT`] if the credentials are not known yet.
 ///
-/// A user who may run neither ROLE nor INFO, as some managed servers have it, is believed to have reached the primary:
-/// its server's READONLY says soon enough if not. That is logged once, as is a certificate that one side refuses.
-pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, told: &LoggedProbes) -> Finding {
+/// If the user may run neither ROLE nor INFO, as on some managed servers, the probe takes the node for a primary: if it
+/// is not, its READONLY errors soon show that. The probe logs this once; it also logs once that one side refuses the
+/// other's certificate.
+pub(super) async fn probe(
+    address: &Address,
+    login: &Login,
+    dialer: &Dialer,
+    logged: &LoggedProbes,
+) -> Finding {
     let credentials = match login.newest_within(ANSWER_TIMEOUT).await {
         Ok(credentials) => credentials,
         Err(why) => return Finding::AuthRejected(Outage::Refused(format!("{address} is not asked: {why}"))),
@@ -35,8 +41,8 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
     let stream = match dialer.dial(address).await {
         Ok(stream) => stream,
         Err(error) => {
-            let fault = error.source().and_then(|source| source.downcast_ref());
-            return told.unmet(error.to_string(), fault);
+            let cause = error.source().and_then(|source| source.downcast_ref());
+            return logged.connect_failure(error.to_string(), cause);
         }
     };
     let denied = login.denied(credentials.as_deref());
@@ -50,19 +56,19 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
     }
     if let Ok(greeted) = &result {
         let silent = greeted.role.is_none();
-        told.welcome.store(true, Ordering::Relaxed);
-        if !told.roleless.swap(silent, Ordering::Relaxed) && silent {
+        logged.admitted.store(true, Ordering::Relaxed);
+        if !logged.role_denied.swap(silent, Ordering::Relaxed) && silent {
             tracing::warn!(%address, "the server's ACL allows neither ROLE nor INFO to respgate's user, so whether this node is the primary is not checked; allow +role");
         }
     }
-    // With TLS 1.3, a server refuses the client's certificate only after the handshake.
+    // With TLS 1.3 a server refuses the client's certificate only after the handshake.
     if let Err(GreetError::Control(ControlError::Io(error))) = &result
-        && let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref())
+        && let Some(cause) = error.get_ref().and_then(|inner| inner.downcast_ref())
     {
-        return told.unmet(format!("{address} {fault}"), Some(fault));
+        return logged.connect_failure(format!("{address} {cause}"), Some(cause));
     }
     let greeted = result.is_ok();
-    let mut finding = judge(address, result, credentials.is_some());
+    let mut finding = finding_of(address, result, credentials.is_some());
     if let Finding::Primary(description) = &mut finding
         && greeted
     {
@@ -74,7 +80,7 @@ pub(super) async fn probe(address: &Address, login: &Login, dialer: &Dialer, tol
     finding
 }
 
-/// How discovery introduces itself to a node.
+/// Returns the greeting that discovery sends to a node.
 fn greeting<'a>(credentials: Option<&'a Credentials>, login: &Login, denied: &'a Denied) -> Greeting<'a> {
     Greeting {
         accepted_before: login.has_worked(),
@@ -83,36 +89,37 @@ fn greeting<'a>(credentials: Option<&'a Credentials>, login: &Login, denied: &'a
     }
 }
 
-/// What has been logged of a node, and is not again.
+/// Remembers which warnings about nodes are logged, so that each is logged once.
 #[derive(Debug, Default)]
 pub(super) struct LoggedProbes {
-    roleless: AtomicBool,
-    /// The last probe that the node answered was let in.
-    welcome: AtomicBool,
+    role_denied: AtomicBool,
+    /// True if the node accepted the last probe that it answered.
+    admitted: AtomicBool,
 }
 
 impl LoggedProbes {
-    /// A node to which no connection came about. One that is there, and does TLS with others, may still serve the
-    /// connections that were made before a certificate was changed: those must not be cut for it.
-    fn unmet(&self, why: String, fault: Option<&HandshakeError>) -> Finding {
-        if !fault.is_some_and(|fault| fault.reason.is_estrangement()) {
+    /// Returns the finding for a failed connection attempt. If one side refuses the other's certificate, the node
+    /// lives: it may still serve connections that were opened before a certificate changed, and discovery must not cut
+    /// these.
+    fn connect_failure(&self, why: String, cause: Option<&HandshakeError>) -> Finding {
+        if !cause.is_some_and(|cause| cause.reason.is_estrangement()) {
             return Finding::Unreachable(why);
         }
-        if self.welcome.swap(false, Ordering::Relaxed) {
+        if self.admitted.swap(false, Ordering::Relaxed) {
             tracing::warn!("no new connection can be made, and those that are open stay: {why}");
         }
         Finding::AuthRejected(Outage::Unverified(why))
     }
 }
 
-/// A connection that stays open, for as long as the node at its other end is to be watched.
+/// A connection that stays open to ask one node for its role again and again.
 pub(super) struct RoleMonitor {
     control: Control<Stream>,
     address: Address,
 }
 
-/// Opens a connection to `primary`'s address that can be asked for the node's role again and again. `None`: no such
-/// connection can be had at present, or it leads to another node.
+/// Opens a connection to `primary`'s address that can ask the node for its role again and again. Returns `None` if the
+/// connection fails, the user may not ask for the role, or the address leads to another node.
 pub(super) async fn monitor_role(primary: &Primary, login: &Login, dialer: &Dialer) -> Option<RoleMonitor> {
     let credentials = login.newest().ok()?;
     let mut control = Control::new(dialer.dial(&primary.address).await.ok()?);
@@ -120,7 +127,7 @@ pub(super) async fn monitor_role(primary: &Primary, login: &Login, dialer: &Dial
     let greeting = greeting(credentials.as_deref(), login, &denied);
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let greeted = greet(&mut control, &greeting, deadline).await.ok()?;
-    // A user who may not ask would be refused for ever.
+    // The ACL denies the user the role: each further query would fail too.
     greeted.role?;
     if let Some(expected) = &primary.node {
         let node = ask_node(&mut control, Some(&denied), deadline).await.ok()?;
@@ -132,8 +139,8 @@ pub(super) async fn monitor_role(primary: &Primary, login: &Login, dialer: &Dial
 }
 
 impl RoleMonitor {
-    /// Asks the node for its role. `None`: the connection is of no more use. Otherwise, whether the node says that it is
-    /// not a primary, in a sentence for the operator.
+    /// Asks the node for its role. Returns `None` if the connection is broken, `Some(None)` if the node does not say
+    /// that it is a replica, and `Some(Some(text))` with a sentence for the operator if it does.
     pub(super) async fn ask(&mut self) -> Option<Option<String>> {
         let reply = self.control.call(&[b"ROLE"], Instant::now() + ANSWER_TIMEOUT).await.ok()?;
         match role_from_reply(&reply) {
@@ -141,13 +148,14 @@ impl RoleMonitor {
                 "the node that {} led to says that it is a replica of {of} by now",
                 self.address
             ))),
-            // LOADING and BUSY say nothing of the role.
+            // LOADING and BUSY tell nothing about the role.
             _ => Some(None),
         }
     }
 }
 
-/// Whether a node says that it is the primary: not merely that it may not be asked. Ends as [`probe`] does.
+/// Returns true if the node says that it is the primary. Unlike [`probe`], it returns false if the user may not ask.
+/// Ends within the same time as [`probe`].
 pub(super) async fn says_primary(address: &Address, login: &Login, dialer: &Dialer) -> bool {
     let Ok(credentials) = login.newest() else { return false };
     let Ok(stream) = dialer.dial(address).await else { return false };
@@ -157,7 +165,7 @@ pub(super) async fn says_primary(address: &Address, login: &Login, dialer: &Dial
     matches!(greeted, Ok(Greeted { role: Some(Role::Primary { .. }), .. }))
 }
 
-fn judge(address: &Address, result: Result<Greeted, GreetError>, authenticated: bool) -> Finding {
+fn finding_of(address: &Address, result: Result<Greeted, GreetError>, authenticated: bool) -> Finding {
     match result {
         Ok(Greeted { role: Some(Role::Primary { .. }) | None, server, .. }) => {
             Finding::Primary(Description { server: server.map(Arc::new), node: None })
@@ -172,7 +180,8 @@ fn judge(address: &Address, result: Result<Greeted, GreetError>, authenticated: 
         Ok(Greeted { role: Some(Role::Sentinel), .. }) => Finding::NotPrimary(format!(
             "{address} is a Sentinel and holds no data; for discovery through it, use a redis-sentinel:// URL"
         )),
-        // Clients bring their own credentials; the node cannot be asked, only believed.
+        // Clients authenticate with their own credentials; without any, the probe cannot ask and takes the node for a
+        // primary.
         Err(GreetError::AuthRequired(_)) if !authenticated => Finding::Primary(Description::default()),
         Err(error @ (GreetError::AuthRequired(_) | GreetError::AuthRefused(_))) => {
             Finding::AuthRejected(Outage::Refused(format!(
@@ -214,24 +223,27 @@ mod tests {
     #[test]
     fn a_node_that_is_only_distrusted_is_there() {
         use crate::net::tls::fault::Reason;
-        let unmet = |reason| {
+        let connect_failure = |reason| {
             LoggedProbes::default()
-                .unmet("node x".into(), Some(&HandshakeError { reason, text: String::new() }))
+                .connect_failure("node x".into(), Some(&HandshakeError { reason, text: String::new() }))
         };
         for reason in [Reason::Expired, Reason::Untrusted, Reason::WrongName, Reason::Refused] {
-            assert!(matches!(unmet(reason), Finding::AuthRejected(_)), "{reason:?}");
+            assert!(matches!(connect_failure(reason), Finding::AuthRejected(_)), "{reason:?}");
         }
         for reason in [Reason::Timeout, Reason::Closed, Reason::Plaintext] {
-            assert!(matches!(unmet(reason), Finding::Unreachable(_)), "{reason:?}");
+            assert!(matches!(connect_failure(reason), Finding::Unreachable(_)), "{reason:?}");
         }
-        assert!(matches!(LoggedProbes::default().unmet("node x".into(), None), Finding::Unreachable(_)));
+        assert!(matches!(
+            LoggedProbes::default().connect_failure("node x".into(), None),
+            Finding::Unreachable(_)
+        ));
     }
 
     #[test]
     fn every_answer_has_its_meaning() {
         let node = Address::tcp("10.0.0.1", 6379);
         let line = Bytes::from_static;
-        let find = |result, authenticated| judge(&node, result, authenticated);
+        let find = |result, authenticated| finding_of(&node, result, authenticated);
         assert_eq!(
             find(greeted(Some(Role::Primary { offset: None })), true),
             Finding::Primary(Description::default())

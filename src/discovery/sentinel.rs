@@ -1,4 +1,4 @@
-//! One Sentinel: subscribes to its events, then asks it whenever told to, and starts over when it fails.
+//! Follows one Sentinel: subscribes to its events, queries it on request, and connects again after a failure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::discovery::config::SentinelConfig;
-use crate::discovery::event::{self, BadReply, CHANNELS, Heard, View};
+use crate::discovery::event::{self, BadReply, CHANNELS, SentinelEvent, View};
 use crate::discovery::machine::Event;
 use crate::discovery::sentinel_table::SentinelError;
 use crate::net::backoff::Backoff;
@@ -19,42 +19,47 @@ use crate::resp::value::Value;
 use crate::rotation::login::Login;
 use crate::topology::Address;
 
-/// Bounds of the time between two attempts to connect.
+/// The shortest and the longest delay between two attempts to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// A subscription has nothing to say for days: it is read without a deadline that counts. That the Sentinel lives is
-/// seen from its answers, and both connections fall together.
+/// The deadline of a read on the subscription: in effect none, because a subscription may be silent for days. The
+/// answers on the query connection show that the Sentinel lives; if they fail, `Follower` closes both connections.
 const IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What a Sentinel's task needs.
+/// Follows one Sentinel in a task of its own.
 #[derive(Clone)]
 pub(super) struct Follower {
     pub(super) address: Address,
     pub(super) config: Arc<SentinelConfig>,
     pub(super) dialer: Dialer,
-    /// Who respgate is to it.
+    /// The credentials for the Sentinel.
     pub(super) login: Login,
-    /// Where news go; a full queue holds this Sentinel back, nobody else.
+    /// The queue for this Sentinel's events. A full queue delays only this Sentinel's task.
     pub(super) news: mpsc::Sender<Event>,
-    /// Changes when the Sentinel is to be asked.
+    /// The number of the current query round: a change requests a query.
     pub(super) asks: watch::Receiver<u64>,
 }
 
 impl Follower {
-    /// Runs until it is aborted.
+    /// Follows the Sentinel until the task is aborted.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
         loop {
-            let Err(fault) = self.follow(&mut backoff).await else { return };
-            if self.tell(Event::Failed { sentinel: self.address.clone(), fault }).await.is_none() {
+            let Err(error) = self.follow(&mut backoff).await else { return };
+            if self.send(Event::Failed { sentinel: self.address.clone(), error }).await.is_none() {
                 return;
             }
             sleep(backoff.next_delay()).await;
         }
     }
 
-    /// Subscribes first and asks second: a switch between the two is then heard. `Ok` when nobody listens any more.
+    /// Subscribes first and queries second, so that respgate receives the event of a switch that happens between the
+    /// two. Returns `Ok` if discovery has closed the event queue.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason if a connection fails, the Sentinel refuses the user, or an answer is missing or unusable.
     async fn follow(&mut self, backoff: &mut Backoff) -> Result<(), SentinelError> {
         let mut subscription = self.subscribe().await?;
         let mut queries = self.open().await?;
@@ -64,14 +69,14 @@ impl Follower {
             id: event::own_id(&id),
             subscribed: subscription.is_some(),
         };
-        if self.tell(connected).await.is_none() {
+        if self.send(connected).await.is_none() {
             return Ok(());
         }
         loop {
             self.asks.mark_unchanged();
             let view = self.ask(&mut queries).await?;
             backoff.reset();
-            if self.tell(Event::Answered { sentinel: self.address.clone(), view }).await.is_none() {
+            if self.send(Event::Answered { sentinel: self.address.clone(), view }).await.is_none() {
                 return Ok(());
             }
             loop {
@@ -80,10 +85,10 @@ impl Follower {
                         Ok(()) => break,
                         Err(_) => return Ok(()),
                     },
-                    heard = next_event(&mut subscription, &self.config) => {
-                        let heard = heard.map_err(|error| self.unreachable(&error))?;
-                        let event = Event::Noticed { sentinel: self.address.clone(), heard };
-                        if self.tell(event).await.is_none() {
+                    event = next_event(&mut subscription, &self.config) => {
+                        let event = event.map_err(|error| self.unreachable(&error))?;
+                        let event = Event::Noticed { sentinel: self.address.clone(), event };
+                        if self.send(event).await.is_none() {
                             return Ok(());
                         }
                     }
@@ -92,7 +97,7 @@ impl Follower {
         }
     }
 
-    async fn tell(&self, event: Event) -> Option<()> {
+    async fn send(&self, event: Event) -> Option<()> {
         self.news.send(event).await.ok()
     }
 
@@ -100,7 +105,7 @@ impl Follower {
         Instant::now() + self.config.timeout
     }
 
-    /// A connection that has been let in.
+    /// Opens a connection and authenticates on it.
     async fn open(&self) -> Result<Control<Stream>, SentinelError> {
         let credentials = self.login.newest_within(self.config.timeout).await.map_err(|why| {
             SentinelError::Refused(format!("Sentinel {} is not asked: {why}", self.address))
@@ -127,9 +132,10 @@ impl Follower {
         Ok(control)
     }
 
-    /// A subscription to as many events as the Sentinel's ACL allows; `None` if that is none. The first event is
-    /// asked for alone: ACLs often allow no other, and a client that has yet to authenticate may send 10 arguments
-    /// only, being cut off for more instead of told why (observed on valkey 8.0).
+    /// Subscribes to as many events as the Sentinel's ACL allows. Returns `None` if it allows none. The first event has
+    /// a SUBSCRIBE of its own for two reasons. ACLs often allow no other event. And a client that has not authenticated
+    /// yet may send at most 10 arguments: for more, the server closes the connection without a reason (observed on
+    /// valkey 8.0).
     async fn subscribe(&self) -> Result<Option<Control<Stream>>, SentinelError> {
         let mut control = self.open().await?;
         let (first, others) = CHANNELS.split_at(1);
@@ -140,7 +146,7 @@ impl Follower {
         Ok(Some(control))
     }
 
-    /// False if the ACL forbids it.
+    /// Subscribes to `channels`. Returns false if the ACL forbids it.
     async fn subscribe_to(
         &self,
         control: &mut Control<Stream>,
@@ -151,8 +157,8 @@ impl Follower {
         let deadline = self.deadline();
         let unreachable = |error| self.unreachable(&error);
         let mut reply = control.call(&args, deadline).await.map_err(unreachable)?;
-        // One confirmation for each channel. Events may already come between them; the question that follows makes
-        // up for those.
+        // The Sentinel confirms each channel on its own. The loop drops events that arrive in between: the query that
+        // follows returns the state that they announce.
         let mut confirmed = 0;
         loop {
             if let Some(line) = reply.error() {
@@ -198,7 +204,7 @@ impl Follower {
         SentinelError::Unreachable(format!("Sentinel {}: {error}", self.address))
     }
 
-    /// Says whose fault an error line is.
+    /// Returns the error for an error line, with a text that names the cause and the remedy.
     fn refusal(&self, line: &[u8]) -> SentinelError {
         let address = &self.address;
         let said = line.escape_ascii();
@@ -230,23 +236,24 @@ impl Follower {
     }
 }
 
-/// The next event about our primary; never, without a subscription. Nothing is lost if it is dropped while it waits.
+/// Returns the next event about this upstream's primary; waits for ever without a subscription. The function is
+/// cancel-safe: dropping its future loses no event.
 async fn next_event(
     subscription: &mut Option<Control<Stream>>,
     config: &SentinelConfig,
-) -> Result<Heard, ControlError> {
+) -> Result<SentinelEvent, ControlError> {
     let Some(subscription) = subscription else { return std::future::pending().await };
     loop {
         let message = subscription.receive(Instant::now() + IDLE).await?;
         if !is_kind(&message, "message") {
             continue;
         }
-        let heard = message.elements().and_then(|parts| match parts {
-            [_, channel, payload] => event::heard(channel.text()?, payload.text()?, config),
+        let event = message.elements().and_then(|parts| match parts {
+            [_, channel, payload] => event::sentinel_event(channel.text()?, payload.text()?, config),
             _ => None,
         });
-        if let Some(heard) = heard {
-            return Ok(heard);
+        if let Some(event) = event {
+            return Ok(event);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The Sentinels that are followed, and the newest word of each. Pure.
+//! Holds the Sentinels that discovery follows, and the newest answer of each. Pure.
 
 use std::collections::HashSet;
 
@@ -6,20 +6,20 @@ use crate::discovery::config::SentinelConfig;
 use crate::discovery::event::{Claim, Notice, View};
 use crate::topology::Address;
 
-/// More Sentinels than this are not followed.
+/// The greatest number of Sentinels that discovery follows.
 pub(super) const MAX_SENTINELS: usize = 32;
 
-/// Why a Sentinel gives no answer. The text names it, the cause and the remedy.
+/// Why a Sentinel gives no usable answer. The text names the Sentinel, the cause and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SentinelError {
-    /// It cannot be reached, hangs, or is not a Sentinel.
+    /// The Sentinel cannot be reached, does not answer in time, or is not a Sentinel.
     Unreachable(String),
-    /// It refuses the credentials, or their user may not ask.
+    /// The Sentinel refuses the credentials, or its ACL forbids the queries.
     Refused(String),
 }
 
 impl SentinelError {
-    /// The text alone.
+    /// Returns the text without the kind.
     pub fn text(&self) -> &str {
         match self {
             Self::Unreachable(text) | Self::Refused(text) => text,
@@ -27,42 +27,42 @@ impl SentinelError {
     }
 }
 
-/// What is known of one Sentinel.
+/// The status of one Sentinel.
 #[derive(Clone, Debug)]
 pub struct SentinelStatus {
-    /// Where it is dialled.
+    /// The address that discovery dials.
     pub address: Address,
-    /// Configured, not learnt from another.
+    /// True if the configuration names the Sentinel; false if another Sentinel named it.
     pub seed: bool,
-    /// Its own id.
+    /// The Sentinel's own id (`SENTINEL MYID`).
     pub id: Option<String>,
-    /// Whether its events are received; if not, only polling tells of a failover.
+    /// True if respgate receives the Sentinel's events; if not, only polling shows a failover.
     pub subscribed: bool,
-    /// Its newest word.
-    pub standing: SentinelState,
-    /// The newest event about our primary.
+    /// The result of the newest query.
+    pub state: SentinelState,
+    /// The newest event about this upstream's primary.
     pub last_notice: Option<Notice>,
 }
 
-/// A Sentinel's newest word.
+/// The result of the newest query to a Sentinel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SentinelState {
-    /// Not heard yet.
+    /// The Sentinel has neither answered nor failed yet.
     Pending,
-    /// It answers.
+    /// The Sentinel answered.
     Answered(View),
-    /// It does not.
+    /// The query failed.
     Failed(SentinelError),
 }
 
-/// Which Sentinels to connect to, or no longer.
+/// A change to the set of Sentinels that discovery connects to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Track(Address),
     Forget(Address),
 }
 
-/// The Sentinels of one primary: those configured, for ever, and those learnt from others.
+/// Holds the Sentinels of one primary. Configured Sentinels stay for ever; learnt ones can be dropped.
 #[derive(Debug)]
 pub(super) struct SentinelTable {
     sentinels: Vec<SentinelStatus>,
@@ -70,20 +70,20 @@ pub(super) struct SentinelTable {
 
 impl SentinelTable {
     pub(super) fn new(config: &SentinelConfig) -> Self {
-        let mut roster = Self { sentinels: Vec::new() };
+        let mut table = Self { sentinels: Vec::new() };
         for seed in &config.seeds {
-            if roster.find(seed).is_none() && roster.sentinels.len() < MAX_SENTINELS {
-                roster.add(seed.clone(), true);
+            if table.find(seed).is_none() && table.sentinels.len() < MAX_SENTINELS {
+                table.add(seed.clone(), true);
             }
         }
-        roster
+        table
     }
 
     pub(super) fn sentinels(&self) -> &[SentinelStatus] {
         &self.sentinels
     }
 
-    /// A Sentinel is connected, and maybe subscribed.
+    /// Notes that a connection to a Sentinel is open, and whether it is subscribed to events.
     pub(super) fn connected(&mut self, address: &Address, id: Option<String>, subscribed: bool) {
         if let Some(sentinel) = self.find(address) {
             sentinel.id = id;
@@ -91,29 +91,30 @@ impl SentinelTable {
         }
     }
 
-    /// True beside the changes if it had failed before.
+    /// Stores an answer. Returns the changes to the set of Sentinels, and true if the Sentinel had failed before.
     pub(super) fn answered(&mut self, address: &Address, view: View) -> (Vec<Change>, bool) {
         let mut recovered = false;
         if let Some(sentinel) = self.find(address) {
-            recovered = matches!(sentinel.standing, SentinelState::Failed(_));
-            sentinel.standing = SentinelState::Answered(view);
+            recovered = matches!(sentinel.state, SentinelState::Failed(_));
+            sentinel.state = SentinelState::Answered(view);
         }
         (self.merge(), recovered)
     }
 
-    /// The fault's text beside the changes, if it is news.
+    /// Stores a failure. Returns the changes to the set of Sentinels, and the failure's text if it differs from the
+    /// last one.
     pub(super) fn failed(
         &mut self,
         address: &Address,
-        fault: SentinelError,
+        error: SentinelError,
     ) -> (Vec<Change>, Option<String>) {
         let mut news = None;
         if let Some(sentinel) = self.find(address) {
             sentinel.subscribed = false;
-            let standing = SentinelState::Failed(fault.clone());
-            if sentinel.standing != standing {
-                sentinel.standing = standing;
-                news = Some(fault.text().to_owned());
+            let state = SentinelState::Failed(error.clone());
+            if sentinel.state != state {
+                sentinel.state = state;
+                news = Some(error.text().to_owned());
             }
         }
         (self.merge(), news)
@@ -125,12 +126,12 @@ impl SentinelTable {
         }
     }
 
-    /// The answers, one for each Sentinel however many addresses it has.
+    /// Returns the newest answers, one for each Sentinel: of a Sentinel under several addresses only the first counts.
     pub(super) fn views(&self) -> Vec<(Address, View)> {
         let mut ids = HashSet::new();
         self.sentinels
             .iter()
-            .filter_map(|sentinel| match &sentinel.standing {
+            .filter_map(|sentinel| match &sentinel.state {
                 SentinelState::Answered(view) => Some((sentinel, view)),
                 _ => None,
             })
@@ -139,36 +140,37 @@ impl SentinelTable {
             .collect()
     }
 
-    /// Whom this Sentinel names, by its newest answer.
+    /// Returns the primary that this Sentinel named in its newest answer.
     pub(super) fn claim(&self, address: &Address) -> Option<&Claim> {
         let sentinel = self.sentinels.iter().find(|sentinel| sentinel.address == *address)?;
-        match &sentinel.standing {
+        match &sentinel.state {
             SentinelState::Answered(view) => view.claim.as_ref(),
             _ => None,
         }
     }
 
-    /// How many are configured.
+    /// Returns the number of configured Sentinels.
     pub(super) fn seeds(&self) -> usize {
         self.sentinels.iter().filter(|sentinel| sentinel.seed).count()
     }
 
-    /// How many of those have neither answered nor failed yet.
+    /// Returns the number of configured Sentinels that have neither answered nor failed yet.
     pub(super) fn unheard_seeds(&self) -> usize {
         self.sentinels
             .iter()
-            .filter(|sentinel| sentinel.seed && sentinel.standing == SentinelState::Pending)
+            .filter(|sentinel| sentinel.seed && sentinel.state == SentinelState::Pending)
             .count()
     }
 
-    /// The faults of those that refuse us, or of those that cannot be reached, in a stable order.
-    pub(super) fn faults(&self, refused: bool) -> String {
+    /// Returns the sorted error texts of the Sentinels that refuse respgate (`refused` is true) or that cannot be
+    /// reached (`refused` is false).
+    pub(super) fn errors(&self, refused: bool) -> String {
         let mut texts: Vec<&str> = self
             .sentinels
             .iter()
-            .filter_map(|sentinel| match &sentinel.standing {
-                SentinelState::Failed(fault) if matches!(fault, SentinelError::Refused(_)) == refused => {
-                    Some(fault.text())
+            .filter_map(|sentinel| match &sentinel.state {
+                SentinelState::Failed(error) if matches!(error, SentinelError::Refused(_)) == refused => {
+                    Some(error.text())
                 }
                 _ => None,
             })
@@ -177,16 +179,14 @@ impl SentinelTable {
         texts.join("; ")
     }
 
-    /// Takes up Sentinels that others name, and drops learnt ones that are dead and no longer named.
+    /// Adds Sentinels that others name, and drops learnt Sentinels that are dead and that no other names any more.
     fn merge(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
-        let answering = |sentinel: &SentinelStatus| matches!(sentinel.standing, SentinelState::Answered(_));
-        // A seed under a name may be the same Sentinel as one learnt under its IP address: ids tell once all
-        // seeds have been heard.
-        let seeds_heard = !self
-            .sentinels
-            .iter()
-            .any(|sentinel| sentinel.seed && sentinel.standing == SentinelState::Pending);
+        let answering = |sentinel: &SentinelStatus| matches!(sentinel.state, SentinelState::Answered(_));
+        // A seed that is configured by name may be the same Sentinel as one learnt by IP address. Only ids show that,
+        // so add learnt Sentinels only when every seed has answered or failed.
+        let seeds_heard =
+            !self.sentinels.iter().any(|sentinel| sentinel.seed && sentinel.state == SentinelState::Pending);
         let named: Vec<_> = self.views().into_iter().flat_map(|(_, view)| view.others).collect();
         for peer in named.iter().filter(|_| seeds_heard) {
             let known = self.sentinels.iter().any(|sentinel| {
@@ -208,13 +208,17 @@ impl SentinelTable {
         self.sentinels.retain(|sentinel| {
             let earlier = ids.iter().take(index);
             index += 1;
-            let twin = sentinel.id.is_some()
+            // An earlier entry, or a seed, answers with the same id: this entry is the same Sentinel under another
+            // address.
+            let duplicate = sentinel.id.is_some()
                 && (earlier.clone().any(|(id, _, answers)| *id == sentinel.id && *answers)
                     || ids.iter().any(|(id, seed, answers)| *id == sentinel.id && *seed && *answers));
-            let gone = matches!(sentinel.standing, SentinelState::Failed(_))
+            // A Sentinel is forgotten only on the word of another that answers: if all fail, respgate has lost its
+            // network.
+            let gone = matches!(sentinel.state, SentinelState::Failed(_))
                 && anyone_answers
                 && !named.iter().any(|peer| peer.address == sentinel.address);
-            let keep = sentinel.seed || !(twin || gone);
+            let keep = sentinel.seed || !(duplicate || gone);
             if !keep {
                 changes.push(Change::Forget(sentinel.address.clone()));
             }
@@ -229,7 +233,7 @@ impl SentinelTable {
             seed,
             id: None,
             subscribed: false,
-            standing: SentinelState::Pending,
+            state: SentinelState::Pending,
             last_notice: None,
         });
     }

@@ -1,17 +1,17 @@
-//! Signs that a failover away from the followed primary is under way. Pure.
+//! Tracks signs that a failover away from the followed primary is under way. Pure.
 //!
 //! # The rule
 //!
-//! - One Sentinel's word is enough: to hold commands back for a moment costs a pause, to let them through costs
-//!   writes. That is why one Sentinel's word is also worth little time.
-//! - A sign ends with what takes it back (`-failover-abort-*`, `-odown`), with another primary or epoch, or when it
-//!   has lasted too long: [`FAILOVER_LIMIT`] for a failover that leads nowhere, [`DOWN_LIMIT`] for a primary that is
-//!   said to be down. If more than half of the Sentinels that answer show the same in their answers, it is
-//!   [`CONFIRMED_LIMIT`] for both: past that the primary's own word counts again.
-//! - The time that a Sentinel's signs have taken without leading anywhere is counted together until it has given none
-//!   for [`REST`]: one that repeats them, or takes them back and starts again, holds nothing any more. Only a failover
-//!   that reaches the promotion has its time anew, once: a Sentinel that was stalled (its tilt mode lasts 30 s) goes on
-//!   where it stopped, and what is written from then on is lost.
+//! - One Sentinel's event is enough for a sign. Holding commands for a moment costs a pause; letting them through costs
+//!   writes. Because one Sentinel may be wrong, a sign lasts only a short time.
+//! - A sign ends with the event that revokes it (`-failover-abort-*`, `-odown`), with another primary or epoch, or at
+//!   its limit: [`FAILOVER_LIMIT`] for a failover that does not complete, [`DOWN_LIMIT`] for a primary that is reported
+//!   down. If more than half of the Sentinels that answer show the same in their answers, the limit is
+//!   [`CONFIRMED_LIMIT`] for both. After the limit the primary's own answer counts again.
+//! - The limit covers all signs of one Sentinel together, until the Sentinel has sent no sign for [`REST`]. A Sentinel
+//!   that repeats its signs, or revokes them and starts again, therefore cannot hold commands any longer.
+//! - A failover that reaches the promotion gets the full limit again, once. A Sentinel that was stalled (its tilt mode
+//!   lasts 30 s) continues its failover where it stopped, and writes to the old primary from then on are lost.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,42 +21,42 @@ use tokio::time::Instant;
 use crate::discovery::event::{FailoverStep, Notice};
 use crate::topology::{Address, Sign};
 
-/// How long a failover may take from its first sign until the epoch rises. Sentinel gives an election 10 s.
+/// The limit for a failover, from its first sign until the epoch rises. Sentinel gives an election 10 s.
 pub(super) const FAILOVER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a primary may be said to be down by few.
+/// The limit for a primary that no more than half of the Sentinels show as down.
 pub(super) const DOWN_LIMIT: Duration = Duration::from_secs(3);
 
-/// How long both may last when most Sentinels show them.
+/// The limit for both signs if more than half of the Sentinels show them.
 pub(super) const CONFIRMED_LIMIT: Duration = Duration::from_secs(30);
 
-/// After this long without a sign a Sentinel has its whole time again.
+/// The time without a sign after which a Sentinel's used time is forgotten.
 pub(super) const REST: Duration = Duration::from_secs(30);
 
-/// The signs of all Sentinels for the primary that is followed now.
+/// Holds the signs of all Sentinels for the primary that discovery follows now.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
     records: HashMap<Address, Record>,
-    /// More than half of the Sentinels that answer show a failover, or that the primary is down.
+    /// True if more than half of the Sentinels that answer show a failover, or show the primary as down.
     confirmed: bool,
 }
 
-/// One Sentinel's.
+/// The signs of one Sentinel.
 #[derive(Debug)]
 struct Record {
     failover: Option<Sign>,
     down: bool,
-    /// Since when one of both stands.
+    /// The start of the active sign, whichever of `failover` and `down` it is; `None` without one.
     since: Option<Instant>,
-    /// The promotion has been reached since the last rest.
+    /// True if this Sentinel's failover has reached the promotion since the last `REST`.
     promoting: bool,
-    /// What earlier signs have taken, and when the last of them ended.
+    /// `used` is the total duration of earlier signs since the last `REST`; `ended` is when the newest of them ended.
     used: Duration,
     ended: Instant,
 }
 
 impl Signs {
-    /// Takes in a Sentinel's event about the followed primary. True if it is a sign that counts.
+    /// Handles a Sentinel's event about the followed primary. Returns true if the event is a sign that counts.
     pub(super) fn noticed(&mut self, sentinel: &Address, notice: &Notice, now: Instant) -> bool {
         let (failover, down) = match notice {
             Notice::Failover(FailoverStep::Started | FailoverStep::Elected) => (Some(Sign::Election), false),
@@ -68,11 +68,11 @@ impl Signs {
             ) => (Some(Sign::Promotion), false),
             Notice::ObjectivelyDown(true) => (None, true),
             Notice::Failover(FailoverStep::Aborted) => {
-                self.take_back(sentinel, now, |record| record.failover = None);
+                self.revoke(sentinel, now, |record| record.failover = None);
                 return false;
             }
             Notice::ObjectivelyDown(false) => {
-                self.take_back(sentinel, now, |record| record.down = false);
+                self.revoke(sentinel, now, |record| record.down = false);
                 return false;
             }
             Notice::Failover(FailoverStep::Ended)
@@ -80,6 +80,7 @@ impl Signs {
             | Notice::SubjectivelyDown(_)
             | Notice::Other => return false,
         };
+        // Forget the used time of Sentinels that have rested, which also bounds the map.
         self.records.retain(|_, record| record.since.is_some() || now < record.ended + REST);
         let confirmed = self.confirmed;
         let record = self.records.entry(sentinel.clone()).or_insert(Record {
@@ -92,6 +93,7 @@ impl Signs {
         });
         record.failover = failover.max(record.failover);
         record.down |= down;
+        // The first promotion since the rest starts a new limit: its failover may have stalled before (see the rule).
         if failover == Some(Sign::Promotion) && !std::mem::replace(&mut record.promoting, true) {
             (record.since, record.used) = (None, Duration::ZERO);
         }
@@ -100,16 +102,17 @@ impl Signs {
         record.since.is_some()
     }
 
-    fn take_back(&mut self, sentinel: &Address, now: Instant, what: impl FnOnce(&mut Record)) {
+    fn revoke(&mut self, sentinel: &Address, now: Instant, change: impl FnOnce(&mut Record)) {
         if let Some(record) = self.records.get_mut(sentinel) {
-            what(record);
+            change(record);
             if record.failover.is_none() && !record.down {
                 record.end(now);
             }
         }
     }
 
-    /// Whether most Sentinels show a failover, or that the primary is down; and drops what has lasted too long.
+    /// Sets whether more than half of the Sentinels show a failover or the primary as down, and ends the signs that
+    /// have reached their limit.
     pub(super) fn review(&mut self, confirmed: bool, now: Instant) {
         self.confirmed = confirmed;
         for record in self.records.values_mut() {
@@ -117,23 +120,23 @@ impl Signs {
         }
     }
 
-    /// Another primary is followed, or the same under another epoch: what was said is done with.
+    /// Drops all signs. The machine calls this when it follows another primary, or the same one under another epoch.
     pub(super) fn clear(&mut self) {
         self.records.clear();
         self.confirmed = false;
     }
 
-    /// The sign that is furthest on.
+    /// Returns the sign of the furthest step.
     pub(super) fn newest(&self) -> Option<Sign> {
         self.records.values().filter_map(Record::sign).max()
     }
 
-    /// Whether this Sentinel's failover counts at present.
+    /// Returns true if this Sentinel has an active sign of a failover.
     pub(super) fn leads(&self, sentinel: &Address) -> bool {
         self.records.get(sentinel).is_some_and(|record| record.failover.is_some())
     }
 
-    /// When [`Signs::review`] has something to drop.
+    /// Returns when [`Signs::review`] has a sign to end.
     pub(super) fn expires_at(&self) -> Option<Instant> {
         self.records.values().filter_map(|record| record.expires_at(self.confirmed)).min()
     }
@@ -150,6 +153,7 @@ impl Record {
             Sign::Down => DOWN_LIMIT,
             Sign::Election | Sign::Promotion | Sign::Demotion => FAILOVER_LIMIT,
         };
+        // Earlier signs since the last rest count towards the limit.
         Some(self.since? + limit.saturating_sub(self.used))
     }
 

@@ -1,4 +1,4 @@
-//! Whether the named node is the primary by its own word, and what may be published of it. Pure.
+//! Verifies that the named node says itself that it is the primary, and decides what discovery may publish of it. Pure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,46 +9,49 @@ use crate::discovery::node::{Comparison, KnownNode};
 use crate::net::backoff::Backoff;
 use crate::topology::{Address, Generation, Hint, Node, NodeId, Outage, Primary, ServerInfo, Sign, Topology};
 
-/// How long a demoted node may take to answer what was sent to it. Cutting it off at once would leave clients not
-/// knowing what became of their writes, where the node says within milliseconds that it refused them.
+/// How long a demoted node may take to answer the commands that it received. If respgate cut the connections at once,
+/// clients would not know the result of their writes, although the node answers within milliseconds that it refused
+/// them.
 pub(super) const LEAVE: Duration = Duration::from_millis(500);
 
-/// Bounds of the time between two probes of one node, however many hints come.
+/// The shortest and the longest time between two probes of one node, however many hints arrive.
 const PROBE_MIN: Duration = Duration::from_millis(200);
 const PROBE_MAX: Duration = Duration::from_secs(1);
 
-/// After this long without a hint, the next one is acted upon at once.
+/// The time without a hint after which the next hint causes a probe at once.
 const CALM: Duration = Duration::from_secs(5);
 
-/// A node that served is given up after this many probes in a row that could not reach it: one may be lost to an
-/// overfull accept queue.
+/// The number of failed probes in a row after which discovery gives up a node that served. One failure is not enough:
+/// an overfull accept queue may lose one connection.
 const UNREACHABLE_LIMIT: u32 = 2;
 
-/// What a primary says of itself, as far as it may be asked.
+/// What a primary reports about itself, as far as the user may ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
-    /// From its reply to HELLO.
+    /// The server's name, version and modules, from the reply to HELLO.
     pub server: Option<Arc<ServerInfo>>,
-    /// From INFO.
+    /// The run id and the uptime, from INFO.
     pub node: Option<Node>,
 }
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// It says that it is the primary, or may not be asked: then whoever named it is believed.
+    /// The node says that it is the primary; or the user may not ask, and discovery believes whoever named the node.
     Primary(Description),
-    /// It says that it is something else, or that it cannot serve (LOADING, MASTERDOWN).
+    /// The node says that it has another role, or that it cannot serve (LOADING, MASTERDOWN).
     NotPrimary(String),
-    /// It says that it is a replica of this node, as it knows it; and the text for the operator.
+    /// The node says that it is a replica of the node at this address, as the replica knows it. The text is for the
+    /// operator.
     Replica(Address, String),
-    /// It serves others but not us: too many clients, or the credentials are refused. Says nothing of its role.
+    /// The node serves others but refuses respgate: it has too many clients, or refuses the credentials. This tells
+    /// nothing about its role.
     AuthRejected(Outage),
-    /// No answer.
+    /// The node does not answer.
     Unreachable(String),
 }
 
-/// The node that is followed.
+/// The node that discovery follows.
 #[derive(Debug)]
 struct Target {
     address: Address,
@@ -56,23 +59,25 @@ struct Target {
     generation: Generation,
     state: State,
     node: KnownNode,
-    /// It was verified, and has said since that it is not a primary: it counts as another node from now on.
+    /// True if the node was verified and has said since that it is not a primary. If a later probe finds it a primary,
+    /// it gets a new generation, like another node.
     denied: bool,
     unreachable: u32,
-    /// Whose replica it said it was when it was asked last.
+    /// The address of the node's own primary, if the newest probe found it a replica.
     successor: Option<Address>,
 }
 
 #[derive(Debug)]
 enum State {
     Verified(Option<Arc<ServerInfo>>),
-    /// It was verified, and now says that it is not the primary: until then, what was sent to it may be answered.
+    /// The node was verified and now says that it is not the primary. Until the instant it may answer the commands that
+    /// it received.
     Leaving(Option<Arc<ServerInfo>>, Outage, Instant),
     Unverified(Outage),
 }
 
 impl State {
-    /// The node says that it is not the primary.
+    /// Notes that the node says that it is not the primary.
     fn deny(&mut self, why: Outage, now: Instant) {
         *self = match std::mem::replace(self, Self::Unverified(why.clone())) {
             Self::Verified(server) => Self::Leaving(server, why, now + LEAVE),
@@ -83,7 +88,7 @@ impl State {
 }
 
 impl Target {
-    /// It says that it is not the primary.
+    /// Notes that the node says that it is not the primary.
     fn deny(&mut self, text: String, now: Instant) {
         self.denied |= !matches!(self.state, State::Unverified(_));
         self.state.deny(Outage::Unverified(text), now);
@@ -100,7 +105,7 @@ impl Target {
     }
 }
 
-/// The node that is followed, when to ask it next, and how often it may be asked.
+/// Verifies the node that discovery follows, and limits how often it is probed.
 #[derive(Debug)]
 pub(super) struct Verifier {
     target: Option<Target>,
@@ -109,29 +114,29 @@ pub(super) struct Verifier {
     pace: Backoff,
     /// When the last probe was started.
     started: Option<Instant>,
-    /// No regular probe before this.
+    /// No regular probe starts before this time.
     earliest: Option<Instant>,
     due: Option<Instant>,
     ticket: u64,
     in_flight: bool,
-    /// A hint came during the probe, whose answer may be older.
-    again: bool,
-    /// A working primary is asked this often; zero: only when something hints at a change.
+    /// True if a hint arrived during the probe, so that the probe's answer may be older than the change.
+    hint_during_probe: bool,
+    /// The time between two probes of a working primary. Zero: only hints cause probes.
     interval: Duration,
     news: Vec<AddressNews>,
 }
 
-/// What the operator should know of an address.
+/// A finding about an address that the operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AddressNews {
-    /// It leads to another node than this one.
+    /// The address leads to another node than the one with this id, which is the former one.
     Switched(Address, NodeId),
-    /// It leads to several nodes in turn.
+    /// The address leads to several nodes in turn.
     Alternates(Address),
 }
 
 impl Verifier {
-    /// A working primary is asked every `interval`; zero: only when something hints at a change.
+    /// Creates a verifier that probes a working primary every `interval`; if it is zero, only hints cause probes.
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             interval,
@@ -144,12 +149,12 @@ impl Verifier {
             due: None,
             ticket: 0,
             in_flight: false,
-            again: false,
+            hint_during_probe: false,
         }
     }
 
-    /// Follows another node from now on. Until it is verified nothing is published as the primary: a newer one is
-    /// known, so the older must not be written to.
+    /// Follows another node from now on. Until it is verified, discovery publishes no primary: a newer primary is
+    /// known, so nobody must write to the older one.
     pub(super) fn aim(&mut self, address: Address, epoch: Option<u64>, now: Instant) {
         let named =
             Outage::Verifying(format!("{address} is named as primary and is being asked for its role"));
@@ -164,19 +169,20 @@ impl Verifier {
             successor: None,
         });
         self.pace.reset();
-        // A probe of the former node may still be under way: its ticket is now old.
+        // A probe of the former node may still be under way: its ticket is now old and its answer is ignored.
         self.in_flight = false;
-        self.again = false;
+        self.hint_during_probe = false;
         self.due = Some(now);
     }
 
-    /// Takes note of the epoch under which the same node is named now.
+    /// Sets the epoch under which the Sentinels name the same node now.
     pub(super) fn set_epoch(&mut self, epoch: u64) {
         if let Some(target) = &mut self.target {
             target.epoch = Some(epoch);
         }
     }
 
+    /// Handles a hint. Returns true if it is about the current generation; hints about former generations are outdated.
     pub(super) fn hint(&mut self, hint: Hint, now: Instant) -> bool {
         let (Hint::Lost(generation) | Hint::NotPrimary(generation) | Hint::OtherNode(generation)) = hint;
         let Some(target) = self.target.as_mut().filter(|target| target.generation == generation) else {
@@ -186,35 +192,37 @@ impl Verifier {
             target.node.note_elsewhere();
         }
         if self.in_flight {
-            self.again = true;
+            self.hint_during_probe = true;
             return true;
         }
+        // The hints have paused for `CALM`: restart the backoff and probe at once.
         if self.earliest.is_none_or(|earliest| now > earliest + CALM) {
             self.pace.reset();
             self.earliest = None;
         }
         if matches!(hint, Hint::OtherNode(_)) {
-            // Commands wait for this answer.
-            self.want(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
+            // Commands wait for the answer of this probe, so it does not wait for the backoff.
+            self.schedule(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
             return true;
         }
-        self.want(self.earliest.map_or(now, |earliest| earliest.max(now)));
+        self.schedule(self.earliest.map_or(now, |earliest| earliest.max(now)));
         true
     }
 
-    /// A Sentinel said that something changed: a node that could not be verified is asked again soon.
+    /// Notes that a Sentinel reported a change: the verifier soon probes a node that it could not verify before.
     pub(super) fn nudge(&mut self, now: Instant) {
         let waiting = self.target.as_ref().is_some_and(|target| !matches!(target.state, State::Verified(_)));
         if waiting && !self.in_flight {
-            self.want(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
+            self.schedule(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
         }
     }
 
-    fn want(&mut self, at: Instant) {
+    /// Schedules a probe at this time, unless an earlier one is scheduled.
+    fn schedule(&mut self, at: Instant) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// The probe to start now, if one is due: its ticket and the address.
+    /// Starts the probe that is due now, if any, and returns its ticket and the address.
     pub(super) fn start_probe(&mut self, now: Instant) -> Option<(u64, Address)> {
         let target = self.target.as_ref()?;
         if self.in_flight || self.due.is_none_or(|due| due > now) {
@@ -222,13 +230,14 @@ impl Verifier {
         }
         self.due = None;
         self.in_flight = true;
-        self.again = false;
+        self.hint_during_probe = false;
         self.ticket += 1;
         self.started = Some(now);
         self.earliest = Some(now + self.pace.next_delay());
         Some((self.ticket, target.address.clone()))
     }
 
+    /// Handles the result of the probe `ticket`. Results of former probes are ignored.
     pub(super) fn probed(&mut self, ticket: u64, finding: Finding, now: Instant) {
         let Some(target) = self.target.as_mut().filter(|_| self.in_flight && ticket == self.ticket) else {
             return;
@@ -251,6 +260,8 @@ impl Verifier {
                         false
                     }
                 };
+                // Another node, or one that was demoted in between, needs a new generation, which cuts connections to
+                // the old one.
                 if std::mem::take(&mut target.denied) || switched {
                     target.generation = Generation(self.followed + 1);
                 }
@@ -263,7 +274,7 @@ impl Verifier {
                 target.deny(text, now);
                 target.successor = Some(of);
             }
-            // A working primary is not given up because it has no room for the probe.
+            // Keep a working primary even if it has no room for the probe.
             Finding::AuthRejected(_) if verified => {
                 target.unreachable = 0;
                 settled = true;
@@ -276,37 +287,39 @@ impl Verifier {
                 }
             }
         }
-        if !settled || self.again {
+        // Probe again soon if the probe settled nothing, or if a hint arrived while it ran.
+        if !settled || self.hint_during_probe {
             self.due = Some(self.earliest.map_or(now, |earliest| earliest.max(now)));
         } else if !self.interval.is_zero() {
             self.due = Some(now + self.interval);
         }
     }
 
-    /// A connection that has been open since this generation was verified leads to a node that says that it is not a
-    /// primary any more.
+    /// Notes that the connection that is open since this generation was verified leads to a node that says that it is
+    /// not a primary any more.
     pub(super) fn denied(&mut self, generation: Generation, text: String, now: Instant) {
         let Some(target) = self.target.as_mut().filter(|target| target.generation == generation) else {
             return;
         };
         target.deny(text, now);
         if self.in_flight {
-            self.again = true;
+            self.hint_during_probe = true;
         }
-        self.want(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
+        self.schedule(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
     }
 
-    /// What the operator should know, once.
+    /// Takes the findings that the operator does not know yet.
     pub(super) fn take_news(&mut self) -> Vec<AddressNews> {
         std::mem::take(&mut self.news)
     }
 
-    /// Whose replica the followed node says it is, as that node knows it.
+    /// Returns the node that the followed node names as its own primary, if it says that it is a replica. The address
+    /// is the one that the followed node knows.
     pub(super) fn successor(&self) -> Option<&Address> {
         self.target.as_ref()?.successor.as_ref()
     }
 
-    /// What may be published; `None` while no node is named.
+    /// Returns the topology that discovery may publish; `None` while no node is named.
     pub(super) fn topology(&self) -> Option<Topology> {
         self.target.as_ref().map(|target| match &target.state {
             State::Verified(server) => Topology::Known(target.primary(server)),
@@ -315,7 +328,7 @@ impl Verifier {
         })
     }
 
-    /// When [`Verifier::lapse`] or [`Verifier::start_probe`] has something to do.
+    /// Returns when [`Verifier::lapse`] or [`Verifier::start_probe`] has something to do.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let lapse = self.target.as_ref().and_then(|target| match target.state {
             State::Leaving(_, _, until) => Some(until),
@@ -324,7 +337,7 @@ impl Verifier {
         self.due.filter(|_| !self.in_flight).into_iter().chain(lapse).min()
     }
 
-    /// Ends the time of a node that says that it is not the primary any more.
+    /// Gives up a demoted node when its time to answer (`LEAVE`, 500 ms) is over.
     pub(super) fn lapse(&mut self, now: Instant) {
         let Some(target) = &mut self.target else { return };
         if let State::Leaving(_, outage, until) = &target.state

@@ -1,4 +1,4 @@
-//! Whom do the Sentinels name together, and could they carry out a failover? Pure.
+//! Checks which node the Sentinels name together, and whether they could carry out a failover. Pure.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -10,43 +10,43 @@ use crate::discovery::consensus::{candidate, same_node};
 use crate::discovery::event::Claim;
 use crate::topology::Address;
 
-/// One Sentinel, and what it said.
+/// A Sentinel and its answer.
 #[derive(Clone, Debug)]
 pub(super) struct Vote {
-    /// Where it was dialled.
+    /// The address that the doctor dialled.
     pub(super) sentinel: Address,
-    /// Whether it is configured; else another Sentinel named it.
+    /// True if the configuration names the Sentinel; false if another Sentinel named it.
     pub(super) configured: bool,
-    /// `None`: nothing, for whichever reason.
+    /// The Sentinel's answer; `None` if it gave none, for whatever reason.
     pub(super) answer: Option<Answer>,
 }
 
-/// What came out.
+/// The result of comparing the answers.
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
     pub(super) findings: Vec<Finding>,
-    /// Whom to follow, where the Sentinels agree; as announced.
+    /// The primary that the Sentinels name together, if they do; the address is as announced.
     pub(super) named: Option<Address>,
-    /// The replicas that could take over, as announced.
+    /// The replicas that could take over; the addresses are as announced.
     pub(super) replicas: Vec<Address>,
-    /// Whether more than half of all Sentinels there are name that node: those that do not answer are then no more
-    /// than a flaw.
+    /// True if more than half of all Sentinels, including those that do not answer, name that node. Sentinels that do
+    /// not answer are then only a warning.
     pub(super) by_majority: bool,
 }
 
-/// Puts the answers together, by the proxy's own rule: a majority of those that answer, whoever is silent.
+/// Compares the answers by the proxy's own rule: a majority of the Sentinels that answer decides.
 pub(super) fn agree(
-    voices: &[Vote],
+    all_votes: &[Vote],
     name: &str,
     upstream: &str,
     nat: &HashMap<Address, Address>,
 ) -> Agreement {
-    let voices = one_each(voices);
+    let all_votes = without_duplicates(all_votes);
     let answers: Vec<(&Address, &Answer)> =
-        voices.iter().filter_map(|voice| Some((&voice.sentinel, voice.answer.as_ref()?))).collect();
+        all_votes.iter().filter_map(|vote| Some((&vote.sentinel, vote.answer.as_ref()?))).collect();
     let mut agreement = Agreement::default();
     if answers.is_empty() {
-        // What is broken has been said of each.
+        // The findings of each Sentinel report already what is broken.
         let why = "no Sentinel gives an answer, so nobody says where the primary is";
         agreement.findings.push(Finding::not_tried(Step::Agreement, why));
         return agreement;
@@ -57,7 +57,7 @@ pub(super) fn agree(
         agreement.findings.push(Finding::not_tried(Step::Agreement, why));
         return agreement;
     };
-    let total = total(&voices, &answers);
+    let total = total(&all_votes, &answers);
     if votes * 2 <= answers.len() {
         agreement.findings.push(statements(
             Finding::broken(
@@ -71,7 +71,7 @@ pub(super) fn agree(
         return agreement;
     }
     agreement.by_majority = votes * 2 > total;
-    agreement.findings.push(verdict(&answers, &chosen, votes, total, agreement.by_majority));
+    agreement.findings.push(agreement_finding(&answers, &chosen, votes, total, agreement.by_majority));
     agreement.findings.extend(quorum(&answers, total));
     agreement.findings.extend(loopback(&answers, &chosen, upstream, nat));
     let (finding, replicas) = replicas(&answers, &chosen);
@@ -81,26 +81,26 @@ pub(super) fn agree(
     agreement
 }
 
-/// Each Sentinel once, however many addresses it has.
-fn one_each(voices: &[Vote]) -> Vec<&Vote> {
+/// Returns each Sentinel once, even if it has several addresses.
+fn without_duplicates(all_votes: &[Vote]) -> Vec<&Vote> {
     let mut seen = HashSet::new();
-    voices
+    all_votes
         .iter()
-        .filter(|voice| {
-            let id = voice.answer.as_ref().and_then(|answer| answer.id.as_ref());
+        .filter(|vote| {
+            let id = vote.answer.as_ref().and_then(|answer| answer.id.as_ref());
             id.is_none_or(|id| seen.insert(id))
         })
         .collect()
 }
 
-/// How many Sentinels there are, the silent ones included.
-fn total(voices: &[&Vote], answers: &[(&Address, &Answer)]) -> usize {
-    let configured = voices.iter().filter(|voice| voice.configured).count();
+/// Returns the number of all Sentinels, including those that do not answer.
+fn total(all_votes: &[&Vote], answers: &[(&Address, &Answer)]) -> usize {
+    let configured = all_votes.iter().filter(|vote| vote.configured).count();
     let counted = answers.iter().map(|(_, answer)| answer.view.total).max().unwrap_or(0);
     configured.max(counted).max(answers.len())
 }
 
-fn verdict(
+fn agreement_finding(
     answers: &[(&Address, &Answer)],
     chosen: &Claim,
     votes: usize,
@@ -159,7 +159,7 @@ fn statements(finding: Finding, answers: &[(&Address, &Answer)]) -> Finding {
     })
 }
 
-/// Whether the Sentinels, as configured and as they see each other, could agree on a failover.
+/// Returns a finding if the Sentinels, as configured and as they see each other, could not agree on a failover.
 fn quorum(answers: &[(&Address, &Answer)], total: usize) -> Option<Finding> {
     let quorum = answers.iter().filter_map(|(_, answer)| answer.quorum).max()?;
     if quorum > total {
@@ -172,18 +172,16 @@ fn quorum(answers: &[(&Address, &Answer)], total: usize) -> Option<Finding> {
             "lower it: SENTINEL SET NAME quorum N on each, with N more than half of them",
         ));
     }
-    let (sentinel, complaint) =
+    let (sentinel, reason) =
         answers.iter().find_map(|(sentinel, answer)| Some((sentinel, answer.no_quorum.as_ref()?)))?;
     Some(Finding::warning(
         Step::Agreement,
-        format!(
-            "a failover would fail for want of Sentinels that see each other: {sentinel} says {complaint}"
-        ),
+        format!("a failover would fail for want of Sentinels that see each other: {sentinel} says {reason}"),
         "start the missing Sentinels, or mend the network between them (port 26379, both ways)",
     ))
 }
 
-/// A Sentinel elsewhere that names `127.0.0.1` means its own machine.
+/// Returns a finding if a Sentinel on another machine names `127.0.0.1`, by which it means its own machine.
 fn loopback(
     answers: &[(&Address, &Answer)],
     chosen: &Claim,
@@ -220,15 +218,16 @@ pub(super) fn is_loopback(address: &Address) -> bool {
     }
 }
 
-/// The replicas, by the Sentinel that knows most of them.
+/// Returns a finding about the replicas, and those that could take over, from the Sentinel that knows the most
+/// replicas.
 fn replicas(answers: &[(&Address, &Answer)], chosen: &Claim) -> (Option<Finding>, Vec<Address>) {
     let named_it = |answer: &Answer| answer.view.claim.as_ref().is_some_and(|claim| same_node(claim, chosen));
     let known = answers.iter().filter(|(_, answer)| named_it(answer)).map(|(_, answer)| &answer.replicas);
     let Some(replicas) = known.max_by_key(|replicas| replicas.len()) else { return (None, Vec::new()) };
-    let faulty: Vec<&Replica> = replicas.iter().filter(|replica| replica.fault.is_some()).collect();
+    let unfit: Vec<&Replica> = replicas.iter().filter(|replica| replica.problem.is_some()).collect();
     let fit: Vec<Address> =
-        replicas.iter().filter(|it| it.fault.is_none()).map(|it| it.address.clone()).collect();
-    let finding = match (&fit[..], &faulty[..]) {
+        replicas.iter().filter(|it| it.problem.is_none()).map(|it| it.address.clone()).collect();
+    let finding = match (&fit[..], &unfit[..]) {
         ([], []) => Finding::warning(
             Step::Replicas,
             "the Sentinels know no replica: when the primary dies, nothing can take its place",
@@ -254,8 +253,8 @@ fn replicas(answers: &[(&Address, &Answer)], chosen: &Claim) -> (Option<Finding>
              after the other",
         ),
     };
-    let finding = faulty.iter().fold(finding, |finding, replica| {
-        let why = replica.fault.as_deref().unwrap_or_default();
+    let finding = unfit.iter().fold(finding, |finding, replica| {
+        let why = replica.problem.as_deref().unwrap_or_default();
         finding.detail(format!("{}: {why}", replica.address))
     });
     (Some(finding.fact("fit", fit.len()).fact("known", replicas.len())), fit)
@@ -267,7 +266,7 @@ mod tests {
     use crate::discovery::event::View;
     use crate::doctor::finding::Level;
 
-    fn voice(number: u16, primary: Option<(&str, u64)>, total: usize) -> Vote {
+    fn vote(number: u16, primary: Option<(&str, u64)>, total: usize) -> Vote {
         let claim = primary.map(|(host, epoch)| Claim {
             address: Address::tcp(host, 6379),
             epoch,
@@ -281,26 +280,26 @@ mod tests {
             lost: Vec::new(),
             quorum: Some(2),
             no_quorum: None,
-            replicas: vec![Replica { address: Address::tcp("10.0.0.9", 6379), fault: None }],
+            replicas: vec![Replica { address: Address::tcp("10.0.0.9", 6379), problem: None }],
             names: Vec::new(),
         };
         Vote { sentinel: Address::tcp(format!("s{number}"), 26379), configured: true, answer: Some(answer) }
     }
 
     fn silent(number: u16) -> Vote {
-        Vote { answer: None, ..voice(number, None, 1) }
+        Vote { answer: None, ..vote(number, None, 1) }
     }
 
-    fn agreed(voices: &[Vote]) -> (Agreement, Level) {
-        let agreement = agree(voices, "mymaster", "main", &HashMap::new());
+    fn agreed(all_votes: &[Vote]) -> (Agreement, Level) {
+        let agreement = agree(all_votes, "mymaster", "main", &HashMap::new());
         let level = agreement.findings.iter().map(|finding| finding.level).max().unwrap();
         (agreement, level)
     }
 
     #[test]
-    fn three_that_agree_are_well() {
-        let voices: Vec<Vote> = (1..=3).map(|number| voice(number, Some(("10.0.0.5", 1)), 3)).collect();
-        let (agreement, level) = agreed(&voices);
+    fn three_sentinels_that_agree_are_ok() {
+        let all_votes: Vec<Vote> = (1..=3).map(|number| vote(number, Some(("10.0.0.5", 1)), 3)).collect();
+        let (agreement, level) = agreed(&all_votes);
         assert_eq!(level, Level::Ok);
         assert!(agreement.by_majority);
         assert_eq!(agreement.named.unwrap(), Address::tcp("10.0.0.5", 6379));
@@ -308,8 +307,8 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_a_flaw_in_a_minority_and_broken_in_a_majority() {
-        let up = |number| voice(number, Some(("10.0.0.5", 1)), 3);
+    fn a_silent_minority_is_a_warning_and_a_silent_majority_is_broken() {
+        let up = |number| vote(number, Some(("10.0.0.5", 1)), 3);
         let (agreement, level) = agreed(&[up(1), up(2), silent(3)]);
         assert!(level == Level::Warning && agreement.by_majority && agreement.named.is_some());
         let (agreement, level) = agreed(&[up(1), silent(2), silent(3)]);
@@ -319,9 +318,9 @@ mod tests {
     }
 
     #[test]
-    fn disagreement_is_shown_with_who_says_what() {
-        let old = |number| voice(number, Some(("10.0.0.5", 1)), 3);
-        let new = |number| voice(number, Some(("10.0.0.6", 2)), 3);
+    fn a_disagreement_lists_what_each_sentinel_names() {
+        let old = |number| vote(number, Some(("10.0.0.5", 1)), 3);
+        let new = |number| vote(number, Some(("10.0.0.6", 2)), 3);
         let (agreement, level) = agreed(&[old(1), new(2), new(3)]);
         assert_eq!(level, Level::Warning);
         assert_eq!(agreement.findings[0].details.len(), 3);
@@ -333,36 +332,36 @@ mod tests {
 
     #[test]
     fn an_unknown_name_and_too_high_a_quorum() {
-        let (agreement, _) = agreed(&[voice(1, None, 1)]);
+        let (agreement, _) = agreed(&[vote(1, None, 1)]);
         assert!(agreement.findings[0].seen.contains("\"mymaster\""));
-        let mut lonely = voice(1, Some(("10.0.0.5", 1)), 3);
+        let mut lonely = vote(1, Some(("10.0.0.5", 1)), 3);
         lonely.answer.as_mut().unwrap().lost = vec!["10.0.0.2:26379".into()];
         let (agreement, _) = agreed(&[lonely]);
         assert_eq!(agreement.findings[0].details, ["s1:26379 has no connection to Sentinel 10.0.0.2:26379"]);
-        let mut greedy = voice(1, Some(("10.0.0.5", 1)), 3);
+        let mut greedy = vote(1, Some(("10.0.0.5", 1)), 3);
         greedy.answer.as_mut().unwrap().quorum = Some(4);
-        let (agreement, _) = agreed(&[greedy, voice(2, Some(("10.0.0.5", 1)), 3)]);
+        let (agreement, _) = agreed(&[greedy, vote(2, Some(("10.0.0.5", 1)), 3)]);
         assert!(agreement.findings.iter().any(|it| it.seen.contains("never be a failover")));
     }
 
     #[test]
-    fn a_sentinel_elsewhere_that_says_loopback() {
-        let voices: Vec<Vote> = (1..=3).map(|number| voice(number, Some(("127.0.0.1", 1)), 3)).collect();
-        let (agreement, level) = agreed(&voices);
+    fn a_remote_sentinel_that_names_a_loopback_address() {
+        let all_votes: Vec<Vote> = (1..=3).map(|number| vote(number, Some(("127.0.0.1", 1)), 3)).collect();
+        let (agreement, level) = agreed(&all_votes);
         assert_eq!(level, Level::Broken);
         let finding = agreement.findings.iter().find(|it| it.seen.contains("this one")).unwrap();
         assert!(finding.remedy.as_ref().unwrap().contains("\"127.0.0.1:6379\" = "));
         let nat = HashMap::from([(Address::tcp("127.0.0.1", 6379), Address::tcp("db", 6379))]);
-        let agreement = agree(&voices, "mymaster", "main", &nat);
+        let agreement = agree(&all_votes, "mymaster", "main", &nat);
         assert!(agreement.findings.iter().all(|it| it.level == Level::Ok));
-        let mut local = voices;
-        local.iter_mut().for_each(|voice| voice.sentinel = Address::tcp("127.0.0.1", 26379));
+        let mut local = all_votes;
+        local.iter_mut().for_each(|vote| vote.sentinel = Address::tcp("127.0.0.1", 26379));
         assert_eq!(agreed(&local).1, Level::Ok);
     }
 
     #[test]
     fn one_sentinel_under_two_addresses_votes_once() {
-        let one = voice(1, Some(("10.0.0.5", 1)), 1);
+        let one = vote(1, Some(("10.0.0.5", 1)), 1);
         let twin = Vote { sentinel: Address::tcp("10.0.0.1", 26379), ..one.clone() };
         let (agreement, _) = agreed(&[one, twin]);
         assert!(

@@ -1,4 +1,4 @@
-//! Is there room for respgate's connections?
+//! Checks whether the server has room for respgate's connections.
 
 use tokio::time::Instant;
 
@@ -7,24 +7,24 @@ use super::peer::{Channel, Peer};
 use super::server::field;
 use crate::resp::control::ControlError;
 
-/// Reads INFO; `None` where the user may not, or the server does not say (`maxclients` is in INFO since Redis 6.2 or so,
-/// and providers leave it out).
+/// Reads INFO. Returns `None` if the user may not run it, or if the server does not report the numbers (`maxclients` is
+/// in INFO since about Redis 6.2, and some providers leave it out).
 ///
 /// # Errors
 ///
-/// When the connection fails.
+/// Returns the error if the connection fails.
 pub(super) async fn examine(
     channel: &mut Channel,
     peer: &Peer,
     ours: usize,
 ) -> Result<Option<Finding>, ControlError> {
-    let deadline = Instant::now() + peer.patience();
+    let deadline = Instant::now() + peer.answer_timeout();
     let info = channel.call(&[b"INFO", b"clients"], deadline).await?;
     let number = |key| info.text().and_then(|info| field(info, key)?.parse::<u64>().ok());
     Ok(number("connected_clients").zip(number("maxclients")).map(|(now, most)| judge(now, most, ours as u64)))
 }
 
-/// `ours`: how many connections respgate may open.
+/// Compares the connections in use with the limit `most`. `ours` is the number of connections that respgate may open.
 fn judge(now: u64, most: u64, ours: u64) -> Finding {
     let used = format!("{now} of {most} connections are in use");
     let finding = if now.saturating_mul(10) >= most.saturating_mul(9) {

@@ -1,4 +1,4 @@
-//! May the database be used?
+//! Checks whether the user may select the database.
 
 use tokio::time::Instant;
 
@@ -7,11 +7,11 @@ use super::peer::{Channel, Peer};
 use super::words::{code, quoted};
 use crate::resp::control::ControlError;
 
-/// Selects the database that clients start in; nothing is asked about database 0, which every server has.
+/// Selects the database in which clients start. Runs nothing for database 0, which every server has.
 ///
 /// # Errors
 ///
-/// When the connection fails.
+/// Returns the error if the connection fails.
 pub(super) async fn examine(
     channel: &mut Channel,
     peer: &Peer,
@@ -20,7 +20,7 @@ pub(super) async fn examine(
     if database == 0 {
         return Ok(None);
     }
-    let deadline = Instant::now() + peer.patience();
+    let deadline = Instant::now() + peer.answer_timeout();
     let mut digits = itoa::Buffer::new();
     let reply = channel.call(&[b"SELECT", digits.format(database).as_bytes()], deadline).await?;
     let Some(line) = reply.error() else {

@@ -1,4 +1,4 @@
-//! Has the name an address?
+//! Checks whether the name has an address.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,14 +11,14 @@ use super::finding::{Finding, Step};
 use super::words::{list, milliseconds};
 use crate::topology::Address;
 
-/// Look-ups happen on every dial: a slow resolver slows each of them down.
+/// A look-up that takes longer than this causes a warning: respgate looks the name up on every dial.
 const SLOW: Duration = Duration::from_millis(200);
 
-/// More addresses than this behind one name are not tried.
+/// The greatest number of addresses of one name to try.
 const MAX_ADDRESSES: usize = 16;
 
-/// Looks a name up, as each dial does. The addresses are empty if it has none; `None` stands for a unix socket.
-pub(super) async fn look_up(address: &Address, patience: Duration) -> (Finding, Option<Vec<SocketAddr>>) {
+/// Looks a name up, as each dial does. Returns an empty list if the name has no address, and `None` for a unix socket.
+pub(super) async fn look_up(address: &Address, limit: Duration) -> (Finding, Option<Vec<SocketAddr>>) {
     let (host, port) = match address {
         Address::Unix(_) => {
             return (Finding::ok(Step::Dns, "a unix socket: there is no name to look up"), None);
@@ -30,11 +30,11 @@ pub(super) async fn look_up(address: &Address, patience: Duration) -> (Finding, 
         return (finding, Some(vec![SocketAddr::new(ip, port)]));
     }
     let begun = Instant::now();
-    let found = match timeout(patience, lookup_host((host.as_str(), port))).await {
+    let found = match timeout(limit, lookup_host((host.as_str(), port))).await {
         Ok(found) => found.map(Iterator::collect::<Vec<_>>),
         Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
     };
-    let (finding, mut addresses) = judge(host, found, begun.elapsed(), patience);
+    let (finding, mut addresses) = judge(host, found, begun.elapsed(), limit);
     addresses.truncate(MAX_ADDRESSES);
     (finding, Some(addresses))
 }
@@ -43,14 +43,13 @@ fn judge(
     host: &str,
     found: io::Result<Vec<SocketAddr>>,
     took: Duration,
-    patience: Duration,
+    limit: Duration,
 ) -> (Finding, Vec<SocketAddr>) {
     const SPELLING: &str = "check the spelling, and that this machine's resolver knows it: getent hosts NAME; in \
                             Kubernetes, outside of the service's namespace, write service.namespace.svc";
     match found {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            let seen =
-                format!("the resolver gave no answer about {host:?} within {}", milliseconds(patience));
+            let seen = format!("the resolver gave no answer about {host:?} within {}", milliseconds(limit));
             let remedy =
                 "check the name servers in /etc/resolv.conf, and that UDP and TCP port 53 reach them";
             (Finding::broken(Step::Dns, seen, remedy), Vec::new())
@@ -87,7 +86,7 @@ mod tests {
     use crate::doctor::finding::Level;
 
     #[test]
-    fn each_outcome_has_its_words() {
+    fn each_outcome_has_its_text() {
         let second = Duration::from_secs(1);
         let judged = |found, took| judge("db.example", found, took, second);
         let (finding, _) = judged(Err(io::ErrorKind::TimedOut.into()), second);

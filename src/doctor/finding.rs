@@ -1,24 +1,24 @@
-//! What the walk found: one finding for each step, in sections by whom it was asked of.
+//! The results of the checks: one finding for each step, in one section for each peer.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// How a step ended. Ordered: the worst one is the largest.
+/// The result of a step. Levels are ordered: the worst one is the largest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// It could not be tried, since an earlier step failed.
+    /// The step was not tried, because an earlier step failed.
     NotTried,
-    /// As it should be.
+    /// The step found no problem.
     Ok,
-    /// Clients are served, but something is not as it should be.
+    /// respgate serves clients, but something is not as it should be.
     Warning,
-    /// Clients are not served, or will not be.
+    /// respgate serves no clients, or soon will not.
     Broken,
 }
 
 impl Level {
-    /// One word, the same for people and for machines.
+    /// Returns the level as one word, the same for people and for machines.
     pub fn word(self) -> &'static str {
         match self {
             Self::NotTried => "not tried",
@@ -29,41 +29,41 @@ impl Level {
     }
 }
 
-/// One question of the walk, in the order in which they are asked.
+/// A step of the check. The steps are in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Can the listener be bound?
+    /// Can respgate bind the listener?
     Listen,
-    /// Has the name an address?
+    /// Does the name have an address?
     Dns,
-    /// Does something accept connections there?
+    /// Does a process accept connections at the address?
     Connect,
-    /// Who does it say that it is, and may that be believed?
+    /// Does the TLS handshake succeed, with a certificate that respgate trusts?
     Tls,
-    /// Are the credentials taken?
+    /// Does the peer accept the credentials?
     Login,
-    /// What is it, and is it willing to work?
+    /// Which server is it, and does it serve commands?
     Server,
-    /// Whom does this Sentinel name?
+    /// Which node does this Sentinel name as primary?
     Sentinel,
-    /// Whom do they name together?
+    /// Which node do the Sentinels name together?
     Agreement,
-    /// Could another node take over?
+    /// Could a replica take over?
     Replicas,
-    /// Is it a primary?
+    /// Is the node a primary?
     Role,
-    /// May the database be used?
+    /// May the user select the database?
     Database,
-    /// Is there room for respgate's connections?
+    /// Does the server have room for respgate's connections?
     Clients,
-    /// Can scripts do what clients may not?
+    /// Can scripts run commands that clients may not run?
     Scripts,
-    /// How far away is it?
+    /// How long does a round trip take?
     Latency,
 }
 
 impl Step {
-    /// One word.
+    /// Returns the step as one word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Listen => "listen",
@@ -84,20 +84,20 @@ impl Step {
     }
 }
 
-/// The end of one step.
+/// The result of one step, for people and for machines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// Which step.
+    /// The step.
     pub step: Step,
-    /// How it ended.
+    /// The level of the result.
     pub level: Level,
-    /// What was seen, in one sentence.
+    /// What the step saw, in one sentence.
     pub seen: String,
-    /// More of what was seen, a line each.
+    /// More about what the step saw, one line each.
     pub details: Vec<String>,
-    /// What to do about it.
+    /// What the operator should do about it.
     pub remedy: Option<String>,
-    /// The same in figures, for machines.
+    /// What the step saw as named values, for machines.
     pub facts: Map<String, Value>,
 }
 
@@ -113,34 +113,34 @@ impl Finding {
         }
     }
 
-    /// All is well.
+    /// Returns a finding without a problem.
     pub fn ok(step: Step, seen: impl AsRef<str>) -> Self {
         Self::new(step, Level::Ok, seen.as_ref(), None)
     }
 
-    /// Clients are served, but.
+    /// Returns a finding about a problem with which respgate still serves clients.
     pub fn warning(step: Step, seen: impl AsRef<str>, remedy: impl AsRef<str>) -> Self {
         Self::new(step, Level::Warning, seen.as_ref(), Some(remedy.as_ref()))
     }
 
-    /// Clients are not served.
+    /// Returns a finding about a problem with which respgate serves no clients.
     pub fn broken(step: Step, seen: impl AsRef<str>, remedy: impl AsRef<str>) -> Self {
         Self::new(step, Level::Broken, seen.as_ref(), Some(remedy.as_ref()))
     }
 
-    /// It could not be asked; `why` names the step that failed.
+    /// Returns a finding for a step that was not tried; `why` names the step that failed.
     pub fn not_tried(step: Step, why: impl AsRef<str>) -> Self {
         Self::new(step, Level::NotTried, why.as_ref(), None)
     }
 
-    /// Adds a line.
+    /// Adds a line to the details.
     #[must_use]
     pub fn detail(mut self, line: impl AsRef<str>) -> Self {
         self.details.push(printable(line.as_ref()));
         self
     }
 
-    /// Adds a figure for machines.
+    /// Adds a named value for machines.
     #[must_use]
     pub fn fact(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.facts.insert(name.to_owned(), value.into());
@@ -148,28 +148,28 @@ impl Finding {
     }
 }
 
-/// Without control characters: names and errors come from peers, and a terminal obeys what it is sent.
+/// Replaces control characters: names and errors come from peers, and a terminal interprets what it receives.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// What a section is about.
+/// The kind of peer that a section is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// Where clients connect, or the admin address.
+    /// A listener for clients, or the admin listener.
     Listener,
     /// One Sentinel.
     Sentinel,
     /// All Sentinels of an upstream together.
     Sentinels,
-    /// The node that commands go to.
+    /// The node that receives commands.
     Primary,
-    /// A node that may become that.
+    /// A node that may become the primary.
     Replica,
 }
 
 impl Subject {
-    /// One word.
+    /// Returns the subject as one word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Listener => "listener",
@@ -184,23 +184,23 @@ impl Subject {
 /// The findings about one listener, Sentinel or node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Section {
-    /// What it is about.
+    /// What the section is about.
     pub subject: Subject,
-    /// The upstream's or the listener's name.
+    /// The name of the upstream or of the listener.
     pub name: String,
-    /// Where it is; empty where that makes no sense.
+    /// The address; empty for a section without one.
     pub address: String,
-    /// In the order of the steps.
+    /// The findings, in the order of the steps.
     pub findings: Vec<Finding>,
 }
 
 impl Section {
-    /// Its worst finding.
+    /// Returns the level of the worst finding.
     pub fn level(&self) -> Level {
         self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
     }
 
-    /// What is broken here is no more than a warning, since clients are served without it.
+    /// Turns `Broken` findings into warnings, because respgate serves clients without this peer.
     pub fn soften(&mut self) {
         for finding in &mut self.findings {
             finding.level = finding.level.min(Level::Warning);
@@ -222,20 +222,25 @@ impl fmt::Display for Section {
     }
 }
 
-/// The whole walk.
+/// The result of the whole check.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Diagnosis {
-    /// Listeners first, then each upstream: its Sentinels, what they say together, the primary, the replicas.
+    /// The listeners come first, then for each upstream its Sentinels, the Sentinels together, the primary, and the
+    /// replicas.
     pub sections: Vec<Section>,
 }
 
 impl Diagnosis {
-    /// How many findings have this level.
+    /// Returns the number of findings of this level.
     pub fn count(&self, level: Level) -> usize {
-        self.sections.iter().flat_map(|section| &section.findings).filter(|it| it.level == level).count()
+        self.sections
+            .iter()
+            .flat_map(|section| &section.findings)
+            .filter(|finding| finding.level == level)
+            .count()
     }
 
-    /// Whether something is broken.
+    /// Returns true if something is broken.
     pub fn broken(&self) -> bool {
         self.count(Level::Broken) > 0
     }
@@ -246,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_peers_say_cannot_steer_a_terminal() {
+    fn texts_of_peers_contain_no_control_characters() {
         let finding =
             Finding::broken(Step::Login, "it says \x1b]0;x\x07\r\n", "wait\x1b[2J").detail("\x1b[H");
         for text in [finding.seen, finding.details[0].clone(), finding.remedy.unwrap()] {

@@ -1,4 +1,4 @@
-//! The walk as text for people. Pure.
+//! Prints the findings as text for people. Pure.
 
 use std::fmt::Write;
 
@@ -6,18 +6,18 @@ use super::BROKEN;
 use super::finding::{Diagnosis, Finding, Level};
 use super::words::count;
 
-/// Lines are broken at this width, where words allow.
+/// The greatest width of a line, in characters; a longer word can exceed it.
 const WIDTH: usize = 100;
 
-/// What stands left of a finding's text: `  broken     connect    `.
+/// The width of the columns left of a finding's text: `  broken     connect    `.
 const MARGIN: usize = 24;
 
-/// Whether colour is used: only on a terminal.
+/// The style of the output. The caller chooses colour only for a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Green, yellow, red.
+    /// Levels are green, yellow or red.
     Colour,
-    /// Text alone.
+    /// Plain text.
     Plain,
 }
 
@@ -36,7 +36,8 @@ impl Style {
     }
 }
 
-/// Every section with its findings, and at the end what is broken, once more: that is what stays on the screen.
+/// Returns the text: every section with its findings, and at the end all broken findings again, because the end stays
+/// on the screen.
 pub fn show(diagnosis: &Diagnosis, style: Style) -> String {
     let mut text = String::new();
     for section in &diagnosis.sections {
@@ -46,11 +47,11 @@ pub fn show(diagnosis: &Diagnosis, style: Style) -> String {
         }
         text.push('\n');
     }
-    show_verdict(&mut text, diagnosis, style);
+    show_summary(&mut text, diagnosis, style);
     text
 }
 
-/// Steps in a row that were not tried for one reason become one line.
+/// Merges consecutive steps that were not tried for the same reason into one line.
 fn folded(findings: &[Finding]) -> Vec<(&Finding, String)> {
     let mut lines: Vec<(&Finding, String)> = Vec::new();
     for finding in findings {
@@ -89,7 +90,7 @@ fn show_finding(text: &mut String, finding: &Finding, steps: &str, style: Style)
     }
 }
 
-fn show_verdict(text: &mut String, diagnosis: &Diagnosis, style: Style) {
+fn show_summary(text: &mut String, diagnosis: &Diagnosis, style: Style) {
     let (broken, warnings) = (diagnosis.count(Level::Broken), diagnosis.count(Level::Warning));
     for section in &diagnosis.sections {
         for finding in section.findings.iter().filter(|finding| finding.level == Level::Broken) {
@@ -131,7 +132,7 @@ fn hanging(text: &str, mark: &str) -> Vec<String> {
         .collect()
 }
 
-/// Breaks at spaces; a longer word stays whole, so that it can be copied.
+/// Breaks the text at spaces. A word longer than `width` stays whole, so that it can be copied.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -202,7 +203,7 @@ broken  upstream main: primary db:6379, connect: 10.0.0.5:6379 refuses the conne
     }
 
     #[test]
-    fn a_good_end_is_short() {
+    fn a_summary_without_problems_is_short() {
         assert_eq!(show(&Diagnosis::default(), Style::Plain), "All is well.\n");
     }
 }

@@ -1,5 +1,5 @@
-//! The walk as one JSON document for machines. Pure. Its keys, the words of levels, steps and subjects are part of the
-//! public interface; texts are not.
+//! Prints the findings as one JSON document for machines. Pure. The keys and the words for levels, steps and subjects
+//! are part of the public interface; the texts are not.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::BROKEN;
 use super::finding::{Diagnosis, Finding, Level, Section};
 use crate::config::report::Report;
 
-/// The walk.
+/// Returns the document of a check.
 pub fn document(diagnosis: &Diagnosis, report: &Report) -> Value {
     let broken = diagnosis.broken();
     json!({
@@ -20,7 +20,7 @@ pub fn document(diagnosis: &Diagnosis, report: &Report) -> Value {
     })
 }
 
-/// No walk was made, since the configuration has faults.
+/// Returns the document if the configuration has errors, so that no check ran.
 pub fn misconfigured(report: &Report, exit_code: u8) -> Value {
     json!({
         "healthy": false,

@@ -1,4 +1,4 @@
-//! How far away is it?
+//! Measures the round-trip time to a node.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use super::peer::{Channel, Peer};
 use super::words::milliseconds;
 use crate::resp::control::ControlError;
 
-/// Round trips, one after the other.
+/// The number of round trips, one after the other.
 const ROUNDS: usize = 20;
 
-/// They end after this time however many were made.
+/// The time after which the measurement ends, even if fewer round trips are done.
 const LONGEST: Duration = Duration::from_secs(3);
 
-/// A median above this is more than a network of one site takes.
+/// A median above this is longer than in a network of one site, and causes a warning.
 const FAR: Duration = Duration::from_millis(5);
 
-/// A single round trip above this means that something stood still.
+/// A single round trip above this shows that the node or the network stalled.
 const STALL: Duration = Duration::from_millis(100);
 
-/// Times PINGs; an error in reply is as good as a PONG.
+/// Measures PINGs. An error reply counts like a PONG.
 ///
 /// # Errors
 ///
-/// When the connection fails.
+/// Returns the error if the connection fails.
 pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Finding, ControlError> {
     let begun = Instant::now();
     let mut times = Vec::with_capacity(ROUNDS);
     while times.len() < ROUNDS && begun.elapsed() < LONGEST {
         let sent = Instant::now();
-        channel.call(&[b"PING"], sent + peer.patience()).await?;
+        channel.call(&[b"PING"], sent + peer.answer_timeout()).await?;
         times.push(sent.elapsed());
     }
     Ok(judge(times))

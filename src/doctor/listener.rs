@@ -1,4 +1,4 @@
-//! Can clients be listened for? Asked without disturbing a respgate that runs already.
+//! Checks whether respgate can bind its listeners, without disturbing a respgate that runs already.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +10,7 @@ use super::finding::{Finding, Section, Step, Subject};
 use super::tls;
 use crate::listener::{Bind, ListenerConfig};
 
-/// One listener.
+/// Checks one listener.
 pub(super) fn examine(listener: &ListenerConfig) -> Section {
     let finding = match &listener.bind {
         Bind::Tcp(address) => tcp(*address),
@@ -27,7 +27,7 @@ pub(super) fn examine(listener: &ListenerConfig) -> Section {
     }
 }
 
-/// The admin listener.
+/// Checks the admin listener.
 pub(super) fn examine_admin(address: SocketAddr) -> Section {
     Section {
         subject: Subject::Listener,
@@ -37,12 +37,12 @@ pub(super) fn examine_admin(address: SocketAddr) -> Section {
     }
 }
 
-/// Binds for a moment.
+/// Binds the address and closes it again.
 fn tcp(address: SocketAddr) -> Finding {
     judge(TcpListener::bind(address).map(drop))
 }
 
-/// Looks at the file and its folder. The file is not made: one that exists may be in use.
+/// Checks the socket file and its folder. The check does not create the file, because one that exists may be in use.
 fn unix(path: &Path) -> Finding {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match crate::files::metadata(folder) {

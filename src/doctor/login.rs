@@ -1,5 +1,5 @@
-//! Are the credentials taken? The first command on a connection, so also the place where a peer shows that it speaks
-//! something else.
+//! Checks whether the peer accepts the credentials. AUTH or PING is the first command on the connection, so this step
+//! also finds peers that speak another protocol.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -13,39 +13,41 @@ use crate::resp::control::ControlError;
 use crate::resp::value::Value;
 use crate::topology::Address;
 
-/// How the first command was answered.
+/// The answer to the first command.
 #[derive(Debug)]
 enum Answer {
-    /// As if we were welcome.
-    Welcome,
-    /// With an error.
+    /// The peer accepts the connection.
+    Accepted,
+    /// The peer answered with this error line.
     Refused(Bytes),
-    /// In TLS, or not at all where TLS is spoken.
+    /// The peer answered in TLS, or not at all on a port that speaks TLS.
     Tls,
-    /// With a TLS alert, why: in TLS 1.3 a server looks at our certificate when the handshake is over for us.
+    /// The peer answered with a TLS alert; the text is its reason. With TLS 1.3 a server checks the client's
+    /// certificate only after the client has ended the handshake.
     Alert(String),
-    /// The connection was closed or broke.
+    /// The peer closed the connection, or the connection broke.
     Closed,
-    /// Not within the time.
+    /// The peer did not answer in time.
     Silent,
-    /// In another protocol.
+    /// The peer answered in another protocol.
     Foreign(String),
 }
 
-/// What the walk can do next.
+/// Whether later steps can use the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// Ask on.
+    /// Later steps can use the connection.
     In,
-    /// The server wants credentials that clients are to bring.
+    /// The server requires credentials, and the configuration leaves them to the clients.
     Waiting,
-    /// Nothing more can be asked.
+    /// Later steps cannot use the connection.
     Out,
 }
 
-/// Sends AUTH, or without credentials PING, and says what the answer means. `to` is the address that was connected.
+/// Sends AUTH, or PING without credentials, and returns a finding about the answer. `to` is the address of the
+/// connection.
 pub(super) async fn log_in(channel: &mut Channel, peer: &Peer, to: &Address) -> (Finding, Admission) {
-    let deadline = Instant::now() + peer.patience();
+    let deadline = Instant::now() + peer.answer_timeout();
     let result = match &peer.credentials {
         None => channel.call(&[b"PING"], deadline).await,
         Some(credentials) => {
@@ -58,7 +60,7 @@ pub(super) async fn log_in(channel: &mut Channel, peer: &Peer, to: &Address) -> 
     };
     let answer = match result {
         Ok(Value::Error(line)) => Answer::Refused(line),
-        Ok(_) => Answer::Welcome,
+        Ok(_) => Answer::Accepted,
         Err(_) if !peer.encrypted() && sniff::speaks_tls(to).await => Answer::Tls,
         Err(ControlError::Io(error)) if peer.encrypted() => {
             Answer::Alert(fault::explain(&error, fault::Peer::Server).text)
@@ -74,7 +76,7 @@ fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
     let what = peer.kind.noun();
     let broken = |seen: String, remedy: &str| (Finding::broken(Step::Login, seen, remedy), Admission::Out);
     match answer {
-        Answer::Welcome => {
+        Answer::Accepted => {
             let seen = match &peer.credentials {
                 Some(credentials) => {
                     format!("logged in as user {:?}", credentials.username.as_deref().unwrap_or("default"))
@@ -115,7 +117,7 @@ fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
     }
 }
 
-/// What an error in answer to AUTH or PING means.
+/// Returns what an error reply to AUTH or PING means.
 fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
     let said = quoted(line, peer.credentials.as_ref());
     let what = peer.kind.noun();
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart() {
+    fn each_refusal_has_its_finding() {
         let server = peer(Kind::Server, true);
         for (line, expected) in [
             (&b"WRONGPASS invalid username-password pair or user is disabled."[..], "ACL GETUSER app"),
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn who_brings_the_password_decides_what_its_absence_means() {
+    fn a_missing_password_is_ok_if_clients_bring_it() {
         let line = b"NOAUTH Authentication required.";
         let mut server = peer(Kind::Server, false);
         let (level, _, text) = judged(&server, line);
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_ready_has_let_us_in() {
+    fn a_server_that_is_not_ready_accepts_the_login() {
         for line in [&b"LOADING x"[..], b"MISCONF x", b"NOPERM x"] {
             assert_eq!(judged(&peer(Kind::Server, false), line).1, Admission::In);
         }

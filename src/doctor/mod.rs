@@ -1,10 +1,10 @@
-//! `respgate doctor`: walks everything that a configuration names, for real, and says what is wrong and how to mend it.
+//! `respgate doctor`: tries everything that a configuration names, and reports what is wrong and how to fix it.
 //!
-//! One file for each step: `dns`, `tcp`, `tls`, `login`, then for a Sentinel `sentinel` and for all of them together
-//! `agreement`, for a data server `server`, `role`, `database`, `clients`, `latency`, `users`; and `listener` for this machine's
-//! own side. `peer` leads from a name to a connection, `node` and `upstream` put the steps in order. Each step is a
-//! question with its own deadline, and a pure function that makes a [`finding::Finding`] of the answer. `human` and
-//! `json` show them.
+//! Each step has a file of its own: `dns`, `tcp`, `tls`, `login`; then for a Sentinel `sentinel`, and for all Sentinels
+//! together `agreement`; for a data server `server`, `role`, `database`, `clients`, `scripts`, `latency`, `users`; and
+//! `listener` for the sockets of this machine. `peer` runs the steps from a name to a connection; `node` and `upstream`
+//! put the steps in order. A step consists of a query with its own deadline, and a pure function that turns the answer
+//! into a [`finding::Finding`]. `human` and `json` print the findings.
 
 mod agreement;
 mod clients;
@@ -37,19 +37,19 @@ use std::io;
 use crate::config::Config;
 use finding::Diagnosis;
 
-/// Something is broken: `EX_UNAVAILABLE` of sysexits.
+/// The exit code if something is broken: `EX_UNAVAILABLE` of sysexits.
 pub const BROKEN: u8 = 69;
 
-/// Walks the whole configuration. Ends by itself: every step has a deadline of a few seconds, upstreams are walked at
-/// the same time, and so are an upstream's Sentinels and then its nodes.
+/// Checks the whole configuration. It always ends: every step has a deadline of a few seconds. It checks all upstreams
+/// at the same time, and so the Sentinels of an upstream, and then its nodes.
 ///
 /// # Errors
 ///
-/// When the runtime cannot be started.
+/// Returns an error if the runtime cannot start.
 pub fn run(config: &Config) -> io::Result<Diagnosis> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let diagnosis = runtime.block_on(examine(config));
-    // A name look-up that hangs is on a thread that nothing can end.
+    // A name look-up that hangs runs on a thread that nothing can stop.
     runtime.shutdown_background();
     Ok(diagnosis)
 }
@@ -67,7 +67,7 @@ async fn examine(config: &Config) -> Diagnosis {
     Diagnosis { sections }
 }
 
-/// Runs all at once, and gives the results in the given order.
+/// Runs all futures at the same time and returns their results in the given order.
 async fn concurrently<F>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -75,7 +75,7 @@ where
     let tasks: Vec<_> = futures.into_iter().map(tokio::spawn).collect();
     let mut results = Vec::with_capacity(tasks.len());
     for task in tasks {
-        // A task ends early only by a panic, which ends the program's usefulness anyway.
+        // A task ends early only by a panic; its result is then missing.
         results.extend(task.await);
     }
     results

@@ -1,4 +1,4 @@
-//! One data server: the primary, or a replica that may become it.
+//! Checks one data server: the primary, or a replica that may become it.
 
 use super::finding::{Finding, Section, Step, Subject};
 use super::peer::{self, Channel, Peer};
@@ -7,7 +7,7 @@ use super::{clients, database, latency, role, scripts, server};
 use crate::resp::control::ControlError;
 use crate::upstream::config::UpstreamConfig;
 
-/// Walks to a node and asks it everything.
+/// Connects to a node and runs all steps on it.
 pub(super) async fn examine(peer: Peer, upstream: UpstreamConfig, expected: Expected) -> Section {
     let (mut findings, channel) = peer::reach(&peer).await;
     match channel {
@@ -18,7 +18,7 @@ pub(super) async fn examine(peer: Peer, upstream: UpstreamConfig, expected: Expe
             );
         }
         Some(mut channel) => {
-            if let Err(error) = questions(&mut channel, &peer, &upstream, expected, &mut findings).await {
+            if let Err(error) = run_steps(&mut channel, &peer, &upstream, expected, &mut findings).await {
                 findings.push(Finding::broken(
                     Step::Server,
                     format!("in the middle of the questions, the connection failed: {error}"),
@@ -35,7 +35,7 @@ pub(super) async fn examine(peer: Peer, upstream: UpstreamConfig, expected: Expe
     }
 }
 
-async fn questions(
+async fn run_steps(
     channel: &mut Channel,
     peer: &Peer,
     upstream: &UpstreamConfig,
@@ -46,7 +46,7 @@ async fn questions(
     findings.push(role::examine(channel, peer, expected).await?);
     findings.extend(database::examine(channel, peer, upstream.database).await?);
     findings.extend(clients::examine(channel, peer, upstream.max_connections).await?);
-    // Where clients bring their own users, respgate's says nothing about what theirs may do.
+    // If clients bring their own users, the rights of respgate's user tell nothing about theirs.
     if expected != Expected::Replica && !peer.clients_bring_their_own {
         findings.extend(scripts::examine(channel, peer).await?);
     }

@@ -1,4 +1,4 @@
-//! One Sentinel or node, from its name to a connection that has been let in.
+//! Connects to a Sentinel or a node: from its name to a connection that is logged in.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,10 +15,11 @@ use crate::resp::control::Control;
 use crate::secret::Credentials;
 use crate::topology::Address;
 
-/// The least time that the doctor gives an answer: longer than most configurations, to tell slow from dead.
-const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+/// The least time limit of the doctor for an answer. It is longer than that of most configurations, so that the doctor
+/// can tell a slow peer from a dead one.
+const MIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is at the other end, as far as the configuration knows.
+/// The kind of a peer, according to the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Sentinel,
@@ -34,29 +35,29 @@ impl Kind {
     }
 }
 
-/// Whom to walk to.
+/// A Sentinel or node to check, and the settings for it.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) kind: Kind,
     pub(super) address: Address,
     pub(super) credentials: Option<Credentials>,
-    /// Why the password is not known: the program that should print it failed.
+    /// Why the password is not known: the error of the program that should print it.
     pub(super) no_password: Option<String>,
-    /// How TLS is done; `None` is plain text.
+    /// The TLS settings; `None` is plain text.
     pub(super) tls: Option<Loaded<ClientProfile, ClientSet>>,
-    /// How long the proxy lets connecting take.
+    /// The proxy's time limit for connecting.
     pub(super) connect_limit: Duration,
-    /// How long the proxy lets an answer take.
+    /// The proxy's time limit for an answer.
     pub(super) answer_limit: Duration,
-    /// `client-auth = "required"`.
+    /// True with `client-auth = "required"`: clients bring their own credentials.
     pub(super) clients_bring_their_own: bool,
-    /// For which of respgate's users the credentials are; `None`: for respgate itself.
+    /// The name of respgate's user to whom the credentials belong; `None`: they are respgate's own.
     pub(super) of_user: Option<String>,
-    /// As a Sentinel announced it; `None` if it is configured.
+    /// The address that a Sentinel announced; `None` for a configured address.
     pub(super) announced: Option<Address>,
-    /// What respgate refuses its clients.
+    /// The commands that respgate refuses its clients.
     pub(super) refused: Refused,
-    /// What else to do if it cannot be connected; empty, or begins with `; `.
+    /// A further remedy if connecting fails; empty, or begins with `; `.
     pub(super) hint: String,
 }
 
@@ -82,7 +83,7 @@ impl Peer {
         self.tls.is_some() && matches!(self.address, Address::Tcp { .. })
     }
 
-    /// The settings with its user and password.
+    /// Returns the names of the settings for the peer's user and password.
     pub(super) fn keys(&self) -> (String, String) {
         let (user, password) = match (&self.of_user, self.kind) {
             (Some(name), _) => {
@@ -99,13 +100,13 @@ impl Peer {
         (user.into(), password.into())
     }
 
-    /// How long the doctor waits for an answer.
-    pub(super) fn patience(&self) -> Duration {
-        self.answer_limit.max(LEAST_PATIENCE)
+    /// Returns the doctor's time limit for an answer.
+    pub(super) fn answer_timeout(&self) -> Duration {
+        self.answer_limit.max(MIN_TIMEOUT)
     }
 }
 
-/// Any byte stream, encrypted or not.
+/// A byte stream, encrypted or not.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
@@ -115,13 +116,13 @@ impl fmt::Debug for dyn Duplex {
     }
 }
 
-/// Commands on such a stream.
+/// A client of the control plane on such a stream.
 pub(super) type Channel = Control<Box<dyn Duplex>>;
 
-/// The first four steps, and a connection if something more can be asked on it.
+/// Runs the first four steps. Returns their findings, and the connection if later steps can use it.
 pub(super) async fn reach(peer: &Peer) -> (Vec<Finding>, Option<Channel>) {
     let mut findings = Vec::new();
-    let (finding, ips) = dns::look_up(&peer.address, peer.connect_limit.max(LEAST_PATIENCE)).await;
+    let (finding, ips) = dns::look_up(&peer.address, peer.connect_limit.max(MIN_TIMEOUT)).await;
     findings.push(finding);
     if ips.as_ref().is_some_and(Vec::is_empty) {
         let steps = [Step::Connect, Step::Tls, Step::Login];

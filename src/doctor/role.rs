@@ -1,4 +1,4 @@
-//! Is it a primary?
+//! Checks whether the node has the expected role.
 
 use tokio::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::resp::control::ControlError;
 use crate::resp::greeting::{Role, role_from_info, role_from_reply};
 use crate::resp::value::Value;
 
-/// What the node should be.
+/// The role that the node should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
     /// The primary at a fixed address.
@@ -20,17 +20,17 @@ pub(super) enum Expected {
     Replica,
 }
 
-/// Asks ROLE, or INFO where the user may not.
+/// Runs ROLE, or INFO if the user may not run ROLE.
 ///
 /// # Errors
 ///
-/// When the connection fails.
+/// Returns the error if the connection fails.
 pub(super) async fn examine(
     channel: &mut Channel,
     peer: &Peer,
     expected: Expected,
 ) -> Result<Finding, ControlError> {
-    let deadline = Instant::now() + peer.patience();
+    let deadline = Instant::now() + peer.answer_timeout();
     let reply = channel.call(&[b"ROLE"], deadline).await?;
     let replicas = reply.elements().and_then(|parts| parts.get(2)?.elements()).map(<[Value]>::len);
     let role = match &reply {
@@ -42,11 +42,11 @@ pub(super) async fn examine(
     };
     Ok(match role {
         Some(role) => judge(&role, expected, replicas),
-        None => unknown(peer, &reply),
+        None => unknown_role(peer, &reply),
     })
 }
 
-fn unknown(peer: &Peer, reply: &Value) -> Finding {
+fn unknown_role(peer: &Peer, reply: &Value) -> Finding {
     const ALLOW: &str = "allow the user +role (or +info): without it, respgate has to believe whoever names the node, \
                          and notices a demotion only by refused writes";
     match reply.error() {
@@ -119,7 +119,7 @@ mod tests {
     use crate::topology::Address;
 
     #[test]
-    fn what_it_is_and_what_it_should_be() {
+    fn the_role_and_the_expected_role() {
         let primary = Role::Primary { offset: None };
         let replica = |connected| Role::Replica { of: Address::tcp("10.0.0.5", 6379), connected };
         let level = |role: &Role, expected| judge(role, expected, Some(1)).level;

@@ -1,5 +1,6 @@
-//! Can scripts do what clients may not? respgate refuses commands that it sees, and it does not see what a script calls;
-//! a server stops only commands flagged NOSCRIPT there, unless its ACL forbids them to the user.
+//! Checks whether scripts can run commands that clients may not run. respgate refuses commands that it sees, but it
+//! does not see the commands that a script calls. In a script, a server refuses only commands with the flag NOSCRIPT,
+//! and those that its ACL denies the user.
 
 use tokio::time::Instant;
 
@@ -12,25 +13,26 @@ use crate::resp::value::Value;
 use crate::session::config::AdminCommands;
 use crate::tenant::policy::acl;
 
-/// Tries administrative commands that change nothing, and returns those that ran. A command that the ACL forbids is an
-/// error that the script catches.
+/// A script that tries administrative commands without side effects and returns those that ran. The script catches the
+/// error of a command that the ACL denies.
 const TRIAL: &str = "local ran = {} \
     for _, words in ipairs({{'SLOWLOG', 'LEN'}, {'LATENCY', 'LATEST'}}) do \
     local reply = redis.pcall(unpack(words)) \
     if type(reply) ~= 'table' or not reply.err then ran[#ran + 1] = table.concat(words, ' ') end \
     end return ran";
 
-/// What respgate refuses the clients of an upstream.
+/// The commands that respgate refuses the clients of an upstream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Refused {
-    /// A listener refuses administrative commands.
+    /// True if a listener of the upstream refuses administrative commands.
     administration: bool,
-    /// Tenants whose policies allow scripts, and the ACL rules that hold those to the policy.
+    /// The names of the tenants whose policies allow scripts, each with the ACL rules that enforce the policy on the
+    /// server.
     tenants: Vec<(String, String)>,
 }
 
 impl Refused {
-    /// Of one upstream's clients.
+    /// Returns what respgate refuses the clients of one upstream.
     pub(super) fn of(config: &Config, upstream: &str) -> Self {
         let denies = |admin| admin != AdminCommands::Allow;
         let mut listeners = config.listeners.iter().filter(|listener| listener.upstream == upstream);
@@ -45,17 +47,17 @@ impl Refused {
     }
 }
 
-/// Runs [`TRIAL`]; nothing is asked if nothing is refused.
+/// Runs [`TRIAL`]. Returns `None` without a query if respgate refuses no commands.
 ///
 /// # Errors
 ///
-/// When the connection fails.
+/// Returns the error if the connection fails.
 pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Option<Finding>, ControlError> {
     let refused = &peer.refused;
     if !refused.administration && refused.tenants.is_empty() {
         return Ok(None);
     }
-    let deadline = Instant::now() + peer.patience();
+    let deadline = Instant::now() + peer.answer_timeout();
     let reply = channel.call(&[b"EVAL", TRIAL.as_bytes(), b"0"], deadline).await?;
     let user = peer.credentials.as_ref().and_then(|credentials| credentials.username.as_deref());
     let ran = match &reply {
@@ -72,7 +74,8 @@ pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Option
     Ok(Some(judge(refused, user.unwrap_or("default"), ran)))
 }
 
-/// `ran`: the administrative commands that a script of `user` could run; `None` if it may run no script.
+/// Returns the finding. `ran` holds the administrative commands that a script of `user` could run; it is `None` if
+/// `user` may run no scripts.
 fn judge(refused: &Refused, user: &str, ran: Option<Vec<String>>) -> Finding {
     let finding = match ran {
         None => return Finding::ok(Step::Scripts, format!("user {user:?} may run no scripts")),
@@ -103,7 +106,7 @@ mod tests {
     use crate::doctor::finding::Level;
 
     #[test]
-    fn what_ran_is_told_with_its_cure() {
+    fn commands_that_ran_are_listed_with_a_remedy() {
         let refused = Refused { administration: true, tenants: vec![("shop".into(), "-@write".into())] };
         let finding = judge(&refused, "app", Some(vec!["SLOWLOG LEN".into()]));
         assert_eq!(finding.level, Level::Warning);

@@ -1,4 +1,4 @@
-//! Whom does this Sentinel name, and what does it think of that node?
+//! Checks which node a Sentinel names as primary, and in which state the Sentinel sees that node.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,46 +14,46 @@ use crate::resp::control::ControlError;
 use crate::resp::value::Value;
 use crate::topology::Address;
 
-/// Replicas beyond these are not looked at.
+/// The greatest number of replicas to check.
 const MAX_REPLICAS: usize = 16;
 
-/// A Sentinel's answers.
+/// The answers of a Sentinel.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    /// Whom it names and knows; addresses are as announced.
+    /// The primary that the Sentinel names and the Sentinels that it knows; addresses are as announced.
     pub(super) view: View,
-    /// Its own id.
+    /// The Sentinel's own id.
     pub(super) id: Option<String>,
-    /// Sentinels that it knows and has no connection to, which are not walked to.
+    /// The addresses of the Sentinels that it knows and has no connection to. The doctor does not connect to them.
     pub(super) lost: Vec<String>,
-    /// How many Sentinels must find the primary down.
+    /// The number of Sentinels that must find the primary down before a failover starts.
     pub(super) quorum: Option<usize>,
-    /// `SENTINEL CKQUORUM`'s complaint.
+    /// The error of `SENTINEL CKQUORUM`, if it returns one.
     pub(super) no_quorum: Option<String>,
-    /// The replicas it knows.
+    /// The replicas that the Sentinel knows.
     pub(super) replicas: Vec<Replica>,
-    /// Names that it knows, asked only if the configured one is none of them.
+    /// The names of all primaries that the Sentinel knows; queried only if the configured name is unknown to it.
     pub(super) names: Vec<String>,
 }
 
-/// A replica, as a Sentinel sees it.
+/// A replica as a Sentinel sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Replica {
-    /// As announced.
+    /// The replica's address, as announced.
     pub(super) address: Address,
-    /// What keeps it from taking over.
-    pub(super) fault: Option<String>,
+    /// Why the replica could not take over; `None` if it could.
+    pub(super) problem: Option<String>,
 }
 
-/// Asks a Sentinel that has let us in.
+/// Queries a Sentinel on a connection that is logged in.
 pub(super) async fn ask(
     channel: &mut Channel,
     peer: &Peer,
     config: &SentinelConfig,
 ) -> (Finding, Option<Answer>) {
     let begun = Instant::now();
-    match questions(channel, peer, config).await {
-        Ok((answer, took)) => (told(&answer, config, took), Some(answer)),
+    match query(channel, peer, config).await {
+        Ok((answer, took)) => (judge(&answer, config, took), Some(answer)),
         Err(Refusal::Line(line)) => (refused(&line, peer), None),
         Err(Refusal::Control(error)) => {
             let seen = format!("asked for the primary, the Sentinel failed: {error}");
@@ -80,14 +80,14 @@ impl From<ControlError> for Refusal {
     }
 }
 
-/// The questions that the proxy asks, timed, and then some that only people care for.
-async fn questions(
+/// Runs the proxy's queries and measures them, then further queries whose answers only people need.
+async fn query(
     channel: &mut Channel,
     peer: &Peer,
     config: &SentinelConfig,
 ) -> Result<(Answer, Duration), Refusal> {
     let name = config.primary_name.as_bytes();
-    let deadline = Instant::now() + peer.patience();
+    let deadline = Instant::now() + peer.answer_timeout();
     let begun = Instant::now();
     channel.send(&[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name]);
     channel.send(&[b"SENTINEL", b"MASTER", name]);
@@ -137,7 +137,7 @@ fn primary_name(entry: &Value) -> Option<String> {
     entry.field("name").and_then(Value::text).map(|name| name.chars().take(100).collect())
 }
 
-/// The address of a Sentinel that another one finds down.
+/// Returns the address of a Sentinel that another one finds down.
 fn lost(entry: &Value) -> Option<String> {
     let text = |key| entry.field(key).and_then(Value::text);
     let flags = text("flags")?;
@@ -152,7 +152,7 @@ fn replica(entry: &Value) -> Option<Replica> {
     let host = text("ip").filter(|host| (1..=255).contains(&host.len()))?;
     let flags = text("flags").unwrap_or_default();
     let has = |flag: &str| flags.split(',').any(|word| word == flag);
-    let fault = if has("s_down") || has("o_down") || has("disconnected") {
+    let problem = if has("s_down") || has("o_down") || has("disconnected") {
         Some("the Sentinel cannot reach it".to_owned())
     } else if text("master-link-status").is_some_and(|status| status != "ok") {
         Some("its link to the primary is down".to_owned())
@@ -161,11 +161,11 @@ fn replica(entry: &Value) -> Option<Replica> {
     } else {
         None
     };
-    Some(Replica { address: Address::tcp(host, port), fault })
+    Some(Replica { address: Address::tcp(host, port), problem })
 }
 
-/// What an answer says.
-fn told(answer: &Answer, config: &SentinelConfig, took: Duration) -> Finding {
+/// Returns the finding about an answer.
+fn judge(answer: &Answer, config: &SentinelConfig, took: Duration) -> Finding {
     let name = &config.primary_name;
     let limit = config.timeout;
     let Some(claim) = &answer.view.claim else {
@@ -258,26 +258,26 @@ mod tests {
     #[test]
     fn an_answer_is_judged() {
         let soon = Duration::from_millis(1);
-        let ok = told(&answer("master"), &config(), soon);
+        let ok = judge(&answer("master"), &config(), soon);
         assert_eq!((ok.level, &*ok.seen), (Level::Ok, "names 10.0.0.5:6379 as \"mymaster\", epoch 3"));
-        assert_eq!(told(&answer("master,o_down"), &config(), soon).level, Level::Warning);
-        let late = told(&answer("master"), &config(), Duration::from_secs(1));
+        assert_eq!(judge(&answer("master,o_down"), &config(), soon).level, Level::Warning);
+        let late = judge(&answer("master"), &config(), Duration::from_secs(1));
         assert!(late.level == Level::Broken && late.remedy.unwrap().contains("500 ms"));
         let mut stranger = answer("");
         stranger.view.claim = None;
-        let finding = told(&stranger, &config(), soon);
+        let finding = judge(&stranger, &config(), soon);
         assert!(finding.level == Level::Broken && finding.seen.ends_with("it knows \"cache\""));
     }
 
     #[test]
-    fn a_data_server_and_a_forbidden_question_are_told_apart() {
+    fn a_data_server_differs_from_a_forbidden_query() {
         let peer = Peer::new(super::super::peer::Kind::Sentinel, Address::tcp("s1", 6379));
         assert!(refused(b"ERR unknown command 'SENTINEL', with args", &peer).seen.contains("not a Sentinel"));
         assert!(refused(b"NOPERM x", &peer).remedy.unwrap().contains("+sentinel|master"));
     }
 
     #[test]
-    fn replicas_that_could_not_take_over_are_seen() {
+    fn replicas_that_could_not_take_over_are_found() {
         let entry = |flags: &'static str, link: &'static str, priority: &'static str| {
             let text = |text: &'static str| Value::Text(text.into());
             let pairs = [
@@ -289,9 +289,9 @@ mod tests {
             ];
             replica(&Value::Array(pairs.into_iter().flat_map(|(k, v)| [text(k), text(v)]).collect())).unwrap()
         };
-        assert_eq!(entry("slave", "ok", "100").fault, None);
-        assert!(entry("slave,s_down,disconnected", "ok", "100").fault.unwrap().contains("cannot reach"));
-        assert!(entry("slave", "err", "100").fault.unwrap().contains("link"));
-        assert!(entry("slave", "ok", "0").fault.unwrap().contains("never promoted"));
+        assert_eq!(entry("slave", "ok", "100").problem, None);
+        assert!(entry("slave,s_down,disconnected", "ok", "100").problem.unwrap().contains("cannot reach"));
+        assert!(entry("slave", "err", "100").problem.unwrap().contains("link"));
+        assert!(entry("slave", "ok", "0").problem.unwrap().contains("never promoted"));
     }
 }

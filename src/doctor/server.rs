@@ -1,4 +1,4 @@
-//! What is it, and is it willing to work?
+//! Checks which server it is, and whether it serves commands.
 
 use tokio::time::Instant;
 
@@ -9,13 +9,13 @@ use crate::resp::control::ControlError;
 use crate::resp::greeting::server_info;
 use crate::resp::value::Value;
 
-/// Asks for name and version, and whether a command would run.
+/// Queries the server's name and version, and whether it would serve a command.
 ///
 /// # Errors
 ///
-/// When the connection fails.
+/// Returns the error if the connection fails.
 pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Finding, ControlError> {
-    let deadline = Instant::now() + peer.patience();
+    let deadline = Instant::now() + peer.answer_timeout();
     let hello = channel.call(&[b"HELLO", b"2"], deadline).await?;
     let ping = channel.call(&[b"PING"], deadline).await?;
     let eta = match ping.error().map(|line| code(line)) {
@@ -25,7 +25,7 @@ pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Findin
     Ok(judge(peer, &hello, &ping, eta.text().and_then(|info| field(info, "loading_eta_seconds"))))
 }
 
-/// A line `key:value` of INFO.
+/// Returns the value of a line `key:value` of INFO.
 pub(super) fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim_end))
 }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_will_not_work_is_broken() {
+    fn a_server_that_serves_no_commands_is_broken() {
         let ok = judged("standalone", b"PONG");
         assert_eq!((ok.level, &*ok.seen), (Level::Ok, "valkey 8.0.1"));
         for (line, expected) in [

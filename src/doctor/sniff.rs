@@ -1,4 +1,4 @@
-//! Which protocol a port speaks, when it is not the one that is configured.
+//! Finds out which protocol a port speaks if it is not the configured one.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio::time::timeout;
 use crate::net::connect::Dialer;
 use crate::topology::Address;
 
-/// How long the port may take to show what it speaks.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The time limit for the first bytes of the port.
+const SNIFF_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The smallest beginning of a TLS handshake (RFC 5246, 7.4.1.2): TLS 1.2, one cipher suite, no extension. Whoever
-/// speaks TLS answers with a handshake or an alert, and either will do.
+/// The smallest ClientHello (RFC 5246, 7.4.1.2): TLS 1.2, one cipher suite, no extension. A TLS server answers it with
+/// a handshake or an alert, and both prove that the port speaks TLS.
 const CLIENT_HELLO: [u8; 50] = [
     0x16, 0x03, 0x01, 0x00, 0x2d, // record: handshake, 45 bytes
     0x01, 0x00, 0x00, 0x29, // ClientHello, 41 bytes
@@ -25,25 +25,25 @@ const CLIENT_HELLO: [u8; 50] = [
     0x01, 0x00, // no compression
 ];
 
-/// A command that every server and Sentinel answers, if only with an error.
+/// A command that every server and Sentinel answers, at least with an error.
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
-/// Whether the port answers a TLS handshake with TLS.
+/// Returns true if the port answers a TLS handshake with TLS.
 pub(super) async fn speaks_tls(to: &Address) -> bool {
     first_bytes(to, &CLIENT_HELLO).await.is_some_and(|bytes| is_tls(&bytes))
 }
 
-/// Whether the port answers a plain-text command in plain text.
+/// Returns true if the port answers a plain-text command in plain text.
 pub(super) async fn speaks_resp(to: &Address) -> bool {
     first_bytes(to, PING).await.is_some_and(|bytes| is_resp(&bytes))
 }
 
-/// Handshake or alert, of SSL 3 or any TLS.
+/// Returns true for a handshake or an alert record of SSL 3 or any TLS.
 fn is_tls(bytes: &[u8]) -> bool {
     matches!(bytes, [0x15 | 0x16, 0x03, ..])
 }
 
-/// `+PONG`, or an error's `-`.
+/// Returns true for `+PONG` or an error reply.
 fn is_resp(bytes: &[u8]) -> bool {
     matches!(bytes, [b'+' | b'-', b'A'..=b'Z', ..])
 }
@@ -56,7 +56,7 @@ async fn first_bytes(to: &Address, question: &[u8]) -> Option<Vec<u8>> {
         stream.read_exact(&mut bytes).await.ok()?;
         Some(bytes)
     };
-    timeout(PATIENCE, ask).await.ok().flatten()
+    timeout(SNIFF_TIMEOUT, ask).await.ok().flatten()
 }
 
 #[cfg(test)]

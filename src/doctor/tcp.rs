@@ -1,4 +1,4 @@
-//! Does something accept connections there?
+//! Checks whether a process accepts connections at the address.
 
 use std::error::Error;
 use std::io;
@@ -14,24 +14,25 @@ use crate::net::connect::{DialError, Dialer};
 use crate::net::stream::Stream;
 use crate::topology::Address;
 
-/// How one attempt ended.
+/// The result of one attempt to connect.
 #[derive(Debug)]
 struct Attempt {
-    /// An IP address and port, or a unix socket.
+    /// The target: an IP address and port, or a unix socket.
     to: Address,
     took: Duration,
     result: Result<Stream, AttemptError>,
 }
 
-/// Why one failed.
+/// Why an attempt failed.
 #[derive(Debug)]
 enum AttemptError {
     Timeout,
     Io(io::Error),
 }
 
-/// Connects to every address of a name, all at once, and keeps the first that accepts. `limit` is what the proxy
-/// allows for it; the doctor waits longer, to tell slow from dead. `hint` is added to the remedy.
+/// Connects to all addresses of a name at the same time and keeps the connection that opens first. `limit` is the
+/// proxy's time limit; the doctor waits for 3 s at least, so that it can tell a slow peer from a dead one. `hint` is
+/// appended to the remedy.
 pub(super) async fn connect(
     address: &Address,
     ips: Option<Vec<SocketAddr>>,
@@ -52,18 +53,18 @@ pub(super) async fn connect(
 }
 
 async fn attempt(to: Address, limit: Duration) -> Attempt {
-    let dialer = Dialer { connect_timeout: patience(limit), ..Dialer::default() };
+    let dialer = Dialer { connect_timeout: doctor_limit(limit), ..Dialer::default() };
     let begun = Instant::now();
-    let result = dialer.dial(&to).await.map_err(|error| fault(&error));
+    let result = dialer.dial(&to).await.map_err(|error| failure(&error));
     Attempt { to, took: begun.elapsed(), result }
 }
 
-/// Long enough to see that an answer comes late.
-fn patience(limit: Duration) -> Duration {
+/// Returns the doctor's time limit, which is long enough to see a late answer.
+fn doctor_limit(limit: Duration) -> Duration {
     limit.max(Duration::from_secs(3))
 }
 
-fn fault(error: &DialError) -> AttemptError {
+fn failure(error: &DialError) -> AttemptError {
     match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
         Some(error) => {
             AttemptError::Io(error.raw_os_error().map_or_else(
@@ -112,9 +113,9 @@ fn judge(address: &Address, attempts: &[Attempt], limit: Duration, hint: &str) -
     finding
 }
 
-/// What happened, to be read after the address, and what to do.
-fn explain(fault: &AttemptError, to: &Address) -> (String, &'static str) {
-    let AttemptError::Io(error) = fault else {
+/// Returns what happened, as a predicate that follows the address, and what to do.
+fn explain(failure: &AttemptError, to: &Address) -> (String, &'static str) {
+    let AttemptError::Io(error) = failure else {
         return (
             "gave no sign of life".into(),
             "check that the machine is up, and that no firewall, security group or network policy drops the \
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn late_is_told_from_dead() {
+    fn a_late_peer_differs_from_a_dead_one() {
         let to = Address::tcp("10.0.0.5", 6379);
         let limit = Duration::from_millis(500);
         let dead = Attempt { to: to.clone(), took: limit, result: Err(AttemptError::Timeout) };

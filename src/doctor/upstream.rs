@@ -1,4 +1,4 @@
-//! One upstream: its Sentinels, what they say together, and the nodes that they name.
+//! Checks one upstream: its Sentinels, what they name together, and these nodes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::secret::Credentials;
 use crate::topology::Address;
 use crate::upstream::config::{ClientAuth, UpstreamConfig};
 
-/// Sentinels and replicas beyond these are not walked to.
-const MOST: usize = 16;
+/// The greatest number of Sentinels, and of replicas, to check.
+const MAX_PEERS: usize = 16;
 
-/// Walks everything that the upstream names, or that is named by what it names.
+/// Checks everything that the upstream's configuration names, and the nodes and Sentinels that its Sentinels name.
 pub(super) async fn examine(
     upstream: Upstream,
     users: Vec<(String, Account)>,
@@ -46,14 +46,14 @@ pub(super) async fn examine(
     }
 }
 
-/// What respgate authenticates with, or why that is not known.
+/// The credentials of respgate, or why they are not known.
 struct Logins {
     data: Result<Option<Credentials>, String>,
     sentinels: Result<Option<Credentials>, String>,
     refused: Refused,
 }
 
-/// Runs the program that prints the password, if one does.
+/// Returns the credentials of the account. Runs the program that prints the password, if the account has one.
 pub(super) async fn obtain(account: &Option<Account>) -> Result<Option<Credentials>, String> {
     match account {
         None => Ok(None),
@@ -62,7 +62,7 @@ pub(super) async fn obtain(account: &Option<Account>) -> Result<Option<Credentia
     }
 }
 
-/// Walks to the primary, and logs in to it for every user of respgate's that has credentials of its own.
+/// Checks the primary, and logs in to it as every user of respgate's that has credentials of its own.
 async fn primary(
     peer: Peer,
     config: UpstreamConfig,
@@ -95,17 +95,17 @@ async fn by_sentinels(
         )
     };
     let mut known: HashSet<Address> = HashSet::new();
-    let seeds = sentinels.seeds.iter().filter(|seed| known.insert(Address::clone(seed))).take(MOST);
+    let seeds = sentinels.seeds.iter().filter(|seed| known.insert(Address::clone(seed))).take(MAX_PEERS);
     let mut asked = concurrently(seeds.map(|seed| ask(seed.clone(), None))).await;
     let learnt = learnt(&asked, &sentinels, &known);
     asked.extend(
         concurrently(learnt.into_iter().map(|(dialled, announced)| ask(dialled, Some(announced)))).await,
     );
 
-    let (mut sections, voices): (Vec<Section>, Vec<Vote>) = asked.into_iter().unzip();
-    let agreement = agreement::agree(&voices, &sentinels.primary_name, &config.name, &sentinels.nat);
+    let (mut sections, votes): (Vec<Section>, Vec<Vote>) = asked.into_iter().unzip();
+    let agreement = agreement::agree(&votes, &sentinels.primary_name, &config.name, &sentinels.nat);
     if agreement.by_majority {
-        // The others suffice.
+        // More than half of the Sentinels name the primary, so one that fails is only a warning.
         sections.iter_mut().for_each(Section::soften);
     }
     sections.push(Section {
@@ -126,7 +126,7 @@ async fn by_sentinels(
         });
         return sections;
     };
-    let replicas = agreement.replicas.into_iter().filter(|replica| *replica != named).take(MOST);
+    let replicas = agreement.replicas.into_iter().filter(|replica| *replica != named).take(MAX_PEERS);
     let nodes = [(named.clone(), Expected::NamedPrimary)]
         .into_iter()
         .chain(replicas.map(|replica| (replica, Expected::Replica)))
@@ -163,7 +163,7 @@ fn nat_hint(upstream: &str, announced: &Address, dialled: Option<&Address>) -> S
     }
 }
 
-/// A data server, as the upstream's connections meet it.
+/// Returns a data server with the settings that the upstream's connections use.
 fn server(upstream: &Upstream, logins: &Logins, address: Address) -> Peer {
     let config = &upstream.config;
     Peer {
@@ -177,7 +177,7 @@ fn server(upstream: &Upstream, logins: &Logins, address: Address) -> Peer {
     }
 }
 
-/// A Sentinel, as discovery meets it.
+/// Returns a Sentinel with the settings that discovery uses.
 fn sentinel_peer(
     upstream: &Upstream,
     logins: &Logins,
@@ -196,7 +196,7 @@ fn sentinel_peer(
     }
 }
 
-/// One Sentinel.
+/// Queries one Sentinel.
 async fn ask(upstream: String, peer: Peer, config: Arc<SentinelConfig>) -> (Section, Vote) {
     let (mut findings, channel) = peer::reach(&peer).await;
     let answer: Option<Answer> = match channel {
@@ -215,13 +215,14 @@ async fn ask(upstream: String, peer: Peer, config: Arc<SentinelConfig>) -> (Sect
     (section, Vote { configured: peer.announced.is_none(), sentinel: peer.address, answer })
 }
 
-/// Sentinels that others know and the configuration does not: respgate follows them, too. Where to dial, and as announced.
+/// Returns the Sentinels that others know and the configuration does not name, because respgate follows these too. Each
+/// pair holds the address to dial and the announced address.
 fn learnt(
     asked: &[(Section, Vote)],
     config: &SentinelConfig,
     known: &HashSet<Address>,
 ) -> Vec<(Address, Address)> {
-    let answers = || asked.iter().filter_map(|(_, voice)| voice.answer.as_ref());
+    let answers = || asked.iter().filter_map(|(_, vote)| vote.answer.as_ref());
     let ids: HashSet<&String> = answers().filter_map(|answer| answer.id.as_ref()).collect();
     let mut seen = known.clone();
     answers()
@@ -229,6 +230,6 @@ fn learnt(
         .filter(|peer| peer.id.as_ref().is_none_or(|id| !ids.contains(id)))
         .map(|peer| (config.nat.get(&peer.address).unwrap_or(&peer.address).clone(), peer.address.clone()))
         .filter(|(dialled, _)| seen.insert(dialled.clone()))
-        .take(MOST)
+        .take(MAX_PEERS)
         .collect()
 }

@@ -1,4 +1,4 @@
-//! Are the credentials taken that respgate keeps for users of its own?
+//! Checks whether the server accepts the credentials that respgate holds for its own users.
 
 use super::concurrently;
 use super::finding::{Finding, Step};
@@ -7,14 +7,14 @@ use super::scripts;
 use super::upstream::obtain;
 use crate::rotation::source::Account;
 
-/// Logins that are tried at once.
+/// The greatest number of logins to try at the same time.
 const AT_ONCE: usize = 16;
 
-/// Logs in to `server`, which has been reached before, as each user.
+/// Logs in to `server`, which the doctor has reached before, as each user.
 pub(super) async fn examine(server: &Peer, users: &[(String, Account)]) -> Vec<Finding> {
     let mut findings = Vec::with_capacity(users.len());
-    for some in users.chunks(AT_ONCE) {
-        let found = concurrently(some.iter().cloned().map(|user| log_in(server.clone(), user))).await;
+    for chunk in users.chunks(AT_ONCE) {
+        let found = concurrently(chunk.iter().cloned().map(|user| log_in(server.clone(), user))).await;
         findings.extend(found.into_iter().flatten());
     }
     findings

@@ -1,13 +1,13 @@
-//! Figures, lists and servers' error lines, as people read them.
+//! Formats numbers, lists and servers' error lines for people.
 
 use std::time::Duration;
 
 use crate::secret::Credentials;
 
-/// The longest part of a server's line that is shown.
+/// The greatest number of characters of a server's line to show.
 const LONGEST: usize = 200;
 
-/// As in `0.12 ms` or `250 ms`.
+/// Formats a duration, as in `0.12 ms` or `250 ms`.
 pub(super) fn milliseconds(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1000.0;
     match ms {
@@ -17,7 +17,7 @@ pub(super) fn milliseconds(time: Duration) -> String {
     }
 }
 
-/// `a, b and c`.
+/// Formats a list, as in `a, b and c`.
 pub(super) fn list(items: impl IntoIterator<Item = String>) -> String {
     let mut items: Vec<String> = items.into_iter().collect();
     match (items.pop(), items.is_empty()) {
@@ -27,18 +27,18 @@ pub(super) fn list(items: impl IntoIterator<Item = String>) -> String {
     }
 }
 
-/// As in `1 replica`, `2 replicas`.
+/// Formats a number with a noun, as in `1 replica` or `2 replicas`.
 pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The first word of an error line, which says what kind of error it is.
+/// Returns the first word of an error line, which is its error code.
 pub(super) fn code(line: &[u8]) -> &[u8] {
     line.split(|byte| *byte == b' ').next().unwrap_or_default()
 }
 
-/// An error line as the server put it, without what must not be shown: servers quote the arguments of a command that
-/// they do not know, cut off somewhere, and AUTH's are a password.
+/// Returns a server's error line without parts that must stay secret. Servers quote the arguments of a command that
+/// they do not know, cut off at some length, and the arguments of AUTH contain a password.
 pub(super) fn quoted(line: &[u8], credentials: Option<&Credentials>) -> String {
     let secret = credentials.map(|credentials| credentials.password.expose()).unwrap_or_default();
     let beginning = secret.get(..8).unwrap_or(secret);

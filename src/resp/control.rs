@@ -1,4 +1,4 @@
-//! The control plane's client: a few commands and their replies on one connection.
+//! The client of the control plane: sends commands and reads their replies on one connection.
 
 use std::io;
 
@@ -9,13 +9,14 @@ use tokio::time::{Instant, timeout_at};
 use crate::resp::Resp;
 use crate::resp::value::{self, Extent, Value};
 
-/// A reply may have this many bytes. COMMAND's reply, the largest that is asked for, has about 200 KiB.
+/// The longest reply, in bytes. COMMAND's reply, the longest that respgate asks for, has about 200 KiB.
 const MAX_REPLY: usize = 8 * 1024 * 1024;
-/// How a TLS record begins that refuses a connection (RFC 8446, 5.1).
+/// The first byte of a TLS alert record, with which a TLS port refuses plain text (RFC 8446, 5.1).
 const TLS_ALERT: u8 = 0x15;
 
-/// A connection that speaks RESP2 until [`Control::set_resp`] says otherwise. Dropping a call at an await loses
-/// nothing: what was read or written so far is kept, and the next call continues.
+/// Sends commands and decodes replies on one connection, as RESP2 until [`Control::set_resp`] says otherwise. All calls
+/// are cancel-safe: a call whose future is dropped keeps the bytes that it has read or written, and the next call
+/// continues there.
 #[derive(Debug)]
 pub struct Control<S> {
     stream: S,
@@ -23,11 +24,11 @@ pub struct Control<S> {
     unsent: BytesMut,
     received: BytesMut,
     extent: Extent,
-    /// The peer has said something.
-    heard: bool,
+    /// True if the peer has sent a whole reply.
+    answered: bool,
 }
 
-/// Why a reply did not come.
+/// Why a call returned no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The connection failed.
@@ -36,13 +37,14 @@ pub enum ControlError {
     /// The peer closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// The peer closed the connection before it said anything in RESP: servers do that to plain text on a TLS port.
+    /// The peer closed the connection before it sent anything in RESP. Servers do that if plain text arrives at a TLS
+    /// port.
     #[error(
         "the server ended the connection instead of answering; if its port speaks TLS, set tls = true (or begin the \
          url with rediss)"
     )]
     Unanswered,
-    /// What came is not RESP, or more than 8 MiB of it.
+    /// The bytes that arrived are not RESP, or a reply has more than 8 MiB.
     #[error(
         "the server does not speak the protocol: {0}; check that the address is that of a Valkey or Redis server"
     )]
@@ -53,7 +55,7 @@ pub enum ControlError {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
-    /// A client on a fresh connection.
+    /// Creates a client on a new connection.
     pub fn new(stream: S) -> Self {
         Self {
             stream,
@@ -61,16 +63,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
             unsent: BytesMut::new(),
             received: BytesMut::new(),
             extent: Extent::default(),
-            heard: false,
+            answered: false,
         }
     }
 
-    /// Decodes what follows as this version. To be called before the reply to a `HELLO` that changes it is read.
+    /// Sets the version in which following replies are decoded. Call it before you read the reply to a `HELLO` that
+    /// changes the version.
     pub fn set_resp(&mut self, resp: Resp) {
         self.resp = resp;
     }
 
-    /// Queues a command until [`Control::flush`].
+    /// Queues a command; [`Control::flush`] sends it.
     pub fn send(&mut self, args: &[&[u8]]) {
         let mut digits = itoa::Buffer::new();
         let mut header = |buf: &mut BytesMut, kind: u8, length: usize| {
@@ -86,11 +89,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
         }
     }
 
-    /// Writes what was queued.
+    /// Writes the queued commands.
     ///
     /// # Errors
     ///
-    /// When the connection fails or the deadline passes.
+    /// Returns an error if the connection fails or the deadline passes.
     pub async fn flush(&mut self, deadline: Instant) -> Result<(), ControlError> {
         let write = async {
             while !self.unsent.is_empty() {
@@ -103,31 +106,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
         timeout_at(deadline, write).await.unwrap_or(Err(ControlError::Timeout))
     }
 
-    /// The next reply or push.
+    /// Reads the next reply or push.
     ///
     /// # Errors
     ///
-    /// When the connection fails, the peer breaks the protocol, or the deadline passes.
+    /// Returns an error if the connection fails, the peer breaks the protocol, or the deadline passes.
     pub async fn receive(&mut self, deadline: Instant) -> Result<Value, ControlError> {
         timeout_at(deadline, self.read_value()).await.unwrap_or(Err(ControlError::Timeout))
     }
 
-    /// Sends one command and reads its reply, passing over pushes.
+    /// Sends one command and reads its reply; drops pushes that arrive before it.
     ///
     /// # Errors
     ///
-    /// As [`Control::receive`]. An error reply is a value, not an error of the call.
+    /// Returns the errors of [`Control::receive`]. An error reply is a value, not an error of the call.
     pub async fn call(&mut self, args: &[&[u8]], deadline: Instant) -> Result<Value, ControlError> {
         self.send(args);
         self.flush(deadline).await?;
         self.reply(deadline).await
     }
 
-    /// The next reply, passing over pushes.
+    /// Reads the next reply; drops pushes that arrive before it.
     ///
     /// # Errors
     ///
-    /// As [`Control::receive`].
+    /// Returns the errors of [`Control::receive`].
     pub async fn reply(&mut self, deadline: Instant) -> Result<Value, ControlError> {
         loop {
             match self.receive(deadline).await? {
@@ -137,18 +140,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
         }
     }
 
-    /// The connection, and the bytes that were read from it beyond the last reply.
+    /// Returns the connection, and the bytes that were read after the last reply.
     pub fn into_inner(self) -> (S, Bytes) {
         (self.stream, self.received.freeze())
     }
 
     async fn read_value(&mut self) -> Result<Value, ControlError> {
         loop {
-            if !self.heard && self.received.first() == Some(&TLS_ALERT) {
+            // A server without RESP on this port answers plain text with a TLS alert.
+            if !self.answered && self.received.first() == Some(&TLS_ALERT) {
                 return Err(ControlError::Unanswered);
             }
             if let Some(length) = self.extent.find(&self.received).map_err(ControlError::Protocol)? {
-                self.heard = true;
+                self.answered = true;
                 let reply = self.received.split_to(length);
                 return value::decode(reply, self.resp).map_err(ControlError::Protocol);
             }
@@ -158,10 +162,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
             self.received.reserve(4096);
             match self.stream.read_buf(&mut self.received).await {
                 Ok(count) if count > 0 => {}
-                Err(error) if self.heard || error.kind() != io::ErrorKind::ConnectionReset => {
+                // A reset before the first reply has the same cause as a close: plain text at a TLS port.
+                Err(error) if self.answered || error.kind() != io::ErrorKind::ConnectionReset => {
                     return Err(error.into());
                 }
-                Ok(_) if self.heard => return Err(ControlError::Closed),
+                Ok(_) if self.answered => return Err(ControlError::Closed),
                 _ => return Err(ControlError::Unanswered),
             }
         }
@@ -204,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_closing_and_nonsense_are_told_apart() {
+    async fn silence_closing_and_nonsense_differ() {
         let (ours, theirs) = tokio::io::duplex(64);
         let mut control = Control::new(ours);
         assert!(matches!(control.receive(soon()).await, Err(ControlError::Timeout)));

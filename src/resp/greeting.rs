@@ -1,4 +1,4 @@
-//! The first words on a connection to a data server: who we are, which protocol, and is it a primary.
+//! Opens connections to data servers: authenticates, chooses the protocol version, and asks for the node's role.
 
 use std::time::Duration;
 
@@ -13,36 +13,40 @@ use crate::rotation::denials::{Denied, Probe};
 use crate::secret::Credentials;
 use crate::topology::{Address, ModuleInfo, Node, NodeId, ServerInfo};
 
-/// What a connection is opened as.
+/// The identity and the settings with which a connection is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Greeting<'a> {
-    /// `None`: no AUTH is sent.
+    /// The credentials for AUTH; `None` sends no AUTH.
     pub credentials: Option<&'a Credentials>,
-    /// The server has accepted these credentials before: if it has no password any more, it lets the connection in.
+    /// True if the server has accepted these credentials before. If it has no password any more, `greet` then accepts
+    /// the connection without one.
     pub accepted_before: bool,
-    /// The protocol version.
+    /// The protocol version to switch to.
     pub resp: Resp,
-    /// The database.
+    /// The number of the database to select.
     pub database: u32,
-    /// Who selects the database, if not the user that the connection is opened as.
+    /// The user that selects the database, if it is another than the user of `credentials`.
     pub selector: Option<Selector<'a>>,
-    /// What the server denies the user: that is not sent. What it denies from now on is added.
+    /// The commands that the server denies the user. `greet` does not send them, and adds those that the server denies
+    /// now.
     pub denied: Option<&'a Denied>,
-    /// Whether a demoted node may answer `-REDIRECT` (`CLIENT CAPA redirect`). To be set only where respgate can tell
-    /// the server's own `-REDIRECT` from one that a script forged: elsewhere the client would be shown it.
+    /// True if the greeting sends `CLIENT CAPA redirect`, after which a demoted node may answer `-REDIRECT`. Set this
+    /// only where respgate can tell the server's own `-REDIRECT` from one that a script forges; elsewhere the client
+    /// would receive it.
     pub redirect: bool,
 }
 
-/// A user that selects the database before another one authenticates: the server keeps a database that is selected
-/// already, whether or not the later user may SELECT.
+/// A user that selects the database before another user authenticates. The server keeps the selected database, even if
+/// the second user may not run SELECT.
 #[derive(Clone, Copy, Debug)]
 pub struct Selector<'a> {
-    /// `None`: the server's default, without AUTH.
+    /// The credentials for AUTH; `None` stands for the server's default user, without AUTH.
     pub credentials: Option<&'a Credentials>,
 }
 
 impl<'a> Greeting<'a> {
-    /// A greeting by which `credentials`, or the server's default user, opens a connection and selects `database`.
+    /// Returns a greeting in which `credentials`, or the server's default user, opens a connection and selects
+    /// `database`.
     pub fn new(credentials: Option<&'a Credentials>, resp: Resp, database: u32) -> Self {
         Self {
             credentials,
@@ -59,7 +63,7 @@ impl<'a> Greeting<'a> {
         !self.denied.is_some_and(|denied| denied.contains(probe))
     }
 
-    /// Notes whether `reply` denies the user the command.
+    /// Adds the command to the denied ones if `reply` says that the ACL denies it.
     fn note(&self, probe: Probe, reply: &Value) {
         if let (Some(denied), Some(line)) = (self.denied, reply.error())
             && has_code(line, b"NOPERM")
@@ -69,76 +73,77 @@ impl<'a> Greeting<'a> {
     }
 }
 
-/// What the server said.
+/// What the server reported about itself during the greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeted {
-    /// `None` when the user may run neither ROLE nor INFO.
+    /// The node's role; `None` if the user may run neither ROLE nor INFO.
     pub role: Option<Role>,
-    /// `None` when the server refuses HELLO (Redis before 6).
+    /// The server's name, version and modules; `None` if the server refuses HELLO (Redis before 6).
     pub server: Option<ServerInfo>,
-    /// A password was sent, and the server has none for its default user.
+    /// True if the greeting sent a password and the server's default user has none.
     pub needless_password: bool,
 }
 
-/// A node's own word on its place in replication.
+/// A node's role in replication, as the node itself reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Takes writes.
+    /// The node accepts writes.
     Primary {
-        /// Replication offset in bytes; `None` when only INFO may be asked and does not say.
+        /// The replication offset in bytes; `None` if the user may run only INFO and it has no offset.
         offset: Option<u64>,
     },
-    /// Follows another node.
+    /// The node follows another node.
     Replica {
-        /// Whom it follows.
+        /// The address of the node that it follows.
         of: Address,
-        /// Whether the link to it is up.
+        /// True if the link to that node is up.
         connected: bool,
     },
-    /// A Sentinel, not a data server.
+    /// The node is a Sentinel, not a data server.
     Sentinel,
 }
 
-/// Why a connection cannot be used. Lines are the server's own, without the leading `-`, so that a client can be
-/// shown them byte for byte.
+/// Why a connection cannot be used. A line in it is the server's own, without the leading `-`, so that a client can
+/// receive it byte for byte.
 #[derive(Debug, thiserror::Error)]
 pub enum GreetError {
-    /// AUTH failed: WRONGPASS, or a server without a password was sent one.
+    /// AUTH failed: WRONGPASS, or the server has no password and the greeting sent one.
     #[error("the server refuses the credentials: {}", .0.escape_ascii())]
     AuthRefused(Bytes),
-    /// NOAUTH: the server wants credentials and none were sent.
+    /// NOAUTH: the server requires credentials and the greeting sent none.
     #[error("the server wants credentials: {}", .0.escape_ascii())]
     AuthRequired(Bytes),
     /// SELECT failed.
     #[error("the server refuses the database: {}", .0.escape_ascii())]
     Select(Bytes),
-    /// LOADING, MASTERDOWN, BUSY, DENIED, or too many clients: another attempt may succeed.
+    /// LOADING, MASTERDOWN, BUSY, DENIED, or too many clients. Another attempt may succeed.
     #[error("the server is not ready: {}", .0.escape_ascii())]
     NotReady(Bytes),
     /// HELLO 3 failed.
     #[error("the server does not speak RESP3: {}", .0.escape_ascii())]
     NoResp3(Bytes),
-    /// No usable answer came.
+    /// The connection failed, or the answer is not usable.
     #[error(transparent)]
     Control(#[from] ControlError),
 }
 
-/// Opens a connection. AUTH travels alone and is answered before anything else is sent: Redis 7.4 to 8 drops the
-/// reply to a failing AUTH in mid-pipeline (redis/redis#15640). The rest goes in one write:
+/// Opens a connection. `greet` sends AUTH alone and waits for its reply before it sends anything else: Redis 7.4 to 8
+/// drop the reply to a failing AUTH in mid-pipeline (redis/redis#15640). It sends the rest in one write:
 ///
-/// - `HELLO`, for the protocol and the server's name and version;
-/// - `CLIENT CAPA redirect` (Valkey 8), where the greeting says so: a demoted node then never serves old data;
-/// - `CLIENT SETINFO LIB-NAME respgate` (Redis 7.2), for whoever reads CLIENT LIST;
-/// - `PING`, which alone is refused while the server loads its data set or a replica has lost its primary: HELLO
-///   and ROLE are answered then as ever;
-/// - `ROLE`; where the user may not run it, HELLO's word counts, and for the rest `INFO replication` afterwards;
-/// - `SELECT`, unless the database is 0 or has been selected by another user before AUTH.
+/// - `HELLO` chooses the protocol and returns the server's name and version;
+/// - `CLIENT CAPA redirect` (Valkey 8), if the greeting asks for it: a demoted node then never serves old data;
+/// - `CLIENT SETINFO LIB-NAME respgate` (Redis 7.2) names respgate in CLIENT LIST;
+/// - `PING` shows whether the server serves commands: while it loads its data set, or while a replica has lost its
+///   primary, it refuses PING but still answers HELLO and ROLE;
+/// - `ROLE` returns the role. If the user may not run it, `greet` uses the role in HELLO's reply if that is primary,
+///   and otherwise runs `INFO replication` afterwards;
+/// - `SELECT`, unless the database is 0 or the selector has selected it before AUTH.
 ///
-/// What the server is known to deny the user is left out, so that its `ACL LOG` does not fill with it.
+/// `greet` sends no command that the server is known to deny the user, so that such commands do not fill its `ACL LOG`.
 ///
 /// # Errors
 ///
-/// See [`GreetError`]; the connection must then be closed.
+/// Returns a [`GreetError`] if the connection cannot be used; the caller must then close it.
 pub async fn greet<S>(
     control: &mut Control<S>,
     greeting: &Greeting<'_>,
@@ -182,10 +187,11 @@ where
     }
     control.flush(deadline).await?;
 
+    // The server answers HELLO itself in the new version.
     control.set_resp(greeting.resp);
     let hello = control.reply(deadline).await?;
     if let Some(line) = hello.error() {
-        // The connection still speaks what it spoke before.
+        // HELLO failed, so the connection still speaks RESP2.
         control.set_resp(Resp::V2);
         if not_ready(line) {
             return Err(GreetError::NotReady(line.clone()));
@@ -196,13 +202,13 @@ where
         let reply = control.reply(deadline).await?;
         greeting.note(probe, &reply);
         match probe {
-            // Judged before HELLO's own refusal: PING gives the line that any command of a client would get.
+            // PING's error comes before HELLO's own refusal: it is the line that any command of a client would get.
             Probe::Ping => match reply.error() {
                 Some(line) if has_code(line, b"NOAUTH") => {
                     return Err(GreetError::AuthRequired(line.clone()));
                 }
                 Some(line) if not_ready(line) => return Err(GreetError::NotReady(line.clone())),
-                // MISCONF, BUSY and NOPERM come from a server that is alive.
+                // A server that answers MISCONF, BUSY or NOPERM is alive.
                 Some(_) => {}
                 None => expect_word(&reply, "PING", "PONG")?,
             },
@@ -228,9 +234,9 @@ where
     }
     let role = match role {
         Some(Value::Error(line)) if has_code(&line, b"NOAUTH") => return Err(GreetError::AuthRequired(line)),
-        // BUSY, above all: the role stays unknown, which is not the same as being no one's business.
+        // Above all BUSY. The role is unknown only for now, unlike a role that the ACL hides.
         Some(Value::Error(line)) if !forbidden(&line) => return Err(GreetError::NotReady(line)),
-        // Everybody may send HELLO.
+        // No ACL denies HELLO, so its reply shows the role of a primary to every user.
         None | Some(Value::Error(_)) if says_primary => Some(Role::Primary { offset: None }),
         None | Some(Value::Error(_)) if !greeting.may(Probe::Info) => None,
         None | Some(Value::Error(_)) => {
@@ -249,8 +255,8 @@ where
     Ok(Greeted { role, server, needless_password })
 }
 
-/// Has the greeting's selector select the database. Returns true if it did. Whatever else the server answers is left to
-/// the user that the connection is opened as.
+/// Lets the greeting's selector select the database. Returns true if it did. If the server refuses the selector for any
+/// other reason than not being ready, the user of the connection selects the database itself later.
 async fn select_before<S>(
     control: &mut Control<S>,
     greeting: &Greeting<'_>,
@@ -278,12 +284,13 @@ where
     }
 }
 
-/// Asks a greeted connection which node it leads to (`INFO server`). `None`: the user may not ask, or the server does not
-/// say now. A user who was `denied` it once is not asked for again: that would fill the server's ACL log.
+/// Asks which node a greeted connection leads to (`INFO server`). Returns `None` if the user may not ask, or if the
+/// server does not report a run id now. If the server has `denied` the user INFO once, `ask_node` does not ask again,
+/// because each attempt would add an entry to the server's ACL log.
 ///
 /// # Errors
 ///
-/// As [`Control::call`]; the connection must then be closed.
+/// Returns the errors of [`Control::call`]; the caller must then close the connection.
 pub async fn ask_node<S>(
     control: &mut Control<S>,
     denied: Option<&Denied>,
@@ -327,15 +334,15 @@ where
 /// Why a server refused an AUTH.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthRefusal {
-    /// The default user has no password: everybody is that user already.
+    /// The default user has no password, so that every connection already is that user.
     NeedlessPassword,
-    /// The server cannot say at present.
+    /// The server cannot check credentials at present.
     NotReady,
-    /// The user or the password is wrong. The line quotes no password.
+    /// The user or the password is wrong. The line contains no password.
     Wrong(Bytes),
 }
 
-/// Judges the error line (without the leading `-` and without CRLF) that answered an AUTH.
+/// Classifies the error line (without the leading `-` and without CRLF) that answered an AUTH.
 pub fn auth_refusal(line: &Bytes) -> AuthRefusal {
     if wants_no_password(line) {
         AuthRefusal::NeedlessPassword
@@ -346,22 +353,24 @@ pub fn auth_refusal(line: &Bytes) -> AuthRefusal {
     }
 }
 
-/// Returns true if the line refuses AUTH because the default user has no password: then everybody is that user already
-/// (observed on valkey 8.0 and redis 7.0; the second is of servers before users).
+/// Returns true if the line refuses AUTH because the default user has no password. Every connection is that user
+/// already (observed on valkey 8.0 and redis 7.0; the second form comes from servers before Redis 6, which have no
+/// users).
 fn wants_no_password(line: &[u8]) -> bool {
     line.starts_with(b"ERR AUTH <password> called without any password configured")
         || line.starts_with(b"ERR Client sent AUTH, but no password is set")
 }
 
-/// The error line of a refused AUTH, fit to be shown: of a command that it does not know, a server quotes the arguments
-/// (`ERR unknown command 'AUTH', with args beginning with: '…'`, observed on valkey 8.0 and redis 7.0), and AUTH's are a
-/// password.
+/// Returns the error line of a refused AUTH without quoted arguments, so that it can be shown. A server quotes the
+/// arguments of a command that it does not know (`ERR unknown command 'AUTH', with args beginning with: '…'`, observed
+/// on valkey 8.0 and redis 7.0), and an argument of AUTH is a password.
 pub fn without_arguments(line: &Bytes) -> Bytes {
     memchr::memmem::find(line, b", with args beginning with")
         .map_or_else(|| line.clone(), |at| line.slice(..at))
 }
 
-/// A reply that answers another question means that replies have shifted: the next command would get the wrong one.
+/// Checks that `reply` is `word`. Another reply belongs to another command: the replies have shifted, and the next
+/// command would get the wrong one.
 fn expect_word(reply: &Value, command: &str, word: &str) -> Result<(), ControlError> {
     match reply.text() {
         Some(text) if text == word => Ok(()),
@@ -369,24 +378,24 @@ fn expect_word(reply: &Value, command: &str, word: &str) -> Result<(), ControlEr
     }
 }
 
-/// Whether the line says "not now" and not "not you". A server with no room for another client says so unasked,
-/// in what looks like the reply to the first command, and closes.
+/// Returns true if the server refuses everybody for now, not this user. A server that has no room for another client
+/// sends such a line unasked, as if it replied to the first command, and closes the connection.
 fn not_ready(line: &[u8]) -> bool {
     [&b"LOADING"[..], b"MASTERDOWN", b"DENIED"].iter().any(|code| has_code(line, code))
         || line.starts_with(b"ERR max number of clients")
 }
 
-/// Whether a command may not be run by this user, or has been renamed away.
+/// Returns true if the user may not run the command, or the server does not know the command because it was renamed.
 fn forbidden(line: &[u8]) -> bool {
     has_code(line, b"NOPERM") || line.starts_with(b"ERR unknown command")
 }
 
-/// Whether an error line's first word is this code.
+/// Returns true if the first word of the error line is `code`.
 fn has_code(line: &[u8], code: &[u8]) -> bool {
     line.split(|byte| *byte == b' ').next() == Some(code)
 }
 
-/// The reply to HELLO, as documented for the command.
+/// Parses the reply to HELLO, as documented for the command.
 pub fn server_info(hello: &Value) -> ServerInfo {
     let text = |value: &Value, key: &str| value.field(key).and_then(Value::text).map(str::to_owned);
     let unknown = ServerInfo::default();
@@ -411,7 +420,7 @@ fn module_info(module: &Value) -> Option<ModuleInfo> {
     })
 }
 
-/// The reply to ROLE, as documented for the command.
+/// Parses the reply to ROLE, as documented for the command.
 pub fn role_from_reply(reply: &Value) -> Option<Role> {
     let (role, rest) = reply.elements()?.split_first()?;
     match (role.bytes()?, rest) {
@@ -427,21 +436,21 @@ pub fn role_from_reply(reply: &Value) -> Option<Role> {
     }
 }
 
-/// The value of a line `key:value` of INFO.
+/// Returns the value of the line `key:value` of INFO.
 fn info_field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim_end))
 }
 
-/// The server section of INFO. `None` without a run id of plausible form.
+/// Parses the server section of INFO. Returns `None` without a run id of 40 hexadecimal digits.
 pub fn node_from_info(info: &str) -> Option<Node> {
     let id = info_field(info, "run_id")
         .filter(|id| id.len() == 40 && id.bytes().all(|c| c.is_ascii_hexdigit()))?;
     let uptime = info_field(info, "uptime_in_seconds").and_then(|text| text.parse().ok());
-    // Without an uptime nothing says that it has just started.
+    // Without an uptime the node counts as an old one, which has not just started.
     Some(Node { id: NodeId(id.into()), uptime: uptime.map_or(Duration::MAX, Duration::from_secs) })
 }
 
-/// The replication section of INFO: lines of `key:value`.
+/// Parses the replication section of INFO, whose lines are `key:value`.
 pub fn role_from_info(info: &str) -> Option<Role> {
     let field = |key: &str| info_field(info, key);
     match field("role")? {

@@ -1,4 +1,4 @@
-//! The RESP protocol: request scanner, reply scanner, and the small client of the control plane.
+//! The RESP protocol: the scanner of requests, the scanner of replies, and the client of the control plane.
 
 pub mod control;
 pub mod greeting;
@@ -11,7 +11,7 @@ pub mod write;
 /// The protocol version that a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Resp {
-    /// RESP2, every connection's start.
+    /// RESP2, in which every connection starts.
     #[default]
     V2,
     /// RESP3, after `HELLO 3`.

@@ -1,9 +1,9 @@
-//! Subscriptions as the protocol has them: their kinds, and the frames of messages and confirmations.
+//! The kinds of subscription in the protocol, and the parser of frames with messages and confirmations.
 
-/// Names that one session may be subscribed to. More are refused, so that a session's memory is bounded.
+/// The number of names to which one session may be subscribed. respgate refuses more, which bounds a session's memory.
 pub const MAX_SUBSCRIPTIONS: usize = 64 * 1024;
 
-/// Bytes of those names together.
+/// The total length of those names, in bytes.
 pub const MAX_NAME_BYTES: usize = 16 * 1024 * 1024;
 
 /// The three kinds of subscription.
@@ -18,10 +18,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::Shard];
 
-    /// The command that begins one.
+    /// Returns the command that begins a subscription of this kind.
     pub fn begin(self) -> &'static [u8] {
         match self {
             Self::Channel => b"SUBSCRIBE",
@@ -30,7 +30,7 @@ impl Kind {
         }
     }
 
-    /// The command that ends one.
+    /// Returns the command that ends a subscription of this kind.
     pub fn end(self) -> &'static [u8] {
         match self {
             Self::Channel => b"UNSUBSCRIBE",
@@ -40,30 +40,30 @@ impl Kind {
     }
 }
 
-/// What a frame from a connection with subscriptions is.
+/// The kind of a frame on a connection with subscriptions.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Published<'a> {
-    /// The reply to a (P|S)(UN)SUBSCRIBE, one for each name.
+    /// The frame confirms a (P|S)(UN)SUBSCRIBE; the server sends one for each name.
     Confirmation(Confirmation<'a>),
-    /// A published message, for who is subscribed to this name; `None` while that is cut off.
+    /// The frame is a message published to this name. The name is `None` if the given bytes end before it does.
     Message(Kind, Option<&'a [u8]>),
-    /// Something else: a reply, or an invalidation.
+    /// The frame is something else: a reply or an invalidation.
     Other,
 }
 
-/// See [`Published::Confirmation`].
+/// The content of a [`Published::Confirmation`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Confirmation<'a> {
-    /// Of what.
+    /// The kind of the subscription.
     pub kind: Kind,
-    /// Whether a subscription began; else it ended.
+    /// True if a subscription began; false if it ended.
     pub begins: bool,
-    /// Its name; `None` where there was nothing to end.
+    /// The name of the subscription; `None` if there was none to end.
     pub name: Option<&'a [u8]>,
 }
 
-/// Looks at the start of a frame. In RESP2 confirmations and messages are arrays, in RESP3 pushes, of the same
-/// elements: they differ in their first byte only (observed on valkey 8.0 and redis 7.0).
+/// Classifies a frame by its start. Confirmations and messages are arrays in RESP2 and pushes in RESP3, with the same
+/// elements: they differ in the first byte only (observed on valkey 8.0 and redis 7.0).
 pub fn published(frame: &[u8]) -> Published<'_> {
     let Some(rest) = frame
         .strip_prefix(b"*3\r\n")
@@ -90,7 +90,7 @@ pub fn published(frame: &[u8]) -> Published<'_> {
     Published::Confirmation(Confirmation { kind, begins, name: name() })
 }
 
-/// A bulk string at the start of `bytes`, and what follows it.
+/// Splits a bulk string off `bytes`: returns the string and the bytes after it.
 fn bulk(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = bytes.strip_prefix(b"$")?;
     let end = memchr::memchr(b'\r', rest)?;
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn confirmations_are_told_from_messages_in_both_versions() {
+    fn confirmations_differ_from_messages_in_both_versions() {
         for start in ["*", ">"] {
             let frame = format!("{start}3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n");
             assert_eq!(

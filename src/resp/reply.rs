@@ -1,44 +1,44 @@
-//! The resumable scanner of server replies: finds where each ends, and looks at nothing else.
+//! The resumable scanner of server replies. It finds the end of each reply and does not decode its content.
 
 use memchr::memchr;
 
-/// A line (simple string, error, number) may have this many bytes.
+/// The longest line (simple string, error, number), in bytes.
 const MAX_LINE: usize = 1024 * 1024;
-/// A bulk may have this many bytes: twice the server's own default limit.
+/// The longest bulk, in bytes: twice the server's own default limit.
 const MAX_BULK: u64 = 1 << 30;
-/// An aggregate may have this many elements, and a frame this many elements still to come.
+/// The greatest number of elements of an aggregate, and of missing elements of a frame.
 const MAX_ELEMENTS: u64 = 1 << 32;
-/// Digits of a length.
+/// The greatest number of digits of a length.
 const MAX_DIGITS: usize = 11;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyKind {
-    /// The reply to a command.
+    /// The frame is the reply to a command.
     Reply,
-    /// An error reply to a command (`-`, or RESP3's `!`).
+    /// The frame is an error reply to a command (`-`, or RESP3's `!`).
     Error,
-    /// Out-of-band data (RESP3's `>`), never a reply by itself.
+    /// The frame is out-of-band data (RESP3's `>`), which never replies to a command.
     Push,
 }
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScannedReply {
-    /// More bytes are needed.
+    /// The frame is incomplete.
     Incomplete,
-    /// A whole frame at the start of the buffer.
+    /// A whole frame is at the start of the buffer.
     Complete {
-        /// Bytes of the frame, from the start of the buffer.
+        /// The length of the frame, in bytes.
         len: usize,
-        /// What it is.
+        /// The kind of the frame.
         kind: ReplyKind,
     },
-    /// The peer cannot be understood any more.
+    /// The bytes are not RESP: the peer cannot be understood any more.
     Fault(ReplyFault),
 }
 
-/// Why a peer cannot be understood.
+/// Why the peer cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyFault {
     /// The first byte of an element is none of RESP's.
@@ -50,43 +50,46 @@ pub enum ReplyFault {
     /// A line is too long.
     #[error("a line is longer than 1 MiB")]
     Line,
-    /// No CRLF where one must be.
+    /// CRLF is missing where the protocol requires it.
     #[error("CRLF is missing")]
     Crlf,
-    /// A push inside a reply.
+    /// A push occurs inside a reply.
     #[error("a push stands inside a reply")]
     NestedPush,
-    /// Aggregates are nested deeper than the caller of [`ReplyScanner::scan_seen`] bears.
+    /// Aggregates are nested deeper than the caller of [`ReplyScanner::scan_seen`] allows.
     #[error("a reply is nested too deep")]
     Depth,
 }
 
-/// Where the scan of one frame stands. No recursion, no stack: only the number of elements still to come counts,
-/// so depth costs nothing. Scanning a frame in pieces costs as much as scanning it at once.
+/// Keeps the position in a frame that arrives in pieces. Scanning it in pieces costs as much as scanning it at once.
+/// The scanner needs neither recursion nor a stack, whatever the nesting: it only counts the elements that are still
+/// missing.
 #[derive(Clone, Debug, Default)]
 pub struct ReplyScanner {
-    /// Bytes known good, from the start of the buffer.
+    /// The number of scanned bytes from the start of the buffer.
     at: usize,
-    /// Bytes of bulk data (with its CRLF) that lie behind `at`.
+    /// The number of bytes of bulk data, including its CRLF, that follow `at`.
     bulk: u64,
-    /// Elements still to come; the frame itself is one. Zero: nothing has been scanned yet.
+    /// The number of missing elements, counting the frame itself as one. Zero before the first scan.
     remaining: u64,
-    /// Of the first element that is no attribute.
+    /// The kind of the first element that is not an attribute.
     kind: Option<ReplyKind>,
-    /// How far a line has been searched for its end.
+    /// The number of bytes of a line that have been searched for its end.
     searched: usize,
     started: bool,
 }
 
 impl ReplyScanner {
-    /// Scans on. `buf` starts at the frame's first byte (or where [`Self::rebase`] moved it); after
-    /// `Incomplete`, call again with more bytes behind the same ones. After anything else the scanner is new.
+    /// Continues the scan. `buf` starts at the frame's first byte, or at the byte to which [`Self::rebase`] moved the
+    /// start. After `Incomplete`, the caller passes the same bytes again with more bytes appended. After any other
+    /// result the scanner starts a new frame.
     pub fn scan(&mut self, buf: &[u8]) -> ScannedReply {
         self.scan_seen(buf, |_| Ok(()))
     }
 
-    /// As [`Self::scan`], and shows the caller, once and in order, of how many elements each element consists
-    /// (an attribute: its keys, its values and what it describes). The caller may refuse it.
+    /// Like [`Self::scan`], but also calls `seen` once for each element, in order, with the number of its own elements.
+    /// For an attribute this number counts its keys, its values and the element that it describes. `seen` may refuse an
+    /// element.
     pub fn scan_seen(
         &mut self,
         buf: &[u8],
@@ -107,17 +110,19 @@ impl ReplyScanner {
         }
     }
 
-    /// Bytes of the unfinished frame that are known good: they may be passed on before the rest has come.
+    /// Returns the number of scanned bytes of the unfinished frame. The caller may forward them before the rest
+    /// arrives.
     pub fn scanned(&self) -> usize {
         self.at
     }
 
-    /// Bytes that the unfinished frame has at least: what is known good, and the rest of the string in it that has begun.
+    /// Returns the least length of the unfinished frame, in bytes: the scanned bytes, and the rest of the string that
+    /// has begun.
     pub fn announced(&self) -> u64 {
         self.at as u64 + self.bulk
     }
 
-    /// The caller has dropped `count` scanned bytes from the front of the buffer.
+    /// Notes that the caller has dropped `count` scanned bytes from the front of the buffer.
     pub fn rebase(&mut self, count: usize) {
         self.at = self.at.saturating_sub(count);
         self.searched = self.searched.saturating_sub(count);
@@ -133,6 +138,7 @@ impl ReplyScanner {
             self.remaining = 1;
         }
         loop {
+            // The content of a bulk comes before the next element, and its end may complete the frame.
             if self.bulk > 0 && !self.pass_bulk(buf)? {
                 return Ok(false);
             }
@@ -145,7 +151,7 @@ impl ReplyScanner {
         }
     }
 
-    /// Passes over bulk data and checks its CRLF. False: it goes on behind the buffer.
+    /// Skips bulk data and checks its CRLF. Returns false if the data continues beyond the buffer.
     fn pass_bulk(&mut self, buf: &[u8]) -> Result<bool, ReplyFault> {
         let there = (buf.len() - self.at.min(buf.len())) as u64;
         let data = self.bulk.saturating_sub(2);
@@ -166,7 +172,7 @@ impl ReplyScanner {
         }
     }
 
-    /// One element's header. False: it is not whole yet.
+    /// Scans the header of one element. Returns false if the header is incomplete.
     fn element(
         &mut self,
         buf: &[u8],
@@ -175,7 +181,7 @@ impl ReplyScanner {
         let Some(&first) = buf.get(self.at) else { return Ok(false) };
         let Some(end) = self.line_end(buf, first)? else { return Ok(false) };
         let line = buf.get(self.at + 1..end - 2).unwrap_or_default();
-        // Before the element proper only a top-level attribute's elements are still to come.
+        // Before the frame's own element only the elements of a top-level attribute can be missing.
         let top = self.kind.is_none() && self.remaining == 1;
         let mut kind = ReplyKind::Reply;
         let children = match first {
@@ -203,11 +209,12 @@ impl ReplyScanner {
                 length(line, false)?.unwrap_or(0)
             }
             b'>' => return Err(ReplyFault::NestedPush),
-            // An attribute is that many pairs in front of the element proper.
+            // An attribute consists of its pairs and the element that it describes.
             b'|' => pairs(line)? + 1,
             other => return Err(ReplyFault::Type(other)),
         };
         seen(children)?;
+        // This element is no longer missing; its own elements are.
         self.remaining = self
             .remaining
             .checked_add(children)
@@ -221,7 +228,7 @@ impl ReplyScanner {
         Ok(true)
     }
 
-    /// Where the line at `at` ends, behind its CRLF.
+    /// Returns the offset after the line at `at` and its CRLF, or `None` if the line is incomplete.
     fn line_end(&mut self, buf: &[u8], first: u8) -> Result<Option<usize>, ReplyFault> {
         let limit = match first {
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => MAX_LINE,
@@ -232,7 +239,7 @@ impl ReplyScanner {
         let rest = buf.get(from..).unwrap_or_default();
         let cr = match limit {
             MAX_LINE => memchr(b'\r', rest),
-            // A length is shorter than what memchr is good for.
+            // A length is too short for memchr to pay off.
             _ => rest.iter().take(limit + 1).position(|byte| *byte == b'\r'),
         };
         match cr {
@@ -261,12 +268,13 @@ impl ReplyScanner {
     }
 }
 
-/// The elements of so many pairs.
+/// Returns the number of elements of a map or attribute: two for each of its pairs.
 fn pairs(line: &[u8]) -> Result<u64, ReplyFault> {
     Ok(length(line, false)?.unwrap_or(0) * 2)
 }
 
-/// A canonical length: digits (11 at most) without leading zeros, or, where there is a null of this type, `-1`.
+/// Parses a canonical length: at most 11 digits without leading zeros. If the type has a null (`nullable`), `-1` stands
+/// for it.
 fn length(line: &[u8], nullable: bool) -> Result<Option<u64>, ReplyFault> {
     match line {
         b"-1" if nullable => Ok(None),

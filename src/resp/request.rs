@@ -1,8 +1,8 @@
 //! The strict scanner of client requests.
 //!
-//! A server is more lenient than is safe for others on the same connection: valkey 8.0 and redis 7.0 do not look
-//! at the two bytes behind a bulk, nor at the byte behind a header's CR. Only the canonical form
-//! `*N\r\n($L\r\n<L bytes>\r\n)` is accepted here, so that what is forwarded cannot be read in two ways.
+//! Servers are more lenient than is safe for other clients on the same connection: valkey 8.0 and redis 7.0 check
+//! neither the two bytes after a bulk nor the byte after a header's CR. This scanner accepts only the canonical form
+//! `*N\r\n($L\r\n<L bytes>\r\n)`, so that nobody can read a forwarded request in two ways.
 
 mod fault;
 mod inline;
@@ -10,22 +10,23 @@ mod inline;
 pub use fault::RequestFault;
 pub use inline::split_inline;
 
-/// Above these the server finds a number malformed, whoever sent it (observed on valkey 8.0 and redis 7.0).
+/// The server's own limits. Above them it rejects a number as malformed, even from an authenticated client (observed on
+/// valkey 8.0 and redis 7.0).
 const SERVER_MAX_ARGS: u32 = i32::MAX as u32;
 const SERVER_MAX_BULK: usize = 512 * 1024 * 1024;
 
-/// Bounds on one request.
+/// The limits for one request.
 #[derive(Clone, Debug)]
 pub struct RequestLimits {
-    /// Whole request, in bytes.
+    /// The greatest length of the whole request, in bytes.
     pub max_request: usize,
-    /// One argument, in bytes (the server's proto-max-bulk-len, 512 MiB there).
+    /// The greatest length of one argument, in bytes (the server's proto-max-bulk-len, by default 512 MiB).
     pub max_bulk: usize,
-    /// Arguments of one request.
+    /// The greatest number of arguments, including the name.
     pub max_args: u32,
-    /// An inline command's line, in bytes.
+    /// The greatest length of an inline command's line, in bytes.
     pub max_inline: usize,
-    /// The client has not authenticated: the server's own, lower bounds and error texts apply.
+    /// True if the client has not authenticated: the server's own lower limits and error texts apply then.
     pub unauthenticated: bool,
 }
 
@@ -42,7 +43,8 @@ impl Default for RequestLimits {
 }
 
 impl RequestLimits {
-    /// What the server takes from a client that must authenticate first (networking.c, processMultibulkBuffer).
+    /// Returns the limits for a client that must authenticate first: the server's own (networking.c,
+    /// processMultibulkBuffer), or these where they are lower.
     pub fn unauthenticated(&self) -> Self {
         Self {
             max_request: self.max_request.min(1024 * 1024),
@@ -63,7 +65,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Views a frame that is known to be canonical.
+    /// Returns a view of a frame, or `None` if it is not exactly one canonical request.
     pub fn parse(raw: &'a [u8]) -> Option<Self> {
         match RequestScanner::default().scan(raw, &RequestLimits::default()) {
             Scanned::Request(request) if request.raw.len() == raw.len() => Some(request),
@@ -71,44 +73,44 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The frame.
+    /// Returns the frame.
     pub fn raw(&self) -> &'a [u8] {
         self.raw
     }
 
-    /// The frame's length, in bytes.
+    /// Returns the frame's length, in bytes.
     pub fn len(&self) -> usize {
         self.raw.len()
     }
 
-    /// Never true: a request has a name.
+    /// Returns true if the request has no arguments, which never happens: a request has a name.
     pub fn is_empty(&self) -> bool {
         self.argc == 0
     }
 
-    /// Arguments, the name included.
+    /// Returns the number of arguments, including the name.
     pub fn argc(&self) -> u32 {
         self.argc
     }
 
-    /// The first argument.
+    /// Returns the first argument.
     pub fn name(&self) -> &'a [u8] {
         self.name
     }
 
-    /// All arguments, the name first.
+    /// Returns all arguments, starting with the name.
     pub fn args(&self) -> Args<'a> {
         let header = memchr::memchr(b'\n', self.raw).map_or(self.raw.len(), |at| at + 1);
         Args { rest: self.raw.get(header..).unwrap_or_default() }
     }
 
-    /// One argument; 0 is the name.
+    /// Returns the argument at index `place`; 0 is the name.
     pub fn arg(&self, place: usize) -> Option<&'a [u8]> {
         self.args().nth(place)
     }
 }
 
-/// The arguments of a canonical request.
+/// Iterates over the arguments of a canonical request.
 #[derive(Clone, Debug)]
 pub struct Args<'a> {
     rest: &'a [u8],
@@ -126,42 +128,43 @@ impl<'a> Iterator for Args<'a> {
     }
 }
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Debug)]
 pub enum Scanned<'a> {
-    /// More bytes are needed, at least this many.
+    /// The request is incomplete: the scanner needs at least this many more bytes.
     Incomplete {
-        /// A lower bound.
+        /// A lower bound of the missing bytes.
         need: usize,
     },
-    /// A whole request at the start of the buffer.
+    /// A whole request is at the start of the buffer.
     Request(Request<'a>),
-    /// A whole inline command that is not blank.
+    /// A whole inline command, which is not blank, is at the start of the buffer.
     Inline {
-        /// Its length with the line's end, in bytes.
+        /// The length of the line including its end, in bytes.
         consumed: usize,
     },
-    /// Bytes that the server ignores: `*0`, `*-1`, blank lines. They must not be forwarded.
+    /// This many bytes are without effect on the server: `*0`, `*-1`, or a blank line. The caller must not forward
+    /// them.
     Skip(usize),
-    /// The client gets an error and loses its connection.
+    /// The request is malformed: the caller sends the client an error and closes the connection.
     Fault(RequestFault),
 }
 
-/// Where the scan of one request stands. Scanning a request in pieces costs as much as scanning it at once.
+/// Keeps the position in a request that arrives in pieces. Scanning it in pieces costs as much as scanning it at once.
 #[derive(Clone, Debug, Default)]
 pub struct RequestScanner {
-    /// Where the next argument's header starts; 0: nothing has been scanned yet.
+    /// The offset of the next argument's header; 0 before the first scan.
     at: usize,
     argc: u32,
     left: u32,
     name: (u32, u32),
-    /// How far an inline line has been searched for its end.
+    /// The number of bytes of an inline line that have been searched for its end.
     searched: usize,
 }
 
 impl RequestScanner {
-    /// Scans on. `buf` starts at the request's first byte; after `Incomplete`, call again with more bytes behind
-    /// the same ones. After anything else the scanner is new.
+    /// Continues the scan. `buf` starts at the request's first byte. After `Incomplete`, the caller passes the same
+    /// bytes again with more bytes appended. After any other result the scanner starts a new request.
     pub fn scan<'a>(&mut self, buf: &'a [u8], limits: &RequestLimits) -> Scanned<'a> {
         let scanned = match buf.first() {
             None => Scanned::Incomplete { need: 1 },
@@ -209,16 +212,19 @@ impl RequestScanner {
             };
             let start = self.at + header;
             let end = start + len;
+            // Reject a request as soon as its header shows that it is too large, before its bytes arrive.
             if end + 2 > limits.max_request {
                 return fault(RequestFault::Request(limits.max_request));
             }
             match buf.get(end..end + 2) {
                 Some(b"\r\n") => {}
                 Some(_) => return fault(RequestFault::Crlf),
-                // One wrong byte is enough, however long the other one takes.
+                // A wrong first byte is enough for an error: do not wait for the second one.
                 None if buf.get(end).is_some_and(|byte| *byte != b'\r') => return fault(RequestFault::Crlf),
                 None => return Scanned::Incomplete { need: end + 2 - buf.len() },
             }
+            // This is the first argument, the name: its position is relative to the request's first byte, so it stays
+            // valid when the buffer grows.
             if self.left == self.argc {
                 self.name = (start as u32, len.min(u32::MAX as usize) as u32);
             }
@@ -234,6 +240,7 @@ impl RequestScanner {
     }
 
     fn inline<'a>(&mut self, buf: &'a [u8], limits: &RequestLimits) -> Scanned<'a> {
+        // Search only the bytes that have arrived since the last scan.
         let fresh = buf.get(self.searched..).unwrap_or_default();
         match memchr::memchr2(b'\n', 0, fresh) {
             Some(offset) if self.searched + offset > limits.max_inline => fault(RequestFault::Inline),
@@ -261,21 +268,21 @@ fn fault<'a>(fault: RequestFault) -> Scanned<'a> {
 }
 
 enum Number {
-    /// The value, and where its line ends.
+    /// The value, and the offset after its line.
     Value(u64, usize),
-    /// Below zero; where its line ends.
+    /// The value is negative. The offset after its line.
     Negative(usize),
-    /// The line goes on behind the buffer.
+    /// The line ends beyond the buffer.
     Incomplete,
-    /// Another byte than the expected one comes first.
+    /// The first byte is this one, not the expected one.
     Missing(u8),
-    /// Not a canonical number, or no CRLF behind it.
+    /// The number is not canonical, or no CRLF follows it.
     Malformed,
 }
 
-/// A header such as `$12\r\n`: digits without sign (but a minus) or leading zeros, and CRLF.
+/// Parses a header such as `$12\r\n`: digits without leading zeros and without a sign other than `-`, then CRLF.
 fn number(buf: &[u8], kind: u8) -> Number {
-    // Nearly all numbers have one digit or two.
+    // Fast path: nearly all numbers have one or two digits.
     match buf {
         [first, ones @ b'0'..=b'9', b'\r', b'\n', ..] if *first == kind => {
             return Number::Value(u64::from(ones - b'0'), 4);
@@ -296,6 +303,7 @@ fn number(buf: &[u8], kind: u8) -> Number {
     let mut at = digits;
     loop {
         match buf.get(at) {
+            // 18 digits fit into a `u64` without overflow.
             Some(digit @ b'0'..=b'9') if at - digits < 18 => {
                 value = value * 10 + u64::from(digit - b'0');
                 at += 1;
@@ -317,7 +325,7 @@ fn number(buf: &[u8], kind: u8) -> Number {
     }
 }
 
-/// Appends a request in canonical form.
+/// Appends a request in canonical form to `out`.
 pub fn encode(args: &[&[u8]], out: &mut Vec<u8>) {
     let mut digits = itoa::Buffer::new();
     out.push(b'*');

@@ -1,5 +1,5 @@
-//! Replies of the control plane as values: found whole, decoded by the redis-protocol crate, and given one shape
-//! whichever protocol version the connection speaks.
+//! Decodes replies of the control plane into values. It finds a whole reply, decodes it with the redis-protocol crate,
+//! and converts it to one shape for both protocol versions.
 
 use bytes::{Bytes, BytesMut};
 use redis_protocol::error::RedisProtocolError;
@@ -8,29 +8,30 @@ use redis_protocol::{resp2, resp3};
 use crate::resp::Resp;
 use crate::resp::reply::{ReplyFault, ReplyScanner, ScannedReply};
 
-/// Aggregates nested deeper than this are refused. COMMAND's reply, the deepest known, has 8 levels.
+/// The greatest nesting of aggregates in a reply. COMMAND's reply, the deepest that is known, has 8 levels.
 const MAX_DEPTH: usize = 32;
 
-/// A reply in the shapes of RESP2, whichever version the connection speaks: a map is an array of keys and values
-/// in turn, a set an array, a boolean 0 or 1, a double or big number its text. Only pushes stay apart.
+/// A reply in the shapes of RESP2, whichever version the connection speaks. A map becomes an array in which keys and
+/// values alternate, a set an array, a boolean 0 or 1, a double or big number its text. Only pushes have a shape of
+/// their own.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// No value.
     Null,
     /// A simple, bulk or verbatim string.
     Text(Bytes),
-    /// An error's line, without the leading `-`; never holds CR or LF.
+    /// An error line without the leading `-`. It contains neither CR nor LF.
     Error(Bytes),
     /// An integer.
     Integer(i64),
-    /// An array, a set, or a flattened map (whose pairs come in no particular order).
+    /// An array, a set, or a flattened map, whose pairs have no particular order.
     Array(Vec<Value>),
     /// RESP3 out-of-band data.
     Push(Vec<Value>),
 }
 
 impl Value {
-    /// The bytes of a string; nothing for any other value.
+    /// Returns the bytes of a string, or `None` for any other value.
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Text(bytes) => Some(bytes),
@@ -38,12 +39,12 @@ impl Value {
         }
     }
 
-    /// A string that is UTF-8.
+    /// Returns the text of a string that is UTF-8.
     pub fn text(&self) -> Option<&str> {
         self.bytes().and_then(|bytes| str::from_utf8(bytes).ok())
     }
 
-    /// An integer, also when it was sent as a string.
+    /// Returns an integer, even if it was sent as a string.
     pub fn integer(&self) -> Option<i64> {
         match self {
             Self::Integer(number) => Some(*number),
@@ -51,7 +52,7 @@ impl Value {
         }
     }
 
-    /// The elements of an array or a push.
+    /// Returns the elements of an array or a push.
     pub fn elements(&self) -> Option<&[Value]> {
         match self {
             Self::Array(elements) | Self::Push(elements) => Some(elements),
@@ -59,7 +60,7 @@ impl Value {
         }
     }
 
-    /// An error's line.
+    /// Returns the line of an error.
     pub fn error(&self) -> Option<&Bytes> {
         match self {
             Self::Error(line) => Some(line),
@@ -67,25 +68,25 @@ impl Value {
         }
     }
 
-    /// The value under a key of a flattened map; the first one if there are several.
+    /// Returns the value of a key in a flattened map; the first value if the key occurs several times.
     pub fn field(&self, key: &str) -> Option<&Value> {
         let (pairs, _) = self.elements()?.as_chunks::<2>();
         pairs.iter().find(|[name, _]| name.bytes() == Some(key.as_bytes())).map(|[_, value]| value)
     }
 }
 
-/// Finds the end of the first reply in a growing buffer, and bounds the nesting before the recursive decoder sees
-/// it.
+/// Finds the end of the first reply in a growing buffer. It also bounds the nesting, because the decoder that follows
+/// is recursive.
 #[derive(Debug, Default)]
 pub(super) struct Extent {
     scanner: ReplyScanner,
-    /// Values still missing at each open level.
+    /// The number of missing values at each open level.
     open: Vec<u64>,
 }
 
 impl Extent {
-    /// The length of the reply at the front of `buf`, or `None` while it is incomplete. Must be called with the same
-    /// buffer, only longer, until it gives a length.
+    /// Returns the length of the reply at the front of `buf`, or `None` while it is incomplete. Until it returns a
+    /// length, the caller must pass the same buffer, with bytes appended only.
     pub(super) fn find(&mut self, buf: &[u8]) -> Result<Option<usize>, String> {
         let open = &mut self.open;
         match self.scanner.scan_seen(buf, |children| nest(open, children)) {
@@ -96,7 +97,8 @@ impl Extent {
     }
 }
 
-/// Opens a level for an aggregate, or counts a finished value and every aggregate that it finishes.
+/// Opens a level for an aggregate. A value without children instead completes one element of the innermost level, and
+/// of every outer level whose last element this ends.
 fn nest(open: &mut Vec<u64>, children: u64) -> Result<(), ReplyFault> {
     if children > 0 {
         if open.len() == MAX_DEPTH {
@@ -115,7 +117,7 @@ fn nest(open: &mut Vec<u64>, children: u64) -> Result<(), ReplyFault> {
     Ok(())
 }
 
-/// Decodes exactly one reply, whose extent has been found before.
+/// Decodes exactly one reply, whose end `Extent` has found.
 pub(super) fn decode(reply: BytesMut, resp: Resp) -> Result<Value, String> {
     let reply = reply.freeze();
     if reply.first() == Some(&b'-') {
@@ -137,7 +139,7 @@ pub(super) fn decode(reply: BytesMut, resp: Resp) -> Result<Value, String> {
     Ok(value)
 }
 
-/// Taken as bytes and not through the decoder: an error may quote its command, whose bytes need not be UTF-8.
+/// Takes an error reply as bytes, without the decoder: the error may quote a command whose bytes are not UTF-8.
 fn error_line(reply: &Bytes) -> Result<Value, String> {
     let line = reply.slice(1..reply.len().saturating_sub(2).max(1));
     if memchr::memchr2(b'\r', b'\n', &line).is_some() {
@@ -175,7 +177,7 @@ fn from_resp3(frame: resp3::types::BytesFrame) -> Value {
             data.into_iter().flat_map(|(key, value)| [from_resp3(key), from_resp3(value)]).collect(),
         ),
         Frame::Push { data, .. } => Value::Push(data.into_iter().map(from_resp3).collect()),
-        // The scanner lets none of the streamed kinds through.
+        // The scanner refuses all streamed kinds.
         Frame::Null | Frame::Hello { .. } | Frame::ChunkedString(_) => Value::Null,
     }
 }

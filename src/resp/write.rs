@@ -1,4 +1,4 @@
-//! Replies that respgate writes itself. All functions append to a buffer.
+//! Encodes replies that respgate writes itself. All functions append to a buffer.
 
 use super::Resp;
 
@@ -8,33 +8,33 @@ fn header(out: &mut Vec<u8>, kind: u8, number: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// `+OK`.
+/// Appends `+OK`.
 pub fn ok(out: &mut Vec<u8>) {
     out.extend_from_slice(b"+OK\r\n");
 }
 
-/// A simple string, which must not contain CR or LF.
+/// Appends a simple string. `text` must not contain CR or LF.
 pub fn simple(out: &mut Vec<u8>, text: &str) {
     out.push(b'+');
     out.extend_from_slice(text.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
-/// An integer.
+/// Appends an integer.
 pub fn integer(out: &mut Vec<u8>, value: i64) {
     out.push(b':');
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
-/// A bulk string.
+/// Appends a bulk string.
 pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     header(out, b'$', bytes.len());
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Text: a bulk string in RESP2, a verbatim string in RESP3.
+/// Appends text: a bulk string in RESP2, a verbatim string in RESP3.
 pub fn verbatim(out: &mut Vec<u8>, resp: Resp, text: &[u8]) {
     match resp {
         Resp::V2 => bulk(out, text),
@@ -47,7 +47,7 @@ pub fn verbatim(out: &mut Vec<u8>, resp: Resp, text: &[u8]) {
     }
 }
 
-/// The absence of a value.
+/// Appends a null.
 pub fn null(out: &mut Vec<u8>, resp: Resp) {
     out.extend_from_slice(match resp {
         Resp::V2 => b"$-1\r\n",
@@ -55,12 +55,12 @@ pub fn null(out: &mut Vec<u8>, resp: Resp) {
     });
 }
 
-/// The header of an array; its elements follow.
+/// Appends the header of an array, whose elements the caller appends next.
 pub fn array(out: &mut Vec<u8>, elements: usize) {
     header(out, b'*', elements);
 }
 
-/// The header of a map: in RESP2 an array of twice as many elements.
+/// Appends the header of a map; in RESP2 that of an array with twice as many elements as the map has pairs.
 pub fn map(out: &mut Vec<u8>, resp: Resp, pairs: usize) {
     match resp {
         Resp::V2 => header(out, b'*', pairs * 2),
@@ -68,7 +68,7 @@ pub fn map(out: &mut Vec<u8>, resp: Resp, pairs: usize) {
     }
 }
 
-/// The header of a push: in RESP2 an array.
+/// Appends the header of a push; in RESP2 that of an array.
 pub fn push(out: &mut Vec<u8>, resp: Resp, elements: usize) {
     match resp {
         Resp::V2 => header(out, b'*', elements),
@@ -76,7 +76,7 @@ pub fn push(out: &mut Vec<u8>, resp: Resp, elements: usize) {
     }
 }
 
-/// An array of simple strings, as HELP replies are.
+/// Appends an array of simple strings, the form of HELP replies.
 pub fn lines(out: &mut Vec<u8>, lines: &[&str]) {
     array(out, lines.len());
     lines.iter().for_each(|line| simple(out, line));

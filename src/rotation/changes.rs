@@ -1,44 +1,45 @@
-//! When a set of files is worth loading, and when a bad one is worth telling. No I/O.
+//! Decides when to load a set of files, and when to report a bad one. No I/O.
 
 use super::digest::Digest;
 
-/// What is known of one set.
+/// Tracks the contents of one set of files.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// The content that is in use.
     adopted: Option<Digest>,
-    /// The content that failed when it was last looked at: it may be half written.
+    /// The content that failed to load when it was last read. A writer may have written half of it.
     suspect: Option<Digest>,
-    /// The content that failed and was reported. It is tried on: the same certificate that counts only in a minute is
-    /// good then, and a file that could not be opened for want of
-    /// descriptors can be later.
-    told: Option<Digest>,
-    /// Something has been adopted.
+    /// The content that failed to load and was reported. It is loaded again and again, because the same content can
+    /// become good: a certificate may be valid only in a minute, and a file that could not be opened because no
+    /// descriptor was free can be opened later.
+    reported: Option<Digest>,
+    /// True if a set has been adopted, or has failed to load.
     begun: bool,
 }
 
 impl Changes {
-    /// Whether this content is not the one in use, or follows one that is reported as bad.
+    /// Returns true if the set should be loaded: its content is not the one in use, or a content was reported as bad
+    /// since the last one that loaded.
     pub(super) fn worth_loading(&mut self, digest: Digest) -> bool {
-        let new = self.adopted != Some(digest) || self.told.is_some();
+        let new = self.adopted != Some(digest) || self.reported.is_some();
         if !new {
             self.suspect = None;
         }
         new
     }
 
-    /// This content loaded. False for the first of all, which replaces nothing.
+    /// Notes that this content loaded. Returns false for the first set, which replaces nothing.
     pub(super) fn adopted(&mut self, digest: Digest) -> bool {
-        (self.adopted, self.suspect, self.told) = (Some(digest), None, None);
+        (self.adopted, self.suspect, self.reported) = (Some(digest), None, None);
         std::mem::replace(&mut self.begun, true)
     }
 
-    /// This content did not load. True if it should be told: it did not change since it failed before, and has not been
-    /// told.
+    /// Notes that this content did not load. Returns true if the failure should be reported: the content has not
+    /// changed since it failed before, and it has not been reported.
     pub(super) fn failed(&mut self, digest: Digest) -> bool {
         self.begun = true;
         let still = self.suspect.replace(digest) == Some(digest);
-        still && self.told.replace(digest) != Some(digest)
+        still && self.reported.replace(digest) != Some(digest)
     }
 }
 
@@ -51,7 +52,7 @@ mod tests {
     const NEW: Digest = Digest(3);
 
     #[test]
-    fn half_written_sets_are_not_told() {
+    fn half_written_sets_are_not_reported() {
         let mut changes = Changes::default();
         assert!(changes.worth_loading(OLD));
         assert!(!changes.adopted(OLD), "the first replaces nothing");
@@ -64,16 +65,16 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_set_is_told_once_and_tried_on() {
+    fn a_bad_set_is_reported_once_and_loaded_again() {
         let mut changes = Changes::default();
         changes.adopted(OLD);
         assert!(changes.worth_loading(HALF) && !changes.failed(HALF));
         assert!(changes.worth_loading(HALF) && changes.failed(HALF));
-        assert!(changes.worth_loading(HALF) && !changes.failed(HALF), "told already");
+        assert!(changes.worth_loading(HALF) && !changes.failed(HALF), "reported already");
         assert!(changes.worth_loading(OLD), "the old content is back: the fault is over");
         assert!(changes.adopted(OLD));
         assert!(changes.worth_loading(HALF) && !changes.failed(HALF));
-        assert!(changes.worth_loading(HALF) && changes.failed(HALF), "told again");
+        assert!(changes.worth_loading(HALF) && changes.failed(HALF), "reported again");
     }
 
     #[test]
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_changing_is_not_told_until_it_rests() {
+    fn content_that_keeps_changing_is_reported_when_it_rests() {
         let mut changes = Changes::default();
         changes.adopted(OLD);
         for number in 10..20 {

@@ -11,21 +11,22 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// How long it may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time limit of the program.
+const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest output, in bytes.
 const MAX_OUTPUT: usize = 64 * 1024;
-/// Of what it complains of, so many bytes are told.
-const MAX_COMPLAINT: usize = 300;
+/// The greatest number of characters of standard error that an error text quotes.
+const MAX_STDERR: usize = 300;
 
-/// Variables that the program has no business with.
+/// Environment variables that the program does not get.
 const WITHHELD: [&str; 2] = ["RESPGATE_UPSTREAM_PASSWORD", "RESPGATE_SENTINEL_PASSWORD"];
 
-/// Runs `arguments`, without a shell, and returns the first line of its output. It gets 10 s, the environment but for
-/// respgate's own passwords, no input, and a process group of its own, which is killed when its time is up.
+/// Runs `arguments` without a shell and returns the first line of the output. The program has 10 s. It gets the
+/// environment without respgate's own passwords, no input, and a process group of its own, which is killed when the
+/// time is up.
 ///
-/// # Errors
-/// Why there is no password; with a failure, the end of what the program wrote to standard error.
+/// # Errors Returns the reason why there is no password. If the program failed, the text ends with the last line that
+/// it wrote to standard error.
 pub(super) async fn password(arguments: &[String]) -> Result<Secret, String> {
     let Some((program, rest)) = arguments.split_first() else { return Err("no program is named".into()) };
     let mut command = Command::new(program);
@@ -36,16 +37,16 @@ pub(super) async fn password(arguments: &[String]) -> Result<Secret, String> {
     });
     let mut child = command.spawn().map_err(|error| format!("cannot run {program}: {error}"))?;
     let group = Group(child.id());
-    match timeout(PATIENCE, output(program, &mut child)).await {
+    match timeout(RUN_TIMEOUT, output(program, &mut child)).await {
         Ok(result) => result,
         Err(_) => {
             drop(group);
-            Err(format!("{program} did not end within {} s", PATIENCE.as_secs()))
+            Err(format!("{program} did not end within {} s", RUN_TIMEOUT.as_secs()))
         }
     }
 }
 
-/// Kills what is left of the program and its children.
+/// Kills the remaining processes of the program's process group when it is dropped.
 struct Group(Option<u32>);
 
 impl Drop for Group {
@@ -59,10 +60,10 @@ impl Drop for Group {
 
 async fn output(program: &str, child: &mut Child) -> Result<Secret, String> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (out, complaint) = tokio::join!(read(stdout), read(stderr));
+    let (out, stderr_text) = tokio::join!(read(stdout), read(stderr));
     let status = child.wait().await.map_err(|error| format!("{program}: {error}"))?;
     if !status.success() {
-        return Err(format!("{program} failed, {status}{}", shown(&complaint)));
+        return Err(format!("{program} failed, {status}{}", last_line(&stderr_text)));
     }
     if out.len() > MAX_OUTPUT {
         return Err(format!("{program} printed more than 64KiB; it should print one password"));
@@ -75,7 +76,7 @@ async fn output(program: &str, child: &mut Child) -> Result<Secret, String> {
     Ok(Secret::new(line))
 }
 
-/// Reads to the end and keeps no more than the output may be long, and one byte, by which it is known to be longer.
+/// Reads to the end. Keeps at most `MAX_OUTPUT` bytes and one more, which shows that the output is too long.
 async fn read(stream: Option<impl AsyncRead + Unpin>) -> Zeroizing<Vec<u8>> {
     let mut kept = Zeroizing::new(Vec::with_capacity(MAX_OUTPUT + 1));
     let mut chunk = Zeroizing::new(vec![0; 4096]);
@@ -87,11 +88,12 @@ async fn read(stream: Option<impl AsyncRead + Unpin>) -> Zeroizing<Vec<u8>> {
     kept
 }
 
-/// The last line of what a program wrote to standard error, as one line of a log.
-fn shown(complaint: &[u8]) -> String {
-    let text = String::from_utf8_lossy(complaint.get(..complaint.len().min(MAX_OUTPUT)).unwrap_or_default());
+/// Returns the last line of standard error, without control characters, for an error text.
+fn last_line(stderr_text: &[u8]) -> String {
+    let text =
+        String::from_utf8_lossy(stderr_text.get(..stderr_text.len().min(MAX_OUTPUT)).unwrap_or_default());
     let Some(line) = text.lines().map(str::trim).rfind(|line| !line.is_empty()) else { return String::new() };
-    let line: String = line.chars().filter(|c| !c.is_control()).take(MAX_COMPLAINT).collect();
+    let line: String = line.chars().filter(|c| !c.is_control()).take(MAX_STDERR).collect();
     format!(": {line}")
 }
 
@@ -114,30 +116,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn faults_say_why_and_hold_no_password() {
-        let fault =
+    async fn errors_name_their_cause_and_contain_no_password() {
+        let error =
             run(&["sh", "-c", "echo hunter2; echo one >&2; echo expired >&2; exit 3"]).await.unwrap_err();
-        assert_eq!(fault, "sh failed, exit status: 3: expired");
+        assert_eq!(error, "sh failed, exit status: 3: expired");
         assert!(run(&["true"]).await.unwrap_err().contains("no password"));
         assert!(run(&["/nonexistent/token"]).await.unwrap_err().contains("cannot run /nonexistent/token"));
         assert!(run(&["head", "-c", "100000", "/dev/zero"]).await.unwrap_err().contains("more than 64KiB"));
     }
 
     #[tokio::test]
-    async fn one_that_hangs_is_killed_with_its_children() {
+    async fn a_program_that_hangs_is_killed_with_its_children() {
         let folder = tempfile::tempdir().unwrap();
         let pids = folder.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pids.display());
         let hung = async {
-            let fault = run(&["sh", "-c", &script]).await.unwrap_err();
-            assert_eq!(fault, "sh did not end within 10 s");
+            let error = run(&["sh", "-c", &script]).await.unwrap_err();
+            assert_eq!(error, "sh did not end within 10 s");
         };
         let started = async {
             while std::fs::read_to_string(&pids).unwrap_or_default().trim().is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             tokio::time::pause();
-            tokio::time::advance(PATIENCE).await;
+            tokio::time::advance(RUN_TIMEOUT).await;
             tokio::time::resume();
         };
         tokio::join!(hung, started);

@@ -10,11 +10,11 @@ use super::{Source, Tally, command, follow};
 use crate::net::backoff::Backoff;
 use crate::secret::Credentials;
 
-/// Bounds of the time between two runs of a program that fails, or whose password is refused.
+/// The shortest and the longest time between two runs of a program that fails, or whose password a server refuses.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// What is known of an account already, for [`keep`] to go on with.
+/// Returns a login with the credentials that are known already; [`keep`] updates it from then on.
 pub fn begin(account: &Account) -> Login {
     match &account.credentials {
         Some(known) => Login::new(Some(known.clone())),
@@ -22,7 +22,7 @@ pub fn begin(account: &Account) -> Login {
     }
 }
 
-/// Gives `login` what `source` says, whenever that changes. Ends at once if it cannot.
+/// Replaces the credentials in `login` whenever `source` changes. Returns at once if the source cannot change.
 pub async fn keep(login: Login, source: CredentialSource, interval: Duration, tally: Tally) {
     if source.command().is_some() {
         return refresh(&login, &source, &tally).await;
@@ -38,7 +38,8 @@ pub async fn keep(login: Login, source: CredentialSource, interval: Duration, ta
     follow(Source::new(files, read), interval, tally, adopt).await;
 }
 
-/// Runs the program now, every `refresh` less a random tenth, and soon after a server has refused what it printed.
+/// Runs the program at once, then again after `refresh` less a random tenth, and soon after a server has refused the
+/// password that it printed.
 async fn refresh(login: &Login, source: &CredentialSource, tally: &Tally) {
     let mut pace = Backoff::new(AGAIN_MIN, AGAIN_MAX.min(source.refresh));
     loop {
@@ -62,22 +63,23 @@ async fn refresh(login: &Login, source: &CredentialSource, tally: &Tally) {
                 Duration::ZERO
             }
         };
-        let again = pace.next_delay();
-        let wait = if failed { again } else { wait };
+        // Both the run after a failure and the run after a refusal wait for the backoff. It restarts only after a
+        // password has lasted for its whole lifetime without a refusal.
+        let retry_delay = pace.next_delay();
+        let wait = if failed { retry_delay } else { wait };
         tokio::select! {
             () = tokio::time::sleep_until(started + wait.max(AGAIN_MIN)) => if !failed { pace.reset() },
             () = async {
-                login.wanted().await;
-                tokio::time::sleep_until(started + again).await;
+                login.refresh_requested().await;
+                tokio::time::sleep_until(started + retry_delay).await;
             } => {}
         }
     }
 }
 
-/// Runs the program of `source` once, for whoever asks only now.
+/// Runs the program of `source` once.
 ///
-/// # Errors
-/// Why there is no password.
+/// # Errors Returns the reason if there is no password.
 pub async fn obtain(source: &CredentialSource) -> Result<Credentials, String> {
     let password = command::password(source.command().unwrap_or_default()).await?;
     source.with(password)
@@ -124,13 +126,14 @@ mod tests {
         kept.abort();
     }
 
-    /// A program that prints how often it has been run, or fails while a file says so.
+    /// A program that prints the number of its runs, or fails while a file named `broken` exists.
     fn program(folder: &std::path::Path) -> SecretSource {
         let script = folder.join("token");
         let text = "#!/bin/sh\ncd \"$(dirname \"$0\")\" || exit 1\n[ ! -e broken ] || { echo expired >&2; exit 1; }\necho x >> runs\nwc -l < runs\n";
         fs::write(&script, text).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
-        // Run by the shell: to execute a file that another thread's child still holds open for writing would fail.
+        // The shell runs the script: to execute a file that another thread's child still holds open for writing would
+        // fail.
         SecretSource::Command(vec!["sh".into(), script.display().to_string()])
     }
 
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_password_is_asked_for_anew_at_a_bounded_pace() {
+    async fn a_refused_password_is_refreshed_at_a_bounded_pace() {
         let folder = tempfile::tempdir().unwrap();
         let login = Login::awaited("not run yet");
         let source = source(program(folder.path()), Duration::from_secs(3600));

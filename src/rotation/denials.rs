@@ -1,11 +1,11 @@
-//! What the server's ACL denies users of the commands that respgate sends by itself, so that each is sent once, and the
-//! server's `ACL LOG` names it once.
+//! Remembers which of the commands that respgate sends by itself the server's ACL denies a user. respgate then sends
+//! each of them once, so that the server's `ACL LOG` lists it once.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Users that are remembered for one upstream. When there are more, all are forgotten.
+/// The greatest number of users to remember for one upstream. If there are more, all are forgotten.
 const MAX_USERS: usize = 4096;
 
 /// A command that respgate sends by itself.
@@ -24,8 +24,8 @@ pub enum Probe {
     Info = 16,
 }
 
-/// What one user is denied. It stands for the life of the process: whoever allows the user more later has respgate
-/// restarted for it to count.
+/// The commands that the server denies one user. respgate remembers them until it ends: if an operator allows the user
+/// more, respgate uses that after a restart.
 #[derive(Debug, Default)]
 pub struct Denied(AtomicU8);
 
@@ -35,24 +35,25 @@ impl Denied {
         self.0.load(Ordering::Relaxed) & probe as u8 != 0
     }
 
-    /// The server has denied the user this command.
+    /// Notes that the server has denied the user this command.
     pub fn insert(&self, probe: Probe) {
         self.0.fetch_or(probe as u8, Ordering::Relaxed);
     }
 }
 
-/// The denials of one upstream's users, by name. Clones are one and the same.
+/// The denied commands of one upstream's users, by user name. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct Denials(Arc<Mutex<HashMap<Box<str>, Arc<Denied>>>>);
 
 impl Denials {
-    /// What `user` is denied.
+    /// Returns the commands that the server denies `user`.
     pub fn of(&self, user: &str) -> Arc<Denied> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(denied) = users.get(user) {
             return denied.clone();
         }
         if users.len() >= MAX_USERS {
+            // Forgetting all users is enough: it only costs each of them one more denied attempt.
             users.clear();
         }
         users.entry(user.into()).or_default().clone()

@@ -1,4 +1,4 @@
-//! Whether the content of files has changed.
+//! Computes digests that show whether the content of files has changed.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
@@ -8,45 +8,46 @@ use zeroize::Zeroizing;
 
 use crate::files;
 
-/// Of a file, so many bytes count.
+/// The number of bytes of a file that count, from its start.
 const MAX_FILE: u64 = 8 * 1024 * 1024;
-/// How much is read at once.
+/// The number of bytes to read at once.
 const CHUNK: usize = 16 * 1024;
 
-/// Stands for the content of some files; equal content has an equal one.
+/// The digest of the content of some files. Equal content has equal digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Digest(pub(super) u64);
 
-/// Makes digests that can be compared with each other. The key is random and stays here, so that a digest says nothing
-/// about a secret.
+/// Computes digests that are comparable with each other. The key is random and stays in memory, so that a digest
+/// reveals nothing about a secret.
 #[derive(Default)]
 pub(super) struct Digester(RandomState);
 
 impl Digester {
-    /// Reads all the files. One that cannot be read counts as such.
+    /// Reads all files and returns their digest. A file that cannot be read counts by the kind of its error.
     pub(super) fn digest(&self, paths: &[PathBuf]) -> Digest {
         let mut hasher = self.0.build_hasher();
         let mut chunk = Zeroizing::new(vec![0; CHUNK]);
         for path in paths {
-            note(path, &mut hasher, &mut chunk);
+            hash_path(path, &mut hasher, &mut chunk);
         }
         Digest(hasher.finish())
     }
 }
 
-fn note(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
+fn hash_path(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
     if !files::metadata(path).is_ok_and(|data| data.is_dir()) {
-        return note_file(path, hasher, chunk);
+        return hash_file_or_error(path, hasher, chunk);
     }
     let mut found: Vec<PathBuf> = files::read_dir(path).into_iter().flatten().flatten().collect();
+    // The order in which a folder lists its files is arbitrary: sort them, so that equal content has equal digests.
     found.sort();
     for file in found.iter().filter(|file| files::metadata(file).is_ok_and(|data| data.is_file())) {
         hasher.write(file.as_os_str().as_encoded_bytes());
-        note_file(file, hasher, chunk);
+        hash_file_or_error(file, hasher, chunk);
     }
 }
 
-fn note_file(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
+fn hash_file_or_error(path: &Path, hasher: &mut impl Hasher, chunk: &mut [u8]) {
     match hash_file(path, hasher, chunk) {
         Ok(length) => hasher.write_u64(length),
         Err(error) => hasher.write(format!("{:?}", error.kind()).as_bytes()),
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_counts_and_nothing_else() {
+    fn only_content_counts() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let digester = Digester::default();
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_does_not_block() {
+    fn a_device_does_not_block() {
         let digester = Digester::default();
         assert_eq!(digester.digest(&["/dev/zero".into()]), digester.digest(&["/dev/zero".into()]));
     }

@@ -1,4 +1,5 @@
-//! Who respgate is to a server, at this moment: for itself, or for one of its users.
+//! Holds the credentials with which respgate authenticates to servers at this moment, for itself or for one of its
+//! users.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,28 +11,28 @@ use tokio::time::Instant;
 use super::denials::{Denials, Denied};
 use crate::secret::Credentials;
 
-/// While a server goes on refusing, it is logged so often at most.
+/// While a server keeps refusing the credentials, the refusal is logged at most once in this time.
 const REMIND: Duration = Duration::from_secs(30);
 
-/// The credentials for new connections, or why none are known yet. `None`: no AUTH is sent.
+/// The credentials for new connections, or the reason why none are known yet. `Ok(None)`: connections send no AUTH.
 pub type Newest = Result<Option<Arc<Credentials>>, Arc<str>>;
 
-/// Credentials that may be replaced while respgate runs, and what servers said of them. Cheap to clone; clones are one
-/// and the same.
+/// Holds credentials that may change while respgate runs, and whether the server accepts them. Clones are cheap and
+/// share one state.
 #[derive(Clone, Debug)]
 pub struct Login {
     principal: Principal,
     account: Arc<Account>,
-    standing: Arc<watch::Sender<LoginStatus>>,
+    status: Arc<watch::Sender<LoginStatus>>,
     denials: Denials,
 }
 
-/// For whom respgate authenticates. As text: the user and password that are meant.
+/// For whom respgate authenticates. Its `Display` names the user and password in question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
-    /// For itself, and for every client that acts as it.
+    /// For respgate itself, and for every client that uses respgate's own upstream user.
     Own,
-    /// For the clients of this user of its own.
+    /// For the clients of this user of respgate's.
     User(Arc<str>),
 }
 
@@ -47,16 +48,16 @@ impl fmt::Display for Principal {
 #[derive(Debug)]
 struct Account {
     newest: watch::Sender<Newest>,
-    /// A server has refused the newest ones, or they have outlived their life.
-    asked: Notify,
-    /// Until when they are good; none: for ever.
+    /// Notified when a server has refused the newest credentials, or when a dial has found that they have expired.
+    refresh_requested: Notify,
+    /// When the credentials expire; `None`: never.
     expiry: Mutex<Option<Expiry>>,
-    /// How often the program that prints them has ended.
+    /// How often the program that prints the credentials has ended.
     runs: watch::Sender<u64>,
 }
 
-/// The end of a password's life. Either clock can show it: the first stands still while the machine sleeps, the second
-/// jumps when somebody sets it.
+/// The end of a password's lifetime, by two clocks. It is past as soon as one of them shows it: the monotonic clock
+/// stops while the machine sleeps, and the wall clock jumps when somebody sets it.
 #[derive(Clone, Copy, Debug)]
 struct Expiry {
     at: Instant,
@@ -73,31 +74,31 @@ impl Expiry {
     }
 }
 
-/// What servers think of them.
+/// Whether the server accepts the credentials.
 #[derive(Debug, Default)]
 struct LoginStatus {
-    /// What was said last by one that refuses them; none once they were accepted.
-    said: Option<Arc<str>>,
+    /// The server and its last error line, while it refuses the credentials; `None` after it has accepted them.
+    refusal: Option<Arc<str>>,
     logged: Option<Instant>,
     unlogged: u64,
-    /// They have been accepted once.
+    /// True if the server has accepted the credentials at least once.
     worked: bool,
 }
 
 impl Default for Login {
-    /// No credentials: no AUTH is sent.
+    /// Returns a login without credentials: connections send no AUTH.
     fn default() -> Self {
         Self::new(None)
     }
 }
 
 impl Login {
-    /// Credentials, or none, that nothing replaces yet.
+    /// Creates a login with these credentials, or without any.
     pub fn new(credentials: Option<Credentials>) -> Self {
         Self::with(Ok(credentials.map(Arc::new)))
     }
 
-    /// None are known yet: `why`, for people.
+    /// Creates a login whose credentials are not known yet. `why` is the reason, for the operator.
     pub fn awaited(why: &str) -> Self {
         Self::with(Err(why.into()))
     }
@@ -107,65 +108,67 @@ impl Login {
             principal: Principal::Own,
             account: Arc::new(Account {
                 newest: watch::channel(newest).0,
-                asked: Notify::new(),
+                refresh_requested: Notify::new(),
                 expiry: Mutex::default(),
                 runs: watch::channel(0).0,
             }),
-            standing: Arc::new(watch::channel(LoginStatus::default()).0),
+            status: Arc::new(watch::channel(LoginStatus::default()).0),
             denials: Denials::default(),
         }
     }
 
-    /// The same credentials at another server, or for somebody else: replaced together, refused or accepted apart.
-    pub fn elsewhere(&self, whose: Principal) -> Self {
+    /// Returns a login with the same credentials for another server or another principal. [`Login::replace`] changes
+    /// both; whether a server refuses or accepts them is tracked separately.
+    pub fn elsewhere(&self, principal: Principal) -> Self {
         Self {
-            principal: whose,
+            principal,
             account: self.account.clone(),
-            standing: Arc::new(watch::channel(LoginStatus::default()).0),
+            status: Arc::new(watch::channel(LoginStatus::default()).0),
             denials: Denials::default(),
         }
     }
 
-    /// What the server denies its users of the commands that respgate sends by itself.
+    /// Returns the commands that the server denies its users, of those that respgate sends by itself.
     pub fn denials(&self) -> &Denials {
         &self.denials
     }
 
-    /// What the server denies the user of `credentials`.
+    /// Returns the commands that the server denies the user of `credentials`.
     pub fn denied(&self, credentials: Option<&Credentials>) -> Arc<Denied> {
         self.denials.of(credentials.map_or("default", Credentials::user))
     }
 
-    /// For whom respgate authenticates with these.
+    /// Returns for whom respgate authenticates with these credentials.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// Whether the two are one and the same.
+    /// Returns true if both are clones of one login.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.standing, &other.standing)
+        Arc::ptr_eq(&self.status, &other.status)
     }
 
-    /// What a new connection authenticates with.
+    /// Returns the credentials for new connections.
     pub fn newest(&self) -> Newest {
         self.account.newest.borrow().clone()
     }
 
-    /// As [`Self::newest`], but if none are known yet, they are waited for.
-    pub async fn newest_within(&self, patience: Duration) -> Newest {
+    /// Like [`Self::newest`], but waits for at most `limit` if no credentials are known yet.
+    pub async fn newest_within(&self, limit: Duration) -> Newest {
         let mut changes = self.subscribe();
-        let _ = tokio::time::timeout(patience, changes.wait_for(Newest::is_ok)).await;
+        let _ = tokio::time::timeout(limit, changes.wait_for(Newest::is_ok)).await;
         self.newest()
     }
 
-    /// As [`Self::newest`], but if a program prints them and the last ones are older than their life, the program is run
-    /// again first. Waits for it for `patience` at most, and then returns the old ones.
-    pub async fn fresh_within(&self, patience: Duration) -> Newest {
+    /// Like [`Self::newest`], but if a program prints the credentials and the last ones have expired, requests another
+    /// run of the program. Waits for its end for at most `limit`, and then returns the newest credentials, even if they
+    /// are expired.
+    pub async fn fresh_within(&self, limit: Duration) -> Newest {
         let expired = self.expiry().is_some_and(Expiry::is_past);
         if expired {
             let mut runs = self.account.runs.subscribe();
-            self.account.asked.notify_one();
-            let _ = tokio::time::timeout(patience, runs.changed()).await;
+            self.account.refresh_requested.notify_one();
+            let _ = tokio::time::timeout(limit, runs.changed()).await;
         }
         self.newest()
     }
@@ -174,7 +177,8 @@ impl Login {
         *self.account.expiry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The program that prints the credentials has ended. With `life`, it printed some that are good for so long.
+    /// Notes that the program that prints the credentials has ended. `life` is the lifetime of the credentials that it
+    /// printed, or `None` if it printed none.
     pub(super) fn note_run(&self, life: Option<Duration>) {
         if let Some(life) = life {
             let expiry = Expiry::after(life);
@@ -183,12 +187,12 @@ impl Login {
         self.account.runs.send_modify(|runs| *runs += 1);
     }
 
-    /// Sees every change from now on.
+    /// Returns a receiver that sees every change from now on.
     pub fn subscribe(&self) -> watch::Receiver<Newest> {
         self.account.newest.subscribe()
     }
 
-    /// New connections use these from now on. False: they are the same as before.
+    /// Replaces the credentials for new connections. Returns false if they are equal to the old ones.
     pub fn replace(&self, credentials: Credentials) -> bool {
         self.account.newest.send_if_modified(|newest| {
             let same = matches!(newest, Ok(Some(old)) if **old == credentials);
@@ -199,7 +203,7 @@ impl Login {
         })
     }
 
-    /// None are known yet, for another reason than before. What was known stays.
+    /// Replaces the reason why no credentials are known yet. Does nothing if some are known.
     pub fn still_awaited(&self, why: &str) {
         self.account.newest.send_if_modified(|newest| match newest {
             Err(known) if **known != *why => {
@@ -210,56 +214,58 @@ impl Login {
         });
     }
 
-    /// A server refused `credentials` with this error line (without the leading `-`). Logged when it is news, and now
-    /// and then while it goes on.
+    /// Notes that a server refused `credentials` with this error line (without the leading `-`). Logs the first
+    /// refusal, and then one every `REMIND` (30 s) while the refusals continue. Ignores credentials that are not the
+    /// newest.
     pub fn refused(&self, server: &dyn std::fmt::Display, credentials: &Arc<Credentials>, line: &[u8]) {
         if !matches!(self.newest(), Ok(Some(newest)) if Arc::ptr_eq(&newest, credentials)) {
             return;
         }
-        let said: Arc<str> = format!("{server}: {}", line.escape_ascii()).into();
-        self.standing.send_modify(|standing| {
-            let silent = standing.said.is_some() && standing.logged.is_some_and(|at| at.elapsed() < REMIND);
-            standing.unlogged += 1;
+        let refusal: Arc<str> = format!("{server}: {}", line.escape_ascii()).into();
+        self.status.send_modify(|status| {
+            let silent = status.refusal.is_some() && status.logged.is_some_and(|at| at.elapsed() < REMIND);
+            status.unlogged += 1;
             if !silent {
-                let times = std::mem::take(&mut standing.unlogged);
+                let times = std::mem::take(&mut status.unlogged);
                 tracing::error!(%server, user = credentials.user(), error = %line.escape_ascii(), times, "the server refuses {}; it is tried again now and then: check the password's file, variable or command, and the server's ACL", self.principal);
-                standing.logged = Some(Instant::now());
+                status.logged = Some(Instant::now());
             }
-            standing.said = Some(said);
+            status.refusal = Some(refusal);
         });
-        self.account.asked.notify_one();
+        self.account.refresh_requested.notify_one();
     }
 
-    /// A server accepted them.
+    /// Notes that the server accepted the credentials.
     pub fn accepted(&self) {
         let news = {
-            let standing = self.standing.borrow();
-            standing.said.is_some() || !standing.worked
+            let status = self.status.borrow();
+            status.refusal.is_some() || !status.worked
         };
         if news {
-            self.standing.send_modify(|standing| {
-                standing.worked = true;
-                if standing.said.take().is_some() {
+            self.status.send_modify(|status| {
+                status.worked = true;
+                if status.refusal.take().is_some() {
                     tracing::info!("the server accepts {} again", self.principal);
                 }
             });
         }
     }
 
-    /// Whether a server has ever accepted them: if it no longer does, others are on their way.
+    /// Returns true if the server has ever accepted the credentials. If it refuses them now, they have probably been
+    /// rotated.
     pub fn has_worked(&self) -> bool {
-        self.standing.borrow().worked
+        self.status.borrow().worked
     }
 
-    /// What a server said that refuses them; `None` while they are accepted.
+    /// Returns the server and its error line while it refuses the credentials; `None` while it accepts them.
     pub fn refusal(&self) -> Option<Arc<str>> {
-        self.standing.borrow().said.clone()
+        self.status.borrow().refusal.clone()
     }
 
-    /// Ends when a server has refused the newest ones, or a dial has found them too old; at once if that has happened since
-    /// the last time.
-    pub(super) async fn wanted(&self) {
-        self.account.asked.notified().await;
+    /// Waits until a server has refused the newest credentials, or a dial has found them expired. Returns at once if
+    /// that has happened since the last call.
+    pub(super) async fn refresh_requested(&self) {
+        self.account.refresh_requested.notified().await;
     }
 }
 
@@ -290,7 +296,7 @@ mod tests {
         let old = login.newest().unwrap().unwrap();
         login.refused(&"db:1", &old, b"WRONGPASS x");
         assert_eq!(login.refusal().as_deref(), Some("db:1: WRONGPASS x"));
-        login.wanted().await;
+        login.refresh_requested().await;
         login.accepted();
         assert_eq!(login.refusal(), None);
         login.replace(credentials("two"));
@@ -299,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn one_account_at_two_servers_is_refused_by_each_for_itself() {
+    fn each_server_refuses_or_accepts_one_account_by_itself() {
         let shop = || Principal::User("shop".into());
         let here = Login::new(Some(credentials("one"))).elsewhere(shop());
         let there = here.elsewhere(shop());
@@ -314,14 +320,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_expired_password_is_asked_for_before_it_is_used() {
+    async fn an_expired_password_is_refreshed_before_use() {
         let login = Login::new(Some(credentials("one")));
         let life = Duration::from_secs(60);
         login.note_run(Some(life));
         assert_eq!(login.fresh_within(life).await, login.newest(), "it is good, so nobody waits");
         tokio::time::advance(life).await;
         let runs = async {
-            login.wanted().await;
+            login.refresh_requested().await;
             login.replace(credentials("two"));
             login.note_run(Some(life));
         };
@@ -329,19 +335,19 @@ mod tests {
         assert_eq!(fresh.unwrap().unwrap().password.expose(), b"two");
         tokio::time::advance(life).await;
         let failed = async {
-            login.wanted().await;
+            login.refresh_requested().await;
             login.note_run(None);
         };
         let (fresh, ()) = tokio::join!(login.fresh_within(life), failed);
         assert_eq!(fresh.unwrap().unwrap().password.expose(), b"two", "the old one, for want of a better");
-        let patience = Duration::from_secs(2);
+        let limit = Duration::from_secs(2);
         let began = Instant::now();
-        assert!(login.fresh_within(patience).await.is_ok());
-        assert_eq!(began.elapsed(), patience);
+        assert!(login.fresh_within(limit).await.is_ok());
+        assert_eq!(began.elapsed(), limit);
     }
 
     #[test]
-    fn what_is_awaited_can_come() {
+    fn awaited_credentials_can_arrive() {
         let login = Login::awaited("not run yet");
         login.still_awaited("it failed");
         assert_eq!(login.newest().unwrap_err().as_ref(), "it failed");

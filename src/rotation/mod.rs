@@ -1,9 +1,11 @@
-//! What may change while respgate runs without a restart: sets of files that are read whole, and credentials.
+//! Follows what may change while respgate runs, without a restart: sets of files, each read as a whole, and
+//! credentials.
 //!
-//! A [`Source`] names the files of a set and how to load it. [`follow`] looks at their content once in an interval, so
-//! that it does not matter how they are replaced: Kubernetes swaps a symbolic link, a tool renames over them, an editor
-//! writes in place. A set that loads replaces the old one; one that does not is reported once, and the old one stays.
-//! A set that is only half written is given one interval to become whole before it counts as bad.
+//! A [`Source`] names the files of a set and how to load it. [`follow`] reads the content of the files once per
+//! interval, so it does not matter how they are replaced: Kubernetes swaps a symbolic link, a tool renames a new file
+//! over the old one, an editor writes in place. A set that loads replaces the old one. A set that does not load is
+//! reported once, and the old one stays in use. A set counts as bad only if its content has not changed for one
+//! interval, because a writer may have written half of it.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -40,31 +42,34 @@ use self::changes::Changes;
 use self::digest::Digester;
 use crate::files::{self, Failed, Loader};
 
-/// The pause after the first read that got stuck; each further one makes it [`RETRY_FACTOR`] times as long.
+/// The pause after the first read that gets stuck; each further stuck read makes the pause [`RETRY_FACTOR`] times as
+/// long.
 const RETRY: Duration = Duration::from_secs(30);
 const RETRY_FACTOR: u32 = 4;
 
-/// A set of files that is read and checked whole.
+/// A set of files that is read and checked as a whole.
 pub struct Source<T> {
     paths: Vec<PathBuf>,
     load: Box<dyn Fn() -> Result<T, String> + Send + Sync>,
-    /// How long one file operation may take.
+    /// The time limit of one file operation.
     limit: Duration,
 }
 
 impl<T> Source<T> {
-    /// `paths`: the files that the set consists of; of a folder, the files in it count. `load` reads and checks the
-    /// set, or says why it cannot be used; it may block, and its text must hold no secret.
+    /// Creates a source. `paths` are the files of the set; a folder stands for the files in it. `load` reads and checks
+    /// the set, or returns the reason why it cannot be used. `load` may block; its text must contain no secret.
     pub fn new(paths: Vec<PathBuf>, load: impl Fn() -> Result<T, String> + Send + Sync + 'static) -> Self {
         Self { paths, load: Box::new(load), limit: files::LIMIT }
     }
 }
 
-/// Loads the set, and again whenever the content of its files has changed; gives every one that loads to `adopt`.
-/// Never ends. The first load is not counted: whoever starts this has read the files a moment before, and only a
-/// change since then would make a difference. Files are read on threads of their own. A read that gets stuck is
-/// reported and tried again on another thread, which happens a bounded number of times while the first ones are stuck.
-/// A set of which a part came through a pipe is not read again.
+/// Loads the set, loads it again whenever the content of its files changes, and passes each set that loads to `adopt`.
+/// Never returns.
+///
+/// The tally does not count the first load: the caller has just read the files itself, and only a later change makes a
+/// difference. A separate thread reads the files. If a read gets stuck, `follow` reports it and tries again on another
+/// thread, a bounded number of times while the first reads are stuck. `follow` does not read a set again if a part of
+/// it came through a pipe.
 pub async fn follow<T: Send + 'static>(
     source: Source<T>,
     interval: Duration,
@@ -78,9 +83,9 @@ pub async fn follow<T: Send + 'static>(
     .await;
 }
 
-/// As [`follow`], and looks at once when `prompt` says so: then the set is whole, and counts as bad if it is. A set is
-/// counted when `adopt` has taken it, and says that it is another one than before; `adopt` is told whether there was one
-/// before.
+/// Like [`follow`], but also reads the files at once when `prompt` is notified. The set is complete then, so a set that
+/// does not load counts as bad at once. `adopt` receives the set and whether another set was in use before; it returns
+/// true if the set differs from that one, and the tally counts only such sets.
 pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
     source: Source<T>,
     interval: Duration,
@@ -120,19 +125,21 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
                     false => tally.cleared(),
                 }
             }
+            // A prompt says that the set is complete: the second `failed` counts it as seen twice, so that it is
+            // reported at once.
             Err(why) if changes.failed(digest) || (prompted && changes.failed(digest)) => tally.refused(&why),
             Err(_) => {}
         }
     }
 }
 
-/// Reads one set, and reports reads that get stuck.
+/// Reads one set of files and reports reads that get stuck.
 struct Reader<T> {
     source: Arc<Source<T>>,
     digester: Arc<Digester>,
     loader: Loader,
     tally: Tally,
-    /// Not before this is a read tried again unless somebody asks, after one got stuck.
+    /// After a stuck read, the time before which only a prompt causes another read.
     retry: Option<Instant>,
     pause: Duration,
 }
@@ -143,13 +150,13 @@ impl<T: Send + 'static> Reader<T> {
         Self { source: Arc::new(source), digester: Arc::default(), loader, tally, retry: None, pause: RETRY }
     }
 
-    /// The content of the files now. `None`: it cannot be told, or a stuck read is not tried again yet.
+    /// Returns the digest of the files' content now. `None`: the read is stuck, or a stuck read is not tried again yet.
     async fn digest(&mut self, prompted: bool) -> Option<digest::Digest> {
         let (source, digester) = (self.source.clone(), self.digester.clone());
         self.run(prompted, move || digester.digest(&source.paths)).await
     }
 
-    /// The set, or why it cannot be used.
+    /// Loads the set, or returns the reason why it cannot be used. The outer `None` is as in [`Reader::digest`].
     async fn load(&mut self, prompted: bool) -> Option<Result<T, String>> {
         let source = self.source.clone();
         self.run(prompted, move || (source.load)()).await
@@ -176,7 +183,7 @@ impl<T: Send + 'static> Reader<T> {
                 self.pause = self.pause.saturating_mul(RETRY_FACTOR);
                 None
             }
-            // Of the former, the tally has been told; the latter passes.
+            // The tally has reported an exhausted loader already, and a missing thread is temporary.
             Err(Failed::Exhausted | Failed::NoThread) => None,
         }
     }

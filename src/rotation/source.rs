@@ -1,4 +1,4 @@
-//! Where user names and passwords come from. The source is kept, so that they can be read again when they rotate.
+//! Reads user names and passwords, and keeps their source, so that respgate can read them again when they rotate.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::files;
 use crate::secret::{Credentials, Secret};
 
-/// The longest file with a password or a user name.
+/// The longest file with a password or a user name, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
 /// Where a password comes from.
@@ -20,16 +20,16 @@ const MAX_FILE: u64 = 64 * 1024;
 pub enum SecretSource {
     /// A file's content, without the newline at its end.
     File(PathBuf),
-    /// An environment variable.
+    /// The value of an environment variable.
     Env(String),
-    /// A program and its arguments: the first line of what it prints.
+    /// The first line of the output of a program. The list holds the program and its arguments.
     Command(Vec<String>),
 }
 
 /// Where a user's name comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameSource {
-    /// It is this.
+    /// The configuration contains the name.
     Given(String),
     /// A file's content, without the newline at its end.
     File(PathBuf),
@@ -38,34 +38,34 @@ pub enum NameSource {
 /// Where a password comes from, or the password itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PasswordSource {
-    /// It stood in a URL.
+    /// The password was part of a URL.
     Held(Secret),
-    /// It can be read again.
+    /// A source from which the password can be read again.
     Read(SecretSource),
 }
 
 /// Where a user's name and password come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialSource {
-    /// None: the server's `default` user.
+    /// The source of the user's name; `None` stands for the server's `default` user.
     pub username: Option<NameSource>,
-    /// The password.
+    /// The source of the password.
     pub password: PasswordSource,
-    /// How often a program is asked for it anew.
+    /// The lifetime of a password that a program prints: respgate runs the program again before it ends.
     pub refresh: Duration,
 }
 
-/// Who respgate is to servers, for itself or for one of its users.
+/// The credentials with which respgate authenticates to servers, for itself or for one of its users.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// As they were read with the configuration; `None` if a program is to print the password.
+    /// The credentials as read with the configuration; `None` if a program prints the password.
     pub credentials: Option<Credentials>,
-    /// Where to read them again.
+    /// The source from which to read them again.
     pub source: CredentialSource,
 }
 
 impl PartialEq for Account {
-    /// Equal if they come from the same place: what is read there may change at any time.
+    /// Returns true if both have the same source. The credentials themselves do not count, because they may rotate.
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
     }
@@ -76,7 +76,7 @@ impl Eq for Account {}
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 impl CredentialSource {
-    /// The files that hold a part of them.
+    /// Returns the files that hold the user's name or the password.
     pub fn files(&self) -> Vec<PathBuf> {
         let name = match &self.username {
             Some(NameSource::File(path)) => Some(path.clone()),
@@ -89,7 +89,7 @@ impl CredentialSource {
         name.into_iter().chain(password).collect()
     }
 
-    /// The program that prints the password.
+    /// Returns the program that prints the password, and its arguments.
     pub fn command(&self) -> Option<&[String]> {
         match &self.password {
             PasswordSource::Read(SecretSource::Command(arguments)) => Some(arguments),
@@ -97,10 +97,9 @@ impl CredentialSource {
         }
     }
 
-    /// Reads both. What a program would print is not known here.
+    /// Reads the user's name and the password, unless a program prints the password.
     ///
-    /// # Errors
-    /// Which cannot be read, why, and what to do; never a part of the password.
+    /// # Errors Returns a text that says what cannot be read, why, and what to do. It contains no part of the password.
     pub fn read(&self, env: Env<'_>) -> Result<Credentials, String> {
         let password = match &self.password {
             PasswordSource::Held(password) => password.clone(),
@@ -109,18 +108,16 @@ impl CredentialSource {
         self.with(password)
     }
 
-    /// The user, with this password.
+    /// Returns the user with this password.
     ///
-    /// # Errors
-    /// The user's name cannot be read.
+    /// # Errors Returns the reason if the user's name cannot be read.
     pub fn with(&self, password: Secret) -> Result<Credentials, String> {
         Ok(Credentials { username: self.name()?, password })
     }
 
-    /// The user's name.
+    /// Reads the user's name.
     ///
-    /// # Errors
-    /// It cannot be read.
+    /// # Errors Returns the reason if it cannot be read.
     pub fn name(&self) -> Result<Option<String>, String> {
         match &self.username {
             None => Ok(None),
@@ -133,8 +130,7 @@ impl CredentialSource {
 impl SecretSource {
     /// Reads the password.
     ///
-    /// # Errors
-    /// Why there is none and what to do; never a part of it.
+    /// # Errors Returns the reason why there is no password, and what to do. The text contains no part of it.
     pub fn read(&self, env: Env<'_>) -> Result<Secret, String> {
         match self {
             Self::File(path) => read_file(path, "password"),
@@ -146,8 +142,8 @@ impl SecretSource {
         }
     }
 
-    /// What is doubtful about a source that can be read.
-    pub fn doubt(&self) -> Option<String> {
+    /// Returns a warning about a source that is readable but not safe.
+    pub fn warning(&self) -> Option<String> {
         match self {
             Self::File(path) => {
                 files::metadata(path).is_ok_and(|data| readable_by_all(data.mode())).then(|| {
@@ -159,7 +155,7 @@ impl SecretSource {
     }
 }
 
-/// Whether permission bits let everybody read.
+/// Returns true if the permission bits let every user read.
 pub fn readable_by_all(mode: u32) -> bool {
     mode & 0o004 != 0
 }
@@ -171,12 +167,12 @@ fn read_name(path: &Path) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-/// The content of a file with one line, which is a `what`.
+/// Returns the content of a file that holds one line. `what` names the content in error texts.
 fn read_file(path: &Path, what: &str) -> Result<Secret, String> {
     let cannot = |why: &dyn std::fmt::Display| format!("cannot read {}: {why}", path.display());
     let file = files::open(path).map_err(|error| cannot(&error))?;
     let length = file.metadata().map_err(|error| cannot(&error))?.len();
-    // The capacity is reserved at once, so that no reallocation leaves an unwiped copy behind.
+    // Reserve the capacity at once, so that no reallocation leaves an unwiped copy behind.
     let mut bytes =
         Zeroizing::new(Vec::with_capacity(usize::try_from(length.min(MAX_FILE)).unwrap_or(0) + 64));
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| cannot(&error))?;
@@ -213,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_say_why() {
+    fn errors_name_their_cause() {
         assert!(read(b"\n").is_err_and(|fault| fault.contains("is empty")));
         assert!(read(&[b'x'; 64 * 1024 + 1]).is_err_and(|fault| fault.contains("longer than 64KiB")));
         assert!(read(&[b'x'; 64 * 1024]).is_ok());

@@ -1,4 +1,4 @@
-//! What became of the changes of one set.
+//! Counts and logs the changes of one set: files that belong together, or credentials.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,32 +6,32 @@ use tokio::sync::watch;
 
 use crate::files::Stuck;
 
-/// Counts and tells what became of the changes of one set; all clones count together.
+/// Counts and logs the changes of one set. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// What kind of set it is: `password`, `certificates`.
+    /// The kind of the set: `password`, `certificates`.
     pub what: &'static str,
-    /// Whose, as the configuration names it: `upstreams.main`.
+    /// What the set belongs to, as the configuration names it: `upstreams.main`.
     pub of: Arc<str>,
     outcomes: watch::Sender<Outcomes>,
 }
 
-/// All sets that are followed now; clones are one and the same.
+/// Lists all sets that respgate follows now. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct Tallies(Arc<Mutex<Vec<Tally>>>);
 
 impl Tallies {
-    /// One more.
+    /// Adds a set.
     pub fn add(&self, tally: Tally) {
         self.lock().push(tally);
     }
 
-    /// A set that is no longer followed.
+    /// Removes a set that respgate no longer follows.
     pub fn remove(&self, tally: &Tally) {
         self.lock().retain(|known| !known.outcomes.same_channel(&tally.outcomes));
     }
 
-    /// All of them now.
+    /// Returns all sets.
     pub fn all(&self) -> Vec<Tally> {
         self.lock().clone()
     }
@@ -41,33 +41,33 @@ impl Tallies {
     }
 }
 
-/// What became of all changes so far.
+/// The results of all changes so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
-    /// Sets that replaced the one before.
+    /// The number of sets that replaced the one before.
     pub replaced: u64,
-    /// Sets that could not be used.
+    /// The number of sets that could not be used.
     pub refused: u64,
-    /// Why the newest cannot be used, while that is so.
+    /// Why the newest set cannot be used; `None` if it is in use.
     pub fault: Option<Arc<str>>,
-    /// What of the newest has no effect before a restart.
+    /// The parts of the newest set that have no effect before a restart.
     pub restart: Arc<[String]>,
-    /// Which read is stuck, while one is: changes are not seen.
+    /// The read that is stuck now, if any; respgate sees no changes meanwhile.
     pub stuck: Option<Arc<str>>,
 }
 
 impl Tally {
-    /// Nothing has changed yet.
+    /// Creates a tally without changes.
     pub fn new(what: &'static str, of: impl Into<Arc<str>>) -> Self {
         Self { what, of: of.into(), outcomes: watch::channel(Outcomes::default()).0 }
     }
 
-    /// What became of all changes so far.
+    /// Returns the results of all changes so far.
     pub fn outcomes(&self) -> Outcomes {
         self.outcomes.borrow().clone()
     }
 
-    /// A new set is in use.
+    /// Notes that a new set is in use.
     pub fn replaced(&self) {
         tracing::info!(what = self.what, of = %self.of, "a new version is used from now on");
         self.outcomes.send_modify(|outcomes| {
@@ -76,25 +76,26 @@ impl Tally {
         });
     }
 
-    /// A new set cannot be used; `why` holds no secret. A fault that has been told is only counted.
+    /// Notes that a new set cannot be used. `why` contains no secret. A reason that equals the last one is counted but
+    /// not logged again.
     pub fn refused(&self, why: &str) {
-        let mut told = false;
+        let mut logged = false;
         self.outcomes.send_modify(|outcomes| {
             outcomes.refused += 1;
-            told = outcomes.fault.as_deref() == Some(why);
+            logged = outcomes.fault.as_deref() == Some(why);
             outcomes.fault = Some(why.into());
         });
-        if !told {
+        if !logged {
             tracing::error!(what = self.what, of = %self.of, why, "a new version cannot be used; what was used before stays");
         }
     }
 
-    /// This part of the newest set has no effect before a restart.
+    /// Sets the parts of the newest set that have no effect before a restart.
     pub fn postponed(&self, parts: &[String]) {
         self.outcomes.send_modify(|outcomes| outcomes.restart = parts.into());
     }
 
-    /// A read is stuck. Logged when it is news.
+    /// Notes that a read is stuck. Logs it if none was stuck before.
     pub(super) fn stuck(&self, stuck: &Stuck) {
         let mut news = false;
         self.outcomes.send_modify(|outcomes| {
@@ -105,14 +106,14 @@ impl Tally {
         }
     }
 
-    /// No read is stuck any longer.
+    /// Notes that no read is stuck any longer.
     pub(super) fn unstuck(&self) {
         if self.outcomes.send_if_modified(|outcomes| outcomes.stuck.take().is_some()) {
             tracing::info!(what = self.what, of = %self.of, "a file that could not be read can be read again");
         }
     }
 
-    /// The fault is over although nothing was replaced.
+    /// Notes that the set in use is good again although no new one replaced it.
     pub(super) fn cleared(&self) {
         self.outcomes.send_if_modified(|outcomes| outcomes.fault.take().is_some());
     }

@@ -51,10 +51,10 @@ impl Followed {
 }
 
 #[tokio::test]
-async fn however_a_file_is_replaced_it_is_seen() {
+async fn every_way_to_replace_a_file_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    // As Kubernetes mounts a secret: the file is a link through `..data`, which is a link to a dated folder.
+    // Kubernetes mounts a secret like this: the file is a link through `..data`, which is a link to a dated folder.
     for (version, number) in [("v1", "1"), ("v2", "2")] {
         fs::create_dir(path(version)).unwrap();
         fs::write(path(version).join("number"), number).unwrap();
@@ -67,7 +67,7 @@ async fn however_a_file_is_replaced_it_is_seen() {
     fs::rename(path("..data_tmp"), path("..data")).unwrap();
     fs::remove_dir_all(path("v1")).unwrap();
     assert_eq!(followed.next().await, 2);
-    // In place, and by a rename.
+    // A write in place, and a rename.
     fs::write(path("v2").join("number"), "3").unwrap();
     assert_eq!(followed.next().await, 3);
     fs::write(path("new"), "4").unwrap();
@@ -79,7 +79,7 @@ async fn however_a_file_is_replaced_it_is_seen() {
 }
 
 #[tokio::test]
-async fn a_bad_set_keeps_the_old_one_and_is_told_once() {
+async fn a_bad_set_keeps_the_old_one_and_is_reported_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").unwrap();
@@ -100,7 +100,7 @@ async fn a_bad_set_keeps_the_old_one_and_is_told_once() {
 }
 
 #[tokio::test]
-async fn whoever_asks_is_answered_at_once() {
+async fn a_prompt_is_answered_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").unwrap();
@@ -136,7 +136,7 @@ async fn whoever_asks_is_answered_at_once() {
 }
 
 #[tokio::test]
-async fn a_read_that_gets_stuck_is_told_and_tried_again() {
+async fn a_stuck_read_is_reported_and_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").unwrap();
@@ -167,7 +167,7 @@ async fn a_read_that_gets_stuck_is_told_and_tried_again() {
         tokio::time::sleep(INTERVAL).await;
     }
     assert!(tally.outcomes().stuck.unwrap().contains(path.to_str().unwrap()));
-    // Another version on another thread, while the first one is still stuck.
+    // Another version is read on another thread while the first read is still stuck.
     fs::write(&path, "3").unwrap();
     prompt.notify_one();
     assert_eq!(adopted.recv().await, Some(3));

@@ -285,7 +285,7 @@ pub(super) fn account(
     }
     match source.read(env) {
         Ok(credentials) => {
-            if let Some(doubt) = read.doubt() {
+            if let Some(doubt) = read.warning() {
                 report.warn(&place, doubt);
             }
             Some(Account { credentials: Some(credentials), source })

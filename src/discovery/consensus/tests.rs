@@ -13,9 +13,9 @@ fn says(claim: Option<Claim>, total: usize) -> View {
     View { claim, others: Vec::new(), total }
 }
 
-/// Sentinels s1 to s`seeds`, and a clock that stands until it is moved.
+/// Sentinels s1 to s`seeds`, and a clock that moves only when a test moves it.
 struct Table {
-    roster: SentinelTable,
+    table: SentinelTable,
     consensus: Consensus,
     accepted: Option<Claim>,
     successor: Option<Address>,
@@ -26,12 +26,12 @@ impl Table {
     fn new(seeds: usize) -> Self {
         let seeds = (1..=seeds).map(|number| at(&format!("s{number}"))).collect();
         let config = SentinelConfig::new(seeds, "mymaster");
-        let (roster, consensus) = (SentinelTable::new(&config), Consensus::new(&config));
-        Self { roster, consensus, accepted: None, successor: None, now: Instant::now() }
+        let (table, consensus) = (SentinelTable::new(&config), Consensus::new(&config));
+        Self { table, consensus, accepted: None, successor: None, now: Instant::now() }
     }
 
     fn hear(&mut self, sentinel: &str, view: View) -> &mut Self {
-        self.roster.answered(&at(sentinel), view);
+        self.table.answered(&at(sentinel), view);
         self
     }
 
@@ -40,7 +40,7 @@ impl Table {
     }
 
     fn fails(&mut self, sentinel: &str) -> &mut Self {
-        self.roster.failed(&at(sentinel), SentinelError::Unreachable(format!("{sentinel} is gone")));
+        self.table.failed(&at(sentinel), SentinelError::Unreachable(format!("{sentinel} is gone")));
         self
     }
 
@@ -49,10 +49,9 @@ impl Table {
         self
     }
 
-    /// The node and epoch that are followed now, if there is a verdict.
+    /// The node and the epoch that the rule names now, if any.
     fn named(&mut self) -> Option<(String, u64)> {
-        match self.consensus.verdict(&self.roster, self.accepted.as_ref(), self.successor.as_ref(), self.now)
-        {
+        match self.consensus.verdict(&self.table, self.accepted.as_ref(), self.successor.as_ref(), self.now) {
             ConsensusVerdict::Named(claim) => {
                 let named = (claim.address.to_string(), claim.epoch);
                 self.accepted = Some(claim);
@@ -63,8 +62,7 @@ impl Table {
     }
 
     fn outage(&mut self) -> Outage {
-        match self.consensus.verdict(&self.roster, self.accepted.as_ref(), self.successor.as_ref(), self.now)
-        {
+        match self.consensus.verdict(&self.table, self.accepted.as_ref(), self.successor.as_ref(), self.now) {
             ConsensusVerdict::Named(claim) => panic!("{claim:?}"),
             ConsensusVerdict::Undecided(outage) => outage,
         }
@@ -91,7 +89,7 @@ fn the_first_of_three_to_answer_does_not_win() {
 }
 
 #[test]
-fn the_followed_nodes_own_word_spares_the_patience() {
+fn a_followed_node_that_names_the_candidate_ends_the_delay() {
     let settled = || {
         let mut table = Table::new(3);
         table.claims("s1", "a", 3).claims("s2", "a", 3).claims("s3", "a", 3).named();
@@ -117,7 +115,7 @@ fn two_of_three_decide_at_once() {
 }
 
 #[test]
-fn a_minority_decides_after_its_patience() {
+fn a_minority_decides_after_a_delay() {
     for (seeds, dead) in [(2, 1), (3, 2)] {
         let mut table = Table::new(seeds);
         for number in 0..dead {
@@ -126,8 +124,8 @@ fn a_minority_decides_after_its_patience() {
         table.hear("s1", says(Some(claim("a", 1)), seeds));
         assert!(matches!(table.outage(), Outage::Asking(text) if text.contains(&format!("1 of {seeds}"))));
         let decide_at = table.consensus.decide_at().unwrap();
-        assert_eq!(decide_at, table.now + MINORITY_PATIENCE);
-        assert_eq!(table.after(MINORITY_PATIENCE - Duration::from_millis(1)).named(), None);
+        assert_eq!(decide_at, table.now + MINORITY_DELAY);
+        assert_eq!(table.after(MINORITY_DELAY - Duration::from_millis(1)).named(), None);
         assert_eq!(table.after(Duration::from_millis(1)).named(), node("a", 1));
         assert_eq!(table.consensus.decide_at(), None);
     }
@@ -137,7 +135,7 @@ fn a_minority_decides_after_its_patience() {
 fn one_seed_that_knows_of_others_is_a_minority_until_they_answer() {
     let mut table = Table::new(1);
     assert_eq!(table.claims("s1", "a", 1).named(), None);
-    assert_eq!(table.after(MINORITY_PATIENCE).named(), node("a", 1));
+    assert_eq!(table.after(MINORITY_DELAY).named(), node("a", 1));
 }
 
 #[test]
@@ -151,17 +149,17 @@ fn a_failover_is_followed_when_most_have_taken_it_up() {
 }
 
 #[test]
-fn at_the_start_most_voices_wait_for_a_higher_epoch() {
+fn at_the_start_a_majority_waits_for_a_higher_epoch() {
     let mut table = Table::new(3);
     table.claims("s1", "b", 2).claims("s2", "a", 1).claims("s3", "a", 1);
     assert!(matches!(table.outage(), Outage::NoMajority(_)), "a failover is under way");
     assert_eq!(table.claims("s2", "b", 2).named(), node("b", 2));
 
-    // One Sentinel of another deployment does not block for ever.
+    // One Sentinel of another deployment does not block the rule for ever.
     let mut table = Table::new(3);
     table.claims("s1", "x", 99).claims("s2", "a", 1).claims("s3", "a", 1);
     assert_eq!(table.named(), None);
-    assert_eq!(table.after(EPOCH_PATIENCE).named(), node("a", 1));
+    assert_eq!(table.after(STALE_EPOCH_DELAY).named(), node("a", 1));
 }
 
 #[test]
@@ -175,29 +173,29 @@ fn lower_and_equal_epochs_need_a_lasting_majority() {
         }
         assert_eq!(table.named(), None);
         assert_eq!(
-            table.after(EPOCH_PATIENCE / 2).claims("s2", "a", 5).named(),
+            table.after(STALE_EPOCH_DELAY / 2).claims("s2", "a", 5).named(),
             node("a", 5),
             "it did not last"
         );
         assert_eq!(table.claims("s2", "b", epoch).named(), None);
-        assert_eq!(table.after(EPOCH_PATIENCE / 2).named(), None);
+        assert_eq!(table.after(STALE_EPOCH_DELAY / 2).named(), None);
         assert_eq!(
-            table.after(EPOCH_PATIENCE / 2).named(),
+            table.after(STALE_EPOCH_DELAY / 2).named(),
             node("b", epoch),
             "an operator's REMOVE and MONITOR"
         );
-        // From there, epochs count anew.
+        // Epochs count from there on.
         table.claims("s1", "c", epoch + 1).claims("s2", "c", epoch + 1);
         assert_eq!(table.named(), node("c", epoch + 1));
     }
 }
 
 #[test]
-fn a_minority_never_goes_back_in_time() {
+fn a_minority_never_accepts_an_older_epoch() {
     let mut table = Table::new(3);
     table.claims("s1", "a", 5).claims("s2", "a", 5).claims("s3", "a", 5);
     assert_eq!(table.named(), node("a", 5));
-    // Two die; the third comes back from an old configuration.
+    // Two Sentinels die; the third restarts with an old configuration.
     table.fails("s1").fails("s2").claims("s3", "old", 0);
     assert_eq!(table.named(), None);
     assert_eq!(table.after(Duration::from_secs(3600)).named(), None);
@@ -205,19 +203,19 @@ fn a_minority_never_goes_back_in_time() {
 }
 
 #[test]
-fn an_epoch_that_starts_over_at_the_same_node_is_taken_up_with_patience() {
+fn an_epoch_that_starts_over_at_the_same_node_is_accepted_after_a_delay() {
     let mut table = Table::new(3);
     table.claims("s1", "a", 5).claims("s2", "a", 5).claims("s3", "a", 5);
     assert_eq!(table.named(), node("a", 5));
     table.claims("s1", "a", 0).claims("s2", "a", 0).claims("s3", "a", 0);
     assert_eq!(table.named(), node("a", 5));
-    assert_eq!(table.after(EPOCH_PATIENCE).named(), node("a", 0));
+    assert_eq!(table.after(STALE_EPOCH_DELAY).named(), node("a", 0));
     table.claims("s1", "b", 1).claims("s2", "b", 1);
     assert_eq!(table.named(), node("b", 1));
 }
 
 #[test]
-fn silence_and_ignorance_have_their_own_words() {
+fn silence_and_an_unknown_name_have_texts_of_their_own() {
     let mut table = Table::new(3);
     assert_eq!(table.outage(), Outage::Starting);
     table.fails("s1").fails("s2");
@@ -227,7 +225,7 @@ fn silence_and_ignorance_have_their_own_words() {
     assert!(matches!(&outage, Outage::SentinelsUnreachable(text) if text.contains("s1 is gone; s2 is gone")));
 
     let refused = SentinelError::Refused("s2 wants a password".into());
-    table.roster.failed(&at("s2"), refused);
+    table.table.failed(&at("s2"), refused);
     assert_eq!(table.outage(), Outage::Refused("s2 wants a password".into()));
 
     table.hear("s3", says(None, 1));
@@ -247,7 +245,7 @@ fn silence_and_ignorance_have_their_own_words() {
 fn one_sentinel_under_two_addresses_votes_once() {
     let mut table = Table::new(3);
     for seed in ["s1", "s2"] {
-        table.roster.connected(&at(seed), Some("twin".into()), true);
+        table.table.connected(&at(seed), Some("twin".into()), true);
     }
     assert_eq!(table.claims("s1", "a", 1).claims("s2", "a", 1).named(), None);
     assert_eq!(table.claims("s3", "a", 1).named(), node("a", 1));
@@ -261,7 +259,7 @@ fn names_and_ip_addresses_of_one_node_agree_and_do_not_flap() {
     let first = table.named().unwrap();
     let other = if first.0 == "db.example:1" { "10.0.0.1" } else { "db.example" };
     assert_eq!(table.hear("s3", says(Some(known_as(other)), 3)).named(), Some(first));
-    // Once nobody uses the old address, the node has moved.
+    // When no Sentinel uses the old address any more, the node has moved.
     for sentinel in ["s1", "s2", "s3"] {
         table.hear(sentinel, says(Some(known_as("10.0.0.9")), 3));
     }
@@ -269,9 +267,9 @@ fn names_and_ip_addresses_of_one_node_agree_and_do_not_flap() {
 }
 
 proptest::proptest! {
-    /// Whatever is heard in whatever order, an epoch that was accepted is only undercut after patience.
+    /// In every order of answers, the rule accepts a lower epoch only after its delay.
     #[test]
-    fn no_order_of_answers_goes_back_in_time(
+    fn no_order_of_answers_accepts_an_older_epoch_early(
         steps in proptest::collection::vec((1..4_usize, 0..3_usize, 0..4_u64, proptest::bool::ANY), 1..60)
     ) {
         let mut table = Table::new(3);
@@ -288,7 +286,7 @@ proptest::proptest! {
                 if let Some(last) = &last {
                     proptest::prop_assert!(
                         named.1 > last.1 || *last == named,
-                        "{last:?} became {named:?} within {:?}", EPOCH_PATIENCE
+                        "{last:?} became {named:?} within {:?}", STALE_EPOCH_DELAY
                     );
                 }
                 last = Some(named);

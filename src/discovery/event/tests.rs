@@ -21,7 +21,7 @@ fn no_others() -> Value {
 #[test]
 fn the_address_comes_from_one_reply_and_the_epoch_from_the_other() {
     let get = list(&["10.0.0.2", "6379"]);
-    // A leader that still reconfigures replicas.
+    // A leader that still reconfigures replicas shows the old address with the new epoch.
     let primary = list(&[
         "ip",
         "10.0.0.1",
@@ -63,7 +63,7 @@ fn an_unknown_name_an_error_and_nonsense_differ() {
     ] {
         assert!(matches!(view(&get, &refused, &refused, &config()), Err(BadReply::Malformed(_))), "{get:?}");
     }
-    // An ACL that hides the epoch leaves an answer.
+    // An ACL that hides the epoch still leaves a usable answer.
     assert_eq!(view(&list(&["h", "1"]), &noperm, &noperm, &config()).unwrap().claim.unwrap().epoch, 0);
 }
 
@@ -142,8 +142,8 @@ fn events_name_the_nodes_they_are_about() {
     let mut config = config();
     config.nat.insert(Address::tcp("10.0.0.3", 6379), Address::tcp("127.0.0.1", 7003));
     let of = |channel, payload| {
-        let heard = heard(channel, payload, &config).unwrap();
-        [heard.primary, heard.replica].map(|node| node.map(|node| node.to_string()))
+        let sentinel_event = sentinel_event(channel, payload, &config).unwrap();
+        [sentinel_event.primary, sentinel_event.replica].map(|node| node.map(|node| node.to_string()))
     };
     let node = |text: &str| Some(text.to_owned());
     let primary = node("10.0.0.1:6379");

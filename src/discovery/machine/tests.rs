@@ -1,5 +1,5 @@
 use super::*;
-use crate::discovery::consensus::EPOCH_PATIENCE;
+use crate::discovery::consensus::STALE_EPOCH_DELAY;
 use crate::discovery::sign::{CONFIRMED_LIMIT, DOWN_LIMIT, FAILOVER_LIMIT};
 use crate::discovery::verify::{Description, LEAVE};
 use crate::topology::{Generation, Sign};
@@ -20,8 +20,8 @@ struct Bench {
     published: usize,
     asks: usize,
     probe: Option<(u64, Address)>,
-    scouts: usize,
-    scout: Option<(u64, Address)>,
+    candidate_probes: usize,
+    candidate_probe: Option<(u64, Address)>,
 }
 
 impl Bench {
@@ -37,8 +37,8 @@ impl Bench {
             published: 0,
             asks: 0,
             probe: None,
-            scouts: 0,
-            scout: None,
+            candidate_probes: 0,
+            candidate_probe: None,
         };
         bench.event(Event::Tick);
         bench
@@ -49,7 +49,7 @@ impl Bench {
         Self::new(&DiscoveryConfig::Sentinel(SentinelConfig::new(seeds, "mymaster")))
     }
 
-    /// Three Sentinels that name `a`, which has said that it is the primary.
+    /// A machine with three Sentinels that name `a`, which says that it is the primary.
     fn settled() -> Self {
         let mut bench = Self::sentinels(3);
         bench.all_claim("a", 1);
@@ -67,16 +67,16 @@ impl Bench {
                     self.published += 1;
                 }
                 Action::Ask => self.asks += 1,
-                Action::Scout { ticket, address } => {
-                    self.scout = Some((*ticket, address.clone()));
-                    self.scouts += 1;
+                Action::ProbeCandidate { ticket, address } => {
+                    self.candidate_probe = Some((*ticket, address.clone()));
+                    self.candidate_probes += 1;
                 }
                 Action::Probe { ticket, address } => self.probe = Some((*ticket, address.clone())),
                 _ => {}
             }
             self.actions.push(action);
         }
-        // Whatever is due has been done: a driver that sleeps until then does not spin.
+        // Every action that was due has been returned: a driver that sleeps until then does not spin.
         assert!(self.machine.wake_at().is_none_or(|at| at > self.now), "it would spin");
         self
     }
@@ -95,8 +95,8 @@ impl Bench {
 
     fn all_fail(&mut self) {
         for sentinel in ["s1", "s2", "s3"] {
-            let fault = SentinelError::Unreachable(format!("{sentinel} is gone"));
-            self.event(Event::Failed { sentinel: at(sentinel), fault });
+            let error = SentinelError::Unreachable(format!("{sentinel} is gone"));
+            self.event(Event::Failed { sentinel: at(sentinel), error });
         }
     }
 
@@ -105,7 +105,7 @@ impl Bench {
         self.event(Event::Probed { ticket, finding })
     }
 
-    /// Lets time pass, ticking whenever the machine wants to.
+    /// Advances the clock by `span` and sends a tick whenever the machine asks for one.
     fn pass(&mut self, span: Duration) -> &mut Self {
         let end = self.now + span;
         while let Some(at) = self.machine.wake_at().filter(|at| *at <= end) {
@@ -205,11 +205,11 @@ fn a_primary_that_was_made_a_replica_by_hand_is_left_at_once() {
 }
 
 #[test]
-fn patience_ends_by_the_clock_alone() {
+fn a_delay_ends_by_the_clock_alone() {
     let mut bench = Bench::settled();
     bench.all_claim("b", 0);
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
-    bench.pass(EPOCH_PATIENCE);
+    bench.pass(STALE_EPOCH_DELAY);
     bench.found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
 }
@@ -222,8 +222,8 @@ fn every_event_asks_everyone_and_the_poll_asks_anyway() {
     let asks = bench.asks;
     bench.now += ASK_MIN;
     let noticed = |notice| {
-        let heard = Heard { notice, primary: None, replica: None };
-        Event::Noticed { sentinel: at("s1"), heard }
+        let event = SentinelEvent { notice, primary: None, replica: None };
+        Event::Noticed { sentinel: at("s1"), event }
     };
     bench.event(noticed(Notice::Failover(FailoverStep::Started)));
     assert_eq!(bench.asks, asks + 1, "at once");
@@ -283,8 +283,8 @@ fn a_fixed_address_is_probed_until_it_is_a_primary() {
 
 impl Bench {
     fn hears(&mut self, sentinel: &str, notice: Notice) -> &mut Self {
-        let heard = Heard { notice, primary: Some(at("a")), replica: None };
-        self.event(Event::Noticed { sentinel: at(sentinel), heard })
+        let event = SentinelEvent { notice, primary: Some(at("a")), replica: None };
+        self.event(Event::Noticed { sentinel: at(sentinel), event })
     }
 
     fn sign(&self) -> Option<Sign> {
@@ -312,7 +312,7 @@ fn a_failover_is_announced_then_switched() {
     assert!(matches!(bench.outage(), Outage::Verifying(_)));
     bench.found(Finding::Primary(Description::default()));
     assert_eq!((bench.sign(), bench.known()), (None, Some(("b:1".into(), 2))));
-    // The leader goes on speaking of the former primary.
+    // The leader still publishes events about the former primary.
     bench
         .hears("s1", Notice::Failover(FailoverStep::Reconfiguring))
         .hears("s2", Notice::ObjectivelyDown(true));
@@ -369,7 +369,7 @@ fn a_sign_outlives_the_primary_it_is_about() {
     assert_eq!(bench.outage(), Outage::Unverified("refused".into()));
     bench.hears("s1", START);
     assert_eq!(bench.outage(), Outage::Unverified("refused".into()));
-    // It restarts within the time: nothing is sent to it, since another is about to take over.
+    // The primary restarts within the limit: it gets no commands, since another node is about to take over.
     bench.pass(Duration::from_secs(1)).found(Finding::Primary(Description::default()));
     assert_eq!((bench.sign(), bench.known()), (Some(Sign::Election), Some(("a:1".into(), 1))));
     bench.hears("s1", ABORT);
@@ -377,8 +377,8 @@ fn a_sign_outlives_the_primary_it_is_about() {
 }
 
 impl Bench {
-    /// Settled, and following whom the leader says.
-    fn hasty() -> Self {
+    /// A settled machine that follows the leading Sentinel's choice.
+    fn following_the_leader() -> Self {
         let seeds = ["s1", "s2", "s3"].map(at).to_vec();
         let mut config = SentinelConfig::new(seeds, "mymaster");
         config.switch = SwitchRule::Leader;
@@ -390,44 +390,48 @@ impl Bench {
 
     fn chooses(&mut self, sentinel: &str, replica: &str) -> &mut Self {
         let notice = Notice::Failover(FailoverStep::Selecting);
-        let heard = Heard { notice, primary: Some(at("a")), replica: Some(at(replica)) };
-        self.event(Event::Noticed { sentinel: at(sentinel), heard })
+        let event = SentinelEvent { notice, primary: Some(at("a")), replica: Some(at(replica)) };
+        self.event(Event::Noticed { sentinel: at(sentinel), event })
     }
 
-    fn scouted(&mut self, primary: bool) -> &mut Self {
-        let (ticket, _) = self.scout.take().expect("nobody is being scouted");
-        self.event(Event::Scouted { ticket, primary })
+    fn candidate_says(&mut self, primary: bool) -> &mut Self {
+        let (ticket, _) = self.candidate_probe.take().expect("no candidate is being probed");
+        self.event(Event::CandidateProbed { ticket, primary })
     }
 }
 
 #[test]
 fn the_leaders_choice_is_followed_once_it_is_primary() {
-    let mut bench = Bench::hasty();
+    let mut bench = Bench::following_the_leader();
     bench.hears("s1", START).chooses("s1", "b");
-    assert_eq!(bench.scout.as_ref().unwrap().1, at("b"));
+    assert_eq!(bench.candidate_probe.as_ref().unwrap().1, at("b"));
     for _ in 0..5 {
-        bench.scouted(false);
+        bench.candidate_says(false);
         assert_eq!((bench.sign(), bench.known()), (Some(Sign::Promotion), Some(("a:1".into(), 1))));
         bench.pass(Duration::from_millis(50));
     }
-    bench.scouted(true);
+    bench.candidate_says(true);
     assert_eq!(bench.known(), None);
     bench.found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
-    // The leader first, then the others: nothing changes but the epoch.
+    // First the leader names `b`, then the others do: only the epoch changes.
     bench.hears("s1", Notice::Failover(FailoverStep::Promoted)).pass(Duration::from_secs(1));
     bench.all_claim("b", 2).pass(Duration::from_secs(20));
     assert_eq!((bench.known(), bench.sign()), (Some(("b:1".into(), 2)), None));
     assert_eq!(bench.topology.primary().unwrap().config_epoch, Some(2));
-    assert_eq!((bench.scouts, bench.warnings()), (6, 0));
+    assert_eq!((bench.candidate_probes, bench.warnings()), (6, 0));
 }
 
 #[test]
 fn a_choice_that_is_never_confirmed_is_left_again() {
-    let mut bench = Bench::hasty();
-    bench.hears("s1", START).chooses("s1", "b").scouted(true).found(Finding::Primary(Description::default()));
+    let mut bench = Bench::following_the_leader();
+    bench
+        .hears("s1", START)
+        .chooses("s1", "b")
+        .candidate_says(true)
+        .found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("b:1".into(), 2)));
-    bench.all_claim("a", 1).pass(EPOCH_PATIENCE).found(Finding::Primary(Description::default()));
+    bench.all_claim("a", 1).pass(STALE_EPOCH_DELAY).found(Finding::Primary(Description::default()));
     assert_eq!(bench.known(), Some(("a:1".into(), 3)));
 }
 
@@ -435,19 +439,19 @@ fn a_choice_that_is_never_confirmed_is_left_again() {
 fn a_choice_counts_only_while_its_leader_leads() {
     let mut bench = Bench::settled();
     bench.chooses("s1", "b");
-    assert_eq!(bench.scout, None, "by default the majority decides");
-    let mut bench = Bench::hasty();
-    bench.hears("s1", START).chooses("s1", "b").hears("s1", ABORT).scouted(true);
+    assert_eq!(bench.candidate_probe, None, "by default the majority decides");
+    let mut bench = Bench::following_the_leader();
+    bench.hears("s1", START).chooses("s1", "b").hears("s1", ABORT).candidate_says(true);
     assert_eq!((bench.sign(), bench.known()), (None, Some(("a:1".into(), 1))));
-    // It never becomes a primary: questions end with the sign.
+    // The replica never becomes a primary: the queries end with the sign.
     bench.hears("s1", START).chooses("s1", "b");
     for _ in 0..1000 {
-        if bench.scout.is_some() {
-            bench.scouted(false);
+        if bench.candidate_probe.is_some() {
+            bench.candidate_says(false);
         }
         bench.pass(Duration::from_millis(50));
     }
-    assert!((150..=201).contains(&bench.scouts), "{}", bench.scouts);
+    assert!((150..=201).contains(&bench.candidate_probes), "{}", bench.candidate_probes);
     assert_eq!((bench.sign(), bench.known()), (None, Some(("a:1".into(), 1))));
 }
 
@@ -455,8 +459,8 @@ fn a_choice_counts_only_while_its_leader_leads() {
 fn events_about_other_nodes_and_former_primaries_are_no_signs() {
     let mut bench = Bench::settled();
     for primary in [None, Some(at("b"))] {
-        let heard = Heard { notice: START, primary, replica: None };
-        bench.event(Event::Noticed { sentinel: at("s1"), heard });
+        let event = SentinelEvent { notice: START, primary, replica: None };
+        bench.event(Event::Noticed { sentinel: at("s1"), event });
         assert_eq!(bench.sign(), None);
     }
     // One Sentinel knows the primary by another name.
@@ -469,8 +473,8 @@ fn events_about_other_nodes_and_former_primaries_are_no_signs() {
         };
         bench.event(Event::Answered { sentinel: at(sentinel), view });
     }
-    let heard = Heard { notice: START, primary: Some(at("alias")), replica: None };
-    bench.event(Event::Noticed { sentinel: at("s3"), heard });
+    let event = SentinelEvent { notice: START, primary: Some(at("alias")), replica: None };
+    bench.event(Event::Noticed { sentinel: at("s3"), event });
     assert_eq!(bench.sign(), Some(Sign::Election));
 }
 
@@ -497,8 +501,9 @@ fn step() -> impl proptest::strategy::Strategy<Value = Step> {
 }
 
 proptest::proptest! {
-    /// In whatever order things happen: generations never fall, one generation is one address, nothing is published
-    /// unverified or twice, no sign lasts for ever, and the machine never asks to be woken in the past ([`Bench::event`]).
+    /// In every order of events: generations never fall, one generation has one address, nothing is published
+    /// unverified or twice, no sign lasts for ever, and the machine never asks to be woken in the past
+    /// ([`Bench::event`]).
     #[test]
     fn invariants_hold_in_every_order(steps in proptest::collection::vec(step(), 1..80)) {
         let mut bench = Bench::sentinels(3);
@@ -517,12 +522,12 @@ proptest::proptest! {
                         Notice::ObjectivelyDown(false),
                     ];
                     let primary = Some(at(["a", "b", "c"][whom]));
-                    let heard = Heard { notice: notices[what].clone(), primary, replica: None };
-                    bench.event(Event::Noticed { sentinel: at(&format!("s{who}")), heard });
+                    let event = SentinelEvent { notice: notices[what].clone(), primary, replica: None };
+                    bench.event(Event::Noticed { sentinel: at(&format!("s{who}")), event });
                 }
                 Step::Fail(who) => {
-                    let fault = SentinelError::Unreachable("gone".into());
-                    bench.event(Event::Failed { sentinel: at(&format!("s{who}")), fault });
+                    let error = SentinelError::Unreachable("gone".into());
+                    bench.event(Event::Failed { sentinel: at(&format!("s{who}")), error });
                 }
                 Step::Probe(good) if bench.probe.is_some() => {
                     let target = bench.probe.as_ref().unwrap().1.to_string();

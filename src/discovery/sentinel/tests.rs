@@ -10,7 +10,7 @@ use crate::secret::{Credentials, Secret};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A Sentinel of the test's making. Every connection the follower makes is handed to the test.
+/// A fake Sentinel. It hands every connection of the follower to the test.
 struct Stage {
     listener: TcpListener,
     events: mpsc::Receiver<Event>,
@@ -47,15 +47,15 @@ impl Stage {
         timeout(PATIENCE, self.events.recv()).await.unwrap().unwrap()
     }
 
-    async fn fault(&mut self) -> SentinelError {
+    async fn error(&mut self) -> SentinelError {
         match self.event().await {
-            Event::Failed { fault, .. } => fault,
+            Event::Failed { error, .. } => error,
             other => panic!("{other:?}"),
         }
     }
 
-    /// Lets the follower in, up to its first question.
-    async fn welcome(&mut self) -> (Peer, Peer) {
+    /// Accepts the follower's connections, up to its first query.
+    async fn accept_follower(&mut self) -> (Peer, Peer) {
         let mut subscription = self.accept().await;
         subscription.confirm().await;
         let mut queries = self.accept().await;
@@ -74,11 +74,11 @@ impl Drop for Stage {
 struct Peer(TcpStream);
 
 impl Peer {
-    /// Reads until the command's word has come.
+    /// Reads until the command's name has arrived.
     async fn expect(&mut self, word: &str) -> &mut Self {
-        let mut heard = Vec::new();
-        while !String::from_utf8_lossy(&heard).contains(word) {
-            let read = timeout(PATIENCE, self.0.read_buf(&mut heard)).await.unwrap().unwrap();
+        let mut event = Vec::new();
+        while !String::from_utf8_lossy(&event).contains(word) {
+            let read = timeout(PATIENCE, self.0.read_buf(&mut event)).await.unwrap().unwrap();
             assert!(read > 0, "hung up before {word}");
         }
         self
@@ -119,7 +119,7 @@ fn answer_of(event: Event) -> Address {
 #[tokio::test]
 async fn it_subscribes_asks_relays_events_and_starts_over() {
     let mut stage = Stage::set(PATIENCE, None).await;
-    let (mut subscription, mut queries) = stage.welcome().await;
+    let (mut subscription, mut queries) = stage.accept_follower().await;
     queries.answer("10.0.0.1").await;
     assert_eq!(answer_of(stage.event().await), Address::tcp("10.0.0.1", 6379));
 
@@ -127,7 +127,7 @@ async fn it_subscribes_asks_relays_events_and_starts_over() {
     subscription.publish("+try-failover", "master mymaster 10.0.0.1 6379").await;
     let event = stage.event().await;
     assert!(
-        matches!(&event, Event::Noticed { heard, .. } if heard.notice == Notice::Failover(FailoverStep::Started)),
+        matches!(&event, Event::Noticed { event, .. } if event.notice == Notice::Failover(FailoverStep::Started)),
         "{event:?}"
     );
 
@@ -135,18 +135,18 @@ async fn it_subscribes_asks_relays_events_and_starts_over() {
     queries.answer("10.0.0.2").await;
     assert_eq!(answer_of(stage.event().await), Address::tcp("10.0.0.2", 6379));
 
-    // Events may have been missed: both connections are made anew, and it asks without being told.
+    // Events may be lost: the follower opens both connections again and queries without a request.
     drop(subscription);
-    assert!(matches!(stage.fault().await, SentinelError::Unreachable(text) if text.contains("closed")));
-    let (_subscription, mut queries) = stage.welcome().await;
+    assert!(matches!(stage.error().await, SentinelError::Unreachable(text) if text.contains("closed")));
+    let (_subscription, mut queries) = stage.accept_follower().await;
     queries.answer("10.0.0.3").await;
     assert_eq!(answer_of(stage.event().await), Address::tcp("10.0.0.3", 6379));
 }
 
 #[tokio::test]
-async fn an_order_to_ask_during_an_answer_is_not_forgotten() {
+async fn a_request_for_a_query_during_an_answer_is_not_lost() {
     let mut stage = Stage::set(PATIENCE, None).await;
-    let (_subscription, mut queries) = stage.welcome().await;
+    let (_subscription, mut queries) = stage.accept_follower().await;
     queries.expect("SENTINELS").await;
     stage.asks.send_modify(|round| *round += 1);
     queries.say("*-1\r\n-ERR No such master with that name\r\n-ERR No such master with that name\r\n").await;
@@ -156,7 +156,7 @@ async fn an_order_to_ask_during_an_answer_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn silence_at_any_step_is_a_fault_in_time() {
+async fn silence_at_any_step_is_an_error_in_time() {
     for step in 0..4 {
         let mut stage = Stage::set(Duration::from_millis(50), None).await;
         let mut subscription = stage.accept().await;
@@ -169,13 +169,13 @@ async fn silence_at_any_step_is_a_fault_in_time() {
                 assert!(matches!(stage.event().await, Event::Connected { .. }));
             }
             if step > 2 {
-                // Half an answer.
+                // The Sentinel sends half an answer.
                 queries.expect("SENTINELS").await.say("*2\r\n$1\r\na\r\n").await;
             }
             held.push(queries);
         }
         assert!(
-            matches!(stage.fault().await, SentinelError::Unreachable(text) if text.contains("in time")),
+            matches!(stage.error().await, SentinelError::Unreachable(text) if text.contains("in time")),
             "step {step}"
         );
     }
@@ -194,7 +194,7 @@ async fn forbidden_subscriptions_leave_polling() {
 }
 
 #[tokio::test]
-async fn refusals_say_whose_fault_it_is() {
+async fn refusals_name_their_cause() {
     let credentials = || Some(Credentials { username: Some("app".into()), password: Secret::new("hunter2") });
     for (line, expected) in [
         ("WRONGPASS invalid username-password pair or user is disabled.", "refuses the user or password"),
@@ -206,13 +206,13 @@ async fn refusals_say_whose_fault_it_is() {
     ] {
         let mut stage = Stage::set(PATIENCE, credentials()).await;
         stage.accept().await.expect("hunter2").await.say(&format!("-{line}\r\n")).await;
-        let fault = stage.fault().await;
-        assert!(matches!(&fault, SentinelError::Refused(text) if text.contains(expected)), "{fault:?}");
-        assert!(!fault.text().contains("hunter2"));
+        let error = stage.error().await;
+        assert!(matches!(&error, SentinelError::Refused(text) if text.contains(expected)), "{error:?}");
+        assert!(!error.text().contains("hunter2"));
     }
     let mut stage = Stage::set(PATIENCE, None).await;
     stage.accept().await.expect("SUBSCRIBE").await.say("HTTP/1.1 400 Bad Request\r\n").await;
     assert!(
-        matches!(stage.fault().await, SentinelError::Unreachable(text) if text.contains("check that the address"))
+        matches!(stage.error().await, SentinelError::Unreachable(text) if text.contains("check that the address"))
     );
 }

@@ -68,13 +68,13 @@ fn every_step_has_its_sign_and_the_furthest_counts() {
 }
 
 #[test]
-fn what_is_taken_back_no_longer_counts() {
+fn a_revoked_sign_no_longer_counts() {
     let mut bench = Bench::new();
     bench.hear("s1", DOWN).hear("s1", UP).shows(None);
     bench.hear("s1", START).hear("s1", UP).shows(Some(Sign::Election));
     bench.hear("s1", ABORT).shows(None).hear("s1", ABORT).hear("s2", UP).shows(None);
     bench.hear("s1", DOWN).hear("s1", START).hear("s1", ABORT).shows(Some(Sign::Down));
-    // Only who said it can take it back.
+    // Only the Sentinel that sent the sign can revoke it.
     bench.hear("s2", START).hear("s1", ABORT).hear("s1", UP).shows(Some(Sign::Election));
     bench.hear("s2", ABORT).shows(None);
 }
@@ -84,20 +84,20 @@ fn signs_expire() {
     let mut bench = Bench::new();
     bench.hear("s1", START).pass(FAILOVER_LIMIT - MOMENT).shows(Some(Sign::Election));
     assert_eq!(bench.signs.expires_at(), Some(bench.now + MOMENT));
-    // The promotion has its own time, once.
+    // The promotion gets a full limit of its own, once.
     bench.hear("s1", SELECT).pass(FAILOVER_LIMIT - MOMENT).shows(Some(Sign::Promotion));
     bench.hear("s1", SELECT).pass(MOMENT).shows(None).hear("s1", SELECT).shows(None);
     let mut bench = Bench::new();
     bench.hear("s1", DOWN).pass(DOWN_LIMIT - MOMENT).shows(Some(Sign::Down)).pass(MOMENT).shows(None);
-    // An election follows: it has the rest of the time.
+    // An election follows: it gets the rest of the limit.
     bench.hear("s1", START).pass(FAILOVER_LIMIT - DOWN_LIMIT - MOMENT).shows(Some(Sign::Election));
     bench.pass(MOMENT).shows(None);
 }
 
-/// Seen on a machine that stood still for two seconds: the Sentinel that led went into tilt mode after its election,
-/// and promoted 20 s after its first sign had expired.
+/// Observed on a machine that stalled for two seconds: the leading Sentinel entered tilt mode after its election, and
+/// promoted 20 s after its first sign had expired.
 #[test]
-fn a_stalled_sentinel_that_goes_on_is_heeded_again() {
+fn signs_of_a_stalled_sentinel_that_continues_count_again() {
     let mut bench = Bench::new();
     bench.hear("s1", START).pass(FAILOVER_LIMIT).shows(None).pass(FAILOVER_LIMIT * 2);
     bench.hear("s1", SELECT).shows(Some(Sign::Promotion));
@@ -119,20 +119,20 @@ fn what_most_confirm_lasts_longer() {
 }
 
 #[test]
-fn one_that_repeats_itself_is_not_listened_to() {
+fn a_sentinel_that_repeats_a_sign_is_ignored() {
     let mut bench = Bench::new();
     bench.hear("s1", START).pass(FAILOVER_LIMIT).shows(None);
     for _ in 0..29 {
         bench.hear("s1", START).shows(None).hear("s1", DOWN).shows(None).pass(Duration::from_secs(1));
     }
-    // Others are, and it too when most agree.
+    // The machine still heeds other Sentinels, and also this one when most agree.
     bench.hear("s2", START).shows(Some(Sign::Election)).hear("s2", ABORT).shows(None);
     bench.confirm(true).hear("s1", START).shows(Some(Sign::Election)).confirm(false).shows(None);
     bench.pass(REST).hear("s1", START).shows(Some(Sign::Election));
 }
 
 #[test]
-fn taking_it_back_and_starting_again_gains_nothing() {
+fn revoking_and_repeating_a_sign_does_not_extend_its_limit() {
     let mut bench = Bench::new();
     let mut held = Duration::ZERO;
     let step = Duration::from_millis(100);

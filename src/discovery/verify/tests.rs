@@ -16,7 +16,7 @@ fn replica() -> Finding {
     Finding::NotPrimary("it is a replica".into())
 }
 
-/// A verifier, its clock, and the times at which it probed.
+/// A verifier, its clock, and the times at which it started probes.
 struct Bench {
     verifier: Verifier,
     now: Instant,
@@ -61,7 +61,7 @@ impl Bench {
         wait
     }
 
-    /// Of the node that may be sent to.
+    /// The generation of the node that may receive commands.
     fn generation(&self) -> Option<u64> {
         match self.verifier.topology()? {
             Topology::Known(primary) => Some(primary.generation.0),
@@ -90,7 +90,7 @@ fn another_node_is_another_generation_and_the_old_one_is_withdrawn_first() {
     let mut bench = Bench::verified();
     bench.aim("b", 2);
     assert_eq!(bench.generation(), None, "a newer primary is known: nothing may go to the old one");
-    // It never comes up; Sentinels go back to the first.
+    // The node never starts; the Sentinels go back to the first one.
     bench.probe(refused());
     bench.aim("a", 3);
     assert_eq!(bench.probe(primary()), Duration::ZERO);
@@ -159,7 +159,7 @@ fn a_primary_without_room_for_the_probe_is_kept() {
 }
 
 #[test]
-fn hints_of_other_generations_are_old_news() {
+fn hints_of_other_generations_are_ignored() {
     let mut bench = Bench::verified();
     for generation in [0, 2] {
         bench.hint(generation);
@@ -183,7 +183,7 @@ fn a_hint_during_a_probe_asks_once_more() {
 
 #[test]
 fn a_lying_sentinel_causes_a_bounded_number_of_dials() {
-    // The node refuses commands all the time, yet says that it is the primary whenever asked.
+    // The node refuses every command, yet says that it is the primary to every probe.
     for finding in [primary, replica, refused] {
         let mut bench = Bench::verified();
         let end = bench.now + Duration::from_secs(60);
@@ -216,7 +216,7 @@ fn hints_alone_slow_down_to_one_probe_a_second_or_so() {
 }
 
 #[test]
-fn news_make_an_unverified_node_be_asked_sooner() {
+fn an_event_brings_the_probe_of_an_unverified_node_forward() {
     let mut bench = Bench::aimed();
     for _ in 0..6 {
         bench.probe(replica());
@@ -252,7 +252,7 @@ fn a_working_primary_is_asked_at_every_interval_and_another_node_is_another_gene
 }
 
 #[test]
-fn an_old_connection_s_word_that_its_node_is_demoted_ends_the_generation() {
+fn a_demotion_seen_on_an_old_connection_ends_the_generation() {
     let mut bench = Bench::verified();
     bench.now += Duration::from_secs(10);
     bench.verifier.denied(Generation(7), "another's".into(), bench.now);
@@ -264,7 +264,7 @@ fn an_old_connection_s_word_that_its_node_is_demoted_ends_the_generation() {
 }
 
 #[test]
-fn a_connection_that_led_elsewhere_is_looked_into_at_once() {
+fn a_connection_that_led_elsewhere_causes_a_probe_at_once() {
     let mut bench = Bench::aimed();
     bench.probe(named("x"));
     bench.now += PROBE_MIN;

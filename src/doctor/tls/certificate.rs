@@ -1,4 +1,4 @@
-//! One certificate, as far as people need to see it. Parsed, not verified.
+//! Parses one certificate into the parts that people need to see. It verifies nothing.
 
 use std::net::IpAddr;
 
@@ -6,39 +6,39 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use x509_parser::public_key::PublicKey;
 
-/// The longest subject or issuer that is shown.
+/// The greatest number of characters of a subject or issuer to show.
 const LONGEST_NAME: usize = 200;
 
-/// More names of one certificate than these are not shown; all are compared.
+/// The greatest number of names of one certificate to show; all names are compared.
 pub(super) const MOST_NAMES: usize = 8;
 
-/// What a certificate says.
+/// The content of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Certificate {
-    /// As in `CN=db.example, O=Example`; empty if it has none.
+    /// The subject, as in `CN=db.example, O=Example`; empty if the certificate has none.
     pub(super) subject: String,
     pub(super) issuer: String,
-    /// The same as DER, to be compared.
+    /// The subject and the issuer as DER, for comparison.
     raw_subject: Vec<u8>,
     raw_issuer: Vec<u8>,
-    /// DNS names and IP addresses of the subject alternative name.
+    /// The DNS names and IP addresses of the subject alternative name.
     pub(super) names: Vec<String>,
-    /// Seconds since 1970.
+    /// The validity, in seconds since 1970.
     pub(super) not_before: i64,
     pub(super) not_after: i64,
-    /// As in `2026-11-21`.
+    /// The first and the last day of the validity, as in `2026-11-21`.
     pub(super) from: String,
     pub(super) until: String,
-    /// As in `RSA 2048`.
+    /// The kind and the size of the key, as in `RSA 2048`.
     pub(super) key: String,
-    /// Whether it may sign others.
+    /// True if the certificate may sign others.
     pub(super) is_ca: bool,
-    /// Whether the key is too short for today's libraries.
+    /// True if the key is too short for today's libraries.
     pub(super) weak: bool,
 }
 
 impl Certificate {
-    /// `None` if it is not a certificate.
+    /// Parses a certificate. Returns `None` if the bytes are not one.
     pub(super) fn parse(der: &[u8]) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(der).ok()?;
         let (key, weak) = key(&parsed);
@@ -59,18 +59,18 @@ impl Certificate {
         })
     }
 
-    /// Whether it names itself as its issuer.
+    /// Returns true if the certificate names itself as its issuer.
     pub(super) fn self_issued(&self) -> bool {
         self.raw_subject == self.raw_issuer
     }
 
-    /// Whether it was, by name, issued by the other one.
+    /// Returns true if, by name, the other certificate issued this one.
     pub(super) fn issued_by(&self, other: &Self) -> bool {
         self.raw_issuer == other.raw_subject
     }
 
-    /// Whether it is for this host, by RFC 6125: a subject's common name does not count, and `*` stands for one whole
-    /// label, the first.
+    /// Returns true if the certificate is for this host, by RFC 6125: the common name of the subject does not count,
+    /// and `*` stands for exactly one label, the first.
     pub(super) fn is_for(&self, host: &str) -> bool {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return self.names.iter().any(|name| name.parse() == Ok(ip));
@@ -82,7 +82,7 @@ impl Certificate {
         })
     }
 
-    /// The names, or that there are none.
+    /// Returns the names as text, or a text that says that there are none.
     pub(super) fn shown_names(&self) -> String {
         match self.names.len() {
             0 => "no name at all".to_owned(),
@@ -117,7 +117,7 @@ fn key(certificate: &X509Certificate<'_>) -> (String, bool) {
             (format!("RSA {bits}"), bits < 2048)
         }
         Ok(PublicKey::EC(point)) => (format!("ECDSA {}", point.key_size()), point.key_size() < 256),
-        // RFC 8410.
+        // The object identifier of Ed25519 (RFC 8410).
         _ if info.algorithm.algorithm.to_id_string() == "1.3.101.112" => ("Ed25519".into(), false),
         _ => (format!("a key of kind {}", info.algorithm.algorithm.to_id_string()), false),
     }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_is_shown() {
+    fn the_content_is_shown() {
         let certificate = with_names(&["db.example"]);
         assert_eq!(certificate.key, "ECDSA 256");
         assert!(certificate.self_issued() && !certificate.is_ca && !certificate.weak);

@@ -1,5 +1,5 @@
-//! The chain that a peer sent, and what is wrong with it. Pure: certificates and the time in, words out. The verdict is
-//! the TLS library's; this finds the reasons that people can do something about.
+//! Explains what is wrong with the certificate chain of a peer. Pure: takes certificates and the time, returns text.
+//! The TLS library decides whether to accept the chain; this module finds the reasons that an operator can fix.
 
 use super::ca_key;
 use super::certificate::Certificate;
@@ -9,46 +9,47 @@ use crate::doctor::words::count;
 use crate::net::tls::fault::{HandshakeError as Refusal, Reason};
 use crate::topology::Address;
 
-/// A certificate that ends within this many days is warned about.
+/// A certificate that expires within this number of days causes a warning.
 const SOON: i64 = 14;
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// What was sent, and what was wanted.
+/// The chain that a peer sent, and what respgate expects of it.
 #[derive(Clone, Debug)]
 pub(super) struct Shown<'a> {
-    /// As the peer sent them: its own first.
+    /// The certificates in the order in which the peer sent them, its own first.
     pub(super) chain: &'a [Vec<u8>],
     /// The name or IP address that the certificate should have.
     pub(super) wanted: String,
-    /// Seconds since 1970.
+    /// The time now, in seconds since 1970.
     pub(super) now: i64,
-    /// Whose settings are meant.
+    /// The kind of the peer, which decides which settings a remedy names.
     pub(super) kind: Kind,
     /// The address that a Sentinel announced, if one did.
     pub(super) announced: Option<&'a Address>,
 }
 
-/// Why the TLS library refuses.
+/// Why the TLS library refuses a chain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChainVerdict<'a> {
-    /// As the log would put it.
+    /// The refusal, as the proxy would log it.
     pub(super) fault: &'a Refusal,
-    /// As the library puts it.
+    /// The library's own text.
     pub(super) said: &'a str,
 }
 
-/// One thing that is wrong.
+/// One problem of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ChainError {
     what: String,
     remedy: String,
 }
 
-/// Makes a finding of a chain: `verdict` is `None` if the library accepts it. `version` is that of TLS, as in `TLS 1.3`.
-pub(super) fn explain(shown: &Shown<'_>, version: &str, verdict: Option<ChainVerdict<'_>>) -> Finding {
+/// Returns the finding about a chain. `rejection` is `None` if the library accepts the chain. `version` is the version
+/// of TLS, as in `TLS 1.3`.
+pub(super) fn explain(shown: &Shown<'_>, version: &str, rejection: Option<ChainVerdict<'_>>) -> Finding {
     let parsed: Vec<Option<Certificate>> = shown.chain.iter().map(|der| Certificate::parse(der)).collect();
-    let finding = judge(shown, &parsed, version, verdict);
+    let finding = judge(shown, &parsed, version, rejection);
     let finding = parsed.iter().enumerate().fold(finding, |finding, (number, certificate)| {
         finding.detail(match certificate {
             Some(certificate) => line(certificate, number, shown.now),
@@ -73,13 +74,14 @@ fn judge(
     shown: &Shown<'_>,
     parsed: &[Option<Certificate>],
     version: &str,
-    verdict: Option<ChainVerdict<'_>>,
+    rejection: Option<ChainVerdict<'_>>,
 ) -> Finding {
     let Some(Some(leaf)) = parsed.first() else {
-        let seen = verdict.map_or("the peer sent no certificate that can be read", |verdict| verdict.said);
+        let seen =
+            rejection.map_or("the peer sent no certificate that can be read", |rejection| rejection.said);
         return Finding::broken(Step::Tls, seen, "look at the peer's log, and at its certificate file");
     };
-    let Some(verdict) = verdict else {
+    let Some(rejection) = rejection else {
         let days = (leaf.not_after - shown.now) / DAY;
         let seen = format!("{version}; the certificate is for {} and is trusted", leaf.shown_names());
         return if days < SOON {
@@ -96,28 +98,30 @@ fn judge(
     let chain: Vec<&Certificate> = parsed.iter().flatten().collect();
     let refusal = || {
         let (what, remedy) =
-            verdict.fault.text.split_once("; ").unwrap_or((&verdict.fault.text, "see below"));
+            rejection.fault.text.split_once("; ").unwrap_or((&rejection.fault.text, "see below"));
         ChainError { what: format!("the {} {what}", shown.kind.noun()), remedy: remedy.into() }
     };
-    let (timely, name) = (timely(&chain, shown.now), name(leaf, shown));
-    // What the library met first comes first.
-    let faults: Vec<ChainError> = match verdict.fault.reason {
+    let (validity_errors, name) = (validity_errors(&chain, shown.now), name(leaf, shown));
+    // The error that the library reported comes first.
+    let faults: Vec<ChainError> = match rejection.fault.reason {
         // An authority of the right name and another key: an old one, most often.
-        Reason::Untrusted if verdict.said.ends_with("BadSignature") => vec![refusal()],
-        Reason::Untrusted => trust(leaf, &chain, shown).into_iter().chain(timely).chain(name).collect(),
-        Reason::WrongName => name.into_iter().chain(timely).collect(),
-        Reason::Expired => timely.into_iter().chain(name).collect(),
-        _ => [refusal()].into_iter().chain(timely).chain(name).collect(),
+        Reason::Untrusted if rejection.said.ends_with("BadSignature") => vec![refusal()],
+        Reason::Untrusted => {
+            trust(leaf, &chain, shown).into_iter().chain(validity_errors).chain(name).collect()
+        }
+        Reason::WrongName => name.into_iter().chain(validity_errors).collect(),
+        Reason::Expired => validity_errors.into_iter().chain(name).collect(),
+        _ => [refusal()].into_iter().chain(validity_errors).chain(name).collect(),
     };
     let mut faults = faults.into_iter();
     let first = faults.next().unwrap_or_else(refusal);
     let finding = Finding::broken(Step::Tls, first.what, first.remedy);
     let finding = faults
         .fold(finding, |finding, more| finding.detail(format!("besides: {} ({})", more.what, more.remedy)));
-    finding.detail(format!("the TLS library says: {}", verdict.said))
+    finding.detail(format!("the TLS library says: {}", rejection.said))
 }
 
-/// The chain that respgate shows itself.
+/// Returns the finding about respgate's own chain.
 pub(super) fn own(chain: &[Vec<u8>], now: i64) -> Finding {
     let parsed: Vec<Certificate> = chain.iter().filter_map(|der| Certificate::parse(der)).collect();
     let Some(leaf) = parsed.first() else {
@@ -144,7 +148,7 @@ pub(super) fn own(chain: &[Vec<u8>], now: i64) -> Finding {
     lines.fold(finding, Finding::detail).fact("days_left", days).fact("names", leaf.names.clone())
 }
 
-/// One certificate in a line.
+/// Describes one certificate in a line.
 fn line(certificate: &Certificate, number: usize, now: i64) -> String {
     let Certificate { subject, issuer, from, until, key, .. } = certificate;
     let subject = if subject.is_empty() { "(no subject)" } else { subject };
@@ -167,25 +171,25 @@ fn days_left(days: i64) -> String {
     count(usize::try_from(days).unwrap_or(0), "day")
 }
 
-/// Whether every certificate is in its time.
-fn timely(chain: &[&Certificate], now: i64) -> Vec<ChainError> {
-    let whose = |number: usize, certificate: &Certificate| match number {
+/// Returns an error for every certificate that has expired or is not valid yet.
+fn validity_errors(chain: &[&Certificate], now: i64) -> Vec<ChainError> {
+    let subject = |number: usize, certificate: &Certificate| match number {
         0 => "the certificate".to_owned(),
         _ => format!("the CA certificate {:?} in the chain", certificate.subject),
     };
     let fault = |(number, certificate): (usize, &&Certificate)| {
-        let whose = whose(number, certificate);
+        let subject = subject(number, certificate);
         if certificate.not_after < now {
             let ago = days_left((now - certificate.not_after) / DAY);
             Some(ChainError {
-                what: format!("{whose} expired on {}, {ago} ago", certificate.until),
+                what: format!("{subject} expired on {}, {ago} ago", certificate.until),
                 remedy: "renew it and let the server load it (a restart, or on Valkey and Redis CONFIG SET \
                          tls-cert-file with the same path); check this machine's clock if that cannot be"
                     .into(),
             })
         } else if certificate.not_before > now {
             Some(ChainError {
-                what: format!("{whose} is valid from {} on, which is not yet", certificate.from),
+                what: format!("{subject} is valid from {} on, which is not yet", certificate.from),
                 remedy: "check this machine's clock (date -u), and the one where the certificate was made"
                     .into(),
             })
@@ -196,7 +200,7 @@ fn timely(chain: &[&Certificate], now: i64) -> Vec<ChainError> {
     chain.iter().enumerate().filter_map(fault).collect()
 }
 
-/// Whether the peer's own certificate has the wanted name.
+/// Returns an error if the peer's own certificate does not have the expected name.
 fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<ChainError> {
     let wanted = shown.wanted.as_str();
     if leaf.is_for(wanted) {
@@ -229,7 +233,7 @@ fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<ChainError> {
     Some(ChainError { what, remedy })
 }
 
-/// Why a chain that is in its time and has the right name does not lead to a trusted CA.
+/// Returns why a chain that is valid now and has the expected name does not lead to a trusted CA.
 fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Option<ChainError> {
     let key = ca_key(shown.kind);
     if leaf.weak {
@@ -335,8 +339,8 @@ mod tests {
     fn explained(chain: &[&Vec<u8>], wanted: &str, now: i64, reason: Option<Reason>) -> Finding {
         let chain: Vec<Vec<u8>> = chain.iter().copied().cloned().collect();
         let fault = reason.map(|reason| Refusal { reason, text: "has a flaw; mend it".into() });
-        let verdict = fault.as_ref().map(|fault| ChainVerdict { fault, said: "invalid peer certificate" });
-        explain(&shown(&chain, wanted, now), "TLS 1.3", verdict)
+        let rejection = fault.as_ref().map(|fault| ChainVerdict { fault, said: "invalid peer certificate" });
+        explain(&shown(&chain, wanted, now), "TLS 1.3", rejection)
     }
 
     #[track_caller]
@@ -438,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_said_to_be_none() {
+    fn bytes_that_are_no_certificate_are_reported() {
         let finding = explained(&[&b"nonsense".to_vec()], "db.example", NOW, Some(Reason::BadCertificate));
         is_broken(&finding, "invalid peer certificate", "log");
         assert_eq!(finding.details, ["certificate 1: cannot be read"]);

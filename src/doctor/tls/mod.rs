@@ -1,4 +1,4 @@
-//! Who does the peer say that it is, and may that be believed?
+//! Checks whether the TLS handshake succeeds, with a certificate that respgate trusts.
 
 mod certificate;
 mod chain;
@@ -26,7 +26,7 @@ use crate::net::tls::server::ServerProfile;
 use crate::net::tls::{Loaded, pem};
 use crate::topology::Address;
 
-/// The TLS step. `to` is the address that was connected.
+/// Runs the TLS step. `to` is the address of the connection.
 pub(super) async fn shake_hands(
     peer: &Peer,
     to: &Address,
@@ -74,10 +74,10 @@ async fn encrypt(
     }
 }
 
-/// Why a handshake failed: by what the port speaks, or by the certificates that it shows.
+/// Returns why a handshake failed: the port speaks another protocol, or its certificates are wrong.
 async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::Error) -> Finding {
     let what = peer.kind.noun();
-    if error.kind() == io::ErrorKind::TimedOut || error.get_ref().is_none() || plain(error) {
+    if error.kind() == io::ErrorKind::TimedOut || error.get_ref().is_none() || is_not_tls(error) {
         if sniff::speaks_resp(to).await {
             let url = match peer.kind {
                 Kind::Server => {
@@ -97,7 +97,7 @@ async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::
         if error.kind() == io::ErrorKind::TimedOut {
             let seen = format!(
                 "the {what} did not finish the TLS handshake within {}",
-                milliseconds(patience(peer))
+                milliseconds(doctor_limit(peer))
             );
             let remedy = "check that the port speaks TLS, and whether the machine is overloaded or the process stopped";
             return Finding::broken(Step::Tls, seen, remedy);
@@ -108,30 +108,30 @@ async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::
         fault.reason,
         Reason::Expired | Reason::Untrusted | Reason::Revoked | Reason::WrongName | Reason::BadCertificate
     );
-    if of_the_certificate && let Some((chain, version)) = look(peer, to, profile).await {
+    if of_the_certificate && let Some((chain, version)) = fetch_chain(peer, to, profile).await {
         let verdict = ChainVerdict { fault: &fault, said: &error.to_string() };
         return chain::explain(&shown(peer, profile, &chain), &version, Some(verdict));
     }
     said(what, &fault)
 }
 
-/// A fault in the words of the one who met it: what is wrong comes first, then what to do.
+/// Returns a finding for a handshake error: first what is wrong, then what to do.
 fn said(what: &str, fault: &HandshakeError) -> Finding {
     let (seen, remedy) = fault.text.split_once("; ").unwrap_or((&fault.text, "look at its log"));
     Finding::broken(Step::Tls, format!("the {what} {seen}"), remedy)
 }
 
-/// Whether what came was no TLS.
-fn plain(error: &io::Error) -> bool {
+/// Returns true if the peer did not answer in TLS.
+fn is_not_tls(error: &io::Error) -> bool {
     let reason = fault::explain(error, fault::Peer::Server).reason;
     matches!(reason, Reason::Plaintext | Reason::Protocol | Reason::Closed)
 }
 
-fn patience(peer: &Peer) -> Duration {
+fn doctor_limit(peer: &Peer) -> Duration {
     peer.connect_limit.max(Duration::from_secs(3))
 }
 
-/// One handshake, as the proxy makes it.
+/// Makes one handshake, as the proxy does.
 async fn handshake(
     peer: &Peer,
     profile: &ClientProfile,
@@ -140,12 +140,12 @@ async fn handshake(
 ) -> io::Result<TlsStream<ReadAhead>> {
     let tls = ClientTls::new(watch::channel(set).1, profile.names.clone());
     let late = |_| Err(io::ErrorKind::TimedOut.into());
-    timeout(patience(peer), tls.connect(&peer.address, stream)).await.unwrap_or_else(late)
+    timeout(doctor_limit(peer), tls.connect(&peer.address, stream)).await.unwrap_or_else(late)
 }
 
-/// The chain of a peer whose certificate was refused: shakes hands once more, believing anybody, and hangs up. Nothing
-/// is said on that connection.
-async fn look(peer: &Peer, to: &Address, profile: &ClientProfile) -> Option<(Vec<Vec<u8>>, String)> {
+/// Fetches the chain of a peer whose certificate was refused: makes another handshake that accepts every certificate,
+/// and closes the connection. Nothing is sent on it.
+async fn fetch_chain(peer: &Peer, to: &Address, profile: &ClientProfile) -> Option<(Vec<Vec<u8>>, String)> {
     let anybody = ClientProfile { dangerously_unverified: true, ..profile.clone() };
     let set = anybody.load().ok()?;
     let Stream::Tcp(stream) = Dialer::default().dial(to).await.ok()? else { return None };
@@ -171,7 +171,7 @@ fn shown<'a>(peer: &'a Peer, profile: &ClientProfile, chain: &'a [Vec<u8>]) -> S
     }
 }
 
-/// The setting with the trusted authorities.
+/// Returns the name of the setting for the trusted CAs.
 fn ca_key(kind: Kind) -> &'static str {
     match kind {
         Kind::Server => "--upstream-ca (tls-ca)",
@@ -179,13 +179,14 @@ fn ca_key(kind: Kind) -> &'static str {
     }
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The certificate that a listener shows to clients, which was checked with the configuration.
+/// Returns the finding about the certificate that a listener shows to clients. The check of the configuration has
+/// verified it.
 pub(super) fn own(profile: &ServerProfile) -> Finding {
     match pem::chain(&profile.chain) {
         Ok(chain) => {

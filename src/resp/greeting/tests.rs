@@ -15,7 +15,7 @@ const PRIMARY: &str = "*3\r\n$6\r\nmaster\r\n:3129659\r\n*0\r\n";
 const REPLICA: &str = "*5\r\n$5\r\nslave\r\n$9\r\nfe80::1:2\r\n:6379\r\n$9\r\nconnected\r\n:312\r\n";
 const NOPERM: &str = "-NOPERM User app has no permissions to run the 'role' command\r\n";
 
-/// Answers each awaited write with the next text, whatever was asked; then stays silent.
+/// Answers each write with the next text, whatever the write asks for; then stays silent.
 async fn peer(mut stream: DuplexStream, answers: Vec<String>) -> Vec<u8> {
     let (mut asked, mut buf) = (Vec::new(), [0; 4096]);
     for answer in answers {
@@ -26,7 +26,7 @@ async fn peer(mut stream: DuplexStream, answers: Vec<String>) -> Vec<u8> {
             return asked;
         }
     }
-    // Until the other end hangs up.
+    // Reads until the other end closes the connection.
     while stream.read(&mut buf).await.is_ok_and(|length| length > 0) {}
     asked
 }
@@ -53,7 +53,7 @@ fn plain(resp: Resp) -> Greeting<'static> {
     Greeting::new(None, resp, 0)
 }
 
-/// The replies to the second write, up to ROLE's.
+/// Returns the replies to the second write, up to the one to ROLE.
 fn welcome(hello: &str, role: &str) -> String {
     format!("{hello}+OK\r\n+OK\r\n+PONG\r\n{role}")
 }
@@ -96,13 +96,13 @@ async fn a_password_without_a_user_takes_the_short_form() {
 
 #[tokio::test(start_paused = true)]
 async fn old_servers_and_narrow_users_are_served() {
-    // Redis 5: no HELLO, no CAPA, no SETINFO.
+    // Redis 5 knows neither HELLO nor CLIENT CAPA nor CLIENT SETINFO.
     let unknown = "-ERR unknown command\r\n";
     let answer = format!("{unknown}{unknown}{unknown}+PONG\r\n{PRIMARY}");
     let greeted = run(plain(Resp::V2), &[&answer]).await.result.unwrap();
     assert_eq!((greeted.server, greeted.role), (None, Some(Role::Primary { offset: Some(3_129_659) })));
 
-    // ROLE forbidden, INFO allowed; then both forbidden.
+    // First the ACL denies ROLE and allows INFO; then it denies both.
     let silent = HELLO2.replace("$6\r\nmaster", "$7\r\nreplica");
     let first = format!("{silent}{NOPERM}{NOPERM}{NOPERM}{NOPERM}");
     let info = "role:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:6379\r\nmaster_link_status:down\r\n";
@@ -159,7 +159,7 @@ async fn refusals_keep_the_servers_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_cannot_serve_now_is_told_from_one_that_refuses() {
+async fn a_server_that_cannot_serve_now_differs_from_one_that_refuses() {
     let credentials = Credentials { username: None, password: Secret::new("pw") };
     let with_auth = Greeting { credentials: Some(&credentials), ..plain(Resp::V2) };
     for line in [
@@ -177,8 +177,8 @@ async fn a_server_that_cannot_serve_now_is_told_from_one_that_refuses() {
         let result = run(plain(Resp::V2), &[&answer]).await.result;
         assert!(matches!(&result, Err(GreetError::NotReady(got)) if got == line), "{result:?}");
     }
-    // A running script keeps ROLE from being answered, and INFO too where ROLE is forbidden and HELLO
-    // does not say that the node is the primary.
+    // While a script runs, the server answers neither ROLE nor INFO with a role. INFO matters only if the ACL denies
+    // ROLE and HELLO does not say that the node is the primary.
     let busy = "BUSY Redis is busy running a script.";
     let role = format!("{HELLO2}+OK\r\n+OK\r\n-{busy}\r\n-{busy}\r\n");
     let result = run(plain(Resp::V2), &[&role]).await.result;
@@ -206,7 +206,7 @@ async fn every_cut_and_every_silence_ends_in_time() {
             theirs.write_all(&whole.as_bytes()[..cut]).await.unwrap();
             let mut held = None;
             if hang_up {
-                // Reads end; what we write still fits the pipe.
+                // The peer sends nothing more; what respgate writes still fits into the pipe.
                 theirs.shutdown().await.unwrap();
             }
             held.replace(theirs);
@@ -246,7 +246,7 @@ fn a_server_that_does_not_know_auth_does_not_spread_the_password() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_has_denied_is_not_sent_again() {
+async fn a_denied_command_is_not_sent_again() {
     let denied = Denied::default();
     let greeting = Greeting { denied: Some(&denied), ..plain(Resp::V2) };
     let first = format!("{HELLO2}{NOPERM}{NOPERM}{NOPERM}{NOPERM}");
@@ -267,7 +267,7 @@ async fn another_user_selects_before() {
     selects.result.unwrap();
     let order: Vec<_> = ["alice", "SELECT", "bob", "HELLO"].map(|word| selects.asked.find(word)).into();
     assert!(order.is_sorted() && order.iter().all(Option::is_some), "{}", selects.asked);
-    // Refused: the user itself selects.
+    // The server refuses the selector, so the user of the connection selects the database.
     let last = format!("{}+OK\r\n", welcome(HELLO2, PRIMARY));
     let selects = run(greeting, &["-WRONGPASS no\r\n", "+OK\r\n", &last]).await;
     selects.result.unwrap();

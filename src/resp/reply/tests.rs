@@ -8,7 +8,7 @@ fn whole(input: &[u8], kind: ReplyKind) -> ScannedReply {
     ScannedReply::Complete { len: input.len(), kind }
 }
 
-/// Feeds the input in two pieces, then byte by byte, then byte by byte with the scanned bytes dropped at once.
+/// Scans the input in two pieces, then byte by byte, then byte by byte while dropping the scanned bytes at once.
 fn same_however_split(input: &[u8]) {
     let expected = scan(input);
     for at in 0..=input.len() {
@@ -56,7 +56,7 @@ fn every_type_is_found_whole() {
         (b"#t\r\n", Reply),
         (b",nan\r\n", Reply),
         (b",-inf\r\n", Reply),
-        // Lua can write what it wants into these.
+        // A Lua script can write any bytes into these lines.
         (b"(abc def\r\n", Reply),
         (b"!3\r\nERR\r\n", Error),
         (b"=7\r\ntxt:abc\r\n", Reply),
@@ -98,7 +98,7 @@ fn what_is_not_resp_is_a_fault() {
         (b"\r\n", Type(b'\r')),
         (b"\0", Type(0)),
         (b"*1\r\nX", Type(b'X')),
-        // Streamed types: no server sends them.
+        // The streamed types, which no server sends.
         (b"$?\r\n", Length),
         (b"*?\r\n", Length),
         (b".\r\n", Type(b'.')),
@@ -182,7 +182,7 @@ fn pieces_are_scanned_on_from_where_the_last_one_ended() {
         let mut scanner = ReplyScanner::default();
         for end in 0..input.len() {
             assert_eq!(scanner.scan(&input[..end]), ScannedReply::Incomplete);
-            // What is looked at again is a length's header, the byte before an LF, or one of a bulk's last two.
+            // The scanner reads again a length's header, the byte before an LF, or one of the last two bytes of a bulk.
             let known = scanner.at.max(scanner.searched);
             assert!(known + MAX_DIGITS + 3 >= end, "{known} of {end}");
         }
@@ -234,7 +234,7 @@ mod properties {
         leaf.prop_recursive(4, 40, 5, |inner| {
             prop_oneof![
                 vec(inner.clone(), 0..5).prop_map(|elements| aggregate('*', elements.len(), &elements)),
-                // Redis-protocol wants keys and a set's elements that are there only once.
+                // Redis-protocol requires that keys, and the elements of a set, are unique.
                 vec(inner.clone(), 0..4).prop_map(|values| aggregate('%', values.len(), &keyed(&values))),
                 (0..5i64).prop_map(|count| {
                     aggregate(

@@ -1,38 +1,39 @@
-//! What makes a request unreadable, and what the client is told.
+//! Why a request is malformed, and the error reply for the client.
 
-/// What makes a request unreadable. The client loses its connection after the error.
+/// Why a request is malformed. respgate sends the client an error and closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestFault {
     /// The number of arguments is malformed or too large.
     Args,
     /// An argument's length is malformed or too large.
     Bulk,
-    /// An argument does not start with `$` but with this byte.
+    /// An argument starts with this byte instead of `$`.
     NoDollar(u8),
-    /// No CRLF behind an argument. A server before valkey 8.1 does not look.
+    /// No CRLF follows an argument. Servers before valkey 8.1 do not check this.
     Crlf,
     /// The request is larger than this many bytes.
     Request(usize),
-    /// An inline command has no end.
+    /// An inline command's line has no end within the limit.
     Inline,
     /// An inline command has an unclosed quote.
     Quotes,
-    /// An inline command contains NUL, which stalls a server until its line is too long.
+    /// An inline command contains NUL. A server waits for more after a NUL, until its line is too long.
     Nul,
-    /// More arguments than a client may send before it has authenticated.
+    /// The request has more arguments than a client may send before it authenticates.
     UnauthenticatedArgs,
-    /// A longer argument than a client may send before it has authenticated.
+    /// An argument is longer than a client may send before it authenticates.
     UnauthenticatedBulk,
 }
 
 impl RequestFault {
-    /// The reply, with CRLF: the server's own where it has one (compared with valkey 8.0.1 and redis 7.0.15).
+    /// Returns the error reply, with CRLF. It is the server's own where the server has one (compared with valkey 8.0.1
+    /// and redis 7.0.15).
     pub fn reply(&self) -> Vec<u8> {
         let text = match self {
             Self::Args => "invalid multibulk length".to_owned(),
             Self::Bulk => "invalid bulk length".to_owned(),
             Self::NoDollar(found) => {
-                // The server prints the byte as it is, but never one that would end the line.
+                // The server prints the byte as it is, except for a byte that would end the line.
                 let mut line = b"-ERR Protocol error: expected '$', got '".to_vec();
                 line.push(if matches!(found, b'\r' | b'\n' | 0) { b' ' } else { *found });
                 line.extend_from_slice(b"'\r\n");

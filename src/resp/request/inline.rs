@@ -1,22 +1,24 @@
-//! Inline commands: a line of words, as typed into telnet. They are re-encoded, never forwarded as they are.
+//! Splits inline commands: lines of words, as a user types them into telnet. respgate re-encodes them and never
+//! forwards the line itself.
 
 use super::{RequestFault, RequestLimits, encode};
 
-/// Splits a line into words as the server does (sds.c, sdssplitargs) and encodes them canonically. `None`: the
-/// line has no words.
+/// Splits a line into words as the server does (sds.c, sdssplitargs) and encodes them in canonical form. Returns `None`
+/// if the line has no words.
 ///
-/// A line is short, so the bounds for clients that have not authenticated do not apply to its words; nor do they on
-/// the server.
+/// The limits on arguments for clients that have not authenticated do not apply to the words, because a line is short;
+/// the server does not apply them either.
 ///
 /// # Errors
-/// Unbalanced quotes, a NUL, or a request beyond the limits.
+///
+/// Returns a fault if quotes are unbalanced, the line contains NUL, or the request exceeds the limits.
 pub fn split_inline(line: &[u8], limits: &RequestLimits) -> Result<Option<Vec<u8>>, RequestFault> {
     if line.contains(&0) {
         return Err(RequestFault::Nul);
     }
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    // All words in one buffer, and where each ends: a line may have thousands.
+    // One buffer holds all words and `ends` their ends: a line may have thousands of words.
     let mut text = Vec::with_capacity(line.len());
     let mut ends = Vec::new();
     let mut rest = line;
@@ -53,17 +55,19 @@ pub fn split_inline(line: &[u8], limits: &RequestLimits) -> Result<Option<Vec<u8
     Ok(Some(frame))
 }
 
-/// What may stand between words: C's isspace in the server's locale.
+/// Returns true if the byte separates words: the bytes of C's isspace in the server's locale.
 pub(super) fn is_space(byte: u8) -> bool {
     ends_word(byte) || matches!(byte, 0x0b | 0x0c)
 }
 
-/// What ends a word. A vertical tab and a form feed do not: `a\vb` is one word (observed on valkey 8.0).
+/// Returns true if the byte ends a word. A vertical tab and a form feed do not: `a\vb` is one word (observed on valkey
+/// 8.0).
 fn ends_word(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// Appends one word to `text`. Quotes may begin in its middle; a closing quote must be followed by a blank or the end.
+/// Appends one word to `text`. Quotes may begin in the middle of a word; a blank or the end of the line must follow a
+/// closing quote.
 fn word(rest: &mut &[u8], text: &mut Vec<u8>) -> Result<(), RequestFault> {
     while let [first, tail @ ..] = *rest {
         *rest = tail;

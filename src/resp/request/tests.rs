@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What a scan found, without its borrow.
+/// The result of a scan, without its borrow.
 #[derive(Clone, Debug, PartialEq)]
 enum Found {
     Incomplete,
@@ -42,7 +42,7 @@ fn reply(input: &[u8], limits: &RequestLimits) -> String {
     }
 }
 
-/// The fault's text, between `-ERR Protocol error: ` and the line's end.
+/// Returns the error's text, between `-ERR Protocol error: ` and the end of the line.
 fn refused(input: &[u8], limits: &RequestLimits) -> String {
     let reply = reply(input, limits);
     reply.strip_prefix("-ERR Protocol error: ").and_then(|text| text.strip_suffix("\r\n")).unwrap().to_owned()
@@ -72,7 +72,7 @@ fn a_canonical_request_is_found_whole() {
 
 #[test]
 fn a_header_ends_in_crlf_and_nothing_else() {
-    // The server skips the byte behind CR unseen, and waits for ever where there is only LF.
+    // The server skips the byte after CR without a check, and waits for ever where it finds only LF.
     for input in [&b"*1\rX$4\r\nPING\r\n"[..], b"*1\n", b"*1\0\r\n"] {
         assert_eq!(scan(input), Found::Fault(RequestFault::Args));
     }
@@ -123,7 +123,7 @@ fn the_number_of_arguments_is_bounded() {
     let any = RequestLimits::default();
     assert_eq!(refused(b"*2147483648\r\n", &any), "invalid multibulk length");
     assert_eq!(refused(b"*99999999999999999999999\r\n", &any), "invalid multibulk length");
-    // The server takes this one; respgate's own bound is lower.
+    // The server accepts this number; respgate's own limit is lower.
     assert_eq!(refused(b"*1048577\r\n", &any), "invalid multibulk length");
     assert_eq!(scan(b"*1048576\r\n"), Found::Incomplete);
 }
@@ -147,7 +147,7 @@ fn a_whole_request_is_bounded() {
     assert!(matches!(scan_with(&input, &exact), Found::Request(..)));
     let less = RequestLimits { max_request: input.len() - 1, ..RequestLimits::default() };
     assert_eq!(scan_with(&input, &less), Found::Fault(RequestFault::Request(input.len() - 1)));
-    // Said as soon as it is known, before the bytes have come.
+    // The scanner reports this as soon as the header shows it, before the bytes arrive.
     let header = b"*2\r\n$4\r\nECHO\r\n$10\r\n";
     assert_eq!(scan_with(header, &less), Found::Fault(RequestFault::Request(input.len() - 1)));
     assert_eq!(
@@ -163,7 +163,7 @@ fn every_element_is_a_bulk() {
         let text = refused(&[b"*1\r\n", &[found][..], b"4\r\n"].concat(), &any);
         assert_eq!(text, format!("expected '$', got '{shown}'"));
     }
-    // The server shows a line's end as a blank. At a NUL it waits; respgate does not.
+    // The server prints the end of a line as a blank. At a NUL the server waits; respgate does not.
     for blank in [b'\r', b'\n', 0] {
         assert_eq!(refused(&[b"*1\r\n", &[blank][..], b"\r\n"].concat(), &any), "expected '$', got ' '");
     }
@@ -184,7 +184,7 @@ fn before_authentication_the_servers_lower_bounds_apply() {
     assert_eq!(refused(b"*1\r\n$-1\r\n", &strict), "invalid bulk length");
     assert_eq!(scan_with(b"*1\r\n$16384\r\n", &strict), Found::Incomplete);
     assert_eq!(strict.max_request, 1024 * 1024);
-    // The largest request that passes both other bounds passes this one too.
+    // The largest request within the two other limits is within this one too.
     assert!(matches!(scan_with(&frame(&[&[b'a'; 16384][..]; 10]), &strict), Found::Request(..)));
 }
 
@@ -203,7 +203,7 @@ fn an_inline_command_ends_at_lf() {
         assert_eq!(words(&input[..len]), [b"PING"]);
     }
     assert_eq!(scan(b"PING\r"), Found::Incomplete);
-    // No RESP type but the array begins a request.
+    // Only an array begins a request.
     for input in [&b"+OK\r\n"[..], b">1\r\n", b"$4\r\n", b"\"\"\r\n"] {
         assert_eq!(scan(input), Found::Inline(input.len()));
     }
@@ -237,7 +237,7 @@ fn words_are_split_as_the_server_splits_them() {
         (b"ECHO \"\x80\xff\"\n", &[b"ECHO", b"\x80\xff"]),
         (b"ECHO a\rb\tc\n", &[b"ECHO", b"a", b"b", b"c"]),
         (b"ECHO a\x1cb\n", &[b"ECHO", b"a\x1cb"]),
-        // A vertical tab and a form feed part words only where no word has begun.
+        // A vertical tab and a form feed separate words only before a word has begun.
         (b"ECHO\x0ba\x0cb \x0b c\x0b\n", &[b"ECHO\x0ba\x0cb", b"c\x0b"]),
         (b"\"PING\"\x0b\x0c\r\n", &[b"PING"]),
     ] {
@@ -267,7 +267,7 @@ fn an_inline_commands_line_is_bounded() {
     assert_eq!(scan(&line(65536, "\n")), Found::Inline(65537));
     assert_eq!(scan(&line(65536, "")), Found::Incomplete);
     assert_eq!(refused(&line(65537, ""), &any), "too big inline request");
-    // The server looks at the length only while the end is missing, and takes this one.
+    // The server checks the length only while the end is missing, and accepts this line.
     assert_eq!(refused(&line(65537, "\n"), &any), "too big inline request");
     assert_eq!(refused(&line(65537, "\0\n"), &any), "too big inline request");
 }
@@ -284,16 +284,16 @@ fn an_inline_commands_words_obey_the_limits() {
 
 #[test]
 fn nul_is_refused_at_once() {
-    // The server waits for more at a NUL, until its line is too long.
+    // After a NUL the server waits for more, until the line is too long.
     for input in [&b"PING\0\r\nPING\r\n"[..], b"PING\0", b"\0"] {
         assert_eq!(refused(input, &RequestLimits::default()), "NUL in inline request");
     }
     assert_eq!(split_inline(b"PING\0x\r\n", &RequestLimits::default()), Err(RequestFault::Nul));
-    // As data it is like any other byte.
+    // In an argument NUL is a byte like any other.
     assert!(matches!(scan(&frame(&[b"ECHO", b"\0"])), Found::Request(..)));
 }
 
-/// Feeds the input in two pieces and then byte by byte; all ways must end as the whole does.
+/// Scans the input in two pieces, for every split, and then byte by byte. All results must equal that of one scan.
 fn same_however_split(input: &[u8], limits: &RequestLimits) {
     let whole = scan_with(input, limits);
     for at in 0..=input.len() {
@@ -347,7 +347,7 @@ fn need_is_a_lower_bound() {
     assert!(matches!(scanned, Scanned::Incomplete { need } if need == input.len() - 30));
 }
 
-/// How often the scanner moved on: it must not start again with every piece.
+/// Counts how often the scanner advanced: it must not start again with every piece.
 #[test]
 fn pieces_are_scanned_on_from_where_the_last_one_ended() {
     let many = frame(&vec![&b"abc"[..]; 100_000]);
@@ -360,7 +360,7 @@ fn pieces_are_scanned_on_from_where_the_last_one_ended() {
                 scanner.scan(&input[..end], &RequestLimits::default()),
                 Scanned::Incomplete { .. }
             ));
-            // What is looked at again is at most the header of the argument that is not there yet.
+            // The scanner reads again at most the header of the argument that is incomplete.
             assert!(scanner.at >= before);
         }
         assert!(matches!(scanner.scan(&input, &RequestLimits::default()), Scanned::Request(_)));
@@ -392,7 +392,7 @@ mod properties {
         frame(&args.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 
-    /// Bytes that are likely to look like a request.
+    /// Generates bytes that often look like a request.
     fn like_a_request() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             4 => "[*$][0-9+-]{0,3}\r?\n?".prop_map(String::into_bytes),
