@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use socket2::SockRef;
 
-/// Spares a loopback connection the work of congestion control. There is nothing to control, yet BBR paces every
-/// segment with a timer and models the path on every acknowledgement; Reno, which every kernel has and every user may
-/// choose, does neither. A kernel that refuses leaves things as they are.
+/// Sets the congestion control of a loopback connection to Reno, which costs less than BBR. A
+/// loopback connection has no congestion, yet BBR paces every segment with a timer and updates its
+/// model on every acknowledgement. Reno does neither, every kernel has it, and every user may
+/// choose it. If the kernel refuses, the socket keeps its setting.
 pub fn spare<'a>(socket: impl Into<SockRef<'a>>, peer: SocketAddr) {
     if peer.ip().to_canonical().is_loopback() {
         #[cfg(target_os = "linux")]

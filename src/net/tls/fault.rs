@@ -1,40 +1,41 @@
-//! Why TLS failed with a peer, in words that tell whose fault it is and what to do.
+//! Explains why TLS with a peer failed: which side is wrong, and what to do.
 
 use std::fmt;
 use std::io;
 
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
-/// Why a handshake failed, as metrics count it.
+/// The reason of a failed handshake, as metrics count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The peer speaks RESP without TLS.
     Plaintext,
-    /// The peer speaks TLS where plain text is spoken.
+    /// The peer speaks TLS to a plain-text port.
     OnPlainPort,
-    /// The peer speaks neither TLS nor RESP, or breaks the protocol.
+    /// The peer speaks neither TLS nor RESP, or violates the protocol.
     Protocol,
     /// The handshake took too long.
     Timeout,
-    /// The peer closed the connection before it said anything.
+    /// The peer closed the connection before it sent anything.
     PortCheck,
-    /// The peer closed the connection before the handshake was done.
+    /// The peer closed the connection before the handshake was complete.
     Closed,
-    /// The peer shows no certificate where one is required.
+    /// The peer shows no certificate, but must.
     NoCertificate,
-    /// The peer's certificate has expired, or does not count yet.
+    /// The peer's certificate has expired or is not valid yet.
     Expired,
-    /// The peer's certificate is signed by an authority that is not trusted here.
+    /// An untrusted authority signed the peer's certificate.
     Untrusted,
-    /// The peer's certificate was revoked, or nothing is known of its revocation.
+    /// The peer's certificate is revoked, or its revocation status is unknown.
     Revoked,
     /// The peer's certificate is for another name.
     WrongName,
-    /// The peer's certificate cannot be used for another reason.
+    /// The peer's certificate is unusable for another reason.
     BadCertificate,
-    /// Both sides have no protocol version, cipher or key exchange in common.
+    /// The two sides have no protocol version, cipher or key exchange in common.
     Incompatible,
-    /// The peer refused: most often it does not accept our certificate.
+    /// The peer refused the handshake, most often because it does not accept respgate's
+    /// certificate.
     Refused,
 }
 
@@ -57,8 +58,8 @@ impl Reason {
         Self::PortCheck,
     ];
 
-    /// Whether the peer is there and shakes hands, but with others: what is wrong are certificates or settings, on either
-    /// side.
+    /// Returns true if the peer answers TLS but the two sides do not accept each other:
+    /// certificates or settings are wrong on one side.
     pub fn is_estrangement(self) -> bool {
         matches!(
             self,
@@ -73,7 +74,7 @@ impl Reason {
         )
     }
 
-    /// The label's value.
+    /// Returns the value of the metrics label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
@@ -94,21 +95,22 @@ impl Reason {
     }
 }
 
-/// Who the peer is.
+/// The kind of peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A client of ours.
+    /// A client of respgate.
     Client,
     /// A server or Sentinel.
     Server,
 }
 
-/// A failed handshake, explained. The text follows the peer's name: "10.0.0.7:51234 shows no certificate, …".
+/// A failed handshake and its explanation. The text follows the peer's name: "10.0.0.7:51234 shows
+/// no certificate, …".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeError {
-    /// For metrics.
+    /// The reason, for metrics.
     pub reason: Reason,
-    /// For people.
+    /// The explanation, for people.
     pub text: String,
 }
 

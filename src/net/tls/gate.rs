@@ -1,4 +1,5 @@
-//! Bounds what TLS handshakes take from a worker: how many are under way at once, and how much of a turn they use.
+//! Bounds what TLS handshakes take from a worker: the number in progress at once, and the computing
+//! time between two runs of other tasks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,30 +13,30 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::poll_meter::PollMeter;
 
-/// Handshakes under way at once on one worker. Each takes some 40 KiB.
+/// Handshakes in progress at once on one worker. Each takes about 40 KiB.
 const AT_ONCE: usize = 256;
 
-/// Admits the handshakes of one worker. A step of a handshake takes up to 1 ms of computing, so that only one is done before
-/// other tasks have their turn.
+/// Admits the handshakes of one worker. A step of a handshake computes for up to 1 ms, so other
+/// tasks run between any two steps.
 pub struct HandshakeGate {
     slots: Semaphore,
-    /// Handshakes that wait for a slot.
+    /// Number of handshakes that wait for a slot.
     waiting: Cell<usize>,
-    /// A step was done in this turn.
+    /// True if a step has run since other tasks last ran.
     used: Cell<bool>,
-    /// Handshakes that wait for a turn.
+    /// Handshakes that wait to run their next step, oldest first.
     queue: RefCell<VecDeque<Weak<Ticket>>>,
     meter: Rc<PollMeter>,
 }
 
-/// A place in the queue for a turn.
+/// A handshake's entry in the queue for the next step.
 struct Ticket {
     called: Cell<bool>,
     waker: RefCell<Waker>,
 }
 
 impl HandshakeGate {
-    /// A gate that nobody has passed.
+    /// Creates a gate with all slots free.
     pub fn new(meter: &Rc<PollMeter>) -> Rc<Self> {
         Rc::new(Self {
             slots: Semaphore::new(AT_ONCE),
@@ -46,8 +47,8 @@ impl HandshakeGate {
         })
     }
 
-    /// Waits until fewer than [`AT_ONCE`] handshakes are under way, in order of arrival. `None` never comes: the gate is not
-    /// closed.
+    /// Waits until fewer than [`AT_ONCE`] handshakes are in progress. Slots go to handshakes in
+    /// order of arrival. It never returns `None`, because the gate is never closed.
     pub(super) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
         if let Ok(slot) = self.slots.try_acquire() {
             return Some(slot);
@@ -57,17 +58,18 @@ impl HandshakeGate {
         self.slots.acquire().await.ok()
     }
 
-    /// Whether a handshake waits for a slot.
+    /// Returns true if a handshake waits for a slot.
     pub(super) fn is_crowded(&self) -> bool {
         self.waiting.get() > 0
     }
 
-    /// Polls `future` only when it is its turn.
+    /// Wraps `future` so that each of its polls waits for the gate.
     pub(super) fn paced<F: Future>(self: &Rc<Self>, future: F) -> Paced<F> {
         Paced { future, gate: self.clone(), ticket: None }
     }
 
-    /// Whether a step may be done now. Then others wait for the next turn.
+    /// Returns true if a step may run now. If so, it starts the task that calls the waiting
+    /// handshakes one by one.
     fn begin_step(self: &Rc<Self>) -> bool {
         if self.used.replace(true) {
             return false;
@@ -75,7 +77,8 @@ impl HandshakeGate {
         let gate = self.clone();
         self.meter.spawn_local(async move {
             loop {
-                // Ends after all tasks that are ready now have run, and the sockets have been looked at.
+                // `yield_now` returns after all ready tasks have run and the runtime has polled the
+                // sockets.
                 tokio::task::yield_now().await;
                 if !gate.call_next() {
                     return gate.used.set(false);
@@ -85,7 +88,7 @@ impl HandshakeGate {
         true
     }
 
-    /// Gives the turn to the handshake that has waited longest. Returns false if none waits.
+    /// Wakes the handshake that has waited longest. Returns false if none waits.
     fn call_next(&self) -> bool {
         loop {
             let Some(next) = self.queue.borrow_mut().pop_front() else { return false };
@@ -107,7 +110,7 @@ impl Drop for Waiting<'_> {
 }
 
 pin_project! {
-    /// See [`HandshakeGate::paced`].
+    /// The future that [`HandshakeGate::paced`] returns.
     pub(super) struct Paced<F> {
         #[pin]
         future: F,
@@ -148,7 +151,8 @@ impl<F: Future> Future for Paced<F> {
 mod tests {
     use super::*;
 
-    /// Runs of a task that yields, until all `steps` steps of each of `handshakes` are done.
+    /// Returns how often a yielding task runs until each of `handshakes` has done its `steps`
+    /// steps.
     async fn turns(handshakes: usize, steps: usize) -> usize {
         let gate = HandshakeGate::new(&PollMeter::new());
         let done = Rc::new(Cell::new(0));

@@ -1,4 +1,4 @@
-//! What respgate needs to shake hands with clients.
+//! The TLS settings of connections from clients.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,32 +13,34 @@ use super::certificate::{Certificate, shown_span};
 use super::trust::Trust;
 use super::{Floor, LoadFault, Part, pem, provider};
 
-/// Whether clients prove who they are by certificate.
+/// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// They are not asked.
+    /// respgate requests no certificate.
     #[default]
     Ignored,
-    /// They are asked; those without one are served too. One that does not count is refused.
+    /// respgate requests a certificate and also serves clients without one. It refuses an invalid
+    /// certificate.
     Optional,
-    /// Those without one are refused.
+    /// respgate refuses clients without a certificate.
     Required,
 }
 
-/// How a listener does TLS: paths and rules.
+/// The paths and rules of TLS on one listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerProfile {
-    /// The certificate chain, the own certificate first. All of it is sent.
+    /// Path of the certificate chain, the server's own certificate first. respgate sends the whole
+    /// chain.
     pub chain: PathBuf,
-    /// The private key.
+    /// Path of the private key.
     pub key: PathBuf,
-    /// Whether clients are asked for certificates.
+    /// Whether clients must show a certificate.
     pub clients: ClientCertificates,
-    /// Whose signatures count on clients' certificates.
+    /// The authorities that may sign clients' certificates.
     pub trust: Trust,
-    /// The oldest protocol version.
+    /// The oldest TLS version that is accepted.
     pub floor: Floor,
-    /// How long a handshake may take, from the accept on.
+    /// Time that a handshake may take, counted from the accept.
     pub handshake_timeout: Duration,
 }
 
@@ -46,20 +48,21 @@ pub struct ServerProfile {
 #[derive(Clone, Debug)]
 pub struct ServerSet {
     pub(super) config: Arc<ServerConfig>,
-    /// Until when the chain counts.
+    /// Expiry of the chain.
     pub not_after: SystemTime,
-    /// Seals the tickets of this set.
+    /// Encrypts the session tickets of this set.
     tickets: Arc<dyn ProducesTickets>,
-    /// What tickets were sealed under: a client that was let in by other authorities must prove itself anew.
+    /// The authorities and revocation lists for clients when the tickets were issued. If they
+    /// change, clients must prove their identity in a full handshake.
     admitted_by: Vec<Vec<u8>>,
 }
 
 impl ServerProfile {
-    /// Reads every file and checks the whole. Clients of the set `before` may resume their sessions, unless the
-    /// authorities or revocation lists for clients have changed since.
+    /// Reads every file and checks the profile. Clients of the set `before` may resume their TLS
+    /// sessions, unless the authorities or revocation lists for clients have changed since.
     ///
     /// # Errors
-    /// What cannot be read, does not fit together, or does not count at present.
+    /// Returns the part that cannot be read, does not match another part, or is not valid now.
     pub fn load(&self, before: Option<&ServerSet>) -> Result<ServerSet, LoadFault> {
         let certificates = pem::chain(&self.chain).map_err(|why| LoadFault::new(Part::Chain, why))?;
         let key = pem::key(&self.key).map_err(|why| LoadFault::new(Part::Key, why))?;
@@ -97,12 +100,13 @@ impl ServerProfile {
             None => Ticketer::new().map_err(|error| LoadFault::new(Part::Key, error))?,
         };
         config.ticketer = tickets.clone();
-        // One is enough for clients that keep what they were given last; each costs a record to every new connection.
+        // One ticket suffices for clients that keep the newest one. Each ticket adds a record to
+        // every new connection.
         config.send_tls13_tickets = 1;
         Ok(ServerSet { config: Arc::new(config), not_after, tickets, admitted_by })
     }
 
-    /// Every file and folder that is read.
+    /// Returns every file and folder that the profile reads.
     pub fn paths(&self) -> Vec<PathBuf> {
         let mut files = vec![self.chain.clone(), self.key.clone()];
         if self.clients != ClientCertificates::Ignored {
@@ -112,7 +116,8 @@ impl ServerProfile {
     }
 }
 
-/// A chain that does not count now would fail every handshake: better to say so at once.
+/// Returns an error if a certificate of the chain is not valid now. Every handshake with it would
+/// fail, so the error must show at once.
 pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), LoadFault> {
     let now = SystemTime::now();
     for der in chain {
@@ -137,7 +142,7 @@ pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Resul
     Ok(())
 }
 
-/// A chain and a key that cannot be used together.
+/// Describes a chain and a key that do not match.
 pub(super) fn pair_fault(chain: &Path, key: &Path, error: &Error) -> LoadFault {
     let (chain, key) = (chain.display(), key.display());
     match error {
