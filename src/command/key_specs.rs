@@ -1,14 +1,14 @@
-//! Where the keys of a command stand that the table lacks, as the server says in the key specifications of its reply to
-//! COMMAND (the ninth element; redis.io, "Command key specifications").
+//! Locates the keys of commands that the table lacks, from the key specifications in the server's
+//! reply to COMMAND (the ninth element; redis.io, "Command key specifications").
 
 use super::keys::Unclear;
 use crate::resp::request::Request;
 use crate::resp::value::Value;
 
-/// Specifications of one command that are read; the server's commands have up to 4.
+/// Number of specifications that are read of one command. The server's own commands have up to 4.
 const MAX_SPECS: usize = 16;
 
-/// Where the keys of a command stand.
+/// Locates the keys of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySpecs(Box<[KeySpec]>);
 
@@ -18,27 +18,30 @@ struct KeySpec {
     find: Find,
 }
 
-/// Where the arguments begin among which the keys are. Places count the name as 0.
+/// Where the arguments that contain the keys begin. Indexes count the command's name as 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Begin {
-    /// At this place.
+    /// The arguments begin at this index.
     Index(usize),
-    /// Behind this word, in any case, which is looked for from a place on; from the end and backwards, if that is negative.
+    /// The arguments begin after this word, in any case. The search starts at index `from`; if
+    /// `from` is negative, it starts at that index counted from the end and goes backwards.
     Keyword { word: Box<[u8]>, from: i64 },
 }
 
-/// Which arguments are keys. Places count from where the arguments begin.
+/// Which of those arguments are keys. Indexes count from where the arguments begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Find {
-    /// Every `step`th, up to the place `last`; a negative one counts from the end of all arguments, and the keys are in the
-    /// first of `limit` equal parts.
+    /// Every `step`th argument up to the index `last` is a key. A negative `last` counts from the
+    /// end of all arguments. The keys are in the first of `limit` equal parts.
     Range { last: i64, step: usize, limit: usize },
-    /// As many as the argument at `count` says, every `step`th from `first` on.
+    /// The argument at `count` holds the number of keys. They start at `first`, and every `step`th
+    /// argument is one.
     Count { count: usize, first: usize, step: usize },
 }
 
 impl KeySpecs {
-    /// Reads the fields of one command in the reply to COMMAND. `None`: the server does not say where all keys are.
+    /// Reads the description of one command in the reply to COMMAND. Returns `None` if the server
+    /// does not say where all keys are.
     pub fn read(fields: &[Value]) -> Option<Self> {
         match fields.get(8).and_then(Value::elements) {
             Some(specs) if specs.len() > MAX_SPECS => None,
@@ -50,7 +53,8 @@ impl KeySpecs {
         }
     }
 
-    /// From the first key, the last one and the step between them: before 7.0, servers said no more, and modules may not.
+    /// Reads the first key, the last key and the step between keys. Servers before 7.0 said no
+    /// more, and modules may still say no more.
     fn of_range(fields: &[Value]) -> Option<Self> {
         let number = |place: usize| fields.get(place).and_then(Value::integer);
         let flags = fields.get(2).and_then(Value::elements).unwrap_or_default();
@@ -72,10 +76,11 @@ impl KeySpecs {
         self.0.is_empty()
     }
 
-    /// Whether every key of a request satisfies `is`.
+    /// Returns true if `is` is true for every key of the request.
     ///
     /// # Errors
-    /// [`Unclear`]: a number of keys is none, or keys would stand where no arguments are.
+    /// Returns [`Unclear`] if a key count is not a number, or if a key's index lies beyond the
+    /// arguments.
     pub fn all(&self, request: &Request<'_>, mut is: impl FnMut(&[u8]) -> bool) -> Result<bool, Unclear> {
         for spec in &self.0 {
             let Some(first) = spec.begin.place(request) else { continue };
@@ -114,7 +119,7 @@ impl KeySpec {
     }
 }
 
-/// One half of a specification: its type, and the numbers and words of that.
+/// Returns one half of a specification: its type, and the numbers and words of that type.
 fn part<'a>(spec: &'a Value, name: &str) -> Option<(&'a str, &'a Value)> {
     let part = spec.field(name)?;
     Some((part.field("type")?.text()?, part.field("spec")?))
@@ -130,7 +135,8 @@ fn positive(number: i64) -> Option<usize> {
 }
 
 impl Begin {
-    /// The place where the arguments begin; `None`: the keyword is missing, and so are its keys.
+    /// Returns the index at which the arguments begin. Returns `None` if the keyword is missing;
+    /// the request then has none of its keys.
     fn place(&self, request: &Request<'_>) -> Option<usize> {
         let argc = request.argc() as usize;
         match self {
@@ -169,7 +175,7 @@ impl Find {
                 } else {
                     let last = isize::try_from(last).map_err(|_| Unclear)?;
                     let span = argc.checked_sub(begin).ok_or(Unclear)?;
-                    // A limit of 0 and 1 is none (getKeysUsingKeySpecs in the server's db.c).
+                    // A limit of 0 or 1 means no limit (getKeysUsingKeySpecs in the server's db.c).
                     let end = if limit > 1 { begin + span / limit } else { argc };
                     end.checked_add_signed(last)
                 };
@@ -292,7 +298,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// No specification and no request makes it panic, or take a place that the request lacks for a key.
+        /// No specification and no request makes it panic, or yields an argument that the request
+        /// lacks.
         #[test]
         fn any_specification_is_safe(
             begin in 0..6i64, last in -6..6i64, step in 1..4i64, limit in 0..4i64,
