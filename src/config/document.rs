@@ -1,4 +1,4 @@
-//! Walks a TOML document, so that one pass finds every fault with its line.
+//! Reads the tables of a TOML document, and finds every error with its line in one pass.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use super::schema::{self, TABLES};
 use super::typed::Setting;
 use super::value::{Value, shown};
 
-/// A file's text and name, for turning positions into lines.
+/// A file's text and name, which turn positions into lines.
 #[derive(Debug)]
 pub struct Source<'a> {
-    /// The path as the user gave it.
+    /// The path as the user wrote it.
     pub path: Arc<str>,
-    /// The content.
+    /// The content of the file.
     pub text: &'a str,
 }
 
 impl Source<'_> {
-    /// The place of a key whose value or name begins at a byte offset.
+    /// Returns the place of a key whose value or name begins at a byte offset.
     pub fn place(&self, offset: usize, key: impl Into<String>) -> Place {
         Place::File { path: self.path.clone(), line: self.line(offset), column: None, key: key.into() }
     }
 
-    /// The place of a fault of syntax.
+    /// Returns the place of a syntax error.
     pub fn point(&self, offset: usize) -> Place {
         let before = self.before(offset);
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
@@ -46,7 +46,7 @@ impl Source<'_> {
     }
 }
 
-/// One table, read key by key. The schema says which keys it may have.
+/// Reads one table key by key. The schema says which keys the table may have.
 pub struct Section<'a> {
     source: &'a Source<'a>,
     table: &'a DeTable<'a>,
@@ -56,17 +56,17 @@ pub struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The document's outermost table.
+    /// Returns the document's outermost table.
     pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>) -> Self {
         Self { source, table, place: source.place(0, ""), path: String::new(), known: schema::known("") }
     }
 
-    /// Where the table begins.
+    /// Returns where the table begins.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Reads one setting; a fault is reported.
+    /// Reads one setting and reports an error in it.
     pub fn read<T: Value>(&self, key: &str, report: &mut Report) -> Setting<T> {
         debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
         match self.table.get(key) {
@@ -75,7 +75,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reads a list; every faulty element is reported.
+    /// Reads a list and reports every wrong element.
     pub fn read_list<T>(
         &self,
         key: &str,
@@ -86,7 +86,7 @@ impl<'a> Section<'a> {
         self.read_elements(key, &example, |value| text(value).and_then(&element), report)
     }
 
-    /// As [`Self::read_list`], of a list that may be empty.
+    /// Reads a list that may be empty; see [`Self::read_list`].
     pub fn read_any_list<T>(
         &self,
         key: &str,
@@ -101,7 +101,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// As [`Self::read_list`], of a type that settings have.
+    /// Reads a list whose elements are a [`Value`]; see [`Self::read_list`].
     pub fn read_values<T: Value>(&self, key: &str, example: &str, report: &mut Report) -> Setting<Vec<T>> {
         self.read_elements(key, example, T::from_toml, report)
     }
@@ -137,7 +137,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reads a table whose keys and values are of one kind each; every faulty pair is reported.
+    /// Reads a table in which all keys have one type and all values have one type. Reports every
+    /// wrong pair.
     pub fn read_pairs<K, V>(
         &self,
         key: &str,
@@ -171,14 +172,15 @@ impl<'a> Section<'a> {
         self.known.iter().any(|known| known == key)
     }
 
-    /// The table under a key of the outermost table, if it is there and is a table.
+    /// Returns the table under a key of the outermost table. Returns `None` if the key is missing
+    /// or is not a table.
     pub fn section(&self, key: &str, report: &mut Report) -> Option<Section<'a>> {
         debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
         let (name, value) = self.table.get_key_value(key)?;
         self.enter(name.span().start, value, self.key(key), schema::known(key), report)
     }
 
-    /// The named tables under a key, in the order of the file: `[listeners.app]` and the like.
+    /// Returns the named tables under a key, such as `[listeners.app]`, in the order of the file.
     pub fn sections(&self, key: &str, report: &mut Report) -> Vec<(String, Section<'a>)> {
         let Some(parent) = self.section(key, report) else { return Vec::new() };
         let known = schema::known(&format!("{key}.*"));
@@ -200,7 +202,8 @@ impl<'a> Section<'a> {
         sections
     }
 
-    /// Reports the keys that the table may not have, with the tables that they belong to.
+    /// Reports the keys that the schema does not allow in this table, and the tables that they
+    /// belong to.
     pub fn refuse_unknown_keys(&self, report: &mut Report) {
         for (name, _) in self.table.iter().filter(|(name, _)| !self.knows(name.get_ref())) {
             let name_text = name.get_ref().as_ref();

@@ -1,4 +1,4 @@
-//! The TOML file, as typed.
+//! Reads the TOML file as the user typed it.
 
 use std::fs::Metadata;
 use std::io::Read;
@@ -15,11 +15,10 @@ use super::written::Written;
 use crate::files;
 use crate::rotation::source::readable_by_all;
 
-/// The longest configuration file.
+/// Size of the largest configuration file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// Reads a file; what is wrong with it goes to the report, and the rest is returned. `None` if nothing could be
-/// made of it.
+/// Reads a file, reports its errors, and returns the rest. Returns `None` if nothing could be read.
 pub fn read(path: &Path, report: &mut Report) -> Option<Typed> {
     let whole =
         Place::File { path: path.display().to_string().into(), line: 0, column: None, key: String::new() };
@@ -60,8 +59,8 @@ fn open(path: &Path) -> Result<(String, Metadata), String> {
     Ok((text, metadata))
 }
 
-/// Takes a file's text apart. A file with faults of syntax is reported for those alone: what stands after one
-/// cannot be told apart with certainty.
+/// Parses a file's text. If it has syntax errors, only those are reported, because what follows a
+/// syntax error is uncertain.
 pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     let source = Source { path: path.display().to_string().into(), text };
     let (document, faults) = DeTable::parse_recoverable(text);
@@ -105,7 +104,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     Some(typed)
 }
 
-/// Reads the tables of one kind, which have names of the user's choice.
+/// Reads the tables of one kind, whose names the user chooses.
 fn tables<K: Part>(root: &Section<'_>, kind: &str, folder: &Path, report: &mut Report) -> Vec<Named<K>> {
     let sections = root.sections(kind, report).into_iter();
     sections
@@ -117,7 +116,7 @@ fn tables<K: Part>(root: &Section<'_>, kind: &str, folder: &Path, report: &mut R
         .collect()
 }
 
-/// Reads the keys of one table, and reports those that it may not have.
+/// Reads the keys of one table, and reports keys that it may not have.
 fn keys<K: Part>(section: &Section<'_>, folder: &Path, report: &mut Report) -> K {
     section.refuse_unknown_keys(report);
     K::read(section, "", folder, report)

@@ -1,4 +1,4 @@
-//! How a tenant's rules about commands are typed.
+//! Parses a tenant's rules about commands.
 
 use super::report::suggestion;
 use crate::command::TABLE;
@@ -8,7 +8,7 @@ use crate::tenant::policy::config::{Rule, RuleFault};
 /// Parses one rule.
 ///
 /// # Errors
-/// What is wrong and how to write it.
+/// Returns what is wrong and how to write it.
 pub fn rule(text: &str) -> Result<Rule, String> {
     Rule::parse(text).map_err(|fault| match fault {
         RuleFault::NoSign => {

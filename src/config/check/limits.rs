@@ -1,4 +1,4 @@
-//! Checks how much tenants may use.
+//! Checks the limits of tenants.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use super::LEAST_SIZE;
 use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
 use crate::tenant::limits::rate::Rate;
 
-/// The most respgates that share a rate.
+/// The largest number of respgates that may share a rate.
 const MOST_SHARING: usize = 1000;
 
-/// The upstreams that a limit can be shared through.
+/// The upstreams through which a rate can be shared.
 #[derive(Clone, Copy)]
 pub(super) struct Stores<'a> {
-    /// All of them.
+    /// The names of all upstreams.
     pub names: &'a [String],
-    /// The one that is meant when none is named.
+    /// The upstream that is used if the tenant names none.
     pub usual: Option<&'a str>,
 }
 
@@ -115,7 +115,7 @@ fn rates(typed: RateKeys, report: &mut Report) -> Rates {
     }
 }
 
-/// A rate with its burst, which means nothing alone.
+/// Joins a rate and its burst. A burst without a rate is an error.
 fn rate(per_second: Setting<usize>, burst: Setting<usize>, report: &mut Report) -> Option<Rate> {
     match (per_second, burst) {
         (Setting::Given(per_second, _), burst) => {

@@ -1,4 +1,5 @@
-//! As typed -> checked: fills in defaults, reads passwords, and refuses contradictions.
+//! Turns the typed configuration into a checked one: fills in defaults, reads passwords, and
+//! refuses contradictions.
 
 mod limits;
 mod listener;
@@ -19,11 +20,13 @@ use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::Pool;
 
-/// The smallest size that any limit may be set to: less would refuse what every client sends when it connects.
+/// The smallest size that any limit may have. A smaller one would refuse what every client sends
+/// when it connects.
 const LEAST_SIZE: Bytes = Bytes(1024);
 
-/// Makes a configuration of what was typed. Every fault goes to the report; there may be a configuration all the
-/// same, which is then not to be run. `cores` is the default of `workers`.
+/// Makes a configuration of what the user typed, and reports every error. It may return a
+/// configuration even if there are errors; the caller must not run that one. `cores` is the default
+/// of `workers`.
 pub fn check(
     mut typed: Typed,
     env: &dyn Fn(&str) -> Option<OsString>,
@@ -104,8 +107,9 @@ pub fn check(
     .filter(|_| report.faults.is_empty())
 }
 
-/// Every worker needs a connection of each lane to each upstream: more workers than that is a fault if typed, and
-/// cut down if it is the machine's number of cores.
+/// Returns the number of workers. Every worker needs a connection of each lane to each upstream. A
+/// typed number that is larger than the upstreams' limits allow is an error; the default, the
+/// machine's number of cores, is lowered instead.
 fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: &mut Report) -> usize {
     let most = |upstream: &Upstream| {
         let config = &upstream.config;
@@ -114,7 +118,7 @@ fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: 
             Pool::Session => config.max_connections,
         }
     };
-    // None at all is the upstream's own fault, reported with it.
+    // An upstream that allows no connection at all is skipped: its own check reports that error.
     let tightest =
         upstreams.iter().filter(|upstream| most(upstream) > 0).min_by_key(|upstream| most(upstream));
     match (typed, tightest) {
@@ -136,7 +140,8 @@ fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: 
     }
 }
 
-/// Users with credentials of their own each need a shared connection of each worker while they are used.
+/// Warns if the shared connections may not suffice for the users: each user with credentials of its
+/// own needs one shared connection per worker while its clients are active.
 fn doubt_room_for_users(
     upstream: &Upstream,
     users: &[UserConfig],
@@ -161,7 +166,7 @@ fn doubt_room_for_users(
     }
 }
 
-/// A size that must fit into another: the typed one, or the default cut down to fit.
+/// Returns a size that must fit into another one: the typed size, or the default lowered to fit.
 fn within(
     inner: Setting<Bytes>,
     default: usize,

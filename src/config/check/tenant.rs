@@ -1,4 +1,4 @@
-//! Checks tenants: who belongs to them, and what they may do.
+//! Checks tenants: their members, and what these may do.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -15,13 +15,13 @@ use crate::tenant::policy::Policy;
 use crate::tenant::policy::config::{PolicyConfig, What};
 use crate::upstream::shared::fair::fair_queue::ShareConfig;
 
-/// The most tenants, since each has its own metrics.
+/// Maximum number of tenants, because each has its own metrics.
 const MAX_TENANTS: usize = 1024;
 
-/// The largest share of a tenant, as a multiple of the smallest.
+/// The largest weight of a tenant; the smallest is 1.
 const MAX_WEIGHT: u16 = 1000;
 
-/// Checks all tenants. A rule that names a client for two of them is a fault.
+/// Checks all tenants. A rule that assigns a client to two tenants is an error.
 pub(super) fn check_all(
     typed: Vec<Named<TenantKeys>>,
     stores: Stores<'_>,
@@ -51,7 +51,7 @@ pub(super) fn check_all(
     typed.into_iter().map(|tenant| check(tenant, stores, report)).collect()
 }
 
-/// Reports what stands in one list of two tenants, or twice in one.
+/// Reports an entry that two tenants' lists share, or that one list has twice.
 fn once<T: Hash + Eq + Debug>(
     tenants: &[Named<TenantKeys>],
     list: impl Fn(&TenantKeys) -> &Setting<Vec<T>>,
@@ -132,7 +132,8 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
     }
 }
 
-/// Commands that rules allow and that may be misspelt: a module's name has a dot.
+/// Returns the allowed commands that may be misspelt. A module's command has a dot in its name and
+/// is not checked.
 fn unlisted(config: &PolicyConfig) -> Vec<String> {
     let rules = config.commands.as_deref().unwrap_or_default().iter().filter(|rule| rule.allow);
     let names = rules.filter_map(|rule| match &rule.what {
@@ -142,7 +143,7 @@ fn unlisted(config: &PolicyConfig) -> Vec<String> {
     names.filter(|name| !name.contains('.')).collect()
 }
 
-/// The tenant that something names.
+/// Returns the tenant that a setting names.
 pub(super) fn named<'a>(
     tenant: &Setting<String>,
     tenants: &'a [TenantConfig],

@@ -1,4 +1,4 @@
-//! Checks TLS settings, and reads what they name: certificates, keys, authorities.
+//! Checks TLS settings and reads the files that they name: certificates, keys, authorities.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use crate::net::tls::trust::Trust;
 use crate::net::tls::{LoadFault, Loaded, Part};
 use crate::topology::Address;
 
-/// A certificate that runs out within this time is worth a warning.
+/// respgate warns about a certificate that expires within this time.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// A listener's TLS. `None`: plain text, or a fault.
+/// Checks a listener's TLS settings. Returns `None` if they mean plain text or have an error.
 pub(super) fn listener(
     typed: ServerTlsKeys,
     table: &Place,
@@ -101,9 +101,9 @@ pub(super) fn listener(
     }
 }
 
-/// One leg towards servers. `prefix`: what the names of its keys begin
-/// with. `scheme`: what the URL says. `wider`: the settings that hold where this leg has none of its
-/// own. `None`: plain text, or a fault.
+/// Checks the TLS settings of one leg to servers. `prefix` is the prefix of its keys, and `scheme`
+/// is what the URL says about TLS. The settings `wider` apply where this leg has none of its own.
+/// Returns `None` if they mean plain text or have an error.
 pub(super) fn leg(
     typed: &ClientTlsKeys,
     wider: Option<&ClientTlsKeys>,
@@ -135,7 +135,8 @@ pub(super) fn leg(
         }
         return None;
     }
-    // Authorities belong together, and so do a certificate and its key: they are taken from one leg as a whole.
+    // The settings about authorities are taken from one leg as a whole, and so are a certificate
+    // and its key.
     let own_trust =
         [typed.ca.is_absent(), typed.system_roots.is_absent(), typed.crl.is_absent()].contains(&false);
     let trust = wider.filter(|_| !own_trust).unwrap_or(typed);
@@ -201,14 +202,16 @@ pub(super) fn leg(
             Some(Loaded { profile, set })
         }
         Err(fault) => {
-            // Reported whatever the other leg says: without a fault, this one would run in plain text.
+            // The error is reported whatever the other leg says. If respgate ignored it, this leg
+            // would speak plain text.
             places.report(&fault, report);
             None
         }
     }
 }
 
-/// Names by the address that is dialled: what Sentinels announce, and where the NAT map leads from there.
+/// Returns the servers' names by the address that respgate connects to: the address that Sentinels
+/// announce, and the address that the NAT map gives for it.
 fn names(typed: &ClientTlsKeys, nat: &HashMap<Address, Address>) -> Names {
     let mut by_address = HashMap::new();
     for (address, name) in typed.server_names.value().into_iter().flatten() {
@@ -226,7 +229,7 @@ enum Pair {
     Given(PathBuf, PathBuf),
 }
 
-/// A certificate and its key: both, or neither.
+/// Returns the paths of a certificate and its key. One without the other is an error.
 fn pair(
     chain: Setting<PathBuf>,
     key: Setting<PathBuf>,
@@ -255,7 +258,7 @@ fn pair(
     }
 }
 
-/// Where a missing key should stand: in the table, or next to the flag that was given.
+/// Returns where a missing key belongs: in the table, or next to the flag that was given.
 fn beside(given: &Place, table: &Place, key: &str) -> Place {
     match given {
         Place::File { .. } => table.sub_key(key),
@@ -281,7 +284,7 @@ impl Places {
             Part::Crl => &self.crl,
         };
         let place = place.as_ref().unwrap_or(&self.table);
-        // Legs share settings: what is wrong with those is said once.
+        // Legs share settings. An error in a shared setting is reported once.
         if !report.faults.iter().any(|known| known.place == *place && known.text == fault.text) {
             report.fault(place, fault.text.clone());
         }

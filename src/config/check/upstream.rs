@@ -1,4 +1,4 @@
-//! Checks upstreams: where they are, who respgate is to them, and how many connections they get.
+//! Checks upstreams: their addresses, respgate's credentials, and the numbers of connections.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -20,10 +20,10 @@ use crate::rotation::source::{Account, CredentialSource, NameSource, PasswordSou
 use crate::topology::Address;
 use crate::upstream::config::{Pool, UpstreamConfig};
 
-/// Connections that the shared lane keeps when only one of the two limits is typed.
+/// Number of connections that the shared lane keeps if only one of the two limits is typed.
 const SHARED_RESERVE: usize = 64;
 
-/// Connections that live shorter than this would be made all the time.
+/// The smallest `max-age`. Connections with a shorter life would be replaced all the time.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -91,7 +91,8 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
             (Some(DiscoveryConfig::Sentinel(config)), account)
         }
         None => {
-            // What else is wrong should be known now, not when the target is mended.
+            // The other keys are checked too, so that all errors show at once and not only after
+            // the target is fixed.
             sentinel(location, sentinel_credentials, Vec::new(), String::new(), env, report);
             (None, None)
         }
@@ -102,7 +103,8 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
     Some(Upstream { config, discovery, account, sentinel_account, tls, sentinel_tls })
 }
 
-/// Of a key and a part of the URL that say the same thing, the one whose place wins; within one file, neither.
+/// Chooses between a key and the part of the URL that sets the same value: the one whose place has
+/// precedence. If both are in one file, that is an error.
 fn choose<T>(key: Setting<T>, in_url: Setting<T>, report: &mut Report) -> Setting<T> {
     match (key.place(), in_url.place()) {
         (Some(place @ Place::File { .. }), Some(Place::File { .. })) => {
@@ -168,8 +170,8 @@ fn asks_no_sentinels(name: &str) -> String {
     format!("upstream {name} is at a fixed address and asks no Sentinels; leave it out")
 }
 
-/// Keys that only Sentinels have a use for. From the environment they are no more than doubtful: one environment
-/// may serve many configurations.
+/// Refuses keys that only Sentinels use. If they come from the environment, it only warns, because
+/// one environment may serve many configurations.
 fn refuse_sentinel_keys(name: &str, typed: &DiscoveryKeys, credentials: &Credentials, report: &mut Report) {
     let places = [
         credentials.username.place(),
@@ -217,23 +219,25 @@ fn sentinel(
     (config, account)
 }
 
-/// Whose credentials are read: their keys, and what else can give the password.
+/// The keys that hold an account's credentials, and the environment variable that can also give the
+/// password.
 #[derive(Clone, Copy)]
 pub(super) struct Holder {
-    /// What the password's keys begin with.
+    /// Name or prefix of the password's keys.
     key: &'static str,
     variable: Option<&'static str>,
 }
 
-/// respgate's own, at an upstream's nodes.
+/// respgate's own account at an upstream's nodes.
 const NODES: Holder = Holder { key: "password", variable: Some("RESPGATE_UPSTREAM_PASSWORD") };
-/// respgate's own, at Sentinels.
+/// respgate's own account at Sentinels.
 const SENTINELS: Holder = Holder { key: "sentinel-password", variable: Some("RESPGATE_SENTINEL_PASSWORD") };
-/// Those of one of respgate's users.
+/// The account of one of respgate's users.
 pub(super) const USERS: Holder = Holder { key: "upstream-password", variable: None };
 
-/// Reads name and password. A name without a password is a fault; a password without a name is the default user's.
-/// A program is not run: it may have effects, and take its time.
+/// Reads name and password. A name without a password is an error; a password without a name
+/// belongs to the server's default user. It does not run a `password-command`, because a program
+/// may have effects and take long.
 pub(super) fn account(
     username: Setting<NameSource>,
     password: Setting<PasswordSource>,

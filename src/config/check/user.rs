@@ -10,7 +10,7 @@ use crate::rotation::source::PasswordSource;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 
-/// Checks all users. One who belongs to a tenant is added to its users.
+/// Checks all users. A user that names a tenant is added to the tenant's users.
 pub(super) fn check_all(
     typed: Vec<Named<UserKeys>>,
     tenants: &mut [TenantConfig],

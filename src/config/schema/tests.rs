@@ -1,4 +1,4 @@
-//! The schema against the reader: each key is read, and its type is checked.
+//! Tests the schema against the reader: the reader reads each key and checks its type.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -62,8 +62,8 @@ fn a_table_takes_effect_at_once_if_each_of_its_keys_does() {
     }
 }
 
-/// The types of other modules have defaults of their own, which their tests use. `config::tests` compares those of sessions,
-/// upstreams and Sentinels.
+/// Types of other modules have defaults of their own, which their tests use. `config::tests`
+/// compares the defaults of sessions, upstreams and Sentinels.
 #[test]
 fn other_modules_have_the_same_defaults() {
     let limits = LimitsConfig::default();
