@@ -25,10 +25,11 @@ use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Counted as WorkerCounts;
 
-/// How long a scrape waits for a busy worker before it leaves that worker's figures as they were.
+/// Time that a rendering waits for a busy worker. After it, the sums leave out that worker's
+/// counts: gauges fall, and counters keep their last value.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The least time between the beginnings of two texts.
+/// Minimum time between the starts of two renderings.
 const SPACING: Duration = Duration::from_millis(20);
 
 /// Renders metrics on demand.
@@ -36,12 +37,12 @@ pub(super) struct MetricsEndpoint {
     upstreams: Vec<View>,
     sources: Sources,
     board: Mutex<Arc<MetricsRegistry>>,
-    /// How many texts have been begun.
+    /// Number of renderings that have begun.
     begun: AtomicU64,
     newest: tokio::sync::Mutex<Text>,
 }
 
-/// A text, and which of all it is.
+/// A rendered text and its number, from 1.
 #[derive(Default)]
 struct Text {
     number: u64,
@@ -49,7 +50,7 @@ struct Text {
     bytes: Bytes,
 }
 
-/// Where figures are written up.
+/// Holds the metrics' present values.
 pub(super) struct MetricsRegistry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -65,8 +66,8 @@ impl MetricsEndpoint {
         Self { upstreams, sources, board, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
     }
 
-    /// The board, or a new one when users or tenants have changed: figures of one that is no more, and of limits that
-    /// are lifted, would stay on it for ever.
+    /// Returns the registry. Replaces it if users or tenants have changed: otherwise the metrics of
+    /// removed users, tenants and limits would stay for ever.
     fn board(&self, version: u64) -> Arc<MetricsRegistry> {
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         if board.version != version {
@@ -75,7 +76,8 @@ impl MetricsEndpoint {
         board.clone()
     }
 
-    /// What all workers have counted, asked at the same time; without those that are too busy to answer.
+    /// Asks all workers for their counts at the same time. Leaves out those that do not answer
+    /// within the timeout.
     async fn snapshots(&self) -> Vec<(usize, WorkerCounts)> {
         let mut asked = JoinSet::new();
         for (number, worker) in self.sources.workers.iter().cloned().enumerate() {
@@ -91,8 +93,9 @@ impl MetricsEndpoint {
         counts
     }
 
-    /// The metrics now. Texts are made one after the other, [`SPACING`] apart at least: requests that come meanwhile share
-    /// the next one, so that many of them cost no more than one.
+    /// Returns the present metrics. Renderings run one after the other and start at least
+    /// [`SPACING`] apart. All requests that arrive meanwhile share the next rendering, so that many
+    /// requests cost no more than one.
     pub(super) async fn text(&self) -> Bytes {
         let before = self.begun.load(Ordering::Relaxed);
         let mut newest = self.newest.lock().await;
@@ -102,7 +105,8 @@ impl MetricsEndpoint {
             }
             newest.begun = Some(Instant::now());
             let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-            // Whoever asked may be gone before it is ready; then the next one begins again.
+            // The client may leave before the text is ready, which drops this future. The next
+            // request then renders again.
             let bytes = Bytes::from(self.render().await);
             (newest.number, newest.bytes) = (number, bytes);
         }
@@ -330,7 +334,7 @@ impl MetricsRegistry {
                 count.taken() as u64,
             );
         }
-        // A limit that never took hold has no sample, so that a tenant has few.
+        // A limit that never took effect gets no sample, so that a tenant has few samples.
         for (at, limit) in Limit::ALL.into_iter().enumerate() {
             for (name, figures) in [(TENANT_DELAYED, &counted.delayed), (TENANT_REFUSED, &counted.refused)] {
                 if let Some(value) = figures.get(at).copied().filter(|value| *value > 0) {

@@ -1,4 +1,4 @@
-//! What the admin side shows of TLS: handshakes, and until when certificates count.
+//! What the admin listener shows of TLS: handshakes, and when certificates expire.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,19 +20,19 @@ const CONNECTS_DELAYED: &str = "respgate_connects_delayed_total";
 const CONNECTS_REFUSED: &str = "respgate_connects_refused_total";
 const EXPIRY: &str = "respgate_tls_certificate_expiry_timestamp_seconds";
 
-/// A certificate that runs out within this time is named by /readyz.
+/// /readyz names certificates that expire within this time.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// What the admin side can see of TLS.
+/// What the admin listener reads about TLS.
 #[derive(Clone, Default)]
 pub struct TlsStatus {
-    /// The listeners that speak TLS, by their place in the workers' plan.
+    /// The listeners that speak TLS, each with its index in the workers' plan and its name.
     pub listeners: Vec<(usize, String)>,
-    /// By listener, what the connection rates of its sources have done.
+    /// By listener, the counts of connections that exceeded the rate of their source.
     pub sources: Vec<(String, Arc<SourceCounts>)>,
-    /// Until when respgate's own certificates count.
+    /// When respgate's own certificates expire.
     pub expiries: Vec<Expiry>,
-    /// Legs that do not verify whom they speak to, as in "upstream main".
+    /// Legs on which respgate does not verify the server, for example "upstream main".
     pub unverified: Vec<String>,
 }
 
@@ -57,7 +57,8 @@ impl TlsStatus {
         );
     }
 
-    /// `handshakes`: by the listeners' place in the workers' plan.
+    /// Publishes the metrics. `handshakes` is indexed by the listeners' indexes in the workers'
+    /// plan.
     pub(super) fn publish(&self, board: &MetricsRegistry, handshakes: &[Handshakes]) {
         for (place, name) in &self.listeners {
             let Some(counted) = handshakes.get(*place) else { continue };
@@ -86,7 +87,7 @@ impl TlsStatus {
         }
     }
 
-    /// What whoever looks at /readyz should know. None of it makes respgate unready.
+    /// Returns the warnings for a reader of /readyz. None of them makes respgate unready.
     pub(super) fn remarks(&self, now: SystemTime) -> String {
         let mut text = String::new();
         for leg in &self.unverified {

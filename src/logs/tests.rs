@@ -5,7 +5,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
 
-/// What is written.
+/// Collects the lines that are written.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -19,7 +19,7 @@ impl io::Write for Written {
     }
 }
 
-/// Logs through a limit at `trace`; gives the lines.
+/// Logs through a limit at `trace` and returns the lines.
 fn logged(log: impl FnOnce()) -> (LogLimit, Vec<String>) {
     let (limit, written) = (LogLimit::default(), Written::default());
     let writer = written.clone();
@@ -33,7 +33,8 @@ fn logged(log: impl FnOnce()) -> (LogLimit, Vec<String>) {
     (limit, text.lines().map(str::to_owned).collect())
 }
 
-/// Lines of a burst, and those that time refills while it lasts.
+/// Checks that the number of lines is at most a burst and what the rate refills while `took`
+/// passes.
 fn assert_bounded(lines: &[String], text: &str, rate: Rate, took: Duration) {
     let count = lines.iter().filter(|line| line.contains(text)).count() as u64;
     let most = rate.burst + rate.per_second * (took.as_secs() + 1);

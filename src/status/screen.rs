@@ -1,4 +1,4 @@
-//! A running respgate in one screen. Pure.
+//! Formats the state of a running respgate on one screen. Does no I/O.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::Status;
 
-/// Failovers that are shown of each upstream.
+/// Number of failovers that are shown for each upstream.
 const FAILOVERS: usize = 3;
 
-/// What should not happen: a metric, and how it is called here.
+/// Metrics that should stay 0, each with its description on the screen.
 const TROUBLE: [(&str, &str); 9] = [
     ("respgate_outcome_unknown_total", "writes whose outcome is unknown"),
     ("respgate_hold_expired_total", "commands failed for want of a primary"),
@@ -23,7 +23,7 @@ const TROUBLE: [(&str, &str); 9] = [
     ("respgate_commands_refused_total", "commands refused by respgate"),
 ];
 
-/// The screen.
+/// Returns the screen.
 pub(super) fn show(status: &Status) -> String {
     let mut text = String::new();
     let version = status.now.text("respgate_build_info", "version").unwrap_or_default();
@@ -136,7 +136,7 @@ fn failover_words(failover: &Value) -> String {
     )
 }
 
-/// As in `1,234,567`.
+/// Formats a number with thousands separators, as in `1,234,567`.
 fn number(value: f64) -> String {
     let digits = format!("{:.0}", value.max(0.0));
     let mut grouped = String::new();
