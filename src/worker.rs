@@ -1,4 +1,5 @@
-//! One thread with one current-thread runtime: sessions and upstream connections never leave it.
+//! A worker: one thread with one current-thread runtime. Its sessions and upstream connections
+//! never leave the thread.
 
 use std::io;
 use std::rc::Rc;
@@ -27,49 +28,49 @@ use crate::session::{Session, SessionContext};
 use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
-/// Clients that may wait to be taken over by a worker.
+/// Maximum number of accepted clients that wait for the worker to take them over.
 const ARRIVALS: usize = 1024;
-/// Clients taken over before other tasks have their turn: some 0.5 ms.
+/// Clients taken over before other tasks run, which takes about 0.5 ms.
 const ARRIVALS_PER_TURN: usize = 8;
-/// Requests that may wait for a worker's answer.
+/// Maximum number of requests that wait for the worker's answer.
 const ASKS: usize = 64;
 
 /// An accepted client on its way to a worker.
 pub struct AcceptedClient {
-    /// The socket, not yet known to any runtime.
+    /// The client's socket, not yet registered with a runtime.
     pub socket: Socket,
-    /// Which of the [`Plan::listeners`] accepted it.
+    /// Index of the client's listener in [`Plan::listeners`].
     pub listener: usize,
-    /// Where it comes from.
+    /// The addresses and attributes that the client comes with.
     pub origin: Origin,
-    /// Counts it against its listener's limit, for as long as it lives.
+    /// Counts the client against its listener's limit until it is dropped.
     pub place: CountGuard,
 }
 
 /// An accepted socket.
 pub enum Socket {
-    /// TCP.
+    /// A TCP socket.
     Tcp(std::net::TcpStream),
-    /// Unix.
+    /// A unix socket.
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// One counted place, free again when it is dropped.
+/// Counts one client while it lives, and subtracts it again when it is dropped.
 pub struct CountGuard {
     taken: Arc<AtomicUsize>,
-    /// One of another count, taken for the same client.
+    /// The guard of another count for the same client.
     also: Option<Box<CountGuard>>,
 }
 
 impl CountGuard {
-    /// Takes a place if fewer than `limit` are taken.
+    /// Adds one to `taken` and returns its guard, or `None` if the count has reached `limit`.
     pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         let before = taken.fetch_add(1, Ordering::Relaxed);
         let place = Self { taken: taken.clone(), also: None };
         (before < limit).then_some(place)
     }
 
-    /// Both places, until this one is dropped.
+    /// Joins two guards in one. Dropping it releases both.
     pub fn and(mut self, other: Self) -> Self {
         self.also = Some(Box::new(other));
         self
@@ -82,43 +83,43 @@ impl Drop for CountGuard {
     }
 }
 
-/// What every worker does.
+/// The settings of every worker.
 #[derive(Clone)]
 pub struct Plan {
-    /// By the number that listeners are known by.
+    /// The listeners, by their index.
     pub listeners: Vec<ListenerPlan>,
-    /// Whose clients are under which limits.
+    /// The tenants, their clients and their limits.
     pub tenants: Tenants,
-    /// Upstreams.
+    /// The upstreams, by their index.
     pub upstreams: Vec<UpstreamPlan>,
-    /// What all workers together may hold for their clients.
+    /// The byte budget that all workers share.
     pub budget: Arc<Budget>,
 }
 
-/// What a worker does with the clients of one listener.
+/// The settings of one listener's clients on a worker.
 #[derive(Clone)]
 pub struct ListenerPlan {
     /// The listener's name, for logs.
     pub name: String,
-    /// Bounds of its sessions.
+    /// Settings of the listener's sessions.
     pub session: SessionConfig,
-    /// Which of the upstreams they use.
+    /// Index of the upstream that serves the listener's clients.
     pub upstream: usize,
-    /// How TLS is done; `None` speaks plain text.
+    /// TLS settings; `None` speaks plain text.
     pub tls: Option<ServerTls>,
 }
 
-/// What a worker has counted.
+/// Holds what a worker has counted.
 pub struct Counted {
     /// TLS handshakes, by listener.
     pub handshakes: Vec<Handshakes>,
-    /// By upstream.
+    /// Counts by upstream.
     pub upstreams: Vec<Snapshot>,
-    /// By the number of the tenant.
+    /// Counts by tenant, each with the tenant's number.
     pub tenants: Vec<(usize, figures::Counted)>,
-    /// Bytes held for clients now.
+    /// Bytes that the worker holds for clients now.
     pub buffered: usize,
-    /// How long the polls of its tasks take.
+    /// Durations of the polls of the worker's tasks.
     pub polls: PollFigures,
 }
 
@@ -128,7 +129,7 @@ enum Ask {
     Drain(oneshot::Sender<()>),
 }
 
-/// A running worker, as the rest of the process sees it.
+/// The handle through which the rest of the process talks to a running worker.
 #[derive(Clone)]
 pub struct Worker {
     arrivals: mpsc::Sender<AcceptedClient>,
@@ -137,10 +138,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker's thread. It ends when every handle is dropped.
+    /// Starts a worker's thread. The thread ends when every handle is dropped.
     ///
     /// # Errors
-    /// The system has no thread, or no descriptors for a runtime.
+    /// Returns an error if the system cannot start a thread. If the thread cannot create its
+    /// runtime, it logs that and ends.
     pub fn start(number: usize, plan: Plan) -> io::Result<(Self, JoinHandle<()>)> {
         let (arrivals, arriving) = mpsc::channel(ARRIVALS);
         let (asks, asked) = mpsc::channel(ASKS);
@@ -170,26 +172,27 @@ impl Worker {
         Ok((Self { arrivals, asks, load }, thread))
     }
 
-    /// Sessions of this worker, those on their way included.
+    /// Returns the number of the worker's sessions, including clients that are on their way to it.
     pub fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Hands a client over; waits while the worker is busy with earlier ones. False: the worker is gone.
+    /// Hands a client over. Waits while the worker's queue is full. Returns false if the worker is
+    /// gone.
     pub async fn take(&self, arrival: AcceptedClient) -> bool {
         self.load.fetch_add(1, Ordering::Relaxed);
         self.arrivals.send(arrival).await.is_ok()
     }
 
-    /// What the worker has counted; `None` if it is gone.
+    /// Returns what the worker has counted; `None` if it is gone.
     pub async fn snapshot(&self) -> Option<Counted> {
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Snapshot(answer)).await.ok()?;
         answered.await.ok()
     }
 
-    /// Users or tenants are these from now on: for new clients once this returns, for others at their next turn, to which
-    /// they are woken.
+    /// Replaces the users and tenants. New clients use them once this returns. Existing sessions
+    /// are woken and use them from their next poll on.
     pub async fn adopt(&self, tenants: Tenants) {
         let (answer, answered) = oneshot::channel();
         if self.asks.send(Ask::Adopt(tenants, answer)).await.is_ok() {
@@ -197,7 +200,7 @@ impl Worker {
         }
     }
 
-    /// Ends sessions as soon as nothing of theirs is under way; returns when none is left.
+    /// Ends each session as soon as it has no unanswered command. Returns when no session is left.
     pub async fn drain(&self) {
         let (answer, answered) = oneshot::channel();
         if self.asks.send(Ask::Drain(answer)).await.is_ok() {
@@ -247,7 +250,8 @@ async fn run(
         .collect();
     let mut arrived = 0;
     loop {
-        // A storm of connections comes in small parts, between which the sessions that are there have their turns.
+        // A burst of connections is taken over in small batches, so that existing sessions run
+        // between them.
         if arrived == ARRIVALS_PER_TURN {
             arrived = 0;
             tokio::task::yield_now().await;
@@ -284,7 +288,7 @@ async fn run(
     }
 }
 
-/// One listener's side of a worker.
+/// One listener's state on a worker.
 struct ListenerContext {
     name: String,
     tls: Option<ServerTls>,
@@ -308,7 +312,7 @@ fn receive(arrival: AcceptedClient, doors: &[Rc<ListenerContext>], load: &Arc<At
     }
 }
 
-/// Looks once a second whose time is up.
+/// Checks the sessions' timeouts and advances the poll meter once a second.
 async fn keep_time(roster: Rc<SessionRegistry>, meter: Rc<PollMeter>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -319,12 +323,12 @@ async fn keep_time(roster: Rc<SessionRegistry>, meter: Rc<PollMeter>) {
     }
 }
 
-/// What a client takes up, from its accept to its end.
+/// The guards that count a client from its accept to its end.
 type Places = (CountGuard, CountGuard);
 
 impl ListenerContext {
-    /// Serves a client in a task of its own, where TLS is spoken after a handshake in another: a slow one keeps nobody
-    /// waiting, and what it needed is free again.
+    /// Serves a client in a task of its own. A TLS handshake runs in a separate task first, so that
+    /// a slow handshake delays no other client and its memory is free once it is done.
     fn admit(self: Rc<Self>, stream: Stream, origin: Origin, places: Places) {
         match stream {
             Stream::Tcp(stream) if self.tls.is_some() => {
@@ -338,7 +342,7 @@ impl ListenerContext {
         }
     }
 
-    /// `None`: the client is not let in.
+    /// Does the TLS handshake. Returns `None` if it failed; the failure is counted and logged.
     async fn shake_hands(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
         match self.tls.as_ref()?.accept(stream, &self.log, &self.gate).await {
             Ok(Welcomed { stream, identity }) => {
