@@ -26,7 +26,7 @@ use crate::net::budget::Budget;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
-use crate::reload::{self, Reach};
+use crate::reload::{self, ReloadTargets};
 use crate::rotation::login::Login;
 use crate::rotation::source::Account;
 use crate::rotation::{Tallies, Tally, credentials};
@@ -105,14 +105,14 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     }
 
     let tenants = watch::Sender::new(plan.tenants);
-    let reach = Reach {
+    let targets = ReloadTargets {
         accounts,
         tenants: tenants.clone(),
         upstreams: plan.upstreams,
         stores: stores.clone(),
         workers: workers.clone(),
     };
-    reload::follow(flags.clone(), config.clone(), reach, hangups, &reloads);
+    reload::follow(flags.clone(), config.clone(), targets, hangups, &reloads);
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
     if let Some(socket) = admin {
@@ -166,8 +166,8 @@ async fn tell_ready(upstream: String, mut topology: watch::Receiver<Topology>) {
 fn bind(config: &Config, capacity: Capacity) -> io::Result<Vec<Listener>> {
     let ids = Arc::new(AtomicU64::new(1));
     let mut listeners = Vec::with_capacity(config.listeners.len());
-    for (place, listener) in config.listeners.iter().enumerate() {
-        let bound = Listener::bind(listener, place, ids.clone(), capacity.clone()).map_err(|error| {
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let bound = Listener::bind(listener, index, ids.clone(), capacity.clone()).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("listener '{}' cannot listen on {}: {error}", listener.name, listener.bind),
@@ -193,7 +193,7 @@ fn security(config: &Config, certificates: &Certificates) -> TlsStatus {
     let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.tls.is_some());
     let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
     TlsStatus {
-        listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
+        listeners: listeners.map(|(index, listener)| (index, listener.name.clone())).collect(),
         sources: Vec::new(),
         expiries: certificates.expiries(),
         unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),

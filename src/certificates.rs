@@ -67,13 +67,13 @@ impl Certificates {
             let (profile, set) = (slot.profile.clone(), slot.set.clone());
             let load = move || {
                 let before = set.borrow().clone();
-                profile.load(Some(&before)).map_err(|fault| fault.text)
+                profile.load(Some(&before)).map_err(|error| error.text)
             };
             tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
         }
         for slot in &self.clients {
             let profile = slot.profile.clone();
-            let load = move || profile.load().map_err(|fault| fault.text);
+            let load = move || profile.load().map_err(|error| error.text);
             tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
         }
         tokio::spawn(remind(self.expiries()));

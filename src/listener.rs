@@ -86,7 +86,7 @@ pub struct ListenerConfig {
 /// A bound socket that accepts no clients yet.
 pub struct Listener {
     name: String,
-    place: usize,
+    index: usize,
     max_clients: usize,
     speaks_tls: bool,
     keepalive: Duration,
@@ -145,7 +145,7 @@ struct Client {
 }
 
 impl Listener {
-    /// Binds the listener's socket. `place` is the listener's index in the workers' plan, `ids`
+    /// Binds the listener's socket. `index` is the listener's index in the workers' plan, `ids`
     /// numbers the clients, and `capacity` counts the clients of all listeners.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl Listener {
     /// permitted.
     pub fn bind(
         config: &ListenerConfig,
-        place: usize,
+        index: usize,
         ids: Arc<AtomicU64>,
         capacity: Capacity,
     ) -> io::Result<Self> {
@@ -170,7 +170,7 @@ impl Listener {
         };
         Ok(Self {
             name: config.name.clone(),
-            place,
+            index,
             max_clients: config.max_clients,
             speaks_tls: config.tls.is_some(),
             keepalive: config.keepalive,
@@ -244,7 +244,7 @@ impl Listener {
                     .with_time(self.keepalive)
                     .with_interval((self.keepalive / 3).max(Duration::from_secs(1)));
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                loopback::spare(&stream, peer);
+                loopback::use_reno(&stream, peer);
                 let local = stream.local_addr()?;
                 let from = peer.ip().to_canonical();
                 if self.proxies.iter().any(|network| network.contains(&from)) {
@@ -268,15 +268,15 @@ impl Listener {
     }
 
     async fn admit(self: Arc<Self>, accepted: Accepted, workers: &[Worker]) {
-        let place = self.take_place();
-        match (accepted, place) {
-            (Accepted::Client(client), Some(place)) => match self.rate(&client) {
-                Admission::Now => self.hand_over(client, place, workers).await,
+        let guard = self.count_client();
+        match (accepted, guard) {
+            (Accepted::Client(client), Some(guard)) => match self.rate(&client) {
+                Admission::Now => self.hand_over(client, guard, workers).await,
                 Admission::After(wait) => {
                     let workers = workers.to_vec();
                     tokio::spawn(async move {
                         tokio::time::sleep(wait).await;
-                        self.hand_over(client, place, &workers).await;
+                        self.hand_over(client, guard, &workers).await;
                     });
                 }
                 Admission::Refused => self.refuse_source(client),
@@ -289,7 +289,7 @@ impl Listener {
             }
             // A task of its own reads the header, so that a slow proxy delays no other client. The
             // connection counts as a client meanwhile.
-            (Accepted::Proxied { mut stream, ends }, Some(place)) => {
+            (Accepted::Proxied { mut stream, ends }, Some(guard)) => {
                 let workers = workers.to_vec();
                 tokio::spawn(async move {
                     match proxy_protocol::read(&mut stream).await {
@@ -300,13 +300,13 @@ impl Listener {
                                 Admission::After(wait) => tokio::time::sleep(wait).await,
                                 Admission::Refused => return self.refuse_source(client),
                             }
-                            self.hand_over(client, place, &workers).await;
+                            self.hand_over(client, guard, &workers).await;
                         }
-                        Err(fault @ proxy_protocol::HeaderError::Nothing) => {
-                            tracing::debug!(listener = self.name, from = %ends.source, %fault, "a proxy left");
+                        Err(error @ proxy_protocol::HeaderError::Nothing) => {
+                            tracing::debug!(listener = self.name, from = %ends.source, fault = %error, "a proxy left");
                         }
-                        Err(fault) if self.may_complain() => {
-                            tracing::warn!(listener = self.name, from = %ends.source, %fault, "a connection is closed: proxy-protocol trusts its network to say where clients come from");
+                        Err(error) if self.may_complain() => {
+                            tracing::warn!(listener = self.name, from = %ends.source, fault = %error, "a connection is closed: proxy-protocol trusts its network to say where clients come from");
                         }
                         Err(_) => {}
                     }
@@ -317,7 +317,7 @@ impl Listener {
 
     /// Counts one client against `max-clients` and against the capacity of the process. Returns
     /// `None` if either is exhausted; the caller then turns the client away.
-    fn take_place(&self) -> Option<CountGuard> {
+    fn count_client(&self) -> Option<CountGuard> {
         let own = CountGuard::take(&self.clients, self.max_clients)?;
         let of_process = CountGuard::take(&self.capacity.taken, self.capacity.limit);
         if of_process.is_none() && self.may_complain() {
@@ -375,12 +375,12 @@ impl Listener {
         };
     }
 
-    async fn hand_over(&self, client: Client, place: CountGuard, workers: &[Worker]) {
+    async fn hand_over(&self, client: Client, guard: CountGuard, workers: &[Worker]) {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { id, peer: client.peer, local: client.local, known: client.known };
-        let arrival = AcceptedClient { socket: client.socket, listener: self.place, origin, place };
+        let accepted = AcceptedClient { socket: client.socket, listener: self.index, origin, guard };
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
-            && !worker.take(arrival).await
+            && !worker.take(accepted).await
         {
             tracing::error!(listener = self.name, "a worker has ended; its clients are turned away");
         }

@@ -23,7 +23,7 @@ use crate::upstream::UpstreamPlan;
 use crate::worker::Worker;
 
 /// The parts of the process that a reload changes.
-pub struct Reach {
+pub struct ReloadTargets {
     /// The credentials with which users' clients log in to servers.
     pub accounts: Accounts,
     /// The tenants in force. The admin listener reads them too.
@@ -58,15 +58,15 @@ pub fn on_hangup() -> std::io::Result<Arc<Notify>> {
 /// Follows the configuration file if `flags` name one. `config` is the configuration that the file
 /// gave at the start. `asked` makes respgate read the file at once, and `tallies` receive the
 /// outcome of each change.
-pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>, tallies: &Tallies) {
+pub fn follow(flags: Flags, config: Config, targets: ReloadTargets, asked: Arc<Notify>, tallies: &Tallies) {
     let Some(path) = flags.config.clone() else { return };
     let (interval, tally) = (config.reload_interval, Tally::new("configuration", path.display().to_string()));
     let load = move || match config::load(&flags, &|name| std::env::var_os(name)) {
         (Some(config), report) => Ok((config, report.warnings)),
-        (None, report) => Err(faults(&report)),
+        (None, report) => Err(errors(&report)),
     };
     let state =
-        ReloadState { seen: config.written.clone(), config, reach, tally: tally.clone(), warnings: None };
+        ReloadState { seen: config.written.clone(), config, targets, tally: tally.clone(), warnings: None };
     let state = Arc::new(Mutex::new(state));
     let adopt = move |(config, warnings), _| {
         let state = state.clone();
@@ -80,15 +80,15 @@ pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>, ta
 }
 
 /// Joins all errors of the report in one line.
-fn faults(report: &Report) -> String {
-    let faults: Vec<_> = report.faults.iter().map(ToString::to_string).collect();
-    faults.join("; ")
+fn errors(report: &Report) -> String {
+    let errors: Vec<_> = report.errors.iter().map(ToString::to_string).collect();
+    errors.join("; ")
 }
 
 struct ReloadState {
     /// The configuration in force.
     config: Config,
-    reach: Reach,
+    targets: ReloadTargets,
     tally: Tally,
     /// The keys and values that the file held when it was last read.
     seen: Written,
@@ -125,7 +125,7 @@ impl ReloadState {
     }
 
     async fn apply(&mut self) {
-        let Reach { accounts, tenants, upstreams, stores, workers } = &mut self.reach;
+        let ReloadTargets { accounts, tenants, upstreams, stores, workers } = &mut self.targets;
         let next = tenants.borrow().reconfigured(&self.config.tenants, &self.config.listener_tenants());
         if let Some(users) = &next.users {
             users.replace(accounts.follow(&self.config.users));

@@ -29,11 +29,11 @@ use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
 /// Maximum number of accepted clients that wait for the worker to take them over.
-const ARRIVALS: usize = 1024;
+const ACCEPT_QUEUE: usize = 1024;
 /// Clients taken over before other tasks run, which takes about 0.5 ms.
-const ARRIVALS_PER_TURN: usize = 8;
+const CLIENTS_PER_BATCH: usize = 8;
 /// Maximum number of requests that wait for the worker's answer.
-const ASKS: usize = 64;
+const REQUEST_QUEUE: usize = 64;
 
 /// An accepted client on its way to a worker.
 pub struct AcceptedClient {
@@ -44,7 +44,7 @@ pub struct AcceptedClient {
     /// The addresses and attributes that the client comes with.
     pub origin: Origin,
     /// Counts the client against its listener's limit until it is dropped.
-    pub place: CountGuard,
+    pub guard: CountGuard,
 }
 
 /// An accepted socket.
@@ -66,8 +66,8 @@ impl CountGuard {
     /// Adds one to `taken` and returns its guard, or `None` if the count has reached `limit`.
     pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         let before = taken.fetch_add(1, Ordering::Relaxed);
-        let place = Self { taken: taken.clone(), also: None };
-        (before < limit).then_some(place)
+        let guard = Self { taken: taken.clone(), also: None };
+        (before < limit).then_some(guard)
     }
 
     /// Joins two guards in one. Dropping it releases both.
@@ -123,7 +123,7 @@ pub struct Counted {
     pub polls: PollFigures,
 }
 
-enum Ask {
+enum WorkerRequest {
     Snapshot(oneshot::Sender<Counted>),
     Adopt(Tenants, oneshot::Sender<()>),
     Drain(oneshot::Sender<()>),
@@ -132,8 +132,8 @@ enum Ask {
 /// The handle through which the rest of the process talks to a running worker.
 #[derive(Clone)]
 pub struct Worker {
-    arrivals: mpsc::Sender<AcceptedClient>,
-    asks: mpsc::Sender<Ask>,
+    clients: mpsc::Sender<AcceptedClient>,
+    requests: mpsc::Sender<WorkerRequest>,
     load: Arc<AtomicUsize>,
 }
 
@@ -144,8 +144,8 @@ impl Worker {
     /// Returns an error if the system cannot start a thread. If the thread cannot create its
     /// runtime, it logs that and ends.
     pub fn start(number: usize, plan: Plan) -> io::Result<(Self, JoinHandle<()>)> {
-        let (arrivals, arriving) = mpsc::channel(ARRIVALS);
-        let (asks, asked) = mpsc::channel(ASKS);
+        let (clients, accepted) = mpsc::channel(ACCEPT_QUEUE);
+        let (requests, requested) = mpsc::channel(REQUEST_QUEUE);
         let load = Arc::new(AtomicUsize::new(0));
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn({
             let load = load.clone();
@@ -159,8 +159,8 @@ impl Worker {
                         runtime.block_on(meter.measure(run(
                             number,
                             plan,
-                            arriving,
-                            asked,
+                            accepted,
+                            requested,
                             load,
                             meter.clone(),
                         )));
@@ -169,7 +169,7 @@ impl Worker {
                 }
             }
         })?;
-        Ok((Self { arrivals, asks, load }, thread))
+        Ok((Self { clients, requests, load }, thread))
     }
 
     /// Returns the number of the worker's sessions, including clients that are on their way to it.
@@ -179,15 +179,15 @@ impl Worker {
 
     /// Hands a client over. Waits while the worker's queue is full. Returns false if the worker is
     /// gone.
-    pub async fn take(&self, arrival: AcceptedClient) -> bool {
+    pub async fn take(&self, client: AcceptedClient) -> bool {
         self.load.fetch_add(1, Ordering::Relaxed);
-        self.arrivals.send(arrival).await.is_ok()
+        self.clients.send(client).await.is_ok()
     }
 
     /// Returns what the worker has counted; `None` if it is gone.
     pub async fn snapshot(&self) -> Option<Counted> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask::Snapshot(answer)).await.ok()?;
+        self.requests.send(WorkerRequest::Snapshot(answer)).await.ok()?;
         answered.await.ok()
     }
 
@@ -195,7 +195,7 @@ impl Worker {
     /// are woken and use them from their next poll on.
     pub async fn adopt(&self, tenants: Tenants) {
         let (answer, answered) = oneshot::channel();
-        if self.asks.send(Ask::Adopt(tenants, answer)).await.is_ok() {
+        if self.requests.send(WorkerRequest::Adopt(tenants, answer)).await.is_ok() {
             let _ = answered.await;
         }
     }
@@ -203,7 +203,7 @@ impl Worker {
     /// Ends each session as soon as it has no unanswered command. Returns when no session is left.
     pub async fn drain(&self) {
         let (answer, answered) = oneshot::channel();
-        if self.asks.send(Ask::Drain(answer)).await.is_ok() {
+        if self.requests.send(WorkerRequest::Drain(answer)).await.is_ok() {
             let _ = answered.await;
         }
     }
@@ -212,75 +212,75 @@ impl Worker {
 async fn run(
     number: usize,
     plan: Plan,
-    mut arriving: mpsc::Receiver<AcceptedClient>,
-    mut asked: mpsc::Receiver<Ask>,
+    mut accepted: mpsc::Receiver<AcceptedClient>,
+    mut requested: mpsc::Receiver<WorkerRequest>,
     load: Arc<AtomicUsize>,
     meter: Rc<PollMeter>,
 ) {
     let share = Rc::new(Share::new(plan.budget, number));
     let buffers = Rc::new(Buffers::new(share.clone()));
-    let roster = Rc::new(SessionRegistry::default());
-    meter.spawn_local(roster.clone().relieve(buffers.clone()));
+    let sessions = Rc::new(SessionRegistry::default());
+    meter.spawn_local(sessions.clone().relieve(buffers.clone()));
     let upstreams: Vec<Rc<Upstream>> = plan
         .upstreams
         .into_iter()
         .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), Rc::new(Counters::default())))
         .collect();
-    let offices = WorkerTenants::new(&plan.tenants);
+    let worker_tenants = WorkerTenants::new(&plan.tenants);
     let gate = HandshakeGate::new(&meter);
-    meter.spawn_local(keep_time(roster.clone(), meter.clone()));
-    let doors: Vec<Rc<ListenerContext>> = plan
+    meter.spawn_local(check_timeouts(sessions.clone(), meter.clone()));
+    let listeners: Vec<Rc<ListenerContext>> = plan
         .listeners
         .into_iter()
         .enumerate()
         .filter_map(|(listener, plan)| {
-            let around = Rc::new(SessionContext {
+            let ctx = Rc::new(SessionContext {
                 unauthenticated: plan.session.request.unauthenticated(),
                 config: plan.session,
                 listener,
-                offices: offices.clone(),
+                offices: worker_tenants.clone(),
                 upstream: upstreams.get(plan.upstream)?.clone(),
                 buffers: buffers.clone(),
-                roster: roster.clone(),
+                roster: sessions.clone(),
             });
             let (meter, gate) = (meter.clone(), gate.clone());
             let log = HandshakeLog::default();
-            Some(Rc::new(ListenerContext { name: plan.name, tls: plan.tls, log, ctx: around, meter, gate }))
+            Some(Rc::new(ListenerContext { name: plan.name, tls: plan.tls, log, ctx, meter, gate }))
         })
         .collect();
-    let mut arrived = 0;
+    let mut in_batch = 0;
     loop {
         // A burst of connections is taken over in small batches, so that existing sessions run
         // between them.
-        if arrived == ARRIVALS_PER_TURN {
-            arrived = 0;
+        if in_batch == CLIENTS_PER_BATCH {
+            in_batch = 0;
             tokio::task::yield_now().await;
         }
         tokio::select! {
-            arrival = arriving.recv() => match arrival {
-                Some(arrival) => {
-                    arrived += 1;
-                    receive(arrival, &doors, &load);
+            client = accepted.recv() => match client {
+                Some(client) => {
+                    in_batch += 1;
+                    receive(client, &listeners, &load);
                 }
                 None => return,
             },
-            ask = asked.recv() => match ask {
-                Some(Ask::Snapshot(answer)) => {
+            request = requested.recv() => match request {
+                Some(WorkerRequest::Snapshot(answer)) => {
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
-                    let tenants = offices.figures();
-                    let handshakes = doors.iter().map(|door| door.log.count()).collect();
+                    let tenants = worker_tenants.figures();
+                    let handshakes = listeners.iter().map(|listener| listener.log.count()).collect();
                     let (buffered, polls) = (share.bytes(), meter.figures());
                     let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered, polls });
                 }
-                Some(Ask::Adopt(tenants, answer)) => {
+                Some(WorkerRequest::Adopt(tenants, answer)) => {
                     upstreams.iter().for_each(|upstream| upstream.set_fair(!tenants.all.is_empty()));
-                    offices.adopt(&tenants);
-                    roster.tell_reload();
+                    worker_tenants.adopt(&tenants);
+                    sessions.tell_reload();
                     let _ = answer.send(());
                 }
-                Some(Ask::Drain(answer)) => {
-                    roster.drain();
-                    tokio::task::spawn_local(tell_when_empty(roster.clone(), answer));
+                Some(WorkerRequest::Drain(answer)) => {
+                    sessions.drain();
+                    tokio::task::spawn_local(answer_when_empty(sessions.clone(), answer));
                 }
                 None => return,
             },
@@ -298,78 +298,78 @@ struct ListenerContext {
     gate: Rc<HandshakeGate>,
 }
 
-fn receive(arrival: AcceptedClient, doors: &[Rc<ListenerContext>], load: &Arc<AtomicUsize>) {
-    let departure = CountGuard { taken: load.clone(), also: None };
-    let Some(door) = doors.get(arrival.listener).cloned() else { return };
-    let AcceptedClient { socket, origin, place, .. } = arrival;
+fn receive(client: AcceptedClient, listeners: &[Rc<ListenerContext>], load: &Arc<AtomicUsize>) {
+    let session_guard = CountGuard { taken: load.clone(), also: None };
+    let Some(listener) = listeners.get(client.listener).cloned() else { return };
+    let AcceptedClient { socket, origin, guard, .. } = client;
     let stream = match socket {
         Socket::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
         Socket::Unix(socket) => tokio::net::UnixStream::from_std(socket).map(Stream::Unix),
     };
     match stream {
-        Ok(stream) => door.admit(stream, origin, (place, departure)),
+        Ok(stream) => listener.accept(stream, origin, (guard, session_guard)),
         Err(error) => tracing::warn!(%error, "a client could not be taken over"),
     }
 }
 
 /// Checks the sessions' timeouts and advances the poll meter once a second.
-async fn keep_time(roster: Rc<SessionRegistry>, meter: Rc<PollMeter>) {
+async fn check_timeouts(sessions: Rc<SessionRegistry>, meter: Rc<PollMeter>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        roster.inspect();
+        sessions.inspect();
         meter.tick();
     }
 }
 
 /// The guards that count a client from its accept to its end.
-type Places = (CountGuard, CountGuard);
+type CountGuards = (CountGuard, CountGuard);
 
 impl ListenerContext {
     /// Serves a client in a task of its own. A TLS handshake runs in a separate task first, so that
     /// a slow handshake delays no other client and its memory is free once it is done.
-    fn admit(self: Rc<Self>, stream: Stream, origin: Origin, places: Places) {
+    fn accept(self: Rc<Self>, stream: Stream, origin: Origin, guards: CountGuards) {
         match stream {
             Stream::Tcp(stream) if self.tls.is_some() => {
                 self.meter.clone().spawn_local(async move {
-                    if let Some((stream, origin)) = self.shake_hands(stream, origin).await {
-                        self.serve(stream, origin, places);
+                    if let Some((stream, origin)) = self.handshake(stream, origin).await {
+                        self.serve(stream, origin, guards);
                     }
                 });
             }
-            stream => self.serve(stream, origin, places),
+            stream => self.serve(stream, origin, guards),
         }
     }
 
     /// Does the TLS handshake. Returns `None` if it failed; the failure is counted and logged.
-    async fn shake_hands(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
+    async fn handshake(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
         match self.tls.as_ref()?.accept(stream, &self.log, &self.gate).await {
             Ok(Welcomed { stream, identity }) => {
                 origin.known.certificate = identity.map(Box::new);
                 Some((Stream::Tls(Box::new(stream.into())), origin))
             }
-            Err(fault) => {
-                self.log.failed(&self.name, &origin.peer, &fault);
+            Err(error) => {
+                self.log.failed(&self.name, &origin.peer, &error);
                 None
             }
         }
     }
 
-    fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, places: Places) {
+    fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, guards: CountGuards) {
         let mut session = Session::new(stream, origin, self.ctx.clone());
-        let door = self.clone();
+        let listener = self.clone();
         self.meter.spawn_local(async move {
             session.run().await;
-            if let Some((fault, peer)) = session.tls_fault() {
-                door.log.broken(&door.name, peer, fault);
+            if let Some((error, peer)) = session.tls_fault() {
+                listener.log.broken(&listener.name, peer, error);
             }
-            drop((session, places));
+            drop((session, guards));
         });
     }
 }
 
-async fn tell_when_empty(roster: Rc<SessionRegistry>, answer: oneshot::Sender<()>) {
-    roster.emptied().await;
+async fn answer_when_empty(sessions: Rc<SessionRegistry>, answer: oneshot::Sender<()>) {
+    sessions.emptied().await;
     let _ = answer.send(());
 }

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_holds_a_place_longest_loses_it() {
+    async fn the_oldest_connection_is_closed_first() {
         let start = Instant::now();
         let state = |ms, answering| ConnectionsState {
             accepted: start + Duration::from_millis(ms),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_connection_always_gets_a_place() {
+    async fn a_new_connection_is_always_accepted() {
         let mut connections = Connections::default();
         let started = Instant::now();
         for _ in 0..1000 {

@@ -62,7 +62,7 @@ pub struct Admin {
     users: Option<Arc<Users>>,
     sources: Sources,
     draining: Draining,
-    scrape: MetricsEndpoint,
+    metrics: MetricsEndpoint,
 }
 
 /// What the admin listener reads about the process as a whole.
@@ -99,8 +99,8 @@ impl Admin {
     /// Creates the admin listener's state. `upstreams` are in the order of the workers' plan.
     pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining) -> Self {
         let users = sources.tenants.borrow().users.clone();
-        let scrape = MetricsEndpoint::new(upstreams.clone(), sources.clone());
-        Self { upstreams, users, sources, draining, scrape }
+        let metrics = MetricsEndpoint::new(upstreams.clone(), sources.clone());
+        Self { upstreams, users, sources, draining, metrics }
     }
 
     /// Answers requests until the process ends, because probes need answers during the drain too.
@@ -162,7 +162,7 @@ impl Admin {
             "/livez" => respond(StatusCode::OK, TEXT, "alive\n"),
             "/readyz" => self.ready(),
             "/failovers" => respond(StatusCode::OK, JSON, self.failovers()),
-            "/metrics" => respond(StatusCode::OK, METRICS, self.scrape.text().await),
+            "/metrics" => respond(StatusCode::OK, METRICS, self.metrics.text().await),
             _ => respond(StatusCode::NOT_FOUND, TEXT, INDEX),
         }
     }
@@ -221,14 +221,14 @@ impl Admin {
             if let Some(stuck) = outcomes.stuck {
                 body.push_str(&format!("{of}: changes of its {what} are not seen: {stuck}\n"));
             }
-            if let Some(fault) = outcomes.fault {
-                body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
+            if let Some(error) = outcomes.fault {
+                body.push_str(&format!("{of}: the newest {what} cannot be used: {error}\n"));
             }
         }
         for store in self.sources.stores.all() {
-            if let Some(fault) = store.standing().fault {
+            if let Some(error) = store.standing().fault {
                 let upstream = &store.upstream;
-                body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {fault}\n"));
+                body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {error}\n"));
             }
         }
         body.push_str(&self.sources.security.remarks(SystemTime::now()));

@@ -27,7 +27,7 @@ use crate::worker::Counted as WorkerCounts;
 
 /// Time that a rendering waits for a busy worker. After it, the sums leave out that worker's
 /// counts: gauges fall, and counters keep their last value.
-const PATIENCE: Duration = Duration::from_secs(1);
+const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Minimum time between the starts of two renderings.
 const SPACING: Duration = Duration::from_millis(20);
@@ -36,7 +36,7 @@ const SPACING: Duration = Duration::from_millis(20);
 pub(super) struct MetricsEndpoint {
     upstreams: Vec<View>,
     sources: Sources,
-    board: Mutex<Arc<MetricsRegistry>>,
+    registry: Mutex<Arc<MetricsRegistry>>,
     /// Number of renderings that have begun.
     begun: AtomicU64,
     newest: tokio::sync::Mutex<Text>,
@@ -62,18 +62,18 @@ const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, 
 
 impl MetricsEndpoint {
     pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
-        let board = Mutex::new(Arc::new(MetricsRegistry::new(0)));
-        Self { upstreams, sources, board, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
+        let registry = Mutex::new(Arc::new(MetricsRegistry::new(0)));
+        Self { upstreams, sources, registry, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
     }
 
     /// Returns the registry. Replaces it if users or tenants have changed: otherwise the metrics of
     /// removed users, tenants and limits would stay for ever.
-    fn board(&self, version: u64) -> Arc<MetricsRegistry> {
-        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        if board.version != version {
-            *board = Arc::new(MetricsRegistry::new(version));
+    fn registry(&self, version: u64) -> Arc<MetricsRegistry> {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        if registry.version != version {
+            *registry = Arc::new(MetricsRegistry::new(version));
         }
-        board.clone()
+        registry.clone()
     }
 
     /// Asks all workers for their counts at the same time. Leaves out those that do not answer
@@ -82,7 +82,7 @@ impl MetricsEndpoint {
         let mut asked = JoinSet::new();
         for (number, worker) in self.sources.workers.iter().cloned().enumerate() {
             asked.spawn(async move {
-                let counted = timeout(PATIENCE, worker.snapshot()).await.ok().flatten()?;
+                let counted = timeout(WORKER_TIMEOUT, worker.snapshot()).await.ok().flatten()?;
                 Some((number, counted))
             });
         }
@@ -132,42 +132,42 @@ impl MetricsEndpoint {
                 sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
             }
         }
-        let board = self.board(tenants.version);
+        let registry = self.registry(tenants.version);
         for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
             for (figure, value) in FIGURES.iter().zip(sum) {
-                board.publish(figure.name, figure.kind, labels(name, figure.label), value);
+                registry.publish(figure.name, figure.kind, labels(name, figure.label), value);
             }
-            board.publish_topology(name, &topology.borrow());
-            board.publish_failovers(name, timelines);
+            registry.publish_topology(name, &topology.borrow());
+            registry.publish_failovers(name, timelines);
             for user in tenants.users.iter().flat_map(|users| users.all()) {
                 if let Some(login) = user.login(name) {
                     let mut labels = labels(name, None);
                     labels.push(Label::new("user", user.name.clone()));
-                    board.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
+                    registry.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
                 }
             }
         }
         for tenant in &tenants.all {
-            board.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
+            registry.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
         }
         for store in self.sources.stores.all() {
             let standing = store.standing();
             let shared = standing.fault.is_none().into();
-            board.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
-            board.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
+            registry.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
+            registry.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
         }
-        board.publish_reloads(&self.sources.reloads.all());
+        registry.publish_reloads(&self.sources.reloads.all());
         for ((module, level), count) in self.sources.logs.suppressed() {
             let labels = vec![Label::new("module", module), Label::new("level", level)];
-            board.publish(LINES_SUPPRESSED, Kind::Counter, labels, count);
+            registry.publish(LINES_SUPPRESSED, Kind::Counter, labels, count);
         }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
-        board.publish(BUILD, Kind::Gauge, version, 1);
-        self.sources.security.publish(&board, &handshakes);
-        board.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
-        board.publish_polls(&polls);
-        board.handle.run_upkeep();
-        board.handle.render()
+        registry.publish(BUILD, Kind::Gauge, version, 1);
+        self.sources.security.publish(&registry, &handshakes);
+        registry.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
+        registry.publish_polls(&polls);
+        registry.handle.run_upkeep();
+        registry.handle.render()
     }
 }
 
@@ -244,9 +244,9 @@ impl MetricsRegistry {
             Kind::Gauge,
             "How many parts of the newest version have no effect before a restart.",
         );
-        let board = Self { recorder, handle, version };
-        TlsStatus::describe(&board);
-        board
+        let registry = Self { recorder, handle, version };
+        TlsStatus::describe(&registry);
+        registry
     }
 
     fn publish_topology(&self, name: &str, topology: &Topology) {

@@ -37,20 +37,20 @@ pub struct TlsStatus {
 }
 
 impl TlsStatus {
-    pub(super) fn describe(board: &MetricsRegistry) {
-        board.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
-        board.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
-        board.describe(
+    pub(super) fn describe(registry: &MetricsRegistry) {
+        registry.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
+        registry.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
+        registry.describe(
             CONNECTS_DELAYED,
             Kind::Counter,
             "New connections that waited because their source opened more than connects-per-second.",
         );
-        board.describe(
+        registry.describe(
             CONNECTS_REFUSED,
             Kind::Counter,
             "New connections that were closed because their source opened more than connects-per-second.",
         );
-        board.describe(
+        registry.describe(
             EXPIRY,
             Kind::Gauge,
             "When respgate's own certificate runs out, in seconds since 1970.",
@@ -59,31 +59,41 @@ impl TlsStatus {
 
     /// Publishes the metrics. `handshakes` is indexed by the listeners' indexes in the workers'
     /// plan.
-    pub(super) fn publish(&self, board: &MetricsRegistry, handshakes: &[Handshakes]) {
-        for (place, name) in &self.listeners {
-            let Some(counted) = handshakes.get(*place) else { continue };
+    pub(super) fn publish(&self, registry: &MetricsRegistry, handshakes: &[Handshakes]) {
+        for (index, name) in &self.listeners {
+            let Some(counted) = handshakes.get(*index) else { continue };
             let label = |key: &'static str, value: &'static str| {
                 vec![Label::new("listener", name.clone()), Label::new(key, value)]
             };
-            board.publish(HANDSHAKES, Kind::Counter, label("kind", "full"), counted.full);
-            board.publish(HANDSHAKES, Kind::Counter, label("kind", "resumed"), counted.resumed);
+            registry.publish(HANDSHAKES, Kind::Counter, label("kind", "full"), counted.full);
+            registry.publish(HANDSHAKES, Kind::Counter, label("kind", "resumed"), counted.resumed);
             for (reason, count) in Reason::ALL.iter().zip(counted.failed) {
                 if *reason == Reason::OnPlainPort {
                     continue; // Counted among the clients that were disconnected.
                 }
-                board.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
+                registry.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
             }
         }
         for (name, counts) in &self.sources {
             let label = || vec![Label::new("listener", name.clone())];
-            board.publish(CONNECTS_DELAYED, Kind::Counter, label(), counts.delayed.load(Ordering::Relaxed));
-            board.publish(CONNECTS_REFUSED, Kind::Counter, label(), counts.refused.load(Ordering::Relaxed));
+            registry.publish(
+                CONNECTS_DELAYED,
+                Kind::Counter,
+                label(),
+                counts.delayed.load(Ordering::Relaxed),
+            );
+            registry.publish(
+                CONNECTS_REFUSED,
+                Kind::Counter,
+                label(),
+                counts.refused.load(Ordering::Relaxed),
+            );
         }
         for expiry in &self.expiries {
             let Some(end) = expiry.not_after() else { continue };
             let labels = vec![Label::new("leg", expiry.leg.label()), Label::new("name", expiry.name.clone())];
             let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            board.publish(EXPIRY, Kind::Gauge, labels, seconds);
+            registry.publish(EXPIRY, Kind::Gauge, labels, seconds);
         }
     }
 

@@ -66,7 +66,7 @@ impl Categories {
 
     /// Returns the category of this name, given without the `@` and in any case.
     pub fn named(name: &str) -> Option<Self> {
-        NAMES.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|place| Self(1 << place))
+        NAMES.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|index| Self(1 << index))
     }
 
     /// Returns the categories of a command. It is slow: use it for configuration, not on the data
@@ -90,7 +90,7 @@ impl Categories {
 
     /// Returns the names of the set's categories, without the `@`.
     pub fn members(self) -> impl Iterator<Item = &'static str> {
-        NAMES.iter().enumerate().filter(move |(place, _)| self.0 & (1 << place) != 0).map(|(_, name)| *name)
+        NAMES.iter().enumerate().filter(move |(index, _)| self.0 & (1 << index) != 0).map(|(_, name)| *name)
     }
 
     /// Returns true if the set has every category of `other`.

@@ -56,7 +56,7 @@ impl KeySpecs {
     /// Reads the first key, the last key and the step between keys. Servers before 7.0 said no
     /// more, and modules may still say no more.
     fn of_range(fields: &[Value]) -> Option<Self> {
-        let number = |place: usize| fields.get(place).and_then(Value::integer);
+        let number = |index: usize| fields.get(index).and_then(Value::integer);
         let flags = fields.get(2).and_then(Value::elements).unwrap_or_default();
         if flags.iter().any(|flag| flag.bytes() == Some(b"movablekeys")) {
             return None;
@@ -83,7 +83,7 @@ impl KeySpecs {
     /// arguments.
     pub fn all(&self, request: &Request<'_>, mut is: impl FnMut(&[u8]) -> bool) -> Result<bool, Unclear> {
         for spec in &self.0 {
-            let Some(first) = spec.begin.place(request) else { continue };
+            let Some(first) = spec.begin.locate(request) else { continue };
             if !spec.find.all(request, first, &mut is)? {
                 return Ok(false);
             }
@@ -108,11 +108,11 @@ impl KeySpec {
         };
         let (kind, fields) = part(spec, "find_keys")?;
         let number = |name: &str| fields.field(name).and_then(Value::integer);
-        let place = |name: &str| number(name).and_then(|number| usize::try_from(number).ok());
+        let unsigned = |name: &str| number(name).and_then(|number| usize::try_from(number).ok());
         let step = number("keystep").and_then(positive)?;
         let find = match kind {
-            "range" => Find::Range { last: number("lastkey")?, step, limit: place("limit")? },
-            "keynum" => Find::Count { count: place("keynumidx")?, first: place("firstkey")?, step },
+            "range" => Find::Range { last: number("lastkey")?, step, limit: unsigned("limit")? },
+            "keynum" => Find::Count { count: unsigned("keynumidx")?, first: unsigned("firstkey")?, step },
             _ => return None,
         };
         Some(Self { begin, find })
@@ -137,24 +137,24 @@ fn positive(number: i64) -> Option<usize> {
 impl Begin {
     /// Returns the index at which the arguments begin. Returns `None` if the keyword is missing;
     /// the request then has none of its keys.
-    fn place(&self, request: &Request<'_>) -> Option<usize> {
+    fn locate(&self, request: &Request<'_>) -> Option<usize> {
         let argc = request.argc() as usize;
         match self {
-            Self::Index(place) => Some(*place),
+            Self::Index(index) => Some(*index),
             Self::Keyword { word, from } => {
                 let is = |arg: &[u8]| arg.eq_ignore_ascii_case(word);
                 let found = match usize::try_from(*from) {
                     Ok(from) => {
-                        let mut places = request.args().enumerate().skip(from.max(1));
-                        places.find(|(_, arg)| is(arg)).map(|(place, _)| place)
+                        let mut args = request.args().enumerate().skip(from.max(1));
+                        args.find(|(_, arg)| is(arg)).map(|(index, _)| index)
                     }
                     Err(_) => {
                         let end = argc.checked_add_signed(isize::try_from(*from).ok()?)?;
-                        let places = request.args().enumerate().skip(1).take(end);
-                        places.filter(|(_, arg)| is(arg)).last().map(|(place, _)| place)
+                        let args = request.args().enumerate().skip(1).take(end);
+                        args.filter(|(_, arg)| is(arg)).last().map(|(index, _)| index)
                     }
                 };
-                found.map(|place| place + 1)
+                found.map(|index| index + 1)
             }
         }
     }
@@ -182,8 +182,8 @@ impl Find {
                 (begin, end.ok_or(Unclear)?, step)
             }
             Self::Count { count, first, step } => {
-                let place = begin.checked_add(count).ok_or(Unclear)?;
-                let number = request.arg(place).and_then(super::keys::whole).ok_or(Unclear)?;
+                let index = begin.checked_add(count).ok_or(Unclear)?;
+                let number = request.arg(index).and_then(super::keys::whole).ok_or(Unclear)?;
                 if number == 0 {
                     return Ok(true);
                 }
@@ -222,8 +222,8 @@ mod tests {
         Value::Integer(number)
     }
 
-    fn index(place: i64) -> (&'static str, Value) {
-        ("index", map(&[("index", number(place))]))
+    fn index(index: i64) -> (&'static str, Value) {
+        ("index", map(&[("index", number(index))]))
     }
 
     fn range(last: i64, step: i64, limit: i64) -> (&'static str, Value) {

@@ -61,8 +61,8 @@ pub enum Channels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unclear;
 
-const fn one(place: u8) -> Keys {
-    Keys::Range { first: place, last: place as i8, step: 1 }
+const fn one(index: u8) -> Keys {
+    Keys::Range { first: index, last: index as i8, step: 1 }
 }
 
 const fn from(first: u8) -> Keys {
@@ -74,7 +74,7 @@ const fn counted(count: u8) -> Keys {
 }
 
 #[rustfmt::skip]
-const PLACES: [(Keys, &str); 16] = [
+const KEYS: [(Keys, &str); 16] = [
     (one(1), "\
         APPEND ARCOUNT ARDEL ARDELRANGE ARGET ARGETRANGE ARGREP ARINFO ARINSERT ARLASTITEMS ARLEN ARMGET \
         ARMSET ARNEXT AROP ARRING ARSCAN ARSEEK ARSET BITCOUNT BITFIELD BITFIELD_RO BITPOS DECR DECRBY \
@@ -134,7 +134,7 @@ impl Keys {
     /// Returns where the keys of a command are. It is slow: use it for configuration, not on the
     /// data path.
     pub fn of(spec: &Spec) -> Self {
-        listed(&PLACES, spec).unwrap_or(Self::None)
+        listed(&KEYS, spec).unwrap_or(Self::None)
     }
 
     /// Returns true if `is` is true for every key of the request.

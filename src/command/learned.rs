@@ -61,7 +61,7 @@ impl LearnedCommand {
     }
 
     fn read(fields: &[Value]) -> Self {
-        let words = |place: usize| fields.get(place).and_then(Value::elements).unwrap_or_default();
+        let words = |index: usize| fields.get(index).and_then(Value::elements).unwrap_or_default();
         let has = |flag: &str| words(2).iter().any(|known| known.bytes() == Some(flag.as_bytes()));
         let keys = KeySpecs::read(fields);
         let (route, trace) = carriage(&has, keys.as_ref());
@@ -155,8 +155,8 @@ impl Learned {
     fn find(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Rc<LearnedCommand>> {
         let rest = subcommand.map(|subcommand| b"|".iter().chain(subcommand)).into_iter().flatten();
         let wanted = name.iter().chain(rest).map(u8::to_ascii_uppercase);
-        let place = self.commands.binary_search_by(|(known, _)| known.iter().copied().cmp(wanted.clone()));
-        self.commands.get(place.ok()?).map(|(_, command)| command.clone())
+        let index = self.commands.binary_search_by(|(known, _)| known.iter().copied().cmp(wanted.clone()));
+        self.commands.get(index.ok()?).map(|(_, command)| command.clone())
     }
 
     fn add(&mut self, command: &Value) {

@@ -146,7 +146,7 @@ const EMPTY: u16 = u16::MAX;
 const OFFSET: u32 = 0x811c_9dc5;
 
 /// Maps the hash of a name to its row. The compiler builds it.
-static PLACES: [u16; SLOTS] = places();
+static ROW_OF_SLOT: [u16; SLOTS] = rows_of_slots();
 
 /// Hashes the upper-cased name with FNV-1a, which takes a few multiplications for a command's few
 /// bytes.
@@ -160,18 +160,18 @@ const fn hash(start: u32, name: &[u8]) -> u32 {
     hash
 }
 
-const fn places() -> [u16; SLOTS] {
-    let mut places = [EMPTY; SLOTS];
+const fn rows_of_slots() -> [u16; SLOTS] {
+    let mut rows = [EMPTY; SLOTS];
     let mut row = 0;
     while row < TABLE.len() {
         let mut slot = first_slot(hash(OFFSET, TABLE[row].name.as_bytes()));
-        while places[slot] != EMPTY {
+        while rows[slot] != EMPTY {
             slot = (slot + 1) % SLOTS;
         }
-        places[slot] = row as u16;
+        rows[slot] = row as u16;
         row += 1;
     }
-    places
+    rows
 }
 
 const fn first_slot(hash: u32) -> usize {
@@ -181,7 +181,7 @@ const fn first_slot(hash: u32) -> usize {
 fn probe(hash: u32, is: impl Fn(&str) -> bool) -> Option<&'static Spec> {
     let mut slot = first_slot(hash);
     loop {
-        let spec = TABLE.get(usize::from(*PLACES.get(slot)?))?;
+        let spec = TABLE.get(usize::from(*ROW_OF_SLOT.get(slot)?))?;
         if is(spec.name) {
             return Some(spec);
         }
@@ -266,7 +266,9 @@ mod tests {
         let probes = |spec: &Spec| {
             let start = first_slot(hash(OFFSET, spec.name.as_bytes()));
             (0..SLOTS).find(|step| {
-                TABLE.get(usize::from(PLACES[(start + step) % SLOTS])).is_some_and(|s| s.name == spec.name)
+                TABLE
+                    .get(usize::from(ROW_OF_SLOT[(start + step) % SLOTS]))
+                    .is_some_and(|s| s.name == spec.name)
             })
         };
         assert!(TABLE.iter().map(|spec| probes(spec).unwrap()).max().unwrap() < 8);

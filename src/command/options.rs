@@ -23,15 +23,15 @@ impl ReadOptions {
     pub fn of(request: &Request<'_>) -> Self {
         let mut found = Self::default();
         let mut args = request.args().enumerate().skip(1);
-        while let Some((place, arg)) = args.next() {
+        while let Some((index, arg)) = args.next() {
             found.nul |= holds_nul(arg);
             let values = match () {
                 () if is(arg, "STREAMS") => {
-                    found.streams = Some(place);
+                    found.streams = Some(index);
                     break;
                 }
                 () if is(arg, "BLOCK") => {
-                    found.timeout = Some(place + 1);
+                    found.timeout = Some(index + 1);
                     1
                 }
                 () => match read_option(arg) {
@@ -136,13 +136,13 @@ pub fn retry_of(spec: &Spec, request: &Request<'_>) -> Retry {
 /// itself changes nothing. A weight that equals the target's name counts as a source, which is the
 /// safe mistake.
 fn reads_its_target(spec: &Spec, request: &Request<'_>) -> bool {
-    let place = match spec.name {
+    let index = match spec.name {
         "BITOP" => 2,
         name if name.ends_with("STORE") => 1,
         _ => return false,
     };
-    let target = request.arg(place);
-    request.args().skip(place + 1).any(|arg| Some(arg) == target)
+    let target = request.arg(index);
+    request.args().skip(index + 1).any(|arg| Some(arg) == target)
 }
 
 fn by_options(spec: &Spec, request: &Request<'_>) -> Option<Retry> {

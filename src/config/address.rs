@@ -173,8 +173,8 @@ mod tests {
             ("db:6379", "is not an address to listen on"),
             ("unix:", "names no socket"),
         ] {
-            let fault = listen(text).unwrap_err();
-            assert!(fault.contains(expected), "{text}: {fault}");
+            let error = listen(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
         assert!(listen(&format!("unix:/{}", "x".repeat(107))).is_err());
     }

@@ -116,24 +116,24 @@ impl<'a> Section<'a> {
         let Some(value) = self.table.get(key) else { return Setting::Absent };
         let place = self.source.place(value.span().start, self.key(key));
         let DeValue::Array(elements) = value.get_ref() else {
-            report.fault(&place, format!("is not a list; write it like {example}"));
-            return Setting::Faulty;
+            report.error(&place, format!("is not a list; write it like {example}"));
+            return Setting::Invalid;
         };
         let mut list = Vec::new();
         for value in elements.iter() {
             let place = self.source.place(value.span().start, self.key(key));
             match element(value.get_ref()) {
                 Ok(element) => list.push(element),
-                Err(fault) => report.fault(&place, fault),
+                Err(error) => report.error(&place, error),
             }
         }
         match list.len() {
             0 if elements.is_empty() => {
-                report.fault(&place, "is empty; name at least one");
-                Setting::Faulty
+                report.error(&place, "is empty; name at least one");
+                Setting::Invalid
             }
             length if length == elements.len() => Setting::Given(list, place),
-            _ => Setting::Faulty,
+            _ => Setting::Invalid,
         }
     }
 
@@ -149,8 +149,8 @@ impl<'a> Section<'a> {
         let Some(value) = self.table.get(key) else { return Setting::Absent };
         let place = self.source.place(value.span().start, self.key(key));
         let DeValue::Table(table) = value.get_ref() else {
-            report.fault(&place, format!("is not a table; write it like {key} = {{ \"from\" = \"to\" }}"));
-            return Setting::Faulty;
+            report.error(&place, format!("is not a table; write it like {key} = {{ \"from\" = \"to\" }}"));
+            return Setting::Invalid;
         };
         let mut pairs = Vec::new();
         for (name, value) in table {
@@ -158,13 +158,13 @@ impl<'a> Section<'a> {
             match (from(name.get_ref()), text(value.get_ref()).and_then(&to)) {
                 (Ok(from), Ok(to)) => pairs.push((from, to)),
                 (from, to) => {
-                    for fault in [from.err(), to.err()].into_iter().flatten() {
-                        report.fault(&place, fault);
+                    for error in [from.err(), to.err()].into_iter().flatten() {
+                        report.error(&place, error);
                     }
                 }
             }
         }
-        if pairs.len() == table.len() { Setting::Given(pairs, place) } else { Setting::Faulty }
+        if pairs.len() == table.len() { Setting::Given(pairs, place) } else { Setting::Invalid }
     }
 
     /// Returns true if the schema has a key of this name in the table.
@@ -192,7 +192,7 @@ impl<'a> Section<'a> {
             let start = name.span().start;
             let Some(section) = self.enter(start, value, path, known.clone(), report) else { continue };
             if !is_name(name.get_ref()) {
-                report.fault(
+                report.error(
                     &section.place,
                     "is not a name; use letters, digits, - and _ (at most 64), since logs and metrics carry it",
                 );
@@ -229,7 +229,7 @@ impl<'a> Section<'a> {
                 format!("; known are {}", self.known.join(", "))
             };
             let place = self.source.place(name.span().start, self.key(name_text));
-            report.fault(&place, format!("unknown key{hint}"));
+            report.error(&place, format!("unknown key{hint}"));
         }
     }
 
@@ -246,7 +246,7 @@ impl<'a> Section<'a> {
             DeValue::Table(table) => Some(Section { source: self.source, table, place, path, known }),
             other => {
                 let what = if matches!(other, DeValue::Array(_)) { "a list" } else { "a value" };
-                report.fault(&place, format!("is {what}, but a table is meant; write it like [{path}]"));
+                report.error(&place, format!("is {what}, but a table is meant; write it like [{path}]"));
                 None
             }
         }
@@ -256,9 +256,9 @@ impl<'a> Section<'a> {
         let place = self.source.place(value.span().start, key);
         match T::from_toml(value.get_ref()) {
             Ok(value) => Setting::Given(value, place),
-            Err(fault) => {
-                report.fault(&place, fault);
-                Setting::Faulty
+            Err(error) => {
+                report.error(&place, error);
+                Setting::Invalid
             }
         }
     }

@@ -25,7 +25,7 @@ pub fn read(path: &Path, report: &mut Report) -> Option<Typed> {
     let (text, metadata) = match open(path) {
         Ok(content) => content,
         Err(why) => {
-            report.fault(&whole, why);
+            report.error(&whole, why);
             return None;
         }
     };
@@ -63,11 +63,11 @@ fn open(path: &Path) -> Result<(String, Metadata), String> {
 /// syntax error is uncertain.
 pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     let source = Source { path: path.display().to_string().into(), text };
-    let (document, faults) = DeTable::parse_recoverable(text);
-    for fault in &faults {
-        let span = fault.span().unwrap_or(text.len()..text.len());
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(text.len()..text.len());
         let rest = text.get(span.start..).unwrap_or_default();
-        let message = match fault.message() {
+        let message = match error.message() {
             "duplicate key" => {
                 format!("{} stands here a second time", text.get(span.clone()).unwrap_or("a key"))
             }
@@ -79,9 +79,9 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
             }
             message => message.to_owned(),
         };
-        report.fault(&source.point(span.start), message);
+        report.error(&source.point(span.start), message);
     }
-    if !faults.is_empty() {
+    if !errors.is_empty() {
         return None;
     }
     let root = Section::root(&source, document.get_ref());
@@ -127,12 +127,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn syntax_faults_are_all_reported() {
+    fn all_syntax_errors_are_reported() {
         let mut report = Report::default();
         let text = "workers =\n[log\nlevel = \"info\"\n[limits]\n\u{e9} = 1\nmax-args = 1\nmax-args = 2\n";
         assert!(parse(Path::new("x.toml"), text, &mut report).is_none());
         report.sort();
-        let lines: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+        let lines: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
         assert_eq!(lines[0], "x.toml:1:10: a value is missing after the =");
         assert!(lines[1].starts_with("x.toml:2:5: "), "{lines:?}");
         assert_eq!(lines.last().unwrap(), "x.toml:7:1: max-args stands here a second time");

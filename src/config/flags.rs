@@ -99,7 +99,7 @@ impl Flags {
                     );
                 }
             } else {
-                report.fault(&flag.place, SEVERAL);
+                report.error(&flag.place, SEVERAL);
             }
         }
         let username = self.setting("upstream-user", report).map(NameSource::Given);
@@ -126,7 +126,7 @@ impl Flags {
                 server_name.place(),
             ];
             for place in places.into_iter().flatten() {
-                report.fault(place, SEVERAL);
+                report.error(place, SEVERAL);
             }
         }
     }
@@ -145,8 +145,8 @@ impl Flags {
         let place = Place::Env(variable.into());
         match &file {
             Setting::Given(_, Place::Env(other)) => {
-                report.fault(&place, format!("{other} gives the password too; leave one out"));
-                Setting::Faulty
+                report.error(&place, format!("{other} gives the password too; leave one out"));
+                Setting::Invalid
             }
             Setting::Absent => Setting::Given(SecretSource::Env(variable.into()), place),
             _ => file,
@@ -171,9 +171,9 @@ const SEVERAL: &str = "the file has several upstreams and none is named main, so
 fn parse<T>(flag: &Flag, from_text: impl Fn(&str) -> Result<T, String>, report: &mut Report) -> Setting<T> {
     match from_text(&flag.text) {
         Ok(value) => Setting::Given(value, flag.place.clone()),
-        Err(fault) => {
-            report.fault(&flag.place, fault);
-            Setting::Faulty
+        Err(error) => {
+            report.error(&flag.place, error);
+            Setting::Invalid
         }
     }
 }

@@ -157,7 +157,7 @@ pub fn load_supervised(flags: &Flags) -> (Option<Config>, Report) {
             key: String::new(),
         };
         let mut report = Report::default();
-        report.fault(&place, why);
+        report.error(&place, why);
         (None, report)
     })
 }

@@ -107,7 +107,7 @@ impl fmt::Display for Finding {
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Errors. respgate refuses to run with them.
-    pub faults: Vec<Finding>,
+    pub errors: Vec<Finding>,
     /// Warnings: respgate runs, but probably not as intended.
     pub warnings: Vec<Finding>,
     /// Advice about the server's own settings, which only `check` prints. respgate cannot see here
@@ -117,8 +117,8 @@ pub struct Report {
 
 impl Report {
     /// Adds an error.
-    pub fn fault(&mut self, place: &Place, text: impl Into<String>) {
-        self.faults.push(Finding { place: place.clone(), text: text.into() });
+    pub fn error(&mut self, place: &Place, text: impl Into<String>) {
+        self.errors.push(Finding { place: place.clone(), text: text.into() });
     }
 
     /// Adds a warning.
@@ -133,7 +133,7 @@ impl Report {
 
     /// Sorts the findings: first the file in its order, then environment variables, then flags.
     pub fn sort(&mut self) {
-        self.faults.sort();
+        self.errors.sort();
         self.warnings.sort();
         self.advice.sort();
         self.advice.dedup();
@@ -142,8 +142,8 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for fault in &self.faults {
-            writeln!(f, "{fault}")?;
+        for error in &self.errors {
+            writeln!(f, "{error}")?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;

@@ -10,7 +10,7 @@ use crate::tenant::policy::config::{Rule, RuleFault};
 /// # Errors
 /// Returns what is wrong and how to write it.
 pub fn rule(text: &str) -> Result<Rule, String> {
-    Rule::parse(text).map_err(|fault| match fault {
+    Rule::parse(text).map_err(|error| match error {
         RuleFault::NoSign => {
             format!("{text:?} begins with neither + nor -; write \"+{text}\" to allow or \"-{text}\" to deny")
         }

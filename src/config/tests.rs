@@ -45,7 +45,7 @@ pub(super) fn loaded(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &
 }
 
 /// Loads a configuration that must have errors, and returns them.
-fn faults(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> String {
+fn errors(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> String {
     let folder = folder(&[("x.toml", toml)]);
     let path = folder.path().join("x.toml");
     let (config, report) = load_with((!toml.is_empty()).then_some(&*path), flags, env);
@@ -176,7 +176,7 @@ fn flags_add_listeners_and_move_the_usual_upstream() {
     assert_eq!((config.upstreams.len(), &*config.upstreams[0].config.name), (1, "x"));
     // If several upstreams exist and none is called main, no upstream is the default.
     let unclear = two.replace("upstreams.main", "upstreams.one");
-    let text = faults(&unclear, &[("upstream", "redis://db"), ("upstream-user", "u")], &[]);
+    let text = errors(&unclear, &[("upstream", "redis://db"), ("upstream-user", "u")], &[]);
     assert!(
         text.contains("upstream: the file has several") && text.contains("upstream-user: the file has"),
         "{text}"
@@ -194,7 +194,7 @@ fn workers_fit_the_connections() {
     assert_eq!(loaded(&with(2, 1, "shared"), &[], &[]).workers, 1);
     assert_eq!(loaded(&with(4, 2, "shared"), &[("workers", "2")], &[]).workers, 2);
     assert_eq!(loaded(&with(4, 4, "session"), &[("workers", "4")], &[]).workers, 4);
-    assert!(faults(&with(4, 3, "shared"), &[("workers", "2")], &[]).contains("2 workers are too many"));
+    assert!(errors(&with(4, 3, "shared"), &[("workers", "2")], &[]).contains("2 workers are too many"));
     assert_eq!(loaded(&with(1088, 1024, "shared"), &[], &[]).workers, default_workers().min(64));
 }
 
@@ -212,13 +212,13 @@ fn one_typed_connection_limit_moves_the_other() {
 }
 
 #[test]
-fn faults_of_flags_do_not_hide_those_of_the_file() {
-    let text = faults("workers = 0", &[("upstream", "redis://db"), ("drain-timeout", "3")], &[]);
+fn errors_in_flags_do_not_hide_those_in_the_file() {
+    let text = errors("workers = 0", &[("upstream", "redis://db"), ("drain-timeout", "3")], &[]);
     assert!(
         text.contains("x.toml:1: workers: must be") && text.contains("drain-timeout: \"3\" is not"),
         "{text}"
     );
-    let text = faults("workers = ", &[("upstream", "x")], &[]);
+    let text = errors("workers = ", &[("upstream", "x")], &[]);
     assert_eq!(text.lines().count(), 2, "{text}");
 }
 
@@ -268,7 +268,7 @@ fn tls_follows_the_scheme_and_the_sentinels_follow_the_data_nodes() {
 }
 
 #[test]
-fn faults_of_tls_name_their_keys() {
+fn tls_errors_name_their_keys() {
     let authority = Authority::new("ca");
     let (leaf, other) = (authority.issue(&["a"]), authority.issue(&["b"]));
     let old = authority.issue_with(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
@@ -281,7 +281,7 @@ fn faults_of_tls_name_their_keys() {
     ]);
     let at = |name: &str| files.path().join(name).display().to_string();
     let text = |listener: &str, upstream: &str| {
-        faults(
+        errors(
             &format!(
                 "[listeners.a]\naddress = \"127.0.0.1:1\"\n{listener}\n[upstreams.x]\nurl = \"redis://db\"\n{upstream}\n"
             ),

@@ -20,7 +20,7 @@ pub enum Setting<T> {
     Absent,
     /// The setting was typed, but its value is wrong and already reported. Checks that depend on it
     /// report nothing more.
-    Faulty,
+    Invalid,
     /// The setting was typed, at this place.
     Given(T, Place),
 }
@@ -37,8 +37,8 @@ impl<T> Setting<T> {
     }
 
     /// Returns true if the setting was typed and its value is wrong.
-    pub fn is_faulty(&self) -> bool {
-        matches!(self, Self::Faulty)
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Invalid)
     }
 
     /// Returns the value if it was typed and is valid.
@@ -77,7 +77,7 @@ impl<T> Setting<T> {
     pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Setting<U> {
         match self {
             Self::Absent => Setting::Absent,
-            Self::Faulty => Setting::Faulty,
+            Self::Invalid => Setting::Invalid,
             Self::Given(value, place) => Setting::Given(convert(value), place),
         }
     }
@@ -104,8 +104,8 @@ impl<T> Setting<T> {
     {
         match self {
             Self::Given(value, place) if value < least => {
-                report.fault(&place, format!("must be at least {least_shown}"));
-                Self::Faulty
+                report.error(&place, format!("must be at least {least_shown}"));
+                Self::Invalid
             }
             other => other,
         }

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> (Target, Option<String>, Option<String>, Option<u32>) {
-        let url = upstream(text).unwrap_or_else(|fault| panic!("{text}: {fault}"));
+        let url = upstream(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         let password = url.password.map(|secret| String::from_utf8_lossy(secret.expose()).into_owned());
         (url.target, url.username, password, url.database)
     }
@@ -287,13 +287,13 @@ mod tests {
             ("unix://host/x", "names a host"),
             ("unix:/x?a=1", "?db=0"),
         ] {
-            let fault = upstream(text).unwrap_err();
-            assert!(fault.contains(expected), "{text}: {fault}");
+            let error = upstream(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 
     #[test]
-    fn no_fault_shows_a_password() {
+    fn no_error_shows_a_password() {
         for text in [
             "redis://app:hunter2/secret@db:6379",
             "redis://app:hunter2#secret@db:6379",
@@ -307,8 +307,8 @@ mod tests {
             "unix://app:hunter2/secret@/x",
             "rediss://app:hunter2secret@db:x",
         ] {
-            let fault = upstream(text).unwrap_err();
-            assert!(!fault.contains("hunter2") && !fault.contains("secret"), "{text}: {fault}");
+            let error = upstream(text).unwrap_err();
+            assert!(!error.contains("hunter2") && !error.contains("secret"), "{text}: {error}");
         }
     }
 }

@@ -316,8 +316,8 @@ mod tests {
 
     #[test]
     fn words_suggest_a_near_one() {
-        let fault = ClientAuth::from_text("optionl").unwrap_err();
-        assert_eq!(fault, r#""optionl" is not "optional" or "required"; did you mean "optional"?"#);
+        let error = ClientAuth::from_text("optionl").unwrap_err();
+        assert_eq!(error, r#""optionl" is not "optional" or "required"; did you mean "optional"?"#);
     }
 
     #[test]

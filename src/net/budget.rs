@@ -32,12 +32,12 @@ pub struct Budget {
     limit: usize,
     chunk: usize,
     taken: AtomicUsize,
-    workers: Box<[BudgetSeat]>,
+    workers: Box<[BudgetWorker]>,
 }
 
 /// What the other workers know of one worker.
 #[derive(Debug, Default)]
-struct BudgetSeat {
+struct BudgetWorker {
     /// Wakes the worker's task that disconnects clients.
     spent: Notify,
     /// Bytes that the worker's largest client held when the worker last compared.
@@ -52,7 +52,7 @@ impl Budget {
             limit,
             chunk: (limit / CHUNKS / workers).clamp(LEAST_CHUNK, MOST_CHUNK),
             taken: AtomicUsize::new(0),
-            workers: (0..workers).map(|_| BudgetSeat::default()).collect(),
+            workers: (0..workers).map(|_| BudgetWorker::default()).collect(),
         })
     }
 
@@ -152,8 +152,8 @@ impl Share {
     /// Waits until a worker has spent the budget since the last call. The budget may have been
     /// relieved since.
     pub async fn spent(&self) {
-        let Some(seat) = self.budget.workers.get(self.worker) else { return std::future::pending().await };
-        seat.spent.notified().await;
+        let Some(worker) = self.budget.workers.get(self.worker) else { return std::future::pending().await };
+        worker.spent.notified().await;
     }
 
     /// Tells the other workers how many bytes this worker's largest client holds. Returns how many
@@ -380,18 +380,18 @@ pub fn relief(
     let mut order: Vec<(usize, usize, usize)> = clients
         .iter()
         .enumerate()
-        .map(|(place, client)| (weight(client), client.held, place))
+        .map(|(index, client)| (weight(client), client.held, index))
         .filter(|(weight, ..)| *weight > 0 && *weight >= others)
         .collect();
     order.sort_unstable_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
     let mut missing = missing.saturating_sub(leaving);
     let mut chosen = Vec::new();
-    for (_, held, place) in order {
+    for (_, held, index) in order {
         if missing == 0 {
             break;
         }
         missing = missing.saturating_sub(held);
-        chosen.push(place);
+        chosen.push(index);
     }
     chosen
 }

@@ -133,7 +133,7 @@ impl Dialer {
     async fn dial_one(&self, peer: SocketAddr) -> io::Result<TcpStream> {
         let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         self.set_options(&socket)?;
-        loopback::spare(&socket, peer);
+        loopback::use_reno(&socket, peer);
         let stream = socket.connect(peer).await?;
         // A connect to a local port without a listener can reach its own socket: TCP's simultaneous
         // open lets a socket connect to its own ephemeral port. No server listens there.
@@ -209,7 +209,7 @@ impl fmt::Display for DialError {
                 "no connection to {address} within {after:?}; check that the host is up and that no firewall \
                  or network policy drops the packets"
             ),
-            Cause::Tls(fault) => write!(f, "{address} {fault}"),
+            Cause::Tls(error) => write!(f, "{address} {error}"),
             Cause::Connect(error) => {
                 write!(f, "cannot connect to {address}: {error}; {}", remedy(error, address))
             }
@@ -221,7 +221,7 @@ impl std::error::Error for DialError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             Cause::Resolve(error) | Cause::Connect(error) => Some(error),
-            Cause::Tls(fault) => Some(fault),
+            Cause::Tls(error) => Some(error),
             Cause::NoAddress | Cause::Timeout(_) => None,
         }
     }

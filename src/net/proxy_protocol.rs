@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anything_else_is_a_fault() {
+    async fn anything_else_is_an_error() {
         assert!(matches!(reads(b"").await.0, Err(HeaderError::Nothing)));
         assert!(matches!(reads(b"PING\r\n").await.0, Err(HeaderError::Other)));
         assert!(matches!(reads(b"*1\r\n$4\r\nPING\r\n*1\r\n").await.0, Err(HeaderError::Other)));

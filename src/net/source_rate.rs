@@ -80,7 +80,7 @@ impl SourceRate {
         };
         let source = source(address);
         let known = self.spent_until.get(&source).copied();
-        let own = known.is_some() || self.has_place(now);
+        let own = known.is_some() || self.has_room(now);
         let spent_until = if own { known } else { self.others };
         let next = spent_until.map_or(now, |until| until.max(now)) + each;
         let wait = (next - now).saturating_sub(self.burst);
@@ -97,7 +97,7 @@ impl SourceRate {
 
     /// Returns true if the table has room for one more source. Removes sources that have paid at
     /// most once a second.
-    fn has_place(&mut self, now: Instant) -> bool {
+    fn has_room(&mut self, now: Instant) -> bool {
         if self.spent_until.len() < SOURCES {
             return true;
         }

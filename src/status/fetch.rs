@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// Time that one answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Size of the longest accepted answer, in bytes. The metrics of a few hundred upstreams take less
 /// than 1 MiB.
@@ -31,7 +31,7 @@ pub(super) struct Answer {
 ///
 /// Returns an error if no answer in HTTP comes in time.
 pub(super) async fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
-    tokio::time::timeout(PATIENCE, exchange(address, path))
+    tokio::time::timeout(ANSWER_TIMEOUT, exchange(address, path))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 3 s")))
 }

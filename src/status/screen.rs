@@ -114,8 +114,8 @@ fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
     if failovers.is_empty() {
         row("failovers", "none since the start".into());
     }
-    for (place, failover) in failovers.iter().rev().take(FAILOVERS).enumerate() {
-        row(if place == 0 { "failovers" } else { "" }, printable(&failover_words(failover)));
+    for (index, failover) in failovers.iter().rev().take(FAILOVERS).enumerate() {
+        row(if index == 0 { "failovers" } else { "" }, printable(&failover_words(failover)));
     }
 }
 
@@ -140,8 +140,8 @@ fn failover_words(failover: &Value) -> String {
 fn number(value: f64) -> String {
     let digits = format!("{:.0}", value.max(0.0));
     let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
             grouped.push(',');
         }
         grouped.push(digit);

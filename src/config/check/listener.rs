@@ -71,7 +71,7 @@ pub(super) fn check_all(
         if let Setting::Given(address, place) = &listener.keys.address {
             match taken.iter().find(|(other, _)| overlap(address, other)) {
                 Some((_, other)) => {
-                    report.fault(place, format!("{address} is taken by {other}; one must move"))
+                    report.error(place, format!("{address} is taken by {other}; one must move"))
                 }
                 None => taken.push((address.clone(), place.clone())),
             }
@@ -90,7 +90,7 @@ fn check(
 ) -> Option<ListenerConfig> {
     let Table { name, place: table, keys: mut typed } = listener;
     if typed.address.is_absent() {
-        report.fault(
+        report.error(
             &table.sub_key("address"),
             r#"is missing; say where clients connect, as in address = "127.0.0.1:6379""#,
         );
@@ -98,7 +98,7 @@ fn check(
     let bind = match typed.address.value() {
         Some(ListenAddress::Tcp(address)) => {
             if let Some(place) = typed.mode.place() {
-                report.fault(place, "only a unix socket has permissions; leave it out");
+                report.error(place, "only a unix socket has permissions; leave it out");
             }
             Some(Bind::Tcp(*address))
         }
@@ -109,16 +109,16 @@ fn check(
     };
     if let (Some(ListenAddress::Unix(_)), Some(place)) = (typed.address.value(), typed.proxy_protocol.place())
     {
-        report.fault(place, "a unix socket's clients have no network to be trusted by; leave it out");
+        report.error(place, "a unix socket's clients have no network to be trusted by; leave it out");
     }
     let upstream = upstream_name(&typed.upstream, &table, named, report);
     let tenant = tenant::named(&typed.tenant, named.tenants, report);
     let mut own_tls = std::mem::take(&mut typed.tls);
-    let faults = report.faults.len();
+    let errors = report.errors.len();
     let tls = match &bind {
         Some(Bind::Unix { .. }) => {
             for place in own_tls.places() {
-                report.fault(
+                report.error(
                     place,
                     "a unix socket never leaves the machine and speaks plain text; leave it out",
                 );
@@ -132,7 +132,7 @@ fn check(
             tls::listener(own_tls, &table, report)
         }
     };
-    if report.faults.len() > faults {
+    if report.errors.len() > errors {
         return None;
     }
     let limits = bounds.over(&typed.limits, false, report);
@@ -166,10 +166,10 @@ fn check(
     };
     let session = SessionConfig { admin_commands: admin_commands.or(default), ..limits.session };
     let unix = matches!(bind, Bind::Unix { .. });
-    let doubts =
+    let exposure =
         ListenerExposure { local, unix, encrypted: tls.is_some(), proven, open, tenant: tenant.is_some() };
-    for doubt in doubts.doubts(named) {
-        report.warn(place, doubt);
+    for warning in exposure.warnings(named) {
+        report.warn(place, warning);
     }
     // The check of a tenant's policy gives its own advice.
     if session.admin_commands != AdminCommands::Allow && tenant.is_none_or(|tenant| tenant.policy.is_none()) {
@@ -217,17 +217,17 @@ struct ListenerExposure {
 impl ListenerExposure {
     /// Returns a warning for each way in which a client could act under an identity that is not
     /// intended for it.
-    fn doubts(&self, named: &Named<'_>) -> Vec<&'static str> {
-        let mut doubts = Vec::new();
+    fn warnings(&self, named: &Named<'_>) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
         if !named.users.is_empty() {
             if !self.local && !self.encrypted {
-                doubts.push(
+                warnings.push(
                     "users send their passwords here in plain text, and other machines can reach it; set tls-cert and \
                      tls-key, or listen on 127.0.0.1",
                 );
             }
             if self.open && !self.unix && (self.local || self.proven) {
-                doubts.push(
+                warnings.push(
                     "there are users, and yet clients need no AUTH: who sends none acts as respgate itself; set \
                      client-auth = \"required\" for the upstream",
                 );
@@ -236,13 +236,13 @@ impl ListenerExposure {
         let told_apart = |by: fn(&MembersConfig) -> bool| named.tenants.iter().any(|it| by(&it.members));
         let covered = self.tenant || told_apart(|members| members.default);
         if !self.proven && !covered && told_apart(|members| !members.certificates.is_empty()) {
-            doubts.push(
+            warnings.push(
                 "tenants are told apart by certificates, and a client that shows none here may be nobody's, without policy \
                  and limits; set tls-client-ca with tls-client-auth = \"required\", name a tenant for this listener, or \
                  make one the default",
             );
         }
-        doubts
+        warnings
     }
 }
 
@@ -274,13 +274,13 @@ fn upstream_name(
         Setting::Given(name, _) if named.names.contains(name) => Some(name.clone()),
         Setting::Given(name, place) => {
             let hint = suggestion(name, named.names.iter().map(String::as_str));
-            report.fault(place, format!("no upstream is named {name:?}{hint}"));
+            report.error(place, format!("no upstream is named {name:?}{hint}"));
             None
         }
-        Setting::Faulty => None,
+        Setting::Invalid => None,
         Setting::Absent => {
             if named.usual.is_none() && !named.names.is_empty() {
-                report.fault(
+                report.error(
                     &table.sub_key("upstream"),
                     format!("is missing; say which one is meant: {}", named.names.join(", ")),
                 );

@@ -38,13 +38,13 @@ pub fn check(
         typed.upstreams.iter().map(|upstream| (upstream.name.clone(), upstream.place.clone())).collect();
     let names: Vec<String> = typed.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let about_upstreams = |place: &Place| place.key().starts_with("upstream");
-    if names.is_empty() && !report.faults.iter().any(|fault| about_upstreams(&fault.place)) {
+    if names.is_empty() && !report.errors.iter().any(|error| about_upstreams(&error.place)) {
         match &typed.file {
-            Some(file) => report.fault(
+            Some(file) => report.error(
                 &file.first_line("upstreams"),
                 r#"the file names no upstream; add [upstreams.main] with url = "redis://127.0.0.1:6379""#,
             ),
-            None => report.fault(
+            None => report.error(
                 &Place::Flag("--upstream"),
                 "is missing; say where the server is, as in --upstream redis://127.0.0.1:6379, or name a file with --config",
             ),
@@ -81,7 +81,7 @@ pub fn check(
     let workers = workers(typed.process.workers.at_least(1, "1", report), cores, &upstreams, report);
     for (name, place) in &places {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.config.name == *name) {
-            doubt_room_for_users(upstream, &users, workers, place, report);
+            warn_about_room_for_users(upstream, &users, workers, place, report);
         }
     }
     Some(Config {
@@ -104,7 +104,7 @@ pub fn check(
         upstreams,
         written: typed.written,
     })
-    .filter(|_| report.faults.is_empty())
+    .filter(|_| report.errors.is_empty())
 }
 
 /// Returns the number of workers. Every worker needs a connection of each lane to each upstream. A
@@ -124,7 +124,7 @@ fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: 
     match (typed, tightest) {
         (Setting::Given(workers, place), Some(upstream)) if workers > most(upstream) => {
             let config = &upstream.config;
-            report.fault(
+            report.error(
                 &place,
                 format!(
                     "{workers} workers are too many for upstream {}: of its {} connections, {} may be leased, and \
@@ -142,7 +142,7 @@ fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: 
 
 /// Warns if the shared connections may not suffice for the users: each user with credentials of its
 /// own needs one shared connection per worker while its clients are active.
-fn doubt_room_for_users(
+fn warn_about_room_for_users(
     upstream: &Upstream,
     users: &[UserConfig],
     workers: usize,
@@ -175,7 +175,7 @@ fn within(
 ) -> usize {
     match inner {
         Setting::Given(Bytes(bytes), place) if bytes > outer => {
-            report.fault(
+            report.error(
                 &place,
                 format!(
                     "{} is more than {outer_name}, which is {}; raise that or lower this",

@@ -28,7 +28,7 @@ pub(super) fn check_all(
     report: &mut Report,
 ) -> Vec<TenantConfig> {
     if let Some(beyond) = typed.get(MAX_TENANTS) {
-        report.fault(
+        report.error(
             &beyond.place,
             format!("is one tenant too many; at most {MAX_TENANTS}, as each has its own metrics"),
         );
@@ -43,7 +43,7 @@ pub(super) fn check_all(
         if let Setting::Given(true, place) = &tenant.keys.is_default {
             match first {
                 Some(other) => report
-                    .fault(place, format!("stands in {other} already; only one tenant can be the default")),
+                    .error(place, format!("stands in {other} already; only one tenant can be the default")),
                 None => first = Some(place),
             }
         }
@@ -62,7 +62,7 @@ fn once<T: Hash + Eq + Debug>(
         let Setting::Given(elements, place) = list(&tenant.keys) else { continue };
         for element in elements {
             if let Some(other) = seen.insert(element, place) {
-                report.fault(
+                report.error(
                     place,
                     format!("{element:?} stands in {other} already; a client belongs to one tenant"),
                 );
@@ -84,7 +84,7 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
     let policy = Policy::new(&config);
     if let (Some(place), Some(policy)) = (&rules, &policy) {
         if policy.allows_nothing() {
-            report.fault(
+            report.error(
                 place,
                 "allows nothing: as in the server's ACL, only what a rule allows is; begin with \"+@all\"",
             );
@@ -111,7 +111,7 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
     let weight = typed.weight.or(TenantDefaults::weight());
     let fit = u16::try_from(weight).ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
     if let (None, Some(place)) = (fit, &place) {
-        report.fault(place, format!("is {weight}; a weight is 1 to {MAX_WEIGHT}"));
+        report.error(place, format!("is {weight}; a weight is 1 to {MAX_WEIGHT}"));
     }
     let weight = fit.unwrap_or(1);
     let due = ShareConfig { weight, priority: typed.priority.or(TenantDefaults::priority()) };
@@ -153,7 +153,7 @@ pub(super) fn named<'a>(
     let found = tenants.iter().find(|tenant| tenant.name == *name);
     if found.is_none() {
         let hint = suggestion(name, tenants.iter().map(|tenant| tenant.name.as_str()));
-        report.fault(place, format!("no tenant is named {name:?}{hint}"));
+        report.error(place, format!("no tenant is named {name:?}{hint}"));
     }
     found
 }

@@ -23,7 +23,7 @@ pub(super) fn check_all(
             && let Some(other) = tenants.iter().find(|tenant| tenant.members.users.contains(&user_name))
             && other.name != *named
         {
-            report.fault(
+            report.error(
                 place,
                 format!("tenant {} has this user already; a client belongs to one tenant", other.name),
             );
@@ -40,8 +40,8 @@ pub(super) fn check_all(
         match user.password {
             Setting::Given(password, _) => users.push(UserConfig { name: user_name, password, account }),
             Setting::Absent => report
-                .fault(&table.sub_key("password-hash"), "is missing; make one with: respgate hash-password"),
-            Setting::Faulty => {}
+                .error(&table.sub_key("password-hash"), "is missing; make one with: respgate hash-password"),
+            Setting::Invalid => {}
         }
     }
     users

@@ -84,8 +84,8 @@ fn only_one<T>(
 ) -> Setting<T> {
     match (&first, second.place()) {
         (Setting::Given(..), Some(place)) => {
-            report.fault(place, format!("{first_key} gives the {what} too; leave one out"));
-            Setting::Faulty
+            report.error(place, format!("{first_key} gives the {what} too; leave one out"));
+            Setting::Invalid
         }
         (Setting::Absent, _) => second,
         _ => first,

@@ -31,9 +31,9 @@ fn every_key_is_read_and_its_type_checked() {
     let mut report = Report::default();
     parse(Path::new("x.toml"), &text, &mut report).unwrap();
     report.sort();
-    let keys: Vec<&str> = report.faults.iter().map(|fault| fault.place.key()).collect();
+    let keys: Vec<&str> = report.errors.iter().map(|error| error.place.key()).collect();
     assert_eq!(keys, expected);
-    assert!(report.faults.iter().all(|fault| fault.text.contains("is not")), "{report}");
+    assert!(report.errors.iter().all(|error| error.text.contains("is not")), "{report}");
 }
 
 #[test]

@@ -164,8 +164,8 @@ mod tests {
             ("redis+sentinel://s1?service_name=m", "redis-sentinel://s1#mymaster "),
             ("redis+unix:///run/v.sock?timeout=5", "unix:///path?db=0"),
         ] {
-            let fault = upstream(text).unwrap_err();
-            assert!(fault.contains(ours) && !fault.contains("hunter2"), "{text}: {fault}");
+            let error = upstream(text).unwrap_err();
+            assert!(error.contains(ours) && !error.contains("hunter2"), "{text}: {error}");
         }
     }
 
@@ -179,11 +179,11 @@ mod tests {
             rest in "[a-z0-9:,;/?#=]{0,24}",
         ) {
             let text = if scheme.is_empty() { format!("{user}{rest}") } else { format!("{scheme}://{user}{rest}") };
-            if let Err(fault) = upstream(&text) {
-                prop_assert!(!fault.contains("hunter2"), "{text}: {fault}");
-                if let Some(at) = fault.find("-sentinel://").filter(|_| fault.contains("#mymaster ")) {
-                    let from = fault[..at].rfind(' ').unwrap() + 1;
-                    let shown = fault[from..].split(' ').next().unwrap();
+            if let Err(error) = upstream(&text) {
+                prop_assert!(!error.contains("hunter2"), "{text}: {error}");
+                if let Some(at) = error.find("-sentinel://").filter(|_| error.contains("#mymaster ")) {
+                    let from = error[..at].rfind(' ').unwrap() + 1;
+                    let shown = error[from..].split(' ').next().unwrap();
                     prop_assert!(upstream(shown).is_ok(), "{shown} for {text}");
                 }
             }

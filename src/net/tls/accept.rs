@@ -108,7 +108,7 @@ impl ServerTls {
         let handshake = gate.paced(TlsAcceptor::from(config).accept(ReadAhead::new(stream)));
         let stream = tokio::select! {
             stream = handshake => stream.map_err(|error| explain(&error, Peer::Client))?,
-            () = outstay(gate) => {
+            () = crowded_out(gate) => {
                 let text = format!("did not finish the TLS handshake within {CROWDED_TIMEOUT:?}, and others wait");
                 return Err(HandshakeError { reason: Reason::Timeout, text });
             }
@@ -120,7 +120,7 @@ impl ServerTls {
 
 /// Waits until the handshake has taken [`CROWDED_TIMEOUT`] and others wait for its slot. It starts
 /// with the handshake.
-async fn outstay(gate: &HandshakeGate) {
+async fn crowded_out(gate: &HandshakeGate) {
     tokio::time::sleep(CROWDED_TIMEOUT).await;
     while !gate.is_crowded() {
         tokio::time::sleep(CROWDED_CHECK).await;
@@ -185,31 +185,31 @@ impl HandshakeLog {
 
     /// Counts a failed handshake, and logs it unless one with the same reason was logged within the
     /// last 10 s.
-    pub fn failed(&self, listener: &str, peer: &str, fault: &HandshakeError) {
-        if let Some(count) = self.failed.get(place(fault.reason)) {
+    pub fn failed(&self, listener: &str, peer: &str, error: &HandshakeError) {
+        if let Some(count) = self.failed.get(index_of(error.reason)) {
             count.set(count.get() + 1);
         }
-        self.broken(listener, peer, fault);
+        self.broken(listener, peer, error);
     }
 
     /// Logs as [`HandshakeLog::failed`] does, but does not count. It is for errors after the
     /// handshake, which are counted elsewhere.
-    pub fn broken(&self, listener: &str, peer: &str, fault: &HandshakeError) {
-        if fault.reason == Reason::PortCheck {
-            tracing::debug!(listener, "TLS: {peer} {fault}");
+    pub fn broken(&self, listener: &str, peer: &str, error: &HandshakeError) {
+        if error.reason == Reason::PortCheck {
+            tracing::debug!(listener, "TLS: {peer} {error}");
             return;
         }
-        let place = place(fault.reason);
-        if let Some(unsaid) = self.due(place, Instant::now()) {
-            tracing::warn!(listener, reason = fault.reason.label(), unsaid, "TLS: {peer} {fault}");
+        let index = index_of(error.reason);
+        if let Some(unsaid) = self.due(index, Instant::now()) {
+            tracing::warn!(listener, reason = error.reason.label(), unsaid, "TLS: {peer} {error}");
         }
     }
 
     /// Returns the number of unlogged failures of this reason if the next one may be logged now,
     /// else `None`.
-    fn due(&self, place: usize, now: Instant) -> Option<u64> {
+    fn due(&self, index: usize, now: Instant) -> Option<u64> {
         let mut said = self.said.borrow_mut();
-        let said = said.get_mut(place)?;
+        let said = said.get_mut(index)?;
         match said {
             Some(last) if now.duration_since(last.at) < LOG_PERIOD => {
                 last.unsaid += 1;
@@ -227,7 +227,7 @@ impl HandshakeLog {
     }
 }
 
-fn place(reason: Reason) -> usize {
+fn index_of(reason: Reason) -> usize {
     Reason::ALL.iter().position(|other| *other == reason).unwrap_or_default()
 }
 
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_of_faults_is_counted_but_not_logged() {
+    async fn a_flood_of_failures_is_counted_but_not_logged() {
         let log = HandshakeLog::default();
         assert_eq!(log.due(0, Instant::now()), Some(0));
         for _ in 0..100 {

@@ -21,7 +21,7 @@ use super::names::Names;
 use super::read_ahead::ReadAhead;
 use super::server::check_validity;
 use super::trust::Trust;
-use super::{Floor, LoadFault, Part, pem, provider};
+use super::{Floor, LoadError, Part, pem, provider};
 use crate::topology::Address;
 
 /// The paths and rules of TLS on one leg to servers or Sentinels.
@@ -53,11 +53,11 @@ impl ClientProfile {
     ///
     /// # Errors
     /// Returns the part that cannot be read, does not match another part, or is not valid now.
-    pub fn load(&self) -> Result<ClientSet, LoadFault> {
+    pub fn load(&self) -> Result<ClientSet, LoadError> {
         let provider = provider();
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(self.floor.versions())
-            .map_err(|error| LoadFault::new(Part::Chain, error))?;
+            .map_err(|error| LoadError::new(Part::Chain, error))?;
         let builder = if self.dangerously_unverified {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
         } else {
@@ -68,20 +68,20 @@ impl ClientProfile {
             // The operator manages the authorities' own certificates; revocation lists cover the
             // servers' certificates.
             let verifier = if revocable { verifier.only_check_end_entity_revocation() } else { verifier };
-            let verifier = verifier.build().map_err(|error| LoadFault::new(Part::Crl, error))?;
+            let verifier = verifier.build().map_err(|error| LoadError::new(Part::Crl, error))?;
             builder.with_webpki_verifier(verifier)
         };
         let Some((chain, key)) = &self.identity else {
             return Ok(ClientSet { config: Arc::new(builder.with_no_client_auth()), not_after: None });
         };
-        let certificates = pem::chain(chain).map_err(|why| LoadFault::new(Part::Chain, why))?;
-        let key_der = pem::key(key).map_err(|why| LoadFault::new(Part::Key, why))?;
+        let certificates = pem::chain(chain).map_err(|why| LoadError::new(Part::Chain, why))?;
+        let key_der = pem::key(key).map_err(|why| LoadError::new(Part::Key, why))?;
         check_validity(chain, &certificates)?;
         let not_after =
-            Certificate::first_to_expire(&certificates).map_err(|why| LoadFault::new(Part::Chain, why))?;
+            Certificate::first_to_expire(&certificates).map_err(|why| LoadError::new(Part::Chain, why))?;
         let config = builder
             .with_client_auth_cert(certificates, key_der)
-            .map_err(|error| super::server::pair_fault(chain, key, &error))?;
+            .map_err(|error| super::server::pair_error(chain, key, &error))?;
         Ok(ClientSet { config: Arc::new(config), not_after })
     }
 

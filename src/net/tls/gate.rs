@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::poll_meter::PollMeter;
 
 /// Handshakes in progress at once on one worker. Each takes about 40 KiB.
-const AT_ONCE: usize = 256;
+const MAX_IN_PROGRESS: usize = 256;
 
 /// Admits the handshakes of one worker. A step of a handshake computes for up to 1 ms, so other
 /// tasks run between any two steps.
@@ -23,7 +23,7 @@ pub struct HandshakeGate {
     /// Number of handshakes that wait for a slot.
     waiting: Cell<usize>,
     /// True if a step has run since other tasks last ran.
-    used: Cell<bool>,
+    step_done: Cell<bool>,
     /// Handshakes that wait to run their next step, oldest first.
     queue: RefCell<VecDeque<Weak<Ticket>>>,
     meter: Rc<PollMeter>,
@@ -39,15 +39,15 @@ impl HandshakeGate {
     /// Creates a gate with all slots free.
     pub fn new(meter: &Rc<PollMeter>) -> Rc<Self> {
         Rc::new(Self {
-            slots: Semaphore::new(AT_ONCE),
+            slots: Semaphore::new(MAX_IN_PROGRESS),
             waiting: Cell::new(0),
-            used: Cell::new(false),
+            step_done: Cell::new(false),
             queue: RefCell::default(),
             meter: meter.clone(),
         })
     }
 
-    /// Waits until fewer than [`AT_ONCE`] handshakes are in progress. Slots go to handshakes in
+    /// Waits until fewer than [`MAX_IN_PROGRESS`] handshakes are in progress. Slots go to handshakes in
     /// order of arrival. It never returns `None`, because the gate is never closed.
     pub(super) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
         if let Ok(slot) = self.slots.try_acquire() {
@@ -71,7 +71,7 @@ impl HandshakeGate {
     /// Returns true if a step may run now. If so, it starts the task that calls the waiting
     /// handshakes one by one.
     fn begin_step(self: &Rc<Self>) -> bool {
-        if self.used.replace(true) {
+        if self.step_done.replace(true) {
             return false;
         }
         let gate = self.clone();
@@ -81,7 +81,7 @@ impl HandshakeGate {
                 // sockets.
                 tokio::task::yield_now().await;
                 if !gate.call_next() {
-                    return gate.used.set(false);
+                    return gate.step_done.set(false);
                 }
             }
         });
@@ -124,7 +124,7 @@ impl<F: Future> Future for Paced<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let may = match this.ticket {
+        let may_step = match this.ticket {
             Some(ticket) if ticket.called.get() => true,
             Some(ticket) => {
                 ticket.waker.borrow_mut().clone_from(cx.waker());
@@ -139,7 +139,7 @@ impl<F: Future> Future for Paced<F> {
                 false
             }
         };
-        if !may {
+        if !may_step {
             return Poll::Pending;
         }
         *this.ticket = None;
@@ -207,7 +207,7 @@ mod tests {
     async fn who_waits_for_a_slot_makes_the_gate_crowded() {
         let gate = HandshakeGate::new(&PollMeter::new());
         let mut slots = Vec::new();
-        for _ in 0..AT_ONCE {
+        for _ in 0..MAX_IN_PROGRESS {
             slots.push(gate.enter().await);
         }
         assert!(!gate.is_crowded());

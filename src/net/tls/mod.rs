@@ -3,7 +3,7 @@
 //!
 //! - `server` and `client` turn a profile (paths and rules) into a checked set that handshakes use.
 //! - `trust` loads the trusted authorities, and `names` holds the names that servers must prove.
-//! - `accept` does handshakes with clients as `gate` admits them, and `fault` explains why a
+//! - `accept` does handshakes with clients as `gate` admits them, and `error` explains why a
 //!   handshake failed.
 //! - `certificate` reads a certificate, and `read_ahead` saves system calls below TLS.
 //!
@@ -63,20 +63,20 @@ pub enum Part {
 
 /// Why a profile cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadFault {
+pub struct LoadError {
     /// The part that is wrong.
     pub part: Part,
     /// What is wrong and how to fix it. It never contains a part of a key.
     pub text: String,
 }
 
-impl LoadFault {
+impl LoadError {
     fn new(part: Part, text: impl fmt::Display) -> Self {
         Self { part, text: text.to_string() }
     }
 }
 
-impl fmt::Display for LoadFault {
+impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }

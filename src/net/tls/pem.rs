@@ -138,26 +138,26 @@ mod tests {
     }
 
     #[test]
-    fn faults_say_what_is_missing() {
+    fn errors_say_what_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.pem");
-        let fault = |content: &str, read: fn(&Path) -> Option<String>| {
+        let error = |content: &str, read: fn(&Path) -> Option<String>| {
             fs::write(&path, content).unwrap();
             read(&path).unwrap()
         };
         let no_chain: fn(&Path) -> Option<String> = |path| chain(path).err();
         let no_key: fn(&Path) -> Option<String> = |path| key(path).err();
-        assert!(fault("", no_chain).contains("holds no certificate"));
+        assert!(error("", no_chain).contains("holds no certificate"));
         assert!(
-            fault("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n", no_chain)
+            error("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n", no_chain)
                 .contains("not PEM")
         );
-        assert!(fault("", no_key).contains("holds no private key"));
+        assert!(error("", no_key).contains("holds no private key"));
         let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-        assert!(fault(locked, no_key).contains("passphrase"));
+        assert!(error(locked, no_key).contains("passphrase"));
         let leaf = Authority::new("ca").issue(&["a"]);
-        assert!(fault(&leaf.key_pem.repeat(2), no_key).contains("several private keys"));
-        assert!(fault(&leaf.chain_pem, |path| revocation_lists(path).err()).contains("no revocation list"));
+        assert!(error(&leaf.key_pem.repeat(2), no_key).contains("several private keys"));
+        assert!(error(&leaf.chain_pem, |path| revocation_lists(path).err()).contains("no revocation list"));
         assert!(chain(Path::new("/nonexistent/x.pem")).unwrap_err().contains("cannot read /nonexistent"));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::CertificateRevocationListDer;
 
-use super::{LoadFault, Part, pem};
+use super::{LoadError, Part, pem};
 use crate::files;
 
 /// Where the trusted authorities and the revocation lists come from.
@@ -26,28 +26,28 @@ impl Trust {
     ///
     /// # Errors
     /// Returns an error if a path cannot be read, or if no authority is found at all.
-    pub fn roots(&self) -> Result<Arc<RootCertStore>, LoadFault> {
+    pub fn roots(&self) -> Result<Arc<RootCertStore>, LoadError> {
         let mut roots = RootCertStore::empty();
         for path in &self.paths {
-            for file in expand(path).map_err(|why| LoadFault::new(Part::Trust, why))? {
+            for file in expand(path).map_err(|why| LoadError::new(Part::Trust, why))? {
                 // A folder may hold other files too. A file that the configuration names must hold
                 // an authority.
                 let named = file == *path;
                 let certificates = match pem::certificates(&file) {
-                    Err(why) if named => return Err(LoadFault::new(Part::Trust, why)),
+                    Err(why) if named => return Err(LoadError::new(Part::Trust, why)),
                     Err(_) => continue,
                     Ok(certificates) => certificates,
                 };
                 if named && certificates.is_empty() {
                     let text =
                         format!("{} holds no certificate; it should hold the authority's", file.display());
-                    return Err(LoadFault::new(Part::Trust, text));
+                    return Err(LoadError::new(Part::Trust, text));
                 }
                 for certificate in certificates {
                     if let Err(error) = roots.add(certificate) {
                         let text =
                             format!("{} holds a certificate that cannot be used: {error}", file.display());
-                        return Err(LoadFault::new(Part::Trust, text));
+                        return Err(LoadError::new(Part::Trust, text));
                     }
                 }
             }
@@ -62,7 +62,7 @@ impl Trust {
             let (_, _) = roots.add_parsable_certificates(found.certs);
         }
         if roots.is_empty() {
-            return Err(LoadFault::new(Part::Trust, self.nothing()));
+            return Err(LoadError::new(Part::Trust, self.nothing()));
         }
         Ok(Arc::new(roots))
     }
@@ -80,10 +80,10 @@ impl Trust {
     ///
     /// # Errors
     /// Returns an error if a file cannot be read or holds no revocation list.
-    pub fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadFault> {
+    pub fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadError> {
         let mut lists = Vec::new();
         for path in &self.revoked {
-            lists.extend(pem::revocation_lists(path).map_err(|why| LoadFault::new(Part::Crl, why))?);
+            lists.extend(pem::revocation_lists(path).map_err(|why| LoadError::new(Part::Crl, why))?);
         }
         Ok(lists)
     }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_without_an_authority_is_a_fault() {
+    fn a_path_without_an_authority_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let empty = folder.path().join("empty.pem");
         fs::write(&empty, "").unwrap();
@@ -149,12 +149,12 @@ mod tests {
             (empty.as_path(), "holds no certificate"),
             (Path::new("/nonexistent/ca.pem"), "cannot read /nonexistent/ca.pem"),
         ] {
-            let fault = trust(&[path]).roots().unwrap_err();
-            assert_eq!(fault.part, Part::Trust);
-            assert!(fault.text.contains(text), "{fault}");
+            let error = trust(&[path]).roots().unwrap_err();
+            assert_eq!(error.part, Part::Trust);
+            assert!(error.text.contains(text), "{error}");
         }
         fs::remove_file(&empty).unwrap();
-        let fault = trust(&[folder.path()]).roots().unwrap_err();
-        assert!(fault.text.contains("holds no authority"), "{fault}");
+        let error = trust(&[folder.path()]).roots().unwrap_err();
+        assert!(error.text.contains("holds no authority"), "{error}");
     }
 }
