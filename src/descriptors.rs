@@ -89,6 +89,8 @@ impl Shares {
     pub fn connections_of(&self, shared: usize, leased: usize, asked: usize) -> (usize, usize) {
         let scaled = |count: usize| count.saturating_mul(self.connections) / asked.max(1);
         let all = scaled(shared.saturating_add(leased));
+        // Scaled down alone, a few shared connections would round to almost none beside many leased
+        // ones.
         let kept = shared.min(scaled(shared).max(all / 4)).max(1);
         (kept, leased.min(all.saturating_sub(kept)).max(1))
     }
@@ -121,12 +123,12 @@ mod tests {
         Demand { workers: 4, listeners: 1, upstreams: 1, sentinels: 0, clients: 10_000, connections: 1088 };
 
     #[test]
-    fn what_fits_is_not_touched() {
+    fn demands_that_fit_are_granted() {
         assert_eq!(USUAL.share(65_536), Some(Shares { clients: 10_000, connections: 1088 }));
     }
 
     #[test]
-    fn what_does_not_fit_is_divided() {
+    fn demands_that_do_not_fit_are_divided() {
         let shares = USUAL.share(1024).unwrap();
         assert_eq!(shares.clients + shares.connections + USUAL.reserve(), 1024);
         assert!(shares.connections >= 200 && shares.clients >= 600, "{shares:?}");

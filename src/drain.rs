@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everybody_learns_of_the_drain() {
+    async fn every_watcher_learns_of_the_drain() {
         let (switch, mut draining) = switch();
         assert!(!draining.begun());
         let mut other = draining.clone();

@@ -379,6 +379,7 @@ impl Listener {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { id, peer: client.peer, local: client.local, known: client.known };
         let accepted = AcceptedClient { socket: client.socket, listener: self.index, origin, guard };
+        // `load` counts clients on their way too, so a burst spreads evenly over the workers.
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(accepted).await
         {

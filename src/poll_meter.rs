@@ -142,6 +142,8 @@ impl PollMeter {
             self.long.set(self.long.get() + 1);
         }
         self.current.set(self.current.get().max(ticks));
+        // Only a poll that is longer than the longest, or that is a long one, must call this
+        // function again.
         self.threshold.set(self.current.get().min(self.long_ticks.saturating_sub(1)));
     }
 }

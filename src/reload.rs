@@ -101,6 +101,7 @@ impl ReloadState {
     /// Applies `next`. Returns true if the file holds other keys or values than before. The watcher
     /// compared only the file's bytes, so the same keys and values may come twice.
     async fn adopt(&mut self, next: Config, warnings: Vec<Finding>) -> bool {
+        // Only warnings that the last version of the file did not have are logged.
         let known = self.warnings.replace(warnings.clone()).unwrap_or(warnings);
         for warning in self.warnings.iter().flatten().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
@@ -128,6 +129,8 @@ impl ReloadState {
         let ReloadTargets { accounts, tenants, upstreams, stores, workers } = &mut self.targets;
         let next = tenants.borrow().reconfigured(&self.config.tenants, &self.config.listener_tenants());
         if let Some(users) = &next.users {
+            // Users first: a removed user must not log in again after a worker has ended its
+            // sessions.
             users.replace(accounts.follow(&self.config.users));
         }
         stores.follow(upstreams, &next.all);

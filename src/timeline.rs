@@ -131,6 +131,8 @@ impl Timelines {
         }
         // The first worker opened the timeline; later workers add to it.
         let Some(open) = book.open.as_mut().filter(|open| open.left == left) else { return };
+        // All workers must have been drained. The first worker (`named` is still `None`) sets the
+        // value, and later ones can only clear it.
         open.line.drained = drained && (open.line.drained || open.line.named.is_none());
         open.line.named.get_or_insert_with(|| open.since.elapsed());
     }
@@ -143,6 +145,7 @@ impl Timelines {
             book.current = Some(primary.clone());
             return;
         };
+        // A late report about a former primary changes nothing.
         if current.generation > primary.generation {
             return;
         }
@@ -280,6 +283,8 @@ impl Timeline {
     /// Returns true if the former primary had answered every request before a newer one took over,
     /// so that no acknowledged write can be lost.
     pub fn lossless(&self) -> bool {
+        // Without `held` before `named`, commands went to the former primary until the moment of
+        // the switch, and some of their replies may be missing.
         self.drained && self.unknown == 0 && self.held.is_some_and(|held| Some(held) < self.named)
     }
 
@@ -403,7 +408,7 @@ mod tests {
 
     /// The workers may report any events in any order. An entry is always a change of generation.
     #[tokio::test(start_paused = true)]
-    async fn a_failover_that_nobody_notices_is_one_entry_whatever_the_number_of_workers() {
+    async fn an_unnoticed_failover_is_one_entry_with_any_number_of_workers() {
         for workers in 1..=3 {
             let timelines = Timelines::default();
             timelines.verified(&primary(1));

@@ -65,6 +65,8 @@ pub struct CountGuard {
 impl CountGuard {
     /// Adds one to `taken` and returns its guard, or `None` if the count has reached `limit`.
     pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        // The guard exists before the check. If the count was full, dropping the guard subtracts
+        // the 1 again.
         let before = taken.fetch_add(1, Ordering::Relaxed);
         let guard = Self { taken: taken.clone(), also: None };
         (before < limit).then_some(guard)

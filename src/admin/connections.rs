@@ -110,6 +110,7 @@ impl Connections {
 fn victim(states: &[ConnectionsState], now: Instant) -> Result<usize, Duration> {
     let left = |state: &ConnectionsState| GRACE.saturating_sub(now.saturating_duration_since(state.accepted));
     let old = || states.iter().enumerate().filter(|(_, state)| left(state).is_zero());
+    // `false` sorts before `true`, so connections that wait for respgate come last.
     match old().min_by_key(|(_, state)| (state.answering, state.accepted)) {
         Some((at, _)) => Ok(at),
         None => Err(states.iter().map(left).min().unwrap_or(GRACE)),

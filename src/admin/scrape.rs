@@ -97,6 +97,8 @@ impl MetricsEndpoint {
     /// [`SPACING`] apart. All requests that arrive meanwhile share the next rendering, so that many
     /// requests cost no more than one.
     pub(super) async fn text(&self) -> Bytes {
+        // A rendering that begins after this moment is recent enough for this request. Requests
+        // wait for the lock; the first of them renders, and the others find its text.
         let before = self.begun.load(Ordering::Relaxed);
         let mut newest = self.newest.lock().await;
         if newest.number <= before {

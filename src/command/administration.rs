@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_carried_as_administrative_is() {
+    fn administrative_routes_and_flags_are_administrative() {
         for spec in &TABLE {
             let known = spec.administration() != Administration::None;
             assert!(known || spec.route != RouteClass::Admin, "{}", spec.name);

@@ -184,6 +184,7 @@ impl Find {
             Self::Count { count, first, step } => {
                 let index = begin.checked_add(count).ok_or(Unclear)?;
                 let number = request.arg(index).and_then(super::keys::whole).ok_or(Unclear)?;
+                // A count of 0 means no keys, so every key satisfies `is`.
                 if number == 0 {
                     return Ok(true);
                 }
@@ -192,6 +193,7 @@ impl Find {
                 (first, last.ok_or(Unclear)?, step)
             }
         };
+        // Index 0 is the name of the command, never a key.
         if first == 0 || last < first || last >= argc {
             return Err(Unclear);
         }
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_leaves_open_is_unclear() {
+    fn incomplete_specifications_are_unclear() {
         let unknown = ("unknown", map(&[]));
         assert!(read(vec![spec(&["RO"], index(1), unknown.clone())]).is_none());
         assert!(read(vec![spec(&["RO"], unknown, range(0, 1, 0))]).is_none());

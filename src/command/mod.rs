@@ -164,6 +164,8 @@ const fn rows_of_slots() -> [u16; SLOTS] {
     let mut rows = [EMPTY; SLOTS];
     let mut row = 0;
     while row < TABLE.len() {
+        // Open addressing with linear probing; `the_longest_probe_is_short` checks that look-ups
+        // stay fast.
         let mut slot = first_slot(hash(OFFSET, TABLE[row].name.as_bytes()));
         while rows[slot] != EMPTY {
             slot = (slot + 1) % SLOTS;

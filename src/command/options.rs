@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reads_its_own_target_is_not_sent_twice() {
+    fn a_command_that_reads_its_own_target_is_not_sent_twice() {
         assert_eq!(retry(&["ZUNIONSTORE", "a", "2", "b", "c"]), Retry::SameReply);
         assert_eq!(retry(&["ZUNIONSTORE", "a", "2", "a", "a"]), Retry::Never);
         for operation in ["XOR", "DIFF", "DIFF1", "ANDOR", "ONE"] {

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_be_typed() {
+    fn formatted_values_can_be_parsed() {
         for millis in [0, 1, 250, 1000, 1500, 60_000, 90_000, 3_600_000] {
             let value = Duration::from_millis(millis);
             assert_eq!(duration(&show_duration(value)), Ok(value));

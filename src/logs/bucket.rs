@@ -21,6 +21,9 @@ impl Bucket {
     /// Takes a token at `now`, in ns. Returns false if the bucket is empty.
     pub(super) fn take(&self, rate: Rate, now: u64) -> bool {
         let interval = SECOND / rate.per_second.max(1);
+        // GCRA: `full` is the moment at which the bucket is full again. Each token moves it by
+        // `interval`. The bucket has a token while `full` is at most `burst - 1` intervals ahead of
+        // `now`.
         let tolerance = interval.saturating_mul(rate.burst.saturating_sub(1));
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full| {
             let full = full.max(now);

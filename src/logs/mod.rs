@@ -58,7 +58,7 @@ struct Slot {
     /// Number of lines suppressed since the start.
     suppressed: AtomicU64,
     /// Number of suppressed lines that a summary has reported.
-    told: AtomicU64,
+    reported: AtomicU64,
     /// When a line was last suppressed, in ns since `began`.
     last: AtomicU64,
     /// When the last summary was written, or the first line after it was suppressed, in ns since
@@ -144,6 +144,8 @@ impl Limits {
         ptr::from_ref(callsite).hash(&mut hasher);
         let first = usize::try_from(hasher.finish() % SLOTS as u64).unwrap_or_default();
         let (before, after) = self.slots.split_at_checked(first)?;
+        // Open addressing: a callsite takes the first free slot from its hash on and keeps it for
+        // ever. `get_or_init` makes the claim atomic.
         let is_its = |slot: &&Slot| ptr::eq(*slot.callsite.get_or_init(|| callsite), callsite);
         after.iter().chain(before).find(is_its).or(self.slots.last())
     }
@@ -160,7 +162,9 @@ impl Limits {
             return true;
         }
         slot.last.store(now, Ordering::Relaxed);
-        if slot.suppressed.fetch_add(1, Ordering::Relaxed) == slot.told.load(Ordering::Relaxed) {
+        // Equal counts mean that the last summary has reported every earlier line, so this line is
+        // the first of the next summary and becomes its example.
+        if slot.suppressed.fetch_add(1, Ordering::Relaxed) == slot.reported.load(Ordering::Relaxed) {
             slot.since.store(now, Ordering::Relaxed);
             let mut example = Example(String::new());
             event.record(&mut example);
@@ -174,17 +178,18 @@ impl Limits {
         let age = |at: &AtomicU64| Duration::from_nanos(now.saturating_sub(at.load(Ordering::Relaxed)));
         let due = self.slots.iter().filter_map(|slot| {
             let callsite = slot.callsite.get()?;
-            let (all, told) = (slot.suppressed.load(Ordering::Relaxed), slot.told.load(Ordering::Relaxed));
-            if all == told || (age(&slot.last) < STOPPED && age(&slot.since) < REMIND) {
+            let (all, reported) =
+                (slot.suppressed.load(Ordering::Relaxed), slot.reported.load(Ordering::Relaxed));
+            if all == reported || (age(&slot.last) < STOPPED && age(&slot.since) < REMIND) {
                 return None;
             }
             let example = slot.example.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            slot.told.store(all, Ordering::Relaxed);
+            slot.reported.store(all, Ordering::Relaxed);
             slot.since.store(now, Ordering::Relaxed);
             Some(Summary {
                 level: *callsite.level(),
                 module: module(callsite),
-                suppressed: all - told,
+                suppressed: all - reported,
                 example,
             })
         });

@@ -68,15 +68,15 @@ fn every_callsite_is_bounded_at_every_level() {
 }
 
 #[test]
-fn what_was_left_out_is_told_when_it_stops_and_once_a_minute() {
+fn suppressed_lines_are_reported_when_the_cause_stops_and_once_a_minute() {
     let (limit, _) = logged(|| (0..50).for_each(|number| tracing::info!("refused {number}")));
     let (now, suppressed) = (limit.0.now(), limit.suppressed().values().sum());
     let after = |seconds: u64| now + seconds * 1_000_000_000;
     assert_eq!(limit.0.summaries(now), [], "it goes on");
-    let told = limit.0.summaries(after(2));
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0].suppressed, told[0].module), (suppressed, "logs::tests"));
-    assert!(told[0].example.starts_with("refused "), "{told:?}");
+    let reported = limit.0.summaries(after(2));
+    assert_eq!(reported.len(), 1);
+    assert_eq!((reported[0].suppressed, reported[0].module), (suppressed, "logs::tests"));
+    assert!(reported[0].example.starts_with("refused "), "{reported:?}");
     assert_eq!(limit.0.summaries(after(4)), [], "it has been told");
     let slot = limit.0.slots.iter().find(|slot| slot.callsite.get().is_some()).unwrap();
     slot.suppressed.fetch_add(7, Ordering::Relaxed);
@@ -89,6 +89,6 @@ fn what_was_left_out_is_told_when_it_stops_and_once_a_minute() {
 #[test]
 fn an_example_is_short() {
     let (limit, _) = logged(|| (0..50).for_each(|_| tracing::info!("{}", "x".repeat(10_000))));
-    let told = limit.0.summaries(limit.0.now() + 2_000_000_000);
-    assert_eq!(told[0].example.len(), EXAMPLE);
+    let reported = limit.0.summaries(limit.0.now() + 2_000_000_000);
+    assert_eq!(reported[0].example.len(), EXAMPLE);
 }

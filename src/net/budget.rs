@@ -219,6 +219,8 @@ impl Account {
     /// Notes what the client has held since the last call. The worker calls it once a second.
     pub fn tick(&self) {
         let held = self.held.get();
+        // A byte is settled if it was held at this tick and at the one before. The smaller of the
+        // two counts is a cheap approximation of that.
         self.settled.set(self.at_tick.replace(held).min(held));
     }
 
@@ -228,6 +230,7 @@ impl Account {
     /// that works is not mistaken for one that keeps what it holds.
     pub fn weigh(&self) -> usize {
         let held = self.held.get();
+        // `lasting` already counts a settled byte once, hence `SETTLED - 1`.
         let lasting = self.seen.replace(held).min(held);
         lasting + self.settled.get().min(held) * (SETTLED - 1)
     }
@@ -375,6 +378,9 @@ pub fn relief(
     missing: usize,
     others: usize,
 ) -> Vec<usize> {
+    // `others` is above 0 only if a client of another worker holds more than the equal share,
+    // because `weightiest` ignores smaller clients. If no worker has such a client, all clients are
+    // compared by their full weight.
     let above = clients.iter().any(|client| client.held > share) || others > 0;
     let weight = |client: &Holding| if above { client.weight_above(share) } else { client.weight };
     let mut order: Vec<(usize, usize, usize)> = clients
@@ -415,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_worker_notices_what_all_have_spent() {
+    async fn every_worker_notices_that_the_budget_is_spent() {
         let budget = Budget::new(1 << 20, 2);
         let shares: Vec<Share> = (0..2).map(|worker| Share::new(budget.clone(), worker)).collect();
         shares[0].charge(900_000);
@@ -432,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_much_sends_no_more_while_the_budget_is_spent() {
+    fn a_large_client_waits_while_the_budget_is_spent() {
         let share = Rc::new(Share::new(Budget::new(1 << 20, 1), 0));
         let (modest, large) = (Account::new(&share), Account::new(&share));
         modest.change(0, MODEST);
@@ -461,7 +467,7 @@ mod tests {
     /// Clients that hold more than an equal share go first, however long smaller clients have held
     /// their bytes.
     #[test]
-    fn who_holds_less_than_an_equal_share_stays_while_anybody_holds_more() {
+    fn a_client_below_an_equal_share_stays_while_another_is_above() {
         let small = Holding { weight: 16 * 64, held: 64 };
         let (large, new) = (Holding { weight: 900, held: 900 }, Holding { weight: 0, held: 3000 });
         assert_eq!(relief(&[small, large, small, new], 500, 0, 10_000, 0), [1]);
@@ -472,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_for_a_moment_weighs_nothing_and_what_is_kept_weighs_most() {
+    fn bytes_held_for_a_moment_weigh_nothing_and_settled_bytes_weigh_most() {
         let share = Rc::new(Share::new(Budget::new(1 << 20, 1), 0));
         let (works, keeps) = (Account::new(&share), Account::new(&share));
         keeps.change(0, 100);

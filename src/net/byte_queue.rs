@@ -63,6 +63,8 @@ impl ByteQueue {
     /// them.
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.rest.is_empty() {
+            // A front piece whose reader waits for more of it grows beyond `PIECE`, because a new
+            // piece would have to be copied by `join`.
             if self.joining || self.front.len() < PIECE {
                 return write(&mut self.front);
             }
@@ -71,6 +73,7 @@ impl ByteQueue {
             self.rest.push_back(Vec::new());
         }
         if let Some(last) = self.rest.back_mut() {
+            // `write` may grow the piece by any amount, so its growth is measured.
             let (len, capacity) = (last.len(), last.capacity());
             write(last);
             self.rest_len += last.len() - len;
@@ -100,8 +103,8 @@ impl ByteQueue {
         }
     }
 
-    /// Appends the next piece to the front one. Returns false if there is none; then the bytes that come next are
-    /// appended to the front piece.
+    /// Appends the next piece to the front one. Returns false if there is no next piece; the next
+    /// pushed bytes then go to the front piece.
     pub fn join(&mut self) -> bool {
         let Some(next) = self.rest.pop_front() else {
             self.joining = true;

@@ -117,6 +117,8 @@ impl Dialer {
                 let dialer = self.clone();
                 attempts.spawn(async move { dialer.dial_one(peer).await });
             }
+            // The loop starts the next address when an attempt fails or when 250 ms have passed.
+            // Earlier attempts go on meanwhile; the first success drops the others.
             let next = Instant::now() + STAGGER;
             tokio::select! {
                 ended = attempts.join_next() => match ended {

@@ -65,6 +65,7 @@ pub async fn read(stream: &mut TcpStream) -> Result<Option<Ends>, HeaderError> {
 }
 
 async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, HeaderError> {
+    // A first read of the shortest length cannot consume a byte behind the header.
     let mut header = vec![0; SHORTEST];
     let first = stream.read(&mut header).await?;
     if first == 0 {
@@ -90,6 +91,8 @@ async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, HeaderError> {
         return Err(HeaderError::Other);
     }
     while !header.ends_with(b"\n") {
+        // A version 1 header ends at the first newline. `peek` leaves the bytes in the socket, so
+        // that only those up to the newline are consumed.
         let mut ahead = [0; LONGEST_V1];
         let room = LONGEST_V1.saturating_sub(header.len());
         let seen = stream.peek(ahead.get_mut(..room).unwrap_or_default()).await?;

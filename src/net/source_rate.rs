@@ -80,8 +80,12 @@ impl SourceRate {
         };
         let source = source(address);
         let known = self.spent_until.get(&source).copied();
+        // A full table must not grow, and must not let new sources in without a limit.
         let own = known.is_some() || self.has_room(now);
         let spent_until = if own { known } else { self.others };
+        // GCRA: each connection moves the moment at which the source has paid by `each`. A
+        // connection is served at once while that moment is at most one burst ahead of `now`, and
+        // waits for the rest otherwise.
         let next = spent_until.map_or(now, |until| until.max(now)) + each;
         let wait = (next - now).saturating_sub(self.burst);
         if wait > MAX_WAIT {
@@ -133,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_served_at_once_and_what_follows_waits_or_is_refused() {
+    fn a_burst_is_served_at_once_and_later_connections_wait_or_are_refused() {
         let (mut rate, now) = (rate(10, 20), Instant::now());
         for _ in 0..20 {
             assert_eq!(rate.admit(ip("10.0.0.1"), now), Admission::Now);
@@ -162,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rate_everybody_is_admitted() {
+    fn without_a_rate_every_connection_is_admitted() {
         let (mut rate, now) = (rate(0, 1), Instant::now());
         assert!((0..10_000).all(|_| rate.admit(ip("10.0.0.1"), now) == Admission::Now));
         assert!(rate.spent_until.is_empty());

@@ -81,7 +81,7 @@ fn tenants_change_in_ways_that_are_told_apart() {
 }
 
 #[test]
-fn what_needs_a_restart_does_so_until_it_is_taken_back() {
+fn a_changed_key_needs_a_restart_until_it_is_changed_back() {
     let mut now = config("drain-timeout = \"1s\"\n[tenants.t]\n");
     let next = || {
         config("drain-timeout = \"2s\"\n[tenants.t]\nweight = 3\n[listeners.x]\naddress = \"127.0.0.1:1\"\n")

@@ -114,6 +114,7 @@ fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: 
     let most = |upstream: &Upstream| {
         let config = &upstream.config;
         match config.pool {
+            // The lanes split `max_connections`. The smaller part limits the workers.
             Pool::Shared => config.max_leased.min(config.max_connections - config.max_leased),
             Pool::Session => config.max_connections,
         }

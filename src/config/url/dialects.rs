@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_says_all_is_accepted() {
+    fn complete_urls_are_rewritten() {
         for (text, ours) in [
             ("db:6379", "redis://db:6379"),
             ("10.0.0.5:7000", "redis://10.0.0.5:7000"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_is_shown_as_it_should_be() {
+    fn incomplete_urls_get_a_corrected_url() {
         for (text, ours) in [
             ("db", "redis://db,"),
             ("s1:26379", "redis-sentinel://s1:26379#mymaster "),
@@ -173,7 +173,7 @@ mod tests {
         /// No input makes an error show a part of a password, and every URL that an error shows is
         /// valid.
         #[test]
-        fn what_is_shown_can_be_used(
+        fn corrected_urls_are_valid(
             scheme in "(sentinel|redis\\+sentinel|rediss\\+sentinel|redis\\+unix|)",
             user in "(|app:hunter2@|:hunter2@|app:hunter2/@)",
             rest in "[a-z0-9:,;/?#=]{0,24}",

@@ -121,6 +121,8 @@ impl ServerTls {
 /// Waits until the handshake has taken [`CROWDED_TIMEOUT`] and others wait for its slot. It starts
 /// with the handshake.
 async fn crowded_out(gate: &HandshakeGate) {
+    // While slots are free, a slow client costs only its own slot, and may use the whole handshake
+    // timeout.
     tokio::time::sleep(CROWDED_TIMEOUT).await;
     while !gate.is_crowded() {
         tokio::time::sleep(CROWDED_CHECK).await;

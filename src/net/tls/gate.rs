@@ -92,6 +92,7 @@ impl HandshakeGate {
     fn call_next(&self) -> bool {
         loop {
             let Some(next) = self.queue.borrow_mut().pop_front() else { return false };
+            // A handshake that was dropped while it waited leaves a dead entry.
             if let Some(ticket) = next.upgrade() {
                 ticket.called.set(true);
                 ticket.waker.borrow().wake_by_ref();
@@ -126,10 +127,12 @@ impl<F: Future> Future for Paced<F> {
         let this = self.project();
         let may_step = match this.ticket {
             Some(ticket) if ticket.called.get() => true,
+            // The handshake was polled for another reason than its turn.
             Some(ticket) => {
                 ticket.waker.borrow_mut().clone_from(cx.waker());
                 false
             }
+            // No step has run since other tasks last ran, so this handshake need not queue.
             None if this.gate.begin_step() => true,
             None => {
                 let ticket =
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_slot_makes_the_gate_crowded() {
+    async fn a_handshake_that_waits_for_a_slot_makes_the_gate_crowded() {
         let gate = HandshakeGate::new(&PollMeter::new());
         let mut slots = Vec::new();
         for _ in 0..MAX_IN_PROGRESS {

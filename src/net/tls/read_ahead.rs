@@ -61,6 +61,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
             this.poll_read_large(cx).map_ok(|()| this.hand_over(buf))
         } else {
             let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+            // A read that filled its buffer suggests that more data waits in the socket.
             this.more = polled.is_ready() && buf.remaining() == 0;
             return polled;
         };
