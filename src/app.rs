@@ -141,7 +141,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, "respgate has started");
     for (upstream, discovery) in config.upstreams.iter().zip(&discoveries) {
-        tokio::spawn(tell_ready(upstream.config.name.clone(), discovery.topology.clone()));
+        tokio::spawn(log_when_ready(upstream.config.name.clone(), discovery.topology.clone()));
     }
 
     stopped().await?;
@@ -156,7 +156,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
 }
 
 /// Logs once that the clients of an upstream are served.
-async fn tell_ready(upstream: String, mut topology: watch::Receiver<Topology>) {
+async fn log_when_ready(upstream: String, mut topology: watch::Receiver<Topology>) {
     if let Ok(known) = topology.wait_for(|topology| topology.primary().is_some()).await {
         let address = known.primary().map(|primary| primary.address.to_string());
         tracing::info!(upstream, address, "ready: the primary is verified");

@@ -15,9 +15,9 @@ use crate::net::tls::slot::{Expiry, Leg, Slot};
 use crate::rotation::{self, Source, Tally};
 
 /// Time between two warnings about a certificate that expires soon.
-const REMIND: Duration = Duration::from_secs(24 * 3600);
+const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// A certificate whose remaining validity is shorter than this expires soon.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Holds all certificate sets of the process.
 #[derive(Default)]
@@ -76,7 +76,7 @@ impl Certificates {
             let load = move || profile.load().map_err(|error| error.text);
             tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
         }
-        tokio::spawn(remind(self.expiries()));
+        tokio::spawn(warn_before_expiry(self.expiries()));
         tallies
     }
 
@@ -105,15 +105,15 @@ fn follow<P, S: Send + Sync + 'static>(slot: &Slot<P, S>, source: Source<S>, int
 }
 
 /// Warns once a day about certificates that expire soon.
-async fn remind(expiries: Vec<Expiry>) {
-    let mut days = tokio::time::interval(REMIND);
+async fn warn_before_expiry(expiries: Vec<Expiry>) {
+    let mut days = tokio::time::interval(WARNING_INTERVAL);
     loop {
         days.tick().await;
         for expiry in &expiries {
             let (leg, name) = (expiry.leg.label(), &expiry.name);
             match expiry.not_after().map(|end| end.duration_since(SystemTime::now())) {
                 Some(Err(_)) => tracing::error!(leg, name, "the certificate has expired: renew it"),
-                Some(Ok(left)) if left < SOON => {
+                Some(Ok(left)) if left < EXPIRES_SOON => {
                     tracing::warn!(leg, name, "the certificate expires in {}: renew it", shown_span(left));
                 }
                 _ => {}

@@ -91,8 +91,8 @@ impl Shares {
         let all = scaled(shared.saturating_add(leased));
         // Scaled down alone, a few shared connections would round to almost none beside many leased
         // ones.
-        let kept = shared.min(scaled(shared).max(all / 4)).max(1);
-        (kept, leased.min(all.saturating_sub(kept)).max(1))
+        let shared_part = shared.min(scaled(shared).max(all / 4)).max(1);
+        (shared_part, leased.min(all.saturating_sub(shared_part)).max(1))
     }
 }
 

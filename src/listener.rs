@@ -31,7 +31,7 @@ const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed because descriptors or memory ran out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Minimum time between two warnings of one listener.
-const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The address where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub struct Listener {
     keepalive: Duration,
     /// Networks whose connections must begin with a PROXY header.
     proxies: Vec<IpNet>,
-    complained: Mutex<Option<Instant>>,
+    warned: Mutex<Option<Instant>>,
     source_rate: Mutex<SourceRate>,
     counts: Arc<SourceCounts>,
     clients: Arc<AtomicUsize>,
@@ -175,7 +175,7 @@ impl Listener {
             speaks_tls: config.tls.is_some(),
             keepalive: config.keepalive,
             proxies: config.proxy_protocol.clone(),
-            complained: Mutex::default(),
+            warned: Mutex::default(),
             source_rate: Mutex::new(SourceRate::new(&config.source_rate)),
             counts: Arc::default(),
             clients: Arc::default(),
@@ -215,7 +215,7 @@ impl Listener {
                     tracing::debug!(listener = listener.name, %error, "a client left at once")
                 }
                 Err(error) => {
-                    if listener.may_complain() {
+                    if listener.may_warn() {
                         tracing::warn!(listener = listener.name, %error, "a client could not be accepted; if descriptors ran out, raise the limit (ulimit -n) or lower max-clients");
                     }
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -224,11 +224,11 @@ impl Listener {
         }
     }
 
-    /// Returns true if the last warning is more than [`COMPLAINT_PERIOD`] ago, and notes the time
+    /// Returns true if the last warning is more than [`WARNING_INTERVAL`] ago, and notes the time
     /// of this one.
-    fn may_complain(&self) -> bool {
-        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|at| at.elapsed() > COMPLAINT_PERIOD);
+    fn may_warn(&self) -> bool {
+        let mut last = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|at| at.elapsed() > WARNING_INTERVAL);
         if due {
             *last = Some(Instant::now());
         }
@@ -305,7 +305,7 @@ impl Listener {
                         Err(error @ proxy_protocol::HeaderError::Nothing) => {
                             tracing::debug!(listener = self.name, from = %ends.source, fault = %error, "a proxy left");
                         }
-                        Err(error) if self.may_complain() => {
+                        Err(error) if self.may_warn() => {
                             tracing::warn!(listener = self.name, from = %ends.source, fault = %error, "a connection is closed: proxy-protocol trusts its network to say where clients come from");
                         }
                         Err(_) => {}
@@ -320,7 +320,7 @@ impl Listener {
     fn count_client(&self) -> Option<CountGuard> {
         let own = CountGuard::take(&self.clients, self.max_clients)?;
         let of_process = CountGuard::take(&self.capacity.taken, self.capacity.limit);
-        if of_process.is_none() && self.may_complain() {
+        if of_process.is_none() && self.may_warn() {
             tracing::warn!(
                 listener = self.name,
                 clients = self.capacity.limit,
@@ -347,7 +347,7 @@ impl Listener {
         const TOO_MANY: &[u8] = b"-ERR respgate: too many new connections from this address (connects-per-second); connect again in a second\r\n";
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
         let unsaid = self.counts.unsaid.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.may_complain() {
+        if self.may_warn() {
             self.counts.unsaid.store(0, Ordering::Relaxed);
             tracing::warn!(
                 listener = self.name,

@@ -59,10 +59,10 @@ pub struct Timeline {
 /// Holds the failovers of one upstream. The workers share it and lock it only a few times in each
 /// failover.
 #[derive(Clone, Default)]
-pub struct Timelines(Arc<Mutex<Book>>);
+pub struct Timelines(Arc<Mutex<TimelineLog>>);
 
 #[derive(Default)]
-struct Book {
+struct TimelineLog {
     current: Option<Arc<Primary>>,
     open: Option<Open>,
     past: VecDeque<Timeline>,
@@ -94,9 +94,9 @@ impl Timelines {
     /// timeline. Commands wait from the first sign on. If `announced` is false, the sign is only a
     /// lost connection, which may mean nothing.
     pub fn sign(&self, of: Generation, sign: &str, announced: bool) {
-        let mut book = self.lock();
-        let Some(current) = book.current.clone().filter(|current| current.generation == of) else { return };
-        let open = book.open_for(sign, &current);
+        let mut log = self.lock();
+        let Some(current) = log.current.clone().filter(|current| current.generation == of) else { return };
+        let open = log.open_for(sign, &current);
         open.announced |= announced;
         open.line.held.get_or_insert_with(|| open.since.elapsed());
     }
@@ -104,33 +104,33 @@ impl Timelines {
     /// Records that commands are sent again. Drops the open timeline if they go to the same primary
     /// as before.
     pub fn dismissed_unless_switched(&self, generation: Option<Generation>) {
-        let mut book = self.lock();
-        let same = book.open.as_ref().is_some_and(|open| open.line.named.is_none());
-        if same && book.current.as_ref().map(|current| current.generation) == generation {
-            book.open = None;
+        let mut log = self.lock();
+        let same = log.open.as_ref().is_some_and(|open| open.line.named.is_none());
+        if same && log.current.as_ref().map(|current| current.generation) == generation {
+            log.open = None;
         }
     }
 
     /// Records a successful connection to the primary of this generation. A lost connection was
     /// then no sign of a failover.
     pub fn reached(&self, generation: Generation) {
-        let mut book = self.lock();
-        let unannounced = book.open.as_ref().is_some_and(|open| !open.announced && open.line.named.is_none());
-        if unannounced && book.current.as_ref().is_some_and(|current| current.generation == generation) {
-            book.open = None;
+        let mut log = self.lock();
+        let unannounced = log.open.as_ref().is_some_and(|open| !open.announced && open.line.named.is_none());
+        if unannounced && log.current.as_ref().is_some_and(|current| current.generation == generation) {
+            log.open = None;
         }
     }
 
     /// Records that respgate no longer follows the primary of the generation `left`. `drained` is
     /// true if this worker had no unanswered request there.
     pub fn named(&self, left: Generation, drained: bool) {
-        let mut book = self.lock();
-        let Some(current) = book.current.clone() else { return };
+        let mut log = self.lock();
+        let Some(current) = log.current.clone() else { return };
         if current.generation == left {
-            book.open_for(ANOTHER, &current);
+            log.open_for(ANOTHER, &current);
         }
         // The first worker opened the timeline; later workers add to it.
-        let Some(open) = book.open.as_mut().filter(|open| open.left == left) else { return };
+        let Some(open) = log.open.as_mut().filter(|open| open.left == left) else { return };
         // All workers must have been drained. The first worker (`named` is still `None`) sets the
         // value, and later ones can only clear it.
         open.line.drained = drained && (open.line.drained || open.line.named.is_none());
@@ -140,9 +140,9 @@ impl Timelines {
     /// Records a verified primary. If it is newer than the current one, this is a failover, even if
     /// no worker saw a sign.
     pub fn verified(&self, primary: &Arc<Primary>) {
-        let mut book = self.lock();
-        let Some(current) = book.current.clone() else {
-            book.current = Some(primary.clone());
+        let mut log = self.lock();
+        let Some(current) = log.current.clone() else {
+            log.current = Some(primary.clone());
             return;
         };
         // A late report about a former primary changes nothing.
@@ -151,21 +151,18 @@ impl Timelines {
         }
         if current.generation == primary.generation {
             // The same node is back: that was an outage, not a failover.
-            if book
-                .open
-                .as_ref()
-                .is_some_and(|open| open.line.verified.is_none() && open.line.named.is_some())
+            if log.open.as_ref().is_some_and(|open| open.line.verified.is_none() && open.line.named.is_some())
             {
-                book.open = None;
+                log.open = None;
             }
             return;
         }
-        let open = book.open_for(ANOTHER, &current);
+        let open = log.open_for(ANOTHER, &current);
         open.line.named.get_or_insert_with(|| open.since.elapsed());
         open.line.to = primary.address.to_string();
         open.line.generation = primary.generation;
         open.line.verified = Some(open.since.elapsed());
-        book.current = Some(primary.clone());
+        log.current = Some(primary.clone());
     }
 
     /// Records a reply from the primary of this generation.
@@ -197,18 +194,18 @@ impl Timelines {
     /// Closes the open timeline if its failover is over. Returns every closed timeline once, the
     /// oldest first.
     pub fn finished(&self) -> Vec<Timeline> {
-        let mut book = self.lock();
-        if let Some(open) = &book.open {
+        let mut log = self.lock();
+        if let Some(open) = &log.open {
             let age = open.since.elapsed();
             let (success, verified) = (open.line.first_success, open.line.verified);
             if success.is_some_and(|at| age >= at + SETTLING) || verified.is_some_and(|at| age >= at + UNUSED)
             {
-                book.close();
+                log.close();
             } else if !open.announced && open.line.named.is_none() && age >= STALE {
-                book.open = None;
+                log.open = None;
             }
         }
-        std::mem::take(&mut book.unlogged).into()
+        std::mem::take(&mut log.unlogged).into()
     }
 
     /// Returns the past failovers, the newest last.
@@ -221,12 +218,12 @@ impl Timelines {
         self.lock().totals
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, TimelineLog> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
+impl TimelineLog {
     /// Returns the timeline of the failover away from `current`. Closes an open timeline of an
     /// earlier failover.
     fn open_for(&mut self, sign: &str, current: &Primary) -> &mut Open {

@@ -21,7 +21,7 @@ const CONNECTS_REFUSED: &str = "respgate_connects_refused_total";
 const EXPIRY: &str = "respgate_tls_certificate_expiry_timestamp_seconds";
 
 /// /readyz names certificates that expire within this time.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// What the admin listener reads about TLS.
 #[derive(Clone, Default)]
@@ -109,7 +109,7 @@ impl TlsStatus {
             let (leg, name) = (expiry.leg.label(), &expiry.name);
             match expiry.not_after().map(|end| end.duration_since(now)) {
                 Some(Err(_)) => text.push_str(&format!("{leg} {name}: the certificate has expired\n")),
-                Some(Ok(left)) if left < SOON => {
+                Some(Ok(left)) if left < EXPIRES_SOON => {
                     text.push_str(&format!(
                         "{leg} {name}: the certificate expires in {}\n",
                         shown_span(left)

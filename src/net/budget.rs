@@ -22,9 +22,9 @@ const CHUNKS: usize = 64;
 /// that the remaining clients have room.
 const HEADROOM: usize = 8;
 /// A byte that has been held for 1 s weighs as much as this many others.
-const SETTLED: usize = 16;
+const SETTLED_WEIGHT: usize = 16;
 /// Bytes that a client may hold and still send more while the budget is spent.
-const MODEST: usize = 16 * 1024;
+const SMALL_HOLDING: usize = 16 * 1024;
 
 /// The budget of the process.
 #[derive(Debug)]
@@ -226,13 +226,13 @@ impl Account {
 
     /// Returns the weight of the client's bytes, by which [`relief`] chooses. Bytes that the client
     /// did not hold at the last call of this function weigh nothing: it may need them for a moment
-    /// only. Bytes that it has held for 1 s weigh [`SETTLED`] times as much as others. So a client
+    /// only. Bytes that it has held for 1 s weigh [`SETTLED_WEIGHT`] times as much as others. So a client
     /// that works is not mistaken for one that keeps what it holds.
     pub fn weigh(&self) -> usize {
         let held = self.held.get();
-        // `lasting` already counts a settled byte once, hence `SETTLED - 1`.
+        // `lasting` already counts a settled byte once, hence `SETTLED_WEIGHT - 1`.
         let lasting = self.seen.replace(held).min(held);
-        lasting + self.settled.get().min(held) * (SETTLED - 1)
+        lasting + self.settled.get().min(held) * (SETTLED_WEIGHT - 1)
     }
 
     /// Returns the bytes that the client holds.
@@ -252,12 +252,12 @@ impl Account {
     }
 
     /// Returns true if the session must not read from the client now: the budget is spent, and the
-    /// client holds more than `MODEST` bytes. The account then notes that the client waits;
+    /// client holds more than `SMALL_HOLDING` bytes. The account then notes that the client waits;
     /// [`Self::end_wait`] ends the wait. Thus the overdraft is at most one read per client, however
     /// fast clients send and however long relief takes.
     #[inline]
     pub fn must_wait(&self) -> bool {
-        let wait = self.held.get() > MODEST && self.share.budget.overdraft() > 0;
+        let wait = self.held.get() > SMALL_HOLDING && self.share.budget.overdraft() > 0;
         if wait {
             self.waits.set(true);
         }
@@ -441,7 +441,7 @@ mod tests {
     fn a_large_client_waits_while_the_budget_is_spent() {
         let share = Rc::new(Share::new(Budget::new(1 << 20, 1), 0));
         let (modest, large) = (Account::new(&share), Account::new(&share));
-        modest.change(0, MODEST);
+        modest.change(0, SMALL_HOLDING);
         large.change(0, 1 << 20);
         assert!(!modest.must_wait() && large.must_wait());
         assert!(!modest.end_wait() && large.end_wait() && !large.end_wait());

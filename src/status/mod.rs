@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use samples::Samples;
 
 /// Time between the two readings.
-const APART: Duration = Duration::from_secs(1);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The state of a running respgate.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Status {
     readiness: Vec<String>,
     earlier: Samples,
     now: Samples,
-    apart: Duration,
+    elapsed: Duration,
     failovers: Vec<Value>,
 }
 
@@ -51,9 +51,9 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
         };
         let earlier = fetch::get(address, "/metrics").await.map_err(explained)?;
         let begun = Instant::now();
-        tokio::time::sleep(APART).await;
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
         let now = fetch::get(address, "/metrics").await.map_err(explained)?;
-        let apart = begun.elapsed();
+        let elapsed = begun.elapsed();
         let ready = fetch::get(address, "/readyz").await.map_err(explained)?;
         let failovers = fetch::get(address, "/failovers").await.map_err(explained)?;
         let now = Samples::parse(&now.body);
@@ -66,7 +66,7 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
             readiness: ready.body.lines().map(str::to_owned).collect(),
             earlier: Samples::parse(&earlier.body),
             now,
-            apart,
+            elapsed,
             failovers: serde_json::from_str(&failovers.body).unwrap_or_default(),
         })
     })

@@ -43,7 +43,7 @@ fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
     let now = |name: &str, more: &[(&str, &str)]| status.now.sum(name, &[&labels, more].concat());
     let rate = |name: &str, more: &[(&str, &str)]| {
         let risen = now(name, more) - status.earlier.sum(name, &[&labels, more].concat());
-        risen.max(0.0) / status.apart.as_secs_f64().max(0.001)
+        risen.max(0.0) / status.elapsed.as_secs_f64().max(0.001)
     };
     let prefix = format!("upstream {upstream}: ");
     let primary = status.readiness.iter().find_map(|line| line.strip_prefix(&prefix));
@@ -169,7 +169,7 @@ mod tests {
                 "respgate_build_info{{version=\"1.2.3\"}} 1\nrespgate_clients{{upstream=\"main\"}} 12\n\
                  respgate_commands_total{{upstream=\"main\",lane=\"shared\"}} 3000\n{metrics}"
             )),
-            apart: Duration::from_secs(1),
+            elapsed: Duration::from_secs(1),
             failovers: Vec::new(),
         }
     }
