@@ -1,5 +1,5 @@
-//! The composition root: a checked configuration becomes bound sockets, workers and discovery, and ends in a
-//! drain.
+//! The composition root: turns a checked configuration into bound sockets, workers and discovery,
+//! runs them, and drains them.
 
 use std::io;
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ use crate::net::budget::Budget;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
-use crate::reload::{self, Reach};
+use crate::reload::{self, ReloadTargets};
 use crate::rotation::login::Login;
 use crate::rotation::source::Account;
 use crate::rotation::{Tallies, Tally, credentials};
@@ -41,15 +41,17 @@ use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::scripts::Scripts;
 use crate::worker::{ListenerPlan, Plan, Worker};
 
-/// Something outside of respgate is not as it must be: `EX_OSERR` of sysexits.
+/// Exit code when the operating system fails respgate, for example when an address is in use:
+/// `EX_OSERR` of sysexits.
 pub const OS_ERROR: u8 = 71;
 
-/// `logs`: the limit that every line passes. Runs until SIGTERM or SIGINT, and then until running commands are finished or the drain's deadline.
+/// Runs until SIGTERM or SIGINT, then until the running commands have finished or the drain
+/// deadline has passed. `logs` is the limit that every log line passes.
 pub fn run(config: Config, flags: &Flags, logs: LogLimit) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(serve(config, flags, logs));
-        // A look at a file, or at a name, that hangs must not keep the process.
+        // A file read or a name look-up that hangs must not keep the process alive.
         runtime.shutdown_background();
         ended
     });
@@ -66,7 +68,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     let hangups = reload::on_hangup()?;
     let clients = share_descriptors(&mut config)?;
     tokio::spawn(logs.clone().report());
-    // Everything is bound before anything is served, so that a fault shows at once.
+    // Every socket is bound before any client is served, so that an error shows at once.
     let listeners = bind(&config, Capacity::new(clients))?;
     let admin = config.admin.map(admin::bind).transpose()?;
 
@@ -103,14 +105,14 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     }
 
     let tenants = watch::Sender::new(plan.tenants);
-    let reach = Reach {
+    let targets = ReloadTargets {
         accounts,
         tenants: tenants.clone(),
         upstreams: plan.upstreams,
         stores: stores.clone(),
         workers: workers.clone(),
     };
-    reload::follow(flags.clone(), config.clone(), reach, hangups, &reloads);
+    reload::follow(flags.clone(), config.clone(), targets, hangups, &reloads);
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
     if let Some(socket) = admin {
@@ -139,7 +141,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, "respgate has started");
     for (upstream, discovery) in config.upstreams.iter().zip(&discoveries) {
-        tokio::spawn(tell_ready(upstream.config.name.clone(), discovery.topology.clone()));
+        tokio::spawn(log_when_ready(upstream.config.name.clone(), discovery.topology.clone()));
     }
 
     stopped().await?;
@@ -153,8 +155,8 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     Ok(())
 }
 
-/// Tells the operator, once, that an upstream's clients are served.
-async fn tell_ready(upstream: String, mut topology: watch::Receiver<Topology>) {
+/// Logs once that the clients of an upstream are served.
+async fn log_when_ready(upstream: String, mut topology: watch::Receiver<Topology>) {
     if let Ok(known) = topology.wait_for(|topology| topology.primary().is_some()).await {
         let address = known.primary().map(|primary| primary.address.to_string());
         tracing::info!(upstream, address, "ready: the primary is verified");
@@ -164,8 +166,8 @@ async fn tell_ready(upstream: String, mut topology: watch::Receiver<Topology>) {
 fn bind(config: &Config, capacity: Capacity) -> io::Result<Vec<Listener>> {
     let ids = Arc::new(AtomicU64::new(1));
     let mut listeners = Vec::with_capacity(config.listeners.len());
-    for (place, listener) in config.listeners.iter().enumerate() {
-        let bound = Listener::bind(listener, place, ids.clone(), capacity.clone()).map_err(|error| {
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let bound = Listener::bind(listener, index, ids.clone(), capacity.clone()).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("listener '{}' cannot listen on {}: {error}", listener.name, listener.bind),
@@ -186,19 +188,20 @@ fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
     Dialer { connect_timeout: config.connect_timeout, tls, ..Dialer::default() }
 }
 
-/// What the admin side shows of TLS.
+/// Returns what the admin listener shows of TLS.
 fn security(config: &Config, certificates: &Certificates) -> TlsStatus {
     let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.tls.is_some());
     let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
     TlsStatus {
-        listeners: listeners.map(|(place, listener)| (place, listener.name.clone())).collect(),
+        listeners: listeners.map(|(index, listener)| (index, listener.name.clone())).collect(),
         sources: Vec::new(),
         expiries: certificates.expiries(),
         unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
     }
 }
 
-/// Who respgate itself is to each upstream, kept up to date from now on.
+/// Returns the credentials with which respgate itself logs in to each upstream. A background task
+/// keeps them up to date.
 fn logins(config: &Config, reloads: &Tallies) -> Vec<Logins> {
     let follow = |account: &Option<Account>, what: &'static str, upstream: &str| {
         let Some(account) = account else { return Login::new(None) };
@@ -217,7 +220,7 @@ fn logins(config: &Config, reloads: &Tallies) -> Vec<Logins> {
     logins.collect()
 }
 
-/// Each worker gets its share of the limits.
+/// Returns the plan of the workers, with each worker's share of the limits.
 fn plan(
     config: &Config,
     tenants: Tenants,
@@ -278,7 +281,7 @@ async fn stopped() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for the sessions to end, at most until the deadline or a second signal.
+/// Waits until all sessions have ended, until the deadline, or until a second signal.
 async fn finish(workers: &[Worker], deadline: Duration) {
     let mut drains = JoinSet::new();
     for worker in workers {
@@ -296,11 +299,12 @@ async fn finish(workers: &[Worker], deadline: Duration) {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, and divides what there is. Gives the most clients of all listeners
-/// together; lowers the limits of upstream connections where they do not fit, and says so.
+/// Raises the soft limit of open files to the hard limit, and divides the descriptors. Returns the
+/// maximum number of clients of all listeners together. Lowers the limits of upstream connections
+/// if they do not fit, and logs that.
 ///
 /// # Errors
-/// The limit is too low to serve anybody.
+/// Returns an error if the limit is too low to serve a single client.
 fn share_descriptors(config: &mut Config) -> io::Result<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -337,7 +341,7 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
     Ok(shares.clients)
 }
 
-/// Sentinels that discovery may be connected to, those that it learns from others included.
+/// Returns the number of Sentinels that discovery may be connected to, learned ones included.
 fn sentinels(discovery: &DiscoveryConfig) -> usize {
     const LEARNT: usize = 8;
     match discovery {

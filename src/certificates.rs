@@ -1,4 +1,5 @@
-//! The certificates in use on every leg. Handshakes read the newest set; whoever rotates them writes it.
+//! Holds the certificates in use on every leg. Handshakes read the newest set; the task that
+//! rotates certificates writes it.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,22 +14,22 @@ use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::net::tls::slot::{Expiry, Leg, Slot};
 use crate::rotation::{self, Source, Tally};
 
-/// How often certificates that run out soon are spoken of.
-const REMIND: Duration = Duration::from_secs(24 * 3600);
-/// What soon is.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Time between two warnings about a certificate that expires soon.
+const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// A certificate whose remaining validity is shorter than this expires soon.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// All sets of the process.
+/// Holds all certificate sets of the process.
 #[derive(Default)]
 pub struct Certificates {
-    /// Of listeners.
+    /// The sets of the listeners.
     pub servers: Vec<Slot<ServerProfile, ServerSet>>,
-    /// Of upstreams and their Sentinels.
+    /// The sets of the upstreams and their Sentinels.
     pub clients: Vec<Slot<ClientProfile, ClientSet>>,
 }
 
 impl Certificates {
-    /// Takes over what the configuration's check has read.
+    /// Takes over the sets that the check of the configuration has loaded.
     pub fn of(config: &Config) -> Self {
         let servers = config.listeners.iter().filter_map(|listener| {
             let Loaded { profile, set } = listener.tls.clone()?;
@@ -45,40 +46,41 @@ impl Certificates {
         Self { servers: servers.collect(), clients: clients.collect() }
     }
 
-    /// TLS of a listener; `None` speaks plain text.
+    /// Returns the TLS settings of a listener; `None` if it speaks plain text.
     pub fn listener(&self, name: &str) -> Option<ServerTls> {
         let slot = self.servers.iter().find(|slot| slot.name == name)?;
         Some(ServerTls::new(slot.set.subscribe(), slot.profile.handshake_timeout))
     }
 
-    /// TLS of an upstream's leg; `None` speaks plain text.
+    /// Returns the TLS settings of an upstream's leg; `None` if it speaks plain text.
     pub fn client(&self, leg: Leg, upstream: &Upstream) -> Option<ClientTls> {
         let slot = self.clients.iter().find(|slot| slot.leg == leg && slot.name == upstream.config.name)?;
         Some(ClientTls::new(slot.set.subscribe(), slot.profile.names.clone()))
     }
 
-    /// From now on, reads every set again when its files change. Handshakes that begin then use the new set; one that
-    /// cannot be used is reported, and the old one stays. Gives what becomes of the changes.
+    /// Starts to reload every set when its files change. Handshakes that begin after a reload use
+    /// the new set. If a new set cannot be used, respgate logs that and keeps the old one. Returns
+    /// one tally of reload outcomes per set.
     pub fn rotate(&self, interval: Duration) -> Vec<Tally> {
         let mut tallies = Vec::new();
         for slot in &self.servers {
             let (profile, set) = (slot.profile.clone(), slot.set.clone());
             let load = move || {
                 let before = set.borrow().clone();
-                profile.load(Some(&before)).map_err(|fault| fault.text)
+                profile.load(Some(&before)).map_err(|error| error.text)
             };
             tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
         }
         for slot in &self.clients {
             let profile = slot.profile.clone();
-            let load = move || profile.load().map_err(|fault| fault.text);
+            let load = move || profile.load().map_err(|error| error.text);
             tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
         }
-        tokio::spawn(remind(self.expiries()));
+        tokio::spawn(warn_before_expiry(self.expiries()));
         tallies
     }
 
-    /// Until when certificates count, for metrics.
+    /// Returns when each certificate expires, for metrics.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.servers
             .iter()
@@ -102,16 +104,16 @@ fn follow<P, S: Send + Sync + 'static>(slot: &Slot<P, S>, source: Source<S>, int
     tally
 }
 
-/// Speaks of certificates that run out soon, once a day.
-async fn remind(expiries: Vec<Expiry>) {
-    let mut days = tokio::time::interval(REMIND);
+/// Warns once a day about certificates that expire soon.
+async fn warn_before_expiry(expiries: Vec<Expiry>) {
+    let mut days = tokio::time::interval(WARNING_INTERVAL);
     loop {
         days.tick().await;
         for expiry in &expiries {
             let (leg, name) = (expiry.leg.label(), &expiry.name);
             match expiry.not_after().map(|end| end.duration_since(SystemTime::now())) {
                 Some(Err(_)) => tracing::error!(leg, name, "the certificate has expired: renew it"),
-                Some(Ok(left)) if left < SOON => {
+                Some(Ok(left)) if left < EXPIRES_SOON => {
                     tracing::warn!(leg, name, "the certificate expires in {}: renew it", shown_span(left));
                 }
                 _ => {}

@@ -10,36 +10,36 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::config::flags::{Flag, Flags};
 use crate::config::report::Place;
 
-/// What the user asked for.
+/// What the command line asks respgate to do.
 #[derive(Debug)]
 pub enum Invocation {
     /// Run the proxy.
     Run(Flags),
-    /// Check the configuration and say what would run.
+    /// Check the configuration and print what would run.
     Check(Flags),
-    /// Hash the password on standard input.
+    /// Hash the password read from standard input.
     HashPassword,
-    /// Dial everything that the configuration names, and explain what is wrong.
+    /// Connect to everything that the configuration names, and explain what is wrong.
     Doctor {
-        /// What to dial.
+        /// The flags that select the configuration.
         flags: Flags,
-        /// For machines, not for people.
+        /// Prints JSON instead of text if true.
         json: bool,
     },
-    /// Show a running respgate in one screen.
+    /// Show the state of a running respgate on one screen.
     Status {
-        /// Where its admin listener is; else what the file says.
+        /// The address of its admin listener; `None` takes the one in the configuration file.
         admin: std::option::Option<SocketAddr>,
-        /// The file that it runs with.
+        /// The configuration file of the running respgate.
         config: std::option::Option<PathBuf>,
-        /// For machines, not for people.
+        /// Prints JSON instead of text if true.
         json: bool,
     },
-    /// Nothing was asked for: see [`GUIDANCE`].
+    /// The command line names no server: respgate prints [`GUIDANCE`].
     Nothing,
 }
 
-/// For whoever types `respgate` and nothing else.
+/// The text for a user who types `respgate` without arguments.
 pub const GUIDANCE: &str = "\
 respgate needs to know where the server is. For example:
 
@@ -85,8 +85,9 @@ Exit codes: 0 ended as asked, 64 wrong arguments or configuration, 69 doctor fou
 something broken, or status found respgate not ready, 71 the system refused
 something, as an address that is in use.";
 
-/// One flag. Its environment variable is `RESPGATE_` and its name in capitals. `sets` names the key that it sets, as
-/// [`crate::config::schema`] does; it is empty for `--config`.
+/// One flag. Its environment variable is `RESPGATE_` followed by its name in capitals. `sets` names
+/// the configuration key that the flag sets, written as in [`crate::config::schema`]; it is empty
+/// for `--config`.
 struct Option {
     name: &'static str,
     dashed: &'static str,
@@ -186,12 +187,13 @@ fn with_options(command: Command) -> Command {
     }))
 }
 
-/// With a text of our own. Subcommands inherit that there is no other.
+/// Replaces clap's `help` subcommand and flags with respgate's own text. Subcommands inherit this
+/// setting.
 fn with_help(command: Command) -> Command {
     command.disable_help_flag(true).arg(other("help", 'h', "Print this help").action(ArgAction::Help))
 }
 
-/// The whole command line, for parsing and for `--help`.
+/// Returns the definition of the whole command line, for parsing and for `--help`.
 pub fn command() -> Command {
     let check = Command::new("check")
         .about("Report every fault of a configuration at once, and how to mend it")
@@ -261,7 +263,8 @@ fn json() -> Arg {
         .action(ArgAction::SetTrue)
 }
 
-/// An empty variable counts as unset here, too.
+/// Parses the address of the admin listener. An empty environment variable counts as unset, as in
+/// [`flags`].
 fn admin_address(text: &str) -> Result<std::option::Option<SocketAddr>, String> {
     if text.is_empty() {
         return Ok(None);
@@ -273,10 +276,10 @@ fn other(name: &'static str, short: char, help: &'static str) -> Arg {
     Arg::new(name).long(name).short(short).help(help).help_heading("Other")
 }
 
-/// Understands a command line, whose first word is the program's name.
+/// Parses a command line. Its first word is the program's name.
 ///
 /// # Errors
-/// What `clap` has to say, which includes the texts of `--help` and `--version`.
+/// Returns clap's error, which also carries the texts of `--help` and `--version`.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(words)?;
     match matches.subcommand() {
@@ -302,7 +305,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     })
 }
 
-/// An empty environment variable counts as unset: orchestrators often cannot leave one out.
+/// Collects the flags. An empty environment variable counts as unset, because orchestrators often
+/// cannot omit a variable.
 fn flags(matches: &ArgMatches) -> Flags {
     let mut flags = Flags::default();
     for option in &OPTIONS {

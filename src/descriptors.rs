@@ -1,44 +1,51 @@
-//! Who may have how many file descriptors, so that clients never take the last ones.
+//! Divides the file descriptors between clients and upstream connections, so that clients never
+//! take the last ones.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-/// Of the whole process: the standard streams, its runtime and signals, and files and programs that are read.
+/// Descriptors of the process: standard streams, runtime and signals, and the files and programs
+/// that it reads.
 const PROCESS: usize = 48;
-/// Of each worker: its runtime.
+/// Descriptors of each worker: its runtime.
 const EACH_WORKER: usize = 8;
-/// Of each worker at each upstream: connections that live on for a moment beside their replacements, and one lease and
-/// one shared connection, which no share takes away.
+/// Descriptors of each worker at each upstream: the connections that briefly live on beside their
+/// replacements, and one leased and one shared connection, which every worker has whatever its
+/// share is.
 const EACH_LANE: usize = 6;
-/// Of each listener: its socket, and one client that is told that there is no place.
+/// Descriptors of each listener: its socket, and one client that is being told that no slot is
+/// free.
 const EACH_LISTENER: usize = 2;
-/// Of the admin listener: its socket, its connections, and one that waits for a place.
+/// Descriptors of the admin listener: its socket, its 64 connections, and one that waits for a
+/// slot.
 const ADMIN: usize = 66;
-/// Of each upstream: the connections of discovery besides those to Sentinels, and that of shared rates.
+/// Descriptors of each upstream: the connections of discovery besides those to Sentinels, and the
+/// connection for shared rates.
 const EACH_UPSTREAM: usize = 4;
-/// Of each Sentinel: one connection that is subscribed and one that asks.
+/// Descriptors of each Sentinel: one connection that subscribes and one that sends queries.
 const EACH_SENTINEL: usize = 2;
-/// Upstream connections get at most this part of what is left, so that clients get the others.
+/// If descriptors are short, upstream connections get at most one in this many of what the reserve
+/// leaves. Clients get the rest.
 const CONNECTIONS_PART: usize = 4;
 
-/// What a configuration asks for.
+/// Holds the numbers that the configuration asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
-    /// Worker threads.
+    /// Number of worker threads.
     pub workers: usize,
-    /// Listeners.
+    /// Number of listeners.
     pub listeners: usize,
-    /// Upstreams.
+    /// Number of upstreams.
     pub upstreams: usize,
-    /// Sentinels, those that are learnt included.
+    /// Number of Sentinels, learned ones included.
     pub sentinels: usize,
-    /// `max-clients` of all listeners together.
+    /// Sum of `max-clients` over all listeners.
     pub clients: usize,
-    /// `max-connections` of all upstreams together.
+    /// Sum of `max-connections` over all upstreams.
     pub connections: usize,
 }
 
-/// How many clients and upstream connections there may be at once.
+/// Holds the numbers of clients and upstream connections that may be open at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     /// Clients of all listeners together.
@@ -48,7 +55,7 @@ pub struct Shares {
 }
 
 impl Demand {
-    /// Descriptors that neither clients nor upstream connections may take.
+    /// Returns the number of descriptors that neither clients nor upstream connections may take.
     pub fn reserve(&self) -> usize {
         PROCESS
             + ADMIN
@@ -59,8 +66,8 @@ impl Demand {
             + EACH_SENTINEL * self.sentinels
     }
 
-    /// Divides `limit` descriptors. Together with the reserve, the shares never exceed it. `None`: nothing is left for a
-    /// client.
+    /// Divides `limit` descriptors. The reserve and the shares together never exceed `limit`.
+    /// Returns `None` if nothing is left for a client.
     pub fn share(&self, limit: usize) -> Option<Shares> {
         let left = limit.checked_sub(self.reserve())?;
         if left >= self.clients.saturating_add(self.connections) {
@@ -68,34 +75,39 @@ impl Demand {
         }
         let connections = self.connections.min(left / CONNECTIONS_PART);
         let clients = self.clients.min(left - connections);
-        // What clients do not need is for connections again.
+        // Connections take back what clients do not need.
         let connections = self.connections.min(left - clients);
         (clients > 0).then_some(Shares { clients, connections })
     }
 }
 
 impl Shares {
-    /// What of the share is an upstream's that asks for so many shared and leased connections, of `asked` of all upstreams
-    /// together: shared and leased ones, at least one each. Shared ones are few, and get a quarter if they need it.
+    /// Returns one upstream's part of the share, as its shared and its leased connections. The
+    /// upstream asks for `shared` and `leased` connections, and all upstreams together ask for
+    /// `asked`. Each upstream gets at least one of each kind. Shared connections are few, so they
+    /// get a quarter of the upstream's part if they need it.
     pub fn connections_of(&self, shared: usize, leased: usize, asked: usize) -> (usize, usize) {
         let scaled = |count: usize| count.saturating_mul(self.connections) / asked.max(1);
         let all = scaled(shared.saturating_add(leased));
-        let kept = shared.min(scaled(shared).max(all / 4)).max(1);
-        (kept, leased.min(all.saturating_sub(kept)).max(1))
+        // Scaled down alone, a few shared connections would round to almost none beside many leased
+        // ones.
+        let shared_part = shared.min(scaled(shared).max(all / 4)).max(1);
+        (shared_part, leased.min(all.saturating_sub(shared_part)).max(1))
     }
 }
 
-/// Counts the clients of all listeners against the share of the process. Clones count together.
+/// Counts the clients of all listeners against the share of the process. All clones share one
+/// count.
 #[derive(Clone, Debug)]
 pub struct Capacity {
-    /// The count.
+    /// The number of clients connected now.
     pub taken: Arc<AtomicUsize>,
-    /// Its limit.
+    /// The largest number of clients.
     pub limit: usize,
 }
 
 impl Capacity {
-    /// For so many clients.
+    /// Creates a count of at most `limit` clients.
     pub fn new(limit: usize) -> Self {
         Self { taken: Arc::default(), limit }
     }
@@ -111,12 +123,12 @@ mod tests {
         Demand { workers: 4, listeners: 1, upstreams: 1, sentinels: 0, clients: 10_000, connections: 1088 };
 
     #[test]
-    fn what_fits_is_not_touched() {
+    fn demands_that_fit_are_granted() {
         assert_eq!(USUAL.share(65_536), Some(Shares { clients: 10_000, connections: 1088 }));
     }
 
     #[test]
-    fn what_does_not_fit_is_divided() {
+    fn demands_that_do_not_fit_are_divided() {
         let shares = USUAL.share(1024).unwrap();
         assert_eq!(shares.clients + shares.connections + USUAL.reserve(), 1024);
         assert!(shares.connections >= 200 && shares.clients >= 600, "{shares:?}");

@@ -1,34 +1,34 @@
-//! Orderly end: one switch that everybody who accepts work watches.
+//! The orderly shutdown: one switch that every part that accepts work watches.
 
 use tokio::sync::watch;
 
-/// Throws the switch.
+/// Begins the drain.
 pub struct Switch(watch::Sender<bool>);
 
-/// Watches it.
+/// Watches whether the drain has begun.
 #[derive(Clone)]
 pub struct Draining(watch::Receiver<bool>);
 
-/// A switch that is not thrown yet.
+/// Creates a switch whose drain has not begun, and a watcher of it.
 pub fn switch() -> (Switch, Draining) {
     let (sender, receiver) = watch::channel(false);
     (Switch(sender), Draining(receiver))
 }
 
 impl Switch {
-    /// No new work from now on.
+    /// Begins the drain: nothing accepts new work from now on.
     pub fn begin(&self) {
         self.0.send_replace(true);
     }
 }
 
 impl Draining {
-    /// Whether the drain has begun.
+    /// Returns true if the drain has begun.
     pub fn begun(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Ends when the drain begins, or nobody can begin it any more.
+    /// Waits until the drain begins, or until the [`Switch`] is dropped.
     pub async fn wait(&mut self) {
         let _ = self.0.wait_for(|begun| *begun).await;
     }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everybody_learns_of_the_drain() {
+    async fn every_watcher_learns_of_the_drain() {
         let (switch, mut draining) = switch();
         assert!(!draining.begun());
         let mut other = draining.clone();

@@ -26,23 +26,23 @@ use crate::session::config::SessionConfig;
 use crate::tenant::identity::ClientAttributes;
 use crate::worker::{AcceptedClient, CountGuard, Socket, Worker};
 
-/// Connections that the kernel completes before they are accepted.
+/// Connections that the kernel completes before respgate accepts them.
 const BACKLOG: i32 = 4096;
-/// Pause after an accept that failed for want of descriptors or memory.
+/// Pause after an accept that failed because descriptors or memory ran out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-/// The same complaint is logged at most this often.
-const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+/// Minimum time between two warnings of one listener.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where clients connect.
+/// The address where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bind {
-    /// A TCP address; port 0 picks a free one, which is logged.
+    /// A TCP address. Port 0 picks a free port, which respgate logs.
     Tcp(SocketAddr),
-    /// A unix socket, with its permission bits (default 0o700: this user only).
+    /// A unix socket and its permission bits (default 0o700: only this user).
     Unix {
-        /// Where the socket file is made.
+        /// Path of the socket file.
         path: PathBuf,
-        /// Permission bits of the file.
+        /// Permission bits of the socket file.
         mode: u32,
     },
 }
@@ -56,59 +56,61 @@ impl fmt::Display for Bind {
     }
 }
 
-/// One listener.
+/// Settings of one listener.
 #[derive(Clone, Debug)]
 pub struct ListenerConfig {
-    /// For logs and metrics.
+    /// The listener's name, for logs and metrics.
     pub name: String,
-    /// Where clients connect.
+    /// The address where clients connect.
     pub bind: Bind,
-    /// The upstream's name.
+    /// Name of the upstream that serves the listener's clients.
     pub upstream: String,
-    /// The tenant that its clients belong to.
+    /// Name of the tenant that the listener's clients belong to.
     pub tenant: Option<String>,
-    /// Whose word is taken for where clients come from: they must begin with a PROXY header.
+    /// Networks whose connections must begin with a PROXY header. respgate takes the client's
+    /// address from that header.
     pub proxy_protocol: Vec<IpNet>,
-    /// How long a silent client's machine is left alone before the system asks whether it is still there.
+    /// Idle time after which the kernel sends the first TCP keepalive probe to a client.
     pub keepalive: Duration,
-    /// Clients connected at once; one more is told `-ERR max number of clients reached`.
+    /// Maximum number of clients connected at once. The next client gets `-ERR max number of
+    /// clients reached`.
     pub max_clients: usize,
-    /// How many connections each source may open.
+    /// Limits on the connections that each source may open.
     pub source_rate: SourceRateConfig,
-    /// Bounds of its sessions.
+    /// Settings of the listener's sessions.
     pub session: SessionConfig,
-    /// How it does TLS; `None` speaks plain text.
+    /// TLS settings; `None` speaks plain text.
     pub tls: Option<Loaded<ServerProfile, ServerSet>>,
 }
 
 /// A bound socket that accepts no clients yet.
 pub struct Listener {
     name: String,
-    place: usize,
+    index: usize,
     max_clients: usize,
     speaks_tls: bool,
     keepalive: Duration,
-    /// Who must say where clients come from.
+    /// Networks whose connections must begin with a PROXY header.
     proxies: Vec<IpNet>,
-    complained: Mutex<Option<Instant>>,
+    warned: Mutex<Option<Instant>>,
     source_rate: Mutex<SourceRate>,
     counts: Arc<SourceCounts>,
     clients: Arc<AtomicUsize>,
-    /// Of the process: what its descriptors suffice for.
+    /// The count of clients of the whole process, limited by its file descriptors.
     capacity: Capacity,
     ids: Arc<AtomicU64>,
     socket: Bound,
     address: String,
 }
 
-/// Connections that were more than their sources may open.
+/// Counts the connections that exceeded the rate of their source.
 #[derive(Debug, Default)]
 pub struct SourceCounts {
-    /// Served after a wait of at most 1 s.
+    /// Connections served after a wait of at most 1 s.
     pub delayed: AtomicU64,
-    /// Closed.
+    /// Connections closed.
     pub refused: AtomicU64,
-    /// Of `refused`, those since the last warning.
+    /// Refused connections since the last warning.
     unsaid: AtomicU64,
 }
 
@@ -117,7 +119,7 @@ enum Bound {
     Unix(UnixListener, SocketFile),
 }
 
-/// A unix socket's file, removed when the listener ends.
+/// The file of a unix socket. Dropping it removes the file.
 struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
@@ -126,15 +128,15 @@ impl Drop for SocketFile {
     }
 }
 
-/// An accepted connection, before it is counted.
+/// An accepted connection that is not yet counted.
 enum Accepted {
-    /// A client's own.
+    /// A connection that a client opened itself.
     Client(Client),
-    /// One of a trusted proxy, which is yet to say whose.
+    /// A connection from a trusted proxy, whose PROXY header is not yet read.
     Proxied { stream: TcpStream, ends: Ends },
 }
 
-/// A client, and where it comes from.
+/// A client's socket and the address that it comes from.
 struct Client {
     socket: Socket,
     peer: String,
@@ -143,14 +145,15 @@ struct Client {
 }
 
 impl Listener {
-    /// Binds. `place` is the listener's number in the workers' plan; `ids` numbers clients; `capacity` counts those of all
-    /// listeners.
+    /// Binds the listener's socket. `index` is the listener's index in the workers' plan, `ids`
+    /// numbers the clients, and `capacity` counts the clients of all listeners.
     ///
     /// # Errors
-    /// The address is in use, not this machine's, or not permitted.
+    /// Returns an error if the address is in use, does not belong to this machine, or is not
+    /// permitted.
     pub fn bind(
         config: &ListenerConfig,
-        place: usize,
+        index: usize,
         ids: Arc<AtomicU64>,
         capacity: Capacity,
     ) -> io::Result<Self> {
@@ -167,12 +170,12 @@ impl Listener {
         };
         Ok(Self {
             name: config.name.clone(),
-            place,
+            index,
             max_clients: config.max_clients,
             speaks_tls: config.tls.is_some(),
             keepalive: config.keepalive,
             proxies: config.proxy_protocol.clone(),
-            complained: Mutex::default(),
+            warned: Mutex::default(),
             source_rate: Mutex::new(SourceRate::new(&config.source_rate)),
             counts: Arc::default(),
             clients: Arc::default(),
@@ -183,18 +186,20 @@ impl Listener {
         })
     }
 
-    /// Where it listens; a port that was 0 is the real one.
+    /// Returns the address that the socket listens on, with the real port if the configured one was
+    /// 0.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Its name, and what its sources' rates have done.
+    /// Returns the listener's name and the counts of connections that exceeded the rate of their
+    /// source.
     pub fn counts(&self) -> (String, Arc<SourceCounts>) {
         (self.name.clone(), self.counts.clone())
     }
 
-    /// Accepts until the drain begins. Nothing but the accept is awaited for longer than a worker takes to make
-    /// room for one client.
+    /// Accepts clients until the drain begins. Besides the accept, the loop only waits for a
+    /// worker's queue to have room for one client.
     pub async fn serve(self, workers: Vec<Worker>, mut draining: Draining) {
         let listener = Arc::new(self);
         loop {
@@ -205,12 +210,12 @@ impl Listener {
             };
             match accepted {
                 Ok(accepted) => listener.clone().admit(accepted, &workers).await,
-                // One that was gone before it was accepted is no reason to keep others waiting.
+                // A client that left before the accept is no reason to make others wait.
                 Err(error) if !exhausted(&error) => {
                     tracing::debug!(listener = listener.name, %error, "a client left at once")
                 }
                 Err(error) => {
-                    if listener.may_complain() {
+                    if listener.may_warn() {
                         tracing::warn!(listener = listener.name, %error, "a client could not be accepted; if descriptors ran out, raise the limit (ulimit -n) or lower max-clients");
                     }
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -219,10 +224,11 @@ impl Listener {
         }
     }
 
-    /// Whether it is time for another complaint.
-    fn may_complain(&self) -> bool {
-        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|at| at.elapsed() > COMPLAINT_PERIOD);
+    /// Returns true if the last warning is more than [`WARNING_INTERVAL`] ago, and notes the time
+    /// of this one.
+    fn may_warn(&self) -> bool {
+        let mut last = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|at| at.elapsed() > WARNING_INTERVAL);
         if due {
             *last = Some(Instant::now());
         }
@@ -238,7 +244,7 @@ impl Listener {
                     .with_time(self.keepalive)
                     .with_interval((self.keepalive / 3).max(Duration::from_secs(1)));
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                loopback::spare(&stream, peer);
+                loopback::use_reno(&stream, peer);
                 let local = stream.local_addr()?;
                 let from = peer.ip().to_canonical();
                 if self.proxies.iter().any(|network| network.contains(&from)) {
@@ -248,7 +254,7 @@ impl Listener {
             }
             Bound::Unix(listener, file) => {
                 let (stream, _) = listener.accept().await?;
-                // The server prints a unix client's address as its own path and port 0.
+                // The server prints a unix client's address as the socket's own path and port 0.
                 let path = format!("{}:0", file.0.display());
                 let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
                 Ok(Accepted::Client(Client {
@@ -262,15 +268,15 @@ impl Listener {
     }
 
     async fn admit(self: Arc<Self>, accepted: Accepted, workers: &[Worker]) {
-        let place = self.take_place();
-        match (accepted, place) {
-            (Accepted::Client(client), Some(place)) => match self.rate(&client) {
-                Admission::Now => self.hand_over(client, place, workers).await,
+        let guard = self.count_client();
+        match (accepted, guard) {
+            (Accepted::Client(client), Some(guard)) => match self.rate(&client) {
+                Admission::Now => self.hand_over(client, guard, workers).await,
                 Admission::After(wait) => {
                     let workers = workers.to_vec();
                     tokio::spawn(async move {
                         tokio::time::sleep(wait).await;
-                        self.hand_over(client, place, &workers).await;
+                        self.hand_over(client, guard, &workers).await;
                     });
                 }
                 Admission::Refused => self.refuse_source(client),
@@ -281,8 +287,9 @@ impl Listener {
                     self.turn_away(Socket::Tcp(socket));
                 }
             }
-            // A proxy that is slow to speak keeps nobody waiting. It has a client's place meanwhile.
-            (Accepted::Proxied { mut stream, ends }, Some(place)) => {
+            // A task of its own reads the header, so that a slow proxy delays no other client. The
+            // connection counts as a client meanwhile.
+            (Accepted::Proxied { mut stream, ends }, Some(guard)) => {
                 let workers = workers.to_vec();
                 tokio::spawn(async move {
                     match proxy_protocol::read(&mut stream).await {
@@ -293,13 +300,13 @@ impl Listener {
                                 Admission::After(wait) => tokio::time::sleep(wait).await,
                                 Admission::Refused => return self.refuse_source(client),
                             }
-                            self.hand_over(client, place, &workers).await;
+                            self.hand_over(client, guard, &workers).await;
                         }
-                        Err(fault @ proxy_protocol::HeaderError::Nothing) => {
-                            tracing::debug!(listener = self.name, from = %ends.source, %fault, "a proxy left");
+                        Err(error @ proxy_protocol::HeaderError::Nothing) => {
+                            tracing::debug!(listener = self.name, from = %ends.source, fault = %error, "a proxy left");
                         }
-                        Err(fault) if self.may_complain() => {
-                            tracing::warn!(listener = self.name, from = %ends.source, %fault, "a connection is closed: proxy-protocol trusts its network to say where clients come from");
+                        Err(error) if self.may_warn() => {
+                            tracing::warn!(listener = self.name, from = %ends.source, fault = %error, "a connection is closed: proxy-protocol trusts its network to say where clients come from");
                         }
                         Err(_) => {}
                     }
@@ -308,11 +315,12 @@ impl Listener {
         }
     }
 
-    /// A place under `max-clients` and in the capacity of the process. `None`: the client is turned away.
-    fn take_place(&self) -> Option<CountGuard> {
+    /// Counts one client against `max-clients` and against the capacity of the process. Returns
+    /// `None` if either is exhausted; the caller then turns the client away.
+    fn count_client(&self) -> Option<CountGuard> {
         let own = CountGuard::take(&self.clients, self.max_clients)?;
         let of_process = CountGuard::take(&self.capacity.taken, self.capacity.limit);
-        if of_process.is_none() && self.may_complain() {
+        if of_process.is_none() && self.may_warn() {
             tracing::warn!(
                 listener = self.name,
                 clients = self.capacity.limit,
@@ -322,7 +330,8 @@ impl Listener {
         Some(own.and(of_process?))
     }
 
-    /// Whether the client's source may open one more connection. A unix socket's clients have no source.
+    /// Decides whether the client's source may open one more connection. Clients of a unix socket
+    /// have no source.
     fn rate(&self, client: &Client) -> Admission {
         let Some(address) = client.known.address else { return Admission::Now };
         let mut rate = self.source_rate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -333,12 +342,12 @@ impl Listener {
         admission
     }
 
-    /// Closes a connection that is more than its source may open.
+    /// Closes a connection that exceeds the rate of its source.
     fn refuse_source(&self, client: Client) {
         const TOO_MANY: &[u8] = b"-ERR respgate: too many new connections from this address (connects-per-second); connect again in a second\r\n";
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
         let unsaid = self.counts.unsaid.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.may_complain() {
+        if self.may_warn() {
             self.counts.unsaid.store(0, Ordering::Relaxed);
             tracing::warn!(
                 listener = self.name,
@@ -350,8 +359,8 @@ impl Listener {
         self.say(client.socket, TOO_MANY);
     }
 
-    /// Says what the server says, if the socket takes it at once, and closes it. Before a TLS handshake there is nothing
-    /// that a client would understand.
+    /// Sends the error that the server sends, if the socket takes it at once, and closes the
+    /// socket. Sends nothing to a TLS client, which would not understand it before a handshake.
     fn turn_away(&self, socket: Socket) {
         self.say(socket, b"-ERR max number of clients reached\r\n");
     }
@@ -366,12 +375,13 @@ impl Listener {
         };
     }
 
-    async fn hand_over(&self, client: Client, place: CountGuard, workers: &[Worker]) {
+    async fn hand_over(&self, client: Client, guard: CountGuard, workers: &[Worker]) {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { id, peer: client.peer, local: client.local, known: client.known };
-        let arrival = AcceptedClient { socket: client.socket, listener: self.place, origin, place };
+        let accepted = AcceptedClient { socket: client.socket, listener: self.index, origin, guard };
+        // `load` counts clients on their way too, so a burst spreads evenly over the workers.
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
-            && !worker.take(arrival).await
+            && !worker.take(accepted).await
         {
             tracing::error!(listener = self.name, "a worker has ended; its clients are turned away");
         }
@@ -389,7 +399,7 @@ impl Client {
     }
 }
 
-/// Whether the process or the system has run out of something.
+/// Returns true if the process or the system has run out of descriptors or memory.
 fn exhausted(error: &io::Error) -> bool {
     use rustix::io::Errno;
     Errno::from_io_error(error)
@@ -400,7 +410,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // [::] means IPv6 only, so that 0.0.0.0 can be bound beside it.
+        // With IPV6_V6ONLY, `[::]` means IPv6 only, so that 0.0.0.0 can be bound beside it.
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
@@ -413,14 +423,15 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     remove_stale(path)?;
     let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    // Before anybody can connect.
+    // The permissions are set before `listen`, so that no client connects under others.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     UnixListener::from_std(socket.into())
 }
 
-/// Removes a socket file that a process left behind when it was killed. One that is in use stays.
+/// Removes a socket file that a killed process left behind. Keeps a file that a process still
+/// listens on.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {

@@ -20,13 +20,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use zeroize::Zeroizing;
 
-/// Returns freed memory to the system within a second, from all threads: `.cargo/config.toml` sets that, and
-/// `benches/README.md` compares the allocators.
+/// jemalloc returns freed memory to the system within a second, from all threads.
+/// `.cargo/config.toml` sets that, and `benches/README.md` compares the allocators.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Wrong arguments or configuration: `EX_USAGE` of sysexits.
+/// Exit code for wrong arguments or a wrong configuration: `EX_USAGE` of sysexits.
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             ExitCode::from(USAGE)
         }
         Err(error) => {
-            // Nobody is left to tell if the terminal is gone.
+            // If the terminal is gone, nobody can read the error.
             let _ = error.print();
             if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
         }
@@ -80,7 +80,8 @@ fn check(flags: &Flags) -> ExitCode {
     }
 }
 
-/// Prints what a `password-hash` key takes, of the first line of standard input.
+/// Reads a password from the first line of standard input, and prints its value for a
+/// `password-hash` key.
 fn hash_password() -> ExitCode {
     let mut line = Zeroizing::new(String::new());
     let read = io::stdin().lock().take(hash::LONGEST_PASSWORD as u64).read_line(&mut line);
@@ -131,7 +132,7 @@ fn examine(flags: &Flags, json: bool) -> ExitCode {
     if diagnosis.broken() { ExitCode::from(doctor::BROKEN) } else { ExitCode::SUCCESS }
 }
 
-/// Where an admin listener usually is.
+/// The usual address of an admin listener.
 const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9121);
 
 fn show_status(admin: Option<SocketAddr>, file: Option<PathBuf>, json: bool) -> ExitCode {
@@ -161,8 +162,9 @@ fn show_status(admin: Option<SocketAddr>, file: Option<PathBuf>, json: bool) -> 
     }
 }
 
-/// A panic is a fault of respgate's own. A process that lives on without the task or thread that it ended would keep
-/// clients waiting for ever; one that ends is started again.
+/// Ends the process on every panic. A panic is an error in respgate. A process that lived on
+/// without the task or thread that panicked would keep clients waiting for ever; a supervisor
+/// starts an ended process again.
 fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(
@@ -173,7 +175,7 @@ fn abort_on_panic() {
     }));
 }
 
-/// Every line passes the limit: what a peer causes cannot flood the log.
+/// Writes logs to standard error. Every line passes `limit`, so that a peer cannot flood the log.
 fn log_to_stderr(log: &LogConfig, limit: &LogLimit) {
     let human = match log.format {
         LogFormat::Auto => io::stderr().is_terminal(),
@@ -186,7 +188,7 @@ fn log_to_stderr(log: &LogConfig, limit: &LogLimit) {
     if human {
         builder.with_ansi(colour).with_target(false).finish().with(limit.clone()).init();
     } else {
-        // The innermost span names its upstream; the list of spans would only repeat it.
+        // The innermost span names its upstream. A list of all spans would only repeat it.
         builder.json().flatten_event(true).with_span_list(false).finish().with(limit.clone()).init();
     }
 }

@@ -1,50 +1,51 @@
-//! What is counted, and under which names it is published.
+//! Declares what respgate counts and the metric names that publish it.
 //!
-//! A worker counts in plain cells; the admin side asks for a [`Snapshot`] when it is scraped, and publishes the
-//! sums through the `metrics` crate. Nothing on the data path touches an atomic.
+//! A worker counts in plain cells. When the metrics endpoint is read, the admin listener asks each
+//! worker for a [`Snapshot`] and publishes the sums through the `metrics` crate. The data path
+//! touches no atomic.
 
 use std::cell::Cell;
 
-/// How a figure behaves.
+/// How the value of a metric changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only rises.
+    /// The value only rises.
     Counter,
-    /// Rises and falls.
+    /// The value rises and falls.
     Gauge,
 }
 
-/// A published figure: its metric, one label, what it means.
+/// A published value: its metric, one label, and its meaning.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
     /// The metric's name.
     pub name: &'static str,
-    /// A label and its value, besides `upstream`.
+    /// A label and its value, besides the label `upstream`.
     pub label: Option<(&'static str, &'static str)>,
-    /// How it behaves.
+    /// How the value changes.
     pub kind: Kind,
-    /// One sentence.
+    /// The help text, one sentence.
     pub help: &'static str,
 }
 
 macro_rules! figures {
     ($($field:ident: $kind:ident $name:literal $({ $label:literal = $value:literal })? , $help:literal;)*) => {
-        /// One worker's figures for one upstream.
+        /// Holds one worker's counts for one upstream.
         #[derive(Default)]
         pub struct Counters {
             $(#[doc = $help] pub $field: LocalCounter,)*
         }
 
-        /// The figures of one worker for one upstream at one moment, in the order of [`FIGURES`].
+        /// The counts of one worker for one upstream at one moment, in the order of [`FIGURES`].
         pub type Snapshot = [u64; FIGURES.len()];
 
-        /// All figures, in the order of a [`Snapshot`].
+        /// All published values, in the order of a [`Snapshot`].
         pub const FIGURES: &[Figure] = &[
             $(Figure { name: $name, label: figures!(@label $($label = $value)?), kind: Kind::$kind, help: $help },)*
         ];
 
         impl Counters {
-            /// The figures now.
+            /// Returns the present counts.
             pub fn snapshot(&self) -> Snapshot {
                 [$(self.$field.get(),)*]
             }
@@ -111,45 +112,45 @@ figures! {
     upstream_writes: Counter "respgate_upstream_writes_total", "Socket writes to shared upstream connections.";
 }
 
-/// A figure that one thread counts.
+/// A counter that only one thread uses.
 #[derive(Debug, Default)]
 pub struct LocalCounter(Cell<u64>);
 
 impl LocalCounter {
-    /// One more.
+    /// Adds one.
     pub fn inc(&self) {
         self.add(1);
     }
 
-    /// `count` more.
+    /// Adds `count`.
     pub fn add(&self, count: u64) {
         self.0.set(self.0.get().wrapping_add(count));
     }
 
-    /// One less (gauges).
+    /// Subtracts one (gauges only).
     pub fn fall(&self) {
         self.0.set(self.0.get().saturating_sub(1));
     }
 
-    /// Sets it (gauges).
+    /// Sets the value (gauges only).
     pub fn set(&self, value: u64) {
         self.0.set(value);
     }
 
-    /// The figure now.
+    /// Returns the present value.
     pub fn get(&self) -> u64 {
         self.0.get()
     }
 }
 
-/// Counts one more for as long as it lives.
+/// Adds one to a gauge while it lives, and subtracts it again when it is dropped.
 pub struct Gauged {
     counters: std::rc::Rc<Counters>,
     which: fn(&Counters) -> &LocalCounter,
 }
 
 impl Gauged {
-    /// Counts one more of `which`.
+    /// Adds one to the gauge that `which` selects.
     pub fn new(counters: &std::rc::Rc<Counters>, which: fn(&Counters) -> &LocalCounter) -> Self {
         which(counters).inc();
         Self { counters: counters.clone(), which }

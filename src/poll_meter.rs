@@ -17,30 +17,33 @@ use quanta::Clock;
 
 /// A poll of at least this duration is counted as a long one.
 const LONG: Duration = Duration::from_millis(20);
-/// Seconds after which a new window begins. [`PollFigures::longest`] covers the present window and the one before it.
+/// Length of a window, in seconds. [`PollFigures::longest`] covers the present window and the one
+/// before it.
 const WINDOW: u32 = 60;
 
-/// What one worker's meter has measured.
+/// Holds what one worker's meter has measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PollFigures {
     /// The longest poll of the last 60 to 120 seconds, in wall time: a thread that the system suspends during a poll
     /// adds that time.
     pub longest: Duration,
-    /// Polls of at least 20 ms since the start.
+    /// Number of polls of at least 20 ms since the start.
     pub long: u64,
 }
 
-/// The moment from which the next poll of a worker is measured: when its thread awoke, or when its last poll ended. So one
-/// reading of the clock per poll suffices.
+/// The moment from which a worker's next poll is measured: the moment its thread woke or its last
+/// poll ended. Each poll thus needs only one reading of the clock.
 #[derive(Clone)]
 pub struct PollClock {
     clock: Clock,
-    /// In ticks. One thread writes it; the runtime's hook, which must be `Sync`, shares it.
+    /// The moment, in ticks. One thread writes it. It is atomic because the runtime's hook shares
+    /// it and must be `Sync`.
     since: Arc<AtomicU64>,
 }
 
 impl PollClock {
-    /// A clock that starts now. The first one of a process takes up to 0.2 s to calibrate.
+    /// Creates a clock that starts now. The first clock of a process takes up to 0.2 s to
+    /// calibrate.
     pub fn start() -> Self {
         Self::with(Clock::new())
     }
@@ -50,12 +53,12 @@ impl PollClock {
         Self { clock, since }
     }
 
-    /// The thread has slept. Called by the runtime's `on_thread_unpark`.
+    /// Notes that the thread woke from sleep. The runtime's `on_thread_unpark` calls this.
     pub fn awoke(&self) {
         self.since.store(self.clock.raw(), Ordering::Relaxed);
     }
 
-    /// Ticks since the last call, or since the thread awoke.
+    /// Returns the ticks since the last call, or since the thread woke if that is later.
     fn lap(&self) -> u64 {
         let now = self.clock.raw();
         let since = self.since.load(Ordering::Relaxed);
@@ -64,16 +67,17 @@ impl PollClock {
     }
 }
 
-/// Measures the polls of one worker. Reads a CPU counter (where the CPU has a steady one) once per poll.
+/// Measures the polls of one worker. Reads a clock once per poll: the CPU's counter if its rate is
+/// constant.
 pub struct PollMeter {
     clock: PollClock,
     /// [`LONG`], in ticks of the clock.
     long_ticks: u64,
-    /// A poll of more ticks than this changes a figure.
+    /// A poll of more ticks than this changes `current` or the number of long polls.
     threshold: Cell<u64>,
     /// The longest poll of the present window, in ticks.
     current: Cell<u64>,
-    /// The longest poll of the window before, in ticks.
+    /// The longest poll of the previous window, in ticks.
     previous: Cell<u64>,
     /// Seconds since the present window began.
     age: Cell<u32>,
@@ -81,13 +85,14 @@ pub struct PollMeter {
 }
 
 impl PollMeter {
-    /// A meter that has measured nothing, and no hook that tells it when its thread sleeps: for tests.
+    /// Creates an empty meter without a hook that tells it when its thread wakes, for tests.
     #[cfg(test)]
     pub fn new() -> Rc<Self> {
         Self::with(PollClock::start())
     }
 
-    /// A meter that has measured nothing. The runtime's `on_thread_unpark` must call [`PollClock::awoke`] of `clock`.
+    /// Creates an empty meter. The runtime's `on_thread_unpark` must call [`PollClock::awoke`] of
+    /// `clock`.
     pub fn with(clock: PollClock) -> Rc<Self> {
         const TICKS: u64 = 1 << 32;
         let nanoseconds = clock.clock.delta_as_nanos(0, TICKS).max(1);
@@ -103,17 +108,17 @@ impl PollMeter {
         })
     }
 
-    /// Measures every poll of `future`.
+    /// Wraps `future` so that every poll of it is measured.
     pub fn measure<F: Future>(self: &Rc<Self>, future: F) -> Measured<F> {
         Measured { future, meter: self.clone() }
     }
 
-    /// Spawns `future` on this thread's runtime, and measures every poll of it.
+    /// Spawns `future` on this thread's runtime and measures every poll of it.
     pub fn spawn_local(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
         tokio::task::spawn_local(self.measure(future));
     }
 
-    /// Advances the windows. Call it once a second.
+    /// Advances the windows by one second. The worker calls it once a second.
     pub fn tick(&self) {
         let age = self.age.get() + 1;
         if age < WINDOW {
@@ -124,7 +129,7 @@ impl PollMeter {
         self.threshold.set(0);
     }
 
-    /// What has been measured so far.
+    /// Returns what the meter has measured so far.
     pub fn figures(&self) -> PollFigures {
         let ticks = self.current.get().max(self.previous.get());
         let longest = Duration::from_nanos(self.clock.clock.delta_as_nanos(0, ticks));
@@ -137,6 +142,8 @@ impl PollMeter {
             self.long.set(self.long.get() + 1);
         }
         self.current.set(self.current.get().max(ticks));
+        // Only a poll that is longer than the longest, or that is a long one, must call this
+        // function again.
         self.threshold.set(self.current.get().min(self.long_ticks.saturating_sub(1)));
     }
 }

@@ -1,8 +1,9 @@
-//! The configuration file, followed while respgate runs: what can change at once is applied, what needs a restart is
-//! said.
+//! Follows the configuration file while respgate runs. Applies the changes that can take effect at
+//! once, and logs those that need a restart.
 //!
-//! The file is read and checked whole, by the same rules as at the start. One with a fault changes nothing. Users are
-//! replaced before the workers hear of it, so that nobody logs in as one who was removed when sessions have been told.
+//! respgate reads and checks the whole file by the same rules as at the start. A file with an error
+//! changes nothing. Users are replaced before the workers learn of the change, so that a removed
+//! user can no longer log in once sessions have been told.
 
 use std::sync::Arc;
 
@@ -21,24 +22,24 @@ use crate::tenant::users::accounts::Accounts;
 use crate::upstream::UpstreamPlan;
 use crate::worker::Worker;
 
-/// What a reload reaches.
-pub struct Reach {
-    /// Who users' clients are to servers.
+/// The parts of the process that a reload changes.
+pub struct ReloadTargets {
+    /// The credentials with which users' clients log in to servers.
     pub accounts: Accounts,
-    /// The tenants in force; the admin side sees them too.
+    /// The tenants in force. The admin listener reads them too.
     pub tenants: watch::Sender<Tenants>,
-    /// Where rates can be shared.
+    /// The upstreams, where tenants' rates can be shared.
     pub upstreams: Vec<UpstreamPlan>,
-    /// Where they are.
+    /// The connections that share rates.
     pub stores: Stores,
-    /// Who serves clients.
+    /// The workers, which serve the clients.
     pub workers: Vec<Worker>,
 }
 
-/// Whoever asks for the file to be read at once, with SIGHUP.
+/// Returns what is notified when SIGHUP asks respgate to read the file at once.
 ///
 /// # Errors
-/// The system refuses to hand the signal over.
+/// Returns an error if the system does not register the signal handler.
 pub fn on_hangup() -> std::io::Result<Arc<Notify>> {
     let asked = Arc::new(Notify::new());
     let mut hangups = signal(SignalKind::hangup())?;
@@ -54,17 +55,18 @@ pub fn on_hangup() -> std::io::Result<Arc<Notify>> {
     Ok(asked)
 }
 
-/// Follows the file that the `flags` name, if they do, from `config` on, which came of it; `tallies` are told what
-/// becomes of its changes.
-pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>, tallies: &Tallies) {
+/// Follows the configuration file if `flags` name one. `config` is the configuration that the file
+/// gave at the start. `asked` makes respgate read the file at once, and `tallies` receive the
+/// outcome of each change.
+pub fn follow(flags: Flags, config: Config, targets: ReloadTargets, asked: Arc<Notify>, tallies: &Tallies) {
     let Some(path) = flags.config.clone() else { return };
     let (interval, tally) = (config.reload_interval, Tally::new("configuration", path.display().to_string()));
     let load = move || match config::load(&flags, &|name| std::env::var_os(name)) {
         (Some(config), report) => Ok((config, report.warnings)),
-        (None, report) => Err(faults(&report)),
+        (None, report) => Err(errors(&report)),
     };
     let state =
-        ReloadState { seen: config.written.clone(), config, reach, tally: tally.clone(), warnings: None };
+        ReloadState { seen: config.written.clone(), config, targets, tally: tally.clone(), warnings: None };
     let state = Arc::new(Mutex::new(state));
     let adopt = move |(config, warnings), _| {
         let state = state.clone();
@@ -77,27 +79,29 @@ pub fn follow(flags: Flags, config: Config, reach: Reach, asked: Arc<Notify>, ta
     tallies.add(tally);
 }
 
-/// All faults in one line.
-fn faults(report: &Report) -> String {
-    let faults: Vec<_> = report.faults.iter().map(ToString::to_string).collect();
-    faults.join("; ")
+/// Joins all errors of the report in one line.
+fn errors(report: &Report) -> String {
+    let errors: Vec<_> = report.errors.iter().map(ToString::to_string).collect();
+    errors.join("; ")
 }
 
 struct ReloadState {
-    /// What is in force.
+    /// The configuration in force.
     config: Config,
-    reach: Reach,
+    targets: ReloadTargets,
     tally: Tally,
-    /// What the file held when it was last read.
+    /// The keys and values that the file held when it was last read.
     seen: Written,
-    /// Those of the file as it was last; `None`: those of the start have been logged by whoever started this.
+    /// The warnings of the last read. `None` before the first reload: the start has logged the
+    /// file's first warnings.
     warnings: Option<Vec<Finding>>,
 }
 
 impl ReloadState {
-    /// Whether the file holds other keys or values than before. Its content was looked at before it was read, so the same
-    /// version may come twice.
+    /// Applies `next`. Returns true if the file holds other keys or values than before. The watcher
+    /// compared only the file's bytes, so the same keys and values may come twice.
     async fn adopt(&mut self, next: Config, warnings: Vec<Finding>) -> bool {
+        // Only warnings that the last version of the file did not have are logged.
         let known = self.warnings.replace(warnings.clone()).unwrap_or(warnings);
         for warning in self.warnings.iter().flatten().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
@@ -122,9 +126,11 @@ impl ReloadState {
     }
 
     async fn apply(&mut self) {
-        let Reach { accounts, tenants, upstreams, stores, workers } = &mut self.reach;
+        let ReloadTargets { accounts, tenants, upstreams, stores, workers } = &mut self.targets;
         let next = tenants.borrow().reconfigured(&self.config.tenants, &self.config.listener_tenants());
         if let Some(users) = &next.users {
+            // Users first: a removed user must not log in again after a worker has ended its
+            // sessions.
             users.replace(accounts.follow(&self.config.users));
         }
         stores.follow(upstreams, &next.all);

@@ -1,27 +1,28 @@
-//! Values that must never be printed.
+//! Holds values that must never be printed.
 
 use std::fmt;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A password. Its `Debug` and `Display` print a fixed mask, it is compared in constant time, and its memory is wiped on
-/// drop.
+/// A password. Its `Debug` and `Display` print a fixed mask, its comparison takes constant time,
+/// and dropping it wipes its memory.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes the bytes of a password; any byte is allowed.
+    /// Wraps the bytes of a password. Any byte is allowed.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The password itself, for the one place that sends or compares it.
+    /// Returns the password itself, for the code that sends or compares it.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// Compares in a time that depends on the lengths only, not on where they differ.
+    /// Returns true if the passwords are equal. The time depends only on their lengths, not on
+    /// where they differ.
     pub fn matches(&self, other: &[u8]) -> bool {
         self.expose().ct_eq(other).into()
     }
@@ -48,7 +49,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// A user name (absent: the server's `default` user) and its password.
+/// A user name and its password. Without a name, the server's `default` user is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The ACL user; `None` sends the one-argument form of AUTH.
@@ -58,7 +59,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The user's name, `default` where none is given.
+    /// Returns the user's name, or `default` if none is given.
     pub fn user(&self) -> &str {
         self.username.as_deref().unwrap_or("default")
     }

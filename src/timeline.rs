@@ -1,4 +1,5 @@
-//! What happened when, in each failover: written by the workers, read by the log and the admin side.
+//! Records the steps of each failover and their times. The workers write; the log and the admin
+//! listener read.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,155 +9,163 @@ use tokio::time::Instant;
 
 use crate::topology::{Generation, Primary};
 
-/// Failovers that are remembered for one upstream; older ones are forgotten.
+/// Number of failovers remembered for one upstream. Older ones are dropped.
 const REMEMBERED: usize = 32;
-/// How long after the first success a timeline stays open for what other sessions still report.
+/// Time after the first success during which other sessions still report to the timeline.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// A timeline closes this long after the new primary was verified if nobody sends anything.
+/// Time after the new primary was verified at which a timeline closes if no client sends a command.
 const UNUSED: Duration = Duration::from_secs(3);
-/// After this long without a newer primary, a lost connection was no sign of a failover.
+/// Time without a newer primary after which a lost connection does not count as a sign of a
+/// failover.
 const STALE: Duration = Duration::from_secs(10);
-/// The sign when nothing announced the failover.
+/// The sign of a failover that nothing announced.
 const ANOTHER: &str = "another primary was named";
 
-/// One failover. Times are since the first sign.
+/// Records one failover. Durations count from the first sign.
 #[derive(Clone, Debug)]
 pub struct Timeline {
-    /// When the first sign was seen, by the wall clock.
+    /// Wall-clock time of the first sign.
     pub began: SystemTime,
     /// What the first sign was.
     pub sign: String,
-    /// The former primary.
+    /// Address of the former primary.
     pub from: String,
-    /// The new one.
+    /// Address of the new primary.
     pub to: String,
-    /// The new one's generation.
+    /// Generation of the new primary.
     pub generation: Generation,
-    /// Commands began to wait.
+    /// When commands began to wait.
     pub held: Option<Duration>,
-    /// A newer primary was named: nothing was written to the old one from here on.
+    /// When a newer primary was named. respgate writes nothing to the former primary from then on.
     pub named: Option<Duration>,
-    /// It said itself that it is the primary.
+    /// When the new primary itself confirmed that it is the primary.
     pub verified: Option<Duration>,
-    /// The first reply came from it; `None` if nobody sent anything for 3 s.
+    /// When the first reply of the new primary came; `None` if no client sent a command for 3 s.
     pub first_success: Option<Duration>,
-    /// The old primary had answered everything when it was left: nothing that it acknowledged was in doubt.
+    /// True if the former primary had answered every request when respgate left it, so that no
+    /// acknowledged write was in doubt.
     pub drained: bool,
-    /// Clients whose commands waited.
+    /// Number of clients whose commands waited.
     pub clients_held: u64,
-    /// Commands sent again.
+    /// Number of commands sent again.
     pub resent: u64,
-    /// Writes answered with OUTCOMEUNKNOWN.
+    /// Number of writes answered with OUTCOMEUNKNOWN.
     pub unknown: u64,
-    /// Sessions whose connection state was moved.
+    /// Number of sessions whose connection state moved to the new primary.
     pub transplanted: u64,
 }
 
-/// The failovers of one upstream, shared by the workers. It is touched a few times in each failover.
+/// Holds the failovers of one upstream. The workers share it and lock it only a few times in each
+/// failover.
 #[derive(Clone, Default)]
-pub struct Timelines(Arc<Mutex<Book>>);
+pub struct Timelines(Arc<Mutex<TimelineLog>>);
 
 #[derive(Default)]
-struct Book {
+struct TimelineLog {
     current: Option<Arc<Primary>>,
     open: Option<Open>,
     past: VecDeque<Timeline>,
-    /// Those of `past` that have not been logged.
+    /// Those timelines of `past` that are not logged yet.
     unlogged: VecDeque<Timeline>,
     totals: Totals,
 }
 
-/// How many failovers there have been.
+/// Counts the failovers since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
-    /// See [`Timeline::lossless`].
+    /// Failovers for which [`Timeline::lossless`] is true.
     pub lossless: u64,
-    /// All others.
+    /// All other failovers.
     pub other: u64,
 }
 
 struct Open {
     since: Instant,
-    /// The primary that is left.
+    /// Generation of the primary that the failover leaves.
     left: Generation,
-    /// Discovery has announced it.
+    /// True if discovery has announced the failover.
     announced: bool,
     line: Timeline,
 }
 
 impl Timelines {
-    /// A sign that the primary of this generation fails; the first one opens a timeline. `held`: commands wait from here
-    /// on. `announced`: discovery says so; otherwise a connection was lost, which may mean nothing.
+    /// Records a sign that the primary of the generation `of` fails. The first sign opens a
+    /// timeline. Commands wait from the first sign on. If `announced` is false, the sign is only a
+    /// lost connection, which may mean nothing.
     pub fn sign(&self, of: Generation, sign: &str, announced: bool) {
-        let mut book = self.lock();
-        let Some(current) = book.current.clone().filter(|current| current.generation == of) else { return };
-        let open = book.open_for(sign, &current);
+        let mut log = self.lock();
+        let Some(current) = log.current.clone().filter(|current| current.generation == of) else { return };
+        let open = log.open_for(sign, &current);
         open.announced |= announced;
         open.line.held.get_or_insert_with(|| open.since.elapsed());
     }
 
-    /// Commands go out again. If they go to the same primary as before, the sign was for nothing.
+    /// Records that commands are sent again. Drops the open timeline if they go to the same primary
+    /// as before.
     pub fn dismissed_unless_switched(&self, generation: Option<Generation>) {
-        let mut book = self.lock();
-        let same = book.open.as_ref().is_some_and(|open| open.line.named.is_none());
-        if same && book.current.as_ref().map(|current| current.generation) == generation {
-            book.open = None;
+        let mut log = self.lock();
+        let same = log.open.as_ref().is_some_and(|open| open.line.named.is_none());
+        if same && log.current.as_ref().map(|current| current.generation) == generation {
+            log.open = None;
         }
     }
 
-    /// A connection to the primary of this generation could be made: a lost one was no sign of a failover.
+    /// Records a successful connection to the primary of this generation. A lost connection was
+    /// then no sign of a failover.
     pub fn reached(&self, generation: Generation) {
-        let mut book = self.lock();
-        let unannounced = book.open.as_ref().is_some_and(|open| !open.announced && open.line.named.is_none());
-        if unannounced && book.current.as_ref().is_some_and(|current| current.generation == generation) {
-            book.open = None;
+        let mut log = self.lock();
+        let unannounced = log.open.as_ref().is_some_and(|open| !open.announced && open.line.named.is_none());
+        if unannounced && log.current.as_ref().is_some_and(|current| current.generation == generation) {
+            log.open = None;
         }
     }
 
-    /// The primary of the generation `left` is followed no more. `drained`: this worker had nothing under way at it.
+    /// Records that respgate no longer follows the primary of the generation `left`. `drained` is
+    /// true if this worker had no unanswered request there.
     pub fn named(&self, left: Generation, drained: bool) {
-        let mut book = self.lock();
-        let Some(current) = book.current.clone() else { return };
+        let mut log = self.lock();
+        let Some(current) = log.current.clone() else { return };
         if current.generation == left {
-            book.open_for(ANOTHER, &current);
+            log.open_for(ANOTHER, &current);
         }
-        // A worker that comes late adds to what the first one began.
-        let Some(open) = book.open.as_mut().filter(|open| open.left == left) else { return };
+        // The first worker opened the timeline; later workers add to it.
+        let Some(open) = log.open.as_mut().filter(|open| open.left == left) else { return };
+        // All workers must have been drained. The first worker (`named` is still `None`) sets the
+        // value, and later ones can only clear it.
         open.line.drained = drained && (open.line.drained || open.line.named.is_none());
         open.line.named.get_or_insert_with(|| open.since.elapsed());
     }
 
-    /// A primary has been verified. If it is a newer one, this is a failover, whether or not anybody noticed.
+    /// Records a verified primary. If it is newer than the current one, this is a failover, even if
+    /// no worker saw a sign.
     pub fn verified(&self, primary: &Arc<Primary>) {
-        let mut book = self.lock();
-        let Some(current) = book.current.clone() else {
-            book.current = Some(primary.clone());
+        let mut log = self.lock();
+        let Some(current) = log.current.clone() else {
+            log.current = Some(primary.clone());
             return;
         };
+        // A late report about a former primary changes nothing.
         if current.generation > primary.generation {
             return;
         }
         if current.generation == primary.generation {
-            // The same node is back: that was an outage and no failover.
-            if book
-                .open
-                .as_ref()
-                .is_some_and(|open| open.line.verified.is_none() && open.line.named.is_some())
+            // The same node is back: that was an outage, not a failover.
+            if log.open.as_ref().is_some_and(|open| open.line.verified.is_none() && open.line.named.is_some())
             {
-                book.open = None;
+                log.open = None;
             }
             return;
         }
-        let open = book.open_for(ANOTHER, &current);
+        let open = log.open_for(ANOTHER, &current);
         open.line.named.get_or_insert_with(|| open.since.elapsed());
         open.line.to = primary.address.to_string();
         open.line.generation = primary.generation;
         open.line.verified = Some(open.since.elapsed());
-        book.current = Some(primary.clone());
+        log.current = Some(primary.clone());
     }
 
-    /// A reply came from the primary of this generation.
+    /// Records a reply from the primary of this generation.
     pub fn succeeded(&self, generation: Generation) {
         if let Some(open) = &mut self.lock().open
             && open.line.generation == generation
@@ -166,7 +175,7 @@ impl Timelines {
         }
     }
 
-    /// What became of commands and sessions.
+    /// Adds the numbers of resent commands, unknown outcomes and moved sessions.
     pub fn settled(&self, resent: u64, unknown: u64, transplanted: u64) {
         if let Some(open) = &mut self.lock().open {
             open.line.resent += resent;
@@ -175,46 +184,48 @@ impl Timelines {
         }
     }
 
-    /// One more client's commands wait.
+    /// Counts one more client whose commands wait.
     pub fn client_held(&self) {
         if let Some(open) = &mut self.lock().open {
             open.line.clients_held += 1;
         }
     }
 
-    /// Closes the open timeline if its failover is over, and returns every closed one once, the oldest first.
+    /// Closes the open timeline if its failover is over. Returns every closed timeline once, the
+    /// oldest first.
     pub fn finished(&self) -> Vec<Timeline> {
-        let mut book = self.lock();
-        if let Some(open) = &book.open {
+        let mut log = self.lock();
+        if let Some(open) = &log.open {
             let age = open.since.elapsed();
             let (success, verified) = (open.line.first_success, open.line.verified);
             if success.is_some_and(|at| age >= at + SETTLING) || verified.is_some_and(|at| age >= at + UNUSED)
             {
-                book.close();
+                log.close();
             } else if !open.announced && open.line.named.is_none() && age >= STALE {
-                book.open = None;
+                log.open = None;
             }
         }
-        std::mem::take(&mut book.unlogged).into()
+        std::mem::take(&mut log.unlogged).into()
     }
 
-    /// Past failovers, the newest last.
+    /// Returns the past failovers, the newest last.
     pub fn past(&self) -> Vec<Timeline> {
         self.lock().past.iter().cloned().collect()
     }
 
-    /// All failovers since the start.
+    /// Returns the numbers of failovers since the start.
     pub fn totals(&self) -> Totals {
         self.lock().totals
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, TimelineLog> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
-    /// The timeline of the failover away from `current`. An earlier one that is still open is over.
+impl TimelineLog {
+    /// Returns the timeline of the failover away from `current`. Closes an open timeline of an
+    /// earlier failover.
     fn open_for(&mut self, sign: &str, current: &Primary) -> &mut Open {
         if self.open.as_ref().is_some_and(|open| open.left != current.generation) {
             self.close();
@@ -222,7 +233,7 @@ impl Book {
         self.open.get_or_insert_with(|| Open::new(sign, current))
     }
 
-    /// Takes the open timeline down if it tells of a failover: one that ended at a newer primary.
+    /// Closes the open timeline. Keeps it only if its failover reached a newer primary.
     fn close(&mut self) {
         let Some(Open { line, .. }) = self.open.take().filter(|open| open.line.verified.is_some()) else {
             return;
@@ -266,13 +277,15 @@ impl Open {
 }
 
 impl Timeline {
-    /// Whether the old primary had answered everything before a newer one took over, so that nothing acknowledged
-    /// can be lost.
+    /// Returns true if the former primary had answered every request before a newer one took over,
+    /// so that no acknowledged write can be lost.
     pub fn lossless(&self) -> bool {
+        // Without `held` before `named`, commands went to the former primary until the moment of
+        // the switch, and some of their replies may be missing.
         self.drained && self.unknown == 0 && self.held.is_some_and(|held| Some(held) < self.named)
     }
 
-    /// As a JSON object.
+    /// Returns the timeline as a JSON object.
     pub fn json(&self, upstream: &str) -> serde_json::Value {
         let began = self.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         serde_json::json!({
@@ -294,7 +307,7 @@ impl Timeline {
         })
     }
 
-    /// One line of the log.
+    /// Writes the timeline as one log line.
     pub fn log(&self, upstream: &str) {
         tracing::info!(
             upstream,
@@ -390,9 +403,9 @@ mod tests {
         assert!(timelines.finished().is_empty());
     }
 
-    /// Whatever the workers report, and in whatever order: an entry is a change of generation.
+    /// The workers may report any events in any order. An entry is always a change of generation.
     #[tokio::test(start_paused = true)]
-    async fn a_failover_that_nobody_notices_is_one_entry_whatever_the_number_of_workers() {
+    async fn an_unnoticed_failover_is_one_entry_with_any_number_of_workers() {
         for workers in 1..=3 {
             let timelines = Timelines::default();
             timelines.verified(&primary(1));

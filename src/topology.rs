@@ -1,4 +1,4 @@
-//! What discovery knows and upstreams follow: plain values that cross threads.
+//! The messages between discovery and upstreams: plain values that cross threads.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,22 +6,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where a server listens.
+/// The address that a server listens on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// A host name or an IP address (IPv6 without brackets) and a port. Names are resolved on every dial.
+    /// A host name or an IP address (IPv6 without brackets) and a port. Every connect resolves the
+    /// name again.
     Tcp {
-        /// Name or literal address.
+        /// Host name or literal IP address.
         host: String,
         /// TCP port.
         port: u16,
     },
-    /// A unix socket's path.
+    /// Path of a unix socket.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// A TCP address.
+    /// Creates a TCP address.
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
         Self::Tcp { host: host.into(), port }
     }
@@ -39,13 +40,13 @@ impl fmt::Display for Address {
     }
 }
 
-/// Counts the primaries that this process has followed, from 1. It only rises; a connection that belongs to a
-/// lower generation than the current one must not be written to.
+/// Numbers the primaries that this process has followed, from 1, and only rises. Nothing may be
+/// written to a connection whose generation is lower than the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
 
-/// A server process's `run_id`: 40 characters that it chooses anew at each start. Two addresses with the same id are
-/// one node; one address with two ids has led to two.
+/// The `run_id` of a server process: 40 characters that the process chooses at each start. Two
+/// addresses with the same id are one node. An address that shows two ids has led to two nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NodeId(pub Arc<str>);
 
@@ -55,21 +56,21 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// A server process, by its own word (`INFO server`).
+/// A server process, as its `INFO server` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Which process it is.
+    /// The id of the process.
     pub id: NodeId,
-    /// How long it has run, in whole seconds.
+    /// Time since the process started, in whole seconds.
     pub uptime: Duration,
 }
 
-/// What a server says of itself in its reply to HELLO.
+/// What a server says about itself in its reply to HELLO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInfo {
-    /// `redis` or `valkey`.
+    /// Server software: `redis` or `valkey`.
     pub server: String,
-    /// For example `8.0.1`.
+    /// Server version, for example `8.0.1`.
     pub version: String,
     /// The loaded modules.
     pub modules: Vec<ModuleInfo>,
@@ -89,47 +90,51 @@ pub struct ModuleInfo {
 }
 
 impl Default for ServerInfo {
-    /// What is answered when the server refuses HELLO (Redis before 6, or a user without the permission).
+    /// The values that respgate shows when the server refuses HELLO (Redis before 6, or a user
+    /// without the permission).
     fn default() -> Self {
         Self { server: "redis".into(), version: "6.0.0".into(), modules: Vec::new(), availability_zone: None }
     }
 }
 
-/// A node that was named as primary and said so itself.
+/// A node that was named as primary and confirmed it.
 #[derive(Clone, Debug)]
 pub struct Primary {
-    /// Rises whenever another node takes over: under another address, under the same one, or because the node was not
-    /// a primary in between. A restarted server counts as another node. A new epoch alone keeps it.
+    /// Rises whenever another node takes over: under another address, under the same address, or
+    /// when the node was not a primary in between. A restarted server counts as another node. A new
+    /// config-epoch alone does not raise it.
     pub generation: Generation,
-    /// Where to dial.
+    /// The address to connect to.
     pub address: Address,
     /// Sentinel's config-epoch; `None` for a fixed address.
     pub config_epoch: Option<u64>,
-    /// From the verification; `None` if the node wants credentials that respgate does not hold.
+    /// What the node's HELLO said at verification; `None` if the node demands credentials that
+    /// respgate does not have.
     pub server: Option<Arc<ServerInfo>>,
-    /// The node that every connection of this generation must lead to; `None` if it may not be asked, or if the address
-    /// alternates between nodes.
+    /// The node that every connection of this generation must lead to; `None` if respgate may not
+    /// ask for it, or if the address alternates between nodes.
     pub node: Option<NodeId>,
 }
 
 /// Why there is no primary to send to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outage {
-    /// Nothing has been asked yet.
+    /// Discovery has not asked anything yet.
     Starting,
-    /// No Sentinel could be reached; the text names the last fault of each.
+    /// No Sentinel is reachable. The text names the last error of each.
     SentinelsUnreachable(String),
-    /// Sentinels answer but do not know the name.
+    /// Sentinels answer but do not know the name of the primary.
     UnknownName(String),
     /// Sentinels, or the primary, refuse the credentials.
     Refused(String),
-    /// Sentinels do not agree by majority.
+    /// No majority of the Sentinels agrees on a primary.
     NoMajority(String),
-    /// A minority of the Sentinels has answered, and the others may still: a matter of milliseconds.
+    /// A minority of the Sentinels has answered, and the others may still answer within
+    /// milliseconds.
     Asking(String),
-    /// A node is named and is being asked for its role: a matter of milliseconds.
+    /// Sentinels have named a node, and discovery asks it for its role, which takes milliseconds.
     Verifying(String),
-    /// The named node cannot be reached or does not say ROLE master.
+    /// The named node is unreachable or does not answer ROLE with `master`.
     Unverified(String),
 }
 
@@ -148,27 +153,28 @@ impl fmt::Display for Outage {
     }
 }
 
-/// Discovery's newest answer.
+/// Discovery's newest result.
 #[derive(Clone, Debug)]
 pub enum Topology {
-    /// No primary is known; commands wait within their bounds.
+    /// No primary is known. Commands wait within their bounds.
     Unknown(Arc<Outage>),
-    /// Send to this node.
+    /// Commands go to this node.
     Known(Arc<Primary>),
-    /// A failover away from this node has begun: what is under way may finish, nothing new is sent.
+    /// A failover away from this node has begun. Requests already written may finish; nothing new
+    /// is sent.
     Failing(Arc<Primary>, Sign),
 }
 
-/// What announced a failover, in the order in which it goes on.
+/// What announced a failover, in the order of a failover's steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sign {
-    /// Enough Sentinels find the primary down.
+    /// Enough Sentinels consider the primary down.
     Down,
-    /// A Sentinel stands for election, or leads already.
+    /// A Sentinel stands for election, or already leads the failover.
     Election,
-    /// A replica has been chosen or is being promoted.
+    /// Sentinel has chosen a replica or is promoting it.
     Promotion,
-    /// The node itself says that it is not the primary any more.
+    /// The node itself says that it is no longer the primary.
     Demotion,
 }
 
@@ -184,7 +190,7 @@ impl fmt::Display for Sign {
 }
 
 impl Topology {
-    /// The primary, if one is known.
+    /// Returns the primary if one is known.
     pub fn primary(&self) -> Option<&Arc<Primary>> {
         match self {
             Self::Known(primary) | Self::Failing(primary, _) => Some(primary),
@@ -193,15 +199,15 @@ impl Topology {
     }
 }
 
-/// Upward news: what a connection saw that discovery should look into. Only ever a trigger to ask again.
+/// What a connection saw and discovery should check. A hint only makes discovery ask again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// A connection of this generation could not be made, or was lost.
+    /// A connection of this generation failed to connect, or was lost.
     Lost(Generation),
-    /// A new connection of this generation leads to another node than the one that was verified.
+    /// A new connection of this generation leads to another node than the verified one.
     OtherNode(Generation),
-    /// A node of this generation refused a command as only a non-primary does (READONLY, MASTERDOWN, REDIRECT),
-    /// or a new connection to it did not say ROLE master.
+    /// A node of this generation refused a command as only a non-primary does (READONLY,
+    /// MASTERDOWN, REDIRECT), or did not answer ROLE with `master` on a new connection.
     NotPrimary(Generation),
 }
 

@@ -1,4 +1,5 @@
-//! One thread with one current-thread runtime: sessions and upstream connections never leave it.
+//! A worker: one thread with one current-thread runtime. Its sessions and upstream connections
+//! never leave the thread.
 
 use std::io;
 use std::rc::Rc;
@@ -27,49 +28,51 @@ use crate::session::{Session, SessionContext};
 use crate::tenant::{Tenants, figures};
 use crate::upstream::{Upstream, UpstreamPlan};
 
-/// Clients that may wait to be taken over by a worker.
-const ARRIVALS: usize = 1024;
-/// Clients taken over before other tasks have their turn: some 0.5 ms.
-const ARRIVALS_PER_TURN: usize = 8;
-/// Requests that may wait for a worker's answer.
-const ASKS: usize = 64;
+/// Maximum number of accepted clients that wait for the worker to take them over.
+const ACCEPT_QUEUE: usize = 1024;
+/// Clients taken over before other tasks run, which takes about 0.5 ms.
+const CLIENTS_PER_BATCH: usize = 8;
+/// Maximum number of requests that wait for the worker's answer.
+const REQUEST_QUEUE: usize = 64;
 
 /// An accepted client on its way to a worker.
 pub struct AcceptedClient {
-    /// The socket, not yet known to any runtime.
+    /// The client's socket, not yet registered with a runtime.
     pub socket: Socket,
-    /// Which of the [`Plan::listeners`] accepted it.
+    /// Index of the client's listener in [`Plan::listeners`].
     pub listener: usize,
-    /// Where it comes from.
+    /// The addresses and attributes that the client comes with.
     pub origin: Origin,
-    /// Counts it against its listener's limit, for as long as it lives.
-    pub place: CountGuard,
+    /// Counts the client against its listener's limit until it is dropped.
+    pub guard: CountGuard,
 }
 
 /// An accepted socket.
 pub enum Socket {
-    /// TCP.
+    /// A TCP socket.
     Tcp(std::net::TcpStream),
-    /// Unix.
+    /// A unix socket.
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// One counted place, free again when it is dropped.
+/// Counts one client while it lives, and subtracts it again when it is dropped.
 pub struct CountGuard {
     taken: Arc<AtomicUsize>,
-    /// One of another count, taken for the same client.
+    /// The guard of another count for the same client.
     also: Option<Box<CountGuard>>,
 }
 
 impl CountGuard {
-    /// Takes a place if fewer than `limit` are taken.
+    /// Adds one to `taken` and returns its guard, or `None` if the count has reached `limit`.
     pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        // The guard exists before the check. If the count was full, dropping the guard subtracts
+        // the 1 again.
         let before = taken.fetch_add(1, Ordering::Relaxed);
-        let place = Self { taken: taken.clone(), also: None };
-        (before < limit).then_some(place)
+        let guard = Self { taken: taken.clone(), also: None };
+        (before < limit).then_some(guard)
     }
 
-    /// Both places, until this one is dropped.
+    /// Joins two guards in one. Dropping it releases both.
     pub fn and(mut self, other: Self) -> Self {
         self.also = Some(Box::new(other));
         self
@@ -82,68 +85,69 @@ impl Drop for CountGuard {
     }
 }
 
-/// What every worker does.
+/// The settings of every worker.
 #[derive(Clone)]
 pub struct Plan {
-    /// By the number that listeners are known by.
+    /// The listeners, by their index.
     pub listeners: Vec<ListenerPlan>,
-    /// Whose clients are under which limits.
+    /// The tenants, their clients and their limits.
     pub tenants: Tenants,
-    /// Upstreams.
+    /// The upstreams, by their index.
     pub upstreams: Vec<UpstreamPlan>,
-    /// What all workers together may hold for their clients.
+    /// The byte budget that all workers share.
     pub budget: Arc<Budget>,
 }
 
-/// What a worker does with the clients of one listener.
+/// The settings of one listener's clients on a worker.
 #[derive(Clone)]
 pub struct ListenerPlan {
     /// The listener's name, for logs.
     pub name: String,
-    /// Bounds of its sessions.
+    /// Settings of the listener's sessions.
     pub session: SessionConfig,
-    /// Which of the upstreams they use.
+    /// Index of the upstream that serves the listener's clients.
     pub upstream: usize,
-    /// How TLS is done; `None` speaks plain text.
+    /// TLS settings; `None` speaks plain text.
     pub tls: Option<ServerTls>,
 }
 
-/// What a worker has counted.
+/// Holds what a worker has counted.
 pub struct Counted {
     /// TLS handshakes, by listener.
     pub handshakes: Vec<Handshakes>,
-    /// By upstream.
+    /// Counts by upstream.
     pub upstreams: Vec<Snapshot>,
-    /// By the number of the tenant.
+    /// Counts by tenant, each with the tenant's number.
     pub tenants: Vec<(usize, figures::Counted)>,
-    /// Bytes held for clients now.
+    /// Bytes that the worker holds for clients now.
     pub buffered: usize,
-    /// How long the polls of its tasks take.
+    /// Durations of the polls of the worker's tasks.
     pub polls: PollFigures,
 }
 
-enum Ask {
+enum WorkerRequest {
     Snapshot(oneshot::Sender<Counted>),
     Adopt(Tenants, oneshot::Sender<()>),
     Drain(oneshot::Sender<()>),
 }
 
-/// A running worker, as the rest of the process sees it.
+/// The handle through which the rest of the process talks to a running worker.
 #[derive(Clone)]
 pub struct Worker {
-    arrivals: mpsc::Sender<AcceptedClient>,
-    asks: mpsc::Sender<Ask>,
+    clients: mpsc::Sender<AcceptedClient>,
+    requests: mpsc::Sender<WorkerRequest>,
     load: Arc<AtomicUsize>,
 }
 
 impl Worker {
-    /// Starts a worker's thread. It ends when every handle is dropped.
+    /// Starts a worker's thread. The thread ends when every handle is dropped.
     ///
     /// # Errors
-    /// The system has no thread, or no descriptors for a runtime.
+    /// Returns an error if the system cannot start a thread. If the thread cannot create its
+    /// runtime, it logs that and ends.
     pub fn start(number: usize, plan: Plan) -> io::Result<(Self, JoinHandle<()>)> {
-        let (arrivals, arriving) = mpsc::channel(ARRIVALS);
-        let (asks, asked) = mpsc::channel(ASKS);
+        let (clients, accepted) = mpsc::channel(ACCEPT_QUEUE);
+        let (requests, requested) = mpsc::channel(REQUEST_QUEUE);
         let load = Arc::new(AtomicUsize::new(0));
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn({
             let load = load.clone();
@@ -157,8 +161,8 @@ impl Worker {
                         runtime.block_on(meter.measure(run(
                             number,
                             plan,
-                            arriving,
-                            asked,
+                            accepted,
+                            requested,
                             load,
                             meter.clone(),
                         )));
@@ -167,40 +171,41 @@ impl Worker {
                 }
             }
         })?;
-        Ok((Self { arrivals, asks, load }, thread))
+        Ok((Self { clients, requests, load }, thread))
     }
 
-    /// Sessions of this worker, those on their way included.
+    /// Returns the number of the worker's sessions, including clients that are on their way to it.
     pub fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Hands a client over; waits while the worker is busy with earlier ones. False: the worker is gone.
-    pub async fn take(&self, arrival: AcceptedClient) -> bool {
+    /// Hands a client over. Waits while the worker's queue is full. Returns false if the worker is
+    /// gone.
+    pub async fn take(&self, client: AcceptedClient) -> bool {
         self.load.fetch_add(1, Ordering::Relaxed);
-        self.arrivals.send(arrival).await.is_ok()
+        self.clients.send(client).await.is_ok()
     }
 
-    /// What the worker has counted; `None` if it is gone.
+    /// Returns what the worker has counted; `None` if it is gone.
     pub async fn snapshot(&self) -> Option<Counted> {
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask::Snapshot(answer)).await.ok()?;
+        self.requests.send(WorkerRequest::Snapshot(answer)).await.ok()?;
         answered.await.ok()
     }
 
-    /// Users or tenants are these from now on: for new clients once this returns, for others at their next turn, to which
-    /// they are woken.
+    /// Replaces the users and tenants. New clients use them once this returns. Existing sessions
+    /// are woken and use them from their next poll on.
     pub async fn adopt(&self, tenants: Tenants) {
         let (answer, answered) = oneshot::channel();
-        if self.asks.send(Ask::Adopt(tenants, answer)).await.is_ok() {
+        if self.requests.send(WorkerRequest::Adopt(tenants, answer)).await.is_ok() {
             let _ = answered.await;
         }
     }
 
-    /// Ends sessions as soon as nothing of theirs is under way; returns when none is left.
+    /// Ends each session as soon as it has no unanswered command. Returns when no session is left.
     pub async fn drain(&self) {
         let (answer, answered) = oneshot::channel();
-        if self.asks.send(Ask::Drain(answer)).await.is_ok() {
+        if self.requests.send(WorkerRequest::Drain(answer)).await.is_ok() {
             let _ = answered.await;
         }
     }
@@ -209,74 +214,75 @@ impl Worker {
 async fn run(
     number: usize,
     plan: Plan,
-    mut arriving: mpsc::Receiver<AcceptedClient>,
-    mut asked: mpsc::Receiver<Ask>,
+    mut accepted: mpsc::Receiver<AcceptedClient>,
+    mut requested: mpsc::Receiver<WorkerRequest>,
     load: Arc<AtomicUsize>,
     meter: Rc<PollMeter>,
 ) {
     let share = Rc::new(Share::new(plan.budget, number));
     let buffers = Rc::new(Buffers::new(share.clone()));
-    let roster = Rc::new(SessionRegistry::default());
-    meter.spawn_local(roster.clone().relieve(buffers.clone()));
+    let sessions = Rc::new(SessionRegistry::default());
+    meter.spawn_local(sessions.clone().relieve(buffers.clone()));
     let upstreams: Vec<Rc<Upstream>> = plan
         .upstreams
         .into_iter()
         .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), Rc::new(Counters::default())))
         .collect();
-    let offices = WorkerTenants::new(&plan.tenants);
+    let worker_tenants = WorkerTenants::new(&plan.tenants);
     let gate = HandshakeGate::new(&meter);
-    meter.spawn_local(keep_time(roster.clone(), meter.clone()));
-    let doors: Vec<Rc<ListenerContext>> = plan
+    meter.spawn_local(check_timeouts(sessions.clone(), meter.clone()));
+    let listeners: Vec<Rc<ListenerContext>> = plan
         .listeners
         .into_iter()
         .enumerate()
         .filter_map(|(listener, plan)| {
-            let around = Rc::new(SessionContext {
+            let ctx = Rc::new(SessionContext {
                 unauthenticated: plan.session.request.unauthenticated(),
                 config: plan.session,
                 listener,
-                tenants: offices.clone(),
+                tenants: worker_tenants.clone(),
                 upstream: upstreams.get(plan.upstream)?.clone(),
                 buffers: buffers.clone(),
-                registry: roster.clone(),
+                registry: sessions.clone(),
             });
             let (meter, gate) = (meter.clone(), gate.clone());
             let log = HandshakeLog::default();
-            Some(Rc::new(ListenerContext { name: plan.name, tls: plan.tls, log, ctx: around, meter, gate }))
+            Some(Rc::new(ListenerContext { name: plan.name, tls: plan.tls, log, ctx, meter, gate }))
         })
         .collect();
-    let mut arrived = 0;
+    let mut in_batch = 0;
     loop {
-        // A storm of connections comes in small parts, between which the sessions that are there have their turns.
-        if arrived == ARRIVALS_PER_TURN {
-            arrived = 0;
+        // A burst of connections is taken over in small batches, so that existing sessions run
+        // between them.
+        if in_batch == CLIENTS_PER_BATCH {
+            in_batch = 0;
             tokio::task::yield_now().await;
         }
         tokio::select! {
-            arrival = arriving.recv() => match arrival {
-                Some(arrival) => {
-                    arrived += 1;
-                    receive(arrival, &doors, &load);
+            client = accepted.recv() => match client {
+                Some(client) => {
+                    in_batch += 1;
+                    receive(client, &listeners, &load);
                 }
                 None => return,
             },
-            ask = asked.recv() => match ask {
-                Some(Ask::Snapshot(answer)) => {
+            request = requested.recv() => match request {
+                Some(WorkerRequest::Snapshot(answer)) => {
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
-                    let tenants = offices.figures();
-                    let handshakes = doors.iter().map(|door| door.log.count()).collect();
+                    let tenants = worker_tenants.figures();
+                    let handshakes = listeners.iter().map(|listener| listener.log.count()).collect();
                     let (buffered, polls) = (share.bytes(), meter.figures());
                     let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered, polls });
                 }
-                Some(Ask::Adopt(tenants, answer)) => {
+                Some(WorkerRequest::Adopt(tenants, answer)) => {
                     upstreams.iter().for_each(|upstream| upstream.set_fair(!tenants.all.is_empty()));
-                    offices.adopt(&tenants);
-                    roster.tell_reload();
+                    worker_tenants.adopt(&tenants);
+                    sessions.tell_reload();
                     let _ = answer.send(());
                 }
-                Some(Ask::Drain(answer)) => {
-                    roster.drain();
-                    tokio::task::spawn_local(tell_when_empty(roster.clone(), answer));
+                Some(WorkerRequest::Drain(answer)) => {
+                    sessions.drain();
+                    tokio::task::spawn_local(answer_when_empty(sessions.clone(), answer));
                 }
                 None => return,
             },
@@ -284,7 +290,7 @@ async fn run(
     }
 }
 
-/// One listener's side of a worker.
+/// One listener's state on a worker.
 struct ListenerContext {
     name: String,
     tls: Option<ServerTls>,
@@ -294,78 +300,78 @@ struct ListenerContext {
     gate: Rc<HandshakeGate>,
 }
 
-fn receive(arrival: AcceptedClient, doors: &[Rc<ListenerContext>], load: &Arc<AtomicUsize>) {
-    let departure = CountGuard { taken: load.clone(), also: None };
-    let Some(door) = doors.get(arrival.listener).cloned() else { return };
-    let AcceptedClient { socket, origin, place, .. } = arrival;
+fn receive(client: AcceptedClient, listeners: &[Rc<ListenerContext>], load: &Arc<AtomicUsize>) {
+    let session_guard = CountGuard { taken: load.clone(), also: None };
+    let Some(listener) = listeners.get(client.listener).cloned() else { return };
+    let AcceptedClient { socket, origin, guard, .. } = client;
     let stream = match socket {
         Socket::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
         Socket::Unix(socket) => tokio::net::UnixStream::from_std(socket).map(Stream::Unix),
     };
     match stream {
-        Ok(stream) => door.admit(stream, origin, (place, departure)),
+        Ok(stream) => listener.accept(stream, origin, (guard, session_guard)),
         Err(error) => tracing::warn!(%error, "a client could not be taken over"),
     }
 }
 
-/// Looks once a second whose time is up.
-async fn keep_time(roster: Rc<SessionRegistry>, meter: Rc<PollMeter>) {
+/// Checks the sessions' timeouts and advances the poll meter once a second.
+async fn check_timeouts(sessions: Rc<SessionRegistry>, meter: Rc<PollMeter>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        roster.inspect();
+        sessions.inspect();
         meter.tick();
     }
 }
 
-/// What a client takes up, from its accept to its end.
-type Places = (CountGuard, CountGuard);
+/// The guards that count a client from its accept to its end.
+type CountGuards = (CountGuard, CountGuard);
 
 impl ListenerContext {
-    /// Serves a client in a task of its own, where TLS is spoken after a handshake in another: a slow one keeps nobody
-    /// waiting, and what it needed is free again.
-    fn admit(self: Rc<Self>, stream: Stream, origin: Origin, places: Places) {
+    /// Serves a client in a task of its own. A TLS handshake runs in a separate task first, so that
+    /// a slow handshake delays no other client and its memory is free once it is done.
+    fn accept(self: Rc<Self>, stream: Stream, origin: Origin, guards: CountGuards) {
         match stream {
             Stream::Tcp(stream) if self.tls.is_some() => {
                 self.meter.clone().spawn_local(async move {
-                    if let Some((stream, origin)) = self.shake_hands(stream, origin).await {
-                        self.serve(stream, origin, places);
+                    if let Some((stream, origin)) = self.handshake(stream, origin).await {
+                        self.serve(stream, origin, guards);
                     }
                 });
             }
-            stream => self.serve(stream, origin, places),
+            stream => self.serve(stream, origin, guards),
         }
     }
 
-    /// `None`: the client is not let in.
-    async fn shake_hands(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
+    /// Does the TLS handshake. Returns `None` if it failed; the failure is counted and logged.
+    async fn handshake(&self, stream: TcpStream, mut origin: Origin) -> Option<(Stream, Origin)> {
         match self.tls.as_ref()?.accept(stream, &self.log, &self.gate).await {
             Ok(Welcomed { stream, identity }) => {
                 origin.known.certificate = identity.map(Box::new);
                 Some((Stream::Tls(Box::new(stream.into())), origin))
             }
-            Err(fault) => {
-                self.log.failed(&self.name, &origin.peer, &fault);
+            Err(error) => {
+                self.log.failed(&self.name, &origin.peer, &error);
                 None
             }
         }
     }
 
-    fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, places: Places) {
+    fn serve(self: &Rc<Self>, stream: Stream, origin: Origin, guards: CountGuards) {
         let mut session = Session::new(stream, origin, self.ctx.clone());
-        let door = self.clone();
+        let listener = self.clone();
         self.meter.spawn_local(async move {
             session.run().await;
-            if let Some((fault, peer)) = session.tls_error() {
-                door.log.broken(&door.name, peer, fault);
+            if let Some((error, peer)) = session.tls_error() {
+                listener.log.broken(&listener.name, peer, error);
             }
-            drop((session, places));
+            drop((session, guards));
         });
     }
 }
 
-async fn tell_when_empty(roster: Rc<SessionRegistry>, answer: oneshot::Sender<()>) {
-    roster.emptied().await;
+async fn answer_when_empty(sessions: Rc<SessionRegistry>, answer: oneshot::Sender<()>) {
+    sessions.emptied().await;
     let _ = answer.send(());
 }

@@ -1,9 +1,11 @@
-//! The connections of the admin listener: how many there are, how long each may last, and which one goes when a new one
-//! needs its place.
+//! The connections of the admin listener: their number, their time limits, and which one is closed
+//! to make room for a new one.
 //!
-//! A new connection always gets a place, so a probe is answered however many clients hold theirs: when all are taken, the
-//! oldest connection is closed, of those first that respgate does not keep waiting. Requests do not make a connection
-//! younger: who sends one after the other would otherwise keep its place.
+//! A new connection is always accepted, so respgate answers a probe however many clients keep their
+//! connections open. When all slots are taken, respgate closes the oldest connection that it does
+//! not keep waiting for an answer, or the oldest of all if each one waits. A connection's age
+//! counts from its accept. If it counted from the newest request, a client that sends one request
+//! after another would keep its slot.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,28 +13,29 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// Connections at once.
+/// Maximum number of connections at once.
 const CONNECTIONS: usize = 64;
-/// A request's head must arrive within this time, and the next one's after the answer.
+/// Time within which a request's head must arrive, after the accept or after the previous answer.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// From a request's head on, its answer must be made and taken, and the next request must begin, within this time.
+/// Time from a request's head within which respgate must make the answer, the client must read it,
+/// and the next request must begin.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// A connection answers no further request after this time.
+/// Time after which a connection answers no further request.
 pub(super) const LIFETIME: Duration = Duration::from_secs(300);
-/// A connection keeps its place at least for this time, in which it can have a request answered.
+/// Minimum time that a connection stays open, in which it can have one request answered.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ConnectionsState {
     accepted: Instant,
-    /// When its newest request began, or it was accepted.
+    /// When the newest request began; before the first one, when the connection was accepted.
     since: Instant,
-    /// respgate is making the answer: the peer is not to blame for the time.
+    /// True while respgate makes the answer, so that the client does not cause the delay.
     answering: bool,
 }
 
-/// Follows what a connection is doing; clones follow the same.
+/// Tracks what a connection is doing. All clones share the state.
 #[derive(Clone)]
 pub(super) struct Activity(Arc<Mutex<ConnectionsState>>);
 
@@ -50,17 +53,17 @@ impl Activity {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    /// A request's head has arrived.
+    /// Notes that a request's head has arrived.
     pub(super) fn request(&self) {
         self.set(ConnectionsState { since: Instant::now(), answering: true, ..self.state() });
     }
 
-    /// The answer is ready, and is the peer's to take.
+    /// Notes that the answer is ready for the client to read.
     pub(super) fn answered(&self) {
         self.set(ConnectionsState { answering: false, ..self.state() });
     }
 
-    /// Ends when no request has begun for [`REQUEST_TIMEOUT`].
+    /// Waits until no request has begun for [`REQUEST_TIMEOUT`].
     pub(super) async fn overdue(&self) {
         loop {
             let due = self.state().since + REQUEST_TIMEOUT;
@@ -72,12 +75,13 @@ impl Activity {
     }
 }
 
-/// All open connections.
+/// Holds all open connections.
 #[derive(Default)]
 pub(super) struct Connections(Vec<(Activity, JoinHandle<()>)>);
 
 impl Connections {
-    /// Starts a connection's task. Where no place is free, it closes another one first, which may take [`GRACE`].
+    /// Starts the task of a new connection. If no slot is free, it first closes another connection,
+    /// which may take [`GRACE`].
     pub(super) async fn add<F>(&mut self, converse: impl FnOnce(Activity) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -98,11 +102,15 @@ impl Connections {
     }
 }
 
-/// Which connection is closed for a new one: the oldest of those that respgate does not keep waiting; else, of all. An
-/// error: how long to wait until one may be closed.
+/// Chooses the connection to close for a new one: the oldest of those that do not wait for
+/// respgate, or the oldest of all if each of them waits.
+///
+/// # Errors
+/// Returns the time to wait until a connection may be closed.
 fn victim(states: &[ConnectionsState], now: Instant) -> Result<usize, Duration> {
     let left = |state: &ConnectionsState| GRACE.saturating_sub(now.saturating_duration_since(state.accepted));
     let old = || states.iter().enumerate().filter(|(_, state)| left(state).is_zero());
+    // `false` sorts before `true`, so connections that wait for respgate come last.
     match old().min_by_key(|(_, state)| (state.answering, state.accepted)) {
         Some((at, _)) => Ok(at),
         None => Err(states.iter().map(left).min().unwrap_or(GRACE)),
@@ -114,7 +122,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_holds_a_place_longest_loses_it() {
+    async fn the_oldest_connection_is_closed_first() {
         let start = Instant::now();
         let state = |ms, answering| ConnectionsState {
             accepted: start + Duration::from_millis(ms),
@@ -129,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_connection_always_gets_a_place() {
+    async fn a_new_connection_is_always_accepted() {
         let mut connections = Connections::default();
         let started = Instant::now();
         for _ in 0..1000 {

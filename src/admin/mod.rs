@@ -41,10 +41,10 @@ const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4
 
 const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n";
 
-/// Binds the admin socket.
+/// Binds the socket of the admin listener.
 ///
 /// # Errors
-/// The address is in use, not this machine's, or not permitted.
+/// Returns an error if the address is in use, does not belong to this machine, or is not permitted.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let name = |error: io::Error| {
         io::Error::new(error.kind(), format!("the admin address {address} cannot be bound: {error}"))
@@ -56,54 +56,54 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// What the admin side can see.
+/// Serves the admin listener.
 pub struct Admin {
     upstreams: Vec<View>,
     users: Option<Arc<Users>>,
     sources: Sources,
     draining: Draining,
-    scrape: MetricsEndpoint,
+    metrics: MetricsEndpoint,
 }
 
-/// What the admin side can see of the process as a whole.
+/// What the admin listener reads about the process as a whole.
 #[derive(Clone)]
 pub struct Sources {
-    /// TLS.
+    /// State of TLS.
     pub security: TlsStatus,
     /// The tenants in force.
     pub tenants: watch::Receiver<Tenants>,
-    /// Where rates are shared.
+    /// The connections through which rates are shared.
     pub stores: Stores,
-    /// Everything that is read again when it changes.
+    /// The outcomes of reloads: the configuration, certificates and passwords.
     pub reloads: Tallies,
-    /// Who counts.
+    /// The workers, which count.
     pub workers: Vec<Worker>,
-    /// What was left out of the log.
+    /// The limit of log lines, which counts the suppressed ones.
     pub logs: LogLimit,
 }
 
-/// What the admin side can see of one upstream.
+/// What the admin listener reads about one upstream.
 #[derive(Clone)]
 pub struct View {
-    /// Its name.
+    /// The upstream's name.
     pub name: String,
-    /// What discovery knows.
+    /// Discovery's newest result.
     pub topology: watch::Receiver<Topology>,
-    /// Who respgate is to it.
+    /// The credentials with which respgate logs in to the upstream.
     pub login: Login,
-    /// Its failovers.
+    /// The upstream's failovers.
     pub timelines: Timelines,
 }
 
 impl Admin {
-    /// `upstreams`: in the order of the workers' plan.
+    /// Creates the admin listener's state. `upstreams` are in the order of the workers' plan.
     pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining) -> Self {
         let users = sources.tenants.borrow().users.clone();
-        let scrape = MetricsEndpoint::new(upstreams.clone(), sources.clone());
-        Self { upstreams, users, sources, draining, scrape }
+        let metrics = MetricsEndpoint::new(upstreams.clone(), sources.clone());
+        Self { upstreams, users, sources, draining, metrics }
     }
 
-    /// Answers requests until the process ends: probes must be answered while it drains, too.
+    /// Answers requests until the process ends, because probes need answers during the drain too.
     pub async fn serve(self, listener: TcpListener) {
         let admin = Arc::new(self);
         let mut connections = Connections::default();
@@ -162,12 +162,12 @@ impl Admin {
             "/livez" => respond(StatusCode::OK, TEXT, "alive\n"),
             "/readyz" => self.ready(),
             "/failovers" => respond(StatusCode::OK, JSON, self.failovers()),
-            "/metrics" => respond(StatusCode::OK, METRICS, self.scrape.text().await),
+            "/metrics" => respond(StatusCode::OK, METRICS, self.metrics.text().await),
             _ => respond(StatusCode::NOT_FOUND, TEXT, INDEX),
         }
     }
 
-    /// Past failovers of every upstream, the newest last.
+    /// Returns the past failovers of every upstream as JSON, the newest last.
     fn failovers(&self) -> String {
         let lines: Vec<_> = self
             .upstreams
@@ -177,7 +177,8 @@ impl Admin {
         format!("{:#}\n", serde_json::Value::Array(lines))
     }
 
-    /// 200 when every upstream has a verified primary and no drain has begun; else 503 and why.
+    /// Answers 200 if every upstream has a verified primary and no drain has begun; else 503 with
+    /// the reasons.
     fn ready(&self) -> Response<Full<Bytes>> {
         let mut ready = true;
         let mut body = String::new();
@@ -220,14 +221,14 @@ impl Admin {
             if let Some(stuck) = outcomes.stuck {
                 body.push_str(&format!("{of}: changes of its {what} are not seen: {stuck}\n"));
             }
-            if let Some(fault) = outcomes.fault {
-                body.push_str(&format!("{of}: the newest {what} cannot be used: {fault}\n"));
+            if let Some(error) = outcomes.fault {
+                body.push_str(&format!("{of}: the newest {what} cannot be used: {error}\n"));
             }
         }
         for store in self.sources.stores.all() {
-            if let Some(fault) = store.standing().fault {
+            if let Some(error) = store.standing().fault {
                 let upstream = &store.upstream;
-                body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {fault}\n"));
+                body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {error}\n"));
             }
         }
         body.push_str(&self.sources.security.remarks(SystemTime::now()));

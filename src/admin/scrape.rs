@@ -25,23 +25,24 @@ use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Counted as WorkerCounts;
 
-/// How long a scrape waits for a busy worker before it leaves that worker's figures as they were.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time that a rendering waits for a busy worker. After it, the sums leave out that worker's
+/// counts: gauges fall, and counters keep their last value.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The least time between the beginnings of two texts.
+/// Minimum time between the starts of two renderings.
 const SPACING: Duration = Duration::from_millis(20);
 
 /// Renders metrics on demand.
 pub(super) struct MetricsEndpoint {
     upstreams: Vec<View>,
     sources: Sources,
-    board: Mutex<Arc<MetricsRegistry>>,
-    /// How many texts have been begun.
+    registry: Mutex<Arc<MetricsRegistry>>,
+    /// Number of renderings that have begun.
     begun: AtomicU64,
     newest: tokio::sync::Mutex<Text>,
 }
 
-/// A text, and which of all it is.
+/// A rendered text and its number, from 1.
 #[derive(Default)]
 struct Text {
     number: u64,
@@ -49,7 +50,7 @@ struct Text {
     bytes: Bytes,
 }
 
-/// Where figures are written up.
+/// Holds the metrics' present values.
 pub(super) struct MetricsRegistry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -61,26 +62,27 @@ const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, 
 
 impl MetricsEndpoint {
     pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
-        let board = Mutex::new(Arc::new(MetricsRegistry::new(0)));
-        Self { upstreams, sources, board, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
+        let registry = Mutex::new(Arc::new(MetricsRegistry::new(0)));
+        Self { upstreams, sources, registry, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
     }
 
-    /// The board, or a new one when users or tenants have changed: figures of one that is no more, and of limits that
-    /// are lifted, would stay on it for ever.
-    fn board(&self, version: u64) -> Arc<MetricsRegistry> {
-        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        if board.version != version {
-            *board = Arc::new(MetricsRegistry::new(version));
+    /// Returns the registry. Replaces it if users or tenants have changed: otherwise the metrics of
+    /// removed users, tenants and limits would stay for ever.
+    fn registry(&self, version: u64) -> Arc<MetricsRegistry> {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        if registry.version != version {
+            *registry = Arc::new(MetricsRegistry::new(version));
         }
-        board.clone()
+        registry.clone()
     }
 
-    /// What all workers have counted, asked at the same time; without those that are too busy to answer.
+    /// Asks all workers for their counts at the same time. Leaves out those that do not answer
+    /// within the timeout.
     async fn snapshots(&self) -> Vec<(usize, WorkerCounts)> {
         let mut asked = JoinSet::new();
         for (number, worker) in self.sources.workers.iter().cloned().enumerate() {
             asked.spawn(async move {
-                let counted = timeout(PATIENCE, worker.snapshot()).await.ok().flatten()?;
+                let counted = timeout(WORKER_TIMEOUT, worker.snapshot()).await.ok().flatten()?;
                 Some((number, counted))
             });
         }
@@ -91,9 +93,12 @@ impl MetricsEndpoint {
         counts
     }
 
-    /// The metrics now. Texts are made one after the other, [`SPACING`] apart at least: requests that come meanwhile share
-    /// the next one, so that many of them cost no more than one.
+    /// Returns the present metrics. Renderings run one after the other and start at least
+    /// [`SPACING`] apart. All requests that arrive meanwhile share the next rendering, so that many
+    /// requests cost no more than one.
     pub(super) async fn text(&self) -> Bytes {
+        // A rendering that begins after this moment is recent enough for this request. Requests
+        // wait for the lock; the first of them renders, and the others find its text.
         let before = self.begun.load(Ordering::Relaxed);
         let mut newest = self.newest.lock().await;
         if newest.number <= before {
@@ -102,7 +107,8 @@ impl MetricsEndpoint {
             }
             newest.begun = Some(Instant::now());
             let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-            // Whoever asked may be gone before it is ready; then the next one begins again.
+            // The client may leave before the text is ready, which drops this future. The next
+            // request then renders again.
             let bytes = Bytes::from(self.render().await);
             (newest.number, newest.bytes) = (number, bytes);
         }
@@ -128,42 +134,42 @@ impl MetricsEndpoint {
                 sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
             }
         }
-        let board = self.board(tenants.version);
+        let registry = self.registry(tenants.version);
         for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
             for (figure, value) in FIGURES.iter().zip(sum) {
-                board.publish(figure.name, figure.kind, labels(name, figure.label), value);
+                registry.publish(figure.name, figure.kind, labels(name, figure.label), value);
             }
-            board.publish_topology(name, &topology.borrow());
-            board.publish_failovers(name, timelines);
+            registry.publish_topology(name, &topology.borrow());
+            registry.publish_failovers(name, timelines);
             for user in tenants.users.iter().flat_map(|users| users.all()) {
                 if let Some(login) = user.login(name) {
                     let mut labels = labels(name, None);
                     labels.push(Label::new("user", user.name.clone()));
-                    board.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
+                    registry.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
                 }
             }
         }
         for tenant in &tenants.all {
-            board.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
+            registry.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
         }
         for store in self.sources.stores.all() {
             let standing = store.standing();
             let shared = standing.fault.is_none().into();
-            board.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
-            board.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
+            registry.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
+            registry.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
         }
-        board.publish_reloads(&self.sources.reloads.all());
+        registry.publish_reloads(&self.sources.reloads.all());
         for ((module, level), count) in self.sources.logs.suppressed() {
             let labels = vec![Label::new("module", module), Label::new("level", level)];
-            board.publish(LINES_SUPPRESSED, Kind::Counter, labels, count);
+            registry.publish(LINES_SUPPRESSED, Kind::Counter, labels, count);
         }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
-        board.publish(BUILD, Kind::Gauge, version, 1);
-        self.sources.security.publish(&board, &handshakes);
-        board.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
-        board.publish_polls(&polls);
-        board.handle.run_upkeep();
-        board.handle.render()
+        registry.publish(BUILD, Kind::Gauge, version, 1);
+        self.sources.security.publish(&registry, &handshakes);
+        registry.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
+        registry.publish_polls(&polls);
+        registry.handle.run_upkeep();
+        registry.handle.render()
     }
 }
 
@@ -240,9 +246,9 @@ impl MetricsRegistry {
             Kind::Gauge,
             "How many parts of the newest version have no effect before a restart.",
         );
-        let board = Self { recorder, handle, version };
-        TlsStatus::describe(&board);
-        board
+        let registry = Self { recorder, handle, version };
+        TlsStatus::describe(&registry);
+        registry
     }
 
     fn publish_topology(&self, name: &str, topology: &Topology) {
@@ -330,7 +336,7 @@ impl MetricsRegistry {
                 count.taken() as u64,
             );
         }
-        // A limit that never took hold has no sample, so that a tenant has few.
+        // A limit that never took effect gets no sample, so that a tenant has few samples.
         for (at, limit) in Limit::ALL.into_iter().enumerate() {
             for (name, figures) in [(TENANT_DELAYED, &counted.delayed), (TENANT_REFUSED, &counted.refused)] {
                 if let Some(value) = figures.get(at).copied().filter(|value| *value > 0) {

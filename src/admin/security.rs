@@ -1,4 +1,4 @@
-//! What the admin side shows of TLS: handshakes, and until when certificates count.
+//! What the admin listener shows of TLS: handshakes, and when certificates expire.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,73 +20,84 @@ const CONNECTS_DELAYED: &str = "respgate_connects_delayed_total";
 const CONNECTS_REFUSED: &str = "respgate_connects_refused_total";
 const EXPIRY: &str = "respgate_tls_certificate_expiry_timestamp_seconds";
 
-/// A certificate that runs out within this time is named by /readyz.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// /readyz names certificates that expire within this time.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// What the admin side can see of TLS.
+/// What the admin listener reads about TLS.
 #[derive(Clone, Default)]
 pub struct TlsStatus {
-    /// The listeners that speak TLS, by their place in the workers' plan.
+    /// The listeners that speak TLS, each with its index in the workers' plan and its name.
     pub listeners: Vec<(usize, String)>,
-    /// By listener, what the connection rates of its sources have done.
+    /// By listener, the counts of connections that exceeded the rate of their source.
     pub sources: Vec<(String, Arc<SourceCounts>)>,
-    /// Until when respgate's own certificates count.
+    /// When respgate's own certificates expire.
     pub expiries: Vec<Expiry>,
-    /// Legs that do not verify whom they speak to, as in "upstream main".
+    /// Legs on which respgate does not verify the server, for example "upstream main".
     pub unverified: Vec<String>,
 }
 
 impl TlsStatus {
-    pub(super) fn describe(board: &MetricsRegistry) {
-        board.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
-        board.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
-        board.describe(
+    pub(super) fn describe(registry: &MetricsRegistry) {
+        registry.describe(HANDSHAKES, Kind::Counter, "TLS handshakes with clients, by kind.");
+        registry.describe(FAILURES, Kind::Counter, "TLS handshakes with clients that failed, by reason.");
+        registry.describe(
             CONNECTS_DELAYED,
             Kind::Counter,
             "New connections that waited because their source opened more than connects-per-second.",
         );
-        board.describe(
+        registry.describe(
             CONNECTS_REFUSED,
             Kind::Counter,
             "New connections that were closed because their source opened more than connects-per-second.",
         );
-        board.describe(
+        registry.describe(
             EXPIRY,
             Kind::Gauge,
             "When respgate's own certificate runs out, in seconds since 1970.",
         );
     }
 
-    /// `handshakes`: by the listeners' place in the workers' plan.
-    pub(super) fn publish(&self, board: &MetricsRegistry, handshakes: &[Handshakes]) {
-        for (place, name) in &self.listeners {
-            let Some(counted) = handshakes.get(*place) else { continue };
+    /// Publishes the metrics. `handshakes` is indexed by the listeners' indexes in the workers'
+    /// plan.
+    pub(super) fn publish(&self, registry: &MetricsRegistry, handshakes: &[Handshakes]) {
+        for (index, name) in &self.listeners {
+            let Some(counted) = handshakes.get(*index) else { continue };
             let label = |key: &'static str, value: &'static str| {
                 vec![Label::new("listener", name.clone()), Label::new(key, value)]
             };
-            board.publish(HANDSHAKES, Kind::Counter, label("kind", "full"), counted.full);
-            board.publish(HANDSHAKES, Kind::Counter, label("kind", "resumed"), counted.resumed);
+            registry.publish(HANDSHAKES, Kind::Counter, label("kind", "full"), counted.full);
+            registry.publish(HANDSHAKES, Kind::Counter, label("kind", "resumed"), counted.resumed);
             for (reason, count) in Reason::ALL.iter().zip(counted.failed) {
                 if *reason == Reason::OnPlainPort {
                     continue; // Counted among the clients that were disconnected.
                 }
-                board.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
+                registry.publish(FAILURES, Kind::Counter, label("reason", reason.label()), count);
             }
         }
         for (name, counts) in &self.sources {
             let label = || vec![Label::new("listener", name.clone())];
-            board.publish(CONNECTS_DELAYED, Kind::Counter, label(), counts.delayed.load(Ordering::Relaxed));
-            board.publish(CONNECTS_REFUSED, Kind::Counter, label(), counts.refused.load(Ordering::Relaxed));
+            registry.publish(
+                CONNECTS_DELAYED,
+                Kind::Counter,
+                label(),
+                counts.delayed.load(Ordering::Relaxed),
+            );
+            registry.publish(
+                CONNECTS_REFUSED,
+                Kind::Counter,
+                label(),
+                counts.refused.load(Ordering::Relaxed),
+            );
         }
         for expiry in &self.expiries {
             let Some(end) = expiry.not_after() else { continue };
             let labels = vec![Label::new("leg", expiry.leg.label()), Label::new("name", expiry.name.clone())];
             let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            board.publish(EXPIRY, Kind::Gauge, labels, seconds);
+            registry.publish(EXPIRY, Kind::Gauge, labels, seconds);
         }
     }
 
-    /// What whoever looks at /readyz should know. None of it makes respgate unready.
+    /// Returns the warnings for a reader of /readyz. None of them makes respgate unready.
     pub(super) fn remarks(&self, now: SystemTime) -> String {
         let mut text = String::new();
         for leg in &self.unverified {
@@ -98,7 +109,7 @@ impl TlsStatus {
             let (leg, name) = (expiry.leg.label(), &expiry.name);
             match expiry.not_after().map(|end| end.duration_since(now)) {
                 Some(Err(_)) => text.push_str(&format!("{leg} {name}: the certificate has expired\n")),
-                Some(Ok(left)) if left < SOON => {
+                Some(Ok(left)) if left < EXPIRES_SOON => {
                     text.push_str(&format!(
                         "{leg} {name}: the certificate expires in {}\n",
                         shown_span(left)

@@ -1,22 +1,25 @@
-//! Which commands are about the server as a whole. Listeners (`admin-commands`) and tenants' policies ask this one place, so that
-//! neither lets through what the other knows to be administrative.
+//! Tells which commands are about the server as a whole. Both listeners (`admin-commands`) and
+//! tenants' policies ask this module, so that neither lets a command through that the other knows
+//! to be administrative.
 
 use super::{Flags, RouteClass, Spec};
 
 /// What an administrative command does to the server, or shows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Administration {
-    /// It is not administrative.
+    /// The command is not administrative.
     None,
-    /// CONFIG GET, whose arguments decide.
+    /// CONFIG GET: its arguments decide what it shows.
     ShowsParameters,
-    /// It shows how the server is doing, and nothing of what any user did.
+    /// The command shows the state of the server, but nothing of what a user did.
     ShowsState,
-    /// It shows the commands of all users, keys and values included.
+    /// The command shows the commands of all users, including keys and values.
     ShowsCommands,
-    /// It stops or forgets the scripts of all clients. The server does not count it as administrative.
+    /// The command stops or forgets the scripts of all clients. The server does not count it as
+    /// administrative.
     ActsOnScripts,
-    /// It changes the server, resets what it has measured, acts on other clients, or shows their data.
+    /// The command changes the server, resets its measurements, acts on other clients, or shows
+    /// their data.
     Acts,
 }
 
@@ -31,7 +34,7 @@ impl Spec {
                 Administration::ShowsCommands
             }
             "SCRIPT|FLUSH" | "SCRIPT|KILL" | "FUNCTION|KILL" => Administration::ActsOnScripts,
-            // MEMORY PURGE and SCRIPT DEBUG lack the server's flag.
+            // The server does not set its admin flag for MEMORY PURGE and SCRIPT DEBUG.
             _ if self.route == RouteClass::Admin || self.flags.contains(Flags::ADMIN) => Administration::Acts,
             _ => Administration::None,
         }
@@ -44,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_carried_as_administrative_is() {
+    fn administrative_routes_and_flags_are_administrative() {
         for spec in &TABLE {
             let known = spec.administration() != Administration::None;
             assert!(known || spec.route != RouteClass::Admin, "{}", spec.name);
@@ -57,8 +60,8 @@ mod tests {
         assert_eq!(names, ["MEMORY|PURGE", "SCRIPT|DEBUG"]);
     }
 
-    /// A command whose name says that it resets, purges or stops something is administrative, or writes keys, or is about the
-    /// client's own connection.
+    /// A command whose name says that it resets, purges or stops something is administrative,
+    /// writes keys, or is about the client's own connection.
     #[test]
     fn no_command_that_resets_passes_for_harmless() {
         const WORDS: [&str; 10] =
@@ -70,7 +73,7 @@ mod tests {
                 && !spec.flags.contains(Flags::WRITE)
         });
         let names: Vec<&str> = passes.map(|spec| spec.name).collect();
-        // LASTSAVE reads a time, RESET is about the connection, and SCRIPT LOAD only adds.
+        // LASTSAVE reads a time, RESET is about the connection, and SCRIPT LOAD only adds a script.
         assert_eq!(names, ["LASTSAVE", "RESET", "SCRIPT|LOAD"]);
     }
 }

@@ -1,6 +1,6 @@
-//! ACL categories of every command, as valkey 9.1 and redis 8.10 give them (`ACL CAT`). The read, write, admin, dangerous, blocking,
-//! fast and slow ones follow from a command's flags, as in the server (acl.c, ACLSetCommandCategoryBits); the others
-//! are listed here.
+//! The ACL categories of every command, as valkey 9.1 and redis 8.10 report them (`ACL CAT`). The
+//! read, write, admin, dangerous, blocking, fast and slow categories follow from a command's flags,
+//! as in the server (acl.c, ACLSetCommandCategoryBits). This file lists the others.
 
 use super::{Flags, Spec};
 
@@ -8,7 +8,8 @@ use super::{Flags, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Categories(u32);
 
-/// All of them: those of every server in the order of `ACL CAT`, then those of newer ones.
+/// The names of all categories: first those that every server has, in the order of `ACL CAT`, then
+/// those of newer servers.
 const NAMES: [&str; 22] = [
     "keyspace",
     "read",
@@ -58,23 +59,24 @@ const SCRIPTING: Categories = Categories(1 << 20);
 const ARRAY: Categories = Categories(1 << 21);
 
 impl Categories {
-    /// The names of all categories, the servers' order kept, without the `@`.
+    /// Returns the names of all categories without the `@`, in the servers' order.
     pub fn names() -> &'static [&'static str] {
         &NAMES
     }
 
-    /// One category by its name without the `@`, in any case.
+    /// Returns the category of this name, given without the `@` and in any case.
     pub fn named(name: &str) -> Option<Self> {
-        NAMES.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|place| Self(1 << place))
+        NAMES.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|index| Self(1 << index))
     }
 
-    /// The categories of a command. Slow: for configuration, not for the data path.
+    /// Returns the categories of a command. It is slow: use it for configuration, not on the data
+    /// path.
     pub fn of(spec: &Spec) -> Self {
         let listed = |names: &str| names.split_ascii_whitespace().any(|name| name == spec.name);
         let listed = MEMBERS.iter().filter(|(_, names)| listed(names)).fold(0, |all, (one, _)| all | one.0);
         let has = |flag| spec.flags.contains(flag);
         let implied = [
-            // Scripts are not @read, though some only read.
+            // Scripts are not in @read, though some only read.
             (has(Flags::READONLY) && listed & SCRIPTING.0 == 0, READ),
             (has(Flags::WRITE), WRITE),
             (has(Flags::ADMIN), ADMIN),
@@ -86,18 +88,18 @@ impl Categories {
         Self(implied.iter().filter(|(holds, _)| *holds).fold(listed, |all, (_, one)| all | one.0))
     }
 
-    /// The names of these, without the `@`.
+    /// Returns the names of the set's categories, without the `@`.
     pub fn members(self) -> impl Iterator<Item = &'static str> {
-        NAMES.iter().enumerate().filter(move |(place, _)| self.0 & (1 << place) != 0).map(|(_, name)| *name)
+        NAMES.iter().enumerate().filter(move |(index, _)| self.0 & (1 << index) != 0).map(|(_, name)| *name)
     }
 
-    /// Whether all of `other` are among these.
+    /// Returns true if the set has every category of `other`.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// What follows from no flag.
+/// The commands of each category that does not follow from a flag.
 #[rustfmt::skip]
 const MEMBERS: [(Categories, &str); 16] = [
     (KEYSPACE, "\

@@ -1,14 +1,14 @@
-//! Where the keys of a command stand that the table lacks, as the server says in the key specifications of its reply to
-//! COMMAND (the ninth element; redis.io, "Command key specifications").
+//! Locates the keys of commands that the table lacks, from the key specifications in the server's
+//! reply to COMMAND (the ninth element; redis.io, "Command key specifications").
 
 use super::keys::Unclear;
 use crate::resp::request::Request;
 use crate::resp::value::Value;
 
-/// Specifications of one command that are read; the server's commands have up to 4.
+/// Number of specifications that are read of one command. The server's own commands have up to 4.
 const MAX_SPECS: usize = 16;
 
-/// Where the keys of a command stand.
+/// Locates the keys of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySpecs(Box<[KeySpec]>);
 
@@ -18,27 +18,30 @@ struct KeySpec {
     find: Find,
 }
 
-/// Where the arguments begin among which the keys are. Places count the name as 0.
+/// Where the arguments that contain the keys begin. Indexes count the command's name as 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Begin {
-    /// At this place.
+    /// The arguments begin at this index.
     Index(usize),
-    /// Behind this word, in any case, which is looked for from a place on; from the end and backwards, if that is negative.
+    /// The arguments begin after this word, in any case. The search starts at index `from`; if
+    /// `from` is negative, it starts at that index counted from the end and goes backwards.
     Keyword { word: Box<[u8]>, from: i64 },
 }
 
-/// Which arguments are keys. Places count from where the arguments begin.
+/// Which of those arguments are keys. Indexes count from where the arguments begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Find {
-    /// Every `step`th, up to the place `last`; a negative one counts from the end of all arguments, and the keys are in the
-    /// first of `limit` equal parts.
+    /// Every `step`th argument up to the index `last` is a key. A negative `last` counts from the
+    /// end of all arguments. The keys are in the first of `limit` equal parts.
     Range { last: i64, step: usize, limit: usize },
-    /// As many as the argument at `count` says, every `step`th from `first` on.
+    /// The argument at `count` holds the number of keys. They start at `first`, and every `step`th
+    /// argument is one.
     Count { count: usize, first: usize, step: usize },
 }
 
 impl KeySpecs {
-    /// Reads the fields of one command in the reply to COMMAND. `None`: the server does not say where all keys are.
+    /// Reads the description of one command in the reply to COMMAND. Returns `None` if the server
+    /// does not say where all keys are.
     pub fn read(fields: &[Value]) -> Option<Self> {
         match fields.get(8).and_then(Value::elements) {
             Some(specs) if specs.len() > MAX_SPECS => None,
@@ -50,9 +53,10 @@ impl KeySpecs {
         }
     }
 
-    /// From the first key, the last one and the step between them: before 7.0, servers said no more, and modules may not.
+    /// Reads the first key, the last key and the step between keys. Servers before 7.0 said no
+    /// more, and modules may still say no more.
     fn of_range(fields: &[Value]) -> Option<Self> {
-        let number = |place: usize| fields.get(place).and_then(Value::integer);
+        let number = |index: usize| fields.get(index).and_then(Value::integer);
         let flags = fields.get(2).and_then(Value::elements).unwrap_or_default();
         if flags.iter().any(|flag| flag.bytes() == Some(b"movablekeys")) {
             return None;
@@ -72,13 +76,14 @@ impl KeySpecs {
         self.0.is_empty()
     }
 
-    /// Whether every key of a request satisfies `is`.
+    /// Returns true if `is` is true for every key of the request.
     ///
     /// # Errors
-    /// [`Unclear`]: a number of keys is none, or keys would stand where no arguments are.
+    /// Returns [`Unclear`] if a key count is not a number, or if a key's index lies beyond the
+    /// arguments.
     pub fn all(&self, request: &Request<'_>, mut is: impl FnMut(&[u8]) -> bool) -> Result<bool, Unclear> {
         for spec in &self.0 {
-            let Some(first) = spec.begin.place(request) else { continue };
+            let Some(first) = spec.begin.locate(request) else { continue };
             if !spec.find.all(request, first, &mut is)? {
                 return Ok(false);
             }
@@ -103,18 +108,18 @@ impl KeySpec {
         };
         let (kind, fields) = part(spec, "find_keys")?;
         let number = |name: &str| fields.field(name).and_then(Value::integer);
-        let place = |name: &str| number(name).and_then(|number| usize::try_from(number).ok());
+        let unsigned = |name: &str| number(name).and_then(|number| usize::try_from(number).ok());
         let step = number("keystep").and_then(positive)?;
         let find = match kind {
-            "range" => Find::Range { last: number("lastkey")?, step, limit: place("limit")? },
-            "keynum" => Find::Count { count: place("keynumidx")?, first: place("firstkey")?, step },
+            "range" => Find::Range { last: number("lastkey")?, step, limit: unsigned("limit")? },
+            "keynum" => Find::Count { count: unsigned("keynumidx")?, first: unsigned("firstkey")?, step },
             _ => return None,
         };
         Some(Self { begin, find })
     }
 }
 
-/// One half of a specification: its type, and the numbers and words of that.
+/// Returns one half of a specification: its type, and the numbers and words of that type.
 fn part<'a>(spec: &'a Value, name: &str) -> Option<(&'a str, &'a Value)> {
     let part = spec.field(name)?;
     Some((part.field("type")?.text()?, part.field("spec")?))
@@ -130,25 +135,26 @@ fn positive(number: i64) -> Option<usize> {
 }
 
 impl Begin {
-    /// The place where the arguments begin; `None`: the keyword is missing, and so are its keys.
-    fn place(&self, request: &Request<'_>) -> Option<usize> {
+    /// Returns the index at which the arguments begin. Returns `None` if the keyword is missing;
+    /// the request then has none of its keys.
+    fn locate(&self, request: &Request<'_>) -> Option<usize> {
         let argc = request.argc() as usize;
         match self {
-            Self::Index(place) => Some(*place),
+            Self::Index(index) => Some(*index),
             Self::Keyword { word, from } => {
                 let is = |arg: &[u8]| arg.eq_ignore_ascii_case(word);
                 let found = match usize::try_from(*from) {
                     Ok(from) => {
-                        let mut places = request.args().enumerate().skip(from.max(1));
-                        places.find(|(_, arg)| is(arg)).map(|(place, _)| place)
+                        let mut args = request.args().enumerate().skip(from.max(1));
+                        args.find(|(_, arg)| is(arg)).map(|(index, _)| index)
                     }
                     Err(_) => {
                         let end = argc.checked_add_signed(isize::try_from(*from).ok()?)?;
-                        let places = request.args().enumerate().skip(1).take(end);
-                        places.filter(|(_, arg)| is(arg)).last().map(|(place, _)| place)
+                        let args = request.args().enumerate().skip(1).take(end);
+                        args.filter(|(_, arg)| is(arg)).last().map(|(index, _)| index)
                     }
                 };
-                found.map(|place| place + 1)
+                found.map(|index| index + 1)
             }
         }
     }
@@ -169,15 +175,16 @@ impl Find {
                 } else {
                     let last = isize::try_from(last).map_err(|_| Unclear)?;
                     let span = argc.checked_sub(begin).ok_or(Unclear)?;
-                    // A limit of 0 and 1 is none (getKeysUsingKeySpecs in the server's db.c).
+                    // A limit of 0 or 1 means no limit (getKeysUsingKeySpecs in the server's db.c).
                     let end = if limit > 1 { begin + span / limit } else { argc };
                     end.checked_add_signed(last)
                 };
                 (begin, end.ok_or(Unclear)?, step)
             }
             Self::Count { count, first, step } => {
-                let place = begin.checked_add(count).ok_or(Unclear)?;
-                let number = request.arg(place).and_then(super::keys::whole).ok_or(Unclear)?;
+                let index = begin.checked_add(count).ok_or(Unclear)?;
+                let number = request.arg(index).and_then(super::keys::whole).ok_or(Unclear)?;
+                // A count of 0 means no keys, so every key satisfies `is`.
                 if number == 0 {
                     return Ok(true);
                 }
@@ -186,6 +193,7 @@ impl Find {
                 (first, last.ok_or(Unclear)?, step)
             }
         };
+        // Index 0 is the name of the command, never a key.
         if first == 0 || last < first || last >= argc {
             return Err(Unclear);
         }
@@ -216,8 +224,8 @@ mod tests {
         Value::Integer(number)
     }
 
-    fn index(place: i64) -> (&'static str, Value) {
-        ("index", map(&[("index", number(place))]))
+    fn index(index: i64) -> (&'static str, Value) {
+        ("index", map(&[("index", number(index))]))
     }
 
     fn range(last: i64, step: i64, limit: i64) -> (&'static str, Value) {
@@ -280,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_leaves_open_is_unclear() {
+    fn incomplete_specifications_are_unclear() {
         let unknown = ("unknown", map(&[]));
         assert!(read(vec![spec(&["RO"], index(1), unknown.clone())]).is_none());
         assert!(read(vec![spec(&["RO"], unknown, range(0, 1, 0))]).is_none());
@@ -292,7 +300,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// No specification and no request makes it panic, or take a place that the request lacks for a key.
+        /// No specification and no request makes it panic, or yields an argument that the request
+        /// lacks.
         #[test]
         fn any_specification_is_safe(
             begin in 0..6i64, last in -6..6i64, step in 1..4i64, limit in 0..4i64,

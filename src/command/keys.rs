@@ -1,65 +1,68 @@
-//! Where the keys and channels of a command stand among its arguments, as the server's key specifications say
-//! (`COMMAND INFO`), and where those stop short (SORT, MIGRATE), as its parser reads the command.
+//! Locates the keys and channels of a command among its arguments, as the server's key
+//! specifications say (`COMMAND INFO`). Where those are incomplete (SORT, MIGRATE), it reads the
+//! command as the server's parser does.
 
 use super::Spec;
 use super::options::{RADIUS, holds_nul, is, is_whole, read_option};
 use crate::resp::request::Request;
 
-/// Where the keys of a command stand. Places count the name as 0; a negative one counts from the end, -1 being
-/// the last argument.
+/// Where the keys of a command are. Indexes count the command's name as 0. A negative index counts
+/// from the end; -1 is the last argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// It names none.
+    /// The command has no keys.
     None,
-    /// From `first` to `last`, both included, every `step`th.
+    /// Every `step`th argument from `first` to `last`, both included, is a key.
     Range {
-        /// The first key.
+        /// Index of the first key.
         first: u8,
-        /// The last place that can hold a key.
+        /// The last index that can hold a key.
         last: i8,
-        /// 2 where a value follows each key.
+        /// Distance between keys: 2 if a value follows each key.
         step: u8,
     },
-    /// The argument at `count` says how many keys follow it; `target` is a key besides.
+    /// The argument at `count` holds the number of keys that follow it. `target` is a further key.
     Counted {
-        /// Where the number stands.
+        /// Index of the number of keys.
         count: u8,
-        /// 2 where a value follows each key.
+        /// Distance between keys: 2 if a value follows each key.
         step: u8,
-        /// Where the result goes.
+        /// Index of the key that the result is stored in.
         target: Option<u8>,
     },
-    /// XREAD, XREADGROUP: the first half of what follows STREAMS.
+    /// XREAD, XREADGROUP: the first half of the arguments after STREAMS.
     Streams,
-    /// GEORADIUS, GEORADIUSBYMEMBER: the first argument, and what follows STORE or STOREDIST among the options from
-    /// this place on.
+    /// GEORADIUS, GEORADIUSBYMEMBER: the first argument, and the argument after STORE or STOREDIST
+    /// among the options from this index on.
     Radius(u8),
-    /// SORT, SORT_RO: the first argument and what follows STORE. BY and GET patterns lead to other keys.
+    /// SORT, SORT_RO: the first argument and the argument after STORE. BY and GET patterns lead to
+    /// other keys.
     Sort,
-    /// MIGRATE: one key, or what follows KEYS.
+    /// MIGRATE: one key, or the arguments after KEYS.
     Migrate,
 }
 
-/// Where the pub/sub channels of a command stand.
+/// Where the pub/sub channels of a command are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channels {
-    /// It names none, or only leaves some.
+    /// The command names no channel, or only unsubscribes.
     None,
-    /// One, at this place.
+    /// The argument at this index is the only channel.
     One(u8),
-    /// All arguments from this place on.
+    /// All arguments from this index on are channels.
     From(u8),
-    /// Patterns, from this place on.
+    /// All arguments from this index on are patterns.
     Patterns(u8),
 }
 
-/// The keys cannot be told: an option is unknown or holds a NUL, or a number is none. The server refuses such a request,
-/// too, reads it in a way of its own, or is newer than what is known here.
+/// The keys cannot be located: an option is unknown or holds a NUL, or a key count is not a number.
+/// Either the server refuses such a request too, or it reads the request in its own way, or it is
+/// newer than this table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unclear;
 
-const fn one(place: u8) -> Keys {
-    Keys::Range { first: place, last: place as i8, step: 1 }
+const fn one(index: u8) -> Keys {
+    Keys::Range { first: index, last: index as i8, step: 1 }
 }
 
 const fn from(first: u8) -> Keys {
@@ -71,7 +74,7 @@ const fn counted(count: u8) -> Keys {
 }
 
 #[rustfmt::skip]
-const PLACES: [(Keys, &str); 16] = [
+const KEYS: [(Keys, &str); 16] = [
     (one(1), "\
         APPEND ARCOUNT ARDEL ARDELRANGE ARGET ARGETRANGE ARGREP ARINFO ARINSERT ARLASTITEMS ARLEN ARMGET \
         ARMSET ARNEXT AROP ARRING ARSCAN ARSEEK ARSET BITCOUNT BITFIELD BITFIELD_RO BITPOS DECR DECRBY \
@@ -128,15 +131,16 @@ fn listed<T: Copy>(table: &[(T, &str)], spec: &Spec) -> Option<T> {
 }
 
 impl Keys {
-    /// Where the keys of a command stand. Slow: for configuration, not for the data path.
+    /// Returns where the keys of a command are. It is slow: use it for configuration, not on the
+    /// data path.
     pub fn of(spec: &Spec) -> Self {
-        listed(&PLACES, spec).unwrap_or(Self::None)
+        listed(&KEYS, spec).unwrap_or(Self::None)
     }
 
-    /// Whether every key of a request satisfies `is`.
+    /// Returns true if `is` is true for every key of the request.
     ///
     /// # Errors
-    /// [`Unclear`]: whether a key is among the arguments cannot be told.
+    /// Returns [`Unclear`] if the keys cannot be located.
     pub fn all(self, request: &Request<'_>, is: impl FnMut(&[u8]) -> bool) -> Result<bool, Unclear> {
         match self {
             Self::None => Ok(true),
@@ -153,7 +157,8 @@ impl Keys {
 }
 
 impl Channels {
-    /// Where the channels of a command stand. Slow: for configuration, not for the data path.
+    /// Returns where the channels of a command are. It is slow: use it for configuration, not on
+    /// the data path.
     pub fn of(spec: &Spec) -> Self {
         listed(&CHANNELS, spec).unwrap_or(Self::None)
     }
@@ -169,7 +174,7 @@ fn range(
     let argc = request.argc() as usize;
     let last = if last < 0 { argc.checked_add_signed(last) } else { usize::try_from(last).ok() };
     let last = last.filter(|last| (first..argc).contains(last)).ok_or(Unclear)?;
-    // Most commands have one key, and most keys stand first.
+    // Most commands have one key, and it is usually the first argument.
     if last == first {
         return request.arg(first).map(is).ok_or(Unclear);
     }
@@ -197,7 +202,7 @@ fn counted_keys(
     Ok(args.take(words).step_by(step).all(&mut is))
 }
 
-/// A number as the server reads one: no sign, no leading zero (string2ll).
+/// Parses a number as the server does: no sign, no leading zero (string2ll).
 pub(super) fn whole(arg: &[u8]) -> Option<usize> {
     if (arg.len() > 1 && arg.first() == Some(&b'0')) || !arg.iter().all(u8::is_ascii_digit) {
         return None;
@@ -205,7 +210,7 @@ pub(super) fn whole(arg: &[u8]) -> Option<usize> {
     std::str::from_utf8(arg).ok()?.parse().ok()
 }
 
-/// Options are stepped over as XREAD itself does: a group may be called STREAMS.
+/// It steps over the options as XREAD itself does, because a group may be called STREAMS.
 fn streams(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Result<bool, Unclear> {
     let mut args = request.args().skip(1);
     let mut left = request.argc() as usize - 1;
@@ -232,7 +237,8 @@ fn streams(request: &Request<'_>, mut is_key: impl FnMut(&[u8]) -> bool) -> Resu
 const SORT: [(&str, usize); 7] =
     [("ASC", 0), ("DESC", 0), ("ALPHA", 0), ("LIMIT", 2), ("BY", 1), ("GET", 1), ("STORE", 1)];
 
-/// The first argument, and the values of the options `stores`. `known` says how many values follow each option.
+/// Checks the first argument and the values of the options `stores`. `known` says how many values
+/// follow each option.
 fn stored(
     request: &Request<'_>,
     options: usize,
@@ -256,7 +262,8 @@ fn stored(
     Ok(true)
 }
 
-/// Whether SORT or SORT_RO looks at keys that only its patterns name. `BY nosort`, without a `*`, and `GET #` do not.
+/// Returns true if SORT or SORT_RO reads keys that only its patterns name. `BY nosort`, which has
+/// no `*`, and `GET #` read no such keys.
 pub fn follows_patterns(request: &Request<'_>) -> bool {
     let mut args = request.args().skip(2);
     while let Some(arg) = args.next() {

@@ -1,5 +1,5 @@
-//! Commands that the static table lacks (modules, newer servers), as the server itself describes them in its
-//! reply to COMMAND.
+//! Commands that the static table lacks (modules, newer servers), as the server describes them in
+//! its reply to COMMAND.
 
 use std::rc::Rc;
 
@@ -7,42 +7,42 @@ use super::key_specs::KeySpecs;
 use super::{Flags, RouteClass, Trace};
 use crate::resp::value::Value;
 
-/// Names that are remembered; a server has a few hundred.
+/// Number of names that are remembered. A server has a few hundred.
 const MAX_NAMES: usize = 4096;
-/// Categories of one command that are remembered, and bytes of a category's name.
+/// Number of categories that are remembered of one command, and of bytes of a category's name.
 const MAX_CATEGORIES: usize = 32;
 const MAX_CATEGORY: usize = 64;
 
 /// The commands of a server, as its reply to COMMAND describes them.
 #[derive(Debug)]
 pub struct Learned {
-    /// Sorted by upper-case name, `CONTAINER|SUBCOMMAND` for a subcommand.
+    /// The commands, sorted by upper-case name. The name of a subcommand is `CONTAINER|SUBCOMMAND`.
     commands: Vec<(Box<[u8]>, Rc<LearnedCommand>)>,
-    /// The server answered: a name that it did not list is nobody's.
+    /// True if the server answered. A name that it did not list is then no command.
     complete: bool,
 }
 
 /// One command, as the server describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LearnedCommand {
-    /// The server described it. Otherwise it may not even exist.
+    /// True if the server described the command. If false, the command may not even exist.
     pub described: bool,
-    /// How it is carried: `Shared`, `Lease`, `Pin` or `Admin`.
+    /// The command's route: `Shared`, `Lease`, `Pin` or `Admin`.
     pub route: RouteClass,
-    /// What it can leave on the connection that ran it.
+    /// The state that the command can leave on the connection that ran it.
     pub trace: Trace,
-    /// `READONLY`, `WRITE`, `BLOCKING`, `ADMIN` and `SCRIPT`, as far as they hold.
+    /// Those of `READONLY`, `WRITE`, `BLOCKING`, `ADMIN` and `SCRIPT` that apply.
     pub flags: Flags,
-    /// It is about publish and subscribe.
+    /// True if the command is about publish and subscribe.
     pub pubsub: bool,
-    /// Where its keys stand; `None`: the server does not say where all of them are.
+    /// Where the command's keys are; `None` if the server does not say where all of them are.
     pub keys: Option<KeySpecs>,
-    /// Its ACL categories, without the `@`.
+    /// The command's ACL categories, without the `@`.
     pub categories: Box<[Box<str>]>,
 }
 
 impl LearnedCommand {
-    /// A command of which nothing is known: it may do anything to its connection.
+    /// Returns a command of unknown properties. It may do anything to its connection.
     fn unknown() -> Self {
         Self {
             described: false,
@@ -55,13 +55,13 @@ impl LearnedCommand {
         }
     }
 
-    /// Whether it changes nothing.
+    /// Returns true if the command changes nothing.
     pub fn only_reads(&self) -> bool {
         self.flags.contains(Flags::READONLY) && !self.flags.contains(Flags::WRITE)
     }
 
     fn read(fields: &[Value]) -> Self {
-        let words = |place: usize| fields.get(place).and_then(Value::elements).unwrap_or_default();
+        let words = |index: usize| fields.get(index).and_then(Value::elements).unwrap_or_default();
         let has = |flag: &str| words(2).iter().any(|known| known.bytes() == Some(flag.as_bytes()));
         let keys = KeySpecs::read(fields);
         let (route, trace) = carriage(&has, keys.as_ref());
@@ -82,12 +82,15 @@ impl LearnedCommand {
     }
 }
 
-/// How a command is carried, and what it can leave behind.
+/// Chooses a command's route and the state that it can leave behind.
 ///
-/// One of the server's own that reads or writes keys which respgate can find does nothing to its connection, and shares one. A
-/// module's goes on a lease, where an extra reply is noticed before anybody else could get it. One that has no keys and neither
-/// reads nor writes may be about its connection, as HIMPORT PREPARE of Redis 8 is: it keeps its lease. Whatever else is unclear
-/// runs on a lease that is closed afterwards.
+/// - A server's own command that reads or writes keys which respgate can locate does not change its
+///   connection. It goes to a shared connection.
+/// - A module's command goes to a lease, where respgate notices an extra reply before another
+///   client could get it.
+/// - A command without keys that neither reads nor writes may be about its connection, as HIMPORT
+///   PREPARE of Redis 8 is. It keeps its lease.
+/// - Any other command runs on a lease that is closed afterwards.
 fn carriage(has: &impl Fn(&str) -> bool, keys: Option<&KeySpecs>) -> (RouteClass, Trace) {
     let accesses = has("readonly") || has("write");
     let keyed = keys.is_some_and(|keys| !keys.is_empty());
@@ -106,7 +109,7 @@ fn carriage(has: &impl Fn(&str) -> bool, keys: Option<&KeySpecs>) -> (RouteClass
 }
 
 impl Learned {
-    /// Reads the reply to COMMAND. What is not understood is left out.
+    /// Reads the reply to COMMAND. Skips the parts that it does not understand.
     pub fn from_reply(reply: &Value) -> Self {
         let mut learned = Self { complete: true, ..Self::nothing() };
         for command in reply.elements().unwrap_or_default() {
@@ -116,18 +119,22 @@ impl Learned {
         learned
     }
 
-    /// The server could not be asked, or did not answer: any command may exist and may leave state behind.
+    /// Returns the commands of a server that could not be asked or did not answer: any command may
+    /// exist, and any may leave state behind.
     pub fn nothing() -> Self {
         Self { commands: Vec::new(), complete: false }
     }
 
-    /// Looks up a command that the static table lacks. Returns `None` if the server has no such command.
+    /// Looks up a command that the static table lacks. Returns `None` if the server has no such
+    /// command.
     pub fn command(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Rc<LearnedCommand>> {
-        // As in the table: no command is called by the name of a subcommand's row, not even a module's.
+        // As in the static table, the name of a subcommand's row is not a command, not even a
+        // module's.
         if name.contains(&b'|') {
             return None;
         }
-        // What is too long or too odd for a subcommand is a plain argument, not worth a copy.
+        // A second word that is too long or not printable cannot be a subcommand. It is a plain
+        // argument, and is not copied.
         let subcommand = subcommand.filter(|sub| super::printable(sub));
         let known = subcommand
             .and_then(|subcommand| self.find(name, Some(subcommand)))
@@ -135,7 +142,7 @@ impl Learned {
         known.or_else(|| self.unless_complete())
     }
 
-    /// As [`Self::command`], for a subcommand of a container that the static table has.
+    /// Looks up a subcommand, as [`Self::command`] does, of a container that the static table has.
     pub fn subcommand(&self, container: &[u8], subcommand: &[u8]) -> Option<Rc<LearnedCommand>> {
         self.find(container, Some(subcommand)).or_else(|| self.unless_complete())
     }
@@ -144,12 +151,12 @@ impl Learned {
         (!self.complete).then(|| Rc::new(LearnedCommand::unknown()))
     }
 
-    /// Compares byte by byte, so that looking a name up allocates nothing.
+    /// Compares byte by byte, so that a look-up allocates nothing.
     fn find(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Rc<LearnedCommand>> {
         let rest = subcommand.map(|subcommand| b"|".iter().chain(subcommand)).into_iter().flatten();
         let wanted = name.iter().chain(rest).map(u8::to_ascii_uppercase);
-        let place = self.commands.binary_search_by(|(known, _)| known.iter().copied().cmp(wanted.clone()));
-        self.commands.get(place.ok()?).map(|(_, command)| command.clone())
+        let index = self.commands.binary_search_by(|(known, _)| known.iter().copied().cmp(wanted.clone()));
+        self.commands.get(index.ok()?).map(|(_, command)| command.clone())
     }
 
     fn add(&mut self, command: &Value) {
@@ -174,7 +181,7 @@ mod tests {
         Value::Text(text.to_owned().into())
     }
 
-    /// A command with these flags, and one key if it is keyed.
+    /// Returns a command with these flags. It has one key if `keyed` is true.
     fn command(name: &str, flags: &[&str], keyed: bool) -> Value {
         let texts = |words: &[&str]| Value::Array(words.iter().map(|word| text(word)).collect());
         let key = Value::Integer(i64::from(keyed));

@@ -1,4 +1,4 @@
-//! The command table: how each command is carried, and whether it may be sent again.
+//! The command table: the route of each command, and whether it may be sent again.
 
 pub mod administration;
 pub mod category;
@@ -17,66 +17,71 @@ pub use table::TABLE;
 
 use crate::resp::request::Request;
 
-/// How a command is carried.
+/// The route of a command to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteClass {
-    /// Answered from session state; [`Spec::verb`] says by what.
+    /// respgate answers the command from session state; [`Spec::verb`] says which.
     Virtual,
-    /// Pipelined on the connection that all sessions of a worker share.
+    /// The command is pipelined on the connection that all sessions of a worker share.
     Shared,
-    /// On a connection of the session's own until the reply.
+    /// The command gets a connection of the session's own until its reply.
     Lease,
-    /// As `Lease` if a BLOCK option stands before STREAMS, else as `Shared`.
+    /// As `Lease` if a BLOCK option comes before STREAMS, else as `Shared`.
     LeaseIfBlock,
-    /// On a connection of the session's own until the state it makes has ended.
+    /// The command gets a connection of the session's own until the state that it creates has
+    /// ended.
     Pin,
-    /// On a connection other than those that wait for the server (SCRIPT KILL).
+    /// The command goes to a connection that does not wait for the server (SCRIPT KILL).
     SideConnection,
-    /// An error that respgate writes itself, as a server without that feature would.
+    /// respgate answers with the error that a server without that feature would send.
     LocalError,
-    /// Administrative: refused, or leased where the listener allows it.
+    /// The command is administrative. respgate refuses it, or leases a connection if the listener
+    /// allows it.
     Admin,
 }
 
 /// Whether a command that was written but not answered may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// It changes nothing.
+    /// The command changes nothing.
     Safe,
-    /// It may have run, and running it twice would show.
+    /// The command may have run, and a second run would change the result.
     Never,
-    /// Running it twice leaves the same state and gives the same reply.
+    /// A second run leaves the same state and gives the same reply.
     SameReply,
-    /// Running it twice leaves the same state, but the second reply differs.
+    /// A second run leaves the same state, but its reply differs.
     ReplyDiffers,
-    /// One of the two above, or never, by its options.
+    /// The options decide between `SameReply`, `ReplyDiffers` and `Never`.
     ByOptions,
 }
 
-/// What a command can leave on the connection that ran it, also if it failed or ran in a transaction. `Nothing` and
-/// `Followed` are the allow-list: a connection that ran anything else serves no other client.
+/// The state that a command can leave on the connection that ran it, also if the command failed or
+/// ran in a transaction. `Nothing` and `Followed` are the allow-list: a connection that ran
+/// anything else serves no other client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
-    /// Nothing: the connection is as it was.
+    /// No state: the connection is as before.
     Nothing,
-    /// State that respgate follows. The server's own reply confirms its end.
+    /// State that respgate tracks. The server's own reply confirms its end.
     Followed,
-    /// Something else, or it is not known what.
+    /// Other or unknown state.
     Unknown,
-    /// Another protocol: the server stops answering each request with one reply. It is never forwarded.
+    /// Another protocol: the server stops answering each request with one reply. respgate never
+    /// forwards such a command.
     OtherProtocol,
 }
 
-/// A command that the table has, or half of one.
+/// A command that the table has, or a container of which it lacks the subcommand.
 #[derive(Clone, Copy, Debug)]
 pub enum Found {
-    /// The command, or the subcommand where the request has one.
+    /// The command, or the subcommand if the request has one.
     Spec(&'static Spec),
-    /// The container is known, the subcommand is not.
+    /// The table has the container but not the subcommand.
     NoSuchSubcommand(&'static Spec),
 }
 
-/// Finds a request's command. A container's bare name, where the request has no subcommand, finds the container.
+/// Finds the command of a request. If the request has no subcommand, a container's bare name finds
+/// the container.
 pub fn find(request: &Request<'_>) -> Option<Found> {
     let spec = lookup(request.name())?;
     if !spec.flags.contains(Flags::CONTAINER) || request.argc() < 2 {
@@ -86,8 +91,8 @@ pub fn find(request: &Request<'_>) -> Option<Found> {
     Some(lookup_subcommand(spec, subcommand).map_or(Found::NoSuchSubcommand(spec), Found::Spec))
 }
 
-/// Finds a command by its name, in any case. `CLIENT|ID` names a row, but is no command: the server does not
-/// know it either.
+/// Finds a command by its name, in any case. `CLIENT|ID` names a row, but is not a command: the
+/// server does not know it either.
 pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
     if name.len() > MAX_NAME || name.contains(&b'|') {
         return None;
@@ -95,7 +100,7 @@ pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
     probe(hash(OFFSET, name), |known| known.as_bytes().eq_ignore_ascii_case(name))
 }
 
-/// Finds a container's subcommand by its name, in any case.
+/// Finds a subcommand of a container by its name, in any case.
 pub fn lookup_subcommand(container: &Spec, subcommand: &[u8]) -> Option<&'static Spec> {
     if subcommand.len() > MAX_NAME {
         return None;
@@ -110,7 +115,8 @@ pub fn lookup_subcommand(container: &Spec, subcommand: &[u8]) -> Option<&'static
     })
 }
 
-/// What a request can leave on the connection that runs it: `Unknown` for a command that the table lacks.
+/// Returns the state that a request can leave on the connection that runs it: `Unknown` for a
+/// command that the table lacks.
 pub fn trace_of(request: &Request<'_>) -> Trace {
     match find(request) {
         Some(Found::Spec(spec)) => spec.trace,
@@ -118,29 +124,32 @@ pub fn trace_of(request: &Request<'_>) -> Trace {
     }
 }
 
-/// Whether a name can be a command's or subcommand's: 1 to 64 printable ASCII bytes. The server compares names as
-/// C strings but hashes them whole, so `FLUSHALL\0x` may run FLUSHALL (observed on valkey 8.0 and redis 7.0).
+/// Returns true if a token can be the name of a command or subcommand: 1 to 64 printable ASCII
+/// bytes. The server compares names as C strings but hashes them whole, so `FLUSHALL\0x` may run
+/// FLUSHALL (observed on valkey 8.0 and redis 7.0).
 pub fn printable(token: &[u8]) -> bool {
     (1..=64).contains(&token.len()) && token.iter().all(|byte| (0x21..=0x7e).contains(byte))
 }
 
-/// Whether a request has as many arguments as its command takes.
+/// Returns true if a request has a number of arguments that its command accepts.
 pub fn arity_ok(spec: &Spec, argc: u32) -> bool {
     let argc = i64::from(argc);
     let arity = i64::from(spec.arity);
     if arity < 0 { argc >= -arity } else { argc == arity }
 }
 
-/// No command of the table has a longer name, in bytes. A client may send one of 512 MiB: it is not hashed.
+/// Length of the longest name in the table, in bytes. A client may send a name of 512 MiB; respgate
+/// does not hash it.
 const MAX_NAME: usize = 64;
 const SLOTS: usize = 2048;
 const EMPTY: u16 = u16::MAX;
 const OFFSET: u32 = 0x811c_9dc5;
 
-/// Where each row stands, by the hash of its name; built by the compiler.
-static PLACES: [u16; SLOTS] = places();
+/// Maps the hash of a name to its row. The compiler builds it.
+static ROW_OF_SLOT: [u16; SLOTS] = rows_of_slots();
 
-/// FNV-1a over the upper-cased name: a few multiplications for a command's few bytes.
+/// Hashes the upper-cased name with FNV-1a, which takes a few multiplications for a command's few
+/// bytes.
 const fn hash(start: u32, name: &[u8]) -> u32 {
     let mut hash = start;
     let mut at = 0;
@@ -151,18 +160,20 @@ const fn hash(start: u32, name: &[u8]) -> u32 {
     hash
 }
 
-const fn places() -> [u16; SLOTS] {
-    let mut places = [EMPTY; SLOTS];
+const fn rows_of_slots() -> [u16; SLOTS] {
+    let mut rows = [EMPTY; SLOTS];
     let mut row = 0;
     while row < TABLE.len() {
+        // Open addressing with linear probing; `the_longest_probe_is_short` checks that look-ups
+        // stay fast.
         let mut slot = first_slot(hash(OFFSET, TABLE[row].name.as_bytes()));
-        while places[slot] != EMPTY {
+        while rows[slot] != EMPTY {
             slot = (slot + 1) % SLOTS;
         }
-        places[slot] = row as u16;
+        rows[slot] = row as u16;
         row += 1;
     }
-    places
+    rows
 }
 
 const fn first_slot(hash: u32) -> usize {
@@ -172,7 +183,7 @@ const fn first_slot(hash: u32) -> usize {
 fn probe(hash: u32, is: impl Fn(&str) -> bool) -> Option<&'static Spec> {
     let mut slot = first_slot(hash);
     loop {
-        let spec = TABLE.get(usize::from(*PLACES.get(slot)?))?;
+        let spec = TABLE.get(usize::from(*ROW_OF_SLOT.get(slot)?))?;
         if is(spec.name) {
             return Some(spec);
         }
@@ -232,7 +243,7 @@ mod tests {
                     | RouteClass::SideConnection
             );
             assert!(!shared || spec.trace == Trace::Nothing, "{}", spec.name);
-            // Its harmless parameters are read on the shared lane.
+            // CONFIG GET runs on the shared lane if it reads harmless parameters only.
             let administrative = spec.route == RouteClass::Admin && spec.name != "CONFIG|GET";
             assert!(
                 !administrative || matches!(spec.trace, Trace::Unknown | Trace::OtherProtocol),
@@ -257,7 +268,9 @@ mod tests {
         let probes = |spec: &Spec| {
             let start = first_slot(hash(OFFSET, spec.name.as_bytes()));
             (0..SLOTS).find(|step| {
-                TABLE.get(usize::from(PLACES[(start + step) % SLOTS])).is_some_and(|s| s.name == spec.name)
+                TABLE
+                    .get(usize::from(ROW_OF_SLOT[(start + step) % SLOTS]))
+                    .is_some_and(|s| s.name == spec.name)
             })
         };
         assert!(TABLE.iter().map(|spec| probes(spec).unwrap()).max().unwrap() < 8);

@@ -1,36 +1,37 @@
-//! What the options of a request say about its command.
+//! Reads what the options of a request say about its command.
 
 use super::{Flags, Retry, Spec, Verb};
 use crate::resp::request::Request;
 
-/// Where the options of an XREAD or XREADGROUP stand that respgate acts on. Places count the name as 0.
+/// The indexes of the options of an XREAD or XREADGROUP that respgate acts on. Indexes count the
+/// command's name as 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// The place of BLOCK's timeout.
+    /// Index of BLOCK's timeout.
     pub timeout: Option<usize>,
-    /// The place of STREAMS.
+    /// Index of STREAMS.
     pub streams: Option<usize>,
-    /// A word before STREAMS is no option that is known.
+    /// True if a word before STREAMS is not a known option.
     unknown: bool,
-    /// An option word before STREAMS holds a NUL.
+    /// True if an option word before STREAMS holds a NUL.
     nul: bool,
 }
 
 impl ReadOptions {
-    /// Steps over the options as the server does (t_stream.c, xreadCommand): a group or a consumer may be called
-    /// STREAMS, and a BLOCK behind it still blocks (observed on valkey 8.0).
+    /// Steps over the options as the server does (t_stream.c, xreadCommand): a group or a consumer
+    /// may be called STREAMS, and a BLOCK after it still blocks (observed on valkey 8.0).
     pub fn of(request: &Request<'_>) -> Self {
         let mut found = Self::default();
         let mut args = request.args().enumerate().skip(1);
-        while let Some((place, arg)) = args.next() {
+        while let Some((index, arg)) = args.next() {
             found.nul |= holds_nul(arg);
             let values = match () {
                 () if is(arg, "STREAMS") => {
-                    found.streams = Some(place);
+                    found.streams = Some(index);
                     break;
                 }
                 () if is(arg, "BLOCK") => {
-                    found.timeout = Some(place + 1);
+                    found.timeout = Some(index + 1);
                     1
                 }
                 () => match read_option(arg) {
@@ -46,7 +47,7 @@ impl ReadOptions {
         found
     }
 
-    /// Returns true if BLOCK stands before STREAMS. A word that is not understood is taken to block.
+    /// Returns true if BLOCK comes before STREAMS. An unknown word counts as blocking.
     pub fn may_block(self) -> bool {
         self.timeout.is_some() || self.unknown
     }
@@ -57,17 +58,18 @@ impl ReadOptions {
     }
 }
 
-/// How many values follow an option of XREAD or XREADGROUP that does not decide whether it blocks. Servers that are too old
-/// for CLAIM (redis 8.4), MAXCOUNT and MAXSIZE (redis 8.10) refuse them as syntax errors, and so do not block either.
+/// Returns how many values follow an option of XREAD or XREADGROUP that does not decide whether it
+/// blocks. Servers that are too old for CLAIM (redis 8.4), MAXCOUNT and MAXSIZE (redis 8.10) refuse
+/// them as syntax errors, and so do not block either.
 pub(super) fn read_option(arg: &[u8]) -> Option<usize> {
     const KNOWN: [(&str, usize); 6] =
         [("COUNT", 1), ("GROUP", 2), ("NOACK", 0), ("CLAIM", 1), ("MAXCOUNT", 1), ("MAXSIZE", 1)];
     KNOWN.iter().find(|(option, _)| is(arg, option)).map(|(_, values)| *values)
 }
 
-/// Returns true if a request hides an option that decides about its connection behind a NUL. Servers compare options
-/// as C strings, so `CLIENT TRACKING ON\0x` turns tracking on; respgate refuses such a word rather than to guess what
-/// each server reads.
+/// Returns true if a request has an option that decides about its connection and holds a NUL.
+/// Servers compare options as C strings, so `CLIENT TRACKING ON\0x` turns tracking on. respgate
+/// refuses such a word, because it cannot know how each server reads it.
 pub fn hides_option(spec: &Spec, request: &Request<'_>) -> bool {
     match spec.verb {
         Verb::ClientTracking => Tracking::of(request).nul,
@@ -78,19 +80,20 @@ pub fn hides_option(spec: &Spec, request: &Request<'_>) -> bool {
     }
 }
 
-/// What a CLIENT TRACKING asks for, as far as respgate acts on it.
+/// The parts of a CLIENT TRACKING that respgate acts on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tracking {
-    /// It is to be turned on.
+    /// True if the request turns tracking on.
     pub on: bool,
-    /// Invalidations are to go to another connection.
+    /// True if the request sends invalidations to another connection.
     pub redirects: bool,
-    /// An option word holds a NUL.
+    /// True if an option word holds a NUL.
     nul: bool,
 }
 
 impl Tracking {
-    /// Steps over the options as the server does (networking.c, clientCommand): a prefix may be called REDIRECT.
+    /// Steps over the options as the server does (networking.c, clientCommand): a prefix may be
+    /// called REDIRECT.
     pub fn of(request: &Request<'_>) -> Self {
         let mut found = Self::default();
         let mut args = request.args().skip(2);
@@ -110,7 +113,7 @@ impl Tracking {
     }
 }
 
-/// Whether this request can block its connection.
+/// Returns true if this request can block its connection.
 pub fn may_block(spec: &Spec, request: &Request<'_>) -> bool {
     match spec.verb {
         Verb::Xread | Verb::Xreadgroup => ReadOptions::of(request).may_block(),
@@ -118,8 +121,8 @@ pub fn may_block(spec: &Spec, request: &Request<'_>) -> bool {
     }
 }
 
-/// Whether a request may be sent twice, its options considered. Only options known to be harmless are; any
-/// other word makes it `Never`.
+/// Returns the retry class of a request, with its options considered. Every option that is not
+/// known to be harmless makes it `Never`.
 pub fn retry_of(spec: &Spec, request: &Request<'_>) -> Retry {
     match spec.retry {
         Retry::SameReply if reads_its_target(spec, request) => Retry::Never,
@@ -128,24 +131,25 @@ pub fn retry_of(spec: &Spec, request: &Request<'_>) -> Retry {
     }
 }
 
-/// Whether a command that stores its result also reads from where it stores: sent twice, ZUNIONSTORE a 2 a a
-/// doubles the scores twice. PFMERGE may: a union with itself is the same. A weight that is spelled like the
-/// target counts as a source, which errs on the safe side.
+/// Returns true if a command that stores its result also reads the key that it stores in: sent
+/// twice, ZUNIONSTORE a 2 a a doubles the scores twice. PFMERGE may do so, because a union with
+/// itself changes nothing. A weight that equals the target's name counts as a source, which is the
+/// safe mistake.
 fn reads_its_target(spec: &Spec, request: &Request<'_>) -> bool {
-    let place = match spec.name {
+    let index = match spec.name {
         "BITOP" => 2,
         name if name.ends_with("STORE") => 1,
         _ => return false,
     };
-    let target = request.arg(place);
-    request.args().skip(place + 1).any(|arg| Some(arg) == target)
+    let target = request.arg(index);
+    request.args().skip(index + 1).any(|arg| Some(arg) == target)
 }
 
 fn by_options(spec: &Spec, request: &Request<'_>) -> Option<Retry> {
     match spec.name {
         "SET" => {
             let options = Options::of(request, 3, &[&EXPIRY[..], &COMPARISONS].concat())?;
-            // The first run may change what the second one compares with, to the same value.
+            // The first run may set the value that the second run compares with.
             let compares = COMPARISONS.iter().any(|(option, _)| options.has(option));
             Some(if compares { Retry::ReplyDiffers } else { Retry::SameReply })
         }
@@ -164,7 +168,7 @@ fn by_options(spec: &Spec, request: &Request<'_>) -> Option<Retry> {
             Some(Retry::SameReply)
         }
         "XADD" => is_idempotent(request).then_some(Retry::SameReply),
-        // A score or a longitude stands where an option would.
+        // Without options, a score or a longitude follows the key.
         "ZADD" | "GEOADD" => is_number(request.arg(2)?).then_some(Retry::ReplyDiffers),
         "LREM" => (request.arg(2)? == b"0").then_some(Retry::ReplyDiffers),
         "COPY" => {
@@ -189,14 +193,15 @@ fn by_options(spec: &Spec, request: &Request<'_>) -> Option<Retry> {
     }
 }
 
-/// The options of SET and its kin that say when a key expires, and how many values follow each.
+/// The options of SET and similar commands that say when a key expires, and the number of values of
+/// each.
 const EXPIRY: [(&str, usize); 5] = [("KEEPTTL", 0), ("EX", 1), ("PX", 1), ("EXAT", 1), ("PXAT", 1)];
 
 /// The options of SET that compare the value, or its digest, with another.
 const COMPARISONS: [(&str, usize); 4] = [("IFEQ", 1), ("IFNE", 1), ("IFDEQ", 1), ("IFDNE", 1)];
 
-/// Whether an XADD names an idempotence id: the server adds the same entry once and answers with its id again. The
-/// options end where the entry's own id stands.
+/// Returns true if an XADD has an idempotence id. The server then adds an entry once, and answers a
+/// repetition with the same entry id. The options end at the entry id.
 fn is_idempotent(request: &Request<'_>) -> bool {
     let mut args = request.args().skip(2).peekable();
     let mut found = false;
@@ -215,7 +220,7 @@ fn is_idempotent(request: &Request<'_>) -> bool {
             }
             () if is(arg, "LIMIT") => 1,
             () if ["NOMKSTREAM", "KEEPREF", "DELREF", "ACKED"].iter().any(|option| is(arg, option)) => 0,
-            // With an id of the client's own, the server takes none of these options.
+            // With an entry id that the client chose, the server accepts none of these options.
             () => return found && arg == b"*",
         };
         args.by_ref().take(values).for_each(drop);
@@ -223,12 +228,12 @@ fn is_idempotent(request: &Request<'_>) -> bool {
     false
 }
 
-/// A number of keys or fields, as the server reads one.
+/// Reads a number of keys or fields as the server does.
 fn numbered(arg: &[u8]) -> Option<usize> {
     std::str::from_utf8(arg).ok()?.parse().ok()
 }
 
-/// The options of GEORADIUS and its twin, and how many values follow each.
+/// The options of GEORADIUS and GEORADIUSBYMEMBER, and the number of values of each.
 pub(super) const RADIUS: [(&str, usize); 9] = [
     ("WITHDIST", 0),
     ("WITHHASH", 0),
@@ -245,17 +250,17 @@ fn by_radius(request: &Request<'_>, first: usize) -> Option<Retry> {
     Options::of(request, first, &RADIUS)?.stored(request, &["STORE", "STOREDIST"], false)
 }
 
-/// The options of a request and the first value of each.
+/// The options of a request, each with its first value.
 struct Options<'a>(Vec<(&'static str, Option<&'a [u8]>)>);
 
 impl<'a> Options<'a> {
-    /// Reads the options from argument `first` on. `known` says how many values follow each; another word, or a
-    /// value that is missing, gives `None`.
+    /// Reads the options from argument `first` on. `known` says how many values follow each option.
+    /// Returns `None` for any other word and for a missing value.
     fn of(request: &Request<'a>, first: usize, known: &[(&'static str, usize)]) -> Option<Self> {
         Self::read(&mut request.args().skip(first), known)
     }
 
-    /// As [`Self::of`], for words that are all options.
+    /// Reads words that are all options; see [`Self::of`].
     fn read(args: &mut dyn Iterator<Item = &'a [u8]>, known: &[(&'static str, usize)]) -> Option<Self> {
         let mut found = Vec::new();
         while let Some(arg) = args.next() {
@@ -274,7 +279,8 @@ impl<'a> Options<'a> {
         self.0.iter().any(|(name, _)| *name == option)
     }
 
-    /// The class of a command that only reads, unless one of `stores` says where its result goes.
+    /// Returns the retry class of a command that only reads, unless it has one of the options
+    /// `stores`, which name the key for its result.
     fn stored(&self, request: &Request<'_>, stores: &[&str], entangled: bool) -> Option<Retry> {
         let mut targets = self.0.iter().filter(|(name, _)| stores.contains(name)).peekable();
         if targets.peek().is_none() {
@@ -288,19 +294,20 @@ fn is_number(arg: &[u8]) -> bool {
     std::str::from_utf8(arg).is_ok_and(|arg| arg.parse::<f64>().is_ok())
 }
 
-/// Compares an option word as the server does: in any case, and as a C string, so that `NX\0zz` is NX (observed on
-/// valkey 8.0).
+/// Compares an option word as the server does: in any case, and as a C string, so that `NX\0zz` is
+/// NX (observed on valkey 8.0).
 pub fn is(arg: &[u8], option: &str) -> bool {
     let end = memchr::memchr(0, arg).unwrap_or(arg.len());
     arg.get(..end).is_some_and(|arg| arg.eq_ignore_ascii_case(option.as_bytes()))
 }
 
-/// As [`is`], for a word that respgate answers itself: one with a NUL is no option, and is refused as such.
+/// Compares a word of a command that respgate itself answers, as [`is`] does. A word with a NUL is
+/// not an option here, and respgate refuses it as such.
 pub fn is_whole(arg: &[u8], option: &str) -> bool {
     !holds_nul(arg) && is(arg, option)
 }
 
-/// Whether a word holds a NUL, where servers stop reading.
+/// Returns true if a word holds a NUL, at which servers stop reading.
 pub fn holds_nul(arg: &[u8]) -> bool {
     memchr::memchr(0, arg).is_some()
 }
@@ -477,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reads_its_own_target_is_not_sent_twice() {
+    fn a_command_that_reads_its_own_target_is_not_sent_twice() {
         assert_eq!(retry(&["ZUNIONSTORE", "a", "2", "b", "c"]), Retry::SameReply);
         assert_eq!(retry(&["ZUNIONSTORE", "a", "2", "a", "a"]), Retry::Never);
         for operation in ["XOR", "DIFF", "DIFF1", "ANDOR", "ONE"] {

@@ -1,25 +1,25 @@
-//! What the table says of one command.
+//! The properties of one command in the table.
 
 use super::{Retry, RouteClass, Trace};
 
 /// One row of the table.
 #[derive(Debug)]
 pub struct Spec {
-    /// Upper case; `CONTAINER|SUBCOMMAND` for a subcommand.
+    /// Name in upper case; `CONTAINER|SUBCOMMAND` for a subcommand.
     pub name: &'static str,
-    /// Which command it is, where respgate treats it in a way of its own.
+    /// Identifies a command that respgate treats specially.
     pub verb: Verb,
-    /// Number of arguments with the name; negative: at least so many.
+    /// Number of arguments including the name. A negative arity is a minimum: -2 means at least 2.
     pub arity: i8,
-    /// How it is carried.
+    /// The command's route to the server.
     pub route: RouteClass,
-    /// Whether it may be sent again.
+    /// Whether the command may be sent again.
     pub retry: Retry,
-    /// What it can leave on the connection that ran it.
+    /// The state that the command can leave on the connection that ran it.
     pub trace: Trace,
-    /// What else is known of it.
+    /// Further properties.
     pub flags: Flags,
-    /// Its place in the table.
+    /// Index of the row in the table.
     pub row: u16,
 }
 
@@ -30,45 +30,45 @@ pub struct Flags(u16);
 impl Flags {
     /// No property.
     pub const NONE: Self = Self(0);
-    /// Changes data.
+    /// The command changes data.
     pub const WRITE: Self = Self(1);
-    /// Reads data only.
+    /// The command only reads data.
     pub const READONLY: Self = Self(1 << 1);
-    /// Can block its connection.
+    /// The command can block its connection.
     pub const BLOCKING: Self = Self(1 << 2);
-    /// Not allowed in scripts.
+    /// The command is not allowed in scripts.
     pub const NOSCRIPT: Self = Self(1 << 3);
-    /// Administrative, for the server.
+    /// The server counts the command as administrative.
     pub const ADMIN: Self = Self(1 << 4);
-    /// Costly or destructive (`@dangerous` and not administrative).
+    /// The command is costly or destructive (`@dangerous` and not administrative).
     pub const DANGEROUS: Self = Self(1 << 5);
-    /// Has keys among its arguments.
+    /// The command has keys among its arguments.
     pub const KEYED: Self = Self(1 << 6);
-    /// Constant or logarithmic time.
+    /// The command takes constant or logarithmic time.
     pub const FAST: Self = Self(1 << 7);
-    /// May propagate to replicas without being a write.
+    /// The command may propagate to replicas without being a write.
     pub const MAY_REPLICATE: Self = Self(1 << 8);
-    /// Its reply is written by a user's code, so its bytes, error codes among them, can be forged.
+    /// A user's code writes the reply, so its bytes, including error codes, can be forged.
     pub const SCRIPT: Self = Self(1 << 9);
-    /// Has subcommands.
+    /// The command has subcommands.
     pub const CONTAINER: Self = Self(1 << 10);
-    /// Allowed before authentication.
+    /// The command is allowed before authentication.
     pub const NO_AUTH: Self = Self(1 << 11);
-    /// Not queued inside MULTI.
+    /// The command is not queued inside MULTI.
     pub const NO_MULTI: Self = Self(1 << 12);
 
-    /// Both.
+    /// Returns the union of the two sets.
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether all of `other` are among these.
+    /// Returns true if the set has every property of `other`.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// A command that respgate treats in a way of its own.
+/// Names the commands that respgate treats specially.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Any other command.

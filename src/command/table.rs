@@ -1,5 +1,8 @@
-//! One row for every command and subcommand of Redis up to 8.10 and Valkey up to 9.1, vector sets included: arity and
-//! flags as the newest server's COMMAND gives them, and respgate's own route, retry class and trace. Sorted by name; a subcommand stands behind its container as
+//! The table: one row for every command and subcommand of Redis up to 8.10 and Valkey up to 9.1,
+//! including vector sets.
+//!
+//! Arity and flags are those that the newest server's COMMAND reports. Route, retry class and trace
+//! are respgate's own. The rows are sorted by name; a subcommand follows its container as
 //! `CONTAINER|SUBCOMMAND`.
 
 use super::Retry::*;
@@ -43,7 +46,7 @@ const HOLDER: Flags = Flags::CONTAINER;
 const SCRIPT: Flags = Flags::SCRIPT;
 const NONE: Flags = Flags::NONE;
 
-/// The table.
+/// All rows, sorted by name.
 #[rustfmt::skip]
 pub static TABLE: [Spec; 489] = numbered([
     row("ACL", Verb::Other, -2, Shared, Safe, Nothing, HOLDER),

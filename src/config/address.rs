@@ -1,4 +1,4 @@
-//! Addresses to listen on and to connect to, as people type them.
+//! Parses the addresses to listen on and to connect to, as users write them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -8,16 +8,16 @@ use ipnet::IpNet;
 
 use crate::topology::Address;
 
-/// Where Redis and Valkey listen unless told otherwise.
+/// Default port of Redis and Valkey.
 pub const DEFAULT_PORT: u16 = 6379;
 
-/// Where Sentinels listen unless told otherwise.
+/// Default port of Sentinels.
 pub const DEFAULT_SENTINEL_PORT: u16 = 26379;
 
-/// The longest path that fits `sockaddr_un` on Linux, without its final NUL.
+/// Length of the longest path that fits `sockaddr_un` on Linux, without its final NUL.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// Where a listener binds, as typed.
+/// The address that a listener binds, as the user wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A TCP address.
@@ -38,7 +38,7 @@ impl fmt::Display for ListenAddress {
 /// Parses a network such as `10.0.0.0/8`, or a single address.
 ///
 /// # Errors
-/// What is wrong and how to write it.
+/// Returns what is wrong and how to write it.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let single = text.parse::<IpAddr>().map(IpNet::from);
     match single.or_else(|_| text.parse::<IpNet>().map_err(drop)) {
@@ -53,7 +53,7 @@ pub fn network(text: &str) -> Result<IpNet, String> {
 /// Parses `host`, `host:port`, `[ipv6]:port` or `unix:/path`.
 ///
 /// # Errors
-/// What is wrong and how to write it.
+/// Returns what is wrong and how to write it.
 pub fn address(text: &str, default_port: u16) -> Result<Address, String> {
     match text.strip_prefix("unix:") {
         Some(path) => Ok(Address::Unix(socket_path(path)?)),
@@ -64,7 +64,7 @@ pub fn address(text: &str, default_port: u16) -> Result<Address, String> {
 /// Parses `host`, `host:port` or `[ipv6]:port`.
 ///
 /// # Errors
-/// What is wrong and how to write it.
+/// Returns what is wrong and how to write it.
 pub fn tcp(text: &str, default_port: u16) -> Result<Address, String> {
     if text.parse::<Ipv6Addr>().is_ok() {
         return Err(format!("{text:?} needs brackets: [{text}]:{default_port}"));
@@ -104,8 +104,8 @@ pub fn tcp(text: &str, default_port: u16) -> Result<Address, String> {
 /// Parses a listen address: `127.0.0.1:6379`, `[::1]:6379`, `0.0.0.0:6379` or `unix:/path`.
 ///
 /// # Errors
-/// What is wrong and how to write it. Names are refused, and so is `:6379`: which interfaces are meant should be
-/// read off the configuration, not off the machine.
+/// Returns what is wrong and how to write it. It refuses names and `:6379`: the configuration
+/// alone, and not the machine, must say which interfaces are meant.
 pub fn listen(text: &str) -> Result<ListenAddress, String> {
     match text.strip_prefix("unix:") {
         Some(path) => Ok(ListenAddress::Unix(socket_path(path)?)),
@@ -116,7 +116,7 @@ pub fn listen(text: &str) -> Result<ListenAddress, String> {
 /// Parses an IP address and port to listen on.
 ///
 /// # Errors
-/// What is wrong and how to write it, with `port` as the example.
+/// Returns what is wrong and how to write it, with `port` as the example.
 pub fn socket_address(text: &str, port: u16) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -139,10 +139,10 @@ pub fn socket_address(text: &str, port: u16) -> Result<SocketAddr, String> {
     ))
 }
 
-/// Checks a unix socket's path, with or without the `//` of `unix:///path`.
+/// Checks the path of a unix socket, with or without the `//` of `unix:///path`.
 ///
 /// # Errors
-/// What is wrong.
+/// Returns what is wrong.
 pub fn socket_path(text: &str) -> Result<PathBuf, String> {
     let text = text.strip_prefix("//").unwrap_or(text);
     if text.is_empty() {
@@ -173,8 +173,8 @@ mod tests {
             ("db:6379", "is not an address to listen on"),
             ("unix:", "names no socket"),
         ] {
-            let fault = listen(text).unwrap_err();
-            assert!(fault.contains(expected), "{text}: {fault}");
+            let error = listen(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
         assert!(listen(&format!("unix:/{}", "x".repeat(107))).is_err());
     }

@@ -1,7 +1,8 @@
-//! What a new version of the configuration changes. No I/O.
+//! Compares two versions of the configuration. Does no I/O.
 //!
-//! Users, tenants and the tenants that listeners name can change while respgate runs: the schema calls their keys live.
-//! Whatever else differs needs a restart, key by key as it stands in the file.
+//! Users, tenants and the tenants that listeners name can change while respgate runs: the schema
+//! calls their keys live. Every other changed key needs a restart and is listed by its name in the
+//! file.
 
 use std::fmt;
 
@@ -11,69 +12,71 @@ use crate::listener::ListenerConfig;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 
-/// What is different. Printed, it names things and never their values.
+/// The differences between two versions. Printed, they show names and never values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Users, by name.
+    /// The changed users, by name.
     pub users: Vec<(String, UserChange)>,
-    /// Tenants, by name.
+    /// The changed tenants, by name.
     pub tenants: Vec<(String, TenantChange)>,
-    /// Tenants stand in another order: where several rules for certificates match a client, the first counts.
+    /// True if the order of the tenants differs. The order matters because the first of several
+    /// matching certificate rules decides.
     pub tenant_order: bool,
-    /// Listeners whose clients are another tenant's.
+    /// The listeners whose `tenant` differs.
     pub listeners: Vec<String>,
-    /// Keys that have no effect before a restart. They are held against the configuration of the start.
+    /// The changed keys that need a restart. They are compared with the configuration of the start.
     pub restart: Vec<String>,
 }
 
-/// What is different about one user.
+/// What differs about one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserChange {
-    /// There was none of this name.
+    /// The older version had no user of this name.
     Added,
-    /// There is none any more.
+    /// The newer version has no user of this name.
     Removed,
-    /// These, at least one.
+    /// At least one aspect differs.
     Changed(Vec<UserAspect>),
 }
 
-/// What can be different about a user.
+/// An aspect of a user that can differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserAspect {
-    /// Its password, or the hash of the same one.
+    /// The password, or the hash of the same password.
     Password,
-    /// Where the credentials come from with which its clients act on the server.
+    /// The source of the credentials with which the user's clients log in to the server.
     Account,
 }
 
-/// What is different about one tenant.
+/// What differs about one tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TenantChange {
-    /// There was none of this name.
+    /// The older version had no tenant of this name.
     Added,
-    /// There is none any more.
+    /// The newer version has no tenant of this name.
     Removed,
-    /// These, at least one.
+    /// At least one aspect differs.
     Changed(Vec<Aspect>),
 }
 
-/// What can be different about a tenant.
+/// An aspect of a tenant that can differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aspect {
-    /// Whose a client is.
+    /// The rules that decide which clients belong to the tenant.
     Members,
-    /// How much its clients may use.
+    /// The limits on what the tenant's clients may use.
     Limits,
-    /// Which commands they may run, and on what.
+    /// The commands, keys and channels that the tenant's clients may use.
     Policy,
-    /// Its weight or priority.
+    /// The weight or priority.
     Share,
-    /// How its subscribers' messages travel.
+    /// The way in which messages reach the tenant's subscribers.
     Pubsub,
 }
 
 impl Changes {
-    /// `now`: what is in force; `next`: as the file is. Both come of the same flags.
+    /// Compares the configuration in force, `now`, with that of the file, `next`. Both were made
+    /// with the same flags.
     pub fn between(now: &Config, next: &Config) -> Self {
         let own_users = now.has_own_users();
         Self {
@@ -90,7 +93,7 @@ impl Changes {
         }
     }
 
-    /// Whether something changes at once.
+    /// Returns true if a change takes effect at once.
     pub fn any_at_once(&self) -> bool {
         let Self { users, tenants, tenant_order, listeners, restart: _ } = self;
         !users.is_empty() || !tenants.is_empty() || *tenant_order || !listeners.is_empty()
@@ -98,15 +101,17 @@ impl Changes {
 }
 
 impl Config {
-    /// Whether clients authenticate to respgate. That is decided at its start.
+    /// Returns true if clients authenticate to respgate. respgate decides that at its start.
     pub fn has_own_users(&self) -> bool {
         self.written.holds("users")
     }
 
-    /// Takes over from a newer one what can change at once. The rest stays as it was at the start.
+    /// Takes over the live settings of a newer version. The other settings stay as they were at the
+    /// start.
     pub fn take_over(&mut self, next: Self) {
         for listener in &mut self.listeners {
-            // One that is to go at the restart may name a tenant that is gone: then that names nobody.
+            // A listener that the file no longer has runs until the restart. If its tenant is gone,
+            // its clients belong to no tenant.
             if let Some(new) = next.listeners.iter().find(|new| new.name == listener.name) {
                 listener.tenant.clone_from(&new.tenant);
             }
@@ -181,7 +186,8 @@ fn reordered(now: &[TenantConfig], next: &[TenantConfig]) -> bool {
 fn restarts(now: &Config, next: &Config, own_users: bool) -> Vec<String> {
     let mut keys: Vec<String> = now.written.differences(&next.written);
     keys.retain(|key| schema::reload(key) == Reload::Restart);
-    // With the first user clients authenticate to respgate, and without the last to the server.
+    // The first user makes clients authenticate to respgate instead of the server; the removal of
+    // the last user reverts that.
     if own_users != next.has_own_users() {
         keys.push("users".into());
     }
@@ -193,7 +199,7 @@ fn named<'a>(config: &'a Config, like: &ListenerConfig) -> Option<&'a ListenerCo
 }
 
 impl fmt::Display for Changes {
-    /// What changes at once, as `user app added; tenant shop: limits, policy`.
+    /// Prints what changes at once, as `user app added; tenant shop: limits, policy`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let users = self.users.iter().map(|(name, change)| match change {
             UserChange::Added => format!("user {name} added"),

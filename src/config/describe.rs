@@ -1,4 +1,4 @@
-//! What a checked configuration would run, in a few lines for people.
+//! Describes what a checked configuration would run, in a few lines for people.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use crate::rotation::source::Account;
 use crate::session::config::AdminCommands;
 use crate::upstream::config::{ClientAuth, Pool};
 
-/// One line for each listener and upstream, and one for the process.
+/// Returns one line for each listener and upstream, and one for the process.
 pub fn describe(config: &Config) -> String {
     let mut text = String::new();
     for listener in &config.listeners {
@@ -89,7 +89,7 @@ fn describe_upstream(upstream: &Upstream) -> String {
     )
 }
 
-/// Nothing where all is plain text.
+/// Describes an upstream's TLS. Returns an empty text if every leg speaks plain text.
 fn describe_tls(upstream: &Upstream) -> String {
     fn shown<S>(leg: &Option<Loaded<ClientProfile, S>>) -> &'static str {
         match leg {

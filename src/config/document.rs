@@ -1,4 +1,4 @@
-//! Walks a TOML document, so that one pass finds every fault with its line.
+//! Reads the tables of a TOML document, and finds every error with its line in one pass.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use super::schema::{self, TABLES};
 use super::typed::Setting;
 use super::value::{Value, shown};
 
-/// A file's text and name, for turning positions into lines.
+/// A file's text and name, which turn positions into lines.
 #[derive(Debug)]
 pub struct Source<'a> {
-    /// The path as the user gave it.
+    /// The path as the user wrote it.
     pub path: Arc<str>,
-    /// The content.
+    /// The content of the file.
     pub text: &'a str,
 }
 
 impl Source<'_> {
-    /// The place of a key whose value or name begins at a byte offset.
+    /// Returns the place of a key whose value or name begins at a byte offset.
     pub fn place(&self, offset: usize, key: impl Into<String>) -> Place {
         Place::File { path: self.path.clone(), line: self.line(offset), column: None, key: key.into() }
     }
 
-    /// The place of a fault of syntax.
+    /// Returns the place of a syntax error.
     pub fn point(&self, offset: usize) -> Place {
         let before = self.before(offset);
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
@@ -46,7 +46,7 @@ impl Source<'_> {
     }
 }
 
-/// One table, read key by key. The schema says which keys it may have.
+/// Reads one table key by key. The schema says which keys the table may have.
 pub struct Section<'a> {
     source: &'a Source<'a>,
     table: &'a DeTable<'a>,
@@ -56,17 +56,17 @@ pub struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The document's outermost table.
+    /// Returns the document's outermost table.
     pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>) -> Self {
         Self { source, table, place: source.place(0, ""), path: String::new(), known: schema::known("") }
     }
 
-    /// Where the table begins.
+    /// Returns where the table begins.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Reads one setting; a fault is reported.
+    /// Reads one setting and reports an error in it.
     pub fn read<T: Value>(&self, key: &str, report: &mut Report) -> Setting<T> {
         debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
         match self.table.get(key) {
@@ -75,7 +75,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reads a list; every faulty element is reported.
+    /// Reads a list and reports every wrong element.
     pub fn read_list<T>(
         &self,
         key: &str,
@@ -86,7 +86,7 @@ impl<'a> Section<'a> {
         self.read_elements(key, &example, |value| text(value).and_then(&element), report)
     }
 
-    /// As [`Self::read_list`], of a list that may be empty.
+    /// Reads a list that may be empty; see [`Self::read_list`].
     pub fn read_any_list<T>(
         &self,
         key: &str,
@@ -101,7 +101,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// As [`Self::read_list`], of a type that settings have.
+    /// Reads a list whose elements are a [`Value`]; see [`Self::read_list`].
     pub fn read_values<T: Value>(&self, key: &str, example: &str, report: &mut Report) -> Setting<Vec<T>> {
         self.read_elements(key, example, T::from_toml, report)
     }
@@ -116,28 +116,29 @@ impl<'a> Section<'a> {
         let Some(value) = self.table.get(key) else { return Setting::Absent };
         let place = self.source.place(value.span().start, self.key(key));
         let DeValue::Array(elements) = value.get_ref() else {
-            report.fault(&place, format!("is not a list; write it like {example}"));
-            return Setting::Faulty;
+            report.error(&place, format!("is not a list; write it like {example}"));
+            return Setting::Invalid;
         };
         let mut list = Vec::new();
         for value in elements.iter() {
             let place = self.source.place(value.span().start, self.key(key));
             match element(value.get_ref()) {
                 Ok(element) => list.push(element),
-                Err(fault) => report.fault(&place, fault),
+                Err(error) => report.error(&place, error),
             }
         }
         match list.len() {
             0 if elements.is_empty() => {
-                report.fault(&place, "is empty; name at least one");
-                Setting::Faulty
+                report.error(&place, "is empty; name at least one");
+                Setting::Invalid
             }
             length if length == elements.len() => Setting::Given(list, place),
-            _ => Setting::Faulty,
+            _ => Setting::Invalid,
         }
     }
 
-    /// Reads a table whose keys and values are of one kind each; every faulty pair is reported.
+    /// Reads a table in which all keys have one type and all values have one type. Reports every
+    /// wrong pair.
     pub fn read_pairs<K, V>(
         &self,
         key: &str,
@@ -148,8 +149,8 @@ impl<'a> Section<'a> {
         let Some(value) = self.table.get(key) else { return Setting::Absent };
         let place = self.source.place(value.span().start, self.key(key));
         let DeValue::Table(table) = value.get_ref() else {
-            report.fault(&place, format!("is not a table; write it like {key} = {{ \"from\" = \"to\" }}"));
-            return Setting::Faulty;
+            report.error(&place, format!("is not a table; write it like {key} = {{ \"from\" = \"to\" }}"));
+            return Setting::Invalid;
         };
         let mut pairs = Vec::new();
         for (name, value) in table {
@@ -157,13 +158,13 @@ impl<'a> Section<'a> {
             match (from(name.get_ref()), text(value.get_ref()).and_then(&to)) {
                 (Ok(from), Ok(to)) => pairs.push((from, to)),
                 (from, to) => {
-                    for fault in [from.err(), to.err()].into_iter().flatten() {
-                        report.fault(&place, fault);
+                    for error in [from.err(), to.err()].into_iter().flatten() {
+                        report.error(&place, error);
                     }
                 }
             }
         }
-        if pairs.len() == table.len() { Setting::Given(pairs, place) } else { Setting::Faulty }
+        if pairs.len() == table.len() { Setting::Given(pairs, place) } else { Setting::Invalid }
     }
 
     /// Returns true if the schema has a key of this name in the table.
@@ -171,14 +172,15 @@ impl<'a> Section<'a> {
         self.known.iter().any(|known| known == key)
     }
 
-    /// The table under a key of the outermost table, if it is there and is a table.
+    /// Returns the table under a key of the outermost table. Returns `None` if the key is missing
+    /// or is not a table.
     pub fn section(&self, key: &str, report: &mut Report) -> Option<Section<'a>> {
         debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
         let (name, value) = self.table.get_key_value(key)?;
         self.enter(name.span().start, value, self.key(key), schema::known(key), report)
     }
 
-    /// The named tables under a key, in the order of the file: `[listeners.app]` and the like.
+    /// Returns the named tables under a key, such as `[listeners.app]`, in the order of the file.
     pub fn sections(&self, key: &str, report: &mut Report) -> Vec<(String, Section<'a>)> {
         let Some(parent) = self.section(key, report) else { return Vec::new() };
         let known = schema::known(&format!("{key}.*"));
@@ -190,7 +192,7 @@ impl<'a> Section<'a> {
             let start = name.span().start;
             let Some(section) = self.enter(start, value, path, known.clone(), report) else { continue };
             if !is_name(name.get_ref()) {
-                report.fault(
+                report.error(
                     &section.place,
                     "is not a name; use letters, digits, - and _ (at most 64), since logs and metrics carry it",
                 );
@@ -200,7 +202,8 @@ impl<'a> Section<'a> {
         sections
     }
 
-    /// Reports the keys that the table may not have, with the tables that they belong to.
+    /// Reports the keys that the schema does not allow in this table, and the tables that they
+    /// belong to.
     pub fn refuse_unknown_keys(&self, report: &mut Report) {
         for (name, _) in self.table.iter().filter(|(name, _)| !self.knows(name.get_ref())) {
             let name_text = name.get_ref().as_ref();
@@ -226,7 +229,7 @@ impl<'a> Section<'a> {
                 format!("; known are {}", self.known.join(", "))
             };
             let place = self.source.place(name.span().start, self.key(name_text));
-            report.fault(&place, format!("unknown key{hint}"));
+            report.error(&place, format!("unknown key{hint}"));
         }
     }
 
@@ -243,7 +246,7 @@ impl<'a> Section<'a> {
             DeValue::Table(table) => Some(Section { source: self.source, table, place, path, known }),
             other => {
                 let what = if matches!(other, DeValue::Array(_)) { "a list" } else { "a value" };
-                report.fault(&place, format!("is {what}, but a table is meant; write it like [{path}]"));
+                report.error(&place, format!("is {what}, but a table is meant; write it like [{path}]"));
                 None
             }
         }
@@ -253,9 +256,9 @@ impl<'a> Section<'a> {
         let place = self.source.place(value.span().start, key);
         match T::from_toml(value.get_ref()) {
             Ok(value) => Setting::Given(value, place),
-            Err(fault) => {
-                report.fault(&place, fault);
-                Setting::Faulty
+            Err(error) => {
+                report.error(&place, error);
+                Setting::Invalid
             }
         }
     }

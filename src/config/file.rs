@@ -1,4 +1,4 @@
-//! The TOML file, as typed.
+//! Reads the TOML file as the user typed it.
 
 use std::fs::Metadata;
 use std::io::Read;
@@ -15,18 +15,17 @@ use super::written::Written;
 use crate::files;
 use crate::rotation::source::readable_by_all;
 
-/// The longest configuration file.
+/// Size of the largest configuration file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// Reads a file; what is wrong with it goes to the report, and the rest is returned. `None` if nothing could be
-/// made of it.
+/// Reads a file, reports its errors, and returns the rest. Returns `None` if nothing could be read.
 pub fn read(path: &Path, report: &mut Report) -> Option<Typed> {
     let whole =
         Place::File { path: path.display().to_string().into(), line: 0, column: None, key: String::new() };
     let (text, metadata) = match open(path) {
         Ok(content) => content,
         Err(why) => {
-            report.fault(&whole, why);
+            report.error(&whole, why);
             return None;
         }
     };
@@ -60,15 +59,15 @@ fn open(path: &Path) -> Result<(String, Metadata), String> {
     Ok((text, metadata))
 }
 
-/// Takes a file's text apart. A file with faults of syntax is reported for those alone: what stands after one
-/// cannot be told apart with certainty.
+/// Parses a file's text. If it has syntax errors, only those are reported, because what follows a
+/// syntax error is uncertain.
 pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     let source = Source { path: path.display().to_string().into(), text };
-    let (document, faults) = DeTable::parse_recoverable(text);
-    for fault in &faults {
-        let span = fault.span().unwrap_or(text.len()..text.len());
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(text.len()..text.len());
         let rest = text.get(span.start..).unwrap_or_default();
-        let message = match fault.message() {
+        let message = match error.message() {
             "duplicate key" => {
                 format!("{} stands here a second time", text.get(span.clone()).unwrap_or("a key"))
             }
@@ -80,9 +79,9 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
             }
             message => message.to_owned(),
         };
-        report.fault(&source.point(span.start), message);
+        report.error(&source.point(span.start), message);
     }
-    if !faults.is_empty() {
+    if !errors.is_empty() {
         return None;
     }
     let root = Section::root(&source, document.get_ref());
@@ -105,7 +104,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     Some(typed)
 }
 
-/// Reads the tables of one kind, which have names of the user's choice.
+/// Reads the tables of one kind, whose names the user chooses.
 fn tables<K: Part>(root: &Section<'_>, kind: &str, folder: &Path, report: &mut Report) -> Vec<Named<K>> {
     let sections = root.sections(kind, report).into_iter();
     sections
@@ -117,7 +116,7 @@ fn tables<K: Part>(root: &Section<'_>, kind: &str, folder: &Path, report: &mut R
         .collect()
 }
 
-/// Reads the keys of one table, and reports those that it may not have.
+/// Reads the keys of one table, and reports keys that it may not have.
 fn keys<K: Part>(section: &Section<'_>, folder: &Path, report: &mut Report) -> K {
     section.refuse_unknown_keys(report);
     K::read(section, "", folder, report)
@@ -128,12 +127,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn syntax_faults_are_all_reported() {
+    fn all_syntax_errors_are_reported() {
         let mut report = Report::default();
         let text = "workers =\n[log\nlevel = \"info\"\n[limits]\n\u{e9} = 1\nmax-args = 1\nmax-args = 2\n";
         assert!(parse(Path::new("x.toml"), text, &mut report).is_none());
         report.sort();
-        let lines: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+        let lines: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
         assert_eq!(lines[0], "x.toml:1:10: a value is missing after the =");
         assert!(lines[1].starts_with("x.toml:2:5: "), "{lines:?}");
         assert_eq!(lines.last().unwrap(), "x.toml:7:1: max-args stands here a second time");

@@ -1,13 +1,15 @@
-//! Flags and environment variables, laid over what the file says.
+//! Applies flags and environment variables to what the file says.
 //!
-//! Each flag wins over its environment variable, and both win over the file. With a file:
+//! A flag wins over its environment variable, and both win over the file. With a file:
 //!
 //! - `--listen` adds listeners to the file's.
-//! - `--upstream` says where the upstream `main` is, or else the file's only upstream; its other keys stay. A file
-//!   without upstreams gets one named `main`.
-//! - `--upstream-user`, `--sentinel-user`, the password flags, `--upstream-ca` and `--upstream-server-name` speak of that same upstream.
-//! - `--tls-cert`, `--tls-key` and `--tls-client-ca` hold for every TCP listener without TLS keys of its own.
-//! - `--max-clients` and `--admin-commands` hold for every listener.
+//! - `--upstream` sets the address of the upstream `main`, or of the file's only upstream. The
+//!   upstream's other keys stay. A file without upstreams gets one named `main`.
+//! - `--upstream-user`, `--sentinel-user`, the password flags, `--upstream-ca` and
+//!   `--upstream-server-name` apply to that same upstream.
+//! - `--tls-cert`, `--tls-key` and `--tls-client-ca` apply to every TCP listener without TLS keys
+//!   of its own.
+//! - `--max-clients` and `--admin-commands` apply to every listener.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,36 +20,36 @@ use super::typed::{Named, Setting, Typed};
 use super::value::Value;
 use crate::rotation::source::{NameSource, SecretSource};
 
-/// The environment variable with the upstream's password; no flag takes it, since every user of a machine can
-/// read command lines.
+/// The environment variable with the upstream's password. No flag takes the password, because every
+/// user of a machine can read command lines.
 pub const UPSTREAM_PASSWORD: &str = "RESPGATE_UPSTREAM_PASSWORD";
 
 /// The environment variable with the Sentinels' password.
 pub const SENTINEL_PASSWORD: &str = "RESPGATE_SENTINEL_PASSWORD";
 
-/// The environment variables that no flag has, each with the key that it stands in for.
+/// The environment variables that have no flag, each with the key that it replaces.
 pub const PASSWORD_VARIABLES: [(&str, &str); 2] = [
     (UPSTREAM_PASSWORD, "upstreams.*.password-env"),
     (SENTINEL_PASSWORD, "upstreams.*.sentinel-password-env"),
 ];
 
-/// One flag that was given, or its environment variable.
+/// One given flag, or its environment variable.
 #[derive(Clone, Debug)]
 pub struct Flag {
-    /// Its name without dashes.
+    /// The flag's name without dashes.
     pub name: &'static str,
-    /// Where it was given.
+    /// Where it was given: flag or environment variable.
     pub place: Place,
-    /// What was given.
+    /// The given value.
     pub text: String,
 }
 
-/// What was given on the command line and in the environment.
+/// The flags and environment variables that were given.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// The configuration file.
     pub config: Option<PathBuf>,
-    /// All others.
+    /// All other settings.
     pub settings: Vec<Flag>,
 }
 
@@ -59,7 +61,7 @@ impl Flags {
             .map_or(Setting::Absent, |flag| parse(flag, T::from_text, report))
     }
 
-    /// Lays the flags over what the file says.
+    /// Applies the flags to what the file says.
     pub fn apply(&self, typed: &mut Typed, env: &dyn Fn(&str) -> Option<OsString>, report: &mut Report) {
         typed.process.workers.override_with(self.setting("workers", report));
         typed.process.admin.override_with(self.setting("admin", report));
@@ -97,7 +99,7 @@ impl Flags {
                     );
                 }
             } else {
-                report.fault(&flag.place, SEVERAL);
+                report.error(&flag.place, SEVERAL);
             }
         }
         let username = self.setting("upstream-user", report).map(NameSource::Given);
@@ -124,7 +126,7 @@ impl Flags {
                 server_name.place(),
             ];
             for place in places.into_iter().flatten() {
-                report.fault(place, SEVERAL);
+                report.error(place, SEVERAL);
             }
         }
     }
@@ -143,8 +145,8 @@ impl Flags {
         let place = Place::Env(variable.into());
         match &file {
             Setting::Given(_, Place::Env(other)) => {
-                report.fault(&place, format!("{other} gives the password too; leave one out"));
-                Setting::Faulty
+                report.error(&place, format!("{other} gives the password too; leave one out"));
+                Setting::Invalid
             }
             Setting::Absent => Setting::Given(SecretSource::Env(variable.into()), place),
             _ => file,
@@ -169,9 +171,9 @@ const SEVERAL: &str = "the file has several upstreams and none is named main, so
 fn parse<T>(flag: &Flag, from_text: impl Fn(&str) -> Result<T, String>, report: &mut Report) -> Setting<T> {
     match from_text(&flag.text) {
         Ok(value) => Setting::Given(value, flag.place.clone()),
-        Err(fault) => {
-            report.fault(&flag.place, fault);
-            Setting::Faulty
+        Err(error) => {
+            report.error(&flag.place, error);
+            Setting::Invalid
         }
     }
 }

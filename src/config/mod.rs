@@ -1,5 +1,7 @@
-//! TOML, URLs, flags and environment become one checked configuration, in two steps: as typed
-//! (`typed`, filled by `file` and [`flags`]), then checked (`check`). Each step reports every fault it finds.
+//! Turns the TOML file, URLs, flags and environment variables into one checked configuration.
+//!
+//! There are two steps: first the configuration as typed (`typed`, filled by `file` and [`flags`]),
+//! then the checked one (`check`). Each step reports every error that it finds.
 
 mod address;
 pub mod changes;
@@ -40,51 +42,51 @@ use crate::upstream::config::UpstreamConfig;
 use flags::Flags;
 use report::{Place, Report};
 
-/// What respgate runs with: complete, and free of contradictions.
+/// The configuration that respgate runs with. It is complete and free of contradictions.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Worker threads, at least 1. The default is [`default_workers`], or fewer where an upstream's limits would
-    /// leave a worker without a connection.
+    /// Number of worker threads, at least 1. The default is [`default_workers`], or less if an
+    /// upstream's limits would leave a worker without a connection.
     pub workers: usize,
-    /// Where health and metrics are served; `None` serves none.
+    /// Address that serves health and metrics; `None` serves none.
     pub admin: Option<SocketAddr>,
-    /// What is logged, and how.
+    /// What respgate logs, and in which form.
     pub log: LogConfig,
-    /// How long running commands may take to finish after SIGTERM; zero ends at once.
+    /// Time that running commands may take to finish after SIGTERM; zero ends them at once.
     pub drain_timeout: Duration,
-    /// How often files that may change are looked at.
+    /// Interval at which respgate checks files for changes.
     pub reload_interval: Duration,
-    /// Bytes of requests and replies that wait in respgate, all workers together.
+    /// Bytes of requests and replies that may wait in respgate, all workers together.
     pub max_buffered: usize,
-    /// At least one; names and addresses are unique.
+    /// The listeners, at least one. Their names and addresses are unique.
     pub listeners: Vec<ListenerConfig>,
-    /// Names are unique.
+    /// The tenants. Their names are unique.
     pub tenants: Vec<TenantConfig>,
-    /// respgate's own users; without any, the upstream knows them.
+    /// respgate's own users. If empty, clients authenticate to the upstream.
     pub users: Vec<UserConfig>,
-    /// At least one; names are unique.
+    /// The upstreams, at least one. Their names are unique.
     pub upstreams: Vec<Upstream>,
-    /// The keys of its file.
+    /// The keys of the configuration file.
     pub written: Written,
 }
 
 impl Config {
-    /// The tenants that the listeners name, in their order.
+    /// Returns the tenants that the listeners name, in the order of the listeners.
     pub fn listener_tenants(&self) -> Vec<Option<&str>> {
         self.listeners.iter().map(|listener| listener.tenant.as_deref()).collect()
     }
 }
 
-/// One upstream: its connections, and how its primary is found.
+/// One upstream: its connections, and how respgate finds its primary.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// Bounds of the connections.
+    /// The settings of the connections.
     pub config: UpstreamConfig,
-    /// How the primary is found.
+    /// The settings with which respgate finds the primary.
     pub discovery: DiscoveryConfig,
-    /// What respgate itself authenticates with.
+    /// respgate's own account at the nodes.
     pub account: Option<Account>,
-    /// What the Sentinels themselves want, apart from that.
+    /// respgate's own account at the Sentinels, which is separate.
     pub sentinel_account: Option<Account>,
     /// TLS to data nodes; `None` speaks plain text.
     pub tls: Option<Loaded<ClientProfile, ClientSet>>,
@@ -92,7 +94,7 @@ pub struct Upstream {
     pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
 }
 
-/// What is logged, and how. Logs go to stderr.
+/// What respgate logs, and in which form. Logs go to stderr.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// The form of a line.
@@ -112,15 +114,16 @@ pub enum LogFormat {
     Json,
 }
 
-/// As many workers as threads can run at once: `available_parallelism` is the number of CPUs in the process's
-/// affinity mask and, on Linux, no more than the CPU quota of its cgroup (v1 and v2), rounded down but at least 1
-/// (observed with `taskset`, and with `strace` reading the quota). 1 if it cannot be told.
+/// Returns the number of threads that can run at once. `available_parallelism` is the number of
+/// CPUs in the process's affinity mask and, on Linux, no more than the CPU quota of its cgroup (v1
+/// and v2), rounded down but at least 1 (observed with `taskset`, and with `strace` reading the
+/// quota). Returns 1 if the system does not tell.
 pub fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Reads the file that the flags name, lays environment and flags over it, and checks the whole. The report holds
-/// warnings, and the faults if there is no configuration.
+/// Reads the file that the flags name, applies environment variables and flags to it, and checks
+/// the result. The report holds the warnings, and the errors if there is no configuration.
 pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<OsString>) -> (Option<Config>, Report) {
     let mut report = Report::default();
     let file = flags.config.as_ref().map(|path| file::read(path, &mut report));
@@ -135,8 +138,8 @@ pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<OsString>) -> (Option<Co
     (config, report)
 }
 
-/// As [`load`], with the environment of the process. Files are read on another thread: one whose read gets stuck for
-/// [`files::LIMIT`] is a fault.
+/// Works as [`load`] does, with the environment of the process. It reads the files on another
+/// thread: a read that is stuck for [`files::LIMIT`] is an error.
 pub fn load_supervised(flags: &Flags) -> (Option<Config>, Report) {
     let typed = flags.clone();
     let loaded = files::supervised(files::LIMIT, move || load(&typed, &|name| std::env::var_os(name)));
@@ -154,7 +157,7 @@ pub fn load_supervised(flags: &Flags) -> (Option<Config>, Report) {
             key: String::new(),
         };
         let mut report = Report::default();
-        report.fault(&place, why);
+        report.error(&place, why);
         (None, report)
     })
 }

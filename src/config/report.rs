@@ -1,4 +1,4 @@
-//! Faults and warnings, each with the place it was typed.
+//! The errors and warnings of a configuration, each with the place where the setting was typed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,21 +10,22 @@ pub enum Place {
     File {
         /// The path as the user gave it.
         path: Arc<str>,
-        /// Counted from 1; 0 means the file as a whole.
+        /// Line, counted from 1; 0 means the file as a whole.
         line: usize,
-        /// Counted from 1, for faults of syntax only.
+        /// Column, counted from 1; only for syntax errors.
         column: Option<usize>,
-        /// The dotted key; empty for the file as a whole and for faults of syntax.
+        /// The dotted key; empty for the file as a whole and for syntax errors.
         key: String,
     },
     /// An environment variable.
     Env(String),
-    /// A flag, with its dashes.
+    /// A flag, including its dashes.
     Flag(&'static str),
 }
 
 impl Place {
-    /// Which place wins when a setting is typed in several: flag over environment over file.
+    /// Returns the precedence of this place if a setting is typed in several: a flag wins over the
+    /// environment, and that over the file.
     pub fn precedence(&self) -> u8 {
         match self {
             Self::File { .. } => 0,
@@ -33,7 +34,7 @@ impl Place {
         }
     }
 
-    /// The dotted key in the file; empty elsewhere.
+    /// Returns the dotted key in the file; empty for other places.
     pub fn key(&self) -> &str {
         match self {
             Self::File { key, .. } => key,
@@ -41,7 +42,7 @@ impl Place {
         }
     }
 
-    /// The first line of the same file, for a key that the file should have.
+    /// Returns the first line of the same file, for a key that the file should have.
     pub fn first_line(&self, key: &str) -> Self {
         match self {
             Self::File { path, .. } => {
@@ -51,7 +52,7 @@ impl Place {
         }
     }
 
-    /// Another key of the same table, on the same line: for a key that is missing.
+    /// Returns another key of the same table, on the same line, for a key that is missing.
     pub fn sub_key(&self, name: &str) -> Self {
         match self {
             Self::File { path, line, key, .. } => Self::File {
@@ -87,12 +88,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// One fault or warning. Its text never holds a password.
+/// One error or warning. Its text never contains a password.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// Where.
+    /// Where the setting was typed.
     pub place: Place,
-    /// What is wrong, and how to mend it.
+    /// What is wrong, and how to fix it.
     pub text: String,
 }
 
@@ -102,36 +103,37 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything found so far. A configuration with a fault is not run; one with warnings is.
+/// The findings so far. respgate runs a configuration with warnings, but not one with errors.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What keeps the configuration from running.
-    pub faults: Vec<Finding>,
-    /// What runs, but is probably not meant.
+    /// Errors. respgate refuses to run with them.
+    pub errors: Vec<Finding>,
+    /// Warnings: respgate runs, but probably not as intended.
     pub warnings: Vec<Finding>,
-    /// What only the server can close and only `check` tells: respgate cannot see here whether it is closed.
+    /// Advice about the server's own settings, which only `check` prints. respgate cannot see here
+    /// whether the server already follows it.
     pub advice: Vec<Finding>,
 }
 
 impl Report {
-    /// Notes a fault.
-    pub fn fault(&mut self, place: &Place, text: impl Into<String>) {
-        self.faults.push(Finding { place: place.clone(), text: text.into() });
+    /// Adds an error.
+    pub fn error(&mut self, place: &Place, text: impl Into<String>) {
+        self.errors.push(Finding { place: place.clone(), text: text.into() });
     }
 
-    /// Notes a warning.
+    /// Adds a warning.
     pub fn warn(&mut self, place: &Place, text: impl Into<String>) {
         self.warnings.push(Finding { place: place.clone(), text: text.into() });
     }
 
-    /// Notes advice.
+    /// Adds advice.
     pub fn advise(&mut self, place: &Place, text: impl Into<String>) {
         self.advice.push(Finding { place: place.clone(), text: text.into() });
     }
 
-    /// Puts findings in the order of the file, then environment variables, then flags.
+    /// Sorts the findings: first the file in its order, then environment variables, then flags.
     pub fn sort(&mut self) {
-        self.faults.sort();
+        self.errors.sort();
         self.warnings.sort();
         self.advice.sort();
         self.advice.dedup();
@@ -140,8 +142,8 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for fault in &self.faults {
-            writeln!(f, "{fault}")?;
+        for error in &self.errors {
+            writeln!(f, "{error}")?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
@@ -150,7 +152,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// `; did you mean "…"?` when one of the known words is near, else nothing.
+/// Returns `; did you mean "…"?` if a known word is similar, else an empty text.
 pub fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     known
         .into_iter()

@@ -1,4 +1,4 @@
-//! How a tenant's rules about commands are typed.
+//! Parses a tenant's rules about commands.
 
 use super::report::suggestion;
 use crate::command::TABLE;
@@ -8,9 +8,9 @@ use crate::tenant::policy::config::{Rule, RuleFault};
 /// Parses one rule.
 ///
 /// # Errors
-/// What is wrong and how to write it.
+/// Returns what is wrong and how to write it.
 pub fn rule(text: &str) -> Result<Rule, String> {
-    Rule::parse(text).map_err(|fault| match fault {
+    Rule::parse(text).map_err(|error| match error {
         RuleFault::NoSign => {
             format!("{text:?} begins with neither + nor -; write \"+{text}\" to allow or \"-{text}\" to deny")
         }

@@ -1,24 +1,24 @@
-//! Sizes in bytes and durations, as people type them.
+//! Parses and formats sizes in bytes and durations, as users write them.
 
 use std::time::Duration;
 
-/// The longest duration that may be typed. It keeps deadlines within what a clock can add.
+/// The longest duration that a user may write. A clock can still add it to the present time.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How a size is described in faults.
+/// The description of a size in error texts.
 pub const SIZE: &str = r#"a size; write it like "64KiB", "512MiB" or "1GiB" (a plain number is bytes)"#;
 
-/// How a duration is described in faults.
+/// The description of a duration in error texts.
 pub const DURATION: &str = r#"a duration; write it like "5s" or "250ms""#;
 
 const SIZE_UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// Parses `64KiB`, `512MiB`, `1GiB`, `100B` or a plain number of bytes. The decimal-looking `KB` and `k` are
-/// refused: they mean 1000 to some and 1024 to others (in `redis.conf`, to both).
+/// Parses `64KiB`, `512MiB`, `1GiB`, `100B` or a plain number of bytes. It refuses `KB` and `k`,
+/// because they mean 1000 to some users and 1024 to others (in `redis.conf`, to both).
 ///
 /// # Errors
-/// What is wrong and how to write it.
+/// Returns what is wrong and how to write it.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let (number, unit) = split(text);
     let unit = if unit.is_empty() { "B" } else { unit };
@@ -34,7 +34,7 @@ pub fn bytes(text: &str) -> Result<usize, String> {
 /// Parses `250ms`, `5s`, `2m` or `1h`.
 ///
 /// # Errors
-/// What is wrong and how to write it; more than 365 days is refused too.
+/// Returns what is wrong and how to write it. A duration of more than 365 days is an error too.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let factor = TIME_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
@@ -48,13 +48,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is too long; at most \"8760h\" (a year)"))
 }
 
-/// The number at the start, and the rest.
+/// Splits a text into the number at its start and the rest.
 fn split(text: &str) -> (&str, &str) {
     let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
 }
 
-/// A size as it would be typed, in the largest unit that keeps it whole.
+/// Formats a size as a user would write it, in the largest unit that keeps it whole.
 pub fn show_bytes(bytes: usize) -> String {
     SIZE_UNITS
         .iter()
@@ -62,7 +62,7 @@ pub fn show_bytes(bytes: usize) -> String {
         .map_or_else(|| bytes.to_string(), |(name, factor)| format!("{}{name}", bytes / factor))
 }
 
-/// A duration as it would be typed, in the largest unit that keeps it whole.
+/// Formats a duration as a user would write it, in the largest unit that keeps it whole.
 pub fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     TIME_UNITS
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_be_typed() {
+    fn formatted_values_can_be_parsed() {
         for millis in [0, 1, 250, 1000, 1500, 60_000, 90_000, 3_600_000] {
             let value = Duration::from_millis(millis);
             assert_eq!(duration(&show_duration(value)), Ok(value));

@@ -1,4 +1,4 @@
-//! Whole loads, from files, flags and environment.
+//! Loads whole configurations, from files, flags and environment variables.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::discovery::config::SentinelConfig;
 use crate::net::tls::testing::Authority;
 use crate::session::config::SessionConfig;
 
-/// A folder with a configuration and whatever files it speaks of, readable by this user only.
+/// Creates a folder with a configuration and the files that it names. Only this user can read it.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in files {
@@ -35,7 +35,7 @@ fn load_with(
     load(&flags, &|name| env.get(name).map(Into::into))
 }
 
-/// Loads what must be right, without a warning.
+/// Loads a configuration that must have no error and no warning.
 pub(super) fn loaded(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> Config {
     let folder = folder(&[("x.toml", toml), ("password", "from-file\n")]);
     let path = folder.path().join("x.toml");
@@ -44,8 +44,8 @@ pub(super) fn loaded(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &
     config.unwrap_or_else(|| panic!("{report}"))
 }
 
-/// Loads what must be wrong.
-fn faults(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> String {
+/// Loads a configuration that must have errors, and returns them.
+fn errors(toml: &str, flags: &[(&'static str, &str)], env: &[(&str, &str)]) -> String {
     let folder = folder(&[("x.toml", toml)]);
     let path = folder.path().join("x.toml");
     let (config, report) = load_with((!toml.is_empty()).then_some(&*path), flags, env);
@@ -58,7 +58,7 @@ fn login(upstream: &Upstream) -> (Option<String>, String) {
     (credentials.username, String::from_utf8(credentials.password.expose().to_vec()).unwrap())
 }
 
-/// The reference, with the files that it speaks of.
+/// The reference configuration, with the files that it names.
 pub(super) struct Reference(tempfile::TempDir);
 
 impl Reference {
@@ -79,7 +79,7 @@ impl Reference {
         self.0.path()
     }
 
-    /// Its text, changed perhaps, as a configuration.
+    /// Loads `text`, which may differ from the reference, as a configuration.
     pub(super) fn try_load(&self, text: &str) -> Result<Config, Report> {
         let path = self.path().join("full.toml");
         fs::write(&path, text).unwrap();
@@ -127,7 +127,7 @@ fn a_flag_wins_over_the_environment_and_both_over_the_file() {
         loaded(toml, &[("max-clients", "2"), ("drain-timeout", "2s")], &[(UPSTREAM_PASSWORD, "from-env")]);
     assert_eq!((config.listeners[0].max_clients, config.drain_timeout), (2, Duration::from_secs(2)));
     assert_eq!(login(&config.upstreams[0]), (Some("file".into()), "from-env".into()));
-    // A URL on the command line is a flag, with all that it holds.
+    // A URL on the command line is a flag, and so is every part of it.
     let flags = [("upstream", "redis://flag:from-url@other/7")];
     let folder = folder(&[("x.toml", toml), ("password", "x")]);
     let (config, report) =
@@ -154,7 +154,8 @@ fn sentinels_have_credentials_of_their_own() {
         (Some("watcher"), &b"watch"[..])
     );
     assert_eq!(login(&config.upstreams[0]), (None, "data".into()));
-    // One environment may serve many configurations: here the variable has no use, and is no fault.
+    // One environment may serve many configurations. Here the variable is unused, which is not an
+    // error.
     let (config, report) = load_with(None, &[("upstream", "redis://db")], &[(SENTINEL_PASSWORD, "watch")]);
     assert!(config.is_some());
     assert!(report.warnings[0].to_string().starts_with("RESPGATE_SENTINEL_PASSWORD: "), "{report}");
@@ -170,12 +171,12 @@ fn flags_add_listeners_and_move_the_usual_upstream() {
     assert!(
         matches!(&config.upstreams[0].discovery, DiscoveryConfig::Fixed(address) if address.to_string() == "unix:/x")
     );
-    // The file may leave the place to the flag.
+    // The file may leave the upstream's address to the flag.
     let config = loaded("[upstreams.x]\npool = \"session\"", &[("upstream", "redis://db")], &[]);
     assert_eq!((config.upstreams.len(), &*config.upstreams[0].config.name), (1, "x"));
-    // None is meant if several stand there and none is main.
+    // If several upstreams exist and none is called main, no upstream is the default.
     let unclear = two.replace("upstreams.main", "upstreams.one");
-    let text = faults(&unclear, &[("upstream", "redis://db"), ("upstream-user", "u")], &[]);
+    let text = errors(&unclear, &[("upstream", "redis://db"), ("upstream-user", "u")], &[]);
     assert!(
         text.contains("upstream: the file has several") && text.contains("upstream-user: the file has"),
         "{text}"
@@ -193,7 +194,7 @@ fn workers_fit_the_connections() {
     assert_eq!(loaded(&with(2, 1, "shared"), &[], &[]).workers, 1);
     assert_eq!(loaded(&with(4, 2, "shared"), &[("workers", "2")], &[]).workers, 2);
     assert_eq!(loaded(&with(4, 4, "session"), &[("workers", "4")], &[]).workers, 4);
-    assert!(faults(&with(4, 3, "shared"), &[("workers", "2")], &[]).contains("2 workers are too many"));
+    assert!(errors(&with(4, 3, "shared"), &[("workers", "2")], &[]).contains("2 workers are too many"));
     assert_eq!(loaded(&with(1088, 1024, "shared"), &[], &[]).workers, default_workers().min(64));
 }
 
@@ -211,13 +212,13 @@ fn one_typed_connection_limit_moves_the_other() {
 }
 
 #[test]
-fn faults_of_flags_do_not_hide_those_of_the_file() {
-    let text = faults("workers = 0", &[("upstream", "redis://db"), ("drain-timeout", "3")], &[]);
+fn errors_in_flags_do_not_hide_those_in_the_file() {
+    let text = errors("workers = 0", &[("upstream", "redis://db"), ("drain-timeout", "3")], &[]);
     assert!(
         text.contains("x.toml:1: workers: must be") && text.contains("drain-timeout: \"3\" is not"),
         "{text}"
     );
-    let text = faults("workers = ", &[("upstream", "x")], &[]);
+    let text = errors("workers = ", &[("upstream", "x")], &[]);
     assert_eq!(text.lines().count(), 2, "{text}");
 }
 
@@ -267,7 +268,7 @@ fn tls_follows_the_scheme_and_the_sentinels_follow_the_data_nodes() {
 }
 
 #[test]
-fn faults_of_tls_name_their_keys() {
+fn tls_errors_name_their_keys() {
     let authority = Authority::new("ca");
     let (leaf, other) = (authority.issue(&["a"]), authority.issue(&["b"]));
     let old = authority.issue_with(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
@@ -280,7 +281,7 @@ fn faults_of_tls_name_their_keys() {
     ]);
     let at = |name: &str| files.path().join(name).display().to_string();
     let text = |listener: &str, upstream: &str| {
-        faults(
+        errors(
             &format!(
                 "[listeners.a]\naddress = \"127.0.0.1:1\"\n{listener}\n[upstreams.x]\nurl = \"redis://db\"\n{upstream}\n"
             ),

@@ -1,4 +1,4 @@
-//! The types of TLS settings, and where they were typed.
+//! The types of TLS settings, and the places where they were typed.
 
 use std::path::PathBuf;
 
@@ -14,12 +14,12 @@ use crate::net::tls::names::server_name;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths(pub Vec<PathBuf>);
 
-/// A name as a certificate bears it.
+/// A name in a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(pub ServerName<'static>);
 
 impl ClientTlsKeys {
-    /// Where settings were typed that mean nothing without TLS.
+    /// Returns the places of all settings that have no meaning without TLS.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         [
             self.ca.place(),
@@ -38,7 +38,7 @@ impl ClientTlsKeys {
 }
 
 impl ServerTlsKeys {
-    /// Where settings were typed.
+    /// Returns the places of all settings.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         [
             self.cert.place(),

@@ -1,5 +1,6 @@
-//! A configuration as typed: every setting may be absent, and knows where it stands. The keys of each table come from
-//! [`super::schema`]. [`super::check`] makes a [`super::Config`] of it.
+//! The configuration as typed: every setting may be absent, and knows the place where it was typed.
+//! [`super::schema`] declares the keys of each table. [`super::check`] makes a [`super::Config`] of
+//! it.
 
 use std::fmt::Debug;
 
@@ -14,32 +15,33 @@ use crate::session::config::AdminCommands;
 /// One setting.
 #[derive(Clone, Debug, Default)]
 pub enum Setting<T> {
-    /// Not typed: the default holds.
+    /// The setting was not typed; the default applies.
     #[default]
     Absent,
-    /// Typed, and reported as a fault already: what depends on it says nothing more.
-    Faulty,
-    /// Typed.
+    /// The setting was typed, but its value is wrong and already reported. Checks that depend on it
+    /// report nothing more.
+    Invalid,
+    /// The setting was typed, at this place.
     Given(T, Place),
 }
 
 impl<T> Setting<T> {
-    /// Typed if there is a value.
+    /// Returns `Given` if there is a value, else `Absent`.
     pub fn optional(value: Option<T>, place: &Place) -> Self {
         value.map_or(Self::Absent, |value| Self::Given(value, place.clone()))
     }
 
-    /// Not typed at all.
+    /// Returns true if the setting was not typed at all.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
 
-    /// Typed, and wrong.
-    pub fn is_faulty(&self) -> bool {
-        matches!(self, Self::Faulty)
+    /// Returns true if the setting was typed and its value is wrong.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Invalid)
     }
 
-    /// The value, if it was typed and is right.
+    /// Returns the value if it was typed and is valid.
     pub fn value(&self) -> Option<&T> {
         match self {
             Self::Given(value, _) => Some(value),
@@ -47,7 +49,7 @@ impl<T> Setting<T> {
         }
     }
 
-    /// Where it was typed, if it is right.
+    /// Returns the place of a valid setting.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::Given(_, place) => Some(place),
@@ -55,7 +57,7 @@ impl<T> Setting<T> {
         }
     }
 
-    /// The value, or the default.
+    /// Returns the value, or `default`.
     pub fn or(self, default: T) -> T {
         match self {
             Self::Given(value, _) => value,
@@ -63,7 +65,7 @@ impl<T> Setting<T> {
         }
     }
 
-    /// The value, or the type's own default.
+    /// Returns the value, or the type's own default.
     pub fn or_default(self) -> T
     where
         T: Default,
@@ -71,23 +73,23 @@ impl<T> Setting<T> {
         self.or(T::default())
     }
 
-    /// The same setting with its value converted.
+    /// Returns the same setting with its value converted.
     pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Setting<U> {
         match self {
             Self::Absent => Setting::Absent,
-            Self::Faulty => Setting::Faulty,
+            Self::Invalid => Setting::Invalid,
             Self::Given(value, place) => Setting::Given(convert(value), place),
         }
     }
 
-    /// Takes the other's place where it was typed.
+    /// Replaces this setting by the other one if the other one was typed.
     pub fn override_with(&mut self, other: Self) {
         if !other.is_absent() {
             *self = other;
         }
     }
 
-    /// This setting, or where it was not typed, the wider one.
+    /// Returns this setting, or `wider` if this one was not typed.
     pub fn or_else(&self, wider: &Self) -> Self
     where
         T: Clone,
@@ -95,35 +97,37 @@ impl<T> Setting<T> {
         if self.is_absent() { wider.clone() } else { self.clone() }
     }
 
-    /// Refuses a value below `least`, shown as `least_shown`.
+    /// Refuses a value below `least`. The error shows it as `least_shown`.
     pub fn at_least(self, least: T, least_shown: &str, report: &mut Report) -> Self
     where
         T: PartialOrd,
     {
         match self {
             Self::Given(value, place) if value < least => {
-                report.fault(&place, format!("must be at least {least_shown}"));
-                Self::Faulty
+                report.error(&place, format!("must be at least {least_shown}"));
+                Self::Invalid
             }
             other => other,
         }
     }
 }
 
-/// A whole configuration.
+/// A whole configuration as typed.
 #[derive(Debug, Default)]
 pub struct Typed {
-    /// The file, if there is one.
+    /// The place of the file, if there is one.
     pub file: Option<Place>,
-    /// Its keys.
+    /// The keys of the file.
     pub written: Written,
     pub process: ProcessKeys,
     pub log: LogKeys,
-    /// For listeners that do not say otherwise.
+    /// Limits for listeners that do not set their own.
     pub limits: LimitKeys,
-    /// From flags and the environment: for every listener, whatever the file says.
+    /// Settings from flags and environment variables. They apply to every listener, whatever the
+    /// file says.
     pub overrides: Overrides,
-    /// From flags and the environment: for every TCP listener that has no TLS keys of its own.
+    /// TLS settings from flags and environment variables. They apply to every TCP listener that has
+    /// no TLS keys of its own.
     pub tls: ServerTlsKeys,
     pub listeners: Vec<Named<ListenerKeys>>,
     pub tenants: Vec<Named<TenantKeys>>,
@@ -131,32 +135,32 @@ pub struct Typed {
     pub upstreams: Vec<Named<UpstreamKeys>>,
 }
 
-/// What flags and the environment say for every listener.
+/// Settings from flags and environment variables for every listener.
 #[derive(Debug, Default)]
 pub struct Overrides {
     pub sessions: SessionKeys,
     pub admin_commands: Setting<AdminCommands>,
 }
 
-/// A table with a name of the user's choice.
+/// A table whose name the user chooses.
 #[derive(Debug)]
 pub struct Named<K> {
     pub name: String,
-    /// Where it begins.
+    /// Where the table begins.
     pub place: Place,
     pub keys: K,
 }
 
 impl<K: Default> Named<K> {
-    /// A table of which nothing is said yet.
+    /// Creates a table without any setting.
     pub fn new(name: impl Into<String>, place: Place) -> Self {
         Self { name: name.into(), place, keys: K::default() }
     }
 }
 
 impl Typed {
-    /// The upstream that flags speak of, and that listeners without an `upstream` key use: `main`, or else the
-    /// only one.
+    /// Returns the upstream that flags refer to, and that listeners without an `upstream` key use:
+    /// `main`, or the only one.
     pub fn usual_upstream(&mut self) -> Option<&mut Named<UpstreamKeys>> {
         let only = self.upstreams.len() == 1;
         self.upstreams.iter_mut().find(|upstream| only || upstream.name == "main")

@@ -1,4 +1,4 @@
-//! Upstream URLs, as people type them. No fault here quotes a user or a password.
+//! Parses upstream URLs as users write them. No error text here quotes a user or a password.
 
 mod dialects;
 
@@ -11,31 +11,31 @@ use crate::topology::Address;
 const SCHEMES: &str =
     "redis:// or rediss:// (with TLS), redis-sentinel:// or rediss-sentinel://, their valkey twins, or unix:";
 
-/// An upstream URL, taken apart.
+/// The parts of an upstream URL.
 #[derive(Clone, Debug)]
 pub struct UpstreamUrl {
-    /// Where it points.
+    /// The server or the Sentinels.
     pub target: Target,
-    /// The data user.
+    /// The user at the data nodes.
     pub username: Option<String>,
-    /// The data password.
+    /// The user's password at the data nodes.
     pub password: Option<Secret>,
     /// The database that sessions start in.
     pub database: Option<u32>,
-    /// Whether the scheme asks for TLS: to the server, and to the Sentinels too.
+    /// True if the scheme asks for TLS, to the server and to the Sentinels.
     pub tls: bool,
 }
 
-/// Where an upstream URL points.
+/// What an upstream URL points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// At one server.
+    /// One server.
     Fixed(Address),
-    /// At Sentinels, which know where the primary is.
+    /// Sentinels, which know the address of the primary.
     Sentinels {
-        /// At least one.
+        /// The addresses of the Sentinels, at least one.
         seeds: Vec<Address>,
-        /// The name they monitor the primary under.
+        /// The name under which they monitor the primary.
         primary_name: String,
     },
 }
@@ -43,15 +43,16 @@ pub enum Target {
 /// Parses an upstream URL:
 ///
 /// - `redis://` or `valkey://` `[user:password@]host[:6379][/database]`
-/// - `redis-sentinel://` or `valkey-sentinel://` `[user:password@]host[:26379][,host…][/database]#primary-name`
-/// - their twins with TLS: `rediss://`, `valkeys://`, `rediss-sentinel://`, `valkeys-sentinel://`
+/// - `redis-sentinel://` or `valkey-sentinel://`
+///   `[user:password@]host[:26379][,host…][/database]#primary-name`
+/// - the same with TLS: `rediss://`, `valkeys://`, `rediss-sentinel://`, `valkeys-sentinel://`
 /// - `unix:/path` or `unix://[user:password@]/path`, then `[?db=database]`
-/// - what other libraries write, where it says the same (see [`dialects::rewritten`])
+/// - the forms of other libraries, if they mean the same (see [`dialects::rewritten`])
 ///
 /// User and password are percent-decoded.
 ///
 /// # Errors
-/// What is wrong and how to mend it, without any part of the user or password.
+/// Returns what is wrong and how to fix it, without any part of the user or password.
 pub fn upstream(text: &str) -> Result<UpstreamUrl, String> {
     let text = &dialects::rewritten(text)?;
     if let Some(rest) = text.strip_prefix("unix:") {
@@ -138,7 +139,7 @@ fn unix(rest: &str) -> Result<UpstreamUrl, String> {
     Ok(UpstreamUrl { target, username, password, database, tls: false })
 }
 
-/// What stands after `://`.
+/// The parts of a URL after `://`.
 struct Parts<'a> {
     username: Option<String>,
     password: Option<Secret>,
@@ -152,7 +153,8 @@ impl<'a> Parts<'a> {
     fn of(rest: &'a str) -> Result<Self, String> {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, rest) = rest.split_at(end);
-        // Most likely a password's own character ended the authority: quoting anything would show a part of it.
+        // A character of a password has probably ended the authority, so a quote of any part might
+        // show a piece of the password.
         if rest.contains('@') {
             return Err("has an @ after the host; inside a user or password, write / as %2F, # as %23, \
                         ? as %3F and @ as %40"
@@ -210,7 +212,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> (Target, Option<String>, Option<String>, Option<u32>) {
-        let url = upstream(text).unwrap_or_else(|fault| panic!("{text}: {fault}"));
+        let url = upstream(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         let password = url.password.map(|secret| String::from_utf8_lossy(secret.expose()).into_owned());
         (url.target, url.username, password, url.database)
     }
@@ -230,7 +232,7 @@ mod tests {
         );
         assert_eq!(parsed("redis://:pw@db"), (fixed("db", 6379), None, Some("pw".into()), None));
         assert_eq!(parsed("redis://app@db"), (fixed("db", 6379), Some("app".into()), None, None));
-        // An @ inside a password that nobody encoded is still unambiguous.
+        // An unencoded @ inside a password is still unambiguous.
         assert_eq!(
             parsed("redis://a:p@w@db"),
             (fixed("db", 6379), Some("a".into()), Some("p@w".into()), None)
@@ -285,13 +287,13 @@ mod tests {
             ("unix://host/x", "names a host"),
             ("unix:/x?a=1", "?db=0"),
         ] {
-            let fault = upstream(text).unwrap_err();
-            assert!(fault.contains(expected), "{text}: {fault}");
+            let error = upstream(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 
     #[test]
-    fn no_fault_shows_a_password() {
+    fn no_error_shows_a_password() {
         for text in [
             "redis://app:hunter2/secret@db:6379",
             "redis://app:hunter2#secret@db:6379",
@@ -305,8 +307,8 @@ mod tests {
             "unix://app:hunter2/secret@/x",
             "rediss://app:hunter2secret@db:x",
         ] {
-            let fault = upstream(text).unwrap_err();
-            assert!(!fault.contains("hunter2") && !fault.contains("secret"), "{text}: {fault}");
+            let error = upstream(text).unwrap_err();
+            assert!(!error.contains("hunter2") && !error.contains("secret"), "{text}: {error}");
         }
     }
 }

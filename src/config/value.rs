@@ -1,4 +1,4 @@
-//! How each type of setting is typed, in TOML and as text (flags and environment variables).
+//! Parses each type of setting from TOML and from text (flags and environment variables).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,24 +23,24 @@ use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
 use crate::upstream::shared::fair::fair_queue::Priority;
 
-/// A type that a setting can have.
+/// The type of a setting.
 pub trait Value: Sized {
-    /// What is expected, as it follows "is not".
+    /// What a valid value is. Error texts show it after "is not".
     const EXPECTED: &str;
 
-    /// How it is written, for the documents.
+    /// How the user writes the value, for the documents.
     const SHAPE: Shape;
 
-    /// Parses what a flag, an environment variable or a TOML string holds.
+    /// Parses the text of a flag, an environment variable or a TOML string.
     ///
     /// # Errors
-    /// What is wrong and how to write it.
+    /// Returns what is wrong and how to write it.
     fn from_text(text: &str) -> Result<Self, String>;
 
-    /// Parses a TOML value; most types are typed as strings.
+    /// Parses a TOML value. Most types are written as strings.
     ///
     /// # Errors
-    /// What is wrong and how to write it.
+    /// Returns what is wrong and how to write it.
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
         match value {
             DeValue::String(text) => Self::from_text(text),
@@ -49,7 +49,8 @@ pub trait Value: Sized {
     }
 }
 
-/// A TOML value as a fault names it. Strings are left to the types, which know whether they may be shown.
+/// Names a TOML value for an error text. It never shows the content of a string: each type knows
+/// itself whether its text may be shown.
 pub fn shown(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(_) => "a string".into(),
@@ -70,7 +71,7 @@ pub struct Bytes(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode(pub u32);
 
-/// What is logged, in the syntax of `tracing`'s filters.
+/// A log filter in `tracing`'s syntax.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLevel(pub String);
 
@@ -238,7 +239,7 @@ impl Value for UpstreamUrl {
     }
 }
 
-/// A type whose values are a few words.
+/// Implements a type whose values are a few words.
 macro_rules! words {
     ($type:ty, $expected:literal, $($word:literal => $value:expr),+) => {
         impl Value for $type {
@@ -315,8 +316,8 @@ mod tests {
 
     #[test]
     fn words_suggest_a_near_one() {
-        let fault = ClientAuth::from_text("optionl").unwrap_err();
-        assert_eq!(fault, r#""optionl" is not "optional" or "required"; did you mean "optional"?"#);
+        let error = ClientAuth::from_text("optionl").unwrap_err();
+        assert_eq!(error, r#""optionl" is not "optional" or "required"; did you mean "optional"?"#);
     }
 
     #[test]

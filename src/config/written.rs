@@ -1,14 +1,17 @@
-//! Which keys a file holds, so that two versions of it can be told apart key by key. No value is kept.
+//! Records which keys a file holds, so that two versions of the file can be compared key by key. It
+//! keeps no value.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use toml::de::{DeTable, DeValue};
 
-/// So deep are keys of their own, as `listeners.app.address`; what is deeper is part of a value.
+/// Number of parts of the longest recorded key, such as `listeners.app.address`. Deeper keys count
+/// as parts of a value.
 const DEPTH: usize = 3;
 
-/// The keys of a file, each with a digest of its value. A table with a name of the user's choice is a key, too.
+/// The keys of a file, each with a digest of its value. A table whose name the user chooses is a
+/// key, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written(BTreeMap<String, u64>);
 
@@ -19,12 +22,13 @@ impl Written {
         Self(keys)
     }
 
-    /// Whether there is this key, or this table.
+    /// Returns true if the file has this key or this table.
     pub fn holds(&self, key: &str) -> bool {
         self.0.keys().any(|known| known == key || is_in(known, key))
     }
 
-    /// The keys whose values differ. Of a table that only one of the two holds, its own name stands for all its keys.
+    /// Returns the keys whose values differ. If only one of the two files has a table, the table's
+    /// own name stands for all its keys.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let differs = |key: &&String| self.0.get(*key) != other.0.get(*key);
         let mut keys: Vec<&String> = self.0.keys().chain(other.0.keys()).filter(differs).collect();
@@ -59,7 +63,7 @@ fn gather(table: &DeTable<'_>, path: &str, depth: usize, keys: &mut BTreeMap<Str
     }
 }
 
-/// Where a value stands does not count.
+/// Adds a value to a digest. Its position in the file does not count.
 fn note(value: &DeValue<'_>, digest: &mut impl Hasher) {
     match value {
         DeValue::String(text) => ("text", text).hash(digest),

@@ -25,7 +25,7 @@ pub fn misconfigured(report: &Report, exit_code: u8) -> Value {
     json!({
         "healthy": false,
         "exit_code": exit_code,
-        "broken": report.faults.len(),
+        "broken": report.errors.len(),
         "warnings": report.warnings.len(),
         "configuration": complaints(report),
         "sections": [],
@@ -37,7 +37,7 @@ fn complaints(report: &Report) -> Vec<Value> {
         let each = |it: &crate::config::report::Finding| json!({ "level": level.word(), "place": it.place.to_string(), "text": it.text });
         findings.iter().map(each).collect::<Vec<_>>()
     };
-    [of(Level::Broken, &report.faults), of(Level::Warning, &report.warnings)].concat()
+    [of(Level::Broken, &report.errors), of(Level::Warning, &report.warnings)].concat()
 }
 
 fn section(section: &Section) -> Value {

@@ -1,9 +1,11 @@
-//! Reads of configured files that cannot block for ever.
+//! Reads configured files, and never blocks for ever.
 //!
-//! Two rules make that so. [`open`] waits for no peer: it opens with `O_NONBLOCK` and refuses what is no regular file,
-//! so a FIFO is an error and not a wait. A regular file of a network file system can still block in the kernel, where
-//! nothing can interrupt it. So every operation notes its path, and whoever loads a set of files does so on a thread of
-//! its own ([`supervised`] at the start, [`Loader`] later), which is given up when one operation exceeds [`LIMIT`].
+//! Two rules ensure that. First, [`open`] waits for no other process: it opens with `O_NONBLOCK`
+//! and refuses everything but regular files, so that a FIFO is an error and not a wait. Second, a
+//! regular file of a network file system can still block in the kernel, where nothing can interrupt
+//! it. So every operation notes its path, and a set of files is loaded on a thread of its own
+//! ([`supervised`] at the start, [`Loader`] later). When one operation exceeds [`LIMIT`], respgate
+//! abandons that thread.
 //!
 //! `clippy.toml` forbids the file operations of `std` elsewhere.
 #![allow(clippy::disallowed_methods, reason = "this module is where they are allowed")]
@@ -22,22 +24,22 @@ use rustix::fs::OFlags;
 
 use watch::Noted;
 
-/// How long one file operation may take before its thread is given up.
+/// Time that one file operation may take before its thread is abandoned.
 pub const LIMIT: Duration = Duration::from_secs(10);
-/// Entries of one folder that are read.
+/// Number of entries that are read of one folder.
 const MAX_ENTRIES: usize = 4096;
 
-/// A regular file, opened for reading. Its path stays noted until it is dropped.
+/// A regular file, opened for reading. Its path stays noted as in use until the file is dropped.
 pub struct OpenFile {
     file: File,
     _noted: Noted,
 }
 
 impl OpenFile {
-    /// The metadata of the file that is open.
+    /// Returns the metadata of the open file.
     ///
     /// # Errors
-    /// The system cannot tell.
+    /// Returns the system's error.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
@@ -49,19 +51,19 @@ impl Read for OpenFile {
     }
 }
 
-/// Opens a regular file for reading and follows symbolic links to one. A pipe is accepted only by the name of one of
-/// this process's descriptors (`/dev/stdin`, `/dev/fd/63`), as a shell's `<(...)` passes it; reading it waits for its
-/// writer. `/dev/null` is an empty file.
+/// Opens a regular file for reading, also through symbolic links. It accepts a pipe only under the
+/// name of one of this process's descriptors (`/dev/stdin`, `/dev/fd/63`), as a shell's `<(...)`
+/// passes it; a read of that pipe waits for its writer. `/dev/null` is an empty file.
 ///
 /// # Errors
-/// The file cannot be opened, or is a folder, a FIFO, a socket or a device.
+/// Returns an error if the file cannot be opened, or is a folder, a FIFO, a socket or a device.
 pub fn open(path: &Path) -> io::Result<OpenFile> {
     let noted = note(path);
     let piped = is_pipe(path);
     let mut options = File::options();
     options.read(true);
     if !piped {
-        // Before the open as well, since to open a device may have effects.
+        // The type is checked before the open as well, because opening a device may have effects.
         refuse_irregular(path, fs::metadata(path)?.file_type())?;
         options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
     }
@@ -72,25 +74,27 @@ pub fn open(path: &Path) -> io::Result<OpenFile> {
     Ok(OpenFile { file, _noted: noted })
 }
 
-/// As [`fs::metadata`].
+/// Works as [`fs::metadata`] does, and notes the path meanwhile.
 ///
 /// # Errors
-/// As [`fs::metadata`].
+/// Fails as [`fs::metadata`] does.
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
     let _noted = note(path);
     fs::metadata(path)
 }
 
-/// The paths in a folder, in no order, [`MAX_ENTRIES`] at most.
+/// Returns the paths in a folder, at most [`MAX_ENTRIES`], in no particular order.
 ///
 /// # Errors
-/// The folder cannot be read; an entry, if that cannot.
+/// Returns an error if the folder cannot be read. An entry is an error if that entry cannot be
+/// read.
 pub fn read_dir(path: &Path) -> io::Result<Vec<io::Result<PathBuf>>> {
     let _noted = note(path);
     Ok(fs::read_dir(path)?.take(MAX_ENTRIES).map(|entry| Ok(entry?.path())).collect())
 }
 
-/// Returns true if the path names a descriptor of this process that is a pipe: it can be read once only.
+/// Returns true if the path names a descriptor of this process that is a pipe. A pipe can be read
+/// only once.
 pub fn is_pipe(path: &Path) -> bool {
     let names_descriptor = path == Path::new("/dev/stdin")
         || path

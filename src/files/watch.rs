@@ -1,4 +1,4 @@
-//! Threads that read files, and the watch over them.
+//! Threads that read files, and the supervision that abandons a stuck one.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Threads of one [`Loader`] that may be stuck at once. A read that is stuck in the kernel cannot be ended, so a
-/// path that hangs costs this many threads at most.
+/// Maximum number of stuck threads of one [`Loader`]. Nothing can end a read that is stuck in the
+/// kernel, so a path that hangs costs at most this many threads.
 const MAX_STUCK: usize = 4;
 
-/// What a thread is reading, and since when.
+/// The path that a thread works on, and when it began; `None` between file operations.
 #[derive(Clone, Default)]
 struct Progress(Arc<Mutex<Option<(PathBuf, Instant)>>>);
 
 thread_local! {
-    /// Of the thread, while somebody watches it.
+    /// The progress of this thread while it is supervised.
     static PROGRESS: RefCell<Option<Progress>> = const { RefCell::new(None) };
 }
 
@@ -30,8 +30,8 @@ impl Progress {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// How long to go on waiting, or what is stuck. Work that is not an operation on a file has no limit: it cannot
-    /// wait for anything.
+    /// Returns how long to go on waiting. Returns the stuck operation if `limit` has passed. Work
+    /// between file operations has no limit, because it waits for nothing.
     fn left(&self, limit: Duration) -> Result<Duration, Stuck> {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(limit),
@@ -42,17 +42,18 @@ impl Progress {
         }
     }
 
-    /// Runs `job` as this thread's work.
+    /// Runs `job` on this thread and notes its file operations here.
     fn watched<T>(self, job: impl FnOnce() -> T) -> T {
         PROGRESS.with_borrow_mut(|progress| *progress = Some(self));
         job()
     }
 }
 
-/// Ends the note of a path.
+/// Clears the noted path when it is dropped.
 pub struct Noted(());
 
-/// Notes that this thread works on `path` until the result is dropped. Without a watch it does nothing.
+/// Notes that this thread works on `path` until the result is dropped. It does nothing on an
+/// unsupervised thread.
 pub fn note(path: &Path) -> Noted {
     PROGRESS.with_borrow(|progress| {
         if let Some(progress) = progress {
@@ -72,12 +73,12 @@ impl Drop for Noted {
     }
 }
 
-/// An operation on a file that has not ended within its limit.
+/// A file operation that has exceeded its limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stuck {
     /// The file or folder.
     pub path: PathBuf,
-    /// How long it was waited for.
+    /// The time that the operation was allowed.
     pub limit: Duration,
 }
 
@@ -95,18 +96,19 @@ impl fmt::Display for Stuck {
 /// Why nothing was loaded.
 #[derive(Debug)]
 pub enum Failed {
-    /// A read is stuck. Its thread is left behind.
+    /// A file operation is stuck. Its thread is abandoned.
     Stuck(Stuck),
-    /// As many threads as may be are stuck: no further one was started.
+    /// `MAX_STUCK` threads are stuck, so no further thread was started.
     Exhausted,
-    /// The system has no thread.
+    /// The system could not start a thread.
     NoThread,
 }
 
-/// Runs `job` on a thread of its own and waits for it, as long as no operation on a file takes longer than `limit`.
+/// Runs `job` on a thread of its own and waits for its result while no file operation takes longer
+/// than `limit`.
 ///
 /// # Errors
-/// One does. The thread is left behind, for the process's end to end it.
+/// Returns the file operation that took longer. The abandoned thread ends with the process.
 pub fn supervised<T: Send + 'static>(
     limit: Duration,
     job: impl FnOnce() -> T + Send + 'static,
@@ -125,14 +127,14 @@ pub fn supervised<T: Send + 'static>(
     }
 }
 
-/// Loads one set of files, again and again, each time on a thread of its own.
+/// Loads one set of files repeatedly, each time on a thread of its own.
 pub struct Loader {
     limit: Duration,
-    /// Its threads that run now.
+    /// Number of the loader's threads that run now.
     threads: Arc<AtomicUsize>,
 }
 
-/// Counts a thread for as long as it runs.
+/// Counts a thread while it runs.
 struct Running(Arc<AtomicUsize>);
 
 impl Drop for Running {
@@ -142,20 +144,20 @@ impl Drop for Running {
 }
 
 impl Loader {
-    /// Gives up a thread when one operation on a file takes longer than `limit`.
+    /// Creates a loader that abandons a thread when one file operation takes longer than `limit`.
     pub fn new(limit: Duration) -> Self {
         Self { limit, threads: Arc::default() }
     }
 
-    /// How many of its threads are left behind, and still run.
+    /// Returns the number of abandoned threads that still run.
     pub fn stuck(&self) -> usize {
         self.threads.load(Ordering::Relaxed)
     }
 
-    /// Runs `job` on a thread and gives its result. One call at a time.
+    /// Runs `job` on a thread of its own and returns its result. Only one call may run at a time.
     ///
     /// # Errors
-    /// Why there is no result.
+    /// Returns why there is no result.
     pub async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -195,7 +197,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(20);
 
-    /// A read that ends when the sender does.
+    /// Returns a job that reads until its sender is dropped, and that sender.
     fn hanging() -> (Sender<()>, impl FnOnce() + Send + 'static) {
         let (end, ended) = channel::<()>();
         (end, move || {

@@ -4,23 +4,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// How often something may happen.
+/// A rate of events.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
-    /// In the long run.
+    /// Events per second in the long run.
     pub per_second: u64,
-    /// At once, after a while of nothing.
+    /// Events that may happen at once after a pause.
     pub burst: u64,
 }
 
-/// Holds when the bucket will be full again, in ns.
+/// Holds the moment at which the bucket is full again, in ns.
 #[derive(Debug, Default)]
 pub(super) struct Bucket(AtomicU64);
 
 impl Bucket {
-    /// Takes a token at `now`, in ns; false if there is none.
+    /// Takes a token at `now`, in ns. Returns false if the bucket is empty.
     pub(super) fn take(&self, rate: Rate, now: u64) -> bool {
         let interval = SECOND / rate.per_second.max(1);
+        // GCRA: `full` is the moment at which the bucket is full again. Each token moves it by
+        // `interval`. The bucket has a token while `full` is at most `burst - 1` intervals ahead of
+        // `now`.
         let tolerance = interval.saturating_mul(rate.burst.saturating_sub(1));
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full| {
             let full = full.max(now);

@@ -1,8 +1,10 @@
-//! A bound on what is logged: no place in the source logs faster than its [`Rate`], whoever causes it.
+//! Bounds the log: no callsite in the source logs faster than its [`Rate`], whoever causes its
+//! lines.
 //!
-//! [`LogLimit`] is a layer in front of the writer, so no call can forget to ask it. Each place in the source (a callsite
-//! of `tracing`) has a token bucket, shared by all threads. Lines beyond it are counted, and told in one line when the
-//! cause stops or once a minute. What only the operator can cause (start, reload, drain) has no limit.
+//! [`LogLimit`] is a `tracing` layer in front of the writer, so no call can bypass it. Each
+//! callsite of `tracing` has a token bucket that all threads share. respgate counts the suppressed
+//! lines, and reports them in one line when their cause stops, or once a minute. Lines that only
+//! the operator can cause (start, reload, drain) have no limit.
 
 mod bucket;
 
@@ -21,24 +23,25 @@ use tracing_subscriber::layer::Context;
 
 use self::bucket::{Bucket, Rate};
 
-/// Lines of one callsite at `info` and above.
+/// Limit of one callsite at `info` and above.
 const USUAL: Rate = Rate { per_second: 10, burst: 20 };
-/// Lines of one callsite at `debug` and `trace`, for whoever has turned them on.
+/// Limit of one callsite at `debug` and `trace`, for an operator who has enabled them.
 const VERBOSE: Rate = Rate { per_second: 100, burst: 200 };
-/// Callsites that are told apart; further ones share the last bucket. respgate has some 80, its libraries at `trace`
-/// some 200.
+/// Number of callsites with a bucket of their own; further ones share the last bucket. respgate has
+/// about 80 callsites, its libraries at `trace` about 200.
 const SLOTS: usize = 512;
-/// A cause that was silent for this long has stopped.
+/// Time without a suppressed line after which its cause counts as stopped.
 const STOPPED: Duration = Duration::from_secs(1);
-/// While a cause goes on, suppressed lines are told this often.
+/// Time between two reports of suppressed lines while their cause goes on.
 const REMIND: Duration = Duration::from_secs(60);
-/// Of a suppressed message, the summary shows so many characters.
+/// Number of characters of a suppressed message that the summary shows.
 const EXAMPLE: usize = 160;
 
-/// Modules whose lines no client can cause: `main`, the start and the drain, reloads, and the summaries themselves.
+/// Modules whose lines no client can cause: `main`, the start and the drain, reloads, and the
+/// summaries themselves.
 const UNLIMITED: [&str; 4] = ["respgate", "app", "reload", "logs"];
 
-/// The layer; clones share their buckets.
+/// The layer. Its clones share their buckets.
 #[derive(Clone)]
 pub struct LogLimit(Arc<Limits>);
 
@@ -47,24 +50,25 @@ struct Limits {
     slots: Box<[Slot]>,
 }
 
-/// One callsite.
+/// The state of one callsite.
 #[derive(Default)]
 struct Slot {
     callsite: OnceLock<&'static Metadata<'static>>,
     bucket: Bucket,
-    /// Lines suppressed since the start.
+    /// Number of lines suppressed since the start.
     suppressed: AtomicU64,
-    /// Those of them that a summary has told.
-    told: AtomicU64,
-    /// When a line was suppressed last, in ns since `began`.
+    /// Number of suppressed lines that a summary has reported.
+    reported: AtomicU64,
+    /// When a line was last suppressed, in ns since `began`.
     last: AtomicU64,
-    /// When a summary was written last, or the first line after it was suppressed, in ns since `began`.
+    /// When the last summary was written, or the first line after it was suppressed, in ns since
+    /// `began`.
     since: AtomicU64,
     /// The message of the first line that was suppressed after the last summary.
     example: Mutex<String>,
 }
 
-/// Lines of one cause that were not written.
+/// Reports the suppressed lines of one callsite.
 #[derive(Debug, PartialEq, Eq)]
 struct Summary {
     level: Level,
@@ -87,7 +91,8 @@ impl<S: Subscriber> Layer<S> for LogLimit {
 }
 
 impl LogLimit {
-    /// Lines that were not written since the start, by module (without `respgate::`) and level.
+    /// Returns the numbers of lines suppressed since the start, by module (without `respgate::`)
+    /// and level.
     pub fn suppressed(&self) -> BTreeMap<(&'static str, &'static str), u64> {
         let mut counts = BTreeMap::new();
         for slot in &self.0.slots {
@@ -101,7 +106,8 @@ impl LogLimit {
         counts
     }
 
-    /// Logs once a second which causes have stopped, and how many of their lines were not written. Never ends.
+    /// Checks once a second which causes have stopped, and logs how many of their lines were
+    /// suppressed. Never returns.
     pub async fn report(self) {
         let mut ticks = tokio::time::interval(STOPPED);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -138,11 +144,13 @@ impl Limits {
         ptr::from_ref(callsite).hash(&mut hasher);
         let first = usize::try_from(hasher.finish() % SLOTS as u64).unwrap_or_default();
         let (before, after) = self.slots.split_at_checked(first)?;
+        // Open addressing: a callsite takes the first free slot from its hash on and keeps it for
+        // ever. `get_or_init` makes the claim atomic.
         let is_its = |slot: &&Slot| ptr::eq(*slot.callsite.get_or_init(|| callsite), callsite);
         after.iter().chain(before).find(is_its).or(self.slots.last())
     }
 
-    /// Returns true if the line is to be written, `now` ns after the start.
+    /// Returns true if the line must be written, `now` ns after the start.
     fn admits(&self, event: &Event<'_>, now: u64) -> bool {
         let callsite = event.metadata();
         if UNLIMITED.contains(&module(callsite)) {
@@ -154,7 +162,9 @@ impl Limits {
             return true;
         }
         slot.last.store(now, Ordering::Relaxed);
-        if slot.suppressed.fetch_add(1, Ordering::Relaxed) == slot.told.load(Ordering::Relaxed) {
+        // Equal counts mean that the last summary has reported every earlier line, so this line is
+        // the first of the next summary and becomes its example.
+        if slot.suppressed.fetch_add(1, Ordering::Relaxed) == slot.reported.load(Ordering::Relaxed) {
             slot.since.store(now, Ordering::Relaxed);
             let mut example = Example(String::new());
             event.record(&mut example);
@@ -163,22 +173,23 @@ impl Limits {
         false
     }
 
-    /// What is to be told now.
+    /// Returns the summaries that are due at `now`.
     fn summaries(&self, now: u64) -> Vec<Summary> {
         let age = |at: &AtomicU64| Duration::from_nanos(now.saturating_sub(at.load(Ordering::Relaxed)));
         let due = self.slots.iter().filter_map(|slot| {
             let callsite = slot.callsite.get()?;
-            let (all, told) = (slot.suppressed.load(Ordering::Relaxed), slot.told.load(Ordering::Relaxed));
-            if all == told || (age(&slot.last) < STOPPED && age(&slot.since) < REMIND) {
+            let (all, reported) =
+                (slot.suppressed.load(Ordering::Relaxed), slot.reported.load(Ordering::Relaxed));
+            if all == reported || (age(&slot.last) < STOPPED && age(&slot.since) < REMIND) {
                 return None;
             }
             let example = slot.example.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            slot.told.store(all, Ordering::Relaxed);
+            slot.reported.store(all, Ordering::Relaxed);
             slot.since.store(now, Ordering::Relaxed);
             Some(Summary {
                 level: *callsite.level(),
                 module: module(callsite),
-                suppressed: all - told,
+                suppressed: all - reported,
                 example,
             })
         });
@@ -191,7 +202,7 @@ fn module(callsite: &Metadata<'static>) -> &'static str {
     target.strip_prefix("respgate::").unwrap_or(target)
 }
 
-/// The beginning of an event's message.
+/// The first [`EXAMPLE`] characters of an event's message.
 struct Example(String);
 
 impl Visit for Example {

@@ -5,7 +5,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
 
-/// What is written.
+/// Collects the lines that are written.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -19,7 +19,7 @@ impl io::Write for Written {
     }
 }
 
-/// Logs through a limit at `trace`; gives the lines.
+/// Logs through a limit at `trace` and returns the lines.
 fn logged(log: impl FnOnce()) -> (LogLimit, Vec<String>) {
     let (limit, written) = (LogLimit::default(), Written::default());
     let writer = written.clone();
@@ -33,7 +33,8 @@ fn logged(log: impl FnOnce()) -> (LogLimit, Vec<String>) {
     (limit, text.lines().map(str::to_owned).collect())
 }
 
-/// Lines of a burst, and those that time refills while it lasts.
+/// Checks that the number of lines is at most a burst and what the rate refills while `took`
+/// passes.
 fn assert_bounded(lines: &[String], text: &str, rate: Rate, took: Duration) {
     let count = lines.iter().filter(|line| line.contains(text)).count() as u64;
     let most = rate.burst + rate.per_second * (took.as_secs() + 1);
@@ -67,15 +68,15 @@ fn every_callsite_is_bounded_at_every_level() {
 }
 
 #[test]
-fn what_was_left_out_is_told_when_it_stops_and_once_a_minute() {
+fn suppressed_lines_are_reported_when_the_cause_stops_and_once_a_minute() {
     let (limit, _) = logged(|| (0..50).for_each(|number| tracing::info!("refused {number}")));
     let (now, suppressed) = (limit.0.now(), limit.suppressed().values().sum());
     let after = |seconds: u64| now + seconds * 1_000_000_000;
     assert_eq!(limit.0.summaries(now), [], "it goes on");
-    let told = limit.0.summaries(after(2));
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0].suppressed, told[0].module), (suppressed, "logs::tests"));
-    assert!(told[0].example.starts_with("refused "), "{told:?}");
+    let reported = limit.0.summaries(after(2));
+    assert_eq!(reported.len(), 1);
+    assert_eq!((reported[0].suppressed, reported[0].module), (suppressed, "logs::tests"));
+    assert!(reported[0].example.starts_with("refused "), "{reported:?}");
     assert_eq!(limit.0.summaries(after(4)), [], "it has been told");
     let slot = limit.0.slots.iter().find(|slot| slot.callsite.get().is_some()).unwrap();
     slot.suppressed.fetch_add(7, Ordering::Relaxed);
@@ -88,6 +89,6 @@ fn what_was_left_out_is_told_when_it_stops_and_once_a_minute() {
 #[test]
 fn an_example_is_short() {
     let (limit, _) = logged(|| (0..50).for_each(|_| tracing::info!("{}", "x".repeat(10_000))));
-    let told = limit.0.summaries(limit.0.now() + 2_000_000_000);
-    assert_eq!(told[0].example.len(), EXAMPLE);
+    let reported = limit.0.summaries(limit.0.now() + 2_000_000_000);
+    assert_eq!(reported[0].example.len(), EXAMPLE);
 }

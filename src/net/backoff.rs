@@ -1,9 +1,10 @@
-//! Growing, jittered delays between attempts.
+//! Growing, randomised delays between attempts.
 
 use std::time::Duration;
 
-/// Delays drawn evenly between `min` and a ceiling that doubles with every draw up to `max`. The spread keeps many
-/// processes that lost the same peer from coming back in step; the floor keeps one process from spinning.
+/// Draws delays evenly between `min` and a ceiling. The ceiling doubles with every draw, up to
+/// `max`. The spread keeps many processes that lost the same peer from returning at the same
+/// moment. The floor `min` keeps one process from retrying without pause.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
@@ -12,13 +13,13 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A fresh sequence. A `max` below `min` counts as `min`.
+    /// Creates a sequence that starts at `min`. A `max` below `min` counts as `min`.
     pub fn new(min: Duration, max: Duration) -> Self {
         let max = max.max(min);
         Self { min, max, ceiling: min.saturating_mul(2).min(max) }
     }
 
-    /// The delay before the next attempt.
+    /// Returns the delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         let spread = self.ceiling.saturating_sub(self.min);
         let delay = self.min + spread.mul_f64(fastrand::f64());
@@ -26,7 +27,7 @@ impl Backoff {
         delay
     }
 
-    /// Starts the sequence anew, after a success.
+    /// Restarts the sequence at `min`. Call it after a success.
     pub fn reset(&mut self) {
         *self = Self::new(self.min, self.max);
     }

@@ -1,8 +1,10 @@
-//! The byte budget of the process (`max-buffered`), which all workers share, and who holds what of it.
+//! The byte budget of the process (`max-buffered`): all workers share it, and each client's part of
+//! it is counted.
 //!
-//! A worker counts in a plain number and takes from the shared one in [chunks](Budget::chunk), so that a command touches
-//! no atomic. What a client makes respgate keep is counted by capacity in its [`Account`]. When the budget is spent, the
-//! clients that hold most are disconnected ([`relief`]), wherever they are.
+//! A worker counts in a plain number and takes from the shared count in [chunks](Budget::chunk), so
+//! that a command touches no atomic. A client's [`Account`] counts the allocated capacity of
+//! everything that respgate keeps for the client. When the budget is spent, [`relief`] chooses the
+//! clients that hold most, on all workers, and respgate disconnects them.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,17 +13,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The budget is taken in chunks of a size between these, in bytes.
+/// The smallest and the largest chunk of the budget that a worker takes at once, in bytes.
 const LEAST_CHUNK: usize = 4 * 1024;
 const MOST_CHUNK: usize = 256 * 1024;
-/// The chunks that all workers together may hold unused are at most one part in this many of the budget.
+/// All workers together hold at most one part in this many of the budget in unused chunks.
 const CHUNKS: usize = 64;
-/// When the budget is spent, one part in this many of it is made free, so that those who stay have room.
+/// When the budget is spent, relief frees the overdraft and one part in this many of the budget, so
+/// that the remaining clients have room.
 const HEADROOM: usize = 8;
-/// A byte that has been held for a second weighs as much as this many others.
-const SETTLED: usize = 16;
+/// A byte that has been held for 1 s weighs as much as this many others.
+const SETTLED_WEIGHT: usize = 16;
 /// Bytes that a client may hold and still send more while the budget is spent.
-const MODEST: usize = 16 * 1024;
+const SMALL_HOLDING: usize = 16 * 1024;
 
 /// The budget of the process.
 #[derive(Debug)]
@@ -29,27 +32,27 @@ pub struct Budget {
     limit: usize,
     chunk: usize,
     taken: AtomicUsize,
-    workers: Box<[BudgetSeat]>,
+    workers: Box<[BudgetWorker]>,
 }
 
-/// What the others know of one worker.
+/// What the other workers know of one worker.
 #[derive(Debug, Default)]
-struct BudgetSeat {
+struct BudgetWorker {
     /// Wakes the worker's task that disconnects clients.
     spent: Notify,
-    /// Bytes that its largest client held when it last looked.
+    /// Bytes that the worker's largest client held when the worker last compared.
     largest: AtomicUsize,
 }
 
 impl Budget {
-    /// `limit`: bytes that all clients may hold together.
+    /// Creates a budget of `limit` bytes, which all clients together may hold.
     pub fn new(limit: usize, workers: usize) -> Arc<Self> {
         let workers = workers.max(1);
         Arc::new(Self {
             limit,
             chunk: (limit / CHUNKS / workers).clamp(LEAST_CHUNK, MOST_CHUNK),
             taken: AtomicUsize::new(0),
-            workers: (0..workers).map(|_| BudgetSeat::default()).collect(),
+            workers: (0..workers).map(|_| BudgetWorker::default()).collect(),
         })
     }
 
@@ -58,17 +61,17 @@ impl Budget {
         self.limit
     }
 
-    /// Returns the number of workers that share it.
+    /// Returns the number of workers that share the budget.
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
 
-    /// Returns by how many bytes it is overdrawn.
+    /// Returns by how many bytes the budget is overdrawn.
     fn overdraft(&self) -> usize {
         self.taken.load(Ordering::Relaxed).saturating_sub(self.limit)
     }
 
-    /// Returns how many bytes must become free; 0: the budget is not spent.
+    /// Returns how many bytes must become free, or 0 if the budget is not spent.
     pub fn missing(&self) -> usize {
         match self.overdraft() {
             0 => 0,
@@ -97,12 +100,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// `worker`: its number, from 0.
+    /// Creates the part of the worker with the number `worker`, from 0.
     pub fn new(budget: Arc<Budget>, worker: usize) -> Self {
         Self { budget, worker, held: Cell::new(0), taken: Cell::new(0) }
     }
 
-    /// The budget of the process.
+    /// Returns the budget of the process.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
@@ -112,7 +115,7 @@ impl Share {
         self.held.get()
     }
 
-    /// Counts `bytes` more.
+    /// Adds `bytes` to the worker's count.
     #[inline]
     pub fn charge(&self, bytes: usize) {
         let held = self.held.get() + bytes;
@@ -122,12 +125,13 @@ impl Share {
         }
     }
 
-    /// Counts `bytes` less.
+    /// Subtracts `bytes` from the worker's count.
     #[inline]
     pub fn discharge(&self, bytes: usize) {
         let held = self.held.get().saturating_sub(bytes);
         self.held.set(held);
-        // One chunk stays, so that a count that goes up and down does not touch the shared one each time.
+        // The worker keeps one spare chunk, so that a count that rises and falls does not touch the
+        // shared count each time.
         if held + 2 * self.budget.chunk < self.taken.get() {
             self.give(held);
         }
@@ -145,14 +149,15 @@ impl Share {
         self.budget.give(self.taken.replace(taken) - taken);
     }
 
-    /// Waits until somebody has spent the budget since the last call. It may have been relieved since.
+    /// Waits until a worker has spent the budget since the last call. The budget may have been
+    /// relieved since.
     pub async fn spent(&self) {
-        let Some(seat) = self.budget.workers.get(self.worker) else { return std::future::pending().await };
-        seat.spent.notified().await;
+        let Some(worker) = self.budget.workers.get(self.worker) else { return std::future::pending().await };
+        worker.spent.notified().await;
     }
 
-    /// Tells the other workers how many bytes this one's largest client holds, and returns how many the largest of
-    /// theirs held when they last looked.
+    /// Tells the other workers how many bytes this worker's largest client holds. Returns how many
+    /// bytes the largest client of any other worker held when that worker last compared.
     pub fn compare_largest(&self, largest: usize) -> usize {
         let mut others = 0;
         for (number, worker) in self.budget.workers.iter().enumerate() {
@@ -172,7 +177,7 @@ impl Drop for Share {
     }
 }
 
-/// What one client makes respgate keep, in bytes allocated.
+/// Counts what respgate keeps for one client, in allocated bytes.
 #[derive(Debug)]
 pub struct Account {
     share: Rc<Share>,
@@ -186,7 +191,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Holds nothing yet.
+    /// Creates an account of 0 bytes.
     pub fn new(share: &Rc<Share>) -> Rc<Self> {
         Rc::new(Self {
             share: share.clone(),
@@ -206,24 +211,28 @@ impl Account {
         self.moved.set(self.moved.get() + bytes as u64);
     }
 
-    /// Returns the bytes that were read from the client or written to it in all.
+    /// Returns the total of bytes that were read from the client or written to it.
     pub fn moved(&self) -> u64 {
         self.moved.get()
     }
 
-    /// Notes once a second what the client has held since the last call.
+    /// Notes what the client has held since the last call. The worker calls it once a second.
     pub fn tick(&self) {
         let held = self.held.get();
+        // A byte is settled if it was held at this tick and at the one before. The smaller of the
+        // two counts is a cheap approximation of that.
         self.settled.set(self.at_tick.replace(held).min(held));
     }
 
-    /// Returns what the client's bytes weigh when somebody must go. Bytes that it needs for a moment, and did not hold at
-    /// the last call, weigh nothing; those that it has held for a second weigh [`SETTLED`] times as much as others, so that
-    /// a client that works is not taken for those that keep what they hold.
+    /// Returns the weight of the client's bytes, by which [`relief`] chooses. Bytes that the client
+    /// did not hold at the last call of this function weigh nothing: it may need them for a moment
+    /// only. Bytes that it has held for 1 s weigh [`SETTLED_WEIGHT`] times as much as others. So a client
+    /// that works is not mistaken for one that keeps what it holds.
     pub fn weigh(&self) -> usize {
         let held = self.held.get();
+        // `lasting` already counts a settled byte once, hence `SETTLED_WEIGHT - 1`.
         let lasting = self.seen.replace(held).min(held);
-        lasting + self.settled.get().min(held) * (SETTLED - 1)
+        lasting + self.settled.get().min(held) * (SETTLED_WEIGHT - 1)
     }
 
     /// Returns the bytes that the client holds.
@@ -242,24 +251,26 @@ impl Account {
         }
     }
 
-    /// Returns true if nothing more may be read from the client now: the budget is spent, and it holds more than a modest
-    /// part already. It waits from now on ([`Self::end_wait`]). So the budget is overdrawn by no more than a read of each
-    /// client, however fast clients send and however long it takes to choose who must go.
+    /// Returns true if the session must not read from the client now: the budget is spent, and the
+    /// client holds more than `SMALL_HOLDING` bytes. The account then notes that the client waits;
+    /// [`Self::end_wait`] ends the wait. Thus the overdraft is at most one read per client, however
+    /// fast clients send and however long relief takes.
     #[inline]
     pub fn must_wait(&self) -> bool {
-        let wait = self.held.get() > MODEST && self.share.budget.overdraft() > 0;
+        let wait = self.held.get() > SMALL_HOLDING && self.share.budget.overdraft() > 0;
         if wait {
             self.waits.set(true);
         }
         wait
     }
 
-    /// The budget has been relieved. Returns true if the client has waited for that.
+    /// Ends the client's wait once the budget is relieved. Returns true if the client has waited.
     pub fn end_wait(&self) -> bool {
         self.waits.replace(false)
     }
 
-    /// Marks the client as one that must be disconnected, because the budget is spent and it holds most.
+    /// Marks the client for disconnection because the budget is spent and [`relief`] chose the
+    /// client.
     pub fn evict(&self) {
         self.evicted.set(true);
     }
@@ -270,7 +281,7 @@ impl Account {
     }
 }
 
-/// One thing that a client makes respgate keep: counted while it lives.
+/// Counts one thing that respgate keeps for a client. Dropping the charge subtracts its bytes.
 #[derive(Debug)]
 pub struct Charge {
     account: Rc<Account>,
@@ -278,12 +289,12 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Holds nothing yet.
+    /// Creates a charge of 0 bytes.
     pub fn new(account: &Rc<Account>) -> Self {
         Self { account: account.clone(), bytes: 0 }
     }
 
-    /// Sets how many bytes are allocated for it now.
+    /// Sets the number of bytes allocated now.
     pub fn set(&mut self, bytes: usize) {
         if bytes != self.bytes {
             self.account.change(std::mem::replace(&mut self.bytes, bytes), bytes);
@@ -302,7 +313,7 @@ impl Drop for Charge {
     }
 }
 
-/// Bytes that respgate keeps for a client as long as it is connected, counted.
+/// Counted bytes that respgate keeps for a client while it is connected.
 #[derive(Debug)]
 pub struct Counted {
     bytes: Vec<u8>,
@@ -310,12 +321,12 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// No bytes yet.
+    /// Creates an empty value.
     pub fn new(account: &Rc<Account>) -> Self {
         Self { bytes: Vec::new(), charge: Charge::new(account) }
     }
 
-    /// Replaces the bytes.
+    /// Replaces the bytes and counts the new ones.
     pub fn set(&mut self, bytes: &[u8]) {
         self.bytes = bytes.to_vec();
         self.charge.set(self.bytes.capacity());
@@ -330,33 +341,36 @@ impl std::ops::Deref for Counted {
     }
 }
 
-/// One client, as far as it matters for who must go.
+/// What [`relief`] must know of one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holding {
-    /// See [`Account::weigh`].
+    /// The client's weight; see [`Account::weigh`].
     pub weight: usize,
-    /// Bytes that become free when it goes.
+    /// Bytes that become free when the client is disconnected.
     pub held: usize,
 }
 
 impl Holding {
-    /// What it weighs beside others, given the equal `share` of each: as long as somebody holds more than that, those who
-    /// hold less weigh nothing.
+    /// Returns the client's weight beside others. While any client holds more than the equal
+    /// `share`, a client that holds at most that share weighs nothing.
     fn weight_above(&self, share: usize) -> usize {
         if self.held > share { self.weight } else { 0 }
     }
 }
 
-/// Returns the weight of the weightiest client that holds more than an equal `share`; 0: there is none.
+/// Returns the weight of the weightiest client that holds more than the equal `share`, or 0 if no
+/// client does.
 pub fn weightiest(clients: &[Holding], share: usize) -> usize {
     clients.iter().map(|client| client.weight_above(share)).max().unwrap_or(0)
 }
 
-/// Chooses whom a worker disconnects so that `missing` bytes become free: those of its clients that weigh most, as long as
-/// each weighs at least as much as any of the other workers (`others`). Nobody who holds at most an equal `share` is chosen
-/// as long as somebody holds more. `leaving`: bytes of clients that are on their way out, which count as free already.
+/// Chooses the clients that a worker disconnects so that `missing` bytes become free. It takes the
+/// worker's weightiest clients first, and only clients that weigh at least `others`, the largest
+/// weight on any other worker. While any client holds more than an equal `share`, it chooses no
+/// client that holds at most that share. `leaving` is the number of bytes of clients that are
+/// already ending; they count as free.
 ///
-/// Returns places in `clients`, the weightiest first.
+/// Returns indexes of `clients`, the weightiest first.
 pub fn relief(
     clients: &[Holding],
     share: usize,
@@ -364,23 +378,26 @@ pub fn relief(
     missing: usize,
     others: usize,
 ) -> Vec<usize> {
+    // `others` is above 0 only if a client of another worker holds more than the equal share,
+    // because `weightiest` ignores smaller clients. If no worker has such a client, all clients are
+    // compared by their full weight.
     let above = clients.iter().any(|client| client.held > share) || others > 0;
     let weight = |client: &Holding| if above { client.weight_above(share) } else { client.weight };
     let mut order: Vec<(usize, usize, usize)> = clients
         .iter()
         .enumerate()
-        .map(|(place, client)| (weight(client), client.held, place))
+        .map(|(index, client)| (weight(client), client.held, index))
         .filter(|(weight, ..)| *weight > 0 && *weight >= others)
         .collect();
     order.sort_unstable_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
     let mut missing = missing.saturating_sub(leaving);
     let mut chosen = Vec::new();
-    for (_, held, place) in order {
+    for (_, held, index) in order {
         if missing == 0 {
             break;
         }
         missing = missing.saturating_sub(held);
-        chosen.push(place);
+        chosen.push(index);
     }
     chosen
 }
@@ -404,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_worker_notices_what_all_have_spent() {
+    async fn every_worker_notices_that_the_budget_is_spent() {
         let budget = Budget::new(1 << 20, 2);
         let shares: Vec<Share> = (0..2).map(|worker| Share::new(budget.clone(), worker)).collect();
         shares[0].charge(900_000);
@@ -421,10 +438,10 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_much_sends_no_more_while_the_budget_is_spent() {
+    fn a_large_client_waits_while_the_budget_is_spent() {
         let share = Rc::new(Share::new(Budget::new(1 << 20, 1), 0));
         let (modest, large) = (Account::new(&share), Account::new(&share));
-        modest.change(0, MODEST);
+        modest.change(0, SMALL_HOLDING);
         large.change(0, 1 << 20);
         assert!(!modest.must_wait() && large.must_wait());
         assert!(!modest.end_wait() && large.end_wait() && !large.end_wait());
@@ -447,9 +464,10 @@ mod tests {
         assert_eq!(relief(&clients, 0, 0, usize::MAX, 0), [1, 4, 3, 0], "who holds nothing stays");
     }
 
-    /// However long small clients have held their bytes, those who hold more than an equal share go first.
+    /// Clients that hold more than an equal share go first, however long smaller clients have held
+    /// their bytes.
     #[test]
-    fn who_holds_less_than_an_equal_share_stays_while_anybody_holds_more() {
+    fn a_client_below_an_equal_share_stays_while_another_is_above() {
         let small = Holding { weight: 16 * 64, held: 64 };
         let (large, new) = (Holding { weight: 900, held: 900 }, Holding { weight: 0, held: 3000 });
         assert_eq!(relief(&[small, large, small, new], 500, 0, 10_000, 0), [1]);
@@ -460,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_for_a_moment_weighs_nothing_and_what_is_kept_weighs_most() {
+    fn bytes_held_for_a_moment_weigh_nothing_and_settled_bytes_weigh_most() {
         let share = Rc::new(Share::new(Budget::new(1 << 20, 1), 0));
         let (works, keeps) = (Account::new(&share), Account::new(&share));
         keeps.change(0, 100);
@@ -475,7 +493,8 @@ mod tests {
     }
 
     proptest! {
-        /// What the workers have taken together is never less than what they hold, nor more than their chunks above it.
+        /// The shared count is never less than what the workers hold, and exceeds it by their
+        /// chunks at most.
         #[test]
         fn the_shared_count_follows_the_workers(steps in proptest::collection::vec((0..3usize, any::<bool>(), 0..100_000usize), 1..200)) {
             let budget = Budget::new(10 << 20, 3);
@@ -490,7 +509,8 @@ mod tests {
             }
         }
 
-        /// Nobody who is spared holds more than anybody who is chosen, and no more are chosen than needed.
+        /// No spared client holds more than a chosen one, and no more clients are chosen than
+        /// needed.
         #[test]
         fn relief_is_fair_and_enough(held in proptest::collection::vec(0..1000usize, 0..40), overdraft in 0..20_000usize) {
             let chosen = relief(&clients(&held), 0, 0, overdraft, 0);

@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use super::budget::Share;
 
-/// A pooled buffer's capacity, in bytes. Larger ones are freed when they are given back.
+/// A pooled buffer's capacity, in bytes. The pool frees larger buffers when it gets them back.
 const POOLED: usize = 16 * 1024;
-/// Free buffers kept by one worker.
+/// Number of free buffers that one worker keeps.
 const KEPT: usize = 64;
-/// What one socket read takes at most, in bytes.
+/// The most bytes that one socket read takes.
 pub const READ: usize = 64 * 1024;
 
-/// The buffers of one worker, and its share of the byte budget.
+/// Holds the buffers of one worker, and its part of the byte budget.
 pub struct Buffers {
     free: RefCell<Vec<Vec<u8>>>,
     scratch: RefCell<Vec<u8>>,
@@ -20,23 +20,23 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// `share`: what counts the bytes that the worker's clients hold.
+    /// Creates an empty pool. `share` counts the bytes that the worker's clients hold.
     pub fn new(share: Rc<Share>) -> Self {
         Self { free: RefCell::default(), scratch: RefCell::new(vec![0; READ]), share }
     }
 
-    /// Those of the only worker, for tests.
+    /// Creates the pool of a process with one worker, for tests.
     #[cfg(test)]
     pub(crate) fn alone(limit: usize) -> Self {
         Self::new(Rc::new(Share::new(super::budget::Budget::new(limit, 1), 0)))
     }
 
-    /// An empty buffer.
+    /// Returns an empty buffer.
     pub fn take(&self) -> Vec<u8> {
         self.free.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(POOLED))
     }
 
-    /// Takes a buffer back for reuse; its content is dropped.
+    /// Takes a buffer back for reuse and drops its content.
     pub fn give(&self, mut buffer: Vec<u8>) {
         let mut free = self.free.borrow_mut();
         if (1..=POOLED).contains(&buffer.capacity()) && free.len() < KEPT {
@@ -45,13 +45,13 @@ impl Buffers {
         }
     }
 
-    /// Where a socket is read into before its bytes are scanned, [`READ`] bytes long. Borrow it for one turn
-    /// only.
+    /// Returns the buffer of [`READ`] bytes that sockets are read into before the bytes are
+    /// scanned. Borrow it within one poll only.
     pub fn scratch(&self) -> &RefCell<Vec<u8>> {
         &self.scratch
     }
 
-    /// The worker's share of the byte budget.
+    /// Returns the worker's part of the byte budget.
     pub fn share(&self) -> &Rc<Share> {
         &self.share
     }

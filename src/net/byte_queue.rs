@@ -1,48 +1,48 @@
-//! A queue of bytes: appended at its end, used up from its front.
+//! A queue of bytes: bytes are appended at its end and consumed at its front.
 
 use std::collections::VecDeque;
 
-/// A piece grows to about this size before the next one is begun, in bytes.
+/// Size in bytes at which a piece ends and the next one begins.
 const PIECE: usize = 256 * 1024;
 
-/// Bytes in order, in pieces, so that using some up never moves the others and long queues give memory back as they
-/// shrink.
+/// Holds bytes in order, in pieces. Consuming bytes never moves the others, and a long queue frees
+/// memory as it shrinks.
 ///
-/// The front piece is contiguous. A reader that needs more in one slice, because a request goes on in the next piece,
-/// calls [`Self::join`].
+/// The front piece is contiguous. If a request continues in the next piece, its reader calls
+/// [`Self::join`] to get it in one slice.
 #[derive(Debug, Default)]
 pub struct ByteQueue {
     front: Vec<u8>,
-    /// Bytes of the front piece that are used up.
+    /// Consumed bytes of the front piece.
     used: usize,
     rest: VecDeque<Vec<u8>>,
     /// Bytes in `rest`.
     rest_len: usize,
     /// Bytes allocated for `rest`.
     rest_capacity: usize,
-    /// The reader has asked for more than the front piece: what comes next is appended to it, so that a long request is
-    /// copied once.
+    /// True if the reader has asked for more than the front piece holds. The next bytes are then
+    /// appended to the front piece, so that a long request is copied once.
     joining: bool,
 }
 
 impl ByteQueue {
-    /// Number of bytes that wait.
+    /// Returns the number of waiting bytes.
     pub fn len(&self) -> usize {
         self.front.len() - self.used + self.rest_len
     }
 
     /// Returns true if no byte waits.
     pub fn is_empty(&self) -> bool {
-        // The front piece is used up only when there is no other.
+        // The front piece is consumed completely only if there is no other piece.
         self.used == self.front.len()
     }
 
-    /// Number of bytes allocated.
+    /// Returns the number of allocated bytes.
     pub fn capacity(&self) -> usize {
         self.front.capacity() + self.rest_capacity
     }
 
-    /// Returns the waiting bytes of the front piece. Empty only if the queue is empty.
+    /// Returns the waiting bytes of the front piece. They are empty only if the queue is empty.
     pub fn front(&self) -> &[u8] {
         self.front.get(self.used..).unwrap_or_default()
     }
@@ -59,9 +59,12 @@ impl ByteQueue {
         }
     }
 
-    /// Appends what `write` appends to the piece that it is given. It must leave the bytes before alone.
+    /// Appends the bytes that `write` appends to a piece. `write` must not change the bytes before
+    /// them.
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.rest.is_empty() {
+            // A front piece whose reader waits for more of it grows beyond `PIECE`, because a new
+            // piece would have to be copied by `join`.
             if self.joining || self.front.len() < PIECE {
                 return write(&mut self.front);
             }
@@ -70,6 +73,7 @@ impl ByteQueue {
             self.rest.push_back(Vec::new());
         }
         if let Some(last) = self.rest.back_mut() {
+            // `write` may grow the piece by any amount, so its growth is measured.
             let (len, capacity) = (last.len(), last.capacity());
             write(last);
             self.rest_len += last.len() - len;
@@ -77,7 +81,7 @@ impl ByteQueue {
         }
     }
 
-    /// Uses `count` bytes of the front piece up.
+    /// Consumes `count` bytes of the front piece.
     pub fn consume(&mut self, count: usize) {
         if count == 0 {
             return;
@@ -94,13 +98,13 @@ impl ByteQueue {
                 self.rest_capacity -= next.capacity();
                 self.front = next;
             }
-            // The allocation stays until `release`, so that a busy queue does not allocate anew.
+            // The allocation stays until `release`, so that a busy queue does not allocate again.
             None => self.front.clear(),
         }
     }
 
-    /// Appends the next piece to the front one. Returns false if there is none; then the bytes that come next are
-    /// appended to the front piece.
+    /// Appends the next piece to the front one. Returns false if there is no next piece; the next
+    /// pushed bytes then go to the front piece.
     pub fn join(&mut self) -> bool {
         let Some(next) = self.rest.pop_front() else {
             self.joining = true;
@@ -108,7 +112,8 @@ impl ByteQueue {
         };
         self.rest_len -= next.len();
         self.rest_capacity -= next.capacity();
-        // What is left in front is part of one request, and moved once for each piece of it at most.
+        // The rest of the front piece is part of one request. It moves at most once per piece of
+        // that request.
         self.front.drain(..std::mem::take(&mut self.used));
         self.front.extend_from_slice(&next);
         true
@@ -123,7 +128,7 @@ impl ByteQueue {
 
     /// Empties the queue and returns the allocation of its front piece.
     pub fn release(&mut self) -> Vec<u8> {
-        // Few queues ever have a second piece.
+        // Most queues never have a second piece.
         if self.rest.capacity() > 0 {
             self.rest = VecDeque::new();
             (self.rest_len, self.rest_capacity) = (0, 0);
@@ -160,7 +165,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Whatever the order of operations, the bytes come out as they went in, and the counts are exact.
+        /// The bytes come out as they went in, and the counts are exact, whatever the order of
+        /// operations.
         #[test]
         fn bytes_come_out_as_they_went_in(ops in ops()) {
             let mut queue = ByteQueue::default();
@@ -196,7 +202,8 @@ mod tests {
         }
     }
 
-    /// A request of many pieces is moved a bounded number of times, and using up many small requests moves nothing.
+    /// A request of many pieces moves a bounded number of times, and consuming many small requests
+    /// moves nothing.
     #[test]
     fn a_long_queue_is_used_up_in_place() {
         let mut queue = ByteQueue::default();

@@ -1,4 +1,5 @@
-//! Dials an address: resolves its name, tries every IP address it has, sets the socket's options.
+//! Connects to an address: resolves its name, tries each of its IP addresses, and sets the socket's
+//! options.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,32 +20,34 @@ use crate::net::tls::client::ClientTls;
 use crate::net::tls::fault::{HandshakeError, Peer, Reason, explain};
 use crate::topology::Address;
 
-/// How long one IP address of a name may keep the next from being tried too (RFC 8305 recommends 250 ms).
+/// Time after which the next IP address of a name is tried while the last one is still connecting
+/// (RFC 8305 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// More addresses than this behind one name are not tried.
+/// Number of addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
 
-/// How connections are made. Cheap to clone.
+/// Holds the settings of new connections. A clone is cheap.
 #[derive(Clone, Debug)]
 pub struct Dialer {
-    /// Name look-up and connect together.
+    /// Time for the name look-up, the connect and the TLS handshake together.
     pub connect_timeout: Duration,
-    /// Silence after which TCP keepalive probes start.
+    /// Idle time after which TCP keepalive probes start.
     pub keepalive_idle: Duration,
     /// Time between keepalive probes.
     pub keepalive_interval: Duration,
-    /// Unanswered probes after which the connection is lost.
+    /// Number of unanswered probes after which the connection is lost.
     pub keepalive_probes: u32,
-    /// How long written bytes may stay unacknowledged before the connection is lost (Linux only); `None` leaves
-    /// it to the kernel, which takes about 15 minutes.
+    /// Time for which written bytes may stay unacknowledged before the connection is lost (Linux
+    /// only). `None` leaves it to the kernel, which takes about 15 minutes.
     pub user_timeout: Option<Duration>,
-    /// How TLS is done; `None` does without. A unix socket never leaves the machine and always does without.
+    /// TLS settings; `None` speaks plain text. A unix socket never leaves the machine and never
+    /// uses TLS.
     pub tls: Option<ClientTls>,
 }
 
 impl Default for Dialer {
-    /// A peer that vanished is noticed within half a minute.
+    /// Detects a vanished peer within 30 s.
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(2),
@@ -58,13 +61,14 @@ impl Default for Dialer {
 }
 
 impl Dialer {
-    /// Connects. A name is resolved anew on every call, since it may have moved; all its IP addresses are tried,
-    /// a new one whenever the last failed or took 250 ms, and the first that accepts is used. The TLS handshake comes
-    /// within the same time.
+    /// Connects. Every call resolves the name again, because it may have moved. It tries all IP
+    /// addresses of the name, starts the next one when the last has failed or has taken 250 ms, and
+    /// uses the first that accepts. The TLS handshake must end within the same `connect_timeout`.
     ///
     /// # Errors
     ///
-    /// When the name has no address, none accepts, TLS fails, or `connect_timeout` has passed.
+    /// Returns an error if the name has no address, if no address accepts, if TLS fails, or if
+    /// `connect_timeout` passes.
     pub async fn dial(&self, address: &Address) -> Result<Stream, DialError> {
         let deadline = Instant::now() + self.connect_timeout;
         let attempt = async {
@@ -85,7 +89,7 @@ impl Dialer {
         secured.map_err(|cause| DialError { address: address.clone(), cause })
     }
 
-    /// Shakes hands, if TLS is to be done.
+    /// Does the TLS handshake if TLS is configured.
     async fn secure(&self, address: &Address, stream: Stream, deadline: Instant) -> Result<Stream, Cause> {
         match (&self.tls, stream) {
             (Some(tls), Stream::Tcp(stream)) => {
@@ -113,6 +117,8 @@ impl Dialer {
                 let dialer = self.clone();
                 attempts.spawn(async move { dialer.dial_one(peer).await });
             }
+            // The loop starts the next address when an attempt fails or when 250 ms have passed.
+            // Earlier attempts go on meanwhile; the first success drops the others.
             let next = Instant::now() + STAGGER;
             tokio::select! {
                 ended = attempts.join_next() => match ended {
@@ -129,10 +135,10 @@ impl Dialer {
     async fn dial_one(&self, peer: SocketAddr) -> io::Result<TcpStream> {
         let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         self.set_options(&socket)?;
-        loopback::spare(&socket, peer);
+        loopback::use_reno(&socket, peer);
         let stream = socket.connect(peer).await?;
-        // A dial to a dead local port can meet itself: TCP's simultaneous open lets a socket connect to its own
-        // ephemeral port. Nobody listens there.
+        // A connect to a local port without a listener can reach its own socket: TCP's simultaneous
+        // open lets a socket connect to its own ephemeral port. No server listens there.
         if stream.local_addr()? == peer {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -153,7 +159,8 @@ impl Dialer {
     }
 }
 
-/// The addresses of a name, both families in turn so that one broken family costs one step.
+/// Returns the addresses of a name. The two families alternate, so that a broken family costs one
+/// step.
 async fn resolve(host: &str, port: u16) -> Result<VecDeque<SocketAddr>, Cause> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(VecDeque::from([SocketAddr::new(ip, port)]));
@@ -175,7 +182,7 @@ fn interleave(found: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     ordered
 }
 
-/// A failed dial: which address, why, and what to look at.
+/// A failed connect: the address, the cause, and what to check.
 #[derive(Debug)]
 pub struct DialError {
     address: Address,
@@ -204,7 +211,7 @@ impl fmt::Display for DialError {
                 "no connection to {address} within {after:?}; check that the host is up and that no firewall \
                  or network policy drops the packets"
             ),
-            Cause::Tls(fault) => write!(f, "{address} {fault}"),
+            Cause::Tls(error) => write!(f, "{address} {error}"),
             Cause::Connect(error) => {
                 write!(f, "cannot connect to {address}: {error}; {}", remedy(error, address))
             }
@@ -216,7 +223,7 @@ impl std::error::Error for DialError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             Cause::Resolve(error) | Cause::Connect(error) => Some(error),
-            Cause::Tls(fault) => Some(fault),
+            Cause::Tls(error) => Some(error),
             Cause::NoAddress | Cause::Timeout(_) => None,
         }
     }
@@ -322,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_address_ends_at_the_deadline() {
-        // A full accept queue drops the handshake: connecting to it hangs.
+        // A full accept queue drops the handshake, so that a connect hangs.
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap();

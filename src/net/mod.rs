@@ -1,4 +1,4 @@
-//! Sockets: dialling, streams, buffers and the byte budget, backoff.
+//! Sockets: connecting, streams, buffers, the byte budget, and backoff.
 
 pub mod backoff;
 pub mod budget;

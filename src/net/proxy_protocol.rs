@@ -1,5 +1,6 @@
-//! The PROXY protocol, versions 1 and 2 (HAProxy's proxy-protocol.txt): how a load balancer says where a connection
-//! comes from. Exactly the header is read, since what follows may be TLS.
+//! Reads headers of the PROXY protocol, versions 1 and 2 (HAProxy's proxy-protocol.txt), in which a
+//! load balancer names the client of a connection. It reads exactly the header, because TLS may
+//! follow.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,40 +11,41 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// A header must be whole by then.
+/// Time within which the whole header must arrive.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// The shortest header, `PROXY UNKNOWN` with CRLF, in bytes.
+/// Length of the shortest header, `PROXY UNKNOWN` with CRLF, in bytes.
 const SHORTEST: usize = 15;
-/// The longest of version 1, in bytes.
+/// Length of the longest header of version 1, in bytes.
 const LONGEST_V1: usize = 107;
-/// Of version 2 up to and including its length.
+/// Length of a version 2 header up to and including its length field, in bytes.
 const FIXED_V2: usize = 16;
-/// The longest of version 2 that is read, in bytes: 216 of addresses, and extensions such as a certificate's name.
+/// Length of the longest version 2 header that is accepted, in bytes: 216 for addresses, and the
+/// rest for extensions such as a certificate's name.
 const LONGEST_V2: usize = 4096;
 const SIGNATURE_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The two ends that a header names.
+/// The two ends of a connection that a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// The client.
+    /// The client's address.
     pub source: SocketAddr,
-    /// Where the client connected to.
+    /// The address that the client connected to.
     pub destination: SocketAddr,
 }
 
-/// Why there is no header.
+/// Why no header could be read.
 #[derive(Debug, Error)]
 pub enum HeaderError {
-    /// It closed at once, as health checks do.
+    /// The peer closed the connection before it sent a byte, as health checks do.
     #[error("it closed before it sent anything")]
     Nothing,
-    /// Something else came.
+    /// The first bytes are not a header.
     #[error("what it sent does not begin with a PROXY header")]
     Other,
-    /// It has no end, or is not what the protocol says.
+    /// The header has no end, or violates the protocol.
     #[error("its PROXY header is malformed: {0}")]
     Malformed(String),
-    /// It did not come in time.
+    /// The header did not arrive in time.
     #[error("no PROXY header came within 5 s")]
     Late,
     /// The connection failed.
@@ -51,16 +53,19 @@ pub enum HeaderError {
     Failed(#[from] io::Error),
 }
 
-/// Reads the header that a connection begins with. `None`: it speaks for itself (`LOCAL`, `UNKNOWN`, or not TCP).
+/// Reads the header at the start of a connection. Returns `None` if the connection speaks for
+/// itself (`LOCAL`, `UNKNOWN`, or not TCP).
 ///
 /// # Errors
-/// See [`HeaderError`]; the connection is of no use then.
+/// Returns a [`HeaderError`] if there is no valid header. The caller must then close the
+/// connection.
 pub async fn read(stream: &mut TcpStream) -> Result<Option<Ends>, HeaderError> {
     let header = tokio::time::timeout(DEADLINE, header(stream)).await.map_err(|_| HeaderError::Late)??;
     parse(&header)
 }
 
 async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, HeaderError> {
+    // A first read of the shortest length cannot consume a byte behind the header.
     let mut header = vec![0; SHORTEST];
     let first = stream.read(&mut header).await?;
     if first == 0 {
@@ -86,6 +91,8 @@ async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, HeaderError> {
         return Err(HeaderError::Other);
     }
     while !header.ends_with(b"\n") {
+        // A version 1 header ends at the first newline. `peek` leaves the bytes in the socket, so
+        // that only those up to the newline are consumed.
         let mut ahead = [0; LONGEST_V1];
         let room = LONGEST_V1.saturating_sub(header.len());
         let seen = stream.peek(ahead.get_mut(..room).unwrap_or_default()).await?;
@@ -101,7 +108,8 @@ async fn header(stream: &mut TcpStream) -> Result<Vec<u8>, HeaderError> {
     Ok(header)
 }
 
-/// Whether the first bytes could be those of a header, so that a client of something else is not waited for.
+/// Returns true if `bytes` may be the start of a header. It lets the reader reject a client of
+/// another protocol at once.
 fn could_begin(bytes: &[u8]) -> bool {
     [SIGNATURE_V2, b"PROXY "].iter().any(|signature| {
         let common = signature.len().min(bytes.len());
@@ -147,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read of `bytes`, and what is left behind it.
+    /// Returns the header read from `bytes`, and the bytes after it.
     async fn reads(bytes: &[u8]) -> (Result<Option<Ends>, HeaderError>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -204,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anything_else_is_a_fault() {
+    async fn anything_else_is_an_error() {
         assert!(matches!(reads(b"").await.0, Err(HeaderError::Nothing)));
         assert!(matches!(reads(b"PING\r\n").await.0, Err(HeaderError::Other)));
         assert!(matches!(reads(b"*1\r\n$4\r\nPING\r\n*1\r\n").await.0, Err(HeaderError::Other)));

@@ -1,4 +1,4 @@
-//! Bytes read from a socket and not used up yet.
+//! A buffer of bytes that were read from a socket and not consumed yet.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Bytes read from a socket and not used up yet, in one piece.
+/// Holds bytes that were read from a socket and not consumed yet, in one contiguous piece.
 pub struct ReadBuffer {
     data: Vec<u8>,
     start: usize,
@@ -15,7 +15,7 @@ pub struct ReadBuffer {
     size: usize,
 }
 
-/// Its bytes are somebody's data: their count must do.
+/// Prints only the number of bytes, because the bytes are a user's data.
 impl fmt::Debug for ReadBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadBuffer").field("bytes", &self.bytes().len()).finish_non_exhaustive()
@@ -23,27 +23,28 @@ impl fmt::Debug for ReadBuffer {
 }
 
 impl ReadBuffer {
-    /// `size`: bytes that one read takes at most. Nothing is allocated before the first read.
+    /// Creates an empty buffer. One read takes at most `size` bytes. The first read allocates
+    /// memory.
     pub fn new(size: usize) -> Self {
         Self { data: Vec::new(), start: 0, end: 0, size }
     }
 
-    /// Starts with bytes that were read elsewhere.
+    /// Creates a buffer with bytes that were already read elsewhere.
     pub fn with(size: usize, bytes: &[u8]) -> Self {
         Self { data: bytes.to_vec(), start: 0, end: bytes.len(), size }
     }
 
-    /// What was read and not consumed.
+    /// Returns the bytes that are not consumed yet.
     pub fn bytes(&self) -> &[u8] {
         self.data.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Whether nothing waits.
+    /// Returns true if no byte waits.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// `count` bytes are used up.
+    /// Consumes `count` bytes.
     pub fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
         if self.start == self.end {
@@ -56,18 +57,18 @@ impl ReadBuffer {
         self.data.capacity()
     }
 
-    /// Frees the memory if nothing waits.
+    /// Frees the memory if no byte waits.
     pub fn release(&mut self) {
         if self.is_empty() {
             self.data = Vec::new();
         }
     }
 
-    /// One socket read, appended. `Ready(Ok(0))` is the peer's end of stream. The buffer grows as bytes really
-    /// arrive; bounding what is left unconsumed is the caller's part.
+    /// Appends the bytes of one socket read. `Ready(Ok(0))` means that the peer ended the stream.
+    /// The buffer grows only as bytes arrive. The caller must bound the unconsumed bytes.
     ///
     /// # Errors
-    /// The socket's.
+    /// Returns the socket's error.
     pub fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -81,7 +82,8 @@ impl ReadBuffer {
             let grown = (self.end + self.size).max(self.end.saturating_mul(3) / 2);
             self.data.resize(grown, 0);
         }
-        // Not more than `size`: after the buffer has grown, one read would otherwise take many megabytes.
+        // A read takes at most `size` bytes. Without this limit, one read of a grown buffer would
+        // take many megabytes.
         let limit = self.data.len().min(self.end + self.size);
         let mut room = ReadBuf::new(self.data.get_mut(self.end..limit).unwrap_or_default());
         ready!(Pin::new(stream).poll_read(cx, &mut room))?;

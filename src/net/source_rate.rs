@@ -1,7 +1,9 @@
-//! How many connections each source may open per second. No I/O; time is passed in.
+//! Limits how many connections each source may open per second. Does no I/O; the caller passes the
+//! time.
 //!
-//! A source is an IPv4 address or an IPv6 /64, which one machine commonly has whole. The algorithm is GCRA: a source has one
-//! number, the moment at which all that it has opened is paid for.
+//! A source is an IPv4 address or an IPv6 /64, which commonly belongs to one machine. The algorithm
+//! is GCRA (the generic cell rate algorithm). It keeps one moment per source: the time at which the
+//! rate has paid for all connections that the source has opened.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,50 +14,50 @@ use tokio::time::Instant;
 
 /// A connection above the rate waits at most this long; a later one is refused.
 const MAX_WAIT: Duration = Duration::from_secs(1);
-/// Sources that are remembered. A source is forgotten as soon as it may open a whole burst again. While the table is full,
-/// new sources share one rate.
+/// Number of sources that are remembered. A source is forgotten as soon as it may open a whole
+/// burst again. While the table is full, all new sources share one rate.
 const SOURCES: usize = 32 * 1024;
 
-/// Bounds on the connections of one source.
+/// Limits on the connections of one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceRateConfig {
-    /// Connections per second; 0: any number.
+    /// Connections per second; 0 sets no limit.
     pub per_second: u32,
-    /// Connections at once after a pause, at least 1.
+    /// Connections that a source may open at once after a pause; at least 1.
     pub burst: u32,
-    /// Networks whose connections are not counted.
+    /// Networks whose connections are not limited.
     pub exempt: Vec<IpNet>,
 }
 
-/// What becomes of a new connection.
+/// The decision about a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is served now.
+    /// Serve it now.
     Now,
-    /// It is served after this time, at most 1 s.
+    /// Serve it after this time, at most 1 s.
     After(Duration),
-    /// It is closed.
+    /// Close it.
     Refused,
 }
 
-/// Admits the connections of all sources.
+/// Decides about the connections of all sources.
 #[derive(Debug)]
 pub struct SourceRate {
-    /// The time that one connection costs; `None`: no limit.
+    /// The time that one connection costs; `None` sets no limit.
     each: Option<Duration>,
     /// The time that a burst costs.
     burst: Duration,
     exempt: Vec<IpNet>,
-    /// Until when each source has spent its rate.
+    /// For each source, the moment at which the rate has paid for its connections.
     spent_until: HashMap<u128, Instant>,
-    /// The same for all sources that the table has no place for.
+    /// The same moment for all sources that do not fit in the table.
     others: Option<Instant>,
-    /// When sources were last forgotten.
+    /// When sources were last removed from the table.
     tidied: Option<Instant>,
 }
 
 impl SourceRate {
-    /// Nothing has been opened yet.
+    /// Creates a limiter without any source.
     pub fn new(config: &SourceRateConfig) -> Self {
         let each = Duration::from_secs(1).checked_div(config.per_second);
         Self {
@@ -68,7 +70,8 @@ impl SourceRate {
         }
     }
 
-    /// Decides about a connection from `address` at `now`. One that is refused costs its source nothing.
+    /// Decides about a connection from `address` at `now`. A refused connection costs its source
+    /// nothing.
     pub fn admit(&mut self, address: IpAddr, now: Instant) -> Admission {
         let address = address.to_canonical();
         let Some(each) = self.each.filter(|_| !self.exempt.iter().any(|network| network.contains(&address)))
@@ -77,8 +80,12 @@ impl SourceRate {
         };
         let source = source(address);
         let known = self.spent_until.get(&source).copied();
-        let own = known.is_some() || self.has_place(now);
+        // A full table must not grow, and must not let new sources in without a limit.
+        let own = known.is_some() || self.has_room(now);
         let spent_until = if own { known } else { self.others };
+        // GCRA: each connection moves the moment at which the source has paid by `each`. A
+        // connection is served at once while that moment is at most one burst ahead of `now`, and
+        // waits for the rest otherwise.
         let next = spent_until.map_or(now, |until| until.max(now)) + each;
         let wait = (next - now).saturating_sub(self.burst);
         if wait > MAX_WAIT {
@@ -92,8 +99,9 @@ impl SourceRate {
         if wait.is_zero() { Admission::Now } else { Admission::After(wait) }
     }
 
-    /// Whether one more source can be remembered. Looks for sources to forget at most once a second.
-    fn has_place(&mut self, now: Instant) -> bool {
+    /// Returns true if the table has room for one more source. Removes sources that have paid at
+    /// most once a second.
+    fn has_room(&mut self, now: Instant) -> bool {
         if self.spent_until.len() < SOURCES {
             return true;
         }
@@ -105,7 +113,7 @@ impl SourceRate {
     }
 }
 
-/// Tells sources apart: by IPv4 address, or by the first 64 bits of an IPv6 address.
+/// Returns the key of a source: its IPv4 address, or the first 64 bits of its IPv6 address.
 fn source(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_bits().into(),
@@ -129,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_served_at_once_and_what_follows_waits_or_is_refused() {
+    fn a_burst_is_served_at_once_and_later_connections_wait_or_are_refused() {
         let (mut rate, now) = (rate(10, 20), Instant::now());
         for _ in 0..20 {
             assert_eq!(rate.admit(ip("10.0.0.1"), now), Admission::Now);
@@ -158,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rate_everybody_is_admitted() {
+    fn without_a_rate_every_connection_is_admitted() {
         let (mut rate, now) = (rate(0, 1), Instant::now());
         assert!((0..10_000).all(|_| rate.admit(ip("10.0.0.1"), now) == Admission::Now));
         assert!(rate.spent_until.is_empty());
@@ -179,8 +187,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the schedule, a source has no more connections served in any window than the burst, the wait and the rate
-        /// allow.
+        /// No window of any schedule serves more connections of one source than the burst, the wait
+        /// and the rate allow.
         #[test]
         fn no_window_has_more_than_its_share(
             gaps in prop::collection::vec(0u64..300, 1..400),

@@ -1,4 +1,4 @@
-//! One type for every kind of byte stream that respgate dials.
+//! One type for every kind of byte stream: TCP, unix socket, TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -12,20 +12,21 @@ use crate::net::tls::accept::reworded;
 use crate::net::tls::fault::Peer;
 use crate::net::tls::read_ahead::ReadAhead;
 
-/// A connected byte stream. Reads and writes go straight to tokio's own types, so that a short read or write
-/// clears their readiness and the next poll costs no system call.
+/// A connected byte stream. Reads and writes call tokio's own types directly. A short read or write
+/// thus clears their readiness, and the next poll makes no system call.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP, with Nagle's algorithm off.
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
-    /// TLS over TCP. What was written may wait in it until it is flushed. Boxed, so that others stay small.
+    /// TLS over TCP. Written bytes may wait in it until a flush. It is boxed so that the other
+    /// variants stay small.
     Tls(Box<TlsStream<ReadAhead>>),
 }
 
 impl Stream {
-    /// The other end, for logs: an IP address and port, or a unix socket's path.
+    /// Returns the other end, for logs: an IP address and port, or a unix socket's path.
     pub fn peer(&self) -> String {
         match self {
             Self::Tcp(stream) => tcp_peer(stream),
@@ -38,7 +39,7 @@ impl Stream {
         }
     }
 
-    /// Whether nothing that was written waits in it.
+    /// Returns true if no written byte waits in the stream.
     pub fn is_flushed(&self) -> bool {
         match self {
             Self::Tcp(_) | Self::Unix(_) => true,
@@ -46,7 +47,8 @@ impl Stream {
         }
     }
 
-    /// Says good-bye, as far as that takes no wait: a TLS peer tells an end from a cut by it.
+    /// Sends TLS's `close_notify` if that takes no wait. A TLS peer tells an orderly end from a cut
+    /// connection by it.
     pub fn close(&mut self) {
         if let Self::Tls(stream) = self {
             let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -1,4 +1,4 @@
-//! One HTTP request to an admin listener.
+//! Sends one HTTP request to an admin listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,26 +11,27 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time that one answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The longest answer: a few hundred upstreams have less than a megabyte of metrics.
+/// Size of the longest accepted answer, in bytes. The metrics of a few hundred upstreams take less
+/// than 1 MiB.
 const LONGEST: usize = 8 * 1024 * 1024;
 
-/// An answer.
+/// An HTTP answer.
 pub(super) struct Answer {
-    /// Whether the status code is one of success.
+    /// True if the status code means success.
     pub(super) ok: bool,
     pub(super) body: String,
 }
 
-/// GETs a path.
+/// Sends a GET request for `path`.
 ///
 /// # Errors
 ///
-/// Nobody answers, not in time, or not in HTTP.
+/// Returns an error if no answer in HTTP comes in time.
 pub(super) async fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
-    tokio::time::timeout(PATIENCE, exchange(address, path))
+    tokio::time::timeout(ANSWER_TIMEOUT, exchange(address, path))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 3 s")))
 }

@@ -1,6 +1,7 @@
-//! `respgate status`: a running respgate in one screen, as its admin listener shows it.
+//! `respgate status`: shows a running respgate on one screen, from its admin listener's answers.
 //!
-//! `fetch` asks, `samples` reads the metrics, `screen` puts them in words. Two looks a second apart give rates.
+//! `fetch` asks, `samples` reads the metrics, and `screen` formats them. Two readings of the
+//! metrics 1 s apart give rates.
 
 mod fetch;
 mod samples;
@@ -14,10 +15,10 @@ use serde_json::{Value, json};
 
 use samples::Samples;
 
-/// Time between the two looks.
-const APART: Duration = Duration::from_secs(1);
+/// Time between the two readings.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What was seen of a running respgate.
+/// The state of a running respgate.
 #[derive(Clone, Debug)]
 pub struct Status {
     address: SocketAddr,
@@ -26,15 +27,16 @@ pub struct Status {
     readiness: Vec<String>,
     earlier: Samples,
     now: Samples,
-    apart: Duration,
+    elapsed: Duration,
     failovers: Vec<Value>,
 }
 
-/// Looks twice. Ends within about ten seconds whatever answers.
+/// Reads the metrics twice. Ends within about 10 s, whatever answers.
 ///
 /// # Errors
 ///
-/// No respgate's admin listener answers at that address; the text says so, and what to do.
+/// Returns an error if no respgate's admin listener answers at that address. The text says so, and
+/// what to do.
 pub fn look(address: SocketAddr) -> Result<Status, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -49,9 +51,9 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
         };
         let earlier = fetch::get(address, "/metrics").await.map_err(explained)?;
         let begun = Instant::now();
-        tokio::time::sleep(APART).await;
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
         let now = fetch::get(address, "/metrics").await.map_err(explained)?;
-        let apart = begun.elapsed();
+        let elapsed = begun.elapsed();
         let ready = fetch::get(address, "/readyz").await.map_err(explained)?;
         let failovers = fetch::get(address, "/failovers").await.map_err(explained)?;
         let now = Samples::parse(&now.body);
@@ -64,24 +66,24 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
             readiness: ready.body.lines().map(str::to_owned).collect(),
             earlier: Samples::parse(&earlier.body),
             now,
-            apart,
+            elapsed,
             failovers: serde_json::from_str(&failovers.body).unwrap_or_default(),
         })
     })
 }
 
 impl Status {
-    /// Whether it can serve clients.
+    /// Returns true if the running respgate can serve clients.
     pub fn ready(&self) -> bool {
         self.ready
     }
 
-    /// For people.
+    /// Returns the text for people.
     pub fn screen(&self) -> String {
         screen::show(self)
     }
 
-    /// For machines.
+    /// Returns the JSON document for machines.
     pub fn document(&self) -> Value {
         let upstreams: serde_json::Map<String, Value> = self
             .now

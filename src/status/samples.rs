@@ -1,8 +1,8 @@
-//! Prometheus text, as far as respgate writes it. Pure.
+//! Parses Prometheus text as respgate writes it. Does no I/O.
 
 use std::collections::BTreeSet;
 
-/// The samples of one scrape.
+/// The samples of one answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Samples(Vec<Sample>);
 
@@ -20,12 +20,12 @@ impl Sample {
 }
 
 impl Samples {
-    /// Reads the text exposition format; lines that it does not understand are passed over.
+    /// Parses the text exposition format. Skips lines that it does not understand.
     pub(super) fn parse(text: &str) -> Self {
         Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
     }
 
-    /// The sum of a metric's samples that have all these labels.
+    /// Returns the sum of a metric's samples that have all these labels.
     pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let fits = |sample: &&Sample| {
             sample.name == name && labels.iter().all(|(label, value)| sample.label(label) == Some(value))
@@ -33,17 +33,18 @@ impl Samples {
         self.0.iter().filter(fits).fold(0.0, |sum, sample| sum + sample.value)
     }
 
-    /// A label of a metric's first sample.
+    /// Returns the value of a label of the metric's first sample.
     pub(super) fn text(&self, name: &str, label: &str) -> Option<&str> {
         self.0.iter().find(|sample| sample.name == name)?.label(label)
     }
 
-    /// All values of a label.
+    /// Returns all values of a label.
     pub(super) fn values_of(&self, label: &str) -> BTreeSet<String> {
         self.0.iter().filter_map(|sample| sample.label(label).map(str::to_owned)).collect()
     }
 
-    /// The samples with this label, each under its metric's name and other labels: `name{lane="shared"}`.
+    /// Returns the samples with this label, each with its metric's name and other labels:
+    /// `name{lane="shared"}`.
     pub(super) fn of(&self, label: &str, value: &str) -> Vec<(String, f64)> {
         let with = self.0.iter().filter(|sample| sample.label(label) == Some(value));
         with.map(|sample| {
@@ -74,7 +75,8 @@ fn sample(line: &str) -> Option<Sample> {
     Some(Sample { name: name.to_owned(), labels, value })
 }
 
-/// `a="b",c="d"} 1`: the labels, and what follows the brace. In values `\\`, `\"` and `\n` are escaped.
+/// Parses `a="b",c="d"} 1`: returns the labels and the text after the brace. In values, `\\`, `\"`
+/// and `\n` are escaped.
 fn labels(text: &str) -> Option<(Vec<(String, String)>, &str)> {
     let mut labels = Vec::new();
     let mut rest = text;

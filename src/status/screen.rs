@@ -1,4 +1,4 @@
-//! A running respgate in one screen. Pure.
+//! Formats the state of a running respgate on one screen. Does no I/O.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::Status;
 
-/// Failovers that are shown of each upstream.
+/// Number of failovers that are shown for each upstream.
 const FAILOVERS: usize = 3;
 
-/// What should not happen: a metric, and how it is called here.
+/// Metrics that should stay 0, each with its description on the screen.
 const TROUBLE: [(&str, &str); 9] = [
     ("respgate_outcome_unknown_total", "writes whose outcome is unknown"),
     ("respgate_hold_expired_total", "commands failed for want of a primary"),
@@ -23,7 +23,7 @@ const TROUBLE: [(&str, &str); 9] = [
     ("respgate_commands_refused_total", "commands refused by respgate"),
 ];
 
-/// The screen.
+/// Returns the screen.
 pub(super) fn show(status: &Status) -> String {
     let mut text = String::new();
     let version = status.now.text("respgate_build_info", "version").unwrap_or_default();
@@ -43,7 +43,7 @@ fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
     let now = |name: &str, more: &[(&str, &str)]| status.now.sum(name, &[&labels, more].concat());
     let rate = |name: &str, more: &[(&str, &str)]| {
         let risen = now(name, more) - status.earlier.sum(name, &[&labels, more].concat());
-        risen.max(0.0) / status.apart.as_secs_f64().max(0.001)
+        risen.max(0.0) / status.elapsed.as_secs_f64().max(0.001)
     };
     let prefix = format!("upstream {upstream}: ");
     let primary = status.readiness.iter().find_map(|line| line.strip_prefix(&prefix));
@@ -114,8 +114,8 @@ fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
     if failovers.is_empty() {
         row("failovers", "none since the start".into());
     }
-    for (place, failover) in failovers.iter().rev().take(FAILOVERS).enumerate() {
-        row(if place == 0 { "failovers" } else { "" }, printable(&failover_words(failover)));
+    for (index, failover) in failovers.iter().rev().take(FAILOVERS).enumerate() {
+        row(if index == 0 { "failovers" } else { "" }, printable(&failover_words(failover)));
     }
 }
 
@@ -136,12 +136,12 @@ fn failover_words(failover: &Value) -> String {
     )
 }
 
-/// As in `1,234,567`.
+/// Formats a number with thousands separators, as in `1,234,567`.
 fn number(value: f64) -> String {
     let digits = format!("{:.0}", value.max(0.0));
     let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -169,7 +169,7 @@ mod tests {
                 "respgate_build_info{{version=\"1.2.3\"}} 1\nrespgate_clients{{upstream=\"main\"}} 12\n\
                  respgate_commands_total{{upstream=\"main\",lane=\"shared\"}} 3000\n{metrics}"
             )),
-            apart: Duration::from_secs(1),
+            elapsed: Duration::from_secs(1),
             failovers: Vec::new(),
         }
     }

@@ -40,7 +40,7 @@ fn users_come_and_go_and_change_their_passwords() {
     let with = |keys: &str| format!("{b}upstream-password-file = \"password\"\n{keys}");
     assert_eq!(at_once(&b, &with("")), "user b: upstream credentials");
     assert_eq!(at_once(&with("upstream-username = \"x\""), &with("")), "user b: upstream credentials");
-    // Whose a user's client is, is a matter of its tenant.
+    // The tenant's `users` decide which tenant a user's client belongs to.
     let tenants = "[tenants.t]\n[tenants.u]\n";
     let of = |tenant: &str| format!("{tenants}{a}tenant = \"{tenant}\"\n");
     assert_eq!(at_once(&of("t"), &of("u")), "tenant t: members; tenant u: members");
@@ -53,7 +53,7 @@ fn the_first_user_and_the_last_need_a_restart() {
     assert_eq!((first.users.len(), &*first.restart), (0, &["users".to_owned()][..]));
     let last = between(&a, "");
     assert_eq!((last.to_string().as_str(), &*last.restart), ("user a removed", &["users".to_owned()][..]));
-    // What is in force then has no users, and yet clients authenticate to respgate.
+    // The configuration in force then has no users, and yet clients authenticate to respgate.
     let mut now = config(&a);
     now.take_over(config(""));
     let again = Changes::between(&now, &config(&a));
@@ -81,7 +81,7 @@ fn tenants_change_in_ways_that_are_told_apart() {
 }
 
 #[test]
-fn what_needs_a_restart_does_so_until_it_is_taken_back() {
+fn a_changed_key_needs_a_restart_until_it_is_changed_back() {
     let mut now = config("drain-timeout = \"1s\"\n[tenants.t]\n");
     let next = || {
         config("drain-timeout = \"2s\"\n[tenants.t]\nweight = 3\n[listeners.x]\naddress = \"127.0.0.1:1\"\n")
@@ -97,8 +97,8 @@ fn what_needs_a_restart_does_so_until_it_is_taken_back() {
     assert_eq!(back, Changes::default());
 }
 
-/// Every line of the reference with a key is changed, one at a time: each change is noticed, and either at once or, by
-/// its name, at a restart.
+/// Changes every line of the reference that has a key, one at a time. Each change must be noticed:
+/// it takes effect at once, or the restart list names it.
 #[test]
 fn every_key_changes_at_once_or_is_named() {
     let reference = Reference::new();
@@ -130,7 +130,7 @@ fn every_key_changes_at_once_or_is_named() {
             let changes = Changes::between(&now, &Config { written, ..now.clone() });
             assert!(!changes.any_at_once(), "{key}: {changes:?}");
             let [restart] = &changes.restart[..] else { panic!("{key}: {changes:?}") };
-            // A table within an upstream is a value.
+            // A table within an upstream counts as a value.
             assert!(key == *restart || key.starts_with("upstreams.main.nat."), "{key}: {restart}");
             named += 1;
         }
@@ -138,7 +138,7 @@ fn every_key_changes_at_once_or_is_named() {
     assert!(live >= 42 && named >= 104, "{live} and {named}");
 }
 
-/// The line with another value of the same type.
+/// Returns the line with another value of the same type.
 fn changed(key: &str, line: &str) -> String {
     for (of, from, to) in [
         ("tenants.reports.commands", "-@dangerous", "-get"),
@@ -162,7 +162,7 @@ fn changed(key: &str, line: &str) -> String {
             return line.replacen(from, to, 1);
         }
     }
-    // One more.
+    // The number in any other value is raised by 1.
     let (name, value) = line.split_once(" = ").unwrap();
     let start =
         value.find(|c: char| c.is_ascii_digit()).unwrap_or_else(|| panic!("{key} has no other value"));

@@ -1,4 +1,4 @@
-//! Checks how much tenants may use.
+//! Checks the limits of tenants.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use super::LEAST_SIZE;
 use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
 use crate::tenant::limits::rate::Rate;
 
-/// The most respgates that share a rate.
+/// The largest number of respgates that may share a rate.
 const MOST_SHARING: usize = 1000;
 
-/// The upstreams that a limit can be shared through.
+/// The upstreams through which a rate can be shared.
 #[derive(Clone, Copy)]
 pub(super) struct Stores<'a> {
-    /// All of them.
+    /// The names of all upstreams.
     pub names: &'a [String],
-    /// The one that is meant when none is named.
+    /// The upstream that is used if the tenant names none.
     pub usual: Option<&'a str>,
 }
 
@@ -55,16 +55,16 @@ fn sharing(typed: &QuotaKeys, stores: Stores<'_>, report: &mut Report) -> Option
     let by = typed.shared_by.clone().at_least(2, "2", report);
     let Setting::Given(processes, place) = &by else {
         if let (true, Some(place)) = (by.is_absent(), typed.shared_upstream.place()) {
-            report.fault(place, "means nothing without shared-by; add that or leave this out");
+            report.error(place, "means nothing without shared-by; add that or leave this out");
         }
         return None;
     };
     if *processes > MOST_SHARING {
-        report.fault(place, format!("is too many; at most {MOST_SHARING} respgates can share a rate"));
+        report.error(place, format!("is too many; at most {MOST_SHARING} respgates can share a rate"));
     }
     let RateKeys { commands, bytes_in, bytes_out, .. } = &typed.rates;
     if commands.is_absent() && bytes_in.is_absent() && bytes_out.is_absent() {
-        report.fault(
+        report.error(
             place,
             "has nothing to share; add commands-per-second, bytes-in-per-second or bytes-out-per-second, or leave this out",
         );
@@ -73,16 +73,16 @@ fn sharing(typed: &QuotaKeys, stores: Stores<'_>, report: &mut Report) -> Option
         Setting::Given(name, _) if stores.names.contains(name) => name.clone(),
         Setting::Given(name, place) => {
             let hint = suggestion(name, stores.names.iter().map(String::as_str));
-            report.fault(place, format!("no upstream is named {name:?}{hint}"));
+            report.error(place, format!("no upstream is named {name:?}{hint}"));
             return None;
         }
-        Setting::Faulty => return None,
+        Setting::Invalid => return None,
         Setting::Absent => match stores.usual {
             Some(usual) => usual.to_owned(),
             None => {
                 if !stores.names.is_empty() {
                     let names = stores.names.join(", ");
-                    report.fault(
+                    report.error(
                         place,
                         format!("goes through an upstream; add shared-upstream, which can be: {names}"),
                     );
@@ -115,7 +115,7 @@ fn rates(typed: RateKeys, report: &mut Report) -> Rates {
     }
 }
 
-/// A rate with its burst, which means nothing alone.
+/// Joins a rate and its burst. A burst without a rate is an error.
 fn rate(per_second: Setting<usize>, burst: Setting<usize>, report: &mut Report) -> Option<Rate> {
     match (per_second, burst) {
         (Setting::Given(per_second, _), burst) => {
@@ -124,7 +124,7 @@ fn rate(per_second: Setting<usize>, burst: Setting<usize>, report: &mut Report) 
         }
         (Setting::Absent, Setting::Given(_, place)) => {
             let rate = place.key().rsplit('.').next().unwrap_or_default().replace("-burst", "-per-second");
-            report.fault(&place, format!("means nothing without {rate}; add that or leave this out"));
+            report.error(&place, format!("means nothing without {rate}; add that or leave this out"));
             None
         }
         _ => None,

@@ -1,4 +1,4 @@
-//! Checks listeners and the bounds of their sessions.
+//! Checks listeners and the limits of their sessions.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -21,23 +21,23 @@ use crate::tenant::policy::acl;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::ClientAuth;
 
-/// What bounds every listener's own limits.
+/// The settings from which a listener's limits are made, besides its own.
 pub(super) struct Bounds<'a> {
-    /// Of the file's `[limits]`.
+    /// The limits in the file's `[limits]`.
     pub defaults: &'a SessionKeys,
-    /// Of flags and the environment.
+    /// The limits in flags and environment variables.
     pub overrides: &'a Overrides,
-    /// All workers together, in bytes.
+    /// Bytes that all workers together may hold for clients.
     pub max_buffered: usize,
 }
 
-/// What listeners can name.
+/// The upstreams, tenants and users that listeners can refer to.
 pub(super) struct Named<'a> {
-    /// All upstreams that were typed.
+    /// The names of all upstreams in the configuration.
     pub names: &'a [String],
-    /// The one that is meant when a listener names none.
+    /// The upstream that is used if a listener names none.
     pub usual: Option<&'a str>,
-    /// Those without a fault.
+    /// The upstreams without an error.
     pub checked: &'a [Upstream],
     /// All tenants.
     pub tenants: &'a [TenantConfig],
@@ -45,7 +45,7 @@ pub(super) struct Named<'a> {
     pub users: &'a [UserConfig],
 }
 
-/// Checks all listeners. If none was typed, one listens on 127.0.0.1:6379.
+/// Checks all listeners. If the configuration has none, one listener on 127.0.0.1:6379 is added.
 pub(super) fn check_all(
     mut typed: Vec<Table<ListenerKeys>>,
     flags: &ServerTlsKeys,
@@ -71,7 +71,7 @@ pub(super) fn check_all(
         if let Setting::Given(address, place) = &listener.keys.address {
             match taken.iter().find(|(other, _)| overlap(address, other)) {
                 Some((_, other)) => {
-                    report.fault(place, format!("{address} is taken by {other}; one must move"))
+                    report.error(place, format!("{address} is taken by {other}; one must move"))
                 }
                 None => taken.push((address.clone(), place.clone())),
             }
@@ -90,7 +90,7 @@ fn check(
 ) -> Option<ListenerConfig> {
     let Table { name, place: table, keys: mut typed } = listener;
     if typed.address.is_absent() {
-        report.fault(
+        report.error(
             &table.sub_key("address"),
             r#"is missing; say where clients connect, as in address = "127.0.0.1:6379""#,
         );
@@ -98,7 +98,7 @@ fn check(
     let bind = match typed.address.value() {
         Some(ListenAddress::Tcp(address)) => {
             if let Some(place) = typed.mode.place() {
-                report.fault(place, "only a unix socket has permissions; leave it out");
+                report.error(place, "only a unix socket has permissions; leave it out");
             }
             Some(Bind::Tcp(*address))
         }
@@ -109,16 +109,16 @@ fn check(
     };
     if let (Some(ListenAddress::Unix(_)), Some(place)) = (typed.address.value(), typed.proxy_protocol.place())
     {
-        report.fault(place, "a unix socket's clients have no network to be trusted by; leave it out");
+        report.error(place, "a unix socket's clients have no network to be trusted by; leave it out");
     }
     let upstream = upstream_name(&typed.upstream, &table, named, report);
     let tenant = tenant::named(&typed.tenant, named.tenants, report);
     let mut own_tls = std::mem::take(&mut typed.tls);
-    let faults = report.faults.len();
+    let errors = report.errors.len();
     let tls = match &bind {
         Some(Bind::Unix { .. }) => {
             for place in own_tls.places() {
-                report.fault(
+                report.error(
                     place,
                     "a unix socket never leaves the machine and speaks plain text; leave it out",
                 );
@@ -132,7 +132,7 @@ fn check(
             tls::listener(own_tls, &table, report)
         }
     };
-    if report.faults.len() > faults {
+    if report.errors.len() > errors {
         return None;
     }
     let limits = bounds.over(&typed.limits, false, report);
@@ -158,19 +158,20 @@ fn check(
     }
     let place = typed.address.place().unwrap_or(&table);
     let local = !matches!(&bind, Bind::Tcp(address) if !address.ip().is_loopback());
-    // Who works on this machine may see how the server is doing, unless others are to be kept apart.
+    // By default, users of this machine may read the server's state, unless tenants must be
+    // isolated from each other.
     let default = match local && named.tenants.is_empty() {
         true => AdminCommands::ReadOnly,
         false => AdminCommands::Deny,
     };
     let session = SessionConfig { admin_commands: admin_commands.or(default), ..limits.session };
     let unix = matches!(bind, Bind::Unix { .. });
-    let doubts =
+    let exposure =
         ListenerExposure { local, unix, encrypted: tls.is_some(), proven, open, tenant: tenant.is_some() };
-    for doubt in doubts.doubts(named) {
-        report.warn(place, doubt);
+    for warning in exposure.warnings(named) {
+        report.warn(place, warning);
     }
-    // A tenant's policy has advice of its own.
+    // The check of a tenant's policy gives its own advice.
     if session.admin_commands != AdminCommands::Allow && tenant.is_none_or(|tenant| tenant.policy.is_none()) {
         report.advise(
             place,
@@ -197,34 +198,36 @@ fn check(
     })
 }
 
-/// What a listener asks of its clients.
+/// Who can reach a listener, and how its clients prove their identity.
 struct ListenerExposure {
-    /// Only this machine reaches it.
+    /// True if only this machine can reach the listener.
     local: bool,
-    /// Only users of this machine do whom the file system lets in.
+    /// True for a unix socket: only local users whom the socket's file permissions admit can
+    /// connect.
     unix: bool,
     encrypted: bool,
-    /// Every client must show a certificate.
+    /// True if every client must show a certificate.
     proven: bool,
-    /// Nobody has to AUTH.
+    /// True if clients need no AUTH.
     open: bool,
-    /// It names a tenant.
+    /// True if the listener names a tenant.
     tenant: bool,
 }
 
 impl ListenerExposure {
-    /// How clients could be somebody else than is meant.
-    fn doubts(&self, named: &Named<'_>) -> Vec<&'static str> {
-        let mut doubts = Vec::new();
+    /// Returns a warning for each way in which a client could act under an identity that is not
+    /// intended for it.
+    fn warnings(&self, named: &Named<'_>) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
         if !named.users.is_empty() {
             if !self.local && !self.encrypted {
-                doubts.push(
+                warnings.push(
                     "users send their passwords here in plain text, and other machines can reach it; set tls-cert and \
                      tls-key, or listen on 127.0.0.1",
                 );
             }
             if self.open && !self.unix && (self.local || self.proven) {
-                doubts.push(
+                warnings.push(
                     "there are users, and yet clients need no AUTH: who sends none acts as respgate itself; set \
                      client-auth = \"required\" for the upstream",
                 );
@@ -233,17 +236,18 @@ impl ListenerExposure {
         let told_apart = |by: fn(&MembersConfig) -> bool| named.tenants.iter().any(|it| by(&it.members));
         let covered = self.tenant || told_apart(|members| members.default);
         if !self.proven && !covered && told_apart(|members| !members.certificates.is_empty()) {
-            doubts.push(
+            warnings.push(
                 "tenants are told apart by certificates, and a client that shows none here may be nobody's, without policy \
                  and limits; set tls-client-ca with tls-client-auth = \"required\", name a tenant for this listener, or \
                  make one the default",
             );
         }
-        doubts
+        warnings
     }
 }
 
-/// The user of the server that a listener's clients act as, or a word for it where there may be several.
+/// Returns the server's user under which a listener's clients act, or a placeholder if there may be
+/// several.
 fn acts_as(upstream: &str, named: &Named<'_>) -> String {
     const ANY: &str = "NAME";
     let Some(upstream) = named.checked.iter().find(|checked| checked.config.name == upstream) else {
@@ -270,13 +274,13 @@ fn upstream_name(
         Setting::Given(name, _) if named.names.contains(name) => Some(name.clone()),
         Setting::Given(name, place) => {
             let hint = suggestion(name, named.names.iter().map(String::as_str));
-            report.fault(place, format!("no upstream is named {name:?}{hint}"));
+            report.error(place, format!("no upstream is named {name:?}{hint}"));
             None
         }
-        Setting::Faulty => None,
+        Setting::Invalid => None,
         Setting::Absent => {
             if named.usual.is_none() && !named.names.is_empty() {
-                report.fault(
+                report.error(
                     &table.sub_key("upstream"),
                     format!("is missing; say which one is meant: {}", named.names.join(", ")),
                 );
@@ -287,15 +291,17 @@ fn upstream_name(
 }
 
 impl Bounds<'_> {
-    /// Reports the faults of `[limits]`, once; listeners then report their own only.
+    /// Reports the errors in `[limits]` once. The check of each listener then reports only the
+    /// listener's own errors.
     pub(super) fn check_defaults(&self, report: &mut Report) {
         self.over(self.defaults, true, report);
     }
 
-    /// One listener's limits: overrides, then its own, then `[limits]`, then the built-in ones.
+    /// Returns one listener's limits. An override wins over the listener's own key, that over
+    /// `[limits]`, and that over the default.
     fn over(&self, own: &SessionKeys, report_defaults: bool, report: &mut Report) -> Bounded {
         let mut quiet = Report::default();
-        // A fault that stands in `[limits]` or a flag belongs to the first pass.
+        // An error in `[limits]` or in a flag is reported in the first pass only.
         macro_rules! pick {
             ($key:ident) => {{
                 let forced = &self.overrides.sessions.$key;
@@ -322,7 +328,7 @@ impl Bounds<'_> {
         let max_pipeline = at_least!(max_pipeline, 1, "1").or(SessionDefaults::max_pipeline());
         let write_timeout =
             at_least!(write_timeout, Duration::from_millis(1), "1ms").or(SessionDefaults::write_timeout());
-        // "0s" lifts a limit that stands in `[limits]`.
+        // "0s" in a listener removes a limit that `[limits]` sets.
         macro_rules! timeout {
             ($key:ident) => {
                 Some(pick!($key).0.or(SessionDefaults::$key())).filter(|limit| !limit.is_zero())
@@ -379,11 +385,11 @@ struct Bounded {
     max_clients: usize,
     source_rate: SourceRateConfig,
     keepalive: Duration,
-    /// All but `admin_commands`, whose default depends on more than the limits.
+    /// All session settings but `admin_commands`, whose default depends on more than the limits.
     session: SessionConfig,
 }
 
-/// Whether two addresses cannot both be bound. Port 0 is a free port each time.
+/// Returns true if two addresses cannot both be bound. Port 0 means a free port each time.
 fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     match (one, other) {
         (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {

@@ -1,4 +1,5 @@
-//! As typed -> checked: fills in defaults, reads passwords, and refuses contradictions.
+//! Turns the typed configuration into a checked one: fills in defaults, reads passwords, and
+//! refuses contradictions.
 
 mod limits;
 mod listener;
@@ -19,11 +20,13 @@ use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::Pool;
 
-/// The smallest size that any limit may be set to: less would refuse what every client sends when it connects.
+/// The smallest size that any limit may have. A smaller one would refuse what every client sends
+/// when it connects.
 const LEAST_SIZE: Bytes = Bytes(1024);
 
-/// Makes a configuration of what was typed. Every fault goes to the report; there may be a configuration all the
-/// same, which is then not to be run. `cores` is the default of `workers`.
+/// Makes a configuration of what the user typed, and reports every error. It may return a
+/// configuration even if there are errors; the caller must not run that one. `cores` is the default
+/// of `workers`.
 pub fn check(
     mut typed: Typed,
     env: &dyn Fn(&str) -> Option<OsString>,
@@ -35,13 +38,13 @@ pub fn check(
         typed.upstreams.iter().map(|upstream| (upstream.name.clone(), upstream.place.clone())).collect();
     let names: Vec<String> = typed.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let about_upstreams = |place: &Place| place.key().starts_with("upstream");
-    if names.is_empty() && !report.faults.iter().any(|fault| about_upstreams(&fault.place)) {
+    if names.is_empty() && !report.errors.iter().any(|error| about_upstreams(&error.place)) {
         match &typed.file {
-            Some(file) => report.fault(
+            Some(file) => report.error(
                 &file.first_line("upstreams"),
                 r#"the file names no upstream; add [upstreams.main] with url = "redis://127.0.0.1:6379""#,
             ),
-            None => report.fault(
+            None => report.error(
                 &Place::Flag("--upstream"),
                 "is missing; say where the server is, as in --upstream redis://127.0.0.1:6379, or name a file with --config",
             ),
@@ -78,7 +81,7 @@ pub fn check(
     let workers = workers(typed.process.workers.at_least(1, "1", report), cores, &upstreams, report);
     for (name, place) in &places {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.config.name == *name) {
-            doubt_room_for_users(upstream, &users, workers, place, report);
+            warn_about_room_for_users(upstream, &users, workers, place, report);
         }
     }
     Some(Config {
@@ -101,26 +104,28 @@ pub fn check(
         upstreams,
         written: typed.written,
     })
-    .filter(|_| report.faults.is_empty())
+    .filter(|_| report.errors.is_empty())
 }
 
-/// Every worker needs a connection of each lane to each upstream: more workers than that is a fault if typed, and
-/// cut down if it is the machine's number of cores.
+/// Returns the number of workers. Every worker needs a connection of each lane to each upstream. A
+/// typed number that is larger than the upstreams' limits allow is an error; the default, the
+/// machine's number of cores, is lowered instead.
 fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: &mut Report) -> usize {
     let most = |upstream: &Upstream| {
         let config = &upstream.config;
         match config.pool {
+            // The lanes split `max_connections`. The smaller part limits the workers.
             Pool::Shared => config.max_leased.min(config.max_connections - config.max_leased),
             Pool::Session => config.max_connections,
         }
     };
-    // None at all is the upstream's own fault, reported with it.
+    // An upstream that allows no connection at all is skipped: its own check reports that error.
     let tightest =
         upstreams.iter().filter(|upstream| most(upstream) > 0).min_by_key(|upstream| most(upstream));
     match (typed, tightest) {
         (Setting::Given(workers, place), Some(upstream)) if workers > most(upstream) => {
             let config = &upstream.config;
-            report.fault(
+            report.error(
                 &place,
                 format!(
                     "{workers} workers are too many for upstream {}: of its {} connections, {} may be leased, and \
@@ -136,8 +141,9 @@ fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: 
     }
 }
 
-/// Users with credentials of their own each need a shared connection of each worker while they are used.
-fn doubt_room_for_users(
+/// Warns if the shared connections may not suffice for the users: each user with credentials of its
+/// own needs one shared connection per worker while its clients are active.
+fn warn_about_room_for_users(
     upstream: &Upstream,
     users: &[UserConfig],
     workers: usize,
@@ -161,7 +167,7 @@ fn doubt_room_for_users(
     }
 }
 
-/// A size that must fit into another: the typed one, or the default cut down to fit.
+/// Returns a size that must fit into another one: the typed size, or the default lowered to fit.
 fn within(
     inner: Setting<Bytes>,
     default: usize,
@@ -170,7 +176,7 @@ fn within(
 ) -> usize {
     match inner {
         Setting::Given(Bytes(bytes), place) if bytes > outer => {
-            report.fault(
+            report.error(
                 &place,
                 format!(
                     "{} is more than {outer_name}, which is {}; raise that or lower this",

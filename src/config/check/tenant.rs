@@ -1,4 +1,4 @@
-//! Checks tenants: who belongs to them, and what they may do.
+//! Checks tenants: their members, and what these may do.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -15,20 +15,20 @@ use crate::tenant::policy::Policy;
 use crate::tenant::policy::config::{PolicyConfig, What};
 use crate::upstream::shared::fair::fair_queue::ShareConfig;
 
-/// The most tenants, since each has its own metrics.
+/// Maximum number of tenants, because each has its own metrics.
 const MAX_TENANTS: usize = 1024;
 
-/// The largest share of a tenant, as a multiple of the smallest.
+/// The largest weight of a tenant; the smallest is 1.
 const MAX_WEIGHT: u16 = 1000;
 
-/// Checks all tenants. A rule that names a client for two of them is a fault.
+/// Checks all tenants. A rule that assigns a client to two tenants is an error.
 pub(super) fn check_all(
     typed: Vec<Named<TenantKeys>>,
     stores: Stores<'_>,
     report: &mut Report,
 ) -> Vec<TenantConfig> {
     if let Some(beyond) = typed.get(MAX_TENANTS) {
-        report.fault(
+        report.error(
             &beyond.place,
             format!("is one tenant too many; at most {MAX_TENANTS}, as each has its own metrics"),
         );
@@ -43,7 +43,7 @@ pub(super) fn check_all(
         if let Setting::Given(true, place) = &tenant.keys.is_default {
             match first {
                 Some(other) => report
-                    .fault(place, format!("stands in {other} already; only one tenant can be the default")),
+                    .error(place, format!("stands in {other} already; only one tenant can be the default")),
                 None => first = Some(place),
             }
         }
@@ -51,7 +51,7 @@ pub(super) fn check_all(
     typed.into_iter().map(|tenant| check(tenant, stores, report)).collect()
 }
 
-/// Reports what stands in one list of two tenants, or twice in one.
+/// Reports an entry that two tenants' lists share, or that one list has twice.
 fn once<T: Hash + Eq + Debug>(
     tenants: &[Named<TenantKeys>],
     list: impl Fn(&TenantKeys) -> &Setting<Vec<T>>,
@@ -62,7 +62,7 @@ fn once<T: Hash + Eq + Debug>(
         let Setting::Given(elements, place) = list(&tenant.keys) else { continue };
         for element in elements {
             if let Some(other) = seen.insert(element, place) {
-                report.fault(
+                report.error(
                     place,
                     format!("{element:?} stands in {other} already; a client belongs to one tenant"),
                 );
@@ -84,7 +84,7 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
     let policy = Policy::new(&config);
     if let (Some(place), Some(policy)) = (&rules, &policy) {
         if policy.allows_nothing() {
-            report.fault(
+            report.error(
                 place,
                 "allows nothing: as in the server's ACL, only what a rule allows is; begin with \"+@all\"",
             );
@@ -111,7 +111,7 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
     let weight = typed.weight.or(TenantDefaults::weight());
     let fit = u16::try_from(weight).ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
     if let (None, Some(place)) = (fit, &place) {
-        report.fault(place, format!("is {weight}; a weight is 1 to {MAX_WEIGHT}"));
+        report.error(place, format!("is {weight}; a weight is 1 to {MAX_WEIGHT}"));
     }
     let weight = fit.unwrap_or(1);
     let due = ShareConfig { weight, priority: typed.priority.or(TenantDefaults::priority()) };
@@ -132,7 +132,8 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
     }
 }
 
-/// Commands that rules allow and that may be misspelt: a module's name has a dot.
+/// Returns the allowed commands that may be misspelt. A module's command has a dot in its name and
+/// is not checked.
 fn unlisted(config: &PolicyConfig) -> Vec<String> {
     let rules = config.commands.as_deref().unwrap_or_default().iter().filter(|rule| rule.allow);
     let names = rules.filter_map(|rule| match &rule.what {
@@ -142,7 +143,7 @@ fn unlisted(config: &PolicyConfig) -> Vec<String> {
     names.filter(|name| !name.contains('.')).collect()
 }
 
-/// The tenant that something names.
+/// Returns the tenant that a setting names.
 pub(super) fn named<'a>(
     tenant: &Setting<String>,
     tenants: &'a [TenantConfig],
@@ -152,7 +153,7 @@ pub(super) fn named<'a>(
     let found = tenants.iter().find(|tenant| tenant.name == *name);
     if found.is_none() {
         let hint = suggestion(name, tenants.iter().map(|tenant| tenant.name.as_str()));
-        report.fault(place, format!("no tenant is named {name:?}{hint}"));
+        report.error(place, format!("no tenant is named {name:?}{hint}"));
     }
     found
 }

@@ -1,4 +1,4 @@
-//! Checks TLS settings, and reads what they name: certificates, keys, authorities.
+//! Checks TLS settings and reads the files that they name: certificates, keys, authorities.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,13 +14,13 @@ use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::net::tls::names::Names;
 use crate::net::tls::server::{ClientCertificates, ServerProfile, ServerSet};
 use crate::net::tls::trust::Trust;
-use crate::net::tls::{LoadFault, Loaded, Part};
+use crate::net::tls::{LoadError, Loaded, Part};
 use crate::topology::Address;
 
-/// A certificate that runs out within this time is worth a warning.
+/// respgate warns about a certificate that expires within this time.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// A listener's TLS. `None`: plain text, or a fault.
+/// Checks a listener's TLS settings. Returns `None` if they mean plain text or have an error.
 pub(super) fn listener(
     typed: ServerTlsKeys,
     table: &Place,
@@ -35,7 +35,7 @@ pub(super) fn listener(
     };
     let pair = match pair(typed.cert, typed.key, ["tls-cert", "tls-key"], table, report) {
         Pair::Given(chain, key) => (chain, key),
-        Pair::Faulty => return None,
+        Pair::Invalid => return None,
         Pair::Absent => {
             let useless = [
                 places.trust.as_ref(),
@@ -45,7 +45,7 @@ pub(super) fn listener(
                 typed.handshake_timeout.place(),
             ];
             for place in useless.into_iter().flatten() {
-                report.fault(
+                report.error(
                     place,
                     "this listener speaks plain text; set tls-cert and tls-key, or leave it out",
                 );
@@ -54,13 +54,13 @@ pub(super) fn listener(
         }
     };
     let clients = match (&typed.client_auth, &places.trust) {
-        (Setting::Faulty, _) => return None,
+        (Setting::Invalid, _) => return None,
         (Setting::Given(clients, place), None) if *clients != ClientCertificates::Ignored => {
-            report.fault(place, "needs tls-client-ca: the authorities that sign clients' certificates");
+            report.error(place, "needs tls-client-ca: the authorities that sign clients' certificates");
             return None;
         }
         (Setting::Given(ClientCertificates::Ignored, _), Some(place)) => {
-            report.fault(place, "means nothing with tls-client-auth = \"none\"; leave one out");
+            report.error(place, "means nothing with tls-client-auth = \"none\"; leave one out");
             return None;
         }
         (Setting::Given(clients, _), _) => *clients,
@@ -68,7 +68,7 @@ pub(super) fn listener(
         (Setting::Absent, None) => ClientCertificates::Ignored,
     };
     if let (Some(place), ClientCertificates::Ignored) = (&places.crl, clients) {
-        report.fault(
+        report.error(
             place,
             "revokes clients' certificates, and clients are not asked for any; set tls-client-ca",
         );
@@ -94,16 +94,16 @@ pub(super) fn listener(
             places.warn_of_expiry(Some(set.not_after), report);
             Some(Loaded { profile, set })
         }
-        Err(fault) => {
-            places.report(&fault, report);
+        Err(error) => {
+            places.report(&error, report);
             None
         }
     }
 }
 
-/// One leg towards servers. `prefix`: what the names of its keys begin
-/// with. `scheme`: what the URL says. `wider`: the settings that hold where this leg has none of its
-/// own. `None`: plain text, or a fault.
+/// Checks the TLS settings of one leg to servers. `prefix` is the prefix of its keys, and `scheme`
+/// is what the URL says about TLS. The settings `wider` apply where this leg has none of its own.
+/// Returns `None` if they mean plain text or have an error.
 pub(super) fn leg(
     typed: &ClientTlsKeys,
     wider: Option<&ClientTlsKeys>,
@@ -115,7 +115,7 @@ pub(super) fn leg(
 ) -> Option<Loaded<ClientProfile, ClientSet>> {
     let on = match &typed.on {
         Setting::Given(on, _) => *on,
-        Setting::Faulty => return None,
+        Setting::Invalid => return None,
         Setting::Absent => scheme,
     };
     if let Some(place) = typed.on.place()
@@ -123,7 +123,7 @@ pub(super) fn leg(
         && !on
         && wider.is_none()
     {
-        report.fault(place, "the url asks for TLS; begin it with redis instead of rediss, or leave this out");
+        report.error(place, "the url asks for TLS; begin it with redis instead of rediss, or leave this out");
         return None;
     }
     if !on {
@@ -131,11 +131,12 @@ pub(super) fn leg(
             let text = format!(
                 "this connection is in plain text; set {prefix}tls = true (or begin the url with rediss), or leave it out"
             );
-            report.fault(place, text);
+            report.error(place, text);
         }
         return None;
     }
-    // Authorities belong together, and so do a certificate and its key: they are taken from one leg as a whole.
+    // The settings about authorities are taken from one leg as a whole, and so are a certificate
+    // and its key.
     let own_trust =
         [typed.ca.is_absent(), typed.system_roots.is_absent(), typed.crl.is_absent()].contains(&false);
     let trust = wider.filter(|_| !own_trust).unwrap_or(typed);
@@ -153,7 +154,7 @@ pub(super) fn leg(
     let identity = match pair(owner.cert.clone(), owner.key.clone(), names_of_keys, table, report) {
         Pair::Given(chain, key) => Some((chain, key)),
         Pair::Absent => None,
-        Pair::Faulty => return None,
+        Pair::Invalid => return None,
     };
     let unverified = typed.unverified.clone().or(ClientTlsDefaults::unverified());
     if unverified {
@@ -165,7 +166,7 @@ pub(super) fn leg(
             typed.server_names.place(),
         ];
         for place in useless.into_iter().flatten() {
-            report.fault(
+            report.error(
                 place,
                 format!("means nothing with {prefix}tls-dangerously-skip-verification = true; leave one out"),
             );
@@ -192,7 +193,7 @@ pub(super) fn leg(
         names: names(typed, nat),
         dangerously_unverified: unverified,
     };
-    if trust.ca.is_faulty() || trust.crl.is_faulty() {
+    if trust.ca.is_invalid() || trust.crl.is_invalid() {
         return None;
     }
     match profile.load() {
@@ -200,15 +201,17 @@ pub(super) fn leg(
             places.warn_of_expiry(set.not_after, report);
             Some(Loaded { profile, set })
         }
-        Err(fault) => {
-            // Reported whatever the other leg says: without a fault, this one would run in plain text.
-            places.report(&fault, report);
+        Err(error) => {
+            // The error is reported whatever the other leg says. If respgate ignored it, this leg
+            // would speak plain text.
+            places.report(&error, report);
             None
         }
     }
 }
 
-/// Names by the address that is dialled: what Sentinels announce, and where the NAT map leads from there.
+/// Returns the servers' names by the address that respgate connects to: the address that Sentinels
+/// announce, and the address that the NAT map gives for it.
 fn names(typed: &ClientTlsKeys, nat: &HashMap<Address, Address>) -> Names {
     let mut by_address = HashMap::new();
     for (address, name) in typed.server_names.value().into_iter().flatten() {
@@ -222,11 +225,11 @@ fn names(typed: &ClientTlsKeys, nat: &HashMap<Address, Address>) -> Names {
 
 enum Pair {
     Absent,
-    Faulty,
+    Invalid,
     Given(PathBuf, PathBuf),
 }
 
-/// A certificate and its key: both, or neither.
+/// Returns the paths of a certificate and its key. One without the other is an error.
 fn pair(
     chain: Setting<PathBuf>,
     key: Setting<PathBuf>,
@@ -238,24 +241,24 @@ fn pair(
         (Setting::Given(chain, _), Setting::Given(key, _)) => Pair::Given(chain, key),
         (Setting::Absent, Setting::Absent) => Pair::Absent,
         (Setting::Given(_, place), Setting::Absent) => {
-            report.fault(
+            report.error(
                 &beside(&place, table, key_key),
                 format!("is missing; {chain_key} needs its private key"),
             );
-            Pair::Faulty
+            Pair::Invalid
         }
         (Setting::Absent, Setting::Given(_, place)) => {
-            report.fault(
+            report.error(
                 &beside(&place, table, chain_key),
                 format!("is missing; {key_key} needs its certificate"),
             );
-            Pair::Faulty
+            Pair::Invalid
         }
-        _ => Pair::Faulty,
+        _ => Pair::Invalid,
     }
 }
 
-/// Where a missing key should stand: in the table, or next to the flag that was given.
+/// Returns where a missing key belongs: in the table, or next to the flag that was given.
 fn beside(given: &Place, table: &Place, key: &str) -> Place {
     match given {
         Place::File { .. } => table.sub_key(key),
@@ -273,17 +276,17 @@ struct Places {
 }
 
 impl Places {
-    fn report(&self, fault: &LoadFault, report: &mut Report) {
-        let place = match fault.part {
+    fn report(&self, error: &LoadError, report: &mut Report) {
+        let place = match error.part {
             Part::Chain => &self.chain,
             Part::Key => &self.key,
             Part::Trust => &self.trust,
             Part::Crl => &self.crl,
         };
         let place = place.as_ref().unwrap_or(&self.table);
-        // Legs share settings: what is wrong with those is said once.
-        if !report.faults.iter().any(|known| known.place == *place && known.text == fault.text) {
-            report.fault(place, fault.text.clone());
+        // Legs share settings. An error in a shared setting is reported once.
+        if !report.errors.iter().any(|known| known.place == *place && known.text == error.text) {
+            report.error(place, error.text.clone());
         }
     }
 

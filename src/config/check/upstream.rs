@@ -1,4 +1,4 @@
-//! Checks upstreams: where they are, who respgate is to them, and how many connections they get.
+//! Checks upstreams: their addresses, respgate's credentials, and the numbers of connections.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -20,10 +20,10 @@ use crate::rotation::source::{Account, CredentialSource, NameSource, PasswordSou
 use crate::topology::Address;
 use crate::upstream::config::{Pool, UpstreamConfig};
 
-/// Connections that the shared lane keeps when only one of the two limits is typed.
+/// Number of connections that the shared lane keeps if only one of the two limits is typed.
 const SHARED_RESERVE: usize = 64;
 
-/// Connections that live shorter than this would be made all the time.
+/// The smallest `max-age`. Connections with a shorter life would be replaced all the time.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -46,7 +46,7 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
     let mut scheme = false;
     match std::mem::take(&mut location.url) {
         Setting::Absent => {}
-        Setting::Faulty => url_target = Setting::Faulty,
+        Setting::Invalid => url_target = Setting::Invalid,
         Setting::Given(url, place) => {
             url_username = Setting::optional(url.username.map(NameSource::Given), &place);
             url_password = Setting::optional(url.password.map(PasswordSource::Held), &place);
@@ -62,15 +62,15 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
 
     let target = target(&mut location, url_target, &table, report);
     let nat = location.nat.value().cloned().unwrap_or_default();
-    let faults = report.faults.len();
+    let errors = report.errors.len();
     if let (Some(Target::Fixed(Address::Unix(_))), Some(place)) = (&target, data.on.place()) {
-        report.fault(place, "a unix socket never leaves the machine and speaks plain text; leave it out");
+        report.error(place, "a unix socket never leaves the machine and speaks plain text; leave it out");
     }
     let tls = tls::leg(&data, None, scheme, "", &nat, &table, report);
     let sentinel_tls = match &target {
         Some(Target::Fixed(_)) => {
             for place in sentinel_leg.on.place().into_iter().chain(sentinel_leg.places()) {
-                report.fault(place, asks_no_sentinels(&name));
+                report.error(place, asks_no_sentinels(&name));
             }
             None
         }
@@ -79,7 +79,7 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
             tls::leg(&sentinel_leg, Some(&data), on, "sentinel-", &nat, &table, report)
         }
     };
-    let tls_is_faulty = report.faults.len() > faults;
+    let tls_is_invalid = report.errors.len() > errors;
     let (discovery, sentinel_account) = match target {
         Some(Target::Fixed(address)) => {
             refuse_sentinel_keys(&name, &location, &sentinel_credentials, report);
@@ -91,23 +91,25 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
             (Some(DiscoveryConfig::Sentinel(config)), account)
         }
         None => {
-            // What else is wrong should be known now, not when the target is mended.
+            // The other keys are checked too, so that all errors show at once and not only after
+            // the target is fixed.
             sentinel(location, sentinel_credentials, Vec::new(), String::new(), env, report);
             (None, None)
         }
     };
     let database = database.or(ConnectionDefaults::database());
     let config = connections(name, database, bounds, failover, report);
-    let discovery = discovery.filter(|_| !tls_is_faulty)?;
+    let discovery = discovery.filter(|_| !tls_is_invalid)?;
     Some(Upstream { config, discovery, account, sentinel_account, tls, sentinel_tls })
 }
 
-/// Of a key and a part of the URL that say the same thing, the one whose place wins; within one file, neither.
+/// Chooses between a key and the part of the URL that sets the same value: the one whose place has
+/// precedence. If both are in one file, that is an error.
 fn choose<T>(key: Setting<T>, in_url: Setting<T>, report: &mut Report) -> Setting<T> {
     match (key.place(), in_url.place()) {
         (Some(place @ Place::File { .. }), Some(Place::File { .. })) => {
-            report.fault(place, "the url says it too; leave one out");
-            Setting::Faulty
+            report.error(place, "the url says it too; leave one out");
+            Setting::Invalid
         }
         (Some(place), Some(url_place)) if place.precedence() < url_place.precedence() => in_url,
         _ if key.is_absent() => in_url,
@@ -127,7 +129,7 @@ fn target(
     let ways = [!url.is_absent(), !address.is_absent(), !sentinels.is_absent()];
     match ways.iter().filter(|given| **given).count() {
         0 => {
-            report.fault(
+            report.error(
                 &table.sub_key("url"),
                 r#"is missing; say where the server is, as in url = "redis://db.example:6379""#,
             );
@@ -136,13 +138,13 @@ fn target(
         1 => {}
         _ => {
             let place = sentinels.place().or(address.place()).or(url.place()).unwrap_or(table);
-            report.fault(place, "say where the server is in one way: url, or address, or sentinels");
+            report.error(place, "say where the server is in one way: url, or address, or sentinels");
             return None;
         }
     }
     if sentinels.is_absent() {
         if let Some(place) = primary_name.place() {
-            report.fault(place, "belongs to sentinels = […]; in a url it is the #name at the end");
+            report.error(place, "belongs to sentinels = […]; in a url it is the #name at the end");
         }
         return match (url, address) {
             (Setting::Given(target, _), _) => Some(target),
@@ -151,7 +153,7 @@ fn target(
         };
     }
     if primary_name.is_absent() {
-        report.fault(
+        report.error(
             &table.sub_key("primary-name"),
             r#"is missing; say which primary the Sentinels should be asked for, as in "mymaster""#,
         );
@@ -168,8 +170,8 @@ fn asks_no_sentinels(name: &str) -> String {
     format!("upstream {name} is at a fixed address and asks no Sentinels; leave it out")
 }
 
-/// Keys that only Sentinels have a use for. From the environment they are no more than doubtful: one environment
-/// may serve many configurations.
+/// Refuses keys that only Sentinels use. If they come from the environment, it only warns, because
+/// one environment may serve many configurations.
 fn refuse_sentinel_keys(name: &str, typed: &DiscoveryKeys, credentials: &Credentials, report: &mut Report) {
     let places = [
         credentials.username.place(),
@@ -184,7 +186,7 @@ fn refuse_sentinel_keys(name: &str, typed: &DiscoveryKeys, credentials: &Credent
         let text = asks_no_sentinels(name);
         match place {
             Place::Env(_) => report.warn(place, text),
-            _ => report.fault(place, text),
+            _ => report.error(place, text),
         }
     }
 }
@@ -217,23 +219,25 @@ fn sentinel(
     (config, account)
 }
 
-/// Whose credentials are read: their keys, and what else can give the password.
+/// The keys that hold an account's credentials, and the environment variable that can also give the
+/// password.
 #[derive(Clone, Copy)]
 pub(super) struct Holder {
-    /// What the password's keys begin with.
+    /// Name or prefix of the password's keys.
     key: &'static str,
     variable: Option<&'static str>,
 }
 
-/// respgate's own, at an upstream's nodes.
+/// respgate's own account at an upstream's nodes.
 const NODES: Holder = Holder { key: "password", variable: Some("RESPGATE_UPSTREAM_PASSWORD") };
-/// respgate's own, at Sentinels.
+/// respgate's own account at Sentinels.
 const SENTINELS: Holder = Holder { key: "sentinel-password", variable: Some("RESPGATE_SENTINEL_PASSWORD") };
-/// Those of one of respgate's users.
+/// The account of one of respgate's users.
 pub(super) const USERS: Holder = Holder { key: "upstream-password", variable: None };
 
-/// Reads name and password. A name without a password is a fault; a password without a name is the default user's.
-/// A program is not run: it may have effects, and take its time.
+/// Reads name and password. A name without a password is an error; a password without a name
+/// belongs to the server's default user. It does not run a `password-command`, because a program
+/// may have effects and take long.
 pub(super) fn account(
     username: Setting<NameSource>,
     password: Setting<PasswordSource>,
@@ -244,20 +248,20 @@ pub(super) fn account(
 ) -> Option<Account> {
     let runs = matches!(password.value(), Some(PasswordSource::Read(SecretSource::Command(_))));
     if let (Some(place), false) = (refresh.place(), runs) {
-        report.fault(place, format!("belongs to {key}-command; files are read again whenever they change"));
+        report.error(place, format!("belongs to {key}-command; files are read again whenever they change"));
     }
     let refresh =
         refresh.at_least(Duration::from_secs(1), "1s", report).or(CredentialDefaults::password_refresh());
     let (password, place) = match password {
         Setting::Given(password, place) => (password, place),
-        Setting::Faulty => return None,
+        Setting::Invalid => return None,
         Setting::Absent => {
             if let Some(place) = username.place() {
                 let ways = match variable {
                     Some(variable) => format!("set {key}-file, {key}-env or {variable}"),
                     None => format!("set {key}-file, {key}-env or {key}-command"),
                 };
-                report.fault(place, format!("a user needs a password; {ways}"));
+                report.error(place, format!("a user needs a password; {ways}"));
             }
             return None;
         }
@@ -267,7 +271,7 @@ pub(super) fn account(
     if let Some(place) = name_place
         && let Err(why) = source.name()
     {
-        report.fault(&place, why);
+        report.error(&place, why);
         return None;
     }
     let PasswordSource::Read(read) = &source.password else {
@@ -279,19 +283,19 @@ pub(super) fn account(
             && !files::metadata(std::path::Path::new(program)).is_ok_and(|data| data.is_file())
         {
             report
-                .fault(&place, format!("{program} is not there; name the program that prints the password"));
+                .error(&place, format!("{program} is not there; name the program that prints the password"));
         }
         return Some(Account { credentials: None, source });
     }
     match source.read(env) {
         Ok(credentials) => {
-            if let Some(doubt) = read.warning() {
-                report.warn(&place, doubt);
+            if let Some(warning) = read.warning() {
+                report.warn(&place, warning);
             }
             Some(Account { credentials: Some(credentials), source })
         }
         Err(why) => {
-            report.fault(&place, why);
+            report.error(&place, why);
             None
         }
     }
@@ -318,14 +322,14 @@ fn connections(
     };
     let max_leased = match &typed_leased {
         Setting::Given(leased, place) if *leased > max_connections => {
-            report.fault(
+            report.error(
                 place,
                 format!("{leased} is more than max-connections, which is {max_connections}; raise that or lower this"),
             );
             max_connections
         }
         Setting::Given(leased, place) if *leased == max_connections && pool == Pool::Shared => {
-            report.fault(
+            report.error(
                 place,
                 format!(
                     "{leased} of {max_connections} max-connections leaves none to share; lower it, raise that, or \
@@ -349,7 +353,7 @@ fn connections(
         ping_interval: typed.ping_interval.or(Builtin::ping_interval()),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {
-                report.fault(&place, "must be at least 1s, or \"0s\" for no limit");
+                report.error(&place, "must be at least 1s, or \"0s\" for no limit");
                 Builtin::max_age()
             }
             typed => typed.or(Builtin::max_age()),

@@ -10,7 +10,7 @@ use crate::rotation::source::PasswordSource;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 
-/// Checks all users. One who belongs to a tenant is added to its users.
+/// Checks all users. A user that names a tenant is added to the tenant's users.
 pub(super) fn check_all(
     typed: Vec<Named<UserKeys>>,
     tenants: &mut [TenantConfig],
@@ -23,7 +23,7 @@ pub(super) fn check_all(
             && let Some(other) = tenants.iter().find(|tenant| tenant.members.users.contains(&user_name))
             && other.name != *named
         {
-            report.fault(
+            report.error(
                 place,
                 format!("tenant {} has this user already; a client belongs to one tenant", other.name),
             );
@@ -40,8 +40,8 @@ pub(super) fn check_all(
         match user.password {
             Setting::Given(password, _) => users.push(UserConfig { name: user_name, password, account }),
             Setting::Absent => report
-                .fault(&table.sub_key("password-hash"), "is missing; make one with: respgate hash-password"),
-            Setting::Faulty => {}
+                .error(&table.sub_key("password-hash"), "is missing; make one with: respgate hash-password"),
+            Setting::Invalid => {}
         }
     }
     users

@@ -13,11 +13,11 @@ use crate::rotation::source::{NameSource, SecretSource};
 /// A user's name and password, from whichever keys give them.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// Where the name comes from.
+    /// The source of the name.
     pub username: Setting<NameSource>,
-    /// Where the password comes from.
+    /// The source of the password.
     pub password: Setting<SecretSource>,
-    /// How often a program is asked for it.
+    /// Interval at which respgate runs the password program.
     pub refresh: Setting<Duration>,
 }
 
@@ -73,7 +73,8 @@ impl Part for Credentials {
     }
 }
 
-/// Of two keys that say the same thing, one; `first_key` is the name of the first.
+/// Returns one of two keys that set the same value. Both together are an error. `first_key` is the
+/// name of the first.
 fn only_one<T>(
     first: Setting<T>,
     second: Setting<T>,
@@ -83,8 +84,8 @@ fn only_one<T>(
 ) -> Setting<T> {
     match (&first, second.place()) {
         (Setting::Given(..), Some(place)) => {
-            report.fault(place, format!("{first_key} gives the {what} too; leave one out"));
-            Setting::Faulty
+            report.error(place, format!("{first_key} gives the {what} too; leave one out"));
+            Setting::Invalid
         }
         (Setting::Absent, _) => second,
         _ => first,

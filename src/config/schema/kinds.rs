@@ -1,5 +1,5 @@
-//! The kinds of values that keys have: how each is read and documented. A type that flags can have too, a
-//! [`Value`], is a kind of its own.
+//! The kinds of values that keys have: how each is read and documented. A type that flags can have
+//! too, a [`Value`], is also a kind.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,14 +18,14 @@ use crate::tenant::identity::CertificateRule;
 use crate::tenant::policy::config::{self as policy, Rule};
 use crate::topology::Address;
 
-/// How a key's value is read, and how it is written.
+/// How a key's value is read, and how the user writes it.
 pub trait Kind {
-    /// What is kept of it.
+    /// The type of the value that is kept.
     type Value;
-    /// How it is written.
+    /// How the user writes the value.
     const SHAPE: Shape;
 
-    /// Reads it; a fault is reported. Relative paths start from `folder`.
+    /// Reads the value and reports an error in it. Relative paths start from `folder`.
     fn read(section: &Section<'_>, key: &str, folder: &Path, report: &mut Report) -> Setting<Self::Value>;
 }
 
@@ -38,7 +38,8 @@ impl<T: Value> Kind for T {
     }
 }
 
-/// Declares a kind that is no [`Value`], by its name, what is kept, how it is written, and how it is read.
+/// Declares a kind that is not a [`Value`]: its name, the type that is kept, how the user writes
+/// it, and how it is read.
 macro_rules! kind {
     ($(#[doc = $doc:literal])* $name:ident: $value:ty, $shape:expr, $read:expr) => {
         $(#[doc = $doc])*
@@ -60,12 +61,12 @@ const NETWORK: Shape = Shape::Text("a network or an IP address");
 const NAME: Shape = Shape::Text("a text");
 
 kind! {
-    /// A path, which may be relative to the file.
+    /// A path, which may be relative to the file's folder.
     File: PathBuf, Shape::Text("a path"),
     |section, key, folder, report| section.read::<PathBuf>(key, report).map(|path| folder.join(path))
 }
 kind! {
-    /// One or several paths, which may be relative to the file.
+    /// One or several paths, which may be relative to the file's folder.
     Files: Paths, Shape::OneOrMany("a path"),
     |section, key, folder, report| {
         let join = |paths: Paths| Paths(paths.0.into_iter().map(|path| folder.join(path)).collect());
@@ -73,8 +74,8 @@ kind! {
     }
 }
 kind! {
-    /// A program and its arguments. A program with a slash in its name may be relative to the file; another one is looked for
-    /// in PATH.
+    /// A program and its arguments. If the program's name has a slash, it may be relative to the
+    /// file's folder; otherwise respgate searches PATH.
     CommandLine: Vec<String>, Shape::List { of: &NAME, least: 1 },
     |section, key, folder, report| {
         section.read_list(key, |word| Ok(word.to_owned()), report).map(|mut words| {
@@ -91,7 +92,7 @@ kind! {
     |section, key, _, report| section.read_list(key, address::network, report)
 }
 kind! {
-    /// Networks, perhaps none.
+    /// Networks; the list may be empty.
     NetworksOrNone: Vec<IpNet>, Shape::List { of: &NETWORK, least: 0 },
     |section, key, _, report| section.read_any_list(key, address::network, report)
 }
@@ -107,12 +108,12 @@ kind! {
     |section, key, _, report| section.read_values(key, &format!(r#"{key} = ["app", "batch"]"#), report)
 }
 kind! {
-    /// What clients' names begin with.
+    /// Prefixes of clients' names.
     NamePrefixes: Vec<String>, Shape::List { of: &NAME, least: 1 },
     |section, key, _, report| section.read_values(key, &format!(r#"{key} = ["app-"]"#), report)
 }
 kind! {
-    /// Numbers of users of the system.
+    /// Numeric ids of users of the system.
     Uids: Vec<u32>, Shape::List { of: &Shape::Integer, least: 1 },
     |section, key, _, report| section.read_values(key, &format!("{key} = [1000, 1001]"), report)
 }
@@ -123,7 +124,7 @@ kind! {
     |section, key, _, report| section.read_list(key, rule::rule, report)
 }
 kind! {
-    /// What keys or channels begin with.
+    /// Prefixes of keys or channels.
     Prefixes: Vec<Box<[u8]>>, Shape::List { of: &NAME, least: 1 },
     |section, key, _, report| section.read_list(key, policy::prefix, report)
 }
@@ -135,7 +136,7 @@ kind! {
     }
 }
 kind! {
-    /// What Sentinels announce, and what is dialled instead.
+    /// The address that Sentinels announce, and the address that respgate connects to instead.
     AddressMap: HashMap<Address, Address>, Shape::Map("the announced `host:port`", "the `host:port` to dial"),
     |section, key, _, report| {
         let node = |text: &str| address::tcp(text, DEFAULT_PORT);
@@ -143,8 +144,8 @@ kind! {
     }
 }
 kind! {
-    /// Names of certificates by address. The port that is left out is that of the leg: the Sentinels' keys begin with
-    /// `sentinel-`.
+    /// Names in certificates, by address. A port that is left out is the default port of the leg:
+    /// the Sentinels' keys begin with `sentinel-`.
     ServerNames: Vec<(Address, Name)>, Shape::Map("a server's `host:port`", "the name in its certificate"),
     |section, key, _, report| {
         let port = if key.starts_with("sentinel-") { DEFAULT_SENTINEL_PORT } else { DEFAULT_PORT };

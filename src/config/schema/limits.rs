@@ -21,7 +21,7 @@ pub const TABLE: Table = Table {
     more: "",
 };
 
-/// An application opens far fewer connections in a second, and a storm opens tens of thousands.
+/// An application opens far fewer connections in 1 s; a connection storm opens tens of thousands.
 const CONNECTS_PER_SECOND: u32 = 1000;
 
 table! {

@@ -54,28 +54,29 @@ pub const TABLES: [Table; 7] = [
 /// One table of the file.
 #[derive(Debug)]
 pub struct Table {
-    /// Its header: empty for the keys above all tables; `*` stands for a name of the user's choice.
+    /// Its header: empty for the keys above all tables. `*` stands for a name that the user
+    /// chooses.
     pub path: &'static str,
-    /// What it is about.
+    /// What the table is about.
     pub description: &'static str,
-    /// Its keys.
+    /// The table's keys.
     pub entries: &'static [Entry],
-    /// The name in place of `*` in `config/full.toml`; empty if there is none.
+    /// The name that `config/full.toml` shows in place of `*`; empty if there is none.
     pub example: &'static str,
-    /// What follows the table in `config/full.toml`, as TOML: further tables of the kind.
+    /// TOML that follows the table in `config/full.toml`: further tables of the kind.
     pub more: &'static str,
 }
 
-/// A part of a table: some of its keys, and the struct that holds what was typed for them.
+/// A part of a table: some of its keys, and the struct that holds what the user typed for them.
 pub trait Part: Sized {
-    /// The keys.
+    /// The declarations of the keys.
     const ENTRIES: &'static [Entry];
 
     /// Reads the keys, each with `prefix` before its name. Relative paths start from `folder`.
     fn read(section: &Section<'_>, prefix: &str, folder: &Path, report: &mut Report) -> Self;
 }
 
-/// One line of a table, or several that it shares with another.
+/// One entry of a table: a key, or the keys of another part.
 #[derive(Debug)]
 pub enum Entry {
     /// A key.
@@ -87,96 +88,96 @@ pub enum Entry {
 /// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// Its name, without the prefix of a group.
+    /// The key's name, without the prefix of a group.
     pub name: &'static str,
-    /// How its value is written.
+    /// How the user writes the value.
     pub shape: Shape,
-    /// What a whole number counts.
+    /// The unit of a whole number.
     pub unit: Option<&'static str>,
-    /// What holds without it.
+    /// The value that applies if the key is absent.
     pub default: DefaultValue,
-    /// When a change has its effect.
+    /// When a change takes effect.
     pub reload: Reload,
-    /// The value in `config/full.toml`, as TOML; without it, the default stands there.
+    /// The value in `config/full.toml`, as TOML. `None` shows the default.
     pub example: Option<&'static str>,
-    /// Why `config/full.toml` shows it in a comment.
+    /// Why `config/full.toml` shows the key in a comment.
     pub aside: Option<&'static str>,
-    /// Paragraphs for people, as Markdown. The first is a summary.
+    /// Paragraphs for people, in Markdown. The first is a summary.
     pub description: &'static str,
 }
 
 /// The keys of another part, as a table includes them.
 #[derive(Debug)]
 pub struct Group {
-    /// What stands before each name.
+    /// The prefix of each name.
     pub prefix: &'static str,
-    /// The keys.
+    /// The declarations of the keys.
     pub entries: &'static [Entry],
-    /// What the prefix means: `KEY` stands for the key's name without it.
+    /// What the prefix means. `KEY` stands for the key's name without the prefix.
     pub about: Option<&'static str>,
     /// The table that documents these keys, if it is another one.
     pub home: Option<&'static str>,
-    /// When a change of them has its effect, if that differs.
+    /// When a change of these keys takes effect, if that differs.
     pub reload: Option<Reload>,
-    /// Why `config/full.toml` shows all of them in comments.
+    /// Why `config/full.toml` shows all of these keys in comments.
     pub aside: Option<&'static str>,
     /// The defaults, in words, that differ from those of the keys without the prefix.
     pub defaults: &'static [(&'static str, &'static str)],
 }
 
-/// What holds without a key.
+/// The value that applies if a key is absent.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
     /// This value, as TOML.
     Value(fn() -> String),
-    /// It is said in words.
+    /// A default that is described in words.
     Text(&'static str),
-    /// Nothing: the key must be there.
+    /// There is no default: the key is required.
     Required,
 }
 
-/// When a change of a key has its effect.
+/// When a change of a key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// As soon as the file is read again.
+    /// At the next reload of the file.
     Live,
-    /// When respgate starts again.
+    /// At the next start of respgate.
     Restart,
 }
 
-/// A key as its table has it.
+/// A key as it appears in its table.
 #[derive(Debug)]
 pub struct TableKey {
-    /// Its name, with the prefix.
+    /// The name, with the prefix.
     pub name: String,
-    /// Its declaration.
+    /// The key's declaration.
     pub key: &'static Key,
-    /// The group with a prefix that it comes from.
+    /// The group with a prefix that the key comes from.
     pub group: Option<&'static Group>,
-    /// The table that documents it, if it is another one.
+    /// The table that documents the key, if it is another one.
     pub home: Option<&'static str>,
 }
 
 impl TableKey {
-    /// Returns the default, which a group may have of its own.
+    /// Returns the default, which a group may override.
     pub fn default(&self) -> DefaultValue {
         let own = self.group.and_then(|group| group.defaults.iter().find(|(name, _)| *name == self.key.name));
         own.map_or(self.key.default, |(_, text)| DefaultValue::Text(text))
     }
 
-    /// Returns when a change has its effect, which a group may say.
+    /// Returns when a change takes effect, which a group may override.
     pub fn reload(&self) -> Reload {
         self.group.and_then(|group| group.reload).unwrap_or(self.key.reload)
     }
 
-    /// Returns why `config/full.toml` shows the key in a comment, if it does.
+    /// Returns why `config/full.toml` shows the key in a comment; `None` if it does not.
     pub fn aside(&self) -> Option<String> {
         let prefix = self.group.map_or("", |group| group.prefix);
         let own = self.key.aside.map(|aside| aside.replacen('`', &format!("`{prefix}"), 1));
         own.or(self.group.and_then(|group| group.aside).map(str::to_owned))
     }
 
-    /// Returns the paragraphs for people, each in one line.
+    /// Returns the paragraphs for people, each as one line.
     pub fn paragraphs(&self) -> Vec<String> {
         match self.group.and_then(|group| group.about) {
             Some(about) => vec![about.replace("KEY", &format!("`{}`", self.key.name))],
@@ -186,7 +187,7 @@ impl TableKey {
 }
 
 impl Table {
-    /// Returns the keys, those of groups too.
+    /// Returns all keys, including those of groups.
     pub fn keys(&self) -> Vec<TableKey> {
         let mut keys = Vec::new();
         gather(self.entries, "", None, None, &mut keys);
@@ -194,13 +195,14 @@ impl Table {
     }
 }
 
-/// Returns the paragraphs of a description, each in one line.
+/// Returns the paragraphs of a description, each as one line.
 pub fn paragraphs(text: &str) -> Vec<String> {
     let text: Vec<&str> = text.lines().map(str::trim).collect();
     text.split(|line| line.is_empty()).map(|lines| lines.join(" ")).filter(|text| !text.is_empty()).collect()
 }
 
-/// Returns the names that a table may hold: its keys and, of the outermost, the other tables.
+/// Returns the names that a table may hold: its keys and, for the outermost table, the other
+/// tables.
 pub fn known(path: &str) -> Vec<String> {
     let own = TABLES.iter().filter(|table| table.path == path).flat_map(Table::keys).map(|key| key.name);
     let inner = |path: &str| path.split('.').next().unwrap_or_default().to_owned();
@@ -208,8 +210,9 @@ pub fn known(path: &str) -> Vec<String> {
     own.chain(tables.map(|table| inner(table.path))).collect()
 }
 
-/// Returns when a change of a key has its effect, by its dotted name in a file, such as `listeners.app.tenant`. A table that is
-/// added or removed takes effect at once if each of its keys does.
+/// Returns when a change of a key takes effect. `name` is the key's dotted name in a file, such as
+/// `listeners.app.tenant`. Adding or removing a table takes effect at once if each of its keys
+/// does.
 pub fn reload(name: &str) -> Reload {
     let parts: Vec<&str> = name.split('.').collect();
     let (path, key) = match parts[..] {

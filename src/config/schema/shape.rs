@@ -1,4 +1,4 @@
-//! How values are written, for the documents and the JSON Schema, and how a default is shown.
+//! Describes how values are written, for the documents and the JSON Schema, and formats defaults.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::super::value::{Bytes, LogLevel, Mode};
 /// How a key's value is written in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// A whole number, not negative.
+    /// A whole number of at least 0.
     Integer,
     /// `true` or `false`.
     Boolean,
@@ -20,24 +20,24 @@ pub enum Shape {
     Duration,
     /// One of these words.
     Words(&'static [&'static str]),
-    /// A text of this form.
+    /// A text. The string describes its form.
     Text(&'static str),
-    /// A text of this form, or a list of such texts.
+    /// A text, or a list of such texts. The string describes the form of each.
     OneOrMany(&'static str),
-    /// A list of these.
+    /// A list.
     List {
-        /// One element.
+        /// The shape of one element.
         of: &'static Shape,
-        /// How many there must be at least.
+        /// Minimum number of elements.
         least: usize,
     },
-    /// A table from texts of the first form to texts of the second.
+    /// A table. The first string describes the form of its keys, the second that of its values.
     Map(&'static str, &'static str),
 }
 
-/// A value that is a default: it can be shown as TOML.
+/// A default value that can be shown as TOML.
 pub trait Shown {
-    /// Returns the value as it would be typed.
+    /// Returns the value as a user would write it.
     fn shown(&self) -> String;
 }
 

@@ -1,4 +1,4 @@
-//! The schema against the reader: each key is read, and its type is checked.
+//! Tests the schema against the reader: the reader reads each key and checks its type.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -31,9 +31,9 @@ fn every_key_is_read_and_its_type_checked() {
     let mut report = Report::default();
     parse(Path::new("x.toml"), &text, &mut report).unwrap();
     report.sort();
-    let keys: Vec<&str> = report.faults.iter().map(|fault| fault.place.key()).collect();
+    let keys: Vec<&str> = report.errors.iter().map(|error| error.place.key()).collect();
     assert_eq!(keys, expected);
-    assert!(report.faults.iter().all(|fault| fault.text.contains("is not")), "{report}");
+    assert!(report.errors.iter().all(|error| error.text.contains("is not")), "{report}");
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn a_table_takes_effect_at_once_if_each_of_its_keys_does() {
     }
 }
 
-/// The types of other modules have defaults of their own, which their tests use. `config::tests` compares those of sessions,
-/// upstreams and Sentinels.
+/// Types of other modules have defaults of their own, which their tests use. `config::tests`
+/// compares the defaults of sessions, upstreams and Sentinels.
 #[test]
 fn other_modules_have_the_same_defaults() {
     let limits = LimitsConfig::default();

@@ -1,22 +1,24 @@
-//! Upstream URLs as other libraries and programs write them, rewritten to respgate's own form where that says the same, and
-//! shown in that form where it does not. No fault quotes a user or a password.
+//! Upstream URLs as other libraries and programs write them. If such a URL means the same as one of
+//! respgate's own, it is rewritten; otherwise the error shows the corrected URL. No error text
+//! quotes a user or a password.
 
 use crate::config::address::{DEFAULT_SENTINEL_PORT, tcp};
 
-/// The primary's name in a corrected URL, where the user's URL names none.
+/// The primary's name in a corrected URL if the user's URL has none.
 const NAME: &str = "mymaster";
 
 /// Rewrites a URL:
 ///
 /// - `host:port` is a server,
-/// - `redis+sentinel://hosts/primary-name[/database]`, `sentinel://…` and their kin with TLS are Sentinels (redis-sentinel-url of
-///   Python and others put the name into the path),
-/// - `redis+unix:///path`, `redis+socket:///path`, `redis-socket:///path` are sockets (redis-py, kombu, lettuce).
+/// - `redis+sentinel://hosts/primary-name[/database]`, `sentinel://…` and their variants with TLS
+///   are Sentinels (redis-sentinel-url of Python and others put the name into the path),
+/// - `redis+unix:///path`, `redis+socket:///path`, `redis-socket:///path` are sockets (redis-py,
+///   kombu, lettuce).
 ///
 /// Any other text is returned as it is.
 ///
 /// # Errors
-/// It is such a URL but does not say all that it must: what it should be.
+/// Returns the corrected URL if the text is such a URL but lacks a required part.
 pub(super) fn rewritten(text: &str) -> Result<String, String> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return bare(text);
@@ -30,7 +32,7 @@ pub(super) fn rewritten(text: &str) -> Result<String, String> {
     }
 }
 
-/// A text without a scheme: a host and a port, or something else.
+/// Parses a text without a scheme: a host and a port, or something else.
 fn bare(text: &str) -> Result<String, String> {
     let odd = |byte: u8| byte.is_ascii_whitespace() || b"@/?#,;%".contains(&byte);
     if text.starts_with("unix:") || text.is_empty() || text.bytes().any(odd) {
@@ -66,7 +68,7 @@ fn socket(rest: &str) -> Result<String, String> {
 
 fn sentinels(rest: &str, scheme: &str) -> Result<String, String> {
     let (before, fragment) = rest.split_once('#').map_or((rest, None), |(before, name)| (before, Some(name)));
-    // A list of whole URLs, as Celery has it.
+    // Celery writes several whole URLs, separated by semicolons.
     let several = before.contains(';');
     if fragment.is_some() && !several {
         return Ok(format!("{scheme}://{rest}"));
@@ -93,7 +95,7 @@ fn corrected(before: &str, scheme: &str) -> String {
     let urls = before.split(';').map(|url| url.split_once("://").map_or(url, |(_, rest)| rest));
     let places: Vec<&str> = urls.map(|url| url.split(['?', '#']).next().unwrap_or_default()).collect();
     let whole = |place: &str| match place.rsplit_once('@') {
-        // A password may hold anything: what stands before the last @ is not looked at.
+        // A password may contain any character, so the text before the last @ is ignored.
         Some((_, host)) => host.to_owned(),
         None => place.to_owned(),
     };
@@ -132,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_says_all_is_accepted() {
+    fn complete_urls_are_rewritten() {
         for (text, ours) in [
             ("db:6379", "redis://db:6379"),
             ("10.0.0.5:7000", "redis://10.0.0.5:7000"),
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_is_shown_as_it_should_be() {
+    fn incomplete_urls_get_a_corrected_url() {
         for (text, ours) in [
             ("db", "redis://db,"),
             ("s1:26379", "redis-sentinel://s1:26379#mymaster "),
@@ -162,25 +164,26 @@ mod tests {
             ("redis+sentinel://s1?service_name=m", "redis-sentinel://s1#mymaster "),
             ("redis+unix:///run/v.sock?timeout=5", "unix:///path?db=0"),
         ] {
-            let fault = upstream(text).unwrap_err();
-            assert!(fault.contains(ours) && !fault.contains("hunter2"), "{text}: {fault}");
+            let error = upstream(text).unwrap_err();
+            assert!(error.contains(ours) && !error.contains("hunter2"), "{text}: {error}");
         }
     }
 
     proptest! {
-        /// Whatever is typed, nothing of a password is shown, and a URL that is shown can be used.
+        /// No input makes an error show a part of a password, and every URL that an error shows is
+        /// valid.
         #[test]
-        fn what_is_shown_can_be_used(
+        fn corrected_urls_are_valid(
             scheme in "(sentinel|redis\\+sentinel|rediss\\+sentinel|redis\\+unix|)",
             user in "(|app:hunter2@|:hunter2@|app:hunter2/@)",
             rest in "[a-z0-9:,;/?#=]{0,24}",
         ) {
             let text = if scheme.is_empty() { format!("{user}{rest}") } else { format!("{scheme}://{user}{rest}") };
-            if let Err(fault) = upstream(&text) {
-                prop_assert!(!fault.contains("hunter2"), "{text}: {fault}");
-                if let Some(at) = fault.find("-sentinel://").filter(|_| fault.contains("#mymaster ")) {
-                    let from = fault[..at].rfind(' ').unwrap() + 1;
-                    let shown = fault[from..].split(' ').next().unwrap();
+            if let Err(error) = upstream(&text) {
+                prop_assert!(!error.contains("hunter2"), "{text}: {error}");
+                if let Some(at) = error.find("-sentinel://").filter(|_| error.contains("#mymaster ")) {
+                    let from = error[..at].rfind(' ').unwrap() + 1;
+                    let shown = error[from..].split(' ').next().unwrap();
                     prop_assert!(upstream(shown).is_ok(), "{shown} for {text}");
                 }
             }

@@ -1,4 +1,4 @@
-//! Shakes hands with clients, and keeps account of it.
+//! Does TLS handshakes with clients, counts them, and logs their failures.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -20,24 +20,26 @@ use super::gate::HandshakeGate;
 use super::read_ahead::ReadAhead;
 use super::server::ServerSet;
 
-/// The same kind of fault is logged at most this often for each listener and worker.
+/// Minimum time between two log lines of the same reason, for each listener and worker.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
-/// How long a handshake may take while others wait for a slot. Clients that send a first byte and nothing more would
-/// otherwise keep all others out.
+/// Time that a handshake may take while others wait for a slot. Otherwise clients that send one
+/// byte and stop would keep all others out.
 const CROWDED_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is looked whether others wait.
+/// Time between two checks whether other handshakes wait.
 const CROWDED_CHECK: Duration = Duration::from_millis(100);
 /// The first byte of every TLS connection: a handshake record.
 const HANDSHAKE_RECORD: u8 = 0x16;
-/// What a client that speaks plain text is told, since it could make nothing of a TLS alert.
+/// The reply to a client that speaks plain text, because such a client does not understand a TLS
+/// alert.
 const SPEAK_TLS: &[u8] =
     b"-ERR respgate: this port speaks TLS; connect with TLS (rediss://, or --tls), or use a port without\r\n";
 
-/// What a listener needs to speak TLS. Cheap to clone; a rotated set is used from the next handshake on.
+/// The settings with which a listener speaks TLS. A clone is cheap. Handshakes that begin after a
+/// rotation use the new set.
 #[derive(Clone)]
 pub struct ServerTls {
     set: watch::Receiver<ServerSet>,
-    /// From the accept to the end of the handshake.
+    /// Time from the accept to the end of the handshake.
     handshake_timeout: Duration,
 }
 
@@ -49,24 +51,25 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-/// A client that has shaken hands.
+/// A client whose handshake succeeded.
 pub struct Welcomed {
     /// The connection.
     pub stream: TlsStream<ReadAhead>,
-    /// Who its certificate says it is, if it showed one. The certificate is verified.
+    /// The identity in the client's verified certificate; `None` if the client showed none.
     pub identity: Option<CertificateIdentity>,
 }
 
 impl ServerTls {
-    /// Handshakes use the set that was sent last.
+    /// Creates the settings. Each handshake uses the newest set of the channel.
     pub fn new(set: watch::Receiver<ServerSet>, handshake_timeout: Duration) -> Self {
         Self { set, handshake_timeout }
     }
 
-    /// Shakes hands with a client, within the handshake timeout.
+    /// Does the handshake with a client, within the handshake timeout.
     ///
     /// # Errors
-    /// Why the client is not served. It has been told as far as TLS has words for it.
+    /// Returns why the client is not served. The client has got a TLS alert if TLS defines one for
+    /// that reason.
     pub async fn accept(
         &self,
         stream: TcpStream,
@@ -92,7 +95,7 @@ impl ServerTls {
             return Err(HandshakeError { reason: Reason::PortCheck, text: "left without a word".into() });
         }
         if first != [HANDSHAKE_RECORD] {
-            // Best effort: what is said to a stranger must not take long.
+            // A write is tried once: an unknown client must not keep the task waiting.
             let _ = stream.write_all(SPEAK_TLS).await;
             return Err(HandshakeError {
                 reason: Reason::Plaintext,
@@ -105,7 +108,7 @@ impl ServerTls {
         let handshake = gate.paced(TlsAcceptor::from(config).accept(ReadAhead::new(stream)));
         let stream = tokio::select! {
             stream = handshake => stream.map_err(|error| explain(&error, Peer::Client))?,
-            () = outstay(gate) => {
+            () = crowded_out(gate) => {
                 let text = format!("did not finish the TLS handshake within {CROWDED_TIMEOUT:?}, and others wait");
                 return Err(HandshakeError { reason: Reason::Timeout, text });
             }
@@ -115,16 +118,19 @@ impl ServerTls {
     }
 }
 
-/// Ends when a handshake that has just begun has taken [`CROWDED_TIMEOUT`] and others wait for its slot.
-async fn outstay(gate: &HandshakeGate) {
+/// Waits until the handshake has taken [`CROWDED_TIMEOUT`] and others wait for its slot. It starts
+/// with the handshake.
+async fn crowded_out(gate: &HandshakeGate) {
+    // While slots are free, a slow client costs only its own slot, and may use the whole handshake
+    // timeout.
     tokio::time::sleep(CROWDED_TIMEOUT).await;
     while !gate.is_crowded() {
         tokio::time::sleep(CROWDED_CHECK).await;
     }
 }
 
-/// Whose certificate it is. A session that is resumed brings the certificate of its first handshake along, and that may
-/// have expired since.
+/// Returns the identity in the client's certificate. A resumed session carries the certificate of
+/// its first handshake, which may have expired since, so the expiry is checked here.
 fn identity(stream: &TlsStream<ReadAhead>) -> Result<Option<CertificateIdentity>, HandshakeError> {
     let Some(own) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
     let certificate = Certificate::read(own).map_err(|why| HandshakeError {
@@ -138,7 +144,7 @@ fn identity(stream: &TlsStream<ReadAhead>) -> Result<Option<CertificateIdentity>
     Ok(Some(certificate.identity))
 }
 
-/// One listener's handshakes on one worker: counted, and their faults logged without flooding the log.
+/// Counts one listener's handshakes on one worker, and logs failures at a bounded rate.
 #[derive(Default)]
 pub struct HandshakeLog {
     full: Cell<u64>,
@@ -153,19 +159,19 @@ struct Said {
     unsaid: u64,
 }
 
-/// Handshakes so far.
+/// Numbers of handshakes so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handshakes {
-    /// With certificates exchanged.
+    /// Handshakes with an exchange of certificates.
     pub full: u64,
-    /// Of clients that came back.
+    /// Handshakes that resumed an earlier TLS session.
     pub resumed: u64,
-    /// In the order of [`Reason::ALL`].
+    /// Failed handshakes, in the order of [`Reason::ALL`].
     pub failed: [u64; Reason::ALL.len()],
 }
 
 impl Handshakes {
-    /// Adds what another worker has counted.
+    /// Adds the counts of another worker.
     pub fn add(&mut self, other: &Self) {
         self.full += other.full;
         self.resumed += other.resumed;
@@ -179,30 +185,33 @@ impl HandshakeLog {
         count.set(count.get() + 1);
     }
 
-    /// Counts a failed handshake, and logs it unless one of its kind was logged within the last 10 s.
-    pub fn failed(&self, listener: &str, peer: &str, fault: &HandshakeError) {
-        if let Some(count) = self.failed.get(place(fault.reason)) {
+    /// Counts a failed handshake, and logs it unless one with the same reason was logged within the
+    /// last 10 s.
+    pub fn failed(&self, listener: &str, peer: &str, error: &HandshakeError) {
+        if let Some(count) = self.failed.get(index_of(error.reason)) {
             count.set(count.get() + 1);
         }
-        self.broken(listener, peer, fault);
+        self.broken(listener, peer, error);
     }
 
-    /// As [`HandshakeLog::failed`], for what is no handshake and is counted elsewhere.
-    pub fn broken(&self, listener: &str, peer: &str, fault: &HandshakeError) {
-        if fault.reason == Reason::PortCheck {
-            tracing::debug!(listener, "TLS: {peer} {fault}");
+    /// Logs as [`HandshakeLog::failed`] does, but does not count. It is for errors after the
+    /// handshake, which are counted elsewhere.
+    pub fn broken(&self, listener: &str, peer: &str, error: &HandshakeError) {
+        if error.reason == Reason::PortCheck {
+            tracing::debug!(listener, "TLS: {peer} {error}");
             return;
         }
-        let place = place(fault.reason);
-        if let Some(unsaid) = self.due(place, Instant::now()) {
-            tracing::warn!(listener, reason = fault.reason.label(), unsaid, "TLS: {peer} {fault}");
+        let index = index_of(error.reason);
+        if let Some(unsaid) = self.due(index, Instant::now()) {
+            tracing::warn!(listener, reason = error.reason.label(), unsaid, "TLS: {peer} {error}");
         }
     }
 
-    /// How many of the kind have gone unsaid, if it is time to say one.
-    fn due(&self, place: usize, now: Instant) -> Option<u64> {
+    /// Returns the number of unlogged failures of this reason if the next one may be logged now,
+    /// else `None`.
+    fn due(&self, index: usize, now: Instant) -> Option<u64> {
         let mut said = self.said.borrow_mut();
-        let said = said.get_mut(place)?;
+        let said = said.get_mut(index)?;
         match said {
             Some(last) if now.duration_since(last.at) < LOG_PERIOD => {
                 last.unsaid += 1;
@@ -212,7 +221,7 @@ impl HandshakeLog {
         }
     }
 
-    /// The handshakes so far.
+    /// Returns the numbers of handshakes so far.
     pub fn count(&self) -> Handshakes {
         let mut failed = [0; Reason::ALL.len()];
         failed.iter_mut().zip(&self.failed).for_each(|(sum, count)| *sum = count.get());
@@ -220,11 +229,12 @@ impl HandshakeLog {
     }
 }
 
-fn place(reason: Reason) -> usize {
+fn index_of(reason: Reason) -> usize {
     Reason::ALL.iter().position(|other| *other == reason).unwrap_or_default()
 }
 
-/// An error of an established connection, in words: a peer refuses a certificate only after TLS 1.3's handshake.
+/// Rewords an error of an established connection: in TLS 1.3, a peer refuses a certificate only
+/// after the handshake.
 pub(crate) fn reworded(error: io::Error, peer: Peer) -> io::Error {
     match error.get_ref().is_some_and(|inner| inner.is::<tokio_rustls::rustls::Error>()) {
         true => io::Error::new(error.kind(), explain(&error, peer)),
@@ -237,7 +247,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_of_faults_is_counted_but_not_logged() {
+    async fn a_flood_of_failures_is_counted_but_not_logged() {
         let log = HandshakeLog::default();
         assert_eq!(log.due(0, Instant::now()), Some(0));
         for _ in 0..100 {

@@ -1,42 +1,43 @@
-//! What a certificate says: who it is for, and until when.
+//! Reads a certificate: its identity and its validity.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Names that are kept of one certificate, of each kind; more are left out.
+/// Number of names of each kind that are kept of one certificate. Further names are dropped.
 const MAX_NAMES: usize = 64;
 
-/// Who a certificate is for. Its values are as the peer's authority signed them; control characters are escaped.
+/// The identity in a certificate, as the peer's authority signed it. Control characters are
+/// escaped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CertificateIdentity {
-    /// The whole subject, as in `CN=app-7, O=Example`.
+    /// The whole subject, for example `CN=app-7, O=Example`.
     pub subject: String,
     /// The subject's common name.
     pub common_name: Option<String>,
     /// DNS names of the subject alternative name.
     pub dns: Vec<String>,
-    /// URIs of the subject alternative name, SPIFFE IDs among them.
+    /// URIs of the subject alternative name, including SPIFFE IDs.
     pub uris: Vec<String>,
 }
 
-/// A certificate, as far as respgate reads it.
+/// The parts of a certificate that respgate reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Who it is for.
+    /// The identity of the holder.
     pub identity: CertificateIdentity,
-    /// From when it counts.
+    /// Start of the validity.
     pub not_before: SystemTime,
-    /// Until when it counts.
+    /// End of the validity.
     pub not_after: SystemTime,
 }
 
 impl Certificate {
-    /// Reads a certificate. It is not verified here.
+    /// Reads a certificate without verifying it.
     ///
     /// # Errors
-    /// It is not a certificate.
+    /// Returns the reason if the bytes are not a certificate.
     pub fn read(der: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, parsed) =
             X509Certificate::from_der(der).map_err(|error| format!("is no certificate: {error}"))?;
@@ -71,10 +72,11 @@ impl Certificate {
         })
     }
 
-    /// The certificate of a chain that runs out first: the chain counts no longer than it.
+    /// Returns the earliest expiry of a chain's certificates. The whole chain becomes invalid at
+    /// that moment.
     ///
     /// # Errors
-    /// One is not a certificate.
+    /// Returns the reason if one of the chain's entries is not a certificate.
     pub fn first_to_expire(chain: &[CertificateDer<'_>]) -> Result<Option<SystemTime>, String> {
         let ends: Result<Vec<SystemTime>, String> =
             chain.iter().map(|der| Self::read(der).map(|certificate| certificate.not_after)).collect();
@@ -83,7 +85,8 @@ impl Certificate {
 }
 
 impl CertificateIdentity {
-    /// The name that logs and CLIENT LIST show: the first URI, else the first DNS name, else the subject.
+    /// Returns the name that logs and CLIENT LIST show: the first URI, else the first DNS name,
+    /// else the subject.
     pub fn shown(&self) -> &str {
         self.uris.first().or(self.dns.first()).map_or(&self.subject, String::as_str)
     }
@@ -95,7 +98,7 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// A span of days for people: `3 days`, `5 hours`.
+/// Formats a time span for people: `3 days`, `5 hours`.
 pub fn shown_span(span: Duration) -> String {
     let (count, unit) = match span.as_secs() {
         seconds @ 0..60 => (seconds, "second"),

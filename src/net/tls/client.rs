@@ -1,4 +1,4 @@
-//! What respgate needs to shake hands with servers and Sentinels.
+//! The TLS settings of connections to servers and Sentinels.
 
 use std::fmt;
 use std::io;
@@ -21,21 +21,22 @@ use super::names::Names;
 use super::read_ahead::ReadAhead;
 use super::server::check_validity;
 use super::trust::Trust;
-use super::{Floor, LoadFault, Part, pem, provider};
+use super::{Floor, LoadError, Part, pem, provider};
 use crate::topology::Address;
 
-/// How one leg towards servers or Sentinels does TLS: paths and rules.
+/// The paths and rules of TLS on one leg to servers or Sentinels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientProfile {
-    /// Whose signatures count on a server's certificate.
+    /// The authorities that may sign a server's certificate.
     pub trust: Trust,
-    /// respgate's own certificate chain and key, for servers that want one.
+    /// Paths of respgate's own certificate chain and key, for servers that request a certificate.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The oldest protocol version.
+    /// The oldest TLS version that is accepted.
     pub floor: Floor,
-    /// Which name a server must prove.
+    /// The names that servers must prove.
     pub names: Names,
-    /// Whether a server may be anybody. The connection is then encrypted, but to whom nobody knows.
+    /// True if the server's certificate is not verified. The connection is then encrypted, but any
+    /// server can answer it.
     pub dangerously_unverified: bool,
 }
 
@@ -43,20 +44,20 @@ pub struct ClientProfile {
 #[derive(Clone, Debug)]
 pub struct ClientSet {
     config: Arc<ClientConfig>,
-    /// Until when respgate's own chain counts, if it has one.
+    /// Expiry of respgate's own chain, if it has one.
     pub not_after: Option<SystemTime>,
 }
 
 impl ClientProfile {
-    /// Reads every file and checks the whole.
+    /// Reads every file and checks the profile.
     ///
     /// # Errors
-    /// What cannot be read, does not fit together, or does not count at present.
-    pub fn load(&self) -> Result<ClientSet, LoadFault> {
+    /// Returns the part that cannot be read, does not match another part, or is not valid now.
+    pub fn load(&self) -> Result<ClientSet, LoadError> {
         let provider = provider();
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(self.floor.versions())
-            .map_err(|error| LoadFault::new(Part::Chain, error))?;
+            .map_err(|error| LoadError::new(Part::Chain, error))?;
         let builder = if self.dangerously_unverified {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
         } else {
@@ -64,33 +65,35 @@ impl ClientProfile {
             let revocable = !crls.is_empty();
             let verifier =
                 WebPkiServerVerifier::builder_with_provider(self.trust.roots()?, provider).with_crls(crls);
-            // The authorities' own certificates are in the operator's hands; the lists speak of servers.
+            // The operator manages the authorities' own certificates; revocation lists cover the
+            // servers' certificates.
             let verifier = if revocable { verifier.only_check_end_entity_revocation() } else { verifier };
-            let verifier = verifier.build().map_err(|error| LoadFault::new(Part::Crl, error))?;
+            let verifier = verifier.build().map_err(|error| LoadError::new(Part::Crl, error))?;
             builder.with_webpki_verifier(verifier)
         };
         let Some((chain, key)) = &self.identity else {
             return Ok(ClientSet { config: Arc::new(builder.with_no_client_auth()), not_after: None });
         };
-        let certificates = pem::chain(chain).map_err(|why| LoadFault::new(Part::Chain, why))?;
-        let key_der = pem::key(key).map_err(|why| LoadFault::new(Part::Key, why))?;
+        let certificates = pem::chain(chain).map_err(|why| LoadError::new(Part::Chain, why))?;
+        let key_der = pem::key(key).map_err(|why| LoadError::new(Part::Key, why))?;
         check_validity(chain, &certificates)?;
         let not_after =
-            Certificate::first_to_expire(&certificates).map_err(|why| LoadFault::new(Part::Chain, why))?;
+            Certificate::first_to_expire(&certificates).map_err(|why| LoadError::new(Part::Chain, why))?;
         let config = builder
             .with_client_auth_cert(certificates, key_der)
-            .map_err(|error| super::server::pair_fault(chain, key, &error))?;
+            .map_err(|error| super::server::pair_error(chain, key, &error))?;
         Ok(ClientSet { config: Arc::new(config), not_after })
     }
 
-    /// Every file and folder that is read.
+    /// Returns every file and folder that the profile reads.
     pub fn paths(&self) -> Vec<PathBuf> {
         let own = self.identity.iter().flat_map(|(chain, key)| [chain.clone(), key.clone()]);
         self.trust.watched().into_iter().chain(own).collect()
     }
 }
 
-/// What a dialer needs to speak TLS. Cheap to clone; a rotated set is used from the next handshake on.
+/// The settings with which a dialer speaks TLS. A clone is cheap. Handshakes that begin after a
+/// rotation use the new set.
 #[derive(Clone)]
 pub struct ClientTls {
     set: watch::Receiver<ClientSet>,
@@ -104,22 +107,22 @@ impl fmt::Debug for ClientTls {
 }
 
 impl ClientTls {
-    /// Handshakes use the set that was sent last.
+    /// Creates the settings. Each handshake uses the newest set of the channel.
     pub fn new(set: watch::Receiver<ClientSet>, names: Names) -> Self {
         Self { set, names }
     }
 
-    /// Sees every set that is sent from now on.
+    /// Returns a receiver of every set that is sent from now on.
     pub fn changes(&self) -> watch::Receiver<ClientSet> {
         let mut changes = self.set.clone();
         changes.mark_unchanged();
         changes
     }
 
-    /// Shakes hands with the server at `address`; the caller sets the deadline.
+    /// Does the handshake with the server at `address`. The caller sets the deadline.
     ///
     /// # Errors
-    /// The connection, or the handshake on it, failed.
+    /// Returns an error if the connection or the handshake on it fails.
     pub async fn connect(&self, address: &Address, stream: TcpStream) -> io::Result<TlsStream<ReadAhead>> {
         let name = self.names.of(address).ok_or_else(|| {
             let text =
@@ -131,7 +134,8 @@ impl ClientTls {
     }
 }
 
-/// Takes any certificate; signatures over the handshake are still checked, so that records cannot be altered.
+/// Accepts any certificate. It still checks the signatures over the handshake, so that nobody can
+/// alter the connection's records.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

@@ -1,40 +1,41 @@
-//! Why TLS failed with a peer, in words that tell whose fault it is and what to do.
+//! Explains why TLS with a peer failed: which side is wrong, and what to do.
 
 use std::fmt;
 use std::io;
 
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
-/// Why a handshake failed, as metrics count it.
+/// The reason of a failed handshake, as metrics count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The peer speaks RESP without TLS.
     Plaintext,
-    /// The peer speaks TLS where plain text is spoken.
+    /// The peer speaks TLS to a plain-text port.
     OnPlainPort,
-    /// The peer speaks neither TLS nor RESP, or breaks the protocol.
+    /// The peer speaks neither TLS nor RESP, or violates the protocol.
     Protocol,
     /// The handshake took too long.
     Timeout,
-    /// The peer closed the connection before it said anything.
+    /// The peer closed the connection before it sent anything.
     PortCheck,
-    /// The peer closed the connection before the handshake was done.
+    /// The peer closed the connection before the handshake was complete.
     Closed,
-    /// The peer shows no certificate where one is required.
+    /// The peer shows no certificate, but must.
     NoCertificate,
-    /// The peer's certificate has expired, or does not count yet.
+    /// The peer's certificate has expired or is not valid yet.
     Expired,
-    /// The peer's certificate is signed by an authority that is not trusted here.
+    /// An untrusted authority signed the peer's certificate.
     Untrusted,
-    /// The peer's certificate was revoked, or nothing is known of its revocation.
+    /// The peer's certificate is revoked, or its revocation status is unknown.
     Revoked,
     /// The peer's certificate is for another name.
     WrongName,
-    /// The peer's certificate cannot be used for another reason.
+    /// The peer's certificate is unusable for another reason.
     BadCertificate,
-    /// Both sides have no protocol version, cipher or key exchange in common.
+    /// The two sides have no protocol version, cipher or key exchange in common.
     Incompatible,
-    /// The peer refused: most often it does not accept our certificate.
+    /// The peer refused the handshake, most often because it does not accept respgate's
+    /// certificate.
     Refused,
 }
 
@@ -57,8 +58,8 @@ impl Reason {
         Self::PortCheck,
     ];
 
-    /// Whether the peer is there and shakes hands, but with others: what is wrong are certificates or settings, on either
-    /// side.
+    /// Returns true if the peer answers TLS but the two sides do not accept each other:
+    /// certificates or settings are wrong on one side.
     pub fn is_estrangement(self) -> bool {
         matches!(
             self,
@@ -73,7 +74,7 @@ impl Reason {
         )
     }
 
-    /// The label's value.
+    /// Returns the value of the metrics label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
@@ -94,21 +95,22 @@ impl Reason {
     }
 }
 
-/// Who the peer is.
+/// The kind of peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A client of ours.
+    /// A client of respgate.
     Client,
     /// A server or Sentinel.
     Server,
 }
 
-/// A failed handshake, explained. The text follows the peer's name: "10.0.0.7:51234 shows no certificate, …".
+/// A failed handshake and its explanation. The text follows the peer's name: "10.0.0.7:51234 shows
+/// no certificate, …".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeError {
-    /// For metrics.
+    /// The reason, for metrics.
     pub reason: Reason,
-    /// For people.
+    /// The explanation, for people.
     pub text: String,
 }
 
@@ -122,15 +124,15 @@ impl std::error::Error for HandshakeError {}
 
 /// Explains why TLS with `peer` failed.
 pub fn explain(error: &io::Error, peer: Peer) -> HandshakeError {
-    let fault = |reason, text: &str| HandshakeError { reason, text: text.into() };
+    let explained = |reason, text: &str| HandshakeError { reason, text: text.into() };
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
         return match (error.kind(), peer) {
-            (io::ErrorKind::UnexpectedEof, Peer::Client) => fault(
+            (io::ErrorKind::UnexpectedEof, Peer::Client) => explained(
                 Reason::Closed,
                 "left in the middle of the TLS handshake; a client that does not trust respgate's certificate may do \
                  that",
             ),
-            (io::ErrorKind::UnexpectedEof, Peer::Server) => fault(
+            (io::ErrorKind::UnexpectedEof, Peer::Server) => explained(
                 Reason::Closed,
                 "closed the connection in the middle of the TLS handshake; check that this port speaks TLS, and \
                  whether the server wants a client certificate (tls-cert, tls-key)",
@@ -145,7 +147,7 @@ pub fn explain(error: &io::Error, peer: Peer) -> HandshakeError {
         };
     };
     match (tls, peer) {
-        (Error::InvalidMessage(InvalidMessage::InvalidContentType), Peer::Server) => fault(
+        (Error::InvalidMessage(InvalidMessage::InvalidContentType), Peer::Server) => explained(
             Reason::Plaintext,
             "answers without TLS; use the server's TLS port, or a URL without the second s (redis://) if it has none",
         ),
@@ -153,7 +155,7 @@ pub fn explain(error: &io::Error, peer: Peer) -> HandshakeError {
             reason: Reason::Protocol,
             text: format!("does not speak TLS as it should: {tls}"),
         },
-        (Error::NoCertificatesPresented, _) => fault(
+        (Error::NoCertificatesPresented, _) => explained(
             Reason::NoCertificate,
             "shows no certificate, and one is required here; give the client a certificate that the authorities in \
              tls-client-ca have signed",
@@ -187,31 +189,31 @@ fn certificate(why: &CertificateError, peer: Peer) -> HandshakeError {
         Peer::Client => "shows a certificate",
         Peer::Server => "has a certificate",
     };
-    let fault = |reason, text: String| HandshakeError { reason, text: format!("{whose} {text}") };
+    let explained = |reason, text: String| HandshakeError { reason, text: format!("{whose} {text}") };
     match why {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            fault(Reason::Expired, "that has expired; renew it (and check this machine's clock)".into())
+            explained(Reason::Expired, "that has expired; renew it (and check this machine's clock)".into())
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            fault(Reason::Expired, "that does not count yet; check the clocks of both machines".into())
+            explained(Reason::Expired, "that does not count yet; check the clocks of both machines".into())
         }
-        CertificateError::UnknownIssuer => fault(
+        CertificateError::UnknownIssuer => explained(
             Reason::Untrusted,
             format!(
                 "that no authority trusted here has signed; add its authority to {trusted}, and check that the \
                  intermediate certificates are sent along"
             ),
         ),
-        CertificateError::BadSignature => fault(
+        CertificateError::BadSignature => explained(
             Reason::Untrusted,
             format!(
                 "whose signature is wrong: an authority in {trusted} has the same name but another key; use the newer one"
             ),
         ),
         CertificateError::Revoked => {
-            fault(Reason::Revoked, "that its authority has revoked; give it a new one".into())
+            explained(Reason::Revoked, "that its authority has revoked; give it a new one".into())
         }
-        CertificateError::UnknownRevocationStatus => fault(
+        CertificateError::UnknownRevocationStatus => explained(
             Reason::Revoked,
             "of whose revocation nothing is known; add its authority's revocation list to tls-crl".into(),
         ),
@@ -221,7 +223,7 @@ fn certificate(why: &CertificateError, peer: Peer) -> HandshakeError {
                     .into(),
                 _ => presented.join(", "),
             };
-            fault(
+            explained(
                 Reason::WrongName,
                 format!(
                     "for {presented}, not for {}; dial it by that name, or set tls-server-name (or, for each server, \
@@ -231,27 +233,27 @@ fn certificate(why: &CertificateError, peer: Peer) -> HandshakeError {
             )
         }
         CertificateError::NotValidForName => {
-            fault(Reason::WrongName, "for another name; set tls-server-name".into())
+            explained(Reason::WrongName, "for another name; set tls-server-name".into())
         }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => fault(
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => explained(
             Reason::BadCertificate,
             format!(
                 "that was not issued for this use; issue it with extendedKeyUsage {}",
                 if peer == Peer::Client { "clientAuth" } else { "serverAuth" }
             ),
         ),
-        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => fault(
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => explained(
             Reason::BadCertificate,
             "that is an authority's own; issue a separate one, signed by that authority, with CA:FALSE"
                 .into(),
         ),
-        other => fault(Reason::BadCertificate, format!("that cannot be used: {other}")),
+        other => explained(Reason::BadCertificate, format!("that cannot be used: {other}")),
     }
 }
 
 fn refused(alert: AlertDescription, peer: Peer) -> HandshakeError {
     use AlertDescription as Alert;
-    let fault = |reason, text: &str| HandshakeError { reason, text: text.into() };
+    let explained = |reason, text: &str| HandshakeError { reason, text: text.into() };
     match (alert, peer) {
         (
             Alert::UnknownCA
@@ -259,15 +261,16 @@ fn refused(alert: AlertDescription, peer: Peer) -> HandshakeError {
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate,
             Peer::Client,
-        ) => fault(
+        ) => explained(
             Reason::Refused,
             "does not accept respgate's certificate; give the client the authority that signed it, and have it \
              connect by a name that is in the certificate",
         ),
-        (Alert::CertificateExpired | Alert::CertificateRevoked, Peer::Client) => {
-            fault(Reason::Refused, "says that respgate's certificate has expired or was revoked; renew it")
-        }
-        (Alert::CertificateRequired, Peer::Server) => fault(
+        (Alert::CertificateExpired | Alert::CertificateRevoked, Peer::Client) => explained(
+            Reason::Refused,
+            "says that respgate's certificate has expired or was revoked; renew it",
+        ),
+        (Alert::CertificateRequired, Peer::Server) => explained(
             Reason::Refused,
             "wants a client certificate; set tls-cert and tls-key to one that it accepts",
         ),
@@ -278,21 +281,21 @@ fn refused(alert: AlertDescription, peer: Peer) -> HandshakeError {
             | Alert::CertificateExpired
             | Alert::CertificateRevoked,
             Peer::Server,
-        ) => fault(
+        ) => explained(
             Reason::Refused,
             "does not accept the client certificate in tls-cert; check that its authority is the one the server \
              trusts, and that it has not expired",
         ),
-        (Alert::ProtocolVersion, _) => fault(
+        (Alert::ProtocolVersion, _) => explained(
             Reason::Incompatible,
             "speaks no TLS version that respgate may use here; it needs TLS 1.2 or 1.3, and not less than \
              tls-min-version",
         ),
-        (Alert::HandshakeFailure | Alert::InsufficientSecurity, _) => fault(
+        (Alert::HandshakeFailure | Alert::InsufficientSecurity, _) => explained(
             Reason::Refused,
             "refuses the handshake; it has no cipher in common with respgate, or wants a client certificate",
         ),
-        (Alert::UnrecognisedName, _) => fault(
+        (Alert::UnrecognisedName, _) => explained(
             Reason::WrongName,
             "knows no certificate for the name it was asked for; check tls-server-name",
         ),
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_the_cause_and_the_cure() {
+    fn explanations_name_the_cause_and_the_fix() {
         for (error, peer, reason, text) in [
             (tls(Error::NoCertificatesPresented), Peer::Client, Reason::NoCertificate, "tls-client-ca"),
             (
@@ -347,9 +350,9 @@ mod tests {
             ),
             (io::ErrorKind::UnexpectedEof.into(), Peer::Client, Reason::Closed, "does not trust"),
         ] {
-            let fault = explain(&error, peer);
-            assert_eq!(fault.reason, reason, "{error}");
-            assert!(fault.text.contains(text), "{fault}");
+            let explained = explain(&error, peer);
+            assert_eq!(explained.reason, reason, "{error}");
+            assert!(explained.text.contains(text), "{explained}");
         }
     }
 

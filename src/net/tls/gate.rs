@@ -1,4 +1,5 @@
-//! Bounds what TLS handshakes take from a worker: how many are under way at once, and how much of a turn they use.
+//! Bounds what TLS handshakes take from a worker: the number in progress at once, and the computing
+//! time between two runs of other tasks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,42 +13,42 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::poll_meter::PollMeter;
 
-/// Handshakes under way at once on one worker. Each takes some 40 KiB.
-const AT_ONCE: usize = 256;
+/// Handshakes in progress at once on one worker. Each takes about 40 KiB.
+const MAX_IN_PROGRESS: usize = 256;
 
-/// Admits the handshakes of one worker. A step of a handshake takes up to 1 ms of computing, so that only one is done before
-/// other tasks have their turn.
+/// Admits the handshakes of one worker. A step of a handshake computes for up to 1 ms, so other
+/// tasks run between any two steps.
 pub struct HandshakeGate {
     slots: Semaphore,
-    /// Handshakes that wait for a slot.
+    /// Number of handshakes that wait for a slot.
     waiting: Cell<usize>,
-    /// A step was done in this turn.
-    used: Cell<bool>,
-    /// Handshakes that wait for a turn.
+    /// True if a step has run since other tasks last ran.
+    step_done: Cell<bool>,
+    /// Handshakes that wait to run their next step, oldest first.
     queue: RefCell<VecDeque<Weak<Ticket>>>,
     meter: Rc<PollMeter>,
 }
 
-/// A place in the queue for a turn.
+/// A handshake's entry in the queue for the next step.
 struct Ticket {
     called: Cell<bool>,
     waker: RefCell<Waker>,
 }
 
 impl HandshakeGate {
-    /// A gate that nobody has passed.
+    /// Creates a gate with all slots free.
     pub fn new(meter: &Rc<PollMeter>) -> Rc<Self> {
         Rc::new(Self {
-            slots: Semaphore::new(AT_ONCE),
+            slots: Semaphore::new(MAX_IN_PROGRESS),
             waiting: Cell::new(0),
-            used: Cell::new(false),
+            step_done: Cell::new(false),
             queue: RefCell::default(),
             meter: meter.clone(),
         })
     }
 
-    /// Waits until fewer than [`AT_ONCE`] handshakes are under way, in order of arrival. `None` never comes: the gate is not
-    /// closed.
+    /// Waits until fewer than [`MAX_IN_PROGRESS`] handshakes are in progress. Slots go to handshakes in
+    /// order of arrival. It never returns `None`, because the gate is never closed.
     pub(super) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
         if let Ok(slot) = self.slots.try_acquire() {
             return Some(slot);
@@ -57,38 +58,41 @@ impl HandshakeGate {
         self.slots.acquire().await.ok()
     }
 
-    /// Whether a handshake waits for a slot.
+    /// Returns true if a handshake waits for a slot.
     pub(super) fn is_crowded(&self) -> bool {
         self.waiting.get() > 0
     }
 
-    /// Polls `future` only when it is its turn.
+    /// Wraps `future` so that each of its polls waits for the gate.
     pub(super) fn paced<F: Future>(self: &Rc<Self>, future: F) -> Paced<F> {
         Paced { future, gate: self.clone(), ticket: None }
     }
 
-    /// Whether a step may be done now. Then others wait for the next turn.
+    /// Returns true if a step may run now. If so, it starts the task that calls the waiting
+    /// handshakes one by one.
     fn begin_step(self: &Rc<Self>) -> bool {
-        if self.used.replace(true) {
+        if self.step_done.replace(true) {
             return false;
         }
         let gate = self.clone();
         self.meter.spawn_local(async move {
             loop {
-                // Ends after all tasks that are ready now have run, and the sockets have been looked at.
+                // `yield_now` returns after all ready tasks have run and the runtime has polled the
+                // sockets.
                 tokio::task::yield_now().await;
                 if !gate.call_next() {
-                    return gate.used.set(false);
+                    return gate.step_done.set(false);
                 }
             }
         });
         true
     }
 
-    /// Gives the turn to the handshake that has waited longest. Returns false if none waits.
+    /// Wakes the handshake that has waited longest. Returns false if none waits.
     fn call_next(&self) -> bool {
         loop {
             let Some(next) = self.queue.borrow_mut().pop_front() else { return false };
+            // A handshake that was dropped while it waited leaves a dead entry.
             if let Some(ticket) = next.upgrade() {
                 ticket.called.set(true);
                 ticket.waker.borrow().wake_by_ref();
@@ -107,7 +111,7 @@ impl Drop for Waiting<'_> {
 }
 
 pin_project! {
-    /// See [`HandshakeGate::paced`].
+    /// The future that [`HandshakeGate::paced`] returns.
     pub(super) struct Paced<F> {
         #[pin]
         future: F,
@@ -121,12 +125,14 @@ impl<F: Future> Future for Paced<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let may = match this.ticket {
+        let may_step = match this.ticket {
             Some(ticket) if ticket.called.get() => true,
+            // The handshake was polled for another reason than its turn.
             Some(ticket) => {
                 ticket.waker.borrow_mut().clone_from(cx.waker());
                 false
             }
+            // No step has run since other tasks last ran, so this handshake need not queue.
             None if this.gate.begin_step() => true,
             None => {
                 let ticket =
@@ -136,7 +142,7 @@ impl<F: Future> Future for Paced<F> {
                 false
             }
         };
-        if !may {
+        if !may_step {
             return Poll::Pending;
         }
         *this.ticket = None;
@@ -148,7 +154,8 @@ impl<F: Future> Future for Paced<F> {
 mod tests {
     use super::*;
 
-    /// Runs of a task that yields, until all `steps` steps of each of `handshakes` are done.
+    /// Returns how often a yielding task runs until each of `handshakes` has done its `steps`
+    /// steps.
     async fn turns(handshakes: usize, steps: usize) -> usize {
         let gate = HandshakeGate::new(&PollMeter::new());
         let done = Rc::new(Cell::new(0));
@@ -200,10 +207,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_slot_makes_the_gate_crowded() {
+    async fn a_handshake_that_waits_for_a_slot_makes_the_gate_crowded() {
         let gate = HandshakeGate::new(&PollMeter::new());
         let mut slots = Vec::new();
-        for _ in 0..AT_ONCE {
+        for _ in 0..MAX_IN_PROGRESS {
             slots.push(gate.enter().await);
         }
         assert!(!gate.is_crowded());

@@ -1,9 +1,13 @@
-//! TLS on every leg: clients to respgate, respgate to servers, respgate to Sentinels. Each leg has a profile of its own.
+//! TLS on every leg: clients to respgate, respgate to servers, respgate to Sentinels. Each leg has
+//! its own profile.
 //!
-//! `server` and `client` turn a profile (paths and rules) into a checked set that handshakes use, `trust` says whose
-//! signatures count, `names` which name a server must prove. `accept` shakes hands with clients as `gate` admits them, `fault` says in words
-//! why that failed, `certificate` reads what a certificate says, `read_ahead` spares system calls below TLS. Whoever
-//! rotates a set sends the new one through the `watch` channel that handshakes read.
+//! - `server` and `client` turn a profile (paths and rules) into a checked set that handshakes use.
+//! - `trust` loads the trusted authorities, and `names` holds the names that servers must prove.
+//! - `accept` does handshakes with clients as `gate` admits them, and `error` explains why a
+//!   handshake failed.
+//! - `certificate` reads a certificate, and `read_ahead` saves system calls below TLS.
+//!
+//! The task that rotates a set sends the new one through the `watch` channel that handshakes read.
 
 pub mod accept;
 pub mod certificate;
@@ -24,7 +28,7 @@ use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
-/// The oldest protocol version that is spoken.
+/// The oldest TLS version that is accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Floor {
     /// TLS 1.2 and 1.3.
@@ -44,14 +48,14 @@ impl Floor {
     }
 }
 
-/// Which part of a profile is at fault; a configuration finds the key by it.
+/// The part of a profile that is wrong. The configuration finds the key by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The certificate chain.
     Chain,
     /// The private key.
     Key,
-    /// The authorities.
+    /// The trusted authorities.
     Trust,
     /// The revocation lists.
     Crl,
@@ -59,35 +63,36 @@ pub enum Part {
 
 /// Why a profile cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadFault {
-    /// What is at fault.
+pub struct LoadError {
+    /// The part that is wrong.
     pub part: Part,
-    /// What is wrong and how to mend it; never a part of a key.
+    /// What is wrong and how to fix it. It never contains a part of a key.
     pub text: String,
 }
 
-impl LoadFault {
+impl LoadError {
     fn new(part: Part, text: impl fmt::Display) -> Self {
         Self { part, text: text.to_string() }
     }
 }
 
-impl fmt::Display for LoadFault {
+impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-/// A profile, and the set that it was read to.
+/// A profile and the set that was loaded from it.
 #[derive(Clone, Debug)]
 pub struct Loaded<P, S> {
-    /// Paths and rules, to be read again when files change.
+    /// Paths and rules, which are read again when the files change.
     pub profile: P,
-    /// What handshakes use.
+    /// The set that handshakes use.
     pub set: S,
 }
 
-/// The cryptography of all legs: aws-lc, which is what makes rustls's handshakes and records as fast as OpenSSL's.
+/// Returns the cryptography of all legs: aws-lc. It makes rustls's handshakes and records as fast
+/// as OpenSSL's.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

@@ -1,4 +1,4 @@
-//! Which name a server's certificate must bear.
+//! The names that servers' certificates must contain.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,18 +7,19 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::topology::Address;
 
-/// The names that servers must prove. Cheap to clone.
+/// Holds the names that servers must prove. A clone is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
-    /// For every server that has none of its own below.
+    /// The name for every server that has no name of its own in `by_address`.
     pub all: Option<ServerName<'static>>,
-    /// By the address that is dialled.
+    /// Names by the address that respgate connects to.
     pub by_address: Arc<HashMap<Address, ServerName<'static>>>,
 }
 
 impl Names {
-    /// The name for a server: its own, or the one for all, or the host that is dialled. `None` for a unix socket, and for
-    /// a host that no certificate can name.
+    /// Returns the name that a server must prove: the server's own, else the one for all servers,
+    /// else the host of the address. Returns `None` for a unix socket, and for a host that no
+    /// certificate can name.
     pub fn of(&self, address: &Address) -> Option<ServerName<'static>> {
         if let Some(name) = self.by_address.get(address).or(self.all.as_ref()) {
             return Some(name.clone());
@@ -30,7 +31,8 @@ impl Names {
     }
 }
 
-/// A host name or IP address, as a certificate bears it. The dot at the end of an absolute name is not part of it.
+/// Parses a host name or IP address as a certificate contains it. The final dot of an absolute name
+/// is dropped.
 pub fn server_name(host: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(host.strip_suffix('.').unwrap_or(host).to_owned()).ok()
 }

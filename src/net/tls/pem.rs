@@ -1,4 +1,4 @@
-//! PEM files: certificates, private keys, revocation lists.
+//! Reads PEM files: certificates, private keys, revocation lists.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,10 +9,12 @@ use zeroize::Zeroizing;
 
 use crate::files;
 
-/// The longest PEM file, in bytes: the bundle of a system's roots has about 220 KiB.
+/// Size of the longest accepted PEM file, in bytes. A system's bundle of root certificates has
+/// about 220 KiB.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// Everything of use in a PEM text, in order. The only place that knows which crate reads PEM.
+/// Returns all usable items of a PEM text, in order. Only this function depends on the crate that
+/// reads PEM.
 fn items(text: &[u8]) -> Result<Vec<Item>, String> {
     let mut rest = text;
     rustls_pemfile::read_all(&mut rest)
@@ -24,7 +26,8 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
     let file = files::open(path).map_err(cannot)?;
     let length = file.metadata().map_err(cannot)?.len().min(MAX_FILE);
-    // The capacity is reserved at once, so that no reallocation leaves an unwiped copy of a key behind.
+    // The whole capacity is reserved first, so that no reallocation leaves an unwiped copy of a key
+    // behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 64));
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > MAX_FILE {
@@ -37,10 +40,10 @@ fn read_items(path: &Path) -> Result<Vec<Item>, String> {
     items(&read(path)?).map_err(|why| format!("{} {why}", path.display()))
 }
 
-/// The certificates of a file, in order. An empty list is the caller's to judge.
+/// Returns the certificates of a file, in order. The list may be empty.
 ///
 /// # Errors
-/// The file cannot be read, or is not PEM.
+/// Returns the reason if the file cannot be read or is not PEM.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let items = read_items(path)?;
     Ok(items
@@ -52,10 +55,11 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
         .collect())
 }
 
-/// The certificate chain of a file: the own certificate first, then its intermediates.
+/// Returns the certificate chain of a file: the server's or client's own certificate first, then
+/// the intermediates.
 ///
 /// # Errors
-/// As [`certificates`], and when there is none.
+/// Fails as [`certificates`] does, and if the file holds no certificate.
 pub fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = certificates(path)?;
     if chain.is_empty() {
@@ -67,10 +71,11 @@ pub fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(chain)
 }
 
-/// The private key of a file, in the form PKCS#8, PKCS#1 or SEC1.
+/// Returns the private key of a file, in PKCS#8, PKCS#1 or SEC1 form.
 ///
 /// # Errors
-/// As [`certificates`], and when there is no key, more than one, or one that a passphrase protects.
+/// Fails as [`certificates`] does, and if the file holds no key, more than one key, or a key that a
+/// passphrase protects.
 pub fn key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let text = read(path)?;
     let shown = path.display();
@@ -94,10 +99,10 @@ pub fn key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     }
 }
 
-/// The revocation lists of a file.
+/// Returns the revocation lists of a file.
 ///
 /// # Errors
-/// As [`certificates`], and when there is none.
+/// Fails as [`certificates`] does, and if the file holds no revocation list.
 pub fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     let lists: Vec<_> = read_items(path)?
         .into_iter()
@@ -133,26 +138,26 @@ mod tests {
     }
 
     #[test]
-    fn faults_say_what_is_missing() {
+    fn errors_say_what_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.pem");
-        let fault = |content: &str, read: fn(&Path) -> Option<String>| {
+        let error = |content: &str, read: fn(&Path) -> Option<String>| {
             fs::write(&path, content).unwrap();
             read(&path).unwrap()
         };
         let no_chain: fn(&Path) -> Option<String> = |path| chain(path).err();
         let no_key: fn(&Path) -> Option<String> = |path| key(path).err();
-        assert!(fault("", no_chain).contains("holds no certificate"));
+        assert!(error("", no_chain).contains("holds no certificate"));
         assert!(
-            fault("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n", no_chain)
+            error("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n", no_chain)
                 .contains("not PEM")
         );
-        assert!(fault("", no_key).contains("holds no private key"));
+        assert!(error("", no_key).contains("holds no private key"));
         let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-        assert!(fault(locked, no_key).contains("passphrase"));
+        assert!(error(locked, no_key).contains("passphrase"));
         let leaf = Authority::new("ca").issue(&["a"]);
-        assert!(fault(&leaf.key_pem.repeat(2), no_key).contains("several private keys"));
-        assert!(fault(&leaf.chain_pem, |path| revocation_lists(path).err()).contains("no revocation list"));
+        assert!(error(&leaf.key_pem.repeat(2), no_key).contains("several private keys"));
+        assert!(error(&leaf.chain_pem, |path| revocation_lists(path).err()).contains("no revocation list"));
         assert!(chain(Path::new("/nonexistent/x.pem")).unwrap_err().contains("cannot read /nonexistent"));
     }
 }

@@ -1,4 +1,4 @@
-//! The TCP connection under TLS, read in large pieces while much is coming.
+//! The TCP connection below TLS, which is read in large pieces while much data arrives.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,27 +9,28 @@ use tokio::net::TcpStream;
 
 use crate::net::read_buffer::ReadBuffer;
 
-/// Bytes of one large read: two full records.
+/// Size of one large read, in bytes: two full TLS records.
 const LARGE: usize = 32 * 1024;
 
-/// rustls reads 4 KiB at a time, five system calls for each full record. Once such a read was filled, so that more is
-/// likely to come, this reads up to 32 KiB at once and hands that over in pieces. Its buffer lives no longer than
-/// that: small commands and idle connections do without.
+/// Reads ahead for rustls. rustls reads 4 KiB at a time, which takes five system calls for each
+/// full record. Once such a read was filled, more data is likely to follow: this type then reads up
+/// to 32 KiB at once and returns it in pieces. The buffer exists only until its bytes are consumed,
+/// so small commands and idle connections need none.
 #[derive(Debug)]
 pub struct ReadAhead<S = TcpStream> {
     stream: S,
     ahead: ReadBuffer,
-    /// The last read was filled.
+    /// True if the last read was filled.
     more: bool,
 }
 
 impl<S> ReadAhead<S> {
-    /// Nothing has been read from `stream`, or all that was is used up.
+    /// Wraps a stream from which nothing has been read, or whose bytes are all consumed.
     pub fn new(stream: S) -> Self {
         Self { stream, ahead: ReadBuffer::new(LARGE), more: false }
     }
 
-    /// The connection itself; not to be read from.
+    /// Returns the connection itself. The caller must not read from it.
     pub fn get_ref(&self) -> &S {
         &self.stream
     }
@@ -60,6 +61,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
             this.poll_read_large(cx).map_ok(|()| this.hand_over(buf))
         } else {
             let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+            // A read that filled its buffer suggests that more data waits in the socket.
             this.more = polled.is_ready() && buf.remaining() == 0;
             return polled;
         };
@@ -102,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// Notes how much each read of the connection asked for.
+    /// Records the size of each read of the connection.
     struct Noting<S>(S, Vec<usize>);
 
     impl<S: AsyncRead + Unpin> AsyncRead for Noting<S> {
@@ -141,7 +143,7 @@ mod tests {
             assert_eq!(next(&mut reader, sent.len()).await, sent);
         }
         assert!(reader.ahead.is_empty() && reader.ahead.capacity() == 0);
-        // The 4096 bytes filled a read, so that the next was large although little came.
+        // The 4096 bytes filled a read, so the next read was large although little data came.
         let (small, large) = (4096, LARGE);
         assert_eq!(reader.get_ref().1, [small, small, large, large, large, small, large]);
         drop(far);

@@ -1,4 +1,4 @@
-//! What respgate needs to shake hands with clients.
+//! The TLS settings of connections from clients.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,34 +11,36 @@ use tokio_rustls::rustls::{Error, ServerConfig};
 
 use super::certificate::{Certificate, shown_span};
 use super::trust::Trust;
-use super::{Floor, LoadFault, Part, pem, provider};
+use super::{Floor, LoadError, Part, pem, provider};
 
-/// Whether clients prove who they are by certificate.
+/// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// They are not asked.
+    /// respgate requests no certificate.
     #[default]
     Ignored,
-    /// They are asked; those without one are served too. One that does not count is refused.
+    /// respgate requests a certificate and also serves clients without one. It refuses an invalid
+    /// certificate.
     Optional,
-    /// Those without one are refused.
+    /// respgate refuses clients without a certificate.
     Required,
 }
 
-/// How a listener does TLS: paths and rules.
+/// The paths and rules of TLS on one listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerProfile {
-    /// The certificate chain, the own certificate first. All of it is sent.
+    /// Path of the certificate chain, the server's own certificate first. respgate sends the whole
+    /// chain.
     pub chain: PathBuf,
-    /// The private key.
+    /// Path of the private key.
     pub key: PathBuf,
-    /// Whether clients are asked for certificates.
+    /// Whether clients must show a certificate.
     pub clients: ClientCertificates,
-    /// Whose signatures count on clients' certificates.
+    /// The authorities that may sign clients' certificates.
     pub trust: Trust,
-    /// The oldest protocol version.
+    /// The oldest TLS version that is accepted.
     pub floor: Floor,
-    /// How long a handshake may take, from the accept on.
+    /// Time that a handshake may take, counted from the accept.
     pub handshake_timeout: Duration,
 }
 
@@ -46,30 +48,31 @@ pub struct ServerProfile {
 #[derive(Clone, Debug)]
 pub struct ServerSet {
     pub(super) config: Arc<ServerConfig>,
-    /// Until when the chain counts.
+    /// Expiry of the chain.
     pub not_after: SystemTime,
-    /// Seals the tickets of this set.
+    /// Encrypts the session tickets of this set.
     tickets: Arc<dyn ProducesTickets>,
-    /// What tickets were sealed under: a client that was let in by other authorities must prove itself anew.
+    /// The authorities and revocation lists for clients when the tickets were issued. If they
+    /// change, clients must prove their identity in a full handshake.
     admitted_by: Vec<Vec<u8>>,
 }
 
 impl ServerProfile {
-    /// Reads every file and checks the whole. Clients of the set `before` may resume their sessions, unless the
-    /// authorities or revocation lists for clients have changed since.
+    /// Reads every file and checks the profile. Clients of the set `before` may resume their TLS
+    /// sessions, unless the authorities or revocation lists for clients have changed since.
     ///
     /// # Errors
-    /// What cannot be read, does not fit together, or does not count at present.
-    pub fn load(&self, before: Option<&ServerSet>) -> Result<ServerSet, LoadFault> {
-        let certificates = pem::chain(&self.chain).map_err(|why| LoadFault::new(Part::Chain, why))?;
-        let key = pem::key(&self.key).map_err(|why| LoadFault::new(Part::Key, why))?;
+    /// Returns the part that cannot be read, does not match another part, or is not valid now.
+    pub fn load(&self, before: Option<&ServerSet>) -> Result<ServerSet, LoadError> {
+        let certificates = pem::chain(&self.chain).map_err(|why| LoadError::new(Part::Chain, why))?;
+        let key = pem::key(&self.key).map_err(|why| LoadError::new(Part::Key, why))?;
         check_validity(&self.chain, &certificates)?;
         let not_after = Certificate::first_to_expire(&certificates)
-            .map_err(|why| LoadFault::new(Part::Chain, why))?
+            .map_err(|why| LoadError::new(Part::Chain, why))?
             .unwrap_or(SystemTime::UNIX_EPOCH);
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(self.floor.versions())
-            .map_err(|error| LoadFault::new(Part::Chain, error))?;
+            .map_err(|error| LoadError::new(Part::Chain, error))?;
         let mut admitted_by = Vec::new();
         let builder = match self.clients {
             ClientCertificates::Ignored => builder.with_no_client_auth(),
@@ -85,24 +88,25 @@ impl ServerProfile {
                     ClientCertificates::Optional => verifier.allow_unauthenticated(),
                     _ => verifier,
                 };
-                let verifier = verifier.build().map_err(|error| LoadFault::new(Part::Crl, error))?;
+                let verifier = verifier.build().map_err(|error| LoadError::new(Part::Crl, error))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
         let mut config = builder
             .with_single_cert(certificates, key)
-            .map_err(|error| pair_fault(&self.chain, &self.key, &error))?;
+            .map_err(|error| pair_error(&self.chain, &self.key, &error))?;
         let tickets = match before.filter(|before| before.admitted_by == admitted_by) {
             Some(before) => before.tickets.clone(),
-            None => Ticketer::new().map_err(|error| LoadFault::new(Part::Key, error))?,
+            None => Ticketer::new().map_err(|error| LoadError::new(Part::Key, error))?,
         };
         config.ticketer = tickets.clone();
-        // One is enough for clients that keep what they were given last; each costs a record to every new connection.
+        // One ticket suffices for clients that keep the newest one. Each ticket adds a record to
+        // every new connection.
         config.send_tls13_tickets = 1;
         Ok(ServerSet { config: Arc::new(config), not_after, tickets, admitted_by })
     }
 
-    /// Every file and folder that is read.
+    /// Returns every file and folder that the profile reads.
     pub fn paths(&self) -> Vec<PathBuf> {
         let mut files = vec![self.chain.clone(), self.key.clone()];
         if self.clients != ClientCertificates::Ignored {
@@ -112,17 +116,18 @@ impl ServerProfile {
     }
 }
 
-/// A chain that does not count now would fail every handshake: better to say so at once.
-pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), LoadFault> {
+/// Returns an error if a certificate of the chain is not valid now. Every handshake with it would
+/// fail, so the error must show at once.
+pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), LoadError> {
     let now = SystemTime::now();
     for der in chain {
         let certificate = Certificate::read(der)
-            .map_err(|why| LoadFault::new(Part::Chain, format!("{} {why}", path.display())))?;
+            .map_err(|why| LoadError::new(Part::Chain, format!("{} {why}", path.display())))?;
         let (shown, subject) = (path.display(), &certificate.identity.subject);
         if let Ok(ago) = now.duration_since(certificate.not_after) {
             let text =
                 format!("{shown}: the certificate of {subject} expired {} ago; renew it", shown_span(ago));
-            return Err(LoadFault::new(Part::Chain, text));
+            return Err(LoadError::new(Part::Chain, text));
         }
         if let Ok(ahead) = certificate.not_before.duration_since(now)
             && !ahead.is_zero()
@@ -131,14 +136,14 @@ pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Resul
                 "{shown}: the certificate of {subject} counts only in {}; check this machine's clock",
                 shown_span(ahead)
             );
-            return Err(LoadFault::new(Part::Chain, text));
+            return Err(LoadError::new(Part::Chain, text));
         }
     }
     Ok(())
 }
 
-/// A chain and a key that cannot be used together.
-pub(super) fn pair_fault(chain: &Path, key: &Path, error: &Error) -> LoadFault {
+/// Describes a chain and a key that do not match.
+pub(super) fn pair_error(chain: &Path, key: &Path, error: &Error) -> LoadError {
     let (chain, key) = (chain.display(), key.display());
     match error {
         Error::InconsistentKeys(_) => {
@@ -146,9 +151,9 @@ pub(super) fn pair_fault(chain: &Path, key: &Path, error: &Error) -> LoadFault {
                 "{key} is not the key of the first certificate in {chain}; the own certificate must come first, its \
                  issuers after it"
             );
-            LoadFault::new(Part::Key, text)
+            LoadError::new(Part::Key, text)
         }
-        error => LoadFault::new(Part::Key, format!("{chain} and {key} cannot be used: {error}")),
+        error => LoadError::new(Part::Key, format!("{chain} and {key} cannot be used: {error}")),
     }
 }
 
@@ -192,14 +197,14 @@ mod tests {
         assert!(profile.load(None).is_ok());
 
         fs::write(&profile.key, &authority.issue(&["other.example"]).key_pem).unwrap();
-        let fault = profile.load(None).unwrap_err();
-        assert_eq!(fault.part, Part::Key);
-        assert!(fault.text.contains("is not the key of the first certificate"), "{fault}");
+        let error = profile.load(None).unwrap_err();
+        assert_eq!(error.part, Part::Key);
+        assert!(error.text.contains("is not the key of the first certificate"), "{error}");
 
         let old = authority.issue_with(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
-        let fault = files.profile(&old).load(None).unwrap_err();
-        assert_eq!(fault.part, Part::Chain);
-        assert!(fault.text.contains("expired") && fault.text.contains("days ago"), "{fault}");
+        let error = files.profile(&old).load(None).unwrap_err();
+        assert_eq!(error.part, Part::Chain);
+        assert!(error.text.contains("expired") && error.text.contains("days ago"), "{error}");
 
         let early = authority.issue_with(|params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
         assert!(files.profile(&early).load(None).unwrap_err().text.contains("clock"));

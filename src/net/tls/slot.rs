@@ -1,4 +1,5 @@
-//! A leg's profile and the set in use: handshakes read the newest set, whoever rotates it writes.
+//! A leg's profile and its present set. Handshakes read the newest set; the task that rotates
+//! certificates writes it.
 
 use std::time::SystemTime;
 
@@ -7,19 +8,19 @@ use tokio::sync::watch;
 use super::client::ClientSet;
 use super::server::ServerSet;
 
-/// Where a set is used.
+/// The kind of connection that a set is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Leg {
-    /// Clients to respgate.
+    /// Connections from clients to respgate.
     Listener,
-    /// respgate to data nodes.
+    /// Connections from respgate to data nodes.
     Upstream,
-    /// respgate to Sentinels.
+    /// Connections from respgate to Sentinels.
     Sentinel,
 }
 
 impl Leg {
-    /// As logs and metrics name it.
+    /// Returns the leg's name in logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Listener => "listener",
@@ -31,20 +32,20 @@ impl Leg {
 
 /// One leg's profile, and the set that its handshakes use.
 pub struct Slot<P, S> {
-    /// Where it is used.
+    /// The leg on which the set is used.
     pub leg: Leg,
     /// The listener's or upstream's name.
     pub name: String,
-    /// What is read again when files change.
+    /// The paths and rules, which are read again when files change.
     pub profile: P,
     /// The set in use.
     pub set: watch::Sender<S>,
 }
 
-/// Until when a leg's own certificates count.
+/// The expiry of respgate's own certificates on one leg.
 #[derive(Clone)]
 pub struct Expiry {
-    /// Where they are used.
+    /// The leg on which the certificates are used.
     pub leg: Leg,
     /// The listener's or upstream's name.
     pub name: String,
@@ -58,7 +59,8 @@ enum Source {
 }
 
 impl Expiry {
-    /// The end of the first certificate of the chain to run out; `None` if respgate shows no certificate there.
+    /// Returns the earliest expiry of the chain's certificates; `None` if respgate shows no
+    /// certificate on this leg.
     pub fn not_after(&self) -> Option<SystemTime> {
         match &self.source {
             Source::Server(set) => Some(set.borrow().not_after),
@@ -68,14 +70,14 @@ impl Expiry {
 }
 
 impl<P> Slot<P, ServerSet> {
-    /// Until when the listener's certificates count.
+    /// Returns the expiry of the listener's certificates.
     pub fn expiry(&self) -> Expiry {
         Expiry { leg: self.leg, name: self.name.clone(), source: Source::Server(self.set.subscribe()) }
     }
 }
 
 impl<P> Slot<P, ClientSet> {
-    /// Until when respgate's own certificates for servers count.
+    /// Returns the expiry of respgate's own certificates for servers.
     pub fn expiry(&self) -> Expiry {
         Expiry { leg: self.leg, name: self.name.clone(), source: Source::Client(self.set.subscribe()) }
     }

@@ -3,7 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-/// A certificate authority of a test's own.
+/// A certificate authority for one test.
 pub(crate) struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -31,7 +31,7 @@ impl Authority {
         &self.pem
     }
 
-    /// A revocation list.
+    /// Returns a revocation list of these serial numbers.
     pub(crate) fn revoke(&self, serials: &[u64]) -> String {
         let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
             serial_number: (*serial).into(),

@@ -1,4 +1,4 @@
-//! Whose signatures count: authorities from files, folders and the system, and what they have revoked.
+//! Loads the trusted authorities from files, folders and the system, and their revocation lists.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,52 +6,55 @@ use std::sync::Arc;
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::CertificateRevocationListDer;
 
-use super::{LoadFault, Part, pem};
+use super::{LoadError, Part, pem};
 use crate::files;
 
-/// Where authorities come from.
+/// Where the trusted authorities and the revocation lists come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// PEM files, or folders of them.
+    /// Paths of PEM files, or of folders of PEM files.
     pub paths: Vec<PathBuf>,
-    /// Whether those of the system count too (its bundle, or what SSL_CERT_FILE and SSL_CERT_DIR name).
+    /// True if the system's authorities are trusted too (its bundle, or what SSL_CERT_FILE and
+    /// SSL_CERT_DIR name).
     pub system: bool,
-    /// PEM files of revocation lists; none: nothing counts as revoked.
+    /// Paths of PEM files with revocation lists. If empty, no certificate counts as revoked.
     pub revoked: Vec<PathBuf>,
 }
 
 impl Trust {
-    /// Reads the authorities.
+    /// Loads the authorities.
     ///
     /// # Errors
-    /// A path cannot be read, or there is no authority at all.
-    pub fn roots(&self) -> Result<Arc<RootCertStore>, LoadFault> {
+    /// Returns an error if a path cannot be read, or if no authority is found at all.
+    pub fn roots(&self) -> Result<Arc<RootCertStore>, LoadError> {
         let mut roots = RootCertStore::empty();
         for path in &self.paths {
-            for file in expand(path).map_err(|why| LoadFault::new(Part::Trust, why))? {
-                // A folder may hold other things too; a file that was named must be right.
+            for file in expand(path).map_err(|why| LoadError::new(Part::Trust, why))? {
+                // A folder may hold other files too. A file that the configuration names must hold
+                // an authority.
                 let named = file == *path;
                 let certificates = match pem::certificates(&file) {
-                    Err(why) if named => return Err(LoadFault::new(Part::Trust, why)),
+                    Err(why) if named => return Err(LoadError::new(Part::Trust, why)),
                     Err(_) => continue,
                     Ok(certificates) => certificates,
                 };
                 if named && certificates.is_empty() {
                     let text =
                         format!("{} holds no certificate; it should hold the authority's", file.display());
-                    return Err(LoadFault::new(Part::Trust, text));
+                    return Err(LoadError::new(Part::Trust, text));
                 }
                 for certificate in certificates {
                     if let Err(error) = roots.add(certificate) {
                         let text =
                             format!("{} holds a certificate that cannot be used: {error}", file.display());
-                        return Err(LoadFault::new(Part::Trust, text));
+                        return Err(LoadError::new(Part::Trust, text));
                     }
                 }
             }
         }
         if self.system {
-            // Single ones that cannot be read are the system's business; that there is none at all is ours.
+            // The system may have single certificates that cannot be read. It is an error only if
+            // none can be read.
             let found = {
                 let _noted = system_paths().first().map(|path| files::note(path));
                 rustls_native_certs::load_native_certs()
@@ -59,7 +62,7 @@ impl Trust {
             let (_, _) = roots.add_parsable_certificates(found.certs);
         }
         if roots.is_empty() {
-            return Err(LoadFault::new(Part::Trust, self.nothing()));
+            return Err(LoadError::new(Part::Trust, self.nothing()));
         }
         Ok(Arc::new(roots))
     }
@@ -73,20 +76,20 @@ impl Trust {
         }
     }
 
-    /// Reads the revocation lists.
+    /// Loads the revocation lists.
     ///
     /// # Errors
-    /// A file cannot be read, or holds none.
-    pub fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadFault> {
+    /// Returns an error if a file cannot be read or holds no revocation list.
+    pub fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadError> {
         let mut lists = Vec::new();
         for path in &self.revoked {
-            lists.extend(pem::revocation_lists(path).map_err(|why| LoadFault::new(Part::Crl, why))?);
+            lists.extend(pem::revocation_lists(path).map_err(|why| LoadError::new(Part::Crl, why))?);
         }
         Ok(lists)
     }
 
-    /// Every file and folder that is read, for whoever watches them; of the system's, its bundle if there is one, which
-    /// is made from the others.
+    /// Returns every file and folder that is read, for the watcher. Of the system's authorities it
+    /// returns only the bundle, if there is one, because the bundle is made from the other files.
     pub fn watched(&self) -> Vec<PathBuf> {
         let system = if self.system { system_paths() } else { Vec::new() };
         self.paths.iter().chain(&self.revoked).cloned().chain(system).collect()
@@ -98,7 +101,7 @@ fn system_paths() -> Vec<PathBuf> {
     found.cert_file.map_or(found.cert_dir, |bundle| vec![bundle])
 }
 
-/// The path itself, or the files of the folder, sorted.
+/// Returns the path itself, or the sorted files of the folder.
 fn expand(path: &Path) -> Result<Vec<PathBuf>, String> {
     let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
     if !files::metadata(path).map_err(cannot)?.is_dir() {
@@ -108,7 +111,7 @@ fn expand(path: &Path) -> Result<Vec<PathBuf>, String> {
     for entry in files::read_dir(path).map_err(cannot)? {
         found.push(entry.map_err(cannot)?);
     }
-    // Kubernetes keeps the real files behind hidden folders and links to them.
+    // Kubernetes keeps the real files in hidden folders and links to them.
     found.retain(|file| files::metadata(file).is_ok_and(|data| data.is_file()));
     found.sort();
     Ok(found)
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_without_an_authority_is_a_fault() {
+    fn a_path_without_an_authority_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let empty = folder.path().join("empty.pem");
         fs::write(&empty, "").unwrap();
@@ -146,12 +149,12 @@ mod tests {
             (empty.as_path(), "holds no certificate"),
             (Path::new("/nonexistent/ca.pem"), "cannot read /nonexistent/ca.pem"),
         ] {
-            let fault = trust(&[path]).roots().unwrap_err();
-            assert_eq!(fault.part, Part::Trust);
-            assert!(fault.text.contains(text), "{fault}");
+            let error = trust(&[path]).roots().unwrap_err();
+            assert_eq!(error.part, Part::Trust);
+            assert!(error.text.contains(text), "{error}");
         }
         fs::remove_file(&empty).unwrap();
-        let fault = trust(&[folder.path()]).roots().unwrap_err();
-        assert!(fault.text.contains("holds no authority"), "{fault}");
+        let error = trust(&[folder.path()]).roots().unwrap_err();
+        assert!(error.text.contains("holds no authority"), "{error}");
     }
 }
