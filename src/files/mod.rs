@@ -83,7 +83,7 @@ pub fn metadata(path: &Path) -> io::Result<Metadata> {
     fs::metadata(path)
 }
 
-/// Returns the paths in a folder, at most [`MAX_ENTRIES`], in no particular order.
+/// Returns the paths in a folder, at most `MAX_ENTRIES`, in no particular order.
 ///
 /// # Errors
 /// Returns an error if the folder cannot be read. An entry is an error if that entry cannot be

@@ -1,4 +1,4 @@
-//! Bounds the log: no callsite in the source logs faster than its [`Rate`], whoever causes its
+//! Bounds the log: no callsite in the source logs faster than its `Rate`, whoever causes its
 //! lines.
 //!
 //! [`LogLimit`] is a `tracing` layer in front of the writer, so no call can bypass it. Each

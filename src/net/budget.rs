@@ -1,7 +1,7 @@
 //! The byte budget of the process (`max-buffered`): all workers share it, and each client's part of
 //! it is counted.
 //!
-//! A worker counts in a plain number and takes from the shared count in [chunks](Budget::chunk), so
+//! A worker counts in a plain number and takes from the shared count in chunks (`Budget::chunk`), so
 //! that a command touches no atomic. A client's [`Account`] counts the allocated capacity of
 //! everything that respgate keeps for the client. When the budget is spent, [`relief`] chooses the
 //! clients that hold most, on all workers, and respgate disconnects them.
@@ -226,7 +226,7 @@ impl Account {
 
     /// Returns the weight of the client's bytes, by which [`relief`] chooses. Bytes that the client
     /// did not hold at the last call of this function weigh nothing: it may need them for a moment
-    /// only. Bytes that it has held for 1 s weigh [`SETTLED_WEIGHT`] times as much as others. So a client
+    /// only. Bytes that it has held for 1 s weigh `SETTLED_WEIGHT` times as much as others. So a client
     /// that works is not mistaken for one that keeps what it holds.
     pub fn weigh(&self) -> usize {
         let held = self.held.get();

@@ -1,6 +1,6 @@
 //! The configuration schema: every key of a file, declared once.
 //!
-//! The files beside this one declare the keys, table by table; [`table`] explains the lines. The struct that holds what was
+//! The files beside this one declare the keys, table by table; `table` explains the lines. The struct that holds what was
 //! typed, its reader, the known keys, the defaults, and whether a reload applies a change all come from these lines.
 //! `make config-docs` writes `config/full.toml`, `config/respgate.schema.json` and `docs/configuration.md` from them.
 
