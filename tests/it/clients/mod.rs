@@ -1,5 +1,7 @@
 //! Real clients doing their real work, once against the server and once through respgate: same transcript.
 
+mod go;
+mod php;
 mod program;
 mod repointed;
 mod rotation;
