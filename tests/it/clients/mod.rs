@@ -8,6 +8,8 @@ mod program;
 mod repointed;
 mod rotation;
 mod ruby;
+mod rust;
+mod sidekiq_failover;
 
 use std::process::Command;
 
