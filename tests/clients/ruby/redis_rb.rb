@@ -103,7 +103,7 @@ def messages(r)
       on.message do |channel, text|
         seen << ["message", channel, text]
         subscriber.psubscribe("n*") if text == "patterns"
-        subscriber.unsubscribe if text == "channels end"
+        subscriber.unsubscribe("news", "more") if text == "channels end"
       end
       on.psubscribe { |pattern, count| seen << ["psubscribe", pattern, count] }
       on.pmessage do |pattern, channel, text|
