@@ -1,6 +1,7 @@
 //! C: hiredis' own test program, from the distribution's source package (0.14, RESP2), on TCP, a unix socket and an
 //! inherited descriptor. The installer raises its 10 ms limit for replies to 500 ms. All of its 87 tests, the throughput
 //! included, run on both paths.
+
 use std::path::Path;
 use std::process::Command;
 
