@@ -1,8 +1,15 @@
 //! Real clients doing their real work, once against the server and once through respgate: same transcript.
 
+mod go;
+mod hiredis;
+mod perl;
+mod php;
 mod program;
 mod repointed;
 mod rotation;
+mod ruby;
+mod rust;
+mod sidekiq_failover;
 
 use std::process::Command;
 

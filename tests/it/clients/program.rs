@@ -14,13 +14,13 @@ use crate::support::{signal, wait};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Where `tests/clients/install` puts interpreters and packages.
-fn installed(relative: &str) -> PathBuf {
+pub fn installed(relative: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(relative);
     assert!(path.exists(), "{} is missing: run `tests/clients/install`", path.display());
     path
 }
 
-fn source(relative: &str) -> PathBuf {
+pub fn source(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(relative)
 }
 

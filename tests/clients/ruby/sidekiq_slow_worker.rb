@@ -1,0 +1,8 @@
+# frozen_string_literal: true
+
+# What the worker process loads.
+
+require "sidekiq"
+require_relative "sidekiq_slow_job"
+
+Sidekiq.configure_server { |config| config.redis = { url: ENV.fetch("REDIS_URL"), size: 15, pool_timeout: 30, network_timeout: 30 } }
