@@ -58,7 +58,9 @@ pub(super) struct Consensus {
 #[derive(Debug)]
 struct Waiting {
     candidate: Claim,
+    /// True if the candidate is stale (see the rule).
     stale: bool,
+    /// Since when the answers have named this candidate for the same reason.
     since: Instant,
     /// When the delay ends, so that the same answers give another verdict. `None`: only other answers can change it.
     decide_at: Option<Instant>,

@@ -80,13 +80,17 @@ struct Sentinels {
     candidate: CandidateProbe,
     /// True if discovery follows `accepted` on the leading Sentinel's word alone, before the majority names it.
     ahead_of_majority: bool,
+    /// Maps an announced address to the address to dial.
     nat: HashMap<Address, Address>,
+    /// The time between two rounds of queries while no event arrives.
     poll_interval: Duration,
     /// The claim that discovery follows, even while its node is not verified.
     accepted: Option<Claim>,
     /// Why the Sentinels name no primary at present; `None` while they name `accepted`.
     uncertainty: Option<Outage>,
+    /// When the last round of queries started.
     last_ask: Option<Instant>,
+    /// When the next round of queries is due.
     ask_at: Instant,
 }
 
@@ -95,6 +99,7 @@ struct Sentinels {
 pub(super) struct Machine {
     sentinels: Option<Sentinels>,
     verifier: Verifier,
+    /// The topology that was published last.
     published: Option<Topology>,
 }
 

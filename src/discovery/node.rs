@@ -43,6 +43,7 @@ pub(super) struct KnownNode {
     any_until: Option<Instant>,
     /// True if a new connection has led to another node since the last probe.
     elsewhere: bool,
+    /// The number of probes that reached the known node after a new connection had led elsewhere.
     elsewhere_count: u32,
 }
 

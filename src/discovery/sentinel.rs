@@ -97,6 +97,7 @@ impl Follower {
         }
     }
 
+    /// Sends an event to discovery. Returns `None` if discovery has closed the queue.
     async fn send(&self, event: Event) -> Option<()> {
         self.news.send(event).await.ok()
     }
@@ -172,6 +173,7 @@ impl Follower {
         }
     }
 
+    /// Queries the Sentinel for the primary and the other Sentinels, in one write.
     async fn ask(&self, control: &mut Control<Stream>) -> Result<View, SentinelError> {
         let name = self.config.primary_name.as_bytes();
         control.send(&[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name]);

@@ -44,7 +44,9 @@ pub(super) struct Signs {
 /// The signs of one Sentinel.
 #[derive(Debug)]
 struct Record {
+    /// The furthest step of the failover that this Sentinel leads; `None` without an active failover.
     failover: Option<Sign>,
+    /// True if the Sentinel reports the primary as `o_down`.
     down: bool,
     /// The start of the active sign, whichever of `failover` and `down` it is; `None` without one.
     since: Option<Instant>,

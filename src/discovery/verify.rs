@@ -62,6 +62,7 @@ struct Target {
     /// True if the node was verified and has said since that it is not a primary. If a later probe finds it a primary,
     /// it gets a new generation, like another node.
     denied: bool,
+    /// The number of probes in a row that could not reach the node.
     unreachable: u32,
     /// The address of the node's own primary, if the newest probe found it a replica.
     successor: Option<Address>,
@@ -111,13 +112,17 @@ pub(super) struct Verifier {
     target: Option<Target>,
     /// The generation that was published last.
     followed: u64,
+    /// The delay between probes, which grows from `PROBE_MIN` to `PROBE_MAX` while hints continue.
     pace: Backoff,
     /// When the last probe was started.
     started: Option<Instant>,
     /// No regular probe starts before this time.
     earliest: Option<Instant>,
+    /// When the next probe is due.
     due: Option<Instant>,
+    /// The ticket of the newest probe.
     ticket: u64,
+    /// True while a probe runs.
     in_flight: bool,
     /// True if a hint arrived during the probe, so that the probe's answer may be older than the change.
     hint_during_probe: bool,
