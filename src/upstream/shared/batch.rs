@@ -1,52 +1,54 @@
-//! When what waits for a shared connection is written: requests that leave together share a system call, a packet and a
-//! TLS record. No I/O.
+//! Decides when a shared connection writes. Requests that are written together share a system call, a packet and a TLS
+//! record. No I/O.
 //!
-//! While a server that is near still has requests to answer, others wait for its replies, as small segments do in TCP
-//! (Nagle, RFC 896). It costs them no more than the way to the server and back, since the server answers the requests
-//! of one connection in order. Where that way is long they only wait for one more look at the sockets.
+//! A near server answers within [`NEAR`]. While it still owes replies, new requests wait for them, as small segments wait in
+//! TCP (Nagle, RFC 896). The wait costs a request at most one round trip, because the server answers the requests of one
+//! connection in order. For a far server, requests only wait until the worker has read its sockets once more.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A server this near is worth waiting for: what is put off waits no longer than this, beside the time that the server
+/// The longest round trip of a near server. A deferred request waits for at most this time, plus the time that the server
 /// takes for the requests before it.
 const NEAR: Duration = Duration::from_micros(120);
-/// Bytes that are not put off any more: some hundred requests without large values.
+/// The number of waiting bytes that are written at once: about 100 requests without large values.
 const ENOUGH: usize = 4096;
-/// How often a write is put off at most while more and more requests arrive.
-const LOOKS: u8 = 4;
+/// The number of times that a write yields while more requests arrive.
+const YIELDS: u8 = 4;
 
-/// What to do with requests that wait.
+/// What the caller does with the waiting requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum Decision {
     /// Write them.
     Write,
-    /// Look at the sockets once more, and ask again.
+    /// Let the worker read its sockets once more, then ask again.
     Yield,
-    /// Ask again when everything that was written is answered, or more has arrived.
+    /// Ask again when every written request is answered, or when more requests have arrived.
     Defer,
 }
 
-/// See the module.
+/// Decides for one connection. See the module.
 #[derive(Debug)]
 pub(in crate::upstream) struct WriteBatcher {
-    /// Bytes that waited when the write was last put off, and how often it has been.
+    /// The waiting bytes at the last yield. If no more have arrived since, another yield gains nothing.
     gathered: usize,
-    looks: u8,
+    /// The yields since the last write.
+    yields: u8,
+    /// True if the server's round trip is at most [`NEAR`].
     near: bool,
-    /// When a request was written to a server that had nothing else to answer; not kept once it is known to be near.
+    /// When the last request was written that found the server idle: its reply measures the round trip. `None` for a near
+    /// server, so that the clock is not read for every batch.
     asked: Option<Instant>,
 }
 
 impl WriteBatcher {
-    /// For a connection whose server answered its greeting in `round_trip`.
+    /// Creates the batcher of a connection whose server answered its greeting in `round_trip`.
     pub(in crate::upstream) fn new(round_trip: Duration) -> Self {
-        Self { gathered: 0, looks: 0, near: round_trip <= NEAR, asked: None }
+        Self { gathered: 0, yields: 0, near: round_trip <= NEAR, asked: None }
     }
 
-    /// What to do with `waiting` bytes. `answered`: the server has answered everything that was written to it; `patient`:
-    /// replies may be waited for.
+    /// Decides about `waiting` bytes. `answered`: the server owes no reply. `patient`: the requests may wait for replies.
     pub(in crate::upstream) fn decide(&mut self, waiting: usize, answered: bool, patient: bool) -> Decision {
         if answered {
             if let Some(asked) = self.asked.take() {
@@ -57,11 +59,11 @@ impl WriteBatcher {
             }
         } else if patient && self.near && (1..ENOUGH).contains(&waiting) {
             return Decision::Defer;
-        } else if waiting != self.gathered && self.looks < LOOKS {
-            (self.gathered, self.looks) = (waiting, self.looks + 1);
+        } else if waiting != self.gathered && self.yields < YIELDS {
+            (self.gathered, self.yields) = (waiting, self.yields + 1);
             return Decision::Yield;
         }
-        (self.gathered, self.looks) = (0, 0);
+        (self.gathered, self.yields) = (0, 0);
         Decision::Write
     }
 }
@@ -73,33 +75,33 @@ mod tests {
     const FAR: Duration = Duration::from_millis(1);
 
     #[test]
-    fn who_waits_alone_does_not_wait() {
+    fn a_request_to_an_idle_server_is_written_at_once() {
         for round_trip in [Duration::ZERO, FAR] {
-            let mut gathering = WriteBatcher::new(round_trip);
-            assert_eq!(gathering.decide(20, true, true), Decision::Write);
-            assert_eq!(gathering.decide(20, true, true), Decision::Write);
+            let mut batcher = WriteBatcher::new(round_trip);
+            assert_eq!(batcher.decide(20, true, true), Decision::Write);
+            assert_eq!(batcher.decide(20, true, true), Decision::Write);
         }
     }
 
     #[test]
-    fn what_a_near_server_is_asked_leaves_together() {
-        let mut gathering = WriteBatcher::new(NEAR);
-        assert_eq!(gathering.decide(20, false, true), Decision::Defer);
-        assert_eq!(gathering.decide(ENOUGH - 1, false, true), Decision::Defer);
-        assert_eq!(gathering.decide(ENOUGH - 1, true, true), Decision::Write);
+    fn requests_to_a_near_server_are_written_together() {
+        let mut batcher = WriteBatcher::new(NEAR);
+        assert_eq!(batcher.decide(20, false, true), Decision::Defer);
+        assert_eq!(batcher.decide(ENOUGH - 1, false, true), Decision::Defer);
+        assert_eq!(batcher.decide(ENOUGH - 1, true, true), Decision::Write);
     }
 
     #[test]
     fn a_far_server_is_not_waited_for() {
         for waiting in [20, ENOUGH] {
-            let mut gathering = WriteBatcher::new(FAR);
-            assert_eq!(gathering.decide(waiting, false, true), Decision::Yield);
-            assert_eq!(gathering.decide(waiting, false, true), Decision::Write, "nothing more has come");
-            for more in 1..=usize::from(LOOKS) {
-                assert_eq!(gathering.decide(waiting + more, false, true), Decision::Yield);
+            let mut batcher = WriteBatcher::new(FAR);
+            assert_eq!(batcher.decide(waiting, false, true), Decision::Yield);
+            assert_eq!(batcher.decide(waiting, false, true), Decision::Write, "nothing more has come");
+            for more in 1..=usize::from(YIELDS) {
+                assert_eq!(batcher.decide(waiting + more, false, true), Decision::Yield);
             }
             assert_eq!(
-                gathering.decide(2 * waiting + 10, false, true),
+                batcher.decide(2 * waiting + 10, false, true),
                 Decision::Write,
                 "for ever is too long"
             );
@@ -107,28 +109,28 @@ mod tests {
     }
 
     #[test]
-    fn the_impatient_look_once() {
-        let mut gathering = WriteBatcher::new(NEAR);
-        assert_eq!(gathering.decide(20, false, false), Decision::Yield);
-        assert_eq!(gathering.decide(20, false, false), Decision::Write);
+    fn impatient_requests_yield_once() {
+        let mut batcher = WriteBatcher::new(NEAR);
+        assert_eq!(batcher.decide(20, false, false), Decision::Yield);
+        assert_eq!(batcher.decide(20, false, false), Decision::Write);
     }
 
     #[test]
-    fn much_does_not_wait_for_a_near_server() {
-        let mut gathering = WriteBatcher::new(NEAR);
-        assert_eq!(gathering.decide(ENOUGH, false, true), Decision::Yield);
-        assert_eq!(gathering.decide(ENOUGH, false, true), Decision::Write);
+    fn many_bytes_do_not_wait_for_a_near_server() {
+        let mut batcher = WriteBatcher::new(NEAR);
+        assert_eq!(batcher.decide(ENOUGH, false, true), Decision::Yield);
+        assert_eq!(batcher.decide(ENOUGH, false, true), Decision::Write);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_was_slow_at_first_may_be_near() {
-        let mut gathering = WriteBatcher::new(FAR);
-        gathering.decide(20, true, true);
+        let mut batcher = WriteBatcher::new(FAR);
+        batcher.decide(20, true, true);
         tokio::time::advance(FAR).await;
-        gathering.decide(20, true, true);
-        assert_eq!(gathering.decide(20, false, true), Decision::Yield);
+        batcher.decide(20, true, true);
+        assert_eq!(batcher.decide(20, false, true), Decision::Yield);
         tokio::time::advance(NEAR).await;
-        gathering.decide(20, true, true);
-        assert_eq!(gathering.decide(20, false, true), Decision::Defer);
+        batcher.decide(20, true, true);
+        assert_eq!(batcher.decide(20, false, true), Decision::Defer);
     }
 }

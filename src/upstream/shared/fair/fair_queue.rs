@@ -1,39 +1,40 @@
-//! Whose turn it is when more is asked for than there is room: self-clocked fair queueing, by weight between the owners
-//! of sessions (tenants), evenly between the sessions of one owner. No I/O.
+//! Orders sessions that wait for room: self-clocked fair queueing (Golestani, 1994; Goyal, Vin, Cheng, 1996). Owners of
+//! sessions (tenants) share by weight, and the sessions of one owner share evenly. No I/O.
 //!
-//! Everybody has a tag, which rises with what is taken, the slower the more weight there is; whose tag will be the
-//! lowest after its turn is next. Who comes anew starts where the others are, so that a session that asks for little is
-//! next although others have long been waiting for much. (Golestani, 1994; Goyal, Vin, Cheng, 1996.)
+//! Each owner and each session has a tag. The tag rises with the units that were taken: by [`SCALE`] for each unit, divided by
+//! the weight. The next turn goes to the lowest tag after that turn. A newcomer starts at the tag of the last turn, not at
+//! zero. So a session that asks for little is soon next, although others have long been waiting for much, and nobody saves
+//! up turns while it is idle.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// Units of a tag for each unit that weight 1 takes; also the largest weight.
+/// The amount by which one unit raises a tag at weight 1. It is also the largest weight, so that a unit raises each tag.
 const SCALE: u64 = 1000;
-/// The most that is taken at once before the next is looked at.
+/// The most units of one turn. A session that asked for more waits for its next turn.
 const QUANTUM: u32 = 64;
-/// Every so many turns, the lowest priority that waits comes first, so that none waits for ever.
+/// Every sixteenth turn goes to the lowest priority that waits, so that no priority starves.
 const ANTI_STARVATION: u32 = 16;
 
 const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
-/// Who comes first where owners wait.
+/// The order between owners that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Priority {
-    /// Before all others.
+    /// Served before all others.
     High,
-    /// What is not configured.
+    /// The default.
     #[default]
     Normal,
-    /// After all others.
+    /// Served after all others.
     Low,
 }
 
-/// What an owner is due.
+/// The configured share of an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShareConfig {
-    /// Its share beside others that wait, 1 to 1000.
+    /// The owner's weight beside others that wait, 1 to 1000.
     pub weight: u16,
-    /// Shares count among owners of one priority.
+    /// The owner's priority. Weights count among owners of one priority.
     pub priority: Priority,
 }
 
@@ -43,27 +44,27 @@ impl Default for ShareConfig {
     }
 }
 
-/// For whom something is asked.
+/// The owner against whose share a session's requests count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// The number of the tenant; `None`: all who belong to none share as one.
+    /// The number of the tenant. All sessions without a tenant (`None`) share as one owner.
     pub owner: Option<usize>,
-    /// What that is due.
+    /// The owner's configured share.
     pub config: ShareConfig,
 }
 
-/// Those who wait.
+/// The sessions that wait.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct FairQueue {
     classes: [Class; 3],
-    /// Of everyone who waits.
-    places: HashMap<u64, QueueEntry>,
+    /// The entry of each waiting session.
+    entries: HashMap<u64, QueueEntry>,
     arrivals: u64,
     taken: u32,
 }
 
-/// The tag that one will have after its next turn, and the order of arrival among equal ones: who asks for little comes
-/// before who asks for much.
+/// The tag of a session after its next turn, then its order of arrival. A session that asks for little thus stands before one
+/// that asks for much.
 type Start = (u64, u64);
 
 #[derive(Debug)]
@@ -75,7 +76,7 @@ struct QueueEntry {
 
 #[derive(Debug, Default)]
 struct Class {
-    /// Where owners that come anew start.
+    /// The tag at which an owner starts that did not wait.
     now: u64,
     owners: HashMap<Option<usize>, OwnerQueue>,
 }
@@ -85,19 +86,19 @@ struct OwnerQueue {
     tag: u64,
     weight: u16,
     arrival: u64,
-    /// Where sessions that come anew start.
+    /// The tag at which a session starts that did not wait.
     now: u64,
-    /// Of sessions that had theirs.
+    /// The tags of sessions that had turns and do not wait now.
     tags: HashMap<u64, u64>,
     tidy_at: usize,
-    /// Sessions, with what they still ask for.
+    /// The waiting sessions, each with the units that it still asks for.
     waiting: BTreeMap<Start, (u64, u32)>,
 }
 
 impl FairQueue {
-    /// `who` asks for `wanted` units, at least one. Who waits already goes on waiting.
+    /// Queues session `who`, which asks for `wanted` units, at least one. A session that waits already keeps its place.
     pub(in crate::upstream) fn join(&mut self, who: u64, share: Share, wanted: u32) {
-        if self.places.contains_key(&who) {
+        if self.entries.contains_key(&who) {
             return;
         }
         self.arrivals += 1;
@@ -113,12 +114,12 @@ impl FairQueue {
         let tag = owner.tags.get(&who).map_or(owner.now, |tag| owner.now.max(*tag));
         let start = (tag + quantum(wanted), self.arrivals);
         owner.waiting.insert(start, (who, wanted));
-        self.places.insert(who, QueueEntry { share, tag, start });
+        self.entries.insert(who, QueueEntry { share, tag, start });
     }
 
-    /// Whether the next turn would be that of `who`, if it asked for one unit. Then that is taken.
+    /// Takes one unit for session `who` if the next turn would be its own, and returns true; otherwise returns false.
     pub(in crate::upstream) fn try_bypass(&mut self, who: u64, share: Share) -> bool {
-        if self.places.contains_key(&who) {
+        if self.entries.contains_key(&who) {
             return false;
         }
         self.join(who, share, 1);
@@ -132,16 +133,16 @@ impl FairQueue {
             return false;
         }
         self.take(share.config.priority, 1);
-        // Nobody who waits has got on by this.
+        // The bypass was no turn of those who wait: newcomers must not start at its tag.
         let class = class_mut(&mut self.classes, share.config.priority);
         class.now = before.0;
         class.owners.entry(share.owner).or_default().now = before.1;
         true
     }
 
-    /// `who` waits no longer. What it has taken counts on.
+    /// Takes session `who` out of the queue. Its tag stays, so that what it took still counts.
     pub(in crate::upstream) fn withdraw(&mut self, who: u64) {
-        let Some(QueueEntry { share, tag, start }) = self.places.remove(&who) else { return };
+        let Some(QueueEntry { share, tag, start }) = self.entries.remove(&who) else { return };
         let class = class_mut(&mut self.classes, share.config.priority);
         if let Some(owner) = class.owners.get_mut(&share.owner) {
             owner.waiting.remove(&start);
@@ -149,7 +150,7 @@ impl FairQueue {
         }
     }
 
-    /// There is no `who` any more.
+    /// Forgets session `who` and its tag.
     pub(in crate::upstream) fn leave(&mut self, who: u64) {
         self.withdraw(who);
         for owner in self.classes.iter_mut().flat_map(|class| class.owners.values_mut()) {
@@ -157,15 +158,16 @@ impl FairQueue {
         }
     }
 
-    /// Whether nobody waits.
+    /// Returns true if no session waits.
     pub(in crate::upstream) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.entries.is_empty()
     }
 
-    /// Who may take how much now, `room` at most. Who asked for more goes on waiting for the rest.
+    /// Returns the session whose turn it is, and the units that it takes, at most `room`. A session that asked for more keeps
+    /// waiting for the rest.
     pub(in crate::upstream) fn next(&mut self, room: u32) -> Option<(u64, u32)> {
-        let merciful = self.taken % ANTI_STARVATION == ANTI_STARVATION - 1;
-        let priority = if merciful { self.last_class() } else { self.next_class() }?;
+        let lowest_first = self.taken % ANTI_STARVATION == ANTI_STARVATION - 1;
+        let priority = if lowest_first { self.last_class() } else { self.next_class() }?;
         self.taken = self.taken.wrapping_add(1);
         self.take(priority, room)
     }
@@ -183,7 +185,7 @@ impl FairQueue {
         let id = class.next()?;
         let owner = class.owners.get_mut(&id)?;
         let ((_, arrival), (who, wanted)) = owner.waiting.pop_first()?;
-        let place = self.places.get_mut(&who)?;
+        let place = self.entries.get_mut(&who)?;
         let count = wanted.min(QUANTUM).min(room);
         let units = u64::from(count) * SCALE;
         class.now = class.now.max(owner.tag);
@@ -196,19 +198,19 @@ impl FairQueue {
             owner.waiting.insert(place.start, (who, rest));
         } else {
             owner.tags.insert(who, place.tag);
-            self.places.remove(&who);
+            self.entries.remove(&who);
         }
         Some((who, count))
     }
 
-    /// Nothing is scarce any more: what has been taken is forgotten, and nobody waits.
+    /// Forgets all sessions and tags: there is room for everybody again.
     pub(in crate::upstream) fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
 impl Class {
-    /// The owner whose next session would be done first.
+    /// Returns the owner whose tag is the lowest after its next turn.
     fn next(&self) -> Option<Option<usize>> {
         let done = |owner: &OwnerQueue| {
             let (_, wanted) = owner.waiting.values().next()?;
@@ -220,7 +222,8 @@ impl Class {
 }
 
 impl OwnerQueue {
-    /// Tags that are in the past say nothing.
+    /// Drops the tags that are not above `now`: their sessions would start at `now` in any case. Runs when the map has doubled,
+    /// so that its cost for each turn is constant.
     fn tidy(&mut self) {
         if self.tags.len() >= self.tidy_at {
             self.tags.retain(|_, tag| *tag > self.now);
@@ -229,7 +232,7 @@ impl OwnerQueue {
     }
 }
 
-/// By how much the next turn of one who asks for so much raises its tag.
+/// Returns the amount by which the next turn of a session that asks for `wanted` units raises its tag at weight 1.
 fn quantum(wanted: u32) -> u64 {
     u64::from(wanted.min(QUANTUM)) * SCALE
 }

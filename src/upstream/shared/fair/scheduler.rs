@@ -1,9 +1,10 @@
-//! Who may send on a shared connection when sessions together want to send more than its window. No I/O; time is
+//! Decides which session sends next when sessions want to send more than the window of a shared connection. No I/O; time is
 //! passed in.
 //!
-//! Below the window everybody sends at will, and nothing here is looked at. From the first request that finds the
-//! window full until the rush is over, a session sends only what it has been given: whatever room replies leave is
-//! dealt out among those who wait, in the order of [`FairQueue`]. So the window bounds what a request waits behind.
+//! While the window has room, every session sends at will, and the scheduler is not asked. Contention begins with the first
+//! request that finds the window full. From then on a session sends only what it was granted: the room that replies leave is
+//! granted to the waiting sessions in the order of [`FairQueue`]. So a request waits behind at most one window. Contention
+//! ends when nobody waits and less than half of the window is under way.
 
 use std::collections::HashMap;
 
@@ -12,28 +13,29 @@ use tokio::time::Instant;
 use crate::upstream::shared::fair::fair_queue::{FairQueue, Share};
 use crate::upstream::shared::fair::window::Window;
 
-/// Who asks whether it may send one request.
+/// A session that asks whether it may send one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker {
-    /// The session.
+    /// The session's number.
     pub who: u64,
-    /// For whom.
+    /// The owner whose share the request counts against.
     pub share: Share,
-    /// Nothing of it is under way.
+    /// True if none of the session's requests is under way.
     pub idle: bool,
 }
 
-/// See the module.
+/// The scheduler of one connection. See the module.
 #[derive(Debug)]
 pub(in crate::upstream) struct FairScheduler {
     pub(in crate::upstream) window: Window,
-    turns: FairQueue,
-    /// What sessions may send and have not sent yet.
+    queue: FairQueue,
+    /// The grants that sessions have not used up, by session.
     given: HashMap<u64, Grant>,
     round: u64,
-    /// What was given in this round and has not been sent.
+    /// Requests granted in this round and not sent yet. They take room in the window, too.
     reserved: usize,
-    begun: bool,
+    /// True while sessions send only what they were granted.
+    contended: bool,
 }
 
 #[derive(Debug)]
@@ -43,24 +45,24 @@ struct Grant {
 }
 
 impl FairScheduler {
-    /// Nobody has sent anything yet.
+    /// Creates the scheduler of a connection on which nothing was sent yet.
     pub(in crate::upstream) fn new(window: Window) -> Self {
         Self {
             window,
-            turns: FairQueue::default(),
+            queue: FairQueue::default(),
             given: HashMap::new(),
             round: 0,
             reserved: 0,
-            begun: false,
+            contended: false,
         }
     }
 
-    /// Requests that may be under way while anybody may send.
+    /// Returns the number of requests up to which every session may send at will; 0 under contention.
     pub(in crate::upstream) fn depth(&self) -> usize {
-        if self.begun { 0 } else { self.window.size() }
+        if self.contended { 0 } else { self.window.size() }
     }
 
-    /// Whether one request may be sent now, while `under_way` of all have no reply.
+    /// Returns true if `asker` may send one request now. `under_way`: the unanswered requests of all sessions.
     pub(in crate::upstream) fn admits(&mut self, asker: Asker, under_way: usize) -> bool {
         let Asker { who, share, idle } = asker;
         if let Some(given) = self.given.get_mut(&who) {
@@ -73,31 +75,32 @@ impl FairScheduler {
             }
             return true;
         }
-        let free = self.turns.is_empty() && under_way + self.reserved < self.window.size();
+        let free = self.queue.is_empty() && under_way + self.reserved < self.window.size();
         if !free {
-            self.begun = true;
-            // Who asks for little need not wait for the next deal.
-            return idle && under_way < self.window.size() * 2 && self.turns.try_bypass(who, share);
+            self.contended = true;
+            // A session with nothing under way asks for little, and need not wait for the next round of grants. Twice the
+            // window bounds what such sessions add.
+            return idle && under_way < self.window.size() * 2 && self.queue.try_bypass(who, share);
         } else if self.is_over(under_way) {
             self.end();
         }
         free
     }
 
-    /// `who` waits to send about `wanted` requests.
+    /// Queues session `who`, which wants to send about `wanted` requests.
     pub(in crate::upstream) fn join(&mut self, who: u64, share: Share, wanted: u32) {
-        self.begun = true;
-        self.turns.join(who, share, wanted);
+        self.contended = true;
+        self.queue.join(who, share, wanted);
     }
 
-    /// `who` has left.
+    /// Forgets session `who`.
     pub(in crate::upstream) fn leave(&mut self, who: u64) {
-        self.turns.leave(who);
+        self.queue.leave(who);
         self.given.remove(&who);
     }
 
-    /// Deals out the room that there is; whoever gets some is told to `wake`. `replies`: how many have come in all.
-    /// True: call it once more when those who were woken have had their turn.
+    /// Grants the free room of the window, and calls `wake` for each session that gets some. `replies`: the replies so far.
+    /// Returns true if the caller must call again when the woken sessions have run.
     pub(in crate::upstream) fn grant(
         &mut self,
         under_way: usize,
@@ -112,7 +115,7 @@ impl FairScheduler {
         let mut room = u32::try_from(room).unwrap_or(u32::MAX);
         let mut woken = Vec::new();
         while room > 0
-            && let Some((who, count)) = self.turns.next(room)
+            && let Some((who, count)) = self.queue.next(room)
         {
             room -= count;
             self.reserved += count as usize;
@@ -124,26 +127,26 @@ impl FairScheduler {
             given.count = given.count.saturating_add(count);
         }
         for who in woken {
-            // It asks again for what it was not given.
-            self.turns.withdraw(who);
+            // The session asks again for what it was not granted.
+            self.queue.withdraw(who);
             wake(who);
         }
-        if self.turns.is_empty() && earlier == 0 && self.is_over(under_way) {
+        if self.queue.is_empty() && earlier == 0 && self.is_over(under_way) {
             self.end();
         }
-        !self.turns.is_empty() && self.reserved + earlier > 0
+        !self.queue.is_empty() && self.reserved + earlier > 0
     }
 
     fn is_over(&self, under_way: usize) -> bool {
         self.reserved == 0 && under_way < self.window.size() / 2
     }
 
-    /// Everybody may send at will.
+    /// Ends the contention: every session may send at will.
     pub(in crate::upstream) fn end(&mut self) {
-        self.turns.clear();
+        self.queue.clear();
         self.given.clear();
         self.window.pause_sampling();
-        (self.reserved, self.begun) = (0, false);
+        (self.reserved, self.contended) = (0, false);
     }
 }
 
@@ -159,16 +162,16 @@ mod tests {
     const HEAVY: Share =
         Share { owner: Some(3), config: ShareConfig { weight: 3, priority: Priority::Normal } };
 
-    /// A connection whose server has not answered yet.
+    /// A connection whose server has not answered yet, and its scheduler.
     struct Bench {
-        contention: FairScheduler,
+        scheduler: FairScheduler,
         under_way: Vec<u64>,
         replies: u64,
     }
 
     impl Default for Bench {
         fn default() -> Self {
-            Self { contention: FairScheduler::new(Window::adaptive()), under_way: Vec::new(), replies: 0 }
+            Self { scheduler: FairScheduler::new(Window::adaptive()), under_way: Vec::new(), replies: 0 }
         }
     }
 
@@ -181,9 +184,9 @@ mod tests {
                 _ => FLOOD,
             };
             for sent in 0..most {
-                let open = self.under_way.len() < self.contention.depth();
+                let open = self.under_way.len() < self.scheduler.depth();
                 if !open
-                    && !self.contention.admits(Asker { who, share, idle: who == 100 }, self.under_way.len())
+                    && !self.scheduler.admits(Asker { who, share, idle: who == 100 }, self.under_way.len())
                 {
                     return sent;
                 }
@@ -200,7 +203,7 @@ mod tests {
         fn deal(&mut self) -> (Vec<u64>, bool) {
             let mut woken = Vec::new();
             let now = Instant::now();
-            let again = self.contention.grant(self.under_way.len(), self.replies, now, |who| woken.push(who));
+            let again = self.scheduler.grant(self.under_way.len(), self.replies, now, |who| woken.push(who));
             (woken, again)
         }
     }
@@ -208,26 +211,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_behind_one_window_at_most() {
         let mut bench = Bench::default();
-        let window = bench.contention.window.size();
+        let window = bench.scheduler.window.size();
         for who in 0..50 {
             bench.send(who, 1000);
-            bench.contention.join(who, FLOOD, 1000);
+            bench.scheduler.join(who, FLOOD, 1000);
         }
         assert_eq!(bench.under_way.len(), window);
         for _ in 0..100 {
             let polite = bench.send(100, 1);
             if polite == 0 {
-                bench.contention.join(100, POLITE, 1);
+                bench.scheduler.join(100, POLITE, 1);
             }
             bench.answer(40);
             let (woken, _) = bench.deal();
             assert!(polite == 1 || woken.contains(&100), "{woken:?}");
             for who in woken.into_iter().filter(|who| *who != 100) {
                 assert!(bench.send(who, 1000) < 1000);
-                bench.contention.join(who, FLOOD, 1000);
+                bench.scheduler.join(who, FLOOD, 1000);
             }
             bench.send(100, 1 - polite);
-            let size = bench.contention.window.size();
+            let size = bench.scheduler.window.size();
             assert!(bench.under_way.len() <= size + 1, "{} of {size}", bench.under_way.len());
         }
     }
@@ -238,8 +241,8 @@ mod tests {
         let (mut light_sent, mut heavy_sent) = (0, 0);
         bench.send(1, 10_000);
         for _ in 0..1000 {
-            bench.contention.join(1, FLOOD, 1000);
-            bench.contention.join(2, HEAVY, 1000);
+            bench.scheduler.join(1, FLOOD, 1000);
+            bench.scheduler.join(2, HEAVY, 1000);
             bench.answer(64);
             bench.deal();
             light_sent += bench.send(1, 1000);
@@ -253,7 +256,7 @@ mod tests {
         let mut bench = Bench::default();
         bench.send(1, 10_000);
         for who in 1..=20 {
-            bench.contention.join(who, FLOOD, 1000);
+            bench.scheduler.join(who, FLOOD, 1000);
         }
         bench.answer(bench.under_way.len());
         let mut rounds = 0;
@@ -261,24 +264,24 @@ mod tests {
             rounds += 1;
             assert!(rounds < 100);
         }
-        assert!(bench.contention.turns.is_empty(), "everybody was given some, though none took it");
+        assert!(bench.scheduler.turns.is_empty(), "everybody was given some, though none took it");
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_with_the_rush() {
         let mut bench = Bench::default();
         bench.send(1, 10_000);
-        assert_eq!(bench.contention.depth(), 0);
-        bench.contention.join(1, FLOOD, 10);
+        assert_eq!(bench.scheduler.depth(), 0);
+        bench.scheduler.join(1, FLOOD, 10);
         bench.answer(bench.under_way.len() - 10);
         assert_eq!(bench.deal().0, [1]);
         assert_eq!(bench.send(1, 11), 11, "nobody else waits");
-        assert_eq!(bench.contention.depth(), bench.contention.window.size());
+        assert_eq!(bench.scheduler.depth(), bench.scheduler.window.size());
         bench.send(1, 10_000);
-        bench.contention.join(1, FLOOD, 10);
-        bench.contention.leave(1);
+        bench.scheduler.join(1, FLOOD, 10);
+        bench.scheduler.leave(1);
         bench.answer(bench.under_way.len());
         bench.deal();
-        assert_eq!(bench.contention.depth(), bench.contention.window.size());
+        assert_eq!(bench.scheduler.depth(), bench.scheduler.window.size());
     }
 }

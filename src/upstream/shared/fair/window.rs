@@ -1,7 +1,8 @@
-//! How much may be under way on one shared connection at once: enough to keep the server busy, and not so much that
-//! whoever comes next waits long behind it. No I/O; time is passed in.
+//! Bounds the unanswered requests of one shared connection: enough to keep the server busy, and so few that the next
+//! request does not wait long behind them. No I/O; time is passed in.
 //!
-//! It is found as TCP Vegas finds its window: by how much longer an answer takes when the window is full.
+//! The window adapts as that of TCP Vegas does: it compares the time of a reply behind a full window with the shortest
+//! round trip, grows by an eighth while the difference is small, and shrinks by an eighth otherwise.
 
 use std::time::Duration;
 
@@ -9,37 +10,37 @@ use tokio::time::Instant;
 
 /// The first window, in requests.
 const FIRST: usize = 512;
-/// A window is never smaller, nor larger. Eight costly commands still keep a server busy, and an eighth more is one more.
+/// The bounds of a window, in requests. Eight costly commands still keep a server busy, and an eighth of eight is one.
 const LEAST: usize = 8;
 const MOST: usize = 16 * 1024;
-/// The window where there are no tenants.
+/// The window where no tenants share the connection, in requests.
 const WIDE: usize = 64 * 1024;
-/// What a full window may add to the time of an answer.
+/// The delay that a full window may add to a reply.
 const STANDING: Duration = Duration::from_micros(200);
 
-/// See the module.
+/// The window of one connection. See the module.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::upstream) struct Window {
     size: usize,
     fixed: bool,
-    /// The shortest time in which this connection's server answered.
+    /// The shortest time in which the server answered on this connection.
     round_trip: Option<Duration>,
-    /// The reply, counted from the first, that ends the current look, and when it began.
-    look: Option<(u64, Instant)>,
+    /// The sample under way: the number of the reply that ends it, counted from the first reply, and when it began.
+    sample: Option<(u64, Instant)>,
 }
 
 impl Window {
-    /// One that is as large as the server is fast and far.
+    /// Creates a window that adapts to the server's speed and distance.
     pub(in crate::upstream) fn adaptive() -> Self {
-        Self { size: FIRST, fixed: false, round_trip: None, look: None }
+        Self { size: FIRST, fixed: false, round_trip: None, sample: None }
     }
 
-    /// One that only bounds memory: with nobody to be fair to, throughput counts.
+    /// Creates a window that only bounds memory: without tenants there is nobody to be fair to, and throughput counts.
     pub(in crate::upstream) fn fixed() -> Self {
-        Self { size: WIDE, fixed: true, round_trip: None, look: None }
+        Self { size: WIDE, fixed: true, round_trip: None, sample: None }
     }
 
-    /// The same connection's, from now on `fair` (as [`Self::adaptive`]) or not.
+    /// Returns the window of the same connection if tenants share it from now on (`fair`), or no longer do.
     pub(in crate::upstream) fn turned(self, fair: bool) -> Self {
         match (fair, self.fixed) {
             (true, true) => Self { round_trip: self.round_trip, ..Self::adaptive() },
@@ -48,36 +49,36 @@ impl Window {
         }
     }
 
-    /// Requests that may be under way.
+    /// Returns the number of requests that may be unanswered.
     pub(in crate::upstream) fn size(&self) -> usize {
         self.size
     }
 
-    /// It is another connection now, whose server answered its greeting in `round_trip`.
+    /// Starts anew for another connection, whose server answered its greeting in `round_trip`.
     pub(in crate::upstream) fn reopened(&mut self, round_trip: Duration) {
-        (self.round_trip, self.look) = (Some(round_trip), None);
+        (self.round_trip, self.sample) = (Some(round_trip), None);
     }
 
-    /// The window is not full any more: what is seen says nothing of it.
+    /// Drops the sample under way: the window is not full any more, so the sample would say nothing about it.
     pub(in crate::upstream) fn pause_sampling(&mut self) {
-        self.look = None;
+        self.sample = None;
     }
 
-    /// The window is full, and has been since the last call: `replies` have come in all, and `under_way` are still to
-    /// come.
+    /// Takes note that the window is full, and has been since the last call. `replies`: the replies so far. `under_way`: the
+    /// replies that are due.
     pub(in crate::upstream) fn observe(&mut self, replies: u64, under_way: usize, now: Instant) {
         if self.fixed {
             return;
         }
-        match self.look {
+        match self.sample {
             Some((until, _)) if replies < until => return,
             Some((_, since)) => self.took(now - since),
             None => {}
         }
-        self.look = Some((replies + under_way as u64, now));
+        self.sample = Some((replies + under_way as u64, now));
     }
 
-    /// A request was answered after so long, behind a full window of others.
+    /// Resizes the window after a request was answered in `time`, behind a full window of others.
     fn took(&mut self, time: Duration) {
         let round_trip = self.round_trip.map_or(time, |known| known.min(time));
         self.round_trip = Some(round_trip);
@@ -91,7 +92,7 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// The window beside a server that is so far away and answers one request in so long.
+    /// Returns the window for a server at this `distance` (the round trip) that needs `each` for one request.
     fn settled(distance: Duration, each: Duration) -> usize {
         let mut window = Window::adaptive();
         window.reopened(distance);
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_as_large_as_the_server_is_fast_and_far() {
+    fn it_adapts_to_speed_and_distance() {
         let (near, far) = (Duration::from_micros(50), Duration::from_millis(2));
         // 250 µs of requests of 1 µs, and 2.2 ms of them.
         assert!((200..350).contains(&settled(near, Duration::from_micros(1))));
