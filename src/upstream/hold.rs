@@ -9,11 +9,11 @@ use super::Upstream;
 use super::held::Held;
 use crate::metrics::Gauged;
 
-/// The hold has lasted too long.
+/// The hold has lasted longer than `hold-timeout`.
 pub(super) struct Expired;
 
 impl Upstream {
-    /// Lets nothing new out: what is under way gets its replies.
+    /// Closes the gate of every lane: no new request is sent, and requests under way still get their replies.
     pub(super) fn hold(&self) {
         self.begin_hold();
         self.holding.set(true);
@@ -22,7 +22,7 @@ impl Upstream {
         }
     }
 
-    /// Lets commands out again.
+    /// Opens the gate of every lane again.
     pub(super) fn release(&self) {
         if self.holding.replace(false) {
             for lane in self.every_lane() {
@@ -35,7 +35,7 @@ impl Upstream {
         }
     }
 
-    /// Whether a failover is under way: nothing new may be sent.
+    /// Returns true while a failover is under way, so that no new request may be sent.
     pub fn holding(&self) -> bool {
         self.holding.get()
     }
@@ -52,22 +52,22 @@ impl Upstream {
         self.held_since.set(None);
     }
 
-    /// Ends when commands next begin to wait for a primary.
+    /// Completes when commands next begin to wait for a primary.
     pub async fn hold_begun(&self) {
         self.hold_begun.notified().await;
     }
 
-    /// Whether commands wait for a primary.
+    /// Returns true if commands wait for a primary.
     pub fn in_hold(&self) -> bool {
         self.held_since.get().is_some()
     }
 
-    /// Whether commands wait for a primary and `more` bytes of them would be too many.
+    /// Returns true if commands wait for a primary, and `more` bytes would exceed `hold-buffer`.
     pub fn hold_full(&self, more: usize) -> bool {
         self.in_hold() && self.held_bytes.count().saturating_add(more) > self.config.hold_buffer
     }
 
-    /// The error line for a command that may not wait, without CRLF.
+    /// Returns the error line, without CRLF, for a command that finds `hold-buffer` full.
     pub fn hold_overflow(&self) -> Vec<u8> {
         format!(
             "-ERR respgate: no primary to send to, and the commands that wait for one already take what they may (upstream '{}'); raise hold-buffer",
@@ -76,8 +76,8 @@ impl Upstream {
         .into_bytes()
     }
 
-    /// Until when commands may wait for a primary. Without a hold they wait for a connection that is being opened,
-    /// which itself ends within the connect timeout.
+    /// Returns the time until which commands may wait for a primary. Without a hold they wait for a connection that is being
+    /// opened, which takes `connect-timeout` at most.
     pub(super) fn hold_deadline(&self) -> Result<Instant, Expired> {
         if self.never_authenticated.get() {
             return Err(Expired);
@@ -90,20 +90,20 @@ impl Upstream {
         if deadline > now { Ok(deadline) } else { Err(Expired) }
     }
 
-    /// As `hold_deadline`, with the error line for a command that waited too long, without CRLF.
+    /// Returns the time until which commands may wait for a primary.
     ///
     /// # Errors
-    /// It has.
+    /// Returns the error line, without CRLF, if the hold has lasted longer than `hold-timeout`.
     pub fn held_until(&self) -> Result<Instant, Rc<[u8]>> {
         self.hold_deadline().map_err(|Expired| self.hold_expired())
     }
 
-    /// The error line for a command that waited too long, without CRLF.
+    /// Returns the error line, without CRLF, for a command that waited longer than `hold-timeout`.
     pub(super) fn hold_expired(&self) -> Rc<[u8]> {
         self.held_for(self.held_since.get().map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
-    /// The error line for a command that waited so long, without CRLF.
+    /// Returns the error line, without CRLF, for a command that waited for `time`.
     pub fn held_for(&self, time: Duration) -> Rc<[u8]> {
         let fault = self.fault.borrow();
         let name = &self.config.name;
@@ -122,7 +122,7 @@ impl Upstream {
         line.into_bytes().into()
     }
 
-    /// One more client's commands wait for a primary.
+    /// Counts one more client whose commands wait for a primary.
     pub fn client_held(&self) -> Held {
         self.timelines.client_held();
         Held::new(&self.held_bytes, Gauged::new(&self.counters, |c| &c.held))

@@ -44,22 +44,22 @@ use crate::rotation::login::{Login, Principal};
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
 
-/// What a worker's side of an upstream is made from.
+/// The parts of one worker's side of an upstream.
 #[derive(Clone)]
 pub struct UpstreamPlan {
-    /// With a worker's share of the limits.
+    /// The configuration, with this worker's share of the limits.
     pub config: UpstreamConfig,
-    /// Makes its connections.
+    /// Dials the connections.
     pub dialer: Dialer,
-    /// Who respgate is to the server.
+    /// respgate's own credentials at the server.
     pub login: Login,
-    /// What discovery says.
+    /// The topology, as discovery publishes it.
     pub topology: watch::Receiver<Topology>,
-    /// Where news for discovery goes.
+    /// The channel for hints to discovery.
     pub hints: mpsc::Sender<Hint>,
     /// Scripts that clients have sent; the workers share them.
     pub scripts: Scripts,
-    /// Whether tenants share its connections: then nobody may fill one for long.
+    /// True if tenants share the connections, so that the fair scheduler is in use.
     pub fair: bool,
     /// Its failovers; the workers share them.
     pub timelines: Timelines,
@@ -67,11 +67,11 @@ pub struct UpstreamPlan {
 
 /// One worker's side of one upstream.
 pub struct Upstream {
-    /// What the user asked for; limits are this worker's share.
+    /// The configuration, with this worker's share of the limits.
     pub config: UpstreamConfig,
-    /// What this worker counts for this upstream.
+    /// The counters of this worker for this upstream.
     pub counters: Rc<Counters>,
-    /// Who may act on its connections.
+    /// The identities that act on the connections.
     pub identities: Identities,
     /// Scripts that clients have sent.
     pub scripts: Scripts,
@@ -85,14 +85,14 @@ pub struct Upstream {
     dialer: Dialer,
     hints: mpsc::Sender<Hint>,
     primary: RefCell<Option<Arc<Primary>>>,
-    /// Why there is no primary, or why it cannot be reached.
+    /// The reason why there is no primary, or why it cannot be reached.
     fault: RefCell<String>,
     held_since: Cell<Option<Instant>>,
-    /// The server refuses respgate's own user or password, which have never worked: nobody waits for that.
+    /// True if the server refuses respgate's own user or password, and has never accepted them. Commands then fail at once.
     never_authenticated: Cell<bool>,
     hold_begun: Notify,
     held_bytes: HeldBytes,
-    /// A failover is under way and the old primary still answers.
+    /// True while a failover is under way and the old primary still answers.
     holding: Cell<bool>,
     news: Notify,
     lanes: RefCell<HashMap<ConnectionKey, Rc<Lane>>>,
@@ -100,12 +100,12 @@ pub struct Upstream {
     side_lanes: RefCell<Vec<Rc<Lane>>>,
     shared_open: Rc<Cell<usize>>,
     leases: Leases,
-    /// By the number of the identity.
+    /// The fan-in of each identity, by the identity's number.
     fans: RefCell<HashMap<u64, Rc<FanIn>>>,
     server: RefCell<Option<Rc<ServerInfo>>>,
-    /// The server wants clients of the configured identity to authenticate themselves.
+    /// True if the server wants clients of the configured identity to authenticate themselves.
     auth_required: Cell<bool>,
-    /// Whether it does is not known yet: respgate has no credentials, and discovery was not greeted.
+    /// True while that is not known: respgate has no credentials, and discovery has not been greeted yet.
     auth_unclear: Cell<bool>,
     learned: RefCell<Option<Rc<Learned>>>,
     learning: Cell<bool>,
@@ -163,7 +163,7 @@ impl Upstream {
         upstream
     }
 
-    /// What this worker has counted for this upstream.
+    /// Returns the counters of this worker for this upstream.
     pub fn snapshot(&self) -> Snapshot {
         self.counters.leased_idle.set(self.leases.idle() as u64);
         let names: usize = self.fans.borrow().values().map(|fan| fan.names()).sum();
@@ -171,22 +171,22 @@ impl Upstream {
         self.counters.snapshot()
     }
 
-    /// The primary, if one is known.
+    /// Returns the primary, if one is known.
     pub fn primary(&self) -> Option<Arc<Primary>> {
         self.primary.borrow().clone()
     }
 
-    /// The current primary's generation.
+    /// Returns the current primary's generation.
     pub fn generation(&self) -> Option<Generation> {
         self.primary.borrow().as_ref().map(|primary| primary.generation)
     }
 
-    /// Ends with the next news from discovery.
+    /// Completes with the next news from discovery.
     pub async fn changed(&self) {
         self.news.notified().await;
     }
 
-    /// The lane for this key, started if there is none.
+    /// Returns the lane for this key. Starts one if there is none.
     pub fn lane(self: &Rc<Self>, key: &ConnectionKey) -> Rc<Lane> {
         if let Some(lane) = self.lanes.borrow().get(key) {
             return lane.clone();
@@ -198,7 +198,7 @@ impl Upstream {
         lane
     }
 
-    /// Every lane, side lanes included.
+    /// Returns every lane, side lanes included.
     fn every_lane(&self) -> Vec<Rc<Lane>> {
         self.lanes.borrow().values().chain(self.side_lanes.borrow().iter()).cloned().collect()
     }
@@ -208,24 +208,24 @@ impl Upstream {
         self.leases.has_room()
     }
 
-    /// A client that takes no replies, in whose name a server's replies are dropped.
+    /// Returns the receiver of replies that no client waits for. It drops them.
     fn nobody(&self) -> Rc<replies::Replies> {
         replies::Replies::nobody(&self.buffers)
     }
 
-    /// Whether tenants share its connections from now on.
+    /// Turns the fair scheduler on or off: it is needed while tenants share the connections.
     pub fn set_fair(&self, fair: bool) {
         if self.fair.replace(fair) != fair {
             self.lanes.borrow().values().for_each(|lane| lane.set_fair(fair));
         }
     }
 
-    /// Whether `lane` takes a request of this client, and if not, why.
+    /// Returns whether `lane` takes a request of this client, and if not, why.
     pub fn admission(&self, lane: &Lane, asker: Asker) -> Admission {
         lane.admission(asker, || self.held_until())
     }
 
-    /// Takes the lane out if only its driver still holds it.
+    /// Removes the lane if only its driver still holds it. Returns true if it did.
     fn forget_unused(&self, lane: &Rc<Lane>) -> bool {
         let mut lanes = self.lanes.borrow_mut();
         // One reference is the map's, one the driver's.
@@ -236,13 +236,13 @@ impl Upstream {
         unused
     }
 
-    /// Room for one more shared connection.
+    /// Takes room for one more shared connection; `None` if the limit is reached.
     fn shared_permit(&self) -> Option<SharedPermit> {
         let limit = self.config.max_connections.saturating_sub(self.config.max_leased).max(1);
         (self.shared_open.get() < limit).then(|| SharedPermit::new(&self.shared_open))
     }
 
-    /// Has the shared connection closed that nobody has used for longest, for the room. False: all are in use.
+    /// Closes the shared connection that has been unused for longest, to make room. Returns false if all are in use.
     fn spare_unused(&self) -> bool {
         let lanes = self.lanes.borrow();
         let unused = lanes.values().filter(|lane| Rc::strong_count(lane) <= 2 && lane.is_idle());
@@ -261,12 +261,12 @@ impl Upstream {
         .into()
     }
 
-    /// Passes news up to discovery; when it is busy with earlier news, this one adds nothing.
+    /// Sends a hint to discovery. Drops it if 64 hints wait already: one more would add nothing.
     fn hint(&self, hint: Hint) {
         let _ = self.hints.try_send(hint);
     }
 
-    /// What the server says of itself, if any connection has been greeted yet.
+    /// Returns what the server says of itself; `None` before the first greeting.
     pub fn server(&self) -> Option<Rc<ServerInfo>> {
         self.server.borrow().clone()
     }
@@ -275,19 +275,19 @@ impl Upstream {
         *self.server.borrow_mut() = Some(Rc::new(server));
     }
 
-    /// Returns true unless the server has denied this identity PING. It is then not pinged: each PING would be an entry in
-    /// the server's `ACL LOG`.
+    /// Returns false if the server has denied PING to this identity. Each further PING would be an entry in the server's
+    /// `ACL LOG`.
     pub fn may_ping(&self, identity: &Identity) -> bool {
         let own = self.identities.own().login();
         own.is_none_or(|own| !own.denials().of(&identity.user()).contains(Probe::Ping))
     }
 
-    /// Whether a client that has not authenticated may do nothing but that.
+    /// Returns true if a client must authenticate before it may do anything else.
     pub fn wants_auth(&self) -> bool {
         self.config.client_auth == ClientAuth::Required || self.auth_required.get()
     }
 
-    /// Whether a connection must be opened to learn if clients have to authenticate.
+    /// Returns true if respgate must open a connection to learn whether clients have to authenticate.
     pub fn auth_unclear(&self) -> bool {
         self.auth_unclear.get()
     }
@@ -312,14 +312,15 @@ impl Upstream {
         }
     }
 
-    /// A reply holds what only a node that is not the primary says, or what a script has forged: discovery asks the node.
+    /// Has discovery ask the node for its role: a reply holds an error that only a node gives that is not the primary, or that a
+    /// script has forged.
     pub fn suspect(&self, generation: Generation) {
         self.hint(Hint::NotPrimary(generation));
     }
 
-    /// The server refuses the credentials that respgate keeps for this identity: commands wait for better ones, as they
-    /// would for a primary. Once that has taken too long, the error line with which they fail. Those of one user are no
-    /// reason for others to wait; and if they have never worked, none are on their way.
+    /// Takes note that the server refuses the credentials that respgate keeps for this identity. Commands wait for new ones, as
+    /// they wait for a primary, and fail with the returned error line after `hold-timeout`. They fail at once if the server has
+    /// never accepted any. The refusal of one user's credentials does not hold the commands of others.
     fn unwelcome(&self, identity: &Identity, refused: &Refused) -> Option<Vec<u8>> {
         let Refused { line, since } = refused;
         let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
@@ -345,7 +346,7 @@ impl Upstream {
     /// server itself. A password that the server accepted within the last minute is believed.
     ///
     /// # Errors
-    /// The error line for the client: the server's own, or respgate's if there is no server.
+    /// Returns the error line for the client: the server's own, or respgate's if there is no server.
     pub async fn verify(self: &Rc<Self>, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
         if key.identity.believed() {
             return Ok(());
@@ -358,8 +359,8 @@ impl Upstream {
     }
 }
 
-/// Whether an error (without the leading `-`) says that the command did not run because the node is not the
-/// primary, or no longer, or not yet. READONLY, MASTERDOWN and LOADING are judged before execution (valkey's server.c,
+/// Returns true if an error (without the leading `-`) says that the command did not run because the node is not the
+/// primary, no longer or not yet. READONLY, MASTERDOWN and LOADING are judged before execution (valkey's server.c,
 /// processCommand); REDIRECT comes to clients with CLIENT CAPA redirect (valkey 8); a demotion unblocks clients with
 /// this UNBLOCKED text.
 pub fn not_primary(error: &[u8]) -> bool {

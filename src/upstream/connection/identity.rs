@@ -1,4 +1,5 @@
-//! Who acts on an upstream connection. Connections of different identities are never mixed.
+//! Identities: the user that an upstream connection acts as, and the password that proved it. Sessions of different identities
+//! never share a connection.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,16 +13,16 @@ use crate::secret::{Credentials, Secret};
 use crate::topology::Generation;
 use crate::upstream::connection::auth_backoff::Refusals;
 
-/// How long a verified password is believed without asking the server again.
+/// The time for which a password that the server accepted is believed without asking the server again.
 pub const BELIEVED: Duration = Duration::from_secs(60);
-/// How long a refusal stands before an old connection's identity is tried again.
+/// The time after a refusal before the server is asked again about the identity of an old connection.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// Identities remembered by one worker for one upstream; unused ones are forgotten first.
+/// The number of identities that one worker remembers for one upstream. It forgets unused ones first.
 const REMEMBERED: usize = 4096;
-/// The longest password of an identity that is remembered, in bytes. Each client with a longer one has its own identity.
+/// The longest password of an identity that is remembered, in bytes. Each client with a longer password has its own identity.
 const LONGEST_REMEMBERED: usize = 16 * 1024;
 
-/// A user of the upstream, as one password proved it.
+/// One user of the upstream with one password.
 #[derive(Debug)]
 pub struct Identity {
     id: u64,
@@ -29,39 +30,39 @@ pub struct Identity {
     verified: Cell<Option<Instant>>,
     /// When the server last refused the password.
     refused_at: Cell<Option<Instant>>,
-    /// The server has accepted the password at least once.
+    /// True if the server has accepted the password at least once.
     accepted: Cell<bool>,
-    /// The server's last word on the password was a refusal.
+    /// True if the server refused the password when it was asked last.
     refused: Cell<bool>,
-    /// When the server last let a connection in.
+    /// When the server last accepted a connection of this identity.
     let_in: Cell<Option<Instant>>,
-    /// A connection is being opened to learn whether the server still lets the identity in.
+    /// True while a connection is being opened to learn whether the server still accepts the identity.
     pub(in crate::upstream) asking: Cell<bool>,
-    /// Whether the server refuses what respgate keeps for it.
+    /// The server's refusal of the credentials that respgate keeps for it.
     pub(in crate::upstream) refusals: Refusals,
-    /// Connections that were begun until then are not used again once they are idle.
+    /// Idle connections that were begun at or before this time are not used again: their credentials are of the past.
     outdated: Cell<Option<Instant>>,
-    /// The primary that refused it the loading of scripts.
+    /// The primary that refused SCRIPT LOAD to this identity.
     may_not_load: Cell<Option<Generation>>,
 }
 
-/// What is to be done with a connection that is as old as it may be.
+/// What becomes of a connection that has reached `max-age`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum AgeFate {
-    /// It ends: the server lets its identity in again.
+    /// The connection ends: the server accepts its identity on a new one.
     Ends,
-    /// It stays: the server would not let its identity in again.
+    /// The connection stays: the server would refuse its identity on a new one.
     Stays,
-    /// It stays until the server has been asked whether it lets the identity in.
+    /// The connection stays until the server was asked whether it accepts the identity.
     AskFirst,
 }
 
 #[derive(Debug)]
 enum IdentityKind {
-    /// respgate itself, or one of its users, whatever the credentials are at the time.
+    /// respgate itself, or one of its own users. The credentials may change.
     Kept {
         login: Login,
-        /// What they were when it was last looked.
+        /// The credentials at the last call of [`Identity::has_new_credentials`].
         seen: RefCell<Newest>,
     },
     /// A client that sent AUTH.
@@ -92,15 +93,15 @@ impl Identity {
         })
     }
 
-    /// Distinguishes identities within one worker and upstream.
+    /// Returns the identity's number, unique within one worker and upstream.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// What a new connection authenticates with; `None` for the server's own default.
+    /// Returns the credentials for a new connection; `None` sends no AUTH.
     ///
     /// # Errors
-    /// Why that is not known yet.
+    /// Returns the reason why respgate does not know the credentials yet.
     pub fn credentials(&self) -> Newest {
         match &self.kind {
             IdentityKind::Kept { login, .. } => login.newest(),
@@ -108,11 +109,11 @@ impl Identity {
         }
     }
 
-    /// As [`Self::credentials`], but a password that a program prints is printed again first if it is older than its life.
-    /// Waits for `patience` at most.
+    /// Returns the credentials for a new connection. If `password-command` prints the password and the last one is older than its
+    /// life, the program runs first; the call waits for `patience` at most.
     ///
     /// # Errors
-    /// Why they are not known yet.
+    /// Returns the reason why respgate does not know the credentials yet.
     pub(in crate::upstream) async fn fresh_credentials(&self, patience: Duration) -> Newest {
         match &self.kind {
             IdentityKind::Kept { login, .. } => login.fresh_within(patience).await,
@@ -120,7 +121,7 @@ impl Identity {
         }
     }
 
-    /// The credentials that respgate keeps for it, if it does.
+    /// Returns the credentials that respgate keeps for the identity; `None` if a client brought them.
     pub(in crate::upstream) fn login(&self) -> Option<&Login> {
         match &self.kind {
             IdentityKind::Kept { login, .. } => Some(login),
@@ -128,17 +129,17 @@ impl Identity {
         }
     }
 
-    /// Whether respgate keeps its credentials for a user of its own.
+    /// Returns true if respgate keeps the credentials for a user of its own.
     pub(in crate::upstream) fn is_of_a_user(&self) -> bool {
         self.login().is_some_and(|login| *login.principal() != Principal::Own)
     }
 
-    /// Whether the server has ever accepted credentials that respgate kept for it.
+    /// Returns true if the server has ever accepted credentials that respgate kept for the identity.
     pub(in crate::upstream) fn has_worked(&self) -> bool {
         self.login().is_some_and(Login::has_worked)
     }
 
-    /// Whether respgate keeps credentials for it, none of which the server has ever accepted.
+    /// Returns true if respgate keeps credentials for the identity, and the server has never accepted any.
     pub(in crate::upstream) fn never_worked(&self) -> bool {
         matches!(self.credentials(), Ok(Some(_))) && self.login().is_some() && !self.has_worked()
     }
@@ -154,7 +155,7 @@ impl Identity {
         self.refused.get() && matches!(self.kind, IdentityKind::Client(_))
     }
 
-    /// What is to be done with a connection of this identity that was to be replaced at `due`.
+    /// Returns what becomes of a connection of this identity that reached `max-age` at `due`.
     pub(in crate::upstream) fn fate_at_max_age(&self, due: Instant) -> AgeFate {
         let is_client = matches!(self.kind, IdentityKind::Client(_));
         if self.refused.get() {
@@ -175,7 +176,7 @@ impl Identity {
         self.refused.get()
     }
 
-    /// Whether the credentials that respgate keeps for it are others than when this was last asked.
+    /// Returns true if the credentials that respgate keeps have changed since the last call.
     pub(in crate::upstream) fn has_new_credentials(&self) -> bool {
         let IdentityKind::Kept { login, seen } = &self.kind else { return false };
         let newest = login.newest();
@@ -183,33 +184,33 @@ impl Identity {
         newest.is_ok() && newest != before
     }
 
-    /// Connections that were begun until now are not used again once they are idle.
+    /// Makes connections that were begun until now unusable once they are idle.
     pub(in crate::upstream) fn outdate(&self) {
         self.outdated.set(Some(Instant::now()));
     }
 
-    /// Until when connections were begun that are not used again.
+    /// Returns the time up to which connections were begun that are not used again.
     pub(in crate::upstream) fn outdated(&self) -> Option<Instant> {
         self.outdated.get()
     }
 
-    /// Whether this primary has refused it the loading of scripts.
+    /// Returns true if this primary has refused SCRIPT LOAD to the identity.
     pub(in crate::upstream) fn may_not_load(&self, generation: Generation) -> bool {
         self.may_not_load.get() == Some(generation)
     }
 
-    /// This primary has refused it the loading of scripts.
+    /// Takes note that this primary has refused SCRIPT LOAD to the identity.
     pub(in crate::upstream) fn note_may_not_load(&self, generation: Generation) {
         self.may_not_load.set(Some(generation));
     }
 
-    /// The user's name, `default` where none was given.
+    /// Returns the user's name; `default` where none was given.
     pub fn user(&self) -> String {
         let credentials = self.credentials().ok().flatten();
         credentials.map_or_else(|| "default".into(), |credentials| credentials.user().to_owned())
     }
 
-    /// The server has just accepted the password.
+    /// Takes note that the server has accepted the password just now.
     pub fn confirm(&self) {
         self.verified.set(Some(Instant::now()));
         self.accepted.set(true);
@@ -217,22 +218,22 @@ impl Identity {
         self.let_in.set(Some(Instant::now()));
     }
 
-    /// The server has no password for this user any more, and lets everybody in: the identity stays accepted, and the next
-    /// AUTH of a client is judged by the server itself.
+    /// Takes note that the server has no password for this user any more and accepts everybody. The identity stays accepted; the
+    /// server itself judges the next AUTH of a client.
     pub(in crate::upstream) fn note_needless_password(&self) {
         self.verified.set(None);
         self.refused.set(false);
         self.let_in.set(Some(Instant::now()));
     }
 
-    /// The server has refused the password: ask again next time.
+    /// Takes note that the server has refused the password. It is asked again next time.
     pub fn note_refused(&self) {
         self.verified.set(None);
         self.refused_at.set(Some(Instant::now()));
         self.refused.set(true);
     }
 
-    /// Whether the server accepted the password lately.
+    /// Returns true if the server accepted the password within [`BELIEVED`].
     pub fn believed(&self) -> bool {
         self.verified.get().is_some_and(|at| at.elapsed() < BELIEVED)
     }
@@ -251,26 +252,26 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// `own`: the configured credentials.
+    /// Creates the identities of one worker. `own`: the configured credentials.
     pub fn new(own: Login) -> Self {
         let own = Identity::new(0, IdentityKind::kept(own));
         Self { own, others: RefCell::default(), next: Cell::new(1) }
     }
 
-    /// The configured identity.
+    /// Returns the configured identity.
     pub fn own(&self) -> &Rc<Identity> {
         &self.own
     }
 
-    /// The identity of this user and password, which the server has accepted. Passwords are compared in constant time.
+    /// Returns the identity of this user and password, which the server has accepted. Compares passwords in constant time.
     pub fn of(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
         let identity = self.candidate(username, password);
         self.accept(&identity);
         identity
     }
 
-    /// The identity of this user and password: a known one, or a new one, which is not kept until it is accepted, so
-    /// that guesses take no room.
+    /// Returns the identity of this user and password. A new one is not remembered before [`Identities::accept`], so that guessed
+    /// passwords take no memory.
     pub fn candidate(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
         self.known(username, password).unwrap_or_else(|| {
             let username = username.map(str::to_owned);
@@ -281,7 +282,7 @@ impl Identities {
         })
     }
 
-    /// The server has accepted a candidate: others with its user and password are the same from now on.
+    /// Remembers a candidate that the server has accepted: from now on it is found by its user and password.
     pub fn accept(&self, candidate: &Rc<Identity>) {
         candidate.accepted.set(true);
         let short = match &candidate.kind {
@@ -301,7 +302,7 @@ impl Identities {
     }
 
     /// Returns true if the server accepted this password within [`BELIEVED`], of this worker or, at the time `elsewhere`, of
-    /// another one, and has not refused it since. To be asked behind the throttle of passwords only.
+    /// another worker, and has not refused it since. Only the code behind the throttle of passwords may call this.
     pub fn believes(&self, username: Option<&str>, password: &[u8], elsewhere: Option<Instant>) -> bool {
         let known = self.known(username, password);
         let mut known = known.iter();
@@ -322,7 +323,7 @@ impl Identities {
         self.others.borrow().iter().find(is_same).cloned()
     }
 
-    /// The identity that acts with what respgate keeps for one of its users.
+    /// Returns the identity of the credentials that respgate keeps for one of its own users.
     pub fn kept(&self, login: &Login) -> Rc<Identity> {
         let is_same = |identity: &&Rc<Identity>| identity.login().is_some_and(|known| known.is(login));
         let known = self.others.borrow().iter().find(is_same).cloned();
@@ -333,7 +334,7 @@ impl Identities {
         })
     }
 
-    /// Those whose credentials respgate keeps for users of its own.
+    /// Returns the identities whose credentials respgate keeps for users of its own.
     pub(in crate::upstream) fn of_users(&self) -> Vec<Rc<Identity>> {
         self.others.borrow().iter().filter(|identity| identity.is_of_a_user()).cloned().collect()
     }

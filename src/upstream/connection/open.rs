@@ -1,4 +1,4 @@
-//! Opening one connection to the primary: dial, greet, and make sure that it is the primary.
+//! Opens one connection to the primary: dials it, greets it, and verifies that it is the primary.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use crate::upstream::Upstream;
 use crate::upstream::connection::auth_backoff::Refused;
 use crate::upstream::connection::identity::Identity;
 
-/// What must be equal for connections to be interchangeable.
+/// The properties that two connections must share to be interchangeable.
 #[derive(Clone)]
 pub struct ConnectionKey {
-    /// Who acts on it.
+    /// The identity that the connection is authenticated as.
     pub identity: Rc<Identity>,
     /// The selected database.
     pub database: u32,
     /// The protocol version.
     pub resp: Resp,
-    /// Who selected the database, if not `identity`: an earlier user of the same client, or respgate itself. Connections
-    /// that differ in it are kept apart, since `identity` may not be allowed to SELECT.
+    /// The identity that selected the database, if it is not `identity`: an earlier user of the same client, or respgate itself.
+    /// `identity` may lack the permission to SELECT, so connections with different selectors are kept apart.
     pub selector: Option<Rc<Identity>>,
 }
 
 impl ConnectionKey {
-    /// The key of connections on which `identity` selects the database itself.
+    /// Creates the key of connections on which `identity` selects the database itself.
     pub fn new(identity: Rc<Identity>, database: u32, resp: Resp) -> Self {
         Self { identity, database, resp, selector: None }
     }
 
-    /// The same key, with a database that `selector` selected.
+    /// Returns the same key with a database that `selector` selected.
     pub fn selected_by(self, selector: Option<&Rc<Identity>>) -> Self {
         let other = selector.filter(|selector| self.database != 0 && selector.id() != self.identity.id());
         Self { selector: other.cloned(), ..self }
@@ -70,59 +70,57 @@ impl std::hash::Hash for ConnectionKey {
 pub struct Connection {
     /// The socket.
     pub stream: Stream,
-    /// Bytes that came behind the greeting.
+    /// Bytes that arrived behind the replies to the greeting.
     pub read: ReadBuffer,
-    /// The primary that it was opened for.
+    /// The generation of the primary that the connection was opened for.
     pub generation: Generation,
-    /// When it was begun, before credentials and certificates were looked at.
+    /// When the attempt began, before credentials and certificates were read.
     pub began: Instant,
-    /// How long the server took to answer its greeting.
+    /// The time that the server took to answer the greeting.
     pub round_trip: Duration,
-    /// When it is to be replaced by a new one; `None`: when it fails.
+    /// When a new connection replaces this one; `None`: only after it fails.
     pub retires: Option<Instant>,
 }
 
-/// Who will use a connection.
+/// The use of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Many sessions, for commands whose errors are the server's own.
+    /// Many sessions share it, for commands whose errors are the server's own.
     Shared,
-    /// One session, which may run scripts on it. A script can forge every error, so the server must have no error that
-    /// the client may not be shown: it is not told that redirections are understood.
+    /// One session has it, and may run scripts on it. A script can forge every error, so every error must be fit for the client.
+    /// That is why the server is not told that respgate understands redirections.
     Leased,
 }
 
-/// Why a connection could not be opened.
+/// The reason why a connection could not be opened.
 #[derive(Clone, Debug)]
 pub enum ConnectError {
-    /// The server refused what the client asked for; the error line, without CRLF, is the server's own.
+    /// The server refused what the client asked for. Holds the server's error line, without CRLF.
     Refused(Vec<u8>),
-    /// As `Refused`, because the server wants the client to authenticate.
+    /// The server wants the client to authenticate. Holds the server's error line, without CRLF.
     AuthRequired(Vec<u8>),
-    /// The server refuses the user or password that respgate keeps for this identity. They may be replaced at any
-    /// moment.
+    /// The server refuses the user or password that respgate keeps for this identity. New ones may come at any moment.
     AuthRejected(Refused),
-    /// Nothing that the client asked for is at fault; trying again may help.
+    /// The server could not be reached or verified. Another attempt may succeed. Holds the reason.
     Unavailable(String),
 }
 
-/// What counts when the server has no password for the default user any more, and one is sent.
+/// What an AUTH counts as when the server has no password for the default user any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum NeedlessPassword {
-    /// It is accepted if the server has accepted it before: whoever was let in stays in, as on a connection that lasted.
+    /// It counts as accepted if the server has accepted the password before, as a connection that stayed open would.
     Accepted,
-    /// The server's refusal: a client asks whether its password is right.
+    /// It counts as refused, as the server says: a client asks whether its password is right.
     Refused,
 }
 
-/// How much one read from an upstream takes, in bytes.
+/// The size of one read from an upstream, in bytes.
 const READ: usize = 64 * 1024;
 
-/// Opens a connection to `primary` for `key`, within the upstream's connect timeout. What fails is hinted to
-/// discovery.
+/// Opens a connection to `primary` for `key`, within the upstream's `connect-timeout`. Tells discovery about failures.
 ///
 /// # Errors
-/// See [`ConnectError`].
+/// Returns a [`ConnectError`].
 pub(in crate::upstream) async fn open(
     upstream: &Upstream,
     primary: &Arc<Primary>,
@@ -238,7 +236,7 @@ pub(in crate::upstream) async fn open(
     Ok(Connection { stream, read, generation, began, round_trip, retires })
 }
 
-/// Whether anything but pushes came behind the greeting: the next command would be handed it as its reply.
+/// Returns true if anything but pushes arrived behind the greeting. The next command would take it for its reply.
 fn answers(mut leftover: &[u8]) -> bool {
     while !leftover.is_empty() {
         match ReplyScanner::default().scan(leftover) {
@@ -252,7 +250,7 @@ fn answers(mut leftover: &[u8]) -> bool {
     false
 }
 
-/// A server's error as a client sees it, without CRLF.
+/// Returns a server's error as a client sees it, without CRLF.
 fn error_line(text: &[u8]) -> Vec<u8> {
     [b"-", text].concat()
 }

@@ -1,11 +1,11 @@
-//! Replacing a shared connection that is too old, or that was authenticated with credentials of the past. The new one is
-//! opened first; then the old one answers what it has been sent, and the new one carries on. Clients notice nothing, and
-//! replies keep their order. A connection that one client's replies have outgrown is replaced at once, and left to that
-//! client (see [`crate::upstream::shared::pump::isolate`]).
+//! Replaces a shared connection that has reached `max-age`, or that was authenticated with former credentials. respgate opens
+//! the new connection first, lets the old one answer every written request, and then goes on with the new one. Clients notice
+//! nothing, and replies keep their order. A connection that carries too large replies of one client is replaced at once, and
+//! left to that client (see [`crate::upstream::shared::pump::isolate`]).
 //!
-//! A new AUTH on the connection itself would do without the new one, but for Redis 7.4 to 8, which drop the reply to a
-//! failing AUTH in mid-pipeline (redis/redis#15640): all later replies would then go to the wrong clients. Connections
-//! that cannot be replaced, because a session holds them, wait for a moment without a pipeline (see [`crate::upstream::connection::reauth`]).
+//! An AUTH on the open connection would need no new one. But Redis 7.4 to 8 drop the reply to a failing AUTH in mid-pipeline
+//! (redis/redis#15640), and every later reply would then go to the wrong client. A connection that a session holds cannot be
+//! replaced. It gets its AUTH when nothing is under way (see [`crate::upstream::connection::reauth`]).
 
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -24,27 +24,27 @@ use crate::upstream::shared::lane::{Lane, Order};
 use crate::upstream::shared::pump::Pump;
 use crate::upstream::{SharedPermit, Upstream};
 
-/// Connections that are to be replaced for one reason are so within this time, each at a random moment.
+/// The time over which the replacements for one reason are spread, each at a random moment.
 const SPREAD: Duration = Duration::from_secs(5);
 
-/// How long the server may take to say whether it lets a user in, before an old connection is looked at again.
+/// The pause before an old connection is looked at again, while the server is asked whether it still accepts the user.
 const ASK_PAUSE: Duration = Duration::from_secs(1);
 
 type Opening = Pin<Box<dyn Future<Output = Result<NextConnection, ConnectError>>>>;
 
-/// What takes a connection's place.
+/// The connection that takes another's place.
 pub(in crate::upstream) struct NextConnection {
-    /// None: there is no room for two at a time, so the old one is closed first.
+    /// `None` if the limits allow no second connection: the old one is closed first.
     pub(in crate::upstream) link: Option<Connection>,
     pub(in crate::upstream) permit: Option<SharedPermit>,
 }
 
-/// The making of a successor.
+/// Opens the next connection.
 #[derive(Default)]
 pub(in crate::upstream) struct Replacement(Option<Opening>);
 
 impl Replacement {
-    /// Gets `pump` a successor if its lane is told to have one.
+    /// Opens the next connection for `pump` if its lane has the order to be replaced.
     #[inline]
     pub(in crate::upstream) fn poll(
         &mut self,
@@ -124,12 +124,13 @@ impl Replacement {
     }
 }
 
-/// A random moment within [`SPREAD`].
+/// Returns a random moment within [`SPREAD`].
 fn soon() -> Instant {
     Instant::now() + SPREAD.mul_f64(0.05 + 0.95 * fastrand::f64())
 }
 
-/// Has connections replaced that were made with credentials or certificates of the past, if that is asked for.
+/// Follows respgate's credentials and certificates, and has connections replaced that were opened with former ones, unless
+/// `reauth = "keep"`.
 pub(in crate::upstream) async fn follow(
     upstream: Weak<Upstream>,
     mut logins: watch::Receiver<Newest>,
@@ -153,8 +154,8 @@ pub(in crate::upstream) async fn follow(
 }
 
 impl Upstream {
-    /// Has the connections replaced whose credentials respgate keeps for users of its own and that have changed, if
-    /// that is asked for.
+    /// Has the connections of respgate's own users replaced whose credentials at the server have changed, unless
+    /// `reauth = "keep"`.
     pub(in crate::upstream) fn refresh_users(&self) {
         for identity in self.identities.of_users() {
             if identity.has_new_credentials() {
@@ -163,7 +164,8 @@ impl Upstream {
         }
     }
 
-    /// Has the connections of this identity, or of all, replaced, if that is asked for.
+    /// Has the connections of one identity (`None`: of all) replaced, and with `reauth = "refresh"` those authenticated again that
+    /// sessions hold. Does nothing with `reauth = "keep"`.
     fn credentials_changed(&self, identity: Option<&Rc<Identity>>) {
         if self.config.reauth == Reauth::Keep {
             return;
