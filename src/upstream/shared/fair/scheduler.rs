@@ -264,7 +264,7 @@ mod tests {
             rounds += 1;
             assert!(rounds < 100);
         }
-        assert!(bench.scheduler.turns.is_empty(), "everybody was given some, though none took it");
+        assert!(bench.scheduler.queue.is_empty(), "everybody was given some, though none took it");
     }
 
     #[tokio::test(start_paused = true)]
