@@ -51,13 +51,17 @@ impl Session {
     /// Returns the refusal of a request. `line` is the error in the words of the server's ACL; the setting is
     /// appended to it.
     pub(super) fn forbidden(&self, setting: Setting, mut line: Vec<u8>) -> Forbidden {
-        let tenant = || self.member.as_ref().map_or("", |member| &*member.worker_tenant().tenant.config.name);
         let named = match setting {
             Setting::AdminCommands(level) => format!("admin-commands = \"{}\"", level.name()),
-            Setting::Policy(key) => format!("{} of tenant '{}'", key.name(), tenant()),
+            Setting::Policy(key) => format!("{} of tenant '{}'", key.name(), self.tenant_name()),
         };
         line.extend_from_slice(format!(" (respgate: {named})").as_bytes());
         Forbidden { line: refusal::one_line(line), setting: Some(setting) }
+    }
+
+    /// Returns the name of the client's tenant; empty if it belongs to none.
+    fn tenant_name(&self) -> &str {
+        self.member.as_ref().map_or("", |member| &*member.worker_tenant().tenant.config.name)
     }
 
     /// Returns the level of administrative commands that applies to this client, and the setting that causes it.
@@ -99,26 +103,20 @@ impl Session {
         let Some(setting) = setting else { return };
         let (client, peer, listener) = (self.client.id, &self.client.peer, &self.client.local);
         let (command, setting_key) = (named(request), setting.key());
-        match setting {
-            Setting::AdminCommands(level) => tracing::info!(
-                client,
-                peer,
-                listener,
-                command,
-                setting = setting_key,
-                level = level.name(),
-                "a command is refused: the listener's admin-commands does not allow it"
-            ),
-            Setting::Policy(_) => tracing::info!(
-                client,
-                peer,
-                listener,
-                command,
-                setting = setting_key,
-                tenant = self.member.as_ref().map(|member| &*member.worker_tenant().tenant.config.name),
-                "a command is refused: its tenant's policy does not allow it"
-            ),
-        }
+        let (level, tenant) = match setting {
+            Setting::AdminCommands(level) => (Some(level.name()), None),
+            Setting::Policy(_) => (None, Some(self.tenant_name())),
+        };
+        tracing::info!(
+            client,
+            peer,
+            listener,
+            command,
+            setting = setting_key,
+            level,
+            tenant,
+            "a command is refused: a setting of its listener or tenant does not allow it"
+        );
     }
 
     /// Answers a request that one of its tenant's limits refuses. `line` names the limit.
@@ -135,7 +133,7 @@ impl Session {
             client = self.client.id,
             peer = self.client.peer,
             listener = self.client.local,
-            tenant = self.member.as_ref().map(|member| &*member.worker_tenant().tenant.config.name),
+            tenant = self.tenant_name(),
             answer = %String::from_utf8_lossy(line),
             "a command is refused: its tenant is at a limit"
         );

@@ -36,7 +36,7 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
             if references > 2 && !upstream.config.ping_interval.is_zero() {
                 // The first look sees that nothing has come since the one before.
                 let ticks = upstream.config.ping_interval.as_secs().saturating_sub(1);
-                lane.keep_alive(ticks, &nobody, || upstream.may_ping(&lane.key().identity));
+                lane.keep_alive(ticks, &nobody, || upstream.probe_request(&lane.key().identity));
             }
         }
     }

@@ -30,7 +30,7 @@ use self::connection::open::ConnectionKey;
 use self::connection::scripts::Scripts;
 use self::fanin::FanIn;
 use self::held::HeldBytes;
-use self::leased::lease::Leases;
+use self::leased::pool::Leases;
 use self::shared::fair::scheduler::Asker;
 use self::shared::lane::{Admission, Lane, Order};
 use crate::command::learned::Learned;
@@ -43,6 +43,9 @@ use crate::rotation::denials::Probe;
 use crate::rotation::login::{Login, Principal};
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
+
+/// The PING that respgate sends by itself.
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 /// The parts of one worker's side of an upstream.
 #[derive(Clone)]
@@ -109,7 +112,9 @@ pub struct Upstream {
     auth_unclear: Cell<bool>,
     learned: RefCell<Option<Rc<Learned>>>,
     learning: Cell<bool>,
-    /// Whether the server has one user only, and until when that counts.
+    /// True while a session asks the server for its users.
+    counting_users: Cell<bool>,
+    /// True if the server has one user only, and the time until which that counts.
     one_user: Cell<Option<(Instant, bool)>>,
 }
 
@@ -153,6 +158,7 @@ impl Upstream {
             auth_unclear: Cell::default(),
             learned: RefCell::default(),
             learning: Cell::default(),
+            counting_users: Cell::default(),
             one_user: Cell::default(),
         });
         let meter = &upstream.meter;
@@ -282,6 +288,12 @@ impl Upstream {
         own.is_none_or(|own| !own.denials().of(&identity.user()).contains(Probe::Ping))
     }
 
+    /// Returns a request that changes nothing: PING, or HELLO for an identity that the server has denied PING. The server's
+    /// ACL lets every user send HELLO.
+    pub fn probe_request(&self, identity: &Identity) -> &'static [u8] {
+        if self.may_ping(identity) { PING } else { b"*1\r\n$5\r\nHELLO\r\n" }
+    }
+
     /// Returns true if a client must authenticate before it may do anything else.
     pub fn wants_auth(&self) -> bool {
         self.config.client_auth == ClientAuth::Required || self.auth_required.get()
@@ -321,7 +333,7 @@ impl Upstream {
     /// Takes note that the server refuses the credentials that respgate keeps for this identity. Commands wait for new ones, as
     /// they wait for a primary, and fail with the returned error line after `hold-timeout`. They fail at once if the server has
     /// never accepted any. The refusal of one user's credentials does not hold the commands of others.
-    fn unwelcome(&self, identity: &Identity, refused: &Refused) -> Option<Vec<u8>> {
+    fn on_auth_rejected(&self, identity: &Identity, refused: &Refused) -> Option<Vec<u8>> {
         let Refused { line, since } = refused;
         let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
         let of_a_user = identity.is_of_a_user();

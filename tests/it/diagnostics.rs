@@ -433,3 +433,24 @@ fn the_level_that_holds_by_default() {
         assert_eq!(level(Client::connect(port)), "deny", "{tenants}: every address of the machine");
     }
 }
+
+/// Sessions that need the number of users at the same time share one question to the server.
+#[test]
+fn many_sessions_ask_for_users_once() {
+    for flavor in Flavor::ALL {
+        let server = Server::start(flavor);
+        let proxy = Proxy::start_with(&url(&server), 1, &[]);
+        let mut clients: Vec<_> = (0..50).map(|_| proxy.client()).collect();
+        server.run(&["CONFIG", "RESETSTAT"]);
+        let begun = Instant::now();
+        clients.iter_mut().for_each(|client| client.send_command(&["SLOWLOG", "LEN"]));
+        clients.iter_mut().for_each(|client| client.expect_reply(":0\r\n"));
+        let seconds = begun.elapsed().as_secs() + 1;
+        let stats = server.run_text(&["INFO", "commandstats"]);
+        let line =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_acl|users:calls=")).expect("a question");
+        let asked: u64 =
+            line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number of calls");
+        assert!(asked <= seconds, "{asked} questions in {seconds} s");
+    }
+}

@@ -18,11 +18,11 @@ use crate::tenant::identity::CertificateRule;
 use crate::tenant::policy::config::{self as policy, Rule};
 use crate::topology::Address;
 
-/// How a key's value is read, and how the user writes it.
+/// Reads a key's value, and knows the form in which the user writes it.
 pub trait Kind {
     /// The type of the value that is kept.
     type Value;
-    /// How the user writes the value.
+    /// The form in which the user writes the value.
     const SHAPE: Shape;
 
     /// Reads the value and reports an error in it. Relative paths start from `folder`.

@@ -25,7 +25,7 @@ pub const TABLE: Table = Table {
 const CONNECTS_PER_SECOND: u32 = 1000;
 
 table! {
-    /// What all clients of the process together may use, and the limits of each listener.
+    /// The limits of all clients of the process together, and of each listener.
     LimitKeys, LimitDefaults {
         /// The memory that all clients together may make respgate keep, for the whole process.
         ///

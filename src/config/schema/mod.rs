@@ -57,7 +57,7 @@ pub struct Table {
     /// Its header: empty for the keys above all tables. `*` stands for a name that the user
     /// chooses.
     pub path: &'static str,
-    /// What the table is about.
+    /// The subject of the table.
     pub description: &'static str,
     /// The table's keys.
     pub entries: &'static [Entry],
@@ -90,7 +90,7 @@ pub enum Entry {
 pub struct Key {
     /// The key's name, without the prefix of a group.
     pub name: &'static str,
-    /// How the user writes the value.
+    /// The form in which the user writes the value.
     pub shape: Shape,
     /// The unit of a whole number.
     pub unit: Option<&'static str>,
@@ -113,7 +113,7 @@ pub struct Group {
     pub prefix: &'static str,
     /// The declarations of the keys.
     pub entries: &'static [Entry],
-    /// What the prefix means. `KEY` stands for the key's name without the prefix.
+    /// The meaning of the prefix. `KEY` stands for the key's name without the prefix.
     pub about: Option<&'static str>,
     /// The table that documents these keys, if it is another one.
     pub home: Option<&'static str>,

@@ -26,7 +26,7 @@ pub const LOG: Table = Table {
 };
 
 table! {
-    /// What holds for the whole process.
+    /// The keys of the whole process.
     ProcessKeys, ProcessDefaults {
         /// The number of worker threads.
         ///
@@ -53,7 +53,7 @@ table! {
 }
 
 table! {
-    /// What is logged, and how.
+    /// The log.
     LogKeys, LogDefaults {
         /// The form of a log line.
         ///

@@ -6,9 +6,9 @@ use super::super::value::Bytes;
 use crate::tenant::limits::config::OverLimit;
 
 table! {
-    /// How much a tenant may use.
+    /// The limits of a tenant.
     QuotaKeys, QuotaDefaults {
-        /// What happens to a command that is over a rate or over `in-flight`.
+        /// The way in which a rate or `in-flight` limits a command: by a delay, or by an error.
         ///
         /// `"delay"` reads nothing more from the client until the command may run, for `max-delay` at most. `"reject"` answers with
         /// an error that says when to retry. The other limits always answer with an error.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::super::size::{show_bytes, show_duration};
 use super::super::value::{Bytes, LogLevel, Mode};
 
-/// How a key's value is written in TOML.
+/// The form of a key's value in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// A whole number of at least 0.

@@ -4,9 +4,9 @@
 //!
 //! ```text
 //! table! {
-//!     /// What the part is about.
+//!     /// The subject of the part.
 //!     ConnectionKeys, ConnectionDefaults {
-//!         /// How long a command waits for a free leased connection.
+//!         /// The time that a command waits for a free leased connection.
 //!         lease_wait: Duration = Duration::from_secs(5), "lease-wait", Restart;
 //!     }
 //! }

@@ -71,14 +71,14 @@ table! {
         ///
         /// `"high"` goes before `"normal"`, and `"normal"` before `"low"`. Every 16th turn goes to the lowest rank that waits.
         priority: Priority = Priority::Normal, "priority", Live;
-        /// How the messages of subscriptions travel.
+        /// The connections that carry a subscriber's messages.
         ///
         /// `"dedicated"` gives each subscriber an upstream connection. `"fan-in"` lets the subscribers of one worker and one upstream
         /// user share a connection; the server counts them as one.
         pubsub: Pubsub = Pubsub::Dedicated, "pubsub", Live;
     }
     groups {
-        /// How much the tenant may use.
+        /// The limits of the tenant.
         limits: QuotaKeys, prefix "";
     }
 }

@@ -55,13 +55,13 @@ table! {
             };
         /// Its connections.
         connections: ConnectionKeys, prefix "";
-        /// What happens to commands in a failover.
+        /// The treatment of commands in a failover.
         failover: FailoverKeys, prefix "";
     }
 }
 
 table! {
-    /// Where an upstream is, and how its primary is found.
+    /// The address of an upstream, and the way to find its primary.
     DiscoveryKeys, DiscoveryDefaults {
         /// The server or the Sentinels as a URL, which may also hold user, password and database.
         ///
@@ -105,7 +105,7 @@ table! {
         /// With `"optional"`, a client without `AUTH` acts as the user of the upstream. With `"required"`, it gets
         /// `-NOAUTH Authentication required.`, and the upstream's user serves respgate's own checks only.
         client_auth: ClientAuth = ClientAuth::Optional, "client-auth", Restart;
-        /// How clients use upstream connections.
+        /// The sharing of upstream connections by clients.
         ///
         /// `"shared"` sends the commands of many clients over few connections. `"session"` gives each client a connection of its own.
         pool: Pool = Pool::Shared, "pool", Restart;
@@ -135,7 +135,7 @@ table! {
         ///
         /// Clients do not notice. Connections that clients hold are not replaced.
         max_age: Duration = Duration::from_secs(3600), "max-age", Restart;
-        /// What respgate does with open connections when respgate's user, password or certificates change.
+        /// The treatment of open connections when respgate's user, password or certificates change.
         ///
         /// `"keep"` keeps them, since servers go on serving them. `"reconnect"` replaces them within 5 s; clients do not notice, and
         /// connections that sessions hold stay. `"refresh"` does the same, and authenticates those again that sessions hold.
@@ -153,11 +153,11 @@ table! {
 }
 
 table! {
-    /// What happens to commands while an upstream has no primary, or loses a connection.
+    /// The treatment of commands while an upstream has no primary, or loses a connection.
     FailoverKeys, FailoverDefaults {
         /// The time that commands wait for a primary. `"0s"` lets them fail at once.
         ///
-        /// After it, the client gets `-ERR respgate: no primary to send to for … s (upstream '…'): …`, with the reason.
+        /// After it, the client gets `-ERR respgate: no primary to send to for … s (upstream '…', hold-timeout): …`, with the reason.
         hold_timeout: Duration = Duration::from_secs(40), "hold-timeout", Restart;
         /// The memory for commands that wait for a primary, all workers together. At least `"64KiB"`. Further commands fail at once.
         hold_buffer: Bytes = Bytes(64 << 20), "hold-buffer", Restart;

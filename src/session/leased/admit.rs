@@ -4,7 +4,6 @@ use tokio::time::Instant;
 
 use super::expect::{Awaited, Effect, Expect};
 use super::pins::Transaction;
-use super::settle::null_array;
 use super::{Close, LeaseEnd, Leased, OUTBOUND, Pause, Session};
 use crate::command::{self, Flags, Found, Spec, Trace, Tracking, Verb, option_is, trace_of};
 use crate::resp::Resp;
@@ -21,6 +20,24 @@ use crate::upstream::shared::queue::IfLost;
 
 /// The channel of the PUBLISH that precedes a WAIT. It needs no subscribers.
 const WAIT_CHANNEL: &[u8] = b"__respgate:wait";
+
+/// The route of a request on a lease.
+pub(super) enum LeasedRoute {
+    /// The server answers it.
+    Sent,
+    /// The server answers it. The table lacks the command; the server has described it.
+    Learned(LearnedRoute),
+    /// The server answers it. The table lacks the command, and the server has not described it.
+    Unlearned,
+    /// respgate answers it.
+    Local(&'static Spec),
+    /// respgate answers it with this error line.
+    Refused(Vec<u8>),
+    /// Fan-in begins (true) or ends subscriptions of this kind.
+    Fanned(Kind, bool),
+    /// respgate closes the client's connection, as the server would.
+    Dropped,
+}
 
 impl Leased {
     /// Takes requests from the session's input until one must wait.
@@ -83,38 +100,49 @@ impl Leased {
         }
         self.used = true;
         session.ctx.upstream.counters.leased.inc();
-        let route = session.route(request);
-        if let RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) = route {
-            return self.deny(session, request, forbidden);
+        let caching = self.pins.caching.then(|| self.outbound.unanswered_bytes());
+        let step = self.admit_any(session, request);
+        if let Some(before) = caching {
+            let sent = self.outbound.unanswered_bytes() > before;
+            self.follow_caching(session, request, sent, &step);
         }
-        if matches!(route, RouteDecision::UsersUnknown) {
-            return self.admit_uncounted(session, request);
-        }
-        if let RouteDecision::Rewritten(frame, if_lost) = route {
-            return match Request::parse(&frame) {
-                Some(request) => self.admit_routed(session, &request, RouteDecision::Shared(if_lost)),
-                None => Step::Done,
-            };
-        }
-        let sent = self.outbound.unanswered_bytes();
-        let step = self.admit_routed(session, request, route);
-        self.follow_caching(request, self.outbound.unanswered_bytes() > sent, &step);
         step
+    }
+
+    /// Denies a request, or admits it by its route.
+    fn admit_any(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+        let route = match session.route(request) {
+            RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) => {
+                return self.deny(session, request, forbidden);
+            }
+            RouteDecision::UsersUnknown => return self.admit_uncounted(session, request),
+            RouteDecision::Rewritten(frame, _) => {
+                return match Request::parse(&frame) {
+                    Some(request) => self.admit_routed(session, &request, LeasedRoute::Sent),
+                    None => Step::Done,
+                };
+            }
+            RouteDecision::Local(spec) => LeasedRoute::Local(spec),
+            RouteDecision::Refused(line) => LeasedRoute::Refused(line),
+            RouteDecision::Dropped => LeasedRoute::Dropped,
+            RouteDecision::Fanned(kind, begins) => LeasedRoute::Fanned(kind, begins),
+            RouteDecision::Unlearned => LeasedRoute::Unlearned,
+            RouteDecision::Learned(route) => LeasedRoute::Learned(route),
+            RouteDecision::Shared(_) | RouteDecision::Scan(_) | RouteDecision::Leased => LeasedRoute::Sent,
+        };
+        self.admit_routed(session, request, route)
     }
 
     /// Ends the effect of CLIENT CACHING, which applies to the next command other than CLIENT. If respgate
     /// answers that command itself, it sends the server a PING in its place; otherwise the server would track the
     /// keys of a later command. `sent` is true if the request was sent.
-    fn follow_caching(&mut self, request: &Request<'_>, sent: bool, step: &Step) {
-        if !self.pins.caching
-            || matches!(step, Step::Stay(_))
-            || request.name().eq_ignore_ascii_case(b"CLIENT")
-        {
+    fn follow_caching(&mut self, session: &Session, request: &Request<'_>, sent: bool, step: &Step) {
+        if matches!(step, Step::Stay(_)) || request.name().eq_ignore_ascii_case(b"CLIENT") {
             return;
         }
         self.pins.caching = false;
         if !sent && self.may_interject() {
-            self.send_ping();
+            self.send_ping(session);
         }
     }
 
@@ -135,45 +163,37 @@ impl Leased {
     }
 
     /// Admits a request by its route.
-    fn admit_routed(&mut self, session: &mut Session, request: &Request<'_>, route: RouteDecision) -> Step {
+    fn admit_routed(&mut self, session: &mut Session, request: &Request<'_>, route: LeasedRoute) -> Step {
         note_script(session, request);
         if self.pins.transaction.is_some() {
             return self.admit_queued(session, request, route);
         }
         match route {
-            RouteDecision::Local(spec) => self.admit_local(session, spec, request),
+            LeasedRoute::Local(spec) => self.admit_local(session, spec, request),
             // The server forgets the watched keys when it refuses EXEC, whatever the reason (observed on valkey
             // 8.0 and redis 7.0).
-            RouteDecision::Refused(_) if self.pins.watching && is_exec(request) => {
+            LeasedRoute::Refused(_) if self.pins.watches() && is_exec(request) => {
                 self.pins.unwatch();
                 self.forward(session, request, Effect::None)
             }
-            RouteDecision::Refused(line) => self.when_answered(|_| {
+            LeasedRoute::Refused(line) => self.when_answered(|_| {
                 session.refuse(&line);
                 Step::Done
             }),
-            RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) => {
-                self.deny(session, request, forbidden)
-            }
-            RouteDecision::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
+            LeasedRoute::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
             // Subscriptions that began on the lease end there.
-            RouteDecision::Fanned(kind, begins) if !self.pins.subscribed() => {
+            LeasedRoute::Fanned(kind, begins) if !self.pins.subscribed() => {
                 self.when_answered(|_| session.fan(request, kind, begins))
             }
-            RouteDecision::Unlearned => {
+            LeasedRoute::Unlearned => {
                 self.pins.keep_for(request.name());
                 self.forward(session, request, Effect::None)
             }
             _ if self.pins.subscribed() && session.client.resp == Resp::V2 => {
                 self.admit_subscribed(session, request)
             }
-            RouteDecision::Learned(route) => self.admit_learned(session, request, route),
-            // `admit` has handled both.
-            RouteDecision::Rewritten(..) | RouteDecision::UsersUnknown => Step::Done,
-            RouteDecision::Shared(_)
-            | RouteDecision::Scan(_)
-            | RouteDecision::Leased
-            | RouteDecision::Fanned(..) => match command::find(request) {
+            LeasedRoute::Learned(route) => self.admit_learned(session, request, route),
+            LeasedRoute::Sent | LeasedRoute::Fanned(..) => match command::find(request) {
                 Some(Found::Spec(spec)) => self.admit_known(session, spec, request),
                 _ => self.forward(session, request, Effect::None),
             },
@@ -182,9 +202,13 @@ impl Leased {
 
     /// Answers a request that a setting forbids with an error in its place, and makes EXEC of its transaction
     /// fail. A forbidden EXEC ends its transaction, as on the server.
-    fn deny(&mut self, session: &mut Session, request: &Request<'_>, forbidden: Forbidden) -> Step {
-        let is_exec = matches!(command::find(request), Some(Found::Spec(spec)) if spec.verb == Verb::Exec);
-        if is_exec && self.pins.transaction.is_some() {
+    pub(super) fn deny(
+        &mut self,
+        session: &mut Session,
+        request: &Request<'_>,
+        forbidden: Forbidden,
+    ) -> Step {
+        if is_exec(request) && self.pins.transaction.is_some() {
             session.note_forbidden(forbidden.setting, request);
             return self.discard_instead(session, [&forbidden.line, &b"\r\n"[..]].concat());
         }
@@ -196,7 +220,7 @@ impl Leased {
     }
 
     /// Makes EXEC of the open transaction fail, if a transaction is open.
-    fn spoil_transaction(&mut self) {
+    pub(super) fn spoil_transaction(&mut self) {
         if let Some(transaction) = &mut self.pins.transaction {
             transaction.poisoned = true;
         }
@@ -208,7 +232,12 @@ impl Leased {
     }
 
     /// Admits a command that respgate answers itself outside a lease. Connection state may change who answers it.
-    fn admit_local(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
+    pub(super) fn admit_local(
+        &mut self,
+        session: &mut Session,
+        spec: &'static Spec,
+        request: &Request<'_>,
+    ) -> Step {
         if !self.expected.is_empty() {
             return Step::Stay(Pause::Replies);
         }
@@ -426,163 +455,15 @@ impl Leased {
         Step::Done
     }
 
-    /// Admits a request inside a transaction. The server queues all of them, except those that would change the
-    /// connection itself.
-    fn admit_queued(&mut self, session: &mut Session, request: &Request<'_>, route: RouteDecision) -> Step {
-        let Some(transaction) = &mut self.pins.transaction else { return Step::Done };
-        let spec = match command::find(request) {
-            Some(Found::Spec(spec)) => Some(spec),
-            _ => None,
-        };
-        // The command runs at EXEC, on this connection.
-        let mut trace = spec.map_or(Trace::Unknown, |spec| spec.trace);
-        match spec.map(|spec| spec.verb) {
-            // The server refuses these, too, and the transaction stays open.
-            Some(verb)
-                if let RouteDecision::Refused(line) = &route
-                    && (matches!(
-                        verb,
-                        Verb::Discard
-                            | Verb::Reset
-                            | Verb::ClientTracking
-                            | Verb::ClientNoTouch
-                            | Verb::ClientImportSource
-                            | Verb::HimportPrepare
-                            | Verb::HimportDiscardall
-                    ) || subscription_change(verb).is_some()) =>
-            {
-                return self.poison(session, line);
-            }
-            // EXEC with arguments ends the transaction all the same.
-            Some(Verb::Exec) if let RouteDecision::Refused(line) = &route => {
-                return self.discard_instead(session, [line, &b"\r\n"[..]].concat());
-            }
-            Some(Verb::Exec) if transaction.poisoned => {
-                return self.discard_instead(session, [refusal::EXEC_ABORTED, b"\r\n"].concat());
-            }
-            // Watched keys may have changed while their connection was lost.
-            Some(Verb::Exec) if self.pins.watch_broken => {
-                let nothing = null_array(session.client.resp);
-                return self.discard_instead(session, nothing);
-            }
-            Some(Verb::Exec) => {
-                let mut transaction = self.pins.transaction.take().unwrap_or_default();
-                transaction.watched = self.pins.watching;
-                self.pins.unwatch();
-                let scripted = transaction.scripted;
-                let step = self.forward(session, request, Effect::Exec(Box::new(transaction)));
-                if scripted {
-                    self.expect_nonce();
-                }
-                return step;
-            }
-            Some(Verb::Discard) => {
-                self.pins.transaction = None;
-                self.pins.unwatch();
-                return self.forward(session, request, Effect::Discard);
-            }
-            Some(Verb::Quit | Verb::Reset) => {
-                return match spec {
-                    Some(spec) => self.admit_local(session, spec, request),
-                    None => Step::Done,
-                };
-            }
-            // The server answers these at once, without queueing them.
-            Some(Verb::Multi | Verb::Watch) => return self.forward(session, request, Effect::None),
-            Some(Verb::Select) => match request.arg(1).and_then(local::database) {
-                Some(database) => {
-                    transaction.selects.push(transaction.queued, database);
-                    transaction.selecting = true;
-                }
-                // The server refuses the index, too, unless it reads numbers in another way.
-                None => trace = Trace::Unknown,
-            },
-            Some(Verb::Ping | Verb::Echo | Verb::Unwatch | Verb::AclWhoami) => {}
-            Some(verb) if subscription_change(verb).is_some() => {
-                return self
-                    .poison(session, b"-ERR respgate: subscriptions cannot change inside a transaction");
-            }
-            Some(
-                Verb::Monitor
-                | Verb::ClientTracking
-                | Verb::ClientNoTouch
-                | Verb::ClientImportSource
-                | Verb::HimportPrepare
-                | Verb::HimportDiscardall,
-            ) => {
-                return self.poison(session, b"-ERR respgate: not possible inside a transaction");
-            }
-            _ => match route {
-                RouteDecision::Refused(line) => return self.poison(session, &line),
-                RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) => {
-                    return self.deny(session, request, forbidden);
-                }
-                // respgate answers this CONFIG GET with an empty list, which it cannot put in the place of one of
-                // EXEC's replies.
-                RouteDecision::Local(spec) if spec.verb == Verb::ConfigGet => {
-                    let forbidden = session.forbidden_by_level(spec.name);
-                    return self.deny(session, request, forbidden);
-                }
-                RouteDecision::Local(_) | RouteDecision::Dropped => {
-                    return self.poison(
-                        session,
-                        b"-ERR respgate: commands about the connection are not possible inside a transaction",
-                    );
-                }
-                RouteDecision::Unlearned => self.pins.keep_for(request.name()),
-                RouteDecision::Learned(route) => {
-                    trace = route.trace;
-                    transaction.scripted |= route.forgeable;
-                    if route.kept {
-                        self.pins.keep_for(request.name());
-                    }
-                }
-                RouteDecision::Shared(_)
-                | RouteDecision::Scan(_)
-                | RouteDecision::Leased
-                | RouteDecision::Fanned(..)
-                | RouteDecision::Rewritten(..)
-                | RouteDecision::UsersUnknown => {}
-            },
-        }
-        if let Some(transaction) = &mut self.pins.transaction {
-            transaction.queued += 1;
-            transaction.scripted |= spec.is_some_and(|spec| spec.flags.contains(Flags::SCRIPT));
-            transaction.keep(request.raw());
-        }
-        let awaited = Awaited { queued: true, ..self.plain(session, Effect::None) };
-        self.send(request, awaited, trace);
-        Step::Done
-    }
-
-    /// Sends DISCARD in place of an EXEC, and gives the client `reply` unless the client turned replies off.
-    fn discard_instead(&mut self, session: &mut Session, reply: Vec<u8>) -> Step {
-        let reply = if session.client.mutes() { Vec::new() } else { reply };
-        self.send_discard(Expect::Discarded(reply));
-        self.pins.transaction = None;
-        self.pins.unwatch();
-        Step::Done
-    }
-
-    /// Refuses a command inside a transaction, and makes EXEC fail.
-    pub(super) fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
-        if !self.expected.is_empty() {
-            return Step::Stay(Pause::Replies);
-        }
-        session.refuse(line);
-        self.spoil_transaction();
-        Step::Done
-    }
-
     /// Sends a request whose reply needs no more than its effect.
-    fn forward(&mut self, session: &mut Session, request: &Request<'_>, effect: Effect) -> Step {
+    pub(super) fn forward(&mut self, session: &mut Session, request: &Request<'_>, effect: Effect) -> Step {
         let awaited = self.plain(session, effect);
         self.send(request, awaited, trace_of(request));
         Step::Done
     }
 
     /// Returns an expectation with `effect` and no other property.
-    fn plain(&self, session: &mut Session, effect: Effect) -> Awaited {
+    pub(super) fn plain(&self, session: &mut Session, effect: Effect) -> Awaited {
         let mute = session.client.mutes();
         Awaited {
             effect,

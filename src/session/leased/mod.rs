@@ -11,6 +11,7 @@ mod hold;
 mod newest;
 mod outbound;
 mod pins;
+mod queued;
 mod send;
 mod reapply_policy;
 mod selects;
@@ -232,8 +233,8 @@ impl Leased {
             if let Some(end) = self.ending.take() {
                 return Poll::Ready(end);
             }
-            if self.lease.takes_ping() && session.ctx.upstream.may_ping(self.lease.identity()) {
-                self.ping();
+            if self.lease.take_ping() && self.may_interject() {
+                self.send_ping(session);
             }
             if self.lease.is_refresh_due() && self.may_authenticate(session) {
                 self.authenticate();
@@ -257,7 +258,7 @@ impl Leased {
                     Poll::Pending => {}
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(LeaseEnd::Lost),
                     Poll::Ready(Ok(_)) => {
-                        self.lease.due(false);
+                        self.lease.set_reply_due(false);
                         self.lease.heard();
                         self.handle_replies(session);
                         self.note_state(session, true);
@@ -280,7 +281,7 @@ impl Leased {
             }
             if !moved && self.ending.is_none() && (blocked || session.replies.waiting() == 0) {
                 // The server is not late if the client does not take its replies.
-                self.lease.due(!blocked && self.expected.due());
+                self.lease.set_reply_due(!blocked && self.expected.due());
                 return Poll::Pending;
             }
         }
@@ -423,16 +424,10 @@ impl Leased {
         }
     }
 
-    /// Pings a connection that has been quiet for `ping-interval`, unless a request of respgate's own cannot be
-    /// sent now.
-    fn ping(&mut self) {
-        if self.may_interject() {
-            self.send_ping();
-        }
-    }
-
-    fn send_ping(&mut self) {
-        self.post(Expect::Alive, Trace::Nothing, |out| out.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"));
+    /// Sends a request that changes nothing, whose reply the client does not see.
+    fn send_ping(&mut self, session: &Session) {
+        let request = session.ctx.upstream.probe_request(self.lease.identity());
+        self.post(Expect::Alive, Trace::Nothing, |out| out.extend_from_slice(request));
     }
 
     /// Handles a client that closed its sending side. Requests that it sent before are still run and answered,

@@ -91,8 +91,7 @@ impl Pins {
     /// Returns true if the connection has state that the session still needs.
     pub(super) fn any(&self) -> bool {
         self.transaction.is_some()
-            || self.watching
-            || self.watch_broken
+            || self.watches()
             || self.subscribed()
             || self.monitoring
             || self.tracking.is_some()
@@ -102,11 +101,16 @@ impl Pins {
             || self.kept.is_some()
     }
 
+    /// Returns true if keys are watched, or were when their connection was lost.
+    pub(super) fn watches(&self) -> bool {
+        self.watching || self.watch_broken
+    }
+
     /// Returns the kinds of state that keep the lease.
     pub(super) fn reasons(&self) -> Vec<Kept> {
         let mut reasons: Vec<Kept> = [
             (Kept::Transaction, self.transaction.is_some()),
-            (Kept::Watch, self.watching || self.watch_broken),
+            (Kept::Watch, self.watches()),
             (Kept::Subscription, self.subscribed()),
             (Kept::Monitor, self.monitoring),
             (Kept::Tracking, self.tracking.is_some()),

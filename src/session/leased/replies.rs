@@ -317,7 +317,7 @@ impl Leased {
     }
 
     fn selected(&mut self, session: &mut Session, database: u32) {
-        self.lease.reselected(database);
+        self.lease.set_database(database);
         session.client.select(database);
         session.leave_lane();
     }

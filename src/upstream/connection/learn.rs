@@ -1,5 +1,5 @@
-//! Asking the server for the commands that the static table lacks, once per primary and only when one is used, and for the number of
-//! its users.
+//! Asks the server for the commands that the static table lacks, once per primary and only when a client uses one, and for the
+//! number of its users.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,28 +16,39 @@ use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
 
-/// How long the server's answer counts that it has one user only.
+/// The time for which the server's answer counts that it has one user only.
 const ONE_USER_COUNTS: Duration = Duration::from_secs(1);
 
-/// How long it counts that the server has several users or does not say. A server that denies `ACL USERS` writes that to its
-/// `ACL LOG` each time.
+/// The time for which the answer counts that the server has several users, or does not say. A server that denies `ACL USERS`
+/// writes each question to its `ACL LOG`.
 const SEVERAL_USERS_COUNT: Duration = Duration::from_secs(60);
 
 impl Upstream {
-    /// Returns whether the server has one user only. `None`: it has not been asked lately.
+    /// Returns true if the server has one user only. Returns `None` if it has not been asked lately.
     pub fn has_one_user(&self) -> Option<bool> {
         self.one_user.get().filter(|(until, _)| Instant::now() < *until).map(|(_, one)| one)
     }
 
-    /// Asks the server for its users, as `key`'s user; then [`Self::has_one_user`] is set. A server that does not answer within the
-    /// connect timeout, or does not say, counts as one with several users.
+    /// Asks the server for its users, as `key`'s user, for [`Self::has_one_user`]. Sessions that ask at the same time share one
+    /// question. A server that does not answer within `connect-timeout`, or refuses, counts as one with several users.
     pub async fn count_users(self: &Rc<Self>, key: &ConnectionKey) {
         let deadline = Instant::now() + self.config.connect_timeout;
+        if self.counting_users.replace(true) {
+            let told = self.news.notified();
+            if self.has_one_user().is_none() {
+                let _ = timeout_at(deadline, told).await;
+            }
+            return;
+        }
         let generation = self.generation();
-        let one = timeout_at(deadline, self.ask_for_users(key, deadline)).await.unwrap_or(false)
-            && generation == self.generation();
-        let counts = if one { ONE_USER_COUNTS } else { SEVERAL_USERS_COUNT };
-        self.one_user.set(Some((Instant::now() + counts, one)));
+        let one = timeout_at(deadline, self.ask_for_users(key, deadline)).await.unwrap_or(false);
+        self.counting_users.set(false);
+        // After a failover the answer is about another server, and the session asks again.
+        if generation == self.generation() {
+            let counts = if one { ONE_USER_COUNTS } else { SEVERAL_USERS_COUNT };
+            self.one_user.set(Some((Instant::now() + counts, one)));
+        }
+        self.news.notify_waiters();
     }
 
     async fn ask_for_users(self: &Rc<Self>, asker: &ConnectionKey, deadline: Instant) -> bool {
@@ -54,14 +65,14 @@ impl Upstream {
         reply.elements().is_some_and(|users| users.len() == 1)
     }
 
-    /// What the server says of commands that the static table lacks, once it has been asked.
+    /// Returns the server's description of commands that the static table lacks, once the server has been asked.
     pub fn learned(&self) -> Option<Rc<Learned>> {
         self.learned.borrow().clone()
     }
 
-    /// Asks the server for its commands, as `key`'s user; then [`Self::learned`] is set. Takes at most the connect
-    /// timeout. A user who may not ask leaves nothing known. False: the server could not be asked. For a user of
-    /// respgate's own it asks as itself, if it can: what is learnt is everybody's, and that user may be allowed little.
+    /// Asks the server for its commands, as `key`'s user, for [`Self::learned`]. Takes `connect-timeout` at most. Returns false if
+    /// the server could not be asked. A server that denies COMMAND to the user describes nothing. For a user of respgate's own,
+    /// respgate asks as itself if it can: all clients use the answer, and that user may be allowed little.
     pub async fn learn(self: &Rc<Self>, key: &ConnectionKey) -> bool {
         let deadline = Instant::now() + self.config.connect_timeout;
         if self.learning.replace(true) {
@@ -86,7 +97,7 @@ impl Upstream {
     /// Sends SELECT on a connection for `key`, which is in that database already.
     ///
     /// # Errors
-    /// The error line for the client, without CRLF: the server's own, if the user may not SELECT.
+    /// Returns the error line for the client, without CRLF: the server's own, if the user may not SELECT.
     pub async fn ask_to_select(
         self: &Rc<Self>,
         key: &ConnectionKey,

@@ -18,6 +18,7 @@ use crate::secret::Credentials;
 use crate::upstream::Upstream;
 use crate::upstream::config::Reauth;
 use crate::upstream::connection::identity::Identity;
+use crate::upstream::connection::open::ConnectionKey;
 
 /// Whether a connection has to be authenticated again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +93,11 @@ impl InPlaceAuth {
 }
 
 impl Upstream {
+    /// Returns whether a connection for `key` that was begun at `began` has to be authenticated again.
+    pub(in crate::upstream) fn refresh_of(&self, key: &ConnectionKey, began: Instant) -> Refresh {
+        if self.refreshes() && self.leases.is_outdated(key, began) { Refresh::Due } else { Refresh::Done }
+    }
+
     /// Returns true if open connections are authenticated again when the credentials of their user change.
     pub(in crate::upstream) fn refreshes(&self) -> bool {
         self.config.reauth == Reauth::Refresh

@@ -17,7 +17,6 @@ use crate::upstream::SharedPermit;
 use crate::upstream::connection::open::{
     ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open,
 };
-use crate::upstream::connection::reauth::Refresh;
 
 /// Bounds of the time between two attempts to open the link.
 const AGAIN_MIN: Duration = Duration::from_millis(20);
@@ -67,10 +66,12 @@ pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
                 refuse(&fan, &upstream, &line).await;
             }
             Err(ConnectError::Refused(line)) => refuse(&fan, &upstream, &line).await,
-            Err(ConnectError::AuthRejected(refused)) => match upstream.unwelcome(&key.identity, &refused) {
-                Some(line) => refuse(&fan, &upstream, &line).await,
-                None => pause(&fan, &upstream, Some(backoff.next_delay())).await,
-            },
+            Err(ConnectError::AuthRejected(refused)) => {
+                match upstream.on_auth_rejected(&key.identity, &refused) {
+                    Some(line) => refuse(&fan, &upstream, &line).await,
+                    None => pause(&fan, &upstream, Some(backoff.next_delay())).await,
+                }
+            }
             Err(ConnectError::Unavailable(why)) => {
                 upstream.note_fault(why);
                 upstream.begin_hold();
@@ -143,8 +144,7 @@ async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, key: &ConnectionKey, li
     fan.order.set(None);
     fan.ping.set(false);
     fan.auth.take();
-    let outdated = upstream.refreshes() && upstream.leases.is_outdated(key, link.began);
-    fan.refresh.set(if outdated { Refresh::Due } else { Refresh::Done });
+    fan.refresh.set(upstream.refresh_of(key, link.began));
     fan.generation.set(Some(generation));
     let moved = fan.table.borrow_mut().connected();
     upstream.note_settled(0, 0, moved);

@@ -188,7 +188,7 @@ impl Pump {
             return;
         }
         if fan.ping.take() && !table.owed() {
-            table.ping(&mut self.out, upstream.may_ping(&fan.identity));
+            table.ping(&mut self.out, upstream.probe_request(&fan.identity));
         }
         while self.out.len() - self.written < OUTBOUND && table.next(&mut self.out) {}
     }

@@ -315,9 +315,9 @@ impl<L: Subscriber + Clone> Table<L> {
         false
     }
 
-    /// Writes a PING, or what every user may send in its place.
-    pub(super) fn ping(&mut self, out: &mut Vec<u8>, may_ping: bool) {
-        request::encode(&[if may_ping { b"PING".as_slice() } else { b"HELLO" }], out);
+    /// Writes a request that changes nothing, to which the server owes an answer.
+    pub(super) fn ping(&mut self, out: &mut Vec<u8>, request: &[u8]) {
+        out.extend_from_slice(request);
         let (kind, names) = (Kind::Channel, Vec::new());
         self.sent.push_back(Sent { kind, names, confirmed: 0, purpose: Purpose::Ping });
     }

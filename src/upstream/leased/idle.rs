@@ -10,16 +10,16 @@ use tokio::time::Instant;
 
 use crate::net::read_buffer::ReadBuffer;
 use crate::topology::Generation;
+use crate::upstream::PING;
 use crate::upstream::connection::identity::{AgeFate, Identity};
 use crate::upstream::connection::open::{Connection, ConnectionKey};
 
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// The answer must come within this.
-const PONG_PATIENCE: Duration = Duration::from_secs(5);
+const PONG_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Idle connections, the one that was used last at the end.
 #[derive(Default)]
-pub(in crate::upstream) struct IdleLinks(RefCell<Vec<Idle>>);
+pub(in crate::upstream) struct IdleConnections(RefCell<Vec<Idle>>);
 
 struct Idle {
     key: ConnectionKey,
@@ -42,7 +42,7 @@ enum State {
     Broken,
 }
 
-impl IdleLinks {
+impl IdleConnections {
     /// How many there are.
     pub(in crate::upstream) fn len(&self) -> usize {
         self.0.borrow().len()
@@ -111,7 +111,7 @@ impl IdleLinks {
             }
             match idle.state() {
                 State::Broken => false,
-                State::Awaiting => idle.pinged.is_none_or(|at| now - at < PONG_PATIENCE),
+                State::Awaiting => idle.pinged.is_none_or(|at| now - at < PONG_TIMEOUT),
                 State::Sound if ping.is_zero() || now - idle.heard < ping => true,
                 State::Sound if !may_ping(&idle.key.identity) => true,
                 State::Sound => idle.ping(now),
@@ -186,7 +186,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     struct Bench {
-        idle: IdleLinks,
+        idle: IdleConnections,
         key: ConnectionKey,
         server: TcpStream,
     }
@@ -207,7 +207,7 @@ mod tests {
                 round_trip: Duration::ZERO,
                 retires: None,
             };
-            let mut bench = Self { idle: IdleLinks::default(), key, server };
+            let mut bench = Self { idle: IdleConnections::default(), key, server };
             bench.idle.put(bench.key.clone(), link);
             bench.idle.tend(LONG, Duration::from_nanos(1), |_| true);
             let mut sent = [0; 14];
@@ -252,7 +252,7 @@ mod tests {
         silent.idle.tend(LONG, LONG, |_| true);
         assert_eq!(silent.idle.len(), 1);
         tokio::time::pause();
-        tokio::time::advance(PONG_PATIENCE).await;
+        tokio::time::advance(PONG_TIMEOUT).await;
         silent.idle.tend(LONG, LONG, |_| true);
         assert_eq!(silent.idle.len(), 0);
     }

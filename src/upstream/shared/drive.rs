@@ -106,7 +106,7 @@ async fn connect(
         }
         Err(ConnectError::Refused(line)) => refuse(lane, line),
         Err(ConnectError::AuthRejected(refused)) => {
-            match upstream.unwelcome(&lane.key().identity, &refused) {
+            match upstream.on_auth_rejected(&lane.key().identity, &refused) {
                 Some(line) => refuse(lane, line),
                 None => {
                     drop(permit);

@@ -1,4 +1,4 @@
-//! The shared lane: one connection on which the commands of many sessions travel, in order.
+//! A shared lane: one connection that carries the commands of many sessions, in order.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,89 +15,89 @@ use crate::upstream::shared::fair::scheduler::{Asker, FairScheduler};
 use crate::upstream::shared::fair::window::Window;
 use crate::upstream::shared::queue::{IfLost, Queue, RequestOutcome, Slot};
 
-/// Bytes that may wait on one lane before sessions must wait, so that a slow server slows its clients.
+/// The bytes that one lane holds before sessions must wait, so that a slow server slows its clients down.
 const ROOM: usize = 1024 * 1024;
-/// A lane without a connection that no session uses is forgotten after this.
+/// The time after which an unused lane without a connection is removed.
 const UNOPENED: Duration = Duration::from_secs(2);
 
-/// Whether a lane takes a request now.
+/// The answer of a lane to a session that wants to push a request.
 #[derive(Clone, Debug)]
 pub enum Admission {
-    /// Push it.
+    /// The session may push the request.
     Open,
-    /// As much is under way as may be: wait for a turn.
+    /// The window is full. The session waits for its turn.
     Full,
-    /// No connection yet: wait to be woken, until then at most.
+    /// There is no connection yet. The session waits to be woken, until this time at most.
     Held(Instant),
-    /// It fails with this error line (without CRLF).
+    /// The request fails with this error line, without CRLF.
     Refused(Rc<[u8]>),
-    /// As `Refused`, because it, or others before it, waited too long for a primary.
+    /// The request fails with this error line, without CRLF, because the hold has lasted longer than `hold-timeout`.
     Expired(Rc<[u8]>),
 }
 
-/// What a lane's connection is doing.
+/// The phase of a lane's connection.
 #[derive(Clone, Debug)]
 pub(in crate::upstream) enum Phase {
-    /// No connection; nobody has asked for one.
+    /// There is no connection, and no session wants one.
     Idle,
-    /// A connection is wanted or being opened.
+    /// A session wants a connection, or one is being opened.
     Opening,
-    /// Requests can be pushed.
+    /// The connection is open, and takes requests.
     Open,
-    /// The server refuses this user, database or protocol version: asking again before `until` is no use, unless it has
-    /// let the user in since.
+    /// The server refuses this user, database or protocol version. The lane repeats the refusal until `until`, unless the server has
+    /// accepted the user after `since`.
     Refused { line: Rc<[u8]>, since: Instant, until: Instant },
 }
 
-/// A refusal by the server (a wrong password, say) is repeated to sessions for this long before it is asked anew.
+/// The time for which a lane repeats a refusal (of a wrong password, for example) before it asks the server again.
 const REFUSAL_STANDS: Duration = Duration::from_secs(1);
 
-/// One shared connection's queue, which outlives the connections that serve it.
+/// One shared lane. Its queue outlives the connections that serve it, one after another.
 pub struct Lane {
     key: ConnectionKey,
     fair: bool,
-    /// It carries the last requests of clients that a shared connection could not serve beside others. No session
-    /// pushes onto it.
+    /// True for a side lane: it carries the last requests of clients that a shared connection could not serve beside others. No
+    /// session pushes requests to it.
     side: bool,
     pub(in crate::upstream) queue: RefCell<Queue>,
     pub(in crate::upstream) phase: RefCell<Phase>,
     open: Cell<bool>,
-    /// A failover is under way: requests wait in their sessions although the connection is open.
+    /// True while a failover is under way: requests wait in their sessions although the connection is open.
     gated: Cell<bool>,
     driver: RefCell<Option<Waker>>,
-    /// Sessions that wait to be let in, by client id; a session that leaves takes itself out.
+    /// The sessions that wait to push, by client id. A session that leaves removes itself.
     waiting: RefCell<HashMap<u64, Waker>>,
-    /// Whose turn it is when as much is under way as may be.
+    /// Decides which session pushes next when the window is full.
     contention: RefCell<FairScheduler>,
-    /// What it says of how many requests may be under way while anybody may push.
+    /// The number of requests up to which every session may push, as the scheduler said last.
     depth: Cell<usize>,
     order: Cell<Option<Order>>,
-    /// The queue's progress when it was last looked at, and since when it has been due.
+    /// The queue's progress at the last inspection, and since when it has not changed although replies are due.
     progress: Cell<(u64, Option<Instant>)>,
     unused_since: Cell<Option<Instant>>,
-    /// The queue's progress when it was last looked whether the connection is quiet, and how often there was none.
+    /// The queue's progress at the last look for a quiet connection, and the number of looks without progress.
     quiet: Cell<(u64, u64)>,
-    /// When its connection is to be replaced.
+    /// When the connection must be replaced.
     retires: Cell<Option<Instant>>,
 }
 
-/// What its driver is told to do with the connection.
+/// An order to the driver of a lane's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum Order {
-    /// A newer primary took over: write nothing more.
+    /// Write nothing more: a newer primary has taken over.
     Cut,
-    /// The server has not answered for too long.
+    /// Give the connection up: the server has not answered within `response-timeout`.
     GiveUp,
-    /// No session uses it.
+    /// Close the connection: no session uses it.
     Retire,
-    /// Put another one in its place.
+    /// Open another connection, and put it in this one's place.
     Replace,
-    /// As `Replace`, at once: the old one is left to the client whose replies have outgrown it.
+    /// Replace the connection at once, and leave it to the client whose replies are too large for a shared one.
     Isolate,
 }
 
 impl Phase {
-    /// The server has refused just now, which stands for [`REFUSAL_STANDS`].
+    /// Returns the phase after a refusal of just now, which the lane repeats for [`REFUSAL_STANDS`].
     pub(in crate::upstream) fn refused(line: Rc<[u8]>) -> Self {
         let since = Instant::now();
         Self::Refused { line, since, until: since + REFUSAL_STANDS }
@@ -105,12 +105,12 @@ impl Phase {
 }
 
 impl Lane {
-    /// `fair`: tenants share it, so that nobody may fill it for long.
+    /// Creates a lane. `fair`: tenants share it, so that the fair scheduler is in use.
     pub(in crate::upstream) fn new(key: ConnectionKey, fair: bool) -> Rc<Self> {
         Self::with(key, fair, None)
     }
 
-    /// A side lane, which ends when `queue` is answered.
+    /// Creates a side lane, which ends when every request of `queue` is answered.
     pub(in crate::upstream) fn side(key: ConnectionKey, queue: Queue) -> Rc<Self> {
         Self::with(key, false, Some(queue))
     }
@@ -137,17 +137,17 @@ impl Lane {
         })
     }
 
-    /// Returns true if it serves only what it was made with.
+    /// Returns true for a side lane, which gets no further requests.
     pub(in crate::upstream) fn is_side(&self) -> bool {
         self.side
     }
 
-    /// Whose commands it carries.
+    /// Returns the key of the connection.
     pub fn key(&self) -> &ConnectionKey {
         &self.key
     }
 
-    /// Whether it takes anybody's requests, the answer on all but a few calls.
+    /// Returns true if every session may push a request. The path of nearly every command ends here: two comparisons.
     pub fn is_open(&self) -> bool {
         self.open.get() && !self.gated.get() && {
             let queue = self.queue.borrow();
@@ -155,8 +155,7 @@ impl Lane {
         }
     }
 
-    /// Whether it takes one request of this client, and if not, why. An idle lane starts to open. `deadline`: when held
-    /// commands fail.
+    /// Decides about one request of this client. An idle lane begins to open a connection. `deadline`: when held commands fail.
     pub(in crate::upstream) fn admission(
         &self,
         asker: Asker,
@@ -182,17 +181,18 @@ impl Lane {
         }
     }
 
-    /// Whether its connection, if it has one, is sound and has answered everything.
+    /// Returns true if no request is unanswered, and no connection is being opened.
     pub(in crate::upstream) fn is_drained(&self) -> bool {
         self.queue.borrow().is_empty() && !matches!(&*self.phase.borrow(), Phase::Opening)
     }
 
-    /// Whether its connection is open and has answered everything.
+    /// Returns true if the connection is open, and no request is unanswered.
     pub(in crate::upstream) fn is_idle(&self) -> bool {
         self.open.get() && self.queue.borrow().is_empty()
     }
 
-    /// Since when no session has used it, as far as that has been seen: longer ago is less, and just now is most.
+    /// Returns since when no session has used the lane, in an order in which a longer time is less. A lane that was used at the
+    /// last inspection is the greatest.
     pub(in crate::upstream) fn unused_since(&self) -> (bool, Option<Instant>) {
         let since = self.unused_since.get();
         (since.is_none(), since)
@@ -220,13 +220,13 @@ impl Lane {
             return;
         }
         self.contend(|contention| contention.join(client, share, wanted));
-        // Nothing that is under way might come back to make room.
+        // With room in the window, no reply need come to wake the driver.
         if self.queue.borrow().len() < self.contention.borrow().window.size() {
             self.wake_driver();
         }
     }
 
-    /// Deals out what room there is, if there was none for all.
+    /// Grants the free room to the sessions that wait, under contention.
     pub(in crate::upstream) fn grant_turns(&self) {
         if self.depth.get() > 0 || !self.open.get() || self.gated.get() {
             return;
@@ -251,17 +251,17 @@ impl Lane {
         }
     }
 
-    /// Whether tenants share it.
+    /// Returns true if tenants share the lane.
     pub(in crate::upstream) fn is_fair(&self) -> bool {
         self.fair
     }
 
-    /// Its connection's server answered its greeting in this time.
+    /// Takes note of a new connection, whose server answered the greeting in `round_trip`.
     pub(in crate::upstream) fn reopened(&self, round_trip: Duration) {
         self.contend(|contention| contention.window.reopened(round_trip));
     }
 
-    /// Tenants share it from now on, or none do any more.
+    /// Takes note of whether tenants share the lane from now on.
     pub(in crate::upstream) fn set_fair(&self, fair: bool) {
         self.contend(|contention| contention.window = contention.window.turned(fair));
         self.wake_driver();
@@ -272,7 +272,7 @@ impl Lane {
         self.waiting.borrow_mut().entry(client).or_insert_with(|| waker.clone());
     }
 
-    /// The client no longer waits.
+    /// Removes the client from those that wait.
     pub fn leave(&self, client: u64) {
         self.waiting.borrow_mut().remove(&client);
         if self.depth.get() == 0 {
@@ -280,7 +280,7 @@ impl Lane {
         }
     }
 
-    /// Appends a request; the lane must be open.
+    /// Appends a request. The lane must be open.
     pub fn push(&self, request: &[u8], replies: &Rc<Replies>, if_lost: IfLost, mute: bool) {
         replies.expect();
         let mut queue = self.queue.borrow_mut();
@@ -291,7 +291,7 @@ impl Lane {
         }
     }
 
-    /// Tells the driver; a cut is never taken back.
+    /// Gives the driver an order. No later order replaces [`Order::Cut`].
     pub(in crate::upstream) fn order(&self, order: Order) {
         if self.order.get() != Some(Order::Cut) {
             self.order.set(Some(order));
@@ -303,14 +303,14 @@ impl Lane {
         self.order.get()
     }
 
-    /// A new connection is being made: earlier orders are done with.
+    /// Forgets the orders for the former connection, because a new one is being opened.
     pub(in crate::upstream) fn reset_orders(&self) {
         self.order.set(None);
         self.progress.set((0, None));
         self.retires.set(None);
     }
 
-    /// Its connection is another one now, which is to be replaced in its turn at `retires`.
+    /// Takes note of another connection in the former one's place. It must be replaced at `retires`.
     pub(in crate::upstream) fn replaced(&self, retires: Option<Instant>) {
         if matches!(self.order.get(), Some(Order::Replace | Order::Isolate)) {
             self.order.set(None);
@@ -319,25 +319,25 @@ impl Lane {
         self.retires.set(retires.filter(|_| !self.side));
     }
 
-    /// Its connection stays with all its clients.
+    /// Takes back the order to leave the connection to one client.
     pub(in crate::upstream) fn cancel_isolation(&self) {
         if self.order.get() == Some(Order::Isolate) {
             self.order.set(None);
         }
     }
 
-    /// Its connection could not be replaced; that is tried again at `at`.
+    /// Takes note that the connection could not be replaced. The next attempt is at `at`.
     pub(in crate::upstream) fn postpone_replacement(&self, at: Instant) {
         self.replaced(Some(at));
     }
 
-    /// Its connection is to be replaced at `at`, if not sooner.
+    /// Has the connection replaced at `at`, or before if it was due before.
     pub(in crate::upstream) fn retire_by(&self, at: Instant) {
         self.retires.set(Some(self.retires.get().map_or(at, |known| known.min(at))));
     }
 
-    /// Looks at progress, now and then: a lane without a reply, or a piece of one, for `response_timeout` is given up, one that no
-    /// session has used for `idle` is retired.
+    /// Inspects the lane, once a second. Gives its connection up if no part of a due reply has come for `response_timeout`, closes
+    /// it if no session has used it for `idle`, and has it replaced when it is due.
     pub(in crate::upstream) fn inspect(&self, references: usize, response_timeout: Duration, idle: Duration) {
         let now = Instant::now();
         let queue = self.queue.borrow();
@@ -356,7 +356,7 @@ impl Lane {
         }
         let unused_since = unused.then(|| self.unused_since.get().unwrap_or(now));
         self.unused_since.set(unused_since);
-        // Without a connection there is nothing to keep: keys that the server refuses must not pile up.
+        // A lane without a connection keeps nothing of use. Lanes for keys that the server refuses must not pile up.
         let idle = if self.open.get() { idle } else { idle.min(UNOPENED) };
         if unused_since.is_some_and(|since| now - since >= idle) {
             self.order(Order::Retire);
@@ -367,7 +367,7 @@ impl Lane {
         }
     }
 
-    /// Keeps requests in their sessions, or lets them out again.
+    /// Closes the gate, so that requests stay in their sessions, or opens it again.
     pub(in crate::upstream) fn close_gate(&self, closed: bool) {
         self.gated.set(closed);
         if !closed {
@@ -375,13 +375,13 @@ impl Lane {
         }
     }
 
-    /// Pings a connection that has carried nothing at `ticks` looks, a second apart. Servers and the network between close
-    /// idle ones (valkey's `timeout`, and NAT), and a write sent at that very moment would have an unknown outcome.
+    /// Sends `request` on a connection that has carried nothing for `ticks` looks, a second apart. Servers (`timeout`) and NAT close
+    /// idle connections, and a write that is sent at that moment would have an unknown outcome.
     pub(in crate::upstream) fn keep_alive(
         &self,
         ticks: u64,
         nobody: &Rc<Replies>,
-        may_ping: impl FnOnce() -> bool,
+        request: impl FnOnce() -> &'static [u8],
     ) {
         let progress = {
             let queue = self.queue.borrow();
@@ -396,9 +396,7 @@ impl Lane {
             return self.quiet.set((progress, quiet));
         }
         self.quiet.set((progress, 0));
-        // Everybody may send HELLO, whatever the server's ACL says.
-        let asks: &[u8] = if may_ping() { b"*1\r\n$4\r\nPING\r\n" } else { b"*1\r\n$5\r\nHELLO\r\n" };
-        self.push(asks, nobody, IfLost::Resend, true);
+        self.push(request(), nobody, IfLost::Resend, true);
     }
 
     pub(in crate::upstream) fn enter(&self, phase: Phase) {
@@ -407,12 +405,12 @@ impl Lane {
         self.wake_waiting();
     }
 
-    /// Those who wait look again whether they still may.
+    /// Has every waiting session look again whether it may still wait.
     pub(in crate::upstream) fn look_again(&self) {
         self.wake_waiting();
     }
 
-    /// Everybody is to look again.
+    /// Ends the contention, and wakes every waiting session.
     fn wake_waiting(&self) {
         self.contend(FairScheduler::end);
         for (_, waker) in self.waiting.take() {
@@ -433,12 +431,12 @@ impl Lane {
         }
     }
 
-    /// Whether a connection is wanted.
+    /// Returns true if a session wants a connection, or a request waits for one.
     pub(in crate::upstream) fn wanted(&self) -> bool {
         matches!(&*self.phase.borrow(), Phase::Opening | Phase::Open) || !self.queue.borrow().is_empty()
     }
 
-    /// Answers the requests at the front whose outcome is decided.
+    /// Answers the requests at the front of the queue whose outcome is decided.
     pub(in crate::upstream) fn answer_decided(&self) {
         loop {
             let Some((slot, verdict)) = self.queue.borrow_mut().pop_decided() else { return };
@@ -446,7 +444,7 @@ impl Lane {
         }
     }
 
-    /// Fails every request with the same error line.
+    /// Fails every request with the same error line. Returns the number of requests.
     pub(in crate::upstream) fn fail_all(&self, line: &[u8]) -> usize {
         self.fail(line).len()
     }
@@ -469,7 +467,7 @@ impl Lane {
 }
 
 impl RequestOutcome {
-    /// The whole reply.
+    /// Returns the whole reply, with CRLF.
     pub fn reply(&self) -> Vec<u8> {
         let line: &[u8] = match self {
             Self::Answered(reply) => return reply.to_vec(),
@@ -488,7 +486,7 @@ impl RequestOutcome {
     }
 }
 
-/// Answers a request in the server's place.
+/// Answers a request in the server's place, unless its client turned replies off.
 pub(in crate::upstream) fn answer(slot: &Slot, reply: &[u8]) {
     if slot.mute {
         slot.replies.swallow();

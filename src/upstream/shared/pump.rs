@@ -1,4 +1,4 @@
-//! One shared connection at work: requests out, replies in, each to its client.
+//! Serves one shared connection: writes requests, reads replies, and gives each reply to its client.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -22,66 +22,66 @@ pub(in crate::upstream) mod isolate;
 
 use self::isolate::{Backpressure, Isolation};
 
-/// A reply larger than this is passed on in pieces, in bytes.
+/// The size above which a reply is passed on in pieces, in bytes.
 const STREAMED: usize = 256 * 1024;
-/// How long a superseded primary is listened to. Nothing is written to it meanwhile.
+/// The time for which replies of a superseded primary are still read. Nothing is written to it meanwhile.
 const FENCE_DRAIN: Duration = Duration::from_millis(40);
-/// Reads from one lane before other tasks have their turn.
+/// The number of reads from one connection before other tasks have their turn.
 const READS_PER_TURN: usize = 8;
 
-/// Why a lane's connection ended.
+/// The reason why a lane's connection ended.
 #[derive(Debug)]
 pub(in crate::upstream) enum PumpEnd {
-    /// A newer primary took over.
+    /// A newer primary has taken over.
     Superseded,
     /// No session used it.
     Unused,
-    /// It was too old, and there was no room to open another one first.
+    /// It had to be replaced, and the limits allow no second connection beside it.
     Expired,
-    /// The server did not answer in time.
+    /// The server did not answer within `response-timeout`.
     Silent,
     /// The server refused a command because it is not the primary.
     NotPrimary,
     /// The socket failed or was closed by the server.
     Lost(String),
-    /// What the server sent is not RESP, or answers nothing that was asked.
+    /// The server sent bytes that are not RESP, or a reply that belongs to no request.
     Framing(String),
 }
 
 pub(in crate::upstream) struct Pump {
     link: Connection,
     scanner: ReplyScanner,
-    /// The server refused a command because it is not the primary: nothing more is written to it, and what it still
-    /// answers is kept back.
+    /// True once the server has refused a command because it is not the primary. Nothing more is written to it, and its further
+    /// replies are kept back.
     demoted: bool,
-    /// The node refused on the connection before, and has not answered anything on this one yet.
-    doubted: bool,
-    /// Runs from the moment a newer primary took over: nothing more is written, and refusals are still listened for.
+    /// True if the node refused a command on the former connection as only a non-primary does, and has not answered on this one.
+    unproven: bool,
+    /// Runs for [`FENCE_DRAIN`] after a newer primary has taken over. Nothing more is written, and refusals are still read.
     fence: Option<Pin<Box<Sleep>>>,
     batcher: WriteBatcher,
-    /// A write has been put off until what was written before is answered.
+    /// True if a write waits for the replies to earlier requests.
     awaits: bool,
-    /// Part of what was written has not left yet.
+    /// True if the connection has not taken all bytes of the last write.
     stalled: bool,
-    /// What is to take the connection's place once it has answered everything.
+    /// The connection that takes this one's place once this one owes no reply.
     next: Option<NextConnection>,
-    /// Everything has been written to it that will be.
+    /// True if nothing more will be written to this connection.
     closing: bool,
-    /// Bytes of the unfinished reply that have been passed on.
+    /// The bytes of the unfinished reply that were passed on.
     passed: u64,
     isolation: Isolation,
     backpressure: Backpressure,
 }
 
 impl Pump {
-    /// `doubted`: the node refused, as only a non-primary does, on the connection before.
+    /// Creates the pump of a connection. `unproven`: the node refused a command on the former connection as only a non-primary does.
     pub(in crate::upstream) fn new(link: Connection, doubted: bool) -> Self {
         Self {
             batcher: WriteBatcher::new(link.round_trip),
             link,
             scanner: ReplyScanner::default(),
             demoted: false,
-            doubted,
+            unproven: doubted,
             fence: None,
             awaits: false,
             stalled: false,
@@ -97,12 +97,12 @@ impl Pump {
         &self.link
     }
 
-    /// Whether the server said that it is not the primary.
+    /// Returns true if the server said that it is not the primary.
     pub(in crate::upstream) fn is_demoted(&self) -> bool {
         self.demoted
     }
 
-    /// Another connection takes this one's place as soon as it has answered what it has been sent.
+    /// Sets the connection that takes this one's place as soon as this one owes no reply.
     pub(in crate::upstream) fn set_next(&mut self, successor: NextConnection) {
         self.next = Some(successor);
     }
@@ -111,12 +111,12 @@ impl Pump {
         self.next.is_some()
     }
 
-    /// Whether both are connections to the same primary.
+    /// Returns true if `successor` leads to the same primary.
     pub(in crate::upstream) fn is_like(&self, successor: &NextConnection) -> bool {
         successor.link.as_ref().is_some_and(|link| link.generation == self.link.generation)
     }
 
-    /// Pumps until the connection ends.
+    /// Serves the connection until it ends.
     pub(in crate::upstream) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -152,17 +152,17 @@ impl Pump {
             if lane.queue.borrow().front().is_none() {
                 return Poll::Ready(PumpEnd::NotPrimary);
             }
-            // What TLS has taken and not sent is owed to it: the rest of its refusals depend on that.
+            // TLS may hold bytes of requests. The server refuses those requests only once it has got them.
             if let Poll::Ready(Err(error)) = Pin::new(&mut self.link.stream).poll_flush(cx) {
                 return Poll::Ready(PumpEnd::Lost(error.to_string()));
             }
         } else if self.isolates() {
-            // What is not written yet goes elsewhere.
+            // Requests that are not written yet go to another connection.
             if let Poll::Ready(Err(error)) = Pin::new(&mut self.link.stream).poll_flush(cx) {
                 return Poll::Ready(PumpEnd::Lost(error.to_string()));
             }
         } else if !self.closing && self.gathers(cx, lane) {
-            // Reads go on meanwhile.
+            // The write is deferred. Reads go on.
         } else if let Err(error) = self.write(cx, lane, upstream) {
             return Poll::Ready(PumpEnd::Lost(error.to_string()));
         }
@@ -177,7 +177,7 @@ impl Pump {
             }
             match self.link.read.poll_fill(cx, &mut self.link.stream) {
                 Poll::Pending => {
-                    // After those who have just been answered: they may ask for more.
+                    // Write after the sessions that were just answered have run: they may push more requests.
                     if self.awaits && !lane.queue.borrow().awaits_reply() {
                         cx.waker().wake_by_ref();
                     }
@@ -206,23 +206,23 @@ impl Pump {
         Poll::Pending
     }
 
-    /// Whether the next write is put off, so that more leaves with it.
+    /// Returns true if the next write is deferred, so that more requests leave with it.
     fn gathers(&mut self, cx: &mut Context<'_>, lane: &Lane) -> bool {
         let queue = lane.queue.borrow();
-        // A request that left in part needs the rest of it, a connection that is to end has to be seen idle, and where
-        // tenants share one, what is under way is theirs to wait for once only.
+        // Three cases must not wait for replies: the rest of a request that was written in part; a connection that ends when it owes
+        // no reply; and a lane that tenants share, where the scheduler makes requests wait already.
         let patient = !self.stalled && self.next.is_none() && !lane.is_fair();
         let decision = self.batcher.decide(queue.unwritten().len(), !queue.awaits_reply(), patient);
         self.awaits = decision == Decision::Defer;
         if decision == Decision::Yield {
-            // The runtime wakes a yielding task after it has looked at the sockets.
+            // The runtime wakes a task that yields after it has read the sockets.
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
         }
         decision != Decision::Write
     }
 
-    /// Goes on with the successor once everything that was written has been answered. Nothing more is written from
-    /// the moment at which no request is written in part. True: there is no successor to go on with.
+    /// Goes on with the next connection once this one owes no reply. As soon as no request is written in part, nothing more is
+    /// written to this one. Returns true if there is no next connection.
     fn hand_over(&mut self, lane: &Lane, upstream: &Upstream) -> bool {
         let (whole, answered) = {
             let queue = lane.queue.borrow();
@@ -244,7 +244,7 @@ impl Pump {
         false
     }
 
-    /// A newer primary took over: nothing more is written.
+    /// Stops all writes: a newer primary has taken over.
     fn close_fence(&mut self) {
         if self.fence.is_none() {
             self.fence = Some(Box::pin(tokio::time::sleep(FENCE_DRAIN)));
@@ -253,7 +253,7 @@ impl Pump {
         }
     }
 
-    /// Listens to a superseded primary for what it refused, so that fewer outcomes are unknown.
+    /// Reads what a superseded primary has refused, so that fewer outcomes are unknown.
     fn poll_fenced(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<PumpEnd> {
         loop {
             if lane.queue.borrow().front().is_none() {
@@ -273,7 +273,7 @@ impl Pump {
 
     fn write(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> std::io::Result<()> {
         let mut queue = lane.queue.borrow_mut();
-        // What was written before may still have to be flushed.
+        // Bytes of an earlier write may still wait in TLS, so the flush below runs in each case.
         while !self.closing && !queue.unwritten().is_empty() {
             match Pin::new(&mut self.link.stream).poll_write(cx, queue.unwritten()) {
                 Poll::Pending => break,
@@ -293,8 +293,7 @@ impl Pump {
         Ok(())
     }
 
-    /// Hands every whole reply to its client. Replies that follow each other and go to one client are handed
-    /// over in one piece.
+    /// Gives every whole reply to its client. Replies that follow each other and belong to one client are given in one piece.
     fn handle_replies(&mut self, lane: &Lane, upstream: &Upstream) -> Result<(), String> {
         let bytes = self.link.read.bytes();
         let mut queue = lane.queue.borrow_mut();
@@ -335,7 +334,7 @@ impl Pump {
                         run.take(bytes, at, len, slot.replies);
                     }
                     at += len;
-                    // Behind a read that was sent again may stand requests that were not, and get no reply.
+                    // A request behind a read that was sent again may have its outcome already: the server sends no reply for it.
                     while let Some((slot, verdict)) = queue.pop_decided() {
                         run.end(bytes, at);
                         answer(&slot, &verdict.reply());
@@ -354,7 +353,7 @@ impl Pump {
         }
         if at > 0 && !self.demoted {
             upstream.succeeded(self.link.generation);
-            if std::mem::take(&mut self.doubted) {
+            if std::mem::take(&mut self.unproven) {
                 upstream.end_hold();
             }
         }
@@ -369,7 +368,7 @@ impl Pump {
                 run.outgrown = Some(slot.replies.clone());
             }
         }
-        // What a demoted node says may be asked again elsewhere: no part of it may have been passed on.
+        // A read that a demoted node answers may be sent again elsewhere, so no part of its reply may be passed on.
         if rest > STREAMED && self.scanner.scanned() > 0 && !self.demoted {
             let part = self.scanner.scanned().min(rest);
             if let Some(slot) = queue.front().filter(|slot| !slot.mute) {
@@ -391,9 +390,9 @@ impl Pump {
     }
 }
 
-/// Handles a reply of a node that is not the primary. What it refused did not run, and what it read may be old: both
-/// are sent again, the latter unless reads are not. A write that it took all the same is answered as it was, in its turn; but if a newer primary has taken
-/// over (`superseded`), it will be lost there, or not: nobody knows.
+/// Handles a reply of a node that is not the primary. A refused command did not run, and a read may have given old data: both are
+/// sent again, a read only if `retry-reads` allows it. A write that the node has run gets its reply in its turn. If a newer primary
+/// has taken over (`superseded`), that write may or may not be lost there, so its outcome is unknown.
 fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
     let refused = kind == ReplyKind::Error && reply.strip_prefix(b"-").is_some_and(not_primary);
     let if_lost = queue.front().map_or(IfLost::ReportUnknown, Slot::if_lost);
@@ -413,14 +412,14 @@ struct Run {
     owner: Option<Rc<Replies>>,
     start: usize,
     count: u32,
-    /// Bytes of the largest.
+    /// The size of the largest reply, in bytes.
     largest: usize,
-    /// A client for which more has come than a shared connection may carry.
+    /// The client whose replies are too large for a shared connection, if there is one.
     outgrown: Option<Rc<Replies>>,
 }
 
 impl Run {
-    /// One more reply, which starts at `at` and has `len` bytes there.
+    /// Adds a reply that starts at `at` and has `len` bytes.
     fn take(&mut self, bytes: &[u8], at: usize, len: usize, owner: Rc<Replies>) {
         if !self.owner.as_ref().is_some_and(|mine| Rc::ptr_eq(mine, &owner)) {
             self.end(bytes, at);
@@ -430,7 +429,7 @@ impl Run {
         self.largest = self.largest.max(len);
     }
 
-    /// The run ends before `at`.
+    /// Ends the run before `at`, and gives its replies to the client.
     fn end(&mut self, bytes: &[u8], at: usize) {
         if let Some(owner) = self.owner.take() {
             owner.deliver(bytes.get(self.start..at).unwrap_or_default(), self.count, self.largest);

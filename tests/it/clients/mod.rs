@@ -1,14 +1,9 @@
 //! Real clients doing their real work, once against the server and once through respgate: same transcript.
 
-mod go;
 mod hiredis;
-mod perl;
-mod php;
 mod program;
 mod repointed;
 mod rotation;
-mod ruby;
-mod rust;
 mod sidekiq_failover;
 
 use std::process::Command;
@@ -17,7 +12,7 @@ use crate::support::certificates::Certificates;
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
 
-use program::{node, python, shell, transcript};
+use program::{go, node, perl, php, python, ruby, rust, shell, transcript};
 
 /// The same client on both paths, each with an empty server.
 #[track_caller]
@@ -104,6 +99,20 @@ clients! {
     bullmq_on_redis: Redis, 2, node("bullmq.mjs");
     socket_io: Valkey, 2, node("socket_io.mjs");
     socket_io_on_redis: Redis, 1, node("socket_io.mjs");
+    redigo: Valkey, 2, go("redigo");
+    redigo_on_redis: Redis, 1, go("redigo");
+    phpredis: Valkey, 1, php("phpredis.php");
+    phpredis_on_redis: Redis, 2, php("phpredis.php");
+    phpredis_sessions: Valkey, 2, php("sessions.php");
+    phpredis_sessions_on_redis: Redis, 1, php("sessions.php");
+    redis_rb: Valkey, 2, ruby("redis_rb.rb");
+    redis_rb_on_redis: Redis, 1, ruby("redis_rb.rb");
+    sidekiq: Valkey, 1, ruby("sidekiq_jobs.rb");
+    sidekiq_on_redis: Redis, 2, ruby("sidekiq_jobs.rb");
+    redis_pm: Valkey, 1, perl("redis_pm.pl");
+    redis_pm_on_redis: Redis, 2, perl("redis_pm.pl");
+    redis_rs: Valkey, 2, rust("clients");
+    redis_rs_on_redis: Redis, 1, rust("clients");
 }
 
 /// Lets a table line add an argument.

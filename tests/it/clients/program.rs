@@ -43,6 +43,34 @@ pub fn shell(flavor: Flavor, script: &str) -> Command {
     command
 }
 
+/// redigo, as the distribution packages it. It speaks RESP2 only.
+pub fn go(program: &str) -> Command {
+    Command::new(installed("go").join(program))
+}
+
+pub fn rust(program: &str) -> Command {
+    Command::new(installed("rust/debug").join(program))
+}
+
+pub fn perl(script: &str) -> Command {
+    let mut command = Command::new("perl");
+    command.arg(source("perl").join(script));
+    command
+}
+
+pub fn php(script: &str) -> Command {
+    let mut command = Command::new("php");
+    command.arg(source("php").join(script));
+    command
+}
+
+pub fn ruby(script: &str) -> Command {
+    let mut command = Command::new("ruby");
+    // Sidekiq warns of its own use of redis-rb.
+    command.arg("-W0").arg(source("ruby").join(script));
+    command
+}
+
 /// Runs a client to its end and returns its transcript.
 pub fn transcript(client: Command, port: u16) -> String {
     Program::start(client, port).finish()

@@ -6,7 +6,7 @@ use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
 use super::program::Program;
-use super::ruby::ruby;
+use super::program::ruby;
 
 fn redundant(flavor: Flavor) -> Deployment {
     let deployment = Deployment::start(&Plan { replicas: 1, ..Plan::new(flavor) });

@@ -404,7 +404,7 @@ fn play(actions: Vec<Action>, at_once: usize) {
             Action::Answer => server.answer(&mut table),
             Action::Ping => {
                 let mut out = Vec::new();
-                table.ping(&mut out, true);
+                table.ping(&mut out, crate::upstream::PING);
                 server.unread.push_back(out);
             }
             Action::Disconnect => {

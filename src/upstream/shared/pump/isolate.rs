@@ -89,7 +89,7 @@ impl Pump {
         upstream.counters.isolated.inc();
         lane.replaced(link.retires);
         lane.reopened(link.round_trip);
-        let next = Self { doubted: self.doubted, ..Self::new(link, false) };
+        let next = Self { unproven: self.unproven, ..Self::new(link, false) };
         let old = std::mem::replace(self, next);
         let gathering = WriteBatcher::new(old.link.round_trip);
         let old = Self { batcher: gathering, isolation: Isolation::default(), closing: false, ..old };

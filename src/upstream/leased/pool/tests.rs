@@ -32,5 +32,5 @@ fn sessions_that_left_the_queue_do_not_pile_up() {
         let place = leases.enqueue(oneshot::channel().0, Share::default());
         drop(place);
     }
-    assert!(leases.waiting.borrow().is_empty() && leases.turns.borrow().is_empty());
+    assert!(leases.waiting.borrow().is_empty() && leases.queue.borrow().is_empty());
 }

@@ -1,0 +1,312 @@
+//! The pool of leased connections: room for them, the sessions that wait for room, and the idle connections.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::topology::Generation;
+use crate::upstream::Upstream;
+use crate::upstream::connection::identity::{AgeFate, Identity};
+use crate::upstream::connection::open::{Connection, ConnectionKey};
+use crate::upstream::connection::reauth::Refresh;
+use crate::upstream::leased::idle::{IdleConnections, sound};
+use crate::upstream::leased::state::LeaseState;
+use crate::upstream::shared::fair::fair_queue::{FairQueue, Share};
+
+/// The leased connections of one worker to one upstream.
+pub(in crate::upstream) struct Leases {
+    /// The number of connections that the pool may have, leased and idle.
+    limit: usize,
+    /// The number of leased connections, and of those that are being opened.
+    taken: Cell<usize>,
+    idle: IdleConnections,
+    /// Connections that were begun at or before this time are not used again, whatever their identity: certificates have changed.
+    outdated: Cell<Option<Instant>>,
+    /// The sessions that wait for room, by number.
+    waiting: RefCell<HashMap<u64, oneshot::Sender<Grant>>>,
+    /// The order in which they get room.
+    queue: RefCell<FairQueue>,
+    /// The state of each lease, by number.
+    states: RefCell<HashMap<u64, Rc<LeaseState>>>,
+    next: Cell<u64>,
+}
+
+/// Room for one leased connection, and perhaps an idle connection to use.
+pub(in crate::upstream::leased) struct Grant {
+    pub(in crate::upstream::leased) permit: Permit,
+    link: Option<(ConnectionKey, Connection)>,
+}
+
+/// Room for one leased connection. Dropping it gives the room to the session whose turn it is.
+pub(in crate::upstream::leased) struct Permit {
+    upstream: Rc<Upstream>,
+    /// A connection without state, which the next session may use.
+    pub(in crate::upstream::leased) clean: Option<(ConnectionKey, Connection)>,
+}
+
+impl Permit {
+    fn new(upstream: &Rc<Upstream>) -> Self {
+        Self { upstream: upstream.clone(), clean: None }
+    }
+}
+
+/// A session's place in the queue. Dropping it gives the place up.
+struct Waiting<'a> {
+    leases: &'a Leases,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.leases.queue.borrow_mut().leave(self.number);
+        self.leases.waiting.borrow_mut().remove(&self.number);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.upstream.leases.release(&self.upstream, self.clean.take());
+    }
+}
+
+/// The number of quiet ping intervals after which a leased connection is pinged. There may be a thousand of them, servers do not
+/// time subscribers out, and TCP keepalive keeps NAT open. The ping is for middleboxes that look at data only.
+const HELD_PING: u32 = 20;
+
+impl Leases {
+    pub(in crate::upstream) fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(1),
+            taken: Cell::new(0),
+            idle: IdleConnections::default(),
+            outdated: Cell::default(),
+            waiting: RefCell::default(),
+            queue: RefCell::default(),
+            states: RefCell::default(),
+            next: Cell::new(0),
+        }
+    }
+
+    /// Returns true if fewer leases are out than may be.
+    pub(in crate::upstream) fn has_room(&self) -> bool {
+        self.taken.get() < self.limit
+    }
+
+    /// Returns the number of idle connections.
+    pub(in crate::upstream) fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// Gives the room of a finished lease, and its connection if that is clean, to the session whose turn it is. If no session
+    /// waits, the room becomes free and the connection idle.
+    fn release(&self, upstream: &Rc<Upstream>, link: Option<(ConnectionKey, Connection)>) {
+        loop {
+            let next = self.queue.borrow_mut().next(1);
+            let Some((number, _)) = next else { break };
+            let session = self.waiting.borrow_mut().remove(&number);
+            if let Some(session) = session.filter(|session| !session.is_closed()) {
+                let _ = session.send(Grant { permit: Permit::new(upstream), link });
+                return;
+            }
+        }
+        self.queue.borrow_mut().clear();
+        self.taken.set(self.taken.get().saturating_sub(1));
+        if let Some((key, link)) = link {
+            self.idle.put(key, link);
+        }
+    }
+
+    /// Queues a session, until the returned place is dropped.
+    fn enqueue(&self, session: oneshot::Sender<Grant>, share: Share) -> Waiting<'_> {
+        let place = Waiting { leases: self, number: self.number() };
+        self.waiting.borrow_mut().insert(place.number, session);
+        self.queue.borrow_mut().join(place.number, share, 1);
+        place
+    }
+
+    /// Returns a number that no session or lease of this pool has had.
+    fn number(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
+    }
+
+    /// Cuts every lease that is not of the `newest` generation, and closes such idle connections.
+    pub(in crate::upstream) fn cut(&self, newest: Option<Generation>) {
+        self.idle.retain(|_, link| Some(link.generation) == newest);
+        for state in self.states.borrow().values().filter(|state| Some(state.generation) != newest) {
+            state.cut.set(true);
+            state.replies.wake();
+        }
+    }
+
+    /// Wakes every session that holds a lease.
+    pub(in crate::upstream) fn wake(&self) {
+        self.states.borrow().values().for_each(|state| state.replies.wake());
+    }
+
+    /// Gives up leases whose reply has been due for `limit` or longer. Zero gives up none.
+    pub(in crate::upstream) fn expire(&self, limit: Duration) {
+        let overdue = |state: &&Rc<LeaseState>| {
+            !limit.is_zero() && state.due.get().is_some_and(|due| due.elapsed() >= limit)
+        };
+        for state in self.states.borrow().values().filter(overdue) {
+            state.silent.set(true);
+            state.replies.wake();
+        }
+    }
+
+    /// Closes connections that have been idle for `limit`, and pings those that have been quiet for `ping` (zero: none). Leased
+    /// connections are pinged after [`HELD_PING`] times `ping`. Returns the keys that the server must be asked about (see
+    /// [`IdleConnections::tend`]).
+    pub(in crate::upstream) fn tend(
+        &self,
+        limit: Duration,
+        ping: Duration,
+        may_ping: impl Fn(&Identity) -> bool,
+    ) -> Vec<ConnectionKey> {
+        let asks = self.idle.tend(limit, ping, may_ping);
+        if ping.is_zero() {
+            return asks;
+        }
+        let ticks = ping.saturating_mul(HELD_PING).as_secs().max(1);
+        for state in self.states.borrow().values() {
+            let quiet = if state.heard.replace(false) { 0 } else { state.quiet.get() + 1 };
+            let due = quiet >= ticks;
+            state.quiet.set(if due { 0 } else { quiet });
+            if due {
+                state.ping.set(true);
+                state.replies.wake();
+            }
+        }
+        asks
+    }
+
+    /// Closes idle connections of this identity (`None`: of all), and keeps leased ones from being used again.
+    pub(in crate::upstream) fn outdate(&self, identity: Option<&Identity>) {
+        match identity {
+            Some(identity) => identity.outdate(),
+            None => self.outdated.set(Some(Instant::now())),
+        }
+        self.idle.retain(|key, _| identity.is_some_and(|identity| key.identity.id() != identity.id()));
+    }
+
+    /// Has the leased connections of this identity authenticated again.
+    pub(in crate::upstream) fn refresh(&self, identity: &Identity) {
+        self.set_refresh(|state| state.identity == identity.id());
+    }
+
+    /// Has those connections authenticated again that could not be at the last attempt.
+    pub(in crate::upstream) fn refresh_again(&self) {
+        self.set_refresh(|state| state.refresh.get() == Refresh::Later);
+    }
+
+    fn set_refresh(&self, concerned: impl Fn(&LeaseState) -> bool) {
+        for state in self.states.borrow().values().filter(|state| concerned(state)) {
+            state.refresh.set(Refresh::Due);
+            state.replies.wake();
+        }
+    }
+
+    /// Enters the state of a lease, and returns its number.
+    pub(in crate::upstream::leased) fn register(&self, state: Rc<LeaseState>) -> u64 {
+        let number = self.number();
+        self.states.borrow_mut().insert(number, state);
+        number
+    }
+
+    /// Removes the state of a lease.
+    pub(in crate::upstream::leased) fn unregister(&self, number: u64) {
+        self.states.borrow_mut().remove(&number);
+    }
+
+    /// Keeps a connection that no session uses, if the limit allows one more.
+    pub(in crate::upstream::leased) fn keep(&self, key: ConnectionKey, connection: Connection) {
+        if self.taken.get() + self.idle() < self.limit {
+            self.idle.put(key, connection);
+        }
+    }
+
+    /// Returns true if a connection that was begun at `began` has former credentials or certificates.
+    pub(in crate::upstream) fn is_outdated(&self, key: &ConnectionKey, began: Instant) -> bool {
+        key.identity.outdated().max(self.outdated.get()).is_some_and(|until| began <= until)
+    }
+
+    /// Returns true if another session may use the connection.
+    pub(in crate::upstream::leased) fn reusable(&self, key: &ConnectionKey, link: &Connection) -> bool {
+        let young = |at: &Instant| *at > Instant::now() || key.identity.fate_at_max_age(*at) != AgeFate::Ends;
+        link.retires.as_ref().is_none_or(young) && !self.is_outdated(key, link.began)
+    }
+}
+
+impl Upstream {
+    /// Returns the connection that came with the room, if it is sound and is one for `key`.
+    pub(in crate::upstream::leased) fn usable(
+        &self,
+        key: &ConnectionKey,
+        grant: &mut Grant,
+    ) -> Option<Connection> {
+        let (known, mut link) = grant.link.take()?;
+        (known == *key && Some(link.generation) == self.generation() && sound(&mut link)).then_some(link)
+    }
+
+    /// Takes room for one leased connection, when it is the turn of `share`. Waits for `lease-wait` at most.
+    ///
+    /// # Errors
+    /// Returns the error line for the client, without CRLF, if no room became free.
+    pub(in crate::upstream::leased) async fn take_room(
+        self: &Rc<Self>,
+        key: &ConnectionKey,
+        share: Share,
+    ) -> Result<Grant, Rc<[u8]>> {
+        let leases = &self.leases;
+        if leases.waiting.borrow().is_empty() {
+            if let Some(link) = leases.idle.take(key, self.generation()) {
+                leases.taken.set(leases.taken.get() + 1);
+                return Ok(Grant { permit: Permit::new(self), link: Some((key.clone(), link)) });
+            }
+            if leases.taken.get() + leases.idle() >= leases.limit && leases.idle() > 0 {
+                leases.idle.drop_oldest();
+            }
+            if leases.taken.get() + leases.idle() < leases.limit {
+                leases.taken.set(leases.taken.get() + 1);
+                return Ok(Grant { permit: Permit::new(self), link: None });
+            }
+        }
+        self.counters.lease_waits.inc();
+        let (tell, told) = oneshot::channel();
+        let _place = leases.enqueue(tell, share);
+        match tokio::time::timeout(self.config.lease_wait, told).await {
+            Ok(Ok(grant)) => Ok(grant),
+            _ => {
+                self.counters.lease_timeouts.inc();
+                Err(format!(
+                    "-ERR respgate: no upstream connection became free within {} ms; this worker may lease {} of upstream '{}' (max-leased), and blocked, subscribed and transactional clients hold them",
+                    self.config.lease_wait.as_millis(),
+                    leases.limit,
+                    self.config.name,
+                )
+                .into_bytes()
+                .into())
+            }
+        }
+    }
+
+    /// Gives the room up for `pause`, and then takes room again: other sessions must not wait for room that this one cannot use
+    /// at present.
+    pub(in crate::upstream::leased) async fn step_aside(
+        self: &Rc<Self>,
+        permit: Permit,
+        key: &ConnectionKey,
+        pause: Duration,
+    ) -> Result<Grant, Rc<[u8]>> {
+        drop(permit);
+        let _ = tokio::time::timeout(pause, self.changed()).await;
+        self.take_room(key, Share::default()).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

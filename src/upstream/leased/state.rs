@@ -1,0 +1,34 @@
+//! What a lease and the pool tell each other while a session holds the connection.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use crate::topology::Generation;
+use crate::upstream::connection::reauth::Refresh;
+use crate::upstream::replies::Replies;
+
+/// The state of one lease. Housekeeping sets it, and the session looks at it in each turn.
+pub(in crate::upstream::leased) struct LeaseState {
+    /// The generation of the primary that the connection leads to.
+    pub(in crate::upstream::leased) generation: Generation,
+    /// The number of the connection's identity.
+    pub(in crate::upstream::leased) identity: u64,
+    /// True once a newer primary has taken over: nothing more may be written.
+    pub(in crate::upstream::leased) cut: Cell<bool>,
+    /// When the reply became due that the server has not begun to send.
+    pub(in crate::upstream::leased) due: Cell<Option<Instant>>,
+    /// True once that reply has been due for longer than `response-timeout`.
+    pub(in crate::upstream::leased) silent: Cell<bool>,
+    /// True if the server has sent something since housekeeping last looked.
+    pub(in crate::upstream::leased) heard: Cell<bool>,
+    /// The looks of housekeeping since the server last sent something.
+    pub(in crate::upstream::leased) quiet: Cell<u64>,
+    /// True if the session should ping the connection.
+    pub(in crate::upstream::leased) ping: Cell<bool>,
+    /// Whether the session should authenticate the connection again.
+    pub(in crate::upstream::leased) refresh: Cell<Refresh>,
+    /// The session's replies, by which it is woken.
+    pub(in crate::upstream::leased) replies: Rc<Replies>,
+}
