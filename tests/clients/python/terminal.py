@@ -51,6 +51,17 @@ class Terminal:
         self.type(line)
         print(self.prompt(), flush=True)
 
+    def until_it_waits(self):
+        """Until the program sleeps. A signal that comes before `select` would make it select a closed socket and abort."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with open(f"/proc/{self.pid}/stat") as file:
+                # The state is the first word after the name, which is in parentheses.
+                if file.read().rpartition(")")[2].split()[0] == "S":
+                    return
+            time.sleep(0.001)
+        sys.exit(f"{PROGRAM} did not wait for messages")
+
     def end(self):
         self.type("QUIT")
         _, status = os.waitpid(self.pid, 0)
@@ -107,6 +118,7 @@ def subscriber():
     other.run("PUBLISH news hello")
     other.end()
     print(terminal.until(r'"hello"'), flush=True)
+    terminal.until_it_waits()
     os.kill(terminal.pid, signal.SIGINT)
     terminal.until("> ")
     terminal.run("PING")
