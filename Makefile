@@ -28,9 +28,13 @@ help: ## what can be made
 build: ## the release binary, target/release/respgate
 	$(CARGO) build --release --locked
 
-demo: build ## a failover and a crash, with clients at work and a verdict; ONCE=1 ends by itself
+# One build for both programs, without the allocator of the release, which takes a minute to build.
+demo: ## a failover and a crash, with clients at work and a verdict; ONCE=1 ends by itself
+	@echo "== building respgate and the demo (about 3 minutes the first time)"
+	@$(CARGO) build --locked --profile demo --no-default-features --package respgate --package respgate-demo --bins
+	@echo "== servers and Sentinels"
 	@tests/install servers
-	@RESPGATE=$(CURDIR)/$(BIN) exec $(CARGO) run --release --locked --quiet --example demo -- $(if $(ONCE),--once)
+	@RESPGATE=$(CURDIR)/target/demo/respgate exec target/demo/respgate-demo $(if $(ONCE),--once)
 
 test: test-deps lint ## install what tests need, lint, and run every test
 	@echo "== unit and integration tests"
@@ -93,13 +97,13 @@ fuzz-hostile: hostile-memory ## FUZZ_LONG seconds of `make hostile`, with the re
 
 lint: ## formatting and clippy, as strictly as `make test`
 	@echo "== formatting and lints"
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	@$(CARGO) metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null || \
 		{ echo "fuzz/Cargo.lock is behind Cargo.toml. Mend it with: cargo metadata --manifest-path fuzz/Cargo.toml >/dev/null"; exit 1; }
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 fmt: ## format the code
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 bench: build ## respgate beside HAProxy and twemproxy
 	@tests/install bench

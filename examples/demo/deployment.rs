@@ -222,7 +222,7 @@ fn spawn_sentinel(folder: &TempDir, family: &str, port: u16, primary: u16) -> io
 }
 
 fn spawn_respgate(folder: &TempDir, ports: &Ports) -> io::Result<Child> {
-    let program = std::env::var_os("RESPGATE").unwrap_or_else(|| "target/release/respgate".into());
+    let program = std::env::var_os("RESPGATE").unwrap_or_else(|| "target/demo/respgate".into());
     let [one, two, three] = ports.sentinels;
     let mut command = Command::new(program);
     command
