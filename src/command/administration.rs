@@ -2,7 +2,7 @@
 //! tenants' policies ask this module, so that neither lets a command through that the other knows
 //! to be administrative.
 
-use super::{Flags, RouteClass, Spec};
+use super::spec::{Flags, RouteClass, Spec};
 
 /// What an administrative command does to the server, or shows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

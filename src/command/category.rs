@@ -2,7 +2,7 @@
 //! read, write, admin, dangerous, blocking, fast and slow categories follow from a command's flags,
 //! as in the server (acl.c, ACLSetCommandCategoryBits). This file lists the others.
 
-use super::{Flags, Spec};
+use super::spec::{Flags, Spec};
 
 /// A set of categories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 //! specifications say (`COMMAND INFO`). Where those are incomplete (SORT, MIGRATE), it reads the
 //! command as the server's parser does.
 
-use super::Spec;
-use super::options::{RADIUS, holds_nul, is, is_whole, read_option};
+use super::option_word::{holds_nul, is, is_whole};
+use super::options::{RADIUS, read_option};
+use super::spec::Spec;
 use crate::resp::request::Request;
 
 /// Where the keys of a command are. Indexes count the command's name as 0. A negative index counts

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::key_specs::KeySpecs;
-use super::{Flags, RouteClass, Trace};
+use super::spec::{Flags, RouteClass, Trace};
 use crate::resp::value::Value;
 
 /// Number of names that are remembered. A server has a few hundred.

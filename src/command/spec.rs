@@ -1,7 +1,5 @@
 //! The properties of one command in the table.
 
-use super::{Retry, RouteClass, Trace};
-
 /// One row of the table.
 #[derive(Debug)]
 pub struct Spec {
@@ -21,6 +19,60 @@ pub struct Spec {
     pub flags: Flags,
     /// Index of the row in the table.
     pub row: u16,
+}
+
+/// The route of a command to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteClass {
+    /// respgate answers the command from session state; [`Spec::verb`] says which.
+    Virtual,
+    /// The command is pipelined on the connection that all sessions of a worker share.
+    Shared,
+    /// The command gets a connection of the session's own until its reply.
+    Lease,
+    /// As `Lease` if a BLOCK option comes before STREAMS, else as `Shared`.
+    LeaseIfBlock,
+    /// The command gets a connection of the session's own until the state that it creates has
+    /// ended.
+    Pin,
+    /// The command goes to a connection that does not wait for the server (SCRIPT KILL).
+    SideConnection,
+    /// respgate answers with the error that a server without that feature would send.
+    LocalError,
+    /// The command is administrative. respgate refuses it, or leases a connection if the listener
+    /// allows it.
+    Admin,
+}
+
+/// Whether a command that was written but not answered may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The command changes nothing.
+    Safe,
+    /// The command may have run, and a second run would change the result.
+    Never,
+    /// A second run leaves the same state and gives the same reply.
+    SameReply,
+    /// A second run leaves the same state, but its reply differs.
+    ReplyDiffers,
+    /// The options decide between `SameReply`, `ReplyDiffers` and `Never`.
+    ByOptions,
+}
+
+/// The state that a command can leave on the connection that ran it, also if the command failed or
+/// ran in a transaction. `Nothing` and `Followed` are the allow-list: a connection that ran
+/// anything else serves no other client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// No state: the connection is as before.
+    Nothing,
+    /// State that respgate tracks. The server's own reply confirms its end.
+    Followed,
+    /// Other or unknown state.
+    Unknown,
+    /// Another protocol: the server stops answering each request with one reply. respgate never
+    /// forwards such a command.
+    OtherProtocol,
 }
 
 /// Properties of a command.

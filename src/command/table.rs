@@ -5,18 +5,18 @@
 //! are respgate's own. The rows are sorted by name; a subcommand follows its container as
 //! `CONTAINER|SUBCOMMAND`.
 
-use super::Retry::*;
-use super::RouteClass::*;
-use super::Trace::*;
+use super::spec::Retry::{self, *};
+use super::spec::RouteClass::{self, *};
+use super::spec::Trace::{self, *};
 use super::spec::{Flags, Spec, Verb};
 
 const fn row(
     name: &'static str,
     verb: Verb,
     arity: i8,
-    route: super::RouteClass,
-    retry: super::Retry,
-    trace: super::Trace,
+    route: RouteClass,
+    retry: Retry,
+    trace: Trace,
     flags: Flags,
 ) -> Spec {
     Spec { name, verb, arity, route, retry, trace, flags, row: 0 }
