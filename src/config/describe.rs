@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use super::model::{Config, Upstream};
 use super::size::{show_bytes, show_duration};
-use super::{Config, Upstream};
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::tls::Loaded;

@@ -6,8 +6,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::report::{Place, Report, suggestion};
-use super::schema::{self, TABLES};
-use super::typed::Setting;
+use super::schema::entry::{Table, known_keys};
+use super::setting::Setting;
 use super::value::{Value, shown};
 
 /// A file's text and name, which turn positions into lines.
@@ -50,15 +50,17 @@ impl Source<'_> {
 pub struct Section<'a> {
     source: &'a Source<'a>,
     table: &'a DeTable<'a>,
+    schema: &'static [Table],
     place: Place,
     path: String,
     known: Vec<String>,
 }
 
 impl<'a> Section<'a> {
-    /// Returns the document's outermost table.
-    pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>) -> Self {
-        Self { source, table, place: source.place(0, ""), path: String::new(), known: schema::known("") }
+    /// Returns the document's outermost table. `schema` declares all tables of a document.
+    pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>, schema: &'static [Table]) -> Self {
+        let known = known_keys(schema, "");
+        Self { source, table, schema, place: source.place(0, ""), path: String::new(), known }
     }
 
     /// Returns where the table begins.
@@ -177,13 +179,13 @@ impl<'a> Section<'a> {
     pub fn section(&self, key: &str, report: &mut Report) -> Option<Section<'a>> {
         debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
         let (name, value) = self.table.get_key_value(key)?;
-        self.enter(name.span().start, value, self.key(key), schema::known(key), report)
+        self.enter(name.span().start, value, self.key(key), known_keys(self.schema, key), report)
     }
 
     /// Returns the named tables under a key, such as `[listeners.app]`, in the order of the file.
     pub fn sections(&self, key: &str, report: &mut Report) -> Vec<(String, Section<'a>)> {
         let Some(parent) = self.section(key, report) else { return Vec::new() };
-        let known = schema::known(&format!("{key}.*"));
+        let known = known_keys(self.schema, &format!("{key}.*"));
         let mut children: Vec<_> = parent.table.iter().collect();
         children.sort_by_key(|(name, _)| name.span().start);
         let mut sections = Vec::new();
@@ -207,7 +209,8 @@ impl<'a> Section<'a> {
     pub fn refuse_unknown_keys(&self, report: &mut Report) {
         for (name, _) in self.table.iter().filter(|(name, _)| !self.knows(name.get_ref())) {
             let name_text = name.get_ref().as_ref();
-            let homes: Vec<String> = TABLES
+            let homes: Vec<String> = self
+                .schema
                 .iter()
                 .filter(|table| {
                     !table.path.is_empty() && table.keys().iter().any(|key| key.name == name_text)
@@ -243,7 +246,9 @@ impl<'a> Section<'a> {
     ) -> Option<Section<'a>> {
         let place = self.source.place(start, path.clone());
         match value.get_ref() {
-            DeValue::Table(table) => Some(Section { source: self.source, table, place, path, known }),
+            DeValue::Table(table) => {
+                Some(Section { source: self.source, table, schema: self.schema, place, path, known })
+            }
             other => {
                 let what = if matches!(other, DeValue::Array(_)) { "a list" } else { "a value" };
                 report.error(&place, format!("is {what}, but a table is meant; write it like [{path}]"));

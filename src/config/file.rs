@@ -9,8 +9,9 @@ use toml::de::DeTable;
 
 use super::document::{Section, Source};
 use super::report::{Place, Report};
-use super::schema::Part;
-use super::typed::{Named, Setting, Typed};
+use super::schema::{Part, TABLES};
+use super::setting::Setting;
+use super::typed::{Named, Typed};
 use super::written::Written;
 use crate::files;
 use crate::rotation::source::readable_by_all;
@@ -84,7 +85,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     if !errors.is_empty() {
         return None;
     }
-    let root = Section::root(&source, document.get_ref());
+    let root = Section::root(&source, document.get_ref(), &TABLES);
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut typed = Typed {
         written: Written::of(document.get_ref()),

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 
 use super::report::{Place, Report};
 use super::schema::ListenerKeys;
-use super::typed::{Named, Setting, Typed};
+use super::setting::Setting;
+use super::typed::{Named, Typed};
 use super::value::Value;
 use crate::rotation::source::{NameSource, SecretSource};
 

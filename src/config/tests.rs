@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::flags::{Flag, SENTINEL_PASSWORD, UPSTREAM_PASSWORD};
 use super::report::Place;
 use super::*;
-use crate::discovery::config::SentinelConfig;
+use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+use crate::net::tls::Loaded;
+use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::net::tls::testing::Authority;
 use crate::session::config::SessionConfig;
+use crate::upstream::config::UpstreamConfig;
 
 /// Creates a folder with a configuration and the files that it names. Only this user can read it.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -1,12 +1,11 @@
-//! The types of TLS settings, and the places where they were typed.
+//! The types of TLS settings.
 
 use std::path::PathBuf;
 
 use tokio_rustls::rustls::pki_types::ServerName;
 use toml::de::DeValue;
 
-use super::report::Place;
-use super::schema::{ClientTlsKeys, ServerTlsKeys, Shape};
+use super::schema::shape::Shape;
 use super::value::{Value, shown};
 use crate::net::tls::names::server_name;
 
@@ -17,42 +16,6 @@ pub struct Paths(pub Vec<PathBuf>);
 /// A name in a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(pub ServerName<'static>);
-
-impl ClientTlsKeys {
-    /// Returns the places of all settings that have no meaning without TLS.
-    pub fn places(&self) -> impl Iterator<Item = &Place> {
-        [
-            self.ca.place(),
-            self.system_roots.place(),
-            self.crl.place(),
-            self.cert.place(),
-            self.key.place(),
-            self.server_name.place(),
-            self.server_names.place(),
-            self.min_version.place(),
-            self.unverified.place(),
-        ]
-        .into_iter()
-        .flatten()
-    }
-}
-
-impl ServerTlsKeys {
-    /// Returns the places of all settings.
-    pub fn places(&self) -> impl Iterator<Item = &Place> {
-        [
-            self.cert.place(),
-            self.key.place(),
-            self.client_ca.place(),
-            self.client_auth.place(),
-            self.crl.place(),
-            self.min_version.place(),
-            self.handshake_timeout.place(),
-        ]
-        .into_iter()
-        .flatten()
-    }
-}
 
 impl Value for Paths {
     const EXPECTED: &str =

@@ -7,10 +7,11 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::address::ListenAddress;
+use super::model::LogFormat;
 use super::report::suggestion;
-use super::schema::{Shape, Shown};
+use super::schema::shape::{Shape, Shown};
 use super::url::UpstreamUrl;
-use super::{LogFormat, address, size, url};
+use super::{address, size, url};
 use crate::discovery::config::SwitchRule;
 use crate::net::tls::Floor;
 use crate::net::tls::server::ClientCertificates;
@@ -236,6 +237,24 @@ impl Value for UpstreamUrl {
 
     fn from_text(text: &str) -> Result<Self, String> {
         url::upstream(text)
+    }
+}
+
+impl Shown for Bytes {
+    fn shown(&self) -> String {
+        if self.0 == 0 { "0".into() } else { format!("{:?}", size::show_bytes(self.0)) }
+    }
+}
+
+impl Shown for Mode {
+    fn shown(&self) -> String {
+        format!("\"{:04o}\"", self.0)
+    }
+}
+
+impl Shown for LogLevel {
+    fn shown(&self) -> String {
+        format!("{:?}", self.0)
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::super::report::{Report, suggestion};
 use super::super::schema::{QuotaDefaults, QuotaKeys, RateKeys};
-use super::super::typed::Setting;
+use super::super::setting::Setting;
 use super::super::value::Bytes;
-use super::LEAST_SIZE;
+use super::size::LEAST_SIZE;
 use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
 use crate::tenant::limits::rate::Rate;
 

@@ -4,11 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::super::address::{DEFAULT_PORT, ListenAddress};
+use super::super::model::Upstream;
 use super::super::report::{Place, Report, suggestion};
 use super::super::schema::{ListenerDefaults, ListenerKeys, ServerTlsKeys, SessionDefaults, SessionKeys};
-use super::super::typed::{Named as Table, Overrides, Setting};
-use super::super::{Upstream, value::Bytes};
-use super::{LEAST_SIZE, tenant, tls, within};
+use super::super::setting::Setting;
+use super::super::typed::{Named as Table, Overrides};
+use super::super::value::Bytes;
+use super::size::{LEAST_SIZE, within};
+use super::{tenant, tls};
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::source_rate::SourceRateConfig;
 use crate::net::tls::server::ClientCertificates;

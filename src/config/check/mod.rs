@@ -3,6 +3,7 @@
 
 mod limits;
 mod listener;
+mod size;
 mod tenant;
 mod tls;
 mod upstream;
@@ -11,18 +12,15 @@ mod user;
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::model::{Config, LogConfig, Upstream};
 use super::report::{Place, Report};
 use super::schema::{LimitDefaults, LogDefaults, ProcessDefaults};
-use super::typed::{Setting, Typed};
-use super::value::Bytes;
-use super::{Config, LogConfig, Upstream, size};
+use super::setting::Setting;
+use super::typed::Typed;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::Pool;
-
-/// The smallest size that any limit may have. A smaller one would refuse what every client sends
-/// when it connects.
-const LEAST_SIZE: Bytes = Bytes(1024);
+use size::LEAST_SIZE;
 
 /// Makes a configuration of what the user typed, and reports every error. It may return a
 /// configuration even if there are errors; the caller must not run that one. `cores` is the default
@@ -164,29 +162,5 @@ fn warn_about_room_for_users(
                 (users + 1 - room) * workers
             ),
         );
-    }
-}
-
-/// Returns a size that must fit into another one: the typed size, or the default lowered to fit.
-fn within(
-    inner: Setting<Bytes>,
-    default: usize,
-    (outer_name, outer): (&str, usize),
-    report: &mut Report,
-) -> usize {
-    match inner {
-        Setting::Given(Bytes(bytes), place) if bytes > outer => {
-            report.error(
-                &place,
-                format!(
-                    "{} is more than {outer_name}, which is {}; raise that or lower this",
-                    size::show_bytes(bytes),
-                    size::show_bytes(outer)
-                ),
-            );
-            outer
-        }
-        Setting::Given(Bytes(bytes), _) => bytes,
-        _ => default.min(outer),
     }
 }

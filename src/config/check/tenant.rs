@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::super::report::{Place, Report, suggestion};
 use super::super::schema::{TenantDefaults, TenantKeys};
-use super::super::typed::{Named, Setting};
+use super::super::setting::Setting;
+use super::super::typed::Named;
 use super::limits::{self, Stores};
 use crate::tenant::config::TenantConfig;
 use crate::tenant::identity::MembersConfig;

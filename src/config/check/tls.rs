@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::super::report::{Place, Report};
 use super::super::schema::{ClientTlsDefaults, ClientTlsKeys, ServerTlsDefaults, ServerTlsKeys};
+use super::super::setting::Setting;
 use super::super::tls::Paths;
-use super::super::typed::Setting;
 use crate::net::tls::certificate::shown_span;
 use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::net::tls::names::Names;

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::super::Upstream;
+use super::super::model::Upstream;
 use super::super::report::{Place, Report};
 use super::super::schema::{
     ConnectionDefaults, ConnectionKeys, CredentialDefaults, Credentials, DiscoveryDefaults, DiscoveryKeys,
     FailoverDefaults, FailoverKeys, UpstreamKeys,
 };
-use super::super::typed::{Named, Setting};
+use super::super::setting::Setting;
+use super::super::typed::Named;
 use super::super::url::Target;
 use super::super::value::Bytes;
 use super::tls;

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use super::super::report::Report;
 use super::super::schema::{Credentials, UserKeys};
-use super::super::typed::{Named, Setting};
+use super::super::setting::Setting;
+use super::super::typed::Named;
 use super::{tenant, upstream};
 use crate::rotation::source::PasswordSource;
 use crate::tenant::config::TenantConfig;

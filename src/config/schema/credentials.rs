@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::super::document::Section;
 use super::super::report::Report;
-use super::super::typed::Setting;
+use super::super::setting::Setting;
+use super::entry::Entry;
 use super::kinds::{CommandLine, File};
-use super::{Entry, Part};
+use super::part::Part;
 use crate::rotation::source::{NameSource, SecretSource};
 
 /// A user's name and password, from whichever keys give them.

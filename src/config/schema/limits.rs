@@ -6,8 +6,9 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::super::value::Bytes;
+use super::entry::Table;
 use super::kinds::NetworksOrNone;
-use super::{Part, Table};
+use super::part::Part;
 
 /// `[limits]`.
 pub const TABLE: Table = Table {

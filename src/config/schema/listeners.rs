@@ -2,8 +2,11 @@
 
 use super::super::address::ListenAddress;
 use super::super::value::Mode;
+use super::entry::Table;
 use super::kinds::Networks;
-use super::{Part, ServerTlsKeys, SessionKeys, Table};
+use super::limits::SessionKeys;
+use super::part::Part;
+use super::tls::ServerTlsKeys;
 use crate::session::config::AdminCommands;
 
 /// `[listeners.NAME]`.

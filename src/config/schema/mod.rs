@@ -7,12 +7,14 @@
 #[macro_use]
 mod table;
 mod credentials;
+pub(super) mod entry;
 mod kinds;
 mod limits;
 mod listeners;
+mod part;
 mod process;
 mod rates;
-mod shape;
+pub(super) mod shape;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -21,9 +23,11 @@ mod upstreams;
 mod users;
 
 pub use credentials::{CredentialDefaults, Credentials};
+pub use entry::{DefaultValue, Entry, Group, Key, Reload, Table, TableKey, paragraphs};
 pub use kinds::Kind;
 pub use limits::{LimitDefaults, LimitKeys, SessionDefaults, SessionKeys};
 pub use listeners::{ListenerDefaults, ListenerKeys};
+pub use part::Part;
 pub use process::{LogDefaults, LogKeys, ProcessDefaults, ProcessKeys};
 pub use rates::{QuotaDefaults, QuotaKeys, RateKeys};
 pub use shape::{Shape, Shown};
@@ -35,11 +39,6 @@ pub use upstreams::{
 };
 pub use users::UserKeys;
 
-use std::path::Path;
-
-use super::document::Section;
-use super::report::Report;
-
 /// The tables of a file, in the order of `config/full.toml`.
 pub const TABLES: [Table; 7] = [
     process::TABLE,
@@ -50,165 +49,6 @@ pub const TABLES: [Table; 7] = [
     users::TABLE,
     upstreams::TABLE,
 ];
-
-/// One table of the file.
-#[derive(Debug)]
-pub struct Table {
-    /// Its header: empty for the keys above all tables. `*` stands for a name that the user
-    /// chooses.
-    pub path: &'static str,
-    /// The subject of the table.
-    pub description: &'static str,
-    /// The table's keys.
-    pub entries: &'static [Entry],
-    /// The name that `config/full.toml` shows in place of `*`; empty if there is none.
-    pub example: &'static str,
-    /// TOML that follows the table in `config/full.toml`: further tables of the kind.
-    pub more: &'static str,
-}
-
-/// A part of a table: some of its keys, and the struct that holds what the user typed for them.
-pub trait Part: Sized {
-    /// The declarations of the keys.
-    const ENTRIES: &'static [Entry];
-
-    /// Reads the keys, each with `prefix` before its name. Relative paths start from `folder`.
-    fn read(section: &Section<'_>, prefix: &str, folder: &Path, report: &mut Report) -> Self;
-}
-
-/// One entry of a table: a key, or the keys of another part.
-#[derive(Debug)]
-pub enum Entry {
-    /// A key.
-    Key(Key),
-    /// The keys of another part.
-    Group(Group),
-}
-
-/// One key.
-#[derive(Debug)]
-pub struct Key {
-    /// The key's name, without the prefix of a group.
-    pub name: &'static str,
-    /// The form in which the user writes the value.
-    pub shape: Shape,
-    /// The unit of a whole number.
-    pub unit: Option<&'static str>,
-    /// The value that applies if the key is absent.
-    pub default: DefaultValue,
-    /// When a change takes effect.
-    pub reload: Reload,
-    /// The value in `config/full.toml`, as TOML. `None` shows the default.
-    pub example: Option<&'static str>,
-    /// Why `config/full.toml` shows the key in a comment.
-    pub aside: Option<&'static str>,
-    /// Paragraphs for people, in Markdown. The first is a summary.
-    pub description: &'static str,
-}
-
-/// The keys of another part, as a table includes them.
-#[derive(Debug)]
-pub struct Group {
-    /// The prefix of each name.
-    pub prefix: &'static str,
-    /// The declarations of the keys.
-    pub entries: &'static [Entry],
-    /// The meaning of the prefix. `KEY` stands for the key's name without the prefix.
-    pub about: Option<&'static str>,
-    /// The table that documents these keys, if it is another one.
-    pub home: Option<&'static str>,
-    /// When a change of these keys takes effect, if that differs.
-    pub reload: Option<Reload>,
-    /// Why `config/full.toml` shows all of these keys in comments.
-    pub aside: Option<&'static str>,
-    /// The defaults, in words, that differ from those of the keys without the prefix.
-    pub defaults: &'static [(&'static str, &'static str)],
-}
-
-/// The value that applies if a key is absent.
-#[derive(Clone, Copy, Debug)]
-pub enum DefaultValue {
-    /// This value, as TOML.
-    Value(fn() -> String),
-    /// A default that is described in words.
-    Text(&'static str),
-    /// There is no default: the key is required.
-    Required,
-}
-
-/// When a change of a key takes effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
-    /// At the next reload of the file.
-    Live,
-    /// At the next start of respgate.
-    Restart,
-}
-
-/// A key as it appears in its table.
-#[derive(Debug)]
-pub struct TableKey {
-    /// The name, with the prefix.
-    pub name: String,
-    /// The key's declaration.
-    pub key: &'static Key,
-    /// The group with a prefix that the key comes from.
-    pub group: Option<&'static Group>,
-    /// The table that documents the key, if it is another one.
-    pub home: Option<&'static str>,
-}
-
-impl TableKey {
-    /// Returns the default, which a group may override.
-    pub fn default(&self) -> DefaultValue {
-        let own = self.group.and_then(|group| group.defaults.iter().find(|(name, _)| *name == self.key.name));
-        own.map_or(self.key.default, |(_, text)| DefaultValue::Text(text))
-    }
-
-    /// Returns when a change takes effect, which a group may override.
-    pub fn reload(&self) -> Reload {
-        self.group.and_then(|group| group.reload).unwrap_or(self.key.reload)
-    }
-
-    /// Returns why `config/full.toml` shows the key in a comment; `None` if it does not.
-    pub fn aside(&self) -> Option<String> {
-        let prefix = self.group.map_or("", |group| group.prefix);
-        let own = self.key.aside.map(|aside| aside.replacen('`', &format!("`{prefix}"), 1));
-        own.or(self.group.and_then(|group| group.aside).map(str::to_owned))
-    }
-
-    /// Returns the paragraphs for people, each as one line.
-    pub fn paragraphs(&self) -> Vec<String> {
-        match self.group.and_then(|group| group.about) {
-            Some(about) => vec![about.replace("KEY", &format!("`{}`", self.key.name))],
-            None => paragraphs(self.key.description),
-        }
-    }
-}
-
-impl Table {
-    /// Returns all keys, including those of groups.
-    pub fn keys(&self) -> Vec<TableKey> {
-        let mut keys = Vec::new();
-        gather(self.entries, "", None, None, &mut keys);
-        keys
-    }
-}
-
-/// Returns the paragraphs of a description, each as one line.
-pub fn paragraphs(text: &str) -> Vec<String> {
-    let text: Vec<&str> = text.lines().map(str::trim).collect();
-    text.split(|line| line.is_empty()).map(|lines| lines.join(" ")).filter(|text| !text.is_empty()).collect()
-}
-
-/// Returns the names that a table may hold: its keys and, for the outermost table, the other
-/// tables.
-pub fn known(path: &str) -> Vec<String> {
-    let own = TABLES.iter().filter(|table| table.path == path).flat_map(Table::keys).map(|key| key.name);
-    let inner = |path: &str| path.split('.').next().unwrap_or_default().to_owned();
-    let tables = TABLES.iter().filter(|table| path.is_empty() && !table.path.is_empty());
-    own.chain(tables.map(|table| inner(table.path))).collect()
-}
 
 /// Returns when a change of a key takes effect. `name` is the key's dotted name in a file, such as
 /// `listeners.app.tenant`. Adding or removing a table takes effect at once if each of its keys
@@ -227,25 +67,4 @@ pub fn reload(name: &str) -> Reload {
     keys.retain(|known| key.is_none_or(|key| known.name == key));
     let live = !keys.is_empty() && keys.iter().all(|known| known.reload() == Reload::Live);
     if live { Reload::Live } else { Reload::Restart }
-}
-
-fn gather(
-    entries: &'static [Entry],
-    prefix: &str,
-    group: Option<&'static Group>,
-    home: Option<&'static str>,
-    keys: &mut Vec<TableKey>,
-) {
-    for entry in entries {
-        match entry {
-            Entry::Key(key) => {
-                keys.push(TableKey { name: format!("{prefix}{}", key.name), key, group, home })
-            }
-            Entry::Group(inner) => {
-                let group = if inner.prefix.is_empty() { group } else { Some(inner) };
-                let prefix = format!("{prefix}{}", inner.prefix);
-                gather(inner.entries, &prefix, group, inner.home.or(home), keys);
-            }
-        }
-    }
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::super::LogFormat;
+use super::super::model::LogFormat;
 use super::super::value::LogLevel;
-use super::{Part, Table};
+use super::entry::Table;
+use super::part::Part;
 
 /// The keys above all tables.
 pub const TABLE: Table = Table {

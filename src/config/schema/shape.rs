@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::super::size::{show_bytes, show_duration};
-use super::super::value::{Bytes, LogLevel, Mode};
+use super::super::size::show_duration;
 
 /// The form of a key's value in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +46,6 @@ impl Shown for Duration {
     }
 }
 
-impl Shown for Bytes {
-    fn shown(&self) -> String {
-        if self.0 == 0 { "0".into() } else { format!("{:?}", show_bytes(self.0)) }
-    }
-}
-
 impl Shown for usize {
     fn shown(&self) -> String {
         self.to_string()
@@ -68,18 +61,6 @@ impl Shown for u32 {
 impl Shown for bool {
     fn shown(&self) -> String {
         self.to_string()
-    }
-}
-
-impl Shown for Mode {
-    fn shown(&self) -> String {
-        format!("\"{:04o}\"", self.0)
-    }
-}
-
-impl Shown for LogLevel {
-    fn shown(&self) -> String {
-        format!("{:?}", self.0)
     }
 }
 

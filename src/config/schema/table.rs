@@ -29,7 +29,7 @@
 //! - `aside "optional"`: `config/full.toml` shows all its keys in comments.
 //! - `defaults { "tls": "…" }`: defaults in words that differ from those of the part.
 //!
-//! The macro makes a struct with one [`Setting`](super::super::typed::Setting) for each key, the reader that fills it, the list
+//! The macro makes a struct with one [`Setting`](super::super::setting::Setting) for each key, the reader that fills it, the list
 //! of [`Entry`](super::Entry)s, and a type with one function for each default.
 
 macro_rules! table {
@@ -54,7 +54,7 @@ macro_rules! table {
         $(#[doc = $about])*
         #[derive(Clone, Debug, Default)]
         pub struct $name {
-            $($(#[doc = $doc])* pub $field: $crate::config::typed::Setting<<$kind as $crate::config::schema::Kind>::Value>,)*
+            $($(#[doc = $doc])* pub $field: $crate::config::setting::Setting<<$kind as $crate::config::schema::kinds::Kind>::Value>,)*
             $($(#[doc = $group_doc])* pub $group: $part,)*
         }
 
@@ -63,7 +63,12 @@ macro_rules! table {
             use $crate::config::{
                 document::Section,
                 report::Report,
-                schema::{DefaultValue, Entry, Group, Key, Kind, Part, Reload, Shown},
+                schema::{
+                    entry::{DefaultValue, Entry, Group, Key, Reload},
+                    kinds::Kind,
+                    part::Part,
+                    shape::Shown,
+                },
             };
 
             impl Part for $name {
@@ -111,7 +116,7 @@ macro_rules! table {
         impl $defaults {
             $($(
                 #[doc = concat!("Returns the default of `", $key, "`.")]
-                pub fn $field() -> <$kind as $crate::config::schema::Kind>::Value {
+                pub fn $field() -> <$kind as $crate::config::schema::kinds::Kind>::Value {
                     $default
                 }
             )?)*

@@ -1,7 +1,9 @@
 //! The keys of `[tenants.NAME]`, but for the limits.
 
+use super::entry::Table;
 use super::kinds::{CertificateNames, CommandRules, NamePrefixes, Networks, Prefixes, Uids, UserNames};
-use super::{Part, QuotaKeys, Table};
+use super::part::Part;
+use super::rates::QuotaKeys;
 use crate::tenant::config::Pubsub;
 use crate::tenant::policy::config::Scripts;
 use crate::upstream::shared::fair::fair_queue::Priority;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::report::Place;
 use super::super::tls::Name;
 use super::kinds::{File, Files, ServerNames};
 use crate::net::tls::Floor;
@@ -72,5 +73,41 @@ table! {
         ///
         /// Anybody between respgate and the server can then read and change all traffic. The log and `/readyz` repeat a warning.
         unverified: bool = false, "tls-dangerously-skip-verification", Restart;
+    }
+}
+
+impl ClientTlsKeys {
+    /// Returns the places of all settings that have no meaning without TLS.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        [
+            self.ca.place(),
+            self.system_roots.place(),
+            self.crl.place(),
+            self.cert.place(),
+            self.key.place(),
+            self.server_name.place(),
+            self.server_names.place(),
+            self.min_version.place(),
+            self.unverified.place(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+impl ServerTlsKeys {
+    /// Returns the places of all settings.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        [
+            self.cert.place(),
+            self.key.place(),
+            self.client_ca.place(),
+            self.client_auth.place(),
+            self.crl.place(),
+            self.min_version.place(),
+            self.handshake_timeout.place(),
+        ]
+        .into_iter()
+        .flatten()
     }
 }

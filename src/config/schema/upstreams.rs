@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use super::super::url::UpstreamUrl;
 use super::super::value::Bytes;
+use super::credentials::Credentials;
+use super::entry::Table;
 use super::kinds::{AddressMap, SentinelAddresses};
-use super::{ClientTlsKeys, Credentials, Part, Table};
+use super::part::Part;
+use super::tls::ClientTlsKeys;
 use crate::discovery::config::SwitchRule;
 use crate::topology::Address;
 use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};

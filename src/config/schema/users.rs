@@ -1,6 +1,8 @@
 //! The keys of `[users.NAME]`.
 
-use super::{Credentials, Part, Table};
+use super::credentials::Credentials;
+use super::entry::Table;
+use super::part::Part;
 use crate::tenant::users::hash::PasswordHash;
 
 /// `[users.NAME]`.

@@ -1,0 +1,86 @@
+//! The checked configuration that respgate runs with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::written::Written;
+use crate::discovery::config::DiscoveryConfig;
+use crate::listener::ListenerConfig;
+use crate::net::tls::Loaded;
+use crate::net::tls::client::{ClientProfile, ClientSet};
+use crate::rotation::source::Account;
+use crate::tenant::config::TenantConfig;
+use crate::tenant::users::UserConfig;
+use crate::upstream::config::UpstreamConfig;
+
+/// The configuration that respgate runs with. It is complete and free of contradictions.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Number of worker threads, at least 1. The default is [`default_workers`](super::default_workers), or less if an
+    /// upstream's limits would leave a worker without a connection.
+    pub workers: usize,
+    /// Address that serves health and metrics; `None` serves none.
+    pub admin: Option<SocketAddr>,
+    /// What respgate logs, and in which form.
+    pub log: LogConfig,
+    /// Time that running commands may take to finish after SIGTERM; zero ends them at once.
+    pub drain_timeout: Duration,
+    /// Interval at which respgate checks files for changes.
+    pub reload_interval: Duration,
+    /// Bytes of requests and replies that may wait in respgate, all workers together.
+    pub max_buffered: usize,
+    /// The listeners, at least one. Their names and addresses are unique.
+    pub listeners: Vec<ListenerConfig>,
+    /// The tenants. Their names are unique.
+    pub tenants: Vec<TenantConfig>,
+    /// respgate's own users. If empty, clients authenticate to the upstream.
+    pub users: Vec<UserConfig>,
+    /// The upstreams, at least one. Their names are unique.
+    pub upstreams: Vec<Upstream>,
+    /// The keys of the configuration file.
+    pub written: Written,
+}
+
+impl Config {
+    /// Returns the tenants that the listeners name, in the order of the listeners.
+    pub fn listener_tenants(&self) -> Vec<Option<&str>> {
+        self.listeners.iter().map(|listener| listener.tenant.as_deref()).collect()
+    }
+}
+
+/// One upstream: its connections, and how respgate finds its primary.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The settings of the connections.
+    pub config: UpstreamConfig,
+    /// The settings with which respgate finds the primary.
+    pub discovery: DiscoveryConfig,
+    /// respgate's own account at the nodes.
+    pub account: Option<Account>,
+    /// respgate's own account at the Sentinels, which is separate.
+    pub sentinel_account: Option<Account>,
+    /// TLS to data nodes; `None` speaks plain text.
+    pub tls: Option<Loaded<ClientProfile, ClientSet>>,
+    /// TLS to Sentinels; `None` speaks plain text.
+    pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
+}
+
+/// What respgate logs, and in which form. Logs go to stderr.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// A filter in `tracing`'s syntax: a level, or levels by module.
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `Human` if stderr is a terminal, else `Json`.
+    Auto,
+    /// One readable line.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
