@@ -1,9 +1,9 @@
 //! Checks which node the Sentinels name together, and whether they could carry out a failover. Pure.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
 use super::finding::{Finding, Step};
+use super::loopback::is_loopback;
 use super::sentinel::{Answer, Replica};
 use super::words::{count, list};
 use crate::discovery::consensus::{candidate, same_node};
@@ -207,15 +207,6 @@ fn loopback(
             chosen.address
         ),
     ))
-}
-
-pub(super) fn is_loopback(address: &Address) -> bool {
-    match address {
-        Address::Unix(_) => true,
-        Address::Tcp { host, .. } => {
-            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-        }
-    }
 }
 
 /// Returns a finding about the replicas, and those that could take over, from the Sentinel that knows the most

@@ -222,6 +222,9 @@ impl fmt::Display for Section {
     }
 }
 
+/// The exit code if something is broken: `EX_UNAVAILABLE` of sysexits.
+pub const BROKEN: u8 = 69;
+
 /// The result of the whole check.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Diagnosis {

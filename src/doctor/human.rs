@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use super::BROKEN;
-use super::finding::{Diagnosis, Finding, Level};
+use super::finding::{BROKEN, Diagnosis, Finding, Level};
 use super::words::count;
 
 /// The greatest width of a line, in characters; a longer word can exceed it.

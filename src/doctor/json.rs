@@ -3,8 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::BROKEN;
-use super::finding::{Diagnosis, Finding, Level, Section};
+use super::finding::{BROKEN, Diagnosis, Finding, Level, Section};
 use crate::config::report::Report;
 
 /// Returns the document of a check.

@@ -1,7 +1,8 @@
 //! Checks one data server: the primary, or a replica that may become it.
 
 use super::finding::{Finding, Section, Step, Subject};
-use super::peer::{self, Channel, Peer};
+use super::peer::{Channel, Peer};
+use super::reach::reach;
 use super::role::Expected;
 use super::{clients, database, latency, role, scripts, server};
 use crate::resp::control::ControlError;
@@ -9,7 +10,7 @@ use crate::upstream::config::UpstreamConfig;
 
 /// Connects to a node and runs all steps on it.
 pub(super) async fn examine(peer: Peer, upstream: UpstreamConfig, expected: Expected) -> Section {
-    let (mut findings, channel) = peer::reach(&peer).await;
+    let (mut findings, channel) = reach(&peer).await;
     match channel {
         None => {
             let steps = [Step::Server, Step::Role, Step::Latency];

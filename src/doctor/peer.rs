@@ -1,14 +1,11 @@
-//! Connects to a Sentinel or a node: from its name to a connection that is logged in.
+//! A Sentinel or a node to check, and the connection to it.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::finding::{Finding, Step};
-use super::login::{self, Admission};
-use super::scripts::Refused;
-use super::{dns, tcp, tls};
+use super::refused::RefusedCommands;
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::resp::control::Control;
@@ -17,7 +14,7 @@ use crate::topology::Address;
 
 /// The least time limit of the doctor for an answer. It is longer than that of most configurations, so that the doctor
 /// can tell a slow peer from a dead one.
-const MIN_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The kind of a peer, according to the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +28,14 @@ impl Kind {
         match self {
             Self::Sentinel => "Sentinel",
             Self::Server => "server",
+        }
+    }
+
+    /// Returns the name of the setting for the trusted CAs.
+    pub(super) fn ca_key(self) -> &'static str {
+        match self {
+            Self::Server => "--upstream-ca (tls-ca)",
+            Self::Sentinel => "sentinel-tls-ca",
         }
     }
 }
@@ -56,7 +61,7 @@ pub(super) struct Peer {
     /// The address that a Sentinel announced; `None` for a configured address.
     pub(super) announced: Option<Address>,
     /// The commands that respgate refuses its clients.
-    pub(super) refused: Refused,
+    pub(super) refused: RefusedCommands,
     /// A further remedy if connecting fails; empty, or begins with `; `.
     pub(super) hint: String,
 }
@@ -74,7 +79,7 @@ impl Peer {
             clients_bring_their_own: false,
             of_user: None,
             announced: None,
-            refused: Refused::default(),
+            refused: RefusedCommands::default(),
             hint: String::new(),
         }
     }
@@ -118,38 +123,3 @@ impl fmt::Debug for dyn Duplex {
 
 /// A client of the control plane on such a stream.
 pub(super) type Channel = Control<Box<dyn Duplex>>;
-
-/// Runs the first four steps. Returns their findings, and the connection if later steps can use it.
-pub(super) async fn reach(peer: &Peer) -> (Vec<Finding>, Option<Channel>) {
-    let mut findings = Vec::new();
-    let (finding, ips) = dns::look_up(&peer.address, peer.connect_limit.max(MIN_TIMEOUT)).await;
-    findings.push(finding);
-    if ips.as_ref().is_some_and(Vec::is_empty) {
-        let steps = [Step::Connect, Step::Tls, Step::Login];
-        findings.extend(steps.map(|step| Finding::not_tried(step, "the name has no address")));
-        return (findings, None);
-    }
-    let (finding, connected) = tcp::connect(&peer.address, ips, peer.connect_limit, &peer.hint).await;
-    findings.push(finding);
-    let Some((to, stream)) = connected else {
-        let steps = [Step::Tls, Step::Login];
-        findings.extend(steps.map(|step| Finding::not_tried(step, "there is no connection")));
-        return (findings, None);
-    };
-    let (finding, stream) = tls::shake_hands(peer, &to, stream).await;
-    findings.push(finding);
-    let Some(stream) = stream else {
-        findings.push(Finding::not_tried(Step::Login, "the TLS handshake failed"));
-        return (findings, None);
-    };
-    if let Some(why) = &peer.no_password {
-        let remedy =
-            "mend the program that is to print the password: run it by hand, as the user that runs respgate";
-        findings.push(Finding::broken(Step::Login, format!("there is no password: {why}"), remedy));
-        return (findings, None);
-    }
-    let mut channel = Control::new(stream);
-    let (finding, admission) = login::log_in(&mut channel, peer, &to).await;
-    findings.push(finding);
-    (findings, (admission == Admission::In).then_some(channel))
-}

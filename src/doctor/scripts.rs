@@ -6,11 +6,10 @@ use tokio::time::Instant;
 
 use super::finding::{Finding, Step};
 use super::peer::{Channel, Peer};
+use super::refused::RefusedCommands;
 use super::words::{code, list, quoted};
-use crate::config::Config;
 use crate::resp::control::ControlError;
 use crate::resp::value::Value;
-use crate::session::config::AdminCommands;
 use crate::tenant::policy::acl;
 
 /// A script that tries administrative commands without side effects and returns those that ran. The script catches the
@@ -20,32 +19,6 @@ const TRIAL: &str = "local ran = {} \
     local reply = redis.pcall(unpack(words)) \
     if type(reply) ~= 'table' or not reply.err then ran[#ran + 1] = table.concat(words, ' ') end \
     end return ran";
-
-/// The commands that respgate refuses the clients of an upstream.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Refused {
-    /// True if a listener of the upstream refuses administrative commands.
-    administration: bool,
-    /// The names of the tenants whose policies allow scripts, each with the ACL rules that enforce the policy on the
-    /// server.
-    tenants: Vec<(String, String)>,
-}
-
-impl Refused {
-    /// Returns what respgate refuses the clients of one upstream.
-    pub(super) fn of(config: &Config, upstream: &str) -> Self {
-        let denies = |admin| admin != AdminCommands::Allow;
-        let mut listeners = config.listeners.iter().filter(|listener| listener.upstream == upstream);
-        let tenants = config.tenants.iter().filter_map(|tenant| {
-            let policy = tenant.policy.as_ref().filter(|policy| policy.allows_scripts())?;
-            Some((tenant.name.clone(), policy.acl_rules().to_owned()))
-        });
-        Self {
-            administration: listeners.any(|listener| denies(listener.session.admin_commands)),
-            tenants: tenants.collect(),
-        }
-    }
-}
 
 /// Runs [`TRIAL`]. Returns `None` without a query if respgate refuses no commands.
 ///
@@ -76,7 +49,7 @@ pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Option
 
 /// Returns the finding. `ran` holds the administrative commands that a script of `user` could run; it is `None` if
 /// `user` may run no scripts.
-fn judge(refused: &Refused, user: &str, ran: Option<Vec<String>>) -> Finding {
+fn judge(refused: &RefusedCommands, user: &str, ran: Option<Vec<String>>) -> Finding {
     let finding = match ran {
         None => return Finding::ok(Step::Scripts, format!("user {user:?} may run no scripts")),
         Some(ran) if ran.is_empty() || !refused.administration => Finding::ok(
@@ -107,7 +80,8 @@ mod tests {
 
     #[test]
     fn commands_that_ran_are_listed_with_a_remedy() {
-        let refused = Refused { administration: true, tenants: vec![("shop".into(), "-@write".into())] };
+        let refused =
+            RefusedCommands { administration: true, tenants: vec![("shop".into(), "-@write".into())] };
         let finding = judge(&refused, "app", Some(vec!["SLOWLOG LEN".into()]));
         assert_eq!(finding.level, Level::Warning);
         assert!(finding.seen.contains("SLOWLOG LEN"), "{}", finding.seen);
@@ -119,7 +93,7 @@ mod tests {
         assert!(finding.details[0].ends_with("ACL SETUSER NAME -@write"), "{:?}", finding.details);
         assert_eq!(judge(&refused, "app", Some(Vec::new())).level, Level::Ok);
         assert_eq!(judge(&refused, "app", None).level, Level::Ok);
-        let allowed = Refused { administration: false, ..refused };
+        let allowed = RefusedCommands { administration: false, ..refused };
         assert_eq!(judge(&allowed, "app", Some(vec!["SLOWLOG LEN".into()])).level, Level::Ok);
     }
 }

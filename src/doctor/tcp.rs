@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::concurrently;
+use super::concurrently::concurrently;
 use super::finding::{Finding, Step};
 use super::words::milliseconds;
 use crate::net::connect::{DialError, Dialer};

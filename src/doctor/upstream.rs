@@ -3,18 +3,19 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::account::obtain;
 use super::agreement::{self, Vote};
-use super::concurrently;
+use super::concurrently::concurrently;
 use super::finding::{Finding, Level, Section, Step, Subject};
 use super::node;
-use super::peer::{self, Kind, Peer};
+use super::peer::{Kind, Peer};
+use super::reach::reach;
+use super::refused::RefusedCommands;
 use super::role::Expected;
-use super::scripts::Refused;
 use super::sentinel::{self, Answer};
 use super::users;
 use crate::config::Upstream;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
-use crate::rotation::credentials;
 use crate::rotation::source::Account;
 use crate::secret::Credentials;
 use crate::topology::Address;
@@ -27,7 +28,7 @@ const MAX_PEERS: usize = 16;
 pub(super) async fn examine(
     upstream: Upstream,
     users: Vec<(String, Account)>,
-    refused: Refused,
+    refused: RefusedCommands,
 ) -> Vec<Section> {
     let logins = Logins {
         data: obtain(&upstream.account).await,
@@ -50,16 +51,7 @@ pub(super) async fn examine(
 struct Logins {
     data: Result<Option<Credentials>, String>,
     sentinels: Result<Option<Credentials>, String>,
-    refused: Refused,
-}
-
-/// Returns the credentials of the account. Runs the program that prints the password, if the account has one.
-pub(super) async fn obtain(account: &Option<Account>) -> Result<Option<Credentials>, String> {
-    match account {
-        None => Ok(None),
-        Some(Account { credentials: Some(credentials), .. }) => Ok(Some(credentials.clone())),
-        Some(account) => credentials::obtain(&account.source).await.map(Some),
-    }
+    refused: RefusedCommands,
 }
 
 /// Checks the primary, and logs in to it as every user of respgate's that has credentials of its own.
@@ -198,7 +190,7 @@ fn sentinel_peer(
 
 /// Queries one Sentinel.
 async fn ask(upstream: String, peer: Peer, config: Arc<SentinelConfig>) -> (Section, Vote) {
-    let (mut findings, channel) = peer::reach(&peer).await;
+    let (mut findings, channel) = reach(&peer).await;
     let answer: Option<Answer> = match channel {
         Some(mut channel) => {
             let (finding, answer) = sentinel::ask(&mut channel, &peer, &config).await;

@@ -1,10 +1,11 @@
 //! Checks whether the server accepts the credentials that respgate holds for its own users.
 
-use super::concurrently;
+use super::account::obtain;
+use super::concurrently::concurrently;
 use super::finding::{Finding, Step};
-use super::peer::{self, Peer};
+use super::peer::Peer;
+use super::reach::reach;
 use super::scripts;
-use super::upstream::obtain;
 use crate::rotation::source::Account;
 
 /// The greatest number of logins to try at the same time.
@@ -29,7 +30,7 @@ async fn log_in(server: Peer, (name, account): (String, Account)) -> Vec<Finding
         of_user: Some(name.clone()),
         ..server
     };
-    let (mut findings, channel) = peer::reach(&peer).await;
+    let (mut findings, channel) = reach(&peer).await;
     let finding = findings.pop().unwrap_or_else(|| Finding::not_tried(Step::Login, "there is no connection"));
     let mut findings = vec![finding];
     if let Some(mut channel) = channel {

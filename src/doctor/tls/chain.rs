@@ -1,7 +1,6 @@
 //! Explains what is wrong with the certificate chain of a peer. Pure: takes certificates and the time, returns text.
 //! The TLS library decides whether to accept the chain; this module finds the reasons that an operator can fix.
 
-use super::ca_key;
 use super::certificate::Certificate;
 use crate::doctor::finding::{Finding, Step};
 use crate::doctor::peer::Kind;
@@ -235,7 +234,7 @@ fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<ChainError> {
 
 /// Returns why a chain that is valid now and has the expected name does not lead to a trusted CA.
 fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_>) -> Option<ChainError> {
-    let key = ca_key(shown.kind);
+    let key = shown.kind.ca_key();
     if leaf.weak {
         return Some(ChainError {
             what: format!("the certificate's key ({}) is too short to be trusted", leaf.key),

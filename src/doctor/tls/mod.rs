@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use self::chain::{ChainVerdict, Shown};
-use super::agreement::is_loopback;
 use super::finding::{Finding, Step};
+use super::loopback::is_loopback;
 use super::peer::{Duplex, Kind, Peer};
 use super::sniff;
 use super::words::milliseconds;
@@ -60,7 +60,7 @@ async fn encrypt(
                 let remedy = format!(
                     "give {} the authority that signed it, and take tls-dangerously-skip-verification out: as it is, \
                      whoever is on the way can read and change everything",
-                    ca_key(peer.kind)
+                    peer.kind.ca_key()
                 );
                 finding = Finding {
                     details: finding.details,
@@ -168,14 +168,6 @@ fn shown<'a>(peer: &'a Peer, profile: &ClientProfile, chain: &'a [Vec<u8>]) -> S
         now: now(),
         kind: peer.kind,
         announced: peer.announced.as_ref(),
-    }
-}
-
-/// Returns the name of the setting for the trusted CAs.
-fn ca_key(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Server => "--upstream-ca (tls-ca)",
-        Kind::Sentinel => "sentinel-tls-ca",
     }
 }
 
