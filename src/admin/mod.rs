@@ -1,8 +1,12 @@
 //! The admin listener: health, readiness and metrics over HTTP.
 
 mod connections;
+mod registry;
 mod scrape;
 pub mod security;
+mod sources;
+
+pub use sources::{Sources, View};
 
 use std::convert::Infallible;
 use std::io;
@@ -19,21 +23,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 use self::connections::{Activity, Connections, HEADER_TIMEOUT, LIFETIME};
 use self::scrape::MetricsEndpoint;
-use self::security::TlsStatus;
 use crate::drain::Draining;
-use crate::logs::LogLimit;
-use crate::rotation::login::Login;
-use crate::rotation::{Tallies, Tally};
-use crate::tenant::Tenants;
-use crate::tenant::store::Stores;
+use crate::rotation::Tally;
 use crate::tenant::users::Users;
-use crate::timeline::Timelines;
 use crate::topology::Topology;
-use crate::worker::Worker;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -63,36 +59,6 @@ pub struct Admin {
     sources: Sources,
     draining: Draining,
     metrics: MetricsEndpoint,
-}
-
-/// What the admin listener reads about the process as a whole.
-#[derive(Clone)]
-pub struct Sources {
-    /// State of TLS.
-    pub security: TlsStatus,
-    /// The tenants in force.
-    pub tenants: watch::Receiver<Tenants>,
-    /// The connections through which rates are shared.
-    pub stores: Stores,
-    /// The outcomes of reloads: the configuration, certificates and passwords.
-    pub reloads: Tallies,
-    /// The workers, which count.
-    pub workers: Vec<Worker>,
-    /// The limit of log lines, which counts the suppressed ones.
-    pub logs: LogLimit,
-}
-
-/// What the admin listener reads about one upstream.
-#[derive(Clone)]
-pub struct View {
-    /// The upstream's name.
-    pub name: String,
-    /// Discovery's newest result.
-    pub topology: watch::Receiver<Topology>,
-    /// The credentials with which respgate logs in to the upstream.
-    pub login: Login,
-    /// The upstream's failovers.
-    pub timelines: Timelines,
 }
 
 impl Admin {

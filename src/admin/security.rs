@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::Label;
 
-use super::scrape::MetricsRegistry;
+use super::registry::MetricsRegistry;
 use crate::listener::SourceCounts;
 use crate::metrics::Kind;
 use crate::net::tls::accept::Handshakes;

@@ -1,35 +1,23 @@
 //! `respgate status`: shows a running respgate on one screen, from its admin listener's answers.
 //!
-//! `fetch` asks, `samples` reads the metrics, and `screen` formats them. Two readings of the
+//! `fetch` asks, `samples` reads the metrics, `state` holds what they say, and `screen` formats it. Two readings of the
 //! metrics 1 s apart give rates.
 
 mod fetch;
 mod samples;
 mod screen;
+mod state;
+
+pub use state::Status;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use samples::Samples;
 
 /// Time between the two readings.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The state of a running respgate.
-#[derive(Clone, Debug)]
-pub struct Status {
-    address: SocketAddr,
-    ready: bool,
-    /// The lines of `/readyz`.
-    readiness: Vec<String>,
-    earlier: Samples,
-    now: Samples,
-    elapsed: Duration,
-    failovers: Vec<Value>,
-}
 
 /// Reads the metrics twice. Ends within about 10 s, whatever answers.
 ///
@@ -70,40 +58,4 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
             failovers: serde_json::from_str(&failovers.body).unwrap_or_default(),
         })
     })
-}
-
-impl Status {
-    /// Returns true if the running respgate can serve clients.
-    pub fn ready(&self) -> bool {
-        self.ready
-    }
-
-    /// Returns the text for people.
-    pub fn screen(&self) -> String {
-        screen::show(self)
-    }
-
-    /// Returns the JSON document for machines.
-    pub fn document(&self) -> Value {
-        let upstreams: serde_json::Map<String, Value> = self
-            .now
-            .values_of("upstream")
-            .into_iter()
-            .map(|upstream| {
-                let metrics = self.now.of("upstream", &upstream);
-                (
-                    upstream,
-                    Value::Object(metrics.into_iter().map(|(name, value)| (name, value.into())).collect()),
-                )
-            })
-            .collect();
-        json!({
-            "address": self.address.to_string(),
-            "version": self.now.text("respgate_build_info", "version"),
-            "ready": self.ready,
-            "readiness": self.readiness,
-            "upstreams": upstreams,
-            "failovers": self.failovers,
-        })
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Status;
+use super::state::Status;
 
 /// Number of failovers that are shown for each upstream.
 const FAILOVERS: usize = 3;
@@ -23,8 +23,15 @@ const TROUBLE: [(&str, &str); 9] = [
     ("respgate_commands_refused_total", "commands refused by respgate"),
 ];
 
+impl Status {
+    /// Returns the text for people.
+    pub fn screen(&self) -> String {
+        show(self)
+    }
+}
+
 /// Returns the screen.
-pub(super) fn show(status: &Status) -> String {
+fn show(status: &Status) -> String {
     let mut text = String::new();
     let version = status.now.text("respgate_build_info", "version").unwrap_or_default();
     let state = if status.ready { "ready" } else { "NOT READY" };

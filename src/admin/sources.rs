@@ -1,0 +1,43 @@
+//! What the admin listener reads.
+
+use tokio::sync::watch;
+
+use super::security::TlsStatus;
+use crate::logs::LogLimit;
+use crate::rotation::Tallies;
+use crate::rotation::login::Login;
+use crate::tenant::Tenants;
+use crate::tenant::store::Stores;
+use crate::timeline::Timelines;
+use crate::topology::Topology;
+use crate::worker::Worker;
+
+/// What the admin listener reads about the process as a whole.
+#[derive(Clone)]
+pub struct Sources {
+    /// State of TLS.
+    pub security: TlsStatus,
+    /// The tenants in force.
+    pub tenants: watch::Receiver<Tenants>,
+    /// The connections through which rates are shared.
+    pub stores: Stores,
+    /// The outcomes of reloads: the configuration, certificates and passwords.
+    pub reloads: Tallies,
+    /// The workers, which count.
+    pub workers: Vec<Worker>,
+    /// The limit of log lines, which counts the suppressed ones.
+    pub logs: LogLimit,
+}
+
+/// What the admin listener reads about one upstream.
+#[derive(Clone)]
+pub struct View {
+    /// The upstream's name.
+    pub name: String,
+    /// Discovery's newest result.
+    pub topology: watch::Receiver<Topology>,
+    /// The credentials with which respgate logs in to the upstream.
+    pub login: Login,
+    /// The upstream's failovers.
+    pub timelines: Timelines,
+}
