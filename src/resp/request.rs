@@ -4,57 +4,20 @@
 //! neither the two bytes after a bulk nor the byte after a header's CR. This scanner accepts only the canonical form
 //! `*N\r\n($L\r\n<L bytes>\r\n)`, so that nobody can read a forwarded request in two ways.
 
+mod encode;
 mod fault;
 mod inline;
+mod limits;
 
+pub use encode::encode;
 pub use fault::RequestFault;
 pub use inline::split_inline;
+pub use limits::RequestLimits;
 
 /// The server's own limits. Above them it rejects a number as malformed, even from an authenticated client (observed on
 /// valkey 8.0 and redis 7.0).
 const SERVER_MAX_ARGS: u32 = i32::MAX as u32;
 const SERVER_MAX_BULK: usize = 512 * 1024 * 1024;
-
-/// The limits for one request.
-#[derive(Clone, Debug)]
-pub struct RequestLimits {
-    /// The greatest length of the whole request, in bytes.
-    pub max_request: usize,
-    /// The greatest length of one argument, in bytes (the server's proto-max-bulk-len, by default 512 MiB).
-    pub max_bulk: usize,
-    /// The greatest number of arguments, including the name.
-    pub max_args: u32,
-    /// The greatest length of an inline command's line, in bytes.
-    pub max_inline: usize,
-    /// True if the client has not authenticated: the server's own lower limits and error texts apply then.
-    pub unauthenticated: bool,
-}
-
-impl Default for RequestLimits {
-    fn default() -> Self {
-        Self {
-            max_request: 512 * 1024 * 1024,
-            max_bulk: 512 * 1024 * 1024,
-            max_args: 1024 * 1024,
-            max_inline: 64 * 1024,
-            unauthenticated: false,
-        }
-    }
-}
-
-impl RequestLimits {
-    /// Returns the limits for a client that must authenticate first: the server's own (networking.c,
-    /// processMultibulkBuffer), or these where they are lower.
-    pub fn unauthenticated(&self) -> Self {
-        Self {
-            max_request: self.max_request.min(1024 * 1024),
-            max_bulk: self.max_bulk.min(16384),
-            max_args: self.max_args.min(10),
-            max_inline: self.max_inline,
-            unauthenticated: true,
-        }
-    }
-}
 
 /// A request in canonical form.
 #[derive(Clone, Copy, Debug)]
@@ -322,17 +285,6 @@ fn number(buf: &[u8], kind: u8) -> Number {
         Some(b'\n') => Number::Value(value, at + 2),
         Some(_) => Number::Malformed,
         None => Number::Incomplete,
-    }
-}
-
-/// Appends a request in canonical form to `out`.
-pub fn encode(args: &[&[u8]], out: &mut Vec<u8>) {
-    let mut digits = itoa::Buffer::new();
-    out.push(b'*');
-    out.extend_from_slice(digits.format(args.len()).as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for arg in args {
-        super::write::bulk(out, arg);
     }
 }
 

@@ -1,7 +1,9 @@
 //! Splits inline commands: lines of words, as a user types them into telnet. respgate re-encodes them and never
 //! forwards the line itself.
 
-use super::{RequestFault, RequestLimits, encode};
+use super::encode::encode;
+use super::fault::RequestFault;
+use super::limits::RequestLimits;
 
 /// Splits a line into words as the server does (sds.c, sdssplitargs) and encodes them in canonical form. Returns `None`
 /// if the line has no words.
