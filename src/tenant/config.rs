@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::identity::MembersConfig;
 use super::limits::config::LimitsConfig;
+use super::members::MembersConfig;
 use super::policy::Policy;
 use crate::upstream::shared::fair::fair_queue::ShareConfig;
 

@@ -19,7 +19,7 @@ use crate::resp::request::RequestLimits;
 use crate::rotation::source::NameSource;
 use crate::session::config::{AdminCommands, SessionConfig, Timeouts};
 use crate::tenant::config::TenantConfig;
-use crate::tenant::identity::MembersConfig;
+use crate::tenant::members::MembersConfig;
 use crate::tenant::policy::acl;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::ClientAuth;

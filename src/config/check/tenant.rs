@@ -11,7 +11,7 @@ use super::super::setting::Setting;
 use super::super::typed::Named;
 use super::limits::{self, Stores};
 use crate::tenant::config::TenantConfig;
-use crate::tenant::identity::MembersConfig;
+use crate::tenant::members::MembersConfig;
 use crate::tenant::policy::Policy;
 use crate::tenant::policy::config::{PolicyConfig, What};
 use crate::upstream::shared::fair::fair_queue::ShareConfig;

@@ -14,7 +14,7 @@ use super::super::setting::Setting;
 use super::super::tls::{Name, Paths};
 use super::super::value::Value;
 use super::shape::Shape;
-use crate::tenant::identity::CertificateRule;
+use crate::tenant::members::CertificateRule;
 use crate::tenant::policy::config::{self as policy, Rule};
 use crate::topology::Address;
 

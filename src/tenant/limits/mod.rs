@@ -7,3 +7,4 @@ pub mod ledger;
 pub mod member;
 pub mod rate;
 pub mod refusal;
+pub mod shared_rate;
