@@ -1,6 +1,10 @@
 //! Opens connections to data servers: authenticates, chooses the protocol version, and asks for the node's role.
 
-use std::time::Duration;
+mod error_line;
+mod report;
+
+pub use error_line::{AuthRefusal, auth_refusal, without_arguments};
+pub use report::{Role, node_from_info, role_from_info, role_from_reply, server_info};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,7 +15,8 @@ use crate::resp::control::{Control, ControlError};
 use crate::resp::value::Value;
 use crate::rotation::denials::{Denied, Probe};
 use crate::secret::Credentials;
-use crate::topology::{Address, ModuleInfo, Node, NodeId, ServerInfo};
+use crate::topology::{Node, ServerInfo};
+use error_line::{forbidden, has_code, not_ready, wants_no_password};
 
 /// The identity and the settings with which a connection is opened.
 #[derive(Clone, Copy, Debug)]
@@ -82,25 +87,6 @@ pub struct Greeted {
     pub server: Option<ServerInfo>,
     /// True if the greeting sent a password and the server's default user has none.
     pub needless_password: bool,
-}
-
-/// A node's role in replication, as the node itself reports it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The node accepts writes.
-    Primary {
-        /// The replication offset in bytes; `None` if the user may run only INFO and it has no offset.
-        offset: Option<u64>,
-    },
-    /// The node follows another node.
-    Replica {
-        /// The address of the node that it follows.
-        of: Address,
-        /// True if the link to that node is up.
-        connected: bool,
-    },
-    /// The node is a Sentinel, not a data server.
-    Sentinel,
 }
 
 /// Why a connection cannot be used. A line in it is the server's own, without the leading `-`, so that a client can
@@ -331,137 +317,12 @@ where
     }
 }
 
-/// Why a server refused an AUTH.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AuthRefusal {
-    /// The default user has no password, so that every connection already is that user.
-    NeedlessPassword,
-    /// The server cannot check credentials at present.
-    NotReady,
-    /// The user or the password is wrong. The line contains no password.
-    Wrong(Bytes),
-}
-
-/// Classifies the error line (without the leading `-` and without CRLF) that answered an AUTH.
-pub fn auth_refusal(line: &Bytes) -> AuthRefusal {
-    if wants_no_password(line) {
-        AuthRefusal::NeedlessPassword
-    } else if not_ready(line) || has_code(line, b"BUSY") {
-        AuthRefusal::NotReady
-    } else {
-        AuthRefusal::Wrong(without_arguments(line))
-    }
-}
-
-/// Returns true if the line refuses AUTH because the default user has no password. Every connection is that user
-/// already (observed on valkey 8.0 and redis 7.0; the second form comes from servers before Redis 6, which have no
-/// users).
-fn wants_no_password(line: &[u8]) -> bool {
-    line.starts_with(b"ERR AUTH <password> called without any password configured")
-        || line.starts_with(b"ERR Client sent AUTH, but no password is set")
-}
-
-/// Returns the error line of a refused AUTH without quoted arguments, so that it can be shown. A server quotes the
-/// arguments of a command that it does not know (`ERR unknown command 'AUTH', with args beginning with: '…'`, observed
-/// on valkey 8.0 and redis 7.0), and an argument of AUTH is a password.
-pub fn without_arguments(line: &Bytes) -> Bytes {
-    memchr::memmem::find(line, b", with args beginning with")
-        .map_or_else(|| line.clone(), |at| line.slice(..at))
-}
-
 /// Checks that `reply` is `word`. Another reply belongs to another command: the replies have shifted, and the next
 /// command would get the wrong one.
 fn expect_word(reply: &Value, command: &str, word: &str) -> Result<(), ControlError> {
     match reply.text() {
         Some(text) if text == word => Ok(()),
         _ => Err(ControlError::Protocol(format!("the reply to {command} is not {word}"))),
-    }
-}
-
-/// Returns true if the server refuses everybody for now, not this user. A server that has no room for another client
-/// sends such a line unasked, as if it replied to the first command, and closes the connection.
-fn not_ready(line: &[u8]) -> bool {
-    [&b"LOADING"[..], b"MASTERDOWN", b"DENIED"].iter().any(|code| has_code(line, code))
-        || line.starts_with(b"ERR max number of clients")
-}
-
-/// Returns true if the user may not run the command, or the server does not know the command because it was renamed.
-fn forbidden(line: &[u8]) -> bool {
-    has_code(line, b"NOPERM") || line.starts_with(b"ERR unknown command")
-}
-
-/// Returns true if the first word of the error line is `code`.
-fn has_code(line: &[u8], code: &[u8]) -> bool {
-    line.split(|byte| *byte == b' ').next() == Some(code)
-}
-
-/// Parses the reply to HELLO, as documented for the command.
-pub fn server_info(hello: &Value) -> ServerInfo {
-    let text = |value: &Value, key: &str| value.field(key).and_then(Value::text).map(str::to_owned);
-    let unknown = ServerInfo::default();
-    let modules = hello.field("modules").and_then(Value::elements).unwrap_or_default();
-    ServerInfo {
-        server: text(hello, "server").unwrap_or(unknown.server),
-        version: text(hello, "version").unwrap_or(unknown.version),
-        modules: modules.iter().filter_map(module_info).collect(),
-        availability_zone: text(hello, "availability_zone"),
-    }
-}
-
-fn module_info(module: &Value) -> Option<ModuleInfo> {
-    let text = |key: &str| module.field(key).and_then(Value::text).map(str::to_owned);
-    let arguments = |value: &Value| {
-        Some(value.elements()?.iter().filter_map(Value::text).map(str::to_owned).collect::<Vec<_>>())
-    };
-    Some(ModuleInfo {
-        name: text("name")?,
-        version: module.field("ver")?.integer()?,
-        origin: text("path").zip(module.field("args").and_then(arguments)),
-    })
-}
-
-/// Parses the reply to ROLE, as documented for the command.
-pub fn role_from_reply(reply: &Value) -> Option<Role> {
-    let (role, rest) = reply.elements()?.split_first()?;
-    match (role.bytes()?, rest) {
-        (b"master", [offset, ..]) => {
-            Some(Role::Primary { offset: offset.integer().and_then(|offset| offset.try_into().ok()) })
-        }
-        (b"slave", [host, port, link, ..]) => Some(Role::Replica {
-            of: Address::tcp(host.text()?, port.integer()?.try_into().ok()?),
-            connected: link.bytes()? == b"connected",
-        }),
-        (b"sentinel", _) => Some(Role::Sentinel),
-        _ => None,
-    }
-}
-
-/// Returns the value of the line `key:value` of INFO.
-fn info_field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(str::trim_end))
-}
-
-/// Parses the server section of INFO. Returns `None` without a run id of 40 hexadecimal digits.
-pub fn node_from_info(info: &str) -> Option<Node> {
-    let id = info_field(info, "run_id")
-        .filter(|id| id.len() == 40 && id.bytes().all(|c| c.is_ascii_hexdigit()))?;
-    let uptime = info_field(info, "uptime_in_seconds").and_then(|text| text.parse().ok());
-    // Without an uptime the node counts as an old one, which has not just started.
-    Some(Node { id: NodeId(id.into()), uptime: uptime.map_or(Duration::MAX, Duration::from_secs) })
-}
-
-/// Parses the replication section of INFO, whose lines are `key:value`.
-pub fn role_from_info(info: &str) -> Option<Role> {
-    let field = |key: &str| info_field(info, key);
-    match field("role")? {
-        "master" => {
-            Some(Role::Primary { offset: field("master_repl_offset").and_then(|text| text.parse().ok()) })
-        }
-        "slave" => Some(Role::Replica {
-            of: Address::tcp(field("master_host")?, field("master_port")?.parse().ok()?),
-            connected: field("master_link_status") == Some("up"),
-        }),
-        _ => None,
     }
 }
 
