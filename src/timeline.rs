@@ -1,6 +1,10 @@
 //! Records the steps of each failover and their times. The workers write; the log and the admin
 //! listener read.
 
+mod entry;
+
+pub use entry::Timeline;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,40 +25,6 @@ const UNUSED: Duration = Duration::from_secs(3);
 const STALE: Duration = Duration::from_secs(10);
 /// The sign of a failover that nothing announced.
 const ANOTHER: &str = "another primary was named";
-
-/// Records one failover. Durations count from the first sign.
-#[derive(Clone, Debug)]
-pub struct Timeline {
-    /// Wall-clock time of the first sign.
-    pub began: SystemTime,
-    /// What the first sign was.
-    pub sign: String,
-    /// Address of the former primary.
-    pub from: String,
-    /// Address of the new primary.
-    pub to: String,
-    /// Generation of the new primary.
-    pub generation: Generation,
-    /// When commands began to wait.
-    pub held: Option<Duration>,
-    /// When a newer primary was named. respgate writes nothing to the former primary from then on.
-    pub named: Option<Duration>,
-    /// When the new primary itself confirmed that it is the primary.
-    pub verified: Option<Duration>,
-    /// When the first reply of the new primary came; `None` if no client sent a command for 3 s.
-    pub first_success: Option<Duration>,
-    /// True if the former primary had answered every request when respgate left it, so that no
-    /// acknowledged write was in doubt.
-    pub drained: bool,
-    /// Number of clients whose commands waited.
-    pub clients_held: u64,
-    /// Number of commands sent again.
-    pub resent: u64,
-    /// Number of writes answered with OUTCOMEUNKNOWN.
-    pub unknown: u64,
-    /// Number of sessions whose connection state moved to the new primary.
-    pub transplanted: u64,
-}
 
 /// Holds the failovers of one upstream. The workers share it and lock it only a few times in each
 /// failover.
@@ -276,178 +246,5 @@ impl Open {
     }
 }
 
-impl Timeline {
-    /// Returns true if the former primary had answered every request before a newer one took over,
-    /// so that no acknowledged write can be lost.
-    pub fn lossless(&self) -> bool {
-        // Without `held` before `named`, commands went to the former primary until the moment of
-        // the switch, and some of their replies may be missing.
-        self.drained && self.unknown == 0 && self.held.is_some_and(|held| Some(held) < self.named)
-    }
-
-    /// Returns the timeline as a JSON object.
-    pub fn json(&self, upstream: &str) -> serde_json::Value {
-        let began = self.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        serde_json::json!({
-            "upstream": upstream,
-            "began_unix_ms": millis(Some(began)),
-            "sign": self.sign,
-            "from": self.from,
-            "to": self.to,
-            "generation": self.generation.0,
-            "held_ms": millis(self.held),
-            "named_ms": millis(self.named),
-            "verified_ms": millis(self.verified),
-            "first_success_ms": millis(self.first_success),
-            "lossless": self.lossless(),
-            "clients_held": self.clients_held,
-            "resent": self.resent,
-            "unknown": self.unknown,
-            "transplanted": self.transplanted,
-        })
-    }
-
-    /// Writes the timeline as one log line.
-    pub fn log(&self, upstream: &str) {
-        tracing::info!(
-            upstream,
-            from = self.from,
-            to = self.to,
-            sign = self.sign,
-            held_ms = millis(self.held),
-            named_ms = millis(self.named),
-            verified_ms = millis(self.verified),
-            first_success_ms = millis(self.first_success),
-            lossless = self.lossless(),
-            clients_held = self.clients_held,
-            resent = self.resent,
-            unknown = self.unknown,
-            transplanted = self.transplanted,
-            "failover complete"
-        );
-    }
-}
-
-fn millis(at: Option<Duration>) -> Option<u64> {
-    at.map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::topology::Address;
-
-    fn primary(generation: u64) -> Arc<Primary> {
-        Arc::new(Primary {
-            generation: Generation(generation),
-            address: Address::tcp("n", 6379 + generation as u16),
-            config_epoch: None,
-            server: None,
-            node: None,
-        })
-    }
-
-    async fn after(ms: u64) {
-        tokio::time::advance(Duration::from_millis(ms)).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_planned_failover_is_lossless() {
-        let timelines = Timelines::default();
-        timelines.verified(&primary(1));
-        timelines.sign(Generation(1), "a Sentinel has begun a failover", true);
-        timelines.client_held();
-        after(1000).await;
-        timelines.named(Generation(1), true);
-        timelines.named(Generation(1), true);
-        after(10).await;
-        timelines.verified(&primary(2));
-        after(5).await;
-        timelines.succeeded(Generation(1));
-        timelines.succeeded(Generation(2));
-        assert!(timelines.finished().is_empty(), "others may still report");
-        after(1000).await;
-        let line = timelines.finished().pop().unwrap();
-        assert!(line.lossless());
-        assert_eq!(line.first_success, Some(Duration::from_millis(1015)));
-        assert_eq!((line.from.as_str(), line.to.as_str(), line.clients_held), ("n:6380", "n:6381", 1));
-        assert!(timelines.finished().is_empty());
-        assert_eq!(timelines.past().len(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_crash_is_not() {
-        let timelines = Timelines::default();
-        timelines.verified(&primary(1));
-        timelines.sign(Generation(1), "a connection was lost", false);
-        timelines.settled(3, 1, 0);
-        timelines.named(Generation(1), true);
-        timelines.named(Generation(1), false);
-        timelines.verified(&primary(2));
-        timelines.succeeded(Generation(2));
-        after(2000).await;
-        let line = timelines.finished().pop().unwrap();
-        assert!(!line.lossless());
-        assert_eq!((line.resent, line.unknown), (3, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_primary_and_a_false_alarm_are_no_failovers() {
-        let timelines = Timelines::default();
-        timelines.sign(Generation(1), "x", true);
-        timelines.verified(&primary(1));
-        timelines.succeeded(Generation(1));
-        timelines.sign(Generation(1), "x", true);
-        timelines.dismissed_unless_switched(Some(Generation(1)));
-        after(5000).await;
-        assert!(timelines.finished().is_empty());
-    }
-
-    /// The workers may report any events in any order. An entry is always a change of generation.
-    #[tokio::test(start_paused = true)]
-    async fn an_unnoticed_failover_is_one_entry_with_any_number_of_workers() {
-        for workers in 1..=3 {
-            let timelines = Timelines::default();
-            timelines.verified(&primary(1));
-            for generation in 2..=3 {
-                for _ in 0..workers {
-                    timelines.named(Generation(generation - 1), true);
-                    timelines.verified(&primary(generation));
-                }
-                after(1000).await;
-            }
-            timelines.named(Generation(1), false);
-            after(20_000).await;
-            timelines.succeeded(Generation(3));
-            let lines = timelines.finished();
-            let generations: Vec<u64> = lines.iter().map(|line| line.generation.0).collect();
-            assert_eq!(generations, [2, 3]);
-            assert!(lines.iter().all(|line| line.verified.is_some_and(|at| at < Duration::from_millis(100))));
-            let totals = timelines.totals();
-            assert_eq!(totals.lossless + totals.other, 2);
-            assert!(timelines.finished().is_empty());
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_connection_and_an_outage_are_no_failovers() {
-        let timelines = Timelines::default();
-        timelines.verified(&primary(1));
-        timelines.sign(Generation(1), "a connection was lost", false);
-        timelines.reached(Generation(1));
-        after(5000).await;
-        timelines.sign(Generation(1), "a connection was lost", false);
-        timelines.named(Generation(1), true);
-        timelines.verified(&primary(1));
-        after(5000).await;
-        timelines.sign(Generation(1), "a connection was lost", false);
-        after(20_000).await;
-        assert!(timelines.finished().is_empty());
-        timelines.sign(Generation(1), "the Sentinels find the primary down", true);
-        timelines.verified(&primary(2));
-        after(5000).await;
-        let line = timelines.finished().pop().unwrap();
-        assert_eq!((line.verified, line.first_success), (Some(Duration::ZERO), None));
-        assert_eq!(timelines.totals().other + timelines.totals().lossless, 1);
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 mod certificate;
 mod chain;
+mod chain_error;
 
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-use self::chain::{ChainVerdict, Shown};
+use self::chain::ChainVerdict;
+use self::chain_error::Shown;
 use super::finding::{Finding, Step};
 use super::loopback::is_loopback;
 use super::peer::{Duplex, Kind, Peer};
@@ -103,21 +105,21 @@ async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::
             return Finding::broken(Step::Tls, seen, remedy);
         }
     }
-    let fault = fault::explain(error, fault::Peer::Server);
+    let refusal = fault::explain(error, fault::Peer::Server);
     let of_the_certificate = matches!(
-        fault.reason,
+        refusal.reason,
         Reason::Expired | Reason::Untrusted | Reason::Revoked | Reason::WrongName | Reason::BadCertificate
     );
     if of_the_certificate && let Some((chain, version)) = fetch_chain(peer, to, profile).await {
-        let verdict = ChainVerdict { fault: &fault, said: &error.to_string() };
+        let verdict = ChainVerdict { error: &refusal, said: &error.to_string() };
         return chain::explain(&shown(peer, profile, &chain), &version, Some(verdict));
     }
-    said(what, &fault)
+    said(what, &refusal)
 }
 
 /// Returns a finding for a handshake error: first what is wrong, then what to do.
-fn said(what: &str, fault: &HandshakeError) -> Finding {
-    let (seen, remedy) = fault.text.split_once("; ").unwrap_or((&fault.text, "look at its log"));
+fn said(what: &str, error: &HandshakeError) -> Finding {
+    let (seen, remedy) = error.text.split_once("; ").unwrap_or((&error.text, "look at its log"));
     Finding::broken(Step::Tls, format!("the {what} {seen}"), remedy)
 }
 
