@@ -192,7 +192,7 @@ impl Admin {
             }
         }
         for store in self.sources.stores.all() {
-            if let Some(error) = store.standing().fault {
+            if let Some(error) = store.status().error {
                 let upstream = &store.upstream;
                 body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {error}\n"));
             }

@@ -139,10 +139,10 @@ impl MetricsEndpoint {
             registry.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
         }
         for store in self.sources.stores.all() {
-            let standing = store.standing();
-            let shared = standing.fault.is_none().into();
+            let status = store.status();
+            let shared = status.error.is_none().into();
             registry.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
-            registry.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), standing.fallbacks);
+            registry.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), status.fallbacks);
         }
         registry.publish_reloads(&self.sources.reloads.all());
         for ((module, level), count) in self.sources.logs.suppressed() {

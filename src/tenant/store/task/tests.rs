@@ -6,27 +6,14 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::net::connect::Dialer;
 use crate::rotation::login::Login;
+use crate::tenant::Tenant;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
 use crate::tenant::limits::rate::Rate;
 use crate::timeline::Timelines;
-use crate::topology::{Address, Primary, Topology};
+use crate::topology::{Address, Generation, Primary, Topology};
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::scripts::Scripts;
-
-#[test]
-fn answers_are_grants_or_say_why_not() {
-    let error = |line: &'static str| granted(&Value::Error(line.into()));
-    assert_eq!(granted(&Value::Integer(7)).unwrap(), 7);
-    assert_eq!(granted(&Value::Integer(-7)).unwrap(), 0);
-    assert!(matches!(
-        error("READONLY You can't write against a read only replica."),
-        Err(StoreError::Away(_))
-    ));
-    assert!(matches!(error("NOPERM this user has no permissions"), Err(StoreError::Refused(_))));
-    assert!(matches!(error("OOM command not allowed"), Err(StoreError::Refused(_))));
-    assert!(matches!(granted(&Value::Null), Err(StoreError::Refused(_))));
-}
 
 const GRANTS: u8 = 0;
 const AWAY: u8 = 1;
@@ -108,7 +95,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
     let task = Task::new(&upstream, vec![Rated { key: "shop".into(), ledger: ledger.clone() }]);
     let (store, server) = (task.store.clone(), Server::default());
     let shared = || {
-        let shared = store.standing().fault.is_none();
+        let shared = store.status().error.is_none();
         assert_eq!(shared, ledger.live());
         shared
     };
@@ -122,7 +109,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
     sleep(CHECK).await;
     server.is(GRANTS);
     sleep(RETRY.1 * 2).await;
-    assert!(shared() && store.standing().fallbacks == 0);
+    assert!(shared() && store.status().fallbacks == 0);
 
     // The server is away for longer. The next request notices that, and the task tries again in between.
     server.is(AWAY);
@@ -130,18 +117,18 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
     assert!(fell_back >= Duration::from_secs(1) - INTERVAL, "{fell_back:?}");
     assert!(fell_back < Duration::from_secs(1) + CHECK + RETRY.1, "{fell_back:?}");
     sleep(Duration::from_secs(30)).await;
-    let standing = store.standing();
-    assert_eq!((standing.fault.as_deref(), standing.fallbacks), (Some("connection refused"), 1));
+    let status = store.status();
+    assert_eq!((status.error.as_deref(), status.fallbacks), (Some("connection refused"), 1));
 
     server.is(GRANTS);
     let returned = until(shared).await;
     assert!(returned <= RETRY.1 + INTERVAL, "{returned:?}");
-    assert_eq!(store.standing().fallbacks, 1);
+    assert_eq!(store.status().fallbacks, 1);
 
     // A refusal ends sharing at once: another attempt would not be granted either.
     server.is(REFUSES);
     assert!(until(|| !shared()).await <= CHECK + INTERVAL * 2);
-    assert!(store.standing().fault.unwrap().contains("NOPERM"));
-    assert_eq!(store.standing().fallbacks, 2);
+    assert!(store.status().error.unwrap().contains("NOPERM"));
+    assert_eq!(store.status().fallbacks, 2);
     running.abort();
 }
