@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use redis_protocol::{resp2, resp3};
-use respgate::resp::reply::{ReplyFault, ReplyKind, ReplyScanner, ScannedReply};
+use respgate::resp::reply::{ReplyError, ReplyKind, ReplyScanner, ScannedReply};
 
 /// The decoders recurse, this deep at most.
 const DEPTH: usize = 64;
@@ -33,7 +33,7 @@ fn check(input: &[u8]) -> Option<(usize, ReplyKind)> {
             assert!(len > 0 && len <= input.len());
             Some((len, kind))
         }
-        ScannedReply::Incomplete | ScannedReply::Fault(_) => None,
+        ScannedReply::Incomplete | ScannedReply::Malformed(_) => None,
     }
 }
 
@@ -42,7 +42,7 @@ fn shallow(frame: &[u8]) -> bool {
     let scanned = ReplyScanner::default().scan_seen(frame, |children| {
         if children > 0 {
             open.push(children);
-            return if open.len() > DEPTH { Err(ReplyFault::Depth) } else { Ok(()) };
+            return if open.len() > DEPTH { Err(ReplyError::Depth) } else { Ok(()) };
         }
         while let Some(missing) = open.last_mut() {
             *missing -= 1;
@@ -56,7 +56,7 @@ fn shallow(frame: &[u8]) -> bool {
     if matches!(scanned, ScannedReply::Complete { .. }) {
         assert!(open.is_empty(), "a frame ends where its last element ends");
     }
-    scanned != ScannedReply::Fault(ReplyFault::Depth)
+    scanned != ScannedReply::Malformed(ReplyError::Depth)
 }
 
 /// The decoders take less than the scanner does (an error must be UTF-8, a double a number), so that they refuse a

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use respgate::command;
 use respgate::resp::request::{
-    Request, RequestFault, RequestLimits, RequestScanner, Scanned, encode, split_inline,
+    Request, RequestError, RequestLimits, RequestScanner, Scanned, encode, split_inline,
 };
 
 /// What a scan found, without its borrow: a request by its length.
@@ -15,7 +15,7 @@ enum Found {
     Request(usize),
     Inline(usize),
     Skip(usize),
-    Fault(RequestFault),
+    Fault(RequestError),
 }
 
 fn found(scanned: Scanned<'_>) -> Found {
@@ -27,7 +27,7 @@ fn found(scanned: Scanned<'_>) -> Found {
         Scanned::Request(request) => Found::Request(request.len()),
         Scanned::Inline { consumed } => Found::Inline(consumed),
         Scanned::Skip(count) => Found::Skip(count),
-        Scanned::Fault(fault) => Found::Fault(fault),
+        Scanned::Malformed(fault) => Found::Fault(fault),
     }
 }
 
@@ -69,7 +69,7 @@ fn check(input: &[u8], limits: &RequestLimits) -> Found {
 }
 
 /// The client sees one error line, whatever it sent.
-fn check_reply(fault: RequestFault) {
+fn check_reply(fault: RequestError) {
     let reply = fault.reply();
     let line = reply.strip_suffix(b"\r\n").expect("a line");
     assert!(line.starts_with(b"-ERR Protocol error: ") && !line.iter().any(|byte| b"\r\n\0".contains(byte)));

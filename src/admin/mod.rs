@@ -187,7 +187,7 @@ impl Admin {
             if let Some(stuck) = outcomes.stuck {
                 body.push_str(&format!("{of}: changes of its {what} are not seen: {stuck}\n"));
             }
-            if let Some(error) = outcomes.fault {
+            if let Some(error) = outcomes.error {
                 body.push_str(&format!("{of}: the newest {what} cannot be used: {error}\n"));
             }
         }

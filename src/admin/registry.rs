@@ -127,7 +127,7 @@ impl MetricsRegistry {
                 labels.push(Label::new("outcome", outcome));
                 self.publish(RELOADS, Kind::Counter, labels, count);
             }
-            self.publish(RELOAD_FAULT, Kind::Gauge, which(), outcomes.fault.is_some().into());
+            self.publish(RELOAD_FAULT, Kind::Gauge, which(), outcomes.error.is_some().into());
             self.publish(READ_STUCK, Kind::Gauge, which(), outcomes.stuck.is_some().into());
             self.publish(RESTART_NEEDED, Kind::Gauge, which(), outcomes.restart.len() as u64);
         }

@@ -11,7 +11,7 @@ use crate::listener::SourceCounts;
 use crate::metrics::Kind;
 use crate::net::tls::accept::Handshakes;
 use crate::net::tls::certificate::shown_span;
-use crate::net::tls::fault::Reason;
+use crate::net::tls::handshake_error::Reason;
 use crate::net::tls::slot::Expiry;
 
 const HANDSHAKES: &str = "respgate_tls_handshakes_total";

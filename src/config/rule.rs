@@ -3,7 +3,7 @@
 use super::report::suggestion;
 use crate::command::TABLE;
 use crate::command::category::Categories;
-use crate::tenant::policy::config::{Rule, RuleFault};
+use crate::tenant::policy::config::{Rule, RuleError};
 
 /// Parses one rule.
 ///
@@ -11,10 +11,10 @@ use crate::tenant::policy::config::{Rule, RuleFault};
 /// Returns what is wrong and how to write it.
 pub fn rule(text: &str) -> Result<Rule, String> {
     Rule::parse(text).map_err(|error| match error {
-        RuleFault::NoSign => {
+        RuleError::NoSign => {
             format!("{text:?} begins with neither + nor -; write \"+{text}\" to allow or \"-{text}\" to deny")
         }
-        RuleFault::NoSuchCategory(name) => {
+        RuleError::NoSuchCategory(name) => {
             let known = Categories::names();
             match suggestion(&name, known.iter().copied().chain(["all"])) {
                 near if near.is_empty() => {
@@ -23,8 +23,8 @@ pub fn rule(text: &str) -> Result<Rule, String> {
                 near => format!("no category is named {name:?}{near}"),
             }
         }
-        RuleFault::NoSuchCommand(name) => format!("no command is named {name:?}{}", near(&name)),
-        RuleFault::NoSubcommands(command) => {
+        RuleError::NoSuchCommand(name) => format!("no command is named {name:?}{}", near(&name)),
+        RuleError::NoSubcommands(command) => {
             let command = command.to_ascii_lowercase();
             format!("{command} has no subcommands; write \"{}{command}\"", text.get(..1).unwrap_or_default())
         }

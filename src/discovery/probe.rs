@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::discovery::verify::{Description, Finding};
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
-use crate::net::tls::fault::HandshakeError;
+use crate::net::tls::handshake_error::HandshakeError;
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, ask_node, greet, role_from_reply};
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_node_that_is_only_distrusted_is_there() {
-        use crate::net::tls::fault::Reason;
+        use crate::net::tls::handshake_error::Reason;
         let connect_failure = |reason| {
             LoggedProbes::default()
                 .connect_failure("node x".into(), Some(&HandshakeError { reason, text: String::new() }))

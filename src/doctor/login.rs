@@ -8,7 +8,7 @@ use super::finding::{Finding, Step};
 use super::peer::{Channel, Kind, Peer};
 use super::sniff;
 use super::words::{code, quoted};
-use crate::net::tls::fault;
+use crate::net::tls::handshake_error;
 use crate::resp::control::ControlError;
 use crate::resp::value::Value;
 use crate::topology::Address;
@@ -63,7 +63,7 @@ pub(super) async fn log_in(channel: &mut Channel, peer: &Peer, to: &Address) -> 
         Ok(_) => Answer::Accepted,
         Err(_) if !peer.encrypted() && sniff::speaks_tls(to).await => Answer::Tls,
         Err(ControlError::Io(error)) if peer.encrypted() => {
-            Answer::Alert(fault::explain(&error, fault::Peer::Server).text)
+            Answer::Alert(handshake_error::explain(&error, handshake_error::Peer::Server).text)
         }
         Err(ControlError::Closed | ControlError::Unanswered | ControlError::Io(_)) => Answer::Closed,
         Err(ControlError::Timeout) => Answer::Silent,

@@ -17,7 +17,7 @@ use crate::files;
 use crate::net::loopback;
 use crate::net::stream::Stream;
 use crate::net::tls::client::ClientTls;
-use crate::net::tls::fault::{HandshakeError, Peer, Reason, explain};
+use crate::net::tls::handshake_error::{HandshakeError, Peer, Reason, explain};
 use crate::topology::Address;
 
 /// Time after which the next IP address of a name is tried while the last one is still connecting

@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
 use crate::net::tls::accept::reworded;
-use crate::net::tls::fault::Peer;
+use crate::net::tls::handshake_error::Peer;
 use crate::net::tls::read_ahead::ReadAhead;
 
 /// A connected byte stream. Reads and writes call tokio's own types directly. A short read or write

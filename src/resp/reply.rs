@@ -35,12 +35,12 @@ pub enum ScannedReply {
         kind: ReplyKind,
     },
     /// The bytes are not RESP: the peer cannot be understood any more.
-    Fault(ReplyFault),
+    Malformed(ReplyError),
 }
 
 /// Why the peer cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReplyFault {
+pub enum ReplyError {
     /// The first byte of an element is none of RESP's.
     #[error("no RESP type starts with byte {0:#04x}")]
     Type(u8),
@@ -93,7 +93,7 @@ impl ReplyScanner {
     pub fn scan_seen(
         &mut self,
         buf: &[u8],
-        mut seen: impl FnMut(u64) -> Result<(), ReplyFault>,
+        mut seen: impl FnMut(u64) -> Result<(), ReplyError>,
     ) -> ScannedReply {
         match self.advance(buf, &mut seen) {
             Ok(false) => ScannedReply::Incomplete,
@@ -103,9 +103,9 @@ impl ReplyScanner {
                 *self = Self::default();
                 found
             }
-            Err(fault) => {
+            Err(error) => {
                 *self = Self::default();
-                ScannedReply::Fault(fault)
+                ScannedReply::Malformed(error)
             }
         }
     }
@@ -131,8 +131,8 @@ impl ReplyScanner {
     fn advance(
         &mut self,
         buf: &[u8],
-        seen: &mut impl FnMut(u64) -> Result<(), ReplyFault>,
-    ) -> Result<bool, ReplyFault> {
+        seen: &mut impl FnMut(u64) -> Result<(), ReplyError>,
+    ) -> Result<bool, ReplyError> {
         if !self.started {
             self.started = true;
             self.remaining = 1;
@@ -152,7 +152,7 @@ impl ReplyScanner {
     }
 
     /// Skips bulk data and checks its CRLF. Returns false if the data continues beyond the buffer.
-    fn pass_bulk(&mut self, buf: &[u8]) -> Result<bool, ReplyFault> {
+    fn pass_bulk(&mut self, buf: &[u8]) -> Result<bool, ReplyError> {
         let there = (buf.len() - self.at.min(buf.len())) as u64;
         let data = self.bulk.saturating_sub(2);
         let passed = data.min(there);
@@ -168,7 +168,7 @@ impl ReplyScanner {
                 self.bulk = 0;
                 Ok(true)
             }
-            Some(_) => Err(ReplyFault::Crlf),
+            Some(_) => Err(ReplyError::Crlf),
         }
     }
 
@@ -176,8 +176,8 @@ impl ReplyScanner {
     fn element(
         &mut self,
         buf: &[u8],
-        seen: &mut impl FnMut(u64) -> Result<(), ReplyFault>,
-    ) -> Result<bool, ReplyFault> {
+        seen: &mut impl FnMut(u64) -> Result<(), ReplyError>,
+    ) -> Result<bool, ReplyError> {
         let Some(&first) = buf.get(self.at) else { return Ok(false) };
         let Some(end) = self.line_end(buf, first)? else { return Ok(false) };
         let line = buf.get(self.at + 1..end - 2).unwrap_or_default();
@@ -193,7 +193,7 @@ impl ReplyScanner {
             b'$' | b'=' | b'!' => {
                 if let Some(len) = length(line, first == b'$')? {
                     if len > MAX_BULK {
-                        return Err(ReplyFault::Length);
+                        return Err(ReplyError::Length);
                     }
                     self.bulk = len + 2;
                 }
@@ -208,10 +208,10 @@ impl ReplyScanner {
                 kind = ReplyKind::Push;
                 length(line, false)?.unwrap_or(0)
             }
-            b'>' => return Err(ReplyFault::NestedPush),
+            b'>' => return Err(ReplyError::NestedPush),
             // An attribute consists of its pairs and the element that it describes.
             b'|' => pairs(line)? + 1,
-            other => return Err(ReplyFault::Type(other)),
+            other => return Err(ReplyError::Type(other)),
         };
         seen(children)?;
         // This element is no longer missing; its own elements are.
@@ -219,7 +219,7 @@ impl ReplyScanner {
             .remaining
             .checked_add(children)
             .filter(|remaining| *remaining <= MAX_ELEMENTS)
-            .ok_or(ReplyFault::Length)?
+            .ok_or(ReplyError::Length)?
             - 1;
         if top && first != b'|' {
             self.kind = Some(kind);
@@ -229,11 +229,11 @@ impl ReplyScanner {
     }
 
     /// Returns the offset after the line at `at` and its CRLF, or `None` if the line is incomplete.
-    fn line_end(&mut self, buf: &[u8], first: u8) -> Result<Option<usize>, ReplyFault> {
+    fn line_end(&mut self, buf: &[u8], first: u8) -> Result<Option<usize>, ReplyError> {
         let limit = match first {
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => MAX_LINE,
             b'$' | b'=' | b'!' | b'*' | b'~' | b'%' | b'>' | b'|' => MAX_DIGITS + 3,
-            other => return Err(ReplyFault::Type(other)),
+            other => return Err(ReplyError::Type(other)),
         };
         let from = self.searched.max(self.at + 1);
         let rest = buf.get(from..).unwrap_or_default();
@@ -246,14 +246,14 @@ impl ReplyScanner {
             Some(offset) => {
                 let cr = from + offset;
                 if cr - self.at > limit {
-                    return Err(ReplyFault::Line);
+                    return Err(ReplyError::Line);
                 }
                 match buf.get(cr + 1) {
                     Some(b'\n') => {
                         self.searched = 0;
                         Ok(Some(cr + 2))
                     }
-                    Some(_) => Err(ReplyFault::Crlf),
+                    Some(_) => Err(ReplyError::Crlf),
                     None => {
                         self.searched = cr;
                         Ok(None)
@@ -262,30 +262,30 @@ impl ReplyScanner {
             }
             None => {
                 self.searched = buf.len().max(from);
-                if buf.len() - self.at > limit { Err(ReplyFault::Line) } else { Ok(None) }
+                if buf.len() - self.at > limit { Err(ReplyError::Line) } else { Ok(None) }
             }
         }
     }
 }
 
 /// Returns the number of elements of a map or attribute: two for each of its pairs.
-fn pairs(line: &[u8]) -> Result<u64, ReplyFault> {
+fn pairs(line: &[u8]) -> Result<u64, ReplyError> {
     Ok(length(line, false)?.unwrap_or(0) * 2)
 }
 
 /// Parses a canonical length: at most 11 digits without leading zeros. If the type has a null (`nullable`), `-1` stands
 /// for it.
-fn length(line: &[u8], nullable: bool) -> Result<Option<u64>, ReplyFault> {
+fn length(line: &[u8], nullable: bool) -> Result<Option<u64>, ReplyError> {
     match line {
         b"-1" if nullable => Ok(None),
-        [] => Err(ReplyFault::Length),
-        [b'0', _, ..] => Err(ReplyFault::Length),
+        [] => Err(ReplyError::Length),
+        [b'0', _, ..] => Err(ReplyError::Length),
         digits if digits.len() <= MAX_DIGITS => digits
             .iter()
             .try_fold(0u64, |value, byte| byte.is_ascii_digit().then(|| value * 10 + u64::from(byte - b'0')))
             .map(Some)
-            .ok_or(ReplyFault::Length),
-        _ => Err(ReplyFault::Length),
+            .ok_or(ReplyError::Length),
+        _ => Err(ReplyError::Length),
     }
 }
 

@@ -5,12 +5,12 @@
 //! `*N\r\n($L\r\n<L bytes>\r\n)`, so that nobody can read a forwarded request in two ways.
 
 mod encode;
-mod fault;
+mod error;
 mod inline;
 mod limits;
 
 pub use encode::encode;
-pub use fault::RequestFault;
+pub use error::RequestError;
 pub use inline::split_inline;
 pub use limits::RequestLimits;
 
@@ -110,7 +110,7 @@ pub enum Scanned<'a> {
     /// them.
     Skip(usize),
     /// The request is malformed: the caller sends the client an error and closes the connection.
-    Fault(RequestFault),
+    Malformed(RequestError),
 }
 
 /// Keeps the position in a request that arrives in pieces. Scanning it in pieces costs as much as scanning it at once.
@@ -149,13 +149,13 @@ impl RequestScanner {
                         (self.argc, self.left, self.at) = (argc, argc, end);
                     }
                     Ok(argc) if limits.unauthenticated && argc <= SERVER_MAX_ARGS => {
-                        return fault(RequestFault::UnauthenticatedArgs);
+                        return malformed(RequestError::UnauthenticatedArgs);
                     }
-                    _ => return fault(RequestFault::Args),
+                    _ => return malformed(RequestError::Args),
                 },
                 Number::Negative(end) => return Scanned::Skip(end),
                 Number::Incomplete => return Scanned::Incomplete { need: 1 },
-                Number::Malformed | Number::Missing(_) => return fault(RequestFault::Args),
+                Number::Malformed | Number::Missing(_) => return malformed(RequestError::Args),
             }
         }
         while self.left > 0 {
@@ -163,27 +163,29 @@ impl RequestScanner {
             let (len, header) = match number(rest, b'$') {
                 Number::Value(len, header) => (len, header),
                 Number::Incomplete => return Scanned::Incomplete { need: 1 },
-                Number::Missing(found) => return fault(RequestFault::NoDollar(found)),
-                Number::Malformed | Number::Negative(_) => return fault(RequestFault::Bulk),
+                Number::Missing(found) => return malformed(RequestError::NoDollar(found)),
+                Number::Malformed | Number::Negative(_) => return malformed(RequestError::Bulk),
             };
             let len = match usize::try_from(len) {
                 Ok(len) if len <= limits.max_bulk => len,
                 Ok(len) if limits.unauthenticated && len <= SERVER_MAX_BULK => {
-                    return fault(RequestFault::UnauthenticatedBulk);
+                    return malformed(RequestError::UnauthenticatedBulk);
                 }
-                _ => return fault(RequestFault::Bulk),
+                _ => return malformed(RequestError::Bulk),
             };
             let start = self.at + header;
             let end = start + len;
             // Reject a request as soon as its header shows that it is too large, before its bytes arrive.
             if end + 2 > limits.max_request {
-                return fault(RequestFault::Request(limits.max_request));
+                return malformed(RequestError::Request(limits.max_request));
             }
             match buf.get(end..end + 2) {
                 Some(b"\r\n") => {}
-                Some(_) => return fault(RequestFault::Crlf),
+                Some(_) => return malformed(RequestError::Crlf),
                 // A wrong first byte is enough for an error: do not wait for the second one.
-                None if buf.get(end).is_some_and(|byte| *byte != b'\r') => return fault(RequestFault::Crlf),
+                None if buf.get(end).is_some_and(|byte| *byte != b'\r') => {
+                    return malformed(RequestError::Crlf);
+                }
                 None => return Scanned::Incomplete { need: end + 2 - buf.len() },
             }
             // This is the first argument, the name: its position is relative to the request's first byte, so it stays
@@ -206,8 +208,8 @@ impl RequestScanner {
         // Search only the bytes that have arrived since the last scan.
         let fresh = buf.get(self.searched..).unwrap_or_default();
         match memchr::memchr2(b'\n', 0, fresh) {
-            Some(offset) if self.searched + offset > limits.max_inline => fault(RequestFault::Inline),
-            Some(offset) if fresh.get(offset) == Some(&0) => fault(RequestFault::Nul),
+            Some(offset) if self.searched + offset > limits.max_inline => malformed(RequestError::Inline),
+            Some(offset) if fresh.get(offset) == Some(&0) => malformed(RequestError::Nul),
             Some(offset) => {
                 let consumed = self.searched + offset + 1;
                 let line = buf.get(..consumed).unwrap_or_default();
@@ -217,7 +219,7 @@ impl RequestScanner {
                     Scanned::Inline { consumed }
                 }
             }
-            None if buf.len() > limits.max_inline => fault(RequestFault::Inline),
+            None if buf.len() > limits.max_inline => malformed(RequestError::Inline),
             None => {
                 self.searched = buf.len();
                 Scanned::Incomplete { need: 1 }
@@ -226,8 +228,8 @@ impl RequestScanner {
     }
 }
 
-fn fault<'a>(fault: RequestFault) -> Scanned<'a> {
-    Scanned::Fault(fault)
+fn malformed<'a>(error: RequestError) -> Scanned<'a> {
+    Scanned::Malformed(error)
 }
 
 enum Number {

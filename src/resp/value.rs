@@ -6,7 +6,7 @@ use redis_protocol::error::RedisProtocolError;
 use redis_protocol::{resp2, resp3};
 
 use crate::resp::Resp;
-use crate::resp::reply::{ReplyFault, ReplyScanner, ScannedReply};
+use crate::resp::reply::{ReplyError, ReplyScanner, ScannedReply};
 
 /// The greatest nesting of aggregates in a reply. COMMAND's reply, the deepest that is known, has 8 levels.
 const MAX_DEPTH: usize = 32;
@@ -92,17 +92,17 @@ impl Extent {
         match self.scanner.scan_seen(buf, |children| nest(open, children)) {
             ScannedReply::Incomplete => Ok(None),
             ScannedReply::Complete { len, .. } => Ok(Some(len)),
-            ScannedReply::Fault(fault) => Err(format!("a reply is malformed: {fault}")),
+            ScannedReply::Malformed(error) => Err(format!("a reply is malformed: {error}")),
         }
     }
 }
 
 /// Opens a level for an aggregate. A value without children instead completes one element of the innermost level, and
 /// of every outer level whose last element this ends.
-fn nest(open: &mut Vec<u64>, children: u64) -> Result<(), ReplyFault> {
+fn nest(open: &mut Vec<u64>, children: u64) -> Result<(), ReplyError> {
     if children > 0 {
         if open.len() == MAX_DEPTH {
-            return Err(ReplyFault::Depth);
+            return Err(ReplyError::Depth);
         }
         open.push(children);
         return Ok(());
@@ -123,13 +123,13 @@ pub(super) fn decode(reply: BytesMut, resp: Resp) -> Result<Value, String> {
     if reply.first() == Some(&b'-') {
         return error_line(&reply);
     }
-    let fault = |error: RedisProtocolError| format!("a reply is malformed: {}", error.details());
+    let malformed = |error: RedisProtocolError| format!("a reply is malformed: {}", error.details());
     let (value, used) = match resp {
-        Resp::V2 => {
-            resp2::decode::decode_bytes(&reply).map_err(fault)?.map(|(frame, used)| (from_resp2(frame), used))
-        }
+        Resp::V2 => resp2::decode::decode_bytes(&reply)
+            .map_err(malformed)?
+            .map(|(frame, used)| (from_resp2(frame), used)),
         Resp::V3 => resp3::decode::complete::decode_bytes(&reply)
-            .map_err(fault)?
+            .map_err(malformed)?
             .map(|(frame, used)| (from_resp3(frame), used)),
     }
     .ok_or("a reply ends early")?;

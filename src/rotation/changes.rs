@@ -71,7 +71,7 @@ mod tests {
         assert!(changes.worth_loading(HALF) && !changes.failed(HALF));
         assert!(changes.worth_loading(HALF) && changes.failed(HALF));
         assert!(changes.worth_loading(HALF) && !changes.failed(HALF), "reported already");
-        assert!(changes.worth_loading(OLD), "the old content is back: the fault is over");
+        assert!(changes.worth_loading(OLD), "the old content is back: the error is over");
         assert!(changes.adopted(OLD));
         assert!(changes.worth_loading(HALF) && !changes.failed(HALF));
         assert!(changes.worth_loading(HALF) && changes.failed(HALF), "reported again");

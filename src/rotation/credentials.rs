@@ -150,14 +150,14 @@ mod tests {
         until(&login, b"1").await;
         until(&login, b"2").await;
         fs::write(folder.path().join("broken"), "").unwrap();
-        while tally.outcomes().fault.is_none() {
+        while tally.outcomes().error.is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         until(&login, b"2").await;
-        assert!(tally.outcomes().fault.unwrap().contains("expired"));
+        assert!(tally.outcomes().error.unwrap().contains("expired"));
         fs::remove_file(folder.path().join("broken")).unwrap();
         until(&login, b"3").await;
-        assert_eq!(tally.outcomes().fault, None);
+        assert_eq!(tally.outcomes().error, None);
         kept.abort();
     }
 

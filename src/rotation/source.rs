@@ -210,14 +210,14 @@ mod tests {
 
     #[test]
     fn errors_name_their_cause() {
-        assert!(read(b"\n").is_err_and(|fault| fault.contains("is empty")));
-        assert!(read(&[b'x'; 64 * 1024 + 1]).is_err_and(|fault| fault.contains("longer than 64KiB")));
+        assert!(read(b"\n").is_err_and(|error| error.contains("is empty")));
+        assert!(read(&[b'x'; 64 * 1024 + 1]).is_err_and(|error| error.contains("longer than 64KiB")));
         assert!(read(&[b'x'; 64 * 1024]).is_ok());
         let absent = SecretSource::File("/nonexistent/password".into()).read(&|_| None);
-        assert!(absent.is_err_and(|fault| fault.contains("cannot read /nonexistent/password")));
+        assert!(absent.is_err_and(|error| error.contains("cannot read /nonexistent/password")));
         let folder = SecretSource::File("/".into()).read(&|_| None);
-        assert!(folder.is_err_and(|fault| fault.contains("cannot read /")));
+        assert!(folder.is_err_and(|error| error.contains("cannot read /")));
         let unset = SecretSource::Env("NOPE".into()).read(&|_| None);
-        assert!(unset.is_err_and(|fault| fault == "the environment variable NOPE is not set"));
+        assert!(unset.is_err_and(|error| error == "the environment variable NOPE is not set"));
     }
 }

@@ -49,7 +49,7 @@ pub struct Outcomes {
     /// The number of sets that could not be used.
     pub refused: u64,
     /// Why the newest set cannot be used; `None` if it is in use.
-    pub fault: Option<Arc<str>>,
+    pub error: Option<Arc<str>>,
     /// The parts of the newest set that have no effect before a restart.
     pub restart: Arc<[String]>,
     /// The read that is stuck now, if any; respgate sees no changes meanwhile.
@@ -72,7 +72,7 @@ impl Tally {
         tracing::info!(what = self.what, of = %self.of, "a new version is used from now on");
         self.outcomes.send_modify(|outcomes| {
             outcomes.replaced += 1;
-            outcomes.fault = None;
+            outcomes.error = None;
         });
     }
 
@@ -82,8 +82,8 @@ impl Tally {
         let mut logged = false;
         self.outcomes.send_modify(|outcomes| {
             outcomes.refused += 1;
-            logged = outcomes.fault.as_deref() == Some(why);
-            outcomes.fault = Some(why.into());
+            logged = outcomes.error.as_deref() == Some(why);
+            outcomes.error = Some(why.into());
         });
         if !logged {
             tracing::error!(what = self.what, of = %self.of, why, "a new version cannot be used; what was used before stays");
@@ -115,6 +115,6 @@ impl Tally {
 
     /// Notes that the set in use is good again although no new one replaced it.
     pub(super) fn cleared(&self) {
-        self.outcomes.send_if_modified(|outcomes| outcomes.fault.take().is_some());
+        self.outcomes.send_if_modified(|outcomes| outcomes.error.take().is_some());
     }
 }

@@ -34,10 +34,10 @@ impl Followed {
         self.adopted.recv().await.unwrap()
     }
 
-    async fn fault(&self) -> String {
+    async fn error(&self) -> String {
         loop {
-            if let Some(fault) = self.tally.outcomes().fault {
-                return fault.to_string();
+            if let Some(error) = self.tally.outcomes().error {
+                return error.to_string();
             }
             tokio::time::sleep(INTERVAL).await;
         }
@@ -86,7 +86,7 @@ async fn a_bad_set_keeps_the_old_one_and_is_reported_once() {
     let mut followed = Followed::start(&path);
     assert_eq!(followed.next().await, 1);
     fs::write(&path, "one").unwrap();
-    assert_eq!(followed.fault().await, "\"one\" is no number");
+    assert_eq!(followed.error().await, "\"one\" is no number");
     tokio::time::sleep(INTERVAL * 5).await;
     assert_eq!(followed.tally.outcomes().refused, 1);
     fs::remove_file(&path).unwrap();
@@ -95,7 +95,7 @@ async fn a_bad_set_keeps_the_old_one_and_is_reported_once() {
     }
     fs::write(&path, "2").unwrap();
     assert_eq!(followed.next().await, 2);
-    assert_eq!(followed.tally.outcomes().fault, None);
+    assert_eq!(followed.tally.outcomes().error, None);
     followed.end().await;
 }
 
@@ -122,7 +122,7 @@ async fn a_prompt_is_answered_at_once() {
     assert_eq!(adopted.recv().await, Some(1));
     fs::write(folder.path().join("number"), "one").unwrap();
     prompt.notify_one();
-    while tally.outcomes().fault.is_none() {
+    while tally.outcomes().error.is_none() {
         tokio::time::sleep(INTERVAL).await;
     }
     fs::write(folder.path().join("number"), "2").unwrap();
@@ -131,7 +131,7 @@ async fn a_prompt_is_answered_at_once() {
     while tally.outcomes().replaced == 0 {
         tokio::time::sleep(INTERVAL).await;
     }
-    assert_eq!((tally.outcomes().refused, tally.outcomes().fault), (1, None));
+    assert_eq!((tally.outcomes().refused, tally.outcomes().error), (1, None));
     task.abort();
 }
 

@@ -44,7 +44,7 @@ use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
-use crate::net::tls::fault::HandshakeError;
+use crate::net::tls::handshake_error::HandshakeError;
 use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;

@@ -10,8 +10,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::async_op::AsyncOp;
 use super::limit::Charged;
 use super::{Close, Session};
-use crate::net::tls::fault::{HandshakeError, Reason};
-use crate::resp::request::{self, Request, RequestFault, Scanned};
+use crate::net::tls::handshake_error::{HandshakeError, Reason};
+use crate::resp::request::{self, Request, RequestError, Scanned};
 use crate::upstream::replies::ClientState;
 
 /// Limit of reply bytes that wait for a client. Above it, the session handles no further requests.
@@ -570,7 +570,7 @@ impl Session {
     pub(super) fn handle_with(
         &mut self,
         bytes: &[u8],
-        mut dispatch: impl FnMut(&mut Self, Result<&Request<'_>, &RequestFault>) -> Step,
+        mut dispatch: impl FnMut(&mut Self, Result<&Request<'_>, &RequestError>) -> Step,
     ) -> (usize, Pause) {
         let mut used = 0;
         let ctx = self.ctx.clone();
@@ -599,7 +599,7 @@ impl Session {
                         Err(fault) => (consumed, dispatch(self, Err(&fault))),
                     }
                 }
-                Scanned::Fault(fault) => (rest.len(), dispatch(self, Err(&fault))),
+                Scanned::Malformed(fault) => (rest.len(), dispatch(self, Err(&fault))),
             };
             match step {
                 Step::Done => used += len,
@@ -611,7 +611,7 @@ impl Session {
 
     /// Answers bytes that are not RESP: the client gets the server's protocol error behind its earlier replies,
     /// and loses its connection.
-    pub(super) fn close_malformed(&mut self, fault: &RequestFault) -> Step {
+    pub(super) fn close_malformed(&mut self, fault: &RequestError) -> Step {
         let line = &fault.reply();
         tracing::debug!(client = self.client.id, peer = self.client.peer, fault = %String::from_utf8_lossy(line).trim_end(), "protocol error");
         self.replies.answer(|out| out.extend_from_slice(line));

@@ -4,7 +4,7 @@
 use super::certificate::Certificate;
 use super::chain_error::{ChainError, DAY, Shown, days_left, name, trust, validity_errors};
 use crate::doctor::finding::{Finding, Step};
-use crate::net::tls::fault::{HandshakeError, Reason};
+use crate::net::tls::handshake_error::{HandshakeError, Reason};
 
 /// A certificate that expires within this number of days causes a warning.
 const SOON: i64 = 14;

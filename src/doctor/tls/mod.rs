@@ -22,7 +22,7 @@ use super::words::milliseconds;
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
 use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
-use crate::net::tls::fault::{self, HandshakeError, Reason};
+use crate::net::tls::handshake_error::{self, HandshakeError, Reason};
 use crate::net::tls::read_ahead::ReadAhead;
 use crate::net::tls::server::ServerProfile;
 use crate::net::tls::{Loaded, pem};
@@ -105,7 +105,7 @@ async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::
             return Finding::broken(Step::Tls, seen, remedy);
         }
     }
-    let refusal = fault::explain(error, fault::Peer::Server);
+    let refusal = handshake_error::explain(error, handshake_error::Peer::Server);
     let of_the_certificate = matches!(
         refusal.reason,
         Reason::Expired | Reason::Untrusted | Reason::Revoked | Reason::WrongName | Reason::BadCertificate
@@ -125,7 +125,7 @@ fn said(what: &str, error: &HandshakeError) -> Finding {
 
 /// Returns true if the peer did not answer in TLS.
 fn is_not_tls(error: &io::Error) -> bool {
-    let reason = fault::explain(error, fault::Peer::Server).reason;
+    let reason = handshake_error::explain(error, handshake_error::Peer::Server).reason;
     matches!(reason, Reason::Plaintext | Reason::Protocol | Reason::Closed)
 }
 

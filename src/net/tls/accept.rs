@@ -15,8 +15,8 @@ use tokio_rustls::rustls::HandshakeKind;
 use tokio_rustls::server::TlsStream;
 
 use super::certificate::{Certificate, CertificateIdentity};
-use super::fault::{HandshakeError, Peer, Reason, explain};
 use super::gate::HandshakeGate;
+use super::handshake_error::{HandshakeError, Peer, Reason, explain};
 use super::read_ahead::ReadAhead;
 use super::server::ServerSet;
 

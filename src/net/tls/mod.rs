@@ -12,7 +12,7 @@
 pub mod accept;
 pub mod certificate;
 pub mod client;
-pub mod fault;
+pub mod handshake_error;
 pub mod gate;
 pub mod names;
 pub mod pem;

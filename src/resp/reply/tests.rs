@@ -92,8 +92,8 @@ fn an_attribute_belongs_to_what_it_precedes() {
 
 #[test]
 fn what_is_not_resp_is_a_fault() {
-    use ReplyFault::{Crlf, Length, Line, NestedPush, Type};
-    for (input, fault) in [
+    use ReplyError::{Crlf, Length, Line, NestedPush, Type};
+    for (input, error) in [
         (&b"HTTP/1.1 400 Bad Request\r\n"[..], Type(b'H')),
         (b"\r\n", Type(b'\r')),
         (b"\0", Type(0)),
@@ -131,7 +131,7 @@ fn what_is_not_resp_is_a_fault() {
         (b"*1\r\n>1\r\n+a\r\n", NestedPush),
         (b"|1\r\n+a\r\n>1\r\n+b\r\n+c\r\n", NestedPush),
     ] {
-        assert_eq!(scan(input), ScannedReply::Fault(fault), "{:?}", String::from_utf8_lossy(input));
+        assert_eq!(scan(input), ScannedReply::Malformed(error), "{:?}", String::from_utf8_lossy(input));
         same_however_split(input);
     }
 }
@@ -144,7 +144,7 @@ fn a_line_is_bounded() {
     let full = [&line[..], b"\r\n"].concat();
     assert_eq!(scan(&full), whole(&full, ReplyKind::Error));
     line.push(b'a');
-    assert_eq!(scan(&line), ScannedReply::Fault(ReplyFault::Line));
+    assert_eq!(scan(&line), ScannedReply::Malformed(ReplyError::Line));
 }
 
 #[test]
@@ -168,8 +168,8 @@ fn the_caller_sees_each_element_once_and_may_refuse_it() {
     assert_eq!(seen, [3, 3, 0, 0, 0, 4, 0, 0, 0, 0, 0]);
     assert_eq!(
         ReplyScanner::default()
-            .scan_seen(input, |children| { if children == 4 { Err(ReplyFault::Depth) } else { Ok(()) } }),
-        ScannedReply::Fault(ReplyFault::Depth)
+            .scan_seen(input, |children| { if children == 4 { Err(ReplyError::Depth) } else { Ok(()) } }),
+        ScannedReply::Malformed(ReplyError::Depth)
     );
 }
 
@@ -266,7 +266,7 @@ mod properties {
     fn length_of(input: &[u8]) -> Option<usize> {
         match scan(input) {
             ScannedReply::Complete { len, .. } => Some(len),
-            ScannedReply::Incomplete | ScannedReply::Fault(_) => None,
+            ScannedReply::Incomplete | ScannedReply::Malformed(_) => None,
         }
     }
 

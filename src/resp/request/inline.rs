@@ -2,7 +2,7 @@
 //! forwards the line itself.
 
 use super::encode::encode;
-use super::fault::RequestFault;
+use super::error::RequestError;
 use super::limits::RequestLimits;
 
 /// Splits a line into words as the server does (sds.c, sdssplitargs) and encodes them in canonical form. Returns `None`
@@ -13,10 +13,10 @@ use super::limits::RequestLimits;
 ///
 /// # Errors
 ///
-/// Returns a fault if quotes are unbalanced, the line contains NUL, or the request exceeds the limits.
-pub fn split_inline(line: &[u8], limits: &RequestLimits) -> Result<Option<Vec<u8>>, RequestFault> {
+/// Returns an error if quotes are unbalanced, the line contains NUL, or the request exceeds the limits.
+pub fn split_inline(line: &[u8], limits: &RequestLimits) -> Result<Option<Vec<u8>>, RequestError> {
     if line.contains(&0) {
-        return Err(RequestFault::Nul);
+        return Err(RequestError::Nul);
     }
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -36,10 +36,10 @@ pub fn split_inline(line: &[u8], limits: &RequestLimits) -> Result<Option<Vec<u8
         let start = text.len();
         word(&mut rest, &mut text)?;
         if !limits.unauthenticated && text.len() - start > limits.max_bulk {
-            return Err(RequestFault::Bulk);
+            return Err(RequestError::Bulk);
         }
         if !limits.unauthenticated && ends.len() >= limits.max_args as usize {
-            return Err(RequestFault::Args);
+            return Err(RequestError::Args);
         }
         ends.push(text.len());
     }
@@ -52,7 +52,7 @@ pub fn split_inline(line: &[u8], limits: &RequestLimits) -> Result<Option<Vec<u8
     let mut frame = Vec::with_capacity(line.len() + 16 * words.len());
     encode(&words, &mut frame);
     if frame.len() > limits.max_request {
-        return Err(RequestFault::Request(limits.max_request));
+        return Err(RequestError::Request(limits.max_request));
     }
     Ok(Some(frame))
 }
@@ -70,7 +70,7 @@ fn ends_word(byte: u8) -> bool {
 
 /// Appends one word to `text`. Quotes may begin in the middle of a word; a blank or the end of the line must follow a
 /// closing quote.
-fn word(rest: &mut &[u8], text: &mut Vec<u8>) -> Result<(), RequestFault> {
+fn word(rest: &mut &[u8], text: &mut Vec<u8>) -> Result<(), RequestError> {
     while let [first, tail @ ..] = *rest {
         *rest = tail;
         match first {
@@ -89,14 +89,14 @@ fn word(rest: &mut &[u8], text: &mut Vec<u8>) -> Result<(), RequestFault> {
     Ok(())
 }
 
-fn closed(rest: &[u8]) -> Result<(), RequestFault> {
+fn closed(rest: &[u8]) -> Result<(), RequestError> {
     match rest.first() {
-        Some(next) if !is_space(*next) => Err(RequestFault::Quotes),
+        Some(next) if !is_space(*next) => Err(RequestError::Quotes),
         _ => Ok(()),
     }
 }
 
-fn double_quoted(rest: &mut &[u8], word: &mut Vec<u8>) -> Result<(), RequestFault> {
+fn double_quoted(rest: &mut &[u8], word: &mut Vec<u8>) -> Result<(), RequestError> {
     loop {
         match *rest {
             [b'\\', b'x', high, low, tail @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
@@ -122,12 +122,12 @@ fn double_quoted(rest: &mut &[u8], word: &mut Vec<u8>) -> Result<(), RequestFaul
                 word.push(*byte);
                 *rest = tail;
             }
-            [] => return Err(RequestFault::Quotes),
+            [] => return Err(RequestError::Quotes),
         }
     }
 }
 
-fn single_quoted(rest: &mut &[u8], word: &mut Vec<u8>) -> Result<(), RequestFault> {
+fn single_quoted(rest: &mut &[u8], word: &mut Vec<u8>) -> Result<(), RequestError> {
     loop {
         match *rest {
             [b'\\', b'\'', tail @ ..] => {
@@ -142,7 +142,7 @@ fn single_quoted(rest: &mut &[u8], word: &mut Vec<u8>) -> Result<(), RequestFaul
                 word.push(*byte);
                 *rest = tail;
             }
-            [] => return Err(RequestFault::Quotes),
+            [] => return Err(RequestError::Quotes),
         }
     }
 }

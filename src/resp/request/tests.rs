@@ -9,7 +9,7 @@ enum Found {
     Request(Vec<u8>, Vec<Vec<u8>>),
     Inline(usize),
     Skip(usize),
-    Fault(RequestFault),
+    Malformed(RequestError),
 }
 
 fn found(scanned: Scanned<'_>) -> Found {
@@ -23,7 +23,7 @@ fn found(scanned: Scanned<'_>) -> Found {
         }
         Scanned::Inline { consumed } => Found::Inline(consumed),
         Scanned::Skip(count) => Found::Skip(count),
-        Scanned::Fault(fault) => Found::Fault(fault),
+        Scanned::Malformed(error) => Found::Malformed(error),
     }
 }
 
@@ -37,7 +37,7 @@ fn scan(input: &[u8]) -> Found {
 
 fn reply(input: &[u8], limits: &RequestLimits) -> String {
     match scan_with(input, limits) {
-        Found::Fault(fault) => String::from_utf8_lossy(&fault.reply()).into_owned(),
+        Found::Malformed(error) => String::from_utf8_lossy(&error.reply()).into_owned(),
         other => panic!("{:?} gives {other:?}", String::from_utf8_lossy(input)),
     }
 }
@@ -74,10 +74,10 @@ fn a_canonical_request_is_found_whole() {
 fn a_header_ends_in_crlf_and_nothing_else() {
     // The server skips the byte after CR without a check, and waits for ever where it finds only LF.
     for input in [&b"*1\rX$4\r\nPING\r\n"[..], b"*1\n", b"*1\0\r\n"] {
-        assert_eq!(scan(input), Found::Fault(RequestFault::Args));
+        assert_eq!(scan(input), Found::Malformed(RequestError::Args));
     }
     for input in [&b"*1\r\n$4\rXPING\r\n"[..], b"*1\r\n$4\n", b"*1\r\n$4\0\r\n"] {
-        assert_eq!(scan(input), Found::Fault(RequestFault::Bulk));
+        assert_eq!(scan(input), Found::Malformed(RequestError::Bulk));
     }
 }
 
@@ -86,7 +86,7 @@ fn an_argument_ends_in_crlf() {
     // The server runs `PINGXX` as PING.
     let (set, ping) = (&b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue12"[..], &b"*1\r\n$4\r\nPINGXX"[..]);
     for input in [set, ping, b"*1\r\n$4\r\nPING\n\n", b"*1\r\n$4\r\nPING\rX", b"*1\r\n$4\r\nPINGX"] {
-        assert_eq!(scan(input), Found::Fault(RequestFault::Crlf));
+        assert_eq!(scan(input), Found::Malformed(RequestError::Crlf));
     }
     assert_eq!(scan(b"*1\r\n$4\r\nPING\r"), Found::Incomplete);
 }
@@ -107,8 +107,8 @@ fn numbers_are_canonical() {
         );
     }
     let endless = "1".repeat(19);
-    assert_eq!(scan(format!("*{endless}").as_bytes()), Found::Fault(RequestFault::Args));
-    assert_eq!(scan(format!("*1\r\n${endless}").as_bytes()), Found::Fault(RequestFault::Bulk));
+    assert_eq!(scan(format!("*{endless}").as_bytes()), Found::Malformed(RequestError::Args));
+    assert_eq!(scan(format!("*1\r\n${endless}").as_bytes()), Found::Malformed(RequestError::Bulk));
 }
 
 #[test]
@@ -146,10 +146,10 @@ fn a_whole_request_is_bounded() {
     let exact = RequestLimits { max_request: input.len(), ..RequestLimits::default() };
     assert!(matches!(scan_with(&input, &exact), Found::Request(..)));
     let less = RequestLimits { max_request: input.len() - 1, ..RequestLimits::default() };
-    assert_eq!(scan_with(&input, &less), Found::Fault(RequestFault::Request(input.len() - 1)));
+    assert_eq!(scan_with(&input, &less), Found::Malformed(RequestError::Request(input.len() - 1)));
     // The scanner reports this as soon as the header shows it, before the bytes arrive.
     let header = b"*2\r\n$4\r\nECHO\r\n$10\r\n";
-    assert_eq!(scan_with(header, &less), Found::Fault(RequestFault::Request(input.len() - 1)));
+    assert_eq!(scan_with(header, &less), Found::Malformed(RequestError::Request(input.len() - 1)));
     assert_eq!(
         refused(header, &less),
         format!("request larger than {} bytes (respgate's max-request)", input.len() - 1)
@@ -167,7 +167,7 @@ fn every_element_is_a_bulk() {
     for blank in [b'\r', b'\n', 0] {
         assert_eq!(refused(&[b"*1\r\n", &[blank][..], b"\r\n"].concat(), &any), "expected '$', got ' '");
     }
-    assert_eq!(RequestFault::NoDollar(0xff).reply(), b"-ERR Protocol error: expected '$', got '\xff'\r\n");
+    assert_eq!(RequestError::NoDollar(0xff).reply(), b"-ERR Protocol error: expected '$', got '\xff'\r\n");
 }
 
 #[test]
@@ -253,11 +253,11 @@ fn unbalanced_quotes_are_a_fault() {
         let line = format!("{line}\r\n");
         assert_eq!(
             split_inline(line.as_bytes(), &RequestLimits::default()),
-            Err(RequestFault::Quotes),
+            Err(RequestError::Quotes),
             "{line:?}"
         );
     }
-    assert_eq!(RequestFault::Quotes.reply(), b"-ERR Protocol error: unbalanced quotes in request\r\n");
+    assert_eq!(RequestError::Quotes.reply(), b"-ERR Protocol error: unbalanced quotes in request\r\n");
 }
 
 #[test]
@@ -276,10 +276,10 @@ fn an_inline_commands_line_is_bounded() {
 fn an_inline_commands_words_obey_the_limits() {
     let limits = RequestLimits { max_args: 2, max_bulk: 4, max_request: 28, ..RequestLimits::default() };
     assert!(split_inline(b"ECHO abcd\n", &limits).unwrap().is_some());
-    assert_eq!(split_inline(b"a b c\n", &limits), Err(RequestFault::Args));
-    assert_eq!(split_inline(b"ECHOS\n", &limits), Err(RequestFault::Bulk));
+    assert_eq!(split_inline(b"a b c\n", &limits), Err(RequestError::Args));
+    assert_eq!(split_inline(b"ECHOS\n", &limits), Err(RequestError::Bulk));
     let limits = RequestLimits { max_request: 23, ..limits };
-    assert_eq!(split_inline(b"ECHO abcd\n", &limits), Err(RequestFault::Request(23)));
+    assert_eq!(split_inline(b"ECHO abcd\n", &limits), Err(RequestError::Request(23)));
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn nul_is_refused_at_once() {
     for input in [&b"PING\0\r\nPING\r\n"[..], b"PING\0", b"\0"] {
         assert_eq!(refused(input, &RequestLimits::default()), "NUL in inline request");
     }
-    assert_eq!(split_inline(b"PING\0x\r\n", &RequestLimits::default()), Err(RequestFault::Nul));
+    assert_eq!(split_inline(b"PING\0x\r\n", &RequestLimits::default()), Err(RequestError::Nul));
     // In an argument NUL is a byte like any other.
     assert!(matches!(scan(&frame(&[b"ECHO", b"\0"])), Found::Request(..)));
 }
@@ -421,7 +421,7 @@ mod properties {
                         prop_assert!(matches!(scan(&frame), Found::Request(raw, _) if raw == frame));
                     }
                 }
-                Found::Incomplete | Found::Skip(_) | Found::Fault(_) => {}
+                Found::Incomplete | Found::Skip(_) | Found::Malformed(_) => {}
             }
         }
 

@@ -59,7 +59,7 @@ impl Leased {
                     }
                     break;
                 }
-                ScannedReply::Fault(fault) => {
+                ScannedReply::Malformed(fault) => {
                     tracing::error!(client = session.client.id, %fault, "a leased connection was closed because what the server sent cannot be trusted");
                     self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
                 }

@@ -110,7 +110,7 @@ impl Selects {
                     }
                     return at + scanned;
                 }
-                ScannedReply::Fault(_) => {
+                ScannedReply::Malformed(_) => {
                     self.position = Position::End;
                     return piece.len();
                 }

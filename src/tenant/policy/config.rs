@@ -56,7 +56,7 @@ pub enum What {
 
 /// Says what is wrong with a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RuleFault {
+pub enum RuleError {
     /// The rule begins with neither `+` nor `-`.
     NoSign,
     /// No category has this name.
@@ -72,11 +72,11 @@ impl Rule {
     ///
     /// # Errors
     /// Returns what is wrong with the rule.
-    pub fn parse(text: &str) -> Result<Self, RuleFault> {
+    pub fn parse(text: &str) -> Result<Self, RuleError> {
         let (allow, what) = match text.split_at_checked(1) {
             Some(("+", what)) => (true, what),
             Some(("-", what)) => (false, what),
-            _ => return Err(RuleFault::NoSign),
+            _ => return Err(RuleError::NoSign),
         };
         let what = match what.strip_prefix('@') {
             Some(category) if category.eq_ignore_ascii_case("all") => What::All,
@@ -86,7 +86,7 @@ impl Rule {
         match what {
             // A name with a dot is a module's, and no misspelling.
             What::Unlisted(name) if !command::printable(name.as_bytes()) || !allow && !name.contains('.') => {
-                Err(RuleFault::NoSuchCommand(name.to_ascii_lowercase()))
+                Err(RuleError::NoSuchCommand(name.to_ascii_lowercase()))
             }
             what => Ok(Self { allow, what }),
         }
@@ -97,22 +97,22 @@ impl Rule {
 const UNLISTED_CATEGORIES: [&str; 9] =
     ["array", "bloom", "cms", "cuckoo", "json", "search", "tdigest", "timeseries", "topk"];
 
-fn category(name: &str) -> Result<What, RuleFault> {
+fn category(name: &str) -> Result<What, RuleError> {
     let unlisted = UNLISTED_CATEGORIES.iter().find(|known| known.eq_ignore_ascii_case(name));
     match (Categories::named(name), unlisted) {
         (Some(category), _) => Ok(What::Category(category)),
         (None, Some(name)) => Ok(What::UnlistedCategory(name)),
-        (None, None) => Err(RuleFault::NoSuchCategory(name.into())),
+        (None, None) => Err(RuleError::NoSuchCategory(name.into())),
     }
 }
 
-fn command(name: &str) -> Result<What, RuleFault> {
+fn command(name: &str) -> Result<What, RuleError> {
     let unlisted = || What::Unlisted(name.to_ascii_uppercase().into());
     let Some((container, subcommand)) = name.split_once('|') else {
         return Ok(command::lookup(name.as_bytes()).map_or_else(unlisted, What::Command));
     };
     match command::lookup(container.as_bytes()) {
-        Some(spec) if !spec.flags.contains(Flags::CONTAINER) => Err(RuleFault::NoSubcommands(spec.name)),
+        Some(spec) if !spec.flags.contains(Flags::CONTAINER) => Err(RuleError::NoSubcommands(spec.name)),
         Some(spec) => {
             Ok(command::lookup_subcommand(spec, subcommand.as_bytes()).map_or_else(unlisted, What::Command))
         }
@@ -156,13 +156,13 @@ mod tests {
 
     #[test]
     fn a_misspelt_rule_is_refused() {
-        let fault = |text: &str| Rule::parse(text).unwrap_err();
-        assert_eq!(fault("get"), RuleFault::NoSign);
-        assert_eq!(fault(""), RuleFault::NoSign);
-        assert_eq!(fault("-@dangerus"), RuleFault::NoSuchCategory("dangerus".into()));
-        assert_eq!(fault("-kyes"), RuleFault::NoSuchCommand("kyes".into()));
-        assert_eq!(fault("+"), RuleFault::NoSuchCommand(String::new()));
-        assert_eq!(fault("+get set"), RuleFault::NoSuchCommand("get set".into()));
-        assert_eq!(fault("+get|x"), RuleFault::NoSubcommands("GET"));
+        let error = |text: &str| Rule::parse(text).unwrap_err();
+        assert_eq!(error("get"), RuleError::NoSign);
+        assert_eq!(error(""), RuleError::NoSign);
+        assert_eq!(error("-@dangerus"), RuleError::NoSuchCategory("dangerus".into()));
+        assert_eq!(error("-kyes"), RuleError::NoSuchCommand("kyes".into()));
+        assert_eq!(error("+"), RuleError::NoSuchCommand(String::new()));
+        assert_eq!(error("+get set"), RuleError::NoSuchCommand("get set".into()));
+        assert_eq!(error("+get|x"), RuleError::NoSubcommands("GET"));
     }
 }

@@ -208,8 +208,8 @@ mod tests {
             "$pbkdf2-sha256$i=1000$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
             "$argon2id$v=19$m=9999999,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
         ] {
-            let fault = PasswordHash::parse(text).unwrap_err();
-            assert!(fault.contains("respgate hash-password") && !fault.contains("c2Fsd"), "{fault}");
+            let error = PasswordHash::parse(text).unwrap_err();
+            assert!(error.contains("respgate hash-password") && !error.contains("c2Fsd"), "{error}");
         }
     }
 }

@@ -244,7 +244,7 @@ fn answers(mut leftover: &[u8]) -> bool {
                 leftover = leftover.get(len..).unwrap_or_default();
             }
             ScannedReply::Incomplete => return !leftover.starts_with(b">"),
-            ScannedReply::Complete { .. } | ScannedReply::Fault(_) => return true,
+            ScannedReply::Complete { .. } | ScannedReply::Malformed(_) => return true,
         }
     }
     false

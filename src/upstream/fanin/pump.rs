@@ -244,7 +244,7 @@ impl Pump {
                     }
                     break true;
                 }
-                ScannedReply::Fault(_) => return Err(LinkEnd::Framing("what it sent is not RESP")),
+                ScannedReply::Malformed(_) => return Err(LinkEnd::Framing("what it sent is not RESP")),
             }
         };
         self.charge.set(self.link.read.capacity());

@@ -341,7 +341,7 @@ impl Pump {
                     }
                 }
                 ScannedReply::Incomplete => break,
-                ScannedReply::Fault(fault) => {
+                ScannedReply::Malformed(fault) => {
                     run.end(bytes, at);
                     return Err(fault.to_string());
                 }

@@ -2,7 +2,7 @@
 
 /// Why a request is malformed. respgate sends the client an error and closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestFault {
+pub enum RequestError {
     /// The number of arguments is malformed or too large.
     Args,
     /// An argument's length is malformed or too large.
@@ -25,7 +25,7 @@ pub enum RequestFault {
     UnauthenticatedBulk,
 }
 
-impl RequestFault {
+impl RequestError {
     /// Returns the error reply, with CRLF. It is the server's own where the server has one (compared with valkey 8.0.1
     /// and redis 7.0.15).
     pub fn reply(&self) -> Vec<u8> {
