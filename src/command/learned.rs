@@ -209,25 +209,25 @@ mod tests {
 
     #[test]
     fn the_way_follows_from_flags_and_keys() {
-        let way = |flags: &[&str], keyed| {
+        let class = |flags: &[&str], keyed| {
             let learned = learned(flags, keyed);
             (learned.route, learned.trace)
         };
         let (shared, clean) = ((RouteClass::Shared, Trace::Nothing), (RouteClass::Lease, Trace::Nothing));
         let (closed, kept) = ((RouteClass::Lease, Trace::Unknown), (RouteClass::Pin, Trace::Unknown));
-        assert_eq!(way(&["readonly", "fast"], true), shared);
-        assert_eq!(way(&["readonly"], false), shared);
-        assert_eq!(way(&["write", "denyoom"], true), shared);
-        assert_eq!(way(&["write", "module"], true), clean);
-        assert_eq!(way(&["readonly", "module"], true), clean);
-        assert_eq!(way(&["write", "blocking"], true), clean);
-        assert_eq!(way(&["write", "movablekeys"], false), closed);
-        assert_eq!(way(&["write"], false), closed);
-        assert_eq!(way(&["readonly", "noscript"], true), closed);
-        assert_eq!(way(&["fast"], true), closed);
-        assert_eq!(way(&["admin", "readonly"], false), (RouteClass::Admin, Trace::Unknown));
-        assert_eq!(way(&["readonly", "pubsub"], false), kept);
-        assert_eq!(way(&[], false), kept);
+        assert_eq!(class(&["readonly", "fast"], true), shared);
+        assert_eq!(class(&["readonly"], false), shared);
+        assert_eq!(class(&["write", "denyoom"], true), shared);
+        assert_eq!(class(&["write", "module"], true), clean);
+        assert_eq!(class(&["readonly", "module"], true), clean);
+        assert_eq!(class(&["write", "blocking"], true), clean);
+        assert_eq!(class(&["write", "movablekeys"], false), closed);
+        assert_eq!(class(&["write"], false), closed);
+        assert_eq!(class(&["readonly", "noscript"], true), closed);
+        assert_eq!(class(&["fast"], true), closed);
+        assert_eq!(class(&["admin", "readonly"], false), (RouteClass::Admin, Trace::Unknown));
+        assert_eq!(class(&["readonly", "pubsub"], false), kept);
+        assert_eq!(class(&[], false), kept);
         assert!(learned(&["module"], true).flags.contains(Flags::SCRIPT));
         assert_eq!(learned(&[], true).categories, ["json".into(), "read".into()].into());
     }

@@ -164,12 +164,12 @@ fn tenant_changes(now: &[TenantConfig], next: &[TenantConfig]) -> Vec<(String, T
 }
 
 fn aspects(old: &TenantConfig, new: &TenantConfig) -> Vec<Aspect> {
-    let TenantConfig { name: _, members, limits, due, policy, pubsub } = old;
+    let TenantConfig { name: _, members, limits, share, policy, pubsub } = old;
     let all = [
         (Aspect::Members, *members != new.members),
         (Aspect::Limits, *limits != new.limits),
         (Aspect::Policy, *policy != new.policy),
-        (Aspect::Share, *due != new.due),
+        (Aspect::Share, *share != new.share),
         (Aspect::Pubsub, *pubsub != new.pubsub),
     ];
     all.into_iter().filter_map(|(aspect, differs)| differs.then_some(aspect)).collect()

@@ -108,16 +108,16 @@ impl SentinelTable {
         address: &Address,
         error: SentinelError,
     ) -> (Vec<Change>, Option<String>) {
-        let mut news = None;
+        let mut new_error = None;
         if let Some(sentinel) = self.find(address) {
             sentinel.subscribed = false;
             let state = SentinelState::Failed(error.clone());
             if sentinel.state != state {
                 sentinel.state = state;
-                news = Some(error.text().to_owned());
+                new_error = Some(error.text().to_owned());
             }
         }
-        (self.merge(), news)
+        (self.merge(), new_error)
     }
 
     pub(super) fn noticed(&mut self, address: &Address, notice: Notice) {

@@ -119,7 +119,7 @@ fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
 
 /// Returns what an error reply to AUTH or PING means.
 fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
-    let said = quoted(line, peer.credentials.as_ref());
+    let answer = quoted(line, peer.credentials.as_ref());
     let what = peer.kind.noun();
     let (user_key, password_key) = peer.keys();
     let broken = |seen: String, remedy: String| (Finding::broken(Step::Login, seen, remedy), Admission::Out);
@@ -128,7 +128,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             let user = peer.credentials.as_ref().and_then(|it| it.username.as_deref()).unwrap_or("default");
             broken(
                 format!(
-                    "the {what} does not take the password of user {user:?}, or has no such user ({said})"
+                    "the {what} does not take the password of user {user:?}, or has no such user ({answer})"
                 ),
                 format!(
                     "check {user_key} and {password_key}; on the {what}, ACL GETUSER {user} shows whether the user \
@@ -145,7 +145,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             Finding::warning(
                 Step::Login,
                 format!(
-                    "the {what} wants a password and respgate has none; clients bring their own ({said})"
+                    "the {what} wants a password and respgate has none; clients bring their own ({answer})"
                 ),
                 format!(
                     "nothing, if that is meant; the steps below need a login: {user_key} and {password_key} give \
@@ -155,7 +155,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             Admission::Waiting,
         ),
         b"NOAUTH" => broken(
-            format!("the {what} wants a password, and none is configured ({said})"),
+            format!("the {what} wants a password, and none is configured ({answer})"),
             if peer.kind == Kind::Server {
                 format!(
                     "set {user_key} and {password_key}; or, if every client sends AUTH itself, client-auth = \
@@ -181,25 +181,25 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             (Finding::ok(Step::Login, seen), Admission::In)
         }
         _ if line.starts_with(b"ERR max number of clients") => broken(
-            format!("the {what} has as many clients as it allows ({said})"),
+            format!("the {what} has as many clients as it allows ({answer})"),
             format!(
                 "raise its `maxclients`, or find out who holds the connections (CLIENT LIST on the {what}); respgate's \
                  own share is max-connections"
             ),
         ),
         _ if line.starts_with(b"ERR AUTH") || line.starts_with(b"ERR Client sent AUTH") => broken(
-            format!("a password is configured, but the {what}'s default user has none ({said})"),
+            format!("a password is configured, but the {what}'s default user has none ({answer})"),
             format!(
                 "leave {password_key} out; or name the user that the password belongs to with {user_key}; or set \
                  `requirepass` on the {what}"
             ),
         ),
         _ if line.starts_with(b"ERR wrong number of arguments") && peer.credentials.is_some() => broken(
-            format!("the {what} knows no users, only one password ({said}): it is older than Redis 6"),
+            format!("the {what} knows no users, only one password ({answer}): it is older than Redis 6"),
             format!("leave {user_key} out"),
         ),
         _ => broken(
-            format!("the {what} answers with an error: {said}"),
+            format!("the {what} answers with an error: {answer}"),
             "check that the address is that of a Valkey or Redis server, and look at its log".into(),
         ),
     }

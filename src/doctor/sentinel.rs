@@ -204,11 +204,11 @@ fn judge(answer: &Answer, config: &SentinelConfig, took: Duration) -> Finding {
 }
 
 fn refused(line: &[u8], peer: &Peer) -> Finding {
-    let said = quoted(line, peer.credentials.as_ref());
+    let answer = quoted(line, peer.credentials.as_ref());
     match code(line) {
         b"NOPERM" => Finding::broken(
             Step::Sentinel,
-            format!("the user may not ask it for the primary ({said})"),
+            format!("the user may not ask it for the primary ({answer})"),
             "on every Sentinel, allow that user +sentinel|get-master-addr-by-name +sentinel|master \
              +sentinel|sentinels +subscribe and the channels, &*",
         ),
@@ -220,7 +220,7 @@ fn refused(line: &[u8], peer: &Peer) -> Finding {
         ),
         _ => Finding::broken(
             Step::Sentinel,
-            format!("asked for the primary, it answers with an error: {said}"),
+            format!("asked for the primary, it answers with an error: {answer}"),
             "look at the Sentinel's log",
         ),
     }

@@ -38,7 +38,7 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
         |info| format!("{} {}", info.server, info.version),
     );
     if let Some(line) = ping.error() {
-        let said = quoted(line, credentials);
+        let answer = quoted(line, credentials);
         let broken =
             |seen: String, remedy: &str| Finding::broken(Step::Server, format!("{name}: {seen}"), remedy);
         match code(line) {
@@ -58,7 +58,7 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
             }
             b"MISCONF" => {
                 return broken(
-                    format!("it refuses writes, since it cannot save its data ({said})"),
+                    format!("it refuses writes, since it cannot save its data ({answer})"),
                     "on the server: free disk space or mend the folder of its `dir` (its log says which), then BGSAVE; \
                      as a stopgap CONFIG SET stop-writes-on-bgsave-error no",
                 );
@@ -72,11 +72,13 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
             b"NOPERM" => {
                 return Finding::warning(
                     Step::Server,
-                    format!("{name}; the user may not PING ({said})"),
+                    format!("{name}; the user may not PING ({answer})"),
                     "respgate watches its connections with PING: allow the user +ping",
                 );
             }
-            _ => return broken(format!("it answers PING with an error: {said}"), "look at the server's log"),
+            _ => {
+                return broken(format!("it answers PING with an error: {answer}"), "look at the server's log");
+            }
         }
     }
     if hello.field("mode").and_then(Value::text) == Some("cluster") {

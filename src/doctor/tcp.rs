@@ -95,18 +95,18 @@ fn judge(address: &Address, attempts: &[Attempt], limit: Duration, hint: &str) -
             Finding::ok(Step::Connect, seen).fact("ms", took.as_secs_f64() * 1000.0)
         };
     };
-    let (said, remedy) = explain(why, first_failed);
+    let (problem, remedy) = explain(why, first_failed);
     let remedy = format!("{remedy}{hint}");
     if fastest.is_some() {
         let others = failed.count() + 1;
         let seen = format!(
-            "{address} is {}, and {} not accept: {first_failed} {said}",
+            "{address} is {}, and {} not accept: {first_failed} {problem}",
             format_args!("{} addresses", attempts.len()),
             if others == 1 { "1 of them does".to_owned() } else { format!("{others} of them do") },
         );
         return Finding::warning(Step::Connect, seen, format!("{remedy}; or take that address out of DNS"));
     }
-    let mut finding = Finding::broken(Step::Connect, format!("{first_failed} {said}"), remedy);
+    let mut finding = Finding::broken(Step::Connect, format!("{first_failed} {problem}"), remedy);
     for (to, why) in failed {
         finding = finding.detail(format!("{to} {}", explain(why, to).0));
     }

@@ -237,11 +237,11 @@ impl Login {
 
     /// Notes that the server accepted the credentials.
     pub fn accepted(&self) {
-        let news = {
+        let changed = {
             let status = self.status.borrow();
             status.refusal.is_some() || !status.worked
         };
-        if news {
+        if changed {
             self.status.send_modify(|status| {
                 status.worked = true;
                 if status.refusal.take().is_some() {

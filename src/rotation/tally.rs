@@ -97,11 +97,11 @@ impl Tally {
 
     /// Notes that a read is stuck. Logs it if none was stuck before.
     pub(super) fn stuck(&self, stuck: &Stuck) {
-        let mut news = false;
+        let mut changed = false;
         self.outcomes.send_modify(|outcomes| {
-            news = outcomes.stuck.replace(stuck.to_string().into()).is_none();
+            changed = outcomes.stuck.replace(stuck.to_string().into()).is_none();
         });
-        if news {
+        if changed {
             tracing::error!(what = self.what, of = %self.of, %stuck, "a file cannot be read; what was used before stays");
         }
     }

@@ -27,7 +27,7 @@ pub struct TenantConfig {
     /// The limits of the tenant and of each of its clients.
     pub limits: LimitsConfig,
     /// The tenant's share where clients wait for each other.
-    pub due: ShareConfig,
+    pub share: ShareConfig,
     /// How its clients' subscriptions travel.
     pub pubsub: Pubsub,
     /// Which commands its clients may run, and on which keys and channels; `None` allows everything.

@@ -237,7 +237,7 @@ impl WorkerTenant {
         let batched = |shared: &Option<Arc<Shared>>| shared.clone().map(Batched::new);
         Rc::new(Self {
             tenant: tenant.clone(),
-            share: Share { owner: Some(tenant.number), config: tenant.config.due },
+            share: Share { owner: Some(tenant.number), config: tenant.config.share },
             figures,
             commands: batched(&tenant.commands),
             bytes_in: batched(&tenant.bytes_in),

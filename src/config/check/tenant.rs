@@ -115,7 +115,7 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
         report.error(place, format!("is {weight}; a weight is 1 to {MAX_WEIGHT}"));
     }
     let weight = fit.unwrap_or(1);
-    let due = ShareConfig { weight, priority: typed.priority.or(TenantDefaults::priority()) };
+    let share = ShareConfig { weight, priority: typed.priority.or(TenantDefaults::priority()) };
     TenantConfig {
         name,
         members: MembersConfig {
@@ -127,7 +127,7 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
             default: typed.is_default.or(TenantDefaults::is_default()),
         },
         limits: limits::check(typed.limits, stores, report),
-        due,
+        share,
         pubsub: typed.pubsub.or(TenantDefaults::pubsub()),
         policy: policy.map(Arc::new),
     }

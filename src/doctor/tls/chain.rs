@@ -11,16 +11,16 @@ const SOON: i64 = 14;
 
 /// Why the TLS library refuses a chain.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ChainVerdict<'a> {
+pub(super) struct ChainRejection<'a> {
     /// The refusal, as the proxy would log it.
     pub(super) error: &'a HandshakeError,
     /// The library's own text.
-    pub(super) said: &'a str,
+    pub(super) message: &'a str,
 }
 
 /// Returns the finding about a chain. `rejection` is `None` if the library accepts the chain. `version` is the version
 /// of TLS, as in `TLS 1.3`.
-pub(super) fn explain(shown: &Shown<'_>, version: &str, rejection: Option<ChainVerdict<'_>>) -> Finding {
+pub(super) fn explain(shown: &Shown<'_>, version: &str, rejection: Option<ChainRejection<'_>>) -> Finding {
     let parsed: Vec<Option<Certificate>> = shown.chain.iter().map(|der| Certificate::parse(der)).collect();
     let finding = judge(shown, &parsed, version, rejection);
     let finding = parsed.iter().enumerate().fold(finding, |finding, (number, certificate)| {
@@ -47,11 +47,11 @@ fn judge(
     shown: &Shown<'_>,
     parsed: &[Option<Certificate>],
     version: &str,
-    rejection: Option<ChainVerdict<'_>>,
+    rejection: Option<ChainRejection<'_>>,
 ) -> Finding {
     let Some(Some(leaf)) = parsed.first() else {
         let seen =
-            rejection.map_or("the peer sent no certificate that can be read", |rejection| rejection.said);
+            rejection.map_or("the peer sent no certificate that can be read", |rejection| rejection.message);
         return Finding::broken(Step::Tls, seen, "look at the peer's log, and at its certificate file");
     };
     let Some(rejection) = rejection else {
@@ -78,7 +78,7 @@ fn judge(
     // The error that the library reported comes first.
     let errors: Vec<ChainError> = match rejection.error.reason {
         // An authority of the right name and another key: an old one, most often.
-        Reason::Untrusted if rejection.said.ends_with("BadSignature") => vec![refusal()],
+        Reason::Untrusted if rejection.message.ends_with("BadSignature") => vec![refusal()],
         Reason::Untrusted => {
             trust(leaf, &chain, shown).into_iter().chain(validity_errors).chain(name).collect()
         }
@@ -91,7 +91,7 @@ fn judge(
     let finding = Finding::broken(Step::Tls, first.what, first.remedy);
     let finding = errors
         .fold(finding, |finding, more| finding.detail(format!("besides: {} ({})", more.what, more.remedy)));
-    finding.detail(format!("the TLS library says: {}", rejection.said))
+    finding.detail(format!("the TLS library says: {}", rejection.message))
 }
 
 /// Returns the finding about respgate's own chain.
@@ -189,7 +189,8 @@ mod tests {
     fn explained(chain: &[&Vec<u8>], wanted: &str, now: i64, reason: Option<Reason>) -> Finding {
         let chain: Vec<Vec<u8>> = chain.iter().copied().cloned().collect();
         let error = reason.map(|reason| HandshakeError { reason, text: "has a flaw; mend it".into() });
-        let rejection = error.as_ref().map(|error| ChainVerdict { error, said: "invalid peer certificate" });
+        let rejection =
+            error.as_ref().map(|error| ChainRejection { error, message: "invalid peer certificate" });
         explain(&shown(&chain, wanted, now), "TLS 1.3", rejection)
     }
 
@@ -255,7 +256,7 @@ mod tests {
         let shown =
             Shown { kind: Kind::Sentinel, announced: Some(&announced), ..shown(&chain, "10.0.0.5", NOW) };
         is_broken(
-            &explain(&shown, "TLS 1.3", Some(ChainVerdict { error: &error, said: "x" })),
+            &explain(&shown, "TLS 1.3", Some(ChainRejection { error: &error, message: "x" })),
             "not for 10.0.0.5",
             "sentinel-tls-server-names = { \"10.0.0.5:6379\" = \"db.example\" } for this one",
         );

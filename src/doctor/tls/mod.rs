@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-use self::chain::ChainVerdict;
+use self::chain::ChainRejection;
 use self::chain_error::Shown;
 use super::finding::{Finding, Step};
 use super::loopback::is_loopback;
@@ -111,14 +111,14 @@ async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::
         Reason::Expired | Reason::Untrusted | Reason::Revoked | Reason::WrongName | Reason::BadCertificate
     );
     if of_the_certificate && let Some((chain, version)) = fetch_chain(peer, to, profile).await {
-        let verdict = ChainVerdict { error: &refusal, said: &error.to_string() };
-        return chain::explain(&shown(peer, profile, &chain), &version, Some(verdict));
+        let rejection = ChainRejection { error: &refusal, message: &error.to_string() };
+        return chain::explain(&shown(peer, profile, &chain), &version, Some(rejection));
     }
-    said(what, &refusal)
+    describe(what, &refusal)
 }
 
 /// Returns a finding for a handshake error: first what is wrong, then what to do.
-fn said(what: &str, error: &HandshakeError) -> Finding {
+fn describe(what: &str, error: &HandshakeError) -> Finding {
     let (seen, remedy) = error.text.split_once("; ").unwrap_or((&error.text, "look at its log"));
     Finding::broken(Step::Tls, format!("the {what} {seen}"), remedy)
 }

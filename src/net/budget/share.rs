@@ -84,14 +84,14 @@ impl Budget {
 pub struct Share {
     budget: Arc<Budget>,
     worker: usize,
-    held: Cell<usize>,
+    used: Cell<usize>,
     taken: Cell<usize>,
 }
 
 impl Share {
     /// Creates the part of the worker with the number `worker`, from 0.
     pub fn new(budget: Arc<Budget>, worker: usize) -> Self {
-        Self { budget, worker, held: Cell::new(0), taken: Cell::new(0) }
+        Self { budget, worker, used: Cell::new(0), taken: Cell::new(0) }
     }
 
     /// Returns the budget of the process.
@@ -101,40 +101,40 @@ impl Share {
 
     /// Returns the bytes that this worker holds.
     pub fn bytes(&self) -> usize {
-        self.held.get()
+        self.used.get()
     }
 
     /// Adds `bytes` to the worker's count.
     #[inline]
     pub fn charge(&self, bytes: usize) {
-        let held = self.held.get() + bytes;
-        self.held.set(held);
-        if held > self.taken.get() {
-            self.take(held);
+        let used = self.used.get() + bytes;
+        self.used.set(used);
+        if used > self.taken.get() {
+            self.take(used);
         }
     }
 
     /// Subtracts `bytes` from the worker's count.
     #[inline]
     pub fn discharge(&self, bytes: usize) {
-        let held = self.held.get().saturating_sub(bytes);
-        self.held.set(held);
+        let used = self.used.get().saturating_sub(bytes);
+        self.used.set(used);
         // The worker keeps one spare chunk, so that a count that rises and falls does not touch the
         // shared count each time.
-        if held + 2 * self.budget.chunk < self.taken.get() {
-            self.give(held);
+        if used + 2 * self.budget.chunk < self.taken.get() {
+            self.give(used);
         }
     }
 
     #[cold]
-    fn take(&self, held: usize) {
-        let taken = held.next_multiple_of(self.budget.chunk);
+    fn take(&self, used: usize) {
+        let taken = used.next_multiple_of(self.budget.chunk);
         self.budget.take(taken - self.taken.replace(taken));
     }
 
     #[cold]
-    fn give(&self, held: usize) {
-        let taken = held.next_multiple_of(self.budget.chunk);
+    fn give(&self, used: usize) {
+        let taken = used.next_multiple_of(self.budget.chunk);
         self.budget.give(self.taken.replace(taken) - taken);
     }
 
@@ -200,9 +200,9 @@ mod tests {
                 let share = &shares[worker];
                 let less = bytes.min(share.bytes());
                 if more { share.charge(bytes) } else { share.discharge(less) }
-                let held: usize = shares.iter().map(Share::bytes).sum();
+                let used: usize = shares.iter().map(Share::bytes).sum();
                 let taken = budget.taken.load(Ordering::Relaxed);
-                prop_assert!(taken >= held && taken <= held + 3 * 3 * budget.chunk, "{taken} for {held}");
+                prop_assert!(taken >= used && taken <= used + 3 * 3 * budget.chunk, "{taken} for {used}");
             }
         }
     }

@@ -150,13 +150,14 @@ pub struct HandshakeLog {
     full: Cell<u64>,
     resumed: Cell<u64>,
     failed: [Cell<u64>; Reason::ALL.len()],
-    said: RefCell<[Option<Said>; Reason::ALL.len()]>,
+    last_logged: RefCell<[Option<LastLogged>; Reason::ALL.len()]>,
 }
 
 #[derive(Clone, Copy)]
-struct Said {
+struct LastLogged {
     at: Instant,
-    unsaid: u64,
+    /// Failures since, which were not logged.
+    suppressed: u64,
 }
 
 /// Numbers of handshakes so far.
@@ -202,22 +203,29 @@ impl HandshakeLog {
             return;
         }
         let index = index_of(error.reason);
-        if let Some(unsaid) = self.due(index, Instant::now()) {
-            tracing::warn!(listener, reason = error.reason.label(), unsaid, "TLS: {peer} {error}");
+        if let Some(suppressed) = self.may_log(index, Instant::now()) {
+            tracing::warn!(
+                listener,
+                reason = error.reason.label(),
+                unsaid = suppressed,
+                "TLS: {peer} {error}"
+            );
         }
     }
 
     /// Returns the number of unlogged failures of this reason if the next one may be logged now,
     /// else `None`.
-    fn due(&self, index: usize, now: Instant) -> Option<u64> {
-        let mut said = self.said.borrow_mut();
-        let said = said.get_mut(index)?;
-        match said {
+    fn may_log(&self, index: usize, now: Instant) -> Option<u64> {
+        let mut reasons = self.last_logged.borrow_mut();
+        let last = reasons.get_mut(index)?;
+        match last {
             Some(last) if now.duration_since(last.at) < LOG_PERIOD => {
-                last.unsaid += 1;
+                last.suppressed += 1;
                 None
             }
-            last => last.replace(Said { at: now, unsaid: 0 }).map_or(Some(0), |last| Some(last.unsaid)),
+            last => last
+                .replace(LastLogged { at: now, suppressed: 0 })
+                .map_or(Some(0), |last| Some(last.suppressed)),
         }
     }
 
@@ -249,13 +257,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_failures_is_counted_but_not_logged() {
         let log = HandshakeLog::default();
-        assert_eq!(log.due(0, Instant::now()), Some(0));
+        assert_eq!(log.may_log(0, Instant::now()), Some(0));
         for _ in 0..100 {
-            assert_eq!(log.due(0, Instant::now()), None);
+            assert_eq!(log.may_log(0, Instant::now()), None);
         }
-        assert_eq!(log.due(1, Instant::now()), Some(0));
+        assert_eq!(log.may_log(1, Instant::now()), Some(0));
         tokio::time::advance(LOG_PERIOD).await;
-        assert_eq!(log.due(0, Instant::now()), Some(100));
+        assert_eq!(log.may_log(0, Instant::now()), Some(100));
         log.failed("main", "10.0.0.7:1", &HandshakeError { reason: Reason::Timeout, text: String::new() });
         assert_eq!(log.count().failed[2], 1);
     }

@@ -185,11 +185,11 @@ fn certificate(why: &CertificateError, peer: Peer) -> HandshakeError {
         Peer::Client => "tls-client-ca",
         Peer::Server => "tls-ca",
     };
-    let whose = match peer {
+    let subject = match peer {
         Peer::Client => "shows a certificate",
         Peer::Server => "has a certificate",
     };
-    let explained = |reason, text: String| HandshakeError { reason, text: format!("{whose} {text}") };
+    let explained = |reason, text: String| HandshakeError { reason, text: format!("{subject} {text}") };
     match why {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             explained(Reason::Expired, "that has expired; renew it (and check this machine's clock)".into())

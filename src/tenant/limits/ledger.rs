@@ -170,16 +170,16 @@ mod tests {
     /// Does what the script in the store does.
     struct Store {
         rate: Rate,
-        due: u64,
+        arrival: u64,
     }
 
     impl Store {
         fn grant(&mut self, now: u64, wanted: u64) -> u64 {
             let burst = self.rate.cost(self.rate.burst);
-            let due = self.due.min(now).max(now.saturating_sub(burst));
-            let there = u128::from(now - due) * u128::from(self.rate.per_second) / 1_000_000_000;
+            let arrival = self.arrival.min(now).max(now.saturating_sub(burst));
+            let there = u128::from(now - arrival) * u128::from(self.rate.per_second) / 1_000_000_000;
             let granted = wanted.min(there as u64);
-            self.due = due + self.rate.cost(granted);
+            self.arrival = arrival + self.rate.cost(granted);
             granted
         }
     }
@@ -259,7 +259,7 @@ mod tests {
             [(100, [1, 1, 1]), (1000, [50, 1, 0]), (5000, [10, 10, 10]), (200_000, [400, 90, 9])]
         {
             let ledgers: Vec<_> = clients.iter().map(|_| open(per_second)).collect();
-            let mut store = Store { rate: ledgers.first().unwrap().whole(), due: 0 };
+            let mut store = Store { rate: ledgers.first().unwrap().whole(), arrival: 0 };
             let mut clients: Vec<_> = clients.iter().map(|count| vec![0_u64; *count]).collect();
             let (mut settled, mut passed) = (0_u64, 0_u64);
             let tenth = MS / 10;

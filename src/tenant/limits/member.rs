@@ -86,13 +86,13 @@ impl Member {
     pub fn join_unchecked(worker_tenant: &Rc<WorkerTenant>, from: Option<&Self>, written: u64) -> Self {
         let tenant = &worker_tenant.tenant;
         let mut member = Self::at(worker_tenant, tenant.connections.take_over(), written);
-        let held =
+        let taken_over =
             |limit, count: &Arc<Count>| from.filter(|from| from.has_place(limit)).map(|_| count.take_over());
         member.places = LeasePlaces {
-            leased: held(Limit::Leased, &tenant.leased),
-            blocked: held(Limit::Blocked, &tenant.blocked),
-            subscribed: held(Limit::Subscribed, &tenant.subscribed),
-            transaction: held(Limit::Transactions, &tenant.transactions),
+            leased: taken_over(Limit::Leased, &tenant.leased),
+            blocked: taken_over(Limit::Blocked, &tenant.blocked),
+            subscribed: taken_over(Limit::Subscribed, &tenant.subscribed),
+            transaction: taken_over(Limit::Transactions, &tenant.transactions),
         };
         member
     }

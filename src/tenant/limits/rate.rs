@@ -43,17 +43,17 @@ impl Rate {
         Self { per_second: (self.per_second / of).max(1), burst: (self.burst / of).max(1) }
     }
 
-    /// Converts `due`, the arrival time by the rate `before`, to this rate. What was used still counts. A faster
+    /// Converts `arrival`, a time by the rate `before`, to this rate. What was used still counts. A faster
     /// rate pays the debt back sooner; a slower one does not make it longer.
-    pub(super) fn take_over(self, due: u64, before: Self, now: u64) -> u64 {
-        let owed = due.saturating_sub(now);
+    pub(super) fn take_over(self, arrival: u64, before: Self, now: u64) -> u64 {
+        let owed = arrival.saturating_sub(now);
         let scaled = u128::from(owed) * u128::from(before.per_second) / u128::from(self.per_second.max(1));
-        now.min(due).saturating_add(owed.min(u64::try_from(scaled).unwrap_or(u64::MAX)))
+        now.min(arrival).saturating_add(owed.min(u64::try_from(scaled).unwrap_or(u64::MAX)))
     }
 
-    /// Returns how long units must wait at `now` if the arrival time is `due`, in nanoseconds.
-    pub(super) fn wait(self, due: u64, now: u64) -> u64 {
-        due.max(now).saturating_sub(now).saturating_sub(self.tolerance())
+    /// Returns how long units must wait at `now` if the theoretical arrival time is `arrival`, in nanoseconds.
+    pub(super) fn wait(self, arrival: u64, now: u64) -> u64 {
+        arrival.max(now).saturating_sub(now).saturating_sub(self.tolerance())
     }
 }
 
@@ -79,37 +79,38 @@ pub trait Meter {
 #[derive(Debug)]
 pub struct Own {
     rate: Rate,
-    due: Cell<u64>,
+    /// The theoretical arrival time of the next unit.
+    arrival: Cell<u64>,
 }
 
 impl Own {
     /// Creates a meter of which nothing has been used.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, due: Cell::new(0) }
+        Self { rate, arrival: Cell::new(0) }
     }
 
     /// Returns a meter with another rate from `now` on, which continues this one.
     pub fn with_rate(&self, rate: Rate, now: u64) -> Self {
-        Self { rate, due: Cell::new(rate.take_over(self.due.get(), self.rate, now)) }
+        Self { rate, arrival: Cell::new(rate.take_over(self.arrival.get(), self.rate, now)) }
     }
 }
 
 impl Meter for Own {
     fn charge(&self, now: u64, units: u64, max_wait: u64) -> Result<u64, u64> {
-        let wait = self.rate.wait(self.due.get(), now);
+        let wait = self.rate.wait(self.arrival.get(), now);
         if wait > max_wait {
             return Err(wait);
         }
-        self.due.set(self.due.get().max(now).saturating_add(self.rate.cost(units)));
+        self.arrival.set(self.arrival.get().max(now).saturating_add(self.rate.cost(units)));
         Ok(wait)
     }
 
     fn refund(&self, units: u64) {
-        self.due.set(self.due.get().saturating_sub(self.rate.cost(units)));
+        self.arrival.set(self.arrival.get().saturating_sub(self.rate.cost(units)));
     }
 
     fn wait(&self, now: u64) -> u64 {
-        self.rate.wait(self.due.get(), now)
+        self.rate.wait(self.arrival.get(), now)
     }
 
     fn rate(&self) -> Rate {
@@ -197,7 +198,7 @@ mod tests {
         let rested = slow.with_rate(Rate { per_second: 100, burst: 7 }, 9000 * MS);
         assert_eq!(passing(&rested, 9000 * MS, 9000 * MS + 1, 1, 1), 7);
         let rate = Rate { per_second: 1000, burst: 10 };
-        let endless = Own { rate, due: Cell::new(u64::MAX) };
+        let endless = Own { rate, arrival: Cell::new(u64::MAX) };
         assert!(endless.with_rate(Rate { per_second: 1, burst: 1 }, 0).wait(0) > 0);
     }
 

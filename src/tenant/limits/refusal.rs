@@ -40,7 +40,7 @@ limits! {
 }
 
 impl Limit {
-    fn whose(self) -> &'static str {
+    fn subject(self) -> &'static str {
         match self {
             Self::ClientCommands | Self::ClientBytesIn | Self::ClientBytesOut => "this client of tenant",
             _ => "tenant",
@@ -50,9 +50,9 @@ impl Limit {
 
 /// Returns the error line, without CRLF, of a command over a rate. `wait` is in nanoseconds.
 pub fn over_rate(tenant: &str, limit: Limit, per_second: u64, wait: u64) -> Vec<u8> {
-    let (whose, key) = (limit.whose(), limit.key());
+    let (subject, key) = (limit.subject(), limit.key());
     let wait = wait.div_ceil(1_000_000).max(1);
-    format!("-ERR respgate: {whose} '{tenant}' is over its {key} limit of {per_second}; retry in {wait} ms")
+    format!("-ERR respgate: {subject} '{tenant}' is over its {key} limit of {per_second}; retry in {wait} ms")
         .into_bytes()
 }
 

@@ -14,15 +14,16 @@ const BATCHES_PER_SECOND: u64 = 1000;
 #[derive(Debug)]
 pub struct Shared {
     rate: Rate,
-    due: AtomicU64,
-    /// Counts instead of `due` while it is live.
+    /// The theoretical arrival time of the next unit.
+    arrival: AtomicU64,
+    /// Measures instead of `arrival` while it is live.
     ledger: Option<Arc<Ledger>>,
 }
 
 impl Shared {
     /// Creates a meter of which nothing has been used.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, due: AtomicU64::new(0), ledger: None }
+        Self { rate, arrival: AtomicU64::new(0), ledger: None }
     }
 
     /// Creates a meter of a rate that `processes` processes share. While they cannot share it, this process keeps
@@ -33,8 +34,8 @@ impl Shared {
 
     /// Continues at `now` where `before` was.
     pub fn following(mut self, before: &Self, now: u64) -> Self {
-        let due = self.rate.take_over(before.due.load(Ordering::Relaxed), before.rate, now);
-        self.due = AtomicU64::new(due);
+        let arrival = self.rate.take_over(before.arrival.load(Ordering::Relaxed), before.rate, now);
+        self.arrival = AtomicU64::new(arrival);
         self
     }
 
@@ -54,16 +55,16 @@ impl Meter for Shared {
             return ledger.charge(units, max_wait);
         }
         let cost = self.rate.cost(units);
-        let mut due = self.due.load(Ordering::Relaxed);
+        let mut arrival = self.arrival.load(Ordering::Relaxed);
         loop {
-            let wait = self.rate.wait(due, now);
+            let wait = self.rate.wait(arrival, now);
             if wait > max_wait {
                 return Err(wait);
             }
-            let next = due.max(now).saturating_add(cost);
-            match self.due.compare_exchange_weak(due, next, Ordering::Relaxed, Ordering::Relaxed) {
+            let next = arrival.max(now).saturating_add(cost);
+            match self.arrival.compare_exchange_weak(arrival, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(wait),
-                Err(other) => due = other,
+                Err(other) => arrival = other,
             }
         }
     }
@@ -73,14 +74,15 @@ impl Meter for Shared {
             return ledger.refund(units);
         }
         let cost = self.rate.cost(units);
-        let _ =
-            self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |due| Some(due.saturating_sub(cost)));
+        let _ = self
+            .arrival
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |arrival| Some(arrival.saturating_sub(cost)));
     }
 
     fn wait(&self, now: u64) -> u64 {
         match self.live() {
             Some(ledger) => ledger.wait(),
-            None => self.rate.wait(self.due.load(Ordering::Relaxed), now),
+            None => self.rate.wait(self.arrival.load(Ordering::Relaxed), now),
         }
     }
 

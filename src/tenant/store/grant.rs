@@ -73,13 +73,13 @@ pub(super) fn granted(reply: &Value) -> Result<u64, StoreError> {
         Value::Integer(units) => Ok(u64::try_from(*units).unwrap_or_default()),
         Value::Error(line) => {
             let passing = [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"BUSY", b"REDIRECT"];
-            let mut said = line.escape_ascii().to_string();
+            let mut message = line.escape_ascii().to_string();
             if line.starts_with(b"NOPERM") {
-                said.push_str(&format!("; give respgate's user +eval +get +set +time ~{PREFIX}*"));
+                message.push_str(&format!("; give respgate's user +eval +get +set +time ~{PREFIX}*"));
             }
             Err(match passing.iter().any(|code| line.starts_with(code)) {
-                true => StoreError::Away(said),
-                false => StoreError::Refused(said),
+                true => StoreError::Away(message),
+                false => StoreError::Refused(message),
             })
         }
         _ => Err(StoreError::Refused("the server's answer to EVAL is not a number".into())),

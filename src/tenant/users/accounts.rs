@@ -75,9 +75,9 @@ impl Accounts {
     /// Creates the account of a user, and starts reading its credentials.
     fn begin(&self, name: &str, account: &Account) -> Kept {
         let login = credentials::begin(account);
-        let whose = Principal::User(name.into());
+        let principal = Principal::User(name.into());
         let places = self.upstreams.iter();
-        let places = places.map(|upstream| (upstream.clone(), login.elsewhere(whose.clone()))).collect();
+        let places = places.map(|upstream| (upstream.clone(), login.elsewhere(principal.clone()))).collect();
         self.keep(name, account, login, places)
     }
 

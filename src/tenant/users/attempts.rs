@@ -177,8 +177,8 @@ impl Attempts {
             return Admission::Accepted;
         }
         for (key, rate) in accounts.paces() {
-            let due = self.paces.get(key).unwrap_or_default().0.max(now);
-            self.paces.put(key, PaidOff(due + rate.interval), now);
+            let paid_off = self.paces.get(key).unwrap_or_default().0.max(now);
+            self.paces.put(key, PaidOff(paid_off + rate.interval), now);
         }
         let admission = if blocked {
             past.next_lookup = at + LOOKUP_INTERVAL;
@@ -198,8 +198,8 @@ impl Attempts {
             return;
         }
         for (key, rate) in accounts.paces().filter(|_| what == Charged::Everything) {
-            if let Some(PaidOff(due)) = self.paces.get(key) {
-                self.paces.put(key, PaidOff(due.saturating_sub(rate.interval)), now);
+            if let Some(PaidOff(paid_off)) = self.paces.get(key) {
+                self.paces.put(key, PaidOff(paid_off.saturating_sub(rate.interval)), now);
             }
         }
         if let (Admission::Check(_), Some(mut past)) = (admission, self.past(accounts.pair, now)) {

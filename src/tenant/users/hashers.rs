@@ -33,7 +33,7 @@ pub struct Hashers(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue>,
     /// Signalled for each new job, and at the end.
-    news: Condvar,
+    job_added: Condvar,
 }
 
 #[derive(Default)]
@@ -61,10 +61,10 @@ impl Hashers {
     /// Networks, given by a number, take turns. If the future is dropped before a thread has begun, nothing is
     /// hashed.
     pub async fn matches(&self, network: u64, hash: PasswordHash, password: Secret) -> Option<bool> {
-        let (answer, verdict) = oneshot::channel();
+        let (answer, result) = oneshot::channel();
         self.0.queue().jobs.push(network, Job { hash, password, answer });
-        self.0.news.notify_one();
-        verdict.await.ok().flatten()
+        self.0.job_added.notify_one();
+        result.await.ok().flatten()
     }
 
     /// Returns how many passwords wait.
@@ -77,7 +77,7 @@ impl Hashers {
 impl Drop for Hashers {
     fn drop(&mut self) {
         self.0.queue().ended = true;
-        self.0.news.notify_all();
+        self.0.job_added.notify_all();
     }
 }
 
@@ -107,7 +107,7 @@ impl Shared {
                 return Some(job);
             }
             let (woken, timeout) =
-                self.news.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+                self.job_added.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
             queue = woken;
             if timeout.timed_out() && queue.jobs.length == 0 {
                 memory.give_back();

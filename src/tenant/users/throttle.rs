@@ -132,9 +132,9 @@ impl Throttle {
             match self.next(&attempt, known())? {
                 Next::Accepted => return Ok(AuthDecision::Right),
                 Next::Follow(mut leader) => {
-                    let verdict = leader.wait_for(Option::is_some).await;
-                    if let Some(verdict) = verdict.ok().and_then(|verdict| verdict.clone()) {
-                        return Ok(verdict);
+                    let decision = leader.wait_for(Option::is_some).await;
+                    if let Some(decision) = decision.ok().and_then(|decision| decision.clone()) {
+                        return Ok(decision);
                     }
                     // The client that ran the check has left before the result. Try again.
                 }
@@ -148,9 +148,9 @@ impl Throttle {
                 }
                 Next::Check { at, check } => {
                     self.wait_until(at).await;
-                    let verdict = if known() { AuthDecision::Right } else { verify().await };
-                    check.finish(verdict.clone());
-                    return Ok(verdict);
+                    let decision = if known() { AuthDecision::Right } else { verify().await };
+                    check.finish(decision.clone());
+                    return Ok(decision);
                 }
             }
         }
@@ -172,9 +172,9 @@ impl Throttle {
             Admission::Refused(wait) => Err(TooSoon(wait)),
             Admission::Lookup { at, retry_in } => Ok(Next::Lookup { at, retry_in, charge }),
             Admission::Check(at) => {
-                let (verdict, followers) = watch::channel(None);
+                let (decision, followers) = watch::channel(None);
                 state.pending.insert(place, followers);
-                Ok(Next::Check { at, check: Check { charge, place, verdict } })
+                Ok(Next::Check { at, check: Check { charge, place, decision } })
             }
         }
     }
@@ -239,17 +239,17 @@ impl Charge<'_> {
 struct Check<'a> {
     charge: Charge<'a>,
     place: (u64, Digest),
-    verdict: watch::Sender<Option<AuthDecision>>,
+    decision: watch::Sender<Option<AuthDecision>>,
 }
 
 impl Check<'_> {
-    fn finish(self, verdict: AuthDecision) {
-        match verdict {
+    fn finish(self, decision: AuthDecision) {
+        match decision {
             AuthDecision::Right | AuthDecision::Undecided(_) => self.charge.give_back(Charged::Everything),
             AuthDecision::Inapplicable(_) => self.charge.give_back(Charged::Failure),
             AuthDecision::Wrong(_) => {}
         }
-        self.verdict.send_replace(Some(verdict));
+        self.decision.send_replace(Some(decision));
     }
 }
 
@@ -269,7 +269,7 @@ mod tests {
     async fn guess(throttle: &Throttle, password: &str, right: &str) -> Result<AuthDecision, TooSoon> {
         let digest = throttle.digest([b"", b"app", b""], password.as_bytes());
         let attempt = Attempt { source: HERE, realm: "", user: b"app", digest };
-        let verdict = throttle
+        let decision = throttle
             .judge(
                 attempt,
                 || throttle.remembered(&digest).is_some(),
@@ -279,10 +279,10 @@ mod tests {
                 },
             )
             .await;
-        if verdict == Ok(AuthDecision::Right) {
+        if decision == Ok(AuthDecision::Right) {
             throttle.remember(digest, Duration::from_secs(60));
         }
-        verdict
+        decision
     }
 
     #[tokio::test(start_paused = true)]
@@ -325,9 +325,9 @@ mod tests {
             let _ = tokio::time::timeout(Duration::from_millis(1), &mut tries[0]).await;
             drop(tries.remove(0));
             let began = Instant::now();
-            for verdict in join(tries).await {
-                assert_eq!(verdict.as_ref().is_ok_and(|verdict| *verdict == AuthDecision::Right), right);
-                assert!(verdict.is_ok());
+            for decision in join(tries).await {
+                assert_eq!(decision.as_ref().is_ok_and(|decision| *decision == AuthDecision::Right), right);
+                assert!(decision.is_ok());
             }
             assert_eq!(checks.get(), 2, "{right}");
             assert!(began.elapsed() < Duration::from_millis(50));
@@ -359,9 +359,9 @@ mod tests {
         for number in 0..1000_u32 {
             let digest = throttle.digest([b"main", b"app", b""], &number.to_le_bytes());
             let attempt = Attempt { source: HERE, realm: "main", user: b"app", digest };
-            let verdict =
+            let decision =
                 throttle.judge(attempt, || false, async || AuthDecision::Undecided(Arc::default())).await;
-            assert_eq!(verdict, Ok(AuthDecision::Undecided(Arc::default())));
+            assert_eq!(decision, Ok(AuthDecision::Undecided(Arc::default())));
         }
     }
 
