@@ -1,9 +1,10 @@
 //! Answers requests that the tenant's policy denies.
 
+use super::Session;
+use super::close::Close;
 use super::refusal::{self, Wording};
 use super::route::RouteDecision;
 use super::setting::{Forbidden, Setting};
-use super::{Close, Session};
 use crate::command::{self, Found, Verb};
 use crate::resp::request::{self, Request};
 use crate::tenant::policy::{Denial, Policy, PolicyKey};

@@ -1,8 +1,9 @@
 //! Answers commands from session state, byte for byte as the server would.
 
-use super::async_op::AsyncOp;
 use super::client::{Replying, valid_name};
-use super::{Close, Session, hello, refusal};
+use super::close::Close;
+use super::step::AsyncOp;
+use super::{Session, hello, refusal};
 use crate::command::{Spec, Tracking, Verb, option_is_whole as is};
 use crate::resp::Resp;
 use crate::resp::request::Request;

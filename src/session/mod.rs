@@ -1,26 +1,41 @@
 //! A session serves one client: it reads, classifies, routes and answers requests in order.
 //!
-//! [`turn`] is the data path: one poll function reads, sends requests by the shared lane, answers what respgate
+//! [`data_path`] is the data path: one poll function reads, sends requests by the shared lane, answers what respgate
 //! answers itself, and writes replies. Every step that must wait for something outside the data path is an
 //! [`AsyncOp`]: boxed async code, so that an idle session stays small.
 
-pub mod client;
-pub mod config;
-mod denied;
-mod diagnostics;
-mod async_op;
-mod shared_pubsub;
-mod hello;
-mod leased;
-pub mod limit;
-mod local;
 mod activity;
+mod assign;
+mod async_op;
+mod authenticate;
+mod charge;
+pub mod client;
+mod close;
+pub mod config;
+mod data_path;
+mod deliver;
+mod denied;
+mod departure;
+mod diagnostics;
+mod dispatch;
+mod handle;
+mod hello;
+mod hold;
+mod leased;
+mod limit;
+mod local;
+mod read;
 mod refusal;
 pub mod registry;
 mod route;
-mod setting;
+mod route_unlisted;
 mod scan;
-mod turn;
+mod setting;
+mod shared_pubsub;
+mod step;
+mod timeout;
+mod timer;
+pub mod worker_tenants;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -29,15 +44,15 @@ use std::sync::Arc;
 
 use tokio::time::Sleep;
 
-use self::activity::{Activity, Expiry};
-use self::async_op::AsyncOp;
+use self::activity::Activity;
+use self::charge::PendingCharge;
 use self::client::{Client, Origin};
+pub use self::close::Close;
 use self::config::SessionConfig;
-use self::limit::{PendingCharge, WorkerTenants};
 use self::registry::SessionRegistry;
 use self::scan::Scans;
-use self::turn::{Pause, Step, Turn};
-use crate::command::{self, Flags, Found, Verb};
+use self::step::{AsyncOp, Exit};
+use self::worker_tenants::WorkerTenants;
 use crate::metrics::Gauged;
 use crate::net::budget::{Account, Charge};
 use crate::net::buffers::Buffers;
@@ -71,52 +86,6 @@ pub struct SessionContext {
     pub tenants: Rc<WorkerTenants>,
     /// The index of the listener in the configuration.
     pub listener: usize,
-}
-
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Close {
-    /// The client left, or its connection failed.
-    Left,
-    /// The client sent QUIT, or a drain ended the session.
-    Finished,
-    /// The client sent bytes that are not RESP.
-    Protocol,
-    /// The client speaks TLS to a plain-text port, or broke its TLS connection.
-    Tls,
-    /// The client did not take its replies.
-    Slow,
-    /// The byte budget of the process or of the tenant was spent, and this client held most of it.
-    Memory,
-    /// The session lost an upstream connection together with part of a reply or with connection state.
-    UpstreamLost,
-    /// One of the session's timeouts expired.
-    Expired,
-    /// The tenant has reached its limit of clients.
-    Full,
-    /// The client's user was removed, or the policy now denies one of the client's subscriptions.
-    Removed,
-    /// The server refuses the client's own password, which it accepted before.
-    Credentials,
-}
-
-impl Close {
-    /// Returns true if the session closes without waiting for the client to take its remaining replies. `blocked`
-    /// is true if the client takes no bytes now.
-    fn is_at_once(self, blocked: bool) -> bool {
-        match self {
-            Self::Slow | Self::Expired => true,
-            Self::Memory => blocked,
-            Self::Left
-            | Self::Finished
-            | Self::Protocol
-            | Self::Tls
-            | Self::UpstreamLost
-            | Self::Full
-            | Self::Removed
-            | Self::Credentials => false,
-        }
-    }
 }
 
 /// Serves one client.
@@ -226,9 +195,9 @@ impl Session {
     /// the session because a future that owned it would store it twice.
     pub async fn run(&mut self) -> Close {
         let close = loop {
-            match poll_fn(|cx| self.poll_turn(cx)).await {
-                Turn::AsyncOp(op) => Box::pin(self.run_op(op)).await,
-                Turn::Close(close) => break close,
+            match poll_fn(|cx| self.poll_data_path(cx)).await {
+                Exit::AsyncOp(op) => Box::pin(self.run_op(op)).await,
+                Exit::Close(close) => break close,
             }
         };
         self.stream.close();
@@ -260,74 +229,6 @@ impl Session {
     /// Returns the client's TLS error and the client's address, if there was one.
     pub fn tls_error(&self) -> Option<(&HandshakeError, &str)> {
         self.tls_error.as_deref().map(|error| (error, self.client.peer.as_str()))
-    }
-
-    /// Drops the request at the front of the input, which has already been answered.
-    fn skip_request(&mut self) {
-        let mut first = true;
-        let input = std::mem::take(&mut self.input);
-        let (used, _) = self.handle_with(input.front(), |_, _| {
-            if std::mem::take(&mut first) { Step::Done } else { Step::Stay(Pause::Replies) }
-        });
-        self.input = input;
-        self.consume(used);
-        self.pending_charge = PendingCharge::Unseen;
-    }
-
-    /// Handles an expired timeout. Returns the reason to close, or `None` if the session goes on: after
-    /// `command-timeout`, the client gets an error for each awaited reply and keeps its connection.
-    fn expire(&mut self, expiry: Expiry) -> Option<Close> {
-        let registry = &self.ctx.registry;
-        tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
-        match expiry {
-            Expiry::SlowReader => Some(Close::Slow),
-            Expiry::Command if self.client.replying == client::Replying::On && !self.replies.is_partial() => {
-                let counters = &self.ctx.upstream.counters;
-                let (buffers, account) = (self.ctx.buffers.clone(), self.account.clone());
-                let replies = Replies::new(buffers, account, self.ctx.config.max_reply_buffer);
-                let given_up = self.replies.awaited();
-                self.replies.move_to(&replies);
-                replies.answer(|out| {
-                    (0..given_up).for_each(|_| out.extend_from_slice(refusal::COMMAND_TIMEOUT));
-                });
-                counters.command_timeouts.add(given_up.into());
-                // The old queue drops late replies. Their entries stay in the lane's queue until the replies
-                // arrive.
-                std::mem::replace(&mut self.replies, replies).close();
-                self.activity.replace(self.replies.clone());
-                if let Some(subscription) = &self.subscription {
-                    subscription.redirect(&self.replies);
-                }
-                self.activity.set_reply_due(registry.now.get(), false, true);
-                self.progress = 0;
-                None
-            }
-            Expiry::FirstCommand | Expiry::Idle | Expiry::Transaction | Expiry::Command => {
-                Some(Close::Expired)
-            }
-        }
-    }
-
-    /// Returns true if the request at the front of the input waits for other clients: a blocking command, a
-    /// subscription or MONITOR.
-    fn waits_for_others(&mut self) -> bool {
-        let mut waits = false;
-        let input = std::mem::take(&mut self.input);
-        self.handle_with(input.front(), |_, found| {
-            waits = found.ok().and_then(command::find).is_some_and(|found| match found {
-                Found::Spec(spec) => {
-                    spec.flags.contains(Flags::BLOCKING)
-                        || matches!(
-                            spec.verb,
-                            Verb::Subscribe | Verb::Psubscribe | Verb::Ssubscribe | Verb::Monitor
-                        )
-                }
-                Found::NoSuchSubcommand(_) => false,
-            });
-            Step::Stay(Pause::Replies)
-        });
-        self.input = input;
-        waits
     }
 
     /// Returns the key of the upstream connections that this client's commands may use, or `None` before the
@@ -383,7 +284,7 @@ impl Session {
     }
 
     /// Counts a refusal and answers with an error line.
-    fn refuse(&mut self, line: &[u8]) {
+    pub(super) fn refuse(&mut self, line: &[u8]) {
         self.ctx.upstream.counters.refused.inc();
         self.answer_line(line);
     }

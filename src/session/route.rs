@@ -1,27 +1,17 @@
 //! Decides how a request is answered: by which lane, locally, or with a refusal.
 
-use std::rc::Rc;
-
-use super::async_op::AsyncOp;
-use super::config::AdminCommands;
 use super::refusal;
 use super::setting::Forbidden;
-use super::turn::{Pause, Step};
-use super::{Session, diagnostics, local};
-use crate::command::administration::Administration;
-use crate::command::learned::LearnedCommand;
+use super::{Session, local};
 use crate::command::{self, Flags, Found, ReadOptions, Retry, RouteClass, Spec, Trace, Verb};
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
-use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
-use crate::upstream::reply_sizes::Placement;
-use crate::upstream::shared::lane::Admission;
 use crate::upstream::shared::queue::IfLost;
 
 /// Size limit of a request on the shared lane, in bytes. A larger request takes a lease, so that others do not
 /// wait behind it.
-const OVERSIZE: usize = 64 * 1024;
+pub(super) const OVERSIZE: usize = 64 * 1024;
 
 /// Size limit of a CLIENT TRACKING request, in bytes. A longer one is refused.
 const MAX_TRACKING: usize = 1024 * 1024;
@@ -76,172 +66,9 @@ pub(super) struct LearnedRoute {
 }
 
 impl Session {
-    /// Sends a request, answers it, or says what must happen first.
-    pub(super) fn dispatch(&mut self, request: &Request<'_>) -> Step {
-        if self.ctx.upstream.auth_unclear() {
-            return Step::Stay(Pause::AsyncOp(AsyncOp::Greet));
-        }
-        if let Some(pause) = self.subscribing_pause() {
-            return Step::Stay(pause);
-        }
-        match self.route(request) {
-            RouteDecision::Shared(if_lost) => self.share(request, if_lost),
-            RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
-            RouteDecision::Learned(route) if route.shared => self.share(request, route.if_lost),
-            RouteDecision::Rewritten(frame, if_lost) => match Request::parse(&frame) {
-                Some(request) => self.share(&request, if_lost),
-                None => Step::Done,
-            },
-            route => {
-                if self.replies.awaited() > 0 {
-                    return Step::Stay(Pause::Replies);
-                }
-                match route {
-                    RouteDecision::Local(spec) => self.answer_locally(spec, request),
-                    RouteDecision::Refused(line) => {
-                        self.refuse(&line);
-                        Step::Done
-                    }
-                    RouteDecision::Denied(forbidden) => {
-                        self.forbid(&forbidden, request);
-                        Step::Done
-                    }
-                    RouteDecision::Fanned(kind, begins) => self.fan(request, kind, begins),
-                    RouteDecision::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
-                    RouteDecision::UsersUnknown => Step::Stay(Pause::AsyncOp(AsyncOp::CountUsers)),
-                    RouteDecision::Unlearned | RouteDecision::DeniedUnlearned(_) => {
-                        Step::Stay(Pause::AsyncOp(AsyncOp::Learn))
-                    }
-                    RouteDecision::Leased
-                    | RouteDecision::Learned(_)
-                    | RouteDecision::Shared(_)
-                    | RouteDecision::Scan(_)
-                    | RouteDecision::Rewritten(..) => Step::Stay(Pause::AsyncOp(AsyncOp::Lease)),
-                }
-            }
-        }
-    }
-
-    /// Sends a request by the shared lane, or asks for a lease if earlier replies were large.
-    pub(super) fn share(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        if self.replies.sizes().placement() != Placement::Shared
-            && let Some(step) = self.step_elsewhere(true)
-        {
-            return step;
-        }
-        self.push_shared(request, if_lost)
-    }
-
-    /// As `share`, for a command that a lease cannot carry.
-    pub(super) fn share_only(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        if self.replies.sizes().placement() != Placement::Shared
-            && let Some(step) = self.step_elsewhere(false)
-        {
-            return step;
-        }
-        self.push_shared(request, if_lost)
-    }
-
-    /// Returns what the next command waits for because of the size of earlier replies, or `None` if it can be
-    /// sent.
-    fn step_elsewhere(&mut self, may_lease: bool) -> Option<Step> {
-        if self.replies.awaited() > 0 {
-            return Some(Step::Stay(Pause::Replies));
-        }
-        self.replies.sizes().all_answered();
-        // Without a free lease, large replies come on the shared connection, one at a time.
-        let leases = may_lease
-            && self.replies.sizes().placement() == Placement::Own
-            && self.ctx.upstream.has_free_lease()
-            && self.take_place(Limit::Leased).is_ok();
-        leases.then_some(Step::Stay(Pause::AsyncOp(AsyncOp::Lease)))
-    }
-
-    /// Pushes a request to the shared lane, or says what it waits for.
-    fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        if self.alone() {
-            let waits = self.ctx.upstream.in_hold() && self.ctx.upstream.held_until().is_ok();
-            if waits && self.replies.awaited() == 0 && is_ping(request) {
-                return self.answer_ping(request);
-            }
-            return self.pinned();
-        }
-        let Some(lane) = self.lane() else { return Step::Done };
-        // Check the window before asking the scheduler, so that a request that waits for earlier replies uses up
-        // no grant.
-        if self.replies.awaited() >= self.replies.window(self.ctx.config.max_pipeline) {
-            return Step::Stay(Pause::Replies);
-        }
-        if !lane.is_open() {
-            match self.ctx.upstream.admission(&lane, self.asks(self.replies.awaited() == 0)) {
-                Admission::Open => {}
-                Admission::Full => return Step::Stay(Pause::Lane(None)),
-                // respgate is reachable and waits for a primary: a health check need not fail in a failover.
-                Admission::Held(_)
-                    if self.ctx.upstream.in_hold() && self.replies.awaited() == 0 && is_ping(request) =>
-                {
-                    return self.answer_ping(request);
-                }
-                // A client that already waits keeps its place when the hold buffer is full.
-                Admission::Held(_) if self.held.is_none() && self.ctx.upstream.hold_full(request.len()) => {
-                    if self.replies.awaited() > 0 {
-                        return Step::Stay(Pause::Replies);
-                    }
-                    self.refuse(&self.ctx.upstream.hold_overflow());
-                    return Step::Done;
-                }
-                Admission::Held(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
-                Admission::Refused(_) | Admission::Expired(_) if self.replies.awaited() > 0 => {
-                    return Step::Stay(Pause::Replies);
-                }
-                Admission::Expired(line) => {
-                    self.ctx.upstream.counters.hold_expired.inc();
-                    self.refuse(&line);
-                    return Step::Done;
-                }
-                Admission::Refused(line) => {
-                    self.refuse(&line);
-                    self.close_if_dead();
-                    return self.closing.map_or(Step::Done, |close| Step::Taken(Pause::Close(close)));
-                }
-            }
-        }
-        let mute = self.client.mutes();
-        lane.push(request.raw(), &self.replies, if_lost, mute);
-        self.ctx.upstream.counters.shared.inc();
-        Step::Done
-    }
-
-    /// Answers PING while there is no primary.
-    #[cold]
-    fn answer_ping(&mut self, request: &Request<'_>) -> Step {
-        self.released();
-        match command::find(request) {
-            Some(Found::Spec(spec)) => self.answer_locally(spec, request),
-            _ => Step::Done,
-        }
-    }
-
     /// Returns true if the configuration gives each session its own upstream connection (`pool = "session"`).
-    fn alone(&self) -> bool {
+    pub(super) fn alone(&self) -> bool {
         self.ctx.upstream.config.pool == Pool::Session
-    }
-
-    /// Asks for a lease once all earlier replies have come.
-    fn pinned(&self) -> Step {
-        if self.replies.awaited() > 0 {
-            return Step::Stay(Pause::Replies);
-        }
-        Step::Stay(Pause::AsyncOp(AsyncOp::Lease))
-    }
-
-    fn answer_locally(&mut self, spec: &'static Spec, request: &Request<'_>) -> Step {
-        self.ctx.upstream.counters.local.inc();
-        match local::answer(self, spec, request) {
-            local::Outcome::Answered => Step::Done,
-            local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
-            local::Outcome::AsyncOp(op) => Step::Taken(Pause::AsyncOp(op)),
-        }
     }
 
     /// Returns true if the client may do more than authenticate. A client that must authenticate is also admitted
@@ -374,126 +201,7 @@ impl Session {
         }
     }
 
-    fn if_read_lost(&self) -> IfLost {
+    pub(super) fn if_read_lost(&self) -> IfLost {
         if self.ctx.upstream.config.retry_reads { IfLost::Resend } else { IfLost::ReportLost }
     }
-
-    /// Decides how an administrative command is answered, by the client's `admin-commands` level.
-    fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
-        let (level, _) = self.admin_level();
-        if level == AdminCommands::Allow {
-            return match spec.trace {
-                Trace::OtherProtocol => RouteDecision::Refused(refusal::other_protocol(spec.name)),
-                Trace::Nothing | Trace::Followed | Trace::Unknown => RouteDecision::Leased,
-            };
-        }
-        if spec.verb == Verb::ConfigGet && request.argc() > 2 {
-            return match diagnostics::shown(request).filter(|_| level == AdminCommands::ReadOnly) {
-                Some(frame) => RouteDecision::Rewritten(frame, self.if_read_lost()),
-                None if diagnostics::is_harmless(request) => RouteDecision::Shared(self.if_read_lost()),
-                None => RouteDecision::Local(spec),
-            };
-        }
-        let shown = match spec.administration() {
-            Administration::ShowsState => level == AdminCommands::ReadOnly,
-            Administration::ShowsCommands
-                if level == AdminCommands::ReadOnly && !self.are_users_told_apart() =>
-            {
-                match self.ctx.upstream.has_one_user() {
-                    Some(one) => one,
-                    None => return RouteDecision::UsersUnknown,
-                }
-            }
-            _ => false,
-        };
-        if shown {
-            RouteDecision::Shared(self.if_read_lost())
-        } else {
-            RouteDecision::Denied(self.forbidden_by_level(spec.name))
-        }
-    }
-
-    /// Returns true if the configuration tells clients apart, by tenants or by users of respgate's own. One
-    /// client may then not see what another did, whoever they are on the server.
-    fn are_users_told_apart(&self) -> bool {
-        self.ctx.tenants.users().is_some() || self.ctx.tenants.has_tenants()
-    }
-
-    /// Decides how a command is answered that the table lacks: a module's, a newer server's, or one that does not
-    /// exist.
-    pub(super) fn unknown(&self, request: &Request<'_>) -> RouteDecision {
-        let name = request.name();
-        if !self.admitted() {
-            return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
-        }
-        // The server takes these for an HTTP cross-protocol attack and closes the connection.
-        if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
-            return RouteDecision::Dropped;
-        }
-        if !command::printable(name) {
-            return RouteDecision::Refused(refusal::unknown_command(request));
-        }
-        let Some(learned) = self.ctx.upstream.learned() else { return RouteDecision::Unlearned };
-        match learned.command(name, request.arg(1)) {
-            None => RouteDecision::Refused(refusal::unknown_command(request)),
-            Some(command) => self.route_learned(&command, &String::from_utf8_lossy(name), request),
-        }
-    }
-
-    /// Returns the server's description of a command that the table lacks, if the server has been asked.
-    fn learned(&self, found: Option<Found>, request: &Request<'_>) -> Option<Rc<LearnedCommand>> {
-        let learned = self.ctx.upstream.learned()?;
-        match found {
-            Some(Found::Spec(_)) => None,
-            Some(Found::NoSuchSubcommand(container)) => {
-                learned.subcommand(container.name.as_bytes(), request.arg(1).unwrap_or_default())
-            }
-            None => learned.command(request.name(), request.arg(1)),
-        }
-    }
-
-    /// Decides how a command that the server described is sent.
-    fn route_learned(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> RouteDecision {
-        let allowed = self.admin_level().0 == AdminCommands::Allow;
-        if command.route == RouteClass::Admin && !allowed {
-            return RouteDecision::Denied(self.forbidden_by_level(name));
-        }
-        RouteDecision::Learned(LearnedRoute {
-            shared: command.route == RouteClass::Shared && request.len() <= OVERSIZE,
-            kept: command.route == RouteClass::Pin,
-            trace: command.trace,
-            blocking: command.flags.contains(Flags::BLOCKING),
-            forgeable: command.flags.contains(Flags::SCRIPT),
-            if_lost: if command.only_reads() { self.if_read_lost() } else { IfLost::ReportUnknown },
-        })
-    }
-
-    /// Decides how a subcommand is answered that the table lacks. CLIENT's subcommands are respgate's own. An
-    /// unknown one is refused, because it would change a connection that other clients share.
-    pub(super) fn unknown_subcommand(
-        &self,
-        container: &'static Spec,
-        request: &Request<'_>,
-    ) -> RouteDecision {
-        if !self.admitted() {
-            return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
-        }
-        let subcommand = request.arg(1).unwrap_or_default();
-        let refused = || RouteDecision::Refused(refusal::unknown_subcommand(container.name, subcommand));
-        if !command::printable(subcommand) || matches!(container.name, "CLIENT" | "CLUSTER" | "SENTINEL") {
-            return refused();
-        }
-        let Some(learned) = self.ctx.upstream.learned() else { return RouteDecision::Unlearned };
-        match learned.subcommand(request.name(), subcommand) {
-            None => refused(),
-            Some(command) => {
-                let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
-                self.route_learned(&command, &name, request)
-            }
-        }
-    }
-}
-
-fn is_ping(request: &Request<'_>) -> bool {
-    request.name().eq_ignore_ascii_case(b"PING")
 }

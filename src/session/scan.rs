@@ -6,7 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::Session;
-use super::turn::Step;
+use super::step::Step;
 use crate::resp::request::{self, Request};
 use crate::topology::Generation;
 use crate::upstream::shared::queue::IfLost;

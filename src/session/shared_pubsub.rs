@@ -4,9 +4,10 @@
 
 use std::task::{Context, Poll};
 
+use super::close::Close;
 use super::route::RouteDecision;
-use super::turn::{Pause, Step};
-use super::{Close, Session, local, refusal};
+use super::step::{Pause, Step};
+use super::{Session, local, refusal};
 use crate::command::{self, Spec, Verb};
 use crate::resp::Resp;
 use crate::resp::pubsub::Kind;

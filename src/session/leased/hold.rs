@@ -1,10 +1,10 @@
 //! Holds a leased session's request during a failover.
 
 use super::expect::Expect;
-use super::{Leased, Pause, Session};
+use super::{Leased, Session};
 use crate::command::{self, Found, Verb};
 use crate::resp::request::Request;
-use crate::session::turn::Step;
+use crate::session::step::{Pause, Step};
 
 impl Leased {
     /// Holds the request until the hold expires. Then answers it with the hold's error; EXEC and DISCARD also end

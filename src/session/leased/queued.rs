@@ -3,11 +3,11 @@
 use super::admit::LeasedRoute;
 use super::expect::{Awaited, Effect, Expect};
 use super::settle::null_array;
-use super::{Leased, Pause, Session};
+use super::{Leased, Session};
 use crate::command::{self, Flags, Found, Trace, Verb};
 use crate::resp::request::Request;
 use crate::session::shared_pubsub::subscription_change;
-use crate::session::turn::Step;
+use crate::session::step::{Pause, Step};
 use crate::session::{local, refusal};
 
 impl Leased {

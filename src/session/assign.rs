@@ -1,0 +1,107 @@
+//! Assigns a client to a tenant, and follows a reload of users or tenants.
+
+use std::rc::Rc;
+
+use super::Session;
+use super::close::Close;
+use super::denied::permits_words;
+use crate::tenant::WorkerTenant;
+use crate::tenant::identity::{Known, TenantId};
+use crate::tenant::limits::member::Member;
+
+impl Session {
+    /// Assigns the client to the tenant that the rules give for `user` and the client name `name`. A refusal
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// Returns an error line if that tenant has reached its limit of clients.
+    pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), Vec<u8>> {
+        let worker_tenant = self.tenant_of(user, name);
+        if self.is_in_tenant(worker_tenant.as_ref()) {
+            return Ok(());
+        }
+        let (from, progress) = (self.member.as_deref(), self.replies.progress());
+        let next = worker_tenant
+            .as_ref()
+            .map(|worker_tenant| Member::join(worker_tenant, from, progress))
+            .transpose()?;
+        self.member = next.map(Box::new);
+        self.policy = worker_tenant.and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
+        Ok(())
+    }
+
+    /// As [`Self::assign`], with the client's current user and name.
+    pub(super) fn reassign(&mut self) -> Result<(), Vec<u8>> {
+        let (user, name) = (self.client.login.clone(), self.client.name.to_vec());
+        self.assign(user.as_deref(), &name)
+    }
+
+    /// Returns the tenant that the rules give for `user` and the client name `name`.
+    fn tenant_of(&self, user: Option<&str>, name: &[u8]) -> Option<Rc<WorkerTenant>> {
+        let index = self.ctx.tenants.index();
+        if index.tenants.is_empty() {
+            return None;
+        }
+        let listener = index.listeners.get(self.ctx.listener).copied().flatten();
+        let known = Known { identity: &self.client.known, user, listener, name };
+        index.rules.decide(&known).and_then(|TenantId(at)| index.tenants.get(at).cloned())
+    }
+
+    /// Returns true if the session is in this tenant, under this configuration.
+    fn is_in_tenant(&self, worker_tenant: Option<&Rc<WorkerTenant>>) -> bool {
+        match (&self.member, worker_tenant) {
+            (Some(member), Some(worker_tenant)) => Rc::ptr_eq(member.worker_tenant(), worker_tenant),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Follows a reload of users or tenants: assigns the client to its tenant by the new rules, and applies that
+    /// tenant's new configuration. A client that is connected already is never refused because the tenant is
+    /// full.
+    ///
+    /// # Errors
+    /// Returns the reason to close if the client's user was removed or a subscription is denied now.
+    pub(super) fn follow_reload(&mut self) -> Result<(), Close> {
+        if let (Some(users), Some(login)) = (self.ctx.tenants.users(), &self.client.login) {
+            let Some(user) = users.find(login) else {
+                tracing::info!(
+                    client = self.client.id,
+                    peer = self.client.peer,
+                    "a client's user was removed"
+                );
+                return Err(Close::Removed);
+            };
+            let identity = self.identity_of(&user);
+            self.identity_stale = self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());
+        }
+        let worker_tenant = self.tenant_of(self.client.login.as_deref(), &self.client.name);
+        if self.is_in_tenant(worker_tenant.as_ref()) {
+            return Ok(());
+        }
+        let (now, progress) = (self.tenant_time(), self.replies.progress());
+        self.policy =
+            worker_tenant.as_ref().and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
+        self.member = match (worker_tenant, self.member.take()) {
+            (Some(worker_tenant), Some(mut member))
+                if member.worker_tenant().tenant.number == worker_tenant.tenant.number =>
+            {
+                member.change_tenant_config(&worker_tenant, now);
+                self.pending_charge.cap_at(now.saturating_add(member.debt(now)));
+                Some(member)
+            }
+            (worker_tenant, from) => {
+                self.pending_charge.reset();
+                worker_tenant.map(|worker_tenant| {
+                    Box::new(Member::join_unchecked(&worker_tenant, from.as_deref(), progress))
+                })
+            }
+        };
+        match &self.policy {
+            Some(policy) if self.fan_hears(|kind, name| !permits_words(policy, &[kind.begin(), name])) => {
+                Err(self.close_denied_subscriber())
+            }
+            _ => Ok(()),
+        }
+    }
+}

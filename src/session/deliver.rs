@@ -1,0 +1,134 @@
+//! Writes replies to the client, and checks that the client takes them.
+
+use std::task::{Context, Poll};
+
+use super::Session;
+use super::close::Close;
+use crate::upstream::replies::ClientState;
+
+/// Limit of reply bytes that wait for a client. Above it, the session handles no further requests.
+pub(super) const BACKLOG: usize = 256 * 1024;
+
+/// The error line for a client that is disconnected because it holds too much memory.
+const EVICTED: &[u8] =
+    b"-ERR respgate: the memory for clients is spent (max-buffered), and this client is among those that hold most of it";
+
+/// Says whether the waiting replies reach the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    /// The client took all of them.
+    Complete,
+    /// The client takes no more bytes now.
+    ClientBusy,
+    /// The tenant's output limit allows no more bytes now.
+    Limited,
+}
+
+impl Delivery {
+    /// Returns true if replies still wait.
+    pub(super) fn is_blocked(self) -> bool {
+        self != Self::Complete
+    }
+}
+
+impl Session {
+    /// Writes the waiting replies, and checks that the session may go on. Every round begins with this, with and
+    /// without a lease. `in_flight` is the number of the client's requests under way.
+    ///
+    /// # Errors
+    /// Returns the reason to close at once.
+    #[inline]
+    pub(super) fn deliver(&mut self, cx: &mut Context<'_>, in_flight: usize) -> Result<Delivery, Close> {
+        // A fan-in subscriber gets messages without asking. With a lease, the reader of the lease stops at a
+        // limit; messages by fan-in wait in the reply queue, and nothing is written until the limit allows it.
+        let delivery = if self.subscription.is_some() && !self.charge_output(cx, in_flight) {
+            Delivery::Limited
+        } else {
+            match self.replies.poll_write_to(cx, &mut self.stream) {
+                Poll::Ready(Ok(_)) => Delivery::Complete,
+                Poll::Ready(Err(_)) => return Err(Close::Left),
+                Poll::Pending => Delivery::ClientBusy,
+            }
+        };
+        if self.evicted(cx) {
+            return Err(Close::Memory);
+        }
+        match self.replies.client_state() {
+            ClientState::Open | ClientState::Gone => {}
+            ClientState::Overflowed => return Err(Close::Slow),
+            ClientState::Cut => return Err(self.cut()),
+        }
+        match self.poll_stalled(cx, delivery == Delivery::ClientBusy) {
+            Poll::Ready(()) => Err(Close::Slow),
+            Poll::Pending => Ok(delivery),
+        }
+    }
+
+    /// Returns true if the client must go at once, because the byte budget is spent and the client holds most of
+    /// it. Sends it the error first, as far as the socket takes bytes.
+    #[inline]
+    pub(super) fn evicted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.account.is_evicted() && {
+            self.tell_evicted(cx);
+            true
+        }
+    }
+
+    #[cold]
+    fn tell_evicted(&mut self, cx: &mut Context<'_>) {
+        // The eviction is seen twice if the session had a lease: in the leased poll, and again here.
+        let told = self.closing.replace(Close::Memory) == Some(Close::Memory);
+        if !told && !self.replies.is_partial() {
+            self.refuse(EVICTED);
+            let _ = self.replies.poll_write_to(cx, &mut self.stream);
+        }
+    }
+
+    /// Ready when the client has neither taken nor sent a byte for `write_timeout`.
+    #[inline]
+    pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<()> {
+        if blocked {
+            return self.poll_blocked(cx);
+        }
+        if self.stall.is_some() {
+            self.stall = None;
+        }
+        Poll::Pending
+    }
+
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let progress = self.account.moved();
+        if progress != self.progress {
+            self.progress = progress;
+            self.stall = None;
+        }
+        let limit = self.ctx.config.write_timeout;
+        let timer = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        timer.as_mut().poll(cx)
+    }
+
+    /// Charges the bytes that were written, and updates the counts of requests in flight and of waiting bytes.
+    /// Returns false if the output limit is reached. The session is then woken when the limit allows more.
+    pub(super) fn charge_output(&mut self, cx: &mut Context<'_>, in_flight: usize) -> bool {
+        if self.member.is_none() {
+            return true;
+        }
+        let (now, progress) = (self.tenant_time(), self.replies.progress());
+        let waiting = self.input.len() + self.replies.waiting();
+        let Some(member) = &mut self.member else { return true };
+        member.in_flight(in_flight);
+        let over_share = member.buffers(waiting);
+        if let Some(line) = over_share.filter(|_| self.closing.is_none()) {
+            self.refuse_for_limit(&line);
+            self.closing = Some(Close::Memory);
+            return true;
+        }
+        if !member.meters_output() {
+            return true;
+        }
+        match member.wrote(now, progress) {
+            0 => true,
+            wait => self.poll_due(cx, self.instant(now.saturating_add(wait))).is_ready(),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Notices that a client leaves while an operation runs for it.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::Session;
+use super::hold::DEPARTED_CHECK;
+use super::read::AHEAD;
+
+/// An error line that no client reads, because it has left.
+pub(super) const CLIENT_LEFT: &[u8] = b"-ERR respgate: the client left";
+
+/// How long respgate still checks the password of a client that has closed its sending side. Such a client may
+/// still read, but after this time it has probably left.
+const DEPARTED_GRACE: Duration = Duration::from_secs(1);
+
+impl Session {
+    /// Ends when the client has left and the operation is not worth the wait: there is no primary, or the request
+    /// waits for other clients. A client that only closed its sending side still gets its replies. Keeps a
+    /// limited number of the bytes that the client sends meanwhile.
+    pub(super) async fn left(&mut self) {
+        let upstream = self.ctx.upstream.clone();
+        loop {
+            if upstream.in_hold() {
+                self.wait_held();
+            }
+            tokio::select! {
+                () = poll_fn(|cx| {
+                    let ahead = if self.poll_messages(cx) { usize::MAX } else { AHEAD };
+                    if self.account.is_evicted() {
+                        return Poll::Ready(());
+                    }
+                    self.poll_left_within(cx, ahead)
+                }) => break,
+                () = upstream.hold_begun() => {}
+                () = upstream.changed() => {}
+            }
+        }
+        while !self.account.is_evicted() && !self.ctx.upstream.in_hold() && !self.waits_for_others() {
+            tokio::time::sleep(DEPARTED_CHECK).await;
+        }
+    }
+
+    /// Ends when the client's password need not be checked any more: its connection has failed, or it closed its
+    /// sending side [`DEPARTED_GRACE`] ago.
+    pub(super) async fn departed(&mut self) {
+        poll_fn(|cx| {
+            self.poll_messages(cx);
+            if self.account.is_evicted() { Poll::Ready(()) } else { self.poll_left(cx) }
+        })
+        .await;
+        if self.closing.is_none() && !self.account.is_evicted() {
+            tokio::time::sleep(DEPARTED_GRACE).await;
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Sends one request by the shared lane, answers it, or says what must happen first.
+
+use super::Session;
+use super::local;
+use super::route::RouteDecision;
+use super::step::{AsyncOp, Pause, Step};
+use crate::command::{self, Found, Spec};
+use crate::resp::request::Request;
+use crate::tenant::limits::refusal::Limit;
+use crate::upstream::reply_sizes::Placement;
+use crate::upstream::shared::lane::Admission;
+use crate::upstream::shared::queue::IfLost;
+
+impl Session {
+    /// Sends a request, answers it, or says what must happen first.
+    pub(super) fn dispatch(&mut self, request: &Request<'_>) -> Step {
+        if self.ctx.upstream.auth_unclear() {
+            return Step::Stay(Pause::AsyncOp(AsyncOp::Greet));
+        }
+        if let Some(pause) = self.subscribing_pause() {
+            return Step::Stay(pause);
+        }
+        match self.route(request) {
+            RouteDecision::Shared(if_lost) => self.share(request, if_lost),
+            RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
+            RouteDecision::Learned(route) if route.shared => self.share(request, route.if_lost),
+            RouteDecision::Rewritten(frame, if_lost) => match Request::parse(&frame) {
+                Some(request) => self.share(&request, if_lost),
+                None => Step::Done,
+            },
+            route => {
+                if self.replies.awaited() > 0 {
+                    return Step::Stay(Pause::Replies);
+                }
+                match route {
+                    RouteDecision::Local(spec) => self.answer_locally(spec, request),
+                    RouteDecision::Refused(line) => {
+                        self.refuse(&line);
+                        Step::Done
+                    }
+                    RouteDecision::Denied(forbidden) => {
+                        self.forbid(&forbidden, request);
+                        Step::Done
+                    }
+                    RouteDecision::Fanned(kind, begins) => self.fan(request, kind, begins),
+                    RouteDecision::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
+                    RouteDecision::UsersUnknown => Step::Stay(Pause::AsyncOp(AsyncOp::CountUsers)),
+                    RouteDecision::Unlearned | RouteDecision::DeniedUnlearned(_) => {
+                        Step::Stay(Pause::AsyncOp(AsyncOp::Learn))
+                    }
+                    RouteDecision::Leased
+                    | RouteDecision::Learned(_)
+                    | RouteDecision::Shared(_)
+                    | RouteDecision::Scan(_)
+                    | RouteDecision::Rewritten(..) => Step::Stay(Pause::AsyncOp(AsyncOp::Lease)),
+                }
+            }
+        }
+    }
+
+    /// Sends a request by the shared lane, or asks for a lease if earlier replies were large.
+    pub(super) fn share(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        if self.replies.sizes().placement() != Placement::Shared
+            && let Some(step) = self.step_elsewhere(true)
+        {
+            return step;
+        }
+        self.push_shared(request, if_lost)
+    }
+
+    /// As `share`, for a command that a lease cannot carry.
+    pub(super) fn share_only(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        if self.replies.sizes().placement() != Placement::Shared
+            && let Some(step) = self.step_elsewhere(false)
+        {
+            return step;
+        }
+        self.push_shared(request, if_lost)
+    }
+
+    /// Returns what the next command waits for because of the size of earlier replies, or `None` if it can be
+    /// sent.
+    fn step_elsewhere(&mut self, may_lease: bool) -> Option<Step> {
+        if self.replies.awaited() > 0 {
+            return Some(Step::Stay(Pause::Replies));
+        }
+        self.replies.sizes().all_answered();
+        // Without a free lease, large replies come on the shared connection, one at a time.
+        let leases = may_lease
+            && self.replies.sizes().placement() == Placement::Own
+            && self.ctx.upstream.has_free_lease()
+            && self.take_place(Limit::Leased).is_ok();
+        leases.then_some(Step::Stay(Pause::AsyncOp(AsyncOp::Lease)))
+    }
+
+    /// Pushes a request to the shared lane, or says what it waits for.
+    fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        if self.alone() {
+            let waits = self.ctx.upstream.in_hold() && self.ctx.upstream.held_until().is_ok();
+            if waits && self.replies.awaited() == 0 && is_ping(request) {
+                return self.answer_ping(request);
+            }
+            return self.pinned();
+        }
+        let Some(lane) = self.lane() else { return Step::Done };
+        // Check the window before asking the scheduler, so that a request that waits for earlier replies uses up
+        // no grant.
+        if self.replies.awaited() >= self.replies.window(self.ctx.config.max_pipeline) {
+            return Step::Stay(Pause::Replies);
+        }
+        if !lane.is_open() {
+            match self.ctx.upstream.admission(&lane, self.asks(self.replies.awaited() == 0)) {
+                Admission::Open => {}
+                Admission::Full => return Step::Stay(Pause::Lane(None)),
+                // respgate is reachable and waits for a primary: a health check need not fail in a failover.
+                Admission::Held(_)
+                    if self.ctx.upstream.in_hold() && self.replies.awaited() == 0 && is_ping(request) =>
+                {
+                    return self.answer_ping(request);
+                }
+                // A client that already waits keeps its place when the hold buffer is full.
+                Admission::Held(_) if self.held.is_none() && self.ctx.upstream.hold_full(request.len()) => {
+                    if self.replies.awaited() > 0 {
+                        return Step::Stay(Pause::Replies);
+                    }
+                    self.refuse(&self.ctx.upstream.hold_overflow());
+                    return Step::Done;
+                }
+                Admission::Held(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
+                Admission::Refused(_) | Admission::Expired(_) if self.replies.awaited() > 0 => {
+                    return Step::Stay(Pause::Replies);
+                }
+                Admission::Expired(line) => {
+                    self.ctx.upstream.counters.hold_expired.inc();
+                    self.refuse(&line);
+                    return Step::Done;
+                }
+                Admission::Refused(line) => {
+                    self.refuse(&line);
+                    self.close_if_dead();
+                    return self.closing.map_or(Step::Done, |close| Step::Taken(Pause::Close(close)));
+                }
+            }
+        }
+        let mute = self.client.mutes();
+        lane.push(request.raw(), &self.replies, if_lost, mute);
+        self.ctx.upstream.counters.shared.inc();
+        Step::Done
+    }
+
+    /// Answers PING while there is no primary.
+    #[cold]
+    fn answer_ping(&mut self, request: &Request<'_>) -> Step {
+        self.released();
+        match command::find(request) {
+            Some(Found::Spec(spec)) => self.answer_locally(spec, request),
+            _ => Step::Done,
+        }
+    }
+
+    /// Asks for a lease once all earlier replies have come.
+    fn pinned(&self) -> Step {
+        if self.replies.awaited() > 0 {
+            return Step::Stay(Pause::Replies);
+        }
+        Step::Stay(Pause::AsyncOp(AsyncOp::Lease))
+    }
+
+    fn answer_locally(&mut self, spec: &'static Spec, request: &Request<'_>) -> Step {
+        self.ctx.upstream.counters.local.inc();
+        match local::answer(self, spec, request) {
+            local::Outcome::Answered => Step::Done,
+            local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
+            local::Outcome::AsyncOp(op) => Step::Taken(Pause::AsyncOp(op)),
+        }
+    }
+}
+
+fn is_ping(request: &Request<'_>) -> bool {
+    request.name().eq_ignore_ascii_case(b"PING")
+}

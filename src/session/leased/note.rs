@@ -1,0 +1,80 @@
+//! Reports what a lease is at: to the timeouts, to the tenant and to the byte budget.
+
+use super::expect::Expect;
+use super::{LeaseEnd, Leased};
+use crate::session::Session;
+use crate::session::activity::Expiry;
+use crate::session::close::Close;
+use crate::tenant::limits::refusal::Limit;
+
+impl Leased {
+    /// Updates the activity and the tenant's counts with the reason for the lease. `came` is true if something
+    /// came for the client.
+    pub(super) fn note_state(&mut self, session: &mut Session, came: bool) {
+        let now = session.ctx.registry.now.get();
+        let due = self.expected.due();
+        let listens = self.pins.subscribed() || self.pins.monitoring;
+        let transaction = self.pins.transaction.is_some() || self.pins.watching;
+        session.activity.touch(now);
+        session.activity.set_reply_due(now, due, came);
+        session.activity.set_lease_state(now, listens || self.expected.gated && !due, transaction);
+        if let Some(member) = &mut session.member {
+            member.in_flight(self.in_flight());
+            if !self.expected.gated {
+                session.release_place(Limit::Blocked);
+            }
+            if !listens && self.expected.is_empty() {
+                session.release_place(Limit::Subscribed);
+            }
+            if !transaction && self.expected.is_empty() {
+                session.release_place(Limit::Transactions);
+            }
+        }
+    }
+
+    /// Updates the count of allocated bytes.
+    pub(super) fn count(&mut self) {
+        let read = self.lease.read_capacity();
+        self.charge.set(self.outbound.capacity() + self.expected.capacity() + self.pins.capacity() + read);
+    }
+
+    /// Handles an expired timeout. Returns how the lease ends, or `None` if it goes on.
+    pub(super) fn expire(&mut self, session: &mut Session, expiry: Expiry) -> Option<LeaseEnd> {
+        if expiry == Expiry::Command {
+            session.ctx.upstream.counters.command_timeouts.inc();
+            return Some(self.silent(session));
+        }
+        session.expire(expiry).map(LeaseEnd::Close)
+    }
+
+    /// Handles a server that has not answered in time. Sending the requests again would only make the client wait
+    /// longer, so the session answers them, or ends if it has connection state.
+    pub(super) fn silent(&mut self, session: &mut Session) -> LeaseEnd {
+        if matches!(self.expected.front(), Some(Expect::Alive | Expect::Auth(_))) {
+            return LeaseEnd::Lost;
+        }
+        if self.pins.any() || self.streaming.is_some() {
+            return LeaseEnd::Close(Close::UpstreamLost);
+        }
+        for (expect, _) in self.expected.take() {
+            match expect {
+                Expect::Reply(awaited) if !awaited.mute => {
+                    let verdict = awaited.if_lost.verdict_of_silence();
+                    session.replies.answer(|out| out.extend_from_slice(&verdict.reply()));
+                }
+                Expect::Confirmations { .. } => return LeaseEnd::Close(Close::UpstreamLost),
+                Expect::Discarded(reply) | Expect::Decided(reply) => {
+                    session.replies.answer(|out| out.extend_from_slice(&reply));
+                }
+                Expect::Reply(_)
+                | Expect::Nonce(_)
+                | Expect::Newest(_)
+                | Expect::Publish
+                | Expect::Alive
+                | Expect::Auth(_)
+                | Expect::Restored(_) => {}
+            }
+        }
+        LeaseEnd::Abandoned
+    }
+}

@@ -1,0 +1,233 @@
+//! Runs a lease: reads requests from the client, writes them to the server, and reads the replies.
+
+use std::task::{Context, Poll};
+
+use super::{LeaseEnd, Leased};
+use crate::session::Session;
+use crate::session::close::Close;
+use crate::session::deliver::{BACKLOG, Delivery};
+use crate::session::read::AHEAD;
+use crate::session::step::Pause;
+
+/// Number of rounds of reading and writing before other tasks run.
+const ROUNDS: usize = 16;
+
+impl Leased {
+    /// Runs the lease until it must wait or ends.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<LeaseEnd> {
+        session.replies.watch(cx.waker());
+        for _ in 0..ROUNDS {
+            match self.poll_round(cx, session) {
+                Ok(Poll::Ready(())) => {}
+                Ok(Poll::Pending) => return Poll::Pending,
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+        // All rounds are used up: let other tasks run, then continue.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Runs one round: writes replies, checks what ends the lease, then moves requests and replies. Ready if
+    /// another round may find more to do.
+    ///
+    /// # Errors
+    /// Returns how the lease ends.
+    fn poll_round(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Result<Poll<()>, LeaseEnd> {
+        let in_flight = self.in_flight();
+        let delivery = session.deliver(cx, in_flight)?;
+        self.check_client(session)?;
+        // False if a limit allows no more output: then nothing is read from the server below.
+        let may_read = session.charge_output(cx, in_flight);
+        self.check_connection(session)?;
+        self.send_own_requests(session);
+        // `moved` is true if this round did anything. A round that did nothing ends the poll.
+        let mut moved = self.poll_client(cx, session, delivery == Delivery::ClientBusy);
+        if self.ending.is_some() {
+            return Ok(Poll::Ready(()));
+        }
+        moved |= self.poll_outbound(cx).map_err(|_| LeaseEnd::Lost)?;
+        if may_read && (session.replies.waiting() < BACKLOG || self.piles_up(session)) {
+            moved |= self.poll_replies(cx, session)?;
+        }
+        moved |= self.check_done(session, moved)?;
+        let blocked = delivery.is_blocked();
+        if !moved && self.ending.is_none() && (blocked || session.replies.waiting() == 0) {
+            // The server is not late if the client does not take its replies.
+            self.lease.set_reply_due(!blocked && self.expected.due());
+            return Ok(Poll::Pending);
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Returns the number of the client's requests under way. A request that may block does not count.
+    pub(super) fn in_flight(&self) -> usize {
+        if self.expected.gated { 0 } else { self.expected.len() }
+    }
+
+    /// Checks what ends the lease on the client's side: unread messages, a timeout, or a reload.
+    fn check_client(&mut self, session: &mut Session) -> Result<(), LeaseEnd> {
+        // The server sends messages unasked: only a subscriber that is not held back can exceed this limit.
+        if self.piles_up(session) && session.replies.waiting() > session.ctx.config.max_reply_buffer {
+            return Err(LeaseEnd::Close(Close::Slow));
+        }
+        if let Some(expiry) = session.activity.expired() {
+            self.expire(session, expiry).map_or(Ok(()), Err)?;
+        }
+        self.follow_reload(session).map_or(Ok(()), Err)
+    }
+
+    /// Checks what ends the lease on the server's side: a late reply, a lost connection, or an earlier decision.
+    fn check_connection(&mut self, session: &mut Session) -> Result<(), LeaseEnd> {
+        if session.closing == Some(Close::Memory) && self.ending.is_none() {
+            self.ending = Some(LeaseEnd::Close(Close::Memory));
+        }
+        if self.lease.is_silent() {
+            return Err(self.silent(session));
+        }
+        if self.lease.is_cut() {
+            return Err(LeaseEnd::Lost);
+        }
+        self.ending.take().map_or(Ok(()), Err)
+    }
+
+    /// Reads from the server once, and handles what came. Returns true if anything came.
+    fn poll_replies(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Result<bool, LeaseEnd> {
+        match self.lease.poll_fill(cx) {
+            Poll::Pending => {
+                // A connection that may wait for long, such as a subscriber's, keeps no read buffer meanwhile.
+                if self.expected.is_empty() || self.expected.gated {
+                    self.lease.input().release();
+                }
+                Ok(false)
+            }
+            Poll::Ready(Ok(0) | Err(_)) => Err(LeaseEnd::Lost),
+            Poll::Ready(Ok(_)) => {
+                self.lease.set_reply_due(false);
+                self.lease.heard();
+                self.handle_replies(session);
+                self.note_state(session, true);
+                self.count();
+                Ok(true)
+            }
+        }
+    }
+
+    /// Ends the lease when no reply is due, and the client left, a drain runs, or nothing keeps the connection.
+    /// Returns true if the next round ends it.
+    fn check_done(&mut self, session: &Session, moved: bool) -> Result<bool, LeaseEnd> {
+        if self.ending.is_some() || !self.expected.is_empty() {
+            return Ok(false);
+        }
+        let abandoned = self.left && !moved && (self.pins.any() || (self.sticky && session.input.is_empty()));
+        if abandoned || self.drained(session) {
+            self.ending = Some(LeaseEnd::Close(if abandoned { Close::Left } else { Close::Finished }));
+            return Ok(true);
+        }
+        if !self.pins.any() && !self.sticky && !moved { Err(LeaseEnd::Clean) } else { Ok(false) }
+    }
+
+    /// Takes requests from the client, as far as they may be sent. `blocked` is true if the client does not take
+    /// its replies. Returns true if bytes were read or requests taken.
+    fn poll_client(&mut self, cx: &mut Context<'_>, session: &mut Session, blocked: bool) -> bool {
+        if session.replies.waiting() > BACKLOG {
+            return blocked && self.poll_backlog(cx, session);
+        }
+        let mut moved = false;
+        let pause = self.admit_input(session, &mut moved);
+        self.count();
+        match pause {
+            Pause::Lane(Some(deadline)) => moved |= session.poll_hold_expired(cx, deadline).is_ready(),
+            _ => session.released(),
+        }
+        match pause {
+            Pause::Close(close) => {
+                self.ending = Some(LeaseEnd::Close(close));
+                true
+            }
+            // The session stops reading until the limit allows the request, unless the client waits for respgate
+            // to read.
+            Pause::Limit(due) => {
+                moved |= session.poll_due(cx, due).is_ready();
+                moved | (blocked && self.poll_backlog(cx, session))
+            }
+            Pause::Room(again) => {
+                moved |= session.poll_room(cx, again).is_ready();
+                moved | (blocked && self.poll_backlog(cx, session))
+            }
+            // The rest of a request that was cut off must be read, however long the request is.
+            Pause::More if !session.ended => moved | self.poll_more(cx, session),
+            _ => moved | self.poll_departure(cx, session, blocked),
+        }
+    }
+
+    /// Reads from the client once. Returns true if anything was read.
+    fn poll_more(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
+        match session.poll_read_ahead(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(count)) => session.ended = count == 0,
+            Poll::Ready(Err(error)) => self.ending = Some(LeaseEnd::Close(session.lost(&error))),
+        }
+        true
+    }
+
+    /// Reads ahead to notice that the client leaves. Returns true if it left just now.
+    fn poll_departure(&mut self, cx: &mut Context<'_>, session: &mut Session, blocked: bool) -> bool {
+        // A blocked client may stay blocked for ever, so the session reads on without a limit. A client that does
+        // not take its replies may have to write first.
+        let ahead = if self.expected.gated || blocked { usize::MAX } else { AHEAD };
+        let left = session.poll_left_within(cx, ahead).is_ready() && !self.left;
+        if left {
+            self.departed();
+        }
+        left
+    }
+
+    /// Reads on while replies wait for the client. Returns true if anything was read.
+    fn poll_backlog(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
+        match session.poll_backlog(cx) {
+            Ok(poll) => poll.is_ready(),
+            Err(close) => {
+                self.ending = Some(LeaseEnd::Close(close));
+                true
+            }
+        }
+    }
+
+    /// Writes waiting requests to the server. Returns true if any byte was written.
+    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
+        let mut wrote = false;
+        while !self.outbound.unwritten().is_empty() {
+            match self.lease.poll_write(cx, self.outbound.unwritten()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(result) => self.outbound.wrote(result?),
+            }
+            wrote = true;
+        }
+        match self.lease.poll_flush(cx) {
+            Poll::Ready(result) => result.map(|()| wrote),
+            Poll::Pending => Ok(wrote),
+        }
+    }
+
+    /// Handles a client that closed its sending side. Requests that it sent before are still run and answered,
+    /// but a blocking command is abandoned at once, so that it does not pop an element for a client that left.
+    pub(super) fn departed(&mut self) {
+        self.left = true;
+        if self.expected.gated {
+            self.ending = Some(LeaseEnd::Close(Close::Left));
+        }
+    }
+
+    /// Returns true if a drain may end this session: it has no input and no open transaction.
+    fn drained(&self, session: &Session) -> bool {
+        session.ctx.registry.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
+    }
+
+    /// Returns true if the session reads messages for a client that does not take them. `slow-reader-soft` needs
+    /// that: it judges subscribers by the bytes that wait for them.
+    fn piles_up(&self, session: &Session) -> bool {
+        self.pins.subscribed() && session.ctx.config.timeouts.slow_reader_soft.is_some()
+    }
+}

@@ -1,0 +1,179 @@
+//! Reads what the client sends, and keeps the bytes that cannot be handled yet.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::Session;
+use super::close::Close;
+use super::step::Pause;
+use crate::net::tls::handshake_error::{HandshakeError, Reason};
+
+/// Limit of unhandled input, in bytes. The session reads ahead up to it while requests wait, to notice that the
+/// client leaves.
+pub(super) const AHEAD: usize = 64 * 1024;
+
+/// Number of reads, of 64 KiB at most each, before the session checks again whether the client takes replies.
+const AHEAD_READS: usize = 4;
+
+/// Number of reads from a client that waits for something else, before other sessions get a turn.
+const LEFT_READS: usize = 32;
+
+/// The first bytes of every TLS connection: a handshake record of any version (RFC 8446, 5.1).
+const TLS: [u8; 2] = [0x16, 0x03];
+
+/// The error line for a client that speaks TLS to a plain-text port. respgate sends no TLS alert, because clients
+/// would then look for a common version or cipher. Plain text makes them report "wrong version number" or "not a
+/// TLS record".
+const SPEAK_PLAIN: &[u8] =
+    b"-ERR respgate: this port speaks plain text; connect without TLS (redis://), or use a port with TLS";
+
+impl Session {
+    /// Reads once and handles the bytes at once, straight from the worker's scratch buffer unless part of a
+    /// request is waiting.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
+        if self.ended {
+            return Poll::Ready(Pause::Close(Close::Left));
+        }
+        if self.account.must_wait() {
+            return Poll::Pending;
+        }
+        let buffers = self.ctx.buffers.clone();
+        let mut scratch = buffers.scratch().borrow_mut();
+        let mut room = ReadBuf::new(&mut scratch);
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
+        let bytes = room.filled();
+        if let Err(error) = read {
+            return Poll::Ready(Pause::Close(self.lost(&error)));
+        }
+        if bytes.is_empty() {
+            return Poll::Ready(Pause::Close(Close::Left));
+        }
+        self.account.note_moved(bytes.len());
+        if self.opening && self.opens_with_tls(bytes) {
+            return Poll::Ready(Pause::Close(self.refuse_tls()));
+        }
+        if !self.input.is_empty() {
+            self.keep(bytes);
+            return Poll::Ready(self.handle_input());
+        }
+        let (used, pause) = self.handle(bytes);
+        self.keep(bytes.get(used..).unwrap_or_default());
+        Poll::Ready(pause)
+    }
+
+    /// Reads once and appends to the input without handling it. Pending, too, while the client [must
+    /// wait](crate::net::budget::Account::must_wait) for memory.
+    pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        if self.account.must_wait() {
+            return Poll::Pending;
+        }
+        let buffers = self.ctx.buffers.clone();
+        let mut scratch = buffers.scratch().borrow_mut();
+        let mut room = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+        self.keep(room.filled());
+        self.account.note_moved(room.filled().len());
+        Poll::Ready(Ok(room.filled().len()))
+    }
+
+    /// Reads on while replies wait for the client. A client may write a whole pipeline before it reads (hiredis,
+    /// redis-py and phpredis do); it and respgate would otherwise wait for each other. The session runs none of
+    /// the requests that it reads here before the client has taken replies, so that few bytes of requests cannot
+    /// make many bytes of replies wait. The bytes read count against `max-buffered`.
+    ///
+    /// Ready once something was read. Pending if the client sends no more.
+    ///
+    /// # Errors
+    /// Returns the reason to close if the connection failed.
+    pub(super) fn poll_backlog(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Close> {
+        for reads in 0..AHEAD_READS {
+            if self.ended {
+                break;
+            }
+            match self.poll_read_ahead(cx) {
+                Poll::Pending if reads > 0 => break,
+                Poll::Pending => return Ok(Poll::Pending),
+                // The client sends no more, but still gets its replies.
+                Poll::Ready(Ok(0)) => self.ended = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Err(self.lost(&error)),
+            }
+        }
+        Ok(if self.ended { Poll::Pending } else { Poll::Ready(()) })
+    }
+
+    /// Ready when the client has closed its connection. Keeps up to [`AHEAD`] bytes that the client sends
+    /// meanwhile.
+    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_left_within(cx, AHEAD)
+    }
+
+    /// As `poll_left`, but keeps up to `ahead` bytes.
+    pub(super) fn poll_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
+        // When the hold buffer is full, a held client is not read from. Its departure is noticed later.
+        let full = self.held.is_some() && self.ctx.upstream.hold_full(0);
+        let mut reads = 0;
+        while !full && !self.ended && self.input.len() < ahead {
+            if reads == LEFT_READS {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            reads += 1;
+            match ready!(self.poll_read_ahead(cx)) {
+                Ok(0) => self.ended = true,
+                Ok(_) => {}
+                Err(error) => {
+                    self.closing = Some(self.lost(&error));
+                    self.ended = true;
+                }
+            }
+        }
+        if self.ended { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Appends bytes to the input, to be handled later.
+    fn keep(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.input.push(bytes);
+        self.input_charge.set(self.input.capacity());
+        if let Some(held) = &mut self.held {
+            held.set(self.input.len());
+        }
+    }
+
+    /// Returns true if the client speaks TLS. Called until the client has sent enough bytes to tell.
+    fn opens_with_tls(&mut self, bytes: &[u8]) -> bool {
+        let mut said = self.input.front().iter().chain(bytes);
+        let first = [said.next(), said.next()];
+        self.opening = first == [Some(&TLS[0]), None];
+        first == [Some(&TLS[0]), Some(&TLS[1])]
+    }
+
+    /// Refuses a client that speaks TLS to a plain-text port.
+    fn refuse_tls(&mut self) -> Close {
+        self.refuse(SPEAK_PLAIN);
+        self.tls_error = Some(Box::new(HandshakeError {
+            reason: Reason::OnPlainPort,
+            text: "speaks TLS to a port without; give this listener tls-cert and tls-key, or configure the client \
+                   without TLS (redis://)"
+                .into(),
+        }));
+        Close::Tls
+    }
+
+    /// Returns why a connection ends that cannot be read from, and keeps the TLS error, if it is one.
+    pub(super) fn lost(&mut self, error: &std::io::Error) -> Close {
+        let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>());
+        match fault {
+            Some(fault) => {
+                self.tls_error = Some(Box::new(fault.clone()));
+                Close::Tls
+            }
+            None => Close::Left,
+        }
+    }
+}
