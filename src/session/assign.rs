@@ -20,13 +20,14 @@ impl Session {
         if self.is_in_tenant(worker_tenant.as_ref()) {
             return Ok(());
         }
-        let (from, progress) = (self.member.as_deref(), self.replies.progress());
+        let (from, progress) = (self.tenancy.member.as_deref(), self.output.replies.progress());
         let next = worker_tenant
             .as_ref()
             .map(|worker_tenant| Member::join(worker_tenant, from, progress))
             .transpose()?;
-        self.member = next.map(Box::new);
-        self.policy = worker_tenant.and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
+        self.tenancy.member = next.map(Box::new);
+        self.tenancy.policy =
+            worker_tenant.and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
         Ok(())
     }
 
@@ -49,7 +50,7 @@ impl Session {
 
     /// Returns true if the session is in this tenant, under this configuration.
     fn is_in_tenant(&self, worker_tenant: Option<&Rc<WorkerTenant>>) -> bool {
-        match (&self.member, worker_tenant) {
+        match (&self.tenancy.member, worker_tenant) {
             (Some(member), Some(worker_tenant)) => Rc::ptr_eq(member.worker_tenant(), worker_tenant),
             (None, None) => true,
             _ => false,
@@ -73,31 +74,32 @@ impl Session {
                 return Err(Close::Removed);
             };
             let identity = self.identity_of(&user);
-            self.identity_stale = self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());
+            self.client.identity_stale =
+                self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());
         }
         let worker_tenant = self.tenant_of(self.client.login.as_deref(), &self.client.name);
         if self.is_in_tenant(worker_tenant.as_ref()) {
             return Ok(());
         }
-        let (now, progress) = (self.tenant_time(), self.replies.progress());
-        self.policy =
+        let (now, progress) = (self.tenant_time(), self.output.replies.progress());
+        self.tenancy.policy =
             worker_tenant.as_ref().and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
-        self.member = match (worker_tenant, self.member.take()) {
+        self.tenancy.member = match (worker_tenant, self.tenancy.member.take()) {
             (Some(worker_tenant), Some(mut member))
                 if member.worker_tenant().tenant.number == worker_tenant.tenant.number =>
             {
                 member.change_tenant_config(&worker_tenant, now);
-                self.pending_charge.cap_at(now.saturating_add(member.debt(now)));
+                self.tenancy.pending_charge.cap_at(now.saturating_add(member.debt(now)));
                 Some(member)
             }
             (worker_tenant, from) => {
-                self.pending_charge.reset();
+                self.tenancy.pending_charge.reset();
                 worker_tenant.map(|worker_tenant| {
                     Box::new(Member::join_unchecked(&worker_tenant, from.as_deref(), progress))
                 })
             }
         };
-        match &self.policy {
+        match &self.tenancy.policy {
             Some(policy) if self.fan_hears(|kind, name| !permits_words(policy, &[kind.begin(), name])) => {
                 Err(self.close_denied_subscriber())
             }

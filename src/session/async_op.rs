@@ -68,7 +68,7 @@ impl Session {
                 }
                 self.end_lease();
                 if self.closing.is_none()
-                    && let Some(op) = self.pending.take()
+                    && let Some(op) = self.pending_op.take()
                 {
                     Box::pin(self.execute_op(op)).await;
                 }
@@ -140,7 +140,7 @@ impl Session {
     /// Asks the server whether `key`'s user may select its database.
     async fn ask_to_select(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
         let upstream = self.ctx.upstream.clone();
-        let (replies, share) = (self.replies.clone(), self.scheduler_share());
+        let (replies, share) = (self.output.replies.clone(), self.tenancy.share());
         tokio::select! {
             asked = upstream.ask_to_select(key, &replies, share) => asked,
             () = self.left() => {

@@ -126,7 +126,7 @@ impl Session {
 
     /// Gives the client the new server identity of its user. No reply may be due.
     pub(super) fn switch_identity(&mut self) {
-        self.identity_stale = false;
+        self.client.identity_stale = false;
         if let (Some(users), Some(login)) = (self.ctx.tenants.users(), &self.client.login)
             && let Some(user) = users.find(login)
         {

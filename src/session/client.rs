@@ -40,6 +40,8 @@ pub struct Client {
     pub selector: Option<Rc<Identity>>,
     /// The server identity of the client. `None` before authentication where the client must authenticate.
     pub identity: Option<Rc<Identity>>,
+    /// True if the newest configuration maps the client's user to another server identity than `identity`.
+    pub identity_stale: bool,
     /// The user name that the client authenticated as. `None` if it has not authenticated.
     pub login: Option<String>,
     /// What the system and the client's certificate vouch for.
@@ -79,6 +81,7 @@ impl Client {
             database,
             selector: identity.clone(),
             identity,
+            identity_stale: false,
             login: None,
             known: origin.known,
             name: Counted::new(account),

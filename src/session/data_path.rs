@@ -30,7 +30,7 @@ impl Session {
     /// Runs the data path until the session must wait. The waker is called when the client can be read from or
     /// written to, when replies arrive, and when the lane takes requests again.
     pub(super) fn poll_data_path(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
-        self.replies.watch(cx.waker());
+        self.output.replies.watch(cx.waker());
         for _ in 0..ROUNDS {
             match self.poll_round(cx) {
                 Ok(()) => {}
@@ -46,16 +46,16 @@ impl Session {
 
     /// Runs one round: writes replies, checks what ends the session, handles requests, and reads more.
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
-        let blocked = self.deliver(cx, self.replies.awaited() as usize)?.is_blocked();
+        let blocked = self.deliver(cx, self.output.awaited() as usize)?.is_blocked();
         self.check_timeout(cx)?;
         self.check_reload();
         // `deliver` may have written replies: charge them, and update the tenant's counts.
-        self.charge_output(cx, self.replies.awaited() as usize);
+        self.charge_output(cx, self.output.awaited() as usize);
         if let Some(close) = self.closing {
             return Err(self.poll_closing(cx, close, blocked));
         }
         // The client takes no replies, and too many wait: read ahead, but run no request.
-        if blocked && self.replies.waiting() > BACKLOG {
+        if blocked && self.output.waiting() > BACKLOG {
             return if self.poll_backlog(cx)?.is_ready() { Ok(()) } else { Err(Stop::Wait) };
         }
         self.refresh_identity()?;
@@ -76,7 +76,7 @@ impl Session {
             return Err(close);
         }
         // `expire` may have replaced the reply queue, so register the waker with the current one.
-        self.replies.watch(cx.waker());
+        self.output.replies.watch(cx.waker());
         Ok(())
     }
 
@@ -93,7 +93,7 @@ impl Session {
     fn poll_closing(&mut self, cx: &mut Context<'_>, close: Close, blocked: bool) -> Stop {
         // A closing session receives no more messages, however long its last replies take.
         self.end_subscriptions();
-        let delivered = !blocked && self.replies.awaited() == 0;
+        let delivered = !blocked && self.output.awaited() == 0;
         if close.is_at_once(blocked) || delivered || self.poll_abandoned(cx, close).is_ready() {
             Stop::from(close)
         } else {
@@ -103,10 +103,10 @@ impl Session {
 
     /// Switches to the new server identity of the client's user, if a reload changed it.
     fn refresh_identity(&mut self) -> Result<(), Stop> {
-        if self.identity_stale {
+        if self.client.identity_stale {
             // The requests under way run under the former identity. They are answered before the session
             // switches.
-            if self.replies.awaited() > 0 {
+            if self.output.awaited() > 0 {
                 return Err(Stop::Wait);
             }
             self.switch_identity();
@@ -135,7 +135,7 @@ impl Session {
                 Ok(pause)
             }
             // Nothing to read, but replies were queued in this round: the next round writes them.
-            Poll::Pending if self.replies.waiting() > 0 && !blocked => Ok(Pause::More),
+            Poll::Pending if self.output.waiting() > 0 && !blocked => Ok(Pause::More),
             Poll::Pending if self.drained() => Ok(Pause::Close(Close::Finished)),
             Poll::Pending => Err(Stop::Wait),
         }
@@ -144,7 +144,7 @@ impl Session {
     /// Waits for what `pause` names.
     fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Pause, blocked: bool) -> Result<(), Stop> {
         // Replies were queued in this round: the next round writes them, whatever the pause.
-        let answered = self.replies.waiting() > 0 && !blocked;
+        let answered = self.output.waiting() > 0 && !blocked;
         let poll = match pause {
             Pause::More => return Ok(()),
             Pause::Yield => return Err(Stop::Yield),
@@ -155,13 +155,13 @@ impl Session {
             Pause::AsyncOp(op) => {
                 // The operation may take long. Write the finished replies first; a write error shows at the next
                 // write.
-                let _ = self.replies.poll_write_to(cx, &mut self.stream);
+                let _ = self.output.replies.poll_write_to(cx, &mut self.stream);
                 return Err(Stop::Exit(Exit::AsyncOp(op)));
             }
             Pause::Replies => Poll::Pending,
             Pause::Subscribing => self.poll_subscribing(cx),
-            Pause::Limit(due) => self.poll_due(cx, due),
-            Pause::Room(again) => self.poll_room(cx, again),
+            Pause::Limit(due) => self.tenancy.poll_rate_limit(cx, due),
+            Pause::Room(again) => self.tenancy.poll_in_flight_limit(cx, again),
             Pause::Lane(deadline) => self.poll_held(cx, deadline),
         };
         if poll.is_pending() && !answered { Err(Stop::Wait) } else { Ok(()) }
@@ -170,15 +170,13 @@ impl Session {
     /// Updates the activity for the timeouts, and the tenant's count of requests in flight.
     fn note_pending(&mut self) {
         let now = self.ctx.registry.now.get();
-        let (due, came) = (self.replies.awaited() > 0, self.replies.waiting() > 0);
+        let (due, came) = (self.output.awaited() > 0, self.output.waiting() > 0);
         self.activity.on_traffic(now, due, came, || self.admitted());
-        if let Some(member) = &mut self.member {
-            member.in_flight(self.replies.awaited() as usize);
-        }
+        self.tenancy.set_in_flight(self.output.awaited() as usize);
     }
 
     /// Returns true if a drain may end this session: it has no input and awaits no reply.
     fn drained(&self) -> bool {
-        self.ctx.registry.draining.get() && self.replies.awaited() == 0 && self.input.is_empty()
+        self.ctx.registry.draining.get() && self.output.awaited() == 0 && self.input.is_empty()
     }
 }

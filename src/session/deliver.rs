@@ -41,10 +41,10 @@ impl Session {
     pub(super) fn deliver(&mut self, cx: &mut Context<'_>, in_flight: usize) -> Result<Delivery, Close> {
         // A fan-in subscriber gets messages without asking. With a lease, the reader of the lease stops at a
         // limit; messages by fan-in wait in the reply queue, and nothing is written until the limit allows it.
-        let delivery = if self.subscription.is_some() && !self.charge_output(cx, in_flight) {
+        let delivery = if self.lanes.subscription.is_some() && !self.charge_output(cx, in_flight) {
             Delivery::Limited
         } else {
-            match self.replies.poll_write_to(cx, &mut self.stream) {
+            match self.output.replies.poll_write_to(cx, &mut self.stream) {
                 Poll::Ready(Ok(_)) => Delivery::Complete,
                 Poll::Ready(Err(_)) => return Err(Close::Left),
                 Poll::Pending => Delivery::ClientBusy,
@@ -53,12 +53,17 @@ impl Session {
         if self.evicted(cx) {
             return Err(Close::Memory);
         }
-        match self.replies.client_state() {
+        match self.output.replies.client_state() {
             ClientState::Open | ClientState::Gone => {}
             ClientState::Overflowed => return Err(Close::Slow),
             ClientState::Cut => return Err(self.cut()),
         }
-        match self.poll_stalled(cx, delivery == Delivery::ClientBusy) {
+        match self.output.poll_stalled(
+            cx,
+            delivery == Delivery::ClientBusy,
+            &self.account,
+            self.ctx.config.write_timeout,
+        ) {
             Poll::Ready(()) => Err(Close::Slow),
             Poll::Pending => Ok(delivery),
         }
@@ -78,44 +83,21 @@ impl Session {
     fn tell_evicted(&mut self, cx: &mut Context<'_>) {
         // The eviction is seen twice if the session had a lease: in the leased poll, and again here.
         let told = self.closing.replace(Close::Memory) == Some(Close::Memory);
-        if !told && !self.replies.is_partial() {
+        if !told && !self.output.replies.is_partial() {
             self.refuse(EVICTED);
-            let _ = self.replies.poll_write_to(cx, &mut self.stream);
+            let _ = self.output.replies.poll_write_to(cx, &mut self.stream);
         }
-    }
-
-    /// Ready when the client has neither taken nor sent a byte for `write_timeout`.
-    #[inline]
-    pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<()> {
-        if blocked {
-            return self.poll_blocked(cx);
-        }
-        if self.stall.is_some() {
-            self.stall = None;
-        }
-        Poll::Pending
-    }
-
-    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let progress = self.account.moved();
-        if progress != self.progress {
-            self.progress = progress;
-            self.stall = None;
-        }
-        let limit = self.ctx.config.write_timeout;
-        let timer = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        timer.as_mut().poll(cx)
     }
 
     /// Charges the bytes that were written, and updates the counts of requests in flight and of waiting bytes.
     /// Returns false if the output limit is reached. The session is then woken when the limit allows more.
     pub(super) fn charge_output(&mut self, cx: &mut Context<'_>, in_flight: usize) -> bool {
-        if self.member.is_none() {
+        if self.tenancy.member.is_none() {
             return true;
         }
-        let (now, progress) = (self.tenant_time(), self.replies.progress());
-        let waiting = self.input.len() + self.replies.waiting();
-        let Some(member) = &mut self.member else { return true };
+        let (now, progress) = (self.tenant_time(), self.output.replies.progress());
+        let waiting = self.input.len() + self.output.waiting();
+        let Some(member) = &mut self.tenancy.member else { return true };
         member.in_flight(in_flight);
         let over_share = member.buffers(waiting);
         if let Some(line) = over_share.filter(|_| self.closing.is_none()) {
@@ -128,7 +110,7 @@ impl Session {
         }
         match member.wrote(now, progress) {
             0 => true,
-            wait => self.poll_due(cx, self.instant(now.saturating_add(wait))).is_ready(),
+            wait => self.tenancy.poll_rate_limit(cx, self.instant(now.saturating_add(wait))).is_ready(),
         }
     }
 }

@@ -29,7 +29,7 @@ impl Session {
                 None => Step::Done,
             },
             route => {
-                if self.replies.awaited() > 0 {
+                if self.output.awaited() > 0 {
                     return Step::Stay(Pause::Replies);
                 }
                 match route {
@@ -60,7 +60,7 @@ impl Session {
 
     /// Sends a request by the shared lane, or asks for a lease if earlier replies were large.
     pub(super) fn share(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        if self.replies.sizes().placement() != Placement::Shared
+        if self.output.replies.sizes().placement() != Placement::Shared
             && let Some(step) = self.step_elsewhere(true)
         {
             return step;
@@ -70,7 +70,7 @@ impl Session {
 
     /// As `share`, for a command that a lease cannot carry.
     pub(super) fn share_only(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        if self.replies.sizes().placement() != Placement::Shared
+        if self.output.replies.sizes().placement() != Placement::Shared
             && let Some(step) = self.step_elsewhere(false)
         {
             return step;
@@ -81,15 +81,15 @@ impl Session {
     /// Returns what the next command waits for because of the size of earlier replies, or `None` if it can be
     /// sent.
     fn step_elsewhere(&mut self, may_lease: bool) -> Option<Step> {
-        if self.replies.awaited() > 0 {
+        if self.output.awaited() > 0 {
             return Some(Step::Stay(Pause::Replies));
         }
-        self.replies.sizes().all_answered();
+        self.output.replies.sizes().all_answered();
         // Without a free lease, large replies come on the shared connection, one at a time.
         let leases = may_lease
-            && self.replies.sizes().placement() == Placement::Own
+            && self.output.replies.sizes().placement() == Placement::Own
             && self.ctx.upstream.has_free_lease()
-            && self.take_place(Limit::Leased).is_ok();
+            && self.tenancy.acquire(Limit::Leased).is_ok();
         leases.then_some(Step::Stay(Pause::AsyncOp(AsyncOp::Lease)))
     }
 
@@ -97,7 +97,7 @@ impl Session {
     fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.alone() {
             let waits = self.ctx.upstream.in_hold() && self.ctx.upstream.held_until().is_ok();
-            if waits && self.replies.awaited() == 0 && is_ping(request) {
+            if waits && self.output.awaited() == 0 && is_ping(request) {
                 return self.answer_ping(request);
             }
             return self.pinned();
@@ -105,29 +105,29 @@ impl Session {
         let Some(lane) = self.lane() else { return Step::Done };
         // Check the window before asking the scheduler, so that a request that waits for earlier replies uses up
         // no grant.
-        if self.replies.awaited() >= self.replies.window(self.ctx.config.max_pipeline) {
+        if self.output.awaited() >= self.output.replies.window(self.ctx.config.max_pipeline) {
             return Step::Stay(Pause::Replies);
         }
         if !lane.is_open() {
-            match self.ctx.upstream.admission(&lane, self.asks(self.replies.awaited() == 0)) {
+            match self.ctx.upstream.admission(&lane, self.asks(self.output.awaited() == 0)) {
                 Admission::Open => {}
                 Admission::Full => return Step::Stay(Pause::Lane(None)),
                 // respgate is reachable and waits for a primary: a health check need not fail in a failover.
                 Admission::Held(_)
-                    if self.ctx.upstream.in_hold() && self.replies.awaited() == 0 && is_ping(request) =>
+                    if self.ctx.upstream.in_hold() && self.output.awaited() == 0 && is_ping(request) =>
                 {
                     return self.answer_ping(request);
                 }
                 // A client that already waits keeps its place when the hold buffer is full.
-                Admission::Held(_) if self.held.is_none() && self.ctx.upstream.hold_full(request.len()) => {
-                    if self.replies.awaited() > 0 {
+                Admission::Held(_) if !self.hold.is_held() && self.ctx.upstream.hold_full(request.len()) => {
+                    if self.output.awaited() > 0 {
                         return Step::Stay(Pause::Replies);
                     }
                     self.refuse(&self.ctx.upstream.hold_overflow());
                     return Step::Done;
                 }
                 Admission::Held(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
-                Admission::Refused(_) | Admission::Expired(_) if self.replies.awaited() > 0 => {
+                Admission::Refused(_) | Admission::Expired(_) if self.output.awaited() > 0 => {
                     return Step::Stay(Pause::Replies);
                 }
                 Admission::Expired(line) => {
@@ -143,7 +143,7 @@ impl Session {
             }
         }
         let mute = self.client.mutes();
-        lane.push(request.raw(), &self.replies, if_lost, mute);
+        lane.push(request.raw(), &self.output.replies, if_lost, mute);
         self.ctx.upstream.counters.shared.inc();
         Step::Done
     }
@@ -160,7 +160,7 @@ impl Session {
 
     /// Asks for a lease once all earlier replies have come.
     fn pinned(&self) -> Step {
-        if self.replies.awaited() > 0 {
+        if self.output.awaited() > 0 {
             return Step::Stay(Pause::Replies);
         }
         Step::Stay(Pause::AsyncOp(AsyncOp::Lease))

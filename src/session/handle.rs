@@ -23,11 +23,10 @@ impl Session {
             if self.input.is_empty() {
                 return Pause::More;
             }
-            let input = std::mem::take(&mut self.input);
+            let input = self.input.lend();
             let (used, pause) = self.handle(input.front());
             let cut_off = used < input.front().len();
-            self.input = input;
-            self.consume(used);
+            self.input.put_back(input, used);
             // The input may be in two pieces. The rest of a request that ends the first piece can be in the
             // second.
             if !matches!(pause, Pause::More) || cut_off && !self.input.join() {
@@ -44,7 +43,7 @@ impl Session {
                 let step = match session.charge(request) {
                     Charged::Passes => session.dispatch(request),
                     Charged::Waits(pause) => return Step::Stay(pause),
-                    Charged::Refused(_) if session.replies.awaited() > 0 => {
+                    Charged::Refused(_) if session.output.awaited() > 0 => {
                         return Step::Stay(Pause::Replies);
                     }
                     Charged::Refused(line) => {
@@ -55,7 +54,7 @@ impl Session {
                 session.charged(&step);
                 step
             }
-            Err(_) if session.replies.awaited() > 0 => Step::Stay(Pause::Replies),
+            Err(_) if session.output.awaited() > 0 => Step::Stay(Pause::Replies),
             Err(fault) => session.close_malformed(fault),
         })
     }
@@ -69,7 +68,7 @@ impl Session {
         let mut used = 0;
         let ctx = self.ctx.clone();
         loop {
-            if self.replies.waiting() > BACKLOG {
+            if self.output.waiting() > BACKLOG {
                 return (used, Pause::Replies);
             }
             let rest = bytes.get(used..).unwrap_or_default();
@@ -78,7 +77,7 @@ impl Session {
             }
             let limits =
                 if self.client.identity.is_some() { &ctx.config.request } else { &ctx.unauthenticated };
-            let (len, step) = match self.scanner.scan(rest, limits) {
+            let (len, step) = match self.input.scanner.scan(rest, limits) {
                 Scanned::Incomplete { .. } => return (used, Pause::More),
                 Scanned::Skip(len) => (len, Step::Done),
                 Scanned::Request(request) => (request.len(), dispatch(self, Ok(&request))),
@@ -103,41 +102,31 @@ impl Session {
         }
     }
 
-    /// Drops `used` bytes from the front of the input.
-    pub(super) fn consume(&mut self, used: usize) {
-        self.input.consume(used);
-        if self.input.is_empty() {
-            self.input.release();
-        }
-        self.input_charge.set(self.input.capacity());
-    }
-
     /// Answers bytes that are not RESP: the client gets the server's protocol error behind its earlier replies,
     /// and loses its connection.
     pub(super) fn close_malformed(&mut self, fault: &RequestError) -> Step {
         let line = &fault.reply();
         tracing::debug!(client = self.client.id, peer = self.client.peer, fault = %String::from_utf8_lossy(line).trim_end(), "protocol error");
-        self.replies.answer(|out| out.extend_from_slice(line));
+        self.output.replies.answer(|out| out.extend_from_slice(line));
         Step::Taken(Pause::Close(Close::Protocol))
     }
 
     /// Drops the request at the front of the input, which has already been answered.
     pub(super) fn skip_request(&mut self) {
         let mut first = true;
-        let input = std::mem::take(&mut self.input);
+        let input = self.input.lend();
         let (used, _) = self.handle_with(input.front(), |_, _| {
             if std::mem::take(&mut first) { Step::Done } else { Step::Stay(Pause::Replies) }
         });
-        self.input = input;
-        self.consume(used);
-        self.pending_charge = PendingCharge::Unseen;
+        self.input.put_back(input, used);
+        self.tenancy.pending_charge = PendingCharge::Unseen;
     }
 
     /// Returns true if the request at the front of the input waits for other clients: a blocking command, a
     /// subscription or MONITOR.
     pub(super) fn waits_for_others(&mut self) -> bool {
         let mut waits = false;
-        let input = std::mem::take(&mut self.input);
+        let input = self.input.lend();
         self.handle_with(input.front(), |_, found| {
             waits = found.ok().and_then(command::find).is_some_and(|found| match found {
                 Found::Spec(spec) => {
@@ -151,7 +140,7 @@ impl Session {
             });
             Step::Stay(Pause::Replies)
         });
-        self.input = input;
+        self.input.put_back(input, 0);
         waits
     }
 }

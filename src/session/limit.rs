@@ -1,41 +1,38 @@
 //! Applies a tenant's limits to a session.
 
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::Session;
 use super::charge::{Charged, PendingCharge};
 use super::step::{Pause, Step};
-use super::timer::poll_timer;
 use crate::resp::request::Request;
 use crate::tenant::limits::member::LimitDecision;
 use crate::tenant::limits::refusal::Limit;
-use crate::upstream::shared::fair::fair_queue::Share;
 use crate::upstream::shared::fair::scheduler::Asker;
 
 impl Session {
     /// Charges the request at the front of the input, once: the result is kept until [`Self::charged`].
     pub(super) fn charge(&mut self, request: &Request<'_>) -> Charged {
-        if self.member.is_none() {
+        if self.tenancy.member.is_none() {
             return Charged::Passes;
         }
         let now = self.tenant_time();
-        if self.pending_charge == PendingCharge::Unseen {
-            let awaited = self.replies.awaited() as usize;
-            let Some(member) = &mut self.member else { return Charged::Passes };
+        if self.tenancy.pending_charge == PendingCharge::Unseen {
+            let awaited = self.output.awaited() as usize;
+            let Some(member) = &mut self.tenancy.member else { return Charged::Passes };
             if awaited > 0 {
                 member.in_flight(awaited);
             }
             match member.admit(now, request.len(), ends_or_greets(request.name())) {
-                LimitDecision::Pass => self.pending_charge = PendingCharge::Due(0),
-                LimitDecision::PassAt(due) => self.pending_charge = PendingCharge::Due(due),
+                LimitDecision::Pass => self.tenancy.pending_charge = PendingCharge::Due(0),
+                LimitDecision::PassAt(due) => self.tenancy.pending_charge = PendingCharge::Due(due),
                 LimitDecision::Again(at) => return Charged::Waits(Pause::Room(self.instant(at))),
-                LimitDecision::Refuse(line) => self.pending_charge = PendingCharge::Refused(line),
+                LimitDecision::Refuse(line) => self.tenancy.pending_charge = PendingCharge::Refused(line),
             }
         }
-        match &self.pending_charge {
+        match &self.tenancy.pending_charge {
             PendingCharge::Due(due) if *due > now => {
                 self.activity.touch(self.ctx.registry.now.get());
                 Charged::Waits(Pause::Limit(self.instant(*due)))
@@ -48,7 +45,7 @@ impl Session {
     /// Forgets the charge of a request that was handled. A request that stays in the input is not charged again.
     pub(super) fn charged(&mut self, step: &Step) {
         if !matches!(step, Step::Stay(_)) {
-            self.pending_charge = PendingCharge::Unseen;
+            self.tenancy.pending_charge = PendingCharge::Unseen;
         }
     }
 
@@ -61,48 +58,10 @@ impl Session {
         self.ctx.tenants.epoch + Duration::from_nanos(time)
     }
 
-    /// Ready when a request that waits for a limit can be looked at again.
-    pub(super) fn poll_due(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
-        let timer = self.limit.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        let poll = poll_timer(timer, due, cx);
-        if poll.is_ready() {
-            self.limit = None;
-        }
-        poll
-    }
-
-    /// Ready when a request that waits for the in-flight limit of its tenant can be looked at again.
-    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, again: Instant) -> Poll<()> {
-        match &self.member {
-            Some(member) if !member.room(cx.waker()) => self.poll_due(cx, again),
-            _ => Poll::Ready(()),
-        }
-    }
-
-    /// Returns the scheduler identity under which this session queues for a lane.
-    pub(super) fn scheduler_share(&self) -> Share {
-        self.member.as_ref().map_or(Share::default(), |member| member.worker_tenant().share)
-    }
-
     /// Returns the identity of this session for the lane's scheduler. `idle` is true if no request of it is under
     /// way there.
     pub(super) fn asks(&self, idle: bool) -> Asker {
-        Asker { who: self.client.id, share: self.scheduler_share(), idle }
-    }
-
-    /// Counts this session against its tenant's limit on leases of one kind.
-    ///
-    /// # Errors
-    /// Returns an error line if the tenant has reached that limit.
-    pub(super) fn take_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
-        self.member.as_mut().map_or(Ok(()), |member| member.take_place(limit))
-    }
-
-    /// Undoes [`Self::take_place`].
-    pub(super) fn release_place(&mut self, limit: Limit) {
-        if let Some(member) = &mut self.member {
-            member.release_place(limit);
-        }
+        Asker { who: self.client.id, share: self.tenancy.share(), idle }
     }
 
     /// Updates activity, reply sizes and counts after a lease has ended.
@@ -110,8 +69,8 @@ impl Session {
         let now = self.ctx.registry.now.get();
         self.activity.set_lease_state(now, false, false);
         self.activity.set_reply_due(now, false, true);
-        self.replies.sizes().lease_ended();
-        self.release_place(Limit::Leased);
+        self.output.replies.sizes().lease_ended();
+        self.tenancy.release(Limit::Leased);
     }
 }
 

@@ -186,7 +186,7 @@ pub(super) fn unsubscribe(session: &mut Session, request: &Request<'_>) {
     // The confirmation is shown whatever CLIENT REPLY says, as on the server, but it uses up a single skip.
     session.client.mutes();
     let confirm = |channel: Option<&[u8]>| {
-        session.replies.answer(|out| {
+        session.output.replies.answer(|out| {
             write::push(out, resp, 3);
             write::bulk(out, &kind);
             match channel {

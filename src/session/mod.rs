@@ -21,9 +21,12 @@ mod dispatch;
 mod handle;
 mod hello;
 mod hold;
+mod input;
+mod lanes;
 mod leased;
 mod limit;
 mod local;
+mod output;
 mod read;
 mod refusal;
 pub mod registry;
@@ -33,40 +36,35 @@ mod scan;
 mod setting;
 mod shared_pubsub;
 mod step;
+mod tenancy;
 mod timeout;
 mod timer;
 pub mod worker_tenants;
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-
-use tokio::time::Sleep;
 
 use self::activity::Activity;
-use self::charge::PendingCharge;
 use self::client::{Client, Origin};
 pub use self::close::Close;
 use self::config::SessionConfig;
+use self::hold::Hold;
+use self::input::Input;
+use self::lanes::Lanes;
+use self::output::Output;
 use self::registry::SessionRegistry;
-use self::scan::Scans;
 use self::step::{AsyncOp, Exit};
+use self::tenancy::Tenancy;
 use self::worker_tenants::WorkerTenants;
 use crate::metrics::Gauged;
-use crate::net::budget::{Account, Charge};
+use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
-use crate::net::byte_queue::ByteQueue;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
 use crate::net::tls::handshake_error::HandshakeError;
-use crate::resp::request::{RequestLimits, RequestScanner};
-use crate::tenant::limits::member::Member;
-use crate::tenant::policy::Policy;
+use crate::resp::request::RequestLimits;
 use crate::upstream::Upstream;
 use crate::upstream::connection::open::ConnectionKey;
-use crate::upstream::fanin::subscription::Subscription;
-use crate::upstream::held::Held;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::lane::Lane;
 
@@ -92,52 +90,21 @@ pub struct SessionContext {
 pub struct Session {
     stream: Stream,
     client: Client,
-    /// The queue of replies to the client.
-    replies: Rc<Replies>,
     ctx: Rc<SessionContext>,
-    /// Bytes that were read but not handled: part of a request, or requests that wait for earlier replies.
-    input: ByteQueue,
+    activity: Rc<Activity>,
     /// Counts the bytes that respgate keeps for this client, and marks the client for eviction.
     account: Rc<Account>,
-    /// The bytes allocated for `input`.
-    input_charge: Charge,
-    scanner: RequestScanner,
-    /// The primaries that the client's SCAN cursors come from.
-    scans: Scans,
-    /// The policy of the client's tenant; `None` allows everything.
-    policy: Option<Arc<Policy>>,
-    /// The lane of the client's shared commands, once it is open for the current identity, database and version.
-    lane: Option<Rc<Lane>>,
-    /// The session's fan-in subscriptions, if it has any.
-    subscription: Option<Box<Subscription>>,
-    /// True if the newest configuration maps the client's user to another server identity than the current one.
-    identity_stale: bool,
+    input: Input,
+    output: Output,
+    tenancy: Tenancy,
+    lanes: Lanes,
+    hold: Hold,
+    /// Why the session ends, once that is decided. It then only delivers its last replies.
     closing: Option<Close>,
-    /// True until the session has seen enough bytes to tell TLS from plain text.
-    opening: bool,
     /// The client's TLS error, if there was one.
     tls_error: Option<Box<HandshakeError>>,
-    /// True if the client has closed its sending side. The session still handles the requests that arrived
-    /// before.
-    ended: bool,
     /// An operation that was found while the session had a lease. It runs after the lease has ended.
-    pending: Option<AsyncOp>,
-    /// The account's count of moved bytes at the last look. An unchanged count means that the client makes no
-    /// progress.
-    progress: u64,
-    /// The write timeout. It runs while the client takes no bytes.
-    stall: Option<Pin<Box<Sleep>>>,
-    /// The hold timeout. It runs while requests wait for a primary.
-    hold: Option<Pin<Box<Sleep>>>,
-    /// Counts this client as held. Present while its commands wait for a primary.
-    held: Option<Held>,
-    /// The client's membership in a tenant, with its limits. A client without a tenant is not limited.
-    member: Option<Box<Member>>,
-    /// The charge for the request at the front of `input`.
-    pending_charge: PendingCharge,
-    /// The timer of a request that waits for a limit.
-    limit: Option<Pin<Box<Sleep>>>,
-    activity: Rc<Activity>,
+    pending_op: Option<AsyncOp>,
     _counted: Gauged,
 }
 
@@ -156,32 +123,19 @@ impl Session {
         let certificate = client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
         let mut session = Self {
-            opening: !matches!(stream, Stream::Tls(_)),
-            tls_error: None,
+            input: Input::new(&account, !matches!(stream, Stream::Tls(_))),
+            output: Output::new(replies),
             stream,
             client,
-            replies,
             ctx,
-            input: ByteQueue::default(),
-            input_charge: Charge::new(&account),
-            account,
-            scanner: RequestScanner::default(),
-            scans: Scans::default(),
-            policy: None,
-            lane: None,
-            subscription: None,
-            identity_stale: false,
-            closing: None,
-            ended: false,
-            pending: None,
-            progress: 0,
-            stall: None,
-            hold: None,
-            held: None,
-            member: None,
-            pending_charge: PendingCharge::Unseen,
-            limit: None,
             activity,
+            account,
+            tenancy: Tenancy::default(),
+            lanes: Lanes::default(),
+            hold: Hold::default(),
+            closing: None,
+            tls_error: None,
+            pending_op: None,
             _counted: counted,
         };
         if let Err(line) = session.reassign() {
@@ -241,17 +195,15 @@ impl Session {
 
     /// Returns the lane of this client's shared commands, and opens it on the first call.
     fn lane(&mut self) -> Option<Rc<Lane>> {
-        if self.lane.is_none() {
-            self.lane = Some(self.ctx.upstream.lane(&self.key()?));
+        if self.lanes.shared.is_none() {
+            self.lanes.shared = Some(self.ctx.upstream.lane(&self.key()?));
         }
-        self.lane.clone()
+        self.lanes.shared.clone()
     }
 
     /// Leaves the lane, because the client's identity, database or protocol version has changed.
     fn leave_lane(&mut self) {
-        if let Some(lane) = self.lane.take() {
-            lane.leave(self.client.id);
-        }
+        self.lanes.leave_shared(self.client.id);
     }
 
     /// Ends the session if the server refuses the client's own password on a new connection although it accepted
@@ -279,7 +231,7 @@ impl Session {
     /// Appends a reply of respgate's own, unless the client turned replies off.
     fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if !self.client.mutes() {
-            self.replies.answer(write);
+            self.output.replies.answer(write);
         }
     }
 
@@ -302,6 +254,6 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.leave_lane();
         self.ctx.registry.leave(self.client.id);
-        self.replies.close();
+        self.output.replies.close();
     }
 }

@@ -20,9 +20,6 @@ const AHEAD_READS: usize = 4;
 /// Number of reads from a client that waits for something else, before other sessions get a turn.
 const LEFT_READS: usize = 32;
 
-/// The first bytes of every TLS connection: a handshake record of any version (RFC 8446, 5.1).
-const TLS: [u8; 2] = [0x16, 0x03];
-
 /// The error line for a client that speaks TLS to a plain-text port. respgate sends no TLS alert, because clients
 /// would then look for a common version or cipher. Plain text makes them report "wrong version number" or "not a
 /// TLS record".
@@ -33,7 +30,7 @@ impl Session {
     /// Reads once and handles the bytes at once, straight from the worker's scratch buffer unless part of a
     /// request is waiting.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
-        if self.ended {
+        if self.input.closed {
             return Poll::Ready(Pause::Close(Close::Left));
         }
         if self.account.must_wait() {
@@ -51,7 +48,7 @@ impl Session {
             return Poll::Ready(Pause::Close(Close::Left));
         }
         self.account.note_moved(bytes.len());
-        if self.opening && self.opens_with_tls(bytes) {
+        if self.input.is_tls(bytes) {
             return Poll::Ready(Pause::Close(self.refuse_tls()));
         }
         if !self.input.is_empty() {
@@ -89,19 +86,19 @@ impl Session {
     /// Returns the reason to close if the connection failed.
     pub(super) fn poll_backlog(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Close> {
         for reads in 0..AHEAD_READS {
-            if self.ended {
+            if self.input.closed {
                 break;
             }
             match self.poll_read_ahead(cx) {
                 Poll::Pending if reads > 0 => break,
                 Poll::Pending => return Ok(Poll::Pending),
                 // The client sends no more, but still gets its replies.
-                Poll::Ready(Ok(0)) => self.ended = true,
+                Poll::Ready(Ok(0)) => self.input.closed = true,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Err(self.lost(&error)),
             }
         }
-        Ok(if self.ended { Poll::Pending } else { Poll::Ready(()) })
+        Ok(if self.input.closed { Poll::Pending } else { Poll::Ready(()) })
     }
 
     /// Ready when the client has closed its connection. Keeps up to [`AHEAD`] bytes that the client sends
@@ -113,24 +110,24 @@ impl Session {
     /// As `poll_left`, but keeps up to `ahead` bytes.
     pub(super) fn poll_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
         // When the hold buffer is full, a held client is not read from. Its departure is noticed later.
-        let full = self.held.is_some() && self.ctx.upstream.hold_full(0);
+        let full = self.hold.is_held() && self.ctx.upstream.hold_full(0);
         let mut reads = 0;
-        while !full && !self.ended && self.input.len() < ahead {
+        while !full && !self.input.closed && self.input.len() < ahead {
             if reads == LEFT_READS {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             reads += 1;
             match ready!(self.poll_read_ahead(cx)) {
-                Ok(0) => self.ended = true,
+                Ok(0) => self.input.closed = true,
                 Ok(_) => {}
                 Err(error) => {
                     self.closing = Some(self.lost(&error));
-                    self.ended = true;
+                    self.input.closed = true;
                 }
             }
         }
-        if self.ended { Poll::Ready(()) } else { Poll::Pending }
+        if self.input.closed { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Appends bytes to the input, to be handled later.
@@ -139,18 +136,7 @@ impl Session {
             return;
         }
         self.input.push(bytes);
-        self.input_charge.set(self.input.capacity());
-        if let Some(held) = &mut self.held {
-            held.set(self.input.len());
-        }
-    }
-
-    /// Returns true if the client speaks TLS. Called until the client has sent enough bytes to tell.
-    fn opens_with_tls(&mut self, bytes: &[u8]) -> bool {
-        let mut said = self.input.front().iter().chain(bytes);
-        let first = [said.next(), said.next()];
-        self.opening = first == [Some(&TLS[0]), None];
-        first == [Some(&TLS[0]), Some(&TLS[1])]
+        self.hold.set_bytes(self.input.len());
     }
 
     /// Refuses a client that speaks TLS to a plain-text port.

@@ -90,7 +90,7 @@ impl Session {
     /// Looks the request's command up, applies the policy, and decides how the request is answered.
     pub(super) fn route(&self, request: &Request<'_>) -> RouteDecision {
         let found = command::find(request);
-        if let Some(policy) = &self.policy
+        if let Some(policy) = &self.tenancy.policy
             && let Err(denial) = policy.permit(found, request, || self.learned(found, request))
         {
             return self.denied(denial, found, request);

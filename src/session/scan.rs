@@ -41,7 +41,7 @@ impl Session {
         let place = cursor_place(request.name());
         let scan = identity(request, place);
         let begins = request.arg(place) == Some(b"0");
-        let step = if !begins && self.scans.stale(scan, now) {
+        let step = if !begins && self.lanes.scans.stale(scan, now) {
             match Request::parse(&from_the_beginning(request, place)) {
                 Some(restarted) => self.share_only(&restarted, if_lost),
                 None => self.share_only(request, if_lost),
@@ -50,7 +50,7 @@ impl Session {
             self.share_only(request, if_lost)
         };
         if matches!(step, Step::Done) {
-            self.scans.asked(scan, now);
+            self.lanes.scans.asked(scan, now);
         }
         step
     }

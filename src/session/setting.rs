@@ -53,15 +53,10 @@ impl Session {
     pub(super) fn forbidden(&self, setting: Setting, mut line: Vec<u8>) -> Forbidden {
         let named = match setting {
             Setting::AdminCommands(level) => format!("admin-commands = \"{}\"", level.name()),
-            Setting::Policy(key) => format!("{} of tenant '{}'", key.name(), self.tenant_name()),
+            Setting::Policy(key) => format!("{} of tenant '{}'", key.name(), self.tenancy.name()),
         };
         line.extend_from_slice(format!(" (respgate: {named})").as_bytes());
         Forbidden { line: refusal::one_line(line), setting: Some(setting) }
-    }
-
-    /// Returns the name of the client's tenant; empty if it belongs to none.
-    fn tenant_name(&self) -> &str {
-        self.member.as_ref().map_or("", |member| &*member.worker_tenant().tenant.config.name)
     }
 
     /// Returns the level of administrative commands that applies to this client, and the setting that causes it.
@@ -69,7 +64,7 @@ impl Session {
     /// the level to read-only: CONFIG GET could otherwise show the client the password of an unconfined user.
     pub(super) fn admin_level(&self) -> (AdminCommands, Setting) {
         let level = self.ctx.config.admin_commands;
-        let confinement = self.policy.as_ref().and_then(|policy| policy.confinement());
+        let confinement = self.tenancy.policy.as_ref().and_then(|policy| policy.confinement());
         match confinement.filter(|_| level == AdminCommands::Allow) {
             Some(key) => (AdminCommands::ReadOnly, Setting::Policy(key)),
             None => (level, Setting::AdminCommands(level)),
@@ -96,7 +91,7 @@ impl Session {
         let counters = &self.ctx.upstream.counters;
         setting.map_or(&counters.refused, |setting| setting.counter(counters)).inc();
         if matches!(setting, Some(Setting::Policy(_)) | None)
-            && let Some(member) = &self.member
+            && let Some(member) = &self.tenancy.member
         {
             member.worker_tenant().figures.denied.inc();
         }
@@ -105,7 +100,7 @@ impl Session {
         let (command, setting_key) = (named(request), setting.key());
         let (level, tenant) = match setting {
             Setting::AdminCommands(level) => (Some(level.name()), None),
-            Setting::Policy(_) => (None, Some(self.tenant_name())),
+            Setting::Policy(_) => (None, Some(self.tenancy.name())),
         };
         tracing::info!(
             client,
@@ -133,7 +128,7 @@ impl Session {
             client = self.client.id,
             peer = self.client.peer,
             listener = self.client.local,
-            tenant = self.tenant_name(),
+            tenant = self.tenancy.name(),
             answer = %String::from_utf8_lossy(line),
             "a command is refused: its tenant is at a limit"
         );

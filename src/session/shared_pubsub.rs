@@ -21,8 +21,9 @@ impl Session {
     /// fan-in also end there, even if the client now belongs to another tenant.
     pub(super) fn route_fanned(&self, spec: &Spec) -> Option<RouteDecision> {
         let (kind, begins) = subscription_change(spec.verb)?;
-        let tenant = || self.member.as_ref().map(|member| member.worker_tenant().tenant.config.pubsub);
-        let fans = self.subscription.is_some()
+        let tenant =
+            || self.tenancy.member.as_ref().map(|member| member.worker_tenant().tenant.config.pubsub);
+        let fans = self.lanes.subscription.is_some()
             || self.ctx.upstream.config.pool == Pool::Shared && tenant() == Some(Pubsub::FanIn);
         fans.then_some(RouteDecision::Fanned(kind, begins))
     }
@@ -32,7 +33,7 @@ impl Session {
         let upstream = self.ctx.upstream.clone();
         upstream.counters.subscribes.inc();
         if !begins {
-            match &self.subscription {
+            match &self.lanes.subscription {
                 // Confirmations are shown whatever CLIENT REPLY says, as on the server, but they use up a single
                 // skip.
                 Some(subscription) => {
@@ -53,16 +54,16 @@ impl Session {
             self.refuse(refusal::SUBSCRIPTIONS_FULL);
             return Step::Done;
         }
-        let subscription = self.subscription.take().unwrap_or_else(|| {
-            Box::new(Subscription::take(&upstream, &identity, self.client.resp, &self.replies))
+        let subscription = self.lanes.subscription.take().unwrap_or_else(|| {
+            Box::new(Subscription::take(&upstream, &identity, self.client.resp, &self.output.replies))
         });
         if subscription.would_exceed(request) {
-            self.subscription = subscription.is_subscribed().then_some(subscription);
+            self.lanes.subscription = subscription.is_subscribed().then_some(subscription);
             self.refuse(&refusal::too_many_subscriptions());
             return Step::Done;
         }
         subscription.subscribe(kind, request, self.client.mutes());
-        self.subscription = Some(subscription);
+        self.lanes.subscription = Some(subscription);
         self.activity.set_subscribed(true);
         Step::Done
     }
@@ -70,7 +71,7 @@ impl Session {
     /// Returns true if a requested subscription has been neither confirmed nor refused. No later request may
     /// overtake it.
     pub(super) fn subscribing(&mut self) -> bool {
-        match &self.subscription {
+        match &self.lanes.subscription {
             None => false,
             Some(subscription) if subscription.asks().is_some() => true,
             Some(_) => {
@@ -82,17 +83,17 @@ impl Session {
 
     /// Returns true if the client has any subscription by fan-in.
     pub(super) fn fan_subscribed(&self) -> bool {
-        self.subscription.as_ref().is_some_and(|subscription| subscription.is_subscribed())
+        self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.is_subscribed())
     }
 
     /// Returns true if `matches` holds for one of the fan-in subscriptions.
     pub(super) fn fan_hears(&self, matches: impl FnMut(Kind, &[u8]) -> bool) -> bool {
-        self.subscription.as_ref().is_some_and(|subscription| subscription.hears(matches))
+        self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.hears(matches))
     }
 
     /// Returns true if the client may only change its subscriptions, PING, QUIT and RESET, as a RESP2 subscriber.
     pub(super) fn is_confined(&self) -> bool {
-        self.subscription.is_some() && self.client.resp == Resp::V2 && self.fan_subscribed()
+        self.lanes.subscription.is_some() && self.client.resp == Resp::V2 && self.fan_subscribed()
     }
 
     /// Returns the route of a confined client's command.
@@ -127,16 +128,16 @@ impl Session {
     /// Writes replies and messages to the client while the session waits for something else, as far as its limits
     /// allow. Returns true if the client does not take them. A write error shows at the next turn.
     pub(super) fn poll_messages(&mut self, cx: &mut Context<'_>) -> bool {
-        self.replies.watch(cx.waker());
-        if self.subscription.is_some() && !self.charge_output(cx, self.replies.awaited() as usize) {
+        self.output.replies.watch(cx.waker());
+        if self.lanes.subscription.is_some() && !self.charge_output(cx, self.output.awaited() as usize) {
             return false;
         }
-        self.replies.poll_write_to(cx, &mut self.stream).is_pending()
+        self.output.replies.poll_write_to(cx, &mut self.stream).is_pending()
     }
 
     /// Ends all fan-in subscriptions.
     pub(super) fn end_subscriptions(&mut self) {
-        if self.subscription.take().is_some() {
+        if self.lanes.subscription.take().is_some() {
             self.activity.set_subscribed(false);
             self.activity.touch(self.ctx.registry.now.get());
         }
@@ -144,7 +145,7 @@ impl Session {
 
     /// Ends the use of fan-in if no subscription exists or is requested.
     fn end_if_unsubscribed(&mut self) {
-        let asks = self.subscription.as_ref().is_some_and(|subscription| subscription.asks().is_some());
+        let asks = self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.asks().is_some());
         if !asks && !self.fan_subscribed() {
             self.end_subscriptions();
         }

@@ -14,25 +14,24 @@ impl Session {
         tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
         match expiry {
             Expiry::SlowReader => Some(Close::Slow),
-            Expiry::Command if self.client.replying == Replying::On && !self.replies.is_partial() => {
+            Expiry::Command if self.client.replying == Replying::On && !self.output.replies.is_partial() => {
                 let counters = &self.ctx.upstream.counters;
                 let (buffers, account) = (self.ctx.buffers.clone(), self.account.clone());
                 let replies = Replies::new(buffers, account, self.ctx.config.max_reply_buffer);
-                let given_up = self.replies.awaited();
-                self.replies.move_to(&replies);
+                let given_up = self.output.awaited();
+                self.output.replies.move_to(&replies);
                 replies.answer(|out| {
                     (0..given_up).for_each(|_| out.extend_from_slice(refusal::COMMAND_TIMEOUT));
                 });
                 counters.command_timeouts.add(given_up.into());
                 // The old queue drops late replies. Their entries stay in the lane's queue until the replies
                 // arrive.
-                std::mem::replace(&mut self.replies, replies).close();
-                self.activity.replace(self.replies.clone());
-                if let Some(subscription) = &self.subscription {
-                    subscription.redirect(&self.replies);
+                self.output.replace(replies).close();
+                self.activity.replace(self.output.replies.clone());
+                if let Some(subscription) = &self.lanes.subscription {
+                    subscription.redirect(&self.output.replies);
                 }
                 self.activity.set_reply_due(registry.now.get(), false, true);
-                self.progress = 0;
                 None
             }
             Expiry::FirstCommand | Expiry::Idle | Expiry::Transaction | Expiry::Command => {

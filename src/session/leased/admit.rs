@@ -36,14 +36,13 @@ impl Leased {
     /// Takes requests from the session's input until one must wait.
     pub(super) fn admit_input(&mut self, session: &mut Session, moved: &mut bool) -> Pause {
         loop {
-            let input = std::mem::take(&mut session.input);
+            let input = session.input.lend();
             let (used, pause) = session.handle_with(input.front(), |session, found| match found {
                 Ok(request) => self.admit_charged(session, request),
                 Err(fault) => self.when_answered(|_| session.close_malformed(fault)),
             });
             let cut_off = used < input.front().len();
-            session.input = input;
-            session.consume(used);
+            session.input.put_back(input, used);
             *moved |= used > 0;
             // The input may be in two pieces, and the rest of a request that ends the first piece can be in the
             // second. The loop ends because the number of requests under way is limited.

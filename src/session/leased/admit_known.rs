@@ -28,7 +28,7 @@ impl Leased {
         request: &Request<'_>,
     ) -> Step {
         if let Some(limit) = kept_for(spec, request)
-            && let Err(line) = session.take_place(limit)
+            && let Err(line) = session.tenancy.acquire(limit)
         {
             return self.refuse(session, &line);
         }
@@ -117,7 +117,7 @@ impl Leased {
         route: LearnedRoute,
     ) -> Step {
         if route.blocking
-            && let Err(line) = session.take_place(Limit::Blocked)
+            && let Err(line) = session.tenancy.acquire(Limit::Blocked)
         {
             return self.refuse(session, &line);
         }

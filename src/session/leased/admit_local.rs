@@ -79,7 +79,7 @@ impl Leased {
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
             // Without pins, the session can end the lease and run the operation without it.
             local::Outcome::AsyncOp(op) => {
-                session.pending = Some(op);
+                session.pending_op = Some(op);
                 self.ending = Some(LeaseEnd::Clean);
                 Step::Taken(Pause::Replies)
             }

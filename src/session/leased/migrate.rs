@@ -46,7 +46,7 @@ impl Leased {
             self.pass_decided(session);
             return Ok(None);
         }
-        let replies = session.replies.clone();
+        let replies = session.output.replies.clone();
         let pause = backoff.lost(self.since.elapsed(), upstream.config.hold_timeout, Instant::now());
         let reopened = {
             let lease = async {
@@ -122,7 +122,7 @@ impl Leased {
         if let Some(tracking) = self.pins.tracking.clone() {
             self.restoring(1, &tracking);
             // The client's cached keys may have changed while the connection was lost: invalidate all of them.
-            session.replies.answer(|out| out.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n"));
+            session.output.replies.answer(|out| out.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n"));
         }
         if self.pins.no_touch {
             self.restoring(1, &encoded(&[b"CLIENT", b"NO-TOUCH", b"ON"]));

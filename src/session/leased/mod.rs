@@ -73,8 +73,8 @@ impl From<Close> for LeaseEnd {
 pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let Some(key) = session.key() else { return Ok(()) };
     let upstream = session.ctx.upstream.clone();
-    let replies = session.replies.clone();
-    if let Err(line) = session.take_place(Limit::Leased) {
+    let replies = session.output.replies.clone();
+    if let Err(line) = session.tenancy.acquire(Limit::Leased) {
         session.skip_request();
         session.refuse_for_limit(&line);
         return Ok(());
@@ -84,7 +84,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         session.refuse(&upstream.hold_overflow());
         return Ok(());
     }
-    let share = session.scheduler_share();
+    let share = session.tenancy.share();
     let lease = tokio::select! {
         lease = upstream.lease(&key, &replies, share) => lease,
         () = session.left() => return Err(Close::Left),

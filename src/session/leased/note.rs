@@ -18,16 +18,16 @@ impl Leased {
         session.activity.touch(now);
         session.activity.set_reply_due(now, due, came);
         session.activity.set_lease_state(now, listens || self.expected.gated && !due, transaction);
-        if let Some(member) = &mut session.member {
+        if let Some(member) = &mut session.tenancy.member {
             member.in_flight(self.in_flight());
             if !self.expected.gated {
-                session.release_place(Limit::Blocked);
+                session.tenancy.release(Limit::Blocked);
             }
             if !listens && self.expected.is_empty() {
-                session.release_place(Limit::Subscribed);
+                session.tenancy.release(Limit::Subscribed);
             }
             if !transaction && self.expected.is_empty() {
-                session.release_place(Limit::Transactions);
+                session.tenancy.release(Limit::Transactions);
             }
         }
     }
@@ -60,11 +60,11 @@ impl Leased {
             match expect {
                 Expect::Reply(awaited) if !awaited.mute => {
                     let verdict = awaited.if_lost.verdict_of_silence();
-                    session.replies.answer(|out| out.extend_from_slice(&verdict.reply()));
+                    session.output.replies.answer(|out| out.extend_from_slice(&verdict.reply()));
                 }
                 Expect::Confirmations { .. } => return LeaseEnd::Close(Close::UpstreamLost),
                 Expect::Discarded(reply) | Expect::Decided(reply) => {
-                    session.replies.answer(|out| out.extend_from_slice(&reply));
+                    session.output.replies.answer(|out| out.extend_from_slice(&reply));
                 }
                 Expect::Reply(_)
                 | Expect::Nonce(_)

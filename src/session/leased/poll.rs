@@ -15,7 +15,7 @@ const ROUNDS: usize = 16;
 impl Leased {
     /// Runs the lease until it must wait or ends.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<LeaseEnd> {
-        session.replies.watch(cx.waker());
+        session.output.replies.watch(cx.waker());
         for _ in 0..ROUNDS {
             match self.poll_round(cx, session) {
                 Ok(Poll::Ready(())) => {}
@@ -47,12 +47,12 @@ impl Leased {
             return Ok(Poll::Ready(()));
         }
         moved |= self.poll_outbound(cx).map_err(|_| LeaseEnd::Lost)?;
-        if may_read && (session.replies.waiting() < BACKLOG || self.piles_up(session)) {
+        if may_read && (session.output.waiting() < BACKLOG || self.piles_up(session)) {
             moved |= self.poll_replies(cx, session)?;
         }
         moved |= self.check_done(session, moved)?;
         let blocked = delivery.is_blocked();
-        if !moved && self.ending.is_none() && (blocked || session.replies.waiting() == 0) {
+        if !moved && self.ending.is_none() && (blocked || session.output.waiting() == 0) {
             // The server is not late if the client does not take its replies.
             self.lease.set_reply_due(!blocked && self.expected.due());
             return Ok(Poll::Pending);
@@ -68,7 +68,7 @@ impl Leased {
     /// Checks what ends the lease on the client's side: unread messages, a timeout, or a reload.
     fn check_client(&mut self, session: &mut Session) -> Result<(), LeaseEnd> {
         // The server sends messages unasked: only a subscriber that is not held back can exceed this limit.
-        if self.piles_up(session) && session.replies.waiting() > session.ctx.config.max_reply_buffer {
+        if self.piles_up(session) && session.output.waiting() > session.ctx.config.max_reply_buffer {
             return Err(LeaseEnd::Close(Close::Slow));
         }
         if let Some(expiry) = session.activity.expired() {
@@ -130,7 +130,7 @@ impl Leased {
     /// Takes requests from the client, as far as they may be sent. `blocked` is true if the client does not take
     /// its replies. Returns true if bytes were read or requests taken.
     fn poll_client(&mut self, cx: &mut Context<'_>, session: &mut Session, blocked: bool) -> bool {
-        if session.replies.waiting() > BACKLOG {
+        if session.output.waiting() > BACKLOG {
             return blocked && self.poll_backlog(cx, session);
         }
         let mut moved = false;
@@ -148,15 +148,15 @@ impl Leased {
             // The session stops reading until the limit allows the request, unless the client waits for respgate
             // to read.
             Pause::Limit(due) => {
-                moved |= session.poll_due(cx, due).is_ready();
+                moved |= session.tenancy.poll_rate_limit(cx, due).is_ready();
                 moved | (blocked && self.poll_backlog(cx, session))
             }
             Pause::Room(again) => {
-                moved |= session.poll_room(cx, again).is_ready();
+                moved |= session.tenancy.poll_in_flight_limit(cx, again).is_ready();
                 moved | (blocked && self.poll_backlog(cx, session))
             }
             // The rest of a request that was cut off must be read, however long the request is.
-            Pause::More if !session.ended => moved | self.poll_more(cx, session),
+            Pause::More if !session.input.closed => moved | self.poll_more(cx, session),
             _ => moved | self.poll_departure(cx, session, blocked),
         }
     }
@@ -165,7 +165,7 @@ impl Leased {
     fn poll_more(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
         match session.poll_read_ahead(cx) {
             Poll::Pending => return false,
-            Poll::Ready(Ok(count)) => session.ended = count == 0,
+            Poll::Ready(Ok(count)) => session.input.closed = count == 0,
             Poll::Ready(Err(error)) => self.ending = Some(LeaseEnd::Close(session.lost(&error))),
         }
         true

@@ -16,19 +16,19 @@ impl Leased {
         if !session.activity.reloaded() {
             return None;
         }
-        let before = session.policy.clone();
+        let before = session.tenancy.policy.clone();
         if let Err(close) = session.follow_reload() {
             return Some(LeaseEnd::Close(close));
         }
         // Nothing was sent on this lease. End it, so that the waiting requests go out on a connection of the new
         // identity.
-        if session.identity_stale && !self.used {
+        if session.client.identity_stale && !self.used {
             return Some(LeaseEnd::Clean);
         }
-        if let Some(member) = &mut session.member {
+        if let Some(member) = &mut session.tenancy.member {
             self.kinds().for_each(|kind| member.keep(kind));
         }
-        let policy = session.policy.as_deref().filter(|_| session.policy != before)?;
+        let policy = session.tenancy.policy.as_deref().filter(|_| session.tenancy.policy != before)?;
         if drop_denied_subscriptions(policy, &mut self.pins) {
             return Some(LeaseEnd::Close(session.close_denied_subscriber()));
         }

@@ -42,7 +42,7 @@ impl Leased {
                         }
                         let mute = self.mutes_front();
                         if !mute {
-                            session.replies.begin_pieces();
+                            session.output.replies.begin_pieces();
                         }
                         if !message {
                             self.read_selects(rest.get(..part).unwrap_or_default());
@@ -101,7 +101,7 @@ impl Leased {
         if self.streaming.is_some() {
             let mute = self.mutes_front();
             pass(session, frame, mute);
-            session.replies.end_pieces();
+            session.output.replies.end_pieces();
             if self.streaming.take() == Some(false) {
                 self.read_selects(frame);
                 if let Some(Expect::Reply(awaited)) = self.pop() {
@@ -338,6 +338,6 @@ fn hides_refusal(frame: &[u8]) -> bool {
 /// Appends a frame, or a piece of one, to the client's replies.
 fn pass(session: &Session, frame: &[u8], mute: bool) {
     if !mute {
-        session.replies.answer(|out| out.extend_from_slice(frame));
+        session.output.replies.answer(|out| out.extend_from_slice(frame));
     }
 }

@@ -23,7 +23,7 @@ impl Leased {
             return Err(Close::UpstreamLost);
         };
         key.resp = hello.resp.unwrap_or(key.resp);
-        let replies = session.replies.clone();
+        let replies = session.output.replies.clone();
         let reopened = tokio::select! {
             reopened = self.lease.reopen(&upstream, &key, &replies) => reopened,
             () = session.left() => return Err(Close::Left),

@@ -1,0 +1,33 @@
+//! Holds how a session uses the upstream's lanes while it has no lease.
+
+use std::rc::Rc;
+
+use super::scan::Scans;
+use crate::upstream::fanin::subscription::Subscription;
+use crate::upstream::shared::lane::Lane;
+
+/// Holds the lanes that a session uses. Its lease, if it has one, is apart.
+#[derive(Default)]
+pub(super) struct Lanes {
+    /// The lane of the client's shared commands, once it is open for the current identity, database and version.
+    pub(super) shared: Option<Rc<Lane>>,
+    /// The session's fan-in subscriptions, if it has any.
+    pub(super) subscription: Option<Box<Subscription>>,
+    /// The primaries that the client's SCAN cursors come from.
+    pub(super) scans: Scans,
+}
+
+impl Lanes {
+    /// Leaves the shared lane.
+    pub(super) fn leave_shared(&mut self, client: u64) {
+        if let Some(lane) = self.shared.take() {
+            lane.leave(client);
+        }
+    }
+
+    /// Returns the bytes of the subscriptions that the client has requested and that are not confirmed; `None` if
+    /// there are none.
+    pub(super) fn requested_subscriptions(&self) -> Option<usize> {
+        self.subscription.as_ref().and_then(|subscription| subscription.asks())
+    }
+}
