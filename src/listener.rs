@@ -111,7 +111,7 @@ pub struct SourceCounts {
     /// Connections closed.
     pub refused: AtomicU64,
     /// Refused connections since the last warning.
-    unsaid: AtomicU64,
+    refused_since_warning: AtomicU64,
 }
 
 enum Bound {
@@ -293,8 +293,8 @@ impl Listener {
                 let workers = workers.to_vec();
                 tokio::spawn(async move {
                     match proxy_protocol::read(&mut stream).await {
-                        Ok(told) => {
-                            let Ok(client) = Client::tcp(stream, told.unwrap_or(ends)) else { return };
+                        Ok(header) => {
+                            let Ok(client) = Client::tcp(stream, header.unwrap_or(ends)) else { return };
                             match self.rate(&client) {
                                 Admission::Now => {}
                                 Admission::After(wait) => tokio::time::sleep(wait).await,
@@ -346,26 +346,26 @@ impl Listener {
     fn refuse_source(&self, client: Client) {
         const TOO_MANY: &[u8] = b"-ERR respgate: too many new connections from this address (connects-per-second); connect again in a second\r\n";
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
-        let unsaid = self.counts.unsaid.fetch_add(1, Ordering::Relaxed) + 1;
+        let refused_since_warning = self.counts.refused_since_warning.fetch_add(1, Ordering::Relaxed) + 1;
         if self.may_warn() {
-            self.counts.unsaid.store(0, Ordering::Relaxed);
+            self.counts.refused_since_warning.store(0, Ordering::Relaxed);
             tracing::warn!(
                 listener = self.name,
                 from = client.peer,
-                refused = unsaid,
+                refused = refused_since_warning,
                 "connections are refused: one source opens more than connects-per-second; if many clients share its address, raise that or add it to connects-exempt"
             );
         }
-        self.say(client.socket, TOO_MANY);
+        self.send_line(client.socket, TOO_MANY);
     }
 
     /// Sends the error that the server sends, if the socket takes it at once, and closes the
     /// socket. Sends nothing to a TLS client, which would not understand it before a handshake.
     fn turn_away(&self, socket: Socket) {
-        self.say(socket, b"-ERR max number of clients reached\r\n");
+        self.send_line(socket, b"-ERR max number of clients reached\r\n");
     }
 
-    fn say(&self, socket: Socket, line: &[u8]) {
+    fn send_line(&self, socket: Socket, line: &[u8]) {
         if self.speaks_tls {
             return;
         }

@@ -59,7 +59,7 @@ pub enum Socket {
 pub struct CountGuard {
     taken: Arc<AtomicUsize>,
     /// The guard of another count for the same client.
-    also: Option<Box<CountGuard>>,
+    joined: Option<Box<CountGuard>>,
 }
 
 impl CountGuard {
@@ -68,13 +68,13 @@ impl CountGuard {
         // The guard exists before the check. If the count was full, dropping the guard subtracts
         // the 1 again.
         let before = taken.fetch_add(1, Ordering::Relaxed);
-        let guard = Self { taken: taken.clone(), also: None };
+        let guard = Self { taken: taken.clone(), joined: None };
         (before < limit).then_some(guard)
     }
 
     /// Joins two guards in one. Dropping it releases both.
     pub fn and(mut self, other: Self) -> Self {
-        self.also = Some(Box::new(other));
+        self.joined = Some(Box::new(other));
         self
     }
 }
@@ -277,7 +277,7 @@ async fn run(
                 Some(WorkerRequest::Adopt(tenants, answer)) => {
                     upstreams.iter().for_each(|upstream| upstream.set_fair(!tenants.all.is_empty()));
                     worker_tenants.adopt(&tenants);
-                    sessions.tell_reload();
+                    sessions.notify_reload();
                     let _ = answer.send(());
                 }
                 Some(WorkerRequest::Drain(answer)) => {
@@ -301,7 +301,7 @@ struct ListenerContext {
 }
 
 fn receive(client: AcceptedClient, listeners: &[Rc<ListenerContext>], load: &Arc<AtomicUsize>) {
-    let session_guard = CountGuard { taken: load.clone(), also: None };
+    let session_guard = CountGuard { taken: load.clone(), joined: None };
     let Some(listener) = listeners.get(client.listener).cloned() else { return };
     let AcceptedClient { socket, origin, guard, .. } = client;
     let stream = match socket {

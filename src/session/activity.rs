@@ -41,29 +41,29 @@ pub(super) struct Activity {
 #[derive(Clone, Debug)]
 struct ActivityState {
     /// When the client connected.
-    began: Tick,
+    connected_at: Tick,
     /// When the client last sent a whole request, or got the last reply to one.
-    active: Tick,
+    last_active: Tick,
     /// True until the client has sent a command, or has authenticated where it must.
-    new: bool,
+    unestablished: bool,
     /// True while the client waits for other clients: blocked, subscribed or monitoring.
     listening: bool,
     /// True while the client has, or is requesting, fan-in subscriptions.
     subscribed: bool,
     /// When a transaction or WATCH was opened, if one is open.
-    transaction: Option<Tick>,
+    transaction_since: Option<Tick>,
     /// Since when the current reply is due, if one is due that does not wait for other clients.
-    due: Option<Tick>,
+    due_since: Option<Tick>,
     /// Since when more bytes than `slow-reader-soft` wait for the client, if they do.
-    slow: Option<Tick>,
+    slow_since: Option<Tick>,
 }
 
 impl ActivityState {
     fn set_reply_due(&mut self, now: Tick, due: bool, came: bool) {
         if !due {
-            self.due = None;
-        } else if came || self.due.is_none() {
-            self.due = Some(now);
+            self.due_since = None;
+        } else if came || self.due_since.is_none() {
+            self.due_since = Some(now);
         }
     }
 }
@@ -71,14 +71,14 @@ impl ActivityState {
 impl Activity {
     pub(super) fn new(replies: Rc<Replies>, timeouts: Timeouts, now: Tick) -> Rc<Self> {
         let state = ActivityState {
-            began: now,
-            active: now,
-            new: true,
+            connected_at: now,
+            last_active: now,
+            unestablished: true,
             listening: false,
             subscribed: false,
-            transaction: None,
-            due: None,
-            slow: None,
+            transaction_since: None,
+            due_since: None,
+            slow_since: None,
         };
         Rc::new(Self {
             replies: RefCell::new(replies),
@@ -99,7 +99,7 @@ impl Activity {
         self.replies.borrow().account().held()
     }
 
-    /// Returns the client's memory figures, from which the budget chooses whom to evict.
+    /// Returns the client's memory figures. The budget compares them to choose the clients to evict.
     pub(super) fn holding(&self) -> Holding {
         let replies = self.replies.borrow();
         Holding { weight: replies.account().weigh(), held: replies.account().held() }
@@ -126,13 +126,13 @@ impl Activity {
     }
 
     /// Tells the session that users or tenants have changed.
-    pub(super) fn tell_reload(&self) {
+    pub(super) fn notify_reload(&self) {
         self.reload.set(true);
         self.wake();
     }
 
     /// Returns true once after users or tenants have changed.
-    pub(super) fn reloaded(&self) -> bool {
+    pub(super) fn take_reload(&self) -> bool {
         self.reload.get() && self.reload.replace(false)
     }
 
@@ -147,12 +147,12 @@ impl Activity {
 
     /// Notes that the client sent something, or that something came for it.
     pub(super) fn touch(&self, now: Tick) {
-        self.change(|state| state.active = now);
+        self.change(|state| state.last_active = now);
     }
 
     /// Notes that the client is admitted and has sent its first command.
     pub(super) fn mark_established(&self) {
-        self.change(|state| state.new = false);
+        self.change(|state| state.unestablished = false);
     }
 
     /// Notes whether the client waits for other clients (`listening`), and whether a transaction or WATCH keeps
@@ -160,7 +160,7 @@ impl Activity {
     pub(super) fn set_lease_state(&self, now: Tick, listening: bool, transaction: bool) {
         self.change(|state| {
             state.listening = listening;
-            state.transaction = transaction.then(|| state.transaction.unwrap_or(now));
+            state.transaction_since = transaction.then(|| state.transaction_since.unwrap_or(now));
         });
     }
 
@@ -180,8 +180,8 @@ impl Activity {
         self.change(|state| {
             state.set_reply_due(now, due, came);
             if due || came {
-                state.active = now;
-                state.new = state.new && !admitted();
+                state.last_active = now;
+                state.unestablished = state.unestablished && !admitted();
             }
         });
     }
@@ -197,7 +197,7 @@ impl Activity {
         let waiting = self.replies.borrow().waiting();
         let awaited = self.replies.borrow().awaited();
         let soft = self.timeouts.slow_reader_soft.is_some_and(|soft| waiting > soft);
-        self.change(|state| state.slow = soft.then(|| state.slow.unwrap_or(now)));
+        self.change(|state| state.slow_since = soft.then(|| state.slow_since.unwrap_or(now)));
         let expiry = expiry(&self.state.borrow(), &self.timeouts, now, waiting > 0 || awaited > 0);
         if let Some(expiry) = expiry {
             self.expired.set(Some(expiry));
@@ -207,7 +207,7 @@ impl Activity {
 }
 
 /// Returns true if more than `limit` has passed. Both ticks were rounded down, so the check adds one second.
-fn over(since: Tick, now: Tick, limit: Duration) -> bool {
+fn exceeds(since: Tick, now: Tick, limit: Duration) -> bool {
     let limit = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
     now.saturating_sub(since) > limit
 }
@@ -216,22 +216,22 @@ fn over(since: Tick, now: Tick, limit: Duration) -> bool {
 /// wait.
 fn expiry(state: &ActivityState, timeouts: &Timeouts, now: Tick, busy: bool) -> Option<Expiry> {
     let passed = |since: Option<Tick>, limit: Option<Duration>| {
-        since.zip(limit).is_some_and(|(since, limit)| over(since, now, limit))
+        since.zip(limit).is_some_and(|(since, limit)| exceeds(since, now, limit))
     };
-    if passed(state.slow, Some(timeouts.slow_reader_soft_time)) {
+    if passed(state.slow_since, Some(timeouts.slow_reader_soft_time)) {
         return Some(Expiry::SlowReader);
     }
-    if passed(state.due, timeouts.command) {
+    if passed(state.due_since, timeouts.command) {
         return Some(Expiry::Command);
     }
-    if passed(state.transaction, timeouts.transaction) {
+    if passed(state.transaction_since, timeouts.transaction) {
         return Some(Expiry::Transaction);
     }
     let busy = busy || state.listening || state.subscribed;
-    if state.new && passed(Some(state.began).filter(|_| !busy), timeouts.first_command) {
+    if state.unestablished && passed(Some(state.connected_at).filter(|_| !busy), timeouts.first_command) {
         return Some(Expiry::FirstCommand);
     }
-    let idle = Some(state.active).filter(|_| !busy && state.transaction.is_none());
+    let idle = Some(state.last_active).filter(|_| !busy && state.transaction_since.is_none());
     passed(idle, timeouts.idle).then_some(Expiry::Idle)
 }
 
@@ -239,15 +239,15 @@ fn expiry(state: &ActivityState, timeouts: &Timeouts, now: Tick, busy: bool) -> 
 mod tests {
     use super::*;
 
-    const STILL: ActivityState = ActivityState {
-        began: 10,
-        active: 10,
-        new: false,
+    const IDLE: ActivityState = ActivityState {
+        connected_at: 10,
+        last_active: 10,
+        unestablished: false,
         listening: false,
         subscribed: false,
-        transaction: None,
-        due: None,
-        slow: None,
+        transaction_since: None,
+        due_since: None,
+        slow_since: None,
     };
 
     fn timeouts() -> Timeouts {
@@ -264,32 +264,32 @@ mod tests {
 
     #[test]
     fn an_idle_client_s_time_is_up_never_early() {
-        let at = |now| expiry(&STILL, &timeouts(), now, false);
+        let at = |now| expiry(&IDLE, &timeouts(), now, false);
         assert_eq!(at(70), None);
         assert_eq!(at(71), Some(Expiry::Idle));
-        assert_eq!(expiry(&STILL, &Timeouts::default(), 1_000_000, false), None);
+        assert_eq!(expiry(&IDLE, &Timeouts::default(), 1_000_000, false), None);
     }
 
     #[test]
     fn a_client_that_waits_for_others_is_never_idle() {
         for state in [
-            ActivityState { listening: true, ..STILL },
-            ActivityState { listening: true, new: false, ..STILL },
-            ActivityState { transaction: Some(990), ..STILL },
-            ActivityState { subscribed: true, ..STILL },
+            ActivityState { listening: true, ..IDLE },
+            ActivityState { listening: true, unestablished: false, ..IDLE },
+            ActivityState { transaction_since: Some(990), ..IDLE },
+            ActivityState { subscribed: true, ..IDLE },
         ] {
             assert_eq!(expiry(&state, &timeouts(), 1000, false), None, "{state:?}");
         }
-        assert_eq!(expiry(&STILL, &timeouts(), 1000, true), None, "a reply is on its way");
+        assert_eq!(expiry(&IDLE, &timeouts(), 1000, true), None, "a reply is on its way");
     }
 
     #[test]
     fn each_limit_has_its_own_beginning() {
         for (state, at, why) in [
-            (ActivityState { new: true, ..STILL }, 16, Expiry::FirstCommand),
-            (ActivityState { transaction: Some(40), active: 70, ..STILL }, 71, Expiry::Transaction),
-            (ActivityState { due: Some(40), active: 60, ..STILL }, 61, Expiry::Command),
-            (ActivityState { slow: Some(40), active: 55, ..STILL }, 56, Expiry::SlowReader),
+            (ActivityState { unestablished: true, ..IDLE }, 16, Expiry::FirstCommand),
+            (ActivityState { transaction_since: Some(40), last_active: 70, ..IDLE }, 71, Expiry::Transaction),
+            (ActivityState { due_since: Some(40), last_active: 60, ..IDLE }, 61, Expiry::Command),
+            (ActivityState { slow_since: Some(40), last_active: 55, ..IDLE }, 56, Expiry::SlowReader),
         ] {
             assert_eq!(expiry(&state, &timeouts(), at - 1, false), None, "{state:?}");
             assert_eq!(expiry(&state, &timeouts(), at, false), Some(why), "{state:?}");
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn fractions_of_a_second_are_rounded_up() {
-        assert!(!over(0, 2, Duration::from_millis(1500)));
-        assert!(over(0, 3, Duration::from_millis(1500)));
+        assert!(!exceeds(0, 2, Duration::from_millis(1500)));
+        assert!(exceeds(0, 3, Duration::from_millis(1500)));
     }
 }

@@ -100,7 +100,9 @@ impl Session {
             }
         };
         match &self.tenancy.policy {
-            Some(policy) if self.fan_hears(|kind, name| !permits_words(policy, &[kind.begin(), name])) => {
+            Some(policy)
+                if self.has_subscription(|kind, name| !permits_words(policy, &[kind.begin(), name])) =>
+            {
                 Err(self.close_denied_subscriber())
             }
             _ => Ok(()),

@@ -43,7 +43,7 @@ impl Session {
                 let own = upstream.identities.own().clone();
                 let key = ConnectionKey::new(own, upstream.config.database, Resp::V2);
                 // Ignore a refusal: `opened` has noted what the server says about AUTH.
-                let _ = self.opened(&key).await;
+                let _ = self.open_lane(&key).await;
                 upstream.auth_cleared();
                 if upstream.wants_auth() && !self.admitted() {
                     self.client.identity = None;
@@ -84,7 +84,7 @@ impl Session {
         }
         if self.ctx.upstream.server().is_none()
             && let Some(key) = self.key()
-            && let Err(line) = self.opened(&key).await
+            && let Err(line) = self.open_lane(&key).await
         {
             self.refuse(if self.admitted() { &line } else { refusal::NO_AUTH_HELLO });
             return self.close_if_dead();
@@ -120,7 +120,7 @@ impl Session {
         // A connection in database 0 sends no SELECT, so opening it does not show whether the user may select.
         let unverified = database == 0 && key.selector.is_some();
         key = ConnectionKey::new(key.identity, database, key.resp);
-        let selected = match self.opened(&key).await {
+        let selected = match self.open_lane(&key).await {
             Ok(()) if unverified => self.ask_to_select(&key).await,
             selected => selected,
         };
@@ -143,7 +143,7 @@ impl Session {
         let (replies, share) = (self.output.replies.clone(), self.tenancy.share());
         tokio::select! {
             asked = upstream.ask_to_select(key, &replies, share) => asked,
-            () = self.left() => {
+            () = self.until_abandoned() => {
                 self.closing = Some(Close::Left);
                 Err(Rc::from(CLIENT_LEFT))
             }
@@ -155,12 +155,12 @@ impl Session {
     ///
     /// # Errors
     /// Returns the error line if the server refused them, no primary was found in time, or the client left.
-    async fn opened(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
+    async fn open_lane(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
         let upstream = self.ctx.upstream.clone();
         let lane = upstream.lane(key);
         let client = self.client.id;
         loop {
-            let deadline = match upstream.admission(&lane, self.asks(false)) {
+            let deadline = match upstream.admission(&lane, self.asker(false)) {
                 Admission::Open | Admission::Full => return Ok(()),
                 Admission::Refused(line) => return Err(line),
                 Admission::Expired(line) => {
@@ -179,7 +179,7 @@ impl Session {
             });
             tokio::select! {
                 _ = tokio::time::timeout_at(deadline, change) => {}
-                () = self.left() => {
+                () = self.until_abandoned() => {
                     lane.leave(client);
                     self.closing = Some(Close::Left);
                     return Err(Rc::from(CLIENT_LEFT));

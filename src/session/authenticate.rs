@@ -43,7 +43,7 @@ impl Session {
         let source = self.source();
         let decided = tokio::select! {
             decided = judge_by_upstream(&upstream, &throttle, source, user, password) => decided,
-            () = self.left() => {
+            () = self.until_abandoned() => {
                 self.closing = Some(Close::Left);
                 return Err(Rc::from(CLIENT_LEFT));
             }
@@ -71,7 +71,7 @@ impl Session {
         let source = self.source();
         let verified = tokio::select! {
             verified = users.verify(source, user, password) => verified,
-            () = self.departed() => {
+            () = self.until_departed() => {
                 self.closing = Some(Close::Left);
                 return Err(Rc::from(CLIENT_LEFT));
             }

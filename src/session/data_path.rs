@@ -82,7 +82,7 @@ impl Session {
 
     /// Follows a reload of users or tenants.
     fn check_reload(&mut self) {
-        if self.activity.reloaded()
+        if self.activity.take_reload()
             && let Err(close) = self.follow_reload()
         {
             self.closing.get_or_insert(close);
@@ -124,7 +124,7 @@ impl Session {
             pause = subscribing;
         }
         if !matches!(pause, Pause::Lane(_) | Pause::Subscribing) {
-            self.released();
+            self.end_wait();
         }
         if !matches!(pause, Pause::More) {
             return Ok(pause);
@@ -136,7 +136,7 @@ impl Session {
             }
             // Nothing to read, but replies were queued in this round: the next round writes them.
             Poll::Pending if self.output.waiting() > 0 && !blocked => Ok(Pause::More),
-            Poll::Pending if self.drained() => Ok(Pause::Close(Close::Finished)),
+            Poll::Pending if self.may_end_for_drain() => Ok(Pause::Close(Close::Finished)),
             Poll::Pending => Err(Stop::Wait),
         }
     }
@@ -162,7 +162,7 @@ impl Session {
             Pause::Subscribing => self.poll_subscribing(cx),
             Pause::Limit(due) => self.tenancy.poll_rate_limit(cx, due),
             Pause::Room(again) => self.tenancy.poll_in_flight_limit(cx, again),
-            Pause::Lane(deadline) => self.poll_held(cx, deadline),
+            Pause::Lane(deadline) => self.poll_lane(cx, deadline),
         };
         if poll.is_pending() && !answered { Err(Stop::Wait) } else { Ok(()) }
     }
@@ -176,7 +176,7 @@ impl Session {
     }
 
     /// Returns true if a drain may end this session: it has no input and awaits no reply.
-    fn drained(&self) -> bool {
+    fn may_end_for_drain(&self) -> bool {
         self.ctx.registry.draining.get() && self.output.awaited() == 0 && self.input.is_empty()
     }
 }

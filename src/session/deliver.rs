@@ -50,13 +50,13 @@ impl Session {
                 Poll::Pending => Delivery::ClientBusy,
             }
         };
-        if self.evicted(cx) {
+        if self.check_evicted(cx) {
             return Err(Close::Memory);
         }
         match self.output.replies.client_state() {
             ClientState::Open | ClientState::Gone => {}
             ClientState::Overflowed => return Err(Close::Slow),
-            ClientState::Cut => return Err(self.cut()),
+            ClientState::Cut => return Err(self.close_for_cut_replies()),
         }
         match self.output.poll_stalled(
             cx,
@@ -69,21 +69,22 @@ impl Session {
         }
     }
 
-    /// Returns true if the client must go at once, because the byte budget is spent and the client holds most of
-    /// it. Sends it the error first, as far as the socket takes bytes.
+    /// Returns true if the session must close at once, because the byte budget is spent and the client holds most
+    /// of it. Sends the error line first, if the socket takes it at once.
     #[inline]
-    pub(super) fn evicted(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(super) fn check_evicted(&mut self, cx: &mut Context<'_>) -> bool {
         self.account.is_evicted() && {
-            self.tell_evicted(cx);
+            self.send_eviction_error(cx);
             true
         }
     }
 
+    /// Sends the error line of an eviction, once.
     #[cold]
-    fn tell_evicted(&mut self, cx: &mut Context<'_>) {
+    fn send_eviction_error(&mut self, cx: &mut Context<'_>) {
         // The eviction is seen twice if the session had a lease: in the leased poll, and again here.
-        let told = self.closing.replace(Close::Memory) == Some(Close::Memory);
-        if !told && !self.output.replies.is_partial() {
+        let first_time = self.closing.replace(Close::Memory) != Some(Close::Memory);
+        if first_time && !self.output.replies.is_partial() {
             self.refuse(EVICTED);
             let _ = self.output.replies.poll_write_to(cx, &mut self.stream);
         }
@@ -110,7 +111,7 @@ impl Session {
         }
         match member.wrote(now, progress) {
             0 => true,
-            wait => self.tenancy.poll_rate_limit(cx, self.instant(now.saturating_add(wait))).is_ready(),
+            wait => self.tenancy.poll_rate_limit(cx, self.instant_of(now.saturating_add(wait))).is_ready(),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::tenant::policy::{Denial, Policy, PolicyKey};
 impl Session {
     /// Returns the answer to a denied request. A request that no server would accept gets its usual answer.
     #[cold]
-    pub(super) fn denied(
+    pub(super) fn answer_denied(
         &self,
         denial: Denial,
         found: Option<Found>,
@@ -23,11 +23,15 @@ impl Session {
             Some(Found::NoSuchSubcommand(container)) => {
                 let subcommand = request.arg(1).unwrap_or_default();
                 let name = format!("{}|{}", container.name, String::from_utf8_lossy(subcommand));
-                return self.denied_unlisted(denial, &name, self.unknown_subcommand(container, request));
+                return self.denied_unlisted(
+                    denial,
+                    &name,
+                    self.route_unlisted_subcommand(container, request),
+                );
             }
             None => {
                 let name = String::from_utf8_lossy(request.name());
-                return self.denied_unlisted(denial, &name, self.unknown(request));
+                return self.denied_unlisted(denial, &name, self.route_unlisted(request));
             }
         };
         if !self.admitted() {
@@ -56,7 +60,7 @@ impl Session {
         self.forbidden_by_policy(PolicyKey::KeyPrefixes, refusal::no_key_permission(self.wording()).to_vec())
     }
 
-    /// As `denied`, for a command that the table lacks. `way` is its route without the policy.
+    /// As `answer_denied`, for a command that the table lacks. `route` is its route without the policy.
     fn denied_unlisted(&self, denial: Denial, name: &str, route: RouteDecision) -> RouteDecision {
         let key = match denial {
             Denial::Command(key) => key,

@@ -17,13 +17,13 @@ const DEPARTED_GRACE: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Ends when the client has left and the operation is not worth the wait: there is no primary, or the request
-    /// waits for other clients. A client that only closed its sending side still gets its replies. Keeps a
-    /// limited number of the bytes that the client sends meanwhile.
-    pub(super) async fn left(&mut self) {
+    /// waits for other clients. A client that only closed its sending side still gets its replies. Appends what the
+    /// client sends before that to the input, up to a limit.
+    pub(super) async fn until_abandoned(&mut self) {
         let upstream = self.ctx.upstream.clone();
         loop {
             if upstream.in_hold() {
-                self.wait_held();
+                self.note_wait();
             }
             tokio::select! {
                 () = poll_fn(|cx| {
@@ -31,7 +31,7 @@ impl Session {
                     if self.account.is_evicted() {
                         return Poll::Ready(());
                     }
-                    self.poll_left_within(cx, ahead)
+                    self.poll_client_left_within(cx, ahead)
                 }) => break,
                 () = upstream.hold_begun() => {}
                 () = upstream.changed() => {}
@@ -42,12 +42,12 @@ impl Session {
         }
     }
 
-    /// Ends when the client's password need not be checked any more: its connection has failed, or it closed its
-    /// sending side [`DEPARTED_GRACE`] ago.
-    pub(super) async fn departed(&mut self) {
+    /// Ends when nobody waits for the check of the client's password any more: the connection has failed, or the
+    /// client closed its sending side [`DEPARTED_GRACE`] ago.
+    pub(super) async fn until_departed(&mut self) {
         poll_fn(|cx| {
             self.poll_messages(cx);
-            if self.account.is_evicted() { Poll::Ready(()) } else { self.poll_left(cx) }
+            if self.account.is_evicted() { Poll::Ready(()) } else { self.poll_client_left(cx) }
         })
         .await;
         if self.closing.is_none() && !self.account.is_evicted() {

@@ -1,6 +1,7 @@
 //! Sends one request by the shared lane, answers it, or says what must happen first.
 
 use super::Session;
+use super::close::Close;
 use super::local;
 use super::route::RouteDecision;
 use super::step::{AsyncOp, Pause, Step};
@@ -21,11 +22,11 @@ impl Session {
             return Step::Stay(pause);
         }
         match self.route(request) {
-            RouteDecision::Shared(if_lost) => self.share(request, if_lost),
+            RouteDecision::Shared(if_lost) => self.send_shared(request, if_lost),
             RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
-            RouteDecision::Learned(route) if route.shared => self.share(request, route.if_lost),
+            RouteDecision::Learned(route) if route.shared => self.send_shared(request, route.if_lost),
             RouteDecision::Rewritten(frame, if_lost) => match Request::parse(&frame) {
-                Some(request) => self.share(&request, if_lost),
+                Some(request) => self.send_shared(&request, if_lost),
                 None => Step::Done,
             },
             route => {
@@ -39,11 +40,11 @@ impl Session {
                         Step::Done
                     }
                     RouteDecision::Denied(forbidden) => {
-                        self.forbid(&forbidden, request);
+                        self.answer_forbidden(&forbidden, request);
                         Step::Done
                     }
-                    RouteDecision::Fanned(kind, begins) => self.fan(request, kind, begins),
-                    RouteDecision::Dropped => Step::Taken(Pause::Close(super::Close::Protocol)),
+                    RouteDecision::Fanned(kind, begins) => self.change_subscriptions(request, kind, begins),
+                    RouteDecision::Dropped => Step::Taken(Pause::Close(Close::Protocol)),
                     RouteDecision::UsersUnknown => Step::Stay(Pause::AsyncOp(AsyncOp::CountUsers)),
                     RouteDecision::Unlearned | RouteDecision::DeniedUnlearned(_) => {
                         Step::Stay(Pause::AsyncOp(AsyncOp::Learn))
@@ -59,28 +60,28 @@ impl Session {
     }
 
     /// Sends a request by the shared lane, or asks for a lease if earlier replies were large.
-    pub(super) fn share(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+    pub(super) fn send_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.output.replies.sizes().placement() != Placement::Shared
-            && let Some(step) = self.step_elsewhere(true)
+            && let Some(step) = self.wait_for_reply_size(true)
         {
             return step;
         }
         self.push_shared(request, if_lost)
     }
 
-    /// As `share`, for a command that a lease cannot carry.
-    pub(super) fn share_only(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+    /// As `send_shared`, for a command that a lease cannot carry.
+    pub(super) fn send_shared_only(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.output.replies.sizes().placement() != Placement::Shared
-            && let Some(step) = self.step_elsewhere(false)
+            && let Some(step) = self.wait_for_reply_size(false)
         {
             return step;
         }
         self.push_shared(request, if_lost)
     }
 
-    /// Returns what the next command waits for because of the size of earlier replies, or `None` if it can be
-    /// sent.
-    fn step_elsewhere(&mut self, may_lease: bool) -> Option<Step> {
+    /// Returns the step of a command that waits because earlier replies were large, or `None` if the command can
+    /// be sent now. `may_lease` is false for a command that a lease cannot carry.
+    fn wait_for_reply_size(&mut self, may_lease: bool) -> Option<Step> {
         if self.output.awaited() > 0 {
             return Some(Step::Stay(Pause::Replies));
         }
@@ -95,12 +96,12 @@ impl Session {
 
     /// Pushes a request to the shared lane, or says what it waits for.
     fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        if self.alone() {
+        if self.has_own_connection() {
             let waits = self.ctx.upstream.in_hold() && self.ctx.upstream.held_until().is_ok();
             if waits && self.output.awaited() == 0 && is_ping(request) {
                 return self.answer_ping(request);
             }
-            return self.pinned();
+            return self.lease_when_answered();
         }
         let Some(lane) = self.lane() else { return Step::Done };
         // Check the window before asking the scheduler, so that a request that waits for earlier replies uses up
@@ -109,7 +110,7 @@ impl Session {
             return Step::Stay(Pause::Replies);
         }
         if !lane.is_open() {
-            match self.ctx.upstream.admission(&lane, self.asks(self.output.awaited() == 0)) {
+            match self.ctx.upstream.admission(&lane, self.asker(self.output.awaited() == 0)) {
                 Admission::Open => {}
                 Admission::Full => return Step::Stay(Pause::Lane(None)),
                 // respgate is reachable and waits for a primary: a health check need not fail in a failover.
@@ -118,7 +119,7 @@ impl Session {
                 {
                     return self.answer_ping(request);
                 }
-                // A client that already waits keeps its place when the hold buffer is full.
+                // The hold buffer refuses new requests only: a client that already waits goes on waiting.
                 Admission::Held(_) if !self.hold.is_held() && self.ctx.upstream.hold_full(request.len()) => {
                     if self.output.awaited() > 0 {
                         return Step::Stay(Pause::Replies);
@@ -151,7 +152,7 @@ impl Session {
     /// Answers PING while there is no primary.
     #[cold]
     fn answer_ping(&mut self, request: &Request<'_>) -> Step {
-        self.released();
+        self.end_wait();
         match command::find(request) {
             Some(Found::Spec(spec)) => self.answer_locally(spec, request),
             _ => Step::Done,
@@ -159,7 +160,7 @@ impl Session {
     }
 
     /// Asks for a lease once all earlier replies have come.
-    fn pinned(&self) -> Step {
+    fn lease_when_answered(&self) -> Step {
         if self.output.awaited() > 0 {
             return Step::Stay(Pause::Replies);
         }

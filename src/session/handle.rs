@@ -8,7 +8,7 @@ use super::step::{Pause, Step};
 use crate::command::{self, Flags, Found, Verb};
 use crate::resp::request::{self, Request, RequestError, Scanned};
 
-/// Number of contiguous pieces of kept input that are handled before other sessions get a turn.
+/// Number of contiguous pieces of kept input that are handled before other sessions run.
 const PIECES: usize = 4;
 
 impl Session {
@@ -18,11 +18,13 @@ impl Session {
         if self.input.is_empty() { Pause::More } else { self.handle_kept() }
     }
 
+    /// Handles a limited number of pieces of kept input.
     fn handle_kept(&mut self) -> Pause {
         for _ in 0..PIECES {
             if self.input.is_empty() {
                 return Pause::More;
             }
+            // Requests borrow the queue while the session changes, so the queue is lent for that time.
             let input = self.input.lend();
             let (used, pause) = self.handle(input.front());
             let cut_off = used < input.front().len();
@@ -51,11 +53,11 @@ impl Session {
                         Step::Done
                     }
                 };
-                session.charged(&step);
+                session.note_handled(&step);
                 step
             }
             Err(_) if session.output.awaited() > 0 => Step::Stay(Pause::Replies),
-            Err(fault) => session.close_malformed(fault),
+            Err(error) => session.close_malformed(error),
         })
     }
 
@@ -66,6 +68,7 @@ impl Session {
         mut dispatch: impl FnMut(&mut Self, Result<&Request<'_>, &RequestError>) -> Step,
     ) -> (usize, Pause) {
         let mut used = 0;
+        // One clone of the `Rc` for all requests: `limits` borrows from it while `dispatch` changes the session.
         let ctx = self.ctx.clone();
         loop {
             if self.output.waiting() > BACKLOG {
@@ -89,11 +92,12 @@ impl Session {
                             Some(request) => (consumed, dispatch(self, Ok(&request))),
                             None => (consumed, Step::Done),
                         },
-                        Err(fault) => (consumed, dispatch(self, Err(&fault))),
+                        Err(error) => (consumed, dispatch(self, Err(&error))),
                     }
                 }
-                Scanned::Malformed(fault) => (rest.len(), dispatch(self, Err(&fault))),
+                Scanned::Malformed(error) => (rest.len(), dispatch(self, Err(&error))),
             };
+            // A request that stays must be scanned again, so its bytes do not count as used.
             match step {
                 Step::Done => used += len,
                 Step::Stay(pause) => return (used, pause),
@@ -104,8 +108,8 @@ impl Session {
 
     /// Answers bytes that are not RESP: the client gets the server's protocol error behind its earlier replies,
     /// and loses its connection.
-    pub(super) fn close_malformed(&mut self, fault: &RequestError) -> Step {
-        let line = &fault.reply();
+    pub(super) fn close_malformed(&mut self, error: &RequestError) -> Step {
+        let line = &error.reply();
         tracing::debug!(client = self.client.id, peer = self.client.peer, fault = %String::from_utf8_lossy(line).trim_end(), "protocol error");
         self.output.replies.answer(|out| out.extend_from_slice(line));
         Step::Taken(Pause::Close(Close::Protocol))
@@ -113,6 +117,7 @@ impl Session {
 
     /// Drops the request at the front of the input, which has already been answered.
     pub(super) fn skip_request(&mut self) {
+        // The scanner needs a pass over the request to find its end. The second request stops the pass.
         let mut first = true;
         let input = self.input.lend();
         let (used, _) = self.handle_with(input.front(), |_, _| {

@@ -13,8 +13,8 @@ use crate::upstream::held::Held;
 /// Interval of the check whether replies can still come for a client that closed its sending side.
 pub(super) const DEPARTED_CHECK: Duration = Duration::from_millis(250);
 
-/// Estimated size of a small request, in bytes. [`Session::wanted`] divides the waiting input by it.
-const SMALL: usize = 32;
+/// Estimated size of a small request, in bytes. [`Session::estimate_requests`] divides the waiting input by it.
+const SMALL_REQUEST: usize = 32;
 
 /// Tracks the wait of a client whose commands wait for a primary.
 #[derive(Default)]
@@ -40,13 +40,15 @@ impl Hold {
 }
 
 impl Session {
-    /// Waits for the lane. Ready when the session can look at its requests again: the hold has expired, or the
-    /// client has left. The lane wakes the session when it takes requests.
-    pub(super) fn poll_held(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
+    /// Waits for the lane, which wakes the session when it takes requests. Ready when the session must check its
+    /// requests again: the hold has expired, or the client has left.
+    pub(super) fn poll_lane(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         if let Some(lane) = &self.lanes.shared {
             match deadline {
                 Some(_) => lane.wait(self.client.id, cx.waker()),
-                None => lane.wait_turn(self.client.id, cx.waker(), self.tenancy.share(), self.wanted()),
+                None => {
+                    lane.wait_turn(self.client.id, cx.waker(), self.tenancy.share(), self.estimate_requests())
+                }
             }
         }
         if let Some(deadline) = deadline
@@ -56,7 +58,7 @@ impl Session {
         }
         // The requests of a client that left are not worth a hold, since they cannot be sent. A connection that
         // is being opened is worth the wait.
-        if self.poll_left(cx).is_ready() && self.ctx.upstream.in_hold() {
+        if self.poll_client_left(cx).is_ready() && self.ctx.upstream.in_hold() {
             self.closing = Some(Close::Left);
             return Poll::Ready(());
         }
@@ -64,20 +66,21 @@ impl Session {
     }
 
     /// Estimates how many of the waiting requests the session may send at once, 1 at least.
-    fn wanted(&self) -> u32 {
-        let requests = u32::try_from(self.input.len() / SMALL).unwrap_or(u32::MAX);
+    fn estimate_requests(&self) -> u32 {
+        let requests = u32::try_from(self.input.len() / SMALL_REQUEST).unwrap_or(u32::MAX);
+        // The window limits how many requests may be sent and unanswered.
         let window = self.output.replies.window(self.ctx.config.max_pipeline);
         requests.min(window.saturating_sub(self.output.awaited())).max(1)
     }
 
     /// Counts the client as held. Ready at `deadline`.
     pub(super) fn poll_hold_expired(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        self.wait_held();
+        self.note_wait();
         self.hold.timer.poll_at(cx, deadline)
     }
 
-    /// Counts the client and its input as held until [`Session::released`].
-    pub(super) fn wait_held(&mut self) {
+    /// Counts the client and its input as held until [`Session::end_wait`].
+    pub(super) fn note_wait(&mut self) {
         let bytes = self.input.len() + self.lanes.requested_subscriptions().unwrap_or(0);
         self.hold.held.get_or_insert_with(|| self.ctx.upstream.client_held()).set(bytes);
         self.activity.set_lease_state(self.ctx.registry.now.get(), true, false);
@@ -85,13 +88,14 @@ impl Session {
 
     /// Ends the wait for the lane or for a primary.
     #[inline]
-    pub(super) fn released(&mut self) {
+    pub(super) fn end_wait(&mut self) {
         if self.hold.is_held() || self.hold.timer.is_running() {
-            self.release();
+            self.note_wait_ended();
         }
     }
 
-    fn release(&mut self) {
+    /// Updates the activity, and stops the hold timer.
+    fn note_wait_ended(&mut self) {
         if self.hold.held.take().is_some() {
             let now = self.ctx.registry.now.get();
             self.activity.set_lease_state(now, false, false);
@@ -100,12 +104,13 @@ impl Session {
         self.hold.timer.stop();
     }
 
-    /// Ready when a client that left still awaits replies although there is no primary. Checks every
-    /// [`DEPARTED_CHECK`].
+    /// Ready when the session of a client that left need not wait for replies, because there is no primary to send
+    /// them. Checks every [`DEPARTED_CHECK`].
     pub(super) fn poll_abandoned(&mut self, cx: &mut Context<'_>, close: Close) -> Poll<()> {
         if close != Close::Left {
             return Poll::Pending;
         }
+        // A closing session no longer uses the hold timer for its requests.
         loop {
             if self.ctx.upstream.in_hold() {
                 return Poll::Ready(());

@@ -13,7 +13,7 @@ use crate::tenant::limits::refusal::Limit;
 use crate::upstream::shared::fair::scheduler::Asker;
 
 impl Session {
-    /// Charges the request at the front of the input, once: the result is kept until [`Self::charged`].
+    /// Charges the request at the front of the input, once: the result is kept until [`Self::note_handled`].
     pub(super) fn charge(&mut self, request: &Request<'_>) -> Charged {
         if self.tenancy.member.is_none() {
             return Charged::Passes;
@@ -28,14 +28,14 @@ impl Session {
             match member.admit(now, request.len(), ends_or_greets(request.name())) {
                 LimitDecision::Pass => self.tenancy.pending_charge = PendingCharge::Due(0),
                 LimitDecision::PassAt(due) => self.tenancy.pending_charge = PendingCharge::Due(due),
-                LimitDecision::Again(at) => return Charged::Waits(Pause::Room(self.instant(at))),
+                LimitDecision::Again(at) => return Charged::Waits(Pause::Room(self.instant_of(at))),
                 LimitDecision::Refuse(line) => self.tenancy.pending_charge = PendingCharge::Refused(line),
             }
         }
         match &self.tenancy.pending_charge {
             PendingCharge::Due(due) if *due > now => {
                 self.activity.touch(self.ctx.registry.now.get());
-                Charged::Waits(Pause::Limit(self.instant(*due)))
+                Charged::Waits(Pause::Limit(self.instant_of(*due)))
             }
             PendingCharge::Refused(line) => Charged::Refused(line.clone()),
             PendingCharge::Due(_) | PendingCharge::Unseen => Charged::Passes,
@@ -43,7 +43,7 @@ impl Session {
     }
 
     /// Forgets the charge of a request that was handled. A request that stays in the input is not charged again.
-    pub(super) fn charged(&mut self, step: &Step) {
+    pub(super) fn note_handled(&mut self, step: &Step) {
         if !matches!(step, Step::Stay(_)) {
             self.tenancy.pending_charge = PendingCharge::Unseen;
         }
@@ -54,13 +54,13 @@ impl Session {
         u64::try_from(self.ctx.tenants.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn instant(&self, time: u64) -> Instant {
+    pub(super) fn instant_of(&self, time: u64) -> Instant {
         self.ctx.tenants.epoch + Duration::from_nanos(time)
     }
 
-    /// Returns the identity of this session for the lane's scheduler. `idle` is true if no request of it is under
-    /// way there.
-    pub(super) fn asks(&self, idle: bool) -> Asker {
+    /// Returns the identity of this session for the lane's scheduler. `idle` is true if the
+    /// session has no request under way there.
+    pub(super) fn asker(&self, idle: bool) -> Asker {
         Asker { who: self.client.id, share: self.tenancy.share(), idle }
     }
 

@@ -68,9 +68,9 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
             _ => session.answer(write::ok),
         },
         Verb::Auth | Verb::Hello
-            if session.fan_subscribed() && changes_connection(&session.client, request) =>
+            if session.has_subscriptions() && changes_connection(&session.client, request) =>
         {
-            session.refuse(&refusal::kept_state(&[refusal::Kept::Subscription]));
+            session.refuse(&refusal::pinned_state(&[refusal::PinReason::Subscription]));
         }
         Verb::Hello => return say_hello(session, request),
         Verb::Auth => return authenticate(session, request),

@@ -221,7 +221,7 @@ impl Session {
     }
 
     /// Returns why a session ends after its pending replies were cut.
-    fn cut(&self) -> Close {
+    fn close_for_cut_replies(&self) -> Close {
         match &self.client.identity {
             Some(identity) if identity.is_dead() => Close::Credentials,
             _ => Close::UpstreamLost,

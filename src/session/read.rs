@@ -17,7 +17,7 @@ pub(super) const AHEAD: usize = 64 * 1024;
 /// Number of reads, of 64 KiB at most each, before the session checks again whether the client takes replies.
 const AHEAD_READS: usize = 4;
 
-/// Number of reads from a client that waits for something else, before other sessions get a turn.
+/// Number of reads from a client that waits for something else, before other sessions run.
 const LEFT_READS: usize = 32;
 
 /// The error line for a client that speaks TLS to a plain-text port. respgate sends no TLS alert, because clients
@@ -27,8 +27,8 @@ const SPEAK_PLAIN: &[u8] =
     b"-ERR respgate: this port speaks plain text; connect without TLS (redis://), or use a port with TLS";
 
 impl Session {
-    /// Reads once and handles the bytes at once, straight from the worker's scratch buffer unless part of a
-    /// request is waiting.
+    /// Reads once and handles the bytes. Requests are handled straight from the worker's scratch buffer, unless
+    /// part of a request waits in the input.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
         if self.input.closed {
             return Poll::Ready(Pause::Close(Close::Left));
@@ -42,7 +42,7 @@ impl Session {
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
         let bytes = room.filled();
         if let Err(error) = read {
-            return Poll::Ready(Pause::Close(self.lost(&error)));
+            return Poll::Ready(Pause::Close(self.close_for_read_error(&error)));
         }
         if bytes.is_empty() {
             return Poll::Ready(Pause::Close(Close::Left));
@@ -60,7 +60,7 @@ impl Session {
         Poll::Ready(pause)
     }
 
-    /// Reads once and appends to the input without handling it. Pending, too, while the client [must
+    /// Reads once and appends the bytes to the input without handling them. Also pending while the client [must
     /// wait](crate::net::budget::Account::must_wait) for memory.
     pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         if self.account.must_wait() {
@@ -95,20 +95,20 @@ impl Session {
                 // The client sends no more, but still gets its replies.
                 Poll::Ready(Ok(0)) => self.input.closed = true,
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Err(self.lost(&error)),
+                Poll::Ready(Err(error)) => return Err(self.close_for_read_error(&error)),
             }
         }
         Ok(if self.input.closed { Poll::Pending } else { Poll::Ready(()) })
     }
 
-    /// Ready when the client has closed its connection. Keeps up to [`AHEAD`] bytes that the client sends
-    /// meanwhile.
-    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_left_within(cx, AHEAD)
+    /// Ready when the client has closed its sending side. Appends what the client sends before that to the input,
+    /// up to [`AHEAD`] bytes.
+    pub(super) fn poll_client_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_client_left_within(cx, AHEAD)
     }
 
-    /// As `poll_left`, but keeps up to `ahead` bytes.
-    pub(super) fn poll_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
+    /// As `poll_client_left`, but keeps up to `ahead` bytes.
+    pub(super) fn poll_client_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
         // When the hold buffer is full, a held client is not read from. Its departure is noticed later.
         let full = self.hold.is_held() && self.ctx.upstream.hold_full(0);
         let mut reads = 0;
@@ -122,7 +122,7 @@ impl Session {
                 Ok(0) => self.input.closed = true,
                 Ok(_) => {}
                 Err(error) => {
-                    self.closing = Some(self.lost(&error));
+                    self.closing = Some(self.close_for_read_error(&error));
                     self.input.closed = true;
                 }
             }
@@ -151,12 +151,12 @@ impl Session {
         Close::Tls
     }
 
-    /// Returns why a connection ends that cannot be read from, and keeps the TLS error, if it is one.
-    pub(super) fn lost(&mut self, error: &std::io::Error) -> Close {
-        let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>());
-        match fault {
-            Some(fault) => {
-                self.tls_error = Some(Box::new(fault.clone()));
+    /// Returns the reason to close after a failed read. Keeps the error if it is a TLS error.
+    pub(super) fn close_for_read_error(&mut self, error: &std::io::Error) -> Close {
+        let tls_error = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>());
+        match tls_error {
+            Some(tls_error) => {
+                self.tls_error = Some(Box::new(tls_error.clone()));
                 Close::Tls
             }
             None => Close::Left,

@@ -38,7 +38,7 @@ pub const EXEC_ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of pr
 
 /// Names state that a client has on its connection, and that belongs to its user and its protocol version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum PinReason {
     /// MULTI without EXEC.
     Transaction,
     /// Watched keys.
@@ -59,7 +59,7 @@ pub enum Kept {
     UnknownCommand(Box<str>),
 }
 
-impl Kept {
+impl PinReason {
     /// Returns what the state is called, and which commands end it.
     fn words(&self) -> (Cow<'_, str>, &'static str) {
         let (name, end) = match self {
@@ -81,11 +81,11 @@ impl Kept {
 }
 
 /// Returns the error for AUTH or HELLO while the connection has state that cannot move to another connection.
-pub fn kept_state(kept: &[Kept]) -> Vec<u8> {
-    let reasons: Vec<String> = kept
+pub fn pinned_state(reasons: &[PinReason]) -> Vec<u8> {
+    let reasons: Vec<String> = reasons
         .iter()
-        .map(|kept| {
-            let (name, end) = kept.words();
+        .map(|reason| {
+            let (name, end) = reason.words();
             format!("{name}, which {end} ends")
         })
         .collect();

@@ -63,14 +63,14 @@ impl SessionRegistry {
         }
     }
 
-    /// Tells every session that users or tenants have changed. Each follows the change at its next turn.
-    pub fn tell_reload(&self) {
+    /// Tells every session that users or tenants have changed. Each follows the change at its next poll.
+    pub fn notify_reload(&self) {
         for session in self.sessions.borrow().values() {
-            session.tell_reload();
+            session.notify_reload();
         }
     }
 
-    /// Disconnects the clients that hold most whenever the byte budget of the process is spent. Never ends.
+    /// Disconnects the clients that hold most memory whenever the byte budget of the process is spent. Never ends.
     pub async fn relieve(self: Rc<Self>, buffers: Rc<Buffers>) {
         let share = buffers.share();
         let mut logged_at: Option<Instant> = None;

@@ -54,7 +54,7 @@ pub(super) struct LearnedRoute {
     /// True if it goes by the shared lane, unless the session has a lease.
     pub(super) shared: bool,
     /// True if the session keeps the connection, because the command's effect on it is unknown.
-    pub(super) kept: bool,
+    pub(super) pins: bool,
     /// The state that the command can leave on the connection.
     pub(super) trace: Trace,
     /// True if the command may wait for other clients.
@@ -67,7 +67,7 @@ pub(super) struct LearnedRoute {
 
 impl Session {
     /// Returns true if the configuration gives each session its own upstream connection (`pool = "session"`).
-    pub(super) fn alone(&self) -> bool {
+    pub(super) fn has_own_connection(&self) -> bool {
         self.ctx.upstream.config.pool == Pool::Session
     }
 
@@ -91,29 +91,31 @@ impl Session {
     pub(super) fn route(&self, request: &Request<'_>) -> RouteDecision {
         let found = command::find(request);
         if let Some(policy) = &self.tenancy.policy
-            && let Err(denial) = policy.permit(found, request, || self.learned(found, request))
+            && let Err(denial) = policy.permit(found, request, || self.find_learned(found, request))
         {
-            return self.denied(denial, found, request);
+            return self.answer_denied(denial, found, request);
         }
         match found {
             Some(Found::Spec(spec)) => {
                 if !self.admitted() && !spec.flags.contains(Flags::NO_AUTH) {
                     return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
                 }
-                self.known(spec, request)
+                self.route_listed(spec, request)
             }
-            Some(Found::NoSuchSubcommand(container)) => self.unknown_subcommand(container, request),
-            None => self.unknown(request),
+            Some(Found::NoSuchSubcommand(container)) => self.route_unlisted_subcommand(container, request),
+            None => self.route_unlisted(request),
         }
     }
 
     /// Decides how a command of the table is answered.
-    fn known(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
+    fn route_listed(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         if self.is_confined() {
             return self.route_confined(spec, request);
         }
         match spec.route {
-            RouteClass::Virtual if spec.verb == Verb::Select && self.alone() => RouteDecision::Leased,
+            RouteClass::Virtual if spec.verb == Verb::Select && self.has_own_connection() => {
+                RouteDecision::Leased
+            }
             RouteClass::Shared if request.len() > OVERSIZE => RouteDecision::Leased,
             // Users of respgate's own do not learn their identity on the server.
             RouteClass::Shared
@@ -125,7 +127,7 @@ impl Session {
             }
             // PING of a fan-in subscriber asks whether messages can arrive. respgate delivers them, so respgate
             // answers.
-            RouteClass::Shared if spec.verb == Verb::Ping && self.fan_subscribed() => {
+            RouteClass::Shared if spec.verb == Verb::Ping && self.has_subscriptions() => {
                 RouteDecision::Local(spec)
             }
             RouteClass::Shared if spec.verb == Verb::Scan => RouteDecision::Scan(self.if_lost(spec, request)),
@@ -179,7 +181,7 @@ impl Session {
                 }
                 _ => RouteDecision::Leased,
             },
-            RouteClass::Admin => self.administrative(spec, request),
+            RouteClass::Admin => self.route_administrative(spec, request),
         }
     }
 

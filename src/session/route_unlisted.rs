@@ -16,7 +16,7 @@ use crate::upstream::shared::queue::IfLost;
 impl Session {
     /// Decides how a command is answered that the table lacks: a module's, a newer server's, or one that does not
     /// exist.
-    pub(super) fn unknown(&self, request: &Request<'_>) -> RouteDecision {
+    pub(super) fn route_unlisted(&self, request: &Request<'_>) -> RouteDecision {
         let name = request.name();
         if !self.admitted() {
             return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
@@ -37,7 +37,7 @@ impl Session {
 
     /// Decides how a subcommand is answered that the table lacks. CLIENT's subcommands are respgate's own. An
     /// unknown one is refused, because it would change a connection that other clients share.
-    pub(super) fn unknown_subcommand(
+    pub(super) fn route_unlisted_subcommand(
         &self,
         container: &'static Spec,
         request: &Request<'_>,
@@ -61,7 +61,11 @@ impl Session {
     }
 
     /// Returns the server's description of a command that the table lacks, if the server has been asked.
-    pub(super) fn learned(&self, found: Option<Found>, request: &Request<'_>) -> Option<Rc<LearnedCommand>> {
+    pub(super) fn find_learned(
+        &self,
+        found: Option<Found>,
+        request: &Request<'_>,
+    ) -> Option<Rc<LearnedCommand>> {
         let learned = self.ctx.upstream.learned()?;
         match found {
             Some(Found::Spec(_)) => None,
@@ -80,7 +84,7 @@ impl Session {
         }
         RouteDecision::Learned(LearnedRoute {
             shared: command.route == RouteClass::Shared && request.len() <= OVERSIZE,
-            kept: command.route == RouteClass::Pin,
+            pins: command.route == RouteClass::Pin,
             trace: command.trace,
             blocking: command.flags.contains(Flags::BLOCKING),
             forgeable: command.flags.contains(Flags::SCRIPT),
@@ -89,7 +93,7 @@ impl Session {
     }
 
     /// Decides how an administrative command is answered, by the client's `admin-commands` level.
-    pub(super) fn administrative(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
+    pub(super) fn route_administrative(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
         let (level, _) = self.admin_level();
         if level == AdminCommands::Allow {
             return match spec.trace {

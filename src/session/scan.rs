@@ -37,17 +37,19 @@ impl Scans {
 impl Session {
     /// Sends a SCAN, HSCAN, SSCAN or ZSCAN, from the beginning if its cursor is a former primary's.
     pub(super) fn scan(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        let Some(now) = self.ctx.upstream.generation() else { return self.share_only(request, if_lost) };
-        let place = cursor_place(request.name());
-        let scan = identity(request, place);
-        let begins = request.arg(place) == Some(b"0");
+        let Some(now) = self.ctx.upstream.generation() else {
+            return self.send_shared_only(request, if_lost);
+        };
+        let cursor = cursor_index(request.name());
+        let scan = identity(request, cursor);
+        let begins = request.arg(cursor) == Some(b"0");
         let step = if !begins && self.lanes.scans.stale(scan, now) {
-            match Request::parse(&from_the_beginning(request, place)) {
-                Some(restarted) => self.share_only(&restarted, if_lost),
-                None => self.share_only(request, if_lost),
+            match Request::parse(&from_the_beginning(request, cursor)) {
+                Some(restarted) => self.send_shared_only(&restarted, if_lost),
+                None => self.send_shared_only(request, if_lost),
             }
         } else {
-            self.share_only(request, if_lost)
+            self.send_shared_only(request, if_lost)
         };
         if matches!(step, Step::Done) {
             self.lanes.scans.asked(scan, now);
@@ -57,7 +59,7 @@ impl Session {
 }
 
 /// Returns the index of the cursor argument: HSCAN, SSCAN and ZSCAN have a key before it.
-fn cursor_place(name: &[u8]) -> usize {
+fn cursor_index(name: &[u8]) -> usize {
     if name.eq_ignore_ascii_case(b"SCAN") { 1 } else { 2 }
 }
 
@@ -110,12 +112,12 @@ mod tests {
         let scan = frame(&["scan", "123", "MATCH", "a*", "COUNT", "10"]);
         let scan = Request::parse(&scan).unwrap();
         assert_eq!(
-            from_the_beginning(&scan, cursor_place(scan.name())),
+            from_the_beginning(&scan, cursor_index(scan.name())),
             frame(&["scan", "0", "MATCH", "a*", "COUNT", "10"])
         );
         let hscan = frame(&["HSCAN", "h", "77"]);
         let hscan = Request::parse(&hscan).unwrap();
-        assert_eq!(from_the_beginning(&hscan, cursor_place(hscan.name())), frame(&["HSCAN", "h", "0"]));
+        assert_eq!(from_the_beginning(&hscan, cursor_index(hscan.name())), frame(&["HSCAN", "h", "0"]));
         assert_ne!(identity(&scan, 1), identity(&hscan, 2));
     }
 }

@@ -80,7 +80,7 @@ impl Session {
 
     /// Answers a request that a setting forbids.
     #[cold]
-    pub(super) fn forbid(&mut self, forbidden: &Forbidden, request: &Request<'_>) {
+    pub(super) fn answer_forbidden(&mut self, forbidden: &Forbidden, request: &Request<'_>) {
         self.note_forbidden(forbidden.setting, request);
         self.answer_line(&forbidden.line);
     }

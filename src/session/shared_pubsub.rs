@@ -29,7 +29,7 @@ impl Session {
     }
 
     /// Changes subscriptions. All earlier replies must have been delivered.
-    pub(super) fn fan(&mut self, request: &Request<'_>, kind: Kind, begins: bool) -> Step {
+    pub(super) fn change_subscriptions(&mut self, request: &Request<'_>, kind: Kind, begins: bool) -> Step {
         let upstream = self.ctx.upstream.clone();
         upstream.counters.subscribes.inc();
         if !begins {
@@ -70,7 +70,7 @@ impl Session {
 
     /// Returns true if a requested subscription has been neither confirmed nor refused. No later request may
     /// overtake it.
-    pub(super) fn subscribing(&mut self) -> bool {
+    pub(super) fn is_subscribing(&mut self) -> bool {
         match &self.lanes.subscription {
             None => false,
             Some(subscription) if subscription.asks().is_some() => true,
@@ -82,18 +82,18 @@ impl Session {
     }
 
     /// Returns true if the client has any subscription by fan-in.
-    pub(super) fn fan_subscribed(&self) -> bool {
+    pub(super) fn has_subscriptions(&self) -> bool {
         self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.is_subscribed())
     }
 
     /// Returns true if `matches` holds for one of the fan-in subscriptions.
-    pub(super) fn fan_hears(&self, matches: impl FnMut(Kind, &[u8]) -> bool) -> bool {
+    pub(super) fn has_subscription(&self, matches: impl FnMut(Kind, &[u8]) -> bool) -> bool {
         self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.hears(matches))
     }
 
     /// Returns true if the client may only change its subscriptions, PING, QUIT and RESET, as a RESP2 subscriber.
     pub(super) fn is_confined(&self) -> bool {
-        self.lanes.subscription.is_some() && self.client.resp == Resp::V2 && self.fan_subscribed()
+        self.lanes.subscription.is_some() && self.client.resp == Resp::V2 && self.has_subscriptions()
     }
 
     /// Returns the route of a confined client's command.
@@ -114,11 +114,11 @@ impl Session {
     pub(super) fn poll_subscribing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let held = self.ctx.upstream.in_hold();
         if held {
-            self.wait_held();
+            self.note_wait();
         } else {
-            self.released();
+            self.end_wait();
         }
-        if self.poll_left(cx).is_ready() && held {
+        if self.poll_client_left(cx).is_ready() && held {
             self.closing = Some(Close::Left);
             return Poll::Ready(());
         }
@@ -126,7 +126,7 @@ impl Session {
     }
 
     /// Writes replies and messages to the client while the session waits for something else, as far as its limits
-    /// allow. Returns true if the client does not take them. A write error shows at the next turn.
+    /// allow. Returns true if the client does not take them. A write error shows at the next write.
     pub(super) fn poll_messages(&mut self, cx: &mut Context<'_>) -> bool {
         self.output.replies.watch(cx.waker());
         if self.lanes.subscription.is_some() && !self.charge_output(cx, self.output.awaited() as usize) {
@@ -146,14 +146,14 @@ impl Session {
     /// Ends the use of fan-in if no subscription exists or is requested.
     fn end_if_unsubscribed(&mut self) {
         let asks = self.lanes.subscription.as_ref().is_some_and(|subscription| subscription.asks().is_some());
-        if !asks && !self.fan_subscribed() {
+        if !asks && !self.has_subscriptions() {
             self.end_subscriptions();
         }
     }
 
     /// Returns the pause before the next request if a subscription is not yet confirmed.
     pub(super) fn subscribing_pause(&mut self) -> Option<Pause> {
-        self.subscribing().then_some(Pause::Subscribing)
+        self.is_subscribing().then_some(Pause::Subscribing)
     }
 }
 

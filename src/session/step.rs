@@ -19,7 +19,7 @@ pub(super) enum Step {
 pub(super) enum Pause {
     /// All input is handled: read more.
     More,
-    /// More input can be handled, after other sessions have had their turn.
+    /// More input can be handled, after other sessions have run.
     Yield,
     /// The client must get earlier replies first.
     Replies,

@@ -55,12 +55,12 @@ impl Leased {
     /// As `admit`, within the limits of the client's tenant.
     fn admit_charged(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         let depth = session.ctx.config.max_pipeline;
-        let waits = self.expected.gated || self.expected.len() >= depth || session.subscribing();
-        if self.ending.is_some() || waits {
+        let waits = self.expected.gated || self.expected.len() >= depth || session.is_subscribing();
+        if self.decided_end.is_some() || waits {
             return Step::Stay(Pause::Replies);
         }
         if session.ctx.upstream.holding() {
-            return self.hold(session, request);
+            return self.hold_request(session, request);
         }
         if self.outbound.unanswered_bytes() > OUTBOUND {
             return Step::Stay(Pause::Replies);
@@ -68,18 +68,18 @@ impl Leased {
         let step = match session.charge(request) {
             Charged::Passes => self.admit(session, request),
             Charged::Waits(pause) => return Step::Stay(pause),
-            Charged::Refused(line) => self.refuse(session, &line),
+            Charged::Refused(line) => self.refuse_for_limit(session, &line),
         };
-        session.charged(&step);
+        session.note_handled(&step);
         self.note_state(session, false);
         step
     }
 
     /// Refuses a command because of a limit, and makes EXEC of the transaction that the command belongs to fail.
-    pub(super) fn refuse(&mut self, session: &mut Session, line: &[u8]) -> Step {
+    pub(super) fn refuse_for_limit(&mut self, session: &mut Session, line: &[u8]) -> Step {
         self.when_answered(|leased| {
             session.refuse_for_limit(line);
-            leased.spoil_transaction();
+            leased.poison_transaction();
             Step::Done
         })
     }
@@ -87,7 +87,7 @@ impl Leased {
     /// Routes a request and sends it, answers it, or says what must happen first.
     fn admit(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         // Nothing keeps this lease any more, so the session returns to the shared lane.
-        if self.expected.is_empty() && !self.pins.any() && !self.sticky && self.used {
+        if self.expected.is_empty() && !self.pins.any() && !self.for_session && self.used {
             return Step::Stay(Pause::Replies);
         }
         self.used = true;
@@ -149,7 +149,7 @@ impl Leased {
             return self.deny(session, request, forbidden);
         }
         self.when_answered(|leased| {
-            leased.ending = Some(LeaseEnd::Clean);
+            leased.decided_end = Some(LeaseEnd::Clean);
             Step::Stay(Pause::Replies)
         })
     }
@@ -175,10 +175,10 @@ impl Leased {
             LeasedRoute::Dropped => self.when_answered(|_| Step::Taken(Pause::Close(Close::Protocol))),
             // Subscriptions that began on the lease end there.
             LeasedRoute::Fanned(kind, begins) if !self.pins.subscribed() => {
-                self.when_answered(|_| session.fan(request, kind, begins))
+                self.when_answered(|_| session.change_subscriptions(request, kind, begins))
             }
             LeasedRoute::Unlearned => {
-                self.pins.keep_for(request.name());
+                self.pins.pin_for_unknown(request.name());
                 self.forward(session, request, Effect::None)
             }
             _ if self.pins.subscribed() && session.client.resp == Resp::V2 => {
@@ -205,14 +205,14 @@ impl Leased {
             return self.discard_instead(session, [&forbidden.line, &b"\r\n"[..]].concat());
         }
         self.when_answered(|leased| {
-            session.forbid(&forbidden, request);
-            leased.spoil_transaction();
+            session.answer_forbidden(&forbidden, request);
+            leased.poison_transaction();
             Step::Done
         })
     }
 
     /// Makes EXEC of the open transaction fail, if a transaction is open.
-    pub(super) fn spoil_transaction(&mut self) {
+    pub(super) fn poison_transaction(&mut self) {
         if let Some(transaction) = &mut self.pins.transaction {
             transaction.poisoned = true;
         }

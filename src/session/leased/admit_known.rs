@@ -27,10 +27,10 @@ impl Leased {
         spec: &'static Spec,
         request: &Request<'_>,
     ) -> Step {
-        if let Some(limit) = kept_for(spec, request)
+        if let Some(limit) = pin_limit(spec, request)
             && let Err(line) = session.tenancy.acquire(limit)
         {
-            return self.refuse(session, &line);
+            return self.refuse_for_limit(session, &line);
         }
         if let Some((kind, begins)) = subscription_change(spec.verb) {
             return self.admit_subscription(session, request, kind, begins);
@@ -119,10 +119,10 @@ impl Leased {
         if route.blocking
             && let Err(line) = session.tenancy.acquire(Limit::Blocked)
         {
-            return self.refuse(session, &line);
+            return self.refuse_for_limit(session, &line);
         }
-        if route.kept {
-            self.pins.keep_for(request.name());
+        if route.pins {
+            self.pins.pin_for_unknown(request.name());
         }
         // As in `admit_known`: nothing may be sent behind a command that can block.
         self.expected.gated |= route.blocking;
@@ -130,7 +130,7 @@ impl Leased {
             if_lost: route.if_lost,
             blocking: route.blocking.then(Instant::now),
             forgeable: route.forgeable,
-            ..self.plain(session, Effect::None)
+            ..self.awaited(session, Effect::None)
         };
         self.send(request, awaited, route.trace);
         if route.forgeable {
@@ -166,13 +166,13 @@ impl Leased {
 
     /// Sends a request whose reply needs no more than its effect.
     pub(super) fn forward(&mut self, session: &mut Session, request: &Request<'_>, effect: Effect) -> Step {
-        let awaited = self.plain(session, effect);
+        let awaited = self.awaited(session, effect);
         self.send(request, awaited, trace_of(request));
         Step::Done
     }
 
     /// Returns an expectation with `effect` and no other property.
-    pub(super) fn plain(&self, session: &mut Session, effect: Effect) -> Awaited {
+    pub(super) fn awaited(&self, session: &mut Session, effect: Effect) -> Awaited {
         let mute = session.client.mutes();
         Awaited {
             effect,
@@ -187,7 +187,7 @@ impl Leased {
 }
 
 /// Returns the limit under which a command keeps its connection, if it keeps it.
-fn kept_for(spec: &Spec, request: &Request<'_>) -> Option<Limit> {
+fn pin_limit(spec: &Spec, request: &Request<'_>) -> Option<Limit> {
     match spec.verb {
         Verb::Multi | Verb::Watch => Some(Limit::Transactions),
         Verb::Monitor => Some(Limit::Subscribed),

@@ -34,7 +34,7 @@ impl Leased {
                     return Step::Taken(Pause::Close(Close::Full));
                 }
                 session.answer(|out| crate::resp::write::simple(out, "RESET"));
-                self.ending = Some(LeaseEnd::Abandoned);
+                self.decided_end = Some(LeaseEnd::Abandoned);
                 Step::Taken(Pause::Replies)
             }
             Verb::Unsubscribe | Verb::Punsubscribe | Verb::Sunsubscribe if self.pins.subscribed() => {
@@ -54,11 +54,11 @@ impl Leased {
             {
                 match hello::parse(request) {
                     Ok(hello) if spec.verb == Verb::Hello && self.may_change_version(session, &hello) => {
-                        self.ending = Some(LeaseEnd::Version(hello));
+                        self.decided_end = Some(LeaseEnd::Version(hello));
                         Step::Taken(Pause::Replies)
                     }
                     _ => {
-                        session.refuse(&refusal::kept_state(&self.pins.reasons()));
+                        session.refuse(&refusal::pinned_state(&self.pins.reasons()));
                         Step::Done
                     }
                 }
@@ -72,7 +72,7 @@ impl Leased {
             local::Outcome::Answered => {
                 // HELLO changed the version: the next requests need a connection of that version.
                 if self.lease.resp() != session.client.resp {
-                    self.ending = Some(LeaseEnd::Clean);
+                    self.decided_end = Some(LeaseEnd::Clean);
                 }
                 Step::Done
             }
@@ -80,7 +80,7 @@ impl Leased {
             // Without pins, the session can end the lease and run the operation without it.
             local::Outcome::AsyncOp(op) => {
                 session.pending_op = Some(op);
-                self.ending = Some(LeaseEnd::Clean);
+                self.decided_end = Some(LeaseEnd::Clean);
                 Step::Taken(Pause::Replies)
             }
         }

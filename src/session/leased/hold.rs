@@ -9,7 +9,7 @@ use crate::session::step::{Pause, Step};
 impl Leased {
     /// Holds the request until the hold expires. Then answers it with the hold's error; EXEC and DISCARD also end
     /// the transaction.
-    pub(super) fn hold(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
+    pub(super) fn hold_request(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         let upstream = session.ctx.upstream.clone();
         let line = match upstream.held_until() {
             Ok(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
@@ -33,7 +33,7 @@ impl Leased {
                 session.refuse(&[b"-EXECABORT Transaction discarded because of: ", why].concat());
                 Step::Done
             }
-            Some(_) => self.poison(session, &line),
+            Some(_) => self.refuse_and_poison(session, &line),
             None => {
                 session.refuse(&line);
                 Step::Done

@@ -22,7 +22,7 @@ impl Leased {
     /// block; not in a transaction, which would queue it; not where replies cannot be told from other traffic.
     pub(super) fn may_interject(&self) -> bool {
         let Pins { transaction, monitoring, .. } = &self.pins;
-        let unknown = self.pins.is_kept_for_unknown();
+        let unknown = self.pins.is_pinned_for_unknown();
         self.expected.is_empty() && transaction.is_none() && !monitoring && !unknown
     }
 

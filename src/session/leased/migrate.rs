@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
 use super::reconnect::ReconnectBackoff;
-use super::settle::{Fate, LostLease, refuse_first, settle};
+use super::settle::{AfterLoss, LostLease, refuse_first, settle};
 use super::{Close, Leased};
 use crate::resp::pubsub::Kind;
 use crate::resp::request;
@@ -31,18 +31,18 @@ impl Leased {
     ) -> Result<Option<Self>, Close> {
         let upstream = session.ctx.upstream.clone();
         upstream.counters.lost.inc();
-        if self.streaming.is_some() || self.pins.is_kept_for_unknown() || self.pins.fieldsets {
+        if self.streaming.is_some() || self.pins.is_pinned_for_unknown() || self.pins.fieldsets {
             tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "a client is disconnected: what it had on its upstream connection cannot be moved");
             return Err(Close::UpstreamLost);
         }
         let unblocked = self.lease.is_cut() && self.expected.gated && self.lease.abandon().await;
         let Some(key) = session.key() else { return Err(Close::UpstreamLost) };
         let (mut pending, outbound) = (self.expected.take(), std::mem::take(&mut self.outbound));
-        let fates = self.fates(session, &mut pending, &outbound, unblocked);
-        let resends = fates.iter().any(|fate| matches!(fate, Fate::Resend(_)));
-        if !resends && !self.pins.any() && !self.sticky {
+        let decisions = self.settle_pending(session, &mut pending, &outbound, unblocked);
+        let resends = decisions.iter().any(|decision| matches!(decision, AfterLoss::Resend(_)));
+        if !resends && !self.pins.any() && !self.for_session {
             // Nothing has to move: the next request is routed as usual.
-            self.resume(pending, fates, &upstream);
+            self.resume(pending, decisions, &upstream);
             self.pass_decided(session);
             return Ok(None);
         }
@@ -61,38 +61,38 @@ impl Leased {
             };
             tokio::select! {
                 lease = lease => lease,
-                () = session.left() => return Err(Close::Left),
+                () = session.until_abandoned() => return Err(Close::Left),
             }
         };
-        session.released();
+        session.end_wait();
         let mut next = match reopened {
-            Ok(lease) => Self::new(lease, self.sticky, &session.account),
+            Ok(lease) => Self::new(lease, self.for_session, &session.account),
             Err(line) => {
                 for (expect, _) in &pending {
                     if matches!(expect, Expect::Reply(_) | Expect::Confirmations { .. }) {
                         session.refuse(&line);
                     }
                 }
-                return Err(session.cut());
+                return Err(session.close_for_cut_replies());
             }
         };
-        (next.used, next.left, next.pins) = (true, self.left, self.pins);
+        (next.used, next.client_left, next.pins) = (true, self.client_left, self.pins);
         upstream.counters.transplanted.inc();
         next.restore(session);
-        next.restore_transaction(&pending, &fates);
-        next.resume(pending, fates, &upstream);
+        next.restore_transaction(&pending, &decisions);
+        next.resume(pending, decisions, &upstream);
         next.pass_decided(session);
         Ok(Some(next))
     }
 
     /// Decides about each pending request, and counts in each how often it was sent.
-    fn fates(
+    fn settle_pending(
         &self,
         session: &Session,
         pending: &mut VecDeque<(Expect, usize)>,
         outbound: &Outbound,
         unblocked: bool,
-    ) -> Vec<Fate> {
+    ) -> Vec<AfterLoss> {
         let loss = LostLease {
             now: Instant::now(),
             resp: session.client.resp,
@@ -104,13 +104,13 @@ impl Leased {
         if self.front_refused {
             refuse_first(&expects, &mut requests);
         }
-        let fates = settle(&expects, &requests, &loss);
+        let decisions = settle(&expects, &requests, &loss);
         for ((expect, _), (_, sent)) in pending.iter_mut().zip(&requests) {
             if let Expect::Reply(awaited) = expect {
                 awaited.sends = awaited.sends.saturating_add(u8::from(*sent));
             }
         }
-        fates
+        decisions
     }
 
     /// Sends the requests that restore the connection's state. Their replies are not for the client.
@@ -120,45 +120,46 @@ impl Leased {
             self.pins.watch_broken = true;
         }
         if let Some(tracking) = self.pins.tracking.clone() {
-            self.restoring(1, &tracking);
+            self.send_restoring(1, &tracking);
             // The client's cached keys may have changed while the connection was lost: invalidate all of them.
             session.output.replies.answer(|out| out.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n"));
         }
         if self.pins.no_touch {
-            self.restoring(1, &encoded(&[b"CLIENT", b"NO-TOUCH", b"ON"]));
+            self.send_restoring(1, &encoded(&[b"CLIENT", b"NO-TOUCH", b"ON"]));
         }
         if self.pins.import_source {
-            self.restoring(1, &encoded(&[b"CLIENT", b"IMPORT-SOURCE", b"ON"]));
+            self.send_restoring(1, &encoded(&[b"CLIENT", b"IMPORT-SOURCE", b"ON"]));
         }
         for kind in Kind::ALL {
             let names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
             for names in names.chunks(NAMES) {
                 let mut args = vec![kind.begin()];
                 args.extend(names.iter().map(AsRef::as_ref));
-                self.restoring(names.len(), &encoded(&args));
+                self.send_restoring(names.len(), &encoded(&args));
             }
         }
         if self.pins.monitoring {
-            self.restoring(1, &encoded(&[b"MONITOR"]));
+            self.send_restoring(1, &encoded(&[b"MONITOR"]));
         }
     }
 
     /// Sends MULTI and the queued commands whose replies the client has seen: those of the open transaction, or
     /// of the one whose EXEC is sent again.
-    fn restore_transaction(&mut self, pending: &VecDeque<(Expect, usize)>, fates: &[Fate]) {
-        let again = pending.iter().zip(fates).find_map(|((expect, _), fate)| match (expect, fate) {
-            (Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. }), Fate::Resend(_)) => {
-                Some(&**transaction)
-            }
-            _ => None,
-        });
+    fn restore_transaction(&mut self, pending: &VecDeque<(Expect, usize)>, decisions: &[AfterLoss]) {
+        let again =
+            pending.iter().zip(decisions).find_map(|((expect, _), decision)| match (expect, decision) {
+                (Expect::Reply(Awaited { effect: Effect::Exec(transaction), .. }), AfterLoss::Resend(_)) => {
+                    Some(&**transaction)
+                }
+                _ => None,
+            });
         let Some(transaction) = again.or(self.pins.transaction.as_ref()) else { return };
         let Some(body) = transaction.body() else {
             // The transaction is too large to have been kept: make EXEC say that it was discarded.
             if let Some(transaction) = &mut self.pins.transaction {
                 transaction.poisoned = true;
             }
-            return self.restoring(1, &encoded(&[b"MULTI"]));
+            return self.send_restoring(1, &encoded(&[b"MULTI"]));
         };
         // The newest requests of the transaction are pending, and `resume` sends them again.
         let unseen = pending
@@ -173,25 +174,25 @@ impl Leased {
             .count();
         let seen: Vec<Box<[u8]>> = body.iter().take(body.len().saturating_sub(unseen)).cloned().collect();
         for request in seen {
-            self.restoring(1, &request);
+            self.send_restoring(1, &request);
         }
     }
 
     /// Sends a request that restores state and gets `replies` replies.
-    fn restoring(&mut self, replies: usize, request: &[u8]) {
+    fn send_restoring(&mut self, replies: usize, request: &[u8]) {
         self.post_encoded(Expect::Restored(replies), request);
     }
 
-    /// Sends again the requests that may be sent again, and keeps the place of every other reply.
+    /// Sends again the requests that may be sent again. Queues every other reply in the order of the requests.
     fn resume(
         &mut self,
         pending: VecDeque<(Expect, usize)>,
-        fates: Vec<Fate>,
+        decisions: Vec<AfterLoss>,
         upstream: &crate::upstream::Upstream,
     ) {
-        for ((mut expect, _), fate) in pending.into_iter().zip(fates) {
-            match fate {
-                Fate::Resend(request) => {
+        for ((mut expect, _), decision) in pending.into_iter().zip(decisions) {
+            match decision {
+                AfterLoss::Resend(request) => {
                     upstream.counters.resent.inc();
                     // Send nothing behind a request that can block or changes subscriptions.
                     self.expected.gated |= match &mut expect {
@@ -204,14 +205,14 @@ impl Leased {
                     };
                     self.post_encoded(expect, &request);
                 }
-                Fate::Answer(reply) => {
+                AfterLoss::Answer(reply) => {
                     if reply.starts_with(b"-OUTCOMEUNKNOWN") {
                         upstream.counters.unknown.inc();
                     }
                     let mute = matches!(&expect, Expect::Reply(awaited) if awaited.mute);
                     self.expected.push(Expect::Decided(if mute { Vec::new() } else { reply }), 0);
                 }
-                Fate::Drop => {}
+                AfterLoss::Drop => {}
             }
         }
     }

@@ -87,9 +87,9 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let share = session.tenancy.share();
     let lease = tokio::select! {
         lease = upstream.lease(&key, &replies, share) => lease,
-        () = session.left() => return Err(Close::Left),
+        () = session.until_abandoned() => return Err(Close::Left),
     };
-    session.released();
+    session.end_wait();
     let lease = match lease {
         Ok(lease) => lease,
         Err(line) => {
@@ -115,9 +115,9 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         }
     };
     drop(gauge);
-    session.released();
+    session.end_wait();
     match end {
-        LeaseEnd::Clean if leased.settled() && !leased.distrusted => {
+        LeaseEnd::Clean if leased.is_clean() && !leased.untrusted => {
             if let Some(clean) = leased.lease.proven() {
                 clean.give_back();
             }
@@ -139,20 +139,21 @@ struct Leased {
     /// The bytes allocated for the lease's requests, its state and the bytes read from the server.
     charge: Charge,
     /// True if the client has closed its sending side. Requests under way are finished.
-    left: bool,
+    client_left: bool,
     /// True if the session keeps this lease until it ends (`pool = "session"`).
-    sticky: bool,
-    /// True if an error or an unexpected reply leaves the connection's state unknown.
-    doubtful: bool,
+    for_session: bool,
+    /// True if an error or an unexpected reply left the connection's state unknown. The connection is then closed.
+    state_unknown: bool,
     /// True if the node refused a command as only a replica does, or a script's reply contains such a refusal.
     /// Other sessions must not use the connection.
-    distrusted: bool,
+    untrusted: bool,
     /// Whether a frame is being passed on in pieces, and of which kind: `Some(true)` is a message, `Some(false)`
     /// a reply.
     streaming: Option<bool>,
-    /// The error of the PUBLISH that precedes a WAIT.
-    unpublished: Option<Vec<u8>>,
-    ending: Option<LeaseEnd>,
+    /// The error reply to the PUBLISH that precedes a WAIT, if it failed.
+    publish_error: Option<Vec<u8>>,
+    /// How the lease ends, once that is decided. The next round ends it.
+    decided_end: Option<LeaseEnd>,
     /// True if a request was sent on this lease.
     used: bool,
     /// True if the server refused the front request because the server is not the primary.
@@ -160,7 +161,7 @@ struct Leased {
 }
 
 impl Leased {
-    fn new(lease: Lease, sticky: bool, account: &Rc<Account>) -> Self {
+    fn new(lease: Lease, for_session: bool, account: &Rc<Account>) -> Self {
         Self {
             lease,
             since: Instant::now(),
@@ -169,13 +170,13 @@ impl Leased {
             expected: Expected::default(),
             scanner: ReplyScanner::default(),
             outbound: Outbound::default(),
-            left: false,
-            sticky,
-            doubtful: false,
-            distrusted: false,
+            client_left: false,
+            for_session,
+            state_unknown: false,
+            untrusted: false,
             streaming: None,
-            unpublished: None,
-            ending: None,
+            publish_error: None,
+            decided_end: None,
             used: false,
             front_refused: false,
         }
@@ -183,7 +184,7 @@ impl Leased {
 
     /// Returns true if every reply has come, and the server's replies confirmed the end of all state that
     /// respgate tracks.
-    fn settled(&self) -> bool {
-        !self.doubtful && self.expected.is_empty() && self.streaming.is_none() && !self.pins.any()
+    fn is_clean(&self) -> bool {
+        !self.state_unknown && self.expected.is_empty() && self.streaming.is_none() && !self.pins.any()
     }
 }

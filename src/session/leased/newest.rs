@@ -14,8 +14,8 @@ const STREAMS: usize = 64;
 impl Leased {
     /// Asks for the newest id of each stream that this XREAD reads from `$`.
     pub(super) fn expect_newest(&mut self, request: &Request<'_>) {
-        for (place, key) in newest(request) {
-            self.post(Expect::Newest(place), Trace::Nothing, |out| {
+        for (dollar, key) in newest(request) {
+            self.post(Expect::Newest(dollar), Trace::Nothing, |out| {
                 request::encode(&[b"XINFO", b"STREAM", key], out);
             });
         }
@@ -23,10 +23,10 @@ impl Leased {
 
     /// Puts the newest id from the server's reply, which begins with `info`, into the kept request. If the reply
     /// has no id, for example because the user may not run XINFO, `$` stays as it is.
-    pub(super) fn learned_newest(&mut self, place: usize, info: &[u8]) {
+    pub(super) fn keep_newest(&mut self, dollar: usize, info: &[u8]) {
         let Some(id) = newest_id(info) else { return };
         let Some(len) = self.expected.blocked_last() else { return };
-        if let Some(len) = self.outbound.amend_last(len, |request| with_id(request, place, id)) {
+        if let Some(len) = self.outbound.amend_last(len, |request| with_id(request, dollar, id)) {
             self.expected.amend_last(len);
         }
     }
@@ -44,8 +44,8 @@ fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
     // A request may name a million streams: do not collect them, and stop at the first one over the limit.
     let ids = args.clone().skip(named / 2);
     let dollars = args.zip(ids).enumerate().filter(|(_, (_, id))| *id == b"$");
-    let places = dollars.map(|(at, (key, _))| (first + named / 2 + at, key));
-    let found: Vec<_> = places.take(STREAMS + 1).collect();
+    let asked = dollars.map(|(at, (key, _))| (first + named / 2 + at, key));
+    let found: Vec<_> = asked.take(STREAMS + 1).collect();
     if found.len() > STREAMS { Vec::new() } else { found }
 }
 
@@ -63,11 +63,11 @@ fn newest_id(info: &[u8]) -> Option<&[u8]> {
     sound.then_some(id)
 }
 
-/// Returns the request with `id` as the argument at `place`.
-fn with_id(request: &[u8], place: usize, id: &[u8]) -> Option<Vec<u8>> {
+/// Returns the request with `id` as the argument at `dollar`.
+fn with_id(request: &[u8], dollar: usize, id: &[u8]) -> Option<Vec<u8>> {
     let parsed = Request::parse(request)?;
     let mut args: Vec<&[u8]> = parsed.args().collect();
-    *args.get_mut(place)? = id;
+    *args.get_mut(dollar)? = id;
     let mut out = Vec::with_capacity(request.len() + id.len() + 8);
     request::encode(&args, &mut out);
     Some(out)
@@ -84,7 +84,7 @@ mod tests {
         out
     }
 
-    fn places(args: &[&str]) -> Vec<(usize, String)> {
+    fn dollars_of(args: &[&str]) -> Vec<(usize, String)> {
         let bytes = encoded(args);
         let found = newest(&Request::parse(&bytes).unwrap());
         found.into_iter().map(|(at, key)| (at, String::from_utf8_lossy(key).into_owned())).collect()
@@ -92,19 +92,19 @@ mod tests {
 
     #[test]
     fn only_ids_that_are_dollars_are_asked_for() {
-        let found = places(&["XREAD", "COUNT", "1", "BLOCK", "0", "streams", "$", "b", "$", "0-0"]);
+        let found = dollars_of(&["XREAD", "COUNT", "1", "BLOCK", "0", "streams", "$", "b", "$", "0-0"]);
         assert_eq!(found, [(8, "$".to_owned())]);
-        assert_eq!(places(&["XREAD", "BLOCK", "0", "STREAMS", "a", "b", "$", "$"]).len(), 2);
+        assert_eq!(dollars_of(&["XREAD", "BLOCK", "0", "STREAMS", "a", "b", "$", "$"]).len(), 2);
         for nothing in [
             &["XREAD", "BLOCK", "0", "STREAMS", "a", "0"][..],
             &["XREAD", "BLOCK", "0", "STREAMS", "a", "$", "$"],
             &["XREAD", "BLOCK", "0", "STREAMS"],
             &["XREAD", "BLOCK"],
         ] {
-            assert_eq!(places(nothing), []);
+            assert_eq!(dollars_of(nothing), []);
         }
         let many = ["$"; 2 * STREAMS + 2];
-        assert_eq!(places(&[&["XREAD", "BLOCK", "0", "STREAMS"], &many[..]].concat()), []);
+        assert_eq!(dollars_of(&[&["XREAD", "BLOCK", "0", "STREAMS"], &many[..]].concat()), []);
     }
 
     #[test]

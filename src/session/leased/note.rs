@@ -1,4 +1,4 @@
-//! Reports what a lease is at: to the timeouts, to the tenant and to the byte budget.
+//! Reports the state of a lease to the timeouts, to the tenant and to the byte budget.
 
 use super::expect::Expect;
 use super::{LeaseEnd, Leased};
@@ -20,6 +20,7 @@ impl Leased {
         session.activity.set_lease_state(now, listens || self.expected.gated && !due, transaction);
         if let Some(member) = &mut session.tenancy.member {
             member.in_flight(self.in_flight());
+            // A count ends only when the reply that ends the state has come.
             if !self.expected.gated {
                 session.tenancy.release(Limit::Blocked);
             }
@@ -33,7 +34,7 @@ impl Leased {
     }
 
     /// Updates the count of allocated bytes.
-    pub(super) fn count(&mut self) {
+    pub(super) fn update_charge(&mut self) {
         let read = self.lease.read_capacity();
         self.charge.set(self.outbound.capacity() + self.expected.capacity() + self.pins.capacity() + read);
     }
@@ -42,14 +43,14 @@ impl Leased {
     pub(super) fn expire(&mut self, session: &mut Session, expiry: Expiry) -> Option<LeaseEnd> {
         if expiry == Expiry::Command {
             session.ctx.upstream.counters.command_timeouts.inc();
-            return Some(self.silent(session));
+            return Some(self.end_without_reply(session));
         }
         session.expire(expiry).map(LeaseEnd::Close)
     }
 
     /// Handles a server that has not answered in time. Sending the requests again would only make the client wait
     /// longer, so the session answers them, or ends if it has connection state.
-    pub(super) fn silent(&mut self, session: &mut Session) -> LeaseEnd {
+    pub(super) fn end_without_reply(&mut self, session: &mut Session) -> LeaseEnd {
         if matches!(self.expected.front(), Some(Expect::Alive | Expect::Auth(_))) {
             return LeaseEnd::Lost;
         }

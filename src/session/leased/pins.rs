@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::selects::Selects;
 use crate::resp::pubsub::{Confirmation, Kind, MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
-use crate::session::refusal::Kept;
+use crate::session::refusal::PinReason;
 
 /// Limit of the bytes of a transaction that are kept to send it again to another primary.
 const REPLAYABLE: usize = 1024 * 1024;
@@ -84,7 +84,7 @@ pub(super) struct Pins {
     /// True if HIMPORT PREPARE left field names on the connection.
     pub(super) fieldsets: bool,
     /// The name of the first command that was sent although its effect on the connection is unknown.
-    kept: Option<Box<str>>,
+    unknown_command: Option<Box<str>>,
 }
 
 impl Pins {
@@ -98,7 +98,7 @@ impl Pins {
             || self.no_touch
             || self.import_source
             || self.fieldsets
-            || self.kept.is_some()
+            || self.unknown_command.is_some()
     }
 
     /// Returns true if keys are watched, or were when their connection was lost.
@@ -107,38 +107,38 @@ impl Pins {
     }
 
     /// Returns the kinds of state that keep the lease.
-    pub(super) fn reasons(&self) -> Vec<Kept> {
-        let mut reasons: Vec<Kept> = [
-            (Kept::Transaction, self.transaction.is_some()),
-            (Kept::Watch, self.watches()),
-            (Kept::Subscription, self.subscribed()),
-            (Kept::Monitor, self.monitoring),
-            (Kept::Tracking, self.tracking.is_some()),
-            (Kept::NoTouch, self.no_touch),
-            (Kept::ImportSource, self.import_source),
-            (Kept::Fieldsets, self.fieldsets),
+    pub(super) fn reasons(&self) -> Vec<PinReason> {
+        let mut reasons: Vec<PinReason> = [
+            (PinReason::Transaction, self.transaction.is_some()),
+            (PinReason::Watch, self.watches()),
+            (PinReason::Subscription, self.subscribed()),
+            (PinReason::Monitor, self.monitoring),
+            (PinReason::Tracking, self.tracking.is_some()),
+            (PinReason::NoTouch, self.no_touch),
+            (PinReason::ImportSource, self.import_source),
+            (PinReason::Fieldsets, self.fieldsets),
         ]
         .into_iter()
         .filter_map(|(kept, held)| held.then_some(kept))
         .collect();
-        reasons.extend(self.kept.clone().map(Kept::UnknownCommand));
+        reasons.extend(self.unknown_command.clone().map(PinReason::UnknownCommand));
         reasons
     }
 
     /// Keeps the lease because of a command whose effect on the connection is unknown.
-    pub(super) fn keep_for(&mut self, name: &[u8]) {
+    pub(super) fn pin_for_unknown(&mut self, name: &[u8]) {
         // `name` has 64 printable bytes at most.
-        self.kept.get_or_insert_with(|| String::from_utf8_lossy(name).to_ascii_uppercase().into());
+        self.unknown_command.get_or_insert_with(|| String::from_utf8_lossy(name).to_ascii_uppercase().into());
     }
 
     /// Returns true if a command was sent whose effect on the connection is unknown.
-    pub(super) fn is_kept_for_unknown(&self) -> bool {
-        self.kept.is_some()
+    pub(super) fn is_pinned_for_unknown(&self) -> bool {
+        self.unknown_command.is_some()
     }
 
     /// Returns true if NO-TOUCH is the only state that is kept.
     pub(super) fn only_no_touch(&self) -> bool {
-        self.reasons() == [Kept::NoTouch]
+        self.reasons() == [PinReason::NoTouch]
     }
 
     /// Returns true if there is any subscription.
@@ -181,9 +181,9 @@ impl Pins {
 
     /// Returns the number of bytes allocated.
     pub(super) fn capacity(&self) -> usize {
-        let places = self.channels.capacity() + self.patterns.capacity() + self.shards.capacity();
+        let slots = self.channels.capacity() + self.patterns.capacity() + self.shards.capacity();
         let names =
-            places * (size_of::<Box<[u8]>>() + 1) + self.subscriptions() * ALLOCATION + self.name_bytes;
+            slots * (size_of::<Box<[u8]>>() + 1) + self.subscriptions() * ALLOCATION + self.name_bytes;
         let tracking = self.tracking.as_ref().map_or(0, |request| request.len());
         names + tracking + self.transaction.as_ref().map_or(0, Transaction::capacity)
     }

@@ -43,7 +43,7 @@ impl Leased {
         self.send_own_requests(session);
         // `moved` is true if this round did anything. A round that did nothing ends the poll.
         let mut moved = self.poll_client(cx, session, delivery == Delivery::ClientBusy);
-        if self.ending.is_some() {
+        if self.decided_end.is_some() {
             return Ok(Poll::Ready(()));
         }
         moved |= self.poll_outbound(cx).map_err(|_| LeaseEnd::Lost)?;
@@ -52,7 +52,7 @@ impl Leased {
         }
         moved |= self.check_done(session, moved)?;
         let blocked = delivery.is_blocked();
-        if !moved && self.ending.is_none() && (blocked || session.output.waiting() == 0) {
+        if !moved && self.decided_end.is_none() && (blocked || session.output.waiting() == 0) {
             // The server is not late if the client does not take its replies.
             self.lease.set_reply_due(!blocked && self.expected.due());
             return Ok(Poll::Pending);
@@ -79,16 +79,16 @@ impl Leased {
 
     /// Checks what ends the lease on the server's side: a late reply, a lost connection, or an earlier decision.
     fn check_connection(&mut self, session: &mut Session) -> Result<(), LeaseEnd> {
-        if session.closing == Some(Close::Memory) && self.ending.is_none() {
-            self.ending = Some(LeaseEnd::Close(Close::Memory));
+        if session.closing == Some(Close::Memory) && self.decided_end.is_none() {
+            self.decided_end = Some(LeaseEnd::Close(Close::Memory));
         }
         if self.lease.is_silent() {
-            return Err(self.silent(session));
+            return Err(self.end_without_reply(session));
         }
         if self.lease.is_cut() {
             return Err(LeaseEnd::Lost);
         }
-        self.ending.take().map_or(Ok(()), Err)
+        self.decided_end.take().map_or(Ok(()), Err)
     }
 
     /// Reads from the server once, and handles what came. Returns true if anything came.
@@ -107,7 +107,7 @@ impl Leased {
                 self.lease.heard();
                 self.handle_replies(session);
                 self.note_state(session, true);
-                self.count();
+                self.update_charge();
                 Ok(true)
             }
         }
@@ -116,15 +116,16 @@ impl Leased {
     /// Ends the lease when no reply is due, and the client left, a drain runs, or nothing keeps the connection.
     /// Returns true if the next round ends it.
     fn check_done(&mut self, session: &Session, moved: bool) -> Result<bool, LeaseEnd> {
-        if self.ending.is_some() || !self.expected.is_empty() {
+        if self.decided_end.is_some() || !self.expected.is_empty() {
             return Ok(false);
         }
-        let abandoned = self.left && !moved && (self.pins.any() || (self.sticky && session.input.is_empty()));
-        if abandoned || self.drained(session) {
-            self.ending = Some(LeaseEnd::Close(if abandoned { Close::Left } else { Close::Finished }));
+        let abandoned =
+            self.client_left && !moved && (self.pins.any() || (self.for_session && session.input.is_empty()));
+        if abandoned || self.may_end_for_drain(session) {
+            self.decided_end = Some(LeaseEnd::Close(if abandoned { Close::Left } else { Close::Finished }));
             return Ok(true);
         }
-        if !self.pins.any() && !self.sticky && !moved { Err(LeaseEnd::Clean) } else { Ok(false) }
+        if !self.pins.any() && !self.for_session && !moved { Err(LeaseEnd::Clean) } else { Ok(false) }
     }
 
     /// Takes requests from the client, as far as they may be sent. `blocked` is true if the client does not take
@@ -135,14 +136,15 @@ impl Leased {
         }
         let mut moved = false;
         let pause = self.admit_input(session, &mut moved);
-        self.count();
+        self.update_charge();
+        // Only a hold keeps the session counted as held. Every other pause ends the wait.
         match pause {
             Pause::Lane(Some(deadline)) => moved |= session.poll_hold_expired(cx, deadline).is_ready(),
-            _ => session.released(),
+            _ => session.end_wait(),
         }
         match pause {
             Pause::Close(close) => {
-                self.ending = Some(LeaseEnd::Close(close));
+                self.decided_end = Some(LeaseEnd::Close(close));
                 true
             }
             // The session stops reading until the limit allows the request, unless the client waits for respgate
@@ -166,7 +168,9 @@ impl Leased {
         match session.poll_read_ahead(cx) {
             Poll::Pending => return false,
             Poll::Ready(Ok(count)) => session.input.closed = count == 0,
-            Poll::Ready(Err(error)) => self.ending = Some(LeaseEnd::Close(session.lost(&error))),
+            Poll::Ready(Err(error)) => {
+                self.decided_end = Some(LeaseEnd::Close(session.close_for_read_error(&error)))
+            }
         }
         true
     }
@@ -176,9 +180,9 @@ impl Leased {
         // A blocked client may stay blocked for ever, so the session reads on without a limit. A client that does
         // not take its replies may have to write first.
         let ahead = if self.expected.gated || blocked { usize::MAX } else { AHEAD };
-        let left = session.poll_left_within(cx, ahead).is_ready() && !self.left;
+        let left = session.poll_client_left_within(cx, ahead).is_ready() && !self.client_left;
         if left {
-            self.departed();
+            self.on_client_left();
         }
         left
     }
@@ -188,7 +192,7 @@ impl Leased {
         match session.poll_backlog(cx) {
             Ok(poll) => poll.is_ready(),
             Err(close) => {
-                self.ending = Some(LeaseEnd::Close(close));
+                self.decided_end = Some(LeaseEnd::Close(close));
                 true
             }
         }
@@ -213,15 +217,15 @@ impl Leased {
 
     /// Handles a client that closed its sending side. Requests that it sent before are still run and answered,
     /// but a blocking command is abandoned at once, so that it does not pop an element for a client that left.
-    pub(super) fn departed(&mut self) {
-        self.left = true;
+    pub(super) fn on_client_left(&mut self) {
+        self.client_left = true;
         if self.expected.gated {
-            self.ending = Some(LeaseEnd::Close(Close::Left));
+            self.decided_end = Some(LeaseEnd::Close(Close::Left));
         }
     }
 
     /// Returns true if a drain may end this session: it has no input and no open transaction.
-    fn drained(&self, session: &Session) -> bool {
+    fn may_end_for_drain(&self, session: &Session) -> bool {
         session.ctx.registry.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
     }
 

@@ -41,7 +41,7 @@ impl Leased {
                             | Verb::HimportDiscardall
                     ) || subscription_change(verb).is_some()) =>
             {
-                return self.poison(session, line);
+                return self.refuse_and_poison(session, line);
             }
             // EXEC with arguments ends the transaction all the same.
             Some(Verb::Exec) if let LeasedRoute::Refused(line) = &route => {
@@ -89,8 +89,10 @@ impl Leased {
             },
             Some(Verb::Ping | Verb::Echo | Verb::Unwatch | Verb::AclWhoami) => {}
             Some(verb) if subscription_change(verb).is_some() => {
-                return self
-                    .poison(session, b"-ERR respgate: subscriptions cannot change inside a transaction");
+                return self.refuse_and_poison(
+                    session,
+                    b"-ERR respgate: subscriptions cannot change inside a transaction",
+                );
             }
             Some(
                 Verb::Monitor
@@ -100,10 +102,10 @@ impl Leased {
                 | Verb::HimportPrepare
                 | Verb::HimportDiscardall,
             ) => {
-                return self.poison(session, b"-ERR respgate: not possible inside a transaction");
+                return self.refuse_and_poison(session, b"-ERR respgate: not possible inside a transaction");
             }
             _ => match route {
-                LeasedRoute::Refused(line) => return self.poison(session, &line),
+                LeasedRoute::Refused(line) => return self.refuse_and_poison(session, &line),
                 // respgate answers this CONFIG GET with an empty list, which it cannot put in the place of one of
                 // EXEC's replies.
                 LeasedRoute::Local(spec) if spec.verb == Verb::ConfigGet => {
@@ -111,17 +113,17 @@ impl Leased {
                     return self.deny(session, request, forbidden);
                 }
                 LeasedRoute::Local(_) | LeasedRoute::Dropped => {
-                    return self.poison(
+                    return self.refuse_and_poison(
                         session,
                         b"-ERR respgate: commands about the connection are not possible inside a transaction",
                     );
                 }
-                LeasedRoute::Unlearned => self.pins.keep_for(request.name()),
+                LeasedRoute::Unlearned => self.pins.pin_for_unknown(request.name()),
                 LeasedRoute::Learned(route) => {
                     trace = route.trace;
                     transaction.scripted |= route.forgeable;
-                    if route.kept {
-                        self.pins.keep_for(request.name());
+                    if route.pins {
+                        self.pins.pin_for_unknown(request.name());
                     }
                 }
                 LeasedRoute::Sent | LeasedRoute::Fanned(..) => {}
@@ -132,7 +134,7 @@ impl Leased {
             transaction.scripted |= spec.is_some_and(|spec| spec.flags.contains(Flags::SCRIPT));
             transaction.keep(request.raw());
         }
-        let awaited = Awaited { queued: true, ..self.plain(session, Effect::None) };
+        let awaited = Awaited { queued: true, ..self.awaited(session, Effect::None) };
         self.send(request, awaited, trace);
         Step::Done
     }
@@ -147,12 +149,12 @@ impl Leased {
     }
 
     /// Refuses a command inside a transaction, and makes EXEC fail.
-    pub(super) fn poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
+    pub(super) fn refuse_and_poison(&mut self, session: &mut Session, line: &[u8]) -> Step {
         if !self.expected.is_empty() {
             return Step::Stay(Pause::Replies);
         }
         session.refuse(line);
-        self.spoil_transaction();
+        self.poison_transaction();
         Step::Done
     }
 }

@@ -13,7 +13,7 @@ impl Leased {
     /// Follows a reload of users or tenants. A session with a subscription that is denied now ends, as the server
     /// ends it when an ACL changes. A transaction with a command that is denied now does not run.
     pub(super) fn follow_reload(&mut self, session: &mut Session) -> Option<LeaseEnd> {
-        if !session.activity.reloaded() {
+        if !session.activity.take_reload() {
             return None;
         }
         let before = session.tenancy.policy.clone();

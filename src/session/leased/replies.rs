@@ -19,26 +19,26 @@ impl Leased {
     pub(super) fn handle_replies(&mut self, session: &mut Session) {
         let mut read = std::mem::replace(self.lease.input(), crate::net::read_buffer::ReadBuffer::new(0));
         let mut at = 0;
-        while self.ending.is_none() {
+        while self.decided_end.is_none() {
             let rest = read.bytes().get(at..).unwrap_or_default();
             match self.scanner.scan(rest) {
                 ScannedReply::Complete { len, kind } => {
-                    self.frame(session, rest.get(..len).unwrap_or_default(), kind);
+                    self.handle_frame(session, rest.get(..len).unwrap_or_default(), kind);
                     at += len;
                 }
                 ScannedReply::Incomplete => {
                     let part = self.scanner.scanned().min(rest.len());
-                    if rest.len() > STREAMED && part > 0 && self.streamable() {
+                    if rest.len() > STREAMED && part > 0 && self.may_stream_front() {
                         let message = rest.starts_with(b">")
                             || (self.mixes_messages(session)
                                 && matches!(published(rest), Published::Message(..)));
                         let began = self.streaming.is_none();
                         let message = *self.streaming.get_or_insert(message);
-                        if let Some(Expect::Newest(place)) = self.expected.front()
+                        if let Some(Expect::Newest(dollar)) = self.expected.front()
                             && began
                             && !message
                         {
-                            self.learned_newest(*place, rest);
+                            self.keep_newest(*dollar, rest);
                         }
                         let mute = self.mutes_front();
                         if !mute {
@@ -55,13 +55,13 @@ impl Leased {
                             client = session.client.id,
                             "a client is disconnected: the server sent a reply larger than max-reply-buffer where it owed a short one"
                         );
-                        self.ending = Some(LeaseEnd::Close(Close::Slow));
+                        self.decided_end = Some(LeaseEnd::Close(Close::Slow));
                     }
                     break;
                 }
                 ScannedReply::Malformed(fault) => {
                     tracing::error!(client = session.client.id, %fault, "a leased connection was closed because what the server sent cannot be trusted");
-                    self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
+                    self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
                 }
             }
         }
@@ -70,7 +70,7 @@ impl Leased {
     }
 
     /// Returns true if the next reply can be passed on before it is whole, because respgate need not read it.
-    fn streamable(&self) -> bool {
+    fn may_stream_front(&self) -> bool {
         match self.expected.front() {
             Some(Expect::Reply(_) | Expect::Newest(_)) | None => true,
             Some(_) => false,
@@ -87,15 +87,15 @@ impl Leased {
     }
 
     /// Handles one whole frame, or the rest of one that was passed on in pieces.
-    fn frame(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
+    fn handle_frame(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
         if kind == ReplyKind::Error {
             session.ctx.upstream.note_error(frame, self.lease.generation());
         } else if self.may_hide_refusal() && hides_refusal(frame) {
             session.ctx.upstream.suspect(self.lease.generation());
-            self.distrusted = true;
+            self.untrusted = true;
         }
         if kind == ReplyKind::Error && frame.strip_prefix(b"-").is_some_and(not_primary) {
-            self.distrusted = true;
+            self.untrusted = true;
         }
         session.ctx.upstream.succeeded(self.lease.generation());
         if self.streaming.is_some() {
@@ -107,7 +107,8 @@ impl Leased {
                 if let Some(Expect::Reply(awaited)) = self.pop() {
                     // A reply that is passed on unread confirms nothing. EXEC's reply is an array, as it should
                     // be.
-                    self.doubtful |= !matches!(awaited.effect, Effect::None | Effect::Wait | Effect::Exec(_));
+                    self.state_unknown |=
+                        !matches!(awaited.effect, Effect::None | Effect::Wait | Effect::Exec(_));
                     if let Effect::Exec(transaction) = awaited.effect {
                         self.select_after(session, &transaction);
                     }
@@ -119,28 +120,28 @@ impl Leased {
             match published(frame) {
                 Published::Message(..) => return pass(session, frame, false),
                 Published::Confirmation(confirmation) => {
-                    return self.confirmed(session, frame, &confirmation);
+                    return self.handle_confirmation(session, frame, &confirmation);
                 }
                 Published::Other if kind == ReplyKind::Push => return pass(session, frame, false),
                 Published::Other => {}
             }
         }
-        if kind == ReplyKind::Error && self.refused(frame) {
+        if kind == ReplyKind::Error && self.is_not_primary(frame) {
             self.front_refused = true;
-            self.ending = Some(LeaseEnd::Lost);
+            self.decided_end = Some(LeaseEnd::Lost);
             return;
         }
-        self.answer(session, frame, kind);
+        self.handle_answer(session, frame, kind);
         self.pass_decided(session);
     }
 
     /// Handles the reply to the front request.
-    fn answer(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
+    fn handle_answer(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
         match self.pop() {
-            Some(Expect::Reply(awaited)) => self.reply(session, frame, kind, awaited),
+            Some(Expect::Reply(awaited)) => self.handle_reply(session, frame, kind, awaited),
             // A refused subscription gets a single reply, whatever the number of names.
             Some(Expect::Confirmations { mute, .. }) => {
-                self.doubtful |= kind != ReplyKind::Error;
+                self.state_unknown |= kind != ReplyKind::Error;
                 pass(session, frame, mute);
             }
             Some(Expect::Nonce(nonce)) if echoes(frame, &nonce) => {}
@@ -150,12 +151,12 @@ impl Leased {
                     user = session.client.user(),
                     "a reply of a script or a module was followed by one that nothing asked for: client and connection are closed"
                 );
-                self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
+                self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
-            Some(Expect::Newest(place)) => self.learned_newest(place, frame),
-            Some(Expect::Publish) => self.unpublished = (kind == ReplyKind::Error).then(|| frame.to_vec()),
+            Some(Expect::Newest(dollar)) => self.keep_newest(dollar, frame),
+            Some(Expect::Publish) => self.publish_error = (kind == ReplyKind::Error).then(|| frame.to_vec()),
             Some(Expect::Discarded(reply)) => {
-                self.doubtful |= frame != OK;
+                self.state_unknown |= frame != OK;
                 pass(session, &reply, false);
             }
             Some(Expect::Restored(_)) if kind == ReplyKind::Error => {
@@ -164,7 +165,7 @@ impl Leased {
                     error = %String::from_utf8_lossy(frame).trim_end(),
                     "a client's state could not be restored on the new primary: it is disconnected"
                 );
-                self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
+                self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
             Some(Expect::Restored(_) | Expect::Alive) => {}
             Some(Expect::Auth(auth)) => self.lease.end_refresh(auth, frame),
@@ -174,7 +175,7 @@ impl Leased {
                     client = session.client.id,
                     "a leased connection sent a reply that nothing asked for"
                 );
-                self.ending = Some(LeaseEnd::Close(Close::UpstreamLost));
+                self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
         }
     }
@@ -200,7 +201,7 @@ impl Leased {
     /// confirmations that a migration repeats. A confirmation that no request asked for proves nothing about the
     /// connection: a script can forge it (CVE-2025-67733), and the server would go on sending messages of a
     /// subscription that seems to have ended.
-    fn confirmed(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
+    fn handle_confirmation(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
         let (done, seen) = match self.expected.front_mut() {
             Some(Expect::Confirmations { left, .. }) => {
                 *left = left.saturating_sub(1);
@@ -211,7 +212,7 @@ impl Leased {
                 (*left == 0, true)
             }
             _ => {
-                self.doubtful = true;
+                self.state_unknown = true;
                 return pass(session, frame, false);
             }
         };
@@ -237,7 +238,7 @@ impl Leased {
 
     /// Returns true if this error means that the server did not run the front request because it is not the
     /// primary (any more). A script can forge such an error.
-    fn refused(&self, frame: &[u8]) -> bool {
+    fn is_not_primary(&self, frame: &[u8]) -> bool {
         match self.expected.front() {
             Some(Expect::Reply(awaited)) if awaited.forgeable => false,
             // The server refuses a transaction whole, with EXECABORT and the reason; Valkey also with REDIRECT
@@ -260,7 +261,7 @@ impl Leased {
     }
 
     /// Applies a reply's effect, and passes the reply on.
-    fn reply(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind, awaited: Awaited) {
+    fn handle_reply(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind, awaited: Awaited) {
         let failed = kind == ReplyKind::Error;
         let confirmed = frame == OK;
         let mute = awaited.mute;
@@ -268,15 +269,15 @@ impl Leased {
             Effect::None => {}
             Effect::Multi if failed => {
                 self.pins.transaction = None;
-                self.doubtful = true;
+                self.state_unknown = true;
             }
-            Effect::Multi | Effect::State | Effect::Discard => self.doubtful |= !confirmed,
+            Effect::Multi | Effect::State | Effect::Discard => self.state_unknown |= !confirmed,
             Effect::Exec(mut transaction) => {
-                self.doubtful |= !ends_transaction(frame);
+                self.state_unknown |= !ends_transaction(frame);
                 transaction.selects.read(frame);
                 self.select_after(session, &transaction);
             }
-            Effect::Select(database) if confirmed => self.selected(session, database),
+            Effect::Select(database) if confirmed => self.set_database(session, database),
             Effect::Tracking(request) if confirmed => self.pins.tracking = request,
             Effect::NoTouch(on) if confirmed => self.pins.no_touch = on,
             Effect::ImportSource(on) if confirmed => self.pins.import_source = on,
@@ -285,11 +286,11 @@ impl Leased {
             Effect::Fieldsets(_) => {}
             // An error changes nothing. Any other reply than OK leaves the state unknown.
             Effect::Select(_) | Effect::Tracking(_) | Effect::NoTouch(_) | Effect::ImportSource(_) => {
-                self.doubtful |= !failed;
+                self.state_unknown |= !failed;
             }
             Effect::Monitor => self.pins.monitoring = !failed,
             Effect::Wait => {
-                if let Some(error) = self.unpublished.take() {
+                if let Some(error) = self.publish_error.take() {
                     let mut line = b"-ERR respgate: WAIT cannot be answered truthfully, because the user may not PUBLISH to __respgate:wait; the server said: ".to_vec();
                     line.extend(error.iter().filter(|byte| !byte.is_ascii_control()));
                     line.extend_from_slice(b"\r\n");
@@ -312,11 +313,11 @@ impl Leased {
     /// Applies the SELECTs of `transaction`, once the whole reply to its EXEC has been read.
     fn select_after(&mut self, session: &mut Session, transaction: &Transaction) {
         if let Some(database) = transaction.selects.selected() {
-            self.selected(session, database);
+            self.set_database(session, database);
         }
     }
 
-    fn selected(&mut self, session: &mut Session, database: u32) {
+    fn set_database(&mut self, session: &mut Session, database: u32) {
         self.lease.set_database(database);
         session.client.select(database);
         session.leave_lane();

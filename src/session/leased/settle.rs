@@ -16,9 +16,9 @@ use crate::session::refusal;
 use crate::upstream::config::BlockedPop;
 use crate::upstream::shared::queue::{IfLost, MAX_SENDS, RequestOutcome};
 
-/// Says what happens to one request.
+/// Says what happens to one request after the loss of its connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum AfterLoss {
     /// These bytes are sent again.
     Resend(Vec<u8>),
     /// The client gets this reply.
@@ -45,9 +45,9 @@ pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) 
         _ => None,
     };
     let mut discarded = expects.first().and_then(awaited).is_some_and(|(queued, _)| queued);
-    for (place, (expect, (_, sent))) in expects.iter().zip(requests).enumerate() {
+    for (index, (expect, (_, sent))) in expects.iter().zip(requests).enumerate() {
         let (queued, exec) = awaited(expect).unwrap_or_default();
-        if place == 0 || (discarded && (queued || exec)) {
+        if index == 0 || (discarded && (queued || exec)) {
             *sent = false;
             // Only the requests of the same transaction follow: the first one that is not queued ends it.
         }
@@ -57,32 +57,34 @@ pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) 
 
 /// Decides what happens to each request, in order. `requests` holds the bytes of each, and true if they were
 /// written whole.
-pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &LostLease) -> Vec<Fate> {
-    let mut fates = Vec::with_capacity(expects.len());
+pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &LostLease) -> Vec<AfterLoss> {
+    let mut decisions = Vec::with_capacity(expects.len());
     let mut previous_resent = true;
-    for ((expect, (request, sent)), ended) in expects.iter().zip(requests).zip(ended(expects, requests)) {
-        let fate = match expect {
-            Expect::Decided(reply) => Fate::Answer(reply.clone()),
-            Expect::Restored(_) | Expect::Alive | Expect::Auth(_) => Fate::Drop,
-            Expect::Confirmations { left, .. } => Fate::Resend(remaining_names(request, *left)),
+    for ((expect, (request, sent)), over) in
+        expects.iter().zip(requests).zip(transactions_over(expects, requests))
+    {
+        let decision = match expect {
+            Expect::Decided(reply) => AfterLoss::Answer(reply.clone()),
+            Expect::Restored(_) | Expect::Alive | Expect::Auth(_) => AfterLoss::Drop,
+            Expect::Confirmations { left, .. } => AfterLoss::Resend(remaining_names(request, *left)),
             // The transaction that the DISCARD was for is gone with its connection.
-            Expect::Discarded(reply) => Fate::Answer(reply.clone()),
-            // The ECHO shares the fate of the script before it.
-            Expect::Nonce(_) if previous_resent => Fate::Resend(request.to_vec()),
-            Expect::Nonce(_) => Fate::Drop,
-            Expect::Newest(_) | Expect::Publish => Fate::Resend(request.to_vec()),
-            Expect::Reply(awaited) => reply(awaited, request, *sent, ended, loss),
+            Expect::Discarded(reply) => AfterLoss::Answer(reply.clone()),
+            // The ECHO belongs to the script before it: both are sent again, or neither.
+            Expect::Nonce(_) if previous_resent => AfterLoss::Resend(request.to_vec()),
+            Expect::Nonce(_) => AfterLoss::Drop,
+            Expect::Newest(_) | Expect::Publish => AfterLoss::Resend(request.to_vec()),
+            Expect::Reply(awaited) => reply(awaited, request, *sent, over, loss),
         };
-        previous_resent = matches!(fate, Fate::Resend(_));
-        fates.push(fate);
+        previous_resent = matches!(decision, AfterLoss::Resend(_));
+        decisions.push(decision);
     }
-    fates
+    decisions
 }
 
-/// For each request, returns true if the transaction that it belongs to, or the next one, is over and is not sent
-/// again.
-fn ended(expects: &[&Expect], requests: &[(&[u8], bool)]) -> Vec<bool> {
-    let mut ended: Vec<bool> = Vec::with_capacity(expects.len());
+/// Returns, for each request, true if the transaction that it belongs to, or the next transaction, is over and is
+/// not sent again.
+fn transactions_over(expects: &[&Expect], requests: &[(&[u8], bool)]) -> Vec<bool> {
+    let mut over: Vec<bool> = Vec::with_capacity(expects.len());
     let mut next = false;
     // Go from the last to the first: the EXEC decides about the requests before it, and the work stays linear.
     for (expect, (_, sent)) in expects.iter().zip(requests).rev() {
@@ -93,26 +95,26 @@ fn ended(expects: &[&Expect], requests: &[(&[u8], bool)]) -> Vec<bool> {
             Expect::Discarded(_) | Expect::Reply(Awaited { effect: Effect::Discard, .. }) => next = true,
             _ => {}
         }
-        ended.push(next);
+        over.push(next);
     }
-    ended.reverse();
-    ended
+    over.reverse();
+    over
 }
 
-/// Decides what happens to a request whose reply is for the client. `ended` is described at [`ended`].
-fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &LostLease) -> Fate {
+/// Decides what happens to a request whose reply is for the client. `over` is described at [`transactions_over`].
+fn reply(awaited: &Awaited, request: &[u8], sent: bool, over: bool, loss: &LostLease) -> AfterLoss {
     match &awaited.effect {
         // The client of a transaction that is not sent again gets the usual replies to MULTI and to the queued
         // commands. EXEC's reply then tells what happened.
-        Effect::Multi if ended => return Fate::Answer(b"+OK\r\n".to_vec()),
-        _ if awaited.queued && ended => return Fate::Answer(b"+QUEUED\r\n".to_vec()),
+        Effect::Multi if over => return AfterLoss::Answer(b"+OK\r\n".to_vec()),
+        _ if awaited.queued && over => return AfterLoss::Answer(b"+QUEUED\r\n".to_vec()),
         // The transaction is gone with its connection.
-        Effect::Discard => return Fate::Answer(b"+OK\r\n".to_vec()),
-        Effect::Exec(_) if sent => return Fate::Answer(unknown()),
+        Effect::Discard => return AfterLoss::Answer(b"+OK\r\n".to_vec()),
+        Effect::Exec(_) if sent => return AfterLoss::Answer(unknown()),
         // The watched keys may have changed while the connection was lost, so EXEC answers as if they had.
-        Effect::Exec(transaction) if transaction.watched => return Fate::Answer(null_array(loss.resp)),
+        Effect::Exec(transaction) if transaction.watched => return AfterLoss::Answer(null_array(loss.resp)),
         Effect::Exec(transaction) if transaction.body().is_none() => {
-            return Fate::Answer([refusal::EXEC_ABORTED, b"\r\n"].concat());
+            return AfterLoss::Answer([refusal::EXEC_ABORTED, b"\r\n"].concat());
         }
         Effect::Multi
         | Effect::Exec(_)
@@ -123,31 +125,31 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, ended: bool, loss: &Lost
         | Effect::ImportSource(_)
         | Effect::Fieldsets(_)
         | Effect::Monitor
-        | Effect::Wait => return Fate::Resend(request.to_vec()),
+        | Effect::Wait => return AfterLoss::Resend(request.to_vec()),
         Effect::None => {}
     }
     // It cannot have run: the server only queued it, or never got it whole.
     if awaited.queued || !sent {
-        return Fate::Resend(request.to_vec());
+        return AfterLoss::Resend(request.to_vec());
     }
     let Some(since) = awaited.blocking else {
         return match awaited.if_lost.resends() && awaited.sends + 1 < MAX_SENDS {
-            true => Fate::Resend(request.to_vec()),
-            false => Fate::Answer(awaited.if_lost.verdict().reply()),
+            true => AfterLoss::Resend(request.to_vec()),
+            false => AfterLoss::Answer(awaited.if_lost.verdict().reply()),
         };
     };
     // A blocked command waits only for the rest of its timeout on the new connection.
     let elapsed = loss.now.saturating_duration_since(since);
-    let (again, endless) = with_less_time(request, elapsed);
+    let (again, endless) = with_remaining_timeout(request, elapsed);
     match awaited.if_lost {
-        _ if loss.unblocked => Fate::Resend(again),
-        IfLost::Resend => Fate::Resend(again),
-        IfLost::ReportLost => Fate::Answer(awaited.if_lost.verdict().reply()),
+        _ if loss.unblocked => AfterLoss::Resend(again),
+        IfLost::Resend => AfterLoss::Resend(again),
+        IfLost::ReportLost => AfterLoss::Answer(awaited.if_lost.verdict().reply()),
         // For a command that the table lacks, neither the timeout nor the reply at its end is known.
-        _ if !is_listed(request) => Fate::Answer(unknown()),
-        _ if loss.blocked_pop == BlockedPop::Continues => Fate::Resend(again),
-        _ if endless => Fate::Answer(unknown()),
-        _ => Fate::Answer(null_array(loss.resp)),
+        _ if !is_listed(request) => AfterLoss::Answer(unknown()),
+        _ if loss.blocked_pop == BlockedPop::Continues => AfterLoss::Resend(again),
+        _ if endless => AfterLoss::Answer(unknown()),
+        _ => AfterLoss::Answer(null_array(loss.resp)),
     }
 }
 
@@ -184,21 +186,21 @@ fn remaining_names(request: &[u8], left: usize) -> Vec<u8> {
 
 /// Returns a blocking request with `elapsed` taken off its timeout, and true if it has no timeout. The timeout
 /// never becomes zero, which would mean for ever.
-fn with_less_time(request: &[u8], elapsed: Duration) -> (Vec<u8>, bool) {
+fn with_remaining_timeout(request: &[u8], elapsed: Duration) -> (Vec<u8>, bool) {
     let unchanged = || (request.to_vec(), false);
     let Some(parsed) = Request::parse(request) else { return unchanged() };
     let Some(Found::Spec(spec)) = command::find(&parsed) else { return unchanged() };
     let args: Vec<&[u8]> = parsed.args().collect();
     let milliseconds = matches!(spec.verb, Verb::Xread | Verb::Xreadgroup);
-    let place = match spec.verb {
+    let index = match spec.verb {
         Verb::Xread | Verb::Xreadgroup => ReadOptions::of(&parsed).timeout,
         Verb::Blmpop | Verb::Bzmpop => Some(1),
         Verb::Blmovem => Some(5),
         _ => args.len().checked_sub(1),
     };
-    let Some((place, timeout)) = place.and_then(|place| {
-        let text = std::str::from_utf8(args.get(place)?).ok()?;
-        Some((place, text.parse::<f64>().ok().filter(|timeout| timeout.is_finite())?))
+    let Some((index, timeout)) = index.and_then(|index| {
+        let text = std::str::from_utf8(args.get(index)?).ok()?;
+        Some((index, text.parse::<f64>().ok().filter(|timeout| timeout.is_finite())?))
     }) else {
         return unchanged();
     };
@@ -211,7 +213,7 @@ fn with_less_time(request: &[u8], elapsed: Duration) -> (Vec<u8>, bool) {
         format!("{:.3}", (timeout - elapsed.as_secs_f64()).max(0.001))
     };
     let mut args = args;
-    if let Some(arg) = args.get_mut(place) {
+    if let Some(arg) = args.get_mut(index) {
         *arg = text.as_bytes();
     }
     let mut out = Vec::with_capacity(request.len());

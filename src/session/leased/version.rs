@@ -26,9 +26,9 @@ impl Leased {
         let replies = session.output.replies.clone();
         let reopened = tokio::select! {
             reopened = self.lease.reopen(&upstream, &key, &replies) => reopened,
-            () = session.left() => return Err(Close::Left),
+            () = session.until_abandoned() => return Err(Close::Left),
         };
-        session.released();
+        session.end_wait();
         let lease = match reopened {
             Ok(lease) => lease,
             Err(line) => {
@@ -40,8 +40,8 @@ impl Leased {
         if session.client.resp != key.resp {
             return Err(Close::Full);
         }
-        let mut next = Self::new(lease, self.sticky, &session.account);
-        (next.used, next.left, next.pins) = (true, self.left, self.pins);
+        let mut next = Self::new(lease, self.for_session, &session.account);
+        (next.used, next.client_left, next.pins) = (true, self.client_left, self.pins);
         next.restore(session);
         Ok(next)
     }
