@@ -77,7 +77,10 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
                 );
             }
             _ => {
-                return broken(format!("it answers PING with an error: {answer}"), "look at the server's log");
+                return broken(
+                    format!("it answers PING with an error: {answer}"),
+                    "look at the server's log",
+                );
             }
         }
     }

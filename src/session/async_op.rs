@@ -210,7 +210,7 @@ impl Session {
             }
         };
         let user = verified.map_err(|refused| {
-            self.ctx.upstream.counters.users_refused.inc();
+            self.ctx.upstream.counters.auth_refused.inc();
             self.refuse_password(&refused)
         })?;
         let name = self.client.name.to_vec();

@@ -182,7 +182,7 @@ impl Session {
         let replies = Replies::new(ctx.buffers.clone(), account.clone(), ctx.config.max_reply_buffer);
         let activity = Activity::new(replies.clone(), ctx.config.timeouts, ctx.registry.now.get());
         ctx.registry.join(client.id, activity.clone());
-        upstream.counters.clients_total.inc();
+        upstream.counters.clients_accepted.inc();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
         let certificate = client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
@@ -236,13 +236,13 @@ impl Session {
         let counters = &self.ctx.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
-            Close::Protocol => counters.closed_fault.inc(),
+            Close::Protocol => counters.closed_protocol.inc(),
             Close::Tls => counters.closed_tls.inc(),
             Close::Slow => counters.closed_slow.inc(),
             Close::Memory => counters.closed_memory.inc(),
-            Close::UpstreamLost => counters.closed_lost.inc(),
+            Close::UpstreamLost => counters.closed_upstream_lost.inc(),
             Close::Expired => counters.closed_timeout.inc(),
-            Close::Full => counters.closed_limit.inc(),
+            Close::Full => counters.closed_tenant_full.inc(),
             Close::Removed => counters.closed_removed.inc(),
             Close::Credentials => counters.closed_credentials.inc(),
         }
@@ -384,7 +384,7 @@ impl Session {
 
     /// Counts a refusal and answers with an error line.
     fn refuse(&mut self, line: &[u8]) {
-        self.ctx.upstream.counters.refused.inc();
+        self.ctx.upstream.counters.refused_other.inc();
         self.answer_line(line);
     }
 

@@ -94,7 +94,7 @@ impl Session {
     #[cold]
     pub(super) fn note_forbidden(&self, setting: Option<Setting>, request: &Request<'_>) {
         let counters = &self.ctx.upstream.counters;
-        setting.map_or(&counters.refused, |setting| setting.counter(counters)).inc();
+        setting.map_or(&counters.refused_other, |setting| setting.counter(counters)).inc();
         if matches!(setting, Some(Setting::Policy(_)) | None)
             && let Some(member) = &self.member
         {

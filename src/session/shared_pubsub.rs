@@ -29,7 +29,7 @@ impl Session {
     /// Changes subscriptions. All earlier replies must have been delivered.
     pub(super) fn fan(&mut self, request: &Request<'_>, kind: Kind, begins: bool) -> Step {
         let upstream = self.ctx.upstream.clone();
-        upstream.counters.subscribes.inc();
+        upstream.counters.fanin.inc();
         if !begins {
             match &self.subscription {
                 // Confirmations are shown whatever CLIENT REPLY says, as on the server, but they use up a single

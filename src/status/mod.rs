@@ -14,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::metrics::declared;
 use samples::Samples;
 
 /// Time between the two readings.
@@ -45,7 +46,7 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
         let ready = fetch::get(address, "/readyz").await.map_err(explained)?;
         let failovers = fetch::get(address, "/failovers").await.map_err(explained)?;
         let now = Samples::parse(&now.body);
-        if now.text("respgate_build_info", "version").is_none() {
+        if now.text(declared::BUILD_INFO.about.name, "version").is_none() {
             return Err(format!("what answers at {address} is not a respgate; check --admin"));
         }
         Ok(Status {

@@ -125,6 +125,6 @@ impl Upstream {
     /// Counts one more client whose commands wait for a primary.
     pub fn client_held(&self) -> Held {
         self.timelines.client_held();
-        Held::new(&self.held_bytes, Gauged::new(&self.counters, |c| &c.held))
+        Held::new(&self.held_bytes, Gauged::new(&self.counters, |c| &c.clients_held))
     }
 }

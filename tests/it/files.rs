@@ -43,7 +43,7 @@ fn a_fifo_that_is_replaced_is_read_again() {
         proxy.allow_log("it is a FIFO");
         proxy.wait_until_ready();
         let reloads = |proxy: &Proxy, what: &str| {
-            proxy.metric("respgate_reloads_total", &[&format!("what=\"{what}\""), "outcome=\"ok\""])
+            proxy.metric("respgate_reloads_total", &[&format!("kind=\"{what}\""), "outcome=\"ok\""])
         };
         for (what, path, next) in
             [("configuration", &file, configuration(2000)), ("password", &password, "second-secret".into())]

@@ -143,7 +143,7 @@ fn old_connections_are_replaced_unnoticed() {
         });
         let work: Vec<_> = work.collect();
         let done: u64 = work.into_iter().map(|one| one.join().expect("no error")).sum();
-        let renewed = proxy.metric("respgate_upstream_connections_renewed_total", &[]);
+        let renewed = proxy.metric("respgate_upstream_connections_replaced_total", &[]);
         assert!(done > 1000 && renewed >= 2.0, "{renewed} replaced in {done} commands");
         assert!(proxy.metric("respgate_upstream_connections_lost_total", &[]) < 0.5);
         let left = links(&server, "id");

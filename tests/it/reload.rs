@@ -55,7 +55,7 @@ impl Live {
     fn counted(&self, outcome: &str) -> f64 {
         // The whole label, since a folder's random name may hold any two letters.
         let outcome = format!("outcome=\"{outcome}\"");
-        self.proxy.metric("respgate_reloads_total", &["what=\"configuration\"", &outcome])
+        self.proxy.metric("respgate_reloads_total", &["kind=\"configuration\"", &outcome])
     }
 
     /// As `replace`, and has it read at once; returns when it is in force.
@@ -335,14 +335,14 @@ fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     let faulty = "[tenants.shop]\nweight = 0\nread-only = true\ncommand-per-second = 5\n";
     live.replace(faulty);
     live.proxy.signal("HUP");
-    let fault = |live: &Live| live.proxy.metric("respgate_reload_fault", &["what=\"configuration\""]);
+    let fault = |live: &Live| live.proxy.metric("respgate_reload_failed", &["kind=\"configuration\""]);
     wait::until("the fault to be seen", || fault(&live) == 1.0);
     let ready = live.proxy.http("/readyz");
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     for (line, key) in [(5, "weight: is 0; "), (7, "command-per-second: unknown key; did you mean")] {
         let said = format!("respgate.toml:{line}: tenants.shop.{key}");
         assert!(
-            ready.contains("the newest configuration cannot be used") && ready.contains(&said),
+            ready.contains("respgate cannot use the newest configuration") && ready.contains(&said),
             "{ready}"
         );
         live.says_once(&said.replace('"', "\\\""));
@@ -373,7 +373,7 @@ fn what_needs_a_restart_is_said_by_name() {
     let mut client = live.proxy.client();
     let policy = "[tenants.shop]\ndefault = true\nread-only = true\n";
     let waiting =
-        |live: &Live| live.proxy.metric("respgate_reload_restart_needed", &["what=\"configuration\""]);
+        |live: &Live| live.proxy.metric("respgate_reload_restart_needed", &["kind=\"configuration\""]);
     live.reload(&format!(
         "{policy}[limits]\nmax-clients = 7\n[upstreams.other]\nurl = \"redis://:from-a-url@127.0.0.1:1\"\n\
          [listeners.more]\naddress = \"127.0.0.1:1\"\nupstream = \"other\"\n"

@@ -109,7 +109,7 @@ fn clients_wait_for_the_new_password() {
             }
         }
         wait::until("the fault to be over", || !proxy.http("/readyz").contains(REFUSED));
-        let reloads = proxy.metric("respgate_reloads_total", &["what=\"password\"", "outcome=\"ok\""]);
+        let reloads = proxy.metric("respgate_reloads_total", &["kind=\"password\"", "outcome=\"ok\""]);
         assert!((reloads - 1.0).abs() < 0.1, "{reloads} reloads");
         let everything = [proxy.log(), proxy.http("/metrics"), proxy.http("/readyz")].concat();
         assert!(!everything.contains("-secret"), "a password was printed:\n{everything}");
@@ -127,7 +127,9 @@ fn a_password_that_stays_wrong_fails_clearly() {
     let mut client = proxy.client();
     client.expect(&["SET", "k", "v"], "+OK\r\n");
     stage.write("");
-    wait::until("the empty file to be told", || proxy.http("/readyz").contains("password cannot be used"));
+    wait::until("the empty file to be told", || {
+        proxy.http("/readyz").contains("cannot use the newest password")
+    });
     client.expect(&["GET", "k"], "$1\r\nv\r\n");
     // New connections, too, still use the old one.
     stage.server.run(&["CLIENT", "KILL", "USER", "app"]);

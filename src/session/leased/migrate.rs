@@ -77,7 +77,7 @@ impl Leased {
             }
         };
         (next.used, next.left, next.pins) = (true, self.left, self.pins);
-        upstream.counters.transplanted.inc();
+        upstream.counters.migrated.inc();
         next.restore(session);
         next.restore_transaction(&pending, &fates);
         next.resume(pending, fates, &upstream);
@@ -206,7 +206,7 @@ impl Leased {
                 }
                 Fate::Answer(reply) => {
                     if reply.starts_with(b"-OUTCOMEUNKNOWN") {
-                        upstream.counters.unknown.inc();
+                        upstream.counters.outcome_unknown.inc();
                     }
                     let mute = matches!(&expect, Expect::Reply(awaited) if awaited.mute);
                     self.expected.push(Expect::Decided(if mute { Vec::new() } else { reply }), 0);

@@ -214,7 +214,7 @@ impl Member {
             if waited.is_none() {
                 figures.note(Limit::InFlight, true);
             }
-            figures.commands.fall();
+            figures.commands.dec();
             self.waiting = waited.or_else(|| Some(part.line_up()));
             return Some(LimitDecision::Again(now + IN_FLIGHT_CHECK));
         }

@@ -218,7 +218,7 @@ fn report(upstream: &Upstream, generation: Generation, end: &PumpEnd, settled: S
     let Settled { unknown, resent } = settled;
     let why = match end {
         PumpEnd::Superseded | PumpEnd::Unused => return,
-        PumpEnd::Expired => return upstream.counters.renewed.inc(),
+        PumpEnd::Expired => return upstream.counters.replaced.inc(),
         PumpEnd::NotPrimary => "the node is not the primary any more",
         PumpEnd::Silent => "no reply within response-timeout",
         PumpEnd::Lost(why) | PumpEnd::Framing(why) => why,

@@ -89,7 +89,7 @@ fn a_wrong_authority_costs_no_open_connection() {
     let mut open = proxy.client();
     serves(&mut open);
     let replaced = || {
-        let labels = ["what=\"certificates\"", "outcome=\"ok\""];
+        let labels = ["kind=\"certificates\"", "outcome=\"ok\""];
         proxy.metric("respgate_reloads_total", &labels)
     };
     swap("other-ca.pem");

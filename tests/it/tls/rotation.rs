@@ -79,7 +79,8 @@ fn a_renewal_under_load() {
     let tls = Tls::new(&certificates);
     let first = shown(&tls, port);
     let reloads = |outcome: &str| {
-        let labels = ["what=\"certificates\"", "of=\"listeners.secure\"", &format!("outcome=\"{outcome}\"")];
+        let labels =
+            ["kind=\"certificates\"", "name=\"listeners.secure\"", &format!("outcome=\"{outcome}\"")];
         proxy.metric(RELOADS, &labels)
     };
 

@@ -52,6 +52,6 @@ fn twice(flavor: Flavor) {
     survivor.run(&["PUBLISH", "news", "hello"]);
     subscriber.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n");
     // Each was moved twice: MULTI, WATCH, BLPOP, XREAD and SUBSCRIBE.
-    assert_eq!(drill.proxy.metric("respgate_sessions_transplanted_total", &[]), 10.0);
+    assert_eq!(drill.proxy.metric("respgate_sessions_migrated_total", &[]), 10.0);
     assert_eq!(drill.proxy.metric("respgate_outcome_unknown_total", &[]), 0.0);
 }
