@@ -271,7 +271,7 @@ fn a_restricted_user_leaves_acl_log_empty() {
         let proxy = Proxy::start_file(
             workers,
             &format!(
-                "[upstreams.main]\nurl = \"{url}\"\nping-interval = \"1s\"\nlease-idle = \"1s\"\nmax-age = \"1s\"\n"
+                "[upstreams.main]\nurl = \"{url}\"\nping-interval = \"1s\"\nlease-idle-timeout = \"1s\"\nmax-age = \"1s\"\n"
             ),
         );
         let entries = || {

@@ -333,7 +333,7 @@ fn messages_stand_between_replies() {
 #[test]
 fn messages_come_while_a_lease_is_waited_for() {
     let server = Server::start(Flavor::Valkey);
-    let keys = "max-connections = 5\nmax-leased = 1\nlease-wait = \"1m\"";
+    let keys = "max-connections = 5\nmax-leased = 1\nlease-timeout = \"1m\"";
     let url = format!("\"redis://127.0.0.1:{}\"\n{keys}", server.port);
     let proxy = Proxy::start_file(1, &FAN_IN.replace("\"URL\"", &url));
     let mut subscriber = Subscriber::start(&proxy, 1);

@@ -267,7 +267,7 @@ fn a_failover_costs_no_more_handshakes_than_the_pool_has_connections() {
     let mut proxy = Proxy::start_file(
         2,
         &format!(
-            "[limits]\nmax-clients = 8000\n[upstreams.main]\nsentinels = [\"127.0.0.1:{}\"]\nprimary-name = \"{NAME}\"\nmax-connections = {}\nmax-leased = {LEASED}\nlease-wait = \"30s\"\n",
+            "[limits]\nmax-clients = 8000\n[upstreams.main]\nsentinels = [\"127.0.0.1:{}\"]\nprimary-name = \"{NAME}\"\nmax-connections = {}\nmax-leased = {LEASED}\nlease-timeout = \"30s\"\n",
             sentinel.port,
             LEASED + 8,
         ),

@@ -162,7 +162,7 @@ fn a_user_s_credentials_at_the_server_change_under_its_session() {
             paths[at]
         )
     };
-    let keys = "client-auth = \"required\"\nmax-connections = 10\nmax-leased = 1\nlease-wait = \"1m\"";
+    let keys = "client-auth = \"required\"\nmax-connections = 10\nmax-leased = 1\nlease-timeout = \"1m\"";
     let mut live = Live::start_in_front(server, 1, keys, &user("app", ONE));
     let mut client = live.proxy.client();
     client.expect(&["AUTH", "app", "one"], "+OK\r\n");
