@@ -77,7 +77,7 @@ impl Admin {
             match listener.accept().await {
                 Ok((stream, _)) => connections.add(|activity| admin.clone().converse(stream, activity)).await,
                 Err(error) => {
-                    tracing::warn!(%error, "an admin connection could not be accepted");
+                    tracing::warn!(%error, "respgate could not accept an admin connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -114,7 +114,9 @@ impl Admin {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
             None => {
-                tracing::debug!("an admin connection was closed: its peer did not take an answer in time")
+                tracing::debug!(
+                    "respgate closed an admin connection: the peer did not read an answer in time"
+                )
             }
         }
     }

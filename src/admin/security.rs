@@ -62,7 +62,7 @@ impl TlsStatus {
         let mut text = String::new();
         for leg in &self.unverified {
             text.push_str(&format!(
-                "{leg}: TLS without verification: whoever stands between can read and change it\n"
+                "{leg}: respgate does not verify the server: an attacker on the network can read and change the traffic\n"
             ));
         }
         for expiry in &self.expiries {

@@ -246,9 +246,7 @@ impl<'a> Section<'a> {
             let hint = if name_text == "password" && self.knows("password-hash") {
                 "; write password-hash, of: respgate hash-password".into()
             } else if name_text.ends_with("password") {
-                format!(
-                    "; write {name_text}-file or {name_text}-env: passwords do not stand in the file itself"
-                )
+                format!("; write {name_text}-file or {name_text}-env: the file itself may not hold passwords")
             } else if !near.is_empty() {
                 near
             } else if !homes.is_empty() {

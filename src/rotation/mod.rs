@@ -105,7 +105,7 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
         };
         if piped {
             if prompted {
-                tracing::info!(kind = tally.kind, name = %tally.name, "it came through a pipe, which cannot be read again");
+                tracing::info!(kind = tally.kind, name = %tally.name, "respgate cannot read this again: it came through a pipe");
             }
             continue;
         }

@@ -22,7 +22,8 @@ use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::shared::lane::Admission;
 
 /// The error line for a command that the table lacks while the server cannot be asked about it.
-const CANNOT_LEARN: &[u8] = b"-ERR respgate: this command is not in respgate's table, and the server could not be asked about it; try again";
+const CANNOT_LEARN: &[u8] =
+    b"-ERR respgate: respgate does not know this command and could not ask the server about it; try again";
 
 /// An error line that no client reads, because it has left.
 const CLIENT_LEFT: &[u8] = b"-ERR respgate: the client left";
@@ -235,7 +236,7 @@ impl Session {
             client = self.client.id,
             peer = self.client.peer,
             ?refused,
-            "a client was not authenticated"
+            "respgate refused a client's AUTH"
         );
         refusal::not_authenticated(refused)
     }

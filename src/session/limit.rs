@@ -320,7 +320,7 @@ impl Session {
                 tracing::info!(
                     client = self.client.id,
                     peer = self.client.peer,
-                    "a client's user was removed"
+                    "respgate disconnects a client: its user was removed"
                 );
                 return Err(Close::Removed);
             };

@@ -278,7 +278,12 @@ impl Session {
     /// `command-timeout`, the client gets an error for each awaited reply and keeps its connection.
     fn expire(&mut self, expiry: Expiry) -> Option<Close> {
         let registry = &self.ctx.registry;
-        tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
+        tracing::debug!(
+            client = self.client.id,
+            peer = self.client.peer,
+            ?expiry,
+            "a client reached a timeout"
+        );
         match expiry {
             Expiry::SlowReader => Some(Close::Slow),
             Expiry::Command if self.client.replying == client::Replying::On && !self.replies.is_partial() => {
@@ -361,7 +366,7 @@ impl Session {
             tracing::info!(
                 client = self.client.id,
                 peer = self.client.peer,
-                "a client is disconnected: the server no longer accepts its password"
+                "respgate disconnects a client: the server no longer accepts the client's password"
             );
             self.closing.get_or_insert(Close::Credentials);
         }

@@ -115,7 +115,7 @@ impl Session {
             setting = setting_key,
             level,
             tenant,
-            "a command is refused: a setting of its listener or tenant does not allow it"
+            "respgate refused a command: a setting of its listener or tenant does not allow it"
         );
     }
 
@@ -135,7 +135,7 @@ impl Session {
             listener = self.client.local,
             tenant = self.tenant_name(),
             answer = %String::from_utf8_lossy(line),
-            "a command is refused: its tenant is at a limit"
+            "respgate refused a command: its tenant is at a limit"
         );
     }
 }

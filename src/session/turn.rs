@@ -613,7 +613,7 @@ impl Session {
     /// and loses its connection.
     pub(super) fn close_malformed(&mut self, fault: &RequestError) -> Step {
         let line = &fault.reply();
-        tracing::debug!(client = self.client.id, peer = self.client.peer, fault = %String::from_utf8_lossy(line).trim_end(), "protocol error");
+        tracing::debug!(client = self.client.id, peer = self.client.peer, error = %String::from_utf8_lossy(line).trim_end(), "a client violated the protocol");
         self.replies.answer(|out| out.extend_from_slice(line));
         Step::Taken(Pause::Close(Close::Protocol))
     }

@@ -14,8 +14,8 @@ const FAILOVERS: usize = 3;
 /// Metrics that should stay 0, each with its description on the screen.
 static TROUBLE: [(&About, &str); 9] = [
     (&declared::OUTCOME_UNKNOWN.about, "writes whose outcome is unknown"),
-    (&declared::HOLD_EXPIRED.about, "commands failed for want of a primary"),
-    (&declared::LEASE_TIMEOUTS.about, "waits for a lease in vain"),
+    (&declared::HOLD_EXPIRED.about, "commands failed because there was no primary"),
+    (&declared::LEASE_TIMEOUTS.about, "sessions that got no lease in time"),
     (&declared::CLIENTS_CLOSED.about, "clients disconnected by respgate"),
     (&declared::UPSTREAM_CONNECT_ERRORS.about, "connections to the server that failed"),
     (&declared::UPSTREAM_CONNECTIONS_LOST.about, "connections to the server that broke"),

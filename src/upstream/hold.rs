@@ -70,7 +70,7 @@ impl Upstream {
     /// Returns the error line, without CRLF, for a command that finds `hold-buffer` full.
     pub fn hold_overflow(&self) -> Vec<u8> {
         format!(
-            "-ERR respgate: no primary to send to, and the commands that wait for one already take what they may (upstream '{}'); raise hold-buffer",
+            "-ERR respgate: no primary to send to, and waiting commands fill hold-buffer (upstream '{}'); raise hold-buffer",
             self.config.name
         )
         .into_bytes()

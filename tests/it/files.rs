@@ -72,6 +72,8 @@ fn a_piped_configuration_is_not_followed() {
     let proxy = Proxy::launch_under(&["bash", "-c", &script, "bash"], port, 1, &[]);
     proxy.wait_until_ready();
     proxy.signal("HUP");
-    wait::until("the answer", || proxy.log().contains("it came through a pipe, which cannot be read again"));
+    wait::until("the answer", || {
+        proxy.log().contains("respgate cannot read this again: it came through a pipe")
+    });
     assert!(!proxy.http("/readyz").contains("configuration"), "{}", proxy.http("/readyz"));
 }

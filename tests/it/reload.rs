@@ -90,53 +90,52 @@ fn user(name: &str, hash: &str) -> String {
     format!("[users.{name}]\npassword-hash = \"{hash}\"\n")
 }
 
-#[test]
-fn users_come_and_go_and_only_the_removed_lose_their_sessions() {
-    for workers in [1, 2] {
-        let server = Server::start(Flavor::Valkey);
-        let mut live = Live::start_in_front(
-            server,
-            workers,
-            "client-auth = \"required\"",
-            &[user("gone", ONE), user("stays", ONE)].concat(),
-        );
-        let logged_in = |name: &str, password: &str| {
-            let mut client = live.proxy.client();
-            client.expect(&["AUTH", name, password], "+OK\r\n");
-            client
-        };
-        let mut stays: Vec<_> = (0..3).map(|_| logged_in("stays", "one")).collect();
-        let [mut idle, mut blocked, mut subscribed] = [(); 3].map(|()| logged_in("gone", "one"));
-        let mut nobody = live.proxy.client();
-        nobody.expect(&["PING"], "-NOAUTH Authentication required.\r\n");
-        blocked.send_command(&["BLPOP", "nothing", "0"]);
-        subscribed.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
-        wait::until("a client to be blocked", || live.server.info("clients", "blocked_clients") == 1);
+with_one_and_two_workers!(users_come_and_go_and_only_the_removed_lose_their_sessions);
 
-        live.reload(&[user("stays", TWO), user("new", ONE)].concat());
-        for client in [&mut idle, &mut blocked, &mut subscribed] {
-            assert_eq!(client.rest(), b"", "a removed user's session ends, and nothing is said");
-        }
-        assert_eq!(live.proxy.metric("respgate_clients_closed_total", &["removed"]), 3.0);
-        wait::until("the blocked client to be gone", || live.server.info("clients", "blocked_clients") == 0);
-        for client in &mut stays {
-            client.expect(&["SET", "k", "v"], "+OK\r\n");
-            client.expect(&["AUTH", "stays", "one"], WRONG);
-            client.expect(&["GET", "k"], "$1\r\nv\r\n");
-            client.expect(&["AUTH", "stays", "two"], "+OK\r\n");
-        }
-        nobody.expect(&["AUTH", "gone", "one"], WRONG);
-        nobody.expect(&["AUTH", "new", "one"], "+OK\r\n");
-        live.says_once("user gone removed; user stays: password; user new added");
-        assert!(!live.proxy.log().contains("argon2"));
+fn users_come_and_go_and_only_the_removed_lose_their_sessions(workers: usize) {
+    let server = Server::start(Flavor::Valkey);
+    let mut live = Live::start_in_front(
+        server,
+        workers,
+        "client-auth = \"required\"",
+        &[user("gone", ONE), user("stays", ONE)].concat(),
+    );
+    let logged_in = |name: &str, password: &str| {
+        let mut client = live.proxy.client();
+        client.expect(&["AUTH", name, password], "+OK\r\n");
+        client
+    };
+    let mut stays: Vec<_> = (0..3).map(|_| logged_in("stays", "one")).collect();
+    let [mut idle, mut blocked, mut subscribed] = [(); 3].map(|()| logged_in("gone", "one"));
+    let mut nobody = live.proxy.client();
+    nobody.expect(&["PING"], "-NOAUTH Authentication required.\r\n");
+    blocked.send_command(&["BLPOP", "nothing", "0"]);
+    subscribed.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    wait::until("a client to be blocked", || live.server.info("clients", "blocked_clients") == 1);
 
-        // Without any, nobody gets in; whether the server would know them, a restart decides.
-        live.proxy.allow_log("need a restart");
-        live.reload("");
-        assert_eq!(nobody.rest(), b"");
-        live.proxy.client().expect(&["AUTH", "stays", "two"], WRONG);
-        live.says_once("need a restart");
+    live.reload(&[user("stays", TWO), user("new", ONE)].concat());
+    for client in [&mut idle, &mut blocked, &mut subscribed] {
+        assert_eq!(client.rest(), b"", "a removed user's session ends, and nothing is said");
     }
+    assert_eq!(live.proxy.metric("respgate_clients_closed_total", &["removed"]), 3.0);
+    wait::until("the blocked client to be gone", || live.server.info("clients", "blocked_clients") == 0);
+    for client in &mut stays {
+        client.expect(&["SET", "k", "v"], "+OK\r\n");
+        client.expect(&["AUTH", "stays", "one"], WRONG);
+        client.expect(&["GET", "k"], "$1\r\nv\r\n");
+        client.expect(&["AUTH", "stays", "two"], "+OK\r\n");
+    }
+    nobody.expect(&["AUTH", "gone", "one"], WRONG);
+    nobody.expect(&["AUTH", "new", "one"], "+OK\r\n");
+    live.says_once("user gone removed; user stays: password; user new added");
+    assert!(!live.proxy.log().contains("argon2"));
+
+    // Without any, nobody gets in; whether the server would know them, a restart decides.
+    live.proxy.allow_log("need a restart");
+    live.reload("");
+    assert_eq!(nobody.rest(), b"");
+    live.proxy.client().expect(&["AUTH", "stays", "two"], WRONG);
+    live.says_once("need a restart");
 }
 
 /// Whom the server takes a user for changes while its session lives, also with replies under way.
@@ -328,7 +327,7 @@ fn delayed_commands_do_not_wait_for_a_rate_of_the_past() {
 #[test]
 fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     let mut live = Live::start(1, "[tenants.shop]\ndefault = true\n");
-    live.proxy.allow_log("a new version cannot be used");
+    live.proxy.allow_log("respgate cannot use the new version");
     let mut client = live.proxy.client();
     client.expect(&["SET", "k", "v"], "+OK\r\n");
     // Line 4 and 5 of the file; the policy between them is right, and has no effect.
@@ -362,7 +361,7 @@ fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     wait::until("the mended file to be used", || live.counted("ok") == 1.0);
     assert!(client.call(&["SET", "k", "denied"]).starts_with(b"-NOPERM "));
     assert_eq!(live.counted("failed"), 1.0);
-    live.says_once("a new version cannot be used");
+    live.says_once("respgate cannot use the new version");
 }
 
 #[test]
@@ -410,7 +409,7 @@ fn rates_are_shared_as_the_newest_file_says() {
         });
     }
     // Its connection has stayed.
-    live.says_once("are shared with other respgates from now on");
+    live.says_once("respgate shares rates of tenants with other respgates from now on");
     live.reload(&shop(1000, ""));
     assert!(!live.proxy.http("/metrics").contains("respgate_rates_shared{"));
     client.expect(&["PING"], "+PONG\r\n");

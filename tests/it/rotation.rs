@@ -75,7 +75,7 @@ fn clients_wait_for_the_new_password() {
         let stage = Stage::set(flavor);
         let mut proxy = stage.proxy(workers, "");
         proxy.allow_log(REFUSED);
-        proxy.allow_log("connection was lost");
+        proxy.allow_log("lost a shared upstream connection");
         let mut clients: Vec<_> = (0..300).map(|_| proxy.client()).collect();
         for (number, client) in clients.iter_mut().enumerate() {
             client.expect(&["INCR", "k"], &format!(":{}\r\n", number + 1));
@@ -123,7 +123,7 @@ fn a_password_that_stays_wrong_fails_clearly() {
     let stage = Stage::set(Flavor::Valkey);
     let mut proxy = stage.proxy(1, "hold-timeout = \"500ms\"");
     proxy.allow_log(REFUSED);
-    proxy.allow_log("a new version cannot be used");
+    proxy.allow_log("respgate cannot use the new version");
     let mut client = proxy.client();
     client.expect(&["SET", "k", "v"], "+OK\r\n");
     stage.write("");
@@ -164,7 +164,7 @@ fn a_program_prints_the_password() {
         ),
     );
     proxy.allow_log(REFUSED);
-    proxy.allow_log("connection was lost");
+    proxy.allow_log("lost a shared upstream connection");
     let mut client = proxy.client();
     client.expect(&["ACL", "WHOAMI"], "$3\r\napp\r\n");
     stage.write("second-secret\n");

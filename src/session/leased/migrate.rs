@@ -32,7 +32,7 @@ impl Leased {
         let upstream = session.ctx.upstream.clone();
         upstream.counters.lost.inc();
         if self.streaming.is_some() || self.pins.is_kept_for_unknown() || self.pins.fieldsets {
-            tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "a client is disconnected: what it had on its upstream connection cannot be moved");
+            tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "respgate disconnects a client: it cannot move the state of the client's lost connection to another");
             return Err(Close::UpstreamLost);
         }
         let unblocked = self.lease.is_cut() && self.expected.gated && self.lease.abandon().await;

@@ -100,7 +100,8 @@ impl Leased {
                 | Verb::HimportPrepare
                 | Verb::HimportDiscardall,
             ) => {
-                return self.poison(session, b"-ERR respgate: not possible inside a transaction");
+                return self
+                    .poison(session, b"-ERR respgate: this command is not possible inside a transaction");
             }
             _ => match route {
                 LeasedRoute::Refused(line) => return self.poison(session, &line),

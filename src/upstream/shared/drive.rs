@@ -236,9 +236,15 @@ fn report(upstream: &Upstream, generation: Generation, end: &PumpEnd, settled: S
             why,
             unknown,
             resent,
-            "a shared upstream connection was closed because what the server sent cannot be trusted"
+            "respgate closed a shared upstream connection: the server violated the protocol"
         ),
         _ if unknown + resent == 0 => tracing::debug!(upstream = name, why, "an unused connection ended"),
-        _ => tracing::warn!(upstream = name, why, unknown, resent, "a shared upstream connection was lost"),
+        _ => tracing::warn!(
+            upstream = name,
+            why,
+            unknown,
+            resent,
+            "respgate lost a shared upstream connection"
+        ),
     }
 }

@@ -75,7 +75,7 @@ fn a_renewal_under_load() {
     let secret = Secret::new(&certificates, "server");
     let server = Server::start(Flavor::Valkey);
     let (mut proxy, port) = proxy(&secret.keys(), &format!("address = \"127.0.0.1:{}\"", server.port));
-    proxy.allow_log("a new version cannot be used");
+    proxy.allow_log("respgate cannot use the new version");
     let tls = Tls::new(&certificates);
     let first = shown(&tls, port);
     let reloads = |outcome: &str| {

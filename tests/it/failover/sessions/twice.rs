@@ -2,10 +2,7 @@
 
 use super::*;
 
-#[test]
-fn sessions_live_through_two_failovers_in_a_row() {
-    Flavor::ALL.into_iter().for_each(twice);
-}
+on_both_servers!(sessions_live_through_two_failovers_in_a_row, twice);
 
 fn twice(flavor: Flavor) {
     let mut drill = Drill::without_writers(flavor, "");
