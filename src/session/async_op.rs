@@ -11,6 +11,7 @@ use super::hello::Hello;
 use super::turn::{AHEAD, DEPARTED_CHECK};
 use super::{Close, Session, hello, leased, refusal};
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::write;
 use crate::tenant::users::source::Source;
 use crate::tenant::users::throttle::{Attempt, AuthDecision, Throttle, TooSoon};
@@ -162,7 +163,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns the error line if the password was refused or not checked, or the user's tenant is full.
-    async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), Rc<[u8]>> {
+    async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), ErrorLine> {
         if let Some(users) = self.ctx.tenants.users() {
             return self.verify_own(users, user.unwrap_or(b"default"), password).await;
         }
@@ -170,7 +171,7 @@ impl Session {
         let user = match user.map(std::str::from_utf8).transpose() {
             Ok(user) => user,
             Err(_) => {
-                return Err(Rc::from(refusal::WRONG_PASSWORD));
+                return Err(refusal::WRONG_PASSWORD.into());
             }
         };
         let (upstream, throttle) = (self.ctx.upstream.clone(), self.ctx.tenants.throttle());
@@ -179,7 +180,7 @@ impl Session {
             decided = judge_by_upstream(&upstream, &throttle, source, user, password) => decided,
             () = self.left() => {
                 self.closing = Some(Close::Left);
-                return Err(Rc::from(CLIENT_LEFT));
+                return Err(CLIENT_LEFT.into());
             }
         };
         match decided {
@@ -187,7 +188,7 @@ impl Session {
             Ok(
                 AuthDecision::Wrong(line) | AuthDecision::Inapplicable(line) | AuthDecision::Undecided(line),
             ) => {
-                return Err(Rc::from(&*line));
+                return Err((&*line).into());
             }
             Err(too_soon) => return Err(self.refuse_password(&Refused::TooSoon(too_soon)).into()),
         }
@@ -201,13 +202,13 @@ impl Session {
 
     /// As `verify`, for a user of respgate's own. The user acts on the server under the login that is configured
     /// for it, or else under respgate's.
-    async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), Rc<[u8]>> {
+    async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), ErrorLine> {
         let source = self.source();
         let verified = tokio::select! {
             verified = users.verify(source, user, password) => verified,
             () = self.departed() => {
                 self.closing = Some(Close::Left);
-                return Err(Rc::from(CLIENT_LEFT));
+                return Err(CLIENT_LEFT.into());
             }
         };
         let user = verified.map_err(|refused| {
@@ -293,14 +294,14 @@ impl Session {
     }
 
     /// Asks the server whether `key`'s user may select its database.
-    async fn ask_to_select(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
+    async fn ask_to_select(&mut self, key: &ConnectionKey) -> Result<(), ErrorLine> {
         let upstream = self.ctx.upstream.clone();
         let (replies, share) = (self.replies.clone(), self.scheduler_share());
         tokio::select! {
-            asked = upstream.ask_to_select(key, &replies, share) => asked,
+            asked = upstream.ask_to_select(key, &replies, share) => Ok(asked?),
             () = self.left() => {
                 self.closing = Some(Close::Left);
-                Err(Rc::from(CLIENT_LEFT))
+                Err(CLIENT_LEFT.into())
             }
         }
     }
@@ -310,17 +311,17 @@ impl Session {
     ///
     /// # Errors
     /// Returns the error line if the server refused them, no primary was found in time, or the client left.
-    async fn opened(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
+    async fn opened(&mut self, key: &ConnectionKey) -> Result<(), ErrorLine> {
         let upstream = self.ctx.upstream.clone();
         let lane = upstream.lane(key);
         let client = self.client.id;
         loop {
             let deadline = match upstream.admission(&lane, self.asks(false)) {
                 Admission::Open | Admission::Full => return Ok(()),
-                Admission::Refused(line) => return Err(line),
+                Admission::Refused(line) => return Err(line.into()),
                 Admission::Expired(line) => {
                     upstream.counters.hold_expired.inc();
-                    return Err(line);
+                    return Err(line.into());
                 }
                 Admission::Held(deadline) => deadline,
             };
@@ -337,7 +338,7 @@ impl Session {
                 () = self.left() => {
                     lane.leave(client);
                     self.closing = Some(Close::Left);
-                    return Err(Rc::from(CLIENT_LEFT));
+                    return Err(CLIENT_LEFT.into());
                 }
             }
         }
@@ -386,7 +387,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns an error line if the client then belongs to a tenant that is full. The session cannot go on.
-    pub(super) fn reset(&mut self) -> Result<(), Vec<u8>> {
+    pub(super) fn reset(&mut self) -> Result<(), ErrorLine> {
         let upstream = &self.ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);

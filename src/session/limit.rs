@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::denied::permits_words;
 use super::turn::{Pause, Step, poll_timer};
 use super::{Close, Session};
+use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::tenant::figures::Counted;
 use crate::tenant::identity::{Known, Rules, TenantId};
@@ -115,7 +116,7 @@ pub(super) enum PendingCharge {
     /// The request is charged and may be handled at this time, in nanoseconds of tenant time.
     Due(u64),
     /// The request is refused with this line, once earlier replies are delivered.
-    Refused(Vec<u8>),
+    Refused(ErrorLine),
 }
 
 impl PendingCharge {
@@ -141,7 +142,7 @@ pub(super) enum Charged {
     /// It must wait.
     Waits(Pause),
     /// It is answered with this error line.
-    Refused(Vec<u8>),
+    Refused(ErrorLine),
 }
 
 impl Session {
@@ -248,7 +249,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns an error line if the tenant has reached that limit.
-    pub(super) fn take_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
+    pub(super) fn take_place(&mut self, limit: Limit) -> Result<(), ErrorLine> {
         self.member.as_mut().map_or(Ok(()), |member| member.take_place(limit))
     }
 
@@ -273,7 +274,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns an error line if that tenant has reached its limit of clients.
-    pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), Vec<u8>> {
+    pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), ErrorLine> {
         let worker_tenant = self.tenant_of(user, name);
         if self.is_in_tenant(worker_tenant.as_ref()) {
             return Ok(());
@@ -358,7 +359,7 @@ impl Session {
     }
 
     /// As [`Self::assign`], with the client's current user and name.
-    pub(super) fn reassign(&mut self) -> Result<(), Vec<u8>> {
+    pub(super) fn reassign(&mut self) -> Result<(), ErrorLine> {
         let (user, name) = (self.client.login.clone(), self.client.name.to_vec());
         self.assign(user.as_deref(), &name)
     }

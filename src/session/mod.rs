@@ -45,6 +45,7 @@ use crate::net::byte_queue::ByteQueue;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
 use crate::net::tls::handshake_error::HandshakeError;
+use crate::resp::error_line;
 use crate::resp::request::{RequestLimits, RequestScanner};
 use crate::tenant::limits::member::Member;
 use crate::tenant::policy::Policy;
@@ -395,10 +396,7 @@ impl Session {
 
     /// Answers with an error line.
     fn answer_line(&mut self, line: &[u8]) {
-        self.answer(|out| {
-            out.extend_from_slice(line);
-            out.extend_from_slice(b"\r\n");
-        });
+        self.answer(|out| error_line::write(out, line));
     }
 }
 
