@@ -114,7 +114,7 @@ fn commands_wait_within_the_hold_buffer() {
     for request in [["SET", "b", &big], ["BLPOP", &big, "0"]] {
         let refused = String::from_utf8(proxy.client().call(&request)).unwrap();
         assert!(
-            refused.starts_with("-ERR respgate: no primary to send to, and the commands that wait"),
+            refused.starts_with("-ERR respgate: no primary to send to, and waiting commands fill"),
             "{refused}"
         );
     }
