@@ -147,7 +147,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
     stopped().await?;
     tracing::info!(
         deadline_s = config.drain_timeout.as_secs(),
-        "draining: no new clients, running commands finish"
+        "draining: respgate accepts no new clients, and running commands finish"
     );
     switch.begin();
     while tasks.join_next().await.is_some() {}
@@ -293,9 +293,9 @@ async fn finish(workers: &[Worker], deadline: Duration) {
         () = drained => tracing::info!("drained"),
         () = tokio::time::sleep(deadline) => {
             let left: usize = workers.iter().map(Worker::load).sum();
-            tracing::warn!(clients = left, "the drain's deadline has passed: the remaining clients are disconnected");
+            tracing::warn!(clients = left, "drain-timeout has passed: respgate disconnects the remaining clients");
         }
-        _ = stopped() => tracing::warn!("a second signal: the remaining clients are disconnected"),
+        _ = stopped() => tracing::warn!("a second signal came: respgate disconnects the remaining clients"),
     }
 }
 
@@ -329,7 +329,7 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
             available,
             clients = shares.clients,
             connections = shares.connections,
-            "fewer files may be open than max-clients and max-connections allow together, so there are fewer clients and upstream connections at most: raise the limit (ulimit -n, LimitNOFILE=) or lower them"
+            "the limit of open files is too low for max-clients and max-connections, so respgate lowers both: raise the limit (ulimit -n, LimitNOFILE=) or lower the two keys"
         );
     }
     for upstream in &mut config.upstreams {

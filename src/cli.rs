@@ -64,16 +64,16 @@ Examples:
     export RESPGATE_UPSTREAM_PASSWORD=...
     respgate --upstream redis://db.example:6379 --upstream-user app
 
-  A managed server that wants TLS, for applications that do not speak it:
+  A managed server that requires TLS, for applications without TLS:
     respgate --upstream rediss://db.example:25061 --upstream-ca ca.crt
 
   Health and metrics for an orchestrator (/livez, /readyz, /metrics):
     respgate --config /etc/respgate.toml --admin 127.0.0.1:9121
 
-  Find every fault of a file before it is used:
+  Find every error of a file before respgate uses it:
     respgate check --config /etc/respgate.toml
 
-  Something does not connect? Dial everything for real, and be told what is wrong:
+  Find out why something does not connect:
     respgate doctor --config /etc/respgate.toml
 
 Every option has an environment variable: RESPGATE_LISTEN for --listen, \
@@ -81,9 +81,9 @@ RESPGATE_LOG_LEVEL for --log-level. An option wins over its variable, and both \
 win over the file. Next to --config, --listen adds a listener; --upstream and \
 the credentials are for the upstream named main, or for the file's only one.
 
-Exit codes: 0 ended as asked, 64 wrong arguments or configuration, 69 doctor found
+Exit codes: 0 success, 64 wrong arguments or configuration, 69 doctor found
 something broken, or status found respgate not ready, 71 the system refused
-something, as an address that is in use.";
+something, such as an address that is in use.";
 
 /// One flag. Its environment variable is `RESPGATE_` followed by its name in capitals. `sets` names
 /// the configuration key that the flag sets, written as in [`crate::config::schema`]; it is empty
@@ -133,15 +133,15 @@ const OPTIONS: [Option; 19] = [
     option!("config", "CONFIG", "FILE", WHERE, "",
         "A TOML file with any number of listeners and upstreams, and every other setting"),
     option!("upstream-user", "UPSTREAM_USER", "USER", WHO, "upstreams.*.username",
-        "Who respgate is to the server [default: the server's default user]"),
+        "The user as which respgate logs in to the server [default: the server's default user]"),
     option!("upstream-password-file", "UPSTREAM_PASSWORD_FILE", "FILE", WHO, "upstreams.*.password-file",
         "Holds the password; RESPGATE_UPSTREAM_PASSWORD may hold it instead"),
     option!("sentinel-user", "SENTINEL_USER", "USER", WHO, "upstreams.*.sentinel-username",
-        "Who respgate is to the Sentinels [default: their default user]"),
+        "The user as which respgate logs in to the Sentinels [default: their default user]"),
     option!("sentinel-password-file", "SENTINEL_PASSWORD_FILE", "FILE", WHO, "upstreams.*.sentinel-password-file",
         "Holds the password; RESPGATE_SENTINEL_PASSWORD may hold it instead"),
     option!("upstream-ca", "UPSTREAM_CA", "PATH", TLS, "upstreams.*.tls-ca",
-        "Who may have signed the server's certificate: a PEM file or a folder [default: the system's authorities]"),
+        "The authorities that may sign the server's certificate: a PEM file or a folder [default: the system's authorities]"),
     option!("upstream-server-name", "UPSTREAM_SERVER_NAME", "NAME", TLS, "upstreams.*.tls-server-name",
         "The name in the server's certificate [default: the host that is dialled]"),
     option!("tls-cert", "TLS_CERT", "FILE", TLS, "listeners.*.tls-cert",
@@ -196,14 +196,14 @@ fn with_help(command: Command) -> Command {
 /// Returns the definition of the whole command line, for parsing and for `--help`.
 pub fn command() -> Command {
     let check = Command::new("check")
-        .about("Report every fault of a configuration at once, and how to mend it")
+        .about("Report every error of a configuration at once, and how to fix it")
         .override_usage("respgate check --config FILE [OPTIONS]")
-        .after_help("Exit codes: 0 no fault (warnings are none), 64 at least one fault.");
+        .after_help("Exit codes: 0 no error (there may be warnings), 64 at least one error.");
     let hash = Command::new("hash-password")
         .about("Hash the password on standard input, for password-hash of a user")
         .after_help("As in: printf %s \"$PASSWORD\" | respgate hash-password");
     let doctor = Command::new("doctor")
-        .about("Dial everything for real, step by step, and explain what is wrong")
+        .about("Connect to everything in the configuration, and explain what is wrong")
         .override_usage("respgate doctor --config FILE [--json] [OPTIONS]\n       respgate doctor --upstream URL [--json] [OPTIONS]")
         .arg(json())
         .after_help(
@@ -229,7 +229,7 @@ pub fn command() -> Command {
                 .hide_env(true)
                 .value_name("FILE")
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("The file that it runs with"),
+                .help("The configuration file of the running respgate"),
         )
         .arg(json())
         .after_help("Exit codes: 0 it is ready, 64 wrong arguments, 69 it is not ready, or does not answer.");

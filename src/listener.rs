@@ -212,11 +212,11 @@ impl Listener {
                 Ok(accepted) => listener.clone().admit(accepted, &workers).await,
                 // A client that left before the accept is no reason to make others wait.
                 Err(error) if !exhausted(&error) => {
-                    tracing::debug!(listener = listener.name, %error, "a client left at once")
+                    tracing::debug!(listener = listener.name, %error, "a client closed the connection before respgate served it")
                 }
                 Err(error) => {
                     if listener.may_warn() {
-                        tracing::warn!(listener = listener.name, %error, "a client could not be accepted; if descriptors ran out, raise the limit (ulimit -n) or lower max-clients");
+                        tracing::warn!(listener = listener.name, %error, "respgate could not accept a client; if file descriptors ran out, raise the limit (ulimit -n) or lower max-clients");
                     }
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
@@ -303,10 +303,10 @@ impl Listener {
                             self.hand_over(client, guard, &workers).await;
                         }
                         Err(error @ proxy_protocol::HeaderError::Nothing) => {
-                            tracing::debug!(listener = self.name, from = %ends.source, fault = %error, "a proxy left");
+                            tracing::debug!(listener = self.name, from = %ends.source, %error, "a load balancer closed the connection before the PROXY header");
                         }
                         Err(error) if self.may_warn() => {
-                            tracing::warn!(listener = self.name, from = %ends.source, fault = %error, "a connection is closed: proxy-protocol trusts its network to say where clients come from");
+                            tracing::warn!(listener = self.name, from = %ends.source, %error, "respgate closed a connection without a valid PROXY header: proxy-protocol names its network; make the load balancer send the header, or remove the network from the key");
                         }
                         Err(_) => {}
                     }
@@ -324,7 +324,7 @@ impl Listener {
             tracing::warn!(
                 listener = self.name,
                 clients = self.capacity.limit,
-                "clients are turned away: the other file descriptors are kept for upstream connections and the admin listener; raise the limit (ulimit -n, LimitNOFILE=)"
+                "respgate refuses clients: it keeps the remaining file descriptors for upstream connections and the admin listener; raise the limit (ulimit -n, LimitNOFILE=)"
             );
         }
         Some(own.and(of_process?))
@@ -353,7 +353,7 @@ impl Listener {
                 listener = self.name,
                 from = client.peer,
                 refused = refused_since_warning,
-                "connections are refused: one source opens more than connects-per-second; if many clients share its address, raise that or add it to connects-exempt"
+                "respgate refuses connections: one source opens more than connects-per-second; if many clients share its address, raise connects-per-second or add the address to connects-exempt"
             );
         }
         self.send_line(client.socket, TOO_MANY);
@@ -383,7 +383,10 @@ impl Listener {
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(accepted).await
         {
-            tracing::error!(listener = self.name, "a worker has ended; its clients are turned away");
+            tracing::error!(
+                listener = self.name,
+                "a worker has ended: respgate refuses its clients; restart respgate, and report this"
+            );
         }
     }
 }

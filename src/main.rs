@@ -169,7 +169,7 @@ fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(
             thread = std::thread::current().name(),
-            "respgate ends at once because of a fault of its own, please report it: {panic}"
+            "respgate ends at once because of a bug; please report it: {panic}"
         );
         std::process::abort()
     }));

@@ -47,7 +47,7 @@ pub fn on_hangup() -> std::io::Result<Arc<Notify>> {
         let asked = asked.clone();
         async move {
             while hangups.recv().await.is_some() {
-                tracing::info!("SIGHUP: the configuration is read again");
+                tracing::info!("SIGHUP: respgate reads the configuration again");
                 asked.notify_one();
             }
         }
@@ -112,13 +112,13 @@ impl ReloadState {
         if changes.any_at_once() {
             self.config.take_over(next);
             self.apply().await;
-            tracing::info!(%changes, "the configuration has changed, and is in force");
+            tracing::info!(%changes, "the new configuration is in force");
         }
         if !changes.restart.is_empty() && self.tally.outcomes().restart[..] != changes.restart[..] {
             let keys = changes.restart.join(", ");
             tracing::warn!(
                 keys,
-                "the configuration has changes that need a restart: until then these keys stay as they were"
+                "changed keys need a restart: until then respgate keeps their former values"
             );
         }
         self.tally.postponed(&changes.restart);

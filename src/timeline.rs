@@ -146,11 +146,11 @@ impl Timelines {
     }
 
     /// Adds the numbers of resent commands, unknown outcomes and moved sessions.
-    pub fn settled(&self, resent: u64, unknown: u64, transplanted: u64) {
+    pub fn settled(&self, resent: u64, unknown: u64, migrated: u64) {
         if let Some(open) = &mut self.lock().open {
             open.line.resent += resent;
             open.line.unknown += unknown;
-            open.line.transplanted += transplanted;
+            open.line.migrated += migrated;
         }
     }
 
@@ -240,7 +240,7 @@ impl Open {
             clients_held: 0,
             resent: 0,
             unknown: 0,
-            transplanted: 0,
+            migrated: 0,
         };
         Self { since: Instant::now(), left: current.generation, announced: false, line }
     }

@@ -310,7 +310,7 @@ fn receive(client: AcceptedClient, listeners: &[Rc<ListenerContext>], load: &Arc
     };
     match stream {
         Ok(stream) => listener.accept(stream, origin, (guard, session_guard)),
-        Err(error) => tracing::warn!(%error, "a client could not be taken over"),
+        Err(error) => tracing::warn!(%error, "a worker could not take over a client's connection"),
     }
 }
 

@@ -259,7 +259,7 @@ async fn each_misconfiguration_has_its_own_outage() {
     assert!(known(&mut believed, |_| true).await.server.is_none());
 
     for (mut wrong, expected) in [
-        (start("mymaster", None, None), "wants a password (NOAUTH"),
+        (start("mymaster", None, None), "requires a password (NOAUTH"),
         (start("mymaster", password("x"), None), "refuses the user or password (WRONGPASS"),
         (start("mymaster", password("sentinelpw"), password("x")), "check the upstream's user and password"),
     ] {
@@ -280,7 +280,8 @@ async fn each_misconfiguration_has_its_own_outage() {
             Dialers::default(),
         )
     };
-    for (port, expected) in [(free_port(), "check that a server listens"), (primary.port, "wants a password")]
+    for (port, expected) in
+        [(free_port(), "check that a server listens"), (primary.port, "requires a password")]
     {
         let mut lost = elsewhere(port);
         let outage = unknown(&mut lost, |outage| *outage != Outage::Starting).await.to_string();

@@ -77,7 +77,7 @@ impl Admin {
             match listener.accept().await {
                 Ok((stream, _)) => connections.add(|activity| admin.clone().converse(stream, activity)).await,
                 Err(error) => {
-                    tracing::warn!(%error, "an admin connection could not be accepted");
+                    tracing::warn!(%error, "respgate could not accept an admin connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -114,7 +114,9 @@ impl Admin {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
             None => {
-                tracing::debug!("an admin connection was closed: its peer did not take an answer in time")
+                tracing::debug!(
+                    "respgate closed an admin connection: the peer did not read an answer in time"
+                )
             }
         }
     }
@@ -179,16 +181,16 @@ impl Admin {
             }
         }
         for tally in self.sources.reloads.all() {
-            let (Tally { what, of, .. }, outcomes) = (&tally, tally.outcomes());
+            let (Tally { kind, name, .. }, outcomes) = (&tally, tally.outcomes());
             if !outcomes.restart.is_empty() {
                 let keys = outcomes.restart.join(", ");
-                body.push_str(&format!("{of}: the newest {what} needs a restart for {keys}\n"));
+                body.push_str(&format!("{name}: the newest {kind} needs a restart for {keys}\n"));
             }
             if let Some(stuck) = outcomes.stuck {
-                body.push_str(&format!("{of}: changes of its {what} are not seen: {stuck}\n"));
+                body.push_str(&format!("{name}: respgate does not see changes of its {kind}: {stuck}\n"));
             }
             if let Some(error) = outcomes.error {
-                body.push_str(&format!("{of}: the newest {what} cannot be used: {error}\n"));
+                body.push_str(&format!("{name}: respgate cannot use the newest {kind}: {error}\n"));
             }
         }
         for store in self.sources.stores.all() {

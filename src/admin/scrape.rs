@@ -6,16 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use metrics::Label;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::registry::{
-    BUFFERED, BUILD, FALLBACKS, LINES_SUPPRESSED, MetricsRegistry, RATES_SHARED, USER_REFUSED, labels,
-};
-use super::security::TlsStatus;
+use super::registry::MetricsRegistry;
 use super::sources::{Sources, View};
-use crate::metrics::{FIGURES, Kind, Snapshot};
+use crate::metrics::counters::FIGURES;
+use crate::metrics::{Snapshot, declared};
 use crate::net::tls::accept::Handshakes;
 use crate::poll_meter::PollFigures;
 use crate::tenant::figures::Counted;
@@ -48,7 +45,7 @@ struct Text {
 
 impl MetricsEndpoint {
     pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
-        let registry = Mutex::new(Arc::new(new_registry(0)));
+        let registry = Mutex::new(Arc::new(MetricsRegistry::new(0)));
         Self { upstreams, sources, registry, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
     }
 
@@ -57,7 +54,7 @@ impl MetricsEndpoint {
     fn registry(&self, version: u64) -> Arc<MetricsRegistry> {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         if registry.version != version {
-            *registry = Arc::new(new_registry(version));
+            *registry = Arc::new(MetricsRegistry::new(version));
         }
         registry.clone()
     }
@@ -122,16 +119,13 @@ impl MetricsEndpoint {
         }
         let registry = self.registry(tenants.version);
         for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
-            for (figure, value) in FIGURES.iter().zip(sum) {
-                registry.publish(figure.name, figure.kind, labels(name, figure.label), value);
-            }
+            registry.publish_counters(name, &sum);
             registry.publish_topology(name, &topology.borrow());
             registry.publish_failovers(name, timelines);
             for user in tenants.users.iter().flat_map(|users| users.all()) {
                 if let Some(login) = user.login(name) {
-                    let mut labels = labels(name, None);
-                    labels.push(Label::new("user", user.name.clone()));
-                    registry.publish(USER_REFUSED, Kind::Gauge, labels, login.refusal().is_some().into());
+                    let refused = login.refusal().is_some().into();
+                    registry.publish(&declared::USER_AUTH_REFUSED, [name, &user.name], refused);
                 }
             }
         }
@@ -141,26 +135,17 @@ impl MetricsEndpoint {
         for store in self.sources.stores.all() {
             let status = store.status();
             let shared = status.error.is_none().into();
-            registry.publish(RATES_SHARED, Kind::Gauge, labels(&store.upstream, None), shared);
-            registry.publish(FALLBACKS, Kind::Counter, labels(&store.upstream, None), status.fallbacks);
+            registry.publish(&declared::RATES_SHARED, [&store.upstream], shared);
+            registry.publish(&declared::RATE_FALLBACKS, [&store.upstream], status.fallbacks);
         }
         registry.publish_reloads(&self.sources.reloads.all());
         for ((module, level), count) in self.sources.logs.suppressed() {
-            let labels = vec![Label::new("module", module), Label::new("level", level)];
-            registry.publish(LINES_SUPPRESSED, Kind::Counter, labels, count);
+            registry.publish(&declared::LOG_LINES_SUPPRESSED, [module, level], count);
         }
-        let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
-        registry.publish(BUILD, Kind::Gauge, version, 1);
+        registry.publish(&declared::BUILD_INFO, [env!("CARGO_PKG_VERSION")], 1);
         self.sources.security.publish(&registry, &handshakes);
-        registry.publish(BUFFERED, Kind::Gauge, Vec::new(), buffered);
+        registry.publish(&declared::BUFFERED_BYTES, [], buffered);
         registry.publish_polls(&polls);
         registry.render()
     }
-}
-
-/// Creates a registry that describes every metric.
-fn new_registry(version: u64) -> MetricsRegistry {
-    let registry = MetricsRegistry::new(version);
-    TlsStatus::describe(&registry);
-    registry
 }

@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::report::{Place, Report, suggestion};
-use super::schema::entry::{Table, known_keys};
+use super::schema::entry::{Table, known_keys, renamed_keys};
 use super::setting::Setting;
 use super::value::{Value, shown};
 
@@ -54,13 +54,15 @@ pub struct Section<'a> {
     place: Place,
     path: String,
     known: Vec<String>,
+    /// The deprecated names of keys, each with the name to use.
+    renamed: Vec<(String, String)>,
 }
 
 impl<'a> Section<'a> {
     /// Returns the document's outermost table. `schema` declares all tables of a document.
     pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>, schema: &'static [Table]) -> Self {
-        let known = known_keys(schema, "");
-        Self { source, table, schema, place: source.place(0, ""), path: String::new(), known }
+        let (known, renamed) = (known_keys(schema, ""), renamed_keys(schema, ""));
+        Self { source, table, schema, place: source.place(0, ""), path: String::new(), known, renamed }
     }
 
     /// Returns where the table begins.
@@ -71,7 +73,7 @@ impl<'a> Section<'a> {
     /// Reads one setting and reports an error in it.
     pub fn read<T: Value>(&self, key: &str, report: &mut Report) -> Setting<T> {
         debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
-        match self.table.get(key) {
+        match self.value(key) {
             Some(value) => self.parse(value, self.key(key), report),
             None => Setting::Absent,
         }
@@ -95,7 +97,7 @@ impl<'a> Section<'a> {
         element: impl Fn(&str) -> Result<T, String>,
         report: &mut Report,
     ) -> Setting<Vec<T>> {
-        match self.table.get(key) {
+        match self.value(key) {
             Some(value) if matches!(value.get_ref(), DeValue::Array(elements) if elements.is_empty()) => {
                 Setting::Given(Vec::new(), self.source.place(value.span().start, self.key(key)))
             }
@@ -115,7 +117,7 @@ impl<'a> Section<'a> {
         element: impl Fn(&DeValue<'_>) -> Result<T, String>,
         report: &mut Report,
     ) -> Setting<Vec<T>> {
-        let Some(value) = self.table.get(key) else { return Setting::Absent };
+        let Some(value) = self.value(key) else { return Setting::Absent };
         let place = self.source.place(value.span().start, self.key(key));
         let DeValue::Array(elements) = value.get_ref() else {
             report.error(&place, format!("is not a list; write it like {example}"));
@@ -148,7 +150,7 @@ impl<'a> Section<'a> {
         to: impl Fn(&str) -> Result<V, String>,
         report: &mut Report,
     ) -> Setting<Vec<(K, V)>> {
-        let Some(value) = self.table.get(key) else { return Setting::Absent };
+        let Some(value) = self.value(key) else { return Setting::Absent };
         let place = self.source.place(value.span().start, self.key(key));
         let DeValue::Table(table) = value.get_ref() else {
             report.error(&place, format!("is not a table; write it like {key} = {{ \"from\" = \"to\" }}"));
@@ -169,6 +171,12 @@ impl<'a> Section<'a> {
         if pairs.len() == table.len() { Setting::Given(pairs, place) } else { Setting::Invalid }
     }
 
+    /// Returns the value of a key, under its name or its deprecated name.
+    fn value(&self, key: &str) -> Option<&Spanned<DeValue<'a>>> {
+        let former = || self.renamed.iter().find(|(_, name)| name == key).map(|(former, _)| former.as_str());
+        self.table.get(key).or_else(|| self.table.get(former()?))
+    }
+
     /// Returns true if the schema has a key of this name in the table.
     fn knows(&self, key: &str) -> bool {
         self.known.iter().any(|known| known == key)
@@ -179,20 +187,22 @@ impl<'a> Section<'a> {
     pub fn section(&self, key: &str, report: &mut Report) -> Option<Section<'a>> {
         debug_assert!(self.knows(key), "{key} is not in the schema of {}", self.path);
         let (name, value) = self.table.get_key_value(key)?;
-        self.enter(name.span().start, value, self.key(key), known_keys(self.schema, key), report)
+        let names = (known_keys(self.schema, key), renamed_keys(self.schema, key));
+        self.enter(name.span().start, value, self.key(key), names, report)
     }
 
     /// Returns the named tables under a key, such as `[listeners.app]`, in the order of the file.
     pub fn sections(&self, key: &str, report: &mut Report) -> Vec<(String, Section<'a>)> {
         let Some(parent) = self.section(key, report) else { return Vec::new() };
-        let known = known_keys(self.schema, &format!("{key}.*"));
+        let kind = format!("{key}.*");
+        let names = (known_keys(self.schema, &kind), renamed_keys(self.schema, &kind));
         let mut children: Vec<_> = parent.table.iter().collect();
         children.sort_by_key(|(name, _)| name.span().start);
         let mut sections = Vec::new();
         for (name, value) in children {
             let path = format!("{key}.{}", name.get_ref());
             let start = name.span().start;
-            let Some(section) = self.enter(start, value, path, known.clone(), report) else { continue };
+            let Some(section) = self.enter(start, value, path, names.clone(), report) else { continue };
             if !is_name(name.get_ref()) {
                 report.error(
                     &section.place,
@@ -205,10 +215,25 @@ impl<'a> Section<'a> {
     }
 
     /// Reports the keys that the schema does not allow in this table, and the tables that they
-    /// belong to.
+    /// belong to. Warns of deprecated names.
     pub fn refuse_unknown_keys(&self, report: &mut Report) {
         for (name, _) in self.table.iter().filter(|(name, _)| !self.knows(name.get_ref())) {
             let name_text = name.get_ref().as_ref();
+            if let Some((_, new)) = self.renamed.iter().find(|(former, _)| former == name_text) {
+                let place = self.source.place(name.span().start, self.key(name_text));
+                if self.table.contains_key(new.as_str()) {
+                    report.error(
+                        &place,
+                        format!("is the deprecated name of {new}, which is given too; remove it"),
+                    );
+                } else {
+                    report.warn(
+                        &place,
+                        format!("is a deprecated name, which the next version refuses; write {new}"),
+                    );
+                }
+                continue;
+            }
             let homes: Vec<String> = self
                 .schema
                 .iter()
@@ -221,9 +246,7 @@ impl<'a> Section<'a> {
             let hint = if name_text == "password" && self.knows("password-hash") {
                 "; write password-hash, of: respgate hash-password".into()
             } else if name_text.ends_with("password") {
-                format!(
-                    "; write {name_text}-file or {name_text}-env: passwords do not stand in the file itself"
-                )
+                format!("; write {name_text}-file or {name_text}-env: the file itself may not hold passwords")
             } else if !near.is_empty() {
                 near
             } else if !homes.is_empty() {
@@ -241,13 +264,13 @@ impl<'a> Section<'a> {
         start: usize,
         value: &'a Spanned<DeValue<'a>>,
         path: String,
-        known: Vec<String>,
+        (known, renamed): (Vec<String>, Vec<(String, String)>),
         report: &mut Report,
     ) -> Option<Section<'a>> {
         let place = self.source.place(start, path.clone());
         match value.get_ref() {
             DeValue::Table(table) => {
-                Some(Section { source: self.source, table, schema: self.schema, place, path, known })
+                Some(Section { source: self.source, table, schema: self.schema, place, path, known, renamed })
             }
             other => {
                 let what = if matches!(other, DeValue::Array(_)) { "a list" } else { "a value" };

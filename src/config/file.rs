@@ -70,7 +70,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
         let rest = text.get(span.start..).unwrap_or_default();
         let message = match error.message() {
             "duplicate key" => {
-                format!("{} stands here a second time", text.get(span.clone()).unwrap_or("a key"))
+                format!("{} is set here a second time", text.get(span.clone()).unwrap_or("a key"))
             }
             message if message.starts_with("string values must be quoted") => {
                 match rest.starts_with(['\n', '\r']) {
@@ -136,6 +136,6 @@ mod tests {
         let lines: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
         assert_eq!(lines[0], "x.toml:1:10: a value is missing after the =");
         assert!(lines[1].starts_with("x.toml:2:5: "), "{lines:?}");
-        assert_eq!(lines.last().unwrap(), "x.toml:7:1: max-args stands here a second time");
+        assert_eq!(lines.last().unwrap(), "x.toml:7:1: max-args is set here a second time");
     }
 }

@@ -143,6 +143,34 @@ fn a_flag_wins_over_the_environment_and_both_over_the_file() {
 }
 
 #[test]
+fn a_deprecated_key_works_with_a_warning_that_names_the_new_one() {
+    let upstream = "[upstreams.main]\nurl = \"redis://db\"\n";
+    let folder = folder(&[("x.toml", &format!("{upstream}lease-wait = \"7s\"\n"))]);
+    let path = folder.path().join("x.toml");
+    let (config, report) = load_with(Some(&path), &[], &[]);
+    let config = config.unwrap_or_else(|| panic!("{report}"));
+    assert_eq!(config.upstreams[0].config.lease_timeout, Duration::from_secs(7));
+    let warnings: Vec<_> = report.warnings.iter().map(ToString::to_string).collect();
+    let expected = "3: upstreams.main.lease-wait: is a deprecated name, which the next version refuses; write lease-timeout";
+    assert_eq!(warnings, [format!("{}:{expected}", path.display())]);
+
+    // The new name in its place changes nothing.
+    let renamed = loaded(&format!("{upstream}lease-timeout = \"7s\"\n"), &[], &[]);
+    assert_eq!(config.written.differences(&renamed.written), Vec::<String>::new());
+
+    // A value is checked as under the new name.
+    let wrong = errors(&format!("{upstream}lease-wait = 7\n"), &[], &[]);
+    assert!(wrong.contains("x.toml:3: upstreams.main.lease-timeout: "), "{wrong}");
+
+    let both = format!("{upstream}lease-timeout = \"7s\"\nlease-wait = \"7s\"\n");
+    let both = errors(&both, &[], &[]);
+    assert!(
+        both.contains("x.toml:4: upstreams.main.lease-wait: is the deprecated name of lease-timeout"),
+        "{both}"
+    );
+}
+
+#[test]
 fn an_empty_password_variable_is_unset() {
     let config = loaded("", &[("upstream", "redis://db")], &[(UPSTREAM_PASSWORD, "")]);
     assert!(config.upstreams[0].account.is_none());

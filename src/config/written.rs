@@ -6,6 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use toml::de::{DeTable, DeValue};
 
+use super::schema::TABLES;
+use super::schema::entry::{kind_of, renamed_keys};
+
 /// Number of parts of the longest recorded key, such as `listeners.app.address`. Deeper keys count
 /// as parts of a value.
 const DEPTH: usize = 3;
@@ -44,8 +47,11 @@ fn is_in(key: &str, table: &str) -> bool {
 }
 
 fn gather(table: &DeTable<'_>, path: &str, depth: usize, keys: &mut BTreeMap<String, u64>) {
+    let renamed = renamed_keys(&TABLES, &kind_of(path));
     for (name, value) in table {
         let name = name.get_ref();
+        // A deprecated name counts as the name to use, so that renaming a key changes nothing.
+        let name = renamed.iter().find(|(former, _)| former == name).map_or(name.as_ref(), |(_, new)| new);
         let key = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
         match value.get_ref() {
             DeValue::Table(inner) if depth < DEPTH => {

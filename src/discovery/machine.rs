@@ -397,11 +397,11 @@ fn operator_message(news: AddressNews) -> Action {
     match news {
         AddressNews::Switched(address, former) => Action::Inform(format!(
             "{address} leads to another node than before, or the server there has restarted: connections to the \
-             former one (run_id {former}) are cut"
+             former one (run_id {former}) are closed"
         )),
         AddressNews::Alternates(address) => Action::Warn(format!(
             "{address} leads to several nodes in turn, each of which says that it is a primary: clients see different \
-             data, and connections are cut at most once a minute; name an address that leads to one primary"
+             data; respgate closes connections at most once a minute; use an address that leads to one primary"
         )),
     }
 }

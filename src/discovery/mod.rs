@@ -298,7 +298,7 @@ impl Driver {
             }
             Topology::Unknown(outage) => tracing::warn!("no primary: {outage}"),
             Topology::Failing(primary, sign) => {
-                tracing::info!(address = %primary.address, %sign, "failover: commands are held");
+                tracing::info!(address = %primary.address, %sign, "failover: respgate holds commands");
             }
             Topology::Known(primary) => tracing::info!(
                 address = %primary.address,

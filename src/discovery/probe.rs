@@ -58,7 +58,7 @@ pub(super) async fn probe(
         let silent = greeted.role.is_none();
         logged.admitted.store(true, Ordering::Relaxed);
         if !logged.role_denied.swap(silent, Ordering::Relaxed) && silent {
-            tracing::warn!(%address, "the server's ACL allows neither ROLE nor INFO to respgate's user, so whether this node is the primary is not checked; allow +role");
+            tracing::warn!(%address, "the server's ACL allows respgate's user neither ROLE nor INFO, so respgate cannot check that this node is a primary; allow +role");
         }
     }
     // With TLS 1.3 a server refuses the client's certificate only after the handshake.
@@ -106,7 +106,7 @@ impl LoggedProbes {
             return Finding::Unreachable(why);
         }
         if self.admitted.swap(false, Ordering::Relaxed) {
-            tracing::warn!("no new connection can be made, and those that are open stay: {why}");
+            tracing::warn!("respgate cannot open new connections and keeps the open ones: {why}");
         }
         Finding::AuthRejected(Outage::Unverified(why))
     }
@@ -204,7 +204,7 @@ fn finding_of(address: &Address, result: Result<Greeted, GreetError>, authentica
                 "raise its `maxclients`, or lower the connections made to it"
             };
             let said = line.escape_ascii();
-            Finding::AuthRejected(Outage::Unverified(format!("{address} turns us away: {said}; {remedy}")))
+            Finding::AuthRejected(Outage::Unverified(format!("{address} refuses respgate: {said}; {remedy}")))
         }
         Err(error) => Finding::Unreachable(format!("{address}: {error}")),
     }

@@ -213,7 +213,7 @@ impl Follower {
         let code = line.split(|byte| *byte == b' ').next().unwrap_or_default();
         match code {
             b"NOAUTH" => SentinelError::Refused(format!(
-                "Sentinel {address} wants a password ({said}); give the Sentinels' own, which may differ from the \
+                "Sentinel {address} requires a password ({said}); give the Sentinels' own, which may differ from the \
                  primary's"
             )),
             b"WRONGPASS" => SentinelError::Refused(format!(

@@ -126,7 +126,7 @@ fn agreement_finding(
         Finding::warning(
             Step::Agreement,
             seen,
-            "mend the silent ones: the next failure may leave no majority",
+            "fix the Sentinels that do not answer: the next failure may leave no majority",
         )
     } else if total < 3 {
         let seen = format!(
@@ -176,8 +176,8 @@ fn quorum(answers: &[(&Address, &Answer)], total: usize) -> Option<Finding> {
         answers.iter().find_map(|(sentinel, answer)| Some((sentinel, answer.no_quorum.as_ref()?)))?;
     Some(Finding::warning(
         Step::Agreement,
-        format!("a failover would fail for want of Sentinels that see each other: {sentinel} says {reason}"),
-        "start the missing Sentinels, or mend the network between them (port 26379, both ways)",
+        format!("a failover would fail because too few Sentinels see each other: {sentinel} says {reason}"),
+        "start the missing Sentinels, or fix the network between them (port 26379, both ways)",
     ))
 }
 
@@ -227,7 +227,7 @@ fn replicas(answers: &[(&Address, &Answer)], chosen: &Claim) -> (Option<Finding>
         ([], _) => Finding::warning(
             Step::Replicas,
             "no replica could take over",
-            "mend one of these; INFO replication there and on the primary shows both ends of the link",
+            "fix one of these; INFO replication there and on the primary shows both ends of the link",
         ),
         (_, []) => Finding::ok(
             Step::Replicas,
@@ -240,7 +240,7 @@ fn replicas(answers: &[(&Address, &Answer)], chosen: &Claim) -> (Option<Finding>
         _ => Finding::warning(
             Step::Replicas,
             format!("{} of {} replicas could take over", fit.len(), replicas.len()),
-            "mend the others, or let the Sentinels forget those that are gone for good: SENTINEL RESET NAME, on one \
+            "fix the others, or let the Sentinels forget those that are gone for good: SENTINEL RESET NAME, on one \
              after the other",
         ),
     };

@@ -87,7 +87,7 @@ fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
         }
         Answer::Refused(line) => refusal(peer, &line),
         Answer::Tls => broken(
-            "the port speaks TLS, and respgate is told to speak plain text".into(),
+            "the port speaks TLS, but respgate is configured to speak plain text".into(),
             match peer.kind {
                 Kind::Server => {
                     "use rediss:// instead of redis:// (with Sentinels rediss-sentinel://), or the server's \
@@ -106,7 +106,7 @@ fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
              TLS); look at its log",
         ),
         Answer::Silent => broken(
-            format!("the {what} accepted the connection and then said nothing"),
+            format!("the {what} accepted the connection and then sent nothing"),
             "it may hang or be stopped, or be busy with one long command (its log and `redis-cli --latency` there tell), \
              or something that is no Valkey or Redis listens on that port",
         ),
@@ -145,7 +145,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             Finding::warning(
                 Step::Login,
                 format!(
-                    "the {what} wants a password and respgate has none; clients bring their own ({answer})"
+                    "the {what} requires a password and respgate has none; clients bring their own ({answer})"
                 ),
                 format!(
                     "nothing, if that is meant; the steps below need a login: {user_key} and {password_key} give \
@@ -155,7 +155,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             Admission::Waiting,
         ),
         b"NOAUTH" => broken(
-            format!("the {what} wants a password, and none is configured ({answer})"),
+            format!("the {what} requires a password, and none is configured ({answer})"),
             if peer.kind == Kind::Server {
                 format!(
                     "set {user_key} and {password_key}; or, if every client sends AUTH itself, client-auth = \

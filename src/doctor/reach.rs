@@ -31,7 +31,7 @@ pub(super) async fn reach(peer: &Peer) -> (Vec<Finding>, Option<Channel>) {
     };
     if let Some(why) = &peer.no_password {
         let remedy =
-            "mend the program that is to print the password: run it by hand, as the user that runs respgate";
+            "fix the program that prints the password: run it by hand, as the user that runs respgate";
         findings.push(Finding::broken(Step::Login, format!("there is no password: {why}"), remedy));
         return (findings, None);
     }

@@ -51,7 +51,7 @@ fn unknown_role(peer: &Peer, reply: &Value) -> Finding {
                          and notices a demotion only by refused writes";
     match reply.error() {
         Some(line) if code(line) == b"NOPERM" || line.starts_with(b"ERR unknown command") => {
-            Finding::warning(Step::Role, "cannot be told: the user may run neither ROLE nor INFO", ALLOW)
+            Finding::warning(Step::Role, "is unknown: the user may run neither ROLE nor INFO", ALLOW)
         }
         Some(line) => {
             let seen = format!("asked for its role, it answers: {}", quoted(line, peer.credentials.as_ref()));

@@ -58,8 +58,8 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
             }
             b"MISCONF" => {
                 return broken(
-                    format!("it refuses writes, since it cannot save its data ({answer})"),
-                    "on the server: free disk space or mend the folder of its `dir` (its log says which), then BGSAVE; \
+                    format!("it refuses writes because it cannot save its data ({answer})"),
+                    "on the server: free disk space or fix the folder of its `dir` (its log says which), then BGSAVE; \
                      as a stopgap CONFIG SET stop-writes-on-bgsave-error no",
                 );
             }

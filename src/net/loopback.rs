@@ -12,7 +12,7 @@ pub fn use_reno<'a>(socket: impl Into<SockRef<'a>>, peer: SocketAddr) {
     if peer.ip().to_canonical().is_loopback() {
         #[cfg(target_os = "linux")]
         if let Err(error) = socket.into().set_tcp_congestion(b"reno") {
-            tracing::debug!(%error, "congestion control of a loopback connection could not be chosen");
+            tracing::debug!(%error, "respgate could not set the congestion control of a loopback connection");
         }
     }
 }

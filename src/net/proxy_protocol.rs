@@ -37,16 +37,16 @@ pub struct Ends {
 #[derive(Debug, Error)]
 pub enum HeaderError {
     /// The peer closed the connection before it sent a byte, as health checks do.
-    #[error("it closed before it sent anything")]
+    #[error("the peer closed the connection before it sent anything")]
     Nothing,
     /// The first bytes are not a header.
-    #[error("what it sent does not begin with a PROXY header")]
+    #[error("the peer's first bytes are not a PROXY header")]
     Other,
     /// The header has no end, or violates the protocol.
-    #[error("its PROXY header is malformed: {0}")]
+    #[error("the PROXY header is malformed: {0}")]
     Malformed(String),
     /// The header did not arrive in time.
-    #[error("no PROXY header came within 5 s")]
+    #[error("the peer sent no PROXY header within 5 s")]
     Late,
     /// The connection failed.
     #[error("{0}")]

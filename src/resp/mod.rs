@@ -1,6 +1,7 @@
 //! The RESP protocol: the scanner of requests, the scanner of replies, and the client of the control plane.
 
 pub mod control;
+pub mod error_line;
 pub mod greeting;
 pub mod pubsub;
 pub mod reply;

@@ -54,7 +54,7 @@ pub enum ReplyError {
     #[error("CRLF is missing")]
     Crlf,
     /// A push occurs inside a reply.
-    #[error("a push stands inside a reply")]
+    #[error("a push is nested in a reply")]
     NestedPush,
     /// Aggregates are nested deeper than the caller of [`ReplyScanner::scan_seen`] allows.
     #[error("a reply is nested too deep")]

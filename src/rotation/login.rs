@@ -227,7 +227,7 @@ impl Login {
             status.unlogged += 1;
             if !silent {
                 let times = std::mem::take(&mut status.unlogged);
-                tracing::error!(%server, user = credentials.user(), error = %line.escape_ascii(), times, "the server refuses {}; it is tried again now and then: check the password's file, variable or command, and the server's ACL", self.principal);
+                tracing::error!(%server, user = credentials.user(), error = %line.escape_ascii(), times, "the server refuses {}; respgate tries again at growing intervals: check the password's file, variable or command, and the server's ACL", self.principal);
                 status.logged = Some(Instant::now());
             }
             status.refusal = Some(refusal);

@@ -105,14 +105,14 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
         };
         if piped {
             if prompted {
-                tracing::info!(what = tally.what, of = %tally.of, "it came through a pipe, which cannot be read again");
+                tracing::info!(kind = tally.kind, name = %tally.name, "respgate cannot read this again: it came through a pipe");
             }
             continue;
         }
         let Some(digest) = reader.digest(prompted).await else { continue };
         if !changes.worth_loading(digest) {
             if prompted {
-                tracing::info!(what = tally.what, of = %tally.of, "nothing has changed");
+                tracing::info!(kind = tally.kind, name = %tally.name, "nothing has changed");
             }
             continue;
         }

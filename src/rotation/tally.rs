@@ -10,9 +10,9 @@ use crate::files::Stuck;
 #[derive(Clone, Debug)]
 pub struct Tally {
     /// The kind of the set: `password`, `certificates`.
-    pub what: &'static str,
+    pub kind: &'static str,
     /// What the set belongs to, as the configuration names it: `upstreams.main`.
-    pub of: Arc<str>,
+    pub name: Arc<str>,
     outcomes: watch::Sender<Outcomes>,
 }
 
@@ -58,8 +58,8 @@ pub struct Outcomes {
 
 impl Tally {
     /// Creates a tally without changes.
-    pub fn new(what: &'static str, of: impl Into<Arc<str>>) -> Self {
-        Self { what, of: of.into(), outcomes: watch::channel(Outcomes::default()).0 }
+    pub fn new(kind: &'static str, name: impl Into<Arc<str>>) -> Self {
+        Self { kind, name: name.into(), outcomes: watch::channel(Outcomes::default()).0 }
     }
 
     /// Returns the results of all changes so far.
@@ -69,7 +69,7 @@ impl Tally {
 
     /// Notes that a new set is in use.
     pub fn replaced(&self) {
-        tracing::info!(what = self.what, of = %self.of, "a new version is used from now on");
+        tracing::info!(kind = self.kind, name = %self.name, "respgate uses the new version from now on");
         self.outcomes.send_modify(|outcomes| {
             outcomes.replaced += 1;
             outcomes.error = None;
@@ -86,7 +86,7 @@ impl Tally {
             outcomes.error = Some(why.into());
         });
         if !logged {
-            tracing::error!(what = self.what, of = %self.of, why, "a new version cannot be used; what was used before stays");
+            tracing::error!(kind = self.kind, name = %self.name, why, "respgate cannot use the new version and keeps the former one");
         }
     }
 
@@ -102,14 +102,14 @@ impl Tally {
             changed = outcomes.stuck.replace(stuck.to_string().into()).is_none();
         });
         if changed {
-            tracing::error!(what = self.what, of = %self.of, %stuck, "a file cannot be read; what was used before stays");
+            tracing::error!(kind = self.kind, name = %self.name, %stuck, "respgate cannot read a file and keeps the former version");
         }
     }
 
     /// Notes that no read is stuck any longer.
     pub(super) fn unstuck(&self) {
         if self.outcomes.send_if_modified(|outcomes| outcomes.stuck.take().is_some()) {
-            tracing::info!(what = self.what, of = %self.of, "a file that could not be read can be read again");
+            tracing::info!(kind = self.kind, name = %self.name, "respgate can read the file again");
         }
     }
 

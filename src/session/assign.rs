@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::Session;
 use super::close::Close;
 use super::denied::permits_words;
+use crate::resp::error_line::ErrorLine;
 use crate::tenant::WorkerTenant;
 use crate::tenant::identity::{Known, TenantId};
 use crate::tenant::limits::member::Member;
@@ -15,7 +16,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns an error line if that tenant has reached its limit of clients.
-    pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), Vec<u8>> {
+    pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), ErrorLine> {
         let worker_tenant = self.tenant_of(user, name);
         if self.is_in_tenant(worker_tenant.as_ref()) {
             return Ok(());
@@ -32,7 +33,7 @@ impl Session {
     }
 
     /// As [`Self::assign`], with the client's current user and name.
-    pub(super) fn reassign(&mut self) -> Result<(), Vec<u8>> {
+    pub(super) fn reassign(&mut self) -> Result<(), ErrorLine> {
         let (user, name) = (self.client.login.clone(), self.client.name.to_vec());
         self.assign(user.as_deref(), &name)
     }
@@ -69,7 +70,7 @@ impl Session {
                 tracing::info!(
                     client = self.client.id,
                     peer = self.client.peer,
-                    "a client's user was removed"
+                    "respgate disconnects a client: its user was removed"
                 );
                 return Err(Close::Removed);
             };

@@ -11,13 +11,15 @@ use super::hello::Hello;
 use super::step::AsyncOp;
 use super::{Session, hello, leased, refusal};
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::write;
 use crate::topology::ServerInfo;
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::shared::lane::Admission;
 
 /// The error line for a command that the table lacks while the server cannot be asked about it.
-const CANNOT_LEARN: &[u8] = b"-ERR respgate: this command is not in respgate's table, and the server could not be asked about it; try again";
+const CANNOT_LEARN: &[u8] =
+    b"-ERR respgate: respgate does not know this command and could not ask the server about it; try again";
 
 impl Session {
     /// Runs an operation and answers its command. Ends early when the client leaves.
@@ -138,14 +140,14 @@ impl Session {
     }
 
     /// Asks the server whether `key`'s user may select its database.
-    async fn ask_to_select(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
+    async fn ask_to_select(&mut self, key: &ConnectionKey) -> Result<(), ErrorLine> {
         let upstream = self.ctx.upstream.clone();
         let (replies, share) = (self.output.replies.clone(), self.tenancy.share());
         tokio::select! {
-            asked = upstream.ask_to_select(key, &replies, share) => asked,
+            asked = upstream.ask_to_select(key, &replies, share) => Ok(asked?),
             () = self.until_abandoned() => {
                 self.closing = Some(Close::Left);
-                Err(Rc::from(CLIENT_LEFT))
+                Err(CLIENT_LEFT.into())
             }
         }
     }
@@ -155,17 +157,17 @@ impl Session {
     ///
     /// # Errors
     /// Returns the error line if the server refused them, no primary was found in time, or the client left.
-    async fn open_lane(&mut self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
+    async fn open_lane(&mut self, key: &ConnectionKey) -> Result<(), ErrorLine> {
         let upstream = self.ctx.upstream.clone();
         let lane = upstream.lane(key);
         let client = self.client.id;
         loop {
             let deadline = match upstream.admission(&lane, self.asker(false)) {
                 Admission::Open | Admission::Full => return Ok(()),
-                Admission::Refused(line) => return Err(line),
+                Admission::Refused(line) => return Err(line.into()),
                 Admission::Expired(line) => {
                     upstream.counters.hold_expired.inc();
-                    return Err(line);
+                    return Err(line.into());
                 }
                 Admission::Held(deadline) => deadline,
             };
@@ -182,7 +184,7 @@ impl Session {
                 () = self.until_abandoned() => {
                     lane.leave(client);
                     self.closing = Some(Close::Left);
-                    return Err(Rc::from(CLIENT_LEFT));
+                    return Err(CLIENT_LEFT.into());
                 }
             }
         }
@@ -192,7 +194,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns an error line if the client then belongs to a tenant that is full. The session cannot go on.
-    pub(super) fn reset(&mut self) -> Result<(), Vec<u8>> {
+    pub(super) fn reset(&mut self) -> Result<(), ErrorLine> {
         let upstream = &self.ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);

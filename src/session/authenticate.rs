@@ -8,6 +8,7 @@ use super::close::Close;
 use super::departure::CLIENT_LEFT;
 use super::refusal;
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::write;
 use crate::tenant::users::source::Source;
 use crate::tenant::users::throttle::{Attempt, AuthDecision, Throttle, TooSoon};
@@ -28,7 +29,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns the error line if the password was refused or not checked, or the user's tenant is full.
-    pub(super) async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), Rc<[u8]>> {
+    pub(super) async fn verify(&mut self, user: Option<&[u8]>, password: &[u8]) -> Result<(), ErrorLine> {
         if let Some(users) = self.ctx.tenants.users() {
             return self.verify_own(users, user.unwrap_or(b"default"), password).await;
         }
@@ -36,7 +37,7 @@ impl Session {
         let user = match user.map(std::str::from_utf8).transpose() {
             Ok(user) => user,
             Err(_) => {
-                return Err(Rc::from(refusal::WRONG_PASSWORD));
+                return Err(refusal::WRONG_PASSWORD.into());
             }
         };
         let (upstream, throttle) = (self.ctx.upstream.clone(), self.ctx.tenants.throttle());
@@ -45,7 +46,7 @@ impl Session {
             decided = judge_by_upstream(&upstream, &throttle, source, user, password) => decided,
             () = self.until_abandoned() => {
                 self.closing = Some(Close::Left);
-                return Err(Rc::from(CLIENT_LEFT));
+                return Err(CLIENT_LEFT.into());
             }
         };
         match decided {
@@ -53,7 +54,7 @@ impl Session {
             Ok(
                 AuthDecision::Wrong(line) | AuthDecision::Inapplicable(line) | AuthDecision::Undecided(line),
             ) => {
-                return Err(Rc::from(&*line));
+                return Err((&*line).into());
             }
             Err(too_soon) => return Err(self.refuse_password(&Refused::TooSoon(too_soon)).into()),
         }
@@ -67,17 +68,17 @@ impl Session {
 
     /// As `verify`, for a user of respgate's own. The user acts on the server under the login that is configured
     /// for it, or else under respgate's.
-    async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), Rc<[u8]>> {
+    async fn verify_own(&mut self, users: Arc<Users>, user: &[u8], password: &[u8]) -> Result<(), ErrorLine> {
         let source = self.source();
         let verified = tokio::select! {
             verified = users.verify(source, user, password) => verified,
             () = self.until_departed() => {
                 self.closing = Some(Close::Left);
-                return Err(Rc::from(CLIENT_LEFT));
+                return Err(CLIENT_LEFT.into());
             }
         };
         let user = verified.map_err(|refused| {
-            self.ctx.upstream.counters.users_refused.inc();
+            self.ctx.upstream.counters.auth_refused.inc();
             self.refuse_password(&refused)
         })?;
         let name = self.client.name.to_vec();
@@ -102,7 +103,7 @@ impl Session {
             client = self.client.id,
             peer = self.client.peer,
             ?refused,
-            "a client was not authenticated"
+            "respgate refused a client's AUTH"
         );
         refusal::not_authenticated(refused)
     }

@@ -1,6 +1,7 @@
 //! Says what a request was charged against its tenant's limits. Types only.
 
 use super::step::Pause;
+use crate::resp::error_line::ErrorLine;
 
 /// Says what the request at the front of the input was charged.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub(super) enum PendingCharge {
     /// The request is charged and may be handled at this time, in nanoseconds of tenant time.
     Due(u64),
     /// The request is refused with this line, once earlier replies are delivered.
-    Refused(Vec<u8>),
+    Refused(ErrorLine),
 }
 
 impl PendingCharge {
@@ -37,5 +38,5 @@ pub(super) enum Charged {
     /// It must wait.
     Waits(Pause),
     /// It is answered with this error line.
-    Refused(Vec<u8>),
+    Refused(ErrorLine),
 }

@@ -83,7 +83,7 @@ impl Session {
         tracing::info!(
             client = self.client.id,
             peer = self.client.peer,
-            "a client is disconnected: it listens to what its tenant's policy denies from now on"
+            "respgate disconnects a client: its tenant's policy now denies one of the client's subscriptions"
         );
         Close::Removed
     }

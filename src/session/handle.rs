@@ -110,7 +110,7 @@ impl Session {
     /// and loses its connection.
     pub(super) fn close_malformed(&mut self, error: &RequestError) -> Step {
         let line = &error.reply();
-        tracing::debug!(client = self.client.id, peer = self.client.peer, fault = %String::from_utf8_lossy(line).trim_end(), "protocol error");
+        tracing::debug!(client = self.client.id, peer = self.client.peer, error = %String::from_utf8_lossy(line).trim_end(), "a client violated the protocol");
         self.output.replies.answer(|out| out.extend_from_slice(line));
         Step::Taken(Pause::Close(Close::Protocol))
     }

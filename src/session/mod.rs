@@ -62,6 +62,7 @@ use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::certificate::CertificateIdentity;
 use crate::net::tls::handshake_error::HandshakeError;
+use crate::resp::error_line;
 use crate::resp::request::RequestLimits;
 use crate::upstream::Upstream;
 use crate::upstream::connection::open::ConnectionKey;
@@ -118,7 +119,7 @@ impl Session {
         let replies = Replies::new(ctx.buffers.clone(), account.clone(), ctx.config.max_reply_buffer);
         let activity = Activity::new(replies.clone(), ctx.config.timeouts, ctx.registry.now.get());
         ctx.registry.join(client.id, activity.clone());
-        upstream.counters.clients_total.inc();
+        upstream.counters.clients_accepted.inc();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
         let certificate = client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(client = client.id, peer = client.peer, certificate, "session began");
@@ -159,13 +160,13 @@ impl Session {
         let counters = &self.ctx.upstream.counters;
         match close {
             Close::Left | Close::Finished => {}
-            Close::Protocol => counters.closed_fault.inc(),
+            Close::Protocol => counters.closed_protocol.inc(),
             Close::Tls => counters.closed_tls.inc(),
             Close::Slow => counters.closed_slow.inc(),
             Close::Memory => counters.closed_memory.inc(),
-            Close::UpstreamLost => counters.closed_lost.inc(),
+            Close::UpstreamLost => counters.closed_upstream_lost.inc(),
             Close::Expired => counters.closed_timeout.inc(),
-            Close::Full => counters.closed_limit.inc(),
+            Close::Full => counters.closed_tenant_full.inc(),
             Close::Removed => counters.closed_removed.inc(),
             Close::Credentials => counters.closed_credentials.inc(),
         }
@@ -214,7 +215,7 @@ impl Session {
             tracing::info!(
                 client = self.client.id,
                 peer = self.client.peer,
-                "a client is disconnected: the server no longer accepts its password"
+                "respgate disconnects a client: the server no longer accepts the client's password"
             );
             self.closing.get_or_insert(Close::Credentials);
         }
@@ -237,16 +238,13 @@ impl Session {
 
     /// Counts a refusal and answers with an error line.
     pub(super) fn refuse(&mut self, line: &[u8]) {
-        self.ctx.upstream.counters.refused.inc();
+        self.ctx.upstream.counters.refused_other.inc();
         self.answer_line(line);
     }
 
     /// Answers with an error line.
     fn answer_line(&mut self, line: &[u8]) {
-        self.answer(|out| {
-            out.extend_from_slice(line);
-            out.extend_from_slice(b"\r\n");
-        });
+        self.answer(|out| error_line::write(out, line));
     }
 }
 

@@ -97,7 +97,7 @@ pub fn pinned_state(reasons: &[PinReason]) -> Vec<u8> {
 /// Returns the error for replication and the script debugger, where administrative commands are allowed.
 pub fn other_protocol(name: &str) -> Vec<u8> {
     let name = name.replace('|', " ");
-    format!("-ERR respgate: {name} turns its connection over to another protocol than requests and replies, which respgate cannot relay; send it to the server itself")
+    format!("-ERR respgate: {name} switches the connection to a protocol that respgate cannot relay; send it to the server directly")
         .into_bytes()
 }
 
@@ -201,7 +201,7 @@ pub fn too_many_subscriptions() -> Vec<u8> {
 
 /// The error for a subscription while the subscriptions of all clients have reached their limit.
 pub const SUBSCRIPTIONS_FULL: &[u8] =
-    b"-ERR respgate: the subscriptions of all clients take a quarter of max-buffered, as much as they may; raise it, or subscribe to less";
+    b"-ERR respgate: the subscriptions of all clients take a quarter of max-buffered, which is their limit; raise max-buffered, or subscribe to less";
 
 /// Says how the server's ACL words a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

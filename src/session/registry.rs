@@ -96,7 +96,7 @@ impl SessionRegistry {
                     clients,
                     bytes,
                     max_buffered = share.budget().limit(),
-                    "the memory for clients was spent: those that held most are disconnected; raise max-buffered, or bound clients by tenant"
+                    "max-buffered is spent: respgate disconnects the clients that hold most; raise max-buffered, or limit tenants"
                 );
             }
         }

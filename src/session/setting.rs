@@ -89,7 +89,7 @@ impl Session {
     #[cold]
     pub(super) fn note_forbidden(&self, setting: Option<Setting>, request: &Request<'_>) {
         let counters = &self.ctx.upstream.counters;
-        setting.map_or(&counters.refused, |setting| setting.counter(counters)).inc();
+        setting.map_or(&counters.refused_other, |setting| setting.counter(counters)).inc();
         if matches!(setting, Some(Setting::Policy(_)) | None)
             && let Some(member) = &self.tenancy.member
         {
@@ -110,7 +110,7 @@ impl Session {
             setting = setting_key,
             level,
             tenant,
-            "a command is refused: a setting of its listener or tenant does not allow it"
+            "respgate refused a command: a setting of its listener or tenant does not allow it"
         );
     }
 
@@ -130,7 +130,7 @@ impl Session {
             listener = self.client.local,
             tenant = self.tenancy.name(),
             answer = %String::from_utf8_lossy(line),
-            "a command is refused: its tenant is at a limit"
+            "respgate refused a command: its tenant is at a limit"
         );
     }
 }

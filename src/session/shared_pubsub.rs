@@ -31,7 +31,7 @@ impl Session {
     /// Changes subscriptions. All earlier replies must have been delivered.
     pub(super) fn change_subscriptions(&mut self, request: &Request<'_>, kind: Kind, begins: bool) -> Step {
         let upstream = self.ctx.upstream.clone();
-        upstream.counters.subscribes.inc();
+        upstream.counters.fanin.inc();
         if !begins {
             match &self.lanes.subscription {
                 // Confirmations are shown whatever CLIENT REPLY says, as on the server, but they use up a single

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::charge::PendingCharge;
 use super::timer::Timer;
+use crate::resp::error_line::ErrorLine;
 use crate::tenant::limits::member::Member;
 use crate::tenant::limits::refusal::Limit;
 use crate::tenant::policy::Policy;
@@ -48,7 +49,7 @@ impl Tenancy {
     ///
     /// # Errors
     /// Returns an error line if the tenant has reached that limit.
-    pub(super) fn acquire(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
+    pub(super) fn acquire(&mut self, limit: Limit) -> Result<(), ErrorLine> {
         self.member.as_mut().map_or(Ok(()), |member| member.take_place(limit))
     }
 

@@ -11,7 +11,12 @@ impl Session {
     /// `command-timeout`, the client gets an error for each awaited reply and keeps its connection.
     pub(super) fn expire(&mut self, expiry: Expiry) -> Option<Close> {
         let registry = &self.ctx.registry;
-        tracing::debug!(client = self.client.id, peer = self.client.peer, ?expiry, "a client's time is up");
+        tracing::debug!(
+            client = self.client.id,
+            peer = self.client.peer,
+            ?expiry,
+            "a client reached a timeout"
+        );
         match expiry {
             Expiry::SlowReader => Some(Close::Slow),
             Expiry::Command if self.client.replying == Replying::On && !self.output.replies.is_partial() => {

@@ -14,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::metrics::declared;
 use samples::Samples;
 
 /// Time between the two readings.
@@ -33,8 +34,8 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
     runtime.block_on(async {
         let explained = |error: io::Error| {
             format!(
-                "no respgate answers at {address}: {error}; say with --admin where its admin listener is (the one it was \
-                 started with: --admin, or admin in the file). If it runs without one, respgate doctor tells more"
+                "no respgate answers at {address}: {error}; pass the address of its admin listener with --admin (the one it was \
+                 started with: --admin, or admin in the file). If it runs without an admin listener, use respgate doctor"
             )
         };
         let earlier = fetch::get(address, "/metrics").await.map_err(explained)?;
@@ -45,8 +46,8 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
         let ready = fetch::get(address, "/readyz").await.map_err(explained)?;
         let failovers = fetch::get(address, "/failovers").await.map_err(explained)?;
         let now = Samples::parse(&now.body);
-        if now.text("respgate_build_info", "version").is_none() {
-            return Err(format!("what answers at {address} is not a respgate; check --admin"));
+        if now.text(declared::BUILD_INFO.about.name, "version").is_none() {
+            return Err(format!("the server at {address} is not respgate; check --admin"));
         }
         Ok(Status {
             address,

@@ -6,21 +6,22 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::state::Status;
+use crate::metrics::declared::{self, About};
 
 /// Number of failovers that are shown for each upstream.
 const FAILOVERS: usize = 3;
 
 /// Metrics that should stay 0, each with its description on the screen.
-const TROUBLE: [(&str, &str); 9] = [
-    ("respgate_outcome_unknown_total", "writes whose outcome is unknown"),
-    ("respgate_hold_expired_total", "commands failed for want of a primary"),
-    ("respgate_lease_timeouts_total", "waits for a lease in vain"),
-    ("respgate_clients_closed_total", "clients disconnected by respgate"),
-    ("respgate_upstream_connect_errors_total", "connections to the server that failed"),
-    ("respgate_upstream_connections_lost_total", "connections to the server that broke"),
-    ("respgate_commands_resent_total", "requests sent again"),
-    ("respgate_upstream_error_replies_total", "errors from the server"),
-    ("respgate_commands_refused_total", "commands refused by respgate"),
+static TROUBLE: [(&About, &str); 9] = [
+    (&declared::OUTCOME_UNKNOWN.about, "writes whose outcome is unknown"),
+    (&declared::HOLD_EXPIRED.about, "commands failed because there was no primary"),
+    (&declared::LEASE_TIMEOUTS.about, "sessions that got no lease in time"),
+    (&declared::CLIENTS_CLOSED.about, "clients disconnected by respgate"),
+    (&declared::UPSTREAM_CONNECT_ERRORS.about, "connections to the server that failed"),
+    (&declared::UPSTREAM_CONNECTIONS_LOST.about, "connections to the server that broke"),
+    (&declared::COMMANDS_RESENT.about, "requests sent again"),
+    (&declared::UPSTREAM_ERROR_REPLIES.about, "errors from the server"),
+    (&declared::COMMANDS_REFUSED.about, "commands refused by respgate"),
 ];
 
 impl Status {
@@ -33,7 +34,7 @@ impl Status {
 /// Returns the screen.
 fn show(status: &Status) -> String {
     let mut text = String::new();
-    let version = status.now.text("respgate_build_info", "version").unwrap_or_default();
+    let version = status.now.text(declared::BUILD_INFO.about.name, "version").unwrap_or_default();
     let state = if status.ready { "ready" } else { "NOT READY" };
     let _ = writeln!(text, "respgate {version}, admin {}: {state}", status.address);
     for line in status.readiness.iter().filter(|line| !line.starts_with("upstream ")) {
@@ -47,9 +48,9 @@ fn show(status: &Status) -> String {
 
 fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
     let labels = [("upstream", upstream)];
-    let now = |name: &str, more: &[(&str, &str)]| status.now.sum(name, &[&labels, more].concat());
-    let rate = |name: &str, more: &[(&str, &str)]| {
-        let risen = now(name, more) - status.earlier.sum(name, &[&labels, more].concat());
+    let now = |metric: &About, more: &[(&str, &str)]| status.now.sum(metric.name, &[&labels, more].concat());
+    let rate = |metric: &About, more: &[(&str, &str)]| {
+        let risen = now(metric, more) - status.earlier.sum(metric.name, &[&labels, more].concat());
         risen.max(0.0) / status.elapsed.as_secs_f64().max(0.001)
     };
     let prefix = format!("upstream {upstream}: ");
@@ -63,50 +64,52 @@ fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
         "clients",
         format!(
             "{} connected, {} pinned, {} waiting for a primary",
-            number(now("respgate_clients", &[])),
-            number(now("respgate_clients_pinned", &[])),
-            number(now("respgate_clients_held", &[])),
+            number(now(&declared::CLIENTS.about, &[])),
+            number(now(&declared::CLIENTS_PINNED.about, &[])),
+            number(now(&declared::CLIENTS_HELD.about, &[])),
         ),
     );
-    const COMMANDS: &str = "respgate_commands_total";
     let lanes = ["local", "shared", "leased"].map(|lane| {
         let lane_label = [("lane", lane)];
-        format!("{lane} {}", number(now(COMMANDS, &lane_label)))
+        format!("{lane} {}", number(now(&declared::COMMANDS.about, &lane_label)))
     });
     row(
         "commands",
-        format!("{} a second now; since the start {}", number(rate(COMMANDS, &[])), lanes.join(", ")),
+        format!(
+            "{} a second now; since the start {}",
+            number(rate(&declared::COMMANDS.about, &[])),
+            lanes.join(", ")
+        ),
     );
-    const CONNECTIONS: &str = "respgate_upstream_connections";
     row(
         "connections",
         format!(
             "{} shared, {} leased ({} idle); opened {}",
-            number(now(CONNECTIONS, &[("lane", "shared")])),
-            number(now(CONNECTIONS, &[("lane", "leased")])),
-            number(now("respgate_upstream_connections_idle", &[])),
-            number(now("respgate_upstream_connects_total", &[])),
+            number(now(&declared::UPSTREAM_CONNECTIONS.about, &[("lane", "shared")])),
+            number(now(&declared::UPSTREAM_CONNECTIONS.about, &[("lane", "leased")])),
+            number(now(&declared::UPSTREAM_CONNECTIONS_IDLE.about, &[])),
+            number(now(&declared::UPSTREAM_CONNECTS.about, &[])),
         ),
     );
-    let subscribers = now("respgate_fanin_subscribers", &[]);
+    let subscribers = now(&declared::FANIN_SUBSCRIBERS.about, &[]);
     if subscribers > 0.0 {
         row(
             "fan-in",
             format!(
                 "{} subscribers on {} connections, {} channels",
                 number(subscribers),
-                number(now(CONNECTIONS, &[("lane", "fan-in")])),
-                number(now("respgate_fanin_channels", &[])),
+                number(now(&declared::UPSTREAM_CONNECTIONS.about, &[("lane", "fan-in")])),
+                number(now(&declared::FANIN_CHANNELS.about, &[])),
             ),
         );
     }
     let trouble: Vec<String> = TROUBLE
         .iter()
-        .filter(|(name, _)| now(name, &[]) > 0.0)
-        .map(|(name, words)| {
-            let more = rate(name, &[]);
+        .filter(|(metric, _)| now(metric, &[]) > 0.0)
+        .map(|(metric, words)| {
+            let more = rate(metric, &[]);
             let more = if more > 0.0 { format!(" ({} a second now)", number(more)) } else { String::new() };
-            format!("{} {words}{more}", number(now(name, &[])))
+            format!("{} {words}{more}", number(now(metric, &[])))
         })
         .collect();
     match trouble.split_first() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::samples::Samples;
+use crate::metrics::declared;
 
 /// The state of a running respgate.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ impl Status {
             .collect();
         json!({
             "address": self.address.to_string(),
-            "version": self.now.text("respgate_build_info", "version"),
+            "version": self.now.text(declared::BUILD_INFO.about.name, "version"),
             "ready": self.ready,
             "readiness": self.readiness,
             "upstreams": upstreams,

@@ -35,7 +35,7 @@ pub struct Timeline {
     /// Number of writes answered with OUTCOMEUNKNOWN.
     pub unknown: u64,
     /// Number of sessions whose connection state moved to the new primary.
-    pub transplanted: u64,
+    pub migrated: u64,
 }
 
 impl Timeline {
@@ -65,7 +65,8 @@ impl Timeline {
             "clients_held": self.clients_held,
             "resent": self.resent,
             "unknown": self.unknown,
-            "transplanted": self.transplanted,
+            "migrated": self.migrated,
+            "transplanted": self.migrated, // The deprecated name, for one more version.
         })
     }
 
@@ -84,7 +85,7 @@ impl Timeline {
             clients_held = self.clients_held,
             resent = self.resent,
             unknown = self.unknown,
-            transplanted = self.transplanted,
+            migrated = self.migrated,
             "failover complete"
         );
     }

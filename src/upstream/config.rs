@@ -73,7 +73,7 @@ pub struct UpstreamConfig {
     /// Leased connections, out of `max_connections`.
     pub max_leased: usize,
     /// How long a session waits for a free lease before its command fails.
-    pub lease_wait: Duration,
+    pub lease_timeout: Duration,
     /// Name look-up, connect and greeting together.
     pub connect_timeout: Duration,
     /// How long an answer may take; blocking and subscribed waits are not meant. Zero: no limit.
@@ -89,7 +89,7 @@ pub struct UpstreamConfig {
     /// What a blocked pop gets when its connection is lost and it may or may not have popped.
     pub blocked_pop: BlockedPop,
     /// Idle leased connections are closed after this.
-    pub lease_idle: Duration,
+    pub lease_idle_timeout: Duration,
     /// A connection that has been quiet for so long is pinged, and discovery looks at a working primary so often. Zero:
     /// neither.
     pub ping_interval: Duration,
@@ -116,7 +116,7 @@ impl UpstreamConfig {
             pool: Pool::Shared,
             max_connections: 1088,
             max_leased: 1024,
-            lease_wait: Duration::from_secs(5),
+            lease_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(60),
             hold_timeout: Duration::from_secs(40),
@@ -124,7 +124,7 @@ impl UpstreamConfig {
             retry_reads: true,
             retry_writes: RetryWrites::Never,
             blocked_pop: BlockedPop::TimesOut,
-            lease_idle: Duration::from_secs(60),
+            lease_idle_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(3),
             max_age: Duration::from_secs(3600),
             reauth: Reauth::Keep,

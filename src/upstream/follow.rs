@@ -98,11 +98,11 @@ impl Upstream {
     }
 
     /// Counts what became of the requests of a lost connection.
-    pub fn note_settled(&self, resent: usize, unknown: usize, transplanted: usize) {
-        let (resent, unknown, transplanted) = (resent as u64, unknown as u64, transplanted as u64);
+    pub fn note_settled(&self, resent: usize, unknown: usize, migrated: usize) {
+        let (resent, unknown, migrated) = (resent as u64, unknown as u64, migrated as u64);
         self.counters.resent.add(resent);
-        self.counters.unknown.add(unknown);
-        self.counters.transplanted.add(transplanted);
-        self.timelines.settled(resent, unknown, transplanted);
+        self.counters.outcome_unknown.add(unknown);
+        self.counters.migrated.add(migrated);
+        self.timelines.settled(resent, unknown, migrated);
     }
 }

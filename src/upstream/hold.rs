@@ -70,7 +70,7 @@ impl Upstream {
     /// Returns the error line, without CRLF, for a command that finds `hold-buffer` full.
     pub fn hold_overflow(&self) -> Vec<u8> {
         format!(
-            "-ERR respgate: no primary to send to, and the commands that wait for one already take what they may (upstream '{}'); raise hold-buffer",
+            "-ERR respgate: no primary to send to, and waiting commands fill hold-buffer (upstream '{}'); raise hold-buffer",
             self.config.name
         )
         .into_bytes()
@@ -125,6 +125,6 @@ impl Upstream {
     /// Counts one more client whose commands wait for a primary.
     pub fn client_held(&self) -> Held {
         self.timelines.client_held();
-        Held::new(&self.held_bytes, Gauged::new(&self.counters, |c| &c.held))
+        Held::new(&self.held_bytes, Gauged::new(&self.counters, |c| &c.clients_held))
     }
 }

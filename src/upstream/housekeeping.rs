@@ -22,17 +22,18 @@ pub(super) async fn keep(upstream: Weak<Upstream>) {
         if upstream.refreshes() {
             upstream.leases.refresh_again();
         }
-        let asks =
-            upstream.leases.tend(upstream.config.lease_idle, upstream.config.ping_interval, |identity| {
-                upstream.may_ping(identity)
-            });
+        let asks = upstream.leases.tend(
+            upstream.config.lease_idle_timeout,
+            upstream.config.ping_interval,
+            |identity| upstream.may_ping(identity),
+        );
         asks.into_iter().for_each(|key| upstream.ask_about(key));
         upstream.leases.expire(upstream.config.response_timeout);
         upstream.fans.borrow().values().for_each(|fan| fan.inspect(&upstream));
         for lane in upstream.every_lane() {
             // The copy in hand is one reference more than the map and the driver hold.
             let references = Rc::strong_count(&lane) - 1;
-            lane.inspect(references, upstream.config.response_timeout, upstream.config.lease_idle);
+            lane.inspect(references, upstream.config.response_timeout, upstream.config.lease_idle_timeout);
             if references > 2 && !upstream.config.ping_interval.is_zero() {
                 // The first look sees that nothing has come since the one before.
                 let ticks = upstream.config.ping_interval.as_secs().saturating_sub(1);

@@ -173,7 +173,7 @@ impl Upstream {
     pub fn snapshot(&self) -> Snapshot {
         self.counters.leased_idle.set(self.leases.idle() as u64);
         let names: usize = self.fans.borrow().values().map(|fan| fan.names()).sum();
-        self.counters.fanin_names.set(names as u64);
+        self.counters.fanin_channels.set(names as u64);
         self.counters.snapshot()
     }
 
@@ -318,7 +318,7 @@ impl Upstream {
 
     /// Counts an error reply, and tells discovery of those that only a node that is not the primary gives.
     pub fn note_error(&self, line: &[u8], generation: Generation) {
-        self.counters.errors.inc();
+        self.counters.error_replies.inc();
         if line.strip_prefix(b"-").is_some_and(not_primary) {
             self.hint(Hint::NotPrimary(generation));
         }

@@ -37,7 +37,16 @@ fn object(table: &Table) -> Map<String, Value> {
     let keys = table.keys();
     let required = keys.iter().filter(|key| matches!(key.default(), DefaultValue::Required));
     let required: Vec<&str> = required.map(|key| &*key.name).collect();
-    let properties: Map<String, Value> = keys.iter().map(|key| (key.name.clone(), property(key))).collect();
+    let mut properties: Map<String, Value> =
+        keys.iter().map(|key| (key.name.clone(), property(key))).collect();
+    for key in &keys {
+        if let Some(former) = &key.former_name {
+            let mut deprecated = shape(&key.key.shape);
+            deprecated["description"] = format!("Deprecated: use {}.", key.name).into();
+            deprecated["deprecated"] = true.into();
+            properties.insert(former.clone(), deprecated);
+        }
+    }
     let mut object = Map::new();
     object.insert("description".into(), first(table.description).into());
     object.insert("type".into(), "object".into());

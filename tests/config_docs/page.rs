@@ -93,6 +93,9 @@ fn render_key(table: &Table, key: &TableKey, text: &mut String) {
     if let Some((variable, _)) = PASSWORD_VARIABLES.iter().find(|(_, sets)| *sets == name) {
         let _ = write!(text, " **Without the key:** `{variable}` in the environment can hold the password.");
     }
+    if let Some(former) = &key.former_name {
+        let _ = write!(text, " **Deprecated name:** `{former}`.");
+    }
     text.push('\n');
     for paragraph in key.paragraphs() {
         let _ = writeln!(text, "\n{}", linked(&paragraph, table, &key.name));

@@ -287,7 +287,7 @@ pub const RULES: &[Rule] = &[
                 seen.direct_says("ERR unknown subcommand") || seen.direct_says("ERR unknown command");
             let refused = [
                 "ERR wrong number",
-                "ERR respgate: not possible inside",
+                "ERR respgate: this command is not possible inside",
                 "ERR This instance has cluster support disabled",
                 "ERR Can't execute",
             ];
@@ -402,13 +402,13 @@ pub const RULES: &[Rule] = &[
         reason: "respgate refuses commands that change the connection (`SUBSCRIBE` and the like, `HELLO`, `AUTH`, `CLIENT …`, \
                  `MONITOR`) inside a transaction, because respgate, not the server, keeps this state, and because the replies to \
                  `SUBSCRIBE` would break the order of the replies in `EXEC`. The texts are `-ERR respgate: subscriptions cannot change inside a \
-                 transaction`, `-ERR respgate: not possible inside a transaction` and `-ERR respgate: commands about the connection are \
+                 transaction`, `-ERR respgate: this command is not possible inside a transaction` and `-ERR respgate: commands about the connection are \
                  not possible inside a transaction`.",
         effect: Effect::Parts,
         covers: |seen| {
             let texts: [&[u8]; 3] = [
                 b"ERR respgate: subscriptions cannot change inside a transaction",
-                b"ERR respgate: not possible inside a transaction",
+                b"ERR respgate: this command is not possible inside a transaction",
                 b"ERR respgate: commands about the connection are not possible inside a transaction",
             ];
             let tracking = seen.is(&["CLIENT|TRACKING"])

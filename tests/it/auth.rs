@@ -14,52 +14,43 @@ fn protected(flavor: Flavor) -> Pair {
     Pair { proxy, server }
 }
 
-#[test]
-fn clients_bring_their_own() {
-    for flavor in Flavor::ALL {
-        let pair = protected(flavor);
-        let sequences: [&[&[&str]]; 5] = [
-            &[&["PING"], &["GET", "k"], &["HELLO"], &["HELLO", "3"], &["CLIENT", "SETNAME", "x"]],
-            &[
-                &["AUTH", "wrong"],
-                &["AUTH", "app", "wrong"],
-                &["GET", "k"],
-                &["AUTH", "secret"],
-                &["GET", "k"],
-            ],
-            &[&["AUTH", "app", "apple"], &["SET", "app:k", "1"], &["SET", "k", "1"], &["ACL", "WHOAMI"]],
-            &[
-                &["HELLO", "3", "AUTH", "app", "wrong"],
-                &["PING"],
-                &["HELLO", "3", "AUTH", "app", "apple"],
-                &["PING"],
-            ],
-            &[&["AUTH", "secret"], &["AUTH", "app", "wrong"], &["ACL", "WHOAMI"], &["RESET"], &["PING"]],
-        ];
-        // Redis 7.0 words the refusal of HELLO otherwise.
-        for sequence in
-            sequences.iter().filter(|sequence| flavor == Flavor::Valkey || sequence[2] != ["HELLO"])
-        {
-            pair.compare(|client| {
-                for command in *sequence {
-                    client.call(command);
-                }
-            });
-        }
-        // Pipelined behind a good AUTH, everything runs as that user, in order.
+on_both_servers!(clients_bring_their_own);
+
+fn clients_bring_their_own(flavor: Flavor) {
+    let pair = protected(flavor);
+    let sequences: [&[&[&str]]; 5] = [
+        &[&["PING"], &["GET", "k"], &["HELLO"], &["HELLO", "3"], &["CLIENT", "SETNAME", "x"]],
+        &[&["AUTH", "wrong"], &["AUTH", "app", "wrong"], &["GET", "k"], &["AUTH", "secret"], &["GET", "k"]],
+        &[&["AUTH", "app", "apple"], &["SET", "app:k", "1"], &["SET", "k", "1"], &["ACL", "WHOAMI"]],
+        &[
+            &["HELLO", "3", "AUTH", "app", "wrong"],
+            &["PING"],
+            &["HELLO", "3", "AUTH", "app", "apple"],
+            &["PING"],
+        ],
+        &[&["AUTH", "secret"], &["AUTH", "app", "wrong"], &["ACL", "WHOAMI"], &["RESET"], &["PING"]],
+    ];
+    // Redis 7.0 words the refusal of HELLO otherwise.
+    for sequence in sequences.iter().filter(|sequence| flavor == Flavor::Valkey || sequence[2] != ["HELLO"]) {
         pair.compare(|client| {
-            client.pipeline(&[
-                &["HELLO", "3", "AUTH", "app", "apple", "SETNAME", "x"],
-                &["SET", "app:k", "1"],
-                &["INCR", "app:k"],
-                &["GET", "k"],
-                &["MULTI"],
-                &["GET", "app:k"],
-                &["EXEC"],
-                &["ACL", "WHOAMI"],
-            ]);
+            for command in *sequence {
+                client.call(command);
+            }
         });
     }
+    // Pipelined behind a good AUTH, everything runs as that user, in order.
+    pair.compare(|client| {
+        client.pipeline(&[
+            &["HELLO", "3", "AUTH", "app", "apple", "SETNAME", "x"],
+            &["SET", "app:k", "1"],
+            &["INCR", "app:k"],
+            &["GET", "k"],
+            &["MULTI"],
+            &["GET", "app:k"],
+            &["EXEC"],
+            &["ACL", "WHOAMI"],
+        ]);
+    });
 }
 
 #[test]

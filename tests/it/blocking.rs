@@ -11,30 +11,29 @@ fn blocked(pair: &Pair, count: u64) {
     wait::until("clients to block", || pair.server.info("clients", "blocked_clients") == count);
 }
 
-#[test]
-fn pops_wait_for_an_element() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start(flavor);
-        let waits: [(&[&str], &[&str]); 6] = [
-            (&["BLPOP", "a", "b", "0"], &["RPUSH", "b", "x"]),
-            (&["BRPOP", "a", "20"], &["RPUSH", "a", "x", "y"]),
-            (&["BLMOVE", "a", "c", "LEFT", "RIGHT", "20"], &["RPUSH", "a", "x"]),
-            (&["BLMPOP", "20", "2", "a", "b", "LEFT", "COUNT", "2"], &["RPUSH", "b", "x", "y"]),
-            (&["BZPOPMIN", "z", "20"], &["ZADD", "z", "1.5", "m"]),
-            (&["XREAD", "BLOCK", "20000", "STREAMS", "s", "$"], &["XADD", "s", "1-1", "f", "v"]),
-        ];
-        for version in ["2", "3"] {
-            for (wait, give) in waits {
-                pair.compare(|client| {
-                    let other = client.another();
-                    client.call(&["HELLO", version, "SETNAME", "x"]);
-                    client.at(0).send_command(wait);
-                    blocked(&pair, 1);
-                    client.call_on(other, give);
-                    client.replies(1);
-                    client.call(&["PING"]);
-                });
-            }
+on_both_servers!(pops_wait_for_an_element);
+
+fn pops_wait_for_an_element(flavor: Flavor) {
+    let pair = Pair::start(flavor);
+    let waits: [(&[&str], &[&str]); 6] = [
+        (&["BLPOP", "a", "b", "0"], &["RPUSH", "b", "x"]),
+        (&["BRPOP", "a", "20"], &["RPUSH", "a", "x", "y"]),
+        (&["BLMOVE", "a", "c", "LEFT", "RIGHT", "20"], &["RPUSH", "a", "x"]),
+        (&["BLMPOP", "20", "2", "a", "b", "LEFT", "COUNT", "2"], &["RPUSH", "b", "x", "y"]),
+        (&["BZPOPMIN", "z", "20"], &["ZADD", "z", "1.5", "m"]),
+        (&["XREAD", "BLOCK", "20000", "STREAMS", "s", "$"], &["XADD", "s", "1-1", "f", "v"]),
+    ];
+    for version in ["2", "3"] {
+        for (wait, give) in waits {
+            pair.compare(|client| {
+                let other = client.another();
+                client.call(&["HELLO", version, "SETNAME", "x"]);
+                client.at(0).send_command(wait);
+                blocked(&pair, 1);
+                client.call_on(other, give);
+                client.replies(1);
+                client.call(&["PING"]);
+            });
         }
     }
 }

@@ -12,36 +12,35 @@ use crate::support::wait;
 
 const LASTS: Duration = Duration::from_secs(1);
 
+on_both_servers!(departures_under_load_shift_no_reply);
+
 /// Half of the clients leave before their replies have come, or in the middle of one, with a reset or without; the
 /// server's connections are closed now and then. The others check that every reply is theirs.
-#[test]
-fn departures_under_load_shift_no_reply() {
-    for flavor in Flavor::ALL {
-        let server = Server::start(flavor);
-        let mut proxy = Proxy::start_with(&format!("redis://127.0.0.1:{}", server.port), 2, &[]);
-        proxy.allow_log("connection was lost");
-        proxy.allow_log("no primary");
-        let large = "x".repeat(100_000);
-        proxy.client().expect(&["SET", "large", &large], "+OK\r\n");
-        let (port, stop) = (proxy.port, Arc::new(AtomicBool::new(false)));
-        let run = |work: fn(u16, usize, &AtomicBool)| {
-            move |number: usize, stop: Arc<AtomicBool>| thread::spawn(move || work(port, number, &stop))
-        };
-        let (leaving, staying) = (run(leave), run(stay));
-        let threads: Vec<_> = (0..4)
-            .flat_map(|number| [leaving(number, Arc::clone(&stop)), staying(number, Arc::clone(&stop))])
-            .collect();
-        let start = Instant::now();
-        while start.elapsed() < LASTS {
-            thread::sleep(Duration::from_millis(150));
-            server.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-        }
-        stop.store(true, Ordering::Relaxed);
-        threads.into_iter().for_each(|thread| thread.join().expect("a client"));
-        wait::until("all to be gone", || proxy.metric("respgate_clients", &[]) == 0.0);
-        wait::until("the memory to be given back", || proxy.metric("respgate_buffered_bytes", &[]) == 0.0);
-        assert!(proxy.metric("respgate_upstream_connections", &["shared"]) <= 4.0);
+fn departures_under_load_shift_no_reply(flavor: Flavor) {
+    let server = Server::start(flavor);
+    let mut proxy = Proxy::start_with(&format!("redis://127.0.0.1:{}", server.port), 2, &[]);
+    proxy.allow_log("lost a shared upstream connection");
+    proxy.allow_log("no primary");
+    let large = "x".repeat(100_000);
+    proxy.client().expect(&["SET", "large", &large], "+OK\r\n");
+    let (port, stop) = (proxy.port, Arc::new(AtomicBool::new(false)));
+    let run = |work: fn(u16, usize, &AtomicBool)| {
+        move |number: usize, stop: Arc<AtomicBool>| thread::spawn(move || work(port, number, &stop))
+    };
+    let (leaving, staying) = (run(leave), run(stay));
+    let threads: Vec<_> = (0..4)
+        .flat_map(|number| [leaving(number, Arc::clone(&stop)), staying(number, Arc::clone(&stop))])
+        .collect();
+    let start = Instant::now();
+    while start.elapsed() < LASTS {
+        thread::sleep(Duration::from_millis(150));
+        server.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     }
+    stop.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().expect("a client"));
+    wait::until("all to be gone", || proxy.metric("respgate_clients", &[]) == 0.0);
+    wait::until("the memory to be given back", || proxy.metric("respgate_buffered_bytes", &[]) == 0.0);
+    assert!(proxy.metric("respgate_upstream_connections", &["shared"]) <= 4.0);
 }
 
 fn leave(port: u16, number: usize, stop: &AtomicBool) {
@@ -94,23 +93,22 @@ fn stay(port: u16, number: usize, stop: &AtomicBool) {
     }
 }
 
+on_both_servers!(a_refused_auth_in_a_pipeline_has_its_own_reply);
+
 /// The server answers each request with its own error or reply, whatever stands before and behind a refused AUTH.
-#[test]
-fn a_refused_auth_in_a_pipeline_has_its_own_reply() {
-    for flavor in Flavor::ALL {
-        let server = Server::start_with(flavor, &["--requirepass", "right"]);
-        let mut proxy = Proxy::start(&format!("redis://default:right@127.0.0.1:{}", server.port));
-        proxy.allow_log("holds a password");
-        let mut client = proxy.client();
-        client.expect(&["SET", "k", "v"], "+OK\r\n");
-        // Five wrong passwords of one user are answered before a source is slowed down.
-        for _ in 0..5 {
-            client.send("GET k\r\nAUTH wrong\r\nGET k\r\nAUTH nobody wrong\r\nAUTH right\r\nGET k\r\n");
-            client.expect_reply("$1\r\nv\r\n");
-            assert!(client.reply().starts_with(b"-WRONGPASS "));
-            client.expect_reply("$1\r\nv\r\n");
-            assert!(client.reply().starts_with(b"-WRONGPASS "));
-            client.replies_are(&["+OK\r\n", "$1\r\nv\r\n"]);
-        }
+fn a_refused_auth_in_a_pipeline_has_its_own_reply(flavor: Flavor) {
+    let server = Server::start_with(flavor, &["--requirepass", "right"]);
+    let mut proxy = Proxy::start(&format!("redis://default:right@127.0.0.1:{}", server.port));
+    proxy.allow_log("holds a password");
+    let mut client = proxy.client();
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    // Five wrong passwords of one user are answered before a source is slowed down.
+    for _ in 0..5 {
+        client.send("GET k\r\nAUTH wrong\r\nGET k\r\nAUTH nobody wrong\r\nAUTH right\r\nGET k\r\n");
+        client.expect_reply("$1\r\nv\r\n");
+        assert!(client.reply().starts_with(b"-WRONGPASS "));
+        client.expect_reply("$1\r\nv\r\n");
+        assert!(client.reply().starts_with(b"-WRONGPASS "));
+        client.replies_are(&["+OK\r\n", "$1\r\nv\r\n"]);
     }
 }

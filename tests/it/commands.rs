@@ -62,22 +62,21 @@ const SAMPLE: &[&[&str]] = &[
     &["LOLWUT", "VERSION", "nosuch"],
 ];
 
-#[test]
-fn replies_are_the_servers() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start(flavor);
-        for version in ["2", "3"] {
-            pair.compare(|client| {
-                client.call(&["HELLO", version, "SETNAME", "x"]);
-                client.pipeline(SAMPLE);
-            });
-            pair.compare(|client| {
-                client.call(&["HELLO", version, "SETNAME", "x"]);
-                for command in SAMPLE {
-                    client.call(command);
-                }
-            });
-        }
+on_both_servers!(replies_are_the_servers);
+
+fn replies_are_the_servers(flavor: Flavor) {
+    let pair = Pair::start(flavor);
+    for version in ["2", "3"] {
+        pair.compare(|client| {
+            client.call(&["HELLO", version, "SETNAME", "x"]);
+            client.pipeline(SAMPLE);
+        });
+        pair.compare(|client| {
+            client.call(&["HELLO", version, "SETNAME", "x"]);
+            for command in SAMPLE {
+                client.call(command);
+            }
+        });
     }
 }
 
@@ -109,30 +108,29 @@ fn cursors() {
     assert!(found >= 300, "{found} keys");
 }
 
-#[test]
-fn a_deep_pipeline_keeps_its_order() {
-    for workers in [1, 2] {
-        let server = Server::start(Flavor::Valkey);
-        let proxy = Proxy::start_with(&format!("redis://127.0.0.1:{}", server.port), workers, &[]);
-        thread::scope(|scope| {
-            for client in 0..4 {
-                let proxy = &proxy;
-                scope.spawn(move || {
-                    let mut connection = proxy.client();
-                    let key = format!("counter:{client}");
-                    let commands: Vec<u8> = (0..20_000).flat_map(|_| encode(&["INCR", &key])).collect();
-                    let writer = thread::spawn(move || {
-                        connection.send(commands);
-                        connection
-                    });
-                    let mut connection = writer.join().expect("the writer");
-                    for number in 1..=20_000 {
-                        connection.expect_reply(&format!(":{number}\r\n"));
-                    }
+with_one_and_two_workers!(a_deep_pipeline_keeps_its_order);
+
+fn a_deep_pipeline_keeps_its_order(workers: usize) {
+    let server = Server::start(Flavor::Valkey);
+    let proxy = Proxy::start_with(&format!("redis://127.0.0.1:{}", server.port), workers, &[]);
+    thread::scope(|scope| {
+        for client in 0..4 {
+            let proxy = &proxy;
+            scope.spawn(move || {
+                let mut connection = proxy.client();
+                let key = format!("counter:{client}");
+                let commands: Vec<u8> = (0..20_000).flat_map(|_| encode(&["INCR", &key])).collect();
+                let writer = thread::spawn(move || {
+                    connection.send(commands);
+                    connection
                 });
-            }
-        });
-    }
+                let mut connection = writer.join().expect("the writer");
+                for number in 1..=20_000 {
+                    connection.expect_reply(&format!(":{number}\r\n"));
+                }
+            });
+        }
+    });
 }
 
 #[test]
@@ -190,20 +188,19 @@ fn administration_where_it_is_allowed() {
     }
 }
 
+with_one_and_two_workers!(clients_share_connections);
+
 /// Many clients, few connections: that is the point.
-#[test]
-fn clients_share_connections() {
-    for workers in [1, 2] {
-        let server = Server::start(Flavor::Valkey);
-        let proxy = Proxy::start_with(&format!("redis://127.0.0.1:{}", server.port), workers, &[]);
-        let mut clients: Vec<_> = (0..200).map(|_| proxy.client()).collect();
-        for client in &mut clients {
-            client.expect(&["GET", "k"], "$-1\r\n");
-        }
-        // One is this question's own, and discovery may keep one.
-        let connections = server.info("clients", "connected_clients");
-        assert!(connections <= workers as u64 + 2, "{connections} connections for {workers} workers");
+fn clients_share_connections(workers: usize) {
+    let server = Server::start(Flavor::Valkey);
+    let proxy = Proxy::start_with(&format!("redis://127.0.0.1:{}", server.port), workers, &[]);
+    let mut clients: Vec<_> = (0..200).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.expect(&["GET", "k"], "$-1\r\n");
     }
+    // One is this question's own, and discovery may keep one.
+    let connections = server.info("clients", "connected_clients");
+    assert!(connections <= workers as u64 + 2, "{connections} connections for {workers} workers");
 }
 
 /// What respgate answers itself is what the server at hand would answer.
@@ -281,15 +278,14 @@ const NEWER: &[&str] = &[
     "TRIMSLOTS RANGES 1 0 1",
 ];
 
-#[test]
-fn newer_commands_are_answered_as_an_older_server_answers_them() {
-    for flavor in Flavor::ALL {
-        Pair::start(flavor).compare(|client| {
-            for request in NEWER {
-                client.call(&request.split(' ').collect::<Vec<_>>());
-            }
-            client.pipeline(&[&["MULTI"], &["HEXPIRE", "h", "9", "FIELDS", "1", "f"], &["EXEC"]]);
-            client.call(&["GET", "k"]);
-        });
-    }
+on_both_servers!(newer_commands_are_answered_as_an_older_server_answers_them);
+
+fn newer_commands_are_answered_as_an_older_server_answers_them(flavor: Flavor) {
+    Pair::start(flavor).compare(|client| {
+        for request in NEWER {
+            client.call(&request.split(' ').collect::<Vec<_>>());
+        }
+        client.pipeline(&[&["MULTI"], &["HEXPIRE", "h", "9", "FIELDS", "1", "f"], &["EXEC"]]);
+        client.call(&["GET", "k"]);
+    });
 }

@@ -20,9 +20,9 @@ impl Stage {
         server.run(&["ACL", "SETUSER", "app", "on", ">first", "~*", "&*", "+@all"]);
         let url = format!("redis://127.0.0.1:{}", server.port);
         let mut proxy = Proxy::start_file(workers, &format!("[upstreams.main]\nurl = \"{url}\"\n{keys}\n"));
-        proxy.allow_log("connection was lost");
-        proxy.allow_log("link was lost");
-        proxy.allow_log("subscribers are disconnected");
+        proxy.allow_log("lost a shared upstream connection");
+        proxy.allow_log("lost a fan-in connection");
+        proxy.allow_log("disconnects subscribers");
         Self { proxy, server }
     }
 
@@ -84,74 +84,69 @@ fn a_client_whose_password_has_died_is_disconnected() {
     }
 }
 
+on_both_servers!(a_password_that_is_right_again_is_used_at_once);
+
 /// The server takes a password again that it refused a moment ago: nobody is told of the former refusal.
-#[test]
-fn a_password_that_is_right_again_is_used_at_once() {
-    for flavor in Flavor::ALL {
-        let stage = Stage::set(flavor, 1, "");
-        let mut client = stage.client("first");
-        client.expect(&["SET", "k", "v"], "+OK\r\n");
-        stage.rotate();
-        is_refused_and_closed(&mut client, &["GET", "k"]);
-        stage.server.run(&["ACL", "SETUSER", "app", "resetpass", ">first"]);
-        stage.client("first").expect(&["GET", "k"], "$1\r\nv\r\n");
-    }
+fn a_password_that_is_right_again_is_used_at_once(flavor: Flavor) {
+    let stage = Stage::set(flavor, 1, "");
+    let mut client = stage.client("first");
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    stage.rotate();
+    is_refused_and_closed(&mut client, &["GET", "k"]);
+    stage.server.run(&["ACL", "SETUSER", "app", "resetpass", ">first"]);
+    stage.client("first").expect(&["GET", "k"], "$1\r\nv\r\n");
 }
+
+on_both_servers!(subscribers_whose_password_has_died_are_disconnected);
 
 /// Subscribers are disconnected, as by the server itself, whether their connection is their own or shared.
-#[test]
-fn subscribers_whose_password_has_died_are_disconnected() {
-    for flavor in Flavor::ALL {
-        for pubsub in ["dedicated", "fan-in"] {
-            let stage =
-                Stage::set(flavor, 1, &format!("[tenants.all]\ndefault = true\npubsub = \"{pubsub}\""));
-            let mut subscriber = stage.client("first");
-            subscriber.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
-            let mut late = stage.client("first");
-            stage.rotate();
-            assert_eq!(subscriber.rest(), b"", "{pubsub}");
-            let refusal = late.call(&["SUBSCRIBE", "news"]);
-            assert_eq!(refusal, WRONG, "{pubsub}");
-            assert_eq!(late.rest(), b"", "{pubsub}");
-            let mut again = stage.client("second");
-            again.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
-        }
+fn subscribers_whose_password_has_died_are_disconnected(flavor: Flavor) {
+    for pubsub in ["dedicated", "fan-in"] {
+        let stage = Stage::set(flavor, 1, &format!("[tenants.all]\ndefault = true\npubsub = \"{pubsub}\""));
+        let mut subscriber = stage.client("first");
+        subscriber.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+        let mut late = stage.client("first");
+        stage.rotate();
+        assert_eq!(subscriber.rest(), b"", "{pubsub}");
+        let refusal = late.call(&["SUBSCRIBE", "news"]);
+        assert_eq!(refusal, WRONG, "{pubsub}");
+        assert_eq!(late.rest(), b"", "{pubsub}");
+        let mut again = stage.client("second");
+        again.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
     }
 }
+
+on_both_servers!(commands_under_way_are_answered_first);
 
 /// What waits on the connection when it is lost is answered, each command once, before the client is disconnected.
-#[test]
-fn commands_under_way_are_answered_first() {
-    for flavor in Flavor::ALL {
-        let stage = Stage::set(flavor, 1, "");
-        let mut client = stage.client("first");
-        client.expect(&["SET", "k", "v"], "+OK\r\n");
-        stage.rotate();
-        client.send("GET k\r\nGET k\r\nGET k\r\n");
-        let rest = client.rest();
-        assert!(rest.starts_with(WRONG), "{}", rest.escape_ascii());
-    }
+fn commands_under_way_are_answered_first(flavor: Flavor) {
+    let stage = Stage::set(flavor, 1, "");
+    let mut client = stage.client("first");
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    stage.rotate();
+    client.send("GET k\r\nGET k\r\nGET k\r\n");
+    let rest = client.rest();
+    assert!(rest.starts_with(WRONG), "{}", rest.escape_ascii());
 }
 
+on_both_servers!(a_wrong_password_does_not_disconnect);
+
 /// A wrong password in AUTH is answered, and nothing else changes.
-#[test]
-fn a_wrong_password_does_not_disconnect() {
-    for flavor in Flavor::ALL {
-        let stage = Stage::set(flavor, 1, "");
-        let mut client = stage.client("first");
-        client.expect(&["SET", "k", "v"], "+OK\r\n");
-        assert_eq!(client.call(&["AUTH", "app", "wrong"]), WRONG);
-        client.expect(&["GET", "k"], "$1\r\nv\r\n");
-        // Its own password is refused when it is sent again, and the session goes on as who it is.
-        stage.change_password();
-        stage.proxy.client().expect(&["AUTH", "app", "second"], "+OK\r\n");
-        client.expect(&["GET", "k"], "$1\r\nv\r\n");
-        client.expect(&["AUTH", "app", "second"], "+OK\r\n");
-        client.expect(&["EVAL", "return 1", "0"], ":1\r\n");
-        let mut stranger = stage.proxy.client();
-        assert_eq!(stranger.call(&["HELLO", "3", "AUTH", "app", "wrong"]), WRONG);
-        stranger.expect(&["PING"], "+PONG\r\n");
-    }
+fn a_wrong_password_does_not_disconnect(flavor: Flavor) {
+    let stage = Stage::set(flavor, 1, "");
+    let mut client = stage.client("first");
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    assert_eq!(client.call(&["AUTH", "app", "wrong"]), WRONG);
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    // Its own password is refused when it is sent again, and the session goes on as who it is.
+    stage.change_password();
+    stage.proxy.client().expect(&["AUTH", "app", "second"], "+OK\r\n");
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    client.expect(&["AUTH", "app", "second"], "+OK\r\n");
+    client.expect(&["EVAL", "return 1", "0"], ":1\r\n");
+    let mut stranger = stage.proxy.client();
+    assert_eq!(stranger.call(&["HELLO", "3", "AUTH", "app", "wrong"]), WRONG);
+    stranger.expect(&["PING"], "+PONG\r\n");
 }
 
 /// The server goes on serving a connection whose password was changed. So does respgate, however old it gets.
@@ -188,76 +183,74 @@ fn outlives_its_password(flavor: Flavor, keys: &str) {
     assert!(!now.is_empty() && now.iter().all(|id| kept.contains(id)), "{now:?} of {kept:?}");
 }
 
+on_both_servers!(a_session_outlives_the_end_of_all_passwords);
+
 /// `CONFIG SET requirepass ""` ends no session, and none that is moved to another connection.
-#[test]
-fn a_session_outlives_the_end_of_all_passwords() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start(flavor);
-        pair.server.run(&["CONFIG", "SET", "requirepass", "temporary"]);
-        let mut client = pair.proxy.client();
-        client.expect(&["AUTH", "temporary"], "+OK\r\n");
-        client.expect(&["SET", "k", "v"], "+OK\r\n");
-        let mut control = pair.server.client();
-        control.expect(&["AUTH", "temporary"], "+OK\r\n");
-        control.expect(&["CONFIG", "SET", "requirepass", ""], "+OK\r\n");
-        for command in [&["GET", "k"][..], &["EVAL", "return 'v'", "0"], &["GET", "k"]] {
-            client.expect(command, "$1\r\nv\r\n");
-        }
-        client.expect(&["SELECT", "4"], "+OK\r\n");
-        client.expect(&["SET", "k", "w"], "+OK\r\n");
-        client.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+fn a_session_outlives_the_end_of_all_passwords(flavor: Flavor) {
+    let pair = Pair::start(flavor);
+    pair.server.run(&["CONFIG", "SET", "requirepass", "temporary"]);
+    let mut client = pair.proxy.client();
+    client.expect(&["AUTH", "temporary"], "+OK\r\n");
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    let mut control = pair.server.client();
+    control.expect(&["AUTH", "temporary"], "+OK\r\n");
+    control.expect(&["CONFIG", "SET", "requirepass", ""], "+OK\r\n");
+    for command in [&["GET", "k"][..], &["EVAL", "return 'v'", "0"], &["GET", "k"]] {
+        client.expect(command, "$1\r\nv\r\n");
     }
+    client.expect(&["SELECT", "4"], "+OK\r\n");
+    client.expect(&["SET", "k", "w"], "+OK\r\n");
+    client.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
 }
 
+on_both_servers!(the_database_stays_when_the_user_changes);
+
 /// The server keeps the database when the user changes, whether or not the new user may SELECT.
-#[test]
-fn the_database_stays_when_the_user_changes() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start(flavor);
-        pair.server.run(&["ACL", "SETUSER", "bob", "on", ">pw", "~*", "&*", "+@all", "-select"]);
-        pair.server.run(&["ACL", "SETUSER", "eve", "on", ">pw", "~*", "&*", "+@all"]);
-        let sequences: [&[&[&str]]; 6] = [
-            &[
-                &["SELECT", "9"],
-                &["AUTH", "bob", "pw"],
-                &["SET", "k", "9"],
-                &["GET", "k"],
-                &["EVAL", "return redis.call('GET', 'k')", "0"],
-                &["SELECT", "3"],
-                &["GET", "k"],
-                &["SELECT", "0"],
-                &["GET", "k"],
-                &["MULTI"],
-                &["GET", "k"],
-                &["SELECT", "9"],
-                &["EXEC"],
-                &["GET", "k"],
-            ],
-            // Who selects 9 as bob may not, even where others of bob's sessions are in 9.
-            &[&["AUTH", "bob", "pw"], &["SELECT", "9"], &["SET", "k", "0"], &["GET", "k"]],
-            &[
-                &["AUTH", "eve", "pw"],
-                &["SELECT", "8"],
-                &["SET", "k", "8"],
-                &["HELLO", "3", "AUTH", "bob", "pw"],
-                &["GET", "k"],
-                &["BLPOP", "none", "0.01"],
-                &["AUTH", "eve", "pw"],
-                &["GET", "k"],
-                &["SELECT", "9"],
-                &["GET", "k"],
-            ],
-            &[&["SELECT", "9"], &["AUTH", "bob", "pw"], &["RESET"], &["GET", "k"]],
-            &[&["SELECT", "9"], &["AUTH", "bob", "wrong"], &["GET", "k"]],
-            &[&["SELECT", "9"], &["AUTH", "bob", "pw"], &["AUTH", "bob", "pw"], &["GET", "k"]],
-        ];
-        for sequence in sequences {
-            pair.compare(|client| {
-                for command in sequence {
-                    client.call(command);
-                }
-            });
-        }
+fn the_database_stays_when_the_user_changes(flavor: Flavor) {
+    let pair = Pair::start(flavor);
+    pair.server.run(&["ACL", "SETUSER", "bob", "on", ">pw", "~*", "&*", "+@all", "-select"]);
+    pair.server.run(&["ACL", "SETUSER", "eve", "on", ">pw", "~*", "&*", "+@all"]);
+    let sequences: [&[&[&str]]; 6] = [
+        &[
+            &["SELECT", "9"],
+            &["AUTH", "bob", "pw"],
+            &["SET", "k", "9"],
+            &["GET", "k"],
+            &["EVAL", "return redis.call('GET', 'k')", "0"],
+            &["SELECT", "3"],
+            &["GET", "k"],
+            &["SELECT", "0"],
+            &["GET", "k"],
+            &["MULTI"],
+            &["GET", "k"],
+            &["SELECT", "9"],
+            &["EXEC"],
+            &["GET", "k"],
+        ],
+        // Who selects 9 as bob may not, even where others of bob's sessions are in 9.
+        &[&["AUTH", "bob", "pw"], &["SELECT", "9"], &["SET", "k", "0"], &["GET", "k"]],
+        &[
+            &["AUTH", "eve", "pw"],
+            &["SELECT", "8"],
+            &["SET", "k", "8"],
+            &["HELLO", "3", "AUTH", "bob", "pw"],
+            &["GET", "k"],
+            &["BLPOP", "none", "0.01"],
+            &["AUTH", "eve", "pw"],
+            &["GET", "k"],
+            &["SELECT", "9"],
+            &["GET", "k"],
+        ],
+        &[&["SELECT", "9"], &["AUTH", "bob", "pw"], &["RESET"], &["GET", "k"]],
+        &[&["SELECT", "9"], &["AUTH", "bob", "wrong"], &["GET", "k"]],
+        &[&["SELECT", "9"], &["AUTH", "bob", "pw"], &["AUTH", "bob", "pw"], &["GET", "k"]],
+    ];
+    for sequence in sequences {
+        pair.compare(|client| {
+            for command in sequence {
+                client.call(command);
+            }
+        });
     }
 }
 
@@ -271,7 +264,7 @@ fn a_restricted_user_leaves_acl_log_empty() {
         let proxy = Proxy::start_file(
             workers,
             &format!(
-                "[upstreams.main]\nurl = \"{url}\"\nping-interval = \"1s\"\nlease-idle = \"1s\"\nmax-age = \"1s\"\n"
+                "[upstreams.main]\nurl = \"{url}\"\nping-interval = \"1s\"\nlease-idle-timeout = \"1s\"\nmax-age = \"1s\"\n"
             ),
         );
         let entries = || {

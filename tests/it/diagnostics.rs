@@ -19,27 +19,26 @@ fn url(server: &Server) -> String {
     format!("redis://127.0.0.1:{}", server.port)
 }
 
-#[test]
-fn a_ping_is_answered_by_the_server() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start_with(flavor, &["--busy-reply-threshold", "50"], &[]);
-        pair.compare(|client| {
-            client.call(&["PING"]);
-            client.call(&["ping", "text"]);
-            client.call(&["PING", "a", "b"]);
-            client.call(&["MULTI"]);
-            client.call(&["PING"]);
-            client.call(&["EXEC"]);
-        });
-        let mut client = pair.proxy.client();
-        client.expect(&["PING"], "+PONG\r\n");
-        let mut busy = pair.server.client();
-        busy.send_command(&["EVAL", "while true do end", "0"]);
-        wait::until("the server to be busy", || client.call(&["PING"]).starts_with(b"-BUSY"));
-        pair.server.run(&["SCRIPT", "KILL"]);
-        assert!(busy.reply().starts_with(b"-"));
-        wait::until("the server to answer", || client.call(&["PING"]) == b"+PONG\r\n");
-    }
+on_both_servers!(a_ping_is_answered_by_the_server);
+
+fn a_ping_is_answered_by_the_server(flavor: Flavor) {
+    let pair = Pair::start_with(flavor, &["--busy-reply-threshold", "50"], &[]);
+    pair.compare(|client| {
+        client.call(&["PING"]);
+        client.call(&["ping", "text"]);
+        client.call(&["PING", "a", "b"]);
+        client.call(&["MULTI"]);
+        client.call(&["PING"]);
+        client.call(&["EXEC"]);
+    });
+    let mut client = pair.proxy.client();
+    client.expect(&["PING"], "+PONG\r\n");
+    let mut busy = pair.server.client();
+    busy.send_command(&["EVAL", "while true do end", "0"]);
+    wait::until("the server to be busy", || client.call(&["PING"]).starts_with(b"-BUSY"));
+    pair.server.run(&["SCRIPT", "KILL"]);
+    assert!(busy.reply().starts_with(b"-"));
+    wait::until("the server to answer", || client.call(&["PING"]) == b"+PONG\r\n");
 }
 
 /// respgate answers for as long as it holds commands, and no longer.
@@ -53,7 +52,7 @@ fn a_ping_during_a_hold() {
         );
         let mut proxy = Proxy::start_file(2, &toml);
         proxy.allow_log("no primary");
-        proxy.allow_log("a shared upstream connection was lost");
+        proxy.allow_log("respgate lost a shared upstream connection");
         proxy.client().expect(&["PING"], "+PONG\r\n");
         server.crash();
         let mut first = proxy.client();
@@ -74,109 +73,101 @@ fn a_ping_during_a_hold() {
     }
 }
 
+on_both_servers!(a_password_that_never_worked_fails_at_once);
+
 /// A password that never worked is wrong, or will be right only after somebody changed it: nobody waits for that.
-#[test]
-fn a_password_that_never_worked_fails_at_once() {
-    for flavor in Flavor::ALL {
-        let server = Server::start_with(flavor, &["--requirepass", "right"]);
-        let folder = tempfile::TempDir::new().expect("a temporary folder");
-        let file = folder.path().join("password");
-        fs::write(&file, "wrong").expect("a file");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its permissions");
-        let toml = format!(
-            "[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\npassword-file = \"{}\"\nhold-timeout = \"60s\"\n",
-            server.port,
-            file.display()
-        );
-        let mut proxy = Proxy::launch_file(&[], 1, &toml);
-        proxy.allow_log("refuses");
-        wait::until("the refusal to be noticed", || proxy.http("/readyz").contains("WRONGPASS"));
-        let begun = Instant::now();
-        for command in [&["GET", "k"][..], &["BLPOP", "k", "0"], &["PING"]] {
-            let line = String::from_utf8_lossy(&proxy.client().call(command)).into_owned();
-            assert!(line.contains("have never worked") && line.contains("WRONGPASS"), "{command:?}: {line}");
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-        assert!(!proxy.log().contains("ready: the primary is verified"), "nothing is verified");
-        fs::write(&file, "right").expect("a file");
-        wait::until("the right password to be used", || proxy.client().call(&["GET", "k"]) == b"$-1\r\n");
-        wait::until("readiness to be told", || proxy.log().contains("ready: the primary is verified"));
+fn a_password_that_never_worked_fails_at_once(flavor: Flavor) {
+    let server = Server::start_with(flavor, &["--requirepass", "right"]);
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let file = folder.path().join("password");
+    fs::write(&file, "wrong").expect("a file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its permissions");
+    let toml = format!(
+        "[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\npassword-file = \"{}\"\nhold-timeout = \"60s\"\n",
+        server.port,
+        file.display()
+    );
+    let mut proxy = Proxy::launch_file(&[], 1, &toml);
+    proxy.allow_log("refuses");
+    wait::until("the refusal to be noticed", || proxy.http("/readyz").contains("WRONGPASS"));
+    let begun = Instant::now();
+    for command in [&["GET", "k"][..], &["BLPOP", "k", "0"], &["PING"]] {
+        let line = String::from_utf8_lossy(&proxy.client().call(command)).into_owned();
+        assert!(line.contains("have never worked") && line.contains("WRONGPASS"), "{command:?}: {line}");
     }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(!proxy.log().contains("ready: the primary is verified"), "nothing is verified");
+    fs::write(&file, "right").expect("a file");
+    wait::until("the right password to be used", || proxy.client().call(&["GET", "k"]) == b"$-1\r\n");
+    wait::until("readiness to be told", || proxy.log().contains("ready: the primary is verified"));
 }
+
+on_both_servers!(parameters_that_are_shown);
 
 /// CONFIG GET shows what its level allows, whatever the pattern.
-#[test]
-fn parameters_that_are_shown() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start_with(flavor, &["--requirepass", "", "--maxclients", "500"], &[]);
-        let mut client = pair.proxy.client();
-        client.expect(&["CONFIG", "GET", "maxclients"], "*2\r\n$10\r\nmaxclients\r\n$3\r\n500\r\n");
-        client.expect(&["CONFIG", "GET", "requirepass"], "*0\r\n");
-        let all = String::from_utf8_lossy(&client.call(&["CONFIG", "GET", "*"])).into_owned();
-        assert!(
-            all.contains("maxmemory-policy") && !all.contains("requirepass") && !all.contains("masterauth")
-        );
-        client.expect(&["MULTI"], "+OK\r\n");
-        client.expect(&["CONFIG", "GET", "maxclient*"], "+QUEUED\r\n");
-        client.expect(&["EXEC"], "*1\r\n*2\r\n$10\r\nmaxclients\r\n$3\r\n500\r\n");
-    }
+fn parameters_that_are_shown(flavor: Flavor) {
+    let pair = Pair::start_with(flavor, &["--requirepass", "", "--maxclients", "500"], &[]);
+    let mut client = pair.proxy.client();
+    client.expect(&["CONFIG", "GET", "maxclients"], "*2\r\n$10\r\nmaxclients\r\n$3\r\n500\r\n");
+    client.expect(&["CONFIG", "GET", "requirepass"], "*0\r\n");
+    let all = String::from_utf8_lossy(&client.call(&["CONFIG", "GET", "*"])).into_owned();
+    assert!(all.contains("maxmemory-policy") && !all.contains("requirepass") && !all.contains("masterauth"));
+    client.expect(&["MULTI"], "+OK\r\n");
+    client.expect(&["CONFIG", "GET", "maxclient*"], "+QUEUED\r\n");
+    client.expect(&["EXEC"], "*1\r\n*2\r\n$10\r\nmaxclients\r\n$3\r\n500\r\n");
 }
+
+on_both_servers!(the_slow_log_is_shown_while_the_server_has_one_user);
 
 /// The slow log shows other users' commands, also those before respgate started: it is closed as soon as the server has several users.
-#[test]
-fn the_slow_log_is_shown_while_the_server_has_one_user() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start_with(flavor, &["--slowlog-log-slower-than", "0"], &[]);
-        let mut client = pair.proxy.client();
-        assert!(client.call(&["SLOWLOG", "GET"]).starts_with(b"*"));
-        assert!(client.call(&["SLOWLOG", "LEN"]).starts_with(b":"));
-        assert!(client.call(&["SLOWLOG", "RESET"]).starts_with(b"-NOPERM"));
-        pair.server.run(&["ACL", "SETUSER", "bob", "on", ">secret", "+@all", "~*", "&*"]);
-        wait::until("the server's second user to be noticed", || {
-            client.call(&["SLOWLOG", "GET"]).starts_with(b"-NOPERM")
-        });
-        client.expect(&["MULTI"], "+OK\r\n");
-        assert!(
-            client.call(&["SLOWLOG", "GET"]).ends_with(b"(respgate: admin-commands = \"read-only\")\r\n")
-        );
-        assert!(client.call(&["EXEC"]).starts_with(b"-EXECABORT"));
-        client.expect(&["GET", "k"], "$-1\r\n");
-    }
+fn the_slow_log_is_shown_while_the_server_has_one_user(flavor: Flavor) {
+    let pair = Pair::start_with(flavor, &["--slowlog-log-slower-than", "0"], &[]);
+    let mut client = pair.proxy.client();
+    assert!(client.call(&["SLOWLOG", "GET"]).starts_with(b"*"));
+    assert!(client.call(&["SLOWLOG", "LEN"]).starts_with(b":"));
+    assert!(client.call(&["SLOWLOG", "RESET"]).starts_with(b"-NOPERM"));
+    pair.server.run(&["ACL", "SETUSER", "bob", "on", ">secret", "+@all", "~*", "&*"]);
+    wait::until("the server's second user to be noticed", || {
+        client.call(&["SLOWLOG", "GET"]).starts_with(b"-NOPERM")
+    });
+    client.expect(&["MULTI"], "+OK\r\n");
+    assert!(client.call(&["SLOWLOG", "GET"]).ends_with(b"(respgate: admin-commands = \"read-only\")\r\n"));
+    assert!(client.call(&["EXEC"]).starts_with(b"-EXECABORT"));
+    client.expect(&["GET", "k"], "$-1\r\n");
 }
 
+on_both_servers!(a_refusal_names_its_setting);
+
 /// A refusal says which setting causes it, and is counted and logged under that name; arguments are not logged.
-#[test]
-fn a_refusal_names_its_setting() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start_with(flavor, &[], &["--admin-commands", "deny"]);
-        let mut client = pair.proxy.client();
-        let refused = |client: &mut Client, command: &[&str]| {
-            let line = String::from_utf8_lossy(&client.call(command)).into_owned();
-            assert!(line.starts_with("-NOPERM "), "{line}");
-            assert!(line.ends_with("command (respgate: admin-commands = \"deny\")\r\n"), "{line}");
-        };
-        refused(&mut client, &["CONFIG", "SET", "requirepass", "hidden"]);
-        client.expect(&["CONFIG", "GET", "maxclients"], "*0\r\n");
-        client.expect(&["MULTI"], "+OK\r\n");
-        refused(&mut client, &["SLOWLOG", "GET"]);
-        refused(&mut client, &["CONFIG", "GET", "maxclients"]);
-        refused(&mut client, &["MONITOR"]);
-        assert!(client.call(&["EXEC"]).starts_with(b"-EXECABORT"));
-        client.expect(&["GET", "k"], "$-1\r\n");
-        let counted = |reason: &str| pair.proxy.metric("respgate_commands_refused_total", &[reason]);
-        assert_eq!(counted("reason=\"admin-commands\""), 5.0);
-        assert_eq!(counted("reason=\"commands\""), 0.0);
-        let log = pair.proxy.log();
-        for command in ["CONFIG SET", "CONFIG GET", "SLOWLOG GET", "MONITOR"] {
-            let line = log.lines().find(|line| line.contains(command)).expect("a line about it");
-            assert!(line.contains("admin-commands") && line.contains(&pair.proxy.port.to_string()), "{line}");
-        }
-        assert!(!log.contains("hidden"), "{log}");
-        // A flood of refusals is no flood of lines.
-        (0..200).for_each(|_| refused(&mut client, &["SLOWLOG", "GET"]));
-        let lines = pair.proxy.log().matches("a command is refused").count();
-        assert!(lines < 150, "{lines} lines");
+fn a_refusal_names_its_setting(flavor: Flavor) {
+    let pair = Pair::start_with(flavor, &[], &["--admin-commands", "deny"]);
+    let mut client = pair.proxy.client();
+    let refused = |client: &mut Client, command: &[&str]| {
+        let line = String::from_utf8_lossy(&client.call(command)).into_owned();
+        assert!(line.starts_with("-NOPERM "), "{line}");
+        assert!(line.ends_with("command (respgate: admin-commands = \"deny\")\r\n"), "{line}");
+    };
+    refused(&mut client, &["CONFIG", "SET", "requirepass", "hidden"]);
+    client.expect(&["CONFIG", "GET", "maxclients"], "*0\r\n");
+    client.expect(&["MULTI"], "+OK\r\n");
+    refused(&mut client, &["SLOWLOG", "GET"]);
+    refused(&mut client, &["CONFIG", "GET", "maxclients"]);
+    refused(&mut client, &["MONITOR"]);
+    assert!(client.call(&["EXEC"]).starts_with(b"-EXECABORT"));
+    client.expect(&["GET", "k"], "$-1\r\n");
+    let counted = |reason: &str| pair.proxy.metric("respgate_commands_refused_total", &[reason]);
+    assert_eq!(counted("reason=\"admin-commands\""), 5.0);
+    assert_eq!(counted("reason=\"commands\""), 0.0);
+    let log = pair.proxy.log();
+    for command in ["CONFIG SET", "CONFIG GET", "SLOWLOG GET", "MONITOR"] {
+        let line = log.lines().find(|line| line.contains(command)).expect("a line about it");
+        assert!(line.contains("admin-commands") && line.contains(&pair.proxy.port.to_string()), "{line}");
     }
+    assert!(!log.contains("hidden"), "{log}");
+    // A flood of refusals is no flood of lines.
+    (0..200).for_each(|_| refused(&mut client, &["SLOWLOG", "GET"]));
+    let lines = pair.proxy.log().matches("refused a command").count();
+    assert!(lines < 150, "{lines} lines");
 }
 
 /// Returns CONFIG GET's reply as parameters and values, in order.
@@ -218,32 +209,31 @@ fn pattern_like(rng: &mut fastrand::Rng, name: &str) -> String {
     pattern
 }
 
+on_both_servers!(patterns_match_as_on_the_server);
+
 /// Whatever the pattern, CONFIG GET shows what the server shows, without the parameters that are hidden.
-#[test]
-fn patterns_match_as_on_the_server() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start(flavor);
-        let (mut direct, mut through) = (pair.server.client(), pair.proxy.client());
-        let names = |client: &mut Client| parameters(client, "*").into_iter().map(|(name, _)| name);
-        // The server shows some parameters only to those who know their whole names; respgate does not tell them apart.
-        let listed: Vec<String> = names(&mut direct).collect();
-        let shown: Vec<String> = names(&mut through).filter(|name| listed.contains(name)).collect();
-        let is_shown = |(name, _): &(String, String)| shown.contains(&name.to_ascii_lowercase());
-        assert!(shown.len() > 100);
-        let mut rng = fastrand::Rng::with_seed(9);
-        let mut matched = 0;
-        for _ in 0..3_000 {
-            let name = &shown[rng.usize(..shown.len())];
-            let pattern = pattern_like(&mut rng, name);
-            let mut expected = parameters(&mut direct, &pattern);
-            expected.retain(is_shown);
-            matched += usize::from(!expected.is_empty());
-            let mut seen = parameters(&mut through, &pattern);
-            seen.retain(is_shown);
-            assert_eq!(seen, expected, "{flavor:?}: {pattern:?}");
-        }
-        assert!(matched > 300, "only {matched} patterns matched");
+fn patterns_match_as_on_the_server(flavor: Flavor) {
+    let pair = Pair::start(flavor);
+    let (mut direct, mut through) = (pair.server.client(), pair.proxy.client());
+    let names = |client: &mut Client| parameters(client, "*").into_iter().map(|(name, _)| name);
+    // The server shows some parameters only to those who know their whole names; respgate does not tell them apart.
+    let listed: Vec<String> = names(&mut direct).collect();
+    let shown: Vec<String> = names(&mut through).filter(|name| listed.contains(name)).collect();
+    let is_shown = |(name, _): &(String, String)| shown.contains(&name.to_ascii_lowercase());
+    assert!(shown.len() > 100);
+    let mut rng = fastrand::Rng::with_seed(9);
+    let mut matched = 0;
+    for _ in 0..3_000 {
+        let name = &shown[rng.usize(..shown.len())];
+        let pattern = pattern_like(&mut rng, name);
+        let mut expected = parameters(&mut direct, &pattern);
+        expected.retain(is_shown);
+        matched += usize::from(!expected.is_empty());
+        let mut seen = parameters(&mut through, &pattern);
+        seen.retain(is_shown);
+        assert_eq!(seen, expected, "{flavor:?}: {pattern:?}");
     }
+    assert!(matched > 300, "only {matched} patterns matched");
 }
 
 const LEVELS: [&str; 3] = ["deny", "read-only", "allow"];
@@ -434,23 +424,21 @@ fn the_level_that_holds_by_default() {
     }
 }
 
+on_both_servers!(many_sessions_ask_for_users_once);
+
 /// Sessions that need the number of users at the same time share one question to the server.
-#[test]
-fn many_sessions_ask_for_users_once() {
-    for flavor in Flavor::ALL {
-        let server = Server::start(flavor);
-        let proxy = Proxy::start_with(&url(&server), 1, &[]);
-        let mut clients: Vec<_> = (0..50).map(|_| proxy.client()).collect();
-        server.run(&["CONFIG", "RESETSTAT"]);
-        let begun = Instant::now();
-        clients.iter_mut().for_each(|client| client.send_command(&["SLOWLOG", "LEN"]));
-        clients.iter_mut().for_each(|client| client.expect_reply(":0\r\n"));
-        let seconds = begun.elapsed().as_secs() + 1;
-        let stats = server.run_text(&["INFO", "commandstats"]);
-        let line =
-            stats.lines().find_map(|line| line.strip_prefix("cmdstat_acl|users:calls=")).expect("a question");
-        let asked: u64 =
-            line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number of calls");
-        assert!(asked <= seconds, "{asked} questions in {seconds} s");
-    }
+fn many_sessions_ask_for_users_once(flavor: Flavor) {
+    let server = Server::start(flavor);
+    let proxy = Proxy::start_with(&url(&server), 1, &[]);
+    let mut clients: Vec<_> = (0..50).map(|_| proxy.client()).collect();
+    server.run(&["CONFIG", "RESETSTAT"]);
+    let begun = Instant::now();
+    clients.iter_mut().for_each(|client| client.send_command(&["SLOWLOG", "LEN"]));
+    clients.iter_mut().for_each(|client| client.expect_reply(":0\r\n"));
+    let seconds = begun.elapsed().as_secs() + 1;
+    let stats = server.run_text(&["INFO", "commandstats"]);
+    let line =
+        stats.lines().find_map(|line| line.strip_prefix("cmdstat_acl|users:calls=")).expect("a question");
+    let asked: u64 = line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number of calls");
+    assert!(asked <= seconds, "{asked} questions in {seconds} s");
 }

@@ -10,14 +10,13 @@ use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
-#[test]
-fn through_sentinels() {
-    for flavor in Flavor::ALL {
-        let deployment = Deployment::start(&Plan { replicas: 1, ..Plan::new(flavor) });
-        let proxy = Proxy::start_with(&deployment.url(), 2, &[]);
-        proxy.client().expect(&["SET", "k", "v"], "+OK\r\n");
-        assert_eq!(deployment.primary.run(&["GET", "k"]), b"$1\r\nv\r\n");
-    }
+on_both_servers!(through_sentinels);
+
+fn through_sentinels(flavor: Flavor) {
+    let deployment = Deployment::start(&Plan { replicas: 1, ..Plan::new(flavor) });
+    let proxy = Proxy::start_with(&deployment.url(), 2, &[]);
+    proxy.client().expect(&["SET", "k", "v"], "+OK\r\n");
+    assert_eq!(deployment.primary.run(&["GET", "k"]), b"$1\r\nv\r\n");
 }
 
 #[test]

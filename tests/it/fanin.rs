@@ -25,50 +25,48 @@ fn start(flavor: Flavor, workers: usize, more: &str) -> (Server, Proxy) {
     (server, proxy)
 }
 
+on_both_servers!(byte_for_byte_as_from_the_server);
+
 /// A client sees what it would on a connection of its own.
-#[test]
-fn byte_for_byte_as_from_the_server() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start_file(flavor, FAN_IN);
-        for version in ["2", "3"] {
-            pair.compare(|client| {
-                let other = client.another();
-                client.call(&["HELLO", version, "SETNAME", "x"]);
-                client.send("SUBSCRIBE a b a\r\nPING\r\nPSUBSCRIBE a* *\r\nSSUBSCRIBE s\r\n");
-                client.replies(7);
-                client.at(other).call(&["PUBLISH", "a", "one"]);
-                client.replies(3);
-                client.at(other).call(&["SPUBLISH", "s", "two"]);
-                client.replies(1);
-                client.send(
-                    "PING text\r\nUNSUBSCRIBE a\r\nUNSUBSCRIBE nothing\r\nUNSUBSCRIBE\r\nUNSUBSCRIBE\r\n",
-                );
-                client.replies(5);
-                client.at(other).call(&["PUBLISH", "b", "three"]);
-                client.replies(1);
-                client.send("PUNSUBSCRIBE *\r\nPUNSUBSCRIBE\r\nSUNSUBSCRIBE\r\nGET nothing\r\nPING\r\n");
-                client.replies(5);
-                client.send("SUBSCRIBE a\r\nRESET\r\nGET nothing\r\n");
-                client.replies(3);
-            });
-        }
+fn byte_for_byte_as_from_the_server(flavor: Flavor) {
+    let pair = Pair::start_file(flavor, FAN_IN);
+    for version in ["2", "3"] {
         pair.compare(|client| {
-            client.send("SUBSCRIBE a\r\n");
+            let other = client.another();
+            client.call(&["HELLO", version, "SETNAME", "x"]);
+            client.send("SUBSCRIBE a b a\r\nPING\r\nPSUBSCRIBE a* *\r\nSSUBSCRIBE s\r\n");
+            client.replies(7);
+            client.at(other).call(&["PUBLISH", "a", "one"]);
+            client.replies(3);
+            client.at(other).call(&["SPUBLISH", "s", "two"]);
             client.replies(1);
-            for command in [
-                &["GET", "k"][..],
-                &["GET"],
-                &["MULTI"],
-                &["CONFIG", "GET", "x"],
-                &["NOSUCH"],
-                &["SUBSCRIBE"],
-                &["PING", "a", "b"],
-            ] {
-                client.call(command);
-            }
+            client
+                .send("PING text\r\nUNSUBSCRIBE a\r\nUNSUBSCRIBE nothing\r\nUNSUBSCRIBE\r\nUNSUBSCRIBE\r\n");
+            client.replies(5);
+            client.at(other).call(&["PUBLISH", "b", "three"]);
+            client.replies(1);
+            client.send("PUNSUBSCRIBE *\r\nPUNSUBSCRIBE\r\nSUNSUBSCRIBE\r\nGET nothing\r\nPING\r\n");
+            client.replies(5);
+            client.send("SUBSCRIBE a\r\nRESET\r\nGET nothing\r\n");
+            client.replies(3);
         });
-        pair.compare_until_closed("SUBSCRIBE a\r\nQUIT\r\n");
     }
+    pair.compare(|client| {
+        client.send("SUBSCRIBE a\r\n");
+        client.replies(1);
+        for command in [
+            &["GET", "k"][..],
+            &["GET"],
+            &["MULTI"],
+            &["CONFIG", "GET", "x"],
+            &["NOSUCH"],
+            &["SUBSCRIBE"],
+            &["PING", "a", "b"],
+        ] {
+            client.call(command);
+        }
+    });
+    pair.compare_until_closed("SUBSCRIBE a\r\nQUIT\r\n");
 }
 
 /// In RESP3 a subscriber goes on with everything else, on other connections.
@@ -166,7 +164,7 @@ fn many_subscribers_and_few_links() {
             server.run_text(&["PUBSUB", "NUMSUB", "own:099"]).ends_with(":0\r\n")
         });
         // The server closes the links: they are made again, and the subscriptions with them.
-        proxy.allow_log("a fan-in link was lost");
+        proxy.allow_log("respgate lost a fan-in connection");
         server.run(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         wait::until("the links to be made again", || {
             server.run_text(&["PUBSUB", "NUMSUB", "news"]) == counted
@@ -186,36 +184,35 @@ fn many_subscribers_and_few_links() {
     }
 }
 
-/// What the server refuses is refused to who asked; what it takes back ends who had it; nobody else notices.
-#[test]
-fn refusals_are_the_server_s_and_the_asker_s() {
-    for flavor in Flavor::ALL {
-        let mut pair = Pair::start_file(flavor, FAN_IN);
-        pair.server.run(&["ACL", "SETUSER", "default", "resetchannels", "&ok:*", "&more:*"]);
-        let confirmed = |name: &str| format!("*3\r\n$9\r\nsubscribe\r\n${}\r\n{name}\r\n:1\r\n", name.len());
-        let mut other = pair.proxy.client();
-        other.expect(&["SUBSCRIBE", "ok:1"], &confirmed("ok:1"));
-        let mut revoked = pair.proxy.client();
-        revoked.expect(&["SUBSCRIBE", "more:1"], &confirmed("more:1"));
-        pair.compare(|client| {
-            client.pipeline(&[&["SUBSCRIBE", "ok:1", "forbidden"], &["GET", "k"], &["PSUBSCRIBE", "*"]]);
-            client.call(&["SUBSCRIBE", "ok:1"]);
-        });
-        pair.server.run(&["PUBLISH", "ok:1", "one"]);
-        other.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nok:1\r\n$3\r\none\r\n");
+on_both_servers!(refusals_are_the_server_s_and_the_asker_s);
 
-        for line in ["a fan-in link was lost", "the server refuses to restore"] {
-            pair.proxy.allow_log(line);
-        }
-        pair.server.run(&["ACL", "SETUSER", "default", "resetchannels", "&ok:*"]);
-        assert_eq!(revoked.rest(), b"");
-        wait::until("the link to be made again", || {
-            pair.server.run_text(&["PUBSUB", "NUMSUB", "ok:1"]).ends_with(":1\r\n")
-        });
-        pair.server.run(&["PUBLISH", "ok:1", "two"]);
-        other.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nok:1\r\n$3\r\ntwo\r\n");
-        wait::until("the reason to be logged", || pair.proxy.log().contains("the server refuses to restore"));
+/// What the server refuses is refused to who asked; what it takes back ends who had it; nobody else notices.
+fn refusals_are_the_server_s_and_the_asker_s(flavor: Flavor) {
+    let mut pair = Pair::start_file(flavor, FAN_IN);
+    pair.server.run(&["ACL", "SETUSER", "default", "resetchannels", "&ok:*", "&more:*"]);
+    let confirmed = |name: &str| format!("*3\r\n$9\r\nsubscribe\r\n${}\r\n{name}\r\n:1\r\n", name.len());
+    let mut other = pair.proxy.client();
+    other.expect(&["SUBSCRIBE", "ok:1"], &confirmed("ok:1"));
+    let mut revoked = pair.proxy.client();
+    revoked.expect(&["SUBSCRIBE", "more:1"], &confirmed("more:1"));
+    pair.compare(|client| {
+        client.pipeline(&[&["SUBSCRIBE", "ok:1", "forbidden"], &["GET", "k"], &["PSUBSCRIBE", "*"]]);
+        client.call(&["SUBSCRIBE", "ok:1"]);
+    });
+    pair.server.run(&["PUBLISH", "ok:1", "one"]);
+    other.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nok:1\r\n$3\r\none\r\n");
+
+    for line in ["respgate lost a fan-in connection", "the server refuses to restore"] {
+        pair.proxy.allow_log(line);
     }
+    pair.server.run(&["ACL", "SETUSER", "default", "resetchannels", "&ok:*"]);
+    assert_eq!(revoked.rest(), b"");
+    wait::until("the link to be made again", || {
+        pair.server.run_text(&["PUBSUB", "NUMSUB", "ok:1"]).ends_with(":1\r\n")
+    });
+    pair.server.run(&["PUBLISH", "ok:1", "two"]);
+    other.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nok:1\r\n$3\r\ntwo\r\n");
+    wait::until("the reason to be logged", || pair.proxy.log().contains("the server refuses to restore"));
 }
 
 /// Without a server a SUBSCRIBE waits as long as any command may; who hears nothing for so long is disconnected.
@@ -333,7 +330,7 @@ fn messages_stand_between_replies() {
 #[test]
 fn messages_come_while_a_lease_is_waited_for() {
     let server = Server::start(Flavor::Valkey);
-    let keys = "max-connections = 5\nmax-leased = 1\nlease-wait = \"1m\"";
+    let keys = "max-connections = 5\nmax-leased = 1\nlease-timeout = \"1m\"";
     let url = format!("\"redis://127.0.0.1:{}\"\n{keys}", server.port);
     let proxy = Proxy::start_file(1, &FAN_IN.replace("\"URL\"", &url));
     let mut subscriber = Subscriber::start(&proxy, 1);

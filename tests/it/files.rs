@@ -43,7 +43,7 @@ fn a_fifo_that_is_replaced_is_read_again() {
         proxy.allow_log("it is a FIFO");
         proxy.wait_until_ready();
         let reloads = |proxy: &Proxy, what: &str| {
-            proxy.metric("respgate_reloads_total", &[&format!("what=\"{what}\""), "outcome=\"ok\""])
+            proxy.metric("respgate_reloads_total", &[&format!("kind=\"{what}\""), "outcome=\"ok\""])
         };
         for (what, path, next) in
             [("configuration", &file, configuration(2000)), ("password", &password, "second-secret".into())]
@@ -72,6 +72,8 @@ fn a_piped_configuration_is_not_followed() {
     let proxy = Proxy::launch_under(&["bash", "-c", &script, "bash"], port, 1, &[]);
     proxy.wait_until_ready();
     proxy.signal("HUP");
-    wait::until("the answer", || proxy.log().contains("it came through a pipe, which cannot be read again"));
+    wait::until("the answer", || {
+        proxy.log().contains("respgate cannot read this again: it came through a pipe")
+    });
     assert!(!proxy.http("/readyz").contains("configuration"), "{}", proxy.http("/readyz"));
 }

@@ -9,8 +9,7 @@ use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
 const NO_PRIMARY: &str = "-ERR respgate: no primary to send to for ";
-const NO_ROOM: &str =
-    "-ERR respgate: no primary to send to, and the commands that wait for one already take what";
+const NO_ROOM: &str = "-ERR respgate: no primary to send to, and waiting commands fill hold-buffer";
 
 /// A server at a fixed address, and respgate with these keys in front of it.
 fn start(workers: usize, keys: &str) -> (Server, Proxy) {
@@ -18,7 +17,7 @@ fn start(workers: usize, keys: &str) -> (Server, Proxy) {
     let toml = format!("[upstreams.main]\naddress = \"127.0.0.1:{}\"\n{keys}\n", server.port);
     let mut proxy = Proxy::start_file(workers, &toml);
     proxy.allow_log("no primary");
-    proxy.allow_log("a shared upstream connection was lost");
+    proxy.allow_log("respgate lost a shared upstream connection");
     (server, proxy)
 }
 

@@ -43,40 +43,39 @@ fn expect_bulk(client: &mut Client, size: usize) {
     assert_eq!(reply.len(), head.len() + size + 2);
 }
 
+on_both_servers!(a_client_that_reads_without_pause_is_never_slow);
+
 /// The largest part of a pipeline is asked for before the size of any reply is known, or after small ones only.
-#[test]
-fn a_client_that_reads_without_pause_is_never_slow() {
-    for flavor in Flavor::ALL {
-        let server = Server::start(flavor);
-        fill(&server, "small", 1024);
-        fill(&server, "large", MIB);
-        fill(&server, "larger", 3 * MIB);
-        let proxy = Proxy::start_file(1, &bounded(&server, "16MiB"));
-        for first_small in [0, 1, 2000] {
-            let mut client = proxy.client();
-            let mut writer = client.writer();
-            for round in 0..2 {
-                let sizes: Vec<usize> = std::iter::repeat_n(1024, first_small)
-                    .chain(std::iter::repeat_n(if round == 0 { MIB } else { 3 * MIB }, 30))
-                    .collect();
-                let pipeline: Vec<u8> = sizes
-                    .iter()
-                    .flat_map(|size| {
-                        let key = ["small", "large", "larger"]
-                            [usize::from(*size > 1024) + usize::from(*size > MIB)];
-                        encode(&["GET", key])
-                    })
-                    .collect();
-                writer.send(pipeline);
-                for size in sizes {
-                    expect_bulk(&mut client, size);
-                }
+fn a_client_that_reads_without_pause_is_never_slow(flavor: Flavor) {
+    let server = Server::start(flavor);
+    fill(&server, "small", 1024);
+    fill(&server, "large", MIB);
+    fill(&server, "larger", 3 * MIB);
+    let proxy = Proxy::start_file(1, &bounded(&server, "16MiB"));
+    for first_small in [0, 1, 2000] {
+        let mut client = proxy.client();
+        let mut writer = client.writer();
+        for round in 0..2 {
+            let sizes: Vec<usize> = std::iter::repeat_n(1024, first_small)
+                .chain(std::iter::repeat_n(if round == 0 { MIB } else { 3 * MIB }, 30))
+                .collect();
+            let pipeline: Vec<u8> = sizes
+                .iter()
+                .flat_map(|size| {
+                    let key =
+                        ["small", "large", "larger"][usize::from(*size > 1024) + usize::from(*size > MIB)];
+                    encode(&["GET", key])
+                })
+                .collect();
+            writer.send(pipeline);
+            for size in sizes {
+                expect_bulk(&mut client, size);
             }
-            client.expect(&["ECHO", "still there"], "$11\r\nstill there\r\n");
         }
-        assert_eq!(proxy.metric("respgate_clients_closed_total", &["slow"]), 0.0);
-        wait::until("the memory to be given back", || proxy.metric("respgate_buffered_bytes", &[]) == 0.0);
+        client.expect(&["ECHO", "still there"], "$11\r\nstill there\r\n");
     }
+    assert_eq!(proxy.metric("respgate_clients_closed_total", &["slow"]), 0.0);
+    wait::until("the memory to be given back", || proxy.metric("respgate_buffered_bytes", &[]) == 0.0);
 }
 
 /// 435 bytes of requests from a client that leaves at once make the server send little, and nobody waits for it.
@@ -191,55 +190,54 @@ fn three_hundred_slow_readers_keep_nobody_waiting() {
     }
 }
 
+on_both_servers!(order_holds_whatever_the_sizes);
+
 /// Sizes around every bound, pipelines shallow and deep, reads and writes mixed: the order of each session holds, and
 /// so does that of the clients beside it.
-#[test]
-fn order_holds_whatever_the_sizes() {
-    for flavor in Flavor::ALL {
-        let server = Server::start(flavor);
-        let sizes = [100, 5_000, 200_000, 700_000, 2 * MIB, 9 * MIB];
-        for size in sizes {
-            fill(&server, &format!("value-{size}"), size);
-        }
-        let proxy = Proxy::start_with(&url(&server), 2, &[]);
-        let stop = Arc::new(AtomicBool::new(false));
-        let others: Vec<_> = (0..3)
-            .map(|number| {
-                let (port, stop) = (proxy.port, Arc::clone(&stop));
-                thread::spawn(move || count_up(port, number, &stop))
-            })
-            .collect();
-        fastrand::seed(7);
-        for depth in [1, 3, 30] {
-            let mut client = proxy.client();
-            let mut writer = client.writer();
-            let key = format!("counter-{depth}");
-            let mut count = 0;
-            for _ in 0..6 {
-                let mut pipeline = Vec::new();
-                let mut expected = Vec::new();
-                for _ in 0..depth {
-                    let size = sizes[fastrand::usize(..sizes.len() - usize::from(depth > 3))];
-                    pipeline.extend(encode(&["GET", &format!("value-{size}")]));
-                    pipeline.extend(encode(&["INCR", &key]));
-                    pipeline.extend(encode(&["GET", &key]));
-                    count += 1;
-                    expected.push((size, count));
-                }
-                writer.send(pipeline);
-                for (size, count) in expected {
-                    expect_bulk(&mut client, size);
-                    client.expect_reply(&format!(":{count}\r\n"));
-                    client.expect_reply(&format!("${}\r\n{count}\r\n", count.to_string().len()));
-                }
+fn order_holds_whatever_the_sizes(flavor: Flavor) {
+    let server = Server::start(flavor);
+    let sizes = [100, 5_000, 200_000, 700_000, 2 * MIB, 9 * MIB];
+    for size in sizes {
+        fill(&server, &format!("value-{size}"), size);
+    }
+    let proxy = Proxy::start_with(&url(&server), 2, &[]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let others: Vec<_> = (0..3)
+        .map(|number| {
+            let (port, stop) = (proxy.port, Arc::clone(&stop));
+            thread::spawn(move || count_up(port, number, &stop))
+        })
+        .collect();
+    fastrand::seed(7);
+    for depth in [1, 3, 30] {
+        let mut client = proxy.client();
+        let mut writer = client.writer();
+        let key = format!("counter-{depth}");
+        let mut count = 0;
+        for _ in 0..6 {
+            let mut pipeline = Vec::new();
+            let mut expected = Vec::new();
+            for _ in 0..depth {
+                let size = sizes[fastrand::usize(..sizes.len() - usize::from(depth > 3))];
+                pipeline.extend(encode(&["GET", &format!("value-{size}")]));
+                pipeline.extend(encode(&["INCR", &key]));
+                pipeline.extend(encode(&["GET", &key]));
+                count += 1;
+                expected.push((size, count));
+            }
+            writer.send(pipeline);
+            for (size, count) in expected {
+                expect_bulk(&mut client, size);
+                client.expect_reply(&format!(":{count}\r\n"));
+                client.expect_reply(&format!("${}\r\n{count}\r\n", count.to_string().len()));
             }
         }
-        stop.store(true, Ordering::Relaxed);
-        for other in others {
-            assert!(other.join().expect("a client") > 0);
-        }
-        assert_eq!(proxy.metric("respgate_outcome_unknown_total", &[]), 0.0);
     }
+    stop.store(true, Ordering::Relaxed);
+    for other in others {
+        assert!(other.join().expect("a client") > 0);
+    }
+    assert_eq!(proxy.metric("respgate_outcome_unknown_total", &[]), 0.0);
 }
 
 fn count_up(port: u16, number: usize, stop: &AtomicBool) -> usize {
@@ -259,46 +257,45 @@ fn count_up(port: u16, number: usize, stop: &AtomicBool) -> usize {
     count
 }
 
+on_both_servers!(a_reply_beyond_the_server_s_limit_fails_alone);
+
 /// The server closes the connection that a reply of 20 MiB is for. Reads of others do not fail by it, and their writes
 /// run once.
-#[test]
-fn a_reply_beyond_the_server_s_limit_fails_alone() {
-    for flavor in Flavor::ALL {
-        let limit = ["--client-output-buffer-limit", "normal 8mb 0 0"];
-        let server = Server::start_with(flavor, &limit);
-        fill(&server, "huge", 20 * MIB);
-        let mut proxy = Proxy::start(&url(&server));
-        proxy.allow_log("connection was lost");
-        proxy.allow_log("no primary");
-        proxy.client().expect(&["SET", "steady", "value"], "+OK\r\n");
-        let stop = Arc::new(AtomicBool::new(false));
-        let others: Vec<_> = (0..6)
-            .map(|number| {
-                let (port, stop) = (proxy.port, Arc::clone(&stop));
-                thread::spawn(move || read_and_count(port, number, &stop))
-            })
-            .collect();
-        for _ in 0..3 {
-            let mut client = proxy.client();
-            client.expect(&["GET", "steady"], "$5\r\nvalue\r\n");
-            client.deadline(Duration::from_secs(60));
-            client.send([encode(&["GET", "huge"]), encode(&["GET", "steady"])].concat());
-            let error = client.reply();
-            let text = error.escape_ascii().to_string();
-            assert!(text.contains("client-output-buffer-limit") && text.len() < 300, "{text:.200}");
-            client.expect_reply("$5\r\nvalue\r\n");
-            client.expect(&["GET", "steady"], "$5\r\nvalue\r\n");
-        }
-        stop.store(true, Ordering::Relaxed);
-        for (number, other) in others.into_iter().enumerate() {
-            let (known, unknown) = other.join().expect("a client");
-            let ran = Client::connect(server.port).call(&["GET", &format!("count-{number}")]);
-            let ran = String::from_utf8(ran).expect("text");
-            let ran: usize = ran.lines().nth(1).and_then(|n| n.trim().parse().ok()).expect("a count");
-            assert!((known..=known + unknown).contains(&ran), "{ran} ran, {known} known, {unknown} unknown");
-        }
-        assert!(proxy.metric("respgate_upstream_connections_lost_total", &[]) > 0.0);
+fn a_reply_beyond_the_server_s_limit_fails_alone(flavor: Flavor) {
+    let limit = ["--client-output-buffer-limit", "normal 8mb 0 0"];
+    let server = Server::start_with(flavor, &limit);
+    fill(&server, "huge", 20 * MIB);
+    let mut proxy = Proxy::start(&url(&server));
+    proxy.allow_log("lost a shared upstream connection");
+    proxy.allow_log("no primary");
+    proxy.client().expect(&["SET", "steady", "value"], "+OK\r\n");
+    let stop = Arc::new(AtomicBool::new(false));
+    let others: Vec<_> = (0..6)
+        .map(|number| {
+            let (port, stop) = (proxy.port, Arc::clone(&stop));
+            thread::spawn(move || read_and_count(port, number, &stop))
+        })
+        .collect();
+    for _ in 0..3 {
+        let mut client = proxy.client();
+        client.expect(&["GET", "steady"], "$5\r\nvalue\r\n");
+        client.deadline(Duration::from_secs(60));
+        client.send([encode(&["GET", "huge"]), encode(&["GET", "steady"])].concat());
+        let error = client.reply();
+        let text = error.escape_ascii().to_string();
+        assert!(text.contains("client-output-buffer-limit") && text.len() < 300, "{text:.200}");
+        client.expect_reply("$5\r\nvalue\r\n");
+        client.expect(&["GET", "steady"], "$5\r\nvalue\r\n");
     }
+    stop.store(true, Ordering::Relaxed);
+    for (number, other) in others.into_iter().enumerate() {
+        let (known, unknown) = other.join().expect("a client");
+        let ran = Client::connect(server.port).call(&["GET", &format!("count-{number}")]);
+        let ran = String::from_utf8(ran).expect("text");
+        let ran: usize = ran.lines().nth(1).and_then(|n| n.trim().parse().ok()).expect("a count");
+        assert!((known..=known + unknown).contains(&ran), "{ran} ran, {known} known, {unknown} unknown");
+    }
+    assert!(proxy.metric("respgate_upstream_connections_lost_total", &[]) > 0.0);
 }
 
 /// Reads that must all succeed, and writes: how many were acknowledged, and of how many the outcome is unknown.

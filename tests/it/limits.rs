@@ -70,7 +70,7 @@ fn a_client_that_does_not_read() {
 /// When all leases are out the next one waits its turn, and at last fails with words.
 #[test]
 fn leases_run_out() {
-    let text = format!("{UPSTREAM}max-leased = 2\nlease-wait = \"1s\"\n");
+    let text = format!("{UPSTREAM}max-leased = 2\nlease-timeout = \"1s\"\n");
     let mut pair = Pair::start_file(Flavor::Valkey, &text);
     pair.proxy.allow_log("lease");
     let mut waiting: Vec<_> = (0..2).map(|_| pair.proxy.client()).collect();

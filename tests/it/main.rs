@@ -12,6 +12,7 @@
     reason = "a failed expectation is the test's verdict, in helpers as in tests"
 )]
 
+#[macro_use]
 mod support;
 
 mod admin;

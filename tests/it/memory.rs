@@ -31,7 +31,7 @@ fn start(flavor: Flavor, workers: usize, budget: usize, more: &str) -> Stage {
         server.port
     );
     let mut proxy = Proxy::start_file(workers, &toml);
-    proxy.allow_log("the memory for clients was spent");
+    proxy.allow_log("max-buffered is spent: respgate disconnects");
     Stage { proxy, server }
 }
 
@@ -187,7 +187,7 @@ fn the_largest_client_goes_first_and_is_told_why() {
         Flavor::Valkey,
         "[limits]\nmax-buffered = \"32MiB\"\nmax-request = \"32MiB\"\n[upstreams.main]\nurl = \"URL\"\n",
     );
-    pair.proxy.allow_log("the memory for clients was spent");
+    pair.proxy.allow_log("max-buffered is spent: respgate disconnects");
     let part = |size: usize, bytes: usize| {
         [format!("*2\r\n$4\r\nECHO\r\n${size}\r\n").as_bytes(), &vec![b'x'; bytes]].concat()
     };

@@ -311,7 +311,7 @@ fn a_policy_is_its_tenants_alone() {
     assert_eq!(proxy.metric("respgate_commands_refused_total", &[]), 1.0);
     assert_eq!(proxy.metric("respgate_commands_refused_total", &["reason=\"read-only\""]), 1.0);
     let log = proxy.log();
-    let line = log.lines().find(|line| line.contains("a command is refused")).expect("a line about it");
+    let line = log.lines().find(|line| line.contains("refused a command")).expect("a line about it");
     assert!(line.contains("SET") && line.contains("read-only") && line.contains(&port.to_string()), "{line}");
 }
 

@@ -20,7 +20,7 @@ fn start(flavor: Flavor, keys: &str) -> (Server, Proxy) {
 /// Sends each request on a connection of its own while the server sleeps, kills the server and starts it anew, and
 /// gives the replies: each request was sent once to a server that died before it could answer.
 fn across_a_crash(server: &mut Server, proxy: &mut Proxy, requests: &[&[&str]]) -> Vec<String> {
-    proxy.allow_log("a shared upstream connection was lost");
+    proxy.allow_log("respgate lost a shared upstream connection");
     let mut clients: Vec<Client> = requests.iter().map(|_| proxy.client()).collect();
     clients[0].expect(&["SET", "warm", "1"], "+OK\r\n");
     let mut sleeper = server.client();
@@ -55,49 +55,45 @@ const REQUESTS: [&[&str]; 6] = [
     &["GET", "set"],
 ];
 
-#[test]
-fn no_write_is_sent_again_by_default() {
-    for flavor in Flavor::ALL {
-        let (mut server, mut proxy) = start(flavor, "");
-        let replies = across_a_crash(&mut server, &mut proxy, &REQUESTS);
-        assert!(replies[..5].iter().all(|reply| reply.starts_with(UNKNOWN)), "{replies:?}");
-        assert_eq!(replies[5], "$-1\r\n");
-        assert_eq!(server.run_text(&["DBSIZE"]), ":0\r\n");
-    }
+on_both_servers!(no_write_is_sent_again_by_default);
+
+fn no_write_is_sent_again_by_default(flavor: Flavor) {
+    let (mut server, mut proxy) = start(flavor, "");
+    let replies = across_a_crash(&mut server, &mut proxy, &REQUESTS);
+    assert!(replies[..5].iter().all(|reply| reply.starts_with(UNKNOWN)), "{replies:?}");
+    assert_eq!(replies[5], "$-1\r\n");
+    assert_eq!(server.run_text(&["DBSIZE"]), ":0\r\n");
 }
 
-#[test]
-fn writes_with_the_same_reply_are_sent_again_where_allowed() {
-    for flavor in Flavor::ALL {
-        let (mut server, mut proxy) = start(flavor, "retry-writes = \"same-reply\"");
-        let replies = across_a_crash(&mut server, &mut proxy, &REQUESTS);
-        assert_eq!(replies[0], "+OK\r\n");
-        assert!(replies[1..5].iter().all(|reply| reply.starts_with(UNKNOWN)), "{replies:?}");
-        assert_eq!(server.run_text(&["DBSIZE"]), ":1\r\n");
-    }
+on_both_servers!(writes_with_the_same_reply_are_sent_again_where_allowed);
+
+fn writes_with_the_same_reply_are_sent_again_where_allowed(flavor: Flavor) {
+    let (mut server, mut proxy) = start(flavor, "retry-writes = \"same-reply\"");
+    let replies = across_a_crash(&mut server, &mut proxy, &REQUESTS);
+    assert_eq!(replies[0], "+OK\r\n");
+    assert!(replies[1..5].iter().all(|reply| reply.starts_with(UNKNOWN)), "{replies:?}");
+    assert_eq!(server.run_text(&["DBSIZE"]), ":1\r\n");
 }
 
-#[test]
-fn idempotent_writes_are_sent_again_where_allowed() {
-    for flavor in Flavor::ALL {
-        let (mut server, mut proxy) = start(flavor, "retry-writes = \"idempotent\"");
-        let replies = across_a_crash(&mut server, &mut proxy, &REQUESTS);
-        assert_eq!(replies[..2], ["+OK\r\n", ":1\r\n"]);
-        assert!(replies[2..5].iter().all(|reply| reply.starts_with(UNKNOWN)), "{replies:?}");
-        assert_eq!(server.run_text(&["DBSIZE"]), ":2\r\n");
-    }
+on_both_servers!(idempotent_writes_are_sent_again_where_allowed);
+
+fn idempotent_writes_are_sent_again_where_allowed(flavor: Flavor) {
+    let (mut server, mut proxy) = start(flavor, "retry-writes = \"idempotent\"");
+    let replies = across_a_crash(&mut server, &mut proxy, &REQUESTS);
+    assert_eq!(replies[..2], ["+OK\r\n", ":1\r\n"]);
+    assert!(replies[2..5].iter().all(|reply| reply.starts_with(UNKNOWN)), "{replies:?}");
+    assert_eq!(server.run_text(&["DBSIZE"]), ":2\r\n");
 }
 
-#[test]
-fn reads_are_not_sent_again_where_that_is_forbidden() {
-    for flavor in Flavor::ALL {
-        let (mut server, mut proxy) = start(flavor, "retry-reads = false");
-        let replies = across_a_crash(&mut server, &mut proxy, &[&["GET", "a"], &["MGET", "a", "b"]]);
-        let lost = "-ERR respgate: the connection to the primary was lost before this read was answered (retry-reads is off)\r\n";
-        assert_eq!(replies, [lost, lost]);
-        assert_eq!(proxy.metric("respgate_commands_resent_total", &[]), 0.0);
-        assert_eq!(proxy.metric("respgate_outcome_unknown_total", &[]), 0.0);
-    }
+on_both_servers!(reads_are_not_sent_again_where_that_is_forbidden);
+
+fn reads_are_not_sent_again_where_that_is_forbidden(flavor: Flavor) {
+    let (mut server, mut proxy) = start(flavor, "retry-reads = false");
+    let replies = across_a_crash(&mut server, &mut proxy, &[&["GET", "a"], &["MGET", "a", "b"]]);
+    let lost = "-ERR respgate: the connection to the primary was lost before this read was answered (retry-reads is off)\r\n";
+    assert_eq!(replies, [lost, lost]);
+    assert_eq!(proxy.metric("respgate_commands_resent_total", &[]), 0.0);
+    assert_eq!(proxy.metric("respgate_outcome_unknown_total", &[]), 0.0);
 }
 
 /// While there is no primary, commands wait within `hold-buffer`; one more fails at once, whichever way it would go, and
@@ -106,7 +102,7 @@ fn reads_are_not_sent_again_where_that_is_forbidden() {
 fn commands_wait_within_the_hold_buffer() {
     let (mut server, mut proxy) = start(Flavor::Valkey, "hold-buffer = \"64KiB\"");
     proxy.allow_log("no primary");
-    proxy.allow_log("a shared upstream connection was lost");
+    proxy.allow_log("respgate lost a shared upstream connection");
     proxy.client().expect(&["SET", "warm", "1"], "+OK\r\n");
     server.crash();
     let big = "x".repeat(60 * 1024);
@@ -118,7 +114,7 @@ fn commands_wait_within_the_hold_buffer() {
     for request in [["SET", "b", &big], ["BLPOP", &big, "0"]] {
         let refused = String::from_utf8(proxy.client().call(&request)).unwrap();
         assert!(
-            refused.starts_with("-ERR respgate: no primary to send to, and the commands that wait"),
+            refused.starts_with("-ERR respgate: no primary to send to, and waiting commands fill"),
             "{refused}"
         );
     }

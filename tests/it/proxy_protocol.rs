@@ -46,7 +46,7 @@ fn a_client_is_where_its_proxy_says() {
     let mut without = client();
     without.send("PING\r\n");
     assert_eq!(without.rest(), b"");
-    wait::until("the log to say why", || pair.proxy.log().contains("does not begin with a PROXY header"));
+    wait::until("the log to say why", || pair.proxy.log().contains("first bytes are not a PROXY header"));
     // One that stays silent keeps nobody waiting, and has a deadline.
     let mut silent = client();
     v1.expect(&["PING"], "+PONG\r\n");

@@ -3,33 +3,32 @@
 use crate::support::compare::Pair;
 use crate::support::servers::Flavor;
 
-#[test]
-fn messages_in_both_versions() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start(flavor);
-        for version in ["2", "3"] {
-            pair.compare(|client| {
-                let other = client.another();
-                client.call(&["HELLO", version, "SETNAME", "x"]);
-                client.send("SUBSCRIBE a b\r\nPSUBSCRIBE a*\r\n");
-                client.replies(3);
-                client.call_on(other, &["PUBLISH", "a", "one"]);
-                client.replies(2);
-                client.call_on(other, &["PUBLISH", "nobody", "two"]);
-                client.call_on(other, &["PUBSUB", "NUMSUB", "a", "b", "c"]);
-                client.call_on(other, &["PUBSUB", "NUMPAT"]);
-                client.send("PING\r\nPING text\r\n");
-                client.replies(2);
-                client.send("UNSUBSCRIBE a\r\nUNSUBSCRIBE nothing\r\nUNSUBSCRIBE\r\n");
-                client.replies(3);
-                client.call_on(other, &["PUBLISH", "a", "three"]);
-                client.replies(1);
-                client.send("PUNSUBSCRIBE\r\n");
-                client.replies(1);
-                client.call(&["GET", "nothing"]);
-                client.call(&["PING"]);
-            });
-        }
+on_both_servers!(messages_in_both_versions);
+
+fn messages_in_both_versions(flavor: Flavor) {
+    let pair = Pair::start(flavor);
+    for version in ["2", "3"] {
+        pair.compare(|client| {
+            let other = client.another();
+            client.call(&["HELLO", version, "SETNAME", "x"]);
+            client.send("SUBSCRIBE a b\r\nPSUBSCRIBE a*\r\n");
+            client.replies(3);
+            client.call_on(other, &["PUBLISH", "a", "one"]);
+            client.replies(2);
+            client.call_on(other, &["PUBLISH", "nobody", "two"]);
+            client.call_on(other, &["PUBSUB", "NUMSUB", "a", "b", "c"]);
+            client.call_on(other, &["PUBSUB", "NUMPAT"]);
+            client.send("PING\r\nPING text\r\n");
+            client.replies(2);
+            client.send("UNSUBSCRIBE a\r\nUNSUBSCRIBE nothing\r\nUNSUBSCRIBE\r\n");
+            client.replies(3);
+            client.call_on(other, &["PUBLISH", "a", "three"]);
+            client.replies(1);
+            client.send("PUNSUBSCRIBE\r\n");
+            client.replies(1);
+            client.call(&["GET", "nothing"]);
+            client.call(&["PING"]);
+        });
     }
 }
 

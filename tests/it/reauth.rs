@@ -75,60 +75,58 @@ fn in_resp3(proxy: &Proxy) -> Client {
     client
 }
 
-/// Each kind of held connection is authenticated again as soon as the protocol allows it, and stays the same connection.
-#[test]
-fn held_connections_stay_and_are_authenticated_again() {
-    for flavor in Flavor::ALL {
-        let stage = Stage::start(flavor, "dedicated");
-        let mut subscriber = in_resp3(&stage.proxy);
-        subscriber.send_command(&["SUBSCRIBE", "news"]);
-        subscriber.expect_reply(">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
-        let mut old_subscriber = stage.proxy.client();
-        old_subscriber.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
-        let mut transaction = stage.proxy.client();
-        transaction.expect(&["MULTI"], "+OK\r\n");
-        transaction.expect(&["INCR", "k"], "+QUEUED\r\n");
-        let mut popper = stage.proxy.client();
-        popper.send_command(&["BLPOP", "queue", "0"]);
-        let mut watcher = stage.proxy.client();
-        watcher.expect(&["WATCH", "k"], "+OK\r\n");
-        wait::until("the pop to block", || stage.server.info("clients", "blocked_clients") == 1);
-        let before = stage.held();
+on_both_servers!(held_connections_stay_and_are_authenticated_again);
 
-        stage.rotate("password-1");
-        // The RESP3 subscriber, and the watcher.
-        stage.wait_for_refreshed(2.0);
-        transaction.expect(&["GET", "k"], "+QUEUED\r\n");
-        assert_eq!(stage.held(), before);
-        transaction.expect(&["EXEC"], "*2\r\n:1\r\n$1\r\n1\r\n");
-        stage.server.run(&["RPUSH", "queue", "job"]);
-        popper.expect_reply("*2\r\n$5\r\nqueue\r\n$3\r\njob\r\n");
-        stage.server.run(&["PUBLISH", "news", "hello"]);
-        subscriber.expect_reply(&HEARD.replacen('*', ">", 1));
-        old_subscriber.expect_reply(HEARD);
-        // What was in a transaction or blocked has followed. A RESP2 subscriber may not send AUTH, and is left alone.
-        stage.wait_for_refreshed(4.0);
-        assert_eq!(stage.held().iter().filter(|id| before.contains(id)).count(), 2, "the subscribers");
-        watcher.expect(&["MULTI"], "+OK\r\n");
-        watcher.expect(&["EXEC"], "*-1\r\n");
-    }
+/// Each kind of held connection is authenticated again as soon as the protocol allows it, and stays the same connection.
+fn held_connections_stay_and_are_authenticated_again(flavor: Flavor) {
+    let stage = Stage::start(flavor, "dedicated");
+    let mut subscriber = in_resp3(&stage.proxy);
+    subscriber.send_command(&["SUBSCRIBE", "news"]);
+    subscriber.expect_reply(">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    let mut old_subscriber = stage.proxy.client();
+    old_subscriber.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    let mut transaction = stage.proxy.client();
+    transaction.expect(&["MULTI"], "+OK\r\n");
+    transaction.expect(&["INCR", "k"], "+QUEUED\r\n");
+    let mut popper = stage.proxy.client();
+    popper.send_command(&["BLPOP", "queue", "0"]);
+    let mut watcher = stage.proxy.client();
+    watcher.expect(&["WATCH", "k"], "+OK\r\n");
+    wait::until("the pop to block", || stage.server.info("clients", "blocked_clients") == 1);
+    let before = stage.held();
+
+    stage.rotate("password-1");
+    // The RESP3 subscriber, and the watcher.
+    stage.wait_for_refreshed(2.0);
+    transaction.expect(&["GET", "k"], "+QUEUED\r\n");
+    assert_eq!(stage.held(), before);
+    transaction.expect(&["EXEC"], "*2\r\n:1\r\n$1\r\n1\r\n");
+    stage.server.run(&["RPUSH", "queue", "job"]);
+    popper.expect_reply("*2\r\n$5\r\nqueue\r\n$3\r\njob\r\n");
+    stage.server.run(&["PUBLISH", "news", "hello"]);
+    subscriber.expect_reply(&HEARD.replacen('*', ">", 1));
+    old_subscriber.expect_reply(HEARD);
+    // What was in a transaction or blocked has followed. A RESP2 subscriber may not send AUTH, and is left alone.
+    stage.wait_for_refreshed(4.0);
+    assert_eq!(stage.held().iter().filter(|id| before.contains(id)).count(), 2, "the subscribers");
+    watcher.expect(&["MULTI"], "+OK\r\n");
+    watcher.expect(&["EXEC"], "*-1\r\n");
 }
 
-#[test]
-fn a_link_of_fan_in_is_authenticated_again() {
-    for flavor in Flavor::ALL {
-        let stage = Stage::start(flavor, "fan-in");
-        let mut subscriber = stage.proxy.client();
-        subscriber.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
-        let before = stage.held();
-        for number in 1..4 {
-            stage.rotate(&format!("password-{number}"));
-            stage.wait_for_refreshed(f64::from(number));
-            stage.server.run(&["PUBLISH", "news", "hello"]);
-            subscriber.expect_reply(HEARD);
-        }
-        assert_eq!(stage.held(), before);
+on_both_servers!(a_link_of_fan_in_is_authenticated_again);
+
+fn a_link_of_fan_in_is_authenticated_again(flavor: Flavor) {
+    let stage = Stage::start(flavor, "fan-in");
+    let mut subscriber = stage.proxy.client();
+    subscriber.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    let before = stage.held();
+    for number in 1..4 {
+        stage.rotate(&format!("password-{number}"));
+        stage.wait_for_refreshed(f64::from(number));
+        stage.server.run(&["PUBLISH", "news", "hello"]);
+        subscriber.expect_reply(HEARD);
     }
+    assert_eq!(stage.held(), before);
 }
 
 /// A server that refuses the new password, for now, takes nothing from a session; later it accepts it.
@@ -153,26 +151,25 @@ fn a_refused_password_is_tried_again_on_held_connections() {
     }
 }
 
+on_both_servers!(commands_get_their_own_replies_while_the_password_changes);
+
 /// However often the password changes, every command of a session that holds its connection gets its own reply.
-#[test]
-fn commands_get_their_own_replies_while_the_password_changes() {
-    for flavor in Flavor::ALL {
-        let stage = Stage::start(flavor, "dedicated");
-        let mut client = stage.proxy.client();
-        client.expect(&["WATCH", "k"], "+OK\r\n");
-        let (mut number, mut rotations) = (0, 0);
-        while stage.refreshed() < 10.0 {
-            rotations += 1;
-            stage.rotate(&format!("password-{rotations}"));
-            for _ in 0..50 {
-                let sent: Vec<String> = (number..number + 20).map(|number| number.to_string()).collect();
-                sent.iter().for_each(|text| client.send_command(&["ECHO", text]));
-                for text in &sent {
-                    client.expect_reply(&format!("${}\r\n{text}\r\n", text.len()));
-                }
-                number += 20;
+fn commands_get_their_own_replies_while_the_password_changes(flavor: Flavor) {
+    let stage = Stage::start(flavor, "dedicated");
+    let mut client = stage.proxy.client();
+    client.expect(&["WATCH", "k"], "+OK\r\n");
+    let (mut number, mut rotations) = (0, 0);
+    while stage.refreshed() < 10.0 {
+        rotations += 1;
+        stage.rotate(&format!("password-{rotations}"));
+        for _ in 0..50 {
+            let sent: Vec<String> = (number..number + 20).map(|number| number.to_string()).collect();
+            sent.iter().for_each(|text| client.send_command(&["ECHO", text]));
+            for text in &sent {
+                client.expect_reply(&format!("${}\r\n{text}\r\n", text.len()));
             }
-            assert!(rotations < 500, "{} of 500 were noticed", stage.refreshed());
+            number += 20;
         }
+        assert!(rotations < 500, "{} of 500 were noticed", stage.refreshed());
     }
 }

@@ -55,7 +55,7 @@ impl Live {
     fn counted(&self, outcome: &str) -> f64 {
         // The whole label, since a folder's random name may hold any two letters.
         let outcome = format!("outcome=\"{outcome}\"");
-        self.proxy.metric("respgate_reloads_total", &["what=\"configuration\"", &outcome])
+        self.proxy.metric("respgate_reloads_total", &["kind=\"configuration\"", &outcome])
     }
 
     /// As `replace`, and has it read at once; returns when it is in force.
@@ -90,53 +90,52 @@ fn user(name: &str, hash: &str) -> String {
     format!("[users.{name}]\npassword-hash = \"{hash}\"\n")
 }
 
-#[test]
-fn users_come_and_go_and_only_the_removed_lose_their_sessions() {
-    for workers in [1, 2] {
-        let server = Server::start(Flavor::Valkey);
-        let mut live = Live::start_in_front(
-            server,
-            workers,
-            "client-auth = \"required\"",
-            &[user("gone", ONE), user("stays", ONE)].concat(),
-        );
-        let logged_in = |name: &str, password: &str| {
-            let mut client = live.proxy.client();
-            client.expect(&["AUTH", name, password], "+OK\r\n");
-            client
-        };
-        let mut stays: Vec<_> = (0..3).map(|_| logged_in("stays", "one")).collect();
-        let [mut idle, mut blocked, mut subscribed] = [(); 3].map(|()| logged_in("gone", "one"));
-        let mut nobody = live.proxy.client();
-        nobody.expect(&["PING"], "-NOAUTH Authentication required.\r\n");
-        blocked.send_command(&["BLPOP", "nothing", "0"]);
-        subscribed.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
-        wait::until("a client to be blocked", || live.server.info("clients", "blocked_clients") == 1);
+with_one_and_two_workers!(users_come_and_go_and_only_the_removed_lose_their_sessions);
 
-        live.reload(&[user("stays", TWO), user("new", ONE)].concat());
-        for client in [&mut idle, &mut blocked, &mut subscribed] {
-            assert_eq!(client.rest(), b"", "a removed user's session ends, and nothing is said");
-        }
-        assert_eq!(live.proxy.metric("respgate_clients_closed_total", &["removed"]), 3.0);
-        wait::until("the blocked client to be gone", || live.server.info("clients", "blocked_clients") == 0);
-        for client in &mut stays {
-            client.expect(&["SET", "k", "v"], "+OK\r\n");
-            client.expect(&["AUTH", "stays", "one"], WRONG);
-            client.expect(&["GET", "k"], "$1\r\nv\r\n");
-            client.expect(&["AUTH", "stays", "two"], "+OK\r\n");
-        }
-        nobody.expect(&["AUTH", "gone", "one"], WRONG);
-        nobody.expect(&["AUTH", "new", "one"], "+OK\r\n");
-        live.says_once("user gone removed; user stays: password; user new added");
-        assert!(!live.proxy.log().contains("argon2"));
+fn users_come_and_go_and_only_the_removed_lose_their_sessions(workers: usize) {
+    let server = Server::start(Flavor::Valkey);
+    let mut live = Live::start_in_front(
+        server,
+        workers,
+        "client-auth = \"required\"",
+        &[user("gone", ONE), user("stays", ONE)].concat(),
+    );
+    let logged_in = |name: &str, password: &str| {
+        let mut client = live.proxy.client();
+        client.expect(&["AUTH", name, password], "+OK\r\n");
+        client
+    };
+    let mut stays: Vec<_> = (0..3).map(|_| logged_in("stays", "one")).collect();
+    let [mut idle, mut blocked, mut subscribed] = [(); 3].map(|()| logged_in("gone", "one"));
+    let mut nobody = live.proxy.client();
+    nobody.expect(&["PING"], "-NOAUTH Authentication required.\r\n");
+    blocked.send_command(&["BLPOP", "nothing", "0"]);
+    subscribed.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    wait::until("a client to be blocked", || live.server.info("clients", "blocked_clients") == 1);
 
-        // Without any, nobody gets in; whether the server would know them, a restart decides.
-        live.proxy.allow_log("need a restart");
-        live.reload("");
-        assert_eq!(nobody.rest(), b"");
-        live.proxy.client().expect(&["AUTH", "stays", "two"], WRONG);
-        live.says_once("need a restart");
+    live.reload(&[user("stays", TWO), user("new", ONE)].concat());
+    for client in [&mut idle, &mut blocked, &mut subscribed] {
+        assert_eq!(client.rest(), b"", "a removed user's session ends, and nothing is said");
     }
+    assert_eq!(live.proxy.metric("respgate_clients_closed_total", &["removed"]), 3.0);
+    wait::until("the blocked client to be gone", || live.server.info("clients", "blocked_clients") == 0);
+    for client in &mut stays {
+        client.expect(&["SET", "k", "v"], "+OK\r\n");
+        client.expect(&["AUTH", "stays", "one"], WRONG);
+        client.expect(&["GET", "k"], "$1\r\nv\r\n");
+        client.expect(&["AUTH", "stays", "two"], "+OK\r\n");
+    }
+    nobody.expect(&["AUTH", "gone", "one"], WRONG);
+    nobody.expect(&["AUTH", "new", "one"], "+OK\r\n");
+    live.says_once("user gone removed; user stays: password; user new added");
+    assert!(!live.proxy.log().contains("argon2"));
+
+    // Without any, nobody gets in; whether the server would know them, a restart decides.
+    live.proxy.allow_log("need a restart");
+    live.reload("");
+    assert_eq!(nobody.rest(), b"");
+    live.proxy.client().expect(&["AUTH", "stays", "two"], WRONG);
+    live.says_once("need a restart");
 }
 
 /// Whom the server takes a user for changes while its session lives, also with replies under way.
@@ -162,7 +161,7 @@ fn a_user_s_credentials_at_the_server_change_under_its_session() {
             paths[at]
         )
     };
-    let keys = "client-auth = \"required\"\nmax-connections = 10\nmax-leased = 1\nlease-wait = \"1m\"";
+    let keys = "client-auth = \"required\"\nmax-connections = 10\nmax-leased = 1\nlease-timeout = \"1m\"";
     let mut live = Live::start_in_front(server, 1, keys, &user("app", ONE));
     let mut client = live.proxy.client();
     client.expect(&["AUTH", "app", "one"], "+OK\r\n");
@@ -328,21 +327,21 @@ fn delayed_commands_do_not_wait_for_a_rate_of_the_past() {
 #[test]
 fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     let mut live = Live::start(1, "[tenants.shop]\ndefault = true\n");
-    live.proxy.allow_log("a new version cannot be used");
+    live.proxy.allow_log("respgate cannot use the new version");
     let mut client = live.proxy.client();
     client.expect(&["SET", "k", "v"], "+OK\r\n");
     // Line 4 and 5 of the file; the policy between them is right, and has no effect.
     let faulty = "[tenants.shop]\nweight = 0\nread-only = true\ncommand-per-second = 5\n";
     live.replace(faulty);
     live.proxy.signal("HUP");
-    let fault = |live: &Live| live.proxy.metric("respgate_reload_fault", &["what=\"configuration\""]);
+    let fault = |live: &Live| live.proxy.metric("respgate_reload_failed", &["kind=\"configuration\""]);
     wait::until("the fault to be seen", || fault(&live) == 1.0);
     let ready = live.proxy.http("/readyz");
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     for (line, key) in [(5, "weight: is 0; "), (7, "command-per-second: unknown key; did you mean")] {
         let said = format!("respgate.toml:{line}: tenants.shop.{key}");
         assert!(
-            ready.contains("the newest configuration cannot be used") && ready.contains(&said),
+            ready.contains("respgate cannot use the newest configuration") && ready.contains(&said),
             "{ready}"
         );
         live.says_once(&said.replace('"', "\\\""));
@@ -362,7 +361,7 @@ fn a_faulty_file_changes_nothing_and_is_said_until_it_is_mended() {
     wait::until("the mended file to be used", || live.counted("ok") == 1.0);
     assert!(client.call(&["SET", "k", "denied"]).starts_with(b"-NOPERM "));
     assert_eq!(live.counted("failed"), 1.0);
-    live.says_once("a new version cannot be used");
+    live.says_once("respgate cannot use the new version");
 }
 
 #[test]
@@ -373,7 +372,7 @@ fn what_needs_a_restart_is_said_by_name() {
     let mut client = live.proxy.client();
     let policy = "[tenants.shop]\ndefault = true\nread-only = true\n";
     let waiting =
-        |live: &Live| live.proxy.metric("respgate_reload_restart_needed", &["what=\"configuration\""]);
+        |live: &Live| live.proxy.metric("respgate_reload_restart_needed", &["kind=\"configuration\""]);
     live.reload(&format!(
         "{policy}[limits]\nmax-clients = 7\n[upstreams.other]\nurl = \"redis://:from-a-url@127.0.0.1:1\"\n\
          [listeners.more]\naddress = \"127.0.0.1:1\"\nupstream = \"other\"\n"
@@ -410,7 +409,7 @@ fn rates_are_shared_as_the_newest_file_says() {
         });
     }
     // Its connection has stayed.
-    live.says_once("are shared with other respgates from now on");
+    live.says_once("respgate shares rates of tenants with other respgates from now on");
     live.reload(&shop(1000, ""));
     assert!(!live.proxy.http("/metrics").contains("respgate_rates_shared{"));
     client.expect(&["PING"], "+PONG\r\n");

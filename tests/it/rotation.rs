@@ -75,7 +75,7 @@ fn clients_wait_for_the_new_password() {
         let stage = Stage::set(flavor);
         let mut proxy = stage.proxy(workers, "");
         proxy.allow_log(REFUSED);
-        proxy.allow_log("connection was lost");
+        proxy.allow_log("lost a shared upstream connection");
         let mut clients: Vec<_> = (0..300).map(|_| proxy.client()).collect();
         for (number, client) in clients.iter_mut().enumerate() {
             client.expect(&["INCR", "k"], &format!(":{}\r\n", number + 1));
@@ -109,7 +109,7 @@ fn clients_wait_for_the_new_password() {
             }
         }
         wait::until("the fault to be over", || !proxy.http("/readyz").contains(REFUSED));
-        let reloads = proxy.metric("respgate_reloads_total", &["what=\"password\"", "outcome=\"ok\""]);
+        let reloads = proxy.metric("respgate_reloads_total", &["kind=\"password\"", "outcome=\"ok\""]);
         assert!((reloads - 1.0).abs() < 0.1, "{reloads} reloads");
         let everything = [proxy.log(), proxy.http("/metrics"), proxy.http("/readyz")].concat();
         assert!(!everything.contains("-secret"), "a password was printed:\n{everything}");
@@ -123,11 +123,13 @@ fn a_password_that_stays_wrong_fails_clearly() {
     let stage = Stage::set(Flavor::Valkey);
     let mut proxy = stage.proxy(1, "hold-timeout = \"500ms\"");
     proxy.allow_log(REFUSED);
-    proxy.allow_log("a new version cannot be used");
+    proxy.allow_log("respgate cannot use the new version");
     let mut client = proxy.client();
     client.expect(&["SET", "k", "v"], "+OK\r\n");
     stage.write("");
-    wait::until("the empty file to be told", || proxy.http("/readyz").contains("password cannot be used"));
+    wait::until("the empty file to be told", || {
+        proxy.http("/readyz").contains("cannot use the newest password")
+    });
     client.expect(&["GET", "k"], "$1\r\nv\r\n");
     // New connections, too, still use the old one.
     stage.server.run(&["CLIENT", "KILL", "USER", "app"]);
@@ -162,7 +164,7 @@ fn a_program_prints_the_password() {
         ),
     );
     proxy.allow_log(REFUSED);
-    proxy.allow_log("connection was lost");
+    proxy.allow_log("lost a shared upstream connection");
     let mut client = proxy.client();
     client.expect(&["ACL", "WHOAMI"], "$3\r\napp\r\n");
     stage.write("second-secret\n");

@@ -74,25 +74,24 @@ fn together_they_keep_to_the_rate_and_one_alone_has_all_of_it() {
     assert_eq!(one.metric("respgate_rate_fallbacks_total", &[]), 0.0);
 }
 
+on_both_servers!(each_keeps_to_its_part_while_scripts_are_refused);
+
 /// A server that refuses the script: each keeps to its half, says so once, and shares again when it is allowed.
-#[test]
-fn each_keeps_to_its_part_while_scripts_are_refused() {
-    for flavor in Flavor::ALL {
-        let server = Server::start(flavor);
-        let [one, other] = start(&url(&server));
-        server.run(&["ACL", "SETUSER", "default", "-eval"]);
-        [&one, &other].into_iter().for_each(|proxy| wait_until_shared(proxy, false));
-        assert_eq!(one.metric("respgate_rate_fallbacks_total", &[]), 1.0);
-        let ready = one.http("/readyz");
-        assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("not shared: NOPERM"), "{ready}");
-        let took = flood(&[&one, &other], 110).as_secs_f64();
-        // 220 commands each at 200 a second, 20 of them at once.
-        assert!(took > 0.95 && took < 10.0, "{took} s");
-        server.run(&["ACL", "SETUSER", "default", "+eval"]);
-        [&one, &other].into_iter().for_each(|proxy| wait_until_shared(proxy, true));
-        assert!(!one.http("/readyz").contains("not shared"));
-        assert_eq!(one.log().matches("cannot be shared").count(), 1, "{}", one.log());
-    }
+fn each_keeps_to_its_part_while_scripts_are_refused(flavor: Flavor) {
+    let server = Server::start(flavor);
+    let [one, other] = start(&url(&server));
+    server.run(&["ACL", "SETUSER", "default", "-eval"]);
+    [&one, &other].into_iter().for_each(|proxy| wait_until_shared(proxy, false));
+    assert_eq!(one.metric("respgate_rate_fallbacks_total", &[]), 1.0);
+    let ready = one.http("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("not shared: NOPERM"), "{ready}");
+    let took = flood(&[&one, &other], 110).as_secs_f64();
+    // 220 commands each at 200 a second, 20 of them at once.
+    assert!(took > 0.95 && took < 10.0, "{took} s");
+    server.run(&["ACL", "SETUSER", "default", "+eval"]);
+    [&one, &other].into_iter().for_each(|proxy| wait_until_shared(proxy, true));
+    assert!(!one.http("/readyz").contains("not shared"));
+    assert_eq!(one.log().matches("cannot share rates").count(), 1, "{}", one.log());
 }
 
 #[test]

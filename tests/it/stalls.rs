@@ -112,43 +112,40 @@ fn a_transaction_of_many_selects() {
     });
 }
 
+on_both_servers!(a_large_reply_of_a_transaction_with_selects);
+
 /// EXEC's reply is not kept until it is whole, whatever the transaction selects, and its last SELECT that worked holds.
-#[test]
-fn a_large_reply_of_a_transaction_with_selects() {
-    for flavor in Flavor::ALL {
-        let pair = Pair::start_file(
-            flavor,
-            "[limits]\nmax-reply-buffer = \"2MiB\"\n[upstreams.main]\nurl = \"URL\"\n",
-        );
-        let big = "x".repeat(700_000);
-        pair.compare(|client| {
-            client.call(&["SET", "big", &big]);
-            client.send(encode(&["MULTI"]));
-            for command in [
-                &["GET", "big"][..],
-                &["SELECT", "5"],
-                &["SET", "in5", "1"],
-                &["SELECT", "0"],
-                &["GET", "big"],
-                &["GET", "big"],
-                &["GET", "big"],
-                &["GET", "big"],
-                &["SELECT", "7"],
-                &["SELECT", "99999"],
-            ] {
-                client.send(encode(command));
-            }
-            client.send(encode(&["EXEC"]));
-            client.replies(12);
-            client.pipeline(&[
-                &["SET", "where", "seven"],
-                &["SELECT", "5"],
-                &["EXISTS", "in5"],
-                &["EXISTS", "where"],
-            ]);
-            client.pipeline(&[&["SELECT", "7"], &["EXISTS", "where"]]);
-        });
-    }
+fn a_large_reply_of_a_transaction_with_selects(flavor: Flavor) {
+    let pair =
+        Pair::start_file(flavor, "[limits]\nmax-reply-buffer = \"2MiB\"\n[upstreams.main]\nurl = \"URL\"\n");
+    let big = "x".repeat(700_000);
+    pair.compare(|client| {
+        client.call(&["SET", "big", &big]);
+        client.send(encode(&["MULTI"]));
+        for command in [
+            &["GET", "big"][..],
+            &["SELECT", "5"],
+            &["SET", "in5", "1"],
+            &["SELECT", "0"],
+            &["GET", "big"],
+            &["GET", "big"],
+            &["GET", "big"],
+            &["GET", "big"],
+            &["SELECT", "7"],
+            &["SELECT", "99999"],
+        ] {
+            client.send(encode(command));
+        }
+        client.send(encode(&["EXEC"]));
+        client.replies(12);
+        client.pipeline(&[
+            &["SET", "where", "seven"],
+            &["SELECT", "5"],
+            &["EXISTS", "in5"],
+            &["EXISTS", "where"],
+        ]);
+        client.pipeline(&[&["SELECT", "7"], &["EXISTS", "where"]]);
+    });
 }
 
 /// A name is compared, not hashed, however long it is; a line of many words is one buffer.

@@ -56,19 +56,18 @@ fn paced(took: Duration, seconds: f64) {
     assert!(took > seconds * 0.95 - 0.02 && took < seconds * 2.0 + 10.0, "{took} s instead of {seconds} s");
 }
 
-#[test]
-fn commands_are_delayed_and_none_is_lost() {
-    for workers in [1, 2] {
-        let limited = Limited::start(
-            workers,
-            "[tenants.shop]\ndefault = true\ncommands-per-second = 400\ncommands-burst = 40\n",
-        );
-        // 440 commands: 40 at once, and a second for the others.
-        paced(flood(&limited.proxy, 110, &["GET", "k"], b"$-1\r\n"), 1.0);
-        assert_eq!(limited.proxy.metric("respgate_tenant_commands_total", &["tenant=\"shop\""]), 440.0);
-        assert!(limited.proxy.metric("respgate_tenant_delayed_total", &["commands-per-second"]) > 20.0);
-        assert_eq!(limited.proxy.metric("respgate_tenant_refused_total", &[]), 0.0);
-    }
+with_one_and_two_workers!(commands_are_delayed_and_none_is_lost);
+
+fn commands_are_delayed_and_none_is_lost(workers: usize) {
+    let limited = Limited::start(
+        workers,
+        "[tenants.shop]\ndefault = true\ncommands-per-second = 400\ncommands-burst = 40\n",
+    );
+    // 440 commands: 40 at once, and a second for the others.
+    paced(flood(&limited.proxy, 110, &["GET", "k"], b"$-1\r\n"), 1.0);
+    assert_eq!(limited.proxy.metric("respgate_tenant_commands_total", &["tenant=\"shop\""]), 440.0);
+    assert!(limited.proxy.metric("respgate_tenant_delayed_total", &["commands-per-second"]) > 20.0);
+    assert_eq!(limited.proxy.metric("respgate_tenant_refused_total", &[]), 0.0);
 }
 
 #[test]
@@ -115,174 +114,163 @@ fn each_client_has_its_own_rate() {
     paced(flood(&limited.proxy, 110, &["GET", "k"], b"$-1\r\n"), 1.0);
 }
 
-#[test]
-fn a_rejected_client_is_told_and_lives() {
-    for workers in [1, 2] {
-        let limited = Limited::start(
-            workers,
-            "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\ncommands-per-second = 5\ncommands-burst = 2\n",
-        );
-        let mut client = limited.proxy.client();
-        client.expect(&["SET", "k", "v"], "+OK\r\n");
-        client.expect(&["GET", "k"], "$1\r\nv\r\n");
-        let refused = first_refusal(&mut client, &["GET", "k"]);
-        let wait = refused
-            .strip_prefix(
-                "-ERR respgate: tenant 'shop' is over its commands-per-second limit of 5; retry in ",
-            )
-            .and_then(|rest| rest.strip_suffix(" ms\r\n"))
-            .and_then(|wait| wait.parse().ok())
-            .unwrap_or_else(|| panic!("{refused}"));
-        assert!((1..=400).contains(&wait), "{wait}");
-        thread::sleep(Duration::from_millis(wait));
-        client.expect(&["GET", "k"], "$1\r\nv\r\n");
-        assert!(limited.proxy.metric("respgate_tenant_refused_total", &["commands-per-second"]) >= 1.0);
-    }
+with_one_and_two_workers!(a_rejected_client_is_told_and_lives);
+
+fn a_rejected_client_is_told_and_lives(workers: usize) {
+    let limited = Limited::start(
+        workers,
+        "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\ncommands-per-second = 5\ncommands-burst = 2\n",
+    );
+    let mut client = limited.proxy.client();
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    let refused = first_refusal(&mut client, &["GET", "k"]);
+    let wait = refused
+        .strip_prefix("-ERR respgate: tenant 'shop' is over its commands-per-second limit of 5; retry in ")
+        .and_then(|rest| rest.strip_suffix(" ms\r\n"))
+        .and_then(|wait| wait.parse().ok())
+        .unwrap_or_else(|| panic!("{refused}"));
+    assert!((1..=400).contains(&wait), "{wait}");
+    thread::sleep(Duration::from_millis(wait));
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    assert!(limited.proxy.metric("respgate_tenant_refused_total", &["commands-per-second"]) >= 1.0);
 }
+
+with_one_and_two_workers!(a_rejected_pipeline_stays_in_order);
 
 /// A pipeline is answered in order, each command once, whatever was refused.
-#[test]
-fn a_rejected_pipeline_stays_in_order() {
-    for workers in [1, 2] {
-        let limited = Limited::start(
-            workers,
-            "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\nclient-commands-per-second = 1\nclient-commands-burst = 3\n",
-        );
-        let mut client = limited.proxy.client();
-        // In one piece, so that no time passes between them.
-        client.send((0..8).map(|number| format!("ECHO {number}\r\n")).collect::<String>());
-        for number in 0..3 {
-            client.expect_reply(&format!("$1\r\n{number}\r\n"));
-        }
-        for _ in 3..8 {
-            let refused = text(&client.reply());
-            assert!(
-                refused.starts_with("-ERR respgate: this client of tenant 'shop' is over its client-c"),
-                "{refused}"
-            );
-        }
-        client.expect_silence(Duration::from_millis(50));
+fn a_rejected_pipeline_stays_in_order(workers: usize) {
+    let limited = Limited::start(
+        workers,
+        "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\nclient-commands-per-second = 1\nclient-commands-burst = 3\n",
+    );
+    let mut client = limited.proxy.client();
+    // In one piece, so that no time passes between them.
+    client.send((0..8).map(|number| format!("ECHO {number}\r\n")).collect::<String>());
+    for number in 0..3 {
+        client.expect_reply(&format!("$1\r\n{number}\r\n"));
     }
-}
-
-#[test]
-fn a_refused_command_spoils_its_transaction() {
-    for workers in [1, 2] {
-        let limited = Limited::start(
-            workers,
-            "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\ncommands-per-second = 1\ncommands-burst = 2\n",
-        );
-        let mut client = limited.proxy.client();
-        client.expect(&["MULTI"], "+OK\r\n");
-        client.expect(&["SET", "k", "v"], "+QUEUED\r\n");
-        assert!(first_refusal(&mut client, &["SET", "k", "w"]).starts_with("-ERR respgate: tenant 'shop'"));
-        client.expect(&["EXEC"], "-EXECABORT Transaction discarded because of previous errors.\r\n");
-        assert_eq!(limited.server.run(&["EXISTS", "k"]), b":0\r\n");
-    }
-}
-
-#[test]
-fn delays_are_bounded() {
-    for workers in [1, 2] {
-        let limited = Limited::start(
-            workers,
-            "[tenants.shop]\ndefault = true\ncommands-per-second = 1\ncommands-burst = 1\nmax-delay = \"100ms\"\n",
-        );
-        let mut client = limited.proxy.client();
-        client.expect(&["PING"], "+PONG\r\n");
-        let refused = first_refusal(&mut client, &["PING"]);
+    for _ in 3..8 {
+        let refused = text(&client.reply());
         assert!(
-            refused.starts_with("-ERR respgate: tenant 'shop' is over its commands-per-second limit of 1;"),
+            refused.starts_with("-ERR respgate: this client of tenant 'shop' is over its client-c"),
             "{refused}"
         );
     }
+    client.expect_silence(Duration::from_millis(50));
 }
 
-#[test]
-fn connections_of_a_tenant() {
-    for workers in [1, 2] {
-        let mut limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nconnections = 3\n");
-        limited.proxy.allow_log("max");
-        let mut clients: Vec<_> = (0..3).map(|_| limited.proxy.client()).collect();
-        clients.iter_mut().for_each(|client| client.expect(&["PING"], "+PONG\r\n"));
-        let refused = text(&limited.proxy.client().rest());
-        assert_eq!(
-            refused,
-            "-ERR max number of clients reached for tenant 'shop', whose connections limit is 3\r\n"
-        );
-        drop(clients.pop());
-        wait::until("a place to become free", || {
-            let mut client = limited.proxy.client();
-            client.send("PING\r\n");
-            client.try_reply().is_ok_and(|reply| reply == b"+PONG\r\n")
-        });
-        assert!(limited.proxy.metric("respgate_clients_closed_total", &["tenant_full"]) >= 1.0);
-    }
+with_one_and_two_workers!(a_refused_command_spoils_its_transaction);
+
+fn a_refused_command_spoils_its_transaction(workers: usize) {
+    let limited = Limited::start(
+        workers,
+        "[tenants.shop]\ndefault = true\nover-limit = \"reject\"\ncommands-per-second = 1\ncommands-burst = 2\n",
+    );
+    let mut client = limited.proxy.client();
+    client.expect(&["MULTI"], "+OK\r\n");
+    client.expect(&["SET", "k", "v"], "+QUEUED\r\n");
+    assert!(first_refusal(&mut client, &["SET", "k", "w"]).starts_with("-ERR respgate: tenant 'shop'"));
+    client.expect(&["EXEC"], "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    assert_eq!(limited.server.run(&["EXISTS", "k"]), b":0\r\n");
 }
 
-#[test]
-fn leases_are_counted_apart() {
-    for workers in [1, 2] {
-        let limited = Limited::start(
-            workers,
-            "[tenants.shop]\ndefault = true\nblocked = 1\nsubscribed = 1\ntransactions = 1\n",
-        );
-        let mut others: Vec<_> = (0..3).map(|_| limited.proxy.client()).collect();
-        others[0].send("BLPOP q 0\r\n");
-        others[1].expect(&["SUBSCRIBE", "c"], "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
-        others[2].expect(&["MULTI"], "+OK\r\n");
-        let leases =
-            |kind: &str| limited.proxy.metric("respgate_tenant_leases", &[&format!("kind=\"{kind}\"")]);
-        wait::until("three leases", || leases("leased") == 3.0 && leases("blocked") == 1.0);
+with_one_and_two_workers!(delays_are_bounded);
+
+fn delays_are_bounded(workers: usize) {
+    let limited = Limited::start(
+        workers,
+        "[tenants.shop]\ndefault = true\ncommands-per-second = 1\ncommands-burst = 1\nmax-delay = \"100ms\"\n",
+    );
+    let mut client = limited.proxy.client();
+    client.expect(&["PING"], "+PONG\r\n");
+    let refused = first_refusal(&mut client, &["PING"]);
+    assert!(
+        refused.starts_with("-ERR respgate: tenant 'shop' is over its commands-per-second limit of 1;"),
+        "{refused}"
+    );
+}
+
+with_one_and_two_workers!(connections_of_a_tenant);
+
+fn connections_of_a_tenant(workers: usize) {
+    let mut limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nconnections = 3\n");
+    limited.proxy.allow_log("max");
+    let mut clients: Vec<_> = (0..3).map(|_| limited.proxy.client()).collect();
+    clients.iter_mut().for_each(|client| client.expect(&["PING"], "+PONG\r\n"));
+    let refused = text(&limited.proxy.client().rest());
+    assert_eq!(
+        refused,
+        "-ERR max number of clients reached for tenant 'shop', whose connections limit is 3\r\n"
+    );
+    drop(clients.pop());
+    wait::until("a place to become free", || {
         let mut client = limited.proxy.client();
-        for (command, kind) in [
-            (&["BLPOP", "q", "0"][..], "blocked"),
-            (&["SUBSCRIBE", "d"], "subscribed"),
-            (&["PSUBSCRIBE", "d"], "subscribed"),
-            (&["MULTI"], "transactions"),
-            (&["WATCH", "k"], "transactions"),
-        ] {
-            let refused = text(&client.call(command));
-            let expected = format!(
-                "-ERR respgate: tenant 'shop' is at its {kind} limit of 1; retry when some have ended\r\n"
-            );
-            assert_eq!(refused, expected);
-        }
-        client.expect(&["GET", "k"], "$-1\r\n");
-        limited.server.run(&["RPUSH", "q", "x"]);
-        others[0].expect_reply("*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
-        others[2].expect(&["DISCARD"], "+OK\r\n");
-        wait::until("the places to be free", || leases("leased") == 1.0);
-        client.expect(&["MULTI"], "+OK\r\n");
-        client.expect(&["EXEC"], "*0\r\n");
-        client.send("BLPOP q 1\r\n");
-        client.expect_reply("*-1\r\n");
-    }
+        client.send("PING\r\n");
+        client.try_reply().is_ok_and(|reply| reply == b"+PONG\r\n")
+    });
+    assert!(limited.proxy.metric("respgate_clients_closed_total", &["tenant_full"]) >= 1.0);
 }
 
-#[test]
-fn leases_of_a_tenant() {
-    for workers in [1, 2] {
-        let limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nleased = 1\n");
-        let mut first = limited.proxy.client();
-        first.expect(&["MULTI"], "+OK\r\n");
-        let mut second = limited.proxy.client();
-        let refused = text(&second.call(&["BLPOP", "q", "1"]));
-        assert!(refused.starts_with("-ERR respgate: tenant 'shop' is at its leased limit of 1"), "{refused}");
-        first.expect(&["EXEC"], "*0\r\n");
-        wait::until("the lease to be free", || second.call(&["MULTI"]) == b"+OK\r\n");
+with_one_and_two_workers!(leases_are_counted_apart);
+
+fn leases_are_counted_apart(workers: usize) {
+    let limited = Limited::start(
+        workers,
+        "[tenants.shop]\ndefault = true\nblocked = 1\nsubscribed = 1\ntransactions = 1\n",
+    );
+    let mut others: Vec<_> = (0..3).map(|_| limited.proxy.client()).collect();
+    others[0].send("BLPOP q 0\r\n");
+    others[1].expect(&["SUBSCRIBE", "c"], "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+    others[2].expect(&["MULTI"], "+OK\r\n");
+    let leases = |kind: &str| limited.proxy.metric("respgate_tenant_leases", &[&format!("kind=\"{kind}\"")]);
+    wait::until("three leases", || leases("leased") == 3.0 && leases("blocked") == 1.0);
+    let mut client = limited.proxy.client();
+    for (command, kind) in [
+        (&["BLPOP", "q", "0"][..], "blocked"),
+        (&["SUBSCRIBE", "d"], "subscribed"),
+        (&["PSUBSCRIBE", "d"], "subscribed"),
+        (&["MULTI"], "transactions"),
+        (&["WATCH", "k"], "transactions"),
+    ] {
+        let refused = text(&client.call(command));
+        let expected = format!(
+            "-ERR respgate: tenant 'shop' is at its {kind} limit of 1; retry when some have ended\r\n"
+        );
+        assert_eq!(refused, expected);
     }
+    client.expect(&["GET", "k"], "$-1\r\n");
+    limited.server.run(&["RPUSH", "q", "x"]);
+    others[0].expect_reply("*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
+    others[2].expect(&["DISCARD"], "+OK\r\n");
+    wait::until("the places to be free", || leases("leased") == 1.0);
+    client.expect(&["MULTI"], "+OK\r\n");
+    client.expect(&["EXEC"], "*0\r\n");
+    client.send("BLPOP q 1\r\n");
+    client.expect_reply("*-1\r\n");
 }
 
-#[test]
-fn requests_of_a_tenant() {
-    for workers in [1, 2] {
-        let limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nmax-request = \"1KiB\"\n");
-        let mut client = limited.proxy.client();
-        let refused = text(&client.call(&["SET", "k", &"x".repeat(2000)]));
-        assert!(refused.contains("is over the max-request limit of tenant 'shop', 1024 bytes"), "{refused}");
-        client.expect(&["SET", "k", "x"], "+OK\r\n");
-    }
+with_one_and_two_workers!(leases_of_a_tenant);
+
+fn leases_of_a_tenant(workers: usize) {
+    let limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nleased = 1\n");
+    let mut first = limited.proxy.client();
+    first.expect(&["MULTI"], "+OK\r\n");
+    let mut second = limited.proxy.client();
+    let refused = text(&second.call(&["BLPOP", "q", "1"]));
+    assert!(refused.starts_with("-ERR respgate: tenant 'shop' is at its leased limit of 1"), "{refused}");
+    first.expect(&["EXEC"], "*0\r\n");
+    wait::until("the lease to be free", || second.call(&["MULTI"]) == b"+OK\r\n");
+}
+
+with_one_and_two_workers!(requests_of_a_tenant);
+
+fn requests_of_a_tenant(workers: usize) {
+    let limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nmax-request = \"1KiB\"\n");
+    let mut client = limited.proxy.client();
+    let refused = text(&client.call(&["SET", "k", &"x".repeat(2000)]));
+    assert!(refused.contains("is over the max-request limit of tenant 'shop', 1024 bytes"), "{refused}");
+    client.expect(&["SET", "k", "x"], "+OK\r\n");
 }
 
 #[test]
@@ -317,25 +305,23 @@ fn commands_in_flight() {
     }
 }
 
+with_one_and_two_workers!(buffers_of_a_tenant);
+
 /// A tenant whose clients do not read loses those that hold most; others go on.
-#[test]
-fn buffers_of_a_tenant() {
-    for workers in [1, 2] {
-        let mut limited =
-            Limited::start(workers, "[tenants.shop]\ndefault = true\nmax-buffered = \"1MiB\"\n");
-        limited.proxy.allow_log("");
-        let mut other = limited.proxy.client();
-        other.expect(&["SET", "large", &"x".repeat(512 * 1024)], "+OK\r\n");
-        let mut slow = limited.proxy.client();
-        for _ in 0..100 {
-            slow.send("GET large\r\n");
-        }
-        wait::until("the slow client to be disconnected", || {
-            limited.proxy.metric("respgate_clients_closed_total", &["memory"]) >= 1.0
-        });
-        other.expect(&["PING"], "+PONG\r\n");
-        assert_eq!(limited.proxy.metric("respgate_tenant_refused_total", &["max-buffered"]), 1.0);
+fn buffers_of_a_tenant(workers: usize) {
+    let mut limited = Limited::start(workers, "[tenants.shop]\ndefault = true\nmax-buffered = \"1MiB\"\n");
+    limited.proxy.allow_log("");
+    let mut other = limited.proxy.client();
+    other.expect(&["SET", "large", &"x".repeat(512 * 1024)], "+OK\r\n");
+    let mut slow = limited.proxy.client();
+    for _ in 0..100 {
+        slow.send("GET large\r\n");
     }
+    wait::until("the slow client to be disconnected", || {
+        limited.proxy.metric("respgate_clients_closed_total", &["memory"]) >= 1.0
+    });
+    other.expect(&["PING"], "+PONG\r\n");
+    assert_eq!(limited.proxy.metric("respgate_tenant_refused_total", &["max-buffered"]), 1.0);
 }
 
 #[test]
@@ -403,18 +389,17 @@ fn a_policy_follows_its_tenant() {
     assert_eq!(server.run(&["GET", "k"]), b"$1\r\nv\r\n");
 }
 
-#[test]
-fn the_narrowest_network_counts() {
-    for workers in [1, 2] {
-        let limited = Limited::start(
-            workers,
-            "[tenants.wide]\nnetworks = [\"127.0.0.0/8\"]\n[tenants.narrow]\nnetworks = [\"127.0.0.1\"]\n",
-        );
-        let mut client = limited.proxy.client();
-        client.expect(&["PING"], "+PONG\r\n");
-        assert_eq!(limited.proxy.metric("respgate_tenant_clients", &["narrow"]), 1.0);
-        assert_eq!(limited.proxy.metric("respgate_tenant_clients", &["wide"]), 0.0);
-    }
+with_one_and_two_workers!(the_narrowest_network_counts);
+
+fn the_narrowest_network_counts(workers: usize) {
+    let limited = Limited::start(
+        workers,
+        "[tenants.wide]\nnetworks = [\"127.0.0.0/8\"]\n[tenants.narrow]\nnetworks = [\"127.0.0.1\"]\n",
+    );
+    let mut client = limited.proxy.client();
+    client.expect(&["PING"], "+PONG\r\n");
+    assert_eq!(limited.proxy.metric("respgate_tenant_clients", &["narrow"]), 1.0);
+    assert_eq!(limited.proxy.metric("respgate_tenant_clients", &["wide"]), 0.0);
 }
 
 /// A client that is of no use to its tenant's limits is nobody's, and is not limited.

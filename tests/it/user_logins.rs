@@ -213,7 +213,7 @@ fn clients_wait_for_their_user_s_new_password() {
         let leased = format!("{}\nmax-connections = 10\nmax-leased = {}", url(&server), 2 * workers);
         let mut proxy = stage.proxy(workers, &leased);
         proxy.allow_log(REFUSED);
-        proxy.allow_log("connection was lost");
+        proxy.allow_log("lost a shared upstream connection");
         let mut clients: Vec<_> = (0..12).map(|_| client(&proxy, "shop")).collect();
         clients.iter_mut().for_each(|client| client.expect(&["GET", "k"], "$-1\r\n"));
         let mut other = client(&proxy, "batch");

@@ -44,7 +44,7 @@ pub(super) fn check_all(
         if let Setting::Given(true, place) = &tenant.keys.is_default {
             match first {
                 Some(other) => report
-                    .error(place, format!("stands in {other} already; only one tenant can be the default")),
+                    .error(place, format!("is set in {other} already; only one tenant can be the default")),
                 None => first = Some(place),
             }
         }
@@ -65,7 +65,7 @@ fn once<T: Hash + Eq + Debug>(
             if let Some(other) = seen.insert(element, place) {
                 report.error(
                     place,
-                    format!("{element:?} stands in {other} already; a client belongs to one tenant"),
+                    format!("{element:?} is in {other} already; a client belongs to one tenant"),
                 );
             }
         }

@@ -349,8 +349,11 @@ fn connections(
         pool,
         max_connections,
         max_leased,
-        lease_wait: typed.lease_wait.or(Builtin::lease_wait()),
-        lease_idle: typed.lease_idle.at_least(least, "1ms", report).or(Builtin::lease_idle()),
+        lease_timeout: typed.lease_timeout.or(Builtin::lease_timeout()),
+        lease_idle_timeout: typed
+            .lease_idle_timeout
+            .at_least(least, "1ms", report)
+            .or(Builtin::lease_idle_timeout()),
         ping_interval: typed.ping_interval.or(Builtin::ping_interval()),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {

@@ -32,6 +32,8 @@ pub enum Entry {
 pub struct Key {
     /// The key's name, without the prefix of a group.
     pub name: &'static str,
+    /// The deprecated name, without the prefix of a group. It works for one more version.
+    pub former_name: Option<&'static str>,
     /// The form in which the user writes the value.
     pub shape: Shape,
     /// The unit of a whole number.
@@ -92,6 +94,8 @@ pub enum Reload {
 pub struct TableKey {
     /// The name, with the prefix.
     pub name: String,
+    /// The deprecated name, with the prefix.
+    pub former_name: Option<String>,
     /// The key's declaration.
     pub key: &'static Key,
     /// The group with a prefix that the key comes from.
@@ -143,6 +147,18 @@ pub fn paragraphs(text: &str) -> Vec<String> {
     text.split(|line| line.is_empty()).map(|lines| lines.join(" ")).filter(|text| !text.is_empty()).collect()
 }
 
+/// Returns the deprecated names that a table may hold, each with the name to use.
+pub fn renamed_keys(tables: &[Table], path: &str) -> Vec<(String, String)> {
+    let own = tables.iter().filter(|table| table.path == path).flat_map(Table::keys);
+    own.filter_map(|key| Some((key.former_name?, key.name))).collect()
+}
+
+/// Returns the path under which a schema has a table of a file, such as `upstreams.*` for
+/// `upstreams.main`.
+pub fn kind_of(table: &str) -> String {
+    table.split_once('.').map_or(table.to_owned(), |(kind, _)| format!("{kind}.*"))
+}
+
 /// Returns the names that a table may hold: its keys and, for the outermost table, the other
 /// tables.
 pub fn known_keys(tables: &[Table], path: &str) -> Vec<String> {
@@ -162,7 +178,9 @@ fn gather(
     for entry in entries {
         match entry {
             Entry::Key(key) => {
-                keys.push(TableKey { name: format!("{prefix}{}", key.name), key, group, home })
+                let full = |name: &str| format!("{prefix}{name}");
+                let (name, former_name) = (full(key.name), key.former_name.map(full));
+                keys.push(TableKey { name, former_name, key, group, home });
             }
             Entry::Group(inner) => {
                 let group = if inner.prefix.is_empty() { group } else { Some(inner) };

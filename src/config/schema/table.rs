@@ -7,7 +7,7 @@
 //!     /// The subject of the part.
 //!     ConnectionKeys, ConnectionDefaults {
 //!         /// The time that a command waits for a free leased connection.
-//!         lease_wait: Duration = Duration::from_secs(5), "lease-wait", Restart;
+//!         lease_timeout: Duration = Duration::from_secs(5), "lease-timeout", Restart;
 //!     }
 //! }
 //! ```
@@ -15,6 +15,7 @@
 //! A line names the field, the [`Kind`](super::Kind) of its value, the default if it is one value, the key, and whether a reload
 //! applies a change (`Live`) or a restart is needed (`Restart`). These may follow, in this order:
 //!
+//! - `formerly "lease-wait"`: the key's deprecated name, which works for one more version with a warning.
 //! - `unit "connections"`: what a whole number counts.
 //! - `default "none"`: the default in words, where it is not one value; `default required` if the key must be there.
 //! - `example "\"5s\""`: the value in `config/full.toml`, where the default is not a good one.
@@ -39,7 +40,8 @@ macro_rules! table {
             $(
                 $(#[doc = $doc:literal])*
                 $field:ident: $kind:ty $(= $default:expr)?, $key:literal, $reload:ident
-                $(, unit $unit:literal)? $(, default $text:tt)? $(, example $example:literal)? $(, aside $aside:literal)?;
+                $(, formerly $former:literal)? $(, unit $unit:literal)? $(, default $text:tt)? $(, example $example:literal)?
+                $(, aside $aside:literal)?;
             )*
         }
         groups {
@@ -75,6 +77,7 @@ macro_rules! table {
                 const ENTRIES: &'static [Entry] = &[
                     $(Entry::Key(Key {
                         name: $key,
+                        former_name: table!(@option $($former)?),
                         shape: <$kind as Kind>::SHAPE,
                         unit: table!(@option $($unit)?),
                         default: table!(@default [$($default => $defaults::$field)?] [$($text)?]),

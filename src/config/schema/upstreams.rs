@@ -119,15 +119,15 @@ table! {
         /// The number of those connections that clients may have to themselves at once.
         ///
         /// It must be less than `max-connections`, unless `pool` is `"session"`. When all are in use, a command waits for its
-        /// turn, for `lease-wait` at most.
+        /// turn, for `lease-timeout` at most.
         max_leased: usize, "max-leased", Restart, unit "connections",
             default "`max-connections` minus a quarter of it, but never minus more than 64: 1024", example "1024";
         /// The time that a command waits for a free lease.
         ///
         /// After it, the client gets `-ERR respgate: no upstream connection became free within … ms; …`.
-        lease_wait: Duration = Duration::from_secs(5), "lease-wait", Restart;
+        lease_timeout: Duration = Duration::from_secs(5), "lease-timeout", Restart, formerly "lease-wait";
         /// The time after which an unused lease is closed. At least `"1ms"`.
-        lease_idle: Duration = Duration::from_secs(60), "lease-idle", Restart;
+        lease_idle_timeout: Duration = Duration::from_secs(60), "lease-idle-timeout", Restart, formerly "lease-idle";
         /// The interval at which respgate pings a quiet connection and asks the address and the node whether they are still the
         /// primary. `"0s"` turns both off.
         ///

@@ -224,9 +224,9 @@ fn silence_and_an_unknown_name_have_texts_of_their_own() {
     let outage = table.outage();
     assert!(matches!(&outage, Outage::SentinelsUnreachable(text) if text.contains("s1 is gone; s2 is gone")));
 
-    let refused = SentinelError::Refused("s2 wants a password".into());
+    let refused = SentinelError::Refused("s2 requires a password".into());
     table.table.failed(&at("s2"), refused);
-    assert_eq!(table.outage(), Outage::Refused("s2 wants a password".into()));
+    assert_eq!(table.outage(), Outage::Refused("s2 requires a password".into()));
 
     table.hear("s3", says(None, 1));
     assert!(

@@ -202,7 +202,7 @@ async fn refusals_name_their_cause() {
             "ERR AUTH <password> called without any password configured for the default user.",
             "has no password",
         ),
-        ("NOAUTH Authentication required.", "wants a password"),
+        ("NOAUTH Authentication required.", "requires a password"),
     ] {
         let mut stage = Stage::set(PATIENCE, credentials()).await;
         stage.accept().await.expect("hunter2").await.say(&format!("-{line}\r\n")).await;

@@ -112,7 +112,7 @@ pub(super) fn own(chain: &[Vec<u8>], now: i64) -> Finding {
         let remedy = format!("renew it before {}: then no client connects any more", first_end.until);
         Finding::warning(Step::Tls, seen, remedy)
     } else if leaf.names.is_empty() {
-        let remedy = "have it issued anew with the names (subject alternative names) that clients dial: most check them";
+        let remedy = "have it reissued with the names (subject alternative names) that clients dial: most clients check them";
         Finding::warning(Step::Tls, seen, remedy)
     } else {
         Finding::ok(Step::Tls, seen)
@@ -188,7 +188,7 @@ mod tests {
 
     fn explained(chain: &[&Vec<u8>], wanted: &str, now: i64, reason: Option<Reason>) -> Finding {
         let chain: Vec<Vec<u8>> = chain.iter().copied().cloned().collect();
-        let error = reason.map(|reason| HandshakeError { reason, text: "has a flaw; mend it".into() });
+        let error = reason.map(|reason| HandshakeError { reason, text: "has a flaw; fix it".into() });
         let rejection =
             error.as_ref().map(|error| ChainRejection { error, message: "invalid peer certificate" });
         explain(&shown(&chain, wanted, now), "TLS 1.3", rejection)
@@ -242,9 +242,9 @@ mod tests {
         );
         let nameless = self::made(&[]);
         let nameless = explained(&[&nameless.leaf], "db.example", NOW, Some(Reason::WrongName));
-        is_broken(&nameless, "no longer counts", "issued anew");
+        is_broken(&nameless, "no longer counts", "reissued");
         let revoked = explained(&chain, "db.example", NOW, Some(Reason::Revoked));
-        is_broken(&revoked, "the server has a flaw", "mend it");
+        is_broken(&revoked, "the server has a flaw", "fix it");
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
         is_broken(&whole, "ends at the CA \"CN=Root\"", "tls-system-roots");
         is_broken(&of(&[&made.leaf, &made.root]), "does not fit together", "comes first");
         let own = params("db", &["db.example"], false).self_signed(&KeyPair::generate().unwrap()).unwrap();
-        is_broken(&of(&[&own.der().to_vec()]), "signed by itself", "by another way");
+        is_broken(&of(&[&own.der().to_vec()]), "self-signed", "by another way");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(super) fn name(leaf: &Certificate, shown: &Shown<'_>) -> Option<ChainError> 
         format!("the certificate is for {}, not for {wanted}", leaf.shown_names())
     };
     let example = leaf.names.iter().find(|name| !name.starts_with("*."));
-    let reissue = format!("have it issued anew with {wanted} among its names");
+    let reissue = format!("have it reissued with {wanted} among its names");
     let (key, prefix) = match shown.kind {
         Kind::Server => ("--upstream-server-name (tls-server-name)", ""),
         Kind::Sentinel => ("sentinel-tls-server-name", "sentinel-"),
@@ -101,12 +101,12 @@ pub(super) fn trust(leaf: &Certificate, chain: &[&Certificate], shown: &Shown<'_
     if leaf.weak {
         return Some(ChainError {
             what: format!("the certificate's key ({}) is too short to be trusted", leaf.key),
-            remedy: "have it issued anew with RSA of 2048 bits or more, or ECDSA".into(),
+            remedy: "have it reissued with RSA of 2048 bits or more, or ECDSA".into(),
         });
     }
     if leaf.self_issued() {
         return Some(ChainError {
-            what: "the certificate is signed by itself, so only whoever knows it in advance can trust it"
+            what: "the certificate is self-signed, so only a client that has this certificate can trust it"
                 .into(),
             remedy: format!(
                 "get that certificate from whoever runs the server, by another way than this connection, and set \

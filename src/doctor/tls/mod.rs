@@ -58,7 +58,9 @@ async fn encrypt(
             let (chain, version) = shown_by(&stream);
             let mut finding = chain::explain(&shown(peer, &tls.profile, &chain), &version, None);
             if tls.profile.dangerously_unverified {
-                let seen = format!("{version}, but with whom is not known: the certificate is not verified");
+                let seen = format!(
+                    "{version}, but respgate does not verify the certificate and so does not know the server"
+                );
                 let remedy = format!(
                     "give {} the authority that signed it, and take tls-dangerously-skip-verification out: as it is, \
                      whoever is on the way can read and change everything",
@@ -92,7 +94,7 @@ async fn failed(peer: &Peer, to: &Address, profile: &ClientProfile, error: &io::
             };
             return Finding::broken(
                 Step::Tls,
-                "the port speaks plain text, and respgate is told to speak TLS",
+                "the port speaks plain text, but respgate is configured to speak TLS",
                 url,
             );
         }

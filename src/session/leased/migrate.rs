@@ -32,7 +32,7 @@ impl Leased {
         let upstream = session.ctx.upstream.clone();
         upstream.counters.lost.inc();
         if self.streaming.is_some() || self.pins.is_pinned_for_unknown() || self.pins.fieldsets {
-            tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "a client is disconnected: what it had on its upstream connection cannot be moved");
+            tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "respgate disconnects a client: it cannot move the state of the client's lost connection to another");
             return Err(Close::UpstreamLost);
         }
         let unblocked = self.lease.is_cut() && self.expected.gated && self.lease.abandon().await;
@@ -77,7 +77,7 @@ impl Leased {
             }
         };
         (next.used, next.client_left, next.pins) = (true, self.client_left, self.pins);
-        upstream.counters.transplanted.inc();
+        upstream.counters.migrated.inc();
         next.restore(session);
         next.restore_transaction(&pending, &decisions);
         next.resume(pending, decisions, &upstream);
@@ -207,7 +207,7 @@ impl Leased {
                 }
                 AfterLoss::Answer(reply) => {
                     if reply.starts_with(b"-OUTCOMEUNKNOWN") {
-                        upstream.counters.unknown.inc();
+                        upstream.counters.outcome_unknown.inc();
                     }
                     let mute = matches!(&expect, Expect::Reply(awaited) if awaited.mute);
                     self.expected.push(Expect::Decided(if mute { Vec::new() } else { reply }), 0);

@@ -102,7 +102,10 @@ impl Leased {
                 | Verb::HimportPrepare
                 | Verb::HimportDiscardall,
             ) => {
-                return self.refuse_and_poison(session, b"-ERR respgate: not possible inside a transaction");
+                return self.refuse_and_poison(
+                    session,
+                    b"-ERR respgate: this command is not possible inside a transaction",
+                );
             }
             _ => match route {
                 LeasedRoute::Refused(line) => return self.refuse_and_poison(session, &line),

@@ -53,14 +53,14 @@ impl Leased {
                     } else if rest.len() > session.ctx.config.max_reply_buffer {
                         tracing::warn!(
                             client = session.client.id,
-                            "a client is disconnected: the server sent a reply larger than max-reply-buffer where it owed a short one"
+                            "respgate disconnects a client: the server sent more than max-reply-buffer where a short reply was due"
                         );
                         self.decided_end = Some(LeaseEnd::Close(Close::Slow));
                     }
                     break;
                 }
                 ScannedReply::Malformed(fault) => {
-                    tracing::error!(client = session.client.id, %fault, "a leased connection was closed because what the server sent cannot be trusted");
+                    tracing::error!(client = session.client.id, error = %fault, "respgate closed a leased connection: the server violated the protocol");
                     self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
                 }
             }
@@ -149,7 +149,7 @@ impl Leased {
                 tracing::error!(
                     client = session.client.id,
                     user = session.client.user(),
-                    "a reply of a script or a module was followed by one that nothing asked for: client and connection are closed"
+                    "respgate closed a client and its upstream connection: after the reply of a script or a module came one that no command had asked for"
                 );
                 self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
@@ -163,7 +163,7 @@ impl Leased {
                 tracing::warn!(
                     client = session.client.id,
                     error = %String::from_utf8_lossy(frame).trim_end(),
-                    "a client's state could not be restored on the new primary: it is disconnected"
+                    "respgate disconnects a client: it could not restore the client's state on the new primary"
                 );
                 self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
@@ -173,7 +173,7 @@ impl Leased {
             Some(Expect::Decided(_)) | None => {
                 tracing::error!(
                     client = session.client.id,
-                    "a leased connection sent a reply that nothing asked for"
+                    "the server sent a reply on a leased connection that no command had asked for"
                 );
                 self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
@@ -291,7 +291,7 @@ impl Leased {
             Effect::Monitor => self.pins.monitoring = !failed,
             Effect::Wait => {
                 if let Some(error) = self.publish_error.take() {
-                    let mut line = b"-ERR respgate: WAIT cannot be answered truthfully, because the user may not PUBLISH to __respgate:wait; the server said: ".to_vec();
+                    let mut line = b"-ERR respgate: cannot answer WAIT, because the user may not PUBLISH to __respgate:wait; allow that in the server's ACL; the server said: ".to_vec();
                     line.extend(error.iter().filter(|byte| !byte.is_ascii_control()));
                     line.extend_from_slice(b"\r\n");
                     return pass(session, &line, mute);

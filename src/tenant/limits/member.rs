@@ -8,6 +8,7 @@ use super::config::OverLimit;
 use super::count::{Count, CountedPlace, Part, Taken};
 use super::rate::{Meter, Own, Rate};
 use super::refusal::{self, Limit};
+use crate::resp::error_line::ErrorLine;
 use crate::tenant::WorkerTenant;
 
 /// Interval after which a command that waits for the in-flight limit looks again, in nanoseconds. It is also
@@ -25,8 +26,8 @@ pub enum LimitDecision {
     PassAt(u64),
     /// Ask again when a reply has come, when there is [room](Member::room), or at this time.
     Again(u64),
-    /// The command is answered with this error line, without CRLF.
-    Refuse(Vec<u8>),
+    /// The command is answered with this error line.
+    Refuse(ErrorLine),
 }
 
 /// Holds a client's parts of the counts of leases.
@@ -59,13 +60,13 @@ impl Member {
     /// Joins a tenant, perhaps from another one. `written` is the number of bytes written to the client so far.
     ///
     /// # Errors
-    /// Returns an error line, without CRLF, if the tenant has reached its limit of clients or of a kind of lease
+    /// Returns an error line if the tenant has reached its limit of clients or of a kind of lease
     /// that the client has.
     pub fn join(
         worker_tenant: &Rc<WorkerTenant>,
         from: Option<&Self>,
         written: u64,
-    ) -> Result<Self, Vec<u8>> {
+    ) -> Result<Self, ErrorLine> {
         let tenant = &worker_tenant.tenant;
         let limits = &tenant.config.limits;
         let Some(place) = tenant.connections.take() else {
@@ -214,7 +215,7 @@ impl Member {
             if waited.is_none() {
                 figures.note(Limit::InFlight, true);
             }
-            figures.commands.fall();
+            figures.commands.dec();
             self.waiting = waited.or_else(|| Some(part.line_up()));
             return Some(LimitDecision::Again(now + IN_FLIGHT_CHECK));
         }
@@ -292,9 +293,9 @@ impl Member {
         }
     }
 
-    /// Sets the number of bytes that wait for the client. Returns an error line, without CRLF, if the tenant is
+    /// Sets the number of bytes that wait for the client. Returns an error line if the tenant is
     /// over its limit and this client holds more than 64 KiB.
-    pub fn buffers(&mut self, now: usize) -> Option<Vec<u8>> {
+    pub fn buffers(&mut self, now: usize) -> Option<ErrorLine> {
         let part = self.buffered.as_mut()?;
         part.set(now);
         let most = part.count().limit().filter(|most| part.count().taken() > *most)?;
@@ -307,8 +308,8 @@ impl Member {
     /// Counts the client against the limit of one kind of lease, unless it is counted already.
     ///
     /// # Errors
-    /// Returns an error line, without CRLF, if the tenant has reached that limit.
-    pub fn take_place(&mut self, limit: Limit) -> Result<(), Vec<u8>> {
+    /// Returns an error line if the tenant has reached that limit.
+    pub fn take_place(&mut self, limit: Limit) -> Result<(), ErrorLine> {
         let Some((place, count)) = self.place(limit) else { return Ok(()) };
         if place.is_none() {
             *place = count.take();

@@ -1,5 +1,7 @@
 //! Writes the error lines of limits: which limit, whose, and when to try again.
 
+use crate::resp::error_line::ErrorLine;
+
 macro_rules! limits {
     ($($name:ident $key:literal $doc:literal,)*) => {
         /// A limit, by its key in the configuration.
@@ -48,43 +50,43 @@ impl Limit {
     }
 }
 
-/// Returns the error line, without CRLF, of a command over a rate. `wait` is in nanoseconds.
-pub fn over_rate(tenant: &str, limit: Limit, per_second: u64, wait: u64) -> Vec<u8> {
+/// Returns the error line of a command over a rate. `wait` is in nanoseconds.
+pub fn over_rate(tenant: &str, limit: Limit, per_second: u64, wait: u64) -> ErrorLine {
     let (subject, key) = (limit.subject(), limit.key());
     let wait = wait.div_ceil(1_000_000).max(1);
     format!("-ERR respgate: {subject} '{tenant}' is over its {key} limit of {per_second}; retry in {wait} ms")
-        .into_bytes()
+        .into()
 }
 
-/// Returns the error line, without CRLF, of a command or client that would exceed a number.
-pub fn at_count(tenant: &str, limit: Limit, most: usize) -> Vec<u8> {
+/// Returns the error line of a command or client that would exceed a number.
+pub fn at_count(tenant: &str, limit: Limit, most: usize) -> ErrorLine {
     let key = limit.key();
     format!("-ERR respgate: tenant '{tenant}' is at its {key} limit of {most}; retry when some have ended")
-        .into_bytes()
+        .into()
 }
 
-/// Returns the error line, without CRLF, of a client that would exceed the number of connections. It begins with
+/// Returns the error line of a client that would exceed the number of connections. It begins with
 /// the server's text, which clients recognise.
-pub fn full(tenant: &str, most: usize) -> Vec<u8> {
+pub fn full(tenant: &str, most: usize) -> ErrorLine {
     format!("-ERR max number of clients reached for tenant '{tenant}', whose connections limit is {most}")
-        .into_bytes()
+        .into()
 }
 
-/// Returns the error line, without CRLF, of a request that is too large.
-pub fn too_large(tenant: &str, bytes: usize, most: usize) -> Vec<u8> {
+/// Returns the error line of a request that is too large.
+pub fn too_large(tenant: &str, bytes: usize, most: usize) -> ErrorLine {
     format!(
         "-ERR respgate: this request of {bytes} bytes is over the max-request limit of tenant '{tenant}', {most} bytes"
     )
-    .into_bytes()
+    .into()
 }
 
-/// Returns the error line, without CRLF, of a client that holds more than its share while its tenant is over
+/// Returns the error line of a client that holds more than its share while its tenant is over
 /// `max-buffered`.
-pub fn over_buffer_share(tenant: &str, most: usize) -> Vec<u8> {
+pub fn over_buffer_share(tenant: &str, most: usize) -> ErrorLine {
     format!(
         "-ERR respgate: tenant '{tenant}' is over its max-buffered limit of {most} bytes, and this client holds more than its share"
     )
-    .into_bytes()
+    .into()
 }
 
 #[cfg(test)]
@@ -94,15 +96,15 @@ mod tests {
     #[test]
     fn it_says_which_limit_whose_and_when() {
         assert_eq!(
-            over_rate("shop", Limit::Commands, 100, 11_200_000),
+            &*over_rate("shop", Limit::Commands, 100, 11_200_000),
             b"-ERR respgate: tenant 'shop' is over its commands-per-second limit of 100; retry in 12 ms"
         );
         assert_eq!(
-            over_rate("shop", Limit::ClientBytesIn, 100, 1),
+            &*over_rate("shop", Limit::ClientBytesIn, 100, 1),
             b"-ERR respgate: this client of tenant 'shop' is over its client-bytes-in-per-second limit of 100; retry in 1 ms"
         );
         assert_eq!(
-            at_count("shop", Limit::Blocked, 3),
+            &*at_count("shop", Limit::Blocked, 3),
             b"-ERR respgate: tenant 'shop' is at its blocked limit of 3; retry when some have ended"
         );
     }

@@ -185,7 +185,7 @@ impl Task {
         self.answered = Instant::now();
         if self.grace.granted() {
             let upstream = &self.store.upstream;
-            tracing::info!(upstream, "rates of tenants are shared with other respgates from now on");
+            tracing::info!(upstream, "respgate shares rates of tenants with other respgates from now on");
             self.store.status.send_modify(|status| {
                 status.error = None;
                 status.logged = false;
@@ -208,7 +208,7 @@ impl Task {
         });
         if !logged {
             let upstream = &self.store.upstream;
-            tracing::warn!(upstream, %why, "rates of tenants cannot be shared with other respgates: each keeps to its own part, and tries again");
+            tracing::warn!(upstream, %why, "respgate cannot share rates of tenants with other respgates: it keeps to its own part and tries again");
         }
     }
 }

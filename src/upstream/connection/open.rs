@@ -132,7 +132,7 @@ pub(in crate::upstream) async fn open(
     let began = Instant::now();
     let unavailable = |text: String, hint: Hint| {
         upstream.hint(hint);
-        upstream.counters.open_failed.inc();
+        upstream.counters.connect_errors.inc();
         ConnectError::Unavailable(text)
     };
     let identity = &key.identity;
@@ -182,7 +182,7 @@ pub(in crate::upstream) async fn open(
             let Some((login, credentials)) = kept else {
                 return Err(ConnectError::Refused(error_line(&line)));
             };
-            upstream.counters.auth_refused.inc();
+            upstream.counters.upstream_auth_refused.inc();
             login.refused(&primary.address, credentials, &line);
             let refused = identity.refusals.refused(credentials, error_line(&line), Instant::now());
             return Err(ConnectError::AuthRejected(refused));
@@ -223,7 +223,7 @@ pub(in crate::upstream) async fn open(
         login.accepted();
         identity.refusals.accepted();
     }
-    upstream.counters.opened.inc();
+    upstream.counters.connects.inc();
     upstream.timelines.reached(generation);
     if let Some(server) = greeted.server {
         upstream.learn_server(server);

@@ -82,7 +82,7 @@ impl InPlaceAuth {
             AuthRefusal::NotReady => None,
             AuthRefusal::Wrong(line) => {
                 self.identity.note_refused();
-                upstream.counters.auth_refused.inc();
+                upstream.counters.upstream_auth_refused.inc();
                 self.login.refused(&upstream.config.name, &self.credentials, &line);
                 let line = [b"-", &line[..]].concat();
                 self.identity.refusals.refused(&self.credentials, line, Instant::now());

@@ -133,7 +133,7 @@ fn give_up(fan: &FanIn, upstream: &Upstream, why: &str) {
             upstream,
             lost,
             why,
-            "subscribers are disconnected: their fan-in link cannot be made again"
+            "respgate disconnects subscribers: it cannot open their fan-in connection again"
         );
     }
 }
@@ -169,7 +169,7 @@ fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: LinkEnd
                 upstream = name,
                 why,
                 subscribers,
-                "a fan-in link was closed because what the server sent cannot be trusted"
+                "respgate closed a fan-in connection: the server violated the protocol"
             );
             why
         }
@@ -181,6 +181,6 @@ fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: LinkEnd
         _ => Hint::Lost(generation),
     });
     if !matches!(end, LinkEnd::Framing(_)) {
-        tracing::warn!(upstream = name, why, subscribers, "a fan-in link was lost");
+        tracing::warn!(upstream = name, why, subscribers, "respgate lost a fan-in connection");
     }
 }

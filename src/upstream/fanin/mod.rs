@@ -197,7 +197,7 @@ impl FanIn {
             return self.order(LinkOrder::GiveUp);
         }
         self.unused.set(unused.then(|| self.unused.get().unwrap_or(now)));
-        if open && self.unused.get().is_some_and(|since| now - since >= config.lease_idle) {
+        if open && self.unused.get().is_some_and(|since| now - since >= config.lease_idle_timeout) {
             return self.order(LinkOrder::Retire);
         }
         let (seen, quiet) = self.quiet.get();

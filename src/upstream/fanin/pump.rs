@@ -349,7 +349,7 @@ fn take_frame(
             table.refused(line).map(|lost| {
                 if lost > 0 {
                     let (upstream, error) = (&upstream.config.name, shown(line));
-                    tracing::warn!(upstream, lost, %error, "subscribers are disconnected: the server refuses to restore a subscription of theirs");
+                    tracing::warn!(upstream, lost, %error, "respgate disconnects subscribers: the server refuses to restore a subscription; check the server's ACL");
                 }
             })
         }

@@ -51,7 +51,7 @@ impl Subscription {
             unannounced: Cell::default(),
         });
         let number = fan.table.borrow_mut().join(outlet.clone());
-        Self { fan, number, outlet, _gauge: Gauged::new(&upstream.counters, |c| &c.fanned) }
+        Self { fan, number, outlet, _gauge: Gauged::new(&upstream.counters, |c| &c.fanin_subscribers) }
     }
 
     /// Whether a request has not been answered; its bytes.

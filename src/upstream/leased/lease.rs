@@ -227,7 +227,7 @@ impl CleanLease {
 
 impl Upstream {
     /// Leases a connection for `key`: an idle one, a new one, or, when all are in use, the next that is given back when it is the
-    /// turn of `share`. Waits for room for `lease-wait` at most, and for a primary for `hold-timeout` at most.
+    /// turn of `share`. Waits for room for `lease-timeout` at most, and for a primary for `hold-timeout` at most.
     ///
     /// # Errors
     /// Returns the error line for the client, without CRLF.

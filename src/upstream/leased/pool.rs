@@ -252,7 +252,7 @@ impl Upstream {
         (known == *key && Some(link.generation) == self.generation() && sound(&mut link)).then_some(link)
     }
 
-    /// Takes room for one leased connection, when it is the turn of `share`. Waits for `lease-wait` at most.
+    /// Takes room for one leased connection, when it is the turn of `share`. Waits for `lease-timeout` at most.
     ///
     /// # Errors
     /// Returns the error line for the client, without CRLF, if no room became free.
@@ -278,13 +278,13 @@ impl Upstream {
         self.counters.lease_waits.inc();
         let (tell, told) = oneshot::channel();
         let _place = leases.enqueue(tell, share);
-        match tokio::time::timeout(self.config.lease_wait, told).await {
+        match tokio::time::timeout(self.config.lease_timeout, told).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => {
                 self.counters.lease_timeouts.inc();
                 Err(format!(
                     "-ERR respgate: no upstream connection became free within {} ms; this worker may lease {} of upstream '{}' (max-leased), and blocked, subscribed and transactional clients hold them",
-                    self.config.lease_wait.as_millis(),
+                    self.config.lease_timeout.as_millis(),
                     leases.limit,
                     self.config.name,
                 )

@@ -218,7 +218,7 @@ fn report(upstream: &Upstream, generation: Generation, end: &PumpEnd, settled: S
     let Settled { unknown, resent } = settled;
     let why = match end {
         PumpEnd::Superseded | PumpEnd::Unused => return,
-        PumpEnd::Expired => return upstream.counters.renewed.inc(),
+        PumpEnd::Expired => return upstream.counters.replaced.inc(),
         PumpEnd::NotPrimary => "the node is not the primary any more",
         PumpEnd::Silent => "no reply within response-timeout",
         PumpEnd::Lost(why) | PumpEnd::Framing(why) => why,
@@ -236,9 +236,15 @@ fn report(upstream: &Upstream, generation: Generation, end: &PumpEnd, settled: S
             why,
             unknown,
             resent,
-            "a shared upstream connection was closed because what the server sent cannot be trusted"
+            "respgate closed a shared upstream connection: the server violated the protocol"
         ),
         _ if unknown + resent == 0 => tracing::debug!(upstream = name, why, "an unused connection ended"),
-        _ => tracing::warn!(upstream = name, why, unknown, resent, "a shared upstream connection was lost"),
+        _ => tracing::warn!(
+            upstream = name,
+            why,
+            unknown,
+            resent,
+            "respgate lost a shared upstream connection"
+        ),
     }
 }

@@ -234,7 +234,7 @@ impl Pump {
         }
         self.closing = false;
         let Some(link) = self.next.take().and_then(|successor| successor.link) else { return true };
-        upstream.counters.renewed.inc();
+        upstream.counters.replaced.inc();
         lane.replaced(link.retires);
         lane.reopened(link.round_trip);
         self.link.stream.close();
@@ -304,7 +304,7 @@ impl Pump {
                 ScannedReply::Complete { len, kind: ReplyKind::Push } => {
                     run.end(bytes, at);
                     at += len;
-                    upstream.counters.pushes.inc();
+                    upstream.counters.unsolicited_pushes.inc();
                 }
                 ScannedReply::Complete { len, kind } => {
                     if queue.front().is_none() {

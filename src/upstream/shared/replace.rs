@@ -116,7 +116,7 @@ impl Replacement {
             Err(_) => {
                 tracing::debug!(
                     upstream = upstream.config.name,
-                    "an old connection stays: none could be made in its place"
+                    "respgate keeps an old connection: it could not open another in its place"
                 );
                 lane.postpone_replacement(soon());
             }

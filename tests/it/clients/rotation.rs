@@ -23,7 +23,7 @@ fn recovers(flavor: Flavor, workers: usize, most: Most, client: impl Fn() -> Com
     let (direct_server, server) = (Server::start(flavor), Server::start(flavor));
     let url = format!("redis://127.0.0.1:{}", server.port);
     let mut proxy = Proxy::start_file(workers, &format!("[upstreams.main]\nurl = \"{url}\"\n"));
-    for text in ["connection was lost", "link was lost", "subscribers are disconnected"] {
+    for text in ["lost a shared upstream connection", "lost a fan-in connection", "disconnects subscribers"] {
         proxy.allow_log(text);
     }
     let run = |server: &Server, port| {

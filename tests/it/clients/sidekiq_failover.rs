@@ -75,22 +75,6 @@ fn crash(flavor: Flavor) {
     assert!(transcript.contains("pushed 300\nmissing []\n"), "{transcript}");
 }
 
-#[test]
-fn sidekiq_planned_on_valkey() {
-    planned(Flavor::Valkey);
-}
+on_both_servers!(sidekiq_planned, |flavor| planned(flavor));
 
-#[test]
-fn sidekiq_planned_on_redis() {
-    planned(Flavor::Redis);
-}
-
-#[test]
-fn sidekiq_crash_on_valkey() {
-    crash(Flavor::Valkey);
-}
-
-#[test]
-fn sidekiq_crash_on_redis() {
-    crash(Flavor::Redis);
-}
+on_both_servers!(sidekiq_crash, |flavor| crash(flavor));

@@ -5,7 +5,10 @@ mod quick_starts;
 mod source;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
+
+use respgate::metrics::declared::{About, METRICS};
 
 use crate::support::certificates::Certificates;
 use crate::support::proxy::{Proxy, binary};
@@ -71,23 +74,48 @@ fn the_readme_is_short() {
     assert!(lines <= 200, "README.md has {lines} lines; 200 is the most");
 }
 
-/// The metrics that have an anchor of their own.
-fn documented_metrics() -> BTreeSet<String> {
-    let anchors = Page::read("docs/metrics-and-alerts.md").anchors();
-    anchors.into_iter().filter(|anchor| anchor.starts_with("respgate_")).collect()
-}
-
 #[test]
-fn every_metric_of_the_source_is_documented() {
-    let is_name = |text: &str| {
-        text.starts_with("respgate_") && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+fn metrics_are_documented_as_they_are_declared() {
+    let labels = |about: &About| {
+        // The page says of `upstream` once which metrics have it.
+        let labels: Vec<_> = about.labels.iter().copied().filter(|label| *label != "upstream").collect();
+        if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) }
     };
-    let names = source::literals().into_iter().map(|literal| literal.text).filter(|text| is_name(text));
-    assert_same("metrics", &documented_metrics(), &names.collect());
+    let declared = METRICS.iter().map(|about| {
+        let (name, kind) = (about.name, format!("{:?}", about.kind).to_lowercase());
+        format!("| <a id=\"{name}\"></a>`{name}{}` | {kind} |", labels(about))
+    });
+    let deprecated = METRICS.iter().filter_map(|about| {
+        let (former, name) = (about.former_name?, about.name);
+        Some(format!("| <a id=\"{former}\"></a>`{former}` | [`{name}`](#{name}) |"))
+    });
+    let page = Page::read("docs/metrics-and-alerts.md");
+    let rows = page.text.lines().filter(|line| line.starts_with("| <a id=\"respgate_"));
+    let documented = rows.map(|row| {
+        let cells: Vec<_> = row.splitn(4, '|').collect();
+        format!("|{}|{}|", cells[1], cells[2])
+    });
+    assert_same("metrics", &documented.collect(), &declared.chain(deprecated).collect());
 }
 
 #[test]
-fn every_metric_of_a_running_respgate_is_documented() {
+fn metrics_are_named_where_they_are_declared_only() {
+    let declared_in = Path::new("src/metrics/declared.rs");
+    assert!(root().join(declared_in).exists());
+    let is_name = |text: &str| {
+        let name = text.split(|c: char| !c.is_ascii_lowercase() && c != '_').next();
+        METRICS.iter().any(|about| name == Some(about.name) || name == about.former_name)
+    };
+    let elsewhere: Vec<_> = source::literals()
+        .into_iter()
+        .filter(|literal| Path::new(&literal.file) != declared_in && is_name(&literal.text))
+        .map(|literal| format!("{}: {}", literal.file, literal.text))
+        .collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:#?}");
+}
+
+#[test]
+fn metrics_of_a_running_respgate_are_declared() {
     let server = Server::start(Flavor::Valkey);
     let proxy = Proxy::start_file(
         1,
@@ -104,8 +132,30 @@ fn every_metric_of_a_running_respgate_is_documented() {
         .map(str::to_owned)
         .collect();
     assert!(shown.len() > 40, "{text}");
-    let missing: Vec<_> = shown.difference(&documented_metrics()).cloned().collect();
-    assert!(missing.is_empty(), "not documented: {missing:?}");
+    let declared = METRICS.iter().flat_map(|about| [Some(about.name), about.former_name]);
+    let declared: BTreeSet<_> = declared.flatten().map(str::to_owned).collect();
+    let missing: Vec<_> = shown.difference(&declared).collect();
+    assert!(missing.is_empty(), "not declared: {missing:?}");
+    for about in METRICS.iter().filter(|about| shown.contains(about.name)) {
+        assert!(text.contains(&format!("# HELP {} {}\n", about.name, about.help)), "{text}");
+        if let Some(former) = about.former_name {
+            let help = format!("# HELP {former} Deprecated: use {}.\n", about.name);
+            assert!(text.contains(&help), "{help}{text}");
+        }
+    }
+}
+
+#[test]
+fn a_deprecated_label_is_published_beside_the_new_one() {
+    let server = Server::start(Flavor::Valkey);
+    let file = format!("[upstreams.main]\naddress = \"{}\"\n", server.address());
+    let proxy = Proxy::start_file(1, &file);
+    let (new, old) = ("kind=\"configuration\"", "what=\"configuration\"");
+    for metric in ["respgate_reload_failed", "respgate_reload_fault"] {
+        let text = proxy.http("/metrics");
+        let sample = text.lines().find(|line| line.starts_with(&format!("{metric}{{")));
+        assert!(sample.is_some_and(|line| line.contains(new) && line.contains(old)), "{metric}: {text}");
+    }
 }
 
 #[test]

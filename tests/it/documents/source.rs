@@ -6,6 +6,8 @@ use std::path::Path;
 /// A string literal, as a document shows it: `…` stands for each value that is put in.
 pub struct Literal {
     pub text: String,
+    /// The path of its file below the repository.
+    pub file: String,
     /// The macro that logs it, `warn` or `error`, if one does.
     pub logged: bool,
 }
@@ -26,7 +28,10 @@ fn visit(folder: &Path, found: &mut Vec<Literal>) {
             visit(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test {
             let text = fs::read_to_string(&path).expect("a source file");
+            let before = found.len();
             scan(text.split("#[cfg(test)]\nmod tests {").next().expect("a part"), found);
+            let file = path.strip_prefix(super::markdown::root()).expect("a file of the repository");
+            found[before..].iter_mut().for_each(|literal| literal.file = file.to_string_lossy().into_owned());
         }
     }
 }
@@ -47,7 +52,8 @@ fn scan(code: &str, found: &mut Vec<Literal>) {
             rest = &rest[4..];
         } else if let Some(next) = rest.strip_prefix('"') {
             let end = end_of_string(next);
-            found.push(Literal { text: shown(&next[..end]), logged: logging.is_some() });
+            let (text, file) = (shown(&next[..end]), String::new());
+            found.push(Literal { text, file, logged: logging.is_some() });
             rest = &next[end + 1..];
         } else {
             if rest.starts_with("warn!(") || rest.starts_with("error!(") {

@@ -8,11 +8,8 @@ fn no_replica_is_good_enough() {
     aborted(Flavor::Valkey, false);
 }
 
-/// The replica that was chosen dies before it is promoted: `-failover-abort-slave-timeout`.
-#[test]
-fn the_chosen_replica_is_not_promoted() {
-    Flavor::ALL.into_iter().for_each(|flavor| aborted(flavor, true));
-}
+// The replica that was chosen dies before it is promoted: `-failover-abort-slave-timeout`.
+on_both_servers!(the_chosen_replica_is_not_promoted, |flavor| aborted(flavor, true));
 
 /// Commands have been held, and go to the primary that there was; nothing is lost, and nobody is told anything.
 fn aborted(flavor: Flavor, chosen: bool) {

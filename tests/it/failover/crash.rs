@@ -2,25 +2,9 @@
 
 use super::*;
 
-#[test]
-fn crash_on_valkey() {
-    (0..REPEATS).for_each(|_| crash(Flavor::Valkey, false));
-}
+on_both_servers!(crash, |flavor| (0..REPEATS).for_each(|_| crash(flavor, false)));
 
-#[test]
-fn crash_on_redis() {
-    (0..REPEATS).for_each(|_| crash(Flavor::Redis, false));
-}
-
-#[test]
-fn crash_along_with_a_sentinel_on_valkey() {
-    (0..REPEATS).for_each(|_| crash(Flavor::Valkey, true));
-}
-
-#[test]
-fn crash_along_with_a_sentinel_on_redis() {
-    (0..REPEATS).for_each(|_| crash(Flavor::Redis, true));
-}
+on_both_servers!(crash_along_with_a_sentinel, |flavor| (0..REPEATS).for_each(|_| crash(flavor, true)));
 
 /// Only what was in flight is uncertain, and service is back as soon as the Sentinels agree. Then the old primary is
 /// started again, empty and believing in itself: nobody writes to it.

@@ -2,20 +2,11 @@
 
 use super::*;
 
-#[test]
-fn a_second_master_is_not_written_to() {
-    Flavor::ALL.into_iter().for_each(second_master);
-}
+on_both_servers!(a_second_master_is_not_written_to, second_master);
 
-#[test]
-fn all_sentinels_gone_is_not_noticed() {
-    Flavor::ALL.into_iter().for_each(sentinels_gone);
-}
+on_both_servers!(all_sentinels_gone_is_not_noticed, sentinels_gone);
 
-#[test]
-fn stalled_sentinels_are_not_noticed() {
-    Flavor::ALL.into_iter().for_each(sentinels_stall);
-}
+on_both_servers!(stalled_sentinels_are_not_noticed, sentinels_stall);
 
 /// A replica believes that it is a primary; the Sentinels do not (they will turn it back after some 10 s).
 fn second_master(flavor: Flavor) {

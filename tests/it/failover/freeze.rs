@@ -2,15 +2,7 @@
 
 use super::*;
 
-#[test]
-fn freeze_on_valkey() {
-    (0..REPEATS).for_each(|_| freeze(Flavor::Valkey));
-}
-
-#[test]
-fn freeze_on_redis() {
-    (0..REPEATS).for_each(|_| freeze(Flavor::Redis));
-}
+on_both_servers!(freeze, |flavor| (0..REPEATS).for_each(|_| freeze(flavor)));
 
 /// As a crash; and after the thaw not one command reaches the old primary, which takes writes for some 10 s until
 /// the Sentinels demote it.

@@ -4,25 +4,9 @@ use std::time::Instant;
 
 use super::*;
 
-#[test]
-fn manual_on_valkey() {
-    (0..REPEATS).for_each(|_| manual(Flavor::Valkey));
-}
+on_both_servers!(manual, |flavor| (0..REPEATS).for_each(|_| manual(flavor)));
 
-#[test]
-fn manual_on_redis() {
-    (0..REPEATS).for_each(|_| manual(Flavor::Redis));
-}
-
-#[test]
-fn server_side_failover_on_valkey() {
-    (0..REPEATS).for_each(|_| server_side(Flavor::Valkey));
-}
-
-#[test]
-fn server_side_failover_on_redis() {
-    (0..REPEATS).for_each(|_| server_side(Flavor::Redis));
-}
+on_both_servers!(server_side_failover, |flavor| (0..REPEATS).for_each(|_| server_side(flavor)));
 
 /// REPLICAOF on every node. READONLY is never shown. What the old primary had not replicated is lost.
 fn manual(flavor: Flavor) {

@@ -5,22 +5,13 @@ use super::*;
 /// What clients may notice of a failover that the majority must confirm.
 const PAUSE: Duration = Duration::from_millis(1500);
 
-#[test]
-fn planned_on_valkey() {
-    (0..REPEATS).for_each(|_| planned(Flavor::Valkey, "", PAUSE));
-}
+on_both_servers!(planned, |flavor| (0..REPEATS).for_each(|_| planned(flavor, "", PAUSE)));
 
-#[test]
-fn planned_on_redis() {
-    (0..REPEATS).for_each(|_| planned(Flavor::Redis, "", PAUSE));
-}
+on_both_servers!(planned_and_followed_early);
 
 /// The same by the leader's word: a good deal of the pause is gone, and nothing is lost either.
-#[test]
-fn planned_and_followed_early() {
-    for flavor in Flavor::ALL {
-        planned(flavor, "switch = \"leader\"", Duration::from_millis(700));
-    }
+fn planned_and_followed_early(flavor: Flavor) {
+    planned(flavor, "switch = \"leader\"", Duration::from_millis(700));
 }
 
 /// Clients notice a pause, and nothing else.

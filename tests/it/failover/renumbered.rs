@@ -4,15 +4,7 @@ use super::*;
 use crate::support::deployment::start_sentinel;
 use crate::support::place::Place;
 
-#[test]
-fn all_addresses_change_on_valkey() {
-    all_addresses_change(Flavor::Valkey);
-}
-
-#[test]
-fn all_addresses_change_on_redis() {
-    all_addresses_change(Flavor::Redis);
-}
+on_both_servers!(all_addresses_change);
 
 fn all_addresses_change(flavor: Flavor) {
     let mut drill = Drill::start(flavor);

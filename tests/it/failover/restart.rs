@@ -2,22 +2,11 @@
 
 use super::*;
 
-#[test]
-fn restart_on_valkey() {
-    (0..REPEATS).for_each(|_| restart(Flavor::Valkey));
-}
+on_both_servers!(restart, |flavor| (0..REPEATS).for_each(|_| restart(flavor)));
 
-#[test]
-fn restart_on_redis() {
-    (0..REPEATS).for_each(|_| restart(Flavor::Redis));
-}
-
-/// It comes back as a replica of a node that was promoted meanwhile. The Sentinels go on naming it for a while, and
-/// nobody is shown READONLY.
-#[test]
-fn restart_as_a_replica() {
-    Flavor::ALL.into_iter().for_each(as_replica);
-}
+// It comes back as a replica of a node that was promoted meanwhile. The Sentinels go on naming it for a while, and
+// nobody is shown READONLY.
+on_both_servers!(restart_as_a_replica, as_replica);
 
 fn as_replica(flavor: Flavor) {
     let mut drill = Drill::start(flavor);

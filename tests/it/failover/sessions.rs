@@ -42,21 +42,12 @@ impl Drill {
     }
 }
 
-#[test]
-fn sessions_live_through_a_planned_failover() {
-    Flavor::ALL.into_iter().for_each(|flavor| live_through(flavor, Way::Planned));
-}
+on_both_servers!(sessions_live_through_a_planned_failover, |flavor| live_through(flavor, Way::Planned));
 
-#[test]
-fn sessions_live_through_a_crash() {
-    Flavor::ALL.into_iter().for_each(|flavor| live_through(flavor, Way::Crash));
-}
+on_both_servers!(sessions_live_through_a_crash, |flavor| live_through(flavor, Way::Crash));
 
-/// Nobody kills the connections, so that they must be left.
-#[test]
-fn sessions_live_through_a_change_by_hand() {
-    Flavor::ALL.into_iter().for_each(|flavor| live_through(flavor, Way::Manual));
-}
+// Nobody kills the connections, so that they must be left.
+on_both_servers!(sessions_live_through_a_change_by_hand, |flavor| live_through(flavor, Way::Manual));
 
 /// A tenant whose subscriptions share a link, beside those that do not.
 const FAN_IN: &str = "[tenants.fan]\nclient-names = [\"fan-\"]\npubsub = \"fan-in\"\n";

@@ -1,5 +1,8 @@
 //! Starting servers, respgate and raw clients, and waiting for them.
 
+#[macro_use]
+pub mod variants;
+
 pub mod certificates;
 pub mod client;
 pub mod compare;

@@ -98,7 +98,7 @@ impl Proxy {
         let log = Arc::new(Mutex::new(Vec::new()));
         let log_reader = process.stderr.take().map(|stderr| collect(stderr, Arc::clone(&log)));
         // How many files may be open is the machine's affair.
-        let allowed = vec!["fewer files may be open".to_owned()];
+        let allowed = vec!["the limit of open files is too low".to_owned()];
         let mut proxy = Self { place, port, admin, process, log, log_reader, allowed, file: None };
         wait::until("respgate's admin address to answer", || {
             if let Some(status) = proxy.process.try_wait().expect("respgate's state") {

@@ -15,19 +15,18 @@ fn ca(certificates: &Certificates, name: &str) -> String {
     format!("tls-ca = \"{}\"", certificates.path(name))
 }
 
-#[test]
-fn a_server_that_proves_its_name() {
-    for flavor in Flavor::ALL {
-        let certificates = Certificates::new();
-        let server = Server::start_tls(flavor, &certificates, "server", &[]);
-        let upstream = format!("{}\n{}", url(&server), ca(&certificates, "ca.pem"));
-        let (proxy, port) = start(&certificates, 2, "", &upstream);
-        serves(&mut proxy.client());
-        let mut client = Tls::new(&certificates).client(port);
-        serves(&mut client);
-        client.expect(&["BLPOP", "nothing", "0.01"], "*-1\r\n");
-        assert_eq!(server.run(&["GET", "k"]), b"$1\r\nv\r\n");
-    }
+on_both_servers!(a_server_that_proves_its_name);
+
+fn a_server_that_proves_its_name(flavor: Flavor) {
+    let certificates = Certificates::new();
+    let server = Server::start_tls(flavor, &certificates, "server", &[]);
+    let upstream = format!("{}\n{}", url(&server), ca(&certificates, "ca.pem"));
+    let (proxy, port) = start(&certificates, 2, "", &upstream);
+    serves(&mut proxy.client());
+    let mut client = Tls::new(&certificates).client(port);
+    serves(&mut client);
+    client.expect(&["BLPOP", "nothing", "0.01"], "*-1\r\n");
+    assert_eq!(server.run(&["GET", "k"]), b"$1\r\nv\r\n");
 }
 
 #[test]
@@ -85,11 +84,11 @@ fn a_wrong_authority_costs_no_open_connection() {
     let upstream = format!("{}\n{}\nhold-timeout = \"2s\"", url(&server), ca(&certificates, "swapped.pem"));
     let toml = format!("reload-interval = \"100ms\"\n[upstreams.main]\n{upstream}\n");
     let mut proxy = Proxy::start_file(1, &toml);
-    proxy.allow_log("those that are open stay");
+    proxy.allow_log("keeps the open ones");
     let mut open = proxy.client();
     serves(&mut open);
     let replaced = || {
-        let labels = ["what=\"certificates\"", "outcome=\"ok\""];
+        let labels = ["kind=\"certificates\"", "outcome=\"ok\""];
         proxy.metric("respgate_reloads_total", &labels)
     };
     swap("other-ca.pem");
@@ -97,7 +96,7 @@ fn a_wrong_authority_costs_no_open_connection() {
     let refused = proxy.client().call(&["BLPOP", "nothing", "0.01"]);
     assert!(refused.starts_with(b"-ERR respgate: no primary"), "{}", refused.escape_ascii());
     serves(&mut open);
-    assert!(proxy.log().contains("those that are open stay"));
+    assert!(proxy.log().contains("keeps the open ones"));
     swap("ca.pem");
     wait::until("the right authority", || replaced() == 2.0);
     proxy.client().expect(&["BLPOP", "nothing", "0.01"], "*-1\r\n");

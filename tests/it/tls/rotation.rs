@@ -75,11 +75,12 @@ fn a_renewal_under_load() {
     let secret = Secret::new(&certificates, "server");
     let server = Server::start(Flavor::Valkey);
     let (mut proxy, port) = proxy(&secret.keys(), &format!("address = \"127.0.0.1:{}\"", server.port));
-    proxy.allow_log("a new version cannot be used");
+    proxy.allow_log("respgate cannot use the new version");
     let tls = Tls::new(&certificates);
     let first = shown(&tls, port);
     let reloads = |outcome: &str| {
-        let labels = ["what=\"certificates\"", "of=\"listeners.secure\"", &format!("outcome=\"{outcome}\"")];
+        let labels =
+            ["kind=\"certificates\"", "name=\"listeners.secure\"", &format!("outcome=\"{outcome}\"")];
         proxy.metric(RELOADS, &labels)
     };
 

@@ -84,7 +84,7 @@ impl Pump {
         tracing::debug!(
             upstream = upstream.config.name,
             requests = queue.len(),
-            "a shared upstream connection was left to a client with large replies"
+            "respgate left a shared upstream connection to one client with large replies"
         );
         upstream.counters.isolated.inc();
         lane.replaced(link.retires);

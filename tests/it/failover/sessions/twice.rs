@@ -2,10 +2,7 @@
 
 use super::*;
 
-#[test]
-fn sessions_live_through_two_failovers_in_a_row() {
-    Flavor::ALL.into_iter().for_each(twice);
-}
+on_both_servers!(sessions_live_through_two_failovers_in_a_row, twice);
 
 fn twice(flavor: Flavor) {
     let mut drill = Drill::without_writers(flavor, "");
@@ -52,6 +49,6 @@ fn twice(flavor: Flavor) {
     survivor.run(&["PUBLISH", "news", "hello"]);
     subscriber.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n");
     // Each was moved twice: MULTI, WATCH, BLPOP, XREAD and SUBSCRIBE.
-    assert_eq!(drill.proxy.metric("respgate_sessions_transplanted_total", &[]), 10.0);
+    assert_eq!(drill.proxy.metric("respgate_sessions_migrated_total", &[]), 10.0);
     assert_eq!(drill.proxy.metric("respgate_outcome_unknown_total", &[]), 0.0);
 }

@@ -1,0 +1,95 @@
+//! Declares what one worker counts for one upstream, and the metric that publishes each count.
+
+use super::LocalCounter;
+use super::declared::{self, Metric};
+
+/// The metric that publishes a count.
+#[derive(Debug)]
+pub enum Figure {
+    /// A metric whose only label is `upstream`.
+    Plain(&'static Metric<1>),
+    /// A metric with a second label, and the value of that label.
+    Labelled(&'static Metric<2>, &'static str),
+}
+
+macro_rules! counters {
+    ($($field:ident: $metric:ident $([$value:literal])?;)*) => {
+        /// Holds one worker's counts for one upstream.
+        #[derive(Default)]
+        pub struct Counters {
+            $(#[doc = concat!("Counts for [`declared::", stringify!($metric), "`]." $(, " Label: ", $value)?)] pub $field: LocalCounter,)*
+        }
+
+        /// The counts of one worker for one upstream at one moment, in the order of [`FIGURES`].
+        pub type Snapshot = [u64; FIGURES.len()];
+
+        /// The metrics of all counts, in the order of a [`Snapshot`].
+        pub const FIGURES: &[Figure] = &[$(counters!(@figure $metric $($value)?)),*];
+
+        impl Counters {
+            /// Returns the present counts.
+            pub fn snapshot(&self) -> Snapshot {
+                [$(self.$field.get(),)*]
+            }
+        }
+    };
+    (@figure $metric:ident) => { Figure::Plain(&declared::$metric) };
+    (@figure $metric:ident $value:literal) => { Figure::Labelled(&declared::$metric, $value) };
+}
+
+counters! {
+    clients: CLIENTS;
+    clients_accepted: CLIENTS_ACCEPTED;
+    clients_pinned: CLIENTS_PINNED;
+    clients_held: CLIENTS_HELD;
+    closed_protocol: CLIENTS_CLOSED["protocol"];
+    closed_tls: CLIENTS_CLOSED["tls"];
+    closed_slow: CLIENTS_CLOSED["slow"];
+    closed_memory: CLIENTS_CLOSED["memory"];
+    closed_upstream_lost: CLIENTS_CLOSED["upstream_lost"];
+    closed_timeout: CLIENTS_CLOSED["timeout"];
+    closed_tenant_full: CLIENTS_CLOSED["tenant_full"];
+    closed_removed: CLIENTS_CLOSED["removed"];
+    closed_credentials: CLIENTS_CLOSED["credentials"];
+    auth_refused: AUTH_REFUSED;
+    auth_throttled: AUTH_THROTTLED;
+    local: COMMANDS["local"];
+    shared: COMMANDS["shared"];
+    leased: COMMANDS["leased"];
+    fanin: COMMANDS["fan-in"];
+    refused_admin: COMMANDS_REFUSED["admin-commands"];
+    refused_commands: COMMANDS_REFUSED["commands"];
+    refused_read_only: COMMANDS_REFUSED["read-only"];
+    refused_scripts: COMMANDS_REFUSED["scripts"];
+    refused_key_prefixes: COMMANDS_REFUSED["key-prefixes"];
+    refused_channel_prefixes: COMMANDS_REFUSED["channel-prefixes"];
+    refused_limits: COMMANDS_REFUSED["limits"];
+    refused_other: COMMANDS_REFUSED["other"];
+    resent: COMMANDS_RESENT;
+    command_timeouts: COMMAND_TIMEOUTS;
+    outcome_unknown: OUTCOME_UNKNOWN;
+    migrated: SESSIONS_MIGRATED;
+    shared_open: UPSTREAM_CONNECTIONS["shared"];
+    leased_open: UPSTREAM_CONNECTIONS["leased"];
+    fanin_open: UPSTREAM_CONNECTIONS["fan-in"];
+    leased_idle: UPSTREAM_CONNECTIONS_IDLE;
+    connects: UPSTREAM_CONNECTS;
+    connect_errors: UPSTREAM_CONNECT_ERRORS;
+    lost: UPSTREAM_CONNECTIONS_LOST;
+    replaced: UPSTREAM_CONNECTIONS_REPLACED;
+    isolated: UPSTREAM_CONNECTIONS_ISOLATED;
+    reauthenticated: UPSTREAM_REAUTHENTICATED;
+    upstream_auth_refused: UPSTREAM_AUTH_REFUSED;
+    error_replies: UPSTREAM_ERROR_REPLIES;
+    upstream_reads: UPSTREAM_READS;
+    upstream_writes: UPSTREAM_WRITES;
+    unsolicited_pushes: UNSOLICITED_PUSHES;
+    lease_waits: LEASE_WAITS;
+    lease_timeouts: LEASE_TIMEOUTS;
+    holds: HOLDS;
+    hold_expired: HOLD_EXPIRED;
+    fanin_subscribers: FANIN_SUBSCRIBERS;
+    fanin_channels: FANIN_CHANNELS;
+    fanin_messages: FANIN_MESSAGES;
+    fanin_deliveries: FANIN_DELIVERIES;
+}

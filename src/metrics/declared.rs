@@ -1,0 +1,187 @@
+//! Declares every metric that respgate publishes: its name, type, labels, unit and help text.
+//!
+//! No other file holds the name of a metric. `docs/metrics-and-alerts.md` is compared with this
+//! declaration by a test.
+
+use metrics::Unit;
+
+/// How the value of a metric changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The value only rises.
+    Counter,
+    /// The value rises and falls.
+    Gauge,
+}
+
+/// A metric that has `LABELS` labels.
+#[derive(Debug)]
+pub struct Metric<const LABELS: usize> {
+    /// The names of the labels, in the order in which their values are published.
+    pub labels: [&'static str; LABELS],
+    /// Name, type and texts.
+    pub about: About,
+}
+
+/// The name, type and texts of a metric.
+#[derive(Debug)]
+pub struct About {
+    /// The metric's name.
+    pub name: &'static str,
+    /// The deprecated name, under which respgate publishes the metric for one more version.
+    pub former_name: Option<&'static str>,
+    /// The names of the labels.
+    pub labels: &'static [&'static str],
+    /// The deprecated names of labels, each with the new one. respgate publishes both for one more
+    /// version.
+    pub former_labels: &'static [(&'static str, &'static str)],
+    /// How the value changes.
+    pub kind: Kind,
+    /// The unit of the value.
+    pub unit: Unit,
+    /// The help text, one sentence.
+    pub help: &'static str,
+}
+
+const fn count(labels: &[&str]) -> usize {
+    labels.len()
+}
+
+macro_rules! metrics {
+    ($(
+        $constant:ident: $kind:ident $name:literal [$($label:ident),*] $unit:ident, $help:literal
+        $(, formerly $former:literal)? $(, labels formerly [$($old:ident = $new:ident),*])?;
+    )*) => {
+        $(
+            #[doc = $help]
+            pub static $constant: Metric<{ count(&[$(stringify!($label)),*]) }> = Metric {
+                labels: [$(stringify!($label)),*],
+                about: About {
+                    name: $name,
+                    former_name: metrics!(@former $($former)?),
+                    labels: &[$(stringify!($label)),*],
+                    former_labels: &[$($((stringify!($old), stringify!($new))),*)?],
+                    kind: Kind::$kind,
+                    unit: Unit::$unit,
+                    help: $help,
+                },
+            };
+        )*
+
+        /// All metrics.
+        pub static METRICS: &[&About] = &[$(&$constant.about),*];
+    };
+    (@former) => { None };
+    (@former $former:literal) => { Some($former) };
+}
+
+metrics! {
+    CLIENTS: Gauge "respgate_clients" [upstream] Count, "Clients connected now.";
+    CLIENTS_ACCEPTED: Counter "respgate_clients_accepted_total" [upstream] Count, "Clients accepted.";
+    CLIENTS_PINNED: Gauge "respgate_clients_pinned" [upstream] Count, "Clients that hold an upstream connection of their own now.";
+    CLIENTS_HELD: Gauge "respgate_clients_held" [upstream] Count, "Clients whose commands wait for a primary now.";
+    CLIENTS_CLOSED: Counter "respgate_clients_closed_total" [upstream, reason] Count, "Clients that respgate disconnected, by reason.";
+    AUTH_REFUSED: Counter "respgate_auth_refused_total" [upstream] Count, "Failed AUTHs of respgate's own users.";
+    AUTH_THROTTLED: Counter "respgate_auth_throttled_total" [upstream] Count, "AUTHs that respgate refused because too many wrong passwords came from their source.";
+    CONNECTS_DELAYED: Counter "respgate_connects_delayed_total" [listener] Count, "New connections that waited because their source opened more than connects-per-second.";
+    CONNECTS_REFUSED: Counter "respgate_connects_refused_total" [listener] Count, "New connections that respgate closed because their source opened more than connects-per-second.";
+    BUFFERED_BYTES: Gauge "respgate_buffered_bytes" [] Bytes, "Bytes of requests and replies that respgate holds for clients now.";
+
+    COMMANDS: Counter "respgate_commands_total" [upstream, lane] Count, "Commands carried, by lane.";
+    COMMANDS_REFUSED: Counter "respgate_commands_refused_total" [upstream, reason] Count, "Commands that respgate refused itself, by the setting that refuses them; limits: a limit of a tenant; other: none of these settings.";
+    COMMANDS_RESENT: Counter "respgate_commands_resent_total" [upstream] Count, "Commands sent again after a connection was lost.";
+    COMMAND_TIMEOUTS: Counter "respgate_command_timeouts_total" [upstream] Count, "Commands that got no reply within command-timeout.";
+    OUTCOME_UNKNOWN: Counter "respgate_outcome_unknown_total" [upstream] Count, "Writes answered with OUTCOMEUNKNOWN.";
+    SESSIONS_MIGRATED: Counter "respgate_sessions_migrated_total" [upstream] Count, "Sessions whose state respgate moved to another connection.", formerly "respgate_sessions_transplanted_total";
+
+    UPSTREAM_CONNECTIONS: Gauge "respgate_upstream_connections" [upstream, lane] Count, "Upstream connections open now, by lane.";
+    UPSTREAM_CONNECTIONS_IDLE: Gauge "respgate_upstream_connections_idle" [upstream] Count, "Leased upstream connections that no session uses now.";
+    UPSTREAM_CONNECTS: Counter "respgate_upstream_connects_total" [upstream] Count, "Upstream connections that respgate opened and that passed the handshake.";
+    UPSTREAM_CONNECT_ERRORS: Counter "respgate_upstream_connect_errors_total" [upstream] Count, "Upstream connections that respgate could not open.";
+    UPSTREAM_CONNECTIONS_LOST: Counter "respgate_upstream_connections_lost_total" [upstream] Count, "Upstream connections that broke.";
+    UPSTREAM_CONNECTIONS_REPLACED: Counter "respgate_upstream_connections_replaced_total" [upstream] Count, "Shared upstream connections that respgate replaced because of their age or of new credentials.", formerly "respgate_upstream_connections_renewed_total";
+    UPSTREAM_CONNECTIONS_ISOLATED: Counter "respgate_upstream_connections_isolated_total" [upstream] Count, "Shared upstream connections left to one client because its replies were too large to share them.";
+    UPSTREAM_REAUTHENTICATED: Counter "respgate_upstream_reauthenticated_total" [upstream] Count, "Open upstream connections that respgate authenticated again with new credentials.";
+    UPSTREAM_AUTH_REFUSED: Counter "respgate_upstream_auth_refused_total" [upstream] Count, "Times that the upstream refused the user or password of respgate or of one of its users.";
+    UPSTREAM_ERROR_REPLIES: Counter "respgate_upstream_error_replies_total" [upstream] Count, "Error replies from the upstream.";
+    UPSTREAM_READS: Counter "respgate_upstream_reads_total" [upstream] Count, "Socket reads from shared upstream connections.";
+    UPSTREAM_WRITES: Counter "respgate_upstream_writes_total" [upstream] Count, "Socket writes to shared upstream connections.";
+    UNSOLICITED_PUSHES: Counter "respgate_unsolicited_pushes_total" [upstream] Count, "Pushes from shared connections that no client had asked for and that respgate dropped.", formerly "respgate_unasked_pushes_total";
+    USER_AUTH_REFUSED: Gauge "respgate_user_upstream_auth_refused" [upstream, user] Count, "1 while the upstream refuses the credentials that respgate has for this user, else 0.";
+    LEASE_WAITS: Counter "respgate_lease_waits_total" [upstream] Count, "Times that a session had to wait for a lease.";
+    LEASE_TIMEOUTS: Counter "respgate_lease_timeouts_total" [upstream] Count, "Times that a session got no lease within lease-timeout.";
+
+    PRIMARY_KNOWN: Gauge "respgate_primary_known" [upstream] Count, "1 if respgate knows a verified primary, else 0.";
+    PRIMARY_GENERATION: Gauge "respgate_primary_generation" [upstream] Count, "Primaries followed since the start.";
+    SENTINEL_CONFIG_EPOCH: Gauge "respgate_sentinel_config_epoch" [upstream] Count, "Sentinel's config-epoch of the primary.";
+    FAILOVERS: Counter "respgate_failovers_total" [upstream, lossless] Count, "Failovers followed; lossless: the old primary had answered everything before.";
+    LAST_FAILOVER: Gauge "respgate_last_failover_seconds" [upstream, phase] Seconds, "Seconds from the first sign of the last failover to each of its phases.";
+    HOLDS: Counter "respgate_holds_total" [upstream] Count, "Times that commands began to wait for a primary.";
+    HOLD_EXPIRED: Counter "respgate_hold_expired_total" [upstream] Count, "Commands that failed because respgate found no primary within hold-timeout.";
+
+    FANIN_SUBSCRIBERS: Gauge "respgate_fanin_subscribers" [upstream] Count, "Clients with subscriptions by fan-in now.";
+    FANIN_CHANNELS: Gauge "respgate_fanin_channels" [upstream] Count, "Channels, patterns and shard channels that fan-in is subscribed to now.";
+    FANIN_MESSAGES: Counter "respgate_fanin_messages_total" [upstream] Count, "Messages that fan-in received from the upstream.";
+    FANIN_DELIVERIES: Counter "respgate_fanin_deliveries_total" [upstream] Count, "Messages that fan-in delivered to clients.";
+
+    TENANT_COMMANDS: Counter "respgate_tenant_commands_total" [tenant] Count, "Commands received from a tenant's clients.";
+    TENANT_DENIED: Counter "respgate_tenant_denied_total" [tenant] Count, "Commands of a tenant's clients that its policy denied.";
+    TENANT_CLIENTS: Gauge "respgate_tenant_clients" [tenant] Count, "Clients of a tenant connected now.";
+    TENANT_LEASES: Gauge "respgate_tenant_leases" [tenant, kind] Count, "Upstream connections that a tenant's clients hold now, by kind.";
+    TENANT_IN_FLIGHT: Gauge "respgate_tenant_commands_in_flight" [tenant] Count, "Commands of a tenant sent and unanswered now, where in-flight limits them.";
+    TENANT_BUFFERED_BYTES: Gauge "respgate_tenant_buffered_bytes" [tenant] Bytes, "Bytes that wait for a tenant's clients now, where max-buffered limits them.";
+    TENANT_DELAYED: Counter "respgate_tenant_delayed_total" [tenant, limit] Count, "Commands of a tenant that a limit delayed, by limit.";
+    TENANT_REFUSED: Counter "respgate_tenant_refused_total" [tenant, limit] Count, "Commands and clients of a tenant that a limit refused, by limit.";
+    RATES_SHARED: Gauge "respgate_rates_shared" [upstream] Count, "1 while respgate shares rates of tenants with other respgates, 0 while each keeps to its own part.";
+    RATE_FALLBACKS: Counter "respgate_rate_fallbacks_total" [upstream] Count, "Times that respgate stopped sharing rates of tenants because the upstream did not answer.";
+
+    RELOADS: Counter "respgate_reloads_total" [kind, name, outcome] Count, "Changes of files and credentials; ok: respgate uses the new version; failed: it cannot.", labels formerly [what = kind, of = name];
+    RELOAD_FAILED: Gauge "respgate_reload_failed" [kind, name] Count, "1 while respgate cannot use the newest version, else 0.", formerly "respgate_reload_fault", labels formerly [what = kind, of = name];
+    RELOAD_READ_STUCK: Gauge "respgate_reload_read_stuck" [kind, name] Count, "1 while a read of the files does not end, else 0.", labels formerly [what = kind, of = name];
+    RELOAD_RESTART_NEEDED: Gauge "respgate_reload_restart_needed" [kind, name] Count, "Parts of the newest version that have no effect before a restart.", labels formerly [what = kind, of = name];
+    TLS_HANDSHAKES: Counter "respgate_tls_handshakes_total" [listener, kind] Count, "TLS handshakes with clients, by kind.";
+    TLS_HANDSHAKE_FAILURES: Counter "respgate_tls_handshake_failures_total" [listener, reason] Count, "TLS handshakes with clients that failed, by reason.";
+    TLS_CERTIFICATE_EXPIRY: Gauge "respgate_tls_certificate_expiry_timestamp_seconds" [leg, name] Seconds, "When respgate's own certificate expires, in seconds since 1970.";
+
+    WORKER_LONGEST_POLL: Gauge "respgate_worker_longest_poll_seconds" [worker] Seconds, "Longest time that one task kept all others of the worker waiting within the last 60 to 120 seconds.";
+    WORKER_LONG_POLLS: Counter "respgate_worker_long_polls_total" [worker] Count, "Times that one task kept all others of the worker waiting for 20 ms or more.";
+    LOG_LINES_SUPPRESSED: Counter "respgate_log_lines_suppressed_total" [module, level] Count, "Log lines that respgate left out because their cause repeats too often.";
+    BUILD_INFO: Gauge "respgate_build_info" [version] Count, "Always 1; the label says which version runs.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        for metric in METRICS {
+            let name = metric.name;
+            assert!(name.starts_with("respgate_"), "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_bytes"), metric.unit == Unit::Bytes, "{name}");
+            assert_eq!(name.ends_with("_seconds"), metric.unit == Unit::Seconds, "{name}");
+            assert!(metric.help.ends_with('.'), "{name}: {}", metric.help);
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> =
+            METRICS.iter().flat_map(|metric| [Some(metric.name), metric.former_name]).flatten().collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn a_deprecated_label_stands_for_one_that_the_metric_has() {
+        for metric in METRICS {
+            for (old, new) in metric.former_labels {
+                assert!(metric.labels.contains(new), "{}: {new}", metric.name);
+                assert!(!metric.labels.contains(old), "{}: {old}", metric.name);
+            }
+        }
+    }
+}

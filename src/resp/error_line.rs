@@ -1,0 +1,67 @@
+//! An error reply: one line for a client.
+
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+
+/// An error reply without its CRLF, such as `-ERR unknown command`. It begins with `-`. A clone is cheap.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ErrorLine(Rc<[u8]>);
+
+/// Appends an error reply to `out`, with CRLF. `line` begins with `-`.
+pub fn write(out: &mut Vec<u8>, line: &[u8]) {
+    out.extend_from_slice(line);
+    out.extend_from_slice(b"\r\n");
+}
+
+impl Deref for ErrorLine {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for ErrorLine {
+    fn from(line: Vec<u8>) -> Self {
+        Self(line.into())
+    }
+}
+
+impl From<String> for ErrorLine {
+    fn from(line: String) -> Self {
+        line.into_bytes().into()
+    }
+}
+
+impl From<&[u8]> for ErrorLine {
+    fn from(line: &[u8]) -> Self {
+        Self(line.into())
+    }
+}
+
+impl From<Rc<[u8]>> for ErrorLine {
+    fn from(line: Rc<[u8]>) -> Self {
+        Self(line)
+    }
+}
+
+impl fmt::Debug for ErrorLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_written_with_its_end() {
+        let line = ErrorLine::from("-NOPERM x".to_owned());
+        let mut out = Vec::new();
+        write(&mut out, &line);
+        assert_eq!(out, b"-NOPERM x\r\n");
+        assert_eq!(format!("{line:?}"), "\"-NOPERM x\"");
+    }
+}
