@@ -25,7 +25,8 @@ impl Session {
         if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
             return RouteDecision::Dropped;
         }
-        if !command::printable(name) {
+        // Redis 8.0 runs `ACL|CAT SETUSER x` as an ACL command behind ACL CAT, so no such name may reach a server.
+        if !command::printable(name) || name.contains(&b'|') {
             return RouteDecision::Refused(refusal::unknown_command(request));
         }
         let Some(learned) = self.ctx.upstream.learned() else { return RouteDecision::Unlearned };

@@ -1,4 +1,4 @@
-//! Five ways past a careless proxy, each closed.
+//! Six ways past a careless proxy, each closed.
 
 use crate::support::compare::Pair;
 use crate::support::proxy::Proxy;
@@ -23,6 +23,26 @@ fn a_nul_in_a_name_runs_nothing(flavor: Flavor) {
         }
     }
     assert_eq!(pair.server.run(&["EXISTS", "kept"]), b":1\r\n");
+}
+
+/// Redis 8.0 takes `ACL|CAT SETUSER x` for an ACL command if the connection's previous command was ACL CAT, and runs
+/// ACL SETUSER. No name with a `|` reaches a server, not even one that has not been asked for its commands yet.
+#[test]
+fn the_name_of_a_subcommand_is_no_command() {
+    for flavor in Flavor::ALL {
+        for begin in [&["WATCH", "k"][..], &["MULTI"]] {
+            let pair = Pair::start(flavor);
+            let mut client = pair.proxy.client();
+            client.expect(begin, "+OK\r\n");
+            client.call(&["ACL", "CAT"]);
+            let errors = pair.server.run_text(&["INFO", "errorstats"]);
+            let refused =
+                "-ERR unknown command 'ACL|CAT', with args beginning with: 'SETUSER' 'evil' 'on' \r\n";
+            client.expect(&["ACL|CAT", "SETUSER", "evil", "on"], refused);
+            assert!(!pair.server.run_text(&["ACL", "LIST"]).contains("evil"));
+            assert_eq!(pair.server.run_text(&["INFO", "errorstats"]), errors, "it was sent");
+        }
+    }
 }
 
 /// Options are compared up to a NUL as well: `BLOCK\0x` blocks, so it must not travel on a shared connection.
