@@ -21,7 +21,7 @@ fn malformed_headers_close_the_connection() {
 #[test]
 fn unbalanced_quotes_close_the_connection() {
     let pair = Pair::start(Flavor::Valkey);
-    for line in ["GET \"a\r\n", "GET 'a\r\n", "PING \"x\"y\r\n", "PING 'x'y\r\n", "GET \"a\\\r\n"] {
+    for line in ["GET \"a\r\n", "GET 'a\r\n", "GET \"a\\\r\n"] {
         pair.compare_until_closed(line);
     }
 }
@@ -45,7 +45,7 @@ fn lines_that_the_server_reads_loosely_are_refused() {
     let proxy = Proxy::start(&format!("redis://127.0.0.1:{}", server.port));
     let nul_line = [b"PING \0\r\n".as_slice(), b"PING\r\n"].concat();
     let long_line = format!("PING {}\r\n", "x".repeat(70_000)).into_bytes();
-    let loose: [&[u8]; 7] = [
+    let loose: [&[u8]; 10] = [
         b"*1\rX$4\r\nPING\r\n",
         b"*1\r\n$4\rXPING\r\n",
         b"*1\r\n$4\r\nPINGXX*1\r\n$4\r\nPING\r\n",
@@ -53,6 +53,10 @@ fn lines_that_the_server_reads_loosely_are_refused() {
         b"*1\0\r\n$4\r\nPING\r\n",
         &nul_line,
         &long_line,
+        // Valkey 9.1 joins what stands behind a quote to the quoted text; other servers refuse it.
+        b"PING 'it''s'\r\n",
+        b"PING \"x\"y\r\n",
+        b"PING 'x'y\r\n",
     ];
     for bytes in loose {
         let mut client = proxy.client();
@@ -108,7 +112,6 @@ fn inline_commands() {
     let lines = [
         "PING\r\n",
         "ping\n",
-        "  SET   k  'it''s'\r\n",
         "SET k 'it\\'s'\r\nGET k\r\n",
         "SET k \"a\\x41\\n\\r\\t\\b\\a\\\\z\"\r\nGET k\r\n",
         "SET k a\"b c\"\r\nGET k\r\n",

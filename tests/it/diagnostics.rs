@@ -332,7 +332,7 @@ fn printed(flavor: Flavor, server: u16, proxy: u16, arguments: &[&str]) -> Strin
     let own = first.contains("(respgate: ");
     let same = !own && (!steady || output(flavor, server, arguments) == text);
     match (first, failed, same) {
-        ("", _, true) => "an empty list, as the server".to_owned(),
+        ("", _, true) => "as the server".to_owned(),
         ("", _, false) => "an empty list".to_owned(),
         (line, true, same) => {
             // A | would end the cell. Redis before 7.2 words it otherwise, as the page says.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::client::encode;
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
@@ -70,15 +71,27 @@ fn forged_replies_and_protocol_errors_do_not_flood_the_log() {
             client.rest();
         }
     };
-    let started = Instant::now();
-    flood("*3\r\n$4\r\nEVAL\r\n$23\r\nerror('x\\r\\n+INJECTED')\r\n$1\r\n0\r\n", 300);
-    assert_bounded(
-        &proxy,
-        "after the reply of a script or a module came one that no command had asked for",
-        started.elapsed(),
-    );
-    assert!(proxy.metric("respgate_log_lines_suppressed_total", &["level=\"ERROR\""]) > 100.0);
-    wait::until("the summary", || proxy.log().contains("log lines were left out"));
+    let forged = ["EVAL", "error('x\\r\\n+INJECTED')", "0"];
+    let mut direct = server.client();
+    direct.send([encode(&forged), encode(&["QUIT"])].concat());
+    let told = String::from_utf8(direct.rest()).expect("text");
+    if told.contains("\r\n+INJECTED") {
+        let started = Instant::now();
+        flood("*3\r\n$4\r\nEVAL\r\n$23\r\nerror('x\\r\\n+INJECTED')\r\n$1\r\n0\r\n", 300);
+        assert_bounded(
+            &proxy,
+            "after the reply of a script or a module came one that no command had asked for",
+            started.elapsed(),
+        );
+        assert!(proxy.metric("respgate_log_lines_suppressed_total", &["level=\"ERROR\""]) > 100.0);
+        wait::until("the summary", || proxy.log().contains("log lines were left out"));
+    } else {
+        // Valkey 9.1 replaces line breaks in the errors of scripts: the client gets one error, and keeps its connection.
+        let mut client = proxy.client();
+        client.expect(&forged, told.strip_suffix("+OK\r\n").expect("the reply to QUIT"));
+        client.expect(&["PING"], "+PONG\r\n");
+        assert_eq!(proxy.metric("respgate_log_lines_suppressed_total", &["level=\"ERROR\""]), 0.0);
+    }
     let started = Instant::now();
     flood("*1\r\n$x\r\n", 1000);
     let count = proxy.log().matches("\"a client violated the protocol\"").count() as u64;

@@ -96,8 +96,9 @@ fn denials_are_in_the_servers_words() {
         &[
             Words("KEYS *"),
             Words("flushALL"),
-            Words("config set a b"),
+            // Redis 8.0 would take it for CONFIG SET behind a CONFIG SET.
             Words("CONFIG|SET a b"),
+            Words("config set a b"),
             Words("Config Get maxmemory"),
             Words("GET other"),
             Words("SET app1:a 1"),
@@ -304,8 +305,12 @@ fn no_lane_leads_to_another_tenants_keys() {
 fn a_policy_is_its_tenants_alone() {
     let server = Server::start(Flavor::Redis);
     let (proxy, port) = start(&server, 1, "read-only = true");
-    let denied = "-NOPERM this user has no permissions to run the 'set' command (respgate: read-only of tenant 't')\r\n";
-    Client::connect(port).expect(&["SET", "a", "1"], denied);
+    // respgate words it as its server does.
+    server.run(&["ACL", "SETUSER", "default", "-set"]);
+    let told = server.run_text(&["SET", "a", "1"]);
+    server.run(&["ACL", "SETUSER", "default", "+set"]);
+    let denied = format!("{} (respgate: read-only of tenant 't')\r\n", told.trim_end());
+    Client::connect(port).expect(&["SET", "a", "1"], &denied);
     proxy.client().expect(&["SET", "a", "1"], "+OK\r\n");
     Client::connect(port).expect(&["GET", "a"], "$1\r\n1\r\n");
     assert_eq!(proxy.metric("respgate_commands_refused_total", &[]), 1.0);

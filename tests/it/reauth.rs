@@ -52,10 +52,13 @@ impl Stage {
     fn held(&self) -> Vec<String> {
         let list = self.server.run_text(&["CLIENT", "LIST"]);
         let of_app = list.lines().filter(|line| line.contains("user=app"));
-        let held = of_app.filter(|line| {
-            !line.contains(" sub=0 ") || !line.contains(" multi=-1 ") || line.contains("flags=b")
-        });
-        let id = |line: &str| line.split(' ').find(|field| field.starts_with("id=")).map(str::to_owned);
+        let field = |line: &str, name: &str| {
+            line.split(' ').find_map(|field| field.strip_prefix(name)).map(str::to_owned)
+        };
+        // P: subscribed; x: in a transaction; b: blocked.
+        let held =
+            of_app.filter(|line| field(line, "flags=").is_some_and(|flags| flags.contains(['P', 'x', 'b'])));
+        let id = |line: &str| field(line, "id=");
         let mut ids: Vec<String> = held.filter_map(id).collect();
         ids.sort();
         ids

@@ -258,7 +258,13 @@ fn no_touch_moves_to_the_other_protocol_version(workers: usize) {
     let mut client = proxy.client();
     client.expect(&["CLIENT", "NO-TOUCH", "ON"], "+OK\r\n");
     for (version, fields) in [("3", "%1"), ("2", "*2"), ("3", "%1")] {
-        assert!(client.call(&["HELLO", version, "SETNAME", "n"]).ends_with(b"modules\r\n*0\r\n"));
+        // A greeting, and no error. Where it ends depends on the server's modules.
+        let greeting = client.call(&["HELLO", version, "SETNAME", "n"]);
+        assert!(
+            greeting.starts_with(if version == "3" { b"%" } else { b"*" }),
+            "{}",
+            greeting.escape_ascii()
+        );
         client.expect(&["HGETALL", "h"], &format!("{fields}\r\n$1\r\nf\r\n$1\r\nv\r\n"));
         wait::until("the mark to have moved", || touching(&server) == [version]);
     }
