@@ -8,7 +8,7 @@ require "sidekiq"
 
 require_relative "sidekiq_slow_job"
 
-JOBS = 300
+JOBS = 100
 DEADLINE = 60
 URL = "redis://#{HOST}:#{PORT}"
 

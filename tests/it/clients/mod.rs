@@ -2,9 +2,9 @@
 
 mod hiredis;
 mod program;
+mod queue_failover;
 mod repointed;
 mod rotation;
-mod sidekiq_failover;
 
 use std::process::Command;
 

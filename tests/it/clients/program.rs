@@ -117,6 +117,12 @@ impl Program {
         out
     }
 
+    /// Returns how many lines a file has that the client writes in its folder.
+    pub fn lines(&self, name: &str) -> usize {
+        std::fs::read(self.folder.path().join(name))
+            .map_or(0, |text| text.iter().filter(|b| **b == b'\n').count())
+    }
+
     fn read(&self, name: &str) -> String {
         String::from_utf8_lossy(&std::fs::read(self.folder.path().join(name)).expect(name)).into_owned()
     }
