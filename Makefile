@@ -17,9 +17,11 @@ HOSTILE_SECONDS ?= 60
 # How long `make fuzz` runs each of its tests, in seconds.
 FUZZ_LONG ?= 3600
 BIN := target/release/respgate
+# Makes the tests use the servers that tests/newer-servers gets.
+NEWER := RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(CURDIR)/target/newer/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-newer test-deps chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
+.PHONY: help build demo test test-all test-newer test-deps chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
 	bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
@@ -46,11 +48,17 @@ test: test-deps lint ## install what tests need, lint, and run every test
 	@$(MAKE) --no-print-directory hostile HOSTILE_SEED=1
 	@$(MAKE) --no-print-directory fuzz-smoke
 
+# The two installed servers, then the two newer ones: Valkey 8.0 and Redis 7.0, Valkey 9.1 and Redis 8.0 on Debian 12.
+test-all: test ## `make test`, the integration tests and drills on newer servers, and `make chaos` on all four
+	@$(MAKE) --no-print-directory test-newer
+	@for server in valkey redis; do $(MAKE) --no-print-directory chaos CHAOS_SERVER=$$server || exit 1; done
+	@for server in valkey redis; do $(NEWER) $(MAKE) --no-print-directory chaos CHAOS_SERVER=$$server || exit 1; done
+
 test-newer: ## the integration tests and drills on the newest Valkey and Redis of Debian's `sid`, which it gets by itself
 	@tests/newer-servers
+	@tests/install
 	@tests/clients/install
-	RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(CURDIR)/target/newer/bin \
-		$(CARGO) test --locked --test it -- --test-threads $(TEST_THREADS)
+	$(NEWER) $(CARGO) test --locked --test it -- --test-threads $(TEST_THREADS)
 
 test-deps:
 	@echo "== what tests need"

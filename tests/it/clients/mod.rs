@@ -91,6 +91,10 @@ clients! {
     redis_py_asyncio_on_redis: Redis, 2, python("asyncio_client.py");
     celery: Valkey, 2, python("celery_chain.py");
     celery_on_redis: Redis, 1, python("celery_chain.py");
+    glide_for_python: Valkey, 2, python("glide_client.py");
+    glide_for_python_on_redis: Redis, 1, python("glide_client.py");
+    glide_for_node: Valkey, 1, node("glide.mjs");
+    glide_for_node_on_redis: Redis, 2, node("glide.mjs");
     ioredis: Valkey, 1, node("ioredis.mjs");
     ioredis_on_redis: Redis, 2, node("ioredis.mjs");
     node_redis: Valkey, 2, node("node_redis.mjs");
@@ -101,6 +105,8 @@ clients! {
     socket_io_on_redis: Redis, 1, node("socket_io.mjs");
     redigo: Valkey, 2, go("redigo");
     redigo_on_redis: Redis, 1, go("redigo");
+    go_redis: Valkey, 1, go("go_redis");
+    go_redis_on_redis: Redis, 2, go("go_redis");
     phpredis: Valkey, 1, php("phpredis.php");
     phpredis_on_redis: Redis, 2, php("phpredis.php");
     phpredis_sessions: Valkey, 2, php("sessions.php");

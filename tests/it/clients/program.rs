@@ -43,7 +43,7 @@ pub fn shell(flavor: Flavor, script: &str) -> Command {
     command
 }
 
-/// redigo, as the distribution packages it. It speaks RESP2 only.
+/// redigo and go-redis, as the distribution packages them. They speak RESP2 only.
 pub fn go(program: &str) -> Command {
     Command::new(installed("go").join(program))
 }
