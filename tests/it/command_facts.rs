@@ -1,6 +1,8 @@
 //! What respgate knows of every command, compared with what valkey and redis say of it: categories, key positions,
 //! and which commands a list of ACL rules allows.
 
+mod recorded;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
@@ -19,6 +21,7 @@ use crate::support::tree::{Reply, many, parse, text};
 const ROUNDS: u64 = 20;
 
 /// One command of a server's.
+#[derive(Debug, PartialEq)]
 struct Command {
     arity: i8,
     flags: BTreeSet<String>,
@@ -71,22 +74,28 @@ fn categories_are_the_servers() {
         let names = categories(&server);
         let unknown: Vec<&String> = names.iter().filter(|name| Categories::named(name).is_none()).collect();
         assert!(unknown.is_empty(), "{version} has {unknown:?}");
-        for (name, Command { categories: theirs, flags, .. }) in &known {
-            let spec = TABLE.iter().find(|spec| spec.name == name);
-            let spec = spec.unwrap_or_else(|| panic!("the table lacks {name} of {version}"));
-            let ours = Categories::of(spec);
-            let named = |name: &&str| Categories::named(name).is_some_and(|one| ours.contains(one));
-            let mut ours: BTreeSet<&str> = Categories::names().iter().copied().filter(named).collect();
-            // WAIT became a blocking command with redis 7.2.
-            if name == "WAIT" && !flags.contains("blocking") {
-                ours.remove("blocking");
-            }
-            // Redis 8 puts its vector sets, which are a module to it, into no category.
-            if flags.contains("module") && theirs.is_empty() {
-                continue;
-            }
-            assert_eq!(ours, theirs.iter().map(String::as_str).collect(), "{name} of {version}");
+        expect_categories(&version, &known);
+    }
+}
+
+/// Compares the table's categories with those that a server names.
+#[track_caller]
+fn expect_categories(version: &str, known: &BTreeMap<String, Command>) {
+    for (name, Command { categories: theirs, flags, .. }) in known {
+        let spec = TABLE.iter().find(|spec| spec.name == name);
+        let spec = spec.unwrap_or_else(|| panic!("the table lacks {name} of {version}"));
+        let ours = Categories::of(spec);
+        let named = |name: &&str| Categories::named(name).is_some_and(|one| ours.contains(one));
+        let mut ours: BTreeSet<&str> = Categories::names().iter().copied().filter(named).collect();
+        // WAIT became a blocking command with redis 7.2.
+        if name == "WAIT" && !flags.contains("blocking") {
+            ours.remove("blocking");
         }
+        // Redis 8 puts its vector sets, which are a module to it, into no category.
+        if flags.contains("module") && theirs.is_empty() {
+            continue;
+        }
+        assert_eq!(ours, theirs.iter().map(String::as_str).collect(), "{name} of {version}");
     }
 }
 
@@ -293,10 +302,15 @@ fn the_table_says_what_every_server_says() {
         let found = differences(&known);
         println!("{version}: {} commands, {} differences", known.len(), found.len());
         found.iter().for_each(|line| println!("    {line}"));
-        let unexpected = found.iter().filter(|line| !DIFFERENT.contains(&line.as_str()));
-        odd.extend(unexpected.map(|line| format!("{version}: {line}")));
+        odd.extend(unexpected(&version, &found));
     }
     assert!(odd.is_empty(), "{odd:#?}");
+}
+
+/// The differences that no version is known to have.
+fn unexpected(version: &str, found: &[String]) -> Vec<String> {
+    let odd = found.iter().filter(|line| !DIFFERENT.contains(&line.as_str()));
+    odd.map(|line| format!("{version}: {line}")).collect()
 }
 
 fn rules(rng: &mut Rng, names: &[String], known: &BTreeMap<String, Command>) -> Vec<String> {
