@@ -117,6 +117,8 @@ clients! {
     sidekiq_on_redis: Redis, 2, ruby("sidekiq_jobs.rb");
     redis_pm: Valkey, 1, perl("redis_pm.pl");
     redis_pm_on_redis: Redis, 2, perl("redis_pm.pl");
+    fred: Valkey, 1, rust("fred_client");
+    fred_on_redis: Redis, 2, rust("fred_client");
     redis_rs: Valkey, 2, rust("clients");
     redis_rs_on_redis: Redis, 1, rust("clients");
 }
