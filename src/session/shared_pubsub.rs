@@ -14,7 +14,6 @@ use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::tenant::config::Pubsub;
 use crate::upstream::config::Pool;
-use crate::upstream::fanin::subscription::Subscription;
 
 impl Session {
     /// Returns the route of a command that changes subscriptions, if that is fan-in. Subscriptions that began by
@@ -55,7 +54,7 @@ impl Session {
             return Step::Done;
         }
         let subscription = self.lanes.subscription.take().unwrap_or_else(|| {
-            Box::new(Subscription::take(&upstream, &identity, self.client.resp, &self.output.replies))
+            Box::new(upstream.subscription(&identity, self.client.resp, &self.output.replies))
         });
         if subscription.would_exceed(request) {
             self.lanes.subscription = subscription.is_subscribed().then_some(subscription);

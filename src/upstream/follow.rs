@@ -1,16 +1,15 @@
-//! Following discovery: a newer primary, a failover that has begun, no primary at all.
+//! Follows discovery: a newer primary, a failover that has begun, no primary at all.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::Upstream;
-use super::shared::lane::Order;
+use super::parts::Parts;
 use crate::topology::{Generation, Outage, Primary, ServerInfo, Topology};
 
-impl Upstream {
-    pub(super) async fn follow(self: Rc<Self>, mut topology: watch::Receiver<Topology>) {
+impl Parts {
+    /// Follows the topology until discovery ends.
+    pub(super) async fn follow(self, mut topology: watch::Receiver<Topology>) {
         loop {
             let newest = topology.borrow_and_update().clone();
             self.adopt(&newest);
@@ -20,89 +19,83 @@ impl Upstream {
         }
     }
 
-    /// Takes over what discovery says. Every connection to a superseded primary is cut here, before anything
-    /// else can be written to it.
-    pub(super) fn adopt(&self, topology: &Topology) {
+    /// Takes over a newer topology. Cuts every connection to a superseded primary here, before anything else can be written to it.
+    fn adopt(&self, topology: &Topology) {
+        let hold = &self.dialing.hold;
         match topology {
             Topology::Unknown(outage) => {
-                *self.fault.borrow_mut() = outage.to_string();
+                hold.note_reason(outage.to_string());
                 let refused = matches!(**outage, Outage::Refused(_));
-                self.never_authenticated.set(refused && self.identities.own().never_worked());
-                if let Some(before) = self.primary.take() {
-                    self.timelines.named(before.generation, self.drained());
+                let never_authenticated = refused && self.dialing.identities.own().never_worked();
+                hold.set_never_authenticated(never_authenticated);
+                if let Some(before) = hold.set_primary(None) {
+                    self.dialing.reports.timelines.named(before.generation, self.lanes.are_drained());
                     self.cut(None);
                 }
-                self.begin_hold();
-                if self.never_authenticated.get() {
-                    self.every_lane().iter().for_each(|lane| lane.look_again());
+                hold.begin();
+                if never_authenticated {
+                    // Commands that wait fail at once.
+                    self.lanes.every_lane().iter().for_each(|lane| lane.wake_waiting());
                 }
             }
             Topology::Failing(primary, sign) => {
                 self.follow_primary(primary);
-                *self.fault.borrow_mut() = sign.to_string();
-                self.timelines.sign(primary.generation, &sign.to_string(), true);
-                self.hold();
+                hold.note_reason(sign.to_string());
+                self.dialing.reports.timelines.sign(primary.generation, &sign.to_string(), true);
+                self.begin_failover();
             }
             Topology::Known(primary) => {
                 self.follow_primary(primary);
-                self.release();
+                self.end_failover();
             }
         }
-        self.news.notify_waiters();
+        hold.notify_changed();
     }
 
-    pub(super) fn follow_primary(&self, primary: &Arc<Primary>) {
+    fn follow_primary(&self, primary: &Arc<Primary>) {
+        let (hold, timelines) = (&self.dialing.hold, &self.dialing.reports.timelines);
         if let Some(server) = &primary.server {
-            *self.server.borrow_mut() = Some(Rc::new(ServerInfo::clone(server)));
+            self.dialing.server.set_info(ServerInfo::clone(server));
         }
-        self.never_authenticated.set(false);
-        let before = self.primary.replace(Some(primary.clone()));
-        match before {
-            Some(before) if before.generation == primary.generation => {}
-            before => {
-                if let Some(before) = before {
-                    self.timelines.named(before.generation, self.drained());
-                }
-                self.timelines.verified(primary);
-                // An outage that nobody's command met must not count against the next command.
-                self.end_hold();
-                self.auth_required.set(false);
-                let own = self.identities.own().credentials();
-                self.auth_unclear.set(matches!(own, Ok(None)) && primary.server.is_none());
-                self.learned.take();
-                self.one_user.take();
-                self.cut(Some(primary.generation));
-            }
+        hold.set_never_authenticated(false);
+        let before = hold.set_primary(Some(primary.clone()));
+        if before.as_ref().is_some_and(|before| before.generation == primary.generation) {
+            return;
         }
+        if let Some(before) = before {
+            timelines.named(before.generation, self.lanes.are_drained());
+        }
+        timelines.verified(primary);
+        // The time of an outage without commands must not count against the next command.
+        hold.end();
+        let own = self.dialing.identities.own().credentials();
+        self.dialing.server.forget(matches!(own, Ok(None)) && primary.server.is_none());
+        self.cut(Some(primary.generation));
     }
 
-    /// Whether every shared connection is open and has answered everything.
-    pub(super) fn drained(&self) -> bool {
-        self.every_lane().iter().all(|lane| lane.is_drained())
+    /// Closes the gate of every lane: no new request is sent, and requests under way still get their replies.
+    fn begin_failover(&self) {
+        self.dialing.hold.begin();
+        self.dialing.hold.set_failing_over(true);
+        self.lanes.close_gates(true);
+    }
+
+    /// Opens the gate of every lane again.
+    fn end_failover(&self) {
+        let hold = &self.dialing.hold;
+        if hold.set_failing_over(false) {
+            self.lanes.close_gates(false);
+            hold.end();
+            self.dialing.reports.timelines.dismissed_unless_switched(hold.generation());
+            self.pool.wake();
+            self.fans.wake();
+        }
     }
 
     /// Cuts every connection that is not of the `newest` generation.
-    pub(super) fn cut(&self, newest: Option<Generation>) {
-        for lane in self.every_lane() {
-            lane.order(Order::Cut);
-        }
-        self.leases.cut(newest);
-        self.fans.borrow().values().for_each(|fan| fan.cut(newest));
-    }
-
-    /// A reply came from the primary of this generation.
-    pub fn succeeded(&self, generation: Generation) {
-        if self.proven.replace(Some(generation)) != Some(generation) {
-            self.timelines.succeeded(generation);
-        }
-    }
-
-    /// Counts what became of the requests of a lost connection.
-    pub fn note_settled(&self, resent: usize, unknown: usize, migrated: usize) {
-        let (resent, unknown, migrated) = (resent as u64, unknown as u64, migrated as u64);
-        self.counters.resent.add(resent);
-        self.counters.outcome_unknown.add(unknown);
-        self.counters.migrated.add(migrated);
-        self.timelines.settled(resent, unknown, migrated);
+    fn cut(&self, newest: Option<Generation>) {
+        self.lanes.cut();
+        self.pool.cut(newest);
+        self.fans.cut(newest);
     }
 }

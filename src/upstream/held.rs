@@ -1,22 +1,22 @@
-//! What a client holds back while there is no primary.
+//! Counts the bytes of the commands that clients hold back while there is no primary.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::metrics::Gauged;
 
-/// Bytes that the held commands of one worker take for one upstream.
+/// The bytes of the held commands of one worker for one upstream.
 #[derive(Clone, Default)]
 pub(super) struct HeldBytes(Rc<Cell<usize>>);
 
 impl HeldBytes {
-    /// Bytes held now.
+    /// Returns the number of bytes held now.
     pub(super) fn count(&self) -> usize {
         self.0.get()
     }
 }
 
-/// One client whose commands wait, for as long as they do.
+/// Counts one client whose commands wait for a primary. Dropping it ends the count.
 pub struct Held {
     all: HeldBytes,
     bytes: usize,
@@ -28,7 +28,7 @@ impl Held {
         Self { all: all.clone(), bytes: 0, _gauge: gauge }
     }
 
-    /// Its commands take so many bytes now.
+    /// Sets the number of bytes that the client's commands take.
     pub fn set(&mut self, bytes: usize) {
         self.all.0.set(self.all.0.get().saturating_sub(self.bytes).saturating_add(bytes));
         self.bytes = bytes;

@@ -1,74 +1,132 @@
-//! Holds: commands wait in their sessions while there is no primary to send them to.
+//! Knows the primary, and holds commands in their sessions while there is none.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Upstream;
-use super::held::Held;
+use super::config::UpstreamConfig;
+use super::held::{Held, HeldBytes};
+use super::reports::Reports;
 use crate::metrics::Gauged;
+use crate::topology::{Generation, Primary};
 
 /// The hold has lasted longer than `hold-timeout`.
 pub(super) struct Expired;
 
-impl Upstream {
-    /// Closes the gate of every lane: no new request is sent, and requests under way still get their replies.
-    pub(super) fn hold(&self) {
-        self.begin_hold();
-        self.holding.set(true);
-        for lane in self.every_lane() {
-            lane.close_gate(true);
+/// The primary of one worker's upstream, and the hold while commands wait for one.
+pub(super) struct Hold {
+    config: Rc<UpstreamConfig>,
+    reports: Rc<Reports>,
+    primary: RefCell<Option<Arc<Primary>>>,
+    /// The reason why there is no primary, or why it cannot be reached.
+    reason: RefCell<String>,
+    /// When the hold began.
+    since: Cell<Option<Instant>>,
+    /// True if the server refuses respgate's own user or password, and has never accepted them. Commands then fail at once.
+    never_authenticated: Cell<bool>,
+    begun: Notify,
+    bytes: HeldBytes,
+    /// True while a failover is under way and the old primary still answers.
+    failing_over: Cell<bool>,
+    news: Notify,
+}
+
+impl Hold {
+    pub(super) fn new(config: Rc<UpstreamConfig>, reports: Rc<Reports>) -> Self {
+        Self {
+            config,
+            reports,
+            primary: RefCell::default(),
+            reason: RefCell::default(),
+            since: Cell::default(),
+            never_authenticated: Cell::default(),
+            begun: Notify::new(),
+            bytes: HeldBytes::default(),
+            failing_over: Cell::default(),
+            news: Notify::new(),
         }
     }
 
-    /// Opens the gate of every lane again.
-    pub(super) fn release(&self) {
-        if self.holding.replace(false) {
-            for lane in self.every_lane() {
-                lane.close_gate(false);
-            }
-            self.end_hold();
-            self.timelines.dismissed_unless_switched(self.generation());
-            self.leases.wake();
-            self.fans.borrow().values().for_each(|fan| fan.wake());
-        }
+    /// Returns the primary, if one is known.
+    pub(super) fn primary(&self) -> Option<Arc<Primary>> {
+        self.primary.borrow().clone()
+    }
+
+    /// Returns the current primary's generation.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        self.primary.borrow().as_ref().map(|primary| primary.generation)
+    }
+
+    /// Sets the primary. Returns the former one.
+    pub(super) fn set_primary(&self, primary: Option<Arc<Primary>>) -> Option<Arc<Primary>> {
+        self.primary.replace(primary)
+    }
+
+    /// Completes with the next news from discovery.
+    pub(super) async fn changed(&self) {
+        self.news.notified().await;
+    }
+
+    /// Completes every [`Self::changed`] that waits.
+    pub(super) fn notify_changed(&self) {
+        self.news.notify_waiters();
+    }
+
+    /// Notes the reason why there is no primary, or why it cannot be reached. Clients see it when the hold expires.
+    pub(super) fn note_reason(&self, reason: String) {
+        *self.reason.borrow_mut() = reason;
+    }
+
+    /// Notes whether the server refuses respgate's own user or password, and has never accepted them.
+    pub(super) fn set_never_authenticated(&self, never: bool) {
+        self.never_authenticated.set(never);
+    }
+
+    /// Notes whether a failover is under way. Returns what was noted before.
+    pub(super) fn set_failing_over(&self, failing_over: bool) -> bool {
+        self.failing_over.replace(failing_over)
     }
 
     /// Returns true while a failover is under way, so that no new request may be sent.
-    pub fn holding(&self) -> bool {
-        self.holding.get()
+    pub(super) fn is_failing_over(&self) -> bool {
+        self.failing_over.get()
     }
 
-    pub(super) fn begin_hold(&self) {
-        if self.held_since.get().is_none() {
-            self.held_since.set(Some(Instant::now()));
-            self.counters.holds.inc();
-            self.hold_begun.notify_waiters();
+    /// Begins a hold, unless one lasts already.
+    pub(super) fn begin(&self) {
+        if self.since.get().is_none() {
+            self.since.set(Some(Instant::now()));
+            self.reports.counters.holds.inc();
+            self.begun.notify_waiters();
         }
     }
 
-    pub(super) fn end_hold(&self) {
-        self.held_since.set(None);
+    /// Ends the hold.
+    pub(super) fn end(&self) {
+        self.since.set(None);
     }
 
-    /// Completes when commands next begin to wait for a primary.
-    pub async fn hold_begun(&self) {
-        self.hold_begun.notified().await;
+    /// Completes when a hold next begins.
+    pub(super) async fn begun(&self) {
+        self.begun.notified().await;
     }
 
     /// Returns true if commands wait for a primary.
-    pub fn in_hold(&self) -> bool {
-        self.held_since.get().is_some()
+    pub(super) fn is_active(&self) -> bool {
+        self.since.get().is_some()
     }
 
     /// Returns true if commands wait for a primary, and `more` bytes would exceed `hold-buffer`.
-    pub fn hold_full(&self, more: usize) -> bool {
-        self.in_hold() && self.held_bytes.count().saturating_add(more) > self.config.hold_buffer
+    pub(super) fn is_full(&self, more: usize) -> bool {
+        self.is_active() && self.bytes.count().saturating_add(more) > self.config.hold_buffer
     }
 
     /// Returns the error line, without CRLF, for a command that finds `hold-buffer` full.
-    pub fn hold_overflow(&self) -> Vec<u8> {
+    pub(super) fn overflow_error(&self) -> Vec<u8> {
         format!(
             "-ERR respgate: no primary to send to, and waiting commands fill hold-buffer (upstream '{}'); raise hold-buffer",
             self.config.name
@@ -78,12 +136,12 @@ impl Upstream {
 
     /// Returns the time until which commands may wait for a primary. Without a hold they wait for a connection that is being
     /// opened, which takes `connect-timeout` at most.
-    pub(super) fn hold_deadline(&self) -> Result<Instant, Expired> {
+    pub(super) fn deadline(&self) -> Result<Instant, Expired> {
         if self.never_authenticated.get() {
             return Err(Expired);
         }
         let now = Instant::now();
-        let deadline = match self.held_since.get() {
+        let deadline = match self.since.get() {
             None => now + self.config.hold_timeout.max(self.config.connect_timeout),
             Some(since) => since + self.config.hold_timeout,
         };
@@ -94,25 +152,25 @@ impl Upstream {
     ///
     /// # Errors
     /// Returns the error line, without CRLF, if the hold has lasted longer than `hold-timeout`.
-    pub fn held_until(&self) -> Result<Instant, Rc<[u8]>> {
-        self.hold_deadline().map_err(|Expired| self.hold_expired())
+    pub(super) fn held_until(&self) -> Result<Instant, Rc<[u8]>> {
+        self.deadline().map_err(|Expired| self.expired_error())
     }
 
     /// Returns the error line, without CRLF, for a command that waited longer than `hold-timeout`.
-    pub(super) fn hold_expired(&self) -> Rc<[u8]> {
-        self.held_for(self.held_since.get().map_or(Duration::ZERO, |since| since.elapsed()))
+    pub(super) fn expired_error(&self) -> Rc<[u8]> {
+        self.timeout_error(self.since.get().map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
     /// Returns the error line, without CRLF, for a command that waited for `time`.
-    pub fn held_for(&self, time: Duration) -> Rc<[u8]> {
-        let fault = self.fault.borrow();
+    pub(super) fn timeout_error(&self, time: Duration) -> Rc<[u8]> {
+        let reason = self.reason.borrow();
         let name = &self.config.name;
         let mut line = if self.never_authenticated.get() {
             format!(
-                "-ERR respgate: the server refuses respgate's own user or password, which have never worked (upstream '{name}'): {fault}"
+                "-ERR respgate: the server refuses respgate's own user or password, which have never worked (upstream '{name}'): {reason}"
             )
         } else {
-            let why = if fault.is_empty() { "it could not be reached" } else { &fault };
+            let why = if reason.is_empty() { "it could not be reached" } else { &reason };
             format!(
                 "-ERR respgate: no primary to send to for {} s (upstream '{name}', hold-timeout): {why}",
                 time.as_secs()
@@ -123,8 +181,8 @@ impl Upstream {
     }
 
     /// Counts one more client whose commands wait for a primary.
-    pub fn client_held(&self) -> Held {
-        self.timelines.client_held();
-        Held::new(&self.held_bytes, Gauged::new(&self.counters, |c| &c.clients_held))
+    pub(super) fn client_held(&self) -> Held {
+        self.reports.timelines.client_held();
+        Held::new(&self.bytes, Gauged::new(&self.reports.counters, |c| &c.clients_held))
     }
 }

@@ -1,43 +1,44 @@
-//! What is looked after once a second, so that nothing on the data path needs a timer.
+//! Checks every connection once a second, so that nothing on the data path needs a timer.
 
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::Upstream;
+use super::config::Reauth;
+use super::connection::probe::{may_ping, probe_request};
+use super::parts::Parts;
 
+/// The time between two checks.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Retires idle and old connections, pings quiet ones and notices silent servers, until the upstream is gone.
-pub(super) async fn keep(upstream: Weak<Upstream>) {
+/// Closes idle and old connections, pings quiet ones and notices silent servers, until the runtime ends.
+pub(super) async fn keep(parts: Parts) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let Some(nobody) = upstream.upgrade().map(|upstream| upstream.nobody()) else { return };
+    let Parts { dialing, pool, lanes, fans } = &parts;
+    let (config, identities) = (&dialing.config, &dialing.identities);
+    let nobody = lanes.nobody();
     loop {
         ticks.tick().await;
-        let Some(upstream) = upstream.upgrade() else { return };
-        for timeline in upstream.timelines.finished() {
-            timeline.log(&upstream.config.name);
+        for timeline in dialing.reports.timelines.finished() {
+            timeline.log(&config.name);
         }
-        upstream.refresh_users();
-        if upstream.refreshes() {
-            upstream.leases.refresh_again();
+        parts.refresh_users();
+        if config.reauth == Reauth::Refresh {
+            pool.refresh_again();
         }
-        let asks = upstream.leases.tend(
-            upstream.config.lease_idle_timeout,
-            upstream.config.ping_interval,
-            |identity| upstream.may_ping(identity),
-        );
-        asks.into_iter().for_each(|key| upstream.ask_about(key));
-        upstream.leases.expire(upstream.config.response_timeout);
-        upstream.fans.borrow().values().for_each(|fan| fan.inspect(&upstream));
-        for lane in upstream.every_lane() {
+        let asks = pool
+            .tend(config.lease_idle_timeout, config.ping_interval, |identity| may_ping(identities, identity));
+        asks.into_iter().for_each(|key| pool.ask_about(key));
+        pool.expire(config.response_timeout);
+        fans.inspect();
+        for lane in lanes.every_lane() {
             // The copy in hand is one reference more than the map and the driver hold.
             let references = Rc::strong_count(&lane) - 1;
-            lane.inspect(references, upstream.config.response_timeout, upstream.config.lease_idle_timeout);
-            if references > 2 && !upstream.config.ping_interval.is_zero() {
-                // The first look sees that nothing has come since the one before.
-                let ticks = upstream.config.ping_interval.as_secs().saturating_sub(1);
-                lane.keep_alive(ticks, &nobody, || upstream.probe_request(&lane.key().identity));
+            lane.inspect(references, config.response_timeout, config.lease_idle_timeout);
+            if references > 2 && !config.ping_interval.is_zero() {
+                // The first check only sees the progress, so one second of the interval has passed before it.
+                let ticks = config.ping_interval.as_secs().saturating_sub(1);
+                lane.keep_alive(ticks, &nobody, || probe_request(identities, &lane.key().identity));
             }
         }
     }

@@ -57,7 +57,7 @@ impl Leased {
                 if !pause.is_zero() {
                     tokio::time::sleep(pause).await;
                 }
-                self.lease.reopen(&upstream, &key, &replies).await
+                self.lease.reopen(&key, &replies).await
             };
             tokio::select! {
                 lease = lease => lease,

@@ -60,8 +60,8 @@ impl Leased {
         for (expect, _) in self.expected.take() {
             match expect {
                 Expect::Reply(awaited) if !awaited.mute => {
-                    let verdict = awaited.if_lost.verdict_of_silence();
-                    session.output.replies.answer(|out| out.extend_from_slice(&verdict.reply()));
+                    let outcome = awaited.if_lost.outcome_of_silence();
+                    session.output.replies.answer(|out| out.extend_from_slice(&outcome.reply()));
                 }
                 Expect::Confirmations { .. } => return LeaseEnd::Close(Close::UpstreamLost),
                 Expect::Discarded(reply) | Expect::Decided(reply) => {

@@ -135,7 +135,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, over: bool, loss: &LostL
     let Some(since) = awaited.blocking else {
         return match awaited.if_lost.resends() && awaited.sends + 1 < MAX_SENDS {
             true => AfterLoss::Resend(request.to_vec()),
-            false => AfterLoss::Answer(awaited.if_lost.verdict().reply()),
+            false => AfterLoss::Answer(awaited.if_lost.outcome().reply()),
         };
     };
     // A blocked command waits only for the rest of its timeout on the new connection.
@@ -144,7 +144,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, over: bool, loss: &LostL
     match awaited.if_lost {
         _ if loss.unblocked => AfterLoss::Resend(again),
         IfLost::Resend => AfterLoss::Resend(again),
-        IfLost::ReportLost => AfterLoss::Answer(awaited.if_lost.verdict().reply()),
+        IfLost::ReportLost => AfterLoss::Answer(awaited.if_lost.outcome().reply()),
         // For a command that the table lacks, neither the timeout nor the reply at its end is known.
         _ if !is_listed(request) => AfterLoss::Answer(unknown()),
         _ if loss.blocked_pop == BlockedPop::Continues => AfterLoss::Resend(again),

@@ -25,7 +25,7 @@ impl Leased {
         key.resp = hello.resp.unwrap_or(key.resp);
         let replies = session.output.replies.clone();
         let reopened = tokio::select! {
-            reopened = self.lease.reopen(&upstream, &key, &replies) => reopened,
+            reopened = self.lease.reopen(&key, &replies) => reopened,
             () = session.until_abandoned() => return Err(Close::Left),
         };
         session.end_wait();

@@ -1,4 +1,4 @@
-//! What keeps refused credentials from being sent again and again. No I/O.
+//! Keeps respgate from sending refused credentials again and again. No I/O.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -9,82 +9,87 @@ use tokio::time::Instant;
 use crate::net::backoff::Backoff;
 use crate::secret::Credentials;
 
-/// Bounds of the time between two attempts with the same credentials.
-const AGAIN_MIN: Duration = Duration::from_millis(250);
-const AGAIN_MAX: Duration = Duration::from_secs(5);
+/// The bounds of the pause between two attempts with the same credentials.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// The server's refusal of credentials that respgate keeps, for as long as it stands. Every connection of one worker asks
-/// here first, so that thousands of sessions that want one cause one attempt now and then.
+/// The server's last refusal of credentials that respgate keeps, until it accepts some. Every connection of one worker asks
+/// here first, so that thousands of sessions that want a connection cause few attempts.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Refusals(RefCell<Option<CurrentRefusal>>);
 
 #[derive(Debug)]
 struct CurrentRefusal {
     refused: Refused,
+    /// The refused credentials; `None` if there were none to send.
     credentials: Option<Arc<Credentials>>,
-    again_at: Instant,
+    /// When the next attempt with them may begin.
+    retry_at: Instant,
     backoff: Backoff,
 }
 
-/// What the server said.
+/// A refusal, as it is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The server's error line with its leading `-`, without CRLF; or why there is no password, in the same form.
+    /// The server's error line with its leading `-`, without CRLF; or the reason why there is no password, in the same form.
     pub line: Vec<u8>,
-    /// Since when it has refused, whatever the credentials were.
+    /// When the first refusal came since the server last accepted credentials.
     pub since: Instant,
 }
 
 impl Refusals {
-    /// What was said of these credentials, if they are not to be tried at present. Otherwise the caller tries them, and
-    /// for a moment nobody else does.
+    /// Returns the refusal of these credentials if they may not be sent at present. Returns `None` if the caller may send them;
+    /// until the next pause is over, no other caller may.
     pub(in crate::upstream) fn bars(&self, credentials: &Arc<Credentials>, now: Instant) -> Option<Refused> {
-        let mut standing = self.0.borrow_mut();
-        let standing = standing.as_mut().filter(|known| known.concerns(credentials))?;
-        if now < standing.again_at {
-            return Some(standing.refused.clone());
+        let mut current = self.0.borrow_mut();
+        let current = current.as_mut().filter(|known| known.concerns(credentials))?;
+        if now < current.retry_at {
+            return Some(current.refused.clone());
         }
-        standing.again_at = now + standing.backoff.next_delay();
+        current.retry_at = now + current.backoff.next_delay();
         None
     }
 
-    /// The server refused these.
+    /// Takes note that the server refused these credentials.
     pub(in crate::upstream) fn refused(
         &self,
         credentials: &Arc<Credentials>,
         line: Vec<u8>,
         now: Instant,
     ) -> Refused {
-        let mut place = self.0.borrow_mut();
-        let before = place.take();
+        let mut current = self.0.borrow_mut();
+        let before = current.take();
         let since = before.as_ref().map_or(now, |before| before.refused.since);
+        // Other credentials may be right: their pauses begin short.
         let mut backoff = before
             .filter(|before| before.concerns(credentials))
-            .map_or_else(|| Backoff::new(AGAIN_MIN, AGAIN_MAX), |before| before.backoff);
+            .map_or_else(|| Backoff::new(RETRY_MIN, RETRY_MAX), |before| before.backoff);
         let refused = Refused { line, since };
-        let again_at = now + backoff.next_delay();
+        let retry_at = now + backoff.next_delay();
         let credentials = Some(credentials.clone());
-        *place = Some(CurrentRefusal { refused: refused.clone(), credentials, again_at, backoff });
+        *current = Some(CurrentRefusal { refused: refused.clone(), credentials, retry_at, backoff });
         refused
     }
 
-    /// There are none to try yet.
+    /// Takes note that respgate has no credentials to send yet, for the reason `why`.
     pub(in crate::upstream) fn unknown(&self, why: &str, now: Instant) -> Refused {
-        let mut place = self.0.borrow_mut();
-        let since = place.as_ref().map_or(now, |before| before.refused.since);
+        let mut current = self.0.borrow_mut();
+        let since = current.as_ref().map_or(now, |before| before.refused.since);
         let refused = Refused { line: format!("-ERR {why}").into_bytes(), since };
-        let backoff = Backoff::new(AGAIN_MIN, AGAIN_MAX);
-        *place = Some(CurrentRefusal { refused: refused.clone(), credentials: None, again_at: now, backoff });
+        let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+        *current =
+            Some(CurrentRefusal { refused: refused.clone(), credentials: None, retry_at: now, backoff });
         refused
     }
 
-    /// The server accepted some.
+    /// Takes note that the server accepted credentials.
     pub(in crate::upstream) fn accepted(&self) {
         self.0.take();
     }
 }
 
 impl CurrentRefusal {
+    /// Returns true if the refusal is about these credentials.
     fn concerns(&self, credentials: &Arc<Credentials>) -> bool {
         self.credentials.as_ref().is_some_and(|known| Arc::ptr_eq(known, credentials))
     }
@@ -147,7 +152,7 @@ mod tests {
         let refusals = Refusals::default();
         let wrong = credentials("wrong");
         refusals.refused(&wrong, Vec::new(), Instant::now());
-        tokio::time::advance(AGAIN_MAX).await;
+        tokio::time::advance(RETRY_MAX).await;
         assert_eq!(refusals.bars(&wrong, Instant::now()), None);
         assert!(refusals.bars(&wrong, Instant::now()).is_some(), "one is under way");
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::rotation::login::{Login, Newest, Principal};
-use crate::secret::{Credentials, Secret};
+use crate::secret::Credentials;
 use crate::topology::Generation;
 use crate::upstream::connection::auth_backoff::Refusals;
 
@@ -17,10 +17,6 @@ use crate::upstream::connection::auth_backoff::Refusals;
 pub const BELIEVED: Duration = Duration::from_secs(60);
 /// The time after a refusal before the server is asked again about the identity of an old connection.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// The number of identities that one worker remembers for one upstream. It forgets unused ones first.
-const REMEMBERED: usize = 4096;
-/// The longest password of an identity that is remembered, in bytes. Each client with a longer password has its own identity.
-const LONGEST_REMEMBERED: usize = 16 * 1024;
 
 /// One user of the upstream with one password.
 #[derive(Debug)]
@@ -40,7 +36,7 @@ pub struct Identity {
     pub(in crate::upstream) asking: Cell<bool>,
     /// The server's refusal of the credentials that respgate keeps for it.
     pub(in crate::upstream) refusals: Refusals,
-    /// Idle connections that were begun at or before this time are not used again: their credentials are of the past.
+    /// Idle connections that were begun at or before this time are not used again: they have former credentials.
     outdated: Cell<Option<Instant>>,
     /// The primary that refused SCRIPT LOAD to this identity.
     may_not_load: Cell<Option<Generation>>,
@@ -58,7 +54,7 @@ pub(in crate::upstream) enum AgeFate {
 }
 
 #[derive(Debug)]
-enum IdentityKind {
+pub(super) enum IdentityKind {
     /// respgate itself, or one of its own users. The credentials may change.
     Kept {
         login: Login,
@@ -70,17 +66,18 @@ enum IdentityKind {
 }
 
 impl IdentityKind {
-    fn kept(login: Login) -> Self {
+    /// Returns the kind of an identity whose credentials respgate keeps.
+    pub(super) fn kept(login: Login) -> Self {
         let seen = RefCell::new(login.newest());
         Self::Kept { login, seen }
     }
 }
 
 impl Identity {
-    fn new(id: u64, who: IdentityKind) -> Rc<Self> {
+    pub(super) fn new(id: u64, kind: IdentityKind) -> Rc<Self> {
         Rc::new(Self {
             id,
-            kind: who,
+            kind,
             verified: Cell::default(),
             refused_at: Cell::default(),
             accepted: Cell::default(),
@@ -110,13 +107,13 @@ impl Identity {
     }
 
     /// Returns the credentials for a new connection. If `password-command` prints the password and the last one is older than its
-    /// life, the program runs first; the call waits for `patience` at most.
+    /// life, the program runs first; the call waits for `timeout` at most.
     ///
     /// # Errors
     /// Returns the reason why respgate does not know the credentials yet.
-    pub(in crate::upstream) async fn fresh_credentials(&self, patience: Duration) -> Newest {
+    pub(in crate::upstream) async fn fresh_credentials(&self, timeout: Duration) -> Newest {
         match &self.kind {
-            IdentityKind::Kept { login, .. } => login.fresh_within(patience).await,
+            IdentityKind::Kept { login, .. } => login.fresh_within(timeout).await,
             IdentityKind::Client(_) => self.credentials(),
         }
     }
@@ -159,8 +156,8 @@ impl Identity {
     pub(in crate::upstream) fn fate_at_max_age(&self, due: Instant) -> AgeFate {
         let is_client = matches!(self.kind, IdentityKind::Client(_));
         if self.refused.get() {
-            let lately = self.refused_at.get().is_some_and(|at| at.elapsed() < ASK_AGAIN);
-            return if lately || !is_client { AgeFate::Stays } else { AgeFate::AskFirst };
+            let just_refused = self.refused_at.get().is_some_and(|at| at.elapsed() < ASK_AGAIN);
+            return if just_refused || !is_client { AgeFate::Stays } else { AgeFate::AskFirst };
         }
         let sure = !is_client || self.let_in.get().is_some_and(|at| at >= due);
         if sure { AgeFate::Ends } else { AgeFate::AskFirst }
@@ -238,186 +235,24 @@ impl Identity {
         self.verified.get().is_some_and(|at| at.elapsed() < BELIEVED)
     }
 
+    /// Takes note that a client has proved the password, or that respgate keeps it.
+    pub(super) fn note_accepted(&self) {
+        self.accepted.set(true);
+    }
+
+    /// Returns the credentials that a client brought; `None` if respgate keeps them.
+    pub(super) fn brought(&self) -> Option<&Credentials> {
+        match &self.kind {
+            IdentityKind::Client(credentials) => Some(credentials),
+            IdentityKind::Kept { .. } => None,
+        }
+    }
+
     /// Returns true if the server has refused the password since `at`.
-    fn refused_since(&self, at: Instant) -> bool {
-        self.refused_at.get().is_some_and(|doubted| doubted >= at)
-    }
-}
-
-/// The identities that one worker knows for one upstream.
-pub struct Identities {
-    own: Rc<Identity>,
-    others: RefCell<Vec<Rc<Identity>>>,
-    next: Cell<u64>,
-}
-
-impl Identities {
-    /// Creates the identities of one worker. `own`: the configured credentials.
-    pub fn new(own: Login) -> Self {
-        let own = Identity::new(0, IdentityKind::kept(own));
-        Self { own, others: RefCell::default(), next: Cell::new(1) }
-    }
-
-    /// Returns the configured identity.
-    pub fn own(&self) -> &Rc<Identity> {
-        &self.own
-    }
-
-    /// Returns the identity of this user and password, which the server has accepted. Compares passwords in constant time.
-    pub fn of(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
-        let identity = self.candidate(username, password);
-        self.accept(&identity);
-        identity
-    }
-
-    /// Returns the identity of this user and password. A new one is not remembered before [`Identities::accept`], so that guessed
-    /// passwords take no memory.
-    pub fn candidate(&self, username: Option<&str>, password: &[u8]) -> Rc<Identity> {
-        self.known(username, password).unwrap_or_else(|| {
-            let username = username.map(str::to_owned);
-            self.new_identity(IdentityKind::Client(Arc::new(Credentials {
-                username,
-                password: Secret::new(password),
-            })))
-        })
-    }
-
-    /// Remembers a candidate that the server has accepted: from now on it is found by its user and password.
-    pub fn accept(&self, candidate: &Rc<Identity>) {
-        candidate.accepted.set(true);
-        let short = match &candidate.kind {
-            IdentityKind::Client(credentials) => credentials.password.expose().len() <= LONGEST_REMEMBERED,
-            IdentityKind::Kept { .. } => true,
-        };
-        let mut others = self.others.borrow_mut();
-        if !short || candidate.id == self.own.id || others.iter().any(|known| known.id == candidate.id) {
-            return;
-        }
-        if others.len() >= REMEMBERED {
-            others.retain(|identity| Rc::strong_count(identity) > 1);
-        }
-        if others.len() < REMEMBERED {
-            others.push(candidate.clone());
-        }
-    }
-
-    /// Returns true if the server accepted this password within [`BELIEVED`], of this worker or, at the time `elsewhere`, of
-    /// another worker, and has not refused it since. Only the code behind the throttle of passwords may call this.
-    pub fn believes(&self, username: Option<&str>, password: &[u8], elsewhere: Option<Instant>) -> bool {
-        let known = self.known(username, password);
-        let mut known = known.iter();
-        known.clone().any(|identity| identity.believed())
-            || elsewhere.is_some_and(|at| {
-                at.elapsed() < BELIEVED && known.all(|identity| !identity.refused_since(at))
-            })
-    }
-
-    fn known(&self, username: Option<&str>, password: &[u8]) -> Option<Rc<Identity>> {
-        let same =
-            |known: &Credentials| known.username.as_deref() == username && known.password.matches(password);
-        if self.own.credentials().ok().flatten().is_some_and(|known| same(&known)) {
-            return Some(self.own.clone());
-        }
-        let is_same =
-            |identity: &&Rc<Identity>| matches!(&identity.kind, IdentityKind::Client(known) if same(known));
-        self.others.borrow().iter().find(is_same).cloned()
-    }
-
-    /// Returns the identity of the credentials that respgate keeps for one of its own users.
-    pub fn kept(&self, login: &Login) -> Rc<Identity> {
-        let is_same = |identity: &&Rc<Identity>| identity.login().is_some_and(|known| known.is(login));
-        let known = self.others.borrow().iter().find(is_same).cloned();
-        known.unwrap_or_else(|| {
-            let identity = self.new_identity(IdentityKind::kept(login.clone()));
-            self.accept(&identity);
-            identity
-        })
-    }
-
-    /// Returns the identities whose credentials respgate keeps for users of its own.
-    pub(in crate::upstream) fn of_users(&self) -> Vec<Rc<Identity>> {
-        self.others.borrow().iter().filter(|identity| identity.is_of_a_user()).cloned().collect()
-    }
-
-    fn new_identity(&self, who: IdentityKind) -> Rc<Identity> {
-        Identity::new(self.next.replace(self.next.get() + 1), who)
+    pub(super) fn refused_since(&self, at: Instant) -> bool {
+        self.refused_at.get().is_some_and(|refused| refused >= at)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_user_with_two_passwords_is_two_identities() {
-        let identities = Identities::new(Login::new(None));
-        let first = identities.of(Some("app"), b"one");
-        let second = identities.of(Some("app"), b"two");
-        assert_ne!(first.id(), second.id());
-        assert_eq!(identities.of(Some("app"), b"one").id(), first.id());
-        assert_ne!(identities.of(None, b"one").id(), first.id());
-    }
-
-    #[test]
-    fn the_configured_credentials_are_recognised() {
-        let own = Credentials { username: Some("app".into()), password: Secret::new("one") };
-        let identities = Identities::new(Login::new(Some(own)));
-        assert_eq!(identities.of(Some("app"), b"one").id(), identities.own().id());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_kept_for_a_user_is_nobody_else_s() {
-        let identities = Identities::new(Login::default());
-        let credentials =
-            |password: &str| Credentials { username: Some("app".into()), password: Secret::new(password) };
-        let shop = Login::new(Some(credentials("one"))).elsewhere(Principal::User("shop".into()));
-        let identity = identities.kept(&shop);
-        assert_eq!(identities.kept(&shop).id(), identity.id());
-        assert_ne!(identities.kept(&shop.elsewhere(Principal::User("other".into()))).id(), identity.id());
-        assert_ne!(
-            identities.of(Some("app"), b"one").id(),
-            identity.id(),
-            "a client that knows the password"
-        );
-        assert_eq!(identities.of_users().len(), 2);
-        assert!(!identity.has_new_credentials());
-        shop.replace(credentials("two"));
-        assert!(identity.has_new_credentials());
-        assert!(!identity.has_new_credentials());
-        assert_eq!(identity.credentials().unwrap().unwrap().password.expose(), b"two");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_old_connection_ends_only_if_another_is_to_be_had() {
-        let identities = Identities::new(Login::default());
-        let identity = identities.of(None, b"pw");
-        identity.confirm();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let due = Instant::now();
-        assert_eq!(identity.fate_at_max_age(due), AgeFate::AskFirst);
-        identity.note_refused();
-        assert_eq!(identity.fate_at_max_age(due), AgeFate::Stays);
-        assert!(identity.is_dead());
-        tokio::time::advance(ASK_AGAIN).await;
-        assert_eq!(identity.fate_at_max_age(due), AgeFate::AskFirst);
-        identity.note_needless_password();
-        assert_eq!(identity.fate_at_max_age(due), AgeFate::Ends);
-        assert!(!identity.is_dead() && identity.was_accepted() && !identity.believed());
-        let own = identities.own();
-        assert_eq!(own.fate_at_max_age(due), AgeFate::Ends);
-        own.note_refused();
-        assert_eq!(own.fate_at_max_age(due), AgeFate::Stays);
-        assert!(!own.is_dead());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn belief_ends_after_a_minute() {
-        let identities = Identities::new(Login::new(None));
-        let identity = identities.of(None, b"pw");
-        assert!(!identity.believed());
-        identity.confirm();
-        assert!(identity.believed());
-        tokio::time::advance(Duration::from_secs(61)).await;
-        assert!(!identity.believed());
-    }
-}
+mod tests;

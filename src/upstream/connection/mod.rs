@@ -1,8 +1,11 @@
-//! What every upstream connection needs: who acts on it, how it is opened and authenticated, and what the server must be told and asked.
+//! What every upstream connection needs: the identity that it acts as, how it is opened and authenticated, and the scripts that the
+//! server must have.
 
 pub(in crate::upstream) mod auth_backoff;
+pub mod identities;
 pub mod identity;
-pub(in crate::upstream) mod learn;
 pub mod open;
+pub(in crate::upstream) mod probe;
 pub mod reauth;
 pub mod scripts;
+pub(in crate::upstream) mod server;

@@ -6,17 +6,26 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::net::buffers::Buffers;
+use crate::net::connect::Dialer;
 use crate::net::read_buffer::ReadBuffer;
 use crate::net::stream::Stream;
+use crate::poll_meter::PollMeter;
 use crate::resp::Resp;
 use crate::resp::control::Control;
 use crate::resp::greeting::{GreetError, Greeting, Role, Selector, ask_node, greet};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
+use crate::rotation::login::{Login, Principal};
 use crate::secret::Credentials;
 use crate::topology::{Generation, Hint, Primary};
-use crate::upstream::Upstream;
+use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::auth_backoff::Refused;
+use crate::upstream::connection::identities::Identities;
 use crate::upstream::connection::identity::Identity;
+use crate::upstream::connection::scripts::Scripts;
+use crate::upstream::connection::server::ServerFacts;
+use crate::upstream::hold::Hold;
+use crate::upstream::reports::Reports;
 
 /// The properties that two connections must share to be interchangeable.
 #[derive(Clone)]
@@ -117,123 +126,171 @@ pub(in crate::upstream) enum NeedlessPassword {
 /// The size of one read from an upstream, in bytes.
 const READ: usize = 64 * 1024;
 
-/// Opens a connection to `primary` for `key`, within the upstream's `connect-timeout`. Tells discovery about failures.
-///
-/// # Errors
-/// Returns a [`ConnectError`].
-pub(in crate::upstream) async fn open(
-    upstream: &Upstream,
-    primary: &Arc<Primary>,
-    key: &ConnectionKey,
-    needless: NeedlessPassword,
-    purpose: Purpose,
-) -> Result<Connection, ConnectError> {
-    let generation = primary.generation;
-    let began = Instant::now();
-    let unavailable = |text: String, hint: Hint| {
-        upstream.hint(hint);
-        upstream.counters.connect_errors.inc();
-        ConnectError::Unavailable(text)
-    };
-    let identity = &key.identity;
-    let credentials = match identity.fresh_credentials(upstream.config.connect_timeout).await {
-        Ok(credentials) => credentials,
-        // Everybody waits for respgate's own; for those of one user, only this user's clients.
-        Err(why) if identity.is_of_a_user() => {
-            return Err(ConnectError::AuthRejected(identity.refusals.unknown(&why, began)));
-        }
-        Err(why) => return Err(ConnectError::Unavailable(why.to_string())),
-    };
-    let kept = identity.login().zip(credentials.as_ref());
-    if let Some((_, credentials)) = kept
-        && let Some(refused) = identity.refusals.bars(credentials, Instant::now())
-    {
-        return Err(ConnectError::AuthRejected(refused));
-    }
-    let deadline = Instant::now() + upstream.config.connect_timeout;
-    let stream = upstream
-        .dialer
-        .dial(&primary.address)
-        .await
-        .map_err(|error| unavailable(error.to_string(), Hint::Lost(generation)))?;
-    let mut control = Control::new(stream);
-    let selector = key.selector.as_ref().filter(|selector| !selector.is_refused());
-    let selects_as = selector.map(|selector| selector.credentials());
-    let denied = upstream.identities.own().login().map(|own| {
-        let user = credentials.as_deref().map_or("default", Credentials::user);
-        own.denials().of(user)
-    });
-    let greeting = Greeting {
-        accepted_before: needless == NeedlessPassword::Accepted && identity.was_accepted(),
-        selector: match &selects_as {
-            Some(Ok(credentials)) => Some(Selector { credentials: credentials.as_deref() }),
-            Some(Err(_)) | None => None,
-        },
-        denied: denied.as_deref(),
-        redirect: purpose == Purpose::Shared,
-        ..Greeting::new(credentials.as_deref(), key.resp, key.database)
-    };
-    let asked = Instant::now();
-    let greeted = match greet(&mut control, &greeting, deadline).await {
-        Ok(greeted) => greeted,
-        Err(GreetError::AuthRequired(line)) => return Err(ConnectError::AuthRequired(error_line(&line))),
-        Err(GreetError::AuthRefused(line)) => {
-            identity.note_refused();
-            let Some((login, credentials)) = kept else {
-                return Err(ConnectError::Refused(error_line(&line)));
-            };
-            upstream.counters.upstream_auth_refused.inc();
-            login.refused(&primary.address, credentials, &line);
-            let refused = identity.refusals.refused(credentials, error_line(&line), Instant::now());
+/// What opens the connections of one worker to one upstream, and what their opening changes.
+pub(in crate::upstream) struct Dialing {
+    pub(in crate::upstream) config: Rc<UpstreamConfig>,
+    pub(in crate::upstream) hold: Rc<Hold>,
+    pub(in crate::upstream) reports: Rc<Reports>,
+    pub(in crate::upstream) identities: Rc<Identities>,
+    pub(in crate::upstream) server: ServerFacts,
+    pub(in crate::upstream) scripts: Scripts,
+    pub(in crate::upstream) dialer: Dialer,
+    pub(in crate::upstream) buffers: Rc<Buffers>,
+    /// Measures the polls of the tasks that drive connections.
+    pub(in crate::upstream) meter: Rc<PollMeter>,
+}
+
+impl Dialing {
+    /// Opens a connection to `primary` for `key`, within the upstream's `connect-timeout`. Tells discovery about failures.
+    ///
+    /// # Errors
+    /// Returns a [`ConnectError`].
+    pub(in crate::upstream) async fn open(
+        &self,
+        primary: &Arc<Primary>,
+        key: &ConnectionKey,
+        needless: NeedlessPassword,
+        purpose: Purpose,
+    ) -> Result<Connection, ConnectError> {
+        let generation = primary.generation;
+        let began = Instant::now();
+        let unavailable = |text: String, hint: Hint| {
+            self.reports.hint(hint);
+            self.reports.counters.connect_errors.inc();
+            ConnectError::Unavailable(text)
+        };
+        let identity = &key.identity;
+        let credentials = match identity.fresh_credentials(self.config.connect_timeout).await {
+            Ok(credentials) => credentials,
+            // All clients wait for the credentials of respgate itself, but only one user's clients for those of a user.
+            Err(why) if identity.is_of_a_user() => {
+                return Err(ConnectError::AuthRejected(identity.refusals.unknown(&why, began)));
+            }
+            Err(why) => return Err(ConnectError::Unavailable(why.to_string())),
+        };
+        let kept = identity.login().zip(credentials.as_ref());
+        if let Some((_, credentials)) = kept
+            && let Some(refused) = identity.refusals.bars(credentials, Instant::now())
+        {
             return Err(ConnectError::AuthRejected(refused));
         }
-        Err(GreetError::Select(line) | GreetError::NoResp3(line)) => {
-            return Err(ConnectError::Refused(error_line(&line)));
-        }
-        Err(error) => return Err(unavailable(error.to_string(), Hint::Lost(generation))),
-    };
-    match greeted.role {
-        Some(Role::Primary { .. }) | None => {}
-        Some(_) => {
-            let text = format!("{} says that it is not a primary", primary.address);
-            return Err(unavailable(text, Hint::NotPrimary(generation)));
-        }
-    }
-    let round_trip = asked.elapsed();
-    if let Some(expected) = &primary.node {
-        match ask_node(&mut control, denied.as_deref(), deadline).await {
-            Ok(Some(node)) if node.id != *expected => {
-                let text = format!("{} leads to another node than before", primary.address);
-                return Err(unavailable(text, Hint::OtherNode(generation)));
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let stream = self
+            .dialer
+            .dial(&primary.address)
+            .await
+            .map_err(|error| unavailable(error.to_string(), Hint::Lost(generation)))?;
+        let mut control = Control::new(stream);
+        let selector = key.selector.as_ref().filter(|selector| !selector.is_refused());
+        let selects_as = selector.map(|selector| selector.credentials());
+        let denied = self.identities.own().login().map(|own| {
+            let user = credentials.as_deref().map_or("default", Credentials::user);
+            own.denials().of(user)
+        });
+        let greeting = Greeting {
+            accepted_before: needless == NeedlessPassword::Accepted && identity.was_accepted(),
+            selector: match &selects_as {
+                Some(Ok(credentials)) => Some(Selector { credentials: credentials.as_deref() }),
+                Some(Err(_)) | None => None,
+            },
+            denied: denied.as_deref(),
+            redirect: purpose == Purpose::Shared,
+            ..Greeting::new(credentials.as_deref(), key.resp, key.database)
+        };
+        let asked = Instant::now();
+        let greeted = match greet(&mut control, &greeting, deadline).await {
+            Ok(greeted) => greeted,
+            Err(GreetError::AuthRequired(line)) => return Err(ConnectError::AuthRequired(error_line(&line))),
+            Err(GreetError::AuthRefused(line)) => {
+                identity.note_refused();
+                let Some((login, credentials)) = kept else {
+                    return Err(ConnectError::Refused(error_line(&line)));
+                };
+                self.reports.counters.upstream_auth_refused.inc();
+                login.refused(&primary.address, credentials, &line);
+                let refused = identity.refusals.refused(credentials, error_line(&line), Instant::now());
+                return Err(ConnectError::AuthRejected(refused));
             }
-            Ok(_) => {}
+            Err(GreetError::Select(line) | GreetError::NoResp3(line)) => {
+                return Err(ConnectError::Refused(error_line(&line)));
+            }
             Err(error) => return Err(unavailable(error.to_string(), Hint::Lost(generation))),
+        };
+        match greeted.role {
+            Some(Role::Primary { .. }) | None => {}
+            Some(_) => {
+                let text = format!("{} says that it is not a primary", primary.address);
+                return Err(unavailable(text, Hint::NotPrimary(generation)));
+            }
         }
+        let round_trip = asked.elapsed();
+        if let Some(expected) = &primary.node {
+            match ask_node(&mut control, denied.as_deref(), deadline).await {
+                Ok(Some(node)) if node.id != *expected => {
+                    let text = format!("{} leads to another node than before", primary.address);
+                    return Err(unavailable(text, Hint::OtherNode(generation)));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(unavailable(error.to_string(), Hint::Lost(generation))),
+            }
+        }
+        let (stream, leftover) = control.into_inner();
+        if answers(&leftover) {
+            let text = format!("{} answered more than it was asked in its greeting", primary.address);
+            return Err(unavailable(text, Hint::Lost(generation)));
+        }
+        match greeted.needless_password {
+            true => identity.note_needless_password(),
+            false => identity.confirm(),
+        }
+        if let Some((login, _)) = kept {
+            login.accepted();
+            identity.refusals.accepted();
+        }
+        self.reports.counters.connects.inc();
+        self.reports.timelines.reached(generation);
+        if let Some(server) = greeted.server {
+            self.server.set_info(server);
+        }
+        let now = Instant::now();
+        // If the credentials have changed meanwhile, the connection is replaced like those that were open.
+        let outdated = self.identities.is_outdated(identity, began);
+        let retires = if outdated { Some(now) } else { self.config.retires(now) };
+        let read = ReadBuffer::with(READ, &leftover);
+        Ok(Connection { stream, read, generation, began, round_trip, retires })
     }
-    let (stream, leftover) = control.into_inner();
-    if answers(&leftover) {
-        let text = format!("{} answered more than it was asked in its greeting", primary.address);
-        return Err(unavailable(text, Hint::Lost(generation)));
+
+    /// Takes note that the server refuses the credentials that respgate keeps for this identity. Commands wait for new ones, as
+    /// they wait for a primary, and fail with the returned error line after `hold-timeout`. They fail at once if the server has
+    /// never accepted any. The refusal of one user's credentials does not hold the commands of others.
+    pub(in crate::upstream) fn on_auth_rejected(
+        &self,
+        identity: &Identity,
+        refused: &Refused,
+    ) -> Option<Vec<u8>> {
+        let Refused { line, since } = refused;
+        let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
+        let of_a_user = identity.is_of_a_user();
+        let hopeful = !of_a_user || identity.has_worked() || identity.credentials().is_err();
+        let principal = identity.login().map_or(&Principal::Own, Login::principal);
+        if hopeful && since.elapsed() < self.config.hold_timeout {
+            if !of_a_user {
+                self.hold.note_reason(format!("the server refuses {principal}: {said}"));
+                self.hold.begin();
+            }
+            return None;
+        }
+        let name = &self.config.name;
+        Some(
+            format!("-ERR respgate: the server refuses {principal} (upstream '{name}'): {said}").into_bytes(),
+        )
     }
-    match greeted.needless_password {
-        true => identity.note_needless_password(),
-        false => identity.confirm(),
+
+    /// Takes note that no connection could be opened, for this reason.
+    pub(in crate::upstream) fn on_unavailable(&self, reason: String) {
+        self.hold.note_reason(reason);
+        self.hold.begin();
     }
-    if let Some((login, _)) = kept {
-        login.accepted();
-        identity.refusals.accepted();
-    }
-    upstream.counters.connects.inc();
-    upstream.timelines.reached(generation);
-    if let Some(server) = greeted.server {
-        upstream.learn_server(server);
-    }
-    let now = Instant::now();
-    // They may have changed while it was being opened: then it is replaced like those that were open.
-    let outdated = upstream.leases.is_outdated(key, began);
-    let retires = if outdated { Some(now) } else { upstream.config.retires(now) };
-    let read = ReadBuffer::with(READ, &leftover);
-    Ok(Connection { stream, read, generation, began, round_trip, retires })
 }
 
 /// Returns true if anything but pushes arrived behind the greeting. The next command would take it for its reply.

@@ -15,10 +15,10 @@ use crate::resp::greeting::{AuthRefusal, auth_refusal};
 use crate::resp::request;
 use crate::rotation::login::Login;
 use crate::secret::Credentials;
-use crate::upstream::Upstream;
-use crate::upstream::config::Reauth;
+use crate::upstream::config::{Reauth, UpstreamConfig};
+use crate::upstream::connection::identities::Identities;
 use crate::upstream::connection::identity::Identity;
-use crate::upstream::connection::open::ConnectionKey;
+use crate::upstream::reports::Reports;
 
 /// Whether a connection has to be authenticated again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,14 +63,19 @@ impl InPlaceAuth {
         }
     }
 
-    /// Handles the reply, a whole frame. Returns when the credentials were read, if the server accepted them. After a
+    /// Handles the reply, a whole frame, for the upstream of this name. Returns when the credentials were read, if the server accepted them. After a
     /// refusal the connection stays authenticated as it was (observed on valkey 8.0 and redis 7.0).
-    pub fn answered(self, upstream: &Upstream, frame: &[u8]) -> Option<Instant> {
+    pub(in crate::upstream) fn answered(
+        self,
+        upstream: &str,
+        reports: &Reports,
+        frame: &[u8],
+    ) -> Option<Instant> {
         let Some(line) = frame.strip_prefix(b"-") else {
             self.identity.confirm();
             self.login.accepted();
             self.identity.refusals.accepted();
-            upstream.counters.reauthenticated.inc();
+            reports.counters.reauthenticated.inc();
             return Some(self.began);
         };
         let line = Bytes::copy_from_slice(line.strip_suffix(b"\r\n").unwrap_or(line));
@@ -82,8 +87,8 @@ impl InPlaceAuth {
             AuthRefusal::NotReady => None,
             AuthRefusal::Wrong(line) => {
                 self.identity.note_refused();
-                upstream.counters.upstream_auth_refused.inc();
-                self.login.refused(&upstream.config.name, &self.credentials, &line);
+                reports.counters.upstream_auth_refused.inc();
+                self.login.refused(&upstream, &self.credentials, &line);
                 let line = [b"-", &line[..]].concat();
                 self.identity.refusals.refused(&self.credentials, line, Instant::now());
                 None
@@ -92,14 +97,16 @@ impl InPlaceAuth {
     }
 }
 
-impl Upstream {
-    /// Returns whether a connection for `key` that was begun at `began` has to be authenticated again.
-    pub(in crate::upstream) fn refresh_of(&self, key: &ConnectionKey, began: Instant) -> Refresh {
-        if self.refreshes() && self.leases.is_outdated(key, began) { Refresh::Due } else { Refresh::Done }
-    }
-
-    /// Returns true if open connections are authenticated again when the credentials of their user change.
-    pub(in crate::upstream) fn refreshes(&self) -> bool {
-        self.config.reauth == Reauth::Refresh
+/// Returns whether a connection of `identity` that was begun at `began` has to be authenticated again.
+pub(in crate::upstream) fn refresh_of(
+    config: &UpstreamConfig,
+    identities: &Identities,
+    identity: &Identity,
+    began: Instant,
+) -> Refresh {
+    if config.reauth == Reauth::Refresh && identities.is_outdated(identity, began) {
+        Refresh::Due
+    } else {
+        Refresh::Done
     }
 }

@@ -1,31 +1,36 @@
-//! Scripts that clients have sent, so that a new primary knows them before it is asked to run one: a failover loses
-//! what EVAL and SCRIPT LOAD left on the old one (functions are replicated, scripts are not).
+//! Remembers the scripts that clients have sent, and loads them on a new primary before a client runs one there. A failover loses
+//! the scripts that EVAL and SCRIPT LOAD left on the old primary: servers replicate functions, not scripts.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::resp::control::Control;
+use crate::net::stream::Stream;
+use crate::resp::Resp;
+use crate::resp::control::{Control, ControlError};
 use crate::resp::value::Value;
 use crate::topology::Generation;
-use crate::upstream::Upstream;
-use crate::upstream::connection::open::{Connection, ConnectionKey};
+use crate::upstream::connection::identity::Identity;
 
-/// Scripts remembered for one upstream, in bytes; the oldest are forgotten first.
+/// The size of the scripts that are remembered for one upstream, in bytes. The oldest are forgotten first.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// Scripts remembered for one upstream.
+/// The number of scripts that are remembered for one upstream.
 const MAX_SCRIPTS: usize = 1024;
 
-/// The scripts of one upstream, shared by the workers. It is touched by script commands only.
+/// The scripts of one upstream, shared by the workers. Only script commands and new leased connections use them.
 #[derive(Clone, Default)]
 pub struct Scripts(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
     bodies: HashSet<Arc<[u8]>>,
+    /// The same bodies, the oldest first.
     order: VecDeque<Arc<[u8]>>,
+    /// The size of all bodies, in bytes.
     bytes: usize,
+    /// The generation of the primary on which all of them are loaded.
     loaded: Option<Generation>,
 }
 
@@ -47,69 +52,69 @@ impl Scripts {
         }
     }
 
-    /// SCRIPT FLUSH.
+    /// Forgets all scripts after a SCRIPT FLUSH.
     pub fn forget(&self) {
         let mut known = self.lock();
         *known = Known { loaded: known.loaded, ..Known::default() };
     }
 
-    /// What `generation`'s primary has to be told, if it has not been told yet.
-    fn untold(&self, generation: Generation) -> Option<Vec<Arc<[u8]>>> {
+    /// Returns the scripts that the primary of `generation` lacks; `None` if it lacks none.
+    fn missing_on(&self, generation: Generation) -> Option<Vec<Arc<[u8]>>> {
         let known = self.lock();
         (known.loaded != Some(generation) && !known.order.is_empty())
             .then(|| known.order.iter().cloned().collect())
     }
 
-    /// A connection was lost: the server may have been restarted, and know nothing any more.
+    /// Takes note that a connection was lost: the server may have restarted, and then knows no script any more.
     pub(in crate::upstream) fn mark_unsure(&self) {
         self.lock().loaded = None;
     }
 
-    fn told(&self, generation: Generation) {
+    fn mark_loaded(&self, generation: Generation) {
         self.lock().loaded = Some(generation);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Upstream {
-    /// Tells a new primary the scripts that clients have used so far, once. Where the user may not load scripts,
-    /// clients get NOSCRIPT, as they would without respgate; one of respgate's own users leaves it to the others.
-    pub(in crate::upstream) async fn tell_scripts(
+    /// Loads the scripts on a new primary, by a connection of `identity`. One worker does so, once. If the user may not load
+    /// scripts, clients get NOSCRIPT, as they would without respgate; for one of respgate's own users, another user's connection
+    /// loads them.
+    pub(in crate::upstream) async fn load(
         &self,
-        link: &mut Connection,
-        key: &ConnectionKey,
+        stream: &mut Stream,
+        (generation, resp): (Generation, Resp),
+        identity: &Identity,
+        timeout: Duration,
     ) -> Result<(), String> {
-        let (generation, resp, identity) = (link.generation, key.resp, &key.identity);
         if identity.may_not_load(generation) {
             return Ok(());
         }
-        let Some(bodies) = self.scripts.untold(generation) else { return Ok(()) };
-        let deadline = Instant::now() + self.config.connect_timeout;
-        let mut control = Control::new(&mut link.stream);
+        let Some(bodies) = self.missing_on(generation) else { return Ok(()) };
+        let deadline = Instant::now() + timeout;
+        let mut control = Control::new(stream);
         control.set_resp(resp);
         for body in &bodies {
             control.send(&[b"SCRIPT", b"LOAD", body]);
         }
-        let told = async {
+        let loaded = async {
             control.flush(deadline).await?;
             let mut permitted = true;
             for _ in &bodies {
                 let reply = control.reply(deadline).await?;
                 permitted &= !matches!(reply, Value::Error(line) if line.starts_with(b"NOPERM"));
             }
-            Ok::<_, crate::resp::control::ControlError>(permitted)
+            Ok::<_, ControlError>(permitted)
         };
-        let told = told.await;
-        if matches!(told, Ok(false)) && identity.is_of_a_user() {
+        let loaded = loaded.await;
+        if matches!(loaded, Ok(false)) && identity.is_of_a_user() {
             identity.note_may_not_load(generation);
             return Ok(());
         }
-        // Tried once: a server that cannot be told must not be asked again and again.
-        self.scripts.told(generation);
-        told.map(drop).map_err(|error| format!("scripts could not be loaded: {error}"))
+        // One attempt only, also if it failed: each further one would delay every new connection.
+        self.mark_loaded(generation);
+        loaded.map(drop).map_err(|error| format!("scripts could not be loaded: {error}"))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,23 +129,23 @@ mod tests {
             scripts.remember(format!("return {number}").as_bytes());
             scripts.remember(format!("return {number}").as_bytes());
         }
-        let untold = scripts.untold(Generation(1)).unwrap();
-        assert_eq!(untold.len(), MAX_SCRIPTS);
-        assert_eq!(&*untold[0], b"return 1");
+        let missing = scripts.missing_on(Generation(1)).unwrap();
+        assert_eq!(missing.len(), MAX_SCRIPTS);
+        assert_eq!(&*missing[0], b"return 1");
         scripts.remember(&vec![b'x'; MAX_BYTES]);
         assert_eq!(scripts.lock().order.len(), MAX_SCRIPTS);
     }
 
     #[test]
-    fn each_primary_is_told_once() {
+    fn each_primary_gets_them_once() {
         let scripts = Scripts::default();
-        assert!(scripts.untold(Generation(1)).is_none());
+        assert!(scripts.missing_on(Generation(1)).is_none());
         scripts.remember(b"return 1");
-        assert!(scripts.untold(Generation(1)).is_some());
-        scripts.told(Generation(1));
-        assert!(scripts.untold(Generation(1)).is_none());
-        assert!(scripts.untold(Generation(2)).is_some());
+        assert!(scripts.missing_on(Generation(1)).is_some());
+        scripts.mark_loaded(Generation(1));
+        assert!(scripts.missing_on(Generation(1)).is_none());
+        assert!(scripts.missing_on(Generation(2)).is_some());
         scripts.forget();
-        assert!(scripts.untold(Generation(2)).is_none());
+        assert!(scripts.missing_on(Generation(2)).is_none());
     }
 }

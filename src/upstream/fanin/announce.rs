@@ -1,52 +1,53 @@
-//! Sessions that have messages and have not been woken for them. They are woken a few at a time, so that what thousands
-//! of subscribers write does not come between other clients and their turns, and in the order in which they became due.
+//! Wakes the sessions that have messages, a few at a time and in the order of their messages. So the writes of thousands of
+//! subscribers do not keep other clients waiting.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::subscription::SubscriberSink;
+use super::sink::SubscriberSink;
 
-/// Sessions woken before other tasks have their turn. Each writes to its socket then, which takes about 6 us.
+/// The number of sessions that are woken before other tasks have their turn. Each then writes to its socket for about 6 us.
 const WAKES: usize = 128;
 
-/// See the module. Dropping it wakes everybody.
+/// The sessions that have messages and have not been woken for them. Dropping it wakes all of them.
 #[derive(Default)]
 pub(super) struct Announcements {
     due: VecDeque<Rc<SubscriberSink>>,
+    /// The size of the messages for which no session has been woken, in bytes.
     bytes: usize,
 }
 
 impl Announcements {
-    /// A message of `bytes` bytes was passed to `outlet`.
-    pub(super) fn add(&mut self, outlet: &Rc<SubscriberSink>, bytes: usize) {
+    /// Takes note that `sink` got a message of `bytes` bytes.
+    pub(super) fn add(&mut self, sink: &Rc<SubscriberSink>, bytes: usize) {
         self.bytes += bytes;
-        if outlet.announce_later(bytes) {
-            self.due.push_back(outlet.clone());
+        if sink.announce_later(bytes) {
+            self.due.push_back(sink.clone());
         }
     }
 
-    /// Bytes of messages that no session has been woken for.
+    /// Returns the size of the messages for which no session has been woken, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether all sessions have been woken.
+    /// Returns true if every session has been woken.
     pub(super) fn is_empty(&self) -> bool {
         self.due.is_empty()
     }
 
     /// Wakes the next sessions.
     pub(super) fn wake_some(&mut self) {
-        for outlet in self.due.drain(..self.due.len().min(WAKES)) {
-            self.bytes = self.bytes.saturating_sub(outlet.announce());
+        for sink in self.due.drain(..self.due.len().min(WAKES)) {
+            self.bytes = self.bytes.saturating_sub(sink.announce());
         }
     }
 }
 
 impl Drop for Announcements {
     fn drop(&mut self) {
-        self.due.drain(..).for_each(|outlet| {
-            outlet.announce();
+        self.due.drain(..).for_each(|sink| {
+            sink.announce();
         });
     }
 }

@@ -1,4 +1,4 @@
-//! What drives a fan-in: opens its link when a subscription is wanted, and another one when it is lost.
+//! Drives a fan-in: opens its connection when a session wants a subscription, and another one when it is lost.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -7,128 +7,145 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::fans::FanIns;
+use super::link::{FanIn, shown};
 use super::pump::{LinkEnd, Pump};
-use super::{FanIn, Upstream, shown};
+use super::sink::SubscriberSink;
+use super::subscription::Subscription;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::resp::Resp;
-use crate::topology::{Generation, Hint};
-use crate::upstream::SharedPermit;
-use crate::upstream::connection::open::{
-    ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open,
-};
+use crate::topology::Generation;
+use crate::upstream::connection::identity::Identity;
+use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose};
+use crate::upstream::connection::reauth::refresh_of;
+use crate::upstream::replies::Replies;
+use crate::upstream::room::SharedPermit;
 
-/// Bounds of the time between two attempts to open the link.
-const AGAIN_MIN: Duration = Duration::from_millis(20);
-const AGAIN_MAX: Duration = Duration::from_secs(1);
-/// A link that has lasted so long counts as a success.
+/// The bounds of the pause between two attempts to open the connection.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// The time after which a connection counts as a success, so that the next pause is short again.
 const STEADY: Duration = Duration::from_secs(5);
 
+/// Returns the subscription of a session that acts as `identity`, speaks `resp`, and gets its messages by `replies`. Starts the
+/// fan-in of this user if there is none.
+pub(in crate::upstream) fn subscription(
+    fans: &Rc<FanIns>,
+    identity: &Rc<Identity>,
+    resp: Resp,
+    replies: &Rc<Replies>,
+) -> Subscription {
+    let fan = fans.get(identity).unwrap_or_else(|| {
+        let fan = fans.add(identity);
+        fans.dialing.meter.spawn_local(drive(fan.clone(), fans.clone()));
+        fan
+    });
+    let gauge = Gauged::new(&fans.dialing.reports.counters, |c| &c.fanin_subscribers);
+    Subscription::new(fan, SubscriberSink::new(resp, replies), gauge)
+}
+
 /// Serves `fan` until no session uses it any more.
-pub(super) async fn drive(fan: Rc<FanIn>, upstream: Rc<Upstream>) {
-    let mut backoff = Backoff::new(AGAIN_MIN, AGAIN_MAX);
-    // Kept while the link is made again, so that nobody else takes its room.
+async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
+    let (dialing, hold) = (&fans.dialing, &fans.dialing.hold);
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+    // The permit is kept between two connections, so that no other connection takes the room.
     let mut permit: Option<SharedPermit> = None;
-    // Subscriptions are the same in all databases; the user may be one that must not SELECT.
+    // Subscriptions are the same in all databases, and the user may lack the permission to SELECT.
     let key = ConnectionKey::new(fan.identity.clone(), 0, Resp::V3);
-    while wanted(&fan, &upstream, &mut permit).await {
-        let Some(primary) = upstream.primary().filter(|_| !upstream.holding()) else {
-            pause(&fan, &upstream, None).await;
+    while wanted(&fan, &fans, &mut permit).await {
+        let Some(primary) = hold.primary().filter(|_| !hold.is_failing_over()) else {
+            pause(&fan, &fans, None).await;
             continue;
         };
         if permit.is_none() {
-            permit = upstream.shared_permit();
+            permit = fans.room.take();
         }
         if permit.is_none() {
-            if upstream.spare_unused() {
-                tokio::time::sleep(AGAIN_MIN).await;
+            if fans.room.close_unused() {
+                tokio::time::sleep(RETRY_MIN).await;
                 continue;
             }
-            fan.table.borrow_mut().refuse_unsent(&upstream.at_limit());
-            tokio::time::sleep(AGAIN_MAX).await;
+            fan.table.borrow_mut().refuse_unsent(&fans.room.limit_error());
+            tokio::time::sleep(RETRY_MAX).await;
             continue;
         }
-        match open(&upstream, &primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await {
-            Ok(link) if Some(link.generation) == upstream.generation() => {
-                upstream.end_hold();
+        match dialing.open(&primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await {
+            Ok(link) if Some(link.generation) == hold.generation() => {
+                hold.end();
                 let opened = Instant::now();
-                serve(&fan, &upstream, &key, link).await;
+                serve(&fan, &fans, link).await;
                 if opened.elapsed() >= STEADY {
                     backoff.reset();
                 }
-                if upstream.generation() == Some(primary.generation) {
-                    pause(&fan, &upstream, Some(backoff.next_delay())).await;
+                if hold.generation() == Some(primary.generation) {
+                    pause(&fan, &fans, Some(backoff.next_delay())).await;
                 }
             }
             Ok(_) => {}
             Err(ConnectError::AuthRequired(line)) => {
-                upstream.note_auth_required(&key);
-                refuse(&fan, &upstream, &line).await;
+                dialing.server.note_auth_required(&key.identity);
+                refuse(&fan, &fans, &line).await;
             }
-            Err(ConnectError::Refused(line)) => refuse(&fan, &upstream, &line).await,
+            Err(ConnectError::Refused(line)) => refuse(&fan, &fans, &line).await,
             Err(ConnectError::AuthRejected(refused)) => {
-                match upstream.on_auth_rejected(&key.identity, &refused) {
-                    Some(line) => refuse(&fan, &upstream, &line).await,
-                    None => pause(&fan, &upstream, Some(backoff.next_delay())).await,
+                match dialing.on_auth_rejected(&key.identity, &refused) {
+                    Some(line) => refuse(&fan, &fans, &line).await,
+                    None => pause(&fan, &fans, Some(backoff.next_delay())).await,
                 }
             }
             Err(ConnectError::Unavailable(why)) => {
-                upstream.note_fault(why);
-                upstream.begin_hold();
-                pause(&fan, &upstream, Some(backoff.next_delay())).await;
+                dialing.on_unavailable(why);
+                pause(&fan, &fans, Some(backoff.next_delay())).await;
             }
         }
     }
 }
 
-/// Waits until a link is wanted; false when no session uses the fan-in any more.
-async fn wanted(fan: &Rc<FanIn>, upstream: &Upstream, permit: &mut Option<SharedPermit>) -> bool {
+/// Waits until a connection is wanted. Returns false when no session uses the fan-in any more.
+async fn wanted(fan: &Rc<FanIn>, fans: &FanIns, permit: &mut Option<SharedPermit>) -> bool {
     poll_fn(|cx| {
         fan.watch(cx.waker());
         if fan.names() > 0 {
             return Poll::Ready(true);
         }
         permit.take();
-        let mut fans = upstream.fans.borrow_mut();
-        // One reference is the map's, one the driver's.
-        if Rc::strong_count(fan) <= 2 {
-            fans.remove(&fan.identity.id());
-            return Poll::Ready(false);
-        }
-        Poll::Pending
+        if fans.forget_unused(fan) { Poll::Ready(false) } else { Poll::Pending }
     })
     .await
 }
 
-/// Waits for news from discovery, for `delay` at most. Who has waited for as long as a hold may last is told.
-async fn pause(fan: &FanIn, upstream: &Upstream, delay: Option<Duration>) {
-    let deadline = match upstream.hold_deadline() {
+/// Waits for news from discovery, for `delay` at most. If the hold has expired, refuses the requests that wait, and disconnects the
+/// subscribers.
+async fn pause(fan: &FanIn, fans: &FanIns, delay: Option<Duration>) {
+    let hold = &fans.dialing.hold;
+    let deadline = match hold.deadline() {
         Ok(deadline) => deadline,
         Err(_) => {
-            fan.refuse_held(upstream);
-            give_up(fan, upstream, "there is no primary");
-            Instant::now() + AGAIN_MAX
+            fan.refuse_held(hold, &fans.dialing.reports);
+            give_up(fan, fans, "there is no primary");
+            Instant::now() + RETRY_MAX
         }
     };
     let until = delay.map_or(deadline, |delay| deadline.min(Instant::now() + delay));
-    let _ = tokio::time::timeout_at(until, upstream.changed()).await;
+    let _ = tokio::time::timeout_at(until, hold.changed()).await;
 }
 
-/// The server does not let respgate in as this user.
-async fn refuse(fan: &FanIn, upstream: &Upstream, line: &[u8]) {
+/// Refuses the requests that wait with the error line `line`, because the server refuses respgate as this user.
+async fn refuse(fan: &FanIn, fans: &FanIns, line: &[u8]) {
     match fan.identity.is_dead() {
         true => fan.table.borrow_mut().disconnect_unsent(line),
         false => drop(fan.table.borrow_mut().refuse_unsent(line)),
     }
-    give_up(fan, upstream, &shown(line));
-    let _ = tokio::time::timeout(AGAIN_MAX, upstream.changed()).await;
+    give_up(fan, fans, &shown(line));
+    let _ = tokio::time::timeout(RETRY_MAX, fans.dialing.hold.changed()).await;
 }
 
-/// Whoever is subscribed hears nothing any more, and is disconnected so that it knows.
-fn give_up(fan: &FanIn, upstream: &Upstream, why: &str) {
+/// Disconnects all subscribers: they get no messages any more, and the disconnection tells their clients.
+fn give_up(fan: &FanIn, fans: &FanIns, why: &str) {
     let lost = fan.table.borrow_mut().lose_all();
     if lost > 0 {
-        let upstream = &upstream.config.name;
+        let upstream = &fans.dialing.config.name;
         tracing::warn!(
             upstream,
             lost,
@@ -138,26 +155,28 @@ fn give_up(fan: &FanIn, upstream: &Upstream, why: &str) {
     }
 }
 
-async fn serve(fan: &Rc<FanIn>, upstream: &Rc<Upstream>, key: &ConnectionKey, link: Connection) {
+/// Serves the fan-in with one connection until it ends.
+async fn serve(fan: &Rc<FanIn>, fans: &Rc<FanIns>, link: Connection) {
+    let dialing = &fans.dialing;
     let generation = link.generation;
-    let gauge = Gauged::new(&upstream.counters, |c| &c.fanin_open);
+    let gauge = Gauged::new(&dialing.reports.counters, |c| &c.fanin_open);
     fan.order.set(None);
     fan.ping.set(false);
     fan.auth.take();
-    fan.refresh.set(upstream.refresh_of(key, link.began));
+    fan.refresh.set(refresh_of(&dialing.config, &dialing.identities, &fan.identity, link.began));
     fan.generation.set(Some(generation));
-    let moved = fan.table.borrow_mut().connected();
-    upstream.note_settled(0, 0, moved);
-    let mut pump = Pump::new(link, &upstream.buffers);
-    let end = poll_fn(|cx| pump.poll(cx, fan, upstream)).await;
+    let migrated = fan.table.borrow_mut().connected();
+    dialing.reports.note_settled(0, 0, migrated);
+    let mut pump = Pump::new(link, &dialing.buffers);
+    let end = poll_fn(|cx| pump.poll(cx, fan, dialing)).await;
     drop((pump, gauge));
     fan.generation.set(None);
     fan.table.borrow_mut().disconnected();
-    report(fan, upstream, generation, end);
+    report(fan, fans, generation, end);
 }
 
-fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: LinkEnd) {
-    let name = &upstream.config.name;
+fn report(fan: &FanIn, fans: &FanIns, generation: Generation, end: LinkEnd) {
+    let name = &fans.dialing.config.name;
     let subscribers = fan.table.borrow().sessions();
     let why = match end {
         LinkEnd::Superseded | LinkEnd::Unused => return,
@@ -174,12 +193,7 @@ fn report(fan: &FanIn, upstream: &Upstream, generation: Generation, end: LinkEnd
             why
         }
     };
-    upstream.counters.lost.inc();
-    upstream.timelines.sign(generation, "a connection to the primary was lost", false);
-    upstream.hint(match end {
-        LinkEnd::NotPrimary => Hint::NotPrimary(generation),
-        _ => Hint::Lost(generation),
-    });
+    fans.dialing.reports.note_lost(generation, matches!(end, LinkEnd::NotPrimary));
     if !matches!(end, LinkEnd::Framing(_)) {
         tracing::warn!(upstream = name, why, subscribers, "respgate lost a fan-in connection");
     }

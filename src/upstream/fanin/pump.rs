@@ -1,5 +1,5 @@
-//! One fan-in link: commands out, confirmations and messages in. It is read whatever its subscribers do: who does not keep
-//! up is bounded by its own queue, and nobody else waits for it.
+//! Serves one fan-in connection: writes commands, and passes confirmations and messages on. respgate reads it however slow its
+//! subscribers are. A slow subscriber's own limit bounds its messages, and no other subscriber waits for it.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -8,39 +8,41 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 
 use super::announce::Announcements;
+use super::link::{FanIn, LinkOrder, shown};
 use super::table::{Mismatch, Name};
-use super::{FanIn, LinkOrder, Upstream, shown};
 use crate::net::budget::{Account, Charge};
 use crate::net::buffers::Buffers;
 use crate::resp::pubsub::{Kind, Published, published};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::topology::Generation;
-use crate::upstream::connection::open::Connection;
+use crate::upstream::connection::open::{Connection, Dialing};
+use crate::upstream::connection::probe::probe_request;
 use crate::upstream::connection::reauth::Refresh;
-use crate::upstream::not_primary;
+use crate::upstream::reports::not_primary;
 
-/// Bytes of messages that may wait for sessions that have not been woken for them: 16 KiB for each session, within bounds for
-/// all. Otherwise a burst for many subscribers would wait in memory for all of them, however fast they read.
+/// The size of the messages that may wait for sessions that have not been woken for them, in bytes: 16 KiB for each session, with
+/// bounds for all. Without a limit, a burst for many subscribers would wait in memory for all of them, however fast they read.
 const UNANNOUNCED_EACH: usize = 16 * 1024;
 const UNANNOUNCED_MIN: usize = 1024 * 1024;
 const UNANNOUNCED_MAX: usize = 16 * 1024 * 1024;
-/// Bytes of messages passed to sessions before other tasks have their turn: some 0.5 ms.
+/// The size of the messages that are passed on before other tasks have their turn, in bytes: some 0.5 ms of work.
 const BYTES_PER_TURN: usize = 1024 * 1024;
-/// Frames read, and messages passed to one session each, before other tasks have their turn: some 0.5 ms.
+/// The number of frames that are read, and of messages that are passed to a session, before other tasks have their turn: some
+/// 0.5 ms of work.
 const STEPS_PER_TURN: usize = 1024;
-/// Bytes of commands that may wait to be written.
+/// The size of the commands that may wait to be written, in bytes.
 const OUTBOUND: usize = 256 * 1024;
-/// A message larger than this is not kept until it is whole, in bytes; its subscribers are disconnected.
+/// The size of the largest message that is passed on, in bytes. The subscribers of a larger one are disconnected.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
-/// Reads before other tasks have their turn.
+/// The number of reads before other tasks have their turn.
 const READS: usize = 16;
 
-/// Why a link ended.
+/// The reason why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkEnd {
-    /// Its primary has been superseded.
+    /// A newer primary has taken over.
     Superseded,
-    /// Nobody has needed it for long.
+    /// No session has used it for long.
     Unused,
     /// The node says that it is not the primary.
     NotPrimary,
@@ -48,56 +50,60 @@ pub(super) enum LinkEnd {
     Silent,
     /// The server closed it.
     Lost,
-    /// What the server sent makes no sense.
+    /// The server sent bytes that are not RESP, or a reply that belongs to no command.
     Framing(&'static str),
 }
 
-/// See the module.
+/// The pump of one connection. See the module.
 pub(super) struct Pump {
     link: Connection,
     scanner: ReplyScanner,
     out: Vec<u8>,
     written: usize,
-    /// The message at the front of what was read, which has not reached everybody yet.
+    /// The message at the front of the read buffer, if it has not reached all its subscribers yet.
     delivery: Option<Delivery>,
-    /// The frame at the front of what was read is too large, and dropped in pieces.
+    /// True while the frame at the front of the read buffer is too large, and is dropped in pieces.
     dropping: bool,
-    /// What was read and is not whole.
+    /// Charges the byte budget for the read buffer.
     charge: Charge,
     announcements: Announcements,
 }
 
-/// What may still be done in one turn.
+/// The work that is still allowed in one turn.
 struct TurnBudget {
-    /// Bytes that may be passed to sessions.
+    /// The number of bytes that may be passed to sessions.
     bytes: usize,
-    /// Frames, and sessions that one is passed to.
+    /// The number of frames that may be read, and of messages that may be passed to a session.
     steps: usize,
 }
 
 impl TurnBudget {
+    /// Returns true if no work is left.
     fn is_over(&self) -> bool {
         self.bytes == 0 || self.steps == 0
     }
 
-    /// A frame of `bytes` bytes is passed to `sessions` sessions.
+    /// Counts a frame of `bytes` bytes that is passed to `sessions` sessions.
     fn spend(&mut self, bytes: usize, sessions: usize) {
         self.bytes = self.bytes.saturating_sub(bytes.saturating_mul(sessions));
         self.steps = self.steps.saturating_sub(sessions);
     }
 
-    /// Whether a frame of `bytes` bytes can be passed to `sessions` sessions in this turn.
+    /// Returns true if a frame of `bytes` bytes can be passed to `sessions` sessions in this turn.
     fn has_room_for(&self, bytes: usize, sessions: usize) -> bool {
         sessions <= self.steps && bytes.saturating_mul(sessions) <= self.bytes
     }
 }
 
+/// A message that is passed on over several turns.
 struct Delivery {
+    /// The size of the frame, in bytes.
     len: usize,
     kind: Kind,
     name: Name,
-    /// Who was subscribed when it came.
+    /// The sessions that were subscribed when the message came.
     to: Vec<u64>,
+    /// The number of these sessions that have got it.
     reached: usize,
 }
 
@@ -115,30 +121,25 @@ impl Pump {
         }
     }
 
-    /// Ready when the link has ended.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        fan: &Rc<FanIn>,
-        upstream: &Upstream,
-    ) -> Poll<LinkEnd> {
+    /// Serves the connection until it ends.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, fan: &Rc<FanIn>, dialing: &Dialing) -> Poll<LinkEnd> {
         fan.watch(cx.waker());
         self.announcements.wake_some();
-        let polled = self.poll_link(cx, fan, upstream);
+        let polled = self.poll_link(cx, fan, dialing);
         fan.work_off();
-        // Behind those that have just been woken.
+        // This task then runs after the sessions that have just been woken.
         if polled.is_pending() && !self.announcements.is_empty() {
             cx.waker().wake_by_ref();
         }
         polled
     }
 
-    fn poll_link(&mut self, cx: &mut Context<'_>, fan: &FanIn, upstream: &Upstream) -> Poll<LinkEnd> {
+    fn poll_link(&mut self, cx: &mut Context<'_>, fan: &FanIn, dialing: &Dialing) -> Poll<LinkEnd> {
         let sessions = fan.table.borrow().sessions();
         let unannounced = sessions.saturating_mul(UNANNOUNCED_EACH).clamp(UNANNOUNCED_MIN, UNANNOUNCED_MAX);
         let bytes = unannounced.saturating_sub(self.announcements.bytes()).min(BYTES_PER_TURN);
-        // While the byte budget is spent, one session a turn: those who do not read go first, and a link never stands still,
-        // since what it has read is part of the budget.
+        // While the byte budget is spent, one step a turn, so that clients that do not read are disconnected first. The connection
+        // does not stop: the bytes that it has read are part of the budget.
         let steps = if self.charge.is_budget_spent() { 1 } else { STEPS_PER_TURN };
         let mut turn = TurnBudget { bytes, steps };
         for _ in 0..READS {
@@ -150,12 +151,12 @@ impl Pump {
                     LinkOrder::Retire => LinkEnd::Unused,
                 });
             }
-            match self.handle_frames(fan, upstream, &mut turn) {
+            match self.handle_frames(fan, dialing, &mut turn) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(end) => return Poll::Ready(end),
             }
-            self.fill(fan, upstream);
+            self.fill(fan, dialing);
             if self.poll_write(cx).is_err() {
                 return Poll::Ready(LinkEnd::Lost);
             }
@@ -163,7 +164,7 @@ impl Pump {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(LinkEnd::Lost),
                 Poll::Ready(Ok(_)) => fan.reads.set(fan.reads.get() + 1),
                 Poll::Pending => {
-                    // It may be silent for hours.
+                    // The server may be silent for hours, so the buffer is freed.
                     self.link.read.release();
                     self.charge.set(self.link.read.capacity());
                     return Poll::Pending;
@@ -174,21 +175,21 @@ impl Pump {
         Poll::Pending
     }
 
-    /// Takes what is to be sent, unless a failover is under way.
-    fn fill(&mut self, fan: &FanIn, upstream: &Upstream) {
-        if upstream.holding() || fan.auth.borrow().is_some() {
+    /// Appends the commands that are due to the output, unless a failover is under way.
+    fn fill(&mut self, fan: &FanIn, dialing: &Dialing) {
+        if dialing.hold.is_failing_over() || fan.auth.borrow().is_some() {
             return;
         }
         let mut table = fan.table.borrow_mut();
-        if !table.owed()
+        if !table.is_reply_due()
             && let Some(auth) = fan.begin_refresh()
         {
             auth.write(&mut self.out);
             fan.auth.replace(Some(auth));
             return;
         }
-        if fan.ping.take() && !table.owed() {
-            table.ping(&mut self.out, upstream.probe_request(&fan.identity));
+        if fan.ping.take() && !table.is_reply_due() {
+            table.ping(&mut self.out, probe_request(&dialing.identities, &fan.identity));
         }
         while self.out.len() - self.written < OUTBOUND && table.next(&mut self.out) {}
     }
@@ -209,16 +210,16 @@ impl Pump {
         }
     }
 
-    /// Handles what was read, until the `turn` is over. False: there is more.
+    /// Handles the frames in the read buffer, until the `turn` is over. Returns false if more are left.
     fn handle_frames(
         &mut self,
         fan: &FanIn,
-        upstream: &Upstream,
+        dialing: &Dialing,
         turn: &mut TurnBudget,
     ) -> Result<bool, LinkEnd> {
         let done = loop {
             if let Some(delivery) = self.delivery.take() {
-                self.deliver(delivery, fan, upstream, turn);
+                self.deliver(delivery, fan, dialing, turn);
             }
             if self.delivery.is_some() || turn.is_over() {
                 break false;
@@ -233,14 +234,14 @@ impl Pump {
                     let frame = read.get(..len).unwrap_or_default();
                     let announcements = &mut self.announcements;
                     self.delivery =
-                        take_frame(frame, kind, fan, upstream, self.link.generation, turn, announcements)?;
+                        take_frame(frame, kind, fan, dialing, self.link.generation, turn, announcements)?;
                     if self.delivery.is_none() {
                         self.link.read.consume(len);
                     }
                 }
                 ScannedReply::Incomplete => {
                     if read.len() > MAX_MESSAGE || self.dropping {
-                        self.drop_piece(fan, upstream)?;
+                        self.drop_piece(fan, dialing)?;
                     }
                     break true;
                 }
@@ -252,16 +253,16 @@ impl Pump {
     }
 
     /// Passes a message to its subscribers, until the `turn` is over.
-    fn deliver(&mut self, mut delivery: Delivery, fan: &FanIn, upstream: &Upstream, turn: &mut TurnBudget) {
+    fn deliver(&mut self, mut delivery: Delivery, fan: &FanIn, dialing: &Dialing, turn: &mut TurnBudget) {
         let table = fan.table.borrow();
         let frame = self.link.read.bytes().get(..delivery.len).unwrap_or_default();
         let members = table.members(delivery.kind, &delivery.name);
-        while let Some(seat) = delivery.to.get(delivery.reached).filter(|_| !turn.is_over()) {
-            // A session that has left since gets nothing.
-            if let Some(outlet) = members.and_then(|members| members.get(seat)) {
-                outlet.publish(frame);
-                self.announcements.add(outlet, frame.len());
-                upstream.counters.fanin_deliveries.inc();
+        while let Some(session) = delivery.to.get(delivery.reached).filter(|_| !turn.is_over()) {
+            // A session that has left meanwhile gets nothing.
+            if let Some(sink) = members.and_then(|members| members.get(session)) {
+                sink.publish(frame);
+                self.announcements.add(sink, frame.len());
+                dialing.reports.counters.fanin_deliveries.inc();
             }
             turn.spend(frame.len(), 1);
             delivery.reached += 1;
@@ -273,8 +274,8 @@ impl Pump {
         }
     }
 
-    /// Drops what has come of a message that is too large. Nobody could take it.
-    fn drop_piece(&mut self, fan: &FanIn, upstream: &Upstream) -> Result<(), LinkEnd> {
+    /// Drops the piece that has come of a message that is too large, and disconnects its subscribers.
+    fn drop_piece(&mut self, fan: &FanIn, dialing: &Dialing) -> Result<(), LinkEnd> {
         let read = self.link.read.bytes();
         if !std::mem::replace(&mut self.dropping, true) {
             let Published::Message(kind, Some(name)) = published(read) else {
@@ -282,9 +283,9 @@ impl Pump {
             };
             let table = fan.table.borrow();
             let members = table.members(kind, name).into_iter().flat_map(|members| members.values());
-            let subscribers = members.map(|outlet| outlet.overflow()).count();
+            let subscribers = members.map(|sink| sink.overflow()).count();
             tracing::warn!(
-                upstream = upstream.config.name,
+                upstream = dialing.config.name,
                 subscribers,
                 "subscribers are disconnected: a message is larger than {MAX_MESSAGE} bytes, which fan-in does not carry"
             );
@@ -296,12 +297,12 @@ impl Pump {
     }
 }
 
-/// Handles one frame. A message that cannot reach everybody within the `turn` is returned: it is to be delivered yet.
+/// Handles one frame. Returns a message that cannot reach all its subscribers within the `turn`; the caller delivers it.
 fn take_frame(
     frame: &[u8],
     kind: ReplyKind,
     fan: &FanIn,
-    upstream: &Upstream,
+    dialing: &Dialing,
     generation: Generation,
     turn: &mut TurnBudget,
     announcements: &mut Announcements,
@@ -309,7 +310,7 @@ fn take_frame(
     if kind != ReplyKind::Push
         && let Some(auth) = fan.auth.take()
     {
-        if auth.answered(upstream, frame).is_some() {
+        if auth.answered(&dialing.config.name, &dialing.reports, frame).is_some() {
             fan.refresh.set(Refresh::Done);
         }
         return Ok(None);
@@ -318,29 +319,29 @@ fn take_frame(
     let handled = match kind {
         ReplyKind::Push => match published(frame) {
             Published::Message(kind, Some(name)) => {
-                upstream.counters.fanin_messages.inc();
+                dialing.reports.counters.fanin_messages.inc();
                 let Some(members) = table.members(kind, name) else { return Ok(None) };
                 if !turn.has_room_for(frame.len(), members.len()) {
                     let to = members.keys().copied().collect();
                     return Ok(Some(Delivery { len: frame.len(), kind, name: name.into(), to, reached: 0 }));
                 }
                 turn.spend(frame.len(), members.len());
-                for outlet in members.values() {
-                    outlet.publish(frame);
-                    announcements.add(outlet, frame.len());
+                for sink in members.values() {
+                    sink.publish(frame);
+                    announcements.add(sink, frame.len());
                 }
-                upstream.counters.fanin_deliveries.add(members.len() as u64);
+                dialing.reports.counters.fanin_deliveries.add(members.len() as u64);
                 return Ok(None);
             }
             Published::Confirmation(confirmation) => {
-                upstream.succeeded(generation);
+                dialing.reports.succeeded(generation);
                 table.confirm(&confirmation)
             }
             Published::Message(_, None) | Published::Other => Ok(()),
         },
         ReplyKind::Reply => table.replied(),
         ReplyKind::Error => {
-            upstream.note_error(frame, generation);
+            dialing.reports.note_error(frame, generation);
             let line = frame.strip_suffix(b"\r\n").filter(|line| line.starts_with(b"-"));
             let line = line.ok_or(LinkEnd::Framing("it sent an error in a form that was not expected"))?;
             if line.strip_prefix(b"-").is_some_and(not_primary) {
@@ -348,7 +349,7 @@ fn take_frame(
             }
             table.refused(line).map(|lost| {
                 if lost > 0 {
-                    let (upstream, error) = (&upstream.config.name, shown(line));
+                    let (upstream, error) = (&dialing.config.name, shown(line));
                     tracing::warn!(upstream, lost, %error, "respgate disconnects subscribers: the server refuses to restore a subscription; check the server's ACL");
                 }
             })

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use crate::net::read_buffer::ReadBuffer;
 use crate::topology::Generation;
-use crate::upstream::PING;
 use crate::upstream::connection::identity::{AgeFate, Identity};
 use crate::upstream::connection::open::{Connection, ConnectionKey};
+use crate::upstream::connection::probe::PING;
 
 /// The answer must come within this.
 const PONG_TIMEOUT: Duration = Duration::from_secs(5);
@@ -180,7 +180,7 @@ mod tests {
     use crate::net::stream::Stream;
     use crate::resp::Resp;
     use crate::rotation::login::Login;
-    use crate::upstream::connection::identity::Identities;
+    use crate::upstream::connection::identities::Identities;
 
     const NOW: Option<Generation> = Some(Generation(1));
     const LONG: Duration = Duration::from_secs(3600);

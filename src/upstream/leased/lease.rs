@@ -17,15 +17,12 @@ use crate::net::backoff::Backoff;
 use crate::net::read_buffer::ReadBuffer;
 use crate::resp::Resp;
 use crate::topology::Generation;
-use crate::upstream::Upstream;
 use crate::upstream::connection::identity::Identity;
-use crate::upstream::connection::open::{
-    ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open,
-};
-use crate::upstream::connection::reauth::{InPlaceAuth, Refresh};
+use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose};
+use crate::upstream::connection::reauth::{InPlaceAuth, Refresh, refresh_of};
 use crate::upstream::leased::history::History;
 use crate::upstream::leased::idle::sound;
-use crate::upstream::leased::pool::Permit;
+use crate::upstream::leased::pool::{Permit, Pool};
 use crate::upstream::leased::state::LeaseState;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
@@ -50,14 +47,14 @@ impl OnAuthFailure {
 
 /// A lease's entry in the pool. Dropping it removes the entry.
 struct LeaseRegistration {
-    upstream: Rc<Upstream>,
+    pool: Rc<Pool>,
     number: u64,
     state: Rc<LeaseState>,
 }
 
 impl Drop for LeaseRegistration {
     fn drop(&mut self) {
-        self.upstream.leases.unregister(self.number);
+        self.pool.unregister(self.number);
     }
 }
 
@@ -162,7 +159,8 @@ impl Lease {
 
     /// Handles the reply to an AUTH of [`Self::begin_refresh`].
     pub fn end_refresh(&mut self, auth: InPlaceAuth, frame: &[u8]) {
-        if let Some(began) = auth.answered(&self.registration.upstream, frame) {
+        let dialing = &self.registration.pool.dialing;
+        if let Some(began) = auth.answered(&dialing.config.name, &dialing.reports, frame) {
             self.registration.state.refresh.set(Refresh::Done);
             self.link.began = began;
         }
@@ -197,14 +195,9 @@ impl Lease {
     ///
     /// # Errors
     /// Returns the error line for the client, without CRLF.
-    pub async fn reopen(
-        self,
-        upstream: &Rc<Upstream>,
-        key: &ConnectionKey,
-        replies: &Rc<Replies>,
-    ) -> Result<Self, Rc<[u8]>> {
-        let Self { permit, .. } = self;
-        upstream.open_lease(key, replies, permit, OnAuthFailure::Wait).await
+    pub async fn reopen(self, key: &ConnectionKey, replies: &Rc<Replies>) -> Result<Self, Rc<[u8]>> {
+        let Self { permit, registration, .. } = self;
+        registration.pool.open_lease(key, replies, permit, OnAuthFailure::Wait).await
     }
 
     /// Takes note that the session has selected another database.
@@ -218,20 +211,20 @@ impl CleanLease {
     /// Returns the connection to the pool. Closes it instead if it is cut, too old, or has sent bytes that no request asked for.
     pub fn give_back(self) {
         let Lease { mut link, key, registration, mut permit, history: _, _gauge } = self.0;
-        let reusable = registration.upstream.leases.reusable(&key, &link);
+        let reusable = registration.pool.reusable(&key, &link);
         if !registration.state.cut.get() && reusable && sound(&mut link) {
             permit.clean = Some((key, link));
         }
     }
 }
 
-impl Upstream {
+impl Pool {
     /// Leases a connection for `key`: an idle one, a new one, or, when all are in use, the next that is given back when it is the
     /// turn of `share`. Waits for room for `lease-timeout` at most, and for a primary for `hold-timeout` at most.
     ///
     /// # Errors
     /// Returns the error line for the client, without CRLF.
-    pub async fn lease(
+    pub(in crate::upstream) async fn lease(
         self: &Rc<Self>,
         key: &ConnectionKey,
         replies: &Rc<Replies>,
@@ -260,16 +253,16 @@ impl Upstream {
         if key.identity.asking.replace(true) {
             return;
         }
-        let upstream = self.clone();
-        self.meter.spawn_local(async move {
-            let primary = upstream.primary().filter(|_| !upstream.holding());
+        let pool = self.clone();
+        self.dialing.meter.spawn_local(async move {
+            let dialing = &pool.dialing;
+            let primary = dialing.hold.primary().filter(|_| !dialing.hold.is_failing_over());
             if let Some(primary) = primary {
-                let opened =
-                    open(&upstream, &primary, &key, NeedlessPassword::Accepted, Purpose::Leased).await;
+                let opened = dialing.open(&primary, &key, NeedlessPassword::Accepted, Purpose::Leased).await;
                 if let Some(connection) =
-                    opened.ok().filter(|link| Some(link.generation) == upstream.generation())
+                    opened.ok().filter(|link| Some(link.generation) == dialing.hold.generation())
                 {
-                    upstream.leases.keep(key.clone(), connection);
+                    pool.keep(key.clone(), connection);
                 }
             }
             key.identity.asking.set(false);
@@ -278,14 +271,18 @@ impl Upstream {
 
     /// Waits while a failover is under way, for `hold-timeout` at most.
     async fn wait_while_held(&self) -> Result<(), Rc<[u8]>> {
-        while self.holding() {
-            let Ok(deadline) = self.hold_deadline() else {
-                self.counters.hold_expired.inc();
-                return Err(self.hold_expired());
-            };
-            let _ = tokio::time::timeout_at(deadline, self.changed()).await;
+        let hold = &self.dialing.hold;
+        while hold.is_failing_over() {
+            let Ok(deadline) = hold.deadline() else { return Err(self.count_expired()) };
+            let _ = tokio::time::timeout_at(deadline, hold.changed()).await;
         }
         Ok(())
+    }
+
+    /// Counts a command that waited longer than `hold-timeout`. Returns its error line, without CRLF.
+    fn count_expired(&self) -> Rc<[u8]> {
+        self.dialing.reports.counters.hold_expired.inc();
+        self.dialing.hold.expired_error()
     }
 
     async fn open_lease(
@@ -295,22 +292,26 @@ impl Upstream {
         mut permit: Permit,
         on_auth_failure: OnAuthFailure,
     ) -> Result<Lease, Rc<[u8]>> {
+        let (dialing, hold) = (&self.dialing, &self.dialing.hold);
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             // This comes before the look at the hold, because only an attempt shows that the hold is over.
-            if let Some(primary) = self.primary().filter(|_| !self.holding()) {
-                match open(self, &primary, key, on_auth_failure.needless_password(), Purpose::Leased).await {
-                    Ok(mut link) if Some(link.generation) == self.generation() => {
-                        if let Err(why) = self.tell_scripts(&mut link, key).await {
-                            self.note_fault(why);
+            if let Some(primary) = hold.primary().filter(|_| !hold.is_failing_over()) {
+                match dialing.open(&primary, key, on_auth_failure.needless_password(), Purpose::Leased).await
+                {
+                    Ok(mut link) if Some(link.generation) == hold.generation() => {
+                        let (target, timeout) = ((link.generation, key.resp), dialing.config.connect_timeout);
+                        let scripts = dialing.scripts.load(&mut link.stream, target, &key.identity, timeout);
+                        if let Err(why) = scripts.await {
+                            hold.note_reason(why);
                             continue;
                         }
-                        self.end_hold();
+                        hold.end();
                         return Ok(self.lend(link, key, replies, permit));
                     }
                     Ok(_) => continue,
                     Err(ConnectError::AuthRequired(line)) => {
-                        self.note_auth_required(key);
+                        dialing.server.note_auth_required(&key.identity);
                         return Err(line.into());
                     }
                     Err(ConnectError::Refused(line)) => return Err(line.into()),
@@ -318,7 +319,7 @@ impl Upstream {
                         return Err(refused.line.into());
                     }
                     Err(ConnectError::AuthRejected(refused)) => {
-                        if let Some(line) = self.on_auth_rejected(&key.identity, &refused) {
+                        if let Some(line) = dialing.on_auth_rejected(&key.identity, &refused) {
                             return Err(line.into());
                         }
                         if key.identity.is_of_a_user() {
@@ -330,20 +331,14 @@ impl Upstream {
                             continue;
                         }
                     }
-                    Err(ConnectError::Unavailable(why)) => {
-                        self.note_fault(why);
-                        self.begin_hold();
-                    }
+                    Err(ConnectError::Unavailable(why)) => dialing.on_unavailable(why),
                 }
             }
-            let Ok(deadline) = self.hold_deadline() else {
-                self.counters.hold_expired.inc();
-                return Err(self.hold_expired());
-            };
+            let Ok(deadline) = hold.deadline() else { return Err(self.count_expired()) };
             // News from discovery end the pause. Without a primary to dial, nothing else does.
-            let tries = self.primary().is_some() && !self.holding();
+            let tries = hold.primary().is_some() && !hold.is_failing_over();
             let until = if tries { deadline.min(Instant::now() + backoff.next_delay()) } else { deadline };
-            let _ = tokio::time::timeout_at(until, self.changed()).await;
+            let _ = tokio::time::timeout_at(until, hold.changed()).await;
         }
     }
 
@@ -355,10 +350,12 @@ impl Upstream {
         replies: &Rc<Replies>,
         permit: Permit,
     ) -> Lease {
+        let dialing = &self.dialing;
+        let refresh = refresh_of(&dialing.config, &dialing.identities, &key.identity, link.began);
         let state = Rc::new(LeaseState {
             generation: link.generation,
             identity: key.identity.id(),
-            refresh: Cell::new(self.refresh_of(key, link.began)),
+            refresh: Cell::new(refresh),
             cut: Cell::new(false),
             due: Cell::new(None),
             silent: Cell::new(false),
@@ -367,9 +364,9 @@ impl Upstream {
             ping: Cell::new(false),
             replies: replies.clone(),
         });
-        let number = self.leases.register(state.clone());
-        let registration = LeaseRegistration { upstream: self.clone(), number, state };
-        let gauge = Gauged::new(&self.counters, |c| &c.leased_open);
+        let number = self.register(state.clone());
+        let registration = LeaseRegistration { pool: self.clone(), number, state };
+        let gauge = Gauged::new(&dialing.reports.counters, |c| &c.leased_open);
         Lease { link, history: History::default(), key: key.clone(), registration, permit, _gauge: gauge }
     }
 }

@@ -9,23 +9,21 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::topology::Generation;
-use crate::upstream::Upstream;
 use crate::upstream::connection::identity::{AgeFate, Identity};
-use crate::upstream::connection::open::{Connection, ConnectionKey};
+use crate::upstream::connection::open::{Connection, ConnectionKey, Dialing};
 use crate::upstream::connection::reauth::Refresh;
 use crate::upstream::leased::idle::{IdleConnections, sound};
 use crate::upstream::leased::state::LeaseState;
 use crate::upstream::shared::fair::fair_queue::{FairQueue, Share};
 
 /// The leased connections of one worker to one upstream.
-pub(in crate::upstream) struct Leases {
+pub(in crate::upstream) struct Pool {
+    pub(in crate::upstream) dialing: Rc<Dialing>,
     /// The number of connections that the pool may have, leased and idle.
     limit: usize,
     /// The number of leased connections, and of those that are being opened.
     taken: Cell<usize>,
     idle: IdleConnections,
-    /// Connections that were begun at or before this time are not used again, whatever their identity: certificates have changed.
-    outdated: Cell<Option<Instant>>,
     /// The sessions that wait for room, by number.
     waiting: RefCell<HashMap<u64, oneshot::Sender<Grant>>>,
     /// The order in which they get room.
@@ -43,33 +41,33 @@ pub(in crate::upstream::leased) struct Grant {
 
 /// Room for one leased connection. Dropping it gives the room to the session whose turn it is.
 pub(in crate::upstream::leased) struct Permit {
-    upstream: Rc<Upstream>,
+    pool: Rc<Pool>,
     /// A connection without state, which the next session may use.
     pub(in crate::upstream::leased) clean: Option<(ConnectionKey, Connection)>,
 }
 
 impl Permit {
-    fn new(upstream: &Rc<Upstream>) -> Self {
-        Self { upstream: upstream.clone(), clean: None }
+    fn new(pool: &Rc<Pool>) -> Self {
+        Self { pool: pool.clone(), clean: None }
     }
 }
 
-/// A session's place in the queue. Dropping it gives the place up.
+/// A session in the queue. Dropping it takes the session out.
 struct Waiting<'a> {
-    leases: &'a Leases,
+    pool: &'a Pool,
     number: u64,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.leases.queue.borrow_mut().leave(self.number);
-        self.leases.waiting.borrow_mut().remove(&self.number);
+        self.pool.queue.borrow_mut().leave(self.number);
+        self.pool.waiting.borrow_mut().remove(&self.number);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.upstream.leases.release(&self.upstream, self.clean.take());
+        self.pool.release(self.clean.take());
     }
 }
 
@@ -77,13 +75,13 @@ impl Drop for Permit {
 /// time subscribers out, and TCP keepalive keeps NAT open. The ping is for middleboxes that look at data only.
 const HELD_PING: u32 = 20;
 
-impl Leases {
-    pub(in crate::upstream) fn new(limit: usize) -> Self {
+impl Pool {
+    pub(in crate::upstream) fn new(dialing: Rc<Dialing>) -> Self {
         Self {
-            limit: limit.max(1),
+            limit: dialing.config.max_leased.max(1),
+            dialing,
             taken: Cell::new(0),
             idle: IdleConnections::default(),
-            outdated: Cell::default(),
             waiting: RefCell::default(),
             queue: RefCell::default(),
             states: RefCell::default(),
@@ -103,13 +101,13 @@ impl Leases {
 
     /// Gives the room of a finished lease, and its connection if that is clean, to the session whose turn it is. If no session
     /// waits, the room becomes free and the connection idle.
-    fn release(&self, upstream: &Rc<Upstream>, link: Option<(ConnectionKey, Connection)>) {
+    fn release(self: &Rc<Self>, link: Option<(ConnectionKey, Connection)>) {
         loop {
             let next = self.queue.borrow_mut().next(1);
             let Some((number, _)) = next else { break };
             let session = self.waiting.borrow_mut().remove(&number);
             if let Some(session) = session.filter(|session| !session.is_closed()) {
-                let _ = session.send(Grant { permit: Permit::new(upstream), link });
+                let _ = session.send(Grant { permit: Permit::new(self), link });
                 return;
             }
         }
@@ -120,12 +118,12 @@ impl Leases {
         }
     }
 
-    /// Queues a session, until the returned place is dropped.
+    /// Queues a session, until the returned value is dropped.
     fn enqueue(&self, session: oneshot::Sender<Grant>, share: Share) -> Waiting<'_> {
-        let place = Waiting { leases: self, number: self.number() };
-        self.waiting.borrow_mut().insert(place.number, session);
-        self.queue.borrow_mut().join(place.number, share, 1);
-        place
+        let waiting = Waiting { pool: self, number: self.number() };
+        self.waiting.borrow_mut().insert(waiting.number, session);
+        self.queue.borrow_mut().join(waiting.number, share, 1);
+        waiting
     }
 
     /// Returns a number that no session or lease of this pool has had.
@@ -186,10 +184,7 @@ impl Leases {
 
     /// Closes idle connections of this identity (`None`: of all), and keeps leased ones from being used again.
     pub(in crate::upstream) fn outdate(&self, identity: Option<&Identity>) {
-        match identity {
-            Some(identity) => identity.outdate(),
-            None => self.outdated.set(Some(Instant::now())),
-        }
+        self.dialing.identities.outdate(identity);
         self.idle.retain(|key, _| identity.is_some_and(|identity| key.identity.id() != identity.id()));
     }
 
@@ -203,8 +198,8 @@ impl Leases {
         self.set_refresh(|state| state.refresh.get() == Refresh::Later);
     }
 
-    fn set_refresh(&self, concerned: impl Fn(&LeaseState) -> bool) {
-        for state in self.states.borrow().values().filter(|state| concerned(state)) {
+    fn set_refresh(&self, applies: impl Fn(&LeaseState) -> bool) {
+        for state in self.states.borrow().values().filter(|state| applies(state)) {
             state.refresh.set(Refresh::Due);
             state.replies.wake();
         }
@@ -229,19 +224,13 @@ impl Leases {
         }
     }
 
-    /// Returns true if a connection that was begun at `began` has former credentials or certificates.
-    pub(in crate::upstream) fn is_outdated(&self, key: &ConnectionKey, began: Instant) -> bool {
-        key.identity.outdated().max(self.outdated.get()).is_some_and(|until| began <= until)
-    }
-
     /// Returns true if another session may use the connection.
     pub(in crate::upstream::leased) fn reusable(&self, key: &ConnectionKey, link: &Connection) -> bool {
         let young = |at: &Instant| *at > Instant::now() || key.identity.fate_at_max_age(*at) != AgeFate::Ends;
-        link.retires.as_ref().is_none_or(young) && !self.is_outdated(key, link.began)
+        link.retires.as_ref().is_none_or(young)
+            && !self.dialing.identities.is_outdated(&key.identity, link.began)
     }
-}
 
-impl Upstream {
     /// Returns the connection that came with the room, if it is sound and is one for `key`.
     pub(in crate::upstream::leased) fn usable(
         &self,
@@ -249,7 +238,8 @@ impl Upstream {
         grant: &mut Grant,
     ) -> Option<Connection> {
         let (known, mut link) = grant.link.take()?;
-        (known == *key && Some(link.generation) == self.generation() && sound(&mut link)).then_some(link)
+        (known == *key && Some(link.generation) == self.dialing.hold.generation() && sound(&mut link))
+            .then_some(link)
     }
 
     /// Takes room for one leased connection, when it is the turn of `share`. Waits for `lease-timeout` at most.
@@ -261,32 +251,31 @@ impl Upstream {
         key: &ConnectionKey,
         share: Share,
     ) -> Result<Grant, Rc<[u8]>> {
-        let leases = &self.leases;
-        if leases.waiting.borrow().is_empty() {
-            if let Some(link) = leases.idle.take(key, self.generation()) {
-                leases.taken.set(leases.taken.get() + 1);
+        if self.waiting.borrow().is_empty() {
+            if let Some(link) = self.idle.take(key, self.dialing.hold.generation()) {
+                self.taken.set(self.taken.get() + 1);
                 return Ok(Grant { permit: Permit::new(self), link: Some((key.clone(), link)) });
             }
-            if leases.taken.get() + leases.idle() >= leases.limit && leases.idle() > 0 {
-                leases.idle.drop_oldest();
+            if self.taken.get() + self.idle() >= self.limit && self.idle() > 0 {
+                self.idle.drop_oldest();
             }
-            if leases.taken.get() + leases.idle() < leases.limit {
-                leases.taken.set(leases.taken.get() + 1);
+            if self.taken.get() + self.idle() < self.limit {
+                self.taken.set(self.taken.get() + 1);
                 return Ok(Grant { permit: Permit::new(self), link: None });
             }
         }
-        self.counters.lease_waits.inc();
+        self.dialing.reports.counters.lease_waits.inc();
         let (tell, told) = oneshot::channel();
-        let _place = leases.enqueue(tell, share);
-        match tokio::time::timeout(self.config.lease_timeout, told).await {
+        let _waiting = self.enqueue(tell, share);
+        match tokio::time::timeout(self.dialing.config.lease_timeout, told).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => {
-                self.counters.lease_timeouts.inc();
+                self.dialing.reports.counters.lease_timeouts.inc();
                 Err(format!(
                     "-ERR respgate: no upstream connection became free within {} ms; this worker may lease {} of upstream '{}' (max-leased), and blocked, subscribed and transactional clients hold them",
-                    self.config.lease_timeout.as_millis(),
-                    leases.limit,
-                    self.config.name,
+                    self.dialing.config.lease_timeout.as_millis(),
+                    self.limit,
+                    self.dialing.config.name,
                 )
                 .into_bytes()
                 .into())
@@ -303,7 +292,7 @@ impl Upstream {
         pause: Duration,
     ) -> Result<Grant, Rc<[u8]>> {
         drop(permit);
-        let _ = tokio::time::timeout(pause, self.changed()).await;
+        let _ = tokio::time::timeout(pause, self.dialing.hold.changed()).await;
         self.take_room(key, Share::default()).await
     }
 }

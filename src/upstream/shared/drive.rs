@@ -1,5 +1,4 @@
-//! What drives a lane: opens its connection when one is wanted, pumps requests out and replies in, and settles
-//! what is left when the connection ends.
+//! Drives a lane: opens its connection when a session wants one, serves it, and settles the unanswered requests when it ends.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -8,136 +7,126 @@ use std::time::Duration;
 
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
-use crate::topology::{Generation, Hint};
-use crate::upstream::connection::open::{
-    ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose, open,
-};
+use crate::topology::Generation;
+use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose};
 use crate::upstream::shared::lane::{Lane, Phase};
-use crate::upstream::shared::pump::{Pump, PumpEnd};
-use crate::upstream::shared::queue::{LossCause, Queue, Settled};
+use crate::upstream::shared::lanes::Lanes;
+use crate::upstream::shared::pump::{Pump, PumpEnd, Served};
+use crate::upstream::shared::queue::settle::Settled;
+use crate::upstream::shared::queue::{LossCause, Queue};
 use crate::upstream::shared::replace::Replacement;
-use crate::upstream::{SharedPermit, Upstream};
 
-/// How often it is looked whether a connection that is to make room has been closed.
+/// The pause before the next look whether a connection that must make room has been closed.
 const ROOM_CHECK: Duration = Duration::from_millis(5);
 
-/// A connection that serves a lane already.
-pub(in crate::upstream) struct Served {
-    pub(in crate::upstream) pump: Pump,
-    pub(in crate::upstream) permit: SharedPermit,
+/// Returns the lane for this key. Starts one if there is none.
+pub(in crate::upstream) fn lane(lanes: &Rc<Lanes>, key: &ConnectionKey) -> Rc<Lane> {
+    lanes.get(key).unwrap_or_else(|| {
+        let lane = lanes.add(key);
+        lanes.dialing.meter.spawn_local(drive(lane.clone(), lanes.clone(), None));
+        lane
+    })
 }
 
-/// Has `requests` answered on a side lane, at first by the connection that `served` is, if there is one.
-pub(in crate::upstream) fn drive_aside(
-    key: ConnectionKey,
-    requests: Queue,
-    upstream: &Rc<Upstream>,
-    served: Option<Served>,
-) {
-    let (lane, upstream) = (Lane::side(key, requests), upstream.clone());
+/// Has `requests` answered on a side lane: first by the connection `served`, if it is given, then by new ones.
+fn drive_aside(key: ConnectionKey, requests: Queue, lanes: &Rc<Lanes>, served: Option<Served>) {
+    let (lane, lanes) = (Lane::side(key, requests), lanes.clone());
     // Before the task runs for the first time, a newer primary may cut all lanes.
-    upstream.side_lanes.borrow_mut().push(lane.clone());
-    let meter = upstream.meter.clone();
+    lanes.add_side(&lane);
+    let meter = lanes.dialing.meter.clone();
     meter.spawn_local(async move {
-        drive(lane.clone(), upstream.clone(), served).await;
-        upstream.side_lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &lane));
+        drive(lane.clone(), lanes.clone(), served).await;
+        lanes.remove_side(&lane);
     });
 }
 
-/// Serves `lane`, at first by the connection that `served` is, if there is one, until nobody uses it any more.
-pub(in crate::upstream) async fn drive(lane: Rc<Lane>, upstream: Rc<Upstream>, mut served: Option<Served>) {
+/// Serves `lane` until no session uses it any more: first by the connection `served`, if it is given, then by new ones.
+async fn drive(lane: Rc<Lane>, lanes: Rc<Lanes>, mut served: Option<Served>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    // True if the last connection ended because the node refused a command as only a non-primary does.
     let mut refused = false;
     let mut last = None;
     loop {
         let Some(Served { pump, permit }) = (match served.take() {
-            None if !wanted(&lane, &upstream).await => return,
-            None => connect(&lane, &upstream, refused, &mut backoff).await,
+            None if !wanted(&lane, &lanes).await => return,
+            None => connect(&lane, &lanes, refused, &mut backoff).await,
             served => served,
         }) else {
             continue;
         };
-        // What made another node close its connections says nothing about this one.
+        // A read that made another node close its connections says nothing about this node.
         let generation = pump.link().generation;
         if last.replace(generation).is_some_and(|before| before != generation) {
             lane.queue.borrow_mut().end_probation();
         }
-        refused = serve(&lane, &upstream, pump).await;
+        refused = serve(&lane, &lanes, pump).await;
         drop(permit);
-        if refused && upstream.generation() == Some(generation) {
-            // It may say that it is the primary and yet refuse: then it is not asked without a pause.
-            let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-            wait_or_fail(&lane, &upstream, async { drop(pause.await) }).await;
+        if refused && lanes.hold.generation() == Some(generation) {
+            // A node may say that it is the primary and yet refuse commands, so the next attempt waits.
+            pause(&lane, &lanes, backoff.next_delay()).await;
         }
     }
 }
 
-/// Makes one attempt to connect to the primary. Returns nothing if it failed, after a pause and after telling those who wait
-/// for it what they must know. `refused`: the last connection ended because the node refused a command.
-async fn connect(
-    lane: &Rc<Lane>,
-    upstream: &Rc<Upstream>,
-    refused: bool,
-    backoff: &mut Backoff,
-) -> Option<Served> {
-    let Some(primary) = upstream.primary() else {
-        wait_or_fail(lane, upstream, upstream.changed()).await;
+/// Makes one attempt to connect to the primary. If it fails, tells the clients that must know, pauses, and returns `None`.
+/// `refused`: the last connection ended because the node refused a command.
+async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mut Backoff) -> Option<Served> {
+    let (dialing, hold) = (&lanes.dialing, &lanes.hold);
+    let Some(primary) = hold.primary() else {
+        wait_or_fail(lane, lanes, hold.changed()).await;
         return None;
     };
-    let Some(permit) = upstream.shared_permit() else {
-        if upstream.spare_unused() {
+    let Some(permit) = lanes.room.take() else {
+        if lanes.room.close_unused() {
             tokio::time::sleep(ROOM_CHECK).await;
             return None;
         }
-        let line = upstream.at_limit();
+        let line = lanes.room.limit_error();
         lane.fail_all(&line);
         lane.enter(Phase::refused(line));
         return None;
     };
     lane.reset_orders();
-    match open(upstream, &primary, lane.key(), NeedlessPassword::Accepted, Purpose::Shared).await {
-        Ok(_) if upstream.generation() != Some(primary.generation) => {}
+    match dialing.open(&primary, lane.key(), NeedlessPassword::Accepted, Purpose::Shared).await {
+        Ok(_) if hold.generation() != Some(primary.generation) => {}
         Ok(link) => {
+            // After a refusal, only a reply shows that the node is the primary.
             if !refused {
                 backoff.reset();
-                upstream.end_hold();
+                hold.end();
             }
             return Some(Served { pump: Pump::new(link, refused), permit });
         }
         Err(ConnectError::Refused(line)) => refuse(lane, line),
         Err(ConnectError::AuthRejected(refused)) => {
-            match upstream.on_auth_rejected(&lane.key().identity, &refused) {
+            match dialing.on_auth_rejected(&lane.key().identity, &refused) {
                 Some(line) => refuse(lane, line),
                 None => {
                     drop(permit);
-                    let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-                    wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
+                    pause(lane, lanes, backoff.next_delay()).await;
                 }
             }
         }
         Err(ConnectError::AuthRequired(line)) => {
-            upstream.note_auth_required(lane.key());
+            dialing.server.note_auth_required(&lane.key().identity);
             refuse(lane, line);
         }
         Err(ConnectError::Unavailable(why)) => {
-            upstream.note_fault(why);
-            upstream.begin_hold();
+            dialing.on_unavailable(why);
             drop(permit);
-            // News of another primary ends the pause.
-            let pause = tokio::time::timeout(backoff.next_delay(), upstream.changed());
-            wait_or_fail(lane, upstream, async { drop(pause.await) }).await;
+            pause(lane, lanes, backoff.next_delay()).await;
         }
     }
     None
 }
 
-/// Waits until a connection is wanted; false when no session uses the lane any more.
-async fn wanted(lane: &Rc<Lane>, upstream: &Upstream) -> bool {
+/// Waits until a connection is wanted. Returns false when no session uses the lane any more.
+async fn wanted(lane: &Rc<Lane>, lanes: &Lanes) -> bool {
     poll_fn(|cx| {
         lane.watch(cx.waker());
         if lane.wanted() {
             Poll::Ready(true)
-        } else if lane.is_side() || upstream.forget_unused(lane) {
+        } else if lane.is_side() || lanes.forget_unused(lane) {
             Poll::Ready(false)
         } else {
             Poll::Pending
@@ -146,10 +135,16 @@ async fn wanted(lane: &Rc<Lane>, upstream: &Upstream) -> bool {
     .await
 }
 
-/// Waits for `event`, but fails what is queued when the hold ends first.
-async fn wait_or_fail(lane: &Lane, upstream: &Upstream, event: impl Future<Output = ()>) {
-    let Ok(deadline) = upstream.hold_deadline() else {
-        return fail_held(lane, upstream, event).await;
+/// Waits for `delay` before the next attempt. News from discovery end the pause.
+async fn pause(lane: &Lane, lanes: &Lanes, delay: Duration) {
+    let pause = tokio::time::timeout(delay, lanes.hold.changed());
+    wait_or_fail(lane, lanes, async { drop(pause.await) }).await;
+}
+
+/// Waits for `event`. Fails the queued requests if the hold expires first.
+async fn wait_or_fail(lane: &Lane, lanes: &Lanes, event: impl Future<Output = ()>) {
+    let Ok(deadline) = lanes.hold.deadline() else {
+        return fail_held(lane, lanes, event).await;
     };
     tokio::select! {
         () = event => {}
@@ -157,10 +152,10 @@ async fn wait_or_fail(lane: &Lane, upstream: &Upstream, event: impl Future<Outpu
     }
 }
 
-async fn fail_held(lane: &Lane, upstream: &Upstream, event: impl Future<Output = ()>) {
-    let line = upstream.hold_expired();
+async fn fail_held(lane: &Lane, lanes: &Lanes, event: impl Future<Output = ()>) {
+    let line = lanes.hold.expired_error();
     let failed = lane.fail_all(&line);
-    upstream.counters.hold_expired.add(failed as u64);
+    lanes.reports.counters.hold_expired.add(failed as u64);
     lane.enter(Phase::Opening);
     event.await;
 }
@@ -174,62 +169,61 @@ fn refuse(lane: &Lane, line: Vec<u8>) {
     lane.enter(Phase::refused(line));
 }
 
-/// True if it ended because the node refused a command as only a non-primary does.
-async fn serve(lane: &Rc<Lane>, upstream: &Rc<Upstream>, mut pump: Pump) -> bool {
+/// Serves the lane with one connection until it ends. Returns true if it ended because the node refused a command as only a
+/// non-primary does.
+async fn serve(lane: &Rc<Lane>, lanes: &Rc<Lanes>, mut pump: Pump) -> bool {
     let &Connection { generation, round_trip, retires, .. } = pump.link();
-    let gauge = Gauged::new(&upstream.counters, |counters| &counters.shared_open);
+    let gauge = Gauged::new(&lanes.reports.counters, |counters| &counters.shared_open);
     lane.answer_decided();
     lane.enter(Phase::Open);
     lane.reopened(round_trip);
     lane.replaced(retires);
-    let mut renewal = Replacement::default();
+    let mut replacement = Replacement::default();
     let end = poll_fn(|cx| {
-        let polled = pump.poll(cx, lane, upstream);
-        if polled.is_pending() && !lane.is_side() {
-            renewal.poll(cx, lane, upstream, &mut pump);
+        let polled = pump.poll(cx, lane, lanes);
+        if polled.is_pending()
+            && !lane.is_side()
+            && let Some(left) = replacement.poll(cx, lane, lanes, &mut pump)
+        {
+            drive_aside(lane.key().clone(), left.requests, lanes, Some(left.served));
         }
         polled
     })
     .await;
-    lane.close_gate(upstream.holding());
+    lane.close_gate(lanes.hold.is_failing_over());
     let loss = match end {
         PumpEnd::Silent => LossCause::Silent,
         PumpEnd::Lost(_) | PumpEnd::Framing(_) if !pump.is_demoted() => LossCause::Broken,
         _ => LossCause::Superseded,
     };
-    drop((pump, renewal, gauge));
+    drop((pump, replacement, gauge));
     let settled = lane.queue.borrow_mut().settle(loss);
-    upstream.note_settled(settled.resent, settled.unknown, 0);
-    serve_apart(lane, upstream);
+    lanes.reports.note_settled(settled.resent, settled.unknown, 0);
+    serve_culprit_aside(lane, lanes);
     lane.answer_decided();
     lane.enter(if lane.queue.borrow().is_empty() { Phase::Idle } else { Phase::Opening });
-    report(upstream, generation, &end, settled);
+    report(lanes, generation, &end, settled);
     matches!(end, PumpEnd::NotPrimary)
 }
 
 /// Moves the client whose read made the server close the connection to a side lane.
-fn serve_apart(lane: &Rc<Lane>, upstream: &Rc<Upstream>) {
-    let Some(requests) = lane.queue.borrow_mut().take_culprit(&upstream.nobody()) else { return };
-    drive_aside(lane.key().clone(), requests, upstream, None);
+fn serve_culprit_aside(lane: &Rc<Lane>, lanes: &Rc<Lanes>) {
+    let Some(requests) = lane.queue.borrow_mut().take_culprit(&lanes.nobody()) else { return };
+    drive_aside(lane.key().clone(), requests, lanes, None);
 }
 
-fn report(upstream: &Upstream, generation: Generation, end: &PumpEnd, settled: Settled) {
-    let name = &upstream.config.name;
+fn report(lanes: &Lanes, generation: Generation, end: &PumpEnd, settled: Settled) {
+    let name = &lanes.dialing.config.name;
     let Settled { unknown, resent } = settled;
     let why = match end {
         PumpEnd::Superseded | PumpEnd::Unused => return,
-        PumpEnd::Expired => return upstream.counters.replaced.inc(),
+        PumpEnd::Expired => return lanes.reports.counters.replaced.inc(),
         PumpEnd::NotPrimary => "the node is not the primary any more",
         PumpEnd::Silent => "no reply within response-timeout",
         PumpEnd::Lost(why) | PumpEnd::Framing(why) => why,
     };
-    upstream.counters.lost.inc();
-    upstream.scripts.mark_unsure();
-    upstream.timelines.sign(generation, "a connection to the primary was lost", false);
-    upstream.hint(match end {
-        PumpEnd::NotPrimary => Hint::NotPrimary(generation),
-        _ => Hint::Lost(generation),
-    });
+    lanes.dialing.scripts.mark_unsure();
+    lanes.reports.note_lost(generation, matches!(end, PumpEnd::NotPrimary));
     match end {
         PumpEnd::Framing(_) => tracing::error!(
             upstream = name,

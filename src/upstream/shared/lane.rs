@@ -13,12 +13,13 @@ use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
 use crate::upstream::shared::fair::scheduler::{Asker, FairScheduler};
 use crate::upstream::shared::fair::window::Window;
-use crate::upstream::shared::queue::{IfLost, Queue, RequestOutcome, Slot};
+use crate::upstream::shared::queue::answer::answer;
+use crate::upstream::shared::queue::{IfLost, Queue, Slot};
+
+mod upkeep;
 
 /// The bytes that one lane holds before sessions must wait, so that a slow server slows its clients down.
 const ROOM: usize = 1024 * 1024;
-/// The time after which an unused lane without a connection is removed.
-const UNOPENED: Duration = Duration::from_secs(2);
 
 /// The answer of a lane to a session that wants to push a request.
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ pub struct Lane {
     /// The sessions that wait to push, by client id. A session that leaves removes itself.
     waiting: RefCell<HashMap<u64, Waker>>,
     /// Decides which session pushes next when the window is full.
-    contention: RefCell<FairScheduler>,
+    scheduler: RefCell<FairScheduler>,
     /// The number of requests up to which every session may push, as the scheduler said last.
     depth: Cell<usize>,
     order: Cell<Option<Order>>,
@@ -116,7 +117,7 @@ impl Lane {
     }
 
     fn with(key: ConnectionKey, fair: bool, side: Option<Queue>) -> Rc<Self> {
-        let contention = FairScheduler::new(if fair { Window::adaptive() } else { Window::fixed() });
+        let scheduler = FairScheduler::new(if fair { Window::adaptive() } else { Window::fixed() });
         Rc::new(Self {
             key,
             fair,
@@ -127,8 +128,8 @@ impl Lane {
             gated: Cell::new(false),
             driver: RefCell::default(),
             waiting: RefCell::default(),
-            depth: Cell::new(contention.depth()),
-            contention: RefCell::new(contention),
+            depth: Cell::new(scheduler.depth()),
+            scheduler: RefCell::new(scheduler),
             order: Cell::default(),
             progress: Cell::default(),
             unused_since: Cell::default(),
@@ -151,7 +152,7 @@ impl Lane {
     pub fn is_open(&self) -> bool {
         self.open.get() && !self.gated.get() && {
             let queue = self.queue.borrow();
-            queue.held() < ROOM && queue.len() < self.depth.get()
+            queue.kept_bytes() < ROOM && queue.len() < self.depth.get()
         }
     }
 
@@ -165,7 +166,7 @@ impl Lane {
         match &*phase {
             Phase::Open if self.is_open() => Admission::Open,
             Phase::Open if self.gated.get() => deadline().map_or_else(Admission::Expired, Admission::Held),
-            Phase::Open if self.has_turn(asker) => Admission::Open,
+            Phase::Open if self.is_admitted(asker) => Admission::Open,
             Phase::Open => Admission::Full,
             Phase::Refused { line, since, until }
                 if Instant::now() < *until && !self.key.identity.was_let_in_after(*since) =>
@@ -198,18 +199,19 @@ impl Lane {
         (since.is_none(), since)
     }
 
-    fn has_turn(&self, asker: Asker) -> bool {
-        let (held, under_way) = {
+    fn is_admitted(&self, asker: Asker) -> bool {
+        let (kept, under_way) = {
             let queue = self.queue.borrow();
-            (queue.held(), queue.len())
+            (queue.kept_bytes(), queue.len())
         };
-        self.contend(|contention| held < ROOM && contention.admits(asker, under_way))
+        self.schedule(|scheduler| kept < ROOM && scheduler.admits(asker, under_way))
     }
 
-    fn contend<T>(&self, ask: impl FnOnce(&mut FairScheduler) -> T) -> T {
-        let mut contention = self.contention.borrow_mut();
-        let answer = ask(&mut contention);
-        self.depth.set(contention.depth());
+    /// Asks the scheduler, and keeps a copy of its depth, so that most requests need not borrow it.
+    fn schedule<T>(&self, ask: impl FnOnce(&mut FairScheduler) -> T) -> T {
+        let mut scheduler = self.scheduler.borrow_mut();
+        let answer = ask(&mut scheduler);
+        self.depth.set(scheduler.depth());
         answer
     }
 
@@ -219,28 +221,28 @@ impl Lane {
         if self.gated.get() || !self.open.get() {
             return;
         }
-        self.contend(|contention| contention.join(client, share, wanted));
+        self.schedule(|scheduler| scheduler.join(client, share, wanted));
         // With room in the window, no reply need come to wake the driver.
-        if self.queue.borrow().len() < self.contention.borrow().window.size() {
+        if self.queue.borrow().len() < self.scheduler.borrow().window.size() {
             self.wake_driver();
         }
     }
 
     /// Grants the free room to the sessions that wait, under contention.
-    pub(in crate::upstream) fn grant_turns(&self) {
+    pub(in crate::upstream) fn grant_room(&self) {
         if self.depth.get() > 0 || !self.open.get() || self.gated.get() {
             return;
         }
-        let (held, under_way, replies) = {
+        let (kept, under_way, replies) = {
             let queue = self.queue.borrow();
-            (queue.held(), queue.len(), queue.progress())
+            (queue.kept_bytes(), queue.len(), queue.progress())
         };
-        if held >= ROOM {
+        if kept >= ROOM {
             return;
         }
         let mut waiting = self.waiting.borrow_mut();
-        let again = self.contend(|contention| {
-            contention.grant(under_way, replies, Instant::now(), |client| {
+        let again = self.schedule(|scheduler| {
+            scheduler.grant(under_way, replies, Instant::now(), |client| {
                 if let Some(waker) = waiting.remove(&client) {
                     waker.wake();
                 }
@@ -258,12 +260,12 @@ impl Lane {
 
     /// Takes note of a new connection, whose server answered the greeting in `round_trip`.
     pub(in crate::upstream) fn reopened(&self, round_trip: Duration) {
-        self.contend(|contention| contention.window.reopened(round_trip));
+        self.schedule(|scheduler| scheduler.window.reopened(round_trip));
     }
 
     /// Takes note of whether tenants share the lane from now on.
     pub(in crate::upstream) fn set_fair(&self, fair: bool) {
-        self.contend(|contention| contention.window = contention.window.turned(fair));
+        self.schedule(|scheduler| scheduler.window = scheduler.window.turned(fair));
         self.wake_driver();
     }
 
@@ -276,7 +278,7 @@ impl Lane {
     pub fn leave(&self, client: u64) {
         self.waiting.borrow_mut().remove(&client);
         if self.depth.get() == 0 {
-            self.contend(|contention| contention.leave(client));
+            self.schedule(|scheduler| scheduler.leave(client));
         }
     }
 
@@ -303,70 +305,6 @@ impl Lane {
         self.order.get()
     }
 
-    /// Forgets the orders for the former connection, because a new one is being opened.
-    pub(in crate::upstream) fn reset_orders(&self) {
-        self.order.set(None);
-        self.progress.set((0, None));
-        self.retires.set(None);
-    }
-
-    /// Takes note of another connection in the former one's place. It must be replaced at `retires`.
-    pub(in crate::upstream) fn replaced(&self, retires: Option<Instant>) {
-        if matches!(self.order.get(), Some(Order::Replace | Order::Isolate)) {
-            self.order.set(None);
-        }
-        // A side lane ends soon by itself.
-        self.retires.set(retires.filter(|_| !self.side));
-    }
-
-    /// Takes back the order to leave the connection to one client.
-    pub(in crate::upstream) fn cancel_isolation(&self) {
-        if self.order.get() == Some(Order::Isolate) {
-            self.order.set(None);
-        }
-    }
-
-    /// Takes note that the connection could not be replaced. The next attempt is at `at`.
-    pub(in crate::upstream) fn postpone_replacement(&self, at: Instant) {
-        self.replaced(Some(at));
-    }
-
-    /// Has the connection replaced at `at`, or before if it was due before.
-    pub(in crate::upstream) fn retire_by(&self, at: Instant) {
-        self.retires.set(Some(self.retires.get().map_or(at, |known| known.min(at))));
-    }
-
-    /// Inspects the lane, once a second. Gives its connection up if no part of a due reply has come for `response_timeout`, closes
-    /// it if no session has used it for `idle`, and has it replaced when it is due.
-    pub(in crate::upstream) fn inspect(&self, references: usize, response_timeout: Duration, idle: Duration) {
-        let now = Instant::now();
-        let queue = self.queue.borrow();
-        let (seen, since) = self.progress.get();
-        let waits = !queue.is_empty() && self.open.get();
-        let next = match since {
-            Some(_) if !waits || queue.progress() != seen => waits.then_some(now),
-            None => waits.then_some(now),
-            kept => kept,
-        };
-        self.progress.set((queue.progress(), next));
-        let unused = references <= 2 && queue.is_empty();
-        drop(queue);
-        if !response_timeout.is_zero() && next.is_some_and(|since| now - since >= response_timeout) {
-            self.order(Order::GiveUp);
-        }
-        let unused_since = unused.then(|| self.unused_since.get().unwrap_or(now));
-        self.unused_since.set(unused_since);
-        // A lane without a connection keeps nothing of use. Lanes for keys that the server refuses must not pile up.
-        let idle = if self.open.get() { idle } else { idle.min(UNOPENED) };
-        if unused_since.is_some_and(|since| now - since >= idle) {
-            self.order(Order::Retire);
-        }
-        let due = self.retires.get().is_some_and(|at| at <= now);
-        if due && self.open.get() && self.order.get().is_none() {
-            self.order(Order::Replace);
-        }
-    }
-
     /// Closes the gate, so that requests stay in their sessions, or opens it again.
     pub(in crate::upstream) fn close_gate(&self, closed: bool) {
         self.gated.set(closed);
@@ -375,44 +313,15 @@ impl Lane {
         }
     }
 
-    /// Sends `request` on a connection that has carried nothing for `ticks` looks, a second apart. Servers (`timeout`) and NAT close
-    /// idle connections, and a write that is sent at that moment would have an unknown outcome.
-    pub(in crate::upstream) fn keep_alive(
-        &self,
-        ticks: u64,
-        nobody: &Rc<Replies>,
-        request: impl FnOnce() -> &'static [u8],
-    ) {
-        let progress = {
-            let queue = self.queue.borrow();
-            if !queue.is_empty() || !self.is_open() {
-                return;
-            }
-            queue.progress()
-        };
-        let (seen, quiet) = self.quiet.get();
-        let quiet = if seen == progress { quiet + 1 } else { 0 };
-        if quiet < ticks {
-            return self.quiet.set((progress, quiet));
-        }
-        self.quiet.set((progress, 0));
-        self.push(request(), nobody, IfLost::Resend, true);
-    }
-
     pub(in crate::upstream) fn enter(&self, phase: Phase) {
         self.open.set(matches!(phase, Phase::Open));
         *self.phase.borrow_mut() = phase;
         self.wake_waiting();
     }
 
-    /// Has every waiting session look again whether it may still wait.
-    pub(in crate::upstream) fn look_again(&self) {
-        self.wake_waiting();
-    }
-
-    /// Ends the contention, and wakes every waiting session.
-    fn wake_waiting(&self) {
-        self.contend(FairScheduler::end);
+    /// Ends the contention, and wakes every waiting session, so that it asks again whether it may still wait.
+    pub(in crate::upstream) fn wake_waiting(&self) {
+        self.schedule(FairScheduler::end);
         for (_, waker) in self.waiting.take() {
             waker.wake();
         }
@@ -439,8 +348,8 @@ impl Lane {
     /// Answers the requests at the front of the queue whose outcome is decided.
     pub(in crate::upstream) fn answer_decided(&self) {
         loop {
-            let Some((slot, verdict)) = self.queue.borrow_mut().pop_decided() else { return };
-            answer(&slot, &verdict.reply());
+            let Some((slot, outcome)) = self.queue.borrow_mut().pop_decided() else { return };
+            answer(&slot, &outcome.reply());
         }
     }
 
@@ -457,40 +366,11 @@ impl Lane {
     fn fail(&self, line: &[u8]) -> Vec<Slot> {
         let slots: Vec<Slot> = self.queue.borrow_mut().drain().collect();
         for slot in &slots {
-            match slot.verdict() {
-                Some(verdict) => answer(slot, &verdict.reply()),
+            match slot.outcome() {
+                Some(outcome) => answer(slot, &outcome.reply()),
                 None => answer(slot, &[line, b"\r\n"].concat()),
             }
         }
         slots
-    }
-}
-
-impl RequestOutcome {
-    /// Returns the whole reply, with CRLF.
-    pub fn reply(&self) -> Vec<u8> {
-        let line: &[u8] = match self {
-            Self::Answered(reply) => return reply.to_vec(),
-            Self::OutcomeUnknown => {
-                b"-OUTCOMEUNKNOWN the connection to the primary was lost after the command was sent and before it was answered: it may or may not have run"
-            }
-            Self::GivenUp => {
-                b"-ERR respgate: the primary closed the connection each time this read was sent; if its reply is large, it may exceed the primary's client-output-buffer-limit for normal clients: raise that limit or read less at once"
-            }
-            Self::Lost => {
-                b"-ERR respgate: the connection to the primary was lost before this read was answered (retry-reads is off)"
-            }
-            Self::TimedOut => b"-ERR respgate: the primary did not reply within response-timeout",
-        };
-        [line, b"\r\n"].concat()
-    }
-}
-
-/// Answers a request in the server's place, unless its client turned replies off.
-pub(in crate::upstream) fn answer(slot: &Slot, reply: &[u8]) {
-    if slot.mute {
-        slot.replies.swallow();
-    } else {
-        slot.replies.deliver(reply, 1, reply.len());
     }
 }

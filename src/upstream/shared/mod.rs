@@ -4,6 +4,8 @@ pub(in crate::upstream) mod batch;
 pub(in crate::upstream) mod drive;
 pub mod fair;
 pub mod lane;
+pub(in crate::upstream) mod lanes;
+pub(in crate::upstream) mod next;
 pub(in crate::upstream) mod probation;
 pub(in crate::upstream) mod pump;
 pub mod queue;

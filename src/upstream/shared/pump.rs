@@ -6,24 +6,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
-use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
+use crate::resp::reply::ReplyScanner;
 use crate::upstream::connection::open::Connection;
 use crate::upstream::replies::Replies;
-use crate::upstream::reply_sizes::LARGE;
+use crate::upstream::room::SharedPermit;
 use crate::upstream::shared::batch::{Decision, WriteBatcher};
-use crate::upstream::shared::lane::{Lane, Order, answer};
-use crate::upstream::shared::queue::{IfLost, Queue, RequestOutcome, Slot};
-use crate::upstream::shared::replace::NextConnection;
-use crate::upstream::{Upstream, not_primary};
+use crate::upstream::shared::lane::{Lane, Order};
+use crate::upstream::shared::lanes::Lanes;
+use crate::upstream::shared::next::NextConnection;
 
+mod backpressure;
+mod handle;
 pub(in crate::upstream) mod isolate;
 
-use self::isolate::{Backpressure, Isolation};
+use self::backpressure::Backpressure;
 
-/// The size above which a reply is passed on in pieces, in bytes.
-const STREAMED: usize = 256 * 1024;
 /// The time for which replies of a superseded primary are still read. Nothing is written to it meanwhile.
 const FENCE_DRAIN: Duration = Duration::from_millis(40);
 /// The number of reads from one connection before other tasks have their turn.
@@ -48,6 +47,7 @@ pub(in crate::upstream) enum PumpEnd {
     Framing(String),
 }
 
+/// Serves one shared connection. See the module.
 pub(in crate::upstream) struct Pump {
     link: Connection,
     scanner: ReplyScanner,
@@ -73,15 +73,30 @@ pub(in crate::upstream) struct Pump {
     backpressure: Backpressure,
 }
 
+/// What a pump knows about a client whose replies have outgrown its connection.
+#[derive(Default)]
+struct Isolation {
+    /// The client, until another connection is open.
+    client: Option<Rc<Replies>>,
+    /// After a failure: when the next attempt may begin.
+    retry_at: Option<Instant>,
+}
+
+/// A pump with the room for its connection.
+pub(in crate::upstream) struct Served {
+    pub(in crate::upstream) pump: Pump,
+    pub(in crate::upstream) permit: SharedPermit,
+}
+
 impl Pump {
     /// Creates the pump of a connection. `unproven`: the node refused a command on the former connection as only a non-primary does.
-    pub(in crate::upstream) fn new(link: Connection, doubted: bool) -> Self {
+    pub(in crate::upstream) fn new(link: Connection, unproven: bool) -> Self {
         Self {
             batcher: WriteBatcher::new(link.round_trip),
             link,
             scanner: ReplyScanner::default(),
             demoted: false,
-            unproven: doubted,
+            unproven,
             fence: None,
             awaits: false,
             stalled: false,
@@ -97,23 +112,29 @@ impl Pump {
         &self.link
     }
 
+    /// Returns true while another connection is being opened, so that this one can be left to one client. Nothing is written
+    /// meanwhile.
+    fn is_isolating(&self) -> bool {
+        self.isolation.client.is_some()
+    }
+
     /// Returns true if the server said that it is not the primary.
     pub(in crate::upstream) fn is_demoted(&self) -> bool {
         self.demoted
     }
 
     /// Sets the connection that takes this one's place as soon as this one owes no reply.
-    pub(in crate::upstream) fn set_next(&mut self, successor: NextConnection) {
-        self.next = Some(successor);
+    pub(in crate::upstream) fn set_next(&mut self, next: NextConnection) {
+        self.next = Some(next);
     }
 
     pub(in crate::upstream) fn has_next(&self) -> bool {
         self.next.is_some()
     }
 
-    /// Returns true if `successor` leads to the same primary.
-    pub(in crate::upstream) fn is_like(&self, successor: &NextConnection) -> bool {
-        successor.link.as_ref().is_some_and(|link| link.generation == self.link.generation)
+    /// Returns true if `next` leads to the same primary.
+    pub(in crate::upstream) fn is_like(&self, next: &NextConnection) -> bool {
+        next.link.as_ref().is_some_and(|link| link.generation == self.link.generation)
     }
 
     /// Serves the connection until it ends.
@@ -121,16 +142,16 @@ impl Pump {
         &mut self,
         cx: &mut Context<'_>,
         lane: &Lane,
-        upstream: &Upstream,
+        lanes: &Lanes,
     ) -> Poll<PumpEnd> {
-        let polled = self.poll_link(cx, lane, upstream);
+        let polled = self.poll_link(cx, lane, lanes);
         if polled.is_pending() {
-            lane.grant_turns();
+            lane.grant_room();
         }
         polled
     }
 
-    fn poll_link(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<PumpEnd> {
+    fn poll_link(&mut self, cx: &mut Context<'_>, lane: &Lane, lanes: &Lanes) -> Poll<PumpEnd> {
         lane.watch(cx.waker());
         match lane.ordered() {
             None | Some(Order::Replace | Order::Isolate) => {}
@@ -139,13 +160,13 @@ impl Pump {
             Some(Order::Retire) => return Poll::Ready(PumpEnd::Unused),
         }
         if self.fence.is_some() {
-            return self.poll_fenced(cx, lane, upstream);
+            return self.poll_fenced(cx, lane, lanes);
         }
         if lane.is_side() && !lane.queue.borrow().is_wanted() {
             return Poll::Ready(PumpEnd::Unused);
         }
-        self.review_isolation(lane, upstream);
-        if self.next.is_some() && !self.demoted && self.hand_over(lane, upstream) {
+        self.review_isolation(lane, lanes);
+        if self.next.is_some() && !self.demoted && self.hand_over(lane, lanes) {
             return Poll::Ready(PumpEnd::Expired);
         }
         if self.demoted {
@@ -156,20 +177,20 @@ impl Pump {
             if let Poll::Ready(Err(error)) = Pin::new(&mut self.link.stream).poll_flush(cx) {
                 return Poll::Ready(PumpEnd::Lost(error.to_string()));
             }
-        } else if self.isolates() {
+        } else if self.is_isolating() {
             // Requests that are not written yet go to another connection.
             if let Poll::Ready(Err(error)) = Pin::new(&mut self.link.stream).poll_flush(cx) {
                 return Poll::Ready(PumpEnd::Lost(error.to_string()));
             }
-        } else if !self.closing && self.gathers(cx, lane) {
+        } else if !self.closing && self.defers_write(cx, lane) {
             // The write is deferred. Reads go on.
-        } else if let Err(error) = self.write(cx, lane, upstream) {
+        } else if let Err(error) = self.write(cx, lane, lanes) {
             return Poll::Ready(PumpEnd::Lost(error.to_string()));
         }
         for _ in 0..READS_PER_TURN {
-            let isolates = self.isolates();
-            if (isolates || lane.is_side())
-                && self.backpressure.poll(cx, &lane.queue.borrow(), !isolates).is_pending()
+            let isolating = self.is_isolating();
+            if (isolating || lane.is_side())
+                && self.backpressure.poll(cx, &lane.queue.borrow(), !isolating).is_pending()
             {
                 // The client is slow, not the server.
                 lane.queue.borrow_mut().progressed();
@@ -186,8 +207,8 @@ impl Pump {
                 Poll::Ready(Ok(0)) => return Poll::Ready(PumpEnd::Lost("the server closed it".into())),
                 Poll::Ready(Err(error)) => return Poll::Ready(PumpEnd::Lost(error.to_string())),
                 Poll::Ready(Ok(_)) => {
-                    upstream.counters.upstream_reads.inc();
-                    if let Err(why) = self.handle_replies(lane, upstream) {
+                    lanes.reports.counters.upstream_reads.inc();
+                    if let Err(why) = self.handle_replies(lane, lanes) {
                         return Poll::Ready(PumpEnd::Framing(why));
                     }
                     if self.demoted && lane.queue.borrow().front().is_none() {
@@ -207,7 +228,7 @@ impl Pump {
     }
 
     /// Returns true if the next write is deferred, so that more requests leave with it.
-    fn gathers(&mut self, cx: &mut Context<'_>, lane: &Lane) -> bool {
+    fn defers_write(&mut self, cx: &mut Context<'_>, lane: &Lane) -> bool {
         let queue = lane.queue.borrow();
         // Three cases must not wait for replies: the rest of a request that was written in part; a connection that ends when it owes
         // no reply; and a lane that tenants share, where the scheduler makes requests wait already.
@@ -223,7 +244,7 @@ impl Pump {
 
     /// Goes on with the next connection once this one owes no reply. As soon as no request is written in part, nothing more is
     /// written to this one. Returns true if there is no next connection.
-    fn hand_over(&mut self, lane: &Lane, upstream: &Upstream) -> bool {
+    fn hand_over(&mut self, lane: &Lane, lanes: &Lanes) -> bool {
         let (whole, answered) = {
             let queue = lane.queue.borrow();
             (queue.unwritten().is_empty(), !queue.awaits_reply())
@@ -233,8 +254,8 @@ impl Pump {
             return false;
         }
         self.closing = false;
-        let Some(link) = self.next.take().and_then(|successor| successor.link) else { return true };
-        upstream.counters.replaced.inc();
+        let Some(link) = self.next.take().and_then(|next| next.link) else { return true };
+        lanes.reports.counters.replaced.inc();
         lane.replaced(link.retires);
         lane.reopened(link.round_trip);
         self.link.stream.close();
@@ -254,14 +275,14 @@ impl Pump {
     }
 
     /// Reads what a superseded primary has refused, so that fewer outcomes are unknown.
-    fn poll_fenced(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> Poll<PumpEnd> {
+    fn poll_fenced(&mut self, cx: &mut Context<'_>, lane: &Lane, lanes: &Lanes) -> Poll<PumpEnd> {
         loop {
             if lane.queue.borrow().front().is_none() {
                 return Poll::Ready(PumpEnd::Superseded);
             }
             match self.link.read.poll_fill(cx, &mut self.link.stream) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 && self.handle_replies(lane, upstream).is_ok() => {}
+                Poll::Ready(Ok(count)) if count > 0 && self.handle_replies(lane, lanes).is_ok() => {}
                 Poll::Ready(_) => return Poll::Ready(PumpEnd::Superseded),
             }
         }
@@ -271,7 +292,7 @@ impl Pump {
         }
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Upstream) -> std::io::Result<()> {
+    fn write(&mut self, cx: &mut Context<'_>, lane: &Lane, lanes: &Lanes) -> std::io::Result<()> {
         let mut queue = lane.queue.borrow_mut();
         // Bytes of an earlier write may still wait in TLS, so the flush below runs in each case.
         while !self.closing && !queue.unwritten().is_empty() {
@@ -279,7 +300,7 @@ impl Pump {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Poll::Ready(result) => {
-                    upstream.counters.upstream_writes.inc();
+                    lanes.reports.counters.upstream_writes.inc();
                     queue.wrote(result?);
                 }
             }
@@ -291,152 +312,6 @@ impl Pump {
         self.stalled = !flushed || !queue.unwritten().is_empty();
         self.awaits |= queue.holds_back();
         Ok(())
-    }
-
-    /// Gives every whole reply to its client. Replies that follow each other and belong to one client are given in one piece.
-    fn handle_replies(&mut self, lane: &Lane, upstream: &Upstream) -> Result<(), String> {
-        let bytes = self.link.read.bytes();
-        let mut queue = lane.queue.borrow_mut();
-        let mut run = Run::default();
-        let mut at = 0;
-        loop {
-            match self.scanner.scan(bytes.get(at..).unwrap_or_default()) {
-                ScannedReply::Complete { len, kind: ReplyKind::Push } => {
-                    run.end(bytes, at);
-                    at += len;
-                    upstream.counters.unsolicited_pushes.inc();
-                }
-                ScannedReply::Complete { len, kind } => {
-                    if queue.front().is_none() {
-                        run.end(bytes, at);
-                        return Err("a reply that nothing was asked for".into());
-                    }
-                    let reply = bytes.get(at..at + len).unwrap_or_default();
-                    if kind == ReplyKind::Error {
-                        upstream.note_error(reply, self.link.generation);
-                        if reply.strip_prefix(b"-").is_some_and(not_primary) && !self.demoted {
-                            run.end(bytes, at);
-                            self.demoted = true;
-                            upstream.begin_hold();
-                            lane.close_gate(true);
-                        }
-                    }
-                    if self.demoted && !queue.front().is_some_and(|slot| slot.replies.is_partial()) {
-                        defer(&mut queue, reply, kind, self.fence.is_some());
-                        at += len;
-                        continue;
-                    }
-                    let Some(slot) = queue.pop() else { break };
-                    if slot.mute {
-                        run.end(bytes, at);
-                        slot.replies.swallow();
-                    } else {
-                        run.take(bytes, at, len, slot.replies);
-                    }
-                    at += len;
-                    // A request behind a read that was sent again may have its outcome already: the server sends no reply for it.
-                    while let Some((slot, verdict)) = queue.pop_decided() {
-                        run.end(bytes, at);
-                        answer(&slot, &verdict.reply());
-                    }
-                }
-                ScannedReply::Incomplete => break,
-                ScannedReply::Malformed(fault) => {
-                    run.end(bytes, at);
-                    return Err(fault.to_string());
-                }
-            }
-        }
-        run.end(bytes, at);
-        if at > 0 {
-            self.passed = 0;
-        }
-        if at > 0 && !self.demoted {
-            upstream.succeeded(self.link.generation);
-            if std::mem::take(&mut self.unproven) {
-                upstream.end_hold();
-            }
-        }
-        let rest = bytes.len() - at;
-        if rest > 0 {
-            queue.progressed();
-            let size = self.passed + self.scanner.announced();
-            if size > LARGE
-                && let Some(slot) = queue.front()
-                && slot.replies.sizes().announced(size, slot.replies.awaited())
-            {
-                run.outgrown = Some(slot.replies.clone());
-            }
-        }
-        // A read that a demoted node answers may be sent again elsewhere, so no part of its reply may be passed on.
-        if rest > STREAMED && self.scanner.scanned() > 0 && !self.demoted {
-            let part = self.scanner.scanned().min(rest);
-            if let Some(slot) = queue.front().filter(|slot| !slot.mute) {
-                slot.replies.deliver_part(bytes.get(at..at + part).unwrap_or_default());
-                if slot.replies.sizes().outgrown() {
-                    run.outgrown = Some(slot.replies.clone());
-                }
-            }
-            self.scanner.rebase(part);
-            self.passed += part as u64;
-            at += part;
-        }
-        drop(queue);
-        self.link.read.consume(at);
-        if let Some(client) = run.outgrown {
-            self.outgrown_by(&client, lane, upstream);
-        }
-        Ok(())
-    }
-}
-
-/// Handles a reply of a node that is not the primary. A refused command did not run, and a read may have given old data: both are
-/// sent again, a read only if `retry-reads` allows it. A write that the node has run gets its reply in its turn. If a newer primary
-/// has taken over (`superseded`), that write may or may not be lost there, so its outcome is unknown.
-fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
-    let refused = kind == ReplyKind::Error && reply.strip_prefix(b"-").is_some_and(not_primary);
-    let if_lost = queue.front().map_or(IfLost::ReportUnknown, Slot::if_lost);
-    match if_lost {
-        _ if refused => queue.defer(None),
-        IfLost::Resend => queue.defer(None),
-        IfLost::ReportLost => queue.defer(Some(&RequestOutcome::Lost.reply())),
-        IfLost::ResendWrite if superseded => queue.defer(None),
-        IfLost::ReportUnknown if superseded => queue.defer(Some(&RequestOutcome::OutcomeUnknown.reply())),
-        IfLost::ResendWrite | IfLost::ReportUnknown => queue.defer(Some(reply)),
-    }
-}
-
-/// Consecutive replies of one client within one read.
-#[derive(Default)]
-struct Run {
-    owner: Option<Rc<Replies>>,
-    start: usize,
-    count: u32,
-    /// The size of the largest reply, in bytes.
-    largest: usize,
-    /// The client whose replies are too large for a shared connection, if there is one.
-    outgrown: Option<Rc<Replies>>,
-}
-
-impl Run {
-    /// Adds a reply that starts at `at` and has `len` bytes.
-    fn take(&mut self, bytes: &[u8], at: usize, len: usize, owner: Rc<Replies>) {
-        if !self.owner.as_ref().is_some_and(|mine| Rc::ptr_eq(mine, &owner)) {
-            self.end(bytes, at);
-            (self.owner, self.start, self.count, self.largest) = (Some(owner), at, 0, 0);
-        }
-        self.count += 1;
-        self.largest = self.largest.max(len);
-    }
-
-    /// Ends the run before `at`, and gives its replies to the client.
-    fn end(&mut self, bytes: &[u8], at: usize) {
-        if let Some(owner) = self.owner.take() {
-            owner.deliver(bytes.get(self.start..at).unwrap_or_default(), self.count, self.largest);
-            if owner.sizes().outgrown() {
-                self.outgrown = Some(owner);
-            }
-        }
     }
 }
 

@@ -8,21 +8,19 @@
 //! replaced. It gets its AUTH when nothing is under way (see [`crate::upstream::connection::reauth`]).
 
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::net::tls::client::ClientSet;
-use crate::rotation::login::Newest;
-use crate::upstream::config::Reauth;
-use crate::upstream::connection::identity::{AgeFate, Identity};
-use crate::upstream::connection::open::{ConnectError, Connection, NeedlessPassword, Purpose, open};
+use crate::upstream::connection::identity::AgeFate;
+use crate::upstream::connection::open::{ConnectError, NeedlessPassword, Purpose};
 use crate::upstream::shared::lane::{Lane, Order};
+use crate::upstream::shared::lanes::Lanes;
+use crate::upstream::shared::next::NextConnection;
 use crate::upstream::shared::pump::Pump;
-use crate::upstream::{SharedPermit, Upstream};
+use crate::upstream::shared::pump::isolate::LeftConnection;
 
 /// The time over which the replacements for one reason are spread, each at a random moment.
 const SPREAD: Duration = Duration::from_secs(5);
@@ -32,78 +30,84 @@ const ASK_PAUSE: Duration = Duration::from_secs(1);
 
 type Opening = Pin<Box<dyn Future<Output = Result<NextConnection, ConnectError>>>>;
 
-/// The connection that takes another's place.
-pub(in crate::upstream) struct NextConnection {
-    /// `None` if the limits allow no second connection: the old one is closed first.
-    pub(in crate::upstream) link: Option<Connection>,
-    pub(in crate::upstream) permit: Option<SharedPermit>,
-}
-
 /// Opens the next connection.
 #[derive(Default)]
 pub(in crate::upstream) struct Replacement(Option<Opening>);
 
 impl Replacement {
-    /// Opens the next connection for `pump` if its lane has the order to be replaced.
+    /// Opens the next connection for `pump` if its lane has the order to be replaced. Returns the present connection if it is left
+    /// to one client.
     #[inline]
     pub(in crate::upstream) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         lane: &Lane,
-        upstream: &Rc<Upstream>,
+        lanes: &Rc<Lanes>,
         pump: &mut Pump,
-    ) {
+    ) -> Option<Box<LeftConnection>> {
         if self.0.is_some() || lane.ordered().is_some() {
-            self.poll_ordered(cx, lane, upstream, pump);
+            self.poll_ordered(cx, lane, lanes, pump)
+        } else {
+            None
         }
     }
 
-    fn poll_ordered(&mut self, cx: &mut Context<'_>, lane: &Lane, upstream: &Rc<Upstream>, pump: &mut Pump) {
+    fn poll_ordered(
+        &mut self,
+        cx: &mut Context<'_>,
+        lane: &Lane,
+        lanes: &Rc<Lanes>,
+        pump: &mut Pump,
+    ) -> Option<Box<LeftConnection>> {
         let isolates = lane.ordered() == Some(Order::Isolate);
-        if !isolates && lane.ordered() != Some(Order::Replace) || upstream.holding() {
+        if !isolates && lane.ordered() != Some(Order::Replace) || lanes.hold.is_failing_over() {
             self.0 = None;
-            return;
+            return None;
         }
-        if isolates && pump.isolate_by_successor(lane, upstream) {
-            return cx.waker().wake_by_ref();
+        if isolates && let Some(left) = pump.isolate(lane, lanes) {
+            cx.waker().wake_by_ref();
+            return Some(left);
         }
         if pump.has_next() {
-            return;
+            return None;
         }
         if self.0.is_none() {
-            let Some(primary) = upstream.primary() else { return };
-            let Some(permit) = upstream.shared_permit() else {
+            let primary = lanes.hold.primary()?;
+            let Some(permit) = lanes.room.take() else {
                 if isolates {
                     pump.cannot_isolate(lane);
-                    return cx.waker().wake_by_ref();
+                    cx.waker().wake_by_ref();
+                    return None;
                 }
                 // The old one is closed first: not if the server might not let its user in again.
                 let aging = pump.link().retires.map(|due| lane.key().identity.fate_at_max_age(due));
                 if matches!(aging, None | Some(AgeFate::Ends)) {
                     pump.set_next(NextConnection { link: None, permit: None });
-                    return cx.waker().wake_by_ref();
+                    cx.waker().wake_by_ref();
+                    return None;
                 }
                 if aging == Some(AgeFate::AskFirst) {
-                    upstream.ask_about(lane.key().clone());
+                    lanes.pool.ask_about(lane.key().clone());
                 }
-                return lane.postpone_replacement(Instant::now() + ASK_PAUSE);
+                lane.postpone_replacement(Instant::now() + ASK_PAUSE);
+                return None;
             };
-            let (upstream, key) = (upstream.clone(), lane.key().clone());
+            let (dialing, key) = (lanes.dialing.clone(), lane.key().clone());
             self.0 = Some(Box::pin(async move {
-                let link =
-                    open(&upstream, &primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await?;
+                let link = dialing.open(&primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await?;
                 Ok(NextConnection { link: Some(link), permit: Some(permit) })
             }));
         }
         let Some(Poll::Ready(opened)) = self.0.as_mut().map(|opening| opening.as_mut().poll(cx)) else {
-            return;
+            return None;
         };
         self.0 = None;
+        let mut left = None;
         match opened {
-            Ok(successor) if pump.is_like(&successor) => {
-                pump.set_next(successor);
+            Ok(next) if pump.is_like(&next) => {
+                pump.set_next(next);
                 if isolates {
-                    pump.isolate_by_successor(lane, upstream);
+                    left = pump.isolate(lane, lanes);
                 }
                 cx.waker().wake_by_ref();
             }
@@ -115,72 +119,17 @@ impl Replacement {
             Ok(_) => lane.postpone_replacement(soon()),
             Err(_) => {
                 tracing::debug!(
-                    upstream = upstream.config.name,
+                    upstream = lanes.dialing.config.name,
                     "respgate keeps an old connection: it could not open another in its place"
                 );
                 lane.postpone_replacement(soon());
             }
         }
+        left
     }
 }
 
 /// Returns a random moment within [`SPREAD`].
-fn soon() -> Instant {
+pub(in crate::upstream) fn soon() -> Instant {
     Instant::now() + SPREAD.mul_f64(0.05 + 0.95 * fastrand::f64())
-}
-
-/// Follows respgate's credentials and certificates, and has connections replaced that were opened with former ones, unless
-/// `reauth = "keep"`.
-pub(in crate::upstream) async fn follow(
-    upstream: Weak<Upstream>,
-    mut logins: watch::Receiver<Newest>,
-    mut certificates: Option<watch::Receiver<ClientSet>>,
-) {
-    loop {
-        let certified = async {
-            match &mut certificates {
-                Some(changes) => changes.changed().await,
-                None => std::future::pending().await,
-            }
-        };
-        // Credentials are respgate's own; certificates are everybody's.
-        let (changed, everybody) = tokio::select! {
-            changed = logins.changed() => (changed, false),
-            changed = certified => (changed, true),
-        };
-        let Some(upstream) = upstream.upgrade().filter(|_| changed.is_ok()) else { return };
-        upstream.credentials_changed((!everybody).then(|| upstream.identities.own()));
-    }
-}
-
-impl Upstream {
-    /// Has the connections of respgate's own users replaced whose credentials at the server have changed, unless
-    /// `reauth = "keep"`.
-    pub(in crate::upstream) fn refresh_users(&self) {
-        for identity in self.identities.of_users() {
-            if identity.has_new_credentials() {
-                self.credentials_changed(Some(&identity));
-            }
-        }
-    }
-
-    /// Has the connections of one identity (`None`: of all) replaced, and with `reauth = "refresh"` those authenticated again that
-    /// sessions hold. Does nothing with `reauth = "keep"`.
-    fn credentials_changed(&self, identity: Option<&Rc<Identity>>) {
-        if self.config.reauth == Reauth::Keep {
-            return;
-        }
-        self.leases.outdate(identity.map(Rc::as_ref));
-        if let Some(identity) = identity
-            && self.refreshes()
-        {
-            self.leases.refresh(identity);
-            if let Some(fan) = self.fans.borrow().get(&identity.id()) {
-                fan.refresh();
-            }
-        }
-        let concerned =
-            |lane: &&Rc<Lane>| identity.is_none_or(|identity| lane.key().identity.id() == identity.id());
-        self.lanes.borrow().values().filter(concerned).for_each(|lane| lane.retire_by(soon()));
-    }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::resp::pubsub::Confirmation;
 use crate::resp::request::Request;
 
 /// What one session heard.
@@ -103,12 +104,12 @@ fn settle(table: &mut Table<Ear>, server: &mut Server) {
     }
 }
 
-fn ask(table: &mut Table<Ear>, seat: u64, names: &[&str]) {
-    table.subscribe(seat, Kind::Channel, names.iter().map(|name| name.as_bytes()));
+fn ask(table: &mut Table<Ear>, session: u64, names: &[&str]) {
+    table.subscribe(session, Kind::Channel, names.iter().map(|name| name.as_bytes()));
 }
 
-fn end(table: &mut Table<Ear>, seat: u64, names: &[&str]) {
-    table.unsubscribe(seat, Kind::Channel, names.iter().map(|name| name.as_bytes()));
+fn end(table: &mut Table<Ear>, session: u64, names: &[&str]) {
+    table.unsubscribe(session, Kind::Channel, names.iter().map(|name| name.as_bytes()));
 }
 
 fn began(name: &str, count: usize) -> Heard {
@@ -119,18 +120,18 @@ fn began(name: &str, count: usize) -> Heard {
 fn the_first_subscribes_and_the_last_unsubscribes() {
     let (mut table, mut server) = (Table::<Ear>::default(), Server::default());
     let ears = [Ear::default(), Ear::default()];
-    let seats = ears.clone().map(|ear| table.join(ear));
-    ask(&mut table, seats[0], &["a"]);
+    let sessions = ears.clone().map(|ear| table.join(ear));
+    ask(&mut table, sessions[0], &["a"]);
     assert!(ears[0].borrow().is_empty(), "nothing is confirmed before the server has");
     send(&mut table, &mut server);
     server.answer(&mut table);
     assert_eq!(*ears[0].borrow(), [began("a", 1), Heard::Decided(None)]);
-    ask(&mut table, seats[1], &["a"]);
+    ask(&mut table, sessions[1], &["a"]);
     assert_eq!(*ears[1].borrow(), [began("a", 1), Heard::Decided(None)], "at once");
-    end(&mut table, seats[0], &["a"]);
+    end(&mut table, sessions[0], &["a"]);
     let mut out = Vec::new();
     assert!(!table.next(&mut out), "one is left");
-    end(&mut table, seats[1], &[]);
+    end(&mut table, sessions[1], &[]);
     settle(&mut table, &mut server);
     assert!(server.names.is_empty());
     assert_eq!(table.names(), 0);
@@ -143,7 +144,7 @@ fn many_names_take_many_turns() {
     const NAMES: usize = 60_000;
     let (mut table, mut server) = (Table::<Ear>::default(), Server::default());
     let ears = [Ear::default(), Ear::default()];
-    let seats = ears.clone().map(|ear| table.join(ear));
+    let sessions = ears.clone().map(|ear| table.join(ear));
     let names: Vec<String> = (0..NAMES).map(|name| name.to_string()).collect();
     let heard = || ears[0].borrow().len();
     let turns = |table: &mut Table<Ear>| {
@@ -158,36 +159,36 @@ fn many_names_take_many_turns() {
             }
         }
     };
-    table.subscribe(seats[0], Kind::Channel, names.iter().map(|name| name.as_bytes()));
+    table.subscribe(sessions[0], Kind::Channel, names.iter().map(|name| name.as_bytes()));
     send(&mut table, &mut server);
     server.answer(&mut table);
     assert_eq!(heard(), 0);
     assert_eq!(turns(&mut table), 60);
     assert_eq!(heard(), NAMES + 1);
     // What the link has already is confirmed without the server, and yet in as many turns.
-    table.subscribe(seats[1], Kind::Channel, names.iter().map(|name| name.as_bytes()));
+    table.subscribe(sessions[1], Kind::Channel, names.iter().map(|name| name.as_bytes()));
     assert!(ears[1].borrow().is_empty());
     assert_eq!(turns(&mut table), 60);
     assert_eq!(ears[1].borrow().len(), NAMES + 1);
-    table.leave(seats[1]);
+    table.leave(sessions[1]);
     assert_eq!(turns(&mut table), 60);
     ears[0].borrow_mut().clear();
-    end(&mut table, seats[0], &[]);
+    end(&mut table, sessions[0], &[]);
     assert_eq!(heard(), 0);
     assert_eq!(turns(&mut table), 60);
     assert_eq!(heard(), NAMES + 1);
     settle(&mut table, &mut server);
-    assert_eq!((table.names(), table.bytes()), (0, 0));
+    assert_eq!((table.names(), table.size()), (0, 0));
 }
 
 #[test]
 fn an_end_that_was_not_sent_is_taken_back() {
     let (mut table, mut server) = (Table::<Ear>::default(), Server::default());
-    let seat = table.join(Ear::default());
-    ask(&mut table, seat, &["a"]);
+    let session = table.join(Ear::default());
+    ask(&mut table, session, &["a"]);
     settle(&mut table, &mut server);
-    end(&mut table, seat, &["a"]);
-    ask(&mut table, seat, &["a"]);
+    end(&mut table, session, &["a"]);
+    ask(&mut table, session, &["a"]);
     assert!(!table.next(&mut Vec::new()));
     assert!(server.names.contains(&("channel", "a".into())));
 }
@@ -196,9 +197,9 @@ fn an_end_that_was_not_sent_is_taken_back() {
 fn a_refusal_is_only_the_asker_s() {
     let (mut table, mut server) = (Table::<Ear>::default(), Server::default());
     let ears = [Ear::default(), Ear::default()];
-    let seats = ears.clone().map(|ear| table.join(ear));
-    ask(&mut table, seats[0], &["a", "x"]);
-    ask(&mut table, seats[1], &["a"]);
+    let sessions = ears.clone().map(|ear| table.join(ear));
+    ask(&mut table, sessions[0], &["a", "x"]);
+    ask(&mut table, sessions[1], &["a"]);
     settle(&mut table, &mut server);
     let line = "-NOPERM No permissions to access a channel".to_owned();
     assert_eq!(*ears[0].borrow(), [Heard::Decided(Some(line))]);
@@ -210,9 +211,9 @@ fn a_refusal_is_only_the_asker_s() {
 fn what_cannot_be_restored_costs_only_its_own_sessions() {
     let (mut table, mut server) = (Table::<Ear>::default(), Server::default());
     let ears = [Ear::default(), Ear::default()];
-    let seats = ears.clone().map(|ear| table.join(ear));
-    ask(&mut table, seats[0], &["a", "b", "c"]);
-    ask(&mut table, seats[1], &["d"]);
+    let sessions = ears.clone().map(|ear| table.join(ear));
+    ask(&mut table, sessions[0], &["a", "b", "c"]);
+    ask(&mut table, sessions[1], &["d"]);
     settle(&mut table, &mut server);
     table.disconnected();
     assert_eq!(table.connected(), 2);
@@ -241,8 +242,8 @@ fn what_nothing_asked_for_is_noticed() {
     let mut table = Table::<Ear>::default();
     assert_eq!(table.replied(), Err(Mismatch));
     assert_eq!(table.refused(b"-ERR"), Err(Mismatch));
-    let seat = table.join(Ear::default());
-    ask(&mut table, seat, &["a"]);
+    let session = table.join(Ear::default());
+    ask(&mut table, session, &["a"]);
     table.next(&mut Vec::new());
     for (begins, name) in [(true, "b"), (false, "a")] {
         let wrong = Confirmation { kind: Kind::Channel, begins, name: Some(name.as_bytes()) };
@@ -286,7 +287,7 @@ const NAMED: [&str; 5] = ["a", "b", "c", "d", "x"];
 
 /// One session, as simply as it can be told.
 struct Model {
-    seat: u64,
+    session: u64,
     ear: Ear,
     has: BTreeSet<(&'static str, String)>,
     asks: Option<(Kind, Vec<&'static str>)>,
@@ -374,25 +375,25 @@ fn play(actions: Vec<Action>, at_once: usize) {
         match action {
             Action::Join => {
                 let ear = Ear::default();
-                let seat = table.join(ear.clone());
-                models.push(Model { seat, ear, has: BTreeSet::new(), asks: None });
+                let session = table.join(ear.clone());
+                models.push(Model { session, ear, has: BTreeSet::new(), asks: None });
             }
             Action::Leave(at) if !models.is_empty() => {
                 let at = at % models.len();
-                table.leave(models.swap_remove(at).seat);
+                table.leave(models.swap_remove(at).session);
             }
             Action::Subscribe(at, kind, names) => {
                 if let Some(model) = pick(&mut models, at).filter(|model| model.asks.is_none()) {
                     let names = picked(names);
                     model.asks = Some((kind, names.clone()));
-                    table.subscribe(model.seat, kind, names.iter().map(|name| name.as_bytes()));
+                    table.subscribe(model.session, kind, names.iter().map(|name| name.as_bytes()));
                 }
             }
             Action::Unsubscribe(at, kind, names) => {
                 if let Some(model) = pick(&mut models, at).filter(|model| model.asks.is_none()) {
                     let names = picked(names);
                     while table.proceed(usize::MAX) {}
-                    table.unsubscribe(model.seat, kind, names.iter().map(|name| name.as_bytes()));
+                    table.unsubscribe(model.session, kind, names.iter().map(|name| name.as_bytes()));
                     while table.proceed(1) {}
                     model.unsubscribe(kind, &names);
                 }
@@ -404,7 +405,7 @@ fn play(actions: Vec<Action>, at_once: usize) {
             Action::Answer => server.answer(&mut table),
             Action::Ping => {
                 let mut out = Vec::new();
-                table.ping(&mut out, crate::upstream::PING);
+                table.ping(&mut out, crate::upstream::connection::probe::PING);
                 server.unread.push_back(out);
             }
             Action::Disconnect => {
@@ -430,16 +431,17 @@ fn play(actions: Vec<Action>, at_once: usize) {
             let members: BTreeSet<u64> = members.copied().collect();
             let known = (word(kind), name.to_owned());
             let having = models.iter().filter(|model| model.has.contains(&known));
-            assert_eq!(members, having.map(|model| model.seat).collect(), "who hears {known:?}");
+            assert_eq!(members, having.map(|model| model.session).collect(), "who hears {known:?}");
         }
     }
-    let bytes: usize = models.iter().flat_map(|model| &model.has).map(|(_, name)| EACH + name.len()).sum();
-    assert_eq!(table.bytes(), bytes);
-    models.iter().for_each(|model| table.leave(model.seat));
+    let bytes: usize =
+        models.iter().flat_map(|model| &model.has).map(|(_, name)| SUBSCRIPTION_SIZE + name.len()).sum();
+    assert_eq!(table.size(), bytes);
+    models.iter().for_each(|model| table.leave(model.session));
     settle(&mut table, &mut server);
     assert!(server.names.is_empty());
-    assert_eq!((table.names(), table.sessions(), table.owed(), table.bytes()), (0, 0, false, 0));
-    assert!(table.deserted.is_empty());
+    assert_eq!((table.names(), table.sessions(), table.is_reply_due(), table.size()), (0, 0, false, 0));
+    assert!(table.unwanted.is_empty());
 }
 
 proptest! {

@@ -27,11 +27,12 @@ use crate::net::tls::trust::Trust;
 use crate::resp::Resp;
 use crate::timeline::Timelines;
 use crate::topology::{Address, Generation, Outage, Topology};
-use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::connection::scripts::Scripts;
-use crate::upstream::shared::queue::{LossCause, Settled};
+use crate::upstream::shared::queue::settle::Settled;
+use crate::upstream::shared::queue::{IfLost, LossCause};
+use crate::upstream::{Upstream, UpstreamPlan};
 
 const READ: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
 const WRITE: &[u8] = b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n";
@@ -85,7 +86,7 @@ impl Bench {
             retires: None,
         };
         let mut pump = Pump::new(link, false);
-        pump.handle_replies(&self.lane, &self.upstream)
+        pump.handle_replies(&self.lane, &self.upstream.parts.lanes)
     }
 }
 
@@ -194,7 +195,7 @@ fn a_demoted_node_refuses_also_what_tls_had_not_sent() {
                 tokio::time::sleep(Duration::from_millis(if seen < 64 * 1024 { 50 } else { 0 })).await;
             }
         };
-        let end = poll_fn(|cx| pump.poll(cx, &bench.lane, &bench.upstream));
+        let end = poll_fn(|cx| pump.poll(cx, &bench.lane, &bench.upstream.parts.lanes));
         let end = tokio::time::timeout(Duration::from_secs(20), async {
             tokio::select! { end = end => end, () = node => panic!("the node left") }
         });

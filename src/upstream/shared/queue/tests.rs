@@ -177,8 +177,8 @@ impl World {
 }
 
 fn answer_decided(queue: &mut Queue) {
-    while let Some((slot, verdict)) = queue.pop_decided() {
-        let text: &[u8] = match verdict {
+    while let Some((slot, outcome)) = queue.pop_decided() {
+        let text: &[u8] = match outcome {
             RequestOutcome::OutcomeUnknown => b"unknown ",
             RequestOutcome::GivenUp => b"given-up ",
             other => panic!("{other:?}"),

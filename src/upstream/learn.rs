@@ -1,6 +1,7 @@
 //! Asks the server for the commands that the static table lacks, once per primary and only when a client uses one, and for the
 //! number of its users.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use crate::command::learned::Learned;
 use crate::resp::Resp;
 use crate::resp::control::Control;
 use crate::rotation::login::{Login, Principal};
-use crate::upstream::Upstream;
 use crate::upstream::connection::identity::Identity;
-use crate::upstream::connection::open::ConnectionKey;
+use crate::upstream::connection::open::{ConnectionKey, Dialing};
+use crate::upstream::leased::lease::Lease;
+use crate::upstream::leased::pool::Pool;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
 
@@ -23,38 +25,55 @@ const ONE_USER_COUNTS: Duration = Duration::from_secs(1);
 /// writes each question to its `ACL LOG`.
 const SEVERAL_USERS_COUNT: Duration = Duration::from_secs(60);
 
-impl Upstream {
-    /// Returns true if the server has one user only. Returns `None` if it has not been asked lately.
-    pub fn has_one_user(&self) -> Option<bool> {
-        self.one_user.get().filter(|(until, _)| Instant::now() < *until).map(|(_, one)| one)
+/// Asks the server questions on behalf of sessions, one question of a kind at a time.
+pub(super) struct Inquiries {
+    pool: Rc<Pool>,
+    /// True while a session asks the server for its commands.
+    learning: Cell<bool>,
+    /// True while a session asks the server for its users.
+    counting_users: Cell<bool>,
+}
+
+impl Inquiries {
+    pub(super) fn new(pool: Rc<Pool>) -> Self {
+        Self { pool, learning: Cell::default(), counting_users: Cell::default() }
     }
 
-    /// Asks the server for its users, as `key`'s user, for [`Self::has_one_user`]. Sessions that ask at the same time share one
+    fn dialing(&self) -> &Dialing {
+        &self.pool.dialing
+    }
+
+    /// Asks the server for its users, as `key`'s user, for `ServerFacts::has_one_user`. Sessions that ask at the same time share one
     /// question. A server that does not answer within `connect-timeout`, or refuses, counts as one with several users.
-    pub async fn count_users(self: &Rc<Self>, key: &ConnectionKey) {
-        let deadline = Instant::now() + self.config.connect_timeout;
+    pub(super) async fn count_users(&self, key: &ConnectionKey) {
+        let Dialing { config, hold, server, .. } = self.dialing();
+        let deadline = Instant::now() + config.connect_timeout;
         if self.counting_users.replace(true) {
-            let told = self.news.notified();
-            if self.has_one_user().is_none() {
-                let _ = timeout_at(deadline, told).await;
+            if server.has_one_user().is_none() {
+                let _ = timeout_at(deadline, hold.changed()).await;
             }
             return;
         }
-        let generation = self.generation();
+        let generation = hold.generation();
         let one = timeout_at(deadline, self.ask_for_users(key, deadline)).await.unwrap_or(false);
         self.counting_users.set(false);
         // After a failover the answer is about another server, and the session asks again.
-        if generation == self.generation() {
+        if generation == hold.generation() {
             let counts = if one { ONE_USER_COUNTS } else { SEVERAL_USERS_COUNT };
-            self.one_user.set(Some((Instant::now() + counts, one)));
+            server.set_one_user(one, Instant::now() + counts);
         }
-        self.news.notify_waiters();
+        hold.notify_changed();
     }
 
-    async fn ask_for_users(self: &Rc<Self>, asker: &ConnectionKey, deadline: Instant) -> bool {
+    /// Leases a connection for a question of respgate itself.
+    async fn lease(&self, key: &ConnectionKey) -> Option<Lease> {
+        let nobody = Replies::nobody(&self.dialing().buffers);
+        self.pool.lease(key, &nobody, Share::default()).await.ok()
+    }
+
+    async fn ask_for_users(&self, asker: &ConnectionKey, deadline: Instant) -> bool {
         let key = ConnectionKey::new(asker.identity.clone(), 0, Resp::V2);
-        let nobody = Replies::nobody(&self.buffers);
-        let Ok(mut lease) = self.lease(&key, &nobody, Share::default()).await else { return false };
+        let Some(mut lease) = self.lease(&key).await else { return false };
         let mut control = Control::new(&mut lease.link.stream);
         let Ok(reply) = control.call(&[b"ACL", b"USERS"], deadline).await else { return false };
         drop(control);
@@ -65,47 +84,42 @@ impl Upstream {
         reply.elements().is_some_and(|users| users.len() == 1)
     }
 
-    /// Returns the server's description of commands that the static table lacks, once the server has been asked.
-    pub fn learned(&self) -> Option<Rc<Learned>> {
-        self.learned.borrow().clone()
-    }
-
-    /// Asks the server for its commands, as `key`'s user, for [`Self::learned`]. Takes `connect-timeout` at most. Returns false if
+    /// Asks the server for its commands, as `key`'s user, for `ServerFacts::learned`. Takes `connect-timeout` at most. Returns false if
     /// the server could not be asked. A server that denies COMMAND to the user describes nothing. For a user of respgate's own,
     /// respgate asks as itself if it can: all clients use the answer, and that user may be allowed little.
-    pub async fn learn(self: &Rc<Self>, key: &ConnectionKey) -> bool {
-        let deadline = Instant::now() + self.config.connect_timeout;
+    pub(super) async fn learn(&self, key: &ConnectionKey) -> bool {
+        let Dialing { config, hold, server, .. } = self.dialing();
+        let deadline = Instant::now() + config.connect_timeout;
         if self.learning.replace(true) {
-            let told = self.news.notified();
-            if self.learned.borrow().is_none() {
-                let _ = timeout_at(deadline, told).await;
+            if server.learned().is_none() {
+                let _ = timeout_at(deadline, hold.changed()).await;
             }
         } else {
-            let generation = self.generation();
+            let generation = hold.generation();
             let learned = timeout_at(deadline, self.ask_for_commands(key, deadline)).await;
             self.learning.set(false);
-            if generation == self.generation()
+            if generation == hold.generation()
                 && let Ok(Some(learned)) = learned
             {
-                *self.learned.borrow_mut() = Some(Rc::new(learned));
+                server.set_learned(learned);
             }
-            self.news.notify_waiters();
+            hold.notify_changed();
         }
-        self.learned.borrow().is_some()
+        server.learned().is_some()
     }
 
     /// Sends SELECT on a connection for `key`, which is in that database already.
     ///
     /// # Errors
     /// Returns the error line for the client, without CRLF: the server's own, if the user may not SELECT.
-    pub async fn ask_to_select(
-        self: &Rc<Self>,
+    pub(super) async fn ask_to_select(
+        &self,
         key: &ConnectionKey,
         replies: &Rc<Replies>,
         share: Share,
     ) -> Result<(), Rc<[u8]>> {
-        let mut lease = self.lease(key, replies, share).await?;
-        let deadline = Instant::now() + self.config.connect_timeout;
+        let mut lease = self.pool.lease(key, replies, share).await?;
+        let deadline = Instant::now() + self.dialing().config.connect_timeout;
         let mut control = Control::new(&mut lease.link.stream);
         control.set_resp(key.resp);
         let database = key.database.to_string();
@@ -126,18 +140,15 @@ impl Upstream {
         answer
     }
 
-    async fn ask_for_commands(self: &Rc<Self>, asker: &ConnectionKey, deadline: Instant) -> Option<Learned> {
+    async fn ask_for_commands(&self, asker: &ConnectionKey, deadline: Instant) -> Option<Learned> {
         let key = |identity: &Rc<Identity>| ConnectionKey::new(identity.clone(), 0, Resp::V2);
-        let nobody = Replies::nobody(&self.buffers);
         let as_itself = match asker.identity.login().map(Login::principal) {
-            Some(Principal::User(_)) => {
-                self.lease(&key(self.identities.own()), &nobody, Share::default()).await.ok()
-            }
+            Some(Principal::User(_)) => self.lease(&key(self.dialing().identities.own())).await,
             Some(Principal::Own) | None => None,
         };
         let mut lease = match as_itself {
             Some(lease) => lease,
-            None => self.lease(&key(&asker.identity), &nobody, Share::default()).await.ok()?,
+            None => self.lease(&key(&asker.identity)).await?,
         };
         let mut control = Control::new(&mut lease.link.stream);
         let reply = control.call(&[b"COMMAND"], deadline).await.ok()?;

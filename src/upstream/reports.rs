@@ -1,0 +1,72 @@
+//! What one worker reports of its upstream: counts, hints to discovery, and the steps of failovers.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::mpsc;
+
+use crate::metrics::Counters;
+use crate::timeline::Timelines;
+use crate::topology::{Generation, Hint};
+
+/// The receivers of what one worker reports of its upstream.
+pub(super) struct Reports {
+    pub(super) counters: Rc<Counters>,
+    /// The failovers of the upstream; the workers share them.
+    pub(super) timelines: Timelines,
+    hints: mpsc::Sender<Hint>,
+    /// The generation that last gave a reply.
+    proven: Cell<Option<Generation>>,
+}
+
+impl Reports {
+    pub(super) fn new(counters: Rc<Counters>, timelines: Timelines, hints: mpsc::Sender<Hint>) -> Self {
+        Self { counters, timelines, hints, proven: Cell::default() }
+    }
+
+    /// Sends a hint to discovery. Drops it if 64 hints wait already: one more would add nothing.
+    pub(super) fn hint(&self, hint: Hint) {
+        let _ = self.hints.try_send(hint);
+    }
+
+    /// Counts an error reply. Tells discovery about an error that only a node gives that is not the primary.
+    pub(super) fn note_error(&self, line: &[u8], generation: Generation) {
+        self.counters.error_replies.inc();
+        if line.strip_prefix(b"-").is_some_and(not_primary) {
+            self.hint(Hint::NotPrimary(generation));
+        }
+    }
+
+    /// Takes note that the primary of this generation gave a reply.
+    pub(super) fn succeeded(&self, generation: Generation) {
+        if self.proven.replace(Some(generation)) != Some(generation) {
+            self.timelines.succeeded(generation);
+        }
+    }
+
+    /// Reports that a connection to the primary of this generation was lost. `demoted`: the node said that it is not the primary.
+    pub(super) fn note_lost(&self, generation: Generation, demoted: bool) {
+        self.counters.lost.inc();
+        self.timelines.sign(generation, "a connection to the primary was lost", false);
+        self.hint(if demoted { Hint::NotPrimary(generation) } else { Hint::Lost(generation) });
+    }
+
+    /// Counts what became of the requests of a lost connection.
+    pub(super) fn note_settled(&self, resent: usize, unknown: usize, migrated: usize) {
+        let (resent, unknown, migrated) = (resent as u64, unknown as u64, migrated as u64);
+        self.counters.resent.add(resent);
+        self.counters.outcome_unknown.add(unknown);
+        self.counters.migrated.add(migrated);
+        self.timelines.settled(resent, unknown, migrated);
+    }
+}
+
+/// Returns true if an error (without the leading `-`) says that the command did not run because the node is not the
+/// primary, no longer or not yet. READONLY, MASTERDOWN and LOADING are judged before execution (valkey's server.c,
+/// processCommand); REDIRECT comes to clients with CLIENT CAPA redirect (valkey 8); a demotion unblocks clients with
+/// this UNBLOCKED text.
+pub fn not_primary(error: &[u8]) -> bool {
+    [&b"READONLY "[..], b"MASTERDOWN ", b"LOADING ", b"REDIRECT ", b"UNBLOCKED force unblock"]
+        .iter()
+        .any(|start| error.starts_with(start))
+}

@@ -1,0 +1,130 @@
+//! The shared lanes of one worker.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::upstream::connection::identity::Identity;
+use crate::upstream::connection::open::{ConnectionKey, Dialing};
+use crate::upstream::hold::Hold;
+use crate::upstream::leased::pool::Pool;
+use crate::upstream::replies::Replies;
+use crate::upstream::reports::Reports;
+use crate::upstream::room::SharedRoom;
+use crate::upstream::shared::lane::{Lane, Order};
+
+/// The shared lanes of one worker to one upstream, and what serves them.
+pub(in crate::upstream) struct Lanes {
+    pub(in crate::upstream) dialing: Rc<Dialing>,
+    // Copies of what `dialing` holds, because each read and write uses them.
+    pub(in crate::upstream) hold: Rc<Hold>,
+    pub(in crate::upstream) reports: Rc<Reports>,
+    pub(in crate::upstream) pool: Rc<Pool>,
+    pub(in crate::upstream) room: Rc<SharedRoom>,
+    lanes: RefCell<HashMap<ConnectionKey, Rc<Lane>>>,
+    /// Lanes that carry the last requests of clients whose replies a shared connection could not carry.
+    side_lanes: RefCell<Vec<Rc<Lane>>>,
+    /// True if tenants share the lanes, so that the fair scheduler is in use.
+    fair: Cell<bool>,
+}
+
+impl Lanes {
+    pub(in crate::upstream) fn new(pool: Rc<Pool>, room: Rc<SharedRoom>, fair: bool) -> Self {
+        let dialing = pool.dialing.clone();
+        Self {
+            hold: dialing.hold.clone(),
+            reports: dialing.reports.clone(),
+            dialing,
+            pool,
+            room,
+            lanes: RefCell::default(),
+            side_lanes: RefCell::default(),
+            fair: Cell::new(fair),
+        }
+    }
+
+    /// Returns the lane for this key, if there is one.
+    pub(in crate::upstream) fn get(&self, key: &ConnectionKey) -> Option<Rc<Lane>> {
+        self.lanes.borrow().get(key).cloned()
+    }
+
+    /// Adds the lane for this key. The caller drives it.
+    pub(in crate::upstream) fn add(&self, key: &ConnectionKey) -> Rc<Lane> {
+        let lane = Lane::new(key.clone(), self.fair.get());
+        lane.close_gate(self.hold.is_failing_over());
+        self.lanes.borrow_mut().insert(key.clone(), lane.clone());
+        lane
+    }
+
+    /// Adds a side lane.
+    pub(in crate::upstream) fn add_side(&self, lane: &Rc<Lane>) {
+        self.side_lanes.borrow_mut().push(lane.clone());
+    }
+
+    /// Removes a side lane.
+    pub(in crate::upstream) fn remove_side(&self, lane: &Rc<Lane>) {
+        self.side_lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, lane));
+    }
+
+    /// Returns every lane, side lanes included.
+    pub(in crate::upstream) fn every_lane(&self) -> Vec<Rc<Lane>> {
+        self.lanes.borrow().values().chain(self.side_lanes.borrow().iter()).cloned().collect()
+    }
+
+    /// Turns the fair scheduler on or off: it is needed while tenants share the connections.
+    pub(in crate::upstream) fn set_fair(&self, fair: bool) {
+        if self.fair.replace(fair) != fair {
+            self.lanes.borrow().values().for_each(|lane| lane.set_fair(fair));
+        }
+    }
+
+    /// Closes the gate of every lane, so that no new request is sent, or opens it again.
+    pub(in crate::upstream) fn close_gates(&self, closed: bool) {
+        self.every_lane().iter().for_each(|lane| lane.close_gate(closed));
+    }
+
+    /// Cuts every lane's connection.
+    pub(in crate::upstream) fn cut(&self) {
+        self.every_lane().iter().for_each(|lane| lane.order(Order::Cut));
+    }
+
+    /// Returns true if every shared connection is open and has answered everything.
+    pub(in crate::upstream) fn are_drained(&self) -> bool {
+        self.every_lane().iter().all(|lane| lane.is_drained())
+    }
+
+    /// Has the connections of one identity (`None`: of all) replaced, each at a time that `at` returns.
+    pub(in crate::upstream) fn retire_by(
+        &self,
+        identity: Option<&Identity>,
+        at: impl Fn() -> tokio::time::Instant,
+    ) {
+        let applies =
+            |lane: &&Rc<Lane>| identity.is_none_or(|identity| lane.key().identity.id() == identity.id());
+        self.lanes.borrow().values().filter(applies).for_each(|lane| lane.retire_by(at()));
+    }
+
+    /// Removes the lane if only its driver still holds it. Returns true if it did.
+    pub(in crate::upstream) fn forget_unused(&self, lane: &Rc<Lane>) -> bool {
+        let mut lanes = self.lanes.borrow_mut();
+        // One reference is the map's, one the driver's.
+        let unused = Rc::strong_count(lane) <= 2;
+        if unused {
+            lanes.remove(lane.key());
+        }
+        unused
+    }
+
+    /// Closes the connection that has been unused for longest. Returns false if all are in use.
+    pub(in crate::upstream) fn close_unused(&self) -> bool {
+        let lanes = self.lanes.borrow();
+        let unused = lanes.values().filter(|lane| Rc::strong_count(lane) <= 2 && lane.is_idle());
+        let oldest = unused.min_by_key(|lane| lane.unused_since());
+        oldest.inspect(|lane| lane.order(Order::Retire)).is_some()
+    }
+
+    /// Returns the receiver of replies that no client waits for. It drops them.
+    pub(in crate::upstream) fn nobody(&self) -> Rc<Replies> {
+        Replies::nobody(&self.dialing.buffers)
+    }
+}

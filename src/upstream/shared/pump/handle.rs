@@ -1,0 +1,164 @@
+//! Gives each reply of a shared connection to the client of its request.
+
+use std::rc::Rc;
+
+use super::Pump;
+use crate::resp::reply::{ReplyKind, ScannedReply};
+use crate::upstream::replies::Replies;
+use crate::upstream::reply_sizes::LARGE;
+use crate::upstream::reports::not_primary;
+use crate::upstream::shared::lane::Lane;
+use crate::upstream::shared::lanes::Lanes;
+use crate::upstream::shared::queue::answer::answer;
+use crate::upstream::shared::queue::{IfLost, Queue, RequestOutcome, Slot};
+
+/// The size above which a reply is passed on in pieces, in bytes.
+const STREAMED: usize = 256 * 1024;
+
+impl Pump {
+    /// Gives every whole reply to its client. Replies that follow each other and belong to one client are given in one piece.
+    pub(super) fn handle_replies(&mut self, lane: &Lane, lanes: &Lanes) -> Result<(), String> {
+        let bytes = self.link.read.bytes();
+        let mut queue = lane.queue.borrow_mut();
+        let mut run = Run::default();
+        let mut at = 0;
+        loop {
+            match self.scanner.scan(bytes.get(at..).unwrap_or_default()) {
+                ScannedReply::Complete { len, kind: ReplyKind::Push } => {
+                    run.end(bytes, at);
+                    at += len;
+                    lanes.reports.counters.unsolicited_pushes.inc();
+                }
+                ScannedReply::Complete { len, kind } => {
+                    if queue.front().is_none() {
+                        run.end(bytes, at);
+                        return Err("a reply that nothing was asked for".into());
+                    }
+                    let reply = bytes.get(at..at + len).unwrap_or_default();
+                    if kind == ReplyKind::Error {
+                        lanes.reports.note_error(reply, self.link.generation);
+                        if reply.strip_prefix(b"-").is_some_and(not_primary) && !self.demoted {
+                            run.end(bytes, at);
+                            self.demoted = true;
+                            lanes.hold.begin();
+                            lane.close_gate(true);
+                        }
+                    }
+                    if self.demoted && !queue.front().is_some_and(|slot| slot.replies.is_partial()) {
+                        defer(&mut queue, reply, kind, self.fence.is_some());
+                        at += len;
+                        continue;
+                    }
+                    let Some(slot) = queue.pop() else { break };
+                    if slot.mute {
+                        run.end(bytes, at);
+                        slot.replies.swallow();
+                    } else {
+                        run.take(bytes, at, len, slot.replies);
+                    }
+                    at += len;
+                    // A request behind a read that was sent again may have its outcome already: the server sends no reply for it.
+                    while let Some((slot, outcome)) = queue.pop_decided() {
+                        run.end(bytes, at);
+                        answer(&slot, &outcome.reply());
+                    }
+                }
+                ScannedReply::Incomplete => break,
+                ScannedReply::Malformed(error) => {
+                    run.end(bytes, at);
+                    return Err(error.to_string());
+                }
+            }
+        }
+        run.end(bytes, at);
+        if at > 0 {
+            self.passed = 0;
+        }
+        if at > 0 && !self.demoted {
+            lanes.reports.succeeded(self.link.generation);
+            if std::mem::take(&mut self.unproven) {
+                lanes.hold.end();
+            }
+        }
+        let rest = bytes.len() - at;
+        if rest > 0 {
+            queue.progressed();
+            let size = self.passed + self.scanner.announced();
+            if size > LARGE
+                && let Some(slot) = queue.front()
+                && slot.replies.sizes().announced(size, slot.replies.awaited())
+            {
+                run.outgrown = Some(slot.replies.clone());
+            }
+        }
+        // A read that a demoted node answers may be sent again elsewhere, so no part of its reply may be passed on.
+        if rest > STREAMED && self.scanner.scanned() > 0 && !self.demoted {
+            let part = self.scanner.scanned().min(rest);
+            if let Some(slot) = queue.front().filter(|slot| !slot.mute) {
+                slot.replies.deliver_part(bytes.get(at..at + part).unwrap_or_default());
+                if slot.replies.sizes().outgrown() {
+                    run.outgrown = Some(slot.replies.clone());
+                }
+            }
+            self.scanner.rebase(part);
+            self.passed += part as u64;
+            at += part;
+        }
+        drop(queue);
+        self.link.read.consume(at);
+        if let Some(client) = run.outgrown {
+            self.outgrown_by(&client, lane, lanes);
+        }
+        Ok(())
+    }
+}
+
+/// Handles a reply of a node that is not the primary. A refused command did not run, and a read may have given old data: both are
+/// sent again, a read only if `retry-reads` allows it. A write that the node has run gets its reply in its turn. If a newer primary
+/// has taken over (`superseded`), that write may or may not be lost there, so its outcome is unknown.
+fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
+    let refused = kind == ReplyKind::Error && reply.strip_prefix(b"-").is_some_and(not_primary);
+    let if_lost = queue.front().map_or(IfLost::ReportUnknown, Slot::if_lost);
+    match if_lost {
+        _ if refused => queue.defer(None),
+        IfLost::Resend => queue.defer(None),
+        IfLost::ReportLost => queue.defer(Some(&RequestOutcome::Lost.reply())),
+        IfLost::ResendWrite if superseded => queue.defer(None),
+        IfLost::ReportUnknown if superseded => queue.defer(Some(&RequestOutcome::OutcomeUnknown.reply())),
+        IfLost::ResendWrite | IfLost::ReportUnknown => queue.defer(Some(reply)),
+    }
+}
+
+/// Consecutive replies of one client within one read.
+#[derive(Default)]
+struct Run {
+    owner: Option<Rc<Replies>>,
+    start: usize,
+    count: u32,
+    /// The size of the largest reply, in bytes.
+    largest: usize,
+    /// The client whose replies are too large for a shared connection, if there is one.
+    outgrown: Option<Rc<Replies>>,
+}
+
+impl Run {
+    /// Adds a reply that starts at `at` and has `len` bytes.
+    fn take(&mut self, bytes: &[u8], at: usize, len: usize, owner: Rc<Replies>) {
+        if !self.owner.as_ref().is_some_and(|mine| Rc::ptr_eq(mine, &owner)) {
+            self.end(bytes, at);
+            (self.owner, self.start, self.count, self.largest) = (Some(owner), at, 0, 0);
+        }
+        self.count += 1;
+        self.largest = self.largest.max(len);
+    }
+
+    /// Ends the run before `at`, and gives its replies to the client.
+    fn end(&mut self, bytes: &[u8], at: usize) {
+        if let Some(owner) = self.owner.take() {
+            owner.deliver(bytes.get(self.start..at).unwrap_or_default(), self.count, self.largest);
+            if owner.sizes().outgrown() {
+                self.outgrown = Some(owner);
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::topology::{Address, Outage, Primary};
+
+fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> UpstreamPlan {
+    UpstreamPlan {
+        config,
+        dialer: Dialer::default(),
+        login: Login::default(),
+        topology,
+        hints: mpsc::channel(1).0,
+        scripts: Scripts::default(),
+        fair: false,
+        timelines: Timelines::default(),
+    }
+}
+
+/// Returns an upstream without a primary, in a local task set.
+pub(super) fn upstream(config: UpstreamConfig) -> (Rc<Upstream>, watch::Sender<Topology>) {
+    let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+    let buffers = Rc::new(Buffers::alone(1024));
+    (Upstream::start(plan(config, seen), buffers, PollMeter::new(), Rc::default()), topology)
+}
+
+/// Without a primary commands fail at once; but a connection to a known one is waited for.
+#[tokio::test(start_paused = true)]
+async fn no_hold_at_all_is_a_choice() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let config = UpstreamConfig { hold_timeout: Duration::ZERO, ..UpstreamConfig::new("main") };
+            let (upstream, _topology) = upstream(config);
+            assert!(upstream.hold.deadline().is_ok(), "nothing is known to be wrong");
+            upstream.hold.begin();
+            assert!(upstream.hold.deadline().is_err());
+            upstream.hold.end();
+            assert!(upstream.hold.deadline().is_ok());
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_quiet_time_before_the_first_command_is_no_outage() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (upstream, topology) = upstream(UpstreamConfig::new("main"));
+            tokio::time::sleep(upstream.config.hold_timeout * 2).await;
+            assert!(upstream.hold.deadline().is_err(), "no primary for so long");
+            topology.send_replace(Topology::Known(Arc::new(Primary {
+                generation: Generation(1),
+                address: Address::tcp("127.0.0.1", 1),
+                config_epoch: None,
+                server: None,
+                node: None,
+            })));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(upstream.hold.deadline().is_ok());
+        })
+        .await;
+}
