@@ -1,34 +1,33 @@
-//! What a user can ask of one upstream's connections. Limits are per process; each worker gets its share.
+//! The settings of one upstream's connections. Limits are for the process; each worker gets its share.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Whose identity clients act under.
+/// The identity that clients act as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// Clients need no AUTH: they act as the configured user (or the server's default user). A client that does
-    /// send AUTH is verified against the upstream and acts as that user from then on.
+    /// Clients need no AUTH: they act as the configured user, or as the server's default user. If a client sends AUTH, the server
+    /// verifies it, and the client acts as that user from then on.
     Optional,
-    /// Clients must AUTH first; the configured credentials serve only respgate's own checks.
+    /// Clients must send AUTH first. The configured credentials serve only respgate's own checks.
     Required,
 }
 
 /// How sessions share connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
-    /// Commands without connection state travel together on one connection per worker, user, database and
-    /// protocol version.
+    /// Commands without connection state share one connection for each worker, user, database and protocol version.
     Shared,
-    /// Each session has an upstream connection of its own.
+    /// Each session has an upstream connection to itself.
     Session,
 }
 
-/// Which writes are sent again that were sent and not answered when their connection was lost. They may then run twice,
-/// and undo what another client wrote in between.
+/// Which unanswered writes are sent again when their connection is lost. They may then run twice, and undo what another client wrote
+/// in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryWrites {
-    /// None: OUTCOMEUNKNOWN.
+    /// None: the client gets OUTCOMEUNKNOWN.
     Never,
     /// Those that leave the same state and give the same reply when they run twice.
     SameReply,
@@ -36,78 +35,78 @@ pub enum RetryWrites {
     Idempotent,
 }
 
-/// What a blocked pop gets whose connection was lost without a word: it may or may not have popped.
+/// What a client that is blocked in a pop gets when its connection is lost without a reply. The pop may or may not have run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockedPop {
-    /// The reply of a timeout; without a timeout, OUTCOMEUNKNOWN.
+    /// The reply of a timeout; OUTCOMEUNKNOWN if the pop has no timeout.
     TimesOut,
-    /// It is sent again with the time that is left, as the client's own loop would.
+    /// Nothing yet: respgate sends the pop again with the time that is left, as the client itself would.
     Continues,
 }
 
-/// What becomes of open connections when respgate's own credentials change.
+/// What respgate does with open connections when its own credentials change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reauth {
-    /// Nothing: servers go on serving a connection that was authenticated once.
+    /// It keeps them: servers go on serving a connection that was authenticated once.
     Keep,
-    /// They are replaced by new ones, within a few seconds and without clients noticing.
+    /// It replaces them with new ones within a few seconds. Clients do not notice.
     Reconnect,
-    /// As `Reconnect`; and those that a session or fan-in holds, which cannot be replaced, are authenticated again in
-    /// place as soon as nothing else is under way on them.
+    /// It replaces them as with `Reconnect`. Those of a session or of fan-in cannot be replaced; respgate authenticates them again
+    /// as soon as nothing else is under way on them.
     Refresh,
 }
 
-/// One upstream, apart from how its primary is found.
+/// The settings of one upstream, without those of discovery.
 #[derive(Clone, Debug)]
 pub struct UpstreamConfig {
     /// The name that listeners refer to, and that metrics and logs carry.
     pub name: String,
     /// Whether clients must authenticate.
     pub client_auth: ClientAuth,
-    /// The database a new session starts in.
+    /// The database in which a new session starts.
     pub database: u32,
-    /// Sharing.
+    /// How sessions share connections.
     pub pool: Pool,
-    /// All connections to this upstream, both lanes.
+    /// The number of connections to this upstream, shared and leased.
     pub max_connections: usize,
-    /// Leased connections, out of `max_connections`.
+    /// The number of leased connections; they count in `max_connections`.
     pub max_leased: usize,
-    /// How long a session waits for a free lease before its command fails.
+    /// The time after which a command fails whose session waits for a lease.
     pub lease_timeout: Duration,
-    /// Name look-up, connect and greeting together.
+    /// The time for look-up of the name, connect and greeting together.
     pub connect_timeout: Duration,
-    /// How long an answer may take; blocking and subscribed waits are not meant. Zero: no limit.
+    /// The time within which the server must reply; it does not limit blocked commands and subscriptions. Zero: no limit.
     pub response_timeout: Duration,
-    /// How long commands wait for a primary to be found before they fail.
+    /// The time after which commands that wait for a primary fail.
     pub hold_timeout: Duration,
-    /// Bytes that commands may take while they wait for a primary; what would take more fails at once.
+    /// The size of the commands that may wait for a primary, in bytes. A command that would exceed it fails at once.
     pub hold_buffer: usize,
-    /// Whether a read that was sent and not answered is sent again when its connection is lost.
+    /// True if an unanswered read is sent again when its connection is lost.
     pub retry_reads: bool,
-    /// Which writes are.
+    /// Which unanswered writes are sent again when their connection is lost.
     pub retry_writes: RetryWrites,
-    /// What a blocked pop gets when its connection is lost and it may or may not have popped.
+    /// What a client that is blocked in a pop gets when its connection is lost.
     pub blocked_pop: BlockedPop,
-    /// Idle leased connections are closed after this.
+    /// The time after which an idle leased connection is closed.
     pub lease_idle_timeout: Duration,
-    /// A connection that has been quiet for so long is pinged, and discovery looks at a working primary so often. Zero:
-    /// neither.
+    /// The time after which a quiet connection is pinged, and the interval in which discovery checks a working primary. Zero: neither
+    /// happens.
     pub ping_interval: Duration,
-    /// A connection that is older is replaced by a new one. Zero: none is.
+    /// The age at which a connection is replaced. Zero: no connection is.
     pub max_age: Duration,
-    /// What becomes of open connections when respgate's own credentials change.
+    /// What respgate does with open connections when its own credentials change.
     pub reauth: Reauth,
 }
 
 impl UpstreamConfig {
-    /// When a connection that is opened now is to be replaced: a random tenth less than `max-age`, so that those that
-    /// were opened together are not replaced together.
+    /// Returns when a connection that is opened now must be replaced. The age is up to a tenth below `max-age`, at random, so that
+    /// connections that were opened together are not replaced together.
     pub fn retires(&self, now: Instant) -> Option<Instant> {
         let age = self.max_age.mul_f64(1.0 - 0.1 * fastrand::f64());
         (!self.max_age.is_zero()).then(|| now.checked_add(age)).flatten()
     }
 
-    /// The defaults, which suit a sidecar.
+    /// Returns the defaults, which suit a sidecar.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),

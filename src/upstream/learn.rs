@@ -14,7 +14,7 @@ use crate::rotation::login::{Login, Principal};
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
 use crate::upstream::leased::lease::Lease;
-use crate::upstream::leased::pool::Pool;
+use crate::upstream::leased::pool::LeasePool;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
 
@@ -27,7 +27,7 @@ const SEVERAL_USERS_COUNT: Duration = Duration::from_secs(60);
 
 /// Asks the server questions on behalf of sessions, one question of a kind at a time.
 pub(super) struct Inquiries {
-    pool: Rc<Pool>,
+    pool: Rc<LeasePool>,
     /// True while a session asks the server for its commands.
     learning: Cell<bool>,
     /// True while a session asks the server for its users.
@@ -35,7 +35,7 @@ pub(super) struct Inquiries {
 }
 
 impl Inquiries {
-    pub(super) fn new(pool: Rc<Pool>) -> Self {
+    pub(super) fn new(pool: Rc<LeasePool>) -> Self {
         Self { pool, learning: Cell::default(), counting_users: Cell::default() }
     }
 

@@ -41,7 +41,7 @@ use self::held::Held;
 use self::hold::Hold;
 use self::learn::Inquiries;
 use self::leased::lease::Lease;
-use self::leased::pool::Pool;
+use self::leased::pool::LeasePool;
 use self::parts::Parts;
 use self::replies::Replies;
 use self::reports::Reports;
@@ -127,7 +127,7 @@ impl Upstream {
             buffers,
             meter: meter.clone(),
         });
-        let pool = Rc::new(Pool::new(dialing.clone()));
+        let pool = Rc::new(LeasePool::new(dialing.clone()));
         let room = Rc::new(SharedRoom::new(config.clone()));
         let lanes = Rc::new(Lanes::new(pool.clone(), room.clone(), fair));
         let fans = Rc::new(FanIns::new(dialing.clone(), room.clone()));

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::connection::open::Dialing;
 use super::fanin::fans::FanIns;
-use super::leased::pool::Pool;
+use super::leased::pool::LeasePool;
 use super::shared::lanes::Lanes;
 
 /// The parts of one worker's side of an upstream.
@@ -13,7 +13,7 @@ pub(super) struct Parts {
     /// Opens the connections.
     pub(super) dialing: Rc<Dialing>,
     /// The leased connections.
-    pub(super) pool: Rc<Pool>,
+    pub(super) pool: Rc<LeasePool>,
     /// The shared connections.
     pub(super) lanes: Rc<Lanes>,
     /// The connections of subscribers.

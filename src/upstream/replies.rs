@@ -1,4 +1,4 @@
-//! Where upstream connections put the replies of one client, in the order of its commands.
+//! Collects the replies for one client from upstream connections, in the order of its commands.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -12,43 +12,45 @@ use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
 
-/// How a client's queue of replies stands.
+/// Whether a client still takes replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientState {
-    /// Replies are taken.
+    /// The client takes replies.
     Open,
-    /// The client let more than its limit pile up: it must be disconnected.
+    /// More bytes wait for the client than its limit allows. It must be disconnected.
     Overflowed,
-    /// A reply was cut short by a lost connection, or subscriptions could not be made anew: the client must be disconnected.
+    /// A lost connection cut a reply short, or subscriptions could not be restored. The client must be disconnected.
     Cut,
-    /// The client left: what still arrives for it is dropped.
+    /// The client has left. Replies that still arrive for it are dropped.
     Gone,
 }
 
-/// The replies of one client that wait to be written to it, and the count of those still to come.
+/// The replies that wait to be written to one client, and the number of those that are due.
 pub struct Replies {
     buffers: Rc<Buffers>,
     account: Rc<Account>,
     bytes: RefCell<ByteQueue>,
-    /// Bytes allocated for what waits, as the account counts them.
+    /// The number of allocated bytes for which the account is charged.
     charged: Cell<usize>,
-    /// Bytes written in all.
+    /// The number of bytes written to the client so far.
     progress: Cell<u64>,
+    /// The number of replies that are due.
     awaited: Cell<u32>,
     sizes: ReplySizes,
+    /// The number of bytes that may wait.
     limit: usize,
-    standing: Cell<ClientState>,
-    /// A reply has been delivered in part: the stream cannot be cut here.
+    state: Cell<ClientState>,
+    /// True if a reply was delivered in part, so that nothing else may follow before its rest.
     partial: Cell<bool>,
-    /// What had been taken when the pieces of the present reply began, in bytes.
+    /// The bytes taken for the client before the first piece of the present reply.
     pieces_from: Cell<u64>,
-    /// Messages that wait for the rest of that reply.
+    /// Published messages that wait for the rest of that reply.
     messages: RefCell<Vec<u8>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Replies {
-    /// `account`: what counts the bytes that this client holds. `limit`: bytes that may wait for it.
+    /// Creates the replies of a client whose memory `account` counts. `limit`: the number of bytes that may wait.
     pub fn new(buffers: Rc<Buffers>, account: Rc<Account>, limit: usize) -> Rc<Self> {
         Rc::new(Self {
             buffers,
@@ -59,7 +61,7 @@ impl Replies {
             awaited: Cell::new(0),
             sizes: ReplySizes::new(limit),
             limit,
-            standing: Cell::new(ClientState::Open),
+            state: Cell::new(ClientState::Open),
             partial: Cell::new(false),
             pieces_from: Cell::default(),
             messages: RefCell::default(),
@@ -67,19 +69,19 @@ impl Replies {
         })
     }
 
-    /// The replies of nobody: all of them are dropped.
+    /// Creates replies that no client waits for: all of them are dropped.
     pub fn nobody(buffers: &Rc<Buffers>) -> Rc<Self> {
         let nobody = Self::new(buffers.clone(), Account::new(buffers.share()), 0);
         nobody.close();
         nobody
     }
 
-    /// What counts the bytes that this client holds.
+    /// Returns the account that counts the client's memory.
     pub fn account(&self) -> &Rc<Account> {
         &self.account
     }
 
-    /// Whom to wake when replies arrive.
+    /// Sets the waker of the session, which is called when replies arrive.
     pub fn watch(&self, waker: &Waker) {
         let mut mine = self.waker.borrow_mut();
         if !mine.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -94,43 +96,43 @@ impl Replies {
         }
     }
 
-    /// One more reply is to come.
+    /// Takes note that one more reply is due.
     pub fn expect(&self) {
         self.awaited.set(self.awaited.get() + 1);
     }
 
-    /// Replies still to come.
+    /// Returns the number of replies that are due.
     pub fn awaited(&self) -> u32 {
         self.awaited.get()
     }
 
-    /// How many commands may be under way at once on a shared connection, at most `depth`, at least 1.
+    /// Returns the number of commands that the client may have under way on a shared connection, from 1 to `depth`.
     pub fn window(&self, depth: usize) -> u32 {
         let depth = u32::try_from(depth.max(1)).unwrap_or(u32::MAX);
         self.sizes.window().min(depth)
     }
 
-    /// How large the replies are, and what follows from it.
+    /// Returns the sizes of the client's replies, and what follows from them.
     pub fn sizes(&self) -> &ReplySizes {
         &self.sizes
     }
 
-    /// Bytes that wait to be written.
+    /// Returns the number of bytes that wait to be written.
     pub fn waiting(&self) -> usize {
         self.bytes.borrow().len()
     }
 
-    /// Moves what waits to be written to `other`, which belongs to the same client.
+    /// Moves the bytes that wait to `other`, which belongs to the same client.
     pub fn move_to(&self, other: &Self) {
         let moved = self.bytes.take();
-        self.count();
+        self.charge();
         *other.bytes.borrow_mut() = moved;
-        other.count();
+        other.charge();
     }
 
-    /// Counts what is allocated now.
+    /// Charges the account for the bytes that are allocated now.
     #[inline]
-    fn count(&self) {
+    fn charge(&self) {
         let messages = self.messages.borrow().capacity();
         let now = self.bytes.borrow().capacity() + messages;
         let before = self.charged.get();
@@ -140,22 +142,22 @@ impl Replies {
         }
     }
 
-    /// Bytes taken for the client so far, written to it or not.
+    /// Returns the number of bytes taken for the client so far, written to it or not.
     fn taken(&self) -> u64 {
         self.progress.get() + self.waiting() as u64
     }
 
-    /// Bytes written to the client so far.
+    /// Returns the number of bytes written to the client so far.
     pub fn progress(&self) -> u64 {
         self.progress.get()
     }
 
-    /// How the queue stands.
+    /// Returns whether the client still takes replies.
     pub fn client_state(&self) -> ClientState {
-        self.standing.get()
+        self.state.get()
     }
 
-    /// Adds `bytes`, which complete `replies` awaited replies; the largest of them has `largest` bytes here.
+    /// Adds `bytes`, which complete `replies` due replies. The largest of them has `largest` bytes here.
     pub fn deliver(&self, bytes: &[u8], replies: u32, largest: usize) {
         self.partial.set(false);
         let awaited = self.awaited.get().saturating_sub(replies);
@@ -166,7 +168,7 @@ impl Replies {
         self.wake();
     }
 
-    /// Adds the next piece of a reply that is too large to wait for as a whole.
+    /// Adds the next piece of a reply that is too large to be delivered at once.
     pub fn deliver_part(&self, bytes: &[u8]) {
         self.partial.set(true);
         self.append(bytes);
@@ -174,14 +176,14 @@ impl Replies {
         self.wake();
     }
 
-    /// What [`Self::answer`] is given from now on are the pieces of one reply: messages wait until it is whole.
+    /// Begins a reply whose pieces [`Self::answer`] adds. Messages wait until [`Self::end_pieces`].
     pub fn begin_pieces(&self) {
         if !self.partial.replace(true) {
             self.pieces_from.set(self.taken());
         }
     }
 
-    /// The reply is whole.
+    /// Ends the reply that [`Self::begin_pieces`] began.
     pub fn end_pieces(&self) {
         if self.partial.replace(false) {
             self.sizes.replied_on_lease(self.taken() - self.pieces_from.get());
@@ -189,23 +191,23 @@ impl Replies {
         self.append_messages();
     }
 
-    /// Adds a published message, or what else comes unasked, whose first byte depends on the client's protocol. Between
-    /// two replies: while one has come in part, behind it. The caller wakes the session.
+    /// Adds a published message, or another frame that no request asked for. Its first byte, `first`, depends on the client's
+    /// protocol. A message stands between two replies, so it waits while a reply has come in part. The caller wakes the session.
     pub fn publish(&self, first: u8, rest: &[u8]) {
-        if self.standing.get() != ClientState::Open {
+        if self.state.get() != ClientState::Open {
             return;
         }
-        let mut held = self.messages.borrow_mut();
-        let waiting = self.waiting() + held.len() + 1 + rest.len();
+        let mut messages = self.messages.borrow_mut();
+        let waiting = self.waiting() + messages.len() + 1 + rest.len();
         if waiting > self.limit {
-            self.standing.set(ClientState::Overflowed);
+            self.state.set(ClientState::Overflowed);
         } else if self.partial.get() {
-            held.push(first);
-            held.extend_from_slice(rest);
-            drop(held);
-            self.count();
+            messages.push(first);
+            messages.extend_from_slice(rest);
+            drop(messages);
+            self.charge();
         } else {
-            drop(held);
+            drop(messages);
             self.answer(|out| {
                 out.push(first);
                 out.extend_from_slice(rest);
@@ -225,40 +227,40 @@ impl Replies {
     fn append_waiting_messages(&self) {
         let messages = self.messages.take();
         self.append(&messages);
-        self.count();
+        self.charge();
     }
 
-    /// The client must be disconnected: it is sent more than it may have waiting.
+    /// Has the client disconnected, because more bytes wait for it than its limit allows.
     pub fn overflow(&self) {
-        if self.standing.get() == ClientState::Open {
-            self.standing.set(ClientState::Overflowed);
+        if self.state.get() == ClientState::Open {
+            self.state.set(ClientState::Overflowed);
             self.wake();
         }
     }
 
-    /// The client must be disconnected: what it was promised will not come.
+    /// Has the client disconnected, because the rest of a reply or its subscriptions are lost.
     pub fn cut(&self) {
-        if self.standing.get() == ClientState::Open {
-            self.standing.set(ClientState::Cut);
+        if self.state.get() == ClientState::Open {
+            self.state.set(ClientState::Cut);
             self.wake();
         }
     }
 
-    /// Whether a reply has been delivered in part.
+    /// Returns true if a reply was delivered in part.
     pub fn is_partial(&self) -> bool {
         self.partial.get()
     }
 
-    /// The connection was lost: if a reply was delivered in part, its rest will never come.
+    /// Takes note that the connection was lost. If a reply was delivered in part, its rest will never come.
     pub fn lost(&self) {
         if self.partial.get() {
             self.cut();
         }
     }
 
-    /// Adds a reply that respgate writes itself, in the session's own turn.
+    /// Adds a reply that respgate writes itself, from the session's own task.
     pub fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.standing.get() != ClientState::Open {
+        if self.state.get() != ClientState::Open {
             return;
         }
         let mut bytes = self.bytes.borrow_mut();
@@ -269,7 +271,7 @@ impl Replies {
         let now = bytes.capacity();
         drop(bytes);
         if now != self.charged.get() {
-            self.count();
+            self.charge();
         }
     }
 
@@ -283,27 +285,27 @@ impl Replies {
 
     #[inline]
     fn append(&self, piece: &[u8]) {
-        if self.standing.get() != ClientState::Open {
+        if self.state.get() != ClientState::Open {
             return;
         }
         if self.waiting() + piece.len() > self.limit {
-            self.standing.set(ClientState::Overflowed);
+            self.state.set(ClientState::Overflowed);
             return;
         }
         self.answer(|bytes| bytes.extend_from_slice(piece));
     }
 
-    /// Writes what waits. `Ready(Ok(true))`: all is written; `Ready(Ok(false))`: nothing was waiting.
+    /// Writes the bytes that wait to the client. Returns true when all are written, and false if none waited.
     ///
     /// # Errors
-    /// The client's connection failed.
+    /// Returns an error if the client's connection failed.
     #[inline]
     pub fn poll_write_to<S: AsyncWrite + Unpin>(
         &self,
         cx: &mut Context<'_>,
         stream: &mut S,
     ) -> Poll<std::io::Result<bool>> {
-        // Of three calls per command, two find nothing.
+        // Of three calls for each command, two find nothing to write.
         if self.bytes.borrow().is_empty() {
             return Pin::new(stream).poll_flush(cx).map_ok(|()| false);
         }
@@ -337,17 +339,17 @@ impl Replies {
             self.buffers.give(bytes.release());
         }
         drop(bytes);
-        self.count();
+        self.charge();
         if blocked { Poll::Pending } else { Pin::new(stream).poll_flush(cx).map_ok(|()| true) }
     }
 
-    /// The client left: what waits is dropped, and what still arrives will be.
+    /// Takes note that the client has left. Drops the bytes that wait, and the replies that still arrive.
     pub fn close(&self) {
-        self.standing.set(ClientState::Gone);
+        self.state.set(ClientState::Gone);
         let buffer = self.bytes.borrow_mut().release();
         self.buffers.give(buffer);
         self.messages.take();
-        self.count();
+        self.charge();
         self.waker.borrow_mut().take();
     }
 }

@@ -1,64 +1,64 @@
-//! How many requests one client may have under way on a shared connection, and whether it may use one at all, judged
-//! by the sizes of its replies. No I/O.
+//! Limits the requests that one client may have under way on a shared connection, by the sizes of its replies, and decides whether
+//! the client may use a shared connection. No I/O.
 //!
-//! A request does not tell how large its reply will be. So a client begins with few requests under way. Each reply
-//! lets it have one more, as in TCP's slow start (RFC 5681), while all replies that are under way, if they are as large
-//! as the largest recent one, fit into [`UNDER_WAY`]. A client whose replies outgrow the shared connection all the
-//! same gets a connection of its own until its replies are small again.
+//! A request does not tell how large its reply will be. So a client begins with few requests under way. Each reply allows one more,
+//! as in TCP's slow start (RFC 5681), as long as all replies under way would fit into [`UNDER_WAY`] if each were as large as the
+//! largest recent one. If a client's replies still outgrow the shared connection, the client gets a connection to itself until its
+//! replies are small again.
 
 use std::cell::Cell;
 
-/// A reply above this size, in bytes, is large: it keeps every client behind it on a shared connection waiting.
+/// The size above which a reply is large, in bytes. Every client behind it on a shared connection waits for it.
 pub const LARGE: u64 = 1024 * 1024;
-/// A reply above this size, in bytes, is not received on a shared connection to its end, whoever asked for it.
+/// The size above which no reply is received to its end on a shared connection, in bytes.
 const HUGE: u64 = 8 * LARGE;
-/// Reply bytes that one client may have under way and waiting on a shared connection.
+/// The reply bytes that one client may have under way and waiting on a shared connection.
 const UNDER_WAY: usize = 4 * 1024 * 1024;
-/// Requests that a new client may have under way.
+/// The number of requests that a new client may have under way.
 const FIRST_WINDOW: u32 = 4;
-/// Requests that any client may have under way.
+/// The number of requests that any client may have under way.
 const MAX_WINDOW: u32 = 1024;
-/// Largest reply, in bytes, that never limits the window.
+/// The size up to which replies never limit the window, in bytes.
 const UNLIMITED: usize = UNDER_WAY / MAX_WINDOW as usize;
-/// Reply bytes that may arrive for a client while it has more than twice its bound under way.
+/// The reply bytes that may arrive for a client while it has more than twice its bound under way.
 const TOLERATED: usize = 4 * 1024 * 1024;
-/// Consecutive uses of a connection of its own without a large reply after which a client shares one again.
+/// The number of consecutive leases without a large reply after which a client uses the shared connection again.
 const SMALL_AGAIN: u8 = 16;
 
-/// Which connection a client's shareable commands use.
+/// The connection that a client's shareable commands use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
     /// The shared one.
     #[default]
     Shared,
-    /// The shared one, once every earlier reply has come: they come from a connection that the shared one replaced.
+    /// The shared one, once every earlier reply has come. Those replies come from a connection that the shared one replaced.
     SharedWhenAnswered,
-    /// One of its own, because its replies are large.
+    /// A leased one, because the client's replies are large.
     Own,
 }
 
 /// The sizes of one client's replies, and what follows from them.
 #[derive(Debug)]
 pub struct ReplySizes {
-    /// Bytes that may be under way and waiting.
+    /// The number of bytes that may be under way and waiting.
     bound: usize,
-    /// Requests that may be under way.
+    /// The number of requests that may be under way.
     window: Cell<u32>,
-    /// A slowly forgetting maximum of reply sizes, in bytes.
+    /// The largest recent reply, in bytes. It decays by an eighth with each delivery of smaller ones.
     largest: Cell<usize>,
-    /// Bytes of the reply that has come in part.
+    /// The number of bytes that have come of an incomplete reply.
     part: Cell<usize>,
-    /// Bytes that came while more than twice the bound was under way.
+    /// The number of bytes that came while more than twice the bound was under way.
     excess: Cell<usize>,
     placement: Cell<Placement>,
-    /// Consecutive leases without a large reply.
+    /// The number of consecutive leases without a large reply.
     small_leases: Cell<u8>,
-    /// A large reply came on the present lease.
+    /// True if a large reply came on the present lease.
     large_on_lease: Cell<bool>,
 }
 
 impl ReplySizes {
-    /// For a client that may have `limit` bytes of replies waiting.
+    /// Creates the sizes of a client that may have `limit` bytes of replies waiting.
     pub fn new(limit: usize) -> Self {
         Self {
             bound: UNDER_WAY.min(limit / 4),
@@ -72,55 +72,58 @@ impl ReplySizes {
         }
     }
 
-    /// Requests that may be under way, at least 1.
+    /// Returns the number of requests that may be under way, at least 1.
     pub fn window(&self) -> u32 {
         self.window.get()
     }
 
-    /// Reply bytes that the client may have under way and waiting on a shared connection.
+    /// Returns the reply bytes that the client may have under way and waiting on a shared connection.
     pub fn bound(&self) -> usize {
         self.bound
     }
 
-    /// Which connection the client's next command uses.
+    /// Returns the connection that the client's next command uses.
     pub fn placement(&self) -> Placement {
         self.placement.get()
     }
 
-    /// `count` replies have come, the largest of them `largest` bytes, `bytes` in all. `awaited` are still to come,
-    /// and `waiting` bytes wait for the client.
+    /// Takes note of `count` replies of `bytes` bytes together. The largest of them has `largest` bytes. `awaited`: the replies that
+    /// are still due. `waiting`: the bytes that wait for the client.
     pub fn replied(&self, count: u32, bytes: usize, largest: usize, awaited: u32, waiting: usize) {
         let part = self.part.replace(0);
+        // A single reply may have come in pieces: its size is that of all of them.
         let known = self.largest.get();
         let largest = largest.max(part + if count == 1 { bytes } else { 0 }).max(known - known / 8);
         self.largest.set(largest);
+        // Clients with small replies and a full window, nearly all of them, need no more arithmetic.
         if largest > UNLIMITED || self.window.get() < MAX_WINDOW || self.bound < UNDER_WAY {
             let fits = u32::try_from(self.bound / largest.max(64)).unwrap_or(MAX_WINDOW).clamp(1, MAX_WINDOW);
             self.window.set(self.window.get().saturating_add(count).min(fits));
-            self.weigh(bytes, awaited, waiting);
+            self.count_excess(bytes, awaited, waiting);
         }
     }
 
-    /// The next `bytes` of a reply have come, which is not whole yet.
+    /// Takes note of the next `bytes` of an incomplete reply.
     pub fn replied_part(&self, bytes: usize, awaited: u32, waiting: usize) {
         self.part.set(self.part.get() + bytes);
         self.largest.set(self.largest.get().max(self.part.get()));
-        self.weigh(bytes, awaited, waiting);
+        self.count_excess(bytes, awaited, waiting);
     }
 
-    fn weigh(&self, bytes: usize, awaited: u32, waiting: usize) {
+    /// Counts `bytes` as excess if the replies under way may exceed twice the bound.
+    fn count_excess(&self, bytes: usize, awaited: u32, waiting: usize) {
         let under_way = (self.largest.get()).saturating_mul(awaited as usize).saturating_add(waiting);
         let within = under_way <= 2 * self.bound;
         self.excess.set(if within { 0 } else { self.excess.get().saturating_add(bytes) });
     }
 
-    /// Whether more has come for the client than a shared connection may carry for one client.
+    /// Returns true if more bytes have come for the client than a shared connection may carry for one client.
     pub fn outgrown(&self) -> bool {
         self.excess.get() > TOLERATED.min(self.bound)
     }
 
-    /// A reply that has begun on a shared connection has `size` bytes at least; `awaited` replies are to come, it
-    /// included. Returns true if other clients should not wait for it and what stands behind it.
+    /// Takes note that a reply has begun on a shared connection that has `size` bytes at least. `awaited`: the replies that are due,
+    /// with this one. Returns true if other clients should not wait for it and for the replies behind it.
     pub fn announced(&self, size: u64, awaited: u32) -> bool {
         if size <= LARGE {
             return false;
@@ -129,34 +132,34 @@ impl ReplySizes {
         size > HUGE || awaited > 1
     }
 
-    /// From now on the client's commands use a connection of its own.
+    /// Has the client's commands use a leased connection from now on.
     pub fn use_own(&self) {
         self.placement.set(Placement::Own);
         self.small_leases.set(0);
     }
 
-    /// The client's next command waits until everything before it is answered.
+    /// Has the client's next command wait until every command before it is answered.
     pub fn wait_until_answered(&self) {
         if self.placement.get() == Placement::Shared {
             self.placement.set(Placement::SharedWhenAnswered);
         }
     }
 
-    /// Every earlier reply has come.
+    /// Takes note that every earlier reply has come.
     pub fn all_answered(&self) {
         if self.placement.get() == Placement::SharedWhenAnswered {
             self.placement.set(Placement::Shared);
         }
     }
 
-    /// A reply of `size` bytes has come on a connection of the client's own.
+    /// Takes note of a reply of `size` bytes on the client's lease.
     pub fn replied_on_lease(&self, size: u64) {
         if size > LARGE {
             self.large_on_lease.set(true);
         }
     }
 
-    /// The client has given up the connection that it had of its own.
+    /// Takes note that the client's lease has ended.
     pub fn lease_ended(&self) {
         if self.large_on_lease.take() {
             return self.small_leases.set(0);

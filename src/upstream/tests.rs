@@ -16,11 +16,16 @@ fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> Upstream
     }
 }
 
-/// Returns an upstream without a primary, in a local task set.
-pub(super) fn upstream(config: UpstreamConfig) -> (Rc<Upstream>, watch::Sender<Topology>) {
+/// Starts an upstream without a primary, in a local task set.
+fn upstream(config: UpstreamConfig, buffers: Rc<Buffers>) -> (Rc<Upstream>, watch::Sender<Topology>) {
     let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
-    let buffers = Rc::new(Buffers::alone(1024));
     (Upstream::start(plan(config, seen), buffers, PollMeter::new(), Rc::default()), topology)
+}
+
+/// Returns the parts of an upstream without a primary, in a local task set.
+pub(super) fn parts(buffers: Rc<Buffers>) -> (Parts, watch::Sender<Topology>) {
+    let (upstream, topology) = upstream(UpstreamConfig::new("test"), buffers);
+    (upstream.parts.clone(), topology)
 }
 
 /// Without a primary commands fail at once; but a connection to a known one is waited for.
@@ -30,7 +35,7 @@ async fn no_hold_at_all_is_a_choice() {
     local
         .run_until(async {
             let config = UpstreamConfig { hold_timeout: Duration::ZERO, ..UpstreamConfig::new("main") };
-            let (upstream, _topology) = upstream(config);
+            let (upstream, _topology) = upstream(config, Rc::new(Buffers::alone(1024)));
             assert!(upstream.hold.deadline().is_ok(), "nothing is known to be wrong");
             upstream.hold.begin();
             assert!(upstream.hold.deadline().is_err());
@@ -45,7 +50,8 @@ async fn a_long_quiet_time_before_the_first_command_is_no_outage() {
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
-            let (upstream, topology) = upstream(UpstreamConfig::new("main"));
+            let buffers = Rc::new(Buffers::alone(1024));
+            let (upstream, topology) = upstream(UpstreamConfig::new("main"), buffers);
             tokio::time::sleep(upstream.config.hold_timeout * 2).await;
             assert!(upstream.hold.deadline().is_err(), "no primary for so long");
             topology.send_replace(Topology::Known(Arc::new(Primary {

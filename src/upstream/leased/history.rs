@@ -1,20 +1,20 @@
-//! What ran on a lease, and the judgement whether its connection may serve another session. No I/O.
+//! Records what ran on a lease, and decides whether its connection may serve another session. No I/O.
 
 use crate::command::Trace;
 
-/// Everything that was sent on one lease, as far as it matters to the session that gets the connection next.
+/// What the requests of one lease can have left on the connection.
 #[derive(Debug, Default)]
 pub struct History {
-    /// Bytes of the requests whose traces are noted.
+    /// The size of the noted requests, in bytes.
     noted: u64,
-    /// Bytes written to the connection.
+    /// The number of bytes written to the connection.
     written: u64,
-    /// A request may have left something whose end cannot be seen.
+    /// True if a request may have left state whose end the server does not confirm.
     unknown: bool,
 }
 
 impl History {
-    /// Notes a request of `bytes` bytes that can leave `trace`. It is written later, or not at all.
+    /// Notes a request of `bytes` bytes that can leave `trace`. The caller writes it later, or never.
     pub fn note(&mut self, trace: Trace, bytes: usize) {
         self.noted += bytes as u64;
         self.unknown |= match trace {
@@ -28,8 +28,8 @@ impl History {
         self.written += bytes as u64;
     }
 
-    /// Returns true if every byte that was written belongs to a noted request, all of them were written, and each
-    /// leaves nothing or what its session has seen end.
+    /// Returns true if exactly the bytes of the noted requests were written, and each request leaves nothing, or state whose end the
+    /// server has confirmed to its session.
     pub(in crate::upstream) fn leaves_nothing(&self) -> bool {
         !self.unknown && self.noted == self.written
     }
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_that_no_request_accounts_for_is_a_doubt() {
+    fn a_byte_that_no_request_accounts_for_leaves_it_open() {
         assert!(!after(&[], 1));
         assert!(!after(&[(Trace::Nothing, 10)], 11));
         assert!(!after(&[(Trace::Nothing, 10)], 9), "part of a request waits to be written");

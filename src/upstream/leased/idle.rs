@@ -1,4 +1,4 @@
-//! Leased connections that no session has at present.
+//! The idle connections of the pool: leased connections that no session uses at present.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -14,47 +14,48 @@ use crate::upstream::connection::identity::{AgeFate, Identity};
 use crate::upstream::connection::open::{Connection, ConnectionKey};
 use crate::upstream::connection::probe::PING;
 
-/// The answer must come within this.
+/// The time within which the reply to a PING must come.
 const PONG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Idle connections, the one that was used last at the end.
+/// The idle connections. The one that was used last is at the end.
 #[derive(Default)]
 pub(in crate::upstream) struct IdleConnections(RefCell<Vec<Idle>>);
 
 struct Idle {
     key: ConnectionKey,
     link: Connection,
+    /// Since when the connection has been idle.
     since: Instant,
-    /// When the server last sent something, as far as is known.
+    /// When the server last sent something: at the latest when the connection became idle.
     heard: Instant,
-    /// A PING has been sent and not answered.
+    /// When the PING was sent that the server has not answered.
     pinged: Option<Instant>,
 }
 
-/// What an idle connection is good for.
+/// The state of an idle connection.
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     /// Open and silent.
     Sound,
-    /// It owes the answer to a PING.
+    /// The server owes the reply to a PING.
     Awaiting,
-    /// Closed, or it sent something that nothing asked for.
+    /// Closed, or the server sent bytes that no request asked for.
     Broken,
 }
 
 impl IdleConnections {
-    /// How many there are.
+    /// Returns the number of idle connections.
     pub(in crate::upstream) fn len(&self) -> usize {
         self.0.borrow().len()
     }
 
-    /// One more.
+    /// Adds a connection.
     pub(in crate::upstream) fn put(&self, key: ConnectionKey, link: Connection) {
         let now = Instant::now();
         self.0.borrow_mut().push(Idle { key, link, since: now, heard: now, pinged: None });
     }
 
-    /// Closes the one that has been idle for longest.
+    /// Closes the connection that has been idle for longest.
     pub(in crate::upstream) fn drop_oldest(&self) {
         let mut idle = self.0.borrow_mut();
         if !idle.is_empty() {
@@ -62,7 +63,8 @@ impl IdleConnections {
         }
     }
 
-    /// A sound one for this key.
+    /// Takes out a sound connection for this key, of this generation. Closes those for the key that are broken or of another
+    /// generation.
     pub(in crate::upstream) fn take(
         &self,
         key: &ConnectionKey,
@@ -83,14 +85,13 @@ impl IdleConnections {
         None
     }
 
-    /// Closes those that are not wanted.
+    /// Closes the connections for which `wanted` returns false.
     pub(in crate::upstream) fn retain(&self, wanted: impl Fn(&ConnectionKey, &Connection) -> bool) {
         self.0.borrow_mut().retain(|idle| wanted(&idle.key, &idle.link));
     }
 
-    /// Closes those that have been idle for `limit`, are too old or broken, and pings those that have been quiet for
-    /// `ping` (zero: none).
-    /// Returns keys of connections that are too old and of whose users it is not known whether the server lets them in again.
+    /// Closes connections that have been idle for `limit`, are too old or broken. Pings those that have been quiet for `ping` (zero:
+    /// none). Returns the keys of connections that are too old, if it is not known whether the server still accepts their user.
     pub(in crate::upstream) fn tend(
         &self,
         limit: Duration,
@@ -101,12 +102,12 @@ impl IdleConnections {
         let mut asks: Vec<ConnectionKey> = Vec::new();
         self.0.borrow_mut().retain_mut(|idle| {
             let due = idle.link.retires.filter(|at| *at <= now);
-            let aging = due.map(|due| idle.key.identity.fate_at_max_age(due));
-            if aging == Some(AgeFate::Ends) || now - idle.since >= limit {
+            let fate = due.map(|due| idle.key.identity.fate_at_max_age(due));
+            if fate == Some(AgeFate::Ends) || now - idle.since >= limit {
                 return false;
             }
             let known = |key: &ConnectionKey| key.identity.id() == idle.key.identity.id();
-            if aging == Some(AgeFate::AskFirst) && !asks.iter().any(known) {
+            if fate == Some(AgeFate::AskFirst) && !asks.iter().any(known) {
                 asks.push(idle.key.clone());
             }
             match idle.state() {
@@ -122,11 +123,12 @@ impl IdleConnections {
 }
 
 impl Idle {
+    /// Reads the reply to a PING, and returns the state of the connection. Does not wait.
     fn state(&mut self) -> State {
         if self.pinged.is_some() {
             let mut cx = Context::from_waker(Waker::noop());
             let read = self.link.read.poll_fill(&mut cx, &mut self.link.stream);
-            match (read, answer(self.link.read.bytes())) {
+            match (read, reply_len(self.link.read.bytes())) {
                 (Poll::Ready(Ok(0) | Err(_)), _) | (_, None) => return State::Broken,
                 (_, Some(0)) => return State::Awaiting,
                 (_, Some(len)) => {
@@ -139,7 +141,7 @@ impl Idle {
         if sound(&mut self.link) { State::Sound } else { State::Broken }
     }
 
-    /// False if it cannot be written to.
+    /// Sends a PING. Returns false if the connection cannot be written to.
     fn ping(&mut self, now: Instant) -> bool {
         self.pinged = Some(now);
         let mut cx = Context::from_waker(Waker::noop());
@@ -149,9 +151,9 @@ impl Idle {
     }
 }
 
-/// The length of the answer to a PING, 0 while it is not whole; `None` if it is something else. Also an error is an
-/// answer: a user may lack the permission.
-fn answer(bytes: &[u8]) -> Option<usize> {
+/// Returns the length of the reply to a PING, 0 while it is incomplete, and `None` if the bytes are no such reply. An error is one,
+/// too: the user may lack the permission.
+fn reply_len(bytes: &[u8]) -> Option<usize> {
     match bytes.first() {
         None => Some(0),
         Some(b'+' | b'-') => Some(memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1)),
@@ -159,8 +161,8 @@ fn answer(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Whether an idle connection is open and silent. Anything that it sent since its last reply is a reason to
-/// close it.
+/// Returns true if an idle connection is open and silent. The caller closes one on which the server sent anything since the last
+/// reply, because the next session would take it for its own reply.
 pub(in crate::upstream) fn sound(link: &mut Connection) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     let silent = link.read.is_empty()

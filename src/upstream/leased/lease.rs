@@ -22,7 +22,7 @@ use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey,
 use crate::upstream::connection::reauth::{InPlaceAuth, Refresh, refresh_of};
 use crate::upstream::leased::history::History;
 use crate::upstream::leased::idle::sound;
-use crate::upstream::leased::pool::{Permit, Pool};
+use crate::upstream::leased::pool::{LeasePool, Permit};
 use crate::upstream::leased::state::LeaseState;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
@@ -47,7 +47,7 @@ impl OnAuthFailure {
 
 /// A lease's entry in the pool. Dropping it removes the entry.
 struct LeaseRegistration {
-    pool: Rc<Pool>,
+    pool: Rc<LeasePool>,
     number: u64,
     state: Rc<LeaseState>,
 }
@@ -218,7 +218,7 @@ impl CleanLease {
     }
 }
 
-impl Pool {
+impl LeasePool {
     /// Leases a connection for `key`: an idle one, a new one, or, when all are in use, the next that is given back when it is the
     /// turn of `share`. Waits for room for `lease-timeout` at most, and for a primary for `hold-timeout` at most.
     ///

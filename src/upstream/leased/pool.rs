@@ -17,7 +17,7 @@ use crate::upstream::leased::state::LeaseState;
 use crate::upstream::shared::fair::fair_queue::{FairQueue, Share};
 
 /// The leased connections of one worker to one upstream.
-pub(in crate::upstream) struct Pool {
+pub(in crate::upstream) struct LeasePool {
     pub(in crate::upstream) dialing: Rc<Dialing>,
     /// The number of connections that the pool may have, leased and idle.
     limit: usize,
@@ -25,7 +25,7 @@ pub(in crate::upstream) struct Pool {
     taken: Cell<usize>,
     idle: IdleConnections,
     /// The sessions that wait for room, by number.
-    waiting: RefCell<HashMap<u64, oneshot::Sender<Grant>>>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<LeaseGrant>>>,
     /// The order in which they get room.
     queue: RefCell<FairQueue>,
     /// The state of each lease, by number.
@@ -34,27 +34,27 @@ pub(in crate::upstream) struct Pool {
 }
 
 /// Room for one leased connection, and perhaps an idle connection to use.
-pub(in crate::upstream::leased) struct Grant {
+pub(in crate::upstream::leased) struct LeaseGrant {
     pub(in crate::upstream::leased) permit: Permit,
     link: Option<(ConnectionKey, Connection)>,
 }
 
 /// Room for one leased connection. Dropping it gives the room to the session whose turn it is.
 pub(in crate::upstream::leased) struct Permit {
-    pool: Rc<Pool>,
+    pool: Rc<LeasePool>,
     /// A connection without state, which the next session may use.
     pub(in crate::upstream::leased) clean: Option<(ConnectionKey, Connection)>,
 }
 
 impl Permit {
-    fn new(pool: &Rc<Pool>) -> Self {
+    fn new(pool: &Rc<LeasePool>) -> Self {
         Self { pool: pool.clone(), clean: None }
     }
 }
 
 /// A session in the queue. Dropping it takes the session out.
 struct Waiting<'a> {
-    pool: &'a Pool,
+    pool: &'a LeasePool,
     number: u64,
 }
 
@@ -75,7 +75,7 @@ impl Drop for Permit {
 /// time subscribers out, and TCP keepalive keeps NAT open. The ping is for middleboxes that look at data only.
 const HELD_PING: u32 = 20;
 
-impl Pool {
+impl LeasePool {
     pub(in crate::upstream) fn new(dialing: Rc<Dialing>) -> Self {
         Self {
             limit: dialing.config.max_leased.max(1),
@@ -107,7 +107,7 @@ impl Pool {
             let Some((number, _)) = next else { break };
             let session = self.waiting.borrow_mut().remove(&number);
             if let Some(session) = session.filter(|session| !session.is_closed()) {
-                let _ = session.send(Grant { permit: Permit::new(self), link });
+                let _ = session.send(LeaseGrant { permit: Permit::new(self), link });
                 return;
             }
         }
@@ -119,7 +119,7 @@ impl Pool {
     }
 
     /// Queues a session, until the returned value is dropped.
-    fn enqueue(&self, session: oneshot::Sender<Grant>, share: Share) -> Waiting<'_> {
+    fn enqueue(&self, session: oneshot::Sender<LeaseGrant>, share: Share) -> Waiting<'_> {
         let waiting = Waiting { pool: self, number: self.number() };
         self.waiting.borrow_mut().insert(waiting.number, session);
         self.queue.borrow_mut().join(waiting.number, share, 1);
@@ -235,7 +235,7 @@ impl Pool {
     pub(in crate::upstream::leased) fn usable(
         &self,
         key: &ConnectionKey,
-        grant: &mut Grant,
+        grant: &mut LeaseGrant,
     ) -> Option<Connection> {
         let (known, mut link) = grant.link.take()?;
         (known == *key && Some(link.generation) == self.dialing.hold.generation() && sound(&mut link))
@@ -250,18 +250,18 @@ impl Pool {
         self: &Rc<Self>,
         key: &ConnectionKey,
         share: Share,
-    ) -> Result<Grant, Rc<[u8]>> {
+    ) -> Result<LeaseGrant, Rc<[u8]>> {
         if self.waiting.borrow().is_empty() {
             if let Some(link) = self.idle.take(key, self.dialing.hold.generation()) {
                 self.taken.set(self.taken.get() + 1);
-                return Ok(Grant { permit: Permit::new(self), link: Some((key.clone(), link)) });
+                return Ok(LeaseGrant { permit: Permit::new(self), link: Some((key.clone(), link)) });
             }
             if self.taken.get() + self.idle() >= self.limit && self.idle() > 0 {
                 self.idle.drop_oldest();
             }
             if self.taken.get() + self.idle() < self.limit {
                 self.taken.set(self.taken.get() + 1);
-                return Ok(Grant { permit: Permit::new(self), link: None });
+                return Ok(LeaseGrant { permit: Permit::new(self), link: None });
             }
         }
         self.dialing.reports.counters.lease_waits.inc();
@@ -290,7 +290,7 @@ impl Pool {
         permit: Permit,
         key: &ConnectionKey,
         pause: Duration,
-    ) -> Result<Grant, Rc<[u8]>> {
+    ) -> Result<LeaseGrant, Rc<[u8]>> {
         drop(permit);
         let _ = tokio::time::timeout(pause, self.dialing.hold.changed()).await;
         self.take_room(key, Share::default()).await

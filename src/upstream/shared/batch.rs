@@ -51,6 +51,7 @@ impl WriteBatcher {
     /// Decides about `waiting` bytes. `answered`: the server owes no reply. `patient`: the requests may wait for replies.
     pub(in crate::upstream) fn decide(&mut self, waiting: usize, answered: bool, patient: bool) -> Decision {
         if answered {
+            // The reply to the request of `asked` has come: the time since then is one round trip.
             if let Some(asked) = self.asked.take() {
                 self.near = asked.elapsed() <= NEAR;
             }
@@ -58,6 +59,7 @@ impl WriteBatcher {
                 self.asked = Some(Instant::now());
             }
         } else if patient && self.near && (1..ENOUGH).contains(&waiting) {
+            // The replies that are due come within a round trip, and the next look then finds more requests.
             return Decision::Defer;
         } else if waiting != self.gathered && self.yields < YIELDS {
             (self.gathered, self.yields) = (waiting, self.yields + 1);

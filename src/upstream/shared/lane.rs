@@ -265,7 +265,7 @@ impl Lane {
 
     /// Takes note of whether tenants share the lane from now on.
     pub(in crate::upstream) fn set_fair(&self, fair: bool) {
-        self.schedule(|scheduler| scheduler.window = scheduler.window.turned(fair));
+        self.schedule(|scheduler| scheduler.window = scheduler.window.with_fairness(fair));
         self.wake_driver();
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
 use crate::upstream::hold::Hold;
-use crate::upstream::leased::pool::Pool;
+use crate::upstream::leased::pool::LeasePool;
 use crate::upstream::replies::Replies;
 use crate::upstream::reports::Reports;
 use crate::upstream::room::SharedRoom;
@@ -19,7 +19,7 @@ pub(in crate::upstream) struct Lanes {
     // Copies of what `dialing` holds, because each read and write uses them.
     pub(in crate::upstream) hold: Rc<Hold>,
     pub(in crate::upstream) reports: Rc<Reports>,
-    pub(in crate::upstream) pool: Rc<Pool>,
+    pub(in crate::upstream) pool: Rc<LeasePool>,
     pub(in crate::upstream) room: Rc<SharedRoom>,
     lanes: RefCell<HashMap<ConnectionKey, Rc<Lane>>>,
     /// Lanes that carry the last requests of clients whose replies a shared connection could not carry.
@@ -29,7 +29,7 @@ pub(in crate::upstream) struct Lanes {
 }
 
 impl Lanes {
-    pub(in crate::upstream) fn new(pool: Rc<Pool>, room: Rc<SharedRoom>, fair: bool) -> Self {
+    pub(in crate::upstream) fn new(pool: Rc<LeasePool>, room: Rc<SharedRoom>, fair: bool) -> Self {
         let dialing = pool.dialing.clone();
         Self {
             hold: dialing.hold.clone(),

@@ -105,6 +105,7 @@ impl FairQueue {
         let class = class_mut(&mut self.classes, share.config.priority);
         let owner = class.owners.entry(share.owner).or_default();
         if owner.waiting.is_empty() {
+            // An owner that did not wait starts at the present time: it cannot save up turns.
             owner.tag = owner.tag.max(class.now);
             owner.arrival = self.arrivals;
         }
@@ -127,6 +128,7 @@ impl FairQueue {
         let (now, is_next) = (class.now, class.next() == Some(share.owner));
         let owner = class.owners.entry(share.owner).or_default();
         let first = owner.waiting.values().next().is_some_and(|(first, _)| *first == who);
+        // `take` below moves both times.
         let before = (now, owner.now);
         if !first || !is_next || self.next_class() != Some(share.config.priority) {
             self.withdraw(who);
@@ -185,19 +187,21 @@ impl FairQueue {
         let id = class.next()?;
         let owner = class.owners.get_mut(&id)?;
         let ((_, arrival), (who, wanted)) = owner.waiting.pop_first()?;
-        let place = self.entries.get_mut(&who)?;
+        let entry = self.entries.get_mut(&who)?;
         let count = wanted.min(QUANTUM).min(room);
         let units = u64::from(count) * SCALE;
         class.now = class.now.max(owner.tag);
-        owner.tag += units / u64::from(place.share.config.weight.max(1));
-        owner.now = owner.now.max(place.tag);
-        place.tag += units;
+        owner.tag += units / u64::from(entry.share.config.weight.max(1));
+        owner.now = owner.now.max(entry.tag);
+        // The weight is divided between owners only: the sessions of one owner share evenly.
+        entry.tag += units;
         if wanted > count {
             let rest = wanted - count;
-            place.start = (place.tag + quantum(rest), arrival);
-            owner.waiting.insert(place.start, (who, rest));
+            // The arrival stays, so that of two sessions with equal tags the one that came first is next.
+            entry.start = (entry.tag + quantum(rest), arrival);
+            owner.waiting.insert(entry.start, (who, rest));
         } else {
-            owner.tags.insert(who, place.tag);
+            owner.tags.insert(who, entry.tag);
             self.entries.remove(&who);
         }
         Some((who, count))

@@ -30,7 +30,8 @@ pub(in crate::upstream) struct FairScheduler {
     pub(in crate::upstream) window: Window,
     queue: FairQueue,
     /// The grants that sessions have not used up, by session.
-    given: HashMap<u64, Grant>,
+    grants: HashMap<u64, Grant>,
+    /// The number of the last round of grants.
     round: u64,
     /// Requests granted in this round and not sent yet. They take room in the window, too.
     reserved: usize,
@@ -40,7 +41,9 @@ pub(in crate::upstream) struct FairScheduler {
 
 #[derive(Debug)]
 struct Grant {
+    /// The requests that the session may still send.
     count: u32,
+    /// The round in which the session last got some.
     round: u64,
 }
 
@@ -50,7 +53,7 @@ impl FairScheduler {
         Self {
             window,
             queue: FairQueue::default(),
-            given: HashMap::new(),
+            grants: HashMap::new(),
             round: 0,
             reserved: 0,
             contended: false,
@@ -65,13 +68,14 @@ impl FairScheduler {
     /// Returns true if `asker` may send one request now. `under_way`: the unanswered requests of all sessions.
     pub(in crate::upstream) fn admits(&mut self, asker: Asker, under_way: usize) -> bool {
         let Asker { who, share, idle } = asker;
-        if let Some(given) = self.given.get_mut(&who) {
-            given.count -= 1;
-            if given.round == self.round {
+        if let Some(grant) = self.grants.get_mut(&who) {
+            grant.count -= 1;
+            // A new round takes back what earlier rounds reserved, because their sessions have not used it.
+            if grant.round == self.round {
                 self.reserved = self.reserved.saturating_sub(1);
             }
-            if given.count == 0 {
-                self.given.remove(&who);
+            if grant.count == 0 {
+                self.grants.remove(&who);
             }
             return true;
         }
@@ -96,7 +100,7 @@ impl FairScheduler {
     /// Forgets session `who`.
     pub(in crate::upstream) fn leave(&mut self, who: u64) {
         self.queue.leave(who);
-        self.given.remove(&who);
+        self.grants.remove(&who);
     }
 
     /// Grants the free room of the window, and calls `wake` for each session that gets some. `replies`: the replies so far.
@@ -119,12 +123,12 @@ impl FairScheduler {
         {
             room -= count;
             self.reserved += count as usize;
-            let given = self.given.entry(who).or_insert(Grant { count: 0, round: 0 });
-            if given.round != self.round {
-                given.round = self.round;
+            let grant = self.grants.entry(who).or_insert(Grant { count: 0, round: 0 });
+            if grant.round != self.round {
+                grant.round = self.round;
                 woken.push(who);
             }
-            given.count = given.count.saturating_add(count);
+            grant.count = grant.count.saturating_add(count);
         }
         for who in woken {
             // The session asks again for what it was not granted.
@@ -137,6 +141,8 @@ impl FairScheduler {
         !self.queue.is_empty() && self.reserved + earlier > 0
     }
 
+    /// Returns true if no grant is unused and less than half of the window is under way. At a higher bound, contention would begin
+    /// again with the next burst.
     fn is_over(&self, under_way: usize) -> bool {
         self.reserved == 0 && under_way < self.window.size() / 2
     }
@@ -144,7 +150,7 @@ impl FairScheduler {
     /// Ends the contention: every session may send at will.
     pub(in crate::upstream) fn end(&mut self) {
         self.queue.clear();
-        self.given.clear();
+        self.grants.clear();
         self.window.pause_sampling();
         (self.reserved, self.contended) = (0, false);
     }

@@ -41,7 +41,7 @@ impl Window {
     }
 
     /// Returns the window of the same connection if tenants share it from now on (`fair`), or no longer do.
-    pub(in crate::upstream) fn turned(self, fair: bool) -> Self {
+    pub(in crate::upstream) fn with_fairness(self, fair: bool) -> Self {
         match (fair, self.fixed) {
             (true, true) => Self { round_trip: self.round_trip, ..Self::adaptive() },
             (false, false) => Self { round_trip: self.round_trip, ..Self::fixed() },
@@ -71,6 +71,7 @@ impl Window {
             return;
         }
         match self.sample {
+            // The request that was last in the full window has no reply yet.
             Some((until, _)) if replies < until => return,
             Some((_, since)) => self.took(now - since),
             None => {}
@@ -82,6 +83,7 @@ impl Window {
     fn took(&mut self, time: Duration) {
         let round_trip = self.round_trip.map_or(time, |known| known.min(time));
         self.round_trip = Some(round_trip);
+        // The excess over the shortest round trip is the time that requests waited in the window.
         let size =
             if time > round_trip + STANDING { self.size - self.size / 8 } else { self.size + self.size / 8 };
         self.size = size.clamp(LEAST, MOST);
@@ -111,11 +113,14 @@ mod tests {
         const MS: Duration = Duration::from_millis(1);
         let mut wide = Window::fixed();
         wide.reopened(MS);
-        let found = wide.turned(true);
+        let found = wide.with_fairness(true);
         assert_eq!((found.size(), found.fixed, found.round_trip), (FIRST, false, Some(MS)));
         let grown = Window { size: 2 * FIRST, ..found };
-        assert_eq!(grown.turned(true).size(), 2 * FIRST, "it stays as it is");
-        assert_eq!((grown.turned(false).size(), grown.turned(false).round_trip), (WIDE, Some(MS)));
+        assert_eq!(grown.with_fairness(true).size(), 2 * FIRST, "it stays as it is");
+        assert_eq!(
+            (grown.with_fairness(false).size(), grown.with_fairness(false).round_trip),
+            (WIDE, Some(MS))
+        );
     }
 
     #[test]

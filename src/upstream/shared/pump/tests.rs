@@ -1,18 +1,14 @@
-use std::sync::Arc;
-
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 use std::future::poll_fn;
 
 use super::*;
-use crate::metrics::Counters;
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
-use crate::net::connect::Dialer;
 use crate::net::read_buffer::ReadBuffer;
 use crate::net::stream::Stream;
 use crate::net::tls::Floor;
@@ -25,20 +21,18 @@ use crate::net::tls::server::{ClientCertificates, ServerProfile};
 use crate::net::tls::testing::Authority;
 use crate::net::tls::trust::Trust;
 use crate::resp::Resp;
-use crate::timeline::Timelines;
-use crate::topology::{Address, Generation, Outage, Topology};
-use crate::upstream::config::UpstreamConfig;
+use crate::topology::{Address, Generation, Topology};
 use crate::upstream::connection::open::ConnectionKey;
-use crate::upstream::connection::scripts::Scripts;
+use crate::upstream::parts::Parts;
 use crate::upstream::shared::queue::settle::Settled;
 use crate::upstream::shared::queue::{IfLost, LossCause};
-use crate::upstream::{Upstream, UpstreamPlan};
+use crate::upstream::tests::parts;
 
 const READ: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
 const WRITE: &[u8] = b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n";
 
 struct Bench {
-    upstream: Rc<Upstream>,
+    parts: Parts,
     lane: Rc<Lane>,
     buffers: Rc<Buffers>,
     _topology: watch::Sender<Topology>,
@@ -47,24 +41,10 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let buffers = Rc::new(Buffers::alone(1 << 20));
-        let (hints, _) = mpsc::channel(1);
-        let (topology, watched) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
-        let config = UpstreamConfig::new("test");
-        let counters = Rc::new(Counters::default());
-        let plan = UpstreamPlan {
-            config,
-            dialer: Dialer::default(),
-            login: crate::rotation::login::Login::default(),
-            topology: watched,
-            hints,
-            scripts: Scripts::default(),
-            fair: false,
-            timelines: Timelines::default(),
-        };
-        let upstream = Upstream::start(plan, buffers.clone(), crate::poll_meter::PollMeter::new(), counters);
-        let identity = upstream.identities.own().clone();
+        let (parts, topology) = parts(buffers.clone());
+        let identity = parts.dialing.identities.own().clone();
         let lane = Lane::new(ConnectionKey::new(identity, 0, Resp::V2), false);
-        Self { upstream, lane, buffers, _topology: topology }
+        Self { parts, lane, buffers, _topology: topology }
     }
 
     fn client(&self) -> Rc<Replies> {
@@ -86,7 +66,7 @@ impl Bench {
             retires: None,
         };
         let mut pump = Pump::new(link, false);
-        pump.handle_replies(&self.lane, &self.upstream.parts.lanes)
+        pump.handle_replies(&self.lane, &self.parts.lanes)
     }
 }
 
@@ -195,7 +175,7 @@ fn a_demoted_node_refuses_also_what_tls_had_not_sent() {
                 tokio::time::sleep(Duration::from_millis(if seen < 64 * 1024 { 50 } else { 0 })).await;
             }
         };
-        let end = poll_fn(|cx| pump.poll(cx, &bench.lane, &bench.upstream.parts.lanes));
+        let end = poll_fn(|cx| pump.poll(cx, &bench.lane, &bench.parts.lanes));
         let end = tokio::time::timeout(Duration::from_secs(20), async {
             tokio::select! { end = end => end, () = node => panic!("the node left") }
         });
