@@ -176,6 +176,9 @@ pub enum Sign {
     Promotion,
     /// The node itself says that it is no longer the primary.
     Demotion,
+    /// The node is the new primary of a coordinated failover, and the leading Sentinel is about to
+    /// close every connection to it.
+    Closing,
 }
 
 impl fmt::Display for Sign {
@@ -184,6 +187,7 @@ impl fmt::Display for Sign {
             Self::Election => "a Sentinel has begun a failover",
             Self::Promotion => "a replica is being promoted",
             Self::Demotion => "the node says that it is not the primary any more",
+            Self::Closing => "the leading Sentinel is about to close every connection to the new primary",
             Self::Down => "the Sentinels find the primary down",
         })
     }

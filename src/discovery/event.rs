@@ -1,5 +1,7 @@
 //! Parses what Sentinels send: replies to queries, and events. Pure.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::discovery::config::SentinelConfig;
@@ -25,6 +27,7 @@ pub(super) const CHANNELS: &[&str] = &[
     "-failover-abort-not-elected",
     "-failover-abort-no-good-slave",
     "-failover-abort-slave-timeout",
+    "-failover-abort-master-timeout",
     "+sdown",
     "-sdown",
     "+odown",
@@ -200,6 +203,29 @@ fn peers(sentinels: &Value, config: &SentinelConfig) -> (Vec<Peer>, usize) {
         })
     };
     (listed.iter().filter(live).filter_map(peer).collect(), listed.len() + 1)
+}
+
+/// What a Sentinel knows from a replica's last reply to INFO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InfoAge {
+    /// The time since that reply.
+    pub(super) age: Duration,
+    /// True if the replica said in it that it is a primary.
+    pub(super) shows_primary: bool,
+}
+
+/// Parses the reply to `SENTINEL REPLICAS`. Returns `None` if it does not list `replica`, or lacks the fields.
+pub(super) fn info_age(replicas: &Value, replica: &Address, config: &SentinelConfig) -> Option<InfoAge> {
+    let entry = replicas.elements()?.iter().find(|entry| {
+        let announced =
+            entry.field("ip").zip(entry.field("port")).and_then(|(host, port)| address(host, port));
+        announced.is_some_and(|announced| translated(announced, config) == *replica)
+    })?;
+    let text = |key| entry.field(key).and_then(Value::text);
+    Some(InfoAge {
+        age: Duration::from_millis(text("info-refresh")?.parse().ok()?),
+        shows_primary: text("role-reported")? == "master",
+    })
 }
 
 /// Parses the reply to `SENTINEL MYID`. Returns `None` for servers before Redis 6.2, or if the user lacks the

@@ -1,27 +1,23 @@
 //! Discovery's decision logic: takes events and returns actions. It does no I/O and reads no clock: the caller passes
 //! the time.
 
-use std::collections::HashMap;
+mod sentinels;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::discovery::candidate::CandidateProbe;
-use crate::discovery::config::{DiscoveryConfig, SentinelConfig, SwitchRule};
-use crate::discovery::consensus::{Consensus, ConsensusVerdict, same_node};
-use crate::discovery::event::{Claim, FailoverStep, Notice, SentinelEvent, View};
-use crate::discovery::sentinel_table::{Change, SentinelError, SentinelStatus, SentinelTable};
-use crate::discovery::sign::Signs;
+use crate::discovery::config::DiscoveryConfig;
+use crate::discovery::event::{FailoverStep, Notice, SentinelEvent, View};
+use crate::discovery::handover::Parties;
+use crate::discovery::machine::sentinels::Sentinels;
+use crate::discovery::sentinel_table::{Change, SentinelError, SentinelStatus};
 use crate::discovery::verify::{AddressNews, Finding, Verifier};
 use crate::topology::{Address, Generation, Hint, Outage, Primary, Topology};
 
-/// The least time between two rounds of queries to the Sentinels, however many events and hints arrive.
-const ASK_MIN: Duration = Duration::from_millis(25);
-
-/// The time between two rounds of queries while a sign of a failover is active. Events alone are not enough: an ACL may
-/// forbid respgate to subscribe to them, and they may be lost.
-const ASK_IN_FAILOVER: Duration = Duration::from_millis(100);
+/// Why discovery follows the successor of a coordinated failover.
+const HANDED_OVER: &str = "the former primary has handed over to it";
 
 /// An input of the machine.
 #[derive(Debug)]
@@ -40,6 +36,11 @@ pub(super) enum Event {
     Probed { ticket: u64, finding: Finding },
     /// The query to a chosen replica ended. `primary` is true if the replica says that it is the primary.
     CandidateProbed { ticket: u64, primary: bool },
+    /// The watch with this ticket found that the primary of a coordinated failover has handed over. The leading Sentinel
+    /// closes the connections to the new primary at `closing` at the earliest.
+    HandedOver { ticket: u64, closing: Instant },
+    /// The watch with this ticket ended: the connections to the new primary have been closed, or somebody did not answer.
+    HandoverWatchEnded { ticket: u64 },
     /// The connection that the role monitor has kept open since this generation was verified leads to a node that says
     /// that it is not a primary any more. `text` quotes the node for the operator.
     Denied { generation: Generation, text: String },
@@ -62,36 +63,17 @@ pub(super) enum Action {
     Probe { ticket: u64, address: Address },
     /// Ask a chosen replica for its role. The driver aborts an earlier such query that has not ended.
     ProbeCandidate { ticket: u64, address: Address },
+    /// Ask both nodes of a coordinated failover, and its leader, whether the primary has handed over. The driver aborts
+    /// an earlier watch.
+    WatchHandover { ticket: u64, parties: Parties },
+    /// Abort the watch of a coordinated failover.
+    StopHandoverWatch,
     /// Publish this topology to the upstream's connections.
     Publish(Topology),
     /// Log a warning about what does not work. The machine returns it once per problem.
     Warn(String),
     /// Log that it works again.
     Inform(String),
-}
-
-/// The state that only discovery by Sentinels has. It is absent with a fixed address.
-#[derive(Debug)]
-struct Sentinels {
-    table: SentinelTable,
-    consensus: Consensus,
-    signs: Signs,
-    switch: SwitchRule,
-    candidate: CandidateProbe,
-    /// True if discovery follows `accepted` on the leading Sentinel's word alone, before the majority names it.
-    ahead_of_majority: bool,
-    /// Maps an announced address to the address to dial.
-    nat: HashMap<Address, Address>,
-    /// The time between two rounds of queries while no event arrives.
-    poll_interval: Duration,
-    /// The claim that discovery follows, even while its node is not verified.
-    accepted: Option<Claim>,
-    /// Why the Sentinels name no primary at present; `None` while they name `accepted`.
-    uncertainty: Option<Outage>,
-    /// When the last round of queries started.
-    last_ask: Option<Instant>,
-    /// When the next round of queries is due.
-    ask_at: Instant,
 }
 
 /// Holds the whole state of discovery and turns events into actions.
@@ -152,7 +134,20 @@ impl Machine {
             Event::CandidateProbed { ticket, primary } => {
                 let Some(sentinels) = &mut self.sentinels else { return actions };
                 if let Some(replica) = sentinels.candidate.answered(ticket, primary) {
-                    actions.extend(sentinels.follow_candidate(replica, &mut self.verifier, now));
+                    let text = sentinels.follow_ahead(replica, "it was promoted", &mut self.verifier, now);
+                    actions.extend(text.map(Action::Inform));
+                }
+            }
+            Event::HandedOver { ticket, closing } => {
+                let Some(sentinels) = &mut self.sentinels else { return actions };
+                if let Some(successor) = sentinels.handover.handed_over(ticket, closing, now) {
+                    let text = sentinels.follow_ahead(successor, HANDED_OVER, &mut self.verifier, now);
+                    actions.extend(text.map(Action::Inform));
+                }
+            }
+            Event::HandoverWatchEnded { ticket } => {
+                if let Some(sentinels) = &mut self.sentinels {
+                    sentinels.handover.ended(ticket);
                 }
             }
             Event::Tick => {}
@@ -172,6 +167,7 @@ impl Machine {
             sentinels.and_then(|sentinels| sentinels.consensus.decide_at()),
             sentinels.and_then(|sentinels| sentinels.signs.expires_at()),
             sentinels.and_then(|sentinels| sentinels.candidate.wake_at()),
+            sentinels.and_then(|sentinels| sentinels.handover.wake_at()),
         ]
         .into_iter()
         .flatten()
@@ -208,6 +204,8 @@ impl Machine {
             }
             Event::Probed { .. }
             | Event::CandidateProbed { .. }
+            | Event::HandedOver { .. }
+            | Event::HandoverWatchEnded { .. }
             | Event::Denied { .. }
             | Event::Hinted(_)
             | Event::Tick => Vec::new(),
@@ -223,12 +221,20 @@ impl Machine {
     fn settle(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.verifier.lapse(now);
         if let Some(sentinels) = &mut self.sentinels {
-            actions.extend(sentinels.apply_consensus(&mut self.verifier, now));
+            actions.extend(sentinels.apply_consensus(&mut self.verifier, now).map(Action::Warn));
             // The order matters: the new answers may change the primary, which clears its signs. Only then do the
             // remaining signs expire, and probes of candidates whose leader has no active sign end.
             sentinels.signs.review(sentinels.majority_reports_failover(), now);
+            let coordinated = sentinels.coordinated_leaders();
             let signs = &sentinels.signs;
-            sentinels.candidate.retain(|leader| signs.leads(leader));
+            sentinels.candidate.retain(|leader| signs.leads(leader) && !coordinated.contains(leader));
+            let accepted = sentinels.accepted.as_ref().map(|claim| &claim.address);
+            if sentinels.handover.review(accepted, |leader| signs.leads(leader), now) {
+                actions.push(Action::StopHandoverWatch);
+            }
+            if let Some((ticket, parties)) = sentinels.handover.start(|leader| coordinated.contains(leader)) {
+                actions.push(Action::WatchHandover { ticket, parties });
+            }
             if let Some((ticket, address)) = sentinels.candidate.start(now) {
                 actions.push(Action::ProbeCandidate { ticket, address });
             }
@@ -249,146 +255,13 @@ impl Machine {
 
     /// Returns the topology that discovery may publish now.
     fn topology(&self) -> Topology {
-        let sign = self.sentinels.as_ref().and_then(|sentinels| sentinels.signs.newest());
+        let sign = self.sentinels.as_ref().and_then(Sentinels::sign);
         match (self.verifier.topology(), sign) {
             // The primary is verified, but a failover may replace it: commands wait instead of being lost.
             (Some(Topology::Known(primary)), Some(sign)) => Topology::Failing(primary, sign),
             (Some(topology), _) => topology,
             (None, _) => Topology::Unknown(Arc::new(self.uncertainty().cloned().unwrap_or(Outage::Starting))),
         }
-    }
-}
-
-impl Sentinels {
-    fn new(config: &SentinelConfig, now: Instant) -> Self {
-        Self {
-            table: SentinelTable::new(config),
-            consensus: Consensus::new(config),
-            signs: Signs::default(),
-            switch: config.switch,
-            candidate: CandidateProbe::default(),
-            ahead_of_majority: false,
-            nat: config.nat.clone(),
-            poll_interval: config.poll_interval,
-            accepted: None,
-            uncertainty: Some(Outage::Starting),
-            last_ask: None,
-            ask_at: now + config.poll_interval,
-        }
-    }
-
-    /// Handles an event of a Sentinel. An event counts as a sign only if it is about the followed primary: after a
-    /// switch the leader goes on publishing events about the former primary for some time.
-    fn noticed(&mut self, sentinel: &Address, event: SentinelEvent, now: Instant) {
-        let SentinelEvent { notice, primary, replica } = event;
-        if primary.is_some_and(|primary| self.follows(sentinel, &primary))
-            && self.signs.noticed(sentinel, &notice, now)
-            && self.switch == SwitchRule::Leader
-            && matches!(notice, Notice::Failover(FailoverStep::Selecting | FailoverStep::Promoted))
-            && let Some(replica) = replica
-        {
-            self.candidate.choose(sentinel, replica, now);
-        }
-        self.table.noticed(sentinel, notice);
-        self.ask_at = now;
-    }
-
-    /// Follows a replica that the leading Sentinel has chosen and that says that it is the primary. The replica's epoch
-    /// is not known yet, so the claim takes the former primary's epoch. If the majority goes on naming the former
-    /// primary, the consensus treats that as an epoch that does not rise, and switches back after `STALE_EPOCH_DELAY`.
-    fn follow_candidate(
-        &mut self,
-        replica: Address,
-        verifier: &mut Verifier,
-        now: Instant,
-    ) -> Option<Action> {
-        let former = self.accepted.as_ref()?;
-        let text =
-            format!("following {replica}, promoted in place of {}, ahead of the majority", former.address);
-        let claim = Claim {
-            address: replica.clone(),
-            epoch: former.epoch,
-            run_id: None,
-            flags: String::new(),
-            failover_state: None,
-        };
-        verifier.aim(replica, Some(claim.epoch), now);
-        self.accepted = Some(claim);
-        self.signs.clear();
-        self.ahead_of_majority = true;
-        Some(Action::Inform(text))
-    }
-
-    /// Returns true if `sentinel` means the followed primary by the address `primary`. Sentinels may know one node by
-    /// different addresses.
-    fn follows(&self, sentinel: &Address, primary: &Address) -> bool {
-        let Some(accepted) = &self.accepted else { return false };
-        let claim = self.table.claim(sentinel).filter(|claim| claim.address == *primary);
-        accepted.address == *primary || claim.is_some_and(|claim| same_node(claim, accepted))
-    }
-
-    /// Returns true if more than half of the Sentinels that answer report the primary as `o_down`, a failover in
-    /// progress, or a higher epoch.
-    fn majority_reports_failover(&self) -> bool {
-        let Some(accepted) = &self.accepted else { return false };
-        let views = self.table.views();
-        let shown = views.iter().filter_map(|(_, view)| view.claim.as_ref()).filter(|claim| {
-            let flagged =
-                claim.flags.split(',').any(|flag| flag == "o_down" || flag == "failover_in_progress");
-            flagged || claim.epoch > accepted.epoch
-        });
-        shown.count() * 2 > views.len()
-    }
-
-    /// Points the verifier at the node that the Sentinels name together. If they name no node any more, discovery keeps
-    /// the node that they named last and returns a warning with the reason.
-    fn apply_consensus(&mut self, verifier: &mut Verifier, now: Instant) -> Option<Action> {
-        let successor = verifier.successor().map(|announced| self.nat.get(announced).unwrap_or(announced));
-        match self.consensus.verdict(&self.table, self.accepted.as_ref(), successor, now) {
-            ConsensusVerdict::Named(claim) => {
-                self.uncertainty = None;
-                self.ahead_of_majority = false;
-                let stays = self
-                    .accepted
-                    .as_ref()
-                    .is_some_and(|accepted| same_node(accepted, &claim) && accepted.address == claim.address);
-                if stays {
-                    if self.accepted.as_ref().is_some_and(|accepted| accepted.epoch != claim.epoch) {
-                        self.signs.clear();
-                    }
-                    verifier.set_epoch(claim.epoch);
-                } else {
-                    self.signs.clear();
-                    verifier.aim(claim.address.clone(), Some(claim.epoch), now);
-                }
-                self.accepted = Some(claim);
-                None
-            }
-            ConsensusVerdict::Undecided(outage) => {
-                let news = self.uncertainty.as_ref() != Some(&outage);
-                let kept = self.accepted.as_ref().filter(|_| news && !self.ahead_of_majority);
-                let warning = kept.map(|kept| Action::Warn(format!("keeping {}: {outage}", kept.address)));
-                self.uncertainty = Some(outage);
-                warning
-            }
-        }
-    }
-
-    /// Returns true if a round of queries must start now, and schedules the next one.
-    fn ask_is_due(&mut self, now: Instant) -> bool {
-        if self.ask_at > now {
-            return false;
-        }
-        // Many events may request a round at once: postpone it to keep `ASK_MIN` between two rounds.
-        let earliest = self.last_ask.map_or(now, |last| last + ASK_MIN);
-        if earliest > now {
-            self.ask_at = earliest;
-            return false;
-        }
-        self.last_ask = Some(now);
-        let signs = self.signs.newest().is_some();
-        self.ask_at = now + if signs { self.poll_interval.min(ASK_IN_FAILOVER) } else { self.poll_interval };
-        true
     }
 }
 

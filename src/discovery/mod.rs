@@ -5,14 +5,17 @@
 //! - `consensus` decides which node the Sentinels name together;
 //! - `verify` checks whether that node itself says that it is the primary;
 //! - `sign` tells whether a failover is about to replace it;
-//! - `candidate` tells when to ask a replica whether a failover has promoted it already.
+//! - `candidate` tells when to ask a replica whether a failover has promoted it already;
+//! - `handover` decides when to follow a coordinated failover.
 //!
 //! `sentinel` holds the connections to one Sentinel, `event` parses what it sends, and `probe` asks a node for its
-//! role. Discovery treats a fixed address as a node that Sentinels always name.
+//! role, and `handover_watch` asks the nodes of a coordinated failover. Discovery treats a fixed address as a node that Sentinels always name.
 
 pub mod config;
 pub mod consensus;
 pub mod event;
+mod handover;
+mod handover_watch;
 mod machine;
 mod node;
 mod probe;
@@ -33,6 +36,8 @@ use tracing::Instrument;
 
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 
+use crate::discovery::handover::Parties;
+use crate::discovery::handover_watch::HandoverWatch;
 use crate::discovery::machine::{Action, Event, Machine};
 use crate::discovery::sentinel::Follower;
 use crate::discovery::sentinel_table::SentinelStatus;
@@ -126,6 +131,7 @@ pub fn spawn(
         followers: HashMap::new(),
         probe: None,
         candidate_probe: None,
+        handover_watch: None,
         role_monitor: None,
         probes: 0,
     };
@@ -150,6 +156,7 @@ struct Driver {
     followers: HashMap<Address, AbortHandle>,
     probe: Option<AbortHandle>,
     candidate_probe: Option<AbortHandle>,
+    handover_watch: Option<AbortHandle>,
     /// The task that asks the node of this generation for its role on a connection that stays open.
     role_monitor: Option<(Generation, AbortHandle)>,
     probes: u64,
@@ -197,6 +204,12 @@ impl Driver {
                 Action::Ask => self.asks.send_modify(|round| *round += 1),
                 Action::Probe { ticket, address } => self.probe(ticket, address),
                 Action::ProbeCandidate { ticket, address } => self.probe_candidate(ticket, address),
+                Action::WatchHandover { ticket, parties } => self.watch_handover(ticket, parties),
+                Action::StopHandoverWatch => {
+                    if let Some(watch) = self.handover_watch.take() {
+                        watch.abort();
+                    }
+                }
                 Action::Publish(topology) => self.publish(topology),
                 Action::Warn(text) => tracing::warn!("{text}"),
                 Action::Inform(text) => tracing::info!("{text}"),
@@ -205,19 +218,40 @@ impl Driver {
     }
 
     fn track(&mut self, address: Address) {
-        let Some(config) = &self.sentinel_config else { return };
+        let Some(follower) = self.follower(address.clone()) else { return };
+        let task = self.tasks.spawn(follower.run().in_current_span());
+        if let Some(former) = self.followers.insert(address, task) {
+            former.abort();
+        }
+    }
+
+    /// Returns a follower of this Sentinel; `None` with a fixed address.
+    fn follower(&self, address: Address) -> Option<Follower> {
+        let config = Arc::clone(self.sentinel_config.as_ref()?);
         let mut dialer = self.dialers.sentinels.clone();
         dialer.connect_timeout = dialer.connect_timeout.min(config.timeout);
-        let follower = Follower {
-            address: address.clone(),
-            config: Arc::clone(config),
+        Some(Follower {
+            address,
+            config,
             login: self.logins.sentinels.clone(),
             dialer,
             news: self.news.clone(),
             asks: self.asks.subscribe(),
+        })
+    }
+
+    fn watch_handover(&mut self, ticket: u64, parties: Parties) {
+        let Some(leader) = self.follower(parties.leader.clone()) else { return };
+        let watch = HandoverWatch {
+            ticket,
+            parties,
+            login: self.logins.nodes.clone(),
+            dialer: self.dialers.data.clone(),
+            leader,
+            news: self.news.clone(),
         };
-        let task = self.tasks.spawn(follower.run().in_current_span());
-        if let Some(former) = self.followers.insert(address, task) {
+        let task = self.tasks.spawn(watch.run().in_current_span());
+        if let Some(former) = self.handover_watch.replace(task) {
             former.abort();
         }
     }

@@ -20,7 +20,7 @@ use crate::secret::Credentials;
 use crate::topology::{Address, Outage, Primary};
 
 /// How long a connected node may take to answer. A busy server answers nothing while a slow command runs.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Dials a node, authenticates and asks for its role. Ends within the dialer's connect timeout plus [`ANSWER_TIMEOUT`]
 /// (2 s), plus another [`ANSWER_TIMEOUT`] if the credentials are not known yet.
@@ -152,6 +152,17 @@ impl RoleMonitor {
             _ => Some(None),
         }
     }
+}
+
+/// Opens a connection to a node and authenticates. Returns `None` if the connection fails or the user may not ask for the
+/// role. Ends within the same time as [`probe`].
+pub(super) async fn open_node(address: &Address, login: &Login, dialer: &Dialer) -> Option<Control<Stream>> {
+    let credentials = login.newest().ok()?;
+    let mut control = Control::new(dialer.dial(address).await.ok()?);
+    let denied = login.denied(credentials.as_deref());
+    let greeting = greeting(credentials.as_deref(), login, &denied);
+    greet(&mut control, &greeting, Instant::now() + ANSWER_TIMEOUT).await.ok()?.role?;
+    Some(control)
 }
 
 /// Returns true if the node says that it is the primary. Unlike [`probe`], it returns false if the user may not ask.

@@ -107,7 +107,7 @@ impl Follower {
     }
 
     /// Opens a connection and authenticates on it.
-    async fn open(&self) -> Result<Control<Stream>, SentinelError> {
+    pub(super) async fn open(&self) -> Result<Control<Stream>, SentinelError> {
         let credentials = self.login.newest_within(self.config.timeout).await.map_err(|why| {
             SentinelError::Refused(format!("Sentinel {} is not asked: {why}", self.address))
         })?;

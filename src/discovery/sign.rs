@@ -133,6 +133,11 @@ impl Signs {
         self.records.values().filter_map(Record::sign).max()
     }
 
+    /// Returns the Sentinels that have an active sign of a failover.
+    pub(super) fn leaders(&self) -> impl Iterator<Item = &Address> {
+        self.records.iter().filter(|(_, record)| record.failover.is_some()).map(|(leader, _)| leader)
+    }
+
     /// Returns true if this Sentinel has an active sign of a failover.
     pub(super) fn leads(&self, sentinel: &Address) -> bool {
         self.records.get(sentinel).is_some_and(|record| record.failover.is_some())
@@ -153,7 +158,7 @@ impl Record {
         let limit = match self.sign()? {
             _ if confirmed => CONFIRMED_LIMIT,
             Sign::Down => DOWN_LIMIT,
-            Sign::Election | Sign::Promotion | Sign::Demotion => FAILOVER_LIMIT,
+            Sign::Election | Sign::Promotion | Sign::Demotion | Sign::Closing => FAILOVER_LIMIT,
         };
         // Earlier signs since the last rest count towards the limit.
         Some(self.since? + limit.saturating_sub(self.used))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::parts::Parts;
-use crate::topology::{Generation, Outage, Primary, ServerInfo, Topology};
+use crate::topology::{Generation, Outage, Primary, ServerInfo, Sign, Topology};
 
 impl Parts {
     /// Follows the topology until discovery ends.
@@ -38,6 +38,15 @@ impl Parts {
                     self.lanes.every_lane().iter().for_each(|lane| lane.wake_waiting());
                 }
             }
+            Topology::Failing(primary, Sign::Closing) => {
+                self.follow_primary(primary);
+                hold.note_reason(Sign::Closing.to_string());
+                self.begin_failover();
+                hold.set_closing(true);
+                // A session that blocks on a lease must leave it before the server closes it: only then is it certain that
+                // the server has not run the blocked command.
+                self.pool.cut(None);
+            }
             Topology::Failing(primary, sign) => {
                 self.follow_primary(primary);
                 hold.note_reason(sign.to_string());
@@ -46,6 +55,11 @@ impl Parts {
             }
             Topology::Known(primary) => {
                 self.follow_primary(primary);
+                // The server has closed the connections, but this worker may not have read that yet: a request written to
+                // such a connection would have an unknown outcome.
+                if hold.set_closing(false) {
+                    self.cut(None);
+                }
                 self.end_failover();
             }
         }

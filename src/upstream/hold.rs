@@ -32,6 +32,8 @@ pub(super) struct Hold {
     bytes: HeldBytes,
     /// True while a failover is under way and the old primary still answers.
     failing_over: Cell<bool>,
+    /// True while the server is about to close the connections to the primary, until they have been replaced.
+    closing: Cell<bool>,
     news: Notify,
 }
 
@@ -47,6 +49,7 @@ impl Hold {
             begun: Notify::new(),
             bytes: HeldBytes::default(),
             failing_over: Cell::default(),
+            closing: Cell::default(),
             news: Notify::new(),
         }
     }
@@ -89,6 +92,11 @@ impl Hold {
     /// Notes whether a failover is under way. Returns what was noted before.
     pub(super) fn set_failing_over(&self, failing_over: bool) -> bool {
         self.failing_over.replace(failing_over)
+    }
+
+    /// Notes whether the server is about to close the connections to the primary. Returns what was noted before.
+    pub(super) fn set_closing(&self, closing: bool) -> bool {
+        self.closing.replace(closing)
     }
 
     /// Returns true while a failover is under way, so that no new request may be sent.

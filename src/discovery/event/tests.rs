@@ -165,3 +165,24 @@ fn no_channel_is_listed_twice() {
     channels.dedup();
     assert_eq!(channels.len(), CHANNELS.len());
 }
+
+#[test]
+fn the_age_of_a_replicas_info_is_read() {
+    let mut config = config();
+    let entry = |host: &str, fields: &[&str]| list(&[&["ip", host, "port", "6379"], fields].concat());
+    let replicas = Value::Array(vec![
+        entry("10.0.0.2", &["info-refresh", "640", "role-reported", "slave"]),
+        entry("10.0.0.3", &["info-refresh", "3", "role-reported", "master"]),
+        entry("10.0.0.4", &["role-reported", "slave"]),
+    ]);
+    let at = |host: &str| Address::tcp(host, 6379);
+    let age = |age, shows_primary| Some(InfoAge { age: Duration::from_millis(age), shows_primary });
+    assert_eq!(info_age(&replicas, &at("10.0.0.2"), &config), age(640, false));
+    assert_eq!(info_age(&replicas, &at("10.0.0.3"), &config), age(3, true));
+    for unknown in ["10.0.0.4", "10.0.0.5"] {
+        assert_eq!(info_age(&replicas, &at(unknown), &config), None);
+    }
+    config.nat.insert(at("10.0.0.2"), at("outside"));
+    assert_eq!(info_age(&replicas, &at("outside"), &config), age(640, false));
+    assert_eq!(info_age(&Value::Error(Bytes::from_static(b"NOPERM x")), &at("10.0.0.2"), &config), None);
+}

@@ -1,9 +1,13 @@
+mod coordinated;
 mod invariants;
 mod leader;
 mod signs;
 
 use super::*;
+use crate::discovery::config::{SentinelConfig, SwitchRule};
 use crate::discovery::consensus::STALE_EPOCH_DELAY;
+use crate::discovery::event::Claim;
+use crate::discovery::machine::sentinels::ASK_MIN;
 use crate::discovery::sign::{CONFIRMED_LIMIT, DOWN_LIMIT, FAILOVER_LIMIT};
 use crate::discovery::verify::{Description, LEAVE};
 use crate::topology::{Generation, Sign};
@@ -26,6 +30,7 @@ struct Bench {
     probe: Option<(u64, Address)>,
     candidate_probes: usize,
     candidate_probe: Option<(u64, Address)>,
+    watch: Option<(u64, Parties)>,
 }
 
 impl Bench {
@@ -43,6 +48,7 @@ impl Bench {
             probe: None,
             candidate_probes: 0,
             candidate_probe: None,
+            watch: None,
         };
         bench.event(Event::Tick);
         bench
@@ -75,6 +81,8 @@ impl Bench {
                     self.candidate_probe = Some((*ticket, address.clone()));
                     self.candidate_probes += 1;
                 }
+                Action::WatchHandover { ticket, parties } => self.watch = Some((*ticket, parties.clone())),
+                Action::StopHandoverWatch => self.watch = None,
                 Action::Probe { ticket, address } => self.probe = Some((*ticket, address.clone())),
                 _ => {}
             }

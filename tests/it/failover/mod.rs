@@ -15,6 +15,7 @@
 //! | two nodes say that they are the primary; a frozen one wakes up and believes so | `doubt`, `crash`, `freeze` |
 //! | Sentinels stall, or are all away, and a working primary is dropped | `doubt` |
 //! | subscribers hear nothing after a failover | `sessions`, `undemoted` |
+//! | the connections to the new primary are closed in the middle of a planned failover | `coordinated` |
 //! | two failovers, one soon after the other | `sessions::twice` |
 //! | a failover is begun and leads nowhere | `abort` |
 //! | commands go on to the old primary after the new one is known | `fence` |
@@ -30,6 +31,7 @@
 
 mod abort;
 mod checker;
+mod coordinated;
 mod crash;
 mod cut;
 mod doubt;

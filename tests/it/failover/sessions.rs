@@ -13,6 +13,8 @@ use crate::support::client::Client;
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Planned,
+    /// The primary hands over, where the server can do that; otherwise as `Planned`.
+    Coordinated,
     Crash,
     /// By hand: nobody kills the connections.
     Manual,
@@ -26,6 +28,12 @@ impl Drill {
             Way::Planned => {
                 let reply = self.deployment.sentinels[0].run_text(&["SENTINEL", "FAILOVER", NAME]);
                 assert_eq!(reply, "+OK\r\n");
+                self.wait_for_switch().1
+            }
+            Way::Coordinated => {
+                if !coordinated::begin(&self.deployment) {
+                    return self.replace_primary(Way::Planned);
+                }
                 self.wait_for_switch().1
             }
             Way::Crash => {
@@ -43,6 +51,11 @@ impl Drill {
 }
 
 on_both_servers!(sessions_live_through_a_planned_failover, |flavor| live_through(flavor, Way::Planned));
+
+#[test]
+fn sessions_live_through_a_coordinated_failover() {
+    live_through(Flavor::Valkey, Way::Coordinated);
+}
 
 on_both_servers!(sessions_live_through_a_crash, |flavor| live_through(flavor, Way::Crash));
 

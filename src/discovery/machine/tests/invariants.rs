@@ -9,6 +9,8 @@ enum Step {
     Fail(usize),
     Probe(bool),
     Hint(u64),
+    Coordinated(usize, usize),
+    Watch(usize, u64),
     Pass(u64),
 }
 
@@ -20,6 +22,8 @@ fn step() -> impl proptest::strategy::Strategy<Value = Step> {
         1 => (1..4_usize).prop_map(Step::Fail),
         3 => any::<bool>().prop_map(Step::Probe),
         1 => (0..5_u64).prop_map(Step::Hint),
+        2 => (1..4_usize, 0..3_usize).prop_map(|(who, whom)| Step::Coordinated(who, whom)),
+        2 => (0..3_usize, 0..2000_u64).prop_map(|(what, closing)| Step::Watch(what, closing)),
         2 => (0..8000_u64).prop_map(Step::Pass),
     ]
 }
@@ -64,6 +68,22 @@ proptest::proptest! {
                 Step::Probe(_) => {}
                 Step::Hint(generation) => {
                     bench.event(Event::Hinted(Hint::Lost(Generation(generation))));
+                }
+                Step::Coordinated(who, whom) => {
+                    let who = format!("s{who}");
+                    let flags = "master,coordinated_failover".into();
+                    let claim = Claim { flags, ..claim("a", 1) };
+                    let view = View { claim: Some(claim), others: vec![], total: 3 };
+                    bench.hears(&who, START).event(Event::Answered { sentinel: at(&who), view });
+                    bench.chooses(&who, ["a", "b", "c"][whom]);
+                }
+                Step::Watch(what, closing) => {
+                    let ticket = bench.watch.as_ref().map_or(0, |(ticket, _)| *ticket);
+                    let closing = bench.now + Duration::from_millis(closing);
+                    bench.event(match what {
+                        0 => Event::HandoverWatchEnded { ticket },
+                        _ => Event::HandedOver { ticket, closing },
+                    });
                 }
                 Step::Pass(millis) => {
                     bench.pass(Duration::from_millis(millis));

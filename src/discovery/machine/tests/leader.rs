@@ -4,7 +4,7 @@ use super::*;
 
 impl Bench {
     /// A settled machine that follows the leading Sentinel's choice.
-    fn following_the_leader() -> Self {
+    pub(super) fn following_the_leader() -> Self {
         let seeds = ["s1", "s2", "s3"].map(at).to_vec();
         let mut config = SentinelConfig::new(seeds, "mymaster");
         config.switch = SwitchRule::Leader;
@@ -14,7 +14,7 @@ impl Bench {
         bench
     }
 
-    fn chooses(&mut self, sentinel: &str, replica: &str) -> &mut Self {
+    pub(super) fn chooses(&mut self, sentinel: &str, replica: &str) -> &mut Self {
         let notice = Notice::Failover(FailoverStep::Selecting);
         let event = SentinelEvent { notice, primary: Some(at("a")), replica: Some(at(replica)) };
         self.event(Event::Noticed { sentinel: at(sentinel), event })
