@@ -18,6 +18,8 @@ use crate::topology::Address;
 enum Answer {
     /// The peer accepts the connection.
     Accepted,
+    /// The peer accepts the connection, and takes its certificate for this user.
+    Certified(String),
     /// The peer answered with this error line.
     Refused(Bytes),
     /// The peer answered in TLS, or not at all on a port that speaks TLS.
@@ -60,6 +62,7 @@ pub(super) async fn log_in(channel: &mut Channel, peer: &Peer, to: &Address) -> 
     };
     let answer = match result {
         Ok(Value::Error(line)) => Answer::Refused(line),
+        Ok(_) if peer.credentials.is_none() && peer.encrypted() => certified(channel, deadline).await,
         Ok(_) => Answer::Accepted,
         Err(_) if !peer.encrypted() && sniff::speaks_tls(to).await => Answer::Tls,
         Err(ControlError::Io(error)) if peer.encrypted() => {
@@ -70,6 +73,18 @@ pub(super) async fn log_in(channel: &mut Channel, peer: &Peer, to: &Address) -> 
         Err(ControlError::Protocol(why)) => Answer::Foreign(why),
     };
     judge(peer, answer)
+}
+
+/// Asks which user the connection is, which its certificate may have decided.
+async fn certified(channel: &mut Channel, deadline: Instant) -> Answer {
+    match channel.call(&[b"ACL", b"WHOAMI"], deadline).await {
+        Ok(reply) => match reply.text() {
+            Some(user) if user != "default" => Answer::Certified(user.to_owned()),
+            _ => Answer::Accepted,
+        },
+        // The next step reports the error.
+        Err(_) => Answer::Accepted,
+    }
 }
 
 fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
@@ -83,6 +98,10 @@ fn judge(peer: &Peer, answer: Answer) -> (Finding, Admission) {
                 }
                 None => "no password is configured, and none is wanted".into(),
             };
+            (Finding::ok(Step::Login, seen), Admission::In)
+        }
+        Answer::Certified(user) => {
+            let seen = format!("no password is configured: the certificate is user {user:?}");
             (Finding::ok(Step::Login, seen), Admission::In)
         }
         Answer::Refused(line) => refusal(peer, &line),
@@ -177,7 +196,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             (Finding::ok(Step::Login, "no password is configured, and none is wanted"), Admission::In)
         }
         b"NOPERM" if peer.credentials.is_none() => {
-            let seen = "no password is wanted, but the default user may do little: not even PING";
+            let seen = "no password is wanted, but the user without one may do little: not even PING";
             (Finding::ok(Step::Login, seen), Admission::In)
         }
         _ if line.starts_with(b"ERR max number of clients") => broken(

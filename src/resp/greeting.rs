@@ -39,6 +39,8 @@ pub struct Greeting<'a> {
     /// only where respgate can tell the server's own `-REDIRECT` from one that a script forges; elsewhere the client
     /// would receive it.
     pub redirect: bool,
+    /// True if the greeting asks for the name of its user, which a certificate may have decided.
+    pub ask_user: bool,
 }
 
 /// A user that selects the database before another user authenticates. The server keeps the selected database, even if
@@ -61,6 +63,7 @@ impl<'a> Greeting<'a> {
             selector: None,
             denied: None,
             redirect: true,
+            ask_user: false,
         }
     }
 
@@ -87,6 +90,8 @@ pub struct Greeted {
     pub server: Option<ServerInfo>,
     /// True if the greeting sent a password and the server's default user has none.
     pub needless_password: bool,
+    /// The name of the user; `None` if the greeting did not ask, or the user may not know.
+    pub user: Option<String>,
 }
 
 /// Why a connection cannot be used. A line in it is the server's own, without the leading `-`, so that a client can
@@ -119,6 +124,7 @@ pub enum GreetError {
 /// - `HELLO` chooses the protocol and returns the server's name and version;
 /// - `CLIENT CAPA redirect` (Valkey 8), if the greeting asks for it: a demoted node then never serves old data;
 /// - `CLIENT SETINFO LIB-NAME respgate` (Redis 7.2) names respgate in CLIENT LIST;
+/// - `ACL WHOAMI` names the user, if the greeting asks for it;
 /// - `PING` shows whether the server serves commands: while it loads its data set, or while a replica has lost its
 ///   primary, it refuses PING but still answers HELLO and ROLE;
 /// - `ROLE` returns the role. If the user may not run it, `greet` uses the role in HELLO's reply if that is primary,
@@ -155,14 +161,20 @@ where
         Resp::V3 => b"3",
     };
     control.send(&[b"HELLO", version]);
-    let optional: [(Probe, &[&[u8]]); 4] = [
+    let optional: [(Probe, &[&[u8]]); 5] = [
         (Probe::ClientCapa, &[b"CLIENT", b"CAPA", b"redirect"]),
         (Probe::ClientSetInfo, &[b"CLIENT", b"SETINFO", b"LIB-NAME", b"respgate"]),
+        (Probe::AclWhoami, &[b"ACL", b"WHOAMI"]),
         (Probe::Ping, &[b"PING"]),
         (Probe::Role, &[b"ROLE"]),
     ];
     let asked = optional.map(|(probe, words)| {
-        let may = greeting.may(probe) && (greeting.redirect || probe != Probe::ClientCapa);
+        let wanted = match probe {
+            Probe::ClientCapa => greeting.redirect,
+            Probe::AclWhoami => greeting.ask_user,
+            _ => true,
+        };
+        let may = wanted && greeting.may(probe);
         if may {
             control.send(words);
         }
@@ -183,7 +195,7 @@ where
             return Err(GreetError::NotReady(line.clone()));
         }
     }
-    let mut role = None;
+    let (mut role, mut user) = (None, None);
     for probe in asked.into_iter().flatten() {
         let reply = control.reply(deadline).await?;
         greeting.note(probe, &reply);
@@ -199,6 +211,7 @@ where
                 None => expect_word(&reply, "PING", "PONG")?,
             },
             Probe::Role => role = Some(reply),
+            Probe::AclWhoami => user = reply.text().map(str::to_owned),
             _ => tracing::trace!(?probe, refused = reply.error().is_some()),
         }
     }
@@ -238,7 +251,7 @@ where
                 .ok_or_else(|| ControlError::Protocol("the reply to ROLE has an unknown shape".into()))?,
         ),
     };
-    Ok(Greeted { role, server, needless_password })
+    Ok(Greeted { role, server, needless_password, user })
 }
 
 /// Lets the greeting's selector select the database. Returns true if it did. If the server refuses the selector for any

@@ -22,6 +22,8 @@ pub enum Probe {
     Role = 8,
     /// `INFO`.
     Info = 16,
+    /// `ACL WHOAMI`.
+    AclWhoami = 32,
 }
 
 /// The commands that the server denies one user. respgate remembers them until it ends: if an operator allows the user

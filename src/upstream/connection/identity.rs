@@ -40,6 +40,8 @@ pub struct Identity {
     outdated: Cell<Option<Instant>>,
     /// The primary that refused SCRIPT LOAD to this identity.
     may_not_load: Cell<Option<Generation>>,
+    /// The name of the server's user, as the server said it on a connection without AUTH.
+    named: RefCell<Option<String>>,
 }
 
 /// What becomes of a connection that has reached `max-age`.
@@ -87,6 +89,7 @@ impl Identity {
             refusals: Refusals::default(),
             outdated: Cell::default(),
             may_not_load: Cell::default(),
+            named: RefCell::default(),
         })
     }
 
@@ -201,10 +204,17 @@ impl Identity {
         self.may_not_load.set(Some(generation));
     }
 
-    /// Returns the user's name; `default` where none was given.
+    /// Returns the user's name. Without credentials, it is the name that the server said, or else `default`.
     pub fn user(&self) -> String {
-        let credentials = self.credentials().ok().flatten();
-        credentials.map_or_else(|| "default".into(), |credentials| credentials.user().to_owned())
+        match self.credentials().ok().flatten() {
+            Some(credentials) => credentials.user().to_owned(),
+            None => self.named.borrow().clone().unwrap_or_else(|| "default".into()),
+        }
+    }
+
+    /// Takes note of the user as whom the server authenticates a connection without AUTH.
+    pub(in crate::upstream) fn note_user(&self, name: String) {
+        self.named.replace(Some(name));
     }
 
     /// Takes note that the server has accepted the password just now.

@@ -16,7 +16,6 @@ use crate::resp::control::Control;
 use crate::resp::greeting::{GreetError, Greeting, Role, Selector, ask_node, greet};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::rotation::login::{Login, Principal};
-use crate::secret::Credentials;
 use crate::topology::{Generation, Hint, Primary};
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::auth_backoff::Refused;
@@ -184,8 +183,9 @@ impl Dialing {
         let selector = key.selector.as_ref().filter(|selector| !selector.is_refused());
         let selects_as = selector.map(|selector| selector.credentials());
         let denied = self.identities.own().login().map(|own| {
-            let user = credentials.as_deref().map_or("default", Credentials::user);
-            own.denials().of(user)
+            let user =
+                credentials.as_deref().map_or_else(|| identity.user(), |known| known.user().to_owned());
+            own.denials().of(&user)
         });
         let greeting = Greeting {
             accepted_before: needless == NeedlessPassword::Accepted && identity.was_accepted(),
@@ -195,6 +195,8 @@ impl Dialing {
             },
             denied: denied.as_deref(),
             redirect: purpose == Purpose::Shared,
+            // The server can authenticate respgate by its certificate.
+            ask_user: credentials.is_none() && self.dialer.tls.is_some(),
             ..Greeting::new(credentials.as_deref(), key.resp, key.database)
         };
         let asked = Instant::now();
@@ -246,6 +248,9 @@ impl Dialing {
         if let Some((login, _)) = kept {
             login.accepted();
             identity.refusals.accepted();
+        }
+        if let Some(user) = greeted.user {
+            identity.note_user(user);
         }
         self.reports.counters.connects.inc();
         self.reports.timelines.reached(generation);

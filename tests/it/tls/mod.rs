@@ -7,6 +7,7 @@ mod outward;
 mod programs;
 mod rotation;
 mod sentinels;
+mod server_users;
 
 use crate::support::certificates::Certificates;
 use crate::support::client::Client;
