@@ -30,6 +30,7 @@ use crate::reload::{self, ReloadTargets};
 use crate::rotation::login::Login;
 use crate::rotation::source::Account;
 use crate::rotation::{Tallies, Tally, credentials};
+use crate::session::maintenance::Move;
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
@@ -241,6 +242,7 @@ fn plan(
                 session: listener.session.clone(),
                 upstream: upstream.unwrap_or_default(),
                 tls: certificates.listener(&listener.name),
+                moving_endpoint: listener.moving_endpoint.clone(),
             }
         })
         .collect();
@@ -283,10 +285,10 @@ async fn stopped() -> io::Result<()> {
 
 /// Waits until all sessions have ended, until the deadline, or until a second signal.
 async fn finish(workers: &[Worker], deadline: Duration) {
-    let mut drains = JoinSet::new();
+    let (mut drains, plan) = (JoinSet::new(), Move::during(deadline));
     for worker in workers {
         let worker = worker.clone();
-        drains.spawn(async move { worker.drain().await });
+        drains.spawn(async move { worker.drain(plan).await });
     }
     let drained = async { while drains.join_next().await.is_some() {} };
     tokio::select! {

@@ -70,6 +70,8 @@ pub struct ListenerConfig {
     /// Networks whose connections must begin with a PROXY header. respgate takes the client's
     /// address from that header.
     pub proxy_protocol: Vec<IpNet>,
+    /// The `host:port` that clients are asked to move to when respgate drains.
+    pub moving_endpoint: Option<String>,
     /// Idle time after which the kernel sends the first TCP keepalive probe to a client.
     pub keepalive: Duration,
     /// Maximum number of clients connected at once. The next client gets `-ERR max number of

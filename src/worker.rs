@@ -22,6 +22,7 @@ use crate::net::tls::gate::HandshakeGate;
 use crate::poll_meter::{PollClock, PollFigures, PollMeter};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
+use crate::session::maintenance::{Maintenance, Move};
 use crate::session::registry::SessionRegistry;
 use crate::session::worker_tenants::WorkerTenants;
 use crate::session::{Session, SessionContext};
@@ -109,6 +110,8 @@ pub struct ListenerPlan {
     pub upstream: usize,
     /// TLS settings; `None` speaks plain text.
     pub tls: Option<ServerTls>,
+    /// The `host:port` that clients are asked to move to when respgate drains.
+    pub moving_endpoint: Option<String>,
 }
 
 /// Holds what a worker has counted.
@@ -128,7 +131,7 @@ pub struct Counted {
 enum WorkerRequest {
     Snapshot(oneshot::Sender<Counted>),
     Adopt(Tenants, oneshot::Sender<()>),
-    Drain(oneshot::Sender<()>),
+    Drain(Move, oneshot::Sender<()>),
 }
 
 /// The handle through which the rest of the process talks to a running worker.
@@ -202,10 +205,11 @@ impl Worker {
         }
     }
 
-    /// Ends each session as soon as it has no unanswered command. Returns when no session is left.
-    pub async fn drain(&self) {
+    /// Ends each session as soon as it has no unanswered command. Asks the clients that want to know of maintenance
+    /// to move, and leaves them time for it. Returns when no session is left.
+    pub async fn drain(&self, plan: Move) {
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(WorkerRequest::Drain(answer)).await.is_ok() {
+        if self.requests.send(WorkerRequest::Drain(plan, answer)).await.is_ok() {
             let _ = answered.await;
         }
     }
@@ -244,7 +248,9 @@ async fn run(
                 upstream: upstreams.get(plan.upstream)?.clone(),
                 buffers: buffers.clone(),
                 registry: sessions.clone(),
+                maintenance: Maintenance::new(plan.moving_endpoint),
             });
+            meter.spawn_local(ctx.maintenance.clone().follow_holds(ctx.upstream.clone()));
             let (meter, gate) = (meter.clone(), gate.clone());
             let log = HandshakeLog::default();
             Some(Rc::new(ListenerContext { name: plan.name, tls: plan.tls, log, ctx, meter, gate }))
@@ -280,8 +286,10 @@ async fn run(
                     sessions.notify_reload();
                     let _ = answer.send(());
                 }
-                Some(WorkerRequest::Drain(answer)) => {
+                Some(WorkerRequest::Drain(plan, answer)) => {
+                    listeners.iter().for_each(|listener| listener.ctx.maintenance.begin_move(plan));
                     sessions.drain();
+                    tokio::task::spawn_local(end_move(listeners.clone(), plan));
                     tokio::task::spawn_local(answer_when_empty(sessions.clone(), answer));
                 }
                 None => return,
@@ -369,6 +377,12 @@ impl ListenerContext {
             drop((session, guards));
         });
     }
+}
+
+/// Lets the drain end the clients that did not move in time.
+async fn end_move(listeners: Vec<Rc<ListenerContext>>, plan: Move) {
+    tokio::time::sleep(plan.within).await;
+    listeners.iter().for_each(|listener| listener.ctx.maintenance.end_move());
 }
 
 async fn answer_when_empty(sessions: Rc<SessionRegistry>, answer: oneshot::Sender<()>) {

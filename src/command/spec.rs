@@ -167,6 +167,8 @@ pub enum Verb {
     ClientImportSource,
     /// CLIENT INFO.
     ClientInfo,
+    /// CLIENT MAINT_NOTIFICATIONS.
+    ClientMaintNotifications,
     /// CLIENT NO-EVICT.
     ClientNoEvict,
     /// CLIENT NO-TOUCH.

@@ -48,7 +48,7 @@ const NONE: Flags = Flags::NONE;
 
 /// All rows, sorted by name.
 #[rustfmt::skip]
-pub static TABLE: [Spec; 489] = numbered([
+pub static TABLE: [Spec; 490] = numbered([
     row("ACL", Verb::Other, -2, Shared, Safe, Nothing, HOLDER),
     row("ACL|CAT", Verb::Other, -2, Shared, Safe, Nothing, NOSCRIPT),
     row("ACL|DELUSER", Verb::Other, -3, Admin, Never, Unknown, ADMIN.and(NOSCRIPT)),
@@ -119,6 +119,7 @@ pub static TABLE: [Spec; 489] = numbered([
     row("CLIENT|INFO", Verb::ClientInfo, 2, Virtual, Never, Unknown, NOSCRIPT),
     row("CLIENT|KILL", Verb::Other, -3, Admin, Never, Unknown, ADMIN.and(NOSCRIPT)),
     row("CLIENT|LIST", Verb::Other, -2, Admin, Never, Unknown, ADMIN.and(NOSCRIPT)),
+    row("CLIENT|MAINT_NOTIFICATIONS", Verb::ClientMaintNotifications, -3, Virtual, Never, Unknown, NOSCRIPT),
     row("CLIENT|NO-EVICT", Verb::ClientNoEvict, 3, Virtual, Never, Unknown, ADMIN.and(NOSCRIPT)),
     row("CLIENT|NO-TOUCH", Verb::ClientNoTouch, 3, Pin, Never, Followed, NOSCRIPT),
     row("CLIENT|PAUSE", Verb::Other, -3, Admin, Never, Unknown, ADMIN.and(NOSCRIPT)),

@@ -44,6 +44,8 @@ pub enum UserChange {
 pub enum UserAspect {
     /// The password, or the hash of the same password.
     Password,
+    /// The names in certificates that authenticate as the user.
+    Certificates,
     /// The source of the credentials with which the user's clients log in to the server.
     Account,
 }
@@ -141,9 +143,12 @@ fn user_changes(now: &Config, next: &Config) -> Vec<(String, UserChange)> {
 }
 
 fn user_aspects(old: &UserConfig, new: &UserConfig) -> Vec<UserAspect> {
-    let UserConfig { name: _, password, account } = old;
-    let all =
-        [(UserAspect::Password, *password != new.password), (UserAspect::Account, *account != new.account)];
+    let UserConfig { name: _, password, certificates, account } = old;
+    let all = [
+        (UserAspect::Password, *password != new.password),
+        (UserAspect::Certificates, *certificates != new.certificates),
+        (UserAspect::Account, *account != new.account),
+    ];
     all.into_iter().filter_map(|(aspect, differs)| differs.then_some(aspect)).collect()
 }
 
@@ -228,6 +233,7 @@ impl UserAspect {
     fn shown(self) -> &'static str {
         match self {
             Self::Password => "password",
+            Self::Certificates => "certificates",
             Self::Account => "upstream credentials",
         }
     }

@@ -94,6 +94,14 @@ impl Activity {
         self.replies.borrow().wake();
     }
 
+    /// Sends the client a push, between two replies, and wakes the session. `frame` is RESP3.
+    pub(super) fn push(&self, frame: &[u8]) {
+        if let Some((first, rest)) = frame.split_first() {
+            self.replies.borrow().publish(*first, rest);
+            self.wake();
+        }
+    }
+
     /// Returns the bytes that respgate keeps for the client.
     pub(super) fn kept_bytes(&self) -> usize {
         self.replies.borrow().account().held()

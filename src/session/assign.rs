@@ -74,6 +74,9 @@ impl Session {
                 );
                 return Err(Close::Removed);
             };
+            if self.has_lost_certificate(&user) {
+                return Err(Close::Removed);
+            }
             let identity = self.identity_of(&user);
             self.client.identity_stale =
                 self.client.identity.as_ref().is_none_or(|mine| mine.id() != identity.id());

@@ -109,6 +109,7 @@ impl Session {
             && resp != self.client.resp
         {
             self.client.resp = resp;
+            self.ctx.maintenance.leave(self.client.id);
             self.leave_lane();
         }
         let mut reply = Vec::new();
@@ -198,6 +199,8 @@ impl Session {
         let upstream = &self.ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         self.client.reset(upstream.config.database, identity);
+        self.ctx.maintenance.leave(self.client.id);
+        self.apply_certificate();
         self.end_subscriptions();
         self.leave_lane();
         self.reassign()

@@ -84,6 +84,7 @@ impl Session {
         let name = self.client.name.to_vec();
         self.assign(Some(&user.name), &name)?;
         self.client.login = Some(user.name.clone());
+        self.client.certified = false;
         let identity = self.identity_of(&user);
         self.act_as(identity);
         Ok(())

@@ -44,6 +44,8 @@ pub struct Client {
     pub identity_stale: bool,
     /// The user name that the client authenticated as. `None` if it has not authenticated.
     pub login: Option<String>,
+    /// True if the client's certificate authenticated it as `login`.
+    pub certified: bool,
     /// What the system and the client's certificate vouch for.
     pub known: Known,
     /// The name by CLIENT SETNAME.
@@ -83,6 +85,7 @@ impl Client {
             identity,
             identity_stale: false,
             login: None,
+            certified: false,
             known: origin.known,
             name: Counted::new(account),
             lib_name: Counted::new(account),
@@ -99,6 +102,7 @@ impl Client {
         self.selector.clone_from(&identity);
         self.identity = identity;
         self.login = None;
+        self.certified = false;
         self.name.set(b"");
         // RESET ends OFF. A pending skip stays and applies to the reply to RESET itself, as on the server.
         if self.replying == Replying::Off {

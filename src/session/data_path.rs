@@ -177,6 +177,11 @@ impl Session {
 
     /// Returns true if a drain may end this session: it has no input and awaits no reply.
     fn may_end_for_drain(&self) -> bool {
-        self.ctx.registry.draining.get() && self.output.awaited() == 0 && self.input.is_empty()
+        self.is_draining() && self.output.awaited() == 0 && self.input.is_empty()
+    }
+
+    /// Returns true during a drain, unless the client was asked to move and still has time for it.
+    pub(super) fn is_draining(&self) -> bool {
+        self.ctx.registry.draining.get() && !self.ctx.maintenance.is_moving(self.client.id)
     }
 }

@@ -130,6 +130,7 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
         Verb::ClientNoEvict if is(value, "ON") || is(value, "OFF") => session.answer(write::ok),
         Verb::ClientNoEvict => session.refuse(refusal::SYNTAX),
         Verb::ClientCapa => session.answer(write::ok),
+        Verb::ClientMaintNotifications => session.set_maintenance(request),
         Verb::ClientReply => reply_mode(session, value),
         Verb::ClientHelp => session.answer(|out| write::lines(out, CLIENT_HELP)),
         _ => session.refuse(refusal::NO_CLUSTER),
@@ -138,7 +139,8 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
 
 const CLIENT_HELP: &[&str] = &[
     "CLIENT <subcommand> [<arg> [value] [opt] ...]. Through respgate these are:",
-    "CACHING (YES|NO) | GETNAME | GETREDIR | ID | IMPORT-SOURCE (ON|OFF) | INFO | NO-EVICT (ON|OFF) | NO-TOUCH (ON|OFF)",
+    "CACHING (YES|NO) | GETNAME | GETREDIR | ID | IMPORT-SOURCE (ON|OFF) | INFO",
+    "MAINT_NOTIFICATIONS (ON [MOVING-ENDPOINT-TYPE <type>]|OFF) | NO-EVICT (ON|OFF) | NO-TOUCH (ON|OFF)",
     "REPLY (ON|OFF|SKIP) | SETINFO <option> <value> | SETNAME <name> | TRACKING (ON|OFF) [...] | TRACKINGINFO",
     "HELP",
     "    Print this help.",

@@ -7,6 +7,7 @@
 mod activity;
 mod assign;
 mod async_op;
+mod certified;
 mod authenticate;
 mod charge;
 pub mod client;
@@ -26,6 +27,7 @@ mod lanes;
 mod leased;
 mod limit;
 mod local;
+pub mod maintenance;
 mod output;
 mod read;
 mod refusal;
@@ -51,6 +53,7 @@ use self::config::SessionConfig;
 use self::hold::Hold;
 use self::input::Input;
 use self::lanes::Lanes;
+use self::maintenance::Maintenance;
 use self::output::Output;
 use self::registry::SessionRegistry;
 use self::step::{AsyncOp, Exit};
@@ -83,6 +86,8 @@ pub struct SessionContext {
     pub registry: Rc<SessionRegistry>,
     /// The worker's tenants, with their limits.
     pub tenants: Rc<WorkerTenants>,
+    /// The listener's clients that asked for notifications of maintenance.
+    pub maintenance: Rc<Maintenance>,
     /// The index of the listener in the configuration.
     pub listener: usize,
 }
@@ -139,6 +144,7 @@ impl Session {
             pending_op: None,
             _counted: counted,
         };
+        session.apply_certificate();
         if let Err(line) = session.reassign() {
             session.refuse_for_limit(&line);
             session.closing = Some(Close::Full);
@@ -252,6 +258,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.leave_lane();
         self.ctx.registry.leave(self.client.id);
+        self.ctx.maintenance.leave(self.client.id);
         self.output.replies.close();
     }
 }

@@ -1,5 +1,7 @@
 //! Configures which clients belong to a tenant.
 
+use std::fmt;
+
 use ipnet::IpNet;
 
 use crate::net::tls::certificate::CertificateIdentity;
@@ -41,6 +43,16 @@ impl CertificateRule {
             Self::CommonName(name) => names.common_name.as_ref() == Some(name),
             Self::Dns(name) => names.dns.iter().any(|dns| dns.eq_ignore_ascii_case(name)),
             Self::Uri(name) => names.uris.contains(name),
+        }
+    }
+}
+
+impl fmt::Display for CertificateRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommonName(name) => write!(f, "CN:{name}"),
+            Self::Dns(name) => write!(f, "DNS:{name}"),
+            Self::Uri(name) => write!(f, "URI:{name}"),
         }
     }
 }

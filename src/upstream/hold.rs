@@ -29,6 +29,7 @@ pub(super) struct Hold {
     /// True if the server refuses respgate's own user or password, and has never accepted them. Commands then fail at once.
     never_authenticated: Cell<bool>,
     begun: Notify,
+    ended: Notify,
     bytes: HeldBytes,
     /// True while a failover is under way and the old primary still answers.
     failing_over: Cell<bool>,
@@ -47,6 +48,7 @@ impl Hold {
             since: Cell::default(),
             never_authenticated: Cell::default(),
             begun: Notify::new(),
+            ended: Notify::new(),
             bytes: HeldBytes::default(),
             failing_over: Cell::default(),
             closing: Cell::default(),
@@ -115,12 +117,31 @@ impl Hold {
 
     /// Ends the hold.
     pub(super) fn end(&self) {
-        self.since.set(None);
+        if self.since.take().is_some() {
+            self.ended.notify_waiters();
+        }
     }
 
     /// Completes when a hold next begins.
     pub(super) async fn begun(&self) {
         self.begun.notified().await;
+    }
+
+    /// Completes when [`Self::is_active`] returns `active`.
+    pub(super) async fn becomes(&self, active: bool) {
+        loop {
+            let changed = if active { self.begun.notified() } else { self.ended.notified() };
+            if self.is_active() == active {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Returns how long commands may still wait for a primary.
+    pub(super) fn left(&self) -> Duration {
+        let waited = self.since.get().map_or(Duration::ZERO, |since| since.elapsed());
+        self.config.hold_timeout.saturating_sub(waited)
     }
 
     /// Returns true if commands wait for a primary.

@@ -174,6 +174,16 @@ impl Upstream {
         self.hold.is_failing_over()
     }
 
+    /// Completes when [`Self::in_hold`] returns `state`.
+    pub async fn hold_is(&self, state: bool) {
+        self.hold.becomes(state).await;
+    }
+
+    /// Returns how long commands may still wait for a primary.
+    pub fn hold_left(&self) -> Duration {
+        self.hold.left()
+    }
+
     /// Returns true if commands wait for a primary.
     pub fn in_hold(&self) -> bool {
         self.hold.is_active()

@@ -278,7 +278,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "Commands of newer servers",
         origin: Origin::Respgate,
-        reason: "respgate answers `CLIENT SETINFO` and `CLIENT CAPA` whether the server knows them or not. Before it passes a command on that the \
+        reason: "respgate answers `CLIENT SETINFO`, `CLIENT CAPA` and `CLIENT MAINT_NOTIFICATIONS` whether the server knows them or not. Before it passes a command on that the \
                  server is too old for, it checks the number of arguments and what the connection may do, and so may refuse it for another \
                  reason than the server.",
         effect: Effect::GoesOn,
@@ -303,7 +303,7 @@ pub const RULES: &[Rule] = &[
                 || container
                 || unknown
                     && seen.spec.is_some()
-                    && (seen.is(&["CLIENT|SETINFO", "CLIENT|CAPA"])
+                    && (seen.is(&["CLIENT|SETINFO", "CLIENT|CAPA", "CLIENT|MAINT_NOTIFICATIONS"])
                         || refused.iter().any(|text| seen.through_says(text)))
         },
     },

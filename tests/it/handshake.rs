@@ -7,7 +7,6 @@ type Commands = &'static [&'static [&'static str]];
 
 const REDIS_PY: Commands = &[
     &["HELLO", "3"],
-    &["CLIENT", "MAINT_NOTIFICATIONS", "ON", "moving-endpoint-type", "internal-ip"],
     &["CLIENT", "SETNAME", "worker"],
     &["CLIENT", "SETINFO", "LIB-NAME", "redis-py"],
     &["CLIENT", "SETINFO", "LIB-VER", "8.1.0"],
@@ -19,7 +18,6 @@ const GO_REDIS: Commands = &[
     &["SELECT", "1"],
     &["CLIENT", "SETINFO", "LIB-NAME", "go-redis"],
     &["CLIENT", "SETINFO", "LIB-VER", "9.22"],
-    &["CLIENT", "MAINT_NOTIFICATIONS", "ON"],
 ];
 const NODE: Commands = &[
     &["HELLO", "3", "SETNAME", "worker"],

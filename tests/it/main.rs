@@ -47,6 +47,7 @@ mod limits;
 mod listeners;
 mod logs;
 mod permissions;
+mod maintenance;
 mod managed;
 mod memory;
 mod modules;

@@ -193,6 +193,7 @@ fn check(
         upstream,
         tenant: tenant.map(|tenant| tenant.name.clone()),
         proxy_protocol: typed.proxy_protocol.or(Vec::new()),
+        moving_endpoint: typed.moving_endpoint.value().map(ToString::to_string),
         max_clients: limits.max_clients,
         source_rate: limits.source_rate,
         keepalive: limits.keepalive,

@@ -1,14 +1,16 @@
 //! Checks respgate's own users.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 
-use super::super::report::Report;
+use super::super::report::{Place, Report};
 use super::super::schema::{Credentials, UserKeys};
 use super::super::setting::Setting;
 use super::super::typed::Named;
 use super::{tenant, upstream};
 use crate::rotation::source::PasswordSource;
 use crate::tenant::config::TenantConfig;
+use crate::tenant::members::CertificateRule;
 use crate::tenant::users::UserConfig;
 
 /// Checks all users. A user that names a tenant is added to the tenant's users.
@@ -18,6 +20,7 @@ pub(super) fn check_all(
     env: &dyn Fn(&str) -> Option<OsString>,
     report: &mut Report,
 ) -> Vec<UserConfig> {
+    report_shared_names(&typed, report);
     let mut users = Vec::new();
     for Named { name: user_name, place: table, keys: user } in typed {
         if let Setting::Given(named, place) = &user.tenant
@@ -39,11 +42,30 @@ pub(super) fn check_all(
         let source = password.map(PasswordSource::Read);
         let account = upstream::account(username, source, refresh, upstream::USERS, env, report);
         match user.password {
-            Setting::Given(password, _) => users.push(UserConfig { name: user_name, password, account }),
+            Setting::Given(password, _) => {
+                let certificates = user.certificates.or(Vec::new());
+                users.push(UserConfig { name: user_name, password, certificates, account });
+            }
             Setting::Absent => report
                 .error(&table.sub_key("password-hash"), "is missing; make one with: respgate hash-password"),
             Setting::Invalid => {}
         }
     }
     users
+}
+
+/// Reports a certificate's name that two users have, or that one list has twice.
+fn report_shared_names(users: &[Named<UserKeys>], report: &mut Report) {
+    let mut seen: HashMap<&CertificateRule, &Place> = HashMap::new();
+    for user in users {
+        let Setting::Given(names, place) = &user.keys.certificates else { continue };
+        for name in names {
+            if let Some(other) = seen.insert(name, place) {
+                report.error(
+                    place,
+                    format!("\"{name}\" stands in {other} already; a certificate's name is one user's"),
+                );
+            }
+        }
+    }
 }

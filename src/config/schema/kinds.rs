@@ -97,6 +97,17 @@ kind! {
     |section, key, _, report| section.read_any_list(key, address::network, report)
 }
 kind! {
+    /// An address that clients can connect to.
+    Endpoint: Address, Shape::Text("`host:port`, port 6379 if left out"),
+    |section, key, _, report| match section.read::<Address>(key, report) {
+        Setting::Given(Address::Unix(_), place) => {
+            report.error(&place, "is a socket of one machine; write a host and a port");
+            Setting::Invalid
+        }
+        other => other,
+    }
+}
+kind! {
     /// Names in certificates.
     CertificateNames: Vec<CertificateRule>,
     Shape::List { of: &Shape::Text("`CN:`, `DNS:` or `URI:` and a name"), least: 1 },

@@ -3,7 +3,7 @@
 use super::super::address::ListenAddress;
 use super::super::value::Mode;
 use super::entry::Table;
-use super::kinds::Networks;
+use super::kinds::{Endpoint, Networks};
 use super::limits::SessionKeys;
 use super::part::Part;
 use super::tls::ServerTlsKeys;
@@ -47,6 +47,12 @@ table! {
         /// respgate takes a client's address from the header. Every connection from these networks must begin with one, version 1 or 2,
         /// within 5 s; a connection without one is closed and logged. A listener on a unix socket cannot have this key.
         proxy_protocol: Networks, "proxy-protocol", Restart, default "none", example "[\"10.0.0.0/8\"]";
+        /// The address that clients of this listener can move to when respgate stops, such as that of a load balancer.
+        ///
+        /// It is for clients that ask for an endpoint with `CLIENT MAINT_NOTIFICATIONS ON MOVING-ENDPOINT-TYPE`, as redis-py and
+        /// node-redis do by default: the `MOVING` notification names it. Without this key, only clients that ask for the type
+        /// `none` get `MOVING`, and connect again to the address that they have.
+        moving_endpoint: Endpoint, "moving-endpoint", Restart, default "none", example "\"cache.example:6379\"";
         /// Whether clients may run administrative commands, such as `CONFIG SET` and `SHUTDOWN`.
         ///
         /// `"deny"` refuses them. `"read-only"` allows those that only show something. `"allow"` allows all; the upstream

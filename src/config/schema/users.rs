@@ -2,6 +2,7 @@
 
 use super::credentials::Credentials;
 use super::entry::Table;
+use super::kinds::CertificateNames;
 use super::part::Part;
 use crate::tenant::users::hash::PasswordHash;
 
@@ -24,6 +25,12 @@ table! {
         /// The hash of the user's password. `respgate hash-password` makes it.
         password: PasswordHash, "password-hash", Live, default required, example
             "\"$argon2id$v=19$m=19456,t=2,p=1$iArroSHG8LwEAE7v5/stug$Ia3Z0DJB80Xn1XExqxGqGO7rkTkktxY6g0ZfD7KMpRs\"";
+        /// The names in client certificates that authenticate as the user, such as `"CN:shop"`, `"DNS:shop.example"` or
+        /// `"URI:spiffe://example/shop"`.
+        ///
+        /// A client whose verified certificate has one of them begins as this user, without `AUTH`. Names are compared as a whole. A
+        /// certificate that names two users begins as neither. It takes a listener with `tls-client-ca`.
+        certificates: CertificateNames, "certificates", Live, default "none", example "[\"CN:shop\", \"DNS:shop.example\"]";
         /// The tenant that the user's clients belong to: the NAME of a `[tenants.NAME]`.
         ///
         /// It has the effect of naming the user in `users` of that tenant.

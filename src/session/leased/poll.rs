@@ -226,7 +226,7 @@ impl Leased {
 
     /// Returns true if a drain may end this session: it has no input and no open transaction.
     fn may_end_for_drain(&self, session: &Session) -> bool {
-        session.ctx.registry.draining.get() && session.input.is_empty() && self.pins.transaction.is_none()
+        session.is_draining() && session.input.is_empty() && self.pins.transaction.is_none()
     }
 
     /// Returns true if the session reads messages for a client that does not take them. `slow-reader-soft` needs

@@ -50,7 +50,7 @@ impl Accounts {
     pub fn follow(&mut self, configs: &[UserConfig]) -> Vec<Arc<User>> {
         let mut before = std::mem::take(&mut self.kept);
         let mut users = Vec::with_capacity(configs.len());
-        for UserConfig { name, password, account } in configs {
+        for UserConfig { name, password, certificates, account } in configs {
             let mut logins = Vec::new();
             if let Some(account) = account {
                 let kept = match before.remove(name) {
@@ -66,7 +66,8 @@ impl Accounts {
                 logins.clone_from(&kept.places);
                 self.kept.insert(name.clone(), kept);
             }
-            users.push(Arc::new(User { name: name.clone(), password: password.clone(), logins }));
+            let (name, password, certificates) = (name.clone(), password.clone(), certificates.clone());
+            users.push(Arc::new(User { name, password, certificates, logins }));
         }
         before.values().for_each(|gone| self.tallies.remove(&gone.tally));
         users
@@ -107,7 +108,12 @@ mod tests {
     use crate::tenant::users::hash::PasswordHash;
 
     fn user(name: &str, account: Option<Account>) -> UserConfig {
-        UserConfig { name: name.into(), password: PasswordHash::quick(b"x"), account }
+        UserConfig {
+            name: name.into(),
+            password: PasswordHash::quick(b"x"),
+            certificates: Vec::new(),
+            account,
+        }
     }
 
     fn account(username: &str, variable: &str) -> Account {

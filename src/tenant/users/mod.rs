@@ -19,9 +19,11 @@ use self::hash::PasswordHash;
 use self::hashers::Hashers;
 use self::source::Source;
 use self::throttle::{Attempt, AuthDecision, Digest, Throttle, TooSoon};
+use crate::net::tls::certificate::CertificateIdentity;
 use crate::rotation::login::Login;
 use crate::rotation::source::Account;
 use crate::secret::Secret;
+use crate::tenant::members::CertificateRule;
 
 /// How long a right password is not hashed again after its last use, so that a storm of connections costs little.
 const BELIEVED: Duration = Duration::from_secs(300);
@@ -33,6 +35,8 @@ pub struct UserConfig {
     pub name: String,
     /// The hash of the user's password.
     pub password: PasswordHash,
+    /// The names in client certificates that authenticate as the user.
+    pub certificates: Vec<CertificateRule>,
     /// The server credentials of the user's clients; `None` for respgate's own.
     pub account: Option<Account>,
 }
@@ -44,11 +48,18 @@ pub struct User {
     pub name: String,
     /// The hash of the user's password.
     pub password: PasswordHash,
+    /// The names in client certificates that authenticate as the user.
+    pub certificates: Vec<CertificateRule>,
     /// The logins by upstream. Empty if the user's clients use respgate's own.
     pub logins: Vec<(Arc<str>, Login)>,
 }
 
 impl User {
+    /// Returns true if a verified client certificate authenticates as this user.
+    pub fn has_certificate(&self, names: &CertificateIdentity) -> bool {
+        self.certificates.iter().any(|rule| rule.matches(names))
+    }
+
     /// Returns the login of the user's clients at this upstream; `None` if they use respgate's own.
     pub fn login(&self, upstream: &str) -> Option<&Login> {
         self.logins.iter().find(|(name, _)| **name == *upstream).map(|(_, login)| login)
@@ -114,6 +125,17 @@ impl Users {
     /// Returns the user of this name.
     pub fn find(&self, name: &str) -> Option<Arc<User>> {
         self.by_name().get(name).cloned()
+    }
+
+    /// Returns the user that a verified client certificate authenticates as. A certificate that names two users
+    /// authenticates as neither.
+    pub fn of_certificate(&self, names: &CertificateIdentity) -> Option<Arc<User>> {
+        let by_name = self.by_name();
+        let mut named = by_name.values().filter(|user| user.has_certificate(names));
+        match (named.next(), named.next()) {
+            (Some(user), None) => Some(user.clone()),
+            _ => None,
+        }
     }
 
     /// Returns all users, by name.
@@ -182,7 +204,7 @@ mod tests {
     const HERE: Source = Source::Unknown;
 
     fn user(name: &str, password: PasswordHash) -> Arc<User> {
-        Arc::new(User { name: name.into(), password, logins: Vec::new() })
+        Arc::new(User { name: name.into(), password, certificates: Vec::new(), logins: Vec::new() })
     }
 
     fn users() -> Arc<Users> {
@@ -248,6 +270,32 @@ mod tests {
         assert!(refused.is_some_and(|TooSoon(wait)| wait > 0));
         assert!(users.clone().verify(HERE, b"app", b"secret").await.is_ok());
         assert!(users.clone().verify(Source::Uid(7), b"default", b"other").await.is_ok(), "elsewhere");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_names_two_users_authenticates_as_neither() {
+        let certified = |name: &str, rule: &str| {
+            Arc::new(User {
+                name: name.into(),
+                password: PasswordHash::quick(b"secret"),
+                certificates: vec![CertificateRule::parse(rule).unwrap()],
+                logins: Vec::new(),
+            })
+        };
+        let users = vec![certified("shop", "CN:shop"), certified("batch", "DNS:batch.example")];
+        let users = Users::new(users, 1).unwrap().unwrap();
+        let found = |common_name: &str, dns: &str| {
+            let names = CertificateIdentity {
+                common_name: Some(common_name.into()),
+                dns: vec![dns.into()],
+                ..CertificateIdentity::default()
+            };
+            users.of_certificate(&names).map(|user| user.name.clone())
+        };
+        assert_eq!(found("shop", "other.example").as_deref(), Some("shop"));
+        assert_eq!(found("other", "BATCH.example").as_deref(), Some("batch"));
+        assert_eq!(found("shopping", "x.batch.example"), None, "names are compared as a whole");
+        assert_eq!(found("shop", "batch.example"), None);
     }
 
     /// No password is longer than 4096 bytes, and a longer one is neither copied nor hashed whole.

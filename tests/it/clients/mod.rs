@@ -1,6 +1,7 @@
 //! Real clients doing their real work, once against the server and once through respgate: same transcript.
 
 mod hiredis;
+mod maintenance;
 mod program;
 mod queue_failover;
 mod repointed;

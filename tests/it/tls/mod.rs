@@ -8,6 +8,7 @@ mod programs;
 mod rotation;
 mod sentinels;
 mod server_users;
+mod users;
 
 use crate::support::certificates::Certificates;
 use crate::support::client::Client;
