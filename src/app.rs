@@ -8,9 +8,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
+use crate::admin::control::Control;
 use crate::admin::security::TlsStatus;
 use crate::admin::{self, Admin, Sources, View};
 use crate::certificates::Certificates;
@@ -19,17 +20,18 @@ use crate::config::flags::Flags;
 use crate::descriptors::{Capacity, Demand};
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::{self, Dialers, Discovery, Logins};
-use crate::drain;
+use crate::drain::{self, Draining};
 use crate::listener::Listener;
-use crate::logs::LogLimit;
+use crate::logs::{LogFilter, LogLimit};
 use crate::net::budget::Budget;
 use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
 use crate::reload::{self, ReloadTargets};
 use crate::rotation::login::Login;
-use crate::rotation::source::Account;
-use crate::rotation::{Tallies, Tally, credentials};
+use crate::rotation::source::{Account, ControlToken};
+use crate::rotation::{self, Source, Tallies, Tally, credentials};
+use crate::secret::Secret;
 use crate::session::maintenance::Move;
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
@@ -47,11 +49,12 @@ use crate::worker::{ListenerPlan, Plan, Worker};
 pub const OS_ERROR: u8 = 71;
 
 /// Runs until SIGTERM or SIGINT, then until the running commands have finished or the drain
-/// deadline has passed. `logs` is the limit that every log line passes.
-pub fn run(config: Config, flags: &Flags, logs: LogLimit) -> ExitCode {
+/// deadline has passed. `logs` is the limit that every log line passes, and `filter` changes the
+/// level of the log.
+pub fn run(config: Config, flags: &Flags, logs: LogLimit, filter: LogFilter) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(serve(config, flags, logs));
+        let ended = runtime.block_on(serve(config, flags, logs, filter));
         // A file read or a name look-up that hangs must not keep the process alive.
         runtime.shutdown_background();
         ended
@@ -65,13 +68,15 @@ pub fn run(config: Config, flags: &Flags, logs: LogLimit) -> ExitCode {
     }
 }
 
-async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<()> {
-    let hangups = reload::on_hangup()?;
+async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFilter) -> io::Result<()> {
+    let (prompter, prompts) = rotation::prompts();
+    reload::on_hangup(prompter.clone())?;
     let clients = share_descriptors(&mut config)?;
     tokio::spawn(logs.clone().report());
     // Every socket is bound before any client is served, so that an error shows at once.
     let listeners = bind(&config, Capacity::new(clients))?;
     let admin = config.admin.map(admin::bind).transpose()?;
+    let control_socket = config.control.socket.as_deref().map(admin::bind_control).transpose()?;
 
     let certificates = Certificates::of(&config);
     let reloads = Tallies::default();
@@ -113,10 +118,11 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
         stores: stores.clone(),
         workers: workers.clone(),
     };
-    reload::follow(flags.clone(), config.clone(), targets, hangups, &reloads);
+    let configuration = reload::follow(flags.clone(), config.clone(), targets, prompts, &reloads);
     let (switch, draining) = drain::switch();
     let mut tasks = JoinSet::new();
-    if let Some(socket) = admin {
+    let shutdown = Arc::new(Notify::new());
+    if admin.is_some() || control_socket.is_some() {
         let views = config.upstreams.iter().zip(&discoveries).zip(&logins).zip(&timelines);
         let views = views.map(|(((upstream, discovery), logins), timelines)| View {
             name: upstream.config.name.clone(),
@@ -130,12 +136,29 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
             security,
             tenants: tenants.subscribe(),
             stores,
-            reloads,
+            reloads: reloads.clone(),
             workers: workers.clone(),
             logs,
         };
-        let admin = Admin::new(views.collect(), sources, draining.clone());
-        tokio::spawn(admin.serve(socket));
+        let control = Control {
+            token: config
+                .control
+                .token
+                .clone()
+                .map(|token| follow_token(token, config.reload_interval, &reloads)),
+            configuration: prompter,
+            reloads: configuration,
+            log: filter,
+            drain: switch.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let endpoint = Arc::new(Admin::new(views.collect(), sources, draining.clone(), control));
+        if let Some(socket) = admin {
+            tokio::spawn(endpoint.clone().serve(socket));
+        }
+        if let Some(socket) = control_socket {
+            tokio::spawn(endpoint.serve_control(socket));
+        }
     }
     for listener in listeners {
         tasks.spawn(listener.serve(workers.clone(), draining.clone()));
@@ -145,15 +168,43 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit) -> io::Result<
         tokio::spawn(log_when_ready(upstream.config.name.clone(), discovery.topology.clone()));
     }
 
-    stopped().await?;
+    let drained = tokio::spawn(drain_sessions(draining, workers.clone(), config.drain_timeout));
+    tokio::select! {
+        stopped = stopped() => stopped?,
+        () = shutdown.notified() => {}
+    }
     tracing::info!(
         deadline_s = config.drain_timeout.as_secs(),
         "draining: respgate accepts no new clients, and running commands finish"
     );
     switch.begin();
     while tasks.join_next().await.is_some() {}
-    finish(&workers, config.drain_timeout).await;
+    finish(drained, &workers, config.drain_timeout).await;
     Ok(())
+}
+
+/// Ends each session as soon as it has no unanswered command, once the drain has begun. Returns when no session is left.
+async fn drain_sessions(mut draining: Draining, workers: Vec<Worker>, deadline: Duration) {
+    draining.wait().await;
+    let (mut drains, plan) = (JoinSet::new(), Move::during(deadline));
+    for worker in workers {
+        drains.spawn(async move { worker.drain(plan).await });
+    }
+    while drains.join_next().await.is_some() {}
+}
+
+/// Follows the file of the control token. Returns the newest token.
+fn follow_token(token: ControlToken, interval: Duration, reloads: &Tallies) -> watch::Receiver<Secret> {
+    let (newest, seen) = watch::channel(token.token);
+    let tally = Tally::new("control token", token.path.display().to_string());
+    reloads.add(tally.clone());
+    let path = token.path.clone();
+    let source = Source::new(vec![token.path], move || ControlToken::read(path.clone()));
+    let adopt = move |token: ControlToken| {
+        newest.send_replace(token.token);
+    };
+    tokio::spawn(rotation::follow(source, interval, tally, adopt));
+    seen
 }
 
 /// Logs once that the clients of an upstream are served.
@@ -283,16 +334,10 @@ async fn stopped() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until all sessions have ended, until the deadline, or until a second signal.
-async fn finish(workers: &[Worker], deadline: Duration) {
-    let (mut drains, plan) = (JoinSet::new(), Move::during(deadline));
-    for worker in workers {
-        let worker = worker.clone();
-        drains.spawn(async move { worker.drain(plan).await });
-    }
-    let drained = async { while drains.join_next().await.is_some() {} };
+/// Waits until all sessions have ended (`drained`), until the deadline, or until a second signal.
+async fn finish(drained: JoinHandle<()>, workers: &[Worker], deadline: Duration) {
     tokio::select! {
-        () = drained => tracing::info!("drained"),
+        _ = drained => tracing::info!("drained"),
         () = tokio::time::sleep(deadline) => {
             let left: usize = workers.iter().map(Worker::load).sum();
             tracing::warn!(clients = left, "drain-timeout has passed: respgate disconnects the remaining clients");

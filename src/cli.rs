@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::flags::{Flag, Flags};
 use crate::config::report::Place;
+use crate::ctl::Action;
 
 /// What the command line asks respgate to do.
 #[derive(Debug)]
@@ -35,8 +36,27 @@ pub enum Invocation {
         /// Prints JSON instead of text if true.
         json: bool,
     },
+    /// Control a running respgate.
+    Ctl(Ctl),
     /// The command line names no server: respgate prints [`GUIDANCE`].
     Nothing,
+}
+
+/// Where `respgate ctl` finds the running respgate, and what it asks for.
+#[derive(Debug)]
+pub struct Ctl {
+    /// The control socket.
+    pub socket: std::option::Option<PathBuf>,
+    /// The admin listener.
+    pub admin: std::option::Option<SocketAddr>,
+    /// The file that holds the token for the admin listener.
+    pub token_file: std::option::Option<PathBuf>,
+    /// The configuration file of the running respgate, which names the socket or the listener.
+    pub config: std::option::Option<PathBuf>,
+    /// Prints JSON instead of text if true.
+    pub json: bool,
+    /// What to do.
+    pub action: Action,
 }
 
 /// The text for a user who types `respgate` without arguments.
@@ -241,7 +261,8 @@ pub fn command() -> Command {
              respgate --config FILE [OPTIONS]\n       \
              respgate check --config FILE [OPTIONS]\n       \
              respgate doctor --config FILE | --upstream URL [--json] [OPTIONS]\n       \
-             respgate status [--admin ADDR | --config FILE] [--json]",
+             respgate status [--admin ADDR | --config FILE] [--json]\n       \
+             respgate ctl --socket PATH | --config FILE ACTION",
         )
         .after_help(AFTER_HELP)
         .max_term_width(100)
@@ -253,6 +274,82 @@ pub fn command() -> Command {
         .subcommand(hash)
         .subcommand(with_options(doctor))
         .subcommand(with_help(status))
+        .subcommand(ctl_command())
+}
+
+/// The verbs of `respgate ctl`, each with its help. Only `log-level` takes an argument.
+const VERBS: [(&str, &str); 4] = [
+    ("reload", "Read the configuration file now, and say what has changed and what needs a restart"),
+    ("log-level", "Log by another level from now on, until a restart"),
+    ("drain", "Accept no new clients, and let running commands finish; /readyz then answers 503"),
+    ("shutdown", "Drain, then end the process"),
+];
+
+fn ctl_command() -> Command {
+    let mut ctl = Command::new("ctl")
+        .about("Control a running respgate, by its control socket or its admin listener")
+        .override_usage(
+            "respgate ctl --socket PATH ACTION\n       \
+             respgate ctl --admin ADDR --token-file FILE ACTION\n       \
+             respgate ctl --config FILE ACTION",
+        )
+        .subcommand_required(true)
+        .arg(path_option("socket", "RESPGATE_CONTROL_SOCKET", "PATH", "Its control socket"))
+        .arg(
+            Arg::new("admin")
+                .long("admin")
+                .env("RESPGATE_ADMIN")
+                .hide_env(true)
+                .value_name("ADDR")
+                .value_parser(admin_address)
+                .help("Its admin listener"),
+        )
+        .arg(path_option("token-file", "RESPGATE_CONTROL_TOKEN_FILE", "FILE", "The token for the admin listener"))
+        .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with, which names one of these"))
+        .arg(json())
+        .after_help(
+            "Exit codes: 0 done, 1 it could not be done, 64 wrong arguments, 69 no respgate answers, 77 not permitted.",
+        );
+    for (name, help) in VERBS {
+        let mut verb = Command::new(name).about(help);
+        if name == "log-level" {
+            verb = verb.arg(Arg::new("level").value_name("LEVEL").required(true).help(
+                "error, warn, info, debug, trace or off, or by module: info,respgate::discovery=debug",
+            ));
+        }
+        ctl = ctl.subcommand(with_help(verb));
+    }
+    with_help(ctl)
+}
+
+fn path_option(name: &'static str, env: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .env(env)
+        .hide_env(true)
+        .value_name(value)
+        .value_parser(clap::value_parser!(PathBuf))
+        .help(help)
+}
+
+fn ctl(matches: &ArgMatches) -> Ctl {
+    let path =
+        |name: &str| matches.get_one::<PathBuf>(name).filter(|path| !path.as_os_str().is_empty()).cloned();
+    let (name, verb) = matches.subcommand().unwrap_or(("", matches));
+    let mut arguments = serde_json::Map::new();
+    if name == "log-level"
+        && let Some(level) = verb.get_one::<String>("level")
+    {
+        arguments.insert("level".into(), level.clone().into());
+    }
+    Ctl {
+        socket: path("socket"),
+        admin: matches.get_one::<std::option::Option<SocketAddr>>("admin").copied().flatten(),
+        token_file: path("token-file"),
+        config: path("config"),
+        json: matches.get_flag("json"),
+        action: Action { name: name.to_owned(), arguments },
+    }
 }
 
 fn json() -> Arg {
@@ -296,6 +393,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
             config: matches.get_one::<PathBuf>("config").filter(|path| !path.as_os_str().is_empty()).cloned(),
             json: matches.get_flag("json"),
         });
+    }
+    if let Some(("ctl", matches)) = matches.subcommand() {
+        return Ok(Invocation::Ctl(ctl(matches)));
     }
     let flags = flags(&matches);
     Ok(if flags.config.is_none() && flags.settings.is_empty() {
@@ -395,8 +495,28 @@ mod tests {
     }
 
     #[test]
+    fn ctl_takes_an_action() {
+        let Ok(Invocation::Ctl(ctl)) = parsed("respgate ctl --socket /run/x.sock log-level debug") else {
+            panic!("not a control")
+        };
+        assert_eq!((ctl.socket, ctl.admin), (Some("/run/x.sock".into()), None));
+        assert_eq!(ctl.action.name, "log-level");
+        assert_eq!(ctl.action.arguments.get("level"), Some(&"debug".into()));
+        assert!(parsed("respgate ctl --socket /run/x.sock").is_err());
+        assert!(parsed("respgate ctl --socket /run/x.sock explode").is_err());
+        assert!(parsed("respgate ctl --socket /run/x.sock log-level").is_err());
+    }
+
+    #[test]
     fn every_command_has_help() {
-        for line in ["respgate -h", "respgate check --help", "respgate doctor -h", "respgate status --help"] {
+        for line in [
+            "respgate -h",
+            "respgate check --help",
+            "respgate doctor -h",
+            "respgate status --help",
+            "respgate ctl -h",
+            "respgate ctl drain -h",
+        ] {
             let shown = parsed(line).err().map(|error| error.kind());
             assert_eq!(shown, Some(clap::error::ErrorKind::DisplayHelp), "{line}");
         }

@@ -2,7 +2,8 @@
 
 use tokio::sync::watch;
 
-/// Begins the drain.
+/// Begins the drain. Clones are the same switch.
+#[derive(Clone, Debug)]
 pub struct Switch(watch::Sender<bool>);
 
 /// Watches whether the drain has begun.
@@ -28,7 +29,7 @@ impl Draining {
         *self.0.borrow()
     }
 
-    /// Waits until the drain begins, or until the [`Switch`] is dropped.
+    /// Waits until the drain begins, or until every [`Switch`] is dropped.
     pub async fn wait(&mut self) {
         let _ = self.0.wait_for(|begun| *begun).await;
     }

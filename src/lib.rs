@@ -17,11 +17,13 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read files that they wrote"))]
 
 pub mod admin;
+pub mod admin_client;
 pub mod app;
 pub mod certificates;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod ctl;
 pub mod descriptors;
 pub mod discovery;
 pub mod doctor;

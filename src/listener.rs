@@ -3,14 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Instant;
 
@@ -21,6 +20,7 @@ use crate::net::proxy_protocol::{self, Ends};
 use crate::net::source_rate::{Admission, SourceRate, SourceRateConfig};
 use crate::net::tls::Loaded;
 use crate::net::tls::server::{ServerProfile, ServerSet};
+use crate::net::unix_socket::{self, SocketFile};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::tenant::identity::ClientAttributes;
@@ -121,15 +121,6 @@ enum Bound {
     Unix(UnixListener, SocketFile),
 }
 
-/// The file of a unix socket. Dropping it removes the file.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 /// An accepted connection that is not yet counted.
 enum Accepted {
     /// A connection that a client opened itself.
@@ -166,8 +157,8 @@ impl Listener {
                 (Bound::Tcp(socket), address)
             }
             Bind::Unix { path, mode } => {
-                let socket = bind_unix(path, *mode)?;
-                (Bound::Unix(socket, SocketFile(path.clone())), format!("unix:{}", path.display()))
+                let (socket, file) = unix_socket::bind(path, *mode, BACKLOG)?;
+                (Bound::Unix(socket, file), format!("unix:{}", path.display()))
             }
         };
         Ok(Self {
@@ -422,27 +413,4 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
-}
-
-fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    remove_stale(path)?;
-    let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    // The permissions are set before `listen`, so that no client connects under others.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    UnixListener::from_std(socket.into())
-}
-
-/// Removes a socket file that a killed process left behind. Keeps a file that a process still
-/// listens on.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-            _ => Ok(()),
-        },
-        _ => Ok(()),
-    }
 }

@@ -6,18 +6,21 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use respgate::admin_client::Endpoint;
 use respgate::app;
-use respgate::cli::{self, Invocation};
+use respgate::cli::{self, Ctl, Invocation};
 use respgate::config::flags::Flags;
 use respgate::config::report::Report;
 use respgate::config::{self, Config, LogConfig, LogFormat};
+use respgate::ctl::{self, Outcome, Refusal};
 use respgate::doctor::{self, Style};
-use respgate::logs::LogLimit;
+use respgate::logs::{LogFilter, LogLimit};
+use respgate::rotation::source::ControlToken;
 use respgate::status;
 use respgate::tenant::users::hash;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 use zeroize::Zeroizing;
 
 /// jemalloc returns freed memory to the system within a second, from all threads.
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Ok(Invocation::HashPassword) => hash_password(),
         Ok(Invocation::Doctor { flags, json }) => examine(&flags, json),
         Ok(Invocation::Status { admin, config, json }) => show_status(admin, config, json),
+        Ok(Invocation::Ctl(ctl)) => control(ctl),
         Ok(Invocation::Nothing) => {
             complain(cli::GUIDANCE);
             ExitCode::from(USAGE)
@@ -59,12 +63,12 @@ fn run(flags: &Flags) -> ExitCode {
         return ExitCode::from(USAGE);
     };
     let limit = LogLimit::default();
-    log_to_stderr(&config.log, &limit);
+    let filter = log_to_stderr(&config.log, &limit);
     abort_on_panic();
     for warning in &report.warnings {
         tracing::warn!("{warning}");
     }
-    app::run(config, flags, limit)
+    app::run(config, flags, limit, filter)
 }
 
 fn check(flags: &Flags) -> ExitCode {
@@ -162,6 +166,64 @@ fn show_status(admin: Option<SocketAddr>, file: Option<PathBuf>, json: bool) -> 
     }
 }
 
+/// Exit code if the caller may not do what was asked: `EX_NOPERM` of sysexits.
+const NO_PERMISSION: u8 = 77;
+/// Exit code if the action could not be done.
+const FAILED: u8 = 1;
+
+fn control(Ctl { socket, admin, token_file, config, json, action }: Ctl) -> ExitCode {
+    let mut token_file = token_file;
+    let endpoint = match (socket, admin, config) {
+        (Some(path), ..) => Endpoint::Socket(path),
+        (None, Some(address), _) => Endpoint::Admin(address),
+        (None, None, file) => {
+            let (config, report) = load(&Flags { config: file, settings: Vec::new() });
+            let Some(config) = config else {
+                complain(&report.to_string());
+                return ExitCode::from(USAGE);
+            };
+            match (config.control.socket, config.admin, config.control.token) {
+                (Some(path), ..) => Endpoint::Socket(path),
+                (None, Some(address), Some(token)) => {
+                    token_file.get_or_insert(token.path);
+                    Endpoint::Admin(address)
+                }
+                _ => {
+                    complain(
+                        "the file has neither control-socket nor control-token-file, so this respgate cannot be controlled\n",
+                    );
+                    return ExitCode::from(USAGE);
+                }
+            }
+        }
+    };
+    let token = match token_file.map(ControlToken::read).transpose() {
+        Ok(token) => token.map(|read| read.token),
+        Err(why) => {
+            complain(&format!("{why}\n"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    match ctl::perform(&endpoint, &action, token.as_ref()) {
+        Outcome::Done(document) => {
+            print(&if json { format!("{document:#}\n") } else { ctl::lines(&document) });
+            ExitCode::SUCCESS
+        }
+        Outcome::Refused(refusal, why) => {
+            complain(&format!("respgate refuses: {why}\n"));
+            ExitCode::from(match refusal {
+                Refusal::Usage => USAGE,
+                Refusal::Permission => NO_PERMISSION,
+                Refusal::Failed => FAILED,
+            })
+        }
+        Outcome::Unreachable(why) => {
+            complain(&format!("{why}\n"));
+            ExitCode::from(doctor::BROKEN)
+        }
+    }
+}
+
 /// Ends the process on every panic. A panic is an error in respgate. A process that lived on
 /// without the task or thread that panicked would keep clients waiting for ever; a supervisor
 /// starts an ended process again.
@@ -175,22 +237,25 @@ fn abort_on_panic() {
     }));
 }
 
-/// Writes logs to standard error. Every line passes `limit`, so that a peer cannot flood the log.
-fn log_to_stderr(log: &LogConfig, limit: &LogLimit) {
+/// Writes logs to standard error. Every line passes `limit`, so that a peer cannot flood the log. Returns the handle that
+/// changes the level.
+fn log_to_stderr(log: &LogConfig, limit: &LogLimit) -> LogFilter {
     let human = match log.format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&log.filter)).with_writer(io::stderr);
-    if human {
-        builder.with_ansi(colour).with_target(false).finish().with(limit.clone()).init();
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(&log.filter));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = if human {
+        lines.with_ansi(colour).with_target(false).boxed()
     } else {
         // The innermost span names its upstream. A list of all spans would only repeat it.
-        builder.json().flatten_event(true).with_span_list(false).finish().with(limit.clone()).init();
-    }
+        lines.json().flatten_event(true).with_span_list(false).boxed()
+    };
+    tracing_subscriber::registry().with(lines.and_then(filter)).with(limit.clone()).init();
+    LogFilter::new(log.filter.clone(), move |filter| handle.reload(filter).map_err(|error| error.to_string()))
 }
 
 fn print(text: &str) {

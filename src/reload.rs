@@ -8,14 +8,14 @@
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
 use crate::config::changes::Changes;
 use crate::config::flags::Flags;
 use crate::config::report::{Finding, Report};
 use crate::config::{self, Config, Written};
-use crate::rotation::{self, Source, Tallies, Tally};
+use crate::rotation::{self, Prompter, Prompts, Source, Tallies, Tally};
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::tenant::users::accounts::Accounts;
@@ -36,30 +36,32 @@ pub struct ReloadTargets {
     pub workers: Vec<Worker>,
 }
 
-/// Returns what is notified when SIGHUP asks respgate to read the file at once.
+/// Prompts a read of the configuration file for each SIGHUP.
 ///
 /// # Errors
 /// Returns an error if the system does not register the signal handler.
-pub fn on_hangup() -> std::io::Result<Arc<Notify>> {
-    let asked = Arc::new(Notify::new());
+pub fn on_hangup(prompter: Prompter) -> std::io::Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
-    tokio::spawn({
-        let asked = asked.clone();
-        async move {
-            while hangups.recv().await.is_some() {
-                tracing::info!("SIGHUP: respgate reads the configuration again");
-                asked.notify_one();
-            }
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!("SIGHUP: respgate reads the configuration again");
+            prompter.prompt();
         }
     });
-    Ok(asked)
+    Ok(())
 }
 
 /// Follows the configuration file if `flags` name one. `config` is the configuration that the file
-/// gave at the start. `asked` makes respgate read the file at once, and `tallies` receive the
-/// outcome of each change.
-pub fn follow(flags: Flags, config: Config, targets: ReloadTargets, asked: Arc<Notify>, tallies: &Tallies) {
-    let Some(path) = flags.config.clone() else { return };
+/// gave at the start. Each of the `prompts` makes respgate read the file at once, and `tallies`
+/// receive the outcome of each change. Returns the file's tally, or `None` if there is no file.
+pub fn follow(
+    flags: Flags,
+    config: Config,
+    targets: ReloadTargets,
+    prompts: Prompts,
+    tallies: &Tallies,
+) -> Option<Tally> {
+    let path = flags.config.clone()?;
     let (interval, tally) = (config.reload_interval, Tally::new("configuration", path.display().to_string()));
     let load = move || match config::load(&flags, &|name| std::env::var_os(name)) {
         (Some(config), report) => Ok((config, report.warnings)),
@@ -74,9 +76,10 @@ pub fn follow(flags: Flags, config: Config, targets: ReloadTargets, asked: Arc<N
     };
     let counted = tally.clone();
     tokio::spawn(async move {
-        rotation::follow_promptly(Source::new(vec![path], load), interval, counted, &asked, adopt).await;
+        rotation::follow_promptly(Source::new(vec![path], load), interval, counted, prompts, adopt).await;
     });
-    tallies.add(tally);
+    tallies.add(tally.clone());
+    Some(tally)
 }
 
 /// Joins all errors of the report in one line.

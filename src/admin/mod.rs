@@ -1,7 +1,9 @@
 //! The admin listener: health, readiness and metrics over HTTP.
 
 mod connections;
+pub mod control;
 mod registry;
+mod respond;
 mod scrape;
 pub mod security;
 mod sources;
@@ -11,6 +13,7 @@ pub use sources::{Sources, View};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,24 +21,24 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 
 use self::connections::{Activity, Connections, HEADER_TIMEOUT, LIFETIME};
+use self::control::Control;
+use self::control::access::Via;
+use self::respond::{JSON, METRICS, TEXT, respond};
 use self::scrape::MetricsEndpoint;
 use crate::drain::Draining;
+use crate::net::unix_socket::{self, SocketFile};
 use crate::rotation::Tally;
 use crate::tenant::users::Users;
 use crate::topology::Topology;
 
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n\nPOST /control/ACTION  reload, log-level, drain, shutdown (docs/control.md)\n";
 
 /// Binds the socket of the admin listener.
 ///
@@ -52,6 +55,24 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// Permission bits of the control socket: only respgate's own user, and root, can connect.
+const CONTROL_MODE: u32 = 0o600;
+/// Connections to the control socket that the kernel completes before respgate accepts them.
+const CONTROL_BACKLOG: i32 = 64;
+
+/// Binds the control socket.
+///
+/// # Errors
+/// Returns an error if the path is taken, its folder is missing, or the system does not permit it.
+pub fn bind_control(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let bound = unix_socket::bind(path, CONTROL_MODE, CONTROL_BACKLOG).map_err(|error| {
+        let text = format!("the control socket {} cannot be bound: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    })?;
+    tracing::info!(path = %path.display(), "control listening");
+    Ok(bound)
+}
+
 /// Serves the admin listener.
 pub struct Admin {
     upstreams: Vec<View>,
@@ -59,37 +80,55 @@ pub struct Admin {
     sources: Sources,
     draining: Draining,
     metrics: MetricsEndpoint,
+    control: Control,
 }
 
 impl Admin {
     /// Creates the admin listener's state. `upstreams` are in the order of the workers' plan.
-    pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining) -> Self {
+    pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining, control: Control) -> Self {
         let users = sources.tenants.borrow().users.clone();
         let metrics = MetricsEndpoint::new(upstreams.clone(), sources.clone());
-        Self { upstreams, users, sources, draining, metrics }
+        Self { upstreams, users, sources, draining, metrics, control }
     }
 
     /// Answers requests until the process ends, because probes need answers during the drain too.
-    pub async fn serve(self, listener: TcpListener) {
-        let admin = Arc::new(self);
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let mut connections = Connections::default();
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => connections.add(|activity| admin.clone().converse(stream, activity)).await,
-                Err(error) => {
-                    tracing::warn!(%error, "respgate could not accept an admin connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok((stream, peer)) => {
+                    let converse = |activity| self.clone().converse(stream, Via::Tcp(peer), activity);
+                    connections.add(converse).await;
                 }
+                Err(error) => pause_after(&error).await,
             }
         }
     }
 
-    async fn converse(self: Arc<Self>, stream: TcpStream, activity: Activity) {
+    /// Answers requests on the control socket until the process ends.
+    pub async fn serve_control(self: Arc<Self>, (listener, _file): (UnixListener, SocketFile)) {
+        let mut connections = Connections::default();
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+                    let converse = |activity| self.clone().converse(stream, Via::Socket(uid), activity);
+                    connections.add(converse).await;
+                }
+                Err(error) => pause_after(&error).await,
+            }
+        }
+    }
+
+    async fn converse<S>(self: Arc<Self>, stream: S, via: Via, activity: Activity)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = service_fn(|request| {
-            let (admin, activity) = (self.clone(), activity.clone());
+            let (admin, via, activity) = (self.clone(), via.clone(), activity.clone());
             async move {
                 activity.request();
-                let answer = admin.answer(&request).await;
+                let answer = admin.answer(&via, request).await;
                 activity.answered();
                 Ok::<_, Infallible>(answer)
             }
@@ -121,7 +160,10 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, via: &Via, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.uri().path().starts_with(control::PREFIX) {
+            return self.control.answer(via, request).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
         }
@@ -205,9 +247,8 @@ impl Admin {
     }
 }
 
-fn respond(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
+/// Logs a failed accept, and waits, because descriptors or memory may have run out.
+async fn pause_after(error: &io::Error) {
+    tracing::warn!(%error, "respgate could not accept an admin connection");
+    tokio::time::sleep(Duration::from_millis(100)).await;
 }

@@ -25,7 +25,7 @@ mod value;
 mod written;
 
 pub use describe::describe;
-pub use model::{Config, LogConfig, LogFormat, Upstream};
+pub use model::{Config, ControlConfig, LogConfig, LogFormat, Upstream};
 pub use written::Written;
 
 use std::ffi::OsString;

@@ -1,6 +1,7 @@
 //! The checked configuration that respgate runs with.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::written::Written;
@@ -8,7 +9,7 @@ use crate::discovery::config::DiscoveryConfig;
 use crate::listener::ListenerConfig;
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
-use crate::rotation::source::Account;
+use crate::rotation::source::{Account, ControlToken};
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::UpstreamConfig;
@@ -21,6 +22,8 @@ pub struct Config {
     pub workers: usize,
     /// Address that serves health and metrics; `None` serves none.
     pub admin: Option<SocketAddr>,
+    /// Where and for whom respgate offers control.
+    pub control: ControlConfig,
     /// What respgate logs, and in which form.
     pub log: LogConfig,
     /// Time that running commands may take to finish after SIGTERM; zero ends them at once.
@@ -63,6 +66,15 @@ pub struct Upstream {
     pub tls: Option<Loaded<ClientProfile, ClientSet>>,
     /// TLS to Sentinels; `None` speaks plain text.
     pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
+}
+
+/// Where and for whom respgate offers control.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// The path of the control socket; `None` binds none.
+    pub socket: Option<PathBuf>,
+    /// The token for control through the admin listener; `None` permits no control there.
+    pub token: Option<ControlToken>,
 }
 
 /// What respgate logs, and in which form. Logs go to stderr.

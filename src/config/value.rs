@@ -13,6 +13,7 @@ use super::schema::shape::{Shape, Shown};
 use super::url::UpstreamUrl;
 use super::{address, size, url};
 use crate::discovery::config::SwitchRule;
+use crate::logs::is_filter;
 use crate::net::tls::Floor;
 use crate::net::tls::server::ClientCertificates;
 use crate::session::config::AdminCommands;
@@ -313,15 +314,7 @@ impl Value for LogLevel {
     const SHAPE: Shape = Shape::Text("a level, or levels by module");
 
     fn from_text(text: &str) -> Result<Self, String> {
-        let level = |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word);
-        let directive = |part: &str| match part.split_once('=') {
-            Some((module, word)) => {
-                let named = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte);
-                !module.is_empty() && module.bytes().all(named) && level(word)
-            }
-            None => level(part),
-        };
-        if text.split(',').all(directive) {
+        if is_filter(text) {
             Ok(Self(text.into()))
         } else {
             Err(format!("{text:?} is not {}", Self::EXPECTED))

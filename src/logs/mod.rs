@@ -7,6 +7,9 @@
 //! the operator can cause (start, reload, drain) have no limit.
 
 mod bucket;
+mod filter;
+
+pub use filter::{LogFilter, is_filter};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -11,3 +11,4 @@ pub mod read_buffer;
 pub mod source_rate;
 pub mod stream;
 pub mod tls;
+pub mod unix_socket;

@@ -25,9 +25,11 @@ pub mod credentials;
 pub mod denials;
 mod digest;
 pub mod login;
+mod prompt;
 pub mod source;
 mod tally;
 
+pub use prompt::{Prompter, Prompts, ReadOutcome, prompts};
 pub use tally::{Tallies, Tally};
 
 use std::future::ready;
@@ -35,7 +37,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::changes::Changes;
@@ -76,21 +77,21 @@ pub async fn follow<T: Send + 'static>(
     tally: Tally,
     mut adopt: impl FnMut(T),
 ) {
-    follow_promptly(source, interval, tally, &Notify::new(), move |set, replaces| {
+    follow_promptly(source, interval, tally, Prompts::none(), move |set, replaces| {
         adopt(set);
         ready(replaces)
     })
     .await;
 }
 
-/// Like [`follow`], but also reads the files at once when `prompt` is notified. The set is complete then, so a set that
+/// Like [`follow`], but also reads the files at once for each of the `prompts`. The set is complete then, so a set that
 /// does not load counts as bad at once. `adopt` receives the set and whether another set was in use before; it returns
 /// true if the set differs from that one, and the tally counts only such sets.
 pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
     source: Source<T>,
     interval: Duration,
     tally: Tally,
-    prompt: &Notify,
+    mut prompts: Prompts,
     mut adopt: impl FnMut(T, bool) -> F,
 ) {
     let piped = source.paths.iter().any(|path| files::is_pipe(path));
@@ -99,36 +100,65 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let prompted = tokio::select! {
-            _ = ticks.tick() => false,
-            () = prompt.notified() => true,
+        let prompt = tokio::select! {
+            _ = ticks.tick() => None,
+            prompt = prompts.next() => Some(prompt),
         };
-        if piped {
-            if prompted {
-                tracing::info!(kind = tally.kind, name = %tally.name, "respgate cannot read this again: it came through a pipe");
+        let outcome = match piped {
+            true => ReadOutcome::Piped,
+            false => read(&mut reader, &mut changes, &tally, prompt.is_some(), &mut adopt).await,
+        };
+        if let Some(prompt) = prompt {
+            match &outcome {
+                ReadOutcome::Piped => {
+                    tracing::info!(kind = tally.kind, name = %tally.name, "respgate cannot read this again: it came through a pipe");
+                }
+                ReadOutcome::Unchanged => {
+                    tracing::info!(kind = tally.kind, name = %tally.name, "nothing has changed");
+                }
+                // The tally logs these.
+                ReadOutcome::Replaced | ReadOutcome::Refused(_) | ReadOutcome::Stuck => {}
             }
-            continue;
+            prompt.answer(outcome);
         }
-        let Some(digest) = reader.digest(prompted).await else { continue };
-        if !changes.worth_loading(digest) {
-            if prompted {
-                tracing::info!(kind = tally.kind, name = %tally.name, "nothing has changed");
-            }
-            continue;
-        }
-        let Some(loaded) = reader.load(prompted).await else { continue };
-        match loaded {
-            Ok(set) => {
-                let replaces = changes.adopted(digest);
-                match adopt(set, replaces).await {
-                    true => tally.replaced(),
-                    false => tally.cleared(),
+    }
+}
+
+/// Reads the files once, and passes a new set to `adopt`.
+async fn read<T: Send + 'static, F: Future<Output = bool>>(
+    reader: &mut Reader<T>,
+    changes: &mut Changes,
+    tally: &Tally,
+    prompted: bool,
+    adopt: &mut impl FnMut(T, bool) -> F,
+) -> ReadOutcome {
+    let Some(digest) = reader.digest(prompted).await else { return ReadOutcome::Stuck };
+    if !changes.worth_loading(digest) {
+        // A set that was refused before, and has not changed, is still the newest one.
+        return tally.outcomes().error.map_or(ReadOutcome::Unchanged, ReadOutcome::Refused);
+    }
+    let Some(loaded) = reader.load(prompted).await else { return ReadOutcome::Stuck };
+    match loaded {
+        Ok(set) => {
+            let replaces = changes.adopted(digest);
+            match adopt(set, replaces).await {
+                true => {
+                    tally.replaced();
+                    ReadOutcome::Replaced
+                }
+                false => {
+                    tally.cleared();
+                    ReadOutcome::Unchanged
                 }
             }
+        }
+        Err(why) => {
             // A prompt says that the set is complete: the second `failed` counts it as seen twice, so that it is
             // reported at once.
-            Err(why) if changes.failed(digest) || (prompted && changes.failed(digest)) => tally.refused(&why),
-            Err(_) => {}
+            if changes.failed(digest) || (prompted && changes.failed(digest)) {
+                tally.refused(&why);
+            }
+            ReadOutcome::Refused(why.into())
         }
     }
 }

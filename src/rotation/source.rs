@@ -155,6 +155,40 @@ impl SecretSource {
     }
 }
 
+/// The shortest token for control, in bytes.
+const SHORTEST_TOKEN: usize = 16;
+
+/// The token that permits control, and the file that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlToken {
+    /// The path of the file.
+    pub path: PathBuf,
+    /// The file's content, without the newline at its end.
+    pub token: Secret,
+}
+
+impl ControlToken {
+    /// Reads the token from its file.
+    ///
+    /// # Errors
+    /// Returns a text that says what cannot be read, or that the token is too short, and what to do.
+    pub fn read(path: PathBuf) -> Result<Self, String> {
+        let token = read_file(&path, "token")?;
+        if token.expose().len() < SHORTEST_TOKEN {
+            return Err(format!(
+                "{} holds fewer than {SHORTEST_TOKEN} bytes, which can be guessed; make a token with openssl rand -hex 32",
+                path.display()
+            ));
+        }
+        Ok(Self { path, token })
+    }
+
+    /// Returns a warning if every user of the machine can read the file.
+    pub fn warning(&self) -> Option<String> {
+        SecretSource::File(self.path.clone()).warning()
+    }
+}
+
 /// Returns true if the permission bits let every user read.
 pub fn readable_by_all(mode: u32) -> bool {
     mode & 0o004 != 0
@@ -206,6 +240,16 @@ mod tests {
         assert_eq!(read(b"ab\r\n").as_deref(), Ok(&b"ab"[..]));
         assert_eq!(read(b" ab \n\n").as_deref(), Ok(&b" ab \n"[..]));
         assert_eq!(read(b"\xff").as_deref(), Ok(&b"\xff"[..]));
+    }
+
+    #[test]
+    fn a_short_token_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        fs::write(&path, "0123456789abcde\n").unwrap();
+        assert!(ControlToken::read(path.clone()).is_err_and(|error| error.contains("fewer than 16 bytes")));
+        fs::write(&path, "0123456789abcdef\n").unwrap();
+        assert_eq!(ControlToken::read(path).map(|read| read.token), Ok(Secret::new("0123456789abcdef")));
     }
 
     #[test]

@@ -104,33 +104,30 @@ async fn a_prompt_is_answered_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").unwrap();
-    let (prompt, tally, file) = (Arc::new(Notify::new()), Tally::new("number", "test"), path.clone());
+    let ((prompter, prompts), tally, file) = (prompts(), Tally::new("number", "test"), path.clone());
     let load = move || {
         let text = fs::read_to_string(&file).map_err(|error| error.to_string())?;
         text.parse::<u32>().map_err(|_| format!("{text:?} is no number"))
     };
     let (adopt, mut adopted) = mpsc::unbounded_channel();
-    let (asked, counted) = (prompt.clone(), tally.clone());
+    let counted = tally.clone();
     let task = tokio::spawn(async move {
         let adopt = move |number, replaces| {
             let _ = adopt.send(number);
             ready(replaces)
         };
         let hour = Duration::from_secs(3600);
-        follow_promptly(Source::new(vec![path], load), hour, counted, &asked, adopt).await;
+        follow_promptly(Source::new(vec![path], load), hour, counted, prompts, adopt).await;
     });
     assert_eq!(adopted.recv().await, Some(1));
+    assert_eq!(prompter.read_now().await, Some(ReadOutcome::Unchanged));
     fs::write(folder.path().join("number"), "one").unwrap();
-    prompt.notify_one();
-    while tally.outcomes().error.is_none() {
-        tokio::time::sleep(INTERVAL).await;
-    }
+    let refused = ReadOutcome::Refused("\"one\" is no number".into());
+    assert_eq!(prompter.read_now().await, Some(refused.clone()));
+    assert_eq!(prompter.read_now().await, Some(refused), "a file that has not changed is still refused");
     fs::write(folder.path().join("number"), "2").unwrap();
-    prompt.notify_one();
+    assert_eq!(prompter.read_now().await, Some(ReadOutcome::Replaced));
     assert_eq!(adopted.recv().await, Some(2));
-    while tally.outcomes().replaced == 0 {
-        tokio::time::sleep(INTERVAL).await;
-    }
     assert_eq!((tally.outcomes().refused, tally.outcomes().error), (1, None));
     task.abort();
 }
@@ -140,7 +137,7 @@ async fn a_stuck_read_is_reported_and_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("number");
     fs::write(&path, "1").unwrap();
-    let (prompt, tally, file) = (Arc::new(Notify::new()), Tally::new("number", "test"), path.clone());
+    let ((prompter, prompts), tally, file) = (prompts(), Tally::new("number", "test"), path.clone());
     let (end, ended) = std::sync::mpsc::channel::<()>();
     let ended = std::sync::Mutex::new(ended);
     let load = move || {
@@ -152,14 +149,14 @@ async fn a_stuck_read_is_reported_and_tried_again() {
         Ok(number)
     };
     let (adopt, mut adopted) = mpsc::unbounded_channel();
-    let (asked, counted) = (prompt.clone(), tally.clone());
+    let counted = tally.clone();
     let source = Source { limit: Duration::from_millis(200), ..Source::new(vec![path.clone()], load) };
     let task = tokio::spawn(async move {
         let adopt = move |number, replaces| {
             let _ = adopt.send(number);
             ready(replaces)
         };
-        follow_promptly(source, INTERVAL, counted, &asked, adopt).await;
+        follow_promptly(source, INTERVAL, counted, prompts, adopt).await;
     });
     assert_eq!(adopted.recv().await, Some(1));
     fs::write(&path, "2").unwrap();
@@ -169,7 +166,7 @@ async fn a_stuck_read_is_reported_and_tried_again() {
     assert!(tally.outcomes().stuck.unwrap().contains(path.to_str().unwrap()));
     // Another version is read on another thread while the first read is still stuck.
     fs::write(&path, "3").unwrap();
-    prompt.notify_one();
+    prompter.prompt();
     assert_eq!(adopted.recv().await, Some(3));
     assert_eq!(tally.outcomes().stuck, None);
     drop(end);

@@ -1,9 +1,8 @@
 //! `respgate status`: shows a running respgate on one screen, from its admin listener's answers.
 //!
-//! `fetch` asks, `samples` reads the metrics, `state` holds what they say, and `screen` formats it. Two readings of the
+//! `samples` reads the metrics, `state` holds what they say, and `screen` formats it. Two readings of the
 //! metrics 1 s apart give rates.
 
-mod fetch;
 mod samples;
 mod screen;
 mod state;
@@ -17,8 +16,13 @@ use std::time::{Duration, Instant};
 use crate::metrics::declared;
 use samples::Samples;
 
+use crate::admin_client::{Endpoint, get};
+
 /// Time between the two readings.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time that one answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Reads the metrics twice. Ends within about 10 s, whatever answers.
 ///
@@ -38,20 +42,21 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
                  started with: --admin, or admin in the file). If it runs without an admin listener, use respgate doctor"
             )
         };
-        let earlier = fetch::get(address, "/metrics").await.map_err(explained)?;
+        let endpoint = Endpoint::Admin(address);
+        let earlier = get(&endpoint, "/metrics", ANSWER_TIMEOUT).await.map_err(explained)?;
         let begun = Instant::now();
         tokio::time::sleep(SAMPLE_INTERVAL).await;
-        let now = fetch::get(address, "/metrics").await.map_err(explained)?;
+        let now = get(&endpoint, "/metrics", ANSWER_TIMEOUT).await.map_err(explained)?;
         let elapsed = begun.elapsed();
-        let ready = fetch::get(address, "/readyz").await.map_err(explained)?;
-        let failovers = fetch::get(address, "/failovers").await.map_err(explained)?;
+        let ready = get(&endpoint, "/readyz", ANSWER_TIMEOUT).await.map_err(explained)?;
+        let failovers = get(&endpoint, "/failovers", ANSWER_TIMEOUT).await.map_err(explained)?;
         let now = Samples::parse(&now.body);
         if now.text(declared::BUILD_INFO.about.name, "version").is_none() {
             return Err(format!("the server at {address} is not respgate; check --admin"));
         }
         Ok(Status {
             address,
-            ready: ready.ok,
+            ready: ready.status.is_success(),
             readiness: ready.body.lines().map(str::to_owned).collect(),
             earlier: Samples::parse(&earlier.body),
             now,

@@ -17,6 +17,8 @@ const ORDER: &[&str] = &[
     "reload",
     "doctor",
     "status",
+    "ctl",
+    "admin_client",
     "config",
     "admin",
     "listener",

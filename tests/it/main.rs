@@ -23,6 +23,7 @@ mod churn;
 mod clients;
 mod command_facts;
 mod commands;
+mod control;
 mod credentials;
 mod descriptors;
 mod diagnostics;

@@ -1,6 +1,7 @@
 //! Turns the typed configuration into a checked one: fills in defaults, reads passwords, and
 //! refuses contradictions.
 
+mod control;
 mod limits;
 mod listener;
 mod size;
@@ -76,6 +77,7 @@ pub fn check(
         typed.file.as_ref(),
         report,
     );
+    let control = control::check(&typed.process, report);
     let workers = workers(typed.process.workers.at_least(1, "1", report), cores, &upstreams, report);
     for (name, place) in &places {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.config.name == *name) {
@@ -85,6 +87,7 @@ pub fn check(
     Some(Config {
         workers,
         admin: typed.process.admin.value().copied(),
+        control,
         log: LogConfig {
             format: typed.log.format.or(LogDefaults::format()),
             filter: typed.log.level.or(LogDefaults::level()).0,

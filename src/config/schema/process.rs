@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::model::LogFormat;
 use super::super::value::LogLevel;
 use super::entry::Table;
+use super::kinds::File;
 use super::part::Part;
 
 /// The keys above all tables.
@@ -40,6 +41,18 @@ table! {
         ///
         /// The endpoint asks nobody to authenticate. Keep it off public networks.
         admin: SocketAddr, "admin", Restart, default "none; nothing is served", example "\"127.0.0.1:9121\"";
+        /// The path of the unix socket on which `respgate ctl` controls respgate.
+        ///
+        /// respgate creates it with mode 0600, so that only its own user and root can connect. The socket serves all that `admin`
+        /// serves, and control. See [control.md](control.md).
+        control_socket: File, "control-socket", Restart, default "none; respgate offers no control there",
+            example "\"control.sock\"";
+        /// The path of a file that holds the token for control through `admin`.
+        ///
+        /// Without this key, the admin listener offers no control. The token has at least 16 bytes; `openssl rand -hex 32` makes
+        /// one. respgate uses a new content of the file within `reload-interval`. See [control.md](control.md).
+        control_token_file: File, "control-token-file", Restart, default "none; the admin listener offers no control",
+            example "\"respgate-control-token\"";
         /// The time that running commands have to finish after SIGTERM.
         ///
         /// respgate closes its listeners, lets running commands, blocked commands and open transactions finish, and

@@ -183,7 +183,7 @@ fn flags(text: &str) -> BTreeSet<String> {
 }
 
 fn all_flags() -> BTreeSet<String> {
-    let helps = [&[][..], &["check"], &["doctor"], &["status"]].map(help);
+    let helps = [&[][..], &["check"], &["doctor"], &["status"], &["ctl"]].map(help);
     helps.iter().flat_map(|help| flags(help)).collect()
 }
 
@@ -251,6 +251,7 @@ fn every_configuration_in_the_documents_is_valid() {
     let certificates = Certificates::new();
     let inside = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     std::fs::write(inside("valkey-password"), "secret\n").expect("a password");
+    std::fs::write(inside("control-token"), "a token of 16 bytes\n").expect("a token");
     std::fs::copy(certificates.path("ca.pem"), inside("provider-ca.pem")).expect("authorities");
     let mut checked = 0;
     for page in Page::all() {

@@ -1,0 +1,159 @@
+//! Control: `POST /control/VERB` on the control socket, and on the admin listener with the token.
+
+pub(super) mod access;
+pub(super) mod verb;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use self::access::{Denied, Via};
+use self::verb::{LONGEST_BODY, Verb, VerbError};
+use super::respond::{JSON, respond};
+use crate::drain::Switch;
+use crate::logs::LogFilter;
+use crate::rotation::{Prompter, ReadOutcome, Tally};
+use crate::secret::Secret;
+
+/// The start of each path of control.
+pub(super) const PREFIX: &str = "/control/";
+
+/// The parts of the process that control acts on.
+pub struct Control {
+    /// The token for control through the admin listener; `None` permits no control there.
+    pub token: Option<watch::Receiver<Secret>>,
+    /// Prompts a read of the configuration file.
+    pub configuration: Prompter,
+    /// The outcomes of reads of the configuration file; `None` if there is no file.
+    pub reloads: Option<Tally>,
+    /// The filter of the log.
+    pub log: LogFilter,
+    /// Begins the drain.
+    pub drain: Switch,
+    /// Is notified to end the process.
+    pub shutdown: Arc<Notify>,
+}
+
+/// Why an action was not done.
+#[derive(Debug, thiserror::Error)]
+enum ControlError {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("control needs the method POST")]
+    Method,
+    #[error(transparent)]
+    Verb(#[from] VerbError),
+    #[error("the body has more than {LONGEST_BODY} bytes, or did not arrive: {0}")]
+    Body(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ControlError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Denied(Denied::TokenMissing | Denied::TokenWrong) => StatusCode::UNAUTHORIZED,
+            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Verb(VerbError::Unknown(_)) => StatusCode::NOT_FOUND,
+            Self::Verb(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::Failed(_) => StatusCode::CONFLICT,
+        }
+    }
+}
+
+impl Control {
+    /// Answers a request whose path begins with [`PREFIX`]. Logs one line for each action that is done or refused.
+    pub(super) async fn answer(&self, via: &Via, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let name = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
+        let result = self.handle(via, &name, request).await;
+        let by = shown(via);
+        match result {
+            Ok(result) => {
+                tracing::info!(action = name, by, %result, "control: done");
+                respond(StatusCode::OK, JSON, format!("{:#}\n", json!({ "action": name, "result": result })))
+            }
+            Err(error) => {
+                // The name of an unknown action is the peer's text, so the log shows it in the error only, quoted.
+                let action = verb::NAMES.contains(&name.as_str()).then_some(name);
+                tracing::warn!(action, by, %error, "control: refused");
+                let body = format!("{:#}\n", json!({ "error": error.to_string() }));
+                let mut response = respond(error.status(), JSON, body);
+                let header = match error.status() {
+                    StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+                    StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, HeaderValue::from_static("POST"))),
+                    _ => None,
+                };
+                response.headers_mut().extend(header);
+                response
+            }
+        }
+    }
+
+    async fn handle(&self, via: &Via, name: &str, request: Request<Incoming>) -> Result<Value, ControlError> {
+        if request.method() != Method::POST {
+            return Err(ControlError::Method);
+        }
+        let token = self.token.as_ref().map(|token| token.borrow().clone());
+        access::check(via, request.headers(), token.as_ref())?;
+        let body = Limited::new(request.into_body(), LONGEST_BODY).collect().await;
+        let body = body.map_err(|error| ControlError::Body(error.to_string()))?.to_bytes();
+        self.perform(Verb::parse(name, &body)?).await.map_err(ControlError::Failed)
+    }
+
+    /// Does an action. Returns its result for people and machines.
+    ///
+    /// # Errors
+    /// Returns why it could not be done.
+    async fn perform(&self, verb: Verb) -> Result<Value, String> {
+        match verb {
+            Verb::Reload => self.reload().await,
+            Verb::LogLevel(level) => {
+                let before = self.log.set(&level)?;
+                Ok(json!({ "level": level, "before": before }))
+            }
+            Verb::Drain => {
+                self.drain.begin();
+                Ok("draining: no new clients; running commands finish".into())
+            }
+            Verb::Shutdown => {
+                self.shutdown.notify_one();
+                Ok("draining, then respgate ends".into())
+            }
+        }
+    }
+
+    async fn reload(&self) -> Result<Value, String> {
+        let outcome = self.configuration.read_now().await;
+        let restart = self.reloads.as_ref().map(|tally| tally.outcomes().restart).unwrap_or_default();
+        match outcome {
+            None => Err("respgate runs without a configuration file".into()),
+            Some(ReadOutcome::Refused(why)) => {
+                Err(format!("the file cannot be used, and nothing has changed: {why}"))
+            }
+            Some(ReadOutcome::Stuck) => Err("the file could not be read in time; see the log".into()),
+            Some(ReadOutcome::Piped) => {
+                Err("the configuration came through a pipe, which cannot be read again".into())
+            }
+            Some(outcome) => Ok(json!({
+                "configuration": if outcome == ReadOutcome::Replaced { "changed" } else { "unchanged" },
+                "needs-restart": restart[..],
+            })),
+        }
+    }
+}
+
+/// Returns who controls, for the log.
+fn shown(via: &Via) -> String {
+    match via {
+        Via::Socket(Some(uid)) => format!("uid {uid}"),
+        Via::Socket(None) => "the control socket".into(),
+        Via::Tcp(peer) => peer.to_string(),
+    }
+}

@@ -1,0 +1,106 @@
+//! The actions that control asks for, and how a request spells them.
+
+use serde_json::{Map, Value};
+
+use crate::logs::is_filter;
+
+/// Length of the longest request body, in bytes.
+pub(in crate::admin) const LONGEST_BODY: usize = 16 * 1024;
+
+/// One action, with its arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::admin) enum Verb {
+    /// Read the configuration file now.
+    Reload,
+    /// Log by this filter from now on.
+    LogLevel(String),
+    /// Accept no new clients, and end each session once it has no unanswered command.
+    Drain,
+    /// Drain, then end the process.
+    Shutdown,
+}
+
+/// Why a request names no action.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::admin) enum VerbError {
+    /// The path names no verb.
+    #[error("no such action: {0:?}; there are {list}", list = NAMES.join(", "))]
+    Unknown(String),
+    /// The body is not a JSON object.
+    #[error("the body is not a JSON object: {0}")]
+    NotJson(String),
+    /// An argument is missing or has a wrong value.
+    #[error("{0}")]
+    Argument(String),
+}
+
+/// The names of all verbs, as paths and command lines spell them.
+pub(in crate::admin) const NAMES: [&str; 4] = ["reload", "log-level", "drain", "shutdown"];
+
+impl Verb {
+    /// Parses the verb's name and its arguments: `body` is a JSON object, or empty.
+    ///
+    /// # Errors
+    /// Returns what is wrong, and what to write.
+    pub(in crate::admin) fn parse(name: &str, body: &[u8]) -> Result<Self, VerbError> {
+        if !NAMES.contains(&name) {
+            return Err(VerbError::Unknown(name.to_owned()));
+        }
+        let mut arguments = match body {
+            [] => Map::new(),
+            _ => serde_json::from_slice(body).map_err(|error| VerbError::NotJson(error.to_string()))?,
+        };
+        let verb = match name {
+            "reload" => Self::Reload,
+            "drain" => Self::Drain,
+            "shutdown" => Self::Shutdown,
+            _ => {
+                let level = match arguments.remove("level") {
+                    Some(Value::String(level)) if is_filter(&level) => level,
+                    Some(Value::String(level)) => {
+                        return Err(VerbError::Argument(format!(
+                            "{level:?} is not a log level; write error, warn, info, debug, trace or off, or by module \
+                             info,respgate::discovery=debug"
+                        )));
+                    }
+                    _ => {
+                        return Err(VerbError::Argument(r#"log-level needs "level", as in "debug""#.into()));
+                    }
+                };
+                Self::LogLevel(level)
+            }
+        };
+        match arguments.keys().next() {
+            Some(unknown) => Err(VerbError::Argument(format!("{name} has no argument {unknown:?}"))),
+            None => Ok(verb),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(name: &str, body: &str) -> String {
+        Verb::parse(name, body.as_bytes()).expect_err("an error").to_string()
+    }
+
+    #[test]
+    fn every_verb_is_parsed_by_its_name() {
+        for name in NAMES {
+            let body = if name == "log-level" { r#"{"level":"info,respgate::discovery=debug"}"# } else { "" };
+            assert!(Verb::parse(name, body.as_bytes()).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn wrong_requests_are_explained() {
+        assert!(error("explode", "").contains("there are reload, log-level, drain, shutdown"));
+        assert!(error("reload", "[]").contains("not a JSON object"));
+        assert!(error("reload", "{").contains("not a JSON object"));
+        assert_eq!(error("reload", r#"{"soon":1}"#), r#"reload has no argument "soon""#);
+        assert!(error("log-level", "").contains(r#"needs "level""#));
+        assert!(error("log-level", r#"{"level":"loud"}"#).starts_with(r#""loud" is not a log level"#));
+        assert!(error("log-level", r#"{"level":7}"#).contains(r#"needs "level""#));
+    }
+}

@@ -1,0 +1,113 @@
+//! Sends HTTP requests to the admin listener or the control socket of a running respgate.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::secret::Secret;
+
+/// Size of the longest accepted answer, in bytes. The metrics of a few hundred upstreams take less
+/// than 1 MiB.
+const LONGEST: usize = 8 * 1024 * 1024;
+
+/// Where a running respgate answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The admin listener.
+    Admin(SocketAddr),
+    /// The control socket.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admin(address) => address.fmt(f),
+            Self::Socket(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// An HTTP answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: StatusCode,
+    /// The body. Bytes that are not UTF-8 are replaced.
+    pub body: String,
+}
+
+/// Sends a GET request for `path`.
+///
+/// # Errors
+/// Returns an error if no answer in HTTP comes within `limit`.
+pub async fn get(endpoint: &Endpoint, path: &str, limit: Duration) -> io::Result<Answer> {
+    let request = Request::get(path).body(Full::default()).map_err(io::Error::other)?;
+    send(endpoint, request, limit).await
+}
+
+/// Sends a POST request with a JSON body, and with the token if there is one.
+///
+/// # Errors
+/// Returns an error if no answer in HTTP comes within `limit`, or if the token has bytes that no header can hold.
+pub async fn post(
+    endpoint: &Endpoint,
+    path: &str,
+    body: String,
+    token: Option<&Secret>,
+    limit: Duration,
+) -> io::Result<Answer> {
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .body(Full::new(Bytes::from(body)))
+        .map_err(io::Error::other)?;
+    if let Some(token) = token {
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", token.expose()].concat())
+            .map_err(|_| io::Error::other("the token has bytes that an HTTP header cannot hold"))?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    send(endpoint, request, limit).await
+}
+
+async fn send(endpoint: &Endpoint, request: Request<Full<Bytes>>, limit: Duration) -> io::Result<Answer> {
+    let exchange = async {
+        match endpoint {
+            Endpoint::Admin(address) => {
+                exchange(TcpStream::connect(address).await?, &address.to_string(), request).await
+            }
+            Endpoint::Socket(path) => exchange(UnixStream::connect(path).await?, "localhost", request).await,
+        }
+    };
+    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", limit.as_secs())))
+    })
+}
+
+async fn exchange<S>(stream: S, host: &str, mut request: Request<Full<Bytes>>) -> io::Result<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut requests, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let connection = tokio::spawn(connection);
+    request.headers_mut().insert(HOST, HeaderValue::from_str(host).map_err(io::Error::other)?);
+    let response = requests.send_request(request).await.map_err(io::Error::other)?;
+    let status = response.status();
+    let body =
+        Limited::new(response.into_body(), LONGEST).collect().await.map_err(io::Error::other)?.to_bytes();
+    connection.abort();
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+}

@@ -1,0 +1,40 @@
+//! Checks where and for whom respgate offers control.
+
+use std::path::PathBuf;
+
+use super::super::model::ControlConfig;
+use super::super::report::Report;
+use super::super::schema::ProcessKeys;
+use super::super::setting::Setting;
+use crate::rotation::source::ControlToken;
+
+/// Checks the keys of control. Reads the token.
+pub(super) fn check(keys: &ProcessKeys, report: &mut Report) -> ControlConfig {
+    ControlConfig {
+        socket: keys.control_socket.value().cloned(),
+        token: token(&keys.control_token_file, keys.admin.value().is_some(), report),
+    }
+}
+
+fn token(file: &Setting<PathBuf>, has_admin: bool, report: &mut Report) -> Option<ControlToken> {
+    let Setting::Given(path, place) = file else { return None };
+    if !has_admin {
+        report.error(
+            place,
+            r#"there is no admin listener that could use the token; set admin = "127.0.0.1:9121", or leave this out and use control-socket"#,
+        );
+        return None;
+    }
+    match ControlToken::read(path.clone()) {
+        Ok(token) => {
+            if let Some(warning) = token.warning() {
+                report.warn(place, warning);
+            }
+            Some(token)
+        }
+        Err(why) => {
+            report.error(place, why);
+            None
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `respgate ctl`: controls a running respgate through its control socket, or through its admin listener with a token.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde_json::{Map, Value};
+
+use crate::admin_client::{self, Answer, Endpoint};
+use crate::secret::Secret;
+
+/// Time that one answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// An action, as the command line spells it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Action {
+    /// The name of the action.
+    pub name: String,
+    /// Its arguments.
+    pub arguments: Map<String, Value>,
+}
+
+/// What became of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The running respgate did it. Holds the JSON answer.
+    Done(Value),
+    /// The running respgate refused it. Holds the reason.
+    Refused(Refusal, String),
+    /// No respgate answered. Holds the reason, and what to do.
+    Unreachable(String),
+}
+
+/// The kinds of refusals, which have exit codes of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The action or its arguments are wrong.
+    Usage,
+    /// The caller may not control this respgate.
+    Permission,
+    /// The action could not be done.
+    Failed,
+}
+
+/// Asks the respgate at `endpoint` to do `action`.
+pub fn perform(endpoint: &Endpoint, action: &Action, token: Option<&Secret>) -> Outcome {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Outcome::Unreachable(format!("cannot start: {error}")),
+    };
+    let path = format!("/control/{}", action.name);
+    let body = Value::Object(action.arguments.clone()).to_string();
+    match runtime.block_on(admin_client::post(endpoint, &path, body, token, ANSWER_TIMEOUT)) {
+        Ok(answer) => outcome(&answer),
+        Err(error) => Outcome::Unreachable(format!(
+            "no respgate answers at {endpoint}: {error}; name its control socket with --socket (control-socket in its \
+             file), or its admin listener with --admin and --token-file"
+        )),
+    }
+}
+
+fn outcome(answer: &Answer) -> Outcome {
+    let document: Option<Value> = serde_json::from_str(&answer.body).ok();
+    let text = document.as_ref().and_then(|document| document.get("error")?.as_str().map(str::to_owned));
+    match (answer.status, document, text) {
+        (StatusCode::OK, Some(document), _) => Outcome::Done(document),
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _, Some(why)) => {
+            Outcome::Refused(Refusal::Permission, why)
+        }
+        (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, _, Some(why)) => {
+            Outcome::Refused(Refusal::Usage, why)
+        }
+        (_, _, Some(why)) => Outcome::Refused(Refusal::Failed, why),
+        (status, _, None) => {
+            Outcome::Unreachable(format!("what answers is not a respgate with control: HTTP {status}"))
+        }
+    }
+}
+
+/// Returns a result as lines for people.
+pub fn lines(document: &Value) -> String {
+    match document.get("result") {
+        Some(Value::Object(fields)) => {
+            fields.iter().map(|(name, value)| format!("{name}: {}\n", plain(value))).collect()
+        }
+        Some(value) => format!("{}\n", plain(value)),
+        None => String::new(),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "none".into(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answered(status: u16, body: &str) -> Outcome {
+        outcome(&Answer { status: StatusCode::from_u16(status).expect("a status"), body: body.into() })
+    }
+
+    #[test]
+    fn statuses_are_told_apart() {
+        assert_eq!(answered(200, r#"{"result":"x"}"#), Outcome::Done(json!({ "result": "x" })));
+        let why = || "no".to_owned();
+        for (status, refusal) in [
+            (400, Refusal::Usage),
+            (404, Refusal::Usage),
+            (401, Refusal::Permission),
+            (403, Refusal::Permission),
+            (409, Refusal::Failed),
+        ] {
+            assert_eq!(answered(status, r#"{"error":"no"}"#), Outcome::Refused(refusal, why()), "{status}");
+        }
+        assert!(matches!(answered(404, "<html>"), Outcome::Unreachable(_)));
+        assert!(matches!(answered(200, "hello"), Outcome::Unreachable(_)));
+    }
+
+    #[test]
+    fn results_are_readable() {
+        assert_eq!(lines(&json!({ "result": "draining" })), "draining\n");
+        let reload =
+            json!({ "result": { "configuration": "changed", "needs-restart": ["workers", "admin"] } });
+        assert_eq!(lines(&reload), "configuration: changed\nneeds-restart: workers, admin\n");
+    }
+}
