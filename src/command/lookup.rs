@@ -154,7 +154,7 @@ mod tests {
         assert!(TABLE.windows(2).all(|pair| pair[0].name < pair[1].name));
         assert!(TABLE.iter().all(|spec| spec.name.len() <= MAX_NAME));
         let count = |route| TABLE.iter().filter(|spec| spec.route == route).count();
-        assert_eq!(TABLE.len(), 489);
+        assert_eq!(TABLE.len(), 490);
         assert_eq!(count(RouteClass::SideConnection), 2);
         assert_eq!(count(RouteClass::LeaseIfBlock), 2);
         assert!(

@@ -88,7 +88,7 @@ pub fn parse(path: &Path, text: &str, report: &mut Report) -> Option<Typed> {
     let root = Section::root(&source, document.get_ref(), &TABLES);
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut typed = Typed {
-        written: Written::of(document.get_ref()),
+        written: Written::of(document.get_ref(), &TABLES),
         process: keys(&root, folder, report),
         ..Typed::default()
     };

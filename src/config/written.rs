@@ -6,8 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use toml::de::{DeTable, DeValue};
 
-use super::schema::TABLES;
-use super::schema::entry::{kind_of, renamed_keys};
+use super::schema::entry::{Table, kind_of, renamed_keys};
 
 /// Number of parts of the longest recorded key, such as `listeners.app.address`. Deeper keys count
 /// as parts of a value.
@@ -19,9 +18,10 @@ const DEPTH: usize = 3;
 pub struct Written(BTreeMap<String, u64>);
 
 impl Written {
-    pub(super) fn of(document: &DeTable<'_>) -> Self {
+    /// Records the keys of a document whose tables `schema` declares.
+    pub(super) fn of(document: &DeTable<'_>, schema: &[Table]) -> Self {
         let mut keys = BTreeMap::new();
-        gather(document, "", 1, &mut keys);
+        gather(document, schema, "", 1, &mut keys);
         Self(keys)
     }
 
@@ -46,8 +46,8 @@ fn is_in(key: &str, table: &str) -> bool {
     key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'))
 }
 
-fn gather(table: &DeTable<'_>, path: &str, depth: usize, keys: &mut BTreeMap<String, u64>) {
-    let renamed = renamed_keys(&TABLES, &kind_of(path));
+fn gather(table: &DeTable<'_>, schema: &[Table], path: &str, depth: usize, keys: &mut BTreeMap<String, u64>) {
+    let renamed = renamed_keys(schema, &kind_of(path));
     for (name, value) in table {
         let name = name.get_ref();
         // A deprecated name counts as the name to use, so that renaming a key changes nothing.
@@ -58,7 +58,7 @@ fn gather(table: &DeTable<'_>, path: &str, depth: usize, keys: &mut BTreeMap<Str
                 if depth + 1 == DEPTH {
                     keys.insert(key.clone(), 0);
                 }
-                gather(inner, &key, depth + 1, keys);
+                gather(inner, schema, &key, depth + 1, keys);
             }
             value => {
                 let mut digest = DefaultHasher::new();
@@ -92,10 +92,11 @@ fn note(value: &DeValue<'_>, digest: &mut impl Hasher) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::TABLES;
     use super::*;
 
     fn written(text: &str) -> Written {
-        Written::of(DeTable::parse(text).unwrap().get_ref())
+        Written::of(DeTable::parse(text).unwrap().get_ref(), &TABLES)
     }
 
     #[test]
