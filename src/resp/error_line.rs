@@ -8,6 +8,13 @@ use std::rc::Rc;
 #[derive(Clone, PartialEq, Eq)]
 pub struct ErrorLine(Rc<[u8]>);
 
+impl ErrorLine {
+    /// Returns a server's error as a client sees it. `text` lacks the leading `-`.
+    pub fn of_server(text: &[u8]) -> Self {
+        [b"-", text].concat().into()
+    }
+}
+
 /// Appends an error reply to `out`, with CRLF. `line` begins with `-`.
 pub fn write(out: &mut Vec<u8>, line: &[u8]) {
     out.extend_from_slice(line);
@@ -40,12 +47,6 @@ impl From<&[u8]> for ErrorLine {
     }
 }
 
-impl From<Rc<[u8]>> for ErrorLine {
-    fn from(line: Rc<[u8]>) -> Self {
-        Self(line)
-    }
-}
-
 impl fmt::Debug for ErrorLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\"", self.escape_ascii())
@@ -63,5 +64,6 @@ mod tests {
         write(&mut out, &line);
         assert_eq!(out, b"-NOPERM x\r\n");
         assert_eq!(format!("{line:?}"), "\"-NOPERM x\"");
+        assert_eq!(ErrorLine::of_server(b"NOPERM x"), line);
     }
 }

@@ -165,10 +165,10 @@ impl Session {
         loop {
             let deadline = match upstream.admission(&lane, self.asker(false)) {
                 Admission::Open | Admission::Full => return Ok(()),
-                Admission::Refused(line) => return Err(line.into()),
+                Admission::Refused(line) => return Err(line),
                 Admission::Expired(line) => {
                     upstream.counters.hold_expired.inc();
-                    return Err(line.into());
+                    return Err(line);
                 }
                 Admission::Held(deadline) => deadline,
             };

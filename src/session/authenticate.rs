@@ -56,7 +56,7 @@ impl Session {
             ) => {
                 return Err((&*line).into());
             }
-            Err(too_soon) => return Err(self.refuse_password(&Refused::TooSoon(too_soon)).into()),
+            Err(too_soon) => return Err(self.refuse_password(&Refused::TooSoon(too_soon))),
         }
         let identity = upstream.identities.of(user, password);
         let name = self.client.name.to_vec();
@@ -96,7 +96,7 @@ impl Session {
     }
 
     /// Counts and logs a password that respgate refused. Returns the error line.
-    fn refuse_password(&self, refused: &Refused) -> Vec<u8> {
+    fn refuse_password(&self, refused: &Refused) -> ErrorLine {
         if matches!(refused, Refused::TooSoon(_)) {
             self.ctx.upstream.counters.auth_throttled.inc();
         }

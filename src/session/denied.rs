@@ -6,6 +6,7 @@ use super::refusal::{self, Wording};
 use super::route::RouteDecision;
 use super::setting::{Forbidden, Setting};
 use crate::command::{self, Found, Verb};
+use crate::resp::error_line::ErrorLine;
 use crate::resp::request::{self, Request};
 use crate::tenant::policy::{Denial, Policy, PolicyKey};
 
@@ -35,14 +36,14 @@ impl Session {
             }
         };
         if !self.admitted() {
-            return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
+            return RouteDecision::Refused(refusal::NO_AUTH.into());
         }
         let mut forbidden = match denial {
             Denial::Arity => Forbidden { line: refusal::wrong_arity(spec.name), setting: None },
-            Denial::Command(key) => self.forbidden_by_policy(key, self.no_permission(spec.name)),
+            Denial::Command(key) => self.forbidden_by_policy(key, &self.no_permission(spec.name)),
             Denial::Key => self.forbidden_key(),
             Denial::Channel => {
-                let line = refusal::no_channel_permission(self.wording()).to_vec();
+                let line = refusal::no_channel_permission(self.wording());
                 self.forbidden_by_policy(PolicyKey::ChannelPrefixes, line)
             }
         };
@@ -52,12 +53,12 @@ impl Session {
         RouteDecision::Denied(forbidden)
     }
 
-    fn forbidden_by_policy(&self, key: PolicyKey, line: Vec<u8>) -> Forbidden {
+    fn forbidden_by_policy(&self, key: PolicyKey, line: &[u8]) -> Forbidden {
         self.forbidden(Setting::Policy(key), line)
     }
 
     fn forbidden_key(&self) -> Forbidden {
-        self.forbidden_by_policy(PolicyKey::KeyPrefixes, refusal::no_key_permission(self.wording()).to_vec())
+        self.forbidden_by_policy(PolicyKey::KeyPrefixes, refusal::no_key_permission(self.wording()))
     }
 
     /// As `answer_denied`, for a command that the table lacks. `route` is its route without the policy.
@@ -71,9 +72,9 @@ impl Session {
             RouteDecision::Learned(_) if denial == Denial::Key => RouteDecision::Denied(self.forbidden_key()),
             RouteDecision::Refused(_) | RouteDecision::Dropped => route,
             RouteDecision::Unlearned => {
-                RouteDecision::DeniedUnlearned(self.forbidden_by_policy(key, self.no_permission(name)))
+                RouteDecision::DeniedUnlearned(self.forbidden_by_policy(key, &self.no_permission(name)))
             }
-            _ => RouteDecision::Denied(self.forbidden_by_policy(key, self.no_permission(name))),
+            _ => RouteDecision::Denied(self.forbidden_by_policy(key, &self.no_permission(name))),
         }
     }
 
@@ -89,7 +90,7 @@ impl Session {
     }
 
     /// Returns the error that the server's ACL would give for a command.
-    pub(super) fn no_permission(&self, name: &str) -> Vec<u8> {
+    pub(super) fn no_permission(&self, name: &str) -> ErrorLine {
         refusal::no_permission(self.wording(), &self.client.user(), name)
     }
 

@@ -4,6 +4,7 @@ use super::client::{Client, valid_name};
 use super::refusal;
 use crate::command::option_is_whole as is;
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::resp::write;
 use crate::topology::ServerInfo;
@@ -23,15 +24,15 @@ pub struct Hello {
 ///
 /// # Errors
 /// Returns the server's error line.
-pub fn parse(request: &Request<'_>) -> Result<Hello, Vec<u8>> {
+pub fn parse(request: &Request<'_>) -> Result<Hello, ErrorLine> {
     let mut args = request.args().skip(1);
     let mut hello = Hello { resp: None, auth: None, name: None };
     if let Some(version) = args.next() {
         hello.resp = Some(match std::str::from_utf8(version).ok().and_then(integer) {
             Some(2) => Resp::V2,
             Some(3) => Resp::V3,
-            Some(_) => return Err(refusal::NO_PROTOCOL.to_vec()),
-            None => return Err(refusal::PROTOCOL_NOT_AN_INTEGER.to_vec()),
+            Some(_) => return Err(refusal::NO_PROTOCOL.into()),
+            None => return Err(refusal::PROTOCOL_NOT_AN_INTEGER.into()),
         });
     }
     while let Some(option) = args.next() {
@@ -39,13 +40,13 @@ pub fn parse(request: &Request<'_>) -> Result<Hello, Vec<u8>> {
             let (Some(user), Some(password)) = (args.next(), args.next()) else {
                 return Err(refusal::bad_hello_option(option));
             };
-            hello.auth = Some((user.to_vec(), password.to_vec()));
+            hello.auth = Some((user.into(), password.into()));
         } else if is(option, "SETNAME") {
             let Some(name) = args.next() else { return Err(refusal::bad_hello_option(option)) };
             if !valid_name(name) {
-                return Err(refusal::BAD_NAME.to_vec());
+                return Err(refusal::BAD_NAME.into());
             }
-            hello.name = Some(name.to_vec());
+            hello.name = Some(name.into());
         } else {
             return Err(refusal::bad_hello_option(option));
         }

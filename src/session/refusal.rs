@@ -1,8 +1,9 @@
 //! Defines the error lines that respgate writes in the server's own words. The texts were compared with valkey
-//! 8.0.1 and redis 7.0.15. All are without CRLF, except [`COMMAND_TIMEOUT`].
+//! 8.0.1 and redis 7.0.15. All lack their CRLF, except [`COMMAND_TIMEOUT`].
 
 use std::borrow::Cow;
 
+use crate::resp::error_line::ErrorLine;
 use crate::resp::pubsub::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::resp::request::Request;
 use crate::tenant::users::Refused;
@@ -81,7 +82,7 @@ impl PinReason {
 }
 
 /// Returns the error for AUTH or HELLO while the connection has state that cannot move to another connection.
-pub fn pinned_state(reasons: &[PinReason]) -> Vec<u8> {
+pub fn pinned_state(reasons: &[PinReason]) -> ErrorLine {
     let reasons: Vec<String> = reasons
         .iter()
         .map(|reason| {
@@ -91,14 +92,14 @@ pub fn pinned_state(reasons: &[PinReason]) -> Vec<u8> {
         .collect();
     let reasons = reasons.join("; and ");
     format!("-ERR respgate: neither the user nor the protocol version can change while the connection keeps {reasons}")
-        .into_bytes()
+        .into()
 }
 
 /// Returns the error for replication and the script debugger, where administrative commands are allowed.
-pub fn other_protocol(name: &str) -> Vec<u8> {
+pub fn other_protocol(name: &str) -> ErrorLine {
     let name = name.replace('|', " ");
     format!("-ERR respgate: {name} switches the connection to a protocol that respgate cannot relay; send it to the server directly")
-        .into_bytes()
+        .into()
 }
 
 /// The error for a command that got no reply within `command-timeout`, with CRLF.
@@ -108,14 +109,14 @@ pub const COMMAND_TIMEOUT: &[u8] = b"-OUTCOMEUNKNOWN respgate: no reply came wit
 pub const WRONG_PASSWORD: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.";
 
 /// Returns the error for an AUTH that failed.
-pub fn not_authenticated(refused: &Refused) -> Vec<u8> {
+pub fn not_authenticated(refused: &Refused) -> ErrorLine {
     match refused {
-        Refused::Wrong => WRONG_PASSWORD.to_vec(),
+        Refused::Wrong => WRONG_PASSWORD.into(),
         Refused::TooSoon(TooSoon(wait)) => {
             format!("-ERR respgate: too many wrong passwords came from this address; retry in {wait} ms")
-                .into_bytes()
+                .into()
         }
-        Refused::Busy => b"-ERR respgate: too many passwords wait to be checked; try again".to_vec(),
+        Refused::Busy => b"-ERR respgate: too many passwords wait to be checked; try again".as_slice().into(),
     }
 }
 
@@ -136,7 +137,7 @@ pub fn verdict(line: &[u8]) -> AuthDecision {
 const REPEATED: usize = 128;
 
 /// Returns the error for an unknown command.
-pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
+pub fn unknown_command(request: &Request<'_>) -> ErrorLine {
     let mut args = request.args();
     let mut line = b"-ERR unknown command '".to_vec();
     line.extend_from_slice(c_string(args.next().unwrap_or_default(), REPEATED));
@@ -155,7 +156,7 @@ pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
 }
 
 /// Returns the error for an unknown subcommand.
-pub fn unknown_subcommand(container: &str, subcommand: &[u8]) -> Vec<u8> {
+pub fn unknown_subcommand(container: &str, subcommand: &[u8]) -> ErrorLine {
     let mut line = b"-ERR unknown subcommand '".to_vec();
     line.extend_from_slice(c_string(subcommand, REPEATED));
     line.extend_from_slice(format!("'. Try {container} HELP.").as_bytes());
@@ -163,13 +164,13 @@ pub fn unknown_subcommand(container: &str, subcommand: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the error for a wrong number of arguments. `name` is as in the command table.
-pub fn wrong_arity(name: &str) -> Vec<u8> {
-    format!("-ERR wrong number of arguments for '{}' command", name.to_ascii_lowercase()).into_bytes()
+pub fn wrong_arity(name: &str) -> ErrorLine {
+    format!("-ERR wrong number of arguments for '{}' command", name.to_ascii_lowercase()).into()
 }
 
 /// Returns the error for a command that a RESP2 subscriber may not run. `name` is as in the command table or in
 /// the client's spelling.
-pub fn only_subscriptions(name: &str) -> Vec<u8> {
+pub fn only_subscriptions(name: &str) -> ErrorLine {
     let name = name.to_ascii_lowercase();
     one_line(
         format!("-ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
@@ -178,25 +179,24 @@ pub fn only_subscriptions(name: &str) -> Vec<u8> {
 }
 
 /// Returns the error for an unknown option of CLIENT SETINFO.
-pub fn unrecognized_option(option: &[u8]) -> Vec<u8> {
+pub fn unrecognized_option(option: &[u8]) -> ErrorLine {
     one_line([b"-ERR Unrecognized option '", c_string(option, usize::MAX), b"'"].concat())
 }
 
 /// Returns the error for an option of HELLO that is unknown or lacks its value.
-pub fn bad_hello_option(option: &[u8]) -> Vec<u8> {
+pub fn bad_hello_option(option: &[u8]) -> ErrorLine {
     one_line([b"-ERR Syntax error in HELLO option '", c_string(option, usize::MAX), b"'"].concat())
 }
 
 /// Returns the error for a CLIENT TRACKING of more than `most` bytes.
-pub fn too_many_prefixes(most: usize) -> Vec<u8> {
-    format!("-ERR respgate: CLIENT TRACKING may take {most} bytes; give fewer or shorter prefixes")
-        .into_bytes()
+pub fn too_many_prefixes(most: usize) -> ErrorLine {
+    format!("-ERR respgate: CLIENT TRACKING may take {most} bytes; give fewer or shorter prefixes").into()
 }
 
 /// Returns the error for a subscription that exceeds a client's limit of names or bytes.
-pub fn too_many_subscriptions() -> Vec<u8> {
+pub fn too_many_subscriptions() -> ErrorLine {
     format!("-ERR respgate: more than {MAX_SUBSCRIPTIONS} subscriptions of one client, or {MAX_NAME_BYTES} bytes of names")
-        .into_bytes()
+        .into()
 }
 
 /// The error for a subscription while the subscriptions of all clients have reached their limit.
@@ -224,7 +224,7 @@ impl Wording {
 }
 
 /// Returns the error for a command that the user may not run. `name` is as in the command table.
-pub fn no_permission(wording: Wording, user: &str, name: &str) -> Vec<u8> {
+pub fn no_permission(wording: Wording, user: &str, name: &str) -> ErrorLine {
     let name = name.to_ascii_lowercase();
     one_line(match wording {
         Wording::Named => {
@@ -258,10 +258,10 @@ pub fn no_channel_permission(wording: Wording) -> &'static [u8] {
 
 /// Returns the error for a refused EXEC, which ends the transaction. `line` is the error that another command
 /// would get.
-pub fn exec_aborted_because(line: &[u8]) -> Vec<u8> {
+pub fn exec_aborted_because(line: &[u8]) -> ErrorLine {
     // The server's own format drops the generic code ERR, but no other.
     let why = line.strip_prefix(b"-ERR ").or_else(|| line.strip_prefix(b"-")).unwrap_or(line);
-    [b"-EXECABORT Transaction discarded because of: ", why].concat()
+    [b"-EXECABORT Transaction discarded because of: ", why].concat().into()
 }
 
 /// Returns the bytes that C's `%.*s` prints.
@@ -271,11 +271,11 @@ fn c_string(bytes: &[u8], limit: usize) -> &[u8] {
 }
 
 /// Turns CR and LF into spaces, as the server does: an error is one line.
-pub(super) fn one_line(mut line: Vec<u8>) -> Vec<u8> {
+pub(super) fn one_line(mut line: Vec<u8>) -> ErrorLine {
     for byte in &mut line {
         if matches!(byte, b'\r' | b'\n') {
             *byte = b' ';
         }
     }
-    line
+    line.into()
 }

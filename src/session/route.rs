@@ -4,6 +4,7 @@ use super::refusal;
 use super::setting::Forbidden;
 use super::{Session, local};
 use crate::command::{self, Flags, Found, ReadOptions, Retry, RouteClass, Spec, Trace, Verb};
+use crate::resp::error_line::ErrorLine;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::upstream::config::{ClientAuth, Pool, RetryWrites};
@@ -38,7 +39,7 @@ pub(super) enum RouteDecision {
     /// respgate answers it.
     Local(&'static Spec),
     /// Refused with this error line.
-    Refused(Vec<u8>),
+    Refused(ErrorLine),
     /// Refused because of a setting. No part of it may reach the server, not even in a transaction.
     Denied(Forbidden),
     /// As `Denied`, but the session must first ask the server whether the command exists. If it does not, the
@@ -98,7 +99,7 @@ impl Session {
         match found {
             Some(Found::Spec(spec)) => {
                 if !self.admitted() && !spec.flags.contains(Flags::NO_AUTH) {
-                    return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
+                    return RouteDecision::Refused(refusal::NO_AUTH.into());
                 }
                 self.route_listed(spec, request)
             }
@@ -135,7 +136,7 @@ impl Session {
             RouteClass::LeaseIfBlock => {
                 let options = ReadOptions::of(request);
                 if options.hides_nul() {
-                    RouteDecision::Refused(refusal::SYNTAX.to_vec())
+                    RouteDecision::Refused(refusal::SYNTAX.into())
                 } else if request.len() > OVERSIZE || options.may_block() {
                     RouteDecision::Leased
                 } else {
@@ -151,13 +152,13 @@ impl Session {
             {
                 RouteDecision::Refused(if spec.name == "EXEC" {
                     // Observed on valkey 8.0 and redis 7.0: any refusal of EXEC is worded as an abort.
-                    b"-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command".to_vec()
+                    b"-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command".as_slice().into()
                 } else {
                     refusal::wrong_arity(spec.name)
                 })
             }
             RouteClass::Pin if command::hides_option(spec, request) => {
-                RouteDecision::Refused(refusal::SYNTAX.to_vec())
+                RouteDecision::Refused(refusal::SYNTAX.into())
             }
             RouteClass::Virtual | RouteClass::LocalError => RouteDecision::Local(spec),
             RouteClass::Lease | RouteClass::SideConnection => RouteDecision::Leased,

@@ -19,7 +19,7 @@ impl Session {
     pub(super) fn route_unlisted(&self, request: &Request<'_>) -> RouteDecision {
         let name = request.name();
         if !self.admitted() {
-            return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
+            return RouteDecision::Refused(refusal::NO_AUTH.into());
         }
         // The server takes these for an HTTP cross-protocol attack and closes the connection.
         if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
@@ -44,7 +44,7 @@ impl Session {
         request: &Request<'_>,
     ) -> RouteDecision {
         if !self.admitted() {
-            return RouteDecision::Refused(refusal::NO_AUTH.to_vec());
+            return RouteDecision::Refused(refusal::NO_AUTH.into());
         }
         let subcommand = request.arg(1).unwrap_or_default();
         let refused = || RouteDecision::Refused(refusal::unknown_subcommand(container.name, subcommand));

@@ -5,6 +5,7 @@ use super::config::AdminCommands;
 use super::refusal;
 use crate::command::{self, Found};
 use crate::metrics::{Counters, LocalCounter};
+use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::tenant::policy::PolicyKey;
 
@@ -20,8 +21,8 @@ pub(super) enum Setting {
 /// Describes a refusal that a setting causes. No part of the request may reach the server, not even in a
 /// transaction.
 pub(super) struct Forbidden {
-    /// The error line for the client, without CRLF.
-    pub(super) line: Vec<u8>,
+    /// The error line for the client.
+    pub(super) line: ErrorLine,
     /// The setting; `None` if the request has too few arguments for a policy to judge it.
     pub(super) setting: Option<Setting>,
 }
@@ -50,12 +51,12 @@ impl Setting {
 impl Session {
     /// Returns the refusal of a request. `line` is the error in the words of the server's ACL; the setting is
     /// appended to it.
-    pub(super) fn forbidden(&self, setting: Setting, mut line: Vec<u8>) -> Forbidden {
+    pub(super) fn forbidden(&self, setting: Setting, line: &[u8]) -> Forbidden {
         let named = match setting {
             Setting::AdminCommands(level) => format!("admin-commands = \"{}\"", level.name()),
             Setting::Policy(key) => format!("{} of tenant '{}'", key.name(), self.tenancy.name()),
         };
-        line.extend_from_slice(format!(" (respgate: {named})").as_bytes());
+        let line = [line, format!(" (respgate: {named})").as_bytes()].concat();
         Forbidden { line: refusal::one_line(line), setting: Some(setting) }
     }
 
@@ -75,7 +76,7 @@ impl Session {
     #[cold]
     pub(super) fn forbidden_by_level(&self, name: &str) -> Forbidden {
         let (_, setting) = self.admin_level();
-        self.forbidden(setting, self.no_permission(name))
+        self.forbidden(setting, &self.no_permission(name))
     }
 
     /// Answers a request that a setting forbids.

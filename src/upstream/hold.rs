@@ -12,6 +12,7 @@ use super::config::UpstreamConfig;
 use super::held::{Held, HeldBytes};
 use super::reports::Reports;
 use crate::metrics::Gauged;
+use crate::resp::error_line::ErrorLine;
 use crate::topology::{Generation, Primary};
 
 /// The hold has lasted longer than `hold-timeout`.
@@ -154,13 +155,13 @@ impl Hold {
         self.is_active() && self.bytes.count().saturating_add(more) > self.config.hold_buffer
     }
 
-    /// Returns the error line, without CRLF, for a command that finds `hold-buffer` full.
-    pub(super) fn overflow_error(&self) -> Vec<u8> {
+    /// Returns the error line, for a command that finds `hold-buffer` full.
+    pub(super) fn overflow_error(&self) -> ErrorLine {
         format!(
             "-ERR respgate: no primary to send to, and waiting commands fill hold-buffer (upstream '{}'); raise hold-buffer",
             self.config.name
         )
-        .into_bytes()
+        .into()
     }
 
     /// Returns the time until which commands may wait for a primary. Without a hold they wait for a connection that is being
@@ -180,18 +181,18 @@ impl Hold {
     /// Returns the time until which commands may wait for a primary.
     ///
     /// # Errors
-    /// Returns the error line, without CRLF, if the hold has lasted longer than `hold-timeout`.
-    pub(super) fn held_until(&self) -> Result<Instant, Rc<[u8]>> {
+    /// Returns the error line, if the hold has lasted longer than `hold-timeout`.
+    pub(super) fn held_until(&self) -> Result<Instant, ErrorLine> {
         self.deadline().map_err(|Expired| self.expired_error())
     }
 
-    /// Returns the error line, without CRLF, for a command that waited longer than `hold-timeout`.
-    pub(super) fn expired_error(&self) -> Rc<[u8]> {
+    /// Returns the error line, for a command that waited longer than `hold-timeout`.
+    pub(super) fn expired_error(&self) -> ErrorLine {
         self.timeout_error(self.since.get().map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
-    /// Returns the error line, without CRLF, for a command that waited for `time`.
-    pub(super) fn timeout_error(&self, time: Duration) -> Rc<[u8]> {
+    /// Returns the error line, for a command that waited for `time`.
+    pub(super) fn timeout_error(&self, time: Duration) -> ErrorLine {
         let reason = self.reason.borrow();
         let name = &self.config.name;
         let mut line = if self.never_authenticated.get() {
@@ -206,7 +207,7 @@ impl Hold {
             )
         };
         line.retain(|c| !c.is_control());
-        line.into_bytes().into()
+        line.into()
     }
 
     /// Counts one more client whose commands wait for a primary.

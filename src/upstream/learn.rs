@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::command::learned::Learned;
 use crate::resp::Resp;
 use crate::resp::control::Control;
+use crate::resp::error_line::ErrorLine;
 use crate::rotation::login::{Login, Principal};
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
@@ -111,13 +112,13 @@ impl Inquiries {
     /// Sends SELECT on a connection for `key`, which is in that database already.
     ///
     /// # Errors
-    /// Returns the error line for the client, without CRLF: the server's own, if the user may not SELECT.
+    /// Returns the error line for the client: the server's own, if the user may not SELECT.
     pub(super) async fn ask_to_select(
         &self,
         key: &ConnectionKey,
         replies: &Rc<Replies>,
         share: Share,
-    ) -> Result<(), Rc<[u8]>> {
+    ) -> Result<(), ErrorLine> {
         let mut lease = self.pool.lease(key, replies, share).await?;
         let deadline = Instant::now() + self.dialing().config.connect_timeout;
         let mut control = Control::new(&mut lease.link.stream);

@@ -59,6 +59,7 @@ use crate::net::connect::Dialer;
 use crate::net::tls::client::ClientTls;
 use crate::poll_meter::PollMeter;
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::rotation::login::Login;
 use crate::timeline::Timelines;
@@ -199,21 +200,21 @@ impl Upstream {
         self.hold.is_full(more)
     }
 
-    /// Returns the error line, without CRLF, for a command that finds `hold-buffer` full.
-    pub fn hold_overflow(&self) -> Vec<u8> {
+    /// Returns the error line, for a command that finds `hold-buffer` full.
+    pub fn hold_overflow(&self) -> ErrorLine {
         self.hold.overflow_error()
     }
 
     /// Returns the time until which commands may wait for a primary.
     ///
     /// # Errors
-    /// Returns the error line, without CRLF, if the hold has lasted longer than `hold-timeout`.
-    pub fn held_until(&self) -> Result<Instant, Rc<[u8]>> {
+    /// Returns the error line, if the hold has lasted longer than `hold-timeout`.
+    pub fn held_until(&self) -> Result<Instant, ErrorLine> {
         self.hold.held_until()
     }
 
-    /// Returns the error line, without CRLF, for a command that waited for `time`.
-    pub fn held_for(&self, time: Duration) -> Rc<[u8]> {
+    /// Returns the error line, for a command that waited for `time`.
+    pub fn held_for(&self, time: Duration) -> ErrorLine {
         self.hold.timeout_error(time)
     }
 
@@ -308,13 +309,13 @@ impl Upstream {
     /// turn of `share`. Waits for room for `lease-timeout` at most, and for a primary for `hold-timeout` at most.
     ///
     /// # Errors
-    /// Returns the error line for the client, without CRLF.
+    /// Returns the error line for the client.
     pub async fn lease(
         &self,
         key: &ConnectionKey,
         replies: &Rc<Replies>,
         share: Share,
-    ) -> Result<Lease, Rc<[u8]>> {
+    ) -> Result<Lease, ErrorLine> {
         self.parts.pool.lease(key, replies, share).await
     }
 
@@ -323,7 +324,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Returns the error line for the client: the server's own, or respgate's if there is no server.
-    pub async fn verify(&self, key: &ConnectionKey) -> Result<(), Rc<[u8]>> {
+    pub async fn verify(&self, key: &ConnectionKey) -> Result<(), ErrorLine> {
         if key.identity.believed() {
             return Ok(());
         }
@@ -337,13 +338,13 @@ impl Upstream {
     /// Sends SELECT on a connection for `key`, which is in that database already.
     ///
     /// # Errors
-    /// Returns the error line for the client, without CRLF: the server's own, if the user may not SELECT.
+    /// Returns the error line for the client: the server's own, if the user may not SELECT.
     pub async fn ask_to_select(
         &self,
         key: &ConnectionKey,
         replies: &Rc<Replies>,
         share: Share,
-    ) -> Result<(), Rc<[u8]>> {
+    ) -> Result<(), ErrorLine> {
         self.inquiries.ask_to_select(key, replies, share).await
     }
 

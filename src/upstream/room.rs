@@ -1,5 +1,6 @@
 //! Limits the shared connections of one worker: those of lanes and those of fan-in together.
 
+use crate::resp::error_line::ErrorLine;
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
@@ -43,8 +44,8 @@ impl SharedRoom {
         self.close_unused.get().is_some_and(|close| close())
     }
 
-    /// Returns the error line, without CRLF, for a command that needs one more shared connection than the limit allows.
-    pub(super) fn limit_error(&self) -> Rc<[u8]> {
+    /// Returns the error line, for a command that needs one more shared connection than the limit allows.
+    pub(super) fn limit_error(&self) -> ErrorLine {
         format!(
             "-ERR respgate: upstream '{}' has all {} shared connections of this worker open (one per user, database and protocol version, and one per user for fan-in); raise max-connections",
             self.config.name,

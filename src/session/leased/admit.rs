@@ -4,6 +4,7 @@ use super::expect::Effect;
 use super::{Close, LeaseEnd, Leased, Session};
 use crate::command::{self, Found, Spec, Verb};
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::session::charge::Charged;
@@ -25,7 +26,7 @@ pub(super) enum LeasedRoute {
     /// respgate answers it.
     Local(&'static Spec),
     /// respgate answers it with this error line.
-    Refused(Vec<u8>),
+    Refused(ErrorLine),
     /// Fan-in begins (true) or ends subscriptions of this kind.
     Fanned(Kind, bool),
     /// respgate closes the client's connection, as the server would.

@@ -4,6 +4,7 @@ use super::expect::Effect;
 use super::{LeaseEnd, Leased};
 use crate::command::{self, Found, Spec, Verb};
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::session::Session;
 use crate::session::close::Close;
@@ -105,7 +106,7 @@ impl Leased {
 
 /// Returns the error for a RESP2 subscriber's request that does not concern its subscriptions. The server checks
 /// the name and the number of arguments first.
-fn refused_to_subscriber(request: &Request<'_>) -> Vec<u8> {
+fn refused_to_subscriber(request: &Request<'_>) -> ErrorLine {
     let spec = match command::find(request) {
         Some(Found::Spec(spec)) => spec,
         Some(Found::NoSuchSubcommand(container)) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::net::backoff::Backoff;
+use crate::resp::error_line::ErrorLine;
 use crate::secret::Credentials;
 
 /// The bounds of the pause between two attempts with the same credentials.
@@ -31,8 +32,8 @@ struct CurrentRefusal {
 /// A refusal, as it is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The server's error line with its leading `-`, without CRLF; or the reason why there is no password, in the same form.
-    pub line: Vec<u8>,
+    /// The server's error line; or the reason why there is no password, in the same form.
+    pub line: ErrorLine,
     /// When the first refusal came since the server last accepted credentials.
     pub since: Instant,
 }
@@ -54,7 +55,7 @@ impl Refusals {
     pub(in crate::upstream) fn refused(
         &self,
         credentials: &Arc<Credentials>,
-        line: Vec<u8>,
+        line: ErrorLine,
         now: Instant,
     ) -> Refused {
         let mut current = self.0.borrow_mut();
@@ -75,7 +76,7 @@ impl Refusals {
     pub(in crate::upstream) fn unknown(&self, why: &str, now: Instant) -> Refused {
         let mut current = self.0.borrow_mut();
         let since = current.as_ref().map_or(now, |before| before.refused.since);
-        let refused = Refused { line: format!("-ERR {why}").into_bytes(), since };
+        let refused = Refused { line: format!("-ERR {why}").into(), since };
         let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         *current =
             Some(CurrentRefusal { refused: refused.clone(), credentials: None, retry_at: now, backoff });
@@ -98,6 +99,10 @@ impl CurrentRefusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn line() -> ErrorLine {
+        ErrorLine::of_server(b"WRONGPASS")
+    }
     use crate::secret::Secret;
 
     fn credentials(password: &str) -> Arc<Credentials> {
@@ -114,7 +119,7 @@ mod tests {
             for _ in 0..1000 {
                 if refusals.bars(&wrong, Instant::now()).is_none() {
                     attempts += 1;
-                    let refused = refusals.refused(&wrong, b"-WRONGPASS x".to_vec(), Instant::now());
+                    let refused = refusals.refused(&wrong, b"-WRONGPASS x".as_slice().into(), Instant::now());
                     assert_eq!(refused.since, start);
                 }
             }
@@ -127,11 +132,11 @@ mod tests {
     async fn other_credentials_are_tried_at_once() {
         let refusals = Refusals::default();
         let (wrong, newer) = (credentials("wrong"), credentials("newer"));
-        let since = refusals.refused(&wrong, Vec::new(), Instant::now()).since;
+        let since = refusals.refused(&wrong, line(), Instant::now()).since;
         assert!(refusals.bars(&wrong, Instant::now()).is_some());
         assert_eq!(refusals.bars(&newer, Instant::now()), None);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(refusals.refused(&newer, Vec::new(), Instant::now()).since, since);
+        assert_eq!(refusals.refused(&newer, line(), Instant::now()).since, since);
         refusals.accepted();
         assert_eq!(refusals.bars(&newer, Instant::now()), None);
     }
@@ -144,14 +149,14 @@ mod tests {
         assert_eq!(refusals.unknown("not run yet", Instant::now()).since, since);
         let late = credentials("late");
         assert_eq!(refusals.bars(&late, Instant::now()), None);
-        assert_eq!(refusals.refused(&late, Vec::new(), Instant::now()).since, since);
+        assert_eq!(refusals.refused(&late, line(), Instant::now()).since, since);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_attempt_at_a_time() {
         let refusals = Refusals::default();
         let wrong = credentials("wrong");
-        refusals.refused(&wrong, Vec::new(), Instant::now());
+        refusals.refused(&wrong, line(), Instant::now());
         tokio::time::advance(RETRY_MAX).await;
         assert_eq!(refusals.bars(&wrong, Instant::now()), None);
         assert!(refusals.bars(&wrong, Instant::now()).is_some(), "one is under way");

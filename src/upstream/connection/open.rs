@@ -13,6 +13,7 @@ use crate::net::stream::Stream;
 use crate::poll_meter::PollMeter;
 use crate::resp::Resp;
 use crate::resp::control::Control;
+use crate::resp::error_line::ErrorLine;
 use crate::resp::greeting::{GreetError, Greeting, Role, Selector, ask_node, greet};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::rotation::login::{Login, Principal};
@@ -103,10 +104,10 @@ pub enum Purpose {
 /// The reason why a connection could not be opened.
 #[derive(Clone, Debug)]
 pub enum ConnectError {
-    /// The server refused what the client asked for. Holds the server's error line, without CRLF.
-    Refused(Vec<u8>),
-    /// The server wants the client to authenticate. Holds the server's error line, without CRLF.
-    AuthRequired(Vec<u8>),
+    /// The server refused what the client asked for. Holds the server's error line.
+    Refused(ErrorLine),
+    /// The server wants the client to authenticate. Holds the server's error line.
+    AuthRequired(ErrorLine),
     /// The server refuses the user or password that respgate keeps for this identity. New ones may come at any moment.
     AuthRejected(Refused),
     /// The server could not be reached or verified. Another attempt may succeed. Holds the reason.
@@ -202,19 +203,22 @@ impl Dialing {
         let asked = Instant::now();
         let greeted = match greet(&mut control, &greeting, deadline).await {
             Ok(greeted) => greeted,
-            Err(GreetError::AuthRequired(line)) => return Err(ConnectError::AuthRequired(error_line(&line))),
+            Err(GreetError::AuthRequired(line)) => {
+                return Err(ConnectError::AuthRequired(ErrorLine::of_server(&line)));
+            }
             Err(GreetError::AuthRefused(line)) => {
                 identity.note_refused();
                 let Some((login, credentials)) = kept else {
-                    return Err(ConnectError::Refused(error_line(&line)));
+                    return Err(ConnectError::Refused(ErrorLine::of_server(&line)));
                 };
                 self.reports.counters.upstream_auth_refused.inc();
                 login.refused(&primary.address, credentials, &line);
-                let refused = identity.refusals.refused(credentials, error_line(&line), Instant::now());
+                let refused =
+                    identity.refusals.refused(credentials, ErrorLine::of_server(&line), Instant::now());
                 return Err(ConnectError::AuthRejected(refused));
             }
             Err(GreetError::Select(line) | GreetError::NoResp3(line)) => {
-                return Err(ConnectError::Refused(error_line(&line)));
+                return Err(ConnectError::Refused(ErrorLine::of_server(&line)));
             }
             Err(error) => return Err(unavailable(error.to_string(), Hint::Lost(generation))),
         };
@@ -265,14 +269,32 @@ impl Dialing {
         Ok(Connection { stream, read, generation, began, round_trip, retires })
     }
 
+    /// Takes note that no connection could be opened for this identity. Returns the error line with which the commands that
+    /// wait for one fail, or `None` if they wait for another attempt.
+    pub(in crate::upstream) fn on_connect_error(
+        &self,
+        identity: &Identity,
+        error: ConnectError,
+    ) -> Option<ErrorLine> {
+        match error {
+            ConnectError::Refused(line) => Some(line),
+            ConnectError::AuthRequired(line) => {
+                self.server.note_auth_required(identity);
+                Some(line)
+            }
+            ConnectError::AuthRejected(refused) => self.on_auth_rejected(identity, &refused),
+            ConnectError::Unavailable(reason) => {
+                self.hold.note_reason(reason);
+                self.hold.begin();
+                None
+            }
+        }
+    }
+
     /// Takes note that the server refuses the credentials that respgate keeps for this identity. Commands wait for new ones, as
     /// they wait for a primary, and fail with the returned error line after `hold-timeout`. They fail at once if the server has
     /// never accepted any. The refusal of one user's credentials does not hold the commands of others.
-    pub(in crate::upstream) fn on_auth_rejected(
-        &self,
-        identity: &Identity,
-        refused: &Refused,
-    ) -> Option<Vec<u8>> {
+    fn on_auth_rejected(&self, identity: &Identity, refused: &Refused) -> Option<ErrorLine> {
         let Refused { line, since } = refused;
         let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
         let of_a_user = identity.is_of_a_user();
@@ -286,15 +308,7 @@ impl Dialing {
             return None;
         }
         let name = &self.config.name;
-        Some(
-            format!("-ERR respgate: the server refuses {principal} (upstream '{name}'): {said}").into_bytes(),
-        )
-    }
-
-    /// Takes note that no connection could be opened, for this reason.
-    pub(in crate::upstream) fn on_unavailable(&self, reason: String) {
-        self.hold.note_reason(reason);
-        self.hold.begin();
+        Some(format!("-ERR respgate: the server refuses {principal} (upstream '{name}'): {said}").into())
     }
 }
 
@@ -310,11 +324,6 @@ fn answers(mut leftover: &[u8]) -> bool {
         }
     }
     false
-}
-
-/// Returns a server's error as a client sees it, without CRLF.
-fn error_line(text: &[u8]) -> Vec<u8> {
-    [b"-", text].concat()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::resp::error_line::ErrorLine;
 use crate::resp::greeting::{AuthRefusal, auth_refusal};
 use crate::resp::request;
 use crate::rotation::login::Login;
@@ -89,7 +90,7 @@ impl InPlaceAuth {
                 self.identity.note_refused();
                 reports.counters.upstream_auth_refused.inc();
                 self.login.refused(&upstream, &self.credentials, &line);
-                let line = [b"-", &line[..]].concat();
+                let line = ErrorLine::of_server(&line);
                 self.identity.refusals.refused(&self.credentials, line, Instant::now());
                 None
             }

@@ -17,7 +17,7 @@ use crate::net::backoff::Backoff;
 use crate::resp::Resp;
 use crate::topology::Generation;
 use crate::upstream::connection::identity::Identity;
-use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose};
+use crate::upstream::connection::open::{Connection, ConnectionKey, NeedlessPassword, Purpose};
 use crate::upstream::connection::reauth::refresh_of;
 use crate::upstream::replies::Replies;
 use crate::upstream::room::SharedPermit;
@@ -83,21 +83,10 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
                 }
             }
             Ok(_) => {}
-            Err(ConnectError::AuthRequired(line)) => {
-                dialing.server.note_auth_required(&key.identity);
-                refuse(&fan, &fans, &line).await;
-            }
-            Err(ConnectError::Refused(line)) => refuse(&fan, &fans, &line).await,
-            Err(ConnectError::AuthRejected(refused)) => {
-                match dialing.on_auth_rejected(&key.identity, &refused) {
-                    Some(line) => refuse(&fan, &fans, &line).await,
-                    None => pause(&fan, &fans, Some(backoff.next_delay())).await,
-                }
-            }
-            Err(ConnectError::Unavailable(why)) => {
-                dialing.on_unavailable(why);
-                pause(&fan, &fans, Some(backoff.next_delay())).await;
-            }
+            Err(error) => match dialing.on_connect_error(&key.identity, error) {
+                Some(line) => refuse(&fan, &fans, &line).await,
+                None => pause(&fan, &fans, Some(backoff.next_delay())).await,
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::net::read_buffer::ReadBuffer;
 use crate::resp::Resp;
+use crate::resp::error_line::ErrorLine;
 use crate::topology::Generation;
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose};
@@ -194,8 +195,8 @@ impl Lease {
     /// Closes the connection and opens one to the current primary in its place. Waits for a primary for `hold-timeout` at most.
     ///
     /// # Errors
-    /// Returns the error line for the client, without CRLF.
-    pub async fn reopen(self, key: &ConnectionKey, replies: &Rc<Replies>) -> Result<Self, Rc<[u8]>> {
+    /// Returns the error line for the client.
+    pub async fn reopen(self, key: &ConnectionKey, replies: &Rc<Replies>) -> Result<Self, ErrorLine> {
         let Self { permit, registration, .. } = self;
         registration.pool.open_lease(key, replies, permit, OnAuthFailure::Wait).await
     }
@@ -223,13 +224,13 @@ impl LeasePool {
     /// turn of `share`. Waits for room for `lease-timeout` at most, and for a primary for `hold-timeout` at most.
     ///
     /// # Errors
-    /// Returns the error line for the client, without CRLF.
+    /// Returns the error line for the client.
     pub(in crate::upstream) async fn lease(
         self: &Rc<Self>,
         key: &ConnectionKey,
         replies: &Rc<Replies>,
         share: Share,
-    ) -> Result<Lease, Rc<[u8]>> {
+    ) -> Result<Lease, ErrorLine> {
         let mut grant = self.take_room(key, share).await?;
         self.wait_while_held().await?;
         match self.usable(key, &mut grant) {
@@ -243,7 +244,7 @@ impl LeasePool {
         self: &Rc<Self>,
         key: &ConnectionKey,
         replies: &Rc<Replies>,
-    ) -> Result<Lease, Rc<[u8]>> {
+    ) -> Result<Lease, ErrorLine> {
         let grant = self.take_room(key, Share::default()).await?;
         self.open_lease(key, replies, grant.permit, OnAuthFailure::Report).await
     }
@@ -270,7 +271,7 @@ impl LeasePool {
     }
 
     /// Waits while a failover is under way, for `hold-timeout` at most.
-    async fn wait_while_held(&self) -> Result<(), Rc<[u8]>> {
+    async fn wait_while_held(&self) -> Result<(), ErrorLine> {
         let hold = &self.dialing.hold;
         while hold.is_failing_over() {
             let Ok(deadline) = hold.deadline() else { return Err(self.count_expired()) };
@@ -279,8 +280,8 @@ impl LeasePool {
         Ok(())
     }
 
-    /// Counts a command that waited longer than `hold-timeout`. Returns its error line, without CRLF.
-    fn count_expired(&self) -> Rc<[u8]> {
+    /// Counts a command that waited longer than `hold-timeout`. Returns its error line.
+    fn count_expired(&self) -> ErrorLine {
         self.dialing.reports.counters.hold_expired.inc();
         self.dialing.hold.expired_error()
     }
@@ -291,7 +292,7 @@ impl LeasePool {
         replies: &Rc<Replies>,
         mut permit: Permit,
         on_auth_failure: OnAuthFailure,
-    ) -> Result<Lease, Rc<[u8]>> {
+    ) -> Result<Lease, ErrorLine> {
         let (dialing, hold) = (&self.dialing, &self.dialing.hold);
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
@@ -310,19 +311,15 @@ impl LeasePool {
                         return Ok(self.lend(link, key, replies, permit));
                     }
                     Ok(_) => continue,
-                    Err(ConnectError::AuthRequired(line)) => {
-                        dialing.server.note_auth_required(&key.identity);
-                        return Err(line.into());
-                    }
-                    Err(ConnectError::Refused(line)) => return Err(line.into()),
                     Err(ConnectError::AuthRejected(refused)) if on_auth_failure == OnAuthFailure::Report => {
-                        return Err(refused.line.into());
+                        return Err(refused.line);
                     }
-                    Err(ConnectError::AuthRejected(refused)) => {
-                        if let Some(line) = dialing.on_auth_rejected(&key.identity, &refused) {
-                            return Err(line.into());
+                    Err(error) => {
+                        let rejected = matches!(error, ConnectError::AuthRejected(_));
+                        if let Some(line) = dialing.on_connect_error(&key.identity, error) {
+                            return Err(line);
                         }
-                        if key.identity.is_of_a_user() {
+                        if rejected && key.identity.is_of_a_user() {
                             let mut grant = self.step_aside(permit, key, backoff.next_delay()).await?;
                             if let Some(link) = self.usable(key, &mut grant) {
                                 return Ok(self.lend(link, key, replies, grant.permit));
@@ -331,7 +328,6 @@ impl LeasePool {
                             continue;
                         }
                     }
-                    Err(ConnectError::Unavailable(why)) => dialing.on_unavailable(why),
                 }
             }
             let Ok(deadline) = hold.deadline() else { return Err(self.count_expired()) };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::resp::error_line::ErrorLine;
 use crate::topology::Generation;
 use crate::upstream::connection::identity::{AgeFate, Identity};
 use crate::upstream::connection::open::{Connection, ConnectionKey, Dialing};
@@ -245,12 +246,12 @@ impl LeasePool {
     /// Takes room for one leased connection, when it is the turn of `share`. Waits for `lease-timeout` at most.
     ///
     /// # Errors
-    /// Returns the error line for the client, without CRLF, if no room became free.
+    /// Returns the error line for the client, if no room became free.
     pub(in crate::upstream::leased) async fn take_room(
         self: &Rc<Self>,
         key: &ConnectionKey,
         share: Share,
-    ) -> Result<LeaseGrant, Rc<[u8]>> {
+    ) -> Result<LeaseGrant, ErrorLine> {
         if self.waiting.borrow().is_empty() {
             if let Some(link) = self.idle.take(key, self.dialing.hold.generation()) {
                 self.taken.set(self.taken.get() + 1);
@@ -290,7 +291,7 @@ impl LeasePool {
         permit: Permit,
         key: &ConnectionKey,
         pause: Duration,
-    ) -> Result<LeaseGrant, Rc<[u8]>> {
+    ) -> Result<LeaseGrant, ErrorLine> {
         drop(permit);
         let _ = tokio::time::timeout(pause, self.dialing.hold.changed()).await;
         self.take_room(key, Share::default()).await

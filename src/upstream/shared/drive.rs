@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
+use crate::resp::error_line::ErrorLine;
 use crate::topology::Generation;
-use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose};
+use crate::upstream::connection::open::{Connection, ConnectionKey, NeedlessPassword, Purpose};
 use crate::upstream::shared::lane::{Lane, Phase};
 use crate::upstream::shared::lanes::Lanes;
 use crate::upstream::shared::pump::{Pump, PumpEnd, Served};
@@ -97,25 +98,13 @@ async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mu
             }
             return Some(Served { pump: Pump::new(link, refused), permit });
         }
-        Err(ConnectError::Refused(line)) => refuse(lane, line),
-        Err(ConnectError::AuthRejected(refused)) => {
-            match dialing.on_auth_rejected(&lane.key().identity, &refused) {
-                Some(line) => refuse(lane, line),
-                None => {
-                    drop(permit);
-                    pause(lane, lanes, backoff.next_delay()).await;
-                }
+        Err(error) => match dialing.on_connect_error(&lane.key().identity, error) {
+            Some(line) => refuse(lane, line),
+            None => {
+                drop(permit);
+                pause(lane, lanes, backoff.next_delay()).await;
             }
-        }
-        Err(ConnectError::AuthRequired(line)) => {
-            dialing.server.note_auth_required(&lane.key().identity);
-            refuse(lane, line);
-        }
-        Err(ConnectError::Unavailable(why)) => {
-            dialing.on_unavailable(why);
-            drop(permit);
-            pause(lane, lanes, backoff.next_delay()).await;
-        }
+        },
     }
     None
 }
@@ -160,8 +149,7 @@ async fn fail_held(lane: &Lane, lanes: &Lanes, event: impl Future<Output = ()>) 
     event.await;
 }
 
-fn refuse(lane: &Lane, line: Vec<u8>) {
-    let line: Rc<[u8]> = line.into();
+fn refuse(lane: &Lane, line: ErrorLine) {
     match lane.key().identity.is_dead() {
         true => lane.fail_and_disconnect(&line),
         false => drop(lane.fail_all(&line)),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::resp::error_line::ErrorLine;
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
@@ -30,10 +31,10 @@ pub enum Admission {
     Full,
     /// There is no connection yet. The session waits to be woken, until this time at most.
     Held(Instant),
-    /// The request fails with this error line, without CRLF.
-    Refused(Rc<[u8]>),
-    /// The request fails with this error line, without CRLF, because the hold has lasted longer than `hold-timeout`.
-    Expired(Rc<[u8]>),
+    /// The request fails with this error line.
+    Refused(ErrorLine),
+    /// The request fails with this error line, because the hold has lasted longer than `hold-timeout`.
+    Expired(ErrorLine),
 }
 
 /// The phase of a lane's connection.
@@ -47,7 +48,7 @@ pub(in crate::upstream) enum Phase {
     Open,
     /// The server refuses this user, database or protocol version. The lane repeats the refusal until `until`, unless the server has
     /// accepted the user after `since`.
-    Refused { line: Rc<[u8]>, since: Instant, until: Instant },
+    Refused { line: ErrorLine, since: Instant, until: Instant },
 }
 
 /// The time for which a lane repeats a refusal (of a wrong password, for example) before it asks the server again.
@@ -99,7 +100,7 @@ pub(in crate::upstream) enum Order {
 
 impl Phase {
     /// Returns the phase after a refusal of just now, which the lane repeats for [`REFUSAL_STANDS`].
-    pub(in crate::upstream) fn refused(line: Rc<[u8]>) -> Self {
+    pub(in crate::upstream) fn refused(line: ErrorLine) -> Self {
         let since = Instant::now();
         Self::Refused { line, since, until: since + REFUSAL_STANDS }
     }
@@ -160,7 +161,7 @@ impl Lane {
     pub(in crate::upstream) fn admission(
         &self,
         asker: Asker,
-        deadline: impl FnOnce() -> Result<Instant, Rc<[u8]>>,
+        deadline: impl FnOnce() -> Result<Instant, ErrorLine>,
     ) -> Admission {
         let mut phase = self.phase.borrow_mut();
         match &*phase {

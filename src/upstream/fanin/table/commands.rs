@@ -85,7 +85,7 @@ impl<S: Subscriber + Clone> Table<S> {
         }
     }
 
-    /// Handles an error line (without CRLF). Returns the number of sessions that lose a subscription by it.
+    /// Handles an error line. Returns the number of sessions that lose a subscription by it.
     ///
     /// # Errors
     /// Returns an error if no command is unanswered, or if the server has confirmed a part of it.

@@ -17,7 +17,7 @@ pub(in crate::upstream::fanin) trait Subscriber {
     /// end. `count`: the session's subscriptions now (channels and patterns together, shard channels apart).
     fn confirmed(&self, kind: Kind, begins: bool, name: Option<&[u8]>, count: usize);
 
-    /// Ends the session's request: it is done, or it is refused with this error line (without CRLF). `size`: the estimated size of
+    /// Ends the session's request: it is done, or it is refused with this error line. `size`: the estimated size of
     /// the session's subscriptions now, in bytes.
     fn decided(&self, refusal: Option<&[u8]>, size: usize);
 
