@@ -1,7 +1,7 @@
 //! Declares what one worker counts for one upstream, and the metric that publishes each count.
 
-use super::LocalCounter;
 use super::declared::{self, Metric};
+use super::local::LocalCounter;
 
 /// The metric that publishes a count.
 #[derive(Debug)]
