@@ -21,8 +21,13 @@ impl Session {
         if let Some(pause) = self.subscribing_pause() {
             return Step::Stay(pause);
         }
-        match self.route(request) {
-            RouteDecision::Shared(if_lost) => self.send_shared(request, if_lost),
+        let route = self.route(request);
+        if let RouteDecision::Shared(if_lost) = route {
+            // This route owns nothing. Without `forget`, each command would pay for the look at what to drop.
+            std::mem::forget(route);
+            return self.send_shared(request, if_lost);
+        }
+        match route {
             RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
             RouteDecision::Learned(route) if route.shared => self.send_shared(request, route.if_lost),
             RouteDecision::Rewritten(frame, if_lost) => match Request::parse(&frame) {
@@ -60,6 +65,7 @@ impl Session {
     }
 
     /// Sends a request by the shared lane, or asks for a lease if earlier replies were large.
+    #[inline]
     pub(super) fn send_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.output.replies.sizes().placement() != Placement::Shared
             && let Some(step) = self.wait_for_reply_size(true)
