@@ -14,6 +14,19 @@ pub enum DiscoveryConfig {
     Sentinel(SentinelConfig),
 }
 
+/// The longest time between two checks of a fixed address. Nobody announces that it leads to another node.
+const ADDRESS_CHECK: Duration = Duration::from_millis(500);
+
+impl DiscoveryConfig {
+    /// Returns the time between two checks of a working primary, given the upstream's `ping-interval`. Zero: no checks.
+    pub(super) fn check_interval(&self, ping_interval: Duration) -> Duration {
+        match self {
+            Self::Fixed(_) => ping_interval.min(ADDRESS_CHECK),
+            Self::Sentinel(_) => ping_interval,
+        }
+    }
+}
+
 /// Which Sentinels decide a switch to another primary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SwitchRule {

@@ -89,7 +89,11 @@ impl Machine {
     /// Creates the machine and returns the actions to run before the first event. The verifier probes a working primary
     /// every `interval`; if `interval` is zero, it probes only when something hints at a change.
     pub(super) fn new(config: &DiscoveryConfig, interval: Duration, now: Instant) -> (Self, Vec<Action>) {
-        let mut machine = Self { sentinels: None, verifier: Verifier::new(interval), published: None };
+        let verifier = match config {
+            DiscoveryConfig::Fixed(_) => Verifier::for_address(interval),
+            DiscoveryConfig::Sentinel(_) => Verifier::new(interval),
+        };
+        let mut machine = Self { sentinels: None, verifier, published: None };
         let actions = match config {
             DiscoveryConfig::Fixed(address) => {
                 machine.verifier.aim(address.clone(), None, now);

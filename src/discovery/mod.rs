@@ -99,7 +99,8 @@ pub struct Logins {
 ///
 /// `interval` is the time between two checks of a working primary. A check consists of a new connection, which shows
 /// which node the address leads to, and a ROLE query on a connection that stays open, which shows whether that node is
-/// still a primary. If `interval` is zero, discovery makes no such checks.
+/// still a primary. A fixed address is checked every 500 ms at least. If `interval` is zero, discovery makes no such
+/// checks.
 ///
 /// Discovery never ends by itself: it keeps trying at jittered intervals, whatever its peers do.
 pub fn spawn(
@@ -109,6 +110,7 @@ pub fn spawn(
     logins: Logins,
     dialers: Dialers,
 ) -> Discovery {
+    let interval = config.check_interval(interval);
     let (topology, topology_seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
     let (status, status_seen) = watch::channel(DiscoveryStatus::default());
     let (hints, hints_seen) = mpsc::channel(HINTS);
@@ -262,9 +264,13 @@ impl Driver {
         }
         self.probes += 1;
         let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
-        let logged = self.logged.clone();
+        let (logged, fixed) = (self.logged.clone(), self.sentinel_config.is_none());
         let probe = async move {
-            let finding = probe::probe(&address, &login, &dialer, &logged).await;
+            let finding = if fixed {
+                probe::probe_overlapping(address, login, dialer, logged).await
+            } else {
+                probe::probe(&address, &login, &dialer, &logged).await
+            };
             // The receiver is gone while discovery is being dropped.
             let _ = news.send(Event::Probed { ticket, finding }).await;
         };

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::Instrument;
 
 use crate::discovery::verify::{Description, Finding};
 use crate::net::connect::Dialer;
@@ -21,6 +23,12 @@ use crate::topology::{Address, Outage, Primary};
 
 /// How long a connected node may take to answer. A busy server answers nothing while a slow command runs.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The time after which an unanswered probe of a fixed address is joined by another one.
+const OVERLAP: Duration = Duration::from_millis(400);
+
+/// The time within which such a further probe must end.
+const OVERLAP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Dials a node, authenticates and asks for its role. Ends within the dialer's connect timeout plus [`ANSWER_TIMEOUT`]
 /// (2 s), plus another [`ANSWER_TIMEOUT`] if the credentials are not known yet.
@@ -78,6 +86,40 @@ pub(super) async fn probe(
         }
     }
     finding
+}
+
+/// Probes an address that may lead to another node at any time. While a probe is unanswered, starts another one every
+/// [`OVERLAP`]: it resolves the name again, and a node that is silent does not delay the answer of its successor.
+/// Returns the first answer, or the failure of the first probe. At most 6 probes run at once, because each further one
+/// ends within [`OVERLAP_TIMEOUT`].
+pub(super) async fn probe_overlapping(
+    address: Address,
+    login: Login,
+    dialer: Dialer,
+    logged: Arc<LoggedProbes>,
+) -> Finding {
+    let start = || {
+        let (address, login, dialer, logged) =
+            (address.clone(), login.clone(), dialer.clone(), logged.clone());
+        async move { probe(&address, &login, &dialer, &logged).await }.in_current_span()
+    };
+    let first = start();
+    tokio::pin!(first);
+    let mut further = JoinSet::new();
+    let mut next = Instant::now() + OVERLAP;
+    loop {
+        tokio::select! {
+            finding = &mut first => return finding,
+            Some(ended) = further.join_next() => match ended {
+                Ok(Ok(Finding::Unreachable(_)) | Err(_)) | Err(_) => {}
+                Ok(Ok(finding)) => return finding,
+            },
+            () = sleep_until(next) => {
+                next += OVERLAP;
+                further.spawn(timeout(OVERLAP_TIMEOUT, start()));
+            }
+        }
+    }
 }
 
 /// Returns the greeting that discovery sends to a node.

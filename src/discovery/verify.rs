@@ -18,12 +18,19 @@ pub(super) const LEAVE: Duration = Duration::from_millis(500);
 const PROBE_MIN: Duration = Duration::from_millis(200);
 const PROBE_MAX: Duration = Duration::from_secs(1);
 
+/// The longest time between two probes of a fixed address: nobody announces when it leads to another node.
+const ADDRESS_PROBE_MAX: Duration = Duration::from_millis(400);
+
 /// The time without a hint after which the next hint causes a probe at once.
 const CALM: Duration = Duration::from_secs(5);
 
 /// The number of failed probes in a row after which discovery gives up a node that served. One failure is not enough:
 /// an overfull accept queue may lose one connection.
 const UNREACHABLE_LIMIT: u32 = 2;
+
+/// The same for a fixed address, whose probes start sooner. Together they take longer than a server that runs a slow
+/// script is silent (`busy-reply-threshold`, 5 s).
+const ADDRESS_UNREACHABLE_LIMIT: u32 = 3;
 
 /// What a primary reports about itself, as far as the user may ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,6 +135,8 @@ pub(super) struct Verifier {
     hint_during_probe: bool,
     /// The time between two probes of a working primary. Zero: only hints cause probes.
     interval: Duration,
+    /// The number of failed probes in a row after which a node that served is given up.
+    unreachable_limit: u32,
     news: Vec<AddressNews>,
 }
 
@@ -145,6 +154,7 @@ impl Verifier {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             interval,
+            unreachable_limit: UNREACHABLE_LIMIT,
             news: Vec::new(),
             target: None,
             followed: 0,
@@ -155,6 +165,15 @@ impl Verifier {
             ticket: 0,
             in_flight: false,
             hint_during_probe: false,
+        }
+    }
+
+    /// Creates a verifier for an address that no Sentinel names: only its own probes show where it leads.
+    pub(super) fn for_address(interval: Duration) -> Self {
+        Self {
+            pace: Backoff::new(PROBE_MIN, ADDRESS_PROBE_MAX),
+            unreachable_limit: ADDRESS_UNREACHABLE_LIMIT,
+            ..Self::new(interval)
         }
     }
 
@@ -287,7 +306,7 @@ impl Verifier {
             Finding::AuthRejected(outage) => target.state = State::Unverified(outage),
             Finding::Unreachable(text) => {
                 target.unreachable += 1;
-                if !verified || target.unreachable >= UNREACHABLE_LIMIT {
+                if !verified || target.unreachable >= self.unreachable_limit {
                     target.state = State::Unverified(Outage::Unverified(text));
                 }
             }

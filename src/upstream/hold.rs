@@ -77,6 +77,13 @@ impl Hold {
         self.news.notified().await;
     }
 
+    /// Waits until the primary of this generation is no longer the one to use.
+    pub(super) async fn superseded(&self, generation: Generation) {
+        while self.generation() == Some(generation) {
+            self.changed().await;
+        }
+    }
+
     /// Completes every [`Self::changed`] that waits.
     pub(super) fn notify_changed(&self) {
         self.news.notify_waiters();

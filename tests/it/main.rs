@@ -37,6 +37,7 @@ mod fanin;
 mod files;
 mod greeting;
 mod guessing;
+mod handover;
 mod handshake;
 mod hold;
 mod holes;

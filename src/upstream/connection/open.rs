@@ -142,10 +142,26 @@ pub(in crate::upstream) struct Dialing {
 
 impl Dialing {
     /// Opens a connection to `primary` for `key`, within the upstream's `connect-timeout`. Tells discovery about failures.
+    /// Gives up as soon as discovery follows another primary: the former one may be silent until the timeout.
     ///
     /// # Errors
     /// Returns a [`ConnectError`].
     pub(in crate::upstream) async fn open(
+        &self,
+        primary: &Arc<Primary>,
+        key: &ConnectionKey,
+        needless: NeedlessPassword,
+        purpose: Purpose,
+    ) -> Result<Connection, ConnectError> {
+        tokio::select! {
+            opened = self.attempt(primary, key, needless, purpose) => opened,
+            () = self.hold.superseded(primary.generation) => {
+                Err(ConnectError::Unavailable(format!("{} is not the primary any more", primary.address)))
+            }
+        }
+    }
+
+    async fn attempt(
         &self,
         primary: &Arc<Primary>,
         key: &ConnectionKey,

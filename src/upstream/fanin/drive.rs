@@ -71,7 +71,9 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
             continue;
         }
         match dialing.open(&primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await {
-            Ok(link) if Some(link.generation) == hold.generation() => {
+            // What became of an attempt to reach a former primary says nothing about the new one.
+            _ if hold.generation() != Some(primary.generation) => {}
+            Ok(link) => {
                 hold.end();
                 let opened = Instant::now();
                 serve(&fan, &fans, link).await;
@@ -82,7 +84,6 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
                     pause(&fan, &fans, Some(backoff.next_delay())).await;
                 }
             }
-            Ok(_) => {}
             Err(error) => match dialing.on_connect_error(&key.identity, error) {
                 Some(line) => refuse(&fan, &fans, &line).await,
                 None => pause(&fan, &fans, Some(backoff.next_delay())).await,

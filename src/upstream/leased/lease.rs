@@ -300,7 +300,9 @@ impl LeasePool {
             if let Some(primary) = hold.primary().filter(|_| !hold.is_failing_over()) {
                 match dialing.open(&primary, key, on_auth_failure.needless_password(), Purpose::Leased).await
                 {
-                    Ok(mut link) if Some(link.generation) == hold.generation() => {
+                    // What became of an attempt to reach a former primary says nothing about the new one.
+                    _ if hold.generation() != Some(primary.generation) => continue,
+                    Ok(mut link) => {
                         let (target, timeout) = ((link.generation, key.resp), dialing.config.connect_timeout);
                         let scripts = dialing.scripts.load(&mut link.stream, target, &key.identity, timeout);
                         if let Err(why) = scripts.await {
@@ -310,7 +312,6 @@ impl LeasePool {
                         hold.end();
                         return Ok(self.lend(link, key, replies, permit));
                     }
-                    Ok(_) => continue,
                     Err(ConnectError::AuthRejected(refused)) if on_auth_failure == OnAuthFailure::Report => {
                         return Err(refused.line);
                     }

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 /// Forwards TCP connections. Those that are open stay where they are when it is pointed elsewhere.
 pub struct Forwarder {
     pub port: u16,
+    address: SocketAddr,
     targets: Arc<Mutex<Vec<SocketAddr>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -17,8 +18,13 @@ pub struct Forwarder {
 impl Forwarder {
     /// Listens on a free port and forwards to `target`.
     pub fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), target)
+    }
+
+    /// Listens at `address` and forwards to `target`.
+    pub fn start_at(address: SocketAddr, target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
+        let address = listener.local_addr().expect("its address");
         let (targets, stop) = (Arc::new(Mutex::new(vec![target])), Arc::new(AtomicBool::new(false)));
         let (chosen, ended, turn) = (Arc::clone(&targets), Arc::clone(&stop), AtomicUsize::new(0));
         let thread = thread::spawn(move || {
@@ -33,7 +39,7 @@ impl Forwarder {
                 }
             }
         });
-        Self { port, targets, stop, thread: Some(thread) }
+        Self { port: address.port(), address, targets, stop, thread: Some(thread) }
     }
 
     /// New connections go to these servers in turn.
@@ -50,7 +56,7 @@ impl Forwarder {
 impl Drop for Forwarder {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
+        drop(TcpStream::connect(self.address));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
