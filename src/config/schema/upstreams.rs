@@ -129,7 +129,7 @@ table! {
         /// The time after which an unused lease is closed. At least `"1ms"`.
         lease_idle_timeout: Duration = Duration::from_secs(60), "lease-idle-timeout", Restart, formerly "lease-idle";
         /// The interval at which respgate pings a quiet connection and asks the address and the node whether they are still the
-        /// primary. `"0s"` turns both off.
+        /// primary. It asks a fixed address every 500 ms at least. `"0s"` turns both off.
         ///
         /// A connection that a client holds, such as a subscriber's, is pinged a twentieth as often. A blocked connection and one in a
         /// transaction are not pinged.

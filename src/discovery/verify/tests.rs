@@ -272,3 +272,18 @@ fn a_connection_that_led_elsewhere_causes_a_probe_at_once() {
     assert_eq!(bench.probe(named("y")), Duration::ZERO);
     assert_eq!(bench.generation(), Some(2));
 }
+
+#[test]
+fn an_address_without_sentinels_is_probed_sooner_and_given_up_later() {
+    let verifier = Verifier::for_address(Duration::from_millis(500));
+    let mut bench = Bench { verifier, now: Instant::now(), probes: Vec::new() };
+    bench.aim("a", 1);
+    bench.probe(named("x"));
+    for failed in 1..=20 {
+        let wait = bench.probe(refused());
+        assert!(failed == 1 || (PROBE_MIN..=ADDRESS_PROBE_MAX).contains(&wait), "{wait:?}");
+        assert_eq!(bench.generation().is_some(), failed < ADDRESS_UNREACHABLE_LIMIT, "{failed} failures");
+    }
+    assert!(bench.probe(named("y")) <= ADDRESS_PROBE_MAX);
+    assert_eq!(bench.generation(), Some(2));
+}

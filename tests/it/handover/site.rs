@@ -1,6 +1,7 @@
 //! A managed service without Sentinels: two nodes, and a name or a balancer that leads to one of them.
 
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -136,9 +137,11 @@ impl Site {
         self.folder.path().join("hosts").to_string_lossy().into_owned()
     }
 
-    /// Writes the file in place, because what is mounted is this very file.
+    /// Writes the file in place, because what is mounted is this very file, and over the text of the same length, so that
+    /// nobody reads an empty file.
     fn name(&self, ip: &str) {
-        fs::write(self.hosts(), format!("{ip} {HOST}\n")).expect("a hosts file");
+        let file = File::options().write(true).create(true).truncate(false).open(self.hosts());
+        file.expect("a hosts file").write_all(format!("{ip} {HOST}\n").as_bytes()).expect("a name");
     }
 }
 
