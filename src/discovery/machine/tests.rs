@@ -286,6 +286,7 @@ fn a_fixed_address_is_probed_until_it_is_a_primary() {
     assert_eq!(bench.machine.wake_at(), None);
     bench.pass(Duration::from_secs(60)).event(Event::Hinted(Hint::Lost(Generation(1))));
     bench.found(Finding::Unreachable("refused".into()));
+    bench.pass(Duration::from_secs(1)).found(Finding::Unreachable("refused".into()));
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
     bench.pass(Duration::from_secs(1)).found(Finding::Unreachable("refused".into()));
     assert_eq!(bench.outage(), Outage::Unverified("refused".into()));
