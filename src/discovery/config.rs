@@ -1,6 +1,7 @@
 //! The discovery settings of one upstream.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::topology::Address;
@@ -14,15 +15,27 @@ pub enum DiscoveryConfig {
     Sentinel(SentinelConfig),
 }
 
-/// The longest time between two checks of a fixed address. Nobody announces that it leads to another node.
-const ADDRESS_CHECK: Duration = Duration::from_millis(500);
+/// The longest time between two look-ups of a fixed address's name, and between two queries to its node on an open
+/// connection. Nobody announces that the address leads to another node.
+const ADDRESS_WATCH: Duration = Duration::from_millis(500);
 
 impl DiscoveryConfig {
-    /// Returns the time between two checks of a working primary, given the upstream's `ping-interval`. Zero: no checks.
-    pub(super) fn check_interval(&self, ping_interval: Duration) -> Duration {
+    /// Returns the time between two ROLE queries on an open connection, and between two name look-ups, given the upstream's
+    /// `ping-interval`. Zero: neither takes place.
+    pub(super) fn watch_interval(&self, ping_interval: Duration) -> Duration {
         match self {
-            Self::Fixed(_) => ping_interval.min(ADDRESS_CHECK),
+            Self::Fixed(_) => ping_interval.min(ADDRESS_WATCH),
             Self::Sentinel(_) => ping_interval,
+        }
+    }
+
+    /// Returns the name to look up again and again, and its port; `None` if no address with a name is fixed.
+    pub(super) fn watched_name(&self) -> Option<(&str, u16)> {
+        match self {
+            Self::Fixed(Address::Tcp { host, port }) if host.parse::<IpAddr>().is_err() => {
+                Some((host, *port))
+            }
+            Self::Fixed(_) | Self::Sentinel(_) => None,
         }
     }
 }

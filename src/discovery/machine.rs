@@ -3,6 +3,8 @@
 
 mod sentinels;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::event::{FailoverStep, Notice, SentinelEvent, View};
 use crate::discovery::handover::Parties;
 use crate::discovery::machine::sentinels::Sentinels;
+use crate::discovery::resolved::ResolvedName;
 use crate::discovery::sentinel_table::{Change, SentinelError, SentinelStatus};
 use crate::discovery::verify::{AddressNews, Finding, Verifier};
 use crate::topology::{Address, Generation, Hint, Outage, Primary, Topology};
@@ -44,6 +47,8 @@ pub(super) enum Event {
     /// The connection that the role monitor has kept open since this generation was verified leads to a node that says
     /// that it is not a primary any more. `text` quotes the node for the operator.
     Denied { generation: Generation, text: String },
+    /// The name of the fixed address leads to these IP addresses now.
+    Resolved(BTreeSet<IpAddr>),
     /// An upstream connection reported a sign of a change.
     Hinted(Hint),
     /// The time that [`Machine::wake_at`] returned has come. The driver also sends this as the first event.
@@ -81,6 +86,8 @@ pub(super) enum Action {
 pub(super) struct Machine {
     sentinels: Option<Sentinels>,
     verifier: Verifier,
+    /// The name of the fixed address.
+    name: ResolvedName,
     /// The topology that was published last.
     published: Option<Topology>,
 }
@@ -93,7 +100,7 @@ impl Machine {
             DiscoveryConfig::Fixed(_) => Verifier::for_address(interval),
             DiscoveryConfig::Sentinel(_) => Verifier::new(interval),
         };
-        let mut machine = Self { sentinels: None, verifier, published: None };
+        let mut machine = Self { sentinels: None, verifier, name: ResolvedName::default(), published: None };
         let actions = match config {
             DiscoveryConfig::Fixed(address) => {
                 machine.verifier.aim(address.clone(), None, now);
@@ -126,6 +133,11 @@ impl Machine {
         match event {
             Event::Probed { ticket, finding } => self.verifier.probed(ticket, finding, now),
             Event::Denied { generation, text } => self.verifier.denied(generation, text, now),
+            Event::Resolved(addresses) => {
+                if self.name.update(addresses, now) {
+                    self.verifier.address_changed(now);
+                }
+            }
             Event::Hinted(hint) => {
                 if self.verifier.hint(hint, now)
                     && let (Some(sentinels), Some(probe_at)) = (&mut self.sentinels, self.verifier.wake_at())
@@ -211,6 +223,7 @@ impl Machine {
             | Event::HandedOver { .. }
             | Event::HandoverWatchEnded { .. }
             | Event::Denied { .. }
+            | Event::Resolved(_)
             | Event::Hinted(_)
             | Event::Tick => Vec::new(),
         };

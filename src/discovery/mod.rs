@@ -4,12 +4,14 @@
 //! - `sentinel_table` keeps the newest answer of each Sentinel;
 //! - `consensus` decides which node the Sentinels name together;
 //! - `verify` checks whether that node itself says that it is the primary;
+//! - `resolved` tells when the name of a fixed address leads to other IP addresses;
 //! - `sign` tells whether a failover is about to replace it;
 //! - `candidate` tells when to ask a replica whether a failover has promoted it already;
 //! - `handover` decides when to follow a coordinated failover.
 //!
 //! `sentinel` holds the connections to one Sentinel, `event` parses what it sends, and `probe` asks a node for its
-//! role, and `handover_watch` asks the nodes of a coordinated failover. Discovery treats a fixed address as a node that Sentinels always name.
+//! role. `handover_watch` asks the nodes of a coordinated failover, and `primary_watch` the followed node and the resolver.
+//! Discovery treats a fixed address as a node that Sentinels always name.
 
 pub mod config;
 pub mod consensus;
@@ -18,7 +20,9 @@ mod handover;
 mod handover_watch;
 mod machine;
 mod node;
+mod primary_watch;
 mod probe;
+mod resolved;
 pub mod sentinel_table;
 mod candidate;
 mod sentinel;
@@ -31,7 +35,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
@@ -39,6 +43,7 @@ use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 use crate::discovery::handover::Parties;
 use crate::discovery::handover_watch::HandoverWatch;
 use crate::discovery::machine::{Action, Event, Machine};
+use crate::discovery::primary_watch::{RoleWatch, watch_name};
 use crate::discovery::sentinel::Follower;
 use crate::discovery::sentinel_table::SentinelStatus;
 use crate::net::connect::Dialer;
@@ -50,6 +55,9 @@ const HINTS: usize = 64;
 
 /// The capacity of the queue for events of Sentinels and probes.
 const NEWS: usize = 64;
+
+/// The delay of an answer to ROLE after which discovery probes a fixed address.
+const LATE: Duration = Duration::from_millis(250);
 
 /// The handle of a running discovery. Dropping it ends all its tasks and connections.
 #[derive(Debug)]
@@ -97,10 +105,10 @@ pub struct Logins {
 
 /// Starts discovery on the current tokio runtime. `name` is the upstream's name, for logs.
 ///
-/// `interval` is the time between two checks of a working primary. A check consists of a new connection, which shows
-/// which node the address leads to, and a ROLE query on a connection that stays open, which shows whether that node is
-/// still a primary. A fixed address is checked every 500 ms at least. If `interval` is zero, discovery makes no such
-/// checks.
+/// Every `interval`, discovery opens a new connection to a working primary, which shows which node the address leads to.
+/// As often, and every 500 ms at least with a fixed address, it sends ROLE on a connection that stays open, which shows
+/// whether that node is still a primary, and looks up the name of a fixed address. If `interval` is zero, discovery does
+/// none of this.
 ///
 /// Discovery never ends by itself: it keeps trying at jittered intervals, whatever its peers do.
 pub fn spawn(
@@ -110,7 +118,6 @@ pub fn spawn(
     logins: Logins,
     dialers: Dialers,
 ) -> Discovery {
-    let interval = config.check_interval(interval);
     let (topology, topology_seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
     let (status, status_seen) = watch::channel(DiscoveryStatus::default());
     let (hints, hints_seen) = mpsc::channel(HINTS);
@@ -122,6 +129,7 @@ pub fn spawn(
             DiscoveryConfig::Fixed(_) => None,
         },
         interval,
+        watch_interval: config.watch_interval(interval),
         dialers,
         logins,
         logged: Arc::default(),
@@ -134,7 +142,7 @@ pub fn spawn(
         probe: None,
         candidate_probe: None,
         handover_watch: None,
-        role_monitor: None,
+        role_watch: None,
         probes: 0,
     };
     let mut task = JoinSet::new();
@@ -145,7 +153,10 @@ pub fn spawn(
 /// Runs the actions of the machine.
 struct Driver {
     sentinel_config: Option<Arc<SentinelConfig>>,
+    /// The time between two probes of a working primary.
     interval: Duration,
+    /// The time between two ROLE queries on an open connection, and between two name look-ups.
+    watch_interval: Duration,
     dialers: Dialers,
     logins: Logins,
     /// Which warnings about nodes are logged already.
@@ -160,7 +171,7 @@ struct Driver {
     candidate_probe: Option<AbortHandle>,
     handover_watch: Option<AbortHandle>,
     /// The task that asks the node of this generation for its role on a connection that stays open.
-    role_monitor: Option<(Generation, AbortHandle)>,
+    role_watch: Option<(Generation, AbortHandle)>,
     probes: u64,
 }
 
@@ -173,6 +184,7 @@ impl Driver {
     ) {
         let (mut machine, actions) = Machine::new(&config, self.interval, Instant::now());
         self.carry_out(actions);
+        self.watch_name(&config);
         let mut event = Event::Tick;
         loop {
             let actions = machine.handle(event, Instant::now());
@@ -265,9 +277,11 @@ impl Driver {
         self.probes += 1;
         let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
         let (logged, fixed) = (self.logged.clone(), self.sentinel_config.is_none());
+        let working = matches!(*self.topology.borrow(), Topology::Known(_));
+        let overlap = if working { probe::OVERLAP_OF_WORKING } else { probe::OVERLAP };
         let probe = async move {
             let finding = if fixed {
-                probe::probe_overlapping(address, login, dialer, logged).await
+                probe::probe_overlapping(address, login, dialer, logged, overlap).await
             } else {
                 probe::probe(&address, &login, &dialer, &logged).await
             };
@@ -290,46 +304,43 @@ impl Driver {
         self.candidate_probe = Some(self.tasks.spawn(question.in_current_span()));
     }
 
-    /// Keeps a connection open to the node of this generation and asks it for its role every `interval`. If the address
-    /// leads to another node by now, only a connection that was opened before shows the former node's role.
-    fn monitor_role(&mut self, topology: &Topology) {
+    /// Starts to watch the name of the fixed address, if it has one.
+    fn watch_name(&mut self, config: &DiscoveryConfig) {
+        if let Some((host, port)) = config.watched_name()
+            && !self.watch_interval.is_zero()
+        {
+            let watch = watch_name(host.to_owned(), port, self.watch_interval, self.news.clone());
+            self.tasks.spawn(watch.in_current_span());
+        }
+    }
+
+    /// Keeps a connection open to the node of this generation and asks it for its role.
+    fn watch_role(&mut self, topology: &Topology) {
         let Topology::Known(primary) = topology else { return };
+        let generation = primary.generation;
         if self.interval.is_zero()
-            || self.role_monitor.as_ref().is_some_and(|(generation, _)| *generation == primary.generation)
+            || self.role_watch.as_ref().is_some_and(|(watched, _)| *watched == generation)
         {
             return;
         }
-        let (dialer, login, news) = (self.dialers.data.clone(), self.logins.nodes.clone(), self.news.clone());
-        let (interval, primary) = (self.interval, primary.clone());
-        let generation = primary.generation;
-        let monitoring = async move {
-            loop {
-                if let Some(mut monitor) = probe::monitor_role(&primary, &login, &dialer).await {
-                    loop {
-                        sleep(interval).await;
-                        match monitor.ask().await {
-                            Some(None) => {}
-                            Some(Some(text)) => {
-                                let _ = news.send(Event::Denied { generation, text }).await;
-                            }
-                            None => {
-                                let _ = news.send(Event::Hinted(Hint::Lost(generation))).await;
-                                break;
-                            }
-                        }
-                    }
-                }
-                sleep(interval).await;
-            }
+        let watch = RoleWatch {
+            primary: primary.clone(),
+            login: self.logins.nodes.clone(),
+            dialer: self.dialers.data.clone(),
+            news: self.news.clone(),
+            interval: self.watch_interval,
+            reopen: self.interval,
+            // Sentinels tell of a frozen node.
+            late: if self.sentinel_config.is_some() { probe::ANSWER_TIMEOUT } else { LATE },
         };
-        let task = self.tasks.spawn(monitoring.in_current_span());
-        if let Some((_, former)) = self.role_monitor.replace((generation, task)) {
+        let task = self.tasks.spawn(watch.run().in_current_span());
+        if let Some((_, former)) = self.role_watch.replace((generation, task)) {
             former.abort();
         }
     }
 
     fn publish(&mut self, topology: Topology) {
-        self.monitor_role(&topology);
+        self.watch_role(&topology);
         match &topology {
             Topology::Unknown(outage)
                 if matches!(**outage, Outage::Starting | Outage::Asking(_) | Outage::Verifying(_)) =>

@@ -24,8 +24,11 @@ use crate::topology::{Address, Outage, Primary};
 /// How long a connected node may take to answer. A busy server answers nothing while a slow command runs.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The time after which an unanswered probe of a fixed address is joined by another one.
-const OVERLAP: Duration = Duration::from_millis(400);
+/// The time after which an unanswered probe of a fixed address is joined by another one while there is no primary.
+pub(super) const OVERLAP: Duration = Duration::from_millis(400);
+
+/// The same while there is a primary. The node that it is may only be slow: further connections would add to its work.
+pub(super) const OVERLAP_OF_WORKING: Duration = Duration::from_millis(800);
 
 /// The time within which such a further probe must end.
 const OVERLAP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,6 +51,7 @@ pub(super) async fn probe(
     };
     let stream = match dialer.dial(address).await {
         Ok(stream) => stream,
+        Err(error) if error.is_unresolved() => return Finding::Unresolved(error.to_string()),
         Err(error) => {
             let cause = error.source().and_then(|source| source.downcast_ref());
             return logged.connect_failure(error.to_string(), cause);
@@ -89,7 +93,7 @@ pub(super) async fn probe(
 }
 
 /// Probes an address that may lead to another node at any time. While a probe is unanswered, starts another one every
-/// [`OVERLAP`]: it resolves the name again, and a node that is silent does not delay the answer of its successor.
+/// `overlap`: it resolves the name again, and a node that is silent does not delay the answer of its successor.
 /// Returns the first answer, or the failure of the first probe. At most 6 probes run at once, because each further one
 /// ends within [`OVERLAP_TIMEOUT`].
 pub(super) async fn probe_overlapping(
@@ -97,6 +101,7 @@ pub(super) async fn probe_overlapping(
     login: Login,
     dialer: Dialer,
     logged: Arc<LoggedProbes>,
+    overlap: Duration,
 ) -> Finding {
     let start = || {
         let (address, login, dialer, logged) =
@@ -106,16 +111,16 @@ pub(super) async fn probe_overlapping(
     let first = start();
     tokio::pin!(first);
     let mut further = JoinSet::new();
-    let mut next = Instant::now() + OVERLAP;
+    let mut next = Instant::now() + overlap;
     loop {
         tokio::select! {
             finding = &mut first => return finding,
             Some(ended) = further.join_next() => match ended {
-                Ok(Ok(Finding::Unreachable(_)) | Err(_)) | Err(_) => {}
+                Ok(Ok(Finding::Unreachable(_) | Finding::Unresolved(_)) | Err(_)) | Err(_) => {}
                 Ok(Ok(finding)) => return finding,
             },
             () = sleep_until(next) => {
-                next += OVERLAP;
+                next += overlap;
                 further.spawn(timeout(OVERLAP_TIMEOUT, start()));
             }
         }
@@ -160,24 +165,41 @@ pub(super) struct RoleMonitor {
     address: Address,
 }
 
-/// Opens a connection to `primary`'s address that can ask the node for its role again and again. Returns `None` if the
-/// connection fails, the user may not ask for the role, or the address leads to another node.
-pub(super) async fn monitor_role(primary: &Primary, login: &Login, dialer: &Dialer) -> Option<RoleMonitor> {
-    let credentials = login.newest().ok()?;
-    let mut control = Control::new(dialer.dial(&primary.address).await.ok()?);
+/// Why a [`RoleMonitor`] could not be opened.
+pub(super) enum MonitorError {
+    /// The connection failed, or the user may not ask for the role.
+    Failed,
+    /// The address leads to another node.
+    OtherNode,
+}
+
+/// Opens a connection to `primary`'s address that can ask the node for its role again and again.
+///
+/// # Errors
+/// Returns a [`MonitorError`].
+pub(super) async fn monitor_role(
+    primary: &Primary,
+    login: &Login,
+    dialer: &Dialer,
+) -> Result<RoleMonitor, MonitorError> {
+    let failed = || MonitorError::Failed;
+    let credentials = login.newest().map_err(|_| failed())?;
+    let mut control = Control::new(dialer.dial(&primary.address).await.map_err(|_| failed())?);
     let denied = login.denied(credentials.as_deref());
     let greeting = greeting(credentials.as_deref(), login, &denied);
     let deadline = Instant::now() + ANSWER_TIMEOUT;
-    let greeted = greet(&mut control, &greeting, deadline).await.ok()?;
-    // The ACL denies the user the role: each further query would fail too.
-    greeted.role?;
+    let greeted = greet(&mut control, &greeting, deadline).await.map_err(|_| failed())?;
+    // If the ACL denies the user the role, each further query would fail too.
+    if greeted.role.is_none() {
+        return Err(failed());
+    }
     if let Some(expected) = &primary.node {
-        let node = ask_node(&mut control, Some(&denied), deadline).await.ok()?;
+        let node = ask_node(&mut control, Some(&denied), deadline).await.map_err(|_| failed())?;
         if node.is_some_and(|node| node.id != *expected) {
-            return None;
+            return Err(MonitorError::OtherNode);
         }
     }
-    Some(RoleMonitor { control, address: primary.address.clone() })
+    Ok(RoleMonitor { control, address: primary.address.clone() })
 }
 
 impl RoleMonitor {

@@ -28,8 +28,8 @@ const CALM: Duration = Duration::from_secs(5);
 /// an overfull accept queue may lose one connection.
 const UNREACHABLE_LIMIT: u32 = 2;
 
-/// The same for a fixed address, whose probes start sooner. Together they take longer than a server that runs a slow
-/// script is silent (`busy-reply-threshold`, 5 s).
+/// The same for a fixed address, whose probes start sooner after a hint. Together three take longer than a server that
+/// runs a slow script is silent (`busy-reply-threshold`, 5 s), two do not.
 const ADDRESS_UNREACHABLE_LIMIT: u32 = 3;
 
 /// What a primary reports about itself, as far as the user may ask.
@@ -56,6 +56,8 @@ pub enum Finding {
     AuthRejected(Outage),
     /// The node does not answer.
     Unreachable(String),
+    /// The name leads to no IP address: nobody was asked.
+    Unresolved(String),
 }
 
 /// The node that discovery follows.
@@ -71,6 +73,8 @@ struct Target {
     denied: bool,
     /// The number of probes in a row that could not reach the node.
     unreachable: u32,
+    /// True if a connection was lost since the last probe that the node answered.
+    lost: bool,
     /// The address of the node's own primary, if the newest probe found it a replica.
     successor: Option<Address>,
 }
@@ -190,6 +194,7 @@ impl Verifier {
             node: KnownNode::default(),
             denied: false,
             unreachable: 0,
+            lost: false,
             successor: None,
         });
         self.pace.reset();
@@ -215,6 +220,7 @@ impl Verifier {
         if matches!(hint, Hint::OtherNode(_)) {
             target.node.note_elsewhere();
         }
+        target.lost |= matches!(hint, Hint::Lost(_));
         if self.in_flight {
             self.hint_during_probe = true;
             return true;
@@ -272,7 +278,7 @@ impl Verifier {
         target.successor = None;
         match finding {
             Finding::Primary(Description { server, node }) => {
-                target.unreachable = 0;
+                (target.unreachable, target.lost) = (0, false);
                 let switched = match target.node.compare(node.as_ref(), verified, now) {
                     Comparison::Same => false,
                     Comparison::Switched(former) => {
@@ -300,11 +306,13 @@ impl Verifier {
             }
             // Keep a working primary even if it has no room for the probe.
             Finding::AuthRejected(_) if verified => {
-                target.unreachable = 0;
+                (target.unreachable, target.lost) = (0, false);
                 settled = true;
             }
             Finding::AuthRejected(outage) => target.state = State::Unverified(outage),
-            Finding::Unreachable(text) => {
+            // Keep a primary whose connections work while the DNS does not.
+            Finding::Unresolved(_) if verified && !target.lost => settled = true,
+            Finding::Unreachable(text) | Finding::Unresolved(text) => {
                 target.unreachable += 1;
                 if !verified || target.unreachable >= self.unreachable_limit {
                     target.state = State::Unverified(Outage::Unverified(text));
@@ -322,13 +330,22 @@ impl Verifier {
     /// Notes that the connection that is open since this generation was verified leads to a node that says that it is
     /// not a primary any more.
     pub(super) fn denied(&mut self, generation: Generation, text: String, now: Instant) {
-        let Some(target) = self.target.as_mut().filter(|target| target.generation == generation) else {
+        let current = self.target.as_mut().filter(|target| target.generation == generation);
+        // If the node does not count as a primary any more, probes are under way, and they report what they find.
+        let Some(target) = current.filter(|target| matches!(target.state, State::Verified(_))) else {
             return;
         };
         target.deny(text, now);
         if self.in_flight {
             self.hint_during_probe = true;
         }
+        self.schedule(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
+    }
+
+    /// Notes that the name of the fixed address leads to other IP addresses now. The next probe does not wait for the one
+    /// under way, which may have gone to an address that the name does not lead to any more.
+    pub(super) fn address_changed(&mut self, now: Instant) {
+        self.in_flight = false;
         self.schedule(self.started.map_or(now, |started| (started + PROBE_MIN).max(now)));
     }
 

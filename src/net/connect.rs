@@ -165,8 +165,16 @@ async fn resolve(host: &str, port: u16) -> Result<VecDeque<SocketAddr>, Cause> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(VecDeque::from([SocketAddr::new(ip, port)]));
     }
-    let found: Vec<_> = lookup_host((host, port)).await.map_err(Cause::Resolve)?.collect();
-    Ok(interleave(found))
+    Ok(interleave(look_up(host, port).await.map_err(Cause::Resolve)?))
+}
+
+/// Asks the system's resolver for the addresses of a name, in the resolver's order.
+///
+/// # Errors
+///
+/// Returns the resolver's error.
+pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(lookup_host((host, port)).await?.collect())
 }
 
 /// Alternates the two families, starting with the resolver's first choice.
@@ -196,6 +204,13 @@ enum Cause {
     Connect(io::Error),
     Timeout(Duration),
     Tls(HandshakeError),
+}
+
+impl DialError {
+    /// Returns true if the name led to no address, so that nobody was asked to accept a connection.
+    pub fn is_unresolved(&self) -> bool {
+        matches!(self.cause, Cause::Resolve(_) | Cause::NoAddress)
+    }
 }
 
 impl fmt::Display for DialError {

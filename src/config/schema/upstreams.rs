@@ -129,7 +129,8 @@ table! {
         /// The time after which an unused lease is closed. At least `"1ms"`.
         lease_idle_timeout: Duration = Duration::from_secs(60), "lease-idle-timeout", Restart, formerly "lease-idle";
         /// The interval at which respgate pings a quiet connection and asks the address and the node whether they are still the
-        /// primary. It asks a fixed address every 500 ms at least. `"0s"` turns both off.
+        /// primary. With a fixed address, respgate also looks up its name, and asks the node on a connection that stays open, every
+        /// 500 ms at least. `"0s"` turns all of this off.
         ///
         /// A connection that a client holds, such as a subscriber's, is pinged a twentieth as often. A blocked connection and one in a
         /// transaction are not pinged.

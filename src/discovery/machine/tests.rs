@@ -294,6 +294,19 @@ fn a_fixed_address_is_probed_until_it_is_a_primary() {
     assert_eq!(bench.known(), Some(("a:1".into(), 1)));
 }
 
+#[test]
+fn a_name_is_probed_when_it_leads_to_other_addresses_only() {
+    let mut bench = Bench::new(&DiscoveryConfig::Fixed(at("a")));
+    bench.found(Finding::Primary(Description::default()));
+    let ips = |last: &[u8]| Event::Resolved(last.iter().map(|last| [10, 0, 0, *last].into()).collect());
+    for same in [&[1, 2][..], &[2, 1], &[]] {
+        bench.pass(Duration::from_secs(1)).event(ips(same));
+        assert_eq!(bench.probe, None);
+    }
+    bench.pass(Duration::from_secs(1)).event(ips(&[2]));
+    assert!(bench.probe.is_some());
+}
+
 impl Bench {
     fn hears(&mut self, sentinel: &str, notice: Notice) -> &mut Self {
         let event = SentinelEvent { notice, primary: Some(at("a")), replica: None };

@@ -287,3 +287,39 @@ fn an_address_without_sentinels_is_probed_sooner_and_given_up_later() {
     assert!(bench.probe(named("y")) <= ADDRESS_PROBE_MAX);
     assert_eq!(bench.generation(), Some(2));
 }
+
+#[test]
+fn a_name_that_leads_elsewhere_is_probed_at_once() {
+    let mut bench = Bench::verified();
+    bench.verifier.interval = Duration::from_secs(3);
+    bench.now += Duration::from_secs(1);
+    bench.verifier.address_changed(bench.now);
+    assert_eq!(bench.probe(named("x")), Duration::ZERO);
+    let (stuck, _) = {
+        bench.now += Duration::from_secs(3);
+        bench.verifier.start_probe(bench.now).expect("the regular probe")
+    };
+    // It went to a node that is silent now.
+    bench.verifier.address_changed(bench.now);
+    assert_eq!(bench.probe(named("y")), PROBE_MIN);
+    assert_eq!(bench.generation(), Some(2));
+    bench.verifier.probed(stuck, refused(), bench.now);
+    assert_eq!(bench.generation(), Some(2));
+}
+
+#[test]
+fn a_primary_whose_connections_work_stays_while_its_name_cannot_be_resolved() {
+    let unresolved = || Finding::Unresolved("no such name".into());
+    let mut bench = Bench::verified();
+    bench.verifier.interval = Duration::from_secs(3);
+    bench.verifier.address_changed(bench.now);
+    for _ in 0..10 {
+        bench.probe(unresolved());
+        assert_eq!(bench.generation(), Some(1));
+    }
+    bench.hint(1);
+    for failed in 1..=UNREACHABLE_LIMIT {
+        bench.probe(unresolved());
+        assert_eq!(bench.generation().is_some(), failed < UNREACHABLE_LIMIT);
+    }
+}
