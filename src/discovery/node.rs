@@ -22,6 +22,9 @@ pub(super) const ALTERNATION: Duration = Duration::from_secs(60);
 /// followed it.
 const ELSEWHERE_LIMIT: u32 = 3;
 
+/// The precision of a node's uptime: a server reports the difference of two times in whole seconds.
+const UPTIME_ROUNDING: Duration = Duration::from_secs(1);
+
 /// The result of comparing the node that a probe reached with the known node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Comparison {
@@ -37,6 +40,8 @@ pub(super) enum Comparison {
 #[derive(Debug, Default)]
 pub(super) struct KnownNode {
     id: Option<NodeId>,
+    /// The node before the last switch.
+    former: Option<NodeId>,
     /// The time of the last switch to another node.
     switched: Option<Instant>,
     /// Until this time new connections may lead to any node.
@@ -74,11 +79,14 @@ impl KnownNode {
         let recent =
             self.switched.map(|at| now.saturating_duration_since(at)).filter(|ago| *ago < ALTERNATION);
         // A node that has run for less time than has passed since the switch was started after it.
-        let restarted = recent.is_some_and(|ago| seen.uptime < ago);
+        // The former node did not start after the switch; of any other node, the uptime may be rounded up by a second.
+        let rounding = if self.former.as_ref() == Some(&seen.id) { Duration::ZERO } else { UPTIME_ROUNDING };
+        let restarted = recent.is_some_and(|ago| seen.uptime.saturating_sub(rounding) < ago);
         if serving && recent.is_some() && !restarted {
             return self.alternates(seen.id.clone(), now);
         }
         self.id = Some(seen.id.clone());
+        self.former = Some(known.clone());
         self.switched = Some(now);
         // The address may still alternate: accept connections to any node for another `ALTERNATION`.
         self.any_until = self.any_until.filter(|until| *until > now).map(|_| now + ALTERNATION);
@@ -150,6 +158,18 @@ mod tests {
             let switched = Comparison::Switched(id(&(number - 1).to_string()));
             assert_eq!(known.compare(Some(&seen), true, now), switched);
         }
+    }
+
+    /// A server that started 0.1 s ago can report an uptime of 1 s.
+    #[test]
+    fn a_server_that_restarts_twice_in_a_second_is_followed() {
+        let (mut a, now) = known("a");
+        let seen = |name: &str| Node { id: id(name), uptime: Duration::from_secs(1) };
+        assert_eq!(a.compare(Some(&seen("b")), true, now), Comparison::Switched(id("a")));
+        let later = now + Duration::from_millis(200);
+        assert_eq!(a.compare(Some(&seen("c")), true, later), Comparison::Switched(id("b")));
+        let later = later + Duration::from_millis(200);
+        assert_eq!(a.compare(Some(&seen("b")), true, later), Comparison::Alternates(id("b")));
     }
 
     #[test]
