@@ -55,14 +55,16 @@ impl RoleWatch {
             let opened = Instant::now();
             match probe::monitor_role(&self.primary, &self.login, &self.dialer).await {
                 Ok(monitor) => self.ask_until_lost(monitor, opened.elapsed()).await,
-                Err(MonitorError::OtherNode) => {
-                    let hint = Hint::OtherNode(self.primary.generation);
-                    let _ = self.news.send(Event::Hinted(hint)).await;
-                }
-                Err(MonitorError::Failed) => {}
+                Err(MonitorError::OtherNode) => self.hint(Hint::OtherNode(self.primary.generation)).await,
+                Err(MonitorError::Lost) => self.hint(Hint::Lost(self.primary.generation)).await,
+                Err(MonitorError::Denied) => {}
             }
             sleep(self.reopen).await;
         }
+    }
+
+    async fn hint(&self, hint: Hint) {
+        let _ = self.news.send(Event::Hinted(hint)).await;
     }
 
     /// Asks until the connection is lost. `usual` is the time that the node took to answer before.
@@ -77,7 +79,7 @@ impl RoleWatch {
             let answer = match timeout(self.late + usual, &mut answer).await {
                 Ok(answer) => answer,
                 Err(_) => {
-                    let _ = self.news.send(Event::Hinted(Hint::Lost(generation))).await;
+                    self.hint(Hint::Lost(generation)).await;
                     answer.await
                 }
             };
@@ -87,7 +89,7 @@ impl RoleWatch {
                     let _ = self.news.send(Event::Denied { generation, text }).await;
                 }
                 None => {
-                    let _ = self.news.send(Event::Hinted(Hint::Lost(generation))).await;
+                    self.hint(Hint::Lost(generation)).await;
                     return;
                 }
             }

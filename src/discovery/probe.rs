@@ -167,8 +167,10 @@ pub(super) struct RoleMonitor {
 
 /// Why a [`RoleMonitor`] could not be opened.
 pub(super) enum MonitorError {
-    /// The connection failed, or the user may not ask for the role.
-    Failed,
+    /// The connection failed.
+    Lost,
+    /// There are no credentials, or the user may not ask for the role.
+    Denied,
     /// The address leads to another node.
     OtherNode,
 }
@@ -182,19 +184,19 @@ pub(super) async fn monitor_role(
     login: &Login,
     dialer: &Dialer,
 ) -> Result<RoleMonitor, MonitorError> {
-    let failed = || MonitorError::Failed;
-    let credentials = login.newest().map_err(|_| failed())?;
-    let mut control = Control::new(dialer.dial(&primary.address).await.map_err(|_| failed())?);
+    let lost = || MonitorError::Lost;
+    let credentials = login.newest().map_err(|_| MonitorError::Denied)?;
+    let mut control = Control::new(dialer.dial(&primary.address).await.map_err(|_| lost())?);
     let denied = login.denied(credentials.as_deref());
     let greeting = greeting(credentials.as_deref(), login, &denied);
     let deadline = Instant::now() + ANSWER_TIMEOUT;
-    let greeted = greet(&mut control, &greeting, deadline).await.map_err(|_| failed())?;
+    let greeted = greet(&mut control, &greeting, deadline).await.map_err(|_| lost())?;
     // If the ACL denies the user the role, each further query would fail too.
     if greeted.role.is_none() {
-        return Err(failed());
+        return Err(MonitorError::Denied);
     }
     if let Some(expected) = &primary.node {
-        let node = ask_node(&mut control, Some(&denied), deadline).await.map_err(|_| failed())?;
+        let node = ask_node(&mut control, Some(&denied), deadline).await.map_err(|_| lost())?;
         if node.is_some_and(|node| node.id != *expected) {
             return Err(MonitorError::OtherNode);
         }
