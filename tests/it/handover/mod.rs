@@ -11,8 +11,9 @@ use self::site::{Moved, OldNode, Plan, Site, can_move_names};
 use self::traffic::{Clients, Traffic};
 use crate::support::servers::Flavor;
 
-/// One second, and a half for a busy machine.
-const LIMIT: Duration = Duration::from_millis(1500);
+/// Clients wait less than 1 s on a machine that has nothing else to do, and longer where processors are busy. What waits
+/// for `ping-interval` or for a timeout takes longer than this in the end.
+const LIMIT: Duration = Duration::from_secs(4);
 
 /// The default `ping-interval`: the time between two probes while nothing shows that a balancer has moved.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
