@@ -169,7 +169,7 @@ pub(super) fn is_soon(closing: Instant, now: Instant) -> bool {
 
 /// A node's role and replication history, as its `INFO replication` tells them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct ReplicationState {
     role: Role,
     /// `master_replid`: the same on a primary and on each replica that follows it.
     history: String,
@@ -177,7 +177,7 @@ pub(super) struct Standing {
     continues: String,
 }
 
-impl Standing {
+impl ReplicationState {
     /// Parses the replication section of INFO.
     pub(super) fn from_info(info: &str) -> Option<Self> {
         let field = |key: &str| {
@@ -201,7 +201,11 @@ impl Standing {
 /// `successor` are what both nodes say now. The former primary must say that it is a connected replica, the successor that it
 /// is a primary. Both must be in one history, which continues `history`: then the successor holds every write that
 /// the former primary acknowledged, and the former primary follows the successor and no other node.
-pub(super) fn has_handed_over(history: &str, former: &Standing, successor: &Standing) -> bool {
+pub(super) fn has_handed_over(
+    history: &str,
+    former: &ReplicationState,
+    successor: &ReplicationState,
+) -> bool {
     matches!(former.role, Role::Replica { connected: true, .. })
         && matches!(successor.role, Role::Primary { .. })
         && former.history == successor.history

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::discovery::event::info_age;
-use crate::discovery::handover::{INFO_PERIOD, Parties, Standing, has_handed_over, is_soon};
+use crate::discovery::handover::{INFO_PERIOD, Parties, ReplicationState, has_handed_over, is_soon};
 use crate::discovery::machine::Event;
 use crate::discovery::probe::{ANSWER_TIMEOUT, open_node};
 use crate::discovery::sentinel::Follower;
@@ -94,16 +94,16 @@ struct Node {
 
 impl Node {
     /// Asks the node for its standing. Returns `None` if the node does not tell it.
-    async fn standing(&mut self) -> Option<Standing> {
+    async fn standing(&mut self) -> Option<ReplicationState> {
         let reply =
             self.control.call(&[b"INFO", b"replication"], Instant::now() + ANSWER_TIMEOUT).await.ok()?;
-        reply.text().and_then(Standing::from_info)
+        reply.text().and_then(ReplicationState::from_info)
     }
 
     /// Has a replica tell its primary at once what it has received, and asks it for its standing. By itself a replica tells
     /// that once a second, and a primary that hands over waits for it while its clients wait. The command has no reply.
     /// Where the server's ACL does not allow it (`+replconf`), the hand-over takes up to 1 s.
-    async fn acknowledge(&mut self) -> Option<Standing> {
+    async fn acknowledge(&mut self) -> Option<ReplicationState> {
         if self.acknowledges {
             self.control.send(&[b"REPLCONF", b"GETACK", b"*"]);
         }
@@ -113,7 +113,7 @@ impl Node {
             self.acknowledges = false;
             reply = self.control.reply(deadline).await.ok()?;
         }
-        reply.text().and_then(Standing::from_info)
+        reply.text().and_then(ReplicationState::from_info)
     }
 }
 

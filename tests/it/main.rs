@@ -25,6 +25,7 @@ mod command_facts;
 mod commands;
 mod control;
 mod credentials;
+mod database_rules;
 mod descriptors;
 mod diagnostics;
 mod discovery;

@@ -105,16 +105,16 @@ fn it_ends_with_its_leader_and_with_another_primary() {
     assert!(handover.review(Some(&at("c")), |_| true, now), "the majority names another node");
 }
 
-fn replica(link: &str, history: &str, continues: &str) -> Standing {
-    Standing::from_info(&format!(
+fn replica(link: &str, history: &str, continues: &str) -> ReplicationState {
+    ReplicationState::from_info(&format!(
         "# Replication\r\nrole:slave\r\nmaster_host:10.0.0.2\r\nmaster_port:6379\r\nmaster_link_status:{link}\r\n\
          master_failover_state:no-failover\r\nmaster_replid:{history}\r\nmaster_replid2:{continues}\r\n"
     ))
     .unwrap()
 }
 
-fn primary(history: &str, continues: &str) -> Standing {
-    Standing::from_info(&format!(
+fn primary(history: &str, continues: &str) -> ReplicationState {
+    ReplicationState::from_info(&format!(
         "# Replication\r\nrole:master\r\nconnected_slaves:1\r\nmaster_replid:{history}\r\nmaster_replid2:{continues}\r\n\
          master_repl_offset:7\r\n"
     ))
@@ -126,7 +126,8 @@ fn both_nodes_must_say_that_the_primary_has_handed_over() {
     let none = "0".repeat(40);
     assert_eq!(primary("old", &none).primary_history(), Some("old"));
     assert_eq!(replica("up", "old", &none).primary_history(), None);
-    let over = |former: &Standing, successor: &Standing| has_handed_over("old", former, successor);
+    let over =
+        |former: &ReplicationState, successor: &ReplicationState| has_handed_over("old", former, successor);
     assert!(over(&replica("up", "new", "old"), &primary("new", "old")));
     // Before, and in the middle.
     assert!(!over(&primary("old", &none), &replica("up", "old", &none)));
@@ -137,5 +138,5 @@ fn both_nodes_must_say_that_the_primary_has_handed_over() {
     assert!(!over(&replica("up", "other", "old"), &primary("new", "old")));
     assert!(!over(&replica("up", "new", &none), &primary("new", &none)));
     assert!(!over(&replica("up", "old", &none), &primary("old", "old")));
-    assert_eq!(Standing::from_info("role:master\r\n"), None);
+    assert_eq!(ReplicationState::from_info("role:master\r\n"), None);
 }

@@ -35,7 +35,7 @@ async fn a_replica_is_asked_to_acknowledge_until_it_refuses() {
     for (refuses, requests) in [(false, 3), (true, 1)] {
         let (mut node, server) = node(refuses).await;
         for _ in 0..3 {
-            assert_eq!(node.acknowledge().await, Standing::from_info(INFO), "refuses: {refuses}");
+            assert_eq!(node.acknowledge().await, ReplicationState::from_info(INFO), "refuses: {refuses}");
         }
         drop(node);
         let read = server.await.unwrap();

@@ -206,7 +206,7 @@ mod tests {
             self.replies += count as u64;
         }
 
-        fn deal(&mut self) -> (Vec<u64>, bool) {
+        fn grant(&mut self) -> (Vec<u64>, bool) {
             let mut woken = Vec::new();
             let now = Instant::now();
             let again = self.scheduler.grant(self.under_way.len(), self.replies, now, |who| woken.push(who));
@@ -229,7 +229,7 @@ mod tests {
                 bench.scheduler.join(100, POLITE, 1);
             }
             bench.answer(40);
-            let (woken, _) = bench.deal();
+            let (woken, _) = bench.grant();
             assert!(polite == 1 || woken.contains(&100), "{woken:?}");
             for who in woken.into_iter().filter(|who| *who != 100) {
                 assert!(bench.send(who, 1000) < 1000);
@@ -250,7 +250,7 @@ mod tests {
             bench.scheduler.join(1, FLOOD, 1000);
             bench.scheduler.join(2, HEAVY, 1000);
             bench.answer(64);
-            bench.deal();
+            bench.grant();
             light_sent += bench.send(1, 1000);
             heavy_sent += bench.send(2, 1000);
         }
@@ -266,7 +266,7 @@ mod tests {
         }
         bench.answer(bench.under_way.len());
         let mut rounds = 0;
-        while bench.deal().1 {
+        while bench.grant().1 {
             rounds += 1;
             assert!(rounds < 100);
         }
@@ -280,14 +280,14 @@ mod tests {
         assert_eq!(bench.scheduler.depth(), 0);
         bench.scheduler.join(1, FLOOD, 10);
         bench.answer(bench.under_way.len() - 10);
-        assert_eq!(bench.deal().0, [1]);
+        assert_eq!(bench.grant().0, [1]);
         assert_eq!(bench.send(1, 11), 11, "nobody else waits");
         assert_eq!(bench.scheduler.depth(), bench.scheduler.window.size());
         bench.send(1, 10_000);
         bench.scheduler.join(1, FLOOD, 10);
         bench.scheduler.leave(1);
         bench.answer(bench.under_way.len());
-        bench.deal();
+        bench.grant();
         assert_eq!(bench.scheduler.depth(), bench.scheduler.window.size());
     }
 }

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     /// Absorbs what a server sends on a new connection.
-    async fn absorb(&self, sent: &[u8]) -> Result<(), String> {
+    async fn handle_replies(&self, sent: &[u8]) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let read = ReadBuffer::with(1024, sent);
@@ -97,7 +97,7 @@ fn a_reply_never_reaches_the_client_of_a_write_that_was_not_sent_again() {
             assert_eq!(queue.settle(LossCause::Broken), Settled { unknown: 2, resent: 2 });
             queue.wrote(1024);
         }
-        bench.absorb(b"+first\r\n+third\r\n").await.unwrap();
+        bench.handle_replies(b"+first\r\n+third\r\n").await.unwrap();
         assert_eq!(taken(&clients[0]).await, b"+first\r\n");
         assert!(taken(&clients[1]).await.starts_with(b"-OUTCOMEUNKNOWN "));
         assert_eq!(taken(&clients[2]).await, b"+third\r\n");
@@ -193,7 +193,7 @@ fn a_slow_reply_is_no_silence() {
         bench.lane.push(READ, &client, IfLost::Resend, false);
         bench.lane.queue.borrow_mut().wrote(READ.len());
         let before = bench.lane.queue.borrow().progress();
-        bench.absorb(b"$9\r\nhalf").await.unwrap();
+        bench.handle_replies(b"$9\r\nhalf").await.unwrap();
         assert_ne!(bench.lane.queue.borrow().progress(), before);
     });
 }
@@ -215,10 +215,10 @@ fn a_demoted_node_s_replies_are_not_taken_for_those_of_lost_writes() {
         }
         bench.lane.push(WRITE, &clients[2], IfLost::ReportUnknown, false);
         bench.lane.queue.borrow_mut().wrote(1024);
-        bench.absorb(b"-MASTERDOWN x\r\n+taken\r\n").await.unwrap();
+        bench.handle_replies(b"-MASTERDOWN x\r\n+taken\r\n").await.unwrap();
         bench.lane.queue.borrow_mut().settle(LossCause::Broken);
         bench.lane.queue.borrow_mut().wrote(1024);
-        bench.absorb(b"+read\r\n").await.unwrap();
+        bench.handle_replies(b"+read\r\n").await.unwrap();
         assert_eq!(taken(&clients[0]).await, b"+read\r\n");
         assert!(taken(&clients[1]).await.starts_with(b"-OUTCOMEUNKNOWN "));
         assert_eq!(taken(&clients[2]).await, b"+taken\r\n");
@@ -233,7 +233,7 @@ fn replies_before_a_fault_still_reach_their_client() {
             let client = bench.client();
             bench.lane.push(READ, &client, IfLost::Resend, false);
             bench.lane.queue.borrow_mut().wrote(1024);
-            bench.absorb(fault).await.unwrap_err();
+            bench.handle_replies(fault).await.unwrap_err();
             assert_eq!(taken(&client).await, b"+one\r\n");
         }
     });
