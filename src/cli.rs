@@ -1,5 +1,10 @@
 //! The command line: flags, environment variables and subcommands.
 
+mod ctl;
+mod shared;
+
+pub use ctl::Ctl;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,9 +12,9 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use self::shared::{admin_option, json, other, path_option, with_help};
 use crate::config::flags::{Flag, Flags};
 use crate::config::report::Place;
-use crate::ctl::Action;
 
 /// What the command line asks respgate to do.
 #[derive(Debug)]
@@ -40,23 +45,6 @@ pub enum Invocation {
     Ctl(Ctl),
     /// The command line names no server: respgate prints [`GUIDANCE`].
     Nothing,
-}
-
-/// Where `respgate ctl` finds the running respgate, and what it asks for.
-#[derive(Debug)]
-pub struct Ctl {
-    /// The control socket.
-    pub socket: std::option::Option<PathBuf>,
-    /// The admin listener.
-    pub admin: std::option::Option<SocketAddr>,
-    /// The file that holds the token for the admin listener.
-    pub token_file: std::option::Option<PathBuf>,
-    /// The configuration file of the running respgate, which names the socket or the listener.
-    pub config: std::option::Option<PathBuf>,
-    /// Prints JSON instead of text if true.
-    pub json: bool,
-    /// What to do.
-    pub action: Action,
 }
 
 /// The text for a user who types `respgate` without arguments.
@@ -207,12 +195,6 @@ fn with_options(command: Command) -> Command {
     }))
 }
 
-/// Replaces clap's `help` subcommand and flags with respgate's own text. Subcommands inherit this
-/// setting.
-fn with_help(command: Command) -> Command {
-    command.disable_help_flag(true).arg(other("help", 'h', "Print this help").action(ArgAction::Help))
-}
-
 /// Returns the definition of the whole command line, for parsing and for `--help`.
 pub fn command() -> Command {
     let check = Command::new("check")
@@ -233,24 +215,8 @@ pub fn command() -> Command {
     let status = Command::new("status")
         .about("Show a running respgate in one screen, by its admin listener")
         .override_usage("respgate status [--admin ADDR | --config FILE] [--json]")
-        .arg(
-            Arg::new("admin")
-                .long("admin")
-                .env("RESPGATE_ADMIN")
-                .hide_env(true)
-                .value_name("ADDR")
-                .value_parser(admin_address)
-                .help("Its admin listener [default: what FILE says, or 127.0.0.1:9121]"),
-        )
-        .arg(
-            Arg::new("config")
-                .long("config")
-                .env("RESPGATE_CONFIG")
-                .hide_env(true)
-                .value_name("FILE")
-                .value_parser(clap::value_parser!(PathBuf))
-                .help("The configuration file of the running respgate"),
-        )
+        .arg(admin_option("Its admin listener [default: what FILE says, or 127.0.0.1:9121]"))
+        .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with"))
         .arg(json())
         .after_help("Exit codes: 0 it is ready, 64 wrong arguments, 69 it is not ready, or does not answer.");
     with_options(Command::new("respgate"))
@@ -274,103 +240,7 @@ pub fn command() -> Command {
         .subcommand(hash)
         .subcommand(with_options(doctor))
         .subcommand(with_help(status))
-        .subcommand(ctl_command())
-}
-
-/// The verbs of `respgate ctl`, each with its help. Only `log-level` takes an argument.
-const VERBS: [(&str, &str); 4] = [
-    ("reload", "Read the configuration file now, and say what has changed and what needs a restart"),
-    ("log-level", "Log by another level from now on, until a restart"),
-    ("drain", "Accept no new clients, and let running commands finish; /readyz then answers 503"),
-    ("shutdown", "Drain, then end the process"),
-];
-
-fn ctl_command() -> Command {
-    let mut ctl = Command::new("ctl")
-        .about("Control a running respgate, by its control socket or its admin listener")
-        .override_usage(
-            "respgate ctl --socket PATH ACTION\n       \
-             respgate ctl --admin ADDR --token-file FILE ACTION\n       \
-             respgate ctl --config FILE ACTION",
-        )
-        .subcommand_required(true)
-        .arg(path_option("socket", "RESPGATE_CONTROL_SOCKET", "PATH", "Its control socket"))
-        .arg(
-            Arg::new("admin")
-                .long("admin")
-                .env("RESPGATE_ADMIN")
-                .hide_env(true)
-                .value_name("ADDR")
-                .value_parser(admin_address)
-                .help("Its admin listener"),
-        )
-        .arg(path_option("token-file", "RESPGATE_CONTROL_TOKEN_FILE", "FILE", "The token for the admin listener"))
-        .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with, which names one of these"))
-        .arg(json())
-        .after_help(
-            "Exit codes: 0 done, 1 it could not be done, 64 wrong arguments, 69 no respgate answers, 77 not permitted.",
-        );
-    for (name, help) in VERBS {
-        let mut verb = Command::new(name).about(help);
-        if name == "log-level" {
-            verb = verb.arg(Arg::new("level").value_name("LEVEL").required(true).help(
-                "error, warn, info, debug, trace or off, or by module: info,respgate::discovery=debug",
-            ));
-        }
-        ctl = ctl.subcommand(with_help(verb));
-    }
-    with_help(ctl)
-}
-
-fn path_option(name: &'static str, env: &'static str, value: &'static str, help: &'static str) -> Arg {
-    Arg::new(name)
-        .long(name)
-        .env(env)
-        .hide_env(true)
-        .value_name(value)
-        .value_parser(clap::value_parser!(PathBuf))
-        .help(help)
-}
-
-fn ctl(matches: &ArgMatches) -> Ctl {
-    let path =
-        |name: &str| matches.get_one::<PathBuf>(name).filter(|path| !path.as_os_str().is_empty()).cloned();
-    let (name, verb) = matches.subcommand().unwrap_or(("", matches));
-    let mut arguments = serde_json::Map::new();
-    if name == "log-level"
-        && let Some(level) = verb.get_one::<String>("level")
-    {
-        arguments.insert("level".into(), level.clone().into());
-    }
-    Ctl {
-        socket: path("socket"),
-        admin: matches.get_one::<std::option::Option<SocketAddr>>("admin").copied().flatten(),
-        token_file: path("token-file"),
-        config: path("config"),
-        json: matches.get_flag("json"),
-        action: Action { name: name.to_owned(), arguments },
-    }
-}
-
-fn json() -> Arg {
-    Arg::new("json")
-        .long("json")
-        .help("One JSON document on stdout, for machines")
-        .help_heading("Other")
-        .action(ArgAction::SetTrue)
-}
-
-/// Parses the address of the admin listener. An empty environment variable counts as unset, as in
-/// [`flags`].
-fn admin_address(text: &str) -> Result<std::option::Option<SocketAddr>, String> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| "write an IP address and a port, as in 127.0.0.1:9121".into())
-}
-
-fn other(name: &'static str, short: char, help: &'static str) -> Arg {
-    Arg::new(name).long(name).short(short).help(help).help_heading("Other")
+        .subcommand(ctl::command())
 }
 
 /// Parses a command line. Its first word is the program's name.
@@ -389,13 +259,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     }
     if let Some(("status", matches)) = matches.subcommand() {
         return Ok(Invocation::Status {
-            admin: matches.get_one::<std::option::Option<SocketAddr>>("admin").copied().flatten(),
-            config: matches.get_one::<PathBuf>("config").filter(|path| !path.as_os_str().is_empty()).cloned(),
+            admin: shared::admin(matches),
+            config: shared::path(matches, "config"),
             json: matches.get_flag("json"),
         });
     }
     if let Some(("ctl", matches)) = matches.subcommand() {
-        return Ok(Invocation::Ctl(ctl(matches)));
+        return Ok(Invocation::Ctl(ctl::parse(matches)));
     }
     let flags = flags(&matches);
     Ok(if flags.config.is_none() && flags.settings.is_empty() {

@@ -1,4 +1,4 @@
-//! What the admin listener reads.
+//! The parts of the process that the admin listener reads.
 
 use tokio::sync::watch;
 
@@ -12,7 +12,7 @@ use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::worker::Worker;
 
-/// What the admin listener reads about the process as a whole.
+/// The sources about the process as a whole.
 #[derive(Clone)]
 pub struct Sources {
     /// State of TLS.
@@ -29,7 +29,7 @@ pub struct Sources {
     pub logs: LogLimit,
 }
 
-/// What the admin listener reads about one upstream.
+/// The sources about one upstream.
 #[derive(Clone)]
 pub struct View {
     /// The upstream's name.

@@ -24,7 +24,7 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where and for whom respgate offers control.
     pub control: ControlConfig,
-    /// What respgate logs, and in which form.
+    /// The level and the form of the log.
     pub log: LogConfig,
     /// Time that running commands may take to finish after SIGTERM; zero ends them at once.
     pub drain_timeout: Duration,
@@ -77,7 +77,7 @@ pub struct ControlConfig {
     pub token: Option<ControlToken>,
 }
 
-/// What respgate logs, and in which form. Logs go to stderr.
+/// The level and the form of the log, which goes to stderr.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// The form of a line.

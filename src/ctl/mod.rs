@@ -13,14 +13,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// An action, as the command line spells it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Action {
+pub struct ActionRequest {
     /// The name of the action.
     pub name: String,
     /// Its arguments.
     pub arguments: Map<String, Value>,
 }
 
-/// What became of an action.
+/// The outcome of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The running respgate did it. Holds the JSON answer.
@@ -43,7 +43,7 @@ pub enum Refusal {
 }
 
 /// Asks the respgate at `endpoint` to do `action`.
-pub fn perform(endpoint: &Endpoint, action: &Action, token: Option<&Secret>) -> Outcome {
+pub fn perform(endpoint: &Endpoint, action: &ActionRequest, token: Option<&Secret>) -> Outcome {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::Unreachable(format!("cannot start: {error}")),

@@ -205,7 +205,7 @@ fn peers(sentinels: &Value, config: &SentinelConfig) -> (Vec<Peer>, usize) {
     (listed.iter().filter(live).filter_map(peer).collect(), listed.len() + 1)
 }
 
-/// What a Sentinel knows from a replica's last reply to INFO.
+/// A Sentinel's knowledge from a replica's last reply to INFO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct InfoAge {
     /// The time since that reply.

@@ -47,10 +47,10 @@ impl HandoverWatch {
     async fn watch(&self) -> Option<()> {
         let (mut former, mut successor) =
             tokio::try_join!(self.open(&self.parties.former), self.open(&self.parties.successor)).ok()?;
-        let history = former.standing().await?.primary_history()?.to_owned();
+        let history = former.replication_state().await?.primary_history()?.to_owned();
         let mut leader = self.leader.open().await.ok()?;
         loop {
-            let (old, new) = tokio::join!(former.standing(), successor.acknowledge());
+            let (old, new) = tokio::join!(former.replication_state(), successor.acknowledge());
             if has_handed_over(&history, &old?, &new?) {
                 break;
             }
@@ -59,7 +59,7 @@ impl HandoverWatch {
         loop {
             let closing = self.closing(&mut leader).await?;
             self.news.send(Event::HandedOver { ticket: self.ticket, closing }).await.ok()?;
-            // Whoever closes this connection closes those of clients too.
+            // The Sentinel closes this connection together with those of clients.
             let next = if is_soon(closing, Instant::now()) { PACE } else { WATCH_LIMIT };
             match successor.control.receive(Instant::now() + next).await {
                 Err(ControlError::Timeout) => {}
@@ -93,14 +93,14 @@ struct Node {
 }
 
 impl Node {
-    /// Asks the node for its standing. Returns `None` if the node does not tell it.
-    async fn standing(&mut self) -> Option<ReplicationState> {
+    /// Asks the node for its replication state. Returns `None` if the node does not tell it.
+    async fn replication_state(&mut self) -> Option<ReplicationState> {
         let reply =
             self.control.call(&[b"INFO", b"replication"], Instant::now() + ANSWER_TIMEOUT).await.ok()?;
         reply.text().and_then(ReplicationState::from_info)
     }
 
-    /// Has a replica tell its primary at once what it has received, and asks it for its standing. By itself a replica tells
+    /// Has a replica tell its primary at once what it has received, and asks it for its replication state. By itself a replica tells
     /// that once a second, and a primary that hands over waits for it while its clients wait. The command has no reply.
     /// Where the server's ACL does not allow it (`+replconf`), the hand-over takes up to 1 s.
     async fn acknowledge(&mut self) -> Option<ReplicationState> {

@@ -9,7 +9,7 @@ use crate::topology::Generation;
 pub struct Timeline {
     /// Wall-clock time of the first sign.
     pub began: SystemTime,
-    /// What the first sign was.
+    /// The first sign.
     pub sign: String,
     /// Address of the former primary.
     pub from: String,

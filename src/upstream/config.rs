@@ -35,7 +35,7 @@ pub enum RetryWrites {
     Idempotent,
 }
 
-/// What a client that is blocked in a pop gets when its connection is lost without a reply. The pop may or may not have run.
+/// The answer to a client that is blocked in a pop when its connection is lost without a reply. The pop may or may not have run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockedPop {
     /// The reply of a timeout; OUTCOMEUNKNOWN if the pop has no timeout.
@@ -44,7 +44,7 @@ pub enum BlockedPop {
     Continues,
 }
 
-/// What respgate does with open connections when its own credentials change.
+/// The treatment of open connections when respgate's own credentials change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reauth {
     /// It keeps them: servers go on serving a connection that was authenticated once.
@@ -85,7 +85,7 @@ pub struct UpstreamConfig {
     pub retry_reads: bool,
     /// Which unanswered writes are sent again when their connection is lost.
     pub retry_writes: RetryWrites,
-    /// What a client that is blocked in a pop gets when its connection is lost.
+    /// The answer to a client that is blocked in a pop when its connection is lost.
     pub blocked_pop: BlockedPop,
     /// The time after which an idle leased connection is closed.
     pub lease_idle_timeout: Duration,
@@ -94,7 +94,7 @@ pub struct UpstreamConfig {
     pub ping_interval: Duration,
     /// The age at which a connection is replaced. Zero: no connection is.
     pub max_age: Duration,
-    /// What respgate does with open connections when its own credentials change.
+    /// The treatment of open connections when respgate's own credentials change.
     pub reauth: Reauth,
 }
 

@@ -1,4 +1,4 @@
-//! What one worker reports of its upstream: counts, hints to discovery, and the steps of failovers.
+//! The reports of one worker about its upstream: counts, hints to discovery, and the steps of failovers.
 
 use std::cell::Cell;
 use std::rc::Rc;

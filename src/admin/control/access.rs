@@ -1,6 +1,6 @@
 //! Decides whether a request may control respgate. Does no I/O.
 //!
-//! Who reaches the control socket may control, because its mode 0600 admits only respgate's own user and root. Everyone
+//! A client of the control socket may control, because its mode 0600 admits only respgate's own user and root. Everyone
 //! else needs the token, on loopback too: other users and containers share loopback, and so does every web page that is
 //! open in a browser on this machine. A web page can neither read the token nor send it, and the checks of `Host` and
 //! `Origin` refuse it a second time: a page that reaches respgate through a name of its own (DNS rebinding) sends that

@@ -1,7 +1,7 @@
 //! Control: `POST /control/VERB` on the control socket, and on the admin listener with the token.
 
 pub(super) mod access;
-pub(super) mod verb;
+pub(super) mod action;
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use self::access::{Denied, Via};
-use self::verb::{LONGEST_BODY, Verb, VerbError};
+pub use self::action::ACTION_NAMES;
+use self::action::{Action, ActionError, LONGEST_BODY};
 use super::respond::{JSON, respond};
 use crate::drain::Switch;
 use crate::logs::LogFilter;
@@ -48,7 +49,7 @@ enum ControlError {
     #[error("control needs the method POST")]
     Method,
     #[error(transparent)]
-    Verb(#[from] VerbError),
+    Action(#[from] ActionError),
     #[error("the body has more than {LONGEST_BODY} bytes, or did not arrive: {0}")]
     Body(String),
     #[error("{0}")]
@@ -61,8 +62,8 @@ impl ControlError {
             Self::Denied(Denied::TokenMissing | Denied::TokenWrong) => StatusCode::UNAUTHORIZED,
             Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Verb(VerbError::Unknown(_)) => StatusCode::NOT_FOUND,
-            Self::Verb(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::Action(ActionError::Unknown(_)) => StatusCode::NOT_FOUND,
+            Self::Action(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::Failed(_) => StatusCode::CONFLICT,
         }
     }
@@ -81,7 +82,7 @@ impl Control {
             }
             Err(error) => {
                 // The name of an unknown action is the peer's text, so the log shows it in the error only, quoted.
-                let action = verb::NAMES.contains(&name.as_str()).then_some(name);
+                let action = ACTION_NAMES.contains(&name.as_str()).then_some(name);
                 tracing::warn!(action, by, %error, "control: refused");
                 let body = format!("{:#}\n", json!({ "error": error.to_string() }));
                 let mut response = respond(error.status(), JSON, body);
@@ -104,25 +105,25 @@ impl Control {
         access::check(via, request.headers(), token.as_ref())?;
         let body = Limited::new(request.into_body(), LONGEST_BODY).collect().await;
         let body = body.map_err(|error| ControlError::Body(error.to_string()))?.to_bytes();
-        self.perform(Verb::parse(name, &body)?).await.map_err(ControlError::Failed)
+        self.perform(Action::parse(name, &body)?).await.map_err(ControlError::Failed)
     }
 
     /// Does an action. Returns its result for people and machines.
     ///
     /// # Errors
     /// Returns why it could not be done.
-    async fn perform(&self, verb: Verb) -> Result<Value, String> {
-        match verb {
-            Verb::Reload => self.reload().await,
-            Verb::LogLevel(level) => {
+    async fn perform(&self, action: Action) -> Result<Value, String> {
+        match action {
+            Action::Reload => self.reload().await,
+            Action::LogLevel(level) => {
                 let before = self.log.set(&level)?;
                 Ok(json!({ "level": level, "before": before }))
             }
-            Verb::Drain => {
+            Action::Drain => {
                 self.drain.begin();
                 Ok("draining: no new clients; running commands finish".into())
             }
-            Verb::Shutdown => {
+            Action::Shutdown => {
                 self.shutdown.notify_one();
                 Ok("draining, then respgate ends".into())
             }

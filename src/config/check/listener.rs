@@ -202,7 +202,7 @@ fn check(
     })
 }
 
-/// Who can reach a listener, and how its clients prove their identity.
+/// The reach of a listener, and the way in which its clients prove their identity.
 struct ListenerExposure {
     /// True if only this machine can reach the listener.
     local: bool,

@@ -123,10 +123,11 @@ impl Sentinels {
         (!early).then_some(sign)
     }
 
-    /// Follows a node that has taken over from the followed primary, before the majority names it. `why` is for the
-    /// operator, as is the text that the function returns. The node's epoch is not known yet, so the claim takes the former primary's epoch. If the majority goes on
-    /// naming the former primary, the consensus treats that as an epoch that does not rise, and switches back after
-    /// `STALE_EPOCH_DELAY`.
+    /// Follows a node that has taken over from the followed primary, before the majority names it. Returns a text for the
+    /// operator, which ends with `why`.
+    ///
+    /// The node's epoch is not known yet, so the claim takes the former primary's. If the majority goes on naming the former
+    /// primary, the consensus treats that as an epoch that does not rise, and switches back after `STALE_EPOCH_DELAY`.
     pub(super) fn follow_ahead(
         &mut self,
         replica: Address,

@@ -1,6 +1,6 @@
 //! Chooses the clients that respgate disconnects when the budget is spent.
 
-/// What [`relief`] must know of one client.
+/// One client, as [`relief`] must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holding {
     /// The client's weight; see [`Account::weigh`](super::Account::weigh).

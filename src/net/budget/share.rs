@@ -24,7 +24,7 @@ pub struct Budget {
     workers: Box<[BudgetWorker]>,
 }
 
-/// What the other workers know of one worker.
+/// One worker, as the other workers know it.
 #[derive(Debug, Default)]
 struct BudgetWorker {
     /// Wakes the worker's task that disconnects clients.

@@ -1,4 +1,4 @@
-//! What the task of a store and the rest of respgate share.
+//! The state that the task of a store shares with the rest of respgate.
 
 use std::sync::Arc;
 

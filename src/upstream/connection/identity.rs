@@ -44,7 +44,7 @@ pub struct Identity {
     named: RefCell<Option<String>>,
 }
 
-/// What becomes of a connection that has reached `max-age`.
+/// The fate of a connection that has reached `max-age`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum AgeFate {
     /// The connection ends: the server accepts its identity on a new one.

@@ -1,4 +1,4 @@
-//! What every upstream connection needs: the identity that it acts as, how it is opened and authenticated, and the scripts that the
+//! The common parts of all upstream connections: the identity that each acts as, how it is opened and authenticated, and the scripts that the
 //! server must have.
 
 pub(in crate::upstream) mod auth_backoff;

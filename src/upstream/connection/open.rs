@@ -126,7 +126,7 @@ pub(in crate::upstream) enum NeedlessPassword {
 /// The size of one read from an upstream, in bytes.
 const READ: usize = 64 * 1024;
 
-/// What opens the connections of one worker to one upstream, and what their opening changes.
+/// Opens the connections of one worker to one upstream. Holds what they need and the state that their opening changes.
 pub(in crate::upstream) struct Dialing {
     pub(in crate::upstream) config: Rc<UpstreamConfig>,
     pub(in crate::upstream) hold: Rc<Hold>,

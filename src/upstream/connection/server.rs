@@ -9,7 +9,7 @@ use crate::command::learned::Learned;
 use crate::topology::ServerInfo;
 use crate::upstream::connection::identity::Identity;
 
-/// What the primary has said of itself, to this worker.
+/// The primary's statements about itself to this worker.
 #[derive(Default)]
 pub(in crate::upstream) struct ServerFacts {
     info: RefCell<Option<Rc<ServerInfo>>>,

@@ -71,7 +71,7 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
             continue;
         }
         match dialing.open(&primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await {
-            // What became of an attempt to reach a former primary says nothing about the new one.
+            // The outcome of an attempt to reach a former primary says nothing about the new one.
             _ if hold.generation() != Some(primary.generation) => {}
             Ok(link) => {
                 hold.end();

@@ -2,7 +2,7 @@
 
 use crate::command::Trace;
 
-/// What the requests of one lease can have left on the connection.
+/// The state that the requests of one lease can have left on the connection.
 #[derive(Debug, Default)]
 pub struct History {
     /// The size of the noted requests, in bytes.

@@ -28,7 +28,7 @@ use crate::upstream::leased::state::LeaseState;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
 
-/// What a session does when the server refuses credentials that respgate keeps.
+/// A session's choice when the server refuses credentials that respgate keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OnAuthFailure {
     /// It waits for new ones.
@@ -300,7 +300,7 @@ impl LeasePool {
             if let Some(primary) = hold.primary().filter(|_| !hold.is_failing_over()) {
                 match dialing.open(&primary, key, on_auth_failure.needless_password(), Purpose::Leased).await
                 {
-                    // What became of an attempt to reach a former primary says nothing about the new one.
+                    // The outcome of an attempt to reach a former primary says nothing about the new one.
                     _ if hold.generation() != Some(primary.generation) => continue,
                     Ok(mut link) => {
                         let (target, timeout) = ((link.generation, key.resp), dialing.config.connect_timeout);

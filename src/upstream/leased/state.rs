@@ -1,4 +1,4 @@
-//! What a lease and the pool tell each other while a session holds the connection.
+//! The messages between a lease and the pool while a session holds the connection.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -17,7 +17,7 @@ const ENOUGH: usize = 4096;
 /// The number of times that a write yields while more requests arrive.
 const YIELDS: u8 = 4;
 
-/// What the caller does with the waiting requests.
+/// The caller's next step with the waiting requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum Decision {
     /// Write them.

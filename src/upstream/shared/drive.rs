@@ -89,7 +89,7 @@ async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mu
     };
     lane.reset_orders();
     match dialing.open(&primary, lane.key(), NeedlessPassword::Accepted, Purpose::Shared).await {
-        // What became of an attempt to reach a former primary says nothing about the new one.
+        // The outcome of an attempt to reach a former primary says nothing about the new one.
         _ if hold.generation() != Some(primary.generation) => {}
         Ok(link) => {
             // After a refusal, only a reply shows that the node is the primary.

@@ -73,7 +73,7 @@ pub(in crate::upstream) struct Pump {
     backpressure: Backpressure,
 }
 
-/// What a pump knows about a client whose replies have outgrown its connection.
+/// A pump's knowledge of a client whose replies have outgrown its connection.
 #[derive(Default)]
 struct Isolation {
     /// The client, until another connection is open.

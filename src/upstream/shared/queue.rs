@@ -23,7 +23,7 @@ pub enum LossCause {
     Silent,
 }
 
-/// What happens to a request that was written and not answered when the connection is lost.
+/// The fate of a request that was written and not answered when the connection is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IfLost {
     /// It only reads: respgate sends it again.

@@ -76,8 +76,9 @@ fn a_coordinated_failover_that_is_given_up() {
     drill.wait_for_event("-failover-abort-");
     drill.note("aborted");
     drill.deployment.replicas.iter().for_each(|replica| replica.signal("CONT"));
-    thread::sleep(Duration::from_secs(1));
-    assert_eq!(drill.proxy.metric("respgate_clients_held", &[]), 0.0);
+    wait::until_some("no client to be held", Duration::from_secs(20), || {
+        (drill.proxy.metric("respgate_clients_held", &[]) == 0.0).then_some(())
+    });
     assert_eq!(drill.proxy.metric("respgate_failovers_total", &[]), 0.0);
     let (verdict, _) = drill.finish(drill.deployment.primary.announced());
     drill.report("coordinated and given up", &verdict);

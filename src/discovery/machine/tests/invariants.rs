@@ -1,4 +1,4 @@
-//! What holds in every order of events.
+//! Properties that hold in every order of events.
 
 use super::*;
 

@@ -62,7 +62,7 @@ impl<T: Default> PerKind<T> {
     }
 }
 
-/// What the table knows of one name.
+/// The table's entry of one name.
 pub(super) struct TopicState<S> {
     /// True if the server has confirmed the subscription, and no command that ends it was sent.
     pub(super) active: bool,
@@ -85,7 +85,7 @@ impl<S> TopicState<S> {
     }
 }
 
-/// What the table knows of one session.
+/// The table's entry of one session.
 pub(super) struct SessionEntry<S> {
     pub(super) subscriber: S,
     pub(super) names: PerKind<HashSet<Name>>,

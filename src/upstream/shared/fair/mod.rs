@@ -1,4 +1,4 @@
-//! Who sends next when sessions want more than a shared connection carries.
+//! Chooses the next sender when sessions want more than a shared connection carries.
 
 pub mod fair_queue;
 pub mod scheduler;

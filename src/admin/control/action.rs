@@ -9,7 +9,7 @@ pub(in crate::admin) const LONGEST_BODY: usize = 16 * 1024;
 
 /// One action, with its arguments.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::admin) enum Verb {
+pub(in crate::admin) enum Action {
     /// Read the configuration file now.
     Reload,
     /// Log by this filter from now on.
@@ -22,9 +22,9 @@ pub(in crate::admin) enum Verb {
 
 /// Why a request names no action.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::admin) enum VerbError {
-    /// The path names no verb.
-    #[error("no such action: {0:?}; there are {list}", list = NAMES.join(", "))]
+pub(in crate::admin) enum ActionError {
+    /// The path names no action.
+    #[error("no such action: {0:?}; there are {list}", list = ACTION_NAMES.join(", "))]
     Unknown(String),
     /// The body is not a JSON object.
     #[error("the body is not a JSON object: {0}")]
@@ -34,23 +34,23 @@ pub(in crate::admin) enum VerbError {
     Argument(String),
 }
 
-/// The names of all verbs, as paths and command lines spell them.
-pub(in crate::admin) const NAMES: [&str; 4] = ["reload", "log-level", "drain", "shutdown"];
+/// The names of all actions, as paths and command lines spell them.
+pub const ACTION_NAMES: [&str; 4] = ["reload", "log-level", "drain", "shutdown"];
 
-impl Verb {
-    /// Parses the verb's name and its arguments: `body` is a JSON object, or empty.
+impl Action {
+    /// Parses the action's name and its arguments: `body` is a JSON object, or empty.
     ///
     /// # Errors
     /// Returns what is wrong, and what to write.
-    pub(in crate::admin) fn parse(name: &str, body: &[u8]) -> Result<Self, VerbError> {
-        if !NAMES.contains(&name) {
-            return Err(VerbError::Unknown(name.to_owned()));
+    pub(in crate::admin) fn parse(name: &str, body: &[u8]) -> Result<Self, ActionError> {
+        if !ACTION_NAMES.contains(&name) {
+            return Err(ActionError::Unknown(name.to_owned()));
         }
         let mut arguments = match body {
             [] => Map::new(),
-            _ => serde_json::from_slice(body).map_err(|error| VerbError::NotJson(error.to_string()))?,
+            _ => serde_json::from_slice(body).map_err(|error| ActionError::NotJson(error.to_string()))?,
         };
-        let verb = match name {
+        let action = match name {
             "reload" => Self::Reload,
             "drain" => Self::Drain,
             "shutdown" => Self::Shutdown,
@@ -58,21 +58,23 @@ impl Verb {
                 let level = match arguments.remove("level") {
                     Some(Value::String(level)) if is_filter(&level) => level,
                     Some(Value::String(level)) => {
-                        return Err(VerbError::Argument(format!(
+                        return Err(ActionError::Argument(format!(
                             "{level:?} is not a log level; write error, warn, info, debug, trace or off, or by module \
                              info,respgate::discovery=debug"
                         )));
                     }
                     _ => {
-                        return Err(VerbError::Argument(r#"log-level needs "level", as in "debug""#.into()));
+                        return Err(ActionError::Argument(
+                            r#"log-level needs "level", as in "debug""#.into(),
+                        ));
                     }
                 };
                 Self::LogLevel(level)
             }
         };
         match arguments.keys().next() {
-            Some(unknown) => Err(VerbError::Argument(format!("{name} has no argument {unknown:?}"))),
-            None => Ok(verb),
+            Some(unknown) => Err(ActionError::Argument(format!("{name} has no argument {unknown:?}"))),
+            None => Ok(action),
         }
     }
 }
@@ -82,14 +84,14 @@ mod tests {
     use super::*;
 
     fn error(name: &str, body: &str) -> String {
-        Verb::parse(name, body.as_bytes()).expect_err("an error").to_string()
+        Action::parse(name, body.as_bytes()).expect_err("an error").to_string()
     }
 
     #[test]
-    fn every_verb_is_parsed_by_its_name() {
-        for name in NAMES {
+    fn every_action_is_parsed_by_its_name() {
+        for name in ACTION_NAMES {
             let body = if name == "log-level" { r#"{"level":"info,respgate::discovery=debug"}"# } else { "" };
-            assert!(Verb::parse(name, body.as_bytes()).is_ok(), "{name}");
+            assert!(Action::parse(name, body.as_bytes()).is_ok(), "{name}");
         }
     }
 

@@ -1,0 +1,94 @@
+//! `respgate ctl`: its command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Command};
+
+use super::shared::{admin, admin_option, json, path, path_option, with_help};
+use crate::ctl::ActionRequest;
+
+/// Where `respgate ctl` finds the running respgate, and what it asks for.
+#[derive(Debug)]
+pub struct Ctl {
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+    /// The admin listener.
+    pub admin: Option<SocketAddr>,
+    /// The file that holds the token for the admin listener.
+    pub token_file: Option<PathBuf>,
+    /// The configuration file of the running respgate, which names the socket or the listener.
+    pub config: Option<PathBuf>,
+    /// Prints JSON instead of text if true.
+    pub json: bool,
+    /// The action.
+    pub action: ActionRequest,
+}
+
+/// The actions, each with its help. Only `log-level` takes an argument.
+const ACTIONS: [(&str, &str); 4] = [
+    ("reload", "Read the configuration file now, and say what has changed and what needs a restart"),
+    ("log-level", "Log by another level from now on, until a restart"),
+    ("drain", "Accept no new clients, and let running commands finish; /readyz then answers 503"),
+    ("shutdown", "Drain, then end the process"),
+];
+
+/// Returns the definition of the command.
+pub(super) fn command() -> Command {
+    let mut ctl = Command::new("ctl")
+        .about("Control a running respgate, by its control socket or its admin listener")
+        .override_usage(
+            "respgate ctl --socket PATH ACTION\n       \
+             respgate ctl --admin ADDR --token-file FILE ACTION\n       \
+             respgate ctl --config FILE ACTION",
+        )
+        .subcommand_required(true)
+        .arg(path_option("socket", "RESPGATE_CONTROL_SOCKET", "PATH", "Its control socket"))
+        .arg(admin_option("Its admin listener"))
+        .arg(path_option("token-file", "RESPGATE_CONTROL_TOKEN_FILE", "FILE", "The token for the admin listener"))
+        .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with, which names one of these"))
+        .arg(json())
+        .after_help(
+            "Exit codes: 0 done, 1 it could not be done, 64 wrong arguments, 69 no respgate answers, 77 not permitted.",
+        );
+    for (name, help) in ACTIONS {
+        let mut action = Command::new(name).about(help);
+        if name == "log-level" {
+            action = action.arg(Arg::new("level").value_name("LEVEL").required(true).help(
+                "error, warn, info, debug, trace or off, or by module: info,respgate::discovery=debug",
+            ));
+        }
+        ctl = ctl.subcommand(with_help(action));
+    }
+    with_help(ctl)
+}
+
+/// Reads what the command line asks for.
+pub(super) fn parse(matches: &ArgMatches) -> Ctl {
+    let (name, action) = matches.subcommand().unwrap_or(("", matches));
+    let mut arguments = serde_json::Map::new();
+    if name == "log-level"
+        && let Some(level) = action.get_one::<String>("level")
+    {
+        arguments.insert("level".into(), level.clone().into());
+    }
+    Ctl {
+        socket: path(matches, "socket"),
+        admin: admin(matches),
+        token_file: path(matches, "token-file"),
+        config: path(matches, "config"),
+        json: matches.get_flag("json"),
+        action: ActionRequest { name: name.to_owned(), arguments },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::control::ACTION_NAMES;
+
+    #[test]
+    fn every_action_of_control_has_a_subcommand() {
+        assert_eq!(ACTIONS.map(|(name, _)| name), ACTION_NAMES);
+    }
+}
