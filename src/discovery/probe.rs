@@ -16,6 +16,7 @@ use crate::net::tls::handshake_error::HandshakeError;
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, ask_node, greet, role_from_reply};
+use crate::resp::server_error::ServerError;
 use crate::rotation::denials::Denied;
 use crate::rotation::login::Login;
 use crate::secret::Credentials;
@@ -267,18 +268,17 @@ fn finding_of(address: &Address, result: Result<Greeted, GreetError>, authentica
                 error.to_string().trim_end_matches('.')
             )))
         }
-        Err(GreetError::NotReady(line))
-            if line.starts_with(b"LOADING") || line.starts_with(b"MASTERDOWN") =>
-        {
-            Finding::NotPrimary(format!("{address} cannot serve yet: {}", line.escape_ascii()))
-        }
         Err(GreetError::NotReady(line)) => {
-            let remedy = if line.starts_with(b"DENIED") {
-                "give it a password, or turn its `protected-mode` off"
-            } else if line.starts_with(b"BUSY") {
-                "a script runs for too long: SCRIPT KILL or FUNCTION KILL ends it"
-            } else {
-                "raise its `maxclients`, or lower the connections made to it"
+            let remedy = match ServerError::of(&line) {
+                ServerError::Loading | ServerError::MasterDown => {
+                    return Finding::NotPrimary(format!(
+                        "{address} cannot serve yet: {}",
+                        line.escape_ascii()
+                    ));
+                }
+                ServerError::ProtectedMode => "give it a password, or turn its `protected-mode` off",
+                ServerError::Busy => "a script runs for too long: SCRIPT KILL or FUNCTION KILL ends it",
+                _ => "raise its `maxclients`, or lower the connections made to it",
             };
             let said = line.escape_ascii();
             Finding::AuthRejected(Outage::Unverified(format!("{address} refuses respgate: {said}; {remedy}")))

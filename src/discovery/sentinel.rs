@@ -14,7 +14,7 @@ use crate::net::backoff::Backoff;
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
 use crate::resp::control::{Control, ControlError};
-use crate::resp::greeting::without_arguments;
+use crate::resp::server_error::{ServerError, without_arguments};
 use crate::resp::value::Value;
 use crate::rotation::login::Login;
 use crate::topology::Address;
@@ -163,7 +163,10 @@ impl Follower {
         let mut confirmed = 0;
         loop {
             if let Some(line) = reply.error() {
-                return if line.starts_with(b"NOPERM") { Ok(false) } else { Err(self.refusal(line)) };
+                return match ServerError::of(line) {
+                    ServerError::NoPermission => Ok(false),
+                    _ => Err(self.refusal(line)),
+                };
             }
             confirmed += usize::from(is_kind(&reply, "subscribe"));
             if confirmed == channels.len() {
@@ -210,27 +213,24 @@ impl Follower {
     fn refusal(&self, line: &[u8]) -> SentinelError {
         let address = &self.address;
         let said = line.escape_ascii();
-        let code = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-        match code {
-            b"NOAUTH" => SentinelError::Refused(format!(
+        match ServerError::of(line) {
+            ServerError::NoAuth => SentinelError::Refused(format!(
                 "Sentinel {address} requires a password ({said}); give the Sentinels' own, which may differ from the \
                  primary's"
             )),
-            b"WRONGPASS" => SentinelError::Refused(format!(
+            ServerError::WrongPassword => SentinelError::Refused(format!(
                 "Sentinel {address} refuses the user or password ({said}); check the Sentinels' own, which may \
                  differ from the primary's"
             )),
-            b"NOPERM" => SentinelError::Refused(format!(
+            ServerError::NoPermission => SentinelError::Refused(format!(
                 "Sentinel {address} forbids the questions ({said}); allow its user +sentinel|get-master-addr-by-name \
                  +sentinel|master +sentinel|sentinels"
             )),
-            b"ERR" if line.starts_with(b"ERR AUTH") || line.starts_with(b"ERR Client sent AUTH") => {
-                SentinelError::Refused(format!(
-                    "Sentinel {address} has no password but one is configured for it ({said}); remove it, or set \
+            ServerError::NeedlessPassword => SentinelError::Refused(format!(
+                "Sentinel {address} has no password but one is configured for it ({said}); remove it, or set \
                      `requirepass` there"
-                ))
-            }
-            b"ERR" if line.starts_with(b"ERR unknown command") => SentinelError::Unreachable(format!(
+            )),
+            ServerError::UnknownCommand => SentinelError::Unreachable(format!(
                 "{address} is no Sentinel ({said}); check the port, which is 26379 for Sentinel by default"
             )),
             _ => SentinelError::Unreachable(format!("Sentinel {address} answers with an error: {said}")),

@@ -4,8 +4,9 @@ use tokio::time::Instant;
 
 use super::finding::{Finding, Step};
 use super::peer::{Channel, Peer};
-use super::words::{code, quoted};
+use super::words::quoted;
 use crate::resp::control::ControlError;
+use crate::resp::server_error::ServerError;
 
 /// Selects the database in which clients start. Runs nothing for database 0, which every server has.
 ///
@@ -27,8 +28,8 @@ pub(super) async fn examine(
         return Ok(Some(Finding::ok(Step::Database, format!("database {database} can be selected"))));
     };
     let seen = format!("database {database} is refused ({})", quoted(line, peer.credentials.as_ref()));
-    let remedy = match code(line) {
-        b"NOPERM" => "allow the user +select, or use database 0",
+    let remedy = match ServerError::of(line) {
+        ServerError::NoPermission => "allow the user +select, or use database 0",
         _ => {
             "the server has as many as `databases` says, 16 by default, and often 1 at cloud providers: use a lower number"
         }

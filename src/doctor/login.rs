@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use super::finding::{Finding, Step};
 use super::peer::{Channel, Kind, Peer};
 use super::sniff;
-use super::words::{code, quoted};
+use super::words::quoted;
 use crate::net::tls::handshake_error;
 use crate::resp::control::ControlError;
+use crate::resp::server_error::ServerError;
 use crate::resp::value::Value;
 use crate::topology::Address;
 
@@ -142,8 +143,8 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
     let what = peer.kind.noun();
     let (user_key, password_key) = peer.keys();
     let broken = |seen: String, remedy: String| (Finding::broken(Step::Login, seen, remedy), Admission::Out);
-    match code(line) {
-        b"WRONGPASS" => {
+    match ServerError::of(line) {
+        ServerError::WrongPassword => {
             let user = peer.credentials.as_ref().and_then(|it| it.username.as_deref()).unwrap_or("default");
             broken(
                 format!(
@@ -160,7 +161,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
                 ),
             )
         }
-        b"NOAUTH" if peer.clients_bring_their_own => (
+        ServerError::NoAuth if peer.clients_bring_their_own => (
             Finding::warning(
                 Step::Login,
                 format!(
@@ -173,7 +174,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             ),
             Admission::Waiting,
         ),
-        b"NOAUTH" => broken(
+        ServerError::NoAuth => broken(
             format!("the {what} requires a password, and none is configured ({answer})"),
             if peer.kind == Kind::Server {
                 format!(
@@ -184,7 +185,7 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
                 format!("set {user_key} and {password_key}, which may differ from the server's")
             },
         ),
-        b"DENIED" => broken(
+        ServerError::ProtectedMode => broken(
             format!("the {what} is in protected mode and takes no connection from another machine"),
             format!(
                 "on the {what}: set a password (`requirepass`, or ACL users) or, in a closed network, \
@@ -192,28 +193,30 @@ fn refusal(peer: &Peer, line: &[u8]) -> (Finding, Admission) {
             ),
         ),
         // The server is there, and says later what it is not ready for.
-        b"LOADING" | b"MASTERDOWN" | b"BUSY" | b"MISCONF" if peer.credentials.is_none() => {
+        ServerError::Loading | ServerError::MasterDown | ServerError::Busy | ServerError::Misconfigured
+            if peer.credentials.is_none() =>
+        {
             (Finding::ok(Step::Login, "no password is configured, and none is wanted"), Admission::In)
         }
-        b"NOPERM" if peer.credentials.is_none() => {
+        ServerError::NoPermission if peer.credentials.is_none() => {
             let seen = "no password is wanted, but the user without one may do little: not even PING";
             (Finding::ok(Step::Login, seen), Admission::In)
         }
-        _ if line.starts_with(b"ERR max number of clients") => broken(
+        ServerError::TooManyClients => broken(
             format!("the {what} has as many clients as it allows ({answer})"),
             format!(
                 "raise its `maxclients`, or find out who holds the connections (CLIENT LIST on the {what}); respgate's \
                  own share is max-connections"
             ),
         ),
-        _ if line.starts_with(b"ERR AUTH") || line.starts_with(b"ERR Client sent AUTH") => broken(
+        ServerError::NeedlessPassword => broken(
             format!("a password is configured, but the {what}'s default user has none ({answer})"),
             format!(
                 "leave {password_key} out; or name the user that the password belongs to with {user_key}; or set \
                  `requirepass` on the {what}"
             ),
         ),
-        _ if line.starts_with(b"ERR wrong number of arguments") && peer.credentials.is_some() => broken(
+        ServerError::WrongArity if peer.credentials.is_some() => broken(
             format!("the {what} knows no users, only one password ({answer}): it is older than Redis 6"),
             format!("leave {user_key} out"),
         ),

@@ -4,9 +4,10 @@ use tokio::time::Instant;
 
 use super::finding::{Finding, Step};
 use super::peer::{Channel, Peer};
-use super::words::{code, count, quoted};
+use super::words::{count, quoted};
 use crate::resp::control::ControlError;
 use crate::resp::greeting::{Role, role_from_info, role_from_reply};
+use crate::resp::server_error::ServerError;
 use crate::resp::value::Value;
 
 /// The role that the node should have.
@@ -50,7 +51,7 @@ fn unknown_role(peer: &Peer, reply: &Value) -> Finding {
     const ALLOW: &str = "allow the user +role (or +info): without it, respgate has to believe whoever names the node, \
                          and notices a demotion only by refused writes";
     match reply.error() {
-        Some(line) if code(line) == b"NOPERM" || line.starts_with(b"ERR unknown command") => {
+        Some(line) if ServerError::of(line).denies_command() => {
             Finding::warning(Step::Role, "is unknown: the user may run neither ROLE nor INFO", ALLOW)
         }
         Some(line) => {

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 use super::finding::{Finding, Step};
 use super::peer::{Channel, Peer};
 use super::refused::RefusedCommands;
-use super::words::{code, list, quoted};
+use super::words::{list, quoted};
 use crate::resp::control::ControlError;
+use crate::resp::server_error::ServerError;
 use crate::resp::value::Value;
 use crate::tenant::policy::acl;
 
@@ -34,7 +35,7 @@ pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Option
     let reply = channel.call(&[b"EVAL", TRIAL.as_bytes(), b"0"], deadline).await?;
     let user = peer.credentials.as_ref().and_then(|credentials| credentials.username.as_deref());
     let ran = match &reply {
-        Value::Error(line) if code(line) == b"NOPERM" => None,
+        Value::Error(line) if ServerError::of(line) == ServerError::NoPermission => None,
         Value::Error(line) => {
             let why = format!("no script could be tried ({})", quoted(line, peer.credentials.as_ref()));
             return Ok(Some(Finding::not_tried(Step::Scripts, why)));

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use super::finding::{Finding, Step};
 use super::peer::{Channel, Peer};
-use super::words::{code, list, milliseconds, quoted};
+use super::words::{list, milliseconds, quoted};
 use crate::discovery::config::SentinelConfig;
 use crate::discovery::event::{self, BadReply, View};
 use crate::resp::control::ControlError;
+use crate::resp::server_error::ServerError;
 use crate::resp::value::Value;
 use crate::topology::Address;
 
@@ -118,7 +119,7 @@ async fn query(
         quorum: primary.field("quorum").and_then(Value::integer).and_then(|n| n.try_into().ok()),
         no_quorum: quorum_check
             .error()
-            .filter(|line| code(line) == b"NOQUORUM")
+            .filter(|line| ServerError::of(line) == ServerError::NoQuorum)
             .map(|line| quoted(line, None)),
         replicas: replicas
             .elements()
@@ -205,14 +206,14 @@ fn judge(answer: &Answer, config: &SentinelConfig, took: Duration) -> Finding {
 
 fn refused(line: &[u8], peer: &Peer) -> Finding {
     let answer = quoted(line, peer.credentials.as_ref());
-    match code(line) {
-        b"NOPERM" => Finding::broken(
+    match ServerError::of(line) {
+        ServerError::NoPermission => Finding::broken(
             Step::Sentinel,
             format!("the user may not ask it for the primary ({answer})"),
             "on every Sentinel, allow that user +sentinel|get-master-addr-by-name +sentinel|master \
              +sentinel|sentinels +subscribe and the channels, &*",
         ),
-        _ if line.starts_with(b"ERR unknown command") => Finding::broken(
+        ServerError::UnknownCommand => Finding::broken(
             Step::Sentinel,
             "this is not a Sentinel but a data server",
             "check the port: Sentinels listen on 26379 by default, servers on 6379. For one server without Sentinels, \

@@ -4,9 +4,10 @@ use tokio::time::Instant;
 
 use super::finding::{Finding, Step};
 use super::peer::{Channel, Peer};
-use super::words::{code, quoted};
+use super::words::quoted;
 use crate::resp::control::ControlError;
 use crate::resp::greeting::server_info;
+use crate::resp::server_error::ServerError;
 use crate::resp::value::Value;
 
 /// Queries the server's name and version, and whether it would serve a command.
@@ -18,8 +19,8 @@ pub(super) async fn examine(channel: &mut Channel, peer: &Peer) -> Result<Findin
     let deadline = Instant::now() + peer.answer_timeout();
     let hello = channel.call(&[b"HELLO", b"2"], deadline).await?;
     let ping = channel.call(&[b"PING"], deadline).await?;
-    let eta = match ping.error().map(|line| code(line)) {
-        Some(b"LOADING") => channel.call(&[b"INFO", b"persistence"], deadline).await?,
+    let eta = match ping.error().map(|line| ServerError::of(line)) {
+        Some(ServerError::Loading) => channel.call(&[b"INFO", b"persistence"], deadline).await?,
         _ => Value::Null,
     };
     Ok(judge(peer, &hello, &ping, eta.text().and_then(|info| field(info, "loading_eta_seconds"))))
@@ -41,8 +42,8 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
         let answer = quoted(line, credentials);
         let broken =
             |seen: String, remedy: &str| Finding::broken(Step::Server, format!("{name}: {seen}"), remedy);
-        match code(line) {
-            b"LOADING" => {
+        match ServerError::of(line) {
+            ServerError::Loading => {
                 let left = loading_eta.filter(|eta| eta.parse::<u64>().is_ok());
                 let left = left.map(|eta| format!(", about {eta} s left")).unwrap_or_default();
                 return broken(
@@ -50,26 +51,26 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
                     "wait; if it never ends, look at the server's log: it may run out of memory and start over",
                 );
             }
-            b"MASTERDOWN" => {
+            ServerError::MasterDown => {
                 return broken(
                     "it is a replica whose link to its primary is down, and answers nobody".into(),
                     "see the role below; on it, INFO replication tells the state of the link",
                 );
             }
-            b"MISCONF" => {
+            ServerError::Misconfigured => {
                 return broken(
                     format!("it refuses writes because it cannot save its data ({answer})"),
                     "on the server: free disk space or fix the folder of its `dir` (its log says which), then BGSAVE; \
                      as a stopgap CONFIG SET stop-writes-on-bgsave-error no",
                 );
             }
-            b"BUSY" => {
+            ServerError::Busy => {
                 return broken(
                     "a script runs for too long, and nothing else is answered".into(),
                     "SCRIPT KILL or FUNCTION KILL on the server ends it, unless it has already written",
                 );
             }
-            b"NOPERM" => {
+            ServerError::NoPermission => {
                 return Finding::warning(
                     Step::Server,
                     format!("{name}; the user may not PING ({answer})"),
@@ -93,7 +94,7 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
         );
     }
     match hello.error() {
-        Some(line) if code(line) == b"NOPERM" => {
+        Some(line) if ServerError::of(line) == ServerError::NoPermission => {
             Finding::ok(Step::Server, "answers; the user may not ask for its version")
         }
         Some(_) => Finding::warning(

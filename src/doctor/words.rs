@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::resp::server_error::code;
 use crate::secret::Credentials;
 
 /// The greatest number of characters of a server's line to show.
@@ -30,11 +31,6 @@ pub(super) fn list(items: impl IntoIterator<Item = String>) -> String {
 /// Formats a number with a noun, as in `1 replica` or `2 replicas`.
 pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
-/// Returns the first word of an error line, which is its error code.
-pub(super) fn code(line: &[u8]) -> &[u8] {
-    line.split(|byte| *byte == b' ').next().unwrap_or_default()
 }
 
 /// Returns a server's error line without parts that must stay secret. Servers quote the arguments of a command that

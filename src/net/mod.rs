@@ -12,3 +12,4 @@ pub mod source_rate;
 pub mod stream;
 pub mod tls;
 pub mod unix_socket;
+pub mod write;

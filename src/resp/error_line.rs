@@ -6,12 +6,21 @@ use std::rc::Rc;
 
 /// An error reply without its CRLF, such as `-ERR unknown command`. It begins with `-`. A clone is cheap.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ErrorLine(Rc<[u8]>);
+pub struct ErrorLine {
+    line: Rc<[u8]>,
+    /// True if a server sent it; false if respgate wrote it.
+    of_server: bool,
+}
 
 impl ErrorLine {
     /// Returns a server's error as a client sees it. `text` lacks the leading `-`.
     pub fn of_server(text: &[u8]) -> Self {
-        [b"-", text].concat().into()
+        Self { line: [b"-", text].concat().into(), of_server: true }
+    }
+
+    /// Returns true if a server sent the error, and false if respgate wrote it.
+    pub fn is_of_server(&self) -> bool {
+        self.of_server
     }
 }
 
@@ -25,13 +34,13 @@ impl Deref for ErrorLine {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.line
     }
 }
 
 impl From<Vec<u8>> for ErrorLine {
     fn from(line: Vec<u8>) -> Self {
-        Self(line.into())
+        Self { line: line.into(), of_server: false }
     }
 }
 
@@ -43,7 +52,7 @@ impl From<String> for ErrorLine {
 
 impl From<&[u8]> for ErrorLine {
     fn from(line: &[u8]) -> Self {
-        Self(line.into())
+        Self { line: line.into(), of_server: false }
     }
 }
 
@@ -64,6 +73,8 @@ mod tests {
         write(&mut out, &line);
         assert_eq!(out, b"-NOPERM x\r\n");
         assert_eq!(format!("{line:?}"), "\"-NOPERM x\"");
-        assert_eq!(ErrorLine::of_server(b"NOPERM x"), line);
+        let of_server = ErrorLine::of_server(b"NOPERM x");
+        assert_eq!(of_server[..], line[..]);
+        assert!(of_server.is_of_server() && !line.is_of_server());
     }
 }

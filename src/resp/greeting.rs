@@ -1,9 +1,7 @@
 //! Opens connections to data servers: authenticates, chooses the protocol version, and asks for the node's role.
 
-mod error_line;
 mod report;
 
-pub use error_line::{AuthRefusal, auth_refusal, without_arguments};
 pub use report::{Role, node_from_info, role_from_info, role_from_reply, server_info};
 
 use bytes::Bytes;
@@ -12,11 +10,11 @@ use tokio::time::Instant;
 
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
+use crate::resp::server_error::{ServerError, without_arguments};
 use crate::resp::value::Value;
 use crate::rotation::denials::{Denied, Probe};
 use crate::secret::Credentials;
 use crate::topology::{Node, ServerInfo};
-use error_line::{forbidden, has_code, not_ready, wants_no_password};
 
 /// The identity and the settings with which a connection is opened.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +72,7 @@ impl<'a> Greeting<'a> {
     /// Adds the command to the denied ones if `reply` says that the ACL denies it.
     fn note(&self, probe: Probe, reply: &Value) {
         if let (Some(denied), Some(line)) = (self.denied, reply.error())
-            && has_code(line, b"NOPERM")
+            && ServerError::of(line) == ServerError::NoPermission
         {
             denied.insert(probe);
         }
@@ -148,7 +146,9 @@ where
     let mut needless_password = false;
     if let Some(credentials) = greeting.credentials {
         match authenticate(control, credentials, deadline).await {
-            Err(GreetError::AuthRefused(line)) if greeting.accepted_before && wants_no_password(&line) => {
+            Err(GreetError::AuthRefused(line))
+                if greeting.accepted_before && ServerError::of(&line) == ServerError::NeedlessPassword =>
+            {
                 needless_password = true;
             }
             authenticated => authenticated?,
@@ -191,7 +191,7 @@ where
     if let Some(line) = hello.error() {
         // HELLO failed, so the connection still speaks RESP2.
         control.set_resp(Resp::V2);
-        if not_ready(line) {
+        if ServerError::of(line).is_not_ready() {
             return Err(GreetError::NotReady(line.clone()));
         }
     }
@@ -202,10 +202,12 @@ where
         match probe {
             // PING's error comes before HELLO's own refusal: it is the line that any command of a client would get.
             Probe::Ping => match reply.error() {
-                Some(line) if has_code(line, b"NOAUTH") => {
+                Some(line) if ServerError::of(line) == ServerError::NoAuth => {
                     return Err(GreetError::AuthRequired(line.clone()));
                 }
-                Some(line) if not_ready(line) => return Err(GreetError::NotReady(line.clone())),
+                Some(line) if ServerError::of(line).is_not_ready() => {
+                    return Err(GreetError::NotReady(line.clone()));
+                }
                 // A server that answers MISCONF, BUSY or NOPERM is alive.
                 Some(_) => {}
                 None => expect_word(&reply, "PING", "PONG")?,
@@ -215,7 +217,7 @@ where
             _ => tracing::trace!(?probe, refused = reply.error().is_some()),
         }
     }
-    if let Some(line) = hello.error().filter(|line| has_code(line, b"NOAUTH")) {
+    if let Some(line) = hello.error().filter(|line| ServerError::of(line) == ServerError::NoAuth) {
         return Err(GreetError::AuthRequired(line.clone()));
     }
     let says_primary = hello.field("role").and_then(Value::text) == Some("master");
@@ -226,15 +228,21 @@ where
     };
     if database.is_some() {
         match control.reply(deadline).await? {
-            Value::Error(line) if not_ready(&line) => return Err(GreetError::NotReady(line)),
+            Value::Error(line) if ServerError::of(&line).is_not_ready() => {
+                return Err(GreetError::NotReady(line));
+            }
             Value::Error(line) => return Err(GreetError::Select(line)),
             selected => expect_word(&selected, "SELECT", "OK")?,
         }
     }
     let role = match role {
-        Some(Value::Error(line)) if has_code(&line, b"NOAUTH") => return Err(GreetError::AuthRequired(line)),
+        Some(Value::Error(line)) if ServerError::of(&line) == ServerError::NoAuth => {
+            return Err(GreetError::AuthRequired(line));
+        }
         // Above all BUSY. The role is unknown only for now, unlike a role that the ACL hides.
-        Some(Value::Error(line)) if !forbidden(&line) => return Err(GreetError::NotReady(line)),
+        Some(Value::Error(line)) if !ServerError::of(&line).denies_command() => {
+            return Err(GreetError::NotReady(line));
+        }
         // No ACL denies HELLO, so its reply shows the role of a primary to every user.
         None | Some(Value::Error(_)) if says_primary => Some(Role::Primary { offset: None }),
         None | Some(Value::Error(_)) if !greeting.may(Probe::Info) => None,
@@ -242,7 +250,9 @@ where
             let info = control.call(&[b"INFO", b"replication"], deadline).await?;
             greeting.note(Probe::Info, &info);
             match info {
-                Value::Error(line) if !forbidden(&line) => return Err(GreetError::NotReady(line)),
+                Value::Error(line) if !ServerError::of(&line).denies_command() => {
+                    return Err(GreetError::NotReady(line));
+                }
                 info => info.text().and_then(role_from_info),
             }
         }
@@ -268,7 +278,8 @@ where
     if let Some(credentials) = selector.credentials {
         match authenticate(control, credentials, deadline).await {
             Ok(()) => {}
-            Err(GreetError::AuthRefused(line)) if wants_no_password(&line) => {}
+            Err(GreetError::AuthRefused(line)) if ServerError::of(&line) == ServerError::NeedlessPassword => {
+            }
             Err(GreetError::AuthRefused(_)) => return Ok(false),
             Err(error) => return Err(error),
         }
@@ -277,7 +288,7 @@ where
     let database = digits.format(greeting.database).as_bytes();
     let reply = control.call(&[b"SELECT", database], deadline).await?;
     match reply.error() {
-        Some(line) if not_ready(line) => Err(GreetError::NotReady(line.clone())),
+        Some(line) if ServerError::of(line).is_not_ready() => Err(GreetError::NotReady(line.clone())),
         Some(_) => Ok(false),
         None => Ok(true),
     }
@@ -303,7 +314,7 @@ where
     }
     let info = control.call(&[b"INFO", b"server"], deadline).await?;
     if let (Some(denied), Some(line)) = (denied, info.error())
-        && has_code(line, b"NOPERM")
+        && ServerError::of(line) == ServerError::NoPermission
     {
         denied.insert(Probe::Info);
     }
@@ -324,7 +335,7 @@ where
         None => control.call(&[b"AUTH", password], deadline).await?,
     };
     match reply {
-        Value::Error(line) if not_ready(&line) => Err(GreetError::NotReady(line)),
+        Value::Error(line) if ServerError::of(&line).is_not_ready() => Err(GreetError::NotReady(line)),
         Value::Error(line) => Err(GreetError::AuthRefused(without_arguments(&line))),
         _ => Ok(()),
     }

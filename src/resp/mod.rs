@@ -6,6 +6,7 @@ pub mod greeting;
 pub mod pubsub;
 pub mod reply;
 pub mod request;
+pub mod server_error;
 pub mod value;
 pub mod write;
 

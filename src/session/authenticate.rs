@@ -163,7 +163,7 @@ async fn judge_by_upstream(
                 throttle.remember(digest, identity::BELIEVED);
                 AuthDecision::Right
             }
-            Err(line) => refusal::verdict(&line),
+            Err(line) => refusal::auth_decision(&line),
         }
     };
     throttle.judge(attempt, believed, ask).await

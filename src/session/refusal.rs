@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::resp::error_line::ErrorLine;
 use crate::resp::pubsub::{MAX_NAME_BYTES, MAX_SUBSCRIPTIONS};
 use crate::resp::request::Request;
+use crate::resp::server_error::ServerError;
 use crate::tenant::users::Refused;
 use crate::tenant::users::throttle::{AuthDecision, TooSoon};
 use crate::topology::ServerInfo;
@@ -121,15 +122,12 @@ pub fn not_authenticated(refused: &Refused) -> ErrorLine {
 }
 
 /// Interprets a refusal of AUTH. `line` is the server's error, or respgate's if it could not ask the server.
-pub fn verdict(line: &[u8]) -> AuthDecision {
-    let begins = |start: &[u8]| line.starts_with(start);
-    // The second text is from servers without users (redis before 6).
-    if begins(b"-WRONGPASS ") || begins(b"-ERR invalid password") {
-        AuthDecision::Wrong(line.into())
-    } else if begins(b"-ERR respgate:") {
-        AuthDecision::Undecided(line.into())
-    } else {
-        AuthDecision::Inapplicable(line.into())
+pub fn auth_decision(line: &ErrorLine) -> AuthDecision {
+    let text: &[u8] = line;
+    match ServerError::of(text) {
+        _ if !line.is_of_server() => AuthDecision::Undecided(text.into()),
+        ServerError::WrongPassword => AuthDecision::Wrong(text.into()),
+        _ => AuthDecision::Inapplicable(text.into()),
     }
 }
 

@@ -45,7 +45,6 @@ use self::leased::pool::LeasePool;
 use self::parts::Parts;
 use self::replies::Replies;
 use self::reports::Reports;
-pub use self::reports::not_primary;
 use self::room::SharedRoom;
 use self::shared::drive;
 use self::shared::fair::fair_queue::Share;

@@ -11,6 +11,7 @@ use super::reply_sizes::ReplySizes;
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
+use crate::net::write::{WriteSource, poll_write_all};
 
 /// Whether a client still takes replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,28 +320,14 @@ impl Replies {
         stream: &mut S,
     ) -> Poll<std::io::Result<bool>> {
         let mut bytes = self.bytes.borrow_mut();
-        let mut blocked = false;
-        while !bytes.is_empty() {
-            match Pin::new(&mut *stream).poll_write(cx, bytes.front()) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(count)) => {
-                    self.progress.set(self.progress.get() + count as u64);
-                    self.account.note_moved(count);
-                    bytes.consume(count);
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    blocked = true;
-                    break;
-                }
-            }
-        }
-        if !blocked {
+        let mut taken = Taken { bytes: &mut bytes, progress: &self.progress, account: &self.account };
+        let written = poll_write_all(cx, stream, &mut taken);
+        if bytes.is_empty() {
             self.buffers.give(bytes.release());
         }
         drop(bytes);
         self.charge();
-        if blocked { Poll::Pending } else { Pin::new(stream).poll_flush(cx).map_ok(|()| true) }
+        written.map_ok(|()| true)
     }
 
     /// Takes note that the client has left. Drops the bytes that wait, and the replies that still arrive.
@@ -351,6 +338,25 @@ impl Replies {
         self.messages.take();
         self.charge();
         self.waker.borrow_mut().take();
+    }
+}
+
+/// The bytes that wait for a client. What it takes is counted as its progress.
+struct Taken<'a> {
+    bytes: &'a mut ByteQueue,
+    progress: &'a Cell<u64>,
+    account: &'a Account,
+}
+
+impl WriteSource for Taken<'_> {
+    fn unwritten(&self) -> &[u8] {
+        self.bytes.front()
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.progress.set(self.progress.get() + count as u64);
+        self.account.note_moved(count);
+        self.bytes.consume(count);
     }
 }
 

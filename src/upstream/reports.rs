@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tokio::sync::mpsc;
 
 use crate::metrics::Counters;
+use crate::resp::server_error::ServerError;
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint};
 
@@ -32,7 +33,7 @@ impl Reports {
     /// Counts an error reply. Tells discovery about an error that only a node gives that is not the primary.
     pub(super) fn note_error(&self, line: &[u8], generation: Generation) {
         self.counters.error_replies.inc();
-        if line.strip_prefix(b"-").is_some_and(not_primary) {
+        if ServerError::of(line).is_not_primary() {
             self.hint(Hint::NotPrimary(generation));
         }
     }
@@ -59,14 +60,4 @@ impl Reports {
         self.counters.migrated.add(migrated);
         self.timelines.settled(resent, unknown, migrated);
     }
-}
-
-/// Returns true if an error (without the leading `-`) says that the command did not run because the node is not the
-/// primary, no longer or not yet. READONLY, MASTERDOWN and LOADING are judged before execution (valkey's server.c,
-/// processCommand); REDIRECT comes to clients with CLIENT CAPA redirect (valkey 8); a demotion unblocks clients with
-/// this UNBLOCKED text.
-pub fn not_primary(error: &[u8]) -> bool {
-    [&b"READONLY "[..], b"MASTERDOWN ", b"LOADING ", b"REDIRECT ", b"UNBLOCKED force unblock"]
-        .iter()
-        .any(|start| error.starts_with(start))
 }

@@ -7,6 +7,7 @@ use super::Leased;
 use super::expect::Expect;
 use crate::command::{ReadOptions, Trace};
 use crate::resp::request::{self, Request};
+use crate::resp::server_error::ServerError;
 
 /// Limit of streams per request whose newest ids are asked for. In a request with more, `$` stays as it is.
 const STREAMS: usize = 64;
@@ -53,7 +54,7 @@ fn newest<'a>(request: &Request<'a>) -> Vec<(usize, &'a [u8])> {
 /// that users wrote.
 fn newest_id(info: &[u8]) -> Option<&[u8]> {
     const FIELD: &[u8] = b"\r\n$17\r\nlast-generated-id\r\n$";
-    if info.starts_with(b"-ERR no such key") {
+    if info.starts_with(b"-") && ServerError::of(info) == ServerError::NoSuchKey {
         return Some(b"0-0");
     }
     let rest = info.get(memchr::memmem::find(info, FIELD)? + FIELD.len()..)?;

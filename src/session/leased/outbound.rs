@@ -1,5 +1,7 @@
 //! Keeps the requests of one lease until their replies come, so that they can be sent again elsewhere. No I/O.
 
+use crate::net::write::WriteSource;
+
 /// Holds requests in order. Answered requests are dropped from the front.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
@@ -16,16 +18,6 @@ impl Outbound {
         let before = self.bytes.len();
         write(&mut self.bytes);
         self.bytes.len() - before
-    }
-
-    /// Returns the bytes to write next.
-    pub(super) fn unwritten(&self) -> &[u8] {
-        self.bytes.get(self.written..).unwrap_or_default()
-    }
-
-    /// Notes that the connection took `count` more bytes.
-    pub(super) fn wrote(&mut self, count: usize) {
-        self.written = (self.written + count).min(self.bytes.len());
     }
 
     /// Drops the front request, of `len` bytes, which was answered.
@@ -81,6 +73,16 @@ impl Outbound {
                 (request, end <= self.written)
             })
             .collect()
+    }
+}
+
+impl WriteSource for Outbound {
+    fn unwritten(&self) -> &[u8] {
+        self.bytes.get(self.written..).unwrap_or_default()
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.written = (self.written + count).min(self.bytes.len());
     }
 }
 

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use super::{LeaseEnd, Leased};
+use crate::net::write::WriteSource;
 use crate::session::Session;
 use crate::session::close::Close;
 use crate::session::deliver::{BACKLOG, Delivery};
@@ -200,16 +201,10 @@ impl Leased {
 
     /// Writes waiting requests to the server. Returns true if any byte was written.
     fn poll_outbound(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
-        let mut wrote = false;
-        while !self.outbound.unwritten().is_empty() {
-            match self.lease.poll_write(cx, self.outbound.unwritten()) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Poll::Ready(result) => self.outbound.wrote(result?),
-            }
-            wrote = true;
-        }
-        match self.lease.poll_flush(cx) {
+        let before = self.outbound.unwritten().len();
+        let written = self.lease.poll_write_all(cx, &mut self.outbound);
+        let wrote = self.outbound.unwritten().len() < before;
+        match written {
             Poll::Ready(result) => result.map(|()| wrote),
             Poll::Pending => Ok(wrote),
         }

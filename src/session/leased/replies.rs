@@ -6,7 +6,7 @@ use super::{Close, LeaseEnd, Leased, Session};
 use crate::resp::Resp;
 use crate::resp::pubsub::{Confirmation, Published, published};
 use crate::resp::reply::{ReplyKind, ScannedReply};
-use crate::upstream::not_primary;
+use crate::resp::server_error::ServerError;
 
 /// Size in bytes above which a reply is passed on in pieces.
 const STREAMED: usize = 256 * 1024;
@@ -94,7 +94,7 @@ impl Leased {
             session.ctx.upstream.suspect(self.lease.generation());
             self.untrusted = true;
         }
-        if kind == ReplyKind::Error && frame.strip_prefix(b"-").is_some_and(not_primary) {
+        if kind == ReplyKind::Error && ServerError::of(frame).is_not_primary() {
             self.untrusted = true;
         }
         session.ctx.upstream.succeeded(self.lease.generation());
@@ -243,11 +243,11 @@ impl Leased {
             Some(Expect::Reply(awaited)) if awaited.forgeable => false,
             // The server refuses a transaction whole, with EXECABORT and the reason; Valkey also with REDIRECT
             // alone. Errors of the commands in it stand inside an array, never here.
-            Some(Expect::Reply(Awaited { effect: Effect::Exec(_), .. })) => frame
-                .strip_prefix(b"-EXECABORT Transaction discarded because of: ")
-                .or_else(|| frame.strip_prefix(b"-"))
-                .is_some_and(not_primary),
-            Some(Expect::Reply(_)) => frame.strip_prefix(b"-").is_some_and(not_primary),
+            Some(Expect::Reply(Awaited { effect: Effect::Exec(_), .. })) => {
+                let reason = frame.strip_prefix(b"-EXECABORT Transaction discarded because of: ");
+                ServerError::of(reason.unwrap_or(frame)).is_not_primary()
+            }
+            Some(Expect::Reply(_)) => ServerError::of(frame).is_not_primary(),
             _ => false,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::state::Rated;
+use crate::resp::server_error::ServerError;
 use crate::resp::value::Value;
 use crate::tenant::limits::ledger::Ledger;
 
@@ -72,12 +73,12 @@ pub(super) fn granted(reply: &Value) -> Result<u64, StoreError> {
     match reply {
         Value::Integer(units) => Ok(u64::try_from(*units).unwrap_or_default()),
         Value::Error(line) => {
-            let passing = [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"BUSY", b"REDIRECT"];
+            let error = ServerError::of(line);
             let mut message = line.escape_ascii().to_string();
-            if line.starts_with(b"NOPERM") {
+            if error == ServerError::NoPermission {
                 message.push_str(&format!("; give respgate's user +eval +get +set +time ~{PREFIX}*"));
             }
-            Err(match passing.iter().any(|code| line.starts_with(code)) {
+            Err(match error.is_not_primary() || error == ServerError::Busy {
                 true => StoreError::Away(message),
                 false => StoreError::Refused(message),
             })

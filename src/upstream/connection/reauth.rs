@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::resp::error_line::ErrorLine;
-use crate::resp::greeting::{AuthRefusal, auth_refusal};
 use crate::resp::request;
+use crate::resp::server_error::{AuthRefusal, auth_refusal};
 use crate::rotation::login::Login;
 use crate::secret::Credentials;
 use crate::upstream::config::{Reauth, UpstreamConfig};

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::net::stream::Stream;
 use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
+use crate::resp::server_error::ServerError;
 use crate::resp::value::Value;
 use crate::topology::Generation;
 use crate::upstream::connection::identity::Identity;
@@ -99,7 +100,7 @@ impl Scripts {
             let mut permitted = true;
             for _ in &bodies {
                 let reply = control.reply(deadline).await?;
-                permitted &= !matches!(reply, Value::Error(line) if line.starts_with(b"NOPERM"));
+                permitted &= !matches!(reply, Value::Error(line) if ServerError::of(&line) == ServerError::NoPermission);
             }
             Ok::<_, ControlError>(permitted)
         };

@@ -1,24 +1,23 @@
 //! Serves one fan-in connection: writes commands, and passes confirmations and messages on. respgate reads it however slow its
 //! subscribers are. A slow subscriber's own limit bounds its messages, and no other subscriber waits for it.
 
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-
-use tokio::io::AsyncWrite;
 
 use super::announce::Announcements;
 use super::link::{FanIn, LinkOrder, shown};
 use super::table::{Mismatch, Name};
 use crate::net::budget::{Account, Charge};
 use crate::net::buffers::Buffers;
+use crate::net::byte_queue::ByteQueue;
+use crate::net::write::poll_write_all;
 use crate::resp::pubsub::{Kind, Published, published};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
+use crate::resp::server_error::ServerError;
 use crate::topology::Generation;
 use crate::upstream::connection::open::{Connection, Dialing};
 use crate::upstream::connection::probe::probe_request;
 use crate::upstream::connection::reauth::Refresh;
-use crate::upstream::reports::not_primary;
 
 /// The size of the messages that may wait for sessions that have not been woken for them, in bytes: 16 KiB for each session, with
 /// bounds for all. Without a limit, a burst for many subscribers would wait in memory for all of them, however fast they read.
@@ -58,8 +57,8 @@ pub(super) enum LinkEnd {
 pub(super) struct Pump {
     link: Connection,
     scanner: ReplyScanner,
-    out: Vec<u8>,
-    written: usize,
+    /// The commands that wait to be written.
+    out: ByteQueue,
     /// The message at the front of the read buffer, if it has not reached all its subscribers yet.
     delivery: Option<Delivery>,
     /// True while the frame at the front of the read buffer is too large, and is dropped in pieces.
@@ -112,8 +111,7 @@ impl Pump {
         Self {
             link,
             scanner: ReplyScanner::default(),
-            out: Vec::new(),
-            written: 0,
+            out: ByteQueue::default(),
             delivery: None,
             dropping: false,
             charge: Charge::new(&Account::new(buffers.share())),
@@ -184,28 +182,27 @@ impl Pump {
         if !table.is_reply_due()
             && let Some(auth) = fan.begin_refresh()
         {
-            auth.write(&mut self.out);
+            self.out.push_with(|out| auth.write(out));
             fan.auth.replace(Some(auth));
             return;
         }
         if fan.ping.take() && !table.is_reply_due() {
-            table.ping(&mut self.out, probe_request(&dialing.identities, &fan.identity));
+            let request = probe_request(&dialing.identities, &fan.identity);
+            self.out.push_with(|out| table.ping(out, request));
         }
-        while self.out.len() - self.written < OUTBOUND && table.next(&mut self.out) {}
+        let mut more = true;
+        while more && self.out.len() < OUTBOUND {
+            self.out.push_with(|out| more = table.next(out));
+        }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
-        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut self.link.stream).poll_write(cx, rest) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Poll::Ready(count) => self.written += count?,
-            }
+        let written = poll_write_all(cx, &mut self.link.stream, &mut self.out);
+        if self.out.is_empty() {
+            drop(self.out.release());
         }
-        self.out = Vec::new();
-        self.written = 0;
-        match Pin::new(&mut self.link.stream).poll_flush(cx) {
-            Poll::Ready(flushed) => flushed,
+        match written {
+            Poll::Ready(result) => result,
             Poll::Pending => Ok(()),
         }
     }
@@ -344,7 +341,7 @@ fn take_frame(
             dialing.reports.note_error(frame, generation);
             let line = frame.strip_suffix(b"\r\n").filter(|line| line.starts_with(b"-"));
             let line = line.ok_or(LinkEnd::Framing("it sent an error in a form that was not expected"))?;
-            if line.strip_prefix(b"-").is_some_and(not_primary) {
+            if ServerError::of(line).is_not_primary() {
                 return Err(LinkEnd::NotPrimary);
             }
             table.refused(line).map(|lost| {

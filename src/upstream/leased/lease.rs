@@ -3,18 +3,18 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::command::Trace;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
 use crate::net::read_buffer::ReadBuffer;
+use crate::net::write::{WriteSource, poll_write_all};
 use crate::resp::Resp;
 use crate::resp::error_line::ErrorLine;
 use crate::topology::Generation;
@@ -99,16 +99,14 @@ impl Lease {
         self.history.note(trace, bytes);
     }
 
-    /// Writes the beginning of `bytes`, which belong to noted requests. Returns the number of bytes that the connection took.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.link.stream).poll_write(cx, bytes))?;
-        self.history.wrote(count);
-        Poll::Ready(Ok(count))
-    }
-
-    /// Sends the bytes that the connection took.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.link.stream).poll_flush(cx)
+    /// Writes what waits in `source`, which belongs to noted requests. Pending while the connection takes no more bytes.
+    pub fn poll_write_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut impl WriteSource,
+    ) -> Poll<io::Result<()>> {
+        let mut recorded = Recorded { source, history: &mut self.history };
+        poll_write_all(cx, &mut self.link.stream, &mut recorded)
     }
 
     /// Ends the lease. The caller guarantees that every reply has come, and that the server's replies confirmed the end of all
@@ -365,5 +363,21 @@ impl LeasePool {
         let registration = LeaseRegistration { pool: self.clone(), number, state };
         let gauge = Gauged::new(&dialing.reports.counters, |c| &c.leased_open);
         Lease { link, history: History::default(), key: key.clone(), registration, permit, _gauge: gauge }
+    }
+}
+/// Bytes for a connection that keeps the history of what it was sent.
+struct Recorded<'a, W> {
+    source: &'a mut W,
+    history: &'a mut History,
+}
+
+impl<W: WriteSource> WriteSource for Recorded<'_, W> {
+    fn unwritten(&self) -> &[u8] {
+        self.source.unwritten()
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.history.wrote(count);
+        self.source.wrote(count);
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 
+use crate::metrics::LocalCounter;
+use crate::net::write::{WriteSource, poll_write_all};
 use crate::resp::reply::ReplyScanner;
 use crate::upstream::connection::open::Connection;
 use crate::upstream::replies::Replies;
@@ -16,6 +18,7 @@ use crate::upstream::shared::batch::{Decision, WriteBatcher};
 use crate::upstream::shared::lane::{Lane, Order};
 use crate::upstream::shared::lanes::Lanes;
 use crate::upstream::shared::next::NextConnection;
+use crate::upstream::shared::queue::Queue;
 
 mod backpressure;
 mod handle;
@@ -294,24 +297,39 @@ impl Pump {
 
     fn write(&mut self, cx: &mut Context<'_>, lane: &Lane, lanes: &Lanes) -> std::io::Result<()> {
         let mut queue = lane.queue.borrow_mut();
-        // Bytes of an earlier write may still wait in TLS, so the flush below runs in each case.
-        while !self.closing && !queue.unwritten().is_empty() {
-            match Pin::new(&mut self.link.stream).poll_write(cx, queue.unwritten()) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Poll::Ready(result) => {
-                    lanes.reports.counters.upstream_writes.inc();
-                    queue.wrote(result?);
-                }
-            }
-        }
-        let flushed = match Pin::new(&mut self.link.stream).poll_flush(cx) {
+        let stream = &mut self.link.stream;
+        let written = if self.closing {
+            // Requests that have come since belong to the next connection.
+            Pin::new(stream).poll_flush(cx)
+        } else {
+            let mut counted =
+                CountedWrites { queue: &mut queue, writes: &lanes.reports.counters.upstream_writes };
+            poll_write_all(cx, stream, &mut counted)
+        };
+        let flushed = match written {
             Poll::Ready(result) => result.map(|()| true)?,
             Poll::Pending => false,
         };
         self.stalled = !flushed || !queue.unwritten().is_empty();
         self.awaits |= queue.holds_back();
         Ok(())
+    }
+}
+
+/// A queue whose writes are counted.
+struct CountedWrites<'a> {
+    queue: &'a mut Queue,
+    writes: &'a LocalCounter,
+}
+
+impl WriteSource for CountedWrites<'_> {
+    fn unwritten(&self) -> &[u8] {
+        self.queue.unwritten()
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.writes.inc();
+        self.queue.wrote(count);
     }
 }
 

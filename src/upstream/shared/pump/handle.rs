@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use super::Pump;
 use crate::resp::reply::{ReplyKind, ScannedReply};
+use crate::resp::server_error::ServerError;
 use crate::upstream::replies::Replies;
 use crate::upstream::reply_sizes::LARGE;
-use crate::upstream::reports::not_primary;
 use crate::upstream::shared::lane::Lane;
 use crate::upstream::shared::lanes::Lanes;
 use crate::upstream::shared::queue::answer::answer;
@@ -37,7 +37,7 @@ impl Pump {
                     let reply = bytes.get(at..at + len).unwrap_or_default();
                     if kind == ReplyKind::Error {
                         lanes.reports.note_error(reply, self.link.generation);
-                        if reply.strip_prefix(b"-").is_some_and(not_primary) && !self.demoted {
+                        if ServerError::of(reply).is_not_primary() && !self.demoted {
                             run.end(bytes, at);
                             self.demoted = true;
                             lanes.hold.begin();
@@ -117,7 +117,7 @@ impl Pump {
 /// sent again, a read only if `retry-reads` allows it. A write that the node has run gets its reply in its turn. If a newer primary
 /// has taken over (`superseded`), that write may or may not be lost there, so its outcome is unknown.
 fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
-    let refused = kind == ReplyKind::Error && reply.strip_prefix(b"-").is_some_and(not_primary);
+    let refused = kind == ReplyKind::Error && ServerError::of(reply).is_not_primary();
     let if_lost = queue.front().map_or(IfLost::ReportUnknown, Slot::if_lost);
     match if_lost {
         _ if refused => queue.defer(None),
