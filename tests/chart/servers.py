@@ -120,8 +120,8 @@ class Certificates:
 class Client:
     """A client that knows as much RESP as the tests need."""
 
-    def __init__(self, port, context=None):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    def __init__(self, port, context=None, host="127.0.0.1"):
+        self.socket = socket.create_connection((host, port), timeout=PATIENCE)
         if context:
             self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
         self.file = self.socket.makefile("rb")
