@@ -61,8 +61,10 @@ class Container:
         self.versions += 1
         version = folder / f"..version_{self.versions}"
         version.mkdir()
+        source = volume.get("configMap") or volume.get("secret")
         for name, text in files.items():
             (version / name).write_text(text)
+            (version / name).chmod(source.get("defaultMode", 0o644))
             if not (folder / name).is_symlink():
                 (folder / name).symlink_to(f"..data/{name}")
         (folder / "..data_tmp").symlink_to(version.name)

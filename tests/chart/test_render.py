@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import shutil
 import subprocess
 import tempfile
 import tomllib
@@ -133,21 +132,6 @@ class Rendered(unittest.TestCase):
     def test_names_stay_short_enough(self):
         for document in chart.template(values("gateway-tls"), release="a" * 53):
             self.assertLessEqual(len(document["metadata"]["name"]), 63)
-
-
-class Library(unittest.TestCase):
-    def test_another_chart_includes_the_sidecar(self):
-        with tempfile.TemporaryDirectory() as folder:
-            parent = pathlib.Path(folder) / "parent"
-            shutil.copytree(pathlib.Path(__file__).parent / "parent", parent)
-            shutil.copytree(chart.CHART, parent / "charts/respgate")
-            documents = chart.template(chart=parent)
-            self.assertEqual(list(validate(documents, "1.33.0")), [])
-            self.assertEqual(list(policy.references(documents, set())), [])
-            pod = chart.find(documents, "Deployment")["spec"]["template"]["spec"]
-            (sidecar,) = pod["initContainers"]
-            self.assertEqual(sidecar["restartPolicy"], "Always")
-            self.assertEqual({it["name"] for it in pod["volumes"]}, {"own", "respgate-config", "respgate-run"})
 
 
 class Notes(unittest.TestCase):

@@ -134,10 +134,10 @@ volumeMounts:
 
 {{/*
 The volumes of respgate's container. Only that container mounts them. A sidecar's pod may have no fsGroup, so its files
-can be read by any user; else only by fsGroup.
+can be read by any user unless secretMode says otherwise; else only by fsGroup.
 */}}
 {{- define "respgate.volumes" -}}
-{{- $mode := ternary "0444" "0440" (eq .Values.mode "sidecar") -}}
+{{- $mode := .Values.secretMode | default (ternary 0444 0440 (eq .Values.mode "sidecar")) | int -}}
 - name: respgate-config
   configMap: { name: {{ include "respgate.fullname" . }} }
 {{- if .Values.control.enabled }}
