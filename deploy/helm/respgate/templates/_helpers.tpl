@@ -118,7 +118,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (eq .Values.mode "sidecar") .Values.podMonitor.enabled (not .Values.podMonitor.selector) (not .Values.example.enabled) -}}
 {{- fail "podMonitor.selector: in mode sidecar, name the labels of the pods that have the sidecar" -}}
 {{- end -}}
-{{- if and .Values.dashboard.enabled (not (.Files.Glob "files/*.json")) -}}
+{{- if and .Values.dashboard.enabled (not (.Files.Glob "files/grafana/*.json")) -}}
 {{- fail "dashboard.enabled: this chart has no dashboard" -}}
 {{- end -}}
 {{- end }}
