@@ -103,6 +103,12 @@ class Rendered(unittest.TestCase):
         self.assertEqual(deployment["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
         self.assertNotIn("replicas", deployment, "the autoscaler decides")
 
+    def test_the_network_policy_admits_the_pod_of_helm_test(self):
+        documents = chart.template(values("gateway"))
+        peers = chart.find(documents, "NetworkPolicy")["spec"]["ingress"][0]["from"]
+        admitted = [it["podSelector"]["matchLabels"] for it in peers]
+        self.assertEqual(admitted, [{"app": "web"}, chart.find(documents, "Pod")["metadata"]["labels"]])
+
     def test_rules_are_those_of_the_repository(self):
         rendered = chart.find(chart.template(values("gateway")), "PrometheusRule")["spec"]
         source = yaml.safe_load((chart.ROOT / "deploy/prometheus/alerts.yml").read_text())

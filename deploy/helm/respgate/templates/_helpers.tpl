@@ -26,6 +26,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* The labels of the pod of `helm test`, which no Service selects. */}}
+{{- define "respgate.doctorLabels" -}}
+app.kubernetes.io/name: {{ include "respgate.name" . }}-doctor
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "respgate.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
