@@ -21,7 +21,7 @@ BIN := target/release/respgate
 NEWER := RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(CURDIR)/target/newer/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all test-newer test-deps chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
+.PHONY: help build demo test test-all test-newer test-deps chart chart-manifests chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
 	bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
@@ -46,6 +46,8 @@ test: test-deps lint ## install what tests need, lint, and run every test
 	@$(MAKE) --no-print-directory differential DIFFERENTIAL_SEED=1
 	@echo "== victims beside attackers"
 	@$(MAKE) --no-print-directory hostile HOSTILE_SEED=1
+	@echo "== deploy/: the chart, manifests and the compose file"
+	@$(MAKE) --no-print-directory chart
 	@$(MAKE) --no-print-directory fuzz-smoke
 
 # The two installed servers, then the two newer ones: Valkey 8.0 and Redis 7.0, Valkey 9.1 and Redis 8.0 on Debian 12.
@@ -66,6 +68,16 @@ test-deps:
 		{ echo "rustfmt or clippy is missing. Get both with: rustup component add rustfmt clippy"; exit 1; }
 	@tests/install
 	@tests/clients/install
+
+chart: ## render the Helm chart, validate it, and run respgate with each rendered configuration and probe
+	@tests/install
+	@tests/chart/install
+	@$(CARGO) build --quiet --locked --bin respgate
+	@target/chart/venv/bin/python -m unittest discover --start-directory tests/chart
+
+chart-manifests: ## write deploy/kubernetes/, from the chart
+	@tests/chart/install
+	@CHART_WRITE_MANIFESTS=1 target/chart/venv/bin/python -m unittest discover --start-directory tests/chart --pattern test_manifests.py
 
 chaos: ## minutes of failovers, crashes, network cuts and churn under a checker, in an order drawn from CHAOS_SEED
 	@tests/install $(CHAOS_SERVER)
