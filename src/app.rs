@@ -127,17 +127,19 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         let views = views.map(|(((upstream, discovery), logins), timelines)| View {
             name: upstream.config.name.clone(),
             topology: discovery.topology.clone(),
+            discovery: discovery.status.clone(),
             login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
         let mut security = security(&config, &certificates);
-        security.sources = listeners.iter().map(Listener::counts).collect();
+        security.connections = listeners.iter().map(Listener::counts).collect();
         let sources = Sources {
             security,
             tenants: tenants.subscribe(),
             stores,
             reloads: reloads.clone(),
             workers: workers.clone(),
+            budget: plan.budget,
             logs,
         };
         let control = Control {
@@ -246,7 +248,7 @@ fn security(config: &Config, certificates: &Certificates) -> TlsStatus {
     let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
     TlsStatus {
         listeners: listeners.map(|(index, listener)| (index, listener.name.clone())).collect(),
-        sources: Vec::new(),
+        connections: Vec::new(),
         expiries: certificates.expiries(),
         unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
     }

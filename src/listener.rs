@@ -96,8 +96,7 @@ pub struct Listener {
     proxies: Vec<IpNet>,
     warned: Mutex<Option<Instant>>,
     source_rate: Mutex<SourceRate>,
-    counts: Arc<SourceCounts>,
-    clients: Arc<AtomicUsize>,
+    counts: Arc<ListenerCounts>,
     /// The count of clients of the whole process, limited by its file descriptors.
     capacity: Capacity,
     ids: Arc<AtomicU64>,
@@ -105,15 +104,21 @@ pub struct Listener {
     address: String,
 }
 
-/// Counts the connections that exceeded the rate of their source.
+/// Counts the clients of one listener, and the connections that it did not serve at once.
 #[derive(Debug, Default)]
-pub struct SourceCounts {
-    /// Connections served after a wait of at most 1 s.
+pub struct ListenerCounts {
+    /// Connections that exceeded the rate of their source and were served after a wait of at most 1 s.
     pub delayed: AtomicU64,
-    /// Connections closed.
+    /// Connections that exceeded the rate of their source and were closed.
     pub refused: AtomicU64,
     /// Refused connections since the last warning.
     refused_since_warning: AtomicU64,
+    /// Connections closed because `max_clients` was reached.
+    pub turned_away: AtomicU64,
+    /// Clients connected now.
+    pub clients: Arc<AtomicUsize>,
+    /// The largest number of clients.
+    pub max_clients: AtomicUsize,
 }
 
 enum Bound {
@@ -170,8 +175,10 @@ impl Listener {
             proxies: config.proxy_protocol.clone(),
             warned: Mutex::default(),
             source_rate: Mutex::new(SourceRate::new(&config.source_rate)),
-            counts: Arc::default(),
-            clients: Arc::default(),
+            counts: Arc::new(ListenerCounts {
+                max_clients: config.max_clients.min(capacity.limit).into(),
+                ..ListenerCounts::default()
+            }),
             capacity,
             ids,
             socket,
@@ -185,9 +192,8 @@ impl Listener {
         &self.address
     }
 
-    /// Returns the listener's name and the counts of connections that exceeded the rate of their
-    /// source.
-    pub fn counts(&self) -> (String, Arc<SourceCounts>) {
+    /// Returns the listener's name and its counts.
+    pub fn counts(&self) -> (String, Arc<ListenerCounts>) {
         (self.name.clone(), self.counts.clone())
     }
 
@@ -311,7 +317,7 @@ impl Listener {
     /// Counts one client against `max-clients` and against the capacity of the process. Returns
     /// `None` if either is exhausted; the caller then turns the client away.
     fn count_client(&self) -> Option<CountGuard> {
-        let own = CountGuard::take(&self.clients, self.max_clients)?;
+        let own = CountGuard::take(&self.counts.clients, self.max_clients)?;
         let of_process = CountGuard::take(&self.capacity.taken, self.capacity.limit);
         if of_process.is_none() && self.may_warn() {
             tracing::warn!(
@@ -355,6 +361,7 @@ impl Listener {
     /// Sends the error that the server sends, if the socket takes it at once, and closes the
     /// socket. Sends nothing to a TLS client, which would not understand it before a handshake.
     fn turn_away(&self, socket: Socket) {
+        self.counts.turned_away.fetch_add(1, Ordering::Relaxed);
         self.send_line(socket, b"-ERR max number of clients reached\r\n");
     }
 

@@ -2,10 +2,12 @@
 
 mod connections;
 pub mod control;
+mod process;
 mod registry;
 mod respond;
 mod scrape;
 pub mod security;
+mod sentinels;
 mod sources;
 
 pub use sources::{Sources, View};

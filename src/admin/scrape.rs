@@ -9,7 +9,9 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::process::ProcessFigures;
 use super::registry::MetricsRegistry;
+use super::sentinels;
 use super::sources::{Sources, View};
 use crate::metrics::counters::FIGURES;
 use crate::metrics::{Snapshot, declared};
@@ -30,6 +32,7 @@ pub(super) struct MetricsEndpoint {
     upstreams: Vec<View>,
     sources: Sources,
     registry: Mutex<Arc<MetricsRegistry>>,
+    process: ProcessFigures,
     /// Number of renderings that have begun.
     begun: AtomicU64,
     newest: tokio::sync::Mutex<Text>,
@@ -45,8 +48,14 @@ struct Text {
 
 impl MetricsEndpoint {
     pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
-        let registry = Mutex::new(Arc::new(MetricsRegistry::new(0)));
-        Self { upstreams, sources, registry, begun: AtomicU64::new(0), newest: tokio::sync::Mutex::default() }
+        Self {
+            upstreams,
+            sources,
+            registry: Mutex::new(Arc::new(MetricsRegistry::new(0))),
+            process: ProcessFigures::new(),
+            begun: AtomicU64::new(0),
+            newest: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Returns the registry. Replaces it if users or tenants have changed: otherwise the metrics of
@@ -118,9 +127,12 @@ impl MetricsEndpoint {
             }
         }
         let registry = self.registry(tenants.version);
-        for (View { name, topology, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
+        for (View { name, topology, discovery, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
             registry.publish_counters(name, &sum);
             registry.publish_topology(name, &topology.borrow());
+            for (view, count) in sentinels::views(&discovery.borrow(), &topology.borrow()) {
+                registry.publish(&declared::SENTINELS, [name, view], count);
+            }
             registry.publish_failovers(name, timelines);
             for user in tenants.users.iter().flat_map(|users| users.all()) {
                 if let Some(login) = user.login(name) {
@@ -145,6 +157,8 @@ impl MetricsEndpoint {
         registry.publish(&declared::BUILD_INFO, [env!("CARGO_PKG_VERSION")], 1);
         self.sources.security.publish(&registry, &handshakes);
         registry.publish(&declared::BUFFERED_BYTES, [], buffered);
+        registry.publish(&declared::MAX_BUFFERED_BYTES, [], self.sources.budget.limit() as u64);
+        self.process.publish(&registry);
         registry.publish_polls(&polls);
         registry.render()
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::registry::MetricsRegistry;
-use crate::listener::SourceCounts;
+use crate::listener::ListenerCounts;
 use crate::metrics::declared;
 use crate::net::tls::accept::Handshakes;
 use crate::net::tls::certificate::shown_span;
@@ -20,8 +20,8 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 pub struct TlsStatus {
     /// The listeners that speak TLS, each with its index in the workers' plan and its name.
     pub listeners: Vec<(usize, String)>,
-    /// By listener, the counts of connections that exceeded the rate of their source.
-    pub sources: Vec<(String, Arc<SourceCounts>)>,
+    /// The counts of each listener's connections.
+    pub connections: Vec<(String, Arc<ListenerCounts>)>,
     /// When respgate's own certificates expire.
     pub expiries: Vec<Expiry>,
     /// Legs on which respgate does not verify the server, for example "upstream main".
@@ -43,7 +43,13 @@ impl TlsStatus {
                 registry.publish(&declared::TLS_HANDSHAKE_FAILURES, [name, reason.label()], count);
             }
         }
-        for (name, counts) in &self.sources {
+        for (name, counts) in &self.connections {
+            let clients = counts.clients.load(Ordering::Relaxed);
+            registry.publish(&declared::LISTENER_CLIENTS, [name], clients as u64);
+            let max_clients = counts.max_clients.load(Ordering::Relaxed);
+            registry.publish(&declared::LISTENER_MAX_CLIENTS, [name], max_clients as u64);
+            let turned_away = counts.turned_away.load(Ordering::Relaxed);
+            registry.publish(&declared::CLIENTS_TURNED_AWAY, [name], turned_away);
             let delayed = counts.delayed.load(Ordering::Relaxed);
             registry.publish(&declared::CONNECTS_DELAYED, [name], delayed);
             let refused = counts.refused.load(Ordering::Relaxed);

@@ -1,9 +1,13 @@
 //! The parts of the process that the admin listener reads.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use super::security::TlsStatus;
+use crate::discovery::DiscoveryStatus;
 use crate::logs::LogLimit;
+use crate::net::budget::Budget;
 use crate::rotation::Tallies;
 use crate::rotation::login::Login;
 use crate::tenant::Tenants;
@@ -25,6 +29,8 @@ pub struct Sources {
     pub reloads: Tallies,
     /// The workers, which count.
     pub workers: Vec<Worker>,
+    /// The byte budget of all clients.
+    pub budget: Arc<Budget>,
     /// The limit of log lines, which counts the suppressed ones.
     pub logs: LogLimit,
 }
@@ -36,6 +42,8 @@ pub struct View {
     pub name: String,
     /// Discovery's newest result.
     pub topology: watch::Receiver<Topology>,
+    /// What discovery knows of the Sentinels.
+    pub discovery: watch::Receiver<DiscoveryStatus>,
     /// The credentials with which respgate logs in to the upstream.
     pub login: Login,
     /// The upstream's failovers.

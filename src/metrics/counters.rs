@@ -72,6 +72,8 @@ counters! {
     shared_open: UPSTREAM_CONNECTIONS["shared"];
     leased_open: UPSTREAM_CONNECTIONS["leased"];
     fanin_open: UPSTREAM_CONNECTIONS["fan-in"];
+    max_connections: UPSTREAM_MAX_CONNECTIONS;
+    max_leased: UPSTREAM_MAX_LEASED;
     leased_idle: UPSTREAM_CONNECTIONS_IDLE;
     connects: UPSTREAM_CONNECTS;
     connect_errors: UPSTREAM_CONNECT_ERRORS;

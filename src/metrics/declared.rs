@@ -86,6 +86,10 @@ metrics! {
     CONNECTS_DELAYED: Counter "respgate_connects_delayed_total" [listener] Count, "New connections that waited because their source opened more than connects-per-second.";
     CONNECTS_REFUSED: Counter "respgate_connects_refused_total" [listener] Count, "New connections that respgate closed because their source opened more than connects-per-second.";
     BUFFERED_BYTES: Gauge "respgate_buffered_bytes" [] Bytes, "Bytes of requests and replies that respgate holds for clients now.";
+    MAX_BUFFERED_BYTES: Gauge "respgate_max_buffered_bytes" [] Bytes, "Limit of respgate_buffered_bytes: max-buffered.";
+    LISTENER_CLIENTS: Gauge "respgate_listener_clients" [listener] Count, "Clients connected to a listener now.";
+    LISTENER_MAX_CLIENTS: Gauge "respgate_listener_max_clients" [listener] Count, "Limit of respgate_listener_clients: max-clients, or fewer if file descriptors are short.";
+    CLIENTS_TURNED_AWAY: Counter "respgate_clients_turned_away_total" [listener] Count, "New connections that respgate closed because max-clients was reached or file descriptors were short.";
 
     COMMANDS: Counter "respgate_commands_total" [upstream, lane] Count, "Commands carried, by lane.";
     COMMANDS_REFUSED: Counter "respgate_commands_refused_total" [upstream, reason] Count, "Commands that respgate refused itself, by the setting that refuses them; limits: a limit of a tenant; other: none of these settings.";
@@ -95,6 +99,8 @@ metrics! {
     SESSIONS_MIGRATED: Counter "respgate_sessions_migrated_total" [upstream] Count, "Sessions whose state respgate moved to another connection.", formerly "respgate_sessions_transplanted_total";
 
     UPSTREAM_CONNECTIONS: Gauge "respgate_upstream_connections" [upstream, lane] Count, "Upstream connections open now, by lane.";
+    UPSTREAM_MAX_CONNECTIONS: Gauge "respgate_upstream_max_connections" [upstream] Count, "Limit of respgate_upstream_connections over all lanes: max-connections.";
+    UPSTREAM_MAX_LEASED: Gauge "respgate_upstream_max_leased" [upstream] Count, "Limit of leased upstream connections, idle ones included: max-leased. Each worker has an equal share.";
     UPSTREAM_CONNECTIONS_IDLE: Gauge "respgate_upstream_connections_idle" [upstream] Count, "Leased upstream connections that no session uses now.";
     UPSTREAM_CONNECTS: Counter "respgate_upstream_connects_total" [upstream] Count, "Upstream connections that respgate opened and that passed the handshake.";
     UPSTREAM_CONNECT_ERRORS: Counter "respgate_upstream_connect_errors_total" [upstream] Count, "Upstream connections that respgate could not open.";
@@ -114,6 +120,7 @@ metrics! {
     PRIMARY_KNOWN: Gauge "respgate_primary_known" [upstream] Count, "1 if respgate knows a verified primary, else 0.";
     PRIMARY_GENERATION: Gauge "respgate_primary_generation" [upstream] Count, "Primaries followed since the start.";
     SENTINEL_CONFIG_EPOCH: Gauge "respgate_sentinel_config_epoch" [upstream] Count, "Sentinel's config-epoch of the primary.";
+    SENTINELS: Gauge "respgate_sentinels" [upstream, view] Count, "Sentinels that respgate follows, by their view of the primary: agrees, other, unknown, refused, unreachable or pending.";
     FAILOVERS: Counter "respgate_failovers_total" [upstream, lossless] Count, "Failovers followed; lossless: the old primary had answered everything before.";
     LAST_FAILOVER: Gauge "respgate_last_failover_seconds" [upstream, phase] Seconds, "Seconds from the first sign of the last failover to each of its phases.";
     HOLDS: Counter "respgate_holds_total" [upstream] Count, "Times that commands began to wait for a primary.";
@@ -146,6 +153,9 @@ metrics! {
     WORKER_LONGEST_POLL: Gauge "respgate_worker_longest_poll_seconds" [worker] Seconds, "Longest time that one task kept all others of the worker waiting within the last 60 to 120 seconds.";
     WORKER_LONG_POLLS: Counter "respgate_worker_long_polls_total" [worker] Count, "Times that one task kept all others of the worker waiting for 20 ms or more.";
     LOG_LINES_SUPPRESSED: Counter "respgate_log_lines_suppressed_total" [module, level] Count, "Log lines that respgate left out because their cause repeats too often.";
+    PROCESS_START_TIME: Gauge "process_start_time_seconds" [] Seconds, "When the process started, in seconds since 1970.";
+    PROCESS_CPU: Counter "process_cpu_seconds_total" [] Seconds, "Processor time that the process has used, in whole seconds.";
+    PROCESS_RESIDENT_MEMORY: Gauge "process_resident_memory_bytes" [] Bytes, "Resident memory of the process.";
     BUILD_INFO: Gauge "respgate_build_info" [version] Count, "Always 1; the label says which version runs.";
 }
 
@@ -157,10 +167,12 @@ mod tests {
     fn names_follow_the_conventions_of_prometheus() {
         for metric in METRICS {
             let name = metric.name;
-            assert!(name.starts_with("respgate_"), "{name}");
+            // The names that Prometheus's own client libraries use, and dashboards know.
+            assert!(name.starts_with("respgate_") || name.starts_with("process_"), "{name}");
             assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
-            assert_eq!(name.ends_with("_bytes"), metric.unit == Unit::Bytes, "{name}");
-            assert_eq!(name.ends_with("_seconds"), metric.unit == Unit::Seconds, "{name}");
+            let of_one = name.trim_end_matches("_total");
+            assert_eq!(of_one.ends_with("_bytes"), metric.unit == Unit::Bytes, "{name}");
+            assert_eq!(of_one.ends_with("_seconds"), metric.unit == Unit::Seconds, "{name}");
             assert!(metric.help.ends_with('.'), "{name}: {}", metric.help);
         }
     }

@@ -146,6 +146,8 @@ impl Upstream {
 
     /// Returns the counters of this worker for this upstream.
     pub fn snapshot(&self) -> Snapshot {
+        self.counters.max_connections.set(self.config.max_connections as u64);
+        self.counters.max_leased.set(self.config.max_leased as u64);
         self.counters.leased_idle.set(self.parts.pool.idle() as u64);
         self.counters.fanin_channels.set(self.parts.fans.names() as u64);
         self.counters.snapshot()
