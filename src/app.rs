@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::admin::control::Control;
 use crate::admin::security::TlsStatus;
@@ -20,7 +19,8 @@ use crate::config::flags::Flags;
 use crate::descriptors::{Capacity, Demand};
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::{self, Dialers, Discovery, Logins};
-use crate::drain::{self, Draining};
+use crate::drain;
+use crate::heartbeat::Heartbeat;
 use crate::listener::Listener;
 use crate::logs::{LogFilter, LogLimit};
 use crate::net::budget::Budget;
@@ -32,7 +32,8 @@ use crate::rotation::login::Login;
 use crate::rotation::source::{Account, ControlToken};
 use crate::rotation::{self, Source, Tallies, Tally, credentials};
 use crate::secret::Secret;
-use crate::session::maintenance::Move;
+use crate::shutdown::{Shutdown, Signals, drain_sessions};
+use crate::systemd::{self, Notifier};
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
@@ -69,8 +70,9 @@ pub fn run(config: Config, flags: &Flags, logs: LogLimit, filter: LogFilter) -> 
 }
 
 async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFilter) -> io::Result<()> {
+    let notifier = Notifier::from_env();
     let (prompter, prompts) = rotation::prompts();
-    reload::on_hangup(prompter.clone())?;
+    reload::on_hangup(prompter.clone(), notifier.clone())?;
     let clients = share_descriptors(&mut config)?;
     tokio::spawn(logs.clone().report());
     // Every socket is bound before any client is served, so that an error shows at once.
@@ -120,6 +122,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     };
     let configuration = reload::follow(flags.clone(), config.clone(), targets, prompts, &reloads);
     let (switch, draining) = drain::switch();
+    let mut signals = Signals::register()?;
     let mut tasks = JoinSet::new();
     let shutdown = Arc::new(Notify::new());
     if admin.is_some() || control_socket.is_some() {
@@ -153,6 +156,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             log: filter,
             drain: switch.clone(),
             shutdown: shutdown.clone(),
+            shutdown_endpoint: config.control.shutdown_endpoint,
         };
         let endpoint = Arc::new(Admin::new(views.collect(), sources, draining.clone(), control));
         if let Some(socket) = admin {
@@ -170,29 +174,36 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         tokio::spawn(log_when_ready(upstream.config.name.clone(), discovery.topology.clone()));
     }
 
-    let drained = tokio::spawn(drain_sessions(draining, workers.clone(), config.drain_timeout));
+    let topologies = named_topologies(&config, &discoveries);
+    if notifier.is_supervised() {
+        let (notifier, workers) = (notifier.clone(), workers.clone());
+        let watchdog = systemd::watchdog();
+        tokio::spawn(Heartbeat { notifier, watchdog, workers, upstreams: topologies.clone() }.beat());
+    }
+    let ready = notifier.clone();
+    tokio::spawn(async move {
+        if config.ready_needs_primary {
+            every_primary(topologies).await;
+        }
+        ready.ready();
+    });
+
+    let end = Shutdown {
+        drained: tokio::spawn(drain_sessions(draining.clone(), workers.clone(), config.drain_timeout)),
+        switch,
+        draining,
+        workers,
+        notifier,
+        delay: config.drain_delay,
+        deadline: config.drain_timeout,
+    };
     tokio::select! {
-        stopped = stopped() => stopped?,
+        () = signals.next() => {}
         () = shutdown.notified() => {}
     }
-    tracing::info!(
-        deadline_s = config.drain_timeout.as_secs(),
-        "draining: respgate accepts no new clients, and running commands finish"
-    );
-    switch.begin();
-    while tasks.join_next().await.is_some() {}
-    finish(drained, &workers, config.drain_timeout).await;
+    end.announce(&mut signals).await;
+    end.drain(tasks, &mut signals).await;
     Ok(())
-}
-
-/// Ends each session as soon as it has no unanswered command, once the drain has begun. Returns when no session is left.
-async fn drain_sessions(mut draining: Draining, workers: Vec<Worker>, deadline: Duration) {
-    draining.wait().await;
-    let (mut drains, plan) = (JoinSet::new(), Move::during(deadline));
-    for worker in workers {
-        drains.spawn(async move { worker.drain(plan).await });
-    }
-    while drains.join_next().await.is_some() {}
 }
 
 /// Follows the file of the control token. Returns the newest token.
@@ -207,6 +218,19 @@ fn follow_token(token: ControlToken, interval: Duration, reloads: &Tallies) -> w
     };
     tokio::spawn(rotation::follow(source, interval, tally, adopt));
     seen
+}
+
+/// Returns the newest results of discovery, each with the upstream's name.
+fn named_topologies(config: &Config, discoveries: &[Discovery]) -> Vec<(String, watch::Receiver<Topology>)> {
+    let names = config.upstreams.iter().map(|upstream| upstream.config.name.clone());
+    names.zip(discoveries.iter().map(|discovery| discovery.topology.clone())).collect()
+}
+
+/// Waits until every upstream has had a verified primary.
+async fn every_primary(topologies: Vec<(String, watch::Receiver<Topology>)>) {
+    for (_, mut topology) in topologies {
+        let _ = topology.wait_for(|topology| topology.primary().is_some()).await;
+    }
 }
 
 /// Logs once that the clients of an upstream are served.
@@ -324,28 +348,6 @@ fn plan(
         })
         .collect();
     Plan { listeners, tenants, upstreams, budget: Budget::new(config.max_buffered, workers) }
-}
-
-async fn stopped() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
-
-/// Waits until all sessions have ended (`drained`), until the deadline, or until a second signal.
-async fn finish(drained: JoinHandle<()>, workers: &[Worker], deadline: Duration) {
-    tokio::select! {
-        _ = drained => tracing::info!("drained"),
-        () = tokio::time::sleep(deadline) => {
-            let left: usize = workers.iter().map(Worker::load).sum();
-            tracing::warn!(clients = left, "drain-timeout has passed: respgate disconnects the remaining clients");
-        }
-        _ = stopped() => tracing::warn!("a second signal came: respgate disconnects the remaining clients"),
-    }
 }
 
 /// Raises the soft limit of open files to the hard limit, and divides the descriptors. Returns the

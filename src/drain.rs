@@ -2,36 +2,73 @@
 
 use tokio::sync::watch;
 
+/// Says how far the shutdown has come. What is true stays true.
+#[derive(Clone, Copy, Debug, Default)]
+struct DrainState {
+    /// respgate has said that it will drain, and still accepts clients (`drain-delay`).
+    announced: bool,
+    /// Another process accepts the clients from now on.
+    handed_over: bool,
+    /// Sessions end as soon as they have no unanswered command.
+    begun: bool,
+}
+
 /// Begins the drain. Clones are the same switch.
 #[derive(Clone, Debug)]
-pub struct Switch(watch::Sender<bool>);
+pub struct Switch(watch::Sender<DrainState>);
 
 /// Watches whether the drain has begun.
 #[derive(Clone)]
-pub struct Draining(watch::Receiver<bool>);
+pub struct Draining(watch::Receiver<DrainState>);
 
 /// Creates a switch whose drain has not begun, and a watcher of it.
 pub fn switch() -> (Switch, Draining) {
-    let (sender, receiver) = watch::channel(false);
+    let (sender, receiver) = watch::channel(DrainState::default());
     (Switch(sender), Draining(receiver))
 }
 
 impl Switch {
+    /// Announces the drain: `/readyz` answers 503 from now on, and respgate still accepts clients.
+    pub fn announce(&self) {
+        self.0.send_modify(|state| state.announced = true);
+    }
+
+    /// Leaves new clients to another process. Existing sessions go on.
+    pub fn hand_over(&self) {
+        self.0.send_modify(|state| state.handed_over = true);
+    }
+
     /// Begins the drain: nothing accepts new work from now on.
     pub fn begin(&self) {
-        self.0.send_replace(true);
+        self.0.send_modify(|state| state.begun = true);
     }
 }
 
 impl Draining {
+    /// Returns true if the drain has begun or is announced.
+    pub fn announced(&self) -> bool {
+        let state = *self.0.borrow();
+        state.announced || state.begun
+    }
+
     /// Returns true if the drain has begun.
     pub fn begun(&self) -> bool {
-        *self.0.borrow()
+        self.0.borrow().begun
     }
 
     /// Waits until the drain begins, or until every [`Switch`] is dropped.
     pub async fn wait(&mut self) {
-        let _ = self.0.wait_for(|begun| *begun).await;
+        let _ = self.0.wait_for(|state| state.begun).await;
+    }
+
+    /// Waits until this process accepts no more clients, or until every [`Switch`] is dropped.
+    pub async fn closed(&mut self) {
+        let _ = self.0.wait_for(|state| state.begun || state.handed_over).await;
+    }
+
+    /// Waits until another process accepts the clients, or until every [`Switch`] is dropped.
+    pub async fn handed_over(&mut self) {
+        let _ = self.0.wait_for(|state| state.handed_over).await;
     }
 }
 
@@ -47,6 +84,23 @@ mod tests {
         switch.begin();
         draining.wait().await;
         other.wait().await;
-        assert!(other.begun());
+        other.closed().await;
+        assert!(other.begun() && other.announced());
+    }
+
+    #[tokio::test]
+    async fn an_announced_drain_has_not_begun() {
+        let (switch, draining) = switch();
+        switch.announce();
+        assert!(draining.announced() && !draining.begun());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_handed_over_accepts_nobody_and_does_not_drain() {
+        let (switch, mut draining) = switch();
+        switch.hand_over();
+        draining.closed().await;
+        draining.handed_over().await;
+        assert!(!draining.begun());
     }
 }

@@ -197,14 +197,14 @@ impl Listener {
         (self.name.clone(), self.counts.clone())
     }
 
-    /// Accepts clients until the drain begins. Besides the accept, the loop only waits for a
+    /// Accepts clients until the drain begins or another process accepts them. Besides the accept, the loop only waits for a
     /// worker's queue to have room for one client.
     pub async fn serve(self, workers: Vec<Worker>, mut draining: Draining) {
         let listener = Arc::new(self);
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = draining.wait() => return,
+                () = draining.closed() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {

@@ -16,6 +16,7 @@ use crate::config::flags::Flags;
 use crate::config::report::{Finding, Report};
 use crate::config::{self, Config, Written};
 use crate::rotation::{self, Prompter, Prompts, Source, Tallies, Tally};
+use crate::systemd::Notifier;
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::tenant::users::accounts::Accounts;
@@ -36,16 +37,18 @@ pub struct ReloadTargets {
     pub workers: Vec<Worker>,
 }
 
-/// Prompts a read of the configuration file for each SIGHUP.
+/// Reads the configuration file at each SIGHUP, and tells the service manager when that begins and ends.
 ///
 /// # Errors
 /// Returns an error if the system does not register the signal handler.
-pub fn on_hangup(prompter: Prompter) -> std::io::Result<()> {
+pub fn on_hangup(prompter: Prompter, notifier: Notifier) -> std::io::Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
             tracing::info!("SIGHUP: respgate reads the configuration again");
-            prompter.prompt();
+            notifier.reloading();
+            prompter.read_now().await;
+            notifier.ready();
         }
     });
     Ok(())

@@ -132,6 +132,8 @@ enum WorkerRequest {
     Snapshot(oneshot::Sender<Counted>),
     Adopt(Tenants, oneshot::Sender<()>),
     Drain(Move, oneshot::Sender<()>),
+    Ping(oneshot::Sender<()>),
+    AskToMove(Move),
 }
 
 /// The handle through which the rest of the process talks to a running worker.
@@ -187,6 +189,17 @@ impl Worker {
     pub async fn take(&self, client: AcceptedClient) -> bool {
         self.load.fetch_add(1, Ordering::Relaxed);
         self.clients.send(client).await.is_ok()
+    }
+
+    /// Returns true once the worker's thread has answered; false if it is gone.
+    pub async fn answers(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(WorkerRequest::Ping(answer)).await.is_ok() && answered.await.is_ok()
+    }
+
+    /// Asks the clients that want to know of maintenance to connect elsewhere. Ends no session.
+    pub async fn ask_to_move(&self, plan: Move) {
+        let _ = self.requests.send(WorkerRequest::AskToMove(plan)).await;
     }
 
     /// Returns what the worker has counted; `None` if it is gone.
@@ -286,10 +299,13 @@ async fn run(
                     sessions.notify_reload();
                     let _ = answer.send(());
                 }
+                Some(WorkerRequest::Ping(answer)) => {
+                    let _ = answer.send(());
+                }
+                Some(WorkerRequest::AskToMove(plan)) => begin_move(&listeners, plan),
                 Some(WorkerRequest::Drain(plan, answer)) => {
-                    listeners.iter().for_each(|listener| listener.ctx.maintenance.begin_move(plan));
+                    begin_move(&listeners, plan);
                     sessions.drain();
-                    tokio::task::spawn_local(end_move(listeners.clone(), plan));
                     tokio::task::spawn_local(answer_when_empty(sessions.clone(), answer));
                 }
                 None => return,
@@ -377,6 +393,12 @@ impl ListenerContext {
             drop((session, guards));
         });
     }
+}
+
+/// Asks the clients that want to know of maintenance to connect elsewhere.
+fn begin_move(listeners: &[Rc<ListenerContext>], plan: Move) {
+    listeners.iter().for_each(|listener| listener.ctx.maintenance.begin_move(plan));
+    tokio::task::spawn_local(end_move(listeners.to_vec(), plan));
 }
 
 /// Lets the drain end the clients that did not move in time.

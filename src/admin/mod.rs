@@ -40,7 +40,7 @@ use crate::rotation::Tally;
 use crate::tenant::users::Users;
 use crate::topology::Topology;
 
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n\nPOST /control/ACTION  reload, log-level, drain, shutdown (docs/control.md)\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n\nPOST /control/ACTION  reload, log-level, drain, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
 
 /// Binds the socket of the admin listener.
 ///
@@ -166,6 +166,9 @@ impl Admin {
         if request.uri().path().starts_with(control::PREFIX) {
             return self.control.answer(via, request).await;
         }
+        if request.uri().path() == control::SHUTDOWN_PATH && self.control.shutdown_endpoint {
+            return self.control.answer_shutdown(via, &request);
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
         }
@@ -194,7 +197,7 @@ impl Admin {
     fn ready(&self) -> Response<Full<Bytes>> {
         let mut ready = true;
         let mut body = String::new();
-        if self.draining.begun() {
+        if self.draining.announced() {
             ready = false;
             body.push_str("draining\n");
         }

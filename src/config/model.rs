@@ -28,6 +28,10 @@ pub struct Config {
     pub log: LogConfig,
     /// Time that running commands may take to finish after SIGTERM; zero ends them at once.
     pub drain_timeout: Duration,
+    /// Time between SIGTERM and the drain, in which respgate still accepts clients.
+    pub drain_delay: Duration,
+    /// True if respgate is ready for systemd only once every upstream has a verified primary.
+    pub ready_needs_primary: bool,
     /// Interval at which respgate checks files for changes.
     pub reload_interval: Duration,
     /// Bytes of requests and replies that may wait in respgate, all workers together.
@@ -75,6 +79,8 @@ pub struct ControlConfig {
     pub socket: Option<PathBuf>,
     /// The token for control through the admin listener; `None` permits no control there.
     pub token: Option<ControlToken>,
+    /// True if `POST /shutdown` from loopback ends respgate.
+    pub shutdown_endpoint: bool,
 }
 
 /// The level and the form of the log, which goes to stderr.

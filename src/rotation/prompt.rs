@@ -31,9 +31,9 @@ pub struct Prompter(mpsc::Sender<Prompt>);
 #[derive(Debug)]
 pub struct Prompts(mpsc::Receiver<Prompt>);
 
-/// One prompt, which may wait for the result.
+/// One prompt, which waits for the result.
 #[derive(Debug)]
-pub(super) struct Prompt(Option<oneshot::Sender<ReadOutcome>>);
+pub(super) struct Prompt(oneshot::Sender<ReadOutcome>);
 
 /// Creates both ends.
 pub fn prompts() -> (Prompter, Prompts) {
@@ -42,15 +42,10 @@ pub fn prompts() -> (Prompter, Prompts) {
 }
 
 impl Prompter {
-    /// Asks for a read and does not wait for it. Does nothing if a full queue of prompts waits already.
-    pub fn prompt(&self) {
-        let _ = self.0.try_send(Prompt(None));
-    }
-
     /// Asks for a read and waits for its result. Returns `None` if nothing follows the files.
     pub async fn read_now(&self) -> Option<ReadOutcome> {
         let (result, read) = oneshot::channel();
-        self.0.send(Prompt(Some(result))).await.ok()?;
+        self.0.send(Prompt(result)).await.ok()?;
         read.await.ok()
     }
 }
@@ -71,10 +66,8 @@ impl Prompts {
 }
 
 impl Prompt {
-    /// Tells the result to whoever waits for it.
+    /// Tells the result to who waits for it.
     pub(super) fn answer(self, outcome: ReadOutcome) {
-        if let Some(result) = self.0 {
-            let _ = result.send(outcome);
-        }
+        let _ = self.0.send(outcome);
     }
 }

@@ -166,7 +166,7 @@ async fn a_stuck_read_is_reported_and_tried_again() {
     assert!(tally.outcomes().stuck.unwrap().contains(path.to_str().unwrap()));
     // Another version is read on another thread while the first read is still stuck.
     fs::write(&path, "3").unwrap();
-    prompter.prompt();
+    assert_eq!(prompter.read_now().await, Some(ReadOutcome::Replaced));
     assert_eq!(adopted.recv().await, Some(3));
     assert_eq!(tally.outcomes().stuck, None);
     drop(end);

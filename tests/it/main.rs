@@ -59,6 +59,7 @@ mod policy;
 mod proxy_protocol;
 mod pubsub;
 mod tenants;
+mod upgrade;
 mod timeouts;
 mod reauth;
 mod reload;

@@ -38,6 +38,10 @@ pub(in crate::admin) enum Denied {
         "control from another machine would show the token to the network; run respgate ctl on this machine"
     )]
     NotEncrypted,
+    #[error(
+        "only loopback may ask for this: send the request from this machine, or from a container of this pod"
+    )]
+    NotLocal,
     #[error("the Host header must be an IP address or localhost, so that no web page can control respgate")]
     ForeignHost,
     #[error("the request comes from a web page of another origin, which may not control respgate")]
@@ -52,7 +56,38 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// # Errors
 /// Returns the reason why it may not.
 pub(in crate::admin) fn check(via: &Via, headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Denied> {
-    let Via::Tcp(peer) = via else { return Ok(()) };
+    if matches!(via, Via::Socket(_)) {
+        return Ok(());
+    }
+    check_page(headers)?;
+    let token = token.ok_or(Denied::NoToken)?;
+    if is_remote(via) {
+        return Err(Denied::NotEncrypted);
+    }
+    let sent = headers.get(AUTHORIZATION).ok_or(Denied::TokenMissing)?;
+    let sent = sent.as_bytes().strip_prefix(b"Bearer ").ok_or(Denied::TokenMissing)?;
+    if token.matches(sent) { Ok(()) } else { Err(Denied::TokenWrong) }
+}
+
+/// Checks whether a request without a token comes from this machine, or from this pod, and from no web page.
+///
+/// # Errors
+/// Returns the reason why it does not.
+pub(in crate::admin) fn check_origin(via: &Via, headers: &HeaderMap) -> Result<(), Denied> {
+    match via {
+        Via::Socket(_) => Ok(()),
+        Via::Tcp(_) if is_remote(via) => Err(Denied::NotLocal),
+        Via::Tcp(_) => check_page(headers),
+    }
+}
+
+/// Returns true if the request came from another machine or pod.
+fn is_remote(via: &Via) -> bool {
+    matches!(via, Via::Tcp(peer) if !peer.ip().to_canonical().is_loopback())
+}
+
+/// Refuses requests that a web page may have sent.
+fn check_page(headers: &HeaderMap) -> Result<(), Denied> {
     let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !names_this_machine(host) {
         return Err(Denied::ForeignHost);
@@ -64,13 +99,7 @@ pub(in crate::admin) fn check(via: &Via, headers: &HeaderMap, token: Option<&Sec
     {
         return Err(Denied::ForeignOrigin);
     }
-    let token = token.ok_or(Denied::NoToken)?;
-    if !peer.ip().to_canonical().is_loopback() {
-        return Err(Denied::NotEncrypted);
-    }
-    let sent = headers.get(AUTHORIZATION).ok_or(Denied::TokenMissing)?;
-    let sent = sent.as_bytes().strip_prefix(b"Bearer ").ok_or(Denied::TokenMissing)?;
-    if token.matches(sent) { Ok(()) } else { Err(Denied::TokenWrong) }
+    Ok(())
 }
 
 /// Returns true if a `Host` header holds an IP address or `localhost`. A name could belong to a web page.
@@ -112,6 +141,19 @@ mod tests {
         assert_eq!(asked(HERE, &good, Some("other")), Err(Denied::TokenWrong));
         assert_eq!(asked(HERE, &good[..1], Some("s3cret")), Err(Denied::TokenMissing));
         assert_eq!(asked("10.0.0.7:50000", &good, Some("s3cret")), Err(Denied::NotEncrypted));
+    }
+
+    #[test]
+    fn without_a_token_only_this_machine_and_no_web_page_is_admitted() {
+        let asked = |peer: &str, pairs: &[(&'static str, &str)]| {
+            check_origin(&Via::Tcp(peer.parse().expect("an address")), &headers(pairs))
+        };
+        let host = ("host", "127.0.0.1:9121");
+        assert_eq!(asked(HERE, &[host]), Ok(()));
+        assert_eq!(asked("10.0.0.7:50000", &[host]), Err(Denied::NotLocal));
+        assert_eq!(asked(HERE, &[("host", "evil.example")]), Err(Denied::ForeignHost));
+        assert_eq!(asked(HERE, &[host, ("origin", "https://evil.example")]), Err(Denied::ForeignOrigin));
+        assert_eq!(check_origin(&Via::Socket(None), &HeaderMap::new()), Ok(()));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use self::access::{Denied, Via};
 pub use self::action::ACTION_NAMES;
 use self::action::{Action, ActionError, LONGEST_BODY};
-use super::respond::{JSON, respond};
+use super::respond::{JSON, TEXT, respond};
 use crate::drain::Switch;
 use crate::logs::LogFilter;
 use crate::rotation::{Prompter, ReadOutcome, Tally};
@@ -24,6 +24,9 @@ use crate::secret::Secret;
 
 /// The start of each path of control.
 pub(super) const PREFIX: &str = "/control/";
+
+/// The path that ends respgate without a token, if `shutdown-endpoint` is true.
+pub(super) const SHUTDOWN_PATH: &str = "/shutdown";
 
 /// The parts of the process that control acts on.
 pub struct Control {
@@ -39,6 +42,8 @@ pub struct Control {
     pub drain: Switch,
     /// Is notified to end the process.
     pub shutdown: Arc<Notify>,
+    /// True if `POST /shutdown` from loopback ends respgate.
+    pub shutdown_endpoint: bool,
 }
 
 /// Why an action was not done.
@@ -93,6 +98,26 @@ impl Control {
                 };
                 response.headers_mut().extend(header);
                 response
+            }
+        }
+    }
+
+    /// Answers a request for [`SHUTDOWN_PATH`]. Logs a line.
+    pub(super) fn answer_shutdown(&self, via: &Via, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let by = shown(via);
+        let permitted = match *request.method() {
+            Method::POST => access::check_origin(via, request.headers()).map_err(ControlError::Denied),
+            _ => Err(ControlError::Method),
+        };
+        match permitted {
+            Ok(()) => {
+                tracing::info!(by, "shutdown-endpoint: respgate drains and ends");
+                self.shutdown.notify_one();
+                respond(StatusCode::OK, TEXT, "draining, then respgate ends\n")
+            }
+            Err(error) => {
+                tracing::warn!(by, %error, "shutdown-endpoint: refused");
+                respond(error.status(), TEXT, format!("{error}\n"))
             }
         }
     }

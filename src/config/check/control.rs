@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::super::model::ControlConfig;
 use super::super::report::Report;
-use super::super::schema::ProcessKeys;
+use super::super::schema::{ProcessDefaults, ProcessKeys};
 use super::super::setting::Setting;
 use crate::rotation::source::ControlToken;
 
@@ -13,6 +13,20 @@ pub(super) fn check(keys: &ProcessKeys, report: &mut Report) -> ControlConfig {
     ControlConfig {
         socket: keys.control_socket.value().cloned(),
         token: token(&keys.control_token_file, keys.admin.value().is_some(), report),
+        shutdown_endpoint: shutdown_endpoint(keys, report),
+    }
+}
+
+fn shutdown_endpoint(keys: &ProcessKeys, report: &mut Report) -> bool {
+    match &keys.shutdown_endpoint {
+        Setting::Given(true, place) if keys.admin.value().is_none() => {
+            report.error(
+                place,
+                r#"there is no admin listener that could serve /shutdown; set admin = "127.0.0.1:9121""#,
+            );
+            false
+        }
+        setting => setting.clone().or(ProcessDefaults::shutdown_endpoint()),
     }
 }
 

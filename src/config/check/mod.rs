@@ -93,6 +93,8 @@ pub fn check(
             filter: typed.log.level.or(LogDefaults::level()).0,
         },
         drain_timeout: typed.process.drain_timeout.or(ProcessDefaults::drain_timeout()),
+        drain_delay: typed.process.drain_delay.or(ProcessDefaults::drain_delay()),
+        ready_needs_primary: typed.process.ready_needs_primary.or(ProcessDefaults::ready_needs_primary()),
         reload_interval: typed
             .process
             .reload_interval

@@ -53,12 +53,27 @@ table! {
         /// one. respgate uses a new content of the file within `reload-interval`. See [control.md](control.md).
         control_token_file: File, "control-token-file", Restart, default "none; the admin listener offers no control",
             example "\"respgate-control-token\"";
-        /// The time that running commands have to finish after SIGTERM.
+        /// The time that running commands have to finish after SIGTERM and `drain-delay`.
         ///
         /// respgate closes its listeners, lets running commands, blocked commands and open transactions finish, and
         /// disconnects idle and subscribed clients. Clients that are left after this time are disconnected. `"0s"` disconnects all
         /// clients at once.
         drain_timeout: Duration = Duration::from_secs(30), "drain-timeout", Restart;
+        /// The time for which respgate still accepts clients after SIGTERM, before the drain begins.
+        ///
+        /// Meanwhile `/readyz` answers 503, so that load balancers and Kubernetes stop sending new clients. A second signal ends
+        /// the delay. `respgate ctl drain` has no delay.
+        drain_delay: Duration = Duration::ZERO, "drain-delay", Restart, example "\"5s\"";
+        /// Whether `POST /shutdown` on `admin` ends respgate, without a token.
+        ///
+        /// It is for the sidecar of a Kubernetes Job: the main container calls it when it is done, because the pod runs on
+        /// until every container has ended. Only requests from loopback are accepted, which every container of the pod can
+        /// send. See [upgrade.md](upgrade.md#http-shutdown).
+        shutdown_endpoint: bool = false, "shutdown-endpoint", Restart, example "true";
+        /// Whether respgate tells systemd that it is ready only once every upstream has a verified primary.
+        ///
+        /// Without this, respgate is ready once it listens: commands of clients then wait for the primary.
+        ready_needs_primary: bool = false, "ready-needs-primary", Restart, example "true";
         /// The interval at which respgate looks for changed files: passwords, certificates and the configuration file.
         ///
         /// At least `"100ms"`. SIGHUP makes respgate look at once.

@@ -1,0 +1,102 @@
+//! Ends the process in order: the announcement, the drain, and the deadline.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::drain::{Draining, Switch};
+use crate::session::maintenance::Move;
+use crate::systemd::Notifier;
+use crate::worker::Worker;
+
+/// Receives the signals that end the process.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Registers the handlers: from now on, SIGTERM and SIGINT no longer kill the process.
+    ///
+    /// # Errors
+    /// Returns an error if the system does not register them.
+    pub fn register() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next signal.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The parts that the end of the process acts on.
+pub struct Shutdown {
+    /// Begins the drain.
+    pub switch: Switch,
+    /// Knows whether the drain has begun.
+    pub draining: Draining,
+    /// The workers, which serve the clients.
+    pub workers: Vec<Worker>,
+    /// Tells the service manager.
+    pub notifier: Notifier,
+    /// Time in which respgate still accepts clients.
+    pub delay: Duration,
+    /// Time that running commands have to finish.
+    pub deadline: Duration,
+    /// Ends when every session has ended after the start of the drain.
+    pub drained: JoinHandle<()>,
+}
+
+impl Shutdown {
+    /// Announces the drain, and goes on accepting clients for the delay. A signal ends the delay.
+    pub async fn announce(&self, signals: &mut Signals) {
+        self.notifier.stopping();
+        self.switch.announce();
+        if self.delay.is_zero() || self.draining.begun() {
+            return;
+        }
+        tracing::info!(
+            delay_ms = self.delay.as_millis(),
+            "drain-delay: /readyz answers 503, and respgate still accepts clients"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(self.delay) => {}
+            () = signals.next() => tracing::info!("a second signal came: drain-delay ends"),
+        }
+    }
+
+    /// Drains: ends when all sessions have ended, at the deadline, or at a signal. `accepting` are
+    /// the tasks that accept clients.
+    pub async fn drain(self, mut accepting: JoinSet<()>, signals: &mut Signals) {
+        tracing::info!(
+            deadline_s = self.deadline.as_secs(),
+            "draining: respgate accepts no new clients, and running commands finish"
+        );
+        self.switch.begin();
+        while accepting.join_next().await.is_some() {}
+        tokio::select! {
+            _ = self.drained => tracing::info!("drained"),
+            () = tokio::time::sleep(self.deadline) => {
+                let left: usize = self.workers.iter().map(Worker::load).sum();
+                tracing::warn!(clients = left, "drain-timeout has passed: respgate disconnects the remaining clients");
+            }
+            () = signals.next() => tracing::warn!("a second signal came: respgate disconnects the remaining clients"),
+        }
+    }
+}
+
+/// Ends each session as soon as it has no unanswered command, once the drain has begun. Returns when no session is left.
+pub async fn drain_sessions(mut draining: Draining, workers: Vec<Worker>, deadline: Duration) {
+    draining.wait().await;
+    let (mut drains, plan) = (JoinSet::new(), Move::during(deadline));
+    for worker in workers {
+        drains.spawn(async move { worker.drain(plan).await });
+    }
+    while drains.join_next().await.is_some() {}
+}
