@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::control::Control;
@@ -19,12 +19,13 @@ use crate::config::flags::Flags;
 use crate::descriptors::{Capacity, Demand};
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::{self, Dialers, Discovery, Logins};
-use crate::drain;
+use crate::drain::{self, ClientCounts};
 use crate::heartbeat::Heartbeat;
 use crate::listener::Listener;
 use crate::logs::{LogFilter, LogLimit};
 use crate::net::budget::Budget;
 use crate::net::connect::Dialer;
+use crate::net::listening::{InheritedSockets, OpenSockets};
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
 use crate::reload::{self, ReloadTargets};
@@ -40,6 +41,9 @@ use crate::tenant::users::Users;
 use crate::tenant::users::accounts::Accounts;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
+use crate::upgrade::predecessor;
+use crate::upgrade::requests::Upgrader;
+use crate::upgrade::successor::UpgradePlan;
 use crate::upstream::UpstreamPlan;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::scripts::Scripts;
@@ -76,9 +80,17 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let clients = share_descriptors(&mut config)?;
     tokio::spawn(logs.clone().report());
     // Every socket is bound before any client is served, so that an error shows at once.
-    let listeners = bind(&config, Capacity::new(clients))?;
-    let admin = config.admin.map(admin::bind).transpose()?;
-    let control_socket = config.control.socket.as_deref().map(admin::bind_control).transpose()?;
+    let (mut inherited, predecessor) = predecessor::inherit()?;
+    let capacity = Capacity::new(clients);
+    let listeners = bind(&config, &capacity, &mut inherited)?;
+    let admin = config.admin.map(|address| admin::bind(address, &mut inherited)).transpose()?;
+    let path = config.control.socket.as_deref();
+    let control_socket = path.map(|path| admin::bind_control(path, &mut inherited)).transpose()?;
+    let unused = inherited.close_unused();
+    let sockets = OpenSockets::default();
+    listeners.iter().for_each(|listener| sockets.add(listener.name(), listener.socket()));
+    admin.iter().for_each(|socket| sockets.add(admin::SOCKET_NAME, socket));
+    control_socket.iter().for_each(|socket| sockets.add(admin::CONTROL_SOCKET_NAME, socket));
 
     let certificates = Certificates::of(&config);
     let reloads = Tallies::default();
@@ -112,6 +124,15 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         workers.push(worker);
     }
 
+    let topologies = named_topologies(&config, &discoveries);
+    let counts: Vec<ClientCounts> = listeners.iter().map(Listener::client_counts).collect();
+    let former = match predecessor {
+        Some(predecessor) => predecessor.take_over(&topologies, counts.clone()).await,
+        None => watch::channel(None).1,
+    };
+    // The former process no longer accepts, so nothing leads to the files of listeners that are gone.
+    drop(unused);
+
     let tenants = watch::Sender::new(plan.tenants);
     let targets = ReloadTargets {
         accounts,
@@ -125,6 +146,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let mut signals = Signals::register()?;
     let mut tasks = JoinSet::new();
     let shutdown = Arc::new(Notify::new());
+    let (upgrade, requests) = mpsc::channel(1);
     if admin.is_some() || control_socket.is_some() {
         let views = config.upstreams.iter().zip(&discoveries).zip(&logins).zip(&timelines);
         let views = views.map(|(((upstream, discovery), logins), timelines)| View {
@@ -141,6 +163,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             tenants: tenants.subscribe(),
             stores,
             reloads: reloads.clone(),
+            former,
             workers: workers.clone(),
             budget: plan.budget,
             logs,
@@ -156,14 +179,13 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             log: filter,
             drain: switch.clone(),
             shutdown: shutdown.clone(),
+            upgrade,
+            upgrade_timeout: config.upgrade_timeout,
             shutdown_endpoint: config.control.shutdown_endpoint,
         };
         let endpoint = Arc::new(Admin::new(views.collect(), sources, draining.clone(), control));
-        if let Some(socket) = admin {
+        for socket in admin.into_iter().chain(control_socket) {
             tokio::spawn(endpoint.clone().serve(socket));
-        }
-        if let Some(socket) = control_socket {
-            tokio::spawn(endpoint.serve_control(socket));
         }
     }
     for listener in listeners {
@@ -174,7 +196,6 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         tokio::spawn(log_when_ready(upstream.config.name.clone(), discovery.topology.clone()));
     }
 
-    let topologies = named_topologies(&config, &discoveries);
     if notifier.is_supervised() {
         let (notifier, workers) = (notifier.clone(), workers.clone());
         let watchdog = systemd::watchdog();
@@ -188,6 +209,12 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         ready.ready();
     });
 
+    let mut upgrader = Upgrader {
+        plan: UpgradePlan::new(sockets, config.upgrade_timeout, notifier.clone()),
+        counts: counts.clone(),
+        draining: draining.clone(),
+        requests,
+    };
     let end = Shutdown {
         drained: tokio::spawn(drain_sessions(draining.clone(), workers.clone(), config.drain_timeout)),
         switch,
@@ -197,11 +224,18 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         delay: config.drain_delay,
         deadline: config.drain_timeout,
     };
-    tokio::select! {
-        () = signals.next() => {}
-        () = shutdown.notified() => {}
+    let successor = tokio::select! {
+        () = signals.next() => None,
+        () = shutdown.notified() => None,
+        successor = upgrader.run() => Some(successor),
+    };
+    match successor {
+        Some(successor) => {
+            tokio::spawn(successor.tell_clients(counts));
+            end.leave(capacity.taken, config.upgrade_drain_timeout, &mut signals).await;
+        }
+        None => end.announce(&mut signals).await,
     }
-    end.announce(&mut signals).await;
     end.drain(tasks, &mut signals).await;
     Ok(())
 }
@@ -241,16 +275,17 @@ async fn log_when_ready(upstream: String, mut topology: watch::Receiver<Topology
     }
 }
 
-fn bind(config: &Config, capacity: Capacity) -> io::Result<Vec<Listener>> {
+fn bind(config: &Config, capacity: &Capacity, inherited: &mut InheritedSockets) -> io::Result<Vec<Listener>> {
     let ids = Arc::new(AtomicU64::new(1));
     let mut listeners = Vec::with_capacity(config.listeners.len());
     for (index, listener) in config.listeners.iter().enumerate() {
-        let bound = Listener::bind(listener, index, ids.clone(), capacity.clone()).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("listener '{}' cannot listen on {}: {error}", listener.name, listener.bind),
-            )
-        })?;
+        let bound =
+            Listener::bind(listener, index, ids.clone(), capacity.clone(), inherited).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("listener '{}' cannot listen on {}: {error}", listener.name, listener.bind),
+                )
+            })?;
         tracing::info!(
             listener = listener.name,
             address = bound.address(),

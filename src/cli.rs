@@ -228,7 +228,8 @@ pub fn command() -> Command {
              respgate check --config FILE [OPTIONS]\n       \
              respgate doctor --config FILE | --upstream URL [--json] [OPTIONS]\n       \
              respgate status [--admin ADDR | --config FILE] [--json]\n       \
-             respgate ctl --socket PATH | --config FILE ACTION",
+             respgate ctl --socket PATH | --config FILE ACTION\n       \
+             respgate upgrade --socket PATH | --config FILE",
         )
         .after_help(AFTER_HELP)
         .max_term_width(100)
@@ -241,6 +242,7 @@ pub fn command() -> Command {
         .subcommand(with_options(doctor))
         .subcommand(with_help(status))
         .subcommand(ctl::command())
+        .subcommand(ctl::upgrade_command())
 }
 
 /// Parses a command line. Its first word is the program's name.
@@ -266,6 +268,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     }
     if let Some(("ctl", matches)) = matches.subcommand() {
         return Ok(Invocation::Ctl(ctl::parse(matches)));
+    }
+    if let Some(("upgrade", matches)) = matches.subcommand() {
+        return Ok(Invocation::Ctl(ctl::parse_upgrade(matches)));
     }
     let flags = flags(&matches);
     Ok(if flags.config.is_none() && flags.settings.is_empty() {
@@ -386,6 +391,7 @@ mod tests {
             "respgate status --help",
             "respgate ctl -h",
             "respgate ctl drain -h",
+            "respgate upgrade -h",
         ] {
             let shown = parsed(line).err().map(|error| error.kind());
             assert_eq!(shown, Some(clap::error::ErrorKind::DisplayHelp), "{line}");

@@ -1,5 +1,8 @@
 //! The orderly shutdown: one switch that every part that accepts work watches.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::sync::watch;
 
 /// Says how far the shutdown has come. What is true stays true.
@@ -69,6 +72,33 @@ impl Draining {
     /// Waits until another process accepts the clients, or until every [`Switch`] is dropped.
     pub async fn handed_over(&mut self) {
         let _ = self.0.wait_for(|state| state.handed_over).await;
+    }
+}
+
+/// A process that this one has replaced, and that drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormerProcess {
+    /// The process id.
+    pub pid: u32,
+    /// The number of clients that it and the processes before it still serve.
+    pub clients: usize,
+}
+
+/// The counts of one listener's clients.
+#[derive(Clone)]
+pub struct ClientCounts {
+    /// The name of the listener.
+    pub listener: String,
+    /// The number of clients that this process serves.
+    pub own: Arc<AtomicUsize>,
+    /// The number of clients that the former processes still serve.
+    pub former: Arc<AtomicUsize>,
+}
+
+impl ClientCounts {
+    /// Returns the number of clients of this process and of the former ones.
+    pub fn all(&self) -> usize {
+        self.own.load(Ordering::Relaxed) + self.former.load(Ordering::Relaxed)
     }
 }
 

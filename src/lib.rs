@@ -46,5 +46,6 @@ pub mod systemd;
 pub mod tenant;
 pub mod timeline;
 pub mod topology;
+pub mod upgrade;
 pub mod upstream;
 pub mod worker;

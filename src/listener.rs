@@ -3,24 +3,25 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use socket2::{Domain, SockRef, Socket as RawSocket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::descriptors::Capacity;
-use crate::drain::Draining;
+use crate::drain::{ClientCounts, Draining};
+use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
 use crate::net::loopback;
 use crate::net::proxy_protocol::{self, Ends};
 use crate::net::source_rate::{Admission, SourceRate, SourceRateConfig};
 use crate::net::tls::Loaded;
 use crate::net::tls::server::{ServerProfile, ServerSet};
-use crate::net::unix_socket::{self, SocketFile};
+use crate::net::unix_socket;
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::tenant::identity::ClientAttributes;
@@ -100,7 +101,9 @@ pub struct Listener {
     /// The count of clients of the whole process, limited by its file descriptors.
     capacity: Capacity,
     ids: Arc<AtomicU64>,
-    socket: Bound,
+    socket: Arc<ListeningSocket>,
+    /// The number of clients that the processes before this one still serve.
+    former_clients: Arc<AtomicUsize>,
     address: String,
 }
 
@@ -121,11 +124,6 @@ pub struct ListenerCounts {
     pub max_clients: AtomicUsize,
 }
 
-enum Bound {
-    Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
-}
-
 /// An accepted connection that is not yet counted.
 enum Accepted {
     /// A connection that a client opened itself.
@@ -144,7 +142,8 @@ struct Client {
 
 impl Listener {
     /// Binds the listener's socket. `index` is the listener's index in the workers' plan, `ids`
-    /// numbers the clients, and `capacity` counts the clients of all listeners.
+    /// numbers the clients, and `capacity` counts the clients of all listeners. A socket in
+    /// `inherited` that fits is used instead.
     ///
     /// # Errors
     /// Returns an error if the address is in use, does not belong to this machine, or is not
@@ -154,18 +153,21 @@ impl Listener {
         index: usize,
         ids: Arc<AtomicU64>,
         capacity: Capacity,
+        inherited: &mut InheritedSockets,
     ) -> io::Result<Self> {
-        let (socket, address) = match &config.bind {
-            Bind::Tcp(address) => {
-                let socket = bind_tcp(*address)?;
-                let address = socket.local_addr()?.to_string();
-                (Bound::Tcp(socket), address)
-            }
-            Bind::Unix { path, mode } => {
+        let inherited = match &config.bind {
+            Bind::Tcp(address) => inherited.take_tcp(&config.name, *address)?,
+            Bind::Unix { path, .. } => inherited.take_unix(&config.name, path)?,
+        };
+        let socket = match (inherited, &config.bind) {
+            (Some(socket), _) => socket,
+            (None, Bind::Tcp(address)) => ListeningSocket::tcp(bind_tcp(*address)?, SocketOwner::Respgate)?,
+            (None, Bind::Unix { path, mode }) => {
                 let (socket, file) = unix_socket::bind(path, *mode, BACKLOG)?;
-                (Bound::Unix(socket, file), format!("unix:{}", path.display()))
+                ListeningSocket::unix(socket, file, SocketOwner::Respgate)?
             }
         };
+        let address = socket.shown()?;
         Ok(Self {
             name: config.name.clone(),
             index,
@@ -181,7 +183,8 @@ impl Listener {
             }),
             capacity,
             ids,
-            socket,
+            socket: Arc::new(socket),
+            former_clients: Arc::default(),
             address,
         })
     }
@@ -195,6 +198,25 @@ impl Listener {
     /// Returns the listener's name and its counts.
     pub fn counts(&self) -> (String, Arc<ListenerCounts>) {
         (self.name.clone(), self.counts.clone())
+    }
+
+    /// Returns the listener's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the socket, for an upgrade to pass on.
+    pub fn socket(&self) -> &Arc<ListeningSocket> {
+        &self.socket
+    }
+
+    /// Returns the counts of the listener's clients in this process and in former ones.
+    pub fn client_counts(&self) -> ClientCounts {
+        ClientCounts {
+            listener: self.name.clone(),
+            own: self.counts.clients.clone(),
+            former: self.former_clients.clone(),
+        }
     }
 
     /// Accepts clients until the drain begins or another process accepts them. Besides the accept, the loop only waits for a
@@ -235,9 +257,8 @@ impl Listener {
     }
 
     async fn accept(&self) -> io::Result<Accepted> {
-        match &self.socket {
-            Bound::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
+        match self.socket.accept().await? {
+            AcceptedStream::Tcp(stream, peer) => {
                 stream.set_nodelay(true)?;
                 let keepalive = TcpKeepalive::new()
                     .with_time(self.keepalive)
@@ -251,10 +272,9 @@ impl Listener {
                 }
                 Ok(Accepted::Client(Client::tcp(stream, Ends { source: peer, destination: local })?))
             }
-            Bound::Unix(listener, file) => {
-                let (stream, _) = listener.accept().await?;
+            AcceptedStream::Unix(stream) => {
                 // The server prints a unix client's address as the socket's own path and port 0.
-                let path = format!("{}:0", file.0.display());
+                let path = format!("{}:0", self.socket.path().unwrap_or(Path::new("")).display());
                 let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
                 Ok(Accepted::Client(Client {
                     socket: Socket::Unix(stream.into_std()?),
@@ -317,7 +337,9 @@ impl Listener {
     /// Counts one client against `max-clients` and against the capacity of the process. Returns
     /// `None` if either is exhausted; the caller then turns the client away.
     fn count_client(&self) -> Option<CountGuard> {
-        let own = CountGuard::take(&self.counts.clients, self.max_clients)?;
+        // A former process only loses clients, so both together never have more than the limit.
+        let former = self.former_clients.load(Ordering::Relaxed);
+        let own = CountGuard::take(&self.counts.clients, self.max_clients.saturating_sub(former))?;
         let of_process = CountGuard::take(&self.capacity.taken, self.capacity.limit);
         if of_process.is_none() && self.may_warn() {
             tracing::warn!(
@@ -409,7 +431,7 @@ fn exhausted(error: &io::Error) -> bool {
         .is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno))
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -418,6 +440,5 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }

@@ -1,6 +1,8 @@
 //! Ends the process in order: the announcement, the drain, and the deadline.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -10,6 +12,9 @@ use crate::drain::{Draining, Switch};
 use crate::session::maintenance::Move;
 use crate::systemd::Notifier;
 use crate::worker::Worker;
+
+/// Pause between two looks at the number of clients that are left after an upgrade.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Receives the signals that end the process.
 pub struct Signals {
@@ -54,6 +59,35 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
+    /// Leaves new clients to another process, and asks the clients that understand it to connect anew. Ends when no
+    /// client is left, when `within` has passed, or at a signal. `clients` counts the clients.
+    pub async fn leave(&self, clients: Arc<AtomicUsize>, within: Duration, signals: &mut Signals) {
+        self.switch.hand_over();
+        tracing::info!(
+            clients = clients.load(Ordering::Relaxed),
+            within_s = within.as_secs(),
+            "upgrade: the new process accepts clients, and those of this process have time to leave (upgrade-drain-timeout)"
+        );
+        let plan = Move::during(self.deadline);
+        for worker in &self.workers {
+            worker.ask_to_move(plan).await;
+        }
+        let empty = async {
+            loop {
+                // The first pause is also the time in which the request for the upgrade is answered.
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                if clients.load(Ordering::Relaxed) == 0 {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = empty => {}
+            () = tokio::time::sleep(within.max(LOOK_INTERVAL)) => {}
+            () = signals.next() => tracing::info!("a signal came: upgrade-drain-timeout ends"),
+        }
+    }
+
     /// Announces the drain, and goes on accepting clients for the delay. A signal ends the delay.
     pub async fn announce(&self, signals: &mut Signals) {
         self.notifier.stopping();

@@ -53,9 +53,9 @@ impl Activity {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    /// Notes that a request's head has arrived.
-    pub(super) fn request(&self) {
-        self.set(ConnectionsState { since: Instant::now(), answering: true, ..self.state() });
+    /// Notes that a request's head has arrived, whose answer may take `longer` than others.
+    pub(super) fn request(&self, longer: Duration) {
+        self.set(ConnectionsState { since: Instant::now() + longer, answering: true, ..self.state() });
     }
 
     /// Notes that the answer is ready for the client to read.
@@ -152,7 +152,7 @@ mod tests {
         let (activity, started) = (Activity::new(), Instant::now());
         let later = async {
             tokio::time::sleep(Duration::from_secs(10)).await;
-            activity.request();
+            activity.request(Duration::ZERO);
             activity.answered();
         };
         tokio::join!(activity.overdue(), later);

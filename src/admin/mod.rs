@@ -27,34 +27,40 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
 
 use self::connections::{Activity, Connections, HEADER_TIMEOUT, LIFETIME};
 use self::control::Control;
 use self::control::access::Via;
 use self::respond::{JSON, METRICS, TEXT, respond};
 use self::scrape::MetricsEndpoint;
-use crate::drain::Draining;
-use crate::net::unix_socket::{self, SocketFile};
+use crate::drain::{Draining, FormerProcess};
+use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
+use crate::net::unix_socket;
 use crate::rotation::Tally;
 use crate::tenant::users::Users;
 use crate::topology::Topology;
 
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n\nPOST /control/ACTION  reload, log-level, drain, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n\nPOST /control/ACTION  reload, log-level, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
 
-/// Binds the socket of the admin listener.
+/// The name of the admin listener's socket among inherited ones.
+pub const SOCKET_NAME: &str = "admin";
+/// The name of the control socket among inherited ones.
+pub const CONTROL_SOCKET_NAME: &str = "control";
+
+/// Binds the socket of the admin listener, or takes the inherited one.
 ///
 /// # Errors
 /// Returns an error if the address is in use, does not belong to this machine, or is not permitted.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let name = |error: io::Error| {
-        io::Error::new(error.kind(), format!("the admin address {address} cannot be bound: {error}"))
+pub fn bind(address: SocketAddr, inherited: &mut InheritedSockets) -> io::Result<Arc<ListeningSocket>> {
+    let mut bound = || match inherited.take_tcp(SOCKET_NAME, address)? {
+        Some(socket) => Ok(socket),
+        None => ListeningSocket::tcp(std::net::TcpListener::bind(address)?, SocketOwner::Respgate),
     };
-    let socket = std::net::TcpListener::bind(address).map_err(name)?;
-    socket.set_nonblocking(true).map_err(name)?;
-    let listener = TcpListener::from_std(socket).map_err(name)?;
-    tracing::info!(address = %listener.local_addr()?, "admin listening");
-    Ok(listener)
+    let socket = bound().map_err(|error: io::Error| {
+        io::Error::new(error.kind(), format!("the admin address {address} cannot be bound: {error}"))
+    })?;
+    tracing::info!(address = socket.shown()?, "admin listening");
+    Ok(Arc::new(socket))
 }
 
 /// Permission bits of the control socket: only respgate's own user, and root, can connect.
@@ -62,17 +68,24 @@ const CONTROL_MODE: u32 = 0o600;
 /// Connections to the control socket that the kernel completes before respgate accepts them.
 const CONTROL_BACKLOG: i32 = 64;
 
-/// Binds the control socket.
+/// Binds the control socket, or takes the inherited one.
 ///
 /// # Errors
 /// Returns an error if the path is taken, its folder is missing, or the system does not permit it.
-pub fn bind_control(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    let bound = unix_socket::bind(path, CONTROL_MODE, CONTROL_BACKLOG).map_err(|error| {
+pub fn bind_control(path: &Path, inherited: &mut InheritedSockets) -> io::Result<Arc<ListeningSocket>> {
+    let mut bound = || match inherited.take_unix(CONTROL_SOCKET_NAME, path)? {
+        Some(socket) => Ok(socket),
+        None => {
+            let (socket, file) = unix_socket::bind(path, CONTROL_MODE, CONTROL_BACKLOG)?;
+            ListeningSocket::unix(socket, file, SocketOwner::Respgate)
+        }
+    };
+    let socket = bound().map_err(|error: io::Error| {
         let text = format!("the control socket {} cannot be bound: {error}", path.display());
         io::Error::new(error.kind(), text)
     })?;
     tracing::info!(path = %path.display(), "control listening");
-    Ok(bound)
+    Ok(Arc::new(socket))
 }
 
 /// Serves the admin listener.
@@ -93,26 +106,21 @@ impl Admin {
         Self { upstreams, users, sources, draining, metrics, control }
     }
 
-    /// Answers requests until the process ends, because probes need answers during the drain too.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+    /// Answers requests until another process does or this one ends, because probes need answers during the drain too.
+    pub async fn serve(self: Arc<Self>, socket: Arc<ListeningSocket>) {
+        let mut handed_over = self.draining.clone();
         let mut connections = Connections::default();
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
+            let accepted = tokio::select! {
+                () = handed_over.handed_over() => return,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok(AcceptedStream::Tcp(stream, peer)) => {
                     let converse = |activity| self.clone().converse(stream, Via::Tcp(peer), activity);
                     connections.add(converse).await;
                 }
-                Err(error) => pause_after(&error).await,
-            }
-        }
-    }
-
-    /// Answers requests on the control socket until the process ends.
-    pub async fn serve_control(self: Arc<Self>, (listener, _file): (UnixListener, SocketFile)) {
-        let mut connections = Connections::default();
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok(AcceptedStream::Unix(stream)) => {
                     let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
                     let converse = |activity| self.clone().converse(stream, Via::Socket(uid), activity);
                     connections.add(converse).await;
@@ -129,7 +137,7 @@ impl Admin {
         let service = service_fn(|request| {
             let (admin, via, activity) = (self.clone(), via.clone(), activity.clone());
             async move {
-                activity.request();
+                activity.request(admin.control.time_to_answer(request.uri().path()));
                 let answer = admin.answer(&via, request).await;
                 activity.answered();
                 Ok::<_, Infallible>(answer)
@@ -200,6 +208,9 @@ impl Admin {
         if self.draining.announced() {
             ready = false;
             body.push_str("draining\n");
+        }
+        if let Some(FormerProcess { pid, clients }) = *self.sources.former.borrow() {
+            body.push_str(&format!("upgrade: the former process {pid} still serves {clients} clients\n"));
         }
         for View { name, topology, login, .. } in &self.upstreams {
             match &*topology.borrow() {

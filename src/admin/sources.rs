@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::security::TlsStatus;
 use crate::discovery::DiscoveryStatus;
+use crate::drain::FormerProcess;
 use crate::logs::LogLimit;
 use crate::net::budget::Budget;
 use crate::rotation::Tallies;
@@ -27,6 +28,8 @@ pub struct Sources {
     pub stores: Stores,
     /// The outcomes of reloads: the configuration, certificates and passwords.
     pub reloads: Tallies,
+    /// The process that this one has replaced, as long as it runs.
+    pub former: watch::Receiver<Option<FormerProcess>>,
     /// The workers, which count.
     pub workers: Vec<Worker>,
     /// The byte budget of all clients.

@@ -26,31 +26,24 @@ pub struct Ctl {
 }
 
 /// The actions, each with its help. Only `log-level` takes an argument.
-const ACTIONS: [(&str, &str); 4] = [
+const ACTIONS: [(&str, &str); 5] = [
     ("reload", "Read the configuration file now, and say what has changed and what needs a restart"),
     ("log-level", "Log by another level from now on, until a restart"),
     ("drain", "Accept no new clients, and let running commands finish; /readyz then answers 503"),
+    ("upgrade", "Start the program anew with the same arguments, and let it take over the listeners"),
     ("shutdown", "Drain, then end the process"),
 ];
 
 /// Returns the definition of the command.
 pub(super) fn command() -> Command {
-    let mut ctl = Command::new("ctl")
+    let mut ctl = with_endpoint(Command::new("ctl"))
         .about("Control a running respgate, by its control socket or its admin listener")
         .override_usage(
             "respgate ctl --socket PATH ACTION\n       \
              respgate ctl --admin ADDR --token-file FILE ACTION\n       \
              respgate ctl --config FILE ACTION",
         )
-        .subcommand_required(true)
-        .arg(path_option("socket", "RESPGATE_CONTROL_SOCKET", "PATH", "Its control socket"))
-        .arg(admin_option("Its admin listener"))
-        .arg(path_option("token-file", "RESPGATE_CONTROL_TOKEN_FILE", "FILE", "The token for the admin listener"))
-        .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with, which names one of these"))
-        .arg(json())
-        .after_help(
-            "Exit codes: 0 done, 1 it could not be done, 64 wrong arguments, 69 no respgate answers, 77 not permitted.",
-        );
+        .subcommand_required(true);
     for (name, help) in ACTIONS {
         let mut action = Command::new(name).about(help);
         if name == "log-level" {
@@ -63,6 +56,33 @@ pub(super) fn command() -> Command {
     with_help(ctl)
 }
 
+/// Returns the definition of `respgate upgrade`, a short form of `respgate ctl upgrade`.
+pub(super) fn upgrade_command() -> Command {
+    with_help(
+        with_endpoint(Command::new("upgrade"))
+            .about("Replace a running respgate by the installed binary and the current file, without a dropped connection")
+            .override_usage("respgate upgrade --config FILE | --socket PATH | --admin ADDR --token-file FILE [--json]"),
+    )
+}
+
+/// Adds the arguments that name the running respgate.
+fn with_endpoint(command: Command) -> Command {
+    command
+        .arg(path_option("socket", "RESPGATE_CONTROL_SOCKET", "PATH", "Its control socket"))
+        .arg(admin_option("Its admin listener"))
+        .arg(path_option("token-file", "RESPGATE_CONTROL_TOKEN_FILE", "FILE", "The token for the admin listener"))
+        .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with, which names one of these"))
+        .arg(json())
+        .after_help(
+            "Exit codes: 0 done, 1 it could not be done, 64 wrong arguments, 69 no respgate answers, 77 not permitted.",
+        )
+}
+
+/// Reads what the command line of `respgate upgrade` asks for.
+pub(super) fn parse_upgrade(matches: &ArgMatches) -> Ctl {
+    request(matches, "upgrade", serde_json::Map::new())
+}
+
 /// Reads what the command line asks for.
 pub(super) fn parse(matches: &ArgMatches) -> Ctl {
     let (name, action) = matches.subcommand().unwrap_or(("", matches));
@@ -72,6 +92,10 @@ pub(super) fn parse(matches: &ArgMatches) -> Ctl {
     {
         arguments.insert("level".into(), level.clone().into());
     }
+    request(matches, name, arguments)
+}
+
+fn request(matches: &ArgMatches, name: &str, arguments: serde_json::Map<String, serde_json::Value>) -> Ctl {
     Ctl {
         socket: path(matches, "socket"),
         admin: admin(matches),

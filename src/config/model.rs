@@ -32,6 +32,10 @@ pub struct Config {
     pub drain_delay: Duration,
     /// True if respgate is ready for systemd only once every upstream has a verified primary.
     pub ready_needs_primary: bool,
+    /// Time within which the new process of an upgrade must be ready.
+    pub upgrade_timeout: Duration,
+    /// Time for which clients may stay connected to the old process after an upgrade.
+    pub upgrade_drain_timeout: Duration,
     /// Interval at which respgate checks files for changes.
     pub reload_interval: Duration,
     /// Bytes of requests and replies that may wait in respgate, all workers together.

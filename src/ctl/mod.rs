@@ -10,6 +10,8 @@ use crate::secret::Secret;
 
 /// Time that one answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time that the answer to `upgrade` may take. The running respgate has its own limit, `upgrade-timeout`.
+const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// An action, as the command line spells it.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +52,8 @@ pub fn perform(endpoint: &Endpoint, action: &ActionRequest, token: Option<&Secre
     };
     let path = format!("/control/{}", action.name);
     let body = Value::Object(action.arguments.clone()).to_string();
-    match runtime.block_on(admin_client::post(endpoint, &path, body, token, ANSWER_TIMEOUT)) {
+    let limit = if action.name == "upgrade" { UPGRADE_ANSWER_TIMEOUT } else { ANSWER_TIMEOUT };
+    match runtime.block_on(admin_client::post(endpoint, &path, body, token, limit)) {
         Ok(answer) => outcome(&answer),
         Err(error) => Outcome::Unreachable(format!(
             "no respgate answers at {endpoint}: {error}; name its control socket with --socket (control-socket in its \

@@ -5,6 +5,7 @@ pub mod budget;
 pub mod buffers;
 pub mod byte_queue;
 pub mod connect;
+pub mod listening;
 pub mod loopback;
 pub mod proxy_protocol;
 pub mod read_buffer;

@@ -2,17 +2,40 @@
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::UnixListener;
 
-/// The file of a unix socket. Dropping it removes the file.
-pub struct SocketFile(pub PathBuf);
+/// The file of a unix socket. Dropping it removes the file, unless it is kept.
+pub struct SocketFile {
+    path: PathBuf,
+    is_kept: AtomicBool,
+}
+
+impl SocketFile {
+    /// Takes care of the file at `path`.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, is_kept: AtomicBool::new(false) }
+    }
+
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps the file when this is dropped.
+    pub fn keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if !self.is_kept.load(Ordering::Relaxed) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -25,12 +48,11 @@ pub fn bind(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener, S
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile(path.to_owned());
+    let file = SocketFile::new(path.to_owned());
     // The permissions are set before `listen`, so that no client connects under others.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     socket.listen(backlog)?;
-    socket.set_nonblocking(true)?;
-    Ok((UnixListener::from_std(socket.into())?, file))
+    Ok((socket.into(), file))
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {

@@ -14,6 +14,7 @@ const ORDER: &[&str] = &[
     "cli",
     "app",
     "certificates",
+    "upgrade",
     "heartbeat",
     "shutdown",
     "reload",

@@ -16,6 +16,8 @@ pub(in crate::admin) enum Action {
     LogLevel(String),
     /// Accept no new clients, and end each session once it has no unanswered command.
     Drain,
+    /// Start a new process that takes over the listening sockets, then drain and end this one.
+    Upgrade,
     /// Drain, then end the process.
     Shutdown,
 }
@@ -35,7 +37,7 @@ pub(in crate::admin) enum ActionError {
 }
 
 /// The names of all actions, as paths and command lines spell them.
-pub const ACTION_NAMES: [&str; 4] = ["reload", "log-level", "drain", "shutdown"];
+pub const ACTION_NAMES: [&str; 5] = ["reload", "log-level", "drain", "upgrade", "shutdown"];
 
 impl Action {
     /// Parses the action's name and its arguments: `body` is a JSON object, or empty.
@@ -53,6 +55,7 @@ impl Action {
         let action = match name {
             "reload" => Self::Reload,
             "drain" => Self::Drain,
+            "upgrade" => Self::Upgrade,
             "shutdown" => Self::Shutdown,
             _ => {
                 let level = match arguments.remove("level") {
@@ -97,7 +100,7 @@ mod tests {
 
     #[test]
     fn wrong_requests_are_explained() {
-        assert!(error("explode", "").contains("there are reload, log-level, drain, shutdown"));
+        assert!(error("explode", "").contains("there are reload, log-level, drain, upgrade, shutdown"));
         assert!(error("reload", "[]").contains("not a JSON object"));
         assert!(error("reload", "{").contains("not a JSON object"));
         assert_eq!(error("reload", r#"{"soon":1}"#), r#"reload has no argument "soon""#);

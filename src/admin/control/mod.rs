@@ -4,6 +4,7 @@ pub(super) mod access;
 pub(super) mod action;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::access::{Denied, Via};
 pub use self::action::ACTION_NAMES;
@@ -28,6 +29,9 @@ pub(super) const PREFIX: &str = "/control/";
 /// The path that ends respgate without a token, if `shutdown-endpoint` is true.
 pub(super) const SHUTDOWN_PATH: &str = "/shutdown";
 
+/// Asks for an upgrade, and takes where to send its result: what has happened, or why nothing has.
+pub type UpgradeRequests = mpsc::Sender<oneshot::Sender<Result<Value, String>>>;
+
 /// The parts of the process that control acts on.
 pub struct Control {
     /// The token for control through the admin listener; `None` permits no control there.
@@ -42,6 +46,10 @@ pub struct Control {
     pub drain: Switch,
     /// Is notified to end the process.
     pub shutdown: Arc<Notify>,
+    /// Asks for an upgrade.
+    pub upgrade: UpgradeRequests,
+    /// Time that an upgrade may take.
+    pub upgrade_timeout: Duration,
     /// True if `POST /shutdown` from loopback ends respgate.
     pub shutdown_endpoint: bool,
 }
@@ -75,6 +83,14 @@ impl ControlError {
 }
 
 impl Control {
+    /// Returns how much longer than others the answer to a request for `path` may take.
+    pub(super) fn time_to_answer(&self, path: &str) -> Duration {
+        match path.strip_prefix(PREFIX) {
+            Some("upgrade") => self.upgrade_timeout,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Answers a request whose path begins with [`PREFIX`]. Logs one line for each action that is done or refused.
     pub(super) async fn answer(&self, via: &Via, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let name = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
@@ -148,11 +164,21 @@ impl Control {
                 self.drain.begin();
                 Ok("draining: no new clients; running commands finish".into())
             }
+            Action::Upgrade => self.upgrade().await,
             Action::Shutdown => {
                 self.shutdown.notify_one();
                 Ok("draining, then respgate ends".into())
             }
         }
+    }
+
+    async fn upgrade(&self) -> Result<Value, String> {
+        let (answer, answered) = oneshot::channel();
+        // The queue is full while an upgrade is under way.
+        self.upgrade
+            .try_send(answer)
+            .map_err(|_| "an upgrade is under way, or respgate is about to end".to_owned())?;
+        answered.await.map_err(|_| "respgate is about to end".to_owned())?
     }
 
     async fn reload(&self) -> Result<Value, String> {

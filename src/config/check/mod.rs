@@ -95,6 +95,15 @@ pub fn check(
         drain_timeout: typed.process.drain_timeout.or(ProcessDefaults::drain_timeout()),
         drain_delay: typed.process.drain_delay.or(ProcessDefaults::drain_delay()),
         ready_needs_primary: typed.process.ready_needs_primary.or(ProcessDefaults::ready_needs_primary()),
+        upgrade_timeout: typed
+            .process
+            .upgrade_timeout
+            .at_least(Duration::from_secs(1), "1s", report)
+            .or(ProcessDefaults::upgrade_timeout()),
+        upgrade_drain_timeout: typed
+            .process
+            .upgrade_drain_timeout
+            .or(ProcessDefaults::upgrade_drain_timeout()),
         reload_interval: typed
             .process
             .reload_interval

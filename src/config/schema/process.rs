@@ -74,6 +74,16 @@ table! {
         ///
         /// Without this, respgate is ready once it listens: commands of clients then wait for the primary.
         ready_needs_primary: bool = false, "ready-needs-primary", Restart, example "true";
+        /// The time within which the new process of an upgrade must be ready.
+        ///
+        /// It is ready when it listens and every upstream has a verified primary. If it is not ready in time, respgate ends it
+        /// and goes on as before. At least `"1s"`. See [upgrade.md](upgrade.md#upgrade).
+        upgrade_timeout: Duration = Duration::from_secs(30), "upgrade-timeout", Restart;
+        /// The time for which clients may stay connected to the old process after an upgrade.
+        ///
+        /// Then the old process drains: it disconnects idle and subscribed clients, and running commands have `drain-timeout` to
+        /// finish.
+        upgrade_drain_timeout: Duration = Duration::from_secs(600), "upgrade-drain-timeout", Restart;
         /// The interval at which respgate looks for changed files: passwords, certificates and the configuration file.
         ///
         /// At least `"100ms"`. SIGHUP makes respgate look at once.

@@ -180,7 +180,7 @@ fn flags(text: &str) -> BTreeSet<String> {
 }
 
 fn all_flags() -> BTreeSet<String> {
-    let helps = [&[][..], &["check"], &["doctor"], &["status"], &["ctl"]].map(help);
+    let helps = [&[][..], &["check"], &["doctor"], &["status"], &["ctl"], &["upgrade"]].map(help);
     helps.iter().flat_map(|help| flags(help)).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -158,6 +159,18 @@ impl Proxy {
     /// Everything logged so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("the log").join("\n")
+    }
+
+    /// The id of the process that was started.
+    #[allow(dead_code, reason = "for the upgrade")]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The path of its configuration file.
+    #[allow(dead_code, reason = "for the upgrade")]
+    pub fn configuration(&self) -> PathBuf {
+        self.file.as_ref().expect("a configuration file").path().to_owned()
     }
 
     /// Sends a signal.

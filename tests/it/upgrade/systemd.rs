@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
@@ -42,6 +42,18 @@ impl Manager {
                 None => panic!("no {start}; there were {seen:?}"),
             }
         }
+    }
+
+    /// No message that begins with `start` comes within `time`.
+    #[track_caller]
+    pub fn expect_none_of(&self, start: &str, time: Duration) {
+        let until = Instant::now() + time;
+        self.socket.set_read_timeout(Some(time)).expect("a time limit");
+        while Instant::now() < until {
+            let message = self.next();
+            assert!(!message.as_ref().is_some_and(|message| message.starts_with(start)), "{message:?}");
+        }
+        self.socket.set_read_timeout(Some(wait::PATIENCE)).expect("a time limit");
     }
 
     fn next(&self) -> Option<String> {

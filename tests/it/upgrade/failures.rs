@@ -1,0 +1,89 @@
+//! Upgrades that fail: the running process goes on as if nothing had happened.
+
+use std::fs;
+use std::process::Output;
+
+use super::site::Site;
+use crate::support::port::free_port;
+use crate::support::servers::{Flavor, Server};
+use crate::support::wait;
+
+fn start(keys: &str) -> (Server, Site) {
+    let server = Server::start(Flavor::Valkey);
+    let mut site = Site::start(keys, &format!("redis://127.0.0.1:{}", server.port), "");
+    site.proxy.allow_log("the upgrade failed");
+    site.proxy.allow_log("control: refused");
+    (server, site)
+}
+
+/// The upgrade has failed with this text, and the old process serves.
+#[track_caller]
+fn expect_failure(site: &Site, output: &Output, text: &str) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains(text), "{text:?} is not in {errors}");
+    assert!(errors.contains("the running process goes on as before"), "{errors}");
+    site.proxy.client().expect(&["PING"], "+PONG\r\n");
+    assert!(site.proxy.http("/readyz").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_new_process_that_does_not_start_changes_nothing() {
+    let (_server, mut site) = start("");
+    let mut client = site.proxy.client();
+    client.expect(&["SET", "k", "v"], "+OK\r\n");
+
+    site.install_script("#!/bin/sh\nexit 3\n");
+    expect_failure(&site, &site.run_upgrade(), "ended before it was ready (exit status: 3)");
+    site.install_script("not a program");
+    expect_failure(&site, &site.run_upgrade(), "cannot be run: ");
+    fs::remove_file(site.binary()).expect("the binary");
+    expect_failure(&site, &site.run_upgrade(), "cannot be run: ");
+
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    fs::copy(crate::support::proxy::binary(), site.binary()).expect("the binary");
+    site.upgrade();
+    client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    site.proxy.client().expect(&["GET", "k"], "$1\r\nv\r\n");
+}
+
+#[test]
+fn a_new_process_that_never_gets_ready_is_ended() {
+    let (_server, site) = start("upgrade-timeout = \"1s\"");
+    let note = tempfile::NamedTempFile::new().expect("a file");
+    let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 1000\n", note.path().display());
+    site.install_script(&script);
+    expect_failure(&site, &site.run_upgrade(), "was not ready within upgrade-timeout (1 s)");
+    let pid = fs::read_to_string(note.path()).expect("a process id").trim().parse().expect("a number");
+    wait::until("the new process to be gone", || !super::site::runs(pid));
+}
+
+#[test]
+fn a_new_configuration_that_is_broken_changes_nothing() {
+    let (_server, mut site) = start("upgrade-timeout = \"2s\"");
+    for text in ["cannot use", "restart", "no primary", "\"configuration\""] {
+        site.proxy.allow_log(text);
+    }
+    let file = site.proxy.configuration();
+    let good = fs::read_to_string(&file).expect("the configuration");
+
+    fs::write(&file, format!("bogus = 1\n{good}")).expect("a broken file");
+    expect_failure(&site, &site.run_upgrade(), "the configuration is wrong");
+    // An address that another process has.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    fs::write(&file, format!("{good}\n[listeners.more]\naddress = \"{address}\"\n")).expect("a file");
+    expect_failure(&site, &site.run_upgrade(), "ended before it was ready (exit status: 71)");
+    // A server that does not answer.
+    let other = free_port();
+    let moved = good.lines().map(|line| match line.starts_with("url = ") {
+        true => format!("url = \"redis://127.0.0.1:{other}\"\n"),
+        false => format!("{line}\n"),
+    });
+    fs::write(&file, moved.collect::<String>()).expect("a file");
+    expect_failure(&site, &site.run_upgrade(), "it waited for upstream main: ");
+
+    fs::write(&file, good).expect("the former file");
+    site.upgrade();
+    site.proxy.client().expect(&["PING"], "+PONG\r\n");
+}
