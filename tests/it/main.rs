@@ -16,6 +16,7 @@
 mod support;
 
 mod admin;
+mod alerts;
 mod auth;
 mod bad_input;
 mod blocking;

@@ -2,7 +2,7 @@
 
 mod alerts;
 pub mod dashboard;
-mod markdown;
+pub mod markdown;
 pub mod promtool;
 mod quick_starts;
 mod source;
