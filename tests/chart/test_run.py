@@ -138,7 +138,7 @@ class Failover(unittest.TestCase):
                 client.send("GET", "chart")
                 shutil.rmtree(it.folder / "server")
                 it.start()
-                self.assertIsNone(client.reply() and None)
+                self.assertIsNone(client.reply(), "the new server has no such key")
                 container.wait_for("readinessProbe")
 
 
