@@ -113,16 +113,26 @@ class Rendered(unittest.TestCase):
         rendered = chart.find(chart.template(values("gateway")), "PrometheusRule")["spec"]
         source = yaml.safe_load((chart.ROOT / "deploy/prometheus/alerts.yml").read_text())
         self.assertEqual(rendered, source)
+        documents = chart.template(values("gateway"), prometheusRule__runbookUrl="https://git.example/respgate/")
+        rules = [rule for group in chart.find(documents, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+        urls = [rule["annotations"]["runbook_url"] for rule in rules]
+        self.assertTrue(all(it.startswith("https://git.example/respgate/docs/runbook.md#") for it in urls), urls)
+
+    def test_rules_find_the_pods_of_the_chart(self):
+        rules = (chart.ROOT / "deploy/prometheus/alerts.yml").read_text()
+        jobs = set(re.findall(r'job=~"([^"]*)"', rules))
+        documents = chart.template(values("gateway"), fullnameOverride="cache")
+        (endpoint,) = chart.find(documents, "PodMonitor")["spec"]["podMetricsEndpoints"]
+        (job,) = [it["replacement"] for it in endpoint["relabelings"] if it["targetLabel"] == "job"]
+        self.assertTrue(jobs)
+        for pattern in jobs:
+            self.assertRegex(job, f"^({pattern})$")
 
     def test_the_dashboard_is_that_of_the_repository(self):
+        documents = chart.template(values("gateway"), dashboard__enabled="true")
+        text = chart.find(documents, "ConfigMap", "r-respgate-dashboard")["data"]["respgate.json"]
         source = chart.ROOT / "deploy/grafana/respgate.json"
-        if source.exists():
-            documents = chart.template(values("gateway"), dashboard__enabled="true")
-            text = chart.find(documents, "ConfigMap", "r-respgate-dashboard")["data"]["respgate.json"]
-            self.assertEqual(json.loads(text), json.loads(source.read_text()))
-        else:
-            with self.assertRaisesRegex(chart.RenderError, "this chart has no dashboard"):
-                chart.template(values("gateway"), dashboard__enabled="true")
+        self.assertEqual(json.loads(text), json.loads(source.read_text()))
 
     def test_the_package_is_the_same_chart(self):
         with tempfile.TemporaryDirectory() as folder:

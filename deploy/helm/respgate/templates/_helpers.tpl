@@ -124,7 +124,4 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if and (eq .Values.mode "sidecar") .Values.podMonitor.enabled (not .Values.podMonitor.selector) (not .Values.example.enabled) -}}
 {{- fail "podMonitor.selector: in mode sidecar, name the labels of the pods that have the sidecar" -}}
 {{- end -}}
-{{- if and .Values.dashboard.enabled (not (.Files.Glob "files/grafana/*.json")) -}}
-{{- fail "dashboard.enabled: this chart has no dashboard" -}}
-{{- end -}}
 {{- end }}
