@@ -12,16 +12,17 @@ use tokio::task::JoinSet;
 
 use crate::admin::control::Control;
 use crate::admin::security::TlsStatus;
-use crate::admin::{self, Admin, Sources, View};
+use crate::admin::{self, Admin, ListenerView, Sources, UpstreamLimits, View};
 use crate::certificates::Certificates;
-use crate::config::Config;
 use crate::config::flags::Flags;
+use crate::config::{Config, Upstream};
 use crate::descriptors::{Capacity, Demand};
 use crate::discovery::config::DiscoveryConfig;
+use crate::discovery::replicas::{self, ReplicaSampler};
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::drain::{self, ClientCounts};
 use crate::heartbeat::Heartbeat;
-use crate::listener::Listener;
+use crate::listener::{Listener, ListenerConfig};
 use crate::logs::{LogFilter, LogLimit};
 use crate::net::budget::Budget;
 use crate::net::connect::Dialer;
@@ -102,10 +103,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         .zip(&logins)
         .map(|(upstream, logins)| {
             let config = &upstream.config;
-            let dialers = Dialers {
-                data: dialer(config, certificates.client(Leg::Upstream, upstream)),
-                sentinels: dialer(config, certificates.client(Leg::Sentinel, upstream)),
-            };
+            let dialers = dialers(upstream, &certificates);
             let discovery = upstream.discovery.clone();
             discovery::spawn(&config.name, discovery, config.ping_interval, logins.clone(), dialers)
         })
@@ -147,12 +145,24 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let mut tasks = JoinSet::new();
     let shutdown = Arc::new(Notify::new());
     let (upgrade, requests) = mpsc::channel(1);
+    let mut samplers = Vec::new();
     if admin.is_some() || control_socket.is_some() {
-        let views = config.upstreams.iter().zip(&discoveries).zip(&logins).zip(&timelines);
-        let views = views.map(|(((upstream, discovery), logins), timelines)| View {
+        samplers = replica_samplers(&config, &certificates, &discoveries, &logins);
+        let views = config.upstreams.iter().zip(&discoveries).zip(&logins).zip(&timelines).zip(&samplers);
+        let views = views.map(|((((upstream, discovery), logins), timelines), sampler)| View {
             name: upstream.config.name.clone(),
+            limits: UpstreamLimits {
+                kind: match upstream.discovery {
+                    DiscoveryConfig::Fixed(_) => "fixed",
+                    DiscoveryConfig::Sentinel(_) => "sentinel",
+                },
+                max_connections: upstream.config.max_connections,
+                max_leased: upstream.config.max_leased,
+                hold_timeout: upstream.config.hold_timeout,
+            },
             topology: discovery.topology.clone(),
             discovery: discovery.status.clone(),
+            replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),
             login: logins.nodes.clone(),
             timelines: timelines.clone(),
         });
@@ -166,6 +176,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             former,
             workers: workers.clone(),
             budget: plan.budget,
+            listeners: config.listeners.iter().zip(&listeners).map(listener_view).collect(),
             logs,
         };
         let control = Control {
@@ -237,6 +248,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         None => end.announce(&mut signals).await,
     }
     end.drain(tasks, &mut signals).await;
+    drop(samplers);
     Ok(())
 }
 
@@ -299,6 +311,50 @@ fn bind(config: &Config, capacity: &Capacity, inherited: &mut InheritedSockets) 
 
 fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
     Dialer { connect_timeout: config.connect_timeout, tls, ..Dialer::default() }
+}
+
+/// Returns what discovery dials with.
+fn dialers(upstream: &Upstream, certificates: &Certificates) -> Dialers {
+    Dialers {
+        data: dialer(&upstream.config, certificates.client(Leg::Upstream, upstream)),
+        sentinels: dialer(&upstream.config, certificates.client(Leg::Sentinel, upstream)),
+    }
+}
+
+/// Starts to sample the replicas of each upstream that permits it. Dropping a sampler ends it.
+fn replica_samplers(
+    config: &Config,
+    certificates: &Certificates,
+    discoveries: &[Discovery],
+    logins: &[Logins],
+) -> Vec<Option<ReplicaSampler>> {
+    let upstreams = config.upstreams.iter().zip(discoveries).zip(logins);
+    let samplers = upstreams.map(|((upstream, discovery), logins)| {
+        let sampled = upstream.config.replica_sampling;
+        sampled.then(|| {
+            replicas::spawn(
+                &upstream.config.name,
+                &upstream.discovery,
+                logins.clone(),
+                dialers(upstream, certificates),
+                discovery.topology.clone(),
+                discovery.status.clone(),
+            )
+        })
+    });
+    samplers.collect()
+}
+
+/// Returns what the admin listener shows of a listener.
+fn listener_view((config, listener): (&ListenerConfig, &Listener)) -> ListenerView {
+    ListenerView {
+        name: config.name.clone(),
+        address: listener.address().to_owned(),
+        upstream: config.upstream.clone(),
+        tenant: config.tenant.clone(),
+        tls: config.tls.is_some(),
+        counts: listener.counts().1,
+    }
 }
 
 /// Returns what the admin listener shows of TLS.
@@ -401,6 +457,7 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
         listeners: config.listeners.len(),
         upstreams: config.upstreams.len(),
         sentinels: config.upstreams.iter().map(|upstream| sentinels(&upstream.discovery)).sum(),
+        replicas: config.upstreams.iter().map(replicas_asked).sum(),
         clients: config.listeners.iter().map(|listener| listener.max_clients).sum(),
         connections: config.upstreams.iter().map(|upstream| upstream.config.max_connections).sum(),
     };
@@ -433,5 +490,13 @@ fn sentinels(discovery: &DiscoveryConfig) -> usize {
     match discovery {
         DiscoveryConfig::Fixed(_) => 0,
         DiscoveryConfig::Sentinel(sentinels) => sentinels.seeds.len() + LEARNT,
+    }
+}
+
+/// Returns the number of connections that sample replicas at addresses of Sentinels, the one to a Sentinel included.
+fn replicas_asked(upstream: &Upstream) -> usize {
+    match upstream.discovery {
+        DiscoveryConfig::Sentinel(_) if upstream.config.replica_sampling => replicas::MAX_REPLICAS + 1,
+        _ => 0,
     }
 }

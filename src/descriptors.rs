@@ -19,9 +19,9 @@ const EACH_LISTENER: usize = 2;
 /// Descriptors of the admin listener: its socket, its 64 connections, and one that waits for a
 /// slot.
 const ADMIN: usize = 66;
-/// Descriptors of each upstream: the connections of discovery besides those to Sentinels, and the
-/// connection for shared rates.
-const EACH_UPSTREAM: usize = 4;
+/// Descriptors of each upstream: the connections of discovery besides those to Sentinels, the
+/// connection for shared rates, and the one that samples the primary's replication.
+const EACH_UPSTREAM: usize = 5;
 /// Descriptors of each Sentinel: one connection that subscribes and one that sends queries.
 const EACH_SENTINEL: usize = 2;
 /// If descriptors are short, upstream connections get at most one in this many of what the reserve
@@ -39,6 +39,8 @@ pub struct Demand {
     pub upstreams: usize,
     /// Number of Sentinels, learned ones included.
     pub sentinels: usize,
+    /// Number of connections that sample replicas, or ask Sentinels for them.
+    pub replicas: usize,
     /// Sum of `max-clients` over all listeners.
     pub clients: usize,
     /// Sum of `max-connections` over all upstreams.
@@ -64,6 +66,7 @@ impl Demand {
             + EACH_LISTENER * self.listeners
             + EACH_UPSTREAM * self.upstreams
             + EACH_SENTINEL * self.sentinels
+            + self.replicas
     }
 
     /// Divides `limit` descriptors. The reserve and the shares together never exceed `limit`.
@@ -119,8 +122,15 @@ mod tests {
 
     use super::*;
 
-    const USUAL: Demand =
-        Demand { workers: 4, listeners: 1, upstreams: 1, sentinels: 0, clients: 10_000, connections: 1088 };
+    const USUAL: Demand = Demand {
+        workers: 4,
+        listeners: 1,
+        upstreams: 1,
+        sentinels: 0,
+        replicas: 0,
+        clients: 10_000,
+        connections: 1088,
+    };
 
     #[test]
     fn demands_that_fit_are_granted() {
@@ -152,10 +162,11 @@ mod tests {
             listeners in 1usize..8,
             upstreams in 1usize..8,
             sentinels in 0usize..16,
+            replicas in 0usize..40,
             clients in 1usize..50_000,
             connections in 1usize..5_000,
         ) {
-            let demand = Demand { workers, listeners, upstreams, sentinels, clients, connections };
+            let demand = Demand { workers, listeners, upstreams, sentinels, replicas, clients, connections };
             if let Some(shares) = demand.share(limit) {
                 prop_assert!(shares.clients + shares.connections + demand.reserve() <= limit);
                 prop_assert!((1..=clients).contains(&shares.clients));

@@ -183,6 +183,11 @@ impl Timelines {
         self.lock().past.iter().cloned().collect()
     }
 
+    /// Returns the timeline of the failover under way and the time since its first sign, if there is one.
+    pub fn under_way(&self) -> Option<(Timeline, Duration)> {
+        self.lock().open.as_ref().map(|open| (open.line.clone(), open.since.elapsed()))
+    }
+
     /// Returns the numbers of failovers since the start.
     pub fn totals(&self) -> Totals {
         self.lock().totals

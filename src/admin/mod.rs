@@ -2,6 +2,7 @@
 
 mod connections;
 pub mod control;
+mod page;
 mod process;
 mod registry;
 mod respond;
@@ -9,8 +10,11 @@ mod scrape;
 pub mod security;
 mod sentinels;
 mod sources;
+mod status;
+mod warnings;
+mod worker_sums;
 
-pub use sources::{Sources, View};
+pub use sources::{ListenerView, Sources, UpstreamLimits, View};
 
 use std::convert::Infallible;
 use std::io;
@@ -18,11 +22,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,14 +38,15 @@ use self::control::Control;
 use self::control::access::Via;
 use self::respond::{JSON, METRICS, TEXT, respond};
 use self::scrape::MetricsEndpoint;
+use self::status::StatusEndpoint;
+use self::warnings::Warning;
 use crate::drain::{Draining, FormerProcess};
 use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
 use crate::net::unix_socket;
-use crate::rotation::Tally;
 use crate::tenant::users::Users;
 use crate::topology::Topology;
 
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n\nPOST /control/ACTION  reload, log-level, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
 
 /// The name of the admin listener's socket among inherited ones.
 pub const SOCKET_NAME: &str = "admin";
@@ -95,15 +101,17 @@ pub struct Admin {
     sources: Sources,
     draining: Draining,
     metrics: MetricsEndpoint,
+    status: StatusEndpoint,
     control: Control,
 }
 
 impl Admin {
-    /// Creates the admin listener's state. `upstreams` are in the order of the workers' plan.
+    /// Creates the admin listener's state, and starts to sample the workers. `upstreams` are in the order of the workers' plan.
     pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining, control: Control) -> Self {
         let users = sources.tenants.borrow().users.clone();
         let metrics = MetricsEndpoint::new(upstreams.clone(), sources.clone());
-        Self { upstreams, users, sources, draining, metrics, control }
+        let status = StatusEndpoint::new(upstreams.clone(), sources.clone(), draining.clone());
+        Self { upstreams, users, sources, draining, metrics, status, control }
     }
 
     /// Answers requests until another process does or this one ends, because probes need answers during the drain too.
@@ -181,12 +189,16 @@ impl Admin {
             return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
         }
         match request.uri().path() {
+            "/" if page::wanted(request.headers()) => page::index(),
             "/" => respond(StatusCode::OK, TEXT, INDEX),
             "/livez" => respond(StatusCode::OK, TEXT, "alive\n"),
-            "/readyz" => self.ready(),
+            "/readyz" => self.readyz(),
+            "/status" => self.status(via, request.headers()).await,
+            "/status/schema" => respond(StatusCode::OK, JSON, status::SCHEMA),
+            "/status/history" => respond(StatusCode::OK, JSON, format!("{}\n", self.status.history())),
             "/failovers" => respond(StatusCode::OK, JSON, self.failovers()),
             "/metrics" => respond(StatusCode::OK, METRICS, self.metrics.text().await),
-            _ => respond(StatusCode::NOT_FOUND, TEXT, INDEX),
+            path => page::part(path).unwrap_or_else(|| respond(StatusCode::NOT_FOUND, TEXT, INDEX)),
         }
     }
 
@@ -202,7 +214,21 @@ impl Admin {
 
     /// Answers 200 if every upstream has a verified primary and no drain has begun; else 503 with
     /// the reasons.
-    fn ready(&self) -> Response<Full<Bytes>> {
+    fn readyz(&self) -> Response<Full<Bytes>> {
+        let (ready, body) = self.ready();
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        respond(status, TEXT, body)
+    }
+
+    /// Answers with the state as JSON.
+    async fn status(&self, via: &Via, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        let document = self.status.document(self.control.offer(via, headers), self.ready().0).await;
+        respond(StatusCode::OK, JSON, format!("{document}\n"))
+    }
+
+    /// Returns true if every upstream has a verified primary and no drain has begun, and the lines of
+    /// `/readyz`.
+    fn ready(&self) -> (bool, String) {
         let mut ready = true;
         let mut body = String::new();
         if self.draining.announced() {
@@ -212,54 +238,23 @@ impl Admin {
         if let Some(FormerProcess { pid, clients }) = *self.sources.former.borrow() {
             body.push_str(&format!("upgrade: the former process {pid} still serves {clients} clients\n"));
         }
-        for View { name, topology, login, .. } in &self.upstreams {
-            match &*topology.borrow() {
+        for view in &self.upstreams {
+            match &*view.topology.borrow() {
                 Topology::Known(primary) => {
-                    body.push_str(&format!("upstream {name}: primary {}\n", primary.address));
+                    body.push_str(&format!("upstream {}: primary {}\n", view.name, primary.address));
                 }
-                Topology::Failing(primary, sign) => {
-                    body.push_str(&format!(
-                        "upstream {name}: primary {} is about to change: {sign}\n",
-                        primary.address
-                    ));
-                }
-                Topology::Unknown(outage) => {
-                    ready = false;
-                    body.push_str(&format!("upstream {name}: {outage}\n"));
-                }
+                Topology::Failing(..) => {}
+                Topology::Unknown(_) => ready = false,
             }
-            let users = self.users.iter().flat_map(|users| users.all()).collect::<Vec<_>>();
-            for login in users.iter().filter_map(|user| user.login(name)).chain([login]) {
-                if let Some(said) = login.refusal() {
-                    body.push_str(&format!(
-                        "upstream {name}: the server refuses {}: {said}\n",
-                        login.principal()
-                    ));
-                }
-            }
+            body.extend(warnings::of_upstream(view, self.users.as_deref()).iter().map(Warning::line));
         }
-        for tally in self.sources.reloads.all() {
-            let (Tally { kind, name, .. }, outcomes) = (&tally, tally.outcomes());
-            if !outcomes.restart.is_empty() {
-                let keys = outcomes.restart.join(", ");
-                body.push_str(&format!("{name}: the newest {kind} needs a restart for {keys}\n"));
-            }
-            if let Some(stuck) = outcomes.stuck {
-                body.push_str(&format!("{name}: respgate does not see changes of its {kind}: {stuck}\n"));
-            }
-            if let Some(error) = outcomes.error {
-                body.push_str(&format!("{name}: respgate cannot use the newest {kind}: {error}\n"));
-            }
-        }
-        for store in self.sources.stores.all() {
-            if let Some(error) = store.status().error {
-                let upstream = &store.upstream;
-                body.push_str(&format!("upstream {upstream}: rates of tenants are not shared: {error}\n"));
-            }
-        }
-        body.push_str(&self.sources.security.remarks(SystemTime::now()));
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        respond(status, TEXT, body)
+        let others = [
+            warnings::of_reloads(&self.sources.reloads),
+            warnings::of_stores(&self.sources.stores),
+            warnings::of_tls(&self.sources.security),
+        ];
+        body.extend(others.iter().flatten().map(Warning::line));
+        (ready, body)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use metrics::{Key, KeyName, Label, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::discovery::replicas::Replication;
 use crate::metrics::Snapshot;
 use crate::metrics::counters::{FIGURES, Figure};
 use crate::metrics::declared::{self, About, Kind, METRICS, Metric};
@@ -20,14 +21,14 @@ use crate::topology::Topology;
 pub(super) struct MetricsRegistry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// See [`crate::tenant::Tenants::version`].
-    pub(super) version: u64,
+    /// See [`crate::tenant::Tenants::version`], and [`Replication::version`] of all upstreams together.
+    pub(super) version: (u64, u64),
 }
 
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
 impl MetricsRegistry {
-    pub(super) fn new(version: u64) -> Self {
+    pub(super) fn new(version: (u64, u64)) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         for about in METRICS {
@@ -55,6 +56,19 @@ impl MetricsRegistry {
             self.publish(&declared::PRIMARY_GENERATION, [upstream], primary.generation.0);
             if let Some(epoch) = primary.config_epoch {
                 self.publish(&declared::SENTINEL_CONFIG_EPOCH, [upstream], epoch);
+            }
+        }
+    }
+
+    pub(super) fn publish_replication(&self, upstream: &str, replication: &Replication) {
+        for sample in &replication.replicas {
+            let labels = [upstream, &sample.address.to_string()];
+            self.publish(&declared::REPLICA_CONNECTED, labels, sample.is_connected().into());
+            if let Some(bytes) = sample.lag_bytes {
+                self.publish(&declared::REPLICA_LAG_BYTES, labels, bytes);
+            }
+            if let Some(lag) = sample.lag {
+                self.publish_duration(&declared::REPLICA_LAG_SECONDS, labels, lag);
             }
         }
     }

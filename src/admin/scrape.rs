@@ -1,28 +1,18 @@
 //! Collects what the workers counted and renders it as Prometheus text.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::process::ProcessFigures;
 use super::registry::MetricsRegistry;
 use super::sentinels;
 use super::sources::{Sources, View};
-use crate::metrics::counters::FIGURES;
-use crate::metrics::{Snapshot, declared};
-use crate::net::tls::accept::Handshakes;
-use crate::poll_meter::PollFigures;
-use crate::tenant::figures::Counted;
-use crate::worker::Counted as WorkerCounts;
-
-/// Time that a rendering waits for a busy worker. After it, the sums leave out that worker's
-/// counts: gauges fall, and counters keep their last value.
-const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
+use super::worker_sums::WorkerSums;
+use crate::metrics::declared;
 
 /// Minimum time between the starts of two renderings.
 const SPACING: Duration = Duration::from_millis(20);
@@ -51,38 +41,21 @@ impl MetricsEndpoint {
         Self {
             upstreams,
             sources,
-            registry: Mutex::new(Arc::new(MetricsRegistry::new(0))),
+            registry: Mutex::new(Arc::new(MetricsRegistry::new((0, 0)))),
             process: ProcessFigures::new(),
             begun: AtomicU64::new(0),
             newest: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Returns the registry. Replaces it if users or tenants have changed: otherwise the metrics of
-    /// removed users, tenants and limits would stay for ever.
-    fn registry(&self, version: u64) -> Arc<MetricsRegistry> {
+    /// Returns the registry. Replaces it if users, tenants or replicas have changed: otherwise the metrics
+    /// of removed ones would stay for ever.
+    fn registry(&self, version: (u64, u64)) -> Arc<MetricsRegistry> {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         if registry.version != version {
             *registry = Arc::new(MetricsRegistry::new(version));
         }
         registry.clone()
-    }
-
-    /// Asks all workers for their counts at the same time. Leaves out those that do not answer
-    /// within the timeout.
-    async fn snapshots(&self) -> Vec<(usize, WorkerCounts)> {
-        let mut asked = JoinSet::new();
-        for (number, worker) in self.sources.workers.iter().cloned().enumerate() {
-            asked.spawn(async move {
-                let counted = timeout(WORKER_TIMEOUT, worker.snapshot()).await.ok().flatten()?;
-                Some((number, counted))
-            });
-        }
-        let mut counts = Vec::with_capacity(self.sources.workers.len());
-        while let Some(counted) = asked.join_next().await {
-            counts.extend(counted.ok().flatten());
-        }
-        counts
     }
 
     /// Returns the present metrics. Renderings run one after the other and start at least
@@ -108,25 +81,18 @@ impl MetricsEndpoint {
     }
 
     async fn render(&self) -> String {
-        let mut sums: Vec<Snapshot> = vec![[0; FIGURES.len()]; self.upstreams.len()];
+        let WorkerSums { upstreams: sums, tenants: mut counts, buffered, handshakes, polls, .. } =
+            WorkerSums::collect(&self.sources.workers, self.upstreams.len()).await;
         let tenants = self.sources.tenants.borrow().clone();
-        let mut counts: HashMap<usize, Counted> = HashMap::new();
-        let mut buffered = 0;
-        let mut handshakes: Vec<Handshakes> = Vec::new();
-        let mut polls: Vec<(usize, PollFigures)> = Vec::new();
-        for (number, counted) in self.snapshots().await {
-            polls.push((number, counted.polls));
-            buffered += counted.buffered as u64;
-            for (tenant, counted) in &counted.tenants {
-                counts.entry(*tenant).or_default().add(counted);
-            }
-            handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
-            handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
-            for (sum, snapshot) in sums.iter_mut().zip(counted.upstreams) {
-                sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
+        let replication = |view: &View| view.replication.as_ref().map(|newest| newest.borrow().clone());
+        let replications: Vec<_> = self.upstreams.iter().map(replication).collect();
+        let replica_sets = replications.iter().flatten().map(|replication| replication.version).sum();
+        let registry = self.registry((tenants.version, replica_sets));
+        for (view, replication) in self.upstreams.iter().zip(&replications) {
+            if let Some(replication) = replication {
+                registry.publish_replication(&view.name, replication);
             }
         }
-        let registry = self.registry(tenants.version);
         for (View { name, topology, discovery, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
             registry.publish_counters(name, &sum);
             registry.publish_topology(name, &topology.borrow());

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::registry::MetricsRegistry;
+use super::warnings::{Severity, Warning};
 use crate::listener::ListenerCounts;
 use crate::metrics::declared;
 use crate::net::tls::accept::Handshakes;
@@ -63,27 +64,27 @@ impl TlsStatus {
         }
     }
 
-    /// Returns the warnings for a reader of /readyz. None of them makes respgate unready.
-    pub(super) fn remarks(&self, now: SystemTime) -> String {
-        let mut text = String::new();
-        for leg in &self.unverified {
-            text.push_str(&format!(
-                "{leg}: respgate does not verify the server: an attacker on the network can read and change the traffic\n"
-            ));
-        }
-        for expiry in &self.expiries {
-            let (leg, name) = (expiry.leg.label(), &expiry.name);
-            match expiry.not_after().map(|end| end.duration_since(now)) {
-                Some(Err(_)) => text.push_str(&format!("{leg} {name}: the certificate has expired\n")),
-                Some(Ok(left)) if left < EXPIRES_SOON => {
-                    text.push_str(&format!(
-                        "{leg} {name}: the certificate expires in {}\n",
-                        shown_span(left)
-                    ));
+    /// Returns the warnings about TLS. None of them makes respgate unready.
+    pub(super) fn warnings(&self, now: SystemTime) -> Vec<Warning> {
+        let unverified = self.unverified.iter().map(|leg| {
+            Warning::new(
+                Severity::Warning,
+                leg,
+                "respgate does not verify the server: an attacker on the network can read and change the traffic",
+                "remove tls-dangerously-skip-verification and name the authority with tls-ca",
+            )
+        });
+        let expiring = self.expiries.iter().filter_map(|expiry| {
+            let (severity, text) = match expiry.not_after()?.duration_since(now) {
+                Err(_) => (Severity::Critical, "the certificate has expired".to_owned()),
+                Ok(left) if left < EXPIRES_SOON => {
+                    (Severity::Warning, format!("the certificate expires in {}", shown_span(left)))
                 }
-                _ => {}
-            }
-        }
-        text
+                Ok(_) => return None,
+            };
+            let subject = format!("{} {}", expiry.leg.label(), expiry.name);
+            Some(Warning::new(severity, subject, text, "replace its files; respgate reads them by itself"))
+        });
+        unverified.chain(expiring).collect()
     }
 }

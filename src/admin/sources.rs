@@ -1,12 +1,16 @@
 //! The parts of the process that the admin listener reads.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::security::TlsStatus;
 use crate::discovery::DiscoveryStatus;
+use crate::discovery::replicas::Replication;
 use crate::drain::FormerProcess;
+use crate::listener::ListenerCounts;
 use crate::logs::LogLimit;
 use crate::net::budget::Budget;
 use crate::rotation::Tallies;
@@ -34,8 +38,67 @@ pub struct Sources {
     pub workers: Vec<Worker>,
     /// The byte budget of all clients.
     pub budget: Arc<Budget>,
+    /// The listeners.
+    pub listeners: Vec<ListenerView>,
     /// The limit of log lines, which counts the suppressed ones.
     pub logs: LogLimit,
+}
+
+/// The sources about one listener.
+#[derive(Clone)]
+pub struct ListenerView {
+    /// The listener's name.
+    pub name: String,
+    /// The address that it is bound to.
+    pub address: String,
+    /// The upstream that serves its clients.
+    pub upstream: String,
+    /// The tenant that its clients belong to, if it names one.
+    pub tenant: Option<String>,
+    /// True if its clients speak TLS.
+    pub tls: bool,
+    /// Its clients and their limit, and the connections that it did not serve at once.
+    pub counts: Arc<ListenerCounts>,
+}
+
+impl ListenerView {
+    /// Returns the number of clients connected now.
+    pub(super) fn connected(&self) -> usize {
+        self.counts.clients.load(Ordering::Relaxed)
+    }
+
+    /// Returns the greatest number of clients at once.
+    pub(super) fn max_clients(&self) -> usize {
+        self.counts.max_clients.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of connections that were closed because there were as many clients as may be.
+    pub(super) fn turned_away(&self) -> u64 {
+        self.counts.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of connections that waited because of the rate of their source.
+    pub(super) fn delayed(&self) -> u64 {
+        self.counts.delayed.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of connections that were closed because of the rate of their source.
+    pub(super) fn refused(&self) -> u64 {
+        self.counts.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// The settings of an upstream that `/status` shows.
+#[derive(Clone, Debug)]
+pub struct UpstreamLimits {
+    /// How respgate finds the primary: `sentinel` or `fixed`.
+    pub kind: &'static str,
+    /// The greatest number of connections, all workers together.
+    pub max_connections: usize,
+    /// The greatest number of those that sessions hold.
+    pub max_leased: usize,
+    /// The time that commands wait for a primary.
+    pub hold_timeout: Duration,
 }
 
 /// The sources about one upstream.
@@ -43,10 +106,14 @@ pub struct Sources {
 pub struct View {
     /// The upstream's name.
     pub name: String,
+    /// The settings that `/status` shows.
+    pub limits: UpstreamLimits,
     /// Discovery's newest result.
     pub topology: watch::Receiver<Topology>,
     /// What discovery knows of the Sentinels.
     pub discovery: watch::Receiver<DiscoveryStatus>,
+    /// The newest samples of the replicas; `None` if they are not sampled.
+    pub replication: Option<watch::Receiver<Replication>>,
     /// The credentials with which respgate logs in to the upstream.
     pub login: Login,
     /// The upstream's failovers.

@@ -228,6 +228,13 @@ pub(super) fn info_age(replicas: &Value, replica: &Address, config: &SentinelCon
     })
 }
 
+/// Parses the reply to `SENTINEL REPLICAS`: the addresses of the replicas, after address translation (NAT).
+pub(super) fn listed_replicas(replicas: &Value, config: &SentinelConfig) -> Vec<Address> {
+    let entries = replicas.elements().unwrap_or_default().iter();
+    let announced = entries.filter_map(|entry| address(entry.field("ip")?, entry.field("port")?));
+    announced.map(|announced| translated(announced, config)).collect()
+}
+
 /// Parses the reply to `SENTINEL MYID`. Returns `None` for servers before Redis 6.2, or if the user lacks the
 /// permission.
 pub fn own_id(reply: &Value) -> Option<String> {

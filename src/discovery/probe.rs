@@ -129,7 +129,11 @@ pub(super) async fn probe_overlapping(
 }
 
 /// Returns the greeting that discovery sends to a node.
-fn greeting<'a>(credentials: Option<&'a Credentials>, login: &Login, denied: &'a Denied) -> Greeting<'a> {
+pub(super) fn greeting<'a>(
+    credentials: Option<&'a Credentials>,
+    login: &Login,
+    denied: &'a Denied,
+) -> Greeting<'a> {
     Greeting {
         accepted_before: login.has_worked(),
         denied: Some(denied),

@@ -1,6 +1,6 @@
 //! Declares what one worker counts for one upstream, and the metric that publishes each count.
 
-use super::declared::{self, Metric};
+use super::declared::{self, About, Metric};
 use super::local::LocalCounter;
 
 /// The metric that publishes a count.
@@ -10,6 +10,30 @@ pub enum Figure {
     Plain(&'static Metric<1>),
     /// A metric with a second label, and the value of that label.
     Labelled(&'static Metric<2>, &'static str),
+}
+
+impl Figure {
+    /// Returns the metric's declaration.
+    pub fn about(&self) -> &'static About {
+        match self {
+            Self::Plain(metric) => &metric.about,
+            Self::Labelled(metric, _) => &metric.about,
+        }
+    }
+
+    /// Returns the value of the second label, if there is one.
+    pub fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Labelled(_, label) => Some(label),
+        }
+    }
+}
+
+/// Returns the sum of a metric's counts in a snapshot.
+pub fn sum(snapshot: &Snapshot, metric: &About) -> u64 {
+    let counts = FIGURES.iter().zip(snapshot).filter(|(figure, _)| figure.about().name == metric.name);
+    counts.map(|(_, count)| count).sum()
 }
 
 macro_rules! counters {
@@ -41,6 +65,17 @@ counters! {
     clients: CLIENTS;
     clients_accepted: CLIENTS_ACCEPTED;
     clients_pinned: CLIENTS_PINNED;
+    pinned_transaction: CLIENT_PINS["transaction"];
+    pinned_watch: CLIENT_PINS["watch"];
+    pinned_subscription: CLIENT_PINS["subscription"];
+    pinned_monitor: CLIENT_PINS["monitor"];
+    pinned_tracking: CLIENT_PINS["tracking"];
+    pinned_no_touch: CLIENT_PINS["no-touch"];
+    pinned_import_source: CLIENT_PINS["import-source"];
+    pinned_fieldsets: CLIENT_PINS["fieldsets"];
+    pinned_unknown_command: CLIENT_PINS["unknown-command"];
+    pinned_blocking: CLIENT_PINS["blocking"];
+    pinned_session: CLIENT_PINS["session"];
     clients_held: CLIENTS_HELD;
     closed_protocol: CLIENTS_CLOSED["protocol"];
     closed_tls: CLIENTS_CLOSED["tls"];
@@ -87,6 +122,7 @@ counters! {
     upstream_writes: UPSTREAM_WRITES;
     unsolicited_pushes: UNSOLICITED_PUSHES;
     lease_waits: LEASE_WAITS;
+    lease_waiting: LEASE_WAITING;
     lease_timeouts: LEASE_TIMEOUTS;
     holds: HOLDS;
     hold_expired: HOLD_EXPIRED;

@@ -79,6 +79,7 @@ metrics! {
     CLIENTS: Gauge "respgate_clients" [upstream] Count, "Clients connected now.";
     CLIENTS_ACCEPTED: Counter "respgate_clients_accepted_total" [upstream] Count, "Clients accepted.";
     CLIENTS_PINNED: Gauge "respgate_clients_pinned" [upstream] Count, "Clients that hold an upstream connection of their own now.";
+    CLIENT_PINS: Gauge "respgate_client_pins" [upstream, reason] Count, "Reasons for which clients hold an upstream connection of their own now; a client may have several.";
     CLIENTS_HELD: Gauge "respgate_clients_held" [upstream] Count, "Clients whose commands wait for a primary now.";
     CLIENTS_CLOSED: Counter "respgate_clients_closed_total" [upstream, reason] Count, "Clients that respgate disconnected, by reason.";
     AUTH_REFUSED: Counter "respgate_auth_refused_total" [upstream] Count, "Failed AUTHs of respgate's own users.";
@@ -115,6 +116,7 @@ metrics! {
     UNSOLICITED_PUSHES: Counter "respgate_unsolicited_pushes_total" [upstream] Count, "Pushes from shared connections that no client had asked for and that respgate dropped.", formerly "respgate_unasked_pushes_total";
     USER_AUTH_REFUSED: Gauge "respgate_user_upstream_auth_refused" [upstream, user] Count, "1 while the upstream refuses the credentials that respgate has for this user, else 0.";
     LEASE_WAITS: Counter "respgate_lease_waits_total" [upstream] Count, "Times that a session had to wait for a lease.";
+    LEASE_WAITING: Gauge "respgate_lease_waiting" [upstream] Count, "Sessions that wait for a lease now.";
     LEASE_TIMEOUTS: Counter "respgate_lease_timeouts_total" [upstream] Count, "Times that a session got no lease within lease-timeout.";
 
     PRIMARY_KNOWN: Gauge "respgate_primary_known" [upstream] Count, "1 if respgate knows a verified primary, else 0.";
@@ -125,6 +127,10 @@ metrics! {
     LAST_FAILOVER: Gauge "respgate_last_failover_seconds" [upstream, phase] Seconds, "Seconds from the first sign of the last failover to each of its phases.";
     HOLDS: Counter "respgate_holds_total" [upstream] Count, "Times that commands began to wait for a primary.";
     HOLD_EXPIRED: Counter "respgate_hold_expired_total" [upstream] Count, "Commands that failed because respgate found no primary within hold-timeout.";
+
+    REPLICA_CONNECTED: Gauge "respgate_replica_connected" [upstream, replica] Count, "1 while the replica's link to the primary is up, else 0.";
+    REPLICA_LAG_BYTES: Gauge "respgate_replica_lag_bytes" [upstream, replica] Bytes, "Bytes of the primary's replication stream that the replica lacks.";
+    REPLICA_LAG_SECONDS: Gauge "respgate_replica_lag_seconds" [upstream, replica] Seconds, "Age of the oldest write that the replica lacks, 0 if it lacks none.";
 
     FANIN_SUBSCRIBERS: Gauge "respgate_fanin_subscribers" [upstream] Count, "Clients with subscriptions by fan-in now.";
     FANIN_CHANNELS: Gauge "respgate_fanin_channels" [upstream] Count, "Channels, patterns and shard channels that fan-in is subscribed to now.";

@@ -92,6 +92,8 @@ pub struct UpstreamConfig {
     /// The time after which a quiet connection is pinged, and the interval in which discovery checks a working primary. Zero: neither
     /// happens.
     pub ping_interval: Duration,
+    /// True if respgate samples how far the replicas are behind.
+    pub replica_sampling: bool,
     /// The age at which a connection is replaced. Zero: no connection is.
     pub max_age: Duration,
     /// The treatment of open connections when respgate's own credentials change.
@@ -125,6 +127,7 @@ impl UpstreamConfig {
             blocked_pop: BlockedPop::TimesOut,
             lease_idle_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(3),
+            replica_sampling: true,
             max_age: Duration::from_secs(3600),
             reauth: Reauth::Keep,
         }

@@ -149,6 +149,7 @@ impl Upstream {
         self.counters.max_connections.set(self.config.max_connections as u64);
         self.counters.max_leased.set(self.config.max_leased as u64);
         self.counters.leased_idle.set(self.parts.pool.idle() as u64);
+        self.counters.lease_waiting.set(self.parts.pool.waiting() as u64);
         self.counters.fanin_channels.set(self.parts.fans.names() as u64);
         self.counters.snapshot()
     }

@@ -64,6 +64,7 @@ mod upgrade;
 mod timeouts;
 mod reauth;
 mod reload;
+mod replication;
 mod repointed;
 mod rotation;
 mod scripts;

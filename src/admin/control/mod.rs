@@ -2,6 +2,7 @@
 
 pub(super) mod access;
 pub(super) mod action;
+mod offer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -136,6 +137,22 @@ impl Control {
                 respond(error.status(), TEXT, format!("{error}\n"))
             }
         }
+    }
+
+    /// Returns which actions there are, and whether a request that comes like this one may take them, for `/status`.
+    pub(super) fn offer(&self, via: &Via, headers: &HeaderMap) -> Value {
+        let token = self.token.as_ref().map(|token| token.borrow().clone());
+        let (permitted, needs_token, why) = match access::check(via, headers, token.as_ref()) {
+            Ok(()) => (true, false, None),
+            Err(Denied::TokenMissing | Denied::TokenWrong) => (true, true, None),
+            Err(why) => (false, false, Some(why.to_string())),
+        };
+        json!({
+            "permitted": permitted,
+            "needs_token": needs_token,
+            "why_not": why,
+            "actions": offer::actions(),
+        })
     }
 
     async fn handle(&self, via: &Via, name: &str, request: Request<Incoming>) -> Result<Value, ControlError> {

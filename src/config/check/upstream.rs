@@ -355,6 +355,7 @@ fn connections(
             .at_least(least, "1ms", report)
             .or(Builtin::lease_idle_timeout()),
         ping_interval: typed.ping_interval.or(Builtin::ping_interval()),
+        replica_sampling: typed.replica_sampling.or(Builtin::replica_sampling()),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {
                 report.error(&place, "must be at least 1s, or \"0s\" for no limit");

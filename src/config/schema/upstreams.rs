@@ -135,6 +135,11 @@ table! {
         /// A connection that a client holds, such as a subscriber's, is pinged a twentieth as often. A blocked connection and one in a
         /// transaction are not pinged.
         ping_interval: Duration = Duration::from_secs(3), "ping-interval", Restart;
+        /// Whether respgate asks the primary and its replicas once a second how far they have replicated.
+        ///
+        /// The status page and the metrics show it. It takes one connection to the primary and one to each replica that the Sentinels
+        /// name. Without `admin` and `control-socket`, nobody is asked.
+        replica_sampling: bool = true, "replica-sampling", Restart;
         /// The age before which a connection is replaced by a new one. `"0s"` sets no limit; else at least `"1s"`.
         ///
         /// Clients do not notice. Connections that clients hold are not replaced.

@@ -66,7 +66,7 @@ impl Leased {
         };
         session.end_wait();
         let mut next = match reopened {
-            Ok(lease) => Self::new(lease, self.for_session, &session.account),
+            Ok(lease) => Self::new(lease, self.for_session, session),
             Err(line) => {
                 for (expect, _) in &pending {
                     if matches!(expect, Expect::Reply(_) | Expect::Confirmations { .. }) {

@@ -14,6 +14,7 @@ mod migrate;
 mod newest;
 mod note;
 mod outbound;
+mod pin_counts;
 mod pins;
 mod poll;
 mod queued;
@@ -26,19 +27,19 @@ mod settle;
 mod version;
 
 use std::future::poll_fn;
-use std::rc::Rc;
 
 use tokio::time::Instant;
 
 use self::expect::Expected;
 use self::outbound::Outbound;
+use self::pin_counts::PinCounts;
 use self::pins::Pins;
 use self::reconnect::ReconnectBackoff;
 use super::Session;
 use super::close::Close;
 use super::hello::Hello;
 use crate::metrics::Gauged;
-use crate::net::budget::{Account, Charge};
+use crate::net::budget::Charge;
 use crate::resp::reply::ReplyScanner;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::config::Pool;
@@ -102,7 +103,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         }
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
-    let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, &session.account);
+    let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, session);
     let mut backoff = ReconnectBackoff::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
@@ -133,6 +134,7 @@ struct Leased {
     lease: Lease,
     since: Instant,
     pins: Pins,
+    pin_counts: PinCounts,
     expected: Expected,
     scanner: ReplyScanner,
     outbound: Outbound,
@@ -161,12 +163,13 @@ struct Leased {
 }
 
 impl Leased {
-    fn new(lease: Lease, for_session: bool, account: &Rc<Account>) -> Self {
+    fn new(lease: Lease, for_session: bool, session: &Session) -> Self {
         Self {
             lease,
             since: Instant::now(),
-            charge: Charge::new(account),
+            charge: Charge::new(&session.account),
             pins: Pins::default(),
+            pin_counts: PinCounts::new(&session.ctx.upstream.counters),
             expected: Expected::default(),
             scanner: ReplyScanner::default(),
             outbound: Outbound::default(),

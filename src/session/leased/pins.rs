@@ -125,6 +125,24 @@ impl Pins {
         reasons
     }
 
+    /// Returns the kinds of state that keep the lease, as bits in the order of [`super::pin_counts::GAUGES`].
+    pub(super) fn kinds(&self) -> u16 {
+        [
+            self.transaction.is_some(),
+            self.watches(),
+            self.subscribed(),
+            self.monitoring,
+            self.tracking.is_some(),
+            self.no_touch,
+            self.import_source,
+            self.fieldsets,
+            self.unknown_command.is_some(),
+        ]
+        .into_iter()
+        .rev()
+        .fold(0, |bits, held| bits << 1 | u16::from(held))
+    }
+
     /// Keeps the lease because of a command whose effect on the connection is unknown.
     pub(super) fn pin_for_unknown(&mut self, name: &[u8]) {
         // `name` has 64 printable bytes at most.

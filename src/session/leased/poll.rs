@@ -2,6 +2,7 @@
 
 use std::task::{Context, Poll};
 
+use super::pin_counts::{BLOCKING, SESSION};
 use super::{LeaseEnd, Leased};
 use crate::net::write::WriteSource;
 use crate::session::Session;
@@ -20,7 +21,10 @@ impl Leased {
         for _ in 0..ROUNDS {
             match self.poll_round(cx, session) {
                 Ok(Poll::Ready(())) => {}
-                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Pending) => {
+                    self.count_pins();
+                    return Poll::Pending;
+                }
                 Err(end) => return Poll::Ready(end),
             }
         }
@@ -59,6 +63,13 @@ impl Leased {
             return Ok(Poll::Pending);
         }
         Ok(Poll::Ready(()))
+    }
+
+    /// Counts the session under the reasons for which it keeps the lease while it waits.
+    fn count_pins(&mut self) {
+        let blocking = if self.expected.gated { BLOCKING } else { 0 };
+        let session = if self.for_session { SESSION } else { 0 };
+        self.pin_counts.set(self.pins.kinds() | blocking | session);
     }
 
     /// Returns the number of the client's requests under way. A request that may block does not count.

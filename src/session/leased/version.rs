@@ -40,7 +40,7 @@ impl Leased {
         if session.client.resp != key.resp {
             return Err(Close::Full);
         }
-        let mut next = Self::new(lease, self.for_session, &session.account);
+        let mut next = Self::new(lease, self.for_session, session);
         (next.used, next.client_left, next.pins) = (true, self.client_left, self.pins);
         next.restore(session);
         Ok(next)

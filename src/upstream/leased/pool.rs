@@ -100,6 +100,11 @@ impl LeasePool {
         self.idle.len()
     }
 
+    /// Returns the number of sessions that wait for room.
+    pub(in crate::upstream) fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
     /// Gives the room of a finished lease, and its connection if that is clean, to the session whose turn it is. If no session
     /// waits, the room becomes free and the connection idle.
     fn release(self: &Rc<Self>, link: Option<(ConnectionKey, Connection)>) {

@@ -1,0 +1,70 @@
+// The warnings, and the tables of tenants, listeners and certificates.
+
+import { el, meter, number, table } from "./dom.js";
+
+/** Returns the warnings, the most severe first. */
+export function warnings(all) {
+  if (all.length === 0) return el("p", { class: "card good-card" }, "None.");
+  return el("ul", { class: "plain" }, all.map((warning) =>
+    el("li", { class: `card warning ${warning.severity}` },
+      el("p", null, el("span", { class: "pill" }, warning.severity), " ", el("strong", null, `${warning.subject}: `), warning.text),
+      el("p", { class: "muted" }, warning.remedy))));
+}
+
+function limitWords(limit) {
+  const used = limit.used === null ? "" : `${number(limit.used)} of `;
+  const taken = [];
+  if (limit.delayed > 0) taken.push(`${number(limit.delayed)} delayed`);
+  if (limit.refused > 0) taken.push(`${number(limit.refused)} refused`);
+  return `${limit.limit}: ${used}${number(limit.max)}${taken.length > 0 ? ` (${taken.join(", ")})` : ""}`;
+}
+
+function limits(tenant) {
+  if (tenant.limits.length === 0) return "none";
+  return el("ul", { class: "plain tight" }, tenant.limits.map((limit) =>
+    el("li", null, limitWords(limit), limit.used === null ? null : meter(limit.used, limit.max, `${limit.limit} in use`))));
+}
+
+/** Returns the table of tenants. */
+export function tenants(all) {
+  return table("Tenants and the limits that apply now", [
+    ["Tenant", (tenant) => tenant.name],
+    ["Clients", (tenant) => number(tenant.clients), true],
+    ["Commands/s", (tenant) => number(tenant.commands_per_second), true],
+    ["Leased", (tenant) => number(tenant.leased), true],
+    ["Denied", (tenant) => number(tenant.denied), true],
+    ["Limits", limits],
+  ], all);
+}
+
+/** Returns the table of listeners. */
+export function listeners(all) {
+  return table("Listeners and their clients", [
+    ["Listener", (listener) => listener.name],
+    ["Address", (listener) => listener.address],
+    ["Upstream", (listener) => listener.upstream],
+    ["TLS", (listener) => (listener.tls ? "yes" : "no")],
+    ["Clients", (listener) => [
+      `${number(listener.clients)} of ${number(listener.max_clients)}`,
+      meter(listener.clients, listener.max_clients, "clients of the most"),
+    ], true],
+    ["Turned away", (listener) => number(listener.turned_away), true],
+    ["Delayed", (listener) => number(listener.connects_delayed), true],
+    ["Refused", (listener) => number(listener.connects_refused), true],
+  ], all);
+}
+
+function daysLeft({ days_left: days }) {
+  const kind = days < 0 ? "bad" : days < 14 ? "warn" : "good";
+  const words = days < 0 ? "expired" : `${number(days)} days`;
+  return el("span", { class: `pill ${kind}` }, words);
+}
+
+/** Returns the table of certificates. */
+export function certificates(all) {
+  return table("Certificates that respgate shows", [
+    ["Certificate", (certificate) => `${certificate.leg} ${certificate.name}`],
+    ["Days left", daysLeft],
+    ["Expires", (certificate) => new Date(certificate.expires_unix * 1000).toLocaleDateString()],
+  ], all);
+}

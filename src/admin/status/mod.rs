@@ -1,0 +1,143 @@
+//! `GET /status`: the state of respgate as one JSON document, for the status page, `respgate status` and other
+//! programs. `docs/status.schema.json` describes it.
+//!
+//! `sampler` asks the workers once a second, so that any number of readers costs no more. `upstream` and `tenant` write
+//! their parts of the document.
+
+mod sampler;
+mod tenant;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+use self::sampler::{Sample, Sampler};
+use super::sources::{Sources, View};
+use super::warnings::{self, Severity, Warning};
+use crate::drain::Draining;
+
+/// The JSON Schema of the document.
+pub(super) const SCHEMA: &str = include_str!("../../../docs/status.schema.json");
+
+/// Time that a request waits for the first sample.
+const FIRST_SAMPLE: Duration = Duration::from_secs(2);
+
+/// Writes the document.
+pub(super) struct StatusEndpoint {
+    upstreams: Vec<View>,
+    sources: Sources,
+    draining: Draining,
+    sampler: Sampler,
+    started: Instant,
+}
+
+impl StatusEndpoint {
+    /// Starts to sample the workers.
+    pub(super) fn new(upstreams: Vec<View>, sources: Sources, draining: Draining) -> Self {
+        let sampler = Sampler::spawn(sources.workers.clone(), upstreams.len());
+        Self { upstreams, sources, draining, sampler, started: Instant::now() }
+    }
+
+    /// Returns the document. `control` says which actions the reader may take; `ready` is what `/readyz` answers.
+    pub(super) async fn document(&self, control: Value, ready: bool) -> Value {
+        let mut newest = self.sampler.newest.clone();
+        let sample = match timeout(FIRST_SAMPLE, newest.wait_for(Option::is_some)).await {
+            Ok(Ok(sample)) => sample.clone().unwrap_or_default(),
+            _ => Arc::default(),
+        };
+        let now = SystemTime::now();
+        let mut warnings = self.warnings(&sample);
+        warnings.sort_by_key(|warning| warning.severity);
+        let upstreams = self.upstreams.iter().enumerate().map(|(at, view)| upstream::json(view, at, &sample));
+        let tenants = self.sources.tenants.borrow().clone();
+        json!({
+            "time_unix_ms": millis(now.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            "process": {
+                "version": env!("CARGO_PKG_VERSION"),
+                "uptime_seconds": self.started.elapsed().as_secs(),
+                "workers": self.sources.workers.len(),
+                "ready": ready,
+                "draining": self.draining.begun(),
+                "buffered_bytes": sample.sums.buffered,
+                "max_buffered_bytes": self.sources.budget.limit(),
+            },
+            "warnings": warnings.iter().map(Warning::json).collect::<Vec<_>>(),
+            "upstreams": upstreams.collect::<Vec<_>>(),
+            "listeners": self.listeners(),
+            "certificates": self.certificates(now),
+            "tenants": tenants.all.iter().map(|tenant| tenant::json(tenant, &sample)).collect::<Vec<_>>(),
+            "control": control,
+        })
+    }
+
+    /// Returns the rates and gauges of the last minutes.
+    pub(super) fn history(&self) -> Value {
+        let names: Vec<_> = self.upstreams.iter().map(|view| view.name.as_str()).collect();
+        self.sampler.history(&names)
+    }
+
+    fn warnings(&self, sample: &Sample) -> Vec<Warning> {
+        let users = self.sources.tenants.borrow().users.clone();
+        let mut all = Vec::new();
+        if self.draining.begun() {
+            all.push(Warning::new(
+                Severity::Critical,
+                "respgate",
+                "draining: no new clients are accepted",
+                "start respgate again, or send its clients to another one",
+            ));
+        }
+        for (at, view) in self.upstreams.iter().enumerate() {
+            all.extend(warnings::of_upstream(view, users.as_deref()));
+            all.extend(
+                sample.sums.upstreams.get(at).iter().flat_map(|counts| warnings::of_details(view, counts)),
+            );
+        }
+        all.extend(warnings::of_reloads(&self.sources.reloads));
+        all.extend(warnings::of_stores(&self.sources.stores));
+        all.extend(warnings::of_tls(&self.sources.security));
+        all.extend(warnings::of_listeners(&self.sources.listeners));
+        all
+    }
+
+    fn listeners(&self) -> Value {
+        let listeners = self.sources.listeners.iter().map(|listener| {
+            json!({
+                "name": listener.name,
+                "address": listener.address,
+                "upstream": listener.upstream,
+                "tenant": listener.tenant,
+                "tls": listener.tls,
+                "clients": listener.connected(),
+                "max_clients": listener.max_clients(),
+                "turned_away": listener.turned_away(),
+                "connects_delayed": listener.delayed(),
+                "connects_refused": listener.refused(),
+            })
+        });
+        listeners.collect()
+    }
+
+    fn certificates(&self, now: SystemTime) -> Value {
+        let certificates = self.sources.security.expiries.iter().filter_map(|expiry| {
+            let end = expiry.not_after()?;
+            let left = end
+                .duration_since(now)
+                .map_or_else(|past| -past.duration().as_secs_f64(), |left| left.as_secs_f64());
+            Some(json!({
+                "leg": expiry.leg.label(),
+                "name": expiry.name,
+                "expires_unix": end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+                "days_left": (left / 86_400.0).floor(),
+            }))
+        });
+        certificates.collect()
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,207 @@
+//! Samples the workers' counts once a second: for rates, and for the history of the last minutes.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::admin::worker_sums::WorkerSums;
+use crate::metrics::counters::{FIGURES, sum};
+use crate::metrics::declared::{self, About};
+use crate::worker::Worker;
+
+/// The time between two samples.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+/// The number of samples that are kept: five minutes.
+const KEPT: usize = 300;
+
+/// The newest counts, and how fast they rise.
+#[derive(Default)]
+pub(super) struct Sample {
+    pub(super) sums: WorkerSums,
+    /// By upstream, the rise of each figure per second, in the order of [`FIGURES`]. Of no use for gauges.
+    pub(super) rates: Vec<[f64; FIGURES.len()]>,
+    /// Commands per second, by the number of the tenant.
+    pub(super) tenant_rates: HashMap<usize, f64>,
+}
+
+/// A running sampler. Dropping it ends its task.
+pub(super) struct Sampler {
+    /// The newest sample; `None` before the first one.
+    pub(super) newest: watch::Receiver<Option<Arc<Sample>>>,
+    history: Arc<Mutex<Vec<VecDeque<Point>>>>,
+    _task: JoinSet<()>,
+}
+
+/// One upstream's figures in the history.
+#[derive(Clone, Copy)]
+struct Point {
+    unix_ms: u64,
+    values: [f64; SERIES.len()],
+}
+
+/// One series of the history.
+struct Series {
+    name: &'static str,
+    metric: &'static About,
+    /// True if the series holds rates per second; false if it holds the gauge itself.
+    rate: bool,
+}
+
+const fn rate(name: &'static str, metric: &'static About) -> Series {
+    Series { name, metric, rate: true }
+}
+
+const fn gauge(name: &'static str, metric: &'static About) -> Series {
+    Series { name, metric, rate: false }
+}
+
+/// The series of the history.
+static SERIES: [Series; 7] = [
+    rate("commands", &declared::COMMANDS.about),
+    rate("errors", &declared::UPSTREAM_ERROR_REPLIES.about),
+    rate("refused", &declared::COMMANDS_REFUSED.about),
+    rate("unknown", &declared::OUTCOME_UNKNOWN.about),
+    gauge("clients", &declared::CLIENTS.about),
+    gauge("pinned", &declared::CLIENTS_PINNED.about),
+    gauge("held", &declared::CLIENTS_HELD.about),
+];
+
+impl Sampler {
+    /// Starts to sample.
+    pub(super) fn spawn(workers: Vec<Worker>, upstreams: usize) -> Self {
+        let (newest, seen) = watch::channel(None);
+        let history = Arc::new(Mutex::new(vec![VecDeque::with_capacity(KEPT); upstreams]));
+        let mut task = JoinSet::new();
+        task.spawn(run(workers, upstreams, newest, history.clone()));
+        Self { newest: seen, history, _task: task }
+    }
+
+    /// Returns the history as JSON: for each upstream, an array for each series.
+    pub(super) fn history(&self, names: &[&str]) -> Value {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let upstreams: Map<String, Value> = names
+            .iter()
+            .zip(&*history)
+            .map(|(name, points)| {
+                let series = SERIES.iter().enumerate().map(|(at, series)| {
+                    let values = points.iter().filter_map(|point| point.values.get(at));
+                    (series.name.to_owned(), values.copied().map(rounded).collect())
+                });
+                let times: Value = points.iter().map(|point| point.unix_ms).collect();
+                (
+                    (*name).to_owned(),
+                    Value::Object([("unix_ms".to_owned(), times)].into_iter().chain(series).collect()),
+                )
+            })
+            .collect();
+        json!({ "interval_seconds": INTERVAL.as_secs(), "upstreams": upstreams })
+    }
+}
+
+/// Rounds to a tenth, which keeps documents short.
+pub(super) fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+async fn run(
+    workers: Vec<Worker>,
+    upstreams: usize,
+    newest: watch::Sender<Option<Arc<Sample>>>,
+    history: Arc<Mutex<Vec<VecDeque<Point>>>>,
+) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before: Option<(Instant, Arc<Sample>)> = None;
+    loop {
+        ticks.tick().await;
+        let sums = WorkerSums::collect(&workers, upstreams).await;
+        // Without one worker's counts, every rate would be wrong.
+        if !sums.complete {
+            continue;
+        }
+        let now = Instant::now();
+        let seconds = before.as_ref().map_or(1.0, |(at, _)| (now - *at).as_secs_f64().max(0.001));
+        let sample = Arc::new(sample(sums, before.as_ref().map(|(_, sample)| &sample.sums), seconds));
+        remember(&history, &sample);
+        newest.send_replace(Some(sample.clone()));
+        before = Some((now, sample));
+    }
+}
+
+/// Compares the sums with those of `seconds` before.
+fn sample(sums: WorkerSums, before: Option<&WorkerSums>, seconds: f64) -> Sample {
+    let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+    let upstreams = sums.upstreams.iter().enumerate().map(|(at, now)| {
+        let before = before.and_then(|before| before.upstreams.get(at)).unwrap_or(now);
+        let mut rates = [0.0; FIGURES.len()];
+        rates
+            .iter_mut()
+            .zip(now.iter().zip(before))
+            .for_each(|(rate, (now, before))| *rate = per_second(*now, *before));
+        rates
+    });
+    let rates = upstreams.collect();
+    let tenants = sums.tenants.iter().map(|(number, now)| {
+        let before = before.and_then(|before| before.tenants.get(number)).unwrap_or(now);
+        (*number, per_second(now.commands, before.commands))
+    });
+    let tenant_rates = tenants.collect();
+    Sample { sums, rates, tenant_rates }
+}
+
+fn remember(history: &Mutex<Vec<VecDeque<Point>>>, sample: &Sample) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+    for (points, (counts, rates)) in history.iter_mut().zip(sample.sums.upstreams.iter().zip(&sample.rates)) {
+        let values = std::array::from_fn(|at| match SERIES.get(at) {
+            Some(Series { metric, rate: true, .. }) => rate_of(rates, metric),
+            Some(Series { metric, .. }) => sum(counts, metric) as f64,
+            None => 0.0,
+        });
+        if points.len() == KEPT {
+            points.pop_front();
+        }
+        points.push_back(Point { unix_ms, values });
+    }
+}
+
+/// Returns how fast a metric rises, all its labels together.
+fn rate_of(rates: &[f64; FIGURES.len()], metric: &About) -> f64 {
+    let fits = FIGURES.iter().zip(rates).filter(|(figure, _)| figure.about().name == metric.name);
+    fits.map(|(_, rate)| rate).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums(commands: u64) -> WorkerSums {
+        let at =
+            FIGURES.iter().position(|figure| figure.about().name == declared::COMMANDS.about.name).unwrap();
+        let mut snapshot = [0; FIGURES.len()];
+        snapshot[at] = commands;
+        WorkerSums { upstreams: vec![snapshot], complete: true, ..WorkerSums::default() }
+    }
+
+    #[test]
+    fn rates_count_from_the_sample_before() {
+        let first = sample(sums(1000), None, 1.0);
+        assert_eq!(rate_of(&first.rates[0], &declared::COMMANDS.about), 0.0, "nothing to compare with");
+        let second = sample(sums(1500), Some(&first.sums), 2.0);
+        assert_eq!(rate_of(&second.rates[0], &declared::COMMANDS.about), 250.0);
+    }
+
+    #[test]
+    fn the_history_is_bounded() {
+        let history = Mutex::new(vec![VecDeque::new()]);
+        let sample = sample(sums(1), None, 1.0);
+        (0..KEPT + 5).for_each(|_| remember(&history, &sample));
+        assert_eq!(history.lock().unwrap()[0].len(), KEPT);
+    }
+}

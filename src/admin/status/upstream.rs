@@ -1,0 +1,179 @@
+//! The part of `/status` about one upstream.
+
+use serde_json::{Map, Value, json};
+
+use super::millis;
+use super::sampler::{Sample, rounded};
+use crate::admin::sources::View;
+use crate::discovery::replicas::ReplicaSample;
+use crate::discovery::sentinel_table::{SentinelState, SentinelStatus};
+use crate::metrics::Snapshot;
+use crate::metrics::counters::{FIGURES, Figure, sum};
+use crate::metrics::declared::{self, About, Kind};
+use crate::topology::{Primary, Topology};
+
+/// The number of past failovers in the document.
+const FAILOVERS: usize = 8;
+
+/// Returns the state of the upstream with the index `at`.
+pub(super) fn json(view: &View, at: usize, sample: &Sample) -> Value {
+    let counts = sample.sums.upstreams.get(at).copied().unwrap_or([0; FIGURES.len()]);
+    let rates = sample.rates.get(at).copied().unwrap_or([0.0; FIGURES.len()]);
+    let topology = view.topology.borrow().clone();
+    let (state, reason) = match &topology {
+        Topology::Known(_) => ("serving", None),
+        Topology::Failing(_, sign) => ("failing", Some(sign.to_string())),
+        Topology::Unknown(outage) => ("no-primary", Some(outage.to_string())),
+    };
+    let primary = topology.primary();
+    let discovery = view.discovery.borrow().clone();
+    let sentinels = discovery.sentinels.iter().map(|status| sentinel(status, primary.map(|known| &**known)));
+    let now = |metric: &About| sum(&counts, metric);
+    let past = view.timelines.past();
+    let failovers = past.iter().rev().take(FAILOVERS).map(|line| line.json(&view.name));
+    let rate_entries = FIGURES.iter().zip(rates).filter(|(figure, _)| figure.about().kind == Kind::Counter);
+    json!({
+        "name": view.name,
+        "kind": view.limits.kind,
+        "state": state,
+        "reason": reason,
+        "primary": primary.map(|primary| primary_json(primary)),
+        "sentinels": sentinels.collect::<Vec<_>>(),
+        "uncertainty": discovery.uncertainty.as_ref().map(ToString::to_string),
+        "replication": replication(view),
+        "clients": {
+            "connected": now(&declared::CLIENTS.about),
+            "pinned": now(&declared::CLIENTS_PINNED.about),
+            "held": now(&declared::CLIENTS_HELD.about),
+        },
+        "pins": entries(FIGURES.iter().zip(counts).filter(|(figure, _)| is(figure, &declared::CLIENT_PINS.about)))
+            .remove("client_pins"),
+        "connections": {
+            "shared": of(&counts, &declared::UPSTREAM_CONNECTIONS.about, "shared"),
+            "leased": of(&counts, &declared::UPSTREAM_CONNECTIONS.about, "leased"),
+            "fan_in": of(&counts, &declared::UPSTREAM_CONNECTIONS.about, "fan-in"),
+            "max": view.limits.max_connections,
+        },
+        "leases": {
+            "in_use": now(&declared::CLIENTS_PINNED.about),
+            "idle": now(&declared::UPSTREAM_CONNECTIONS_IDLE.about),
+            "max": view.limits.max_leased,
+            "waiting": now(&declared::LEASE_WAITING.about),
+            "timeouts": now(&declared::LEASE_TIMEOUTS.about),
+        },
+        "hold": {
+            "active": state != "serving",
+            "clients": now(&declared::CLIENTS_HELD.about),
+            "timeout_seconds": view.limits.hold_timeout.as_secs_f64(),
+        },
+        "failover": view.timelines.under_way().map(|(line, elapsed)| {
+            let mut failover = line.json(&view.name);
+            failover["elapsed_ms"] = millis(elapsed).into();
+            failover
+        }),
+        "failovers": failovers.collect::<Vec<_>>(),
+        "figures": entries(FIGURES.iter().zip(counts)),
+        "per_second": entries(rate_entries.map(|(figure, rate)| (figure, rounded(rate)))),
+    })
+}
+
+fn primary_json(primary: &Primary) -> Value {
+    json!({
+        "address": primary.address.to_string(),
+        "generation": primary.generation.0,
+        "config_epoch": primary.config_epoch,
+        "server": primary.server.as_ref().map(|info| format!("{} {}", info.server, info.version)),
+        "node": primary.node.as_ref().map(ToString::to_string),
+    })
+}
+
+fn sentinel(status: &SentinelStatus, primary: Option<&Primary>) -> Value {
+    let (state, error, claim) = match &status.state {
+        SentinelState::Pending => ("pending", None, None),
+        SentinelState::Answered(view) => ("answering", None, view.claim.as_ref()),
+        SentinelState::Failed(error) => ("failed", Some(error.text()), None),
+    };
+    json!({
+        "address": status.address.to_string(),
+        "configured": status.seed,
+        "subscribed": status.subscribed,
+        "state": state,
+        "error": error,
+        "primary": claim.map(|claim| claim.address.to_string()),
+        "config_epoch": claim.map(|claim| claim.epoch),
+        "flags": claim.map(|claim| &claim.flags),
+        "failover_state": claim.and_then(|claim| claim.failover_state.as_ref()),
+        "agrees": claim.is_some_and(|claim| primary.is_some_and(|primary| primary.address == claim.address)),
+    })
+}
+
+fn replication(view: &View) -> Value {
+    let Some(newest) = &view.replication else {
+        return json!({ "sampled": false, "offset": null, "unavailable": "replica-sampling is off", "replicas": [] });
+    };
+    let newest = newest.borrow();
+    json!({
+        "sampled": true,
+        "offset": newest.offset,
+        "unavailable": newest.unavailable,
+        "replicas": newest.replicas.iter().map(replica).collect::<Vec<_>>(),
+    })
+}
+
+fn replica(sample: &ReplicaSample) -> Value {
+    json!({
+        "address": sample.address.to_string(),
+        "link": sample.link,
+        "offset": sample.offset,
+        "lag_bytes": sample.lag_bytes,
+        "lag_seconds": sample.lag.map(|lag| rounded(lag.as_secs_f64())),
+        "error": sample.error,
+    })
+}
+
+fn is(figure: &Figure, metric: &About) -> bool {
+    figure.about().name == metric.name
+}
+
+/// Returns the count of a metric under one value of its second label.
+fn of(counts: &Snapshot, metric: &About, label: &str) -> u64 {
+    let fits =
+        FIGURES.iter().zip(counts).filter(|(figure, _)| is(figure, metric) && figure.label() == Some(label));
+    fits.map(|(_, count)| count).sum()
+}
+
+/// Returns an object with a key for each metric, without `respgate_` and `_total`. The value of a metric with a second
+/// label is an object with a key for each value of the label.
+fn entries<V: Into<Value>>(values: impl Iterator<Item = (&'static Figure, V)>) -> Map<String, Value> {
+    let mut all = Map::new();
+    for (figure, value) in values {
+        let name = figure.about().name;
+        let name = name.strip_prefix("respgate_").unwrap_or(name);
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        match figure.label() {
+            None => {
+                all.insert(name.to_owned(), value.into());
+            }
+            Some(label) => {
+                let entry = all.entry(name).or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(labels) = entry {
+                    labels.insert(label.to_owned(), value.into());
+                }
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_become_keys() {
+        let entries = entries(FIGURES.iter().map(|figure| (figure, 1)));
+        assert_eq!(entries["clients"], 1);
+        assert_eq!(entries["commands"]["shared"], 1);
+        assert_eq!(entries["client_pins"]["blocking"], 1);
+    }
+}

@@ -1,0 +1,241 @@
+//! What an operator should know: the lines of `/readyz` and the warnings of `/status`.
+
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::security::TlsStatus;
+use super::sources::{ListenerView, View};
+use crate::discovery::sentinel_table::SentinelState;
+use crate::metrics::counters::sum;
+use crate::metrics::{Snapshot, declared};
+use crate::rotation::{Tallies, Tally};
+use crate::tenant::store::Stores;
+use crate::tenant::users::Users;
+use crate::topology::Topology;
+
+/// The part of a limit from which a warning says that it is nearly reached.
+const NEARLY: f64 = 0.9;
+/// The seconds of replication lag from which a replica gets a warning.
+const LAGGING: f64 = 10.0;
+
+/// How much a warning matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Severity {
+    /// Clients are not served, or soon are not.
+    Critical,
+    /// Something is wrong, and clients are served.
+    Warning,
+    /// Something is unusual.
+    Info,
+}
+
+/// One warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Warning {
+    pub(super) severity: Severity,
+    /// What the warning is about: `upstream main`.
+    pub(super) subject: String,
+    pub(super) text: String,
+    /// What to do.
+    pub(super) remedy: String,
+}
+
+impl Warning {
+    pub(super) fn new(
+        severity: Severity,
+        subject: impl Into<String>,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { severity, subject: subject.into(), text: text.into(), remedy: remedy.into() }
+    }
+
+    /// Returns the line of `/readyz`.
+    pub(super) fn line(&self) -> String {
+        format!("{}: {}\n", self.subject, self.text)
+    }
+
+    /// Returns the entry of `/status`.
+    pub(super) fn json(&self) -> Value {
+        let severity = match self.severity {
+            Severity::Critical => "critical",
+            Severity::Warning => "warning",
+            Severity::Info => "info",
+        };
+        json!({ "severity": severity, "subject": self.subject, "text": self.text, "remedy": self.remedy })
+    }
+}
+
+/// Returns the warnings about an upstream's primary and about refused credentials.
+pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
+    let subject = format!("upstream {}", view.name);
+    let mut warnings = Vec::new();
+    match &*view.topology.borrow() {
+        Topology::Known(_) => {}
+        Topology::Failing(primary, sign) => warnings.push(Warning::new(
+            Severity::Warning,
+            &subject,
+            format!("primary {} is about to change: {sign}", primary.address),
+            "wait: commands are held until the new primary is verified, for hold-timeout at most",
+        )),
+        Topology::Unknown(outage) => warnings.push(Warning::new(
+            Severity::Critical,
+            &subject,
+            outage.to_string(),
+            "look at the primary and the Sentinels; respgate doctor tests each of them",
+        )),
+    }
+    let users = users.into_iter().flat_map(Users::all).collect::<Vec<_>>();
+    for login in users.iter().filter_map(|user| user.login(&view.name)).chain([&view.login]) {
+        if let Some(said) = login.refusal() {
+            warnings.push(Warning::new(
+                Severity::Critical,
+                &subject,
+                format!("the server refuses {}: {said}", login.principal()),
+                "correct the password in the configuration, or the user in the server's ACL",
+            ));
+        }
+    }
+    warnings
+}
+
+/// Returns the warnings about files and credentials that respgate reads again.
+pub(super) fn of_reloads(reloads: &Tallies) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for tally in reloads.all() {
+        let (Tally { kind, name, .. }, outcomes) = (&tally, tally.outcomes());
+        let mut warn = |severity, text: String, remedy: &str| {
+            warnings.push(Warning::new(severity, &**name, text, remedy));
+        };
+        if !outcomes.restart.is_empty() {
+            let keys = outcomes.restart.join(", ");
+            warn(
+                Severity::Info,
+                format!("the newest {kind} needs a restart for {keys}"),
+                "restart respgate when it suits",
+            );
+        }
+        if let Some(stuck) = outcomes.stuck {
+            warn(
+                Severity::Warning,
+                format!("respgate does not see changes of its {kind}: {stuck}"),
+                "look at the file system or the program that it names",
+            );
+        }
+        if let Some(error) = outcomes.error {
+            warn(
+                Severity::Warning,
+                format!("respgate cannot use the newest {kind}: {error}"),
+                "correct it; respgate keeps the former version meanwhile",
+            );
+        }
+    }
+    warnings
+}
+
+/// Returns the warnings about rates that are not shared.
+pub(super) fn of_stores(stores: &Stores) -> Vec<Warning> {
+    let all = stores.all();
+    let failing = all.iter().filter_map(|store| Some((store, store.status().error?)));
+    let warnings = failing.map(|(store, error)| {
+        Warning::new(
+            Severity::Warning,
+            format!("upstream {}", store.upstream),
+            format!("rates of tenants are not shared: {error}"),
+            "each respgate keeps to its own part of the rates until the server answers",
+        )
+    });
+    warnings.collect()
+}
+
+/// Returns the warnings about TLS.
+pub(super) fn of_tls(tls: &TlsStatus) -> Vec<Warning> {
+    tls.warnings(SystemTime::now())
+}
+
+/// Returns the warnings that only `/status` shows: Sentinels, replicas, and leases near their limit.
+pub(super) fn of_details(view: &View, counts: &Snapshot) -> Vec<Warning> {
+    let subject = format!("upstream {}", view.name);
+    let mut warnings = of_sentinels(view, &subject);
+    let replication = view.replication.as_ref().map(|newest| newest.borrow().clone()).unwrap_or_default();
+    for replica in &replication.replicas {
+        let address = &replica.address;
+        if let Some(link) = replica.link.as_ref().filter(|link| *link != "connected") {
+            warnings.push(Warning::new(
+                Severity::Warning,
+                &subject,
+                format!("replica {address} has no connection to the primary ({link})"),
+                "look at the replica's log; until it is connected, no failover should choose it",
+            ));
+        }
+        if let Some(lag) = replica.lag.map(|lag| lag.as_secs_f64()).filter(|lag| *lag >= LAGGING) {
+            warnings.push(Warning::new(
+                Severity::Warning,
+                &subject,
+                format!("replica {address} is {lag:.0} s behind"),
+                "a failover to it would lose that time's writes; look at its load and the network",
+            ));
+        }
+    }
+    let leases = sum(counts, &declared::CLIENTS_PINNED.about);
+    warnings.extend(nearly(&subject, "leased connections", leases, view.limits.max_leased, "max-leased"));
+    let waiting = sum(counts, &declared::LEASE_WAITING.about);
+    if waiting > 0 {
+        warnings.push(Warning::new(
+            Severity::Warning,
+            &subject,
+            format!("{waiting} sessions wait for a leased connection"),
+            "raise max-leased, or reduce blocked, subscribed and transactional clients",
+        ));
+    }
+    warnings
+}
+
+fn of_sentinels(view: &View, subject: &str) -> Vec<Warning> {
+    let status = view.discovery.borrow();
+    let mut warnings = Vec::new();
+    for sentinel in &status.sentinels {
+        if let SentinelState::Failed(error) = &sentinel.state {
+            warnings.push(Warning::new(
+                Severity::Warning,
+                subject,
+                error.text(),
+                "the other Sentinels still decide; bring this one back",
+            ));
+        }
+    }
+    if let Some(uncertainty) =
+        status.uncertainty.as_ref().filter(|_| view.topology.borrow().primary().is_some())
+    {
+        warnings.push(Warning::new(
+            Severity::Warning,
+            subject,
+            format!("the Sentinels confirm no primary now: {uncertainty}"),
+            "respgate keeps the primary that it verified; look at the Sentinels",
+        ));
+    }
+    warnings
+}
+
+/// Returns a warning for each listener that is nearly full.
+pub(super) fn of_listeners(listeners: &[ListenerView]) -> Vec<Warning> {
+    let near = listeners.iter().filter_map(|listener| {
+        let subject = format!("listener {}", listener.name);
+        nearly(&subject, "clients", listener.connected() as u64, listener.max_clients(), "max-clients")
+    });
+    near.collect()
+}
+
+fn nearly(subject: &str, what: &str, used: u64, limit: usize, key: &str) -> Option<Warning> {
+    let full = used >= limit as u64;
+    (used as f64 >= NEARLY * limit as f64).then(|| {
+        let severity = if full { Severity::Critical } else { Severity::Warning };
+        Warning::new(
+            severity,
+            subject,
+            format!("{used} of {limit} {what} are in use"),
+            format!("raise {key}, or find who uses them"),
+        )
+    })
+}

@@ -1,0 +1,75 @@
+//! Asks the workers what they have counted, and adds it up.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::metrics::Snapshot;
+use crate::metrics::counters::FIGURES;
+use crate::net::tls::accept::Handshakes;
+use crate::poll_meter::PollFigures;
+use crate::tenant::figures::Counted;
+use crate::worker::{Counted as WorkerCounts, Worker};
+
+/// Time that respgate waits for a busy worker. After it, the sums leave out that worker's counts: gauges
+/// fall, and counters keep their last value.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What all workers have counted.
+#[derive(Default)]
+pub(super) struct WorkerSums {
+    /// Counts by upstream.
+    pub(super) upstreams: Vec<Snapshot>,
+    /// Counts by the number of the tenant.
+    pub(super) tenants: HashMap<usize, Counted>,
+    /// Bytes held for clients.
+    pub(super) buffered: u64,
+    /// TLS handshakes, by listener.
+    pub(super) handshakes: Vec<Handshakes>,
+    /// Durations of polls, each with the worker's number.
+    pub(super) polls: Vec<(usize, PollFigures)>,
+    /// True if every worker answered in time.
+    pub(super) complete: bool,
+}
+
+impl WorkerSums {
+    /// Asks all workers at the same time. Leaves out those that do not answer within the timeout.
+    pub(super) async fn collect(workers: &[Worker], upstreams: usize) -> Self {
+        let mut sums = Self { upstreams: vec![[0; FIGURES.len()]; upstreams], ..Self::default() };
+        for (number, counted) in snapshots(workers).await {
+            sums.add(number, counted);
+        }
+        sums.complete = sums.polls.len() == workers.len();
+        sums
+    }
+
+    fn add(&mut self, number: usize, counted: WorkerCounts) {
+        self.polls.push((number, counted.polls));
+        self.buffered += counted.buffered as u64;
+        for (tenant, counted) in &counted.tenants {
+            self.tenants.entry(*tenant).or_default().add(counted);
+        }
+        self.handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
+        self.handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
+        for (sum, snapshot) in self.upstreams.iter_mut().zip(counted.upstreams) {
+            sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
+        }
+    }
+}
+
+async fn snapshots(workers: &[Worker]) -> Vec<(usize, WorkerCounts)> {
+    let mut asked = JoinSet::new();
+    for (number, worker) in workers.iter().cloned().enumerate() {
+        asked.spawn(async move {
+            let counted = timeout(WORKER_TIMEOUT, worker.snapshot()).await.ok().flatten()?;
+            Some((number, counted))
+        });
+    }
+    let mut counts = Vec::with_capacity(workers.len());
+    while let Some(counted) = asked.join_next().await {
+        counts.extend(counted.ok().flatten());
+    }
+    counts
+}
