@@ -8,6 +8,7 @@ pub use ctl::Ctl;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -40,6 +41,8 @@ pub enum Invocation {
         config: std::option::Option<PathBuf>,
         /// Prints JSON instead of text if true.
         json: bool,
+        /// The time between two looks; `None` looks once.
+        watch: std::option::Option<Duration>,
     },
     /// Control a running respgate.
     Ctl(Ctl),
@@ -195,6 +198,16 @@ fn with_options(command: Command) -> Command {
     }))
 }
 
+fn watch_option() -> Arg {
+    Arg::new("watch")
+        .long("watch")
+        .value_name("SECONDS")
+        .num_args(0..=1)
+        .default_missing_value("1")
+        .value_parser(clap::value_parser!(u64).range(1..=3600))
+        .help("Show it again every so many seconds [default: 1], until q or Ctrl-C")
+}
+
 /// Returns the definition of the whole command line, for parsing and for `--help`.
 pub fn command() -> Command {
     let check = Command::new("check")
@@ -214,9 +227,10 @@ pub fn command() -> Command {
         );
     let status = Command::new("status")
         .about("Show a running respgate in one screen, by its admin listener")
-        .override_usage("respgate status [--admin ADDR | --config FILE] [--json]")
+        .override_usage("respgate status [--admin ADDR | --config FILE] [--watch [SECONDS]] [--json]")
         .arg(admin_option("Its admin listener [default: what FILE says, or 127.0.0.1:9121]"))
         .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with"))
+        .arg(watch_option())
         .arg(json())
         .after_help("Exit codes: 0 it is ready, 64 wrong arguments, 69 it is not ready, or does not answer.");
     with_options(Command::new("respgate"))
@@ -227,7 +241,7 @@ pub fn command() -> Command {
              respgate --config FILE [OPTIONS]\n       \
              respgate check --config FILE [OPTIONS]\n       \
              respgate doctor --config FILE | --upstream URL [--json] [OPTIONS]\n       \
-             respgate status [--admin ADDR | --config FILE] [--json]\n       \
+             respgate status [--admin ADDR | --config FILE] [--watch [SECONDS]] [--json]\n       \
              respgate ctl --socket PATH | --config FILE ACTION\n       \
              respgate upgrade --socket PATH | --config FILE",
         )
@@ -264,6 +278,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
             admin: shared::admin(matches),
             config: shared::path(matches, "config"),
             json: matches.get_flag("json"),
+            watch: matches.get_one::<u64>("watch").copied().map(Duration::from_secs),
         });
     }
     if let Some(("ctl", matches)) = matches.subcommand() {
@@ -367,6 +382,13 @@ mod tests {
         };
         assert!(json && admin == Some("127.0.0.1:9".parse().unwrap()));
         assert!(parsed("respgate status --admin nonsense").is_err());
+        for (line, seconds) in [("--watch", Some(1)), ("--watch 5", Some(5)), ("", None)] {
+            let Ok(Invocation::Status { watch, .. }) = parsed(&format!("respgate status {line}")) else {
+                panic!("not a status")
+            };
+            assert_eq!(watch, seconds.map(Duration::from_secs), "{line}");
+        }
+        assert!(parsed("respgate status --watch 0").is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use respgate::admin_client::Endpoint;
 use respgate::app;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Check(flags)) => check(&flags),
         Ok(Invocation::HashPassword) => hash_password(),
         Ok(Invocation::Doctor { flags, json }) => examine(&flags, json),
-        Ok(Invocation::Status { admin, config, json }) => show_status(admin, config, json),
+        Ok(Invocation::Status { admin, config, json, watch }) => show_status(admin, config, json, watch),
         Ok(Invocation::Ctl(ctl)) => control(ctl),
         Ok(Invocation::Nothing) => {
             complain(cli::GUIDANCE);
@@ -139,7 +140,12 @@ fn examine(flags: &Flags, json: bool) -> ExitCode {
 /// The usual address of an admin listener.
 const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9121);
 
-fn show_status(admin: Option<SocketAddr>, file: Option<PathBuf>, json: bool) -> ExitCode {
+fn show_status(
+    admin: Option<SocketAddr>,
+    file: Option<PathBuf>,
+    json: bool,
+    watch: Option<Duration>,
+) -> ExitCode {
     let address = match (admin, file) {
         (Some(address), _) => address,
         (None, None) => USUAL_ADMIN,
@@ -154,6 +160,15 @@ fn show_status(admin: Option<SocketAddr>, file: Option<PathBuf>, json: bool) -> 
             }
         }
     };
+    if let Some(pause) = watch {
+        return match status::watch::watch(address, pause, json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("the terminal cannot be used: {error}\n"));
+                ExitCode::from(app::OS_ERROR)
+            }
+        };
+    }
     match status::look(address) {
         Ok(status) => {
             print(&if json { format!("{:#}\n", status.document()) } else { status.screen() });

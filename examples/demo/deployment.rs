@@ -126,7 +126,7 @@ impl Deployment {
         let family = self.family;
         format!(
             "Your turn, until Ctrl-C:\n\n  talk to it    {family}-cli -p {respgate}\n  fail it over  {family}-cli -p {} \
-             SENTINEL FAILOVER mymaster\n  look inside   http://127.0.0.1:{admin}/metrics and /failovers\n",
+             SENTINEL FAILOVER mymaster\n  look inside   http://127.0.0.1:{admin}/ in a browser: the status page (also /metrics, /failovers)\n",
             sentinels[0],
         )
     }

@@ -1,30 +1,25 @@
-//! `respgate status`: shows a running respgate on one screen, from its admin listener's answers.
+//! `respgate status`: shows a running respgate, from the `/status` of its admin listener.
 //!
-//! `samples` reads the metrics, `state` holds what they say, and `screen` formats it. Two readings of the
-//! metrics 1 s apart give rates.
+//! `state` holds the document and reads it, `screen` writes it as text, and `watch` shows it again and again: on a
+//! terminal with `watch/draw` and `watch/terminal`, else as text.
 
-mod samples;
 mod screen;
 mod state;
+pub mod watch;
+mod words;
 
 pub use state::Status;
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
-
-use crate::metrics::declared;
-use samples::Samples;
+use std::time::Duration;
 
 use crate::admin_client::{Endpoint, get};
 
-/// Time between the two readings.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time that the answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time that one answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Reads the metrics twice. Ends within about 10 s, whatever answers.
+/// Asks a running respgate once.
 ///
 /// # Errors
 ///
@@ -35,33 +30,22 @@ pub fn look(address: SocketAddr) -> Result<Status, String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(async {
-        let explained = |error: io::Error| {
-            format!(
-                "no respgate answers at {address}: {error}; pass the address of its admin listener with --admin (the one it was \
-                 started with: --admin, or admin in the file). If it runs without an admin listener, use respgate doctor"
-            )
-        };
-        let endpoint = Endpoint::Admin(address);
-        let earlier = get(&endpoint, "/metrics", ANSWER_TIMEOUT).await.map_err(explained)?;
-        let begun = Instant::now();
-        tokio::time::sleep(SAMPLE_INTERVAL).await;
-        let now = get(&endpoint, "/metrics", ANSWER_TIMEOUT).await.map_err(explained)?;
-        let elapsed = begun.elapsed();
-        let ready = get(&endpoint, "/readyz", ANSWER_TIMEOUT).await.map_err(explained)?;
-        let failovers = get(&endpoint, "/failovers", ANSWER_TIMEOUT).await.map_err(explained)?;
-        let now = Samples::parse(&now.body);
-        if now.text(declared::BUILD_INFO.about.name, "version").is_none() {
-            return Err(format!("the server at {address} is not respgate; check --admin"));
-        }
-        Ok(Status {
-            address,
-            ready: ready.status.is_success(),
-            readiness: ready.body.lines().map(str::to_owned).collect(),
-            earlier: Samples::parse(&earlier.body),
-            now,
-            elapsed,
-            failovers: serde_json::from_str(&failovers.body).unwrap_or_default(),
+    runtime.block_on(ask(address))
+}
+
+async fn ask(address: SocketAddr) -> Result<Status, String> {
+    let explained = |error: io::Error| {
+        format!(
+            "no respgate answers at {address}: {error}; pass the address of its admin listener with --admin (the one it was \
+             started with: --admin, or admin in the file). If it runs without an admin listener, use respgate doctor"
+        )
+    };
+    let answer = get(&Endpoint::Admin(address), "/status", ANSWER_TIMEOUT).await.map_err(explained)?;
+    serde_json::from_str(&answer.body)
+        .ok()
+        .filter(|_| answer.status.is_success())
+        .and_then(|document| Status::new(address, document))
+        .ok_or_else(|| {
+            format!("the server at {address} is not respgate, or an older version; check --admin, or open its /metrics")
         })
-    })
 }

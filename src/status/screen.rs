@@ -1,187 +1,107 @@
-//! Formats the state of a running respgate on one screen. Does no I/O.
+//! Formats the state of a running respgate as text. Does no I/O.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use super::state::Status;
-use crate::metrics::declared::{self, About};
+use super::state::{Status, list, text};
+use super::words;
 
 /// Number of failovers that are shown for each upstream.
-const FAILOVERS: usize = 3;
-
-/// Metrics that should stay 0, each with its description on the screen.
-static TROUBLE: [(&About, &str); 9] = [
-    (&declared::OUTCOME_UNKNOWN.about, "writes whose outcome is unknown"),
-    (&declared::HOLD_EXPIRED.about, "commands failed because there was no primary"),
-    (&declared::LEASE_TIMEOUTS.about, "sessions that got no lease in time"),
-    (&declared::CLIENTS_CLOSED.about, "clients disconnected by respgate"),
-    (&declared::UPSTREAM_CONNECT_ERRORS.about, "connections to the server that failed"),
-    (&declared::UPSTREAM_CONNECTIONS_LOST.about, "connections to the server that broke"),
-    (&declared::COMMANDS_RESENT.about, "requests sent again"),
-    (&declared::UPSTREAM_ERROR_REPLIES.about, "errors from the server"),
-    (&declared::COMMANDS_REFUSED.about, "commands refused by respgate"),
-];
+pub(super) const FAILOVERS: usize = 3;
 
 impl Status {
     /// Returns the text for people.
     pub fn screen(&self) -> String {
-        show(self)
-    }
-}
-
-/// Returns the screen.
-fn show(status: &Status) -> String {
-    let mut text = String::new();
-    let version = status.now.text(declared::BUILD_INFO.about.name, "version").unwrap_or_default();
-    let state = if status.ready { "ready" } else { "NOT READY" };
-    let _ = writeln!(text, "respgate {version}, admin {}: {state}", status.address);
-    for line in status.readiness.iter().filter(|line| !line.starts_with("upstream ")) {
-        let _ = writeln!(text, "  {}", printable(line));
-    }
-    for upstream in status.now.values_of("upstream") {
-        show_upstream(&mut text, status, &upstream);
-    }
-    text
-}
-
-fn show_upstream(text: &mut String, status: &Status, upstream: &str) {
-    let labels = [("upstream", upstream)];
-    let now = |metric: &About, more: &[(&str, &str)]| status.now.sum(metric.name, &[&labels, more].concat());
-    let rate = |metric: &About, more: &[(&str, &str)]| {
-        let risen = now(metric, more) - status.earlier.sum(metric.name, &[&labels, more].concat());
-        risen.max(0.0) / status.elapsed.as_secs_f64().max(0.001)
-    };
-    let prefix = format!("upstream {upstream}: ");
-    let primary = status.readiness.iter().find_map(|line| line.strip_prefix(&prefix));
-    let _ = writeln!(text, "\nupstream {}: {}", printable(upstream), printable(primary.unwrap_or("unknown")));
-    let mut row = |name: &str, words: String| {
-        let _ = writeln!(text, "  {name:<12} {words}");
-    };
-
-    row(
-        "clients",
-        format!(
-            "{} connected, {} pinned, {} waiting for a primary",
-            number(now(&declared::CLIENTS.about, &[])),
-            number(now(&declared::CLIENTS_PINNED.about, &[])),
-            number(now(&declared::CLIENTS_HELD.about, &[])),
-        ),
-    );
-    let lanes = ["local", "shared", "leased"].map(|lane| {
-        let lane_label = [("lane", lane)];
-        format!("{lane} {}", number(now(&declared::COMMANDS.about, &lane_label)))
-    });
-    row(
-        "commands",
-        format!(
-            "{} a second now; since the start {}",
-            number(rate(&declared::COMMANDS.about, &[])),
-            lanes.join(", ")
-        ),
-    );
-    row(
-        "connections",
-        format!(
-            "{} shared, {} leased ({} idle); opened {}",
-            number(now(&declared::UPSTREAM_CONNECTIONS.about, &[("lane", "shared")])),
-            number(now(&declared::UPSTREAM_CONNECTIONS.about, &[("lane", "leased")])),
-            number(now(&declared::UPSTREAM_CONNECTIONS_IDLE.about, &[])),
-            number(now(&declared::UPSTREAM_CONNECTS.about, &[])),
-        ),
-    );
-    let subscribers = now(&declared::FANIN_SUBSCRIBERS.about, &[]);
-    if subscribers > 0.0 {
-        row(
-            "fan-in",
-            format!(
-                "{} subscribers on {} connections, {} channels",
-                number(subscribers),
-                number(now(&declared::UPSTREAM_CONNECTIONS.about, &[("lane", "fan-in")])),
-                number(now(&declared::FANIN_CHANNELS.about, &[])),
-            ),
-        );
-    }
-    let trouble: Vec<String> = TROUBLE
-        .iter()
-        .filter(|(metric, _)| now(metric, &[]) > 0.0)
-        .map(|(metric, words)| {
-            let more = rate(metric, &[]);
-            let more = if more > 0.0 { format!(" ({} a second now)", number(more)) } else { String::new() };
-            format!("{} {words}{more}", number(now(metric, &[])))
-        })
-        .collect();
-    match trouble.split_first() {
-        None => row("trouble", "none since the start".into()),
-        Some((first, others)) => {
-            row("trouble", format!("since the start: {first}"));
-            others.iter().for_each(|line| row("", format!("                 {line}")));
+        let mut screen = String::new();
+        let process = &self.document()["process"];
+        let state = if self.ready() { "ready" } else { "NOT READY" };
+        let _ = writeln!(screen, "respgate {}, admin {}: {state}", text(&process["version"]), self.address);
+        for warning in self.list("warnings") {
+            let _ = writeln!(
+                screen,
+                "  {:<12} {}: {}",
+                text(&warning["severity"]),
+                text(&warning["subject"]),
+                text(&warning["text"])
+            );
         }
-    }
-    let failovers: Vec<&Value> =
-        status.failovers.iter().filter(|failover| failover["upstream"] == upstream).collect();
-    if failovers.is_empty() {
-        row("failovers", "none since the start".into());
-    }
-    for (index, failover) in failovers.iter().rev().take(FAILOVERS).enumerate() {
-        row(if index == 0 { "failovers" } else { "" }, printable(&failover_words(failover)));
-    }
-}
-
-fn failover_words(failover: &Value) -> String {
-    let text = |key: &str| failover[key].as_str().unwrap_or("?").to_owned();
-    let count = |key: &str| failover[key].as_u64().unwrap_or(0);
-    let served = match failover["first_success_ms"].as_u64() {
-        Some(ms) => format!("served again after {:.2} s", Duration::from_millis(ms).as_secs_f64()),
-        None => "not served again yet".into(),
-    };
-    let lossless = if failover["lossless"] == true { "lossless, " } else { "" };
-    format!(
-        "{} -> {}: {served}; {lossless}{} clients waited, {} writes unknown",
-        text("from"),
-        text("to"),
-        count("clients_held"),
-        count("unknown")
-    )
-}
-
-/// Formats a number with thousands separators, as in `1,234,567`.
-fn number(value: f64) -> String {
-    let digits = format!("{:.0}", value.max(0.0));
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            grouped.push(',');
+        self.list("upstreams").iter().for_each(|upstream| show_upstream(&mut screen, upstream));
+        let tenants = self.list("tenants");
+        if !tenants.is_empty() {
+            let _ = writeln!(screen, "\ntenants");
         }
-        grouped.push(digit);
+        for tenant in tenants {
+            let _ = writeln!(screen, "  {:<12} {}", text(&tenant["name"]), words::tenant(tenant));
+        }
+        screen
     }
-    grouped
 }
 
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+fn show_upstream(screen: &mut String, upstream: &Value) {
+    let _ = writeln!(screen, "\nupstream {}: {}", text(&upstream["name"]), words::state(upstream));
+    for (name, line) in rows(upstream) {
+        let _ = writeln!(screen, "  {name:<12} {line}");
+    }
+}
+
+/// Returns the rows about an upstream, each with its name; rows that continue one have none.
+pub(super) fn rows(upstream: &Value) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    rows.extend(words::sentinels(upstream).map(|line| ("sentinels", line)));
+    add(&mut rows, "replicas", words::replicas(upstream));
+    rows.push(("clients", words::clients(upstream)));
+    rows.push(("commands", words::commands(upstream)));
+    rows.push(("connections", words::connections(upstream)));
+    rows.push(("leases", words::leases(upstream)));
+    rows.extend(words::fan_in(upstream).map(|line| ("fan-in", line)));
+    let trouble = words::trouble(upstream);
+    let since = |(at, line): (usize, String)| {
+        let prefix = if at == 0 { "since the start: " } else { "                 " };
+        format!("{prefix}{line}")
+    };
+    let trouble: Vec<_> = trouble.into_iter().enumerate().map(since).collect();
+    add_or(&mut rows, "trouble", trouble, "none since the start");
+    let under_way = Some(&upstream["failover"]).filter(|failover| !failover.is_null());
+    let failovers = under_way.into_iter().chain(list(upstream, "failovers")).take(FAILOVERS);
+    add_or(&mut rows, "failovers", failovers.map(words::failover).collect(), "none since the start");
+    rows
+}
+
+fn add(rows: &mut Vec<(&'static str, String)>, name: &'static str, lines: Vec<String>) {
+    rows.extend(lines.into_iter().enumerate().map(|(at, line)| (if at == 0 { name } else { "" }, line)));
+}
+
+fn add_or(rows: &mut Vec<(&'static str, String)>, name: &'static str, lines: Vec<String>, nothing: &str) {
+    add(rows, name, if lines.is_empty() { vec![nothing.to_owned()] } else { lines });
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::samples::Samples;
+pub(super) mod tests {
     use super::*;
     use serde_json::json;
 
-    fn status(metrics: &str) -> Status {
-        Status {
-            address: "127.0.0.1:9121".parse().unwrap(),
-            ready: true,
-            readiness: vec!["upstream main: primary 10.0.0.5:6379".into()],
-            earlier: Samples::parse("respgate_commands_total{upstream=\"main\",lane=\"shared\"} 1000\n"),
-            now: Samples::parse(&format!(
-                "respgate_build_info{{version=\"1.2.3\"}} 1\nrespgate_clients{{upstream=\"main\"}} 12\n\
-                 respgate_commands_total{{upstream=\"main\",lane=\"shared\"}} 3000\n{metrics}"
-            )),
-            elapsed: Duration::from_secs(1),
-            failovers: Vec::new(),
-        }
+    pub(in crate::status) fn status(change: impl FnOnce(&mut Value)) -> Status {
+        let mut document = json!({
+            "process": { "version": "1.2.3", "ready": true, "draining": false, "uptime_seconds": 75, "workers": 2 },
+            "warnings": [],
+            "upstreams": [{
+                "name": "main", "state": "serving", "reason": null,
+                "primary": { "address": "10.0.0.5:6379", "generation": 2 },
+                "sentinels": [], "replication": { "replicas": [] },
+                "clients": { "connected": 12, "pinned": 1, "held": 0 },
+                "pins": { "blocking": 1, "watch": 0 },
+                "connections": { "shared": 2, "leased": 1, "fan_in": 0 },
+                "leases": { "in_use": 1, "idle": 0, "max": 8, "waiting": 0 },
+                "hold": { "active": false, "clients": 0 },
+                "failover": null, "failovers": [],
+                "figures": { "commands": { "shared": 3000 }, "upstream_connects": 4, "outcome_unknown": 0 },
+                "per_second": { "commands": { "shared": 2000.0 }, "outcome_unknown": 0.0 },
+            }],
+            "tenants": [],
+        });
+        change(&mut document);
+        Status::new("127.0.0.1:9121".parse().unwrap(), document).unwrap()
     }
 
     #[test]
@@ -189,52 +109,61 @@ mod tests {
         let expected = "\
 respgate 1.2.3, admin 127.0.0.1:9121: ready
 
-upstream main: primary 10.0.0.5:6379
-  clients      12 connected, 0 pinned, 0 waiting for a primary
+upstream main: primary 10.0.0.5:6379 (generation 2)
+  clients      12 connected, 1 pinned, 0 waiting for a primary
   commands     2,000 a second now; since the start local 0, shared 3,000, leased 0
-  connections  0 shared, 0 leased (0 idle); opened 0
+  connections  2 shared, 1 leased (0 idle); opened 4
+  leases       1 of 8 in use, 0 waiting: 1 blocking
   trouble      none since the start
   failovers    none since the start
 ";
-        assert_eq!(status("").screen(), expected);
-    }
-
-    #[test]
-    fn one_with_fan_in() {
-        let metrics = "respgate_fanin_subscribers{upstream=\"main\"} 2000\n\
-                       respgate_fanin_channels{upstream=\"main\"} 7\n\
-                       respgate_upstream_connections{upstream=\"main\",lane=\"fan-in\"} 2\n";
-        let screen = status(metrics).screen();
-        assert!(
-            screen.contains("  fan-in       2,000 subscribers on 2 connections, 7 channels\n"),
-            "{screen}"
-        );
+        assert_eq!(status(|_| {}).screen(), expected);
     }
 
     #[test]
     fn a_troubled_one() {
-        let mut status = status("respgate_outcome_unknown_total{upstream=\"main\"} 4\n");
-        status.ready = false;
-        status.readiness.insert(0, "draining".into());
-        status.failovers = vec![json!({
-            "upstream": "main", "from": "10.0.0.5:6379", "to": "10.0.0.6:6379", "first_success_ms": 1250,
-            "lossless": true, "clients_held": 12, "unknown": 0,
-        })];
-        let screen = status.screen();
+        let screen = status(|document| {
+            document["process"]["ready"] = false.into();
+            document["warnings"] =
+                json!([{ "severity": "critical", "subject": "upstream main", "text": "no\u{1b}[31m majority" }]);
+            document["tenants"] = json!([{
+                "name": "shop", "clients": 3, "commands_per_second": 12.5,
+                "limits": [{ "limit": "connections", "max": 10, "used": 3.0 }, { "limit": "max-request", "max": 5, "used": null }],
+            }]);
+            let upstream = &mut document["upstreams"][0];
+            upstream["state"] = "no-primary".into();
+            upstream["reason"] = "no majority".into();
+            upstream["primary"] = Value::Null;
+            upstream["figures"]["outcome_unknown"] = 4.into();
+            upstream["per_second"]["outcome_unknown"] = 4.0.into();
+            upstream["figures"]["fanin_subscribers"] = 2000.into();
+            upstream["sentinels"] = json!([
+                { "address": "s1:26379", "state": "answering", "primary": "10.0.0.5:6379", "agrees": true },
+                { "address": "s2:26379", "state": "failed", "primary": null, "agrees": false },
+            ]);
+            upstream["replication"]["replicas"] = json!([
+                { "address": "10.0.0.6:6379", "link": "connected", "lag_bytes": 0, "lag_seconds": 0.0 },
+                { "address": "10.0.0.7:6379", "link": "connected", "lag_bytes": 5000, "lag_seconds": 12.4 },
+            ]);
+            upstream["failover"] = json!({ "from": "10.0.0.5:6379", "to": "", "elapsed_ms": 900, "first_success_ms": null });
+            upstream["failovers"] = json!([{
+                "from": "10.0.0.5:6379", "to": "10.0.0.6:6379", "first_success_ms": 1250, "lossless": true,
+                "clients_held": 12, "unknown": 0,
+            }]);
+        })
+        .screen();
         for expected in [
-            "NOT READY\n  draining\n",
+            "NOT READY\n  critical     upstream main: no\u{fffd}[31m majority\n",
+            "upstream main: no primary: no majority\n",
+            "sentinels    1 of 2 name the primary; s2:26379 does not answer\n",
+            "replicas     10.0.0.6:6379 in sync\n               10.0.0.7:6379 5,000 bytes and 12 s behind\n",
+            "fan-in       2,000 subscribers on 0 connections, 0 channels\n",
             "trouble      since the start: 4 writes whose outcome is unknown (4 a second now)\n",
-            "failovers    10.0.0.5:6379 -> 10.0.0.6:6379: served again after 1.25 s; lossless, 12 clients waited, 0 writes",
+            "failovers    10.0.0.5:6379 -> ?: under way for 0.9 s; 0 clients waited, 0 writes unknown\n",
+            "10.0.0.5:6379 -> 10.0.0.6:6379: served again after 1.25 s; lossless, 12 clients waited, 0 writes unknown\n",
+            "tenants\n  shop         3 clients, 13 commands a second, connections 3/10, max-request 5\n",
         ] {
-            assert!(screen.contains(expected), "{screen}");
+            assert!(screen.contains(expected), "{expected}{screen}");
         }
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(
-            [number(0.0), number(999.0), number(1234.4), number(1e6)],
-            ["0", "999", "1,234", "1,000,000"]
-        );
     }
 }

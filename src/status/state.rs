@@ -1,53 +1,60 @@
-//! The state of a running respgate, and its JSON document.
+//! The document of `/status`, and how to read it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use super::samples::Samples;
-use crate::metrics::declared;
+use serde_json::Value;
 
 /// The state of a running respgate.
 #[derive(Clone, Debug)]
 pub struct Status {
     pub(super) address: SocketAddr,
-    pub(super) ready: bool,
-    /// The lines of `/readyz`.
-    pub(super) readiness: Vec<String>,
-    pub(super) earlier: Samples,
-    pub(super) now: Samples,
-    pub(super) elapsed: Duration,
-    pub(super) failovers: Vec<Value>,
+    document: Value,
 }
 
 impl Status {
+    /// Takes a document. Returns `None` if it is not respgate's.
+    pub(super) fn new(address: SocketAddr, document: Value) -> Option<Self> {
+        let own = document["process"]["version"].is_string() && document["upstreams"].is_array();
+        own.then_some(Self { address, document })
+    }
+
     /// Returns true if the running respgate can serve clients.
     pub fn ready(&self) -> bool {
-        self.ready
+        self.document["process"]["ready"] == true
     }
 
     /// Returns the JSON document for machines.
-    pub fn document(&self) -> Value {
-        let upstreams: serde_json::Map<String, Value> = self
-            .now
-            .values_of("upstream")
-            .into_iter()
-            .map(|upstream| {
-                let metrics = self.now.of("upstream", &upstream);
-                (
-                    upstream,
-                    Value::Object(metrics.into_iter().map(|(name, value)| (name, value.into())).collect()),
-                )
-            })
-            .collect();
-        json!({
-            "address": self.address.to_string(),
-            "version": self.now.text(declared::BUILD_INFO.about.name, "version"),
-            "ready": self.ready,
-            "readiness": self.readiness,
-            "upstreams": upstreams,
-            "failovers": self.failovers,
-        })
+    pub fn document(&self) -> &Value {
+        &self.document
     }
+
+    /// Returns the entries of a list of the document; none if there is no such list.
+    pub(super) fn list(&self, name: &str) -> &[Value] {
+        list(&self.document, name)
+    }
+}
+
+/// Returns the entries of a list; none if there is no such list.
+pub(super) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Returns a text with its control characters replaced; `?` if there is none.
+pub(super) fn text(value: &Value) -> String {
+    printable(value.as_str().unwrap_or("?"))
+}
+
+/// Returns a number, or the sum of an object's numbers; 0 if there is none.
+pub(super) fn total(value: &Value) -> f64 {
+    match value {
+        Value::Object(labels) => {
+            labels.values().filter_map(Value::as_f64).fold(0.0, |sum, value| sum + value)
+        }
+        value => value.as_f64().unwrap_or_default(),
+    }
+}
+
+/// Replaces control characters, which could change the terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -20,29 +20,29 @@ function argumentInput(action, upstreams) {
 /** Asks whether to do it, and for the token where one is needed. Returns true if the user confirms. */
 function confirmed(action, words, needsToken) {
   return new Promise((resolve) => {
-    const input = el("input", { type: "password", autocomplete: "off", spellcheck: "false", value: null });
+    const input = el("input", { type: "password", autocomplete: "off", spellcheck: "false" });
     input.value = token;
-    const yes = el("button", { type: "button", class: "danger" }, action.title);
     const no = el("button", { type: "button" }, "Cancel");
-    const dialog = el("dialog", { "aria-labelledby": "confirm-title" },
+    const form = el("form", null,
       el("h3", { id: "confirm-title" }, words),
       el("p", null, action.effect),
       needsToken ? field("control-token", "Control token (the content of control-token-file)", input) : null,
-      el("p", { class: "row" }, yes, no));
+      el("p", { class: "row" }, el("button", { type: "submit", class: "danger" }, action.title), no));
+    const dialog = el("dialog", { "aria-labelledby": "confirm-title" }, form);
     const close = (answer) => {
       token = input.value;
       dialog.close();
       dialog.remove();
       resolve(answer);
     };
-    yes.addEventListener("click", () => close(true));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      close(true);
+    });
     no.addEventListener("click", () => close(false));
     dialog.addEventListener("cancel", (event) => {
       event.preventDefault();
       close(false);
-    });
-    input.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") close(true);
     });
     document.body.append(dialog);
     dialog.showModal();

@@ -96,6 +96,6 @@ export function meter(used, max, label) {
   const part = max > 0 ? Math.min(1, used / max) : 0;
   const level = part >= 1 ? "bad" : part >= 0.9 ? "warn" : "good";
   return svg("svg", { class: "meter", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img", "aria-label": label },
-    svg("rect", { class: "meter-back", width: 100, height: 6, rx: 3 }),
-    part > 0 && svg("rect", { class: `fill-${level}`, width: Math.max(2, part * 100), height: 6, rx: 3 }));
+    svg("rect", { class: "meter-back", width: 100, height: 6 }),
+    part > 0 && svg("rect", { class: `fill-${level}`, width: Math.max(2, part * 100), height: 6 }));
 }

@@ -27,27 +27,28 @@ function bar(failover, longest, width, id) {
     svg("rect", { class: failover.elapsed_ms === undefined ? "waiting" : "waiting moving", x: x(held), y: BAR, width: Math.max(2, x(last) - x(held)), height: 12, rx: 3 }),
   ];
   // Labels of phases that follow each other within a few pixels go to alternating rows, and are moved apart.
+  const ticks = [];
+  const labels = [];
   const rows = [-Infinity, -Infinity, -Infinity];
   for (const [key, label] of PHASES) {
     const ms = failover[key];
     if (ms === null) continue;
     const text = `${label} ${span(ms)}`;
-    const length = text.length * 6.4;
+    const length = text.length * 6.9;
     const start = Math.min(Math.max(LEFT, x(ms) - 2), width - length);
     let row = rows.findIndex((taken) => taken + 8 < start);
     if (row < 0) row = rows.length - 1;
     rows[row] = start + length;
     const above = row === 0;
     const y = above ? BAR - 8 : BAR + 26 + (row - 1) * 14;
-    parts.push(
-      svg("path", { class: "tick", d: above ? `M${x(ms)} ${BAR - 5}V${BAR + 12}` : `M${x(ms)} ${BAR}V${y - 9}` }),
-      svg("text", { class: "small", x: start, y }, text));
+    ticks.push(svg("path", { class: "tick", d: above ? `M${x(ms)} ${BAR - 5}V${BAR + 12}` : `M${x(ms)} ${BAR}V${y - 9}` }));
+    labels.push(svg("text", { class: "small label", x: start, y }, text));
   }
   const words = PHASES.filter(([key]) => failover[key] !== null).map(([key, , meaning]) => `${meaning} after ${span(failover[key])}`);
   return svg("svg", { class: "failover", viewBox: `0 0 ${width} 70`, width, height: 70, role: "img", "aria-labelledby": `${id}-title ${id}-desc` },
     svg("title", { id: `${id}-title` }, `Failover from ${failover.from} to ${failover.to || "a new primary"}`),
     svg("desc", { id: `${id}-desc` }, `${words.join(", ")}.`),
-    parts);
+    parts, ticks, labels);
 }
 
 function summary(failover) {

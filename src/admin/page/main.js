@@ -149,7 +149,8 @@ async function begin() {
   poll();
 }
 
-at("read-open").addEventListener("click", () => {
+at("read").addEventListener("submit", (event) => {
+  event.preventDefault();
   readToken = at("read-token").value;
   at("read-token").value = "";
 });

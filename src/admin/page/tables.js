@@ -65,6 +65,6 @@ export function certificates(all) {
   return table("Certificates that respgate shows", [
     ["Certificate", (certificate) => `${certificate.leg} ${certificate.name}`],
     ["Days left", daysLeft],
-    ["Expires", (certificate) => new Date(certificate.expires_unix * 1000).toLocaleDateString()],
+    ["Expires", (certificate) => new Date(certificate.expires_unix * 1000).toISOString().slice(0, 10)],
   ], all);
 }

@@ -130,7 +130,12 @@ impl Proxy {
 
     /// The whole answer of the admin listener to a GET; empty if it does not answer.
     pub fn http(&self, path: &str) -> String {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        self.http_with(path, "")
+    }
+
+    /// As [`Proxy::http`], with more header lines, each with its CRLF.
+    pub fn http_with(&self, path: &str, headers: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
         let answer = TcpStream::connect(self.place.address(self.admin)).and_then(|mut stream| {
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
             stream.write_all(request.as_bytes())?;

@@ -1,0 +1,213 @@
+//! The parts of the state as short texts, for both the text and the terminal.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::state::{list, text, total};
+
+/// Counts that should stay 0, each with its description.
+static TROUBLE: [(&str, &str); 9] = [
+    ("outcome_unknown", "writes whose outcome is unknown"),
+    ("hold_expired", "commands failed because there was no primary"),
+    ("lease_timeouts", "sessions that got no lease in time"),
+    ("clients_closed", "clients disconnected by respgate"),
+    ("upstream_connect_errors", "connections to the server that failed"),
+    ("upstream_connections_lost", "connections to the server that broke"),
+    ("commands_resent", "requests sent again"),
+    ("upstream_error_replies", "errors from the server"),
+    ("commands_refused", "commands refused by respgate"),
+];
+
+/// Returns what an upstream does, with its primary.
+pub(super) fn state(upstream: &Value) -> String {
+    let primary = &upstream["primary"];
+    let primary = if primary.is_null() {
+        String::new()
+    } else {
+        format!(
+            "primary {} (generation {})",
+            text(&primary["address"]),
+            number(total(&primary["generation"]))
+        )
+    };
+    let reason = || text(&upstream["reason"]);
+    match upstream["state"].as_str() {
+        Some("serving") => primary,
+        Some("no-primary") => format!("no primary: {}", reason()),
+        _ if upstream["reason"].is_null() => format!("{}, {primary}", text(&upstream["state"])),
+        _ => format!("{primary}: {}", reason()),
+    }
+}
+
+/// Returns how the Sentinels agree; `None` for a fixed address.
+pub(super) fn sentinels(upstream: &Value) -> Option<String> {
+    let all = list(upstream, "sentinels");
+    if all.is_empty() {
+        return None;
+    }
+    let agreeing = all.iter().filter(|sentinel| sentinel["agrees"] == true).count();
+    let others = all.iter().filter(|sentinel| sentinel["agrees"] != true).map(|sentinel| {
+        let said = match sentinel["state"].as_str() {
+            Some("answering") if sentinel["primary"].is_null() => "knows no primary".into(),
+            Some("answering") => format!("names {}", text(&sentinel["primary"])),
+            Some("failed") => "does not answer".into(),
+            _ => "not heard yet".into(),
+        };
+        format!("; {} {said}", text(&sentinel["address"]))
+    });
+    Some(format!("{agreeing} of {} name the primary{}", all.len(), others.collect::<String>()))
+}
+
+/// Returns each replica with its lag.
+pub(super) fn replicas(upstream: &Value) -> Vec<String> {
+    let all = list(&upstream["replication"], "replicas");
+    all.iter().map(|replica| format!("{} {}", text(&replica["address"]), lag(replica))).collect()
+}
+
+fn lag(replica: &Value) -> String {
+    match (replica["link"].as_str(), replica["lag_bytes"].as_u64()) {
+        (Some(link), _) if link != "connected" => format!("has no link ({})", text(&replica["link"])),
+        (_, Some(0)) => "in sync".into(),
+        (_, Some(bytes)) => {
+            format!("{} bytes and {:.0} s behind", number(bytes as f64), total(&replica["lag_seconds"]))
+        }
+        _ => "lag unknown".into(),
+    }
+}
+
+/// Returns the numbers of clients.
+pub(super) fn clients(upstream: &Value) -> String {
+    let clients = &upstream["clients"];
+    format!(
+        "{} connected, {} pinned, {} waiting for a primary",
+        number(total(&clients["connected"])),
+        number(total(&clients["pinned"])),
+        number(total(&clients["held"]))
+    )
+}
+
+/// Returns the rate of commands, and how many there were by lane.
+pub(super) fn commands(upstream: &Value) -> String {
+    let lanes = ["local", "shared", "leased"]
+        .map(|lane| format!("{lane} {}", number(total(&upstream["figures"]["commands"][lane]))));
+    format!(
+        "{} a second now; since the start {}",
+        number(total(&upstream["per_second"]["commands"])),
+        lanes.join(", ")
+    )
+}
+
+/// Returns the numbers of connections to the server.
+pub(super) fn connections(upstream: &Value) -> String {
+    format!(
+        "{} shared, {} leased ({} idle); opened {}",
+        number(total(&upstream["connections"]["shared"])),
+        number(total(&upstream["connections"]["leased"])),
+        number(total(&upstream["leases"]["idle"])),
+        number(total(&upstream["figures"]["upstream_connects"])),
+    )
+}
+
+/// Returns how many leases are in use, and why.
+pub(super) fn leases(upstream: &Value) -> String {
+    let leases = &upstream["leases"];
+    let pins = upstream["pins"].as_object().into_iter().flatten();
+    let pins: Vec<_> = pins
+        .filter(|(_, count)| total(count) > 0.0)
+        .map(|(reason, count)| format!("{} {reason}", number(total(count))))
+        .collect();
+    let why = if pins.is_empty() { String::new() } else { format!(": {}", pins.join(", ")) };
+    format!(
+        "{} of {} in use, {} waiting{why}",
+        number(total(&leases["in_use"])),
+        number(total(&leases["max"])),
+        number(total(&leases["waiting"]))
+    )
+}
+
+/// Returns the subscribers by fan-in; `None` if there are none.
+pub(super) fn fan_in(upstream: &Value) -> Option<String> {
+    let subscribers = total(&upstream["figures"]["fanin_subscribers"]);
+    (subscribers > 0.0).then(|| {
+        format!(
+            "{} subscribers on {} connections, {} channels",
+            number(subscribers),
+            number(total(&upstream["connections"]["fan_in"])),
+            number(total(&upstream["figures"]["fanin_channels"])),
+        )
+    })
+}
+
+/// Returns the counts that should be 0 and are not.
+pub(super) fn trouble(upstream: &Value) -> Vec<String> {
+    let counts = TROUBLE.iter().map(|(key, words)| (total(&upstream["figures"][key]), key, words));
+    counts
+        .filter(|(count, ..)| *count > 0.0)
+        .map(|(count, key, words)| {
+            let more = total(&upstream["per_second"][key]);
+            let more = if more > 0.0 { format!(" ({} a second now)", number(more)) } else { String::new() };
+            format!("{} {words}{more}", number(count))
+        })
+        .collect()
+}
+
+/// Returns a failover: its nodes, how long it lasted, and what it cost.
+pub(super) fn failover(failover: &Value) -> String {
+    let count = |key: &str| number(total(&failover[key]));
+    let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
+    let served = match (failover["elapsed_ms"].as_u64(), failover["first_success_ms"].as_u64()) {
+        (_, Some(ms)) => format!("served again after {:.2} s", seconds(ms)),
+        (Some(ms), None) => format!("under way for {:.1} s", seconds(ms)),
+        (None, None) => "not served again yet".into(),
+    };
+    let to = if failover["to"] == "" { "?".into() } else { text(&failover["to"]) };
+    let lossless = if failover["lossless"] == true { "lossless, " } else { "" };
+    format!(
+        "{} -> {to}: {served}; {lossless}{} clients waited, {} writes unknown",
+        text(&failover["from"]),
+        count("clients_held"),
+        count("unknown")
+    )
+}
+
+/// Returns a tenant: its clients, its rate, and its limits.
+pub(super) fn tenant(tenant: &Value) -> String {
+    let limits = list(tenant, "limits").iter().map(|limit| {
+        let max = number(total(&limit["max"]));
+        let used = limit["used"].as_f64().map_or(max.clone(), |used| format!("{}/{max}", number(used)));
+        format!(", {} {used}", text(&limit["limit"]))
+    });
+    format!(
+        "{} clients, {} commands a second{}",
+        number(total(&tenant["clients"])),
+        number(total(&tenant["commands_per_second"])),
+        limits.collect::<String>()
+    )
+}
+
+/// Formats a number with thousands separators, as in `1,234,567`.
+pub(super) fn number(value: f64) -> String {
+    let digits = format!("{:.0}", value.max(0.0));
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(
+            [number(0.0), number(999.0), number(1234.4), number(1e6)],
+            ["0", "999", "1,234", "1,000,000"]
+        );
+    }
+}
