@@ -17,9 +17,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::secret::Secret;
 
-/// Size of the longest accepted answer, in bytes. The metrics of a few hundred upstreams take less
-/// than 1 MiB.
-const LONGEST: usize = 8 * 1024 * 1024;
+/// Size of the longest accepted answer, in bytes. The list of 10,000 clients takes about 8 MiB, and the metrics of a
+/// few hundred upstreams less than 1 MiB.
+const LONGEST: usize = 128 * 1024 * 1024;
 
 /// Where a running respgate answers.
 #[derive(Clone, Debug, PartialEq, Eq)]

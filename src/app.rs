@@ -14,6 +14,7 @@ use crate::admin::control::Control;
 use crate::admin::security::TlsStatus;
 use crate::admin::{self, Admin, ListenerView, Sources, UpstreamLimits, View};
 use crate::certificates::Certificates;
+use crate::clients::directory::Directory;
 use crate::config::flags::Flags;
 use crate::config::{Config, Upstream};
 use crate::descriptors::{Capacity, Demand};
@@ -113,12 +114,14 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let mut accounts = Accounts::new(names, config.reload_interval, reloads.clone());
     let users = Users::new(accounts.follow(&config.users), config.workers)?;
     let tenants = Tenants::new(&config.tenants, &config.listener_tenants(), users);
-    let plan = plan(&config, tenants, &certificates, &discoveries, &logins, &timelines);
+    let upstream_names = config.upstreams.iter().map(|upstream| upstream.config.name.clone()).collect();
+    let (directory, queries) = Directory::new(config.workers, upstream_names);
+    let plan = plan(&config, tenants, &certificates, &discoveries, &logins, &timelines, directory.clone());
     let stores = Stores::default();
     stores.follow(&plan.upstreams, &plan.tenants.all);
     let mut workers = Vec::with_capacity(config.workers);
-    for number in 0..config.workers {
-        let (worker, _thread) = Worker::start(number, plan.clone())?;
+    for (number, queries) in queries.into_iter().enumerate() {
+        let (worker, _thread) = Worker::start(number, plan.clone(), queries)?;
         workers.push(worker);
     }
 
@@ -187,6 +190,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
                 .map(|token| follow_token(token, config.reload_interval, &reloads)),
             configuration: prompter,
             reloads: configuration,
+            clients: directory,
             log: filter,
             drain: switch.clone(),
             shutdown: shutdown.clone(),
@@ -397,6 +401,7 @@ fn plan(
     discoveries: &[Discovery],
     logins: &[Logins],
     timelines: &[Timelines],
+    directory: Directory,
 ) -> Plan {
     let workers = config.workers.max(1);
     let listeners = config
@@ -438,7 +443,7 @@ fn plan(
             }
         })
         .collect();
-    Plan { listeners, tenants, upstreams, budget: Budget::new(config.max_buffered, workers) }
+    Plan { listeners, tenants, upstreams, budget: Budget::new(config.max_buffered, workers), directory }
 }
 
 /// Raises the soft limit of open files to the hard limit, and divides the descriptors. Returns the

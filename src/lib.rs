@@ -21,6 +21,7 @@ pub mod admin_client;
 pub mod app;
 pub mod certificates;
 pub mod cli;
+pub mod clients;
 pub mod command;
 pub mod config;
 pub mod ctl;

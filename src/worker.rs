@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use crate::clients::directory::{Directory, Query};
 use crate::metrics::{Counters, Snapshot};
 use crate::net::budget::{Budget, Share};
 use crate::net::buffers::Buffers;
@@ -20,6 +21,7 @@ use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
 use crate::net::tls::gate::HandshakeGate;
 use crate::poll_meter::{PollClock, PollFigures, PollMeter};
+use crate::session::answers::Answerer;
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::maintenance::{Maintenance, Move};
@@ -97,6 +99,8 @@ pub struct Plan {
     pub upstreams: Vec<UpstreamPlan>,
     /// The byte budget that all workers share.
     pub budget: Arc<Budget>,
+    /// Reaches the clients of all workers.
+    pub directory: Directory,
 }
 
 /// The settings of one listener's clients on a worker.
@@ -150,7 +154,11 @@ impl Worker {
     /// # Errors
     /// Returns an error if the system cannot start a thread. If the thread cannot create its
     /// runtime, it logs that and ends.
-    pub fn start(number: usize, plan: Plan) -> io::Result<(Self, JoinHandle<()>)> {
+    pub fn start(
+        number: usize,
+        plan: Plan,
+        queries: mpsc::Receiver<Query>,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let (clients, accepted) = mpsc::channel(ACCEPT_QUEUE);
         let (requests, requested) = mpsc::channel(REQUEST_QUEUE);
         let load = Arc::new(AtomicUsize::new(0));
@@ -168,6 +176,7 @@ impl Worker {
                             plan,
                             accepted,
                             requested,
+                            queries,
                             load,
                             meter.clone(),
                         )));
@@ -233,9 +242,11 @@ async fn run(
     plan: Plan,
     mut accepted: mpsc::Receiver<AcceptedClient>,
     mut requested: mpsc::Receiver<WorkerRequest>,
+    queries: mpsc::Receiver<Query>,
     load: Arc<AtomicUsize>,
     meter: Rc<PollMeter>,
 ) {
+    let directory = plan.directory;
     let share = Rc::new(Share::new(plan.budget, number));
     let buffers = Rc::new(Buffers::new(share.clone()));
     let sessions = Rc::new(SessionRegistry::default());
@@ -248,6 +259,13 @@ async fn run(
     let worker_tenants = WorkerTenants::new(&plan.tenants);
     let gate = HandshakeGate::new(&meter);
     meter.spawn_local(check_timeouts(sessions.clone(), meter.clone()));
+    let answerer = Answerer {
+        worker: number,
+        registry: sessions.clone(),
+        upstreams: upstreams.clone(),
+        listeners: plan.listeners.iter().map(|listener| listener.name.clone()).collect(),
+    };
+    meter.spawn_local(answerer.serve(queries));
     let listeners: Vec<Rc<ListenerContext>> = plan
         .listeners
         .into_iter()
@@ -257,6 +275,8 @@ async fn run(
                 unauthenticated: plan.session.request.unauthenticated(),
                 config: plan.session,
                 listener,
+                upstream_index: plan.upstream,
+                directory: directory.clone(),
                 tenants: worker_tenants.clone(),
                 upstream: upstreams.get(plan.upstream)?.clone(),
                 buffers: buffers.clone(),

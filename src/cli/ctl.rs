@@ -25,10 +25,13 @@ pub struct Ctl {
     pub action: ActionRequest,
 }
 
-/// The actions, each with its help. Only `log-level` takes an argument.
-const ACTIONS: [(&str, &str); 5] = [
+/// The actions, each with its help.
+const ACTIONS: [(&str, &str); 8] = [
     ("reload", "Read the configuration file now, and say what has changed and what needs a restart"),
     ("log-level", "Log by another level from now on, until a restart"),
+    ("clients", "List the clients of respgate: all, or those of a tenant, a user or an address"),
+    ("kill", "Disconnect clients: one by its id, or those of a tenant, a user or an address"),
+    ("upstream-clients", "Show the server's own list of clients, in which respgate's connections are"),
     ("drain", "Accept no new clients, and let running commands finish; /readyz then answers 503"),
     ("upgrade", "Start the program anew with the same arguments, and let it take over the listeners"),
     ("shutdown", "Drain, then end the process"),
@@ -51,6 +54,13 @@ pub(super) fn command() -> Command {
                 "error, warn, info, debug, trace or off, or by module: info,respgate::discovery=debug",
             ));
         }
+        action = match name {
+            "clients" | "kill" => action.args(client_options()),
+            "upstream-clients" => {
+                action.arg(Arg::new("upstream").value_name("UPSTREAM").help("Its name, if there are several"))
+            }
+            _ => action,
+        };
         ctl = ctl.subcommand(with_help(action));
     }
     with_help(ctl)
@@ -83,6 +93,22 @@ pub(super) fn parse_upgrade(matches: &ArgMatches) -> Ctl {
     request(matches, "upgrade", serde_json::Map::new())
 }
 
+/// The options that name clients.
+const CLIENT_TEXTS: [(&str, &str, &str); 3] = [
+    ("tenant", "NAME", "Of this tenant"),
+    ("user", "NAME", "Of this user"),
+    ("address", "IP:PORT", "With this address, as `clients` shows it"),
+];
+
+fn client_options() -> Vec<Arg> {
+    let session = Arg::new("session").long("session").value_name("ID").value_parser(clap::value_parser!(u64));
+    let mut options = vec![session.help("With this id, as `clients` and CLIENT ID show it")];
+    options.extend(
+        CLIENT_TEXTS.map(|(name, value, help)| Arg::new(name).long(name).value_name(value).help(help)),
+    );
+    options
+}
+
 /// Reads what the command line asks for.
 pub(super) fn parse(matches: &ArgMatches) -> Ctl {
     let (name, action) = matches.subcommand().unwrap_or(("", matches));
@@ -91,6 +117,20 @@ pub(super) fn parse(matches: &ArgMatches) -> Ctl {
         && let Some(level) = action.get_one::<String>("level")
     {
         arguments.insert("level".into(), level.clone().into());
+    }
+    if matches!(name, "clients" | "kill") {
+        let texts = CLIENT_TEXTS.map(|(option, ..)| (option, action.get_one::<String>(option)));
+        arguments.extend(
+            texts.into_iter().filter_map(|(option, text)| Some((option.into(), text?.clone().into()))),
+        );
+        if let Some(session) = action.get_one::<u64>("session") {
+            arguments.insert("session".into(), (*session).into());
+        }
+    }
+    if name == "upstream-clients"
+        && let Some(upstream) = action.get_one::<String>("upstream")
+    {
+        arguments.insert("upstream".into(), upstream.clone().into());
     }
     request(matches, name, arguments)
 }

@@ -18,6 +18,8 @@ pub enum Administration {
     /// The command stops or forgets the scripts of all clients. The server does not count it as
     /// administrative.
     ActsOnScripts,
+    /// The command shows clients of respgate, or acts on them. A client of a tenant reaches only its tenant's.
+    ConcernsClients,
     /// The command changes the server, resets its measurements, acts on other clients, or shows
     /// their data.
     Acts,
@@ -33,6 +35,7 @@ impl Spec {
             "SLOWLOG|GET" | "SLOWLOG|LEN" | "COMMANDLOG|GET" | "COMMANDLOG|LEN" => {
                 Administration::ShowsCommands
             }
+            "CLIENT|LIST" | "CLIENT|KILL" | "CLIENT|UNBLOCK" => Administration::ConcernsClients,
             "SCRIPT|FLUSH" | "SCRIPT|KILL" | "FUNCTION|KILL" => Administration::ActsOnScripts,
             // The server does not set its admin flag for MEMORY PURGE and SCRIPT DEBUG.
             _ if self.route == RouteClass::Admin || self.flags.contains(Flags::ADMIN) => Administration::Acts,

@@ -167,12 +167,18 @@ pub enum Verb {
     ClientImportSource,
     /// CLIENT INFO.
     ClientInfo,
+    /// CLIENT KILL.
+    ClientKill,
+    /// CLIENT LIST.
+    ClientList,
     /// CLIENT MAINT_NOTIFICATIONS.
     ClientMaintNotifications,
     /// CLIENT NO-EVICT.
     ClientNoEvict,
     /// CLIENT NO-TOUCH.
     ClientNoTouch,
+    /// CLIENT PAUSE.
+    ClientPause,
     /// CLIENT REPLY.
     ClientReply,
     /// CLIENT SETINFO.
@@ -181,6 +187,10 @@ pub enum Verb {
     ClientSetname,
     /// CLIENT TRACKING.
     ClientTracking,
+    /// CLIENT UNBLOCK.
+    ClientUnblock,
+    /// CLIENT UNPAUSE.
+    ClientUnpause,
     /// CONFIG GET.
     ConfigGet,
     /// DISCARD.
@@ -205,6 +215,8 @@ pub enum Verb {
     HimportDiscardall,
     /// HIMPORT PREPARE.
     HimportPrepare,
+    /// INFO.
+    Info,
     /// MONITOR.
     Monitor,
     /// MULTI.

@@ -83,12 +83,28 @@ fn outcome(answer: &Answer) -> Outcome {
 /// Returns a result as lines for people.
 pub fn lines(document: &Value) -> String {
     match document.get("result") {
+        Some(Value::Array(items)) if items.first().is_some_and(Value::is_object) => {
+            items.iter().filter_map(Value::as_object).map(row).collect()
+        }
         Some(Value::Object(fields)) => {
             fields.iter().map(|(name, value)| format!("{name}: {}\n", plain(value))).collect()
         }
         Some(value) => format!("{}\n", plain(value)),
         None => String::new(),
     }
+}
+
+/// The fields of a client that are printed first, in this order.
+const FIRST: [&str; 12] =
+    ["id", "addr", "name", "user", "tenant", "listener", "upstream", "age", "idle", "flags", "db", "cmd"];
+
+/// Returns one entry of a list as a line of `key=value`.
+fn row(fields: &Map<String, Value>) -> String {
+    let first = FIRST.iter().filter_map(|name| fields.get_key_value(*name));
+    let rest = fields.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));
+    let words: Vec<String> =
+        first.chain(rest).map(|(name, value)| format!("{name}={}", plain(value))).collect();
+    format!("{}\n", words.join(" "))
 }
 
 fn plain(value: &Value) -> String {
@@ -132,5 +148,8 @@ mod tests {
         let reload =
             json!({ "result": { "configuration": "changed", "needs-restart": ["workers", "admin"] } });
         assert_eq!(lines(&reload), "configuration: changed\nneeds-restart: workers, admin\n");
+        let clients = json!({ "result": [{ "age": 3, "fd": 0, "id": 7 }, { "id": 8 }] });
+        assert_eq!(lines(&clients), "id=7 age=3 fd=0\nid=8\n");
+        assert_eq!(lines(&json!({ "result": [] })), "none\n");
     }
 }

@@ -298,7 +298,7 @@ mod tests {
     use bytes::Bytes;
 
     fn greeted(role: Option<Role>) -> Result<Greeted, GreetError> {
-        Ok(Greeted { role, server: None, needless_password: false, user: None })
+        Ok(Greeted { role, server: None, needless_password: false, user: None, id: None })
     }
 
     #[test]

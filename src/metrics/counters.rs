@@ -86,6 +86,7 @@ counters! {
     closed_tenant_full: CLIENTS_CLOSED["tenant_full"];
     closed_removed: CLIENTS_CLOSED["removed"];
     closed_credentials: CLIENTS_CLOSED["credentials"];
+    closed_killed: CLIENTS_CLOSED["killed"];
     auth_refused: AUTH_REFUSED;
     auth_throttled: AUTH_THROTTLED;
     local: COMMANDS["local"];

@@ -90,6 +90,8 @@ pub struct Greeted {
     pub needless_password: bool,
     /// The name of the user; `None` if the greeting did not ask, or the user may not know.
     pub user: Option<String>,
+    /// The server's id of the connection; `None` if the server refuses HELLO.
+    pub id: Option<u64>,
 }
 
 /// Why a connection cannot be used. A line in it is the server's own, without the leading `-`, so that a client can
@@ -221,6 +223,7 @@ where
         return Err(GreetError::AuthRequired(line.clone()));
     }
     let says_primary = hello.field("role").and_then(Value::text) == Some("master");
+    let id = hello.field("id").and_then(Value::integer).and_then(|id| id.try_into().ok());
     let server = match hello {
         Value::Error(line) if greeting.resp == Resp::V3 => return Err(GreetError::NoResp3(line)),
         Value::Error(_) => None,
@@ -261,7 +264,7 @@ where
                 .ok_or_else(|| ControlError::Protocol("the reply to ROLE has an unknown shape".into()))?,
         ),
     };
-    Ok(Greeted { role, server, needless_password, user })
+    Ok(Greeted { role, server, needless_password, user, id })
 }
 
 /// Lets the greeting's selector select the database. Returns true if it did. If the server refuses the selector for any

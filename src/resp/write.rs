@@ -36,13 +36,18 @@ pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Appends text: a bulk string in RESP2, a verbatim string in RESP3.
 pub fn verbatim(out: &mut Vec<u8>, resp: Resp, text: &[u8]) {
+    verbatim_head(out, resp, text.len());
+    out.extend_from_slice(text);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the beginning of [`verbatim`]. The caller appends `len` bytes of text and a CRLF.
+pub fn verbatim_head(out: &mut Vec<u8>, resp: Resp, len: usize) {
     match resp {
-        Resp::V2 => bulk(out, text),
+        Resp::V2 => header(out, b'$', len),
         Resp::V3 => {
-            header(out, b'=', text.len() + 4);
+            header(out, b'=', len + 4);
             out.extend_from_slice(b"txt:");
-            out.extend_from_slice(text);
-            out.extend_from_slice(b"\r\n");
         }
     }
 }

@@ -25,6 +25,19 @@ pub(super) enum Expiry {
     Command,
     /// `slow-reader-soft`, for `slow-reader-soft-time`.
     SlowReader,
+    /// None: somebody has the client disconnected.
+    Killed,
+}
+
+/// A client's traffic, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Traffic {
+    /// Bytes of replies that wait.
+    pub(super) waiting: usize,
+    /// Bytes read from the client so far.
+    pub(super) read: u64,
+    /// Bytes written to the client so far.
+    pub(super) written: u64,
 }
 
 /// Tracks a session's activity for its timeouts.
@@ -128,6 +141,30 @@ impl Activity {
         }
     }
 
+    /// Has the session disconnect its client, because somebody asked for that.
+    pub(super) fn kill(&self) {
+        self.expired.set(Some(Expiry::Killed));
+        self.wake();
+    }
+
+    /// Returns true if the session must disconnect its client because somebody asked for that.
+    pub(super) fn is_killed(&self) -> bool {
+        self.expired.get() == Some(Expiry::Killed)
+    }
+
+    /// Returns for how long the client has sent and received nothing, in seconds.
+    pub(super) fn idle_for(&self, now: Tick) -> u64 {
+        now.saturating_sub(self.state.borrow().last_active)
+    }
+
+    /// Returns the client's traffic.
+    pub(super) fn traffic(&self) -> Traffic {
+        let replies = self.replies.borrow();
+        let written = replies.progress();
+        let read = replies.account().moved().saturating_sub(written);
+        Traffic { waiting: replies.waiting(), read, written }
+    }
+
     /// Returns true if the client is to be disconnected because it holds too much memory.
     pub(super) fn is_evicted(&self) -> bool {
         self.replies.borrow().account().is_evicted()
@@ -207,7 +244,9 @@ impl Activity {
         let soft = self.timeouts.slow_reader_soft.is_some_and(|soft| waiting > soft);
         self.change(|state| state.slow_since = soft.then(|| state.slow_since.unwrap_or(now)));
         let expiry = expiry(&self.state.borrow(), &self.timeouts, now, waiting > 0 || awaited > 0);
-        if let Some(expiry) = expiry {
+        if let Some(expiry) = expiry
+            && !self.is_killed()
+        {
             self.expired.set(Some(expiry));
             self.wake();
         }

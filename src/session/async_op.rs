@@ -32,10 +32,11 @@ impl Session {
         if self.admitted() {
             self.activity.mark_established();
         }
+        self.update_view();
     }
 
     /// Runs an operation, without updating the activity.
-    async fn execute_op(&mut self, op: AsyncOp) {
+    pub(super) async fn execute_op(&mut self, op: AsyncOp) {
         match op {
             AsyncOp::Auth { user, password } => self.authenticate(user, password).await,
             AsyncOp::Hello(hello) => self.hello(hello).await,
@@ -64,6 +65,8 @@ impl Session {
                     self.ctx.upstream.clone().count_users(&key).await;
                 }
             }
+            AsyncOp::Clients(command) => self.run_about_clients(*command).await,
+            AsyncOp::Info(sections) => self.run_info(sections).await,
             AsyncOp::Lease => {
                 if let Err(close) = leased::serve(self).await {
                     self.closing = Some(close);
@@ -112,6 +115,7 @@ impl Session {
             self.ctx.maintenance.leave(self.client.id);
             self.leave_lane();
         }
+        self.update_view();
         let mut reply = Vec::new();
         hello::reply(&mut reply, &self.client, server);
         self.answer(|out| out.extend_from_slice(&reply));
@@ -203,6 +207,8 @@ impl Session {
         self.apply_certificate();
         self.end_subscriptions();
         self.leave_lane();
-        self.reassign()
+        self.reassign()?;
+        self.update_view();
+        Ok(())
     }
 }

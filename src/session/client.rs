@@ -138,32 +138,6 @@ impl Client {
             }
         }
     }
-
-    /// Returns one line as CLIENT INFO and CLIENT LIST print it. Figures that only the server could know are
-    /// zero.
-    pub fn line(&self, command: &str) -> Vec<u8> {
-        let mut line =
-            format!("id={} addr={} laddr={} fd=0 name=", self.id, self.peer, self.local).into_bytes();
-        line.extend_from_slice(&self.name);
-        let user = self.user();
-        line.extend_from_slice(
-            format!(
-                " age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={user} redir=-1 resp={} lib-name=",
-                self.since.elapsed().as_secs(),
-                self.database,
-                match self.resp {
-                    Resp::V2 => 2,
-                    Resp::V3 => 3,
-                },
-            )
-            .as_bytes(),
-        );
-        line.extend_from_slice(&self.lib_name);
-        line.extend_from_slice(b" lib-ver=");
-        line.extend_from_slice(&self.lib_ver);
-        line.push(b'\n');
-        line
-    }
 }
 
 /// Returns true if the server accepts this name of a client or library: bytes from `!` to `~` only

@@ -25,6 +25,8 @@ pub enum Close {
     Removed,
     /// The server refuses the client's own password, which it accepted before.
     Credentials,
+    /// CLIENT KILL, or control, disconnected the client.
+    Killed,
 }
 
 impl Close {
@@ -32,7 +34,7 @@ impl Close {
     /// is true if the client takes no bytes now.
     pub(super) fn is_at_once(self, blocked: bool) -> bool {
         match self {
-            Self::Slow | Self::Expired => true,
+            Self::Slow | Self::Expired | Self::Killed => true,
             Self::Memory => blocked,
             Self::Left
             | Self::Finished

@@ -110,6 +110,7 @@ impl Session {
                 return Err(Stop::Wait);
             }
             self.switch_identity();
+            self.update_view();
         }
         Ok(())
     }
@@ -173,6 +174,7 @@ impl Session {
         let (due, came) = (self.output.awaited() > 0, self.output.waiting() > 0);
         self.activity.on_traffic(now, due, came, || self.admitted());
         self.tenancy.set_in_flight(self.output.awaited() as usize);
+        self.view.set_waiting_input(self.input.len());
     }
 
     /// Returns true if a drain may end this session: it has no input and awaits no reply.

@@ -16,6 +16,11 @@ pub(super) const CLIENT_LEFT: &[u8] = b"-ERR respgate: the client left";
 const DEPARTED_GRACE: Duration = Duration::from_secs(1);
 
 impl Session {
+    /// Returns true if respgate disconnects the client, whatever it waits for.
+    fn must_leave(&self) -> bool {
+        self.account.is_evicted() || self.activity.is_killed()
+    }
+
     /// Ends when the client has left and the operation is not worth the wait: there is no primary, or the request
     /// waits for other clients. A client that only closed its sending side still gets its replies. Appends what the
     /// client sends before that to the input, up to a limit.
@@ -28,7 +33,7 @@ impl Session {
             tokio::select! {
                 () = poll_fn(|cx| {
                     let ahead = if self.poll_messages(cx) { usize::MAX } else { AHEAD };
-                    if self.account.is_evicted() {
+                    if self.must_leave() {
                         return Poll::Ready(());
                     }
                     self.poll_client_left_within(cx, ahead)
@@ -37,7 +42,7 @@ impl Session {
                 () = upstream.changed() => {}
             }
         }
-        while !self.account.is_evicted() && !self.ctx.upstream.in_hold() && !self.waits_for_others() {
+        while !self.must_leave() && !self.ctx.upstream.in_hold() && !self.waits_for_others() {
             tokio::time::sleep(DEPARTED_CHECK).await;
         }
     }
@@ -47,10 +52,10 @@ impl Session {
     pub(super) async fn until_departed(&mut self) {
         poll_fn(|cx| {
             self.poll_messages(cx);
-            if self.account.is_evicted() { Poll::Ready(()) } else { self.poll_client_left(cx) }
+            if self.must_leave() { Poll::Ready(()) } else { self.poll_client_left(cx) }
         })
         .await;
-        if self.closing.is_none() && !self.account.is_evicted() {
+        if self.closing.is_none() && !self.must_leave() {
             tokio::time::sleep(DEPARTED_GRACE).await;
         }
     }

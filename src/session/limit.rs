@@ -68,6 +68,7 @@ impl Session {
     pub(super) fn end_lease(&mut self) {
         let now = self.ctx.registry.now.get();
         self.activity.set_lease_state(now, false, false);
+        self.view.set_leased_as(None);
         self.activity.set_reply_due(now, false, true);
         self.output.replies.sizes().lease_ended();
         self.tenancy.release(Limit::Leased);

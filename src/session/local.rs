@@ -3,7 +3,7 @@
 use super::client::{Replying, valid_name};
 use super::close::Close;
 use super::step::AsyncOp;
-use super::{Session, hello, refusal};
+use super::{Session, hello, info, refusal};
 use crate::command::{Spec, Tracking, Verb, option_is_whole as is};
 use crate::resp::Resp;
 use crate::resp::request::Request;
@@ -92,6 +92,13 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
         Verb::ClientTracking => session.refuse(
             b"-ERR respgate: CLIENT TRACKING needs RESP3 (HELLO 3) and no REDIRECT: connections are shared, so client ids are respgate's own",
         ),
+        Verb::ClientList | Verb::ClientKill | Verb::ClientUnblock => {
+            match session.parse_about_clients(spec.verb, request) {
+                Ok(command) => return Outcome::AsyncOp(AsyncOp::Clients(Box::new(command))),
+                Err(line) => session.refuse(&line),
+            }
+        }
+        Verb::Info => return Outcome::AsyncOp(AsyncOp::Info(info::sections(request))),
         _ => client(session, spec, request),
     }
     Answered
@@ -117,6 +124,7 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
             match session.assign(user.as_deref(), value) {
                 Ok(()) => {
                     session.client.name.set(value);
+                    session.update_view();
                     session.answer(write::ok);
                 }
                 Err(line) => session.refuse(&line),
@@ -124,7 +132,9 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
         }
         Verb::ClientSetinfo => set_info(session, value, request.arg(3).unwrap_or_default()),
         Verb::ClientInfo => {
-            let line = session.client.line("client|info");
+            let mut line = Vec::new();
+            session.view.with_row(session.ctx.registry.now.get(), |row| row.write(&mut line));
+            line.push(b'\n');
             session.answer(|out| write::verbatim(out, resp, &line));
         }
         Verb::ClientNoEvict if is(value, "ON") || is(value, "OFF") => session.answer(write::ok),
@@ -140,6 +150,8 @@ fn client(session: &mut Session, spec: &Spec, request: &Request<'_>) {
 const CLIENT_HELP: &[&str] = &[
     "CLIENT <subcommand> [<arg> [value] [opt] ...]. Through respgate these are:",
     "CACHING (YES|NO) | GETNAME | GETREDIR | ID | IMPORT-SOURCE (ON|OFF) | INFO",
+    "KILL (<ip:port>|<filter> <value> [...]) | LIST [<filter> <value> [...]] | UNBLOCK <clientid> [TIMEOUT|ERROR]",
+    "PAUSE <timeout> [WRITE|ALL] | UNPAUSE",
     "MAINT_NOTIFICATIONS (ON [MOVING-ENDPOINT-TYPE <type>]|OFF) | NO-EVICT (ON|OFF) | NO-TOUCH (ON|OFF)",
     "REPLY (ON|OFF|SKIP) | SETINFO <option> <value> | SETNAME <name> | TRACKING (ON|OFF) [...] | TRACKINGINFO",
     "HELP",
@@ -156,6 +168,7 @@ fn set_info(session: &mut Session, option: &[u8], value: &[u8]) {
     };
     if valid_name(value) {
         field.set(value);
+        session.update_view();
         session.answer(write::ok);
     } else {
         // The server repeats the option's name in the client's spelling.

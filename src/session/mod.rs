@@ -5,12 +5,14 @@
 //! [`AsyncOp`]: boxed async code, so that an idle session stays small.
 
 mod activity;
+pub mod answers;
 mod assign;
 mod async_op;
 mod certified;
 mod authenticate;
 mod charge;
 pub mod client;
+mod clients;
 mod close;
 pub mod config;
 mod data_path;
@@ -22,6 +24,7 @@ mod dispatch;
 mod handle;
 mod hello;
 mod hold;
+mod info;
 mod input;
 mod lanes;
 mod leased;
@@ -41,6 +44,7 @@ mod step;
 mod tenancy;
 mod timeout;
 mod timer;
+mod view;
 pub mod worker_tenants;
 
 use std::future::poll_fn;
@@ -58,7 +62,9 @@ use self::output::Output;
 use self::registry::SessionRegistry;
 use self::step::{AsyncOp, Exit};
 use self::tenancy::Tenancy;
+use self::view::ClientView;
 use self::worker_tenants::WorkerTenants;
+use crate::clients::directory::Directory;
 use crate::metrics::Gauged;
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
@@ -90,6 +96,10 @@ pub struct SessionContext {
     pub maintenance: Rc<Maintenance>,
     /// The index of the listener in the configuration.
     pub listener: usize,
+    /// The index of `upstream` in the configuration.
+    pub upstream_index: usize,
+    /// Reaches the clients of all workers.
+    pub directory: Directory,
 }
 
 /// Serves one client.
@@ -98,6 +108,8 @@ pub struct Session {
     client: Client,
     ctx: Rc<SessionContext>,
     activity: Rc<Activity>,
+    /// What others see of the session.
+    view: Rc<ClientView>,
     /// Counts the bytes that respgate keeps for this client, and marks the client for eviction.
     account: Rc<Account>,
     input: Input,
@@ -123,7 +135,8 @@ impl Session {
         let client = Client::new(origin, upstream.config.database, identity, &account);
         let replies = Replies::new(ctx.buffers.clone(), account.clone(), ctx.config.max_reply_buffer);
         let activity = Activity::new(replies.clone(), ctx.config.timeouts, ctx.registry.now.get());
-        ctx.registry.join(client.id, activity.clone());
+        let view = ClientView::new(&client, (ctx.upstream_index, ctx.listener), &activity, &account);
+        ctx.registry.join(activity.clone(), view.clone());
         upstream.counters.clients_accepted.inc();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);
         let certificate = client.known.certificate.as_deref().map(CertificateIdentity::shown);
@@ -135,6 +148,7 @@ impl Session {
             client,
             ctx,
             activity,
+            view,
             account,
             tenancy: Tenancy::default(),
             lanes: Lanes::default(),
@@ -149,6 +163,7 @@ impl Session {
             session.refuse_for_limit(&line);
             session.closing = Some(Close::Full);
         }
+        session.update_view();
         session
     }
 
@@ -175,6 +190,7 @@ impl Session {
             Close::Full => counters.closed_tenant_full.inc(),
             Close::Removed => counters.closed_removed.inc(),
             Close::Credentials => counters.closed_credentials.inc(),
+            Close::Killed => counters.closed_killed.inc(),
         }
         let certificate = self.client.known.certificate.as_deref().map(CertificateIdentity::shown);
         tracing::debug!(
@@ -190,6 +206,12 @@ impl Session {
     /// Returns the client's TLS error and the client's address, if there was one.
     pub fn tls_error(&self) -> Option<(&HandshakeError, &str)> {
         self.tls_error.as_deref().map(|error| (error, self.client.peer.as_str()))
+    }
+
+    /// Shows others what has changed about the client.
+    fn update_view(&self) {
+        let tenant = self.tenancy.member.as_ref().map(|member| member.worker_tenant());
+        self.view.update(&self.client, tenant);
     }
 
     /// Returns the key of the upstream connections that this client's commands may use, or `None` before the

@@ -2,7 +2,7 @@
 //! among them which clients to disconnect.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::activity::{Activity, Tick};
+use super::view::ClientView;
 use crate::net::budget::{Holding, Share, relief, weightiest};
 use crate::net::buffers::Buffers;
 
@@ -24,6 +25,8 @@ const MAX_DEFERRED_ROUNDS: u32 = 10;
 /// Keeps the sessions of one worker, and the clock of their timeouts.
 pub struct SessionRegistry {
     sessions: RefCell<HashMap<u64, Rc<Activity>>>,
+    /// What each session shows, in the order of the ids.
+    pub(super) views: RefCell<BTreeMap<u64, Rc<ClientView>>>,
     /// True during a drain.
     pub(super) draining: Cell<bool>,
     /// Notified when a session ends.
@@ -38,6 +41,7 @@ impl Default for SessionRegistry {
     fn default() -> Self {
         Self {
             sessions: RefCell::default(),
+            views: RefCell::default(),
             draining: Cell::new(false),
             left: Notify::new(),
             since: Instant::now(),
@@ -144,13 +148,15 @@ impl SessionRegistry {
     }
 
     /// Adds the session of a client.
-    pub(super) fn join(&self, client: u64, session: Rc<Activity>) {
-        self.sessions.borrow_mut().insert(client, session);
+    pub(super) fn join(&self, session: Rc<Activity>, view: Rc<ClientView>) {
+        self.sessions.borrow_mut().insert(view.id, session);
+        self.views.borrow_mut().insert(view.id, view);
     }
 
     /// Removes the session of a client.
     pub(super) fn leave(&self, client: u64) {
         self.sessions.borrow_mut().remove(&client);
+        self.views.borrow_mut().remove(&client);
         self.left.notify_waiters();
     }
 }

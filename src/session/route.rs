@@ -2,7 +2,7 @@
 
 use super::refusal;
 use super::setting::Forbidden;
-use super::{Session, local};
+use super::{Session, info, local};
 use crate::command::{self, Flags, Found, ReadOptions, Retry, RouteClass, Spec, Trace, Verb};
 use crate::resp::error_line::ErrorLine;
 use crate::resp::pubsub::Kind;
@@ -98,6 +98,7 @@ impl Session {
         }
         match found {
             Some(Found::Spec(spec)) => {
+                self.view.set_command(spec);
                 if !self.admitted() && !spec.flags.contains(Flags::NO_AUTH) {
                     return RouteDecision::Refused(refusal::NO_AUTH.into());
                 }
@@ -118,21 +119,20 @@ impl Session {
                 RouteDecision::Leased
             }
             RouteClass::Shared if request.len() > OVERSIZE => RouteDecision::Leased,
-            // Users of respgate's own do not learn their identity on the server.
-            RouteClass::Shared
-                if spec.verb == Verb::AclWhoami
-                    && command::arity_ok(spec, request.argc())
-                    && self.is_of_respgates_users() =>
-            {
-                RouteDecision::Local(spec)
-            }
-            // PING of a fan-in subscriber asks whether messages can arrive. respgate delivers them, so respgate
-            // answers.
-            RouteClass::Shared if spec.verb == Verb::Ping && self.has_subscriptions() => {
-                RouteDecision::Local(spec)
-            }
-            RouteClass::Shared if spec.verb == Verb::Scan => RouteDecision::Scan(self.if_lost(spec, request)),
-            RouteClass::Shared => RouteDecision::Shared(self.if_lost(spec, request)),
+            RouteClass::Shared => match spec.verb {
+                // Users of respgate's own do not learn their identity on the server.
+                Verb::AclWhoami
+                    if command::arity_ok(spec, request.argc()) && self.is_of_respgates_users() =>
+                {
+                    RouteDecision::Local(spec)
+                }
+                // PING of a fan-in subscriber asks whether messages can arrive. respgate delivers them, so respgate
+                // answers.
+                Verb::Ping if self.has_subscriptions() => RouteDecision::Local(spec),
+                Verb::Scan => RouteDecision::Scan(self.if_lost(spec, request)),
+                Verb::Info if info::names_respgate(request) => RouteDecision::Local(spec),
+                _ => RouteDecision::Shared(self.if_lost(spec, request)),
+            },
             RouteClass::LeaseIfBlock => {
                 let options = ReadOptions::of(request);
                 if options.hides_nul() {

@@ -79,6 +79,7 @@ impl Session {
 
     /// Decides how a command that the server described is sent.
     fn route_learned(&self, command: &LearnedCommand, name: &str, request: &Request<'_>) -> RouteDecision {
+        self.view.set_unlisted_command(name);
         let allowed = self.admin_level().0 == AdminCommands::Allow;
         if command.route == RouteClass::Admin && !allowed {
             return RouteDecision::Denied(self.forbidden_by_level(name));
@@ -95,6 +96,9 @@ impl Session {
 
     /// Decides how an administrative command is answered, by the client's `admin-commands` level.
     pub(super) fn route_administrative(&self, spec: &'static Spec, request: &Request<'_>) -> RouteDecision {
+        if spec.administration() == Administration::ConcernsClients {
+            return self.route_about_clients(spec, request);
+        }
         let (level, _) = self.admin_level();
         if level == AdminCommands::Allow {
             return match spec.trace {

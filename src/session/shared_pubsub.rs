@@ -62,6 +62,7 @@ impl Session {
             return Step::Done;
         }
         subscription.subscribe(kind, request, self.client.mutes());
+        self.view.set_fan_in(Some(subscription.counter()));
         self.lanes.subscription = Some(subscription);
         self.activity.set_subscribed(true);
         Step::Done
@@ -137,6 +138,7 @@ impl Session {
     /// Ends all fan-in subscriptions.
     pub(super) fn end_subscriptions(&mut self) {
         if self.lanes.subscription.take().is_some() {
+            self.view.set_fan_in(None);
             self.activity.set_subscribed(false);
             self.activity.touch(self.ctx.registry.now.get());
         }

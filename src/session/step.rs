@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::close::Close;
 use super::hello::Hello;
+use crate::clients::arguments::ClientCommand;
 
 /// Says what happened to one request.
 pub(super) enum Step {
@@ -57,6 +58,10 @@ pub(super) enum AsyncOp {
     /// Asks the server how many users it has. The request at the front of the input is allowed only if it has
     /// one.
     CountUsers,
+    /// CLIENT LIST, KILL or UNBLOCK.
+    Clients(Box<ClientCommand>),
+    /// INFO with respgate's own section. Holds the other sections; `None` if the request names no other.
+    Info(Option<Vec<Vec<u8>>>),
     /// Leases a connection for the request at the front of the input.
     Lease,
 }

@@ -19,6 +19,7 @@ impl Session {
         );
         match expiry {
             Expiry::SlowReader => Some(Close::Slow),
+            Expiry::Killed => Some(Close::Killed),
             Expiry::Command if self.client.replying == Replying::On && !self.output.replies.is_partial() => {
                 let counters = &self.ctx.upstream.counters;
                 let (buffers, account) = (self.ctx.buffers.clone(), self.account.clone());

@@ -29,12 +29,13 @@ pub(super) async fn keep(parts: Parts) {
         let asks = pool
             .tend(config.lease_idle_timeout, config.ping_interval, |identity| may_ping(identities, identity));
         asks.into_iter().for_each(|key| pool.ask_about(key));
-        pool.expire(config.response_timeout);
+        let response_timeout = dialing.pause.response_timeout(config.response_timeout);
+        pool.expire(response_timeout);
         fans.inspect();
         for lane in lanes.every_lane() {
             // The copy in hand is one reference more than the map and the driver hold.
             let references = Rc::strong_count(&lane) - 1;
-            lane.inspect(references, config.response_timeout, config.lease_idle_timeout);
+            lane.inspect(references, response_timeout, config.lease_idle_timeout);
             if references > 2 && !config.ping_interval.is_zero() {
                 // The first check only sees the progress, so one second of the interval has passed before it.
                 let ticks = config.ping_interval.as_secs().saturating_sub(1);

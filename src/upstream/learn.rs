@@ -5,15 +5,17 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::command::learned::Learned;
 use crate::resp::Resp;
-use crate::resp::control::Control;
+use crate::resp::control::{Control, ControlError};
 use crate::resp::error_line::ErrorLine;
+use crate::resp::value::Value;
 use crate::rotation::login::{Login, Principal};
 use crate::upstream::connection::identity::Identity;
-use crate::upstream::connection::open::{ConnectionKey, Dialing};
+use crate::upstream::connection::open::{ConnectionKey, Dialing, NeedlessPassword, Purpose};
 use crate::upstream::leased::lease::Lease;
 use crate::upstream::leased::pool::LeasePool;
 use crate::upstream::replies::Replies;
@@ -26,6 +28,9 @@ const ONE_USER_COUNTS: Duration = Duration::from_secs(1);
 /// writes each question to its `ACL LOG`.
 const SEVERAL_USERS_COUNT: Duration = Duration::from_secs(60);
 
+/// The error line if there is no primary to ask.
+pub(super) const NO_PRIMARY: &[u8] = b"-ERR respgate: there is no primary at present; try again";
+
 /// Asks the server questions on behalf of sessions, one question of a kind at a time.
 pub(super) struct Inquiries {
     pool: Rc<LeasePool>,
@@ -33,11 +38,13 @@ pub(super) struct Inquiries {
     learning: Cell<bool>,
     /// True while a session asks the server for its users.
     counting_users: Cell<bool>,
+    /// Locked by the question that has a connection beside the pool.
+    beside: Mutex<()>,
 }
 
 impl Inquiries {
     pub(super) fn new(pool: Rc<LeasePool>) -> Self {
-        Self { pool, learning: Cell::default(), counting_users: Cell::default() }
+        Self { pool, learning: Cell::default(), counting_users: Cell::default(), beside: Mutex::default() }
     }
 
     fn dialing(&self) -> &Dialing {
@@ -69,7 +76,53 @@ impl Inquiries {
     /// Leases a connection for a question of respgate itself.
     async fn lease(&self, key: &ConnectionKey) -> Option<Lease> {
         let nobody = Replies::nobody(&self.dialing().buffers);
-        self.pool.lease(key, &nobody, Share::default()).await.ok()
+        let mut lease = self.pool.lease(key, &nobody, Share::default()).await.ok()?;
+        lease.finish_unnaming().await.ok()?;
+        Some(lease)
+    }
+
+    /// Sends a command that leaves no state on its connection, and returns the reply.
+    ///
+    /// # Errors
+    /// Returns the error line for the client, if the server could not be asked.
+    pub(super) async fn ask(
+        &self,
+        key: &ConnectionKey,
+        words: &[&[u8]],
+        deadline: Instant,
+    ) -> Result<Value, ErrorLine> {
+        let unanswered = |error: ControlError| {
+            ErrorLine::from(format!("-ERR respgate: the server did not answer: {error}"))
+        };
+        if !self.pool.has_room() {
+            return self.ask_beside(key, words, deadline).await?.map_err(unanswered);
+        }
+        let nobody = Replies::nobody(&self.dialing().buffers);
+        let mut lease = self.pool.lease(key, &nobody, Share::default()).await?;
+        lease.finish_unnaming().await.map_err(|error| unanswered(error.into()))?;
+        let mut control = Control::new(&mut lease.link.stream);
+        let reply = control.call(words, deadline).await.map_err(unanswered)?;
+        drop(control);
+        if let Some(lease) = lease.proven() {
+            lease.give_back();
+        }
+        Ok(reply)
+    }
+
+    /// As [`Self::ask`], on a connection that `max-leased` does not count: while blocked clients have all leases, somebody must be
+    /// able to unblock one. There is one such connection at a time.
+    async fn ask_beside(
+        &self,
+        key: &ConnectionKey,
+        words: &[&[u8]],
+        deadline: Instant,
+    ) -> Result<Result<Value, ControlError>, ErrorLine> {
+        let _one = self.beside.lock().await;
+        let unavailable = || ErrorLine::from(NO_PRIMARY);
+        let primary = self.dialing().hold.primary().ok_or_else(unavailable)?;
+        let opened = self.dialing().open(&primary, key, NeedlessPassword::Accepted, Purpose::Leased).await;
+        let mut link = opened.map_err(|_| unavailable())?;
+        Ok(Control::new(&mut link.stream).call(words, deadline).await)
     }
 
     async fn ask_for_users(&self, asker: &ConnectionKey, deadline: Instant) -> bool {
@@ -121,6 +174,13 @@ impl Inquiries {
     ) -> Result<(), ErrorLine> {
         let mut lease = self.pool.lease(key, replies, share).await?;
         let deadline = Instant::now() + self.dialing().config.connect_timeout;
+        let unanswered = |error: ControlError| {
+            ErrorLine::from(format!("-ERR respgate: the server did not answer SELECT: {error}"))
+        };
+        timeout_at(deadline, lease.finish_unnaming())
+            .await
+            .unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
+            .map_err(|error| unanswered(error.into()))?;
         let mut control = Control::new(&mut lease.link.stream);
         control.set_resp(key.resp);
         let database = key.database.to_string();
@@ -128,11 +188,7 @@ impl Inquiries {
         drop(control);
         let answer = match reply {
             Ok(reply) => reply.error().map_or(Ok(()), |line| Err([b"-", line.as_ref()].concat().into())),
-            Err(error) => {
-                return Err(format!("-ERR respgate: the server did not answer SELECT: {error}")
-                    .into_bytes()
-                    .into());
-            }
+            Err(error) => return Err(unanswered(error)),
         };
         // The database is the one that the connection had, and the reply has come.
         if let Some(lease) = lease.proven() {

@@ -4,6 +4,7 @@
 //! [`shared`] for the connections that many sessions share, [`leased`] for those that one session has to itself, [`fanin`] for
 //! subscriptions that share a connection, and [`hold`] for commands that wait for a primary.
 
+mod ask;
 pub mod config;
 pub mod connection;
 mod credentials;
@@ -15,6 +16,7 @@ mod housekeeping;
 mod learn;
 pub mod leased;
 mod parts;
+mod pause;
 pub mod replies;
 pub mod reply_sizes;
 mod reports;
@@ -30,6 +32,7 @@ use tokio::time::Instant;
 use self::config::{ClientAuth, UpstreamConfig};
 use self::connection::identities::Identities;
 use self::connection::identity::Identity;
+use self::connection::ids::ConnectionIds;
 use self::connection::open::{ConnectionKey, Dialing};
 use self::connection::probe;
 use self::connection::scripts::Scripts;
@@ -43,6 +46,7 @@ use self::learn::Inquiries;
 use self::leased::lease::Lease;
 use self::leased::pool::LeasePool;
 use self::parts::Parts;
+use self::pause::ServerPause;
 use self::replies::Replies;
 use self::reports::Reports;
 use self::room::SharedRoom;
@@ -122,6 +126,8 @@ impl Upstream {
             reports: reports.clone(),
             identities: identities.clone(),
             server: ServerFacts::default(),
+            ids: ConnectionIds::default(),
+            pause: ServerPause::default(),
             scripts: scripts.clone(),
             dialer,
             buffers,

@@ -94,7 +94,7 @@ const UNORDERED: &[&str] = &[
     "FUNCTION|LIST",
 ];
 
-/// Administrative commands that respgate always passes on at `admin-commands = "read-only"`.
+/// Administrative commands that respgate always answers or passes on at `admin-commands = "read-only"`.
 const SHOWN: &[&str] = &[
     "LATENCY|DOCTOR",
     "LATENCY|GRAPH",
@@ -102,6 +102,7 @@ const SHOWN: &[&str] = &[
     "LATENCY|HISTORY",
     "LATENCY|LATEST",
     "MODULE|LIST",
+    "CLIENT|LIST",
 ];
 
 /// The rules, in the order in which they are tried.
@@ -223,11 +224,24 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
+        name: "`CLIENT LIST`",
+        origin: Origin::Respgate,
+        reason: "respgate answers `CLIENT LIST` itself: it shows its clients, and the server's connections that are not its own. It takes the \
+                 filters of Valkey 9 with every server, and a user that does not exist is no error.",
+        effect: Effect::GoesOn,
+        covers: |seen| {
+            seen.is(&["CLIENT|LIST"])
+                && seen.admin != AdminLevel::Deny
+                && !seen.queued
+                && (seen.both_answer() || seen.direct_says("ERR "))
+        },
+    },
+    Rule {
         name: "Administrative commands",
         origin: Origin::Respgate,
         reason: "respgate refuses administrative commands with the server's own `-NOPERM … has no permissions to run the '…' command`, and \
                  adds the setting that causes it, because one client would act on all clients of the server. At `admin-commands = \"deny\"` it refuses all of them. At \
-                 `\"read-only\"` it passes on `LATENCY DOCTOR`, `GRAPH`, `HISTOGRAM`, `HISTORY` and `LATEST`, and `MODULE LIST`. It also \
+                 `\"read-only\"` it passes on `LATENCY DOCTOR`, `GRAPH`, `HISTOGRAM`, `HISTORY` and `LATEST`, and `MODULE LIST`, and answers `CLIENT LIST`. It also \
                  passes on `GET` and `LEN` of `SLOWLOG` and `COMMANDLOG` where the server has one user: these logs show the \
                  commands of all users.",
         effect: Effect::GoesOn,

@@ -27,6 +27,7 @@ const ORDER: &[&str] = &[
     "listener",
     "worker",
     "session",
+    "clients",
     "tenant",
     "upstream",
     "discovery",

@@ -21,6 +21,7 @@ mod auth;
 mod bad_input;
 mod blocking;
 mod churn;
+mod client_commands;
 mod clients;
 mod command_facts;
 mod commands;

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::clients::ClientAction;
 use crate::logs::is_filter;
 
 /// Length of the longest request body, in bytes.
@@ -14,6 +15,8 @@ pub(in crate::admin) enum Action {
     Reload,
     /// Log by this filter from now on.
     LogLevel(String),
+    /// List clients, disconnect some, or show the server's list.
+    Clients(ClientAction),
     /// Accept no new clients, and end each session once it has no unanswered command.
     Drain,
     /// Start a new process that takes over the listening sockets, then drain and end this one.
@@ -37,7 +40,8 @@ pub(in crate::admin) enum ActionError {
 }
 
 /// The names of all actions, as paths and command lines spell them.
-pub const ACTION_NAMES: [&str; 5] = ["reload", "log-level", "drain", "upgrade", "shutdown"];
+pub const ACTION_NAMES: [&str; 8] =
+    ["reload", "log-level", "clients", "kill", "upstream-clients", "drain", "upgrade", "shutdown"];
 
 impl Action {
     /// Parses the action's name and its arguments: `body` is a JSON object, or empty.
@@ -54,6 +58,9 @@ impl Action {
         };
         let action = match name {
             "reload" => Self::Reload,
+            "clients" | "kill" | "upstream-clients" => {
+                Self::Clients(ClientAction::parse(name, &mut arguments)?)
+            }
             "drain" => Self::Drain,
             "upgrade" => Self::Upgrade,
             "shutdown" => Self::Shutdown,
@@ -93,14 +100,18 @@ mod tests {
     #[test]
     fn every_action_is_parsed_by_its_name() {
         for name in ACTION_NAMES {
-            let body = if name == "log-level" { r#"{"level":"info,respgate::discovery=debug"}"# } else { "" };
+            let body = match name {
+                "log-level" => r#"{"level":"info,respgate::discovery=debug"}"#,
+                "kill" => r#"{"session":1}"#,
+                _ => "",
+            };
             assert!(Action::parse(name, body.as_bytes()).is_ok(), "{name}");
         }
     }
 
     #[test]
     fn wrong_requests_are_explained() {
-        assert!(error("explode", "").contains("there are reload, log-level, drain, upgrade, shutdown"));
+        assert!(error("explode", "").contains("there are reload, log-level, "));
         assert!(error("reload", "[]").contains("not a JSON object"));
         assert!(error("reload", "{").contains("not a JSON object"));
         assert_eq!(error("reload", r#"{"soon":1}"#), r#"reload has no argument "soon""#);

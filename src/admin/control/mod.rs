@@ -2,6 +2,7 @@
 
 pub(super) mod access;
 pub(super) mod action;
+mod clients;
 mod offer;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use self::access::{Denied, Via};
 pub use self::action::ACTION_NAMES;
 use self::action::{Action, ActionError, LONGEST_BODY};
 use super::respond::{JSON, TEXT, respond};
+use crate::clients::directory::Directory;
 use crate::drain::Switch;
 use crate::logs::LogFilter;
 use crate::rotation::{Prompter, ReadOutcome, Tally};
@@ -41,6 +43,8 @@ pub struct Control {
     pub configuration: Prompter,
     /// The outcomes of reads of the configuration file; `None` if there is no file.
     pub reloads: Option<Tally>,
+    /// Reaches the clients of all workers.
+    pub clients: Directory,
     /// The filter of the log.
     pub log: LogFilter,
     /// Begins the drain.
@@ -99,7 +103,7 @@ impl Control {
         let by = shown(via);
         match result {
             Ok(result) => {
-                tracing::info!(action = name, by, %result, "control: done");
+                tracing::info!(action = name, by, result = logged(&result), "control: done");
                 respond(StatusCode::OK, JSON, format!("{:#}\n", json!({ "action": name, "result": result })))
             }
             Err(error) => {
@@ -177,6 +181,7 @@ impl Control {
                 let before = self.log.set(&level)?;
                 Ok(json!({ "level": level, "before": before }))
             }
+            Action::Clients(action) => action.perform(&self.clients).await,
             Action::Drain => {
                 self.drain.begin();
                 Ok("draining: no new clients; running commands finish".into())
@@ -215,6 +220,14 @@ impl Control {
                 "needs-restart": restart[..],
             })),
         }
+    }
+}
+
+/// Returns a result for the log: of a list, its length only.
+fn logged(result: &Value) -> String {
+    match result {
+        Value::Array(items) => format!("{} entries", items.len()),
+        result => result.to_string(),
     }
 }
 

@@ -1,10 +1,13 @@
 //! Admits commands that the server answers, and records the state that they make on the connection.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::Leased;
 use super::expect::{Awaited, Effect, Expect};
 use super::pins::Transaction;
+use crate::clients::arguments::integer;
 use crate::command::{self, Flags, Spec, Trace, Tracking, Verb, option_is, trace_of};
 use crate::resp::pubsub::Kind;
 use crate::resp::request::{self, Request};
@@ -15,6 +18,9 @@ use crate::session::shared_pubsub::subscription_change;
 use crate::session::step::Step;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::shared::queue::IfLost;
+
+/// The longest CLIENT PAUSE for which `response-timeout` is suspended.
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 3600);
 
 /// The channel of the PUBLISH that precedes a WAIT. It needs no subscribers.
 const WAIT_CHANNEL: &[u8] = b"__respgate:wait";
@@ -44,6 +50,7 @@ impl Leased {
             }
             Verb::Watch => {
                 self.pins.watching = true;
+                self.pins.watched_keys += request.argc() as usize - 1;
                 Effect::State
             }
             Verb::Unwatch => {
@@ -58,6 +65,8 @@ impl Leased {
                 self.expected.gated = true;
                 Effect::Tracking(Tracking::of(request).on.then(|| request.raw().into()))
             }
+            Verb::ClientPause => pause_of(request).map_or(Effect::None, |pause| Effect::Pause(Some(pause))),
+            Verb::ClientUnpause => Effect::Pause(None),
             Verb::ClientCaching => {
                 self.pins.caching = self.pins.tracking.is_some();
                 Effect::None
@@ -184,6 +193,12 @@ impl Leased {
             forgeable: false,
         }
     }
+}
+
+/// Returns for how long a CLIENT PAUSE stops the server, if it says so in the server's way.
+fn pause_of(request: &Request<'_>) -> Option<Duration> {
+    let milliseconds = integer(request.arg(2)?)?;
+    u64::try_from(milliseconds).ok().map(Duration::from_millis).filter(|pause| *pause <= LONGEST_PAUSE)
 }
 
 /// Returns the limit under which a command keeps its connection, if it keeps it.

@@ -9,7 +9,7 @@ use crate::resp::request::Request;
 use crate::session::Session;
 use crate::session::close::Close;
 use crate::session::shared_pubsub::subscription_change;
-use crate::session::step::{Pause, Step};
+use crate::session::step::{AsyncOp, Pause, Step};
 use crate::session::{hello, local, refusal};
 
 impl Leased {
@@ -71,6 +71,9 @@ impl Leased {
     fn answer_locally(&mut self, session: &mut Session, spec: &'static Spec, request: &Request<'_>) -> Step {
         match local::answer(session, spec, request) {
             local::Outcome::Answered => {
+                if matches!(spec.verb, Verb::ClientSetname | Verb::Hello) {
+                    self.send_name(session);
+                }
                 // HELLO changed the version: the next requests need a connection of that version.
                 if self.lease.resp() != session.client.resp {
                     self.decided_end = Some(LeaseEnd::Clean);
@@ -78,6 +81,11 @@ impl Leased {
                 Step::Done
             }
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
+            // These need no connection of the session's own, and leave its state alone.
+            local::Outcome::AsyncOp(op @ (AsyncOp::Clients(_) | AsyncOp::Info(_))) => {
+                self.decided_end = Some(LeaseEnd::Beside(Box::new(op)));
+                Step::Taken(Pause::Replies)
+            }
             // Without pins, the session can end the lease and run the operation without it.
             local::Outcome::AsyncOp(op) => {
                 session.pending_op = Some(op);

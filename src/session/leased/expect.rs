@@ -1,6 +1,7 @@
 //! Queues the replies that a lease still owes, and says what each does to the session. No I/O.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -30,6 +31,9 @@ pub(super) enum Expect {
     Restored(usize),
     /// The reply to a PING that keeps the connection alive. Not for the client.
     Alive,
+    /// The reply to a CLIENT SETNAME that gives the connection the client's name, or takes an earlier one away. Not for
+    /// the client.
+    Name,
     /// The reply to an AUTH that authenticates the connection again. Not for the client.
     Auth(InPlaceAuth),
     /// A reply that respgate decided without the server. The client gets these bytes.
@@ -84,6 +88,8 @@ pub(super) enum Effect {
     Select(u32),
     /// CLIENT TRACKING: the request that turned tracking on, or `None` if it was turned off.
     Tracking(Option<Box<[u8]>>),
+    /// CLIENT PAUSE of this duration, or CLIENT UNPAUSE, which ends it.
+    Pause(Option<Duration>),
     /// CLIENT NO-TOUCH.
     NoTouch(bool),
     /// CLIENT IMPORT-SOURCE.

@@ -77,6 +77,7 @@ impl Leased {
             }
         };
         (next.used, next.client_left, next.pins) = (true, self.client_left, self.pins);
+        next.begin(session);
         upstream.counters.migrated.inc();
         next.restore(session);
         next.restore_transaction(&pending, &decisions);

@@ -11,6 +11,7 @@ mod expect;
 mod hold;
 mod maintain;
 mod migrate;
+mod name;
 mod newest;
 mod note;
 mod outbound;
@@ -38,6 +39,7 @@ use self::reconnect::ReconnectBackoff;
 use super::Session;
 use super::close::Close;
 use super::hello::Hello;
+use super::step::AsyncOp;
 use crate::metrics::Gauged;
 use crate::net::budget::Charge;
 use crate::resp::reply::ReplyScanner;
@@ -50,6 +52,8 @@ enum LeaseEnd {
     /// The session needs the lease no longer. The connection returns to the pool if the commands that ran on it
     /// provably left no state.
     Clean,
+    /// The session runs this operation beside the lease, and goes on with it.
+    Beside(Box<AsyncOp>),
     /// HELLO asks for another protocol version, and the connection's state can move to a connection of that
     /// version.
     Version(Hello),
@@ -104,6 +108,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
     let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, session);
+    leased.begin(session);
     let mut backoff = ReconnectBackoff::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
@@ -112,18 +117,31 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
                 None => return Ok(()),
             },
             LeaseEnd::Version(hello) => leased = leased.change_version(session, &hello).await?,
+            LeaseEnd::Beside(op) => {
+                Box::pin(session.execute_op(*op)).await;
+                if let Some(close) = session.closing.take() {
+                    break LeaseEnd::Close(close);
+                }
+            }
             end => break end,
         }
     };
     drop(gauge);
     session.end_wait();
     match end {
-        LeaseEnd::Clean if leased.is_clean() && !leased.untrusted => {
-            if let Some(clean) = leased.lease.proven() {
+        // A request that unblocks this connection must not reach the next client's command.
+        LeaseEnd::Clean if leased.is_clean() && !leased.untrusted && !session.view.is_unblocking() => {
+            if leased.end_name()
+                && let Some(clean) = leased.lease.proven()
+            {
                 clean.give_back();
             }
         }
-        LeaseEnd::Clean | LeaseEnd::Abandoned | LeaseEnd::Version(_) | LeaseEnd::Lost => {}
+        LeaseEnd::Clean
+        | LeaseEnd::Abandoned
+        | LeaseEnd::Version(_)
+        | LeaseEnd::Beside(_)
+        | LeaseEnd::Lost => {}
         LeaseEnd::Close(close) => return Err(close),
     }
     Ok(())
@@ -160,6 +178,8 @@ struct Leased {
     used: bool,
     /// True if the server refused the front request because the server is not the primary.
     front_refused: bool,
+    /// True if the connection may have the client's name.
+    named: bool,
 }
 
 impl Leased {
@@ -182,7 +202,14 @@ impl Leased {
             decided_end: None,
             used: false,
             front_refused: false,
+            named: false,
         }
+    }
+
+    /// Begins the session's use of the connection.
+    fn begin(&mut self, session: &Session) {
+        session.view.set_leased_as(Some(self.lease.identity().clone()));
+        self.begin_name(session);
     }
 
     /// Returns true if every reply has come, and the server's replies confirmed the end of all state that

@@ -5,6 +5,7 @@ use super::{LeaseEnd, Leased};
 use crate::session::Session;
 use crate::session::activity::Expiry;
 use crate::session::close::Close;
+use crate::session::view::LeaseView;
 use crate::tenant::limits::refusal::Limit;
 
 impl Leased {
@@ -17,7 +18,21 @@ impl Leased {
         let transaction = self.pins.transaction.is_some() || self.pins.watching;
         session.activity.touch(now);
         session.activity.set_reply_due(now, due, came);
-        session.activity.set_lease_state(now, listens || self.expected.gated && !due, transaction);
+        let blocked = self.expected.gated && !due;
+        session.activity.set_lease_state(now, listens || blocked, transaction);
+        session.view.set_lease(LeaseView {
+            server_id: self.lease.server_id(),
+            subscriptions: self.pins.subscription_counts(),
+            multi: self.pins.transaction.as_ref().map(|transaction| transaction.queued),
+            watch: self.pins.watched_keys,
+            blocked,
+            watch_broken: self.pins.watch_broken,
+            monitoring: self.pins.monitoring,
+            tracking: self.pins.tracking.is_some(),
+            no_touch: self.pins.no_touch,
+            import_source: self.pins.import_source,
+        });
+        session.view.set_waiting_input(session.input.len());
         if let Some(member) = &mut session.tenancy.member {
             member.in_flight(self.in_flight());
             // A count ends only when the reply that ends the state has come.
@@ -51,7 +66,7 @@ impl Leased {
     /// Handles a server that has not answered in time. Sending the requests again would only make the client wait
     /// longer, so the session answers them, or ends if it has connection state.
     pub(super) fn end_without_reply(&mut self, session: &mut Session) -> LeaseEnd {
-        if matches!(self.expected.front(), Some(Expect::Alive | Expect::Auth(_))) {
+        if matches!(self.expected.front(), Some(Expect::Alive | Expect::Name | Expect::Auth(_))) {
             return LeaseEnd::Lost;
         }
         if self.pins.any() || self.streaming.is_some() {
@@ -72,6 +87,7 @@ impl Leased {
                 | Expect::Newest(_)
                 | Expect::Publish
                 | Expect::Alive
+                | Expect::Name
                 | Expect::Auth(_)
                 | Expect::Restored(_) => {}
             }

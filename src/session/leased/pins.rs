@@ -67,6 +67,8 @@ impl Transaction {
 pub(super) struct Pins {
     pub(super) transaction: Option<Transaction>,
     pub(super) watching: bool,
+    /// Number of keys that WATCH has named.
+    pub(super) watched_keys: usize,
     /// True if keys were watched on a connection that was lost: EXEC must fail as if they had changed.
     pub(super) watch_broken: bool,
     channels: HashSet<Box<[u8]>>,
@@ -169,6 +171,11 @@ impl Pins {
         self.channels.len() + self.patterns.len() + self.shards.len()
     }
 
+    /// Returns the numbers of subscribed channels, patterns and shard channels.
+    pub(super) fn subscription_counts(&self) -> [usize; 3] {
+        [self.channels.len(), self.patterns.len(), self.shards.len()]
+    }
+
     /// Returns the subscribed names of one kind.
     pub(super) fn names(&mut self, kind: Kind) -> &mut HashSet<Box<[u8]>> {
         match kind {
@@ -181,6 +188,7 @@ impl Pins {
     /// Ends WATCH.
     pub(super) fn unwatch(&mut self) {
         self.watching = false;
+        self.watched_keys = 0;
         self.watch_broken = false;
     }
 

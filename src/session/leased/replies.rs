@@ -168,6 +168,7 @@ impl Leased {
                 self.decided_end = Some(LeaseEnd::Close(Close::UpstreamLost));
             }
             Some(Expect::Restored(_) | Expect::Alive) => {}
+            Some(Expect::Name) => self.handle_name_reply(frame),
             Some(Expect::Auth(auth)) => self.lease.end_refresh(auth, frame),
             Some(Expect::Decided(_)) | None if self.pins.monitoring => pass(session, frame, false),
             Some(Expect::Decided(_)) | None => {
@@ -279,6 +280,8 @@ impl Leased {
             }
             Effect::Select(database) if confirmed => self.set_database(session, database),
             Effect::Tracking(request) if confirmed => self.pins.tracking = request,
+            Effect::Pause(pause) if confirmed => session.note_pause(pause),
+            Effect::Pause(_) => {}
             Effect::NoTouch(on) if confirmed => self.pins.no_touch = on,
             Effect::ImportSource(on) if confirmed => self.pins.import_source = on,
             // A failed HIMPORT PREPARE leaves the earlier fieldsets.
@@ -320,6 +323,7 @@ impl Leased {
     fn set_database(&mut self, session: &mut Session, database: u32) {
         self.lease.set_database(database);
         session.client.select(database);
+        session.update_view();
         session.leave_lane();
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn settle(expects: &[&Expect], requests: &[(&[u8], bool)], loss: &Los
     {
         let decision = match expect {
             Expect::Decided(reply) => AfterLoss::Answer(reply.clone()),
-            Expect::Restored(_) | Expect::Alive | Expect::Auth(_) => AfterLoss::Drop,
+            Expect::Restored(_) | Expect::Alive | Expect::Name | Expect::Auth(_) => AfterLoss::Drop,
             Expect::Confirmations { left, .. } => AfterLoss::Resend(remaining_names(request, *left)),
             // The transaction that the DISCARD was for is gone with its connection.
             Expect::Discarded(reply) => AfterLoss::Answer(reply.clone()),
@@ -126,7 +126,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, over: bool, loss: &LostL
         | Effect::Fieldsets(_)
         | Effect::Monitor
         | Effect::Wait => return AfterLoss::Resend(request.to_vec()),
-        Effect::None => {}
+        Effect::None | Effect::Pause(_) => {}
     }
     // It cannot have run: the server only queued it, or never got it whole.
     if awaited.queued || !sent {

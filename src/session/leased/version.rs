@@ -42,6 +42,7 @@ impl Leased {
         }
         let mut next = Self::new(lease, self.for_session, session);
         (next.used, next.client_left, next.pins) = (true, self.client_left, self.pins);
+        next.begin(session);
         next.restore(session);
         Ok(next)
     }

@@ -310,7 +310,10 @@ fn changes(spec: &Spec) -> bool {
 /// Returns true if a command concerns the server as a whole, including other tenants' keys and commands. CONFIG
 /// GET is excluded: the listener decides about it, since many clients begin with it.
 fn administers(spec: &Spec) -> bool {
-    !matches!(spec.administration(), Administration::None | Administration::ShowsParameters)
+    !matches!(
+        spec.administration(),
+        Administration::None | Administration::ShowsParameters | Administration::ConcernsClients
+    )
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct Identity {
     may_not_load: Cell<Option<Generation>>,
     /// The name of the server's user, as the server said it on a connection without AUTH.
     named: RefCell<Option<String>>,
+    /// True if the server denies CLIENT SETNAME to the identity.
+    naming_denied: Cell<bool>,
 }
 
 /// The fate of a connection that has reached `max-age`.
@@ -90,7 +92,19 @@ impl Identity {
             outdated: Cell::default(),
             may_not_load: Cell::default(),
             named: RefCell::default(),
+            naming_denied: Cell::default(),
         })
+    }
+
+    /// Returns true if the server has denied CLIENT SETNAME to the identity. respgate does not send it again, because each
+    /// attempt would add an entry to the server's ACL log.
+    pub fn is_naming_denied(&self) -> bool {
+        self.naming_denied.get()
+    }
+
+    /// Takes note that the server denies CLIENT SETNAME to the identity.
+    pub fn deny_naming(&self) {
+        self.naming_denied.set(true);
     }
 
     /// Returns the identity's number, unique within one worker and upstream.

@@ -4,6 +4,7 @@
 pub(in crate::upstream) mod auth_backoff;
 pub mod identities;
 pub mod identity;
+pub mod ids;
 pub mod open;
 pub(in crate::upstream) mod probe;
 pub mod reauth;

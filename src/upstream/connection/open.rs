@@ -22,9 +22,11 @@ use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::auth_backoff::Refused;
 use crate::upstream::connection::identities::Identities;
 use crate::upstream::connection::identity::Identity;
+use crate::upstream::connection::ids::{ConnectionId, ConnectionIds};
 use crate::upstream::connection::scripts::Scripts;
 use crate::upstream::connection::server::ServerFacts;
 use crate::upstream::hold::Hold;
+use crate::upstream::pause::ServerPause;
 use crate::upstream::reports::Reports;
 
 /// The properties that two connections must share to be interchangeable.
@@ -89,6 +91,28 @@ pub struct Connection {
     pub round_trip: Duration,
     /// When a new connection replaces this one; `None`: only after it fails.
     pub retires: Option<Instant>,
+    /// The server's id of the connection.
+    pub id: ConnectionId,
+    /// True if the reply is due by which the server confirms that the connection has no name any more.
+    pub unnaming: bool,
+}
+
+/// The reply by which the server confirms a name.
+const OK: &[u8] = b"+OK\r\n";
+
+impl Connection {
+    /// Handles what was read while the reply is due by which the server confirms that the connection has no name any more.
+    /// Returns false if something else came.
+    pub(in crate::upstream) fn read_unnamed(&mut self) -> bool {
+        let read = self.read.bytes();
+        let whole = read.len() >= OK.len();
+        let expected = if whole { read.starts_with(OK) } else { OK.starts_with(read) };
+        if whole && expected {
+            self.read.consume(OK.len());
+            self.unnaming = false;
+        }
+        expected
+    }
 }
 
 /// The use of a connection.
@@ -133,6 +157,8 @@ pub(in crate::upstream) struct Dialing {
     pub(in crate::upstream) reports: Rc<Reports>,
     pub(in crate::upstream) identities: Rc<Identities>,
     pub(in crate::upstream) server: ServerFacts,
+    pub(in crate::upstream) ids: ConnectionIds,
+    pub(in crate::upstream) pause: ServerPause,
     pub(in crate::upstream) scripts: Scripts,
     pub(in crate::upstream) dialer: Dialer,
     pub(in crate::upstream) buffers: Rc<Buffers>,
@@ -282,7 +308,8 @@ impl Dialing {
         let outdated = self.identities.is_outdated(identity, began);
         let retires = if outdated { Some(now) } else { self.config.retires(now) };
         let read = ReadBuffer::with(READ, &leftover);
-        Ok(Connection { stream, read, generation, began, round_trip, retires })
+        let id = self.ids.add(greeted.id);
+        Ok(Connection { stream, read, generation, began, round_trip, retires, id, unnaming: false })
     }
 
     /// Takes note that no connection could be opened for this identity. Returns the error line with which the commands that

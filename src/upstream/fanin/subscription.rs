@@ -1,6 +1,6 @@
 //! A session's side of fan-in: its requests, and its subscriptions.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::link::FanIn;
 use super::sink::SubscriberSink;
@@ -33,6 +33,11 @@ impl Subscription {
     /// Returns true if the session has any subscription.
     pub fn is_subscribed(&self) -> bool {
         self.fan.table.borrow().subscriptions(self.session) > 0
+    }
+
+    /// Returns what counts the session's subscriptions while they exist.
+    pub fn counter(&self) -> SubscriptionCounter {
+        SubscriptionCounter { fan: Rc::downgrade(&self.fan), session: self.session }
     }
 
     /// Returns true if `matches` holds for a subscription that the session has, or asks for.
@@ -77,5 +82,18 @@ impl Drop for Subscription {
         self.fan.table.borrow_mut().leave(self.session);
         self.fan.wake();
         self.fan.work_off();
+    }
+}
+
+/// Counts the subscriptions of one session, for others.
+pub struct SubscriptionCounter {
+    fan: Weak<FanIn>,
+    session: u64,
+}
+
+impl SubscriptionCounter {
+    /// Returns the numbers of subscribed channels, patterns and shard channels.
+    pub fn counts(&self) -> [usize; 3] {
+        self.fan.upgrade().map_or([0; 3], |fan| fan.table.borrow().counts(self.session))
     }
 }

@@ -109,6 +109,12 @@ impl<S: Subscriber + Clone> Table<S> {
         self.sessions.get(&session).map_or(0, SessionEntry::total)
     }
 
+    /// Returns the numbers of a session's subscriptions to channels, patterns and shard channels.
+    pub(super) fn counts(&self, session: u64) -> [usize; 3] {
+        let entry = self.sessions.get(&session);
+        entry.map_or([0; 3], |entry| Kind::ALL.map(|kind| entry.names.of(kind).len()))
+    }
+
     /// Returns true if `matches` holds for a subscription that the session has, or asks for.
     pub(super) fn hears(&self, session: u64, mut matches: impl FnMut(Kind, &[u8]) -> bool) -> bool {
         let Some(entry) = self.sessions.get(&session) else { return false };

@@ -113,7 +113,7 @@ impl IdleConnections {
             match idle.state() {
                 State::Broken => false,
                 State::Awaiting => idle.pinged.is_none_or(|at| now - at < PONG_TIMEOUT),
-                State::Sound if ping.is_zero() || now - idle.heard < ping => true,
+                State::Sound if ping.is_zero() || now - idle.heard < ping || idle.link.unnaming => true,
                 State::Sound if !may_ping(&idle.key.identity) => true,
                 State::Sound => idle.ping(now),
             }
@@ -161,10 +161,19 @@ fn reply_len(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Returns true if an idle connection is open and silent. The caller closes one on which the server sent anything since the last
+/// Returns true if an idle connection is open and silent, apart from the reply that takes its name away. The caller closes one on which the server sent anything since the last
 /// reply, because the next session would take it for its own reply.
 pub(in crate::upstream) fn sound(link: &mut Connection) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
+    if link.unnaming {
+        let read = link.read.poll_fill(&mut cx, &mut link.stream);
+        if matches!(read, Poll::Ready(Ok(0) | Err(_))) || !link.read_unnamed() {
+            return false;
+        }
+        if link.unnaming {
+            return true;
+        }
+    }
     let silent = link.read.is_empty()
         && matches!(ReadBuffer::new(1).poll_fill(&mut cx, &mut link.stream), Poll::Pending);
     link.read.release();
@@ -208,6 +217,8 @@ mod tests {
                 began: Instant::now(),
                 round_trip: Duration::ZERO,
                 retires: None,
+                id: Default::default(),
+                unnaming: false,
             };
             let mut bench = Self { idle: IdleConnections::default(), key, server };
             bench.idle.put(bench.key.clone(), link);

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -13,10 +13,12 @@ use tokio::time::Instant;
 use crate::command::Trace;
 use crate::metrics::Gauged;
 use crate::net::backoff::Backoff;
+use crate::net::byte_queue::ByteQueue;
 use crate::net::read_buffer::ReadBuffer;
 use crate::net::write::{WriteSource, poll_write_all};
 use crate::resp::Resp;
 use crate::resp::error_line::ErrorLine;
+use crate::resp::request;
 use crate::topology::Generation;
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey, NeedlessPassword, Purpose};
@@ -197,6 +199,43 @@ impl Lease {
     pub async fn reopen(self, key: &ConnectionKey, replies: &Rc<Replies>) -> Result<Self, ErrorLine> {
         let Self { permit, registration, .. } = self;
         registration.pool.open_lease(key, replies, permit, OnAuthFailure::Wait).await
+    }
+
+    /// Returns the server's id of the connection; `None` if the server did not tell it.
+    pub fn server_id(&self) -> Option<u64> {
+        self.link.id.get()
+    }
+
+    /// Returns true, once, if the reply to the request is due that [`Self::begin_unnaming`] sent for an earlier session.
+    pub fn take_unnaming(&mut self) -> bool {
+        std::mem::take(&mut self.link.unnaming)
+    }
+
+    /// Takes the name from the connection before it returns to the pool, without waiting for the reply. Returns false if the
+    /// connection took only part of the request: the caller then closes it.
+    pub fn begin_unnaming(&mut self) -> bool {
+        let mut request = Vec::new();
+        request::encode(&[b"CLIENT", b"SETNAME", b""], &mut request);
+        self.note(Trace::Followed, request.len());
+        let mut waiting = ByteQueue::default();
+        waiting.push(&request);
+        let mut cx = Context::from_waker(Waker::noop());
+        self.link.unnaming = matches!(self.poll_write_all(&mut cx, &mut waiting), Poll::Ready(Ok(())));
+        self.link.unnaming
+    }
+
+    /// Waits for the reply to the request that [`Self::begin_unnaming`] sent for an earlier session.
+    ///
+    /// # Errors
+    /// Returns an error if the connection failed, or the server answered something else.
+    pub async fn finish_unnaming(&mut self) -> io::Result<()> {
+        while self.link.unnaming {
+            let read = poll_fn(|cx| self.link.read.poll_fill(cx, &mut self.link.stream)).await?;
+            if read == 0 || !self.link.read_unnamed() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(())
     }
 
     /// Takes note that the session has selected another database.

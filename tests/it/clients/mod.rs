@@ -71,6 +71,23 @@ fn ioredis_over_mutual_tls() {
     same_outcome_over_tls(Flavor::Valkey, || node("ioredis.mjs"));
 }
 
+on_both_servers!(bullmq_sees_the_workers_of_two_respgates);
+
+/// Workers and listeners for events behind one respgate are found by a dashboard behind another, each once.
+fn bullmq_sees_the_workers_of_two_respgates(flavor: Flavor) {
+    let (direct_server, server) = (Server::start(flavor), Server::start(flavor));
+    let dashboard = |second: u16, first: u16| {
+        let mut client = node("bullmq_dashboard.mjs");
+        client.arg(second.to_string());
+        transcript(client, first)
+    };
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    let [one, two] = [1, 2].map(|workers| Proxy::start_with(&url, workers, &[]));
+    let direct = dashboard(direct_server.port, direct_server.port);
+    assert!(direct.contains("events by way 1 2"), "{direct}");
+    expect_same(flavor, &direct, &dashboard(two.port, one.port));
+}
+
 /// One test per client and flavour; the number of workers alternates, so both numbers see every kind of client.
 macro_rules! clients {
     ($($name:ident: $flavor:ident, $workers:literal, $client:expr;)*) => {$(
@@ -102,6 +119,8 @@ clients! {
     node_redis_on_redis: Redis, 1, node("node_redis.mjs");
     bullmq: Valkey, 1, node("bullmq.mjs");
     bullmq_on_redis: Redis, 2, node("bullmq.mjs");
+    bullmq_dashboard: Valkey, 2, node("bullmq_dashboard.mjs");
+    bullmq_dashboard_on_redis: Redis, 1, node("bullmq_dashboard.mjs");
     socket_io: Valkey, 2, node("socket_io.mjs");
     socket_io_on_redis: Redis, 1, node("socket_io.mjs");
     redigo: Valkey, 2, go("redigo");

@@ -64,6 +64,8 @@ impl Bench {
             began,
             round_trip: std::time::Duration::ZERO,
             retires: None,
+            id: Default::default(),
+            unnaming: false,
         };
         let mut pump = Pump::new(link, false);
         pump.handle_replies(&self.lane, &self.parts.lanes)
@@ -161,6 +163,8 @@ fn a_demoted_node_refuses_also_what_tls_had_not_sent() {
             began,
             round_trip: std::time::Duration::ZERO,
             retires: None,
+            id: Default::default(),
+            unnaming: false,
         };
         let mut pump = Pump::new(link, false);
         let node = async {

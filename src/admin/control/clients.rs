@@ -1,0 +1,158 @@
+//! Control of clients: lists them, disconnects some, and shows the server's own list.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::action::ActionError;
+use crate::clients::directory::{Directory, Query, Selection, Shape};
+use crate::clients::filter::{Filter, Test, Text};
+
+/// Limit of the bytes of a list.
+const LONGEST_LIST: usize = 32 * 1024 * 1024;
+
+/// What control asks about clients.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::admin) enum ClientAction {
+    /// List the clients of all workers that match.
+    List(Clients),
+    /// Disconnect the clients that match.
+    Kill(Clients),
+    /// Show the CLIENT LIST of this upstream's server; `None`: of the only upstream.
+    OfServer(Option<String>),
+}
+
+/// The clients that control names. Without any, all.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::admin) struct Clients {
+    session: Option<u64>,
+    tenant: Option<String>,
+    user: Option<String>,
+    address: Option<String>,
+}
+
+impl ClientAction {
+    /// Parses the arguments of the action `name`.
+    ///
+    /// # Errors
+    /// Returns what is wrong, and what to write.
+    pub(super) fn parse(name: &str, arguments: &mut Map<String, Value>) -> Result<Self, ActionError> {
+        let mut text = |key: &str| match arguments.remove(key) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+            Some(_) => Err(ActionError::Argument(format!("{key:?} of {name} is a text"))),
+        };
+        if name == "upstream-clients" {
+            return Ok(Self::OfServer(text("upstream")?));
+        }
+        let (tenant, user, address) = (text("tenant")?, text("user")?, text("address")?);
+        let session = match arguments.remove("session") {
+            None => None,
+            Some(session) => Some(session.as_u64().ok_or_else(|| {
+                ActionError::Argument(format!("\"session\" of {name} is the id of a client, a number"))
+            })?),
+        };
+        let clients = Clients { session, tenant, user, address };
+        match name {
+            "clients" => Ok(Self::List(clients)),
+            _ if clients == Clients::default() => {
+                Err(ActionError::Argument(r#"kill needs "session", "tenant", "user" or "address""#.into()))
+            }
+            _ => Ok(Self::Kill(clients)),
+        }
+    }
+
+    /// Does the action.
+    ///
+    /// # Errors
+    /// Returns why it could not be done.
+    pub(super) async fn perform(self, directory: &Directory) -> Result<Value, String> {
+        match self {
+            Self::List(clients) => list(directory, clients.selection()).await,
+            Self::Kill(clients) => {
+                let killed = directory.kill(&clients.selection(), None).await;
+                let killed = killed.map_err(|error| error.to_string())?;
+                Ok(json!({ "disconnected": killed.clients }))
+            }
+            Self::OfServer(upstream) => of_server(directory, upstream.as_deref()).await,
+        }
+    }
+}
+
+impl Clients {
+    fn selection(self) -> Selection {
+        let is = |text: Option<String>| Test { is: text.map(|text| Text::from(text.as_bytes())), not: None };
+        let ids = Test { is: self.session.map(|id| [id].into()), not: None };
+        let filter = Filter { ids, user: is(self.user), addr: is(self.address), ..Filter::default() };
+        let tenant_name = self.tenant.map(Arc::from);
+        Selection { filter: Arc::new(filter), tenant_name, ..Selection::default() }
+    }
+}
+
+async fn list(directory: &Directory, selection: Selection) -> Result<Value, String> {
+    let mut lines = directory.list(selection, Shape::Extended).await.map_err(|error| error.to_string())?;
+    let (mut clients, mut bytes) = (Vec::new(), 0);
+    while let Some(some) = Directory::next_lines(&mut lines).await.map_err(|error| error.to_string())? {
+        bytes += some.bytes.len();
+        if bytes > LONGEST_LIST {
+            return Err(format!("the list has more than {LONGEST_LIST} bytes; name a tenant or a user"));
+        }
+        clients.extend(String::from_utf8_lossy(&some.bytes).lines().map(parsed));
+    }
+    clients.sort_by_key(|client| client.get("id").and_then(Value::as_u64));
+    Ok(Value::Array(clients))
+}
+
+async fn of_server(directory: &Directory, upstream: Option<&str>) -> Result<Value, String> {
+    let names = directory.upstreams();
+    let index = match upstream {
+        Some(name) => names.iter().position(|known| known == name),
+        None => (names.len() == 1).then_some(0),
+    };
+    let index = index.ok_or_else(|| format!("name one of the upstreams: {}", names.join(", ")))?;
+    let listed = directory.ask_one(|answer| Query::ServerList(index, answer)).await;
+    let text = listed.map_err(|error| error.to_string())?;
+    let text = text.map_err(|line| String::from_utf8_lossy(&line).into_owned())?;
+    Ok(String::from_utf8_lossy(&text).lines().map(parsed).collect())
+}
+
+/// Returns a line of CLIENT LIST as an object. Integers become numbers.
+fn parsed(line: &str) -> Value {
+    let fields = line.split(' ').filter_map(|field| field.split_once('='));
+    let value = |value: &str| value.parse::<i64>().map_or_else(|_| value.into(), Value::from);
+    // A name may look like a number.
+    const TEXTS: [&str; 7] = ["name", "user", "lib-name", "lib-ver", "tenant", "upstream", "listener"];
+    let entry = |(key, text): (&str, &str)| {
+        (key.to_owned(), if TEXTS.contains(&key) { text.into() } else { value(text) })
+    };
+    Value::Object(fields.map(entry).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn action(name: &str, body: &str) -> Result<ClientAction, String> {
+        let mut arguments = serde_json::from_str(body).unwrap();
+        ClientAction::parse(name, &mut arguments).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_kill_says_whom() {
+        let kill = action("kill", r#"{"tenant":"acme","session":7}"#).unwrap();
+        let ClientAction::Kill(clients) = kill else { panic!() };
+        let selection = clients.selection();
+        assert_eq!(selection.tenant_name.as_deref(), Some("acme"));
+        assert_eq!(selection.filter.wanted_ids(), Some(&[7].into()));
+        assert!(action("kill", "{}").unwrap_err().contains("kill needs"));
+        assert!(action("kill", r#"{"session":"x"}"#).unwrap_err().contains("a number"));
+        assert!(action("kill", r#"{"user":7}"#).unwrap_err().contains("is a text"));
+        assert_eq!(action("clients", "{}"), Ok(ClientAction::List(Clients::default())));
+    }
+
+    #[test]
+    fn lines_become_objects() {
+        let client = parsed("id=7 addr=1.2.3.4:5 name=12 db=0 tenant=");
+        assert_eq!(client, json!({"id": 7, "addr": "1.2.3.4:5", "name": "12", "db": 0, "tenant": ""}));
+    }
+}

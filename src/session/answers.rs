@@ -1,0 +1,316 @@
+//! Answers other workers' questions about the clients of one worker. A list is made in small steps, and other tasks run
+//! between them, so that a list of many clients delays no session.
+
+use std::ops::Bound;
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{spawn_local, yield_now};
+
+use super::registry::SessionRegistry;
+use super::view::ClientView;
+use crate::clients::directory::{ErrorText, Figures, Killed, Lines, Query, Selection, Shape, Unblock};
+use crate::upstream::Upstream;
+
+/// Number of clients that one step looks at. A step takes about 0.1 ms.
+const CLIENTS_PER_STEP: usize = 64;
+
+/// Limit of the bytes of one step's lines. A step ends with the line that exceeds it.
+const BYTES_PER_STEP: usize = 64 * 1024;
+
+/// What the answers are about.
+pub struct Answerer {
+    /// The number of the worker.
+    pub worker: usize,
+    /// The sessions of the worker.
+    pub registry: Rc<SessionRegistry>,
+    /// The worker's side of each upstream.
+    pub upstreams: Vec<Rc<Upstream>>,
+    /// The names of the listeners.
+    pub listeners: Vec<String>,
+}
+
+impl Answerer {
+    /// Answers questions, one at a time, until nobody can ask any more.
+    pub async fn serve(self, mut queries: mpsc::Receiver<Query>) {
+        while let Some(query) = queries.recv().await {
+            self.answer(query).await;
+            yield_now().await;
+        }
+    }
+
+    async fn answer(&self, query: Query) {
+        match query {
+            Query::List(selection, shape, answer) => self.list(&selection, shape, &answer).await,
+            Query::Kill(selection, asker, answer) => {
+                let _ = answer.send(self.kill(&selection, asker).await);
+            }
+            Query::Unblock(unblock, answer) => self.unblock(unblock, answer),
+            Query::Connections(upstream, answer) => {
+                let ids = self.upstreams.get(upstream).map(|upstream| upstream.connection_ids());
+                let _ = answer.send(ids.unwrap_or_default());
+            }
+            Query::ServerList(upstream, answer) => {
+                if let Some(upstream) = self.upstreams.get(upstream).cloned() {
+                    // The server may take its time, and other questions must not wait for it.
+                    spawn_local(async move {
+                        let own = upstream.identities.own().clone();
+                        let reply = upstream.ask(&own, &[b"CLIENT", b"LIST"]).await;
+                        let _ = answer.send(match reply {
+                            Ok(reply) => Ok(reply.bytes().unwrap_or_default().to_vec()),
+                            Err(line) => Err(line.to_vec()),
+                        });
+                    });
+                }
+            }
+            Query::Suspend(upstream, until) => {
+                if let Some(upstream) = self.upstreams.get(upstream) {
+                    upstream.suspend_response_timeout(until);
+                }
+            }
+            Query::Figures(upstream, answer) => {
+                let _ = answer.send(self.upstreams.get(upstream).map(|up| figures(up)).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Sends the lines of the selected clients.
+    async fn list(&self, selection: &Selection, shape: Shape, answer: &mpsc::Sender<Lines>) {
+        let mut last = None;
+        loop {
+            let mut lines = Lines::default();
+            let more = self.step(
+                selection,
+                &mut last,
+                |view, out| {
+                    out.push(view.id, |line| self.write(view, shape, line));
+                    out.bytes.len() < BYTES_PER_STEP
+                },
+                &mut lines,
+            );
+            if !lines.ends.is_empty() && answer.send(lines).await.is_err() || !more {
+                return;
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Looks at the next clients, in the order of their ids, and calls `visit` with each selected one until it returns
+    /// false. `last` is the id of the last one that was looked at. Returns true if there may be more.
+    fn step<T>(
+        &self,
+        selection: &Selection,
+        last: &mut Option<u64>,
+        mut visit: impl FnMut(&Rc<ClientView>, &mut T) -> bool,
+        to: &mut T,
+    ) -> bool {
+        let views = self.registry.views.borrow();
+        let now = self.registry.now.get();
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut seen = 0;
+        for (id, view) in views.range((after, Bound::Unbounded)).take(CLIENTS_PER_STEP) {
+            *last = Some(*id);
+            seen += 1;
+            let selected = view.is_within(selection.scope)
+                && selection.except != Some(*id)
+                && selection
+                    .tenant_name
+                    .as_deref()
+                    .is_none_or(|name| view.with_tenant_name(|tenant| tenant == name))
+                && view.with_row(now, |row| selection.filter.selects(row));
+            if selected && !visit(view, to) {
+                return true;
+            }
+        }
+        seen == CLIENTS_PER_STEP
+    }
+
+    fn write(&self, view: &ClientView, shape: Shape, line: &mut Vec<u8>) {
+        view.with_row(self.registry.now.get(), |row| row.write(line));
+        if shape == Shape::Extended {
+            let upstream = self.upstreams.get(view.upstream).map_or("", |upstream| &upstream.config.name);
+            let listener = self.listeners.get(view.listener).map_or("", String::as_str);
+            let worker = self.worker;
+            view.with_tenant_name(|tenant| {
+                line.extend_from_slice(
+                    format!(" worker={worker} upstream={upstream} listener={listener} tenant={tenant}")
+                        .as_bytes(),
+                );
+            });
+        }
+        line.push(b'\n');
+    }
+
+    async fn kill(&self, selection: &Selection, asker: Option<u64>) -> Killed {
+        let mut killed = Killed::default();
+        let mut last = None;
+        loop {
+            let more = self.step(
+                selection,
+                &mut last,
+                |view, killed: &mut Killed| {
+                    if asker == Some(view.id) {
+                        killed.asker = true;
+                    } else {
+                        view.activity.kill();
+                    }
+                    killed.clients += 1;
+                    true
+                },
+                &mut killed,
+            );
+            if !more {
+                return killed;
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Has the server unblock the client's connection. The server decides whether the client is still blocked.
+    fn unblock(&self, unblock: Unblock, answer: oneshot::Sender<Option<Result<bool, ErrorText>>>) {
+        let views = self.registry.views.borrow();
+        let Some(view) = views.get(&unblock.id).filter(|view| view.is_within(unblock.scope)).cloned() else {
+            let _ = answer.send(None);
+            return;
+        };
+        drop(views);
+        let (Some((id, identity)), Some(upstream)) =
+            (view.blocked_on(), self.upstreams.get(view.upstream).cloned())
+        else {
+            let _ = answer.send(Some(Ok(false)));
+            return;
+        };
+        view.note_unblocking(true);
+        spawn_local(async move {
+            let _guard = Unblocking(view);
+            let (id, reason) = (id.to_string(), if unblock.error { "ERROR" } else { "TIMEOUT" });
+            let as_whom = upstream.identity_to_unblock(&identity);
+            let words: [&[u8]; 4] = [b"CLIENT", b"UNBLOCK", id.as_bytes(), reason.as_bytes()];
+            let reply = upstream.ask(as_whom, &words).await;
+            let _ = answer.send(Some(match reply {
+                Ok(reply) => Ok(reply.integer() == Some(1)),
+                Err(line) => Err(line.to_vec()),
+            }));
+        });
+    }
+}
+
+/// Counts a request to unblock a client's lease until it is dropped.
+struct Unblocking(Rc<ClientView>);
+
+impl Drop for Unblocking {
+    fn drop(&mut self) {
+        self.0.note_unblocking(false);
+    }
+}
+
+impl Lines {
+    fn push(&mut self, id: u64, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.ends.push((id, self.bytes.len()));
+    }
+}
+
+fn figures(upstream: &Upstream) -> Figures {
+    // A snapshot brings the gauges up to date.
+    upstream.snapshot();
+    let counters = &upstream.counters;
+    Figures {
+        clients: counters.clients.get(),
+        pinned: counters.clients_pinned.get(),
+        held: counters.clients_held.get(),
+        subscribers: counters.fanin_subscribers.get(),
+        connections: [
+            counters.shared_open.get(),
+            counters.leased_open.get(),
+            counters.fanin_open.get(),
+            counters.leased_idle.get(),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::budget::{Account, Budget, Share};
+    use crate::net::buffers::Buffers;
+    use crate::session::activity::Activity;
+    use crate::session::client::{Client, Origin};
+    use crate::session::config::Timeouts;
+    use crate::upstream::replies::Replies;
+
+    fn answerer(clients: u64) -> Answerer {
+        let registry = Rc::new(SessionRegistry::default());
+        let share = Rc::new(Share::new(Budget::new(1 << 30, 1), 0));
+        let buffers = Rc::new(Buffers::new(share.clone()));
+        for id in 1..=clients {
+            let account = Account::new(&share);
+            let replies = Replies::new(buffers.clone(), account.clone(), 1 << 20);
+            let activity = Activity::new(replies, Timeouts::default(), 0);
+            let origin = Origin {
+                id,
+                peer: format!("127.0.0.1:{id}"),
+                local: "127.0.0.1:6379".into(),
+                known: crate::tenant::identity::ClientAttributes::default(),
+            };
+            let client = Client::new(origin, 0, None, &account);
+            let view = ClientView::new(&client, (0, 0), &activity, &account);
+            registry.join(activity, view);
+        }
+        Answerer { worker: 0, registry, upstreams: Vec::new(), listeners: Vec::new() }
+    }
+
+    #[test]
+    fn a_step_looks_at_a_bounded_number_of_clients() {
+        let answerer = answerer(1000);
+        let nobody = Selection { except: None, ..Selection::default() };
+        let (mut last, mut steps, mut seen) = (None, 0, Vec::new());
+        loop {
+            let before = seen.len();
+            let more = answerer.step(
+                &nobody,
+                &mut last,
+                |view, seen: &mut Vec<u64>| {
+                    seen.push(view.id);
+                    true
+                },
+                &mut seen,
+            );
+            assert!(seen.len() - before <= CLIENTS_PER_STEP);
+            steps += 1;
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(seen, (1..=1000).collect::<Vec<_>>(), "each once, in order");
+        assert_eq!(steps, 1000 / CLIENTS_PER_STEP + 1);
+    }
+
+    #[tokio::test]
+    async fn a_list_comes_in_pieces_of_a_bounded_size() {
+        let local = tokio::task::LocalSet::new();
+        let listed = local.run_until(async {
+            let answerer = answerer(500);
+            let (answer, mut lines) = mpsc::channel(1);
+            spawn_local(async move {
+                answerer.list(&Selection::default(), Shape::Extended, &answer).await;
+            });
+            let mut ids = Vec::new();
+            while let Some(some) = lines.recv().await {
+                assert!(some.ends.len() <= CLIENTS_PER_STEP && some.bytes.len() < 2 * BYTES_PER_STEP);
+                ids.extend(some.ends.iter().map(|(id, _)| *id));
+            }
+            ids
+        });
+        assert_eq!(listed.await, (1..=500).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_kill_reaches_all_but_the_client_that_asks() {
+        let answerer = answerer(200);
+        let killed = answerer.kill(&Selection::default(), Some(7)).await;
+        assert_eq!(killed, Killed { clients: 200, asker: true });
+        let views = answerer.registry.views.borrow();
+        assert!(views.values().all(|view| view.activity.is_killed() == (view.id != 7)));
+    }
+}
