@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::config::Timeouts;
-use crate::net::budget::Holding;
+use crate::net::budget::{Account, Holding};
 use crate::upstream::replies::Replies;
 
 /// Seconds since the worker started.
@@ -113,6 +113,11 @@ impl Activity {
             self.replies.borrow().publish(*first, rest);
             self.wake();
         }
+    }
+
+    /// Returns the account that counts the client's memory.
+    pub(super) fn account(&self) -> Rc<Account> {
+        self.replies.borrow().account().clone()
     }
 
     /// Returns the bytes that respgate keeps for the client.

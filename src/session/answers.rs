@@ -254,7 +254,7 @@ mod tests {
                 known: crate::tenant::identity::ClientAttributes::default(),
             };
             let client = Client::new(origin, 0, None, &account);
-            let view = ClientView::new(&client, (0, 0), &activity, &account);
+            let view = ClientView::new(&client, (0, 0), &activity);
             registry.join(activity, view);
         }
         Answerer { worker: 0, registry, upstreams: Vec::new(), listeners: Vec::new() }

@@ -135,7 +135,7 @@ impl Session {
         let client = Client::new(origin, upstream.config.database, identity, &account);
         let replies = Replies::new(ctx.buffers.clone(), account.clone(), ctx.config.max_reply_buffer);
         let activity = Activity::new(replies.clone(), ctx.config.timeouts, ctx.registry.now.get());
-        let view = ClientView::new(&client, (ctx.upstream_index, ctx.listener), &activity, &account);
+        let view = ClientView::new(&client, (ctx.upstream_index, ctx.listener), &activity);
         ctx.registry.join(activity.clone(), view.clone());
         upstream.counters.clients_accepted.inc();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);

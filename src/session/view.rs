@@ -34,7 +34,8 @@ pub(super) struct ClientView {
     addr: Box<str>,
     laddr: Box<str>,
     since: Instant,
-    texts: RefCell<Texts>,
+    /// `None` while all are empty, so that a view of an idle client stays small.
+    texts: RefCell<Option<Box<Texts>>>,
     database: Cell<u32>,
     resp: Cell<Resp>,
     tenant: RefCell<Option<Rc<WorkerTenant>>>,
@@ -49,14 +50,31 @@ pub(super) struct ClientView {
     unblocking: Cell<u32>,
 }
 
+/// The user of a client that has not authenticated as another.
+const DEFAULT_USER: &str = "default";
+
 /// The texts that a client can change.
 struct Texts {
     name: Counted,
     lib_name: Counted,
     lib_ver: Counted,
+    /// Empty for [`DEFAULT_USER`].
     user: Counted,
     /// The last command, if the table lacks it.
     unlisted: Counted,
+}
+
+impl Texts {
+    fn new(account: &Rc<Account>) -> Box<Self> {
+        let empty = || Counted::new(account);
+        Box::new(Self {
+            name: empty(),
+            lib_name: empty(),
+            lib_ver: empty(),
+            user: empty(),
+            unlisted: empty(),
+        })
+    }
 }
 
 /// Shows a session's lease. The default shows none.
@@ -90,9 +108,7 @@ impl ClientView {
         client: &Client,
         (upstream, listener): (usize, usize),
         activity: &Rc<Activity>,
-        account: &Rc<Account>,
     ) -> Rc<Self> {
-        let text = || Counted::new(account);
         Rc::new(Self {
             id: client.id,
             upstream,
@@ -101,13 +117,7 @@ impl ClientView {
             addr: client.peer.as_str().into(),
             laddr: client.local.as_str().into(),
             since: client.since,
-            texts: RefCell::new(Texts {
-                name: text(),
-                lib_name: text(),
-                lib_ver: text(),
-                user: text(),
-                unlisted: text(),
-            }),
+            texts: RefCell::default(),
             database: Cell::new(client.database),
             resp: Cell::new(client.resp),
             tenant: RefCell::default(),
@@ -130,7 +140,8 @@ impl ClientView {
     #[cold]
     pub(super) fn set_unlisted_command(&self, name: &str) {
         self.command.set(NO_COMMAND);
-        let unlisted = &mut self.texts.borrow_mut().unlisted;
+        let mut texts = self.texts.borrow_mut();
+        let unlisted = &mut texts.get_or_insert_with(|| Texts::new(&self.activity.account())).unlisted;
         if !unlisted.eq_ignore_ascii_case(name.as_bytes()) {
             unlisted.set(name.to_ascii_lowercase().as_bytes());
         }
@@ -140,19 +151,21 @@ impl ClientView {
     pub(super) fn update(&self, client: &Client, tenant: Option<&Rc<WorkerTenant>>) {
         self.database.set(client.database);
         self.resp.set(client.resp);
-        let texts = &mut *self.texts.borrow_mut();
+        *self.tenant.borrow_mut() = tenant.cloned();
         let user = client.user();
-        for (shown, now) in [
-            (&mut texts.name, &*client.name),
-            (&mut texts.lib_name, &*client.lib_name),
-            (&mut texts.lib_ver, &*client.lib_ver),
-            (&mut texts.user, user.as_bytes()),
-        ] {
+        let user = if user == DEFAULT_USER { "" } else { user.as_str() };
+        let now = [&*client.name, &*client.lib_name, &*client.lib_ver, user.as_bytes()];
+        let mut texts = self.texts.borrow_mut();
+        if texts.is_none() && now.iter().all(|text| text.is_empty()) {
+            return;
+        }
+        let texts = texts.get_or_insert_with(|| Texts::new(&self.activity.account()));
+        let shown = [&mut texts.name, &mut texts.lib_name, &mut texts.lib_ver, &mut texts.user];
+        for (shown, now) in shown.into_iter().zip(now) {
             if **shown != *now {
                 shown.set(now);
             }
         }
-        *self.tenant.borrow_mut() = tenant.cloned();
     }
 
     /// Stores the number of bytes of requests that wait.
@@ -213,6 +226,9 @@ impl ClientView {
     /// Calls `show` with the client's row.
     pub(super) fn with_row<T>(&self, now: Tick, show: impl FnOnce(&ClientRow<'_>) -> T) -> T {
         let texts = self.texts.borrow();
+        let texts = texts.as_deref();
+        let text = |of: fn(&Texts) -> &Counted| texts.map_or(&[][..], |texts| &**of(texts));
+        let (unlisted, user) = (text(|texts| &texts.unlisted), text(|texts| &texts.user));
         let lease = self.lease.get();
         let mut subscriptions = lease.subscriptions;
         if let Some(fan_in) = &*self.fan_in.borrow() {
@@ -223,7 +239,7 @@ impl ClientView {
             id: self.id,
             addr: &self.addr,
             laddr: &self.laddr,
-            name: &texts.name,
+            name: text(|texts| &texts.name),
             age: self.since.elapsed().as_secs(),
             idle: self.activity.idle_for(now),
             flags: Cow::Owned(flags(&lease, subscriptions, &self.addr)),
@@ -236,14 +252,14 @@ impl ClientView {
             tot_mem: self.activity.kept_bytes(),
             cmd: match TABLE.get(usize::from(self.command.get())) {
                 Some(spec) => Cow::Owned(spec.name.to_ascii_lowercase()),
-                None if texts.unlisted.is_empty() => Cow::Borrowed("NULL"),
-                None => String::from_utf8_lossy(&texts.unlisted),
+                None if unlisted.is_empty() => Cow::Borrowed("NULL"),
+                None => String::from_utf8_lossy(unlisted),
             },
-            user: std::str::from_utf8(&texts.user).unwrap_or_default(),
+            user: if user.is_empty() { DEFAULT_USER } else { std::str::from_utf8(user).unwrap_or_default() },
             tracking: lease.tracking,
             resp: self.resp.get(),
-            lib_name: &texts.lib_name,
-            lib_ver: &texts.lib_ver,
+            lib_name: text(|texts| &texts.lib_name),
+            lib_ver: text(|texts| &texts.lib_ver),
             net: [traffic.read, traffic.written],
         };
         show(&row)

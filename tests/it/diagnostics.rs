@@ -330,6 +330,9 @@ fn printed(flavor: Flavor, server: u16, proxy: u16, arguments: &[&str]) -> Strin
     let failed = ["ERR", "NOPERM", "(error)"].iter().any(|code| first.starts_with(code));
     // A refused command is not run on the server.
     let own = first.contains("(respgate: ");
+    if !own && ["CLIENT LIST", "CLIENT KILL TYPE normal"].contains(&&*arguments.join(" ")) {
+        return "about respgate's clients".to_owned();
+    }
     let same = !own && (!steady || output(flavor, server, arguments) == text);
     match (first, failed, same) {
         ("", _, true) => "as the server".to_owned(),

@@ -1,5 +1,6 @@
 //! CLIENT LIST, KILL, UNBLOCK, PAUSE and INFO respgate speak of respgate's clients, on all workers.
 
+mod control;
 mod errors;
 mod kill;
 mod list;
