@@ -65,7 +65,8 @@ mod tests {
     fn a_session_counts_under_its_present_reasons() {
         let counters = Rc::new(Counters::default());
         let mut counts = PinCounts::new(&counters);
-        let pins = Pins { watching: true, fieldsets: true, ..Pins::default() };
+        let mut pins = Pins::default();
+        (pins.watching, pins.fieldsets) = (true, true);
         counts.set(pins.kinds() | BLOCKING);
         let counted = || {
             [&counters.pinned_watch, &counters.pinned_fieldsets, &counters.pinned_blocking]
