@@ -115,13 +115,12 @@ def sizes(documents, configuration):
         limit = size(container["resources"]["limits"]["memory"])
         if limit < buffered * 3 // 2 + BASE_MEMORY:
             yield f"{name}: max-buffered {buffered} does not fit into {limit} bytes"
-        drain = int(re.fullmatch(r"(\d+)s", configuration.get("drain-timeout", "30s")).group(1))
-        before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        if pod["terminationGracePeriodSeconds"] <= drain + before:
+        seconds = [configuration.get("drain-timeout", "30s"), configuration.get("drain-delay", "0s")]
+        if pod["terminationGracePeriodSeconds"] <= sum(int(it.removesuffix("s")) for it in seconds):
             yield f"{name}: is killed in its drain"
         ready = container.get("readinessProbe")
         if ready:
             for upstream in configuration.get("upstreams", {}).values():
-                hold = int(re.fullmatch(r"(\d+)s", upstream.get("hold-timeout", "40s").replace("1m", "60s")).group(1))
+                hold = int(upstream.get("hold-timeout", "40s").replace("1m", "60s").removesuffix("s"))
                 if ready["periodSeconds"] * ready["failureThreshold"] <= hold:
                     yield f"{name}: leaves the Service while commands wait for a primary (hold-timeout {hold} s)"

@@ -41,7 +41,8 @@ class Scenario:
         return path
 
     def documents(self):
-        return chart.template(self.values(), listener__port=self.listener, admin__port=self.admin)
+        ports = {"listener__port": self.listener, "admin__port": self.admin}
+        return chart.template(self.values(), **ports, drain__delaySeconds=2)
 
     def config_map(self, name, **data):
         self.objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})

@@ -102,7 +102,11 @@ class Probes(unittest.TestCase):
         until("the client to block", lambda: "blocked_clients:1" in other.call("INFO", "clients"))
         container.terminate()
         if container.has("readinessProbe"):
+            # Nodes that do not know yet still send clients, which it accepts.
             until("readiness to fail", lambda: not container.probe("readinessProbe"))
+            late = Client(it.listener, it.tls)
+            self.assertEqual(late.call("PING"), "+PONG")
+            late.close()
         self.assertTrue(container.probe("livenessProbe"))
         self.assertIsNone(container.process.poll(), "it waits for the blocked client")
         until("the other client to be sent away", lambda: ended(other))

@@ -4,6 +4,9 @@
 {{- $sidecar := eq .Values.mode "sidecar" -}}
 workers: {{ .Values.workers | default (ternary 1 2 $sidecar) }}
 drain-timeout: {{ printf "%ds" (int .Values.drain.timeoutSeconds) }}
+{{- if not $sidecar }}
+drain-delay: {{ printf "%ds" (int .Values.drain.delaySeconds) }}
+{{- end }}
 {{- if .Values.control.enabled }}
 control-socket: /run/respgate/control.sock
 {{- end }}

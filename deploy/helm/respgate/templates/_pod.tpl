@@ -87,12 +87,6 @@ livenessProbe:
   httpGet: { path: /livez, port: admin }
   periodSeconds: 10
   failureThreshold: 3
-{{- if and (not $sidecar) (gt (int .Values.drain.delaySeconds) 0) (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) }}
-# Nodes go on sending new connections for a moment after the pod was told to end.
-lifecycle:
-  preStop:
-    sleep: { seconds: {{ .Values.drain.delaySeconds }} }
-{{- end }}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
 securityContext:
