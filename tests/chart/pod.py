@@ -1,13 +1,19 @@
 """Runs respgate's container of a rendered pod as a process: with the variables, files and ports that Kubernetes would give.
 
 Mounts are folders below a folder of the test, made as Kubernetes makes them: files are links into `..data`, which is a
-link to the folder of the newest version. Paths in variables and in the configuration are changed accordingly."""
+link to the folder of the newest version. Paths in variables and in the configuration are changed accordingly.
 
+Run by root, the process has the user and groups of the container, and files have the owner and mode of the volume."""
+
+import atexit
+import functools
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import tomllib
 import urllib.error
 import urllib.request
@@ -15,7 +21,20 @@ import urllib.request
 import chart
 from servers import stop, until
 
-BINARY = os.environ.get("RESPGATE_BIN") or str(chart.ROOT / "target/debug/respgate")
+BINARY = os.path.abspath(os.environ.get("RESPGATE_BIN") or chart.ROOT / "target/debug/respgate")
+
+
+@functools.cache
+def program():
+    """The program under test, at a path that every user can reach."""
+    if not pathlib.Path(BINARY).exists():
+        raise SystemExit(f"{BINARY} is missing. Build it with: cargo build --locked")
+    if os.geteuid() != 0:
+        return BINARY
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="respgate-program-"))
+    atexit.register(shutil.rmtree, folder)
+    folder.chmod(0o755)
+    return shutil.copy(BINARY, folder / "respgate")
 
 
 class Container:
@@ -24,6 +43,8 @@ class Container:
     def __init__(self, folder, documents, pod):
         self.folder = folder
         self.folder.mkdir()
+        self.folder.parent.chmod(0o711)
+        self.group = pod.get("securityContext", {}).get("fsGroup", 0)
         self.documents = {(it["kind"], it["metadata"]["name"]): it for it in documents}
         self.spec = chart.respgate(pod)
         self.volumes = {it["name"]: it for it in pod.get("volumes", [])}
@@ -55,9 +76,10 @@ class Container:
 
     def mount(self, path, volume):
         files = self.files(volume)
-        if files is None:
-            return
         folder = self.root(path)
+        if files is None:
+            folder.chmod(0o777)
+            return
         self.versions += 1
         version = folder / f"..version_{self.versions}"
         version.mkdir()
@@ -65,6 +87,8 @@ class Container:
         for name, text in files.items():
             (version / name).write_text(text)
             (version / name).chmod(source.get("defaultMode", 0o644))
+            if os.geteuid() == 0:
+                os.chown(version / name, 0, self.group)
             if not (folder / name).is_symlink():
                 (folder / name).symlink_to(f"..data/{name}")
         (folder / "..data_tmp").symlink_to(version.name)
@@ -100,18 +124,24 @@ class Container:
         """respgate.toml as a table."""
         return tomllib.loads(self.root("/etc/respgate/respgate.toml").read_text())
 
+    def identity(self):
+        """The user and the groups of the container's processes."""
+        if os.geteuid() != 0:
+            return {}
+        of = self.spec["securityContext"]
+        return {"user": of["runAsUser"], "group": of["runAsGroup"], "extra_groups": [self.group] if self.group else []}
+
     def run(self, *arguments):
         """Runs another command in the container, as `kubectl exec` does."""
-        return subprocess.run([BINARY, *arguments], env=self.environment(), capture_output=True, text=True, timeout=60)
+        return subprocess.run([program(), *arguments], env=self.environment(), cwd="/", capture_output=True, text=True,
+                              timeout=60, **self.identity())
 
     def start(self):
-        if not pathlib.Path(BINARY).exists():
-            raise SystemExit(f"{BINARY} is missing. Build it with: cargo build --locked")
         self.log = self.folder / "log"
-        arguments = [BINARY, *self.spec.get("args", [])]
+        arguments = [program(), *self.spec.get("args", [])]
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                arguments, env=self.environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(arguments, env=self.environment(), cwd="/", stdout=log, stderr=log,
+                                            stdin=subprocess.DEVNULL, **self.identity())
 
     def port(self, name):
         return next(it["containerPort"] for it in self.spec["ports"] if it["name"] == name)
