@@ -290,6 +290,11 @@ impl Upstream {
         self.reports.hint(Hint::NotPrimary(generation));
     }
 
+    /// Counts what became of the requests of a lost lease, also in the failover's timeline.
+    pub fn note_settled(&self, resent: usize, unknown: usize, migrated: usize) {
+        self.reports.note_settled(resent, unknown, migrated);
+    }
+
     /// Takes note that the primary of this generation gave a reply.
     pub fn succeeded(&self, generation: Generation) {
         self.reports.succeeded(generation);

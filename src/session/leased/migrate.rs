@@ -78,7 +78,7 @@ impl Leased {
         };
         (next.used, next.client_left, next.pins) = (true, self.client_left, self.pins);
         next.begin(session);
-        upstream.counters.migrated.inc();
+        upstream.note_settled(0, 0, 1);
         next.restore(session);
         next.restore_transaction(&pending, &decisions);
         next.resume(pending, decisions, &upstream);
@@ -191,10 +191,11 @@ impl Leased {
         decisions: Vec<AfterLoss>,
         upstream: &crate::upstream::Upstream,
     ) {
+        let (mut resent, mut unknown) = (0, 0);
         for ((mut expect, _), decision) in pending.into_iter().zip(decisions) {
             match decision {
                 AfterLoss::Resend(request) => {
-                    upstream.counters.resent.inc();
+                    resent += 1;
                     // Send nothing behind a request that can block or changes subscriptions.
                     self.expected.gated |= match &mut expect {
                         Expect::Reply(awaited) => {
@@ -207,15 +208,14 @@ impl Leased {
                     self.post_encoded(expect, &request);
                 }
                 AfterLoss::Answer(reply) => {
-                    if reply.starts_with(b"-OUTCOMEUNKNOWN") {
-                        upstream.counters.outcome_unknown.inc();
-                    }
+                    unknown += usize::from(reply.starts_with(b"-OUTCOMEUNKNOWN"));
                     let mute = matches!(&expect, Expect::Reply(awaited) if awaited.mute);
                     self.expected.push(Expect::Decided(if mute { Vec::new() } else { reply }), 0);
                 }
                 AfterLoss::Drop => {}
             }
         }
+        upstream.note_settled(resent, unknown, 0);
     }
 }
 

@@ -51,8 +51,34 @@ fn every_failover_is_one_entry(flavor: Flavor, workers: usize) {
         let text = proxy.http("/failovers");
         assert_eq!(entries(&proxy), failovers, "{traffic:?}: {text}");
         assert_eq!(proxy.metric("respgate_failovers_total", &[]), failovers as f64, "{traffic:?}");
+        if matches!(traffic, Traffic::Subscriber) {
+            assert!(text.contains("\"migrated\": 1"), "{text}");
+        }
         drop((client, proxy));
     }
+}
+
+on_both_servers!(a_script_of_unknown_outcome_is_part_of_the_entry, unknown_script);
+
+/// A write on a lease is under way when the primary dies.
+fn unknown_script(flavor: Flavor) {
+    let mut deployment = Deployment::start(&plan(flavor));
+    deployment.wait_until_redundant();
+    let mut proxy = Proxy::start(&deployment.url());
+    proxy.allow_log("\"WARN\"");
+    let mut client = proxy.client();
+    let script = ["EVAL", "return redis.call('INCR', KEYS[1])", "1", "n"];
+    client.expect(&script, ":1\r\n");
+    deployment.primary.signal("STOP");
+    client.send_command(&script);
+    client.expect_silence(Duration::from_millis(300));
+    deployment.primary.crash();
+    let reply = client.reply();
+    assert!(reply.starts_with(b"-OUTCOMEUNKNOWN "), "{}", reply.escape_ascii());
+    wait::until("its entry", || entries(&proxy) == 1);
+    let text = proxy.http("/failovers");
+    assert!(text.contains("\"unknown\": 1") && text.contains("\"lossless\": false"), "{text}");
+    assert_eq!(proxy.metric("respgate_outcome_unknown_total", &[]), 1.0);
 }
 
 fn begin(client: &mut Client, traffic: Traffic) {
