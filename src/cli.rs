@@ -241,7 +241,7 @@ pub fn command() -> Command {
              respgate --config FILE [OPTIONS]\n       \
              respgate check --config FILE [OPTIONS]\n       \
              respgate doctor --config FILE | --upstream URL [--json] [OPTIONS]\n       \
-             respgate status [--admin ADDR | --config FILE] [--watch [SECONDS]] [--json]\n       \
+             respgate status [--admin ADDR | --config FILE] [--watch] [--json]\n       \
              respgate ctl --socket PATH | --config FILE ACTION\n       \
              respgate upgrade --socket PATH | --config FILE",
         )

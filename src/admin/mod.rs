@@ -11,6 +11,7 @@ pub mod security;
 mod sentinels;
 mod sources;
 mod status;
+mod warning;
 mod warnings;
 mod worker_sums;
 
@@ -39,7 +40,7 @@ use self::control::access::Via;
 use self::respond::{JSON, METRICS, TEXT, respond};
 use self::scrape::MetricsEndpoint;
 use self::status::StatusEndpoint;
-use self::warnings::Warning;
+use self::warning::Warning;
 use crate::drain::{Draining, FormerProcess};
 use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
 use crate::net::unix_socket;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::registry::MetricsRegistry;
-use super::warnings::{Severity, Warning};
+use super::warning::{Severity, Warning};
 use crate::listener::ListenerCounts;
 use crate::metrics::declared;
 use crate::net::tls::accept::Handshakes;

@@ -127,7 +127,7 @@ upstream main: primary 10.0.0.5:6379 (generation 2)
             document["warnings"] =
                 json!([{ "severity": "critical", "subject": "upstream main", "text": "no\u{1b}[31m majority" }]);
             document["tenants"] = json!([{
-                "name": "shop", "clients": 3, "commands_per_second": 12.5,
+                "name": "shop", "clients": 3, "commands_per_second": 12.6,
                 "limits": [{ "limit": "connections", "max": 10, "used": 3.0 }, { "limit": "max-request", "max": 5, "used": null }],
             }]);
             let upstream = &mut document["upstreams"][0];

@@ -44,7 +44,7 @@ static OFFERS: [Offer; 7] = [
     Offer {
         name: "pause",
         title: "Pause",
-        effect: "Commands to this upstream wait until you resume it, for hold-timeout at most.",
+        effect: "Commands to this upstream wait until you resume it. The pause ends by itself before hold-timeout.",
         argument: UPSTREAM,
     },
     Offer {

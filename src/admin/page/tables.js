@@ -6,7 +6,7 @@ import { el, meter, number, table } from "./dom.js";
 export function warnings(all) {
   if (all.length === 0) return el("p", { class: "card good-card" }, "None.");
   return el("ul", { class: "plain" }, all.map((warning) =>
-    el("li", { class: `card warning ${warning.severity}` },
+    el("li", { class: `card warning severity-${warning.severity}` },
       el("p", null, el("span", { class: "pill" }, warning.severity), " ", el("strong", null, `${warning.subject}: `), warning.text),
       el("p", { class: "muted" }, warning.remedy))));
 }

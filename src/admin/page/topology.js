@@ -51,15 +51,30 @@ function sentinelKind(sentinel) {
   return sentinel.agrees ? "good" : "warn";
 }
 
+/** Returns the address that most Sentinels name; null if none names one. */
+function named(upstream) {
+  const votes = new Map();
+  for (const { primary } of upstream.sentinels) {
+    if (primary !== null) votes.set(primary, (votes.get(primary) ?? 0) + 1);
+  }
+  return [...votes].sort(([, a], [, b]) => b - a)[0]?.[0] ?? null;
+}
+
+/** Returns the node in the middle: the primary, or the one that Sentinels name and that is not verified. */
+function primaryOf(upstream) {
+  if (upstream.primary !== null) {
+    const { address, server } = upstream.primary;
+    return { address, kind: upstream.state === "serving" ? "good" : "warn", lines: [address, "primary", server ?? ""] };
+  }
+  const address = named(upstream);
+  return address && { address, kind: "bad", lines: [address, "named, not verified", "commands wait"] };
+}
+
 /** Returns the nodes: the primary, then replicas; also nodes that only a Sentinel names. */
 function nodesOf(upstream) {
-  const primary = upstream.primary && {
-    address: upstream.primary.address,
-    kind: upstream.state === "serving" ? "good" : "warn",
-    lines: [upstream.primary.address, "primary", upstream.primary.server ?? ""],
-  };
+  const primary = primaryOf(upstream);
   const replicas = upstream.replication.replicas
-    .filter((replica) => replica.address !== upstream.primary?.address)
+    .filter((replica) => replica.address !== primary?.address)
     .map((replica) => ({
       address: replica.address,
       kind: replicaKind(replica),
@@ -77,7 +92,9 @@ function nodesOf(upstream) {
 
 /** Describes the picture in words, for screen readers. */
 function describe(upstream, { primary, replicas }) {
-  const parts = [primary ? `The primary is ${primary.address}, generation ${upstream.primary.generation}.` : "No primary is known."];
+  const parts = [upstream.primary
+    ? `The primary is ${upstream.primary.address}, generation ${upstream.primary.generation}.`
+    : "No primary is known."];
   if (upstream.sentinels.length > 0) {
     const agree = upstream.sentinels.filter((sentinel) => sentinel.agrees).length;
     parts.push(`${agree} of ${upstream.sentinels.length} Sentinels name it.`);
@@ -185,7 +202,7 @@ export function topology(upstream, width) {
   const drawn = width < 600 ? narrow(upstream, nodes, width) : wide(upstream, nodes, width);
   const id = `topology-${upstream.name}`;
   return svg("svg", {
-    class: "topology", viewBox: `0 0 ${width} ${drawn.height}`, width, height: drawn.height,
+    class: "topology", viewBox: `-2 0 ${width + 4} ${drawn.height}`, width: width + 4, height: drawn.height,
     role: "img", "aria-labelledby": `${id}-title ${id}-desc`,
   },
   svg("title", { id: `${id}-title` }, `Topology of upstream ${upstream.name}`),

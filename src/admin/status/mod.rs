@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout};
 
 use self::sampler::{Sample, Sampler};
 use super::sources::{Sources, View};
-use super::warnings::{self, Severity, Warning};
+use super::warning::{Severity, Warning};
+use super::warnings;
 use crate::drain::Draining;
 
 /// The JSON Schema of the document.
