@@ -27,8 +27,15 @@ NEWER := RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(C
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## the release binary, target/release/respgate
+# The symbols go into a file of their own, which debuggers find by its name. A binary without symbols has been split already.
+build: ## the release binary, target/release/respgate, and its debug symbols, target/release/respgate.debug
 	$(CARGO) build --release --locked
+	@if objdump -h $(BIN) | grep -q '\.debug_line'; then \
+		objcopy --only-keep-debug $(BIN) $(BIN).debug && \
+		objcopy --strip-all --add-gnu-debuglink=$(BIN).debug $(BIN) $(BIN).stripped && \
+		mv $(BIN).stripped $(BIN); \
+	fi
+	@ls -l $(BIN) $(BIN).debug | awk '{ printf "%s: %.1f MB\n", $$NF, $$5 / 1000000 }'
 
 # One build for both programs, without the allocator of the release, which takes a minute to build.
 demo: ## a failover and a crash, with clients at work and a verdict; ONCE=1 ends by itself

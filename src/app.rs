@@ -244,14 +244,18 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         () = shutdown.notified() => None,
         successor = upgrader.run() => Some(successor),
     };
-    match successor {
+    let is_asked = match successor {
         Some(successor) => {
-            tokio::spawn(successor.tell_clients(counts));
-            end.leave(capacity.taken, config.upgrade_drain_timeout, &mut signals).await;
+            tokio::spawn(successor.tell_clients(counts.clone()));
+            let clients = || counts.iter().map(ClientCounts::all).sum();
+            end.leave(clients, config.upgrade_drain_timeout, &mut signals).await
         }
-        None => end.announce(&mut signals).await,
-    }
-    end.drain(tasks, &mut signals).await;
+        None => {
+            end.announce(&mut signals).await;
+            true
+        }
+    };
+    end.drain(tasks, &mut signals, is_asked).await;
     drop(samplers);
     Ok(())
 }

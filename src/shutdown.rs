@@ -1,8 +1,6 @@
 //! Ends the process in order: the announcement, the drain, and the deadline.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -60,11 +58,12 @@ pub struct Shutdown {
 
 impl Shutdown {
     /// Leaves new clients to another process, and asks the clients that understand it to connect anew. Ends when no
-    /// client is left, when `within` has passed, or at a signal. `clients` counts the clients.
-    pub async fn leave(&self, clients: Arc<AtomicUsize>, within: Duration, signals: &mut Signals) {
+    /// client is left, when `within` has passed, or at a signal. `clients` counts the clients, those of former processes
+    /// included: the new process learns their number from this one. Returns true if a signal came.
+    pub async fn leave(&self, clients: impl Fn() -> usize, within: Duration, signals: &mut Signals) -> bool {
         self.switch.hand_over();
         tracing::info!(
-            clients = clients.load(Ordering::Relaxed),
+            clients = clients(),
             within_s = within.as_secs(),
             "upgrade: the new process accepts clients, and those of this process have time to leave (upgrade-drain-timeout)"
         );
@@ -76,15 +75,18 @@ impl Shutdown {
             loop {
                 // The first pause is also the time in which the request for the upgrade is answered.
                 tokio::time::sleep(LOOK_INTERVAL).await;
-                if clients.load(Ordering::Relaxed) == 0 {
+                if clients() == 0 {
                     break;
                 }
             }
         };
         tokio::select! {
-            () = empty => {}
-            () = tokio::time::sleep(within.max(LOOK_INTERVAL)) => {}
-            () = signals.next() => tracing::info!("a signal came: upgrade-drain-timeout ends"),
+            () = empty => false,
+            () = tokio::time::sleep(within.max(LOOK_INTERVAL)) => false,
+            () = signals.next() => {
+                tracing::info!("a signal came: upgrade-drain-timeout ends");
+                true
+            }
         }
     }
 
@@ -106,21 +108,29 @@ impl Shutdown {
     }
 
     /// Drains: ends when all sessions have ended, at the deadline, or at a signal. `accepting` are
-    /// the tasks that accept clients.
-    pub async fn drain(self, mut accepting: JoinSet<()>, signals: &mut Signals) {
+    /// the tasks that accept clients. If nobody has asked respgate to end (`is_asked`), the first signal only asks for what
+    /// happens already, and the second one ends the drain.
+    pub async fn drain(self, mut accepting: JoinSet<()>, signals: &mut Signals, is_asked: bool) {
         tracing::info!(
             deadline_s = self.deadline.as_secs(),
             "draining: respgate accepts no new clients, and running commands finish"
         );
         self.switch.begin();
         while accepting.join_next().await.is_some() {}
+        let second_signal = async {
+            if !is_asked {
+                signals.next().await;
+                tracing::info!("a signal came: the drain is under way already");
+            }
+            signals.next().await;
+        };
         tokio::select! {
             _ = self.drained => tracing::info!("drained"),
             () = tokio::time::sleep(self.deadline) => {
                 let left: usize = self.workers.iter().map(Worker::load).sum();
                 tracing::warn!(clients = left, "drain-timeout has passed: respgate disconnects the remaining clients");
             }
-            () = signals.next() => tracing::warn!("a second signal came: respgate disconnects the remaining clients"),
+            () = second_signal => tracing::warn!("a second signal came: respgate disconnects the remaining clients"),
         }
     }
 }

@@ -70,8 +70,10 @@ pub(super) fn command() -> Command {
 pub(super) fn upgrade_command() -> Command {
     with_help(
         with_endpoint(Command::new("upgrade"))
-            .about("Replace a running respgate by the installed binary and the current file, without a dropped connection")
-            .override_usage("respgate upgrade --config FILE | --socket PATH | --admin ADDR --token-file FILE [--json]"),
+            .about("Replace a running respgate without a dropped connection")
+            .override_usage(
+                "respgate upgrade --config FILE | --socket PATH | --admin ADDR --token-file FILE [--json]",
+            ),
     )
 }
 

@@ -244,6 +244,10 @@ impl Successor {
         loop {
             tokio::time::sleep(TELL_INTERVAL).await;
             if let Ok(Some(status)) = self.child.child.try_wait() {
+                if status.success() {
+                    tracing::info!("the new process has ended as it was asked to");
+                    return;
+                }
                 tracing::error!(%status, "the new process has ended during the upgrade: no process accepts clients; start respgate again");
                 return;
             }

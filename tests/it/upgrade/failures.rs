@@ -61,7 +61,7 @@ fn a_new_process_that_never_gets_ready_is_ended() {
 #[test]
 fn a_new_configuration_that_is_broken_changes_nothing() {
     let (_server, mut site) = start("upgrade-timeout = \"2s\"");
-    for text in ["cannot use", "restart", "no primary", "\"configuration\""] {
+    for text in ["cannot use", "cannot listen on", "restart", "no primary", "\"configuration\""] {
         site.proxy.allow_log(text);
     }
     let file = site.proxy.configuration();
