@@ -180,7 +180,9 @@ fn read_ids<'a>(
         }
         rest = behind;
     }
-    if rest.len() == words.len() && dialect != Dialect::Valkey9 {
+    // Servers before Valkey 9 take ids to the end of the request. What names a filter of Valkey 9 is none.
+    let foreign_word = form == Form::List && rest.first().is_some_and(|word| !is_option(word));
+    if (rest.len() == words.len() || foreign_word) && dialect != Dialect::Valkey9 {
         return Err(match form {
             Form::List => b"-ERR Invalid client ID".as_slice(),
             Form::Kill => BAD_ID,
@@ -188,6 +190,16 @@ fn read_ids<'a>(
         .into());
     }
     Ok(rest)
+}
+
+/// Returns true if a word is the name of a filter.
+fn is_option(word: &[u8]) -> bool {
+    const NAMES: [&str; 14] = [
+        "ID", "TYPE", "ADDR", "LADDR", "IP", "USER", "NAME", "LIB-NAME", "LIB-VER", "FLAGS", "CAPA", "DB",
+        "MAXAGE", "IDLE",
+    ];
+    let word = word.get(..4).filter(|prefix| is(prefix, "NOT-")).and(word.get(4..)).unwrap_or(word);
+    is(word, "SKIPME") || NAMES.iter().any(|name| is(word, name))
 }
 
 fn kind(name: &[u8], dialect: Dialect) -> Result<ClientKind, ErrorLine> {
@@ -297,6 +309,8 @@ mod tests {
     fn older_servers_word_bad_ids_in_another_way() {
         for dialect in [Dialect::Redis, Dialect::Valkey8] {
             assert_eq!(listed("ID x", dialect), "-ERR Invalid client ID");
+            assert_eq!(listed("ID 1 x", dialect), "-ERR Invalid client ID");
+            assert_eq!(listed("ID 1 not-type normal", dialect), "ok");
             assert_eq!(listed("ID 0", dialect), "ok");
             let killed = kill(&words("ID x"), dialect).unwrap_err();
             assert_eq!(&*killed, b"-ERR client-id should be greater than 0");

@@ -235,13 +235,15 @@ impl ClientView {
             subscriptions.iter_mut().zip(fan_in.counts()).for_each(|(sum, more)| *sum += more);
         }
         let traffic = self.activity.traffic();
+        let age = self.since.elapsed().as_secs();
         let row = ClientRow {
             id: self.id,
             addr: &self.addr,
             laddr: &self.laddr,
             name: text(|texts| &texts.name),
-            age: self.since.elapsed().as_secs(),
-            idle: self.activity.idle_for(now),
+            age,
+            // The worker's clock is coarse.
+            idle: self.activity.idle_for(now).min(age),
             flags: Cow::Owned(flags(&lease, subscriptions, &self.addr)),
             db: self.database.get(),
             subscriptions,

@@ -8,7 +8,7 @@ use crate::support::proxy::{Proxy, binary};
 use crate::support::servers::{Flavor, Server};
 
 struct Controlled {
-    _proxy: Proxy,
+    proxy: Proxy,
     server: Server,
     ports: [u16; 2],
     folder: tempfile::TempDir,
@@ -29,7 +29,7 @@ impl Controlled {
             ports[1],
             server.port
         );
-        Self { _proxy: Proxy::start_file(workers, &toml), server, ports, folder }
+        Self { proxy: Proxy::start_file(workers, &toml), server, ports, folder }
     }
 
     fn ctl(&self, words: &[&str]) -> Output {
@@ -60,7 +60,8 @@ impl Controlled {
 with_one_and_two_workers!(clients_are_listed_and_disconnected);
 
 fn clients_are_listed_and_disconnected(workers: usize) {
-    let site = Controlled::start(workers);
+    let mut site = Controlled::start(workers);
+    site.proxy.allow_log("control: refused");
     let [one, two] = ["shop-1", "shop-2"].map(|name| site.client(0, name));
     let (mut plain, mut other) = (site.client(1, "plain"), site.client(1, "other"));
     let all = site.done(&["clients"]);

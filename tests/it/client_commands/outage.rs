@@ -3,6 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{Site, names, start_proxy};
+use crate::support::client::Client;
+use crate::support::port::free_port;
+use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
@@ -11,17 +14,16 @@ on_both_servers!(a_pause_suspends_the_response_timeout, workers: [1, 2]);
 /// The server is silent for longer than `response-timeout`, because a client wants it so: nothing is given up.
 fn a_pause_suspends_the_response_timeout(flavor: Flavor, workers: usize) {
     let server = Server::start(flavor);
-    let proxy = crate::support::proxy::Proxy::start_file(
+    let port = free_port();
+    let proxy = Proxy::start_file(
         workers,
         &format!(
-            "[listeners.app]\naddress = \"127.0.0.1:{}\"\nadmin-commands = \"allow\"\n\
+            "[listeners.app]\naddress = \"127.0.0.1:{port}\"\nadmin-commands = \"allow\"\n\
              [upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\nresponse-timeout = \"1s\"\n",
-            crate::support::port::free_port(),
             server.port
         ),
     );
-    let _ = &proxy;
-    let mut client = proxy.client();
+    let mut client = Client::connect(port);
     client.deadline(Duration::from_secs(30));
     client.expect(&["CLIENT", "PAUSE", "4000", "WRITE"], "+OK\r\n");
     let begun = Instant::now();
@@ -38,7 +40,7 @@ on_both_servers!(clients_are_listed_and_killed_without_a_server);
 
 fn clients_are_listed_and_killed_without_a_server(flavor: Flavor) {
     let mut site = Site::start(flavor, 2);
-    site.proxy.allow_log("lost");
+    site.proxy.allow_log("no primary");
     let mut asker = site.named("asker");
     let mut held = site.named("held");
     held.expect(&["SET", "k", "v"], "+OK\r\n");
@@ -60,7 +62,8 @@ fn a_moved_lease_keeps_its_name() {
     proxy.allow_log("lost");
     let mut worker = super::named(&proxy, "worker");
     let mut server = server;
-    super::block(&server, &mut worker, "q");
+    worker.send_command(&["XREAD", "BLOCK", "0", "STREAMS", "s", "$"]);
+    wait::until("the worker to be blocked", || server.info("clients", "blocked_clients") == 1);
     server.restart(&[]);
     let mut asker = proxy.client();
     worker.deadline(Duration::from_secs(60));
