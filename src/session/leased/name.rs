@@ -35,6 +35,7 @@ impl Leased {
     /// Handles the reply to a request about the name.
     pub(super) fn handle_name_reply(&mut self, frame: &[u8]) {
         if frame.starts_with(b"-NOPERM") {
+            self.named = false;
             self.lease.identity().deny_naming();
         } else if !frame.starts_with(b"+OK") {
             self.state_unknown = true;
