@@ -290,6 +290,11 @@ impl Upstream {
         self.reports.hint(Hint::NotPrimary(generation));
     }
 
+    /// Counts the lost connection of a lease to the primary of this generation. It may be the first sign of a failover.
+    pub fn note_lease_lost(&self, generation: Generation) {
+        self.reports.note_lease_lost(generation);
+    }
+
     /// Counts what became of the requests of a lost lease, also in the failover's timeline.
     pub fn note_settled(&self, resent: usize, unknown: usize, migrated: usize) {
         self.reports.note_settled(resent, unknown, migrated);

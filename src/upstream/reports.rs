@@ -10,6 +10,9 @@ use crate::resp::server_error::ServerError;
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint};
 
+/// The sign of a failover that nothing has announced yet.
+const CONNECTION_LOST: &str = "a connection to the primary was lost";
+
 /// The receivers of what one worker reports of its upstream.
 pub(super) struct Reports {
     pub(super) counters: Rc<Counters>,
@@ -48,8 +51,14 @@ impl Reports {
     /// Reports that a connection to the primary of this generation was lost. `demoted`: the node said that it is not the primary.
     pub(super) fn note_lost(&self, generation: Generation, demoted: bool) {
         self.counters.lost.inc();
-        self.timelines.sign(generation, "a connection to the primary was lost", false);
+        self.timelines.sign(generation, CONNECTION_LOST, false);
         self.hint(if demoted { Hint::NotPrimary(generation) } else { Hint::Lost(generation) });
+    }
+
+    /// Counts the lost connection of a lease to the primary of this generation, which may be the first sign of a failover.
+    pub(super) fn note_lease_lost(&self, generation: Generation) {
+        self.counters.lost.inc();
+        self.timelines.sign(generation, CONNECTION_LOST, false);
     }
 
     /// Counts what became of the requests of a lost connection.

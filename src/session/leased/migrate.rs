@@ -30,7 +30,7 @@ impl Leased {
         backoff: &mut ReconnectBackoff,
     ) -> Result<Option<Self>, Close> {
         let upstream = session.ctx.upstream.clone();
-        upstream.counters.lost.inc();
+        upstream.note_lease_lost(self.lease.generation());
         if self.streaming.is_some() || self.pins.is_pinned_for_unknown() || self.pins.fieldsets {
             tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "respgate disconnects a client: it cannot move the state of the client's lost connection to another");
             return Err(Close::UpstreamLost);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::documents::dashboard;
 use crate::support::client::{Client, encode};
+use crate::support::port::free_port;
 use crate::support::tls::Tls;
 use crate::support::wait;
 use prometheus::Prometheus;
@@ -33,6 +34,7 @@ fn each_alert_fires_and_each_panel_has_data() {
     errors_are_seen(&stage, &prometheus);
     files_are_wrong(&stage, &prometheus);
     drop(traffic);
+    replica_falls_behind(&stage, &prometheus);
     let stage = primary_crashes(stage, &prometheus);
     let stage = sentinels_leave(stage, &prometheus);
     let stage = server_stays_away(stage, &prometheus);
@@ -191,6 +193,18 @@ fn files_are_wrong(stage: &Stage, prometheus: &Prometheus) {
         "RespgateCertificateExpired",
     ]);
     stage.append("");
+}
+
+/// A replica is sent to a node that does not exist; another one freezes, and lacks what is written meanwhile.
+fn replica_falls_behind(stage: &Stage, prometheus: &Prometheus) {
+    let replica = &stage.deployment.replicas[0];
+    replica.run(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
+    stage.spare_replica.signal("STOP");
+    Client::connect(stage.ports.spare).expect(&["SET", "k", "v"], "+OK\r\n");
+    prometheus.until_fired(&["RespgateReplicaDisconnected", "RespgateReplicationLag"]);
+    stage.spare_replica.signal("CONT");
+    replica.run(&["REPLICAOF", "127.0.0.1", &stage.deployment.primary.port.to_string()]);
+    stage.deployment.wait_until_redundant();
 }
 
 /// The primary freezes with a write under way, and dies.

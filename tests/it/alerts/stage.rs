@@ -10,6 +10,7 @@ use crate::support::deployment::{Deployment, Plan};
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
+use crate::support::wait;
 
 /// The hash of `secret`, with little work.
 const HASH: &str =
@@ -40,6 +41,8 @@ pub struct Stage {
     pub deployment: Deployment,
     /// A server of its own: the upstream `spare`.
     pub spare: Server,
+    /// The replica of `spare`.
+    pub spare_replica: Server,
     /// A server that demands a password: the upstream `locked`.
     pub locked: Server,
     /// respgate.
@@ -57,6 +60,11 @@ impl Stage {
     pub fn set() -> Self {
         let deployment = Deployment::start(&Plan { replicas: 1, ..Plan::new(Flavor::Valkey) });
         let spare = Server::start(Flavor::Valkey);
+        let spare_replica =
+            Server::start_with(Flavor::Valkey, &["--replicaof", "127.0.0.1", &spare.port.to_string()]);
+        wait::until("the replica's link to its primary", || {
+            spare_replica.run_text(&["INFO", "replication"]).contains("master_link_status:up")
+        });
         let locked = Server::start_with(Flavor::Valkey, &["--requirepass", "old"]);
         let certificates = Certificates::new();
         let expires_after = |name: &str, time: Duration| {
@@ -120,7 +128,18 @@ impl Stage {
             ),
         );
         users.allow_log("");
-        Self { deployment, spare, locked, gate, ports, users, folder, configuration, certificates }
+        Self {
+            deployment,
+            spare,
+            spare_replica,
+            locked,
+            gate,
+            ports,
+            users,
+            folder,
+            configuration,
+            certificates,
+        }
     }
 
     /// Appends to the configuration file of [`Stage::gate`].
