@@ -41,13 +41,13 @@ use self::respond::{JSON, METRICS, TEXT, respond};
 use self::scrape::MetricsEndpoint;
 use self::status::StatusEndpoint;
 use self::warning::Warning;
-use crate::drain::{Draining, FormerProcess};
+use crate::drain::Draining;
 use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
 use crate::net::unix_socket;
 use crate::tenant::users::Users;
 use crate::topology::Topology;
 
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
 
 /// The name of the admin listener's socket among inherited ones.
 pub const SOCKET_NAME: &str = "admin";
@@ -196,6 +196,10 @@ impl Admin {
             "/readyz" => self.readyz(),
             "/status" => self.status(via, request.headers()).await,
             "/status/schema" => respond(StatusCode::OK, JSON, status::SCHEMA),
+            "/status/clients" => match status::clients::json(&self.control.clients).await {
+                Ok(clients) => respond(StatusCode::OK, JSON, format!("{clients}\n")),
+                Err(error) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
+            },
             "/status/history" => respond(StatusCode::OK, JSON, format!("{}\n", self.status.history())),
             "/failovers" => respond(StatusCode::OK, JSON, self.failovers()),
             "/metrics" => respond(StatusCode::OK, METRICS, self.metrics.text().await),
@@ -236,9 +240,7 @@ impl Admin {
             ready = false;
             body.push_str("draining\n");
         }
-        if let Some(FormerProcess { pid, clients }) = *self.sources.former.borrow() {
-            body.push_str(&format!("upgrade: the former process {pid} still serves {clients} clients\n"));
-        }
+        body.extend(warnings::of_upgrade(&self.sources).as_ref().map(Warning::line));
         for view in &self.upstreams {
             match &*view.topology.borrow() {
                 Topology::Known(primary) => {

@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use super::security::TlsStatus;
-use super::sources::{ListenerView, View};
+use super::sources::{ListenerView, Sources, View};
 use super::warning::{Severity, Warning};
 use crate::discovery::sentinel_table::SentinelState;
+use crate::drain::FormerProcess;
 use crate::metrics::counters::sum;
 use crate::metrics::{Snapshot, declared};
 use crate::rotation::{Tallies, Tally};
@@ -17,6 +18,17 @@ use crate::topology::Topology;
 const NEARLY: f64 = 0.9;
 /// The seconds of replication lag from which a replica gets a warning.
 const LAGGING: f64 = 10.0;
+
+/// Returns the warning that a former process still serves clients after an upgrade.
+pub(super) fn of_upgrade(sources: &Sources) -> Option<Warning> {
+    let FormerProcess { pid, clients } = (*sources.former.borrow())?;
+    Some(Warning::new(
+        Severity::Info,
+        "upgrade",
+        format!("the former process {pid} still serves {clients} clients"),
+        "it ends when they have left, or at the end of its drain-timeout",
+    ))
+}
 
 /// Returns the warnings about an upstream's primary and about refused credentials.
 pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {

@@ -117,7 +117,7 @@ async fn of_server(directory: &Directory, upstream: Option<&str>) -> Result<Valu
 }
 
 /// Returns a line of CLIENT LIST as an object. Integers become numbers.
-fn parsed(line: &str) -> Value {
+pub(in crate::admin) fn parsed(line: &str) -> Value {
     let fields = line.split(' ').filter_map(|field| field.split_once('='));
     let value = |value: &str| value.parse::<i64>().map_or_else(|_| value.into(), Value::from);
     // A name may look like a number.

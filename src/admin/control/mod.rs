@@ -2,7 +2,7 @@
 
 pub(super) mod access;
 pub(super) mod action;
-mod clients;
+pub(super) mod clients;
 mod offer;
 
 use std::sync::Arc;

@@ -24,7 +24,7 @@ struct Argument {
 
 const UPSTREAM: Option<Argument> = Some(Argument { name: "upstream", label: "Upstream", proposals: None });
 
-static OFFERS: [Offer; 7] = [
+static OFFERS: [Offer; 8] = [
     Offer {
         name: "reload",
         title: "Reload configuration",
@@ -63,6 +63,12 @@ static OFFERS: [Offer; 7] = [
         name: "drain",
         title: "Drain",
         effect: "respgate accepts no new clients and ends each session. Only a restart ends the drain.",
+        argument: None,
+    },
+    Offer {
+        name: "upgrade",
+        title: "Upgrade",
+        effect: "A new process takes over the listeners; this one drains and ends. If the new one does not start, nothing changes.",
         argument: None,
     },
     Offer {

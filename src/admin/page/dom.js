@@ -27,7 +27,14 @@ export function show(node, value, make) {
   const key = JSON.stringify(value);
   if (shown.get(node) === key) return;
   shown.set(node, key);
+  const before = [...node.querySelectorAll(".scroll")].map((region) => [region.scrollLeft, region === document.activeElement]);
   node.replaceChildren(...[make(value)].flat().filter((child) => child !== null && child !== undefined));
+  // A table that scrolls sideways stays where the reader has scrolled it.
+  [...node.querySelectorAll(".scroll")].forEach((region, at) => {
+    const [left, focused] = before[at] ?? [0, false];
+    region.scrollLeft = left;
+    if (focused) region.focus({ preventScroll: true });
+  });
 }
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });

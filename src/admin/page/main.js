@@ -4,7 +4,7 @@ import { bytes, duration, el, meter, number, show, total } from "./dom.js";
 import { control } from "./control.js";
 import { failovers } from "./failovers.js";
 import { History, plots } from "./plots.js";
-import { certificates, listeners, tenants, warnings } from "./tables.js";
+import { certificates, clients, listeners, tenants, warnings } from "./tables.js";
 import { topology } from "./topology.js";
 
 const INTERVAL = 1000;
@@ -128,6 +128,16 @@ function showLive() {
   show(at("live"), stale ? (age === null ? "no answer yet" : `no answer for ${duration(age)}`) : "live", (text) => text);
 }
 
+/** Shows the clients, less often than the rest, and only while somebody looks. */
+async function pollClients() {
+  try {
+    if (document.visibilityState === "visible") show(at("clients"), await read("/status/clients"), clients);
+  } catch {
+    // The header says since when respgate has not answered.
+  }
+  setTimeout(pollClients, 3 * INTERVAL);
+}
+
 async function poll() {
   try {
     newest = await read("/status");
@@ -147,6 +157,7 @@ async function begin() {
     // The plots then begin empty.
   }
   poll();
+  pollClients();
 }
 
 at("read").addEventListener("submit", (event) => {

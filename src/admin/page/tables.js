@@ -1,6 +1,6 @@
 // The warnings, and the tables of tenants, listeners and certificates.
 
-import { el, meter, number, table } from "./dom.js";
+import { duration, el, meter, number, table } from "./dom.js";
 
 /** Returns the warnings, the most severe first. */
 export function warnings(all) {
@@ -9,6 +9,30 @@ export function warnings(all) {
     el("li", { class: `card warning severity-${warning.severity}` },
       el("p", null, el("span", { class: "pill" }, warning.severity), " ", el("strong", null, `${warning.subject}: `), warning.text),
       el("p", { class: "muted" }, warning.remedy))));
+}
+
+const FLAGS = [["b", "blocked"], ["P", "subscribed"], ["x", "in a transaction"], ["O", "MONITOR"], ["t", "tracking"]];
+
+function doing(client) {
+  const flags = FLAGS.filter(([flag]) => String(client.flags).includes(flag)).map(([, words]) => words);
+  return flags.length > 0 ? flags.join(", ") : "";
+}
+
+/** Returns the table of clients. What clients say of themselves is text like everything else. */
+export function clients({ clients: all, more }) {
+  const known = (value) => (value === undefined || value === null ? "" : String(value));
+  return table(more ? `The ${all.length} clients that connected first` : `All ${all.length} clients`, [
+    ["Id", (client) => known(client.id)],
+    ["Name", (client) => known(client.name)],
+    ["Address", (client) => known(client.addr)],
+    ["User", (client) => known(client.user)],
+    ["Tenant", (client) => known(client.tenant)],
+    ["Last command", (client) => known(client.cmd)],
+    ["State", doing],
+    ["Connected for", (client) => duration(Number(client.age)), true],
+    ["Idle for", (client) => duration(Number(client.idle)), true],
+    ["Waiting bytes", (client) => number(Number(client.omem) + Number(client.qbuf)), true],
+  ], all);
 }
 
 function limitWords(limit) {

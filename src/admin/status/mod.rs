@@ -4,6 +4,7 @@
 //! `sampler` asks the workers once a second, so that any number of readers costs no more. `upstream` and `tenant` write
 //! their parts of the document.
 
+pub(super) mod clients;
 mod sampler;
 mod tenant;
 mod upstream;
@@ -91,6 +92,7 @@ impl StatusEndpoint {
                 "start respgate again, or send its clients to another one",
             ));
         }
+        all.extend(warnings::of_upgrade(&self.sources));
         for (at, view) in self.upstreams.iter().enumerate() {
             all.extend(warnings::of_upstream(view, users.as_deref()));
             all.extend(

@@ -155,7 +155,7 @@ fn the_page_shows_a_failover() {
         browser.wait_for(
             "the hostile text",
             LIMIT,
-            &format!("{TEXT}.includes({HOSTILE:?}) && {TEXT}.includes('shop')"),
+            &format!("{TEXT}.includes('ERR ' + {HOSTILE:?}) && document.querySelector('#clients').innerText.includes({HOSTILE:?}) && {TEXT}.includes('shop')"),
         );
         assert_accessible(browser);
     }
