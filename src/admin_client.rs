@@ -15,7 +15,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::net::tls::client::ClientTls;
 use crate::secret::Secret;
+use crate::topology::Address;
 
 /// Size of the longest accepted answer, in bytes. The list of 10,000 clients takes about 8 MiB, and the metrics of a
 /// few hundred upstreams less than 1 MiB.
@@ -54,10 +56,10 @@ pub struct Answer {
 /// Returns an error if no answer in HTTP comes within `limit`.
 pub async fn get(endpoint: &Endpoint, path: &str, limit: Duration) -> io::Result<Answer> {
     let request = Request::get(path).body(Full::default()).map_err(io::Error::other)?;
-    send(endpoint, request, limit).await
+    send(endpoint, request, None, limit).await
 }
 
-/// Sends a POST request with a JSON body, and with the token if there is one.
+/// Sends a POST request with a JSON body, and with the token if there is one. With `tls`, the admin listener must speak TLS.
 ///
 /// # Errors
 /// Returns an error if no answer in HTTP comes within `limit`, or if the token has bytes that no header can hold.
@@ -66,6 +68,7 @@ pub async fn post(
     path: &str,
     body: String,
     token: Option<&Secret>,
+    tls: Option<&ClientTls>,
     limit: Duration,
 ) -> io::Result<Answer> {
     let mut request = Request::builder()
@@ -79,14 +82,26 @@ pub async fn post(
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
     }
-    send(endpoint, request, limit).await
+    send(endpoint, request, tls, limit).await
 }
 
-async fn send(endpoint: &Endpoint, request: Request<Full<Bytes>>, limit: Duration) -> io::Result<Answer> {
+async fn send(
+    endpoint: &Endpoint,
+    request: Request<Full<Bytes>>,
+    tls: Option<&ClientTls>,
+    limit: Duration,
+) -> io::Result<Answer> {
     let exchange = async {
         match endpoint {
             Endpoint::Admin(address) => {
-                exchange(TcpStream::connect(address).await?, &address.to_string(), request).await
+                let (stream, host) = (TcpStream::connect(address).await?, address.to_string());
+                match tls {
+                    None => exchange(stream, &host, request).await,
+                    Some(tls) => {
+                        let name = Address::tcp(address.ip().to_string(), address.port());
+                        exchange(tls.connect(&name, stream).await?, &host, request).await
+                    }
+                }
             }
             Endpoint::Socket(path) => exchange(UnixStream::connect(path).await?, "localhost", request).await,
         }

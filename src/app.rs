@@ -16,11 +16,11 @@ use crate::admin::{self, Admin, ListenerView, Sources, UpstreamLimits, View};
 use crate::certificates::Certificates;
 use crate::clients::directory::Directory;
 use crate::config::flags::Flags;
-use crate::config::{Config, Upstream};
+use crate::config::{self, Config, Upstream};
 use crate::descriptors::{Capacity, Demand};
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::replicas::{self, ReplicaSampler};
-use crate::discovery::{self, Dialers, Discovery, Logins};
+use crate::discovery::{self, Dialers, DiscoveryStatus, Logins};
 use crate::drain::{self, ClientCounts};
 use crate::heartbeat::Heartbeat;
 use crate::listener::{Listener, ListenerConfig};
@@ -30,6 +30,7 @@ use crate::net::connect::Dialer;
 use crate::net::listening::{InheritedSockets, OpenSockets};
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
+use crate::operator::{self, OperatorStatus, Operators, Reach, Steered};
 use crate::reload::{self, ReloadTargets};
 use crate::rotation::login::Login;
 use crate::rotation::source::{Account, ControlToken};
@@ -47,6 +48,7 @@ use crate::upgrade::predecessor;
 use crate::upgrade::requests::Upgrader;
 use crate::upgrade::successor::UpgradePlan;
 use crate::upstream::UpstreamPlan;
+use crate::upstream::access::Access;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::scripts::Scripts;
 use crate::worker::{ListenerPlan, Plan, Worker};
@@ -98,7 +100,9 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let reloads = Tallies::default();
     let logins = logins(&config, &reloads);
     certificates.rotate(config.reload_interval).into_iter().for_each(|tally| reloads.add(tally));
-    let discoveries: Vec<Discovery> = config
+    // What discovery finds at the addresses of the configuration, whatever an operator orders.
+    let mut discovered = Vec::with_capacity(config.upstreams.len());
+    let steered: Vec<Steered> = config
         .upstreams
         .iter()
         .zip(&logins)
@@ -106,7 +110,11 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             let config = &upstream.config;
             let dialers = dialers(upstream, &certificates);
             let discovery = upstream.discovery.clone();
-            discovery::spawn(&config.name, discovery, config.ping_interval, logins.clone(), dialers)
+            let access = Access { dialer: dialers.data.clone(), login: logins.nodes.clone() };
+            let discovery =
+                discovery::spawn(&config.name, discovery, config.ping_interval, logins.clone(), dialers);
+            discovered.push((discovery.topology.clone(), discovery.status.clone()));
+            operator::steer(config.clone(), upstream.target(), Reach::of(discovery, access))
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
@@ -116,7 +124,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let tenants = Tenants::new(&config.tenants, &config.listener_tenants(), users);
     let upstream_names = config.upstreams.iter().map(|upstream| upstream.config.name.clone()).collect();
     let (directory, queries) = Directory::new(config.workers, upstream_names);
-    let plan = plan(&config, tenants, &certificates, &discoveries, &logins, &timelines, directory.clone());
+    let plan = plan(&config, tenants, &certificates, &steered, &timelines, directory.clone());
     let stores = Stores::default();
     stores.follow(&plan.upstreams, &plan.tenants.all);
     let mut workers = Vec::with_capacity(config.workers);
@@ -125,7 +133,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         workers.push(worker);
     }
 
-    let topologies = named_topologies(&config, &discoveries);
+    let topologies = named_topologies(&config, &steered);
     let counts: Vec<ClientCounts> = listeners.iter().map(Listener::client_counts).collect();
     let former = match predecessor {
         Some(predecessor) => predecessor.take_over(&topologies, counts.clone()).await,
@@ -135,12 +143,19 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     drop(unused);
 
     let tenants = watch::Sender::new(plan.tenants);
+    let operators = Operators {
+        upstreams: steered.clone().into(),
+        workers: workers.clone(),
+        tenants: tenants.subscribe(),
+        reload_interval: config.reload_interval,
+    };
     let targets = ReloadTargets {
         accounts,
         tenants: tenants.clone(),
         upstreams: plan.upstreams,
         stores: stores.clone(),
         workers: workers.clone(),
+        operators: operators.clone(),
     };
     let configuration = reload::follow(flags.clone(), config.clone(), targets, prompts, &reloads);
     let (switch, draining) = drain::switch();
@@ -148,11 +163,11 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let mut tasks = JoinSet::new();
     let shutdown = Arc::new(Notify::new());
     let (upgrade, requests) = mpsc::channel(1);
-    let mut samplers = Vec::new();
+    let mut samplers = JoinSet::new();
     if admin.is_some() || control_socket.is_some() {
-        samplers = replica_samplers(&config, &certificates, &discoveries, &logins);
-        let views = config.upstreams.iter().zip(&discoveries).zip(&logins).zip(&timelines).zip(&samplers);
-        let views = views.map(|((((upstream, discovery), logins), timelines), sampler)| View {
+        let sampled = replica_samplers(&config, &certificates, &discovered, &logins);
+        let views = config.upstreams.iter().zip(&steered).zip(&timelines).zip(&sampled);
+        let views = views.map(|(((upstream, steered), timelines), sampler)| View {
             name: upstream.config.name.clone(),
             limits: UpstreamLimits {
                 kind: match upstream.discovery {
@@ -163,10 +178,11 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
                 max_leased: upstream.config.max_leased,
                 hold_timeout: upstream.config.hold_timeout,
             },
-            topology: discovery.topology.clone(),
-            discovery: discovery.status.clone(),
+            topology: steered.topology.clone(),
+            discovery: steered.discovery.clone(),
             replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),
-            login: logins.nodes.clone(),
+            access: steered.access.clone(),
+            ordered: steered.status.clone(),
             timelines: timelines.clone(),
         });
         let mut security = security(&config, &certificates);
@@ -187,10 +203,17 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
                 .control
                 .token
                 .clone()
-                .map(|token| follow_token(token, config.reload_interval, &reloads)),
+                .map(|token| follow_token("control token", token, config.reload_interval, &reloads)),
+            read_token: config
+                .control
+                .read_token
+                .clone()
+                .map(|token| follow_token("read token", token, config.reload_interval, &reloads)),
             configuration: prompter,
             reloads: configuration,
             clients: directory,
+            operators: operators.clone(),
+            parse_target: Arc::new(config::switch::switch_target),
             log: filter,
             drain: switch.clone(),
             shutdown: shutdown.clone(),
@@ -199,16 +222,21 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             shutdown_endpoint: config.control.shutdown_endpoint,
         };
         let endpoint = Arc::new(Admin::new(views.collect(), sources, draining.clone(), control));
+        for (sampler, steered) in sampled.into_iter().zip(&steered) {
+            if let Some(sampler) = sampler {
+                samplers.spawn(sample_until_switched(sampler, steered.status.clone()));
+            }
+        }
         for socket in admin.into_iter().chain(control_socket) {
-            tokio::spawn(endpoint.clone().serve(socket));
+            tokio::spawn(endpoint.clone().serve(socket, certificates.admin()));
         }
     }
     for listener in listeners {
         tasks.spawn(listener.serve(workers.clone(), draining.clone()));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, "respgate has started");
-    for (upstream, discovery) in config.upstreams.iter().zip(&discoveries) {
-        tokio::spawn(log_when_ready(upstream.config.name.clone(), discovery.topology.clone()));
+    for (upstream, steered) in config.upstreams.iter().zip(&steered) {
+        tokio::spawn(log_when_ready(upstream.config.name.clone(), steered.topology.clone()));
     }
 
     if notifier.is_supervised() {
@@ -260,10 +288,15 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     Ok(())
 }
 
-/// Follows the file of the control token. Returns the newest token.
-fn follow_token(token: ControlToken, interval: Duration, reloads: &Tallies) -> watch::Receiver<Secret> {
+/// Follows the file of a token. `kind` says for what the token is. Returns the newest token.
+fn follow_token(
+    kind: &'static str,
+    token: ControlToken,
+    interval: Duration,
+    reloads: &Tallies,
+) -> watch::Receiver<Secret> {
     let (newest, seen) = watch::channel(token.token);
-    let tally = Tally::new("control token", token.path.display().to_string());
+    let tally = Tally::new(kind, token.path.display().to_string());
     reloads.add(tally.clone());
     let path = token.path.clone();
     let source = Source::new(vec![token.path], move || ControlToken::read(path.clone()));
@@ -275,9 +308,9 @@ fn follow_token(token: ControlToken, interval: Duration, reloads: &Tallies) -> w
 }
 
 /// Returns the newest results of discovery, each with the upstream's name.
-fn named_topologies(config: &Config, discoveries: &[Discovery]) -> Vec<(String, watch::Receiver<Topology>)> {
+fn named_topologies(config: &Config, steered: &[Steered]) -> Vec<(String, watch::Receiver<Topology>)> {
     let names = config.upstreams.iter().map(|upstream| upstream.config.name.clone());
-    names.zip(discoveries.iter().map(|discovery| discovery.topology.clone())).collect()
+    names.zip(steered.iter().map(|steered| steered.topology.clone())).collect()
 }
 
 /// Waits until every upstream has had a verified primary.
@@ -333,11 +366,11 @@ fn dialers(upstream: &Upstream, certificates: &Certificates) -> Dialers {
 fn replica_samplers(
     config: &Config,
     certificates: &Certificates,
-    discoveries: &[Discovery],
+    discovered: &[(watch::Receiver<Topology>, watch::Receiver<DiscoveryStatus>)],
     logins: &[Logins],
 ) -> Vec<Option<ReplicaSampler>> {
-    let upstreams = config.upstreams.iter().zip(discoveries).zip(logins);
-    let samplers = upstreams.map(|((upstream, discovery), logins)| {
+    let upstreams = config.upstreams.iter().zip(discovered).zip(logins);
+    let samplers = upstreams.map(|((upstream, (topology, status)), logins)| {
         let sampled = upstream.config.replica_sampling;
         sampled.then(|| {
             replicas::spawn(
@@ -345,12 +378,17 @@ fn replica_samplers(
                 &upstream.discovery,
                 logins.clone(),
                 dialers(upstream, certificates),
-                discovery.topology.clone(),
-                discovery.status.clone(),
+                topology.clone(),
+                status.clone(),
             )
         })
     });
     samplers.collect()
+}
+
+/// Ends a sampler when an operator switches its upstream: it knows the credentials of the configuration only.
+async fn sample_until_switched(_sampler: ReplicaSampler, mut ordered: watch::Receiver<OperatorStatus>) {
+    let _ = ordered.wait_for(|ordered| ordered.switches > 0).await;
 }
 
 /// Returns what the admin listener shows of a listener.
@@ -402,8 +440,7 @@ fn plan(
     config: &Config,
     tenants: Tenants,
     certificates: &Certificates,
-    discoveries: &[Discovery],
-    logins: &[Logins],
+    steered: &[Steered],
     timelines: &[Timelines],
     directory: Directory,
 ) -> Plan {
@@ -426,21 +463,18 @@ fn plan(
     let upstreams = config
         .upstreams
         .iter()
-        .zip(discoveries)
-        .zip(logins)
+        .zip(steered)
         .zip(timelines)
-        .map(|(((upstream, discovery), logins), timelines)| {
+        .map(|((upstream, steered), timelines)| {
             let mut share = upstream.config.clone();
             share.max_connections = (share.max_connections / workers).max(1);
             share.max_leased = (share.max_leased / workers).max(1);
             share.hold_buffer /= workers;
-            let dialer = dialer(&share, certificates.client(Leg::Upstream, upstream));
             UpstreamPlan {
                 config: share,
-                dialer,
-                login: logins.nodes.clone(),
-                topology: discovery.topology.clone(),
-                hints: discovery.hints.clone(),
+                access: steered.access.clone(),
+                topology: steered.topology.clone(),
+                hints: steered.hints.clone(),
                 scripts: Scripts::default(),
                 fair: !config.tenants.is_empty(),
                 timelines: timelines.clone(),

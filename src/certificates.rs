@@ -10,6 +10,7 @@ use crate::net::tls::Loaded;
 use crate::net::tls::accept::ServerTls;
 use crate::net::tls::certificate::shown_span;
 use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
+use crate::net::tls::plain_acceptor::PlainAcceptor;
 use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::net::tls::slot::{Expiry, Leg, Slot};
 use crate::rotation::{self, Source, Tally};
@@ -36,6 +37,13 @@ impl Certificates {
             let set = watch::channel(set).0;
             Some(Slot { leg: Leg::Listener, name: listener.name.clone(), profile, set })
         });
+        let admin = config.admin_tls.clone().map(|Loaded { profile, set }| Slot {
+            leg: Leg::Admin,
+            name: "admin".into(),
+            profile,
+            set: watch::channel(set).0,
+        });
+        let servers = servers.chain(admin);
         let clients = config.upstreams.iter().flat_map(|upstream| {
             let legs = [(Leg::Upstream, &upstream.tls), (Leg::Sentinel, &upstream.sentinel_tls)];
             legs.into_iter().filter_map(|(leg, loaded)| {
@@ -48,8 +56,14 @@ impl Certificates {
 
     /// Returns the TLS settings of a listener; `None` if it speaks plain text.
     pub fn listener(&self, name: &str) -> Option<ServerTls> {
-        let slot = self.servers.iter().find(|slot| slot.name == name)?;
+        let slot = self.servers.iter().find(|slot| slot.leg == Leg::Listener && slot.name == name)?;
         Some(ServerTls::new(slot.set.subscribe(), slot.profile.handshake_timeout))
+    }
+
+    /// Returns the TLS settings of the admin listener; `None` if it speaks plain text.
+    pub fn admin(&self) -> Option<PlainAcceptor> {
+        let slot = self.servers.iter().find(|slot| slot.leg == Leg::Admin)?;
+        Some(PlainAcceptor::new(slot.set.subscribe(), slot.profile.handshake_timeout))
     }
 
     /// Returns the TLS settings of an upstream's leg; `None` if it speaks plain text.
@@ -93,6 +107,7 @@ impl Certificates {
 fn follow<P, S: Send + Sync + 'static>(slot: &Slot<P, S>, source: Source<S>, interval: Duration) -> Tally {
     let of = match slot.leg {
         Leg::Listener => format!("listeners.{}", slot.name),
+        Leg::Admin => slot.name.clone(),
         Leg::Upstream | Leg::Sentinel => format!("upstreams.{}", slot.name),
     };
     let what = if slot.leg == Leg::Sentinel { "sentinel-certificates" } else { "certificates" };

@@ -35,6 +35,7 @@ pub mod listener;
 pub mod logs;
 pub mod metrics;
 pub mod net;
+pub mod operator;
 pub mod poll_meter;
 pub mod reload;
 pub mod resp;

@@ -186,7 +186,8 @@ const NO_PERMISSION: u8 = 77;
 /// Exit code if the action could not be done.
 const FAILED: u8 = 1;
 
-fn control(Ctl { socket, admin, token_file, config, json, action }: Ctl) -> ExitCode {
+fn control(asked: Ctl) -> ExitCode {
+    let Ctl { socket, admin, admin_ca, admin_server_name, token_file, config, json, action } = asked;
     let mut token_file = token_file;
     let endpoint = match (socket, admin, config) {
         (Some(path), ..) => Endpoint::Socket(path),
@@ -219,7 +220,14 @@ fn control(Ctl { socket, admin, token_file, config, json, action }: Ctl) -> Exit
             return ExitCode::from(USAGE);
         }
     };
-    match ctl::perform(&endpoint, &action, token.as_ref()) {
+    let tls = match admin_ca.map(|ca| ctl::admin_tls(ca, admin_server_name.as_deref())).transpose() {
+        Ok(tls) => tls,
+        Err(why) => {
+            complain(&format!("--admin-ca: {why}\n"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    match ctl::perform(&endpoint, &action, token.as_ref(), tls.as_ref()) {
         Outcome::Done(document) => {
             print(&if json { format!("{document:#}\n") } else { ctl::lines(&document) });
             ExitCode::SUCCESS

@@ -15,6 +15,7 @@ use crate::config::changes::Changes;
 use crate::config::flags::Flags;
 use crate::config::report::{Finding, Report};
 use crate::config::{self, Config, Written};
+use crate::operator::Operators;
 use crate::rotation::{self, Prompter, Prompts, Source, Tallies, Tally};
 use crate::systemd::Notifier;
 use crate::tenant::Tenants;
@@ -35,6 +36,8 @@ pub struct ReloadTargets {
     pub stores: Stores,
     /// The workers, which serve the clients.
     pub workers: Vec<Worker>,
+    /// Takes note of where the file says that upstreams are, because an operator may have switched them.
+    pub operators: Operators,
 }
 
 /// Reads the configuration file at each SIGHUP, and tells the service manager when that begins and ends.
@@ -114,6 +117,10 @@ impl ReloadState {
         }
         let differs = next.written != self.seen;
         self.seen.clone_from(&next.written);
+        for upstream in &next.upstreams {
+            // An upstream that is new needs a restart.
+            let _ = self.targets.operators.configured(&upstream.config.name, upstream.target()).await;
+        }
         let changes = Changes::between(&self.config, &next);
         if changes.any_at_once() {
             self.config.take_over(next);
@@ -132,7 +139,7 @@ impl ReloadState {
     }
 
     async fn apply(&mut self) {
-        let ReloadTargets { accounts, tenants, upstreams, stores, workers } = &mut self.targets;
+        let ReloadTargets { accounts, tenants, upstreams, stores, workers, .. } = &mut self.targets;
         let next = tenants.borrow().reconfigured(&self.config.tenants, &self.config.listener_tenants());
         if let Some(users) = &next.users {
             // Users first: a removed user must not log in again after a worker has ended its

@@ -165,7 +165,8 @@ pub enum Topology {
     Failing(Arc<Primary>, Sign),
 }
 
-/// What announced a failover, in the order of a failover's steps.
+/// Why commands wait although a primary is known: what announced a failover, in the order of a failover's steps, or
+/// what an operator has ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sign {
     /// Enough Sentinels consider the primary down.
@@ -179,6 +180,19 @@ pub enum Sign {
     /// The node is the new primary of a coordinated failover, and the leading Sentinel is about to
     /// close every connection to it.
     Closing,
+    /// An operator has paused the upstream. What is under way goes on: blocked commands, subscriptions, transactions.
+    Paused,
+    /// An operator has paused the upstream at once: sessions also give up their leased connections.
+    PausedAtOnce,
+    /// An operator switches the upstream to another address.
+    Switching,
+}
+
+impl Sign {
+    /// Returns true if an operator ordered the hold, and false if a failover causes it.
+    pub fn is_ordered(self) -> bool {
+        matches!(self, Self::Paused | Self::PausedAtOnce | Self::Switching)
+    }
 }
 
 impl fmt::Display for Sign {
@@ -189,6 +203,8 @@ impl fmt::Display for Sign {
             Self::Demotion => "the node says that it is not the primary any more",
             Self::Closing => "the leading Sentinel is about to close every connection to the new primary",
             Self::Down => "the Sentinels find the primary down",
+            Self::Paused | Self::PausedAtOnce => "an operator has paused the upstream",
+            Self::Switching => "an operator switches the upstream to another address",
         })
     }
 }

@@ -29,7 +29,7 @@ use crate::session::registry::SessionRegistry;
 use crate::session::worker_tenants::WorkerTenants;
 use crate::session::{Session, SessionContext};
 use crate::tenant::{Tenants, figures};
-use crate::upstream::{Upstream, UpstreamPlan};
+use crate::upstream::{IdentityUse, Upstream, UpstreamActivity, UpstreamPlan};
 
 /// Maximum number of accepted clients that wait for the worker to take them over.
 const ACCEPT_QUEUE: usize = 1024;
@@ -138,6 +138,12 @@ enum WorkerRequest {
     Drain(Move, oneshot::Sender<()>),
     Ping(oneshot::Sender<()>),
     AskToMove(Move),
+    /// Asks what the worker does at the upstream of this number.
+    Activity(usize, oneshot::Sender<UpstreamActivity>),
+    /// Asks which identities sessions use at the upstream of this number.
+    Identities(usize, oneshot::Sender<Vec<IdentityUse>>),
+    /// Has the connections to the upstream of this number replaced.
+    Reconnect(usize, oneshot::Sender<()>),
 }
 
 /// The handle through which the rest of the process talks to a running worker.
@@ -223,6 +229,30 @@ impl Worker {
     pub async fn adopt(&self, tenants: Tenants) {
         let (answer, answered) = oneshot::channel();
         if self.requests.send(WorkerRequest::Adopt(tenants, answer)).await.is_ok() {
+            let _ = answered.await;
+        }
+    }
+
+    /// Returns what the worker does at the upstream of this number; `None` if there is no such upstream, or the worker is
+    /// gone.
+    pub async fn activity(&self, upstream: usize) -> Option<UpstreamActivity> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(WorkerRequest::Activity(upstream, answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Returns the identities that sessions use at the upstream of this number; `None` if there is no such upstream, or the
+    /// worker is gone.
+    pub async fn identities_in_use(&self, upstream: usize) -> Option<Vec<IdentityUse>> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(WorkerRequest::Identities(upstream, answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Has the connections to the upstream of this number replaced.
+    pub async fn reconnect(&self, upstream: usize) {
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(WorkerRequest::Reconnect(upstream, answer)).await.is_ok() {
             let _ = answered.await;
         }
     }
@@ -327,6 +357,22 @@ async fn run(
                     begin_move(&listeners, plan);
                     sessions.drain();
                     tokio::task::spawn_local(answer_when_empty(sessions.clone(), answer));
+                }
+                Some(WorkerRequest::Activity(upstream, answer)) => {
+                    if let Some(upstream) = upstreams.get(upstream) {
+                        let _ = answer.send(upstream.activity());
+                    }
+                }
+                Some(WorkerRequest::Identities(upstream, answer)) => {
+                    if let Some(upstream) = upstreams.get(upstream) {
+                        let _ = answer.send(upstream.identities_in_use());
+                    }
+                }
+                Some(WorkerRequest::Reconnect(upstream, answer)) => {
+                    if let Some(upstream) = upstreams.get(upstream) {
+                        upstream.reconnect();
+                    }
+                    let _ = answer.send(());
                 }
                 None => return,
             },

@@ -43,11 +43,15 @@ use self::status::StatusEndpoint;
 use self::warning::Warning;
 use crate::drain::Draining;
 use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
+use crate::net::tls::plain_acceptor::PlainAcceptor;
 use crate::net::unix_socket;
 use crate::tenant::users::Users;
 use crate::topology::Topology;
 
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, pause, resume, reconnect, switch, clients, kill, upstream-clients, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
+
+/// The pages that need no token: probes must work without one.
+const OPEN_PAGES: [&str; 3] = ["/", "/livez", "/readyz"];
 
 /// The name of the admin listener's socket among inherited ones.
 pub const SOCKET_NAME: &str = "admin";
@@ -115,8 +119,9 @@ impl Admin {
         Self { upstreams, users, sources, draining, metrics, status, control }
     }
 
-    /// Answers requests until another process does or this one ends, because probes need answers during the drain too.
-    pub async fn serve(self: Arc<Self>, socket: Arc<ListeningSocket>) {
+    /// Answers requests until another process does or this one ends, because probes need answers during the drain too. With
+    /// `tls`, every TCP connection speaks TLS.
+    pub async fn serve(self: Arc<Self>, socket: Arc<ListeningSocket>, tls: Option<PlainAcceptor>) {
         let mut handed_over = self.draining.clone();
         let mut connections = Connections::default();
         loop {
@@ -126,7 +131,19 @@ impl Admin {
             };
             match accepted {
                 Ok(AcceptedStream::Tcp(stream, peer)) => {
-                    let converse = |activity| self.clone().converse(stream, Via::Tcp(peer), activity);
+                    let (admin, tls) = (self.clone(), tls.clone());
+                    let via = Via::Tcp { peer, encrypted: tls.is_some() };
+                    let converse = |activity: Activity| async move {
+                        match tls {
+                            None => admin.converse(stream, via, activity).await,
+                            Some(tls) => match tls.accept(stream).await {
+                                Ok(stream) => admin.converse(stream, via, activity).await,
+                                Err(error) => {
+                                    tracing::debug!(%peer, %error, "a TLS handshake with the admin listener failed")
+                                }
+                            },
+                        }
+                    };
                     connections.add(converse).await;
                 }
                 Ok(AcceptedStream::Unix(stream)) => {
@@ -189,6 +206,11 @@ impl Admin {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
         }
+        if !OPEN_PAGES.contains(&request.uri().path())
+            && let Some(refusal) = self.control.refuse_reading(via, &request)
+        {
+            return refusal;
+        }
         match request.uri().path() {
             "/" if page::wanted(request.headers()) => page::index(),
             "/" => respond(StatusCode::OK, TEXT, INDEX),
@@ -243,6 +265,9 @@ impl Admin {
         body.extend(warnings::of_upgrade(&self.sources).as_ref().map(Warning::line));
         for view in &self.upstreams {
             match &*view.topology.borrow() {
+                Topology::Failing(primary, sign) if sign.is_ordered() => {
+                    body.push_str(&format!("upstream {}: primary {}: {sign}\n", view.name, primary.address));
+                }
                 Topology::Known(primary) => {
                     body.push_str(&format!("upstream {}: primary {}\n", view.name, primary.address));
                 }

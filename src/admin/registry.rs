@@ -9,6 +9,7 @@ use crate::discovery::replicas::Replication;
 use crate::metrics::Snapshot;
 use crate::metrics::counters::{FIGURES, Figure};
 use crate::metrics::declared::{self, About, Kind, METRICS, Metric};
+use crate::operator::OperatorStatus;
 use crate::poll_meter::PollFigures;
 use crate::rotation::Tally;
 use crate::tenant::Tenant;
@@ -71,6 +72,11 @@ impl MetricsRegistry {
                 self.publish_duration(&declared::REPLICA_LAG_SECONDS, labels, lag);
             }
         }
+    }
+
+    pub(super) fn publish_orders(&self, upstream: &str, ordered: &OperatorStatus) {
+        self.publish(&declared::PAUSED, [upstream], ordered.paused.is_some().into());
+        self.publish(&declared::SWITCHES, [upstream], ordered.switches);
     }
 
     pub(super) fn publish_polls(&self, polls: &[(usize, PollFigures)]) {

@@ -84,7 +84,7 @@ impl MetricsEndpoint {
         let WorkerSums { upstreams: sums, tenants: mut counts, buffered, handshakes, polls, .. } =
             WorkerSums::collect(&self.sources.workers, self.upstreams.len()).await;
         let tenants = self.sources.tenants.borrow().clone();
-        let replication = |view: &View| view.replication.as_ref().map(|newest| newest.borrow().clone());
+        let replication = |view: &View| view.sampled();
         let replications: Vec<_> = self.upstreams.iter().map(replication).collect();
         let replica_sets = replications.iter().flatten().map(|replication| replication.version).sum();
         let registry = self.registry((tenants.version, replica_sets));
@@ -93,13 +93,16 @@ impl MetricsEndpoint {
                 registry.publish_replication(&view.name, replication);
             }
         }
-        for (View { name, topology, discovery, timelines, .. }, sum) in self.upstreams.iter().zip(sums) {
+        for (View { name, topology, discovery, timelines, ordered, .. }, sum) in
+            self.upstreams.iter().zip(sums)
+        {
             registry.publish_counters(name, &sum);
             registry.publish_topology(name, &topology.borrow());
             for (view, count) in sentinels::views(&discovery.borrow(), &topology.borrow()) {
                 registry.publish(&declared::SENTINELS, [name, view], count);
             }
             registry.publish_failovers(name, timelines);
+            registry.publish_orders(name, &ordered.borrow());
             for user in tenants.users.iter().flat_map(|users| users.all()) {
                 if let Some(login) = user.login(name) {
                     let refused = login.refusal().is_some().into();

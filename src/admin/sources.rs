@@ -13,12 +13,13 @@ use crate::drain::FormerProcess;
 use crate::listener::ListenerCounts;
 use crate::logs::LogLimit;
 use crate::net::budget::Budget;
+use crate::operator::OperatorStatus;
 use crate::rotation::Tallies;
-use crate::rotation::login::Login;
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::timeline::Timelines;
 use crate::topology::Topology;
+use crate::upstream::access::Access;
 use crate::worker::Worker;
 
 /// The sources about the process as a whole.
@@ -114,8 +115,19 @@ pub struct View {
     pub discovery: watch::Receiver<DiscoveryStatus>,
     /// The newest samples of the replicas; `None` if they are not sampled.
     pub replication: Option<watch::Receiver<Replication>>,
-    /// The credentials with which respgate logs in to the upstream.
-    pub login: Login,
+    /// How respgate reaches the upstream, with its own credentials there.
+    pub access: watch::Receiver<Access>,
+    /// What operators have ordered for the upstream.
+    pub ordered: watch::Receiver<OperatorStatus>,
     /// The upstream's failovers.
     pub timelines: Timelines,
+}
+
+impl View {
+    /// Returns the newest samples of the replicas; `None` if they are not sampled, or not any more because an operator has switched
+    /// the upstream to another address.
+    pub(super) fn sampled(&self) -> Option<Replication> {
+        let newest = self.replication.as_ref().filter(|_| self.ordered.borrow().switches == 0)?;
+        Some(newest.borrow().clone())
+    }
 }

@@ -5,10 +5,13 @@ use std::time::SystemTime;
 use super::security::TlsStatus;
 use super::sources::{ListenerView, Sources, View};
 use super::warning::{Severity, Warning};
+use tokio::time::Instant;
+
 use crate::discovery::sentinel_table::SentinelState;
 use crate::drain::FormerProcess;
 use crate::metrics::counters::sum;
 use crate::metrics::{Snapshot, declared};
+use crate::operator::PauseStatus;
 use crate::rotation::{Tallies, Tally};
 use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
@@ -36,6 +39,7 @@ pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     match &*view.topology.borrow() {
         Topology::Known(_) => {}
+        Topology::Failing(_, sign) if sign.is_ordered() => {}
         Topology::Failing(primary, sign) => warnings.push(Warning::new(
             Severity::Warning,
             &subject,
@@ -49,8 +53,28 @@ pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
             "look at the primary and the Sentinels; respgate doctor tests each of them",
         )),
     }
+    let ordered = view.ordered.borrow();
+    if let Some(PauseStatus { since, until }) = ordered.paused {
+        let since = since.elapsed().as_secs();
+        let left = until.saturating_duration_since(Instant::now()).as_secs();
+        warnings.push(Warning::new(
+            Severity::Warning,
+            &subject,
+            format!("paused by an operator {since} s ago; the pause ends by itself in {left} s"),
+            "end it with respgate ctl resume",
+        ));
+    }
+    if let Some(to) = &ordered.switched {
+        warnings.push(Warning::new(
+            Severity::Info,
+            &subject,
+            format!("an operator has switched it to {to} until the next start; change its url in the configuration too"),
+            "change the url of the upstream in the configuration",
+        ));
+    }
+    let login = view.access.borrow().login.clone();
     let users = users.into_iter().flat_map(Users::all).collect::<Vec<_>>();
-    for login in users.iter().filter_map(|user| user.login(&view.name)).chain([&view.login]) {
+    for login in users.iter().filter_map(|user| user.login(&view.name)).chain([&login]) {
         if let Some(said) = login.refusal() {
             warnings.push(Warning::new(
                 Severity::Critical,
@@ -121,7 +145,7 @@ pub(super) fn of_tls(tls: &TlsStatus) -> Vec<Warning> {
 pub(super) fn of_details(view: &View, counts: &Snapshot) -> Vec<Warning> {
     let subject = format!("upstream {}", view.name);
     let mut warnings = of_sentinels(view, &subject);
-    let replication = view.replication.as_ref().map(|newest| newest.borrow().clone()).unwrap_or_default();
+    let replication = view.sampled().unwrap_or_default();
     for replica in &replication.replicas {
         let address = &replica.address;
         if let Some(link) = replica.link.as_ref().filter(|link| *link != "connected") {

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Map, Value as Json};
 
 use super::shared::{admin, admin_option, json, path, path_option, with_help};
+use crate::config::Value;
 use crate::ctl::ActionRequest;
 
 /// Where `respgate ctl` finds the running respgate, and what it asks for.
@@ -15,6 +18,10 @@ pub struct Ctl {
     pub socket: Option<PathBuf>,
     /// The admin listener.
     pub admin: Option<SocketAddr>,
+    /// The authorities of the admin listener's certificate; `None` speaks plain HTTP.
+    pub admin_ca: Option<PathBuf>,
+    /// The name in that certificate.
+    pub admin_server_name: Option<String>,
     /// The file that holds the token for the admin listener.
     pub token_file: Option<PathBuf>,
     /// The configuration file of the running respgate, which names the socket or the listener.
@@ -26,12 +33,16 @@ pub struct Ctl {
 }
 
 /// The actions, each with its help.
-const ACTIONS: [(&str, &str); 8] = [
+const ACTIONS: [(&str, &str); 12] = [
     ("reload", "Read the configuration file now, and say what has changed and what needs a restart"),
     ("log-level", "Log by another level from now on, until a restart"),
     ("clients", "List the clients of respgate: all, or those of a tenant, a user or an address"),
     ("kill", "Disconnect clients: one by its id, or those of a tenant, a user or an address"),
     ("upstream-clients", "Show the server's own list of clients, in which respgate's connections are"),
+    ("pause", "Hold the commands to an upstream, as in a failover, until resume or the deadline"),
+    ("resume", "End the pause of an upstream"),
+    ("reconnect", "Open new connections to an upstream and close the present ones; clients do not notice"),
+    ("switch", "Move an upstream to another address; its clients wait for a moment"),
     ("drain", "Accept no new clients, and let running commands finish; /readyz then answers 503"),
     ("upgrade", "Start the program anew with the same arguments, and let it take over the listeners"),
     ("shutdown", "Drain, then end the process"),
@@ -54,11 +65,21 @@ pub(super) fn command() -> Command {
                 "error, warn, info, debug, trace or off, or by module: info,respgate::discovery=debug",
             ));
         }
+        if matches!(name, "pause" | "resume" | "reconnect" | "switch") {
+            action = action.arg(
+                Arg::new("upstream")
+                    .value_name("UPSTREAM")
+                    .required(true)
+                    .help("Its name in the configuration"),
+            );
+        }
         action = match name {
             "clients" | "kill" => action.args(client_options()),
             "upstream-clients" => {
                 action.arg(Arg::new("upstream").value_name("UPSTREAM").help("Its name, if there are several"))
             }
+            "pause" => action.args(pause_options()),
+            "switch" => action.args(switch_options()),
             _ => action,
         };
         ctl = ctl.subcommand(with_help(action));
@@ -82,6 +103,19 @@ fn with_endpoint(command: Command) -> Command {
     command
         .arg(path_option("socket", "RESPGATE_CONTROL_SOCKET", "PATH", "Its control socket"))
         .arg(admin_option("Its admin listener"))
+        .arg(path_option(
+            "admin-ca",
+            "RESPGATE_ADMIN_CA",
+            "FILE",
+            "Speak TLS with the admin listener, and trust these authorities",
+        ))
+        .arg(
+            Arg::new("admin-server-name")
+                .long("admin-server-name")
+                .value_name("NAME")
+                .requires("admin-ca")
+                .help("The name in its certificate; default: its IP address"),
+        )
         .arg(path_option("token-file", "RESPGATE_CONTROL_TOKEN_FILE", "FILE", "The token for the admin listener"))
         .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with, which names one of these"))
         .arg(json())
@@ -111,14 +145,75 @@ fn client_options() -> Vec<Arg> {
     options
 }
 
+fn pause_options() -> [Arg; 3] {
+    let flag = |name: &'static str, help| Arg::new(name).long(name).help(help).action(ArgAction::SetTrue);
+    [
+        flag("drain", "Let blocked commands, subscriptions and open transactions go on (default)"),
+        flag("at-once", "Have sessions give up their leased connections too").conflicts_with("drain"),
+        Arg::new("deadline")
+            .long("deadline")
+            .value_name("TIME")
+            .value_parser(|text: &str| <Duration as Value>::from_text(text))
+            .help("When the pause ends by itself, as in 20s; default: nine tenths of hold-timeout"),
+    ]
+}
+
+/// The options of `switch` that hold a text. The paths are made absolute, because respgate may have another folder.
+const SWITCH_TEXTS: [(&str, &str, &str); 4] = [
+    ("username", "NAME", "respgate's own user there; default: the present one"),
+    ("password-file", "FILE", "The file with its password, which respgate reads"),
+    ("ca", "FILE", "The authorities that sign its certificate; default: the present ones, or the system's"),
+    ("server-name", "NAME", "The name in its certificate"),
+];
+
+fn switch_options() -> Vec<Arg> {
+    let url = Arg::new("url").value_name("URL").required(true).help("Where it is from now on");
+    let copied = Arg::new("data-copied").long("data-copied").action(ArgAction::SetTrue);
+    let copied = copied.help("The data was copied, or is not needed: do not ask for one replication history");
+    let texts =
+        SWITCH_TEXTS.map(|(name, value, help)| Arg::new(name).long(name).value_name(value).help(help));
+    [url, copied].into_iter().chain(texts).collect()
+}
+
+/// Reads the arguments of an action on an upstream.
+fn upstream_arguments(name: &str, action: &ArgMatches, arguments: &mut Map<String, Json>) {
+    let text = |name: &str| action.get_one::<String>(name).cloned();
+    let Some(upstream) = text("upstream") else { return };
+    arguments.insert("upstream".into(), upstream.into());
+    if name == "pause" {
+        if action.get_flag("at-once") {
+            arguments.insert("at-once".into(), true.into());
+        }
+        if let Some(deadline) = action.get_one::<Duration>("deadline") {
+            arguments.insert("deadline-seconds".into(), deadline.as_secs_f64().into());
+        }
+    }
+    if name == "switch" {
+        arguments.extend(text("url").map(|url| ("url".to_owned(), url.into())));
+        for (name, value, _) in SWITCH_TEXTS {
+            let given = text(name).map(|text| match std::path::absolute(&text) {
+                Ok(path) if value == "FILE" => path.display().to_string(),
+                _ => text,
+            });
+            arguments.extend(given.map(|text| (name.to_owned(), text.into())));
+        }
+        if action.get_flag("data-copied") {
+            arguments.insert("data-copied".into(), true.into());
+        }
+    }
+}
+
 /// Reads what the command line asks for.
 pub(super) fn parse(matches: &ArgMatches) -> Ctl {
     let (name, action) = matches.subcommand().unwrap_or(("", matches));
-    let mut arguments = serde_json::Map::new();
+    let mut arguments = Map::new();
     if name == "log-level"
         && let Some(level) = action.get_one::<String>("level")
     {
         arguments.insert("level".into(), level.clone().into());
+    }
+    if matches!(name, "pause" | "resume" | "reconnect" | "switch") {
+        upstream_arguments(name, action, &mut arguments);
     }
     if matches!(name, "clients" | "kill") {
         let texts = CLIENT_TEXTS.map(|(option, ..)| (option, action.get_one::<String>(option)));
@@ -141,6 +236,8 @@ fn request(matches: &ArgMatches, name: &str, arguments: serde_json::Map<String, 
     Ctl {
         socket: path(matches, "socket"),
         admin: admin(matches),
+        admin_ca: path(matches, "admin-ca"),
+        admin_server_name: matches.get_one("admin-server-name").cloned(),
         token_file: path(matches, "token-file"),
         config: path(matches, "config"),
         json: matches.get_flag("json"),

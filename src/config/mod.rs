@@ -16,6 +16,7 @@ mod rule;
 pub mod schema;
 mod setting;
 mod size;
+pub mod switch;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -26,6 +27,7 @@ mod written;
 
 pub use describe::describe;
 pub use model::{Config, ControlConfig, LogConfig, LogFormat, Upstream};
+pub use value::Value;
 pub use written::Written;
 
 use std::ffi::OsString;

@@ -9,6 +9,8 @@ use crate::discovery::config::DiscoveryConfig;
 use crate::listener::ListenerConfig;
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
+use crate::net::tls::server::{ServerProfile, ServerSet};
+use crate::operator::Target;
 use crate::rotation::source::{Account, ControlToken};
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
@@ -22,6 +24,8 @@ pub struct Config {
     pub workers: usize,
     /// Address that serves health and metrics; `None` serves none.
     pub admin: Option<SocketAddr>,
+    /// TLS of the admin listener; `None` speaks plain text.
+    pub admin_tls: Option<Loaded<ServerProfile, ServerSet>>,
     /// Where and for whom respgate offers control.
     pub control: ControlConfig,
     /// The level and the form of the log.
@@ -76,6 +80,19 @@ pub struct Upstream {
     pub sentinel_tls: Option<Loaded<ClientProfile, ClientSet>>,
 }
 
+impl Upstream {
+    /// Returns where the upstream is, and how respgate authenticates there.
+    pub fn target(&self) -> Target {
+        Target {
+            discovery: self.discovery.clone(),
+            account: self.account.clone(),
+            sentinel_account: self.sentinel_account.clone(),
+            tls: self.tls.clone(),
+            sentinel_tls: self.sentinel_tls.clone(),
+        }
+    }
+}
+
 /// Where and for whom respgate offers control.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ControlConfig {
@@ -85,6 +102,8 @@ pub struct ControlConfig {
     pub token: Option<ControlToken>,
     /// True if `POST /shutdown` from loopback ends respgate.
     pub shutdown_endpoint: bool,
+    /// The token for reading through the admin listener; `None` lets everybody read there.
+    pub read_token: Option<ControlToken>,
 }
 
 /// The level and the form of the log, which goes to stderr.

@@ -1,15 +1,20 @@
 //! `respgate ctl`: controls a running respgate through its control socket, or through its admin listener with a token.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 use crate::admin_client::{self, Answer, Endpoint};
+use crate::net::tls::client::{ClientProfile, ClientTls};
+use crate::net::tls::names::{Names, server_name};
+use crate::net::tls::trust::Trust;
 use crate::secret::Secret;
 
 /// Time that one answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time that the answer to `upgrade` may take. The running respgate has its own limit, `upgrade-timeout`.
 const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -44,8 +49,30 @@ pub enum Refusal {
     Failed,
 }
 
-/// Asks the respgate at `endpoint` to do `action`.
-pub fn perform(endpoint: &Endpoint, action: &ActionRequest, token: Option<&Secret>) -> Outcome {
+/// Returns the TLS settings for an admin listener whose certificate these authorities have signed. It must contain `name`, or
+/// the IP address that is dialled.
+///
+/// # Errors
+/// Returns the reason why the file or the name cannot be used.
+pub fn admin_tls(ca: PathBuf, name: Option<&str>) -> Result<ClientTls, String> {
+    let all = match name {
+        Some(name) => Some(server_name(name).ok_or_else(|| format!("{name:?} is no name of a certificate"))?),
+        None => None,
+    };
+    let names = Names { all, ..Names::default() };
+    let trust = Trust { paths: vec![ca], ..Trust::default() };
+    let profile = ClientProfile { trust, names: names.clone(), ..ClientProfile::default() };
+    let set = profile.load().map_err(|error| error.text)?;
+    Ok(ClientTls::new(watch::channel(set).1, names))
+}
+
+/// Asks the respgate at `endpoint` to do `action`. With `tls`, its admin listener must speak TLS.
+pub fn perform(
+    endpoint: &Endpoint,
+    action: &ActionRequest,
+    token: Option<&Secret>,
+    tls: Option<&ClientTls>,
+) -> Outcome {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::Unreachable(format!("cannot start: {error}")),
@@ -53,7 +80,7 @@ pub fn perform(endpoint: &Endpoint, action: &ActionRequest, token: Option<&Secre
     let path = format!("/control/{}", action.name);
     let body = Value::Object(action.arguments.clone()).to_string();
     let limit = if action.name == "upgrade" { UPGRADE_ANSWER_TIMEOUT } else { ANSWER_TIMEOUT };
-    match runtime.block_on(admin_client::post(endpoint, &path, body, token, limit)) {
+    match runtime.block_on(admin_client::post(endpoint, &path, body, token, tls, limit)) {
         Ok(answer) => outcome(&answer),
         Err(error) => Outcome::Unreachable(format!(
             "no respgate answers at {endpoint}: {error}; name its control socket with --socket (control-socket in its \

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::topology::Address;
 
 /// How discovery finds the primary of one upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiscoveryConfig {
     /// The primary is always at this address.
     Fixed(Address),
@@ -57,7 +57,7 @@ pub enum SwitchRule {
 }
 
 /// The Sentinels of one upstream and the settings for their queries.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentinelConfig {
     /// The configured Sentinels. Discovery learns the addresses of further Sentinels from these.
     pub seeds: Vec<Address>,

@@ -158,7 +158,7 @@ impl Record {
         let limit = match self.sign()? {
             _ if confirmed => CONFIRMED_LIMIT,
             Sign::Down => DOWN_LIMIT,
-            Sign::Election | Sign::Promotion | Sign::Demotion | Sign::Closing => FAILOVER_LIMIT,
+            _ => FAILOVER_LIMIT,
         };
         // Earlier signs since the last rest count towards the limit.
         Some(self.since? + limit.saturating_sub(self.used))

@@ -120,6 +120,8 @@ metrics! {
     LEASE_TIMEOUTS: Counter "respgate_lease_timeouts_total" [upstream] Count, "Times that a session got no lease within lease-timeout.";
 
     PRIMARY_KNOWN: Gauge "respgate_primary_known" [upstream] Count, "1 if respgate knows a verified primary, else 0.";
+    PAUSED: Gauge "respgate_upstream_paused" [upstream] Count, "1 while an operator has paused the upstream, else 0.";
+    SWITCHES: Counter "respgate_upstream_switches_total" [upstream] Count, "Times that the upstream was switched to another address since the start.";
     PRIMARY_GENERATION: Gauge "respgate_primary_generation" [upstream] Count, "Primaries followed since the start.";
     SENTINEL_CONFIG_EPOCH: Gauge "respgate_sentinel_config_epoch" [upstream] Count, "Sentinel's config-epoch of the primary.";
     SENTINELS: Gauge "respgate_sentinels" [upstream, view] Count, "Sentinels that respgate follows, by their view of the primary: agrees, other, unknown, refused, unreachable or pending.";

@@ -4,16 +4,33 @@ use std::rc::Rc;
 
 use tokio::sync::watch;
 
+use super::access::Access;
 use super::config::Reauth;
 use super::connection::identity::Identity;
 use super::parts::Parts;
 use super::shared::replace::soon;
-use crate::net::tls::client::ClientSet;
+use crate::net::tls::client::{ClientSet, ClientTls};
 use crate::rotation::login::Newest;
 
-/// Follows respgate's own credentials and the certificates, until the former end.
-pub(super) async fn follow(
-    parts: Parts,
+/// Follows respgate's own credentials and the certificates, until the process ends.
+pub(super) async fn follow(parts: Parts, mut access: watch::Receiver<Access>) {
+    loop {
+        let Access { dialer, login } = access.borrow_and_update().clone();
+        let certificates = dialer.tls.as_ref().map(ClientTls::changes);
+        tokio::select! {
+            () = follow_of(&parts, login.subscribe(), certificates) => return,
+            // Another server has other credentials and certificates.
+            changed = access.changed() => if changed.is_err() {
+                // No other server will come.
+                return follow_of(&parts, login.subscribe(), dialer.tls.as_ref().map(ClientTls::changes)).await;
+            },
+        }
+    }
+}
+
+/// Follows the credentials and the certificates for one server, until the former end.
+async fn follow_of(
+    parts: &Parts,
     mut logins: watch::Receiver<Newest>,
     mut certificates: Option<watch::Receiver<ClientSet>>,
 ) {

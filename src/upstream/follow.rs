@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::leased::state::Vacate;
 use super::parts::Parts;
 use crate::topology::{Generation, Outage, Primary, ServerInfo, Sign, Topology};
 
@@ -52,6 +53,9 @@ impl Parts {
                 hold.note_reason(sign.to_string());
                 self.dialing.reports.timelines.sign(primary.generation, &sign.to_string(), true);
                 self.begin_failover();
+                if *sign == Sign::PausedAtOnce {
+                    self.pool.vacate(Vacate::AtOnce);
+                }
             }
             Topology::Known(primary) => {
                 self.follow_primary(primary);
@@ -82,6 +86,7 @@ impl Parts {
         timelines.verified(primary);
         // The time of an outage without commands must not count against the next command.
         hold.end();
+        self.dialing.use_newest_access();
         let own = self.dialing.identities.own().credentials();
         self.dialing.server.forget(matches!(own, Ok(None)) && primary.server.is_none());
         self.cut(Some(primary.generation));

@@ -32,7 +32,7 @@ pub(super) struct Hold {
     begun: Notify,
     ended: Notify,
     bytes: HeldBytes,
-    /// True while a failover is under way and the old primary still answers.
+    /// True while commands wait although a primary is known: in a failover, or because an operator ordered it.
     failing_over: Cell<bool>,
     /// True while the server is about to close the connections to the primary, until they have been replaced.
     closing: Cell<bool>,
@@ -120,6 +120,13 @@ impl Hold {
             self.since.set(Some(Instant::now()));
             self.reports.counters.holds.inc();
             self.begun.notify_waiters();
+        }
+    }
+
+    /// Ends the hold because a connection was opened, unless a failover or an operator holds commands.
+    pub(super) fn reached(&self) {
+        if !self.failing_over.get() {
+            self.end();
         }
     }
 

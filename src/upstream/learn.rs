@@ -13,7 +13,7 @@ use crate::resp::Resp;
 use crate::resp::control::{Control, ControlError};
 use crate::resp::error_line::ErrorLine;
 use crate::resp::value::Value;
-use crate::rotation::login::{Login, Principal};
+use crate::rotation::login::Principal;
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing, NeedlessPassword, Purpose};
 use crate::upstream::leased::lease::Lease;
@@ -199,7 +199,7 @@ impl Inquiries {
 
     async fn ask_for_commands(&self, asker: &ConnectionKey, deadline: Instant) -> Option<Learned> {
         let key = |identity: &Rc<Identity>| ConnectionKey::new(identity.clone(), 0, Resp::V2);
-        let as_itself = match asker.identity.login().map(Login::principal) {
+        let as_itself = match asker.identity.login().map(|login| login.principal().clone()) {
             Some(Principal::User(_)) => self.lease(&key(self.dialing().identities.own())).await,
             Some(Principal::Own) | None => None,
         };

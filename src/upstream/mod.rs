@@ -4,6 +4,8 @@
 //! [`shared`] for the connections that many sessions share, [`leased`] for those that one session has to itself, [`fanin`] for
 //! subscriptions that share a connection, and [`hold`] for commands that wait for a primary.
 
+pub mod access;
+mod activity;
 mod ask;
 pub mod config;
 pub mod connection;
@@ -23,12 +25,15 @@ mod reports;
 mod room;
 pub mod shared;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use self::access::Access;
+pub use self::activity::{IdentityUse, UpstreamActivity};
 use self::config::{ClientAuth, UpstreamConfig};
 use self::connection::identities::Identities;
 use self::connection::identity::Identity;
@@ -58,13 +63,10 @@ use self::shared::lanes::Lanes;
 use crate::command::learned::Learned;
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
-use crate::net::connect::Dialer;
-use crate::net::tls::client::ClientTls;
 use crate::poll_meter::PollMeter;
 use crate::resp::Resp;
 use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
-use crate::rotation::login::Login;
 use crate::timeline::Timelines;
 use crate::topology::{Generation, Hint, ServerInfo, Topology};
 
@@ -73,10 +75,8 @@ use crate::topology::{Generation, Hint, ServerInfo, Topology};
 pub struct UpstreamPlan {
     /// The configuration, with this worker's share of the limits.
     pub config: UpstreamConfig,
-    /// Dials the connections.
-    pub dialer: Dialer,
-    /// respgate's own credentials at the server.
-    pub login: Login,
+    /// How connections are dialled, and respgate's own credentials at the server.
+    pub access: watch::Receiver<Access>,
     /// The topology, as discovery publishes it.
     pub topology: watch::Receiver<Topology>,
     /// The channel for hints to discovery.
@@ -113,9 +113,8 @@ impl Upstream {
         meter: Rc<PollMeter>,
         counters: Rc<Counters>,
     ) -> Rc<Self> {
-        let UpstreamPlan { config, dialer, login, topology, hints, scripts, fair, timelines } = plan;
-        let logins = login.subscribe();
-        let certificates = dialer.tls.as_ref().map(ClientTls::changes);
+        let UpstreamPlan { config, access, topology, hints, scripts, fair, timelines } = plan;
+        let Access { dialer, login } = access.borrow().clone();
         let config = Rc::new(config);
         let reports = Rc::new(Reports::new(counters.clone(), timelines, hints));
         let hold = Rc::new(Hold::new(config.clone(), reports.clone()));
@@ -129,7 +128,8 @@ impl Upstream {
             ids: ConnectionIds::default(),
             pause: ServerPause::default(),
             scripts: scripts.clone(),
-            dialer,
+            dialer: RefCell::new(dialer),
+            access: access.clone(),
             buffers,
             meter: meter.clone(),
         });
@@ -146,7 +146,7 @@ impl Upstream {
         let parts = Parts { dialing, pool, lanes, fans };
         meter.spawn_local(parts.clone().follow(topology));
         meter.spawn_local(housekeeping::keep(parts.clone()));
-        meter.spawn_local(credentials::follow(parts.clone(), logins, certificates));
+        meter.spawn_local(credentials::follow(parts.clone(), access));
         Rc::new(Self { config, counters, identities, scripts, hold, reports, inquiries, parts })
     }
 
@@ -173,6 +173,24 @@ impl Upstream {
     /// Completes with the next news from discovery.
     pub async fn changed(&self) {
         self.hold.changed().await;
+    }
+}
+
+/// Operators' orders.
+impl Upstream {
+    /// Returns what this worker does at the upstream.
+    pub fn activity(&self) -> UpstreamActivity {
+        self.parts.activity()
+    }
+
+    /// Returns the identities that sessions of this worker use.
+    pub fn identities_in_use(&self) -> Vec<IdentityUse> {
+        self.parts.identities_in_use()
+    }
+
+    /// Opens new connections to the same primary, and retires the present ones.
+    pub fn reconnect(&self) {
+        self.parts.reconnect();
     }
 }
 

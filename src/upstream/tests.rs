@@ -6,8 +6,7 @@ use crate::topology::{Address, Outage, Primary};
 fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> UpstreamPlan {
     UpstreamPlan {
         config,
-        dialer: Dialer::default(),
-        login: Login::default(),
+        access: watch::channel(Access::default()).1,
         topology,
         hints: mpsc::channel(1).0,
         scripts: Scripts::default(),

@@ -1,5 +1,11 @@
 //! Control of a running respgate: who may, what happens, and what is answered.
 
+mod load;
+mod pause;
+mod reconnect;
+mod rights;
+mod switch;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -23,16 +29,25 @@ struct Controlled {
 
 impl Controlled {
     fn start(workers: usize) -> Self {
-        let server = Server::start(Flavor::Valkey);
+        Self::in_front_of(Server::start(Flavor::Valkey), workers, "")
+    }
+
+    /// In front of this server, with more keys for the upstream.
+    fn in_front_of(server: Server, workers: usize, keys: &str) -> Self {
+        let address = format!("address = \"127.0.0.1:{}\"\n{keys}", server.port);
+        Self::with_upstream(server, workers, &address)
+    }
+
+    /// With these keys of the upstream.
+    fn with_upstream(server: Server, workers: usize, upstream: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
         fs::write(path("token"), format!("{TOKEN}\n")).expect("the token");
         fs::set_permissions(path("token"), fs::Permissions::from_mode(0o600)).expect("permissions");
         let toml = format!(
-            "control-socket = {:?}\ncontrol-token-file = {:?}\n\n[upstreams.main]\naddress = \"127.0.0.1:{}\"\n",
+            "control-socket = {:?}\ncontrol-token-file = {:?}\n\n[upstreams.main]\n{upstream}\n",
             path("control.sock"),
             path("token"),
-            server.port
         );
         Self { proxy: Proxy::start_file(workers, &toml), folder, server }
     }
@@ -125,7 +140,7 @@ fn wrong_requests_are_explained() {
     expect(&controlled.on_socket(&["log-level", "loud"]), 64, "is not a log level");
     let headers = ["Host: localhost", &format!("Authorization: Bearer {TOKEN}")];
     for (action, body, status, text) in [
-        ("explode", "", "404", "there are reload, log-level, drain, upgrade, shutdown"),
+        ("explode", "", "404", "there are reload, log-level, clients, kill, "),
         ("reload", "[]", "400", "not a JSON object"),
         ("reload", r#"{"soon": true}"#, "400", "reload has no argument"),
         ("reload", &format!(r#"{{"x": "{}"}}"#, "x".repeat(20_000)), "400", "more than 16384 bytes"),

@@ -24,6 +24,7 @@ const ORDER: &[&str] = &[
     "admin_client",
     "config",
     "admin",
+    "operator",
     "listener",
     "worker",
     "session",

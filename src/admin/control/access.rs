@@ -1,10 +1,14 @@
-//! Decides whether a request may control respgate. Does no I/O.
+//! Decides whether a request may control or read respgate. Does no I/O.
 //!
 //! A client of the control socket may control, because its mode 0600 admits only respgate's own user and root. Everyone
 //! else needs the token, on loopback too: other users and containers share loopback, and so does every web page that is
 //! open in a browser on this machine. A web page can neither read the token nor send it, and the checks of `Host` and
 //! `Origin` refuse it a second time: a page that reaches respgate through a name of its own (DNS rebinding) sends that
-//! name as `Host`, and a page of another site sends `Origin`.
+//! name as `Host`, and a page of another site sends `Origin`. With TLS, a page's own name has no valid certificate here, so any
+//! `Host` will do.
+//!
+//! The tokens never cross a network in plain text at respgate's request: control from another machine needs TLS. Reading needs
+//! the token of readers, or that of control, only if there is a token of readers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,8 +21,13 @@ use crate::secret::Secret;
 pub(in crate::admin) enum Via {
     /// The control socket, with the client's numeric user id if the system tells it.
     Socket(Option<u32>),
-    /// The admin listener, from this address.
-    Tcp(SocketAddr),
+    /// The admin listener.
+    Tcp {
+        /// The client's address.
+        peer: SocketAddr,
+        /// True if the connection speaks TLS.
+        encrypted: bool,
+    },
 }
 
 /// Why a request may not control respgate.
@@ -35,7 +44,7 @@ pub(in crate::admin) enum Denied {
     #[error("the token is wrong: send the content of control-token-file")]
     TokenWrong,
     #[error(
-        "control from another machine would show the token to the network; run respgate ctl on this machine"
+        "control from another machine would show the token to the network: run respgate ctl on this machine, or set admin-tls-cert"
     )]
     NotEncrypted,
     #[error(
@@ -46,6 +55,17 @@ pub(in crate::admin) enum Denied {
     ForeignHost,
     #[error("the request comes from a web page of another origin, which may not control respgate")]
     ForeignOrigin,
+    #[error("reading needs a token: send the content of read-token-file as \"Authorization: Bearer TOKEN\"")]
+    ReadTokenMissing,
+    #[error("the token is wrong: send the content of read-token-file")]
+    ReadTokenWrong,
+}
+
+impl Denied {
+    /// Returns true if another token would help.
+    pub(in crate::admin) fn wants_token(self) -> bool {
+        matches!(self, Self::TokenMissing | Self::TokenWrong | Self::ReadTokenMissing | Self::ReadTokenWrong)
+    }
 }
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -56,16 +76,13 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// # Errors
 /// Returns the reason why it may not.
 pub(in crate::admin) fn check(via: &Via, headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Denied> {
-    if matches!(via, Via::Socket(_)) {
-        return Ok(());
-    }
-    check_page(headers)?;
+    let Via::Tcp { peer, encrypted } = via else { return Ok(()) };
+    check_page(headers, *encrypted)?;
     let token = token.ok_or(Denied::NoToken)?;
-    if is_remote(via) {
+    if !may_carry_control(*peer, *encrypted) {
         return Err(Denied::NotEncrypted);
     }
-    let sent = headers.get(AUTHORIZATION).ok_or(Denied::TokenMissing)?;
-    let sent = sent.as_bytes().strip_prefix(b"Bearer ").ok_or(Denied::TokenMissing)?;
+    let sent = bearer(headers).ok_or(Denied::TokenMissing)?;
     if token.matches(sent) { Ok(()) } else { Err(Denied::TokenWrong) }
 }
 
@@ -76,30 +93,54 @@ pub(in crate::admin) fn check(via: &Via, headers: &HeaderMap, token: Option<&Sec
 pub(in crate::admin) fn check_origin(via: &Via, headers: &HeaderMap) -> Result<(), Denied> {
     match via {
         Via::Socket(_) => Ok(()),
-        Via::Tcp(_) if is_remote(via) => Err(Denied::NotLocal),
-        Via::Tcp(_) => check_page(headers),
+        Via::Tcp { peer, .. } if !peer.ip().to_canonical().is_loopback() => Err(Denied::NotLocal),
+        Via::Tcp { encrypted, .. } => check_page(headers, *encrypted),
     }
 }
 
-/// Returns true if the request came from another machine or pod.
-fn is_remote(via: &Via) -> bool {
-    matches!(via, Via::Tcp(peer) if !peer.ip().to_canonical().is_loopback())
-}
-
 /// Refuses requests that a web page may have sent.
-fn check_page(headers: &HeaderMap) -> Result<(), Denied> {
+fn check_page(headers: &HeaderMap, encrypted: bool) -> Result<(), Denied> {
     let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !names_this_machine(host) {
+    if !encrypted && !names_this_machine(host) {
         return Err(Denied::ForeignHost);
     }
     let origin = headers.get(ORIGIN).map(|value| value.to_str().unwrap_or_default());
     let site = headers.get(FETCH_SITE).map(|value| value.to_str().unwrap_or_default());
-    if origin.is_some_and(|origin| origin.strip_prefix("http://") != Some(host))
-        || site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
+    if origin.is_some_and(|origin| {
+        origin.strip_prefix(if encrypted { "https://" } else { "http://" }) != Some(host)
+    }) || site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
     {
         return Err(Denied::ForeignOrigin);
     }
     Ok(())
+}
+
+/// Checks whether a request with these headers may read pages. `reading` is the content of `read-token-file`: without it,
+/// everybody may. The token of control permits reading too, where it permits control.
+///
+/// # Errors
+/// Returns the reason why it may not.
+pub(in crate::admin) fn check_reading(
+    via: &Via,
+    headers: &HeaderMap,
+    reading: Option<&Secret>,
+    control: Option<&Secret>,
+) -> Result<(), Denied> {
+    let (Via::Tcp { peer, encrypted }, Some(reading)) = (via, reading) else { return Ok(()) };
+    let sent = bearer(headers).ok_or(Denied::ReadTokenMissing)?;
+    let controls =
+        may_carry_control(*peer, *encrypted) && control.is_some_and(|control| control.matches(sent));
+    if reading.matches(sent) || controls { Ok(()) } else { Err(Denied::ReadTokenWrong) }
+}
+
+/// Returns true if the token of control is not readable on a network between the client and respgate.
+fn may_carry_control(peer: SocketAddr, encrypted: bool) -> bool {
+    encrypted || peer.ip().to_canonical().is_loopback()
+}
+
+/// Returns the token that a request sends.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")
 }
 
 /// Returns true if a `Host` header holds an IP address or `localhost`. A name could belong to a web page.
@@ -122,7 +163,11 @@ mod tests {
 
     fn asked(peer: &str, pairs: &[(&'static str, &str)], token: Option<&str>) -> Result<(), Denied> {
         let token = token.map(|text| Secret::new(text.as_bytes()));
-        check(&Via::Tcp(peer.parse().expect("an address")), &headers(pairs), token.as_ref())
+        check(&via(peer, false), &headers(pairs), token.as_ref())
+    }
+
+    fn via(peer: &str, encrypted: bool) -> Via {
+        Via::Tcp { peer: peer.parse().expect("an address"), encrypted }
     }
 
     const HERE: &str = "127.0.0.1:50000";
@@ -145,15 +190,53 @@ mod tests {
 
     #[test]
     fn without_a_token_only_this_machine_and_no_web_page_is_admitted() {
-        let asked = |peer: &str, pairs: &[(&'static str, &str)]| {
-            check_origin(&Via::Tcp(peer.parse().expect("an address")), &headers(pairs))
-        };
+        let asked =
+            |peer: &str, pairs: &[(&'static str, &str)]| check_origin(&via(peer, false), &headers(pairs));
         let host = ("host", "127.0.0.1:9121");
         assert_eq!(asked(HERE, &[host]), Ok(()));
         assert_eq!(asked("10.0.0.7:50000", &[host]), Err(Denied::NotLocal));
         assert_eq!(asked(HERE, &[("host", "evil.example")]), Err(Denied::ForeignHost));
         assert_eq!(asked(HERE, &[host, ("origin", "https://evil.example")]), Err(Denied::ForeignOrigin));
         assert_eq!(check_origin(&Via::Socket(None), &HeaderMap::new()), Ok(()));
+    }
+
+    #[test]
+    fn with_tls_the_token_permits_control_from_elsewhere() {
+        let token = Secret::new("s3cret");
+        let asked = |pairs: &[(&'static str, &str)]| {
+            check(&via("10.0.0.7:50000", true), &headers(pairs), Some(&token))
+        };
+        let bearer = ("authorization", "Bearer s3cret");
+        assert_eq!(asked(&[("host", "respgate.example:9121"), bearer]), Ok(()));
+        assert_eq!(asked(&[("host", "respgate.example:9121")]), Err(Denied::TokenMissing));
+        let page = [("host", "respgate.example:9121"), bearer, ("origin", "https://evil.example")];
+        assert_eq!(asked(&page), Err(Denied::ForeignOrigin));
+        let own = [("host", "respgate.example:9121"), bearer, ("origin", "https://respgate.example:9121")];
+        assert_eq!(asked(&own), Ok(()));
+    }
+
+    #[test]
+    fn reading_and_controlling_are_separate_rights() {
+        let (reader, operator) = (Secret::new("read"), Secret::new("control"));
+        let reads = |via: &Via, sent: &str, reading: Option<&Secret>| {
+            check_reading(via, &headers(&[("authorization", sent)]), reading, Some(&operator))
+        };
+        let here = via(HERE, false);
+        assert_eq!(reads(&here, "", None), Ok(()), "no token for readers");
+        assert_eq!(reads(&here, "", Some(&reader)), Err(Denied::ReadTokenMissing));
+        assert_eq!(reads(&here, "Bearer read", Some(&reader)), Ok(()));
+        assert_eq!(reads(&here, "Bearer control", Some(&reader)), Ok(()));
+        assert_eq!(reads(&here, "Bearer wrong", Some(&reader)), Err(Denied::ReadTokenWrong));
+        let elsewhere = via("10.0.0.7:50000", false);
+        assert_eq!(reads(&elsewhere, "Bearer read", Some(&reader)), Ok(()));
+        assert_eq!(reads(&elsewhere, "Bearer control", Some(&reader)), Err(Denied::ReadTokenWrong));
+        assert_eq!(reads(&Via::Socket(None), "", Some(&reader)), Ok(()));
+        let headers = headers(&[("host", "localhost"), ("authorization", "Bearer read")]);
+        assert_eq!(
+            check(&here, &headers, Some(&operator)),
+            Err(Denied::TokenWrong),
+            "a reader controls nothing"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub(super) mod access;
 pub(super) mod action;
 pub(super) mod clients;
 mod offer;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use super::respond::{JSON, TEXT, respond};
 use crate::clients::directory::Directory;
 use crate::drain::Switch;
 use crate::logs::LogFilter;
+use crate::operator::{Operators, TargetParser};
 use crate::rotation::{Prompter, ReadOutcome, Tally};
 use crate::secret::Secret;
 
@@ -39,12 +41,18 @@ pub type UpgradeRequests = mpsc::Sender<oneshot::Sender<Result<Value, String>>>;
 pub struct Control {
     /// The token for control through the admin listener; `None` permits no control there.
     pub token: Option<watch::Receiver<Secret>>,
+    /// The token for reading through the admin listener; `None` lets everybody read.
+    pub read_token: Option<watch::Receiver<Secret>>,
     /// Prompts a read of the configuration file.
     pub configuration: Prompter,
     /// The outcomes of reads of the configuration file; `None` if there is no file.
     pub reloads: Option<Tally>,
     /// Reaches the clients of all workers.
     pub clients: Directory,
+    /// Takes orders for upstreams.
+    pub operators: Operators,
+    /// Checks where an upstream is switched to, given where it is.
+    pub parse_target: TargetParser,
     /// The filter of the log.
     pub log: LogFilter,
     /// Begins the drain.
@@ -77,7 +85,7 @@ enum ControlError {
 impl ControlError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Denied(Denied::TokenMissing | Denied::TokenWrong) => StatusCode::UNAUTHORIZED,
+            Self::Denied(denied) if denied.wants_token() => StatusCode::UNAUTHORIZED,
             Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Action(ActionError::Unknown(_)) => StatusCode::NOT_FOUND,
@@ -159,6 +167,22 @@ impl Control {
         })
     }
 
+    /// Returns the refusal of a request that may not read; `None` if it may.
+    pub(super) fn refuse_reading(
+        &self,
+        via: &Via,
+        request: &Request<Incoming>,
+    ) -> Option<Response<Full<Bytes>>> {
+        let newest =
+            |token: &Option<watch::Receiver<Secret>>| token.as_ref().map(|token| token.borrow().clone());
+        let (reading, control) = (newest(&self.read_token), newest(&self.token));
+        let denied =
+            access::check_reading(via, request.headers(), reading.as_ref(), control.as_ref()).err()?;
+        let mut response = respond(StatusCode::UNAUTHORIZED, TEXT, format!("{denied}\n"));
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Some(response)
+    }
+
     async fn handle(&self, via: &Via, name: &str, request: Request<Incoming>) -> Result<Value, ControlError> {
         if request.method() != Method::POST {
             return Err(ControlError::Method);
@@ -182,6 +206,10 @@ impl Control {
                 Ok(json!({ "level": level, "before": before }))
             }
             Action::Clients(action) => action.perform(&self.clients).await,
+            Action::Pause { upstream, pause, deadline } => self.pause(&upstream, pause, deadline).await,
+            Action::Resume { upstream } => self.resume(&upstream).await,
+            Action::Reconnect { upstream } => self.reconnect(&upstream).await,
+            Action::Switch { upstream, to, proof } => self.switch(&upstream, to, proof).await,
             Action::Drain => {
                 self.drain.begin();
                 Ok("draining: no new clients; running commands finish".into())
@@ -236,6 +264,6 @@ fn shown(via: &Via) -> String {
     match via {
         Via::Socket(Some(uid)) => format!("uid {uid}"),
         Via::Socket(None) => "the control socket".into(),
-        Via::Tcp(peer) => peer.to_string(),
+        Via::Tcp { peer, .. } => peer.to_string(),
     }
 }

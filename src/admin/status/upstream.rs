@@ -108,10 +108,15 @@ fn sentinel(status: &SentinelStatus, primary: Option<&Primary>) -> Value {
 }
 
 fn replication(view: &View) -> Value {
-    let Some(newest) = &view.replication else {
-        return json!({ "sampled": false, "offset": null, "unavailable": "replica-sampling is off", "replicas": [] });
+    let Some(newest) = view.sampled() else {
+        let why = match view.replication {
+            Some(_) => {
+                "an operator has switched the upstream, and replicas are sampled again after the next start"
+            }
+            None => "replica-sampling is off",
+        };
+        return json!({ "sampled": false, "offset": null, "unavailable": why, "replicas": [] });
     };
-    let newest = newest.borrow();
     json!({
         "sampled": true,
         "offset": newest.offset,

@@ -78,6 +78,7 @@ pub fn check(
         report,
     );
     let control = control::check(&typed.process, report);
+    let admin_tls = control::admin_tls(&typed.process, typed.file.as_ref(), report);
     let workers = workers(typed.process.workers.at_least(1, "1", report), cores, &upstreams, report);
     for (name, place) in &places {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.config.name == *name) {
@@ -87,6 +88,7 @@ pub fn check(
     Some(Config {
         workers,
         admin: typed.process.admin.value().copied(),
+        admin_tls,
         control,
         log: LogConfig {
             format: typed.log.format.or(LogDefaults::format()),

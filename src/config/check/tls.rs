@@ -101,6 +101,43 @@ pub(super) fn listener(
     }
 }
 
+/// Checks the TLS settings of the admin listener. Returns `None` if they have an error, or there are none.
+pub(super) fn admin(
+    cert: Setting<PathBuf>,
+    key: Setting<PathBuf>,
+    table: &Place,
+    report: &mut Report,
+) -> Option<Loaded<ServerProfile, ServerSet>> {
+    let places = Places {
+        chain: cert.place().cloned(),
+        key: key.place().cloned(),
+        trust: None,
+        crl: None,
+        table: table.clone(),
+    };
+    let Pair::Given(chain, key) = pair(cert, key, ["admin-tls-cert", "admin-tls-key"], table, report) else {
+        return None;
+    };
+    let profile = ServerProfile {
+        chain,
+        key,
+        clients: ClientCertificates::Ignored,
+        trust: Trust { paths: Vec::new(), system: false, revoked: Vec::new() },
+        floor: ServerTlsDefaults::min_version(),
+        handshake_timeout: ServerTlsDefaults::handshake_timeout(),
+    };
+    match profile.load(None) {
+        Ok(set) => {
+            places.warn_of_expiry(Some(set.not_after), report);
+            Some(Loaded { profile, set })
+        }
+        Err(error) => {
+            places.report(&error, report);
+            None
+        }
+    }
+}
+
 /// Checks the TLS settings of one leg to servers. `prefix` is the prefix of its keys, and `scheme`
 /// is what the URL says about TLS. The settings `wider` apply where this leg has none of its own.
 /// Returns `None` if they mean plain text or have an error.

@@ -37,9 +37,9 @@ table! {
         /// error.
         workers: usize, "workers", Restart, unit "threads",
             default "the number of CPUs that the process may use, by affinity and cgroup quota", example "4";
-        /// The address that serves `/livez`, `/readyz`, `/metrics` and `/failovers` over plain HTTP.
+        /// The address that serves `/livez`, `/readyz`, `/metrics` and `/failovers` over HTTP.
         ///
-        /// The endpoint asks nobody to authenticate. Keep it off public networks.
+        /// Without `read-token-file`, the endpoint asks nobody to authenticate. Keep it off public networks.
         admin: SocketAddr, "admin", Restart, default "none; nothing is served", example "\"127.0.0.1:9121\"";
         /// The path of the unix socket on which `respgate ctl` controls respgate.
         ///
@@ -53,6 +53,19 @@ table! {
         /// one. respgate uses a new content of the file within `reload-interval`. See [control.md](control.md).
         control_token_file: File, "control-token-file", Restart, default "none; the admin listener offers no control",
             example "\"respgate-control-token\"";
+        /// The path of a file that holds the token for reading through `admin`.
+        ///
+        /// With this key, every page other than `/livez` and `/readyz` needs this token or that of control, as
+        /// `Authorization: Bearer TOKEN`. The token of readers does not permit control. See [control.md](control.md#who-may-read).
+        read_token_file: File, "read-token-file", Restart, default "none; everybody who reaches `admin` may read",
+            example "\"respgate-read-token\"";
+        /// The path of the certificate chain of `admin`, in PEM. With it, `admin` speaks TLS only.
+        ///
+        /// Needed for control from other machines. Probes must use HTTPS then. respgate uses a renewed certificate within
+        /// `reload-interval`.
+        admin_tls_cert: File, "admin-tls-cert", Restart, default "none; plain HTTP", example "\"admin.crt\"";
+        /// The path of the private key of `admin-tls-cert`, in PEM.
+        admin_tls_key: File, "admin-tls-key", Restart, default "none; plain HTTP", example "\"admin.key\"";
         /// The time that running commands have to finish after SIGTERM and `drain-delay`.
         ///
         /// respgate closes its listeners, lets running commands, blocked commands and open transactions finish, and

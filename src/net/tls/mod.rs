@@ -15,6 +15,7 @@ pub mod client;
 pub mod handshake_error;
 pub mod gate;
 pub mod names;
+pub mod plain_acceptor;
 pub mod pem;
 pub mod read_ahead;
 pub mod server;

@@ -13,6 +13,8 @@ use super::server::ServerSet;
 pub enum Leg {
     /// Connections from clients to respgate.
     Listener,
+    /// Connections to the admin listener.
+    Admin,
     /// Connections from respgate to data nodes.
     Upstream,
     /// Connections from respgate to Sentinels.
@@ -24,6 +26,7 @@ impl Leg {
     pub fn label(self) -> &'static str {
         match self {
             Self::Listener => "listener",
+            Self::Admin => "admin",
             Self::Upstream => "upstream",
             Self::Sentinel => "sentinel",
         }

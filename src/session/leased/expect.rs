@@ -160,6 +160,11 @@ impl Expected {
         }
     }
 
+    /// Returns the number of replies to come, without that of a command that blocks.
+    pub(super) fn unblocked(&self) -> usize {
+        self.len() - usize::from(self.blocked_last().is_some())
+    }
+
     /// Returns true if a reply is due that does not wait for other clients.
     pub(super) fn due(&self) -> bool {
         self.queue.back().is_some_and(|(expect, _)| match expect {

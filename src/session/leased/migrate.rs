@@ -8,7 +8,7 @@ use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
 use super::reconnect::ReconnectBackoff;
 use super::settle::{AfterLoss, LostLease, refuse_first, settle};
-use super::{Close, Leased};
+use super::{Close, LeaseEnd, Leased};
 use crate::resp::pubsub::Kind;
 use crate::resp::request;
 use crate::session::Session;
@@ -35,7 +35,18 @@ impl Leased {
             tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "respgate disconnects a client: it cannot move the state of the client's lost connection to another");
             return Err(Close::UpstreamLost);
         }
-        let unblocked = self.lease.is_cut() && self.expected.gated && self.lease.abandon().await;
+        let mut unblocked = self.lease.is_cut() && self.expected.gated && self.lease.abandon().await;
+        if unblocked && !self.lease.input().is_empty() {
+            // The reply came at the last moment: the client gets it, and the command is not sent again.
+            self.handle_replies(session);
+            unblocked = self.lease.input().is_empty();
+            if let Some(LeaseEnd::Close(close)) = self.decided_end.take() {
+                return Err(close);
+            }
+            if self.streaming.is_some() {
+                return Err(Close::UpstreamLost);
+            }
+        }
         let Some(key) = session.key() else { return Err(Close::UpstreamLost) };
         let (mut pending, outbound) = (self.expected.take(), std::mem::take(&mut self.outbound));
         let decisions = self.settle_pending(session, &mut pending, &outbound, unblocked);

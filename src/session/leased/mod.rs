@@ -25,6 +25,7 @@ mod replies;
 mod selects;
 mod send;
 mod settle;
+mod vacate;
 mod version;
 
 use std::future::poll_fn;

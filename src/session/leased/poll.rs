@@ -60,6 +60,7 @@ impl Leased {
         if !moved && self.decided_end.is_none() && (blocked || session.output.waiting() == 0) {
             // The server is not late if the client does not take its replies.
             self.lease.set_reply_due(!blocked && self.expected.due());
+            self.lease.set_unanswered(self.expected.unblocked());
             return Ok(Poll::Pending);
         }
         Ok(Poll::Ready(()))
@@ -96,6 +97,9 @@ impl Leased {
         }
         if self.lease.is_silent() {
             return Err(self.end_without_reply(session));
+        }
+        if self.should_vacate(session) {
+            self.lease.cut();
         }
         if self.lease.is_cut() {
             return Err(LeaseEnd::Lost);

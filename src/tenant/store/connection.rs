@@ -15,6 +15,7 @@ use crate::resp::greeting::{GreetError, Greeted, Greeting, Role, greet};
 use crate::rotation::login::Newest;
 use crate::topology::Generation;
 use crate::upstream::UpstreamPlan;
+use crate::upstream::access::Access;
 use crate::upstream::config::Reauth;
 
 /// Timeout of a greeting.
@@ -34,23 +35,24 @@ pub(super) async fn connect(upstream: &mut UpstreamPlan) -> Result<StoreConnecti
     let primary = upstream.topology.borrow_and_update().primary().cloned();
     let Some(primary) = primary else { return Err(StoreError::Away("no primary is known".into())) };
     let away = |why: &dyn fmt::Display| StoreError::Away(format!("{}: {why}", primary.address));
-    let logins = upstream.login.subscribe();
-    let certificates = upstream.dialer.tls.as_ref().map(ClientTls::changes);
-    let credentials = upstream.login.newest_within(GREETING_TIMEOUT).await.map_err(|why| away(&why))?;
-    let stream = upstream.dialer.dial(&primary.address).await.map_err(|why| away(&why))?;
+    let Access { dialer, login } = upstream.access.borrow().clone();
+    let logins = login.subscribe();
+    let certificates = dialer.tls.as_ref().map(ClientTls::changes);
+    let credentials = login.newest_within(GREETING_TIMEOUT).await.map_err(|why| away(&why))?;
+    let stream = dialer.dial(&primary.address).await.map_err(|why| away(&why))?;
     let mut control = Control::new(stream);
-    let denied = upstream.login.denied(credentials.as_deref());
+    let denied = login.denied(credentials.as_deref());
     let greeting = Greeting {
-        accepted_before: upstream.login.has_worked(),
+        accepted_before: login.has_worked(),
         denied: Some(&denied),
         ..Greeting::new(credentials.as_deref(), Resp::V2, 0)
     };
     let greeted = greet(&mut control, &greeting, Instant::now() + GREETING_TIMEOUT).await;
     match (&greeted, &credentials) {
         (Err(GreetError::AuthRefused(line)), Some(credentials)) => {
-            upstream.login.refused(&primary.address, credentials, line);
+            login.refused(&primary.address, credentials, line);
         }
-        (Ok(_), Some(_)) => upstream.login.accepted(),
+        (Ok(_), Some(_)) => login.accepted(),
         _ => {}
     }
     match greeted {

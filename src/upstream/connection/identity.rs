@@ -61,7 +61,7 @@ pub(in crate::upstream) enum AgeFate {
 pub(super) enum IdentityKind {
     /// respgate itself, or one of its own users. The credentials may change.
     Kept {
-        login: Login,
+        login: RefCell<Login>,
         /// The credentials at the last call of [`Identity::has_new_credentials`].
         seen: RefCell<Newest>,
     },
@@ -73,7 +73,7 @@ impl IdentityKind {
     /// Returns the kind of an identity whose credentials respgate keeps.
     pub(super) fn kept(login: Login) -> Self {
         let seen = RefCell::new(login.newest());
-        Self::Kept { login, seen }
+        Self::Kept { login: RefCell::new(login), seen }
     }
 }
 
@@ -118,7 +118,7 @@ impl Identity {
     /// Returns the reason why respgate does not know the credentials yet.
     pub fn credentials(&self) -> Newest {
         match &self.kind {
-            IdentityKind::Kept { login, .. } => login.newest(),
+            IdentityKind::Kept { login, .. } => login.borrow().newest(),
             IdentityKind::Client(credentials) => Ok(Some(credentials.clone())),
         }
     }
@@ -129,18 +129,33 @@ impl Identity {
     /// # Errors
     /// Returns the reason why respgate does not know the credentials yet.
     pub(in crate::upstream) async fn fresh_credentials(&self, timeout: Duration) -> Newest {
-        match &self.kind {
-            IdentityKind::Kept { login, .. } => login.fresh_within(timeout).await,
-            IdentityKind::Client(_) => self.credentials(),
+        match self.login() {
+            Some(login) => login.fresh_within(timeout).await,
+            None => self.credentials(),
         }
     }
 
     /// Returns the credentials that respgate keeps for the identity; `None` if a client brought them.
-    pub(in crate::upstream) fn login(&self) -> Option<&Login> {
+    pub(in crate::upstream) fn login(&self) -> Option<Login> {
         match &self.kind {
-            IdentityKind::Kept { login, .. } => Some(login),
+            IdentityKind::Kept { login, .. } => Some(login.borrow().clone()),
             IdentityKind::Client(_) => None,
         }
+    }
+
+    /// Replaces the login of an identity whose credentials respgate keeps, because another server is the primary.
+    pub(in crate::upstream) fn set_login(&self, newest: Login) {
+        let IdentityKind::Kept { login, seen } = &self.kind else { return };
+        if login.borrow().is(&newest) {
+            return;
+        }
+        let _ = seen.replace(newest.newest());
+        self.accepted.set(newest.has_worked());
+        login.replace(newest);
+        self.verified.set(None);
+        self.refused.set(false);
+        self.refused_at.set(None);
+        self.named.replace(None);
     }
 
     /// Returns true if respgate keeps the credentials for a user of its own.
@@ -150,7 +165,7 @@ impl Identity {
 
     /// Returns true if the server has ever accepted credentials that respgate kept for the identity.
     pub(in crate::upstream) fn has_worked(&self) -> bool {
-        self.login().is_some_and(Login::has_worked)
+        self.login().is_some_and(|login| login.has_worked())
     }
 
     /// Returns true if respgate keeps credentials for the identity, and the server has never accepted any.
@@ -193,7 +208,7 @@ impl Identity {
     /// Returns true if the credentials that respgate keeps have changed since the last call.
     pub(in crate::upstream) fn has_new_credentials(&self) -> bool {
         let IdentityKind::Kept { login, seen } = &self.kind else { return false };
-        let newest = login.newest();
+        let newest = login.borrow().newest();
         let before = seen.replace(newest.clone());
         newest.is_ok() && newest != before
     }

@@ -1,9 +1,11 @@
 //! Opens one connection to the primary: dials it, greets it, and verifies that it is the primary.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::net::buffers::Buffers;
@@ -16,8 +18,9 @@ use crate::resp::control::Control;
 use crate::resp::error_line::ErrorLine;
 use crate::resp::greeting::{GreetError, Greeting, Role, Selector, ask_node, greet};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
-use crate::rotation::login::{Login, Principal};
+use crate::rotation::login::Principal;
 use crate::topology::{Generation, Hint, Primary};
+use crate::upstream::access::Access;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::auth_backoff::Refused;
 use crate::upstream::connection::identities::Identities;
@@ -160,13 +163,23 @@ pub(in crate::upstream) struct Dialing {
     pub(in crate::upstream) ids: ConnectionIds,
     pub(in crate::upstream) pause: ServerPause,
     pub(in crate::upstream) scripts: Scripts,
-    pub(in crate::upstream) dialer: Dialer,
+    /// Dials the present primary.
+    pub(in crate::upstream) dialer: RefCell<Dialer>,
+    /// How the newest primary is reached.
+    pub(in crate::upstream) access: watch::Receiver<Access>,
     pub(in crate::upstream) buffers: Rc<Buffers>,
     /// Measures the polls of the tasks that drive connections.
     pub(in crate::upstream) meter: Rc<PollMeter>,
 }
 
 impl Dialing {
+    /// Dials with the newest settings and credentials from now on, because they belong to the newest primary.
+    pub(in crate::upstream) fn use_newest_access(&self) {
+        let Access { dialer, login } = self.access.borrow().clone();
+        self.dialer.replace(dialer);
+        self.identities.own().set_login(login);
+    }
+
     /// Opens a connection to `primary` for `key`, within the upstream's `connect-timeout`. Tells discovery about failures.
     /// Gives up as soon as discovery follows another primary: the former one may be silent until the timeout.
     ///
@@ -210,15 +223,15 @@ impl Dialing {
             }
             Err(why) => return Err(ConnectError::Unavailable(why.to_string())),
         };
-        let kept = identity.login().zip(credentials.as_ref());
-        if let Some((_, credentials)) = kept
+        let kept = identity.login().zip(credentials.clone());
+        if let Some((_, credentials)) = &kept
             && let Some(refused) = identity.refusals.bars(credentials, Instant::now())
         {
             return Err(ConnectError::AuthRejected(refused));
         }
         let deadline = Instant::now() + self.config.connect_timeout;
-        let stream = self
-            .dialer
+        let dialer = self.dialer.borrow().clone();
+        let stream = dialer
             .dial(&primary.address)
             .await
             .map_err(|error| unavailable(error.to_string(), Hint::Lost(generation)))?;
@@ -239,7 +252,7 @@ impl Dialing {
             denied: denied.as_deref(),
             redirect: purpose == Purpose::Shared,
             // The server can authenticate respgate by its certificate.
-            ask_user: credentials.is_none() && self.dialer.tls.is_some(),
+            ask_user: credentials.is_none() && dialer.tls.is_some(),
             ..Greeting::new(credentials.as_deref(), key.resp, key.database)
         };
         let asked = Instant::now();
@@ -254,9 +267,9 @@ impl Dialing {
                     return Err(ConnectError::Refused(ErrorLine::of_server(&line)));
                 };
                 self.reports.counters.upstream_auth_refused.inc();
-                login.refused(&primary.address, credentials, &line);
+                login.refused(&primary.address, &credentials, &line);
                 let refused =
-                    identity.refusals.refused(credentials, ErrorLine::of_server(&line), Instant::now());
+                    identity.refusals.refused(&credentials, ErrorLine::of_server(&line), Instant::now());
                 return Err(ConnectError::AuthRejected(refused));
             }
             Err(GreetError::Select(line) | GreetError::NoResp3(line)) => {
@@ -342,7 +355,7 @@ impl Dialing {
         let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default());
         let of_a_user = identity.is_of_a_user();
         let hopeful = !of_a_user || identity.has_worked() || identity.credentials().is_err();
-        let principal = identity.login().map_or(&Principal::Own, Login::principal);
+        let principal = identity.login().map_or(Principal::Own, |login| login.principal().clone());
         if hopeful && since.elapsed() < self.config.hold_timeout {
             if !of_a_user {
                 self.hold.note_reason(format!("the server refuses {principal}: {said}"));

@@ -47,7 +47,7 @@ impl InPlaceAuth {
     /// server refused them a moment ago.
     pub(in crate::upstream) fn begin(identity: &Rc<Identity>) -> Option<Self> {
         let began = Instant::now();
-        let login = identity.login()?.clone();
+        let login = identity.login()?;
         let credentials = identity.credentials().ok()??;
         if identity.refusals.bars(&credentials, began).is_some() {
             return None;

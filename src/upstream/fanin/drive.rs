@@ -74,7 +74,7 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
             // The outcome of an attempt to reach a former primary says nothing about the new one.
             _ if hold.generation() != Some(primary.generation) => {}
             Ok(link) => {
-                hold.end();
+                hold.reached();
                 let opened = Instant::now();
                 serve(&fan, &fans, link).await;
                 if opened.elapsed() >= STEADY {

@@ -26,7 +26,7 @@ use crate::upstream::connection::reauth::{InPlaceAuth, Refresh, refresh_of};
 use crate::upstream::leased::history::History;
 use crate::upstream::leased::idle::sound;
 use crate::upstream::leased::pool::{LeasePool, Permit};
-use crate::upstream::leased::state::LeaseState;
+use crate::upstream::leased::state::{LeaseState, Vacate};
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
 
@@ -122,6 +122,21 @@ impl Lease {
         self.registration.state.cut.get()
     }
 
+    /// Returns whether the session should leave the connection.
+    pub fn vacate(&self) -> Vacate {
+        self.registration.state.vacate.get()
+    }
+
+    /// Cuts the lease: nothing more may be written.
+    pub fn cut(&self) {
+        self.registration.state.cut.set(true);
+    }
+
+    /// Takes note of the number of requests whose replies are due, without one that blocks.
+    pub fn set_unanswered(&self, count: usize) {
+        self.registration.state.unanswered.set(count);
+    }
+
     /// Returns true if a reply has been due for longer than `response-timeout`.
     pub fn is_silent(&self) -> bool {
         self.registration.state.silent.get()
@@ -175,21 +190,21 @@ impl Lease {
         }
     }
 
-    /// Closes a connection on which the session is blocked. Returns true if the server provably did not run the command: it sends
-    /// replies before it reads on, and forgets a client when it reads the end of the stream (valkey's networking.c), so a
-    /// connection that ends without a reply ran nothing. Takes 100 ms at most.
+    /// Closes a connection on which the session is blocked, and reads until the server closes it too. Returns true if it did: it sends
+    /// replies before it reads on, and forgets a client when it reads the end of the stream (valkey's networking.c), so the
+    /// command ran if and only if its reply is in [`Self::input`]. Takes 100 ms at most.
     pub async fn abandon(&mut self) -> bool {
         const ABANDON_TIMEOUT: Duration = Duration::from_millis(100);
         // Closing the stream would send the bytes that wait in TLS, and a superseded primary must get no more.
         if !self.link.stream.is_flushed() {
             return false;
         }
-        let silent_end = async {
-            self.link.stream.shutdown().await.ok()?;
-            let read = poll_fn(|cx| self.link.read.poll_fill(cx, &mut self.link.stream)).await.ok()?;
-            (read == 0 && self.link.read.is_empty()).then_some(())
+        let end = async {
+            self.link.stream.shutdown().await?;
+            while poll_fn(|cx| self.link.read.poll_fill(cx, &mut self.link.stream)).await? > 0 {}
+            io::Result::Ok(())
         };
-        matches!(tokio::time::timeout(ABANDON_TIMEOUT, silent_end).await, Ok(Some(())))
+        matches!(tokio::time::timeout(ABANDON_TIMEOUT, end).await, Ok(Ok(())))
     }
 
     /// Closes the connection and opens one to the current primary in its place. Waits for a primary for `hold-timeout` at most.
@@ -197,8 +212,11 @@ impl Lease {
     /// # Errors
     /// Returns the error line for the client.
     pub async fn reopen(self, key: &ConnectionKey, replies: &Rc<Replies>) -> Result<Self, ErrorLine> {
-        let Self { permit, registration, .. } = self;
-        registration.pool.open_lease(key, replies, permit, OnAuthFailure::Wait).await
+        let Self { permit, registration, link, history: _, key: _, _gauge } = self;
+        let pool = registration.pool.clone();
+        // The wait for a primary may be long, and the server may be stopped in it.
+        drop((link, registration, _gauge));
+        pool.open_lease(key, replies, permit, OnAuthFailure::Wait).await
     }
 
     /// Returns the server's id of the connection; `None` if the server did not tell it.
@@ -241,6 +259,7 @@ impl Lease {
     /// Takes note that the session has selected another database.
     pub fn set_database(&mut self, database: u32) {
         self.key.database = database;
+        self.registration.state.database.set(database);
         self.key.selector = None;
     }
 }
@@ -346,7 +365,7 @@ impl LeasePool {
                             hold.note_reason(why);
                             continue;
                         }
-                        hold.end();
+                        hold.reached();
                         return Ok(self.lend(link, key, replies, permit));
                     }
                     Err(ConnectError::AuthRejected(refused)) if on_auth_failure == OnAuthFailure::Report => {
@@ -388,7 +407,10 @@ impl LeasePool {
         let refresh = refresh_of(&dialing.config, &dialing.identities, &key.identity, link.began);
         let state = Rc::new(LeaseState {
             generation: link.generation,
-            identity: key.identity.id(),
+            identity: key.identity.clone(),
+            vacate: Cell::default(),
+            unanswered: Cell::default(),
+            database: Cell::new(key.database),
             refresh: Cell::new(refresh),
             cut: Cell::new(false),
             due: Cell::new(None),

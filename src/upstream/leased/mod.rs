@@ -4,4 +4,4 @@ pub(in crate::upstream) mod history;
 pub(in crate::upstream) mod idle;
 pub mod lease;
 pub(in crate::upstream) mod pool;
-mod state;
+pub mod state;

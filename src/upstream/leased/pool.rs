@@ -14,7 +14,7 @@ use crate::upstream::connection::identity::{AgeFate, Identity};
 use crate::upstream::connection::open::{Connection, ConnectionKey, Dialing};
 use crate::upstream::connection::reauth::Refresh;
 use crate::upstream::leased::idle::{IdleConnections, sound};
-use crate::upstream::leased::state::LeaseState;
+use crate::upstream::leased::state::{LeaseState, Vacate};
 use crate::upstream::shared::fair::fair_queue::{FairQueue, Share};
 
 /// The leased connections of one worker to one upstream.
@@ -196,7 +196,7 @@ impl LeasePool {
 
     /// Has the leased connections of this identity authenticated again.
     pub(in crate::upstream) fn refresh(&self, identity: &Identity) {
-        self.set_refresh(|state| state.identity == identity.id());
+        self.set_refresh(|state| state.identity.id() == identity.id());
     }
 
     /// Has those connections authenticated again that could not be at the last attempt.
@@ -209,6 +209,30 @@ impl LeasePool {
             state.refresh.set(Refresh::Due);
             state.replies.wake();
         }
+    }
+
+    /// Has sessions leave their leased connections for others, and closes the idle ones.
+    pub(in crate::upstream) fn vacate(&self, order: Vacate) {
+        self.idle.retain(|_, _| false);
+        for state in self.states.borrow().values().filter(|state| state.vacate.get() < order) {
+            state.vacate.set(order);
+            state.replies.wake();
+        }
+    }
+
+    /// Returns the number of leased connections whose sessions have been ordered to leave them.
+    pub(in crate::upstream) fn vacating(&self) -> usize {
+        self.states.borrow().values().filter(|state| state.vacate.get() != Vacate::No).count()
+    }
+
+    /// Returns the number of requests on leased connections whose replies are due. Requests that block do not count.
+    pub(in crate::upstream) fn unanswered(&self) -> usize {
+        self.states.borrow().values().map(|state| state.unanswered.get()).sum()
+    }
+
+    /// Returns the identity and the database of each leased connection.
+    pub(in crate::upstream) fn leased_as(&self) -> Vec<(Rc<Identity>, u32)> {
+        self.states.borrow().values().map(|state| (state.identity.clone(), state.database.get())).collect()
     }
 
     /// Enters the state of a lease, and returns its number.

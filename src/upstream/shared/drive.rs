@@ -95,7 +95,7 @@ async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mu
             // After a refusal, only a reply shows that the node is the primary.
             if !refused {
                 backoff.reset();
-                hold.end();
+                hold.reached();
             }
             return Some(Served { pump: Pump::new(link, refused), permit });
         }

@@ -188,6 +188,11 @@ impl Lane {
         self.queue.borrow().is_empty() && !matches!(&*self.phase.borrow(), Phase::Opening)
     }
 
+    /// Returns true if the connection is open.
+    pub(in crate::upstream) fn is_connected(&self) -> bool {
+        self.open.get()
+    }
+
     /// Returns true if the connection is open, and no request is unanswered.
     pub(in crate::upstream) fn is_idle(&self) -> bool {
         self.open.get() && self.queue.borrow().is_empty()

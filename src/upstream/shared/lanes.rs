@@ -104,6 +104,16 @@ impl Lanes {
         self.lanes.borrow().values().filter(applies).for_each(|lane| lane.retire_by(at()));
     }
 
+    /// Has every open connection replaced now.
+    pub(in crate::upstream) fn replace_all(&self) {
+        for lane in self.lanes.borrow().values() {
+            lane.retire_by(tokio::time::Instant::now());
+            if lane.is_connected() && lane.ordered().is_none() {
+                lane.order(Order::Replace);
+            }
+        }
+    }
+
     /// Removes the lane if only its driver still holds it. Returns true if it did.
     pub(in crate::upstream) fn forget_unused(&self, lane: &Rc<Lane>) -> bool {
         let mut lanes = self.lanes.borrow_mut();

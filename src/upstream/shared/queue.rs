@@ -160,6 +160,11 @@ impl Queue {
         self.slots.len()
     }
 
+    /// Returns the number of requests that wait, to be written or to be answered.
+    pub fn waiting(&self) -> usize {
+        self.slots.len() + self.deferred.len()
+    }
+
     /// Returns true if no request waits, to be written or to be answered.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty() && self.deferred.is_empty()

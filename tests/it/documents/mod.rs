@@ -180,7 +180,17 @@ fn flags(text: &str) -> BTreeSet<String> {
 }
 
 fn all_flags() -> BTreeSet<String> {
-    let helps = [&[][..], &["check"], &["doctor"], &["status"], &["ctl"], &["upgrade"]].map(help);
+    let helps = [
+        &[][..],
+        &["check"],
+        &["doctor"],
+        &["status"],
+        &["ctl"],
+        &["ctl", "pause"],
+        &["ctl", "switch"],
+        &["upgrade"],
+    ];
+    let helps = helps.map(help);
     helps.iter().flat_map(|help| flags(help)).collect()
 }
 
@@ -249,7 +259,10 @@ fn every_configuration_in_the_documents_is_valid() {
     let inside = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     std::fs::write(inside("valkey-password"), "secret\n").expect("a password");
     std::fs::write(inside("control-token"), "a token of 16 bytes\n").expect("a token");
+    std::fs::write(inside("read-token"), "a token of 16 bytes\n").expect("a token");
     std::fs::copy(certificates.path("ca.pem"), inside("provider-ca.pem")).expect("authorities");
+    std::fs::copy(certificates.path("server.crt"), inside("admin.crt")).expect("a certificate");
+    std::fs::copy(certificates.path("server.key"), inside("admin.key")).expect("a key");
     let mut checked = 0;
     for page in Page::all() {
         for block in page.blocks().iter().filter(|block| block.language == "toml") {

@@ -30,7 +30,7 @@
 //! | a reader that stops takes all memory | `crate::limits` |
 
 mod abort;
-mod checker;
+pub mod checker;
 mod coordinated;
 mod crash;
 mod cut;
@@ -45,12 +45,12 @@ mod refused;
 mod renumbered;
 mod restart;
 mod sessions;
-mod timeline;
+pub mod timeline;
 mod turn;
 mod undemoted;
 mod unnoticed;
 mod watch;
-mod writers;
+pub mod writers;
 
 use std::ops::Range;
 use std::thread;

@@ -4,14 +4,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::net::connect::Dialer;
-use crate::rotation::login::Login;
 use crate::tenant::Tenant;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
 use crate::tenant::limits::rate::Rate;
 use crate::timeline::Timelines;
 use crate::topology::{Address, Generation, Primary, Topology};
+use crate::upstream::access::Access;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::scripts::Scripts;
 
@@ -52,7 +51,7 @@ impl Server {
         }
         let (ours, theirs) = duplex(1 << 16);
         tokio::spawn(self.clone().answer(theirs));
-        let (control, logins) = (Control::new(ours), task.upstream.login.subscribe());
+        let (control, logins) = (Control::new(ours), task.upstream.access.borrow().login.subscribe());
         Ok(StoreConnection { control, generation: Generation(1), retires: None, logins, certificates: None })
     }
 }
@@ -79,8 +78,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
     let (_topology, seen) = watch::channel(Topology::Known(Arc::new(primary)));
     let upstream = UpstreamPlan {
         config: UpstreamConfig::new("main"),
-        dialer: Dialer::default(),
-        login: Login::default(),
+        access: watch::channel(Access::default()).1,
         topology: seen,
         hints: mpsc::channel(1).0,
         scripts: Scripts::default(),

@@ -1,0 +1,180 @@
+//! Stands between discovery and the workers of one upstream: publishes what discovery finds as an operator's orders change
+//! it, and passes hints on.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::overlay::{Overlay, Pause};
+use super::target::{Reach, Target};
+use crate::discovery::DiscoveryStatus;
+use crate::topology::{Generation, Hint, Primary, Topology};
+use crate::upstream::access::Access;
+
+/// The capacity of the queue of orders.
+pub(super) const ORDERS: usize = 16;
+
+/// The capacity of the hint queue. A full queue already causes a probe, so connections drop further hints.
+pub(super) const HINTS: usize = 64;
+
+/// An order to the task of one upstream.
+pub(super) enum Order {
+    /// Hold commands until `until`, unless the pause is ended or ordered again before.
+    Pause { pause: Pause, until: Instant, done: oneshot::Sender<()> },
+    /// End the pause. Answers false if there is none.
+    Resume { done: oneshot::Sender<bool> },
+    /// Hold commands for a switch. Answers the primary that it leaves.
+    BeginSwitch { done: oneshot::Sender<Result<Option<Arc<Primary>>, String>> },
+    /// Send commands to the present server again: the switch did not succeed.
+    EndSwitch,
+    /// Send commands to another server, and end the switch and the pause. Answers the new primary's generation.
+    Adopt { reach: Box<Reach>, target: Box<Target>, done: oneshot::Sender<Option<Generation>> },
+    /// Take note of where the configuration says that the upstream is.
+    Configured { target: Box<Target>, done: oneshot::Sender<()> },
+}
+
+/// What operators have ordered for one upstream.
+#[derive(Clone, Debug, Default)]
+pub struct OperatorStatus {
+    /// The pause, if the upstream is paused.
+    pub paused: Option<PauseStatus>,
+    /// Where the upstream is until the next start, if the configuration says otherwise.
+    pub switched: Option<Arc<str>>,
+    /// The number of switches since the start.
+    pub switches: u64,
+}
+
+/// A pause that is in force.
+#[derive(Clone, Copy, Debug)]
+pub struct PauseStatus {
+    /// When it began.
+    pub since: Instant,
+    /// When it ends by itself.
+    pub until: Instant,
+}
+
+/// The task of one upstream.
+pub(super) struct Follow {
+    pub(super) name: Arc<str>,
+    pub(super) overlay: Overlay,
+    pub(super) reach: Reach,
+    pub(super) topology: watch::Sender<Topology>,
+    pub(super) access: watch::Sender<Access>,
+    pub(super) discovery: watch::Sender<DiscoveryStatus>,
+    pub(super) status: watch::Sender<OperatorStatus>,
+    pub(super) target: watch::Sender<Target>,
+    /// Where the configuration says that the upstream is.
+    pub(super) configured: Target,
+    pub(super) hints: mpsc::Receiver<Hint>,
+    pub(super) orders: mpsc::Receiver<Order>,
+}
+
+impl Follow {
+    /// Runs until the process ends.
+    pub(super) async fn run(mut self) {
+        loop {
+            let until = self.status.borrow().paused.map(|pause| pause.until);
+            tokio::select! {
+                changed = self.reach.discovery.topology.changed() => match changed {
+                    Ok(()) => {
+                        self.overlay.discover(self.reach.discovery.topology.borrow_and_update().clone());
+                        self.publish();
+                    }
+                    Err(_) => return,
+                },
+                changed = self.reach.discovery.status.changed() => match changed {
+                    Ok(()) => {
+                        let status = self.reach.discovery.status.borrow_and_update().clone();
+                        self.discovery.send_replace(status);
+                    }
+                    Err(_) => return,
+                },
+                Some(hint) = self.hints.recv() => {
+                    if let Some(hint) = self.overlay.inner(hint) {
+                        // One more hint would add nothing to a full queue.
+                        let _ = self.reach.discovery.hints.try_send(hint);
+                    }
+                }
+                order = self.orders.recv() => match order {
+                    Some(order) => self.carry_out(order),
+                    None => return,
+                },
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                    tracing::warn!(upstream = &*self.name, "the deadline of the pause has passed: commands are sent again");
+                    self.resume();
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Pause { pause, until, done } => {
+                self.overlay.pause(pause);
+                let now = Instant::now();
+                self.status.send_modify(|status| {
+                    let since = status.paused.map_or(now, |paused| paused.since);
+                    status.paused = Some(PauseStatus { since, until });
+                });
+                self.publish();
+                let _ = done.send(());
+            }
+            Order::Resume { done } => {
+                let _ = done.send(self.resume());
+            }
+            Order::BeginSwitch { done } => {
+                let begun = self.overlay.begin_switch();
+                self.publish();
+                let _ = done.send(begun);
+            }
+            Order::EndSwitch => {
+                self.overlay.end_switch();
+                self.publish();
+            }
+            Order::Adopt { reach, target, done } => {
+                let generation = self.adopt(*reach, *target);
+                let _ = done.send(generation);
+            }
+            Order::Configured { target, done } => {
+                self.configured = *target;
+                self.note_switched();
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn adopt(&mut self, mut reach: Reach, target: Target) -> Option<Generation> {
+        let generation = self.overlay.adopt(reach.discovery.topology.borrow_and_update().clone());
+        // Workers take it over together with the topology.
+        self.access.send_replace(reach.access.clone());
+        self.status.send_modify(|status| {
+            status.paused = None;
+            status.switches += 1;
+        });
+        self.target.send_replace(target);
+        self.note_switched();
+        self.publish();
+        self.reach = reach;
+        generation
+    }
+
+    /// Notes where the upstream is, if the configuration says otherwise.
+    fn note_switched(&self) {
+        let target = self.target.borrow();
+        let switched = (*target != self.configured).then(|| target.to_string().into());
+        self.status.send_modify(|status| status.switched = switched);
+    }
+
+    /// Ends the pause. Returns false if there is none.
+    fn resume(&mut self) -> bool {
+        let paused = self.overlay.resume();
+        self.status.send_modify(|status| status.paused = None);
+        self.publish();
+        paused
+    }
+
+    fn publish(&self) {
+        self.topology.send_replace(self.overlay.topology());
+    }
+}

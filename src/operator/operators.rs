@@ -1,0 +1,282 @@
+//! Takes an operator's orders for upstreams: pause, resume and reconnect. `switch` adds the switch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use super::follow::{Follow, HINTS, ORDERS, OperatorStatus, Order};
+use super::overlay::{Overlay, Pause};
+use super::target::{Reach, Target};
+use crate::discovery::DiscoveryStatus;
+use crate::tenant::Tenants;
+use crate::topology::{Hint, Topology};
+use crate::upstream::UpstreamActivity;
+use crate::upstream::access::Access;
+use crate::upstream::config::UpstreamConfig;
+use crate::worker::Worker;
+
+/// The time between two questions to the workers whether they have done what was ordered.
+pub(super) const PACE: Duration = Duration::from_millis(2);
+
+/// The longest time that an order waits for the commands under way. An answer over HTTP must not take longer than 15 s.
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The longest time that a reconnect waits until every connection is replaced.
+const RECONNECT_LIMIT: Duration = Duration::from_secs(8);
+
+/// The part of `hold-timeout` after which a pause ends by itself. The rest is left for the commands that wait, so that none of
+/// them fails.
+const PAUSE_PART: f64 = 0.9;
+
+/// One upstream's way from discovery to the workers.
+#[derive(Clone)]
+pub struct Steered {
+    /// The settings of the connections.
+    pub config: Arc<UpstreamConfig>,
+    /// The topology for workers.
+    pub topology: watch::Receiver<Topology>,
+    /// How workers reach the primary.
+    pub access: watch::Receiver<Access>,
+    /// What the present discovery knows of the Sentinels.
+    pub discovery: watch::Receiver<DiscoveryStatus>,
+    /// Where workers send hints.
+    pub hints: mpsc::Sender<Hint>,
+    /// What operators have ordered.
+    pub status: watch::Receiver<OperatorStatus>,
+    /// Where the upstream is.
+    pub target: watch::Receiver<Target>,
+    pub(super) orders: mpsc::Sender<Order>,
+    /// Held while a switch or a reconnect is under way, so that there is one at a time.
+    pub(super) turn: Arc<Mutex<()>>,
+}
+
+/// Starts the task between discovery and the workers of one upstream. `target` is where `reach` leads.
+pub fn steer(config: UpstreamConfig, target: Target, reach: Reach) -> Steered {
+    let mut overlay = Overlay::new();
+    overlay.discover(reach.discovery.topology.borrow().clone());
+    let (topology, topology_seen) = watch::channel(overlay.topology());
+    let (access, access_seen) = watch::channel(reach.access.clone());
+    let (discovery, discovery_seen) = watch::channel(reach.discovery.status.borrow().clone());
+    let (status, status_seen) = watch::channel(OperatorStatus::default());
+    let configured = target.clone();
+    let (target, target_seen) = watch::channel(target);
+    let (hints, hinted) = mpsc::channel(HINTS);
+    let (orders, ordered) = mpsc::channel(ORDERS);
+    let name = config.name.as_str().into();
+    let follow = Follow {
+        name,
+        overlay,
+        reach,
+        topology,
+        access,
+        discovery,
+        status,
+        target,
+        configured,
+        hints: hinted,
+        orders: ordered,
+    };
+    tokio::spawn(follow.run());
+    Steered {
+        config: Arc::new(config),
+        topology: topology_seen,
+        access: access_seen,
+        discovery: discovery_seen,
+        hints,
+        status: status_seen,
+        target: target_seen,
+        orders,
+        turn: Arc::default(),
+    }
+}
+
+/// Takes an operator's orders for every upstream. A clone is cheap.
+#[derive(Clone)]
+pub struct Operators {
+    /// The upstreams, in the order of the workers' plan.
+    pub upstreams: Arc<[Steered]>,
+    /// The workers.
+    pub workers: Vec<Worker>,
+    /// The tenants in force, with respgate's own users.
+    pub tenants: watch::Receiver<Tenants>,
+    /// The interval at which files are checked for changes.
+    pub reload_interval: Duration,
+}
+
+/// The state of a pause when its order is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Paused {
+    /// The time after which the pause ends by itself.
+    pub deadline: Duration,
+    /// The time after which commands that wait fail.
+    pub hold_timeout: Duration,
+    /// The number of commands that are still under way. Commands that block do not count.
+    pub running: usize,
+    /// The number of clients whose commands wait.
+    pub waiting: u64,
+    /// True if the upstream was paused already.
+    pub again: bool,
+}
+
+/// The state of a reconnect when its order is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Reconnected {
+    /// The number of former connections that are still in use.
+    pub left: usize,
+}
+
+/// One upstream, and its number in the workers' plan.
+#[derive(Clone)]
+pub(super) struct Chosen<'a> {
+    pub(super) number: usize,
+    pub(super) steered: &'a Steered,
+}
+
+impl Operators {
+    /// Pauses an upstream: commands wait as in a failover. Returns when the commands under way have been answered, after
+    /// [`DRAIN_LIMIT`] at the latest. The pause ends by itself after `deadline`.
+    ///
+    /// # Errors
+    /// Returns the reason why there is no pause.
+    pub async fn pause(
+        &self,
+        upstream: &str,
+        pause: Pause,
+        deadline: Option<Duration>,
+    ) -> Result<Paused, String> {
+        let chosen = self.find(upstream)?;
+        let hold_timeout = chosen.steered.config.hold_timeout;
+        if hold_timeout.is_zero() {
+            return Err(format!(
+                "hold-timeout of upstream '{upstream}' is 0, so commands cannot wait: raise it to pause"
+            ));
+        }
+        let deadline = deadline.unwrap_or_else(|| hold_timeout.mul_f64(PAUSE_PART));
+        let again = chosen.steered.status.borrow().paused.is_some();
+        let until = Instant::now() + deadline;
+        self.order(&chosen, |done| Order::Pause { pause, until, done }).await?;
+        let activity = self.drained(&chosen, DRAIN_LIMIT.min(deadline)).await;
+        if chosen.steered.status.borrow().paused.is_none() {
+            return Err(format!(
+                "the pause of upstream '{upstream}' has ended before every command was answered"
+            ));
+        }
+        let (running, waiting) = (activity.unanswered, activity.waiting);
+        Ok(Paused { deadline, hold_timeout, running, waiting, again })
+    }
+
+    /// Ends the pause of an upstream. Returns how long it lasted.
+    ///
+    /// # Errors
+    /// Returns an error if the upstream is not paused.
+    pub async fn resume(&self, upstream: &str) -> Result<Duration, String> {
+        let chosen = self.find(upstream)?;
+        let since = chosen.steered.status.borrow().paused.map(|paused| paused.since);
+        match (self.order(&chosen, |done| Order::Resume { done }).await?, since) {
+            (true, Some(since)) => Ok(since.elapsed()),
+            _ => Err(format!("upstream '{upstream}' is not paused")),
+        }
+    }
+
+    /// Replaces every connection to the primary of an upstream. Returns when no former one is in use, after
+    /// [`RECONNECT_LIMIT`] at the latest.
+    ///
+    /// # Errors
+    /// Returns the reason why nothing was done.
+    pub async fn reconnect(&self, upstream: &str) -> Result<Reconnected, String> {
+        let chosen = self.find(upstream)?;
+        let Ok(_turn) = chosen.steered.turn.try_lock() else { return Err(busy(upstream)) };
+        if !matches!(*chosen.steered.topology.borrow(), Topology::Known(_)) {
+            return Err(format!(
+                "upstream '{upstream}' has no primary that commands go to at this moment; try again when it has"
+            ));
+        }
+        for worker in &self.workers {
+            worker.reconnect(chosen.number).await;
+        }
+        let limit = Instant::now() + RECONNECT_LIMIT;
+        loop {
+            let left = self.activity(&chosen).await.former;
+            if left == 0 || Instant::now() >= limit {
+                return Ok(Reconnected { left });
+            }
+            sleep(PACE).await;
+        }
+    }
+
+    /// Takes note of where the configuration says that an upstream is. It decides whether `/readyz` asks for a change of the
+    /// configuration.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such upstream.
+    pub async fn configured(&self, upstream: &str, target: Target) -> Result<(), String> {
+        let chosen = self.find(upstream)?;
+        self.order(&chosen, |done| Order::Configured { target: Box::new(target), done }).await
+    }
+
+    /// Returns where an upstream is now.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such upstream.
+    pub fn target(&self, upstream: &str) -> Result<Target, String> {
+        Ok(self.find(upstream)?.steered.target.borrow().clone())
+    }
+
+    pub(super) fn find(&self, upstream: &str) -> Result<Chosen<'_>, String> {
+        let number = self.upstreams.iter().position(|steered| steered.config.name == upstream);
+        let chosen = number.and_then(|number| Some(Chosen { number, steered: self.upstreams.get(number)? }));
+        chosen.ok_or_else(|| {
+            let names: Vec<&str> =
+                self.upstreams.iter().map(|steered| steered.config.name.as_str()).collect();
+            format!("no upstream is named {upstream:?}; there are {}", names.join(", "))
+        })
+    }
+
+    /// Gives an order to the task of an upstream. Returns its answer.
+    pub(super) async fn order<T>(
+        &self,
+        chosen: &Chosen<'_>,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+    ) -> Result<T, String> {
+        let (done, answered) = oneshot::channel();
+        let stopped = || "respgate is stopping".to_owned();
+        chosen.steered.orders.send(order(done)).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())
+    }
+
+    /// Waits until every worker holds commands and no reply is due, for `limit` at most. Returns what the workers do then.
+    pub(super) async fn drained(&self, chosen: &Chosen<'_>, limit: Duration) -> UpstreamActivity {
+        let until = Instant::now() + limit;
+        loop {
+            let activity = self.activity(chosen).await;
+            if activity.holds && activity.unanswered == 0 || Instant::now() >= until {
+                return activity;
+            }
+            sleep(PACE).await;
+        }
+    }
+
+    /// Returns what all workers do at the upstream. `holds` is true if each of them holds commands or knows no primary.
+    pub(super) async fn activity(&self, chosen: &Chosen<'_>) -> UpstreamActivity {
+        let mut sum = UpstreamActivity { holds: true, ..UpstreamActivity::default() };
+        let mut generations = Vec::with_capacity(self.workers.len());
+        for worker in &self.workers {
+            let Some(activity) = worker.activity(chosen.number).await else { continue };
+            sum.holds &= activity.holds || activity.generation.is_none();
+            sum.unanswered += activity.unanswered;
+            sum.waiting += activity.waiting;
+            sum.former += activity.former;
+            generations.push(activity.generation);
+        }
+        // That of the worker which is last to follow.
+        sum.generation = generations.into_iter().min().flatten();
+        sum
+    }
+}
+
+/// Returns the refusal of an order while another one is under way.
+pub(super) fn busy(upstream: &str) -> String {
+    format!("another switch or reconnect of upstream '{upstream}' is under way")
+}

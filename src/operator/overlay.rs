@@ -1,0 +1,244 @@
+//! Combines what discovery finds with what an operator has ordered. Pure.
+//!
+//! Workers see one topology and one sequence of generations, although a switch replaces discovery, whose own generations
+//! begin at 1:
+//!
+//! | discovery says | no order | paused, or switching |
+//! |---|---|---|
+//! | a primary | it | it, and commands wait |
+//! | a failover is under way | it | it: the failover is the nearer reason |
+//! | no primary | it | it |
+
+use std::sync::Arc;
+
+use crate::topology::{Generation, Hint, Outage, Primary, Sign, Topology};
+
+/// What discovery says, and what an operator has ordered.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    /// The newest topology of the present discovery, with its own generations.
+    discovered: Topology,
+    /// The number that turns a generation of the present discovery into one for workers.
+    base: u64,
+    /// The highest generation that workers have seen.
+    highest: u64,
+    /// The kind of the pause, if the upstream is paused.
+    pause: Option<Pause>,
+    switching: bool,
+}
+
+/// How an upstream is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pause {
+    /// What is under way goes on: blocked commands, subscriptions, transactions.
+    Drained,
+    /// Sessions also give up their leased connections once no reply is due.
+    AtOnce,
+}
+
+impl Overlay {
+    pub(super) fn new() -> Self {
+        Self {
+            discovered: Topology::Unknown(Arc::new(Outage::Starting)),
+            base: 0,
+            highest: 0,
+            pause: None,
+            switching: false,
+        }
+    }
+
+    /// Returns the topology for workers.
+    pub(super) fn topology(&self) -> Topology {
+        let order = match (self.switching, self.pause) {
+            (true, _) => Some(Sign::Switching),
+            (false, Some(Pause::Drained)) => Some(Sign::Paused),
+            (false, Some(Pause::AtOnce)) => Some(Sign::PausedAtOnce),
+            (false, None) => None,
+        };
+        match (&self.discovered, order) {
+            (Topology::Known(primary), None) => Topology::Known(self.renumbered(primary)),
+            (Topology::Known(primary), Some(order)) => Topology::Failing(self.renumbered(primary), order),
+            (Topology::Failing(primary, sign), _) => Topology::Failing(self.renumbered(primary), *sign),
+            (Topology::Unknown(outage), _) => Topology::Unknown(outage.clone()),
+        }
+    }
+
+    /// Takes over the newest topology of the present discovery.
+    pub(super) fn discover(&mut self, topology: Topology) {
+        if let Some(primary) = topology.primary() {
+            self.highest = self.highest.max(self.base + primary.generation.0);
+        }
+        self.discovered = topology;
+    }
+
+    /// Pauses the upstream. A pause at once stays one if it is ordered again with a drain.
+    pub(super) fn pause(&mut self, pause: Pause) {
+        self.pause = self.pause.max(Some(pause));
+    }
+
+    /// Ends the pause. Returns false if there was none.
+    pub(super) fn resume(&mut self) -> bool {
+        self.pause.take().is_some()
+    }
+
+    /// Holds commands for a switch. Returns the primary that the switch leaves; `None` if there is none.
+    ///
+    /// # Errors
+    /// Returns the reason why no switch may begin now.
+    pub(super) fn begin_switch(&mut self) -> Result<Option<Arc<Primary>>, String> {
+        match &self.discovered {
+            Topology::Failing(_, sign) => {
+                Err(format!("a failover is under way ({sign}); try again when it is over"))
+            }
+            topology => {
+                self.switching = true;
+                Ok(topology.primary().cloned())
+            }
+        }
+    }
+
+    /// Ends a switch that did not succeed.
+    pub(super) fn end_switch(&mut self) {
+        self.switching = false;
+    }
+
+    /// Follows another discovery from now on, with generations above those of the former one. Ends the switch and the
+    /// pause. Returns the new primary's generation for workers.
+    pub(super) fn adopt(&mut self, discovered: Topology) -> Option<Generation> {
+        self.base = self.highest;
+        (self.switching, self.pause) = (false, None);
+        self.discover(discovered);
+        self.discovered.primary().map(|primary| self.outer(primary.generation))
+    }
+
+    /// Returns a worker's hint for the present discovery; `None` if it concerns a former one.
+    pub(super) fn inner(&self, hint: Hint) -> Option<Hint> {
+        let inner = |generation: Generation| {
+            let number = generation.0.checked_sub(self.base).filter(|number| *number > 0)?;
+            Some(Generation(number))
+        };
+        Some(match hint {
+            Hint::Lost(generation) => Hint::Lost(inner(generation)?),
+            Hint::OtherNode(generation) => Hint::OtherNode(inner(generation)?),
+            Hint::NotPrimary(generation) => Hint::NotPrimary(inner(generation)?),
+        })
+    }
+
+    fn outer(&self, generation: Generation) -> Generation {
+        Generation(self.base + generation.0)
+    }
+
+    fn renumbered(&self, primary: &Arc<Primary>) -> Arc<Primary> {
+        if self.base == 0 {
+            return primary.clone();
+        }
+        Arc::new(Primary { generation: self.outer(primary.generation), ..Primary::clone(primary) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Address;
+
+    fn primary(generation: u64) -> Arc<Primary> {
+        Arc::new(Primary {
+            generation: Generation(generation),
+            address: Address::tcp("10.0.0.1", 6379),
+            config_epoch: None,
+            server: None,
+            node: None,
+        })
+    }
+
+    /// Returns what workers see: the generation, and why commands wait.
+    fn seen(overlay: &Overlay) -> (Option<u64>, Option<Sign>) {
+        match overlay.topology() {
+            Topology::Known(primary) => (Some(primary.generation.0), None),
+            Topology::Failing(primary, sign) => (Some(primary.generation.0), Some(sign)),
+            Topology::Unknown(_) => (None, None),
+        }
+    }
+
+    #[test]
+    fn a_pause_holds_commands_until_it_ends() {
+        let mut overlay = Overlay::new();
+        assert_eq!(seen(&overlay), (None, None));
+        overlay.discover(Topology::Known(primary(1)));
+        assert_eq!(seen(&overlay), (Some(1), None));
+        overlay.pause(Pause::Drained);
+        assert_eq!(seen(&overlay), (Some(1), Some(Sign::Paused)));
+        overlay.pause(Pause::AtOnce);
+        overlay.pause(Pause::Drained);
+        assert_eq!(seen(&overlay), (Some(1), Some(Sign::PausedAtOnce)), "the stricter one stays");
+        assert!(overlay.resume());
+        assert_eq!(seen(&overlay), (Some(1), None));
+        assert!(!overlay.resume(), "nothing is paused");
+    }
+
+    #[test]
+    fn a_failover_in_a_pause_is_followed_and_the_pause_goes_on() {
+        let mut overlay = Overlay::new();
+        overlay.discover(Topology::Known(primary(1)));
+        overlay.pause(Pause::Drained);
+        overlay.discover(Topology::Failing(primary(1), Sign::Closing));
+        assert_eq!(seen(&overlay), (Some(1), Some(Sign::Closing)));
+        overlay.discover(Topology::Unknown(Arc::new(Outage::Verifying("x".into()))));
+        assert_eq!(seen(&overlay), (None, None));
+        overlay.discover(Topology::Known(primary(2)));
+        assert_eq!(seen(&overlay), (Some(2), Some(Sign::Paused)));
+        overlay.resume();
+        assert_eq!(seen(&overlay), (Some(2), None));
+    }
+
+    #[test]
+    fn a_pause_in_a_failover_begins_when_the_failover_ends() {
+        let mut overlay = Overlay::new();
+        overlay.discover(Topology::Failing(primary(1), Sign::Election));
+        overlay.pause(Pause::Drained);
+        assert_eq!(seen(&overlay), (Some(1), Some(Sign::Election)));
+        overlay.discover(Topology::Known(primary(2)));
+        assert_eq!(seen(&overlay), (Some(2), Some(Sign::Paused)));
+        // A resume before the end of the failover leaves the failover alone.
+        overlay.discover(Topology::Failing(primary(2), Sign::Down));
+        assert!(overlay.resume());
+        assert_eq!(seen(&overlay), (Some(2), Some(Sign::Down)));
+    }
+
+    #[test]
+    fn generations_rise_over_a_switch() {
+        let mut overlay = Overlay::new();
+        overlay.discover(Topology::Known(primary(3)));
+        assert_eq!(overlay.begin_switch().unwrap().unwrap().generation, Generation(3));
+        assert_eq!(seen(&overlay), (Some(3), Some(Sign::Switching)));
+        overlay.end_switch();
+        assert_eq!(seen(&overlay), (Some(3), None));
+        overlay.pause(Pause::Drained);
+        overlay.begin_switch().unwrap();
+        assert_eq!(overlay.adopt(Topology::Known(primary(1))), Some(Generation(4)));
+        assert_eq!(seen(&overlay), (Some(4), None), "the pause ends with the switch");
+        overlay.discover(Topology::Known(primary(2)));
+        assert_eq!(seen(&overlay), (Some(5), None));
+        overlay.adopt(Topology::Known(primary(1)));
+        assert_eq!(seen(&overlay), (Some(6), None));
+    }
+
+    #[test]
+    fn hints_reach_the_discovery_that_they_concern() {
+        let mut overlay = Overlay::new();
+        overlay.discover(Topology::Known(primary(2)));
+        assert_eq!(overlay.inner(Hint::Lost(Generation(2))), Some(Hint::Lost(Generation(2))));
+        overlay.adopt(Topology::Known(primary(1)));
+        assert_eq!(overlay.inner(Hint::Lost(Generation(2))), None);
+        assert_eq!(overlay.inner(Hint::NotPrimary(Generation(3))), Some(Hint::NotPrimary(Generation(1))));
+    }
+
+    #[test]
+    fn no_switch_begins_in_a_failover() {
+        let mut overlay = Overlay::new();
+        overlay.discover(Topology::Failing(primary(1), Sign::Promotion));
+        assert!(overlay.begin_switch().unwrap_err().contains("a failover is under way"));
+        overlay.discover(Topology::Unknown(Arc::new(Outage::Starting)));
+        assert_eq!(overlay.begin_switch().unwrap().map(|primary| primary.generation), None);
+    }
+}
