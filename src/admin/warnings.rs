@@ -2,11 +2,11 @@
 
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use super::security::TlsStatus;
 use super::sources::{ListenerView, Sources, View};
 use super::warning::{Severity, Warning};
-use tokio::time::Instant;
-
 use crate::discovery::sentinel_table::SentinelState;
 use crate::drain::FormerProcess;
 use crate::metrics::counters::sum;
