@@ -100,7 +100,7 @@ differential: ## random sessions, each with the server and through respgate, com
 differential-docs: ## write docs/differences.md, from the differences that the differential test tolerates
 	@DIFFERENTIAL_WRITE_DOCS=1 DIFFERENTIAL_SECONDS=0 $(CARGO) test --locked --quiet --test differential
 
-config-docs: ## write config/full.toml, config/respgate.schema.json and docs/configuration.md, from the configuration schema
+config-docs: ## write config/full.toml, config/respgate.schema.json, docs/configuration.md and a list in docs/reload.md, from the configuration schema
 	@CONFIG_WRITE_DOCS=1 $(CARGO) test --locked --quiet --test config_docs -- is_the_schemas
 
 fuzz: build ## hours of random tests: FUZZ_LONG seconds of each

@@ -4,15 +4,13 @@
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::control::Control;
-use crate::admin::security::TlsStatus;
-use crate::admin::{self, Admin, ListenerView, Sources, UpstreamLimits, View};
+use crate::admin::{self, Admin, Sources, View};
 use crate::certificates::Certificates;
 use crate::clients::directory::Directory;
 use crate::config::flags::Flags;
@@ -23,15 +21,15 @@ use crate::discovery::replicas::{self, ReplicaSampler};
 use crate::discovery::{self, Dialers, DiscoveryStatus, Logins};
 use crate::drain::{self, ClientCounts};
 use crate::heartbeat::Heartbeat;
-use crate::listener::{Listener, ListenerConfig};
+use crate::listener::set::Listeners;
 use crate::logs::{LogFilter, LogLimit};
 use crate::net::budget::Budget;
 use crate::net::connect::Dialer;
-use crate::net::listening::{InheritedSockets, OpenSockets};
+use crate::net::listening::OpenSockets;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
 use crate::operator::{self, OperatorStatus, Operators, Reach, Steered};
-use crate::reload::{self, ReloadTargets};
+use crate::reload::{self, ReloadTargets, plan};
 use crate::rotation::login::Login;
 use crate::rotation::source::{Account, ControlToken};
 use crate::rotation::{self, Source, Tallies, Tally, credentials};
@@ -51,7 +49,7 @@ use crate::upstream::UpstreamPlan;
 use crate::upstream::access::Access;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::scripts::Scripts;
-use crate::worker::{ListenerPlan, Plan, Worker};
+use crate::worker::{Plan, Worker};
 
 /// Exit code when the operating system fails respgate, for example when an address is in use:
 /// `EX_OSERR` of sysexits.
@@ -86,20 +84,19 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     // Every socket is bound before any client is served, so that an error shows at once.
     let (mut inherited, predecessor) = predecessor::inherit()?;
     let capacity = Capacity::new(clients);
-    let listeners = bind(&config, &capacity, &mut inherited)?;
+    let sockets = OpenSockets::default();
+    let mut listeners = Listeners::new(capacity.clone(), sockets.clone());
+    let prepared = listeners.prepare(&config.listeners, &mut inherited).map_err(io::Error::other)?;
     let admin = config.admin.map(|address| admin::bind(address, &mut inherited)).transpose()?;
     let path = config.control.socket.as_deref();
     let control_socket = path.map(|path| admin::bind_control(path, &mut inherited)).transpose()?;
     let unused = inherited.close_unused();
-    let sockets = OpenSockets::default();
-    listeners.iter().for_each(|listener| sockets.add(listener.name(), listener.socket()));
     admin.iter().for_each(|socket| sockets.add(admin::SOCKET_NAME, socket));
     control_socket.iter().for_each(|socket| sockets.add(admin::CONTROL_SOCKET_NAME, socket));
 
-    let certificates = Certificates::of(&config);
     let reloads = Tallies::default();
     let logins = logins(&config, &reloads);
-    certificates.rotate(config.reload_interval).into_iter().for_each(|tally| reloads.add(tally));
+    let certificates = Certificates::follow(&config, &reloads);
     // What discovery finds at the addresses of the configuration, whatever an operator orders.
     let mut discovered = Vec::with_capacity(config.upstreams.len());
     let steered: Vec<Steered> = config
@@ -121,10 +118,16 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let names = config.upstreams.iter().map(|upstream| upstream.config.name.as_str().into()).collect();
     let mut accounts = Accounts::new(names, config.reload_interval, reloads.clone());
     let users = Users::new(accounts.follow(&config.users), config.workers)?;
-    let tenants = Tenants::new(&config.tenants, &config.listener_tenants(), users);
+    let tenants = Tenants::new(&config.tenants, &listeners.tenants(&prepared), users);
     let upstream_names = config.upstreams.iter().map(|upstream| upstream.config.name.clone()).collect();
     let (directory, queries) = Directory::new(config.workers, upstream_names);
-    let plan = plan(&config, tenants, &certificates, &steered, &timelines, directory.clone());
+    let plan = Plan {
+        listeners: plan::listeners(&config, &prepared, &certificates),
+        tenants,
+        upstreams: upstream_plans(&config, &steered, &timelines),
+        budget: Budget::new(config.max_buffered, config.workers),
+        directory: directory.clone(),
+    };
     let stores = Stores::default();
     stores.follow(&plan.upstreams, &plan.tenants.all);
     let mut workers = Vec::with_capacity(config.workers);
@@ -134,7 +137,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     }
 
     let topologies = named_topologies(&config, &steered);
-    let counts: Vec<ClientCounts> = listeners.iter().map(Listener::client_counts).collect();
+    let counts: Vec<ClientCounts> = Listeners::client_counts(&prepared);
     let former = match predecessor {
         Some(predecessor) => predecessor.take_over(&topologies, counts.clone()).await,
         None => watch::channel(None).1,
@@ -142,6 +145,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     // The former process no longer accepts, so nothing leads to the files of listeners that are gone.
     drop(unused);
 
+    let budget = plan.budget;
     let tenants = watch::Sender::new(plan.tenants);
     let operators = Operators {
         upstreams: steered.clone().into(),
@@ -149,35 +153,50 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         tenants: tenants.subscribe(),
         reload_interval: config.reload_interval,
     };
+    let (switch, draining) = drain::switch();
+    listeners.commit(prepared, &workers, &draining);
+    let listeners_ended = listeners.ended();
+    let security = watch::Sender::new(plan::tls_status(&config, &listeners, &certificates));
+    let listener_views = watch::Sender::new(plan::listener_views(&config, &listeners));
+    let limits: Vec<_> =
+        config.upstreams.iter().map(|upstream| watch::Sender::new(plan::limits(upstream))).collect();
+    let limits_seen: Vec<_> = limits.iter().map(watch::Sender::subscribe).collect();
+    let (tenants_seen, security_seen) = (tenants.subscribe(), security.subscribe());
+    let views_seen = listener_views.subscribe();
+    let has_admin = admin.is_some() || control_socket.is_some();
+    let admin_tls = certificates.admin();
+    let sampled = match has_admin {
+        true => replica_samplers(&config, &certificates, &discovered, &logins),
+        false => Vec::new(),
+    };
     let targets = ReloadTargets {
         accounts,
-        tenants: tenants.clone(),
+        tenants,
         upstreams: plan.upstreams,
         stores: stores.clone(),
         workers: workers.clone(),
         operators: operators.clone(),
+        listeners,
+        certificates,
+        draining: draining.clone(),
+        budget: budget.clone(),
+        log: filter.clone(),
+        security,
+        listener_views,
+        limits,
+        capacity: capacity.clone(),
+        share_descriptors,
     };
     let configuration = reload::follow(flags.clone(), config.clone(), targets, prompts, &reloads);
-    let (switch, draining) = drain::switch();
     let mut signals = Signals::register()?;
-    let mut tasks = JoinSet::new();
     let shutdown = Arc::new(Notify::new());
     let (upgrade, requests) = mpsc::channel(1);
     let mut samplers = JoinSet::new();
-    if admin.is_some() || control_socket.is_some() {
-        let sampled = replica_samplers(&config, &certificates, &discovered, &logins);
-        let views = config.upstreams.iter().zip(&steered).zip(&timelines).zip(&sampled);
-        let views = views.map(|(((upstream, steered), timelines), sampler)| View {
+    if has_admin {
+        let views = config.upstreams.iter().zip(&steered).zip(&timelines).zip(&sampled).zip(limits_seen);
+        let views = views.map(|((((upstream, steered), timelines), sampler), limits)| View {
             name: upstream.config.name.clone(),
-            limits: UpstreamLimits {
-                kind: match upstream.discovery {
-                    DiscoveryConfig::Fixed(_) => "fixed",
-                    DiscoveryConfig::Sentinel(_) => "sentinel",
-                },
-                max_connections: upstream.config.max_connections,
-                max_leased: upstream.config.max_leased,
-                hold_timeout: upstream.config.hold_timeout,
-            },
+            limits,
             topology: steered.topology.clone(),
             discovery: steered.discovery.clone(),
             replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),
@@ -185,17 +204,15 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             ordered: steered.status.clone(),
             timelines: timelines.clone(),
         });
-        let mut security = security(&config, &certificates);
-        security.connections = listeners.iter().map(Listener::counts).collect();
         let sources = Sources {
-            security,
-            tenants: tenants.subscribe(),
+            security: security_seen,
+            tenants: tenants_seen,
             stores,
             reloads: reloads.clone(),
             former,
             workers: workers.clone(),
-            budget: plan.budget,
-            listeners: config.listeners.iter().zip(&listeners).map(listener_view).collect(),
+            budget,
+            listeners: views_seen,
             logs,
         };
         let control = Control {
@@ -228,11 +245,8 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             }
         }
         for socket in admin.into_iter().chain(control_socket) {
-            tokio::spawn(endpoint.clone().serve(socket, certificates.admin()));
+            tokio::spawn(endpoint.clone().serve(socket, admin_tls.clone()));
         }
-    }
-    for listener in listeners {
-        tasks.spawn(listener.serve(workers.clone(), draining.clone()));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, "respgate has started");
     for (upstream, steered) in config.upstreams.iter().zip(&steered) {
@@ -283,7 +297,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             true
         }
     };
-    end.drain(tasks, &mut signals, is_asked).await;
+    end.drain(listeners_ended, &mut signals, is_asked).await;
     drop(samplers);
     Ok(())
 }
@@ -328,28 +342,6 @@ async fn log_when_ready(upstream: String, mut topology: watch::Receiver<Topology
     }
 }
 
-fn bind(config: &Config, capacity: &Capacity, inherited: &mut InheritedSockets) -> io::Result<Vec<Listener>> {
-    let ids = Arc::new(AtomicU64::new(1));
-    let mut listeners = Vec::with_capacity(config.listeners.len());
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let bound =
-            Listener::bind(listener, index, ids.clone(), capacity.clone(), inherited).map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("listener '{}' cannot listen on {}: {error}", listener.name, listener.bind),
-                )
-            })?;
-        tracing::info!(
-            listener = listener.name,
-            address = bound.address(),
-            upstream = listener.upstream,
-            "listening"
-        );
-        listeners.push(bound);
-    }
-    Ok(listeners)
-}
-
 fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
     Dialer { connect_timeout: config.connect_timeout, tls, ..Dialer::default() }
 }
@@ -391,30 +383,6 @@ async fn sample_until_switched(_sampler: ReplicaSampler, mut ordered: watch::Rec
     let _ = ordered.wait_for(|ordered| ordered.switches > 0).await;
 }
 
-/// Returns what the admin listener shows of a listener.
-fn listener_view((config, listener): (&ListenerConfig, &Listener)) -> ListenerView {
-    ListenerView {
-        name: config.name.clone(),
-        address: listener.address().to_owned(),
-        upstream: config.upstream.clone(),
-        tenant: config.tenant.clone(),
-        tls: config.tls.is_some(),
-        counts: listener.counts().1,
-    }
-}
-
-/// Returns what the admin listener shows of TLS.
-fn security(config: &Config, certificates: &Certificates) -> TlsStatus {
-    let listeners = config.listeners.iter().enumerate().filter(|(_, listener)| listener.tls.is_some());
-    let unverified = certificates.clients.iter().filter(|slot| slot.profile.dangerously_unverified);
-    TlsStatus {
-        listeners: listeners.map(|(index, listener)| (index, listener.name.clone())).collect(),
-        connections: Vec::new(),
-        expiries: certificates.expiries(),
-        unverified: unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect(),
-    }
-}
-
 /// Returns the credentials with which respgate itself logs in to each upstream. A background task
 /// keeps them up to date.
 fn logins(config: &Config, reloads: &Tallies) -> Vec<Logins> {
@@ -435,53 +403,19 @@ fn logins(config: &Config, reloads: &Tallies) -> Vec<Logins> {
     logins.collect()
 }
 
-/// Returns the plan of the workers, with each worker's share of the limits.
-fn plan(
-    config: &Config,
-    tenants: Tenants,
-    certificates: &Certificates,
-    steered: &[Steered],
-    timelines: &[Timelines],
-    directory: Directory,
-) -> Plan {
-    let workers = config.workers.max(1);
-    let listeners = config
-        .listeners
-        .iter()
-        .map(|listener| {
-            let upstream =
-                config.upstreams.iter().position(|upstream| upstream.config.name == listener.upstream);
-            ListenerPlan {
-                name: listener.name.clone(),
-                session: listener.session.clone(),
-                upstream: upstream.unwrap_or_default(),
-                tls: certificates.listener(&listener.name),
-                moving_endpoint: listener.moving_endpoint.clone(),
-            }
-        })
-        .collect();
-    let upstreams = config
-        .upstreams
-        .iter()
-        .zip(steered)
-        .zip(timelines)
-        .map(|((upstream, steered), timelines)| {
-            let mut share = upstream.config.clone();
-            share.max_connections = (share.max_connections / workers).max(1);
-            share.max_leased = (share.max_leased / workers).max(1);
-            share.hold_buffer /= workers;
-            UpstreamPlan {
-                config: share,
-                access: steered.access.clone(),
-                topology: steered.topology.clone(),
-                hints: steered.hints.clone(),
-                scripts: Scripts::default(),
-                fair: !config.tenants.is_empty(),
-                timelines: timelines.clone(),
-            }
-        })
-        .collect();
-    Plan { listeners, tenants, upstreams, budget: Budget::new(config.max_buffered, workers), directory }
+/// Returns the workers' plans of the upstreams, with each worker's share of the limits.
+fn upstream_plans(config: &Config, steered: &[Steered], timelines: &[Timelines]) -> Vec<UpstreamPlan> {
+    let upstreams = config.upstreams.iter().zip(steered).zip(timelines);
+    let plans = upstreams.map(|((upstream, steered), timelines)| UpstreamPlan {
+        config: plan::share(&upstream.config, config.workers),
+        access: steered.access.clone(),
+        topology: steered.topology.clone(),
+        hints: steered.hints.clone(),
+        scripts: Scripts::default(),
+        fair: !config.tenants.is_empty(),
+        timelines: timelines.clone(),
+    });
+    plans.collect()
 }
 
 /// Raises the soft limit of open files to the hard limit, and divides the descriptors. Returns the

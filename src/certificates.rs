@@ -4,8 +4,10 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::config::{Config, Upstream};
+use crate::listener::ListenerConfig;
 use crate::net::tls::Loaded;
 use crate::net::tls::accept::ServerTls;
 use crate::net::tls::certificate::shown_span;
@@ -13,7 +15,7 @@ use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
 use crate::net::tls::plain_acceptor::PlainAcceptor;
 use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::net::tls::slot::{Expiry, Leg, Slot};
-use crate::rotation::{self, Source, Tally};
+use crate::rotation::{self, Source, Tallies, Tally};
 
 /// Time between two warnings about a certificate that expires soon.
 const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
@@ -21,29 +23,39 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Holds all certificate sets of the process.
-#[derive(Default)]
 pub struct Certificates {
     /// The sets of the listeners.
-    pub servers: Vec<Slot<ServerProfile, ServerSet>>,
+    servers: Vec<Followed<ServerProfile, ServerSet>>,
+    /// The set of the admin listener.
+    admin: Option<Followed<ServerProfile, ServerSet>>,
     /// The sets of the upstreams and their Sentinels.
-    pub clients: Vec<Slot<ClientProfile, ClientSet>>,
+    clients: Vec<Followed<ClientProfile, ClientSet>>,
+    expiries: watch::Sender<Vec<Expiry>>,
+    interval: Duration,
+    tallies: Tallies,
+}
+
+/// A set that is loaded again when its files change, until this is dropped.
+struct Followed<P, S> {
+    slot: Slot<P, S>,
+    task: AbortHandle,
+    tally: Tally,
+    tallies: Tallies,
+}
+
+impl<P, S> Drop for Followed<P, S> {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.tallies.remove(&self.tally);
+    }
 }
 
 impl Certificates {
-    /// Takes over the sets that the check of the configuration has loaded.
-    pub fn of(config: &Config) -> Self {
-        let servers = config.listeners.iter().filter_map(|listener| {
-            let Loaded { profile, set } = listener.tls.clone()?;
-            let set = watch::channel(set).0;
-            Some(Slot { leg: Leg::Listener, name: listener.name.clone(), profile, set })
-        });
-        let admin = config.admin_tls.clone().map(|Loaded { profile, set }| Slot {
-            leg: Leg::Admin,
-            name: "admin".into(),
-            profile,
-            set: watch::channel(set).0,
-        });
-        let servers = servers.chain(admin);
+    /// Takes over the sets that the check of the configuration has loaded, and loads each again when its files change.
+    /// Handshakes that begin afterwards use the new set. If a new set cannot be used, respgate logs that and keeps the old one.
+    /// `tallies` receive the outcomes.
+    pub fn follow(config: &Config, tallies: &Tallies) -> Self {
+        let (interval, tallies) = (config.reload_interval, tallies.clone());
         let clients = config.upstreams.iter().flat_map(|upstream| {
             let legs = [(Leg::Upstream, &upstream.tls), (Leg::Sentinel, &upstream.sentinel_tls)];
             legs.into_iter().filter_map(|(leg, loaded)| {
@@ -51,60 +63,108 @@ impl Certificates {
                 Some(Slot { leg, name: upstream.config.name.clone(), profile, set: watch::channel(set).0 })
             })
         });
-        Self { servers: servers.collect(), clients: clients.collect() }
+        let clients = clients.map(|slot| {
+            let profile = slot.profile.clone();
+            let load = move || profile.load().map_err(|error| error.text);
+            follow(Source::new(slot.profile.paths(), load), slot, interval, &tallies)
+        });
+        let clients = clients.collect();
+        let mut certificates = Self {
+            servers: Vec::new(),
+            admin: None,
+            clients,
+            expiries: watch::Sender::default(),
+            interval,
+            tallies,
+        };
+        let admin = config.admin_tls.as_ref();
+        certificates.admin = admin
+            .map(|Loaded { profile, set }| certificates.follow_server(Leg::Admin, "admin", profile, set));
+        certificates.follow_listeners(&config.listeners);
+        tokio::spawn(warn_before_expiry(certificates.expiries.subscribe()));
+        certificates
+    }
+
+    /// Takes over the sets of these listeners. A listener whose paths and rules are unchanged keeps its set. Other listeners' sets
+    /// are given up.
+    pub fn follow_listeners(&mut self, listeners: &[ListenerConfig]) {
+        let mut former = std::mem::take(&mut self.servers);
+        for listener in listeners {
+            let Some(Loaded { profile, set }) = &listener.tls else { continue };
+            let same = |known: &Followed<ServerProfile, ServerSet>| {
+                known.slot.name == listener.name && known.slot.profile == *profile
+            };
+            self.servers.push(match former.iter().position(same) {
+                Some(at) => former.swap_remove(at),
+                None => self.follow_server(Leg::Listener, &listener.name, profile, set),
+            });
+        }
+        drop(former);
+        self.expiries.send_replace(self.expiries());
+    }
+
+    fn follow_server(
+        &self,
+        leg: Leg,
+        name: &str,
+        profile: &ServerProfile,
+        set: &ServerSet,
+    ) -> Followed<ServerProfile, ServerSet> {
+        let set = watch::channel(set.clone()).0;
+        let load = {
+            let (profile, set) = (profile.clone(), set.clone());
+            move || {
+                let before = set.borrow().clone();
+                profile.load(Some(&before)).map_err(|error| error.text)
+            }
+        };
+        let slot = Slot { leg, name: name.to_owned(), profile: profile.clone(), set };
+        follow(Source::new(profile.paths(), load), slot, self.interval, &self.tallies)
     }
 
     /// Returns the TLS settings of a listener; `None` if it speaks plain text.
     pub fn listener(&self, name: &str) -> Option<ServerTls> {
-        let slot = self.servers.iter().find(|slot| slot.leg == Leg::Listener && slot.name == name)?;
+        let slot = self.servers.iter().map(|known| &known.slot).find(|slot| slot.name == name)?;
         Some(ServerTls::new(slot.set.subscribe(), slot.profile.handshake_timeout))
     }
 
     /// Returns the TLS settings of the admin listener; `None` if it speaks plain text.
     pub fn admin(&self) -> Option<PlainAcceptor> {
-        let slot = self.servers.iter().find(|slot| slot.leg == Leg::Admin)?;
+        let slot = &self.admin.as_ref()?.slot;
         Some(PlainAcceptor::new(slot.set.subscribe(), slot.profile.handshake_timeout))
     }
 
     /// Returns the TLS settings of an upstream's leg; `None` if it speaks plain text.
     pub fn client(&self, leg: Leg, upstream: &Upstream) -> Option<ClientTls> {
-        let slot = self.clients.iter().find(|slot| slot.leg == leg && slot.name == upstream.config.name)?;
+        let mut slots = self.clients.iter().map(|known| &known.slot);
+        let slot = slots.find(|slot| slot.leg == leg && slot.name == upstream.config.name)?;
         Some(ClientTls::new(slot.set.subscribe(), slot.profile.names.clone()))
     }
 
-    /// Starts to reload every set when its files change. Handshakes that begin after a reload use
-    /// the new set. If a new set cannot be used, respgate logs that and keeps the old one. Returns
-    /// one tally of reload outcomes per set.
-    pub fn rotate(&self, interval: Duration) -> Vec<Tally> {
-        let mut tallies = Vec::new();
-        for slot in &self.servers {
-            let (profile, set) = (slot.profile.clone(), slot.set.clone());
-            let load = move || {
-                let before = set.borrow().clone();
-                profile.load(Some(&before)).map_err(|error| error.text)
-            };
-            tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
-        }
-        for slot in &self.clients {
-            let profile = slot.profile.clone();
-            let load = move || profile.load().map_err(|error| error.text);
-            tallies.push(follow(slot, Source::new(slot.profile.paths(), load), interval));
-        }
-        tokio::spawn(warn_before_expiry(self.expiries()));
-        tallies
+    /// Returns the legs on which respgate does not verify the server, such as `upstream main`.
+    pub fn unverified(&self) -> Vec<String> {
+        let slots = self.clients.iter().map(|known| &known.slot);
+        let unverified = slots.filter(|slot| slot.profile.dangerously_unverified);
+        unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect()
     }
 
     /// Returns when each certificate expires, for metrics.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.servers
             .iter()
-            .map(Slot::<_, ServerSet>::expiry)
-            .chain(self.clients.iter().map(Slot::<_, ClientSet>::expiry))
+            .chain(&self.admin)
+            .map(|known| known.slot.expiry())
+            .chain(self.clients.iter().map(|known| known.slot.expiry()))
             .collect()
     }
 }
 
-fn follow<P, S: Send + Sync + 'static>(slot: &Slot<P, S>, source: Source<S>, interval: Duration) -> Tally {
+fn follow<P, S: Send + Sync + 'static>(
+    source: Source<S>,
+    slot: Slot<P, S>,
+    interval: Duration,
+    tallies: &Tallies,
+) -> Followed<P, S> {
     let of = match slot.leg {
         Leg::Listener => format!("listeners.{}", slot.name),
         Leg::Admin => slot.name.clone(),
@@ -115,15 +175,17 @@ fn follow<P, S: Send + Sync + 'static>(slot: &Slot<P, S>, source: Source<S>, int
     let adopt = move |newest| {
         set.send_replace(newest);
     };
-    tokio::spawn(rotation::follow(source, interval, tally.clone(), adopt));
-    tally
+    let task = tokio::spawn(rotation::follow(source, interval, tally.clone(), adopt)).abort_handle();
+    tallies.add(tally.clone());
+    Followed { slot, task, tally, tallies: tallies.clone() }
 }
 
 /// Warns once a day about certificates that expire soon.
-async fn warn_before_expiry(expiries: Vec<Expiry>) {
+async fn warn_before_expiry(newest: watch::Receiver<Vec<Expiry>>) {
     let mut days = tokio::time::interval(WARNING_INTERVAL);
     loop {
         days.tick().await;
+        let expiries = newest.borrow().clone();
         for expiry in &expiries {
             let (leg, name) = (expiry.leg.label(), &expiry.name);
             match expiry.not_after().map(|end| end.duration_since(SystemTime::now())) {

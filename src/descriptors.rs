@@ -2,7 +2,7 @@
 //! take the last ones.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Descriptors of the process: standard streams, runtime and signals, and the files and programs
 /// that it reads.
@@ -105,14 +105,23 @@ impl Shares {
 pub struct Capacity {
     /// The number of clients connected now.
     pub taken: Arc<AtomicUsize>,
-    /// The largest number of clients.
-    pub limit: usize,
+    limit: Arc<AtomicUsize>,
 }
 
 impl Capacity {
     /// Creates a count of at most `limit` clients.
     pub fn new(limit: usize) -> Self {
-        Self { taken: Arc::default(), limit }
+        Self { taken: Arc::default(), limit: Arc::new(limit.into()) }
+    }
+
+    /// Returns the largest number of clients.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the largest number of clients. Clients above it stay.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 }
 

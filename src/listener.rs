@@ -1,61 +1,39 @@
 //! Accepts clients and hands each to the worker with the fewest sessions.
 
-use std::fmt;
+pub mod set;
+mod socket;
+
+pub use socket::Bind;
+
 use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use socket2::{Domain, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::descriptors::Capacity;
-use crate::drain::{ClientCounts, Draining};
-use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
+use crate::drain::Draining;
+use crate::net::listening::{AcceptedStream, ListeningSocket};
 use crate::net::loopback;
 use crate::net::proxy_protocol::{self, Ends};
 use crate::net::source_rate::{Admission, SourceRate, SourceRateConfig};
 use crate::net::tls::Loaded;
 use crate::net::tls::server::{ServerProfile, ServerSet};
-use crate::net::unix_socket;
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::tenant::identity::ClientAttributes;
 use crate::worker::{AcceptedClient, CountGuard, Socket, Worker};
 
-/// Connections that the kernel completes before respgate accepts them.
-const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed because descriptors or memory ran out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Minimum time between two warnings of one listener.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The address where clients connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Bind {
-    /// A TCP address. Port 0 picks a free port, which respgate logs.
-    Tcp(SocketAddr),
-    /// A unix socket and its permission bits (default 0o700: only this user).
-    Unix {
-        /// Path of the socket file.
-        path: PathBuf,
-        /// Permission bits of the socket file.
-        mode: u32,
-    },
-}
-
-impl fmt::Display for Bind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// Settings of one listener.
 #[derive(Clone, Debug)]
@@ -86,25 +64,66 @@ pub struct ListenerConfig {
     pub tls: Option<Loaded<ServerProfile, ServerSet>>,
 }
 
-/// A bound socket that accepts no clients yet.
-pub struct Listener {
+/// Accepts the clients of one listener.
+struct Listener {
     name: String,
-    index: usize,
+    number: usize,
+    /// The settings in force. The accept loop ends when the sender is dropped.
+    settings: watch::Receiver<AcceptSettings>,
+    state: ListenerState,
+    /// The count of the clients of this number.
+    connected: Arc<AtomicUsize>,
+    /// The count of clients of the whole process, limited by its file descriptors.
+    capacity: Capacity,
+    ids: Arc<AtomicU64>,
+}
+
+/// The settings of new connections. A reload replaces them.
+struct AcceptSettings {
     max_clients: usize,
     speaks_tls: bool,
     keepalive: Duration,
     /// Networks whose connections must begin with a PROXY header.
     proxies: Vec<IpNet>,
-    warned: Mutex<Option<Instant>>,
-    source_rate: Mutex<SourceRate>,
+}
+
+impl AcceptSettings {
+    fn of(config: &ListenerConfig) -> Self {
+        Self {
+            max_clients: config.max_clients,
+            speaks_tls: config.tls.is_some(),
+            keepalive: config.keepalive,
+            proxies: config.proxy_protocol.clone(),
+        }
+    }
+}
+
+/// What a listener counts. It goes on counting when a reload changes its address.
+#[derive(Clone)]
+struct ListenerState {
     counts: Arc<ListenerCounts>,
-    /// The count of clients of the whole process, limited by its file descriptors.
-    capacity: Capacity,
-    ids: Arc<AtomicU64>,
-    socket: Arc<ListeningSocket>,
+    source_rate: Arc<Mutex<SourceRate>>,
+    warned: Arc<Mutex<Option<Instant>>>,
     /// The number of clients that the processes before this one still serve.
     former_clients: Arc<AtomicUsize>,
-    address: String,
+}
+
+impl ListenerState {
+    fn new(config: &SourceRateConfig) -> Self {
+        Self {
+            counts: Arc::default(),
+            source_rate: Arc::new(Mutex::new(SourceRate::new(config))),
+            warned: Arc::default(),
+            former_clients: Arc::default(),
+        }
+    }
+
+    /// Takes over new limits; `capacity` is that of the process.
+    fn configure(&self, config: &ListenerConfig, capacity: &Capacity) {
+        let max_clients = config.max_clients.min(capacity.limit());
+        self.counts.max_clients.store(max_clients, Ordering::Relaxed);
+        self.source_rate.lock().unwrap_or_else(PoisonError::into_inner).configure(&config.source_rate);
+    }
 }
 
 /// Counts the clients of one listener, and the connections that it did not serve at once.
@@ -141,93 +160,17 @@ struct Client {
 }
 
 impl Listener {
-    /// Binds the listener's socket. `index` is the listener's index in the workers' plan, `ids`
-    /// numbers the clients, and `capacity` counts the clients of all listeners. A socket in
-    /// `inherited` that fits is used instead.
-    ///
-    /// # Errors
-    /// Returns an error if the address is in use, does not belong to this machine, or is not
-    /// permitted.
-    pub fn bind(
-        config: &ListenerConfig,
-        index: usize,
-        ids: Arc<AtomicU64>,
-        capacity: Capacity,
-        inherited: &mut InheritedSockets,
-    ) -> io::Result<Self> {
-        let inherited = match &config.bind {
-            Bind::Tcp(address) => inherited.take_tcp(&config.name, *address)?,
-            Bind::Unix { path, .. } => inherited.take_unix(&config.name, path)?,
-        };
-        let socket = match (inherited, &config.bind) {
-            (Some(socket), _) => socket,
-            (None, Bind::Tcp(address)) => ListeningSocket::tcp(bind_tcp(*address)?, SocketOwner::Respgate)?,
-            (None, Bind::Unix { path, mode }) => {
-                let (socket, file) = unix_socket::bind(path, *mode, BACKLOG)?;
-                ListeningSocket::unix(socket, file, SocketOwner::Respgate)?
-            }
-        };
-        let address = socket.shown()?;
-        Ok(Self {
-            name: config.name.clone(),
-            index,
-            max_clients: config.max_clients,
-            speaks_tls: config.tls.is_some(),
-            keepalive: config.keepalive,
-            proxies: config.proxy_protocol.clone(),
-            warned: Mutex::default(),
-            source_rate: Mutex::new(SourceRate::new(&config.source_rate)),
-            counts: Arc::new(ListenerCounts {
-                max_clients: config.max_clients.min(capacity.limit).into(),
-                ..ListenerCounts::default()
-            }),
-            capacity,
-            ids,
-            socket: Arc::new(socket),
-            former_clients: Arc::default(),
-            address,
-        })
-    }
-
-    /// Returns the address that the socket listens on, with the real port if the configured one was
-    /// 0.
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
-    /// Returns the listener's name and its counts.
-    pub fn counts(&self) -> (String, Arc<ListenerCounts>) {
-        (self.name.clone(), self.counts.clone())
-    }
-
-    /// Returns the listener's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the socket, for an upgrade to pass on.
-    pub fn socket(&self) -> &Arc<ListeningSocket> {
-        &self.socket
-    }
-
-    /// Returns the counts of the listener's clients in this process and in former ones.
-    pub fn client_counts(&self) -> ClientCounts {
-        ClientCounts {
-            listener: self.name.clone(),
-            own: self.counts.clients.clone(),
-            former: self.former_clients.clone(),
-        }
-    }
-
-    /// Accepts clients until the drain begins or another process accepts them. Besides the accept, the loop only waits for a
-    /// worker's queue to have room for one client.
-    pub async fn serve(self, workers: Vec<Worker>, mut draining: Draining) {
+    /// Accepts clients until the drain begins, another process accepts them, or a reload removes the listener. Besides the
+    /// accept, the loop only waits for a worker's queue to have room for one client.
+    async fn serve(self, socket: Arc<ListeningSocket>, workers: Vec<Worker>, mut draining: Draining) {
+        let mut settings = self.settings.clone();
         let listener = Arc::new(self);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = draining.closed() => return,
-                accepted = listener.accept() => accepted,
+                () = removed(&mut settings) => return,
+                accepted = listener.accept(&socket) => accepted,
             };
             match accepted {
                 Ok(accepted) => listener.clone().admit(accepted, &workers).await,
@@ -248,7 +191,7 @@ impl Listener {
     /// Returns true if the last warning is more than [`WARNING_INTERVAL`] ago, and notes the time
     /// of this one.
     fn may_warn(&self) -> bool {
-        let mut last = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.state.warned.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.is_none_or(|at| at.elapsed() > WARNING_INTERVAL);
         if due {
             *last = Some(Instant::now());
@@ -256,25 +199,25 @@ impl Listener {
         due
     }
 
-    async fn accept(&self) -> io::Result<Accepted> {
-        match self.socket.accept().await? {
+    async fn accept(&self, socket: &ListeningSocket) -> io::Result<Accepted> {
+        match socket.accept().await? {
             AcceptedStream::Tcp(stream, peer) => {
                 stream.set_nodelay(true)?;
-                let keepalive = TcpKeepalive::new()
-                    .with_time(self.keepalive)
-                    .with_interval((self.keepalive / 3).max(Duration::from_secs(1)));
+                let idle = self.settings.borrow().keepalive;
+                let keepalive =
+                    TcpKeepalive::new().with_time(idle).with_interval((idle / 3).max(Duration::from_secs(1)));
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 loopback::use_reno(&stream, peer);
                 let local = stream.local_addr()?;
                 let from = peer.ip().to_canonical();
-                if self.proxies.iter().any(|network| network.contains(&from)) {
+                if self.settings.borrow().proxies.iter().any(|network| network.contains(&from)) {
                     return Ok(Accepted::Proxied { stream, ends: Ends { source: peer, destination: local } });
                 }
                 Ok(Accepted::Client(Client::tcp(stream, Ends { source: peer, destination: local })?))
             }
             AcceptedStream::Unix(stream) => {
                 // The server prints a unix client's address as the socket's own path and port 0.
-                let path = format!("{}:0", self.socket.path().unwrap_or(Path::new("")).display());
+                let path = format!("{}:0", socket.path().unwrap_or(Path::new("")).display());
                 let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
                 Ok(Accepted::Client(Client {
                     socket: Socket::Unix(stream.into_std()?),
@@ -338,27 +281,31 @@ impl Listener {
     /// `None` if either is exhausted; the caller then turns the client away.
     fn count_client(&self) -> Option<CountGuard> {
         // A former process only loses clients, so both together never have more than the limit.
-        let former = self.former_clients.load(Ordering::Relaxed);
-        let own = CountGuard::take(&self.counts.clients, self.max_clients.saturating_sub(former))?;
-        let of_process = CountGuard::take(&self.capacity.taken, self.capacity.limit);
+        let former = self.state.former_clients.load(Ordering::Relaxed);
+        let max_clients = self.settings.borrow().max_clients.saturating_sub(former);
+        let own = CountGuard::take(&self.state.counts.clients, max_clients)?;
+        let limit = self.capacity.limit();
+        let of_process = CountGuard::take(&self.capacity.taken, limit);
         if of_process.is_none() && self.may_warn() {
             tracing::warn!(
                 listener = self.name,
-                clients = self.capacity.limit,
+                clients = limit,
                 "respgate refuses clients: it keeps the remaining file descriptors for upstream connections and the admin listener; raise the limit (ulimit -n, LimitNOFILE=)"
             );
         }
-        Some(own.and(of_process?))
+        // The listener of another number can share the first count, but not this one.
+        let of_number = CountGuard::take(&self.connected, usize::MAX);
+        Some(own.and(of_process?.and(of_number?)))
     }
 
     /// Decides whether the client's source may open one more connection. Clients of a unix socket
     /// have no source.
     fn rate(&self, client: &Client) -> Admission {
         let Some(address) = client.known.address else { return Admission::Now };
-        let mut rate = self.source_rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = self.state.source_rate.lock().unwrap_or_else(PoisonError::into_inner);
         let admission = rate.admit(address, Instant::now());
         if matches!(admission, Admission::After(_)) {
-            self.counts.delayed.fetch_add(1, Ordering::Relaxed);
+            self.state.counts.delayed.fetch_add(1, Ordering::Relaxed);
         }
         admission
     }
@@ -366,10 +313,11 @@ impl Listener {
     /// Closes a connection that exceeds the rate of its source.
     fn refuse_source(&self, client: Client) {
         const TOO_MANY: &[u8] = b"-ERR respgate: too many new connections from this address (connects-per-second); connect again in a second\r\n";
-        self.counts.refused.fetch_add(1, Ordering::Relaxed);
-        let refused_since_warning = self.counts.refused_since_warning.fetch_add(1, Ordering::Relaxed) + 1;
+        self.state.counts.refused.fetch_add(1, Ordering::Relaxed);
+        let refused_since_warning =
+            self.state.counts.refused_since_warning.fetch_add(1, Ordering::Relaxed) + 1;
         if self.may_warn() {
-            self.counts.refused_since_warning.store(0, Ordering::Relaxed);
+            self.state.counts.refused_since_warning.store(0, Ordering::Relaxed);
             tracing::warn!(
                 listener = self.name,
                 from = client.peer,
@@ -383,12 +331,12 @@ impl Listener {
     /// Sends the error that the server sends, if the socket takes it at once, and closes the
     /// socket. Sends nothing to a TLS client, which would not understand it before a handshake.
     fn turn_away(&self, socket: Socket) {
-        self.counts.turned_away.fetch_add(1, Ordering::Relaxed);
+        self.state.counts.turned_away.fetch_add(1, Ordering::Relaxed);
         self.send_line(socket, b"-ERR max number of clients reached\r\n");
     }
 
     fn send_line(&self, socket: Socket, line: &[u8]) {
-        if self.speaks_tls {
+        if self.settings.borrow().speaks_tls {
             return;
         }
         let _ = match socket {
@@ -400,7 +348,7 @@ impl Listener {
     async fn hand_over(&self, client: Client, guard: CountGuard, workers: &[Worker]) {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { id, peer: client.peer, local: client.local, known: client.known };
-        let accepted = AcceptedClient { socket: client.socket, listener: self.index, origin, guard };
+        let accepted = AcceptedClient { socket: client.socket, listener: self.number, origin, guard };
         // `load` counts clients on their way too, so a burst spreads evenly over the workers.
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load())
             && !worker.take(accepted).await
@@ -431,14 +379,7 @@ fn exhausted(error: &io::Error) -> bool {
         .is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno))
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // With IPV6_V6ONLY, `[::]` means IPv6 only, so that 0.0.0.0 can be bound beside it.
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+/// Completes when a reload has removed the listener.
+async fn removed(settings: &mut watch::Receiver<AcceptSettings>) {
+    while settings.changed().await.is_ok() {}
 }

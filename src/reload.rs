@@ -5,16 +5,28 @@
 //! changes nothing. Users are replaced before the workers learn of the change, so that a removed
 //! user can no longer log in once sessions have been told.
 
+pub mod plan;
+
+use std::io;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
+use crate::admin::security::TlsStatus;
+use crate::admin::{ListenerView, UpstreamLimits};
+use crate::certificates::Certificates;
 use crate::config::changes::Changes;
 use crate::config::flags::Flags;
 use crate::config::report::{Finding, Report};
 use crate::config::{self, Config, Written};
+use crate::descriptors::Capacity;
+use crate::drain::Draining;
+use crate::listener::set::{Listeners, Prepared};
+use crate::logs::LogFilter;
+use crate::net::budget::Budget;
+use crate::net::listening::InheritedSockets;
 use crate::operator::Operators;
 use crate::rotation::{self, Prompter, Prompts, Source, Tallies, Tally};
 use crate::systemd::Notifier;
@@ -22,7 +34,7 @@ use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::tenant::users::accounts::Accounts;
 use crate::upstream::UpstreamPlan;
-use crate::worker::Worker;
+use crate::worker::{Update, Worker};
 
 /// The parts of the process that a reload changes.
 pub struct ReloadTargets {
@@ -38,6 +50,26 @@ pub struct ReloadTargets {
     pub workers: Vec<Worker>,
     /// Takes note of where the file says that upstreams are, because an operator may have switched them.
     pub operators: Operators,
+    /// The listeners in force.
+    pub listeners: Listeners,
+    /// The certificates in use.
+    pub certificates: Certificates,
+    /// Says whether listeners may accept clients.
+    pub draining: Draining,
+    /// The bytes that all clients may hold together.
+    pub budget: Arc<Budget>,
+    /// The filter of the log.
+    pub log: LogFilter,
+    /// What the admin listener shows of TLS and of listeners.
+    pub security: watch::Sender<TlsStatus>,
+    /// What the admin listener shows of the listeners.
+    pub listener_views: watch::Sender<Vec<ListenerView>>,
+    /// What the admin listener shows of the upstreams' limits, in the order of the upstreams.
+    pub limits: Vec<watch::Sender<UpstreamLimits>>,
+    /// The number of clients that may be connected.
+    pub capacity: Capacity,
+    /// Lowers the limits of a configuration to those of the process. Returns the number of clients that may be connected.
+    pub share_descriptors: fn(&mut Config) -> io::Result<usize>,
 }
 
 /// Reads the configuration file at each SIGHUP, and tells the service manager when that begins and ends.
@@ -67,7 +99,14 @@ pub fn follow(
     prompts: Prompts,
     tallies: &Tallies,
 ) -> Option<Tally> {
-    let path = flags.config.clone()?;
+    let Some(path) = flags.config.clone() else {
+        // Nothing changes without a file, but listeners accept only while their set lives.
+        tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            drop(targets);
+        });
+        return None;
+    };
     let (interval, tally) = (config.reload_interval, Tally::new("configuration", path.display().to_string()));
     let load = move || match config::load(&flags, &|name| std::env::var_os(name)) {
         (Some(config), report) => Ok((config, report.warnings)),
@@ -109,22 +148,34 @@ struct ReloadState {
 impl ReloadState {
     /// Applies `next`. Returns true if the file holds other keys or values than before. The watcher
     /// compared only the file's bytes, so the same keys and values may come twice.
-    async fn adopt(&mut self, next: Config, warnings: Vec<Finding>) -> bool {
+    ///
+    /// # Errors
+    /// Returns why `next` cannot be applied. Nothing has changed then.
+    async fn adopt(&mut self, mut next: Config, warnings: Vec<Finding>) -> Result<bool, String> {
         // Only warnings that the last version of the file did not have are logged.
         let known = self.warnings.replace(warnings.clone()).unwrap_or(warnings);
         for warning in self.warnings.iter().flatten().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        let differs = next.written != self.seen;
+        if next.written == self.seen {
+            return Ok(false);
+        }
+        let clients = (self.targets.share_descriptors)(&mut next).map_err(|error| error.to_string())?;
+        let changes = Changes::between(&self.config, &next);
+        let listeners = self.config.servable_listeners(&next);
+        let prepared = self.targets.listeners.prepare(&listeners, &mut InheritedSockets::default())?;
         self.seen.clone_from(&next.written);
         for upstream in &next.upstreams {
             // An upstream that is new needs a restart.
             let _ = self.targets.operators.configured(&upstream.config.name, upstream.target()).await;
         }
-        let changes = Changes::between(&self.config, &next);
         if changes.any_at_once() {
             self.config.take_over(next);
-            self.apply().await;
+            self.targets.capacity.set_limit(clients);
+            if changes.log_level {
+                self.set_log_level();
+            }
+            self.apply(prepared).await;
             tracing::info!(%changes, "the new configuration is in force");
         }
         if !changes.restart.is_empty() && self.tally.outcomes().restart[..] != changes.restart[..] {
@@ -135,24 +186,53 @@ impl ReloadState {
             );
         }
         self.tally.postponed(&changes.restart);
-        differs
+        Ok(true)
     }
 
-    async fn apply(&mut self) {
-        let ReloadTargets { accounts, tenants, upstreams, stores, workers, .. } = &mut self.targets;
-        let next = tenants.borrow().reconfigured(&self.config.tenants, &self.config.listener_tenants());
+    fn set_log_level(&self) {
+        if let Err(error) = self.targets.log.set(&self.config.log.filter) {
+            tracing::error!(error, "respgate could not change the log level");
+        }
+    }
+
+    async fn apply(&mut self, prepared: Prepared) {
+        let Self { config, targets, .. } = self;
+        let ReloadTargets { accounts, tenants, upstreams, stores, workers, listeners, certificates, .. } =
+            targets;
+        targets.budget.set_limit(config.max_buffered);
+        let next = tenants.borrow().reconfigured(&config.tenants, &listeners.tenants(&prepared));
         if let Some(users) = &next.users {
             // Users first: a removed user must not log in again after a worker has ended its
             // sessions.
-            users.replace(accounts.follow(&self.config.users));
+            users.replace(accounts.follow(&config.users));
+        }
+        for (plan, upstream) in upstreams.iter_mut().zip(&config.upstreams) {
+            plan.config = plan::share(&upstream.config, workers.len());
         }
         stores.follow(upstreams, &next.all);
+        certificates.follow_listeners(&config.listeners);
+        let update = Update {
+            tenants: next.clone(),
+            listeners: plan::listeners(config, &prepared, certificates),
+            upstreams: upstreams.iter().map(|upstream| upstream.config.clone()).collect(),
+        };
         let mut adopting = JoinSet::new();
-        for worker in workers {
-            let (worker, next) = (worker.clone(), next.clone());
-            adopting.spawn(async move { worker.adopt(next).await });
+        for worker in workers.iter() {
+            let (worker, update) = (worker.clone(), update.clone());
+            adopting.spawn(async move { worker.adopt(update).await });
         }
         while adopting.join_next().await.is_some() {}
+        // Workers must know a new listener before it accepts.
+        listeners.commit(prepared, workers, &targets.draining);
+        // First the listeners, then the tenants: their version makes the metrics of what is gone disappear.
+        targets.security.send_replace(plan::tls_status(config, listeners, certificates));
+        targets.listener_views.send_replace(plan::listener_views(config, listeners));
+        for (limits, upstream) in targets.limits.iter().zip(&config.upstreams) {
+            limits.send_replace(plan::limits(upstream));
+        }
+        for (steered, upstream) in targets.operators.upstreams.iter().zip(&config.upstreams) {
+            steered.config.send_replace(upstream.config.clone());
+        }
         tenants.send_replace(next);
     }
 }

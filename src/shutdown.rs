@@ -107,16 +107,16 @@ impl Shutdown {
         }
     }
 
-    /// Drains: ends when all sessions have ended, at the deadline, or at a signal. `accepting` are
-    /// the tasks that accept clients. If nobody has asked respgate to end (`is_asked`), the first signal only asks for what
-    /// happens already, and the second one ends the drain.
-    pub async fn drain(self, mut accepting: JoinSet<()>, signals: &mut Signals, is_asked: bool) {
+    /// Drains: ends when all sessions have ended, at the deadline, or at a signal. `accepting` ends
+    /// when no listener accepts clients any longer. If nobody has asked respgate to end (`is_asked`), the first signal only asks
+    /// for what happens already, and the second one ends the drain.
+    pub async fn drain(self, accepting: impl Future<Output = ()>, signals: &mut Signals, is_asked: bool) {
         tracing::info!(
             deadline_s = self.deadline.as_secs(),
             "draining: respgate accepts no new clients, and running commands finish"
         );
         self.switch.begin();
-        while accepting.join_next().await.is_some() {}
+        accepting.await;
         let second_signal = async {
             if !is_asked {
                 signals.next().await;

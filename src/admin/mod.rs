@@ -279,7 +279,7 @@ impl Admin {
         let others = [
             warnings::of_reloads(&self.sources.reloads),
             warnings::of_stores(&self.sources.stores),
-            warnings::of_tls(&self.sources.security),
+            warnings::of_tls(&self.sources.security.borrow()),
         ];
         body.extend(others.iter().flatten().map(Warning::line));
         (ready, body)

@@ -124,7 +124,7 @@ impl MetricsEndpoint {
             registry.publish(&declared::LOG_LINES_SUPPRESSED, [module, level], count);
         }
         registry.publish(&declared::BUILD_INFO, [env!("CARGO_PKG_VERSION")], 1);
-        self.sources.security.publish(&registry, &handshakes);
+        self.sources.security.borrow().publish(&registry, &handshakes);
         registry.publish(&declared::BUFFERED_BYTES, [], buffered);
         registry.publish(&declared::MAX_BUFFERED_BYTES, [], self.sources.budget.limit() as u64);
         self.process.publish(&registry);

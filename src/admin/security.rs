@@ -1,5 +1,6 @@
 //! What the admin listener shows of TLS: handshakes, and when certificates expire.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +20,7 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// What the admin listener reads about TLS.
 #[derive(Clone, Default)]
 pub struct TlsStatus {
-    /// The listeners that speak TLS, each with its index in the workers' plan and its name.
+    /// The listeners that speak TLS, each with its number and its name.
     pub listeners: Vec<(usize, String)>,
     /// The counts of each listener's connections.
     pub connections: Vec<(String, Arc<ListenerCounts>)>,
@@ -30,11 +31,10 @@ pub struct TlsStatus {
 }
 
 impl TlsStatus {
-    /// Publishes the metrics. `handshakes` is indexed by the listeners' indexes in the workers'
-    /// plan.
-    pub(super) fn publish(&self, registry: &MetricsRegistry, handshakes: &[Handshakes]) {
-        for (index, name) in &self.listeners {
-            let Some(counted) = handshakes.get(*index) else { continue };
+    /// Publishes the metrics. `handshakes` holds those of each listener, by its number.
+    pub(super) fn publish(&self, registry: &MetricsRegistry, handshakes: &HashMap<usize, Handshakes>) {
+        for (number, name) in &self.listeners {
+            let Some(counted) = handshakes.get(number) else { continue };
             registry.publish(&declared::TLS_HANDSHAKES, [name, "full"], counted.full);
             registry.publish(&declared::TLS_HANDSHAKES, [name, "resumed"], counted.resumed);
             for (reason, count) in Reason::ALL.iter().zip(counted.failed) {

@@ -25,8 +25,8 @@ use crate::worker::Worker;
 /// The sources about the process as a whole.
 #[derive(Clone)]
 pub struct Sources {
-    /// State of TLS.
-    pub security: TlsStatus,
+    /// State of TLS and of listeners.
+    pub security: watch::Receiver<TlsStatus>,
     /// The tenants in force.
     pub tenants: watch::Receiver<Tenants>,
     /// The connections through which rates are shared.
@@ -39,8 +39,8 @@ pub struct Sources {
     pub workers: Vec<Worker>,
     /// The byte budget of all clients.
     pub budget: Arc<Budget>,
-    /// The listeners.
-    pub listeners: Vec<ListenerView>,
+    /// The listeners in force.
+    pub listeners: watch::Receiver<Vec<ListenerView>>,
     /// The limit of log lines, which counts the suppressed ones.
     pub logs: LogLimit,
 }
@@ -108,7 +108,7 @@ pub struct View {
     /// The upstream's name.
     pub name: String,
     /// The settings that `/status` shows.
-    pub limits: UpstreamLimits,
+    pub limits: watch::Receiver<UpstreamLimits>,
     /// Discovery's newest result.
     pub topology: watch::Receiver<Topology>,
     /// What discovery knows of the Sentinels.

@@ -166,7 +166,13 @@ pub(super) fn of_details(view: &View, counts: &Snapshot) -> Vec<Warning> {
         }
     }
     let leases = sum(counts, &declared::CLIENTS_PINNED.about);
-    warnings.extend(nearly(&subject, "leased connections", leases, view.limits.max_leased, "max-leased"));
+    warnings.extend(nearly(
+        &subject,
+        "leased connections",
+        leases,
+        view.limits.borrow().max_leased,
+        "max-leased",
+    ));
     let waiting = sum(counts, &declared::LEASE_WAITING.about);
     if waiting > 0 {
         warnings.push(Warning::new(

@@ -26,8 +26,8 @@ pub(super) struct WorkerSums {
     pub(super) tenants: HashMap<usize, Counted>,
     /// Bytes held for clients.
     pub(super) buffered: u64,
-    /// TLS handshakes, by listener.
-    pub(super) handshakes: Vec<Handshakes>,
+    /// TLS handshakes, by the number of the listener.
+    pub(super) handshakes: HashMap<usize, Handshakes>,
     /// Durations of polls, each with the worker's number.
     pub(super) polls: Vec<(usize, PollFigures)>,
     /// True if every worker answered in time.
@@ -51,8 +51,9 @@ impl WorkerSums {
         for (tenant, counted) in &counted.tenants {
             self.tenants.entry(*tenant).or_default().add(counted);
         }
-        self.handshakes.resize_with(counted.handshakes.len(), Handshakes::default);
-        self.handshakes.iter_mut().zip(&counted.handshakes).for_each(|(sum, counted)| sum.add(counted));
+        for (listener, counted) in &counted.handshakes {
+            self.handshakes.entry(*listener).or_default().add(counted);
+        }
         for (sum, snapshot) in self.upstreams.iter_mut().zip(counted.upstreams) {
             sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
         }

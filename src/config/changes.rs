@@ -1,8 +1,10 @@
 //! Compares two versions of the configuration. Does no I/O.
 //!
-//! Users, tenants and the tenants that listeners name can change while respgate runs: the schema
-//! calls their keys live. Every other changed key needs a restart and is listed by its name in the
-//! file.
+//! The schema calls the keys live that can change while respgate runs. Every other changed key needs a restart and is listed
+//! by its name in the file.
+
+mod listeners;
+mod upstreams;
 
 use std::fmt;
 
@@ -11,6 +13,7 @@ use super::schema::{self, Reload};
 use crate::listener::ListenerConfig;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
+pub use listeners::ListenerChange;
 
 /// The differences between two versions. Printed, they show names and never values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,8 +25,14 @@ pub struct Changes {
     /// True if the order of the tenants differs. The order matters because the first of several
     /// matching certificate rules decides.
     pub tenant_order: bool,
-    /// The listeners whose `tenant` differs.
-    pub listeners: Vec<String>,
+    /// The changed listeners, by name.
+    pub listeners: Vec<(String, ListenerChange)>,
+    /// The changed upstreams, by name, with the keys that differ.
+    pub upstreams: Vec<(String, Vec<&'static str>)>,
+    /// True if the level of the log differs.
+    pub log_level: bool,
+    /// True if `max-buffered` differs.
+    pub max_buffered: bool,
     /// The changed keys that need a restart. They are compared with the configuration of the start.
     pub restart: Vec<String>,
 }
@@ -85,20 +94,20 @@ impl Changes {
             users: if own_users { user_changes(now, next) } else { Vec::new() },
             tenants: tenant_changes(&now.tenants, &next.tenants),
             tenant_order: reordered(&now.tenants, &next.tenants),
-            listeners: now
-                .listeners
-                .iter()
-                .filter(|old| named(next, old).is_some_and(|new| new.tenant != old.tenant))
-                .map(|listener| listener.name.clone())
-                .collect(),
+            listeners: listeners::changes(&now.listeners, &now.servable_listeners(next)),
+            upstreams: upstreams::changes(now, next),
+            log_level: now.log.filter != next.log.filter,
+            max_buffered: now.max_buffered != next.max_buffered,
             restart: restarts(now, next, own_users),
         }
     }
 
     /// Returns true if a change takes effect at once.
     pub fn any_at_once(&self) -> bool {
-        let Self { users, tenants, tenant_order, listeners, restart: _ } = self;
-        !users.is_empty() || !tenants.is_empty() || *tenant_order || !listeners.is_empty()
+        let Self { users, tenants, tenant_order, listeners, upstreams, log_level, max_buffered, restart: _ } =
+            self;
+        let names = users.is_empty() && tenants.is_empty() && listeners.is_empty() && upstreams.is_empty();
+        !names || *tenant_order || *log_level || *max_buffered
     }
 }
 
@@ -108,20 +117,37 @@ impl Config {
         self.written.holds("users")
     }
 
+    /// Returns the listeners of a newer version as this process can serve them: a listener whose upstream starts at a restart only
+    /// stays as it is, or waits for the restart.
+    pub fn servable_listeners(&self, next: &Self) -> Vec<ListenerConfig> {
+        let servable =
+            next.listeners.iter().filter_map(|listener| match self.has_upstream(&listener.upstream) {
+                true => Some(listener),
+                false => self.listeners.iter().find(|known| known.name == listener.name),
+            });
+        servable.cloned().collect()
+    }
+
+    fn has_upstream(&self, name: &str) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.config.name == name)
+    }
+
     /// Takes over the live settings of a newer version. The other settings stay as they were at the
     /// start.
     pub fn take_over(&mut self, next: Self) {
-        for listener in &mut self.listeners {
-            // A listener that the file no longer has runs until the restart. If its tenant is gone,
-            // its clients belong to no tenant.
-            if let Some(new) = next.listeners.iter().find(|new| new.name == listener.name) {
-                listener.tenant.clone_from(&new.tenant);
+        self.listeners = self.servable_listeners(&next);
+        for upstream in &mut self.upstreams {
+            let name = &upstream.config.name;
+            if let Some(new) = next.upstreams.iter().find(|new| new.config.name == *name) {
+                upstreams::take_over(&mut upstream.config, &new.config);
             }
         }
         if self.has_own_users() {
             self.users = next.users;
         }
         self.tenants = next.tenants;
+        self.log.filter = next.log.filter;
+        self.max_buffered = next.max_buffered;
     }
 }
 
@@ -196,11 +222,14 @@ fn restarts(now: &Config, next: &Config, own_users: bool) -> Vec<String> {
     if own_users != next.has_own_users() {
         keys.push("users".into());
     }
+    let waiting = next.listeners.iter().filter(|listener| !now.has_upstream(&listener.upstream));
+    keys.extend(waiting.map(|listener| format!("listeners.{}", listener.name)));
+    // The default of `workers` is lowered where the limits of an upstream allow fewer.
+    if next.workers < now.workers && !keys.iter().any(|key| key == "workers") {
+        keys.push("workers".into());
+    }
+    keys.sort();
     keys
-}
-
-fn named<'a>(config: &'a Config, like: &ListenerConfig) -> Option<&'a ListenerConfig> {
-    config.listeners.iter().find(|listener| listener.name == like.name)
 }
 
 impl fmt::Display for Changes {
@@ -223,8 +252,23 @@ impl fmt::Display for Changes {
             }
         });
         let order = self.tenant_order.then(|| "the order of tenants".to_owned());
-        let listeners = self.listeners.iter().map(|name| format!("listener {name}: tenant"));
-        let all: Vec<_> = users.chain(tenants).chain(order).chain(listeners).collect();
+        let listeners = self.listeners.iter().map(|(name, change)| match change {
+            ListenerChange::Added => format!("listener {name} added"),
+            ListenerChange::Removed => format!("listener {name} removed"),
+            ListenerChange::Changed(aspects) => format!("listener {name}: {}", aspects.join(", ")),
+        });
+        let upstreams =
+            self.upstreams.iter().map(|(name, keys)| format!("upstream {name}: {}", keys.join(", ")));
+        let level = self.log_level.then(|| "log level".to_owned());
+        let memory = self.max_buffered.then(|| "max-buffered".to_owned());
+        let all: Vec<_> = users
+            .chain(tenants)
+            .chain(order)
+            .chain(listeners)
+            .chain(upstreams)
+            .chain(level)
+            .chain(memory)
+            .collect();
         f.write_str(&all.join("; "))
     }
 }

@@ -56,13 +56,6 @@ pub struct Config {
     pub written: Written,
 }
 
-impl Config {
-    /// Returns the tenants that the listeners name, in the order of the listeners.
-    pub fn listener_tenants(&self) -> Vec<Option<&str>> {
-        self.listeners.iter().map(|listener| listener.tenant.as_deref()).collect()
-    }
-}
-
 /// One upstream: its connections, and how respgate finds its primary.
 #[derive(Clone, Debug)]
 pub struct Upstream {

@@ -132,11 +132,12 @@ pub struct OpenSockets(Arc<Mutex<Vec<NamedSocket>>>);
 type NamedSocket = (String, Weak<ListeningSocket>);
 
 impl OpenSockets {
-    /// Adds a socket under the name of its listener. The list does not keep it open.
+    /// Adds a socket under the name of its listener, which may have changed. The list does not keep the socket open.
     pub fn add(&self, name: &str, socket: &Arc<ListeningSocket>) {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|(_, socket)| socket.strong_count() > 0);
-        list.push((name.to_owned(), Arc::downgrade(socket)));
+        let socket = Arc::downgrade(socket);
+        list.retain(|(_, known)| known.strong_count() > 0 && !known.ptr_eq(&socket));
+        list.push((name.to_owned(), socket));
     }
 
     /// Returns the sockets that are still open.

@@ -70,6 +70,12 @@ impl SourceRate {
         }
     }
 
+    /// Replaces the limits. What the sources have opened still counts.
+    pub fn configure(&mut self, config: &SourceRateConfig) {
+        let Self { each, burst, exempt, .. } = Self::new(config);
+        (self.each, self.burst, self.exempt) = (each, burst, exempt);
+    }
+
     /// Decides about a connection from `address` at `now`. A refused connection costs its source
     /// nothing.
     pub fn admit(&mut self, address: IpAddr, now: Instant) -> Admission {

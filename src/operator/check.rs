@@ -53,7 +53,7 @@ pub(super) async fn open(
     target: &Target,
 ) -> Result<Candidate, String> {
     let steered = chosen.steered;
-    let reach = target.open(&steered.config, operators.reload_interval);
+    let reach = target.open(&steered.config.borrow().clone(), operators.reload_interval);
     let mut topology = reach.discovery.topology.clone();
     let found = timeout(FIND_LIMIT, topology.wait_for(|found| matches!(found, Topology::Known(_)))).await;
     let found = found.ok().and_then(|found| Some(found.ok()?.primary()?.address.clone()));
@@ -181,7 +181,7 @@ async fn users(operators: &Operators, chosen: &Chosen<'_>) -> Vec<IdentityUse> {
     let configured = operators.tenants.borrow().users.clone();
     for user in configured.iter().flat_map(|users| users.all()) {
         if let Some(Ok(Some(credentials))) =
-            user.login(&chosen.steered.config.name).map(|login| login.newest())
+            user.login(&chosen.steered.config.borrow().name).map(|login| login.newest())
         {
             let databases = BTreeSet::new();
             add(

@@ -34,7 +34,7 @@ const PAUSE_PART: f64 = 0.9;
 #[derive(Clone)]
 pub struct Steered {
     /// The settings of the connections.
-    pub config: Arc<UpstreamConfig>,
+    pub config: watch::Sender<UpstreamConfig>,
     /// The topology for workers.
     pub topology: watch::Receiver<Topology>,
     /// How workers reach the primary.
@@ -80,7 +80,7 @@ pub fn steer(config: UpstreamConfig, target: Target, reach: Reach) -> Steered {
     };
     tokio::spawn(follow.run());
     Steered {
-        config: Arc::new(config),
+        config: watch::Sender::new(config),
         topology: topology_seen,
         access: access_seen,
         discovery: discovery_seen,
@@ -147,7 +147,7 @@ impl Operators {
         deadline: Option<Duration>,
     ) -> Result<Paused, String> {
         let chosen = self.find(upstream)?;
-        let hold_timeout = chosen.steered.config.hold_timeout;
+        let hold_timeout = chosen.steered.config.borrow().hold_timeout;
         if hold_timeout.is_zero() {
             return Err(format!(
                 "hold-timeout of upstream '{upstream}' is 0, so commands cannot wait: raise it to pause"
@@ -225,11 +225,11 @@ impl Operators {
     }
 
     pub(super) fn find(&self, upstream: &str) -> Result<Chosen<'_>, String> {
-        let number = self.upstreams.iter().position(|steered| steered.config.name == upstream);
+        let number = self.upstreams.iter().position(|steered| steered.config.borrow().name == upstream);
         let chosen = number.and_then(|number| Some(Chosen { number, steered: self.upstreams.get(number)? }));
         chosen.ok_or_else(|| {
-            let names: Vec<&str> =
-                self.upstreams.iter().map(|steered| steered.config.name.as_str()).collect();
+            let names: Vec<String> =
+                self.upstreams.iter().map(|steered| steered.config.borrow().name.clone()).collect();
             format!("no upstream is named {upstream:?}; there are {}", names.join(", "))
         })
     }

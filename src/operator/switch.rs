@@ -88,7 +88,7 @@ impl Operators {
         candidate: &mut Candidate,
         proof: DataProof,
     ) -> Result<(), String> {
-        let limit = DRAIN_LIMIT.min(chosen.steered.config.hold_timeout / 2);
+        let limit = DRAIN_LIMIT.min(chosen.steered.config.borrow().hold_timeout / 2);
         let activity = self.drained(chosen, limit).await;
         if !activity.holds || activity.unanswered > 0 {
             return Err(format!(

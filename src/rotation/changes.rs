@@ -28,10 +28,15 @@ impl Changes {
         new
     }
 
-    /// Notes that this content loaded. Returns false for the first set, which replaces nothing.
-    pub(super) fn adopted(&mut self, digest: Digest) -> bool {
+    /// Returns true if a set has been adopted, or has failed to load: the next one replaces another.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Notes that this content is in use.
+    pub(super) fn adopted(&mut self, digest: Digest) {
         (self.adopted, self.suspect, self.reported) = (Some(digest), None, None);
-        std::mem::replace(&mut self.begun, true)
+        self.begun = true;
     }
 
     /// Notes that this content did not load. Returns true if the failure should be reported: the content has not
@@ -55,12 +60,14 @@ mod tests {
     fn half_written_sets_are_not_reported() {
         let mut changes = Changes::default();
         assert!(changes.worth_loading(OLD));
-        assert!(!changes.adopted(OLD), "the first replaces nothing");
+        assert!(!changes.has_begun(), "the first replaces nothing");
+        changes.adopted(OLD);
         assert!(!changes.worth_loading(OLD));
         assert!(changes.worth_loading(HALF));
         assert!(!changes.failed(HALF));
         assert!(changes.worth_loading(NEW));
-        assert!(changes.adopted(NEW));
+        assert!(changes.has_begun());
+        changes.adopted(NEW);
         assert!(!changes.worth_loading(NEW));
     }
 
@@ -72,7 +79,7 @@ mod tests {
         assert!(changes.worth_loading(HALF) && changes.failed(HALF));
         assert!(changes.worth_loading(HALF) && !changes.failed(HALF), "reported already");
         assert!(changes.worth_loading(OLD), "the old content is back: the error is over");
-        assert!(changes.adopted(OLD));
+        changes.adopted(OLD);
         assert!(changes.worth_loading(HALF) && !changes.failed(HALF));
         assert!(changes.worth_loading(HALF) && changes.failed(HALF), "reported again");
     }
@@ -83,7 +90,8 @@ mod tests {
         changes.adopted(OLD);
         assert!(changes.worth_loading(NEW) && !changes.failed(NEW));
         assert!(changes.worth_loading(NEW) && changes.failed(NEW));
-        assert!(changes.worth_loading(NEW) && changes.adopted(NEW));
+        assert!(changes.worth_loading(NEW));
+        changes.adopted(NEW);
         assert!(!changes.worth_loading(NEW));
     }
 

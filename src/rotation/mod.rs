@@ -79,15 +79,16 @@ pub async fn follow<T: Send + 'static>(
 ) {
     follow_promptly(source, interval, tally, Prompts::none(), move |set, replaces| {
         adopt(set);
-        ready(replaces)
+        ready(Ok(replaces))
     })
     .await;
 }
 
 /// Like [`follow`], but also reads the files at once for each of the `prompts`. The set is complete then, so a set that
 /// does not load counts as bad at once. `adopt` receives the set and whether another set was in use before; it returns
-/// true if the set differs from that one, and the tally counts only such sets.
-pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
+/// true if the set differs from that one, and the tally counts only such sets. If it returns an error, nothing has
+/// changed, and the set counts as one that does not load.
+pub async fn follow_promptly<T: Send + 'static, F: Future<Output = Result<bool, String>>>(
     source: Source<T>,
     interval: Duration,
     tally: Tally,
@@ -125,7 +126,7 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = bool>>(
 }
 
 /// Reads the files once, and passes a new set to `adopt`.
-async fn read<T: Send + 'static, F: Future<Output = bool>>(
+async fn read<T: Send + 'static, F: Future<Output = Result<bool, String>>>(
     reader: &mut Reader<T>,
     changes: &mut Changes,
     tally: &Tally,
@@ -138,18 +139,19 @@ async fn read<T: Send + 'static, F: Future<Output = bool>>(
         return tally.outcomes().error.map_or(ReadOutcome::Unchanged, ReadOutcome::Refused);
     }
     let Some(loaded) = reader.load(prompted).await else { return ReadOutcome::Stuck };
-    match loaded {
-        Ok(set) => {
-            let replaces = changes.adopted(digest);
-            match adopt(set, replaces).await {
-                true => {
-                    tally.replaced();
-                    ReadOutcome::Replaced
-                }
-                false => {
-                    tally.cleared();
-                    ReadOutcome::Unchanged
-                }
+    let adopted = match loaded {
+        Ok(set) => adopt(set, changes.has_begun()).await,
+        Err(why) => Err(why),
+    };
+    match adopted {
+        Ok(differs) => {
+            changes.adopted(digest);
+            if differs {
+                tally.replaced();
+                ReadOutcome::Replaced
+            } else {
+                tally.cleared();
+                ReadOutcome::Unchanged
             }
         }
         Err(why) => {

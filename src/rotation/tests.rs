@@ -114,7 +114,7 @@ async fn a_prompt_is_answered_at_once() {
     let task = tokio::spawn(async move {
         let adopt = move |number, replaces| {
             let _ = adopt.send(number);
-            ready(replaces)
+            ready(if number == 3 { Err("3 cannot be used now".to_owned()) } else { Ok(replaces) })
         };
         let hour = Duration::from_secs(3600);
         follow_promptly(Source::new(vec![path], load), hour, counted, prompts, adopt).await;
@@ -129,6 +129,21 @@ async fn a_prompt_is_answered_at_once() {
     assert_eq!(prompter.read_now().await, Some(ReadOutcome::Replaced));
     assert_eq!(adopted.recv().await, Some(2));
     assert_eq!((tally.outcomes().refused, tally.outcomes().error), (1, None));
+    // What loads and cannot be used is refused, and tried again each time.
+    fs::write(folder.path().join("number"), "3").unwrap();
+    let refused = ReadOutcome::Refused("3 cannot be used now".into());
+    for _ in 0..2 {
+        assert_eq!(prompter.read_now().await, Some(refused.clone()));
+        assert_eq!(adopted.recv().await, Some(3));
+    }
+    assert_eq!((tally.outcomes().refused, &*tally.outcomes().error.unwrap()), (2, "3 cannot be used now"));
+    fs::write(folder.path().join("number"), "2").unwrap();
+    assert_eq!(
+        prompter.read_now().await,
+        Some(ReadOutcome::Replaced),
+        "the same number counts as another version here"
+    );
+    assert_eq!(adopted.recv().await, Some(2));
     task.abort();
 }
 
@@ -154,7 +169,7 @@ async fn a_stuck_read_is_reported_and_tried_again() {
     let task = tokio::spawn(async move {
         let adopt = move |number, replaces| {
             let _ = adopt.send(number);
-            ready(replaces)
+            ready(Ok(replaces))
         };
         follow_promptly(source, INTERVAL, counted, prompts, adopt).await;
     });

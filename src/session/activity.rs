@@ -43,10 +43,10 @@ pub(super) struct Traffic {
 /// Tracks a session's activity for its timeouts.
 pub(super) struct Activity {
     replies: RefCell<Rc<Replies>>,
-    timeouts: Timeouts,
+    timeouts: Cell<Timeouts>,
     state: RefCell<ActivityState>,
     expired: Cell<Option<Expiry>>,
-    /// True if users or tenants have changed since the session last looked.
+    /// True if a reload has changed something since the session last looked.
     reload: Cell<bool>,
 }
 
@@ -95,11 +95,16 @@ impl Activity {
         };
         Rc::new(Self {
             replies: RefCell::new(replies),
-            timeouts,
+            timeouts: Cell::new(timeouts),
             state: RefCell::new(state),
             expired: Cell::new(None),
             reload: Cell::new(false),
         })
+    }
+
+    /// Replaces the timeouts. Times that run count against the new ones.
+    pub(super) fn set_timeouts(&self, timeouts: Timeouts) {
+        self.timeouts.set(timeouts);
     }
 
     /// Wakes the session.
@@ -175,13 +180,13 @@ impl Activity {
         self.replies.borrow().account().is_evicted()
     }
 
-    /// Tells the session that users or tenants have changed.
+    /// Tells the session that a reload has changed something.
     pub(super) fn notify_reload(&self) {
         self.reload.set(true);
         self.wake();
     }
 
-    /// Returns true once after users or tenants have changed.
+    /// Returns true once after a reload has changed something.
     pub(super) fn take_reload(&self) -> bool {
         self.reload.get() && self.reload.replace(false)
     }
@@ -246,9 +251,10 @@ impl Activity {
         self.replies.borrow().account().tick();
         let waiting = self.replies.borrow().waiting();
         let awaited = self.replies.borrow().awaited();
-        let soft = self.timeouts.slow_reader_soft.is_some_and(|soft| waiting > soft);
+        let timeouts = self.timeouts.get();
+        let soft = timeouts.slow_reader_soft.is_some_and(|soft| waiting > soft);
         self.change(|state| state.slow_since = soft.then(|| state.slow_since.unwrap_or(now)));
-        let expiry = expiry(&self.state.borrow(), &self.timeouts, now, waiting > 0 || awaited > 0);
+        let expiry = expiry(&self.state.borrow(), &timeouts, now, waiting > 0 || awaited > 0);
         if let Some(expiry) = expiry
             && !self.is_killed()
         {

@@ -1,6 +1,8 @@
 //! Answers other workers' questions about the clients of one worker. A list is made in small steps, and other tasks run
 //! between them, so that a list of many clients delays no session.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -18,6 +20,9 @@ const CLIENTS_PER_STEP: usize = 64;
 /// Limit of the bytes of one step's lines. A step ends with the line that exceeds it.
 const BYTES_PER_STEP: usize = 64 * 1024;
 
+/// The names of a worker's listeners, by their numbers. A reload changes them.
+pub type ListenerNames = RefCell<BTreeMap<usize, String>>;
+
 /// What the answers are about.
 pub struct Answerer {
     /// The number of the worker.
@@ -26,8 +31,8 @@ pub struct Answerer {
     pub registry: Rc<SessionRegistry>,
     /// The worker's side of each upstream.
     pub upstreams: Vec<Rc<Upstream>>,
-    /// The names of the listeners.
-    pub listeners: Vec<String>,
+    /// The names of the listeners, by their numbers.
+    pub listeners: Rc<ListenerNames>,
 }
 
 impl Answerer {
@@ -129,7 +134,8 @@ impl Answerer {
         view.with_row(self.registry.now.get(), |row| row.write(line));
         if shape == Shape::Extended {
             let upstream = self.upstreams.get(view.upstream).map_or("", |upstream| &upstream.config.name);
-            let listener = self.listeners.get(view.listener).map_or("", String::as_str);
+            let names = self.listeners.borrow();
+            let listener = names.get(&view.listener).map_or("", String::as_str);
             let worker = self.worker;
             view.with_tenant_name(|tenant| {
                 line.extend_from_slice(
@@ -257,7 +263,7 @@ mod tests {
             let view = ClientView::new(&client, (0, 0), &activity);
             registry.join(activity, view);
         }
-        Answerer { worker: 0, registry, upstreams: Vec::new(), listeners: Vec::new() }
+        Answerer { worker: 0, registry, upstreams: Vec::new(), listeners: Rc::default() }
     }
 
     #[test]

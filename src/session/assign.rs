@@ -44,9 +44,19 @@ impl Session {
         if index.tenants.is_empty() {
             return None;
         }
-        let listener = index.listeners.get(self.ctx.listener).copied().flatten();
+        let listener = index.listeners.get(&self.ctx.listener).copied();
         let known = Known { identity: &self.client.known, user, listener, name };
         index.rules.decide(&known).and_then(|TenantId(at)| index.tenants.get(at).cloned())
+    }
+
+    /// Takes over the newest settings of the listener and of its upstream. What already runs goes on.
+    fn follow_settings(&mut self) {
+        let Some(newest) = self.ctx.newest.get().filter(|newest| !Rc::ptr_eq(newest, &self.ctx)) else {
+            return;
+        };
+        self.activity.set_timeouts(newest.config.timeouts);
+        self.output.replies.set_limit(newest.config.max_reply_buffer);
+        self.ctx = newest;
     }
 
     /// Returns true if the session is in this tenant, under this configuration.
@@ -58,13 +68,14 @@ impl Session {
         }
     }
 
-    /// Follows a reload of users or tenants: assigns the client to its tenant by the new rules, and applies that
+    /// Follows a reload: takes over the listener's settings, assigns the client to its tenant by the new rules, and applies that
     /// tenant's new configuration. A client that is connected already is never refused because the tenant is
     /// full.
     ///
     /// # Errors
     /// Returns the reason to close if the client's user was removed or a subscription is denied now.
     pub(super) fn follow_reload(&mut self) -> Result<(), Close> {
+        self.follow_settings();
         if let (Some(users), Some(login)) = (self.ctx.tenants.users(), &self.client.login) {
             let Some(user) = users.find(login) else {
                 tracing::info!(

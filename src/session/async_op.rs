@@ -44,7 +44,7 @@ impl Session {
             AsyncOp::Greet => {
                 let upstream = self.ctx.upstream.clone();
                 let own = upstream.identities.own().clone();
-                let key = ConnectionKey::new(own, upstream.config.database, Resp::V2);
+                let key = ConnectionKey::new(own, self.ctx.upstream_config.database, Resp::V2);
                 // Ignore a refusal: `opened` has noted what the server says about AUTH.
                 let _ = self.open_lane(&key).await;
                 upstream.auth_cleared();
@@ -202,7 +202,7 @@ impl Session {
     pub(super) fn reset(&mut self) -> Result<(), ErrorLine> {
         let upstream = &self.ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
-        self.client.reset(upstream.config.database, identity);
+        self.client.reset(self.ctx.upstream_config.database, identity);
         self.ctx.maintenance.leave(self.client.id);
         self.apply_certificate();
         self.end_subscriptions();

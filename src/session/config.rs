@@ -27,7 +27,7 @@ impl AdminCommands {
 }
 
 /// Holds the bounds and permissions of a listener's sessions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
     /// See [`RequestLimits`].
     pub request: RequestLimits,

@@ -80,7 +80,7 @@ impl Session {
         Ok(())
     }
 
-    /// Follows a reload of users or tenants.
+    /// Follows a reload.
     fn check_reload(&mut self) {
         if self.activity.take_reload()
             && let Err(close) = self.follow_reload()

@@ -5,8 +5,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
 
 use super::activity::Activity;
 use super::{Session, refusal};
@@ -56,36 +58,66 @@ struct Subscriber {
 /// Keeps the clients of one listener on one worker that asked for notifications.
 pub struct Maintenance {
     /// The `host:port` that MOVING names to clients that ask for an endpoint. Without it, they get no MOVING.
-    endpoint: Option<String>,
+    endpoint: RefCell<Option<String>>,
     subscribers: RefCell<HashMap<u64, Subscriber>>,
     /// The sequence number of the last notification.
     sequence: Cell<u64>,
+    /// Notified when the list is dropped.
+    ended: Rc<Notify>,
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.ended.notify_one();
+    }
 }
 
 impl Maintenance {
     /// Creates the list of a listener. `endpoint`: its `moving-endpoint`.
     pub fn new(endpoint: Option<String>) -> Rc<Self> {
-        Rc::new(Self { endpoint, subscribers: RefCell::default(), sequence: Cell::new(0) })
+        Rc::new(Self {
+            endpoint: RefCell::new(endpoint),
+            subscribers: RefCell::default(),
+            sequence: Cell::new(0),
+            ended: Rc::default(),
+        })
     }
 
     /// Sends FAILING_OVER when commands begin to wait for a primary, and FAILED_OVER when they no longer do.
-    /// Never ends.
-    pub async fn follow_holds(self: Rc<Self>, upstream: Rc<Upstream>) {
+    /// Ends when the list is dropped.
+    pub async fn follow_holds(list: Weak<Self>, ended: Rc<Notify>, upstream: Rc<Upstream>) {
+        let mut hold = true;
         loop {
-            upstream.hold_is(true).await;
-            let sequence = self.next_sequence();
-            self.send_to_all(&failing_over(sequence, upstream.hold_left()));
-            upstream.hold_is(false).await;
-            let sequence = self.next_sequence();
-            self.send_to_all(&failed_over(sequence));
+            tokio::select! {
+                () = ended.notified() => return,
+                () = upstream.hold_is(hold) => {}
+            }
+            let Some(list) = list.upgrade() else { return };
+            let sequence = list.next_sequence();
+            list.send_to_all(&match hold {
+                true => failing_over(sequence, upstream.hold_left()),
+                false => failed_over(sequence),
+            });
+            hold = !hold;
         }
+    }
+
+    /// Returns what is notified when the list is dropped.
+    pub fn ended(&self) -> Rc<Notify> {
+        self.ended.clone()
+    }
+
+    /// Replaces the `host:port` that MOVING names.
+    pub fn set_endpoint(&self, endpoint: Option<String>) {
+        *self.endpoint.borrow_mut() = endpoint;
     }
 
     /// Asks the clients to connect elsewhere. They stay connected while they are idle, until
     /// [`Self::end_move`].
     pub fn begin_move(&self, plan: Move) {
+        let own = self.endpoint.borrow();
         for subscriber in self.subscribers.borrow_mut().values_mut() {
-            let endpoint = match (subscriber.endpoint, &self.endpoint) {
+            let endpoint = match (subscriber.endpoint, &*own) {
                 (EndpointType::None, _) => None,
                 (EndpointType::Named, Some(endpoint)) => Some(endpoint.as_str()),
                 // node-redis crashes on a null that it did not ask for.

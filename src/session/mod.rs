@@ -31,6 +31,7 @@ mod leased;
 mod limit;
 mod local;
 pub mod maintenance;
+pub mod newest;
 mod output;
 mod read;
 mod refusal;
@@ -58,6 +59,7 @@ use self::hold::Hold;
 use self::input::Input;
 use self::lanes::Lanes;
 use self::maintenance::Maintenance;
+use self::newest::Newest;
 use self::output::Output;
 use self::registry::SessionRegistry;
 use self::step::{AsyncOp, Exit};
@@ -74,11 +76,13 @@ use crate::net::tls::handshake_error::HandshakeError;
 use crate::resp::error_line;
 use crate::resp::request::RequestLimits;
 use crate::upstream::Upstream;
+use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::lane::Lane;
 
-/// Holds what all sessions of one listener on one worker share.
+/// Holds what all sessions of one listener on one worker share. A reload replaces it; each session takes over the newest one.
+#[derive(Clone)]
 pub struct SessionContext {
     /// The bounds and permissions of a session.
     pub config: SessionConfig,
@@ -86,6 +90,8 @@ pub struct SessionContext {
     pub unauthenticated: RequestLimits,
     /// The upstream that receives the commands.
     pub upstream: Rc<Upstream>,
+    /// The upstream's settings.
+    pub upstream_config: Rc<UpstreamConfig>,
     /// The worker's buffers and byte budget.
     pub buffers: Rc<Buffers>,
     /// The registry of the worker's sessions.
@@ -94,12 +100,14 @@ pub struct SessionContext {
     pub tenants: Rc<WorkerTenants>,
     /// The listener's clients that asked for notifications of maintenance.
     pub maintenance: Rc<Maintenance>,
-    /// The index of the listener in the configuration.
+    /// The listener's number.
     pub listener: usize,
     /// The index of `upstream` in the configuration.
     pub upstream_index: usize,
     /// Reaches the clients of all workers.
     pub directory: Directory,
+    /// Leads to the context that has replaced this one.
+    pub newest: Rc<Newest<SessionContext>>,
 }
 
 /// Serves one client.
@@ -132,7 +140,7 @@ impl Session {
         let upstream = &ctx.upstream;
         let identity = (!upstream.wants_auth()).then(|| upstream.identities.own().clone());
         let account = Account::new(ctx.buffers.share());
-        let client = Client::new(origin, upstream.config.database, identity, &account);
+        let client = Client::new(origin, ctx.upstream_config.database, identity, &account);
         let replies = Replies::new(ctx.buffers.clone(), account.clone(), ctx.config.max_reply_buffer);
         let activity = Activity::new(replies.clone(), ctx.config.timeouts, ctx.registry.now.get());
         let view = ClientView::new(&client, (ctx.upstream_index, ctx.listener), &activity);

@@ -67,7 +67,7 @@ impl SessionRegistry {
         }
     }
 
-    /// Tells every session that users or tenants have changed. Each follows the change at its next poll.
+    /// Tells every session that a reload has changed something. Each follows the change at its next poll.
     pub fn notify_reload(&self) {
         for session in self.sessions.borrow().values() {
             session.notify_reload();

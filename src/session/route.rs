@@ -69,7 +69,7 @@ pub(super) struct LearnedRoute {
 impl Session {
     /// Returns true if the configuration gives each session its own upstream connection (`pool = "session"`).
     pub(super) fn has_own_connection(&self) -> bool {
-        self.ctx.upstream.config.pool == Pool::Session
+        self.ctx.upstream_config.pool == Pool::Session
     }
 
     /// Returns true if the client may do more than authenticate. A client that must authenticate is also admitted
@@ -79,7 +79,7 @@ impl Session {
         self.client.identity.as_ref().is_some_and(|identity| {
             identity.id() != upstream.identities.own().id()
                 || !upstream.wants_auth()
-                || upstream.config.client_auth == ClientAuth::Required
+                || self.ctx.upstream_config.client_auth == ClientAuth::Required
         })
     }
 
@@ -188,7 +188,7 @@ impl Session {
 
     /// Returns what may be done with this request if its connection is lost before it is answered.
     pub(super) fn if_lost(&self, spec: &Spec, request: &Request<'_>) -> IfLost {
-        let policy = self.ctx.upstream.config.retry_writes;
+        let policy = self.ctx.upstream_config.retry_writes;
         if spec.retry == Retry::Safe {
             return self.if_read_lost();
         }
@@ -205,6 +205,6 @@ impl Session {
     }
 
     pub(super) fn if_read_lost(&self) -> IfLost {
-        if self.ctx.upstream.config.retry_reads { IfLost::Resend } else { IfLost::ReportLost }
+        if self.ctx.upstream_config.retry_reads { IfLost::Resend } else { IfLost::ReportLost }
     }
 }

@@ -23,7 +23,7 @@ impl Session {
         let tenant =
             || self.tenancy.member.as_ref().map(|member| member.worker_tenant().tenant.config.pubsub);
         let fans = self.lanes.subscription.is_some()
-            || self.ctx.upstream.config.pool == Pool::Shared && tenant() == Some(Pubsub::FanIn);
+            || self.ctx.upstream_config.pool == Pool::Shared && tenant() == Some(Pubsub::FanIn);
         fans.then_some(RouteDecision::Fanned(kind, begins))
     }
 

@@ -1,6 +1,7 @@
 //! Keeps the tenants of one worker, and finds a client's tenant.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,8 +29,8 @@ pub(super) struct TenantIndex {
     /// The worker's tenants, indexed by [`TenantId`].
     pub(super) tenants: Vec<Rc<WorkerTenant>>,
     pub(super) rules: Arc<Rules>,
-    /// The tenant of each listener, indexed by the listener's number.
-    pub(super) listeners: Arc<[Option<TenantId>]>,
+    /// The tenants that listeners name, by the listeners' numbers.
+    pub(super) listeners: Arc<HashMap<usize, TenantId>>,
 }
 
 impl TenantIndex {

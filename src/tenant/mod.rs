@@ -12,6 +12,7 @@ pub mod policy;
 pub mod store;
 pub mod users;
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -147,8 +148,8 @@ fn unlimited(limits: &LimitsConfig) -> bool {
 pub struct Tenants {
     /// The tenants, indexed by [`TenantId`].
     pub all: Vec<Arc<Tenant>>,
-    /// The tenant that each listener names, indexed by the number of the listener.
-    pub listeners: Arc<[Option<TenantId>]>,
+    /// The tenants that listeners name, by the listeners' numbers.
+    pub listeners: Arc<HashMap<usize, TenantId>>,
     /// The rules that assign clients to tenants.
     pub rules: Arc<Rules>,
     /// respgate's own users; `None` if the upstream checks passwords.
@@ -164,9 +165,13 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// Creates the tenants of a configuration with unique names. `listeners` holds the tenant name of each
-    /// listener.
-    pub fn new(configs: &[TenantConfig], listeners: &[Option<&str>], users: Option<Arc<Users>>) -> Self {
+    /// Creates the tenants of a configuration with unique names. `listeners` holds the number of each
+    /// listener, and the name of its tenant.
+    pub fn new(
+        configs: &[TenantConfig],
+        listeners: &[(usize, Option<&str>)],
+        users: Option<Arc<Users>>,
+    ) -> Self {
         let empty = Self {
             all: Vec::new(),
             listeners: Arc::default(),
@@ -182,7 +187,7 @@ impl Tenants {
 
     /// Returns the tenants of a new configuration. A tenant with the name of an earlier one continues it. A
     /// tenant whose configuration is unchanged is the same object.
-    pub fn reconfigured(&self, configs: &[TenantConfig], listeners: &[Option<&str>]) -> Self {
+    pub fn reconfigured(&self, configs: &[TenantConfig], listeners: &[(usize, Option<&str>)]) -> Self {
         let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut next = self.next;
         let tenant = |config: &TenantConfig| match self.all.iter().find(|old| old.config.name == config.name)
@@ -197,7 +202,9 @@ impl Tenants {
         let find = |name: &str| configs.iter().position(|config| config.name == name).map(TenantId);
         Self {
             all: configs.iter().map(tenant).collect(),
-            listeners: listeners.iter().map(|name| name.and_then(find)).collect(),
+            listeners: Arc::new(
+                listeners.iter().filter_map(|(number, name)| Some((*number, name.and_then(find)?))).collect(),
+            ),
             rules: Arc::new(Rules::new(configs)),
             users: self.users.clone(),
             throttle: self.throttle.clone(),

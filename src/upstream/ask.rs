@@ -25,7 +25,7 @@ impl Upstream {
             return Err(NO_PRIMARY.into());
         }
         let key = ConnectionKey::new(identity.clone(), 0, Resp::V2);
-        let deadline = Instant::now() + self.config.connect_timeout;
+        let deadline = Instant::now() + self.config.get().connect_timeout;
         let unanswered =
             |why: &str| ErrorLine::from(format!("-ERR respgate: the server did not answer: {why}"));
         match timeout_at(deadline, self.inquiries.ask(&key, words, deadline)).await {

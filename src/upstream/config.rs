@@ -1,5 +1,7 @@
 //! The settings of one upstream's connections. Limits are for the process; each worker gets its share.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -57,7 +59,7 @@ pub enum Reauth {
 }
 
 /// The settings of one upstream, without those of discovery.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
     /// The name that listeners refer to, and that metrics and logs carry.
     pub name: String,
@@ -131,5 +133,34 @@ impl UpstreamConfig {
             max_age: Duration::from_secs(3600),
             reauth: Reauth::Keep,
         }
+    }
+}
+
+/// The settings of one upstream on one worker. A reload replaces them.
+#[derive(Debug)]
+pub struct LiveConfig {
+    /// The upstream's name, which never changes.
+    pub name: String,
+    newest: RefCell<Rc<UpstreamConfig>>,
+}
+
+impl LiveConfig {
+    /// Creates the settings that apply until the first [`Self::replace`].
+    pub fn new(config: UpstreamConfig) -> Self {
+        Self { name: config.name.clone(), newest: RefCell::new(Rc::new(config)) }
+    }
+
+    /// Returns the newest settings.
+    pub fn get(&self) -> Rc<UpstreamConfig> {
+        self.newest.borrow().clone()
+    }
+
+    /// Replaces the settings. Returns false if they are the same.
+    pub fn replace(&self, config: UpstreamConfig) -> bool {
+        let differs = **self.newest.borrow() != config;
+        if differs {
+            *self.newest.borrow_mut() = Rc::new(config);
+        }
+        differs
     }
 }

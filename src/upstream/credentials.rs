@@ -67,7 +67,7 @@ impl Parts {
     /// Has the connections of one identity (`None`: of all) replaced, and with `reauth = "refresh"` those authenticated again that
     /// sessions have. Does nothing with `reauth = "keep"`.
     fn credentials_changed(&self, identity: Option<&Rc<Identity>>) {
-        let reauth = self.dialing.config.reauth;
+        let reauth = self.dialing.config.get().reauth;
         if reauth == Reauth::Keep {
             return;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::config::UpstreamConfig;
+use super::config::LiveConfig;
 use super::held::{Held, HeldBytes};
 use super::reports::Reports;
 use crate::metrics::Gauged;
@@ -20,7 +20,7 @@ pub(super) struct Expired;
 
 /// The primary of one worker's upstream, and the hold while commands wait for one.
 pub(super) struct Hold {
-    config: Rc<UpstreamConfig>,
+    config: Rc<LiveConfig>,
     reports: Rc<Reports>,
     primary: RefCell<Option<Arc<Primary>>>,
     /// The reason why there is no primary, or why it cannot be reached.
@@ -40,7 +40,7 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    pub(super) fn new(config: Rc<UpstreamConfig>, reports: Rc<Reports>) -> Self {
+    pub(super) fn new(config: Rc<LiveConfig>, reports: Rc<Reports>) -> Self {
         Self {
             config,
             reports,
@@ -156,7 +156,7 @@ impl Hold {
     /// Returns how long commands may still wait for a primary.
     pub(super) fn left(&self) -> Duration {
         let waited = self.since.get().map_or(Duration::ZERO, |since| since.elapsed());
-        self.config.hold_timeout.saturating_sub(waited)
+        self.config.get().hold_timeout.saturating_sub(waited)
     }
 
     /// Returns true if commands wait for a primary.
@@ -166,7 +166,7 @@ impl Hold {
 
     /// Returns true if commands wait for a primary, and `more` bytes would exceed `hold-buffer`.
     pub(super) fn is_full(&self, more: usize) -> bool {
-        self.is_active() && self.bytes.count().saturating_add(more) > self.config.hold_buffer
+        self.is_active() && self.bytes.count().saturating_add(more) > self.config.get().hold_buffer
     }
 
     /// Returns the error line, for a command that finds `hold-buffer` full.
@@ -184,10 +184,10 @@ impl Hold {
         if self.never_authenticated.get() {
             return Err(Expired);
         }
-        let now = Instant::now();
+        let (now, config) = (Instant::now(), self.config.get());
         let deadline = match self.since.get() {
-            None => now + self.config.hold_timeout.max(self.config.connect_timeout),
-            Some(since) => since + self.config.hold_timeout,
+            None => now + config.hold_timeout.max(config.connect_timeout),
+            Some(since) => since + config.hold_timeout,
         };
         if deadline > now { Ok(deadline) } else { Err(Expired) }
     }

@@ -15,10 +15,11 @@ pub(super) async fn keep(parts: Parts) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let Parts { dialing, pool, lanes, fans } = &parts;
-    let (config, identities) = (&dialing.config, &dialing.identities);
+    let identities = &dialing.identities;
     let nobody = lanes.nobody();
     loop {
         ticks.tick().await;
+        let config = dialing.config.get();
         for timeline in dialing.reports.timelines.finished() {
             timeline.log(&config.name);
         }

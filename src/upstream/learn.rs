@@ -55,7 +55,7 @@ impl Inquiries {
     /// question. A server that does not answer within `connect-timeout`, or refuses, counts as one with several users.
     pub(super) async fn count_users(&self, key: &ConnectionKey) {
         let Dialing { config, hold, server, .. } = self.dialing();
-        let deadline = Instant::now() + config.connect_timeout;
+        let deadline = Instant::now() + config.get().connect_timeout;
         if self.counting_users.replace(true) {
             if server.has_one_user().is_none() {
                 let _ = timeout_at(deadline, hold.changed()).await;
@@ -143,7 +143,7 @@ impl Inquiries {
     /// respgate asks as itself if it can: all clients use the answer, and that user may be allowed little.
     pub(super) async fn learn(&self, key: &ConnectionKey) -> bool {
         let Dialing { config, hold, server, .. } = self.dialing();
-        let deadline = Instant::now() + config.connect_timeout;
+        let deadline = Instant::now() + config.get().connect_timeout;
         if self.learning.replace(true) {
             if server.learned().is_none() {
                 let _ = timeout_at(deadline, hold.changed()).await;
@@ -173,7 +173,7 @@ impl Inquiries {
         share: Share,
     ) -> Result<(), ErrorLine> {
         let mut lease = self.pool.lease(key, replies, share).await?;
-        let deadline = Instant::now() + self.dialing().config.connect_timeout;
+        let deadline = Instant::now() + self.dialing().config.get().connect_timeout;
         let unanswered = |error: ControlError| {
             ErrorLine::from(format!("-ERR respgate: the server did not answer SELECT: {error}"))
         };

@@ -25,7 +25,7 @@ mod reports;
 mod room;
 pub mod shared;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use self::access::Access;
 pub use self::activity::{IdentityUse, UpstreamActivity};
-use self::config::{ClientAuth, UpstreamConfig};
+use self::config::{ClientAuth, LiveConfig, UpstreamConfig};
 use self::connection::identities::Identities;
 use self::connection::identity::Identity;
 use self::connection::ids::ConnectionIds;
@@ -92,13 +92,15 @@ pub struct UpstreamPlan {
 /// One worker's side of one upstream.
 pub struct Upstream {
     /// The configuration, with this worker's share of the limits.
-    pub config: Rc<UpstreamConfig>,
+    pub config: Rc<LiveConfig>,
     /// The counters of this worker for this upstream.
     pub counters: Rc<Counters>,
     /// The identities that act on the connections.
     pub identities: Rc<Identities>,
     /// Scripts that clients have sent.
     pub scripts: Scripts,
+    /// True if `client-auth` says that clients must authenticate.
+    auth_required: Cell<bool>,
     hold: Rc<Hold>,
     reports: Rc<Reports>,
     inquiries: Inquiries,
@@ -115,7 +117,7 @@ impl Upstream {
     ) -> Rc<Self> {
         let UpstreamPlan { config, access, topology, hints, scripts, fair, timelines } = plan;
         let Access { dialer, login } = access.borrow().clone();
-        let config = Rc::new(config);
+        let config = Rc::new(LiveConfig::new(config));
         let reports = Rc::new(Reports::new(counters.clone(), timelines, hints));
         let hold = Rc::new(Hold::new(config.clone(), reports.clone()));
         let identities = Rc::new(Identities::new(login));
@@ -147,13 +149,25 @@ impl Upstream {
         meter.spawn_local(parts.clone().follow(topology));
         meter.spawn_local(housekeeping::keep(parts.clone()));
         meter.spawn_local(credentials::follow(parts.clone(), access));
-        Rc::new(Self { config, counters, identities, scripts, hold, reports, inquiries, parts })
+        let auth_required = Cell::new(config.get().client_auth == ClientAuth::Required);
+        Rc::new(Self {
+            config,
+            counters,
+            identities,
+            scripts,
+            auth_required,
+            hold,
+            reports,
+            inquiries,
+            parts,
+        })
     }
 
     /// Returns the counters of this worker for this upstream.
     pub fn snapshot(&self) -> Snapshot {
-        self.counters.max_connections.set(self.config.max_connections as u64);
-        self.counters.max_leased.set(self.config.max_leased as u64);
+        let config = self.config.get();
+        self.counters.max_connections.set(config.max_connections as u64);
+        self.counters.max_leased.set(config.max_leased as u64);
         self.counters.leased_idle.set(self.parts.pool.idle() as u64);
         self.counters.lease_waiting.set(self.parts.pool.waiting() as u64);
         self.counters.fanin_channels.set(self.parts.fans.names() as u64);
@@ -163,6 +177,16 @@ impl Upstream {
     /// Turns the fair scheduler on or off: it is needed while tenants share the connections.
     pub fn set_fair(&self, fair: bool) {
         self.parts.lanes.set_fair(fair);
+    }
+
+    /// Replaces the settings, from the next command, connection and check of timeouts on. Sessions take them over when they follow
+    /// the reload.
+    pub fn reconfigure(&self, config: UpstreamConfig) {
+        let max_leased = config.max_leased;
+        self.auth_required.set(config.client_auth == ClientAuth::Required);
+        if self.config.replace(config) {
+            self.parts.pool.set_limit(max_leased.max(1));
+        }
     }
 
     /// Returns the current primary's generation.
@@ -259,7 +283,7 @@ impl Upstream {
 
     /// Returns true if a client must authenticate before it may do anything else.
     pub fn wants_auth(&self) -> bool {
-        self.config.client_auth == ClientAuth::Required || self.parts.dialing.server.is_auth_required()
+        self.auth_required.get() || self.parts.dialing.server.is_auth_required()
     }
 
     /// Returns true if respgate must open a connection to learn whether clients have to authenticate.

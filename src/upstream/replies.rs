@@ -39,7 +39,7 @@ pub struct Replies {
     awaited: Cell<u32>,
     sizes: ReplySizes,
     /// The number of bytes that may wait.
-    limit: usize,
+    limit: Cell<usize>,
     state: Cell<ClientState>,
     /// True if a reply was delivered in part, so that nothing else may follow before its rest.
     partial: Cell<bool>,
@@ -61,13 +61,19 @@ impl Replies {
             progress: Cell::new(0),
             awaited: Cell::new(0),
             sizes: ReplySizes::new(limit),
-            limit,
+            limit: Cell::new(limit),
             state: Cell::new(ClientState::Open),
             partial: Cell::new(false),
             pieces_from: Cell::default(),
             messages: RefCell::default(),
             waker: RefCell::default(),
         })
+    }
+
+    /// Replaces the number of bytes that may wait.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.set(limit);
+        self.sizes.set_limit(limit);
     }
 
     /// Creates replies that no client waits for: all of them are dropped.
@@ -200,7 +206,7 @@ impl Replies {
         }
         let mut messages = self.messages.borrow_mut();
         let waiting = self.waiting() + messages.len() + 1 + rest.len();
-        if waiting > self.limit {
+        if waiting > self.limit.get() {
             self.state.set(ClientState::Overflowed);
         } else if self.partial.get() {
             messages.push(first);
@@ -289,7 +295,7 @@ impl Replies {
         if self.state.get() != ClientState::Open {
             return;
         }
-        if self.waiting() + piece.len() > self.limit {
+        if self.waiting() + piece.len() > self.limit.get() {
             self.state.set(ClientState::Overflowed);
             return;
         }

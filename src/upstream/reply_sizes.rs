@@ -41,7 +41,7 @@ pub enum Placement {
 #[derive(Debug)]
 pub struct ReplySizes {
     /// The number of bytes that may be under way and waiting.
-    bound: usize,
+    bound: Cell<usize>,
     /// The number of requests that may be under way.
     window: Cell<u32>,
     /// The largest recent reply, in bytes. It decays by an eighth with each delivery of smaller ones.
@@ -61,7 +61,7 @@ impl ReplySizes {
     /// Creates the sizes of a client that may have `limit` bytes of replies waiting.
     pub fn new(limit: usize) -> Self {
         Self {
-            bound: UNDER_WAY.min(limit / 4),
+            bound: Cell::new(bound(limit)),
             window: Cell::new(FIRST_WINDOW),
             largest: Cell::default(),
             part: Cell::default(),
@@ -72,6 +72,11 @@ impl ReplySizes {
         }
     }
 
+    /// Replaces the number of bytes of replies that may wait.
+    pub fn set_limit(&self, limit: usize) {
+        self.bound.set(bound(limit));
+    }
+
     /// Returns the number of requests that may be under way, at least 1.
     pub fn window(&self) -> u32 {
         self.window.get()
@@ -79,7 +84,7 @@ impl ReplySizes {
 
     /// Returns the reply bytes that the client may have under way and waiting on a shared connection.
     pub fn bound(&self) -> usize {
-        self.bound
+        self.bound.get()
     }
 
     /// Returns the connection that the client's next command uses.
@@ -96,8 +101,9 @@ impl ReplySizes {
         let largest = largest.max(part + if count == 1 { bytes } else { 0 }).max(known - known / 8);
         self.largest.set(largest);
         // Clients with small replies and a full window, nearly all of them, need no more arithmetic.
-        if largest > UNLIMITED || self.window.get() < MAX_WINDOW || self.bound < UNDER_WAY {
-            let fits = u32::try_from(self.bound / largest.max(64)).unwrap_or(MAX_WINDOW).clamp(1, MAX_WINDOW);
+        if largest > UNLIMITED || self.window.get() < MAX_WINDOW || self.bound.get() < UNDER_WAY {
+            let fits =
+                u32::try_from(self.bound.get() / largest.max(64)).unwrap_or(MAX_WINDOW).clamp(1, MAX_WINDOW);
             self.window.set(self.window.get().saturating_add(count).min(fits));
             self.count_excess(bytes, awaited, waiting);
         }
@@ -113,13 +119,13 @@ impl ReplySizes {
     /// Counts `bytes` as excess if the replies under way may exceed twice the bound.
     fn count_excess(&self, bytes: usize, awaited: u32, waiting: usize) {
         let under_way = (self.largest.get()).saturating_mul(awaited as usize).saturating_add(waiting);
-        let within = under_way <= 2 * self.bound;
+        let within = under_way <= 2 * self.bound.get();
         self.excess.set(if within { 0 } else { self.excess.get().saturating_add(bytes) });
     }
 
     /// Returns true if more bytes have come for the client than a shared connection may carry for one client.
     pub fn outgrown(&self) -> bool {
-        self.excess.get() > TOLERATED.min(self.bound)
+        self.excess.get() > TOLERATED.min(self.bound.get())
     }
 
     /// Takes note that a reply has begun on a shared connection that has `size` bytes at least. `awaited`: the replies that are due,
@@ -170,6 +176,11 @@ impl ReplySizes {
             self.excess.set(0);
         }
     }
+}
+
+/// Returns the reply bytes that a client may have under way and waiting on a shared connection, if `limit` bytes may wait for it.
+fn bound(limit: usize) -> usize {
+    UNDER_WAY.min(limit / 4)
 }
 
 #[cfg(test)]

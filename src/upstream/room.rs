@@ -4,11 +4,11 @@ use crate::resp::error_line::ErrorLine;
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
-use super::config::UpstreamConfig;
+use super::config::LiveConfig;
 
 /// The room for shared connections.
 pub(super) struct SharedRoom {
-    config: Rc<UpstreamConfig>,
+    config: Rc<LiveConfig>,
     open: Rc<Cell<usize>>,
     /// Closes a connection that no session uses. Returns false if all are in use.
     close_unused: OnceCell<Box<dyn Fn() -> bool>>,
@@ -18,12 +18,13 @@ pub(super) struct SharedRoom {
 pub(super) struct SharedPermit(Rc<Cell<usize>>);
 
 impl SharedRoom {
-    pub(super) fn new(config: Rc<UpstreamConfig>) -> Self {
+    pub(super) fn new(config: Rc<LiveConfig>) -> Self {
         Self { config, open: Rc::default(), close_unused: OnceCell::new() }
     }
 
     fn limit(&self) -> usize {
-        self.config.max_connections.saturating_sub(self.config.max_leased).max(1)
+        let config = self.config.get();
+        config.max_connections.saturating_sub(config.max_leased).max(1)
     }
 
     /// Takes room for one more shared connection; `None` if the limit is reached.

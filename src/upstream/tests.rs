@@ -51,7 +51,7 @@ async fn a_long_quiet_time_before_the_first_command_is_no_outage() {
         .run_until(async {
             let buffers = Rc::new(Buffers::alone(1024));
             let (upstream, topology) = upstream(UpstreamConfig::new("main"), buffers);
-            tokio::time::sleep(upstream.config.hold_timeout * 2).await;
+            tokio::time::sleep(upstream.config.get().hold_timeout * 2).await;
             assert!(upstream.hold.deadline().is_err(), "no primary for so long");
             topology.send_replace(Topology::Known(Arc::new(Primary {
                 generation: Generation(1),

@@ -1,5 +1,5 @@
 //! What is written from the configuration schema: `config/full.toml`, `config/respgate.schema.json` and
-//! `docs/configuration.md`. `make config-docs` writes them; a file that differs from the schema fails here.
+//! `docs/configuration.md`, and the keys that need a restart in `docs/reload.md`. `make config-docs` writes them; a file that differs from the schema fails here.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,6 +10,7 @@
 mod editor;
 mod page;
 mod reference;
+mod restart;
 
 use std::collections::HashSet;
 use std::fs;
@@ -98,6 +99,12 @@ fn the_page_is_the_schemas() {
 #[test]
 fn the_editors_schema_is_the_schemas() {
     compare("config/respgate.schema.json", &editor::render());
+}
+
+#[test]
+fn the_list_of_restart_keys_is_the_schemas() {
+    let page = fs::read_to_string(path("docs/reload.md")).unwrap();
+    compare("docs/reload.md", &restart::render(&page));
 }
 
 #[test]

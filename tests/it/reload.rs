@@ -1,4 +1,8 @@
-//! Users and tenants change while clients are served; what cannot is said.
+//! The configuration changes while clients are served; what cannot is said.
+
+mod each_key;
+mod listeners;
+mod settings;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -36,14 +40,20 @@ impl Live {
 
     /// `keys`: more of the upstream's.
     fn start_in_front(server: Server, workers: usize, keys: &str, tables: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
         let upstream = format!("[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\n{keys}\n", server.port);
+        let text = format!("{upstream}{tables}");
+        Self { upstream, ..Self::start_with_file(server, workers, &text) }
+    }
+
+    /// With a whole file of the test's own.
+    fn start_with_file(server: Server, workers: usize, text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("respgate.toml");
         symlink("..data/respgate.toml", &path).expect("a link");
-        publish(folder.path().into(), 0, &format!("{upstream}{tables}"));
+        publish(folder.path().into(), 0, text);
         let proxy = Proxy::launch(free_port(), workers, &["--config", &path.to_string_lossy()]);
         proxy.wait_until_ready();
-        Self { proxy, server, folder, upstream, version: 0 }
+        Self { proxy, server, folder, upstream: String::new(), version: 0 }
     }
 
     /// Puts another file in its place.
@@ -374,11 +384,11 @@ fn what_needs_a_restart_is_said_by_name() {
     let waiting =
         |live: &Live| live.proxy.metric("respgate_reload_restart_needed", &["kind=\"configuration\""]);
     live.reload(&format!(
-        "{policy}[limits]\nmax-clients = 7\n[upstreams.other]\nurl = \"redis://:from-a-url@127.0.0.1:1\"\n\
+        "{policy}[limits]\nmax-clients = 7\n[log]\nformat = \"json\"\n[upstreams.other]\nurl = \"redis://:from-a-url@127.0.0.1:1\"\n\
          [listeners.more]\naddress = \"127.0.0.1:1\"\nupstream = \"other\"\n"
     ));
     assert!(client.call(&["SET", "k", "denied"]).starts_with(b"-NOPERM "), "what can change at once has");
-    let keys = "limits.max-clients, listeners.more, upstreams.other";
+    let keys = "listeners.more, log.format, upstreams.other";
     live.says_once(keys);
     assert_eq!(waiting(&live), 3.0);
     let ready = live.proxy.http("/readyz");
@@ -423,6 +433,7 @@ fn twenty_reloads_under_load_cost_no_client_anything() {
         "[tenants.all]\ndefault = true\nin-flight = 500\nweight = 7\nmax-buffered = \"64MiB\"\nblocked = 50\n",
         "[tenants.other]\ndefault = true\ncommands = [\"+@all\", \"-keys\"]\nconnections = 1\n",
         "[tenants.local]\nnetworks = [\"127.0.0.0/8\"]\nbytes-out-per-second = \"1GiB\"\n[tenants.all]\ndefault = true\n",
+        "[limits]\nmax-clients = 500\nmax-args = 5000\nidle-timeout = \"1h\"\n[log]\nlevel = \"warn\"\n",
         "",
     ];
     let (over, proxy) = (AtomicBool::new(false), live.proxy.address());

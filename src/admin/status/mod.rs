@@ -101,13 +101,14 @@ impl StatusEndpoint {
         }
         all.extend(warnings::of_reloads(&self.sources.reloads));
         all.extend(warnings::of_stores(&self.sources.stores));
-        all.extend(warnings::of_tls(&self.sources.security));
-        all.extend(warnings::of_listeners(&self.sources.listeners));
+        all.extend(warnings::of_tls(&self.sources.security.borrow()));
+        all.extend(warnings::of_listeners(&self.sources.listeners.borrow()));
         all
     }
 
     fn listeners(&self) -> Value {
-        let listeners = self.sources.listeners.iter().map(|listener| {
+        let known = self.sources.listeners.borrow();
+        let listeners = known.iter().map(|listener| {
             json!({
                 "name": listener.name,
                 "address": listener.address,
@@ -125,7 +126,8 @@ impl StatusEndpoint {
     }
 
     fn certificates(&self, now: SystemTime) -> Value {
-        let certificates = self.sources.security.expiries.iter().filter_map(|expiry| {
+        let security = self.sources.security.borrow();
+        let certificates = security.expiries.iter().filter_map(|expiry| {
             let end = expiry.not_after()?;
             let left = end
                 .duration_since(now)

@@ -26,6 +26,7 @@ pub(super) fn json(view: &View, at: usize, sample: &Sample) -> Value {
         Topology::Unknown(outage) => ("no-primary", Some(outage.to_string())),
     };
     let primary = topology.primary();
+    let limits = view.limits.borrow().clone();
     let discovery = view.discovery.borrow().clone();
     let sentinels = discovery.sentinels.iter().map(|status| sentinel(status, primary.map(|known| &**known)));
     let now = |metric: &About| sum(&counts, metric);
@@ -34,7 +35,7 @@ pub(super) fn json(view: &View, at: usize, sample: &Sample) -> Value {
     let rate_entries = FIGURES.iter().zip(rates).filter(|(figure, _)| figure.about().kind == Kind::Counter);
     json!({
         "name": view.name,
-        "kind": view.limits.kind,
+        "kind": limits.kind,
         "state": state,
         "reason": reason,
         "primary": primary.map(|primary| primary_json(primary)),
@@ -52,19 +53,19 @@ pub(super) fn json(view: &View, at: usize, sample: &Sample) -> Value {
             "shared": of(&counts, &declared::UPSTREAM_CONNECTIONS.about, "shared"),
             "leased": of(&counts, &declared::UPSTREAM_CONNECTIONS.about, "leased"),
             "fan_in": of(&counts, &declared::UPSTREAM_CONNECTIONS.about, "fan-in"),
-            "max": view.limits.max_connections,
+            "max": limits.max_connections,
         },
         "leases": {
             "in_use": now(&declared::CLIENTS_PINNED.about),
             "idle": now(&declared::UPSTREAM_CONNECTIONS_IDLE.about),
-            "max": view.limits.max_leased,
+            "max": limits.max_leased,
             "waiting": now(&declared::LEASE_WAITING.about),
             "timeouts": now(&declared::LEASE_TIMEOUTS.about),
         },
         "hold": {
             "active": state != "serving",
             "clients": now(&declared::CLIENTS_HELD.about),
-            "timeout_seconds": view.limits.hold_timeout.as_secs_f64(),
+            "timeout_seconds": limits.hold_timeout.as_secs_f64(),
         },
         "failover": view.timelines.under_way().map(|(line, elapsed)| {
             let mut failover = line.json(&view.name);

@@ -32,11 +32,11 @@ table! {
         ///
         /// `0.0.0.0` and `[::]` are all interfaces of the machine. respgate warns where other machines can connect and clients need
         /// neither `AUTH` nor a certificate.
-        address: ListenAddress, "address", Restart, default required, example "\"127.0.0.1:6379\"";
+        address: ListenAddress, "address", Live, default required, example "\"127.0.0.1:6379\"";
         /// The permissions of a unix socket, in octal. The default admits the user that respgate runs as.
-        mode: Mode = Mode(0o700), "mode", Restart, aside "for a unix socket";
+        mode: Mode = Mode(0o700), "mode", Live, aside "for a unix socket";
         /// The upstream that runs the commands of these clients: the NAME of an `[upstreams.NAME]`.
-        upstream: String, "upstream", Restart, default "`main`, or the only upstream", example "\"main\"";
+        upstream: String, "upstream", Live, default "`main`, or the only upstream", example "\"main\"";
         /// The tenant that these clients belong to, unless a rule of higher rank decides: the NAME of a `[tenants.NAME]`.
         ///
         /// A tenant's certificates, users, networks and uids rank above this key. A client that no rule matches belongs to no tenant:
@@ -46,13 +46,13 @@ table! {
         ///
         /// respgate takes a client's address from the header. Every connection from these networks must begin with one, version 1 or 2,
         /// within 5 s; a connection without one is closed and logged. A listener on a unix socket cannot have this key.
-        proxy_protocol: Networks, "proxy-protocol", Restart, default "none", example "[\"10.0.0.0/8\"]";
+        proxy_protocol: Networks, "proxy-protocol", Live, default "none", example "[\"10.0.0.0/8\"]";
         /// The address that clients of this listener can move to when respgate stops, such as that of a load balancer.
         ///
         /// It is for clients that ask for an endpoint with `CLIENT MAINT_NOTIFICATIONS ON MOVING-ENDPOINT-TYPE`, as redis-py and
         /// node-redis do by default: the `MOVING` notification names it. Without this key, only clients that ask for the type
         /// `none` get `MOVING`, and connect again to the address that they have.
-        moving_endpoint: Endpoint, "moving-endpoint", Restart, default "none", example "\"cache.example:6379\"";
+        moving_endpoint: Endpoint, "moving-endpoint", Live, default "none", example "\"cache.example:6379\"";
         /// Whether clients may run administrative commands, such as `CONFIG SET` and `SHUTDOWN`.
         ///
         /// `"deny"` refuses them. `"read-only"` allows those that only show something. `"allow"` allows all; the upstream
@@ -60,7 +60,7 @@ table! {
         ///
         /// Scripts can run some administrative commands all the same, unless the server's ACL forbids them: `respgate check` prints
         /// the ACL rules.
-        admin_commands: AdminCommands, "admin-commands", Restart,
+        admin_commands: AdminCommands, "admin-commands", Live,
             default "`\"read-only\"` on loopback and unix sockets if there are no tenants, else `\"deny\"`", example "\"deny\"";
     }
     groups {

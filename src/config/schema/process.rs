@@ -116,6 +116,6 @@ table! {
         ///
         /// Write `"error"`, `"warn"`, `"info"`, `"debug"`, `"trace"` or `"off"`, or a list such as
         /// `"info,respgate::discovery=debug"`.
-        level: LogLevel = LogLevel("info".into()), "level", Restart;
+        level: LogLevel = LogLevel("info".into()), "level", Live;
     }
 }

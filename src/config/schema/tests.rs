@@ -52,12 +52,26 @@ fn every_key_is_described_in_sentences() {
 
 #[test]
 fn a_table_takes_effect_at_once_if_each_of_its_keys_does() {
-    for name in ["users.a", "users.a.upstream-password-env", "tenants.t.weight", "listeners.a.tenant"] {
+    for name in [
+        "users.a",
+        "users.a.upstream-password-env",
+        "tenants.t.weight",
+        "listeners.a",
+        "listeners.a.tls-cert",
+        "limits.max-args",
+        "log.level",
+        "upstreams.u.hold-timeout",
+    ] {
         assert_eq!(reload(name), Reload::Live, "{name}");
     }
-    for name in
-        ["workers", "log.level", "limits.max-args", "listeners.a", "listeners.a.mode", "upstreams.u.nat.x"]
-    {
+    for name in [
+        "workers",
+        "log.format",
+        "upstreams.u",
+        "upstreams.u.url",
+        "upstreams.u.tls-cert",
+        "upstreams.u.nat.x",
+    ] {
         assert_eq!(reload(name), Reload::Restart, "{name}");
     }
 }

@@ -15,29 +15,29 @@ table! {
         ///
         /// It turns TLS on and needs `tls-key`. respgate reads the file again when it changes; new connections use the new
         /// certificate.
-        cert: File, "tls-cert", Restart, default "none; plain text", example "\"tls.crt\"";
+        cert: File, "tls-cert", Live, default "none; plain text", example "\"tls.crt\"";
         /// The PEM file with the private key of `tls-cert`: PKCS#8, PKCS#1 or SEC1, without a passphrase.
-        key: File, "tls-key", Restart, default "none; required with `tls-cert`", example "\"tls.key\"";
+        key: File, "tls-key", Live, default "none; required with `tls-cert`", example "\"tls.key\"";
         /// The certificate authorities of clients: PEM files or folders of PEM files.
         ///
         /// With this key, a client must present a certificate that one of them has signed, unless `tls-client-auth` says otherwise.
-        client_ca: Files, "tls-client-ca", Restart, default "none; clients are not asked for a certificate",
+        client_ca: Files, "tls-client-ca", Live, default "none; clients are not asked for a certificate",
             example "\"clients.pem\"";
         /// Whether clients must present a certificate.
         ///
         /// `"required"` refuses a client without one. `"optional"` serves it, and refuses an invalid certificate. `"none"` asks
         /// for none.
-        client_auth: ClientCertificates, "tls-client-auth", Restart,
+        client_auth: ClientCertificates, "tls-client-auth", Live,
             default "`\"required\"` with `tls-client-ca`, else `\"none\"`", example "\"required\"";
         /// The certificate revocation lists of the clients' authorities: PEM files or folders of PEM files.
         ///
         /// respgate refuses a revoked certificate, and one whose authority has no list here. A list stays valid after the time at
         /// which the next one is due.
-        crl: Files, "tls-crl", Restart, default "none; no certificate is revoked", example "\"revoked.pem\"";
+        crl: Files, "tls-crl", Live, default "none; no certificate is revoked", example "\"revoked.pem\"";
         /// The lowest TLS version that clients may use.
-        min_version: Floor = Floor::Tls12, "tls-min-version", Restart;
+        min_version: Floor = Floor::Tls12, "tls-min-version", Live;
         /// The time from the accept to the end of the TLS handshake. At least `"10ms"`.
-        handshake_timeout: Duration = Duration::from_secs(10), "tls-handshake-timeout", Restart;
+        handshake_timeout: Duration = Duration::from_secs(10), "tls-handshake-timeout", Live;
     }
 }
 

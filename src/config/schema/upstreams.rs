@@ -115,19 +115,19 @@ table! {
         /// The number of connections to this upstream, all workers together, at least 2.
         ///
         /// If only `max-leased` is set and too large for the default, the default is `max-leased` and 64 more.
-        max_connections: usize = 1088, "max-connections", Restart, unit "connections";
+        max_connections: usize = 1088, "max-connections", Live, unit "connections";
         /// The number of those connections that clients may have to themselves at once.
         ///
         /// It must be less than `max-connections`, unless `pool` is `"session"`. When all are in use, a command waits for its
         /// turn, for `lease-timeout` at most.
-        max_leased: usize, "max-leased", Restart, unit "connections",
+        max_leased: usize, "max-leased", Live, unit "connections",
             default "`max-connections` minus a quarter of it, but never minus more than 64: 1024", example "1024";
         /// The time that a command waits for a free lease.
         ///
         /// After it, the client gets `-ERR respgate: no upstream connection became free within … ms; …`.
-        lease_timeout: Duration = Duration::from_secs(5), "lease-timeout", Restart, formerly "lease-wait";
+        lease_timeout: Duration = Duration::from_secs(5), "lease-timeout", Live, formerly "lease-wait";
         /// The time after which an unused lease is closed. At least `"1ms"`.
-        lease_idle_timeout: Duration = Duration::from_secs(60), "lease-idle-timeout", Restart, formerly "lease-idle";
+        lease_idle_timeout: Duration = Duration::from_secs(60), "lease-idle-timeout", Live, formerly "lease-idle";
         /// The interval at which respgate pings a quiet connection and asks the address and the node whether they are still the
         /// primary. With a fixed address, respgate also looks up its name, and asks the node on a connection that stays open, every
         /// 500 ms at least. `"0s"` turns all of this off.
@@ -143,12 +143,12 @@ table! {
         /// The age before which a connection is replaced by a new one. `"0s"` sets no limit; else at least `"1s"`.
         ///
         /// Clients do not notice. Connections that clients hold are not replaced.
-        max_age: Duration = Duration::from_secs(3600), "max-age", Restart;
+        max_age: Duration = Duration::from_secs(3600), "max-age", Live;
         /// The treatment of open connections when respgate's user, password or certificates change.
         ///
         /// `"keep"` keeps them, since servers go on serving them. `"reconnect"` replaces them within 5 s; clients do not notice, and
         /// connections that sessions hold stay. `"refresh"` does the same, and authenticates those again that sessions hold.
-        reauth: Reauth = Reauth::Keep, "reauth", Restart;
+        reauth: Reauth = Reauth::Keep, "reauth", Live;
         /// The time for name look-up, connect and greeting together. At least `"1ms"`.
         ///
         /// respgate tries again, for `hold-timeout` at most.
@@ -157,7 +157,7 @@ table! {
         ///
         /// After it, respgate gives up the connection. Reads get an error, writes get `-OUTCOMEUNKNOWN`. Blocking commands have no
         /// such limit.
-        response_timeout: Duration = Duration::from_secs(60), "response-timeout", Restart;
+        response_timeout: Duration = Duration::from_secs(60), "response-timeout", Live;
     }
 }
 
@@ -167,21 +167,21 @@ table! {
         /// The time that commands wait for a primary. `"0s"` lets them fail at once.
         ///
         /// After it, the client gets `-ERR respgate: no primary to send to for … s (upstream '…', hold-timeout): …`, with the reason.
-        hold_timeout: Duration = Duration::from_secs(40), "hold-timeout", Restart;
+        hold_timeout: Duration = Duration::from_secs(40), "hold-timeout", Live;
         /// The memory for commands that wait for a primary, all workers together. At least `"64KiB"`. Further commands fail at once.
-        hold_buffer: Bytes = Bytes(64 << 20), "hold-buffer", Restart;
+        hold_buffer: Bytes = Bytes(64 << 20), "hold-buffer", Live;
         /// Whether respgate sends a read again if the connection was lost before the reply, three times in all.
-        retry_reads: bool = true, "retry-reads", Restart;
+        retry_reads: bool = true, "retry-reads", Live;
         /// The writes that respgate sends again if the connection was lost before the reply. Such a write may run twice.
         ///
         /// `"never"` answers each with `-OUTCOMEUNKNOWN`. `"same-reply"` sends `SET` and others again that leave the same data and give
         /// the same reply when they run twice. `"idempotent"` also sends those again whose second reply can differ, such as `SADD`
         /// and `DEL`. Commands such as `INCR`, `LPUSH`, `EXEC` and scripts are never sent twice.
-        retry_writes: RetryWrites = RetryWrites::Never, "retry-writes", Restart;
+        retry_writes: RetryWrites = RetryWrites::Never, "retry-writes", Live;
         /// The answer to a blocked pop whose connection broke before the server answered.
         ///
         /// `"timeout"` answers as if its time were up. `"continue"` sends it again for the time that is left. What the server popped
         /// just then is lost in both cases.
-        blocked_pop: BlockedPop = BlockedPop::TimesOut, "blocked-pop", Restart;
+        blocked_pop: BlockedPop = BlockedPop::TimesOut, "blocked-pop", Live;
     }
 }

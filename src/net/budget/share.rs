@@ -18,8 +18,8 @@ const HEADROOM: usize = 8;
 /// The budget of the process.
 #[derive(Debug)]
 pub struct Budget {
-    limit: usize,
-    chunk: usize,
+    limit: AtomicUsize,
+    chunk: AtomicUsize,
     taken: AtomicUsize,
     workers: Box<[BudgetWorker]>,
 }
@@ -38,8 +38,8 @@ impl Budget {
     pub fn new(limit: usize, workers: usize) -> Arc<Self> {
         let workers = workers.max(1);
         Arc::new(Self {
-            limit,
-            chunk: (limit / CHUNKS / workers).clamp(LEAST_CHUNK, MOST_CHUNK),
+            limit: limit.into(),
+            chunk: chunk(limit, workers).into(),
             taken: AtomicUsize::new(0),
             workers: (0..workers).map(|_| BudgetWorker::default()).collect(),
         })
@@ -47,7 +47,20 @@ impl Budget {
 
     /// Returns the bytes that all clients may hold together.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the bytes that all clients may hold together. If they hold more, respgate disconnects those that hold most.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.chunk.store(chunk(limit, self.workers()), Ordering::Relaxed);
+        if self.overdraft() > 0 {
+            self.workers.iter().for_each(|worker| worker.spent.notify_one());
+        }
+    }
+
+    fn chunk(&self) -> usize {
+        self.chunk.load(Ordering::Relaxed)
     }
 
     /// Returns the number of workers that share the budget.
@@ -57,19 +70,19 @@ impl Budget {
 
     /// Returns by how many bytes the budget is overdrawn.
     pub(super) fn overdraft(&self) -> usize {
-        self.taken.load(Ordering::Relaxed).saturating_sub(self.limit)
+        self.taken.load(Ordering::Relaxed).saturating_sub(self.limit())
     }
 
     /// Returns how many bytes must become free, or 0 if the budget is not spent.
     pub fn missing(&self) -> usize {
         match self.overdraft() {
             0 => 0,
-            overdraft => overdraft + self.limit / HEADROOM,
+            overdraft => overdraft + self.limit() / HEADROOM,
         }
     }
 
     fn take(&self, bytes: usize) {
-        if self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limit {
+        if self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limit() {
             self.workers.iter().for_each(|worker| worker.spent.notify_one());
         }
     }
@@ -77,6 +90,11 @@ impl Budget {
     fn give(&self, bytes: usize) {
         self.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
+}
+
+/// Returns the bytes of a budget of `limit` that one of `workers` workers takes at once.
+fn chunk(limit: usize, workers: usize) -> usize {
+    (limit / CHUNKS / workers).clamp(LEAST_CHUNK, MOST_CHUNK)
 }
 
 /// One worker's part of the budget.
@@ -121,20 +139,20 @@ impl Share {
         self.used.set(used);
         // The worker keeps one spare chunk, so that a count that rises and falls does not touch the
         // shared count each time.
-        if used + 2 * self.budget.chunk < self.taken.get() {
+        if used + 2 * self.budget.chunk() < self.taken.get() {
             self.give(used);
         }
     }
 
     #[cold]
     fn take(&self, used: usize) {
-        let taken = used.next_multiple_of(self.budget.chunk);
+        let taken = used.next_multiple_of(self.budget.chunk());
         self.budget.take(taken - self.taken.replace(taken));
     }
 
     #[cold]
     fn give(&self, used: usize) {
-        let taken = used.next_multiple_of(self.budget.chunk);
+        let taken = used.next_multiple_of(self.budget.chunk());
         self.budget.give(self.taken.replace(taken) - taken);
     }
 
@@ -202,7 +220,7 @@ mod tests {
                 if more { share.charge(bytes) } else { share.discharge(less) }
                 let used: usize = shares.iter().map(Share::bytes).sum();
                 let taken = budget.taken.load(Ordering::Relaxed);
-                prop_assert!(taken >= used && taken <= used + 3 * 3 * budget.chunk, "{taken} for {used}");
+                prop_assert!(taken >= used && taken <= used + 3 * 3 * budget.chunk(), "{taken} for {used}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The limits for one request.
 
 /// The limits for one request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestLimits {
     /// The greatest length of the whole request, in bytes.
     pub max_request: usize,

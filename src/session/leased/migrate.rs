@@ -58,7 +58,8 @@ impl Leased {
             return Ok(None);
         }
         let replies = session.output.replies.clone();
-        let pause = backoff.lost(self.since.elapsed(), upstream.config.hold_timeout, Instant::now());
+        let pause =
+            backoff.lost(self.since.elapsed(), session.ctx.upstream_config.hold_timeout, Instant::now());
         let reopened = {
             let lease = async {
                 let pause = pause.map_err(|gone_on| {
@@ -108,7 +109,7 @@ impl Leased {
         let loss = LostLease {
             now: Instant::now(),
             resp: session.client.resp,
-            blocked_pop: session.ctx.upstream.config.blocked_pop,
+            blocked_pop: session.ctx.upstream_config.blocked_pop,
             unblocked,
         };
         let expects: Vec<&Expect> = pending.iter().map(|(expect, _)| expect).collect();

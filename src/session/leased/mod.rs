@@ -108,7 +108,8 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         }
     };
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
-    let mut leased = Leased::new(lease, upstream.config.pool == Pool::Session, session);
+    let own = session.ctx.upstream_config.pool == Pool::Session;
+    let mut leased = Leased::new(lease, own, session);
     leased.begin(session);
     let mut backoff = ReconnectBackoff::new();
     let end = loop {

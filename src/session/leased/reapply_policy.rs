@@ -10,7 +10,7 @@ use crate::tenant::limits::refusal::Limit;
 use crate::tenant::policy::Policy;
 
 impl Leased {
-    /// Follows a reload of users or tenants. A session with a subscription that is denied now ends, as the server
+    /// Follows a reload. A session with a subscription that is denied now ends, as the server
     /// ends it when an ACL changes. A transaction with a command that is denied now does not run.
     pub(super) fn follow_reload(&mut self, session: &mut Session) -> Option<LeaseEnd> {
         if !session.activity.take_reload() {

@@ -21,7 +21,7 @@ use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::rotation::login::Principal;
 use crate::topology::{Generation, Hint, Primary};
 use crate::upstream::access::Access;
-use crate::upstream::config::UpstreamConfig;
+use crate::upstream::config::LiveConfig;
 use crate::upstream::connection::auth_backoff::Refused;
 use crate::upstream::connection::identities::Identities;
 use crate::upstream::connection::identity::Identity;
@@ -155,7 +155,7 @@ const READ: usize = 64 * 1024;
 
 /// Opens the connections of one worker to one upstream. Holds what they need and the state that their opening changes.
 pub(in crate::upstream) struct Dialing {
-    pub(in crate::upstream) config: Rc<UpstreamConfig>,
+    pub(in crate::upstream) config: Rc<LiveConfig>,
     pub(in crate::upstream) hold: Rc<Hold>,
     pub(in crate::upstream) reports: Rc<Reports>,
     pub(in crate::upstream) identities: Rc<Identities>,
@@ -215,7 +215,7 @@ impl Dialing {
             ConnectError::Unavailable(text)
         };
         let identity = &key.identity;
-        let credentials = match identity.fresh_credentials(self.config.connect_timeout).await {
+        let credentials = match identity.fresh_credentials(self.config.get().connect_timeout).await {
             Ok(credentials) => credentials,
             // All clients wait for the credentials of respgate itself, but only one user's clients for those of a user.
             Err(why) if identity.is_of_a_user() => {
@@ -229,7 +229,7 @@ impl Dialing {
         {
             return Err(ConnectError::AuthRejected(refused));
         }
-        let deadline = Instant::now() + self.config.connect_timeout;
+        let deadline = Instant::now() + self.config.get().connect_timeout;
         let dialer = self.dialer.borrow().clone();
         let stream = dialer
             .dial(&primary.address)
@@ -319,7 +319,7 @@ impl Dialing {
         let now = Instant::now();
         // If the credentials have changed meanwhile, the connection is replaced like those that were open.
         let outdated = self.identities.is_outdated(identity, began);
-        let retires = if outdated { Some(now) } else { self.config.retires(now) };
+        let retires = if outdated { Some(now) } else { self.config.get().retires(now) };
         let read = ReadBuffer::with(READ, &leftover);
         let id = self.ids.add(greeted.id);
         Ok(Connection { stream, read, generation, began, round_trip, retires, id, unnaming: false })
@@ -356,7 +356,7 @@ impl Dialing {
         let of_a_user = identity.is_of_a_user();
         let hopeful = !of_a_user || identity.has_worked() || identity.credentials().is_err();
         let principal = identity.login().map_or(Principal::Own, |login| login.principal().clone());
-        if hopeful && since.elapsed() < self.config.hold_timeout {
+        if hopeful && since.elapsed() < self.config.get().hold_timeout {
             if !of_a_user {
                 self.hold.note_reason(format!("the server refuses {principal}: {said}"));
                 self.hold.begin();

@@ -16,7 +16,7 @@ use crate::resp::request;
 use crate::resp::server_error::{AuthRefusal, auth_refusal};
 use crate::rotation::login::Login;
 use crate::secret::Credentials;
-use crate::upstream::config::{Reauth, UpstreamConfig};
+use crate::upstream::config::{LiveConfig, Reauth};
 use crate::upstream::connection::identities::Identities;
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::reports::Reports;
@@ -100,12 +100,12 @@ impl InPlaceAuth {
 
 /// Returns whether a connection of `identity` that was begun at `began` has to be authenticated again.
 pub(in crate::upstream) fn refresh_of(
-    config: &UpstreamConfig,
+    config: &LiveConfig,
     identities: &Identities,
     identity: &Identity,
     began: Instant,
 ) -> Refresh {
-    if config.reauth == Reauth::Refresh && identities.is_outdated(identity, began) {
+    if config.get().reauth == Reauth::Refresh && identities.is_outdated(identity, began) {
         Refresh::Due
     } else {
         Refresh::Done

@@ -87,6 +87,7 @@ impl FanIns {
     /// Checks every connection, once a second.
     pub(in crate::upstream) fn inspect(&self) {
         let Dialing { config, hold, reports, .. } = &*self.dialing;
-        self.fans.borrow().values().for_each(|fan| fan.inspect(config, hold, reports));
+        let config = config.get();
+        self.fans.borrow().values().for_each(|fan| fan.inspect(&config, hold, reports));
     }
 }

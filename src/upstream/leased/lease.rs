@@ -359,7 +359,8 @@ impl LeasePool {
                     // The outcome of an attempt to reach a former primary says nothing about the new one.
                     _ if hold.generation() != Some(primary.generation) => continue,
                     Ok(mut link) => {
-                        let (target, timeout) = ((link.generation, key.resp), dialing.config.connect_timeout);
+                        let (target, timeout) =
+                            ((link.generation, key.resp), dialing.config.get().connect_timeout);
                         let scripts = dialing.scripts.load(&mut link.stream, target, &key.identity, timeout);
                         if let Err(why) = scripts.await {
                             hold.note_reason(why);

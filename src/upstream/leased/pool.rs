@@ -21,7 +21,7 @@ use crate::upstream::shared::fair::fair_queue::{FairQueue, Share};
 pub(in crate::upstream) struct LeasePool {
     pub(in crate::upstream) dialing: Rc<Dialing>,
     /// The number of connections that the pool may have, leased and idle.
-    limit: usize,
+    limit: Cell<usize>,
     /// The number of leased connections, and of those that are being opened.
     taken: Cell<usize>,
     idle: IdleConnections,
@@ -79,7 +79,7 @@ const HELD_PING: u32 = 20;
 impl LeasePool {
     pub(in crate::upstream) fn new(dialing: Rc<Dialing>) -> Self {
         Self {
-            limit: dialing.config.max_leased.max(1),
+            limit: Cell::new(dialing.config.get().max_leased.max(1)),
             dialing,
             taken: Cell::new(0),
             idle: IdleConnections::default(),
@@ -92,7 +92,7 @@ impl LeasePool {
 
     /// Returns true if fewer leases are out than may be.
     pub(in crate::upstream) fn has_room(&self) -> bool {
-        self.taken.get() < self.limit
+        self.taken.get() < self.limit.get()
     }
 
     /// Returns the number of idle connections.
@@ -105,17 +105,42 @@ impl LeasePool {
         self.waiting.borrow().len()
     }
 
-    /// Gives the room of a finished lease, and its connection if that is clean, to the session whose turn it is. If no session
-    /// waits, the room becomes free and the connection idle.
-    fn release(self: &Rc<Self>, link: Option<(ConnectionKey, Connection)>) {
+    /// Replaces the limit. A higher one serves sessions that wait. A lower one closes idle connections at once, and leased ones as
+    /// they come back.
+    pub(in crate::upstream) fn set_limit(self: &Rc<Self>, limit: usize) {
+        self.limit.set(limit);
+        while self.idle() > 0 && self.taken.get() + self.idle() > limit {
+            self.idle.drop_oldest();
+        }
+        while self.taken.get() + self.idle() < limit {
+            let Some(session) = self.next_waiting() else { break };
+            self.taken.set(self.taken.get() + 1);
+            let _ = session.send(LeaseGrant { permit: Permit::new(self), link: None });
+        }
+    }
+
+    /// Takes the session whose turn it is out of the queue.
+    fn next_waiting(&self) -> Option<oneshot::Sender<LeaseGrant>> {
         loop {
-            let next = self.queue.borrow_mut().next(1);
-            let Some((number, _)) = next else { break };
+            let (number, _) = self.queue.borrow_mut().next(1)?;
             let session = self.waiting.borrow_mut().remove(&number);
             if let Some(session) = session.filter(|session| !session.is_closed()) {
-                let _ = session.send(LeaseGrant { permit: Permit::new(self), link });
-                return;
+                return Some(session);
             }
+        }
+    }
+
+    /// Gives the room of a finished lease, and its connection if that is clean, to the session whose turn it is. If no session
+    /// waits, the room becomes free and the connection idle. If a reload has lowered the limit below the number of leases, the
+    /// room is gone and the connection is closed.
+    fn release(self: &Rc<Self>, link: Option<(ConnectionKey, Connection)>) {
+        if self.taken.get() > self.limit.get() {
+            self.taken.set(self.taken.get().saturating_sub(1));
+            return;
+        }
+        if let Some(session) = self.next_waiting() {
+            let _ = session.send(LeaseGrant { permit: Permit::new(self), link });
+            return;
         }
         self.queue.borrow_mut().clear();
         self.taken.set(self.taken.get().saturating_sub(1));
@@ -249,7 +274,7 @@ impl LeasePool {
 
     /// Keeps a connection that no session uses, if the limit allows one more.
     pub(in crate::upstream::leased) fn keep(&self, key: ConnectionKey, connection: Connection) {
-        if self.taken.get() + self.idle() < self.limit {
+        if self.taken.get() + self.idle() < self.limit.get() {
             self.idle.put(key, connection);
         }
     }
@@ -286,10 +311,10 @@ impl LeasePool {
                 self.taken.set(self.taken.get() + 1);
                 return Ok(LeaseGrant { permit: Permit::new(self), link: Some((key.clone(), link)) });
             }
-            if self.taken.get() + self.idle() >= self.limit && self.idle() > 0 {
+            if self.taken.get() + self.idle() >= self.limit.get() && self.idle() > 0 {
                 self.idle.drop_oldest();
             }
-            if self.taken.get() + self.idle() < self.limit {
+            if self.taken.get() + self.idle() < self.limit.get() {
                 self.taken.set(self.taken.get() + 1);
                 return Ok(LeaseGrant { permit: Permit::new(self), link: None });
             }
@@ -297,14 +322,15 @@ impl LeasePool {
         self.dialing.reports.counters.lease_waits.inc();
         let (tell, told) = oneshot::channel();
         let _waiting = self.enqueue(tell, share);
-        match tokio::time::timeout(self.dialing.config.lease_timeout, told).await {
+        let timeout = self.dialing.config.get().lease_timeout;
+        match tokio::time::timeout(timeout, told).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => {
                 self.dialing.reports.counters.lease_timeouts.inc();
                 Err(format!(
                     "-ERR respgate: no upstream connection became free within {} ms; this worker may lease {} of upstream '{}' (max-leased), and blocked, subscribed and transactional clients hold them",
-                    self.dialing.config.lease_timeout.as_millis(),
-                    self.limit,
+                    timeout.as_millis(),
+                    self.limit.get(),
                     self.dialing.config.name,
                 )
                 .into_bytes()

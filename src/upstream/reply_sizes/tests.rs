@@ -69,9 +69,9 @@ proptest! {
             let awaited = (sent - answered) as u32;
             client.replied(1, size, size, awaited, 0);
             prop_assert!(client.window() >= 1);
-            prop_assert!(client.window() == 1 || client.window() as usize * size <= client.bound);
+            prop_assert!(client.window() == 1 || client.window() as usize * size <= client.bound());
             let under_way: usize = sizes[answered..sent].iter().sum();
-            if under_way > 2 * client.bound && awaited as usize * size > 2 * client.bound {
+            if under_way > 2 * client.bound() && awaited as usize * size > 2 * client.bound() {
                 received_in_excess += size;
                 prop_assert!(client.outgrown() || received_in_excess <= TOLERATED);
             } else {

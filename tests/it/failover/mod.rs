@@ -42,6 +42,7 @@ mod liar;
 mod manual;
 mod planned;
 mod refused;
+mod reload;
 mod renumbered;
 mod restart;
 mod sessions;

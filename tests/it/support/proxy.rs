@@ -71,6 +71,14 @@ impl Proxy {
         proxy
     }
 
+    /// Replaces the configuration file of [`Proxy::start_file`], and has respgate read it at once.
+    #[allow(dead_code, reason = "not every binary of tests reloads")]
+    pub fn rewrite(&self, toml: &str) {
+        let file = self.file.as_ref().expect("a configuration file");
+        std::fs::write(file.path(), toml).expect("the configuration");
+        self.signal("HUP");
+    }
+
     /// Starts it without waiting for a primary: its admin side answers, readiness may never come.
     pub fn launch(port: u16, workers: usize, flags: &[&str]) -> Self {
         Self::launch_at(&[], Place::LOOPBACK, port, workers, flags)

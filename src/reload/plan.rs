@@ -1,0 +1,79 @@
+//! Turns a configuration into the settings of the workers and of the admin listener, at the start and at each reload.
+
+use crate::admin::security::TlsStatus;
+use crate::admin::{ListenerView, UpstreamLimits};
+use crate::certificates::Certificates;
+use crate::config::{Config, Upstream};
+use crate::discovery::config::DiscoveryConfig;
+use crate::listener::set::{Listeners, Prepared};
+use crate::upstream::config::UpstreamConfig;
+use crate::worker::ListenerPlan;
+
+/// Returns the workers' settings of prepared listeners.
+pub fn listeners(config: &Config, prepared: &Prepared, certificates: &Certificates) -> Vec<ListenerPlan> {
+    let plans = prepared.iter().map(|(number, listener, clients)| {
+        let upstream = config.upstreams.iter().position(|upstream| upstream.config.name == listener.upstream);
+        ListenerPlan {
+            number,
+            name: listener.name.clone(),
+            session: listener.session.clone(),
+            upstream: upstream.unwrap_or_default(),
+            tls: certificates.listener(&listener.name),
+            moving_endpoint: listener.moving_endpoint.clone(),
+            clients: clients.clone(),
+        }
+    });
+    plans.collect()
+}
+
+/// Returns the settings of an upstream with one worker's share of the limits.
+pub fn share(config: &UpstreamConfig, workers: usize) -> UpstreamConfig {
+    let (mut share, workers) = (config.clone(), workers.max(1));
+    share.max_connections = (share.max_connections / workers).max(1);
+    share.max_leased = (share.max_leased / workers).max(1);
+    share.hold_buffer /= workers;
+    share
+}
+
+/// Returns what the admin listener shows of TLS and of listeners.
+pub fn tls_status(config: &Config, listeners: &Listeners, certificates: &Certificates) -> TlsStatus {
+    let encrypted = config.listeners.iter().filter(|listener| listener.tls.is_some());
+    let numbered =
+        encrypted.filter_map(|listener| Some((listeners.number(&listener.name)?, listener.name.clone())));
+    TlsStatus {
+        listeners: numbered.collect(),
+        connections: listeners.counts(),
+        expiries: certificates.expiries(),
+        unverified: certificates.unverified(),
+    }
+}
+
+/// Returns what the admin listener shows of the listeners.
+pub fn listener_views(config: &Config, listeners: &Listeners) -> Vec<ListenerView> {
+    let counts = listeners.counts();
+    let views = config.listeners.iter().filter_map(|listener| {
+        let (_, counts) = counts.iter().find(|(name, _)| *name == listener.name)?;
+        Some(ListenerView {
+            name: listener.name.clone(),
+            address: listeners.address(&listener.name).unwrap_or_else(|| listener.bind.to_string()),
+            upstream: listener.upstream.clone(),
+            tenant: listener.tenant.clone(),
+            tls: listener.tls.is_some(),
+            counts: counts.clone(),
+        })
+    });
+    views.collect()
+}
+
+/// Returns what the admin listener shows of an upstream's limits.
+pub fn limits(upstream: &Upstream) -> UpstreamLimits {
+    UpstreamLimits {
+        kind: match upstream.discovery {
+            DiscoveryConfig::Fixed(_) => "fixed",
+            DiscoveryConfig::Sentinel(_) => "sentinel",
+        },
+        max_connections: upstream.config.max_connections,
+        max_leased: upstream.config.max_leased,
+        hold_timeout: upstream.config.hold_timeout,
+    }
+}
