@@ -92,7 +92,9 @@ fn is_tested_elsewhere(table: &str, key: &str) -> bool {
     let of_upstreams = place.contains(&key)
         || account.iter().any(|start| key.starts_with(start))
         || key.starts_with("sentinel-");
-    (matches!(table, "tenants.*" | "users.*") && !matches!(key, "weight" | "password-hash"))
+    // A certificate needs its key: two keys change together.
+    (table.is_empty() && key.starts_with("admin-tls"))
+        || (matches!(table, "tenants.*" | "users.*") && !matches!(key, "weight" | "password-hash"))
         || (table == "upstreams.*" && of_upstreams)
 }
 
