@@ -207,6 +207,7 @@ impl Admin {
             return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
         }
         if !OPEN_PAGES.contains(&request.uri().path())
+            && !page::is_file(request.uri().path())
             && let Some(refusal) = self.control.refuse_reading(via, &request)
         {
             return refusal;

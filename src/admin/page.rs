@@ -54,6 +54,12 @@ pub(super) fn wanted(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).iter().any(|value| value.to_str().is_ok_and(|text| text.contains("text/html")))
 }
 
+/// Returns true if the path is that of a file of the page, besides the page itself. The files hold no data, so no token guards them: a browser
+/// sends none before their scripts have asked the reader for it.
+pub(super) fn is_file(path: &str) -> bool {
+    PARTS.iter().any(|(known, ..)| *known == path)
+}
+
 /// Returns the page.
 pub(super) fn index() -> Response<Full<Bytes>> {
     guarded(HTML, include_str!("page/index.html"))

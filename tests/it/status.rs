@@ -142,5 +142,26 @@ fn browsers_and_programs_get_different_pages() {
             assert!(part.contains(header), "{path}: {part}");
         }
     }
+    // A browser has no token before the page has asked for it.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("token");
+    std::fs::write(&path, "0123456789abcdef").expect("the token");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("permissions");
+    let file =
+        format!("read-token-file = {path:?}\n[upstreams.main]\naddress = \"127.0.0.1:{}\"\n", server.port);
+    let guarded = Proxy::start_file(1, &file);
+    for (path, code) in [
+        ("/", 200),
+        ("/page/main.js", 200),
+        ("/status", 401),
+        ("/status/clients", 401),
+        ("/status/history", 401),
+    ] {
+        let answer = guarded.http(path);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{path}: {answer}");
+    }
+    let answer = guarded.http_with("/status", "Authorization: Bearer 0123456789abcdef\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(proxy.http("/page/../main.rs").starts_with("HTTP/1.1 404"));
 }

@@ -15,7 +15,7 @@ let readToken = "";
 let answered = null;
 let newest = null;
 
-const STATES = { serving: "serving", failing: "failover: commands wait", "no-primary": "no primary: commands wait" };
+const STATES = { serving: "serving", failing: "failover: commands wait", paused: "paused: commands wait", "no-primary": "no primary: commands wait" };
 
 /** Makes the section of an upstream, whose parts are filled later. */
 function section(name) {
@@ -73,7 +73,7 @@ function width(node, most) {
 
 function showUpstream(status, upstream) {
   const parts = sections.get(upstream.name)?.parts ?? section(upstream.name);
-  const kind = upstream.state === "serving" ? "good" : upstream.state === "failing" ? "warn" : "bad";
+  const kind = upstream.state === "serving" ? "good" : upstream.state === "no-primary" ? "bad" : "warn";
   parts.state.className = `pill ${kind}`;
   show(parts.state, STATES[upstream.state] ?? upstream.state, (text) => text);
   const wide = width(parts.topology.content, 860);

@@ -22,6 +22,7 @@ pub(super) fn json(view: &View, at: usize, sample: &Sample) -> Value {
     let topology = view.topology.borrow().clone();
     let (state, reason) = match &topology {
         Topology::Known(_) => ("serving", None),
+        Topology::Failing(_, sign) if sign.is_ordered() => ("paused", Some(sign.to_string())),
         Topology::Failing(_, sign) => ("failing", Some(sign.to_string())),
         Topology::Unknown(outage) => ("no-primary", Some(outage.to_string())),
     };
