@@ -146,22 +146,24 @@ fn show_status(
     json: bool,
     watch: Option<Duration>,
 ) -> ExitCode {
-    let address = match (admin, file) {
-        (Some(address), _) => address,
-        (None, None) => USUAL_ADMIN,
+    let endpoint = match (admin, file) {
+        (Some(address), _) => Endpoint::Admin(address),
+        (None, None) => Endpoint::Admin(USUAL_ADMIN),
         (None, file) => {
             let (config, report) = load(&Flags { config: file, settings: Vec::new() });
-            match config {
-                Some(config) => config.admin.unwrap_or(USUAL_ADMIN),
-                None => {
-                    complain(&report.to_string());
-                    return ExitCode::from(USAGE);
-                }
+            let Some(config) = config else {
+                complain(&report.to_string());
+                return ExitCode::from(USAGE);
+            };
+            // The control socket needs no token, and respgate's own user may use it.
+            match config.control.socket {
+                Some(path) => Endpoint::Socket(path),
+                None => Endpoint::Admin(config.admin.unwrap_or(USUAL_ADMIN)),
             }
         }
     };
     if let Some(pause) = watch {
-        return match status::watch::watch(address, pause, json) {
+        return match status::watch::watch(endpoint, pause, json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 complain(&format!("the terminal cannot be used: {error}\n"));
@@ -169,7 +171,7 @@ fn show_status(
             }
         };
     }
-    match status::look(address) {
+    match status::look(&endpoint) {
         Ok(status) => {
             print(&if json { format!("{:#}\n", status.document()) } else { status.screen() });
             if status.ready() { ExitCode::SUCCESS } else { ExitCode::from(doctor::BROKEN) }

@@ -1,4 +1,4 @@
-//! `respgate status`: shows a running respgate, from the `/status` of its admin listener.
+//! `respgate status`: shows a running respgate, from the `/status` of its control socket or its admin listener.
 //!
 //! `state` holds the document and reads it, `screen` writes it as text, and `watch` shows it again and again: on a
 //! terminal with `watch/draw` and `watch/terminal`, else as text.
@@ -11,8 +11,9 @@ mod words;
 pub use state::Status;
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
+
+use hyper::StatusCode;
 
 use crate::admin_client::{Endpoint, get};
 
@@ -23,29 +24,34 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 ///
-/// Returns an error if no respgate's admin listener answers at that address. The text says so, and
+/// Returns an error if no respgate answers there, or if it does not let everybody read. The text says so, and
 /// what to do.
-pub fn look(address: SocketAddr) -> Result<Status, String> {
+pub fn look(endpoint: &Endpoint) -> Result<Status, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(ask(address))
+    runtime.block_on(ask(endpoint))
 }
 
-async fn ask(address: SocketAddr) -> Result<Status, String> {
+async fn ask(endpoint: &Endpoint) -> Result<Status, String> {
     let explained = |error: io::Error| {
         format!(
-            "no respgate answers at {address}: {error}; pass the address of its admin listener with --admin (the one it was \
+            "no respgate answers at {endpoint}: {error}; pass the address of its admin listener with --admin (the one it was \
              started with: --admin, or admin in the file). If it runs without an admin listener, use respgate doctor"
         )
     };
-    let answer = get(&Endpoint::Admin(address), "/status", ANSWER_TIMEOUT).await.map_err(explained)?;
+    let answer = get(endpoint, "/status", ANSWER_TIMEOUT).await.map_err(explained)?;
+    if answer.status == StatusCode::UNAUTHORIZED {
+        return Err(format!(
+            "the respgate at {endpoint} lets only readers with a token read; use --config with the file that names its control-socket"
+        ));
+    }
     serde_json::from_str(&answer.body)
         .ok()
         .filter(|_| answer.status.is_success())
-        .and_then(|document| Status::new(address, document))
+        .and_then(|document| Status::new(endpoint.clone(), document))
         .ok_or_else(|| {
-            format!("the server at {address} is not respgate, or an older version; check --admin, or open its /metrics")
+            format!("the server at {endpoint} is not respgate, or an older version; check --admin, or open its /metrics")
         })
 }

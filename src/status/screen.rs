@@ -16,7 +16,7 @@ impl Status {
         let mut screen = String::new();
         let process = &self.document()["process"];
         let state = if self.ready() { "ready" } else { "NOT READY" };
-        let _ = writeln!(screen, "respgate {}, admin {}: {state}", text(&process["version"]), self.address);
+        let _ = writeln!(screen, "respgate {}, admin {}: {state}", text(&process["version"]), self.endpoint);
         for warning in self.list("warnings") {
             let _ = writeln!(
                 screen,
@@ -79,6 +79,7 @@ fn add_or(rows: &mut Vec<(&'static str, String)>, name: &'static str, lines: Vec
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::admin_client::Endpoint;
     use serde_json::json;
 
     pub(in crate::status) fn status(change: impl FnOnce(&mut Value)) -> Status {
@@ -101,7 +102,7 @@ pub(super) mod tests {
             "tenants": [],
         });
         change(&mut document);
-        Status::new("127.0.0.1:9121".parse().unwrap(), document).unwrap()
+        Status::new(Endpoint::Admin("127.0.0.1:9121".parse().unwrap()), document).unwrap()
     }
 
     #[test]

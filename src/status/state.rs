@@ -1,21 +1,22 @@
 //! The document of `/status`, and how to read it.
 
-use std::net::SocketAddr;
-
 use serde_json::Value;
+
+use crate::admin_client::Endpoint;
 
 /// The state of a running respgate.
 #[derive(Clone, Debug)]
 pub struct Status {
-    pub(super) address: SocketAddr,
+    /// Where the document came from.
+    pub(super) endpoint: Endpoint,
     document: Value,
 }
 
 impl Status {
     /// Takes a document. Returns `None` if it is not respgate's.
-    pub(super) fn new(address: SocketAddr, document: Value) -> Option<Self> {
+    pub(super) fn new(endpoint: Endpoint, document: Value) -> Option<Self> {
         let own = document["process"]["version"].is_string() && document["upstreams"].is_array();
-        own.then_some(Self { address, document })
+        own.then_some(Self { endpoint, document })
     }
 
     /// Returns true if the running respgate can serve clients.

@@ -1,9 +1,11 @@
 //! `/status`: the document, its schema, its history, and who gets which page.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::support::deployment::{Deployment, Plan};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, binary};
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
@@ -164,4 +166,31 @@ fn browsers_and_programs_get_different_pages() {
     let answer = guarded.http_with("/status", "Authorization: Bearer 0123456789abcdef\r\n");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(proxy.http("/page/../main.rs").starts_with("HTTP/1.1 404"));
+}
+
+/// With the configuration file, `respgate status` asks the control socket, which needs no token.
+#[test]
+fn the_control_socket_shows_the_status_without_a_token() {
+    let server = Server::start(Flavor::Valkey);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("token"), "0123456789abcdef").expect("the token");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path("token"), mode).expect("permissions");
+    let file = format!(
+        "control-socket = {:?}\nread-token-file = {:?}\n[upstreams.main]\naddress = \"127.0.0.1:{}\"\n",
+        path("control.sock"),
+        path("token"),
+        server.port
+    );
+    std::fs::write(path("respgate.toml"), &file).expect("the configuration");
+    let proxy = Proxy::start_file(1, &file);
+    let status = |flags: &[&str]| {
+        let output = Command::new(binary()).arg("status").args(flags).output().expect("respgate status");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (code, text) = status(&["--config", &path("respgate.toml")]);
+    assert!(code == Some(0) && text.contains("upstream main: primary"), "{text}");
+    let (code, text) = status(&["--admin", &format!("127.0.0.1:{}", proxy.admin)]);
+    assert!(code == Some(69) && text.contains("only readers with a token"), "{text}");
 }

@@ -1,6 +1,5 @@
 //! Draws the state into a terminal's cells. Does no I/O.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ratatui::Frame;
@@ -11,6 +10,7 @@ use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
 use serde_json::Value;
 
 use super::history::RateHistory;
+use crate::admin_client::Endpoint;
 use crate::status::screen::rows;
 use crate::status::state::{Status, printable, text, total};
 use crate::status::words::{self, number};
@@ -22,7 +22,7 @@ const OLD: Duration = Duration::from_secs(4);
 
 /// What is drawn.
 pub(super) struct Screen<'a> {
-    pub(super) address: SocketAddr,
+    pub(super) endpoint: &'a Endpoint,
     pub(super) status: Option<&'a Status>,
     /// Why the newest question got no answer.
     pub(super) error: Option<&'a str>,
@@ -100,11 +100,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen<'_>, scroll: u16) -> u
 fn header(screen: &Screen<'_>) -> Line<'static> {
     let mut spans = Vec::new();
     match screen.status {
-        None => spans.push(Span::raw(format!("respgate, admin {}: ", screen.address))),
+        None => spans.push(Span::raw(format!("respgate, admin {}: ", screen.endpoint))),
         Some(status) => {
             let process = &status.document()["process"];
             spans.push(Span::styled(format!("respgate {}", text(&process["version"])), strong()));
-            spans.push(Span::raw(format!(", admin {}: ", screen.address)));
+            spans.push(Span::raw(format!(", admin {}: ", screen.endpoint)));
             let (state, style) = match (status.ready(), process["draining"] == true) {
                 (_, true) => ("draining", bad()),
                 (true, _) => ("ready", good()),
@@ -204,8 +204,8 @@ mod tests {
     ) -> (String, u16) {
         let mut history = RateHistory::default();
         status.iter().for_each(|status| history.add(status));
-        let address = "127.0.0.1:9121".parse().unwrap();
-        let screen = Screen { address, status, error, history: &history, age: Duration::ZERO };
+        let endpoint = &Endpoint::Admin("127.0.0.1:9121".parse().unwrap());
+        let screen = Screen { endpoint, status, error, history: &history, age: Duration::ZERO };
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         let mut scrolled = 0;
         terminal.draw(|frame| scrolled = draw(frame, &screen, scroll)).unwrap();

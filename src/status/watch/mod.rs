@@ -5,7 +5,6 @@ mod history;
 mod terminal;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Status, ask};
+use crate::admin_client::Endpoint;
 
 /// What the task that asks respgate sends to the one that shows it.
 enum News {
@@ -27,10 +27,10 @@ enum News {
 ///
 /// # Errors
 /// Returns an error if the terminal cannot be used.
-pub fn watch(address: SocketAddr, pause: Duration, json: bool) -> io::Result<()> {
-    let news = follow(address, pause)?;
+pub fn watch(endpoint: Endpoint, pause: Duration, json: bool) -> io::Result<()> {
+    let news = follow(endpoint.clone(), pause)?;
     if !json && io::stdout().is_terminal() && io::stdin().is_terminal() {
-        return terminal::run(&news, address);
+        return terminal::run(&news, &endpoint);
     }
     let mut output = io::stdout().lock();
     while let Ok(News::Asked(asked)) = news.recv() {
@@ -49,7 +49,7 @@ pub fn watch(address: SocketAddr, pause: Duration, json: bool) -> io::Result<()>
 }
 
 /// Asks respgate every `pause` in a thread of its own. The thread ends when the receiver is dropped.
-fn follow(address: SocketAddr, pause: Duration) -> io::Result<mpsc::Receiver<News>> {
+fn follow(endpoint: Endpoint, pause: Duration) -> io::Result<mpsc::Receiver<News>> {
     // A reader that is slower than `pause` delays the next question.
     let (sender, news) = mpsc::sync_channel(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -67,7 +67,7 @@ fn follow(address: SocketAddr, pause: Duration) -> io::Result<mpsc::Receiver<New
             loop {
                 let asked = async {
                     ticks.tick().await;
-                    ask(address).await
+                    ask(&endpoint).await
                 };
                 let next = tokio::select! {
                     asked = asked => News::Asked(Box::new(asked)),

@@ -1,7 +1,6 @@
 //! Shows the state on a terminal: reads keys, and leaves the terminal as it was.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use ratatui::{DefaultTerminal, Frame};
 use super::News;
 use super::draw::{self, Screen};
 use super::history::RateHistory;
+use crate::admin_client::Endpoint;
 
 /// Time between two looks at keys and news.
 const STEP: Duration = Duration::from_millis(50);
@@ -18,14 +18,14 @@ const STEP: Duration = Duration::from_millis(50);
 const PAGE: u16 = 10;
 
 /// Shows what comes until a key or a signal ends it. Restores the terminal in any case.
-pub(super) fn run(news: &Receiver<News>, address: SocketAddr) -> io::Result<()> {
+pub(super) fn run(news: &Receiver<News>, endpoint: &Endpoint) -> io::Result<()> {
     let mut terminal = ratatui::try_init()?;
-    let ended = show(&mut terminal, news, address);
+    let ended = show(&mut terminal, news, endpoint);
     ratatui::restore();
     ended
 }
 
-fn show(terminal: &mut DefaultTerminal, news: &Receiver<News>, address: SocketAddr) -> io::Result<()> {
+fn show(terminal: &mut DefaultTerminal, news: &Receiver<News>, endpoint: &Endpoint) -> io::Result<()> {
     let (mut newest, mut error) = (None, None);
     let mut history = RateHistory::default();
     let mut answered = Instant::now();
@@ -45,7 +45,7 @@ fn show(terminal: &mut DefaultTerminal, news: &Receiver<News>, address: SocketAd
         terminal.draw(|frame: &mut Frame<'_>| {
             let age = answered.elapsed();
             let screen =
-                Screen { address, status: newest.as_ref(), error: error.as_deref(), history: &history, age };
+                Screen { endpoint, status: newest.as_ref(), error: error.as_deref(), history: &history, age };
             scroll = draw::draw(frame, &screen, scroll);
         })?;
         if event::poll(STEP)? {
