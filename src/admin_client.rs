@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -71,6 +72,46 @@ pub async fn post(
     tls: Option<&ClientTls>,
     limit: Duration,
 ) -> io::Result<Answer> {
+    send(endpoint, post_request(path, body, token)?, tls, limit).await
+}
+
+/// As [`post`], but calls `use_line` with each line of a good answer as it comes, until the answer ends or `use_line` returns
+/// false. The head of the answer must come within `limit`; the answer then holds no body.
+///
+/// # Errors
+/// As [`post`], and if the connection breaks.
+pub async fn post_for_lines(
+    endpoint: &Endpoint,
+    path: &str,
+    body: String,
+    token: Option<&Secret>,
+    tls: Option<&ClientTls>,
+    limit: Duration,
+    mut use_line: impl FnMut(&str) -> bool,
+) -> io::Result<Answer> {
+    let request = post_request(path, body, token)?;
+    let mut response = within(limit, respond(endpoint, request, tls)).await?;
+    let status = response.status();
+    if status != StatusCode::OK {
+        return within(limit, collect(response)).await;
+    }
+    let mut rest = Vec::new();
+    while let Some(frame) = response.frame().await {
+        rest.extend_from_slice(frame.map_err(io::Error::other)?.data_ref().map_or(&[][..], AsRef::as_ref));
+        while let Some(end) = memchr::memchr(b'\n', &rest) {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            if !use_line(String::from_utf8_lossy(&line).trim_end()) {
+                return Ok(Answer { status, body: String::new() });
+            }
+        }
+        if rest.len() > LONGEST {
+            return Err(io::Error::other("the answer has a line that is too long"));
+        }
+    }
+    Ok(Answer { status, body: String::new() })
+}
+
+fn post_request(path: &str, body: String, token: Option<&Secret>) -> io::Result<Request<Full<Bytes>>> {
     let mut request = Request::builder()
         .method(Method::POST)
         .uri(path)
@@ -82,7 +123,13 @@ pub async fn post(
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
     }
-    send(endpoint, request, tls, limit).await
+    Ok(request)
+}
+
+async fn within<T>(limit: Duration, exchange: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", limit.as_secs())))
+    })
 }
 
 async fn send(
@@ -91,38 +138,49 @@ async fn send(
     tls: Option<&ClientTls>,
     limit: Duration,
 ) -> io::Result<Answer> {
-    let exchange = async {
-        match endpoint {
-            Endpoint::Admin(address) => {
-                let (stream, host) = (TcpStream::connect(address).await?, address.to_string());
-                match tls {
-                    None => exchange(stream, &host, request).await,
-                    Some(tls) => {
-                        let name = Address::tcp(address.ip().to_string(), address.port());
-                        exchange(tls.connect(&name, stream).await?, &host, request).await
-                    }
-                }
-            }
-            Endpoint::Socket(path) => exchange(UnixStream::connect(path).await?, "localhost", request).await,
-        }
-    };
-    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", limit.as_secs())))
-    })
+    within(limit, async { collect(respond(endpoint, request, tls).await?).await }).await
 }
 
-async fn exchange<S>(stream: S, host: &str, mut request: Request<Full<Bytes>>) -> io::Result<Answer>
+/// Sends a request, and returns the answer, whose body comes later.
+async fn respond(
+    endpoint: &Endpoint,
+    request: Request<Full<Bytes>>,
+    tls: Option<&ClientTls>,
+) -> io::Result<Response<Incoming>> {
+    match endpoint {
+        Endpoint::Admin(address) => {
+            let (stream, host) = (TcpStream::connect(address).await?, address.to_string());
+            match tls {
+                None => exchange(stream, &host, request).await,
+                Some(tls) => {
+                    let name = Address::tcp(address.ip().to_string(), address.port());
+                    exchange(tls.connect(&name, stream).await?, &host, request).await
+                }
+            }
+        }
+        Endpoint::Socket(path) => exchange(UnixStream::connect(path).await?, "localhost", request).await,
+    }
+}
+
+async fn exchange<S>(
+    stream: S,
+    host: &str,
+    mut request: Request<Full<Bytes>>,
+) -> io::Result<Response<Incoming>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut requests, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let connection = tokio::spawn(connection);
+    // The task ends with the answer, or when the answer is dropped.
+    tokio::spawn(connection);
     request.headers_mut().insert(HOST, HeaderValue::from_str(host).map_err(io::Error::other)?);
-    let response = requests.send_request(request).await.map_err(io::Error::other)?;
+    requests.send_request(request).await.map_err(io::Error::other)
+}
+
+async fn collect(response: Response<Incoming>) -> io::Result<Answer> {
     let status = response.status();
     let body =
         Limited::new(response.into_body(), LONGEST).collect().await.map_err(io::Error::other)?.to_bytes();
-    connection.abort();
     Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
 }

@@ -127,6 +127,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         upstreams: upstream_plans(&config, &steered, &timelines),
         budget: Budget::new(config.max_buffered, config.workers),
         directory: directory.clone(),
+        latency: config.latency.clone(),
     };
     let stores = Stores::default();
     stores.follow(&plan.upstreams, &plan.tenants.all);
@@ -237,6 +238,8 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             upgrade,
             upgrade_timeout: config.upgrade_timeout,
             shutdown_endpoint: config.control.shutdown_endpoint,
+            workers: workers.clone(),
+            slow_log_length: config.latency.slow_length,
         };
         let endpoint = Arc::new(Admin::new(views.collect(), sources, draining.clone(), control));
         for (sampler, steered) in sampled.into_iter().zip(&steered) {

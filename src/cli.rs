@@ -402,6 +402,16 @@ mod tests {
         assert!(parsed("respgate ctl --socket /run/x.sock").is_err());
         assert!(parsed("respgate ctl --socket /run/x.sock explode").is_err());
         assert!(parsed("respgate ctl --socket /run/x.sock log-level").is_err());
+        let line =
+            "respgate ctl --socket /run/x.sock tap --tenant shop --sample 1/10 --duration 2m --arguments";
+        let Ok(Invocation::Ctl(ctl)) = parsed(line) else { panic!("not a control") };
+        let asked =
+            serde_json::json!({ "tenant": "shop", "sample": 10, "seconds": 120, "arguments": "show" });
+        assert_eq!(
+            (ctl.action.name.as_str(), serde_json::Value::Object(ctl.action.arguments)),
+            ("tap", asked)
+        );
+        assert!(parsed("respgate ctl --socket /run/x.sock tap --duration 2h").is_err());
     }
 
     #[test]

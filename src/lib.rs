@@ -31,6 +31,7 @@ pub mod doctor;
 pub mod drain;
 pub mod files;
 pub mod heartbeat;
+pub mod latency;
 pub mod listener;
 pub mod logs;
 pub mod metrics;

@@ -19,6 +19,7 @@ use respgate::logs::{LogFilter, LogLimit};
 use respgate::rotation::source::ControlToken;
 use respgate::status;
 use respgate::tenant::users::hash;
+use serde_json::Value;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, reload};
@@ -229,7 +230,15 @@ fn control(asked: Ctl) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    match ctl::perform(&endpoint, &action, token.as_ref(), tls.as_ref()) {
+    let outcome = match &*action.name {
+        "tap" => ctl::tap(&endpoint, &action, token.as_ref(), tls.as_ref(), json, |line| {
+            io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush()).is_ok()
+        }),
+        _ => ctl::perform(&endpoint, &action, token.as_ref(), tls.as_ref()),
+    };
+    match outcome {
+        // The lines of a tap are printed already.
+        Outcome::Done(Value::Null) => ExitCode::SUCCESS,
         Outcome::Done(document) => {
             print(&if json { format!("{document:#}\n") } else { ctl::lines(&document) });
             ExitCode::SUCCESS

@@ -39,6 +39,10 @@ pub struct PollClock {
     /// The moment, in ticks. One thread writes it. It is atomic because the runtime's hook shares
     /// it and must be `Sync`.
     since: Arc<AtomicU64>,
+    /// The clock's start, in ticks.
+    start: u64,
+    /// Microseconds in 2^32 ticks.
+    scale: u64,
 }
 
 impl PollClock {
@@ -49,8 +53,17 @@ impl PollClock {
     }
 
     fn with(clock: Clock) -> Self {
-        let since = Arc::new(AtomicU64::new(clock.raw()));
-        Self { clock, since }
+        let start = clock.raw();
+        let scale = clock.delta_as_nanos(0, 1 << 32) / 1000;
+        Self { clock, since: Arc::new(AtomicU64::new(start)), start, scale }
+    }
+
+    /// Returns when the present poll began, in microseconds since the clock's start. The value wraps after 71 minutes.
+    /// Reads no clock.
+    #[inline]
+    pub fn poll_began(&self) -> u32 {
+        let ticks = self.since.load(Ordering::Relaxed).wrapping_sub(self.start);
+        ((u128::from(ticks) * u128::from(self.scale)) >> 32) as u32
     }
 
     /// Notes that the thread woke from sleep. The runtime's `on_thread_unpark` calls this.
@@ -106,6 +119,11 @@ impl PollMeter {
             age: Cell::new(0),
             long: Cell::new(0),
         })
+    }
+
+    /// Returns the clock by which the polls are measured.
+    pub fn clock(&self) -> PollClock {
+        self.clock.clone()
     }
 
     /// Wraps `future` so that every poll of it is measured.
@@ -197,6 +215,17 @@ mod tests {
         assert_eq!(meter.figures().longest, Duration::from_millis(30), "the window before counts, too");
         (0..WINDOW).for_each(|_| meter.tick());
         assert_eq!(meter.figures(), PollFigures { longest: Duration::from_millis(4), long: 3 });
+    }
+
+    #[test]
+    fn moments_are_microseconds_since_the_start() {
+        let (clock, mock) = Clock::mock();
+        mock.increment(Duration::from_secs(7));
+        let clock = PollClock::with(clock);
+        mock.increment(Duration::from_millis(20));
+        assert_eq!(clock.poll_began(), 0, "no poll has ended");
+        clock.lap();
+        assert!((19_990..=20_000).contains(&clock.poll_began()), "{}", clock.poll_began());
     }
 
     #[test]

@@ -19,7 +19,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::clients::directory::{Directory, Query};
-use crate::metrics::{Counters, Snapshot};
+use crate::latency::config::LatencyConfig;
+use crate::latency::entry::Entry;
+use crate::latency::tap::{TapBatch, TapFilter};
+use crate::latency::{LatencySnapshot, WorkerLatency};
+use crate::metrics::Snapshot;
 use crate::net::budget::{Budget, Share};
 use crate::net::buffers::Buffers;
 use crate::net::tls::accept::Handshakes;
@@ -54,6 +58,8 @@ pub struct Plan {
     pub budget: Arc<Budget>,
     /// Reaches the clients of all workers.
     pub directory: Directory,
+    /// What is measured of commands.
+    pub latency: LatencyConfig,
 }
 
 /// The settings that a reload replaces.
@@ -73,6 +79,8 @@ pub struct Counted {
     pub handshakes: Vec<(usize, Handshakes)>,
     /// Counts by upstream.
     pub upstreams: Vec<Snapshot>,
+    /// Where the time of commands went, by upstream.
+    pub latency: Vec<LatencySnapshot>,
     /// Counts by tenant, each with the tenant's number.
     pub tenants: Vec<(usize, figures::Counted)>,
     /// Bytes that the worker holds for clients now.
@@ -93,6 +101,8 @@ enum WorkerRequest {
     Identities(usize, oneshot::Sender<Vec<IdentityUse>>),
     /// Has the connections to the upstream of this number replaced.
     Reconnect(usize, oneshot::Sender<()>),
+    SlowCommands(oneshot::Sender<Vec<Entry>>),
+    Tap(Arc<TapFilter>, mpsc::Sender<TapBatch>),
 }
 
 /// The handle through which the rest of the process talks to a running worker.
@@ -173,6 +183,18 @@ impl Worker {
         answered.await.ok()
     }
 
+    /// Returns the worker's newest slow commands, the oldest first; `None` if it is gone.
+    pub async fn slow_commands(&self) -> Option<Vec<Entry>> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(WorkerRequest::SlowCommands(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Begins a tap, which ends when the receiver of `batches` is dropped.
+    pub async fn tap(&self, filter: Arc<TapFilter>, batches: mpsc::Sender<TapBatch>) {
+        let _ = self.requests.send(WorkerRequest::Tap(filter, batches)).await;
+    }
+
     /// Replaces what a reload may replace. New clients use it once this returns. Existing sessions
     /// are woken and use it from their next poll on.
     pub async fn adopt(&self, update: Update) {
@@ -230,16 +252,18 @@ async fn run(
     let buffers = Rc::new(Buffers::new(share.clone()));
     let sessions = Rc::new(SessionRegistry::default());
     meter.spawn_local(sessions.clone().relieve(buffers.clone()));
+    let latency = WorkerLatency::new(&plan.latency, meter.clock());
     let upstreams: Vec<Rc<Upstream>> = plan
         .upstreams
         .into_iter()
-        .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), Rc::new(Counters::default())))
+        .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), latency.clone()))
         .collect();
     let worker_tenants = WorkerTenants::new(&plan.tenants);
     let gate = HandshakeGate::new(&meter);
     meter.spawn_local(check_timeouts(sessions.clone(), meter.clone()));
     let shared = Shared {
         upstreams: upstreams.clone(),
+        latency: latency.clone(),
         tenants: worker_tenants.clone(),
         directory,
         buffers,
@@ -273,11 +297,12 @@ async fn run(
             },
             request = requested.recv() => match request {
                 Some(WorkerRequest::Snapshot(answer)) => {
+                    let latency = upstreams.iter().map(|upstream| upstream.latency_snapshot()).collect();
                     let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
                     let tenants = worker_tenants.figures();
                     let handshakes = listeners.handshakes();
                     let (buffered, polls) = (share.bytes(), meter.figures());
-                    let _ = answer.send(Counted { handshakes, upstreams, tenants, buffered, polls });
+                    let _ = answer.send(Counted { handshakes, upstreams, latency, tenants, buffered, polls });
                 }
                 Some(WorkerRequest::Adopt(update, answer)) => {
                     let Update { tenants, listeners: plans, upstreams: configs } = *update;
@@ -294,6 +319,12 @@ async fn run(
                     let _ = answer.send(());
                 }
                 Some(WorkerRequest::AskToMove(plan)) => listeners.begin_move(plan),
+                Some(WorkerRequest::SlowCommands(answer)) => {
+                    let _ = answer.send(latency.slow_commands());
+                }
+                Some(WorkerRequest::Tap(filter, batches)) => {
+                    meter.spawn_local(latency.clone().tap(filter, batches));
+                }
                 Some(WorkerRequest::Drain(plan, answer)) => {
                     listeners.begin_move(plan);
                     sessions.drain();

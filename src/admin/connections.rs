@@ -63,6 +63,11 @@ impl Activity {
         self.set(ConnectionsState { answering: false, ..self.state() });
     }
 
+    /// Notes that the client has read a part of a long answer.
+    pub(super) fn moved(&self) {
+        self.set(ConnectionsState { since: Instant::now(), ..self.state() });
+    }
+
     /// Waits until no request has begun for [`REQUEST_TIMEOUT`].
     pub(super) async fn overdue(&self) {
         loop {

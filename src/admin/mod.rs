@@ -4,6 +4,7 @@ mod connections;
 pub mod control;
 mod page;
 mod process;
+mod histograms;
 mod registry;
 mod respond;
 mod scrape;
@@ -14,6 +15,7 @@ mod status;
 mod warning;
 mod warnings;
 mod worker_sums;
+mod tap;
 
 pub use sources::{ListenerView, Sources, UpstreamLimits, View};
 
@@ -26,9 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::HeaderMap;
+use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,6 +42,7 @@ use self::control::access::Via;
 use self::respond::{JSON, METRICS, TEXT, respond};
 use self::scrape::MetricsEndpoint;
 use self::status::StatusEndpoint;
+use self::tap::{TapEndpoint, TapLines};
 use self::warning::Warning;
 use crate::drain::Draining;
 use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
@@ -48,7 +51,7 @@ use crate::net::unix_socket;
 use crate::tenant::users::Users;
 use crate::topology::Topology;
 
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, pause, resume, reconnect, switch, clients, kill, upstream-clients, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/slow     the newest slow commands, as JSON; needs the right to control\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, slow-log, tap, pause, resume, reconnect, switch, clients, kill, upstream-clients, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
 
 /// The pages that need no token: probes must work without one.
 const OPEN_PAGES: [&str; 3] = ["/", "/livez", "/readyz"];
@@ -108,6 +111,7 @@ pub struct Admin {
     metrics: MetricsEndpoint,
     status: StatusEndpoint,
     control: Control,
+    taps: TapEndpoint,
 }
 
 impl Admin {
@@ -116,7 +120,8 @@ impl Admin {
         let users = sources.tenants.borrow().users.clone();
         let metrics = MetricsEndpoint::new(upstreams.clone(), sources.clone());
         let status = StatusEndpoint::new(upstreams.clone(), sources.clone(), draining.clone());
-        Self { upstreams, users, sources, draining, metrics, status, control }
+        let taps = TapEndpoint::new(sources.workers.clone(), draining.clone());
+        Self { upstreams, users, sources, draining, metrics, status, control, taps }
     }
 
     /// Answers requests until another process does or this one ends, because probes need answers during the drain too. With
@@ -164,7 +169,10 @@ impl Admin {
             let (admin, via, activity) = (self.clone(), via.clone(), activity.clone());
             async move {
                 activity.request(admin.control.time_to_answer(request.uri().path()));
-                let answer = admin.answer(&via, request).await;
+                let answer = match request.uri().path() {
+                    tap::PATH => admin.tap(&via, request, &activity).await,
+                    _ => admin.answer(&via, request).await.map(Either::Left),
+                };
                 activity.answered();
                 Ok::<_, Infallible>(answer)
             }
@@ -225,8 +233,26 @@ impl Admin {
             },
             "/status/history" => respond(StatusCode::OK, JSON, format!("{}\n", self.status.history())),
             "/failovers" => respond(StatusCode::OK, JSON, self.failovers()),
+            "/slow" => self.control.slow_log(via, request.headers()).await,
             "/metrics" => respond(StatusCode::OK, METRICS, self.metrics.text().await),
             path => page::part(path).unwrap_or_else(|| respond(StatusCode::NOT_FOUND, TEXT, INDEX)),
+        }
+    }
+
+    /// Begins a tap, whose lines are the answer.
+    async fn tap(
+        &self,
+        via: &Via,
+        request: Request<Incoming>,
+        activity: &Activity,
+    ) -> Response<Either<Full<Bytes>, TapLines>> {
+        match self.control.tap(via, request, &self.taps, activity).await {
+            Ok(lines) => {
+                let mut response = Response::new(Either::Right(lines));
+                response.headers_mut().insert(CONTENT_TYPE, tap::LINES);
+                response
+            }
+            Err(refusal) => refusal.map(Either::Left),
         }
     }
 

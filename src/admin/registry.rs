@@ -169,6 +169,8 @@ impl MetricsRegistry {
             match metric.about.kind {
                 Kind::Counter => self.recorder.register_counter(&key, &META).absolute(value),
                 Kind::Gauge => self.recorder.register_gauge(&key, &META).set(value as f64),
+                // `histograms` writes them.
+                Kind::Histogram => {}
             }
         }
     }
@@ -205,5 +207,6 @@ fn describe(recorder: &PrometheusRecorder, about: &About, name: &'static str, he
     match about.kind {
         Kind::Counter => recorder.describe_counter(name, unit, help),
         Kind::Gauge => recorder.describe_gauge(name, unit, help),
+        Kind::Histogram => {}
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
+use super::histograms;
 use super::process::ProcessFigures;
 use super::registry::MetricsRegistry;
 use super::sentinels;
@@ -81,7 +82,7 @@ impl MetricsEndpoint {
     }
 
     async fn render(&self) -> String {
-        let WorkerSums { upstreams: sums, tenants: mut counts, buffered, handshakes, polls, .. } =
+        let WorkerSums { upstreams: sums, latency, tenants: mut counts, buffered, handshakes, polls, .. } =
             WorkerSums::collect(&self.sources.workers, self.upstreams.len()).await;
         let tenants = self.sources.tenants.borrow().clone();
         let replication = |view: &View| view.sampled();
@@ -129,6 +130,9 @@ impl MetricsEndpoint {
         registry.publish(&declared::MAX_BUFFERED_BYTES, [], self.sources.budget.limit() as u64);
         self.process.publish(&registry);
         registry.publish_polls(&polls);
-        registry.render()
+        let mut text = registry.render();
+        let names = self.upstreams.iter().map(|view| &*view.name);
+        histograms::append(&mut text, &names.zip(latency).collect::<Vec<_>>());
+        text
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::latency::LatencySnapshot;
 use crate::metrics::Snapshot;
 use crate::metrics::counters::FIGURES;
 use crate::net::tls::accept::Handshakes;
@@ -22,6 +23,8 @@ const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct WorkerSums {
     /// Counts by upstream.
     pub(super) upstreams: Vec<Snapshot>,
+    /// Where the time of commands went, by upstream.
+    pub(super) latency: Vec<LatencySnapshot>,
     /// Counts by the number of the tenant.
     pub(super) tenants: HashMap<usize, Counted>,
     /// Bytes held for clients.
@@ -54,6 +57,8 @@ impl WorkerSums {
         for (listener, counted) in &counted.handshakes {
             self.handshakes.entry(*listener).or_default().add(counted);
         }
+        self.latency.resize_with(self.upstreams.len(), LatencySnapshot::default);
+        self.latency.iter_mut().zip(&counted.latency).for_each(|(sum, counted)| sum.add(counted));
         for (sum, snapshot) in self.upstreams.iter_mut().zip(counted.upstreams) {
             sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
         }

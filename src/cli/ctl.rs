@@ -1,5 +1,7 @@
 //! `respgate ctl`: its command line.
 
+mod tap;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,9 +35,10 @@ pub struct Ctl {
 }
 
 /// The actions, each with its help.
-const ACTIONS: [(&str, &str); 12] = [
+const ACTIONS: [(&str, &str); 13] = [
     ("reload", "Read the configuration file now, and say what has changed and what needs a restart"),
     ("log-level", "Log by another level from now on, until a restart"),
+    ("slow-log", "Show the newest slow commands, the newest first, and where their time went"),
     ("clients", "List the clients of respgate: all, or those of a tenant, a user or an address"),
     ("kill", "Disconnect clients: one by its id, or those of a tenant, a user or an address"),
     ("upstream-clients", "Show the server's own list of clients, in which respgate's connections are"),
@@ -84,7 +87,7 @@ pub(super) fn command() -> Command {
         };
         ctl = ctl.subcommand(with_help(action));
     }
-    with_help(ctl)
+    with_help(ctl.subcommand(with_help(tap::command())))
 }
 
 /// Returns the definition of `respgate upgrade`, a short form of `respgate ctl upgrade`.
@@ -228,6 +231,9 @@ pub(super) fn parse(matches: &ArgMatches) -> Ctl {
         && let Some(upstream) = action.get_one::<String>("upstream")
     {
         arguments.insert("upstream".into(), upstream.clone().into());
+    }
+    if name == tap::NAME {
+        arguments = tap::arguments(action);
     }
     request(matches, name, arguments)
 }

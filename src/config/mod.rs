@@ -15,7 +15,7 @@ pub mod report;
 mod rule;
 pub mod schema;
 mod setting;
-mod size;
+pub(crate) mod size;
 pub mod switch;
 #[cfg(test)]
 mod tests;

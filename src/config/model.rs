@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::written::Written;
 use crate::discovery::config::DiscoveryConfig;
+use crate::latency::config::LatencyConfig;
 use crate::listener::ListenerConfig;
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
@@ -42,6 +43,8 @@ pub struct Config {
     pub upgrade_drain_timeout: Duration,
     /// Interval at which respgate checks files for changes.
     pub reload_interval: Duration,
+    /// What respgate measures of the time of commands.
+    pub latency: LatencyConfig,
     /// Bytes of requests and replies that may wait in respgate, all workers together.
     pub max_buffered: usize,
     /// The listeners, at least one. Their names and addresses are unique.

@@ -13,6 +13,7 @@ use super::schema::shape::{Shape, Shown};
 use super::url::UpstreamUrl;
 use super::{address, size, url};
 use crate::discovery::config::SwitchRule;
+use crate::latency::config::{Measure, ShownArguments};
 use crate::logs::is_filter;
 use crate::net::tls::Floor;
 use crate::net::tls::server::ClientCertificates;
@@ -283,6 +284,11 @@ macro_rules! words {
     };
 }
 
+words!(Measure, r#""off", "on" or "commands""#,
+    "off" => Self::Off,
+    "on" => Self::On,
+    "commands" => Self::Commands);
+words!(ShownArguments, r#""redact" or "show""#, "redact" => Self::Redact, "show" => Self::Show);
 words!(LogFormat, r#""auto", "human" or "json""#,
     "auto" => Self::Auto, "human" => Self::Human, "json" => Self::Json);
 words!(ClientAuth, r#""optional" or "required""#, "optional" => Self::Optional, "required" => Self::Required);

@@ -1,5 +1,7 @@
 //! `respgate ctl`: controls a running respgate through its control socket, or through its admin listener with a token.
 
+mod entries;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,11 +84,57 @@ pub fn perform(
     let limit = if action.name == "upgrade" { UPGRADE_ANSWER_TIMEOUT } else { ANSWER_TIMEOUT };
     match runtime.block_on(admin_client::post(endpoint, &path, body, token, tls, limit)) {
         Ok(answer) => outcome(&answer),
-        Err(error) => Outcome::Unreachable(format!(
-            "no respgate answers at {endpoint}: {error}; name its control socket with --socket (control-socket in its \
-             file), or its admin listener with --admin and --token-file"
-        )),
+        Err(error) => unreachable(endpoint, &error),
     }
+}
+
+/// Runs a tap on the respgate at `endpoint`, and calls `show` with each line. Ends with the tap, or when `show` returns false.
+pub fn tap(
+    endpoint: &Endpoint,
+    action: &ActionRequest,
+    token: Option<&Secret>,
+    tls: Option<&ClientTls>,
+    json: bool,
+    mut show: impl FnMut(&str) -> bool,
+) -> Outcome {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Outcome::Unreachable(format!("cannot start: {error}")),
+    };
+    let body = Value::Object(action.arguments.clone()).to_string();
+    let streamed =
+        admin_client::post_for_lines(endpoint, "/control/tap", body, token, tls, ANSWER_TIMEOUT, |line| {
+            tap_line(line, json).is_none_or(|line| show(&line))
+        });
+    match runtime.block_on(streamed) {
+        Ok(answer) if answer.status == StatusCode::OK => Outcome::Done(Value::Null),
+        Ok(answer) => outcome(&answer),
+        Err(error) => unreachable(endpoint, &error),
+    }
+}
+
+/// Returns a line of a tap as the user sees it, or `None` for one that only shows that the tap runs.
+fn tap_line(line: &str, json: bool) -> Option<String> {
+    let document: Value = serde_json::from_str(line).ok()?;
+    let dropped = document.get("dropped").and_then(Value::as_u64);
+    if dropped == Some(0) {
+        return None;
+    }
+    Some(match (json, dropped, document.get("end").and_then(Value::as_str)) {
+        (true, ..) => format!("{line}\n"),
+        (_, Some(dropped), _) => {
+            format!("({dropped} more commands were dropped: this tap is too slow for them)\n")
+        }
+        (_, _, Some(end)) => format!("(the tap ended: {end})\n"),
+        _ => format!("{}\n", entries::command_line(&document)),
+    })
+}
+
+fn unreachable(endpoint: &Endpoint, error: &std::io::Error) -> Outcome {
+    Outcome::Unreachable(format!(
+        "no respgate answers at {endpoint}: {error}; name its control socket with --socket (control-socket in its \
+         file), or its admin listener with --admin and --token-file"
+    ))
 }
 
 fn outcome(answer: &Answer) -> Outcome {
@@ -110,6 +158,9 @@ fn outcome(answer: &Answer) -> Outcome {
 /// Returns a result as lines for people.
 pub fn lines(document: &Value) -> String {
     match document.get("result") {
+        Some(Value::Array(commands)) if commands.first().is_some_and(entries::is_command) => {
+            commands.iter().map(|command| format!("{}\n", entries::command_line(command))).collect()
+        }
         Some(Value::Array(items)) if items.first().is_some_and(Value::is_object) => {
             items.iter().filter_map(Value::as_object).map(row).collect()
         }

@@ -101,6 +101,7 @@ counters! {
     refused_channel_prefixes: COMMANDS_REFUSED["channel-prefixes"];
     refused_limits: COMMANDS_REFUSED["limits"];
     refused_other: COMMANDS_REFUSED["other"];
+    slow_commands: SLOW_COMMANDS;
     resent: COMMANDS_RESENT;
     command_timeouts: COMMAND_TIMEOUTS;
     outcome_unknown: OUTCOME_UNKNOWN;

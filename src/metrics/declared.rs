@@ -12,6 +12,8 @@ pub enum Kind {
     Counter,
     /// The value rises and falls.
     Gauge,
+    /// Counts of times by their length.
+    Histogram,
 }
 
 /// A metric that has `LABELS` labels.
@@ -98,6 +100,11 @@ metrics! {
     COMMAND_TIMEOUTS: Counter "respgate_command_timeouts_total" [upstream] Count, "Commands that got no reply within command-timeout.";
     OUTCOME_UNKNOWN: Counter "respgate_outcome_unknown_total" [upstream] Count, "Writes answered with OUTCOMEUNKNOWN.";
     SESSIONS_MIGRATED: Counter "respgate_sessions_migrated_total" [upstream] Count, "Sessions whose state respgate moved to another connection.", formerly "respgate_sessions_transplanted_total";
+
+    COMMAND_DURATION: Histogram "respgate_command_duration_seconds" [upstream, class] Seconds, "Time from reading a command to writing its reply, by class; a blocking command may wait for other clients.";
+    COMMAND_PART_DURATION: Histogram "respgate_command_part_duration_seconds" [upstream, class, part] Seconds, "The parts of respgate_command_duration_seconds: waiting for a limit, for a primary (hold), for a lane or lease (wait), at the server, and in respgate.";
+    COMMAND_NAME_DURATION: Histogram "respgate_command_name_duration_seconds" [upstream, command] Seconds, "Time from reading a command to reading its reply, by the command's name, if latency is commands.";
+    SLOW_COMMANDS: Counter "respgate_slow_commands_total" [upstream] Count, "Commands that took slow-log-threshold or longer.";
 
     UPSTREAM_CONNECTIONS: Gauge "respgate_upstream_connections" [upstream, lane] Count, "Upstream connections open now, by lane.";
     UPSTREAM_MAX_CONNECTIONS: Gauge "respgate_upstream_max_connections" [upstream] Count, "Limit of respgate_upstream_connections over all lanes: max-connections.";

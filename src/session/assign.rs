@@ -17,6 +17,7 @@ impl Session {
     /// # Errors
     /// Returns an error line if that tenant has reached its limit of clients.
     pub(super) fn assign(&mut self, user: Option<&str>, name: &[u8]) -> Result<(), ErrorLine> {
+        self.measured.client_changed();
         let worker_tenant = self.tenant_of(user, name);
         if self.is_in_tenant(worker_tenant.as_ref()) {
             return Ok(());
@@ -76,6 +77,7 @@ impl Session {
     /// Returns the reason to close if the client's user was removed or a subscription is denied now.
     pub(super) fn follow_reload(&mut self) -> Result<(), Close> {
         self.follow_settings();
+        self.measured.client_changed();
         if let (Some(users), Some(login)) = (self.ctx.tenants.users(), &self.client.login) {
             let Some(user) = users.find(login) else {
                 tracing::info!(

@@ -31,6 +31,7 @@ impl Session {
     /// written to, when replies arrive, and when the lane takes requests again.
     pub(super) fn poll_data_path(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         self.output.replies.watch(cx.waker());
+        self.begin_timed_poll();
         for _ in 0..ROUNDS {
             match self.poll_round(cx) {
                 Ok(()) => {}
@@ -146,6 +147,9 @@ impl Session {
     fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Pause, blocked: bool) -> Result<(), Stop> {
         // Replies were queued in this round: the next round writes them, whatever the pause.
         let answered = self.output.waiting() > 0 && !blocked;
+        if !matches!(pause, Pause::More) {
+            self.note_awaited(&pause);
+        }
         let poll = match pause {
             Pause::More => return Ok(()),
             Pause::Yield => return Err(Stop::Yield),

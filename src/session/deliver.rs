@@ -45,9 +45,17 @@ impl Session {
             Delivery::Limited
         } else {
             match self.output.replies.poll_write_to(cx, &mut self.stream) {
-                Poll::Ready(Ok(_)) => Delivery::Complete,
+                Poll::Ready(Ok(wrote)) => {
+                    if wrote {
+                        self.note_written();
+                    }
+                    Delivery::Complete
+                }
                 Poll::Ready(Err(_)) => return Err(Close::Left),
-                Poll::Pending => Delivery::ClientBusy,
+                Poll::Pending => {
+                    self.note_written();
+                    Delivery::ClientBusy
+                }
             }
         };
         if self.check_evicted(cx) {

@@ -6,6 +6,7 @@ use super::local;
 use super::route::RouteDecision;
 use super::step::{AsyncOp, Pause, Step};
 use crate::command::{self, Found, Spec};
+use crate::latency::Class;
 use crate::resp::request::Request;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::reply_sizes::Placement;
@@ -140,6 +141,7 @@ impl Session {
                 Admission::Expired(line) => {
                     self.ctx.upstream.counters.hold_expired.inc();
                     self.refuse(&line);
+                    self.note_answered(request, Class::Shared);
                     return Step::Done;
                 }
                 Admission::Refused(line) => {
@@ -150,7 +152,7 @@ impl Session {
             }
         }
         let mute = self.client.mutes();
-        lane.push(request.raw(), &self.output.replies, if_lost, mute);
+        lane.push(request.raw(), &self.output.replies, if_lost, mute, self.measured.arrival);
         self.ctx.upstream.counters.shared.inc();
         Step::Done
     }
@@ -176,7 +178,10 @@ impl Session {
     fn answer_locally(&mut self, spec: &'static Spec, request: &Request<'_>) -> Step {
         self.ctx.upstream.counters.local.inc();
         match local::answer(self, spec, request) {
-            local::Outcome::Answered => Step::Done,
+            local::Outcome::Answered => {
+                self.note_answered(request, Class::Local);
+                Step::Done
+            }
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
             local::Outcome::AsyncOp(op) => Step::Taken(Pause::AsyncOp(op)),
         }

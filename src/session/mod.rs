@@ -32,6 +32,7 @@ mod limit;
 mod local;
 pub mod maintenance;
 pub mod newest;
+mod measure;
 mod output;
 mod read;
 mod refusal;
@@ -59,6 +60,7 @@ use self::hold::Hold;
 use self::input::Input;
 use self::lanes::Lanes;
 use self::maintenance::Maintenance;
+use self::measure::Measured;
 use self::newest::Newest;
 use self::output::Output;
 use self::registry::SessionRegistry;
@@ -67,6 +69,7 @@ use self::tenancy::Tenancy;
 use self::view::ClientView;
 use self::worker_tenants::WorkerTenants;
 use crate::clients::directory::Directory;
+use crate::latency::WorkerLatency;
 use crate::metrics::Gauged;
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
@@ -92,6 +95,8 @@ pub struct SessionContext {
     pub upstream: Rc<Upstream>,
     /// The upstream's settings.
     pub upstream_config: Rc<UpstreamConfig>,
+    /// The worker's measurements.
+    pub latency: Rc<WorkerLatency>,
     /// The worker's buffers and byte budget.
     pub buffers: Rc<Buffers>,
     /// The registry of the worker's sessions.
@@ -125,6 +130,7 @@ pub struct Session {
     tenancy: Tenancy,
     lanes: Lanes,
     hold: Hold,
+    measured: Measured,
     /// Why the session ends, once that is decided. It then only delivers its last replies.
     closing: Option<Close>,
     /// The client's TLS error, if there was one.
@@ -161,6 +167,7 @@ impl Session {
             tenancy: Tenancy::default(),
             lanes: Lanes::default(),
             hold: Hold::default(),
+            measured: Measured::default(),
             closing: None,
             tls_error: None,
             pending_op: None,
@@ -287,6 +294,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.leave_lane();
+        self.note_left();
         self.ctx.registry.leave(self.client.id);
         self.ctx.maintenance.leave(self.client.id);
         self.output.replies.close();

@@ -55,6 +55,7 @@ impl Session {
             self.keep(bytes);
             return Poll::Ready(self.handle_input());
         }
+        self.measured.note_read();
         let (used, pause) = self.handle(bytes);
         self.keep(bytes.get(used..).unwrap_or_default());
         Poll::Ready(pause)

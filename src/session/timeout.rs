@@ -21,6 +21,8 @@ impl Session {
             Expiry::SlowReader => Some(Close::Slow),
             Expiry::Killed => Some(Close::Killed),
             Expiry::Command if self.client.replying == Replying::On && !self.output.replies.is_partial() => {
+                self.note_left();
+                self.measured.client_changed();
                 let counters = &self.ctx.upstream.counters;
                 let (buffers, account) = (self.ctx.buffers.clone(), self.account.clone());
                 let replies = Replies::new(buffers, account, self.ctx.config.max_reply_buffer);

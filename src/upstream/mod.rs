@@ -61,6 +61,7 @@ use self::shared::fair::scheduler::Asker;
 use self::shared::lane::{Admission, Lane};
 use self::shared::lanes::Lanes;
 use crate::command::learned::Learned;
+use crate::latency::{LatencySnapshot, UpstreamLatency, WorkerLatency};
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::poll_meter::PollMeter;
@@ -95,6 +96,8 @@ pub struct Upstream {
     pub config: Rc<LiveConfig>,
     /// The counters of this worker for this upstream.
     pub counters: Rc<Counters>,
+    /// Where the time of commands goes.
+    pub latency: Rc<UpstreamLatency>,
     /// The identities that act on the connections.
     pub identities: Rc<Identities>,
     /// Scripts that clients have sent.
@@ -113,12 +116,14 @@ impl Upstream {
         plan: UpstreamPlan,
         buffers: Rc<Buffers>,
         meter: Rc<PollMeter>,
-        counters: Rc<Counters>,
+        latency: Rc<WorkerLatency>,
     ) -> Rc<Self> {
+        let counters = Rc::new(Counters::default());
         let UpstreamPlan { config, access, topology, hints, scripts, fair, timelines } = plan;
         let Access { dialer, login } = access.borrow().clone();
         let config = Rc::new(LiveConfig::new(config));
-        let reports = Rc::new(Reports::new(counters.clone(), timelines, hints));
+        let latency = UpstreamLatency::new(latency, &config.get().name, counters.clone());
+        let reports = Rc::new(Reports::new(counters.clone(), latency.clone(), timelines, hints));
         let hold = Rc::new(Hold::new(config.clone(), reports.clone()));
         let identities = Rc::new(Identities::new(login));
         let dialing = Rc::new(Dialing {
@@ -153,6 +158,7 @@ impl Upstream {
         Rc::new(Self {
             config,
             counters,
+            latency,
             identities,
             scripts,
             auth_required,
@@ -172,6 +178,11 @@ impl Upstream {
         self.counters.lease_waiting.set(self.parts.pool.waiting() as u64);
         self.counters.fanin_channels.set(self.parts.fans.names() as u64);
         self.counters.snapshot()
+    }
+
+    /// Returns where the time of this worker's commands for this upstream went.
+    pub fn latency_snapshot(&self) -> LatencySnapshot {
+        self.latency.snapshot()
     }
 
     /// Turns the fair scheduler on or off: it is needed while tenants share the connections.

@@ -1,6 +1,6 @@
 //! Collects the replies for one client from upstream connections, in the order of its commands.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::AsyncWrite;
 
 use super::reply_sizes::ReplySizes;
+use crate::latency::PendingTimes;
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
@@ -48,6 +49,8 @@ pub struct Replies {
     /// Published messages that wait for the rest of that reply.
     messages: RefCell<Vec<u8>>,
     waker: RefCell<Option<Waker>>,
+    /// The times of commands whose replies wait to be written, once latency was measured.
+    times: OnceCell<Box<PendingTimes>>,
 }
 
 impl Replies {
@@ -67,6 +70,7 @@ impl Replies {
             pieces_from: Cell::default(),
             messages: RefCell::default(),
             waker: RefCell::default(),
+            times: OnceCell::new(),
         })
     }
 
@@ -81,6 +85,17 @@ impl Replies {
         let nobody = Self::new(buffers.clone(), Account::new(buffers.share()), 0);
         nobody.close();
         nobody
+    }
+
+    /// Returns the times of commands whose replies wait to be written.
+    pub fn times(&self) -> &PendingTimes {
+        self.times.get_or_init(Box::default)
+    }
+
+    /// Returns the times of commands whose replies wait to be written, if any was ever noted.
+    #[inline]
+    pub fn known_times(&self) -> Option<&PendingTimes> {
+        self.times.get().map(AsRef::as_ref)
     }
 
     /// Returns the account that counts the client's memory.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::sync::mpsc;
 
+use crate::latency::UpstreamLatency;
 use crate::metrics::Counters;
 use crate::resp::server_error::ServerError;
 use crate::timeline::Timelines;
@@ -16,6 +17,8 @@ const CONNECTION_LOST: &str = "a connection to the primary was lost";
 /// The receivers of what one worker reports of its upstream.
 pub(super) struct Reports {
     pub(super) counters: Rc<Counters>,
+    /// Where the time of commands goes.
+    pub(super) latency: Rc<UpstreamLatency>,
     /// The failovers of the upstream; the workers share them.
     pub(super) timelines: Timelines,
     hints: mpsc::Sender<Hint>,
@@ -24,8 +27,13 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub(super) fn new(counters: Rc<Counters>, timelines: Timelines, hints: mpsc::Sender<Hint>) -> Self {
-        Self { counters, timelines, hints, proven: Cell::default() }
+    pub(super) fn new(
+        counters: Rc<Counters>,
+        latency: Rc<UpstreamLatency>,
+        timelines: Timelines,
+        hints: mpsc::Sender<Hint>,
+    ) -> Self {
+        Self { counters, latency, timelines, hints, proven: Cell::default() }
     }
 
     /// Sends a hint to discovery. Drops it if 64 hints wait already: one more would add nothing.

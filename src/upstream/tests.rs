@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::latency::config::LatencyConfig;
 use crate::topology::{Address, Outage, Primary};
 
 fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> UpstreamPlan {
@@ -18,7 +19,9 @@ fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> Upstream
 /// Starts an upstream without a primary, in a local task set.
 fn upstream(config: UpstreamConfig, buffers: Rc<Buffers>) -> (Rc<Upstream>, watch::Sender<Topology>) {
     let (topology, seen) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
-    (Upstream::start(plan(config, seen), buffers, PollMeter::new(), Rc::default()), topology)
+    let meter = PollMeter::new();
+    let latency = WorkerLatency::new(&LatencyConfig::default(), meter.clock());
+    (Upstream::start(plan(config, seen), buffers, meter, latency), topology)
 }
 
 /// Returns the parts of an upstream without a primary, in a local task set.

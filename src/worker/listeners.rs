@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::accepted::{AcceptedClient, CountGuard, Socket};
 use crate::clients::directory::Directory;
+use crate::latency::WorkerLatency;
 use crate::net::buffers::Buffers;
 use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
@@ -45,6 +46,7 @@ pub struct ListenerPlan {
 /// The parts of a worker that all its listeners use.
 pub(super) struct Shared {
     pub(super) upstreams: Vec<Rc<Upstream>>,
+    pub(super) latency: Rc<WorkerLatency>,
     pub(super) tenants: Rc<WorkerTenants>,
     pub(super) directory: Directory,
     pub(super) buffers: Rc<Buffers>,
@@ -109,7 +111,7 @@ impl WorkerListeners {
 
     /// Returns the state of a listener by its new plan; `known` is its state so far.
     fn context(&self, plan: ListenerPlan, known: Option<&ListenerContext>) -> Option<ListenerContext> {
-        let Shared { upstreams, tenants, directory, buffers, registry, meter, gate } = &self.shared;
+        let Shared { upstreams, latency, tenants, directory, buffers, registry, meter, gate } = &self.shared;
         let upstream = upstreams.get(plan.upstream)?.clone();
         let ListenerPlan { number, name, session, upstream: upstream_index, tls, moving_endpoint, clients } =
             plan;
@@ -136,6 +138,7 @@ impl WorkerListeners {
                     tenants: tenants.clone(),
                     upstream_config: upstream.config.get(),
                     upstream,
+                    latency: latency.clone(),
                     buffers: buffers.clone(),
                     registry: registry.clone(),
                     maintenance,

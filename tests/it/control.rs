@@ -140,7 +140,7 @@ fn wrong_requests_are_explained() {
     expect(&controlled.on_socket(&["log-level", "loud"]), 64, "is not a log level");
     let headers = ["Host: localhost", &format!("Authorization: Bearer {TOKEN}")];
     for (action, body, status, text) in [
-        ("explode", "", "404", "there are reload, log-level, clients, kill, "),
+        ("explode", "", "404", "there are reload, log-level, "),
         ("reload", "[]", "400", "not a JSON object"),
         ("reload", r#"{"soon": true}"#, "400", "reload has no argument"),
         ("reload", &format!(r#"{{"x": "{}"}}"#, "x".repeat(20_000)), "400", "more than 16384 bytes"),

@@ -32,6 +32,7 @@ const ORDER: &[&str] = &[
     "tenant",
     "upstream",
     "discovery",
+    "latency",
     "command",
     "resp",
     "rotation",

@@ -46,6 +46,7 @@ mod hold;
 mod holes;
 mod identity;
 mod large_replies;
+mod latency;
 mod layers;
 mod leases;
 mod limits;

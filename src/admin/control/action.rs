@@ -28,6 +28,8 @@ pub(in crate::admin) enum Action {
     Reconnect { upstream: String },
     /// Move this upstream to another address.
     Switch { upstream: String, to: SwitchRequest, proof: DataProof },
+    /// Return the newest slow commands.
+    SlowLog,
     /// Accept no new clients, and end each session once it has no unanswered command.
     Drain,
     /// Start a new process that takes over the listening sockets, then drain and end this one.
@@ -51,9 +53,10 @@ pub(in crate::admin) enum ActionError {
 }
 
 /// The names of all actions, as paths and command lines spell them.
-pub const ACTION_NAMES: [&str; 12] = [
+pub const ACTION_NAMES: [&str; 13] = [
     "reload",
     "log-level",
+    "slow-log",
     "clients",
     "kill",
     "upstream-clients",
@@ -84,6 +87,7 @@ impl Action {
             "clients" | "kill" | "upstream-clients" => {
                 Self::Clients(ClientAction::parse(name, &mut arguments)?)
             }
+            "slow-log" => Self::SlowLog,
             "drain" => Self::Drain,
             "upgrade" => Self::Upgrade,
             "shutdown" => Self::Shutdown,

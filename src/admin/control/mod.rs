@@ -20,19 +20,29 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use self::access::{Denied, Via};
 pub use self::action::ACTION_NAMES;
 use self::action::{Action, ActionError, LONGEST_BODY};
+use super::connections::Activity;
 use super::respond::{JSON, TEXT, respond};
+use super::tap::{TapEndpoint, TapLines, TapRequest};
 use crate::clients::directory::Directory;
 use crate::drain::Switch;
+use crate::latency::entry::Entry;
+use crate::latency::tap::MAX_TAPS;
 use crate::logs::LogFilter;
 use crate::operator::{Operators, TargetParser};
 use crate::rotation::{Prompter, ReadOutcome, Tally};
 use crate::secret::Secret;
+use crate::worker::Worker;
 
 /// The start of each path of control.
 pub(super) const PREFIX: &str = "/control/";
 
 /// The path that ends respgate without a token, if `shutdown-endpoint` is true.
 pub(super) const SHUTDOWN_PATH: &str = "/shutdown";
+/// The action that shows slow commands.
+const SLOW_LOG: &str = "slow-log";
+
+/// Time that a worker has to answer.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Asks for an upgrade, and takes where to send its result: what has happened, or why nothing has.
 pub type UpgradeRequests = mpsc::Sender<oneshot::Sender<Result<Value, String>>>;
@@ -65,6 +75,10 @@ pub struct Control {
     pub upgrade_timeout: Duration,
     /// True if `POST /shutdown` from loopback ends respgate.
     pub shutdown_endpoint: bool,
+    /// The workers, which keep the slow log.
+    pub workers: Vec<Worker>,
+    /// The number of slow commands that are shown.
+    pub slow_log_length: usize,
 }
 
 /// Why an action was not done.
@@ -114,20 +128,8 @@ impl Control {
                 tracing::info!(action = name, by, result = logged(&result), "control: done");
                 respond(StatusCode::OK, JSON, format!("{:#}\n", json!({ "action": name, "result": result })))
             }
-            Err(error) => {
-                // The name of an unknown action is the peer's text, so the log shows it in the error only, quoted.
-                let action = ACTION_NAMES.contains(&name.as_str()).then_some(name);
-                tracing::warn!(action, by, %error, "control: refused");
-                let body = format!("{:#}\n", json!({ "error": error.to_string() }));
-                let mut response = respond(error.status(), JSON, body);
-                let header = match error.status() {
-                    StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-                    StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, HeaderValue::from_static("POST"))),
-                    _ => None,
-                };
-                response.headers_mut().extend(header);
-                response
-            }
+            // The name of an unknown action is the peer's text, so the log shows it in the error only, quoted.
+            Err(error) => refuse(ACTION_NAMES.contains(&name.as_str()).then_some(&name), via, &error),
         }
     }
 
@@ -183,14 +185,67 @@ impl Control {
         Some(response)
     }
 
-    async fn handle(&self, via: &Via, name: &str, request: Request<Incoming>) -> Result<Value, ControlError> {
+    /// Answers `GET /slow`.
+    pub(super) async fn slow_log(&self, via: &Via, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        match self.check(via, headers) {
+            Ok(()) => respond(StatusCode::OK, JSON, format!("{:#}\n", self.slow_commands().await)),
+            Err(denied) => refuse(Some(SLOW_LOG), via, &denied.into()),
+        }
+    }
+
+    /// Begins a tap.
+    ///
+    /// # Errors
+    /// Returns the answer that says why it cannot begin.
+    pub(super) async fn tap(
+        &self,
+        via: &Via,
+        request: Request<Incoming>,
+        taps: &TapEndpoint,
+        activity: &Activity,
+    ) -> Result<TapLines, Response<Full<Bytes>>> {
+        let began = async {
+            let body = self.body(via, request).await?;
+            let request =
+                TapRequest::parse(&body).map_err(|why| ControlError::Action(ActionError::Argument(why)))?;
+            tracing::info!(action = "tap", by = shown(via), ?request, "control: done");
+            let lines = taps.begin(request, activity.clone()).await;
+            lines.ok_or_else(|| {
+                ControlError::Failed(format!("{MAX_TAPS} taps run already; end one of them first"))
+            })
+        };
+        began.await.map_err(|error| refuse(Some("tap"), via, &error))
+    }
+
+    /// Checks that a request may control respgate.
+    fn check(&self, via: &Via, headers: &HeaderMap) -> Result<(), Denied> {
+        let token = self.token.as_ref().map(|token| token.borrow().clone());
+        access::check(via, headers, token.as_ref())
+    }
+
+    /// Checks a request, and reads its body.
+    async fn body(&self, via: &Via, request: Request<Incoming>) -> Result<Bytes, ControlError> {
         if request.method() != Method::POST {
             return Err(ControlError::Method);
         }
-        let token = self.token.as_ref().map(|token| token.borrow().clone());
-        access::check(via, request.headers(), token.as_ref())?;
+        self.check(via, request.headers())?;
         let body = Limited::new(request.into_body(), LONGEST_BODY).collect().await;
-        let body = body.map_err(|error| ControlError::Body(error.to_string()))?.to_bytes();
+        Ok(body.map_err(|error| ControlError::Body(error.to_string()))?.to_bytes())
+    }
+
+    /// Returns the newest slow commands of all workers, the newest first.
+    async fn slow_commands(&self) -> Value {
+        let mut entries = Vec::new();
+        for worker in &self.workers {
+            let asked = tokio::time::timeout(WORKER_TIMEOUT, worker.slow_commands()).await;
+            entries.extend(asked.ok().flatten().unwrap_or_default());
+        }
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.at));
+        entries.iter().take(self.slow_log_length).map(Entry::json).collect()
+    }
+
+    async fn handle(&self, via: &Via, name: &str, request: Request<Incoming>) -> Result<Value, ControlError> {
+        let body = self.body(via, request).await?;
         self.perform(Action::parse(name, &body)?).await.map_err(ControlError::Failed)
     }
 
@@ -210,6 +265,7 @@ impl Control {
             Action::Resume { upstream } => self.resume(&upstream).await,
             Action::Reconnect { upstream } => self.reconnect(&upstream).await,
             Action::Switch { upstream, to, proof } => self.switch(&upstream, to, proof).await,
+            Action::SlowLog => Ok(self.slow_commands().await),
             Action::Drain => {
                 self.drain.begin();
                 Ok("draining: no new clients; running commands finish".into())
@@ -257,6 +313,20 @@ fn logged(result: &Value) -> String {
         Value::Array(items) => format!("{} entries", items.len()),
         result => result.to_string(),
     }
+}
+
+/// Logs a refusal, and returns its answer.
+fn refuse(action: Option<&str>, via: &Via, error: &ControlError) -> Response<Full<Bytes>> {
+    tracing::warn!(action, by = shown(via), %error, "control: refused");
+    let body = format!("{:#}\n", json!({ "error": error.to_string() }));
+    let mut response = respond(error.status(), JSON, body);
+    let header = match error.status() {
+        StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, HeaderValue::from_static("POST"))),
+        _ => None,
+    };
+    response.headers_mut().extend(header);
+    response
 }
 
 /// Returns who controls, for the log.

@@ -2,6 +2,7 @@
 //! refuses contradictions.
 
 mod control;
+mod latency;
 mod limits;
 mod listener;
 mod size;
@@ -79,6 +80,7 @@ pub fn check(
     );
     let control = control::check(&typed.process, report);
     let admin_tls = control::admin_tls(&typed.process, typed.file.as_ref(), report);
+    let latency = latency::check(&typed.process, report);
     let workers = workers(typed.process.workers.at_least(1, "1", report), cores, &upstreams, report);
     for (name, place) in &places {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.config.name == *name) {
@@ -111,6 +113,7 @@ pub fn check(
             .reload_interval
             .at_least(Duration::from_millis(100), "100ms", report)
             .or(ProcessDefaults::reload_interval()),
+        latency,
         max_buffered,
         listeners,
         tenants,

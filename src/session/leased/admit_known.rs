@@ -109,6 +109,7 @@ impl Leased {
                 queued: false,
                 blocking: blocking.then(Instant::now),
                 forgeable: scripted,
+                arrival: session.measured.arrival,
             },
             spec.trace,
         );
@@ -191,6 +192,7 @@ impl Leased {
             queued: false,
             blocking: None,
             forgeable: false,
+            arrival: session.measured.arrival,
         }
     }
 }

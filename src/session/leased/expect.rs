@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::pins::Transaction;
+use crate::latency::Arrival;
 use crate::upstream::connection::reauth::InPlaceAuth;
 use crate::upstream::shared::queue::IfLost;
 
@@ -69,6 +70,8 @@ pub(super) struct Awaited {
     pub(super) blocking: Option<Instant>,
     /// True if a user's code chooses the reply's bytes, error codes included.
     pub(super) forgeable: bool,
+    /// When and how the request came.
+    pub(super) arrival: Arrival,
 }
 
 /// Says what a reply does to the session.
@@ -138,7 +141,12 @@ impl Expected {
     }
 
     pub(super) fn front(&self) -> Option<&Expect> {
-        self.queue.front().map(|(expect, _)| expect)
+        self.front_entry().map(|(expect, _)| expect)
+    }
+
+    /// Returns the next entry, with its request's length in bytes.
+    pub(super) fn front_entry(&self) -> Option<&(Expect, usize)> {
+        self.queue.front()
     }
 
     pub(super) fn front_mut(&mut self) -> Option<&mut Expect> {

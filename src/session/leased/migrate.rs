@@ -211,6 +211,7 @@ impl Leased {
                     // Send nothing behind a request that can block or changes subscriptions.
                     self.expected.gated |= match &mut expect {
                         Expect::Reply(awaited) => {
+                            awaited.arrival = awaited.arrival.delayed_for_primary();
                             awaited.blocking = awaited.blocking.map(|_| Instant::now());
                             awaited.blocking.is_some()
                         }

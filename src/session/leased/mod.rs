@@ -10,6 +10,7 @@ mod admit_local;
 mod expect;
 mod hold;
 mod maintain;
+mod measure;
 mod migrate;
 mod name;
 mod newest;
@@ -41,6 +42,7 @@ use super::Session;
 use super::close::Close;
 use super::hello::Hello;
 use super::step::AsyncOp;
+use crate::latency::Wait;
 use crate::metrics::Gauged;
 use crate::net::budget::Charge;
 use crate::resp::reply::ReplyScanner;
@@ -90,6 +92,9 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         session.refuse(&upstream.hold_overflow());
         return Ok(());
     }
+    if upstream.in_hold() {
+        session.measured.wait_for(Wait::Primary);
+    }
     let share = session.tenancy.share();
     let lease = tokio::select! {
         lease = upstream.lease(&key, &replies, share) => lease,
@@ -101,6 +106,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         Err(line) => {
             // Skip the request first: a full backlog of replies would keep the session from skipping it, and it
             // would be answered twice.
+            session.note_unleased();
             session.skip_request();
             session.refuse(&line);
             session.close_if_dead();

@@ -52,6 +52,11 @@ impl Outbound {
         Some(amended.len())
     }
 
+    /// Returns the front request, of `len` bytes.
+    pub(super) fn front(&self, len: usize) -> &[u8] {
+        self.bytes.get(self.head..self.head + len).unwrap_or_default()
+    }
+
     /// Returns the number of bytes allocated.
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()

@@ -18,6 +18,7 @@ impl Leased {
     /// Runs the lease until it must wait or ends.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<LeaseEnd> {
         session.output.replies.watch(cx.waker());
+        session.begin_timed_poll();
         for _ in 0..ROUNDS {
             match self.poll_round(cx, session) {
                 Ok(Poll::Ready(())) => {}
@@ -152,6 +153,7 @@ impl Leased {
         }
         let mut moved = false;
         let pause = self.admit_input(session, &mut moved);
+        session.note_awaited(&pause);
         self.update_charge();
         // Only a hold keeps the session counted as held. Every other pause ends the wait.
         match pause {

@@ -104,6 +104,7 @@ impl Leased {
             session.output.replies.end_pieces();
             if self.streaming.take() == Some(false) {
                 self.read_selects(frame);
+                self.note_front_times(session);
                 if let Some(Expect::Reply(awaited)) = self.pop() {
                     // A reply that is passed on unread confirms nothing. EXEC's reply is an array, as it should
                     // be.
@@ -137,6 +138,7 @@ impl Leased {
 
     /// Handles the reply to the front request.
     fn handle_answer(&mut self, session: &mut Session, frame: &[u8], kind: ReplyKind) {
+        self.note_front_times(session);
         match self.pop() {
             Some(Expect::Reply(awaited)) => self.handle_reply(session, frame, kind, awaited),
             // A refused subscription gets a single reply, whatever the number of names.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::latency::Arrival;
 use crate::resp::error_line::ErrorLine;
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::replies::Replies;
@@ -289,11 +290,11 @@ impl Lane {
     }
 
     /// Appends a request. The lane must be open.
-    pub fn push(&self, request: &[u8], replies: &Rc<Replies>, if_lost: IfLost, mute: bool) {
+    pub fn push(&self, request: &[u8], replies: &Rc<Replies>, if_lost: IfLost, mute: bool, arrival: Arrival) {
         replies.expect();
         let mut queue = self.queue.borrow_mut();
         let idle = queue.unwritten().is_empty();
-        queue.push(request, replies.clone(), if_lost, mute);
+        queue.push(request, replies.clone(), if_lost, mute, arrival);
         if idle {
             self.wake_driver();
         }

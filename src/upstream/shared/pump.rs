@@ -147,6 +147,10 @@ impl Pump {
         lane: &Lane,
         lanes: &Lanes,
     ) -> Poll<PumpEnd> {
+        let latency = &lanes.reports.latency.worker;
+        if latency.is_active() {
+            latency.begin_poll();
+        }
         let polled = self.poll_link(cx, lane, lanes);
         if polled.is_pending() {
             lane.grant_room();
@@ -312,6 +316,10 @@ impl Pump {
         };
         self.stalled = !flushed || !queue.unwritten().is_empty();
         self.awaits |= queue.holds_back();
+        let latency = &lanes.reports.latency.worker;
+        if latency.is_active() {
+            queue.mark_written(latency.now());
+        }
         Ok(())
     }
 }

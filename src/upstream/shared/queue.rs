@@ -9,6 +9,7 @@ pub(in crate::upstream) mod settle;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::latency::Arrival;
 use crate::upstream::replies::{ClientState, Replies};
 use crate::upstream::shared::probation::Probation;
 
@@ -52,6 +53,8 @@ pub struct Slot {
     sends: u8,
     /// True if it may be the reason why the last connection was lost.
     suspect: bool,
+    /// When and how the request came.
+    arrival: Arrival,
     /// The reply that respgate gives in the server's place, once that is decided.
     outcome: Option<RequestOutcome>,
 }
@@ -60,6 +63,11 @@ impl Slot {
     /// Returns the outcome, if it is decided.
     pub fn outcome(&self) -> Option<&RequestOutcome> {
         self.outcome.as_ref()
+    }
+
+    /// Returns when and how the request came.
+    pub fn arrival(&self) -> Arrival {
+        self.arrival
     }
 
     /// Returns what happens to the request if the connection is lost.
@@ -83,6 +91,15 @@ pub enum RequestOutcome {
     TimedOut,
 }
 
+/// Says until when bytes were written to the connection.
+#[derive(Clone, Copy)]
+struct WriteMark {
+    /// The number of bytes that were written, since the queue's start.
+    end: u64,
+    /// When the last of them was written.
+    at: u32,
+}
+
 /// The requests of one connection, in order. The bytes of a request stay until its reply comes, so that a read can be sent again.
 pub struct Queue {
     bytes: Vec<u8>,
@@ -103,6 +120,10 @@ pub struct Queue {
     culprit: Option<Rc<Replies>>,
     /// The progress at the last loss, and the number of losses in a row that saw no progress.
     fruitless: (u64, u8),
+    /// When unanswered requests were written, while latency is measured. There are fewer than there are requests.
+    marks: VecDeque<WriteMark>,
+    /// The number of bytes that were dropped from `bytes`.
+    dropped: u64,
 }
 
 impl Default for Queue {
@@ -118,16 +139,26 @@ impl Default for Queue {
             stop: usize::MAX,
             culprit: None,
             fruitless: (0, 0),
+            marks: VecDeque::new(),
+            dropped: 0,
         }
     }
 }
 
 impl Queue {
     /// Appends a request.
-    pub fn push(&mut self, request: &[u8], replies: Rc<Replies>, if_lost: IfLost, mute: bool) {
+    pub fn push(
+        &mut self,
+        request: &[u8],
+        replies: Rc<Replies>,
+        if_lost: IfLost,
+        mute: bool,
+        arrival: Arrival,
+    ) {
         self.bytes.extend_from_slice(request);
         let len = request.len();
-        self.slots.push_back(Slot { replies, mute, len, if_lost, sends: 0, suspect: false, outcome: None });
+        let (sends, suspect, outcome) = (0, false, None);
+        self.slots.push_back(Slot { replies, mute, len, if_lost, sends, suspect, arrival, outcome });
     }
 
     /// Returns the bytes to write next.
@@ -143,6 +174,38 @@ impl Queue {
     /// Takes note that the connection took `count` more bytes.
     pub fn wrote(&mut self, count: usize) {
         self.written = (self.written + count).min(self.bytes.len());
+    }
+
+    /// Takes note that the bytes written so far were written at `now`, unless an earlier note says so.
+    pub fn mark_written(&mut self, now: u32) {
+        let end = self.dropped + self.written as u64;
+        let full = self.marks.len() >= self.slots.len();
+        match self.marks.back_mut() {
+            Some(last) if last.end >= end => {}
+            Some(last) if full => *last = WriteMark { end, at: now },
+            _ => self.marks.push_back(WriteMark { end, at: now }),
+        }
+    }
+
+    /// Returns the front request, and the number of bytes up to its end since the queue's start.
+    #[inline]
+    pub fn front_end(&self) -> Option<(&Slot, u64)> {
+        let slot = self.slots.front()?;
+        Some((slot, self.dropped + (self.head + slot.len) as u64))
+    }
+
+    /// Returns when the bytes up to `end` were written, and up to which byte that holds. Returns `None` if it was not noted.
+    pub fn written_at(&mut self, end: u64) -> Option<(u32, u64)> {
+        while self.marks.front().is_some_and(|mark| mark.end < end) {
+            self.marks.pop_front();
+        }
+        self.marks.front().map(|mark| (mark.at, mark.end))
+    }
+
+    /// Returns the bytes of the front request.
+    pub fn front_bytes(&self) -> &[u8] {
+        let len = self.slots.front().map_or(0, |slot| slot.len);
+        self.bytes.get(self.head..self.head + len).unwrap_or_default()
     }
 
     /// Returns true if a written request is unanswered.
@@ -195,6 +258,7 @@ impl Queue {
         let slot = self.slots.pop_front()?;
         self.head += slot.len;
         if self.head == self.bytes.len() {
+            self.dropped += self.head as u64;
             self.bytes.clear();
             (self.head, self.written) = (0, 0);
             // One large burst must not keep its memory for ever.
@@ -204,6 +268,7 @@ impl Queue {
         } else if self.head > 64 * 1024 && self.head > self.bytes.len() / 2 {
             // Moving the rest costs less than the answered requests before it did.
             self.bytes.drain(..self.head);
+            self.dropped += self.head as u64;
             self.written -= self.head;
             if self.stop != usize::MAX {
                 self.stop -= self.head;
@@ -282,6 +347,7 @@ impl Queue {
     /// Takes out every request, because no connection will be opened for them.
     pub fn drain(&mut self) -> impl Iterator<Item = Slot> + '_ {
         self.bytes = Vec::new();
+        self.marks.clear();
         (self.head, self.written) = (0, 0);
         (self.probation, self.stop, self.culprit) = (Probation::default(), usize::MAX, None);
         self.deferred.drain(..).map(|(slot, _)| slot).chain(self.slots.drain(..))

@@ -1,4 +1,5 @@
 use super::*;
+use crate::latency::Arrival;
 
 const BLPOP: &[u8] = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n9\r\n";
 const BLPOP_FOR_EVER: &[u8] = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n";
@@ -32,6 +33,7 @@ fn decision_after(
         queued: false,
         blocking: since,
         forgeable: false,
+        arrival: Arrival::default(),
     };
     let loss = LostLease { now, resp: Resp::V2, blocked_pop: loss.0, unblocked: loss.1 };
     settle(&[&Expect::Reply(awaited)], &[(request, sent)], &loss).remove(0)
@@ -87,6 +89,7 @@ fn a_refused_command_takes_its_transaction_along_and_nothing_behind() {
             queued,
             blocking: None,
             forgeable: false,
+            arrival: Arrival::default(),
             sends: 0,
         })
     };

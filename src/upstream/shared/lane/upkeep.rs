@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Lane, Order};
+use crate::latency::Arrival;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::queue::IfLost;
 
@@ -98,6 +99,6 @@ impl Lane {
             return self.quiet.set((progress, quiet));
         }
         self.quiet.set((progress, 0));
-        self.push(request(), nobody, IfLost::Resend, true);
+        self.push(request(), nobody, IfLost::Resend, true, Arrival::default());
     }
 }

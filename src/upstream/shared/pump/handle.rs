@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Pump;
+use crate::latency::{Class, CommandTimes, PendingTimes, UpstreamLatency};
 use crate::resp::reply::{ReplyKind, ScannedReply};
 use crate::resp::server_error::ServerError;
 use crate::upstream::replies::Replies;
@@ -20,7 +21,9 @@ impl Pump {
     pub(super) fn handle_replies(&mut self, lane: &Lane, lanes: &Lanes) -> Result<(), String> {
         let bytes = self.link.read.bytes();
         let mut queue = lane.queue.borrow_mut();
-        let mut run = Run::default();
+        let latency = &*lanes.reports.latency;
+        let timed = latency.worker.is_active();
+        let mut run = Run::new(latency);
         let mut at = 0;
         loop {
             match self.scanner.scan(bytes.get(at..).unwrap_or_default()) {
@@ -48,6 +51,9 @@ impl Pump {
                         defer(&mut queue, reply, kind, self.fence.is_some());
                         at += len;
                         continue;
+                    }
+                    if timed {
+                        run.time(&mut queue, bytes, at);
                     }
                     let Some(slot) = queue.pop() else { break };
                     if slot.mute {
@@ -130,8 +136,8 @@ fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
 }
 
 /// Consecutive replies of one client within one read.
-#[derive(Default)]
-struct Run {
+struct Run<'a> {
+    latency: &'a UpstreamLatency,
     owner: Option<Rc<Replies>>,
     start: usize,
     count: u32,
@@ -139,21 +145,106 @@ struct Run {
     largest: usize,
     /// The client whose replies are too large for a shared connection, if there is one.
     outgrown: Option<Rc<Replies>>,
+    /// The times of the newest requests, if times are noted.
+    times: Option<CommandTimes>,
+    /// The number of bytes of requests, since the queue's start, up to which `times` can hold.
+    times_end: u64,
+    /// The number of replies before those to which `times` apply.
+    counted: u32,
+    /// True if somebody watches the requests to which `times` apply.
+    watched: bool,
 }
 
-impl Run {
+impl<'a> Run<'a> {
+    fn new(latency: &'a UpstreamLatency) -> Self {
+        Self {
+            latency,
+            owner: None,
+            start: 0,
+            count: 0,
+            largest: 0,
+            outgrown: None,
+            times: None,
+            times_end: 0,
+            counted: 0,
+            watched: false,
+        }
+    }
+
     /// Adds a reply that starts at `at` and has `len` bytes.
     fn take(&mut self, bytes: &[u8], at: usize, len: usize, owner: Rc<Replies>) {
-        if !self.owner.as_ref().is_some_and(|mine| Rc::ptr_eq(mine, &owner)) {
-            self.end(bytes, at);
+        if !self.is_of(&owner) {
+            // `begin_times` has ended the run already if times are noted: `times` are those of this reply.
+            if self.owner.is_some() {
+                self.end(bytes, at);
+            }
             (self.owner, self.start, self.count, self.largest) = (Some(owner), at, 0, 0);
         }
         self.count += 1;
         self.largest = self.largest.max(len);
     }
 
+    fn is_of(&self, owner: &Rc<Replies>) -> bool {
+        self.owner.as_ref().is_some_and(|mine| Rc::ptr_eq(mine, owner))
+    }
+
+    /// Notes the times of the front request, whose reply starts at `at`. Most have the times of the request before.
+    #[inline]
+    fn time(&mut self, queue: &mut Queue, bytes: &[u8], at: usize) {
+        let Some((slot, end)) = queue.front_end() else { return };
+        let same = |times: &CommandTimes| times.arrival == slot.arrival() && end <= self.times_end;
+        if !self.times.as_ref().is_some_and(same) || !self.is_of(&slot.replies) {
+            self.begin_times(queue, bytes, at);
+        }
+        if self.watched {
+            self.look_at(queue);
+        }
+    }
+
+    /// Begins a series of requests with the same times.
+    #[inline(never)]
+    fn begin_times(&mut self, queue: &mut Queue, bytes: &[u8], at: usize) {
+        let Some((slot, end)) = queue.front_end() else { return };
+        if slot.mute {
+            return self.end(bytes, at);
+        }
+        match self.is_of(&slot.replies) {
+            true => self.end_times(),
+            false => self.end(bytes, at),
+        }
+        let worker = &self.latency.worker;
+        let (arrival, pending) = (slot.arrival(), slot.replies.known_times().map(PendingTimes::tapped));
+        let (sent, times_end) = queue.written_at(end).unwrap_or((arrival.passed(), end));
+        let times = CommandTimes { arrival, sent, replied: worker.now(), class: Class::Shared };
+        self.watched = worker.looks_at(&times, pending.unwrap_or_default());
+        (self.times, self.times_end) = (Some(times), times_end);
+    }
+
+    /// Shows the front request to those who watch it.
+    #[cold]
+    fn look_at(&self, queue: &Queue) {
+        if let (Some(times), Some((slot, _))) = (self.times, queue.front_end())
+            && !slot.mute
+        {
+            self.latency.look_at(slot.replies.times(), queue.front_bytes(), times);
+        }
+    }
+
+    /// Gives the times of the newest requests to their client.
+    fn end_times(&mut self) {
+        if let (Some(times), Some(owner)) = (self.times.take(), &self.owner) {
+            self.latency.replied(owner.times(), times, self.count - self.counted);
+        }
+        self.counted = self.count;
+        self.watched = false;
+    }
+
     /// Ends the run before `at`, and gives its replies to the client.
     fn end(&mut self, bytes: &[u8], at: usize) {
+        if self.times.is_some() {
+            self.end_times();
+        }
+        self.counted = 0;
         if let Some(owner) = self.owner.take() {
             owner.deliver(bytes.get(self.start..at).unwrap_or_default(), self.count, self.largest);
             if owner.sizes().outgrown() {

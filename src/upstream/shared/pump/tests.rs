@@ -7,6 +7,7 @@ use tokio_rustls::server::TlsStream;
 use std::future::poll_fn;
 
 use super::*;
+use crate::latency::Arrival;
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
 use crate::net::read_buffer::ReadBuffer;
@@ -91,7 +92,7 @@ fn a_reply_never_reaches_the_client_of_a_write_that_was_not_sent_again() {
         let clients = [bench.client(), bench.client(), bench.client(), bench.client()];
         let requests = [(READ, IfLost::Resend), (WRITE, IfLost::ReportUnknown)];
         for (client, (request, if_lost)) in clients.iter().zip(requests.iter().cycle()) {
-            bench.lane.push(request, client, *if_lost, false);
+            bench.lane.push(request, client, *if_lost, false, Arrival::default());
         }
         {
             let mut queue = bench.lane.queue.borrow_mut();
@@ -152,7 +153,7 @@ fn a_demoted_node_refuses_also_what_tls_had_not_sent() {
         let bench = Bench::new();
         let client = bench.client();
         for _ in 0..100_000 {
-            bench.lane.push(WRITE, &client, IfLost::ReportUnknown, false);
+            bench.lane.push(WRITE, &client, IfLost::ReportUnknown, false, Arrival::default());
         }
         let (stream, mut server) = secured().await;
         let (read, began) = (ReadBuffer::new(64 * 1024), tokio::time::Instant::now());
@@ -194,7 +195,7 @@ fn a_slow_reply_is_no_silence() {
     locally(async {
         let bench = Bench::new();
         let client = bench.client();
-        bench.lane.push(READ, &client, IfLost::Resend, false);
+        bench.lane.push(READ, &client, IfLost::Resend, false, Arrival::default());
         bench.lane.queue.borrow_mut().wrote(READ.len());
         let before = bench.lane.queue.borrow().progress();
         bench.handle_replies(b"$9\r\nhalf").await.unwrap();
@@ -210,14 +211,14 @@ fn a_demoted_node_s_replies_are_not_taken_for_those_of_lost_writes() {
         let requests =
             [(READ, IfLost::Resend), (WRITE, IfLost::ReportUnknown), (WRITE, IfLost::ReportUnknown)];
         for (client, (request, if_lost)) in clients.iter().zip(requests).take(2) {
-            bench.lane.push(request, client, if_lost, false);
+            bench.lane.push(request, client, if_lost, false, Arrival::default());
         }
         {
             let mut queue = bench.lane.queue.borrow_mut();
             queue.wrote(1024);
             assert_eq!(queue.settle(LossCause::Broken), Settled { unknown: 1, resent: 1 });
         }
-        bench.lane.push(WRITE, &clients[2], IfLost::ReportUnknown, false);
+        bench.lane.push(WRITE, &clients[2], IfLost::ReportUnknown, false, Arrival::default());
         bench.lane.queue.borrow_mut().wrote(1024);
         bench.handle_replies(b"-MASTERDOWN x\r\n+taken\r\n").await.unwrap();
         bench.lane.queue.borrow_mut().settle(LossCause::Broken);
@@ -235,7 +236,7 @@ fn replies_before_a_fault_still_reach_their_client() {
         for fault in [&b"+one\r\nHTTP\r\n"[..], b"+one\r\n+two\r\n"] {
             let bench = Bench::new();
             let client = bench.client();
-            bench.lane.push(READ, &client, IfLost::Resend, false);
+            bench.lane.push(READ, &client, IfLost::Resend, false, Arrival::default());
             bench.lane.queue.borrow_mut().wrote(1024);
             bench.handle_replies(fault).await.unwrap_err();
             assert_eq!(taken(&client).await, b"+one\r\n");

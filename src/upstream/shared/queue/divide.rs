@@ -32,6 +32,7 @@ impl Queue {
     pub fn divide(&mut self, client: &Rc<Replies>, nobody: &Rc<Replies>) -> Self {
         let staying = self.staying(client);
         let bytes = std::mem::take(&mut self.bytes);
+        self.marks.clear();
         let (mut at, written) = (self.head, self.written);
         let mut kept = Self { written: written - at, progress: self.progress, ..Self::default() };
         (self.head, self.written) = (0, 0);
@@ -53,7 +54,17 @@ impl Queue {
                 kept.bytes.extend_from_slice(request);
                 let (replies, len) = (nobody.clone(), slot.len);
                 let (mute, if_lost, sends, suspect) = (true, IfLost::Resend, 0, false);
-                kept.slots.push_back(Slot { replies, mute, len, if_lost, sends, suspect, outcome: None });
+                let arrival = slot.arrival;
+                kept.slots.push_back(Slot {
+                    replies,
+                    mute,
+                    len,
+                    if_lost,
+                    sends,
+                    suspect,
+                    arrival,
+                    outcome: None,
+                });
             }
             self.bytes.extend_from_slice(request);
             self.slots.push_back(slot);

@@ -49,6 +49,7 @@ impl Queue {
         // A single unanswered request is certainly the one that the loss counts against.
         let counts = self.counts_against_all(loss) || unanswered == 1;
         let old = std::mem::take(&mut self.bytes);
+        self.marks.clear();
         let (mut at, written) = (self.head, self.written);
         (self.head, self.written, self.stop) = (0, 0, usize::MAX);
         let mut settled = Settled::default();
@@ -59,6 +60,7 @@ impl Queue {
                 continue;
             }
             slot.suspect = false;
+            slot.arrival = slot.arrival.delayed_for_primary();
             match slot.outcome {
                 Some(_) => slot.len = 0,
                 None => {
@@ -95,6 +97,7 @@ impl Queue {
             }
             slot.suspect &= slot.outcome.is_none() && loss == LossCause::Broken;
             suspects += usize::from(slot.suspect);
+            slot.arrival = slot.arrival.delayed_for_primary();
             // A request with an outcome keeps its slot, for the order of replies, but no bytes.
             match slot.outcome {
                 Some(_) => slot.len = 0,

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use proptest::prelude::*;
 
 use super::*;
+use crate::latency::{Arrival, Wait};
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
 use crate::upstream::reply_sizes::Placement;
@@ -77,7 +78,13 @@ impl World {
             Kind::Fatal => ('f', IfLost::Resend),
         };
         replies.expect();
-        self.connections[0].queue.push(format!("{letter}{number:05}").as_bytes(), replies, if_lost, false);
+        self.connections[0].queue.push(
+            format!("{letter}{number:05}").as_bytes(),
+            replies,
+            if_lost,
+            false,
+            Arrival::default(),
+        );
     }
 
     fn write(&mut self, connection: usize, most: usize) {
@@ -283,4 +290,34 @@ fn a_written_read_moves_and_a_written_write_stays() {
     }
     world.check();
     assert_eq!(world.connections.len(), 1);
+}
+
+#[test]
+fn a_request_was_written_when_its_last_byte_was() {
+    let buffers = Rc::new(Buffers::alone(1 << 20));
+    let client = Replies::new(buffers.clone(), Account::new(buffers.share()), 1 << 20);
+    let mut queue = Queue::default();
+    for arrival in 0..3 {
+        queue.push(
+            &[b'x'; 40_000],
+            client.clone(),
+            IfLost::Resend,
+            false,
+            Arrival::new(arrival, arrival, Wait::Lane),
+        );
+    }
+    for (bytes, now) in [(50_000, 100), (0, 200), (30_000, 300), (40_000, 400)] {
+        queue.wrote(bytes);
+        queue.mark_written(now);
+    }
+    for (at, written) in [100, 300, 400].into_iter().enumerate() {
+        let (slot, end) = queue.front_end().expect("a request");
+        assert_eq!(slot.arrival().passed(), at as u32);
+        assert_eq!(queue.written_at(end).map(|(at, _)| at), Some(written));
+        // Answered bytes are dropped meanwhile.
+        queue.pop();
+    }
+    queue.push(b"x", client, IfLost::Resend, false, Arrival::default());
+    let (_, end) = queue.front_end().expect("a request");
+    assert_eq!(queue.written_at(end), None);
 }

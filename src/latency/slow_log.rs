@@ -1,0 +1,35 @@
+//! The newest slow commands of one worker.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use super::entry::Entry;
+
+/// Holds the newest slow commands, up to a number.
+#[derive(Debug)]
+pub(super) struct SlowLog {
+    entries: RefCell<VecDeque<Entry>>,
+    length: usize,
+}
+
+impl SlowLog {
+    pub(super) fn new(length: usize) -> Self {
+        Self { entries: RefCell::default(), length }
+    }
+
+    /// Adds an entry. Drops the oldest one if the log is full.
+    pub(super) fn push(&self, entry: Entry) {
+        let mut entries = self.entries.borrow_mut();
+        if entries.len() >= self.length {
+            entries.pop_front();
+        }
+        if self.length > 0 {
+            entries.push_back(entry);
+        }
+    }
+
+    /// Returns the entries, the oldest first.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        self.entries.borrow().iter().cloned().collect()
+    }
+}
