@@ -167,7 +167,9 @@ fn settings_change_for_new_and_established_clients(workers: usize) {
     live.reload(&with("idle-timeout = \"1s\"", "0700"));
     assert_eq!(idle.rest(), b"", "idle for longer than the new timeout");
     local.expect(&["PING"], "+PONG\r\n");
-    live.says_once("listener a: admin-commands, limits; listener unix: mode");
+    // Forth and back.
+    let text = "listener a: admin-commands, limits; listener unix: mode";
+    wait::until("two changes", || live.logged(text) == 2);
 }
 
 #[test]
