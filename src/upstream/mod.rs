@@ -6,7 +6,6 @@
 
 pub mod access;
 mod activity;
-mod ask;
 pub mod config;
 pub mod connection;
 mod credentials;
@@ -27,10 +26,11 @@ pub mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use self::access::Access;
 pub use self::activity::{IdentityUse, UpstreamActivity};
@@ -47,7 +47,7 @@ use self::fanin::fans::FanIns;
 use self::fanin::subscription::Subscription;
 use self::held::Held;
 use self::hold::Hold;
-use self::learn::Inquiries;
+use self::learn::{Inquiries, NO_PRIMARY};
 use self::leased::lease::Lease;
 use self::leased::pool::LeasePool;
 use self::parts::Parts;
@@ -68,8 +68,9 @@ use crate::poll_meter::PollMeter;
 use crate::resp::Resp;
 use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
+use crate::resp::value::Value;
 use crate::timeline::Timelines;
-use crate::topology::{Generation, Hint, ServerInfo, Topology};
+use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
 
 /// The parts of one worker's side of an upstream.
 #[derive(Clone)]
@@ -427,6 +428,50 @@ impl Upstream {
     /// Returns the subscription by fan-in of a session that acts as `identity`, speaks `resp`, and gets its messages by `replies`.
     pub fn subscription(&self, identity: &Rc<Identity>, resp: Resp, replies: &Rc<Replies>) -> Subscription {
         subscription(&self.parts.fans, identity, resp, replies)
+    }
+}
+
+/// Commands of respgate's own about clients.
+impl Upstream {
+    /// Sends a command that leaves no state on its connection, as `identity`, and returns the reply. Takes
+    /// `connect-timeout` at most, and does not wait for a primary.
+    ///
+    /// # Errors
+    /// Returns the error line for the client: the server's own, or respgate's.
+    pub async fn ask(&self, identity: &Rc<Identity>, words: &[&[u8]]) -> Result<Value, ErrorLine> {
+        if self.in_hold() {
+            return Err(NO_PRIMARY.into());
+        }
+        let key = ConnectionKey::new(identity.clone(), 0, Resp::V2);
+        let deadline = Instant::now() + self.config.get().connect_timeout;
+        let unanswered =
+            |why: &str| ErrorLine::from(format!("-ERR respgate: the server did not answer: {why}"));
+        match timeout_at(deadline, self.inquiries.ask(&key, words, deadline)).await {
+            Ok(Ok(Value::Error(line))) => Err(ErrorLine::of_server(&line)),
+            Ok(reply) => reply,
+            Err(_) => Err(unanswered("connect-timeout has passed")),
+        }
+    }
+
+    /// Returns the identity that may unblock a client of `identity`: respgate's own, unless clients must authenticate
+    /// themselves.
+    pub fn identity_to_unblock<'a>(&'a self, identity: &'a Rc<Identity>) -> &'a Rc<Identity> {
+        if self.parts.dialing.server.is_auth_required() { identity } else { self.identities.own() }
+    }
+
+    /// Returns the primary; `None` while there is none.
+    pub fn primary(&self) -> Option<Arc<Primary>> {
+        self.hold.primary()
+    }
+
+    /// Returns the server's ids of this worker's open connections.
+    pub fn connection_ids(&self) -> Vec<u64> {
+        self.parts.dialing.ids.all()
+    }
+
+    /// Takes note that the server may be silent until then, because a client has paused it.
+    pub fn suspend_response_timeout(&self, until: Instant) {
+        self.parts.dialing.pause.suspend(until);
     }
 }
 

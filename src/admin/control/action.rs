@@ -85,7 +85,7 @@ impl Action {
         let action = match name {
             "reload" => Self::Reload,
             "clients" | "kill" | "upstream-clients" => {
-                Self::Clients(ClientAction::parse(name, &mut arguments)?)
+                Self::Clients(ClientAction::parse(name, &mut arguments).map_err(ActionError::Argument)?)
             }
             "slow-log" => Self::SlowLog,
             "drain" => Self::Drain,

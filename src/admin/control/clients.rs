@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::action::ActionError;
 use crate::clients::directory::{Directory, Query, Selection, Shape};
 use crate::clients::filter::{Filter, Test, Text};
 
@@ -36,11 +35,11 @@ impl ClientAction {
     ///
     /// # Errors
     /// Returns what is wrong, and what to write.
-    pub(super) fn parse(name: &str, arguments: &mut Map<String, Value>) -> Result<Self, ActionError> {
+    pub(super) fn parse(name: &str, arguments: &mut Map<String, Value>) -> Result<Self, String> {
         let mut text = |key: &str| match arguments.remove(key) {
             None => Ok(None),
             Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
-            Some(_) => Err(ActionError::Argument(format!("{key:?} of {name} is a text"))),
+            Some(_) => Err(format!("{key:?} of {name} is a text")),
         };
         if name == "upstream-clients" {
             return Ok(Self::OfServer(text("upstream")?));
@@ -48,15 +47,17 @@ impl ClientAction {
         let (tenant, user, address) = (text("tenant")?, text("user")?, text("address")?);
         let session = match arguments.remove("session") {
             None => None,
-            Some(session) => Some(session.as_u64().ok_or_else(|| {
-                ActionError::Argument(format!("\"session\" of {name} is the id of a client, a number"))
-            })?),
+            Some(session) => Some(
+                session
+                    .as_u64()
+                    .ok_or_else(|| format!("\"session\" of {name} is the id of a client, a number"))?,
+            ),
         };
         let clients = Clients { session, tenant, user, address };
         match name {
             "clients" => Ok(Self::List(clients)),
             _ if clients == Clients::default() => {
-                Err(ActionError::Argument(r#"kill needs "session", "tenant", "user" or "address""#.into()))
+                Err(r#"kill needs "session", "tenant", "user" or "address""#.into())
             }
             _ => Ok(Self::Kill(clients)),
         }
@@ -134,7 +135,7 @@ mod tests {
 
     fn action(name: &str, body: &str) -> Result<ClientAction, String> {
         let mut arguments = serde_json::from_str(body).unwrap();
-        ClientAction::parse(name, &mut arguments).map_err(|error| error.to_string())
+        ClientAction::parse(name, &mut arguments)
     }
 
     #[test]

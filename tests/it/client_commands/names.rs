@@ -73,11 +73,12 @@ fn a_new_name_reaches_a_pinned_connection(flavor: Flavor) {
 fn a_denied_name_is_not_sent_again() {
     let server = Server::start(Flavor::Valkey);
     server.run(&["ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-client|setname"]);
-    let proxy = crate::support::proxy::Proxy::start_with(
+    let mut proxy = crate::support::proxy::Proxy::start_with(
         &format!("redis://app:secret@127.0.0.1:{}", server.port),
         1,
         &[],
     );
+    proxy.allow_log("holds a password");
     let mut client = named(&proxy, "worker");
     for _ in 0..5 {
         client.expect(&["BLPOP", "q", "0.001"], "*-1\r\n");
