@@ -86,7 +86,7 @@ impl Stage {
             format!("[listeners.{name}]\naddress = \"127.0.0.1:{port}\"\n{keys}\n")
         };
         let configuration = [
-            "reload-interval = \"100ms\"\n[limits]\nmax-buffered = \"38MiB\"\n".to_owned(),
+            "latency = \"on\"\nreload-interval = \"100ms\"\n[limits]\nmax-buffered = \"38MiB\"\n".to_owned(),
             listener("small", ports.small, "upstream = \"main\"\nmax-clients = 5"),
             listener("secure", ports.secure, &format!("upstream = \"main\"\n{}", certificates.pair("soon"))),
             listener("spare", ports.spare, "upstream = \"spare\"\ncommand-timeout = \"1s\""),
