@@ -14,9 +14,8 @@ use crate::support::proxy::{Proxy, binary};
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
-/// A script that runs for 200 ms, with one key.
-const SLOW_SCRIPT: &str = "local began = redis.call('TIME') repeat local now = redis.call('TIME') \
-    until (now[1] - began[1]) * 1000000 + (now[2] - began[2]) > 200000 return KEYS[1]";
+/// A script that runs for 20 ms or longer on any machine, with one key.
+const SLOW_SCRIPT: &str = "for i = 1, 30000000 do end return KEYS[1]";
 
 /// A respgate with a control socket, and its server.
 struct Measured {
@@ -82,13 +81,13 @@ fn part_ms(entry: &Value, part: &str) -> u64 {
 
 /// The time of a slow command was spent at the server.
 fn a_slow_command(flavor: Flavor, workers: usize) {
-    let measured = Measured::start(flavor, workers, "slow-log-threshold = \"100ms\"", "");
+    let measured = Measured::start(flavor, workers, "slow-log-threshold = \"20ms\"", "");
     let mut client = measured.proxy.client();
     client.expect(&["SET", "quick", "1"], "+OK\r\n");
     client.expect(&["CLIENT", "SETNAME", "tester"], "+OK\r\n");
     client.expect(&["EVAL", SLOW_SCRIPT, "1", "customer:7"], "$10\r\ncustomer:7\r\n");
     let entry = measured.slow("EVAL");
-    assert!(part_ms(&entry, "server") >= 190, "{entry:#}");
+    assert!(part_ms(&entry, "server") >= 20, "{entry:#}");
     let total = entry["total_us"].as_u64().expect("a total");
     let parts = entry["parts_us"].as_object().expect("parts").values().filter_map(Value::as_u64).sum::<u64>();
     assert_eq!(total, parts, "{entry:#}");
@@ -98,7 +97,7 @@ fn a_slow_command(flavor: Flavor, workers: usize) {
     assert_eq!(entry["arguments"], Value::Array(Vec::new()));
 
     let class = entry["class"].as_str().expect("a class");
-    assert!(measured.part(class, "server") >= 0.19);
+    assert!(measured.part(class, "server") >= 0.02);
     assert!(measured.part(class, "hold") == 0.0 && measured.part(class, "limit") == 0.0);
     assert!(measured.proxy.metric("respgate_slow_commands_total", &[]) >= 1.0);
     let quick = ["class=\"shared\""];
