@@ -127,7 +127,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         upstreams: upstream_plans(&config, &steered, &timelines),
         budget: Budget::new(config.max_buffered, config.workers),
         directory: directory.clone(),
-        latency: config.latency.clone(),
+        latency: config.latency,
     };
     let stores = Stores::default();
     stores.follow(&plan.upstreams, &plan.tenants.all);

@@ -2,6 +2,7 @@
 //! `docs/configuration.md`, and the keys that need a restart in `docs/reload.md`. `make config-docs` writes them; a file that differs from the schema fails here.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
     reason = "a failed unwrap is the test's verdict"

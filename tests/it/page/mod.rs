@@ -173,14 +173,12 @@ fn the_page_shows_a_failover() {
         browser.wait_for(
             "the new primary",
             LIMIT,
-            &format!("document.querySelector('.topology desc').textContent.includes('generation 2')"),
+            "document.querySelector('.topology desc').textContent.includes('generation 2')",
         );
         browser.wait_for(
             "the failover",
             LIMIT,
-            &format!(
-                "document.querySelector('.failover desc')?.textContent.includes('its first reply after')"
-            ),
+            "document.querySelector('.failover desc')?.textContent.includes('its first reply after')",
         );
         let shown = browser.run("return document.querySelector('.failover title').textContent");
         assert!(
