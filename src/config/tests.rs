@@ -72,11 +72,16 @@ impl Reference {
         let authority = Authority::new("ca");
         let (leaf, list) = (authority.issue(&["db.example"]), authority.revoke(&[]));
         let mut files = vec![("password", "a"), ("sentinel-password", "b")];
-        files.push(("respgate-control-token", "a token of 16 bytes"));
+        files.extend(
+            ["respgate-control-token", "respgate-read-token"].map(|name| (name, "a token of 16 bytes")),
+        );
         files.extend(["ca.pem", "clients.pem", "sentinel-ca.pem"].map(|name| (name, authority.pem())));
         files.extend(["revoked.pem", "sentinel-revoked.pem"].map(|name| (name, &*list)));
-        files.extend(["tls.crt", "client.crt", "watcher.crt"].map(|name| (name, &*leaf.chain_pem)));
-        files.extend(["tls.key", "client.key", "watcher.key"].map(|name| (name, &*leaf.key_pem)));
+        files.extend(
+            ["tls.crt", "client.crt", "watcher.crt", "admin.crt"].map(|name| (name, &*leaf.chain_pem)),
+        );
+        files
+            .extend(["tls.key", "client.key", "watcher.key", "admin.key"].map(|name| (name, &*leaf.key_pem)));
         Self(folder(&files))
     }
 
