@@ -57,13 +57,15 @@ impl PendingTimes {
         self.run.take()
     }
 
-    /// Keeps a command until its reply is written, if there is room.
+    /// Returns true if no further command can wait to be shown.
+    pub(super) fn is_full(&self) -> bool {
+        self.observed.borrow().len() >= MAX_OBSERVED
+    }
+
+    /// Keeps a command until its reply is written.
     pub(super) fn observe(&self, observed: Observed) {
-        let mut list = self.observed.borrow_mut();
-        if list.len() < MAX_OBSERVED {
-            list.push(observed);
-            self.has_observed.set(true);
-        }
+        self.observed.borrow_mut().push(observed);
+        self.has_observed.set(true);
     }
 
     #[inline]

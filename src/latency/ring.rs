@@ -29,6 +29,11 @@ impl Ring {
         }
     }
 
+    /// Takes note that an entry was dropped.
+    pub(super) fn note_dropped(&mut self) {
+        self.dropped += 1;
+    }
+
     /// Takes out all entries, and the number of those that were dropped since the last call.
     pub(super) fn take(&mut self) -> (Vec<Entry>, u64) {
         (self.entries.drain(..).collect(), std::mem::take(&mut self.dropped))

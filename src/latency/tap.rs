@@ -118,6 +118,16 @@ impl Taps {
         })
     }
 
+    /// Takes note that the taps in `among` do not get a command.
+    pub(super) fn note_dropped(&self, among: u8) {
+        self.mask(|at, tap| {
+            if among & (1 << at) != 0 {
+                tap.ring.note_dropped();
+            }
+            false
+        });
+    }
+
     /// Returns true if any of the taps in `among` shows arguments.
     pub(super) fn show_arguments(&self, among: u8) -> bool {
         self.mask(|_, tap| tap.filter.arguments == ShownArguments::Show) & among != 0

@@ -84,6 +84,10 @@ impl UpstreamLatency {
         if !slow && taps == 0 {
             return;
         }
+        if pending.is_full() {
+            worker.taps.note_dropped(taps);
+            return self.counters.slow_commands.add(slow.into());
+        }
         let describe = |arguments| worker.describer.describe(&known, arguments);
         let shows = slow && worker.arguments == ShownArguments::Show || worker.taps.show_arguments(taps);
         let observed = Observed {

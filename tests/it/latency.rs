@@ -185,13 +185,15 @@ fn passwords_are_never_shown() {
     ] {
         client.call(words);
     }
-    client.expect(&["GET", "k"], "$-1\r\n");
+    client.call(&["GET", "k"]);
     let set = measured.slow("SET");
     assert_eq!((&set["key"], &set["arguments"][1]), (&"a key\\n".into(), &"a value".into()));
     measured.slow("GET");
     let all = format!("{:?} {}", measured.slow_log(), measured.proxy.log());
     assert!(!all.contains("hunter2"), "{all}");
-    (0..20).for_each(|_| client.expect(&["GET", "k"], "$-1\r\n"));
+    for _ in 0..20 {
+        client.call(&["GET", "k"]);
+    }
     wait::until("the newest commands", || measured.slow_log().iter().all(|entry| entry["command"] == "GET"));
     assert_eq!(measured.slow_log().len(), 10);
 }
