@@ -180,7 +180,9 @@ fn three_hundred_slow_readers_keep_nobody_waiting() {
         fill(&server, "large", 3 * MIB);
         let toml =
             format!("[upstreams.main]\nurl = \"{}\"\n[limits]\nmax-buffered = \"2GiB\"\n", url(&server));
-        let proxy = Proxy::start_file(workers, &toml);
+        let mut proxy = Proxy::start_file(workers, &toml);
+        // 900 MiB at once keep the server itself from answering for seconds on a busy machine.
+        proxy.allow_log("the server did not answer in time");
         let mut beyond = Vec::new();
         while beyond.last().is_none_or(|beyond| *beyond >= ALLOWANCE) {
             assert!(beyond.len() < ATTEMPTS, "{flavor:?}: {beyond:?} longer than a direct client waits");

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use self::sampler::{Sample, Sampler};
+use self::sampler::{Sample, Sampler, millis};
 use super::sources::{Sources, View};
 use super::warning::{Severity, Warning};
 use super::warnings;
@@ -141,8 +141,4 @@ impl StatusEndpoint {
         });
         certificates.collect()
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -103,6 +103,11 @@ impl Sampler {
     }
 }
 
+/// Returns a time in whole milliseconds.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Rounds to a tenth, which keeps documents short.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
@@ -156,7 +161,7 @@ fn sample(sums: WorkerSums, before: Option<&WorkerSums>, seconds: f64) -> Sample
 
 fn remember(history: &Mutex<Vec<VecDeque<Point>>>, sample: &Sample) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let unix_ms = millis(now);
     let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
     for (points, (counts, rates)) in history.iter_mut().zip(sample.sums.upstreams.iter().zip(&sample.rates)) {
         let values = std::array::from_fn(|at| match SERIES.get(at) {

@@ -2,8 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::millis;
-use super::sampler::{Sample, rounded};
+use super::sampler::{Sample, millis, rounded};
 use crate::admin::sources::View;
 use crate::discovery::replicas::ReplicaSample;
 use crate::discovery::sentinel_table::{SentinelState, SentinelStatus};

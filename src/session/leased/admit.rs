@@ -133,8 +133,17 @@ impl Leased {
         if matches!(step, Step::Stay(_)) || request.name().eq_ignore_ascii_case(b"CLIENT") {
             return;
         }
+        if sent {
+            self.pins.caching = false;
+        } else {
+            self.end_caching(session);
+        }
+    }
+
+    /// Ends the effect of CLIENT CACHING by a PING.
+    pub(super) fn end_caching(&mut self, session: &Session) {
         self.pins.caching = false;
-        if !sent && self.may_interject() {
+        if self.may_interject() {
             self.send_ping(session);
         }
     }

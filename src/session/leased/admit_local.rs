@@ -72,6 +72,10 @@ impl Leased {
         match local::answer(session, spec, request) {
             local::Outcome::Answered => {
                 if matches!(spec.verb, Verb::ClientSetname | Verb::Hello) {
+                    // The server gets CLIENT SETNAME in place of HELLO, which does not end the effect.
+                    if spec.verb == Verb::Hello && self.pins.caching {
+                        self.end_caching(session);
+                    }
                     self.send_name(session);
                 }
                 // HELLO changed the version: the next requests need a connection of that version.

@@ -2,25 +2,14 @@
 
 mod draw;
 mod history;
+mod news;
 mod terminal;
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
-
-use super::{Status, ask};
+use self::news::{News, follow};
 use crate::admin_client::Endpoint;
-
-/// What the task that asks respgate sends to the one that shows it.
-enum News {
-    /// An answer, or why there is none.
-    Asked(Box<Result<Status, String>>),
-    /// A signal asks respgate status to end.
-    Stop,
-}
 
 /// Shows the state every `pause`: drawn on a terminal, or as text, or as one line of JSON. Ends with `q`, Ctrl-C, a
 /// signal, or when nobody reads any more.
@@ -46,40 +35,4 @@ pub fn watch(endpoint: Endpoint, pause: Duration, json: bool) -> io::Result<()> 
         }
     }
     Ok(())
-}
-
-/// Asks respgate every `pause` in a thread of its own. The thread ends when the receiver is dropped.
-fn follow(endpoint: Endpoint, pause: Duration) -> io::Result<mpsc::Receiver<News>> {
-    // A reader that is slower than `pause` delays the next question.
-    let (sender, news) = mpsc::sync_channel(1);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("status".into()).spawn(move || {
-        runtime.block_on(async {
-            let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = (
-                signal(SignalKind::interrupt()),
-                signal(SignalKind::terminate()),
-                signal(SignalKind::hangup()),
-            ) else {
-                return;
-            };
-            let mut ticks = interval(pause);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                let asked = async {
-                    ticks.tick().await;
-                    ask(&endpoint).await
-                };
-                let next = tokio::select! {
-                    asked = asked => News::Asked(Box::new(asked)),
-                    _ = interrupt.recv() => News::Stop,
-                    _ = terminate.recv() => News::Stop,
-                    _ = hangup.recv() => News::Stop,
-                };
-                if sender.send(next).is_err() {
-                    return;
-                }
-            }
-        });
-    })?;
-    Ok(news)
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::{DefaultTerminal, Frame};
 
-use super::News;
 use super::draw::{self, Screen};
 use super::history::RateHistory;
+use super::news::News;
 use crate::admin_client::Endpoint;
 
 /// Time between two looks at keys and news.
