@@ -41,7 +41,7 @@ fn a_new_process_that_does_not_start_changes_nothing() {
     expect_failure(&site, &site.run_upgrade(), "cannot be run: ");
 
     client.expect(&["GET", "k"], "$1\r\nv\r\n");
-    fs::copy(crate::support::proxy::binary(), site.binary()).expect("the binary");
+    site.install_binary();
     site.upgrade();
     client.expect(&["GET", "k"], "$1\r\nv\r\n");
     site.proxy.client().expect(&["GET", "k"], "$1\r\nv\r\n");

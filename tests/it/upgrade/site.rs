@@ -10,6 +10,13 @@ use crate::support::{signal, wait};
 /// Runs the copy instead of the binary that the last word names.
 const RUN_COPY: &str = r#"copy=$1; shift 2; exec "$copy" "$@""#;
 
+/// Copies a program by a process of its own. Processes that other tests start meanwhile would inherit a copy that is open
+/// for writing, and the system runs no such file ("Text file busy").
+fn install(from: &Path, to: &Path) {
+    let installed = Command::new("install").args(["-m", "755"]).args([from, to]).status();
+    assert!(installed.is_ok_and(|status| status.success()), "{} cannot be copied", from.display());
+}
+
 /// A running respgate, and all processes that have replaced it.
 pub struct Site {
     pub proxy: Proxy,
@@ -28,7 +35,7 @@ impl Site {
     pub fn start_under(wrapper: &[&str], keys: &str, upstream: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let copy = folder.path().join("respgate");
-        fs::copy(binary(), &copy).expect("a copy of the binary");
+        install(Path::new(&binary()), &copy);
         let control = folder.path().join("control.sock");
         let toml = format!(
             "control-socket = {:?}\n{keys}\n[upstreams.main]\nurl = {upstream:?}\n{more}",
@@ -53,10 +60,19 @@ impl Site {
 
     /// Replaces the binary by a script.
     pub fn install_script(&self, script: &str) {
-        use std::os::unix::fs::PermissionsExt;
+        let text = self.folder.path().join("script");
+        fs::write(&text, script).expect("a script");
+        self.replace_binary(&text);
+    }
+
+    /// Replaces whatever stands in the binary's place by the binary.
+    pub fn install_binary(&self) {
+        self.replace_binary(Path::new(&binary()));
+    }
+
+    fn replace_binary(&self, from: &Path) {
         let new = self.folder.path().join("new");
-        fs::write(&new, script).expect("a script");
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("permissions");
+        install(from, &new);
         fs::rename(new, self.binary()).expect("the new binary in place");
     }
 
