@@ -4,6 +4,8 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Session;
 use super::hold::DEPARTED_CHECK;
 use super::read::AHEAD;
@@ -56,7 +58,9 @@ impl Session {
         })
         .await;
         if self.closing.is_none() && !self.must_leave() {
-            tokio::time::sleep(DEPARTED_GRACE).await;
+            // Counts for all of its passwords together: a client may have left a long pipeline of AUTHs.
+            let departed = *self.input.departed.get_or_insert_with(Instant::now);
+            tokio::time::sleep_until(departed + DEPARTED_GRACE).await;
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use crate::net::budget::{Account, Charge};
 use crate::net::byte_queue::ByteQueue;
 use crate::resp::request::RequestScanner;
@@ -22,6 +24,8 @@ pub(super) struct Input {
     /// True if the client has closed its sending side. The session still handles the requests that arrived
     /// before.
     pub(super) closed: bool,
+    /// When the check of a password first noticed that the client has left.
+    pub(super) departed: Option<Instant>,
 }
 
 impl Input {
@@ -33,6 +37,7 @@ impl Input {
             scanner: RequestScanner::default(),
             may_be_tls: plain,
             closed: false,
+            departed: None,
         }
     }
 

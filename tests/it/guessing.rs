@@ -264,3 +264,15 @@ fn hashing_memory_is_bounded() {
         }
     }
 }
+
+/// A client that leaves a long pipeline of wrong passwords is not served to its end, at a tenth of a second each.
+#[test]
+fn a_pipeline_of_a_client_that_left_ends() {
+    let stage = Stage::set(Flavor::Valkey, 1, Users::Respgate);
+    let mut client = stage.proxy.client();
+    let wrong = crate::support::client::encode(&["AUTH", "app", "wrong"]);
+    client.send(wrong.repeat(400));
+    client.end_writes();
+    let gone = || (stage.proxy.metric("respgate_clients", &[]) == 0.0).then_some(());
+    wait::until_some("the session to end", Duration::from_secs(8), gone);
+}
