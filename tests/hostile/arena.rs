@@ -50,7 +50,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 pub enum Door {
     /// Of no tenant: everything but administrative commands.
     Free,
-    /// As [`ListenerContext::Free`], with administrative commands.
+    /// With administrative commands, but without those that disconnect or unblock other clients.
     Admin,
     /// A tenant of victims, with prefixes.
     Victims,
@@ -361,7 +361,7 @@ fn configuration(setting: Setting, ports: &[(Door, u16)], server: u16) -> String
             text.push_str("admin-commands = \"allow\"\n");
         }
         let tenant = match door {
-            Door::Free | Door::Admin | Door::Http => String::new(),
+            Door::Free | Door::Http => String::new(),
             _ => format!("tenant = \"{name}\"\n"),
         };
         if layout == Layout::Listeners {
@@ -369,7 +369,10 @@ fn configuration(setting: Setting, ports: &[(Door, u16)], server: u16) -> String
         } else {
             text.push_str(&format!("[users.{name}]\npassword-hash = \"{hash}\"\n{tenant}"));
         }
-        if !tenant.is_empty() {
+        if *door == Door::Admin {
+            // With these, an operator ends any client's session or wait by right.
+            text.push_str("[tenants.admin]\ncommands = [\"+@all\", \"-client|kill\", \"-client|unblock\"]\n");
+        } else if !tenant.is_empty() {
             let prefix = door.prefix();
             text.push_str(&format!(
                 "[tenants.{name}]\nkey-prefixes = [\"{prefix}\"]\nchannel-prefixes = [\"{prefix}\"]\n"
