@@ -16,7 +16,7 @@ use crate::victim::Victims;
 use crate::watch::{self, Gauges};
 
 /// A victim may wait so long for its replies, beyond what a direct client waits at that time.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
 /// How long victims go on when the attackers have left.
 const AFTERMATH: Duration = Duration::from_millis(500);
