@@ -43,7 +43,7 @@ pub struct Config {
     pub upgrade_drain_timeout: Duration,
     /// Interval at which respgate checks files for changes.
     pub reload_interval: Duration,
-    /// What respgate measures of the time of commands.
+    /// The times of commands that respgate measures.
     pub latency: LatencyConfig,
     /// Bytes of requests and replies that may wait in respgate, all workers together.
     pub max_buffered: usize,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What respgate measures of commands.
+/// The measurements of commands that are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// Nothing. There is no slow log either.
@@ -25,7 +25,7 @@ pub enum ShownArguments {
 /// The settings of latency measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LatencyConfig {
-    /// What respgate measures.
+    /// The measurements that are on.
     pub measure: Measure,
     /// A command that takes at least this long is put into the slow log.
     pub slow_threshold: Duration,

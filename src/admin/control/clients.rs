@@ -10,7 +10,7 @@ use crate::clients::filter::{Filter, Test, Text};
 /// Limit of the bytes of a list.
 const LONGEST_LIST: usize = 32 * 1024 * 1024;
 
-/// What control asks about clients.
+/// An action of control on clients.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::admin) enum ClientAction {
     /// List the clients of all workers that match.

@@ -89,6 +89,15 @@ pub(super) fn listener(
             .at_least(Duration::from_millis(10), "10ms", report)
             .or(ServerTlsDefaults::handshake_timeout()),
     };
+    load(profile, &places, report)
+}
+
+/// Loads the files of a listener. Reports an error, or that a certificate expires soon.
+fn load(
+    profile: ServerProfile,
+    places: &Places,
+    report: &mut Report,
+) -> Option<Loaded<ServerProfile, ServerSet>> {
     match profile.load(None) {
         Ok(set) => {
             places.warn_of_expiry(Some(set.not_after), report);
@@ -126,16 +135,7 @@ pub(super) fn admin(
         floor: ServerTlsDefaults::min_version(),
         handshake_timeout: ServerTlsDefaults::handshake_timeout(),
     };
-    match profile.load(None) {
-        Ok(set) => {
-            places.warn_of_expiry(Some(set.not_after), report);
-            Some(Loaded { profile, set })
-        }
-        Err(error) => {
-            places.report(&error, report);
-            None
-        }
-    }
+    load(profile, &places, report)
 }
 
 /// Checks the TLS settings of one leg to servers. `prefix` is the prefix of its keys, and `scheme`

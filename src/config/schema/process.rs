@@ -102,7 +102,7 @@ table! {
         ///
         /// At least `"100ms"`. SIGHUP makes respgate look at once.
         reload_interval: Duration = Duration::from_secs(1), "reload-interval", Restart;
-        /// What respgate measures of the time of commands.
+        /// The times of commands that respgate measures.
         ///
         /// `"on"` counts the whole time of commands and its parts in histograms, by class of route, and keeps a log of slow
         /// commands. `"commands"` also counts the time of each command by its name, which costs more. `"off"` does none of this.
