@@ -165,7 +165,7 @@ const OPTIONS: [Option; 19] = [
     option!("admin-commands", "ADMIN_COMMANDS", "LEVEL", BOUNDS, "listeners.*.admin-commands",
         "deny, read-only or allow commands like CONFIG SET and SHUTDOWN [default: read-only on loopback and unix sockets without tenants, else deny]"),
     option!("workers", "WORKERS", "N", PROCESS, "workers",
-        "Worker threads [default: the CPUs that this process may use, by affinity and cgroup quota]"),
+        "Worker threads [default: 1 on one or two CPUs (by affinity and cgroup quota), else one for each CPU]"),
     option!("admin", "ADMIN", "ADDR", PROCESS, "admin",
         "Serve health and metrics here, as in 127.0.0.1:9121 [default: nowhere]"),
     option!("drain-timeout", "DRAIN_TIMEOUT", "TIME", PROCESS, "drain-timeout",

@@ -110,11 +110,11 @@ def _respgate(_fleet: Fleet, port: int, server_port: int, respgate: Path):
     return [*argv, "--admin", f"127.0.0.1:{admin}"], lambda: respgate_ready(admin)
 
 
-def respgate_argv(respgate: Path, port: int, upstream: str) -> list:
+def respgate_argv(respgate: Path, port: int, upstream: str, workers: int = THREADS) -> list:
     """The command line of respgate between `port` and the URL `upstream`."""
     if not respgate.is_file():
         raise SetupError(f"{respgate} is missing: build it with `{BUILD}`, or name another with --respgate")
-    return [respgate.resolve(), "--listen", f"127.0.0.1:{port}", "--upstream", upstream, "--workers", THREADS]
+    return [respgate.resolve(), "--listen", f"127.0.0.1:{port}", "--upstream", upstream, "--workers", workers]
 
 
 def respgate_ready(admin: int) -> bool:

@@ -37,12 +37,18 @@ use crate::files::{self, Failed};
 use flags::Flags;
 use report::{Place, Report};
 
-/// Returns the number of threads that can run at once. `available_parallelism` is the number of
-/// CPUs in the process's affinity mask and, on Linux, no more than the CPU quota of its cgroup (v1
-/// and v2), rounded down but at least 1 (observed with `taskset`, and with `strace` reading the
-/// quota). Returns 1 if the system does not tell.
+/// Returns the default number of workers for the CPUs that the process may use. `available_parallelism` is the number
+/// of CPUs in the process's affinity mask and, on Linux, no more than the CPU quota of its cgroup (v1 and v2), rounded
+/// down but at least 1 (observed with `taskset`, and with `strace` reading the quota). It fails if the system does not
+/// tell.
 pub fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    workers_for(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+/// Returns the default number of workers for a number of CPUs. With two CPUs, which respgate shares with the clients or
+/// the server, a second worker only takes time from them (`benches/workers`: less throughput, and a longer p99).
+fn workers_for(cpus: usize) -> usize {
+    if cpus <= 2 { 1 } else { cpus }
 }
 
 /// Reads the file that the flags name, applies environment variables and flags to it, and checks

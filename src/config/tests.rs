@@ -237,6 +237,11 @@ fn workers_fit_the_connections() {
 }
 
 #[test]
+fn one_worker_serves_up_to_two_cpus() {
+    assert_eq!([1, 2, 3, 64].map(workers_for), [1, 1, 3, 64]);
+}
+
+#[test]
 fn one_typed_connection_limit_moves_the_other() {
     let limits = |key: &str| {
         let config = loaded(&format!("workers = 1\n[upstreams.main]\nurl = \"redis://db\"\n{key}"), &[], &[]);

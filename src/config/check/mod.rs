@@ -25,12 +25,12 @@ use crate::upstream::config::Pool;
 use size::LEAST_SIZE;
 
 /// Makes a configuration of what the user typed, and reports every error. It may return a
-/// configuration even if there are errors; the caller must not run that one. `cores` is the default
-/// of `workers`.
+/// configuration even if there are errors; the caller must not run that one. `default_workers` is the
+/// default of `workers`.
 pub fn check(
     mut typed: Typed,
     env: &dyn Fn(&str) -> Option<OsString>,
-    cores: usize,
+    default_workers: usize,
     report: &mut Report,
 ) -> Option<Config> {
     let usual = typed.usual_upstream().map(|upstream| upstream.name.clone());
@@ -81,7 +81,8 @@ pub fn check(
     let control = control::check(&typed.process, report);
     let admin_tls = control::admin_tls(&typed.process, typed.file.as_ref(), report);
     let latency = latency::check(&typed.process, report);
-    let workers = workers(typed.process.workers.at_least(1, "1", report), cores, &upstreams, report);
+    let workers =
+        workers(typed.process.workers.at_least(1, "1", report), default_workers, &upstreams, report);
     for (name, place) in &places {
         if let Some(upstream) = upstreams.iter().find(|upstream| upstream.config.name == *name) {
             warn_about_room_for_users(upstream, &users, workers, place, report);
@@ -125,9 +126,8 @@ pub fn check(
 }
 
 /// Returns the number of workers. Every worker needs a connection of each lane to each upstream. A
-/// typed number that is larger than the upstreams' limits allow is an error; the default, the
-/// machine's number of cores, is lowered instead.
-fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: &mut Report) -> usize {
+/// typed number that is larger than the upstreams' limits allow is an error; `default` is lowered instead.
+fn workers(typed: Setting<usize>, default: usize, upstreams: &[Upstream], report: &mut Report) -> usize {
     let most = |upstream: &Upstream| {
         let config = &upstream.config;
         match config.pool {
@@ -154,7 +154,7 @@ fn workers(typed: Setting<usize>, cores: usize, upstreams: &[Upstream], report: 
             workers
         }
         (Setting::Given(workers, _), _) => workers,
-        (_, tightest) => tightest.map_or(cores, |upstream| cores.min(most(upstream))).max(1),
+        (_, tightest) => tightest.map_or(default, |upstream| default.min(most(upstream))).max(1),
     }
 }
 

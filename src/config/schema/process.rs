@@ -33,11 +33,12 @@ table! {
     ProcessKeys, ProcessDefaults {
         /// The number of worker threads.
         ///
-        /// Each worker needs at least one connection to share and one to lease at each upstream. respgate lowers the default
+        /// A second worker pays off only where respgate has CPUs to itself: measure with `benches/workers` before you raise this on
+        /// two CPUs. Each worker needs at least one connection to share and one to lease at each upstream. respgate lowers the default
         /// where `max-connections` and `max-leased` of an upstream allow fewer workers; a number that is set and too large is an
         /// error.
         workers: usize, "workers", Restart, unit "threads",
-            default "the number of CPUs that the process may use, by affinity and cgroup quota", example "4";
+            default "1 if the process may use one or two CPUs (by affinity and cgroup quota), else the number of CPUs", example "4";
         /// The address that serves `/livez`, `/readyz`, `/metrics` and `/failovers` over HTTP.
         ///
         /// Without `read-token-file`, the endpoint asks nobody to authenticate. Keep it off public networks.

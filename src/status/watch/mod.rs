@@ -1,11 +1,16 @@
 //! `respgate status --watch`: shows the state again and again, until the reader has seen enough.
 
+#[cfg(feature = "terminal")]
 mod draw;
+#[cfg(feature = "terminal")]
 mod history;
 mod news;
+#[cfg(feature = "terminal")]
 mod terminal;
 
-use std::io::{self, IsTerminal, Write};
+#[cfg(feature = "terminal")]
+use std::io::IsTerminal;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use self::news::{News, follow};
@@ -18,6 +23,7 @@ use crate::admin_client::Endpoint;
 /// Returns an error if the terminal cannot be used.
 pub fn watch(endpoint: Endpoint, pause: Duration, json: bool) -> io::Result<()> {
     let news = follow(endpoint.clone(), pause)?;
+    #[cfg(feature = "terminal")]
     if !json && io::stdout().is_terminal() && io::stdin().is_terminal() {
         return terminal::run(&news, &endpoint);
     }
