@@ -1,6 +1,7 @@
 //! The command line: flags, environment variables and subcommands.
 
 mod ctl;
+mod sentinel_proxy;
 mod shared;
 
 pub use ctl::Ctl;
@@ -48,6 +49,8 @@ pub enum Invocation {
     Ctl(Ctl),
     /// The command line names no server: respgate prints [`GUIDANCE`].
     Nothing,
+    /// The command line is that of redis-sentinel-proxy: respgate prints this text, which has the same as a respgate command.
+    OfSentinelProxy(String),
 }
 
 /// The text for a user who types `respgate` without arguments.
@@ -264,6 +267,12 @@ pub fn command() -> Command {
 /// # Errors
 /// Returns clap's error, which also carries the texts of `--help` and `--version`.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let env = |name: &str| std::env::var(name).ok();
+    let texts: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(text) = sentinel_proxy::from_arguments(&texts, &env) {
+        return Ok(Invocation::OfSentinelProxy(text));
+    }
     let matches = command().try_get_matches_from(words)?;
     match matches.subcommand() {
         Some(("check", matches)) => return Ok(Invocation::Check(flags(matches))),
@@ -289,7 +298,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     }
     let flags = flags(&matches);
     Ok(if flags.config.is_none() && flags.settings.is_empty() {
-        Invocation::Nothing
+        sentinel_proxy::from_environment(&env).map_or(Invocation::Nothing, Invocation::OfSentinelProxy)
     } else {
         Invocation::Run(flags)
     })

@@ -46,6 +46,10 @@ fn main() -> ExitCode {
             complain(cli::GUIDANCE);
             ExitCode::from(USAGE)
         }
+        Ok(Invocation::OfSentinelProxy(text)) => {
+            complain(&text);
+            ExitCode::from(USAGE)
+        }
         Err(error) => {
             // If the terminal is gone, nobody can read the error.
             let _ = error.print();

@@ -131,6 +131,31 @@ fn without_arguments_it_says_what_to_type() {
     assert!(text(&output.stderr).starts_with("--upstream: is missing"), "{}", text(&output.stderr));
 }
 
+/// The example of docs/migration.md is what respgate prints.
+#[test]
+fn the_settings_of_redis_sentinel_proxy_are_translated() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = include_str!("../docs/migration.md");
+    let (_, example) = page.split_once("\n$ SENTINEL_PASSWORD=secret respgate ").unwrap();
+    let (arguments, rest) = example.split_once('\n').unwrap();
+    let (expected, _) = rest.split_once("```\n").unwrap();
+    let arguments: Vec<_> = arguments.split_whitespace().collect();
+    let output = respgate(folder.path(), &arguments, &[("SENTINEL_PASSWORD", "hunter2")]);
+    assert_eq!((text(&output.stderr), output.status.code()), (expected, Some(64)));
+    assert!(output.stdout.is_empty());
+    // Variables alone, and next to respgate's own, which then count alone.
+    let output = respgate(folder.path(), &[], &[("RSP_SENTINEL", "s1:26379"), ("RSP_MASTER", "shop")]);
+    assert!(text(&output.stderr).contains("--upstream 'redis-sentinel://s1:26379#shop'"));
+    assert_eq!(output.status.code(), Some(64));
+    let output = respgate(
+        folder.path(),
+        &["check"],
+        &[("RSP_SENTINEL", "s1:26379"), ("RESPGATE_UPSTREAM", "redis://own.example")],
+    );
+    assert!(text(&output.stdout).contains("own.example"));
+    assert_eq!(output.status.code(), Some(0));
+}
+
 #[test]
 fn help_and_version_are_no_faults_and_a_wrong_flag_is() {
     for argument in ["--help", "-h", "--version", "-V"] {
