@@ -21,14 +21,19 @@ BIN := target/release/respgate
 NEWER := RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(CURDIR)/target/newer/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all test-newer test-deps chart chart-manifests chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
+.PHONY: help build demo test test-all test-newer test-deps chart chart-manifests supply sbom reproducible chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
 	bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The symbols go into a file of their own, which debuggers find by its name. A binary without symbols has been split already.
+# Folders of this machine get the same names everywhere, so that two builds of one commit agree (docs/release.md).
 build: ## the release binary, target/release/respgate, and its debug symbols, target/release/respgate.debug
+	@cargo_home=$${CARGO_HOME:-$$HOME/.cargo}; \
+	library=$$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$$(rustc -vV | sed -n 's/^commit-hash: //p'); \
+	RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$(CURDIR)=/respgate --remap-path-prefix=$$cargo_home=/cargo --remap-path-prefix=$$library" \
+	CFLAGS="$$CFLAGS -ffile-prefix-map=$(CURDIR)=/respgate -ffile-prefix-map=$$cargo_home=/cargo" \
 	$(CARGO) build --release --locked
 	@if objdump -h $(BIN) | grep -q '\.debug_line'; then \
 		objcopy --only-keep-debug $(BIN) $(BIN).debug && \
@@ -45,7 +50,7 @@ demo: ## a failover and a crash, with clients at work and a verdict; ONCE=1 ends
 	@tests/install servers
 	@RESPGATE=$(CURDIR)/target/demo/respgate exec target/demo/respgate-demo $(if $(ONCE),--once)
 
-test: test-deps lint ## install what tests need, lint, and run every test
+test: test-deps lint supply ## install what tests need, lint, and run every test
 	@echo "== unit and integration tests"
 	$(CARGO) test --locked -- --test-threads $(TEST_THREADS)
 # With fixed seeds, so that a commit is judged by what it changed. `make differential` and `make hostile` draw new ones.
@@ -85,6 +90,16 @@ chart: ## render the Helm chart, validate it, and run respgate with each rendere
 chart-manifests: ## write deploy/kubernetes/, from the chart
 	@tests/chart/install
 	@CHART_WRITE_MANIFESTS=1 target/chart/venv/bin/python -m unittest discover --start-directory tests/chart --pattern test_manifests.py
+
+supply: ## licences, sources, versions and advisories of the crates; the SBOM; the oldest compiler
+	@supply/check
+
+sbom: ## write the SBOM of the release binary, target/respgate.cdx.json, and validate it
+	@supply/install
+	@target/supply/venv/bin/python supply/sbom.py
+
+reproducible: ## build the release of HEAD twice, in two folders, and compare
+	@supply/reproducible
 
 chaos: ## minutes of failovers, crashes, network cuts and churn under a checker, in an order drawn from CHAOS_SEED
 	@tests/install $(CHAOS_SERVER)

@@ -5,6 +5,7 @@ pub mod dashboard;
 pub mod markdown;
 pub mod promtool;
 mod quick_starts;
+mod release;
 mod source;
 
 use std::collections::BTreeSet;
