@@ -34,7 +34,7 @@ use crate::rotation::login::Login;
 use crate::rotation::source::{Account, ControlToken};
 use crate::rotation::{self, Source, Tallies, Tally, credentials};
 use crate::secret::Secret;
-use crate::shutdown::{Shutdown, Signals, drain_sessions};
+use crate::shutdown::{LeaveEnd, Shutdown, Signals, drain_sessions};
 use crate::systemd::{self, Notifier};
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
@@ -139,8 +139,9 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
 
     let topologies = named_topologies(&config, &steered);
     let counts: Vec<ClientCounts> = Listeners::client_counts(&prepared);
+    let (switch, draining) = drain::switch();
     let former = match predecessor {
-        Some(predecessor) => predecessor.take_over(&topologies, counts.clone()).await,
+        Some(predecessor) => predecessor.take_over(&topologies, counts.clone(), draining.clone()).await,
         None => watch::channel(None).1,
     };
     // The former process no longer accepts, so nothing leads to the files of listeners that are gone.
@@ -154,7 +155,6 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         tenants: tenants.subscribe(),
         reload_interval: config.reload_interval,
     };
-    let (switch, draining) = drain::switch();
     listeners.commit(prepared, &workers, &draining);
     let listeners_ended = listeners.ended();
     let security = watch::Sender::new(plan::tls_status(&config, &listeners, &certificates));
@@ -284,20 +284,21 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         delay: config.drain_delay,
         deadline: config.drain_timeout,
     };
-    let successor = tokio::select! {
-        () = signals.next() => None,
-        () = shutdown.notified() => None,
-        successor = upgrader.run() => Some(successor),
-    };
-    let is_asked = match successor {
-        Some(successor) => {
-            tokio::spawn(successor.tell_clients(counts.clone()));
-            let clients = || counts.iter().map(ClientCounts::all).sum();
-            end.leave(clients, config.upgrade_drain_timeout, &mut signals).await
-        }
-        None => {
+    let is_asked = loop {
+        let successor = tokio::select! {
+            () = signals.next() => None,
+            () = shutdown.notified() => None,
+            successor = upgrader.run() => Some(successor),
+        };
+        let Some(successor) = successor else {
             end.announce(&mut signals).await;
-            true
+            break true;
+        };
+        tokio::spawn(successor.accompany(counts.clone(), end.switch.clone()));
+        let clients = || counts.iter().map(ClientCounts::all).sum();
+        match end.leave(clients, config.upgrade_drain_timeout, &mut signals).await {
+            LeaveEnd::TakenBack => {}
+            ended => break ended == LeaveEnd::Asked,
         }
     };
     end.drain(listeners_ended, &mut signals, is_asked).await;

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-/// Says how far the shutdown has come. What is true stays true.
+/// Says how far the shutdown has come. Only a hand-over can be taken back.
 #[derive(Clone, Copy, Debug, Default)]
 struct DrainState {
     /// respgate has said that it will drain, and still accepts clients (`drain-delay`).
     announced: bool,
-    /// Another process accepts the clients from now on.
+    /// Another process accepts the clients.
     handed_over: bool,
+    /// The other process accepts no more clients on purpose, so nobody has to accept them in its place.
+    released: bool,
     /// Sessions end as soon as they have no unanswered command.
     begun: bool,
 }
@@ -38,7 +40,27 @@ impl Switch {
 
     /// Leaves new clients to another process. Existing sessions go on.
     pub fn hand_over(&self) {
-        self.0.send_modify(|state| state.handed_over = true);
+        self.0.send_modify(|state| (state.handed_over, state.released) = (true, false));
+    }
+
+    /// Accepts clients again, because the other process has died. Returns false if it is too late: the drain has begun, or
+    /// the other process had ended its work on purpose.
+    pub fn take_back(&self) -> bool {
+        self.0.send_if_modified(|state| {
+            let possible = state.handed_over && !state.begun && !state.released;
+            state.handed_over &= !possible;
+            possible
+        })
+    }
+
+    /// Gives up the listening sockets for good: the other process needs nobody to accept in its place.
+    pub fn release(&self) {
+        self.0.send_modify(|state| state.released = true);
+    }
+
+    /// Returns true after [`Self::release`].
+    pub fn is_released(&self) -> bool {
+        self.0.borrow().released
     }
 
     /// Begins the drain: nothing accepts new work from now on.
@@ -67,6 +89,17 @@ impl Draining {
     /// Waits until this process accepts no more clients, or until every [`Switch`] is dropped.
     pub async fn closed(&mut self) {
         let _ = self.0.wait_for(|state| state.begun || state.handed_over).await;
+    }
+
+    /// Returns true if another process accepts the clients.
+    pub fn is_handed_over(&self) -> bool {
+        self.0.borrow().handed_over
+    }
+
+    /// Waits until this process accepts clients again after a hand-over. Returns false if it never will.
+    pub async fn taken_back(&mut self) -> bool {
+        let settled = self.0.wait_for(|state| state.begun || state.released || !state.handed_over).await;
+        settled.is_ok_and(|state| !state.begun && !state.released)
     }
 
     /// Waits until another process accepts the clients, or until every [`Switch`] is dropped.
@@ -131,6 +164,22 @@ mod tests {
         switch.hand_over();
         draining.closed().await;
         draining.handed_over().await;
-        assert!(!draining.begun());
+        assert!(!draining.begun() && draining.is_handed_over());
+    }
+
+    #[tokio::test]
+    async fn a_hand_over_is_taken_back_if_the_other_process_has_died() {
+        let (switch, mut draining) = switch();
+        assert!(!switch.take_back(), "nothing was handed over");
+        switch.hand_over();
+        assert!(switch.take_back() && draining.taken_back().await && !draining.is_handed_over());
+        // A process that ends on purpose, also while a later one accepts, is not replaced.
+        switch.hand_over();
+        switch.release();
+        assert!(switch.is_released() && !switch.take_back() && !draining.taken_back().await);
+        switch.hand_over();
+        assert!(!switch.is_released());
+        switch.begin();
+        assert!(!switch.take_back() && !draining.taken_back().await);
     }
 }

@@ -160,16 +160,36 @@ struct Client {
 }
 
 impl Listener {
-    /// Accepts clients until the drain begins, another process accepts them, or a reload removes the listener. Besides the
-    /// accept, the loop only waits for a worker's queue to have room for one client.
+    /// Accepts clients until the drain begins or a reload removes the listener. While another process accepts them, the loop
+    /// keeps the socket open and waits: if that process dies, it goes on. Besides that and the accept, the loop only waits for
+    /// a worker's queue to have room for one client.
     async fn serve(self, socket: Arc<ListeningSocket>, workers: Vec<Worker>, mut draining: Draining) {
         let mut settings = self.settings.clone();
         let listener = Arc::new(self);
+        // The address of a listener that a reload adds is for the process that accepts.
+        if draining.is_handed_over() {
+            return;
+        }
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = draining.closed() => return,
-                () = removed(&mut settings) => return,
+                () = draining.closed() => {
+                    let accepts_again = tokio::select! {
+                        again = draining.taken_back() => again,
+                        () = removed(&mut settings) => false,
+                    };
+                    match accepts_again {
+                        true => continue,
+                        false => return,
+                    }
+                }
+                () = removed(&mut settings) => {
+                    // A former process may hold the socket too. Another listener that has taken it over still needs it.
+                    if let Some(socket) = Arc::into_inner(socket) {
+                        socket.stop_listening();
+                    }
+                    return;
+                }
                 accepted = listener.accept(&socket) => accepted,
             };
             match accepted {

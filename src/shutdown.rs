@@ -56,11 +56,27 @@ pub struct Shutdown {
     pub drained: JoinHandle<()>,
 }
 
+/// Why the time has ended in which clients leave for the new process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaveEnd {
+    /// No client is left, or the time has passed.
+    Complete,
+    /// A signal came.
+    Asked,
+    /// The new process has died, and this one accepts clients again.
+    TakenBack,
+}
+
 impl Shutdown {
     /// Leaves new clients to another process, and asks the clients that understand it to connect anew. Ends when no
     /// client is left, when `within` has passed, or at a signal. `clients` counts the clients, those of former processes
-    /// included: the new process learns their number from this one. Returns true if a signal came.
-    pub async fn leave(&self, clients: impl Fn() -> usize, within: Duration, signals: &mut Signals) -> bool {
+    /// included: the new process learns their number from this one.
+    pub async fn leave(
+        &self,
+        clients: impl Fn() -> usize,
+        within: Duration,
+        signals: &mut Signals,
+    ) -> LeaveEnd {
         self.switch.hand_over();
         tracing::info!(
             clients = clients(),
@@ -80,12 +96,19 @@ impl Shutdown {
                 }
             }
         };
+        let mut draining = self.draining.clone();
+        let taken_back = async {
+            if !draining.taken_back().await {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
-            () = empty => false,
-            () = tokio::time::sleep(within.max(LOOK_INTERVAL)) => false,
+            () = empty => LeaveEnd::Complete,
+            () = tokio::time::sleep(within.max(LOOK_INTERVAL)) => LeaveEnd::Complete,
+            () = taken_back => LeaveEnd::TakenBack,
             () = signals.next() => {
                 tracing::info!("a signal came: upgrade-drain-timeout ends");
-                true
+                LeaveEnd::Asked
             }
         }
     }

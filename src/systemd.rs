@@ -82,6 +82,14 @@ impl Notifier {
         }
     }
 
+    /// Sends messages again: this process is the service's main process again.
+    pub fn speak_again(&self) {
+        if let Some(target) = &self.0 {
+            target.silent.store(false, Ordering::Relaxed);
+        }
+        self.main_process(std::process::id());
+    }
+
     fn send(&self, message: &str) {
         let Some(target) = self.0.as_ref().filter(|target| !target.silent.load(Ordering::Relaxed)) else {
             return;
@@ -164,6 +172,9 @@ mod tests {
             notifier.ready();
             socket.set_nonblocking(true).unwrap();
             assert!(socket.recv(&mut buffer).is_err(), "a silent notifier sends nothing");
+            notifier.speak_again();
+            let length = socket.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], *format!("MAINPID={}", std::process::id()).as_bytes());
         }
     }
 }

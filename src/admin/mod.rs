@@ -124,14 +124,18 @@ impl Admin {
         Self { upstreams, users, sources, draining, metrics, status, control, taps }
     }
 
-    /// Answers requests until another process does or this one ends, because probes need answers during the drain too. With
-    /// `tls`, every TCP connection speaks TLS.
+    /// Answers requests until this process ends, because probes need answers during the drain too. While another process
+    /// does, this one keeps the socket and waits: it answers again if that process dies. With `tls`, every TCP connection
+    /// speaks TLS.
     pub async fn serve(self: Arc<Self>, socket: Arc<ListeningSocket>, tls: Option<PlainAcceptor>) {
         let mut handed_over = self.draining.clone();
         let mut connections = Connections::default();
         loop {
             let accepted = tokio::select! {
-                () = handed_over.handed_over() => return,
+                () = handed_over.handed_over() => match handed_over.taken_back().await {
+                    true => continue,
+                    false => return,
+                },
                 accepted = socket.accept() => accepted,
             };
             match accepted {

@@ -1,13 +1,13 @@
 //! Sockets that listen, whoever opened them: this process, systemd, or the respgate that this process replaces.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use listenfd::ListenFd;
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::unix_socket::SocketFile;
@@ -121,6 +121,26 @@ impl ListeningSocket {
         if let Kind::Unix(_, file) = &self.kind {
             file.keep();
         }
+    }
+
+    /// Undoes [`Self::keep_file`]: the other process has died.
+    pub fn take_file_back(&self) {
+        if let (Kind::Unix(_, file), SocketOwner::Respgate) = (&self.kind, self.owner) {
+            file.take_back();
+        }
+    }
+
+    /// Refuses connections from now on, also through descriptors of the same socket in other processes. systemd's sockets
+    /// stay as they are.
+    pub fn stop_listening(&self) {
+        if self.owner == SocketOwner::Systemd {
+            return;
+        }
+        // It can fail only if the socket does not listen, which is what it is for.
+        let _ = match &self.kind {
+            Kind::Tcp(listener) => SockRef::from(listener).shutdown(Shutdown::Both),
+            Kind::Unix(listener, _) => SockRef::from(listener).shutdown(Shutdown::Both),
+        };
     }
 }
 
@@ -323,6 +343,8 @@ mod tests {
         drop(sockets.take_unix("app", &path("app")).unwrap().unwrap());
         let passed = sockets.take_unix("passed", &path("passed")).unwrap().unwrap();
         passed.keep_file();
+        passed.take_file_back();
+        passed.keep_file();
         drop(passed);
         drop(sockets.take_unix("unit", &path("elsewhere")).unwrap().unwrap());
         let unused = sockets.close_unused();
@@ -330,6 +352,21 @@ mod tests {
         drop(unused);
         let left = ["app", "passed", "unit", "unused"].map(|name| path(name).exists());
         assert_eq!(left, [false, true, true, false]);
+    }
+
+    /// A removed listener's address is free at once, also while a former process has a descriptor of its socket.
+    #[tokio::test]
+    async fn a_socket_stops_listening_in_every_process() {
+        let (opened, address) = socket();
+        let other = opened.try_clone().unwrap();
+        let listening = ListeningSocket::tcp(opened.into(), SocketOwner::Respgate).unwrap();
+        assert!(std::net::TcpStream::connect(address).is_ok());
+        listening.stop_listening();
+        let refused = std::net::TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        drop(listening);
+        assert!(std::net::TcpListener::bind(address).is_ok());
+        drop(other);
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl SocketFile {
     pub fn keep(&self) {
         self.is_kept.store(true, Ordering::Relaxed);
     }
+
+    /// Removes the file again when this is dropped.
+    pub fn take_back(&self) {
+        self.is_kept.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Drop for SocketFile {

@@ -16,7 +16,12 @@
 //!  │ ◀──────────────────────────── │
 //!  │  {"clients": …}               │   from now on the new process accepts; repeated during the drain
 //!  │ ────────────────────────────▶ │
+//!  │  {"closed": true}             │   the new process accepts no more clients on purpose: it drains, or hands over itself
+//!  │ ◀──────────────────────────── │
 //! ```
+//!
+//! The old process keeps the sockets open until its own drain begins. If the new one dies before it has said `closed`, the old
+//! one accepts again.
 
 pub mod predecessor;
 pub mod requests;

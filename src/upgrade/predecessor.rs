@@ -14,7 +14,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 
 use super::{VARIABLE, wire};
-use crate::drain::{ClientCounts, FormerProcess};
+use crate::drain::{ClientCounts, Draining, FormerProcess};
 use crate::net::listening::{InheritedSockets, SocketOwner};
 use crate::topology::Topology;
 
@@ -73,11 +73,13 @@ fn receive() -> io::Result<(InheritedSockets, Predecessor)> {
 
 impl Predecessor {
     /// Waits until every upstream has a verified primary, says so, and waits until the old process accepts no more
-    /// clients. If the old process ends meanwhile, this one takes over at once: nobody else has the sockets.
+    /// clients. If the old process ends meanwhile, this one takes over at once: nobody else has the sockets. The old process
+    /// learns from `draining` when this one accepts no more clients.
     pub async fn take_over(
         mut self,
         upstreams: &[(String, watch::Receiver<Topology>)],
         counts: Vec<ClientCounts>,
+        draining: Draining,
     ) -> watch::Receiver<Option<FormerProcess>> {
         let (former, seen) = watch::channel(None);
         match self.negotiate(upstreams).await {
@@ -87,7 +89,7 @@ impl Predecessor {
                     former_pid = self.pid,
                     "this process accepts the clients from now on, and the former one drains"
                 );
-                tokio::spawn(self.follow(counts, former));
+                tokio::spawn(self.follow(counts, former, draining));
             }
             Ok(None) => tracing::warn!(
                 former_pid = self.pid,
@@ -123,10 +125,27 @@ impl Predecessor {
         wire::receive(&mut self.reader).await
     }
 
-    /// Follows the number of clients that the old process still serves, until it ends.
-    async fn follow(mut self, counts: Vec<ClientCounts>, former: watch::Sender<Option<FormerProcess>>) {
-        while let Ok(Some(message)) = wire::receive(&mut self.reader).await {
-            adopt(self.pid, &message, &counts, &former);
+    /// Follows the number of clients that the old process still serves, until it ends. Tells it when it has nobody to replace.
+    async fn follow(
+        mut self,
+        counts: Vec<ClientCounts>,
+        former: watch::Sender<Option<FormerProcess>>,
+        mut draining: Draining,
+    ) {
+        let follow = async {
+            while let Ok(Some(message)) = wire::receive(&mut self.reader).await {
+                adopt(self.pid, &message, &counts, &former);
+            }
+        };
+        let tell = async {
+            draining.closed().await;
+            // If the old process is gone, nobody needs to know.
+            let _ = wire::send(&mut self.writer, &json!({ "closed": true })).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = follow => {}
+            () = tell => {}
         }
         for count in &counts {
             count.former.store(0, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
 use super::{VARIABLE, wire};
-use crate::drain::ClientCounts;
+use crate::drain::{ClientCounts, Switch};
 use crate::net::listening::{OpenSockets, SocketOwner};
 use crate::systemd::{self, Notifier};
 
@@ -78,7 +78,10 @@ pub struct Successor {
     /// The process id.
     pub pid: u32,
     child: ChildGuard,
+    reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
+    sockets: OpenSockets,
+    notifier: Notifier,
 }
 
 /// Ends the new process when it is dropped, unless that process has taken over.
@@ -120,7 +123,7 @@ impl UpgradePlan {
         let mut child = self.spawn(theirs)?;
         let pid = child.child.id().unwrap_or_default();
         tracing::info!(pid, "upgrade: the new process has been started");
-        let (reader, writer) = match self.pass(ours).await {
+        let (mut reader, writer) = match self.pass(ours).await {
             Ok(stream) => stream,
             // A process that has ended at once cannot take the sockets: its status says more than the failed write.
             Err(error) => match tokio::time::timeout(Duration::from_millis(500), child.child.wait()).await {
@@ -130,14 +133,17 @@ impl UpgradePlan {
         };
         let mut waits_for = String::new();
         let outcome = tokio::select! {
-            outcome = wait_until_ready(reader, &mut child.child, &mut waits_for) => outcome,
+            outcome = wait_until_ready(&mut reader, &mut child.child, &mut waits_for) => outcome,
             () = tokio::time::sleep(self.timeout) => {
                 let why = if waits_for.is_empty() { waits_for } else { format!("; it waited for {waits_for}") };
                 Err(UpgradeError::NotReady { seconds: self.timeout.as_secs_f64(), why })
             }
         };
         match outcome {
-            Ok(()) => Ok(Successor { pid, child, writer }),
+            Ok(()) => {
+                let (sockets, notifier) = (self.sockets.clone(), self.notifier.clone());
+                Ok(Successor { pid, child, reader, writer, sockets, notifier })
+            }
             Err(error) => {
                 // The wait after the kill leaves no zombie.
                 let _ = child.child.kill().await;
@@ -207,12 +213,12 @@ impl UpgradePlan {
 }
 
 async fn wait_until_ready(
-    mut reader: BufReader<OwnedReadHalf>,
+    reader: &mut BufReader<OwnedReadHalf>,
     child: &mut Child,
     waits_for: &mut String,
 ) -> Result<(), UpgradeError> {
     loop {
-        match wire::receive(&mut reader).await {
+        match wire::receive(reader).await {
             Ok(Some(message)) if message.get("ready").is_some() => return Ok(()),
             Ok(Some(message)) => {
                 let waiting = message.get("waiting").and_then(Value::as_str);
@@ -238,26 +244,44 @@ fn ended(status: ExitStatus) -> UpgradeError {
 }
 
 impl Successor {
-    /// Tells the new process how many clients this one still serves, for as long as both run.
-    pub async fn tell_clients(mut self, counts: Vec<ClientCounts>) {
-        let mut told = Value::Null;
-        loop {
-            tokio::time::sleep(TELL_INTERVAL).await;
-            if let Ok(Some(status)) = self.child.child.try_wait() {
-                if status.success() {
-                    tracing::info!("the new process has ended as it was asked to");
-                    return;
+    /// Tells the new process how many clients this one still serves, for as long as both run. If the new process dies, this
+    /// one accepts clients again.
+    pub async fn accompany(self, counts: Vec<ClientCounts>, switch: Switch) {
+        let Self { mut child, mut reader, mut writer, sockets, notifier, .. } = self;
+        let listen = async {
+            while let Ok(Some(message)) = wire::receive(&mut reader).await {
+                if message.get("closed").is_some() {
+                    switch.release();
                 }
-                tracing::error!(%status, "the new process has ended during the upgrade: no process accepts clients; start respgate again");
-                return;
             }
-            let message = message(&counts);
-            if message != told {
-                if wire::send(&mut self.writer, &message).await.is_err() {
-                    continue;
+            std::future::pending().await
+        };
+        let tell = async {
+            let mut told = Value::Null;
+            loop {
+                tokio::time::sleep(TELL_INTERVAL).await;
+                if let Ok(Some(status)) = child.child.try_wait() {
+                    return status;
                 }
-                told = message;
+                let message = message(&counts);
+                if message != told && wire::send(&mut writer, &message).await.is_ok() {
+                    told = message;
+                }
             }
+        };
+        let status = tokio::select! {
+            status = tell => status,
+            status = listen => status,
+        };
+        if status.success() || switch.is_released() {
+            switch.release();
+            tracing::info!(%status, "the new process has ended");
+        } else if switch.take_back() {
+            sockets.all().iter().for_each(|(_, socket)| socket.take_file_back());
+            notifier.speak_again();
+            tracing::error!(%status, "the new process has ended during the upgrade: this process accepts the clients again");
+        } else {
+            tracing::error!(%status, "the new process has ended during the upgrade: no process accepts clients; start respgate again");
         }
     }
 }

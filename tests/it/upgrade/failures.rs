@@ -4,9 +4,10 @@ use std::fs;
 use std::process::Output;
 
 use super::site::Site;
+use crate::support::client::Client;
 use crate::support::port::free_port;
 use crate::support::servers::{Flavor, Server};
-use crate::support::wait;
+use crate::support::{signal, wait};
 
 fn start(keys: &str) -> (Server, Site) {
     let server = Server::start(Flavor::Valkey);
@@ -86,4 +87,62 @@ fn a_new_configuration_that_is_broken_changes_nothing() {
     fs::write(&file, good).expect("the former file");
     site.upgrade();
     site.proxy.client().expect(&["PING"], "+PONG\r\n");
+}
+
+/// The old process accepts clients again, and can be upgraded again.
+#[test]
+fn a_new_process_that_dies_later_is_replaced_by_the_old_one() {
+    let (_server, mut site) = start("");
+    site.proxy.allow_log("the new process has ended during the upgrade");
+    let mut before = site.proxy.client();
+    before.expect(&["SET", "k", "v"], "+OK\r\n");
+    let old = site.newest();
+    for _ in 0..2 {
+        let new = site.upgrade();
+        let mut its_own = site.proxy.client();
+        its_own.expect(&["GET", "k"], "$1\r\nv\r\n");
+        signal::send("KILL", new);
+        assert_eq!(its_own.rest(), b"");
+        // Connections wait in the queue of the socket meanwhile: none is refused.
+        site.proxy.client().expect(&["GET", "k"], "$1\r\nv\r\n");
+        site.forget_newest();
+        assert_eq!(site.newest(), old);
+        assert!(site.proxy.http("/readyz").starts_with("HTTP/1.1 200"));
+        before.expect(&["GET", "k"], "$1\r\nv\r\n");
+    }
+    assert_eq!(site.proxy.log().matches("this process accepts the clients again").count(), 2);
+    // This one is not killed: the old process ends as after any upgrade.
+    site.upgrade();
+    drop(before);
+    site.wait_for_end(old);
+    site.proxy.client().expect(&["GET", "k"], "$1\r\nv\r\n");
+}
+
+/// The old process still has the sockets, but only in case: what the new one closes is closed.
+#[test]
+fn a_listener_that_the_new_process_removes_is_closed() {
+    let server = Server::start(Flavor::Valkey);
+    let address = format!("127.0.0.1:{}", free_port());
+    let more = format!("[listeners.more]\naddress = \"{address}\"\n");
+    let mut site = Site::start("", &format!("redis://127.0.0.1:{}", server.port), &more);
+    let address = address.parse().expect("an address");
+    let mut before = site.proxy.client();
+    before.expect(&["PING"], "+PONG\r\n");
+    let old = site.newest();
+    let new = site.upgrade();
+    Client::connect_to(address).expect(&["PING"], "+PONG\r\n");
+    let file = site.proxy.configuration();
+    let text = fs::read_to_string(&file).expect("the configuration");
+    fs::write(&file, text.replace(&more, "")).expect("a file");
+    signal::send("HUP", new);
+    wait::until("the listener to be closed", || Client::try_connect(address).is_err());
+    fs::write(&file, &text).expect("the former file");
+    signal::send("HUP", new);
+    wait::until("the listener to be back", || Client::try_connect(address).is_ok());
+    Client::connect_to(address).expect(&["PING"], "+PONG\r\n");
+    // A shutdown of the new process closes the others too, while the old one still drains.
+    signal::send("TERM", new);
+    wait::until("all listeners to be closed", || Client::try_connect(site.proxy.address()).is_err());
+    before.expect(&["PING"], "+PONG\r\n");
+    assert!(super::site::runs(old));
 }

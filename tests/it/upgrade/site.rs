@@ -107,6 +107,11 @@ impl Site {
         &self.pids[..self.pids.len() - 1]
     }
 
+    /// Forgets the newest process, which was killed.
+    pub fn forget_newest(&mut self) {
+        self.pids.pop();
+    }
+
     /// Waits until a process has ended.
     #[track_caller]
     pub fn wait_for_end(&mut self, pid: u32) {
