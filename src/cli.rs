@@ -5,16 +5,16 @@ mod sentinel_proxy;
 mod shared;
 
 pub use ctl::Ctl;
+pub use shared::RunningRespgate;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use self::shared::{admin_option, json, other, path_option, with_help};
+use self::shared::{json, other, running_respgate, with_help, with_running_respgate};
 use crate::config::flags::{Flag, Flags};
 use crate::config::report::Place;
 
@@ -36,10 +36,8 @@ pub enum Invocation {
     },
     /// Show the state of a running respgate on one screen.
     Status {
-        /// The address of its admin listener; `None` takes the one in the configuration file.
-        admin: std::option::Option<SocketAddr>,
-        /// The configuration file of the running respgate.
-        config: std::option::Option<PathBuf>,
+        /// Where it is; without anything, at the usual address.
+        at: RunningRespgate,
         /// Prints JSON instead of text if true.
         json: bool,
         /// The time between two looks; `None` looks once.
@@ -229,10 +227,13 @@ pub fn command() -> Command {
              69 something is broken.",
         );
     let status = Command::new("status")
-        .about("Show a running respgate in one screen, by its admin listener")
-        .override_usage("respgate status [--admin ADDR | --config FILE] [--watch [SECONDS]] [--json]")
-        .arg(admin_option("Its admin listener [default: what FILE says, or 127.0.0.1:9121]"))
-        .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with"))
+        .about("Show a running respgate in one screen, by its admin listener or its control socket")
+        .override_usage(
+            "respgate status [--admin ADDR | --config FILE | --socket PATH] [--watch [SECONDS]] [--json]\n       \
+             respgate status --admin ADDR --admin-ca FILE --token-file FILE [--watch [SECONDS]] [--json]",
+        );
+    let usual = "Its admin listener [default: what FILE says, or 127.0.0.1:9121]";
+    let status = with_running_respgate(status, "RESPGATE_READ_TOKEN_FILE", usual)
         .arg(watch_option())
         .arg(json())
         .after_help("Exit codes: 0 it is ready, 64 wrong arguments, 69 it is not ready, or does not answer.");
@@ -284,8 +285,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     }
     if let Some(("status", matches)) = matches.subcommand() {
         return Ok(Invocation::Status {
-            admin: shared::admin(matches),
-            config: shared::path(matches, "config"),
+            at: running_respgate(matches),
             json: matches.get_flag("json"),
             watch: matches.get_one::<u64>("watch").copied().map(Duration::from_secs),
         });
@@ -385,11 +385,10 @@ mod tests {
 
     #[test]
     fn status_takes_an_address() {
-        let Ok(Invocation::Status { admin, json, .. }) = parsed("respgate status --admin 127.0.0.1:9 --json")
-        else {
-            panic!("not a status")
-        };
-        assert!(json && admin == Some("127.0.0.1:9".parse().unwrap()));
+        let line = "respgate status --admin 127.0.0.1:9 --admin-ca ca.pem --token-file token --json";
+        let Ok(Invocation::Status { at, json, .. }) = parsed(line) else { panic!("not a status") };
+        assert!(json && at.admin == Some("127.0.0.1:9".parse().unwrap()));
+        assert_eq!((at.admin_ca, at.token_file), (Some("ca.pem".into()), Some("token".into())));
         assert!(parsed("respgate status --admin nonsense").is_err());
         for (line, seconds) in [("--watch", Some(1)), ("--watch 5", Some(5)), ("", None)] {
             let Ok(Invocation::Status { watch, .. }) = parsed(&format!("respgate status {line}")) else {
@@ -405,7 +404,7 @@ mod tests {
         let Ok(Invocation::Ctl(ctl)) = parsed("respgate ctl --socket /run/x.sock log-level debug") else {
             panic!("not a control")
         };
-        assert_eq!((ctl.socket, ctl.admin), (Some("/run/x.sock".into()), None));
+        assert_eq!((ctl.at.socket, ctl.at.admin), (Some("/run/x.sock".into()), None));
         assert_eq!(ctl.action.name, "log-level");
         assert_eq!(ctl.action.arguments.get("level"), Some(&"debug".into()));
         assert!(parsed("respgate ctl --socket /run/x.sock").is_err());

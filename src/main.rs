@@ -3,16 +3,15 @@
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use respgate::admin_client::Endpoint;
+use respgate::admin_client::{self, AdminClient, Endpoint};
 use respgate::app;
-use respgate::cli::{self, Ctl, Invocation};
+use respgate::cli::{self, Ctl, Invocation, RunningRespgate};
 use respgate::config::flags::Flags;
 use respgate::config::report::Report;
-use respgate::config::{self, Config, LogConfig, LogFormat};
+use respgate::config::{self, Config, ControlConfig, LogConfig, LogFormat};
 use respgate::ctl::{self, Outcome, Refusal};
 use respgate::doctor::{self, Style};
 use respgate::logs::{LogFilter, LogLimit};
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Check(flags)) => check(&flags),
         Ok(Invocation::HashPassword) => hash_password(),
         Ok(Invocation::Doctor { flags, json }) => examine(&flags, json),
-        Ok(Invocation::Status { admin, config, json, watch }) => show_status(admin, config, json, watch),
+        Ok(Invocation::Status { at, json, watch }) => show_status(at, json, watch),
         Ok(Invocation::Ctl(ctl)) => control(ctl),
         Ok(Invocation::Nothing) => {
             complain(cli::GUIDANCE);
@@ -145,30 +144,13 @@ fn examine(flags: &Flags, json: bool) -> ExitCode {
 /// The usual address of an admin listener.
 const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9121);
 
-fn show_status(
-    admin: Option<SocketAddr>,
-    file: Option<PathBuf>,
-    json: bool,
-    watch: Option<Duration>,
-) -> ExitCode {
-    let endpoint = match (admin, file) {
-        (Some(address), _) => Endpoint::Admin(address),
-        (None, None) => Endpoint::Admin(USUAL_ADMIN),
-        (None, file) => {
-            let (config, report) = load(&Flags { config: file, settings: Vec::new() });
-            let Some(config) = config else {
-                complain(&report.to_string());
-                return ExitCode::from(USAGE);
-            };
-            // The control socket needs no token, and respgate's own user may use it.
-            match config.control.socket {
-                Some(path) => Endpoint::Socket(path),
-                None => Endpoint::Admin(config.admin.unwrap_or(USUAL_ADMIN)),
-            }
-        }
+fn show_status(at: RunningRespgate, json: bool, watch: Option<Duration>) -> ExitCode {
+    let client = match reach(at, Right::Read) {
+        Ok(client) => client,
+        Err(code) => return code,
     };
     if let Some(pause) = watch {
-        return match status::watch::watch(endpoint, pause, json) {
+        return match status::watch::watch(client, pause, json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 complain(&format!("the terminal cannot be used: {error}\n"));
@@ -176,7 +158,7 @@ fn show_status(
             }
         };
     }
-    match status::look(&endpoint) {
+    match status::look(&client) {
         Ok(status) => {
             print(&if json { format!("{:#}\n", status.document()) } else { status.screen() });
             if status.ready() { ExitCode::SUCCESS } else { ExitCode::from(doctor::BROKEN) }
@@ -188,57 +170,68 @@ fn show_status(
     }
 }
 
+/// What the caller wants to do with a running respgate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Right {
+    Read,
+    Control,
+}
+
+/// Returns the way to a running respgate.
+///
+/// # Errors
+/// Returns the exit code, after it has said what is wrong.
+fn reach(at: RunningRespgate, right: Right) -> Result<AdminClient, ExitCode> {
+    let usage = |why: &str| {
+        complain(&format!("{why}\n"));
+        ExitCode::from(USAGE)
+    };
+    let (endpoint, kept) = match (at.socket, at.admin) {
+        (Some(path), _) => (Endpoint::Socket(path), None),
+        (None, Some(address)) => (Endpoint::Admin(address), None),
+        (None, None) if at.config.is_none() && right == Right::Read => (Endpoint::Admin(USUAL_ADMIN), None),
+        (None, None) => {
+            let (config, report) = load(&Flags { config: at.config, settings: Vec::new() });
+            let Some(config) = config else { return Err(usage(report.to_string().trim_end())) };
+            let ControlConfig { socket, token, read_token, .. } = config.control;
+            // The control socket needs no token, and respgate's own user may use it.
+            match (socket, right, config.admin, token) {
+                (Some(path), ..) => (Endpoint::Socket(path), None),
+                (None, Right::Read, admin, _) => (Endpoint::Admin(admin.unwrap_or(USUAL_ADMIN)), read_token),
+                (None, Right::Control, Some(address), Some(token)) => (Endpoint::Admin(address), Some(token)),
+                _ => {
+                    return Err(usage(
+                        "the file has neither control-socket nor control-token-file, so this respgate cannot be controlled",
+                    ));
+                }
+            }
+        }
+    };
+    let token = match at.token_file.map(ControlToken::read).transpose() {
+        Ok(read) => read.or(kept).map(|read| read.token),
+        Err(why) => return Err(usage(&why)),
+    };
+    let tls = at.admin_ca.map(|ca| admin_client::admin_tls(ca, at.admin_server_name.as_deref())).transpose();
+    let tls = tls.map_err(|why| usage(&format!("--admin-ca: {why}")))?;
+    Ok(AdminClient { endpoint, token, tls })
+}
+
 /// Exit code if the caller may not do what was asked: `EX_NOPERM` of sysexits.
 const NO_PERMISSION: u8 = 77;
 /// Exit code if the action could not be done.
 const FAILED: u8 = 1;
 
 fn control(asked: Ctl) -> ExitCode {
-    let Ctl { socket, admin, admin_ca, admin_server_name, token_file, config, json, action } = asked;
-    let mut token_file = token_file;
-    let endpoint = match (socket, admin, config) {
-        (Some(path), ..) => Endpoint::Socket(path),
-        (None, Some(address), _) => Endpoint::Admin(address),
-        (None, None, file) => {
-            let (config, report) = load(&Flags { config: file, settings: Vec::new() });
-            let Some(config) = config else {
-                complain(&report.to_string());
-                return ExitCode::from(USAGE);
-            };
-            match (config.control.socket, config.admin, config.control.token) {
-                (Some(path), ..) => Endpoint::Socket(path),
-                (None, Some(address), Some(token)) => {
-                    token_file.get_or_insert(token.path);
-                    Endpoint::Admin(address)
-                }
-                _ => {
-                    complain(
-                        "the file has neither control-socket nor control-token-file, so this respgate cannot be controlled\n",
-                    );
-                    return ExitCode::from(USAGE);
-                }
-            }
-        }
-    };
-    let token = match token_file.map(ControlToken::read).transpose() {
-        Ok(token) => token.map(|read| read.token),
-        Err(why) => {
-            complain(&format!("{why}\n"));
-            return ExitCode::from(USAGE);
-        }
-    };
-    let tls = match admin_ca.map(|ca| ctl::admin_tls(ca, admin_server_name.as_deref())).transpose() {
-        Ok(tls) => tls,
-        Err(why) => {
-            complain(&format!("--admin-ca: {why}\n"));
-            return ExitCode::from(USAGE);
-        }
+    let Ctl { at, json, action } = asked;
+    let client = match reach(at, Right::Control) {
+        Ok(client) => client,
+        Err(code) => return code,
     };
     let outcome = match &*action.name {
-        "tap" => ctl::tap(&endpoint, &action, token.as_ref(), tls.as_ref(), json, |line| {
+        "tap" => ctl::tap(&client, &action, json, |line| {
             io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush()).is_ok()
         }),
-        _ => ctl::perform(&endpoint, &action, token.as_ref(), tls.as_ref()),
+        _ => ctl::perform(&client, &action),
     };
     match outcome {
         // The lines of a tap are printed already.

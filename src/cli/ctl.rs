@@ -2,32 +2,20 @@
 
 mod tap;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value as Json};
 
-use super::shared::{admin, admin_option, json, path, path_option, with_help};
+use super::shared::{RunningRespgate, json, running_respgate, with_help, with_running_respgate};
 use crate::config::Value;
 use crate::ctl::ActionRequest;
 
-/// Where `respgate ctl` finds the running respgate, and what it asks for.
+/// What `respgate ctl` asks of a running respgate.
 #[derive(Debug)]
 pub struct Ctl {
-    /// The control socket.
-    pub socket: Option<PathBuf>,
-    /// The admin listener.
-    pub admin: Option<SocketAddr>,
-    /// The authorities of the admin listener's certificate; `None` speaks plain HTTP.
-    pub admin_ca: Option<PathBuf>,
-    /// The name in that certificate.
-    pub admin_server_name: Option<String>,
-    /// The file that holds the token for the admin listener.
-    pub token_file: Option<PathBuf>,
-    /// The configuration file of the running respgate, which names the socket or the listener.
-    pub config: Option<PathBuf>,
+    /// Where it is.
+    pub at: RunningRespgate,
     /// Prints JSON instead of text if true.
     pub json: bool,
     /// The action.
@@ -103,28 +91,9 @@ pub(super) fn upgrade_command() -> Command {
 
 /// Adds the arguments that name the running respgate.
 fn with_endpoint(command: Command) -> Command {
-    command
-        .arg(path_option("socket", "RESPGATE_CONTROL_SOCKET", "PATH", "Its control socket"))
-        .arg(admin_option("Its admin listener"))
-        .arg(path_option(
-            "admin-ca",
-            "RESPGATE_ADMIN_CA",
-            "FILE",
-            "Speak TLS with the admin listener, and trust these authorities",
-        ))
-        .arg(
-            Arg::new("admin-server-name")
-                .long("admin-server-name")
-                .value_name("NAME")
-                .requires("admin-ca")
-                .help("The name in its certificate; default: its IP address"),
-        )
-        .arg(path_option("token-file", "RESPGATE_CONTROL_TOKEN_FILE", "FILE", "The token for the admin listener"))
-        .arg(path_option("config", "RESPGATE_CONFIG", "FILE", "The file that it runs with, which names one of these"))
-        .arg(json())
-        .after_help(
-            "Exit codes: 0 done, 1 it could not be done, 64 wrong arguments, 69 no respgate answers, 77 not permitted.",
-        )
+    with_running_respgate(command, "RESPGATE_CONTROL_TOKEN_FILE", "Its admin listener").arg(json()).after_help(
+        "Exit codes: 0 done, 1 it could not be done, 64 wrong arguments, 69 no respgate answers, 77 not permitted.",
+    )
 }
 
 /// Reads what the command line of `respgate upgrade` asks for.
@@ -240,12 +209,7 @@ pub(super) fn parse(matches: &ArgMatches) -> Ctl {
 
 fn request(matches: &ArgMatches, name: &str, arguments: serde_json::Map<String, serde_json::Value>) -> Ctl {
     Ctl {
-        socket: path(matches, "socket"),
-        admin: admin(matches),
-        admin_ca: path(matches, "admin-ca"),
-        admin_server_name: matches.get_one("admin-server-name").cloned(),
-        token_file: path(matches, "token-file"),
-        config: path(matches, "config"),
+        at: running_respgate(matches),
         json: matches.get_flag("json"),
         action: ActionRequest { name: name.to_owned(), arguments },
     }

@@ -2,18 +2,12 @@
 
 mod entries;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::{Map, Value};
-use tokio::sync::watch;
 
-use crate::admin_client::{self, Answer, Endpoint};
-use crate::net::tls::client::{ClientProfile, ClientTls};
-use crate::net::tls::names::{Names, server_name};
-use crate::net::tls::trust::Trust;
-use crate::secret::Secret;
+use crate::admin_client::{AdminClient, Answer, Endpoint};
 
 /// Time that one answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,30 +45,8 @@ pub enum Refusal {
     Failed,
 }
 
-/// Returns the TLS settings for an admin listener whose certificate these authorities have signed. It must contain `name`, or
-/// the IP address that is dialled.
-///
-/// # Errors
-/// Returns the reason why the file or the name cannot be used.
-pub fn admin_tls(ca: PathBuf, name: Option<&str>) -> Result<ClientTls, String> {
-    let all = match name {
-        Some(name) => Some(server_name(name).ok_or_else(|| format!("{name:?} is no name of a certificate"))?),
-        None => None,
-    };
-    let names = Names { all, ..Names::default() };
-    let trust = Trust { paths: vec![ca], ..Trust::default() };
-    let profile = ClientProfile { trust, names: names.clone(), ..ClientProfile::default() };
-    let set = profile.load().map_err(|error| error.text)?;
-    Ok(ClientTls::new(watch::channel(set).1, names))
-}
-
-/// Asks the respgate at `endpoint` to do `action`. With `tls`, its admin listener must speak TLS.
-pub fn perform(
-    endpoint: &Endpoint,
-    action: &ActionRequest,
-    token: Option<&Secret>,
-    tls: Option<&ClientTls>,
-) -> Outcome {
+/// Asks a running respgate to do `action`.
+pub fn perform(client: &AdminClient, action: &ActionRequest) -> Outcome {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::Unreachable(format!("cannot start: {error}")),
@@ -82,18 +54,16 @@ pub fn perform(
     let path = format!("/control/{}", action.name);
     let body = Value::Object(action.arguments.clone()).to_string();
     let limit = if action.name == "upgrade" { UPGRADE_ANSWER_TIMEOUT } else { ANSWER_TIMEOUT };
-    match runtime.block_on(admin_client::post(endpoint, &path, body, token, tls, limit)) {
+    match runtime.block_on(client.post(&path, body, limit)) {
         Ok(answer) => outcome(&answer),
-        Err(error) => unreachable(endpoint, &error),
+        Err(error) => unreachable(&client.endpoint, &error),
     }
 }
 
-/// Runs a tap on the respgate at `endpoint`, and calls `show` with each line. Ends with the tap, or when `show` returns false.
+/// Runs a tap on a running respgate, and calls `show` with each line. Ends with the tap, or when `show` returns false.
 pub fn tap(
-    endpoint: &Endpoint,
+    client: &AdminClient,
     action: &ActionRequest,
-    token: Option<&Secret>,
-    tls: Option<&ClientTls>,
     json: bool,
     mut show: impl FnMut(&str) -> bool,
 ) -> Outcome {
@@ -102,14 +72,13 @@ pub fn tap(
         Err(error) => return Outcome::Unreachable(format!("cannot start: {error}")),
     };
     let body = Value::Object(action.arguments.clone()).to_string();
-    let streamed =
-        admin_client::post_for_lines(endpoint, "/control/tap", body, token, tls, ANSWER_TIMEOUT, |line| {
-            tap_line(line, json).is_none_or(|line| show(&line))
-        });
+    let streamed = client.post_for_lines("/control/tap", body, ANSWER_TIMEOUT, |line| {
+        tap_line(line, json).is_none_or(|line| show(&line))
+    });
     match runtime.block_on(streamed) {
         Ok(answer) if answer.status == StatusCode::OK => Outcome::Done(Value::Null),
         Ok(answer) => outcome(&answer),
-        Err(error) => unreachable(endpoint, &error),
+        Err(error) => unreachable(&client.endpoint, &error),
     }
 }
 

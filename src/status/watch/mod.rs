@@ -14,15 +14,17 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use self::news::{News, follow};
-use crate::admin_client::Endpoint;
+use crate::admin_client::AdminClient;
 
 /// Shows the state every `pause`: drawn on a terminal, or as text, or as one line of JSON. Ends with `q`, Ctrl-C, a
 /// signal, or when nobody reads any more.
 ///
 /// # Errors
 /// Returns an error if the terminal cannot be used.
-pub fn watch(endpoint: Endpoint, pause: Duration, json: bool) -> io::Result<()> {
-    let news = follow(endpoint.clone(), pause)?;
+pub fn watch(client: AdminClient, pause: Duration, json: bool) -> io::Result<()> {
+    #[cfg(feature = "terminal")]
+    let endpoint = client.endpoint.clone();
+    let news = follow(client, pause)?;
     #[cfg(feature = "terminal")]
     if !json && io::stdout().is_terminal() && io::stdin().is_terminal() {
         return terminal::run(&news, &endpoint);

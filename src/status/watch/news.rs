@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::admin_client::Endpoint;
+use crate::admin_client::AdminClient;
 use crate::status::{Status, ask};
 
 /// What the task that asks respgate sends to the one that shows it.
@@ -19,7 +19,7 @@ pub(super) enum News {
 }
 
 /// Asks respgate every `pause` in a thread of its own. The thread ends when the receiver is dropped.
-pub(super) fn follow(endpoint: Endpoint, pause: Duration) -> io::Result<mpsc::Receiver<News>> {
+pub(super) fn follow(client: AdminClient, pause: Duration) -> io::Result<mpsc::Receiver<News>> {
     // A reader that is slower than `pause` delays the next question.
     let (sender, news) = mpsc::sync_channel(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -37,7 +37,7 @@ pub(super) fn follow(endpoint: Endpoint, pause: Duration) -> io::Result<mpsc::Re
             loop {
                 let asked = async {
                     ticks.tick().await;
-                    ask(&endpoint).await
+                    ask(&client).await
                 };
                 let next = tokio::select! {
                     asked = asked => News::Asked(Box::new(asked)),

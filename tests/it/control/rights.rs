@@ -1,7 +1,7 @@
 //! The right to read, the right to control, and TLS of the admin listener.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
@@ -115,4 +115,34 @@ fn the_admin_listener_speaks_tls() {
     };
     expect(&ctl(&certificates.path("ca.pem")), 0, "configuration: unchanged");
     expect(&ctl(&certificates.path("other-ca.pem")), 69, "no respgate answers");
+
+    // `respgate status` has the same options. The token of readers is enough.
+    let ca = certificates.path("ca.pem");
+    let read_token = folder.path().join("read").display().to_string();
+    let status = |words: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(["status", "--admin", &address]).args(words).stdin(Stdio::null());
+        command
+    };
+    let seen = |words: &[&str]| status(words).output().expect("respgate status");
+    expect(&seen(&["--admin-ca", &ca, "--token-file", &read_token]), 0, "admin 127.0.0.1");
+    expect(&seen(&["--admin-ca", &ca, "--token-file", &token]), 0, "admin 127.0.0.1");
+    expect(&seen(&["--admin-ca", &ca]), 69, "pass the token with --token-file");
+    expect(
+        &seen(&["--admin-ca", &certificates.path("other-ca.pem"), "--token-file", &read_token]),
+        69,
+        "no respgate answers",
+    );
+    expect(&seen(&["--token-file", &read_token]), 69, "--admin-ca if that listener speaks TLS");
+    // Its configuration names the token too, but not whom to trust.
+    let config = file.display().to_string();
+    let mut by_config = Command::new(binary());
+    by_config.args(["status", "--config", &config, "--admin-ca", &ca]);
+    expect(&by_config.output().expect("respgate status"), 0, "admin 127.0.0.1");
+    let watching = ["--admin-ca", &ca, "--token-file", &read_token, "--watch", "1", "--json"];
+    let mut watch = Running(status(&watching).stdout(Stdio::piped()).spawn().expect("respgate status"));
+    let mut line = String::new();
+    let output = watch.0.stdout.take().expect("its output");
+    BufReader::new(output).read_line(&mut line).expect("a line");
+    assert!(line.contains("\"upstreams\"") && !line.contains(READ_TOKEN), "{line}");
 }
