@@ -40,7 +40,8 @@ struct ConnectionsState {
 pub(super) struct Activity(Arc<Mutex<ConnectionsState>>);
 
 impl Activity {
-    fn new() -> Self {
+    /// Creates the state of a connection that has just been accepted.
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         Self(Arc::new(Mutex::new(ConnectionsState { accepted: now, since: now, answering: false })))
     }

@@ -35,14 +35,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 use self::connections::{Activity, Connections, HEADER_TIMEOUT, LIFETIME};
-use self::control::Control;
 use self::control::access::Via;
+use self::control::client_list::LISTS;
+use self::control::{AnswerBody, Control};
 use self::respond::{JSON, METRICS, TEXT, respond};
 use self::scrape::MetricsEndpoint;
 use self::status::StatusEndpoint;
-use self::tap::{TapEndpoint, TapLines};
+use self::tap::TapEndpoint;
 use self::warning::Warning;
 use crate::drain::Draining;
 use crate::net::listening::{AcceptedStream, InheritedSockets, ListeningSocket, SocketOwner};
@@ -112,6 +114,8 @@ pub struct Admin {
     status: StatusEndpoint,
     control: Control,
     taps: TapEndpoint,
+    /// Limits the number of lists of clients that are kept.
+    lists: Arc<Semaphore>,
 }
 
 impl Admin {
@@ -121,7 +125,8 @@ impl Admin {
         let metrics = MetricsEndpoint::new(upstreams.clone(), sources.clone());
         let status = StatusEndpoint::new(upstreams.clone(), sources.clone(), draining.clone());
         let taps = TapEndpoint::new(sources.workers.clone(), draining.clone());
-        Self { upstreams, users, sources, draining, metrics, status, control, taps }
+        let lists = Arc::new(Semaphore::new(LISTS));
+        Self { upstreams, users, sources, draining, metrics, status, control, taps, lists }
     }
 
     /// Answers requests until this process ends, because probes need answers during the drain too. While another process
@@ -175,6 +180,9 @@ impl Admin {
                 activity.request(admin.control.time_to_answer(request.uri().path()));
                 let answer = match request.uri().path() {
                     tap::PATH => admin.tap(&via, request, &activity).await,
+                    path if path.starts_with(control::PREFIX) => {
+                        admin.control.answer(&via, request, &activity, &admin.lists).await
+                    }
                     _ => admin.answer(&via, request).await.map(Either::Left),
                 };
                 activity.answered();
@@ -209,9 +217,6 @@ impl Admin {
     }
 
     async fn answer(&self, via: &Via, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.uri().path().starts_with(control::PREFIX) {
-            return self.control.answer(via, request).await;
-        }
         if request.uri().path() == control::SHUTDOWN_PATH && self.control.shutdown_endpoint {
             return self.control.answer_shutdown(via, &request);
         }
@@ -244,15 +249,10 @@ impl Admin {
     }
 
     /// Begins a tap, whose lines are the answer.
-    async fn tap(
-        &self,
-        via: &Via,
-        request: Request<Incoming>,
-        activity: &Activity,
-    ) -> Response<Either<Full<Bytes>, TapLines>> {
+    async fn tap(&self, via: &Via, request: Request<Incoming>, activity: &Activity) -> Response<AnswerBody> {
         match self.control.tap(via, request, &self.taps, activity).await {
             Ok(lines) => {
-                let mut response = Response::new(Either::Right(lines));
+                let mut response = Response::new(Either::Right(Either::Left(lines)));
                 response.headers_mut().insert(CONTENT_TYPE, tap::LINES);
                 response
             }

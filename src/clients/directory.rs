@@ -7,6 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::filter::Filter;
+use super::listing::Lines;
+use crate::secret::Credentials;
 
 /// Maximum number of questions that wait for one worker.
 const QUEUE: usize = 64;
@@ -39,15 +41,6 @@ pub struct Selection {
     pub except: Option<u64>,
 }
 
-/// Lines of CLIENT LIST, sorted by id.
-#[derive(Debug, Default)]
-pub struct Lines {
-    /// The lines, each with its line feed.
-    pub bytes: Vec<u8>,
-    /// The id of each client, and where its line ends in `bytes`.
-    pub ends: Vec<(u64, usize)>,
-}
-
 /// The form of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -77,7 +70,7 @@ pub enum Query {
 }
 
 /// A client to unblock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Unblock {
     /// The clients that may be seen.
     pub scope: Scope,
@@ -85,6 +78,8 @@ pub struct Unblock {
     pub id: u64,
     /// True if the client gets an error.
     pub error: bool,
+    /// The credentials of the server's user as whom the client that asks authenticated, if it did.
+    pub credentials: Option<Arc<Credentials>>,
 }
 
 /// The clients that were disconnected.

@@ -5,4 +5,5 @@ pub mod arguments;
 pub mod directory;
 pub mod filter;
 pub mod foreign;
+pub mod listing;
 pub mod row;

@@ -11,14 +11,12 @@ use tokio::task::{spawn_local, yield_now};
 
 use super::registry::SessionRegistry;
 use super::view::ClientView;
-use crate::clients::directory::{ErrorText, Figures, Killed, Lines, Query, Selection, Shape, Unblock};
+use crate::clients::directory::{ErrorText, Figures, Killed, Query, Selection, Shape, Unblock};
+use crate::clients::listing::{LINES_PER_STEP, LineSource, Lines};
 use crate::upstream::Upstream;
 
 /// Number of clients that one step looks at. A step takes about 0.1 ms.
-const CLIENTS_PER_STEP: usize = 64;
-
-/// Limit of the bytes of one step's lines. A step ends with the line that exceeds it.
-const BYTES_PER_STEP: usize = 64 * 1024;
+const CLIENTS_PER_STEP: usize = LINES_PER_STEP;
 
 /// The names of a worker's listeners, by their numbers. A reload changes them.
 pub type ListenerNames = RefCell<BTreeMap<usize, String>>;
@@ -83,13 +81,13 @@ impl Answerer {
     async fn list(&self, selection: &Selection, shape: Shape, answer: &mpsc::Sender<Lines>) {
         let mut last = None;
         loop {
-            let mut lines = Lines::default();
+            let mut lines = Lines::new(LineSource::Worker(self.worker));
             let more = self.step(
                 selection,
                 &mut last,
                 |view, out| {
                     out.push(view.id, |line| self.write(view, shape, line));
-                    out.bytes.len() < BYTES_PER_STEP
+                    !out.is_full()
                 },
                 &mut lines,
             );
@@ -111,23 +109,26 @@ impl Answerer {
     ) -> bool {
         let views = self.registry.views.borrow();
         let now = self.registry.now.get();
-        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let after = (last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let mut seen = 0;
-        for (id, view) in views.range((after, Bound::Unbounded)).take(CLIENTS_PER_STEP) {
-            *last = Some(*id);
+        let mut look = |id: u64, view: Option<&Rc<ClientView>>| {
+            *last = Some(id);
             seen += 1;
+            let Some(view) = view else { return true };
             let selected = view.is_within(selection.scope)
-                && selection.except != Some(*id)
+                && selection.except != Some(id)
                 && selection
                     .tenant_name
                     .as_deref()
                     .is_none_or(|name| view.with_tenant_name(|tenant| tenant == name))
                 && view.with_row(now, |row| selection.filter.selects(row));
-            if selected && !visit(view, to) {
-                return true;
-            }
-        }
-        seen == CLIENTS_PER_STEP
+            !selected || visit(view, to)
+        };
+        let went_on = match selection.filter.wanted_ids() {
+            Some(ids) => ids.range(after).take(CLIENTS_PER_STEP).all(|id| look(*id, views.get(id))),
+            None => views.range(after).take(CLIENTS_PER_STEP).all(|(id, view)| look(*id, Some(view))),
+        };
+        !went_on || seen == CLIENTS_PER_STEP
     }
 
     fn write(&self, view: &ClientView, shape: Shape, line: &mut Vec<u8>) {
@@ -190,9 +191,13 @@ impl Answerer {
         spawn_local(async move {
             let _guard = Unblocking(view);
             let (id, reason) = (id.to_string(), if unblock.error { "ERROR" } else { "TIMEOUT" });
-            let as_whom = upstream.identity_to_unblock(&identity);
+            // The user who asks needs the permission, not the user who is blocked.
+            let as_whom = match &unblock.credentials {
+                Some(known) => upstream.identities.of(known.username.as_deref(), known.password.expose()),
+                None => upstream.identity_to_unblock(&identity).clone(),
+            };
             let words: [&[u8]; 4] = [b"CLIENT", b"UNBLOCK", id.as_bytes(), reason.as_bytes()];
-            let reply = upstream.ask(as_whom, &words).await;
+            let reply = upstream.ask(&as_whom, &words).await;
             let _ = answer.send(Some(match reply {
                 Ok(reply) => Ok(reply.integer() == Some(1)),
                 Err(line) => Err(line.to_vec()),
@@ -207,13 +212,6 @@ struct Unblocking(Rc<ClientView>);
 impl Drop for Unblocking {
     fn drop(&mut self) {
         self.0.note_unblocking(false);
-    }
-}
-
-impl Lines {
-    fn push(&mut self, id: u64, write: impl FnOnce(&mut Vec<u8>)) {
-        write(&mut self.bytes);
-        self.ends.push((id, self.bytes.len()));
     }
 }
 
@@ -238,6 +236,10 @@ fn figures(upstream: &Upstream) -> Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
+    use crate::clients::filter::{Filter, Test};
+    use crate::clients::listing::BYTES_PER_STEP;
     use crate::net::budget::{Account, Budget, Share};
     use crate::net::buffers::Buffers;
     use crate::session::activity::Activity;
@@ -290,6 +292,21 @@ mod tests {
         }
         assert_eq!(seen, (1..=1000).collect::<Vec<_>>(), "each once, in order");
         assert_eq!(steps, 1000 / CLIENTS_PER_STEP + 1);
+    }
+
+    #[test]
+    fn a_step_looks_only_at_the_clients_whose_ids_are_wanted() {
+        let answerer = answerer(1000);
+        let ids = Test { is: Some([3, 500, 2000].into()), not: None };
+        let filter = Arc::new(Filter { ids, ..Filter::default() });
+        let selection = Selection { filter, ..Selection::default() };
+        let mut seen = Vec::new();
+        let visit = |view: &Rc<ClientView>, seen: &mut Vec<u64>| {
+            seen.push(view.id);
+            true
+        };
+        assert!(!answerer.step(&selection, &mut None, visit, &mut seen), "one step is enough");
+        assert_eq!(seen, [3, 500]);
     }
 
     #[tokio::test]

@@ -40,6 +40,11 @@ impl Session {
                     let reply = upstream.ask(&identity, &words).await?;
                     reply.bytes().unwrap_or_default().to_vec()
                 }
+                // The server has no such section.
+                (None, Some(identity)) if identity.is_of_a_client() => {
+                    upstream.check_permission(&identity, &[b"INFO", SECTION.as_bytes()]).await?;
+                    Vec::new()
+                }
                 _ => Vec::new(),
             };
             if !text.is_empty() {

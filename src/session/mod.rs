@@ -6,6 +6,7 @@
 
 mod activity;
 pub mod answers;
+mod asker;
 mod assign;
 mod async_op;
 mod certified;

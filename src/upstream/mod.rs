@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::access::Access;
 pub use self::activity::{IdentityUse, UpstreamActivity};
@@ -439,17 +439,48 @@ impl Upstream {
     /// # Errors
     /// Returns the error line for the client: the server's own, or respgate's.
     pub async fn ask(&self, identity: &Rc<Identity>, words: &[&[u8]]) -> Result<Value, ErrorLine> {
+        match self.inquire(identity, words).await? {
+            Value::Error(line) => Err(ErrorLine::of_server(&line)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// As [`Self::ask`], but an error reply is a value.
+    async fn inquire(&self, identity: &Rc<Identity>, words: &[&[u8]]) -> Result<Value, ErrorLine> {
         if self.in_hold() {
             return Err(NO_PRIMARY.into());
         }
         let key = ConnectionKey::new(identity.clone(), 0, Resp::V2);
         let deadline = Instant::now() + self.config.get().connect_timeout;
-        let unanswered =
-            |why: &str| ErrorLine::from(format!("-ERR respgate: the server did not answer: {why}"));
-        match timeout_at(deadline, self.inquiries.ask(&key, words, deadline)).await {
-            Ok(Ok(Value::Error(line))) => Err(ErrorLine::of_server(&line)),
-            Ok(reply) => reply,
-            Err(_) => Err(unanswered("connect-timeout has passed")),
+        let late = |_| {
+            Err(b"-ERR respgate: the server did not answer: connect-timeout has passed".as_slice().into())
+        };
+        timeout_at(deadline, self.inquiries.ask(&key, words, deadline)).await.unwrap_or_else(late)
+    }
+
+    /// Asks the server whether its ACL lets `identity` run a command. `words` must be a form of the command that does
+    /// nothing. Waits for a primary as commands do.
+    ///
+    /// # Errors
+    /// Returns the server's refusal, or the error line that says why the server could not be asked.
+    pub async fn check_permission(&self, identity: &Rc<Identity>, words: &[&[u8]]) -> Result<(), ErrorLine> {
+        let mut retried = false;
+        loop {
+            while self.in_hold() {
+                if timeout(self.hold_left(), self.changed()).await.is_err() {
+                    return Err(NO_PRIMARY.into());
+                }
+            }
+            match self.inquire(identity, words).await {
+                Ok(Value::Error(line)) if line.starts_with(b"NOPERM ") => {
+                    return Err(ErrorLine::of_server(&line));
+                }
+                // Servers check the permission before everything that another error can be about.
+                Ok(_) => return Ok(()),
+                // A failover that has just begun loses connections before there is a hold.
+                Err(line) if line.is_of_server() || retried => return Err(line),
+                Err(_) => retried = !self.in_hold(),
+            }
         }
     }
 

@@ -14,6 +14,9 @@ use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
 use crate::net::write::{WriteSource, poll_write_all};
 
+/// Limit of the bytes that one poll writes to a client. The system copies them in about 1 ms.
+const BYTES_PER_POLL: usize = 512 * 1024;
+
 /// Whether a client still takes replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientState {
@@ -317,7 +320,8 @@ impl Replies {
         self.answer(|bytes| bytes.extend_from_slice(piece));
     }
 
-    /// Writes the bytes that wait to the client. Returns true when all are written, and false if none waited.
+    /// Writes the bytes that wait to the client, [`BYTES_PER_POLL`] at most. Returns true when all are written, and false if
+    /// none waited.
     ///
     /// # Errors
     /// Returns an error if the client's connection failed.
@@ -341,10 +345,15 @@ impl Replies {
         stream: &mut S,
     ) -> Poll<std::io::Result<bool>> {
         let mut bytes = self.bytes.borrow_mut();
-        let mut taken = Taken { bytes: &mut bytes, progress: &self.progress, account: &self.account };
-        let written = poll_write_all(cx, stream, &mut taken);
+        let (progress, account) = (&self.progress, &self.account);
+        let mut taken = Taken { bytes: &mut bytes, left: BYTES_PER_POLL, progress, account };
+        let mut written = poll_write_all(cx, stream, &mut taken);
         if bytes.is_empty() {
             self.buffers.give(bytes.release());
+        } else if let Poll::Ready(Ok(())) = written {
+            // The other tasks run before the rest.
+            cx.waker().wake_by_ref();
+            written = Poll::Pending;
         }
         drop(bytes);
         self.charge();
@@ -365,16 +374,20 @@ impl Replies {
 /// The bytes that wait for a client. What it takes is counted as its progress.
 struct Taken<'a> {
     bytes: &'a mut ByteQueue,
+    /// The number of bytes that this poll may still write.
+    left: usize,
     progress: &'a Cell<u64>,
     account: &'a Account,
 }
 
 impl WriteSource for Taken<'_> {
     fn unwritten(&self) -> &[u8] {
-        self.bytes.front()
+        let front = self.bytes.front();
+        front.get(..self.left).unwrap_or(front)
     }
 
     fn wrote(&mut self, count: usize) {
+        self.left -= count.min(self.left);
         self.progress.set(self.progress.get() + count as u64);
         self.account.note_moved(count);
         self.bytes.consume(count);

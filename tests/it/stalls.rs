@@ -22,12 +22,12 @@ use crate::support::wait;
 /// What a poll may take here, in seconds: an unoptimised binary shares a busy machine with other tests. A quadratic request
 /// takes ten times as long; an optimised binary on a quiet machine stays under 20 ms. That slices are short is counted, not
 /// timed, in the unit tests beside the code.
-const POLL: f64 = 3.0;
+pub const POLL: f64 = 3.0;
 /// Attempts, since a busy machine can suspend the worker's thread in the middle of a poll.
-const ATTEMPTS: usize = 3;
+pub const ATTEMPTS: usize = 3;
 const FAN_IN: &str = "[upstreams.main]\nurl = \"URL\"\n[tenants.all]\ndefault = true\npubsub = \"fan-in\"\n";
 
-fn longest_poll(proxy: &Proxy) -> f64 {
+pub fn longest_poll(proxy: &Proxy) -> f64 {
     let text = proxy.http("/metrics");
     let samples = text.lines().filter_map(|line| line.strip_prefix("respgate_worker_longest_poll_seconds{"));
     samples.filter_map(|rest| rest.rsplit(' ').next()?.parse().ok()).fold(0.0, f64::max)

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 
+use super::client_list::{ActionResult, CountedListing, LISTS};
 use crate::clients::directory::{Directory, Query, Selection, Shape};
 use crate::clients::filter::{Filter, Test, Text};
+use crate::clients::listing::{LineSource, Lines, Listing};
 
 /// Limit of the bytes of a list.
 const LONGEST_LIST: usize = 32 * 1024 * 1024;
@@ -67,16 +71,24 @@ impl ClientAction {
     ///
     /// # Errors
     /// Returns why it could not be done.
-    pub(super) async fn perform(self, directory: &Directory) -> Result<Value, String> {
-        match self {
-            Self::List(clients) => list(directory, clients.selection()).await,
-            Self::Kill(clients) => {
-                let killed = directory.kill(&clients.selection(), None).await;
-                let killed = killed.map_err(|error| error.to_string())?;
-                Ok(json!({ "disconnected": killed.clients }))
-            }
-            Self::OfServer(upstream) => of_server(directory, upstream.as_deref()).await,
+    pub(super) async fn perform(
+        self,
+        directory: &Directory,
+        lists: &Arc<Semaphore>,
+    ) -> Result<ActionResult, String> {
+        if let Self::Kill(clients) = self {
+            let killed = directory.kill(&clients.selection(), None).await;
+            let killed = killed.map_err(|error| error.to_string())?;
+            return Ok(ActionResult::Value(json!({ "disconnected": killed.clients })));
         }
+        let permit = lists.clone().try_acquire_owned().map_err(|_| {
+            format!("{LISTS} lists of clients are being read already; wait until one of them ends")
+        })?;
+        let listing = match self {
+            Self::OfServer(upstream) => of_server(directory, upstream.as_deref()).await?,
+            Self::List(clients) | Self::Kill(clients) => list(directory, clients.selection()).await?,
+        };
+        Ok(ActionResult::Clients(CountedListing::new(listing, permit)))
     }
 }
 
@@ -90,21 +102,19 @@ impl Clients {
     }
 }
 
-async fn list(directory: &Directory, selection: Selection) -> Result<Value, String> {
+async fn list(directory: &Directory, selection: Selection) -> Result<Listing, String> {
     let mut lines = directory.list(selection, Shape::Extended).await.map_err(|error| error.to_string())?;
-    let (mut clients, mut bytes) = (Vec::new(), 0);
+    let mut listing = Listing::default();
     while let Some(some) = Directory::next_lines(&mut lines).await.map_err(|error| error.to_string())? {
-        bytes += some.bytes.len();
-        if bytes > LONGEST_LIST {
+        listing.add(some);
+        if listing.len() > LONGEST_LIST {
             return Err(format!("the list has more than {LONGEST_LIST} bytes; name a tenant or a user"));
         }
-        clients.extend(String::from_utf8_lossy(&some.bytes).lines().map(parsed));
     }
-    clients.sort_by_key(|client| client.get("id").and_then(Value::as_u64));
-    Ok(Value::Array(clients))
+    Ok(listing)
 }
 
-async fn of_server(directory: &Directory, upstream: Option<&str>) -> Result<Value, String> {
+async fn of_server(directory: &Directory, upstream: Option<&str>) -> Result<Listing, String> {
     let names = directory.upstreams();
     let index = match upstream {
         Some(name) => names.iter().position(|known| known == name),
@@ -114,19 +124,18 @@ async fn of_server(directory: &Directory, upstream: Option<&str>) -> Result<Valu
     let listed = directory.ask_one(|answer| Query::ServerList(index, answer)).await;
     let text = listed.map_err(|error| error.to_string())?;
     let text = text.map_err(|line| String::from_utf8_lossy(&line).into_owned())?;
-    Ok(String::from_utf8_lossy(&text).lines().map(parsed).collect())
-}
-
-/// Returns a line of CLIENT LIST as an object. Integers become numbers.
-pub(in crate::admin) fn parsed(line: &str) -> Value {
-    let fields = line.split(' ').filter_map(|field| field.split_once('='));
-    let value = |value: &str| value.parse::<i64>().map_or_else(|_| value.into(), Value::from);
-    // A name may look like a number.
-    const TEXTS: [&str; 7] = ["name", "user", "lib-name", "lib-ver", "tenant", "upstream", "listener"];
-    let entry = |(key, text): (&str, &str)| {
-        (key.to_owned(), if TEXTS.contains(&key) { text.into() } else { value(text) })
-    };
-    Value::Object(fields.map(entry).collect())
+    let mut listing = Listing::default();
+    let mut lines = Lines::new(LineSource::Server);
+    // The list stays in the server's order.
+    for (place, line) in (0..).zip(text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())) {
+        lines.push(place, |out| out.extend_from_slice(line));
+        if lines.is_full() {
+            listing.add(std::mem::replace(&mut lines, Lines::new(LineSource::Server)));
+            yield_now().await;
+        }
+    }
+    listing.add(lines);
+    Ok(listing)
 }
 
 #[cfg(test)]
@@ -149,11 +158,5 @@ mod tests {
         assert!(action("kill", r#"{"session":"x"}"#).unwrap_err().contains("a number"));
         assert!(action("kill", r#"{"user":7}"#).unwrap_err().contains("is a text"));
         assert_eq!(action("clients", "{}"), Ok(ClientAction::List(Clients::default())));
-    }
-
-    #[test]
-    fn lines_become_objects() {
-        let client = parsed("id=7 addr=1.2.3.4:5 name=12 db=0 tenant=");
-        assert_eq!(client, json!({"id": 7, "addr": "1.2.3.4:5", "name": "12", "db": 0, "tenant": ""}));
     }
 }

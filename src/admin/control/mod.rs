@@ -2,6 +2,7 @@
 
 pub(super) mod access;
 pub(super) mod action;
+pub(super) mod client_list;
 pub(super) mod clients;
 mod offer;
 mod upstream;
@@ -10,16 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use self::access::{Denied, Via};
 pub use self::action::ACTION_NAMES;
 use self::action::{Action, ActionError, LONGEST_BODY};
+use self::client_list::{ActionResult, ClientListBody};
 use super::connections::Activity;
 use super::respond::{JSON, TEXT, respond};
 use super::tap::{TapEndpoint, TapLines, TapRequest};
@@ -81,6 +83,9 @@ pub struct Control {
     pub slow_log_length: usize,
 }
 
+/// The body of an answer: the whole, the lines of a tap, or a list of clients.
+pub(super) type AnswerBody = Either<Full<Bytes>, Either<TapLines, ClientListBody>>;
+
 /// Why an action was not done.
 #[derive(Debug, thiserror::Error)]
 enum ControlError {
@@ -118,18 +123,36 @@ impl Control {
         }
     }
 
-    /// Answers a request whose path begins with [`PREFIX`]. Logs one line for each action that is done or refused.
-    pub(super) async fn answer(&self, via: &Via, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Answers a request whose path begins with [`PREFIX`]. Logs one line for each action that is done or refused. `lists`
+    /// limits the number of lists of clients that are kept.
+    pub(super) async fn answer(
+        &self,
+        via: &Via,
+        request: Request<Incoming>,
+        activity: &Activity,
+        lists: &Arc<Semaphore>,
+    ) -> Response<AnswerBody> {
         let name = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
-        let result = self.handle(via, &name, request).await;
+        let result = self.handle(via, &name, request, lists).await;
         let by = shown(via);
         match result {
-            Ok(result) => {
+            Ok(ActionResult::Clients(list)) => {
+                let result = format!("{} entries", list.clients());
+                tracing::info!(action = name, by, result, "control: done");
+                let mut response =
+                    Response::new(Either::Right(Either::Right(list.body(name, activity.clone()))));
+                response.headers_mut().insert(CONTENT_TYPE, JSON);
+                response
+            }
+            Ok(ActionResult::Value(result)) => {
                 tracing::info!(action = name, by, result = logged(&result), "control: done");
-                respond(StatusCode::OK, JSON, format!("{:#}\n", json!({ "action": name, "result": result })))
+                let body = format!("{:#}\n", json!({ "action": name, "result": result }));
+                respond(StatusCode::OK, JSON, body).map(Either::Left)
             }
             // The name of an unknown action is the peer's text, so the log shows it in the error only, quoted.
-            Err(error) => refuse(ACTION_NAMES.contains(&name.as_str()).then_some(&name), via, &error),
+            Err(error) => {
+                refuse(ACTION_NAMES.contains(&name.as_str()).then_some(&name), via, &error).map(Either::Left)
+            }
         }
     }
 
@@ -244,38 +267,44 @@ impl Control {
         entries.iter().take(self.slow_log_length).map(Entry::json).collect()
     }
 
-    async fn handle(&self, via: &Via, name: &str, request: Request<Incoming>) -> Result<Value, ControlError> {
+    async fn handle(
+        &self,
+        via: &Via,
+        name: &str,
+        request: Request<Incoming>,
+        lists: &Arc<Semaphore>,
+    ) -> Result<ActionResult, ControlError> {
         let body = self.body(via, request).await?;
-        self.perform(Action::parse(name, &body)?).await.map_err(ControlError::Failed)
+        self.perform(Action::parse(name, &body)?, lists).await.map_err(ControlError::Failed)
     }
 
     /// Does an action. Returns its result for people and machines.
     ///
     /// # Errors
     /// Returns why it could not be done.
-    async fn perform(&self, action: Action) -> Result<Value, String> {
-        match action {
-            Action::Reload => self.reload().await,
+    async fn perform(&self, action: Action, lists: &Arc<Semaphore>) -> Result<ActionResult, String> {
+        Ok(ActionResult::Value(match action {
+            Action::Clients(action) => return action.perform(&self.clients, lists).await,
+            Action::Reload => self.reload().await?,
             Action::LogLevel(level) => {
                 let before = self.log.set(&level)?;
-                Ok(json!({ "level": level, "before": before }))
+                json!({ "level": level, "before": before })
             }
-            Action::Clients(action) => action.perform(&self.clients).await,
-            Action::Pause { upstream, pause, deadline } => self.pause(&upstream, pause, deadline).await,
-            Action::Resume { upstream } => self.resume(&upstream).await,
-            Action::Reconnect { upstream } => self.reconnect(&upstream).await,
-            Action::Switch { upstream, to, proof } => self.switch(&upstream, to, proof).await,
-            Action::SlowLog => Ok(self.slow_commands().await),
+            Action::Pause { upstream, pause, deadline } => self.pause(&upstream, pause, deadline).await?,
+            Action::Resume { upstream } => self.resume(&upstream).await?,
+            Action::Reconnect { upstream } => self.reconnect(&upstream).await?,
+            Action::Switch { upstream, to, proof } => self.switch(&upstream, to, proof).await?,
+            Action::SlowLog => self.slow_commands().await,
             Action::Drain => {
                 self.drain.begin();
-                Ok("draining: no new clients; running commands finish".into())
+                "draining: no new clients; running commands finish".into()
             }
-            Action::Upgrade => self.upgrade().await,
+            Action::Upgrade => self.upgrade().await?,
             Action::Shutdown => {
                 self.shutdown.notify_one();
-                Ok("draining, then respgate ends".into())
+                "draining, then respgate ends".into()
             }
-        }
+        }))
     }
 
     async fn upgrade(&self) -> Result<Value, String> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::admin::control::clients::parsed;
+use crate::admin::control::client_list::parsed;
 use crate::clients::directory::{Directory, Selection, Shape, Unanswered};
 
 /// The greatest number of clients in the answer.

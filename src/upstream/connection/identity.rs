@@ -178,6 +178,11 @@ impl Identity {
         self.accepted.get() || self.has_worked()
     }
 
+    /// Returns true if a client authenticated itself as a user of the server.
+    pub fn is_of_a_client(&self) -> bool {
+        matches!(self.kind, IdentityKind::Client(_))
+    }
+
     /// Returns true if a client brought the password, and the server refused it when it was asked last. Connections that
     /// are open stay authenticated; a session that needs a new one can only get it with another password.
     pub fn is_dead(&self) -> bool {

@@ -43,3 +43,26 @@ fn messages_that_wait_are_bounded() {
     assert_eq!(replies.client_state(), ClientState::Overflowed);
     assert!(share.bytes() <= 200, "{} bytes", share.bytes());
 }
+
+#[tokio::test]
+async fn one_poll_writes_a_bounded_number_of_bytes() {
+    let (share, replies) = replies(1 << 30);
+    let long = vec![b'x'; 3 * BYTES_PER_POLL + 7];
+    long.chunks(1000).for_each(|chunk| replies.answer(|out| out.extend_from_slice(chunk)));
+    // A stream that takes everything at once.
+    let mut taken = Vec::new();
+    let mut polls = 0;
+    std::future::poll_fn(|cx| {
+        let before = taken.len();
+        let written = replies.poll_write_to(cx, &mut taken);
+        assert!(taken.len() - before <= BYTES_PER_POLL);
+        polls += 1;
+        written
+    })
+    .await
+    .unwrap();
+    assert_eq!((taken.len(), polls), (long.len(), 4));
+    assert_eq!(replies.progress(), long.len() as u64);
+    replies.close();
+    assert_eq!(share.bytes(), 0);
+}

@@ -2,13 +2,17 @@
 
 mod control;
 mod errors;
+mod failover;
+mod isolation;
 mod kill;
 mod list;
 mod many;
 mod names;
 mod outage;
+mod permissions;
 mod tenants;
 mod unblock;
+mod under_load;
 
 use crate::support::client::Client;
 use crate::support::proxy::Proxy;
