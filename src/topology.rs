@@ -182,7 +182,7 @@ pub enum Sign {
     Closing,
     /// An operator has paused the upstream. What is under way goes on: blocked commands, subscriptions, transactions.
     Paused,
-    /// An operator has paused the upstream at once: sessions also give up their leased connections.
+    /// An operator has paused the upstream at once: every connection is closed too.
     PausedAtOnce,
     /// An operator switches the upstream to another address.
     Switching,

@@ -116,6 +116,8 @@ pub struct Paused {
     pub running: usize,
     /// The number of clients whose commands wait.
     pub waiting: u64,
+    /// The number of connections that are open, without those of discovery.
+    pub connections: u64,
     /// True if the upstream was paused already.
     pub again: bool,
 }
@@ -135,8 +137,8 @@ pub(super) struct Chosen<'a> {
 }
 
 impl Operators {
-    /// Pauses an upstream: commands wait as in a failover. Returns when the commands under way have been answered, after
-    /// [`DRAIN_LIMIT`] at the latest. The pause ends by itself after `deadline`.
+    /// Pauses an upstream: commands wait as in a failover. Returns when the commands under way have been answered, and with
+    /// [`Pause::AtOnce`] every connection is closed, after [`DRAIN_LIMIT`] at the latest. The pause ends by itself after `deadline`.
     ///
     /// # Errors
     /// Returns the reason why there is no pause.
@@ -157,14 +159,18 @@ impl Operators {
         let again = chosen.steered.status.borrow().paused.is_some();
         let until = Instant::now() + deadline;
         self.order(&chosen, |done| Order::Pause { pause, until, done }).await?;
-        let activity = self.drained(&chosen, DRAIN_LIMIT.min(deadline)).await;
+        let limit = DRAIN_LIMIT.min(deadline);
+        let activity = match pause {
+            Pause::Drained => self.drained(&chosen, limit).await,
+            Pause::AtOnce => self.disconnected(&chosen, limit).await,
+        };
         if chosen.steered.status.borrow().paused.is_none() {
             return Err(format!(
                 "the pause of upstream '{upstream}' has ended before every command was answered"
             ));
         }
-        let (running, waiting) = (activity.unanswered, activity.waiting);
-        Ok(Paused { deadline, hold_timeout, running, waiting, again })
+        let (running, waiting, connections) = (activity.unanswered, activity.waiting, activity.connections);
+        Ok(Paused { deadline, hold_timeout, running, waiting, connections, again })
     }
 
     /// Ends the pause of an upstream. Returns how long it lasted.
@@ -258,6 +264,18 @@ impl Operators {
         }
     }
 
+    /// Waits until [`Self::drained`] would return, and every connection is closed, for `limit` at most.
+    async fn disconnected(&self, chosen: &Chosen<'_>, limit: Duration) -> UpstreamActivity {
+        let until = Instant::now() + limit;
+        loop {
+            let activity = self.drained(chosen, until - Instant::now()).await;
+            if activity.connections == 0 || Instant::now() >= until {
+                return activity;
+            }
+            sleep(PACE).await;
+        }
+    }
+
     /// Returns what all workers do at the upstream. `holds` is true if each of them holds commands or knows no primary.
     pub(super) async fn activity(&self, chosen: &Chosen<'_>) -> UpstreamActivity {
         let mut sum = UpstreamActivity { holds: true, ..UpstreamActivity::default() };
@@ -268,6 +286,7 @@ impl Operators {
             sum.unanswered += activity.unanswered;
             sum.waiting += activity.waiting;
             sum.former += activity.former;
+            sum.connections += activity.connections;
             generations.push(activity.generation);
         }
         // That of the worker which is last to follow.

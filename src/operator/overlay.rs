@@ -32,7 +32,7 @@ pub(super) struct Overlay {
 pub enum Pause {
     /// What is under way goes on: blocked commands, subscriptions, transactions.
     Drained,
-    /// Sessions also give up their leased connections once no reply is due.
+    /// Every connection is closed, once its replies have come or shortly afterwards. Sessions get others after the pause.
     AtOnce,
 }
 

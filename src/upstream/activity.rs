@@ -23,6 +23,8 @@ pub struct UpstreamActivity {
     pub unanswered: usize,
     /// The number of clients whose commands wait.
     pub waiting: u64,
+    /// The number of open connections, idle ones included.
+    pub connections: u64,
     /// The number of connections that a reconnect has not replaced yet.
     pub former: usize,
 }
@@ -46,11 +48,14 @@ impl Parts {
         let lanes = self.lanes.every_lane();
         let shared: usize = lanes.iter().map(|lane| lane.queue.borrow().waiting()).sum();
         let replacing = lanes.iter().filter(|lane| lane.ordered() == Some(Order::Replace)).count();
+        let counters = &self.dialing.reports.counters;
+        let open = counters.shared_open.get() + counters.leased_open.get() + counters.fanin_open.get();
         UpstreamActivity {
             holds: self.dialing.hold.is_failing_over(),
             generation: self.dialing.hold.generation(),
             unanswered: shared + self.pool.unanswered(),
-            waiting: self.dialing.reports.counters.clients_held.get(),
+            waiting: counters.clients_held.get(),
+            connections: open + self.pool.idle() as u64,
             former: replacing + self.pool.vacating(),
         }
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::leased::state::Vacate;
 use super::parts::Parts;
 use crate::topology::{Generation, Outage, Primary, ServerInfo, Sign, Topology};
 
@@ -54,11 +53,12 @@ impl Parts {
                 self.dialing.reports.timelines.sign(primary.generation, &sign.to_string(), true);
                 self.begin_failover();
                 if *sign == Sign::PausedAtOnce {
-                    self.pool.vacate(Vacate::AtOnce);
+                    self.disconnect();
                 }
             }
             Topology::Known(primary) => {
                 self.follow_primary(primary);
+                self.end_disconnect();
                 // The server has closed the connections, but this worker may not have read that yet: a request written to
                 // such a connection would have an unknown outcome.
                 if hold.set_closing(false) {
@@ -112,7 +112,7 @@ impl Parts {
     }
 
     /// Cuts every connection that is not of the `newest` generation.
-    fn cut(&self, newest: Option<Generation>) {
+    pub(super) fn cut(&self, newest: Option<Generation>) {
         self.lanes.cut();
         self.pool.cut(newest);
         self.fans.cut(newest);

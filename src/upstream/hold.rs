@@ -36,6 +36,9 @@ pub(super) struct Hold {
     failing_over: Cell<bool>,
     /// True while the server is about to close the connections to the primary, until they have been replaced.
     closing: Cell<bool>,
+    /// Since when every connection is being closed, because an operator has paused the upstream at once. None is opened
+    /// meanwhile.
+    disconnecting: Cell<Option<Instant>>,
     news: Notify,
 }
 
@@ -53,6 +56,7 @@ impl Hold {
             bytes: HeldBytes::default(),
             failing_over: Cell::default(),
             closing: Cell::default(),
+            disconnecting: Cell::default(),
             news: Notify::new(),
         }
     }
@@ -107,6 +111,30 @@ impl Hold {
     /// Notes whether the server is about to close the connections to the primary. Returns what was noted before.
     pub(super) fn set_closing(&self, closing: bool) -> bool {
         self.closing.replace(closing)
+    }
+
+    /// Notes that every connection has to be closed, and none may be opened. Returns the time of the note; `None` if it was noted
+    /// before.
+    pub(super) fn begin_disconnect(&self) -> Option<Instant> {
+        let began = Instant::now();
+        let known = self.disconnecting.get();
+        self.disconnecting.set(known.or(Some(began)));
+        known.is_none().then_some(began)
+    }
+
+    /// Notes that connections may be opened again. Returns true if they were being closed.
+    pub(super) fn end_disconnect(&self) -> bool {
+        self.disconnecting.take().is_some()
+    }
+
+    /// Returns since when connections have been closed and none opened; `None` if that is not ordered.
+    pub(super) fn disconnecting_since(&self) -> Option<Instant> {
+        self.disconnecting.get()
+    }
+
+    /// Returns true while no connection may be opened.
+    pub(super) fn is_disconnecting(&self) -> bool {
+        self.disconnecting.get().is_some()
     }
 
     /// Returns true while a failover is under way, so that no new request may be sent.

@@ -119,7 +119,8 @@ impl Inquiries {
     ) -> Result<Result<Value, ControlError>, ErrorLine> {
         let _one = self.beside.lock().await;
         let unavailable = || ErrorLine::from(NO_PRIMARY);
-        let primary = self.dialing().hold.primary().ok_or_else(unavailable)?;
+        let hold = &self.dialing().hold;
+        let primary = hold.primary().filter(|_| !hold.is_disconnecting()).ok_or_else(unavailable)?;
         let opened = self.dialing().open(&primary, key, NeedlessPassword::Accepted, Purpose::Leased).await;
         let mut link = opened.map_err(|_| unavailable())?;
         Ok(Control::new(&mut link.stream).call(words, deadline).await)

@@ -9,6 +9,7 @@ mod activity;
 pub mod config;
 pub mod connection;
 mod credentials;
+mod disconnect;
 pub mod fanin;
 mod follow;
 pub mod held;

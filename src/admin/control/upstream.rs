@@ -18,10 +18,15 @@ impl Control {
         let paused = self.operators.pause(upstream, pause, deadline).await?;
         let mut result = json!({
             "upstream": upstream,
-            "state": if paused.running == 0 { "paused" } else { "paused, and commands are still under way" },
+            "state": match (paused.running, pause, paused.connections) {
+                (1.., ..) => "paused, and commands are still under way",
+                (0, Pause::AtOnce, 1..) => "paused, and connections are still open",
+                _ => "paused",
+            },
             "ends-after-seconds": seconds(paused.deadline),
             "commands-under-way": paused.running,
             "clients-waiting": paused.waiting,
+            "open-connections": paused.connections,
         });
         if paused.again {
             result["note"] = "it was paused already; the new deadline counts".into();

@@ -72,7 +72,7 @@ async fn drive(fan: Rc<FanIn>, fans: Rc<FanIns>) {
         }
         match dialing.open(&primary, &key, NeedlessPassword::Accepted, Purpose::Shared).await {
             // The outcome of an attempt to reach a former primary says nothing about the new one.
-            _ if hold.generation() != Some(primary.generation) => {}
+            _ if hold.generation() != Some(primary.generation) || hold.is_disconnecting() => {}
             Ok(link) => {
                 hold.reached();
                 let opened = Instant::now();

@@ -25,7 +25,7 @@ use crate::upstream::connection::open::{ConnectError, Connection, ConnectionKey,
 use crate::upstream::connection::reauth::{InPlaceAuth, Refresh, refresh_of};
 use crate::upstream::leased::history::History;
 use crate::upstream::leased::idle::sound;
-use crate::upstream::leased::pool::{LeasePool, Permit};
+use crate::upstream::leased::pool::{LeaseGrant, LeasePool, Permit};
 use crate::upstream::leased::state::{LeaseState, Vacate};
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
@@ -288,7 +288,7 @@ impl LeasePool {
         share: Share,
     ) -> Result<Lease, ErrorLine> {
         let mut grant = self.take_room(key, share).await?;
-        self.wait_while_held().await?;
+        self.wait_while_held(&mut grant).await?;
         match self.usable(key, &mut grant) {
             Some(link) => Ok(self.lend(link, key, replies, grant.permit)),
             None => self.open_lease(key, replies, grant.permit, OnAuthFailure::Wait).await,
@@ -326,10 +326,13 @@ impl LeasePool {
         });
     }
 
-    /// Waits while a failover is under way, for `hold-timeout` at most.
-    async fn wait_while_held(&self) -> Result<(), ErrorLine> {
+    /// Waits while a failover is under way, for `hold-timeout` at most. Closes the connection of `grant` if none may stay open.
+    async fn wait_while_held(&self, grant: &mut LeaseGrant) -> Result<(), ErrorLine> {
         let hold = &self.dialing.hold;
         while hold.is_failing_over() {
+            if hold.is_disconnecting() {
+                grant.close();
+            }
             let Ok(deadline) = hold.deadline() else { return Err(self.count_expired()) };
             let _ = tokio::time::timeout_at(deadline, hold.changed()).await;
         }
@@ -357,13 +360,16 @@ impl LeasePool {
                 match dialing.open(&primary, key, on_auth_failure.needless_password(), Purpose::Leased).await
                 {
                     // The outcome of an attempt to reach a former primary says nothing about the new one.
-                    _ if hold.generation() != Some(primary.generation) => continue,
+                    _ if hold.generation() != Some(primary.generation) || hold.is_disconnecting() => continue,
                     Ok(mut link) => {
                         let (target, timeout) =
                             ((link.generation, key.resp), dialing.config.get().connect_timeout);
                         let scripts = dialing.scripts.load(&mut link.stream, target, &key.identity, timeout);
                         if let Err(why) = scripts.await {
                             hold.note_reason(why);
+                            continue;
+                        }
+                        if hold.is_disconnecting() {
                             continue;
                         }
                         hold.reached();

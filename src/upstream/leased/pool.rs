@@ -40,6 +40,13 @@ pub(in crate::upstream::leased) struct LeaseGrant {
     link: Option<(ConnectionKey, Connection)>,
 }
 
+impl LeaseGrant {
+    /// Closes the idle connection that came with the room.
+    pub(in crate::upstream::leased) fn close(&mut self) {
+        self.link = None;
+    }
+}
+
 /// Room for one leased connection. Dropping it gives the room to the session whose turn it is.
 pub(in crate::upstream::leased) struct Permit {
     pool: Rc<LeasePool>,
@@ -274,7 +281,7 @@ impl LeasePool {
 
     /// Keeps a connection that no session uses, if the limit allows one more.
     pub(in crate::upstream::leased) fn keep(&self, key: ConnectionKey, connection: Connection) {
-        if self.taken.get() + self.idle() < self.limit.get() {
+        if self.taken.get() + self.idle() < self.limit.get() && !self.dialing.hold.is_disconnecting() {
             self.idle.put(key, connection);
         }
     }
@@ -283,6 +290,7 @@ impl LeasePool {
     pub(in crate::upstream::leased) fn reusable(&self, key: &ConnectionKey, link: &Connection) -> bool {
         let young = |at: &Instant| *at > Instant::now() || key.identity.fate_at_max_age(*at) != AgeFate::Ends;
         link.retires.as_ref().is_none_or(young)
+            && !self.dialing.hold.is_disconnecting()
             && !self.dialing.identities.is_outdated(&key.identity, link.began)
     }
 
@@ -293,8 +301,9 @@ impl LeasePool {
         grant: &mut LeaseGrant,
     ) -> Option<Connection> {
         let (known, mut link) = grant.link.take()?;
-        (known == *key && Some(link.generation) == self.dialing.hold.generation() && sound(&mut link))
-            .then_some(link)
+        let hold = &self.dialing.hold;
+        let current = Some(link.generation) == hold.generation() && !hold.is_disconnecting();
+        (known == *key && current && sound(&mut link)).then_some(link)
     }
 
     /// Takes room for one leased connection, when it is the turn of `share`. Waits for `lease-timeout` at most.

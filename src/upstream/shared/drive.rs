@@ -73,7 +73,7 @@ async fn drive(lane: Rc<Lane>, lanes: Rc<Lanes>, mut served: Option<Served>) {
 /// `refused`: the last connection ended because the node refused a command.
 async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mut Backoff) -> Option<Served> {
     let (dialing, hold) = (&lanes.dialing, &lanes.hold);
-    let Some(primary) = hold.primary() else {
+    let Some(primary) = hold.primary().filter(|_| !hold.is_disconnecting()) else {
         wait_or_fail(lane, lanes, hold.changed()).await;
         return None;
     };
@@ -90,7 +90,7 @@ async fn connect(lane: &Rc<Lane>, lanes: &Rc<Lanes>, refused: bool, backoff: &mu
     lane.reset_orders();
     match dialing.open(&primary, lane.key(), NeedlessPassword::Accepted, Purpose::Shared).await {
         // The outcome of an attempt to reach a former primary says nothing about the new one.
-        _ if hold.generation() != Some(primary.generation) => {}
+        _ if hold.generation() != Some(primary.generation) || hold.is_disconnecting() => {}
         Ok(link) => {
             // After a refusal, only a reply shows that the node is the primary.
             if !refused {

@@ -93,6 +93,8 @@ pub(in crate::upstream) enum Order {
     GiveUp,
     /// Close the connection: no session uses it.
     Retire,
+    /// Close the connection once its queue is empty: an operator has paused the upstream at once.
+    Vacate,
     /// Open another connection, and put it in this one's place.
     Replace,
     /// Replace the connection at once, and leave it to the client whose replies are too large for a shared one.
@@ -306,6 +308,11 @@ impl Lane {
             self.order.set(Some(order));
         }
         self.wake_driver();
+    }
+
+    /// Returns true if the connection should be closed because the queue is empty.
+    pub(in crate::upstream) fn is_vacated(&self) -> bool {
+        self.order.get() == Some(Order::Vacate) && self.queue.borrow().is_empty()
     }
 
     pub(in crate::upstream) fn ordered(&self) -> Option<Order> {

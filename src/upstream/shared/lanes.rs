@@ -88,6 +88,16 @@ impl Lanes {
         self.every_lane().iter().for_each(|lane| lane.order(Order::Cut));
     }
 
+    /// Has every connection closed as soon as its queue is empty.
+    pub(in crate::upstream) fn vacate(&self) {
+        self.every_lane().iter().for_each(|lane| lane.order(Order::Vacate));
+    }
+
+    /// Takes back the order of [`Self::vacate`].
+    pub(in crate::upstream) fn stay(&self) {
+        self.every_lane().iter().for_each(|lane| lane.cancel(Order::Vacate));
+    }
+
     /// Returns true if every shared connection is open and has answered everything.
     pub(in crate::upstream) fn are_drained(&self) -> bool {
         self.every_lane().iter().all(|lane| lane.is_drained())

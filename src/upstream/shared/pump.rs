@@ -161,7 +161,8 @@ impl Pump {
     fn poll_link(&mut self, cx: &mut Context<'_>, lane: &Lane, lanes: &Lanes) -> Poll<PumpEnd> {
         lane.watch(cx.waker());
         match lane.ordered() {
-            None | Some(Order::Replace | Order::Isolate) => {}
+            Some(Order::Vacate) if lane.queue.borrow().is_empty() => return Poll::Ready(PumpEnd::Unused),
+            None | Some(Order::Vacate | Order::Replace | Order::Isolate) => {}
             Some(Order::Cut) => self.close_fence(),
             Some(Order::GiveUp) => return Poll::Ready(PumpEnd::Silent),
             Some(Order::Retire) => return Poll::Ready(PumpEnd::Unused),
@@ -221,7 +222,7 @@ impl Pump {
                     if self.demoted && lane.queue.borrow().front().is_none() {
                         return Poll::Ready(PumpEnd::NotPrimary);
                     }
-                    if lane.is_side() && !lane.queue.borrow().is_wanted() {
+                    if lane.is_vacated() || lane.is_side() && !lane.queue.borrow().is_wanted() {
                         return Poll::Ready(PumpEnd::Unused);
                     }
                     if self.closing && !lane.queue.borrow().awaits_reply() {

@@ -72,7 +72,7 @@ impl Replacement {
             return None;
         }
         if self.0.is_none() {
-            let primary = lanes.hold.primary()?;
+            let primary = lanes.hold.primary().filter(|_| !lanes.hold.is_disconnecting())?;
             let Some(permit) = lanes.room.take() else {
                 if isolates {
                     pump.cannot_isolate(lane);

@@ -120,7 +120,7 @@ fn a_drained_pause_under_load(workers: usize) {
 
 with_one_and_two_workers!(a_pause_at_once_under_load);
 
-/// Sessions give up their leased connections too, and get others after the pause.
+/// Every connection is closed, and sessions get others after the pause.
 fn a_pause_at_once_under_load(workers: usize) {
     let controlled = Controlled::start(workers);
     let mut load = Load::start(&controlled);
@@ -130,6 +130,7 @@ fn a_pause_at_once_under_load(workers: usize) {
         let list = controlled.server.run_text(&["CLIENT", "LIST"]);
         !["cmd=blpop", "cmd=subscribe", "cmd=watch", "multi=1"].iter().any(|state| list.contains(state))
     });
+    expect_no_connection(&controlled);
     thread::sleep(Duration::from_millis(200));
     assert_eq!(increments(&controlled.server), before, "a command was sent in the pause");
     expect(&controlled.on_socket(&["resume", "main"]), 0, "resumed");
@@ -139,6 +140,63 @@ fn a_pause_at_once_under_load(workers: usize) {
     load.watching.expect(&["INCR", "watched"], "+QUEUED\r\n");
     load.watching.expect(&["EXEC"], "*-1\r\n");
     load.finish(&controlled.server, "a pause at once");
+}
+
+/// No connection of clients is left at the server: only those on which respgate asks for the role.
+#[track_caller]
+fn expect_no_connection(controlled: &Controlled) {
+    let list = controlled.server.run_text(&["CLIENT", "LIST"]);
+    let left: Vec<&str> = list
+        .lines()
+        .filter(|line| line.contains("lib-name=respgate") && !["cmd=role", "cmd=info"].iter().any(|own| line.contains(own)))
+        .collect();
+    assert!(left.is_empty(), "{left:#?}");
+    let open = ["shared", "leased", "fan-in"].map(|lane| {
+        controlled.proxy.metric("respgate_upstream_connections", &[&format!("lane=\"{lane}\"")])
+    });
+    assert_eq!(open, [0.0; 3]);
+}
+
+with_one_and_two_workers!(what_is_under_way_is_settled_at_once);
+
+/// A server that does not answer within a second loses its connections: a read is sent again after the pause, the fate of a write is
+/// unknown, and a fan-in subscriber stays.
+fn what_is_under_way_is_settled_at_once(workers: usize) {
+    let mut controlled = Controlled::start(workers);
+    controlled.proxy.allow_log("\"WARN\"");
+    let client = || {
+        let mut client = controlled.proxy.client();
+        client.expect(&["SET", "k", "1"], "+OK\r\n");
+        client
+    };
+    let (mut reader, mut writer, mut queued) = (client(), client(), client());
+    let mut subscriber = controlled.proxy.client();
+    subscriber.send_command(&["HELLO", "3"]);
+    subscriber.reply();
+    subscriber.expect(&["SUBSCRIBE", "news"], ">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    controlled.server.signal("STOP");
+    reader.send_command(&["GET", "k"]);
+    writer.send_command(&["INCR", "k"]);
+    let under_way = || controlled.proxy.metric("respgate_commands_total", &["lane=\"shared\""]);
+    wait::until("both to be sent", || under_way() >= 5.0);
+    let answer = controlled.on_socket(&["pause", "main", "--at-once"]);
+    expect(&answer, 0, "state: paused\n");
+    expect(&answer, 0, "open-connections: 0\n");
+    let reply = String::from_utf8(writer.reply()).expect("text");
+    assert!(reply.starts_with("-OUTCOMEUNKNOWN"), "{reply}");
+    queued.send_command(&["INCR", "other"]);
+    controlled.server.signal("CONT");
+    reader.expect_silence(Duration::from_millis(300));
+    expect_no_connection(&controlled);
+    expect(&controlled.on_socket(&["resume", "main"]), 0, "resumed");
+    assert!(matches!(&*reader.reply(), b"$1\r\n1\r\n" | b"$1\r\n2\r\n"));
+    queued.expect_reply(":1\r\n");
+    wait::until("the subscription", || {
+        controlled.server.run_text(&["PUBSUB", "NUMSUB", "news"]).ends_with(":1\r\n")
+    });
+    controlled.server.run(&["PUBLISH", "news", "hello"]);
+    subscriber.expect_reply(">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n");
+    assert_eq!(controlled.proxy.metric("respgate_outcome_unknown_total", &[]), 1.0);
 }
 
 /// The server may be stopped in a pause, and clients notice nothing but the pause.

@@ -32,7 +32,12 @@ impl Lane {
 
     /// Takes back the order to leave the connection to one client.
     pub(in crate::upstream) fn cancel_isolation(&self) {
-        if self.order.get() == Some(Order::Isolate) {
+        self.cancel(Order::Isolate);
+    }
+
+    /// Takes an order back, if it is the present one.
+    pub(in crate::upstream) fn cancel(&self, order: Order) {
+        if self.order.get() == Some(order) {
             self.order.set(None);
         }
     }
