@@ -92,7 +92,11 @@ fn a_new_configuration_that_is_broken_changes_nothing() {
 /// The old process accepts clients again, and can be upgraded again.
 #[test]
 fn a_new_process_that_dies_later_is_replaced_by_the_old_one() {
-    let (_server, mut site) = start("");
+    let server = Server::start(Flavor::Valkey);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("clients.sock");
+    let more = format!("[listeners.local]\naddress = \"unix:{}\"\n", path.display());
+    let mut site = Site::start("", &format!("redis://127.0.0.1:{}", server.port), &more);
     site.proxy.allow_log("the new process has ended during the upgrade");
     let mut before = site.proxy.client();
     before.expect(&["SET", "k", "v"], "+OK\r\n");
@@ -101,11 +105,11 @@ fn a_new_process_that_dies_later_is_replaced_by_the_old_one() {
         let new = site.upgrade();
         let mut its_own = site.proxy.client();
         its_own.expect(&["GET", "k"], "$1\r\nv\r\n");
-        signal::send("KILL", new);
+        site.kill(new);
         assert_eq!(its_own.rest(), b"");
         // Connections wait in the queue of the socket meanwhile: none is refused.
         site.proxy.client().expect(&["GET", "k"], "$1\r\nv\r\n");
-        site.forget_newest();
+        Client::connect_unix(&path).expect(&["GET", "k"], "$1\r\nv\r\n");
         assert_eq!(site.newest(), old);
         assert!(site.proxy.http("/readyz").starts_with("HTTP/1.1 200"));
         before.expect(&["GET", "k"], "$1\r\nv\r\n");
@@ -116,6 +120,28 @@ fn a_new_process_that_dies_later_is_replaced_by_the_old_one() {
     drop(before);
     site.wait_for_end(old);
     site.proxy.client().expect(&["GET", "k"], "$1\r\nv\r\n");
+    Client::connect_unix(&path).expect(&["GET", "k"], "$1\r\nv\r\n");
+}
+
+/// A process that drains itself is not replaced: the one after it accepts.
+#[test]
+fn only_the_process_that_accepts_is_replaced() {
+    let (_server, mut site) = start("");
+    let mut first_client = site.proxy.client();
+    first_client.expect(&["SET", "k", "v"], "+OK\r\n");
+    let second = site.upgrade();
+    let mut second_client = site.proxy.client();
+    second_client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    let third = site.upgrade();
+    site.kill(second);
+    assert_eq!(second_client.rest(), b"");
+    wait::until("the first process to notice", || site.proxy.log().contains("the new process has ended"));
+    site.proxy.client().expect(&["GET", "k"], "$1\r\nv\r\n");
+    // Nobody replaces the third process: its predecessor is gone, and the first one has given the sockets up.
+    site.kill(third);
+    wait::until("no process to accept", || Client::try_connect(site.proxy.address()).is_err());
+    first_client.expect(&["GET", "k"], "$1\r\nv\r\n");
+    assert!(!site.proxy.log().contains("accepts the clients again"));
 }
 
 /// The old process still has the sockets, but only in case: what the new one closes is closed.

@@ -107,9 +107,12 @@ impl Site {
         &self.pids[..self.pids.len() - 1]
     }
 
-    /// Forgets the newest process, which was killed.
-    pub fn forget_newest(&mut self) {
-        self.pids.pop();
+    /// Kills a process, and waits for its end.
+    #[track_caller]
+    pub fn kill(&mut self, pid: u32) {
+        signal::send("KILL", pid);
+        wait::until("a killed process to end", || !runs(pid));
+        self.pids.retain(|known| *known != pid);
     }
 
     /// Waits until a process has ended.
