@@ -21,7 +21,7 @@ BIN := target/release/respgate
 NEWER := RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(CURDIR)/target/newer/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all test-newer test-deps chart chart-manifests supply sbom reproducible chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
+.PHONY: help build demo test test-all test-newer test-deps chart chart-manifests deb package supply sbom reproducible chaos differential differential-docs config-docs hostile hostile-memory fuzz fuzz-hostile lint fmt \
 	bench bench-tls bench-fairness fuzz-smoke
 
 help: ## what can be made
@@ -60,6 +60,8 @@ test: test-deps lint supply ## install what tests need, lint, and run every test
 	@$(MAKE) --no-print-directory hostile HOSTILE_SEED=1
 	@echo "== deploy/: the chart, manifests and the compose file"
 	@$(MAKE) --no-print-directory chart
+	@echo "== the Debian package and its service, under systemd"
+	@$(MAKE) --no-print-directory package
 	@$(MAKE) --no-print-directory fuzz-smoke
 
 # The two installed servers, then the two newer ones: Valkey 8.0 and Redis 7.0, Valkey 9.1 and Redis 8.0 on Debian 12.
@@ -86,6 +88,15 @@ chart: ## render the Helm chart, validate it, and run respgate with each rendere
 	@tests/chart/install
 	@$(CARGO) build --quiet --locked --bin respgate
 	@target/chart/venv/bin/python -m unittest discover --start-directory tests/chart
+
+deb: build ## the Debian package, in target/debian/
+	@tests/install package
+	@deploy/debian/build $(BIN)
+
+package: ## build the Debian package, install it on a machine with a real systemd, upgrade and remove it; needs root
+	@tests/install package
+	@$(CARGO) build --quiet --locked --bin respgate
+	@tests/package/run target/debug/respgate
 
 chart-manifests: ## write deploy/kubernetes/, from the chart
 	@tests/chart/install

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum};
 
 use self::shared::{json, other, running_respgate, with_help, with_running_respgate};
 use crate::config::flags::{Flag, Flags};
@@ -45,10 +45,25 @@ pub enum Invocation {
     },
     /// Control a running respgate.
     Ctl(Ctl),
+    /// Print the names of the manual pages, or one page.
+    Man(std::option::Option<String>),
+    /// Print the completions for a shell.
+    Completions(Shell),
     /// The command line names no server: respgate prints [`GUIDANCE`].
     Nothing,
     /// The command line is that of redis-sentinel-proxy: respgate prints this text, which has the same as a respgate command.
     OfSentinelProxy(String),
+}
+
+/// A shell that can complete respgate's commands and options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash with bash-completion.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
 }
 
 /// The text for a user who types `respgate` without arguments.
@@ -209,6 +224,26 @@ fn watch_option() -> Arg {
         .help("Show it again every so many seconds [default: 1], until q or Ctrl-C")
 }
 
+fn man_command() -> Command {
+    Command::new("man")
+        .about("Print a manual page, or the names of all pages")
+        .arg(Arg::new("page").value_name("PAGE").help("The name of a page, as in respgate.toml.5"))
+        .after_help("As in: respgate man respgate.toml.5 | man -l -")
+}
+
+fn completions_command() -> Command {
+    Command::new("completions")
+        .about("Print the completions of respgate for a shell")
+        .arg(
+            Arg::new("shell")
+                .value_name("SHELL")
+                .help("The shell")
+                .required(true)
+                .value_parser(clap::value_parser!(Shell)),
+        )
+        .after_help("As in: source <(respgate completions bash)")
+}
+
 /// Returns the definition of the whole command line, for parsing and for `--help`.
 pub fn command() -> Command {
     let check = Command::new("check")
@@ -261,6 +296,8 @@ pub fn command() -> Command {
         .subcommand(with_help(status))
         .subcommand(ctl::command())
         .subcommand(ctl::upgrade_command())
+        .subcommand(with_help(man_command()))
+        .subcommand(with_help(completions_command()))
 }
 
 /// Parses a command line. Its first word is the program's name.
@@ -295,6 +332,14 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     }
     if let Some(("upgrade", matches)) = matches.subcommand() {
         return Ok(Invocation::Ctl(ctl::parse_upgrade(matches)));
+    }
+    if let Some(("man", matches)) = matches.subcommand() {
+        return Ok(Invocation::Man(matches.get_one("page").cloned()));
+    }
+    if let Some(("completions", matches)) = matches.subcommand()
+        && let Some(shell) = matches.get_one("shell")
+    {
+        return Ok(Invocation::Completions(*shell));
     }
     let flags = flags(&matches);
     Ok(if flags.config.is_none() && flags.settings.is_empty() {

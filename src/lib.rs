@@ -34,6 +34,7 @@ pub mod heartbeat;
 pub mod latency;
 pub mod listener;
 pub mod logs;
+pub mod manual;
 pub mod metrics;
 pub mod net;
 pub mod operator;

@@ -15,6 +15,7 @@ use respgate::config::{self, Config, ControlConfig, LogConfig, LogFormat};
 use respgate::ctl::{self, Outcome, Refusal};
 use respgate::doctor::{self, Style};
 use respgate::logs::{LogFilter, LogLimit};
+use respgate::manual;
 use respgate::rotation::source::ControlToken;
 use respgate::status;
 use respgate::tenant::users::hash;
@@ -41,6 +42,11 @@ fn main() -> ExitCode {
         Ok(Invocation::Doctor { flags, json }) => examine(&flags, json),
         Ok(Invocation::Status { at, json, watch }) => show_status(at, json, watch),
         Ok(Invocation::Ctl(ctl)) => control(ctl),
+        Ok(Invocation::Man(page)) => show_manual(page.as_deref()),
+        Ok(Invocation::Completions(shell)) => {
+            print(&manual::completions(shell));
+            ExitCode::SUCCESS
+        }
         Ok(Invocation::Nothing) => {
             complain(cli::GUIDANCE);
             ExitCode::from(USAGE)
@@ -55,6 +61,21 @@ fn main() -> ExitCode {
             if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
         }
     }
+}
+
+fn show_manual(page: Option<&str>) -> ExitCode {
+    let names = || manual::names().join("\n") + "\n";
+    match page {
+        None => print(&names()),
+        Some(page) => match manual::page(page) {
+            Some(text) => print(&text),
+            None => {
+                complain(&format!("there is no page {page:?}; the pages are:\n{}", names()));
+                return ExitCode::from(USAGE);
+            }
+        },
+    }
+    ExitCode::SUCCESS
 }
 
 fn load(flags: &Flags) -> (Option<Config>, Report) {

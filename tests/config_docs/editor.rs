@@ -3,8 +3,6 @@
 use respgate::config::schema::{DefaultValue, Shape, TABLES, Table, TableKey, paragraphs};
 use serde_json::{Map, Value, json};
 
-use crate::default_in_words;
-
 /// Returns the whole schema. Draft 7 is what TOML language servers know.
 pub fn render() -> String {
     let mut properties = Map::new();
@@ -69,7 +67,7 @@ fn property(key: &TableKey) -> Value {
             object.insert("description".into(), summary.into());
         }
         _ => {
-            let text = format!("{summary} Default: {}.", default_in_words(key));
+            let text = format!("{summary} Default: {}.", key.default().in_words());
             object.insert("description".into(), text.into());
         }
     }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use respgate::cli;
 use respgate::config::flags::PASSWORD_VARIABLES;
-use respgate::config::schema::{DefaultValue, Shape, TABLES, Table, TableKey};
+use respgate::config::schema::{DefaultValue, TABLES, Table, TableKey};
 
 /// Returns a key's full name, as `listeners.*.address`.
 fn full_name(table: &Table, key: &TableKey) -> String {
@@ -32,41 +32,6 @@ fn example(key: &TableKey) -> String {
         (Some(example), _) => example.to_owned(),
         (None, DefaultValue::Value(value)) => value(),
         (None, _) => panic!("{} has neither an example nor a default that is a value", key.name),
-    }
-}
-
-/// Returns the default in words, as Markdown.
-fn default_in_words(key: &TableKey) -> String {
-    match key.default() {
-        DefaultValue::Value(value) => format!("`{}`", value()),
-        DefaultValue::Text(text) => text.to_owned(),
-        DefaultValue::Required => "none; required".to_owned(),
-    }
-}
-
-/// Returns how a value is written, in words, as Markdown.
-fn type_in_words(shape: &Shape) -> String {
-    match shape {
-        Shape::Integer => "whole number".into(),
-        Shape::Boolean => "`true` or `false`".into(),
-        Shape::Size => "size".into(),
-        Shape::Duration => "duration".into(),
-        Shape::Words(words) => {
-            let words: Vec<String> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
-            let (last, others) = words.split_last().unwrap();
-            format!("{} or {last}", others.join(", "))
-        }
-        Shape::Text("a text") => "text".into(),
-        Shape::Text(form) => format!("text ({form})"),
-        Shape::OneOrMany(form) => format!("text ({form}), or a list of such texts"),
-        Shape::List { of, least } => {
-            let words = type_in_words(of);
-            let (noun, form) = words.split_once(" (").unwrap_or((&words, ""));
-            let form = if form.is_empty() { String::new() } else { format!(" ({form}") };
-            let least = if *least == 0 { ", perhaps empty" } else { "" };
-            format!("list of {noun}s{form}{least}")
-        }
-        Shape::Map(from, to) => format!("table of texts ({from} = {to})"),
     }
 }
 

@@ -7,7 +7,7 @@ use respgate::cli;
 use respgate::config::flags::PASSWORD_VARIABLES;
 use respgate::config::schema::{Reload, Shape, TABLES, Table, TableKey, paragraphs};
 
-use crate::{default_in_words, full_name, type_in_words};
+use crate::full_name;
 
 const HEAD: &str = r#"# Configuration
 
@@ -77,14 +77,14 @@ fn render_key(table: &Table, key: &TableKey, text: &mut String) {
     let _ = writeln!(text, "\n### {}\n", heading(table, &key.name));
     let unit = key.key.unit.map(|unit| format!(" ({unit})")).unwrap_or_default();
     let words = match key.key.shape {
-        Shape::Size | Shape::Duration => format!("[{}](#values)", type_in_words(&key.key.shape)),
-        _ => type_in_words(&key.key.shape),
+        Shape::Size | Shape::Duration => format!("[{}](#values)", key.key.shape.in_words()),
+        _ => key.key.shape.in_words(),
     };
     let change = match key.reload() {
         Reload::Live => "live",
         Reload::Restart => "restart",
     };
-    let default = linked(&default_in_words(key), table, &key.name);
+    let default = linked(&key.default().in_words(), table, &key.name);
     let _ = write!(text, "**Type:** {words}{unit}. **Default:** {default}. **Change:** {change}.");
     let name = full_name(table, key);
     if let Some((flag, variable, _)) = cli::keys_by_flag().find(|(_, _, sets)| *sets == name) {

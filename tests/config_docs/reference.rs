@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use respgate::config::schema::{Reload, TABLES, Table, TableKey, paragraphs};
 
-use crate::{default_in_words, example, type_in_words};
+use crate::example;
 
 const WIDTH: usize = 118;
 
@@ -63,8 +63,8 @@ fn facts(key: &TableKey) -> String {
     let unit = key.key.unit.map(|unit| format!(" ({unit})")).unwrap_or_default();
     let live = if key.reload() == Reload::Live { " Live." } else { "" };
     let aside = key.aside().map(|aside| format!(" In a comment here: {aside}.")).unwrap_or_default();
-    let words = type_in_words(&key.key.shape);
-    format!("Type: {words}{unit}. Default: {}.{live}{aside}", default_in_words(key))
+    let words = key.key.shape.in_words();
+    format!("Type: {words}{unit}. Default: {}.{live}{aside}", key.default().in_words())
 }
 
 /// Writes a comment in lines of at most [`WIDTH`].

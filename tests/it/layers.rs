@@ -11,6 +11,7 @@ use source::SourceFile;
 /// From the top down. A module may name those after it, and itself.
 const ORDER: &[&str] = &[
     "main",
+    "manual",
     "cli",
     "app",
     "upgrade",

@@ -80,6 +80,17 @@ pub enum DefaultValue {
     Required,
 }
 
+impl DefaultValue {
+    /// Returns the default in words, as Markdown.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Value(value) => format!("`{}`", value()),
+            Self::Text(text) => (*text).to_owned(),
+            Self::Required => "none; required".to_owned(),
+        }
+    }
+}
+
 /// When a change of a key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {

@@ -34,6 +34,36 @@ pub enum Shape {
     Map(&'static str, &'static str),
 }
 
+impl Shape {
+    /// Returns how a value is written, in words, as Markdown.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Integer => "whole number".into(),
+            Self::Boolean => "`true` or `false`".into(),
+            Self::Size => "size".into(),
+            Self::Duration => "duration".into(),
+            Self::Words(words) => {
+                let words: Vec<String> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
+                match words.split_last() {
+                    Some((last, others)) => format!("{} or {last}", others.join(", ")),
+                    None => String::new(),
+                }
+            }
+            Self::Text("a text") => "text".into(),
+            Self::Text(form) => format!("text ({form})"),
+            Self::OneOrMany(form) => format!("text ({form}), or a list of such texts"),
+            Self::List { of, least } => {
+                let words = of.in_words();
+                let (noun, form) = words.split_once(" (").unwrap_or((&words, ""));
+                let form = if form.is_empty() { String::new() } else { format!(" ({form}") };
+                let least = if *least == 0 { ", perhaps empty" } else { "" };
+                format!("list of {noun}s{form}{least}")
+            }
+            Self::Map(from, to) => format!("table of texts ({from} = {to})"),
+        }
+    }
+}
+
 /// A default value that can be shown as TOML.
 pub trait Shown {
     /// Returns the value as a user would write it.
