@@ -453,10 +453,11 @@ impl Upstream {
         }
         let key = ConnectionKey::new(identity.clone(), 0, Resp::V2);
         let deadline = Instant::now() + self.config.get().connect_timeout;
-        let late = |_| {
-            Err(b"-ERR respgate: the server did not answer: connect-timeout has passed".as_slice().into())
-        };
-        timeout_at(deadline, self.inquiries.ask(&key, words, deadline)).await.unwrap_or_else(late)
+        let unanswered =
+            |why: &str| ErrorLine::from(format!("-ERR respgate: the server did not answer: {why}"));
+        timeout_at(deadline, self.inquiries.ask(&key, words, deadline))
+            .await
+            .unwrap_or_else(|_| Err(unanswered("connect-timeout has passed")))
     }
 
     /// Asks the server whether its ACL lets `identity` run a command. `words` must be a form of the command that does
