@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
 
 use crate::admin::control::Control;
 use crate::admin::{self, Admin, Sources, View};
@@ -18,7 +17,7 @@ use crate::config::{self, Config, Upstream};
 use crate::descriptors::{Capacity, Demand};
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::replicas::{self, ReplicaSampler};
-use crate::discovery::{self, Dialers, DiscoveryStatus, Logins};
+use crate::discovery::{Dialers, Logins};
 use crate::drain::{self, ClientCounts};
 use crate::heartbeat::Heartbeat;
 use crate::listener::set::Listeners;
@@ -28,7 +27,7 @@ use crate::net::connect::Dialer;
 use crate::net::listening::OpenSockets;
 use crate::net::tls::client::ClientTls;
 use crate::net::tls::slot::Leg;
-use crate::operator::{self, OperatorStatus, Operators, Reach, Steered};
+use crate::operator::{self, Operators, Reach, Steered};
 use crate::reload::{self, ReloadTargets, plan};
 use crate::rotation::login::Login;
 use crate::rotation::source::{Account, ControlToken};
@@ -46,7 +45,6 @@ use crate::upgrade::predecessor;
 use crate::upgrade::requests::Upgrader;
 use crate::upgrade::successor::UpgradePlan;
 use crate::upstream::UpstreamPlan;
-use crate::upstream::access::Access;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::connection::scripts::Scripts;
 use crate::worker::{Plan, Worker};
@@ -97,8 +95,6 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let reloads = Tallies::default();
     let logins = logins(&config, &reloads);
     let certificates = Certificates::follow(&config, &reloads);
-    // What discovery finds at the addresses of the configuration, whatever an operator orders.
-    let mut discovered = Vec::with_capacity(config.upstreams.len());
     let steered: Vec<Steered> = config
         .upstreams
         .iter()
@@ -107,11 +103,8 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             let config = &upstream.config;
             let dialers = dialers(upstream, &certificates);
             let discovery = upstream.discovery.clone();
-            let access = Access { dialer: dialers.data.clone(), login: logins.nodes.clone() };
-            let discovery =
-                discovery::spawn(&config.name, discovery, config.ping_interval, logins.clone(), dialers);
-            discovered.push((discovery.topology.clone(), discovery.status.clone()));
-            operator::steer(config.clone(), upstream.target(), Reach::of(discovery, access))
+            let reach = Reach::begin(&config.name, discovery, config.ping_interval, logins.clone(), dialers);
+            operator::steer(config.clone(), upstream.target(), reach)
         })
         .collect();
     let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
@@ -154,6 +147,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         workers: workers.clone(),
         tenants: tenants.subscribe(),
         reload_interval: config.reload_interval,
+        by: "respgate".into(),
     };
     listeners.commit(prepared, &workers, &draining);
     let listeners_ended = listeners.ended();
@@ -166,10 +160,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let views_seen = listener_views.subscribe();
     let has_admin = admin.is_some() || control_socket.is_some();
     let admin_tls = certificates.admin();
-    let sampled = match has_admin {
-        true => replica_samplers(&config, &certificates, &discovered, &logins),
-        false => Vec::new(),
-    };
+    let samplers = if has_admin { replica_samplers(&config, &steered) } else { Vec::new() };
     let targets = ReloadTargets {
         accounts,
         tenants,
@@ -192,9 +183,8 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let mut signals = Signals::register()?;
     let shutdown = Arc::new(Notify::new());
     let (upgrade, requests) = mpsc::channel(1);
-    let mut samplers = JoinSet::new();
     if has_admin {
-        let views = config.upstreams.iter().zip(&steered).zip(&timelines).zip(&sampled).zip(limits_seen);
+        let views = config.upstreams.iter().zip(&steered).zip(&timelines).zip(&samplers).zip(limits_seen);
         let views = views.map(|((((upstream, steered), timelines), sampler), limits)| View {
             name: upstream.config.name.clone(),
             limits,
@@ -242,11 +232,6 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             slow_log_length: config.latency.slow_length,
         };
         let endpoint = Arc::new(Admin::new(views.collect(), sources, draining.clone(), control));
-        for (sampler, steered) in sampled.into_iter().zip(&steered) {
-            if let Some(sampler) = sampler {
-                samplers.spawn(sample_until_switched(sampler, steered.status.clone()));
-            }
-        }
         for socket in admin.into_iter().chain(control_socket) {
             tokio::spawn(endpoint.clone().serve(socket, admin_tls.clone()));
         }
@@ -359,32 +344,12 @@ fn dialers(upstream: &Upstream, certificates: &Certificates) -> Dialers {
 }
 
 /// Starts to sample the replicas of each upstream that permits it. Dropping a sampler ends it.
-fn replica_samplers(
-    config: &Config,
-    certificates: &Certificates,
-    discovered: &[(watch::Receiver<Topology>, watch::Receiver<DiscoveryStatus>)],
-    logins: &[Logins],
-) -> Vec<Option<ReplicaSampler>> {
-    let upstreams = config.upstreams.iter().zip(discovered).zip(logins);
-    let samplers = upstreams.map(|((upstream, (topology, status)), logins)| {
-        let sampled = upstream.config.replica_sampling;
-        sampled.then(|| {
-            replicas::spawn(
-                &upstream.config.name,
-                &upstream.discovery,
-                logins.clone(),
-                dialers(upstream, certificates),
-                topology.clone(),
-                status.clone(),
-            )
-        })
+fn replica_samplers(config: &Config, steered: &[Steered]) -> Vec<Option<ReplicaSampler>> {
+    let upstreams = config.upstreams.iter().map(|upstream| &upstream.config).zip(steered);
+    let samplers = upstreams.map(|(config, steered)| {
+        config.replica_sampling.then(|| replicas::follow(&config.name, steered.sampled.clone()))
     });
     samplers.collect()
-}
-
-/// Ends a sampler when an operator switches its upstream: it knows the credentials of the configuration only.
-async fn sample_until_switched(_sampler: ReplicaSampler, mut ordered: watch::Receiver<OperatorStatus>) {
-    let _ = ordered.wait_for(|ordered| ordered.switches > 0).await;
 }
 
 /// Returns the credentials with which respgate itself logs in to each upstream. A background task

@@ -305,6 +305,7 @@ impl Admin {
                 Topology::Failing(..) => {}
                 Topology::Unknown(_) => ready = false,
             }
+            body.extend(warnings::of_orders(view, None).iter().map(Warning::line));
             body.extend(warnings::of_upstream(view, self.users.as_deref()).iter().map(Warning::line));
         }
         let others = [

@@ -76,6 +76,7 @@ impl MetricsRegistry {
 
     pub(super) fn publish_orders(&self, upstream: &str, ordered: &OperatorStatus) {
         self.publish(&declared::PAUSED, [upstream], ordered.paused.is_some().into());
+        self.publish(&declared::SWITCHED, [upstream], ordered.switched.is_some().into());
         self.publish(&declared::SWITCHES, [upstream], ordered.switches);
     }
 

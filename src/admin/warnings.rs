@@ -11,7 +11,7 @@ use crate::discovery::sentinel_table::SentinelState;
 use crate::drain::FormerProcess;
 use crate::metrics::counters::sum;
 use crate::metrics::{Snapshot, declared};
-use crate::operator::PauseStatus;
+use crate::operator::{PauseStatus, SwitchStatus};
 use crate::rotation::{Tallies, Tally};
 use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
@@ -31,6 +31,49 @@ pub(super) fn of_upgrade(sources: &Sources) -> Option<Warning> {
         format!("the former process {pid} still serves {clients} clients"),
         "it ends when they have left, or at the end of its drain-timeout",
     ))
+}
+
+/// Returns the warnings about a pause and a switch under way: clients wait because an operator wants it. Without `counts`, they do not say
+/// who the operator is and how many clients wait.
+pub(super) fn of_orders(view: &View, counts: Option<&Snapshot>) -> Vec<Warning> {
+    let subject = format!("upstream {}", view.name);
+    let ordered = view.ordered.borrow();
+    let more = |by: &str| {
+        let held = counts.map(|counts| sum(counts, &declared::CLIENTS_HELD.about));
+        held.map_or_else(String::new, |held| format!("; ordered by {by}, {held} clients wait"))
+    };
+    let mut warnings = Vec::new();
+    if let Some(SwitchStatus { to, since, by }) = &ordered.switching {
+        let since = since.elapsed().as_secs();
+        warnings.push(Warning::new(
+            Severity::Warning,
+            &subject,
+            format!("an operator switches it to {to}, and commands have waited for {since} s{}", more(by)),
+            "wait: commands go on within 5 s, at the new server or at the present one",
+        ));
+    }
+    if let Some(PauseStatus { since, until, by, .. }) = &ordered.paused {
+        let left = until.saturating_duration_since(Instant::now()).as_secs();
+        let timeout = view.limits.borrow().hold_timeout;
+        let (severity, failing) = match since.elapsed() >= timeout {
+            true => (
+                Severity::Critical,
+                format!("; commands fail, because hold-timeout ({} s) has passed", timeout.as_secs()),
+            ),
+            false => (Severity::Warning, String::new()),
+        };
+        let since = since.elapsed().as_secs();
+        warnings.push(Warning::new(
+            severity,
+            &subject,
+            format!(
+                "paused by an operator {since} s ago; the pause ends by itself in {left} s{failing}{}",
+                more(by)
+            ),
+            "end it with respgate ctl resume",
+        ));
+    }
+    warnings
 }
 
 /// Returns the warnings about an upstream's primary and about refused credentials.
@@ -54,16 +97,6 @@ pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
         )),
     }
     let ordered = view.ordered.borrow();
-    if let Some(PauseStatus { since, until }) = ordered.paused {
-        let since = since.elapsed().as_secs();
-        let left = until.saturating_duration_since(Instant::now()).as_secs();
-        warnings.push(Warning::new(
-            Severity::Warning,
-            &subject,
-            format!("paused by an operator {since} s ago; the pause ends by itself in {left} s"),
-            "end it with respgate ctl resume",
-        ));
-    }
     if let Some(to) = &ordered.switched {
         warnings.push(Warning::new(
             Severity::Info,

@@ -128,6 +128,7 @@ metrics! {
 
     PRIMARY_KNOWN: Gauge "respgate_primary_known" [upstream] Count, "1 if respgate knows a verified primary, else 0.";
     PAUSED: Gauge "respgate_upstream_paused" [upstream] Count, "1 while an operator has paused the upstream, else 0.";
+    SWITCHED: Gauge "respgate_upstream_switched" [upstream] Count, "1 while an operator has switched the upstream to another address than that of the configuration, else 0.";
     SWITCHES: Counter "respgate_upstream_switches_total" [upstream] Count, "Times that the upstream was switched to another address since the start.";
     PRIMARY_GENERATION: Gauge "respgate_primary_generation" [upstream] Count, "Primaries followed since the start.";
     SENTINEL_CONFIG_EPOCH: Gauge "respgate_sentinel_config_epoch" [upstream] Count, "Sentinel's config-epoch of the primary.";

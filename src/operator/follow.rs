@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::overlay::{Overlay, Pause};
 use super::target::{Reach, Target};
 use crate::discovery::DiscoveryStatus;
+use crate::discovery::replicas::SampledPlace;
 use crate::topology::{Generation, Hint, Primary, Topology};
 use crate::upstream::access::Access;
 
@@ -21,14 +22,14 @@ pub(super) const HINTS: usize = 64;
 /// An order to the task of one upstream.
 pub(super) enum Order {
     /// Hold commands until `until`, unless the pause is ended or ordered again before.
-    Pause { pause: Pause, until: Instant, done: oneshot::Sender<()> },
+    Pause { pause: Pause, until: Instant, by: Arc<str>, done: oneshot::Sender<()> },
     /// End the pause. Answers false if there is none.
     Resume { done: oneshot::Sender<bool> },
     /// Hold commands for a switch. Answers the primary that it leaves.
-    BeginSwitch { done: oneshot::Sender<Result<Option<Arc<Primary>>, String>> },
+    BeginSwitch { to: Arc<str>, by: Arc<str>, done: oneshot::Sender<Result<Option<Arc<Primary>>, String>> },
     /// Send commands to the present server again: the switch did not succeed.
     EndSwitch,
-    /// Send commands to another server, and end the switch and the pause. Answers the new primary's generation.
+    /// Send commands to another server, and end the switch and a pause that was ordered before it. Answers the new primary's generation.
     Adopt { reach: Box<Reach>, target: Box<Target>, done: oneshot::Sender<Option<Generation>> },
     /// Take note of where the configuration says that the upstream is.
     Configured { target: Box<Target>, done: oneshot::Sender<()> },
@@ -39,6 +40,8 @@ pub(super) enum Order {
 pub struct OperatorStatus {
     /// The pause, if the upstream is paused.
     pub paused: Option<PauseStatus>,
+    /// The switch under way, while it holds commands.
+    pub switching: Option<SwitchStatus>,
     /// Where the upstream is until the next start, if the configuration says otherwise.
     pub switched: Option<Arc<str>>,
     /// The number of switches since the start.
@@ -46,12 +49,27 @@ pub struct OperatorStatus {
 }
 
 /// A pause that is in force.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PauseStatus {
+    /// Whether connections are closed too. A pause at once stays one if it is ordered again with a drain.
+    pub pause: Pause,
     /// When it began.
     pub since: Instant,
     /// When it ends by itself.
     pub until: Instant,
+    /// Who ordered it last, as in the log.
+    pub by: Arc<str>,
+}
+
+/// A switch that holds commands.
+#[derive(Clone, Debug)]
+pub struct SwitchStatus {
+    /// Where it leads.
+    pub to: Arc<str>,
+    /// When it began to hold commands.
+    pub since: Instant,
+    /// Who ordered it, as in the log.
+    pub by: Arc<str>,
 }
 
 /// The task of one upstream.
@@ -62,6 +80,7 @@ pub(super) struct Follow {
     pub(super) topology: watch::Sender<Topology>,
     pub(super) access: watch::Sender<Access>,
     pub(super) discovery: watch::Sender<DiscoveryStatus>,
+    pub(super) sampled: watch::Sender<SampledPlace>,
     pub(super) status: watch::Sender<OperatorStatus>,
     pub(super) target: watch::Sender<Target>,
     /// Where the configuration says that the upstream is.
@@ -74,7 +93,7 @@ impl Follow {
     /// Runs until the process ends.
     pub(super) async fn run(mut self) {
         loop {
-            let until = self.status.borrow().paused.map(|pause| pause.until);
+            let until = self.status.borrow().paused.as_ref().map(|pause| pause.until);
             tokio::select! {
                 changed = self.reach.discovery.topology.changed() => match changed {
                     Ok(()) => {
@@ -110,12 +129,12 @@ impl Follow {
 
     fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Pause { pause, until, done } => {
-                self.overlay.pause(pause);
+            Order::Pause { pause, until, by, done } => {
+                let pause = self.overlay.pause(pause);
                 let now = Instant::now();
                 self.status.send_modify(|status| {
-                    let since = status.paused.map_or(now, |paused| paused.since);
-                    status.paused = Some(PauseStatus { since, until });
+                    let since = status.paused.as_ref().map_or(now, |paused| paused.since);
+                    status.paused = Some(PauseStatus { pause, since, until, by });
                 });
                 self.publish();
                 let _ = done.send(());
@@ -123,13 +142,18 @@ impl Follow {
             Order::Resume { done } => {
                 let _ = done.send(self.resume());
             }
-            Order::BeginSwitch { done } => {
+            Order::BeginSwitch { to, by, done } => {
                 let begun = self.overlay.begin_switch();
+                if begun.is_ok() {
+                    let switch = SwitchStatus { to, since: Instant::now(), by };
+                    self.status.send_modify(|status| status.switching = Some(switch));
+                }
                 self.publish();
                 let _ = done.send(begun);
             }
             Order::EndSwitch => {
                 self.overlay.end_switch();
+                self.status.send_modify(|status| status.switching = None);
                 self.publish();
             }
             Order::Adopt { reach, target, done } => {
@@ -148,8 +172,10 @@ impl Follow {
         let generation = self.overlay.adopt(reach.discovery.topology.borrow_and_update().clone());
         // Workers take it over together with the topology.
         self.access.send_replace(reach.access.clone());
+        self.sampled.send_replace(reach.sampled.clone());
         self.status.send_modify(|status| {
-            status.paused = None;
+            status.paused = status.paused.take().filter(|_| self.overlay.is_paused());
+            status.switching = None;
             status.switches += 1;
         });
         self.target.send_replace(target);

@@ -13,7 +13,7 @@ mod overlay;
 mod switch;
 mod target;
 
-pub use follow::{OperatorStatus, PauseStatus};
+pub use follow::{OperatorStatus, PauseStatus, SwitchStatus};
 pub use operators::{Operators, Paused, Reconnected, Steered, steer};
 pub use overlay::Pause;
 pub use switch::Switched;

@@ -10,6 +10,7 @@ use super::follow::{Follow, HINTS, ORDERS, OperatorStatus, Order};
 use super::overlay::{Overlay, Pause};
 use super::target::{Reach, Target};
 use crate::discovery::DiscoveryStatus;
+use crate::discovery::replicas::SampledPlace;
 use crate::tenant::Tenants;
 use crate::topology::{Hint, Topology};
 use crate::upstream::UpstreamActivity;
@@ -41,6 +42,8 @@ pub struct Steered {
     pub access: watch::Receiver<Access>,
     /// What the present discovery knows of the Sentinels.
     pub discovery: watch::Receiver<DiscoveryStatus>,
+    /// Where replicas are sampled.
+    pub sampled: watch::Receiver<SampledPlace>,
     /// Where workers send hints.
     pub hints: mpsc::Sender<Hint>,
     /// What operators have ordered.
@@ -59,6 +62,7 @@ pub fn steer(config: UpstreamConfig, target: Target, reach: Reach) -> Steered {
     let (topology, topology_seen) = watch::channel(overlay.topology());
     let (access, access_seen) = watch::channel(reach.access.clone());
     let (discovery, discovery_seen) = watch::channel(reach.discovery.status.borrow().clone());
+    let (sampled, sampled_seen) = watch::channel(reach.sampled.clone());
     let (status, status_seen) = watch::channel(OperatorStatus::default());
     let configured = target.clone();
     let (target, target_seen) = watch::channel(target);
@@ -72,6 +76,7 @@ pub fn steer(config: UpstreamConfig, target: Target, reach: Reach) -> Steered {
         topology,
         access,
         discovery,
+        sampled,
         status,
         target,
         configured,
@@ -84,6 +89,7 @@ pub fn steer(config: UpstreamConfig, target: Target, reach: Reach) -> Steered {
         topology: topology_seen,
         access: access_seen,
         discovery: discovery_seen,
+        sampled: sampled_seen,
         hints,
         status: status_seen,
         target: target_seen,
@@ -103,6 +109,8 @@ pub struct Operators {
     pub tenants: watch::Receiver<Tenants>,
     /// The interval at which files are checked for changes.
     pub reload_interval: Duration,
+    /// Who orders, for the state that is shown.
+    pub by: Arc<str>,
 }
 
 /// The state of a pause when its order is answered.
@@ -137,6 +145,11 @@ pub(super) struct Chosen<'a> {
 }
 
 impl Operators {
+    /// Returns the same for the orders of somebody, as the log shows him.
+    pub fn ordered_by(&self, by: &str) -> Self {
+        Self { by: by.into(), ..self.clone() }
+    }
+
     /// Pauses an upstream: commands wait as in a failover. Returns when the commands under way have been answered, and with
     /// [`Pause::AtOnce`] every connection is closed, after [`DRAIN_LIMIT`] at the latest. The pause ends by itself after `deadline`.
     ///
@@ -157,8 +170,8 @@ impl Operators {
         }
         let deadline = deadline.unwrap_or_else(|| hold_timeout.mul_f64(PAUSE_PART));
         let again = chosen.steered.status.borrow().paused.is_some();
-        let until = Instant::now() + deadline;
-        self.order(&chosen, |done| Order::Pause { pause, until, done }).await?;
+        let (until, by) = (Instant::now() + deadline, self.by.clone());
+        self.order(&chosen, |done| Order::Pause { pause, until, by, done }).await?;
         let limit = DRAIN_LIMIT.min(deadline);
         let activity = match pause {
             Pause::Drained => self.drained(&chosen, limit).await,
@@ -179,7 +192,7 @@ impl Operators {
     /// Returns an error if the upstream is not paused.
     pub async fn resume(&self, upstream: &str) -> Result<Duration, String> {
         let chosen = self.find(upstream)?;
-        let since = chosen.steered.status.borrow().paused.map(|paused| paused.since);
+        let since = chosen.steered.status.borrow().paused.as_ref().map(|paused| paused.since);
         match (self.order(&chosen, |done| Order::Resume { done }).await?, since) {
             (true, Some(since)) => Ok(since.elapsed()),
             _ => Err(format!("upstream '{upstream}' is not paused")),

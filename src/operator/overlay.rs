@@ -25,6 +25,8 @@ pub(super) struct Overlay {
     /// The kind of the pause, if the upstream is paused.
     pause: Option<Pause>,
     switching: bool,
+    /// True if the pause was ordered while the switch was under way. It goes on after the switch.
+    outlasts_switch: bool,
 }
 
 /// How an upstream is paused.
@@ -44,6 +46,7 @@ impl Overlay {
             highest: 0,
             pause: None,
             switching: false,
+            outlasts_switch: false,
         }
     }
 
@@ -71,9 +74,12 @@ impl Overlay {
         self.discovered = topology;
     }
 
-    /// Pauses the upstream. A pause at once stays one if it is ordered again with a drain.
-    pub(super) fn pause(&mut self, pause: Pause) {
-        self.pause = self.pause.max(Some(pause));
+    /// Pauses the upstream. A pause at once stays one if it is ordered again with a drain. Returns the kind of the pause in force.
+    pub(super) fn pause(&mut self, pause: Pause) -> Pause {
+        let stricter = self.pause.map_or(pause, |before| before.max(pause));
+        self.pause = Some(stricter);
+        self.outlasts_switch = self.switching;
+        stricter
     }
 
     /// Ends the pause. Returns false if there was none.
@@ -99,14 +105,20 @@ impl Overlay {
 
     /// Ends a switch that did not succeed.
     pub(super) fn end_switch(&mut self) {
-        self.switching = false;
+        (self.switching, self.outlasts_switch) = (false, false);
     }
 
-    /// Follows another discovery from now on, with generations above those of the former one. Ends the switch and the
-    /// pause. Returns the new primary's generation for workers.
+    /// Returns true if the upstream is paused.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pause.is_some()
+    }
+
+    /// Follows another discovery from now on, with generations above those of the former one. Ends the switch, and a
+    /// pause that was ordered before it. Returns the new primary's generation for workers.
     pub(super) fn adopt(&mut self, discovered: Topology) -> Option<Generation> {
         self.base = self.highest;
-        (self.switching, self.pause) = (false, None);
+        self.pause = self.pause.filter(|_| self.outlasts_switch);
+        (self.switching, self.outlasts_switch) = (false, false);
         self.discover(discovered);
         self.discovered.primary().map(|primary| self.outer(primary.generation))
     }
@@ -221,6 +233,28 @@ mod tests {
         assert_eq!(seen(&overlay), (Some(5), None));
         overlay.adopt(Topology::Known(primary(1)));
         assert_eq!(seen(&overlay), (Some(6), None));
+    }
+
+    #[test]
+    fn a_pause_that_is_ordered_in_a_switch_outlasts_it() {
+        let mut overlay = Overlay::new();
+        overlay.discover(Topology::Known(primary(1)));
+        overlay.begin_switch().unwrap();
+        overlay.pause(Pause::Drained);
+        assert_eq!(seen(&overlay), (Some(1), Some(Sign::Switching)));
+        overlay.adopt(Topology::Known(primary(1)));
+        assert_eq!(seen(&overlay), (Some(2), Some(Sign::Paused)));
+        assert!(overlay.is_paused());
+        // The next switch ends it, because it was ordered before.
+        overlay.begin_switch().unwrap();
+        overlay.adopt(Topology::Known(primary(1)));
+        assert_eq!(seen(&overlay), (Some(3), None));
+        // One that is ended in the switch does not come back.
+        overlay.begin_switch().unwrap();
+        overlay.pause(Pause::AtOnce);
+        assert!(overlay.resume());
+        overlay.end_switch();
+        assert_eq!(seen(&overlay), (Some(3), None));
     }
 
     #[test]

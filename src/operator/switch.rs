@@ -31,7 +31,7 @@ pub struct Switched {
 
 impl Operators {
     /// Switches the upstream to `target`. Clients notice a pause; if the switch is refused or fails, they notice at most a pause.
-    /// The switch goes on to its end even if the returned future is dropped. It ends a pause of the upstream if it succeeds.
+    /// The switch goes on to its end even if the returned future is dropped. It ends a pause that was ordered before it if it succeeds.
     ///
     /// # Errors
     /// Returns the reason why the upstream stays where it was.
@@ -51,7 +51,8 @@ impl Operators {
         let refused = |why: String| format!("{shown} cannot take over, and nothing has changed: {why}");
         let mut candidate = check::open(self, &chosen, &target).await.map_err(refused)?;
         let missing_commands = candidate.check(proof).await.map_err(refused)?;
-        let from = self.order(&chosen, |done| Order::BeginSwitch { done }).await??;
+        let (to, by) = (shown.as_str().into(), self.by.clone());
+        let from = self.order(&chosen, |done| Order::BeginSwitch { to, by, done }).await??;
         let began = Instant::now();
         match self.hold_and_verify(&chosen, &mut candidate, proof).await {
             Ok(()) => {}

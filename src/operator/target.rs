@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::discovery::config::DiscoveryConfig;
+use crate::discovery::replicas::SampledPlace;
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::net::connect::Dialer;
 use crate::net::tls::Loaded;
@@ -102,14 +103,27 @@ pub struct Reach {
     pub discovery: Discovery,
     /// How workers reach the primary.
     pub access: Access,
+    /// Where its replicas are sampled.
+    pub(super) sampled: SampledPlace,
     /// The tasks that follow credentials and certificates.
     _tasks: JoinSet<()>,
 }
 
 impl Reach {
-    /// Puts together what already runs.
-    pub fn of(discovery: Discovery, access: Access) -> Self {
-        Self { discovery, access, _tasks: JoinSet::new() }
+    /// Starts discovery as `config` says. Its log lines call the upstream `name`. The caller follows credentials and certificates.
+    pub fn begin(
+        name: &str,
+        config: DiscoveryConfig,
+        ping_interval: Duration,
+        logins: Logins,
+        dialers: Dialers,
+    ) -> Self {
+        let access = Access { dialer: dialers.data.clone(), login: logins.nodes.clone() };
+        let discovery =
+            discovery::spawn(name, config.clone(), ping_interval, logins.clone(), dialers.clone());
+        let (topology, status) = (discovery.topology.clone(), discovery.status.clone());
+        let sampled = SampledPlace { config, logins, dialers, topology, status };
+        Self { discovery, access, sampled, _tasks: JoinSet::new() }
     }
 }
 
@@ -133,10 +147,8 @@ impl Target {
             data: dialer(&self.tls, "certificates"),
             sentinels: dialer(&self.sentinel_tls, "sentinel-certificates"),
         };
-        let access = Access { dialer: dialers.data.clone(), login: logins.nodes.clone() };
-        let discovery =
-            discovery::spawn(&shown, self.discovery.clone(), config.ping_interval, logins, dialers);
-        Reach { discovery, access, _tasks: tasks }
+        let reach = Reach::begin(&shown, self.discovery.clone(), config.ping_interval, logins, dialers);
+        Reach { _tasks: tasks, ..reach }
     }
 }
 

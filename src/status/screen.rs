@@ -48,6 +48,7 @@ fn show_upstream(screen: &mut String, upstream: &Value) {
 /// Returns the rows about an upstream, each with its name; rows that continue one have none.
 pub(super) fn rows(upstream: &Value) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
+    add(&mut rows, "orders", words::orders(upstream));
     rows.extend(words::sentinels(upstream).map(|line| ("sentinels", line)));
     add(&mut rows, "replicas", words::replicas(upstream));
     rows.push(("clients", words::clients(upstream)));
@@ -119,6 +120,25 @@ upstream main: primary 10.0.0.5:6379 (generation 2)
   failovers    none since the start
 ";
         assert_eq!(status(|_| {}).screen(), expected);
+    }
+
+    #[test]
+    fn what_operators_have_ordered() {
+        let screen = status(|document| {
+            let upstream = &mut document["upstreams"][0];
+            upstream["hold"]["clients"] = 34.into();
+            upstream["pause"] =
+                json!({ "at_once": true, "by": "uid 0", "elapsed_ms": 12_400, "ends_in_ms": 23_600 });
+            upstream["switch"] = json!({ "to": "new:6379", "by": "uid 1\u{1b}", "elapsed_ms": 900 });
+            upstream["switched_to"] = "other:6379".into();
+        })
+        .screen();
+        let expected = "
+  orders       switching to new:6379 for 1 s, ordered by uid 1\u{fffd}; 34 clients wait
+               paused at once for 12 s, ordered by uid 0; ends in 24 s; 34 clients wait
+               switched to other:6379 until the next start
+";
+        assert!(screen.contains(expected), "{screen}");
     }
 
     #[test]

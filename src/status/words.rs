@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::state::{list, text, total};
+use super::state::{list, printable, text, total};
 
 /// Counts that should stay 0, each with its description.
 static TROUBLE: [(&str, &str); 9] = [
@@ -85,6 +85,29 @@ pub(super) fn clients(upstream: &Value) -> String {
         number(total(&clients["pinned"])),
         number(total(&clients["held"]))
     )
+}
+
+/// Returns a pause and a switch that operators have ordered.
+pub(super) fn orders(upstream: &Value) -> Vec<String> {
+    let seconds = |value: &Value| format!("{:.0} s", total(value) / 1000.0);
+    let waiting = number(total(&upstream["hold"]["clients"]));
+    let mut lines = Vec::new();
+    let switch = &upstream["switch"];
+    if !switch.is_null() {
+        let (to, by, since) = (text(&switch["to"]), text(&switch["by"]), seconds(&switch["elapsed_ms"]));
+        lines.push(format!("switching to {to} for {since}, ordered by {by}; {waiting} clients wait"));
+    }
+    let pause = &upstream["pause"];
+    if !pause.is_null() {
+        let how = if pause["at_once"] == true { "paused at once" } else { "paused" };
+        let (by, since) = (text(&pause["by"]), seconds(&pause["elapsed_ms"]));
+        let end = seconds(&pause["ends_in_ms"]);
+        lines.push(format!("{how} for {since}, ordered by {by}; ends in {end}; {waiting} clients wait"));
+    }
+    if let Some(to) = upstream["switched_to"].as_str() {
+        lines.push(format!("switched to {} until the next start", printable(to)));
+    }
+    lines
 }
 
 /// Returns the rate of commands, and how many there were by lane.

@@ -275,14 +275,19 @@ impl Control {
         lists: &Arc<Semaphore>,
     ) -> Result<ActionResult, ControlError> {
         let body = self.body(via, request).await?;
-        self.perform(Action::parse(name, &body)?, lists).await.map_err(ControlError::Failed)
+        self.perform(Action::parse(name, &body)?, &shown(via), lists).await.map_err(ControlError::Failed)
     }
 
-    /// Does an action. Returns its result for people and machines.
+    /// Does an action that `by` asks for. Returns its result for people and machines.
     ///
     /// # Errors
     /// Returns why it could not be done.
-    async fn perform(&self, action: Action, lists: &Arc<Semaphore>) -> Result<ActionResult, String> {
+    async fn perform(
+        &self,
+        action: Action,
+        by: &str,
+        lists: &Arc<Semaphore>,
+    ) -> Result<ActionResult, String> {
         Ok(ActionResult::Value(match action {
             Action::Clients(action) => return action.perform(&self.clients, lists).await,
             Action::Reload => self.reload().await?,
@@ -290,10 +295,10 @@ impl Control {
                 let before = self.log.set(&level)?;
                 json!({ "level": level, "before": before })
             }
-            Action::Pause { upstream, pause, deadline } => self.pause(&upstream, pause, deadline).await?,
+            Action::Pause { upstream, pause, deadline } => self.pause(&upstream, pause, deadline, by).await?,
             Action::Resume { upstream } => self.resume(&upstream).await?,
             Action::Reconnect { upstream } => self.reconnect(&upstream).await?,
-            Action::Switch { upstream, to, proof } => self.switch(&upstream, to, proof).await?,
+            Action::Switch { upstream, to, proof } => self.switch(&upstream, to, proof, by).await?,
             Action::SlowLog => self.slow_commands().await,
             Action::Drain => {
                 self.drain.begin();

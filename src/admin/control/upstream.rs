@@ -14,8 +14,9 @@ impl Control {
         upstream: &str,
         pause: Pause,
         deadline: Option<Duration>,
+        by: &str,
     ) -> Result<Value, String> {
-        let paused = self.operators.pause(upstream, pause, deadline).await?;
+        let paused = self.operators.ordered_by(by).pause(upstream, pause, deadline).await?;
         let mut result = json!({
             "upstream": upstream,
             "state": match (paused.running, pause, paused.connections) {
@@ -60,6 +61,7 @@ impl Control {
         upstream: &str,
         to: SwitchRequest,
         proof: DataProof,
+        by: &str,
     ) -> Result<Value, String> {
         let present = self.operators.target(upstream)?;
         let parse = self.parse_target.clone();
@@ -72,7 +74,7 @@ impl Control {
                 return Err("a file that the switch names could not be read in time".into());
             }
         };
-        let switched = self.operators.switch(upstream, target, proof).await?;
+        let switched = self.operators.ordered_by(by).switch(upstream, target, proof).await?;
         let mut result = json!({
             "upstream": upstream,
             "from": switched.from,

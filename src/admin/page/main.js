@@ -44,10 +44,20 @@ function figure(title, value, more) {
   return el("div", { class: "figure" }, el("dt", null, title), el("dd", null, value), more ? el("dd", { class: "muted" }, more) : null);
 }
 
+function orders({ pause, switch: change, switched_to: elsewhere }) {
+  const seconds = (ms) => duration(Math.round(ms / 1000));
+  return [
+    change ? figure("Switching", seconds(change.elapsed_ms), `to ${change.to}, ordered by ${change.by}`) : null,
+    pause ? figure("Paused", seconds(pause.elapsed_ms), `${pause.at_once ? "at once, " : ""}ordered by ${pause.by}, ends in ${seconds(pause.ends_in_ms)}`) : null,
+    elsewhere ? figure("Switched", "until the next start", `to ${elsewhere}`) : null,
+  ];
+}
+
 function figures(upstream) {
   const { leases, connections, clients, hold } = upstream;
   const lanes = upstream.per_second.commands;
   return el("dl", null,
+    orders(upstream),
     figure("Commands", `${number(total(lanes))} /s`, Object.entries(lanes).filter(([, rate]) => rate > 0).map(([lane, rate]) => `${lane} ${number(rate)}`).join(", ")),
     figure("Clients", number(clients.connected), `${number(clients.pinned)} pinned`),
     figure("Held", number(hold.clients), hold.active ? `hold-timeout ${number(hold.timeout_seconds)} s` : "no hold"),
@@ -75,11 +85,11 @@ function showUpstream(status, upstream) {
   const parts = sections.get(upstream.name)?.parts ?? section(upstream.name);
   const kind = upstream.state === "serving" ? "good" : upstream.state === "no-primary" ? "bad" : "warn";
   parts.state.className = `pill ${kind}`;
-  show(parts.state, STATES[upstream.state] ?? upstream.state, (text) => text);
+  show(parts.state, upstream.switch ? "switching: commands wait" : STATES[upstream.state] ?? upstream.state, (text) => text);
   const wide = width(parts.topology.content, 860);
   const { primary, sentinels, replication, state, hold, clients } = upstream;
   show(parts.topology.content, [primary, sentinels, replication, state, hold, clients, wide], () => topology(upstream, wide));
-  show(parts.figures.content, [upstream.per_second, upstream.leases, upstream.connections, clients, hold, upstream.figures], () => figures(upstream));
+  show(parts.figures.content, [upstream.per_second, upstream.leases, upstream.connections, clients, hold, upstream.figures, upstream.pause, upstream.switch, upstream.switched_to], () => figures(upstream));
   show(parts.pins.content, upstream.pins, pins);
   show(parts.plots.content, status.time_unix_ms, () => plots(upstream.name, history.points(upstream.name), status.time_unix_ms));
   show(parts.failovers.content, [upstream.failover, upstream.failovers, wide], () => failovers(upstream, wide));

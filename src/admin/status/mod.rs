@@ -20,6 +20,7 @@ use super::sources::{Sources, View};
 use super::warning::{Severity, Warning};
 use super::warnings;
 use crate::drain::Draining;
+use crate::metrics::counters::FIGURES;
 
 /// The JSON Schema of the document.
 pub(super) const SCHEMA: &str = include_str!("../../../docs/status.schema.json");
@@ -51,8 +52,11 @@ impl StatusEndpoint {
             _ => Arc::default(),
         };
         let now = SystemTime::now();
-        let mut warnings = self.warnings(&sample);
-        warnings.sort_by_key(|warning| warning.severity);
+        let mut others = self.warnings(&sample);
+        others.sort_by_key(|warning| warning.severity);
+        // An operator who has forgotten a pause must see it first.
+        let mut warnings = self.orders(&sample);
+        warnings.append(&mut others);
         let upstreams = self.upstreams.iter().enumerate().map(|(at, view)| upstream::json(view, at, &sample));
         let tenants = self.sources.tenants.borrow().clone();
         json!({
@@ -79,6 +83,15 @@ impl StatusEndpoint {
     pub(super) fn history(&self) -> Value {
         let names: Vec<_> = self.upstreams.iter().map(|view| view.name.as_str()).collect();
         self.sampler.history(&names)
+    }
+
+    fn orders(&self, sample: &Sample) -> Vec<Warning> {
+        let upstreams = self.upstreams.iter().enumerate();
+        let orders = upstreams.flat_map(|(at, view)| {
+            let counts = sample.sums.upstreams.get(at).unwrap_or(&[0; FIGURES.len()]);
+            warnings::of_orders(view, Some(counts))
+        });
+        orders.collect()
     }
 
     fn warnings(&self, sample: &Sample) -> Vec<Warning> {

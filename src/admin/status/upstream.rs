@@ -1,6 +1,7 @@
 //! The part of `/status` about one upstream.
 
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use super::sampler::{Sample, millis, rounded};
 use crate::admin::sources::View;
@@ -9,6 +10,7 @@ use crate::discovery::sentinel_table::{SentinelState, SentinelStatus};
 use crate::metrics::Snapshot;
 use crate::metrics::counters::{FIGURES, Figure, sum};
 use crate::metrics::declared::{self, About, Kind};
+use crate::operator::{Pause, PauseStatus, SwitchStatus};
 use crate::topology::{Primary, Topology};
 
 /// The number of past failovers in the document.
@@ -67,6 +69,9 @@ pub(super) fn json(view: &View, at: usize, sample: &Sample) -> Value {
             "clients": now(&declared::CLIENTS_HELD.about),
             "timeout_seconds": limits.hold_timeout.as_secs_f64(),
         },
+        "pause": view.ordered.borrow().paused.as_ref().map(pause_json),
+        "switch": view.ordered.borrow().switching.as_ref().map(switch_json),
+        "switched_to": view.ordered.borrow().switched.as_deref(),
         "failover": view.timelines.under_way().map(|(line, elapsed)| {
             let mut failover = line.json(&view.name);
             failover["elapsed_ms"] = millis(elapsed).into();
@@ -76,6 +81,19 @@ pub(super) fn json(view: &View, at: usize, sample: &Sample) -> Value {
         "figures": entries(FIGURES.iter().zip(counts)),
         "per_second": entries(rate_entries.map(|(figure, rate)| (figure, rounded(rate)))),
     })
+}
+
+fn pause_json(paused: &PauseStatus) -> Value {
+    json!({
+        "at_once": paused.pause == Pause::AtOnce,
+        "by": &*paused.by,
+        "elapsed_ms": millis(paused.since.elapsed()),
+        "ends_in_ms": millis(paused.until.saturating_duration_since(Instant::now())),
+    })
+}
+
+fn switch_json(switch: &SwitchStatus) -> Value {
+    json!({ "to": &*switch.to, "by": &*switch.by, "elapsed_ms": millis(switch.since.elapsed()) })
 }
 
 fn primary_json(primary: &Primary) -> Value {
@@ -110,12 +128,7 @@ fn sentinel(status: &SentinelStatus, primary: Option<&Primary>) -> Value {
 
 fn replication(view: &View) -> Value {
     let Some(newest) = view.sampled() else {
-        let why = match view.replication {
-            Some(_) => {
-                "an operator has switched the upstream, and replicas are sampled again after the next start"
-            }
-            None => "replica-sampling is off",
-        };
+        let why = "replica-sampling is off";
         return json!({ "sampled": false, "offset": null, "unavailable": why, "replicas": [] });
     };
     json!({

@@ -1,12 +1,14 @@
 //! Samples how far the replicas are behind the primary, once a second, for the status page, the metrics and alerts.
 //!
 //! Nothing depends on the result: discovery does not read it. One task per upstream coordinates; each node that respgate
-//! asks has a task of its own (`node`), so that a silent node delays no other. `reply` parses the answers, `sentinel` asks
+//! asks has a task of its own (`node`), so that a silent node delays no other. `follow` starts anew when an
+//! operator switches the upstream, `reply` parses the answers, `sentinel` asks
 //! a Sentinel for the replicas, and `lag` computes, without I/O.
 //!
 //! respgate dials replicas only at addresses that Sentinels name, because it sends its password there. Behind a fixed
 //! address it believes the primary's own list, with the offsets that the replicas have acknowledged.
 
+mod follow;
 mod lag;
 mod node;
 mod reply;
@@ -20,6 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::Instrument;
 
+pub use self::follow::{SampledPlace, follow};
 use self::lag::OffsetHistory;
 use self::node::{NodeNews, NodeWatch};
 use self::reply::{ListedReplica, Report};
@@ -83,7 +86,7 @@ pub struct ReplicaSampler {
 }
 
 /// Starts to sample an upstream. `name` is the upstream's name, for logs.
-pub fn spawn(
+fn spawn(
     name: &str,
     config: &DiscoveryConfig,
     logins: Logins,

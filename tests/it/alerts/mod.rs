@@ -1,8 +1,8 @@
 //! Each alert fires in a real Prometheus when its condition is caused in a real deployment, and each panel of the
 //! dashboard has data then.
 //!
-//! Five alerts are tested by `promtool` alone (`deploy/prometheus/alerts_test.yml`): `RespgateLatencyHigh` and
-//! `RespgateSlowCommands`, for which this test does not wait; `RespgateRestartsOften`, whose
+//! Seven alerts are tested by `promtool` alone (`deploy/prometheus/alerts_test.yml`): `RespgateLatencyHigh`,
+//! `RespgateSlowCommands`, `RespgateUpstreamPaused` and `RespgateUpstreamSwitched`, for which this test does not wait; `RespgateRestartsOften`, whose
 //! metric has a resolution of a second; `RespgateWorkerStalls`, which is a fault of respgate or of the machine; and
 //! `RespgateReloadStuck`, which needs a file system that hangs.
 

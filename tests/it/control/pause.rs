@@ -148,12 +148,14 @@ fn expect_no_connection(controlled: &Controlled) {
     let list = controlled.server.run_text(&["CLIENT", "LIST"]);
     let left: Vec<&str> = list
         .lines()
-        .filter(|line| line.contains("lib-name=respgate") && !["cmd=role", "cmd=info"].iter().any(|own| line.contains(own)))
+        .filter(|line| {
+            line.contains("lib-name=respgate")
+                && !["cmd=role", "cmd=info"].iter().any(|own| line.contains(own))
+        })
         .collect();
     assert!(left.is_empty(), "{left:#?}");
-    let open = ["shared", "leased", "fan-in"].map(|lane| {
-        controlled.proxy.metric("respgate_upstream_connections", &[&format!("lane=\"{lane}\"")])
-    });
+    let open = ["shared", "leased", "fan-in"]
+        .map(|lane| controlled.proxy.metric("respgate_upstream_connections", &[&format!("lane=\"{lane}\"")]));
     assert_eq!(open, [0.0; 3]);
 }
 
