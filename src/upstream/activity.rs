@@ -46,16 +46,18 @@ impl Parts {
     /// Returns what this worker does at the upstream.
     pub(super) fn activity(&self) -> UpstreamActivity {
         let lanes = self.lanes.every_lane();
-        let shared: usize = lanes.iter().map(|lane| lane.queue.borrow().waiting()).sum();
+        // Requests that wait for a connection are not at the server.
+        let open = lanes.iter().filter(|lane| lane.is_connected());
+        let shared: usize = open.map(|lane| lane.queue.borrow().waiting()).sum();
         let replacing = lanes.iter().filter(|lane| lane.ordered() == Some(Order::Replace)).count();
         let counters = &self.dialing.reports.counters;
-        let open = counters.shared_open.get() + counters.leased_open.get() + counters.fanin_open.get();
+        let connections = counters.shared_open.get() + counters.leased_open.get() + counters.fanin_open.get();
         UpstreamActivity {
             holds: self.dialing.hold.is_failing_over(),
             generation: self.dialing.hold.generation(),
             unanswered: shared + self.pool.unanswered(),
             waiting: counters.clients_held.get(),
-            connections: open + self.pool.idle() as u64,
+            connections: connections + self.pool.idle() as u64,
             former: replacing + self.pool.vacating(),
         }
     }

@@ -1,9 +1,11 @@
 //! Control of a running respgate: who may, what happens, and what is answered.
 
 mod load;
+mod orders;
 mod pause;
 mod reconnect;
 mod rights;
+mod sentinels;
 mod switch;
 
 use std::fs;

@@ -9,7 +9,7 @@ use crate::support::proxy::{Proxy, binary};
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
-fn document(proxy: &Proxy, path: &str) -> Value {
+pub fn document(proxy: &Proxy, path: &str) -> Value {
     let answer = proxy.http(path);
     let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
     assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/json"), "{head}");
@@ -28,7 +28,7 @@ fn closed(schema: &mut Value) {
 
 /// The document fits the published schema, and the schema names every key.
 #[track_caller]
-fn assert_fits(proxy: &Proxy, status: &Value) {
+pub fn assert_fits(proxy: &Proxy, status: &Value) {
     let mut schema = document(proxy, "/status/schema");
     closed(&mut schema);
     let validator = jsonschema::validator_for(&schema).expect("a schema");

@@ -28,6 +28,11 @@ pub struct Load {
 impl Load {
     /// All are connected and at work.
     pub fn start(controlled: &Controlled) -> Self {
+        Self::start_at(controlled, &controlled.server)
+    }
+
+    /// As [`Self::start`], with an upstream that leads to `server`.
+    pub fn start_at(controlled: &Controlled, server: &Server) -> Self {
         let target = Target { port: controlled.proxy.port, tls: None };
         let writers = Writers::start(WRITERS, &target, &Timeline::start());
         let client = || controlled.proxy.client();
@@ -38,7 +43,7 @@ impl Load {
         transaction.expect(&["MULTI"], "+OK\r\n");
         transaction.expect(&["INCR", "once"], "+QUEUED\r\n");
         watching.expect(&["WATCH", "watched"], "+OK\r\n");
-        is_blocked(&controlled.server);
+        is_blocked(server);
         thread::sleep(Duration::from_millis(200));
         Self { writers, blocked, subscriber, transaction, watching }
     }

@@ -79,6 +79,16 @@ fn wrong_orders_are_explained() {
     expect(&controlled.on_socket(&["pause", "main", "--deadline", "0s"]), 64, "a number above 0");
     expect(&controlled.on_socket(&["pause", "main", "--at-once", "--drain"]), 64, "--drain");
     expect(&controlled.on_socket(&["pause"]), 64, "<UPSTREAM>");
+    expect_refused(&mut controlled, &["reconnect", "other"], "no upstream is named \"other\"");
+    expect_refused(&mut controlled, &["switch", "other", "redis://h"], "no upstream is named \"other\"");
+    expect(&controlled.on_socket(&["switch", "main"]), 64, "<URL>");
+    for (options, why) in [
+        (["redis://h", "--password-file", "/nonexistent"], "/nonexistent"),
+        (["rediss://h", "--ca", "/nonexistent"], "/nonexistent"),
+        (["redis+sentinel://h", "--data-copied", "--server-name=x"], "url"),
+    ] {
+        expect_refused(&mut controlled, &[&["switch", "main"][..], &options].concat(), why);
+    }
 }
 
 /// Has an action refused, and shows why.
@@ -164,7 +174,8 @@ with_one_and_two_workers!(what_is_under_way_is_settled_at_once);
 /// A server that does not answer within a second loses its connections: a read is sent again after the pause, the fate of a write is
 /// unknown, and a fan-in subscriber stays.
 fn what_is_under_way_is_settled_at_once(workers: usize) {
-    let mut controlled = Controlled::start(workers);
+    let fan_in = "[tenants.everybody]\ndefault = true\npubsub = \"fan-in\"";
+    let mut controlled = Controlled::in_front_of(Server::start(Flavor::Valkey), workers, fan_in);
     controlled.proxy.allow_log("\"WARN\"");
     let client = || {
         let mut client = controlled.proxy.client();
@@ -173,14 +184,17 @@ fn what_is_under_way_is_settled_at_once(workers: usize) {
     };
     let (mut reader, mut writer, mut queued) = (client(), client(), client());
     let mut subscriber = controlled.proxy.client();
-    subscriber.send_command(&["HELLO", "3"]);
-    subscriber.reply();
-    subscriber.expect(&["SUBSCRIBE", "news"], ">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    subscriber.expect(&["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
     controlled.server.signal("STOP");
-    reader.send_command(&["GET", "k"]);
+    let sent = |count| {
+        wait::until("the command to be sent", || {
+            controlled.proxy.metric("respgate_commands_total", &["lane=\"shared\""]) >= count
+        });
+    };
     writer.send_command(&["INCR", "k"]);
-    let under_way = || controlled.proxy.metric("respgate_commands_total", &["lane=\"shared\""]);
-    wait::until("both to be sent", || under_way() >= 5.0);
+    sent(4.0);
+    reader.send_command(&["GET", "k"]);
+    sent(5.0);
     let answer = controlled.on_socket(&["pause", "main", "--at-once"]);
     expect(&answer, 0, "state: paused\n");
     expect(&answer, 0, "open-connections: 0\n");
@@ -197,7 +211,7 @@ fn what_is_under_way_is_settled_at_once(workers: usize) {
         controlled.server.run_text(&["PUBSUB", "NUMSUB", "news"]).ends_with(":1\r\n")
     });
     controlled.server.run(&["PUBLISH", "news", "hello"]);
-    subscriber.expect_reply(">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n");
+    subscriber.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n");
     assert_eq!(controlled.proxy.metric("respgate_outcome_unknown_total", &[]), 1.0);
 }
 

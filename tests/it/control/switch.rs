@@ -11,7 +11,7 @@ use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
 /// A replica of `primary` that has everything.
-fn replica_of(primary: &Server, options: &[&str]) -> Server {
+pub fn replica_of(primary: &Server, options: &[&str]) -> Server {
     let port = primary.port.to_string();
     let replica =
         Server::start_with(primary.flavor, &[&["--replicaof", "127.0.0.1", &port], options].concat());
@@ -26,7 +26,7 @@ fn wait_for_link(replica: &Server) {
 }
 
 /// Promotes a replica once it has everything that `primary` has written.
-fn promote(replica: &Server, primary: &Server) {
+pub fn promote(replica: &Server, primary: &Server) {
     wait::until("the replica to have everything", || {
         let offset = |server: &Server| server.info("replication", "master_repl_offset");
         offset(replica) == offset(primary)
@@ -34,7 +34,7 @@ fn promote(replica: &Server, primary: &Server) {
     assert_eq!(replica.run_text(&["REPLICAOF", "NO", "ONE"]), "+OK\r\n");
 }
 
-fn url(server: &Server) -> String {
+pub fn url(server: &Server) -> String {
     format!("redis://127.0.0.1:{}", server.port)
 }
 
@@ -44,7 +44,7 @@ fn expect_refused(controlled: &mut Controlled, words: &[&str], why: &str) {
     expect(&controlled.on_socket(&[&["switch", "main"], words].concat()), 1, why);
 }
 
-fn may_warn(controlled: &mut Controlled) {
+pub fn may_warn(controlled: &mut Controlled) {
     controlled.proxy.allow_log("an operator has switched the upstream");
 }
 
@@ -115,6 +115,41 @@ fn a_move_to_tls_and_a_password(workers: usize) {
     load.stop();
     let log = controlled.proxy.log();
     assert!(!log.contains("s3cret"), "a password in the log");
+}
+
+with_one_and_two_workers!(a_move_from_redis_to_valkey_with_tls_and_users);
+
+/// From a plain Redis to a Valkey with TLS, a password and users, with replication in between: clients wait for less than a second.
+fn a_move_from_redis_to_valkey_with_tls_and_users(workers: usize) {
+    let certificates = Certificates::new();
+    certificates.server("managed", By::Intermediate, &["127.0.0.1", "localhost"]);
+    let mut controlled = Controlled::in_front_of(Server::start(Flavor::Redis), workers, "");
+    may_warn(&mut controlled);
+    let user = ["ACL", "SETUSER", "app", "on", ">app-password", "~*", "&*", "+@all"];
+    controlled.server.run(&user);
+    let source = controlled.server.port.to_string();
+    let options = ["--requirepass", "s3cret-managed", "--replicaof", "127.0.0.1", &source];
+    let managed = Server::start_tls(Flavor::Valkey, &certificates, "managed", &options);
+    managed.run(&user);
+    wait_for_link(&managed);
+    let mut app = controlled.proxy.client();
+    app.expect(&["AUTH", "app", "app-password"], "+OK\r\n");
+    app.expect(&["SET", "by-app", "1"], "+OK\r\n");
+    let mut load = Load::start(&controlled);
+    let password = controlled.file("password").display().to_string();
+    fs::write(&password, "s3cret-managed\n").expect("the password");
+    let to = format!("rediss://127.0.0.1:{}", managed.tls_port.expect("TLS"));
+    let ca = certificates.path("ca.pem");
+    expect(&controlled.on_socket(&["pause", "main"]), 0, "commands-under-way: 0\n");
+    promote(&managed, &controlled.server);
+    let words = ["switch", "main", &to, "--password-file", &password, "--ca", &ca];
+    expect(&controlled.on_socket(&words), 0, "commands-waited-ms: ");
+    load.expect_served_by(&managed);
+    app.expect(&["INCR", "by-app"], ":2\r\n");
+    assert!(managed.run_text(&["CLIENT", "LIST"]).contains("user=app"));
+    let verdict = load.finish(&managed, "a move from Redis to Valkey with TLS");
+    // A second is usual; this machine may be busy with other tests.
+    assert!(verdict.longest_pause < Duration::from_secs(4), "{verdict}");
 }
 
 /// Whatever is wrong with the target, clients notice nothing.
