@@ -30,6 +30,12 @@ use crate::upstream::leased::state::{LeaseState, Vacate};
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::fair::fair_queue::Share;
 
+/// The time within which a former primary must show whether it has run a blocked command.
+const ABANDON_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The same time if an operator has ordered the session to leave its connection: the server works, and may only be slow.
+const VACATE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A session's choice when the server refuses credentials that respgate keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OnAuthFailure {
@@ -192,19 +198,23 @@ impl Lease {
 
     /// Closes a connection on which the session is blocked, and reads until the server closes it too. Returns true if it did: it sends
     /// replies before it reads on, and forgets a client when it reads the end of the stream (valkey's networking.c), so the
-    /// command ran if and only if its reply is in [`Self::input`]. Takes 100 ms at most.
+    /// command ran if and only if its reply is in [`Self::input`]. Takes
+    /// [`VACATE_TIMEOUT`] at most.
     pub async fn abandon(&mut self) -> bool {
-        const ABANDON_TIMEOUT: Duration = Duration::from_millis(100);
         // Closing the stream would send the bytes that wait in TLS, and a superseded primary must get no more.
         if !self.link.stream.is_flushed() {
             return false;
         }
+        let limit = match self.vacate() {
+            Vacate::No => ABANDON_TIMEOUT,
+            Vacate::Unnoticed | Vacate::AtOnce => VACATE_TIMEOUT,
+        };
         let end = async {
             self.link.stream.shutdown().await?;
             while poll_fn(|cx| self.link.read.poll_fill(cx, &mut self.link.stream)).await? > 0 {}
             io::Result::Ok(())
         };
-        matches!(tokio::time::timeout(ABANDON_TIMEOUT, end).await, Ok(Ok(())))
+        matches!(tokio::time::timeout(limit, end).await, Ok(Ok(())))
     }
 
     /// Closes the connection and opens one to the current primary in its place. Waits for a primary for `hold-timeout` at most.
