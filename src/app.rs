@@ -88,7 +88,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let admin = config.admin.map(|address| admin::bind(address, &mut inherited)).transpose()?;
     let path = config.control.socket.as_deref();
     let control_socket = path.map(|path| admin::bind_control(path, &mut inherited)).transpose()?;
-    let unused = inherited.close_unused();
+    let unused = inherited.into_unused();
     admin.iter().for_each(|socket| sockets.add(admin::SOCKET_NAME, socket));
     control_socket.iter().for_each(|socket| sockets.add(admin::CONTROL_SOCKET_NAME, socket));
 
@@ -137,8 +137,8 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         Some(predecessor) => predecessor.take_over(&topologies, counts.clone(), draining.clone()).await,
         None => watch::channel(None).1,
     };
-    // The former process no longer accepts, so nothing leads to the files of listeners that are gone.
-    drop(unused);
+    // The former process no longer accepts, so nobody serves the listeners that are gone.
+    unused.close();
 
     let budget = plan.budget;
     let tenants = watch::Sender::new(plan.tenants);

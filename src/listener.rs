@@ -194,6 +194,14 @@ impl Listener {
             };
             match accepted {
                 Ok(accepted) => listener.clone().admit(accepted, &workers).await,
+                // After a hand-over that was taken back: the other process had removed this listener.
+                Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::INVAL) => {
+                    tracing::info!(
+                        listener = listener.name,
+                        "no longer listening: the process that has died had closed the socket"
+                    );
+                    return;
+                }
                 // A client that left before the accept is no reason to make others wait.
                 Err(error) if !exhausted(&error) => {
                     tracing::debug!(listener = listener.name, %error, "a client closed the connection before respgate served it")

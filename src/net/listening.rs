@@ -276,21 +276,39 @@ impl InheritedSockets {
         Some(self.0.swap_remove(at))
     }
 
-    /// Closes the sockets that no listener has taken. Returns the files of those that respgate opened. Dropping a file
-    /// removes it, which must wait until the former process has handed over.
-    pub fn close_unused(self) -> Vec<SocketFile> {
-        let files = self.0.into_iter().filter_map(|unused| {
-            let InheritedSocket { name, owner, address, socket: _ } = unused;
+    /// Returns the sockets that respgate opened and no listener has taken. Closes those of systemd.
+    pub fn into_unused(self) -> UnusedSockets {
+        let sockets = self.0.into_iter().filter_map(|unused| {
+            let InheritedSocket { name, owner, address, socket } = unused;
             match (owner, address) {
                 (SocketOwner::Systemd, address) => {
                     tracing::warn!(name, ?address, "respgate closes a socket that systemd passed: no listener has its address or its name");
                     None
                 }
-                (SocketOwner::Respgate, LocalAddress::Unix(path)) => Some(SocketFile::new(path)),
-                (SocketOwner::Respgate, LocalAddress::Tcp(_)) => None,
+                (SocketOwner::Respgate, LocalAddress::Unix(path)) => {
+                    let file = SocketFile::new(path);
+                    file.keep();
+                    Some((socket, Some(file)))
+                }
+                (SocketOwner::Respgate, LocalAddress::Tcp(_)) => Some((socket, None)),
             }
         });
-        files.collect()
+        UnusedSockets(sockets.collect())
+    }
+}
+
+/// Holds sockets of the former process that this one has no listener for. Dropping it leaves them to the former process.
+pub struct UnusedSockets(Vec<(Socket, Option<SocketFile>)>);
+
+impl UnusedSockets {
+    /// Refuses connections to the sockets, and removes their files. The former process must have handed over: it keeps its
+    /// descriptors of them.
+    pub fn close(self) {
+        for (socket, file) in self.0 {
+            // It fails only if the former process has closed the socket in this way already.
+            let _ = socket.shutdown(Shutdown::Both);
+            file.iter().for_each(SocketFile::take_back);
+        }
     }
 }
 
@@ -347,9 +365,9 @@ mod tests {
         passed.keep_file();
         drop(passed);
         drop(sockets.take_unix("unit", &path("elsewhere")).unwrap().unwrap());
-        let unused = sockets.close_unused();
+        let unused = sockets.into_unused();
         assert!(path("unused").exists());
-        drop(unused);
+        unused.close();
         let left = ["app", "passed", "unit", "unused"].map(|name| path(name).exists());
         assert_eq!(left, [false, true, true, false]);
     }

@@ -148,17 +148,26 @@ fn only_the_process_that_accepts_is_replaced() {
 #[test]
 fn a_listener_that_the_new_process_removes_is_closed() {
     let server = Server::start(Flavor::Valkey);
-    let address = format!("127.0.0.1:{}", free_port());
+    let [address, gone] = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
     let more = format!("[listeners.more]\naddress = \"{address}\"\n");
-    let mut site = Site::start("", &format!("redis://127.0.0.1:{}", server.port), &more);
-    let address = address.parse().expect("an address");
+    let not_for_long = format!("[listeners.gone]\naddress = \"{gone}\"\n");
+    let keys = "reload-interval = \"1h\"";
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    let mut site = Site::start(keys, &url, &format!("{more}{not_for_long}"));
+    site.proxy.allow_log("the new process has ended during the upgrade");
+    let [address, gone] = [address, gone].map(|address| address.parse().expect("an address"));
     let mut before = site.proxy.client();
     before.expect(&["PING"], "+PONG\r\n");
     let old = site.newest();
-    let new = site.upgrade();
-    Client::connect_to(address).expect(&["PING"], "+PONG\r\n");
     let file = site.proxy.configuration();
-    let text = fs::read_to_string(&file).expect("the configuration");
+    let text = fs::read_to_string(&file).expect("the configuration").replace(&not_for_long, "");
+    fs::write(&file, &text).expect("a file");
+    Client::connect_to(gone).expect(&["PING"], "+PONG\r\n");
+    let new = site.upgrade();
+    wait::until("the listener that is not in the new file to be closed", || {
+        Client::try_connect(gone).is_err()
+    });
+    Client::connect_to(address).expect(&["PING"], "+PONG\r\n");
     fs::write(&file, text.replace(&more, "")).expect("a file");
     signal::send("HUP", new);
     wait::until("the listener to be closed", || Client::try_connect(address).is_err());
@@ -166,7 +175,15 @@ fn a_listener_that_the_new_process_removes_is_closed() {
     signal::send("HUP", new);
     wait::until("the listener to be back", || Client::try_connect(address).is_ok());
     Client::connect_to(address).expect(&["PING"], "+PONG\r\n");
+    // The old process accepts again, but not on sockets that were closed.
+    site.kill(new);
+    site.proxy.client().expect(&["PING"], "+PONG\r\n");
+    wait::until("the old process to find the closed sockets", || {
+        site.proxy.log().matches("no longer listening: the process that has died").count() == 2
+    });
+    assert!([address, gone].iter().all(|address| Client::try_connect(*address).is_err()));
     // A shutdown of the new process closes the others too, while the old one still drains.
+    let new = site.upgrade();
     signal::send("TERM", new);
     wait::until("all listeners to be closed", || Client::try_connect(site.proxy.address()).is_err());
     before.expect(&["PING"], "+PONG\r\n");
