@@ -9,29 +9,26 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::admin::control::Control;
-use crate::admin::{self, Admin, Sources, View};
+use crate::admin::{self, Admin, Sources};
 use crate::certificates::Certificates;
 use crate::clients::directory::Directory;
 use crate::config::flags::Flags;
 use crate::config::{self, Config, Upstream};
 use crate::descriptors::{Capacity, Demand};
 use crate::discovery::config::DiscoveryConfig;
-use crate::discovery::replicas::{self, ReplicaSampler};
-use crate::discovery::{Dialers, Logins};
+use crate::discovery::replicas;
 use crate::drain::{self, ClientCounts};
 use crate::heartbeat::Heartbeat;
 use crate::listener::set::Listeners;
 use crate::logs::{LogFilter, LogLimit};
 use crate::net::budget::Budget;
-use crate::net::connect::Dialer;
 use crate::net::listening::OpenSockets;
-use crate::net::tls::client::ClientTls;
-use crate::net::tls::slot::Leg;
-use crate::operator::{self, Operators, Reach, Steered};
+use crate::net::tls::slot::Legs;
+use crate::operator::{Operators, TargetContext};
+use crate::reload::upstreams::Upstreams;
 use crate::reload::{self, ReloadTargets, plan};
-use crate::rotation::login::Login;
-use crate::rotation::source::{Account, ControlToken};
-use crate::rotation::{self, Source, Tallies, Tally, credentials};
+use crate::rotation::source::ControlToken;
+use crate::rotation::{self, Source, Tallies, Tally};
 use crate::secret::Secret;
 use crate::shutdown::{LeaveEnd, Shutdown, Signals, drain_sessions};
 use crate::systemd::{self, Notifier};
@@ -39,14 +36,10 @@ use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::tenant::users::Users;
 use crate::tenant::users::accounts::Accounts;
-use crate::timeline::Timelines;
 use crate::topology::Topology;
 use crate::upgrade::predecessor;
 use crate::upgrade::requests::Upgrader;
 use crate::upgrade::successor::UpgradePlan;
-use crate::upstream::UpstreamPlan;
-use crate::upstream::config::UpstreamConfig;
-use crate::upstream::connection::scripts::Scripts;
 use crate::worker::{Plan, Worker};
 
 /// Exit code when the operating system fails respgate, for example when an address is in use:
@@ -92,32 +85,21 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     admin.iter().for_each(|socket| sockets.add(admin::SOCKET_NAME, socket));
     control_socket.iter().for_each(|socket| sockets.add(admin::CONTROL_SOCKET_NAME, socket));
 
-    let reloads = Tallies::default();
-    let logins = logins(&config, &reloads);
-    let certificates = Certificates::follow(&config, &reloads);
-    let steered: Vec<Steered> = config
-        .upstreams
-        .iter()
-        .zip(&logins)
-        .map(|(upstream, logins)| {
-            let config = &upstream.config;
-            let dialers = dialers(upstream, &certificates);
-            let discovery = upstream.discovery.clone();
-            let reach = Reach::begin(&config.name, discovery, config.ping_interval, logins.clone(), dialers);
-            operator::steer(config.clone(), upstream.target(), reach)
-        })
-        .collect();
-    let timelines: Vec<Timelines> = config.upstreams.iter().map(|_| Timelines::default()).collect();
-    let names = config.upstreams.iter().map(|upstream| upstream.config.name.as_str().into()).collect();
-    let mut accounts = Accounts::new(names, config.reload_interval, reloads.clone());
-    let users = Users::new(accounts.follow(&config.users), config.workers)?;
+    let (reloads, legs) = (Tallies::default(), Legs::default());
+    let certificates = Certificates::follow(&config, &reloads, &legs);
+    let has_admin = admin.is_some() || control_socket.is_some();
+    let ctx = TargetContext { interval: config.reload_interval, tallies: reloads.clone(), legs };
+    let mut upstreams = Upstreams::new(config.workers, has_admin, ctx.clone());
+    upstreams.follow(&config.upstreams, !config.tenants.is_empty());
+    upstreams.publish();
+    let mut accounts = Accounts::new(config.reload_interval, reloads.clone());
+    let users = Users::new(accounts.follow(&config.users, &upstreams.names()), config.workers)?;
     let tenants = Tenants::new(&config.tenants, &listeners.tenants(&prepared), users);
-    let upstream_names = config.upstreams.iter().map(|upstream| upstream.config.name.clone()).collect();
-    let (directory, queries) = Directory::new(config.workers, upstream_names);
+    let (directory, queries) = Directory::new(config.workers);
     let plan = Plan {
-        listeners: plan::listeners(&config, &prepared, &certificates),
+        listeners: plan::listeners(&upstreams, &prepared, &certificates),
         tenants,
-        upstreams: upstream_plans(&config, &steered, &timelines),
+        upstreams: upstreams.plans(),
         budget: Budget::new(config.max_buffered, config.workers),
         directory: directory.clone(),
         latency: config.latency,
@@ -130,7 +112,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         workers.push(worker);
     }
 
-    let topologies = named_topologies(&config, &steered);
+    let topologies = upstreams.topologies();
     let counts: Vec<ClientCounts> = Listeners::client_counts(&prepared);
     let (switch, draining) = drain::switch();
     let former = match predecessor {
@@ -143,28 +125,24 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let budget = plan.budget;
     let tenants = watch::Sender::new(plan.tenants);
     let operators = Operators {
-        upstreams: steered.clone().into(),
+        upstreams: upstreams.steered(),
         workers: workers.clone(),
         tenants: tenants.subscribe(),
-        reload_interval: config.reload_interval,
-        by: "respgate".into(),
+        ctx,
+        by: "the configuration".into(),
     };
     listeners.commit(prepared, &workers, &draining);
     let listeners_ended = listeners.ended();
     let security = watch::Sender::new(plan::tls_status(&config, &listeners, &certificates));
     let listener_views = watch::Sender::new(plan::listener_views(&config, &listeners));
-    let limits: Vec<_> =
-        config.upstreams.iter().map(|upstream| watch::Sender::new(plan::limits(upstream))).collect();
-    let limits_seen: Vec<_> = limits.iter().map(watch::Sender::subscribe).collect();
     let (tenants_seen, security_seen) = (tenants.subscribe(), security.subscribe());
     let views_seen = listener_views.subscribe();
-    let has_admin = admin.is_some() || control_socket.is_some();
     let admin_tls = certificates.admin();
-    let samplers = if has_admin { replica_samplers(&config, &steered) } else { Vec::new() };
+    let (views, steered) = (upstreams.views(), upstreams.steered());
     let targets = ReloadTargets {
         accounts,
         tenants,
-        upstreams: plan.upstreams,
+        upstreams,
         stores: stores.clone(),
         workers: workers.clone(),
         operators: operators.clone(),
@@ -175,7 +153,6 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         log: filter.clone(),
         security,
         listener_views,
-        limits,
         capacity: capacity.clone(),
         share_descriptors,
     };
@@ -184,17 +161,6 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let shutdown = Arc::new(Notify::new());
     let (upgrade, requests) = mpsc::channel(1);
     if has_admin {
-        let views = config.upstreams.iter().zip(&steered).zip(&timelines).zip(&samplers).zip(limits_seen);
-        let views = views.map(|((((upstream, steered), timelines), sampler), limits)| View {
-            name: upstream.config.name.clone(),
-            limits,
-            topology: steered.topology.clone(),
-            discovery: steered.discovery.clone(),
-            replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),
-            access: steered.access.clone(),
-            ordered: steered.status.clone(),
-            timelines: timelines.clone(),
-        });
         let sources = Sources {
             security: security_seen,
             tenants: tenants_seen,
@@ -231,20 +197,17 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             workers: workers.clone(),
             slow_log_length: config.latency.slow_length,
         };
-        let endpoint = Arc::new(Admin::new(views.collect(), sources, draining.clone(), control));
+        let endpoint = Arc::new(Admin::new(views, sources, draining.clone(), control));
         for socket in admin.into_iter().chain(control_socket) {
             tokio::spawn(endpoint.clone().serve(socket, admin_tls.clone()));
         }
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, "respgate has started");
-    for (upstream, steered) in config.upstreams.iter().zip(&steered) {
-        tokio::spawn(log_when_ready(upstream.config.name.clone(), steered.topology.clone()));
-    }
 
     if notifier.is_supervised() {
         let (notifier, workers) = (notifier.clone(), workers.clone());
         let watchdog = systemd::watchdog();
-        tokio::spawn(Heartbeat { notifier, watchdog, workers, upstreams: topologies.clone() }.beat());
+        tokio::spawn(Heartbeat { notifier, watchdog, workers, upstreams: steered }.beat());
     }
     let ready = notifier.clone();
     tokio::spawn(async move {
@@ -287,7 +250,6 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         }
     };
     end.drain(listeners_ended, &mut signals, is_asked).await;
-    drop(samplers);
     Ok(())
 }
 
@@ -310,81 +272,11 @@ fn follow_token(
     seen
 }
 
-/// Returns the newest results of discovery, each with the upstream's name.
-fn named_topologies(config: &Config, steered: &[Steered]) -> Vec<(String, watch::Receiver<Topology>)> {
-    let names = config.upstreams.iter().map(|upstream| upstream.config.name.clone());
-    names.zip(steered.iter().map(|steered| steered.topology.clone())).collect()
-}
-
 /// Waits until every upstream has had a verified primary.
 async fn every_primary(topologies: Vec<(String, watch::Receiver<Topology>)>) {
     for (_, mut topology) in topologies {
         let _ = topology.wait_for(|topology| topology.primary().is_some()).await;
     }
-}
-
-/// Logs once that the clients of an upstream are served.
-async fn log_when_ready(upstream: String, mut topology: watch::Receiver<Topology>) {
-    if let Ok(known) = topology.wait_for(|topology| topology.primary().is_some()).await {
-        let address = known.primary().map(|primary| primary.address.to_string());
-        tracing::info!(upstream, address, "ready: the primary is verified");
-    }
-}
-
-fn dialer(config: &UpstreamConfig, tls: Option<ClientTls>) -> Dialer {
-    Dialer { connect_timeout: config.connect_timeout, tls, ..Dialer::default() }
-}
-
-/// Returns what discovery dials with.
-fn dialers(upstream: &Upstream, certificates: &Certificates) -> Dialers {
-    Dialers {
-        data: dialer(&upstream.config, certificates.client(Leg::Upstream, upstream)),
-        sentinels: dialer(&upstream.config, certificates.client(Leg::Sentinel, upstream)),
-    }
-}
-
-/// Starts to sample the replicas of each upstream that permits it. Dropping a sampler ends it.
-fn replica_samplers(config: &Config, steered: &[Steered]) -> Vec<Option<ReplicaSampler>> {
-    let upstreams = config.upstreams.iter().map(|upstream| &upstream.config).zip(steered);
-    let samplers = upstreams.map(|(config, steered)| {
-        config.replica_sampling.then(|| replicas::follow(&config.name, steered.sampled.clone()))
-    });
-    samplers.collect()
-}
-
-/// Returns the credentials with which respgate itself logs in to each upstream. A background task
-/// keeps them up to date.
-fn logins(config: &Config, reloads: &Tallies) -> Vec<Logins> {
-    let follow = |account: &Option<Account>, what: &'static str, upstream: &str| {
-        let Some(account) = account else { return Login::new(None) };
-        let (login, tally) = (credentials::begin(account), Tally::new(what, format!("upstreams.{upstream}")));
-        reloads.add(tally.clone());
-        tokio::spawn(credentials::keep(login.clone(), account.source.clone(), config.reload_interval, tally));
-        login
-    };
-    let logins = config.upstreams.iter().map(|upstream| {
-        let name = &upstream.config.name;
-        Logins {
-            nodes: follow(&upstream.account, "password", name),
-            sentinels: follow(&upstream.sentinel_account, "sentinel-password", name),
-        }
-    });
-    logins.collect()
-}
-
-/// Returns the workers' plans of the upstreams, with each worker's share of the limits.
-fn upstream_plans(config: &Config, steered: &[Steered], timelines: &[Timelines]) -> Vec<UpstreamPlan> {
-    let upstreams = config.upstreams.iter().zip(steered).zip(timelines);
-    let plans = upstreams.map(|((upstream, steered), timelines)| UpstreamPlan {
-        config: plan::share(&upstream.config, config.workers),
-        access: steered.access.clone(),
-        topology: steered.topology.clone(),
-        hints: steered.hints.clone(),
-        scripts: Scripts::default(),
-        fair: !config.tenants.is_empty(),
-        timelines: timelines.clone(),
-    });
-    plans.collect()
 }
 
 /// Raises the soft limit of open files to the hard limit, and divides the descriptors. Returns the

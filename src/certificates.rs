@@ -1,20 +1,19 @@
-//! Holds the certificates in use on every leg. Handshakes read the newest set; the task that
-//! rotates certificates writes it.
+//! Holds the certificates that respgate shows to clients. Handshakes read the newest set; the task that
+//! rotates certificates writes it. Those for servers belong to their upstream (`operator/target.rs`).
 
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::config::{Config, Upstream};
+use crate::config::Config;
 use crate::listener::ListenerConfig;
 use crate::net::tls::Loaded;
 use crate::net::tls::accept::ServerTls;
 use crate::net::tls::certificate::shown_span;
-use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
 use crate::net::tls::plain_acceptor::PlainAcceptor;
 use crate::net::tls::server::{ServerProfile, ServerSet};
-use crate::net::tls::slot::{Expiry, Leg, Slot};
+use crate::net::tls::slot::{Leg, LegStatus, Legs, Slot};
 use crate::rotation::{self, Source, Tallies, Tally};
 
 /// Time between two warnings about a certificate that expires soon.
@@ -22,66 +21,53 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// A certificate whose remaining validity is shorter than this expires soon.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// Holds all certificate sets of the process.
+/// Holds the certificate sets of the listeners and of the admin listener.
 pub struct Certificates {
     /// The sets of the listeners.
-    servers: Vec<Followed<ServerProfile, ServerSet>>,
+    servers: Vec<Followed>,
     /// The set of the admin listener.
-    admin: Option<Followed<ServerProfile, ServerSet>>,
-    /// The sets of the upstreams and their Sentinels.
-    clients: Vec<Followed<ClientProfile, ClientSet>>,
-    expiries: watch::Sender<Vec<Expiry>>,
+    admin: Option<Followed>,
     interval: Duration,
     tallies: Tallies,
+    /// All legs that speak TLS, those of upstreams included.
+    legs: Legs,
 }
 
 /// A set that is loaded again when its files change, until this is dropped.
-struct Followed<P, S> {
-    slot: Slot<P, S>,
+struct Followed {
+    slot: Slot<ServerProfile, ServerSet>,
     task: AbortHandle,
     tally: Tally,
     tallies: Tallies,
+    leg: LegStatus,
+    legs: Legs,
 }
 
-impl<P, S> Drop for Followed<P, S> {
+impl Drop for Followed {
     fn drop(&mut self) {
         self.task.abort();
         self.tallies.remove(&self.tally);
+        self.legs.remove(&self.leg);
     }
 }
 
 impl Certificates {
     /// Takes over the sets that the check of the configuration has loaded, and loads each again when its files change.
     /// Handshakes that begin afterwards use the new set. If a new set cannot be used, respgate logs that and keeps the old one.
-    /// `tallies` receive the outcomes.
-    pub fn follow(config: &Config, tallies: &Tallies) -> Self {
-        let (interval, tallies) = (config.reload_interval, tallies.clone());
-        let clients = config.upstreams.iter().flat_map(|upstream| {
-            let legs = [(Leg::Upstream, &upstream.tls), (Leg::Sentinel, &upstream.sentinel_tls)];
-            legs.into_iter().filter_map(|(leg, loaded)| {
-                let Loaded { profile, set } = loaded.clone()?;
-                Some(Slot { leg, name: upstream.config.name.clone(), profile, set: watch::channel(set).0 })
-            })
-        });
-        let clients = clients.map(|slot| {
-            let profile = slot.profile.clone();
-            let load = move || profile.load().map_err(|error| error.text);
-            follow(Source::new(slot.profile.paths(), load), slot, interval, &tallies)
-        });
-        let clients = clients.collect();
+    /// `tallies` receive the outcomes, and `legs` list the sets.
+    pub fn follow(config: &Config, tallies: &Tallies, legs: &Legs) -> Self {
         let mut certificates = Self {
             servers: Vec::new(),
             admin: None,
-            clients,
-            expiries: watch::Sender::default(),
-            interval,
-            tallies,
+            interval: config.reload_interval,
+            tallies: tallies.clone(),
+            legs: legs.clone(),
         };
         let admin = config.admin_tls.as_ref();
         certificates.admin = admin
             .map(|Loaded { profile, set }| certificates.follow_server(Leg::Admin, "admin", profile, set));
         certificates.follow_listeners(&config.listeners);
-        tokio::spawn(warn_before_expiry(certificates.expiries.subscribe()));
+        tokio::spawn(warn_before_expiry(legs.clone()));
         certificates
     }
 
@@ -91,25 +77,15 @@ impl Certificates {
         let mut former = std::mem::take(&mut self.servers);
         for listener in listeners {
             let Some(Loaded { profile, set }) = &listener.tls else { continue };
-            let same = |known: &Followed<ServerProfile, ServerSet>| {
-                known.slot.name == listener.name && known.slot.profile == *profile
-            };
+            let same = |known: &Followed| known.slot.name == listener.name && known.slot.profile == *profile;
             self.servers.push(match former.iter().position(same) {
                 Some(at) => former.swap_remove(at),
                 None => self.follow_server(Leg::Listener, &listener.name, profile, set),
             });
         }
-        drop(former);
-        self.expiries.send_replace(self.expiries());
     }
 
-    fn follow_server(
-        &self,
-        leg: Leg,
-        name: &str,
-        profile: &ServerProfile,
-        set: &ServerSet,
-    ) -> Followed<ServerProfile, ServerSet> {
+    fn follow_server(&self, leg: Leg, name: &str, profile: &ServerProfile, set: &ServerSet) -> Followed {
         let set = watch::channel(set.clone()).0;
         let load = {
             let (profile, set) = (profile.clone(), set.clone());
@@ -119,7 +95,7 @@ impl Certificates {
             }
         };
         let slot = Slot { leg, name: name.to_owned(), profile: profile.clone(), set };
-        follow(Source::new(profile.paths(), load), slot, self.interval, &self.tallies)
+        self.follow_slot(Source::new(profile.paths(), load), slot)
     }
 
     /// Returns the TLS settings of a listener; `None` if it speaks plain text.
@@ -134,59 +110,35 @@ impl Certificates {
         Some(PlainAcceptor::new(slot.set.subscribe(), slot.profile.handshake_timeout))
     }
 
-    /// Returns the TLS settings of an upstream's leg; `None` if it speaks plain text.
-    pub fn client(&self, leg: Leg, upstream: &Upstream) -> Option<ClientTls> {
-        let mut slots = self.clients.iter().map(|known| &known.slot);
-        let slot = slots.find(|slot| slot.leg == leg && slot.name == upstream.config.name)?;
-        Some(ClientTls::new(slot.set.subscribe(), slot.profile.names.clone()))
+    /// Returns all legs that speak TLS, those of upstreams included.
+    pub fn legs(&self) -> Legs {
+        self.legs.clone()
     }
 
-    /// Returns the legs on which respgate does not verify the server, such as `upstream main`.
-    pub fn unverified(&self) -> Vec<String> {
-        let slots = self.clients.iter().map(|known| &known.slot);
-        let unverified = slots.filter(|slot| slot.profile.dangerously_unverified);
-        unverified.map(|slot| format!("{} {}", slot.leg.label(), slot.name)).collect()
+    /// Loads the set of a slot again when its files change.
+    fn follow_slot(&self, source: Source<ServerSet>, slot: Slot<ServerProfile, ServerSet>) -> Followed {
+        let of = match slot.leg {
+            Leg::Admin => slot.name.clone(),
+            _ => format!("listeners.{}", slot.name),
+        };
+        let (tally, set) = (Tally::new("certificates", of), slot.set.clone());
+        let adopt = move |newest| {
+            set.send_replace(newest);
+        };
+        let task = tokio::spawn(rotation::follow(source, self.interval, tally.clone(), adopt)).abort_handle();
+        self.tallies.add(tally.clone());
+        let leg = LegStatus { expiry: slot.expiry(), is_unverified: false };
+        self.legs.add(leg.clone());
+        Followed { slot, task, tally, tallies: self.tallies.clone(), leg, legs: self.legs.clone() }
     }
-
-    /// Returns when each certificate expires, for metrics.
-    pub fn expiries(&self) -> Vec<Expiry> {
-        self.servers
-            .iter()
-            .chain(&self.admin)
-            .map(|known| known.slot.expiry())
-            .chain(self.clients.iter().map(|known| known.slot.expiry()))
-            .collect()
-    }
-}
-
-fn follow<P, S: Send + Sync + 'static>(
-    source: Source<S>,
-    slot: Slot<P, S>,
-    interval: Duration,
-    tallies: &Tallies,
-) -> Followed<P, S> {
-    let of = match slot.leg {
-        Leg::Listener => format!("listeners.{}", slot.name),
-        Leg::Admin => slot.name.clone(),
-        Leg::Upstream | Leg::Sentinel => format!("upstreams.{}", slot.name),
-    };
-    let what = if slot.leg == Leg::Sentinel { "sentinel-certificates" } else { "certificates" };
-    let (tally, set) = (Tally::new(what, of), slot.set.clone());
-    let adopt = move |newest| {
-        set.send_replace(newest);
-    };
-    let task = tokio::spawn(rotation::follow(source, interval, tally.clone(), adopt)).abort_handle();
-    tallies.add(tally.clone());
-    Followed { slot, task, tally, tallies: tallies.clone() }
 }
 
 /// Warns once a day about certificates that expire soon.
-async fn warn_before_expiry(newest: watch::Receiver<Vec<Expiry>>) {
+async fn warn_before_expiry(legs: Legs) {
     let mut days = tokio::time::interval(WARNING_INTERVAL);
     loop {
         days.tick().await;
-        let expiries = newest.borrow().clone();
-        for expiry in &expiries {
+        for expiry in &legs.expiries() {
             let (leg, name) = (expiry.leg.label(), &expiry.name);
             match expiry.not_after().map(|end| end.duration_since(SystemTime::now())) {
                 Some(Err(_)) => tracing::error!(leg, name, "the certificate has expired: renew it"),

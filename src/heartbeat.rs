@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::operator::Steered;
 use crate::systemd::Notifier;
-use crate::topology::Topology;
 use crate::worker::Worker;
 
 /// Maximum time between two looks at the state.
@@ -25,8 +25,8 @@ pub struct Heartbeat {
     pub watchdog: Option<Duration>,
     /// The workers.
     pub workers: Vec<Worker>,
-    /// The upstreams, each with its name.
-    pub upstreams: Vec<(String, watch::Receiver<Topology>)>,
+    /// The upstreams in force.
+    pub upstreams: watch::Receiver<Vec<Steered>>,
 }
 
 impl Heartbeat {
@@ -67,9 +67,10 @@ impl Heartbeat {
     /// Returns the line for `systemctl status`.
     fn status(&self) -> String {
         let clients: usize = self.workers.iter().map(Worker::load).sum();
-        let upstreams = self.upstreams.iter().map(|(name, topology)| match topology.borrow().primary() {
-            Some(primary) => format!("{name}: primary {}", primary.address),
-            None => format!("{name}: no primary"),
+        let steered = self.upstreams.borrow();
+        let upstreams = steered.iter().map(|steered| match steered.topology.borrow().primary() {
+            Some(primary) => format!("{}: primary {}", steered.name(), primary.address),
+            None => format!("{}: no primary", steered.name()),
         });
         format!("{clients} clients; {}", upstreams.collect::<Vec<_>>().join("; "))
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use quanta::Clock;
+use tokio::task::AbortHandle;
 
 /// A poll of at least this duration is counted as a long one.
 const LONG: Duration = Duration::from_millis(20);
@@ -131,9 +132,9 @@ impl PollMeter {
         Measured { future, meter: self.clone() }
     }
 
-    /// Spawns `future` on this thread's runtime and measures every poll of it.
-    pub fn spawn_local(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
-        tokio::task::spawn_local(self.measure(future));
+    /// Spawns `future` on this thread's runtime and measures every poll of it. The handle can end it.
+    pub fn spawn_local(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) -> AbortHandle {
+        tokio::task::spawn_local(self.measure(future)).abort_handle()
     }
 
     /// Advances the windows by one second. The worker calls it once a second.

@@ -6,6 +6,7 @@
 //! user can no longer log in once sessions have been told.
 
 pub mod plan;
+pub mod upstreams;
 
 use std::io;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
+use crate::admin::ListenerView;
 use crate::admin::security::TlsStatus;
-use crate::admin::{ListenerView, UpstreamLimits};
 use crate::certificates::Certificates;
 use crate::config::changes::Changes;
 use crate::config::flags::Flags;
@@ -27,14 +28,14 @@ use crate::listener::set::{Listeners, Prepared};
 use crate::logs::LogFilter;
 use crate::net::budget::Budget;
 use crate::net::listening::InheritedSockets;
-use crate::operator::Operators;
-use crate::rotation::{self, Prompter, Prompts, Source, Tallies, Tally};
+use crate::operator::{Operators, PreparedSwitch};
+use crate::rotation::{self, NotAdopted, Prompter, Prompts, Source, Tallies, Tally};
 use crate::systemd::Notifier;
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
 use crate::tenant::users::accounts::Accounts;
-use crate::upstream::UpstreamPlan;
 use crate::worker::{Update, Worker};
+use upstreams::Upstreams;
 
 /// The parts of the process that a reload changes.
 pub struct ReloadTargets {
@@ -42,13 +43,13 @@ pub struct ReloadTargets {
     pub accounts: Accounts,
     /// The tenants in force. The admin listener reads them too.
     pub tenants: watch::Sender<Tenants>,
-    /// The upstreams, where tenants' rates can be shared.
-    pub upstreams: Vec<UpstreamPlan>,
+    /// The upstreams in force.
+    pub upstreams: Upstreams,
     /// The connections that share rates.
     pub stores: Stores,
     /// The workers, which serve the clients.
     pub workers: Vec<Worker>,
-    /// Takes note of where the file says that upstreams are, because an operator may have switched them.
+    /// Switches the upstreams whose addresses have changed.
     pub operators: Operators,
     /// The listeners in force.
     pub listeners: Listeners,
@@ -64,8 +65,6 @@ pub struct ReloadTargets {
     pub security: watch::Sender<TlsStatus>,
     /// What the admin listener shows of the listeners.
     pub listener_views: watch::Sender<Vec<ListenerView>>,
-    /// What the admin listener shows of the upstreams' limits, in the order of the upstreams.
-    pub limits: Vec<watch::Sender<UpstreamLimits>>,
     /// The number of clients that may be connected.
     pub capacity: Capacity,
     /// Lowers the limits of a configuration to those of the process. Returns the number of clients that may be connected.
@@ -149,9 +148,12 @@ impl ReloadState {
     /// Applies `next`. Returns true if the file holds other keys or values than before. The watcher
     /// compared only the file's bytes, so the same keys and values may come twice.
     ///
+    /// Checks everything that can fail before it changes anything: the targets of switches, and the sockets of listeners. Then it
+    /// switches, and puts the rest in force.
+    ///
     /// # Errors
-    /// Returns why `next` cannot be applied. Nothing has changed then.
-    async fn adopt(&mut self, mut next: Config, warnings: Vec<Finding>) -> Result<bool, String> {
+    /// Returns why `next` cannot be applied. Nothing has changed then, but for the upstreams that the text names as switched.
+    async fn adopt(&mut self, mut next: Config, warnings: Vec<Finding>) -> Result<bool, NotAdopted> {
         // Only warnings that the last version of the file did not have are logged.
         let known = self.warnings.replace(warnings.clone()).unwrap_or(warnings);
         for warning in self.warnings.iter().flatten().filter(|warning| !known.contains(warning)) {
@@ -160,15 +162,19 @@ impl ReloadState {
         if next.written == self.seen {
             return Ok(false);
         }
-        let clients = (self.targets.share_descriptors)(&mut next).map_err(|error| error.to_string())?;
+        let clients = (self.targets.share_descriptors)(&mut next)
+            .map_err(|error| NotAdopted::ForNow(error.to_string()))?;
         let changes = Changes::between(&self.config, &next);
-        let listeners = self.config.servable_listeners(&next);
-        let prepared = self.targets.listeners.prepare(&listeners, &mut InheritedSockets::default())?;
-        self.seen.clone_from(&next.written);
+        self.config.keep_restart_settings(&mut next);
+        let switches = self.prepare_switches(&next).await.map_err(NotAdopted::ForGood)?;
+        let prepared = self.targets.listeners.prepare(&next.listeners, &mut InheritedSockets::default());
+        let prepared = prepared.map_err(NotAdopted::ForNow)?;
+        self.switch(switches, &next).await.map_err(NotAdopted::ForGood)?;
         for upstream in &next.upstreams {
-            // An upstream that is new needs a restart.
+            // A new one is where the file says.
             let _ = self.targets.operators.configured(&upstream.config.name, upstream.target()).await;
         }
+        self.seen.clone_from(&next.written);
         if changes.any_at_once() {
             self.config.take_over(next);
             self.targets.capacity.set_limit(clients);
@@ -189,6 +195,60 @@ impl ReloadState {
         Ok(true)
     }
 
+    /// Checks the targets of the upstreams that `next` has elsewhere.
+    async fn prepare_switches(&self, next: &Config) -> Result<Vec<(String, PreparedSwitch)>, String> {
+        let mut checks = JoinSet::new();
+        let present = |name: &str| self.targets.operators.target(name).ok();
+        for upstream in self.config.moved_upstreams(next, &present) {
+            let (operators, upstream) = (self.targets.operators.clone(), upstream.clone());
+            checks.spawn(async move {
+                let (name, target) = (upstream.config.name.clone(), upstream.target());
+                let shown = target.to_string();
+                match operators.prepare_configured(&upstream.config, target).await {
+                    Ok(prepared) => Ok((name, prepared)),
+                    Err(why) => Err(format!(
+                        "upstream '{name}' stays where it is, because {shown} cannot take over: {why}"
+                    )),
+                }
+            });
+        }
+        let mut prepared = Vec::with_capacity(checks.len());
+        while let Some(checked) = checks.join_next().await {
+            prepared.push(checked.map_err(|error| error.to_string())??);
+        }
+        Ok(prepared)
+    }
+
+    /// Switches upstreams to the targets of `next`, one after the other. Stops at the first that fails.
+    async fn switch(&mut self, switches: Vec<(String, PreparedSwitch)>, next: &Config) -> Result<(), String> {
+        let mut switched: Vec<String> = Vec::new();
+        for (name, prepared) in switches {
+            match self.targets.operators.carry_out(prepared).await {
+                Ok(done) => {
+                    tracing::info!(
+                        upstream = name,
+                        to = done.to,
+                        commands_waited_ms = done.held.as_millis(),
+                        missing_commands = done.missing_commands.join(", "),
+                        "the upstream is switched, because the configuration says so"
+                    );
+                    self.config.take_over_target(&name, next);
+                    // If a later switch fails, even the former file is one to apply.
+                    self.seen = Written::default();
+                    switched.push(name);
+                }
+                Err(why) => {
+                    let others = match &switched[..] {
+                        [] => String::new(),
+                        done => format!("; upstream {} is switched already", done.join(", ")),
+                    };
+                    return Err(format!("upstream '{name}' stays where it is: {why}{others}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn set_log_level(&self) {
         if let Err(error) = self.targets.log.set(&self.config.log.filter) {
             tracing::error!(error, "respgate could not change the log level");
@@ -201,20 +261,18 @@ impl ReloadState {
             targets;
         targets.budget.set_limit(config.max_buffered);
         let next = tenants.borrow().reconfigured(&config.tenants, &listeners.tenants(&prepared));
+        let removed = upstreams.follow(&config.upstreams, !next.all.is_empty());
         if let Some(users) = &next.users {
             // Users first: a removed user must not log in again after a worker has ended its
             // sessions.
-            users.replace(accounts.follow(&config.users));
+            users.replace(accounts.follow(&config.users, &upstreams.names()));
         }
-        for (plan, upstream) in upstreams.iter_mut().zip(&config.upstreams) {
-            plan.config = plan::share(&upstream.config, workers.len());
-        }
-        stores.follow(upstreams, &next.all);
+        stores.follow(&upstreams.plans(), &next.all);
         certificates.follow_listeners(&config.listeners);
         let update = Update {
             tenants: next.clone(),
-            listeners: plan::listeners(config, &prepared, certificates),
-            upstreams: upstreams.iter().map(|upstream| upstream.config.clone()).collect(),
+            listeners: plan::listeners(upstreams, &prepared, certificates),
+            upstreams: upstreams.plans(),
         };
         let mut adopting = JoinSet::new();
         for worker in workers.iter() {
@@ -224,15 +282,13 @@ impl ReloadState {
         while adopting.join_next().await.is_some() {}
         // Workers must know a new listener before it accepts.
         listeners.commit(prepared, workers, &targets.draining);
+        for upstream in removed {
+            tokio::spawn(upstream.end(workers.clone(), config.drain_timeout));
+        }
         // First the listeners, then the tenants: their version makes the metrics of what is gone disappear.
         targets.security.send_replace(plan::tls_status(config, listeners, certificates));
         targets.listener_views.send_replace(plan::listener_views(config, listeners));
-        for (limits, upstream) in targets.limits.iter().zip(&config.upstreams) {
-            limits.send_replace(plan::limits(upstream));
-        }
-        for (steered, upstream) in targets.operators.upstreams.iter().zip(&config.upstreams) {
-            steered.config.send_replace(upstream.config.clone());
-        }
+        upstreams.publish();
         tenants.send_replace(next);
     }
 }

@@ -184,7 +184,7 @@ pub enum Sign {
     Paused,
     /// An operator has paused the upstream at once: every connection is closed too.
     PausedAtOnce,
-    /// An operator switches the upstream to another address.
+    /// An operator or a reload switches the upstream to another address.
     Switching,
 }
 
@@ -204,7 +204,7 @@ impl fmt::Display for Sign {
             Self::Closing => "the leading Sentinel is about to close every connection to the new primary",
             Self::Down => "the Sentinels find the primary down",
             Self::Paused | Self::PausedAtOnce => "an operator has paused the upstream",
-            Self::Switching => "an operator switches the upstream to another address",
+            Self::Switching => "respgate is switching the upstream to another address",
         })
     }
 }

@@ -3,6 +3,7 @@
 
 mod accepted;
 mod listeners;
+mod upstreams;
 
 pub use accepted::{AcceptedClient, CountGuard, Socket};
 pub use listeners::ListenerPlan;
@@ -34,9 +35,9 @@ use crate::session::maintenance::Move;
 use crate::session::registry::SessionRegistry;
 use crate::session::worker_tenants::WorkerTenants;
 use crate::tenant::{Tenants, figures};
-use crate::upstream::config::UpstreamConfig;
-use crate::upstream::{IdentityUse, Upstream, UpstreamActivity, UpstreamPlan};
+use crate::upstream::{IdentityUse, UpstreamActivity, UpstreamPlan};
 use listeners::{Shared, WorkerListeners};
+use upstreams::WorkerUpstreams;
 
 /// Maximum number of accepted clients that wait for the worker to take them over.
 const ACCEPT_QUEUE: usize = 1024;
@@ -52,7 +53,7 @@ pub struct Plan {
     pub listeners: Vec<ListenerPlan>,
     /// The tenants, their clients and their limits.
     pub tenants: Tenants,
-    /// The upstreams, by their index.
+    /// The upstreams.
     pub upstreams: Vec<UpstreamPlan>,
     /// The byte budget that all workers share.
     pub budget: Arc<Budget>,
@@ -69,18 +70,18 @@ pub struct Update {
     pub tenants: Tenants,
     /// The listeners.
     pub listeners: Vec<ListenerPlan>,
-    /// The settings of the upstreams, by their index, with this worker's share of the limits.
-    pub upstreams: Vec<UpstreamConfig>,
+    /// The upstreams.
+    pub upstreams: Vec<UpstreamPlan>,
 }
 
 /// Holds what a worker has counted.
 pub struct Counted {
     /// TLS handshakes, each with the number of the listener.
     pub handshakes: Vec<(usize, Handshakes)>,
-    /// Counts by upstream.
-    pub upstreams: Vec<Snapshot>,
-    /// Where the time of commands went, by upstream.
-    pub latency: Vec<LatencySnapshot>,
+    /// Counts by upstream, each with the upstream's number.
+    pub upstreams: Vec<(usize, Snapshot)>,
+    /// Where the time of commands went by upstream, each with the upstream's number.
+    pub latency: Vec<(usize, LatencySnapshot)>,
     /// Counts by tenant, each with the tenant's number.
     pub tenants: Vec<(usize, figures::Counted)>,
     /// Bytes that the worker holds for clients now.
@@ -101,6 +102,8 @@ enum WorkerRequest {
     Identities(usize, oneshot::Sender<Vec<IdentityUse>>),
     /// Has the connections to the upstream of this number replaced.
     Reconnect(usize, oneshot::Sender<()>),
+    /// Ends the upstream of this number, and its sessions within this time.
+    EndUpstream(usize, Duration, oneshot::Sender<()>),
     SlowCommands(oneshot::Sender<Vec<Entry>>),
     Tap(Arc<TapFilter>, mpsc::Sender<TapBatch>),
 }
@@ -228,6 +231,15 @@ impl Worker {
         }
     }
 
+    /// Ends the upstream of this number: its sessions as soon as no command is under way, those that are left after `within` at
+    /// once. Returns when it is gone. Listeners no longer lead to it.
+    pub async fn end_upstream(&self, upstream: usize, within: Duration) {
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(WorkerRequest::EndUpstream(upstream, within, answer)).await.is_ok() {
+            let _ = answered.await;
+        }
+    }
+
     /// Ends each session as soon as it has no unanswered command. Asks the clients that want to know of maintenance
     /// to move, and leaves them time for it. Returns when no session is left.
     pub async fn drain(&self, plan: Move) {
@@ -253,16 +265,12 @@ async fn run(
     let sessions = Rc::new(SessionRegistry::default());
     meter.spawn_local(sessions.clone().relieve(buffers.clone()));
     let latency = WorkerLatency::new(&plan.latency, meter.clock());
-    let upstreams: Vec<Rc<Upstream>> = plan
-        .upstreams
-        .into_iter()
-        .map(|plan| Upstream::start(plan, buffers.clone(), meter.clone(), latency.clone()))
-        .collect();
+    let upstreams = WorkerUpstreams::new(plan.upstreams, buffers.clone(), meter.clone(), latency.clone());
     let worker_tenants = WorkerTenants::new(&plan.tenants);
     let gate = HandshakeGate::new(&meter);
     meter.spawn_local(check_timeouts(sessions.clone(), meter.clone()));
     let shared = Shared {
-        upstreams: upstreams.clone(),
+        upstreams: upstreams.table(),
         latency: latency.clone(),
         tenants: worker_tenants.clone(),
         directory,
@@ -275,7 +283,7 @@ async fn run(
     let answerer = Answerer {
         worker: number,
         registry: sessions.clone(),
-        upstreams: upstreams.clone(),
+        upstreams: upstreams.table(),
         listeners: listeners.names(),
     };
     meter.spawn_local(answerer.serve(queries));
@@ -297,19 +305,16 @@ async fn run(
             },
             request = requested.recv() => match request {
                 Some(WorkerRequest::Snapshot(answer)) => {
-                    let latency = upstreams.iter().map(|upstream| upstream.latency_snapshot()).collect();
-                    let upstreams = upstreams.iter().map(|upstream| upstream.snapshot()).collect();
+                    let latency = upstreams.latency_snapshots();
+                    let upstreams = upstreams.snapshots();
                     let tenants = worker_tenants.figures();
                     let handshakes = listeners.handshakes();
                     let (buffered, polls) = (share.bytes(), meter.figures());
                     let _ = answer.send(Counted { handshakes, upstreams, latency, tenants, buffered, polls });
                 }
                 Some(WorkerRequest::Adopt(update, answer)) => {
-                    let Update { tenants, listeners: plans, upstreams: configs } = *update;
-                    for (upstream, config) in upstreams.iter().zip(configs) {
-                        upstream.reconfigure(config);
-                        upstream.set_fair(!tenants.all.is_empty());
-                    }
+                    let Update { tenants, listeners: plans, upstreams: upstream_plans } = *update;
+                    upstreams.adopt(upstream_plans);
                     worker_tenants.adopt(&tenants);
                     listeners.adopt(plans);
                     sessions.notify_reload();
@@ -339,6 +344,10 @@ async fn run(
                     if let Some(upstream) = upstreams.get(upstream) {
                         let _ = answer.send(upstream.identities_in_use());
                     }
+                }
+                Some(WorkerRequest::EndUpstream(upstream, within, answer)) => {
+                    listeners.forget_upstream(upstream);
+                    upstreams.end(upstream, within, sessions.clone(), answer);
                 }
                 Some(WorkerRequest::Reconnect(upstream, answer)) => {
                     if let Some(upstream) = upstreams.get(upstream) {

@@ -17,7 +17,7 @@ mod warnings;
 mod worker_sums;
 mod tap;
 
-pub use sources::{ListenerView, Sources, UpstreamLimits, View};
+pub use sources::{ListenerView, Sources, UpstreamLimits, View, Views};
 
 use std::convert::Infallible;
 use std::io;
@@ -106,7 +106,7 @@ pub fn bind_control(path: &Path, inherited: &mut InheritedSockets) -> io::Result
 
 /// Serves the admin listener.
 pub struct Admin {
-    upstreams: Vec<View>,
+    upstreams: Views,
     users: Option<Arc<Users>>,
     sources: Sources,
     draining: Draining,
@@ -119,8 +119,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Creates the admin listener's state, and starts to sample the workers. `upstreams` are in the order of the workers' plan.
-    pub fn new(upstreams: Vec<View>, sources: Sources, draining: Draining, control: Control) -> Self {
+    /// Creates the admin listener's state, and starts to sample the workers.
+    pub fn new(upstreams: Views, sources: Sources, draining: Draining, control: Control) -> Self {
         let users = sources.tenants.borrow().users.clone();
         let metrics = MetricsEndpoint::new(upstreams.clone(), sources.clone());
         let status = StatusEndpoint::new(upstreams.clone(), sources.clone(), draining.clone());
@@ -262,8 +262,8 @@ impl Admin {
 
     /// Returns the past failovers of every upstream as JSON, the newest last.
     fn failovers(&self) -> String {
-        let lines: Vec<_> = self
-            .upstreams
+        let upstreams = self.upstreams.borrow();
+        let lines: Vec<_> = upstreams
             .iter()
             .flat_map(|view| view.timelines.past().into_iter().map(|line| line.json(&view.name)))
             .collect();
@@ -294,7 +294,7 @@ impl Admin {
             body.push_str("draining\n");
         }
         body.extend(warnings::of_upgrade(&self.sources).as_ref().map(Warning::line));
-        for view in &self.upstreams {
+        for view in &*self.upstreams.borrow() {
             match &*view.topology.borrow() {
                 Topology::Failing(primary, sign) if sign.is_ordered() => {
                     body.push_str(&format!("upstream {}: primary {}: {sign}\n", view.name, primary.address));

@@ -22,14 +22,22 @@ use crate::topology::Topology;
 pub(super) struct MetricsRegistry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// See [`crate::tenant::Tenants::version`], and [`Replication::version`] of all upstreams together.
-    pub(super) version: (u64, u64),
+    pub(super) version: RegistryVersion,
+}
+
+/// Changes when tenants, replicas or upstreams have come or gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RegistryVersion {
+    /// See [`crate::tenant::Tenants::version`].
+    pub(super) tenants: u64,
+    /// The number of each upstream, and the [`Replication::version`] of its replicas.
+    pub(super) upstreams: Vec<(usize, u64)>,
 }
 
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
 
 impl MetricsRegistry {
-    pub(super) fn new(version: (u64, u64)) -> Self {
+    pub(super) fn new(version: RegistryVersion) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         for about in METRICS {

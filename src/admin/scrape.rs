@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::histograms;
 use super::process::ProcessFigures;
-use super::registry::MetricsRegistry;
+use super::registry::{MetricsRegistry, RegistryVersion};
 use super::sentinels;
-use super::sources::{Sources, View};
+use super::sources::{Sources, View, Views};
 use super::worker_sums::WorkerSums;
 use crate::metrics::declared;
 
@@ -20,7 +20,7 @@ const SPACING: Duration = Duration::from_millis(20);
 
 /// Renders metrics on demand.
 pub(super) struct MetricsEndpoint {
-    upstreams: Vec<View>,
+    upstreams: Views,
     sources: Sources,
     registry: Mutex<Arc<MetricsRegistry>>,
     process: ProcessFigures,
@@ -38,20 +38,20 @@ struct Text {
 }
 
 impl MetricsEndpoint {
-    pub(super) fn new(upstreams: Vec<View>, sources: Sources) -> Self {
+    pub(super) fn new(upstreams: Views, sources: Sources) -> Self {
         Self {
             upstreams,
             sources,
-            registry: Mutex::new(Arc::new(MetricsRegistry::new((0, 0)))),
+            registry: Mutex::new(Arc::new(MetricsRegistry::new(RegistryVersion::default()))),
             process: ProcessFigures::new(),
             begun: AtomicU64::new(0),
             newest: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Returns the registry. Replaces it if users, tenants or replicas have changed: otherwise the metrics
+    /// Returns the registry. Replaces it if users, tenants, upstreams or replicas have changed: otherwise the metrics
     /// of removed ones would stay for ever.
-    fn registry(&self, version: (u64, u64)) -> Arc<MetricsRegistry> {
+    fn registry(&self, version: RegistryVersion) -> Arc<MetricsRegistry> {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         if registry.version != version {
             *registry = Arc::new(MetricsRegistry::new(version));
@@ -82,22 +82,22 @@ impl MetricsEndpoint {
     }
 
     async fn render(&self) -> String {
-        let WorkerSums { upstreams: sums, latency, tenants: mut counts, buffered, handshakes, polls, .. } =
-            WorkerSums::collect(&self.sources.workers, self.upstreams.len()).await;
+        let mut sums = WorkerSums::collect(&self.sources.workers).await;
+        let upstreams = self.upstreams.borrow().clone();
         let tenants = self.sources.tenants.borrow().clone();
-        let replication = |view: &View| view.sampled();
-        let replications: Vec<_> = self.upstreams.iter().map(replication).collect();
-        let replica_sets = replications.iter().flatten().map(|replication| replication.version).sum();
-        let registry = self.registry((tenants.version, replica_sets));
-        for (view, replication) in self.upstreams.iter().zip(&replications) {
+        let replications: Vec<_> = upstreams.iter().map(View::sampled).collect();
+        let versions = upstreams.iter().zip(&replications).map(|(view, replication)| {
+            (view.number, replication.as_ref().map_or(0, |replication| replication.version))
+        });
+        let version = RegistryVersion { tenants: tenants.version, upstreams: versions.collect() };
+        let registry = self.registry(version);
+        for (view, replication) in upstreams.iter().zip(&replications) {
             if let Some(replication) = replication {
                 registry.publish_replication(&view.name, replication);
             }
         }
-        for (View { name, topology, discovery, timelines, ordered, .. }, sum) in
-            self.upstreams.iter().zip(sums)
-        {
-            registry.publish_counters(name, &sum);
+        for View { number, name, topology, discovery, timelines, ordered, .. } in &upstreams {
+            registry.publish_counters(name, &sums.upstream(*number));
             registry.publish_topology(name, &topology.borrow());
             for (view, count) in sentinels::views(&discovery.borrow(), &topology.borrow()) {
                 registry.publish(&declared::SENTINELS, [name, view], count);
@@ -112,7 +112,7 @@ impl MetricsEndpoint {
             }
         }
         for tenant in &tenants.all {
-            registry.publish_tenant(tenant, &counts.remove(&tenant.number).unwrap_or_default());
+            registry.publish_tenant(tenant, &sums.tenants.remove(&tenant.number).unwrap_or_default());
         }
         for store in self.sources.stores.all() {
             let status = store.status();
@@ -125,14 +125,15 @@ impl MetricsEndpoint {
             registry.publish(&declared::LOG_LINES_SUPPRESSED, [module, level], count);
         }
         registry.publish(&declared::BUILD_INFO, [env!("CARGO_PKG_VERSION")], 1);
-        self.sources.security.borrow().publish(&registry, &handshakes);
-        registry.publish(&declared::BUFFERED_BYTES, [], buffered);
+        self.sources.security.borrow().publish(&registry, &sums.handshakes);
+        registry.publish(&declared::BUFFERED_BYTES, [], sums.buffered);
         registry.publish(&declared::MAX_BUFFERED_BYTES, [], self.sources.budget.limit() as u64);
         self.process.publish(&registry);
-        registry.publish_polls(&polls);
+        registry.publish_polls(&sums.polls);
         let mut text = registry.render();
-        let names = self.upstreams.iter().map(|view| &*view.name);
-        histograms::append(&mut text, &names.zip(latency).collect::<Vec<_>>());
+        let latency =
+            upstreams.iter().map(|view| (&*view.name, sums.latency.remove(&view.number).unwrap_or_default()));
+        histograms::append(&mut text, &latency.collect::<Vec<_>>());
         text
     }
 }

@@ -12,7 +12,7 @@ use crate::metrics::declared;
 use crate::net::tls::accept::Handshakes;
 use crate::net::tls::certificate::shown_span;
 use crate::net::tls::handshake_error::Reason;
-use crate::net::tls::slot::Expiry;
+use crate::net::tls::slot::Legs;
 
 /// /readyz names certificates that expire within this time.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -24,10 +24,8 @@ pub struct TlsStatus {
     pub listeners: Vec<(usize, String)>,
     /// The counts of each listener's connections.
     pub connections: Vec<(String, Arc<ListenerCounts>)>,
-    /// When respgate's own certificates expire.
-    pub expiries: Vec<Expiry>,
-    /// Legs on which respgate does not verify the server, for example "upstream main".
-    pub unverified: Vec<String>,
+    /// The legs that speak TLS.
+    pub legs: Legs,
 }
 
 impl TlsStatus {
@@ -56,17 +54,17 @@ impl TlsStatus {
             let refused = counts.refused.load(Ordering::Relaxed);
             registry.publish(&declared::CONNECTS_REFUSED, [name], refused);
         }
-        for expiry in &self.expiries {
+        for expiry in self.legs.expiries() {
             let Some(end) = expiry.not_after() else { continue };
             let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let labels = [expiry.leg.label(), &expiry.name];
+            let labels = [expiry.leg.label(), expiry.name.as_str()];
             registry.publish(&declared::TLS_CERTIFICATE_EXPIRY, labels, seconds);
         }
     }
 
     /// Returns the warnings about TLS. None of them makes respgate unready.
     pub(super) fn warnings(&self, now: SystemTime) -> Vec<Warning> {
-        let unverified = self.unverified.iter().map(|leg| {
+        let unverified = self.legs.unverified().into_iter().map(|leg| {
             Warning::new(
                 Severity::Warning,
                 leg,
@@ -74,7 +72,7 @@ impl TlsStatus {
                 "remove tls-dangerously-skip-verification and name the authority with tls-ca",
             )
         });
-        let expiring = self.expiries.iter().filter_map(|expiry| {
+        let expiring = self.legs.expiries().into_iter().filter_map(|expiry| {
             let (severity, text) = match expiry.not_after()?.duration_since(now) {
                 Err(_) => (Severity::Critical, "the certificate has expired".to_owned()),
                 Ok(left) if left < EXPIRES_SOON => {

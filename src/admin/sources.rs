@@ -105,6 +105,8 @@ pub struct UpstreamLimits {
 /// The sources about one upstream.
 #[derive(Clone)]
 pub struct View {
+    /// The upstream's number, which no other upstream of the process ever has.
+    pub number: usize,
     /// The upstream's name.
     pub name: String,
     /// The settings that `/status` shows.
@@ -129,3 +131,6 @@ impl View {
         Some(self.replication.as_ref()?.borrow().clone())
     }
 }
+
+/// The sources about the upstreams in force. A reload changes them.
+pub type Views = watch::Receiver<Vec<View>>;

@@ -1,6 +1,6 @@
 //! Asks the workers what they have counted, and adds it up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -21,10 +21,10 @@ const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// What all workers have counted.
 #[derive(Default)]
 pub(super) struct WorkerSums {
-    /// Counts by upstream.
-    pub(super) upstreams: Vec<Snapshot>,
-    /// Where the time of commands went, by upstream.
-    pub(super) latency: Vec<LatencySnapshot>,
+    /// Counts by the number of the upstream.
+    pub(super) upstreams: BTreeMap<usize, Snapshot>,
+    /// Where the time of commands went, by the number of the upstream.
+    pub(super) latency: BTreeMap<usize, LatencySnapshot>,
     /// Counts by the number of the tenant.
     pub(super) tenants: HashMap<usize, Counted>,
     /// Bytes held for clients.
@@ -39,8 +39,8 @@ pub(super) struct WorkerSums {
 
 impl WorkerSums {
     /// Asks all workers at the same time. Leaves out those that do not answer within the timeout.
-    pub(super) async fn collect(workers: &[Worker], upstreams: usize) -> Self {
-        let mut sums = Self { upstreams: vec![[0; FIGURES.len()]; upstreams], ..Self::default() };
+    pub(super) async fn collect(workers: &[Worker]) -> Self {
+        let mut sums = Self::default();
         for (number, counted) in snapshots(workers).await {
             sums.add(number, counted);
         }
@@ -57,11 +57,18 @@ impl WorkerSums {
         for (listener, counted) in &counted.handshakes {
             self.handshakes.entry(*listener).or_default().add(counted);
         }
-        self.latency.resize_with(self.upstreams.len(), LatencySnapshot::default);
-        self.latency.iter_mut().zip(&counted.latency).for_each(|(sum, counted)| sum.add(counted));
-        for (sum, snapshot) in self.upstreams.iter_mut().zip(counted.upstreams) {
+        for (upstream, counted) in &counted.latency {
+            self.latency.entry(*upstream).or_default().add(counted);
+        }
+        for (upstream, snapshot) in counted.upstreams {
+            let sum = self.upstreams.entry(upstream).or_insert([0; FIGURES.len()]);
             sum.iter_mut().zip(snapshot).for_each(|(sum, value)| *sum += value);
         }
+    }
+
+    /// Returns the counts of an upstream: zeros if no worker has told them.
+    pub(super) fn upstream(&self, number: usize) -> Snapshot {
+        self.upstreams.get(&number).copied().unwrap_or([0; FIGURES.len()])
     }
 }
 

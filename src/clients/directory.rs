@@ -22,7 +22,7 @@ pub type ErrorText = Vec<u8>;
 /// The clients that may be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Only clients of the upstream with this index.
+    /// Only clients of the upstream with this number.
     pub upstream: Option<usize>,
     /// Only clients of the tenant with this number.
     pub tenant: Option<usize>,
@@ -59,13 +59,13 @@ pub enum Query {
     Kill(Selection, Option<u64>, oneshot::Sender<Killed>),
     /// Ends the wait of a blocked client. Answers `None` if the worker has no such client.
     Unblock(Unblock, oneshot::Sender<Option<Result<bool, ErrorText>>>),
-    /// Answers with the server's ids of the connections to the upstream with this index.
+    /// Answers with the server's ids of the connections to the upstream with this number.
     Connections(usize, oneshot::Sender<Vec<u64>>),
-    /// Sends the server's own CLIENT LIST, of the upstream with this index.
+    /// Sends the server's own CLIENT LIST, of the upstream with this number.
     ServerList(usize, oneshot::Sender<Result<Vec<u8>, ErrorText>>),
-    /// Has the server of the upstream with this index be silent until then.
+    /// Has the server of the upstream with this number be silent until then.
     Suspend(usize, Instant),
-    /// Answers with figures of the upstream with this index.
+    /// Answers with figures of the upstream with this number.
     Figures(usize, oneshot::Sender<Figures>),
 }
 
@@ -130,22 +130,15 @@ pub const UNANSWERED: &[u8] = b"-ERR respgate: a worker did not answer in time; 
 #[derive(Clone)]
 pub struct Directory {
     workers: Arc<[mpsc::Sender<Query>]>,
-    /// The names of the upstreams, by index.
-    upstreams: Arc<[String]>,
     /// When respgate started.
     began: Instant,
 }
 
 impl Directory {
     /// Creates the directory of this many workers, and the receiver of each worker's questions.
-    pub fn new(workers: usize, upstreams: Vec<String>) -> (Self, Vec<mpsc::Receiver<Query>>) {
+    pub fn new(workers: usize) -> (Self, Vec<mpsc::Receiver<Query>>) {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(QUEUE)).unzip();
-        (Self { workers: senders.into(), upstreams: upstreams.into(), began: Instant::now() }, receivers)
-    }
-
-    /// Returns the names of the upstreams, by index.
-    pub fn upstreams(&self) -> &[String] {
-        &self.upstreams
+        (Self { workers: senders.into(), began: Instant::now() }, receivers)
     }
 
     /// Returns the number of workers.

@@ -10,10 +10,10 @@ use std::fmt;
 
 use super::Config;
 use super::schema::{self, Reload};
-use crate::listener::ListenerConfig;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 pub use listeners::ListenerChange;
+pub use upstreams::UpstreamChange;
 
 /// The differences between two versions. Printed, they show names and never values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub struct Changes {
     pub tenant_order: bool,
     /// The changed listeners, by name.
     pub listeners: Vec<(String, ListenerChange)>,
-    /// The changed upstreams, by name, with the keys that differ.
-    pub upstreams: Vec<(String, Vec<&'static str>)>,
+    /// The changed upstreams, by name.
+    pub upstreams: Vec<(String, UpstreamChange)>,
     /// True if the level of the log differs.
     pub log_level: bool,
     /// True if `max-buffered` differs.
@@ -94,7 +94,7 @@ impl Changes {
             users: if own_users { user_changes(now, next) } else { Vec::new() },
             tenants: tenant_changes(&now.tenants, &next.tenants),
             tenant_order: reordered(&now.tenants, &next.tenants),
-            listeners: listeners::changes(&now.listeners, &now.servable_listeners(next)),
+            listeners: listeners::changes(&now.listeners, &next.listeners),
             upstreams: upstreams::changes(now, next),
             log_level: now.log.filter != next.log.filter,
             max_buffered: now.max_buffered != next.max_buffered,
@@ -117,31 +117,12 @@ impl Config {
         self.written.holds("users")
     }
 
-    /// Returns the listeners of a newer version as this process can serve them: a listener whose upstream starts at a restart only
-    /// stays as it is, or waits for the restart.
-    pub fn servable_listeners(&self, next: &Self) -> Vec<ListenerConfig> {
-        let servable =
-            next.listeners.iter().filter_map(|listener| match self.has_upstream(&listener.upstream) {
-                true => Some(listener),
-                false => self.listeners.iter().find(|known| known.name == listener.name),
-            });
-        servable.cloned().collect()
-    }
-
-    fn has_upstream(&self, name: &str) -> bool {
-        self.upstreams.iter().any(|upstream| upstream.config.name == name)
-    }
-
     /// Takes over the live settings of a newer version. The other settings stay as they were at the
-    /// start.
-    pub fn take_over(&mut self, next: Self) {
-        self.listeners = self.servable_listeners(&next);
-        for upstream in &mut self.upstreams {
-            let name = &upstream.config.name;
-            if let Some(new) = next.upstreams.iter().find(|new| new.config.name == *name) {
-                upstreams::take_over(&mut upstream.config, &new.config);
-            }
-        }
+    /// start. respgate has switched the upstreams that are elsewhere in the newer version.
+    pub fn take_over(&mut self, mut next: Self) {
+        self.keep_restart_settings(&mut next);
+        self.listeners = next.listeners;
+        self.upstreams = next.upstreams;
         if self.has_own_users() {
             self.users = next.users;
         }
@@ -216,14 +197,14 @@ fn reordered(now: &[TenantConfig], next: &[TenantConfig]) -> bool {
 
 fn restarts(now: &Config, next: &Config, own_users: bool) -> Vec<String> {
     let mut keys: Vec<String> = now.written.differences(&next.written);
-    keys.retain(|key| schema::reload(key) == Reload::Restart);
+    // Upstreams come, go and change while respgate runs, so they are compared with those in force.
+    keys.retain(|key| schema::reload(key) == Reload::Restart && !key.starts_with("upstreams."));
+    keys.extend(upstreams::restarts(now, next));
     // The first user makes clients authenticate to respgate instead of the server; the removal of
     // the last user reverts that.
     if own_users != next.has_own_users() {
         keys.push("users".into());
     }
-    let waiting = next.listeners.iter().filter(|listener| !now.has_upstream(&listener.upstream));
-    keys.extend(waiting.map(|listener| format!("listeners.{}", listener.name)));
     // The default of `workers` is lowered where the limits of an upstream allow fewer.
     if next.workers < now.workers && !keys.iter().any(|key| key == "workers") {
         keys.push("workers".into());
@@ -257,8 +238,11 @@ impl fmt::Display for Changes {
             ListenerChange::Removed => format!("listener {name} removed"),
             ListenerChange::Changed(aspects) => format!("listener {name}: {}", aspects.join(", ")),
         });
-        let upstreams =
-            self.upstreams.iter().map(|(name, keys)| format!("upstream {name}: {}", keys.join(", ")));
+        let upstreams = self.upstreams.iter().map(|(name, change)| match change {
+            UpstreamChange::Added => format!("upstream {name} added"),
+            UpstreamChange::Removed => format!("upstream {name} removed"),
+            UpstreamChange::Changed(aspects) => format!("upstream {name}: {}", aspects.join(", ")),
+        });
         let level = self.log_level.then(|| "log level".to_owned());
         let memory = self.max_buffered.then(|| "max-buffered".to_owned());
         let all: Vec<_> = users

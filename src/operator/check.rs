@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::history::History;
-use super::operators::{Chosen, Operators};
+use super::operators::{Operators, Steered};
 use super::target::{DataProof, Reach, Target};
 use crate::net::stream::Stream;
 use crate::resp::Resp;
@@ -18,6 +18,7 @@ use crate::secret::Credentials;
 use crate::topology::{Address, Topology};
 use crate::upstream::IdentityUse;
 use crate::upstream::access::Access;
+use crate::upstream::config::UpstreamConfig;
 
 /// The longest time that discovery may take to find the target's primary.
 const FIND_LIMIT: Duration = Duration::from_secs(4);
@@ -44,16 +45,21 @@ pub(super) struct Candidate {
     /// The present server; holds the reason if it cannot be asked.
     source: Result<Control<Stream>, String>,
     users: Vec<IdentityUse>,
+    /// The way of the upstream from discovery to the workers.
+    steered: Steered,
+    /// True if the target names the servers that the upstream is at.
+    is_same_place: bool,
 }
 
 /// Finds the primary of the target and connects to both servers.
 pub(super) async fn open(
     operators: &Operators,
-    chosen: &Chosen<'_>,
+    steered: &Steered,
     target: &Target,
+    config: &UpstreamConfig,
 ) -> Result<Candidate, String> {
-    let steered = chosen.steered;
-    let reach = target.open(&steered.config.borrow().clone(), operators.reload_interval);
+    // Its log lines say that they are not about the address that the upstream is at.
+    let reach = target.open(config, &format!("{} ({target})", config.name), &operators.ctx);
     let mut topology = reach.discovery.topology.clone();
     let found = timeout(FIND_LIMIT, topology.wait_for(|found| matches!(found, Topology::Known(_)))).await;
     let found = found.ok().and_then(|found| Some(found.ok()?.primary()?.address.clone()));
@@ -73,8 +79,10 @@ pub(super) async fn open(
             None => Err("no primary is known".into()),
         }
     };
-    let users = users(operators, chosen).await;
-    Ok(Candidate { address, reach, target: own, source, users })
+    let users = users(operators, steered).await;
+    let is_same_place = steered.target.borrow().is_same_place(target);
+    let steered = steered.clone();
+    Ok(Candidate { address, reach, target: own, source, users, steered, is_same_place })
 }
 
 impl Candidate {
@@ -113,7 +121,9 @@ impl Candidate {
     }
 
     async fn check_data(&mut self, proof: DataProof) -> Result<(), String> {
-        if proof == DataProof::Stated {
+        // An upstream that never had a primary has written nothing.
+        let has_served = self.steered.status.borrow().has_served;
+        if proof == DataProof::Stated || self.is_same_place || !has_served || self.is_same_node() {
             return Ok(());
         }
         let unknown = |which: &str, why: &str| {
@@ -129,6 +139,13 @@ impl Candidate {
         let source = source.map_err(|why| unknown("present", &why))?;
         let target = history(&mut self.target).await.map_err(|why| unknown("new", &why))?;
         target.continues(&source).map_err(|broken| broken.to_string())
+    }
+
+    /// Returns true if the target's primary is the node that the upstream is at, under whichever address.
+    fn is_same_node(&self) -> bool {
+        let node = |topology: &Topology| topology.primary().and_then(|primary| primary.node.clone());
+        let present = node(&self.steered.topology.borrow());
+        present.is_some() && present == node(&self.reach.discovery.topology.borrow())
     }
 
     /// Returns the first [`NAMED_COMMANDS`] commands that the present server knows and the target does not. Servers before version 7
@@ -171,17 +188,17 @@ async fn greeted(
 }
 
 /// Returns the users that have connections now, and respgate's own users that have credentials for the upstream.
-async fn users(operators: &Operators, chosen: &Chosen<'_>) -> Vec<IdentityUse> {
+async fn users(operators: &Operators, steered: &Steered) -> Vec<IdentityUse> {
     let mut users: Vec<IdentityUse> = Vec::new();
     for worker in &operators.workers {
-        for used in worker.identities_in_use(chosen.number).await.unwrap_or_default() {
+        for used in worker.identities_in_use(steered.number).await.unwrap_or_default() {
             add(&mut users, used);
         }
     }
     let configured = operators.tenants.borrow().users.clone();
     for user in configured.iter().flat_map(|users| users.all()) {
         if let Some(Ok(Some(credentials))) =
-            user.login(&chosen.steered.config.borrow().name).map(|login| login.newest())
+            user.login(&steered.config.borrow().name).map(|login| login.newest())
         {
             let databases = BTreeSet::new();
             add(

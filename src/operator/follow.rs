@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::overlay::{Overlay, Pause};
-use super::target::{Reach, Target};
+use super::target::{Reach, Target, TargetContext};
 use crate::discovery::DiscoveryStatus;
 use crate::discovery::replicas::SampledPlace;
 use crate::topology::{Generation, Hint, Primary, Topology};
@@ -30,9 +30,17 @@ pub(super) enum Order {
     /// Send commands to the present server again: the switch did not succeed.
     EndSwitch,
     /// Send commands to another server, and end the switch and a pause that was ordered before it. Answers the new primary's generation.
-    Adopt { reach: Box<Reach>, target: Box<Target>, done: oneshot::Sender<Option<Generation>> },
+    Adopt { adopted: Box<Adopted>, done: oneshot::Sender<Option<Generation>> },
     /// Take note of where the configuration says that the upstream is.
     Configured { target: Box<Target>, done: oneshot::Sender<()> },
+}
+
+/// Where a switch leads.
+pub(super) struct Adopted {
+    pub(super) reach: Reach,
+    pub(super) target: Target,
+    /// True if the configuration says so.
+    pub(super) is_configured: bool,
 }
 
 /// What operators have ordered for one upstream.
@@ -46,6 +54,8 @@ pub struct OperatorStatus {
     pub switched: Option<Arc<str>>,
     /// The number of switches since the start.
     pub switches: u64,
+    /// True if the upstream has had a primary since the start.
+    pub has_served: bool,
 }
 
 /// A pause that is in force.
@@ -66,7 +76,7 @@ pub struct PauseStatus {
 pub struct SwitchStatus {
     /// Where it leads.
     pub to: Arc<str>,
-    /// When it began to hold commands.
+    /// When commands began to wait.
     pub since: Instant,
     /// Who ordered it, as in the log.
     pub by: Arc<str>,
@@ -80,9 +90,10 @@ pub(super) struct Follow {
     pub(super) topology: watch::Sender<Topology>,
     pub(super) access: watch::Sender<Access>,
     pub(super) discovery: watch::Sender<DiscoveryStatus>,
-    pub(super) sampled: watch::Sender<SampledPlace>,
     pub(super) status: watch::Sender<OperatorStatus>,
     pub(super) target: watch::Sender<Target>,
+    pub(super) sampled: watch::Sender<SampledPlace>,
+    pub(super) ctx: TargetContext,
     /// Where the configuration says that the upstream is.
     pub(super) configured: Target,
     pub(super) hints: mpsc::Receiver<Hint>,
@@ -90,7 +101,7 @@ pub(super) struct Follow {
 }
 
 impl Follow {
-    /// Runs until the process ends.
+    /// Runs until nobody can give orders any more.
     pub(super) async fn run(mut self) {
         loop {
             let until = self.status.borrow().paused.as_ref().map(|pause| pause.until);
@@ -156,8 +167,8 @@ impl Follow {
                 self.status.send_modify(|status| status.switching = None);
                 self.publish();
             }
-            Order::Adopt { reach, target, done } => {
-                let generation = self.adopt(*reach, *target);
+            Order::Adopt { adopted, done } => {
+                let generation = self.adopt(*adopted);
                 let _ = done.send(generation);
             }
             Order::Configured { target, done } => {
@@ -168,7 +179,8 @@ impl Follow {
         }
     }
 
-    fn adopt(&mut self, mut reach: Reach, target: Target) -> Option<Generation> {
+    fn adopt(&mut self, adopted: Adopted) -> Option<Generation> {
+        let Adopted { mut reach, target, is_configured } = adopted;
         let generation = self.overlay.adopt(reach.discovery.topology.borrow_and_update().clone());
         // Workers take it over together with the topology.
         self.access.send_replace(reach.access.clone());
@@ -178,10 +190,15 @@ impl Follow {
             status.switching = None;
             status.switches += 1;
         });
+        if is_configured {
+            self.configured = target.clone();
+        }
         self.target.send_replace(target);
         self.note_switched();
         self.publish();
+        // The former target leaves the lists before the new one enters them.
         self.reach = reach;
+        self.reach.put_in_force(&self.ctx);
         generation
     }
 
@@ -201,6 +218,10 @@ impl Follow {
     }
 
     fn publish(&self) {
-        self.topology.send_replace(self.overlay.topology());
+        let topology = self.overlay.topology();
+        if topology.primary().is_some() && !self.status.borrow().has_served {
+            self.status.send_modify(|status| status.has_served = true);
+        }
+        self.topology.send_replace(topology);
     }
 }

@@ -16,5 +16,5 @@ mod target;
 pub use follow::{OperatorStatus, PauseStatus, SwitchStatus};
 pub use operators::{Operators, Paused, Reconnected, Steered, steer};
 pub use overlay::Pause;
-pub use switch::Switched;
-pub use target::{DataProof, Reach, SwitchRequest, Target, TargetParser};
+pub use switch::{PreparedSwitch, Switched};
+pub use target::{DataProof, SwitchRequest, Target, TargetContext, TargetParser};

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::follow::{Follow, HINTS, ORDERS, OperatorStatus, Order};
 use super::overlay::{Overlay, Pause};
-use super::target::{Reach, Target};
+use super::target::{Target, TargetContext};
 use crate::discovery::DiscoveryStatus;
 use crate::discovery::replicas::SampledPlace;
 use crate::tenant::Tenants;
@@ -31,9 +31,11 @@ const RECONNECT_LIMIT: Duration = Duration::from_secs(8);
 /// them fails.
 const PAUSE_PART: f64 = 0.9;
 
-/// One upstream's way from discovery to the workers.
+/// One upstream's way from discovery to the workers. It ends when every clone is dropped.
 #[derive(Clone)]
 pub struct Steered {
+    /// The upstream's number, which no other upstream of the process ever has.
+    pub number: usize,
     /// The settings of the connections.
     pub config: watch::Sender<UpstreamConfig>,
     /// The topology for workers.
@@ -55,8 +57,10 @@ pub struct Steered {
     pub(super) turn: Arc<Mutex<()>>,
 }
 
-/// Starts the task between discovery and the workers of one upstream. `target` is where `reach` leads.
-pub fn steer(config: UpstreamConfig, target: Target, reach: Reach) -> Steered {
+/// Follows `target`, and starts the task between discovery and the workers of one upstream.
+pub fn steer(number: usize, config: UpstreamConfig, target: Target, ctx: &TargetContext) -> Steered {
+    let mut reach = target.open(&config, &config.name, ctx);
+    reach.put_in_force(ctx);
     let mut overlay = Overlay::new();
     overlay.discover(reach.discovery.topology.borrow().clone());
     let (topology, topology_seen) = watch::channel(overlay.topology());
@@ -76,15 +80,17 @@ pub fn steer(config: UpstreamConfig, target: Target, reach: Reach) -> Steered {
         topology,
         access,
         discovery,
-        sampled,
         status,
         target,
+        sampled,
+        ctx: ctx.clone(),
         configured,
         hints: hinted,
         orders: ordered,
     };
     tokio::spawn(follow.run());
     Steered {
+        number,
         config: watch::Sender::new(config),
         topology: topology_seen,
         access: access_seen,
@@ -98,17 +104,24 @@ pub fn steer(config: UpstreamConfig, target: Target, reach: Reach) -> Steered {
     }
 }
 
+impl Steered {
+    /// Returns the upstream's name.
+    pub fn name(&self) -> String {
+        self.config.borrow().name.clone()
+    }
+}
+
 /// Takes an operator's orders for every upstream. A clone is cheap.
 #[derive(Clone)]
 pub struct Operators {
-    /// The upstreams, in the order of the workers' plan.
-    pub upstreams: Arc<[Steered]>,
+    /// The upstreams in force.
+    pub upstreams: watch::Receiver<Vec<Steered>>,
     /// The workers.
     pub workers: Vec<Worker>,
     /// The tenants in force, with respgate's own users.
     pub tenants: watch::Receiver<Tenants>,
-    /// The interval at which files are checked for changes.
-    pub reload_interval: Duration,
+    /// What every target needs to be followed.
+    pub ctx: TargetContext,
     /// Who orders, for the state that is shown.
     pub by: Arc<str>,
 }
@@ -137,13 +150,6 @@ pub struct Reconnected {
     pub left: usize,
 }
 
-/// One upstream, and its number in the workers' plan.
-#[derive(Clone)]
-pub(super) struct Chosen<'a> {
-    pub(super) number: usize,
-    pub(super) steered: &'a Steered,
-}
-
 impl Operators {
     /// Returns the same for the orders of somebody, as the log shows him.
     pub fn ordered_by(&self, by: &str) -> Self {
@@ -162,14 +168,14 @@ impl Operators {
         deadline: Option<Duration>,
     ) -> Result<Paused, String> {
         let chosen = self.find(upstream)?;
-        let hold_timeout = chosen.steered.config.borrow().hold_timeout;
+        let hold_timeout = chosen.config.borrow().hold_timeout;
         if hold_timeout.is_zero() {
             return Err(format!(
                 "hold-timeout of upstream '{upstream}' is 0, so commands cannot wait: raise it to pause"
             ));
         }
         let deadline = deadline.unwrap_or_else(|| hold_timeout.mul_f64(PAUSE_PART));
-        let again = chosen.steered.status.borrow().paused.is_some();
+        let again = chosen.status.borrow().paused.is_some();
         let (until, by) = (Instant::now() + deadline, self.by.clone());
         self.order(&chosen, |done| Order::Pause { pause, until, by, done }).await?;
         let limit = DRAIN_LIMIT.min(deadline);
@@ -177,7 +183,7 @@ impl Operators {
             Pause::Drained => self.drained(&chosen, limit).await,
             Pause::AtOnce => self.disconnected(&chosen, limit).await,
         };
-        if chosen.steered.status.borrow().paused.is_none() {
+        if chosen.status.borrow().paused.is_none() {
             return Err(format!(
                 "the pause of upstream '{upstream}' has ended before every command was answered"
             ));
@@ -192,7 +198,7 @@ impl Operators {
     /// Returns an error if the upstream is not paused.
     pub async fn resume(&self, upstream: &str) -> Result<Duration, String> {
         let chosen = self.find(upstream)?;
-        let since = chosen.steered.status.borrow().paused.as_ref().map(|paused| paused.since);
+        let since = chosen.status.borrow().paused.as_ref().map(|paused| paused.since);
         match (self.order(&chosen, |done| Order::Resume { done }).await?, since) {
             (true, Some(since)) => Ok(since.elapsed()),
             _ => Err(format!("upstream '{upstream}' is not paused")),
@@ -206,8 +212,8 @@ impl Operators {
     /// Returns the reason why nothing was done.
     pub async fn reconnect(&self, upstream: &str) -> Result<Reconnected, String> {
         let chosen = self.find(upstream)?;
-        let Ok(_turn) = chosen.steered.turn.try_lock() else { return Err(busy(upstream)) };
-        if !matches!(*chosen.steered.topology.borrow(), Topology::Known(_)) {
+        let Ok(_turn) = chosen.turn.try_lock() else { return Err(busy(upstream)) };
+        if !matches!(*chosen.topology.borrow(), Topology::Known(_)) {
             return Err(format!(
                 "upstream '{upstream}' has no primary that commands go to at this moment; try again when it has"
             ));
@@ -240,15 +246,29 @@ impl Operators {
     /// # Errors
     /// Returns an error if there is no such upstream.
     pub fn target(&self, upstream: &str) -> Result<Target, String> {
-        Ok(self.find(upstream)?.steered.target.borrow().clone())
+        Ok(self.find(upstream)?.target.borrow().clone())
     }
 
-    pub(super) fn find(&self, upstream: &str) -> Result<Chosen<'_>, String> {
-        let number = self.upstreams.iter().position(|steered| steered.config.borrow().name == upstream);
-        let chosen = number.and_then(|number| Some(Chosen { number, steered: self.upstreams.get(number)? }));
-        chosen.ok_or_else(|| {
-            let names: Vec<String> =
-                self.upstreams.iter().map(|steered| steered.config.borrow().name.clone()).collect();
+    /// Returns the number of an upstream. Without a name, it is that of the only one.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such upstream, or if there are several and none is named.
+    pub fn number(&self, upstream: Option<&str>) -> Result<usize, String> {
+        let upstreams = self.upstreams.borrow();
+        let named = |steered: &&Steered| upstream.is_none_or(|name| steered.config.borrow().name == name);
+        match upstreams.iter().filter(named).collect::<Vec<_>>()[..] {
+            [one] => Ok(one.number),
+            _ => {
+                let names: Vec<String> = upstreams.iter().map(Steered::name).collect();
+                Err(format!("name one of the upstreams: {}", names.join(", ")))
+            }
+        }
+    }
+
+    pub(super) fn find(&self, upstream: &str) -> Result<Steered, String> {
+        let upstreams = self.upstreams.borrow();
+        upstreams.iter().find(|steered| steered.config.borrow().name == upstream).cloned().ok_or_else(|| {
+            let names: Vec<String> = upstreams.iter().map(Steered::name).collect();
             format!("no upstream is named {upstream:?}; there are {}", names.join(", "))
         })
     }
@@ -256,17 +276,17 @@ impl Operators {
     /// Gives an order to the task of an upstream. Returns its answer.
     pub(super) async fn order<T>(
         &self,
-        chosen: &Chosen<'_>,
+        chosen: &Steered,
         order: impl FnOnce(oneshot::Sender<T>) -> Order,
     ) -> Result<T, String> {
         let (done, answered) = oneshot::channel();
         let stopped = || "respgate is stopping".to_owned();
-        chosen.steered.orders.send(order(done)).await.map_err(|_| stopped())?;
+        chosen.orders.send(order(done)).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())
     }
 
     /// Waits until every worker holds commands and no reply is due, for `limit` at most. Returns what the workers do then.
-    pub(super) async fn drained(&self, chosen: &Chosen<'_>, limit: Duration) -> UpstreamActivity {
+    pub(super) async fn drained(&self, chosen: &Steered, limit: Duration) -> UpstreamActivity {
         let until = Instant::now() + limit;
         loop {
             let activity = self.activity(chosen).await;
@@ -278,7 +298,7 @@ impl Operators {
     }
 
     /// Waits until [`Self::drained`] would return, and every connection is closed, for `limit` at most.
-    async fn disconnected(&self, chosen: &Chosen<'_>, limit: Duration) -> UpstreamActivity {
+    async fn disconnected(&self, chosen: &Steered, limit: Duration) -> UpstreamActivity {
         let until = Instant::now() + limit;
         loop {
             let activity = self.drained(chosen, until - Instant::now()).await;
@@ -290,7 +310,7 @@ impl Operators {
     }
 
     /// Returns what all workers do at the upstream. `holds` is true if each of them holds commands or knows no primary.
-    pub(super) async fn activity(&self, chosen: &Chosen<'_>) -> UpstreamActivity {
+    pub(super) async fn activity(&self, chosen: &Steered) -> UpstreamActivity {
         let mut sum = UpstreamActivity { holds: true, ..UpstreamActivity::default() };
         let mut generations = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
 
 use super::check::{self, Candidate};
-use super::follow::Order;
-use super::operators::{Chosen, DRAIN_LIMIT, Operators, PACE, busy};
+use super::follow::{Adopted, Order};
+use super::operators::{DRAIN_LIMIT, Operators, PACE, Steered, busy};
 use super::target::{DataProof, Target};
 use crate::topology::Topology;
+use crate::upstream::config::UpstreamConfig;
 
 /// The longest time that workers take to follow the new primary.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
@@ -29,6 +31,18 @@ pub struct Switched {
     pub until_start: bool,
 }
 
+/// A switch whose target has passed every check. Dropping it leaves the upstream where it is.
+pub struct PreparedSwitch {
+    steered: Steered,
+    candidate: Candidate,
+    target: Target,
+    proof: DataProof,
+    missing_commands: Vec<String>,
+    /// True if the configuration orders the switch.
+    is_configured: bool,
+    _turn: OwnedMutexGuard<()>,
+}
+
 impl Operators {
     /// Switches the upstream to `target`. Clients notice a pause; if the switch is refused or fails, they notice at most a pause.
     /// The switch goes on to its end even if the returned future is dropped. It ends a pause that was ordered before it if it succeeds.
@@ -37,43 +51,80 @@ impl Operators {
     /// Returns the reason why the upstream stays where it was.
     pub async fn switch(&self, upstream: &str, target: Target, proof: DataProof) -> Result<Switched, String> {
         let (operators, upstream) = (self.clone(), upstream.to_owned());
-        let task = tokio::spawn(async move { operators.do_switch(&upstream, target, proof).await });
+        let task = tokio::spawn(async move {
+            let config = {
+                let steered = operators.find(&upstream)?;
+                if *steered.target.borrow() == target {
+                    return Err(format!("upstream '{upstream}' is at {target} already"));
+                }
+                steered.config.borrow().clone()
+            };
+            let shown = target.to_string();
+            let prepared = operators.prepare(&config, target, proof, false).await;
+            let prepared = prepared
+                .map_err(|why| format!("{shown} cannot take over, and nothing has changed: {why}"))?;
+            operators.carry_out(prepared).await
+        });
         task.await.unwrap_or_else(|_| Err("respgate is stopping".into()))
     }
 
-    async fn do_switch(&self, upstream: &str, target: Target, proof: DataProof) -> Result<Switched, String> {
-        let chosen = self.find(upstream)?;
-        let Ok(_turn) = chosen.steered.turn.try_lock() else { return Err(busy(upstream)) };
-        if *chosen.steered.target.borrow() == target {
-            return Err(format!("upstream '{upstream}' is at {target} already"));
-        }
-        let shown = target.to_string();
-        let refused = |why: String| format!("{shown} cannot take over, and nothing has changed: {why}");
-        let mut candidate = check::open(self, &chosen, &target).await.map_err(refused)?;
-        let missing_commands = candidate.check(proof).await.map_err(refused)?;
-        let (to, by) = (shown.as_str().into(), self.by.clone());
-        let from = self.order(&chosen, |done| Order::BeginSwitch { to, by, done }).await??;
+    /// Checks the target of a switch that the configuration orders. `config` has the new settings of the upstream. The target must
+    /// hold the data of the present server.
+    ///
+    /// # Errors
+    /// Returns the reason why the target cannot take over.
+    pub async fn prepare_configured(
+        &self,
+        config: &UpstreamConfig,
+        target: Target,
+    ) -> Result<PreparedSwitch, String> {
+        self.prepare(config, target, DataProof::Replication, true).await
+    }
+
+    async fn prepare(
+        &self,
+        config: &UpstreamConfig,
+        target: Target,
+        proof: DataProof,
+        is_configured: bool,
+    ) -> Result<PreparedSwitch, String> {
+        let steered = self.find(&config.name)?;
+        let Ok(turn) = steered.turn.clone().try_lock_owned() else { return Err(busy(&config.name)) };
+        let mut candidate = check::open(self, &steered, &target, config).await?;
+        let missing_commands = candidate.check(proof).await?;
+        Ok(PreparedSwitch { steered, candidate, target, proof, missing_commands, is_configured, _turn: turn })
+    }
+
+    /// Switches an upstream to the checked target.
+    ///
+    /// # Errors
+    /// Returns the reason why the upstream stays where it was.
+    pub async fn carry_out(&self, prepared: PreparedSwitch) -> Result<Switched, String> {
+        let PreparedSwitch { steered, mut candidate, target, proof, missing_commands, is_configured, _turn } =
+            prepared;
+        let (to, by) = (target.to_string().into(), self.by.clone());
+        let from = self.order(&steered, |done| Order::BeginSwitch { to, by, done }).await??;
         let began = Instant::now();
-        match self.hold_and_verify(&chosen, &mut candidate, proof).await {
+        match self.hold_and_verify(&steered, &mut candidate, proof).await {
             Ok(()) => {}
             Err(why) => {
-                let _ = chosen.steered.orders.send(Order::EndSwitch).await;
+                let _ = steered.orders.send(Order::EndSwitch).await;
                 let held = began.elapsed().as_millis();
                 return Err(format!("commands waited {held} ms and go to the present server again: {why}"));
             }
         }
         let to = candidate.address.to_string();
-        let (reach, target) = (Box::new(candidate.reach), Box::new(target));
-        let generation = self.order(&chosen, |done| Order::Adopt { reach, target, done }).await?;
+        let adopted = Box::new(Adopted { reach: candidate.reach, target, is_configured });
+        let generation = self.order(&steered, |done| Order::Adopt { adopted, done }).await?;
         let limit = Instant::now() + FOLLOW_LIMIT;
-        while self.activity(&chosen).await.generation < generation && Instant::now() < limit {
+        while self.activity(&steered).await.generation < generation && Instant::now() < limit {
             sleep(PACE).await;
         }
         let held = began.elapsed();
-        let until_start = chosen.steered.status.borrow().switched.is_some();
+        let until_start = steered.status.borrow().switched.is_some();
         if until_start {
             tracing::warn!(
-                upstream,
+                upstream = steered.name(),
                 to,
                 "an operator has switched the upstream until the next start: change its url in the configuration too"
             );
@@ -85,11 +136,11 @@ impl Operators {
     /// Waits until no command is under way, and checks the target once more.
     async fn hold_and_verify(
         &self,
-        chosen: &Chosen<'_>,
+        chosen: &Steered,
         candidate: &mut Candidate,
         proof: DataProof,
     ) -> Result<(), String> {
-        let limit = DRAIN_LIMIT.min(chosen.steered.config.borrow().hold_timeout / 2);
+        let limit = DRAIN_LIMIT.min(chosen.config.borrow().hold_timeout / 2);
         let activity = self.drained(chosen, limit).await;
         if !activity.holds || activity.unanswered > 0 {
             return Err(format!(
@@ -98,7 +149,7 @@ impl Operators {
                 limit.as_millis()
             ));
         }
-        let failover = match &*chosen.steered.topology.borrow() {
+        let failover = match &*chosen.topology.borrow() {
             Topology::Failing(_, sign) if !sign.is_ordered() => Some(sign.to_string()),
             _ => None,
         };

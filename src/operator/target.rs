@@ -13,9 +13,10 @@ use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::net::connect::Dialer;
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet, ClientTls};
+use crate::net::tls::slot::{Expiry, Leg, LegStatus, Legs};
 use crate::rotation::login::Login;
 use crate::rotation::source::Account;
-use crate::rotation::{self, Source, Tally, credentials};
+use crate::rotation::{self, Source, Tallies, Tally, credentials};
 use crate::upstream::access::Access;
 use crate::upstream::config::UpstreamConfig;
 
@@ -38,15 +39,28 @@ impl PartialEq for Target {
     /// Returns true if both name the same servers, the same sources of credentials and the same TLS settings. What the files
     /// hold does not count, because it may rotate.
     fn eq(&self, other: &Self) -> bool {
-        let profile = |loaded: &Option<Loaded<ClientProfile, ClientSet>>| {
-            loaded.as_ref().map(|loaded| loaded.profile.clone())
-        };
         self.discovery == other.discovery
             && self.account == other.account
             && self.sentinel_account == other.sentinel_account
-            && profile(&self.tls) == profile(&other.tls)
-            && profile(&self.sentinel_tls) == profile(&other.sentinel_tls)
+            && !self.has_other_tls(other)
+            && !self.has_other_sentinel_tls(other)
     }
+}
+
+impl Target {
+    /// Returns true if `other` has other TLS settings to the nodes.
+    pub fn has_other_tls(&self, other: &Self) -> bool {
+        profile(&self.tls) != profile(&other.tls)
+    }
+
+    /// Returns true if `other` has other TLS settings to the Sentinels.
+    pub fn has_other_sentinel_tls(&self, other: &Self) -> bool {
+        profile(&self.sentinel_tls) != profile(&other.sentinel_tls)
+    }
+}
+
+fn profile(loaded: &Option<Loaded<ClientProfile, ClientSet>>) -> Option<&ClientProfile> {
+    loaded.as_ref().map(|loaded| &loaded.profile)
 }
 
 impl fmt::Display for Target {
@@ -97,89 +111,133 @@ impl fmt::Debug for SwitchRequest {
     }
 }
 
+/// What every target needs to be followed, and the lists that show what is followed.
+#[derive(Clone, Default)]
+pub struct TargetContext {
+    /// The interval at which files are checked for changes.
+    pub interval: Duration,
+    /// Counts the changes of credentials and certificates.
+    pub tallies: Tallies,
+    /// Lists the certificates in use.
+    pub legs: Legs,
+}
+
 /// A target that discovery follows. Dropping it ends all its tasks and connections.
 pub struct Reach {
     /// Follows the primary.
-    pub discovery: Discovery,
+    pub(super) discovery: Discovery,
     /// How workers reach the primary.
-    pub access: Access,
+    pub(super) access: Access,
     /// Where its replicas are sampled.
     pub(super) sampled: SampledPlace,
-    /// The tasks that follow credentials and certificates.
-    _tasks: JoinSet<()>,
+    followed: Followed,
+    /// The lists that name what is followed, once the target is in force.
+    listed: Option<TargetContext>,
+}
+
+/// The tasks that follow credentials and certificates, and what shows their state.
+#[derive(Default)]
+struct Followed {
+    tasks: JoinSet<()>,
+    tallies: Vec<Tally>,
+    legs: Vec<LegStatus>,
 }
 
 impl Reach {
-    /// Starts discovery as `config` says. Its log lines call the upstream `name`. The caller follows credentials and certificates.
-    pub fn begin(
-        name: &str,
-        config: DiscoveryConfig,
-        ping_interval: Duration,
-        logins: Logins,
-        dialers: Dialers,
-    ) -> Self {
-        let access = Access { dialer: dialers.data.clone(), login: logins.nodes.clone() };
-        let discovery =
-            discovery::spawn(name, config.clone(), ping_interval, logins.clone(), dialers.clone());
-        let (topology, status) = (discovery.topology.clone(), discovery.status.clone());
-        let sampled = SampledPlace { config, logins, dialers, topology, status };
-        Self { discovery, access, sampled, _tasks: JoinSet::new() }
+    /// Lists what is followed.
+    pub(super) fn put_in_force(&mut self, ctx: &TargetContext) {
+        self.followed.tallies.iter().for_each(|tally| ctx.tallies.add(tally.clone()));
+        self.followed.legs.iter().for_each(|leg| ctx.legs.add(leg.clone()));
+        self.listed = Some(ctx.clone());
+    }
+}
+
+impl Drop for Reach {
+    fn drop(&mut self) {
+        let Some(ctx) = &self.listed else { return };
+        self.followed.tallies.iter().for_each(|tally| ctx.tallies.remove(tally));
+        self.followed.legs.iter().for_each(|leg| ctx.legs.remove(leg));
     }
 }
 
 impl Target {
-    /// Starts to follow the target: its primary, and the files with credentials and certificates.
-    pub(super) fn open(&self, config: &UpstreamConfig, interval: Duration) -> Reach {
-        let mut tasks = JoinSet::new();
-        let name = &config.name;
-        // Its log lines say that they are not about the upstream's address in the configuration.
-        let shown = format!("{name} ({self})");
+    /// Returns true if both name the same servers, whatever the credentials and TLS settings.
+    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+        match (&self.discovery, &other.discovery) {
+            (DiscoveryConfig::Fixed(own), DiscoveryConfig::Fixed(other)) => own == other,
+            (DiscoveryConfig::Sentinel(own), DiscoveryConfig::Sentinel(other)) => {
+                own.primary_name == other.primary_name && own.seeds == other.seeds && own.nat == other.nat
+            }
+            _ => false,
+        }
+    }
+
+    /// Starts to follow the target: its primary, and the files with credentials and certificates. `shown` names it in the log.
+    pub(super) fn open(&self, config: &UpstreamConfig, shown: &str, ctx: &TargetContext) -> Reach {
+        let (name, mut followed) = (&config.name, Followed::default());
         let logins = Logins {
-            nodes: login(self.account.as_ref(), "password", name, interval, &mut tasks),
-            sentinels: login(self.sentinel_account.as_ref(), "sentinel-password", name, interval, &mut tasks),
+            nodes: followed.login(self.account.as_ref(), "password", name, ctx.interval),
+            sentinels: followed.login(
+                self.sentinel_account.as_ref(),
+                "sentinel-password",
+                name,
+                ctx.interval,
+            ),
         };
-        let mut dialer = |loaded: &Option<Loaded<ClientProfile, ClientSet>>, what| Dialer {
+        let mut dialer = |loaded: &Option<Loaded<ClientProfile, ClientSet>>, leg| Dialer {
             connect_timeout: config.connect_timeout,
-            tls: loaded.as_ref().map(|loaded| tls(loaded, what, name, interval, &mut tasks)),
+            tls: loaded.as_ref().map(|loaded| followed.tls(loaded, leg, name, ctx.interval)),
             ..Dialer::default()
         };
         let dialers = Dialers {
-            data: dialer(&self.tls, "certificates"),
-            sentinels: dialer(&self.sentinel_tls, "sentinel-certificates"),
+            data: dialer(&self.tls, Leg::Upstream),
+            sentinels: dialer(&self.sentinel_tls, Leg::Sentinel),
         };
-        let reach = Reach::begin(&shown, self.discovery.clone(), config.ping_interval, logins, dialers);
-        Reach { _tasks: tasks, ..reach }
+        let access = Access { dialer: dialers.data.clone(), login: logins.nodes.clone() };
+        let config_of = self.discovery.clone();
+        let discovery =
+            discovery::spawn(shown, config_of.clone(), config.ping_interval, logins.clone(), dialers.clone());
+        let (topology, status) = (discovery.topology.clone(), discovery.status.clone());
+        let sampled = SampledPlace { config: config_of, logins, dialers, topology, status };
+        Reach { discovery, access, sampled, followed, listed: None }
     }
 }
 
-fn login(
-    account: Option<&Account>,
-    what: &'static str,
-    name: &str,
-    interval: Duration,
-    tasks: &mut JoinSet<()>,
-) -> Login {
-    let Some(account) = account else { return Login::new(None) };
-    let login = credentials::begin(account);
-    let tally = Tally::new(what, format!("upstreams.{name}"));
-    tasks.spawn(credentials::keep(login.clone(), account.source.clone(), interval, tally));
-    login
-}
+impl Followed {
+    fn login(
+        &mut self,
+        account: Option<&Account>,
+        what: &'static str,
+        name: &str,
+        interval: Duration,
+    ) -> Login {
+        let Some(account) = account else { return Login::new(None) };
+        let (login, tally) = (credentials::begin(account), Tally::new(what, format!("upstreams.{name}")));
+        self.tallies.push(tally.clone());
+        self.tasks.spawn(credentials::keep(login.clone(), account.source.clone(), interval, tally));
+        login
+    }
 
-fn tls(
-    loaded: &Loaded<ClientProfile, ClientSet>,
-    what: &'static str,
-    name: &str,
-    interval: Duration,
-    tasks: &mut JoinSet<()>,
-) -> ClientTls {
-    let Loaded { profile, set } = loaded.clone();
-    let (newest, seen) = watch::channel(set);
-    let (names, paths) = (profile.names.clone(), profile.paths());
-    let source = Source::new(paths, move || profile.load().map_err(|error| error.text));
-    let adopt = move |set| {
-        newest.send_replace(set);
-    };
-    tasks.spawn(rotation::follow(source, interval, Tally::new(what, format!("upstreams.{name}")), adopt));
-    ClientTls::new(seen, names)
+    fn tls(
+        &mut self,
+        loaded: &Loaded<ClientProfile, ClientSet>,
+        leg: Leg,
+        name: &str,
+        interval: Duration,
+    ) -> ClientTls {
+        let Loaded { profile, set } = loaded.clone();
+        let (newest, seen) = watch::channel(set);
+        let (names, paths, is_unverified) =
+            (profile.names.clone(), profile.paths(), profile.dangerously_unverified);
+        let what = if leg == Leg::Sentinel { "sentinel-certificates" } else { "certificates" };
+        let tally = Tally::new(what, format!("upstreams.{name}"));
+        let source = Source::new(paths, move || profile.load().map_err(|error| error.text));
+        let adopt = move |set| {
+            newest.send_replace(set);
+        };
+        self.tallies.push(tally.clone());
+        self.legs.push(LegStatus { expiry: Expiry::of_client(leg, name, seen.clone()), is_unverified });
+        self.tasks.spawn(rotation::follow(source, interval, tally, adopt));
+        ClientTls::new(seen, names)
+    }
 }

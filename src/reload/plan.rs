@@ -1,5 +1,6 @@
 //! Turns a configuration into the settings of the workers and of the admin listener, at the start and at each reload.
 
+use super::upstreams::Upstreams;
 use crate::admin::security::TlsStatus;
 use crate::admin::{ListenerView, UpstreamLimits};
 use crate::certificates::Certificates;
@@ -10,18 +11,23 @@ use crate::upstream::config::UpstreamConfig;
 use crate::worker::ListenerPlan;
 
 /// Returns the workers' settings of prepared listeners.
-pub fn listeners(config: &Config, prepared: &Prepared, certificates: &Certificates) -> Vec<ListenerPlan> {
-    let plans = prepared.iter().map(|(number, listener, clients)| {
-        let upstream = config.upstreams.iter().position(|upstream| upstream.config.name == listener.upstream);
-        ListenerPlan {
+pub fn listeners(
+    upstreams: &Upstreams,
+    prepared: &Prepared,
+    certificates: &Certificates,
+) -> Vec<ListenerPlan> {
+    let plans = prepared.iter().filter_map(|(number, listener, clients)| {
+        // The check of the configuration has found the upstream.
+        let upstream = upstreams.number(&listener.upstream)?;
+        Some(ListenerPlan {
             number,
             name: listener.name.clone(),
             session: listener.session.clone(),
-            upstream: upstream.unwrap_or_default(),
+            upstream,
             tls: certificates.listener(&listener.name),
             moving_endpoint: listener.moving_endpoint.clone(),
             clients: clients.clone(),
-        }
+        })
     });
     plans.collect()
 }
@@ -40,12 +46,7 @@ pub fn tls_status(config: &Config, listeners: &Listeners, certificates: &Certifi
     let encrypted = config.listeners.iter().filter(|listener| listener.tls.is_some());
     let numbered =
         encrypted.filter_map(|listener| Some((listeners.number(&listener.name)?, listener.name.clone())));
-    TlsStatus {
-        listeners: numbered.collect(),
-        connections: listeners.counts(),
-        expiries: certificates.expiries(),
-        unverified: certificates.unverified(),
-    }
+    TlsStatus { listeners: numbered.collect(), connections: listeners.counts(), legs: certificates.legs() }
 }
 
 /// Returns what the admin listener shows of the listeners.

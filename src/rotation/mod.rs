@@ -86,9 +86,9 @@ pub async fn follow<T: Send + 'static>(
 
 /// Like [`follow`], but also reads the files at once for each of the `prompts`. The set is complete then, so a set that
 /// does not load counts as bad at once. `adopt` receives the set and whether another set was in use before; it returns
-/// true if the set differs from that one, and the tally counts only such sets. If it returns an error, nothing has
-/// changed, and the set counts as one that does not load.
-pub async fn follow_promptly<T: Send + 'static, F: Future<Output = Result<bool, String>>>(
+/// true if the set differs from that one, and the tally counts only such sets. If it returns an error, the set counts as
+/// one that does not load.
+pub async fn follow_promptly<T: Send + 'static, F: Future<Output = Result<bool, NotAdopted>>>(
     source: Source<T>,
     interval: Duration,
     tally: Tally,
@@ -125,8 +125,17 @@ pub async fn follow_promptly<T: Send + 'static, F: Future<Output = Result<bool, 
     }
 }
 
+/// Why a set that loaded is not in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAdopted {
+    /// The same set may be usable later, so it is tried again at each interval.
+    ForNow(String),
+    /// The set is tried again only if its content changes, or when prompted.
+    ForGood(String),
+}
+
 /// Reads the files once, and passes a new set to `adopt`.
-async fn read<T: Send + 'static, F: Future<Output = Result<bool, String>>>(
+async fn read<T: Send + 'static, F: Future<Output = Result<bool, NotAdopted>>>(
     reader: &mut Reader<T>,
     changes: &mut Changes,
     tally: &Tally,
@@ -134,14 +143,14 @@ async fn read<T: Send + 'static, F: Future<Output = Result<bool, String>>>(
     adopt: &mut impl FnMut(T, bool) -> F,
 ) -> ReadOutcome {
     let Some(digest) = reader.digest(prompted).await else { return ReadOutcome::Stuck };
-    if !changes.worth_loading(digest) {
+    if !changes.worth_loading(digest, prompted) {
         // A set that was refused before, and has not changed, is still the newest one.
         return tally.outcomes().error.map_or(ReadOutcome::Unchanged, ReadOutcome::Refused);
     }
     let Some(loaded) = reader.load(prompted).await else { return ReadOutcome::Stuck };
     let adopted = match loaded {
         Ok(set) => adopt(set, changes.has_begun()).await,
-        Err(why) => Err(why),
+        Err(why) => Err(NotAdopted::ForNow(why)),
     };
     match adopted {
         Ok(differs) => {
@@ -154,7 +163,12 @@ async fn read<T: Send + 'static, F: Future<Output = Result<bool, String>>>(
                 ReadOutcome::Unchanged
             }
         }
-        Err(why) => {
+        Err(NotAdopted::ForGood(why)) => {
+            changes.refused(digest);
+            tally.refused(&why);
+            ReadOutcome::Refused(why.into())
+        }
+        Err(NotAdopted::ForNow(why)) => {
             // A prompt says that the set is complete: the second `failed` counts it as seen twice, so that it is
             // reported at once.
             if changes.failed(digest) || (prompted && changes.failed(digest)) {

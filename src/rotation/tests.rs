@@ -114,7 +114,11 @@ async fn a_prompt_is_answered_at_once() {
     let task = tokio::spawn(async move {
         let adopt = move |number, replaces| {
             let _ = adopt.send(number);
-            ready(if number == 3 { Err("3 cannot be used now".to_owned()) } else { Ok(replaces) })
+            ready(if number == 3 {
+                Err(NotAdopted::ForNow("3 cannot be used now".into()))
+            } else {
+                Ok(replaces)
+            })
         };
         let hour = Duration::from_secs(3600);
         follow_promptly(Source::new(vec![path], load), hour, counted, prompts, adopt).await;
@@ -144,6 +148,34 @@ async fn a_prompt_is_answered_at_once() {
         "the same number counts as another version here"
     );
     assert_eq!(adopted.recv().await, Some(2));
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_set_refused_for_good_is_tried_again_only_when_prompted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("number");
+    fs::write(&path, "1").unwrap();
+    let ((prompter, prompts), tally, file) = (prompts(), Tally::new("number", "test"), path.clone());
+    let (adopt, mut adopted) = mpsc::unbounded_channel();
+    let load = move || Ok(fs::read_to_string(&file).unwrap().parse::<u32>().unwrap());
+    let counted = tally.clone();
+    let task = tokio::spawn(async move {
+        let adopt = move |number, replaces| {
+            let _ = adopt.send(number);
+            ready(if number == 1 { Ok(replaces) } else { Err(NotAdopted::ForGood("not this one".into())) })
+        };
+        follow_promptly(Source::new(vec![path], load), INTERVAL, counted, prompts, adopt).await;
+    });
+    assert_eq!(adopted.recv().await, Some(1));
+    fs::write(folder.path().join("number"), "2").unwrap();
+    assert_eq!(adopted.recv().await, Some(2));
+    tokio::time::sleep(10 * INTERVAL).await;
+    assert_eq!((adopted.try_recv().ok(), tally.outcomes().refused), (None, 1), "it was not tried again");
+    assert_eq!(prompter.read_now().await, Some(ReadOutcome::Refused("not this one".into())));
+    assert_eq!((adopted.recv().await, tally.outcomes().refused), (Some(2), 2));
+    fs::write(folder.path().join("number"), "1").unwrap();
+    assert_eq!(adopted.recv().await, Some(1));
     task.abort();
 }
 

@@ -21,6 +21,9 @@ const CLIENTS_PER_STEP: usize = LINES_PER_STEP;
 /// The names of a worker's listeners, by their numbers. A reload changes them.
 pub type ListenerNames = RefCell<BTreeMap<usize, String>>;
 
+/// A worker's side of each upstream, by the upstreams' numbers. A reload changes it.
+pub type UpstreamTable = RefCell<BTreeMap<usize, Rc<Upstream>>>;
+
 /// What the answers are about.
 pub struct Answerer {
     /// The number of the worker.
@@ -28,7 +31,7 @@ pub struct Answerer {
     /// The sessions of the worker.
     pub registry: Rc<SessionRegistry>,
     /// The worker's side of each upstream.
-    pub upstreams: Vec<Rc<Upstream>>,
+    pub upstreams: Rc<UpstreamTable>,
     /// The names of the listeners, by their numbers.
     pub listeners: Rc<ListenerNames>,
 }
@@ -50,11 +53,11 @@ impl Answerer {
             }
             Query::Unblock(unblock, answer) => self.unblock(unblock, answer),
             Query::Connections(upstream, answer) => {
-                let ids = self.upstreams.get(upstream).map(|upstream| upstream.connection_ids());
+                let ids = self.upstream(upstream).map(|upstream| upstream.connection_ids());
                 let _ = answer.send(ids.unwrap_or_default());
             }
             Query::ServerList(upstream, answer) => {
-                if let Some(upstream) = self.upstreams.get(upstream).cloned() {
+                if let Some(upstream) = self.upstream(upstream) {
                     // The server may take its time, and other questions must not wait for it.
                     spawn_local(async move {
                         let own = upstream.identities.own().clone();
@@ -67,14 +70,19 @@ impl Answerer {
                 }
             }
             Query::Suspend(upstream, until) => {
-                if let Some(upstream) = self.upstreams.get(upstream) {
+                if let Some(upstream) = self.upstream(upstream) {
                     upstream.suspend_response_timeout(until);
                 }
             }
             Query::Figures(upstream, answer) => {
-                let _ = answer.send(self.upstreams.get(upstream).map(|up| figures(up)).unwrap_or_default());
+                let _ = answer
+                    .send(self.upstream(upstream).map(|upstream| figures(&upstream)).unwrap_or_default());
             }
         }
+    }
+
+    fn upstream(&self, number: usize) -> Option<Rc<Upstream>> {
+        self.upstreams.borrow().get(&number).cloned()
     }
 
     /// Sends the lines of the selected clients.
@@ -134,7 +142,8 @@ impl Answerer {
     fn write(&self, view: &ClientView, shape: Shape, line: &mut Vec<u8>) {
         view.with_row(self.registry.now.get(), |row| row.write(line));
         if shape == Shape::Extended {
-            let upstream = self.upstreams.get(view.upstream).map_or("", |upstream| &upstream.config.name);
+            let upstreams = self.upstreams.borrow();
+            let upstream = upstreams.get(&view.upstream).map_or("", |upstream| &upstream.config.name);
             let names = self.listeners.borrow();
             let listener = names.get(&view.listener).map_or("", String::as_str);
             let worker = self.worker;
@@ -181,9 +190,7 @@ impl Answerer {
             return;
         };
         drop(views);
-        let (Some((id, identity)), Some(upstream)) =
-            (view.blocked_on(), self.upstreams.get(view.upstream).cloned())
-        else {
+        let (Some((id, identity)), Some(upstream)) = (view.blocked_on(), self.upstream(view.upstream)) else {
             let _ = answer.send(Some(Ok(false)));
             return;
         };
@@ -265,7 +272,7 @@ mod tests {
             let view = ClientView::new(&client, (0, 0), &activity);
             registry.join(activity, view);
         }
-        Answerer { worker: 0, registry, upstreams: Vec::new(), listeners: Rc::default() }
+        Answerer { worker: 0, registry, upstreams: Rc::default(), listeners: Rc::default() }
     }
 
     #[test]

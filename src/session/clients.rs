@@ -67,14 +67,14 @@ impl Session {
     /// Returns the clients that this client may see and affect.
     fn client_scope(&self) -> Scope {
         Scope {
-            upstream: Some(self.ctx.upstream_index),
+            upstream: Some(self.ctx.upstream_number),
             tenant: self.tenancy.member.as_ref().map(|member| member.worker_tenant().tenant.number),
         }
     }
 
     /// Has all workers expect no replies while a client has paused the server.
     pub(super) fn note_pause(&self, pause: Option<Duration>) {
-        self.ctx.directory.suspend(self.ctx.upstream_index, Instant::now() + pause.unwrap_or_default());
+        self.ctx.directory.suspend(self.ctx.upstream_number, Instant::now() + pause.unwrap_or_default());
     }
 
     /// Runs a command about clients, and answers it.

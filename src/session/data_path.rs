@@ -188,6 +188,7 @@ impl Session {
 
     /// Returns true during a drain, unless the client was asked to move and still has time for it.
     pub(super) fn is_draining(&self) -> bool {
-        self.ctx.registry.draining.get() && !self.ctx.maintenance.is_moving(self.client.id)
+        let is_ending = self.ctx.registry.draining.get() || self.ctx.upstream.is_leaving();
+        is_ending && !self.ctx.maintenance.is_moving(self.client.id)
     }
 }

@@ -30,7 +30,7 @@ impl Session {
     /// Answers an INFO that names the section. The server answers for `sections`.
     pub(super) async fn run_info(&mut self, sections: Option<Vec<Vec<u8>>>) {
         let upstream = self.ctx.upstream.clone();
-        let (directory, index) = (self.ctx.directory.clone(), self.ctx.upstream_index);
+        let (directory, index) = (self.ctx.directory.clone(), self.ctx.upstream_number);
         let identity = self.client.identity.clone();
         let gather = async {
             let mut text = match (sections, identity) {

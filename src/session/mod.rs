@@ -109,7 +109,7 @@ pub struct SessionContext {
     /// The listener's number.
     pub listener: usize,
     /// The index of `upstream` in the configuration.
-    pub upstream_index: usize,
+    pub upstream_number: usize,
     /// Reaches the clients of all workers.
     pub directory: Directory,
     /// Leads to the context that has replaced this one.
@@ -150,7 +150,7 @@ impl Session {
         let client = Client::new(origin, ctx.upstream_config.database, identity, &account);
         let replies = Replies::new(ctx.buffers.clone(), account.clone(), ctx.config.max_reply_buffer);
         let activity = Activity::new(replies.clone(), ctx.config.timeouts, ctx.registry.now.get());
-        let view = ClientView::new(&client, (ctx.upstream_index, ctx.listener), &activity);
+        let view = ClientView::new(&client, (ctx.upstream_number, ctx.listener), &activity);
         ctx.registry.join(activity.clone(), view.clone());
         upstream.counters.clients_accepted.inc();
         let counted = Gauged::new(&upstream.counters, |c| &c.clients);

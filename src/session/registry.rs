@@ -59,6 +59,32 @@ impl SessionRegistry {
         }
     }
 
+    /// Wakes the sessions of an upstream, so that they see that it is being removed.
+    pub fn wake_of(&self, upstream: usize) {
+        self.of(upstream).iter().for_each(|view| view.activity.wake());
+    }
+
+    /// Disconnects the clients of an upstream.
+    pub fn kill_of(&self, upstream: usize) {
+        self.of(upstream).iter().for_each(|view| view.activity.kill());
+    }
+
+    /// Ends when no session of an upstream is left.
+    pub async fn emptied_of(&self, upstream: usize) {
+        loop {
+            let left = self.left.notified();
+            if !self.views.borrow().values().any(|view| view.upstream == upstream) {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn of(&self, upstream: usize) -> Vec<Rc<ClientView>> {
+        let views = self.views.borrow();
+        views.values().filter(|view| view.upstream == upstream).cloned().collect()
+    }
+
     /// Advances the clock and checks the timeouts of all sessions. Called once per second.
     pub fn inspect(&self) {
         self.now.set(self.since.elapsed().as_secs());

@@ -25,7 +25,7 @@ const NO_COMMAND: u16 = u16::MAX;
 pub(super) struct ClientView {
     /// The client's id.
     pub(super) id: u64,
-    /// The index of the client's upstream.
+    /// The number of the client's upstream.
     pub(super) upstream: usize,
     /// The index of the client's listener.
     pub(super) listener: usize,

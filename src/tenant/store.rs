@@ -34,6 +34,10 @@ impl Stores {
     pub fn follow(&self, upstreams: &[UpstreamPlan], tenants: &[Arc<Tenant>]) {
         let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = std::mem::take(&mut *stores);
+        let is_gone =
+            |store: &&Store| !upstreams.iter().any(|upstream| upstream.config.name == store.upstream);
+        // A task without rates ends.
+        known.iter().filter(is_gone).for_each(|store| drop(store.rates.send_replace(Vec::new())));
         for upstream in upstreams {
             let name = &upstream.config.name;
             let rates = rated(name, tenants);

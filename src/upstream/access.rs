@@ -1,4 +1,4 @@
-//! How an upstream's servers are reached. It changes when an operator switches the upstream to another address.
+//! How an upstream's servers are reached. It changes when an operator or a reload switches the upstream to another address.
 
 use crate::net::connect::Dialer;
 use crate::rotation::login::Login;

@@ -12,7 +12,7 @@ use super::shared::replace::soon;
 use crate::net::tls::client::{ClientSet, ClientTls};
 use crate::rotation::login::Newest;
 
-/// Follows respgate's own credentials and the certificates, until the process ends.
+/// Follows respgate's own credentials and the certificates, until the upstream ends.
 pub(super) async fn follow(parts: Parts, mut access: watch::Receiver<Access>) {
     loop {
         let Access { dialer, login } = access.borrow_and_update().clone();

@@ -10,7 +10,7 @@ use super::parts::Parts;
 /// The time between two checks.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Closes idle and old connections, pings quiet ones and notices silent servers, until the runtime ends.
+/// Closes idle and old connections, pings quiet ones and notices silent servers, until the upstream ends.
 pub(super) async fn keep(parts: Parts) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -24,6 +24,7 @@ pub mod reply_sizes;
 mod reports;
 mod room;
 pub mod shared;
+mod tasks;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -61,6 +62,7 @@ use self::shared::fair::fair_queue::Share;
 use self::shared::fair::scheduler::Asker;
 use self::shared::lane::{Admission, Lane};
 use self::shared::lanes::Lanes;
+use self::tasks::Tasks;
 use crate::command::learned::Learned;
 use crate::latency::{LatencySnapshot, UpstreamLatency, WorkerLatency};
 use crate::metrics::{Counters, Snapshot};
@@ -76,6 +78,8 @@ use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
 /// The parts of one worker's side of an upstream.
 #[derive(Clone)]
 pub struct UpstreamPlan {
+    /// The upstream's number, which no other upstream of the process ever has.
+    pub number: usize,
     /// The configuration, with this worker's share of the limits.
     pub config: UpstreamConfig,
     /// How connections are dialled, and respgate's own credentials at the server.
@@ -106,6 +110,8 @@ pub struct Upstream {
     pub scripts: Scripts,
     /// True if `client-auth` says that clients must authenticate.
     auth_required: Cell<bool>,
+    /// True if the upstream is being removed, so that its sessions end.
+    is_leaving: Cell<bool>,
     hold: Rc<Hold>,
     reports: Rc<Reports>,
     inquiries: Inquiries,
@@ -113,7 +119,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Starts the tasks that follow the topology and keep house; they end with the runtime.
+    /// Starts the tasks that follow the topology and keep house. They end when the upstream is dropped.
     pub fn start(
         plan: UpstreamPlan,
         buffers: Rc<Buffers>,
@@ -121,7 +127,7 @@ impl Upstream {
         latency: Rc<WorkerLatency>,
     ) -> Rc<Self> {
         let counters = Rc::new(Counters::default());
-        let UpstreamPlan { config, access, topology, hints, scripts, fair, timelines } = plan;
+        let UpstreamPlan { number: _, config, access, topology, hints, scripts, fair, timelines } = plan;
         let Access { dialer, login } = access.borrow().clone();
         let config = Rc::new(LiveConfig::new(config));
         let latency = UpstreamLatency::new(latency, &config.get().name, counters.clone());
@@ -140,7 +146,8 @@ impl Upstream {
             dialer: RefCell::new(dialer),
             access: access.clone(),
             buffers,
-            meter: meter.clone(),
+            tasks: Tasks::new(meter.clone()),
+            meter,
         });
         let pool = Rc::new(LeasePool::new(dialing.clone()));
         let room = Rc::new(SharedRoom::new(config.clone()));
@@ -153,9 +160,10 @@ impl Upstream {
         });
         let inquiries = Inquiries::new(pool.clone());
         let parts = Parts { dialing, pool, lanes, fans };
-        meter.spawn_local(parts.clone().follow(topology));
-        meter.spawn_local(housekeeping::keep(parts.clone()));
-        meter.spawn_local(credentials::follow(parts.clone(), access));
+        let tasks = &parts.dialing.tasks;
+        tasks.spawn(parts.clone().follow(topology));
+        tasks.spawn(housekeeping::keep(parts.clone()));
+        tasks.spawn(credentials::follow(parts.clone(), access));
         let auth_required = Cell::new(config.get().client_auth == ClientAuth::Required);
         Rc::new(Self {
             config,
@@ -164,6 +172,7 @@ impl Upstream {
             identities,
             scripts,
             auth_required,
+            is_leaving: Cell::new(false),
             hold,
             reports,
             inquiries,
@@ -213,8 +222,25 @@ impl Upstream {
     }
 }
 
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // No session is left, and the tasks would run for ever.
+        self.parts.dialing.tasks.end();
+    }
+}
+
 /// Operators' orders.
 impl Upstream {
+    /// Has each session end as soon as none of its requests is under way. The caller wakes them.
+    pub fn leave(&self) {
+        self.is_leaving.set(true);
+    }
+
+    /// Returns true if the upstream is being removed.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.get()
+    }
+
     /// Returns what this worker does at the upstream.
     pub fn activity(&self) -> UpstreamActivity {
         self.parts.activity()

@@ -6,6 +6,7 @@ use crate::topology::{Address, Outage, Primary};
 
 fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> UpstreamPlan {
     UpstreamPlan {
+        number: 0,
         config,
         access: watch::channel(Access::default()).1,
         topology,

@@ -15,14 +15,13 @@ use crate::net::stream::Stream;
 use crate::net::tls::accept::{HandshakeLog, Handshakes, ServerTls, Welcomed};
 use crate::net::tls::gate::HandshakeGate;
 use crate::poll_meter::PollMeter;
-use crate::session::answers::ListenerNames;
+use crate::session::answers::{ListenerNames, UpstreamTable};
 use crate::session::client::Origin;
 use crate::session::config::SessionConfig;
 use crate::session::maintenance::{Maintenance, Move};
 use crate::session::registry::SessionRegistry;
 use crate::session::worker_tenants::WorkerTenants;
 use crate::session::{Session, SessionContext};
-use crate::upstream::Upstream;
 
 /// The settings of one listener's clients on a worker.
 #[derive(Clone)]
@@ -33,7 +32,7 @@ pub struct ListenerPlan {
     pub name: String,
     /// Settings of the listener's sessions.
     pub session: SessionConfig,
-    /// Index of the upstream that serves the listener's clients.
+    /// The number of the upstream that serves the listener's clients.
     pub upstream: usize,
     /// TLS settings; `None` speaks plain text.
     pub tls: Option<ServerTls>,
@@ -45,7 +44,7 @@ pub struct ListenerPlan {
 
 /// The parts of a worker that all its listeners use.
 pub(super) struct Shared {
-    pub(super) upstreams: Vec<Rc<Upstream>>,
+    pub(super) upstreams: Rc<UpstreamTable>,
     pub(super) latency: Rc<WorkerLatency>,
     pub(super) tenants: Rc<WorkerTenants>,
     pub(super) directory: Directory,
@@ -104,6 +103,11 @@ impl WorkerListeners {
         *self.names.borrow_mut() = names.collect();
     }
 
+    /// Forgets the removed listeners that lead to an upstream. Clients on their way to one are disconnected.
+    pub(super) fn forget_upstream(&mut self, upstream: usize) {
+        self.by_number.retain(|_, listener| !listener.removed || listener.ctx.upstream_number != upstream);
+    }
+
     /// Returns the names of the listeners, which follow each change.
     pub(super) fn names(&self) -> Rc<ListenerNames> {
         self.names.clone()
@@ -112,8 +116,8 @@ impl WorkerListeners {
     /// Returns the state of a listener by its new plan; `known` is its state so far.
     fn context(&self, plan: ListenerPlan, known: Option<&ListenerContext>) -> Option<ListenerContext> {
         let Shared { upstreams, latency, tenants, directory, buffers, registry, meter, gate } = &self.shared;
-        let upstream = upstreams.get(plan.upstream)?.clone();
-        let ListenerPlan { number, name, session, upstream: upstream_index, tls, moving_endpoint, clients } =
+        let upstream = upstreams.borrow().get(&plan.upstream)?.clone();
+        let ListenerPlan { number, name, session, upstream: upstream_number, tls, moving_endpoint, clients } =
             plan;
         let ctx = match known {
             Some(known) => {
@@ -133,7 +137,7 @@ impl WorkerListeners {
                     unauthenticated: session.request.unauthenticated(),
                     config: session,
                     listener: number,
-                    upstream_index,
+                    upstream_number,
                     directory: directory.clone(),
                     tenants: tenants.clone(),
                     upstream_config: upstream.config.get(),

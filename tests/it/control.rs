@@ -4,6 +4,7 @@ mod load;
 mod orders;
 mod pause;
 mod reconnect;
+mod reload_upstreams;
 mod rights;
 mod sentinels;
 mod switch;
@@ -42,16 +43,24 @@ impl Controlled {
 
     /// With these keys of the upstream.
     fn with_upstream(server: Server, workers: usize, upstream: &str) -> Self {
+        Self::with_file(server, workers, "", &format!("[upstreams.main]\n{upstream}\n"))
+    }
+
+    /// With these keys at the top of the file, and these tables.
+    fn with_file(server: Server, workers: usize, keys: &str, tables: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        fs::write(path("token"), format!("{TOKEN}\n")).expect("the token");
-        fs::set_permissions(path("token"), fs::Permissions::from_mode(0o600)).expect("permissions");
-        let toml = format!(
-            "control-socket = {:?}\ncontrol-token-file = {:?}\n\n[upstreams.main]\n{upstream}\n",
-            path("control.sock"),
-            path("token"),
-        );
+        let token = folder.path().join("token");
+        fs::write(&token, format!("{TOKEN}\n")).expect("the token");
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("permissions");
+        let toml = text(folder.path(), keys, tables);
         Self { proxy: Proxy::start_file(workers, &toml), folder, server }
+    }
+
+    /// Replaces the file, and has it reloaded.
+    fn reload(&self, keys: &str, tables: &str) -> Output {
+        let toml = text(self.folder.path(), keys, tables);
+        fs::write(self.proxy.configuration(), toml).expect("the configuration");
+        self.on_socket(&["reload"])
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -82,6 +91,12 @@ impl Controlled {
         stream.read_to_string(&mut answer).expect("an answer");
         answer
     }
+}
+
+/// Returns a configuration with control, with these keys at the top and these tables.
+fn text(folder: &Path, keys: &str, tables: &str) -> String {
+    let (socket, token) = (folder.join("control.sock"), folder.join("token"));
+    format!("control-socket = {socket:?}\ncontrol-token-file = {token:?}\n{keys}\n{tables}")
 }
 
 #[track_caller]

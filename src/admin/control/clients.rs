@@ -10,6 +10,7 @@ use super::client_list::{ActionResult, CountedListing, LISTS};
 use crate::clients::directory::{Directory, Query, Selection, Shape};
 use crate::clients::filter::{Filter, Test, Text};
 use crate::clients::listing::{LineSource, Lines, Listing};
+use crate::operator::Operators;
 
 /// Limit of the bytes of a list.
 const LONGEST_LIST: usize = 32 * 1024 * 1024;
@@ -74,6 +75,7 @@ impl ClientAction {
     pub(super) async fn perform(
         self,
         directory: &Directory,
+        operators: &Operators,
         lists: &Arc<Semaphore>,
     ) -> Result<ActionResult, String> {
         if let Self::Kill(clients) = self {
@@ -85,7 +87,7 @@ impl ClientAction {
             format!("{LISTS} lists of clients are being read already; wait until one of them ends")
         })?;
         let listing = match self {
-            Self::OfServer(upstream) => of_server(directory, upstream.as_deref()).await?,
+            Self::OfServer(upstream) => of_server(directory, operators.number(upstream.as_deref())?).await?,
             Self::List(clients) | Self::Kill(clients) => list(directory, clients.selection()).await?,
         };
         Ok(ActionResult::Clients(CountedListing::new(listing, permit)))
@@ -114,14 +116,8 @@ async fn list(directory: &Directory, selection: Selection) -> Result<Listing, St
     Ok(listing)
 }
 
-async fn of_server(directory: &Directory, upstream: Option<&str>) -> Result<Listing, String> {
-    let names = directory.upstreams();
-    let index = match upstream {
-        Some(name) => names.iter().position(|known| known == name),
-        None => (names.len() == 1).then_some(0),
-    };
-    let index = index.ok_or_else(|| format!("name one of the upstreams: {}", names.join(", ")))?;
-    let listed = directory.ask_one(|answer| Query::ServerList(index, answer)).await;
+async fn of_server(directory: &Directory, upstream: usize) -> Result<Listing, String> {
+    let listed = directory.ask_one(|answer| Query::ServerList(upstream, answer)).await;
     let text = listed.map_err(|error| error.to_string())?;
     let text = text.map_err(|line| String::from_utf8_lossy(&line).into_owned())?;
     let mut listing = Listing::default();

@@ -289,7 +289,7 @@ impl Control {
         lists: &Arc<Semaphore>,
     ) -> Result<ActionResult, String> {
         Ok(ActionResult::Value(match action {
-            Action::Clients(action) => return action.perform(&self.clients, lists).await,
+            Action::Clients(action) => return action.perform(&self.clients, &self.operators, lists).await,
             Action::Reload => self.reload().await?,
             Action::LogLevel(level) => {
                 let before = self.log.set(&level)?;
@@ -327,7 +327,7 @@ impl Control {
         match outcome {
             None => Err("respgate runs without a configuration file".into()),
             Some(ReadOutcome::Refused(why)) => {
-                Err(format!("the file cannot be used, and nothing has changed: {why}"))
+                Err(format!("the file cannot be used, and the former configuration stays in force: {why}"))
             }
             Some(ReadOutcome::Stuck) => Err("the file could not be read in time; see the log".into()),
             Some(ReadOutcome::Piped) => {

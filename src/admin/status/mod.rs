@@ -16,11 +16,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use self::sampler::{Sample, Sampler, millis};
-use super::sources::{Sources, View};
+use super::sources::{Sources, Views};
 use super::warning::{Severity, Warning};
 use super::warnings;
 use crate::drain::Draining;
-use crate::metrics::counters::FIGURES;
 
 /// The JSON Schema of the document.
 pub(super) const SCHEMA: &str = include_str!("../../../docs/status.schema.json");
@@ -30,7 +29,7 @@ const FIRST_SAMPLE: Duration = Duration::from_secs(2);
 
 /// Writes the document.
 pub(super) struct StatusEndpoint {
-    upstreams: Vec<View>,
+    upstreams: Views,
     sources: Sources,
     draining: Draining,
     sampler: Sampler,
@@ -39,8 +38,8 @@ pub(super) struct StatusEndpoint {
 
 impl StatusEndpoint {
     /// Starts to sample the workers.
-    pub(super) fn new(upstreams: Vec<View>, sources: Sources, draining: Draining) -> Self {
-        let sampler = Sampler::spawn(sources.workers.clone(), upstreams.len());
+    pub(super) fn new(upstreams: Views, sources: Sources, draining: Draining) -> Self {
+        let sampler = Sampler::spawn(sources.workers.clone(), upstreams.clone());
         Self { upstreams, sources, draining, sampler, started: Instant::now() }
     }
 
@@ -57,7 +56,8 @@ impl StatusEndpoint {
         // An operator who has forgotten a pause must see it first.
         let mut warnings = self.orders(&sample);
         warnings.append(&mut others);
-        let upstreams = self.upstreams.iter().enumerate().map(|(at, view)| upstream::json(view, at, &sample));
+        let upstreams: Vec<_> =
+            self.upstreams.borrow().iter().map(|view| upstream::json(view, &sample)).collect();
         let tenants = self.sources.tenants.borrow().clone();
         json!({
             "time_unix_ms": millis(now.duration_since(UNIX_EPOCH).unwrap_or_default()),
@@ -71,7 +71,7 @@ impl StatusEndpoint {
                 "max_buffered_bytes": self.sources.budget.limit(),
             },
             "warnings": warnings.iter().map(Warning::json).collect::<Vec<_>>(),
-            "upstreams": upstreams.collect::<Vec<_>>(),
+            "upstreams": upstreams,
             "listeners": self.listeners(),
             "certificates": self.certificates(now),
             "tenants": tenants.all.iter().map(|tenant| tenant::json(tenant, &sample)).collect::<Vec<_>>(),
@@ -81,16 +81,14 @@ impl StatusEndpoint {
 
     /// Returns the rates and gauges of the last minutes.
     pub(super) fn history(&self) -> Value {
-        let names: Vec<_> = self.upstreams.iter().map(|view| view.name.as_str()).collect();
-        self.sampler.history(&names)
+        self.sampler.history(&self.upstreams.borrow())
     }
 
     fn orders(&self, sample: &Sample) -> Vec<Warning> {
-        let upstreams = self.upstreams.iter().enumerate();
-        let orders = upstreams.flat_map(|(at, view)| {
-            let counts = sample.sums.upstreams.get(at).unwrap_or(&[0; FIGURES.len()]);
-            warnings::of_orders(view, Some(counts))
-        });
+        let upstreams = self.upstreams.borrow();
+        let orders = upstreams
+            .iter()
+            .flat_map(|view| warnings::of_orders(view, Some(&sample.sums.upstream(view.number))));
         orders.collect()
     }
 
@@ -106,11 +104,9 @@ impl StatusEndpoint {
             ));
         }
         all.extend(warnings::of_upgrade(&self.sources));
-        for (at, view) in self.upstreams.iter().enumerate() {
+        for view in &*self.upstreams.borrow() {
             all.extend(warnings::of_upstream(view, users.as_deref()));
-            all.extend(
-                sample.sums.upstreams.get(at).iter().flat_map(|counts| warnings::of_details(view, counts)),
-            );
+            all.extend(warnings::of_details(view, &sample.sums.upstream(view.number)));
         }
         all.extend(warnings::of_reloads(&self.sources.reloads));
         all.extend(warnings::of_stores(&self.sources.stores));
@@ -140,7 +136,7 @@ impl StatusEndpoint {
 
     fn certificates(&self, now: SystemTime) -> Value {
         let security = self.sources.security.borrow();
-        let certificates = security.expiries.iter().filter_map(|expiry| {
+        let certificates = security.legs.expiries().into_iter().filter_map(|expiry| {
             let end = expiry.not_after()?;
             let left = end
                 .duration_since(now)

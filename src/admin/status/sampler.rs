@@ -1,6 +1,6 @@
 //! Samples the workers' counts once a second: for rates, and for the history of the last minutes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::admin::sources::{View, Views};
 use crate::admin::worker_sums::WorkerSums;
 use crate::metrics::counters::{FIGURES, sum};
 use crate::metrics::declared::{self, About};
@@ -23,8 +24,8 @@ const KEPT: usize = 300;
 #[derive(Default)]
 pub(super) struct Sample {
     pub(super) sums: WorkerSums,
-    /// By upstream, the rise of each figure per second, in the order of [`FIGURES`]. Of no use for gauges.
-    pub(super) rates: Vec<[f64; FIGURES.len()]>,
+    /// By the number of the upstream, the rise of each figure per second, in the order of [`FIGURES`]. Of no use for gauges.
+    pub(super) rates: BTreeMap<usize, [f64; FIGURES.len()]>,
     /// Commands per second, by the number of the tenant.
     pub(super) tenant_rates: HashMap<usize, f64>,
 }
@@ -33,9 +34,12 @@ pub(super) struct Sample {
 pub(super) struct Sampler {
     /// The newest sample; `None` before the first one.
     pub(super) newest: watch::Receiver<Option<Arc<Sample>>>,
-    history: Arc<Mutex<Vec<VecDeque<Point>>>>,
+    history: Arc<Mutex<History>>,
     _task: JoinSet<()>,
 }
+
+/// The points of each upstream, by its number.
+type History = BTreeMap<usize, VecDeque<Point>>;
 
 /// One upstream's figures in the history.
 #[derive(Clone, Copy)]
@@ -73,28 +77,29 @@ static SERIES: [Series; 7] = [
 
 impl Sampler {
     /// Starts to sample.
-    pub(super) fn spawn(workers: Vec<Worker>, upstreams: usize) -> Self {
+    pub(super) fn spawn(workers: Vec<Worker>, upstreams: Views) -> Self {
         let (newest, seen) = watch::channel(None);
-        let history = Arc::new(Mutex::new(vec![VecDeque::with_capacity(KEPT); upstreams]));
+        let history = Arc::default();
         let mut task = JoinSet::new();
-        task.spawn(run(workers, upstreams, newest, history.clone()));
+        task.spawn(run(workers, upstreams, newest, Arc::clone(&history)));
         Self { newest: seen, history, _task: task }
     }
 
     /// Returns the history as JSON: for each upstream, an array for each series.
-    pub(super) fn history(&self, names: &[&str]) -> Value {
+    pub(super) fn history(&self, views: &[View]) -> Value {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let upstreams: Map<String, Value> = names
+        let none = VecDeque::new();
+        let upstreams: Map<String, Value> = views
             .iter()
-            .zip(&*history)
-            .map(|(name, points)| {
+            .map(|view| {
+                let points = history.get(&view.number).unwrap_or(&none);
                 let series = SERIES.iter().enumerate().map(|(at, series)| {
                     let values = points.iter().filter_map(|point| point.values.get(at));
                     (series.name.to_owned(), values.copied().map(rounded).collect())
                 });
                 let times: Value = points.iter().map(|point| point.unix_ms).collect();
                 (
-                    (*name).to_owned(),
+                    view.name.clone(),
                     Value::Object([("unix_ms".to_owned(), times)].into_iter().chain(series).collect()),
                 )
             })
@@ -115,16 +120,16 @@ pub(super) fn rounded(value: f64) -> f64 {
 
 async fn run(
     workers: Vec<Worker>,
-    upstreams: usize,
+    upstreams: Views,
     newest: watch::Sender<Option<Arc<Sample>>>,
-    history: Arc<Mutex<Vec<VecDeque<Point>>>>,
+    history: Arc<Mutex<History>>,
 ) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: Option<(Instant, Arc<Sample>)> = None;
     loop {
         ticks.tick().await;
-        let sums = WorkerSums::collect(&workers, upstreams).await;
+        let sums = WorkerSums::collect(&workers).await;
         // Without one worker's counts, every rate would be wrong.
         if !sums.complete {
             continue;
@@ -132,7 +137,8 @@ async fn run(
         let now = Instant::now();
         let seconds = before.as_ref().map_or(1.0, |(at, _)| (now - *at).as_secs_f64().max(0.001));
         let sample = Arc::new(sample(sums, before.as_ref().map(|(_, sample)| &sample.sums), seconds));
-        remember(&history, &sample);
+        let numbers: Vec<usize> = upstreams.borrow().iter().map(|view| view.number).collect();
+        remember(&history, &numbers, &sample);
         newest.send_replace(Some(sample.clone()));
         before = Some((now, sample));
     }
@@ -141,14 +147,14 @@ async fn run(
 /// Compares the sums with those of `seconds` before.
 fn sample(sums: WorkerSums, before: Option<&WorkerSums>, seconds: f64) -> Sample {
     let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-    let upstreams = sums.upstreams.iter().enumerate().map(|(at, now)| {
-        let before = before.and_then(|before| before.upstreams.get(at)).unwrap_or(now);
+    let upstreams = sums.upstreams.iter().map(|(number, now)| {
+        let before = before.and_then(|before| before.upstreams.get(number)).unwrap_or(now);
         let mut rates = [0.0; FIGURES.len()];
         rates
             .iter_mut()
             .zip(now.iter().zip(before))
             .for_each(|(rate, (now, before))| *rate = per_second(*now, *before));
-        rates
+        (*number, rates)
     });
     let rates = upstreams.collect();
     let tenants = sums.tenants.iter().map(|(number, now)| {
@@ -159,14 +165,18 @@ fn sample(sums: WorkerSums, before: Option<&WorkerSums>, seconds: f64) -> Sample
     Sample { sums, rates, tenant_rates }
 }
 
-fn remember(history: &Mutex<Vec<VecDeque<Point>>>, sample: &Sample) {
+/// Adds a point for each of the `upstreams` in force. Forgets the others.
+fn remember(history: &Mutex<History>, upstreams: &[usize], sample: &Sample) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unix_ms = millis(now);
     let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-    for (points, (counts, rates)) in history.iter_mut().zip(sample.sums.upstreams.iter().zip(&sample.rates)) {
+    history.retain(|number, _| upstreams.contains(number));
+    for number in upstreams {
+        let points = history.entry(*number).or_insert_with(|| VecDeque::with_capacity(KEPT));
+        let (counts, rates) = (sample.sums.upstream(*number), sample.rates.get(number));
         let values = std::array::from_fn(|at| match SERIES.get(at) {
-            Some(Series { metric, rate: true, .. }) => rate_of(rates, metric),
-            Some(Series { metric, .. }) => sum(counts, metric) as f64,
+            Some(Series { metric, rate: true, .. }) => rates.map_or(0.0, |rates| rate_of(rates, metric)),
+            Some(Series { metric, .. }) => sum(&counts, metric) as f64,
             None => 0.0,
         });
         if points.len() == KEPT {
@@ -191,22 +201,24 @@ mod tests {
             FIGURES.iter().position(|figure| figure.about().name == declared::COMMANDS.about.name).unwrap();
         let mut snapshot = [0; FIGURES.len()];
         snapshot[at] = commands;
-        WorkerSums { upstreams: vec![snapshot], complete: true, ..WorkerSums::default() }
+        WorkerSums { upstreams: [(3, snapshot)].into(), complete: true, ..WorkerSums::default() }
     }
 
     #[test]
     fn rates_count_from_the_sample_before() {
         let first = sample(sums(1000), None, 1.0);
-        assert_eq!(rate_of(&first.rates[0], &declared::COMMANDS.about), 0.0, "nothing to compare with");
+        assert_eq!(rate_of(&first.rates[&3], &declared::COMMANDS.about), 0.0, "nothing to compare with");
         let second = sample(sums(1500), Some(&first.sums), 2.0);
-        assert_eq!(rate_of(&second.rates[0], &declared::COMMANDS.about), 250.0);
+        assert_eq!(rate_of(&second.rates[&3], &declared::COMMANDS.about), 250.0);
     }
 
     #[test]
     fn the_history_is_bounded() {
-        let history = Mutex::new(vec![VecDeque::new()]);
+        let history = Mutex::default();
         let sample = sample(sums(1), None, 1.0);
-        (0..KEPT + 5).for_each(|_| remember(&history, &sample));
-        assert_eq!(history.lock().unwrap()[0].len(), KEPT);
+        (0..KEPT + 5).for_each(|_| remember(&history, &[3, 4], &sample));
+        assert_eq!(history.lock().unwrap()[&3].len(), KEPT);
+        remember(&history, &[4], &sample);
+        assert_eq!(history.lock().unwrap().keys().collect::<Vec<_>>(), [&4], "the other upstream is gone");
     }
 }

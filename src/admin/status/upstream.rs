@@ -16,10 +16,10 @@ use crate::topology::{Primary, Topology};
 /// The number of past failovers in the document.
 const FAILOVERS: usize = 8;
 
-/// Returns the state of the upstream with the index `at`.
-pub(super) fn json(view: &View, at: usize, sample: &Sample) -> Value {
-    let counts = sample.sums.upstreams.get(at).copied().unwrap_or([0; FIGURES.len()]);
-    let rates = sample.rates.get(at).copied().unwrap_or([0.0; FIGURES.len()]);
+/// Returns the state of an upstream.
+pub(super) fn json(view: &View, sample: &Sample) -> Value {
+    let counts = sample.sums.upstream(view.number);
+    let rates = sample.rates.get(&view.number).copied().unwrap_or([0.0; FIGURES.len()]);
     let topology = view.topology.borrow().clone();
     let (state, reason) = match &topology {
         Topology::Known(_) => ("serving", None),

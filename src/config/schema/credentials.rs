@@ -26,15 +26,15 @@ table! {
     /// The keys that give a user's name and password. Of those that say the same thing, one may be there.
     CredentialKeys, CredentialDefaults {
         /// The user that respgate authenticates as.
-        username: String, "username", Restart, default "the server's default user", example "\"app\"";
+        username: String, "username", Live, default "the server's default user", example "\"app\"";
         /// The file that holds the user's name, on its first and only line. respgate reads it again when it changes.
-        username_file: File, "username-file", Restart, default "none", example "\"user\"", aside "instead of `username`";
+        username_file: File, "username-file", Live, default "none", example "\"user\"", aside "instead of `username`";
         /// The file that holds the password, on its first and only line.
         ///
         /// respgate reads the file again when it changes, however it is replaced, and uses the new password for new connections.
-        password_file: File, "password-file", Restart, default "none", example "\"password\"";
+        password_file: File, "password-file", Live, default "none", example "\"password\"";
         /// The name of an environment variable that holds the password. respgate reads it once, at its start.
-        password_env: String, "password-env", Restart, default "none", example "\"APP_PASSWORD\"",
+        password_env: String, "password-env", Live, default "none", example "\"APP_PASSWORD\"",
             aside "instead of `password-file`";
         /// The program that prints the password on its first line, and its arguments.
         ///
@@ -42,10 +42,10 @@ table! {
         /// most 10 s: every `password-refresh`, before it connects with an older password, and when the server refuses the
         /// password. What the program writes to standard error is
         /// logged if it fails.
-        password_command: CommandLine, "password-command", Restart, default "none",
+        password_command: CommandLine, "password-command", Live, default "none",
             example "[\"/usr/local/bin/token\", \"--region\", \"eu-west-1\"]", aside "instead of `password-file`";
         /// The interval at which `password-command` runs, less up to a tenth. At least `"1s"`.
-        password_refresh: Duration = Duration::from_secs(600), "password-refresh", Restart, aside "with `password-command`";
+        password_refresh: Duration = Duration::from_secs(600), "password-refresh", Live, aside "with `password-command`";
     }
 }
 

@@ -61,17 +61,13 @@ fn a_table_takes_effect_at_once_if_each_of_its_keys_does() {
         "limits.max-args",
         "log.level",
         "upstreams.u.hold-timeout",
-    ] {
-        assert_eq!(reload(name), Reload::Live, "{name}");
-    }
-    for name in [
-        "workers",
-        "log.format",
-        "upstreams.u",
         "upstreams.u.url",
         "upstreams.u.tls-cert",
         "upstreams.u.nat.x",
     ] {
+        assert_eq!(reload(name), Reload::Live, "{name}");
+    }
+    for name in ["workers", "log.format", "upstreams.u", "upstreams.u.pool"] {
         assert_eq!(reload(name), Reload::Restart, "{name}");
     }
 }

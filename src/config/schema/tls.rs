@@ -47,32 +47,32 @@ table! {
         /// Whether respgate speaks TLS to the server.
         ///
         /// `false` contradicts a `url` that begins with `rediss` or `valkeys`.
-        on: bool, "tls", Restart, default "`true` if the scheme of `url` is a TLS scheme, else `false`", example "true";
+        on: bool, "tls", Live, default "`true` if the scheme of `url` is a TLS scheme, else `false`", example "true";
         /// The certificate authorities that may have signed the server's certificate: PEM files or folders of PEM files.
-        ca: Files, "tls-ca", Restart, default "the authorities of the system", example "\"ca.pem\"";
+        ca: Files, "tls-ca", Live, default "the authorities of the system", example "\"ca.pem\"";
         /// Whether the authorities of the system count in addition to `tls-ca`.
-        system_roots: bool, "tls-system-roots", Restart, default "`true` without `tls-ca`, else `false`", example "false";
+        system_roots: bool, "tls-system-roots", Live, default "`true` without `tls-ca`, else `false`", example "false";
         /// The certificate revocation lists of the server's authorities: PEM files or folders of PEM files.
-        crl: Files, "tls-crl", Restart, default "none; no certificate is revoked", example "[\"revoked.pem\"]";
+        crl: Files, "tls-crl", Live, default "none; no certificate is revoked", example "[\"revoked.pem\"]";
         /// The PEM file with the certificate that respgate presents, followed by its intermediate certificates.
-        cert: File, "tls-cert", Restart, default "none", example "\"client.crt\"";
+        cert: File, "tls-cert", Live, default "none", example "\"client.crt\"";
         /// The PEM file with the private key of `tls-cert`: PKCS#8, PKCS#1 or SEC1, without a passphrase.
-        key: File, "tls-key", Restart, default "none; required with `tls-cert`", example "\"client.key\"";
+        key: File, "tls-key", Live, default "none; required with `tls-cert`", example "\"client.key\"";
         /// The name that the server's certificate must have.
         ///
         /// Only subject alternative names count, never the common name.
-        server_name: Name, "tls-server-name", Restart, default "the host that respgate dials", example "\"db.example\"";
+        server_name: Name, "tls-server-name", Live, default "the host that respgate dials", example "\"db.example\"";
         /// The name that the certificate must have, for single servers, by address.
         ///
         /// The address is the one that Sentinels announce. It wins over `tls-server-name`.
-        server_names: ServerNames, "tls-server-names", Restart, default "none",
+        server_names: ServerNames, "tls-server-names", Live, default "none",
             example "{ \"10.0.0.5:6379\" = \"node-a.example\" }";
         /// The lowest TLS version that respgate uses.
-        min_version: Floor = Floor::Tls12, "tls-min-version", Restart;
+        min_version: Floor = Floor::Tls12, "tls-min-version", Live;
         /// Whether respgate accepts any certificate. Use `true` on a test bench only.
         ///
         /// Anybody between respgate and the server can then read and change all traffic. The log and `/readyz` repeat a warning.
-        unverified: bool = false, "tls-dangerously-skip-verification", Restart;
+        unverified: bool = false, "tls-dangerously-skip-verification", Live;
     }
 }
 

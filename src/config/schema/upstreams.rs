@@ -72,28 +72,28 @@ table! {
         /// `redis-sentinel://s1[:26379],s2,s3[/database]#primary-name` is a primary that Sentinels know. `unix:/path[?db=N]` is a unix
         /// socket. `rediss` and `rediss-sentinel` turn TLS on, and `valkey` in place of `redis` means the same. Write `/ # ? % @`
         /// in a password as `%2F %23 %3F %25 %40`.
-        url: UpstreamUrl, "url", Restart, default "none; one of `url`, `address` and `sentinels` is required",
+        url: UpstreamUrl, "url", Live, default "none; one of `url`, `address` and `sentinels` is required",
             example "\"redis-sentinel://s1.example,s2.example,s3.example/0#mymaster\"", aside "instead of `sentinels`";
         /// The address of one server: `host:port`, or `unix:` and the path of a socket. Without a port, it is 6379.
-        address: Address, "address", Restart, default "none; one of `url`, `address` and `sentinels` is required",
+        address: Address, "address", Live, default "none; one of `url`, `address` and `sentinels` is required",
             example "\"db.example:6379\"", aside "instead of `sentinels`";
         /// The addresses of Sentinels. respgate also asks the Sentinels that these know of.
-        sentinels: SentinelAddresses, "sentinels", Restart, default "none; one of `url`, `address` and `sentinels` is required",
+        sentinels: SentinelAddresses, "sentinels", Live, default "none; one of `url`, `address` and `sentinels` is required",
             example "[\"s1.example:26379\", \"s2.example:26379\", \"[2001:db8::3]:26379\"]";
         /// The name of the primary at the Sentinels.
-        primary_name: String, "primary-name", Restart, default "none; required with `sentinels`", example "\"mymaster\"";
+        primary_name: String, "primary-name", Live, default "none; required with `sentinels`", example "\"mymaster\"";
         /// The interval at which respgate asks the Sentinels when no event comes. At least `"10ms"`.
-        poll_interval: Duration = Duration::from_secs(1), "poll-interval", Restart;
+        poll_interval: Duration = Duration::from_secs(1), "poll-interval", Live;
         /// The time that one Sentinel may take to answer. At least `"10ms"`.
-        sentinel_timeout: Duration = Duration::from_millis(500), "sentinel-timeout", Restart;
+        sentinel_timeout: Duration = Duration::from_millis(500), "sentinel-timeout", Live;
         /// The rule by which respgate follows the Sentinels to a new primary.
         ///
         /// `"majority"` follows when most Sentinels name it. `"leader"` follows as soon as the node says that it is a primary and the
         /// Sentinel that leads the failover has chosen it, up to a second earlier. If that Sentinel is cut off from the others, or
         /// lies, clients write for up to 5 s to a node that the majority does not follow, and these writes are lost.
-        switch: SwitchRule = SwitchRule::Majority, "switch", Restart;
+        switch: SwitchRule = SwitchRule::Majority, "switch", Live;
         /// The addresses that respgate dials instead of those that Sentinels announce.
-        nat: AddressMap, "nat", Restart, default "none",
+        nat: AddressMap, "nat", Live, default "none",
             example "{ \"10.0.0.5:6379\" = \"127.0.0.1:7001\", \"10.0.0.6:6379\" = \"127.0.0.1:7002\" }";
     }
 }
@@ -102,7 +102,7 @@ table! {
     /// The connections of an upstream.
     ConnectionKeys, ConnectionDefaults {
         /// The number of the database that clients start in.
-        database: u32 = 0, "database", Restart;
+        database: u32 = 0, "database", Live;
         /// Whether clients must authenticate.
         ///
         /// With `"optional"`, a client without `AUTH` acts as the user of the upstream. With `"required"`, it gets
@@ -134,12 +134,12 @@ table! {
         ///
         /// A connection that a client holds, such as a subscriber's, is pinged a twentieth as often. A blocked connection and one in a
         /// transaction are not pinged.
-        ping_interval: Duration = Duration::from_secs(3), "ping-interval", Restart;
+        ping_interval: Duration = Duration::from_secs(3), "ping-interval", Live;
         /// Whether respgate asks the primary and its replicas once a second how far they have replicated.
         ///
         /// The status page and the metrics show it. It takes one connection to the primary and one to each replica that the Sentinels
         /// name. Without `admin` and `control-socket`, nobody is asked.
-        replica_sampling: bool = true, "replica-sampling", Restart;
+        replica_sampling: bool = true, "replica-sampling", Live;
         /// The age before which a connection is replaced by a new one. `"0s"` sets no limit; else at least `"1s"`.
         ///
         /// Clients do not notice. Connections that clients hold are not replaced.
@@ -152,7 +152,7 @@ table! {
         /// The time for name look-up, connect and greeting together. At least `"1ms"`.
         ///
         /// respgate tries again, for `hold-timeout` at most.
-        connect_timeout: Duration = Duration::from_secs(2), "connect-timeout", Restart;
+        connect_timeout: Duration = Duration::from_secs(2), "connect-timeout", Live;
         /// The time that a reply on a shared connection may take. `"0s"` sets no limit.
         ///
         /// After it, respgate gives up the connection. Reads get an error, writes get `-OUTCOMEUNKNOWN`. Blocking commands have no

@@ -14,7 +14,6 @@ use crate::rotation::{Tallies, Tally, credentials};
 
 /// Holds the accounts of all users.
 pub struct Accounts {
-    upstreams: Vec<Arc<str>>,
     interval: Duration,
     tallies: Tallies,
     /// The accounts, by user name.
@@ -36,24 +35,36 @@ impl Drop for Kept {
     }
 }
 
+impl Kept {
+    /// Follows the set of upstreams. The account has the same login at an upstream that stays.
+    fn follow(&mut self, name: &str, upstreams: &[Arc<str>]) {
+        let known = std::mem::take(&mut self.places);
+        let login = |upstream: &Arc<str>| {
+            let same = known.iter().find(|(known, _)| known == upstream).map(|(_, login)| login.clone());
+            same.unwrap_or_else(|| self.login.elsewhere(Principal::User(name.into())))
+        };
+        self.places = upstreams.iter().map(|upstream| (upstream.clone(), login(upstream))).collect();
+    }
+}
+
 impl Accounts {
-    /// Creates an empty set of accounts at these upstreams. Credential files are checked once per `interval`, and
-    /// `tallies` count the results.
-    pub fn new(upstreams: Vec<Arc<str>>, interval: Duration, tallies: Tallies) -> Self {
-        Self { upstreams, interval, tallies, kept: HashMap::new() }
+    /// Creates an empty set of accounts. Credential files are checked once per `interval`, and `tallies` count the
+    /// results.
+    pub fn new(interval: Duration, tallies: Tallies) -> Self {
+        Self { interval, tallies, kept: HashMap::new() }
     }
 
-    /// Follows the configured users, and returns them. If a user's credentials have another source but the same
+    /// Follows the configured users at these upstreams, and returns them. If a user's credentials have another source but the same
     /// server user name, the new ones replace the old ones as in a rotation. If the server user differs, the user
     /// gets a new login, because it must not use connections of the former one. Stops reading the credentials of
     /// users that no longer have any.
-    pub fn follow(&mut self, configs: &[UserConfig]) -> Vec<Arc<User>> {
+    pub fn follow(&mut self, configs: &[UserConfig], upstreams: &[Arc<str>]) -> Vec<Arc<User>> {
         let mut before = std::mem::take(&mut self.kept);
         let mut users = Vec::with_capacity(configs.len());
         for UserConfig { name, password, certificates, account } in configs {
             let mut logins = Vec::new();
             if let Some(account) = account {
-                let kept = match before.remove(name) {
+                let mut kept = match before.remove(name) {
                     Some(kept) if kept.account == *account => kept,
                     Some(kept) if kept.account.source.username == account.source.username => {
                         self.moved(name, &kept, account)
@@ -63,6 +74,7 @@ impl Accounts {
                         self.begin(name, account)
                     }
                 };
+                kept.follow(name, upstreams);
                 logins.clone_from(&kept.places);
                 self.kept.insert(name.clone(), kept);
             }
@@ -75,11 +87,7 @@ impl Accounts {
 
     /// Creates the account of a user, and starts reading its credentials.
     fn begin(&self, name: &str, account: &Account) -> Kept {
-        let login = credentials::begin(account);
-        let principal = Principal::User(name.into());
-        let places = self.upstreams.iter();
-        let places = places.map(|upstream| (upstream.clone(), login.elsewhere(principal.clone()))).collect();
-        self.keep(name, account, login, places)
+        self.keep(name, account, credentials::begin(account), Vec::new())
     }
 
     /// Continues an account whose credentials come from another source.
@@ -133,9 +141,9 @@ mod tests {
     #[tokio::test]
     async fn accounts_come_and_go_with_their_users() {
         let tallies = Tallies::default();
-        let mut accounts = Accounts::new(vec!["main".into()], Duration::from_secs(1), tallies.clone());
+        let mut accounts = Accounts::new(Duration::from_secs(1), tallies.clone());
         let mut login = |users: &[UserConfig]| {
-            let users = accounts.follow(users);
+            let users = accounts.follow(users, &["main".into()]);
             users.first().and_then(|user| user.login("main").cloned())
         };
         assert!(login(&[user("a", None)]).is_none());
@@ -156,5 +164,20 @@ mod tests {
         assert!(login(&[user("a", None)]).is_none());
         assert!(tallies.all().is_empty());
         assert!(!login(&[user("a", Some(account("two", "Y")))]).unwrap().is(&other));
+    }
+
+    #[tokio::test]
+    async fn an_account_follows_the_upstreams() {
+        let mut accounts = Accounts::new(Duration::from_secs(1), Tallies::default());
+        let mut at = |upstreams: &[&str]| {
+            let upstreams: Vec<Arc<str>> = upstreams.iter().map(|name| (*name).into()).collect();
+            let users = accounts.follow(&[user("a", Some(account("one", "X")))], &upstreams);
+            users.into_iter().next().unwrap()
+        };
+        let before = at(&["main"]);
+        let after = at(&["main", "other"]);
+        assert!(after.login("main").unwrap().is(before.login("main").unwrap()));
+        assert!(before.login("other").is_none() && after.login("other").is_some());
+        assert!(at(&["other"]).login("main").is_none());
     }
 }

@@ -31,6 +31,7 @@ use crate::upstream::connection::server::ServerFacts;
 use crate::upstream::hold::Hold;
 use crate::upstream::pause::ServerPause;
 use crate::upstream::reports::Reports;
+use crate::upstream::tasks::Tasks;
 
 /// The properties that two connections must share to be interchangeable.
 #[derive(Clone)]
@@ -169,7 +170,10 @@ pub(in crate::upstream) struct Dialing {
     pub(in crate::upstream) access: watch::Receiver<Access>,
     pub(in crate::upstream) buffers: Rc<Buffers>,
     /// Measures the polls of the tasks that drive connections.
+    /// Measures the polls of short tasks.
     pub(in crate::upstream) meter: Rc<PollMeter>,
+    /// The tasks that run until the upstream ends.
+    pub(in crate::upstream) tasks: Tasks,
 }
 
 impl Dialing {

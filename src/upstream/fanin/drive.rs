@@ -38,7 +38,7 @@ pub(in crate::upstream) fn subscription(
 ) -> Subscription {
     let fan = fans.get(identity).unwrap_or_else(|| {
         let fan = fans.add(identity);
-        fans.dialing.meter.spawn_local(drive(fan.clone(), fans.clone()));
+        fans.dialing.tasks.spawn(drive(fan.clone(), fans.clone()));
         fan
     });
     let gauge = Gauged::new(&fans.dialing.reports.counters, |c| &c.fanin_subscribers);

@@ -24,7 +24,7 @@ const ROOM_CHECK: Duration = Duration::from_millis(5);
 pub(in crate::upstream) fn lane(lanes: &Rc<Lanes>, key: &ConnectionKey) -> Rc<Lane> {
     lanes.get(key).unwrap_or_else(|| {
         let lane = lanes.add(key);
-        lanes.dialing.meter.spawn_local(drive(lane.clone(), lanes.clone(), None));
+        lanes.dialing.tasks.spawn(drive(lane.clone(), lanes.clone(), None));
         lane
     })
 }
@@ -34,8 +34,8 @@ fn drive_aside(key: ConnectionKey, requests: Queue, lanes: &Rc<Lanes>, served: O
     let (lane, lanes) = (Lane::side(key, requests), lanes.clone());
     // Before the task runs for the first time, a newer primary may cut all lanes.
     lanes.add_side(&lane);
-    let meter = lanes.dialing.meter.clone();
-    meter.spawn_local(async move {
+    let dialing = lanes.dialing.clone();
+    dialing.tasks.spawn(async move {
         drive(lane.clone(), lanes.clone(), served).await;
         lanes.remove_side(&lane);
     });

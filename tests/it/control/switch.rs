@@ -19,7 +19,7 @@ pub fn replica_of(primary: &Server, options: &[&str]) -> Server {
     replica
 }
 
-fn wait_for_link(replica: &Server) {
+pub fn wait_for_link(replica: &Server) {
     wait::until("the replica's link", || {
         replica.run_text(&["INFO", "replication"]).contains("master_link_status:up")
     });

@@ -10,7 +10,7 @@ use crate::support::port::free_port;
 use crate::support::servers::{Flavor, Server};
 use crate::support::wait;
 
-/// A key and another value than that of [`Scene::base`]. `DIR/` is the certificates' folder, `PORT` a free
+/// A key and another value than that of [`Scene::base`]. `DIR/` is the certificates' folder, `MAIN` the server's port, `PORT` a free
 /// port, and `HASH` the hash of another password.
 const VALUES: &[(&str, &str)] = &[
     ("workers", "2"),
@@ -66,7 +66,7 @@ const VALUES: &[(&str, &str)] = &[
     ("listeners.tls.tls-handshake-timeout", "\"7s\""),
     ("tenants.shop.weight", "7"),
     ("users.shop.password-hash", "\"HASH\""),
-    ("upstreams.other.url", "\"redis://127.0.0.1:1/1\""),
+    ("upstreams.other.url", "\"redis://127.0.0.1:MAIN/1\""),
     ("upstreams.other.database", "1"),
     ("upstreams.other.client-auth", "\"required\""),
     ("upstreams.other.pool", "\"session\""),
@@ -87,8 +87,8 @@ const VALUES: &[(&str, &str)] = &[
     ("upstreams.other.blocked-pop", "\"continue\""),
 ];
 
-/// The keys of users and tenants are changed elsewhere in this module and in the unit tests; the keys about where an upstream is,
-/// its credentials and its TLS all need a restart, as one of them shows here.
+/// The keys of users and tenants are changed elsewhere in this module and in the unit tests; those about where an upstream is, its
+/// credentials and its TLS in the unit tests and in `control/reload_upstreams.rs`.
 fn is_tested_elsewhere(table: &str, key: &str) -> bool {
     let place =
         ["address", "sentinels", "primary-name", "poll-interval", "sentinel-timeout", "switch", "nat"];
@@ -154,7 +154,10 @@ impl Scene {
             lines.iter().for_each(|line| text.push_str(&format!("{line}\n")));
         }
         let port = self.next_port.to_string();
-        text.replace("DIR/", &self.certificates.path("")).replace("PORT", &port).replace("HASH", TWO)
+        text.replace("DIR/", &self.certificates.path(""))
+            .replace("PORT", &port)
+            .replace("HASH", TWO)
+            .replace("MAIN", &self.main.to_string())
     }
 }
 

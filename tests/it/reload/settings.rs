@@ -90,17 +90,26 @@ fn the_hold_s_time_changes_for_those_who_wait() {
     live.says_once("upstream main: hold-timeout");
 }
 
-/// Changes of what needs a restart do not mix with live ones of the same upstream.
+/// An address that nobody serves is refused with all that stands beside it.
 #[test]
-fn a_changed_address_waits_and_live_keys_do_not() {
+fn an_address_that_cannot_take_over_changes_nothing() {
     let mut live = Live::start(2, "");
-    live.proxy.allow_log("need a restart");
+    live.proxy.allow_log("\"upstream\":\"main (");
+    live.proxy.allow_log("respgate cannot use the new version");
+    let former = live.upstream.clone();
     live.upstream =
         format!("[upstreams.main]\nurl = \"redis://127.0.0.1:{}/3\"\nmax-leased = 7\n", free_port());
-    live.reload("");
-    live.says_once("upstream main: max-leased");
-    live.says_once("upstreams.main.url");
+    live.replace("");
+    live.proxy.signal("HUP");
+    wait::until("the refusal", || live.counted("failed") > 0.0);
+    live.says_once("upstream 'main' stays where it is");
     let mut client = live.proxy.client();
     client.expect(&["SET", "k", "v"], "+OK\r\n");
     assert_eq!(live.server.run(&["GET", "k"]), b"$1\r\nv\r\n", "the former database");
+    assert_eq!(live.proxy.metric("respgate_upstream_max_leased", &[]), 1024.0);
+    live.upstream = former;
+    live.replace("");
+    wait::until("the end of the refusal", || {
+        !live.proxy.http("/readyz").contains("cannot use the newest configuration")
+    });
 }

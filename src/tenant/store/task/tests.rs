@@ -77,6 +77,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
     };
     let (_topology, seen) = watch::channel(Topology::Known(Arc::new(primary)));
     let upstream = UpstreamPlan {
+        number: 0,
         config: UpstreamConfig::new("main"),
         access: watch::channel(Access::default()).1,
         topology: seen,
