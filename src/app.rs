@@ -97,7 +97,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let tenants = Tenants::new(&config.tenants, &listeners.tenants(&prepared), users);
     let (directory, queries) = Directory::new(config.workers);
     let plan = Plan {
-        listeners: plan::listeners(&upstreams, &prepared, &certificates),
+        listeners: plan::listeners(|name| upstreams.number(name), &prepared, &certificates),
         tenants,
         upstreams: upstreams.plans(),
         budget: Budget::new(config.max_buffered, config.workers),

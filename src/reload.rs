@@ -271,7 +271,7 @@ impl ReloadState {
         certificates.follow_listeners(&config.listeners);
         let update = Update {
             tenants: next.clone(),
-            listeners: plan::listeners(upstreams, &prepared, certificates),
+            listeners: plan::listeners(|name| upstreams.number(name), &prepared, certificates),
             upstreams: upstreams.plans(),
         };
         let mut adopting = JoinSet::new();

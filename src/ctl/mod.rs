@@ -11,6 +11,8 @@ use crate::admin_client::{AdminClient, Answer, Endpoint};
 
 /// Time that one answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time that the answer to `reload` may take: several upstreams may move.
+const RELOAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time that the answer to `upgrade` may take. The running respgate has its own limit, `upgrade-timeout`.
 const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -53,7 +55,11 @@ pub fn perform(client: &AdminClient, action: &ActionRequest) -> Outcome {
     };
     let path = format!("/control/{}", action.name);
     let body = Value::Object(action.arguments.clone()).to_string();
-    let limit = if action.name == "upgrade" { UPGRADE_ANSWER_TIMEOUT } else { ANSWER_TIMEOUT };
+    let limit = match action.name {
+        "reload" => RELOAD_ANSWER_TIMEOUT,
+        "upgrade" => UPGRADE_ANSWER_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
+    };
     match runtime.block_on(client.post(&path, body, limit)) {
         Ok(answer) => outcome(&answer),
         Err(error) => unreachable(&client.endpoint, &error),

@@ -59,6 +59,19 @@ pub struct Prepared {
     listeners: Vec<PreparedListener>,
     removed: Vec<Removed>,
     next: usize,
+    modes: ChangedModes,
+}
+
+/// The former permissions of unix sockets. Dropping it restores them.
+#[derive(Default)]
+struct ChangedModes(Vec<(PathBuf, u32)>);
+
+impl Drop for ChangedModes {
+    fn drop(&mut self) {
+        for (path, before) in self.0.drain(..) {
+            let _ = fs::set_permissions(path, Permissions::from_mode(before));
+        }
+    }
 }
 
 struct PreparedListener {
@@ -88,7 +101,7 @@ impl Listeners {
     /// used instead.
     ///
     /// # Errors
-    /// Returns why a socket cannot be bound. Nothing has changed then.
+    /// Returns why a socket cannot be bound. Nothing has changed then, and nothing has if the result is dropped.
     pub fn prepare(
         &self,
         configs: &[ListenerConfig],
@@ -118,14 +131,14 @@ impl Listeners {
             let connected = same.map_or_else(Arc::default, |known| known.connected.clone());
             listeners.push(PreparedListener { number, config: config.clone(), state, connected, socket });
         }
-        self.set_modes(configs)?;
+        let modes = self.set_modes(configs)?;
         let stays = |known: &&Running| listeners.iter().any(|listener| listener.number == known.number);
         let removed = self.running.iter().filter(|known| !stays(known)).map(|known| Removed {
             number: known.number,
             tenant: known.tenant.clone(),
             connected: known.connected.clone(),
         });
-        Ok(Prepared { removed: removed.collect(), listeners, next })
+        Ok(Prepared { removed: removed.collect(), listeners, next, modes })
     }
 
     /// Returns the socket at an address: that of a listener in force, or a new one.
@@ -142,8 +155,8 @@ impl Listeners {
     }
 
     /// Sets the permissions of unix sockets that are in force with others. Sets all or none.
-    fn set_modes(&self, configs: &[ListenerConfig]) -> Result<(), String> {
-        let mut done: Vec<(&PathBuf, u32)> = Vec::new();
+    fn set_modes(&self, configs: &[ListenerConfig]) -> Result<ChangedModes, String> {
+        let mut done = ChangedModes::default();
         for config in configs {
             let Bind::Unix { path, mode } = &config.bind else { continue };
             let before = self.running.iter().find_map(|known| match &known.bind {
@@ -152,23 +165,21 @@ impl Listeners {
             });
             let Some(before) = before.filter(|before| before != mode) else { continue };
             if let Err(error) = fs::set_permissions(path, Permissions::from_mode(*mode)) {
-                for (path, before) in done {
-                    let _ = fs::set_permissions(path, Permissions::from_mode(before));
-                }
                 return Err(format!(
                     "listener '{}' cannot set the mode of {}: {error}",
                     config.name,
                     path.display()
                 ));
             }
-            done.push((path, before));
+            done.0.push((path.clone(), before));
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Puts prepared listeners in force. The workers must know them already.
-    pub fn commit(&mut self, prepared: Prepared, workers: &[Worker], draining: &Draining) {
+    pub fn commit(&mut self, mut prepared: Prepared, workers: &[Worker], draining: &Draining) {
         let mut former = std::mem::take(&mut self.running);
+        prepared.modes.0.clear();
         for PreparedListener { number, config, state, connected, socket } in prepared.listeners {
             let at = former.iter().position(|known| known.number == number);
             let known = at.map(|at| former.swap_remove(at));

@@ -1,6 +1,5 @@
 //! Turns a configuration into the settings of the workers and of the admin listener, at the start and at each reload.
 
-use super::upstreams::Upstreams;
 use crate::admin::security::TlsStatus;
 use crate::admin::{ListenerView, UpstreamLimits};
 use crate::certificates::Certificates;
@@ -10,17 +9,17 @@ use crate::listener::set::{Listeners, Prepared};
 use crate::upstream::config::UpstreamConfig;
 use crate::worker::ListenerPlan;
 
-/// Returns the workers' settings of prepared listeners.
+/// Returns the workers' settings of prepared listeners. `number` returns the number of an upstream by its name.
 pub fn listeners(
-    upstreams: &Upstreams,
+    number: impl Fn(&str) -> Option<usize>,
     prepared: &Prepared,
     certificates: &Certificates,
 ) -> Vec<ListenerPlan> {
-    let plans = prepared.iter().filter_map(|(number, listener, clients)| {
+    let plans = prepared.iter().filter_map(|(listener_number, listener, clients)| {
         // The check of the configuration has found the upstream.
-        let upstream = upstreams.number(&listener.upstream)?;
+        let upstream = number(&listener.upstream)?;
         Some(ListenerPlan {
-            number,
+            number: listener_number,
             name: listener.name.clone(),
             session: listener.session.clone(),
             upstream,

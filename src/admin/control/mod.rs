@@ -35,6 +35,9 @@ use crate::rotation::{Prompter, ReadOutcome, Tally};
 use crate::secret::Secret;
 use crate::worker::Worker;
 
+/// The time that a reload may take longer than other actions: several upstreams may move.
+const RELOAD_TIME: Duration = Duration::from_secs(40);
+
 /// The start of each path of control.
 pub(super) const PREFIX: &str = "/control/";
 
@@ -119,6 +122,7 @@ impl Control {
     pub(super) fn time_to_answer(&self, path: &str) -> Duration {
         match path.strip_prefix(PREFIX) {
             Some("upgrade") => self.upgrade_timeout,
+            Some("reload") => RELOAD_TIME,
             _ => Duration::ZERO,
         }
     }
