@@ -79,13 +79,18 @@ def start_server(fleet: Fleet) -> tuple[Child, int]:
     return child, port
 
 
-def start(name: str, fleet: Fleet, server_port: int, respgate: Path, wrapper: list = ()) -> Variant:
-    """Starts the proxy of variant `name` in front of the server; `wrapper` goes before its command line."""
+def start(name: str, fleet: Fleet, server_port: int, respgate: Path, wrapper: list = (), keys: str = "") -> Variant:
+    """Starts the proxy of variant `name` in front of the server; `wrapper` goes before its command line. `keys` are lines of
+    respgate's configuration file."""
     if name == "direct":
         return Variant(name, server_port, None)
     port = free_port()
     starter = {"haproxy": _haproxy, "twemproxy": _twemproxy, "respgate": _respgate}[name]
     argv, ready = starter(fleet, port, server_port, respgate)
+    if keys and name == "respgate":
+        config = fleet.folder / "respgate.toml"
+        config.write_text(keys)
+        argv += ["--config", config]
     child = fleet.start(name, [*wrapper, *argv])
     child.await_ready(ready)
     return Variant(name, port, child)

@@ -37,6 +37,13 @@ pub struct LatencyConfig {
     pub hash_secret: u128,
 }
 
+impl LatencyConfig {
+    /// Returns the settings with the secret of `other`: a reload changes no hash.
+    pub fn hashed_as(self, other: Self) -> Self {
+        Self { hash_secret: other.hash_secret, ..self }
+    }
+}
+
 impl Default for LatencyConfig {
     fn default() -> Self {
         Self {

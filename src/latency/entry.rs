@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
+use super::config::ShownArguments;
 pub use super::described::Described;
 use super::times::{Class, PARTS, Parts};
 
@@ -36,6 +37,8 @@ pub struct Entry {
     pub class: Class,
     /// What it was.
     pub described: Described,
+    /// How `described` shows keys and arguments.
+    pub arguments: ShownArguments,
     /// Where its time went.
     pub parts: Parts,
 }

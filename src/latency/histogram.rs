@@ -71,6 +71,13 @@ impl Distribution {
         self.sum += other.sum;
     }
 
+    /// Returns the counts that were added since `before`, an earlier state of the same histograms.
+    pub fn since(&self, before: &Self) -> Self {
+        let former = before.counts.iter().copied().chain(std::iter::repeat(0));
+        let counts = self.counts.iter().zip(former).map(|(now, before)| now.saturating_sub(before));
+        Self { counts: counts.collect(), sum: self.sum.saturating_sub(before.sum) }
+    }
+
     /// Counts further commands that took no time, up to `count` commands in all.
     pub fn fill_up_to(&mut self, count: u64) {
         let missing = count.saturating_sub(self.count());
@@ -144,5 +151,11 @@ mod tests {
         sum.fill_up_to(300);
         assert_eq!((sum.count(), sum.at_most(Duration::from_micros(90))), (300, 100));
         assert_eq!(Distribution::default().quantile(0.5), None);
+        let before = histogram.snapshot();
+        histogram.record(500, 3);
+        let since = histogram.snapshot().since(&before);
+        assert_eq!((since.count(), since.sum()), (3, Duration::from_micros(1500)));
+        assert_eq!(before.since(&Distribution::default()), before);
+        assert_eq!(Distribution::default().since(&before).count(), 0);
     }
 }

@@ -196,7 +196,8 @@ mod tests {
     fn entry() -> Entry {
         let (client, described, parts) = (ClientLabel::default(), Described::default(), Parts::default());
         let (at, upstream) = (SystemTime::UNIX_EPOCH, "main".into());
-        Entry { at, upstream, client, class: Class::Shared, described, parts }
+        let (class, arguments) = (Class::Shared, ShownArguments::Redact);
+        Entry { at, upstream, client, class, described, arguments, parts }
     }
 
     #[test]

@@ -32,6 +32,18 @@ impl Arrival {
         Self(u64::from(read) << 32 | u64::from(waited << 2 | wait as u32))
     }
 
+    /// Returns the arrival of a command that is read at `now`, and passed on at once.
+    #[inline]
+    pub fn at(now: u32) -> Self {
+        Self(u64::from(now) << 32)
+    }
+
+    /// Returns true if it was noted. It was not if nothing was measured when the command came.
+    #[inline]
+    pub fn is_noted(self) -> bool {
+        self.0 != 0
+    }
+
     /// Returns the arrival of a command that has to be sent again, or for the first time, because its connection was lost.
     pub fn delayed_for_primary(self) -> Self {
         Self(self.0 | Wait::Primary as u64)
@@ -39,7 +51,7 @@ impl Arrival {
 
     /// Returns when respgate read the command. If the client's own earlier commands had to be answered first: when they were.
     #[inline]
-    fn read(self) -> u32 {
+    pub fn read(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
@@ -47,12 +59,6 @@ impl Arrival {
     #[inline]
     pub fn passed(self) -> u32 {
         self.read().wrapping_add(self.0 as u32 >> 2)
-    }
-
-    /// Returns true if the command waited for anything.
-    #[inline]
-    pub fn has_waited(self) -> bool {
-        self.0 as u32 != 0
     }
 
     /// Returns true if the command waited for a primary.

@@ -33,6 +33,8 @@ pub struct UpstreamLatency {
 /// The counts of one upstream at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct LatencySnapshot {
+    /// True if histograms are kept.
+    pub measured: bool,
     /// The times by class, in the order of [`Class::ALL`].
     pub classes: [ClassSnapshot; Class::ALL.len()],
     /// The times of single commands, up to their replies.
@@ -40,8 +42,20 @@ pub struct LatencySnapshot {
 }
 
 impl LatencySnapshot {
+    /// Returns the times of the commands that went to the server and do not wait there for other clients.
+    pub fn at_the_server(&self) -> Distribution {
+        let mut sum = Distribution::default();
+        for (class, times) in Class::ALL.iter().zip(&self.classes) {
+            if matches!(class, Class::Shared | Class::Leased) {
+                sum.add(&times.total);
+            }
+        }
+        sum
+    }
+
     /// Adds the counts of another worker.
     pub fn add(&mut self, other: &Self) {
+        self.measured |= other.measured;
         self.classes.iter_mut().zip(&other.classes).for_each(|(sum, class)| sum.add(class));
         for (name, distribution) in &other.commands {
             self.commands.entry(name).or_default().add(distribution);
@@ -63,7 +77,7 @@ impl UpstreamLatency {
             self.record(&earlier.times, times.replied, earlier.count);
         }
         if pending.left().is_some() {
-            self.written(pending, times.replied);
+            self.written(pending, || times.replied);
         }
     }
 
@@ -72,7 +86,7 @@ impl UpstreamLatency {
     pub fn look_at(&self, pending: &PendingTimes, request: &[u8], times: CommandTimes) {
         let Some(known) = Known::find(request) else { return };
         let worker = &self.worker;
-        if worker.by_command {
+        if worker.counts_by_command() {
             let name = known.spec().map_or(OTHER, |spec| spec.name);
             self.commands.borrow_mut().entry(name).or_default().record(times.so_far().min(LONGEST), 1);
         }
@@ -89,7 +103,7 @@ impl UpstreamLatency {
             return self.counters.slow_commands.add(slow.into());
         }
         let describe = |arguments| worker.describer.describe(&known, arguments);
-        let shows = slow && worker.arguments == ShownArguments::Show || worker.taps.show_arguments(taps);
+        let shows = slow && worker.arguments() == ShownArguments::Show || worker.taps.show_arguments(taps);
         let observed = Observed {
             times,
             redacted: describe(ShownArguments::Redact),
@@ -103,11 +117,12 @@ impl UpstreamLatency {
         }
     }
 
-    /// Counts the commands whose replies were written at `now`. Returns true if [`Self::show_observed`] has commands to show.
+    /// Counts the commands whose replies were written just now: `now` returns the time. Returns true if [`Self::show_observed`] has
+    /// commands to show.
     #[inline]
-    pub fn written(&self, pending: &PendingTimes, now: u32) -> bool {
+    pub fn written(&self, pending: &PendingTimes, now: impl FnOnce() -> u32) -> bool {
         if let Some(run) = pending.take_run() {
-            self.record(&run.times, now, run.count);
+            self.record(&run.times, now(), run.count);
         }
         pending.has_observed()
     }
@@ -121,29 +136,31 @@ impl UpstreamLatency {
 
     fn show(&self, observed: Observed, client: &ClientLabel, now: u32) {
         let Observed { times, redacted, shown, slow, taps } = observed;
-        let entry = |described| Entry {
+        let entry = |described, arguments| Entry {
             at: SystemTime::now(),
             upstream: self.name.clone(),
             client: client.clone(),
             class: times.class,
             described,
+            arguments,
             parts: times.parts(now),
         };
-        let (redacted, shown) = (entry(redacted), shown.map(entry));
+        let redacted = entry(redacted, ShownArguments::Redact);
+        let shown = shown.map(|described| entry(described, ShownArguments::Show));
         let worker = &self.worker;
         if taps.1 == worker.taps_version() {
             worker.taps.give(taps.0, &redacted, shown.as_ref());
         }
         if slow {
             self.counters.slow_commands.inc();
-            let shows = worker.arguments == ShownArguments::Show;
+            let shows = worker.arguments() == ShownArguments::Show;
             worker.slow_log.push(shown.filter(|_| shows).unwrap_or(redacted));
         }
     }
 
     #[inline]
     fn record(&self, times: &CommandTimes, written: u32, count: u32) {
-        if !self.worker.histograms {
+        if !self.worker.keeps_histograms() {
             return;
         }
         let Some(class) = self.classes.get(times.class as usize) else { return };
@@ -161,6 +178,6 @@ impl UpstreamLatency {
             class.map(|class| class.snapshot()).unwrap_or_default()
         });
         let commands = self.commands.borrow().iter().map(|(name, times)| (*name, times.snapshot())).collect();
-        LatencySnapshot { classes, commands }
+        LatencySnapshot { measured: self.worker.keeps_histograms(), classes, commands }
     }
 }

@@ -31,7 +31,10 @@ impl Session {
     /// written to, when replies arrive, and when the lane takes requests again.
     pub(super) fn poll_data_path(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         self.output.replies.watch(cx.waker());
-        self.begin_timed_poll();
+        // A poll that begins without input notes the time when it reads some.
+        if !self.input.is_empty() {
+            self.note_input();
+        }
         for _ in 0..ROUNDS {
             match self.poll_round(cx) {
                 Ok(()) => {}

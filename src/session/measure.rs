@@ -11,7 +11,7 @@ use crate::resp::request::Request;
 pub(super) struct Measured {
     /// When and how the commands came that are handled now.
     pub(super) arrival: Arrival,
-    /// When the first of them was read. It is earlier than the present poll if the command has to wait.
+    /// When the first of them was read. That is before the present poll if the command had to wait.
     read: u32,
     /// What that command waits for since.
     wait: Wait,
@@ -20,40 +20,60 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Compares the client with the filters of the taps again at the next poll, because its user, name or tenant has changed.
+    /// Compares the client with the filters of the taps again at its next command, because its user, name or tenant has changed.
     pub(super) fn client_changed(&mut self) {
         self.taps_seen = 0;
     }
 
-    /// Takes note that the next command waits. A command that waited for a primary and then for a lane counts as held.
-    pub(super) fn wait_for(&mut self, wait: Wait) {
-        self.wait = if self.arrival.is_held() { Wait::Primary } else { wait };
+    /// Forgets when commands came, because nothing is measured. What is under way is then not measured if a reload or a tap begins to
+    /// measure.
+    #[inline]
+    fn forget(&mut self) {
+        (self.arrival, self.wait) = (Arrival::default(), Wait::Nothing);
     }
 
-    /// Takes note that commands were just read, behind those that may have waited.
-    #[inline]
-    pub(super) fn note_read(&mut self) {
-        if self.arrival.has_waited() {
-            self.read = self.arrival.passed();
-            self.arrival = Arrival::new(self.read, self.read, Wait::Nothing);
+    /// Takes note that the next command waits. A command that waited for a primary and then for a lane counts as held.
+    pub(super) fn wait_for(&mut self, wait: Wait) {
+        if !self.arrival.is_noted() {
+            return;
         }
+        self.wait = if self.arrival.is_held() { Wait::Primary } else { wait };
     }
 }
 
 impl Session {
-    /// Begins a poll: notes the time.
+    /// Notes that this poll goes on with input that was read before, the first command of which may have waited.
     #[inline]
-    pub(super) fn begin_timed_poll(&mut self) {
-        if self.ctx.latency.is_active() {
-            let now = self.ctx.latency.begin_poll();
-            let measured = &mut self.measured;
-            if measured.wait == Wait::Nothing {
-                measured.read = now;
-            }
-            measured.arrival = Arrival::new(measured.read, now, std::mem::take(&mut measured.wait));
-            if measured.taps_seen != self.ctx.latency.taps_version() {
-                self.find_taps();
-            }
+    pub(super) fn note_input(&mut self) {
+        if !self.ctx.latency.is_active() {
+            return self.measured.forget();
+        }
+        let now = self.ctx.latency.now();
+        let measured = &mut self.measured;
+        if measured.wait == Wait::Nothing {
+            measured.read = now;
+        }
+        measured.arrival = Arrival::new(measured.read, now, std::mem::take(&mut measured.wait));
+        self.follow_taps();
+    }
+
+    /// Notes that commands were just read, and that none was left from before.
+    #[inline]
+    pub(super) fn note_read(&mut self) {
+        if !self.ctx.latency.is_active() {
+            return self.measured.forget();
+        }
+        let now = self.ctx.latency.now();
+        self.measured.read = now;
+        self.measured.arrival = Arrival::at(now);
+        self.follow_taps();
+    }
+
+    /// Compares the client with the filters of the taps if either has changed.
+    #[inline]
+    fn follow_taps(&mut self) {
+        if self.measured.taps_seen != self.ctx.latency.taps_version() {
+            self.find_taps();
         }
     }
 
@@ -80,17 +100,17 @@ impl Session {
         if self.ctx.latency.is_active()
             && let Some(times) = self.output.replies.known_times()
         {
-            let (latency, now) = (&self.ctx.upstream.latency, self.ctx.latency.now());
-            if latency.written(times, now) {
-                latency.show_observed(times, &self.label(), now);
+            let (latency, worker) = (&self.ctx.upstream.latency, &self.ctx.latency);
+            if latency.written(times, || worker.now()) {
+                latency.show_observed(times, &self.label(), worker.now());
             }
         }
     }
 
     /// Notes the times of a command that respgate answered itself. A command that could not be sent counts in its own `class`.
     pub(super) fn note_answered(&self, request: &Request<'_>, class: Class) {
-        if self.ctx.latency.is_active() {
-            let now = self.ctx.latency.begin_poll();
+        if self.ctx.latency.is_active() && self.measured.arrival.is_noted() {
+            let now = self.ctx.latency.now();
             let times = CommandTimes { arrival: self.measured.arrival, sent: now, replied: now, class };
             self.note_replied(request.raw(), times);
         }

@@ -55,7 +55,7 @@ impl Session {
             self.keep(bytes);
             return Poll::Ready(self.handle_input());
         }
-        self.measured.note_read();
+        self.note_read();
         let (used, pause) = self.handle(bytes);
         self.keep(bytes.get(used..).unwrap_or_default());
         Poll::Ready(pause)
@@ -71,6 +71,9 @@ impl Session {
         let mut scratch = buffers.scratch().borrow_mut();
         let mut room = ReadBuf::new(&mut scratch);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+        if self.input.is_empty() {
+            self.note_input();
+        }
         self.keep(room.filled());
         self.account.note_moved(room.filled().len());
         Poll::Ready(Ok(room.filled().len()))

@@ -19,7 +19,7 @@ impl Leased {
         let Some((Expect::Reply(awaited), len)) = self.expected.front_entry() else { return };
         let Awaited { mute, effect, blocking, arrival, .. } = awaited;
         let blocked_long = blocking.is_some_and(|since| since.elapsed() > LONGEST_BLOCK);
-        if *mute || blocked_long || matches!(effect, Effect::Monitor) {
+        if *mute || blocked_long || !arrival.is_noted() || matches!(effect, Effect::Monitor) {
             return;
         }
         let class = match blocking.is_some() || matches!(effect, Effect::Wait) {

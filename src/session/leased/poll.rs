@@ -18,7 +18,7 @@ impl Leased {
     /// Runs the lease until it must wait or ends.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Poll<LeaseEnd> {
         session.output.replies.watch(cx.waker());
-        session.begin_timed_poll();
+        session.note_input();
         for _ in 0..ROUNDS {
             match self.poll_round(cx, session) {
                 Ok(Poll::Ready(())) => {}

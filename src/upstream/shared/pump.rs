@@ -147,10 +147,6 @@ impl Pump {
         lane: &Lane,
         lanes: &Lanes,
     ) -> Poll<PumpEnd> {
-        let latency = &lanes.reports.latency.worker;
-        if latency.is_active() {
-            latency.begin_poll();
-        }
         let polled = self.poll_link(cx, lane, lanes);
         if polled.is_pending() {
             lane.grant_room();
@@ -319,7 +315,7 @@ impl Pump {
         self.awaits |= queue.holds_back();
         let latency = &lanes.reports.latency.worker;
         if latency.is_active() {
-            queue.mark_written(latency.now());
+            queue.mark_written(|| latency.now());
         }
         Ok(())
     }

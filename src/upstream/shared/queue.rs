@@ -176,14 +176,23 @@ impl Queue {
         self.written = (self.written + count).min(self.bytes.len());
     }
 
-    /// Takes note that the bytes written so far were written at `now`, unless an earlier note says so.
-    pub fn mark_written(&mut self, now: u32) {
+    /// Takes note that the bytes written so far were written now, unless an earlier note says so. `now` returns the time.
+    pub fn mark_written(&mut self, now: impl FnOnce() -> u32) {
         let end = self.dropped + self.written as u64;
+        let is_known = self.marks.back().is_some_and(|last| last.end >= end);
+        if is_known || !self.awaits_reply() {
+            return;
+        }
+        // Most requests are answered without a look at their marks.
+        let answered = self.dropped + self.head as u64;
+        while self.marks.front().is_some_and(|mark| mark.end <= answered) {
+            self.marks.pop_front();
+        }
         let full = self.marks.len() >= self.slots.len();
+        let mark = WriteMark { end, at: now() };
         match self.marks.back_mut() {
-            Some(last) if last.end >= end => {}
-            Some(last) if full => *last = WriteMark { end, at: now },
-            _ => self.marks.push_back(WriteMark { end, at: now }),
+            Some(last) if full => *last = mark,
+            _ => self.marks.push_back(mark),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::Pump;
-use crate::latency::{Class, CommandTimes, PendingTimes, UpstreamLatency};
+use crate::latency::{Arrival, Class, CommandTimes, PendingTimes, UpstreamLatency};
 use crate::resp::reply::{ReplyKind, ScannedReply};
 use crate::resp::server_error::ServerError;
 use crate::upstream::replies::Replies;
@@ -23,7 +23,8 @@ impl Pump {
         let mut queue = lane.queue.borrow_mut();
         let latency = &*lanes.reports.latency;
         let timed = latency.worker.is_active();
-        let mut run = Run::new(latency);
+        let now = if timed { latency.worker.now() } else { 0 };
+        let mut run = Run::new(latency, now);
         let mut at = 0;
         loop {
             match self.scanner.scan(bytes.get(at..).unwrap_or_default()) {
@@ -145,18 +146,24 @@ struct Run<'a> {
     largest: usize,
     /// The client whose replies are too large for a shared connection, if there is one.
     outgrown: Option<Rc<Replies>>,
-    /// The times of the newest requests, if times are noted.
+    /// When this read began.
+    now: u32,
+    /// When and how the requests of the present series came: requests in a row with the same times.
+    arrival: Arrival,
+    /// The number of bytes of requests, since the queue's start, up to which the series can go on.
+    series_end: u64,
+    /// The times of the series, if it is measured.
     times: Option<CommandTimes>,
-    /// The number of bytes of requests, since the queue's start, up to which `times` can hold.
-    times_end: u64,
-    /// The number of replies before those to which `times` apply.
+    /// The number of times that each request of the series counts in the histograms.
+    weight: u32,
+    /// The number of replies before those of the series.
     counted: u32,
-    /// True if somebody watches the requests to which `times` apply.
+    /// True if somebody watches the requests of the series.
     watched: bool,
 }
 
 impl<'a> Run<'a> {
-    fn new(latency: &'a UpstreamLatency) -> Self {
+    fn new(latency: &'a UpstreamLatency, now: u32) -> Self {
         Self {
             latency,
             owner: None,
@@ -164,8 +171,11 @@ impl<'a> Run<'a> {
             count: 0,
             largest: 0,
             outgrown: None,
+            now,
+            arrival: Arrival::default(),
+            series_end: 0,
             times: None,
-            times_end: 0,
+            weight: 0,
             counted: 0,
             watched: false,
         }
@@ -174,7 +184,7 @@ impl<'a> Run<'a> {
     /// Adds a reply that starts at `at` and has `len` bytes.
     fn take(&mut self, bytes: &[u8], at: usize, len: usize, owner: Rc<Replies>) {
         if !self.is_of(&owner) {
-            // `begin_times` has ended the run already if times are noted: `times` are those of this reply.
+            // `begin_series` has ended the run already if times are noted: `times` are those of this reply.
             if self.owner.is_some() {
                 self.end(bytes, at);
             }
@@ -188,36 +198,44 @@ impl<'a> Run<'a> {
         self.owner.as_ref().is_some_and(|mine| Rc::ptr_eq(mine, owner))
     }
 
-    /// Notes the times of the front request, whose reply starts at `at`. Most have the times of the request before.
+    /// Notes the times of the front request, whose reply starts at `at`. Most belong to the series of the request before.
     #[inline]
     fn time(&mut self, queue: &mut Queue, bytes: &[u8], at: usize) {
         let Some((slot, end)) = queue.front_end() else { return };
-        let same = |times: &CommandTimes| times.arrival == slot.arrival() && end <= self.times_end;
-        if !self.times.as_ref().is_some_and(same) || !self.is_of(&slot.replies) {
-            self.begin_times(queue, bytes, at);
+        let goes_on = slot.arrival() == self.arrival && end <= self.series_end && self.is_of(&slot.replies);
+        if !goes_on && self.begin_series(slot, bytes, at) {
+            self.measure_series(queue);
         }
         if self.watched {
             self.look_at(queue);
         }
     }
 
-    /// Begins a series of requests with the same times.
-    #[inline(never)]
-    fn begin_times(&mut self, queue: &mut Queue, bytes: &[u8], at: usize) {
-        let Some((slot, end)) = queue.front_end() else { return };
-        if slot.mute {
-            return self.end(bytes, at);
-        }
-        match self.is_of(&slot.replies) {
-            true => self.end_times(),
+    /// Begins a series of requests with the request of `slot`. Returns true if the series is measured.
+    #[inline]
+    fn begin_series(&mut self, slot: &Slot, bytes: &[u8], at: usize) -> bool {
+        match self.is_of(&slot.replies) && !slot.mute {
+            true => self.end_series(),
             false => self.end(bytes, at),
         }
+        (self.arrival, self.series_end) = (slot.arrival(), u64::MAX);
         let worker = &self.latency.worker;
+        let chosen = worker.chooses_next();
+        (chosen || worker.is_remarkable(self.arrival, self.now)) && !slot.mute && {
+            self.weight = worker.weight(self.arrival, self.now, chosen);
+            self.arrival.is_noted()
+        }
+    }
+
+    /// Finds the times of the series that begins with the front request.
+    #[inline(never)]
+    fn measure_series(&mut self, queue: &mut Queue) {
+        let Some((slot, end)) = queue.front_end() else { return };
         let (arrival, pending) = (slot.arrival(), slot.replies.known_times().map(PendingTimes::tapped));
-        let (sent, times_end) = queue.written_at(end).unwrap_or((arrival.passed(), end));
-        let times = CommandTimes { arrival, sent, replied: worker.now(), class: Class::Shared };
-        self.watched = worker.looks_at(&times, pending.unwrap_or_default());
-        (self.times, self.times_end) = (Some(times), times_end);
+        let (sent, series_end) = queue.written_at(end).unwrap_or((arrival.passed(), end));
+        let times = CommandTimes { arrival, sent, replied: self.now, class: Class::Shared };
+        self.watched = self.latency.worker.looks_at(&times, pending.unwrap_or_default());
+        (self.times, self.series_end) = (Some(times), series_end);
     }
 
     /// Shows the front request to those who watch it.
@@ -230,10 +248,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Gives the times of the newest requests to their client.
-    fn end_times(&mut self) {
-        if let (Some(times), Some(owner)) = (self.times.take(), &self.owner) {
-            self.latency.replied(owner.times(), times, self.count - self.counted);
+    /// Ends the series, and gives its times to its client if they count.
+    fn end_series(&mut self) {
+        if let (Some(times), Some(owner)) = (self.times.take(), &self.owner)
+            && self.weight > 0
+        {
+            let count = (self.count - self.counted).saturating_mul(self.weight);
+            self.latency.replied(owner.times(), times, count);
         }
         self.counted = self.count;
         self.watched = false;
@@ -242,7 +263,7 @@ impl<'a> Run<'a> {
     /// Ends the run before `at`, and gives its replies to the client.
     fn end(&mut self, bytes: &[u8], at: usize) {
         if self.times.is_some() {
-            self.end_times();
+            self.end_series();
         }
         self.counted = 0;
         if let Some(owner) = self.owner.take() {

@@ -308,7 +308,7 @@ fn a_request_was_written_when_its_last_byte_was() {
     }
     for (bytes, now) in [(50_000, 100), (0, 200), (30_000, 300), (40_000, 400)] {
         queue.wrote(bytes);
-        queue.mark_written(now);
+        queue.mark_written(|| now);
     }
     for (at, written) in [100, 300, 400].into_iter().enumerate() {
         let (slot, end) = queue.front_end().expect("a request");
