@@ -135,6 +135,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
     let listeners_ended = listeners.ended();
     let security = watch::Sender::new(plan::tls_status(&config, &listeners, &certificates));
     let listener_views = watch::Sender::new(plan::listener_views(&config, &listeners));
+    let (latency, latency_seen) = watch::channel(config.latency);
     let (tenants_seen, security_seen) = (tenants.subscribe(), security.subscribe());
     let views_seen = listener_views.subscribe();
     let admin_tls = certificates.admin();
@@ -153,6 +154,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
         log: filter.clone(),
         security,
         listener_views,
+        latency,
         capacity: capacity.clone(),
         share_descriptors,
     };
@@ -195,7 +197,7 @@ async fn serve(mut config: Config, flags: &Flags, logs: LogLimit, filter: LogFil
             upgrade_timeout: config.upgrade_timeout,
             shutdown_endpoint: config.control.shutdown_endpoint,
             workers: workers.clone(),
-            slow_log_length: config.latency.slow_length,
+            latency: latency_seen,
         };
         let endpoint = Arc::new(Admin::new(views, sources, draining.clone(), control));
         for socket in admin.into_iter().chain(control_socket) {

@@ -24,6 +24,7 @@ use crate::config::report::{Finding, Report};
 use crate::config::{self, Config, Written};
 use crate::descriptors::Capacity;
 use crate::drain::Draining;
+use crate::latency::config::LatencyConfig;
 use crate::listener::set::{Listeners, Prepared};
 use crate::logs::LogFilter;
 use crate::net::budget::Budget;
@@ -65,6 +66,8 @@ pub struct ReloadTargets {
     pub security: watch::Sender<TlsStatus>,
     /// What the admin listener shows of the listeners.
     pub listener_views: watch::Sender<Vec<ListenerView>>,
+    /// What is measured of commands. The admin listener reads it too.
+    pub latency: watch::Sender<LatencyConfig>,
     /// The number of clients that may be connected.
     pub capacity: Capacity,
     /// Lowers the limits of a configuration to those of the process. Returns the number of clients that may be connected.
@@ -273,6 +276,7 @@ impl ReloadState {
             tenants: next.clone(),
             listeners: plan::listeners(|name| upstreams.number(name), &prepared, certificates),
             upstreams: upstreams.plans(),
+            latency: config.latency,
         };
         let mut adopting = JoinSet::new();
         for worker in workers.iter() {
@@ -288,6 +292,7 @@ impl ReloadState {
         // First the listeners, then the tenants: their version makes the metrics of what is gone disappear.
         targets.security.send_replace(plan::tls_status(config, listeners, certificates));
         targets.listener_views.send_replace(plan::listener_views(config, listeners));
+        targets.latency.send_replace(config.latency);
         upstreams.publish();
         tenants.send_replace(next);
     }

@@ -72,6 +72,8 @@ pub struct Update {
     pub listeners: Vec<ListenerPlan>,
     /// The upstreams.
     pub upstreams: Vec<UpstreamPlan>,
+    /// What is measured of commands.
+    pub latency: LatencyConfig,
 }
 
 /// Holds what a worker has counted.
@@ -313,7 +315,8 @@ async fn run(
                     let _ = answer.send(Counted { handshakes, upstreams, latency, tenants, buffered, polls });
                 }
                 Some(WorkerRequest::Adopt(update, answer)) => {
-                    let Update { tenants, listeners: plans, upstreams: upstream_plans } = *update;
+                    let Update { tenants, listeners: plans, upstreams: upstream_plans, latency: measured } = *update;
+                    latency.reconfigure(&measured);
                     upstreams.adopt(upstream_plans);
                     worker_tenants.adopt(&tenants);
                     listeners.adopt(plans);

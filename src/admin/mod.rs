@@ -53,7 +53,7 @@ use crate::net::unix_socket;
 use crate::tenant::users::Users;
 use crate::topology::Topology;
 
-const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/slow     the newest slow commands, as JSON; needs the right to control\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, slow-log, tap, pause, resume, reconnect, switch, clients, kill, upstream-clients, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
+const INDEX: &str = "respgate\n\n/livez    the process runs\n/readyz   every upstream has a verified primary\n/metrics  Prometheus text\n/failovers  the timelines of past failovers, as JSON\n/slow     the newest slow commands, as JSON\n/status  the whole state, as JSON; /status/history the last 5 min; /status/clients 100 clients; /status/schema its JSON Schema\n/  with a browser: the status page\n\nPOST /control/ACTION  reload, log-level, slow-log, tap, pause, resume, reconnect, switch, clients, kill, upstream-clients, drain, upgrade, shutdown (docs/control.md)\nPOST /shutdown  drain and end, if shutdown-endpoint is true\n";
 
 /// The pages that need no token: probes must work without one.
 const OPEN_PAGES: [&str; 3] = ["/", "/livez", "/readyz"];

@@ -33,6 +33,8 @@ pub struct Changes {
     pub log_level: bool,
     /// True if `max-buffered` differs.
     pub max_buffered: bool,
+    /// True if what is measured of commands, or the slow log, differs.
+    pub latency: bool,
     /// The changed keys that need a restart. They are compared with the configuration of the start.
     pub restart: Vec<String>,
 }
@@ -98,16 +100,16 @@ impl Changes {
             upstreams: upstreams::changes(now, next),
             log_level: now.log.filter != next.log.filter,
             max_buffered: now.max_buffered != next.max_buffered,
+            latency: now.latency != next.latency.hashed_as(now.latency),
             restart: restarts(now, next, own_users),
         }
     }
 
     /// Returns true if a change takes effect at once.
     pub fn any_at_once(&self) -> bool {
-        let Self { users, tenants, tenant_order, listeners, upstreams, log_level, max_buffered, restart: _ } =
-            self;
+        let Self { users, tenants, tenant_order, listeners, upstreams, .. } = self;
         let names = users.is_empty() && tenants.is_empty() && listeners.is_empty() && upstreams.is_empty();
-        !names || *tenant_order || *log_level || *max_buffered
+        !names || *tenant_order || self.log_level || self.max_buffered || self.latency
     }
 }
 
@@ -129,6 +131,7 @@ impl Config {
         self.tenants = next.tenants;
         self.log.filter = next.log.filter;
         self.max_buffered = next.max_buffered;
+        self.latency = next.latency.hashed_as(self.latency);
     }
 }
 
@@ -244,6 +247,7 @@ impl fmt::Display for Changes {
             UpstreamChange::Changed(aspects) => format!("upstream {name}: {}", aspects.join(", ")),
         });
         let level = self.log_level.then(|| "log level".to_owned());
+        let latency = self.latency.then(|| "latency".to_owned());
         let memory = self.max_buffered.then(|| "max-buffered".to_owned());
         let all: Vec<_> = users
             .chain(tenants)
@@ -252,6 +256,7 @@ impl fmt::Display for Changes {
             .chain(upstreams)
             .chain(level)
             .chain(memory)
+            .chain(latency)
             .collect();
         f.write_str(&all.join("; "))
     }

@@ -198,13 +198,40 @@ fn passwords_are_never_shown() {
     assert_eq!(measured.slow_log().len(), 10);
 }
 
-/// Nobody sees the slow log or a tap through the admin listener without a token.
+/// Who may read sees a slow log without arguments. Nobody sees a tap through the admin listener without a token.
 #[test]
-fn the_slow_log_needs_the_right_to_control() {
-    let mut measured = Measured::start(Flavor::Valkey, 1, "", "");
+fn readers_see_the_slow_log_and_no_tap() {
+    let mut measured = Measured::start(Flavor::Valkey, 1, "slow-log-threshold = \"0s\"", "");
     measured.proxy.allow_log("control: refused");
-    assert!(measured.proxy.http("/slow").starts_with("HTTP/1.1 403"));
+    measured.proxy.client().expect(&["SET", "customer:7", "secret"], "+OK\r\n");
+    measured.slow("SET");
+    let slow = measured.proxy.http("/slow");
+    assert!(slow.starts_with("HTTP/1.1 200") && slow.contains("\"SET\""), "{slow}");
+    assert!(!slow.contains("customer") && !slow.contains("secret"), "{slow}");
     assert!(measured.proxy.http("/control/tap").starts_with("HTTP/1.1 405"));
+}
+
+/// Above 200 commands a second, only some are counted, for all. The slow log still sees each slow one.
+#[test]
+fn many_commands_are_sampled_and_no_slow_one_is_missed() {
+    let measured =
+        Measured::start(Flavor::Valkey, 1, "slow-log-threshold = \"20ms\"\nslow-log-length = 1000", "");
+    let mut clients: Vec<_> = (0..20).map(|_| measured.proxy.client()).collect();
+    let mut slow = measured.proxy.client();
+    for round in 0..400 {
+        clients.iter_mut().for_each(|client| client.send_command(&["GET", "k"]));
+        clients.iter_mut().for_each(|client| client.expect_reply("$-1\r\n"));
+        if round % 100 == 0 {
+            let mut admin = Client::connect_to(measured.server.address());
+            admin.expect(&["CLIENT", "PAUSE", "300", "WRITE"], "+OK\r\n");
+            slow.expect(&["SET", "k2", "v"], "+OK\r\n");
+        }
+    }
+    let all = measured.proxy.metric("respgate_commands_total", &["lane=\"shared\""]);
+    let counted = measured.proxy.metric("respgate_command_duration_seconds_count", &["class=\"shared\""]);
+    assert!((counted / all - 1.0).abs() < 0.15, "{counted} of {all}");
+    let sets = measured.slow_log().into_iter().filter(|entry| entry["command"] == "SET").count();
+    assert_eq!(sets, 4);
 }
 
 #[test]

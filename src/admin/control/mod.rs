@@ -27,6 +27,7 @@ use super::respond::{JSON, TEXT, respond};
 use super::tap::{TapEndpoint, TapLines, TapRequest};
 use crate::clients::directory::Directory;
 use crate::drain::Switch;
+use crate::latency::config::{LatencyConfig, ShownArguments};
 use crate::latency::entry::Entry;
 use crate::latency::tap::MAX_TAPS;
 use crate::logs::LogFilter;
@@ -82,8 +83,8 @@ pub struct Control {
     pub shutdown_endpoint: bool,
     /// The workers, which keep the slow log.
     pub workers: Vec<Worker>,
-    /// The number of slow commands that are shown.
-    pub slow_log_length: usize,
+    /// How many slow commands are shown, and how.
+    pub latency: watch::Receiver<LatencyConfig>,
 }
 
 /// The body of an answer: the whole, the lines of a tap, or a list of clients.
@@ -94,6 +95,10 @@ pub(super) type AnswerBody = Either<Full<Bytes>, Either<TapLines, ClientListBody
 enum ControlError {
     #[error(transparent)]
     Denied(#[from] Denied),
+    #[error(
+        "the slow log shows arguments (slow-log-arguments), so reading it needs the right to control: {0}"
+    )]
+    ArgumentsShown(Denied),
     #[error("control needs the method POST")]
     Method,
     #[error(transparent)]
@@ -107,8 +112,10 @@ enum ControlError {
 impl ControlError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Denied(denied) if denied.wants_token() => StatusCode::UNAUTHORIZED,
-            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Denied(denied) | Self::ArgumentsShown(denied) if denied.wants_token() => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::Denied(_) | Self::ArgumentsShown(_) => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Action(ActionError::Unknown(_)) => StatusCode::NOT_FOUND,
             Self::Action(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
@@ -212,12 +219,16 @@ impl Control {
         Some(response)
     }
 
-    /// Answers `GET /slow`.
+    /// Answers `GET /slow` to who may read. Keys and arguments, if the log shows them, are only for who may control respgate.
     pub(super) async fn slow_log(&self, via: &Via, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        match self.check(via, headers) {
-            Ok(()) => respond(StatusCode::OK, JSON, format!("{:#}\n", self.slow_commands().await)),
-            Err(denied) => refuse(Some(SLOW_LOG), via, &denied.into()),
+        let entries = self.slow_entries().await;
+        // Entries stay as they are when a reload changes how new ones are shown.
+        let shows = self.latency.borrow().arguments == ShownArguments::Show
+            || entries.iter().any(|entry| entry.arguments == ShownArguments::Show);
+        if shows && let Err(denied) = self.check(via, headers) {
+            return refuse(Some(SLOW_LOG), via, &ControlError::ArgumentsShown(denied));
         }
+        respond(StatusCode::OK, JSON, format!("{:#}\n", shown_entries(&entries)))
     }
 
     /// Begins a tap.
@@ -261,14 +272,15 @@ impl Control {
     }
 
     /// Returns the newest slow commands of all workers, the newest first.
-    async fn slow_commands(&self) -> Value {
+    async fn slow_entries(&self) -> Vec<Entry> {
         let mut entries = Vec::new();
         for worker in &self.workers {
             let asked = tokio::time::timeout(WORKER_TIMEOUT, worker.slow_commands()).await;
             entries.extend(asked.ok().flatten().unwrap_or_default());
         }
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.at));
-        entries.iter().take(self.slow_log_length).map(Entry::json).collect()
+        entries.truncate(self.latency.borrow().slow_length);
+        entries
     }
 
     async fn handle(
@@ -303,7 +315,7 @@ impl Control {
             Action::Resume { upstream } => self.resume(&upstream).await?,
             Action::Reconnect { upstream } => self.reconnect(&upstream).await?,
             Action::Switch { upstream, to, proof } => self.switch(&upstream, to, proof, by).await?,
-            Action::SlowLog => self.slow_commands().await,
+            Action::SlowLog => shown_entries(&self.slow_entries().await),
             Action::Drain => {
                 self.drain.begin();
                 "draining: no new clients; running commands finish".into()
@@ -343,6 +355,10 @@ impl Control {
             })),
         }
     }
+}
+
+fn shown_entries(entries: &[Entry]) -> Value {
+    entries.iter().map(Entry::json).collect()
 }
 
 /// Returns a result for the log: of a list, its length only.

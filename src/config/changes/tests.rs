@@ -285,6 +285,8 @@ fn changed(key: &str, line: &str) -> String {
         ("users.shop.certificates", "CN:shop", "CN:store"),
         ("users.shop.tenant", "tenant = \"reports\"", ""),
         ("log.level", "info", "debug"),
+        ("latency", "off", "on"),
+        ("slow-log-arguments", "redact", "show"),
         ("limits.slow-reader-soft", "0", "\"1MiB\""),
         ("listeners.app.slow-reader-soft", "0", "\"1MiB\""),
         ("listeners.app.upstream", "main", "cache"),

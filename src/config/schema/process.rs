@@ -108,22 +108,22 @@ table! {
         /// `"on"` counts the whole time of commands and its parts in histograms, by class of route, and keeps a log of slow
         /// commands. `"commands"` also counts the time of each command by its name, which costs more. `"off"` does none of this.
         /// See [latency.md](latency.md).
-        latency: Measure = Measure::Off, "latency", Restart;
+        latency: Measure = Measure::Off, "latency", Live;
         /// The time from which a command is slow.
         ///
         /// respgate keeps the newest slow commands, which `respgate ctl slow-log` shows. A command that may wait for other clients
         /// is slow only if it waited so long before respgate sent it. `"0s"` keeps every command.
-        slow_log_threshold: Duration = Duration::from_millis(100), "slow-log-threshold", Restart;
+        slow_log_threshold: Duration = Duration::from_millis(100), "slow-log-threshold", Live;
         /// The number of slow commands that respgate keeps.
         ///
         /// At most 10000. `0` keeps none.
-        slow_log_length: usize = 128, "slow-log-length", Restart, unit "commands";
+        slow_log_length: usize = 128, "slow-log-length", Live, unit "commands";
         /// Whether the slow log shows keys and arguments.
         ///
         /// `"redact"` shows the length of the first key and the beginning of its hash, by which equal keys are recognised, and no
         /// argument. `"show"` shows the first key and 8 arguments, each cut to 64 bytes. The arguments of AUTH, HELLO, CONFIG SET,
         /// ACL SETUSER, MIGRATE and unknown commands are never shown.
-        slow_log_arguments: ShownArguments = ShownArguments::Redact, "slow-log-arguments", Restart;
+        slow_log_arguments: ShownArguments = ShownArguments::Redact, "slow-log-arguments", Live;
     }
 }
 

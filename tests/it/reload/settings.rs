@@ -23,6 +23,38 @@ fn the_log_level_changes_at_once() {
     assert_eq!(live.logged("session began"), before);
 }
 
+#[test]
+fn what_is_measured_changes_at_once() {
+    let mut live = Live::start(1, "");
+    live.proxy.allow_log("control: refused");
+    let upstream = std::mem::take(&mut live.upstream);
+    let measure = |live: &mut Live, keys: &str| live.reload(&format!("{keys}\n{upstream}"));
+    let counted = |live: &Live| live.proxy.metric("respgate_command_duration_seconds_count", &["shared"]);
+    let mut client = live.proxy.client();
+    client.expect(&["SET", "customer:7", "x"], "+OK\r\n");
+    assert!(!live.proxy.http("/metrics").contains("respgate_command_duration_seconds"));
+
+    measure(&mut live, "latency = \"on\"\nslow-log-threshold = \"0s\"\nslow-log-length = 3");
+    (0..5).for_each(|_| client.expect(&["GET", "customer:7"], "$1\r\nx\r\n"));
+    assert_eq!(counted(&live), 5.0);
+    let slow = live.proxy.http("/slow");
+    assert!(slow.matches("\"GET\"").count() == 3 && !slow.contains("customer"), "{slow}");
+
+    measure(&mut live, "latency = \"commands\"\nslow-log-threshold = \"0s\"\nslow-log-arguments = \"show\"");
+    client.expect(&["GET", "customer:7"], "$1\r\nx\r\n");
+    assert_eq!(live.proxy.metric("respgate_command_name_duration_seconds_count", &["\"GET\""]), 1.0);
+    let refused = live.proxy.http("/slow");
+    assert!(refused.starts_with("HTTP/1.1 403") && refused.contains("slow-log-arguments"), "{refused}");
+
+    // What the log has shown so far stays secret.
+    measure(&mut live, "latency = \"off\"");
+    client.expect(&["GET", "customer:7"], "$1\r\nx\r\n");
+    assert_eq!(counted(&live), 6.0);
+    assert!(live.proxy.http("/slow").starts_with("HTTP/1.1 403"));
+    measure(&mut live, "slow-log-length = 0");
+    assert!(live.proxy.http("/slow").starts_with("HTTP/1.1 200"));
+}
+
 /// Sets the upstream's keys from the next reload on.
 fn set_upstream(live: &mut Live, keys: &str) {
     live.upstream = format!("[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\n{keys}\n", live.server.port);
