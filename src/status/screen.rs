@@ -53,6 +53,7 @@ pub(super) fn rows(upstream: &Value) -> Vec<(&'static str, String)> {
     add(&mut rows, "replicas", words::replicas(upstream));
     rows.push(("clients", words::clients(upstream)));
     rows.push(("commands", words::commands(upstream)));
+    rows.extend(words::latency(upstream).map(|line| ("latency", line)));
     rows.push(("connections", words::connections(upstream)));
     rows.push(("leases", words::leases(upstream)));
     rows.extend(words::fan_in(upstream).map(|line| ("fan-in", line)));
@@ -96,6 +97,7 @@ pub(super) mod tests {
                 "connections": { "shared": 2, "leased": 1, "fan_in": 0 },
                 "leases": { "in_use": 1, "idle": 0, "max": 8, "waiting": 0 },
                 "hold": { "active": false, "clients": 0 },
+                "latency": { "measured": true, "p50_ms": 0.415, "p99_ms": 12.287 },
                 "failover": null, "failovers": [],
                 "figures": { "commands": { "shared": 3000 }, "upstream_connects": 4, "outcome_unknown": 0 },
                 "per_second": { "commands": { "shared": 2000.0 }, "outcome_unknown": 0.0 },
@@ -114,6 +116,7 @@ respgate 1.2.3, admin 127.0.0.1:9121: ready
 upstream main: primary 10.0.0.5:6379 (generation 2)
   clients      12 connected, 1 pinned, 0 waiting for a primary
   commands     2,000 a second now; since the start local 0, shared 3,000, leased 0
+  latency      p50 0.41 ms, p99 12.3 ms in the last second
   connections  2 shared, 1 leased (0 idle); opened 4
   leases       1 of 8 in use, 0 waiting: 1 blocking
   trouble      none since the start
@@ -154,6 +157,7 @@ upstream main: primary 10.0.0.5:6379 (generation 2)
             let upstream = &mut document["upstreams"][0];
             upstream["state"] = "no-primary".into();
             upstream["reason"] = "no majority".into();
+            upstream["latency"] = json!({ "measured": false, "p50_ms": null, "p99_ms": null });
             upstream["primary"] = Value::Null;
             upstream["figures"]["outcome_unknown"] = 4.into();
             upstream["per_second"]["outcome_unknown"] = 4.0.into();
@@ -179,6 +183,7 @@ upstream main: primary 10.0.0.5:6379 (generation 2)
             "sentinels    1 of 2 name the primary; s2:26379 does not answer\n",
             "replicas     10.0.0.6:6379 in sync\n               10.0.0.7:6379 5,000 bytes and 12 s behind\n",
             "fan-in       2,000 subscribers on 0 connections, 0 channels\n",
+            "latency      not measured: latency is off\n",
             "trouble      since the start: 4 writes whose outcome is unknown (4 a second now)\n",
             "failovers    10.0.0.5:6379 -> ?: under way for 0.9 s; 0 clients waited, 0 writes unknown\n",
             "10.0.0.5:6379 -> 10.0.0.6:6379: served again after 1.25 s; lossless, 12 clients waited, 0 writes unknown\n",

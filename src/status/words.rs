@@ -149,6 +149,23 @@ pub(super) fn leases(upstream: &Value) -> String {
     )
 }
 
+/// Returns how long commands took in the last second; `None` if respgate does not say.
+pub(super) fn latency(upstream: &Value) -> Option<String> {
+    let latency = upstream.get("latency")?;
+    let time = |key: &str| latency[key].as_f64().map(milliseconds);
+    Some(match (latency["measured"] == true, time("p50_ms"), time("p99_ms")) {
+        (false, ..) => "not measured: latency is off".into(),
+        (true, Some(p50), Some(p99)) => format!("p50 {p50}, p99 {p99} in the last second"),
+        (true, ..) => "no commands in the last second".into(),
+    })
+}
+
+/// Formats milliseconds with as many decimals as tell short times apart.
+fn milliseconds(ms: f64) -> String {
+    let decimals = if ms < 10.0 { 2 } else { usize::from(ms < 100.0) };
+    format!("{ms:.decimals$} ms")
+}
+
 /// Returns the subscribers by fan-in; `None` if there are none.
 pub(super) fn fan_in(upstream: &Value) -> Option<String> {
     let subscribers = total(&upstream["figures"]["fanin_subscribers"]);

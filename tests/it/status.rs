@@ -45,24 +45,26 @@ fn the_document_fits_its_schema(flavor: Flavor, workers: usize) {
     let proxy = Proxy::start_file(
         workers,
         &format!(
-            "[upstreams.main]\nurl = {:?}\nmax-leased = 8\n[tenants.t]\ndefault = true\nconnections = 10\n\
+            "latency = \"on\"\n[upstreams.main]\nurl = {:?}\nmax-leased = 8\n[tenants.t]\ndefault = true\nconnections = 10\n\
              commands-per-second = 1000\nmax-buffered = \"1MiB\"\n",
             deployment.url()
         ),
     );
-    let mut clients: Vec<_> = (0..4).map(|_| proxy.client()).collect();
+    let mut clients: Vec<_> = (0..3).map(|_| proxy.client()).collect();
     clients[0].send_command(&["BLPOP", "queue", "0"]);
     clients[1].expect(&["MULTI"], "+OK\r\n");
     clients[2].send_command(&["SUBSCRIBE", "news"]);
     clients[2].reply();
-    clients[3].expect(&["SET", "k", "v"], "+OK\r\n");
+    let mut writer = proxy.client();
     let status = wait::until_some("everything to be shown", wait::PATIENCE, || {
+        writer.expect(&["SET", "k", "v"], "+OK\r\n");
         let status = document(&proxy, "/status");
         let upstream = &status["upstreams"][0];
         let pins = &upstream["pins"];
         let pinned = ["blocking", "transaction", "subscription"].iter().all(|reason| pins[reason] == 1);
         let replica = &upstream["replication"]["replicas"][0];
-        (pinned && replica["link"] == "connected" && replica["lag_bytes"].is_u64()).then_some(status)
+        let replicated = replica["link"] == "connected" && replica["lag_bytes"].is_u64();
+        (pinned && replicated && upstream["latency"]["p99_ms"].is_f64()).then_some(status)
     });
     assert_fits(&proxy, &status);
     let upstream = &status["upstreams"][0];
@@ -83,6 +85,9 @@ fn the_document_fits_its_schema(flavor: Flavor, workers: usize) {
     );
     assert_eq!(status["control"]["permitted"], false);
     assert_eq!(status["warnings"], json!([]));
+    let history = document(&proxy, "/status/history");
+    let p99 = history["upstreams"]["main"]["p99_ms"].as_array().expect("the p99");
+    assert!(p99.iter().any(|ms| ms.as_f64() > Some(0.0)), "{history:#}");
 
     clients[1].expect(&["DISCARD"], "+OK\r\n");
     wait::until("the pin to end", || document(&proxy, "/status")["upstreams"][0]["pins"]["transaction"] == 0);
@@ -119,8 +124,8 @@ fn a_failover_is_shown_while_it_lasts() {
     );
     let history = document(&proxy, "/status/history");
     let series = &history["upstreams"]["main"];
-    let lengths =
-        ["unix_ms", "commands", "clients", "held"].map(|name| series[name].as_array().map(Vec::len));
+    let lengths = ["unix_ms", "commands", "clients", "held", "p99_ms"]
+        .map(|name| series[name].as_array().map(Vec::len));
     assert!(lengths[0] > Some(1) && lengths.iter().all(|length| *length == lengths[0]), "{history:#}");
     deployment.primary.signal("CONT");
 }
@@ -159,6 +164,7 @@ fn browsers_and_programs_get_different_pages() {
         ("/status", 401),
         ("/status/clients", 401),
         ("/status/history", 401),
+        ("/slow", 401),
     ] {
         let answer = guarded.http(path);
         assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{path}: {answer}");

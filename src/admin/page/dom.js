@@ -39,10 +39,12 @@ export function show(node, value, make) {
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const hundredth = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 
-/** Formats a number: whole from 100 on, else with a tenth. */
+/** Formats a number: whole from 100 on, with a tenth from 1 on, else with a hundredth. */
 export function number(value) {
-  return Math.abs(value) >= 100 ? whole.format(value) : tenth.format(value);
+  const size = Math.abs(value);
+  return (size >= 100 ? whole : size >= 1 ? tenth : hundredth).format(value);
 }
 
 /** Formats bytes. */

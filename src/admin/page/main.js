@@ -91,7 +91,7 @@ function showUpstream(status, upstream) {
   show(parts.topology.content, [primary, sentinels, replication, state, hold, clients, wide], () => topology(upstream, wide));
   show(parts.figures.content, [upstream.per_second, upstream.leases, upstream.connections, clients, hold, upstream.figures, upstream.pause, upstream.switch, upstream.switched_to], () => figures(upstream));
   show(parts.pins.content, upstream.pins, pins);
-  show(parts.plots.content, status.time_unix_ms, () => plots(upstream.name, history.points(upstream.name), status.time_unix_ms));
+  show(parts.plots.content, status.time_unix_ms, () => plots(upstream.name, history.points(upstream.name), upstream.latency, status.time_unix_ms));
   show(parts.failovers.content, [upstream.failover, upstream.failovers, wide], () => failovers(upstream, wide));
 }
 

@@ -1,6 +1,6 @@
 // Keeps the last minutes of figures, and plots them.
 
-import { number, svg, total } from "./dom.js";
+import { el, number, svg, total } from "./dom.js";
 
 const KEPT_MS = 5 * 60 * 1000;
 
@@ -56,9 +56,9 @@ const HEIGHT = 118;
 const TOP = 34;
 const BOTTOM = 100;
 
-/** Returns a round number that is at least `value`. */
-function ceiling(value) {
-  const size = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
+/** Returns a round number that is at least `value` and at least `least`. */
+function ceiling(value, least) {
+  const size = 10 ** Math.floor(Math.log10(Math.max(value, least)));
   return [1, 2, 5, 10].map((step) => step * size).find((step) => step >= value) ?? value;
 }
 
@@ -67,13 +67,10 @@ function path(points, key, now, top) {
   let last = null;
   for (const point of points) {
     const value = point[key];
-    if (value === null || value === undefined) {
-      last = null;
-      continue;
-    }
+    if (value === null || value === undefined) continue;
     const x = (WIDTH * (1 - (now - point.unix_ms) / KEPT_MS)).toFixed(1);
     const y = (BOTTOM - (BOTTOM - TOP) * Math.min(1, value / top)).toFixed(1);
-    // A gap of more than 3 s is a time without answers.
+    // A gap of more than 3 s is a time without answers, or without commands.
     const joined = last !== null && point.unix_ms - last < 3000;
     d += `${joined ? "L" : "M"}${x} ${y}`;
     last = point.unix_ms;
@@ -85,15 +82,16 @@ function path(points, key, now, top) {
 function plot(name, title, unit, series, points, now) {
   const values = (key) => points.map((point) => point[key]).filter((value) => value !== null && value !== undefined);
   const peak = Math.max(0, ...series.flatMap(([key]) => values(key)));
-  const top = ceiling(peak);
+  const top = ceiling(peak, unit === "ms" ? 0.1 : 1);
   const words = series.map(([key, label]) => {
     const all = values(key);
-    return `${label}: ${all.length > 0 ? number(all.at(-1)) : "unknown"} ${unit}, at most ${number(Math.max(0, ...all))}`;
+    return all.length > 0 ? `${label}: ${number(all.at(-1))} ${unit}, at most ${number(Math.max(0, ...all))}` : `${label}: unknown`;
   });
   const id = `plot-${name}-${series[0][0]}`;
   let x = 0;
   const legend = series.map(([key, label, kind]) => {
-    const text = `${label} ${number(values(key).at(-1) ?? 0)}`;
+    const newest = points.at(-1)?.[key] ?? null;
+    const text = `${label} ${newest === null ? "-" : number(newest)}`;
     const entry = svg("g", null,
       svg("rect", { class: `fill-${kind}`, x, y: 20, width: 10, height: 4, rx: 2 }),
       svg("text", { class: "small", x: x + 14, y: 26 }, text));
@@ -112,15 +110,19 @@ function plot(name, title, unit, series, points, now) {
     svg("text", { class: "small end", x: WIDTH, y: HEIGHT - 4 }, "now"));
 }
 
-/** Returns the plots of an upstream. */
-export function plots(name, points, now) {
+/** Says why there is no plot of latency, and how to get it. */
+function unmeasured() {
+  return el("p", { class: "muted" }, el("strong", null, "Latency"), " is not measured. Write ", el("code", null, "latency = \"on\""),
+    " at the top of the configuration file to see p50 and p99 here.");
+}
+
+/** Returns the plots of an upstream whose newest latency is `latency`. */
+export function plots(name, points, latency, now) {
   const all = [
     plot(name, "Commands", "/s", [["commands", "commands", "a"]], points, now),
     plot(name, "Errors", "/s", [["errors", "from the server", "bad"], ["refused", "by respgate", "b"]], points, now),
     plot(name, "Clients", "", [["clients", "connected", "a"], ["pinned", "pinned", "b"], ["held", "held", "warn"]], points, now),
   ];
-  if (points.some((point) => point.p99_ms !== null && point.p99_ms !== undefined)) {
-    all.push(plot(name, "Latency", "ms", [["p50_ms", "p50", "a"], ["p99_ms", "p99", "b"]], points, now));
-  }
+  all.push(latency.measured ? plot(name, "Latency", "ms", [["p50_ms", "p50", "a"], ["p99_ms", "p99", "b"]], points, now) : unmeasured());
   return all;
 }

@@ -5,6 +5,7 @@
 //! their parts of the document.
 
 pub(super) mod clients;
+mod latency;
 mod sampler;
 mod tenant;
 mod upstream;

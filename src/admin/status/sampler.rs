@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::latency::RecentLatency;
 use crate::admin::sources::{View, Views};
 use crate::admin::worker_sums::WorkerSums;
 use crate::metrics::counters::{FIGURES, sum};
@@ -28,6 +29,8 @@ pub(super) struct Sample {
     pub(super) rates: BTreeMap<usize, [f64; FIGURES.len()]>,
     /// Commands per second, by the number of the tenant.
     pub(super) tenant_rates: HashMap<usize, f64>,
+    /// How long commands took, by the number of the upstream.
+    pub(super) latency: BTreeMap<usize, RecentLatency>,
 }
 
 /// A running sampler. Dropping it ends its task.
@@ -46,6 +49,7 @@ type History = BTreeMap<usize, VecDeque<Point>>;
 struct Point {
     unix_ms: u64,
     values: [f64; SERIES.len()],
+    latency: RecentLatency,
 }
 
 /// One series of the history.
@@ -97,11 +101,14 @@ impl Sampler {
                     let values = points.iter().filter_map(|point| point.values.get(at));
                     (series.name.to_owned(), values.copied().map(rounded).collect())
                 });
-                let times: Value = points.iter().map(|point| point.unix_ms).collect();
-                (
-                    view.name.clone(),
-                    Value::Object([("unix_ms".to_owned(), times)].into_iter().chain(series).collect()),
-                )
+                let each = |value: fn(&Point) -> Value| points.iter().map(value).collect::<Value>();
+                let others = [
+                    ("unix_ms", each(|point| point.unix_ms.into())),
+                    ("p50_ms", each(|point| point.latency.p50_ms.into())),
+                    ("p99_ms", each(|point| point.latency.p99_ms.into())),
+                ];
+                let others = others.map(|(key, values)| (key.to_owned(), values));
+                (view.name.clone(), Value::Object(others.into_iter().chain(series).collect()))
             })
             .collect();
         json!({ "interval_seconds": INTERVAL.as_secs(), "upstreams": upstreams })
@@ -162,7 +169,12 @@ fn sample(sums: WorkerSums, before: Option<&WorkerSums>, seconds: f64) -> Sample
         (*number, per_second(now.commands, before.commands))
     });
     let tenant_rates = tenants.collect();
-    Sample { sums, rates, tenant_rates }
+    let latency = sums.latency.iter().map(|(number, now)| {
+        let before = before.and_then(|before| before.latency.get(number));
+        (*number, RecentLatency::between(before, now))
+    });
+    let latency = latency.collect();
+    Sample { sums, rates, tenant_rates, latency }
 }
 
 /// Adds a point for each of the `upstreams` in force. Forgets the others.
@@ -174,6 +186,7 @@ fn remember(history: &Mutex<History>, upstreams: &[usize], sample: &Sample) {
     for number in upstreams {
         let points = history.entry(*number).or_insert_with(|| VecDeque::with_capacity(KEPT));
         let (counts, rates) = (sample.sums.upstream(*number), sample.rates.get(number));
+        let latency = sample.latency.get(number).copied().unwrap_or_default();
         let values = std::array::from_fn(|at| match SERIES.get(at) {
             Some(Series { metric, rate: true, .. }) => rates.map_or(0.0, |rates| rate_of(rates, metric)),
             Some(Series { metric, .. }) => sum(&counts, metric) as f64,
@@ -182,7 +195,7 @@ fn remember(history: &Mutex<History>, upstreams: &[usize], sample: &Sample) {
         if points.len() == KEPT {
             points.pop_front();
         }
-        points.push_back(Point { unix_ms, values });
+        points.push_back(Point { unix_ms, values, latency });
     }
 }
 

@@ -72,6 +72,7 @@ pub(super) fn json(view: &View, sample: &Sample) -> Value {
         "pause": view.ordered.borrow().paused.as_ref().map(pause_json),
         "switch": view.ordered.borrow().switching.as_ref().map(switch_json),
         "switched_to": view.ordered.borrow().switched.as_deref(),
+        "latency": sample.latency.get(&view.number).copied().unwrap_or_default().json(),
         "failover": view.timelines.under_way().map(|(line, elapsed)| {
             let mut failover = line.json(&view.name);
             failover["elapsed_ms"] = millis(elapsed).into();

@@ -125,7 +125,7 @@ fn the_page_shows_a_failover() {
     let mut proxy = Proxy::start_file(
         2,
         &format!(
-            "control-token-file = {:?}\n[upstreams.main]\nurl = {:?}\n[tenants.shop]\ndefault = true\n\
+            "latency = \"on\"\ncontrol-token-file = {:?}\n[upstreams.main]\nurl = {:?}\n[tenants.shop]\ndefault = true\n\
              commands-per-second = 1000\nconnections = 100\n",
             write_token(folder.path()),
             deployment.url().replacen("127.0.0.1", &format!("127.0.0.1:{},127.0.0.1", hostile_sentinel()), 1)
@@ -156,6 +156,11 @@ fn the_page_shows_a_failover() {
             "the hostile text",
             LIMIT,
             &format!("{TEXT}.includes('ERR ' + {HOSTILE:?}) && document.querySelector('#clients').innerText.includes({HOSTILE:?}) && {TEXT}.includes('shop')"),
+        );
+        browser.wait_for(
+            "the p99",
+            LIMIT,
+            "document.getElementById('plot-main-p50_ms-desc').textContent.match(/p50: [0-9.]+ ms.*p99: [0-9.]+ ms/)",
         );
         assert_accessible(browser);
     }
@@ -213,6 +218,8 @@ fn control_asks_first_and_needs_the_right() {
         &format!("{TEXT}.includes('cannot control respgate: this address does not permit control')"),
     );
     assert_eq!(browser.run("return document.querySelectorAll('#control button').length"), 0);
+    let remedy = format!("return {TEXT}.includes('Write latency = \"on\" at the top of the configuration')");
+    assert_eq!(browser.run(&remedy), true, "how to see p50 and p99");
 
     browser.open(&url(&with));
     let click = |text: &str| {
