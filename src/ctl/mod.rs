@@ -55,7 +55,7 @@ pub fn perform(client: &AdminClient, action: &ActionRequest) -> Outcome {
     };
     let path = format!("/control/{}", action.name);
     let body = Value::Object(action.arguments.clone()).to_string();
-    let limit = match action.name {
+    let limit = match action.name.as_str() {
         "reload" => RELOAD_ANSWER_TIMEOUT,
         "upgrade" => UPGRADE_ANSWER_TIMEOUT,
         _ => ANSWER_TIMEOUT,
