@@ -21,7 +21,7 @@ name: shop
 version: 1.0.0
 dependencies:
   - name: respgate
-    version: 0.1.0
+    version: 0.2.0
     repository: file://../respgate
 """
 

@@ -27,6 +27,10 @@ fn versions_agree() {
             assert_eq!(found.split(' ').next(), Some(version), "{file}: {before}");
         }
     }
+    let changelog = Page::read("CHANGELOG.md");
+    let newest = changelog.headings("##").into_iter().find(|heading| *heading != "[Unreleased]");
+    let newest = newest.expect("a version in the changelog");
+    assert!(newest.starts_with(&format!("[{version}] - 20")), "CHANGELOG.md: {newest}");
 }
 
 #[test]
