@@ -249,7 +249,8 @@ impl Activity {
     /// Checks the session's timeouts, and wakes it if one is exceeded.
     pub(super) fn inspect(&self, now: Tick) {
         self.replies.borrow().account().tick();
-        let waiting = self.replies.borrow().waiting();
+        // What waits behind a reply that is due does not make the client a slow reader.
+        let waiting = self.replies.borrow().ready();
         let awaited = self.replies.borrow().awaited();
         let timeouts = self.timeouts.get();
         let soft = timeouts.slow_reader_soft.is_some_and(|soft| waiting > soft);

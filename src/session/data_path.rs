@@ -50,6 +50,7 @@ impl Session {
 
     /// Runs one round: writes replies, checks what ends the session, handles requests, and reads more.
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+        self.output.advance();
         let blocked = self.deliver(cx, self.output.awaited() as usize)?.is_blocked();
         self.check_timeout(cx)?;
         self.check_reload();
@@ -140,7 +141,7 @@ impl Session {
                 Ok(pause)
             }
             // Nothing to read, but replies were queued in this round: the next round writes them.
-            Poll::Pending if self.output.waiting() > 0 && !blocked => Ok(Pause::More),
+            Poll::Pending if self.output.ready() > 0 && !blocked => Ok(Pause::More),
             Poll::Pending if self.may_end_for_drain() => Ok(Pause::Close(Close::Finished)),
             Poll::Pending => Err(Stop::Wait),
         }
@@ -149,7 +150,7 @@ impl Session {
     /// Waits for what `pause` names.
     fn poll_pause(&mut self, cx: &mut Context<'_>, pause: Pause, blocked: bool) -> Result<(), Stop> {
         // Replies were queued in this round: the next round writes them, whatever the pause.
-        let answered = self.output.waiting() > 0 && !blocked;
+        let answered = self.output.ready() > 0 && !blocked;
         if !matches!(pause, Pause::More) {
             self.note_awaited(&pause);
         }
@@ -178,7 +179,7 @@ impl Session {
     /// Updates the activity for the timeouts, and the tenant's count of requests in flight.
     fn note_pending(&mut self) {
         let now = self.ctx.registry.now.get();
-        let (due, came) = (self.output.awaited() > 0, self.output.waiting() > 0);
+        let (due, came) = (self.output.awaited() > 0, self.output.ready() > 0);
         self.activity.on_traffic(now, due, came, || self.admitted());
         self.tenancy.set_in_flight(self.output.awaited() as usize);
         self.view.set_waiting_input(self.input.len());

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use super::Session;
 use super::close::Close;
+use crate::resp::error_line;
 use crate::upstream::replies::ClientState;
 
 /// Limit of reply bytes that wait for a client. Above it, the session handles no further requests.
@@ -93,7 +94,11 @@ impl Session {
         // The eviction is seen twice if the session had a lease: in the leased poll, and again here.
         let first_time = self.closing.replace(Close::Memory) != Some(Close::Memory);
         if first_time && !self.output.replies.is_partial() {
-            self.refuse(EVICTED);
+            self.ctx.upstream.counters.refused_other.inc();
+            // The error takes the place of replies that are due: the client gets no more of them.
+            if !self.client.mutes() {
+                self.output.replies.answer(|out| error_line::write(out, EVICTED));
+            }
             let _ = self.output.replies.poll_write_to(cx, &mut self.stream);
         }
     }

@@ -1,8 +1,11 @@
 //! Sends one request by the shared lane, answers it, or says what must happen first.
 
+use std::rc::Rc;
+
 use super::Session;
 use super::close::Close;
 use super::local;
+use super::order::{CommandKind, Place};
 use super::route::RouteDecision;
 use super::step::{AsyncOp, Pause, Step};
 use crate::command::{self, Found, Spec};
@@ -10,7 +13,7 @@ use crate::latency::Class;
 use crate::resp::request::Request;
 use crate::tenant::limits::refusal::Limit;
 use crate::upstream::reply_sizes::Placement;
-use crate::upstream::shared::lane::Admission;
+use crate::upstream::shared::lane::{Admission, Lane};
 use crate::upstream::shared::queue::IfLost;
 
 impl Session {
@@ -36,7 +39,7 @@ impl Session {
                 None => Step::Done,
             },
             route => {
-                if self.output.awaited() > 0 {
+                if !self.output.admits_unsent(kind_of(&route)) {
                     return Step::Stay(Pause::Replies);
                 }
                 match route {
@@ -116,6 +119,9 @@ impl Session {
         if self.output.awaited() >= self.output.replies.window(self.ctx.config.max_pipeline) {
             return Step::Stay(Pause::Replies);
         }
+        if !self.output.admits(Place::of(&lane), CommandKind::of(if_lost)) {
+            return Step::Stay(Pause::Replies);
+        }
         if !lane.is_open() {
             match self.ctx.upstream.admission(&lane, self.asker(self.output.awaited() == 0)) {
                 Admission::Open => {}
@@ -128,14 +134,16 @@ impl Session {
                 }
                 // The hold buffer refuses new requests only: a client that already waits goes on waiting.
                 Admission::Held(_) if !self.hold.is_held() && self.ctx.upstream.hold_full(request.len()) => {
-                    if self.output.awaited() > 0 {
+                    if !self.output.admits_unsent(CommandKind::Answer) {
                         return Step::Stay(Pause::Replies);
                     }
                     self.refuse(&self.ctx.upstream.hold_overflow());
                     return Step::Done;
                 }
                 Admission::Held(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
-                Admission::Refused(_) | Admission::Expired(_) if self.output.awaited() > 0 => {
+                Admission::Refused(_) | Admission::Expired(_)
+                    if !self.output.admits_unsent(CommandKind::Answer) =>
+                {
                     return Step::Stay(Pause::Replies);
                 }
                 Admission::Expired(line) => {
@@ -151,10 +159,18 @@ impl Session {
                 }
             }
         }
-        let mute = self.client.mutes();
-        lane.push(request.raw(), &self.output.replies, if_lost, mute, self.measured.arrival);
-        self.ctx.upstream.counters.shared.inc();
+        self.send_by(&lane, request, if_lost);
         Step::Done
+    }
+
+    /// Sends a request by `lane`, which must be open. The reply follows all replies that are due, whatever connections they come
+    /// from. [`Output::admits`](super::output::Output::admits) must have returned true for this lane.
+    #[inline]
+    pub(super) fn send_by(&mut self, lane: &Rc<Lane>, request: &Request<'_>, if_lost: IfLost) {
+        let mute = self.client.mutes();
+        let replies = self.output.replies_from(Place::of(lane), CommandKind::of(if_lost));
+        lane.push(request.raw(), replies, if_lost, mute, self.measured.arrival);
+        self.ctx.upstream.counters.shared.inc();
     }
 
     /// Answers PING while there is no primary.
@@ -185,6 +201,15 @@ impl Session {
             local::Outcome::Close(close) => Step::Taken(Pause::Close(close)),
             local::Outcome::AsyncOp(op) => Step::Taken(Pause::AsyncOp(op)),
         }
+    }
+}
+
+/// Returns the kind of a request that does not go by the shared lane.
+fn kind_of(route: &RouteDecision) -> CommandKind {
+    match route {
+        RouteDecision::Refused(_) | RouteDecision::Denied(_) => CommandKind::Answer,
+        RouteDecision::Local(spec) if local::overtakes(spec.verb) => CommandKind::Answer,
+        _ => CommandKind::Exclusive,
     }
 }
 

@@ -4,6 +4,7 @@ use super::Session;
 use super::charge::{Charged, PendingCharge};
 use super::close::Close;
 use super::deliver::BACKLOG;
+use super::order::CommandKind;
 use super::step::{Pause, Step};
 use crate::command::{self, Flags, Found, Verb};
 use crate::resp::request::{self, Request, RequestError, Scanned};
@@ -45,7 +46,7 @@ impl Session {
                 let step = match session.charge(request) {
                     Charged::Passes => session.dispatch(request),
                     Charged::Waits(pause) => return Step::Stay(pause),
-                    Charged::Refused(_) if session.output.awaited() > 0 => {
+                    Charged::Refused(_) if !session.output.admits_unsent(CommandKind::Answer) => {
                         return Step::Stay(Pause::Replies);
                     }
                     Charged::Refused(line) => {

@@ -34,7 +34,33 @@ pub(super) fn answers_unpinned(client: &super::client::Client, spec: &Spec, requ
     }
 }
 
-/// Answers `request`. Its arity must be right, and all earlier replies delivered.
+/// Returns true if the answer depends only on what the session knows already, and changes nothing that the commands under way
+/// depend on: such an answer need not wait for earlier replies.
+pub(super) fn overtakes(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Ping
+            | Verb::Echo
+            | Verb::Quit
+            | Verb::Readonly
+            | Verb::Readwrite
+            | Verb::AclWhoami
+            | Verb::Exec
+            | Verb::Discard
+            | Verb::Unwatch
+            | Verb::ClientTracking
+            | Verb::ClientId
+            | Verb::ClientGetname
+            | Verb::ClientSetinfo
+            | Verb::ClientNoEvict
+            | Verb::ClientCapa
+            | Verb::ClientReply
+            | Verb::ClientHelp
+            | Verb::Cluster
+    )
+}
+
+/// Answers `request`. Its arity must be right, and all earlier replies delivered unless it [overtakes] them.
 pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) -> Outcome {
     let resp = session.client.resp;
     let first = request.arg(1);
@@ -200,8 +226,8 @@ pub(super) fn unsubscribe(session: &mut Session, request: &Request<'_>) {
     let kind = request.name().to_ascii_lowercase();
     // The confirmation is shown whatever CLIENT REPLY says, as on the server, but it uses up a single skip.
     session.client.mutes();
-    let confirm = |channel: Option<&[u8]>| {
-        session.output.replies.answer(|out| {
+    let mut confirm = |channel: Option<&[u8]>| {
+        session.output.answer(|out| {
             write::push(out, resp, 3);
             write::bulk(out, &kind);
             match channel {

@@ -34,6 +34,7 @@ mod local;
 pub mod maintenance;
 pub mod newest;
 mod measure;
+mod order;
 mod output;
 mod read;
 mod refusal;
@@ -276,7 +277,7 @@ impl Session {
     /// Appends a reply of respgate's own, unless the client turned replies off.
     fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if !self.client.mutes() {
-            self.output.replies.answer(write);
+            self.output.answer(write);
         }
     }
 
@@ -298,6 +299,6 @@ impl Drop for Session {
         self.note_left();
         self.ctx.registry.leave(self.client.id);
         self.ctx.maintenance.leave(self.client.id);
-        self.output.replies.close();
+        self.output.close();
     }
 }

@@ -1,17 +1,43 @@
-//! Holds the replies to a client, and the timeout of a client that does not take them.
+//! Holds the replies to a client, in the order of its commands, and the timeout of a client that does not take them.
+//!
+//! While one connection carries all commands under way, their replies come straight into [`Output::replies`]. Otherwise, replies
+//! that may come too early are parked in segments behind it.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::order::{CommandKind, Place, UnderWay, may_overtake};
 use super::timer::Timer;
 use crate::net::budget::Account;
-use crate::upstream::replies::Replies;
+use crate::upstream::replies::{ClientState, Replies};
+
+/// Number of segments of one client. A command that needs a further one waits for replies.
+const MAX_SEGMENTS: usize = 64;
+
+/// The commands whose replies are due in one series.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    /// The connection that carries them.
+    place: Place,
+    kinds: UnderWay,
+}
+
+/// Consecutive replies that come from one connection, or are respgate's own, and stand behind earlier ones.
+struct Segment {
+    replies: Rc<Replies>,
+    sent: Sent,
+}
 
 /// Holds the output side of a session.
 pub(super) struct Output {
-    /// The queue of replies to the client.
+    /// The replies that are written to the client.
     pub(super) replies: Rc<Replies>,
+    /// The commands whose replies come straight there.
+    sent: Sent,
+    /// The replies that stand behind them, in order. Empty while one connection carries all commands under way.
+    segments: VecDeque<Segment>,
     /// The account's count of moved bytes at the last check. An unchanged count means that the client makes no
     /// progress.
     last_moved: u64,
@@ -22,7 +48,13 @@ pub(super) struct Output {
 impl Output {
     /// Creates the output of a client that has just connected.
     pub(super) fn new(replies: Rc<Replies>) -> Self {
-        Self { replies, last_moved: 0, write_timer: Timer::default() }
+        Self {
+            replies,
+            sent: Sent::default(),
+            segments: VecDeque::new(),
+            last_moved: 0,
+            write_timer: Timer::default(),
+        }
     }
 
     /// Returns the number of replies that the client's requests await.
@@ -30,15 +62,136 @@ impl Output {
         self.replies.awaited()
     }
 
-    /// Returns the number of reply bytes that wait for the client.
+    /// Returns the number of reply bytes that wait for the client, with those behind replies that are due.
     pub(super) fn waiting(&self) -> usize {
         self.replies.waiting()
     }
 
-    /// Replaces the queue of replies. Returns the old one.
-    pub(super) fn replace(&mut self, replies: Rc<Replies>) -> Rc<Replies> {
+    /// Returns the number of reply bytes that can be written to the client now.
+    pub(super) fn ready(&self) -> usize {
+        self.replies.ready()
+    }
+
+    /// Returns true if a command of this kind may be sent to `place` now: it overtakes nothing that it must not overtake, and there
+    /// is room for its reply in the order.
+    #[inline]
+    pub(super) fn admits(&self, place: Place, kind: CommandKind) -> bool {
+        if self.segments.is_empty() && (self.sent.place == place || self.replies.due() == 0) {
+            return true;
+        }
+        self.admits_behind(place, kind)
+    }
+
+    fn admits_behind(&self, place: Place, kind: CommandKind) -> bool {
+        let (last, sent) = self.last();
+        let joins = last.due() == 0 || sent.place == place;
+        let all = std::iter::once((&self.replies, self.sent))
+            .chain(self.segments.iter().map(|segment| (&segment.replies, segment.sent)));
+        let mut elsewhere = UnderWay::default();
+        all.filter(|(replies, sent)| replies.due() > 0 && sent.place != place)
+            .for_each(|(_, sent)| elsewhere.merge(sent.kinds));
+        may_overtake(elsewhere, kind) && (joins || self.segments.len() < MAX_SEGMENTS)
+    }
+
+    /// Returns true if a command that no shared connection carries may be handled now.
+    pub(super) fn admits_unsent(&self, kind: CommandKind) -> bool {
+        self.awaited() == 0 || self.admits_behind(Place::default(), kind)
+    }
+
+    /// Returns the replies to which `place` must deliver the reply to a command that is sent there now.
+    #[inline]
+    pub(super) fn replies_from(&mut self, place: Place, kind: CommandKind) -> &Rc<Replies> {
+        if !self.segments.is_empty() || self.replies.due() > 0 && self.sent.place != place {
+            return self.segment_for(place, kind);
+        }
+        if self.replies.due() == 0 {
+            self.sent = Sent { place, kinds: UnderWay::default() };
+        }
+        self.sent.kinds.add(kind);
+        &self.replies
+    }
+
+    /// Returns the last replies if those may be continued from `place`, and otherwise a new segment.
+    #[cold]
+    fn segment_for(&mut self, place: Place, kind: CommandKind) -> &Rc<Replies> {
+        let (last, sent) = self.last();
+        let (idle, joins) = (last.due() == 0, sent.place == place);
+        if !idle && !joins {
+            let replies = Replies::segment(&self.replies);
+            self.segments.push_back(Segment { replies, sent: Sent::default() });
+        }
+        let (replies, sent) = match self.segments.back_mut() {
+            Some(segment) => (&segment.replies, &mut segment.sent),
+            None => (&self.replies, &mut self.sent),
+        };
+        if idle || !joins {
+            *sent = Sent { place, kinds: UnderWay::default() };
+        }
+        sent.kinds.add(kind);
+        replies
+    }
+
+    /// Adds a reply of respgate's own behind all replies that are due.
+    pub(super) fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.segments.is_empty() && self.replies.due() == 0 {
+            return self.replies.answer(write);
+        }
+        self.segment_for(Place::default(), CommandKind::Answer).answer(write);
+    }
+
+    fn last(&self) -> (&Rc<Replies>, Sent) {
+        match self.segments.back() {
+            Some(segment) => (&segment.replies, segment.sent),
+            None => (&self.replies, self.sent),
+        }
+    }
+
+    /// Passes on the segments before which no reply is due any more.
+    #[inline]
+    pub(super) fn advance(&mut self) {
+        if !self.segments.is_empty() && self.replies.due() == 0 {
+            self.advance_segments();
+        }
+    }
+
+    #[cold]
+    fn advance_segments(&mut self) {
+        // Nothing may follow a reply that was cut short.
+        if self.replies.client_state() != ClientState::Open {
+            return;
+        }
+        while let Some(first) = self.segments.front() {
+            first.replies.promote();
+            if first.replies.due() > 0 {
+                return;
+            }
+            self.segments.pop_front();
+        }
+        self.segments = VecDeque::new();
+    }
+
+    /// Returns true if any reply has come in part.
+    pub(super) fn is_partial(&self) -> bool {
+        self.replies.is_partial() || self.segments.iter().any(|segment| segment.replies.is_partial())
+    }
+
+    /// Goes on with `replies`: moves the bytes that wait there, with `error` in the place of each reply that is due. Late replies are
+    /// dropped.
+    pub(super) fn give_up(&mut self, replies: Rc<Replies>, error: &[u8]) {
+        let all = std::iter::once(&self.replies).chain(self.segments.iter().map(|segment| &segment.replies));
+        for given_up in all {
+            given_up.move_to(&replies);
+            replies.answer(|out| (0..given_up.due()).for_each(|_| out.extend_from_slice(error)));
+        }
+        self.close();
         self.last_moved = 0;
-        std::mem::replace(&mut self.replies, replies)
+        self.replies = replies;
+    }
+
+    /// Drops the replies, and those that still come.
+    pub(super) fn close(&mut self) {
+        self.replies.close();
+        self.segments.drain(..).for_each(|segment| segment.replies.close());
     }
 
     /// Ready when the client has neither taken nor sent a byte for `limit`. `blocked` is true if the client takes
@@ -66,3 +219,6 @@ impl Output {
         self.write_timer.poll_after(cx, limit)
     }
 }
+
+#[cfg(test)]
+mod tests;

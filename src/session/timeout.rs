@@ -20,21 +20,17 @@ impl Session {
         match expiry {
             Expiry::SlowReader => Some(Close::Slow),
             Expiry::Killed => Some(Close::Killed),
-            Expiry::Command if self.client.replying == Replying::On && !self.output.replies.is_partial() => {
+            Expiry::Command if self.client.replying == Replying::On && !self.output.is_partial() => {
                 self.note_left();
                 self.measured.client_changed();
                 let counters = &self.ctx.upstream.counters;
                 let (buffers, account) = (self.ctx.buffers.clone(), self.account.clone());
                 let replies = Replies::new(buffers, account, self.ctx.config.max_reply_buffer);
                 let given_up = self.output.awaited();
-                self.output.replies.move_to(&replies);
-                replies.answer(|out| {
-                    (0..given_up).for_each(|_| out.extend_from_slice(refusal::COMMAND_TIMEOUT));
-                });
                 counters.command_timeouts.add(given_up.into());
-                // The old queue drops late replies. Their entries stay in the lane's queue until the replies
-                // arrive.
-                self.output.replace(replies).close();
+                // The old replies drop what comes late. Their entries stay in the lanes' queues until the
+                // replies arrive.
+                self.output.give_up(replies, refusal::COMMAND_TIMEOUT);
                 self.activity.replace(self.output.replies.clone());
                 if let Some(subscription) = &self.lanes.subscription {
                     subscription.redirect(&self.output.replies);

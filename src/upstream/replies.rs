@@ -9,7 +9,7 @@ use tokio::io::AsyncWrite;
 
 use super::reply_sizes::ReplySizes;
 use crate::latency::PendingTimes;
-use crate::net::budget::Account;
+use crate::net::budget::{Account, Charge};
 use crate::net::buffers::Buffers;
 use crate::net::byte_queue::ByteQueue;
 use crate::net::write::{WriteSource, poll_write_all};
@@ -30,7 +30,32 @@ pub enum ClientState {
     Gone,
 }
 
+/// What all segments of one client hold and await.
+#[derive(Default)]
+struct Parked {
+    awaited: Cell<u32>,
+    bytes: Cell<usize>,
+    /// How many of the bytes are respgate's own answers.
+    answers: Cell<usize>,
+}
+
+/// What makes replies a segment.
+struct SegmentOf {
+    client: Rc<Replies>,
+    /// True if every earlier reply has come, so that the replies of this segment follow at once.
+    promoted: Cell<bool>,
+    /// The number of parked bytes that are respgate's own answers.
+    answers: Cell<usize>,
+    _overhead: Charge,
+}
+
+/// The size from which bytes move as a whole and are not copied.
+const WORTH_MOVING: usize = 4 * 1024;
+
 /// The replies that wait to be written to one client, and the number of those that are due.
+///
+/// A client has one object that writes to it. While its requests are under way on several connections, there is also a
+/// [segment](Self::segment) for each series of requests behind the first.
 pub struct Replies {
     buffers: Rc<Buffers>,
     account: Rc<Account>,
@@ -39,8 +64,12 @@ pub struct Replies {
     charged: Cell<usize>,
     /// The number of bytes written to the client so far.
     progress: Cell<u64>,
-    /// The number of replies that are due.
-    awaited: Cell<u32>,
+    /// The number of replies that are due here, without those of segments.
+    due: Cell<u32>,
+    /// What the segments behind these replies hold and await.
+    parked: Parked,
+    /// The replies that this segment stands behind. `None` for the object that writes to the client.
+    behind: Option<SegmentOf>,
     sizes: ReplySizes,
     /// The number of bytes that may wait.
     limit: Cell<usize>,
@@ -59,13 +88,19 @@ pub struct Replies {
 impl Replies {
     /// Creates the replies of a client whose memory `account` counts. `limit`: the number of bytes that may wait.
     pub fn new(buffers: Rc<Buffers>, account: Rc<Account>, limit: usize) -> Rc<Self> {
-        Rc::new(Self {
+        Rc::new(Self::with(buffers, account, limit))
+    }
+
+    fn with(buffers: Rc<Buffers>, account: Rc<Account>, limit: usize) -> Self {
+        Self {
             buffers,
             account,
             bytes: RefCell::default(),
             charged: Cell::new(0),
             progress: Cell::new(0),
-            awaited: Cell::new(0),
+            due: Cell::new(0),
+            parked: Parked::default(),
+            behind: None,
             sizes: ReplySizes::new(limit),
             limit: Cell::new(limit),
             state: Cell::new(ClientState::Open),
@@ -74,7 +109,7 @@ impl Replies {
             messages: RefCell::default(),
             waker: RefCell::default(),
             times: OnceCell::new(),
-        })
+        }
     }
 
     /// Replaces the number of bytes that may wait.
@@ -92,13 +127,13 @@ impl Replies {
 
     /// Returns the times of commands whose replies wait to be written.
     pub fn times(&self) -> &PendingTimes {
-        self.times.get_or_init(Box::default)
+        self.client().times.get_or_init(Box::default)
     }
 
     /// Returns the times of commands whose replies wait to be written, if any was ever noted.
     #[inline]
     pub fn known_times(&self) -> Option<&PendingTimes> {
-        self.times.get().map(AsRef::as_ref)
+        self.client().times.get().map(AsRef::as_ref)
     }
 
     /// Returns the account that counts the client's memory.
@@ -116,19 +151,41 @@ impl Replies {
 
     /// Wakes the session.
     pub fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
+        if let Some(waker) = self.client().waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
     }
 
     /// Takes note that one more reply is due.
     pub fn expect(&self) {
-        self.awaited.set(self.awaited.get() + 1);
+        self.due.set(self.due.get() + 1);
+        if let Some(segment) = &self.behind {
+            segment.expect();
+        }
     }
 
-    /// Returns the number of replies that are due.
+    /// Takes note that `replies` due replies have come.
+    #[inline]
+    fn answered(&self, replies: u32) {
+        let due = self.due.get();
+        let answered = replies.min(due);
+        self.due.set(due - answered);
+        if let Some(segment) = &self.behind {
+            segment.answered(answered);
+        }
+    }
+
+    /// Returns the number of replies that are due to the client, on all connections.
+    #[inline]
     pub fn awaited(&self) -> u32 {
-        self.awaited.get()
+        let client = self.client();
+        client.due.get() + client.parked.awaited()
+    }
+
+    /// Returns the number of replies that are due here, without those of other segments.
+    #[inline]
+    pub fn due(&self) -> u32 {
+        self.due.get()
     }
 
     /// Returns the number of commands that the client may have under way on a shared connection, from 1 to `depth`.
@@ -139,19 +196,30 @@ impl Replies {
 
     /// Returns the sizes of the client's replies, and what follows from them.
     pub fn sizes(&self) -> &ReplySizes {
-        &self.sizes
+        &self.client().sizes
     }
 
-    /// Returns the number of bytes that wait to be written.
+    /// Returns the number of bytes that wait for the client, with those that wait behind other replies.
     pub fn waiting(&self) -> usize {
-        self.bytes.borrow().len()
+        let client = self.client();
+        client.bytes.borrow().len() + client.parked.bytes()
     }
 
-    /// Moves the bytes that wait to `other`, which belongs to the same client.
+    /// Returns the number of bytes that the client can take now: those before which no reply is due.
+    pub fn ready(&self) -> usize {
+        self.client().bytes.borrow().len()
+    }
+
+    /// Moves the bytes that wait here behind those of `other`, which belongs to the same client.
     pub fn move_to(&self, other: &Self) {
-        let moved = self.bytes.take();
+        let mut moved = self.bytes.take();
         self.charge();
-        *other.bytes.borrow_mut() = moved;
+        if moved.len() >= WORTH_MOVING && other.bytes.borrow().is_empty() {
+            moved = other.bytes.replace(moved);
+        } else {
+            moved.pieces().for_each(|piece| other.push(|bytes| bytes.extend_from_slice(piece)));
+        }
+        self.buffers.give(moved.release());
         other.charge();
     }
 
@@ -169,36 +237,45 @@ impl Replies {
 
     /// Returns the number of bytes taken for the client so far, written to it or not.
     fn taken(&self) -> u64 {
-        self.progress.get() + self.waiting() as u64
+        self.progress.get() + self.ready() as u64
     }
 
     /// Returns the number of bytes written to the client so far.
     pub fn progress(&self) -> u64 {
-        self.progress.get()
+        self.client().progress.get()
     }
 
     /// Returns whether the client still takes replies.
+    #[inline]
     pub fn client_state(&self) -> ClientState {
-        self.state.get()
+        self.client().state.get()
     }
 
     /// Adds `bytes`, which complete `replies` due replies. The largest of them has `largest` bytes here.
     pub fn deliver(&self, bytes: &[u8], replies: u32, largest: usize) {
-        self.partial.set(false);
-        let awaited = self.awaited.get().saturating_sub(replies);
-        self.awaited.set(awaited);
+        self.set_partial(false);
+        self.answered(replies);
         self.append(bytes);
-        self.sizes.replied(replies, bytes.len(), largest, awaited, self.waiting());
+        self.sizes().replied(replies, bytes.len(), largest, self.awaited(), self.client().limited());
         self.append_messages();
         self.wake();
     }
 
     /// Adds the next piece of a reply that is too large to be delivered at once.
     pub fn deliver_part(&self, bytes: &[u8]) {
-        self.partial.set(true);
+        self.set_partial(true);
         self.append(bytes);
-        self.sizes.replied_part(bytes.len(), self.awaited.get(), self.waiting());
+        self.sizes().replied_part(bytes.len(), self.awaited(), self.client().limited());
         self.wake();
+    }
+
+    /// Takes note whether the bytes end inside a reply.
+    #[inline]
+    fn set_partial(&self, partial: bool) {
+        self.partial.set(partial);
+        if let Some(segment) = &self.behind {
+            segment.set_partial(partial);
+        }
     }
 
     /// Begins a reply whose pieces [`Self::answer`] adds. Messages wait until [`Self::end_pieces`].
@@ -223,7 +300,7 @@ impl Replies {
             return;
         }
         let mut messages = self.messages.borrow_mut();
-        let waiting = self.waiting() + messages.len() + 1 + rest.len();
+        let waiting = self.limited() + messages.len() + 1 + rest.len();
         if waiting > self.limit.get() {
             self.state.set(ClientState::Overflowed);
         } else if self.partial.get() {
@@ -243,8 +320,9 @@ impl Replies {
     /// Adds the messages that have waited for the end of a reply.
     #[inline]
     fn append_messages(&self) {
-        if !self.messages.borrow().is_empty() {
-            self.append_waiting_messages();
+        let client = self.client();
+        if !client.messages.borrow().is_empty() && !client.partial.get() {
+            client.append_waiting_messages();
         }
     }
 
@@ -257,16 +335,16 @@ impl Replies {
 
     /// Has the client disconnected, because more bytes wait for it than its limit allows.
     pub fn overflow(&self) {
-        if self.state.get() == ClientState::Open {
-            self.state.set(ClientState::Overflowed);
+        if self.client_state() == ClientState::Open {
+            self.client().state.set(ClientState::Overflowed);
             self.wake();
         }
     }
 
     /// Has the client disconnected, because the rest of a reply or its subscriptions are lost.
     pub fn cut(&self) {
-        if self.state.get() == ClientState::Open {
-            self.state.set(ClientState::Cut);
+        if self.client_state() == ClientState::Open {
+            self.client().state.set(ClientState::Cut);
             self.wake();
         }
     }
@@ -285,9 +363,19 @@ impl Replies {
 
     /// Adds a reply that respgate writes itself, from the session's own task.
     pub fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.state.get() != ClientState::Open {
+        if self.client_state() != ClientState::Open {
             return;
         }
+        match &self.behind {
+            None => self.push(write),
+            Some(segment) => {
+                let parked = self.push_in_order(segment, write);
+                segment.note_answer(parked);
+            }
+        }
+    }
+
+    fn push(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = self.bytes.borrow_mut();
         if bytes.capacity() == 0 {
             bytes.adopt(self.buffers.take());
@@ -302,22 +390,29 @@ impl Replies {
 
     /// Drops a reply that the client asked not to see.
     pub fn swallow(&self) {
-        self.awaited.set(self.awaited.get().saturating_sub(1));
-        if self.awaited.get() == 0 {
+        self.answered(1);
+        if self.due.get() == 0 {
             self.wake();
         }
     }
 
     #[inline]
     fn append(&self, piece: &[u8]) {
-        if self.state.get() != ClientState::Open {
+        let client = self.client();
+        if client.state.get() != ClientState::Open {
             return;
         }
-        if self.waiting() + piece.len() > self.limit.get() {
-            self.state.set(ClientState::Overflowed);
+        if client.limited() + piece.len() > client.limit.get() {
+            client.state.set(ClientState::Overflowed);
             return;
         }
-        self.answer(|bytes| bytes.extend_from_slice(piece));
+        let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(piece);
+        match &self.behind {
+            None => self.push(write),
+            Some(segment) => {
+                self.push_in_order(segment, write);
+            }
+        }
     }
 
     /// Writes the bytes that wait to the client, [`BYTES_PER_POLL`] at most. Returns true when all are written, and false if
@@ -360,7 +455,8 @@ impl Replies {
         written.map_ok(|()| true)
     }
 
-    /// Takes note that the client has left. Drops the bytes that wait, and the replies that still arrive.
+    /// Takes note that the client has left. Drops the bytes that wait, and the replies that still arrive. A segment drops the bytes
+    /// that it holds; the client's own object must be closed too.
     pub fn close(&self) {
         self.state.set(ClientState::Gone);
         let buffer = self.bytes.borrow_mut().release();
@@ -393,6 +489,8 @@ impl WriteSource for Taken<'_> {
         self.bytes.consume(count);
     }
 }
+
+mod segment;
 
 #[cfg(test)]
 mod tests;

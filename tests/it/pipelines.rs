@@ -7,6 +7,7 @@ use crate::support::certificates::Certificates;
 use crate::support::client::{Client, encode};
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
+use crate::support::scripted::{Said, Scripted, as_primary};
 use crate::support::servers::{Flavor, Server};
 use crate::support::tls::Tls;
 
@@ -85,6 +86,41 @@ fn a_hundred_megabytes_each_way() {
     let mut client = stage.client("tcp");
     client.deadline(Duration::from_secs(120));
     write_then_read(&mut client, "k", 1000, 100 * 1024);
+}
+
+/// The server answers no read before it has got all three. So a session that waited for earlier replies before it answers itself,
+/// or behind such an answer, would wait for ever.
+#[test]
+fn answers_of_respgates_own_between_reads_cost_no_round_trip() {
+    let server = Scripted::start_each(|| {
+        let mut reads = Vec::new();
+        Box::new(move |command| {
+            if command[0] != "GET" {
+                return Said::Bytes(as_primary(command).unwrap_or_else(|| b"+OK\r\n".to_vec()));
+            }
+            reads.extend(format!("+{}\r\n", command.join(" ")).into_bytes());
+            let all = reads.ends_with(b"+GET c\r\n");
+            Said::Bytes(if all { std::mem::take(&mut reads) } else { Vec::new() })
+        })
+    });
+    let proxy = Proxy::start(&format!("redis://127.0.0.1:{}", server.port));
+    let mut client = proxy.client();
+    for _ in 0..3 {
+        let pipeline: [&[&str]; 8] = [
+            &["GET", "a"],
+            &["ECHO", "first"],
+            &["GET", "b"],
+            &["EXEC"],
+            &["CLIENT", "REPLY", "SKIP"],
+            &["ECHO", "skipped"],
+            &["GET", "c"],
+            &["ECHO", "last"],
+        ];
+        client.send(pipeline.map(encode).concat());
+        for reply in ["+GET a", "$5\r\nfirst", "+GET b", "-ERR EXEC without MULTI", "+GET c", "$4\r\nlast"] {
+            client.expect_reply(&format!("{reply}\r\n"));
+        }
+    }
 }
 
 on_both_servers!(a_whole_pipeline_on_a_lease);

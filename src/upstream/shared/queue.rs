@@ -341,7 +341,7 @@ impl Queue {
     pub fn serves_one(&self) -> bool {
         let Some(first) = self.slots.front() else { return true };
         self.slots.iter().all(|slot| {
-            Rc::ptr_eq(&slot.replies, &first.replies) || slot.replies.client_state() != ClientState::Open
+            slot.replies.owner() == first.replies.owner() || slot.replies.client_state() != ClientState::Open
         })
     }
 

@@ -48,7 +48,8 @@ impl Backpressure {
     }
 }
 
-/// Returns true if more bytes wait for a client than may be under way for it.
+/// Returns true if more bytes wait for a client than may be under way for it. Bytes that wait behind these replies do not count:
+/// two connections would otherwise wait for each other.
 fn is_full(replies: &Replies) -> bool {
-    replies.client_state() == ClientState::Open && replies.waiting() > replies.sizes().bound()
+    replies.client_state() == ClientState::Open && replies.waiting_before() > replies.sizes().bound()
 }

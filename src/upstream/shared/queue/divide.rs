@@ -42,7 +42,7 @@ impl Queue {
             let request = bytes.get(at..end).unwrap_or_default();
             at = end;
             let gone = slot.replies.client_state() != ClientState::Open;
-            if gone || staying.contains(&Rc::as_ptr(&slot.replies)) {
+            if gone || staying.contains(&slot.replies.owner()) {
                 if begun || !gone {
                     slot.suspect = false;
                     kept.bytes.extend_from_slice(request);
@@ -75,13 +75,13 @@ impl Queue {
 
     /// Returns the clients whose requests cannot move to another connection, and `client`.
     fn staying(&self, client: &Rc<Replies>) -> HashSet<*const Replies> {
-        let mut staying = HashSet::from([Rc::as_ptr(client)]);
+        let mut staying = HashSet::from([client.owner()]);
         let mut at = self.head;
         for slot in &self.slots {
             let begun = at < self.written && slot.outcome.is_none();
             at += slot.len;
             let moves = slot.if_lost == IfLost::Resend && !slot.replies.is_partial();
-            if begun && !moves && staying.insert(Rc::as_ptr(&slot.replies)) {
+            if begun && !moves && staying.insert(slot.replies.owner()) {
                 slot.replies.sizes().wait_until_answered();
             }
         }

@@ -293,6 +293,27 @@ fn a_written_read_moves_and_a_written_write_stays() {
 }
 
 #[test]
+fn a_written_write_keeps_the_requests_of_later_segments_too() {
+    let mut world = World::new(2);
+    world.push(0, Kind::Read);
+    world.push(1, Kind::Write);
+    world.write(0, usize::MAX);
+    let segment = Replies::segment(&world.clients[1]);
+    let client = std::mem::replace(&mut world.clients[1], segment.clone());
+    world.push(1, Kind::Write);
+    world.clients[1] = client;
+    assert_eq!(world.clients[1].awaited(), 2);
+    world.isolate(0);
+    let [first, old] = &world.connections[..] else { panic!("two connections") };
+    assert_eq!((first.queue.unwritten(), first.queue.len()), (&b""[..], 0));
+    assert_eq!(old.queue.unwritten(), b"w00002", "a write overtakes none of its client");
+    world.write(1, usize::MAX);
+    world.serve(1, true);
+    segment.promote();
+    world.check();
+}
+
+#[test]
 fn a_request_was_written_when_its_last_byte_was() {
     let buffers = Rc::new(Buffers::alone(1 << 20));
     let client = Replies::new(buffers.clone(), Account::new(buffers.share()), 1 << 20);

@@ -1,0 +1,113 @@
+//! Says which commands of one session may be under way on several connections at a time. No I/O.
+//!
+//! Replies always reach the client in the order of its commands. This rule is about the commands themselves: a command on one
+//! connection may run before an earlier one on another.
+
+use std::rc::Rc;
+
+use crate::upstream::shared::lane::Lane;
+use crate::upstream::shared::queue::IfLost;
+
+/// What a command does, as far as its order matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CommandKind {
+    /// respgate answers it from what the session knows.
+    Answer,
+    /// It only reads.
+    Read,
+    /// It may write, or change the server in another way.
+    Write,
+    /// It needs a connection of its own, waits for other clients, or changes the session.
+    Exclusive,
+}
+
+impl CommandKind {
+    /// Returns the kind of a command for a shared connection.
+    #[inline]
+    pub(super) fn of(if_lost: IfLost) -> Self {
+        match if_lost {
+            IfLost::Resend | IfLost::ReportLost => Self::Read,
+            IfLost::ResendWrite | IfLost::ReportUnknown => Self::Write,
+        }
+    }
+}
+
+/// The kinds of commands whose replies are due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct UnderWay {
+    reads: bool,
+    writes: bool,
+}
+
+impl UnderWay {
+    /// Adds a command.
+    #[inline]
+    pub(super) fn add(&mut self, kind: CommandKind) {
+        match kind {
+            CommandKind::Answer => {}
+            CommandKind::Read => self.reads = true,
+            CommandKind::Write | CommandKind::Exclusive => self.writes = true,
+        }
+    }
+
+    /// Adds other commands.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.reads |= other.reads;
+        self.writes |= other.writes;
+    }
+}
+
+/// Returns true if a command may run before `earlier` commands of its session that are under way on other connections. Reads run
+/// beside reads, and an answer of respgate's own depends on none of them. Nothing overtakes a write, and a write overtakes nothing.
+pub(super) fn may_overtake(earlier: UnderWay, next: CommandKind) -> bool {
+    match next {
+        CommandKind::Answer => true,
+        CommandKind::Read => !earlier.writes,
+        CommandKind::Write | CommandKind::Exclusive => !earlier.reads && !earlier.writes,
+    }
+}
+
+/// Identifies the connection of commands that are under way. The lane exists as long as their replies are due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place(usize);
+
+impl Place {
+    /// Returns the place of the commands that `lane` carries.
+    #[inline]
+    pub(super) fn of(lane: &Rc<Lane>) -> Self {
+        Self(Rc::as_ptr(lane).addr())
+    }
+
+    #[cfg(test)]
+    pub(super) fn numbered(number: usize) -> Self {
+        Self(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn kinds() -> impl Strategy<Value = CommandKind> {
+        use CommandKind::{Answer, Exclusive, Read, Write};
+        prop::sample::select(vec![Answer, Read, Write, Exclusive])
+    }
+
+    proptest! {
+        #[test]
+        fn only_reads_and_answers_overtake_and_nothing_overtakes_a_write(
+            earlier in prop::collection::vec(kinds(), 0..6),
+            next in kinds(),
+        ) {
+            let mut under_way = UnderWay::default();
+            earlier.iter().for_each(|kind| under_way.add(*kind));
+            let commutes = |kind: &CommandKind| match (kind, next) {
+                (_, CommandKind::Answer) | (CommandKind::Answer, _) => true,
+                (first, second) => *first == CommandKind::Read && second == CommandKind::Read,
+            };
+            prop_assert_eq!(may_overtake(under_way, next), earlier.iter().all(commutes));
+        }
+    }
+}
