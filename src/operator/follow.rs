@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::overlay::{Overlay, Pause};
 use super::target::{Reach, Target, TargetContext};
 use crate::discovery::DiscoveryStatus;
-use crate::discovery::replicas::SampledPlace;
+use crate::discovery::replicas::follow::SampledPlace;
 use crate::topology::{Generation, Hint, Primary, Topology};
 use crate::upstream::access::Access;
 

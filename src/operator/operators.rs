@@ -10,7 +10,7 @@ use super::follow::{Follow, HINTS, ORDERS, OperatorStatus, Order};
 use super::overlay::{Overlay, Pause};
 use super::target::{Target, TargetContext};
 use crate::discovery::DiscoveryStatus;
-use crate::discovery::replicas::SampledPlace;
+use crate::discovery::replicas::follow::SampledPlace;
 use crate::tenant::Tenants;
 use crate::topology::{Hint, Topology};
 use crate::upstream::UpstreamActivity;

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::discovery::config::DiscoveryConfig;
-use crate::discovery::replicas::SampledPlace;
+use crate::discovery::replicas::follow::SampledPlace;
 use crate::discovery::{self, Dialers, Discovery, Logins};
 use crate::net::connect::Dialer;
 use crate::net::tls::Loaded;

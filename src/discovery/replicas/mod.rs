@@ -8,7 +8,7 @@
 //! respgate dials replicas only at addresses that Sentinels name, because it sends its password there. Behind a fixed
 //! address it believes the primary's own list, with the offsets that the replicas have acknowledged.
 
-mod follow;
+pub mod follow;
 mod lag;
 mod node;
 mod reply;
@@ -22,7 +22,6 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::Instrument;
 
-pub use self::follow::{SampledPlace, follow};
 use self::lag::OffsetHistory;
 use self::node::{NodeNews, NodeWatch};
 use self::reply::{ListedReplica, Report};
