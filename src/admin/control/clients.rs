@@ -155,4 +155,12 @@ mod tests {
         assert!(action("kill", r#"{"user":7}"#).unwrap_err().contains("is a text"));
         assert_eq!(action("clients", "{}"), Ok(ClientAction::List(Clients::default())));
     }
+
+    #[tokio::test]
+    async fn few_lists_are_kept_at_the_same_time() {
+        let (directory, _queries) = Directory::new(1, vec!["main".into()]);
+        let none_left = Arc::new(Semaphore::new(0));
+        let refused = ClientAction::List(Clients::default()).perform(&directory, &none_left).await;
+        assert!(refused.is_err_and(|why| why.contains("4 lists of clients are being read already")));
+    }
 }
