@@ -69,10 +69,9 @@ impl Upstreams {
             running.limits.send_replace(plan::limits(upstream));
             running.steered.config.send_replace(config.clone());
             let samples = config.replica_sampling && self.shows_replicas;
-            running.sampler = running
-                .sampler
-                .filter(|_| samples)
-                .or_else(|| samples.then(|| replicas::follow(&config.name, running.steered.sampled.clone())));
+            running.sampler = running.sampler.filter(|_| samples).or_else(|| {
+                samples.then(|| replicas::follow::follow(&config.name, running.steered.sampled.clone()))
+            });
             self.running.push(running);
         }
         former.into_iter().map(|Running { steered, .. }| RemovedUpstream { steered }).collect()
