@@ -69,8 +69,6 @@ fn an_upstream_moves_as_the_file_says(workers: usize) {
     let moved = upstream("main", &at(&next));
     expect(&controlled.reload(KEYS, &moved), 0, "configuration: changed\nneeds-restart: none\n");
     load.expect_served_by(&next);
-    // It blocks again, and moves along with each of the following switches.
-    load.blocked.send_command(&["BLPOP", "queue", "0"]);
     assert_eq!(increments(&controlled.server), before, "a command was sent to the former server");
     assert_eq!(connections(&controlled.server), 0);
     let ready = controlled.proxy.http("/readyz");
@@ -105,7 +103,9 @@ fn an_upstream_moves_as_the_file_says(workers: usize) {
     expect(&controlled.reload(KEYS, &moved), 0, "configuration: changed\n");
     assert!(!reads_certificates(), "no file of TLS is followed any longer");
     assert_eq!(controlled.proxy.metric("respgate_upstream_switches_total", &[]), 4.0);
-    load.expect_pushed_to(&next);
+    wait::until("the subscription", || next.run_text(&["PUBSUB", "NUMSUB", "news"]).ends_with(":1\r\n"));
+    next.run(&["PUBLISH", "news", "later"]);
+    load.subscriber.expect_reply("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nlater\r\n");
     load.finish(&next, "a file that moves its upstream");
     assert!(!controlled.proxy.log().contains("s3cret"), "a password in the log");
 }
