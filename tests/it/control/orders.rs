@@ -107,15 +107,22 @@ fn orders_of_two_operators(workers: usize) {
     let third = Server::start(Flavor::Valkey);
     let mut late = late_command(&controlled);
     let mut client = controlled.proxy.client();
-    let answer = switch_while(&controlled, &[&url(&other), "--data-copied"], || {
-        let second = controlled.on_socket(&["switch", "main", &url(&third), "--data-copied"]);
-        expect(&second, 1, "another switch or reconnect of upstream 'main' is under way");
-        expect(&controlled.on_socket(&["reconnect", "main"]), 1, "under way");
-        expect(&controlled.on_socket(&["resume", "main"]), 1, "is not paused");
-        client.send_command(&["SET", "where", "other"]);
-        expect(&controlled.on_socket(&["pause", "main", "--deadline", "20s"]), 0, "state: paused\n");
+    thread::scope(|scope| {
+        let answer = switch_while(&controlled, &[&url(&other), "--data-copied"], || {
+            let second = controlled.on_socket(&["switch", "main", &url(&third), "--data-copied"]);
+            expect(&second, 1, "another switch or reconnect of upstream 'main' is under way");
+            expect(&controlled.on_socket(&["reconnect", "main"]), 1, "under way");
+            expect(&controlled.on_socket(&["resume", "main"]), 1, "is not paused");
+            client.send_command(&["SET", "where", "other"]);
+            // It is answered when the late command is.
+            scope.spawn(|| {
+                let pause = ["pause", "main", "--deadline", "20s"];
+                expect(&controlled.on_socket(&pause), 0, "state: paused\n");
+            });
+            wait::until("the pause", || controlled.proxy.metric("respgate_upstream_paused", &[]) == 1.0);
+        });
+        expect(&answer, 0, "to: ");
     });
-    expect(&answer, 0, "to: ");
     late.expect_reply(":0\r\n");
     client.expect_silence(Duration::from_millis(200));
     assert_eq!(
