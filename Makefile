@@ -103,14 +103,14 @@ chart-manifests: ## write deploy/kubernetes/, from the chart
 	@CHART_WRITE_MANIFESTS=1 target/chart/venv/bin/python -m unittest discover --start-directory tests/chart --pattern test_manifests.py
 
 supply: ## licences, sources, versions and advisories of the crates; the SBOM; the oldest compiler
-	@supply/check
+	@deploy/supply/check
 
 sbom: ## write the SBOM of the release binary, target/respgate.cdx.json, and validate it
-	@supply/install
-	@target/supply/venv/bin/python supply/sbom.py
+	@deploy/supply/install
+	@target/supply/venv/bin/python deploy/supply/sbom.py
 
 reproducible: ## build the release of HEAD twice, in two folders, and compare
-	@supply/reproducible
+	@deploy/supply/reproducible
 
 chaos: ## minutes of failovers, crashes, network cuts and churn under a checker, in an order drawn from CHAOS_SEED
 	@tests/install $(CHAOS_SERVER)

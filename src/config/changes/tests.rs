@@ -264,7 +264,7 @@ fn every_key_changes_at_once_or_is_named() {
         }
     }
     assert!(errors.is_empty(), "{}", errors.join("\n"));
-    assert!(live >= 140 && named >= 20, "{live} and {named}");
+    assert!(live >= 145 && named >= 16, "{live} and {named}");
 }
 
 /// Returns the line with another value of the same type.

@@ -21,7 +21,7 @@ import uuid
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "target/respgate.cdx.json"
 SYMBOLS = ROOT / "target/release/respgate.debug"
 TARGET = os.environ.get("SBOM_TARGET", "x86_64-unknown-linux-gnu")
@@ -63,7 +63,7 @@ def document():
     names = linked()
     packages = {p["id"]: p for p in metadata["packages"] if (p["name"], p["version"]) in names}
     if len(packages) != len(names):
-        sys.exit("supply/sbom.py: cargo tree and cargo metadata do not name the same crates")
+        sys.exit("deploy/supply/sbom.py: cargo tree and cargo metadata do not name the same crates")
     lock = tomllib.loads((ROOT / "Cargo.lock").read_text())
     checksums = {(p["name"], p["version"]): p.get("checksum") for p in lock["package"]}
     components, dependencies, root = [], [], None
@@ -111,7 +111,7 @@ def missing(names):
     """The crates that the debug symbols name and `names` does not have."""
     path = re.compile(rb"/registry/src/[^/\0]+/([A-Za-z0-9_-]+)-([0-9]+\.[0-9]+\.[0-9]+[^/\0]*)/")
     seen = {(name.decode(), version.decode()) for name, version in path.findall(SYMBOLS.read_bytes())}
-    print(f"supply/sbom.py: the debug symbols name {len(seen)} crates")
+    print(f"deploy/supply/sbom.py: the debug symbols name {len(seen)} crates")
     return sorted(seen - names)
 
 
@@ -120,13 +120,13 @@ def main():
     text = json.dumps(bom, indent=1, sort_keys=True) + "\n"
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if error:
-        sys.exit(f"supply/sbom.py: the SBOM is no CycloneDX 1.6: {error}")
+        sys.exit(f"deploy/supply/sbom.py: the SBOM is no CycloneDX 1.6: {error}")
     OUTPUT.write_text(text)
-    print(f"supply/sbom.py: {len(bom['components'])} components, valid CycloneDX 1.6: {OUTPUT.relative_to(ROOT)}")
+    print(f"deploy/supply/sbom.py: {len(bom['components'])} components, valid CycloneDX 1.6: {OUTPUT.relative_to(ROOT)}")
     if SYMBOLS.exists():
         left_out = missing({(found["name"], found["version"]) for found in bom["components"]})
         if left_out:
-            sys.exit(f"supply/sbom.py: the binary has crates that the SBOM lacks: {left_out}")
+            sys.exit(f"deploy/supply/sbom.py: the binary has crates that the SBOM lacks: {left_out}")
 
 
 main()
