@@ -104,9 +104,10 @@ impl Clients {
 
 /// Reserves one of the lists that may be kept at the same time.
 fn reserve(lists: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, String> {
-    lists.clone().try_acquire_owned().map_err(|_| {
-        format!("{LISTS} lists of clients are being read already; wait until one of them ends")
-    })
+    lists
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| format!("{LISTS} lists of clients are being read already; wait until one of them ends"))
 }
 
 async fn list(directory: &Directory, selection: Selection) -> Result<Listing, String> {
