@@ -106,6 +106,10 @@ fn an_upstream_moves_as_the_file_says(workers: usize) {
     expect(&controlled.reload(KEYS, &moved), 0, "configuration: changed\n");
     assert!(!reads_certificates(), "no file of TLS is followed any longer");
     assert_eq!(controlled.proxy.metric("respgate_upstream_switches_total", &[]), 4.0);
+    // A message that comes while a session is between its connections is lost, as in a failover.
+    wait::until("the end of the former connections", || {
+        !next.run_text(&["CLIENT", "LIST"]).contains("user=app")
+    });
     load.expect_pushed_to(&next);
     load.finish(&next, "a file that moves its upstream");
     assert!(!controlled.proxy.log().contains("s3cret"), "a password in the log");
