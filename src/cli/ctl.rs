@@ -11,7 +11,7 @@ use super::shared::{RunningRespgate, json, running_respgate, with_help, with_run
 use crate::config::Value;
 use crate::ctl::ActionRequest;
 
-/// What `respgate ctl` asks of a running respgate.
+/// A request of `respgate ctl` to a running respgate.
 #[derive(Debug)]
 pub struct Ctl {
     /// Where it is.

@@ -39,7 +39,7 @@ pub struct Changes {
     pub restart: Vec<String>,
 }
 
-/// What differs about one user.
+/// The differences of one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserChange {
     /// The older version had no user of this name.
@@ -61,7 +61,7 @@ pub enum UserAspect {
     Account,
 }
 
-/// What differs about one tenant.
+/// The differences of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TenantChange {
     /// The older version had no tenant of this name.

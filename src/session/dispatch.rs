@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Session;
 use super::close::Close;
 use super::local;
-use super::order::{CommandKind, Place};
+use super::order::{CommandKind, LaneId};
 use super::route::RouteDecision;
 use super::step::{AsyncOp, Pause, Step};
 use crate::command::{self, Found, Spec};
@@ -119,7 +119,7 @@ impl Session {
         if self.output.awaited() >= self.output.replies.window(self.ctx.config.max_pipeline) {
             return Step::Stay(Pause::Replies);
         }
-        if !self.output.admits(Place::of(&lane), CommandKind::of(if_lost)) {
+        if !self.output.admits(LaneId::of(&lane), CommandKind::of(if_lost)) {
             return Step::Stay(Pause::Replies);
         }
         if !lane.is_open() {
@@ -168,7 +168,7 @@ impl Session {
     #[inline]
     pub(super) fn send_by(&mut self, lane: &Rc<Lane>, request: &Request<'_>, if_lost: IfLost) {
         let mute = self.client.mutes();
-        let replies = self.output.replies_from(Place::of(lane), CommandKind::of(if_lost));
+        let replies = self.output.replies_from(LaneId::of(lane), CommandKind::of(if_lost));
         lane.push(request.raw(), replies, if_lost, mute, self.measured.arrival);
         self.ctx.upstream.counters.shared.inc();
     }

@@ -67,12 +67,12 @@ pub(super) fn may_overtake(earlier: UnderWay, next: CommandKind) -> bool {
     }
 }
 
-/// Identifies the connection of commands that are under way. The lane exists as long as their replies are due.
+/// Identifies the lane of commands that are under way; the default stands for respgate itself. The lane exists as long as their replies are due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place(usize);
+pub(super) struct LaneId(usize);
 
-impl Place {
-    /// Returns the place of the commands that `lane` carries.
+impl LaneId {
+    /// Returns the id of `lane`.
     #[inline]
     pub(super) fn of(lane: &Rc<Lane>) -> Self {
         Self(Rc::as_ptr(lane).addr())

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::order::{CommandKind, Place, UnderWay, may_overtake};
+use super::order::{CommandKind, LaneId, UnderWay, may_overtake};
 use super::timer::Timer;
 use crate::net::budget::Account;
 use crate::upstream::replies::{ClientState, Replies};
@@ -20,7 +20,7 @@ const MAX_SEGMENTS: usize = 64;
 #[derive(Clone, Copy, Default)]
 struct Sent {
     /// The connection that carries them.
-    place: Place,
+    place: LaneId,
     kinds: UnderWay,
 }
 
@@ -75,14 +75,14 @@ impl Output {
     /// Returns true if a command of this kind may be sent to `place` now: it overtakes nothing that it must not overtake, and there
     /// is room for its reply in the order.
     #[inline]
-    pub(super) fn admits(&self, place: Place, kind: CommandKind) -> bool {
+    pub(super) fn admits(&self, place: LaneId, kind: CommandKind) -> bool {
         if self.segments.is_empty() && (self.sent.place == place || self.replies.due() == 0) {
             return true;
         }
         self.admits_behind(place, kind)
     }
 
-    fn admits_behind(&self, place: Place, kind: CommandKind) -> bool {
+    fn admits_behind(&self, place: LaneId, kind: CommandKind) -> bool {
         let (last, sent) = self.last();
         let joins = last.due() == 0 || sent.place == place;
         let all = std::iter::once((&self.replies, self.sent))
@@ -95,12 +95,12 @@ impl Output {
 
     /// Returns true if a command that no shared connection carries may be handled now.
     pub(super) fn admits_unsent(&self, kind: CommandKind) -> bool {
-        self.awaited() == 0 || self.admits_behind(Place::default(), kind)
+        self.awaited() == 0 || self.admits_behind(LaneId::default(), kind)
     }
 
     /// Returns the replies to which `place` must deliver the reply to a command that is sent there now.
     #[inline]
-    pub(super) fn replies_from(&mut self, place: Place, kind: CommandKind) -> &Rc<Replies> {
+    pub(super) fn replies_from(&mut self, place: LaneId, kind: CommandKind) -> &Rc<Replies> {
         if !self.segments.is_empty() || self.replies.due() > 0 && self.sent.place != place {
             return self.segment_for(place, kind);
         }
@@ -113,7 +113,7 @@ impl Output {
 
     /// Returns the last replies if those may be continued from `place`, and otherwise a new segment.
     #[cold]
-    fn segment_for(&mut self, place: Place, kind: CommandKind) -> &Rc<Replies> {
+    fn segment_for(&mut self, place: LaneId, kind: CommandKind) -> &Rc<Replies> {
         let (last, sent) = self.last();
         let (idle, joins) = (last.due() == 0, sent.place == place);
         if !idle && !joins {
@@ -136,7 +136,7 @@ impl Output {
         if self.segments.is_empty() && self.replies.due() == 0 {
             return self.replies.answer(write);
         }
-        self.segment_for(Place::default(), CommandKind::Answer).answer(write);
+        self.segment_for(LaneId::default(), CommandKind::Answer).answer(write);
     }
 
     fn last(&self) -> (&Rc<Replies>, Sent) {

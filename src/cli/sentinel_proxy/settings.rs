@@ -1,4 +1,4 @@
-//! What redis-sentinel-proxy can be told, and what means the same to respgate.
+//! The settings of redis-sentinel-proxy, and their counterparts in respgate.
 
 use crate::config::flags::{SENTINEL_PASSWORD, UPSTREAM_PASSWORD};
 
@@ -31,7 +31,7 @@ pub(super) struct Setting {
     pub variables: &'static [&'static str],
     /// True if the flag takes a value only behind `=`.
     pub is_switch: bool,
-    /// What means the same to respgate.
+    /// The counterpart in respgate.
     pub meaning: Meaning,
 }
 

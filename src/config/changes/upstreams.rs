@@ -4,7 +4,7 @@ use crate::config::{Config, Upstream};
 use crate::operator::Target;
 use crate::upstream::config::UpstreamConfig;
 
-/// What differs about one upstream.
+/// The differences of one upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamChange {
     /// The older version had no upstream of this name.

@@ -17,9 +17,9 @@ pub struct SampledPlace {
     pub logins: Logins,
     /// Dials the nodes and the Sentinels.
     pub dialers: Dialers,
-    /// What discovery finds there.
+    /// The topology there, as discovery publishes it.
     pub topology: watch::Receiver<Topology>,
-    /// What discovery knows of the Sentinels there.
+    /// The Sentinels there, as discovery sees them.
     pub status: watch::Receiver<DiscoveryStatus>,
 }
 

@@ -157,7 +157,7 @@ impl Model {
 
     fn send(&mut self, lane: usize, write: bool, mute: bool, size: usize) {
         let kind = if write { CommandKind::Write } else { CommandKind::Read };
-        if !self.output.admits(Place::numbered(lane + 1), kind) {
+        if !self.output.admits(LaneId::numbered(lane + 1), kind) {
             return;
         }
         for (other, requests) in self.lanes.iter().enumerate().filter(|(other, _)| *other != lane) {
@@ -165,7 +165,7 @@ impl Model {
             assert!(overtaken.is_none(), "a command for lane {lane} overtakes one on lane {other}");
         }
         let (reply, text) = self.next_reply(size, !mute);
-        let replies = self.output.replies_from(Place::numbered(lane + 1), kind).clone();
+        let replies = self.output.replies_from(LaneId::numbered(lane + 1), kind).clone();
         replies.expect();
         self.lanes[lane].push_back(Request { replies, reply, text, write, mute, given_up: false });
     }
