@@ -10,7 +10,7 @@ use super::overlay::{Overlay, Pause};
 use super::target::{Reach, Target, TargetContext};
 use crate::discovery::DiscoveryStatus;
 use crate::discovery::replicas::follow::SampledPlace;
-use crate::topology::{Generation, Hint, Primary, Topology};
+use crate::topology::{Hint, Primary, Topology};
 use crate::upstream::access::Access;
 
 /// The capacity of the queue of orders.
@@ -28,9 +28,9 @@ pub(super) enum Order {
     /// Hold commands for a switch. Answers the primary that it leaves.
     BeginSwitch { to: Arc<str>, by: Arc<str>, done: oneshot::Sender<Result<Option<Arc<Primary>>, String>> },
     /// Send commands to the present server again: the switch did not succeed.
-    EndSwitch,
-    /// Send commands to another server, and end the switch and a pause that was ordered before it. Answers the new primary's generation.
-    Adopt { adopted: Box<Adopted>, done: oneshot::Sender<Option<Generation>> },
+    EndSwitch { done: oneshot::Sender<()> },
+    /// Send commands to another server, and end the switch and a pause that was ordered before it.
+    Adopt { adopted: Box<Adopted>, done: oneshot::Sender<()> },
     /// Take note of where the configuration says that the upstream is.
     Configured { target: Box<Target>, done: oneshot::Sender<()> },
 }
@@ -162,14 +162,15 @@ impl Follow {
                 self.publish();
                 let _ = done.send(begun);
             }
-            Order::EndSwitch => {
+            Order::EndSwitch { done } => {
                 self.overlay.end_switch();
                 self.status.send_modify(|status| status.switching = None);
                 self.publish();
+                let _ = done.send(());
             }
             Order::Adopt { adopted, done } => {
-                let generation = self.adopt(*adopted);
-                let _ = done.send(generation);
+                self.adopt(*adopted);
+                let _ = done.send(());
             }
             Order::Configured { target, done } => {
                 self.configured = *target;
@@ -179,9 +180,9 @@ impl Follow {
         }
     }
 
-    fn adopt(&mut self, adopted: Adopted) -> Option<Generation> {
+    fn adopt(&mut self, adopted: Adopted) {
         let Adopted { mut reach, target, is_configured } = adopted;
-        let generation = self.overlay.adopt(reach.discovery.topology.borrow_and_update().clone());
+        self.overlay.adopt(reach.discovery.topology.borrow_and_update().clone());
         // Workers take it over together with the topology.
         self.access.send_replace(reach.access.clone());
         self.sampled.send_replace(reach.sampled.clone());
@@ -199,7 +200,6 @@ impl Follow {
         // The former target leaves the lists before the new one enters them.
         self.reach = reach;
         self.reach.put_in_force(&self.ctx);
-        generation
     }
 
     /// Notes where the upstream is, if the configuration says otherwise.

@@ -27,6 +27,9 @@ pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// The longest time that a reconnect waits until every connection is replaced.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(8);
 
+/// The longest time that workers take to follow what was ordered.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
+
 /// The part of `hold-timeout` after which a pause ends by itself. The rest is left for the commands that wait, so that none of
 /// them fails.
 const PAUSE_PART: f64 = 0.9;
@@ -192,7 +195,7 @@ impl Operators {
         Ok(Paused { deadline, hold_timeout, running, waiting, connections, again })
     }
 
-    /// Ends the pause of an upstream. Returns how long it lasted.
+    /// Ends the pause of an upstream. Returns how long it lasted, once every worker sends commands again.
     ///
     /// # Errors
     /// Returns an error if the upstream is not paused.
@@ -200,7 +203,10 @@ impl Operators {
         let chosen = self.find(upstream)?;
         let since = chosen.status.borrow().paused.as_ref().map(|paused| paused.since);
         match (self.order(&chosen, |done| Order::Resume { done }).await?, since) {
-            (true, Some(since)) => Ok(since.elapsed()),
+            (true, Some(since)) => {
+                self.followed(&chosen).await;
+                Ok(since.elapsed())
+            }
             _ => Err(format!("upstream '{upstream}' is not paused")),
         }
     }
@@ -285,6 +291,20 @@ impl Operators {
         answered.await.map_err(|_| stopped())
     }
 
+    /// Waits until every worker follows the newest topology, for [`FOLLOW_LIMIT`] at most. A client whom an operator tells of
+    /// the answer must not meet a worker that still does as before.
+    pub(super) async fn followed(&self, chosen: &Steered) {
+        let limit = Instant::now() + FOLLOW_LIMIT;
+        for worker in &self.workers {
+            while let Some(activity) = worker.activity(chosen.number).await {
+                if activity.follows(&chosen.topology.borrow()) || Instant::now() >= limit {
+                    break;
+                }
+                sleep(PACE).await;
+            }
+        }
+    }
+
     /// Waits until every worker holds commands and no reply is due, for `limit` at most. Returns what the workers do then.
     pub(super) async fn drained(&self, chosen: &Steered, limit: Duration) -> UpstreamActivity {
         let until = Instant::now() + limit;
@@ -312,7 +332,6 @@ impl Operators {
     /// Returns what all workers do at the upstream. `holds` is true if each of them holds commands or knows no primary.
     pub(super) async fn activity(&self, chosen: &Steered) -> UpstreamActivity {
         let mut sum = UpstreamActivity { holds: true, ..UpstreamActivity::default() };
-        let mut generations = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
             let Some(activity) = worker.activity(chosen.number).await else { continue };
             sum.holds &= activity.holds || activity.generation.is_none();
@@ -320,10 +339,7 @@ impl Operators {
             sum.waiting += activity.waiting;
             sum.former += activity.former;
             sum.connections += activity.connections;
-            generations.push(activity.generation);
         }
-        // That of the worker which is last to follow.
-        sum.generation = generations.into_iter().min().flatten();
         sum
     }
 }

@@ -114,13 +114,12 @@ impl Overlay {
     }
 
     /// Follows another discovery from now on, with generations above those of the former one. Ends the switch, and a
-    /// pause that was ordered before it. Returns the new primary's generation for workers.
-    pub(super) fn adopt(&mut self, discovered: Topology) -> Option<Generation> {
+    /// pause that was ordered before it.
+    pub(super) fn adopt(&mut self, discovered: Topology) {
         self.base = self.highest;
         self.pause = self.pause.filter(|_| self.outlasts_switch);
         (self.switching, self.outlasts_switch) = (false, false);
         self.discover(discovered);
-        self.discovered.primary().map(|primary| self.outer(primary.generation))
     }
 
     /// Returns a worker's hint for the present discovery; `None` if it concerns a former one.
@@ -227,7 +226,7 @@ mod tests {
         assert_eq!(seen(&overlay), (Some(3), None));
         overlay.pause(Pause::Drained);
         overlay.begin_switch().unwrap();
-        assert_eq!(overlay.adopt(Topology::Known(primary(1))), Some(Generation(4)));
+        overlay.adopt(Topology::Known(primary(1)));
         assert_eq!(seen(&overlay), (Some(4), None), "the pause ends with the switch");
         overlay.discover(Topology::Known(primary(2)));
         assert_eq!(seen(&overlay), (Some(5), None));

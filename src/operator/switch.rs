@@ -4,17 +4,14 @@
 use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::check::{self, Candidate};
 use super::follow::{Adopted, Order};
-use super::operators::{DRAIN_LIMIT, Operators, PACE, Steered, busy};
+use super::operators::{DRAIN_LIMIT, Operators, Steered, busy};
 use super::target::{DataProof, Target};
 use crate::topology::Topology;
 use crate::upstream::config::UpstreamConfig;
-
-/// The longest time that workers take to follow the new primary.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
 
 /// A switch that succeeded.
 #[derive(Clone, Debug)]
@@ -108,18 +105,16 @@ impl Operators {
         match self.hold_and_verify(&steered, &mut candidate, proof).await {
             Ok(()) => {}
             Err(why) => {
-                let _ = steered.orders.send(Order::EndSwitch).await;
+                self.order(&steered, |done| Order::EndSwitch { done }).await?;
+                self.followed(&steered).await;
                 let held = began.elapsed().as_millis();
                 return Err(format!("commands waited {held} ms and go to the present server again: {why}"));
             }
         }
         let to = candidate.address.to_string();
         let adopted = Box::new(Adopted { reach: candidate.reach, target, is_configured });
-        let generation = self.order(&steered, |done| Order::Adopt { adopted, done }).await?;
-        let limit = Instant::now() + FOLLOW_LIMIT;
-        while self.activity(&steered).await.generation < generation && Instant::now() < limit {
-            sleep(PACE).await;
-        }
+        self.order(&steered, |done| Order::Adopt { adopted, done }).await?;
+        self.followed(&steered).await;
         let held = began.elapsed();
         let until_start = steered.status.borrow().switched.is_some();
         if until_start {

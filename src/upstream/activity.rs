@@ -10,7 +10,7 @@ use super::parts::Parts;
 use super::shared::lane::Order;
 use crate::resp::Resp;
 use crate::secret::Credentials;
-use crate::topology::Generation;
+use crate::topology::{Generation, Topology};
 
 /// What one worker does at its upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,17 @@ pub struct UpstreamActivity {
     pub connections: u64,
     /// The number of connections that a reconnect has not replaced yet.
     pub former: usize,
+}
+
+impl UpstreamActivity {
+    /// Returns true if the worker does as `topology` says.
+    pub fn follows(&self, topology: &Topology) -> bool {
+        match topology {
+            Topology::Known(primary) => !self.holds && self.generation == Some(primary.generation),
+            Topology::Failing(primary, _) => self.holds && self.generation == Some(primary.generation),
+            Topology::Unknown(_) => self.generation.is_none(),
+        }
+    }
 }
 
 /// An identity that sessions use at the upstream.
