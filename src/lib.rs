@@ -40,6 +40,7 @@ pub mod net;
 pub mod operator;
 pub mod poll_meter;
 pub mod reload;
+pub mod replica;
 pub mod resp;
 pub mod rotation;
 pub mod secret;

@@ -21,6 +21,19 @@ pub struct Spec {
     pub row: u16,
 }
 
+impl Spec {
+    /// Returns true if the command only reads data, so that a replica answers it as the primary would. Commands about the node itself,
+    /// such as OBJECT and MEMORY, and TOUCH, whose effect stays on the node, are none of these.
+    pub fn reads_data(&self) -> bool {
+        let about_node =
+            ["OBJECT|", "MEMORY|", "TOUCH", "PFCOUNT"].iter().any(|name| self.name.starts_with(name));
+        self.flags.contains(Flags::READONLY.and(Flags::KEYED))
+            && self.retry == Retry::Safe
+            && matches!(self.verb, Verb::Other)
+            && !about_node
+    }
+}
+
 /// The route of a command to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteClass {

@@ -85,6 +85,8 @@ pub enum Aspect {
     Share,
     /// The way in which messages reach the tenant's subscribers.
     Pubsub,
+    /// The nodes that answer the reads of the tenant's clients.
+    Reads,
 }
 
 impl Changes {
@@ -179,13 +181,14 @@ fn tenant_changes(now: &[TenantConfig], next: &[TenantConfig]) -> Vec<(String, T
 }
 
 fn aspects(old: &TenantConfig, new: &TenantConfig) -> Vec<Aspect> {
-    let TenantConfig { name: _, members, limits, share, policy, pubsub } = old;
+    let TenantConfig { name: _, members, limits, share, policy, pubsub, reads } = old;
     let all = [
         (Aspect::Members, *members != new.members),
         (Aspect::Limits, *limits != new.limits),
         (Aspect::Policy, *policy != new.policy),
         (Aspect::Share, *share != new.share),
         (Aspect::Pubsub, *pubsub != new.pubsub),
+        (Aspect::Reads, *reads != new.reads),
     ];
     all.into_iter().filter_map(|(aspect, differs)| differs.then_some(aspect)).collect()
 }
@@ -280,6 +283,7 @@ impl Aspect {
             Self::Policy => "policy",
             Self::Share => "weight or priority",
             Self::Pubsub => "pubsub",
+            Self::Reads => "reads",
         }
     }
 }

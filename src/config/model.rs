@@ -15,6 +15,7 @@ use crate::operator::Target;
 use crate::rotation::source::{Account, ControlToken};
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
+use crate::topology::Address;
 use crate::upstream::config::UpstreamConfig;
 
 /// The configuration that respgate runs with. It is complete and free of contradictions.
@@ -66,6 +67,8 @@ pub struct Upstream {
     pub config: UpstreamConfig,
     /// The settings with which respgate finds the primary.
     pub discovery: DiscoveryConfig,
+    /// The addresses of the replicas of a fixed upstream.
+    pub replicas: Vec<Address>,
     /// respgate's own account at the nodes.
     pub account: Option<Account>,
     /// respgate's own account at the Sentinels, which is separate.

@@ -17,13 +17,14 @@ use crate::latency::config::{Measure, ShownArguments};
 use crate::logs::is_filter;
 use crate::net::tls::Floor;
 use crate::net::tls::server::ClientCertificates;
+use crate::replica::Reads;
 use crate::session::config::AdminCommands;
 use crate::tenant::config::Pubsub;
 use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::Scripts;
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
-use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
+use crate::upstream::config::{BlockedPop, ClientAuth, Pool, ReadYourWrites, Reauth, RetryWrites};
 use crate::upstream::shared::fair::fair_queue::Priority;
 
 /// The type of a setting.
@@ -301,6 +302,12 @@ words!(BlockedPop, r#""timeout" or "continue""#,
     "timeout" => Self::TimesOut, "continue" => Self::Continues);
 words!(Priority, r#""high", "normal" or "low""#, "high" => Self::High, "normal" => Self::Normal, "low" => Self::Low);
 words!(Pubsub, r#""dedicated" or "fan-in""#, "dedicated" => Self::Dedicated, "fan-in" => Self::FanIn);
+words!(Reads, r#""primary", "on-request", "prefer-replica" or "replica""#,
+    "primary" => Self::Primary,
+    "on-request" => Self::OnRequest,
+    "prefer-replica" => Self::PreferReplica,
+    "replica" => Self::Replica);
+words!(ReadYourWrites, r#""session" or "off""#, "session" => Self::Session, "off" => Self::Off);
 words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);
 words!(Scripts, r#""deny" or "declared-keys""#,
     "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);

@@ -11,7 +11,7 @@
 //!
 //! `sentinel` holds the connections to one Sentinel, `event` parses what it sends, and `probe` asks a node for its
 //! role. `handover_watch` asks the nodes of a coordinated failover, and `primary_watch` the followed node and the resolver.
-//! `replicas` samples the replication lag, which nothing here reads. Discovery treats a fixed address as a node that Sentinels always name.
+//! `replicas` samples the replication lag, and `read_replicas` samples the replicas that may serve reads; nothing here reads either. Discovery treats a fixed address as a node that Sentinels always name.
 
 pub mod config;
 pub mod consensus;
@@ -22,6 +22,7 @@ mod machine;
 mod node;
 mod primary_watch;
 mod probe;
+pub mod read_replicas;
 pub mod replicas;
 mod resolved;
 pub mod sentinel_table;

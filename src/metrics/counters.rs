@@ -126,6 +126,10 @@ counters! {
     lease_waits: LEASE_WAITS;
     lease_waiting: LEASE_WAITING;
     lease_timeouts: LEASE_TIMEOUTS;
+    replica_reads: REPLICA_READS;
+    replica_fallbacks_behind: REPLICA_FALLBACKS["behind"];
+    replica_fallbacks_none: REPLICA_FALLBACKS["none"];
+    replica_reads_returned: REPLICA_READS_RETURNED;
     holds: HOLDS;
     hold_expired: HOLD_EXPIRED;
     fanin_subscribers: FANIN_SUBSCRIBERS;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::plan;
 use crate::admin::{UpstreamLimits, View, Views};
 use crate::config::Upstream;
+use crate::discovery::read_replicas;
 use crate::discovery::replicas::{self, ReplicaSampler};
 use crate::operator::{self, Steered, TargetContext};
 use crate::timeline::Timelines;
@@ -92,6 +93,12 @@ impl Upstreams {
             scripts: Scripts::default(),
             fair: false,
             timelines: Timelines::default(),
+            replicas: read_replicas::spawn(
+                &config.name,
+                steered.sampled.clone(),
+                steered.topology.clone(),
+                &upstream.replicas,
+            ),
         };
         Running { steered, plan, limits: watch::Sender::new(plan::limits(upstream)), sampler: None }
     }

@@ -30,6 +30,7 @@ impl Session {
         self.tenancy.member = next.map(Box::new);
         self.tenancy.policy =
             worker_tenant.and_then(|worker_tenant| worker_tenant.tenant.config.policy.clone());
+        self.follow_read_policy();
         Ok(())
     }
 
@@ -96,6 +97,7 @@ impl Session {
         }
         let worker_tenant = self.tenant_of(self.client.login.as_deref(), &self.client.name);
         if self.is_in_tenant(worker_tenant.as_ref()) {
+            self.follow_read_policy();
             return Ok(());
         }
         let (now, progress) = (self.tenant_time(), self.output.replies.progress());
@@ -116,6 +118,7 @@ impl Session {
                 })
             }
         };
+        self.follow_read_policy();
         match &self.tenancy.policy {
             Some(policy)
                 if self.has_subscription(|kind, name| !permits_words(policy, &[kind.begin(), name])) =>

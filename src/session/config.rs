@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::replica::Reads;
 use crate::resp::request::RequestLimits;
 
 /// Says whether administrative commands (`deny-admin` in the command table) reach the server.
@@ -40,6 +41,8 @@ pub struct SessionConfig {
     pub write_timeout: Duration,
     /// Which administrative commands are forwarded.
     pub admin_commands: AdminCommands,
+    /// The nodes that answer the clients' reads, unless a tenant decides.
+    pub reads: Reads,
     /// The timeouts of inactive and busy clients.
     pub timeouts: Timeouts,
 }
@@ -84,6 +87,7 @@ impl Default for SessionConfig {
             max_pipeline: 1024,
             write_timeout: Duration::from_secs(60),
             admin_commands: AdminCommands::Deny,
+            reads: Reads::Primary,
             timeouts: Timeouts::default(),
         }
     }

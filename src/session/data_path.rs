@@ -129,7 +129,7 @@ impl Session {
         {
             pause = subscribing;
         }
-        if !matches!(pause, Pause::Lane(_) | Pause::Subscribing) {
+        if !matches!(pause, Pause::Lane(_) | Pause::Replica(_) | Pause::Subscribing) {
             self.end_wait();
         }
         if !matches!(pause, Pause::More) {
@@ -172,6 +172,7 @@ impl Session {
             Pause::Limit(due) => self.tenancy.poll_rate_limit(cx, due),
             Pause::Room(again) => self.tenancy.poll_in_flight_limit(cx, again),
             Pause::Lane(deadline) => self.poll_lane(cx, deadline),
+            Pause::Replica(deadline) => self.poll_replica(cx, deadline),
         };
         if poll.is_pending() && !answered { Err(Stop::Wait) } else { Ok(()) }
     }
@@ -183,6 +184,9 @@ impl Session {
         self.activity.on_traffic(now, due, came, || self.admitted());
         self.tenancy.set_in_flight(self.output.awaited() as usize);
         self.view.set_waiting_input(self.input.len());
+        if self.lanes.reads.is_some() && !due {
+            self.settle_reads();
+        }
     }
 
     /// Returns true if a drain may end this session: it has no input and awaits no reply.

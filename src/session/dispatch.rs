@@ -32,6 +32,7 @@ impl Session {
             return self.send_shared(request, if_lost);
         }
         match route {
+            RouteDecision::Read(if_lost) => self.send_read(request, if_lost),
             RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
             RouteDecision::Learned(route) if route.shared => self.send_shared(request, route.if_lost),
             RouteDecision::Rewritten(frame, if_lost) => match Request::parse(&frame) {
@@ -61,6 +62,7 @@ impl Session {
                     RouteDecision::Leased
                     | RouteDecision::Learned(_)
                     | RouteDecision::Shared(_)
+                    | RouteDecision::Read(_)
                     | RouteDecision::Scan(_)
                     | RouteDecision::Rewritten(..) => Step::Stay(Pause::AsyncOp(AsyncOp::Lease)),
                 }
@@ -113,6 +115,9 @@ impl Session {
             }
             return self.lease_when_answered();
         }
+        if self.lanes.reads.is_some() && self.awaits_replica() {
+            return Step::Stay(Pause::Replies);
+        }
         let Some(lane) = self.lane() else { return Step::Done };
         // Check the window before asking the scheduler, so that a request that waits for earlier replies uses up
         // no grant.
@@ -160,6 +165,9 @@ impl Session {
             }
         }
         self.send_by(&lane, request, if_lost);
+        if let Some(reads) = &mut self.lanes.reads {
+            reads.sent_to_primary(if_lost);
+        }
         Step::Done
     }
 

@@ -65,6 +65,16 @@ impl Session {
         Poll::Pending
     }
 
+    /// Waits until another choice of a replica may be possible, or `deadline`.
+    pub(super) fn poll_replica(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.ctx.upstream.wait_for_replica(self.client.id, cx.waker());
+        let poll = self.hold.timer.poll_at(cx, deadline);
+        if poll.is_ready() {
+            self.ctx.upstream.stop_waiting_for_replica(self.client.id);
+        }
+        poll
+    }
+
     /// Estimates how many of the waiting requests the session may send at once, 1 at least.
     fn estimate_requests(&self) -> u32 {
         let requests = u32::try_from(self.input.len() / SMALL_REQUEST).unwrap_or(u32::MAX);

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::reads::ReadState;
 use super::scan::Scans;
 use crate::upstream::fanin::subscription::Subscription;
 use crate::upstream::shared::lane::Lane;
@@ -13,6 +14,8 @@ pub(super) struct Lanes {
     pub(super) shared: Option<Rc<Lane>>,
     /// The session's fan-in subscriptions, if it has any.
     pub(super) subscription: Option<Box<Subscription>>,
+    /// How the client's reads are sent, unless all of them go to the primary.
+    pub(super) reads: Option<Box<ReadState>>,
     /// The primaries that the client's SCAN cursors come from.
     pub(super) scans: Scans,
 }
@@ -22,6 +25,9 @@ impl Lanes {
     pub(super) fn leave_shared(&mut self, client: u64) {
         if let Some(lane) = self.shared.take() {
             lane.leave(client);
+        }
+        if let Some(reads) = &mut self.reads {
+            reads.leave_lane();
         }
     }
 

@@ -72,6 +72,9 @@ impl Session {
         self.activity.set_reply_due(now, false, true);
         self.output.replies.sizes().lease_ended();
         self.tenancy.release(Limit::Leased);
+        if let Some(reads) = &mut self.lanes.reads {
+            reads.note_leased();
+        }
     }
 }
 

@@ -86,9 +86,13 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
                 session.refuse_for_limit(&line);
                 return Outcome::Close(Close::Full);
             }
+            session.forget_read_choice();
             session.answer(|out| write::simple(out, "RESET"));
         }
         // Redis knows these commands only in a cluster; Valkey accepts them anywhere.
+        Verb::Readonly | Verb::Readwrite if session.choose_reads(spec.verb == Verb::Readonly) => {
+            session.answer(write::ok);
+        }
         Verb::Readonly | Verb::Readwrite => match session.ctx.upstream.server() {
             Some(server) if server.server == "redis" => session.refuse(refusal::NO_CLUSTER),
             _ => session.answer(write::ok),

@@ -37,6 +37,7 @@ mod measure;
 mod order;
 mod output;
 mod read;
+mod reads;
 mod refusal;
 pub mod registry;
 mod route;
@@ -180,6 +181,7 @@ impl Session {
             session.refuse_for_limit(&line);
             session.closing = Some(Close::Full);
         }
+        session.follow_read_policy();
         session.update_view();
         session
     }
@@ -295,6 +297,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.lanes.reads.is_some() {
+            self.ctx.upstream.stop_waiting_for_replica(self.client.id);
+        }
         self.leave_lane();
         self.note_left();
         self.ctx.registry.leave(self.client.id);

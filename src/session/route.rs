@@ -22,6 +22,8 @@ const MAX_TRACKING: usize = 1024 * 1024;
 pub(super) enum RouteDecision {
     /// Goes by the shared lane.
     Shared(IfLost),
+    /// Goes by the shared lane of the primary, or of a replica.
+    Read(IfLost),
     /// Goes by the shared lane. Its cursor is valid on one primary only.
     Scan(IfLost),
     /// Goes by the leased lane.
@@ -131,6 +133,9 @@ impl Session {
                 Verb::Ping if self.has_subscriptions() => RouteDecision::Local(spec),
                 Verb::Scan => RouteDecision::Scan(self.if_lost(spec, request)),
                 Verb::Info if info::names_respgate(request) => RouteDecision::Local(spec),
+                _ if self.lanes.reads.is_some() && spec.reads_data() => {
+                    RouteDecision::Read(self.if_lost(spec, request))
+                }
                 _ => RouteDecision::Shared(self.if_lost(spec, request)),
             },
             RouteClass::LeaseIfBlock => {

@@ -30,6 +30,8 @@ pub(super) enum Pause {
     Room(Instant),
     /// The lane takes no requests. With a deadline, the lane waits for a primary until that time at most.
     Lane(Option<Instant>),
+    /// No replica can serve the session now. It checks again at this time at the latest.
+    Replica(Instant),
     /// The server has not confirmed all requested subscriptions.
     Subscribing,
     /// See [`Exit::AsyncOp`].

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::limits::config::LimitsConfig;
 use super::members::MembersConfig;
 use super::policy::Policy;
+use crate::replica::Reads;
 use crate::upstream::shared::fair::fair_queue::ShareConfig;
 
 /// Says how subscriptions travel to the server.
@@ -30,6 +31,8 @@ pub struct TenantConfig {
     pub share: ShareConfig,
     /// How its clients' subscriptions travel.
     pub pubsub: Pubsub,
+    /// The nodes that answer its clients' reads; `None` leaves that to the listener.
+    pub reads: Option<Reads>,
     /// Which commands its clients may run, and on which keys and channels; `None` allows everything.
     pub policy: Option<Arc<Policy>>,
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::replica::LagBound;
+
 /// The identity that clients act as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
@@ -58,6 +60,15 @@ pub enum Reauth {
     Refresh,
 }
 
+/// Whose earlier writes a read from a replica shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadYourWrites {
+    /// Those of the same connection.
+    Session,
+    /// Nobody's: a read may miss them for `max-lag`.
+    Off,
+}
+
 /// The settings of one upstream, without those of discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
@@ -96,6 +107,10 @@ pub struct UpstreamConfig {
     pub ping_interval: Duration,
     /// True if respgate samples how far the replicas are behind.
     pub replica_sampling: bool,
+    /// The greatest lag of a replica that serves reads.
+    pub lag_bound: LagBound,
+    /// Whose earlier writes a read shows.
+    pub read_your_writes: ReadYourWrites,
     /// The age at which a connection is replaced. Zero: no connection is.
     pub max_age: Duration,
     /// The treatment of open connections when respgate's own credentials change.
@@ -130,6 +145,8 @@ impl UpstreamConfig {
             lease_idle_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(3),
             replica_sampling: true,
+            lag_bound: LagBound { time: Duration::from_secs(1), bytes: 16 * 1024 * 1024 },
+            read_your_writes: ReadYourWrites::Session,
             max_age: Duration::from_secs(3600),
             reauth: Reauth::Keep,
         }

@@ -19,6 +19,7 @@ mod learn;
 pub mod leased;
 mod parts;
 mod pause;
+pub mod replica;
 pub mod replies;
 pub mod reply_sizes;
 mod reports;
@@ -54,6 +55,8 @@ use self::leased::lease::Lease;
 use self::leased::pool::LeasePool;
 use self::parts::Parts;
 use self::pause::ServerPause;
+use self::replica::lane::ReplicaLane;
+use self::replica::reads::{ReplicaChoice, ReplicaReads};
 use self::replies::Replies;
 use self::reports::Reports;
 use self::room::SharedRoom;
@@ -68,6 +71,7 @@ use crate::latency::{LatencySnapshot, UpstreamLatency, WorkerLatency};
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::poll_meter::PollMeter;
+use crate::replica::ReplicaFeed;
 use crate::resp::Resp;
 use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
@@ -94,6 +98,8 @@ pub struct UpstreamPlan {
     pub fair: bool,
     /// Its failovers; the workers share them.
     pub timelines: Timelines,
+    /// What is known of its replicas.
+    pub replicas: ReplicaFeed,
 }
 
 /// One worker's side of one upstream.
@@ -115,6 +121,7 @@ pub struct Upstream {
     hold: Rc<Hold>,
     reports: Rc<Reports>,
     inquiries: Inquiries,
+    replicas: Rc<ReplicaReads>,
     parts: Parts,
 }
 
@@ -127,7 +134,8 @@ impl Upstream {
         latency: Rc<WorkerLatency>,
     ) -> Rc<Self> {
         let counters = Rc::new(Counters::default());
-        let UpstreamPlan { number: _, config, access, topology, hints, scripts, fair, timelines } = plan;
+        let UpstreamPlan { number: _, config, access, topology, hints, scripts, fair, timelines, replicas } =
+            plan;
         let Access { dialer, login } = access.borrow().clone();
         let config = Rc::new(LiveConfig::new(config));
         let latency = UpstreamLatency::new(latency, &config.get().name, counters.clone());
@@ -159,9 +167,11 @@ impl Upstream {
                 || weak_fans.upgrade().is_some_and(|fans| fans.close_unused())
         });
         let inquiries = Inquiries::new(pool.clone());
+        let replicas = ReplicaReads::new(replicas, lanes.clone());
         let parts = Parts { dialing, pool, lanes, fans };
         let tasks = &parts.dialing.tasks;
         tasks.spawn(parts.clone().follow(topology));
+        tasks.spawn(replicas.clone().follow());
         tasks.spawn(housekeeping::keep(parts.clone()));
         tasks.spawn(credentials::follow(parts.clone(), access));
         let auth_required = Cell::new(config.get().client_auth == ClientAuth::Required);
@@ -176,6 +186,7 @@ impl Upstream {
             hold,
             reports,
             inquiries,
+            replicas,
             parts,
         })
     }
@@ -455,6 +466,41 @@ impl Upstream {
     /// Returns the subscription by fan-in of a session that acts as `identity`, speaks `resp`, and gets its messages by `replies`.
     pub fn subscription(&self, identity: &Rc<Identity>, resp: Resp, replies: &Rc<Replies>) -> Subscription {
         subscription(&self.parts.fans, identity, resp, replies)
+    }
+}
+
+/// The replicas.
+impl Upstream {
+    /// Chooses the replica for a session that reads. `kept` is the one that it has read from last, and `floor` the moment up to which
+    /// the replica must have applied what was answered.
+    pub fn choose_replica(
+        &self,
+        key: &ConnectionKey,
+        kept: Option<&Rc<ReplicaLane>>,
+        floor: Option<Instant>,
+        now: Instant,
+    ) -> ReplicaChoice {
+        self.replicas.choose(key, kept, floor, now)
+    }
+
+    /// Has the replicas sampled soon, because a session has seen what they may lack.
+    pub fn sample_replicas_soon(&self, now: Instant) {
+        self.replicas.sample_soon(now);
+    }
+
+    /// Keeps the replicas sampled while a session reads from one.
+    pub fn keep_sampling(&self, now: Instant) {
+        self.replicas.keep_sampling(now);
+    }
+
+    /// Wakes this client's session once, when [`Self::choose_replica`] may choose another.
+    pub fn wait_for_replica(&self, client: u64, waker: &std::task::Waker) {
+        self.replicas.wait(client, waker);
+    }
+
+    /// Removes the client from those that wait for a replica.
+    pub fn stop_waiting_for_replica(&self, client: u64) {
+        self.replicas.stop_waiting(client);
     }
 }
 

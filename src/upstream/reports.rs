@@ -36,6 +36,12 @@ impl Reports {
         Self { counters, latency, timelines, hints, proven: Cell::default() }
     }
 
+    /// Creates the reports about a replica: they are counted with those of `primary`, and are no signs of a failover.
+    pub(super) fn of_replica(primary: &Self) -> Self {
+        let (counters, latency) = (primary.counters.clone(), primary.latency.clone());
+        Self::new(counters, latency, Timelines::default(), mpsc::channel(1).0)
+    }
+
     /// Sends a hint to discovery. Drops it if 64 hints wait already: one more would add nothing.
     pub(super) fn hint(&self, hint: Hint) {
         let _ = self.hints.try_send(hint);

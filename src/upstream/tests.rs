@@ -14,6 +14,7 @@ fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> Upstream
         scripts: Scripts::default(),
         fair: false,
         timelines: Timelines::default(),
+        replicas: ReplicaFeed::none(),
     }
 }
 

@@ -43,6 +43,7 @@ const ORDER: &[&str] = &[
     "drain",
     "systemd",
     "timeline",
+    "replica",
     "topology",
     "descriptors",
     "files",

@@ -67,6 +67,7 @@ mod upgrade;
 mod timeouts;
 mod reauth;
 mod reload;
+mod replica_reads;
 mod replication;
 mod repointed;
 mod rotation;

@@ -60,6 +60,7 @@ fn aspects(old: &ListenerConfig, new: &ListenerConfig) -> Option<Vec<&'static st
         ("proxy-protocol", *proxy_protocol != new.proxy_protocol),
         ("moving-endpoint", *moving_endpoint != new.moving_endpoint),
         ("admin-commands", session.admin_commands != new.session.admin_commands),
+        ("reads", session.reads != new.session.reads),
         ("limits", limits),
         ("TLS", profile(old) != profile(new)),
     ];

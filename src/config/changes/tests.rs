@@ -338,6 +338,9 @@ fn changed(key: &str, line: &str) -> String {
         ("upstreams.main.retry-reads", "true", "false"),
         ("upstreams.main.retry-writes", "never", "same-reply"),
         ("upstreams.main.blocked-pop", "timeout", "continue"),
+        ("upstreams.main.read-your-writes", "session", "off"),
+        ("tenants.reports.reads", "prefer-replica", "replica"),
+        ("listeners.app.reads", "primary", "replica"),
         ("listeners.app.tenant", "tenant = \"reports\"", ""),
         ("listeners.local.tenant", "tenant = \"reports\"", ""),
     ] {

@@ -17,10 +17,10 @@ pub enum UpstreamChange {
 
 /// Lists the keys of an upstream that apply to its present connections, each with its field.
 macro_rules! live {
-    ($($key:literal: $field:ident),* $(,)?) => {
+    ($($key:literal: $($field:ident).+),* $(,)?) => {
         /// Returns the keys that differ.
         fn differing(old: &UpstreamConfig, new: &UpstreamConfig) -> Vec<&'static str> {
-            let all = [$(($key, old.$field != new.$field)),*];
+            let all = [$(($key, old.$($field).+ != new.$($field).+)),*];
             all.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
         }
     };
@@ -43,6 +43,9 @@ live! {
     "retry-reads": retry_reads,
     "retry-writes": retry_writes,
     "blocked-pop": blocked_pop,
+    "max-lag": lag_bound.time,
+    "max-lag-bytes": lag_bound.bytes,
+    "read-your-writes": read_your_writes,
 }
 
 /// Returns the changed upstreams, by name.

@@ -15,6 +15,7 @@ use super::{tenant, tls};
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::source_rate::SourceRateConfig;
 use crate::net::tls::server::ClientCertificates;
+use crate::replica::Reads;
 use crate::resp::request::RequestLimits;
 use crate::rotation::source::NameSource;
 use crate::session::config::{AdminCommands, SessionConfig, Timeouts};
@@ -167,7 +168,8 @@ fn check(
         true => AdminCommands::ReadOnly,
         false => AdminCommands::Deny,
     };
-    let session = SessionConfig { admin_commands: admin_commands.or(default), ..limits.session };
+    let reads = typed.reads.or(ListenerDefaults::reads());
+    let session = SessionConfig { admin_commands: admin_commands.or(default), reads, ..limits.session };
     let unix = matches!(bind, Bind::Unix { .. });
     let exposure =
         ListenerExposure { local, unix, encrypted: tls.is_some(), proven, open, tenant: tenant.is_some() };
@@ -378,6 +380,7 @@ impl Bounds<'_> {
             max_pipeline,
             write_timeout,
             admin_commands: AdminCommands::Deny,
+            reads: Reads::Primary,
             timeouts,
         };
         Bounded { max_clients, source_rate, keepalive, session }
@@ -389,7 +392,7 @@ struct Bounded {
     max_clients: usize,
     source_rate: SourceRateConfig,
     keepalive: Duration,
-    /// All session settings but `admin_commands`, whose default depends on more than the limits.
+    /// All session settings but `admin_commands` and `reads`, which are no limits.
     session: SessionConfig,
 }
 

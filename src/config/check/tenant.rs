@@ -129,6 +129,7 @@ fn check(tenant: Named<TenantKeys>, stores: Stores<'_>, report: &mut Report) -> 
         limits: limits::check(typed.limits, stores, report),
         share,
         pubsub: typed.pubsub.or(TenantDefaults::pubsub()),
+        reads: typed.reads.value().copied(),
         policy: policy.map(Arc::new),
     }
 }

@@ -8,7 +8,7 @@ use super::super::model::Upstream;
 use super::super::report::{Place, Report};
 use super::super::schema::{
     ConnectionDefaults, ConnectionKeys, CredentialDefaults, Credentials, DiscoveryDefaults, DiscoveryKeys,
-    FailoverDefaults, FailoverKeys, UpstreamKeys,
+    FailoverDefaults, FailoverKeys, ReplicaDefaults, ReplicaKeys, UpstreamKeys,
 };
 use super::super::setting::Setting;
 use super::super::typed::Named;
@@ -17,6 +17,7 @@ use super::super::value::Bytes;
 use super::tls;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 use crate::files;
+use crate::replica::LagBound;
 use crate::rotation::source::{Account, CredentialSource, NameSource, PasswordSource, SecretSource};
 use crate::topology::Address;
 use crate::upstream::config::{Pool, UpstreamConfig};
@@ -26,6 +27,9 @@ const SHARED_RESERVE: usize = 64;
 
 /// The smallest `max-age`. Connections with a shorter life would be replaced all the time.
 const MIN_AGE: Duration = Duration::from_secs(1);
+
+/// The smallest `max-lag`. respgate asks how far nodes are ten times a second.
+const LEAST_LAG: Duration = Duration::from_millis(200);
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -39,6 +43,7 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
         sentinel_tls: sentinel_leg,
         connections: mut bounds,
         failover,
+        mut reads,
     } = keys;
     let mut url_username = Setting::Absent;
     let mut url_password = Setting::Absent;
@@ -81,6 +86,10 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
         }
     };
     let tls_is_invalid = report.errors.len() > errors;
+    let replicas = std::mem::take(&mut reads.replicas);
+    if let (Some(Target::Sentinels { .. }), Some(place)) = (&target, replicas.place()) {
+        report.error(place, "the Sentinels name the replicas; leave it out");
+    }
     let (discovery, sentinel_account) = match target {
         Some(Target::Fixed(address)) => {
             refuse_sentinel_keys(&name, &location, &sentinel_credentials, report);
@@ -99,9 +108,17 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
         }
     };
     let database = database.or(ConnectionDefaults::database());
-    let config = connections(name, database, bounds, failover, report);
+    let config = connections(name, database, bounds, failover, reads, report);
     let discovery = discovery.filter(|_| !tls_is_invalid)?;
-    Some(Upstream { config, discovery, account, sentinel_account, tls, sentinel_tls })
+    Some(Upstream {
+        config,
+        discovery,
+        replicas: replicas.or(Vec::new()),
+        account,
+        sentinel_account,
+        tls,
+        sentinel_tls,
+    })
 }
 
 /// Chooses between a key and the part of the URL that sets the same value: the one whose place has
@@ -307,6 +324,7 @@ fn connections(
     database: u32,
     typed: ConnectionKeys,
     failover: FailoverKeys,
+    reads: ReplicaKeys,
     report: &mut Report,
 ) -> UpstreamConfig {
     use ConnectionDefaults as Builtin;
@@ -356,6 +374,11 @@ fn connections(
             .or(Builtin::lease_idle_timeout()),
         ping_interval: typed.ping_interval.or(Builtin::ping_interval()),
         replica_sampling: typed.replica_sampling.or(Builtin::replica_sampling()),
+        lag_bound: LagBound {
+            time: reads.max_lag.at_least(LEAST_LAG, "200ms", report).or(ReplicaDefaults::max_lag()),
+            bytes: reads.max_lag_bytes.or(ReplicaDefaults::max_lag_bytes()).0 as u64,
+        },
+        read_your_writes: reads.read_your_writes.or(ReplicaDefaults::read_your_writes()),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {
                 report.error(&place, "must be at least 1s, or \"0s\" for no limit");

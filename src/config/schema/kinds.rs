@@ -147,6 +147,11 @@ kind! {
     }
 }
 kind! {
+    /// Addresses of data servers.
+    NodeAddresses: Vec<Address>, Shape::List { of: &Shape::Text("`host:port`, port 6379 if left out"), least: 1 },
+    |section, key, _, report| section.read_list(key, |text| address::tcp(text, DEFAULT_PORT), report)
+}
+kind! {
     /// The address that Sentinels announce, and the address that respgate connects to instead.
     AddressMap: HashMap<Address, Address>, Shape::Map("the announced `host:port`", "the `host:port` to dial"),
     |section, key, _, report| {

@@ -7,6 +7,7 @@ use super::kinds::{Endpoint, Networks};
 use super::limits::SessionKeys;
 use super::part::Part;
 use super::tls::ServerTlsKeys;
+use crate::replica::Reads;
 use crate::session::config::AdminCommands;
 
 /// `[listeners.NAME]`.
@@ -53,6 +54,13 @@ table! {
         /// node-redis do by default: the `MOVING` notification names it. Without this key, only clients that ask for the type
         /// `none` get `MOVING`, and connect again to the address that they have.
         moving_endpoint: Endpoint, "moving-endpoint", Live, default "none", example "\"cache.example:6379\"";
+        /// The nodes that answer the clients' reads.
+        ///
+        /// `"primary"` reads from the primary. `"prefer-replica"` reads from a replica that lags less than `max-lag`, and from the primary
+        /// while there is none. `"replica"` lets reads wait instead, for `hold-timeout` at most. `"on-request"` reads from the primary until
+        /// the client sends `READONLY`, then as `"prefer-replica"` until it sends `READWRITE`. Writes, transactions, scripts and blocking
+        /// commands always go to the primary. See [replica-reads.md](replica-reads.md).
+        reads: Reads = Reads::Primary, "reads", Live;
         /// Whether clients may run administrative commands, such as `CONFIG SET` and `SHUTDOWN`.
         ///
         /// `"deny"` refuses them. `"read-only"` allows those that only show something. `"allow"` allows all; the upstream

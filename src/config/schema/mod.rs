@@ -35,7 +35,7 @@ pub use tenants::{TenantDefaults, TenantKeys};
 pub use tls::{ClientTlsDefaults, ClientTlsKeys, ServerTlsDefaults, ServerTlsKeys};
 pub use upstreams::{
     ConnectionDefaults, ConnectionKeys, DiscoveryDefaults, DiscoveryKeys, FailoverDefaults, FailoverKeys,
-    UpstreamKeys,
+    ReplicaDefaults, ReplicaKeys, UpstreamKeys,
 };
 pub use users::UserKeys;
 

@@ -4,6 +4,7 @@ use super::entry::Table;
 use super::kinds::{CertificateNames, CommandRules, NamePrefixes, Networks, Prefixes, Uids, UserNames};
 use super::part::Part;
 use super::rates::QuotaKeys;
+use crate::replica::Reads;
 use crate::tenant::config::Pubsub;
 use crate::tenant::policy::config::Scripts;
 use crate::upstream::shared::fair::fair_queue::Priority;
@@ -78,6 +79,8 @@ table! {
         /// `"dedicated"` gives each subscriber an upstream connection. `"fan-in"` lets the subscribers of one worker and one upstream
         /// user share a connection; the server counts them as one.
         pubsub: Pubsub = Pubsub::Dedicated, "pubsub", Live;
+        /// The nodes that answer the reads of the tenant's clients, as `reads` of a listener.
+        reads: Reads, "reads", Live, default "that of the client's listener", example "\"prefer-replica\"";
     }
     groups {
         /// The limits of the tenant.

@@ -6,12 +6,12 @@ use super::super::url::UpstreamUrl;
 use super::super::value::Bytes;
 use super::credentials::Credentials;
 use super::entry::Table;
-use super::kinds::{AddressMap, SentinelAddresses};
+use super::kinds::{AddressMap, NodeAddresses, SentinelAddresses};
 use super::part::Part;
 use super::tls::ClientTlsKeys;
 use crate::discovery::config::SwitchRule;
 use crate::topology::Address;
-use crate::upstream::config::{BlockedPop, ClientAuth, Pool, Reauth, RetryWrites};
+use crate::upstream::config::{BlockedPop, ClientAuth, Pool, ReadYourWrites, Reauth, RetryWrites};
 
 /// `[upstreams.NAME]`.
 pub const TABLE: Table = Table {
@@ -60,6 +60,8 @@ table! {
         connections: ConnectionKeys, prefix "";
         /// The treatment of commands in a failover.
         failover: FailoverKeys, prefix "";
+        /// Reads from its replicas.
+        reads: ReplicaKeys, prefix "";
     }
 }
 
@@ -183,5 +185,28 @@ table! {
         /// `"timeout"` answers as if its time were up. `"continue"` sends it again for the time that is left. What the server popped
         /// just then is lost in both cases.
         blocked_pop: BlockedPop = BlockedPop::TimesOut, "blocked-pop", Live;
+    }
+}
+
+table! {
+    /// Reads from the replicas of an upstream, for clients whose `reads` is not `"primary"`.
+    ReplicaKeys, ReplicaDefaults {
+        /// The addresses of the replicas of a fixed upstream: `host:port`. respgate sends its password there.
+        ///
+        /// Sentinels name the replicas themselves, so an upstream with Sentinels has no such key.
+        replicas: NodeAddresses, "replicas", Restart, default "none",
+            example "[\"replica1.example:6379\", \"replica2.example:6379\"]", aside "instead of `sentinels`";
+        /// The greatest age of a write that a replica may lack and still serve reads. At least `"200ms"`.
+        ///
+        /// respgate measures it itself: it asks the primary and the replicas how far they are. Without fresh answers of both, no replica
+        /// serves.
+        max_lag: Duration = Duration::from_secs(1), "max-lag", Live;
+        /// The number of bytes of the primary's history that a replica may lack and still serve reads.
+        max_lag_bytes: Bytes = Bytes(16 << 20), "max-lag-bytes", Live;
+        /// Whose earlier writes a read shows.
+        ///
+        /// With `"session"`, a client's reads show every write that was answered on the same connection before. They go to the primary
+        /// until a replica has that write. `"off"` lets a read miss them, for `max-lag` at most.
+        read_your_writes: ReadYourWrites = ReadYourWrites::Session, "read-your-writes", Live;
     }
 }

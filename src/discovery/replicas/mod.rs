@@ -12,7 +12,7 @@ pub mod follow;
 mod lag;
 mod node;
 mod reply;
-mod sentinel;
+pub(in crate::discovery) mod sentinel;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_millis(500);
 
 /// Asks one of the Sentinels that answer discovery, on a connection that stays open.
-pub(super) struct ReplicaList {
+pub(in crate::discovery) struct ReplicaList {
     /// Opens connections to Sentinels. Its address is replaced by that of a Sentinel that answers.
     follower: Follower,
     status: watch::Receiver<DiscoveryStatus>,
@@ -36,7 +36,7 @@ enum ListError {
 }
 
 impl ReplicaList {
-    pub(super) fn new(
+    pub(in crate::discovery) fn new(
         config: &SentinelConfig,
         logins: &Logins,
         dialers: &Dialers,
@@ -57,7 +57,7 @@ impl ReplicaList {
     }
 
     /// Sends the newest list every few seconds, and `None` if the Sentinels' ACL denies the question. Then it ends.
-    pub(super) async fn follow(mut self, lists: mpsc::Sender<Option<Vec<Address>>>) {
+    pub(in crate::discovery) async fn follow(mut self, lists: mpsc::Sender<Option<Vec<Address>>>) {
         let mut open = None;
         loop {
             let asked = self.ask(&mut open).await;

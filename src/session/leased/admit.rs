@@ -121,7 +121,10 @@ impl Leased {
             RouteDecision::Fanned(kind, begins) => LeasedRoute::Fanned(kind, begins),
             RouteDecision::Unlearned => LeasedRoute::Unlearned,
             RouteDecision::Learned(route) => LeasedRoute::Learned(route),
-            RouteDecision::Shared(_) | RouteDecision::Scan(_) | RouteDecision::Leased => LeasedRoute::Sent,
+            RouteDecision::Shared(_)
+            | RouteDecision::Read(_)
+            | RouteDecision::Scan(_)
+            | RouteDecision::Leased => LeasedRoute::Sent,
         };
         self.admit_routed(session, request, route)
     }

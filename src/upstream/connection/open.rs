@@ -152,7 +152,7 @@ pub(in crate::upstream) enum NeedlessPassword {
 }
 
 /// The size of one read from an upstream, in bytes.
-const READ: usize = 64 * 1024;
+pub(super) const READ: usize = 64 * 1024;
 
 /// Opens the connections of one worker to one upstream. Holds what they need and the state that their opening changes.
 pub(in crate::upstream) struct Dialing {
@@ -373,7 +373,7 @@ impl Dialing {
 }
 
 /// Returns true if anything but pushes arrived behind the greeting. The next command would take it for its reply.
-fn answers(mut leftover: &[u8]) -> bool {
+pub(super) fn answers(mut leftover: &[u8]) -> bool {
     while !leftover.is_empty() {
         match ReplyScanner::default().scan(leftover) {
             ScannedReply::Complete { len, kind: ReplyKind::Push } => {

@@ -26,6 +26,8 @@ pub(in crate::upstream) struct Lanes {
     side_lanes: RefCell<Vec<Rc<Lane>>>,
     /// True if tenants share the lanes, so that the fair scheduler is in use.
     fair: Cell<bool>,
+    /// True if the node is a replica. Its refusals say nothing about the primary, and it serves no client alone.
+    of_replica: bool,
 }
 
 impl Lanes {
@@ -40,7 +42,18 @@ impl Lanes {
             lanes: RefCell::default(),
             side_lanes: RefCell::default(),
             fair: Cell::new(fair),
+            of_replica: false,
         }
+    }
+
+    /// Creates what serves the lanes of a replica, which are driven and kept elsewhere.
+    pub(in crate::upstream) fn of_replica(pool: Rc<LeasePool>, room: Rc<SharedRoom>) -> Self {
+        Self { of_replica: true, ..Self::new(pool, room, false) }
+    }
+
+    /// Returns true if the node is a replica.
+    pub(in crate::upstream) fn is_of_replica(&self) -> bool {
+        self.of_replica
     }
 
     /// Returns the lane for this key, if there is one.

@@ -353,6 +353,14 @@ impl Queue {
         Some((slot, outcome))
     }
 
+    /// Moves every request behind those of `other`, in order. The connection was lost and the queue is settled: nothing is written.
+    pub fn move_to(&mut self, other: &mut Self) {
+        let moved = std::mem::take(self);
+        other.bytes.extend_from_slice(moved.bytes.get(moved.head..).unwrap_or_default());
+        other.slots.extend(moved.slots);
+        self.progress = moved.progress + 1;
+    }
+
     /// Takes out every request, because no connection will be opened for them.
     pub fn drain(&mut self) -> impl Iterator<Item = Slot> + '_ {
         self.bytes = Vec::new();

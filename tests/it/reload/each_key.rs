@@ -85,6 +85,11 @@ const VALUES: &[(&str, &str)] = &[
     ("upstreams.other.retry-reads", "false"),
     ("upstreams.other.retry-writes", "\"same-reply\""),
     ("upstreams.other.blocked-pop", "\"continue\""),
+    ("upstreams.other.max-lag", "\"2s\""),
+    ("upstreams.other.max-lag-bytes", "\"1MiB\""),
+    ("upstreams.other.read-your-writes", "\"off\""),
+    ("upstreams.other.replicas", "[\"127.0.0.1:PORT\"]"),
+    ("listeners.tls.reads", "\"prefer-replica\""),
 ];
 
 /// The keys of users and tenants are changed elsewhere in this module and in the unit tests; those about where an upstream is, its

@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::replica::ReplicaFeed;
 use crate::tenant::Tenant;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::limits::config::{LimitsConfig, Rates, Sharing};
@@ -85,6 +86,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
         scripts: Scripts::default(),
         fair: true,
         timelines: Timelines::default(),
+        replicas: ReplicaFeed::none(),
     };
     let rates = Rates { commands: Some(Rate { per_second: 100, burst: 10 }), ..Rates::default() };
     let sharing = Some(Sharing { upstream: "main".into(), processes: 2 });

@@ -44,7 +44,9 @@ impl Pump {
                         if ServerError::of(reply).is_not_primary() && !self.demoted {
                             run.end(bytes, at);
                             self.demoted = true;
-                            lanes.hold.begin();
+                            if !lanes.is_of_replica() {
+                                lanes.hold.begin();
+                            }
                             lane.close_gate(true);
                         }
                     }

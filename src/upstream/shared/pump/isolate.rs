@@ -32,7 +32,8 @@ impl Pump {
     pub(super) fn outgrown_by(&mut self, client: &Rc<Replies>, lane: &Lane, lanes: &Lanes) {
         client.sizes().use_own();
         let ordered = !matches!(lane.ordered(), None | Some(Order::Replace));
-        let impossible = lane.is_side() || ordered || self.demoted || self.fence.is_some();
+        let impossible =
+            lane.is_side() || lanes.is_of_replica() || ordered || self.demoted || self.fence.is_some();
         if self.is_isolating() || impossible || lanes.hold.is_failing_over() {
             return;
         }

@@ -1,0 +1,298 @@
+//! Samples how far replicas have come, for workers that send reads to them.
+//!
+//! One task per upstream coordinates, and each node has a task of its own (`node`), so that a silent node delays no other. `reply`
+//! parses the answers, and `history` decides what a replica has applied, without I/O. A round asks the primary first and the replicas
+//! once the primary has answered: a replica that keeps up has then applied what the primary's answer counts.
+//!
+//! Nothing is asked before a worker demands it, nor when none has for [`IDLE`]. respgate dials replicas only at addresses that
+//! Sentinels or the configuration name, because it sends its password there.
+
+mod history;
+mod node;
+mod reply;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
+
+use self::history::OffsetHistory;
+use self::node::{NodeAnswer, NodeNews, NodeWatch};
+use self::reply::Report;
+use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+use crate::discovery::replicas::sentinel::ReplicaList;
+use crate::discovery::replicas::{MAX_REPLICAS, SampledPlace};
+use crate::discovery::{Dialers, DiscoveryStatus, Logins};
+use crate::replica::{ReplicaFeed, ReplicaSet, ReplicaState};
+use crate::topology::{Address, Generation, NodeId, Topology};
+
+/// The time between two rounds.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// The shortest time between two rounds, when workers demand them.
+const SHORTEST: Duration = Duration::from_millis(2);
+/// The time after the last demand when the sampling ends.
+const IDLE: Duration = Duration::from_secs(60);
+/// The capacity of the queue for answers of nodes.
+const NEWS: usize = 64;
+
+/// Starts the sampler of an upstream, which ends after the workers have dropped the feed. `places` says how the nodes are reached, and
+/// `topology` is what the workers follow. `replicas` are the addresses of the configuration, for a fixed upstream. `name` is the
+/// upstream's name, for logs.
+pub fn spawn(
+    name: &str,
+    mut places: watch::Receiver<SampledPlace>,
+    topology: watch::Receiver<Topology>,
+    replicas: &[Address],
+) -> ReplicaFeed {
+    let SampledPlace { config, logins, dialers, topology: _, status } = places.borrow_and_update().clone();
+    let (newest, seen) = watch::channel(ReplicaSet::default());
+    let (demand, demanded) = mpsc::channel(1);
+    let (news_sender, news) = mpsc::channel(NEWS);
+    let (lists_sender, lists) = mpsc::channel(1);
+    let coordinator = Coordinator {
+        source: Source::of(config, status),
+        places,
+        logins,
+        dialers,
+        topology,
+        newest,
+        news: news_sender,
+        lists: lists_sender,
+        primary_rounds: watch::channel(0).0,
+        replica_rounds: watch::channel(0).0,
+        tasks: JoinSet::new(),
+        primary: None,
+        nodes: HashMap::new(),
+        listed: replicas.iter().take(MAX_REPLICAS).cloned().collect(),
+        history: OffsetHistory::default(),
+        ends: None,
+        next_round: Instant::now(),
+        last_round: None,
+    };
+    let span = tracing::info_span!("read-replicas", upstream = name);
+    tokio::spawn(coordinator.run(news, lists, demanded).instrument(span));
+    ReplicaFeed { newest: seen, demand }
+}
+
+/// Where the addresses of replicas come from.
+enum Source {
+    /// The configuration.
+    Fixed,
+    Sentinels(Box<SentinelConfig>, watch::Receiver<DiscoveryStatus>),
+}
+
+impl Source {
+    fn of(config: DiscoveryConfig, status: watch::Receiver<DiscoveryStatus>) -> Self {
+        match config {
+            DiscoveryConfig::Fixed(_) => Self::Fixed,
+            DiscoveryConfig::Sentinel(config) => Self::Sentinels(Box::new(config), status),
+        }
+    }
+}
+
+/// Decides which nodes are asked and when, and publishes what they say.
+struct Coordinator {
+    source: Source,
+    places: watch::Receiver<SampledPlace>,
+    logins: Logins,
+    dialers: Dialers,
+    topology: watch::Receiver<Topology>,
+    newest: watch::Sender<ReplicaSet>,
+    news: mpsc::Sender<NodeNews>,
+    lists: mpsc::Sender<Option<Vec<Address>>>,
+    /// The number of the primary's present round: a change has it asked.
+    primary_rounds: watch::Sender<u64>,
+    /// The same, for the replicas.
+    replica_rounds: watch::Sender<u64>,
+    tasks: JoinSet<()>,
+    primary: Option<PrimaryState>,
+    nodes: HashMap<Address, NodeState>,
+    /// The addresses of the replicas.
+    listed: Vec<Address>,
+    history: OffsetHistory,
+    /// When the sampling ends; `None` while nothing is sampled.
+    ends: Option<Instant>,
+    next_round: Instant,
+    last_round: Option<Instant>,
+}
+
+/// The primary that is asked.
+struct PrimaryState {
+    /// Since when it is asked.
+    since: Instant,
+    generation: Generation,
+    address: Address,
+    /// The process that discovery has verified.
+    node: Option<NodeId>,
+    task: AbortHandle,
+}
+
+/// A replica that is asked.
+struct NodeState {
+    task: AbortHandle,
+    newest: Option<ReplicaState>,
+}
+
+impl Coordinator {
+    async fn run(
+        mut self,
+        mut news: mpsc::Receiver<NodeNews>,
+        mut lists: mpsc::Receiver<Option<Vec<Address>>>,
+        mut demand: mpsc::Receiver<()>,
+    ) {
+        loop {
+            let sampling = self.ends.is_some();
+            tokio::select! {
+                () = sleep_until(self.next_round), if sampling => self.begin_round(Instant::now()),
+                Some(()) = demand.recv() => self.demanded(Instant::now()),
+                Some(news) = news.recv(), if sampling => self.note(news),
+                Some(listed) = lists.recv(), if sampling => {
+                    // Without the Sentinels' list, no address is known to which the password may go.
+                    self.listed = listed.unwrap_or_default();
+                    self.listed.truncate(MAX_REPLICAS);
+                    self.follow();
+                }
+                Ok(()) = self.places.changed() => self.follow_place(),
+                Ok(()) = self.topology.changed(), if sampling => self.follow(),
+                // Collect ended tasks so that they do not accumulate.
+                Some(_) = self.tasks.join_next() => {}
+                else => return,
+            }
+        }
+    }
+
+    /// Asks nobody of the former place any more, because the upstream is elsewhere, or is reached in another way. The replicas that
+    /// the configuration names belong to the former place. The next demand begins the sampling again.
+    fn follow_place(&mut self) {
+        let place = self.places.borrow_and_update().clone();
+        self.end();
+        self.listed.clear();
+        self.source = Source::of(place.config, place.status);
+        (self.logins, self.dialers) = (place.logins, place.dialers);
+    }
+
+    /// Begins a round now, or [`SHORTEST`] after the last one. Begins the sampling if there is none.
+    fn demanded(&mut self, now: Instant) {
+        if self.ends.replace(now + IDLE).is_none() {
+            if let Source::Sentinels(config, status) = &self.source {
+                let list = ReplicaList::new(config, &self.logins, &self.dialers, status.clone());
+                self.tasks.spawn(list.follow(self.lists.clone()).in_current_span());
+            }
+            self.follow();
+        }
+        let soonest = self.last_round.map_or(now, |last| last + SHORTEST);
+        self.next_round = self.next_round.min(soonest);
+    }
+
+    fn begin_round(&mut self, now: Instant) {
+        if self.ends.is_some_and(|ends| ends <= now) {
+            return self.end();
+        }
+        (self.last_round, self.next_round) = (Some(now), now + INTERVAL);
+        self.primary_rounds.send_modify(|round| *round += 1);
+    }
+
+    /// Ends the sampling, until the next demand.
+    fn end(&mut self) {
+        self.tasks.abort_all();
+        self.nodes.clear();
+        if matches!(self.source, Source::Sentinels(..)) {
+            self.listed.clear();
+        }
+        (self.primary, self.ends, self.history) = (None, None, OffsetHistory::default());
+        self.publish();
+    }
+
+    /// Asks the present primary and its replicas from now on, and no other node.
+    fn follow(&mut self) {
+        let newest = self.topology.borrow_and_update().primary().cloned();
+        let known = self.primary.as_ref().map(|known| known.generation);
+        let mut changed = false;
+        if let Some(newest) = newest.filter(|newest| Some(newest.generation) != known) {
+            // The replicas of a former primary say nothing about the new one.
+            self.history = OffsetHistory::default();
+            for (_, node) in self.nodes.drain() {
+                node.task.abort();
+            }
+            if let Some(former) = self.primary.take() {
+                former.task.abort();
+            }
+            let task = self.watch(&newest.address, &self.primary_rounds.clone());
+            changed = true;
+            self.primary = Some(PrimaryState {
+                since: Instant::now(),
+                generation: newest.generation,
+                address: newest.address.clone(),
+                node: newest.node.clone(),
+                task,
+            });
+        }
+        let Some(primary) = &self.primary else { return };
+        let wanted: Vec<Address> =
+            self.listed.iter().filter(|address| **address != primary.address).cloned().collect();
+        self.nodes.retain(|address, node| {
+            let keep = wanted.contains(address);
+            if !keep {
+                node.task.abort();
+                changed = true;
+            }
+            keep
+        });
+        for address in wanted {
+            if !self.nodes.contains_key(&address) {
+                let task = self.watch(&address, &self.replica_rounds.clone());
+                self.nodes.insert(address, NodeState { task, newest: None });
+            }
+        }
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn watch(&mut self, address: &Address, rounds: &watch::Sender<u64>) -> AbortHandle {
+        let watch = NodeWatch {
+            address: address.clone(),
+            login: self.logins.nodes.clone(),
+            dialer: self.dialers.data.clone(),
+            news: self.news.clone(),
+            rounds: rounds.subscribe(),
+        };
+        self.tasks.spawn(watch.run().in_current_span())
+    }
+
+    fn note(&mut self, NodeNews { address, answer }: NodeNews) {
+        // What a node said of itself before a failover must not be compared with what another says after it.
+        self.follow();
+        let Some(primary) = &self.primary else { return };
+        let answer = answer.filter(|answer| answer.asked >= primary.since);
+        if primary.address == address {
+            if let Some(NodeAnswer { asked, node, report: Report::Primary(position) }) = answer
+                && (primary.node.is_none() || node.is_none() || primary.node == node)
+            {
+                self.history.add(asked, &position.history, position.offset);
+                self.replica_rounds.send_modify(|round| *round += 1);
+            }
+            return;
+        }
+        let Some(state) = self.nodes.get_mut(&address) else { return };
+        state.newest = answer.and_then(|NodeAnswer { asked, node, report }| match report {
+            Report::InSync(position) => {
+                let applied = self.history.applied(&position.history, position.offset)?;
+                Some(ReplicaState { address, node, asked, applied })
+            }
+            Report::Primary(_) | Report::OutOfSync => None,
+        });
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let mut replicas: Vec<ReplicaState> =
+            self.nodes.values().filter_map(|node| node.newest.clone()).collect();
+        replicas.sort_by_key(|replica| replica.address.to_string());
+        let generation = self.primary.as_ref().map(|primary| primary.generation);
+        self.newest.send_replace(ReplicaSet { generation, replicas });
+    }
+}

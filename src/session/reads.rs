@@ -1,0 +1,347 @@
+//! Sends the reads of a client to a replica, if its listener or tenant wants that.
+//!
+//! A session changes between the primary and a replica only when no reply is due. `floor` is the moment up to which a replica must have
+//! applied what the primary answered: the session has seen a reply of another node then. So a client sees its own writes, and time does
+//! not go backwards for it when the node changes.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Session;
+use super::order::{CommandKind, LaneId};
+use super::step::{Pause, Step};
+use crate::replica::Reads;
+use crate::resp::request::Request;
+use crate::upstream::config::{Pool, ReadYourWrites};
+use crate::upstream::replica::lane::ReplicaLane;
+use crate::upstream::replica::reads::ReplicaChoice;
+use crate::upstream::reply_sizes::Placement;
+use crate::upstream::shared::queue::IfLost;
+
+/// The time for which reads go to the primary after a write before one of them waits for a replica that nearly has it. Each read from the
+/// primary shows newer data, so a client that reads without a pause would never leave the primary otherwise.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// The time that such a read waits.
+const CATCH_UP: Duration = Duration::from_millis(20);
+
+/// Tracks where a session's reads go, and what the session has seen.
+#[derive(Default)]
+pub(super) struct ReadState {
+    /// What the listener or the tenant says.
+    policy: Reads,
+    /// What the client has asked for: READONLY (true) or READWRITE (false).
+    asked: Option<bool>,
+    seen: Seen,
+    /// The replica that the session has read from last.
+    lane: Option<Rc<ReplicaLane>>,
+    /// True if the replies that are due, if any, come from `lane`.
+    on_replica: bool,
+    /// When a read that waits for a replica gives up.
+    waits_until: Option<Instant>,
+}
+
+/// What the session has seen of the primary, and of replicas that it has left. Pure.
+#[derive(Debug, Default)]
+struct Seen {
+    /// True if a write was sent to the primary, after `floor`.
+    wrote: bool,
+    /// True if anything else was sent to the primary, after `floor`.
+    read: bool,
+    /// A replica must have applied what was answered before this moment.
+    floor: Option<Instant>,
+    /// When reads began to go to the primary because no replica had reached `floor`.
+    away_since: Option<Instant>,
+}
+
+impl Seen {
+    /// Returns true if the session has sent anything to the primary that the floor does not cover.
+    fn is_unsettled(&self) -> bool {
+        self.wrote || self.read
+    }
+
+    /// Moves the floor to `now`, because all that was sent to the primary is answered.
+    fn settle(&mut self, now: Instant) {
+        self.floor = Some(now);
+        if self.wrote {
+            self.away_since = None;
+        }
+        self.away_since.get_or_insert(now);
+        (self.wrote, self.read) = (false, false);
+    }
+
+    /// Takes note that the session leaves its replica, whose data it has seen until `now`.
+    fn leave_replica(&mut self, now: Instant) {
+        self.floor = Some(now);
+        self.away_since.get_or_insert(now);
+    }
+}
+
+/// Where one read goes.
+enum Destination {
+    /// The primary. Says why no replica, if the client wants one.
+    Primary(Option<Fallback>),
+    Replica(Rc<ReplicaLane>),
+    Wait(Pause),
+    /// No replica could serve for `hold-timeout`.
+    Nowhere,
+}
+
+/// Why a read goes to the primary although the client wants a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallback {
+    /// A replica lacks what the client has seen, or its connection is not open yet.
+    Behind,
+    /// No replica is within the bound.
+    Nobody,
+}
+
+impl ReadState {
+    fn mode(&self) -> Reads {
+        match (self.policy, self.asked) {
+            (Reads::OnRequest, Some(true)) => Reads::PreferReplica,
+            (Reads::OnRequest, _) | (_, Some(false)) => Reads::Primary,
+            (policy, _) => policy,
+        }
+    }
+
+    /// Takes note that a command was sent to the primary.
+    pub(super) fn sent_to_primary(&mut self, if_lost: IfLost) {
+        // No reply of a replica is due, and the one to this command is.
+        self.on_replica = false;
+        match if_lost {
+            IfLost::Resend | IfLost::ReportLost => self.seen.read = true,
+            IfLost::ResendWrite | IfLost::ReportUnknown => self.seen.wrote = true,
+        }
+    }
+
+    /// Takes note that commands ran on a connection of the session's own, to the primary.
+    pub(super) fn note_leased(&mut self) {
+        self.on_replica = false;
+        self.seen.wrote = true;
+    }
+
+    /// Leaves the replica's lane, because the client's identity, database or protocol version has changed.
+    pub(super) fn leave_lane(&mut self) {
+        if self.lane.take().is_some() {
+            self.seen.leave_replica(Instant::now());
+        }
+    }
+}
+
+impl Session {
+    /// Follows what the listener and the tenant say about reads.
+    pub(super) fn follow_read_policy(&mut self) {
+        let tenant =
+            self.tenancy.member.as_ref().and_then(|member| member.worker_tenant().tenant.config.reads);
+        let policy = tenant.unwrap_or(self.ctx.config.reads);
+        if policy != Reads::Primary || self.lanes.reads.is_some() {
+            // The state stays: replies of a replica may be due.
+            self.lanes.reads.get_or_insert_default().policy = policy;
+        }
+    }
+
+    /// Takes note of READONLY or READWRITE. Returns false if the client cannot choose.
+    pub(super) fn choose_reads(&mut self, replicas: bool) -> bool {
+        match &mut self.lanes.reads {
+            Some(reads) if reads.policy != Reads::Primary => {
+                reads.asked = Some(replicas);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets READONLY and READWRITE, as RESET does.
+    pub(super) fn forget_read_choice(&mut self) {
+        if let Some(reads) = &mut self.lanes.reads {
+            reads.asked = None;
+        }
+    }
+
+    /// Returns true if replies of a replica are due.
+    pub(super) fn awaits_replica(&self) -> bool {
+        self.output.awaited() > 0 && self.lanes.reads.as_ref().is_some_and(|reads| reads.on_replica)
+    }
+
+    /// Moves the floor once all that the session has sent to the primary is answered. The replies have come before now.
+    pub(super) fn settle_reads(&mut self) {
+        let shows_writes = self.ctx.upstream_config.read_your_writes == ReadYourWrites::Session;
+        let Some(reads) = self.lanes.reads.as_deref_mut().filter(|reads| reads.seen.is_unsettled()) else {
+            return;
+        };
+        if !shows_writes {
+            (reads.seen.wrote, reads.seen.read) = (false, false);
+            return;
+        }
+        let now = Instant::now();
+        reads.seen.settle(now);
+        if reads.mode() != Reads::Primary {
+            self.ctx.upstream.sample_replicas_soon(now);
+        }
+    }
+
+    /// Sends a read to a replica or to the primary, or says what it waits for.
+    pub(super) fn send_read(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        let now = Instant::now();
+        match self.destination(now) {
+            Destination::Primary(fallback) => {
+                let step = self.send_shared(request, if_lost);
+                let counters = &self.ctx.upstream.counters;
+                match fallback.filter(|_| matches!(step, Step::Done)) {
+                    Some(Fallback::Behind) => counters.replica_fallbacks_behind.inc(),
+                    Some(Fallback::Nobody) => counters.replica_fallbacks_none.inc(),
+                    None => {}
+                }
+                step
+            }
+            Destination::Wait(pause) => Step::Stay(pause),
+            Destination::Replica(lane) => {
+                if self.output.awaited() >= self.output.replies.window(self.ctx.config.max_pipeline) {
+                    return Step::Stay(Pause::Replies);
+                }
+                if !self.output.admits(LaneId::of(&lane.lane), CommandKind::Read) {
+                    return Step::Stay(Pause::Replies);
+                }
+                self.end_wait();
+                // Whatever becomes of the replica, the read is sent again.
+                self.send_by(&lane.lane, request, IfLost::Resend);
+                let counters = &self.ctx.upstream.counters;
+                counters.replica_reads.inc();
+                Step::Done
+            }
+            Destination::Nowhere => {
+                self.end_wait();
+                let name = &self.ctx.upstream_config.name;
+                let waited = self.ctx.upstream_config.hold_timeout.as_secs();
+                self.refuse(
+                    format!("-ERR respgate: no replica to read from for {waited} s (upstream '{name}', hold-timeout): none is within max-lag")
+                        .as_bytes(),
+                );
+                Step::Done
+            }
+        }
+    }
+
+    fn destination(&mut self, now: Instant) -> Destination {
+        if self.output.awaited() == 0 {
+            self.settle_reads();
+        }
+        let (due, sizes) = (self.output.awaited() > 0, self.output.replies.sizes().placement());
+        let key = self.key();
+        let upstream = &self.ctx.upstream;
+        let own_connection = self.ctx.upstream_config.pool == Pool::Session;
+        let Some(reads) = &mut self.lanes.reads else { return Destination::Primary(None) };
+        reads.on_replica &= due;
+        let mode = reads.mode();
+        let large = sizes != Placement::Shared;
+        let (true, Some(key)) = (mode != Reads::Primary && !own_connection && !large, key) else {
+            return match reads.on_replica {
+                true => Destination::Wait(Pause::Replies),
+                false => Destination::Primary(None),
+            };
+        };
+        if due && !reads.on_replica {
+            // A read behind unanswered commands of the primary stays behind them.
+            return match mode {
+                Reads::Replica => Destination::Wait(Pause::Replies),
+                _ => Destination::Primary(None),
+            };
+        }
+        if let Some(lane) = &reads.lane
+            && lane.lane.is_open()
+            && lane.serves(reads.seen.floor, now)
+        {
+            let lane = lane.clone();
+            upstream.keep_sampling(now);
+            return reads.go_to(lane);
+        }
+        if due {
+            return Destination::Wait(Pause::Replies);
+        }
+        if reads.lane.as_ref().is_some_and(|lane| !lane.serves(None, now)) {
+            reads.leave_lane();
+        }
+        let choice = upstream.choose_replica(&key, reads.lane.as_ref(), reads.seen.floor, now);
+        match choice {
+            ReplicaChoice::Lane(lane) => {
+                let changes = reads.lane.as_ref().is_some_and(|kept| !Rc::ptr_eq(kept, &lane));
+                if changes {
+                    // The session may have seen what the other replica has not applied yet.
+                    reads.leave_lane();
+                    return reads.wait_or(mode, now, self.ctx.upstream_config.hold_timeout);
+                }
+                reads.go_to(lane)
+            }
+            choice => {
+                let soon = matches!(choice, ReplicaChoice::Soon);
+                let patient = reads.seen.away_since.is_some_and(|since| now - since >= PATIENCE);
+                if mode == Reads::Replica || soon && patient && !upstream.in_hold() {
+                    return reads.wait_or(mode, now, self.ctx.upstream_config.hold_timeout);
+                }
+                Destination::Primary(Some(if soon { Fallback::Behind } else { Fallback::Nobody }))
+            }
+        }
+    }
+}
+
+impl ReadState {
+    fn go_to(&mut self, lane: Rc<ReplicaLane>) -> Destination {
+        self.lane = Some(lane.clone());
+        self.on_replica = true;
+        (self.waits_until, self.seen.away_since) = (None, None);
+        Destination::Replica(lane)
+    }
+
+    /// Has the read wait for a replica; when it has waited long enough, it goes to the primary if `mode` allows that.
+    fn wait_or(&mut self, mode: Reads, now: Instant, hold_timeout: Duration) -> Destination {
+        let limit = if mode == Reads::Replica { hold_timeout } else { CATCH_UP };
+        let until = *self.waits_until.get_or_insert(now + limit);
+        if now < until {
+            return Destination::Wait(Pause::Replica(until));
+        }
+        self.waits_until = None;
+        if mode == Reads::Replica {
+            return Destination::Nowhere;
+        }
+        self.seen.away_since = Some(now);
+        Destination::Primary(Some(Fallback::Behind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_chooses_where_it_may() {
+        let mode = |policy, asked| ReadState { policy, asked, ..ReadState::default() }.mode();
+        assert_eq!(mode(Reads::OnRequest, None), Reads::Primary);
+        assert_eq!(mode(Reads::OnRequest, Some(true)), Reads::PreferReplica);
+        assert_eq!(mode(Reads::PreferReplica, Some(false)), Reads::Primary);
+        assert_eq!(mode(Reads::Replica, Some(true)), Reads::Replica);
+        assert_eq!(mode(Reads::Primary, Some(true)), Reads::Primary);
+    }
+
+    #[test]
+    fn a_reply_of_the_primary_moves_the_floor() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut reads = ReadState::default();
+        assert!(!reads.seen.is_unsettled(), "nothing was seen");
+        reads.on_replica = true;
+        reads.sent_to_primary(IfLost::ReportUnknown);
+        assert!(!reads.on_replica, "the reply that is due comes from the primary");
+        reads.seen.settle(at(10));
+        assert_eq!((reads.seen.floor, reads.seen.away_since), (Some(at(10)), Some(at(10))));
+        reads.sent_to_primary(IfLost::Resend);
+        reads.seen.settle(at(30));
+        assert_eq!((reads.seen.floor, reads.seen.away_since), (Some(at(30)), Some(at(10))));
+        reads.sent_to_primary(IfLost::ResendWrite);
+        reads.seen.settle(at(50));
+        assert_eq!((reads.seen.floor, reads.seen.away_since), (Some(at(50)), Some(at(50))));
+        reads.seen.leave_replica(at(60));
+        assert_eq!(reads.seen.floor, Some(at(60)));
+    }
+}
