@@ -82,7 +82,7 @@ mod tests {
         let applied = |offset| history.applied(&id("a"), offset).map(|a| (a.until, a.lag_bytes));
         assert_eq!(applied(99), None, "older than every sample");
         assert_eq!(applied(100), Some((at(0), 400)));
-        assert_eq!(applied(499), Some((at(20), 301)));
+        assert_eq!(applied(499), Some((at(20), 1)));
         assert_eq!(applied(500), Some((at(30), 0)));
         assert_eq!(applied(600), Some((at(30), 0)), "the replica was asked later");
         assert_eq!(history.applied(&id("b"), 500), None, "another history");
