@@ -82,8 +82,13 @@ fn aspects(old: &Upstream, new: &Upstream) -> Option<Vec<&'static str>> {
 /// Returns the changed keys of upstreams that need a restart.
 pub(super) fn restarts(now: &Config, next: &Config) -> Vec<String> {
     let both = now.upstreams.iter().filter_map(|old| Some((old, find(next, &old.config.name)?)));
-    let keys = both.flat_map(|(Upstream { config: old, .. }, Upstream { config: new, .. })| {
-        let all = [("client-auth", old.client_auth != new.client_auth), ("pool", old.pool != new.pool)];
+    let keys = both.flat_map(|(before, after)| {
+        let (old, new) = (&before.config, &after.config);
+        let all = [
+            ("client-auth", old.client_auth != new.client_auth),
+            ("pool", old.pool != new.pool),
+            ("replicas", before.replicas != after.replicas),
+        ];
         all.into_iter()
             .filter(|(_, differs)| *differs)
             .map(|(key, _)| format!("upstreams.{}.{key}", old.name))
@@ -98,9 +103,10 @@ fn find<'a>(config: &'a Config, name: &str) -> Option<&'a Upstream> {
 impl Config {
     /// Replaces the settings of a newer version that need a restart by the present ones.
     pub fn keep_restart_settings(&self, next: &mut Self) {
-        for Upstream { config: new, .. } in &mut next.upstreams {
-            if let Some(Upstream { config: old, .. }) = find(self, &new.name) {
-                (new.client_auth, new.pool) = (old.client_auth, old.pool);
+        for new in &mut next.upstreams {
+            if let Some(old) = find(self, &new.config.name) {
+                (new.config.client_auth, new.config.pool) = (old.config.client_auth, old.config.pool);
+                new.replicas.clone_from(&old.replicas);
             }
         }
     }
