@@ -51,11 +51,12 @@ impl Session {
     /// Runs one round: writes replies, checks what ends the session, handles requests, and reads more.
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
         self.output.advance();
-        let blocked = self.deliver(cx, self.output.awaited() as usize)?.is_blocked();
+        let awaited = self.output.awaited() as usize;
+        let blocked = self.deliver(cx, awaited)?.is_blocked();
         self.check_timeout(cx)?;
         self.check_reload();
         // `deliver` may have written replies: charge them, and update the tenant's counts.
-        self.charge_output(cx, self.output.awaited() as usize);
+        self.charge_output(cx, awaited);
         if let Some(close) = self.closing {
             return Err(self.poll_closing(cx, close, blocked));
         }
@@ -179,12 +180,19 @@ impl Session {
 
     /// Updates the activity for the timeouts, and the tenant's count of requests in flight.
     fn note_pending(&mut self) {
-        let now = self.ctx.registry.now.get();
-        let (due, came) = (self.output.awaited() > 0, self.output.ready() > 0);
+        let (now, awaited) = (self.ctx.registry.now.get(), self.output.awaited());
+        let (due, came) = (awaited > 0, self.output.ready() > 0);
         self.activity.on_traffic(now, due, came, || self.admitted());
-        self.tenancy.set_in_flight(self.output.awaited() as usize);
+        self.tenancy.set_in_flight(awaited as usize);
         self.view.set_waiting_input(self.input.len());
-        if self.lanes.reads.is_some() && !due {
+        if self.lanes.reads.is_some() {
+            self.note_answered_reads();
+        }
+    }
+
+    #[cold]
+    fn note_answered_reads(&mut self) {
+        if self.output.awaited() == 0 {
             self.settle_reads();
         }
     }
@@ -195,8 +203,13 @@ impl Session {
     }
 
     /// Returns true during a drain, unless the client was asked to move and still has time for it.
+    #[inline]
     pub(super) fn is_draining(&self) -> bool {
-        let is_ending = self.ctx.registry.draining.get() || self.ctx.upstream.is_leaving();
-        is_ending && !self.ctx.maintenance.is_moving(self.client.id)
+        (self.ctx.registry.draining.get() || self.ctx.upstream.is_leaving()) && self.must_end_for_drain()
+    }
+
+    #[cold]
+    fn must_end_for_drain(&self) -> bool {
+        !self.ctx.maintenance.is_moving(self.client.id)
     }
 }

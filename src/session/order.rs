@@ -35,25 +35,27 @@ impl CommandKind {
 /// The kinds of commands whose replies are due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct UnderWay {
-    reads: bool,
-    writes: bool,
+    /// A set of [`READS`] and [`WRITES`], because one operation adds to it.
+    kinds: u8,
 }
+
+const READS: u8 = 1;
+const WRITES: u8 = 2;
 
 impl UnderWay {
     /// Adds a command.
     #[inline]
     pub(super) fn add(&mut self, kind: CommandKind) {
-        match kind {
-            CommandKind::Answer => {}
-            CommandKind::Read => self.reads = true,
-            CommandKind::Write | CommandKind::Exclusive => self.writes = true,
-        }
+        self.kinds |= match kind {
+            CommandKind::Answer => 0,
+            CommandKind::Read => READS,
+            CommandKind::Write | CommandKind::Exclusive => WRITES,
+        };
     }
 
     /// Adds other commands.
     pub(super) fn merge(&mut self, other: Self) {
-        self.reads |= other.reads;
-        self.writes |= other.writes;
+        self.kinds |= other.kinds;
     }
 }
 
@@ -62,8 +64,8 @@ impl UnderWay {
 pub(super) fn may_overtake(earlier: UnderWay, next: CommandKind) -> bool {
     match next {
         CommandKind::Answer => true,
-        CommandKind::Read => !earlier.writes,
-        CommandKind::Write | CommandKind::Exclusive => !earlier.reads && !earlier.writes,
+        CommandKind::Read => earlier.kinds & WRITES == 0,
+        CommandKind::Write | CommandKind::Exclusive => earlier.kinds == 0,
     }
 }
 

@@ -58,8 +58,9 @@ impl Output {
     }
 
     /// Returns the number of replies that the client's requests await.
+    #[inline]
     pub(super) fn awaited(&self) -> u32 {
-        self.replies.awaited()
+        self.replies.due_in_all()
     }
 
     /// Returns the number of reply bytes that wait for the client, with those behind replies that are due.
@@ -69,7 +70,7 @@ impl Output {
 
     /// Returns the number of reply bytes that can be written to the client now.
     pub(super) fn ready(&self) -> usize {
-        self.replies.ready()
+        self.replies.held()
     }
 
     /// Returns true if a command of this kind may be sent to `place` now: it overtakes nothing that it must not overtake, and there

@@ -151,7 +151,12 @@ impl Replies {
 
     /// Wakes the session.
     pub fn wake(&self) {
-        if let Some(waker) = self.client().waker.borrow().as_ref() {
+        self.client().wake_session();
+    }
+
+    #[inline]
+    fn wake_session(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
     }
@@ -178,8 +183,13 @@ impl Replies {
     /// Returns the number of replies that are due to the client, on all connections.
     #[inline]
     pub fn awaited(&self) -> u32 {
-        let client = self.client();
-        client.due.get() + client.parked.awaited()
+        self.client().due_in_all()
+    }
+
+    /// Returns the same of the object that writes to the client. The session, which has that object, calls it for each command.
+    #[inline]
+    pub fn due_in_all(&self) -> u32 {
+        self.due.get() + self.parked.awaited()
     }
 
     /// Returns the number of replies that are due here, without those of other segments.
@@ -202,12 +212,18 @@ impl Replies {
     /// Returns the number of bytes that wait for the client, with those that wait behind other replies.
     pub fn waiting(&self) -> usize {
         let client = self.client();
-        client.bytes.borrow().len() + client.parked.bytes()
+        client.held() + client.parked.bytes()
     }
 
     /// Returns the number of bytes that the client can take now: those before which no reply is due.
     pub fn ready(&self) -> usize {
-        self.client().bytes.borrow().len()
+        self.client().held()
+    }
+
+    /// Returns the number of bytes that wait here, without those of segments.
+    #[inline]
+    pub fn held(&self) -> usize {
+        self.bytes.borrow().len()
     }
 
     /// Moves the bytes that wait here behind those of `other`, which belongs to the same client.
@@ -253,20 +269,22 @@ impl Replies {
 
     /// Adds `bytes`, which complete `replies` due replies. The largest of them has `largest` bytes here.
     pub fn deliver(&self, bytes: &[u8], replies: u32, largest: usize) {
+        let client = self.client();
         self.set_partial(false);
         self.answered(replies);
-        self.append(bytes);
-        self.sizes().replied(replies, bytes.len(), largest, self.awaited(), self.client().limited());
-        self.append_messages();
-        self.wake();
+        self.append(client, bytes);
+        client.sizes.replied(replies, bytes.len(), largest, client.due_in_all(), client.limited());
+        client.append_messages();
+        client.wake_session();
     }
 
     /// Adds the next piece of a reply that is too large to be delivered at once.
     pub fn deliver_part(&self, bytes: &[u8]) {
+        let client = self.client();
         self.set_partial(true);
-        self.append(bytes);
-        self.sizes().replied_part(bytes.len(), self.awaited(), self.client().limited());
-        self.wake();
+        self.append(client, bytes);
+        client.sizes.replied_part(bytes.len(), client.due_in_all(), client.limited());
+        client.wake_session();
     }
 
     /// Takes note whether the bytes end inside a reply.
@@ -320,16 +338,15 @@ impl Replies {
     /// Adds the messages that have waited for the end of a reply.
     #[inline]
     fn append_messages(&self) {
-        let client = self.client();
-        if !client.messages.borrow().is_empty() && !client.partial.get() {
-            client.append_waiting_messages();
+        if !self.messages.borrow().is_empty() && !self.partial.get() {
+            self.append_waiting_messages();
         }
     }
 
     #[cold]
     fn append_waiting_messages(&self) {
         let messages = self.messages.take();
-        self.append(&messages);
+        self.append(self, &messages);
         self.charge();
     }
 
@@ -396,9 +413,9 @@ impl Replies {
         }
     }
 
+    /// Adds bytes to these replies of `client`, which is [`Self::client`].
     #[inline]
-    fn append(&self, piece: &[u8]) {
-        let client = self.client();
+    fn append(&self, client: &Self, piece: &[u8]) {
         if client.state.get() != ClientState::Open {
             return;
         }
