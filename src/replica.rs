@@ -1,10 +1,14 @@
 //! What is known of the replicas that may serve reads: plain values that discovery sends to upstreams.
 
+pub mod answered_writes;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use self::answered_writes::AnsweredWrites;
 use crate::topology::{Address, Generation, NodeId};
 
 /// The nodes from which the reads of a client are answered.
@@ -81,12 +85,18 @@ pub struct ReplicaFeed {
     pub newest: watch::Receiver<ReplicaSet>,
     /// Asks for a new sample soon, and keeps the sampler at work. A message that finds another one waiting adds nothing.
     pub demand: mpsc::Sender<()>,
+    /// When the newest write of the clients without a tenant was answered. All workers share it.
+    pub answered: Arc<AnsweredWrites>,
 }
 
 impl ReplicaFeed {
     /// Returns the feed of an upstream without replicas.
     pub fn none() -> Self {
-        Self { newest: watch::channel(ReplicaSet::default()).1, demand: mpsc::channel(1).0 }
+        Self {
+            newest: watch::channel(ReplicaSet::default()).1,
+            demand: mpsc::channel(1).0,
+            answered: Arc::default(),
+        }
     }
 }
 

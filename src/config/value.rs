@@ -307,7 +307,8 @@ words!(Reads, r#""primary", "on-request", "prefer-replica" or "replica""#,
     "on-request" => Self::OnRequest,
     "prefer-replica" => Self::PreferReplica,
     "replica" => Self::Replica);
-words!(ReadYourWrites, r#""session" or "off""#, "session" => Self::Session, "off" => Self::Off);
+words!(ReadYourWrites, r#""session", "tenant" or "off""#,
+    "session" => Self::Session, "tenant" => Self::Tenant, "off" => Self::Off);
 words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);
 words!(Scripts, r#""deny" or "declared-keys""#,
     "deny" => Self::Deny, "declared-keys" => Self::DeclaredKeys);

@@ -31,6 +31,9 @@ impl Session {
     /// written to, when replies arrive, and when the lane takes requests again.
     pub(super) fn poll_data_path(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         self.output.replies.watch(cx.waker());
+        if self.lanes.reads.is_some() {
+            self.announce_writes();
+        }
         // A poll that begins without input notes the time when it reads some.
         if !self.input.is_empty() {
             self.note_input();

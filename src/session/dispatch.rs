@@ -166,7 +166,7 @@ impl Session {
         }
         self.send_by(&lane, request, if_lost);
         if let Some(reads) = &mut self.lanes.reads {
-            reads.sent_to_primary(if_lost);
+            reads.sent_to_primary(request, if_lost);
         }
         Step::Done
     }

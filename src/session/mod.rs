@@ -43,6 +43,7 @@ pub mod registry;
 mod route;
 mod route_unlisted;
 mod scan;
+mod seen;
 mod setting;
 mod shared_pubsub;
 mod step;

@@ -1,8 +1,7 @@
 //! Sends the reads of a client to a replica, if its listener or tenant wants that.
 //!
-//! A session changes between the primary and a replica only when no reply is due. `floor` is the moment up to which a replica must have
-//! applied what the primary answered: the session has seen a reply of another node then. So a client sees its own writes, and time does
-//! not go backwards for it when the node changes.
+//! A session changes between the primary and a replica only when no reply is due. `seen` says up to which moment a replica must have
+//! applied what the primary answered. So a client sees its own writes, and time does not go backwards for it when the node changes.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::order::{CommandKind, LaneId};
+use super::seen::Seen;
 use super::step::{Pause, Step};
 use crate::replica::Reads;
 use crate::resp::request::Request;
@@ -20,10 +20,7 @@ use crate::upstream::replica::reads::ReplicaChoice;
 use crate::upstream::reply_sizes::Placement;
 use crate::upstream::shared::queue::IfLost;
 
-/// The time for which reads go to the primary after a write before one of them waits for a replica that nearly has it. Each read from the
-/// primary shows newer data, so a client that reads without a pause would never leave the primary otherwise.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// The time that such a read waits.
+/// The time for which a read waits for a replica that nearly has what the client has seen.
 const CATCH_UP: Duration = Duration::from_millis(20);
 
 /// Tracks where a session's reads go, and what the session has seen.
@@ -33,6 +30,8 @@ pub(super) struct ReadState {
     policy: Reads,
     /// What the client has asked for: READONLY (true) or READWRITE (false).
     asked: Option<bool>,
+    /// True if `read-your-writes` is off, so that nothing is known of earlier writes.
+    forgets: bool,
     seen: Seen,
     /// The replica that the session has read from last.
     lane: Option<Rc<ReplicaLane>>,
@@ -40,42 +39,6 @@ pub(super) struct ReadState {
     on_replica: bool,
     /// When a read that waits for a replica gives up.
     waits_until: Option<Instant>,
-}
-
-/// What the session has seen of the primary, and of replicas that it has left. Pure.
-#[derive(Debug, Default)]
-struct Seen {
-    /// True if a write was sent to the primary, after `floor`.
-    wrote: bool,
-    /// True if anything else was sent to the primary, after `floor`.
-    read: bool,
-    /// A replica must have applied what was answered before this moment.
-    floor: Option<Instant>,
-    /// When reads began to go to the primary because no replica had reached `floor`.
-    away_since: Option<Instant>,
-}
-
-impl Seen {
-    /// Returns true if the session has sent anything to the primary that the floor does not cover.
-    fn is_unsettled(&self) -> bool {
-        self.wrote || self.read
-    }
-
-    /// Moves the floor to `now`, because all that was sent to the primary is answered.
-    fn settle(&mut self, now: Instant) {
-        self.floor = Some(now);
-        if self.wrote {
-            self.away_since = None;
-        }
-        self.away_since.get_or_insert(now);
-        (self.wrote, self.read) = (false, false);
-    }
-
-    /// Takes note that the session leaves its replica, whose data it has seen until `now`.
-    fn leave_replica(&mut self, now: Instant) {
-        self.floor = Some(now);
-        self.away_since.get_or_insert(now);
-    }
 }
 
 /// Where one read goes.
@@ -107,25 +70,24 @@ impl ReadState {
     }
 
     /// Takes note that a command was sent to the primary.
-    pub(super) fn sent_to_primary(&mut self, if_lost: IfLost) {
+    pub(super) fn sent_to_primary(&mut self, request: &Request<'_>, if_lost: IfLost) {
         // No reply of a replica is due, and the one to this command is.
         self.on_replica = false;
-        match if_lost {
-            IfLost::Resend | IfLost::ReportLost => self.seen.read = true,
-            IfLost::ResendWrite | IfLost::ReportUnknown => self.seen.wrote = true,
+        if !shows_no_data(request.name()) {
+            self.seen.sent(CommandKind::of(if_lost));
         }
     }
 
     /// Takes note that commands ran on a connection of the session's own, to the primary.
     pub(super) fn note_leased(&mut self) {
         self.on_replica = false;
-        self.seen.wrote = true;
+        self.seen.note_lease();
     }
 
     /// Leaves the replica's lane, because the client's identity, database or protocol version has changed.
     pub(super) fn leave_lane(&mut self) {
         if self.lane.take().is_some() {
-            self.seen.leave_replica(Instant::now());
+            self.seen.leave_node(Instant::now());
         }
     }
 }
@@ -136,9 +98,42 @@ impl Session {
         let tenant =
             self.tenancy.member.as_ref().and_then(|member| member.worker_tenant().tenant.config.reads);
         let policy = tenant.unwrap_or(self.ctx.config.reads);
-        if policy != Reads::Primary || self.lanes.reads.is_some() {
+        let shows = self.ctx.upstream_config.read_your_writes;
+        // Clients that only write tell those that read.
+        let takes_part = policy != Reads::Primary || shows == ReadYourWrites::Tenant;
+        if takes_part || self.lanes.reads.is_some() {
+            let served = self.output.awaited() > 0 || self.output.replies.progress() > 0;
+            let unknown = self.lanes.reads.as_ref().map_or(served, |reads| reads.forgets);
             // The state stays: replies of a replica may be due.
-            self.lanes.reads.get_or_insert_default().policy = policy;
+            let reads = self.lanes.reads.get_or_insert_default();
+            if unknown {
+                // The client may have written before a reload has set its policy.
+                reads.seen.note_lease();
+            }
+            reads.waits_until = None;
+            (reads.policy, reads.forgets) = (policy, shows == ReadYourWrites::Off);
+            let group = (shows == ReadYourWrites::Tenant).then(|| match &self.tenancy.member {
+                Some(member) => &member.worker_tenant().tenant.answered,
+                None => self.ctx.upstream.answered_writes(),
+            });
+            reads.seen.share(group, Instant::now());
+        }
+    }
+
+    /// Tells the clients that read of the writes whose replies this poll passes on.
+    pub(super) fn announce_writes(&mut self) {
+        let (came, due) = (self.output.waiting() > 0, self.output.awaited() > 0);
+        if let Some(reads) = &mut self.lanes.reads {
+            reads.seen.announce(came, due, Instant::now);
+        }
+    }
+
+    /// Tells the clients that read of a command that was just answered on a connection of the session's own.
+    pub(super) fn announce_leased(&self, if_lost: IfLost) {
+        if let Some(reads) = &self.lanes.reads
+            && CommandKind::of(if_lost) == CommandKind::Write
+        {
+            reads.seen.announce_reply(Instant::now);
         }
     }
 
@@ -167,13 +162,12 @@ impl Session {
 
     /// Moves the floor once all that the session has sent to the primary is answered. The replies have come before now.
     pub(super) fn settle_reads(&mut self) {
-        let shows_writes = self.ctx.upstream_config.read_your_writes == ReadYourWrites::Session;
+        let shows_writes = self.ctx.upstream_config.read_your_writes != ReadYourWrites::Off;
         let Some(reads) = self.lanes.reads.as_deref_mut().filter(|reads| reads.seen.is_unsettled()) else {
             return;
         };
         if !shows_writes {
-            (reads.seen.wrote, reads.seen.read) = (false, false);
-            return;
+            return reads.seen.forget_sent();
         }
         let now = Instant::now();
         reads.seen.settle(now);
@@ -184,6 +178,10 @@ impl Session {
 
     /// Sends a read to a replica or to the primary, or says what it waits for.
     pub(super) fn send_read(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        let wants = |reads: &ReadState| reads.mode() != Reads::Primary || reads.on_replica;
+        if !self.lanes.reads.as_deref().is_some_and(wants) {
+            return self.send_shared(request, if_lost);
+        }
         let now = Instant::now();
         match self.destination(now) {
             Destination::Primary(fallback) => {
@@ -229,7 +227,7 @@ impl Session {
             self.settle_reads();
         }
         let (due, sizes) = (self.output.awaited() > 0, self.output.replies.sizes().placement());
-        let key = self.key();
+        let (key, moved) = (self.key(), self.account.moved());
         let upstream = &self.ctx.upstream;
         let own_connection = self.ctx.upstream_config.pool == Pool::Session;
         let Some(reads) = &mut self.lanes.reads else { return Destination::Primary(None) };
@@ -249,9 +247,10 @@ impl Session {
                 _ => Destination::Primary(None),
             };
         }
+        let floor = reads.seen.floor(moved);
         if let Some(lane) = &reads.lane
             && lane.lane.is_open()
-            && lane.serves(reads.seen.floor, now)
+            && lane.serves(floor, now)
         {
             let lane = lane.clone();
             upstream.keep_sampling(now);
@@ -263,7 +262,8 @@ impl Session {
         if reads.lane.as_ref().is_some_and(|lane| !lane.serves(None, now)) {
             reads.leave_lane();
         }
-        let choice = upstream.choose_replica(&key, reads.lane.as_ref(), reads.seen.floor, now);
+        let floor = reads.seen.floor(moved);
+        let choice = upstream.choose_replica(&key, reads.lane.as_ref(), floor, now);
         match choice {
             ReplicaChoice::Lane(lane) => {
                 let changes = reads.lane.as_ref().is_some_and(|kept| !Rc::ptr_eq(kept, &lane));
@@ -276,21 +276,29 @@ impl Session {
             }
             choice => {
                 let soon = matches!(choice, ReplicaChoice::Soon);
-                let patient = reads.seen.away_since.is_some_and(|since| now - since >= PATIENCE);
-                if mode == Reads::Replica || soon && patient && !upstream.in_hold() {
+                let waits = soon && reads.seen.is_long_away(now) && !upstream.in_hold();
+                if mode == Reads::Replica || waits {
                     return reads.wait_or(mode, now, self.ctx.upstream_config.hold_timeout);
                 }
+                reads.waits_until = None;
                 Destination::Primary(Some(if soon { Fallback::Behind } else { Fallback::Nobody }))
             }
         }
     }
 }
 
+/// Returns true for commands whose reply is the same whatever the data is. Many clients send one before each use of a connection.
+fn shows_no_data(name: &[u8]) -> bool {
+    matches!(name.len(), 4)
+        && [b"PING", b"ECHO", b"TIME"].iter().any(|known| name.eq_ignore_ascii_case(*known))
+}
+
 impl ReadState {
     fn go_to(&mut self, lane: Rc<ReplicaLane>) -> Destination {
         self.lane = Some(lane.clone());
         self.on_replica = true;
-        (self.waits_until, self.seen.away_since) = (None, None);
+        self.waits_until = None;
+        self.seen.reached_replica();
         Destination::Replica(lane)
     }
 
@@ -305,7 +313,7 @@ impl ReadState {
         if mode == Reads::Replica {
             return Destination::Nowhere;
         }
-        self.seen.away_since = Some(now);
+        self.seen.waited_in_vain(now);
         Destination::Primary(Some(Fallback::Behind))
     }
 }
@@ -322,26 +330,5 @@ mod tests {
         assert_eq!(mode(Reads::PreferReplica, Some(false)), Reads::Primary);
         assert_eq!(mode(Reads::Replica, Some(true)), Reads::Replica);
         assert_eq!(mode(Reads::Primary, Some(true)), Reads::Primary);
-    }
-
-    #[test]
-    fn a_reply_of_the_primary_moves_the_floor() {
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let mut reads = ReadState::default();
-        assert!(!reads.seen.is_unsettled(), "nothing was seen");
-        reads.on_replica = true;
-        reads.sent_to_primary(IfLost::ReportUnknown);
-        assert!(!reads.on_replica, "the reply that is due comes from the primary");
-        reads.seen.settle(at(10));
-        assert_eq!((reads.seen.floor, reads.seen.away_since), (Some(at(10)), Some(at(10))));
-        reads.sent_to_primary(IfLost::Resend);
-        reads.seen.settle(at(30));
-        assert_eq!((reads.seen.floor, reads.seen.away_since), (Some(at(30)), Some(at(10))));
-        reads.sent_to_primary(IfLost::ResendWrite);
-        reads.seen.settle(at(50));
-        assert_eq!((reads.seen.floor, reads.seen.away_since), (Some(at(50)), Some(at(50))));
-        reads.seen.leave_replica(at(60));
-        assert_eq!(reads.seen.floor, Some(at(60)));
     }
 }

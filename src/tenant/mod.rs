@@ -29,6 +29,7 @@ use self::limits::refusal::Limit;
 use self::limits::shared_rate::{Batched, Shared};
 use self::users::Users;
 use self::users::throttle::Throttle;
+use crate::replica::answered_writes::AnsweredWrites;
 use crate::upstream::shared::fair::fair_queue::Share;
 
 /// Holds one tenant, as all workers share it.
@@ -55,6 +56,8 @@ pub struct Tenant {
     pub transactions: Arc<Count>,
     /// The bytes that wait for its clients. Counted only where they are limited.
     pub buffered: Arc<Count>,
+    /// When its clients' newest write was answered, where reads from replicas show it.
+    pub answered: Arc<AnsweredWrites>,
     commands: Option<Arc<Shared>>,
     bytes_in: Option<Arc<Shared>>,
     bytes_out: Option<Arc<Shared>>,
@@ -75,6 +78,7 @@ impl Tenant {
             subscribed: Count::new(limits.subscribed),
             transactions: Count::new(limits.transactions),
             buffered: Count::new(limits.buffered),
+            answered: Arc::default(),
             commands: rate(limits.rates.commands),
             bytes_in: rate(limits.rates.bytes_in),
             bytes_out: rate(limits.rates.bytes_out),
@@ -105,6 +109,7 @@ impl Tenant {
             subscribed: count(&self.subscribed, limits.subscribed),
             transactions: count(&self.transactions, limits.transactions),
             buffered: count(&self.buffered, limits.buffered),
+            answered: self.answered.clone(),
             commands: rate(limits.rates.commands, &self.commands, before.rates.commands),
             bytes_in: rate(limits.rates.bytes_in, &self.bytes_in, before.rates.bytes_in),
             bytes_out: rate(limits.rates.bytes_out, &self.bytes_out, before.rates.bytes_out),

@@ -65,6 +65,8 @@ pub enum Reauth {
 pub enum ReadYourWrites {
     /// Those of the same connection.
     Session,
+    /// Those of every client of the same tenant.
+    Tenant,
     /// Nobody's: a read may miss them for `max-lag`.
     Off,
 }

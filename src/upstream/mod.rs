@@ -72,6 +72,7 @@ use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::poll_meter::PollMeter;
 use crate::replica::ReplicaFeed;
+use crate::replica::answered_writes::AnsweredWrites;
 use crate::resp::Resp;
 use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
@@ -486,6 +487,11 @@ impl Upstream {
     /// Has the replicas sampled soon, because a session has seen what they may lack.
     pub fn sample_replicas_soon(&self, now: Instant) {
         self.replicas.sample_soon(now);
+    }
+
+    /// Returns when the newest write of the clients without a tenant was answered.
+    pub fn answered_writes(&self) -> &Arc<AnsweredWrites> {
+        self.replicas.answered_writes()
     }
 
     /// Keeps the replicas sampled while a session reads from one.

@@ -206,7 +206,9 @@ table! {
         /// Whose earlier writes a read shows.
         ///
         /// With `"session"`, a client's reads show every write that was answered on the same connection before. They go to the primary
-        /// until a replica has that write. `"off"` lets a read miss them, for `max-lag` at most.
+        /// until a replica has that write. With `"tenant"`, they also show every write that was answered to any client of the same tenant of this
+        /// process before the read was sent; clients of the upstream that belong to no tenant count as one tenant. `"off"` lets a read miss
+        /// them, for `max-lag` at most.
         read_your_writes: ReadYourWrites = ReadYourWrites::Session, "read-your-writes", Live;
     }
 }

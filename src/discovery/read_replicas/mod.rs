@@ -12,6 +12,7 @@ mod node;
 mod reply;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -75,7 +76,7 @@ pub fn spawn(
     };
     let span = tracing::info_span!("read-replicas", upstream = name);
     tokio::spawn(coordinator.run(news, lists, demanded).instrument(span));
-    ReplicaFeed { newest: seen, demand }
+    ReplicaFeed { newest: seen, demand, answered: Arc::default() }
 }
 
 /// Where the addresses of replicas come from.

@@ -106,6 +106,7 @@ impl Leased {
                 self.read_selects(frame);
                 self.note_front_times(session);
                 if let Some(Expect::Reply(awaited)) = self.pop() {
+                    session.announce_leased(awaited.if_lost);
                     // A reply that is passed on unread confirms nothing. EXEC's reply is an array, as it should
                     // be.
                     self.state_unknown |=
@@ -268,6 +269,7 @@ impl Leased {
         let failed = kind == ReplyKind::Error;
         let confirmed = frame == OK;
         let mute = awaited.mute;
+        session.announce_leased(awaited.if_lost);
         match awaited.effect {
             Effect::None => {}
             Effect::Multi if failed => {

@@ -24,6 +24,9 @@ const INSPECTION: Duration = Duration::from_secs(1);
 /// Serves a new lane until its connection ends. `primary_lanes` take over what it owes.
 pub(super) async fn drive(lane: &Rc<ReplicaLane>, primary_lanes: &Rc<Lanes>) {
     lane.lane.enter(Phase::Opening);
+    // The replica belongs to the present primary, and is reached as that one is.
+    let dialer = primary_lanes.dialing.dialer.borrow().clone();
+    lane.server.dialing().dialer.replace(dialer);
     match connect(lane).await {
         Ok((link, permit)) => {
             serve(lane, link).await;

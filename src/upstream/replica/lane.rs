@@ -11,7 +11,7 @@ use crate::replica::Applied;
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::shared::lane::Lane;
 
-/// The pause after a failed attempt to open a lane's connection.
+/// The pause after a connection that could not be opened, or that ended sooner than this.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// One lane of a replica, for one kind of connections.
@@ -39,10 +39,17 @@ impl ReplicaLane {
         self.ended.set(Some(Instant::now()));
     }
 
+    /// Returns true if the connection has ended, or could not be opened.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
     /// Returns true if another lane may take the place of this one.
     pub(super) fn may_be_replaced(&self, now: Instant) -> bool {
-        let served = self.opened.get().is_some();
-        self.ended.get().is_some_and(|ended| served || now - ended >= RETRY)
+        self.ended.get().is_some_and(|ended| {
+            let lasted = self.opened.get().is_some_and(|opened| ended - opened >= RETRY);
+            lasted || now - ended >= RETRY
+        })
     }
 
     /// Returns what the process at the other end of the connection has applied. An answer that the sampler got before the connection

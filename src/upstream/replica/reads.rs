@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::node::ReplicaNode;
 use super::pick::{Candidate, Picked, pick};
 use super::server::ReplicaServer;
 use super::waiting::WaitingSessions;
+use crate::replica::answered_writes::AnsweredWrites;
 use crate::replica::{ReplicaFeed, ReplicaSet, ReplicaState};
 use crate::topology::Generation;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
@@ -142,7 +144,10 @@ impl ReplicaReads {
         let candidates: Vec<Candidate> = lanes
             .iter()
             .map(|lane| Candidate {
-                applied: lane.applied().or_else(|| lane.server.state().map(|state| state.applied)),
+                // Nobody waits for a connection that the replica refuses.
+                applied: lane
+                    .applied()
+                    .or_else(|| lane.server.state().filter(|_| !lane.has_ended()).map(|state| state.applied)),
                 open: lane.lane.is_open() && lane.applied().is_some(),
                 kept: kept.is_some_and(|kept| Rc::ptr_eq(kept, lane)),
                 outstanding: lane.lane.queue.borrow().len(),
@@ -189,6 +194,11 @@ impl ReplicaReads {
     /// Has the replicas sampled soon, because a session has seen what they may lack.
     pub(in crate::upstream) fn sample_soon(&self, now: Instant) {
         self.demand(SOON, now);
+    }
+
+    /// Returns when the newest write of the clients without a tenant was answered.
+    pub(in crate::upstream) fn answered_writes(&self) -> &Arc<AnsweredWrites> {
+        &self.feed.answered
     }
 
     /// Keeps the sampler at work while a session goes on with its replica.

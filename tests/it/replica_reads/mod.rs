@@ -2,6 +2,7 @@
 
 mod drill;
 mod link;
+mod shown;
 
 use std::time::{Duration, Instant};
 
@@ -31,12 +32,15 @@ impl Site {
 
     /// respgate in front of it; `keys` are those of the upstream.
     fn proxy(&self, reads: &str, keys: &str) -> Proxy {
+        Proxy::start_file(1, &self.configuration(reads, keys))
+    }
+
+    fn configuration(&self, reads: &str, keys: &str) -> String {
         let (primary, replica) = (self.primary.port, self.replica.port);
-        let text = format!(
+        format!(
             "[tenants.all]\ndefault = true\nreads = \"{reads}\"\n\
              [upstreams.main]\naddress = \"127.0.0.1:{primary}\"\nreplicas = [\"127.0.0.1:{replica}\"]\n{keys}\n"
-        );
-        Proxy::start_file(1, &text)
+        )
     }
 }
 
