@@ -4,6 +4,7 @@ mod hiredis;
 mod maintenance;
 mod program;
 mod queue_failover;
+mod read_port;
 mod repointed;
 mod rotation;
 
