@@ -146,7 +146,7 @@ const BOUNDS: &str = "Limits";
 const PROCESS: &str = "Process";
 
 #[rustfmt::skip]
-const OPTIONS: [Option; 19] = [
+const OPTIONS: [Option; 20] = [
     option!("listen", "LISTEN", "ADDR", WHERE, "listeners.*.address",
         "Accept clients here: 127.0.0.1:6379, [::1]:6379, 0.0.0.0:6379 or unix:/path; may be repeated, or \
          separated by commas in RESPGATE_LISTEN [default: 127.0.0.1:6379]"),
@@ -159,6 +159,8 @@ const OPTIONS: [Option; 19] = [
          valkey:// and valkey-sentinel:// mean the same; write / # ? % @ in a password as %2F %23 %3F %25 %40"),
     option!("config", "CONFIG", "FILE", WHERE, "",
         "A TOML file with any number of listeners and upstreams, and every other setting"),
+    option!("availability-zone", "AVAILABILITY_ZONE", "ZONE", WHERE, "upstreams.*.availability-zone",
+        "The availability zone in which respgate runs: reads go to replicas of the same zone if there are any"),
     option!("upstream-user", "UPSTREAM_USER", "USER", WHO, "upstreams.*.username",
         "The user as which respgate logs in to the server [default: the server's default user]"),
     option!("upstream-password-file", "UPSTREAM_PASSWORD_FILE", "FILE", WHO, "upstreams.*.password-file",

@@ -30,6 +30,10 @@ pub enum Reads {
 pub struct ReplicaSet {
     /// The primary whose history the replicas are compared with; `None` before the first sample.
     pub generation: Option<Generation>,
+    /// When the primary was asked what it has answered last; `None` before its first answer.
+    pub primary_answered: Option<Instant>,
+    /// True if the connection on which the primary is asked was lost, and no other is open yet.
+    pub primary_lost: bool,
     /// The replicas, by address.
     pub replicas: Vec<ReplicaState>,
 }
@@ -41,6 +45,10 @@ pub struct ReplicaState {
     pub address: Address,
     /// The process that was asked; `None` if respgate may not ask for its id.
     pub node: Option<NodeId>,
+    /// The availability zone that it names; `None` if it names none.
+    pub zone: Option<Arc<str>>,
+    /// True if its link to the primary is up.
+    pub linked: bool,
     /// When the replica was asked.
     pub asked: Instant,
     /// What the replica has applied.

@@ -7,6 +7,7 @@
 //!   upstream's other keys stay. A file without upstreams gets one named `main`.
 //! - `--upstream-user`, `--sentinel-user`, the password flags, `--upstream-ca` and
 //!   `--upstream-server-name` apply to that same upstream.
+//! - `--availability-zone` applies to every upstream.
 //! - `--tls-cert`, `--tls-key` and `--tls-client-ca` apply to every TCP listener without TLS keys
 //!   of its own.
 //! - `--max-clients` and `--admin-commands` apply to every listener.
@@ -107,6 +108,10 @@ impl Flags {
         let password = self.password("upstream-password-file", UPSTREAM_PASSWORD, env, report);
         let sentinel_username = self.setting("sentinel-user", report).map(NameSource::Given);
         let sentinel_password = self.password("sentinel-password-file", SENTINEL_PASSWORD, env, report);
+        let zone = self.setting("availability-zone", report);
+        for upstream in &mut typed.upstreams {
+            upstream.keys.reads.availability_zone.override_with(zone.clone());
+        }
         let ca = self.setting("upstream-ca", report);
         let server_name = self.setting("upstream-server-name", report);
         if let Some(upstream) = typed.usual_upstream() {

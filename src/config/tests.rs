@@ -115,7 +115,9 @@ fn the_reference_holds_the_defaults() {
     assert_eq!(config.max_buffered, minimal.max_buffered);
     assert_eq!(config.log, minimal.log);
     assert_eq!(config.reload_interval, minimal.reload_interval);
-    let connections = format!("{:?}", config.upstreams[0].config);
+    let mut connections = config.upstreams[0].config.clone();
+    assert_eq!(connections.availability_zone.take().as_deref(), Some("eu-central-1a"), "it has no default");
+    let connections = format!("{connections:?}");
     assert_eq!(connections, format!("{:?}", UpstreamConfig::new("main")));
     assert_eq!(connections, format!("{:?}", minimal.upstreams[0].config));
     let DiscoveryConfig::Sentinel(sentinel) = &config.upstreams[0].discovery else { panic!("not Sentinel") };
@@ -308,6 +310,21 @@ fn tls_follows_the_scheme_and_the_sentinels_follow_the_data_nodes() {
         [("upstream", "rediss://db"), ("upstream-ca", &*ca), ("upstream-server-name", "other.example")];
     let flagged = loaded("", &flags, &[]).upstreams.remove(0).tls.unwrap();
     assert_eq!(flagged.profile.names.all.unwrap().to_str(), "other.example");
+}
+
+#[test]
+fn the_flag_for_the_zone_is_for_every_upstream() {
+    let file = "[listeners.a]\naddress = \"127.0.0.1:1\"\nupstream = \"x\"\n[upstreams.x]\nurl = \"redis://x\"\navailability-zone = \"a\"\n\
+                [upstreams.y]\nurl = \"redis://y\"";
+    let zones = |flags: &[(&'static str, &str)]| -> Vec<Option<String>> {
+        loaded(file, flags, &[])
+            .upstreams
+            .into_iter()
+            .map(|upstream| upstream.config.availability_zone)
+            .collect()
+    };
+    assert_eq!(zones(&[]), [Some("a".to_owned()), None]);
+    assert_eq!(zones(&[("availability-zone", "b")]), [Some("b".to_owned()), Some("b".to_owned())]);
 }
 
 #[test]

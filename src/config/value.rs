@@ -24,7 +24,9 @@ use crate::tenant::limits::config::OverLimit;
 use crate::tenant::policy::config::Scripts;
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
-use crate::upstream::config::{BlockedPop, ClientAuth, Pool, ReadYourWrites, Reauth, RetryWrites};
+use crate::upstream::config::{
+    BlockedPop, ClientAuth, Pool, ReadYourWrites, ReadsInHold, Reauth, RetryWrites,
+};
 use crate::upstream::shared::fair::fair_queue::Priority;
 
 /// The type of a setting.
@@ -307,6 +309,7 @@ words!(Reads, r#""primary", "on-request", "prefer-replica" or "replica""#,
     "on-request" => Self::OnRequest,
     "prefer-replica" => Self::PreferReplica,
     "replica" => Self::Replica);
+words!(ReadsInHold, r#""wait" or "replica""#, "wait" => Self::Wait, "replica" => Self::Replica);
 words!(ReadYourWrites, r#""session", "tenant" or "off""#,
     "session" => Self::Session, "tenant" => Self::Tenant, "off" => Self::Off);
 words!(OverLimit, r#""delay" or "reject""#, "delay" => Self::Delay, "reject" => Self::Reject);

@@ -100,7 +100,7 @@ metrics! {
     COMMAND_TIMEOUTS: Counter "respgate_command_timeouts_total" [upstream] Count, "Commands that got no reply within command-timeout.";
     REPLICA_READS: Counter "respgate_replica_reads_total" [upstream] Count, "Reads that were sent to a replica.";
     REPLICA_FALLBACKS: Counter "respgate_replica_fallbacks_total" [upstream, reason] Count, "Reads that went to the primary although the client reads from replicas, by reason.";
-    REPLICA_READS_RETURNED: Counter "respgate_replica_reads_returned_total" [upstream] Count, "Reads that a replica owed when it was lost or fell behind, and that went to the primary.";
+    REPLICA_READS_RETURNED: Counter "respgate_replica_reads_returned_total" [upstream] Count, "Reads that a replica owed when it was lost or fell behind, and that went to another node.";
     OUTCOME_UNKNOWN: Counter "respgate_outcome_unknown_total" [upstream] Count, "Writes answered with OUTCOMEUNKNOWN.";
     SESSIONS_MIGRATED: Counter "respgate_sessions_migrated_total" [upstream] Count, "Sessions whose state respgate moved to another connection.", formerly "respgate_sessions_transplanted_total";
 

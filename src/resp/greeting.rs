@@ -2,7 +2,7 @@
 
 mod report;
 
-pub use report::{Role, node_from_info, role_from_info, role_from_reply, server_info};
+pub use report::{Role, node_from_info, role_from_info, role_from_reply, server_info, zone_from_info};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -297,9 +297,8 @@ where
     }
 }
 
-/// Asks which node a greeted connection leads to (`INFO server`). Returns `None` if the user may not ask, or if the
-/// server does not report a run id now. If the server has `denied` the user INFO once, `ask_node` does not ask again,
-/// because each attempt would add an entry to the server's ACL log.
+/// Asks which node a greeted connection leads to. Returns `None` if the user may not ask, or if the server does not report a run
+/// id now.
 ///
 /// # Errors
 ///
@@ -312,6 +311,23 @@ pub async fn ask_node<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    Ok(ask_server(control, denied, deadline).await?.as_deref().and_then(node_from_info))
+}
+
+/// Asks for `INFO server`. Returns `None` if the user may not ask. If the server has `denied` the user INFO once, `ask_server` does
+/// not ask again, because each attempt would add an entry to the server's ACL log.
+///
+/// # Errors
+///
+/// Returns the errors of [`Control::call`]; the caller must then close the connection.
+pub async fn ask_server<S>(
+    control: &mut Control<S>,
+    denied: Option<&Denied>,
+    deadline: Instant,
+) -> Result<Option<String>, ControlError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     if denied.is_some_and(|denied| denied.contains(Probe::Info)) {
         return Ok(None);
     }
@@ -321,7 +337,7 @@ where
     {
         denied.insert(Probe::Info);
     }
-    Ok(info.text().and_then(node_from_info))
+    Ok(info.text().map(str::to_owned))
 }
 
 async fn authenticate<S>(

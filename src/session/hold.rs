@@ -51,6 +51,10 @@ impl Session {
                 }
             }
         }
+        if deadline.is_some() && self.lanes.reads.is_some() && self.ctx.upstream.reads_in_hold() {
+            // A replica may answer the read before there is a primary.
+            self.ctx.upstream.wait_for_replica(self.client.id, cx.waker());
+        }
         if let Some(deadline) = deadline
             && self.poll_hold_expired(cx, deadline).is_ready()
         {

@@ -71,6 +71,15 @@ pub enum ReadYourWrites {
     Off,
 }
 
+/// What becomes of the reads of clients that read from replicas while commands wait for a primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadsInHold {
+    /// They wait, too.
+    Wait,
+    /// Replicas that were in sync before answer them.
+    Replica,
+}
+
 /// The settings of one upstream, without those of discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
@@ -113,6 +122,10 @@ pub struct UpstreamConfig {
     pub lag_bound: LagBound,
     /// Whose earlier writes a read shows.
     pub read_your_writes: ReadYourWrites,
+    /// What becomes of reads while commands wait for a primary.
+    pub reads_in_hold: ReadsInHold,
+    /// The availability zone of respgate. Replicas that name the same one are preferred.
+    pub availability_zone: Option<String>,
     /// The age at which a connection is replaced. Zero: no connection is.
     pub max_age: Duration,
     /// The treatment of open connections when respgate's own credentials change.
@@ -149,6 +162,8 @@ impl UpstreamConfig {
             replica_sampling: true,
             lag_bound: LagBound { time: Duration::from_secs(1), bytes: 16 * 1024 * 1024 },
             read_your_writes: ReadYourWrites::Session,
+            reads_in_hold: ReadsInHold::Wait,
+            availability_zone: None,
             max_age: Duration::from_secs(3600),
             reauth: Reauth::Keep,
         }

@@ -22,6 +22,7 @@ impl Parts {
     /// Takes over a newer topology. Cuts every connection to a superseded primary here, before anything else can be written to it.
     fn adopt(&self, topology: &Topology) {
         let hold = &self.dialing.hold;
+        hold.set_ordered(matches!(topology, Topology::Failing(_, sign) if sign.is_ordered()));
         match topology {
             Topology::Unknown(outage) => {
                 hold.note_reason(outage.to_string());

@@ -34,6 +34,8 @@ pub(super) struct Hold {
     bytes: HeldBytes,
     /// True while commands wait although a primary is known: in a failover, or because an operator ordered it.
     failing_over: Cell<bool>,
+    /// True while an operator has ordered that commands wait.
+    ordered: Cell<bool>,
     /// True while the server is about to close the connections to the primary, until they have been replaced.
     closing: Cell<bool>,
     /// Since when every connection is being closed, because an operator has paused the upstream at once. None is opened
@@ -55,6 +57,7 @@ impl Hold {
             ended: Notify::new(),
             bytes: HeldBytes::default(),
             failing_over: Cell::default(),
+            ordered: Cell::default(),
             closing: Cell::default(),
             disconnecting: Cell::default(),
             news: Notify::new(),
@@ -106,6 +109,16 @@ impl Hold {
     /// Notes whether a failover is under way. Returns what was noted before.
     pub(super) fn set_failing_over(&self, failing_over: bool) -> bool {
         self.failing_over.replace(failing_over)
+    }
+
+    /// Notes whether an operator has ordered that commands wait.
+    pub(super) fn set_ordered(&self, ordered: bool) {
+        self.ordered.set(ordered);
+    }
+
+    /// Returns true while an operator has ordered that commands wait.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.ordered.get()
     }
 
     /// Notes whether the server is about to close the connections to the primary. Returns what was noted before.

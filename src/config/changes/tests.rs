@@ -339,6 +339,7 @@ fn changed(key: &str, line: &str) -> String {
         ("upstreams.main.retry-writes", "never", "same-reply"),
         ("upstreams.main.blocked-pop", "timeout", "continue"),
         ("upstreams.main.read-your-writes", "session", "off"),
+        ("upstreams.main.reads-in-hold", "wait", "replica"),
         ("tenants.reports.reads", "prefer-replica", "replica"),
         ("listeners.app.reads", "primary", "replica"),
         ("listeners.app.tenant", "tenant = \"reports\"", ""),

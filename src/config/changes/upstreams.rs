@@ -46,6 +46,8 @@ live! {
     "max-lag": lag_bound.time,
     "max-lag-bytes": lag_bound.bytes,
     "read-your-writes": read_your_writes,
+    "reads-in-hold": reads_in_hold,
+    "availability-zone": availability_zone,
 }
 
 /// Returns the changed upstreams, by name.

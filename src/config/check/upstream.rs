@@ -379,6 +379,8 @@ fn connections(
             bytes: reads.max_lag_bytes.or(ReplicaDefaults::max_lag_bytes()).0 as u64,
         },
         read_your_writes: reads.read_your_writes.or(ReplicaDefaults::read_your_writes()),
+        reads_in_hold: reads.reads_in_hold.or(ReplicaDefaults::reads_in_hold()),
+        availability_zone: reads.availability_zone.value().cloned(),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {
                 report.error(&place, "must be at least 1s, or \"0s\" for no limit");

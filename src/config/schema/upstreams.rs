@@ -11,7 +11,9 @@ use super::part::Part;
 use super::tls::ClientTlsKeys;
 use crate::discovery::config::SwitchRule;
 use crate::topology::Address;
-use crate::upstream::config::{BlockedPop, ClientAuth, Pool, ReadYourWrites, Reauth, RetryWrites};
+use crate::upstream::config::{
+    BlockedPop, ClientAuth, Pool, ReadYourWrites, ReadsInHold, Reauth, RetryWrites,
+};
 
 /// `[upstreams.NAME]`.
 pub const TABLE: Table = Table {
@@ -210,5 +212,15 @@ table! {
         /// process before the read was sent; clients of the upstream that belong to no tenant count as one tenant. `"off"` lets a read miss
         /// them, for `max-lag` at most.
         read_your_writes: ReadYourWrites = ReadYourWrites::Session, "read-your-writes", Live;
+        /// The treatment of reads while there is no primary, for clients whose reads come from replicas.
+        ///
+        /// With `"wait"`, they wait as all other commands. With `"replica"`, replicas that were within `max-lag` when the primary answered
+        /// last go on answering them, for `hold-timeout` at most. Nobody can tell how old the data is then; see
+        /// [replica-reads.md](replica-reads.md#reads-while-there-is-no-primary).
+        reads_in_hold: ReadsInHold = ReadsInHold::Wait, "reads-in-hold", Live;
+        /// The availability zone in which respgate runs. Replicas that name the same zone are preferred.
+        ///
+        /// Valkey 8.0 and later name the zone of their own setting `availability-zone`. Other servers name none.
+        availability_zone: String, "availability-zone", Live, default "none", example "\"eu-central-1a\"";
     }
 }

@@ -70,6 +70,8 @@ pub fn spawn(
         nodes: HashMap::new(),
         listed: replicas.iter().take(MAX_REPLICAS).cloned().collect(),
         history: OffsetHistory::default(),
+        primary_lost: false,
+        published: false,
         ends: None,
         next_round: Instant::now(),
         last_round: None,
@@ -115,6 +117,10 @@ struct Coordinator {
     /// The addresses of the replicas.
     listed: Vec<Address>,
     history: OffsetHistory,
+    /// True if the connection to the primary was lost, and no other is open yet.
+    primary_lost: bool,
+    /// True if the samples were published after the primary's last answer.
+    published: bool,
     /// When the sampling ends; `None` while nothing is sampled.
     ends: Option<Instant>,
     next_round: Instant,
@@ -125,6 +131,8 @@ struct Coordinator {
 struct PrimaryState {
     /// Since when it is asked.
     since: Instant,
+    /// When it was asked what it has answered last.
+    answered: Option<Instant>,
     generation: Generation,
     address: Address,
     /// The process that discovery has verified.
@@ -193,6 +201,11 @@ impl Coordinator {
         if self.ends.is_some_and(|ends| ends <= now) {
             return self.end();
         }
+        // The replicas are asked when the primary has answered. While it does not, they may still be promoted or synchronised.
+        let answered = self.primary.as_ref().and_then(|primary| primary.answered);
+        if self.last_round.is_some_and(|last| answered.is_none_or(|answered| answered < last)) {
+            self.replica_rounds.send_modify(|round| *round += 1);
+        }
         (self.last_round, self.next_round) = (Some(now), now + INTERVAL);
         self.primary_rounds.send_modify(|round| *round += 1);
     }
@@ -205,6 +218,7 @@ impl Coordinator {
             self.listed.clear();
         }
         (self.primary, self.ends, self.history) = (None, None, OffsetHistory::default());
+        self.primary_lost = false;
         self.publish();
     }
 
@@ -224,8 +238,10 @@ impl Coordinator {
             }
             let task = self.watch(&newest.address, &self.primary_rounds.clone());
             changed = true;
+            self.primary_lost = false;
             self.primary = Some(PrimaryState {
                 since: Instant::now(),
+                answered: None,
                 generation: newest.generation,
                 address: newest.address.clone(),
                 node: newest.node.clone(),
@@ -268,33 +284,47 @@ impl Coordinator {
     fn note(&mut self, NodeNews { address, answer }: NodeNews) {
         // What a node said of itself before a failover must not be compared with what another says after it.
         self.follow();
-        let Some(primary) = &self.primary else { return };
+        let Some(primary) = &mut self.primary else { return };
         let answer = answer.filter(|answer| answer.asked >= primary.since);
         if primary.address == address {
-            if let Some(NodeAnswer { asked, node, report: Report::Primary(position) }) = answer
+            let lost = answer.is_none();
+            if let Some(NodeAnswer { asked, node, zone: _, report: Report::Primary(position) }) = answer
                 && (primary.node.is_none() || node.is_none() || primary.node == node)
             {
                 self.history.add(asked, &position.history, position.offset);
+                primary.answered = Some(asked);
                 self.replica_rounds.send_modify(|round| *round += 1);
+            }
+            // Workers must learn how far a silent replica falls behind.
+            if std::mem::replace(&mut self.primary_lost, lost) != lost || !std::mem::take(&mut self.published)
+            {
+                self.publish();
+                self.published = false;
             }
             return;
         }
         let Some(state) = self.nodes.get_mut(&address) else { return };
-        state.newest = answer.and_then(|NodeAnswer { asked, node, report }| match report {
-            Report::InSync(position) => {
+        state.newest = answer.and_then(|NodeAnswer { asked, node, zone, report }| match report {
+            Report::Replica { position, linked } => {
                 let applied = self.history.applied(&position.history, position.offset)?;
-                Some(ReplicaState { address, node, asked, applied })
+                Some(ReplicaState { address, node, zone, linked, asked, applied })
             }
             Report::Primary(_) | Report::OutOfSync => None,
         });
         self.publish();
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.published = true;
         let mut replicas: Vec<ReplicaState> =
             self.nodes.values().filter_map(|node| node.newest.clone()).collect();
         replicas.sort_by_key(|replica| replica.address.to_string());
-        let generation = self.primary.as_ref().map(|primary| primary.generation);
-        self.newest.send_replace(ReplicaSet { generation, replicas });
+        let primary = self.primary.as_ref();
+        self.newest.send_replace(ReplicaSet {
+            generation: primary.map(|primary| primary.generation),
+            primary_answered: primary.and_then(|primary| primary.answered),
+            primary_lost: self.primary_lost,
+            replicas,
+        });
     }
 }

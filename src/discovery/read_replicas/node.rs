@@ -1,5 +1,6 @@
 //! Asks one node for its replication, on a connection that stays open.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -11,7 +12,7 @@ use crate::net::backoff::Backoff;
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
 use crate::resp::control::Control;
-use crate::resp::greeting::{ask_node, greet};
+use crate::resp::greeting::{ask_server, greet, node_from_info, zone_from_info};
 use crate::rotation::login::Login;
 use crate::topology::{Address, NodeId};
 
@@ -32,6 +33,8 @@ pub(super) struct NodeAnswer {
     pub(super) asked: Instant,
     /// The process that answered; `None` if the user may not ask for its id.
     pub(super) node: Option<NodeId>,
+    /// The availability zone that the node named when the connection was opened.
+    pub(super) zone: Option<Arc<str>>,
     pub(super) report: Report,
 }
 
@@ -68,7 +71,7 @@ impl NodeWatch {
     }
 
     async fn ask_until_lost(&mut self, backoff: &mut Backoff) -> Result<(), String> {
-        let (mut control, node) = self.open().await?;
+        let (mut control, node, zone) = self.open().await?;
         loop {
             let asked = Instant::now();
             let reply = control.call(&[b"INFO", b"replication"], asked + ANSWER_TIMEOUT).await;
@@ -77,13 +80,15 @@ impl NodeWatch {
                 return Err(line.escape_ascii().to_string());
             }
             let report = reply.text().and_then(reply::parse);
-            self.send(report.map(|report| NodeAnswer { asked, node: node.clone(), report })).await;
+            let answer =
+                report.map(|report| NodeAnswer { asked, node: node.clone(), zone: zone.clone(), report });
+            self.send(answer).await;
             backoff.reset();
             self.rounds.changed().await.map_err(|_| "the sampler ends")?;
         }
     }
 
-    async fn open(&self) -> Result<(Control<Stream>, Option<NodeId>), String> {
+    async fn open(&self) -> Result<(Control<Stream>, Option<NodeId>, Option<Arc<str>>), String> {
         let credentials = self.login.newest().map_err(|why| why.to_string())?;
         let stream = self.dialer.dial(&self.address).await.map_err(|error| error.to_string())?;
         let denied = self.login.denied(credentials.as_deref());
@@ -91,8 +96,10 @@ impl NodeWatch {
         let greeting = greeting(credentials.as_deref(), &self.login, &denied);
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         greet(&mut control, &greeting, deadline).await.map_err(|error| error.to_string())?;
-        let node =
-            ask_node(&mut control, Some(&denied), deadline).await.map_err(|error| error.to_string())?;
-        Ok((control, node.map(|node| node.id)))
+        let server =
+            ask_server(&mut control, Some(&denied), deadline).await.map_err(|error| error.to_string())?;
+        let server = server.as_deref().unwrap_or_default();
+        let zone = zone_from_info(server).map(Arc::from);
+        Ok((control, node_from_info(server).map(|node| node.id), zone))
     }
 }

@@ -19,9 +19,9 @@ pub(super) struct Position {
 pub(super) enum Report {
     /// The node is a primary.
     Primary(Position),
-    /// The node is a replica whose link is up, and that is in sync.
-    InSync(Position),
-    /// The node is a replica that is not connected, or not in sync.
+    /// The node is a replica that has the data up to `position`. `linked` is true if its link to the primary is up.
+    Replica { position: Position, linked: bool },
+    /// The node is a replica that is being synchronised, or has no data of its primary.
     OutOfSync,
 }
 
@@ -38,9 +38,10 @@ pub(super) fn parse(info: &str) -> Option<Report> {
     match field("role")? {
         "master" => position("master_repl_offset").map(Report::Primary),
         "slave" => {
-            let in_sync =
-                field("master_link_status") == Some("up") && field("master_sync_in_progress") == Some("0");
-            Some(position("slave_repl_offset").filter(|_| in_sync).map_or(Report::OutOfSync, Report::InSync))
+            let linked = field("master_link_status") == Some("up");
+            let position =
+                position("slave_repl_offset").filter(|_| field("master_sync_in_progress") == Some("0"));
+            Some(position.map_or(Report::OutOfSync, |position| Report::Replica { position, linked }))
         }
         _ => None,
     }
@@ -57,16 +58,22 @@ mod tests {
     #[test]
     fn both_sides() {
         let position = |offset| Position { history: "abc".into(), offset };
-        assert_eq!(parse(REPLICA), Some(Report::InSync(position(90))), "applied, not only received");
+        let replica = Report::Replica { position: position(90), linked: true };
+        assert_eq!(parse(REPLICA), Some(replica), "applied, not only received");
         let primary = "# Replication\r\nrole:master\r\nconnected_slaves:1\r\nmaster_replid:abc\r\nmaster_repl_offset:100\r\n";
         assert_eq!(parse(primary), Some(Report::Primary(position(100))));
         assert_eq!(parse("# Replication\r\n"), None);
     }
 
     #[test]
-    fn a_replica_without_its_primary_is_out_of_sync() {
+    fn a_replica_that_has_lost_its_primary_keeps_its_position() {
+        let lost = parse(&REPLICA.replace("master_link_status:up", "master_link_status:down"));
+        assert!(matches!(lost, Some(Report::Replica { position, linked: false }) if position.offset == 90));
+    }
+
+    #[test]
+    fn a_replica_without_data_is_out_of_sync() {
         for (from, to) in [
-            ("master_link_status:up", "master_link_status:down"),
             ("master_sync_in_progress:0", "master_sync_in_progress:1"),
             ("slave_repl_offset:90", "slave_repl_offset:-1"),
         ] {

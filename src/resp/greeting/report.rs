@@ -79,6 +79,11 @@ pub fn node_from_info(info: &str) -> Option<Node> {
     Some(Node { id: NodeId(id.into()), uptime: uptime.map_or(Duration::MAX, Duration::from_secs) })
 }
 
+/// Returns the availability zone in the server section of INFO (Valkey 8.0 and later).
+pub fn zone_from_info(info: &str) -> Option<&str> {
+    info_field(info, "availability_zone").filter(|zone| !zone.is_empty())
+}
+
 /// Parses the replication section of INFO, whose lines are `key:value`.
 pub fn role_from_info(info: &str) -> Option<Role> {
     let field = |key: &str| info_field(info, key);

@@ -233,6 +233,15 @@ async fn nonsense_is_a_protocol_error() {
 }
 
 #[test]
+fn the_zone_is_a_field_of_info() {
+    let info =
+        |zone: &str| format!("# Server\r\nvalkey_version:8.0.1\r\navailability_zone:{zone}\r\nrun_id:x\r\n");
+    assert_eq!(zone_from_info(&info("eu-1a")), Some("eu-1a"));
+    assert_eq!(zone_from_info(&info("")), None, "no zone is set");
+    assert_eq!(zone_from_info("# Server\r\nredis_version:8.0.6\r\n"), None);
+}
+
+#[test]
 fn a_server_that_does_not_know_auth_does_not_spread_the_password() {
     let shown = |line: &'static [u8]| without_arguments(&Bytes::from_static(line));
     assert_eq!(

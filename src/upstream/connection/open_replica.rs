@@ -10,7 +10,7 @@ use crate::topology::{Address, Generation, NodeId};
 
 impl Dialing {
     /// Opens a connection to the replica at `address` for `key`, within the upstream's `connect-timeout`. `node` is the process that
-    /// must answer there. A failure is no sign of a failover, and a refused password does not count against the user: the replica
+    /// must answer there. `alone` is true if the replica may have lost its primary. A failure is no sign of a failover, and a refused password does not count against the user: the replica
     /// may lack a user that the primary has.
     ///
     /// # Errors
@@ -21,6 +21,7 @@ impl Dialing {
         node: Option<&NodeId>,
         generation: Generation,
         key: &ConnectionKey,
+        alone: bool,
     ) -> Result<Connection, String> {
         let (began, timeout) = (Instant::now(), self.config.get().connect_timeout);
         let credentials = key.identity.fresh_credentials(timeout).await.map_err(|why| why.to_string())?;
@@ -42,7 +43,7 @@ impl Dialing {
         };
         let asked = Instant::now();
         let greeted = greet(&mut control, &greeting, deadline).await.map_err(|error| error.to_string())?;
-        if !matches!(greeted.role, Some(Role::Replica { connected: true, .. })) {
+        if !matches!(greeted.role, Some(Role::Replica { connected, .. }) if connected || alone) {
             return Err("the node does not say that it is a connected replica".into());
         }
         let round_trip = asked.elapsed();

@@ -10,6 +10,7 @@ use super::server::ReplicaServer;
 use crate::replica::Applied;
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::shared::lane::Lane;
+use crate::upstream::shared::queue::LossCause;
 
 /// The pause after a connection that could not be opened, or that ended sooner than this.
 const RETRY: Duration = Duration::from_secs(1);
@@ -52,32 +53,48 @@ impl ReplicaLane {
         })
     }
 
-    /// Returns what the process at the other end of the connection has applied. An answer that the sampler got before the connection
-    /// was opened may be that of another process, which has restarted since.
-    pub(super) fn applied(&self) -> Option<Applied> {
+    /// Returns what the process at the other end of the connection has applied, and until when it may serve; `None` if it may not
+    /// serve at `now`. An answer that the sampler got before the connection was opened may be that of another process, which has
+    /// restarted since.
+    fn proof(&self, now: Instant) -> Option<(Applied, Instant)> {
         let opened = self.opened.get().filter(|_| self.ended.get().is_none())?;
-        self.server.state().filter(|state| state.asked > opened).map(|state| state.applied)
+        self.server.with_state(|state| {
+            let until = self.server.terms(now).serves_until(state, now).filter(|_| state.asked > opened)?;
+            Some((state.applied, until))
+        })
+    }
+
+    /// Returns what the process at the other end of the connection has applied, if it may serve at `now`.
+    pub(super) fn applied(&self, now: Instant) -> Option<Applied> {
+        self.proof(now).map(|(applied, _)| applied)
+    }
+
+    /// Returns until when a reply of the replica may be passed on, unless it is sampled again before; `None` if it may not now.
+    pub(super) fn fit_until(&self, now: Instant) -> Option<Instant> {
+        self.proof(now).map(|(_, until)| until)
     }
 
     /// Returns true if the replica may serve a session at `now` that has seen what was answered before `floor`.
     pub fn serves(&self, floor: Option<Instant>, now: Instant) -> bool {
-        self.is_fit(now)
-            && floor.is_none_or(|floor| self.applied().is_some_and(|applied| applied.covers(floor)))
+        self.applied(now).is_some_and(|applied| floor.is_none_or(|floor| applied.covers(floor)))
     }
 
-    /// Returns true if a reply of the replica at `now` is within the bound.
-    pub(super) fn is_fit(&self, now: Instant) -> bool {
-        let bound = self.server.bound();
-        self.server.is_current() && self.applied().is_some_and(|applied| applied.is_within(bound, now))
+    /// Settles the reads that are due when the connection has ended, so that they can be sent elsewhere. Returns their number.
+    pub(super) fn settle(&self) -> usize {
+        let mut queue = self.lane.queue.borrow_mut();
+        let settled = queue.settle(LossCause::Superseded);
+        self.server.serving.reports.counters.resent.add(settled.resent as u64);
+        queue.len()
     }
 
-    /// Returns true if the node is no replica of the primary any more.
-    pub(super) fn is_retired(&self) -> bool {
-        !self.server.is_current() || self.server.is_retired()
+    /// Moves the settled reads behind the requests of `other`.
+    pub(super) fn move_reads_to(&self, other: &Lane) {
+        self.lane.queue.borrow_mut().move_to(&mut other.queue.borrow_mut());
+        other.wake_driver();
     }
 
-    /// Returns when the replica falls out of the bound, unless it is sampled again before.
-    pub(super) fn fit_until(&self, now: Instant) -> Instant {
-        self.applied().map_or(now, |applied| applied.until + self.server.bound().time).max(now)
+    /// Returns the number of requests that wait there.
+    pub(super) fn outstanding(&self) -> usize {
+        self.lane.queue.borrow().len()
     }
 }

@@ -30,6 +30,12 @@ impl ReplicaNode {
         self.lanes.borrow().values().for_each(|lane| lane.lane.wake_driver());
     }
 
+    /// Returns the number of sessions that read from the replica.
+    pub(super) fn sessions(&self) -> usize {
+        // Two references are the map's and the driver's.
+        self.lanes.borrow().values().map(|lane| Rc::strong_count(lane).saturating_sub(2)).sum()
+    }
+
     /// Returns the lane for this key, and true if it is new: the caller then drives it.
     pub(super) fn lane(&self, key: &ConnectionKey, now: Instant) -> (Rc<ReplicaLane>, bool) {
         let mut lanes = self.lanes.borrow_mut();

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
-use super::drive::drive;
+use super::drive::serve;
 use super::lane::ReplicaLane;
 use super::node::ReplicaNode;
 use super::pick::{Candidate, Picked, pick};
@@ -16,12 +17,14 @@ use super::server::ReplicaServer;
 use super::waiting::WaitingSessions;
 use crate::replica::answered_writes::AnsweredWrites;
 use crate::replica::{ReplicaFeed, ReplicaSet, ReplicaState};
-use crate::topology::Generation;
+use crate::topology::{Generation, Hint};
+use crate::upstream::config::ReadsInHold;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
 use crate::upstream::hold::Hold;
 use crate::upstream::leased::pool::LeasePool;
 use crate::upstream::reports::Reports;
 use crate::upstream::room::SharedRoom;
+use crate::upstream::shared::drive as primary;
 use crate::upstream::shared::lanes::Lanes;
 use crate::upstream::tasks::Tasks;
 
@@ -29,6 +32,8 @@ use crate::upstream::tasks::Tasks;
 const SOON: Duration = Duration::from_millis(1);
 /// The time between two demands that only keep the sampler at work.
 const KEEP: Duration = Duration::from_secs(1);
+/// The time that the reads of a lost replica wait for another replica before they go to the primary.
+const TAKE_OVER: Duration = Duration::from_millis(50);
 
 /// The replicas of one worker's upstream.
 pub(in crate::upstream) struct ReplicaReads {
@@ -37,6 +42,8 @@ pub(in crate::upstream) struct ReplicaReads {
     primary: Rc<Lanes>,
     nodes: RefCell<Vec<Rc<ReplicaNode>>>,
     waiting: Rc<WaitingSessions>,
+    /// Notified when newer samples are taken over.
+    adopted: Notify,
     demanded: Cell<Option<Instant>>,
 }
 
@@ -57,6 +64,7 @@ impl ReplicaReads {
             primary,
             nodes: RefCell::default(),
             waiting: Rc::default(),
+            adopted: Notify::new(),
             demanded: Cell::default(),
         })
     }
@@ -64,7 +72,9 @@ impl ReplicaReads {
     /// Follows the samples, and the primary, until the sampler ends.
     pub(in crate::upstream) async fn follow(self: Rc<Self>) {
         let mut newest = self.feed.newest.clone();
+        let hold = &self.primary.hold;
         loop {
+            let in_hold = hold.is_active();
             tokio::select! {
                 changed = newest.changed() => {
                     if changed.is_err() {
@@ -73,31 +83,49 @@ impl ReplicaReads {
                     let set = newest.borrow_and_update().clone();
                     self.adopt(set);
                 }
-                () = self.primary.hold.changed() => {
-                    self.nodes.borrow().iter().for_each(|node| node.wake_drivers());
-                }
+                () = hold.changed() => self.wake_drivers(),
+                () = hold.becomes(!in_hold) => self.wake_drivers(),
             }
             self.waiting.wake_all();
         }
     }
 
     /// Takes over newer samples.
-    fn adopt(&self, ReplicaSet { generation, replicas }: ReplicaSet) {
+    fn adopt(&self, ReplicaSet { generation, primary_answered, primary_lost, replicas }: ReplicaSet) {
+        let in_hold = self.primary.hold.is_active();
+        let serve_alone = self.primary.dialing.config.get().reads_in_hold == ReadsInHold::Replica;
+        if primary_lost
+            && serve_alone
+            && !in_hold
+            && let Some(generation) = generation
+        {
+            // The hold must begin before the bound of lag takes the replicas out of use.
+            self.primary.reports.hint(Hint::Lost(generation));
+        }
         let mut nodes = self.nodes.borrow_mut();
         nodes.retain(|node| {
             let same = Some(node.server.generation) == generation;
             let state = replicas.iter().find(|state| same && node.server.is(state)).cloned();
             let keep = state.is_some();
-            node.server.set_state(state);
+            node.server.set_state(state, primary_answered);
             node.wake_drivers();
             keep
         });
         let Some(generation) = generation else { return };
         for state in replicas {
             if !nodes.iter().any(|node| node.server.is(&state)) {
-                nodes.push(self.node(state, generation));
+                let node = self.node(state.clone(), generation);
+                node.server.set_state(Some(state), primary_answered);
+                nodes.push(node);
             }
         }
+        drop(nodes);
+        self.adopted.notify_waiters();
+    }
+
+    /// Has every lane look whether it may still serve.
+    fn wake_drivers(&self) {
+        self.nodes.borrow().iter().for_each(|node| node.wake_drivers());
     }
 
     /// Creates a node. It shares the primary's settings, credentials and counters; its hold and its reports are its own, because its
@@ -128,58 +156,103 @@ impl ReplicaReads {
 
     /// Chooses the replica for a session whose last one was `kept`, and that has seen what was answered before `floor`.
     pub(in crate::upstream) fn choose(
-        &self,
+        self: &Rc<Self>,
         key: &ConnectionKey,
         kept: Option<&Rc<ReplicaLane>>,
         floor: Option<Instant>,
         now: Instant,
     ) -> ReplicaChoice {
-        let nodes: Vec<Rc<ReplicaNode>> =
-            self.nodes.borrow().iter().filter(|node| node.server.is_current()).cloned().collect();
-        let Some(bound) = nodes.first().map(|node| node.server.bound()) else {
-            self.demand(KEEP, now);
-            return ReplicaChoice::Nobody;
+        self.choose_except(None, key, kept, floor, now)
+    }
+
+    /// As [`Self::choose`], without one of the replicas.
+    fn choose_except(
+        self: &Rc<Self>,
+        except: Option<&Rc<ReplicaServer>>,
+        key: &ConnectionKey,
+        kept: Option<&Rc<ReplicaLane>>,
+        floor: Option<Instant>,
+        now: Instant,
+    ) -> ReplicaChoice {
+        let config = self.primary.dialing.config.get();
+        let usable = |server: &Rc<ReplicaServer>| {
+            server.may_serve(now) && except.is_none_or(|except| !Rc::ptr_eq(server, except))
         };
+        let mut nodes: Vec<Rc<ReplicaNode>> =
+            self.nodes.borrow().iter().filter(|node| usable(&node.server)).cloned().collect();
+        // Among equals, the first is picked. Each worker knows only its own sessions, so workers must not all begin with the same one.
+        fastrand::shuffle(&mut nodes);
         let lanes: Vec<Rc<ReplicaLane>> = nodes.iter().map(|node| self.lane(node, key, now)).collect();
+        let near = |server: &ReplicaServer| {
+            config.availability_zone.is_some()
+                && server.with_state(|state| state.zone.clone()).as_deref()
+                    == config.availability_zone.as_deref()
+        };
         let candidates: Vec<Candidate> = lanes
             .iter()
-            .map(|lane| Candidate {
-                // Nobody waits for a connection that the replica refuses.
-                applied: lane
-                    .applied()
-                    .or_else(|| lane.server.state().filter(|_| !lane.has_ended()).map(|state| state.applied)),
-                open: lane.lane.is_open() && lane.applied().is_some(),
-                kept: kept.is_some_and(|kept| Rc::ptr_eq(kept, lane)),
-                outstanding: lane.lane.queue.borrow().len(),
+            .zip(&nodes)
+            .map(|(lane, node)| {
+                let applied = lane.applied(now);
+                Candidate {
+                    open: lane.lane.is_open() && applied.is_some(),
+                    // Nobody waits for a connection that the replica refuses.
+                    applied: applied.or_else(|| node.server.applied(now).filter(|_| !lane.has_ended())),
+                    kept: kept.is_some_and(|kept| Rc::ptr_eq(kept, lane)),
+                    near: near(&node.server),
+                    outstanding: lane.outstanding(),
+                    sessions: node.sessions(),
+                }
             })
             .collect();
-        match pick(&candidates, bound, floor, now) {
+        let picked = pick(&candidates, floor);
+        self.demand(if picked == Picked::Soon { SOON } else { KEEP }, now);
+        match picked {
             Picked::Replica(index) => {
-                self.demand(KEEP, now);
                 lanes.get(index).map_or(ReplicaChoice::Nobody, |lane| ReplicaChoice::Lane(lane.clone()))
             }
-            Picked::Soon => {
-                self.demand(SOON, now);
-                ReplicaChoice::Soon
-            }
-            Picked::Nobody => {
-                self.demand(KEEP, now);
-                ReplicaChoice::Nobody
-            }
+            Picked::Soon => ReplicaChoice::Soon,
+            Picked::Nobody => ReplicaChoice::Nobody,
         }
     }
 
     /// Returns the node's lane for this key. Starts one if there is none.
-    fn lane(&self, node: &ReplicaNode, key: &ConnectionKey, now: Instant) -> Rc<ReplicaLane> {
+    fn lane(self: &Rc<Self>, node: &ReplicaNode, key: &ConnectionKey, now: Instant) -> Rc<ReplicaLane> {
         let (lane, new) = node.lane(key, now);
         if new {
-            let (driven, primary, waiting) = (lane.clone(), self.primary.clone(), self.waiting.clone());
+            let (driven, reads) = (lane.clone(), self.clone());
+            // The replica belongs to the present primary, and is reached as that one is.
+            let dialer = self.primary.dialing.dialer.borrow().clone();
+            node.server.dialing().dialer.replace(dialer);
             self.primary.dialing.tasks.spawn(async move {
-                drive(&driven, &primary).await;
-                waiting.wake_all();
+                serve(&driven).await;
+                reads.waiting.wake_all();
+                reads.pass_on(&driven).await;
             });
         }
         lane
+    }
+
+    /// Passes on the reads that a lost lane owes: to another replica, if that has applied everything that their clients can have seen
+    /// before now, and else to the primary's lane. No client has sent a write while these were due.
+    async fn pass_on(self: &Rc<Self>, lost: &ReplicaLane) {
+        let (now, key) = (Instant::now(), lost.lane.key());
+        let owed = lost.settle();
+        if owed == 0 {
+            return;
+        }
+        self.primary.reports.counters.replica_reads_returned.add(owed as u64);
+        let deadline = now + TAKE_OVER;
+        loop {
+            match self.choose_except(Some(&lost.server), key, None, Some(now), Instant::now()) {
+                ReplicaChoice::Lane(other) => return lost.move_reads_to(&other.lane),
+                ReplicaChoice::Nobody => break,
+                ReplicaChoice::Soon => {}
+            }
+            if timeout_at(deadline, self.adopted.notified()).await.is_err() {
+                break;
+            }
+        }
+        lost.move_reads_to(&primary::lane(&self.primary, key));
     }
 
     /// Has the replicas sampled soon, unless the last demand is younger than `unless`.

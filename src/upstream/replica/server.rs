@@ -1,10 +1,14 @@
 //! One replica, as a worker sees it: where it is, what it has applied, and what opens connections to it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::replica::{LagBound, ReplicaState};
+use tokio::time::Instant;
+
+use super::terms::Terms;
+use crate::replica::{Applied, ReplicaState};
 use crate::topology::{Address, Generation, NodeId};
+use crate::upstream::config::ReadsInHold;
 use crate::upstream::connection::open::Dialing;
 use crate::upstream::hold::Hold;
 use crate::upstream::room::SharedRoom;
@@ -23,6 +27,8 @@ pub struct ReplicaServer {
     primary: Rc<Hold>,
     /// The newest sample; `None` once it is no replica of this primary any more.
     state: RefCell<Option<ReplicaState>>,
+    /// When the primary was asked what it has answered last.
+    primary_answered: Cell<Option<Instant>>,
 }
 
 impl ReplicaServer {
@@ -41,6 +47,7 @@ impl ReplicaServer {
             serving,
             primary,
             state: RefCell::new(Some(state)),
+            primary_answered: Cell::default(),
         })
     }
 
@@ -53,27 +60,52 @@ impl ReplicaServer {
         self.address == state.address && self.id == state.node
     }
 
-    pub(super) fn state(&self) -> Option<ReplicaState> {
-        self.state.borrow().clone()
+    /// Returns what `look` makes of the newest sample; `None` if the node is no replica of the primary any more.
+    pub(super) fn with_state<T>(&self, look: impl FnOnce(&ReplicaState) -> Option<T>) -> Option<T> {
+        self.state.borrow().as_ref().and_then(look)
     }
 
-    /// Replaces the newest sample.
-    pub(super) fn set_state(&self, state: Option<ReplicaState>) {
+    /// Replaces the newest sample. The primary was asked at `primary_answered` what it has answered last.
+    pub(super) fn set_state(&self, state: Option<ReplicaState>, primary_answered: Option<Instant>) {
         self.state.replace(state);
+        self.primary_answered.set(primary_answered);
     }
 
-    /// Returns true if the node is no replica of the primary any more.
-    pub(super) fn is_retired(&self) -> bool {
-        self.state.borrow().is_none()
+    /// Returns what the node has applied, if it may serve at `now`.
+    pub(super) fn applied(&self, now: Instant) -> Option<Applied> {
+        self.with_state(|state| self.terms(now).applied(state, now))
     }
 
-    /// Returns the greatest lag of a replica that serves reads.
-    pub(super) fn bound(&self) -> LagBound {
-        self.dialing().config.get().lag_bound
+    /// Returns true if `reads-in-hold` lets replicas serve without their primary.
+    pub(super) fn serves_alone(&self) -> bool {
+        self.dialing().config.get().reads_in_hold == ReadsInHold::Replica
     }
 
-    /// Returns true if the node replicates from the primary that is in use, and no failover is under way.
-    pub(super) fn is_current(&self) -> bool {
-        self.primary.generation() == Some(self.generation) && !self.primary.is_failing_over()
+    /// Returns the terms on which the node may serve at `now`.
+    pub(super) fn terms(&self, now: Instant) -> Terms {
+        let config = self.dialing().config.get();
+        let (generation, failing_over) = (self.primary.generation(), self.primary.is_failing_over());
+        let serves_alone = config.reads_in_hold == ReadsInHold::Replica;
+        // Before discovery knows the next primary, it knows none.
+        let of_newest = generation.is_none_or(|generation| generation == self.generation);
+        let held = serves_alone && of_newest && self.primary.is_active() && !self.primary.is_ordered();
+        Terms {
+            bound: config.lag_bound,
+            is_current: generation == Some(self.generation) && !failing_over,
+            serves_alone,
+            hold_ends: held.then(|| now + self.primary.left()),
+            primary_answered: self.primary_answered.get(),
+        }
+    }
+
+    /// Returns true if the node is no replica of the primary any more, or may not serve without it.
+    pub(super) fn is_retired(&self, now: Instant) -> bool {
+        self.state.borrow().is_none() || !self.may_serve(now)
+    }
+
+    /// Returns true if replicas of this primary may serve at `now`.
+    pub(super) fn may_serve(&self, now: Instant) -> bool {
+        let terms = self.terms(now);
+        terms.is_current || terms.hold_ends.is_some_and(|ends| now < ends)
     }
 }

@@ -88,6 +88,8 @@ const VALUES: &[(&str, &str)] = &[
     ("upstreams.other.max-lag", "\"2s\""),
     ("upstreams.other.max-lag-bytes", "\"1MiB\""),
     ("upstreams.other.read-your-writes", "\"off\""),
+    ("upstreams.other.reads-in-hold", "\"replica\""),
+    ("upstreams.other.availability-zone", "\"zone-2\""),
     ("upstreams.other.replicas", "[\"127.0.0.1:PORT\"]"),
     ("listeners.tls.reads", "\"prefer-replica\""),
 ];

@@ -22,7 +22,9 @@ on_both_servers!(nobody_notices);
 fn nobody_notices(flavor: Flavor) {
     let deployment = Deployment::start(&Plan { replicas: 2, down_after_ms: 60_000, ..Plan::new(flavor) });
     deployment.wait_until_redundant();
-    let mut drill = Drill::begin(deployment);
+    // One of the servers for each setting.
+    let in_hold = if flavor == Flavor::Valkey { "replica" } else { "wait" };
+    let mut drill = Drill::begin(deployment, in_hold);
     drill.go_on();
     drill.a_replica_synchronizes_again();
     drill.a_replica_is_removed_and_another_is_added(flavor);
@@ -50,11 +52,11 @@ struct Load {
 }
 
 impl Drill {
-    fn begin(deployment: Deployment) -> Self {
+    fn begin(deployment: Deployment, in_hold: &str) -> Self {
         let proxy = |workers, shows| {
             let text = format!(
                 "[tenants.all]\ndefault = true\nreads = \"prefer-replica\"\n\
-                 [upstreams.main]\nurl = \"{}\"\nread-your-writes = \"{shows}\"\n",
+                 [upstreams.main]\nurl = \"{}\"\nread-your-writes = \"{shows}\"\nreads-in-hold = \"{in_hold}\"\n",
                 deployment.url()
             );
             let mut proxy = Proxy::start_file(workers, &text);

@@ -1,7 +1,9 @@
 //! Reads from replicas: nobody reads data that is older than the bound, or that lacks an own write, and nobody notices a lost replica.
 
 mod drill;
+mod hold;
 mod link;
+mod several;
 mod shown;
 
 use std::time::{Duration, Instant};
