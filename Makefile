@@ -16,7 +16,9 @@ DIFFERENTIAL_SERVER ?=
 HOSTILE_SECONDS ?= 60
 # How long `make fuzz` runs each of its tests, in seconds.
 FUZZ_LONG ?= 3600
-BIN := target/release/respgate
+# Another processor, see deploy/build: make build TARGET=aarch64-unknown-linux-gnu
+TARGET ?=
+BIN := target/$(if $(TARGET),$(TARGET)/)release/respgate
 # Makes the tests use the servers that tests/newer-servers gets.
 NEWER := RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(CURDIR)/target/newer/bin
 
@@ -27,20 +29,8 @@ NEWER := RESPGATE_TEST_VALKEY=$(CURDIR)/target/newer/bin RESPGATE_TEST_REDIS=$(C
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The symbols go into a file of their own, which debuggers find by its name. A binary without symbols has been split already.
-# Folders of this machine get the same names everywhere, so that two builds of one commit agree (docs/release.md).
 build: ## the release binary, target/release/respgate, and its debug symbols, target/release/respgate.debug
-	@cargo_home=$${CARGO_HOME:-$$HOME/.cargo}; \
-	library=$$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$$(rustc -vV | sed -n 's/^commit-hash: //p'); \
-	RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$(CURDIR)=/respgate --remap-path-prefix=$$cargo_home=/cargo --remap-path-prefix=$$library" \
-	CFLAGS="$$CFLAGS -ffile-prefix-map=$(CURDIR)=/respgate -ffile-prefix-map=$$cargo_home=/cargo" \
-	$(CARGO) build --release --locked
-	@if objdump -h $(BIN) | grep -q '\.debug_line'; then \
-		objcopy --only-keep-debug $(BIN) $(BIN).debug && \
-		objcopy --strip-all --add-gnu-debuglink=$(BIN).debug $(BIN) $(BIN).stripped && \
-		mv $(BIN).stripped $(BIN); \
-	fi
-	@ls -l $(BIN) $(BIN).debug | awk '{ printf "%s: %.1f MB\n", $$NF, $$5 / 1000000 }'
+	@CARGO="$(CARGO)" deploy/build $(TARGET)
 
 # One build for both programs, without the allocator of the release, which takes a minute to build.
 demo: ## a failover and a crash, with clients at work and a verdict; ONCE=1 ends by itself
