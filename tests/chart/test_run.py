@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import shutil
 import tempfile
 import unittest
@@ -9,7 +10,7 @@ import unittest
 import chart
 import scenarios
 from pod import Container
-from servers import Client, Servers, until
+from servers import Certificates, Client, Servers, until
 
 
 @contextlib.contextmanager
@@ -169,7 +170,22 @@ class Rotation(unittest.TestCase):
                 admin.send("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
                 admin.reply()
                 self.assertEqual(client.call("GET", "rotation"), "1")
+                self.changes_authority(it, container, admin)
+                self.assertEqual(client.call("GET", "rotation"), "1")
                 container.wait_for("readinessProbe")
+
+    def changes_authority(self, it, container, admin):
+        """The provider's next certificate comes from another authority, which the ConfigMap has before."""
+        after = Certificates(it.folder / "after")
+        after.sign("server", "localhost")
+        both = it.certificates.path("ca.crt").read_text() + after.path("ca.crt").read_text()
+        container.update("ConfigMap", "provider-ca", **{"ca.crt": both})
+        read = re.compile(r'\{kind="certificates",.* 2$', re.M)
+        until("the authorities to be read", lambda: read.search(reloads(container)))
+        files = ["tls-cert-file", after.path("server.crt"), "tls-key-file", after.path("server.key")]
+        self.assertEqual(admin.call("CONFIG", "SET", *map(str, files)), "+OK")
+        admin.send("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        admin.reply()
 
     def test_a_changed_config_map_is_used_without_a_restart(self):
         with scenario("gateway") as (it, documents):
