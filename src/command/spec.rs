@@ -23,10 +23,12 @@ pub struct Spec {
 
 impl Spec {
     /// Returns true if the command only reads data, so that a replica answers it as the primary would. Commands about the node itself,
-    /// such as OBJECT and MEMORY, and TOUCH, whose effect stays on the node, are none of these.
+    /// such as OBJECT and MEMORY, and TOUCH, whose effect stays on the node, are none of these; nor is XINFO, because a replica does not
+    /// know when consumers have asked in vain, and programs remove those that seem idle.
     pub fn reads_data(&self) -> bool {
-        let about_node =
-            ["OBJECT|", "MEMORY|", "TOUCH", "PFCOUNT"].iter().any(|name| self.name.starts_with(name));
+        let about_node = ["OBJECT|", "MEMORY|", "XINFO|", "TOUCH", "PFCOUNT"]
+            .iter()
+            .any(|name| self.name.starts_with(name));
         self.flags.contains(Flags::READONLY.and(Flags::KEYED))
             && self.retry == Retry::Safe
             && matches!(self.verb, Verb::Other)
@@ -278,4 +280,22 @@ pub enum Verb {
     Xread,
     /// XREADGROUP.
     Xreadgroup,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::TABLE;
+
+    #[test]
+    fn replicas_get_no_command_about_the_node() {
+        let of = |name: &str| TABLE.iter().find(|spec| spec.name == name).unwrap().reads_data();
+        for name in ["GET", "MGET", "HGETALL", "ZRANGE", "XRANGE", "XPENDING", "SORT_RO", "TTL"] {
+            assert!(of(name), "{name}");
+        }
+        let others = "SET GETEX SORT TOUCH PFCOUNT SCAN HSCAN XREAD XINFO|CONSUMERS OBJECT|IDLETIME MEMORY|USAGE EVAL_RO KEYS \
+                      DBSIZE RANDOMKEY PING WAIT";
+        for name in others.split_whitespace() {
+            assert!(!of(name), "{name}");
+        }
+    }
 }
