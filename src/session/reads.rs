@@ -72,7 +72,7 @@ impl ReadState {
     /// Takes note that a command was sent to the primary.
     pub(super) fn sent_to_primary(&mut self, request: &Request<'_>, if_lost: IfLost) {
         // No reply of a replica is due, and the one to this command is.
-        self.on_replica = false;
+        (self.on_replica, self.waits_until) = (false, None);
         if !shows_no_data(request.name()) {
             self.seen.sent(CommandKind::of(if_lost));
         }
@@ -80,7 +80,7 @@ impl ReadState {
 
     /// Takes note that commands ran on a connection of the session's own, to the primary.
     pub(super) fn note_leased(&mut self) {
-        self.on_replica = false;
+        (self.on_replica, self.waits_until) = (false, None);
         self.seen.note_lease();
     }
 
@@ -247,7 +247,8 @@ impl Session {
                 _ => Destination::Primary(None),
             };
         }
-        let floor = reads.seen.floor(moved);
+        let again = reads.waits_until.is_some();
+        let floor = reads.seen.floor(moved, again);
         if let Some(lane) = &reads.lane
             && lane.lane.is_open()
             && lane.serves(floor, now)
@@ -262,7 +263,7 @@ impl Session {
         if reads.lane.as_ref().is_some_and(|lane| !lane.serves(None, now)) {
             reads.leave_lane();
         }
-        let floor = reads.seen.floor(moved);
+        let floor = reads.seen.floor(moved, again);
         let choice = upstream.choose_replica(&key, reads.lane.as_ref(), floor, now);
         match choice {
             ReplicaChoice::Lane(lane) => {

@@ -127,14 +127,18 @@ impl Seen {
     }
 
     /// Returns the moment up to which a replica must have come for the next read. `moved` is the number of bytes that the session has
-    /// read and written: while it is the same, no other command has been read.
-    pub(super) fn floor(&mut self, moved: u64) -> Option<Instant> {
+    /// read and written: while it is the same, no other command has been read. `again` is true if the same read has waited already:
+    /// writes that are answered meanwhile do not make it wait longer.
+    pub(super) fn floor(&mut self, moved: u64, again: bool) -> Option<Instant> {
         let Some(shared) = &mut self.shared else { return self.floor };
         let taken = match shared.taken {
-            Some((at, taken)) if at == moved => taken,
-            _ => shared.answered.newest(),
+            Some((at, taken)) if again || at == moved => taken,
+            _ => {
+                let newest = shared.answered.newest();
+                shared.taken = Some((moved, newest));
+                newest
+            }
         };
-        shared.taken = Some((moved, taken));
         self.floor.max(taken)
     }
 

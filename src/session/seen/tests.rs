@@ -11,15 +11,15 @@ fn a_reply_of_the_primary_moves_the_floor() {
     seen.sent(CommandKind::Write);
     assert!(seen.is_unsettled());
     seen.settle(at(10));
-    assert_eq!((seen.floor(0), seen.away_since), (Some(at(10)), Some(at(10))));
+    assert_eq!((seen.floor(0, false), seen.away_since), (Some(at(10)), Some(at(10))));
     seen.sent(CommandKind::Read);
     seen.settle(at(30));
-    assert_eq!((seen.floor(0), seen.away_since), (Some(at(30)), Some(at(10))));
+    assert_eq!((seen.floor(0, false), seen.away_since), (Some(at(30)), Some(at(10))));
     seen.sent(CommandKind::Write);
     seen.settle(at(50));
-    assert_eq!((seen.floor(0), seen.away_since), (Some(at(50)), Some(at(50))));
+    assert_eq!((seen.floor(0, false), seen.away_since), (Some(at(50)), Some(at(50))));
     seen.leave_node(at(60));
-    assert_eq!(seen.floor(0), Some(at(60)));
+    assert_eq!(seen.floor(0, false), Some(at(60)));
     assert!(!seen.is_long_away(at(99)) && seen.is_long_away(at(100)));
 }
 
@@ -40,7 +40,7 @@ fn a_session_that_changes_its_group_takes_its_writes_along() {
     seen.announce(true, false, || at(5));
     assert_eq!(second.newest(), Some(at(4)), "it was announced already");
     seen.share(None, at(6));
-    assert_eq!(seen.floor(0), None);
+    assert_eq!(seen.floor(0, false), None);
 }
 
 /// One command of a client that its session has not handled.
@@ -59,6 +59,8 @@ struct Member {
     /// The offsets of the writes whose replies have come, and that the session has not passed on.
     arrived: Vec<u64>,
     moved: u64,
+    /// True if the read at the front of the input has waited already.
+    waits: bool,
 }
 
 impl Member {
@@ -66,7 +68,7 @@ impl Member {
         let mut seen = Seen::default();
         seen.share(Some(group), now);
         let (input, under_way, arrived) = Default::default();
-        Self { seen, input, under_way, arrived, moved: 0 }
+        Self { seen, input, under_way, arrived, moved: 0, waits: false }
     }
 }
 
@@ -187,7 +189,7 @@ impl World {
             if member.under_way.is_empty() && member.seen.is_unsettled() {
                 member.seen.settle(later);
             }
-            let floor = member.seen.floor(member.moved);
+            let floor = member.seen.floor(member.moved, member.waits);
             if command.write {
                 member.under_way.push_back((true, None));
                 member.seen.sent(CommandKind::Write);
@@ -195,12 +197,14 @@ impl World {
                 assert!(applied >= command.must_show, "a read missed a write that was answered before");
                 self.served_by_replica += 1;
             } else if wait {
+                member.waits = true;
                 break;
             } else {
                 member.under_way.push_back((false, None));
                 member.seen.sent(CommandKind::Read);
             }
             member.input.pop_front();
+            member.waits = false;
         }
         if member.under_way.is_empty() && member.seen.is_unsettled() {
             member.seen.settle(later);
