@@ -62,6 +62,7 @@ impl Drill {
             let mut proxy = Proxy::start_file(workers, &text);
             // The primary crashes.
             proxy.allow_log("no primary: cannot connect to");
+            proxy.allow_log("respgate lost a shared upstream connection");
             proxy
         };
         let proxies = [proxy(1, "session"), proxy(2, "tenant")];
@@ -156,10 +157,23 @@ impl Drill {
         self.load.only_reads.store(true, Ordering::SeqCst);
         let done = self.load.rounds.load(Ordering::Relaxed);
         wait::until("reads only", || self.load.rounds.load(Ordering::Relaxed) > done + 100);
+        // One client goes on writing, and learns what may be lost.
+        let (over, mut writer) = (Arc::new(AtomicBool::new(false)), self.proxies[1].client());
+        writer.deadline(Duration::from_secs(30));
+        let ended = Arc::clone(&over);
+        let unsure = thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                let reply = writer.call(&["INCR", "drill:unsure"]);
+                let known = reply.starts_with(b":") || reply.starts_with(b"-OUTCOMEUNKNOWN ");
+                assert!(known, "{}", reply.escape_ascii());
+            }
+        });
         self.nodes.remove(at).crash();
         wait::until("a new primary", || self.primary() != former);
         self.load.only_reads.store(false, Ordering::SeqCst);
         self.go_on();
+        over.store(true, Ordering::Relaxed);
+        unsure.join().expect("a client that writes saw another error than OUTCOMEUNKNOWN");
     }
 
     /// Waits until each Sentinel knows the others and this number of replicas.
