@@ -22,6 +22,7 @@ fn versions_agree() {
         ("deploy/compose.yaml", "image: respgate:", "\n"),
         ("deploy/Dockerfile", "-t registry.example/respgate:", " "),
         ("docs/kubernetes.md", "registry.example/respgate:", "\n"),
+        ("docs/install.md", "-t registry.example/respgate:", "\n"),
     ] {
         for found in between(file, before, after) {
             assert_eq!(found.split(' ').next(), Some(version), "{file}: {before}");
