@@ -297,9 +297,16 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
         listeners: config.listeners.len(),
         upstreams: config.upstreams.len(),
         sentinels: config.upstreams.iter().map(|upstream| sentinels(&upstream.discovery)).sum(),
-        replicas: config.upstreams.iter().map(replicas_asked).sum(),
+        replicas: config.upstreams.iter().map(|upstream| replicas_asked(config, upstream)).sum(),
         clients: config.listeners.iter().map(|listener| listener.max_clients).sum(),
-        connections: config.upstreams.iter().map(|upstream| upstream.config.max_connections).sum(),
+        connections: config
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                upstream.config.max_connections
+                    + upstream.config.max_shared() * config.read_replicas(upstream)
+            })
+            .sum(),
     };
     let shares = demand.share(available).ok_or_else(|| {
         io::Error::other(format!(
@@ -315,10 +322,11 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
             "the limit of open files is too low for max-clients and max-connections, so respgate lowers both: raise the limit (ulimit -n, LimitNOFILE=) or lower the two keys"
         );
     }
-    for upstream in &mut config.upstreams {
+    let nodes: Vec<_> = config.upstreams.iter().map(|upstream| 1 + config.read_replicas(upstream)).collect();
+    for (upstream, nodes) in config.upstreams.iter_mut().zip(nodes) {
         let config = &mut upstream.config;
-        let shared = config.max_connections.saturating_sub(config.max_leased);
-        let (shared, leased) = shares.connections_of(shared, config.max_leased, demand.connections);
+        let (shared, leased) =
+            shares.connections_of(config.max_shared(), config.max_leased, nodes, demand.connections);
         (config.max_leased, config.max_connections) = (leased, leased + shared);
     }
     Ok(shares.clients)
@@ -333,10 +341,17 @@ fn sentinels(discovery: &DiscoveryConfig) -> usize {
     }
 }
 
-/// Returns the number of connections that sample replicas at addresses of Sentinels, the one to a Sentinel included.
-fn replicas_asked(upstream: &Upstream) -> usize {
-    match upstream.discovery {
+/// Returns the number of connections that sample replicas, those to a Sentinel included, and of those to replicas that every worker
+/// has whatever its share is.
+fn replicas_asked(config: &Config, upstream: &Upstream) -> usize {
+    let lags = match upstream.discovery {
         DiscoveryConfig::Sentinel(_) if upstream.config.replica_sampling => replicas::MAX_REPLICAS + 1,
         _ => 0,
-    }
+    };
+    // The sampler for reads asks the primary and a Sentinel as well.
+    let reads = match config.read_replicas(upstream) {
+        0 => 0,
+        replicas => replicas + 2 + replicas * config.workers,
+    };
+    lags + reads
 }

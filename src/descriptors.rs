@@ -39,11 +39,12 @@ pub struct Demand {
     pub upstreams: usize,
     /// Number of Sentinels, learned ones included.
     pub sentinels: usize,
-    /// Number of connections that sample replicas, or ask Sentinels for them.
+    /// Number of connections that sample replicas, or ask Sentinels for them, and of those to replicas that every worker has
+    /// whatever its share is.
     pub replicas: usize,
     /// Sum of `max-clients` over all listeners.
     pub clients: usize,
-    /// Sum of `max-connections` over all upstreams.
+    /// Sum of `max-connections` over all upstreams, and of the shared connections to the replicas that serve reads.
     pub connections: usize,
 }
 
@@ -86,16 +87,17 @@ impl Demand {
 
 impl Shares {
     /// Returns one upstream's part of the share, as its shared and its leased connections. The
-    /// upstream asks for `shared` and `leased` connections, and all upstreams together ask for
-    /// `asked`. Each upstream gets at least one of each kind. Shared connections are few, so they
-    /// get a quarter of the upstream's part if they need it.
-    pub fn connections_of(&self, shared: usize, leased: usize, asked: usize) -> (usize, usize) {
+    /// upstream asks for `shared` connections to each of `nodes` nodes, the primary and the replicas that
+    /// serve reads, and for `leased` ones to the primary; all upstreams together ask for `asked`.
+    /// Each upstream gets at least one of each kind. Shared connections are few, so they get a
+    /// quarter of the upstream's part if they need it.
+    pub fn connections_of(&self, shared: usize, leased: usize, nodes: usize, asked: usize) -> (usize, usize) {
         let scaled = |count: usize| count.saturating_mul(self.connections) / asked.max(1);
-        let all = scaled(shared.saturating_add(leased));
+        let all = scaled(shared.saturating_mul(nodes).saturating_add(leased));
         // Scaled down alone, a few shared connections would round to almost none beside many leased
         // ones.
-        let shared_part = shared.min(scaled(shared).max(all / 4)).max(1);
-        (shared_part, leased.min(all.saturating_sub(shared_part)).max(1))
+        let shared_part = shared.min(scaled(shared).max(all / nodes.max(1) / 4)).max(1);
+        (shared_part, leased.min(all.saturating_sub(shared_part.saturating_mul(nodes))).max(1))
     }
 }
 
@@ -157,13 +159,30 @@ mod tests {
     #[test]
     fn shared_connections_shrink_less() {
         let shares = Shares { clients: 70, connections: 24 };
-        assert_eq!(shares.connections_of(64, 1024, 1088), (6, 18));
-        assert_eq!(shares.connections_of(2, 22, 24), (2, 22));
+        assert_eq!(shares.connections_of(64, 1024, 1, 1088), (6, 18));
+        assert_eq!(shares.connections_of(2, 22, 1, 24), (2, 22));
         let enough = Shares { clients: 10_000, connections: 1088 };
-        assert_eq!(enough.connections_of(64, 1024, 1088), (64, 1024));
+        assert_eq!(enough.connections_of(64, 1024, 1, 1088), (64, 1024));
+        let enough = Shares { clients: 10_000, connections: 64 * 3 + 1024 };
+        assert_eq!(enough.connections_of(64, 1024, 3, 64 * 3 + 1024), (64, 1024));
     }
 
     proptest! {
+        /// Each worker has one connection of each kind at each node whatever its share is: the reserve counts these.
+        #[test]
+        fn connections_to_all_nodes_fit_into_the_share(
+            shared in 1usize..200,
+            leased in 1usize..2000,
+            nodes in 1usize..18,
+            granted in 0usize..5_000,
+        ) {
+            let asked = shared * nodes + leased;
+            let shares = Shares { clients: 1, connections: granted.min(asked) };
+            let (shared_part, leased_part) = shares.connections_of(shared, leased, nodes, asked);
+            prop_assert!(shared_part <= shared && leased_part <= leased);
+            prop_assert!(shared_part * nodes + leased_part <= shares.connections + nodes + 1);
+        }
+
         #[test]
         fn shares_never_exceed_the_limit(
             limit in 0usize..100_000,

@@ -35,6 +35,8 @@ use crate::session::maintenance::Move;
 use crate::session::registry::SessionRegistry;
 use crate::session::worker_tenants::WorkerTenants;
 use crate::tenant::{Tenants, figures};
+use crate::topology::Address;
+use crate::upstream::replica::counters::ReplicaCounts;
 use crate::upstream::{IdentityUse, UpstreamActivity, UpstreamPlan};
 use listeners::{Shared, WorkerListeners};
 use upstreams::WorkerUpstreams;
@@ -82,6 +84,8 @@ pub struct Counted {
     pub handshakes: Vec<(usize, Handshakes)>,
     /// Counts by upstream, each with the upstream's number.
     pub upstreams: Vec<(usize, Snapshot)>,
+    /// Counts by replica, each with the number of the upstream and the replica's address.
+    pub replicas: Vec<((usize, Address), ReplicaCounts)>,
     /// Where the time of commands went by upstream, each with the upstream's number.
     pub latency: Vec<(usize, LatencySnapshot)>,
     /// Counts by tenant, each with the tenant's number.
@@ -308,11 +312,11 @@ async fn run(
             request = requested.recv() => match request {
                 Some(WorkerRequest::Snapshot(answer)) => {
                     let latency = upstreams.latency_snapshots();
-                    let upstreams = upstreams.snapshots();
+                    let (upstreams, replicas) = (upstreams.snapshots(), upstreams.replica_counts());
                     let tenants = worker_tenants.figures();
                     let handshakes = listeners.handshakes();
                     let (buffered, polls) = (share.bytes(), meter.figures());
-                    let _ = answer.send(Counted { handshakes, upstreams, latency, tenants, buffered, polls });
+                    let _ = answer.send(Counted { handshakes, upstreams, replicas, latency, tenants, buffered, polls });
                 }
                 Some(WorkerRequest::Adopt(update, answer)) => {
                     let Update { tenants, listeners: plans, upstreams: upstream_plans, latency: measured } = *update;

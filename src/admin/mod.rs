@@ -6,6 +6,7 @@ mod page;
 mod process;
 mod histograms;
 mod registry;
+mod replica_warnings;
 mod respond;
 mod scrape;
 pub mod security;

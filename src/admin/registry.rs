@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use metrics::{Key, KeyName, Label, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tokio::time::Instant;
 
+use crate::discovery::read_replicas::health::{Obstacle, ReadTerms, ReplicaHealth};
 use crate::discovery::replicas::Replication;
 use crate::metrics::Snapshot;
 use crate::metrics::counters::{FIGURES, Figure};
@@ -16,7 +18,8 @@ use crate::tenant::Tenant;
 use crate::tenant::figures::Counted;
 use crate::tenant::limits::refusal::Limit;
 use crate::timeline::Timelines;
-use crate::topology::Topology;
+use crate::topology::{Address, Topology};
+use crate::upstream::replica::counters::ReplicaCounts;
 
 /// Holds the metrics' present values.
 pub(super) struct MetricsRegistry {
@@ -30,8 +33,9 @@ pub(super) struct MetricsRegistry {
 pub(super) struct RegistryVersion {
     /// See [`crate::tenant::Tenants::version`].
     pub(super) tenants: u64,
-    /// The number of each upstream, and the [`Replication::version`] of its replicas.
-    pub(super) upstreams: Vec<(usize, u64)>,
+    /// The number of each upstream, the [`Replication::version`] of its replicas, and the [`ReplicaHealth::version`] of those that may
+    /// serve reads.
+    pub(super) upstreams: Vec<(usize, u64, u64)>,
 }
 
 const META: Metadata<'static> = Metadata::new("respgate", metrics::Level::INFO, None);
@@ -80,6 +84,29 @@ impl MetricsRegistry {
                 self.publish_duration(&declared::REPLICA_LAG_SECONDS, labels, lag);
             }
         }
+    }
+
+    /// Publishes which replicas serve reads.
+    pub(super) fn publish_replica_health(&self, upstream: &str, health: &ReplicaHealth, terms: ReadTerms) {
+        let now = Instant::now();
+        for report in &health.replicas {
+            let (replica, obstacle) = (&report.address.to_string(), report.obstacle(terms, now));
+            self.publish(&declared::REPLICA_SERVES, [upstream, replica], obstacle.is_none().into());
+            let present = obstacle.as_ref().map(Obstacle::label);
+            for label in Obstacle::LABELS {
+                let value = present == Some(label);
+                self.publish(&declared::REPLICA_OBSTACLE, [upstream, replica, label], value.into());
+            }
+        }
+    }
+
+    /// Publishes what the workers have counted for one replica.
+    pub(super) fn publish_replica_counts(&self, upstream: &str, replica: &Address, counts: &ReplicaCounts) {
+        let labels = [upstream, &replica.to_string()];
+        self.publish(&declared::REPLICA_REQUESTS, labels, counts.reads);
+        self.publish(&declared::REPLICA_OUTSTANDING, labels, counts.outstanding);
+        self.publish(&declared::REPLICA_CONNECTIONS, labels, counts.connections);
+        self.publish(&declared::REPLICA_CONNECT_ERRORS, labels, counts.connect_errors);
     }
 
     pub(super) fn publish_orders(&self, upstream: &str, ordered: &OperatorStatus) {

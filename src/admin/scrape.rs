@@ -87,7 +87,8 @@ impl MetricsEndpoint {
         let tenants = self.sources.tenants.borrow().clone();
         let replications: Vec<_> = upstreams.iter().map(View::sampled).collect();
         let versions = upstreams.iter().zip(&replications).map(|(view, replication)| {
-            (view.number, replication.as_ref().map_or(0, |replication| replication.version))
+            let replicas = replication.as_ref().map_or(0, |replication| replication.version);
+            (view.number, replicas, view.reads.borrow().version)
         });
         let version = RegistryVersion { tenants: tenants.version, upstreams: versions.collect() };
         let registry = self.registry(version);
@@ -96,8 +97,13 @@ impl MetricsEndpoint {
                 registry.publish_replication(&view.name, replication);
             }
         }
-        for View { number, name, topology, discovery, timelines, ordered, .. } in &upstreams {
+        for view in &upstreams {
+            let View { number, name, topology, discovery, timelines, ordered, reads, .. } = view;
             registry.publish_counters(name, &sums.upstream(*number));
+            registry.publish_replica_health(name, &reads.borrow(), view.read_terms());
+            for ((_, replica), counts) in sums.replicas.iter().filter(|((of, _), _)| of == number) {
+                registry.publish_replica_counts(name, replica, counts);
+            }
             registry.publish_topology(name, &topology.borrow());
             for (view, count) in sentinels::views(&discovery.borrow(), &topology.borrow()) {
                 registry.publish(&declared::SENTINELS, [name, view], count);

@@ -8,12 +8,14 @@ use tokio::sync::watch;
 
 use super::security::TlsStatus;
 use crate::discovery::DiscoveryStatus;
+use crate::discovery::read_replicas::health::{ReadTerms, ReplicaHealth};
 use crate::discovery::replicas::Replication;
 use crate::drain::FormerProcess;
 use crate::listener::ListenerCounts;
 use crate::logs::LogLimit;
 use crate::net::budget::Budget;
 use crate::operator::OperatorStatus;
+use crate::replica::LagBound;
 use crate::rotation::Tallies;
 use crate::tenant::Tenants;
 use crate::tenant::store::Stores;
@@ -100,6 +102,10 @@ pub struct UpstreamLimits {
     pub max_leased: usize,
     /// The time that commands wait for a primary.
     pub hold_timeout: Duration,
+    /// The greatest lag of a replica that serves reads.
+    pub lag_bound: LagBound,
+    /// True if replicas go on serving reads while there is no primary.
+    pub reads_in_hold: bool,
 }
 
 /// The sources about one upstream.
@@ -115,6 +121,8 @@ pub struct View {
     pub topology: watch::Receiver<Topology>,
     /// What discovery knows of the Sentinels.
     pub discovery: watch::Receiver<DiscoveryStatus>,
+    /// The state of the replicas that may serve reads.
+    pub reads: watch::Receiver<ReplicaHealth>,
     /// The newest samples of the replicas; `None` if they are not sampled.
     pub replication: Option<watch::Receiver<Replication>>,
     /// How respgate reaches the upstream, with its own credentials there.
@@ -126,6 +134,18 @@ pub struct View {
 }
 
 impl View {
+    /// Returns the terms on which replicas serve reads now.
+    pub(super) fn read_terms(&self) -> ReadTerms {
+        let UpstreamLimits { lag_bound: bound, reads_in_hold: serves_alone, .. } = *self.limits.borrow();
+        let held = match &*self.topology.borrow() {
+            Topology::Known(_) => false,
+            Topology::Failing(_, sign) => !sign.is_ordered(),
+            Topology::Unknown(_) => true,
+        };
+        let held_since = self.reads.borrow().primary_answered.filter(|_| held && serves_alone);
+        ReadTerms { bound, serves_alone, held_since }
+    }
+
     /// Returns the newest samples of the replicas; `None` if they are not sampled.
     pub(super) fn sampled(&self) -> Option<Replication> {
         Some(self.replication.as_ref()?.borrow().clone())

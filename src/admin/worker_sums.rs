@@ -12,6 +12,8 @@ use crate::metrics::counters::FIGURES;
 use crate::net::tls::accept::Handshakes;
 use crate::poll_meter::PollFigures;
 use crate::tenant::figures::Counted;
+use crate::topology::Address;
+use crate::upstream::replica::counters::ReplicaCounts;
 use crate::worker::{Counted as WorkerCounts, Worker};
 
 /// Time that respgate waits for a busy worker. After it, the sums leave out that worker's counts: gauges
@@ -23,6 +25,8 @@ const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct WorkerSums {
     /// Counts by the number of the upstream.
     pub(super) upstreams: BTreeMap<usize, Snapshot>,
+    /// Counts by replica: the number of the upstream, and the replica's address.
+    pub(super) replicas: HashMap<(usize, Address), ReplicaCounts>,
     /// Where the time of commands went, by the number of the upstream.
     pub(super) latency: BTreeMap<usize, LatencySnapshot>,
     /// Counts by the number of the tenant.
@@ -59,6 +63,9 @@ impl WorkerSums {
         }
         for (upstream, counted) in &counted.latency {
             self.latency.entry(*upstream).or_default().add(counted);
+        }
+        for (replica, counts) in counted.replicas {
+            self.replicas.entry(replica).or_default().add(counts);
         }
         for (upstream, snapshot) in counted.upstreams {
             let sum = self.upstreams.entry(upstream).or_insert([0; FIGURES.len()]);

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::written::Written;
 use crate::discovery::config::DiscoveryConfig;
+use crate::discovery::replicas::MAX_REPLICAS;
 use crate::latency::config::LatencyConfig;
 use crate::listener::ListenerConfig;
 use crate::net::tls::Loaded;
 use crate::net::tls::client::{ClientProfile, ClientSet};
 use crate::net::tls::server::{ServerProfile, ServerSet};
 use crate::operator::Target;
+use crate::replica::Reads;
 use crate::rotation::source::{Account, ControlToken};
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
@@ -58,6 +60,24 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// The keys of the configuration file.
     pub written: Written,
+}
+
+impl Config {
+    /// Returns true if a client of this upstream may read from replicas, as its listener or a tenant says.
+    pub fn reads_from_replicas(&self, upstream: &str) -> bool {
+        let mut listeners = self.listeners.iter().filter(|listener| listener.upstream == upstream);
+        listeners.any(|listener| listener.session.reads != Reads::Primary)
+            || self.tenants.iter().any(|tenant| tenant.reads.is_some_and(|reads| reads != Reads::Primary))
+    }
+
+    /// Returns the greatest number of replicas from which clients of this upstream may read.
+    pub fn read_replicas(&self, upstream: &Upstream) -> usize {
+        match &upstream.discovery {
+            _ if !self.reads_from_replicas(&upstream.config.name) => 0,
+            DiscoveryConfig::Fixed(_) => upstream.replicas.len().min(MAX_REPLICAS),
+            DiscoveryConfig::Sentinel(_) => MAX_REPLICAS,
+        }
+    }
 }
 
 /// One upstream: its connections, and how respgate finds its primary.

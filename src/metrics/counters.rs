@@ -129,6 +129,7 @@ counters! {
     replica_reads: REPLICA_READS;
     replica_fallbacks_behind: REPLICA_FALLBACKS["behind"];
     replica_fallbacks_none: REPLICA_FALLBACKS["none"];
+    replica_reads_expired: REPLICA_READS_EXPIRED;
     replica_reads_returned: REPLICA_READS_RETURNED;
     holds: HOLDS;
     hold_expired: HOLD_EXPIRED;

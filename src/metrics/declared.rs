@@ -100,6 +100,7 @@ metrics! {
     COMMAND_TIMEOUTS: Counter "respgate_command_timeouts_total" [upstream] Count, "Commands that got no reply within command-timeout.";
     REPLICA_READS: Counter "respgate_replica_reads_total" [upstream] Count, "Reads that were sent to a replica.";
     REPLICA_FALLBACKS: Counter "respgate_replica_fallbacks_total" [upstream, reason] Count, "Reads that went to the primary although the client reads from replicas, by reason.";
+    REPLICA_READS_EXPIRED: Counter "respgate_replica_reads_expired_total" [upstream] Count, "Reads that failed because no replica could serve them within hold-timeout.";
     REPLICA_READS_RETURNED: Counter "respgate_replica_reads_returned_total" [upstream] Count, "Reads that a replica owed when it was lost or fell behind, and that went to another node.";
     OUTCOME_UNKNOWN: Counter "respgate_outcome_unknown_total" [upstream] Count, "Writes answered with OUTCOMEUNKNOWN.";
     SESSIONS_MIGRATED: Counter "respgate_sessions_migrated_total" [upstream] Count, "Sessions whose state respgate moved to another connection.", formerly "respgate_sessions_transplanted_total";
@@ -144,6 +145,13 @@ metrics! {
     REPLICA_CONNECTED: Gauge "respgate_replica_connected" [upstream, replica] Count, "1 while the replica's link to the primary is up, else 0.";
     REPLICA_LAG_BYTES: Gauge "respgate_replica_lag_bytes" [upstream, replica] Bytes, "Bytes of the primary's replication stream that the replica lacks.";
     REPLICA_LAG_SECONDS: Gauge "respgate_replica_lag_seconds" [upstream, replica] Seconds, "Age of the oldest write that the replica lacks, 0 if it lacks none.";
+
+    REPLICA_SERVES: Gauge "respgate_replica_serves" [upstream, replica] Count, "1 if the replica may serve reads now, else 0; absent while no client reads from replicas.";
+    REPLICA_OBSTACLE: Gauge "respgate_replica_obstacle" [upstream, replica, reason] Count, "1 for the reason why the replica serves no reads now, else 0.";
+    REPLICA_REQUESTS: Counter "respgate_replica_requests_total" [upstream, replica] Count, "Reads that were sent to this replica.";
+    REPLICA_OUTSTANDING: Gauge "respgate_replica_requests_outstanding" [upstream, replica] Count, "Reads that the replica has not answered yet.";
+    REPLICA_CONNECTIONS: Gauge "respgate_replica_connections" [upstream, replica] Count, "Connections to the replica open now.";
+    REPLICA_CONNECT_ERRORS: Counter "respgate_replica_connect_errors_total" [upstream, replica] Count, "Connections to the replica that respgate could not open, one for each user, database and protocol version.";
 
     FANIN_SUBSCRIBERS: Gauge "respgate_fanin_subscribers" [upstream] Count, "Clients with subscriptions by fan-in now.";
     FANIN_CHANNELS: Gauge "respgate_fanin_channels" [upstream] Count, "Channels, patterns and shard channels that fan-in is subscribed to now.";

@@ -12,7 +12,10 @@ use tokio::task::JoinSet;
 use super::plan;
 use crate::admin::{UpstreamLimits, View, Views};
 use crate::config::Upstream;
-use crate::discovery::read_replicas;
+use crate::discovery::config::DiscoveryConfig;
+use crate::discovery::read_replicas::configured::ConfiguredReplicas;
+use crate::discovery::read_replicas::health::ReplicaHealth;
+use crate::discovery::read_replicas::{self, ReadReplicas};
 use crate::discovery::replicas::{self, ReplicaSampler};
 use crate::operator::{self, Steered, TargetContext};
 use crate::timeline::Timelines;
@@ -38,6 +41,10 @@ struct Running {
     steered: Steered,
     plan: UpstreamPlan,
     limits: watch::Sender<UpstreamLimits>,
+    /// The replicas that the configuration names.
+    replicas: watch::Sender<ConfiguredReplicas>,
+    /// The state of the replicas that may serve reads.
+    health: watch::Receiver<ReplicaHealth>,
     /// Samples the replicas, if the configuration permits it.
     sampler: Option<ReplicaSampler>,
 }
@@ -69,6 +76,12 @@ impl Upstreams {
             running.plan.fair = fair;
             running.limits.send_replace(plan::limits(upstream));
             running.steered.config.send_replace(config.clone());
+            running.replicas.send_if_modified(|known| {
+                let newest = configured_replicas(upstream);
+                let differs = *known != newest;
+                *known = newest;
+                differs
+            });
             let samples = config.replica_sampling && self.shows_replicas;
             running.sampler = running.sampler.filter(|_| samples).or_else(|| {
                 samples.then(|| replicas::follow::follow(&config.name, running.steered.sampled.clone()))
@@ -84,6 +97,13 @@ impl Upstreams {
         let config = &upstream.config;
         let steered = operator::steer(number, config.clone(), upstream.target(), &self.ctx);
         tokio::spawn(log_when_ready(config.name.clone(), steered.topology.clone()));
+        let replicas = watch::Sender::new(configured_replicas(upstream));
+        let ReadReplicas { feed, health } = read_replicas::spawn(
+            &config.name,
+            steered.sampled.clone(),
+            steered.topology.clone(),
+            replicas.subscribe(),
+        );
         let plan = UpstreamPlan {
             number,
             config: config.clone(),
@@ -93,30 +113,28 @@ impl Upstreams {
             scripts: Scripts::default(),
             fair: false,
             timelines: Timelines::default(),
-            replicas: read_replicas::spawn(
-                &config.name,
-                steered.sampled.clone(),
-                steered.topology.clone(),
-                &upstream.replicas,
-            ),
+            replicas: feed,
         };
-        Running { steered, plan, limits: watch::Sender::new(plan::limits(upstream)), sampler: None }
+        let limits = watch::Sender::new(plan::limits(upstream));
+        Running { steered, plan, limits, replicas, health, sampler: None }
     }
 
     /// Shows the upstreams in force to operators and to the admin listener.
     pub fn publish(&self) {
         self.steered.send_replace(self.running.iter().map(|running| running.steered.clone()).collect());
-        let views = self.running.iter().map(|Running { steered, plan, limits, sampler }| View {
-            number: steered.number,
-            name: plan.config.name.clone(),
-            limits: limits.subscribe(),
-            topology: steered.topology.clone(),
-            discovery: steered.discovery.clone(),
-            replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),
-            access: steered.access.clone(),
-            ordered: steered.status.clone(),
-            timelines: plan.timelines.clone(),
-        });
+        let views =
+            self.running.iter().map(|Running { steered, plan, limits, replicas: _, health, sampler }| View {
+                number: steered.number,
+                name: plan.config.name.clone(),
+                limits: limits.subscribe(),
+                topology: steered.topology.clone(),
+                discovery: steered.discovery.clone(),
+                reads: health.clone(),
+                replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),
+                access: steered.access.clone(),
+                ordered: steered.status.clone(),
+                timelines: plan.timelines.clone(),
+            });
         self.views.send_replace(views.collect());
     }
 
@@ -171,6 +189,14 @@ impl RemovedUpstream {
         while ending.join_next().await.is_some() {}
         tracing::info!(upstream, "the removed upstream has no clients and no connections any more");
     }
+}
+
+fn configured_replicas(upstream: &Upstream) -> ConfiguredReplicas {
+    let primary = match &upstream.discovery {
+        DiscoveryConfig::Fixed(address) => Some(address.clone()),
+        DiscoveryConfig::Sentinel(_) => None,
+    };
+    ConfiguredReplicas { primary, replicas: upstream.replicas.clone() }
 }
 
 /// Logs once that the clients of an upstream are served.

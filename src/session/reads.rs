@@ -207,10 +207,12 @@ impl Session {
                 self.send_by(&lane.lane, request, IfLost::Resend);
                 let counters = &self.ctx.upstream.counters;
                 counters.replica_reads.inc();
+                lane.count_read();
                 Step::Done
             }
             Destination::Nowhere => {
                 self.end_wait();
+                self.ctx.upstream.counters.replica_reads_expired.inc();
                 let name = &self.ctx.upstream_config.name;
                 let waited = self.ctx.upstream_config.hold_timeout.as_secs();
                 self.refuse(

@@ -169,6 +169,10 @@ upstream main: primary 10.0.0.5:6379 (generation 2)
             upstream["replication"]["replicas"] = json!([
                 { "address": "10.0.0.6:6379", "link": "connected", "lag_bytes": 0, "lag_seconds": 0.0 },
                 { "address": "10.0.0.7:6379", "link": "connected", "lag_bytes": 5000, "lag_seconds": 12.4 },
+                { "address": "r3:6379", "link": null, "lag_bytes": null,
+                  "reads": { "serves": true, "per_second": 1200.4, "outstanding": 3 } },
+                { "address": "r4:6379", "link": "connected", "lag_bytes": 0,
+                  "reads": { "serves": false, "reason": "its link to the primary is down" } },
             ]);
             upstream["failover"] = json!({ "from": "10.0.0.5:6379", "to": "", "elapsed_ms": 900, "first_success_ms": null });
             upstream["failovers"] = json!([{
@@ -182,6 +186,8 @@ upstream main: primary 10.0.0.5:6379 (generation 2)
             "upstream main: no primary: no majority\n",
             "sentinels    1 of 2 name the primary; s2:26379 does not answer\n",
             "replicas     10.0.0.6:6379 in sync\n               10.0.0.7:6379 5,000 bytes and 12 s behind\n",
+            "r3:6379 lag unknown; serves 1,200 reads a second, 3 outstanding\n",
+            "r4:6379 in sync; serves no reads: its link to the primary is down\n",
             "fan-in       2,000 subscribers on 0 connections, 0 channels\n",
             "latency      not measured: latency is off\n",
             "trouble      since the start: 4 writes whose outcome is unknown (4 a second now)\n",

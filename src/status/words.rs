@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::state::{list, printable, text, total};
 
 /// Counts that should stay 0, each with its description.
-static TROUBLE: [(&str, &str); 9] = [
+static TROUBLE: [(&str, &str); 10] = [
     ("outcome_unknown", "writes whose outcome is unknown"),
     ("hold_expired", "commands failed because there was no primary"),
+    ("replica_reads_expired", "reads failed because no replica could serve them"),
     ("lease_timeouts", "sessions that got no lease in time"),
     ("clients_closed", "clients disconnected by respgate"),
     ("upstream_connect_errors", "connections to the server that failed"),
@@ -62,7 +63,22 @@ pub(super) fn sentinels(upstream: &Value) -> Option<String> {
 /// Returns each replica with its lag.
 pub(super) fn replicas(upstream: &Value) -> Vec<String> {
     let all = list(&upstream["replication"], "replicas");
-    all.iter().map(|replica| format!("{} {}", text(&replica["address"]), lag(replica))).collect()
+    let line = |replica: &Value| format!("{} {}{}", text(&replica["address"]), lag(replica), reads(replica));
+    all.iter().map(line).collect()
+}
+
+/// Returns what a replica does for clients that read from replicas; nothing if none does.
+fn reads(replica: &Value) -> String {
+    let reads = &replica["reads"];
+    match reads["serves"].as_bool() {
+        Some(true) => format!(
+            "; serves {} reads a second, {} outstanding",
+            number(total(&reads["per_second"])),
+            number(total(&reads["outstanding"]))
+        ),
+        Some(false) => format!("; serves no reads: {}", text(&reads["reason"])),
+        None => String::new(),
+    }
 }
 
 fn lag(replica: &Value) -> String {

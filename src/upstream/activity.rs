@@ -63,13 +63,14 @@ impl Parts {
         let replacing = lanes.iter().filter(|lane| lane.ordered() == Some(Order::Replace)).count();
         let counters = &self.dialing.reports.counters;
         let connections = counters.shared_open.get() + counters.leased_open.get() + counters.fanin_open.get();
+        let (at_replicas, replacing_at_replicas) = self.replicas.connections();
         UpstreamActivity {
             holds: self.dialing.hold.is_failing_over(),
             generation: self.dialing.hold.generation(),
             unanswered: shared + self.pool.unanswered(),
             waiting: counters.clients_held.get(),
-            connections: connections + self.pool.idle() as u64,
-            former: replacing + self.pool.vacating(),
+            connections: connections + at_replicas + self.pool.idle() as u64,
+            former: replacing + replacing_at_replicas + self.pool.vacating(),
         }
     }
 
@@ -101,11 +102,12 @@ impl Parts {
     }
 
     /// Opens new connections to the same primary, and retires the present ones: shared ones after the next connection is open, leased
-    /// ones as soon as their sessions can leave them unnoticed, and those of fan-in at once.
+    /// ones as soon as their sessions can leave them unnoticed, and those of fan-in and to replicas at once.
     pub(super) fn reconnect(&self) {
         self.pool.outdate(None);
         self.pool.vacate(Vacate::Unnoticed);
         self.fans.cut(None);
         self.lanes.replace_all();
+        self.replicas.replace_all();
     }
 }

@@ -133,6 +133,11 @@ pub struct UpstreamConfig {
 }
 
 impl UpstreamConfig {
+    /// Returns the number of shared connections to one node.
+    pub fn max_shared(&self) -> usize {
+        self.max_connections.saturating_sub(self.max_leased).max(1)
+    }
+
     /// Returns when a connection that is opened now must be replaced. The age is up to a tenth below `max-age`, at random, so that
     /// connections that were opened together are not replaced together.
     pub fn retires(&self, now: Instant) -> Option<Instant> {

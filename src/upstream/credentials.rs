@@ -79,5 +79,6 @@ impl Parts {
             self.fans.refresh(identity);
         }
         self.lanes.retire_by(identity.map(Rc::as_ref), soon);
+        self.replicas.retire_by(identity.map(Rc::as_ref), soon);
     }
 }

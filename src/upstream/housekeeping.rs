@@ -14,7 +14,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub(super) async fn keep(parts: Parts) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let Parts { dialing, pool, lanes, fans } = &parts;
+    let Parts { dialing, pool, lanes, fans, replicas: _ } = &parts;
     let identities = &dialing.identities;
     let nobody = lanes.nobody();
     loop {

@@ -55,6 +55,7 @@ use self::leased::lease::Lease;
 use self::leased::pool::LeasePool;
 use self::parts::Parts;
 use self::pause::ServerPause;
+use self::replica::counters::ReplicaCounts;
 use self::replica::lane::ReplicaLane;
 use self::replica::reads::{ReplicaChoice, ReplicaReads};
 use self::replies::Replies;
@@ -78,7 +79,7 @@ use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::resp::value::Value;
 use crate::timeline::Timelines;
-use crate::topology::{Generation, Hint, Primary, ServerInfo, Topology};
+use crate::topology::{Address, Generation, Hint, Primary, ServerInfo, Topology};
 
 /// The parts of one worker's side of an upstream.
 #[derive(Clone)]
@@ -169,7 +170,7 @@ impl Upstream {
         });
         let inquiries = Inquiries::new(pool.clone());
         let replicas = ReplicaReads::new(replicas, lanes.clone());
-        let parts = Parts { dialing, pool, lanes, fans };
+        let parts = Parts { dialing, pool, lanes, fans, replicas: replicas.clone() };
         let tasks = &parts.dialing.tasks;
         tasks.spawn(parts.clone().follow(topology));
         tasks.spawn(replicas.clone().follow());
@@ -206,6 +207,11 @@ impl Upstream {
     /// Returns where the time of this worker's commands for this upstream went.
     pub fn latency_snapshot(&self) -> LatencySnapshot {
         self.latency.snapshot()
+    }
+
+    /// Returns what this worker has counted for each replica.
+    pub fn replica_counts(&self) -> Vec<(Address, ReplicaCounts)> {
+        self.replicas.counts()
     }
 
     /// Turns the fair scheduler on or off: it is needed while tenants share the connections.

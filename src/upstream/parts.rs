@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::connection::open::Dialing;
 use super::fanin::fans::FanIns;
 use super::leased::pool::LeasePool;
+use super::replica::reads::ReplicaReads;
 use super::shared::lanes::Lanes;
 
 /// The parts of one worker's side of an upstream.
@@ -18,4 +19,6 @@ pub(super) struct Parts {
     pub(super) lanes: Rc<Lanes>,
     /// The connections of subscribers.
     pub(super) fans: Rc<FanIns>,
+    /// The connections to replicas.
+    pub(super) replicas: Rc<ReplicaReads>,
 }

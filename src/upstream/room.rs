@@ -23,8 +23,7 @@ impl SharedRoom {
     }
 
     fn limit(&self) -> usize {
-        let config = self.config.get();
-        config.max_connections.saturating_sub(config.max_leased).max(1)
+        self.config.get().max_shared()
     }
 
     /// Takes room for one more shared connection; `None` if the limit is reached.

@@ -12,6 +12,8 @@ use crate::net::buffers::Buffers;
 use crate::poll_meter::PollMeter;
 use crate::session::answers::UpstreamTable;
 use crate::session::registry::SessionRegistry;
+use crate::topology::Address;
+use crate::upstream::replica::counters::ReplicaCounts;
 use crate::upstream::{Upstream, UpstreamPlan};
 
 /// The upstreams of one worker, by their numbers.
@@ -66,6 +68,15 @@ impl WorkerUpstreams {
     /// Returns the counts of each upstream, with its number.
     pub(super) fn snapshots(&self) -> Vec<(usize, Snapshot)> {
         self.table.borrow().iter().map(|(number, upstream)| (*number, upstream.snapshot())).collect()
+    }
+
+    /// Returns the counts of each replica, with the number of the upstream and the replica's address.
+    pub(super) fn replica_counts(&self) -> Vec<((usize, Address), ReplicaCounts)> {
+        let table = self.table.borrow();
+        let counts = table.iter().flat_map(|(number, upstream)| {
+            upstream.replica_counts().into_iter().map(|(address, counts)| ((*number, address), counts))
+        });
+        counts.collect()
     }
 
     /// Returns where the time of each upstream's commands went, with its number.

@@ -53,12 +53,21 @@ function orders({ pause, switch: change, switched_to: elsewhere }) {
   ];
 }
 
+/** Returns the reads that replicas serve; null if no client reads from replicas. */
+function replicaReads(upstream) {
+  const replicas = upstream.replication.replicas.map(({ reads }) => reads).filter((reads) => reads);
+  if (replicas.length === 0) return null;
+  const serving = replicas.filter((reads) => reads.serves).length;
+  return figure("Reads at replicas", `${number(upstream.per_second.replica_reads)} /s`, `${number(serving)} of ${number(replicas.length)} replicas serve`);
+}
+
 function figures(upstream) {
   const { leases, connections, clients, hold } = upstream;
   const lanes = upstream.per_second.commands;
   return el("dl", null,
     orders(upstream),
     figure("Commands", `${number(total(lanes))} /s`, Object.entries(lanes).filter(([, rate]) => rate > 0).map(([lane, rate]) => `${lane} ${number(rate)}`).join(", ")),
+    replicaReads(upstream),
     figure("Clients", number(clients.connected), `${number(clients.pinned)} pinned`),
     figure("Held", number(hold.clients), hold.active ? `hold-timeout ${number(hold.timeout_seconds)} s` : "no hold"),
     figure("Leases", `${number(leases.in_use)} of ${number(leases.max)}`, [
@@ -89,7 +98,7 @@ function showUpstream(status, upstream) {
   const wide = width(parts.topology.content, 860);
   const { primary, sentinels, replication, state, hold, clients } = upstream;
   show(parts.topology.content, [primary, sentinels, replication, state, hold, clients, wide], () => topology(upstream, wide));
-  show(parts.figures.content, [upstream.per_second, upstream.leases, upstream.connections, clients, hold, upstream.figures, upstream.pause, upstream.switch, upstream.switched_to], () => figures(upstream));
+  show(parts.figures.content, [upstream.per_second, upstream.leases, upstream.connections, replication, clients, hold, upstream.figures, upstream.pause, upstream.switch, upstream.switched_to], () => figures(upstream));
   show(parts.pins.content, upstream.pins, pins);
   show(parts.plots.content, status.time_unix_ms, () => plots(upstream.name, history.points(upstream.name), upstream.latency, status.time_unix_ms));
   show(parts.failovers.content, [upstream.failover, upstream.failovers, wide], () => failovers(upstream, wide));

@@ -8,7 +8,7 @@ function shortened(text, most) {
   return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
 
-/** Draws a box with up to three lines. */
+/** Draws a box with up to four lines. */
 function box({ x, y, width, height, kind, lines }) {
   const most = Math.floor((width - 2 * PAD) / 6.9);
   return svg("g", { class: `node ${kind}` },
@@ -34,9 +34,18 @@ function lagText(replica) {
   return `${bytes(replica.lag_bytes)}, ${number(replica.lag_seconds ?? 0)} s behind`;
 }
 
+/** Returns what the replica does for clients that read from replicas; null if none does. */
+function readsText({ reads }) {
+  if (!reads) return null;
+  return reads.serves
+    ? `${number(reads.per_second)} reads/s, ${number(reads.outstanding)} waiting`
+    : `no reads: ${reads.obstacle}`;
+}
+
 function replicaKind(replica) {
   if (replica.link !== null && replica.link !== "connected") return "bad";
-  if (replica.lag_seconds === null) return "unknown";
+  if (replica.reads && !replica.reads.serves) return "warn";
+  if (replica.lag_seconds === null) return replica.reads?.serves ? "good" : "unknown";
   return replica.lag_seconds >= 10 ? "warn" : "good";
 }
 
@@ -78,7 +87,7 @@ function nodesOf(upstream) {
     .map((replica) => ({
       address: replica.address,
       kind: replicaKind(replica),
-      lines: [replica.address, "replica", lagText(replica)],
+      lines: [replica.address, "replica", lagText(replica), readsText(replica)].filter((line) => line !== null),
     }));
   const known = new Set([primary?.address, ...replicas.map((node) => node.address)]);
   for (const sentinel of upstream.sentinels) {
@@ -99,7 +108,7 @@ function describe(upstream, { primary, replicas }) {
     const agree = upstream.sentinels.filter((sentinel) => sentinel.agrees).length;
     parts.push(`${agree} of ${upstream.sentinels.length} Sentinels name it.`);
   }
-  parts.push(...replicas.map((node) => `${node.lines[1]} ${node.address}: ${node.lines[2]}.`));
+  parts.push(...replicas.map((node) => `${node.lines[1]} ${node.address}: ${node.lines.slice(2).join(", ")}.`));
   return parts.join(" ");
 }
 
@@ -116,6 +125,11 @@ function gateBox(upstream, place) {
   });
 }
 
+/** Returns the height of boxes for these nodes. */
+function heightOf(nodes) {
+  return 18 + 16 * Math.max(3, ...nodes.map((node) => node.lines.length));
+}
+
 function wide(upstream, nodes, width) {
   const parts = [];
   const edges = [];
@@ -126,7 +140,9 @@ function wide(upstream, nodes, width) {
   const top = rows === 0 ? 2 : rows * 64 + 46;
   const columns = [0, (width - 190) / 2, width - 206];
   const count = Math.max(1, nodes.replicas.length);
-  const height = Math.max(74, count * 84 - 10);
+  const nodeHeight = heightOf(nodes.replicas);
+  const step = nodeHeight + 18;
+  const height = Math.max(74, count * step - 10);
   const centre = top + height / 2;
   const places = new Map();
   const gate = { x: columns[0] + 1, y: centre - 33, width: 170, height: 66 };
@@ -140,10 +156,10 @@ function wide(upstream, nodes, width) {
   }
   edges.push(line({ x: gate.x + gate.width, y: centre }, { x: primary.x, y: centre }, upstream.state === "serving" ? "good thick" : "warn thick moving"));
   nodes.replicas.forEach((node, at) => {
-    const place = { x: columns[2], y: top + (height - (count * 84 - 10)) / 2 + at * 84 + (count === 1 ? 4 : 0), width: 205, height: 66 };
+    const place = { x: columns[2], y: top + (height - (count * step - 10)) / 2 + at * step + (count === 1 ? 4 : 0), width: 205, height: nodeHeight };
     places.set(node.address, place);
     parts.push(box({ ...place, kind: node.kind, lines: node.lines }));
-    edges.push(line({ x: primary.x + primary.width, y: centre, sideways: true }, { x: place.x, y: place.y + 33 }, node.kind));
+    edges.push(line({ x: primary.x + primary.width, y: centre, sideways: true }, { x: place.x, y: place.y + nodeHeight / 2 }, node.kind));
   });
   upstream.sentinels.forEach((sentinel, at) => {
     const inRow = Math.min(perRow, upstream.sentinels.length - Math.floor(at / perRow) * perRow);
@@ -180,7 +196,7 @@ function narrow(upstream, nodes, width) {
     : { ...place, kind: "bad", lines: ["no primary", "commands wait", ""] }));
   const places = new Map([[nodes.primary?.address, primary]]);
   for (const node of nodes.replicas) {
-    const place = add(66, (place) => box({ ...place, kind: node.kind, lines: node.lines }));
+    const place = add(heightOf([node]), (place) => box({ ...place, kind: node.kind, lines: node.lines }));
     places.set(node.address, place);
     edges.push(svg("path", { class: `edge ${node.kind}`, d: `M${left} ${primary.y + 44}H14V${place.y + 33}H${left}` }));
   }

@@ -1,11 +1,12 @@
 //! `GET /status`: the state of respgate as one JSON document, for the status page, `respgate status` and other
 //! programs. `docs/status.schema.json` describes it.
 //!
-//! `sampler` asks the workers once a second, so that any number of readers costs no more. `upstream` and `tenant` write
-//! their parts of the document.
+//! `sampler` asks the workers once a second, so that any number of readers costs no more. `upstream`, `replicas` and `tenant`
+//! write their parts of the document.
 
 pub(super) mod clients;
 mod latency;
+mod replicas;
 mod sampler;
 mod tenant;
 mod upstream;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use self::sampler::{Sample, Sampler, millis};
 use super::sources::{Sources, Views};
 use super::warning::{Severity, Warning};
-use super::warnings;
+use super::{replica_warnings, warnings};
 use crate::drain::Draining;
 
 /// The JSON Schema of the document.
@@ -108,6 +109,7 @@ impl StatusEndpoint {
         for view in &*self.upstreams.borrow() {
             all.extend(warnings::of_upstream(view, users.as_deref()));
             all.extend(warnings::of_details(view, &sample.sums.upstream(view.number)));
+            all.extend(replica_warnings::of_view(view));
         }
         all.extend(warnings::of_reloads(&self.sources.reloads));
         all.extend(warnings::of_stores(&self.sources.stores));

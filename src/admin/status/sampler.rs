@@ -14,6 +14,7 @@ use crate::admin::sources::{View, Views};
 use crate::admin::worker_sums::WorkerSums;
 use crate::metrics::counters::{FIGURES, sum};
 use crate::metrics::declared::{self, About};
+use crate::topology::Address;
 use crate::worker::Worker;
 
 /// The time between two samples.
@@ -29,6 +30,8 @@ pub(super) struct Sample {
     pub(super) rates: BTreeMap<usize, [f64; FIGURES.len()]>,
     /// Commands per second, by the number of the tenant.
     pub(super) tenant_rates: HashMap<usize, f64>,
+    /// Reads per second by replica: the number of the upstream, and the replica's address.
+    pub(super) replica_rates: HashMap<(usize, Address), f64>,
     /// How long commands took, by the number of the upstream.
     pub(super) latency: BTreeMap<usize, RecentLatency>,
 }
@@ -169,12 +172,17 @@ fn sample(sums: WorkerSums, before: Option<&WorkerSums>, seconds: f64) -> Sample
         (*number, per_second(now.commands, before.commands))
     });
     let tenant_rates = tenants.collect();
+    let replicas = sums.replicas.iter().map(|(replica, now)| {
+        let before = before.and_then(|before| before.replicas.get(replica)).unwrap_or(now);
+        (replica.clone(), per_second(now.reads, before.reads))
+    });
+    let replica_rates = replicas.collect();
     let latency = sums.latency.iter().map(|(number, now)| {
         let before = before.and_then(|before| before.latency.get(number));
         (*number, RecentLatency::between(before, now))
     });
     let latency = latency.collect();
-    Sample { sums, rates, tenant_rates, latency }
+    Sample { sums, rates, tenant_rates, replica_rates, latency }
 }
 
 /// Adds a point for each of the `upstreams` in force. Forgets the others.

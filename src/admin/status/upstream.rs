@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::replicas;
 use super::sampler::{Sample, millis, rounded};
 use crate::admin::sources::View;
-use crate::discovery::replicas::ReplicaSample;
 use crate::discovery::sentinel_table::{SentinelState, SentinelStatus};
 use crate::metrics::Snapshot;
 use crate::metrics::counters::{FIGURES, Figure, sum};
@@ -43,7 +43,7 @@ pub(super) fn json(view: &View, sample: &Sample) -> Value {
         "primary": primary.map(|primary| primary_json(primary)),
         "sentinels": sentinels.collect::<Vec<_>>(),
         "uncertainty": discovery.uncertainty.as_ref().map(ToString::to_string),
-        "replication": replication(view),
+        "replication": replicas::json(view, sample),
         "clients": {
             "connected": now(&declared::CLIENTS.about),
             "pinned": now(&declared::CLIENTS_PINNED.about),
@@ -124,30 +124,6 @@ fn sentinel(status: &SentinelStatus, primary: Option<&Primary>) -> Value {
         "flags": claim.map(|claim| &claim.flags),
         "failover_state": claim.and_then(|claim| claim.failover_state.as_ref()),
         "agrees": claim.is_some_and(|claim| primary.is_some_and(|primary| primary.address == claim.address)),
-    })
-}
-
-fn replication(view: &View) -> Value {
-    let Some(newest) = view.sampled() else {
-        let why = "replica-sampling is off";
-        return json!({ "sampled": false, "offset": null, "unavailable": why, "replicas": [] });
-    };
-    json!({
-        "sampled": true,
-        "offset": newest.offset,
-        "unavailable": newest.unavailable,
-        "replicas": newest.replicas.iter().map(replica).collect::<Vec<_>>(),
-    })
-}
-
-fn replica(sample: &ReplicaSample) -> Value {
-    json!({
-        "address": sample.address.to_string(),
-        "link": sample.link,
-        "offset": sample.offset,
-        "lag_bytes": sample.lag_bytes,
-        "lag_seconds": sample.lag.map(|lag| rounded(lag.as_secs_f64())),
-        "error": sample.error,
     })
 }
 

@@ -74,6 +74,7 @@ fn aspects(old: &Upstream, new: &Upstream) -> Option<Vec<&'static str>> {
         ("Sentinels' credentials", before.sentinel_account != after.sentinel_account),
         ("TLS", before.has_other_tls(&after)),
         ("Sentinels' TLS", before.has_other_sentinel_tls(&after)),
+        ("replicas", old.replicas != new.replicas),
     ];
     let mut differing_aspects: Vec<_> =
         all.into_iter().filter_map(|(aspect, differs)| differs.then_some(aspect)).collect();
@@ -86,11 +87,7 @@ pub(super) fn restarts(now: &Config, next: &Config) -> Vec<String> {
     let both = now.upstreams.iter().filter_map(|old| Some((old, find(next, &old.config.name)?)));
     let keys = both.flat_map(|(before, after)| {
         let (old, new) = (&before.config, &after.config);
-        let all = [
-            ("client-auth", old.client_auth != new.client_auth),
-            ("pool", old.pool != new.pool),
-            ("replicas", before.replicas != after.replicas),
-        ];
+        let all = [("client-auth", old.client_auth != new.client_auth), ("pool", old.pool != new.pool)];
         all.into_iter()
             .filter(|(_, differs)| *differs)
             .map(|(key, _)| format!("upstreams.{}.{key}", old.name))
@@ -108,7 +105,6 @@ impl Config {
         for new in &mut next.upstreams {
             if let Some(old) = find(self, &new.config.name) {
                 (new.config.client_auth, new.config.pool) = (old.config.client_auth, old.config.pool);
-                new.replicas.clone_from(&old.replicas);
             }
         }
     }

@@ -196,7 +196,7 @@ table! {
         /// The addresses of the replicas of a fixed upstream: `host:port`. respgate sends its password there.
         ///
         /// Sentinels name the replicas themselves, so an upstream with Sentinels has no such key.
-        replicas: NodeAddresses, "replicas", Restart, default "none",
+        replicas: NodeAddresses, "replicas", Live, default "none",
             example "[\"replica1.example:6379\", \"replica2.example:6379\"]", aside "instead of `sentinels`";
         /// The greatest age of a write that a replica may lack and still serve reads. At least `"200ms"`.
         ///

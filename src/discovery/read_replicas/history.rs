@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::health::Obstacle;
 use crate::replica::Applied;
 
 /// The number of samples of the primary that are kept.
@@ -58,6 +59,15 @@ impl OffsetHistory {
         let (until, _) = self.samples.get(behind.checked_sub(1)?)?;
         Some(Applied { until: *until, lag_bytes: newest.saturating_sub(offset) })
     }
+
+    /// Returns why [`Self::applied`] returns nothing for a replica that stands at `offset` of the history `id`.
+    pub(super) fn obstacle(&self, id: &Arc<str>, offset: u64) -> Obstacle {
+        match (&self.id, self.samples.back()) {
+            (Some(known), _) if known != id => Obstacle::OtherHistory,
+            (Some(_), Some((_, newest))) => Obstacle::LagBytes(newest.saturating_sub(offset)),
+            _ => Obstacle::PrimarySilent,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -86,6 +96,9 @@ mod tests {
         assert_eq!(applied(500), Some((at(30), 0)));
         assert_eq!(applied(600), Some((at(30), 0)), "the replica was asked later");
         assert_eq!(history.applied(&id("b"), 500), None, "another history");
+        assert_eq!(history.obstacle(&id("b"), 500), Obstacle::OtherHistory);
+        assert_eq!(history.obstacle(&id("a"), 99), Obstacle::LagBytes(401));
+        assert_eq!(OffsetHistory::default().obstacle(&id("a"), 99), Obstacle::PrimarySilent);
     }
 
     #[test]

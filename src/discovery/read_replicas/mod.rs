@@ -1,12 +1,14 @@
 //! Samples how far replicas have come, for workers that send reads to them.
 //!
 //! One task per upstream coordinates, and each node has a task of its own (`node`), so that a silent node delays no other. `reply`
-//! parses the answers, and `history` decides what a replica has applied, without I/O. A round asks the primary first and the replicas
+//! parses the answers, `history` decides what a replica has applied, and `health` says what operators see, all without I/O. A round asks the primary first and the replicas
 //! once the primary has answered: a replica that keeps up has then applied what the primary's answer counts.
 //!
 //! Nothing is asked before a worker demands it, nor when none has for [`IDLE`]. respgate dials replicas only at addresses that
 //! Sentinels or the configuration name, because it sends its password there.
 
+pub mod configured;
+pub mod health;
 mod history;
 mod node;
 mod reply;
@@ -20,6 +22,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
+use self::configured::ConfiguredReplicas;
+use self::health::{Obstacle, ReplicaHealth, ReplicaSample};
 use self::history::OffsetHistory;
 use self::node::{NodeAnswer, NodeNews, NodeWatch};
 use self::reply::Report;
@@ -41,26 +45,30 @@ const IDLE: Duration = Duration::from_secs(60);
 const NEWS: usize = 64;
 
 /// Starts the sampler of an upstream, which ends after the workers have dropped the feed. `places` says how the nodes are reached, and
-/// `topology` is what the workers follow. `replicas` are the addresses of the configuration, for a fixed upstream. `name` is the
-/// upstream's name, for logs.
+/// `topology` is what the workers follow. `configured` are the replicas of the configuration, which a reload may change. `name` is
+/// the upstream's name, for logs.
 pub fn spawn(
     name: &str,
     mut places: watch::Receiver<SampledPlace>,
     topology: watch::Receiver<Topology>,
-    replicas: &[Address],
-) -> ReplicaFeed {
+    mut configured: watch::Receiver<ConfiguredReplicas>,
+) -> ReadReplicas {
     let SampledPlace { config, logins, dialers, topology: _, status } = places.borrow_and_update().clone();
     let (newest, seen) = watch::channel(ReplicaSet::default());
+    let (health, health_seen) = watch::channel(ReplicaHealth::default());
     let (demand, demanded) = mpsc::channel(1);
     let (news_sender, news) = mpsc::channel(NEWS);
     let (lists_sender, lists) = mpsc::channel(1);
+    let listed = configured.borrow_and_update().of(&config);
     let coordinator = Coordinator {
         source: Source::of(config, status),
         places,
+        configured,
         logins,
         dialers,
         topology,
         newest,
+        health,
         news: news_sender,
         lists: lists_sender,
         primary_rounds: watch::channel(0).0,
@@ -68,7 +76,7 @@ pub fn spawn(
         tasks: JoinSet::new(),
         primary: None,
         nodes: HashMap::new(),
-        listed: replicas.iter().take(MAX_REPLICAS).cloned().collect(),
+        listed,
         history: OffsetHistory::default(),
         primary_lost: false,
         published: false,
@@ -78,7 +86,16 @@ pub fn spawn(
     };
     let span = tracing::info_span!("read-replicas", upstream = name);
     tokio::spawn(coordinator.run(news, lists, demanded).instrument(span));
-    ReplicaFeed { newest: seen, demand, answered: Arc::default() }
+    let feed = ReplicaFeed { newest: seen, demand, answered: Arc::default() };
+    ReadReplicas { feed, health: health_seen }
+}
+
+/// What a sampler tells.
+pub struct ReadReplicas {
+    /// The samples, for workers.
+    pub feed: ReplicaFeed,
+    /// The state of each replica, for operators.
+    pub health: watch::Receiver<ReplicaHealth>,
 }
 
 /// Where the addresses of replicas come from.
@@ -101,10 +118,12 @@ impl Source {
 struct Coordinator {
     source: Source,
     places: watch::Receiver<SampledPlace>,
+    configured: watch::Receiver<ConfiguredReplicas>,
     logins: Logins,
     dialers: Dialers,
     topology: watch::Receiver<Topology>,
     newest: watch::Sender<ReplicaSet>,
+    health: watch::Sender<ReplicaHealth>,
     news: mpsc::Sender<NodeNews>,
     lists: mpsc::Sender<Option<Vec<Address>>>,
     /// The number of the primary's present round: a change has it asked.
@@ -166,6 +185,7 @@ impl Coordinator {
                     self.follow();
                 }
                 Ok(()) = self.places.changed() => self.follow_place(),
+                Ok(()) = self.configured.changed() => self.follow_configured(),
                 Ok(()) = self.topology.changed(), if sampling => self.follow(),
                 // Collect ended tasks so that they do not accumulate.
                 Some(_) = self.tasks.join_next() => {}
@@ -174,14 +194,25 @@ impl Coordinator {
         }
     }
 
-    /// Asks nobody of the former place any more, because the upstream is elsewhere, or is reached in another way. The replicas that
-    /// the configuration names belong to the former place. The next demand begins the sampling again.
+    /// Asks nobody of the former place any more, because the upstream is elsewhere, or is reached in another way. The next demand
+    /// begins the sampling again.
     fn follow_place(&mut self) {
         let place = self.places.borrow_and_update().clone();
         self.end();
-        self.listed.clear();
+        self.listed = self.configured.borrow().of(&place.config);
         self.source = Source::of(place.config, place.status);
         (self.logins, self.dialers) = (place.logins, place.dialers);
+    }
+
+    /// Takes over the replicas of a newer configuration, unless Sentinels name them.
+    fn follow_configured(&mut self) {
+        let configured = self.configured.borrow_and_update().clone();
+        if matches!(self.source, Source::Fixed) {
+            self.listed = configured.of(&self.places.borrow().config);
+            if self.ends.is_some() {
+                self.follow();
+            }
+        }
     }
 
     /// Begins a round now, or [`SHORTEST`] after the last one. Begins the sampling if there is none.
@@ -220,6 +251,7 @@ impl Coordinator {
         (self.primary, self.ends, self.history) = (None, None, OffsetHistory::default());
         self.primary_lost = false;
         self.publish();
+        self.health.send_modify(ReplicaHealth::end);
     }
 
     /// Asks the present primary and its replicas from now on, and no other node.
@@ -230,6 +262,7 @@ impl Coordinator {
         if let Some(newest) = newest.filter(|newest| Some(newest.generation) != known) {
             // The replicas of a former primary say nothing about the new one.
             self.history = OffsetHistory::default();
+            self.health.send_modify(ReplicaHealth::forget_answers);
             for (_, node) in self.nodes.drain() {
                 node.task.abort();
             }
@@ -259,11 +292,16 @@ impl Coordinator {
             }
             keep
         });
+        let mut moved = false;
         for address in wanted {
             if !self.nodes.contains_key(&address) {
+                moved = true;
                 let task = self.watch(&address, &self.replica_rounds.clone());
                 self.nodes.insert(address, NodeState { task, newest: None });
             }
+        }
+        if moved || changed || !self.health.borrow().asked {
+            self.health.send_modify(|health| health.follow(self.nodes.keys()));
         }
         if changed {
             self.publish();
@@ -285,14 +323,16 @@ impl Coordinator {
         // What a node said of itself before a failover must not be compared with what another says after it.
         self.follow();
         let Some(primary) = &mut self.primary else { return };
-        let answer = answer.filter(|answer| answer.asked >= primary.since);
+        let since = primary.since;
+        let answer = answer.and_then(|it| if it.asked >= since { Ok(it) } else { Err(Obstacle::Pending) });
         if primary.address == address {
-            let lost = answer.is_none();
-            if let Some(NodeAnswer { asked, node, zone: _, report: Report::Primary(position) }) = answer
+            let lost = answer.is_err();
+            if let Ok(NodeAnswer { asked, node, report: Report::Primary(position), .. }) = answer
                 && (primary.node.is_none() || node.is_none() || primary.node == node)
             {
                 self.history.add(asked, &position.history, position.offset);
                 primary.answered = Some(asked);
+                self.health.send_modify(|health| health.primary_answered = Some(asked));
                 self.replica_rounds.send_modify(|round| *round += 1);
             }
             // Workers must learn how far a silent replica falls behind.
@@ -304,13 +344,25 @@ impl Coordinator {
             return;
         }
         let Some(state) = self.nodes.get_mut(&address) else { return };
-        state.newest = answer.and_then(|NodeAnswer { asked, node, zone, report }| match report {
+        let peer = answer.as_ref().ok().map(|answer| answer.peer.clone());
+        let judged = answer.and_then(|NodeAnswer { asked, node, zone, report, .. }| match report {
             Report::Replica { position, linked } => {
-                let applied = self.history.applied(&position.history, position.offset)?;
-                Some(ReplicaState { address, node, zone, linked, asked, applied })
+                let applied = self.history.applied(&position.history, position.offset);
+                let applied =
+                    applied.ok_or_else(|| self.history.obstacle(&position.history, position.offset))?;
+                Ok(ReplicaState { address: address.clone(), node, zone, linked, asked, applied })
             }
-            Report::Primary(_) | Report::OutOfSync => None,
+            Report::Primary(_) => Err(Obstacle::NotReplica),
+            Report::OutOfSync => Err(Obstacle::Syncing),
         });
+        let sample = judged.as_ref().map(|&ReplicaState { asked, linked, applied, .. }| ReplicaSample {
+            asked,
+            linked,
+            applied,
+        });
+        let sample = sample.map_err(Obstacle::clone);
+        self.health.send_modify(|health| health.note(&address, peer, sample));
+        state.newest = judged.ok();
         self.publish();
     }
 

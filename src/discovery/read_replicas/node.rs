@@ -6,13 +6,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+use super::health::Obstacle;
 use super::reply::{self, Report};
 use crate::discovery::probe::{ANSWER_TIMEOUT, greeting};
 use crate::net::backoff::Backoff;
 use crate::net::connect::Dialer;
 use crate::net::stream::Stream;
 use crate::resp::control::Control;
-use crate::resp::greeting::{ask_server, greet, node_from_info, zone_from_info};
+use crate::resp::greeting::{GreetError, ask_server, greet, node_from_info, zone_from_info};
+use crate::resp::server_error::ServerError;
 use crate::rotation::login::Login;
 use crate::topology::{Address, NodeId};
 
@@ -23,8 +25,8 @@ const RECONNECT_MAX: Duration = Duration::from_secs(5);
 /// What a node answered.
 pub(super) struct NodeNews {
     pub(super) address: Address,
-    /// `None` if the connection was lost, could not be opened, or the node cannot answer now.
-    pub(super) answer: Option<NodeAnswer>,
+    /// The answer, or why there is none.
+    pub(super) answer: Result<NodeAnswer, Obstacle>,
 }
 
 /// One answer of a node.
@@ -35,7 +37,19 @@ pub(super) struct NodeAnswer {
     pub(super) node: Option<NodeId>,
     /// The availability zone that the node named when the connection was opened.
     pub(super) zone: Option<Arc<str>>,
+    /// The other end of the connection.
+    pub(super) peer: Arc<str>,
     pub(super) report: Report,
+}
+
+/// A connection that the node has accepted.
+struct Opened {
+    control: Control<Stream>,
+    /// The other end of the connection.
+    peer: Arc<str>,
+    node: Option<NodeId>,
+    /// The availability zone that the node names.
+    zone: Option<Arc<str>>,
 }
 
 /// Asks one node in a task of its own.
@@ -54,9 +68,9 @@ impl NodeWatch {
         let mut backoff = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
         loop {
             if let Err(why) = self.ask_until_lost(&mut backoff).await {
-                tracing::debug!(address = %self.address, why, "respgate cannot ask this node for its replication");
+                tracing::debug!(address = %self.address, %why, "respgate cannot ask this node for its replication");
+                self.send(Err(why)).await;
             }
-            self.send(None).await;
             sleep(backoff.next_delay()).await;
             // Without demand, a node that cannot be reached is not dialled again and again.
             if self.rounds.changed().await.is_err() {
@@ -65,41 +79,64 @@ impl NodeWatch {
         }
     }
 
-    async fn send(&self, answer: Option<NodeAnswer>) {
+    async fn send(&self, answer: Result<NodeAnswer, Obstacle>) {
         // The receiver is gone while the sampler is being dropped.
         let _ = self.news.send(NodeNews { address: self.address.clone(), answer }).await;
     }
 
-    async fn ask_until_lost(&mut self, backoff: &mut Backoff) -> Result<(), String> {
-        let (mut control, node, zone) = self.open().await?;
+    /// Returns `Ok` when the sampler ends, else why the node cannot be asked.
+    async fn ask_until_lost(&mut self, backoff: &mut Backoff) -> Result<(), Obstacle> {
+        let mut opened = self.open().await?;
         loop {
             let asked = Instant::now();
-            let reply = control.call(&[b"INFO", b"replication"], asked + ANSWER_TIMEOUT).await;
-            let reply = reply.map_err(|error| error.to_string())?;
+            let reply = opened.control.call(&[b"INFO", b"replication"], asked + ANSWER_TIMEOUT).await;
+            let reply = reply.map_err(unreachable)?;
             if let Some(line) = reply.error() {
-                return Err(line.escape_ascii().to_string());
+                return Err(refusal(line));
             }
             let report = reply.text().and_then(reply::parse);
-            let answer =
-                report.map(|report| NodeAnswer { asked, node: node.clone(), zone: zone.clone(), report });
-            self.send(answer).await;
+            let report = report.ok_or_else(|| unreachable("its answer to INFO makes no sense"))?;
+            let Opened { node, zone, peer, .. } = &opened;
+            let (node, zone, peer) = (node.clone(), zone.clone(), peer.clone());
+            self.send(Ok(NodeAnswer { asked, node, zone, peer, report })).await;
             backoff.reset();
-            self.rounds.changed().await.map_err(|_| "the sampler ends")?;
+            if self.rounds.changed().await.is_err() {
+                return Ok(());
+            }
         }
     }
 
-    async fn open(&self) -> Result<(Control<Stream>, Option<NodeId>, Option<Arc<str>>), String> {
-        let credentials = self.login.newest().map_err(|why| why.to_string())?;
-        let stream = self.dialer.dial(&self.address).await.map_err(|error| error.to_string())?;
+    async fn open(&self) -> Result<Opened, Obstacle> {
+        let credentials = self.login.newest().map_err(unreachable)?;
+        let stream = self.dialer.dial(&self.address).await.map_err(unreachable)?;
+        let peer = stream.peer().into();
         let denied = self.login.denied(credentials.as_deref());
         let mut control = Control::new(stream);
         let greeting = greeting(credentials.as_deref(), &self.login, &denied);
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        greet(&mut control, &greeting, deadline).await.map_err(|error| error.to_string())?;
-        let server =
-            ask_server(&mut control, Some(&denied), deadline).await.map_err(|error| error.to_string())?;
+        greet(&mut control, &greeting, deadline).await.map_err(|error| match &error {
+            GreetError::AuthRefused(line) | GreetError::AuthRequired(line) | GreetError::NotReady(line) => {
+                refusal(line)
+            }
+            _ => unreachable(error),
+        })?;
+        let server = ask_server(&mut control, Some(&denied), deadline).await.map_err(unreachable)?;
         let server = server.as_deref().unwrap_or_default();
-        let zone = zone_from_info(server).map(Arc::from);
-        Ok((control, node_from_info(server).map(|node| node.id), zone))
+        let (node, zone) =
+            (node_from_info(server).map(|node| node.id), zone_from_info(server).map(Arc::from));
+        Ok(Opened { control, peer, node, zone })
+    }
+}
+
+fn unreachable(why: impl ToString) -> Obstacle {
+    Obstacle::Unreachable(why.to_string().into())
+}
+
+/// Returns what an error reply of the node means for reads.
+fn refusal(line: &[u8]) -> Obstacle {
+    match ServerError::of(line) {
+        ServerError::MasterDown => Obstacle::LinkDown,
+        ServerError::Loading => Obstacle::Syncing,
+        _ => Obstacle::Refused(line.escape_ascii().to_string().into()),
     }
 }

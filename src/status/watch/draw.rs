@@ -164,8 +164,8 @@ fn add_upstream(pieces: &mut Vec<Piece>, upstream: &Value) {
     ])));
     pieces.push(Piece::Plot(name));
     for (name, line) in rows(upstream) {
-        let style =
-            if line.contains("under way for") || line.contains("behind") { warn() } else { Style::new() };
+        let troubles = ["under way for", "behind", "serves no reads"];
+        let style = if troubles.iter().any(|words| line.contains(words)) { warn() } else { Style::new() };
         pieces.push(row(name, line, style));
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::lane::ReplicaLane;
-use crate::metrics::Gauged;
 use crate::upstream::connection::open::Connection;
 use crate::upstream::room::SharedPermit;
 use crate::upstream::shared::lane::{Order, Phase};
@@ -29,7 +28,7 @@ pub(super) async fn serve(lane: &Rc<ReplicaLane>) {
         Err(why) => {
             let server = &lane.server;
             tracing::debug!(upstream = server.dialing().config.name, address = %server.address, why, "respgate cannot read from this replica");
-            server.serving.reports.counters.connect_errors.inc();
+            server.counters.note_connect_error(&why);
         }
     }
     lane.note_ended();
@@ -52,7 +51,7 @@ async fn connect(lane: &ReplicaLane) -> Result<(Connection, SharedPermit), Strin
 /// Serves the connection until it ends, or the replica may not serve any more.
 async fn serve_connection(lane: &Rc<ReplicaLane>, link: Connection) {
     let server = &lane.server;
-    let _gauge = Gauged::new(&server.serving.reports.counters, |counters| &counters.shared_open);
+    let _open = server.counters.note_opened();
     lane.lane.reopened(link.round_trip);
     lane.lane.replaced(link.retires);
     let mut pump = Pump::new(link, false);

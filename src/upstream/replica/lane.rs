@@ -45,6 +45,11 @@ impl ReplicaLane {
         self.ended.get().is_some()
     }
 
+    /// Counts a read that was sent to the replica.
+    pub fn count_read(&self) {
+        self.server.counters.reads.inc();
+    }
+
     /// Returns true if another lane may take the place of this one.
     pub(super) fn may_be_replaced(&self, now: Instant) -> bool {
         self.ended.get().is_some_and(|ended| {

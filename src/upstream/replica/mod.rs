@@ -4,6 +4,7 @@
 //! connection in its life (`drive`): when that ends, for whatever reason, the reads that it owes go to another replica or to the
 //! primary's lane in their order, and no client notices. `terms` decides whether a replica may serve, and `pick` which one does.
 
+pub mod counters;
 mod drive;
 pub mod lane;
 mod node;

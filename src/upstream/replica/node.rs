@@ -36,6 +36,11 @@ impl ReplicaNode {
         self.lanes.borrow().values().map(|lane| Rc::strong_count(lane).saturating_sub(2)).sum()
     }
 
+    /// Returns every lane.
+    pub(super) fn every_lane(&self) -> Vec<Rc<ReplicaLane>> {
+        self.lanes.borrow().values().cloned().collect()
+    }
+
     /// Returns the lane for this key, and true if it is new: the caller then drives it.
     pub(super) fn lane(&self, key: &ConnectionKey, now: Instant) -> (Rc<ReplicaLane>, bool) {
         let mut lanes = self.lanes.borrow_mut();

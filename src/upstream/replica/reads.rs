@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::counters::{CountersByReplica, ReplicaCounts};
 use super::drive::serve;
 use super::lane::ReplicaLane;
 use super::node::ReplicaNode;
@@ -17,14 +18,16 @@ use super::server::ReplicaServer;
 use super::waiting::WaitingSessions;
 use crate::replica::answered_writes::AnsweredWrites;
 use crate::replica::{ReplicaFeed, ReplicaSet, ReplicaState};
-use crate::topology::{Generation, Hint};
+use crate::topology::{Address, Generation, Hint};
 use crate::upstream::config::ReadsInHold;
+use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
 use crate::upstream::hold::Hold;
 use crate::upstream::leased::pool::LeasePool;
 use crate::upstream::reports::Reports;
 use crate::upstream::room::SharedRoom;
 use crate::upstream::shared::drive as primary;
+use crate::upstream::shared::lane::Order;
 use crate::upstream::shared::lanes::Lanes;
 use crate::upstream::tasks::Tasks;
 
@@ -45,6 +48,7 @@ pub(in crate::upstream) struct ReplicaReads {
     /// Notified when newer samples are taken over.
     adopted: Notify,
     demanded: Cell<Option<Instant>>,
+    counters: CountersByReplica,
 }
 
 /// The replica for a session.
@@ -66,6 +70,7 @@ impl ReplicaReads {
             waiting: Rc::default(),
             adopted: Notify::new(),
             demanded: Cell::default(),
+            counters: CountersByReplica::default(),
         })
     }
 
@@ -151,7 +156,8 @@ impl ReplicaReads {
         });
         let room = Rc::new(SharedRoom::new(primary.config.clone()));
         let serving = Rc::new(Lanes::of_replica(Rc::new(LeasePool::new(dialing)), room));
-        ReplicaNode::new(ReplicaServer::new(state, generation, serving, self.primary.hold.clone()))
+        let counters = self.counters.of(&state.address);
+        ReplicaNode::new(ReplicaServer::new(state, generation, serving, counters, self.primary.hold.clone()))
     }
 
     /// Chooses the replica for a session whose last one was `kept`, and that has seen what was answered before `floor`.
@@ -277,6 +283,44 @@ impl ReplicaReads {
     /// Keeps the sampler at work while a session goes on with its replica.
     pub(in crate::upstream) fn keep_sampling(&self, now: Instant) {
         self.demand(KEEP, now);
+    }
+
+    fn every_lane(&self) -> Vec<Rc<ReplicaLane>> {
+        self.nodes.borrow().iter().flat_map(|node| node.every_lane()).collect()
+    }
+
+    /// Has the connections of one identity (`None`: of all) replaced, each at a time that `at` returns.
+    pub(in crate::upstream) fn retire_by(&self, identity: Option<&Identity>, at: impl Fn() -> Instant) {
+        let lanes = self.every_lane();
+        let applies = |lane: &&Rc<ReplicaLane>| {
+            identity.is_none_or(|identity| lane.lane.key().identity.id() == identity.id())
+        };
+        lanes.iter().filter(applies).for_each(|lane| lane.lane.retire_by(at()));
+    }
+
+    /// Has every open connection replaced now. The reads that it owes go to the primary.
+    pub(in crate::upstream) fn replace_all(&self) {
+        let lanes = self.every_lane();
+        lanes.iter().filter(|lane| lane.lane.is_connected()).for_each(|lane| lane.lane.order(Order::Replace));
+    }
+
+    /// Returns the number of open connections, and how many of them a reconnect has not replaced yet.
+    pub(in crate::upstream) fn connections(&self) -> (u64, usize) {
+        let open = self.nodes.borrow().iter().map(|node| node.server.counters.connections()).sum();
+        let lanes = self.every_lane();
+        let replacing =
+            |lane: &&Rc<ReplicaLane>| lane.lane.is_connected() && lane.lane.ordered() == Some(Order::Replace);
+        (open, lanes.iter().filter(replacing).count())
+    }
+
+    /// Returns what was counted for each replica.
+    pub(in crate::upstream) fn counts(&self) -> Vec<(Address, ReplicaCounts)> {
+        let nodes = self.nodes.borrow();
+        self.counters.snapshot(|address| {
+            let of_replica = nodes.iter().filter(|node| node.server.address == *address);
+            let lanes = of_replica.flat_map(|node| node.every_lane());
+            lanes.map(|lane| lane.lane.queue.borrow().len() as u64).sum()
+        })
     }
 
     /// Wakes this client's session once, when another choice may be possible.

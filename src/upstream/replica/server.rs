@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use super::counters::ReplicaCounters;
 use super::terms::Terms;
 use crate::replica::{Applied, ReplicaState};
 use crate::topology::{Address, Generation, NodeId};
@@ -23,6 +24,8 @@ pub struct ReplicaServer {
     pub(super) serving: Rc<Lanes>,
     /// The connections that it may have, apart from those of other nodes.
     pub(super) room: Rc<SharedRoom>,
+    /// What this worker counts for it.
+    pub(super) counters: Rc<ReplicaCounters>,
     /// The hold of the primary.
     primary: Rc<Hold>,
     /// The newest sample; `None` once it is no replica of this primary any more.
@@ -37,6 +40,7 @@ impl ReplicaServer {
         state: ReplicaState,
         generation: Generation,
         serving: Rc<Lanes>,
+        counters: Rc<ReplicaCounters>,
         primary: Rc<Hold>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -45,6 +49,7 @@ impl ReplicaServer {
             generation,
             room: serving.room.clone(),
             serving,
+            counters,
             primary,
             state: RefCell::new(Some(state)),
             primary_answered: Cell::default(),

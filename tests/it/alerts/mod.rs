@@ -69,8 +69,12 @@ struct Traffic {
 }
 
 impl Traffic {
+    fn of_nobody() -> Self {
+        Self { stop: Arc::default(), threads: Vec::new() }
+    }
+
     fn start(stage: &Stage) -> Self {
-        let mut this = Self { stop: Arc::default(), threads: Vec::new() };
+        let mut this = Self::of_nobody();
         stage.client_in(0).expect(&["LPUSH", "list", "a"], ":1\r\n");
         // Wrong commands, of which there are more than others.
         this.repeat(stage.client_in(0), &["GET", "list"]);
@@ -215,10 +219,20 @@ fn files_are_wrong(stage: &Stage, prometheus: &Prometheus) {
 fn replica_falls_behind(stage: &Stage, prometheus: &Prometheus) {
     let replica = &stage.deployment.replicas[0];
     replica.run(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
+    let mut reads = Traffic::of_nobody();
+    reads.repeat(Client::connect(stage.ports.spare), &["GET", "k"]);
+    wait::until("reads from the replica", || {
+        stage.gate.metric("respgate_replica_reads_total", &["spare"]) > 0.0
+    });
     stage.spare_replica.signal("STOP");
     Client::connect(stage.ports.spare).expect(&["SET", "k", "v"], "+OK\r\n");
-    prometheus.until_fired(&["RespgateReplicaDisconnected", "RespgateReplicationLag"]);
+    prometheus.until_fired(&[
+        "RespgateReplicaDisconnected",
+        "RespgateReplicationLag",
+        "RespgateNoReplicaServes",
+    ]);
     stage.spare_replica.signal("CONT");
+    drop(reads);
     replica.run(&["REPLICAOF", "127.0.0.1", &stage.deployment.primary.port.to_string()]);
     stage.deployment.wait_until_redundant();
 }

@@ -89,7 +89,11 @@ impl Stage {
             "latency = \"on\"\nreload-interval = \"100ms\"\n[limits]\nmax-buffered = \"38MiB\"\n".to_owned(),
             listener("small", ports.small, "upstream = \"main\"\nmax-clients = 5"),
             listener("secure", ports.secure, &format!("upstream = \"main\"\n{}", certificates.pair("soon"))),
-            listener("spare", ports.spare, "upstream = \"spare\"\ncommand-timeout = \"1s\""),
+            listener(
+                "spare",
+                ports.spare,
+                "upstream = \"spare\"\ncommand-timeout = \"1s\"\nreads = \"prefer-replica\"",
+            ),
             listener("locked", ports.locked, "upstream = \"locked\""),
             listener("rejected", ports.rejected, "upstream = \"main\"\ntenant = \"rejected\""),
             listener("slowed", ports.slowed, "upstream = \"main\"\ntenant = \"slowed\""),
@@ -102,7 +106,11 @@ impl Stage {
                 "[upstreams.main]\nurl = \"{}\"\nmax-connections = 8\nmax-leased = 2\nlease-timeout = \"500ms\"\n",
                 deployment.url()
             ),
-            format!("[upstreams.spare]\naddress = \"{}\"\nhold-timeout = \"4s\"\n", spare.address()),
+            format!(
+                "[upstreams.spare]\naddress = \"{}\"\nreplicas = [\"{}\"]\nmax-lag = \"300ms\"\nhold-timeout = \"4s\"\n",
+                spare.address(),
+                spare_replica.address()
+            ),
             format!("[upstreams.locked]\nurl = \"redis://:old@{}\"\n", locked.address()),
         ]
         .concat();

@@ -126,7 +126,7 @@ fn the_page_shows_a_failover() {
         2,
         &format!(
             "latency = \"on\"\ncontrol-token-file = {:?}\n[upstreams.main]\nurl = {:?}\n[tenants.shop]\ndefault = true\n\
-             commands-per-second = 1000\nconnections = 100\n",
+             commands-per-second = 1000\nconnections = 100\nreads = \"prefer-replica\"\n",
             write_token(folder.path()),
             deployment.url().replacen("127.0.0.1", &format!("127.0.0.1:{},127.0.0.1", hostile_sentinel()), 1)
         ),
@@ -144,6 +144,11 @@ fn the_page_shows_a_failover() {
         assert!(
             desc.contains(&format!("The primary is {former}, generation 1. 3 of 4 Sentinels name it.")),
             "{desc}"
+        );
+        browser.wait_for(
+            "the reads of both replicas",
+            LIMIT,
+            "document.querySelector('.topology desc').textContent.split('reads/s').length === 3",
         );
         browser.wait_for(
             "the pins",

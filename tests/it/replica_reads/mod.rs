@@ -3,6 +3,7 @@
 mod drill;
 mod hold;
 mod link;
+mod operators;
 mod several;
 mod shown;
 
