@@ -52,6 +52,8 @@ pub enum Step {
     Replicas,
     /// Is the node a primary?
     Role,
+    /// May the replica serve reads?
+    Reads,
     /// May the user select the database?
     Database,
     /// Does the server have room for respgate's connections?
@@ -76,6 +78,7 @@ impl Step {
             Self::Agreement => "agreement",
             Self::Replicas => "replicas",
             Self::Role => "role",
+            Self::Reads => "reads",
             Self::Database => "database",
             Self::Clients => "clients",
             Self::Scripts => "scripts",

@@ -1,7 +1,7 @@
 //! `respgate doctor`: tries everything that a configuration names, and reports what is wrong and how to fix it.
 //!
 //! Each step has a file of its own: `dns`, `tcp`, `tls`, `login`; then for a Sentinel `sentinel`, and for all Sentinels
-//! together `agreement`; for a data server `server`, `role`, `database`, `clients`, `scripts`, `latency`, `users`; and
+//! together `agreement`; for a data server `server`, `role`, `reads`, `database`, `clients`, `scripts`, `latency`, `users`; and
 //! `listener` for the sockets of this machine. `reach` runs the steps from a name to a connection with a `peer`; `node` and `upstream`
 //! put the steps in order. A step consists of a query with its own deadline, and a pure function that turns the answer
 //! into a [`finding::Finding`]. `human` and `json` print the findings.
@@ -22,6 +22,7 @@ mod loopback;
 mod node;
 mod peer;
 mod reach;
+mod reads;
 mod refused;
 mod role;
 mod scripts;
@@ -66,7 +67,8 @@ async fn examine(config: &Config) -> Diagnosis {
         let refused = RefusedCommands::of(config, &upstream.config.name);
         let accounts =
             config.users.iter().filter_map(|user| Some((user.name.clone(), user.account.clone()?)));
-        upstream::examine(upstream, accounts.collect(), refused)
+        let reads = config.reads_from_replicas(&upstream.config.name);
+        upstream::examine(upstream, accounts.collect(), refused, reads)
     });
     sections.extend(concurrently(upstreams).await.into_iter().flatten());
     Diagnosis { sections }

@@ -10,6 +10,7 @@ use super::finding::{Finding, Level, Section, Step, Subject};
 use super::node;
 use super::peer::{Kind, Peer};
 use super::reach::reach;
+use super::reads::ReadsCheck;
 use super::refused::RefusedCommands;
 use super::role::Expected;
 use super::sentinel::{self, Answer};
@@ -24,11 +25,13 @@ use crate::upstream::config::{ClientAuth, UpstreamConfig};
 /// The greatest number of Sentinels, and of replicas, to check.
 const MAX_PEERS: usize = 16;
 
-/// Checks everything that the upstream's configuration names, and the nodes and Sentinels that its Sentinels name.
+/// Checks everything that the upstream's configuration names, and the nodes and Sentinels that its Sentinels name. `reads` is true if
+/// clients read from its replicas.
 pub(super) async fn examine(
     upstream: Upstream,
     users: Vec<(String, Account)>,
     refused: RefusedCommands,
+    reads: bool,
 ) -> Vec<Section> {
     let logins = Logins {
         data: obtain(&upstream.account).await,
@@ -38,11 +41,21 @@ pub(super) async fn examine(
     match upstream.discovery {
         DiscoveryConfig::Fixed(ref address) => {
             let peer = server(&upstream, &logins, address.clone());
-            vec![primary(peer, upstream.config, Expected::Primary, &users).await]
+            let read = upstream.replicas.iter().filter(|_| reads).take(MAX_PEERS);
+            let replicas = read.map(|address| {
+                let replica = server(&upstream, &logins, address.clone());
+                reading_replica(replica, peer.clone(), upstream.config.clone(), users.clone())
+            });
+            let replicas = concurrently(replicas);
+            let (primary, replicas) = tokio::join!(
+                primary(peer.clone(), upstream.config.clone(), Expected::Primary, &users),
+                replicas
+            );
+            [vec![primary], replicas].concat()
         }
         DiscoveryConfig::Sentinel(ref sentinels) => {
             let sentinels = Arc::new(sentinels.clone());
-            by_sentinels(upstream, logins, sentinels, users).await
+            by_sentinels(upstream, logins, sentinels, users, reads).await
         }
     }
 }
@@ -61,15 +74,34 @@ async fn primary(
     expected: Expected,
     users: &[(String, Account)],
 ) -> Section {
-    let mut section = node::examine(peer.clone(), config, expected).await;
+    let mut section = node::examine(peer.clone(), config, expected, None).await;
+    log_in_users(&mut section, &peer, users).await;
+    section
+}
+
+/// Checks a replica from which clients read. respgate serves clients without it, so nothing is broken.
+async fn reading_replica(
+    peer: Peer,
+    primary: Peer,
+    config: UpstreamConfig,
+    users: Vec<(String, Account)>,
+) -> Section {
+    let check = ReadsCheck { primary, bound: config.lag_bound };
+    let mut section = node::examine(peer.clone(), config, Expected::Replica, Some(check)).await;
+    log_in_users(&mut section, &peer, &users).await;
+    section.soften();
+    section
+}
+
+/// Logs in as every user, if the node can be reached.
+async fn log_in_users(section: &mut Section, peer: &Peer, users: &[(String, Account)]) {
     if section
         .findings
         .iter()
         .any(|finding| finding.step == Step::Tls && matches!(finding.level, Level::Ok | Level::Warning))
     {
-        section.findings.extend(users::examine(&peer, users).await);
+        section.findings.extend(users::examine(peer, users).await);
     }
-    section
 }
 
 async fn by_sentinels(
@@ -77,6 +109,7 @@ async fn by_sentinels(
     logins: Logins,
     sentinels: Arc<SentinelConfig>,
     users: Vec<(String, Account)>,
+    reads: bool,
 ) -> Vec<Section> {
     let config = &upstream.config;
     let ask = |address: Address, announced: Option<Address>| {
@@ -118,6 +151,7 @@ async fn by_sentinels(
         });
         return sections;
     };
+    let primary_peer = server(&upstream, &logins, sentinels.nat.get(&named).unwrap_or(&named).clone());
     let replicas = agreement.replicas.into_iter().filter(|replica| *replica != named).take(MAX_PEERS);
     let nodes = [(named.clone(), Expected::NamedPrimary)]
         .into_iter()
@@ -129,12 +163,15 @@ async fn by_sentinels(
                 announced: Some(announced.clone()),
                 ..server(&upstream, &logins, dialled.unwrap_or(announced))
             };
-            let (config, users) = (config.clone(), users.clone());
+            let (config, users, primary_peer) = (config.clone(), users.clone(), primary_peer.clone());
             async move {
                 if expected != Expected::Replica {
                     return primary(peer, config, expected, &users).await;
                 }
-                let mut section = node::examine(peer, config, expected).await;
+                if reads {
+                    return reading_replica(peer, primary_peer, config, users).await;
+                }
+                let mut section = node::examine(peer, config, expected, None).await;
                 section.soften();
                 section
             }

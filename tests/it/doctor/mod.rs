@@ -1,5 +1,6 @@
 //! `respgate doctor`: each thing that can be broken has its words and its exit code.
 
+mod reads;
 mod tls;
 
 use std::process::{Command, Output};
@@ -49,6 +50,13 @@ fn examine(arguments: &[&str]) -> Diagnosis {
 
 fn url(port: u16) -> String {
     format!("redis://127.0.0.1:{port}")
+}
+
+/// Examines a configuration file with this text.
+fn examine_configuration(text: &str) -> Diagnosis {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("the configuration");
+    examine(&["--config", &file.path().to_string_lossy()])
 }
 
 fn examine_url(url: &str) -> Diagnosis {
