@@ -8,6 +8,7 @@ use crate::discovery::config::DiscoveryConfig;
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::tls::Loaded;
 use crate::net::tls::client::ClientProfile;
+use crate::replica::Reads;
 use crate::rotation::source::Account;
 use crate::session::config::AdminCommands;
 use crate::upstream::config::{ClientAuth, Pool};
@@ -44,9 +45,15 @@ fn describe_listener(listener: &ListenerConfig) -> String {
         AdminCommands::ReadOnly => ", read-only admin commands allowed",
         AdminCommands::Allow => ", admin commands allowed",
     };
+    let reads = match listener.session.reads {
+        Reads::Primary => "",
+        Reads::OnRequest => ", reads from replicas on request",
+        Reads::PreferReplica => ", reads from replicas or else the primary",
+        Reads::Replica => ", reads from replicas only",
+    };
     let tenant = listener.tenant.as_ref().map_or_else(String::new, |name| format!(", tenant {name}"));
     format!(
-        "listener {}: {bind}{tls} -> upstream {}, up to {}, requests up to {}{admin}{tenant}\n",
+        "listener {}: {bind}{tls} -> upstream {}, up to {}, requests up to {}{admin}{reads}{tenant}\n",
         listener.name,
         listener.upstream,
         count(listener.max_clients, "client"),

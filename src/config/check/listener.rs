@@ -11,7 +11,7 @@ use super::super::setting::Setting;
 use super::super::typed::{Named as Table, Overrides};
 use super::super::value::Bytes;
 use super::size::{LEAST_SIZE, within};
-use super::{tenant, tls};
+use super::{reads, tenant, tls};
 use crate::listener::{Bind, ListenerConfig};
 use crate::net::source_rate::SourceRateConfig;
 use crate::net::tls::server::ClientCertificates;
@@ -168,6 +168,8 @@ fn check(
         true => AdminCommands::ReadOnly,
         false => AdminCommands::Deny,
     };
+    let checked = named.checked.iter().find(|checked| checked.config.name == upstream);
+    reads::warn_of_listener(&typed.reads, checked, report);
     let reads = typed.reads.or(ListenerDefaults::reads());
     let session = SessionConfig { admin_commands: admin_commands.or(default), reads, ..limits.session };
     let unix = matches!(bind, Bind::Unix { .. });

@@ -5,6 +5,7 @@ mod control;
 mod latency;
 mod limits;
 mod listener;
+mod reads;
 mod size;
 mod tenant;
 mod tls;
@@ -16,9 +17,10 @@ use std::time::Duration;
 
 use super::model::{Config, LogConfig, Upstream};
 use super::report::{Place, Report};
-use super::schema::{LimitDefaults, LogDefaults, ProcessDefaults};
+use super::schema::{LimitDefaults, LogDefaults, ProcessDefaults, TenantKeys};
 use super::setting::Setting;
-use super::typed::Typed;
+use super::typed::{Named, Typed};
+use crate::replica::Reads;
 use crate::tenant::config::TenantConfig;
 use crate::tenant::users::UserConfig;
 use crate::upstream::config::Pool;
@@ -61,6 +63,15 @@ pub fn check(
         listener::Bounds { defaults: &typed.limits.sessions, overrides: &typed.overrides, max_buffered };
     bounds.check_defaults(report);
     let stores = limits::Stores { names: &names, usual: usual.as_deref() };
+    let reading =
+        |tenant: &&Named<TenantKeys>| tenant.keys.reads.value().is_some_and(|reads| *reads != Reads::Primary);
+    let readers: Vec<Place> = typed
+        .tenants
+        .iter()
+        .filter(reading)
+        .filter_map(|tenant| tenant.keys.reads.place().cloned())
+        .collect();
+    reads::warn_of_tenants(&readers, &upstreams, report);
     let mut tenants: Vec<TenantConfig> = tenant::check_all(typed.tenants, stores, report);
     let users = user::check_all(typed.users, &mut tenants, env, report);
     let listeners = listener::check_all(

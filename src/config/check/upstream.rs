@@ -87,6 +87,7 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
     };
     let tls_is_invalid = report.errors.len() > errors;
     let replicas = std::mem::take(&mut reads.replicas);
+    super::reads::warn_of_lag(&reads.max_lag, report);
     if let (Some(Target::Sentinels { .. }), Some(place)) = (&target, replicas.place()) {
         report.error(place, "the Sentinels name the replicas; leave it out");
     }
