@@ -112,7 +112,7 @@ fn no_leg_loses_its_tls_in_silence() {
 #[test]
 fn examples_pass() {
     let folder = copy("config");
-    for name in ["sidecar.toml", "tls-bridge.toml", "limiter.toml"] {
+    for name in ["sidecar.toml", "tls-bridge.toml", "limiter.toml", "read-port.toml"] {
         let password = [("RESPGATE_UPSTREAM_PASSWORD", "secret")];
         let output = respgate(folder.path(), &["check", "--config", name], &password);
         assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output.stderr));

@@ -103,6 +103,17 @@ class Rendered(unittest.TestCase):
         self.assertEqual(deployment["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
         self.assertNotIn("replicas", deployment, "the autoscaler decides")
 
+    def test_a_read_port_leads_through_service_and_policy_to_a_listener(self):
+        documents = chart.template(values("gateway"))
+        listeners = tomllib.loads(chart.find(documents, "ConfigMap", "r-respgate")["data"]["respgate.toml"])["listeners"]
+        self.assertEqual(listeners["reads"], {"address": "0.0.0.0:6380", "reads": "prefer-replica"})
+        service = {it["name"]: it for it in chart.find(documents, "Service")["spec"]["ports"]}
+        self.assertEqual((service["redis-read"]["port"], service["redis-read"]["targetPort"]), (6380, "redis-read"))
+        admitted = chart.find(documents, "NetworkPolicy")["spec"]["ingress"][0]["ports"]
+        self.assertEqual([it["port"] for it in admitted], ["redis", "redis-read"])
+        without = chart.template(values("gateway"), listener__readPort="null")
+        self.assertEqual(len(chart.find(without, "Service")["spec"]["ports"]), 1)
+
     def test_the_network_policy_admits_the_pod_of_helm_test(self):
         documents = chart.template(values("gateway"))
         peers = chart.find(documents, "NetworkPolicy")["spec"]["ingress"][0]["from"]

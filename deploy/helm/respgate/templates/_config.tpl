@@ -16,15 +16,22 @@ log:
 limits:
   max-buffered: {{ .Values.maxBuffered | quote }}
 listeners:
-  clients:
-    address: {{ printf "%s:%d" (ternary "127.0.0.1" .Values.bindAddress $sidecar) (int .Values.listener.port) | quote }}
-    {{- if include "respgate.listenerSecret" . }}
+  {{- range $name, $port := dict "clients" .Values.listener.port "reads" .Values.listener.readPort }}
+  {{- if $port }}
+  {{ $name }}:
+    address: {{ printf "%s:%d" (ternary "127.0.0.1" $.Values.bindAddress $sidecar) (int $port) | quote }}
+    {{- if eq $name "reads" }}
+    reads: prefer-replica
+    {{- end }}
+    {{- if include "respgate.listenerSecret" $ }}
     tls-cert: {{ $secrets }}/listener-tls/tls.crt
     tls-key: {{ $secrets }}/listener-tls/tls.key
-    {{- if .Values.listener.tls.requireClientCertificate }}
+    {{- if $.Values.listener.tls.requireClientCertificate }}
     tls-client-ca: {{ $secrets }}/listener-tls/ca.crt
     {{- end }}
     {{- end }}
+  {{- end }}
+  {{- end }}
 upstreams:
   main:
     {{- with .Values.upstream }}

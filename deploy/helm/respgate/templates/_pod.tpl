@@ -67,6 +67,10 @@ ports:
   {{- if not $sidecar }}
   - name: redis
     containerPort: {{ .Values.listener.port }}
+  {{- with .Values.listener.readPort }}
+  - name: redis-read
+    containerPort: {{ . }}
+  {{- end }}
   {{- end }}
   - name: admin
     containerPort: {{ .Values.admin.port }}
