@@ -189,13 +189,6 @@ impl Session {
         self.tenancy.set_in_flight(awaited as usize);
         self.view.set_waiting_input(self.input.len());
         if self.lanes.reads.is_some() {
-            self.note_answered_reads();
-        }
-    }
-
-    #[cold]
-    fn note_answered_reads(&mut self) {
-        if self.output.awaited() == 0 {
             self.settle_reads();
         }
     }

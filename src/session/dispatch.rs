@@ -115,9 +115,6 @@ impl Session {
             }
             return self.lease_when_answered();
         }
-        if self.lanes.reads.is_some() && self.awaits_replica() {
-            return Step::Stay(Pause::Replies);
-        }
         let Some(lane) = self.lane() else { return Step::Done };
         // Check the window before asking the scheduler, so that a request that waits for earlier replies uses up
         // no grant.

@@ -37,6 +37,7 @@ mod measure;
 mod order;
 mod output;
 mod read;
+mod read_place;
 mod reads;
 mod refusal;
 pub mod registry;

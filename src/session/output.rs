@@ -94,6 +94,13 @@ impl Output {
         may_overtake(elsewhere, kind) && (joins || self.segments.len() < MAX_SEGMENTS)
     }
 
+    /// Returns true if a reply to a command that `place` carries is due.
+    pub(super) fn awaits(&self, place: LaneId) -> bool {
+        let segments = self.segments.iter().map(|segment| (&segment.replies, segment.sent));
+        let mut all = std::iter::once((&self.replies, self.sent)).chain(segments);
+        all.any(|(replies, sent)| replies.due() > 0 && sent.place == place)
+    }
+
     /// Returns true if a command that no shared connection carries may be handled now.
     pub(super) fn admits_unsent(&self, kind: CommandKind) -> bool {
         self.awaited() == 0 || self.admits_behind(LaneId::default(), kind)

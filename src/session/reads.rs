@@ -1,6 +1,6 @@
 //! Sends the reads of a client to a replica, if its listener or tenant wants that.
 //!
-//! A session changes between the primary and a replica only when no reply is due. `seen` says up to which moment a replica must have
+//! A session may have reads under way at the primary and at one replica at once: `read_place` says when. `seen` says up to which moment a replica must have
 //! applied what the primary answered. So a client sees its own writes, and time does not go backwards for it when the node changes.
 
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::order::{CommandKind, LaneId};
+use super::read_place::{ReadFacts, ReadPlace};
 use super::seen::Seen;
 use super::step::{Pause, Step};
 use crate::replica::Reads;
@@ -33,10 +34,9 @@ pub(super) struct ReadState {
     /// True if `read-your-writes` is off, so that nothing is known of earlier writes.
     forgets: bool,
     seen: Seen,
-    /// The replica that the session has read from last.
+    /// The replica that the session has read from last. The session keeps the lane as long as its replies are due: the order of replies
+    /// knows them by its address, also when another node gives them.
     lane: Option<Rc<ReplicaLane>>,
-    /// True if the replies that are due, if any, come from `lane`.
-    on_replica: bool,
     /// When a read that waits for a replica gives up.
     waits_until: Option<Instant>,
 }
@@ -71,8 +71,7 @@ impl ReadState {
 
     /// Takes note that a command was sent to the primary.
     pub(super) fn sent_to_primary(&mut self, request: &Request<'_>, if_lost: IfLost) {
-        // No reply of a replica is due, and the one to this command is.
-        (self.on_replica, self.waits_until) = (false, None);
+        self.waits_until = None;
         if !shows_no_data(request.name()) {
             self.seen.sent(CommandKind::of(if_lost));
         }
@@ -80,7 +79,7 @@ impl ReadState {
 
     /// Takes note that commands ran on a connection of the session's own, to the primary.
     pub(super) fn note_leased(&mut self) {
-        (self.on_replica, self.waits_until) = (false, None);
+        self.waits_until = None;
         self.seen.note_lease();
     }
 
@@ -155,17 +154,21 @@ impl Session {
         }
     }
 
-    /// Returns true if replies of a replica are due.
-    pub(super) fn awaits_replica(&self) -> bool {
-        self.output.awaited() > 0 && self.lanes.reads.as_ref().is_some_and(|reads| reads.on_replica)
+    /// Returns true if replies of the primary are due, apart from those that a lost replica owed.
+    fn awaits_primary(&self) -> bool {
+        self.lanes.shared.as_ref().is_some_and(|lane| self.output.awaits(LaneId::of(lane)))
     }
 
     /// Moves the floor once all that the session has sent to the primary is answered. The replies have come before now.
+    #[cold]
     pub(super) fn settle_reads(&mut self) {
         let shows_writes = self.ctx.upstream_config.read_your_writes != ReadYourWrites::Off;
-        let Some(reads) = self.lanes.reads.as_deref_mut().filter(|reads| reads.seen.is_unsettled()) else {
+        if !self.lanes.reads.as_deref().is_some_and(|reads| reads.seen.is_unsettled())
+            || shows_writes && self.awaits_primary()
+        {
             return;
-        };
+        }
+        let Some(reads) = self.lanes.reads.as_deref_mut() else { return };
         if !shows_writes {
             return reads.seen.forget_sent();
         }
@@ -178,8 +181,7 @@ impl Session {
 
     /// Sends a read to a replica or to the primary, or says what it waits for.
     pub(super) fn send_read(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        let wants = |reads: &ReadState| reads.mode() != Reads::Primary || reads.on_replica;
-        if !self.lanes.reads.as_deref().is_some_and(wants) {
+        if !self.lanes.reads.as_deref().is_some_and(|reads| reads.mode() != Reads::Primary) {
             return self.send_shared(request, if_lost);
         }
         let now = Instant::now();
@@ -225,43 +227,49 @@ impl Session {
     }
 
     fn destination(&mut self, now: Instant) -> Destination {
-        if self.output.awaited() == 0 {
-            self.settle_reads();
-        }
-        let (due, sizes) = (self.output.awaited() > 0, self.output.replies.sizes().placement());
-        let (key, moved) = (self.key(), self.account.moved());
+        self.settle_reads();
+        let sizes = self.output.replies.sizes().placement();
+        // Writes are under way on the primary's lane only.
+        let behind_write = !self.output.admits(LaneId::default(), CommandKind::Read);
         let upstream = &self.ctx.upstream;
         let own_connection = self.ctx.upstream_config.pool == Pool::Session;
         let Some(reads) = &mut self.lanes.reads else { return Destination::Primary(None) };
-        reads.on_replica &= due;
         let mode = reads.mode();
         let large = sizes != Placement::Shared;
-        let (true, Some(key)) = (mode != Reads::Primary && !own_connection && !large, key) else {
-            return match reads.on_replica {
-                true => Destination::Wait(Pause::Replies),
-                false => Destination::Primary(None),
-            };
-        };
-        if due && !reads.on_replica {
-            // A read behind unanswered commands of the primary stays behind them.
-            return match mode {
-                Reads::Replica => Destination::Wait(Pause::Replies),
-                _ => Destination::Primary(None),
-            };
+        if mode == Reads::Primary || own_connection || large {
+            return Destination::Primary(None);
         }
+        let moved = self.account.moved();
+        let facts = ReadFacts {
+            mode,
+            behind_write,
+            primary_due: reads.seen.is_unsettled(),
+            long_away: reads.seen.is_long_away(now),
+        };
         let again = reads.waits_until.is_some();
         let floor = reads.seen.floor(moved, again);
-        if let Some(lane) = &reads.lane
-            && lane.lane.is_open()
-            && lane.serves(floor, now)
-        {
-            let lane = lane.clone();
-            upstream.keep_sampling(now);
-            return reads.go_to(lane);
+        let (kept, output) = (reads.lane.as_ref(), &self.output);
+        let serves = || kept.is_some_and(|kept| kept.lane.is_open() && kept.serves(floor, now));
+        let due = || kept.is_some_and(|kept| output.awaits(LaneId::of(&kept.lane)));
+        match facts.place(serves, due) {
+            ReadPlace::Primary { behind } => {
+                reads.waits_until = None;
+                if behind {
+                    reads.seen.stay_away(now);
+                }
+                return Destination::Primary(behind.then_some(Fallback::Behind));
+            }
+            ReadPlace::Replies => return Destination::Wait(Pause::Replies),
+            ReadPlace::Kept => {
+                if let Some(lane) = reads.lane.clone() {
+                    upstream.keep_sampling(now);
+                    return reads.go_to(lane);
+                }
+            }
+            ReadPlace::Any => {}
         }
-        if due {
-            return Destination::Wait(Pause::Replies);
-        }
+        let Some(key) = self.key() else { return Destination::Primary(None) };
+        let Some(reads) = &mut self.lanes.reads else { return Destination::Primary(None) };
         if reads.lane.as_ref().is_some_and(|lane| !lane.serves(None, now)) {
             reads.leave_lane();
         }
@@ -299,7 +307,6 @@ fn shows_no_data(name: &[u8]) -> bool {
 impl ReadState {
     fn go_to(&mut self, lane: Rc<ReplicaLane>) -> Destination {
         self.lane = Some(lane.clone());
-        self.on_replica = true;
         self.waits_until = None;
         self.seen.reached_replica();
         Destination::Replica(lane)

@@ -142,6 +142,11 @@ impl Seen {
         self.floor.max(taken)
     }
 
+    /// Takes note that a read goes to the primary because other ones are under way there.
+    pub(super) fn stay_away(&mut self, now: Instant) {
+        self.away_since.get_or_insert(now);
+    }
+
     /// Takes note that a replica serves the reads again.
     pub(super) fn reached_replica(&mut self) {
         self.away_since = None;

@@ -1,6 +1,6 @@
 //! Several replicas: clients spread over them, prefer those of their own zone, and go on with another one when theirs is lost.
 
-use super::sent_to_replicas;
+use super::{sent_to_replicas, wait_for_replica};
 use crate::support::client::{Client, encode};
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
@@ -81,6 +81,7 @@ on_both_servers!(several_replicas);
 fn several_replicas(flavor: Flavor) {
     let mut site = Site::start(flavor);
     clients_spread(&site);
+    the_primary_does_not_wait_for_a_replica(&site);
     the_reads_of_a_frozen_replica_go_to_another_one(&site);
     clients_prefer_their_zone(&mut site);
 }
@@ -103,6 +104,28 @@ fn clients_spread(site: &Site) {
     }
     let again = site.reads();
     assert!(again[1].max(again[2]) * 3 <= (again[1] + again[2]) * 2, "{again:?}");
+}
+
+/// Commands that only read run on two nodes at once, and their replies keep their order.
+fn the_primary_does_not_wait_for_a_replica(site: &Site) {
+    let proxy = site.proxy("max-lag = \"60s\"");
+    (0..2).for_each(|index| site.wait_for(&proxy, index));
+    let mut client = proxy.client();
+    client.expect(&GET, VALUE);
+    let pipeline = [encode(&GET), encode(&["DBSIZE"]), encode(&GET)].concat();
+    for _ in 0..20 {
+        client.send([&pipeline[..], &encode(&["SET", "several", "1"])].concat());
+        client.replies_are(&[VALUE, ":1\r\n", VALUE, "+OK\r\n"]);
+    }
+    wait_for_replica(&proxy, &mut client, "several");
+    site.reset();
+    site.replicas.iter().for_each(|replica| replica.signal("STOP"));
+    client.send(&pipeline);
+    wait::until("DBSIZE at the primary", || {
+        site.primary.run_text(&["INFO", "commandstats"]).contains("cmdstat_dbsize:")
+    });
+    site.replicas.iter().for_each(|replica| replica.signal("CONT"));
+    client.replies_are(&[VALUE, ":1\r\n", VALUE]);
 }
 
 /// The primary answers none of them, unless the other replica cannot prove within some milliseconds that it is as new.
