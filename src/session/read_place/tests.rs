@@ -45,12 +45,12 @@ fn events() -> impl Strategy<Value = Event> {
     let (node, replica) = (0..NODES, 1..NODES);
     prop_oneof![
         8 => Just(Event::Read),
-        2 => Just(Event::PrimaryRead),
+        4 => Just(Event::PrimaryRead),
         2 => Just(Event::Write),
         3 => Just(Event::OtherWrite),
         8 => node.clone().prop_map(Event::Run),
         8 => node.prop_map(Event::Reply),
-        6 => (replica.clone(), 1..9_u64).prop_map(|(replica, part)| Event::CatchUp(replica, part)),
+        2 => (replica.clone(), 1..9_u64).prop_map(|(replica, part)| Event::CatchUp(replica, part)),
         6 => replica.clone().prop_map(Event::Sample),
         1 => replica.prop_map(Event::Lose),
     ]
@@ -174,7 +174,10 @@ impl Model {
                 self.seen.stay_away(now);
                 self.send(PRIMARY, CommandKind::Read);
             }
-            (ReadPlace::Kept, Some(kept)) => self.send(kept, CommandKind::Read),
+            (ReadPlace::Kept, Some(kept)) => {
+                self.seen.reached_replica();
+                self.send(kept, CommandKind::Read);
+            }
             (ReadPlace::Kept | ReadPlace::Replies, _) => {}
             (ReadPlace::Any, kept) => {
                 if kept.is_some() {
