@@ -30,7 +30,7 @@ pub enum Reads {
 pub struct ReplicaSet {
     /// The primary whose history the replicas are compared with; `None` before the first sample.
     pub generation: Option<Generation>,
-    /// When the primary was asked what it has answered last; `None` before its first answer.
+    /// When respgate sent the newest question that the primary has answered; `None` before its first answer.
     pub primary_answered: Option<Instant>,
     /// True if the connection on which the primary is asked was lost, and no other is open yet.
     pub primary_lost: bool,

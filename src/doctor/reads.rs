@@ -20,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(3);
 
 const INFO: &[&[u8]] = &[b"INFO", b"replication"];
 
-/// What the reads of an upstream's clients from replicas need.
+/// The facts against which a replica is checked if clients read from replicas.
 #[derive(Clone, Debug)]
 pub(super) struct ReadsCheck {
     /// The primary, which is asked for its offset.

@@ -6,7 +6,7 @@ use crate::certificates::Certificates;
 use crate::config::{Config, Upstream};
 use crate::discovery::config::DiscoveryConfig;
 use crate::listener::set::{Listeners, Prepared};
-use crate::upstream::config::{ReadsInHold, UpstreamConfig};
+use crate::upstream::config::UpstreamConfig;
 use crate::worker::ListenerPlan;
 
 /// Returns the workers' settings of prepared listeners. `number` returns the number of an upstream by its name.
@@ -76,6 +76,6 @@ pub fn limits(upstream: &Upstream) -> UpstreamLimits {
         max_leased: upstream.config.max_leased,
         hold_timeout: upstream.config.hold_timeout,
         lag_bound: upstream.config.lag_bound,
-        reads_in_hold: upstream.config.reads_in_hold == ReadsInHold::Replica,
+        reads_in_hold: upstream.config.replicas_serve_alone(),
     }
 }

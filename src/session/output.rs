@@ -70,7 +70,7 @@ impl Output {
 
     /// Returns the number of reply bytes that can be written to the client now.
     pub(super) fn ready(&self) -> usize {
-        self.replies.held()
+        self.replies.buffered()
     }
 
     /// Returns true if a command of this kind may be sent to `place` now: it overtakes nothing that it must not overtake, and there

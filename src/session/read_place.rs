@@ -6,7 +6,7 @@
 
 use crate::replica::Reads;
 
-/// What is known when a read is handled.
+/// The facts that decide where a read goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadFacts {
     /// Where the client wants its reads.

@@ -133,6 +133,11 @@ pub struct UpstreamConfig {
 }
 
 impl UpstreamConfig {
+    /// Returns true if replicas may answer reads while there is no primary.
+    pub fn replicas_serve_alone(&self) -> bool {
+        self.reads_in_hold == ReadsInHold::Replica
+    }
+
     /// Returns the number of shared connections to one node.
     pub fn max_shared(&self) -> usize {
         self.max_connections.saturating_sub(self.max_leased).max(1)

@@ -37,7 +37,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::access::Access;
 pub use self::activity::{IdentityUse, UpstreamActivity};
-use self::config::{ClientAuth, LiveConfig, ReadsInHold, UpstreamConfig};
+use self::config::{ClientAuth, LiveConfig, UpstreamConfig};
 use self::connection::identities::Identities;
 use self::connection::identity::Identity;
 use self::connection::ids::ConnectionIds;
@@ -507,7 +507,7 @@ impl Upstream {
 
     /// Returns true if commands wait for a primary, and replicas may answer reads meanwhile.
     pub fn reads_in_hold(&self) -> bool {
-        self.in_hold() && self.config.get().reads_in_hold == ReadsInHold::Replica
+        self.in_hold() && self.config.get().replicas_serve_alone()
     }
 
     /// Wakes this client's session once, when [`Self::choose_replica`] may choose another.

@@ -186,7 +186,8 @@ impl Replies {
         self.client().due_in_all()
     }
 
-    /// Returns the same of the object that writes to the client. The session, which has that object, calls it for each command.
+    /// Returns the number of replies that are due here and to all segments. For the object that writes to the client, it is
+    /// [`Self::awaited`] without the look for that object, because the session calls it for each command.
     #[inline]
     pub fn due_in_all(&self) -> u32 {
         self.due.get() + self.parked.awaited()
@@ -212,17 +213,17 @@ impl Replies {
     /// Returns the number of bytes that wait for the client, with those that wait behind other replies.
     pub fn waiting(&self) -> usize {
         let client = self.client();
-        client.held() + client.parked.bytes()
+        client.buffered() + client.parked.bytes()
     }
 
     /// Returns the number of bytes that the client can take now: those before which no reply is due.
     pub fn ready(&self) -> usize {
-        self.client().held()
+        self.client().buffered()
     }
 
     /// Returns the number of bytes that wait here, without those of segments.
     #[inline]
-    pub fn held(&self) -> usize {
+    pub fn buffered(&self) -> usize {
         self.bytes.borrow().len()
     }
 

@@ -4,7 +4,7 @@ use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::replicas::MAX_REPLICAS;
 use crate::topology::Address;
 
-/// What the configuration says of the replicas of an upstream.
+/// The replicas of one upstream, as the configuration names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfiguredReplicas {
     /// The address of the primary that they replicate; `None` if Sentinels name the replicas.

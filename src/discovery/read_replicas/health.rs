@@ -1,4 +1,4 @@
-//! What the sampler knows of the replicas, for operators: which of them may serve reads, and why the others may not. Pure.
+//! The state of each replica, for operators: whether it may serve reads, and the reason if it may not. Pure.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::replica::{Applied, LagBound};
 use crate::topology::Address;
 
-/// What is known of the replicas of one upstream.
+/// The state of the replicas of one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaHealth {
     /// True while the replicas are asked, because clients read from them.
@@ -18,7 +18,7 @@ pub struct ReplicaHealth {
     pub replicas: Vec<ReplicaReport>,
     /// How often the set of replicas has changed.
     pub version: u64,
-    /// When the primary was asked what it has answered last.
+    /// When respgate sent the newest question that the primary has answered.
     pub primary_answered: Option<Instant>,
 }
 
@@ -29,11 +29,12 @@ pub struct ReadTerms {
     pub bound: LagBound,
     /// True if `reads-in-hold` lets replicas serve without their primary.
     pub serves_alone: bool,
-    /// While replicas serve because there is no primary: when it was asked what it has answered last. The lag counts at that moment.
+    /// The moment at which the lag counts while replicas serve without a primary: when respgate sent the newest question that the
+    /// primary has answered.
     pub held_since: Option<Instant>,
 }
 
-/// What is known of one replica.
+/// The state of one replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaReport {
     /// The replica's address.
@@ -44,14 +45,14 @@ pub struct ReplicaReport {
     pub answer: Result<ReplicaSample, Obstacle>,
 }
 
-/// What a replica has applied.
+/// One answer of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaSample {
     /// When the replica was asked.
     pub asked: Instant,
     /// True if its link to the primary was up.
     pub linked: bool,
-    /// What it had applied.
+    /// The part of the primary's history that it had applied.
     pub applied: Applied,
 }
 

@@ -1,8 +1,9 @@
 //! Samples how far replicas have come, for workers that send reads to them.
 //!
 //! One task per upstream coordinates, and each node has a task of its own (`node`), so that a silent node delays no other. `reply`
-//! parses the answers, `history` decides what a replica has applied, and `health` says what operators see, all without I/O. A round asks the primary first and the replicas
-//! once the primary has answered: a replica that keeps up has then applied what the primary's answer counts.
+//! parses the answers, `history` decides what a replica has applied, and `health` says what operators see, all without I/O. A round
+//! asks the primary first and the replicas once the primary has answered: a replica that keeps up has then applied what the primary's
+//! answer counts.
 //!
 //! Nothing is asked before a worker demands it, nor when none has for [`IDLE`]. respgate dials replicas only at addresses that
 //! Sentinels or the configuration name, because it sends its password there.
@@ -90,7 +91,7 @@ pub fn spawn(
     ReadReplicas { feed, health: health_seen }
 }
 
-/// What a sampler tells.
+/// The outputs of a sampler.
 pub struct ReadReplicas {
     /// The samples, for workers.
     pub feed: ReplicaFeed,

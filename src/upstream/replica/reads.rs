@@ -19,7 +19,6 @@ use super::waiting::WaitingSessions;
 use crate::replica::answered_writes::AnsweredWrites;
 use crate::replica::{ReplicaFeed, ReplicaSet, ReplicaState};
 use crate::topology::{Address, Generation, Hint};
-use crate::upstream::config::ReadsInHold;
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
 use crate::upstream::hold::Hold;
@@ -98,7 +97,7 @@ impl ReplicaReads {
     /// Takes over newer samples.
     fn adopt(&self, ReplicaSet { generation, primary_answered, primary_lost, replicas }: ReplicaSet) {
         let in_hold = self.primary.hold.is_active();
-        let serve_alone = self.primary.dialing.config.get().reads_in_hold == ReadsInHold::Replica;
+        let serve_alone = self.primary.dialing.config.get().replicas_serve_alone();
         if primary_lost
             && serve_alone
             && !in_hold

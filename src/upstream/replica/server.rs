@@ -9,7 +9,6 @@ use super::counters::ReplicaCounters;
 use super::terms::Terms;
 use crate::replica::{Applied, ReplicaState};
 use crate::topology::{Address, Generation, NodeId};
-use crate::upstream::config::ReadsInHold;
 use crate::upstream::connection::open::Dialing;
 use crate::upstream::hold::Hold;
 use crate::upstream::room::SharedRoom;
@@ -30,7 +29,7 @@ pub struct ReplicaServer {
     primary: Rc<Hold>,
     /// The newest sample; `None` once it is no replica of this primary any more.
     state: RefCell<Option<ReplicaState>>,
-    /// When the primary was asked what it has answered last.
+    /// When respgate sent the newest question that the primary has answered.
     primary_answered: Cell<Option<Instant>>,
 }
 
@@ -70,7 +69,7 @@ impl ReplicaServer {
         self.state.borrow().as_ref().and_then(look)
     }
 
-    /// Replaces the newest sample. The primary was asked at `primary_answered` what it has answered last.
+    /// Replaces the newest sample. respgate sent the newest question that the primary has answered at `primary_answered`.
     pub(super) fn set_state(&self, state: Option<ReplicaState>, primary_answered: Option<Instant>) {
         self.state.replace(state);
         self.primary_answered.set(primary_answered);
@@ -83,14 +82,14 @@ impl ReplicaServer {
 
     /// Returns true if `reads-in-hold` lets replicas serve without their primary.
     pub(super) fn serves_alone(&self) -> bool {
-        self.dialing().config.get().reads_in_hold == ReadsInHold::Replica
+        self.dialing().config.get().replicas_serve_alone()
     }
 
     /// Returns the terms on which the node may serve at `now`.
     pub(super) fn terms(&self, now: Instant) -> Terms {
         let config = self.dialing().config.get();
         let (generation, failing_over) = (self.primary.generation(), self.primary.is_failing_over());
-        let serves_alone = config.reads_in_hold == ReadsInHold::Replica;
+        let serves_alone = config.replicas_serve_alone();
         // Before discovery knows the next primary, it knows none.
         let of_newest = generation.is_none_or(|generation| generation == self.generation);
         let held = serves_alone && of_newest && self.primary.is_active() && !self.primary.is_ordered();

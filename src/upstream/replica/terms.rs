@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use crate::replica::{Applied, LagBound, ReplicaState};
 
-/// What counts for all replicas of one primary at one moment.
+/// The conditions for all replicas of one primary at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     /// The greatest lag.
@@ -15,7 +15,7 @@ pub(super) struct Terms {
     pub(super) serves_alone: bool,
     /// While commands wait for a primary, and replicas may serve meanwhile: the end of `hold-timeout`.
     pub(super) hold_ends: Option<Instant>,
-    /// When the primary was asked what it has answered last.
+    /// When respgate sent the newest question that the primary has answered.
     pub(super) primary_answered: Option<Instant>,
 }
 
