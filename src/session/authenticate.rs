@@ -44,7 +44,7 @@ impl Session {
         let source = self.source();
         let decided = tokio::select! {
             decided = judge_by_upstream(&upstream, &throttle, source, user, password) => decided,
-            () = self.until_abandoned() => {
+            () = self.until_login_abandoned() => {
                 self.closing = Some(Close::Left);
                 return Err(CLIENT_LEFT.into());
             }

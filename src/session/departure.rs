@@ -24,9 +24,27 @@ impl Session {
     }
 
     /// Ends when the client has left and the operation is not worth the wait: there is no primary, or the request
-    /// waits for other clients. A client that only closed its sending side still gets its replies. Appends what the
-    /// client sends before that to the input, up to a limit.
+    /// waits for other clients. A client that only closed its sending side still gets its replies.
     pub(super) async fn until_abandoned(&mut self) {
+        self.until_left().await;
+        while !self.is_abandoned() {
+            tokio::time::sleep(DEPARTED_CHECK).await;
+        }
+    }
+
+    /// As [`Self::until_abandoned`], while a server checks the client's password: ends also when the client closed its sending side
+    /// [`DEPARTED_GRACE`] ago.
+    pub(super) async fn until_login_abandoned(&mut self) {
+        self.until_left().await;
+        let end = self.departed() + DEPARTED_GRACE;
+        while !self.is_abandoned() && Instant::now() < end {
+            tokio::time::sleep_until(end.min(Instant::now() + DEPARTED_CHECK)).await;
+        }
+    }
+
+    /// Ends when the client has closed its sending side, or must leave. Appends what the client sends before that to the input, up to a
+    /// limit.
+    async fn until_left(&mut self) {
         let upstream = self.ctx.upstream.clone();
         loop {
             if upstream.in_hold() {
@@ -44,9 +62,17 @@ impl Session {
                 () = upstream.changed() => {}
             }
         }
-        while !self.must_leave() && !self.ctx.upstream.in_hold() && !self.waits_for_others() {
-            tokio::time::sleep(DEPARTED_CHECK).await;
-        }
+    }
+
+    /// Returns true if the request of a client that has left is not worth the wait.
+    fn is_abandoned(&mut self) -> bool {
+        self.must_leave() || self.ctx.upstream.in_hold() || self.waits_for_others()
+    }
+
+    /// Returns when the check of a password first noticed that the client has left. One time counts for all of its passwords: a client
+    /// may have left a long pipeline of AUTHs, and each that is refused takes a tenth of a second.
+    fn departed(&mut self) -> Instant {
+        *self.input.departed.get_or_insert_with(Instant::now)
     }
 
     /// Ends when nobody waits for the check of the client's password any more: the connection has failed, or the
@@ -58,9 +84,7 @@ impl Session {
         })
         .await;
         if self.closing.is_none() && !self.must_leave() {
-            // Counts for all of its passwords together: a client may have left a long pipeline of AUTHs.
-            let departed = *self.input.departed.get_or_insert_with(Instant::now);
-            tokio::time::sleep_until(departed + DEPARTED_GRACE).await;
+            tokio::time::sleep_until(self.departed() + DEPARTED_GRACE).await;
         }
     }
 }
