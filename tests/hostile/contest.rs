@@ -129,7 +129,7 @@ fn judge(arena: Arena, round: &Round, gauges: &Gauges, deeds: Vec<Deeds>, patien
     }
     let mut longest = "none of 50 ms".to_owned();
     if let Some((wait, excess)) = round.longest_wait() {
-        longest = format!("{:.0} ms", excess.as_secs_f64() * 1000.0);
+        longest = format!("{:.0} ms of {} for {}", excess.as_secs_f64() * 1000.0, wait.who, wait.what);
         if excess > LONGEST_WAIT {
             let (what, took) = (&wait.what, wait.took);
             let text = format!(

@@ -36,6 +36,7 @@ use std::time::Instant;
 
 use contest::{Attack, Outcome};
 use plan::Plan;
+use round::Fault;
 
 /// Actions of each attacker that are shown when no shorter story is found.
 const SHOWN: usize = 20;
@@ -56,9 +57,9 @@ fn main() -> ExitCode {
         return if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let begun = Instant::now();
-    let (mut rounds, mut faulty) = (0, 0);
+    let (mut rounds, mut faulty) = (0, Vec::new());
     for number in 0.. {
-        if begun.elapsed() >= plan.time || (faulty > 0 && !plan.keeps_going) {
+        if begun.elapsed() >= plan.time || (!faulty.is_empty() && !plan.keeps_going) {
             break;
         }
         let seed = plan.seed + number;
@@ -75,19 +76,25 @@ fn main() -> ExitCode {
             continue;
         }
         if !outcome.faults.is_empty() {
-            faulty += 1;
             report(&plan, setting, &secret, &outcome);
-            println!("The same actions again: {command}");
+            faulty.push((command, outcome.faults));
         }
     }
-    println!("{rounds} rounds, {faulty} with faults.");
-    if faulty == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // The faults come last, because whoever keeps only the end of a long output needs them most.
+    for (command, faults) in &faulty {
+        faults.iter().take(SHOWN).for_each(show);
+        println!("The same actions again: {command}");
+    }
+    println!("{rounds} rounds, {} with faults.", faulty.len());
+    if faulty.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn show(fault: &Fault) {
+    println!("  FAULT {:6.2} s  {}: {}", fault.at.as_secs_f64(), fault.who, fault.what);
 }
 
 fn report(plan: &Plan, setting: arena::Setting, secret: &str, outcome: &Outcome) {
-    for fault in outcome.faults.iter().take(SHOWN) {
-        println!("  FAULT {:6.2} s  {}: {}", fault.at.as_secs_f64(), fault.who, fault.what);
-    }
+    outcome.faults.iter().take(SHOWN).for_each(show);
     println!("  the end of respgate's log:");
     outcome.log.iter().for_each(|line| println!("    {line}"));
     let shorter = if plan.shrink.is_zero() {
