@@ -1,10 +1,10 @@
 //! One type for every kind of byte stream: TCP, unix socket, TLS.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -47,14 +47,29 @@ impl Stream {
         }
     }
 
+    /// Returns true if the system has told that the peer closed its sending side. Bytes that it sent before may be unread.
+    pub fn is_half_closed(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => says_closed(stream.ready(Interest::READABLE)),
+            Self::Unix(stream) => says_closed(stream.ready(Interest::READABLE)),
+            Self::Tls(stream) => says_closed(stream.get_ref().0.get_ref().ready(Interest::READABLE)),
+        }
+    }
+
     /// Sends TLS's `close_notify` if that takes no wait. A TLS peer tells an orderly end from a cut
     /// connection by it.
     pub fn close(&mut self) {
         if let Self::Tls(stream) = self {
-            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let mut cx = Context::from_waker(Waker::noop());
             let _ = Pin::new(&mut **stream).poll_shutdown(&mut cx);
         }
     }
+}
+
+/// Looks at a readiness once, without waiting for it.
+fn says_closed(ready: impl Future<Output = io::Result<Ready>>) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    matches!(pin!(ready).poll(&mut cx), Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
 fn tcp_peer(stream: &TcpStream) -> String {

@@ -106,14 +106,14 @@ impl Session {
     }
 
     /// Ready when the client has closed its sending side. Appends what the client sends before that to the input,
-    /// up to [`AHEAD`] bytes.
+    /// up to [`AHEAD`] bytes. If it has sent more, the session learns of the end at the next call.
     pub(super) fn poll_client_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_client_left_within(cx, AHEAD)
     }
 
     /// As `poll_client_left`, but keeps up to `ahead` bytes.
     pub(super) fn poll_client_left_within(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<()> {
-        // When the hold buffer is full, a held client is not read from. Its departure is noticed later.
+        // When the hold buffer is full, a held client is not read from.
         let full = self.hold.is_held() && self.ctx.upstream.hold_full(0);
         let mut reads = 0;
         while !full && !self.input.closed && self.input.len() < ahead {
@@ -131,7 +131,9 @@ impl Session {
                 }
             }
         }
-        if self.input.closed { Poll::Ready(()) } else { Poll::Pending }
+        // Behind bytes that are not read yet, only the system knows the end.
+        let ended = self.input.closed || (full || self.input.len() >= ahead) && self.stream.is_half_closed();
+        if ended { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Appends bytes to the input, to be handled later.
