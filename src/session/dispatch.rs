@@ -6,6 +6,7 @@ use super::Session;
 use super::close::Close;
 use super::local;
 use super::order::{CommandKind, LaneId};
+use super::output::ReplyPath;
 use super::route::RouteDecision;
 use super::step::{AsyncOp, Pause, Step};
 use crate::command::{self, Found, Spec};
@@ -121,9 +122,9 @@ impl Session {
         if self.output.awaited() >= self.output.replies.window(self.ctx.config.max_pipeline) {
             return Step::Stay(Pause::Replies);
         }
-        if !self.output.admits(LaneId::of(&lane), CommandKind::of(if_lost)) {
+        let Some(path) = self.output.reply_path(LaneId::of(&lane), CommandKind::of(if_lost)) else {
             return Step::Stay(Pause::Replies);
-        }
+        };
         if !lane.is_open() {
             match self.ctx.upstream.admission(&lane, self.asker(self.output.awaited() == 0)) {
                 Admission::Open => {}
@@ -161,7 +162,7 @@ impl Session {
                 }
             }
         }
-        self.send_by(&lane, request, if_lost);
+        self.send_by(&lane, request, if_lost, path);
         if let Some(reads) = &mut self.lanes.reads {
             reads.sent_to_primary(request, if_lost);
         }
@@ -169,11 +170,17 @@ impl Session {
     }
 
     /// Sends a request by `lane`, which must be open. The reply follows all replies that are due, whatever connections they come
-    /// from. [`Output::admits`](super::output::Output::admits) must have returned true for this lane.
+    /// from. [`Output::reply_path`](super::output::Output::reply_path) must have returned `path` for this lane.
     #[inline]
-    pub(super) fn send_by(&mut self, lane: &Rc<Lane>, request: &Request<'_>, if_lost: IfLost) {
+    pub(super) fn send_by(
+        &mut self,
+        lane: &Rc<Lane>,
+        request: &Request<'_>,
+        if_lost: IfLost,
+        path: ReplyPath,
+    ) {
         let mute = self.client.mutes();
-        let replies = self.output.replies_from(LaneId::of(lane), CommandKind::of(if_lost));
+        let replies = self.output.replies_from(LaneId::of(lane), CommandKind::of(if_lost), path);
         lane.push(request.raw(), replies, if_lost, mute, self.measured.arrival);
         self.ctx.upstream.counters.shared.inc();
     }

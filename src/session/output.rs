@@ -30,6 +30,15 @@ struct Segment {
     sent: Sent,
 }
 
+/// How the reply to a command comes behind those that are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReplyPath {
+    /// Straight behind them: one connection carries them all, or nothing is due.
+    Straight,
+    /// It is parked behind them.
+    Parked,
+}
+
 /// Holds the output side of a session.
 pub(super) struct Output {
     /// The replies that are written to the client.
@@ -73,14 +82,14 @@ impl Output {
         self.replies.buffered()
     }
 
-    /// Returns true if a command of this kind may be sent to `place` now: it overtakes nothing that it must not overtake, and there
-    /// is room for its reply in the order.
+    /// Returns how the reply to a command of this kind would come, if the command were sent to `place` now; `None` if the command
+    /// would overtake what it must not overtake, or if there is no room for its reply in the order.
     #[inline]
-    pub(super) fn admits(&self, place: LaneId, kind: CommandKind) -> bool {
+    pub(super) fn reply_path(&self, place: LaneId, kind: CommandKind) -> Option<ReplyPath> {
         if self.segments.is_empty() && (self.sent.place == place || self.replies.due() == 0) {
-            return true;
+            return Some(ReplyPath::Straight);
         }
-        self.admits_behind(place, kind)
+        self.admits_behind(place, kind).then_some(ReplyPath::Parked)
     }
 
     fn admits_behind(&self, place: LaneId, kind: CommandKind) -> bool {
@@ -106,10 +115,10 @@ impl Output {
         self.awaited() == 0 || self.admits_behind(LaneId::default(), kind)
     }
 
-    /// Returns the replies to which `place` must deliver the reply to a command that is sent there now.
+    /// Returns the replies to which `place` must deliver the reply to a command that is sent there now. [`Self::reply_path`] has said how.
     #[inline]
-    pub(super) fn replies_from(&mut self, place: LaneId, kind: CommandKind) -> &Rc<Replies> {
-        if !self.segments.is_empty() || self.replies.due() > 0 && self.sent.place != place {
+    pub(super) fn replies_from(&mut self, place: LaneId, kind: CommandKind, path: ReplyPath) -> &Rc<Replies> {
+        if path == ReplyPath::Parked {
             return self.segment_for(place, kind);
         }
         if self.replies.due() == 0 {

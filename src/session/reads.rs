@@ -202,12 +202,12 @@ impl Session {
                 if self.output.awaited() >= self.output.replies.window(self.ctx.config.max_pipeline) {
                     return Step::Stay(Pause::Replies);
                 }
-                if !self.output.admits(LaneId::of(&lane.lane), CommandKind::Read) {
+                let Some(path) = self.output.reply_path(LaneId::of(&lane.lane), CommandKind::Read) else {
                     return Step::Stay(Pause::Replies);
-                }
+                };
                 self.end_wait();
                 // Whatever becomes of the replica, the read is sent again.
-                self.send_by(&lane.lane, request, IfLost::Resend);
+                self.send_by(&lane.lane, request, IfLost::Resend, path);
                 let counters = &self.ctx.upstream.counters;
                 counters.replica_reads.inc();
                 lane.count_read();
@@ -231,7 +231,7 @@ impl Session {
         self.settle_reads();
         let sizes = self.output.replies.sizes().placement();
         // Writes are under way on the primary's lane only.
-        let behind_write = !self.output.admits(LaneId::default(), CommandKind::Read);
+        let behind_write = self.output.reply_path(LaneId::default(), CommandKind::Read).is_none();
         let upstream = &self.ctx.upstream;
         let own_connection = self.ctx.upstream_config.pool == Pool::Session;
         let Some(reads) = &mut self.lanes.reads else { return Destination::Primary(None) };

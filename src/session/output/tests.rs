@@ -157,15 +157,13 @@ impl Model {
 
     fn send(&mut self, lane: usize, write: bool, mute: bool, size: usize) {
         let kind = if write { CommandKind::Write } else { CommandKind::Read };
-        if !self.output.admits(LaneId::numbered(lane + 1), kind) {
-            return;
-        }
+        let Some(path) = self.output.reply_path(LaneId::numbered(lane + 1), kind) else { return };
         for (other, requests) in self.lanes.iter().enumerate().filter(|(other, _)| *other != lane) {
             let overtaken = requests.iter().find(|request| !request.given_up && (request.write || write));
             assert!(overtaken.is_none(), "a command for lane {lane} overtakes one on lane {other}");
         }
         let (reply, text) = self.next_reply(size, !mute);
-        let replies = self.output.replies_from(LaneId::numbered(lane + 1), kind).clone();
+        let replies = self.output.replies_from(LaneId::numbered(lane + 1), kind, path).clone();
         replies.expect();
         self.lanes[lane].push_back(Request { replies, reply, text, write, mute, given_up: false });
     }

@@ -163,7 +163,7 @@ impl Model {
         let now = self.now();
         let facts = ReadFacts {
             mode: self.mode,
-            behind_write: !self.output.admits(LaneId::default(), CommandKind::Read),
+            behind_write: self.output.reply_path(LaneId::default(), CommandKind::Read).is_none(),
             primary_due: self.seen.is_unsettled(),
             long_away: self.seen.is_long_away(now),
         };
@@ -194,11 +194,9 @@ impl Model {
     }
 
     fn send(&mut self, node: usize, kind: CommandKind) {
-        if !self.output.admits(Self::id(node), kind) {
-            return;
-        }
+        let Some(path) = self.output.reply_path(Self::id(node), kind) else { return };
         self.beside |= (0..NODES).any(|other| other != node && self.output.awaits(Self::id(other)));
-        let replies = self.output.replies_from(Self::id(node), kind).clone();
+        let replies = self.output.replies_from(Self::id(node), kind, path).clone();
         replies.expect();
         let write = kind == CommandKind::Write;
         self.shown.push(Shown { write, value: None, least: self.come });
