@@ -22,6 +22,7 @@ pub mod app;
 pub mod certificates;
 pub mod cli;
 pub mod clients;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod ctl;

@@ -44,6 +44,7 @@ const ORDER: &[&str] = &[
     "systemd",
     "timeline",
     "replica",
+    "cluster",
     "topology",
     "descriptors",
     "files",
