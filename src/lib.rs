@@ -32,6 +32,7 @@ pub mod doctor;
 pub mod drain;
 pub mod files;
 pub mod heartbeat;
+pub mod hint;
 pub mod latency;
 pub mod listener;
 pub mod logs;

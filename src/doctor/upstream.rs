@@ -53,6 +53,7 @@ pub(super) async fn examine(
             );
             [vec![primary], replicas].concat()
         }
+        DiscoveryConfig::Cluster(_) => Vec::new(),
         DiscoveryConfig::Sentinel(ref sentinels) => {
             let sentinels = Arc::new(sentinels.clone());
             by_sentinels(upstream, logins, sentinels, users, reads).await

@@ -195,7 +195,10 @@ impl Session {
 
     /// Returns true if a drain may end this session: it has no input and awaits no reply.
     fn may_end_for_drain(&self) -> bool {
-        self.is_draining() && self.output.awaited() == 0 && self.input.is_empty()
+        self.is_draining()
+            && self.output.awaited() == 0
+            && self.input.is_empty()
+            && !self.has_unplaced_transaction()
     }
 
     /// Returns true during a drain, unless the client was asked to move and still has time for it.

@@ -25,6 +25,11 @@ impl Session {
         if let Some(pause) = self.subscribing_pause() {
             return Step::Stay(pause);
         }
+        if self.ctx.upstream.is_cluster()
+            && let Some(step) = self.place_transaction()
+        {
+            return step;
+        }
         let route = self.route(request);
         if let RouteDecision::Shared(if_lost) = route {
             // This route owns nothing. Without `forget`, each command would pay for the look at what to drop.
@@ -42,6 +47,12 @@ impl Session {
             route => {
                 if !self.output.admits_unsent(kind_of(&route)) {
                     return Step::Stay(Pause::Replies);
+                }
+                if self.ctx.upstream.is_cluster()
+                    && matches!(route, RouteDecision::Leased | RouteDecision::Learned(_))
+                    && let Some(step) = self.instead_of_lease(request)
+                {
+                    return step;
                 }
                 match route {
                     RouteDecision::Local(spec) => self.answer_locally(spec, request),
@@ -115,6 +126,11 @@ impl Session {
             }
             return self.lease_when_answered();
         }
+        if self.ctx.upstream.is_cluster()
+            && let Some(step) = self.push_by_slot(request, if_lost)
+        {
+            return step;
+        }
         let Some(lane) = self.lane() else { return Step::Done };
         // Check the window before asking the scheduler, so that a request that waits for earlier replies uses up
         // no grant.
@@ -161,7 +177,7 @@ impl Session {
                 }
             }
         }
-        self.send_by(&lane, request, if_lost);
+        self.send_by(&lane, CommandKind::of(if_lost), request, if_lost);
         if let Some(reads) = &mut self.lanes.reads {
             reads.sent_to_primary(request, if_lost);
         }
@@ -171,9 +187,15 @@ impl Session {
     /// Sends a request by `lane`, which must be open. The reply follows all replies that are due, whatever connections they come
     /// from. [`Output::admits`](super::output::Output::admits) must have returned true for this lane.
     #[inline]
-    pub(super) fn send_by(&mut self, lane: &Rc<Lane>, request: &Request<'_>, if_lost: IfLost) {
+    pub(super) fn send_by(
+        &mut self,
+        lane: &Rc<Lane>,
+        kind: CommandKind,
+        request: &Request<'_>,
+        if_lost: IfLost,
+    ) {
         let mute = self.client.mutes();
-        let replies = self.output.replies_from(LaneId::of(lane), CommandKind::of(if_lost));
+        let replies = self.output.replies_from(LaneId::of(lane), kind);
         lane.push(request.raw(), replies, if_lost, mute, self.measured.arrival);
         self.ctx.upstream.counters.shared.inc();
     }

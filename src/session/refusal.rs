@@ -31,6 +31,8 @@ pub const NO_PROTOCOL: &[u8] = b"-NOPROTO unsupported protocol version";
 pub const BAD_NAME: &[u8] = b"-ERR Client names cannot contain spaces, newlines or special characters.";
 /// The error for CLUSTER and ASKING.
 pub const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled";
+/// The error for a command whose keys belong to several slots of a cluster.
+pub const CROSS_SLOT: &[u8] = b"-CROSSSLOT Keys in request don't hash to the same slot";
 /// The error for EXEC outside a transaction.
 pub const EXEC_WITHOUT_MULTI: &[u8] = b"-ERR EXEC without MULTI";
 /// The error for DISCARD outside a transaction.

@@ -15,6 +15,7 @@ fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> Upstream
         fair: false,
         timelines: Timelines::default(),
         replicas: ReplicaFeed::none(),
+        cluster: None,
     }
 }
 

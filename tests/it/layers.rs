@@ -44,6 +44,7 @@ const ORDER: &[&str] = &[
     "systemd",
     "timeline",
     "replica",
+    "hint",
     "cluster",
     "topology",
     "descriptors",

@@ -185,6 +185,11 @@ impl Pins {
         }
     }
 
+    /// Returns a shard channel that the client is subscribed to.
+    pub(super) fn shard_channel(&self) -> Option<&[u8]> {
+        self.shards.iter().next().map(AsRef::as_ref)
+    }
+
     /// Ends WATCH.
     pub(super) fn unwatch(&mut self) {
         self.watching = false;

@@ -97,7 +97,9 @@ impl Leased {
         if kind == ReplyKind::Error && ServerError::of(frame).is_not_primary() {
             self.untrusted = true;
         }
-        session.ctx.upstream.succeeded(self.lease.generation());
+        if self.placement.shard.is_none() {
+            session.ctx.upstream.succeeded(self.lease.generation());
+        }
         if self.streaming.is_some() {
             let mute = self.mutes_front();
             pass(session, frame, mute);
@@ -128,7 +130,7 @@ impl Leased {
                 Published::Other => {}
             }
         }
-        if kind == ReplyKind::Error && self.is_not_primary(frame) {
+        if kind == ReplyKind::Error && (self.is_not_primary(frame) || self.is_redirected(session, frame)) {
             self.front_refused = true;
             self.decided_end = Some(LeaseEnd::Lost);
             return;
@@ -254,6 +256,19 @@ impl Leased {
             Some(Expect::Reply(_)) => ServerError::of(frame).is_not_primary(),
             _ => false,
         }
+    }
+
+    /// Returns true if a node of a cluster may judge the front request before it runs it, and may say so by an error.
+    pub(super) fn awaits_judgement(&self) -> bool {
+        matches!(
+            self.expected.front(),
+            Some(Expect::Reply(_) | Expect::Confirmations { .. } | Expect::Restored(_))
+        )
+    }
+
+    /// Returns true if a script or a module can write the front reply.
+    pub(super) fn is_front_forgeable(&self) -> bool {
+        matches!(self.expected.front(), Some(Expect::Reply(awaited)) if awaited.forgeable)
     }
 
     /// Returns true if the next reply may contain errors of commands: a script's reply, or a transaction's.

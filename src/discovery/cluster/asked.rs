@@ -1,0 +1,163 @@
+//! The nodes that are asked for their views: the seeds until others are known, then the primaries, and whoever was named by a redirect.
+//! Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::status::{AskedNode, NodeError};
+use crate::topology::Address;
+
+/// The greatest number of nodes that are asked. The others' news come by gossip, and through redirects.
+pub const MAX_ASKED: usize = 32;
+
+/// The greatest number of nodes that are asked because a redirect named them, and for how long.
+const MAX_NAMED: usize = 4;
+const NAMED_FOR: Duration = Duration::from_secs(10);
+
+/// How long a node that answered before may fail before the seeds are asked again too.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The nodes that are asked.
+#[derive(Debug)]
+pub(super) struct AskedNodes {
+    seeds: Vec<Address>,
+    nodes: BTreeMap<String, Known>,
+    /// Nodes that redirects named, with the time until which they are asked.
+    named: Vec<(Address, Instant)>,
+    /// When a node answered last.
+    answered: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Known {
+    address: Address,
+    answers: bool,
+    error: Option<NodeError>,
+}
+
+/// What changes: connect to these nodes, and leave those.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct AskedChange {
+    pub(super) track: Vec<Address>,
+    pub(super) forget: Vec<Address>,
+}
+
+impl AskedNodes {
+    /// Creates the list for these seeds. [`AskedNodes::choose`] names them first.
+    pub(super) fn new(seeds: Vec<Address>) -> Self {
+        Self { seeds, nodes: BTreeMap::new(), named: Vec::new(), answered: None }
+    }
+
+    /// Notes that a node answered. Returns true if it failed before.
+    pub(super) fn answered(&mut self, address: &Address, now: Instant) -> bool {
+        self.answered = Some(now);
+        self.nodes.get_mut(&address.to_string()).is_some_and(|node| {
+            node.answers = true;
+            node.error.take().is_some()
+        })
+    }
+
+    /// Notes that a node did not answer. Returns true if the operator should know.
+    pub(super) fn failed(&mut self, address: &Address, error: NodeError) -> bool {
+        self.nodes.get_mut(&address.to_string()).is_some_and(|node| {
+            node.answers = false;
+            node.error.replace(error).is_none()
+        })
+    }
+
+    /// Notes that a redirect named this node.
+    pub(super) fn named(&mut self, address: Address, now: Instant) {
+        self.named.retain(|(known, until)| *known != address && *until > now);
+        if self.named.len() < MAX_NAMED {
+            self.named.push((address, now + NAMED_FOR));
+        }
+    }
+
+    /// Chooses the nodes to ask, given the addresses of nodes in the order in which they should be asked.
+    pub(super) fn choose(&mut self, wanted: impl Iterator<Item = Address>, now: Instant) -> AskedChange {
+        self.named.retain(|(_, until)| *until > now);
+        let mut chosen: Vec<Address> = self.named.iter().map(|(address, _)| address.clone()).collect();
+        for address in wanted {
+            if chosen.len() >= MAX_ASKED {
+                break;
+            }
+            if !chosen.contains(&address) {
+                chosen.push(address);
+            }
+        }
+        let is_answered = self.answered.is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
+        if chosen.len() <= self.named.len() || !is_answered {
+            let missing = self.seeds.iter().filter(|seed| !chosen.contains(seed)).cloned();
+            let missing: Vec<Address> = missing.take(MAX_ASKED).collect();
+            chosen.extend(missing);
+        }
+        let mut change = AskedChange::default();
+        self.nodes.retain(|_, node| {
+            let stays = chosen.contains(&node.address);
+            if !stays {
+                change.forget.push(node.address.clone());
+            }
+            stays
+        });
+        for address in chosen {
+            self.nodes.entry(address.to_string()).or_insert_with(|| {
+                change.track.push(address.clone());
+                Known { address, answers: false, error: None }
+            });
+        }
+        change
+    }
+
+    /// Returns the state of each node.
+    pub(super) fn status(&self) -> Vec<AskedNode> {
+        let nodes = self.nodes.values();
+        nodes
+            .map(|Known { address, answers, error }| AskedNode {
+                address: address.clone(),
+                answers: *answers,
+                error: error.clone(),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(name: &str) -> Address {
+        Address::tcp(name, 7000)
+    }
+
+    #[test]
+    fn seeds_are_asked_until_others_answer_and_again_when_none_does() {
+        let now = Instant::now();
+        let mut asked = AskedNodes::new(vec![at("seed")]);
+        assert_eq!(asked.choose([].into_iter(), now).track, [at("seed")]);
+        assert_eq!(asked.choose([].into_iter(), now), AskedChange::default());
+        assert!(!asked.answered(&at("seed"), now));
+        let change = asked.choose([at("a"), at("b")].into_iter(), now);
+        assert_eq!(change, AskedChange { track: vec![at("a"), at("b")], forget: vec![at("seed")] });
+        let later = now + PATIENCE;
+        assert!(asked.failed(&at("a"), NodeError::Unreachable("x".into())));
+        assert!(!asked.failed(&at("a"), NodeError::Unreachable("x".into())), "logged once");
+        assert_eq!(asked.choose([at("a"), at("b")].into_iter(), later).track, [at("seed")]);
+        assert!(asked.answered(&at("a"), later), "it answers again");
+    }
+
+    #[test]
+    fn few_nodes_are_asked_because_of_redirects_and_not_for_ever() {
+        let now = Instant::now();
+        let mut asked = AskedNodes::new(vec![at("seed")]);
+        asked.answered(&at("seed"), now);
+        (0..100).for_each(|number| asked.named(at(&number.to_string()), now));
+        let change = asked.choose((0..1000).map(|number| at(&format!("p{number}"))), now);
+        assert_eq!(change.track.len(), MAX_ASKED);
+        let later = now + NAMED_FOR;
+        asked.answered(&at("p0"), later);
+        let change = asked.choose([at("p0")].into_iter(), later);
+        assert_eq!(change.forget.len(), MAX_ASKED - 1, "{change:?}");
+    }
+}

@@ -1,0 +1,114 @@
+//! Gives each shard its number, and says which node is its primary. Pure.
+//!
+//! A shard is known by its nodes. When a replica of its primary serves its slots, the shard has another primary and the same number.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::reply::{ClaimedRole, ClusterNodeId};
+use super::views::{EffectiveClaims, SlotOwners};
+use crate::cluster::ShardNumber;
+
+/// The greatest number of shards that respgate follows.
+const MAX_SHARDS: usize = 512;
+
+/// The primary of each shard, by number.
+#[derive(Debug, Default)]
+pub(super) struct ShardNumbering {
+    primaries: BTreeMap<ShardNumber, ClusterNodeId>,
+    /// The shard of each node that is known.
+    shards: HashMap<ClusterNodeId, ShardNumber>,
+    /// The number of shards so far.
+    count: u32,
+}
+
+impl ShardNumbering {
+    /// Returns each shard with its primary.
+    pub(super) fn primaries(&self) -> impl Iterator<Item = (ShardNumber, &ClusterNodeId)> {
+        self.primaries.iter().map(|(number, primary)| (*number, primary))
+    }
+
+    /// Returns the shard of which this node is the primary.
+    pub(super) fn shard_of_primary(&self, node: &ClusterNodeId) -> Option<ShardNumber> {
+        let number = *self.shards.get(node)?;
+        (self.primaries.get(&number) == Some(node)).then_some(number)
+    }
+
+    /// Follows what the nodes say now.
+    pub(super) fn update(&mut self, claims: &EffectiveClaims, owners: &SlotOwners) {
+        let serving: HashSet<&ClusterNodeId> = owners.serving().into_iter().collect();
+        // Primaries with the newest epoch choose first.
+        let mut primaries: Vec<_> = claims
+            .values()
+            .map(|known| &known.claim)
+            .filter(|claim| claim.role == ClaimedRole::Primary)
+            .collect();
+        primaries.sort_by(|one, other| (other.epoch, &one.id).cmp(&(one.epoch, &other.id)));
+        for claim in primaries.iter().filter(|claim| serving.contains(&claim.id)) {
+            if self.shard_of_primary(&claim.id).is_none() {
+                let former = self.shards.get(&claim.id).copied();
+                let succeeds = former.filter(|number| {
+                    !self.primaries.get(number).is_some_and(|primary| serving.contains(primary))
+                });
+                self.lead(&claim.id, succeeds);
+            }
+        }
+        self.follow_demotions(claims);
+        // A primary without slots is a new node, which will get some; or a former primary, whose shard has another one.
+        for claim in primaries.iter().filter(|claim| !serving.contains(&claim.id)) {
+            if !self.shards.contains_key(&claim.id) {
+                self.lead(&claim.id, None);
+            }
+        }
+        self.primaries.retain(|_, primary| {
+            serving.contains(primary)
+                || claims.get(primary).is_some_and(|known| known.claim.role == ClaimedRole::Primary)
+        });
+        self.note_members(claims);
+    }
+
+    /// Lets a shard follow its primary's own primary, if that leads no other shard.
+    fn follow_demotions(&mut self, claims: &EffectiveClaims) {
+        let demoted: Vec<(ShardNumber, ClusterNodeId)> = self
+            .primaries
+            .iter()
+            .filter_map(|(number, primary)| match &claims.get(primary)?.claim.role {
+                ClaimedRole::Replica(of) => Some((*number, of.clone())),
+                ClaimedRole::Primary => None,
+            })
+            .collect();
+        for (number, successor) in demoted {
+            let leads = claims.get(&successor).is_some_and(|known| known.claim.role == ClaimedRole::Primary);
+            if leads && self.shard_of_primary(&successor).is_none() {
+                self.lead(&successor, Some(number));
+            }
+        }
+    }
+
+    /// Makes a node the primary of a shard; without a number, of a new one.
+    fn lead(&mut self, node: &ClusterNodeId, number: Option<ShardNumber>) {
+        let number = match number {
+            Some(number) => number,
+            None if self.primaries.len() >= MAX_SHARDS => return,
+            None => {
+                self.count = self.count.saturating_add(1);
+                ShardNumber(self.count)
+            }
+        };
+        self.primaries.insert(number, node.clone());
+        self.shards.insert(node.clone(), number);
+    }
+
+    /// Notes to which shard each node belongs.
+    fn note_members(&mut self, claims: &EffectiveClaims) {
+        self.shards.retain(|node, number| claims.contains_key(node) && self.primaries.contains_key(number));
+        for (node, known) in claims {
+            let ClaimedRole::Replica(of) = &known.claim.role else { continue };
+            if let Some(number) = self.shard_of_primary(of) {
+                self.shards.insert(node.clone(), number);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! respgate in front of a cluster.
+
+mod servers;
