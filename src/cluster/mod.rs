@@ -2,19 +2,16 @@
 //!
 //! `slot` computes the slot of a key, and `slots` says which shard serves it. `redirect` reads the replies by which a node refuses a key.
 
+mod number;
 pub mod redirect;
 pub mod slot;
 pub mod slots;
 
 use std::sync::Arc;
 
+pub use self::number::ShardNumber;
 use self::slots::SlotTable;
 use crate::topology::{Address, Topology};
-
-/// Numbers a shard. A shard keeps its number for the whole life of the process, also when a failover gives it another primary, and
-/// also while it serves no slot. No number is used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ShardNumber(pub u32);
 
 /// One shard: a primary with its replicas.
 #[derive(Clone, Debug)]
@@ -44,8 +41,21 @@ impl ClusterTopology {
         self.shards.iter().find(|shard| shard.number == number)
     }
 
+    /// Returns the number of slots whose shard has a primary that serves, or would serve if no operator had paused it.
+    pub fn slots_with_primary(&self) -> usize {
+        let serves = |shard: &Shard| match &shard.topology {
+            Topology::Known(_) => true,
+            Topology::Failing(_, sign) => sign.is_ordered(),
+            Topology::Unknown(_) => false,
+        };
+        let ranges = self.slots.ranges();
+        let served =
+            ranges.filter(|(_, owner)| owner.and_then(|number| self.shard(number)).is_some_and(serves));
+        served.map(|(range, _)| range.len()).sum()
+    }
+
     /// Returns the home shard: the one of the lowest number that serves slots.
     pub fn home(&self) -> Option<&Shard> {
-        self.shards.iter().filter(|shard| self.slots.serves(shard.number)).min_by_key(|shard| shard.number)
+        self.shards.iter().find(|shard| self.slots.serves(shard.number))
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::ShardNumber;
+use super::number::ShardNumber;
 use super::slot::{SLOTS, Slot};
 
 /// Which shard serves each slot. A look-up takes constant time.

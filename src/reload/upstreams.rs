@@ -129,6 +129,7 @@ impl Upstreams {
                 name: plan.config.name.clone(),
                 limits: limits.subscribe(),
                 topology: steered.topology.clone(),
+                cluster: steered.cluster.clone(),
                 discovery: steered.discovery.clone(),
                 reads: health.clone(),
                 replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),

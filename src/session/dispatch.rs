@@ -31,6 +31,11 @@ impl Session {
             return step;
         }
         let route = self.route(request);
+        if self.ctx.upstream.is_cluster()
+            && let Some(step) = self.spread(request, &route)
+        {
+            return step;
+        }
         if let RouteDecision::Shared(if_lost) = route {
             // This route owns nothing. Without `forget`, each command would pay for the look at what to drop.
             std::mem::forget(route);

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::cluster::ClusterLanes;
+use super::cluster::{ClusterLanes, Gathers};
 use super::reads::ReadState;
 use super::scan::Scans;
 use crate::upstream::fanin::subscription::Subscription;
@@ -21,6 +21,8 @@ pub(super) struct Lanes {
     pub(super) cluster: Option<Box<ClusterLanes>>,
     /// The primaries that the client's SCAN cursors come from.
     pub(super) scans: Scans,
+    /// The commands whose parts are under way at several shards of a cluster.
+    pub(super) gathers: Gathers,
 }
 
 impl Lanes {

@@ -102,6 +102,12 @@ impl LaneId {
         Self(Rc::as_ptr(lane).addr())
     }
 
+    /// Returns the id of the place from which the reply of a command with several parts comes. No lane has this id: addresses of lanes
+    /// are even.
+    pub(super) fn of_join(number: u32) -> Self {
+        Self((number as usize) << 1 | 1)
+    }
+
     #[cfg(test)]
     pub(super) fn numbered(number: usize) -> Self {
         Self(number)

@@ -15,6 +15,8 @@ use crate::topology::ServerInfo;
 pub const NO_AUTH: &[u8] = b"-NOAUTH Authentication required.";
 /// The error for HELLO before AUTH and without its AUTH option.
 pub const NO_AUTH_HELLO: &[u8] = b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+/// The error for a cursor of SCAN that is not a number.
+pub const INVALID_CURSOR: &[u8] = b"-ERR invalid cursor";
 /// The error for options that make no sense.
 pub const SYNTAX: &[u8] = b"-ERR syntax error";
 /// The error for an argument that is not an integer.

@@ -31,6 +31,8 @@ pub(super) enum Pause {
     Room(Instant),
     /// The lane takes no requests. With a deadline, the lane waits for a primary until that time at most.
     Lane(Option<Instant>),
+    /// Parts of a command for several shards wait for room in their lanes. With a deadline, one waits for a primary until that time at most.
+    Parts(Option<Instant>),
     /// No replica can serve the session now. It checks again at this time at the latest.
     Replica(Instant),
     /// The server has not confirmed all requested subscriptions.

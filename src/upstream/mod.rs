@@ -19,6 +19,7 @@ mod learn;
 pub mod leased;
 mod parts;
 mod pause;
+mod redirects;
 pub mod replica;
 pub mod replies;
 pub mod reply_sizes;
@@ -51,6 +52,7 @@ use self::hold::Hold;
 use self::learn::{Inquiries, NO_PRIMARY};
 use self::leased::lease::Lease;
 use self::parts::{Common, Parts};
+use self::redirects::Redirects;
 use self::replica::counters::ReplicaCounts;
 use self::replica::lane::ReplicaLane;
 use self::replica::reads::{ReplicaChoice, ReplicaReads};
@@ -155,6 +157,9 @@ impl Upstream {
             identities: Rc::new(Identities::new(login)),
             counters: counters.clone(),
             config: config.clone(),
+            redirects: cluster
+                .is_some()
+                .then(|| Redirects::new(config.clone(), counters.clone(), hints.clone())),
             hints,
             scripts: scripts.clone(),
             access: access.clone(),
@@ -194,8 +199,9 @@ impl Upstream {
         let config = self.config.get();
         self.counters.max_connections.set(config.max_connections as u64);
         self.counters.max_leased.set(config.max_leased as u64);
-        self.counters.leased_idle.set(self.parts.pool.idle() as u64);
-        self.counters.lease_waiting.set(self.parts.pool.waiting() as u64);
+        let (idle, waiting) = self.shards.as_ref().map_or((0, 0), |shards| shards.idle_and_waiting());
+        self.counters.leased_idle.set((self.parts.pool.idle() + idle) as u64);
+        self.counters.lease_waiting.set((self.parts.pool.waiting() + waiting) as u64);
         self.counters.fanin_channels.set(self.parts.fans.names() as u64);
         self.counters.snapshot()
     }
@@ -266,17 +272,25 @@ impl Upstream {
 
     /// Returns what this worker does at the upstream.
     pub fn activity(&self) -> UpstreamActivity {
-        self.parts.activity()
+        let home = self.parts.activity();
+        self.shards.as_ref().map_or(home, |shards| shards.activity(home))
     }
 
     /// Returns the identities that sessions of this worker use.
     pub fn identities_in_use(&self) -> Vec<IdentityUse> {
-        self.parts.identities_in_use()
+        let mut uses = self.parts.identities_in_use();
+        if let Some(shards) = &self.shards {
+            shards.add_identities_in_use(&mut uses);
+        }
+        uses
     }
 
     /// Opens new connections to the same primary, and retires the present ones.
     pub fn reconnect(&self) {
         self.parts.reconnect();
+        if let Some(shards) = &self.shards {
+            shards.reconnect();
+        }
     }
 }
 

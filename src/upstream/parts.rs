@@ -17,6 +17,7 @@ use super::held::HeldBytes;
 use super::hold::Hold;
 use super::leased::pool::LeasePool;
 use super::pause::ServerPause;
+use super::redirects::Redirects;
 use super::replica::reads::ReplicaReads;
 use super::reports::Reports;
 use super::room::SharedRoom;
@@ -42,6 +43,8 @@ pub(in crate::upstream) struct Common {
     pub(in crate::upstream) identities: Rc<Identities>,
     pub(in crate::upstream) buffers: Rc<Buffers>,
     pub(in crate::upstream) meter: Rc<PollMeter>,
+    /// Follows the redirects of nodes, if the upstream is a cluster.
+    pub(in crate::upstream) redirects: Option<Rc<Redirects>>,
     /// The bytes of the commands that wait for any primary.
     pub(in crate::upstream) held: HeldBytes,
 }
@@ -70,8 +73,19 @@ impl Parts {
         replicas: ReplicaFeed,
         fair: bool,
     ) -> Self {
-        let Common { config, counters, latency, hints, scripts, access, identities, buffers, meter, held } =
-            common;
+        let Common {
+            config,
+            counters,
+            latency,
+            hints,
+            scripts,
+            access,
+            identities,
+            buffers,
+            meter,
+            redirects,
+            held,
+        } = common;
         let reports = Rc::new(Reports::new(counters.clone(), latency.clone(), timelines, hints.clone()));
         let hold = Rc::new(Hold::new(config.clone(), reports.clone(), held.clone()));
         let dialer = access.borrow().dialer.clone();
@@ -92,7 +106,8 @@ impl Parts {
         });
         let pool = Rc::new(LeasePool::new(dialing.clone()));
         let room = Rc::new(SharedRoom::new(config.clone()));
-        let lanes = Rc::new(Lanes::new(pool.clone(), room.clone(), fair));
+        let lanes = Lanes::new(pool.clone(), room.clone(), fair).redirected_by(redirects.clone());
+        let lanes = Rc::new(lanes);
         let fans = Rc::new(FanIns::new(dialing.clone(), room.clone()));
         let (weak_lanes, weak_fans) = (Rc::downgrade(&lanes), Rc::downgrade(&fans));
         room.on_close_unused(move || {

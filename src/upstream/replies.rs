@@ -3,12 +3,12 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
-use self::hole::{Hole, HoleIn};
 use super::reply_sizes::ReplySizes;
 use crate::latency::PendingTimes;
 use crate::net::budget::{Account, Charge};
@@ -53,6 +53,35 @@ struct SegmentOf {
     _overhead: Charge,
 }
 
+/// The reply to one redirected command, and what came after it.
+struct Hole {
+    /// The replies of the redirected command alone.
+    replies: Rc<Replies>,
+    /// What came after it, up to the next hole.
+    after: ByteQueue,
+    /// True if those bytes end inside a reply.
+    partial: bool,
+    charge: Charge,
+}
+
+/// Where the replies of one redirected command stand, and how it has fared.
+struct HoleIn {
+    /// The replies that have the hole.
+    within: Weak<Replies>,
+    /// When the command was first redirected.
+    since: Instant,
+    tries: Cell<Tries>,
+}
+
+/// How often a command was redirected, and how often it had to wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries {
+    /// The number of redirects to another node.
+    pub redirects: u8,
+    /// The number of times that no node could run the command.
+    pub waits: u8,
+}
+
 /// The size from which bytes move as a whole and are not copied.
 const WORTH_MOVING: usize = 4 * 1024;
 
@@ -74,6 +103,8 @@ pub struct Replies {
     parked: Parked,
     /// The replies that this segment stands behind. `None` for the object that writes to the client.
     behind: Option<SegmentOf>,
+    /// True for a collector: see `collect`.
+    collects: bool,
     /// The replies to redirected commands that have not come, in order, each with what came after it.
     holes: RefCell<VecDeque<Hole>>,
     /// True if bytes go straight to the client: these are no segment, and have no hole.
@@ -109,6 +140,7 @@ impl Replies {
             due: Cell::new(0),
             parked: Parked::default(),
             behind: None,
+            collects: false,
             holes: RefCell::default(),
             direct: Cell::new(true),
             sizes: ReplySizes::new(limit),
@@ -532,6 +564,7 @@ impl WriteSource for Taken<'_> {
     }
 }
 
+mod collect;
 mod hole;
 mod segment;
 

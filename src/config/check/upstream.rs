@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::super::model::Upstream;
 use super::super::report::{Place, Report};
 use super::super::schema::{
-    ConnectionDefaults, ConnectionKeys, CredentialDefaults, Credentials, DiscoveryDefaults, DiscoveryKeys,
-    FailoverDefaults, FailoverKeys, ReplicaDefaults, ReplicaKeys, UpstreamKeys,
+    ClusterDefaults, ClusterKeys, ConnectionDefaults, ConnectionKeys, CredentialDefaults, Credentials,
+    DiscoveryDefaults, DiscoveryKeys, FailoverDefaults, FailoverKeys, ReplicaDefaults, ReplicaKeys,
+    UpstreamKeys,
 };
 use super::super::setting::Setting;
 use super::super::typed::Named;
@@ -44,6 +45,7 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
         connections: mut bounds,
         failover,
         mut reads,
+        cluster,
     } = keys;
     let mut url_username = Setting::Absent;
     let mut url_password = Setting::Absent;
@@ -122,7 +124,7 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
         }
     };
     let database = database.or(ConnectionDefaults::database());
-    let config = connections(name, database, bounds, failover, reads, report);
+    let config = connections(name, database, bounds, failover, (reads, cluster), report);
     let discovery = discovery.filter(|_| !tls_is_invalid)?;
     Some(Upstream {
         config,
@@ -349,7 +351,7 @@ fn connections(
     database: u32,
     typed: ConnectionKeys,
     failover: FailoverKeys,
-    reads: ReplicaKeys,
+    (reads, cluster): (ReplicaKeys, ClusterKeys),
     report: &mut Report,
 ) -> UpstreamConfig {
     use ConnectionDefaults as Builtin;
@@ -405,6 +407,7 @@ fn connections(
         },
         read_your_writes: reads.read_your_writes.or(ReplicaDefaults::read_your_writes()),
         reads_in_hold: reads.reads_in_hold.or(ReplicaDefaults::reads_in_hold()),
+        cross_slot_writes: cluster.cross_slot_writes.or(ClusterDefaults::cross_slot_writes()),
         availability_zone: reads.availability_zone.value().cloned(),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {

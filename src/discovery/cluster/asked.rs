@@ -16,13 +16,15 @@ pub const MAX_ASKED: usize = 32;
 const MAX_NAMED: usize = 4;
 const NAMED_FOR: Duration = Duration::from_secs(10);
 
-/// How long a node that answered before may fail before the seeds are asked again too.
+/// How long nobody may answer before the seeds are asked again too, beside three rounds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The nodes that are asked.
 #[derive(Debug)]
 pub(super) struct AskedNodes {
     seeds: Vec<Address>,
+    /// How long nobody may answer before the seeds are asked again too.
+    patience: Duration,
     nodes: BTreeMap<String, Known>,
     /// Nodes that redirects named, with the time until which they are asked.
     named: Vec<(Address, Instant)>,
@@ -45,9 +47,10 @@ pub(super) struct AskedChange {
 }
 
 impl AskedNodes {
-    /// Creates the list for these seeds. [`AskedNodes::choose`] names them first.
-    pub(super) fn new(seeds: Vec<Address>) -> Self {
-        Self { seeds, nodes: BTreeMap::new(), named: Vec::new(), answered: None }
+    /// Creates the list for these seeds, with a round every `interval`. [`AskedNodes::choose`] names the seeds first.
+    pub(super) fn new(seeds: Vec<Address>, interval: Duration) -> Self {
+        let patience = PATIENCE.max(interval.saturating_mul(3));
+        Self { seeds, patience, nodes: BTreeMap::new(), named: Vec::new(), answered: None }
     }
 
     /// Notes that a node answered. Returns true if it failed before.
@@ -87,7 +90,7 @@ impl AskedNodes {
                 chosen.push(address);
             }
         }
-        let is_answered = self.answered.is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
+        let is_answered = self.answered.is_some_and(|at| now.saturating_duration_since(at) < self.patience);
         if chosen.len() <= self.named.len() || !is_answered {
             let missing = self.seeds.iter().filter(|seed| !chosen.contains(seed)).cloned();
             let missing: Vec<Address> = missing.take(MAX_ASKED).collect();
@@ -134,7 +137,7 @@ mod tests {
     #[test]
     fn seeds_are_asked_until_others_answer_and_again_when_none_does() {
         let now = Instant::now();
-        let mut asked = AskedNodes::new(vec![at("seed")]);
+        let mut asked = AskedNodes::new(vec![at("seed")], Duration::from_millis(100));
         assert_eq!(asked.choose([].into_iter(), now).track, [at("seed")]);
         assert_eq!(asked.choose([].into_iter(), now), AskedChange::default());
         assert!(!asked.answered(&at("seed"), now));
@@ -150,7 +153,7 @@ mod tests {
     #[test]
     fn few_nodes_are_asked_because_of_redirects_and_not_for_ever() {
         let now = Instant::now();
-        let mut asked = AskedNodes::new(vec![at("seed")]);
+        let mut asked = AskedNodes::new(vec![at("seed")], Duration::from_millis(100));
         asked.answered(&at("seed"), now);
         (0..100).for_each(|number| asked.named(at(&number.to_string()), now));
         let change = asked.choose((0..1000).map(|number| at(&format!("p{number}"))), now);

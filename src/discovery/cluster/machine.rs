@@ -1,6 +1,6 @@
 //! Decides what discovery does and publishes: takes events and returns actions. It does no I/O and reads no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use super::pace::RoundPace;
 use super::publish::{same_cluster, same_topology};
 use super::reply::{ClaimedRole, ClusterNodeId, ClusterView};
 use super::shard::{FollowedShard, Generations};
+use super::slot_epochs::SlotEpochs;
 use super::status::{ClusterStatus, NodeError};
 use super::views::{ClusterViews, EffectiveClaims, SlotOwners, owners};
-use crate::cluster::slot::{SLOTS, Slot};
+use crate::cluster::slot::Slot;
 use crate::cluster::slots::SlotTable;
 use crate::cluster::{ClusterTopology, Shard, ShardNumber};
 use crate::discovery::config::ClusterConfig;
@@ -78,6 +79,12 @@ pub(super) struct ClusterMachine {
     generations: Generations,
     home: HomeShard,
     slots: Arc<SlotTable>,
+    /// Under which epoch each slot is served.
+    epochs: SlotEpochs,
+    /// The shards that serve any slot.
+    serving: BTreeSet<ShardNumber>,
+    /// Maps announced addresses to those to dial.
+    nat: HashMap<Address, Address>,
     pace: RoundPace,
     /// Since when a shard that serves slots has had no primary.
     unsettled: Option<Instant>,
@@ -91,7 +98,7 @@ impl ClusterMachine {
     pub(super) fn new(config: &ClusterConfig, interval: Duration, now: Instant) -> Self {
         Self {
             interval,
-            asked: AskedNodes::new(config.seeds.clone()),
+            asked: AskedNodes::new(config.seeds.clone(), config.poll_interval),
             views: ClusterViews::default(),
             claims: EffectiveClaims::new(),
             numbering: ShardNumbering::default(),
@@ -99,6 +106,9 @@ impl ClusterMachine {
             generations: Generations::default(),
             home: HomeShard::default(),
             slots: Arc::default(),
+            epochs: SlotEpochs::default(),
+            serving: BTreeSet::new(),
+            nat: config.nat.clone(),
             pace: RoundPace::new(config.poll_interval, now),
             unsettled: None,
             published: None,
@@ -179,6 +189,7 @@ impl ClusterMachine {
                 }
             }
             Hint::Moved { slot, to } => {
+                let to = self.nat.get(to).unwrap_or(to);
                 let present = self.slots.shard(*slot).and_then(|number| self.shards.get(&number));
                 // The connection that was redirected only follows an older topology.
                 if present.is_some_and(|shard| shard.address() == Some(to)) {
@@ -224,21 +235,19 @@ impl ClusterMachine {
             }
             shard.replicas = replicas(&self.claims, primary);
         }
-        self.assign(&owners);
+        self.assign(&owners, now);
     }
 
     /// Writes the table of slots anew.
-    fn assign(&mut self, owners: &SlotOwners) {
-        let shards: Vec<Option<ShardNumber>> =
-            owners.owners.iter().map(|owner| self.numbering.shard_of_primary(owner)).collect();
-        let mut table = SlotTable::default();
-        for slot in 0..SLOTS {
-            let shard = owners.of(slot).and_then(|owner| *shards.get(owner)?);
-            if let (Some(slot), Some(shard)) = (u16::try_from(slot).ok().and_then(Slot::new), shard) {
-                table.assign(slot, Some(shard));
-            }
-        }
+    fn assign(&mut self, owners: &SlotOwners, now: Instant) {
+        let claim =
+            |owner| Some((self.numbering.shard_of_primary(owner)?, self.claims.get(owner)?.claim.epoch));
+        let claims: Vec<Option<(ShardNumber, u64)>> = owners.owners.iter().map(claim).collect();
+        let claimed = |slot| owners.of(slot).and_then(|owner| *claims.get(owner)?);
+        let present = |number: ShardNumber| self.numbering.primaries().any(|(known, _)| known == number);
+        let table = self.epochs.assign(&self.slots, claimed, present, now);
         if table != *self.slots {
+            self.serving = table.ranges().filter_map(|(_, shard)| shard).collect();
             self.slots = Arc::new(table);
         }
     }
@@ -280,7 +289,7 @@ impl ClusterMachine {
     fn is_settled(&mut self, cluster: &ClusterTopology, now: Instant) -> bool {
         let is_known = |shard: &Shard| matches!(shard.topology, Topology::Known(_));
         let serves_all =
-            cluster.shards.iter().all(|shard| is_known(shard) || !cluster.slots.serves(shard.number));
+            cluster.shards.iter().all(|shard| is_known(shard) || !self.serving.contains(&shard.number));
         if serves_all && !cluster.shards.is_empty() {
             self.unsettled = None;
             return true;
@@ -293,7 +302,7 @@ impl ClusterMachine {
     /// others.
     fn wanted(&self, cluster: &ClusterTopology) -> Vec<Address> {
         let mut wanted: Vec<Address> = Vec::new();
-        let serving = cluster.shards.iter().filter(|shard| cluster.slots.serves(shard.number));
+        let serving = cluster.shards.iter().filter(|shard| self.serving.contains(&shard.number));
         let address = |shard: &Shard| self.shards.get(&shard.number)?.address().cloned();
         wanted.extend(serving.clone().filter_map(address));
         let electing = serving.filter(|shard| !matches!(shard.topology, Topology::Known(_)));
@@ -325,7 +334,7 @@ impl ClusterMachine {
 
     fn publish(&mut self, actions: &mut Vec<ClusterAction>) {
         let cluster = self.cluster();
-        let home = match cluster.home() {
+        let home = match self.serving.first().and_then(|number| cluster.shard(*number)) {
             Some(shard) => self.home.topology(shard.number, &shard.topology, &mut self.generations),
             None if self.views.is_empty() => {
                 Topology::Unknown(Arc::new(self.uncertainty().unwrap_or(Outage::Starting)))

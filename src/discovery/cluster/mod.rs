@@ -2,10 +2,10 @@
 //!
 //! `machine` makes the decisions, without I/O. Its parts:
 //! - `asked` chooses the nodes that are asked, and `pace` says when;
-//! - `reply` parses what one node says, and `views` combines what all say: the newest epoch wins;
+//! - `reply` parses what one node says, and `views` combines what all say: the newest epoch wins, also over time (`slot_epochs`);
 //! - `numbering` gives each shard its number, `shard` verifies its primary, and `home` shows one shard as the only primary.
 //!
-//! `node` asks one node.
+//! `node` asks one node. `survey` puts together what nodes say once, for the doctor.
 
 mod asked;
 mod home;
@@ -16,7 +16,9 @@ mod pace;
 mod publish;
 mod reply;
 mod shard;
+mod slot_epochs;
 pub mod status;
+pub mod survey;
 mod views;
 
 pub use self::asked::MAX_ASKED;
@@ -202,6 +204,7 @@ impl ClusterDriver {
         }
         if let Topology::Unknown(outage) = &home
             && cluster.shards.is_empty()
+            && **outage != Outage::Starting
         {
             tracing::warn!("the cluster is not known: {outage}");
         }

@@ -59,11 +59,26 @@ impl ShardNumbering {
                 self.lead(&claim.id, None);
             }
         }
-        self.primaries.retain(|_, primary| {
-            serving.contains(primary)
-                || claims.get(primary).is_some_and(|known| known.claim.role == ClaimedRole::Primary)
+        let gone: Vec<ShardNumber> = self
+            .primaries
+            .iter()
+            .filter(|(_, primary)| !serving.contains(primary) && !self.may_lead(primary, claims))
+            .map(|(number, _)| *number)
+            .collect();
+        gone.iter().for_each(|number| {
+            self.primaries.remove(number);
         });
         self.note_members(claims);
+    }
+
+    /// Returns true if a node that leads a shard without slots is a primary, or has just stepped down for a node that does not say yet
+    /// that it is one.
+    fn may_lead(&self, node: &ClusterNodeId, claims: &EffectiveClaims) -> bool {
+        match claims.get(node).map(|known| &known.claim.role) {
+            Some(ClaimedRole::Primary) => true,
+            Some(ClaimedRole::Replica(of)) => claims.contains_key(of) && self.shard_of_primary(of).is_none(),
+            None => false,
+        }
     }
 
     /// Lets a shard follow its primary's own primary, if that leads no other shard.

@@ -24,6 +24,9 @@ impl Session {
     fn poll_aside(&mut self, cx: &mut Context<'_>, sent: &mut bool) -> Poll<()> {
         self.output.replies.watch(cx.waker());
         for _ in 0..ROUNDS {
+            if !self.lanes.gathers.is_empty() {
+                self.poll_gathers(cx);
+            }
             self.output.advance();
             let awaited = self.output.awaited() as usize;
             if let Err(close) = self.deliver(cx, awaited) {
@@ -33,7 +36,18 @@ impl Session {
                 self.closing.get_or_insert(Close::Killed);
             }
             if self.closing.is_some() || *sent && awaited == 0 {
+                self.abandon_parts();
                 return Poll::Ready(());
+            }
+            if *sent && self.lanes.gathers.is_sending() {
+                match self.send_parts() {
+                    Some(Pause::Parts(deadline)) if self.poll_parts(cx, deadline).is_pending() => {
+                        return Poll::Pending;
+                    }
+                    Some(Pause::Close(close)) => self.closing = Some(close),
+                    _ => {}
+                }
+                continue;
             }
             if *sent {
                 return Poll::Pending;

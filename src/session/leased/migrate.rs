@@ -7,10 +7,11 @@ use tokio::time::Instant;
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
 use super::pins::Transaction;
-use super::placed::Placement;
+use super::placement::Placement;
 use super::reconnect::ReconnectBackoff;
 use super::settle::{AfterLoss, LostLease, refuse_first, settle};
 use super::{Close, LeaseEnd, Leased};
+use crate::cluster::slot::Slot;
 use crate::resp::pubsub::Kind;
 use crate::resp::request;
 use crate::session::Session;
@@ -98,7 +99,7 @@ impl Leased {
             Ok((lease, shard)) => {
                 let mut next = Self::new(lease, self.for_session, session);
                 next.placement = Placement::at(&target, shard);
-                next.placement.keep_slot(&self.placement);
+                next.placement.follow(&self.placement);
                 next
             }
             Err(line) => {
@@ -166,8 +167,17 @@ impl Leased {
             self.send_restoring(1, &encoded(&[b"CLIENT", b"IMPORT-SOURCE", b"ON"]));
         }
         for kind in Kind::ALL {
-            let names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
-            for names in names.chunks(NAMES) {
+            let mut names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
+            // A node of a cluster takes channels of one slot at a time.
+            let by_slot = kind == Kind::Shard && session.ctx.upstream.is_cluster();
+            if by_slot {
+                names.sort_by_cached_key(|name| Slot::of(name));
+            }
+            let same_slot = |one: &[u8], other: &[u8]| Slot::of(one) == Slot::of(other);
+            for names in names
+                .chunk_by(|one, other| !by_slot || same_slot(one, other))
+                .flat_map(|names| names.chunks(NAMES))
+            {
                 let mut args = vec![kind.begin()];
                 args.extend(names.iter().map(AsRef::as_ref));
                 self.send_restoring(names.len(), &encoded(&args));

@@ -3,53 +3,21 @@
 //! A lease that nothing pins ends when a command belongs to another node. State that pins it stays at its node: keys of another slot are
 //! refused in a transaction and beside watched keys, as a node refuses them, and other commands run beside the lease.
 
-use std::rc::Rc;
-
+use super::placement::MAX_REDIRECTS;
 use super::{LeaseEnd, Leased};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::slot::Slot;
 use crate::command::{self, Found, Verb};
 use crate::hint::Hint;
+use crate::resp::pubsub::{Confirmation, Kind};
 use crate::resp::request::{self, Request};
 use crate::session::cluster::{LeaseTarget, Place};
 use crate::session::shared_pubsub::subscription_change;
 use crate::session::step::{AsyncOp, Pause, Step};
 use crate::session::{Session, refusal};
-use crate::upstream::shards::Shard;
 
 /// The error for subscriptions to channels of two nodes.
 const OTHER_NODE: &[u8] = b"-ERR respgate: these channels belong to another node than what the client has on its connection; use another connection";
-
-/// Where a lease stands in a cluster. The default stands for the home shard, and for an upstream that is no cluster.
-#[derive(Default)]
-pub(super) struct Placement {
-    /// The shard; `None` for the connections of commands without keys.
-    pub(super) shard: Option<Rc<Shard>>,
-    /// The slot of the open transaction's keys, or of the watched keys, once one is named.
-    slot: Option<Slot>,
-    /// Where the session goes on, if it must leave the connection.
-    moves_to: Option<LeaseTarget>,
-    /// True if every command must follow an ASKING, because its slot is being moved to this node.
-    asks: bool,
-}
-
-impl Placement {
-    /// Returns the placement of a lease at `shard`.
-    pub(super) fn at(target: &LeaseTarget, shard: Option<Rc<Shard>>) -> Self {
-        let slot = None;
-        Self { shard, slot, moves_to: None, asks: matches!(target, LeaseTarget::Importing(_)) }
-    }
-
-    /// Returns true if the session must leave the connection because of where it is.
-    pub(super) fn is_moving(&self) -> bool {
-        self.moves_to.is_some()
-    }
-
-    /// Keeps the slot of the state that moves from `former` to this lease.
-    pub(super) fn keep_slot(&mut self, former: &Self) {
-        self.slot = former.slot;
-    }
-}
 
 impl Leased {
     /// Returns true while a failover of the lease's shard is under way.
@@ -67,6 +35,9 @@ impl Leased {
             self.placement.slot = None;
         }
         match session.place_of(request) {
+            Place::Home if !in_transaction && session.is_for_shards(request) => {
+                Some(self.run_aside(session, request))
+            }
             Place::Home => self.admit_unplaced(),
             Place::Several if in_transaction => Some(self.refuse_and_poison(session, refusal::CROSS_SLOT)),
             Place::Several => Some(self.run_aside(session, request)),
@@ -136,7 +107,7 @@ impl Leased {
 
     /// Runs a command on the shared lanes while the session keeps the lease.
     fn run_aside(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
-        if !self.pins.any() {
+        if !self.pins.any() && !self.for_session {
             return Step::Stay(Pause::Replies);
         }
         let subscribes = match command::find(request) {
@@ -168,6 +139,13 @@ impl Leased {
         }
         let reason = frame.strip_prefix(b"-EXECABORT Transaction discarded because of: ").unwrap_or(frame);
         let Some(redirect) = Redirect::of(reason) else { return false };
+        if matches!(redirect, Redirect::Moved { .. } | Redirect::Ask { .. }) {
+            self.placement.redirects += 1;
+            // A script that writes such lines itself would run for ever.
+            if self.placement.redirects > MAX_REDIRECTS {
+                return false;
+            }
+        }
         let generation = self.lease.generation();
         let asked = self.placement.shard.as_ref().and_then(|shard| shard.address());
         let asked = asked.or_else(|| session.ctx.upstream.primary().map(|primary| primary.address.clone()));
@@ -195,6 +173,34 @@ impl Leased {
             Redirect::TryAgain => None,
         };
         true
+    }
+
+    /// Returns the error line for a request that nodes have redirected too often, given the last redirect.
+    pub(super) fn redirected_too_often(&self, session: &Session, frame: &[u8]) -> Option<Vec<u8>> {
+        (self.placement.redirects > MAX_REDIRECTS && Redirect::of(frame).is_some()).then(|| {
+            let name = &session.ctx.upstream_config.name;
+            let mut line = format!(
+                "-ERR respgate: the nodes of the cluster redirected this command too often (upstream '{name}'); the last one said: "
+            )
+            .into_bytes();
+            line.extend(frame.iter().skip(1).filter(|byte| !byte.is_ascii_control()));
+            line.extend_from_slice(b"\r\n");
+            line
+        })
+    }
+
+    /// Handles the end of a subscription that no request asked for. Returns true if the slot of a shard channel has left the node: the
+    /// session then follows it, and the client notices nothing.
+    pub(super) fn follows_channel(&mut self, session: &Session, confirmation: &Confirmation<'_>) -> bool {
+        let Some(name) = confirmation.name else { return false };
+        let follows = session.ctx.upstream.is_cluster()
+            && confirmation.kind == Kind::Shard
+            && !confirmation.begins
+            && self.pins.names(Kind::Shard).contains(name);
+        if follows && self.decided_end.is_none() {
+            self.leave_for(LeaseTarget::Slot(Slot::of(name)));
+        }
+        follows
     }
 
     /// Returns where the session goes on after its connection is lost: `requests` are sent again there.

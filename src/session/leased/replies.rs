@@ -135,6 +135,11 @@ impl Leased {
             self.decided_end = Some(LeaseEnd::Lost);
             return;
         }
+        let too_often = self.redirected_too_often(session, frame);
+        let frame = too_often.as_deref().unwrap_or(frame);
+        if matches!(self.expected.front(), Some(Expect::Reply(_))) {
+            self.placement.note_answered();
+        }
         self.handle_answer(session, frame, kind);
         self.pass_decided(session);
     }
@@ -208,6 +213,10 @@ impl Leased {
     /// connection: a script can forge it (CVE-2025-67733), and the server would go on sending messages of a
     /// subscription that seems to have ended.
     fn handle_confirmation(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
+        // The slot of the channel has moved to another node, where the subscription goes on.
+        if !self.awaits_confirmation() && self.follows_channel(session, confirmation) {
+            return;
+        }
         let (done, seen) = match self.expected.front_mut() {
             Some(Expect::Confirmations { left, .. }) => {
                 *left = left.saturating_sub(1);

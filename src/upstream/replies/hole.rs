@@ -8,42 +8,13 @@
 //! A client with a hole sends no further commands: those of the same slot must not overtake the redirected one.
 
 use std::cell::Cell;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use super::{ClientState, Replies};
+use super::{ClientState, Hole, HoleIn, Replies, Tries};
 use crate::net::budget::Charge;
 use crate::net::byte_queue::ByteQueue;
-
-/// The reply to one redirected command, and what came after it.
-pub(super) struct Hole {
-    /// The replies of the redirected command alone.
-    replies: Rc<Replies>,
-    /// What came after it, up to the next hole.
-    after: ByteQueue,
-    /// True if those bytes end inside a reply.
-    partial: bool,
-    charge: Charge,
-}
-
-/// Where the replies of one redirected command stand, and how it has fared.
-pub(super) struct HoleIn {
-    /// The replies that have the hole.
-    within: Weak<Replies>,
-    /// When the command was first redirected.
-    since: Instant,
-    tries: Cell<Tries>,
-}
-
-/// How often a command was redirected, and how often it had to wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tries {
-    /// The number of redirects to another node.
-    pub redirects: u8,
-    /// The number of times that no node could run the command.
-    pub waits: u8,
-}
 
 impl HoleIn {
     pub(super) fn expect(&self) {

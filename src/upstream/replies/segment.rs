@@ -8,8 +8,7 @@ use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
 
-use super::hole::HoleIn;
-use super::{Parked, Replies, SegmentOf};
+use super::{HoleIn, Parked, Replies, SegmentOf};
 use crate::net::budget::Charge;
 
 /// The bytes that a segment allocates besides those of its replies: its own, and its place in the session's list.
@@ -123,6 +122,7 @@ impl Replies {
     /// segments do not count: they cannot leave before these replies have come.
     pub fn waiting_before(&self) -> usize {
         match &self.behind {
+            _ if self.client().collects => 0,
             Some(segment) if !segment.promoted.get() => self.waiting(),
             Some(SegmentOf { hole: Some(hole), .. }) => hole.waiting_before(),
             _ => self.ready(),

@@ -67,6 +67,9 @@ impl Shards {
         if let Some(nowhere) = nowhere {
             nowhere.await_slots(unserved);
         }
+        if let Some(redirects) = &self.common.redirects {
+            redirects.note_news();
+        }
     }
 
     /// Ends a shard that the cluster has no more, once the commands that are under way there are settled.

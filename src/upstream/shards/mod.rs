@@ -4,6 +4,8 @@
 //! a shard without a primary, whose commands wait as those of a lost primary do.
 
 mod follow;
+mod operate;
+mod redirects;
 mod shard;
 
 use std::cell::{Cell, RefCell};
@@ -16,6 +18,7 @@ pub use self::shard::Shard;
 use super::connection::open::ConnectionKey;
 use super::leased::lease::Lease;
 use super::parts::Common;
+use super::redirects::SlotLanes;
 use super::replies::Replies;
 use super::shared::fair::fair_queue::Share;
 use super::tasks::Tasks;
@@ -61,6 +64,11 @@ impl Shards {
             news: Notify::new(),
         });
         tasks.spawn(shards.clone().follow(topology));
+        if let Some(redirects) = &common.redirects {
+            let lanes: Rc<dyn SlotLanes> = shards.clone();
+            redirects.send_by(Rc::downgrade(&lanes));
+            tasks.spawn(redirects.clone().send_waiting());
+        }
         shards
     }
 

@@ -8,7 +8,7 @@ use crate::cluster::ShardNumber;
 use crate::replica::ReplicaFeed;
 use crate::resp::error_line::ErrorLine;
 use crate::timeline::Timelines;
-use crate::topology::{Address, Generation, Topology};
+use crate::topology::{Address, Generation, NodeId, Topology};
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::credentials;
 use crate::upstream::held::Held;
@@ -90,6 +90,11 @@ impl Shard {
     /// Returns the generation of the shard's primary.
     pub fn generation(&self) -> Option<Generation> {
         self.parts.dialing.hold.generation()
+    }
+
+    /// Returns the process that is the shard's primary, if it is known.
+    pub fn node(&self) -> Option<NodeId> {
+        self.parts.dialing.hold.primary()?.node.clone()
     }
 
     /// Ends every task, and with them the connections.

@@ -23,6 +23,7 @@ use crate::upstream::shared::queue::Queue;
 mod backpressure;
 mod handle;
 pub(in crate::upstream) mod isolate;
+mod redirect;
 
 use self::backpressure::Backpressure;
 

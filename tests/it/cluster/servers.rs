@@ -14,7 +14,7 @@ on_both_servers!(a_node_comes_and_goes);
 fn a_cluster_starts_quickly(flavor: Flavor) {
     let started = Instant::now();
     let cluster = Cluster::three(flavor);
-    println!("a cluster of {} starts in {:?}", flavor.name(), started.elapsed());
+    eprintln!("a cluster of {} starts in {:?}", flavor.name(), started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     assert_eq!(cluster.primaries(), [0, 1, 2]);
     assert_eq!(cluster.slots_of(0), [0..=5461]);
