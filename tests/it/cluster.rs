@@ -1,7 +1,7 @@
 //! respgate in front of a cluster.
 
 mod commands;
-mod discovery;
+pub mod discovery;
 mod doctor;
 mod failures;
 mod redirects;

@@ -78,10 +78,19 @@ impl AskedNodes {
         }
     }
 
-    /// Chooses the nodes to ask, given the addresses of nodes in the order in which they should be asked.
-    pub(super) fn choose(&mut self, wanted: impl Iterator<Item = Address>, now: Instant) -> AskedChange {
+    /// Chooses the nodes to ask, given the addresses of nodes in the order in which they should be asked. `is_member` returns true if
+    /// a node of the cluster announces an address. A script of a client may forge a redirect, and respgate sends its password only to
+    /// addresses that the cluster announces.
+    pub(super) fn choose(
+        &mut self,
+        wanted: impl Iterator<Item = Address>,
+        is_member: impl Fn(&Address) -> bool,
+        now: Instant,
+    ) -> AskedChange {
         self.named.retain(|(_, until)| *until > now);
-        let mut chosen: Vec<Address> = self.named.iter().map(|(address, _)| address.clone()).collect();
+        let named = self.named.iter().map(|(address, _)| address).filter(|address| is_member(address));
+        let mut chosen: Vec<Address> = named.cloned().collect();
+        let named = chosen.len();
         for address in wanted {
             if chosen.len() >= MAX_ASKED {
                 break;
@@ -91,7 +100,7 @@ impl AskedNodes {
             }
         }
         let is_answered = self.answered.is_some_and(|at| now.saturating_duration_since(at) < self.patience);
-        if chosen.len() <= self.named.len() || !is_answered {
+        if chosen.len() <= named || !is_answered {
             let missing = self.seeds.iter().filter(|seed| !chosen.contains(seed)).cloned();
             let missing: Vec<Address> = missing.take(MAX_ASKED).collect();
             chosen.extend(missing);
@@ -138,15 +147,15 @@ mod tests {
     fn seeds_are_asked_until_others_answer_and_again_when_none_does() {
         let now = Instant::now();
         let mut asked = AskedNodes::new(vec![at("seed")], Duration::from_millis(100));
-        assert_eq!(asked.choose([].into_iter(), now).track, [at("seed")]);
-        assert_eq!(asked.choose([].into_iter(), now), AskedChange::default());
+        assert_eq!(asked.choose([].into_iter(), |_| true, now).track, [at("seed")]);
+        assert_eq!(asked.choose([].into_iter(), |_| true, now), AskedChange::default());
         assert!(!asked.answered(&at("seed"), now));
-        let change = asked.choose([at("a"), at("b")].into_iter(), now);
+        let change = asked.choose([at("a"), at("b")].into_iter(), |_| true, now);
         assert_eq!(change, AskedChange { track: vec![at("a"), at("b")], forget: vec![at("seed")] });
         let later = now + PATIENCE;
         assert!(asked.failed(&at("a"), NodeError::Unreachable("x".into())));
         assert!(!asked.failed(&at("a"), NodeError::Unreachable("x".into())), "logged once");
-        assert_eq!(asked.choose([at("a"), at("b")].into_iter(), later).track, [at("seed")]);
+        assert_eq!(asked.choose([at("a"), at("b")].into_iter(), |_| true, later).track, [at("seed")]);
         assert!(asked.answered(&at("a"), later), "it answers again");
     }
 
@@ -156,11 +165,13 @@ mod tests {
         let mut asked = AskedNodes::new(vec![at("seed")], Duration::from_millis(100));
         asked.answered(&at("seed"), now);
         (0..100).for_each(|number| asked.named(at(&number.to_string()), now));
-        let change = asked.choose((0..1000).map(|number| at(&format!("p{number}"))), now);
+        let change = asked.choose((0..1000).map(|number| at(&format!("p{number}"))), |_| true, now);
         assert_eq!(change.track.len(), MAX_ASKED);
+        let change = asked.choose((0..1000).map(|number| at(&format!("p{number}"))), |_| false, now);
+        assert_eq!(change.forget.len(), MAX_NAMED, "no node of the cluster announces them: {change:?}");
         let later = now + NAMED_FOR;
         asked.answered(&at("p0"), later);
-        let change = asked.choose([at("p0")].into_iter(), later);
+        let change = asked.choose([at("p0")].into_iter(), |_| true, later);
         assert_eq!(change.forget.len(), MAX_ASKED - 1, "{change:?}");
     }
 }

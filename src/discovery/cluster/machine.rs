@@ -225,7 +225,8 @@ impl ClusterMachine {
             primary_of(slots.shard(slot)?)
         };
         let owners = owners(&self.claims, present);
-        self.numbering.update(&self.claims, &owners);
+        let shard_of = |slot: usize| slots.shard(u16::try_from(slot).ok().and_then(Slot::new)?);
+        self.numbering.update(&self.claims, &owners, shard_of);
         for (number, primary) in self.numbering.primaries() {
             let interval = self.interval;
             let shard =
@@ -273,7 +274,11 @@ impl ClusterMachine {
             }
             self.shards.values_mut().for_each(|shard| shard.nudge(now));
         }
-        let change = self.asked.choose(self.wanted(&cluster).into_iter(), now);
+        let claims = &self.claims;
+        let is_member =
+            |address: &Address| claims.values().any(|known| known.address.as_ref() == Some(address));
+        let wanted = self.wanted(&cluster);
+        let change = self.asked.choose(wanted.into_iter(), is_member, now);
         actions.extend(change.forget.into_iter().map(ClusterAction::Forget));
         actions.extend(change.track.into_iter().map(ClusterAction::Track));
         for (number, shard) in &mut self.shards {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::reply::{ClaimedRole, ClusterNodeId};
 use super::views::{EffectiveClaims, SlotOwners};
 use crate::cluster::ShardNumber;
+use crate::cluster::slot::SLOTS;
 
 /// The greatest number of shards that respgate follows.
 const MAX_SHARDS: usize = 512;
@@ -33,8 +34,13 @@ impl ShardNumbering {
         (self.primaries.get(&number) == Some(node)).then_some(number)
     }
 
-    /// Follows what the nodes say now.
-    pub(super) fn update(&mut self, claims: &EffectiveClaims, owners: &SlotOwners) {
+    /// Follows what the nodes say now. `present` is the shard of each slot until now.
+    pub(super) fn update(
+        &mut self,
+        claims: &EffectiveClaims,
+        owners: &SlotOwners,
+        present: impl Fn(usize) -> Option<ShardNumber>,
+    ) {
         let serving: HashSet<&ClusterNodeId> = owners.serving().into_iter().collect();
         // Primaries with the newest epoch choose first.
         let mut primaries: Vec<_> = claims
@@ -43,13 +49,22 @@ impl ShardNumbering {
             .filter(|claim| claim.role == ClaimedRole::Primary)
             .collect();
         primaries.sort_by(|one, other| (other.epoch, &one.id).cmp(&(one.epoch, &other.id)));
+        let inherited = inherited(owners, present);
         for claim in primaries.iter().filter(|claim| serving.contains(&claim.id)) {
-            if self.shard_of_primary(&claim.id).is_none() {
-                let former = self.shards.get(&claim.id).copied();
-                let succeeds = former.filter(|number| {
-                    !self.primaries.get(number).is_some_and(|primary| serving.contains(primary))
-                });
-                self.lead(&claim.id, succeeds);
+            if self.shard_of_primary(&claim.id).is_some() {
+                continue;
+            }
+            let Some((number, leader)) = self.former(&claim.id) else {
+                self.lead(&claim.id, None);
+                continue;
+            };
+            let is_newer = claims.get(&leader).is_none_or(|known| claim.epoch > known.claim.epoch);
+            let slots = |node: &ClusterNodeId| inherited.get(&(number, node)).copied().unwrap_or(0);
+            if !serving.contains(&leader) || is_newer && slots(&claim.id) > slots(&leader) {
+                self.lead(&claim.id, Some(number));
+            } else if is_newer {
+                // It has got slots of its own since. An older claim is what somebody has not forgotten yet.
+                self.lead(&claim.id, None);
             }
         }
         self.follow_demotions(claims);
@@ -69,6 +84,12 @@ impl ShardNumbering {
             self.primaries.remove(number);
         });
         self.note_members(claims);
+    }
+
+    /// Returns the shard to which a node belongs, and its primary.
+    fn former(&self, node: &ClusterNodeId) -> Option<(ShardNumber, ClusterNodeId)> {
+        let number = *self.shards.get(node)?;
+        Some((number, self.primaries.get(&number)?.clone()))
     }
 
     /// Returns true if a node that leads a shard without slots is a primary, or has just stepped down for a node that does not say yet
@@ -123,6 +144,32 @@ impl ShardNumbering {
             }
         }
     }
+}
+
+/// Returns the number of slots that each owner has of each shard's slots until now.
+fn inherited(
+    owners: &SlotOwners,
+    present: impl Fn(usize) -> Option<ShardNumber>,
+) -> HashMap<(ShardNumber, &ClusterNodeId), usize> {
+    let mut inherited = HashMap::new();
+    // Slots of one shard and owner follow each other, so few counts change the map.
+    let mut run: Option<((ShardNumber, usize), usize)> = None;
+    let mut close = |run: Option<((ShardNumber, usize), usize)>| {
+        if let Some(((number, owner), count)) = run
+            && let Some(owner) = owners.owners.get(owner)
+        {
+            *inherited.entry((number, owner)).or_insert(0) += count;
+        }
+    };
+    for slot in 0..SLOTS {
+        let key = present(slot).zip(owners.of(slot));
+        match (&mut run, key) {
+            (Some((known, count)), Some(key)) if *known == key => *count += 1,
+            (_, key) => close(std::mem::replace(&mut run, key.map(|key| (key, 1)))),
+        }
+    }
+    close(run);
+    inherited
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::cluster::{Cluster, key_of};
+use crate::support::cluster::{Cluster, ClusterPlan, key_of};
 use crate::support::proxy::Proxy;
 use crate::support::servers::Flavor;
 use crate::support::wait;
@@ -18,7 +18,9 @@ fn proxy(cluster: &Cluster) -> Proxy {
 }
 
 fn a_lost_primary_holds_only_its_slots(flavor: Flavor) {
-    let mut cluster = Cluster::three(flavor);
+    // Without this, all nodes refuse commands until the replica has taken over.
+    let options = ["--cluster-require-full-coverage", "no"];
+    let mut cluster = Cluster::start(&ClusterPlan { options: &options, ..ClusterPlan::new(flavor) });
     let proxy = proxy(&cluster);
     let (lost, alive) = (key_of("lost", 8000), key_of("alive", 1));
     let mut client = proxy.client();

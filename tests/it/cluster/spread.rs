@@ -220,7 +220,7 @@ fn parts_follow_slots_that_move(flavor: Flavor) {
     let many: Vec<String> = slots.iter().map(|slot| key_of("moved", *slot)).chain(keys("k", 30)).collect();
     let port = proxy.port;
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (stopped, of_thread) = (stop.clone(), many.clone());
+    let (stopped, of_thread) = (stop.clone(), many);
     let writer = std::thread::spawn(move || {
         let mut client = Client::connect(port);
         let mut rounds = 0_u64;
