@@ -8,7 +8,7 @@ use crate::session::close::Close;
 use crate::session::step::{AsyncOp, Pause, Step};
 
 /// The error for a command that needs a connection of its own while the session keeps one at another node.
-const NEEDS_OWN: &[u8] = b"-ERR respgate: the keys of this command belong to another node than the state on the client's connection (a transaction, watched keys or subscriptions); use another connection";
+pub(in crate::session) const NEEDS_OWN: &[u8] = b"-ERR respgate: the keys of this command belong to another node than the state on the client's connection (a transaction, watched keys or subscriptions); use another connection";
 
 /// Number of rounds of reading and writing before other tasks run.
 const ROUNDS: usize = 8;

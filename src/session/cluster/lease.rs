@@ -16,7 +16,8 @@ use crate::upstream::leased::lease::Lease;
 use crate::upstream::shards::Shard;
 
 /// The error for CLIENT TRACKING, whose connection sees the keys of one node only.
-const NO_TRACKING: &[u8] = b"-ERR respgate: CLIENT TRACKING is not possible in a cluster";
+pub(in crate::session) const NO_TRACKING: &[u8] =
+    b"-ERR respgate: CLIENT TRACKING is not possible in a cluster";
 
 /// A transaction whose MULTI was answered and not sent, because no command has said yet at which node it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

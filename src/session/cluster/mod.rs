@@ -21,7 +21,8 @@ mod send_parts;
 mod split;
 mod spread;
 
+pub(super) use self::aside::NEEDS_OWN;
 pub(super) use self::gathers::Gathers;
 pub(super) use self::lanes::ClusterLanes;
-pub(super) use self::lease::LeaseTarget;
+pub(super) use self::lease::{LeaseTarget, NO_TRACKING};
 pub(super) use self::place::Place;

@@ -218,7 +218,11 @@ impl Leased {
                 _ => false,
             })
             .count();
-        let seen: Vec<Box<[u8]>> = body.iter().take(body.len().saturating_sub(unseen)).cloned().collect();
+        let mut seen: Vec<Box<[u8]>> = body.iter().take(body.len().saturating_sub(unseen)).cloned().collect();
+        if transaction.poisoned {
+            // EXEC will not run it, and the server would refuse again what it has refused.
+            seen.truncate(1);
+        }
         for (index, request) in seen.into_iter().enumerate() {
             if index == 0 {
                 self.ask_first(true);

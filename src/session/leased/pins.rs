@@ -21,7 +21,7 @@ pub(super) struct Transaction {
     size: usize,
     /// Number of commands queued so far.
     pub(super) queued: usize,
-    /// True if respgate refused a request in it: EXEC must not run it.
+    /// True if respgate or the server refused a request in it: EXEC must not run it.
     pub(super) poisoned: bool,
     /// The SELECTs in it.
     pub(super) selects: Selects,

@@ -7,11 +7,12 @@ use super::placement::MAX_REDIRECTS;
 use super::{LeaseEnd, Leased};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::slot::Slot;
-use crate::command::{self, Found, Verb};
+use crate::command::{self, Found, Tracking, Verb};
 use crate::hint::Hint;
+use crate::resp::Resp;
 use crate::resp::pubsub::{Confirmation, Kind};
 use crate::resp::request::{self, Request};
-use crate::session::cluster::{LeaseTarget, Place};
+use crate::session::cluster::{LeaseTarget, NEEDS_OWN, NO_TRACKING, Place};
 use crate::session::shared_pubsub::subscription_change;
 use crate::session::step::{AsyncOp, Pause, Step};
 use crate::session::{Session, refusal};
@@ -33,6 +34,16 @@ impl Leased {
         let in_transaction = self.pins.transaction.is_some();
         if !in_transaction && !self.pins.watches() {
             self.placement.slot = None;
+        }
+        // Such a client may only change its subscriptions, and gets an error for all else, wherever its keys are.
+        if self.pins.subscribed() && session.client.resp == Resp::V2 && !changes_subscriptions(request) {
+            return None;
+        }
+        if !in_transaction && begins_tracking(request) {
+            return Some(self.when_answered(|_| {
+                session.refuse(NO_TRACKING);
+                Step::Done
+            }));
         }
         match session.place_of(request) {
             Place::Home if !in_transaction && session.is_for_shards(request) => {
@@ -75,6 +86,10 @@ impl Leased {
                 self.placement.slot = Some(slot);
                 None
             }
+            // What an unknown command did to the connection cannot move.
+            None if self.pins.is_pinned_for_unknown() || self.pins.fieldsets => {
+                Some(self.refuse_and_poison(session, NEEDS_OWN))
+            }
             // The commands before this one had no keys, so the transaction may still move.
             None => Some(self.when_answered(|leased| {
                 leased.placement.slot = Some(slot);
@@ -110,10 +125,7 @@ impl Leased {
         if !self.pins.any() && !self.for_session {
             return Step::Stay(Pause::Replies);
         }
-        let subscribes = match command::find(request) {
-            Some(Found::Spec(spec)) => subscription_change(spec.verb).is_some(),
-            _ => false,
-        };
+        let subscribes = changes_subscriptions(request);
         self.when_answered(|leased| {
             if subscribes {
                 session.refuse(OTHER_NODE);
@@ -238,6 +250,14 @@ fn asking() -> Vec<u8> {
     let mut frame = Vec::new();
     request::encode(&[b"ASKING"], &mut frame);
     frame
+}
+
+fn changes_subscriptions(request: &Request<'_>) -> bool {
+    matches!(command::find(request), Some(Found::Spec(spec)) if subscription_change(spec.verb).is_some())
+}
+
+fn begins_tracking(request: &Request<'_>) -> bool {
+    matches!(command::find(request), Some(Found::Spec(spec)) if spec.verb == Verb::ClientTracking && Tracking::of(request).on)
 }
 
 fn is_watch(request: &Request<'_>) -> bool {

@@ -295,6 +295,10 @@ impl Leased {
         let mute = awaited.mute;
         session.announce_leased(awaited.if_lost);
         match awaited.effect {
+            // The server has refused to queue a command, so EXEC runs nothing. Of a later transaction, no reply has come.
+            Effect::None if failed && awaited.queued && !self.expected.ends_transaction() => {
+                self.poison_transaction();
+            }
             Effect::None => {}
             Effect::Multi if failed => {
                 self.pins.transaction = None;

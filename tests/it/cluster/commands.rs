@@ -225,6 +225,24 @@ fn commands_beside_state_at_another_node(proxy: &Proxy) {
     }
     proxy.client().call(&["PUBLISH", "beside", "m"]);
     client.expect_reply(">3\r\n$7\r\nmessage\r\n$6\r\nbeside\r\n$1\r\nm\r\n");
+    let tracking = client.call(&["CLIENT", "TRACKING", "ON"]);
+    assert!(tracking.starts_with(b"-ERR respgate: CLIENT TRACKING"), "{tracking:?}");
+    // In RESP2, a subscriber may do nothing else, whichever node has the keys.
+    let mut client = proxy.client();
+    client.expect(&["SUBSCRIBE", "beside"], "*3\r\n$9\r\nsubscribe\r\n$6\r\nbeside\r\n:1\r\n");
+    for command in keys("beside").iter().map(|key| vec!["get", key]).chain([vec!["dbsize"]]) {
+        let name = command[0];
+        client.expect(&command, &format!("-ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context\r\n"));
+    }
+    // A transaction that the server has refused a command of still goes to the node of its first key.
+    for key in &keys("beside") {
+        let mut client = proxy.client();
+        client.expect(&["MULTI"], "+OK\r\n");
+        client.expect(&["SCRIPT"], "-ERR wrong number of arguments for 'script' command\r\n");
+        client.expect(&["GET", key], "+QUEUED\r\n");
+        client.expect(&["EXEC"], ABORTED);
+        client.expect(&["GET", key], "$1\r\nv\r\n");
+    }
 }
 
 fn nothing_shows_the_cluster(proxy: &Proxy, cluster: &Cluster) {

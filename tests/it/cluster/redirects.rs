@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::client::{Client, encode};
-use crate::support::cluster::{Cluster, key_of};
+use crate::support::cluster::{Cluster, ClusterPlan, key_of};
 use crate::support::proxy::Proxy;
 use crate::support::servers::Flavor;
 use crate::support::wait;
@@ -14,6 +14,8 @@ use crate::support::wait;
 on_both_servers!(keys_of_a_slot_on_its_way_are_found);
 on_both_servers!(commands_with_keys_on_both_nodes_wait);
 on_both_servers!(slots_move_while_clients_write);
+on_both_servers!(slots_move_all_at_once_while_clients_write);
+on_both_servers!(a_node_comes_and_goes_while_clients_write);
 on_both_servers!(replicas_take_over_while_clients_write);
 
 /// The number of clients that write.
@@ -92,7 +94,7 @@ struct Writers {
 
 impl Writers {
     /// Lets clients write while `meddle` runs, and for a while before and after.
-    fn around(cluster: &Cluster, proxy: &Proxy, slots: &[u16], meddle: impl FnOnce(&Self)) {
+    fn around(proxy: &Proxy, slots: &[u16], meddle: impl FnOnce(&Self)) {
         let writers = Self { ends: AtomicBool::new(false), written: AtomicU64::new(0) };
         let totals: Vec<(String, u64)> = thread::scope(|scope| {
             let running: Vec<_> = (0..WRITERS)
@@ -110,7 +112,6 @@ impl Writers {
             running.into_iter().flat_map(|writer| writer.join().expect("a writer")).collect()
         });
         eprintln!("{} increments", writers.written.load(Ordering::Relaxed));
-        cluster.wait_until_agreed();
         let mut client = proxy.client();
         for (key, total) in totals {
             let total = total.to_string();
@@ -153,7 +154,7 @@ fn slots_move_while_clients_write(flavor: Flavor) {
     let proxy = proxy(&cluster, 2);
     // The last two slots stay where they are, on the other nodes.
     let slots = [&MOVING[..], &[8000, 16000]].concat();
-    Writers::around(&cluster, &proxy, &slots, |writers| {
+    Writers::around(&proxy, &slots, |writers| {
         for to in [1, 2, 0, 2, 1, 0] {
             for slot in MOVING {
                 cluster.begin_move(slot, to);
@@ -176,11 +177,55 @@ fn replicas_take_over_while_clients_write(flavor: Flavor) {
     let cluster = Cluster::three(flavor);
     let proxy = proxy(&cluster, 2);
     let slots = [&MOVING[..], &[8000, 16000]].concat();
-    Writers::around(&cluster, &proxy, &slots, |writers| {
+    Writers::around(&proxy, &slots, |writers| {
         // Node 3 is the replica of node 0, and takes its place: node 0 is its replica then.
         for node in [3, 0, 3] {
             cluster.failover(node);
             writers.pass(2000);
         }
     });
+}
+
+/// Valkey 9 moves slots as replication does: the node hands them over at once, and redirects from then on.
+fn slots_move_all_at_once_while_clients_write(flavor: Flavor) {
+    let cluster = Cluster::three(flavor);
+    let proxy = proxy(&cluster, 2);
+    let slots = [&MOVING[..], &[8000, 16000]].concat();
+    Writers::around(&proxy, &slots, |writers| {
+        for to in [1, 2, 0, 2, 1, 0] {
+            if !cluster.migrate_slots(0, 1500, to) {
+                eprintln!("{} cannot move slots all at once", flavor.name());
+                return;
+            }
+            writers.pass(500);
+            assert!(cluster.migrate_slots(5000, 5000, to));
+            writers.pass(500);
+        }
+    });
+    let seen = ["moved", "ask", "tryagain", "clusterdown"].map(|kind| (kind, redirects(&proxy, kind)));
+    eprintln!("redirects: {seen:?}");
+}
+
+fn a_node_comes_and_goes_while_clients_write(flavor: Flavor) {
+    let plan = ClusterPlan { replicas: 0, ..ClusterPlan::new(flavor) };
+    let mut cluster = Cluster::start(&plan);
+    let proxy = proxy(&cluster, 2);
+    let slots = [&MOVING[..], &[8000, 16000]].concat();
+    Writers::around(&proxy, &slots, |writers| {
+        for _ in 0..2 {
+            let node = cluster.add_node(&plan);
+            writers.pass(500);
+            for slot in MOVING {
+                cluster.move_slot(slot, node);
+                writers.pass(200);
+            }
+            for slot in MOVING {
+                cluster.move_slot(slot, 0);
+                writers.pass(200);
+            }
+            cluster.remove_node(node);
+            writers.pass(500);
+        }
+    });
+    cluster.wait_until_agreed();
 }

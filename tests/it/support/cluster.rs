@@ -217,6 +217,25 @@ impl Cluster {
         self.finish_move(slot, to);
     }
 
+    /// Lets the owner of a slot move it with its neighbours up to `last`, all at once, as Valkey 9 does, and returns when `to` has
+    /// them. Returns false if the server cannot.
+    pub fn migrate_slots(&self, first: u16, last: u16, to: usize) -> bool {
+        let from = self.owner(first);
+        let (first_text, last_text) = (first.to_string(), last.to_string());
+        let command =
+            ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", &first_text, &last_text, "NODE", &self.nodes[to].id];
+        let reply = self.nodes[from].server.run_text(&command);
+        if reply.starts_with("-ERR unknown subcommand") {
+            return false;
+        }
+        assert_eq!(reply, "+OK\r\n");
+        wait::until("the slots to move", || {
+            let slots = self.slots_of(to);
+            [first, last].iter().all(|slot| slots.iter().any(|range| range.contains(slot)))
+        });
+        true
+    }
+
     /// Ends a node at once, as a crash would.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].server.crash();
