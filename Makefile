@@ -12,6 +12,7 @@ CHAOS_SERVER ?= valkey
 DIFFERENTIAL_SECONDS ?= 60
 DIFFERENTIAL_SEED ?=
 DIFFERENTIAL_SERVER ?=
+DIFFERENTIAL_LAYOUT ?=
 # Both servers, both numbers of workers and both layouts in turn, unless one is named.
 HOSTILE_SECONDS ?= 60
 # How long `make fuzz` runs each of its tests, in seconds.
@@ -33,12 +34,12 @@ build: ## the release binary, target/release/respgate, and its debug symbols, ta
 	@CARGO="$(CARGO)" deploy/build $(TARGET)
 
 # One build for both programs, without the allocator of the release, which takes a minute to build.
-demo: ## a failover and a crash, with clients at work and a verdict; ONCE=1 ends by itself
+demo: ## a failover and a crash, with clients at work and a verdict; ONCE=1 ends by itself, CLUSTER=1 shows a cluster
 	@echo "== building respgate and the demo (about 3 minutes the first time)"
 	@$(CARGO) build --locked --profile demo --no-default-features --package respgate --package respgate-demo --bins
 	@echo "== servers and Sentinels"
 	@tests/install servers
-	@RESPGATE=$(CURDIR)/target/demo/respgate exec target/demo/respgate-demo $(if $(ONCE),--once)
+	@RESPGATE=$(CURDIR)/target/demo/respgate exec target/demo/respgate-demo $(if $(CLUSTER),--cluster) $(if $(ONCE),--once)
 
 test: test-deps lint supply ## install what tests need, lint, and run every test
 	@echo "== unit and integration tests"
@@ -111,10 +112,11 @@ differential: ## random sessions, each with the server and through respgate, com
 	@tests/install valkey
 	@tests/install redis
 	@DIFFERENTIAL_SECONDS=$(DIFFERENTIAL_SECONDS) DIFFERENTIAL_SEED=$(DIFFERENTIAL_SEED) \
-		DIFFERENTIAL_SERVER=$(DIFFERENTIAL_SERVER) $(CARGO) test --locked --quiet --test differential
+		DIFFERENTIAL_SERVER=$(DIFFERENTIAL_SERVER) DIFFERENTIAL_LAYOUT=$(DIFFERENTIAL_LAYOUT) \
+		$(CARGO) test --locked --quiet --test differential
 
 differential-docs: ## write docs/differences.md, from the differences that the differential test tolerates
-	@DIFFERENTIAL_WRITE_DOCS=1 DIFFERENTIAL_SECONDS=0 $(CARGO) test --locked --quiet --test differential
+	@DIFFERENTIAL_WRITE_DOCS=1 DIFFERENTIAL_SECONDS=0 DIFFERENTIAL_LAYOUT=server $(CARGO) test --locked --quiet --test differential
 
 config-docs: ## write config/full.toml, config/respgate.schema.json, docs/configuration.md and a list in docs/reload.md, from the configuration schema
 	@CONFIG_WRITE_DOCS=1 $(CARGO) test --locked --quiet --test config_docs -- is_the_schemas

@@ -332,12 +332,13 @@ fn share_descriptors(config: &mut Config) -> io::Result<usize> {
     Ok(shares.clients)
 }
 
-/// Returns the number of Sentinels that discovery may be connected to, learned ones included.
+/// Returns the number of Sentinels, or of a cluster's nodes, that discovery may be connected to, learned ones included.
 fn sentinels(discovery: &DiscoveryConfig) -> usize {
     const LEARNT: usize = 8;
     match discovery {
         DiscoveryConfig::Fixed(_) => 0,
         DiscoveryConfig::Sentinel(sentinels) => sentinels.seeds.len() + LEARNT,
+        DiscoveryConfig::Cluster(cluster) => cluster.seeds.len() + crate::discovery::cluster::MAX_ASKED,
     }
 }
 

@@ -151,12 +151,13 @@ const OPTIONS: [Option; 20] = [
         "Accept clients here: 127.0.0.1:6379, [::1]:6379, 0.0.0.0:6379 or unix:/path; may be repeated, or \
          separated by commas in RESPGATE_LISTEN [default: 127.0.0.1:6379]"),
     option!("upstream", "UPSTREAM", "URL", WHERE, "upstreams.*.url",
-        "The server, or the Sentinels that know it:\n\
+        "The server, the Sentinels that know it, or nodes of a cluster:\n\
          redis://[user:password@]host[:6379][/db]\n\
          redis-sentinel://s1[:26379],s2,s3[/db]#primary-name\n\
-         rediss:// and rediss-sentinel:// with TLS\n\
+         redis-cluster://c1[:6379],c2\n\
+         rediss://, rediss-sentinel:// and rediss-cluster:// with TLS\n\
          unix:/path[?db=N]\n\
-         valkey:// and valkey-sentinel:// mean the same; write / # ? % @ in a password as %2F %23 %3F %25 %40"),
+         valkey in place of redis means the same; write / # ? % @ in a password as %2F %23 %3F %25 %40"),
     option!("config", "CONFIG", "FILE", WHERE, "",
         "A TOML file with any number of listeners and upstreams, and every other setting"),
     option!("availability-zone", "AVAILABILITY_ZONE", "ZONE", WHERE, "upstreams.*.availability-zone",

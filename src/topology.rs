@@ -169,7 +169,7 @@ pub enum Topology {
 /// what an operator has ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sign {
-    /// Enough Sentinels consider the primary down.
+    /// Enough Sentinels, or most nodes of the cluster, consider the primary down.
     Down,
     /// A Sentinel stands for election, or already leads the failover.
     Election,
@@ -202,7 +202,7 @@ impl fmt::Display for Sign {
             Self::Promotion => "a replica is being promoted",
             Self::Demotion => "the node says that it is not the primary any more",
             Self::Closing => "the leading Sentinel is about to close every connection to the new primary",
-            Self::Down => "the Sentinels find the primary down",
+            Self::Down => "the Sentinels, or the nodes of the cluster, find the primary down",
             Self::Paused | Self::PausedAtOnce => "an operator has paused the upstream",
             Self::Switching => "respgate is switching the upstream to another address",
         })
@@ -217,18 +217,6 @@ impl Topology {
             Self::Unknown(_) => None,
         }
     }
-}
-
-/// What a connection saw and discovery should check. A hint only makes discovery ask again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hint {
-    /// A connection of this generation failed to connect, or was lost.
-    Lost(Generation),
-    /// A new connection of this generation leads to another node than the verified one.
-    OtherNode(Generation),
-    /// A node of this generation refused a command as only a non-primary does (READONLY,
-    /// MASTERDOWN, REDIRECT), or did not answer ROLE with `master` on a new connection.
-    NotPrimary(Generation),
 }
 
 #[cfg(test)]

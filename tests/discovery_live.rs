@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use respgate::discovery::config::{DiscoveryConfig, SentinelConfig};
 use respgate::discovery::{self, Dialers, Discovery, Logins};
+use respgate::hint::Hint;
 use respgate::resp::Resp;
 use respgate::resp::control::Control;
 use respgate::resp::greeting::{GreetError, Greeting, Role, greet};
 use respgate::resp::value::Value;
 use respgate::rotation::login::Login;
 use respgate::secret::{Credentials, Secret};
-use respgate::topology::{Address, Generation, Hint, Outage, Primary, Topology};
+use respgate::topology::{Address, Generation, Outage, Primary, Topology};
 use tokio::time::{Instant, sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);

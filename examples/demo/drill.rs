@@ -4,7 +4,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::connection::ask;
-use crate::deployment::{Deployment, wait_for};
+use crate::deployment::Deployment;
+use crate::processes::wait_for;
 use crate::screen::Screen;
 use crate::verdict::Verdict;
 use crate::watch::Watch;
@@ -31,12 +32,13 @@ impl Drill<'_> {
         tokio::time::sleep(CALM).await;
         self.screen.title("1. A planned failover, as before maintenance: SENTINEL FAILOVER mymaster");
         let (verdict, second) = self.planned(first).await?;
-        let planned = self.judge(&verdict, verdict.is_seamless(), "0 lost, 0 doubled, no error");
+        let planned = self.screen.judge(&verdict, verdict.is_seamless(), "0 lost, 0 doubled, no error");
 
         tokio::time::sleep(CALM).await;
         self.screen.title("2. A crash: SIGKILL to the primary, amid writes");
         let (verdict, _) = self.crash(second).await?;
-        let crash = self.judge(&verdict, verdict.is_honest(), "0 doubled, no error but OUTCOMEUNKNOWN");
+        let crash =
+            self.screen.judge(&verdict, verdict.is_honest(), "0 doubled, no error but OUTCOMEUNKNOWN");
         if verdict.lost > 0 {
             self.screen.say("  (lost: acknowledged by the primary, which died before replicating them)");
         }
@@ -120,16 +122,5 @@ impl Drill<'_> {
         let after = at.saturating_duration_since(begun).as_secs_f64();
         let before = begun.saturating_duration_since(at).as_secs_f64();
         self.screen.say(&format!("  {:+8.3} s  {text}", after - before));
-    }
-
-    /// Says the verdict, and gives whether it is as promised.
-    fn judge(&self, verdict: &Verdict, passed: bool, promise: &str) -> bool {
-        self.screen.say(&format!("\n  Verdict: {verdict}"));
-        let mark = if passed { "kept" } else { "BROKEN" };
-        self.screen.say(&format!("  Promise {mark}: {promise}"));
-        if let Some(error) = &verdict.last_error {
-            self.screen.say(&format!("  The last other error: {error}"));
-        }
-        passed
     }
 }

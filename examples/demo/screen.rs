@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::verdict::Verdict;
 use crate::workload::Books;
 
 /// No success for so long is worth saying.
@@ -34,6 +35,17 @@ impl Screen {
         } else {
             self.say(&format!("\n{text}"));
         }
+    }
+
+    /// Says the verdict, and gives whether it is as promised.
+    pub fn judge(&self, verdict: &Verdict, passed: bool, promise: &str) -> bool {
+        self.say(&format!("\n  Verdict: {verdict}"));
+        let mark = if passed { "kept" } else { "BROKEN" };
+        self.say(&format!("  Promise {mark}: {promise}"));
+        if let Some(error) = &verdict.last_error {
+            self.say(&format!("  The last other error: {error}"));
+        }
+        passed
     }
 
     /// Prints how the clients fare, without end.

@@ -79,7 +79,7 @@ impl Workload {
         Arc::clone(&self.books)
     }
 
-    /// Lets every command under way end, compares with what the primary at `port` holds, and opens new accounts.
+    /// Lets every command under way end, compares with what the server at `port` holds, and opens new accounts.
     pub async fn settle(&self, port: u16) -> io::Result<Verdict> {
         let _alone = self.turn.write().await;
         let mut surviving = Vec::new();
@@ -196,6 +196,11 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// The key of each counter.
+pub fn keys() -> impl Iterator<Item = String> {
+    (0..COUNTERS).map(key)
 }
 
 fn key(counter: usize) -> String {

@@ -6,6 +6,8 @@ use metrics::{Key, KeyName, Label, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tokio::time::Instant;
 
+use crate::cluster::ClusterTopology;
+use crate::discovery::DiscoveryStatus;
 use crate::discovery::read_replicas::health::{Obstacle, ReadTerms, ReplicaHealth};
 use crate::discovery::replicas::Replication;
 use crate::metrics::Snapshot;
@@ -71,6 +73,18 @@ impl MetricsRegistry {
                 self.publish(&declared::SENTINEL_CONFIG_EPOCH, [upstream], epoch);
             }
         }
+    }
+
+    pub(super) fn publish_cluster(
+        &self,
+        upstream: &str,
+        cluster: &ClusterTopology,
+        discovery: &DiscoveryStatus,
+    ) {
+        self.publish(&declared::CLUSTER_SHARDS, [upstream], cluster.shards.len() as u64);
+        self.publish(&declared::CLUSTER_SLOTS_SERVED, [upstream], cluster.slots_with_primary() as u64);
+        self.publish(&declared::CLUSTER_EPOCH, [upstream], cluster.epoch);
+        self.publish(&declared::CLUSTER_REFRESHES, [upstream], discovery.asks);
     }
 
     pub(super) fn publish_replication(&self, upstream: &str, replication: &Replication) {

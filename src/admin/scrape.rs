@@ -98,7 +98,7 @@ impl MetricsEndpoint {
             }
         }
         for view in &upstreams {
-            let View { number, name, topology, discovery, timelines, ordered, reads, .. } = view;
+            let View { number, name, topology, cluster, discovery, timelines, ordered, reads, .. } = view;
             registry.publish_counters(name, &sums.upstream(*number));
             registry.publish_replica_health(name, &reads.borrow(), view.read_terms());
             for ((_, replica), counts) in sums.replicas.iter().filter(|((of, _), _)| of == number) {
@@ -107,6 +107,9 @@ impl MetricsEndpoint {
             registry.publish_topology(name, &topology.borrow());
             for (view, count) in sentinels::views(&discovery.borrow(), &topology.borrow()) {
                 registry.publish(&declared::SENTINELS, [name, view], count);
+            }
+            if let Some(cluster) = cluster {
+                registry.publish_cluster(name, &cluster.borrow(), &discovery.borrow());
             }
             registry.publish_failovers(name, timelines);
             registry.publish_orders(name, &ordered.borrow());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::security::TlsStatus;
+use crate::cluster::ClusterTopology;
 use crate::discovery::DiscoveryStatus;
 use crate::discovery::read_replicas::health::{ReadTerms, ReplicaHealth};
 use crate::discovery::replicas::Replication;
@@ -94,7 +95,7 @@ impl ListenerView {
 /// The settings of an upstream that `/status` shows.
 #[derive(Clone, Debug)]
 pub struct UpstreamLimits {
-    /// How respgate finds the primary: `sentinel` or `fixed`.
+    /// How respgate finds the primary: `sentinel`, `cluster` or `fixed`.
     pub kind: &'static str,
     /// The greatest number of connections, all workers together.
     pub max_connections: usize,
@@ -119,7 +120,9 @@ pub struct View {
     pub limits: watch::Receiver<UpstreamLimits>,
     /// Discovery's newest result.
     pub topology: watch::Receiver<Topology>,
-    /// What discovery knows of the Sentinels.
+    /// The newest state of the cluster; `None` if the upstream is none.
+    pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
+    /// What discovery knows of the Sentinels, or of the nodes of the cluster.
     pub discovery: watch::Receiver<DiscoveryStatus>,
     /// The state of the replicas that may serve reads.
     pub reads: watch::Receiver<ReplicaHealth>,

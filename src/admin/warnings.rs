@@ -19,6 +19,8 @@ use crate::topology::Topology;
 
 /// The part of a limit from which a warning says that it is nearly reached.
 const NEARLY: f64 = 0.9;
+/// The greatest number of shards that warnings name.
+const NAMED_SHARDS: usize = 8;
 /// The seconds of replication lag from which a replica gets a warning.
 const LAGGING: f64 = 10.0;
 
@@ -96,6 +98,7 @@ pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
             "look at the primary and the Sentinels; respgate doctor tests each of them",
         )),
     }
+    warnings.extend(of_shards(view, &subject));
     let ordered = view.ordered.borrow();
     if let Some(to) = &ordered.switched {
         warnings.push(Warning::new(
@@ -116,6 +119,33 @@ pub(super) fn of_upstream(view: &View, users: Option<&Users>) -> Vec<Warning> {
                 "correct the password in the configuration, or the user in the server's ACL",
             ));
         }
+    }
+    warnings
+}
+
+/// Returns the warnings about the shards of a cluster that serve slots and have no primary. The home shard has a warning already.
+fn of_shards(view: &View, subject: &str) -> Vec<Warning> {
+    let Some(cluster) = &view.cluster else { return Vec::new() };
+    let cluster = cluster.borrow().clone();
+    let home = cluster.home().map(|shard| shard.number);
+    let shards = cluster.shards.iter().filter(|shard| Some(shard.number) != home);
+    let lost = shards.filter(|shard| cluster.slots.serves(shard.number)).filter_map(|shard| {
+        let why = match &shard.topology {
+            Topology::Unknown(outage) => outage.to_string(),
+            Topology::Failing(_, sign) if !sign.is_ordered() => sign.to_string(),
+            Topology::Known(_) | Topology::Failing(..) => return None,
+        };
+        Some(format!("shard {} has no primary: {why}", shard.number.0))
+    });
+    let warn = |text| {
+        let remedy = "commands for its slots wait, for hold-timeout at most; look at its nodes, or run respgate doctor";
+        Warning::new(Severity::Critical, subject, text, remedy)
+    };
+    let mut warnings: Vec<Warning> = lost.take(NAMED_SHARDS).map(warn).collect();
+    let unserved: usize =
+        cluster.slots.ranges().filter(|(_, owner)| owner.is_none()).map(|(range, _)| range.len()).sum();
+    if home.is_some() && unserved > 0 {
+        warnings.push(warn(format!("{unserved} slots of the cluster belong to no node")));
     }
     warnings
 }

@@ -75,7 +75,7 @@ const fn counted(count: u8) -> Keys {
 }
 
 #[rustfmt::skip]
-const KEYS: [(Keys, &str); 16] = [
+pub(super) const KEYS: [(Keys, &str); 16] = [
     (one(1), "\
         APPEND ARCOUNT ARDEL ARDELRANGE ARGET ARGETRANGE ARGREP ARINFO ARINSERT ARLASTITEMS ARLEN ARMGET \
         ARMSET ARNEXT AROP ARRING ARSCAN ARSEEK ARSET BITCOUNT BITFIELD BITFIELD_RO BITPOS DECR DECRBY \

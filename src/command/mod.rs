@@ -2,6 +2,7 @@
 
 pub mod administration;
 pub mod category;
+pub mod key_index;
 pub mod key_specs;
 pub mod keys;
 pub mod learned;

@@ -69,6 +69,10 @@ fn describe_upstream(upstream: &Upstream) -> String {
             let seeds: Vec<String> = sentinel.seeds.iter().map(ToString::to_string).collect();
             format!("primary {:?} of Sentinels {}", sentinel.primary_name, seeds.join(", "))
         }
+        DiscoveryConfig::Cluster(cluster) => {
+            let seeds: Vec<String> = cluster.seeds.iter().map(ToString::to_string).collect();
+            format!("the cluster of {}", seeds.join(", "))
+        }
     };
     let user = match &upstream.account {
         Some(Account { credentials: Some(credentials), .. }) => format!("as user {}", credentials.user()),

@@ -8,8 +8,8 @@ use super::address::{DEFAULT_PORT, DEFAULT_SENTINEL_PORT, socket_path, tcp};
 use crate::secret::Secret;
 use crate::topology::Address;
 
-const SCHEMES: &str =
-    "redis:// or rediss:// (with TLS), redis-sentinel:// or rediss-sentinel://, their valkey twins, or unix:";
+const SCHEMES: &str = "redis:// or rediss:// (with TLS), redis-sentinel:// or rediss-sentinel://, redis-cluster:// or rediss-cluster://, \
+     their valkey twins, or unix:";
 
 /// The parts of an upstream URL.
 #[derive(Clone, Debug)]
@@ -38,6 +38,11 @@ pub enum Target {
         /// The name under which they monitor the primary.
         primary_name: String,
     },
+    /// The nodes of a cluster.
+    Cluster {
+        /// The addresses of some of them, at least one.
+        seeds: Vec<Address>,
+    },
 }
 
 /// Parses an upstream URL:
@@ -45,7 +50,9 @@ pub enum Target {
 /// - `redis://` or `valkey://` `[user:password@]host[:6379][/database]`
 /// - `redis-sentinel://` or `valkey-sentinel://`
 ///   `[user:password@]host[:26379][,host…][/database]#primary-name`
-/// - the same with TLS: `rediss://`, `valkeys://`, `rediss-sentinel://`, `valkeys-sentinel://`
+/// - `redis-cluster://` or `valkey-cluster://` `[user:password@]host[:6379][,host…][/database]`
+/// - the same with TLS: `rediss://`, `valkeys://`, `rediss-sentinel://`, `valkeys-sentinel://`, `rediss-cluster://`,
+///   `valkeys-cluster://`
 /// - `unix:/path` or `unix://[user:password@]/path`, then `[?db=database]`
 /// - the forms of other libraries, if they mean the same (see [`dialects::rewritten`])
 ///
@@ -66,6 +73,8 @@ pub fn upstream(text: &str) -> Result<UpstreamUrl, String> {
         "rediss" | "valkeys" => server(rest, true),
         "redis-sentinel" | "valkey-sentinel" => sentinels(rest, false),
         "rediss-sentinel" | "valkeys-sentinel" => sentinels(rest, true),
+        "redis-cluster" | "valkey-cluster" => cluster(rest, false),
+        "rediss-cluster" | "valkeys-cluster" => cluster(rest, true),
         _ => Err(format!("the scheme is unknown; begin the URL with {SCHEMES}")),
     }
 }
@@ -80,7 +89,9 @@ fn server(rest: &str, tls: bool) -> Result<UpstreamUrl, String> {
     }
     if parts.host.contains(',') {
         return Err(
-            "takes one host; several Sentinels are written redis-sentinel://host,host#primary-name".into()
+            "takes one host; several Sentinels are written redis-sentinel://host,host#primary-name, and nodes of a cluster \
+             redis-cluster://host,host"
+                .into()
         );
     }
     Ok(UpstreamUrl {
@@ -106,6 +117,24 @@ fn sentinels(rest: &str, tls: bool) -> Result<UpstreamUrl, String> {
         parts.host.split(',').map(|host| tcp(host, DEFAULT_SENTINEL_PORT)).collect::<Result<_, _>>()?;
     Ok(UpstreamUrl {
         target: Target::Sentinels { seeds, primary_name: decode_text(name)? },
+        username: parts.username,
+        password: parts.password,
+        database: database(parts.path)?,
+        tls,
+    })
+}
+
+fn cluster(rest: &str, tls: bool) -> Result<UpstreamUrl, String> {
+    let parts = Parts::of(rest)?;
+    if parts.query.is_some() {
+        return Err("takes no ?options; several nodes are written redis-cluster://host,host".into());
+    }
+    if parts.fragment.is_some() {
+        return Err("a #name belongs to Sentinel; a cluster has none, so leave it out".into());
+    }
+    let seeds = parts.host.split(',').map(|host| tcp(host, DEFAULT_PORT)).collect::<Result<_, _>>()?;
+    Ok(UpstreamUrl {
+        target: Target::Cluster { seeds },
         username: parts.username,
         password: parts.password,
         database: database(parts.path)?,
@@ -253,6 +282,17 @@ mod tests {
     }
 
     #[test]
+    fn several_nodes_of_a_cluster() {
+        let target = Target::Cluster { seeds: vec![Address::tcp("c1", 6379), Address::tcp("c2", 7000)] };
+        assert_eq!(
+            parsed("redis-cluster://u:p@c1,c2:7000"),
+            (target.clone(), Some("u".into()), Some("p".into()), None)
+        );
+        assert_eq!(parsed("valkeys-cluster://c1:6379,c2:7000/0"), (target, None, None, Some(0)));
+        assert!(upstream("rediss-cluster://c1").unwrap().tls);
+    }
+
+    #[test]
     fn sockets() {
         let target = Target::Fixed(Address::Unix("/run/v.sock".into()));
         for text in ["unix:/run/v.sock", "unix:///run/v.sock"] {
@@ -280,6 +320,9 @@ mod tests {
             ("redis://db?db=1", "takes no ?options"),
             ("redis://db#m", "belongs to Sentinel"),
             ("redis://a,b", "takes one host"),
+            ("redis-cluster://a,b#m", "belongs to Sentinel"),
+            ("redis-cluster://a?b", "takes no ?options"),
+            ("redis-cluster://a,", "is not a host"),
             ("redis-sentinel://s1", "end it with its name"),
             ("redis-sentinel://s1,#m", "is not a host"),
             ("redis-sentinel://s1#%ff", "not UTF-8"),

@@ -25,7 +25,7 @@ use crate::tenant::policy::config::Scripts;
 use crate::tenant::users::hash::PasswordHash;
 use crate::topology::Address;
 use crate::upstream::config::{
-    BlockedPop, ClientAuth, Pool, ReadYourWrites, ReadsInHold, Reauth, RetryWrites,
+    BlockedPop, ClientAuth, CrossSlotWrites, Pool, ReadYourWrites, ReadsInHold, Reauth, RetryWrites,
 };
 use crate::upstream::shared::fair::fair_queue::Priority;
 
@@ -309,6 +309,7 @@ words!(Reads, r#""primary", "on-request", "prefer-replica" or "replica""#,
     "on-request" => Self::OnRequest,
     "prefer-replica" => Self::PreferReplica,
     "replica" => Self::Replica);
+words!(CrossSlotWrites, r#""refuse" or "split""#, "refuse" => Self::Refuse, "split" => Self::Split);
 words!(ReadsInHold, r#""wait" or "replica""#, "wait" => Self::Wait, "replica" => Self::Replica);
 words!(ReadYourWrites, r#""session", "tenant" or "off""#,
     "session" => Self::Session, "tenant" => Self::Tenant, "off" => Self::Off);

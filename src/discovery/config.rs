@@ -13,6 +13,8 @@ pub enum DiscoveryConfig {
     Fixed(Address),
     /// Discovery asks these Sentinels.
     Sentinel(SentinelConfig),
+    /// Discovery asks the nodes of a cluster.
+    Cluster(ClusterConfig),
 }
 
 /// The longest time between two look-ups of a fixed address's name, and between two queries to its node on an open
@@ -25,7 +27,7 @@ impl DiscoveryConfig {
     pub(super) fn watch_interval(&self, ping_interval: Duration) -> Duration {
         match self {
             Self::Fixed(_) => ping_interval.min(ADDRESS_WATCH),
-            Self::Sentinel(_) => ping_interval,
+            Self::Sentinel(_) | Self::Cluster(_) => ping_interval,
         }
     }
 
@@ -35,7 +37,7 @@ impl DiscoveryConfig {
             Self::Fixed(Address::Tcp { host, port }) if host.parse::<IpAddr>().is_err() => {
                 Some((host, *port))
             }
-            Self::Fixed(_) | Self::Sentinel(_) => None,
+            Self::Fixed(_) | Self::Sentinel(_) | Self::Cluster(_) => None,
         }
     }
 }
@@ -84,5 +86,27 @@ impl SentinelConfig {
             timeout: Duration::from_millis(500),
             switch: SwitchRule::default(),
         }
+    }
+}
+
+/// The nodes of a cluster and the settings for the questions to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The configured nodes. Discovery learns all others from these.
+    pub seeds: Vec<Address>,
+    /// Maps an announced address to the address to dial, for NAT and port maps.
+    pub nat: HashMap<Address, Address>,
+    /// The time between two rounds of questions while nothing hints at a change.
+    pub poll_interval: Duration,
+    /// How long discovery waits for an answer of one node.
+    pub timeout: Duration,
+}
+
+impl ClusterConfig {
+    /// Returns the settings for these nodes, with the default timeouts (poll 1 s, answer 1 s). A node that is late delays only what it
+    /// says itself.
+    pub fn new(seeds: Vec<Address>) -> Self {
+        let second = Duration::from_secs(1);
+        Self { seeds, nat: HashMap::new(), poll_interval: second, timeout: second }
     }
 }

@@ -17,7 +17,8 @@ use crate::discovery::machine::sentinels::Sentinels;
 use crate::discovery::resolved::ResolvedName;
 use crate::discovery::sentinel_table::{Change, SentinelError, SentinelStatus};
 use crate::discovery::verify::{AddressNews, Finding, Verifier};
-use crate::topology::{Address, Generation, Hint, Outage, Primary, Topology};
+use crate::hint::Hint;
+use crate::topology::{Address, Generation, Outage, Primary, Topology};
 
 /// Why discovery follows the successor of a coordinated failover.
 const HANDED_OVER: &str = "the former primary has handed over to it";
@@ -98,7 +99,7 @@ impl Machine {
     pub(super) fn new(config: &DiscoveryConfig, interval: Duration, now: Instant) -> (Self, Vec<Action>) {
         let verifier = match config {
             DiscoveryConfig::Fixed(_) => Verifier::for_address(interval),
-            DiscoveryConfig::Sentinel(_) => Verifier::new(interval),
+            DiscoveryConfig::Sentinel(_) | DiscoveryConfig::Cluster(_) => Verifier::new(interval),
         };
         let mut machine = Self { sentinels: None, verifier, name: ResolvedName::default(), published: None };
         let actions = match config {
@@ -113,6 +114,8 @@ impl Machine {
                 machine.sentinels = Some(sentinels);
                 actions
             }
+            // `cluster` has a machine of its own.
+            DiscoveryConfig::Cluster(_) => Vec::new(),
         };
         (machine, actions)
     }

@@ -10,9 +10,10 @@
 //! - `handover` decides when to follow a coordinated failover.
 //!
 //! `sentinel` holds the connections to one Sentinel, `event` parses what it sends, and `probe` asks a node for its
-//! role. `handover_watch` asks the nodes of a coordinated failover, and `primary_watch` the followed node and the resolver.
+//! role. `cluster` follows a cluster, which has neither Sentinels nor one primary. `handover_watch` asks the nodes of a coordinated failover, and `primary_watch` the followed node and the resolver.
 //! `replicas` samples the replication lag, and `read_replicas` samples the replicas that may serve reads; nothing here reads either. Discovery treats a fixed address as a node that Sentinels always name.
 
+pub mod cluster;
 pub mod config;
 pub mod consensus;
 pub mod event;
@@ -40,6 +41,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
+use crate::cluster::ClusterTopology;
+use crate::discovery::cluster::status::ClusterStatus;
+use crate::discovery::cluster::{ClusterFeeds, ClusterState};
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 
 use crate::discovery::handover::Parties;
@@ -48,9 +52,10 @@ use crate::discovery::machine::{Action, Event, Machine};
 use crate::discovery::primary_watch::{RoleWatch, watch_name};
 use crate::discovery::sentinel::Follower;
 use crate::discovery::sentinel_table::SentinelStatus;
+use crate::hint::Hint;
 use crate::net::connect::Dialer;
 use crate::rotation::login::Login;
-use crate::topology::{Address, Generation, Hint, Outage, Topology};
+use crate::topology::{Address, Generation, Outage, Topology};
 
 /// The capacity of the hint queue. A full queue already causes a probe, so connections drop further hints.
 const HINTS: usize = 64;
@@ -64,8 +69,10 @@ const LATE: Duration = Duration::from_millis(250);
 /// The handle of a running discovery. Dropping it ends all its tasks and connections.
 #[derive(Debug)]
 pub struct Discovery {
-    /// The newest topology. Only discovery writes it.
+    /// The newest topology; of a cluster, that of its home shard. Only discovery writes it.
     pub topology: watch::Receiver<Topology>,
+    /// The newest state of the cluster; `None` if the upstream is none.
+    pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
     /// Where connections report signs of a change. They use `try_send`, so that they never wait.
     pub hints: mpsc::Sender<Hint>,
     /// The status of the Sentinels, and the number of queries to them and to nodes.
@@ -81,10 +88,12 @@ pub struct DiscoveryStatus {
     pub sentinels: Vec<SentinelStatus>,
     /// Why the Sentinels name no primary at present. Discovery keeps a primary that it verified before all the same.
     pub uncertainty: Option<Outage>,
-    /// The number of query rounds to the Sentinels so far.
+    /// The number of query rounds to the Sentinels, or to the nodes of a cluster, so far.
     pub asks: u64,
     /// The number of queries to nodes for their role so far.
     pub probes: u64,
+    /// The nodes of the cluster that discovery asks; `None` if the upstream is none.
+    pub cluster: Option<ClusterStatus>,
 }
 
 /// How discovery opens its connections. Each dialer has its own TLS settings.
@@ -125,10 +134,23 @@ pub fn spawn(
     let (hints, hints_seen) = mpsc::channel(HINTS);
     let (news_sender, news) = mpsc::channel(NEWS);
     let span = tracing::info_span!("discovery", upstream = name);
+    let mut task = JoinSet::new();
+    let config = match config {
+        DiscoveryConfig::Cluster(config) => {
+            let (cluster, cluster_seen) = watch::channel(Arc::default());
+            let show = Box::new(move |state| show_cluster(&status, state));
+            let feeds = ClusterFeeds { topology, cluster, show, hints: hints_seen };
+            let run = cluster::run(config, interval, logins.nodes, dialers.data, feeds);
+            task.spawn(run.instrument(span));
+            let cluster = Some(cluster_seen);
+            return Discovery { topology: topology_seen, cluster, hints, status: status_seen, _task: task };
+        }
+        config => config,
+    };
     let driver = Driver {
         sentinel_config: match &config {
             DiscoveryConfig::Sentinel(config) => Some(Arc::new(config.clone())),
-            DiscoveryConfig::Fixed(_) => None,
+            DiscoveryConfig::Fixed(_) | DiscoveryConfig::Cluster(_) => None,
         },
         interval,
         watch_interval: config.watch_interval(interval),
@@ -147,9 +169,15 @@ pub fn spawn(
         role_watch: None,
         probes: 0,
     };
-    let mut task = JoinSet::new();
     task.spawn(driver.run(config, hints_seen, news).instrument(span));
-    Discovery { topology: topology_seen, hints, status: status_seen, _task: task }
+    Discovery { topology: topology_seen, cluster: None, hints, status: status_seen, _task: task }
+}
+
+/// Shows operators the state of a cluster's discovery.
+fn show_cluster(status: &watch::Sender<DiscoveryStatus>, state: ClusterState) {
+    let ClusterState { status: cluster, uncertainty, probes } = state;
+    let (sentinels, asks) = (Vec::new(), cluster.refreshes);
+    status.send_replace(DiscoveryStatus { sentinels, uncertainty, asks, probes, cluster: Some(cluster) });
 }
 
 /// Runs the actions of the machine.
@@ -196,6 +224,7 @@ impl Driver {
                 uncertainty: machine.uncertainty().cloned(),
                 asks: *self.asks.borrow(),
                 probes: self.probes,
+                cluster: None,
             });
             let wake_at = machine.wake_at();
             event = tokio::select! {

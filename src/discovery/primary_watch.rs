@@ -9,10 +9,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::discovery::machine::Event;
 use crate::discovery::probe::{self, MonitorError, RoleMonitor};
+use crate::hint::Hint;
 use crate::net::backoff::Backoff;
 use crate::net::connect::{Dialer, look_up};
 use crate::rotation::login::Login;
-use crate::topology::{Hint, Primary};
+use crate::topology::Primary;
 
 /// Returns delays of 80 % to 100 % of `interval`, so that many processes do not ask at the same moment.
 fn jittered(interval: Duration) -> Backoff {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::discovery::node::{Comparison, KnownNode};
+use crate::hint::Hint;
 use crate::net::backoff::Backoff;
-use crate::topology::{Address, Generation, Hint, Node, NodeId, Outage, Primary, ServerInfo, Sign, Topology};
+use crate::topology::{Address, Generation, Node, NodeId, Outage, Primary, ServerInfo, Sign, Topology};
 
 /// How long a demoted node may take to answer the commands that it received. If respgate cut the connections at once,
 /// clients would not know the result of their writes, although the node answers within milliseconds that it refused
@@ -213,7 +214,11 @@ impl Verifier {
 
     /// Handles a hint. Returns true if it is about the current generation; hints about former generations are outdated.
     pub(super) fn hint(&mut self, hint: Hint, now: Instant) -> bool {
-        let (Hint::Lost(generation) | Hint::NotPrimary(generation) | Hint::OtherNode(generation)) = hint;
+        // Only a cluster redirects commands or says that it is down: its own discovery handles that.
+        let (Hint::Lost(generation) | Hint::NotPrimary(generation) | Hint::OtherNode(generation)) = hint
+        else {
+            return false;
+        };
         let Some(target) = self.target.as_mut().filter(|target| target.generation == generation) else {
             return false;
         };

@@ -48,6 +48,8 @@ pub enum Step {
     Sentinel,
     /// Which node do the Sentinels name together?
     Agreement,
+    /// Which cluster does the node belong to, and do its primaries serve all slots?
+    Cluster,
     /// Could a replica take over?
     Replicas,
     /// Is the node a primary?
@@ -76,6 +78,7 @@ impl Step {
             Self::Server => "server",
             Self::Sentinel => "sentinel",
             Self::Agreement => "agreement",
+            Self::Cluster => "cluster",
             Self::Replicas => "replicas",
             Self::Role => "role",
             Self::Reads => "reads",
@@ -165,6 +168,10 @@ pub enum Subject {
     Sentinel,
     /// All Sentinels of an upstream together.
     Sentinels,
+    /// A configured node of a cluster.
+    Node,
+    /// All nodes of a cluster together.
+    Cluster,
     /// The node that receives commands.
     Primary,
     /// A node that may become the primary.
@@ -178,6 +185,8 @@ impl Subject {
             Self::Listener => "listener",
             Self::Sentinel => "sentinel",
             Self::Sentinels => "sentinels",
+            Self::Node => "node",
+            Self::Cluster => "cluster",
             Self::Primary => "primary",
             Self::Replica => "replica",
         }
@@ -218,6 +227,8 @@ impl fmt::Display for Section {
             Subject::Listener => write!(f, "listener {}: {}", self.name, self.address),
             Subject::Sentinels => write!(f, "upstream {}: the Sentinels together", self.name),
             Subject::Sentinel => write!(f, "upstream {}: Sentinel {}", self.name, self.address),
+            Subject::Node => write!(f, "upstream {}: node {}", self.name, self.address),
+            Subject::Cluster => write!(f, "upstream {}: the cluster", self.name),
             Subject::Primary if self.address.is_empty() => write!(f, "upstream {}: primary", self.name),
             Subject::Primary => write!(f, "upstream {}: primary {}", self.name, self.address),
             Subject::Replica => write!(f, "upstream {}: replica {}", self.name, self.address),
@@ -232,7 +243,7 @@ pub const BROKEN: u8 = 69;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Diagnosis {
     /// The listeners come first, then for each upstream its Sentinels, the Sentinels together, the primary, and the
-    /// replicas.
+    /// replicas; or the configured nodes of its cluster, the cluster, and its primaries.
     pub sections: Vec<Section>,
 }
 

@@ -9,6 +9,7 @@
 mod account;
 mod agreement;
 mod clients;
+mod cluster;
 mod concurrently;
 mod database;
 mod dns;

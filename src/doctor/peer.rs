@@ -56,6 +56,8 @@ pub(super) struct Peer {
     pub(super) answer_limit: Duration,
     /// True with `client-auth = "required"`: clients bring their own credentials.
     pub(super) clients_bring_their_own: bool,
+    /// True if the configuration says that the node belongs to a cluster.
+    pub(super) in_cluster: bool,
     /// The name of respgate's user to whom the credentials belong; `None`: they are respgate's own.
     pub(super) of_user: Option<String>,
     /// The address that a Sentinel announced; `None` for a configured address.
@@ -77,6 +79,7 @@ impl Peer {
             connect_limit: Duration::from_secs(2),
             answer_limit: Duration::from_secs(2),
             clients_bring_their_own: false,
+            in_cluster: false,
             of_user: None,
             announced: None,
             refused: RefusedCommands::default(),

@@ -85,12 +85,12 @@ fn judge(peer: &Peer, hello: &Value, ping: &Value, loading_eta: Option<&str>) ->
             }
         }
     }
-    if hello.field("mode").and_then(Value::text) == Some("cluster") {
+    if hello.field("mode").and_then(Value::text) == Some("cluster") && !peer.in_cluster {
         return Finding::broken(
             Step::Server,
             format!("{name}, a node of a cluster"),
-            "respgate does not speak Redis Cluster: commands for other nodes' slots would be answered with MOVED. Use \
-             a server with `cluster-enabled no`, or a client that knows clusters",
+            "begin the url with redis-cluster://: as a single server, the node would answer commands for other nodes' slots \
+             with MOVED",
         );
     }
     match hello.error() {
@@ -140,6 +140,6 @@ mod tests {
             assert!(finding.level == Level::Broken && finding.seen.contains(expected), "{finding:?}");
         }
         assert_eq!(judged("standalone", b"NOPERM x").level, Level::Warning);
-        assert!(judged("cluster", b"PONG").remedy.unwrap().contains("Cluster"));
+        assert!(judged("cluster", b"PONG").remedy.unwrap().contains("redis-cluster://"));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::account::obtain;
 use super::agreement::{self, Vote};
+use super::cluster;
 use super::concurrently::concurrently;
 use super::finding::{Finding, Level, Section, Step, Subject};
 use super::node;
@@ -16,7 +17,8 @@ use super::role::Expected;
 use super::sentinel::{self, Answer};
 use super::users;
 use crate::config::Upstream;
-use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+use crate::discovery::cluster::survey::ClusterSurvey;
+use crate::discovery::config::{ClusterConfig, DiscoveryConfig, SentinelConfig};
 use crate::rotation::source::Account;
 use crate::secret::Credentials;
 use crate::topology::Address;
@@ -53,6 +55,7 @@ pub(super) async fn examine(
             );
             [vec![primary], replicas].concat()
         }
+        DiscoveryConfig::Cluster(ref cluster) => by_cluster(&upstream, &logins, cluster, &users).await,
         DiscoveryConfig::Sentinel(ref sentinels) => {
             let sentinels = Arc::new(sentinels.clone());
             by_sentinels(upstream, logins, sentinels, users, reads).await
@@ -102,6 +105,49 @@ async fn log_in_users(section: &mut Section, peer: &Peer, users: &[(String, Acco
     {
         section.findings.extend(users::examine(peer, users).await);
     }
+}
+
+/// Checks the configured nodes, what they say together, and each primary that serves slots.
+async fn by_cluster(
+    upstream: &Upstream,
+    logins: &Logins,
+    cluster: &ClusterConfig,
+    users: &[(String, Account)],
+) -> Vec<Section> {
+    let name = &upstream.config.name;
+    let mut known = HashSet::new();
+    let seeds = cluster.seeds.iter().filter(|seed| known.insert(Address::clone(seed))).take(MAX_PEERS);
+    let ask = |seed: &Address| {
+        let peer = server(upstream, logins, seed.clone());
+        cluster::ask(name.clone(), peer, cluster.nat.clone())
+    };
+    let asked = concurrently(seeds.map(ask)).await;
+    let (mut sections, said): (Vec<Section>, Vec<_>) = asked.into_iter().unzip();
+    let said: Vec<_> = said.into_iter().flatten().collect();
+    if said.is_empty() {
+        return sections;
+    }
+    // Any one of the nodes tells of all others.
+    sections.iter_mut().for_each(Section::soften);
+    let survey = ClusterSurvey::of(said);
+    let (subject, address) = (Subject::Cluster, String::new());
+    sections.push(Section { subject, name: name.clone(), address, findings: cluster::judge(&survey) });
+    let primaries = survey.shards.iter().filter(|shard| shard.slots > 0);
+    let addresses = primaries.filter_map(|shard| shard.primary.clone()).take(MAX_PEERS);
+    let checks = addresses.map(|address| {
+        let peer = Peer {
+            hint: format!(
+                "; the nodes announce this address: if this machine needs another one for it, set \"{address}\" = \
+                 \"HOST:PORT\" in [upstreams.{name}.nat], or `cluster-announce-ip` on the node"
+            ),
+            in_cluster: true,
+            ..server(upstream, logins, address)
+        };
+        let (config, users) = (upstream.config.clone(), users.to_vec());
+        async move { primary(peer, config, Expected::NamedPrimary, &users).await }
+    });
+    sections.extend(concurrently(checks).await);
+    sections
 }
 
 async fn by_sentinels(

@@ -120,6 +120,11 @@ counters! {
     reauthenticated: UPSTREAM_REAUTHENTICATED;
     upstream_auth_refused: UPSTREAM_AUTH_REFUSED;
     error_replies: UPSTREAM_ERROR_REPLIES;
+    redirects_moved: CLUSTER_REDIRECTS["moved"];
+    redirects_ask: CLUSTER_REDIRECTS["ask"];
+    redirects_tryagain: CLUSTER_REDIRECTS["tryagain"];
+    redirects_clusterdown: CLUSTER_REDIRECTS["clusterdown"];
+    redirects_failed: CLUSTER_REDIRECTS_FAILED;
     upstream_reads: UPSTREAM_READS;
     upstream_writes: UPSTREAM_WRITES;
     unsolicited_pushes: UNSOLICITED_PUSHES;

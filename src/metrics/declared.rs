@@ -102,6 +102,8 @@ metrics! {
     REPLICA_FALLBACKS: Counter "respgate_replica_fallbacks_total" [upstream, reason] Count, "Reads that went to the primary although the client reads from replicas, by reason.";
     REPLICA_READS_EXPIRED: Counter "respgate_replica_reads_expired_total" [upstream] Count, "Reads that failed because no replica could serve them within hold-timeout.";
     REPLICA_READS_RETURNED: Counter "respgate_replica_reads_returned_total" [upstream] Count, "Reads that a replica owed when it was lost or fell behind, and that went to another node.";
+    CLUSTER_REDIRECTS: Counter "respgate_cluster_redirects_total" [upstream, kind] Count, "Commands that a node of a cluster did not run, by its reply: moved, ask, tryagain or clusterdown. respgate sent them again.";
+    CLUSTER_REDIRECTS_FAILED: Counter "respgate_cluster_redirects_failed_total" [upstream] Count, "Redirected commands that failed, because no node ran them within hold-timeout or the nodes redirected them too often.";
     OUTCOME_UNKNOWN: Counter "respgate_outcome_unknown_total" [upstream] Count, "Writes answered with OUTCOMEUNKNOWN.";
     SESSIONS_MIGRATED: Counter "respgate_sessions_migrated_total" [upstream] Count, "Sessions whose state respgate moved to another connection.", formerly "respgate_sessions_transplanted_total";
 
@@ -137,6 +139,10 @@ metrics! {
     PRIMARY_GENERATION: Gauge "respgate_primary_generation" [upstream] Count, "Primaries followed since the start.";
     SENTINEL_CONFIG_EPOCH: Gauge "respgate_sentinel_config_epoch" [upstream] Count, "Sentinel's config-epoch of the primary.";
     SENTINELS: Gauge "respgate_sentinels" [upstream, view] Count, "Sentinels that respgate follows, by their view of the primary: agrees, other, unknown, refused, unreachable or pending.";
+    CLUSTER_SHARDS: Gauge "respgate_cluster_shards" [upstream] Count, "Shards of the cluster, those without slots included; absent unless the upstream is a cluster.";
+    CLUSTER_SLOTS_SERVED: Gauge "respgate_cluster_slots_served" [upstream] Count, "Slots of the cluster, of 16384, whose shard has a verified primary that is not failing.";
+    CLUSTER_EPOCH: Gauge "respgate_cluster_epoch" [upstream] Count, "The newest config epoch that a node of the cluster has named.";
+    CLUSTER_REFRESHES: Counter "respgate_cluster_refreshes_total" [upstream] Count, "Times that respgate asked the nodes of the cluster for their view.";
     FAILOVERS: Counter "respgate_failovers_total" [upstream, lossless] Count, "Failovers followed; lossless: the old primary had answered everything before.";
     LAST_FAILOVER: Gauge "respgate_last_failover_seconds" [upstream, phase] Seconds, "Seconds from the first sign of the last failover to each of its phases.";
     HOLDS: Counter "respgate_holds_total" [upstream] Count, "Times that commands began to wait for a primary.";

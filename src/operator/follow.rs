@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::overlay::{Overlay, Pause};
 use super::target::{Reach, Target, TargetContext};
+use crate::cluster::ClusterTopology;
 use crate::discovery::DiscoveryStatus;
 use crate::discovery::replicas::follow::SampledPlace;
-use crate::topology::{Hint, Primary, Topology};
+use crate::hint::Hint;
+use crate::topology::{Primary, Topology};
 use crate::upstream::access::Access;
 
 /// The capacity of the queue of orders.
@@ -88,6 +91,8 @@ pub(super) struct Follow {
     pub(super) overlay: Overlay,
     pub(super) reach: Reach,
     pub(super) topology: watch::Sender<Topology>,
+    /// The cluster for workers; `None` if the upstream is none.
+    pub(super) cluster: Option<watch::Sender<Arc<ClusterTopology>>>,
     pub(super) access: watch::Sender<Access>,
     pub(super) discovery: watch::Sender<DiscoveryStatus>,
     pub(super) status: watch::Sender<OperatorStatus>,
@@ -111,6 +116,10 @@ impl Follow {
                         self.overlay.discover(self.reach.discovery.topology.borrow_and_update().clone());
                         self.publish();
                     }
+                    Err(_) => return,
+                },
+                changed = changed(&mut self.reach.discovery.cluster) => match changed {
+                    Ok(()) => self.publish(),
                     Err(_) => return,
                 },
                 changed = self.reach.discovery.status.changed() => match changed {
@@ -217,11 +226,22 @@ impl Follow {
         paused
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let topology = self.overlay.topology();
         if topology.primary().is_some() && !self.status.borrow().has_served {
             self.status.send_modify(|status| status.has_served = true);
         }
         self.topology.send_replace(topology);
+        if let (Some(newest), Some(discovered)) = (&self.cluster, &mut self.reach.discovery.cluster) {
+            newest.send_replace(self.overlay.cluster(&discovered.borrow_and_update()));
+        }
+    }
+}
+
+/// Waits until the cluster changes; for ever if the upstream is none.
+async fn changed(cluster: &mut Option<watch::Receiver<Arc<ClusterTopology>>>) -> Result<(), RecvError> {
+    match cluster {
+        Some(cluster) => cluster.changed().await,
+        None => std::future::pending().await,
     }
 }

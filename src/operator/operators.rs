@@ -9,10 +9,12 @@ use tokio::time::{Instant, sleep};
 use super::follow::{Follow, HINTS, ORDERS, OperatorStatus, Order};
 use super::overlay::{Overlay, Pause};
 use super::target::{Target, TargetContext};
+use crate::cluster::ClusterTopology;
 use crate::discovery::DiscoveryStatus;
 use crate::discovery::replicas::follow::SampledPlace;
+use crate::hint::Hint;
 use crate::tenant::Tenants;
-use crate::topology::{Hint, Topology};
+use crate::topology::Topology;
 use crate::upstream::UpstreamActivity;
 use crate::upstream::access::Access;
 use crate::upstream::config::UpstreamConfig;
@@ -43,6 +45,8 @@ pub struct Steered {
     pub config: watch::Sender<UpstreamConfig>,
     /// The topology for workers.
     pub topology: watch::Receiver<Topology>,
+    /// The cluster for workers; `None` if the upstream is none.
+    pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
     /// How workers reach the primary.
     pub access: watch::Receiver<Access>,
     /// What the present discovery knows of the Sentinels.
@@ -67,6 +71,9 @@ pub fn steer(number: usize, config: UpstreamConfig, target: Target, ctx: &Target
     let mut overlay = Overlay::new();
     overlay.discover(reach.discovery.topology.borrow().clone());
     let (topology, topology_seen) = watch::channel(overlay.topology());
+    let discovered = reach.discovery.cluster.as_ref();
+    let (cluster, cluster_seen) =
+        discovered.map(|discovered| watch::channel(discovered.borrow().clone())).unzip();
     let (access, access_seen) = watch::channel(reach.access.clone());
     let (discovery, discovery_seen) = watch::channel(reach.discovery.status.borrow().clone());
     let (sampled, sampled_seen) = watch::channel(reach.sampled.clone());
@@ -81,6 +88,7 @@ pub fn steer(number: usize, config: UpstreamConfig, target: Target, ctx: &Target
         overlay,
         reach,
         topology,
+        cluster,
         access,
         discovery,
         status,
@@ -96,6 +104,7 @@ pub fn steer(number: usize, config: UpstreamConfig, target: Target, ctx: &Target
         number,
         config: watch::Sender::new(config),
         topology: topology_seen,
+        cluster: cluster_seen,
         access: access_seen,
         discovery: discovery_seen,
         sampled: sampled_seen,

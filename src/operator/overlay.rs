@@ -11,7 +11,9 @@
 
 use std::sync::Arc;
 
-use crate::topology::{Generation, Hint, Outage, Primary, Sign, Topology};
+use crate::cluster::{ClusterTopology, Shard};
+use crate::hint::Hint;
+use crate::topology::{Generation, Outage, Primary, Sign, Topology};
 
 /// What discovery says, and what an operator has ordered.
 #[derive(Debug)]
@@ -52,13 +54,30 @@ impl Overlay {
 
     /// Returns the topology for workers.
     pub(super) fn topology(&self) -> Topology {
+        self.cover(&self.discovered)
+    }
+
+    /// Returns the cluster for workers: orders concern all its shards.
+    pub(super) fn cluster(&self, discovered: &Arc<ClusterTopology>) -> Arc<ClusterTopology> {
+        // A cluster is never switched, so its generations are those of its discovery.
+        if !self.switching && self.pause.is_none() {
+            return Arc::clone(discovered);
+        }
+        let shards = discovered
+            .shards
+            .iter()
+            .map(|shard| Shard { topology: self.cover(&shard.topology), ..Shard::clone(shard) });
+        Arc::new(ClusterTopology { shards: shards.collect(), ..ClusterTopology::clone(discovered) })
+    }
+
+    fn cover(&self, discovered: &Topology) -> Topology {
         let order = match (self.switching, self.pause) {
             (true, _) => Some(Sign::Switching),
             (false, Some(Pause::Drained)) => Some(Sign::Paused),
             (false, Some(Pause::AtOnce)) => Some(Sign::PausedAtOnce),
             (false, None) => None,
         };
-        match (&self.discovered, order) {
+        match (discovered, order) {
             (Topology::Known(primary), None) => Topology::Known(self.renumbered(primary)),
             (Topology::Known(primary), Some(order)) => Topology::Failing(self.renumbered(primary), order),
             (Topology::Failing(primary, sign), _) => Topology::Failing(self.renumbered(primary), *sign),
@@ -132,6 +151,8 @@ impl Overlay {
             Hint::Lost(generation) => Hint::Lost(inner(generation)?),
             Hint::OtherNode(generation) => Hint::OtherNode(inner(generation)?),
             Hint::NotPrimary(generation) => Hint::NotPrimary(inner(generation)?),
+            Hint::ClusterDown(generation) => Hint::ClusterDown(inner(generation)?),
+            moved @ Hint::Moved { .. } => moved,
         })
     }
 

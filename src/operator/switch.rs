@@ -86,6 +86,13 @@ impl Operators {
         is_configured: bool,
     ) -> Result<PreparedSwitch, String> {
         let steered = self.find(&config.name)?;
+        if target.is_cluster() || steered.target.borrow().is_cluster() {
+            return Err(
+                "respgate switches no upstream to or from a cluster while it runs; change the url in the configuration, and \
+                 restart or upgrade respgate"
+                    .into(),
+            );
+        }
         let Ok(turn) = steered.turn.clone().try_lock_owned() else { return Err(busy(&config.name)) };
         let mut candidate = check::open(self, &steered, &target, config).await?;
         let missing_commands = candidate.check(proof).await?;

@@ -48,6 +48,11 @@ impl PartialEq for Target {
 }
 
 impl Target {
+    /// Returns true if the target is a cluster.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.discovery, DiscoveryConfig::Cluster(_))
+    }
+
     /// Returns true if `other` has other TLS settings to the nodes.
     pub fn has_other_tls(&self, other: &Self) -> bool {
         profile(&self.tls) != profile(&other.tls)
@@ -71,6 +76,10 @@ impl fmt::Display for Target {
             DiscoveryConfig::Sentinel(config) => {
                 let seeds: Vec<String> = config.seeds.iter().map(ToString::to_string).collect();
                 write!(f, "{} of the Sentinels {}", config.primary_name, seeds.join(", "))?;
+            }
+            DiscoveryConfig::Cluster(config) => {
+                let seeds: Vec<String> = config.seeds.iter().map(ToString::to_string).collect();
+                write!(f, "the cluster of {}", seeds.join(", "))?;
             }
         }
         if self.tls.is_some() { f.write_str(" with TLS") } else { Ok(()) }

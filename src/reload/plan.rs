@@ -71,6 +71,7 @@ pub fn limits(upstream: &Upstream) -> UpstreamLimits {
         kind: match upstream.discovery {
             DiscoveryConfig::Fixed(_) => "fixed",
             DiscoveryConfig::Sentinel(_) => "sentinel",
+            DiscoveryConfig::Cluster(_) => "cluster",
         },
         max_connections: upstream.config.max_connections,
         max_leased: upstream.config.max_leased,

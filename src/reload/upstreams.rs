@@ -114,6 +114,7 @@ impl Upstreams {
             fair: false,
             timelines: Timelines::default(),
             replicas: feed,
+            cluster: steered.cluster.clone(),
         };
         let limits = watch::Sender::new(plan::limits(upstream));
         Running { steered, plan, limits, replicas, health, sampler: None }
@@ -128,6 +129,7 @@ impl Upstreams {
                 name: plan.config.name.clone(),
                 limits: limits.subscribe(),
                 topology: steered.topology.clone(),
+                cluster: steered.cluster.clone(),
                 discovery: steered.discovery.clone(),
                 reads: health.clone(),
                 replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),
@@ -194,7 +196,7 @@ impl RemovedUpstream {
 fn configured_replicas(upstream: &Upstream) -> ConfiguredReplicas {
     let primary = match &upstream.discovery {
         DiscoveryConfig::Fixed(address) => Some(address.clone()),
-        DiscoveryConfig::Sentinel(_) => None,
+        DiscoveryConfig::Sentinel(_) | DiscoveryConfig::Cluster(_) => None,
     };
     ConfiguredReplicas { primary, replicas: upstream.replicas.clone() }
 }

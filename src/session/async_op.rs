@@ -66,7 +66,8 @@ impl Session {
                 }
             }
             AsyncOp::Clients(command) => self.run_about_clients(*command).await,
-            AsyncOp::Info(sections) => self.run_info(sections).await,
+            AsyncOp::Info(request) => self.run_info(request).await,
+            AsyncOp::Aside => self.run_aside().await,
             AsyncOp::Lease => {
                 if let Err(close) = leased::serve(self).await {
                     self.closing = Some(close);

@@ -53,6 +53,9 @@ impl Session {
 
     /// Runs one round: writes replies, checks what ends the session, handles requests, and reads more.
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+        if !self.lanes.gathers.is_empty() {
+            self.poll_gathers(cx);
+        }
         self.output.advance();
         let awaited = self.output.awaited() as usize;
         let blocked = self.deliver(cx, awaited)?.is_blocked();
@@ -100,6 +103,7 @@ impl Session {
 
     /// Waits until a closing session has delivered its last replies, or need not deliver them.
     fn poll_closing(&mut self, cx: &mut Context<'_>, close: Close, blocked: bool) -> Stop {
+        self.abandon_parts();
         // A closing session receives no more messages, however long its last replies take.
         self.end_subscriptions();
         let delivered = !blocked && self.output.awaited() == 0;
@@ -112,7 +116,8 @@ impl Session {
 
     /// Switches to the new server identity of the client's user, if a reload changed it.
     fn refresh_identity(&mut self) -> Result<(), Stop> {
-        if self.client.identity_stale {
+        // The parts of one command run under one identity.
+        if self.client.identity_stale && !self.lanes.gathers.is_sending() {
             // The requests under way run under the former identity. They are answered before the session
             // switches.
             if self.output.awaited() > 0 {
@@ -126,14 +131,15 @@ impl Session {
 
     /// Handles the input that was kept, and reads more once all of it is handled. Returns why it stopped.
     fn poll_requests(&mut self, cx: &mut Context<'_>, blocked: bool) -> Result<Pause, Stop> {
-        let mut pause = self.handle_input();
+        let parts = if self.lanes.gathers.is_empty() { None } else { self.send_parts() };
+        let mut pause = parts.unwrap_or_else(|| self.handle_input());
         self.note_pending();
         if matches!(pause, Pause::More)
             && let Some(subscribing) = self.subscribing_pause()
         {
             pause = subscribing;
         }
-        if !matches!(pause, Pause::Lane(_) | Pause::Replica(_) | Pause::Subscribing) {
+        if !matches!(pause, Pause::Lane(_) | Pause::Parts(_) | Pause::Replica(_) | Pause::Subscribing) {
             self.end_wait();
         }
         if !matches!(pause, Pause::More) {
@@ -176,6 +182,7 @@ impl Session {
             Pause::Limit(due) => self.tenancy.poll_rate_limit(cx, due),
             Pause::Room(again) => self.tenancy.poll_in_flight_limit(cx, again),
             Pause::Lane(deadline) => self.poll_lane(cx, deadline),
+            Pause::Parts(deadline) => self.poll_parts(cx, deadline),
             Pause::Replica(deadline) => self.poll_replica(cx, deadline),
         };
         if poll.is_pending() && !answered { Err(Stop::Wait) } else { Ok(()) }
@@ -195,7 +202,10 @@ impl Session {
 
     /// Returns true if a drain may end this session: it has no input and awaits no reply.
     fn may_end_for_drain(&self) -> bool {
-        self.is_draining() && self.output.awaited() == 0 && self.input.is_empty()
+        self.is_draining()
+            && self.output.awaited() == 0
+            && self.input.is_empty()
+            && !self.has_unplaced_transaction()
     }
 
     /// Returns true during a drain, unless the client was asked to move and still has time for it.

@@ -93,7 +93,7 @@ impl Session {
     fn send_eviction_error(&mut self, cx: &mut Context<'_>) {
         // The eviction is seen twice if the session had a lease: in the leased poll, and again here.
         let first_time = self.closing.replace(Close::Memory) != Some(Close::Memory);
-        if first_time && !self.output.replies.is_partial() {
+        if first_time && !self.output.replies.ends_inside_reply() {
             self.ctx.upstream.counters.refused_other.inc();
             // The error takes the place of replies that are due: the client gets no more of them.
             if !self.client.mutes() {

@@ -26,13 +26,49 @@ impl Session {
         if let Some(pause) = self.subscribing_pause() {
             return Step::Stay(pause);
         }
+        // The only look at clusters on the path of nearly every command.
+        if self.ctx.upstream.is_cluster() {
+            return self.dispatch_in_cluster(request);
+        }
         let route = self.route(request);
         if let RouteDecision::Shared(if_lost) = route {
             // This route owns nothing. Without `forget`, each command would pay for the look at what to drop.
             std::mem::forget(route);
-            return self.send_shared(request, if_lost);
+            return self.send_to_primary(request, if_lost);
         }
+        self.dispatch_by(request, route)
+    }
+
+    /// As [`Self::dispatch`], in front of a cluster.
+    #[inline(never)]
+    fn dispatch_in_cluster(&mut self, request: &Request<'_>) -> Step {
+        if let Some(step) = self.place_transaction() {
+            return step;
+        }
+        let route = self.route(request);
+        if let Some(step) = self.spread(request, &route) {
+            return step;
+        }
+        let leases = match &route {
+            RouteDecision::Leased => true,
+            RouteDecision::Learned(learned) => !learned.shared,
+            _ => false,
+        };
+        if leases {
+            if !self.output.admits_unsent(CommandKind::Exclusive) {
+                return Step::Stay(Pause::Replies);
+            }
+            if let Some(step) = self.instead_of_lease(request) {
+                return step;
+            }
+        }
+        self.dispatch_by(request, route)
+    }
+
+    /// Sends a request by its route, answers it, or says what must happen first.
+    fn dispatch_by(&mut self, request: &Request<'_>, route: RouteDecision) -> Step {
         match route {
+            RouteDecision::Shared(if_lost) => self.send_shared(request, if_lost),
             RouteDecision::Read(if_lost) => self.send_read(request, if_lost),
             RouteDecision::Scan(if_lost) => self.scan(request, if_lost),
             RouteDecision::Learned(route) if route.shared => self.send_shared(request, route.if_lost),
@@ -72,8 +108,18 @@ impl Session {
     }
 
     /// Sends a request by the shared lane, or asks for a lease if earlier replies were large.
-    #[inline]
     pub(super) fn send_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        if self.output.replies.sizes().placement() != Placement::Shared
+            && let Some(step) = self.wait_for_reply_size(true)
+        {
+            return step;
+        }
+        self.push_anywhere(request, if_lost)
+    }
+
+    /// As `send_shared`, in front of one primary.
+    #[inline]
+    fn send_to_primary(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.output.replies.sizes().placement() != Placement::Shared
             && let Some(step) = self.wait_for_reply_size(true)
         {
@@ -89,7 +135,7 @@ impl Session {
         {
             return step;
         }
-        self.push_shared(request, if_lost)
+        self.push_anywhere(request, if_lost)
     }
 
     /// Returns the step of a command that waits because earlier replies were large, or `None` if the command can
@@ -107,7 +153,17 @@ impl Session {
         leases.then_some(Step::Stay(Pause::AsyncOp(AsyncOp::Lease)))
     }
 
-    /// Pushes a request to the shared lane, or says what it waits for.
+    /// Pushes a request to the shared lane of the primary, or of its shard of a cluster, or says what it waits for.
+    fn push_anywhere(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
+        if self.ctx.upstream.is_cluster()
+            && let Some(step) = self.push_by_slot(request, if_lost)
+        {
+            return step;
+        }
+        self.push_shared(request, if_lost)
+    }
+
+    /// Pushes a request to the shared lane of the primary, or says what it waits for.
     fn push_shared(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
         if self.has_own_connection() {
             let waits = self.ctx.upstream.in_hold() && self.ctx.upstream.held_until().is_ok();
@@ -162,7 +218,7 @@ impl Session {
                 }
             }
         }
-        self.send_by(&lane, request, if_lost, path);
+        self.send_by(&lane, request, if_lost, CommandKind::of(if_lost), path);
         if let Some(reads) = &mut self.lanes.reads {
             reads.sent_to_primary(request, if_lost);
         }
@@ -177,10 +233,11 @@ impl Session {
         lane: &Rc<Lane>,
         request: &Request<'_>,
         if_lost: IfLost,
+        kind: CommandKind,
         path: ReplyPath,
     ) {
         let mute = self.client.mutes();
-        let replies = self.output.replies_from(LaneId::of(lane), CommandKind::of(if_lost), path);
+        let replies = self.output.replies_from(LaneId::of(lane), kind, path);
         lane.push(request.raw(), replies, if_lost, mute, self.measured.arrival);
         self.ctx.upstream.counters.shared.inc();
     }

@@ -43,7 +43,10 @@ impl Session {
     /// Waits for the lane, which wakes the session when it takes requests. Ready when the session must check its
     /// requests again: the hold has expired, or the client has left.
     pub(super) fn poll_lane(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
-        if let Some(lane) = &self.lanes.shared {
+        let at_shard = self.lanes.cluster.as_ref().and_then(|lanes| lanes.waits_for());
+        let in_hold = || at_shard.map_or_else(|| self.ctx.upstream.in_hold(), |at| at.shard.in_hold());
+        let in_hold = in_hold();
+        if let Some(lane) = at_shard.map(|at| &at.lane).or(self.lanes.shared.as_ref()) {
             match deadline {
                 Some(_) => lane.wait(self.client.id, cx.waker()),
                 None => {
@@ -62,7 +65,7 @@ impl Session {
         }
         // The requests of a client that left are not worth a hold, since they cannot be sent. A connection that
         // is being opened is worth the wait.
-        if self.poll_client_left(cx).is_ready() && self.ctx.upstream.in_hold() {
+        if self.poll_client_left(cx).is_ready() && in_hold {
             self.closing = Some(Close::Left);
             return Poll::Ready(());
         }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::cluster::{ClusterLanes, Gathers};
 use super::reads::ReadState;
 use super::scan::Scans;
 use crate::upstream::fanin::subscription::Subscription;
@@ -16,15 +17,22 @@ pub(super) struct Lanes {
     pub(super) subscription: Option<Box<Subscription>>,
     /// How the client's reads are sent, unless all of them go to the primary.
     pub(super) reads: Option<Box<ReadState>>,
+    /// The lanes at the shards of a cluster, once the client has used any.
+    pub(super) cluster: Option<Box<ClusterLanes>>,
     /// The primaries that the client's SCAN cursors come from.
     pub(super) scans: Scans,
+    /// The commands whose parts are under way at several shards of a cluster.
+    pub(super) gathers: Gathers,
 }
 
 impl Lanes {
-    /// Leaves the shared lane.
+    /// Leaves the shared lanes.
     pub(super) fn leave_shared(&mut self, client: u64) {
         if let Some(lane) = self.shared.take() {
             lane.leave(client);
+        }
+        if let Some(cluster) = &mut self.cluster {
+            cluster.leave(client);
         }
         if let Some(reads) = &mut self.reads {
             reads.leave_lane();

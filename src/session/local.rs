@@ -128,7 +128,7 @@ pub(super) fn answer(session: &mut Session, spec: &Spec, request: &Request<'_>) 
                 Err(line) => session.refuse(&line),
             }
         }
-        Verb::Info => return Outcome::AsyncOp(AsyncOp::Info(info::sections(request))),
+        Verb::Info => return Outcome::AsyncOp(AsyncOp::Info(info::request(request))),
         _ => client(session, spec, request),
     }
     Answered

@@ -80,8 +80,8 @@ impl Session {
     /// Notes what the next command waits for, if anything.
     pub(super) fn note_awaited(&mut self, pause: &Pause) {
         self.measured.wait_for(match pause {
-            Pause::Lane(None) | Pause::AsyncOp(AsyncOp::Lease) => Wait::Lane,
-            Pause::Lane(Some(_)) => Wait::Primary,
+            Pause::Lane(None) | Pause::Parts(None) | Pause::AsyncOp(AsyncOp::Lease) => Wait::Lane,
+            Pause::Lane(Some(_)) | Pause::Parts(Some(_)) => Wait::Primary,
             Pause::Limit(_) | Pause::Room(_) => Wait::Limit,
             _ => return,
         });

@@ -13,6 +13,7 @@ mod certified;
 mod authenticate;
 mod charge;
 pub mod client;
+mod cluster;
 mod clients;
 mod close;
 pub mod config;

@@ -189,7 +189,7 @@ impl Output {
 
     /// Returns true if any reply has come in part.
     pub(super) fn is_partial(&self) -> bool {
-        self.replies.is_partial() || self.segments.iter().any(|segment| segment.replies.is_partial())
+        self.replies.holds_partial() || self.segments.iter().any(|segment| segment.replies.holds_partial())
     }
 
     /// Goes on with `replies`: moves the bytes that wait there, with `error` in the place of each reply that is due. Late replies are
@@ -197,8 +197,7 @@ impl Output {
     pub(super) fn give_up(&mut self, replies: Rc<Replies>, error: &[u8]) {
         let all = std::iter::once(&self.replies).chain(self.segments.iter().map(|segment| &segment.replies));
         for given_up in all {
-            given_up.move_to(&replies);
-            replies.answer(|out| (0..given_up.due()).for_each(|_| out.extend_from_slice(error)));
+            given_up.give_up_to(&replies, error);
         }
         self.close();
         self.last_moved = 0;

@@ -182,7 +182,10 @@ impl Session {
 
     /// Sends a read to a replica or to the primary, or says what it waits for.
     pub(super) fn send_read(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        if !self.lanes.reads.as_deref().is_some_and(|reads| reads.mode() != Reads::Primary) {
+        // A cluster's reads go to its primaries.
+        if self.ctx.upstream.is_cluster()
+            || !self.lanes.reads.as_deref().is_some_and(|reads| reads.mode() != Reads::Primary)
+        {
             return self.send_shared(request, if_lost);
         }
         let now = Instant::now();
@@ -207,7 +210,7 @@ impl Session {
                 };
                 self.end_wait();
                 // Whatever becomes of the replica, the read is sent again.
-                self.send_by(&lane.lane, request, IfLost::Resend, path);
+                self.send_by(&lane.lane, request, IfLost::Resend, CommandKind::Read, path);
                 let counters = &self.ctx.upstream.counters;
                 counters.replica_reads.inc();
                 lane.count_read();

@@ -15,6 +15,8 @@ use crate::topology::ServerInfo;
 pub const NO_AUTH: &[u8] = b"-NOAUTH Authentication required.";
 /// The error for HELLO before AUTH and without its AUTH option.
 pub const NO_AUTH_HELLO: &[u8] = b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+/// The error for a cursor of SCAN that is not a number.
+pub const INVALID_CURSOR: &[u8] = b"-ERR invalid cursor";
 /// The error for options that make no sense.
 pub const SYNTAX: &[u8] = b"-ERR syntax error";
 /// The error for an argument that is not an integer.
@@ -31,6 +33,8 @@ pub const NO_PROTOCOL: &[u8] = b"-NOPROTO unsupported protocol version";
 pub const BAD_NAME: &[u8] = b"-ERR Client names cannot contain spaces, newlines or special characters.";
 /// The error for CLUSTER and ASKING.
 pub const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled";
+/// The error for a command whose keys belong to several slots of a cluster.
+pub const CROSS_SLOT: &[u8] = b"-CROSSSLOT Keys in request don't hash to the same slot";
 /// The error for EXEC outside a transaction.
 pub const EXEC_WITHOUT_MULTI: &[u8] = b"-ERR EXEC without MULTI";
 /// The error for DISCARD outside a transaction.

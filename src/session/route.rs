@@ -132,7 +132,9 @@ impl Session {
                 // answers.
                 Verb::Ping if self.has_subscriptions() => RouteDecision::Local(spec),
                 Verb::Scan => RouteDecision::Scan(self.if_lost(spec, request)),
-                Verb::Info if info::names_respgate(request) => RouteDecision::Local(spec),
+                Verb::Info if info::names_respgate(request) || self.ctx.upstream.is_cluster() => {
+                    RouteDecision::Local(spec)
+                }
                 _ if self.lanes.reads.is_some() && spec.reads_data() => {
                     RouteDecision::Read(self.if_lost(spec, request))
                 }

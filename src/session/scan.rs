@@ -37,7 +37,7 @@ impl Scans {
 impl Session {
     /// Sends a SCAN, HSCAN, SSCAN or ZSCAN, from the beginning if its cursor is a former primary's.
     pub(super) fn scan(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        let Some(now) = self.ctx.upstream.generation() else {
+        let Some(now) = self.generation_for(request) else {
             return self.send_shared_only(request, if_lost);
         };
         let cursor = cursor_index(request.name());

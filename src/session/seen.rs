@@ -50,8 +50,8 @@ impl Seen {
     pub(super) fn sent(&mut self, kind: CommandKind) {
         match kind {
             CommandKind::Answer => {}
-            CommandKind::Read => self.read = true,
-            CommandKind::Write | CommandKind::Exclusive => {
+            CommandKind::Read | CommandKind::SlotRead => self.read = true,
+            CommandKind::Write | CommandKind::SlotWrite | CommandKind::Exclusive => {
                 self.wrote = true;
                 if let Some(shared) = &mut self.shared {
                     shared.unannounced = true;

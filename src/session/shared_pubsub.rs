@@ -20,6 +20,10 @@ impl Session {
     /// fan-in also end there, even if the client now belongs to another tenant.
     pub(super) fn route_fanned(&self, spec: &Spec) -> Option<RouteDecision> {
         let (kind, begins) = subscription_change(spec.verb)?;
+        // A shard channel belongs to one shard of a cluster, and fan-in has connections to one node.
+        if kind == Kind::Shard && self.ctx.upstream.is_cluster() {
+            return None;
+        }
         let tenant =
             || self.tenancy.member.as_ref().map(|member| member.worker_tenant().tenant.config.pubsub);
         let fans = self.lanes.subscription.is_some()

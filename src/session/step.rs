@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::close::Close;
 use super::hello::Hello;
+use super::info::InfoRequest;
 use crate::clients::arguments::ClientCommand;
 
 /// Says what happened to one request.
@@ -30,6 +31,8 @@ pub(super) enum Pause {
     Room(Instant),
     /// The lane takes no requests. With a deadline, the lane waits for a primary until that time at most.
     Lane(Option<Instant>),
+    /// Parts of a command for several shards wait for room in their lanes. With a deadline, one waits for a primary until that time at most.
+    Parts(Option<Instant>),
     /// No replica can serve the session now. It checks again at this time at the latest.
     Replica(Instant),
     /// The server has not confirmed all requested subscriptions.
@@ -62,10 +65,12 @@ pub(super) enum AsyncOp {
     CountUsers,
     /// CLIENT LIST, KILL or UNBLOCK.
     Clients(Box<ClientCommand>),
-    /// INFO with respgate's own section. Holds the other sections; `None` if the request names no other.
-    Info(Option<Vec<Vec<u8>>>),
+    /// INFO with respgate's own section, or in front of a cluster.
+    Info(InfoRequest),
     /// Leases a connection for the request at the front of the input.
     Lease,
+    /// Runs the request at the front of the input by the shared lanes of a cluster, while the session keeps its lease.
+    Aside,
 }
 
 /// Says why a session leaves its data path.

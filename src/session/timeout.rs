@@ -31,6 +31,7 @@ impl Session {
                 // The old replies drop what comes late. Their entries stay in the lanes' queues until the
                 // replies arrive.
                 self.output.give_up(replies, refusal::COMMAND_TIMEOUT);
+                self.lanes.gathers.clear();
                 self.activity.replace(self.output.replies.clone());
                 if let Some(subscription) = &self.lanes.subscription {
                     subscription.redirect(&self.output.replies);

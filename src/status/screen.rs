@@ -50,6 +50,7 @@ pub(super) fn rows(upstream: &Value) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     add(&mut rows, "orders", words::orders(upstream));
     rows.extend(words::sentinels(upstream).map(|line| ("sentinels", line)));
+    add(&mut rows, "cluster", words::cluster(upstream));
     add(&mut rows, "replicas", words::replicas(upstream));
     rows.push(("clients", words::clients(upstream)));
     rows.push(("commands", words::commands(upstream)));
@@ -123,6 +124,22 @@ upstream main: primary 10.0.0.5:6379 (generation 2)
   failovers    none since the start
 ";
         assert_eq!(status(|_| {}).screen(), expected);
+    }
+
+    #[test]
+    fn a_cluster() {
+        let screen = status(|document| {
+            document["upstreams"][0]["cluster"] = json!({ "epoch": 1234, "slots_served": 10_923, "shards": [
+                { "number": 1, "state": "serving", "reason": null, "slots": 10_923 },
+                { "number": 2, "state": "no-primary", "reason": "refused\u{1b}", "slots": 5461 },
+            ] });
+        })
+        .screen();
+        let expected = "
+  cluster      2 shards; 10,923 of 16,384 slots are served; epoch 1,234
+               shard 2 with 5,461 slots: refused\u{fffd}
+";
+        assert!(screen.contains(expected), "{screen}");
     }
 
     #[test]

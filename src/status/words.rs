@@ -60,6 +60,27 @@ pub(super) fn sentinels(upstream: &Value) -> Option<String> {
     Some(format!("{agreeing} of {} name the primary{}", all.len(), others.collect::<String>()))
 }
 
+/// Returns how much of the cluster is served, then each shard that does not serve; nothing if the upstream is none.
+pub(super) fn cluster(upstream: &Value) -> Vec<String> {
+    let cluster = &upstream["cluster"];
+    if cluster.is_null() {
+        return Vec::new();
+    }
+    let shards = list(cluster, "shards");
+    let mut lines = vec![format!(
+        "{} shards; {} of 16,384 slots are served; epoch {}",
+        shards.len(),
+        number(total(&cluster["slots_served"])),
+        number(total(&cluster["epoch"]))
+    )];
+    let idle = shards.iter().filter(|shard| shard["state"] != "serving");
+    lines.extend(idle.map(|shard| {
+        let slots = number(total(&shard["slots"]));
+        format!("shard {} with {slots} slots: {}", total(&shard["number"]), text(&shard["reason"]))
+    }));
+    lines
+}
+
 /// Returns each replica with its lag.
 pub(super) fn replicas(upstream: &Value) -> Vec<String> {
     let all = list(&upstream["replication"], "replicas");

@@ -55,7 +55,7 @@ pub struct IdentityUse {
 
 impl Parts {
     /// Returns what this worker does at the upstream.
-    pub(super) fn activity(&self) -> UpstreamActivity {
+    pub(in crate::upstream) fn activity(&self) -> UpstreamActivity {
         let lanes = self.lanes.every_lane();
         // Requests that wait for a connection are not at the server.
         let open = lanes.iter().filter(|lane| lane.is_connected());
@@ -75,7 +75,7 @@ impl Parts {
     }
 
     /// Returns the identities that sessions of this worker use.
-    pub(super) fn identities_in_use(&self) -> Vec<IdentityUse> {
+    pub(in crate::upstream) fn identities_in_use(&self) -> Vec<IdentityUse> {
         let mut uses: Vec<(Rc<Identity>, IdentityUse)> = Vec::new();
         let lanes = self.lanes.every_lane();
         let shared = lanes.iter().map(|lane| {
@@ -103,7 +103,7 @@ impl Parts {
 
     /// Opens new connections to the same primary, and retires the present ones: shared ones after the next connection is open, leased
     /// ones as soon as their sessions can leave them unnoticed, and those of fan-in and to replicas at once.
-    pub(super) fn reconnect(&self) {
+    pub(in crate::upstream) fn reconnect(&self) {
         self.pool.outdate(None);
         self.pool.vacate(Vacate::Unnoticed);
         self.fans.cut(None);

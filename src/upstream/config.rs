@@ -80,6 +80,15 @@ pub enum ReadsInHold {
     Replica,
 }
 
+/// What becomes of MSET in a cluster if its keys are in several slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossSlotWrites {
+    /// The client gets the error that a server gives.
+    Refuse,
+    /// respgate divides it by slot. Another client may see some of its writes before others, and some may fail.
+    Split,
+}
+
 /// The settings of one upstream, without those of discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
@@ -124,6 +133,8 @@ pub struct UpstreamConfig {
     pub read_your_writes: ReadYourWrites,
     /// What becomes of reads while commands wait for a primary.
     pub reads_in_hold: ReadsInHold,
+    /// What becomes of writes to keys in several slots of a cluster.
+    pub cross_slot_writes: CrossSlotWrites,
     /// The availability zone of respgate. Replicas that name the same one are preferred.
     pub availability_zone: Option<String>,
     /// The age at which a connection is replaced. Zero: no connection is.
@@ -173,6 +184,7 @@ impl UpstreamConfig {
             lag_bound: LagBound { time: Duration::from_secs(1), bytes: 16 * 1024 * 1024 },
             read_your_writes: ReadYourWrites::Session,
             reads_in_hold: ReadsInHold::Wait,
+            cross_slot_writes: CrossSlotWrites::Refuse,
             availability_zone: None,
             max_age: Duration::from_secs(3600),
             reauth: Reauth::Keep,

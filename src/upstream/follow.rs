@@ -20,7 +20,7 @@ impl Parts {
     }
 
     /// Takes over a newer topology. Cuts every connection to a superseded primary here, before anything else can be written to it.
-    fn adopt(&self, topology: &Topology) {
+    pub(super) fn adopt(&self, topology: &Topology) {
         let hold = &self.dialing.hold;
         hold.set_ordered(matches!(topology, Topology::Failing(_, sign) if sign.is_ordered()));
         match topology {

@@ -45,7 +45,8 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    pub(super) fn new(config: Rc<LiveConfig>, reports: Rc<Reports>) -> Self {
+    /// `bytes` counts the bytes of all commands that wait for a primary of the upstream.
+    pub(super) fn new(config: Rc<LiveConfig>, reports: Rc<Reports>, bytes: HeldBytes) -> Self {
         Self {
             config,
             reports,
@@ -55,7 +56,7 @@ impl Hold {
             never_authenticated: Cell::default(),
             begun: Notify::new(),
             ended: Notify::new(),
-            bytes: HeldBytes::default(),
+            bytes,
             failing_over: Cell::default(),
             ordered: Cell::default(),
             closing: Cell::default(),

@@ -19,15 +19,17 @@ mod learn;
 pub mod leased;
 mod parts;
 mod pause;
+mod redirects;
 pub mod replica;
 pub mod replies;
 pub mod reply_sizes;
 mod reports;
 mod room;
+pub mod shards;
 pub mod shared;
 mod tasks;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,34 +42,30 @@ pub use self::activity::{IdentityUse, UpstreamActivity};
 use self::config::{ClientAuth, LiveConfig, UpstreamConfig};
 use self::connection::identities::Identities;
 use self::connection::identity::Identity;
-use self::connection::ids::ConnectionIds;
-use self::connection::open::{ConnectionKey, Dialing};
+use self::connection::open::ConnectionKey;
 use self::connection::probe;
 use self::connection::scripts::Scripts;
-use self::connection::server::ServerFacts;
 use self::fanin::drive::subscription;
-use self::fanin::fans::FanIns;
 use self::fanin::subscription::Subscription;
-use self::held::Held;
+use self::held::{Held, HeldBytes};
 use self::hold::Hold;
 use self::learn::{Inquiries, NO_PRIMARY};
 use self::leased::lease::Lease;
-use self::leased::pool::LeasePool;
-use self::parts::Parts;
-use self::pause::ServerPause;
+use self::parts::{Common, Parts};
+use self::redirects::Redirects;
 use self::replica::counters::ReplicaCounts;
 use self::replica::lane::ReplicaLane;
 use self::replica::reads::{ReplicaChoice, ReplicaReads};
 use self::replies::Replies;
 use self::reports::Reports;
-use self::room::SharedRoom;
+use self::shards::Shards;
 use self::shared::drive;
 use self::shared::fair::fair_queue::Share;
 use self::shared::fair::scheduler::Asker;
 use self::shared::lane::{Admission, Lane};
-use self::shared::lanes::Lanes;
-use self::tasks::Tasks;
+use crate::cluster::ClusterTopology;
 use crate::command::learned::Learned;
+use crate::hint::Hint;
 use crate::latency::{LatencySnapshot, UpstreamLatency, WorkerLatency};
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
@@ -79,7 +77,7 @@ use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
 use crate::resp::value::Value;
 use crate::timeline::Timelines;
-use crate::topology::{Address, Generation, Hint, Primary, ServerInfo, Topology};
+use crate::topology::{Address, Generation, Primary, ServerInfo, Topology};
 
 /// The parts of one worker's side of an upstream.
 #[derive(Clone)]
@@ -102,6 +100,8 @@ pub struct UpstreamPlan {
     pub timelines: Timelines,
     /// What is known of its replicas.
     pub replicas: ReplicaFeed,
+    /// The shards of a cluster, as discovery publishes them. `topology` then shows the home shard. `None` for one primary.
+    pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
 }
 
 /// One worker's side of one upstream.
@@ -124,6 +124,8 @@ pub struct Upstream {
     reports: Rc<Reports>,
     inquiries: Inquiries,
     replicas: Rc<ReplicaReads>,
+    /// The shards, if the upstream is a cluster. `parts` then belongs to its home shard.
+    shards: Option<Rc<Shards>>,
     parts: Parts,
 }
 
@@ -136,59 +138,58 @@ impl Upstream {
         latency: Rc<WorkerLatency>,
     ) -> Rc<Self> {
         let counters = Rc::new(Counters::default());
-        let UpstreamPlan { number: _, config, access, topology, hints, scripts, fair, timelines, replicas } =
-            plan;
-        let Access { dialer, login } = access.borrow().clone();
+        let UpstreamPlan {
+            number: _,
+            config,
+            access,
+            topology,
+            hints,
+            scripts,
+            fair,
+            timelines,
+            replicas,
+            cluster,
+        } = plan;
         let config = Rc::new(LiveConfig::new(config));
-        let latency = UpstreamLatency::new(latency, &config.get().name, counters.clone());
-        let reports = Rc::new(Reports::new(counters.clone(), latency.clone(), timelines, hints));
-        let hold = Rc::new(Hold::new(config.clone(), reports.clone()));
-        let identities = Rc::new(Identities::new(login));
-        let dialing = Rc::new(Dialing {
+        let login = access.borrow().login.clone();
+        let common = Rc::new(Common {
+            latency: UpstreamLatency::new(latency, &config.get().name, counters.clone()),
+            identities: Rc::new(Identities::new(login)),
+            counters: counters.clone(),
             config: config.clone(),
-            hold: hold.clone(),
-            reports: reports.clone(),
-            identities: identities.clone(),
-            server: ServerFacts::default(),
-            ids: ConnectionIds::default(),
-            pause: ServerPause::default(),
+            redirects: cluster
+                .is_some()
+                .then(|| Redirects::new(config.clone(), counters.clone(), hints.clone())),
+            hints,
             scripts: scripts.clone(),
-            dialer: RefCell::new(dialer),
             access: access.clone(),
             buffers,
-            tasks: Tasks::new(meter.clone()),
             meter,
+            held: HeldBytes::default(),
         });
-        let pool = Rc::new(LeasePool::new(dialing.clone()));
-        let room = Rc::new(SharedRoom::new(config.clone()));
-        let lanes = Rc::new(Lanes::new(pool.clone(), room.clone(), fair));
-        let fans = Rc::new(FanIns::new(dialing.clone(), room.clone()));
-        let (weak_lanes, weak_fans) = (Rc::downgrade(&lanes), Rc::downgrade(&fans));
-        room.on_close_unused(move || {
-            weak_lanes.upgrade().is_some_and(|lanes| lanes.close_unused())
-                || weak_fans.upgrade().is_some_and(|fans| fans.close_unused())
-        });
+        let parts = Parts::new(&common, timelines, replicas, fair);
+        let Parts { dialing, pool, lanes: _, fans: _, replicas } = &parts;
         let inquiries = Inquiries::new(pool.clone());
-        let replicas = ReplicaReads::new(replicas, lanes.clone());
-        let parts = Parts { dialing, pool, lanes, fans, replicas: replicas.clone() };
-        let tasks = &parts.dialing.tasks;
+        let tasks = &dialing.tasks;
         tasks.spawn(parts.clone().follow(topology));
         tasks.spawn(replicas.clone().follow());
         tasks.spawn(housekeeping::keep(parts.clone()));
         tasks.spawn(credentials::follow(parts.clone(), access));
+        let shards = cluster.map(|cluster| Shards::start(&common, fair, cluster, tasks));
         let auth_required = Cell::new(config.get().client_auth == ClientAuth::Required);
         Rc::new(Self {
             config,
             counters,
-            latency,
-            identities,
+            latency: common.latency.clone(),
+            identities: common.identities.clone(),
             scripts,
             auth_required,
             is_leaving: Cell::new(false),
-            hold,
-            reports,
+            hold: dialing.hold.clone(),
+            reports: dialing.reports.clone(),
             inquiries,
-            replicas,
+            replicas: replicas.clone(),
+            shards,
             parts,
         })
     }
@@ -198,8 +199,9 @@ impl Upstream {
         let config = self.config.get();
         self.counters.max_connections.set(config.max_connections as u64);
         self.counters.max_leased.set(config.max_leased as u64);
-        self.counters.leased_idle.set(self.parts.pool.idle() as u64);
-        self.counters.lease_waiting.set(self.parts.pool.waiting() as u64);
+        let (idle, waiting) = self.shards.as_ref().map_or((0, 0), |shards| shards.idle_and_waiting());
+        self.counters.leased_idle.set((self.parts.pool.idle() + idle) as u64);
+        self.counters.lease_waiting.set((self.parts.pool.waiting() + waiting) as u64);
         self.counters.fanin_channels.set(self.parts.fans.names() as u64);
         self.counters.snapshot()
     }
@@ -217,6 +219,9 @@ impl Upstream {
     /// Turns the fair scheduler on or off: it is needed while tenants share the connections.
     pub fn set_fair(&self, fair: bool) {
         self.parts.lanes.set_fair(fair);
+        if let Some(shards) = &self.shards {
+            shards.set_fair(fair);
+        }
     }
 
     /// Replaces the settings, from the next command, connection and check of timeouts on. Sessions take them over when they follow
@@ -226,6 +231,9 @@ impl Upstream {
         self.auth_required.set(config.client_auth == ClientAuth::Required);
         if self.config.replace(config) {
             self.parts.pool.set_limit(max_leased.max(1));
+            if let Some(shards) = &self.shards {
+                shards.set_lease_limit(max_leased.max(1));
+            }
         }
     }
 
@@ -244,6 +252,9 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         // No session is left, and the tasks would run for ever.
         self.parts.dialing.tasks.end();
+        if let Some(shards) = &self.shards {
+            shards.end();
+        }
     }
 }
 
@@ -261,17 +272,40 @@ impl Upstream {
 
     /// Returns what this worker does at the upstream.
     pub fn activity(&self) -> UpstreamActivity {
-        self.parts.activity()
+        let home = self.parts.activity();
+        self.shards.as_ref().map_or(home, |shards| shards.activity(home))
     }
 
     /// Returns the identities that sessions of this worker use.
     pub fn identities_in_use(&self) -> Vec<IdentityUse> {
-        self.parts.identities_in_use()
+        let mut uses = self.parts.identities_in_use();
+        if let Some(shards) = &self.shards {
+            shards.add_identities_in_use(&mut uses);
+        }
+        uses
     }
 
     /// Opens new connections to the same primary, and retires the present ones.
     pub fn reconnect(&self) {
         self.parts.reconnect();
+        if let Some(shards) = &self.shards {
+            shards.reconnect();
+        }
+    }
+}
+
+/// The shards of a cluster.
+impl Upstream {
+    /// Returns true if the upstream is a cluster.
+    #[inline]
+    pub fn is_cluster(&self) -> bool {
+        self.shards.is_some()
+    }
+
+    /// Returns the shards of a cluster; `None` for one primary.
+    #[inline]
+    pub fn shards(&self) -> Option<&Rc<Shards>> {
+        self.shards.as_ref()
     }
 }
 
@@ -387,6 +421,11 @@ impl Upstream {
     /// script has forged.
     pub fn suspect(&self, generation: Generation) {
         self.reports.hint(Hint::NotPrimary(generation));
+    }
+
+    /// Sends a hint to discovery.
+    pub fn hint(&self, hint: Hint) {
+        self.reports.hint(hint);
     }
 
     /// Counts the lost connection of a lease to the primary of this generation. It may be the first sign of a failover.
@@ -549,6 +588,19 @@ impl Upstream {
             .unwrap_or_else(|_| Err(unanswered("connect-timeout has passed")))
     }
 
+    /// Waits for a primary as commands do.
+    ///
+    /// # Errors
+    /// Returns the error line if there is none within `hold-timeout`.
+    pub async fn until_primary(&self) -> Result<(), ErrorLine> {
+        while self.in_hold() {
+            if timeout(self.hold_left(), self.changed()).await.is_err() {
+                return Err(NO_PRIMARY.into());
+            }
+        }
+        Ok(())
+    }
+
     /// Asks the server whether its ACL lets `identity` run a command. `words` must be a form of the command that does
     /// nothing. Waits for a primary as commands do.
     ///
@@ -557,11 +609,7 @@ impl Upstream {
     pub async fn check_permission(&self, identity: &Rc<Identity>, words: &[&[u8]]) -> Result<(), ErrorLine> {
         let mut retried = false;
         loop {
-            while self.in_hold() {
-                if timeout(self.hold_left(), self.changed()).await.is_err() {
-                    return Err(NO_PRIMARY.into());
-                }
-            }
+            self.until_primary().await?;
             match self.inquire(identity, words).await {
                 Ok(Value::Error(line)) if line.starts_with(b"NOPERM ") => {
                     return Err(ErrorLine::of_server(&line));

@@ -1,11 +1,13 @@
 //! Collects the replies for one client from upstream connections, in the order of its commands.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use super::reply_sizes::ReplySizes;
 use crate::latency::PendingTimes;
@@ -46,7 +48,38 @@ struct SegmentOf {
     promoted: Cell<bool>,
     /// The number of parked bytes that are respgate's own answers.
     answers: Cell<usize>,
+    /// The replies in which this segment fills a hole. `None` for a segment that the session has begun.
+    hole: Option<HoleIn>,
     _overhead: Charge,
+}
+
+/// The reply to one redirected command, and what came after it.
+struct Hole {
+    /// The replies of the redirected command alone.
+    replies: Rc<Replies>,
+    /// What came after it, up to the next hole.
+    after: ByteQueue,
+    /// True if those bytes end inside a reply.
+    partial: bool,
+    charge: Charge,
+}
+
+/// Where the replies of one redirected command stand, and how it has fared.
+struct HoleIn {
+    /// The replies that have the hole.
+    within: Weak<Replies>,
+    /// When the command was first redirected.
+    since: Instant,
+    tries: Cell<Tries>,
+}
+
+/// How often a command was redirected, and how often it had to wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries {
+    /// The number of redirects to another node.
+    pub redirects: u8,
+    /// The number of times that no node could run the command.
+    pub waits: u8,
 }
 
 /// The size from which bytes move as a whole and are not copied.
@@ -70,6 +103,12 @@ pub struct Replies {
     parked: Parked,
     /// The replies that this segment stands behind. `None` for the object that writes to the client.
     behind: Option<SegmentOf>,
+    /// True for a collector: see `collect`.
+    collects: bool,
+    /// The replies to redirected commands that have not come, in order, each with what came after it.
+    holes: RefCell<VecDeque<Hole>>,
+    /// True if bytes go straight to the client: these are no segment, and have no hole.
+    direct: Cell<bool>,
     sizes: ReplySizes,
     /// The number of bytes that may wait.
     limit: Cell<usize>,
@@ -101,6 +140,9 @@ impl Replies {
             due: Cell::new(0),
             parked: Parked::default(),
             behind: None,
+            collects: false,
+            holes: RefCell::default(),
+            direct: Cell::new(true),
             sizes: ReplySizes::new(limit),
             limit: Cell::new(limit),
             state: Cell::new(ClientState::Open),
@@ -228,16 +270,29 @@ impl Replies {
     }
 
     /// Moves the bytes that wait here behind those of `other`, which belongs to the same client.
-    pub fn move_to(&self, other: &Self) {
-        let mut moved = self.bytes.take();
+    fn move_to(&self, other: &Self) {
+        let moved = self.bytes.take();
         self.charge();
-        if moved.len() >= WORTH_MOVING && other.bytes.borrow().is_empty() {
-            moved = other.bytes.replace(moved);
+        other.take_over(moved);
+    }
+
+    /// Adds `moved` behind the bytes that wait here.
+    fn take_over(&self, mut moved: ByteQueue) {
+        if moved.len() >= WORTH_MOVING && self.bytes.borrow().is_empty() {
+            moved = self.bytes.replace(moved);
         } else {
-            moved.pieces().for_each(|piece| other.push(|bytes| bytes.extend_from_slice(piece)));
+            moved.pieces().for_each(|piece| self.push(|bytes| bytes.extend_from_slice(piece)));
         }
         self.buffers.give(moved.release());
-        other.charge();
+        self.charge();
+    }
+
+    /// Moves the bytes that wait here behind those of `other`, with `error` in the place of each reply that is due. The caller closes
+    /// these replies, which drop what still comes.
+    pub fn give_up_to(&self, other: &Self, error: &[u8]) {
+        self.move_to(other);
+        let due = self.due.get() - self.give_up_holes(other, error);
+        other.answer(|out| (0..due).for_each(|_| out.extend_from_slice(error)));
     }
 
     /// Charges the account for the bytes that are allocated now.
@@ -270,31 +325,34 @@ impl Replies {
 
     /// Adds `bytes`, which complete `replies` due replies. The largest of them has `largest` bytes here.
     pub fn deliver(&self, bytes: &[u8], replies: u32, largest: usize) {
-        let client = self.client();
-        self.set_partial(false);
-        self.answered(replies);
-        self.append(client, bytes);
-        client.sizes.replied(replies, bytes.len(), largest, client.due_in_all(), client.limited());
-        client.append_messages();
-        client.wake_session();
+        if !self.direct.get() {
+            return self.deliver_in_order(bytes, replies, largest);
+        }
+        self.partial.set(false);
+        self.due.set(self.due.get().saturating_sub(replies));
+        if self.takes(bytes.len()) {
+            self.push(|waiting| waiting.extend_from_slice(bytes));
+        }
+        self.replied(replies, bytes.len(), largest);
+    }
+
+    /// Takes note of `replies` whole replies of `bytes` bytes together. Called for the client's own object.
+    #[inline]
+    fn replied(&self, replies: u32, bytes: usize, largest: usize) {
+        self.sizes.replied(replies, bytes, largest, self.due_in_all(), self.limited());
+        self.append_messages();
+        self.wake_session();
     }
 
     /// Adds the next piece of a reply that is too large to be delivered at once.
     pub fn deliver_part(&self, bytes: &[u8]) {
         let client = self.client();
         self.set_partial(true);
-        self.append(client, bytes);
+        if client.takes(bytes.len()) {
+            self.push_arrived(bytes);
+        }
         client.sizes.replied_part(bytes.len(), client.due_in_all(), client.limited());
         client.wake_session();
-    }
-
-    /// Takes note whether the bytes end inside a reply.
-    #[inline]
-    fn set_partial(&self, partial: bool) {
-        self.partial.set(partial);
-        if let Some(segment) = &self.behind {
-            segment.set_partial(partial);
-        }
     }
 
     /// Begins a reply whose pieces [`Self::answer`] adds. Messages wait until [`Self::end_pieces`].
@@ -347,7 +405,9 @@ impl Replies {
     #[cold]
     fn append_waiting_messages(&self) {
         let messages = self.messages.take();
-        self.append(self, &messages);
+        if self.takes(messages.len()) {
+            self.push(|bytes| bytes.extend_from_slice(&messages));
+        }
         self.charge();
     }
 
@@ -367,14 +427,14 @@ impl Replies {
         }
     }
 
-    /// Returns true if a reply was delivered in part.
-    pub fn is_partial(&self) -> bool {
+    /// Returns true if the bytes that were written to the client, and those that wait for it here, end inside a reply.
+    pub fn ends_inside_reply(&self) -> bool {
         self.partial.get()
     }
 
     /// Takes note that the connection was lost. If a reply was delivered in part, its rest will never come.
     pub fn lost(&self) {
-        if self.partial.get() {
+        if self.is_partial() {
             self.cut();
         }
     }
@@ -410,27 +470,23 @@ impl Replies {
     pub fn swallow(&self) {
         self.answered(1);
         if self.due.get() == 0 {
+            self.filled();
             self.wake();
         }
     }
 
-    /// Adds bytes to these replies of `client`, which is [`Self::client`].
+    /// Returns true if the client takes `count` more bytes. A client that would exceed its limit overflows. Called for the client's own
+    /// object.
     #[inline]
-    fn append(&self, client: &Self, piece: &[u8]) {
-        if client.state.get() != ClientState::Open {
-            return;
+    fn takes(&self, count: usize) -> bool {
+        if self.state.get() != ClientState::Open {
+            return false;
         }
-        if client.limited() + piece.len() > client.limit.get() {
-            client.state.set(ClientState::Overflowed);
-            return;
+        let takes = self.limited() + count <= self.limit.get();
+        if !takes {
+            self.state.set(ClientState::Overflowed);
         }
-        let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(piece);
-        match &self.behind {
-            None => self.push(write),
-            Some(segment) => {
-                self.push_in_order(segment, write);
-            }
-        }
+        takes
     }
 
     /// Writes the bytes that wait to the client, [`BYTES_PER_POLL`] at most. Returns true when all are written, and false if
@@ -479,6 +535,7 @@ impl Replies {
         self.state.set(ClientState::Gone);
         let buffer = self.bytes.borrow_mut().release();
         self.buffers.give(buffer);
+        self.close_holes();
         self.messages.take();
         self.charge();
         self.waker.borrow_mut().take();
@@ -508,6 +565,8 @@ impl WriteSource for Taken<'_> {
     }
 }
 
+mod collect;
+mod hole;
 mod segment;
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct ReplySizes {
     bound: Cell<usize>,
     /// The number of requests that may be under way.
     window: Cell<u32>,
+    /// The number of reasons why no request may be sent, and the window after the last of them. `window` is 0 meanwhile.
+    paused: Cell<(u32, u32)>,
     /// The largest recent reply, in bytes. It decays by an eighth with each delivery of smaller ones.
     largest: Cell<usize>,
     /// The number of bytes that have come of an incomplete reply.
@@ -63,6 +65,7 @@ impl ReplySizes {
         Self {
             bound: Cell::new(bound(limit)),
             window: Cell::new(FIRST_WINDOW),
+            paused: Cell::default(),
             largest: Cell::default(),
             part: Cell::default(),
             excess: Cell::default(),
@@ -77,9 +80,26 @@ impl ReplySizes {
         self.bound.set(bound(limit));
     }
 
-    /// Returns the number of requests that may be under way, at least 1.
+    /// Returns the number of requests that may be under way: 0 while they are [paused](Self::pause), and at least 1 otherwise.
     pub fn window(&self) -> u32 {
         self.window.get()
+    }
+
+    /// Has no further request sent until [`Self::resume`] was called as often as this.
+    pub fn pause(&self) {
+        let (reasons, window) = self.paused.get();
+        self.paused.set((reasons + 1, window.max(self.window.take())));
+    }
+
+    /// Ends one [pause](Self::pause).
+    pub fn resume(&self) {
+        let (reasons, window) = self.paused.get();
+        if reasons <= 1 {
+            self.window.set(window.max(1));
+            self.paused.take();
+        } else {
+            self.paused.set((reasons - 1, window));
+        }
     }
 
     /// Returns the reply bytes that the client may have under way and waiting on a shared connection.
@@ -104,7 +124,9 @@ impl ReplySizes {
         if largest > UNLIMITED || self.window.get() < MAX_WINDOW || self.bound.get() < UNDER_WAY {
             let fits =
                 u32::try_from(self.bound.get() / largest.max(64)).unwrap_or(MAX_WINDOW).clamp(1, MAX_WINDOW);
-            self.window.set(self.window.get().saturating_add(count).min(fits));
+            if self.paused.get().0 == 0 {
+                self.window.set(self.window.get().saturating_add(count).min(fits));
+            }
             self.count_excess(bytes, awaited, waiting);
         }
     }

@@ -5,11 +5,12 @@ use std::rc::Rc;
 
 use tokio::sync::mpsc;
 
+use crate::hint::Hint;
 use crate::latency::UpstreamLatency;
 use crate::metrics::Counters;
 use crate::resp::server_error::ServerError;
 use crate::timeline::Timelines;
-use crate::topology::{Generation, Hint};
+use crate::topology::Generation;
 
 /// The sign of a failover that nothing has announced yet.
 const CONNECTION_LOST: &str = "a connection to the primary was lost";

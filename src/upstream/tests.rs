@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::cluster::slot::Slot;
+use crate::cluster::slots::SlotTable;
+use crate::cluster::{Shard, ShardNumber};
 use crate::latency::config::LatencyConfig;
 use crate::topology::{Address, Outage, Primary};
 
@@ -15,6 +18,7 @@ fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> Upstream
         fair: false,
         timelines: Timelines::default(),
         replicas: ReplicaFeed::none(),
+        cluster: None,
     }
 }
 
@@ -67,6 +71,86 @@ async fn a_long_quiet_time_before_the_first_command_is_no_outage() {
             })));
             tokio::time::sleep(Duration::from_millis(1)).await;
             assert!(upstream.hold.deadline().is_ok());
+        })
+        .await;
+}
+
+/// Returns a cluster whose shard `number` serves the slots of each range, and whose generations are the shards' numbers.
+fn cluster(shards: &[(u32, std::ops::Range<u16>)]) -> Arc<ClusterTopology> {
+    let mut slots = SlotTable::default();
+    for (number, range) in shards {
+        let served = range.clone().filter_map(Slot::new);
+        served.for_each(|slot| slots.assign(slot, Some(ShardNumber(*number))));
+    }
+    let shard = |number: u32| Shard {
+        number: ShardNumber(number),
+        topology: Topology::Known(Arc::new(Primary {
+            generation: Generation(u64::from(number)),
+            address: Address::tcp("127.0.0.1", u16::try_from(number).unwrap()),
+            config_epoch: None,
+            server: None,
+            node: None,
+        })),
+        replicas: Vec::new(),
+    };
+    let mut numbers: Vec<u32> = shards.iter().map(|(number, _)| *number).collect();
+    numbers.dedup();
+    Arc::new(ClusterTopology {
+        shards: numbers.into_iter().map(shard).collect(),
+        slots: Arc::new(slots),
+        ..ClusterTopology::default()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_follow_the_topology_of_a_cluster() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (publish, seen) = watch::channel(Arc::default());
+            let (_topology, home) = watch::channel(Topology::Unknown(Arc::new(Outage::Starting)));
+            let plan = UpstreamPlan { cluster: Some(seen), ..plan(UpstreamConfig::new("main"), home) };
+            let meter = PollMeter::new();
+            let latency = WorkerLatency::new(&LatencyConfig::default(), meter.clock());
+            let upstream = Upstream::start(plan, Rc::new(Buffers::alone(1024)), meter, latency);
+            let shards = upstream.shards().unwrap().clone();
+            let pass = || tokio::time::sleep(Duration::from_millis(1));
+            let slot = |number| Slot::new(number).unwrap();
+            let number = |of: u16| shards.of(slot(of)).number();
+            let serving = || {
+                let serving = shards.serving();
+                serving.iter().map(|(slot, shard)| (slot.number(), shard.generation())).collect::<Vec<_>>()
+            };
+
+            pass().await;
+            assert!(shards.of(slot(5)).in_hold(), "no shard serves any slot");
+            publish.send_replace(cluster(&[(1, 0..100), (2, 100..16_384)]));
+            pass().await;
+            assert_eq!((number(5), number(100)), (Some(ShardNumber(1)), Some(ShardNumber(2))));
+            assert_eq!(serving(), [(0, Some(Generation(1))), (100, Some(Generation(2)))]);
+
+            // A node says so before discovery does, which then has the last word.
+            let version = shards.version();
+            let second = shards.at(&Address::tcp("127.0.0.1", 2)).unwrap();
+            shards.moved(slot(5), &second);
+            assert_eq!((number(5), shards.version() > version), (Some(ShardNumber(2)), true));
+            let version = shards.version();
+            shards.moved(slot(5), &second);
+            assert_eq!(shards.version(), version);
+            publish.send_replace(cluster(&[(1, 0..100), (2, 100..16_384)]));
+            pass().await;
+            assert_eq!(number(5), Some(ShardNumber(1)));
+
+            // A shard goes, and with it the slots that no other one has taken over.
+            publish.send_replace(cluster(&[(2, 50..16_384), (3, 0..10)]));
+            pass().await;
+            assert_eq!(
+                (number(5), number(20), number(60)),
+                (Some(ShardNumber(3)), None, Some(ShardNumber(2)))
+            );
+            assert!(shards.of(slot(20)).in_hold() && !shards.of(slot(5)).in_hold());
+            assert!(shards.at(&Address::tcp("127.0.0.1", 1)).is_none());
+            assert_eq!(serving(), [(0, Some(Generation(3))), (10, None), (50, Some(Generation(2)))]);
         })
         .await;
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use respgate::command::{Flags, RouteClass, Spec, Verb};
 
+use crate::behind::Layout;
 use crate::direct::{Exchange, spec};
 use crate::lane::{AdminLevel, Fault};
-use crate::rules::{Effect, RULES, SILENT_RULES, Unseen};
+use crate::rules::{Effect, RULES, SILENT_RULES, Unseen, all_rules};
 use crate::seen::Seen;
 use crate::session::Request;
+use crate::slots::in_several;
 use crate::support::servers::Flavor;
 use crate::through::Difference;
 use crate::value::{Item, Value};
@@ -22,13 +24,25 @@ pub enum Verdict {
     Differs,
 }
 
+/// How far a command in a transaction has come. Both are false outside of one.
+#[derive(Clone, Copy)]
+struct Stage {
+    /// Its reply is QUEUED.
+    queued: bool,
+    /// Its reply is a member of EXEC's.
+    executed: bool,
+}
+
 /// Compares the frames of one session.
 pub struct Comparator<'r> {
     flavor: Flavor,
+    layout: Layout,
     admin: AdminLevel,
     clients: Vec<Sent>,
     /// A client has left, or has given up the state of its connection.
     ended: bool,
+    /// A client has subscribed to a shard channel.
+    sharded: bool,
     /// How often each rule was needed.
     used: &'r mut [u64],
     sought: Sought<'r>,
@@ -58,20 +72,32 @@ struct Sent {
     split: bool,
     /// It has sent a HELLO that the server refused.
     failed_hello: bool,
+    /// It has sent MULTI or WATCH, which bind it to a slot of a cluster.
+    bound: bool,
     /// It has sent MULTI, and does not see replies.
     silent_transaction: bool,
 }
 
 impl<'r> Comparator<'r> {
-    /// `used` has a place for each of [`RULES`].
+    /// `used` has a place for each of [`all_rules`].
     pub fn new(
         flavor: Flavor,
+        layout: Layout,
         admin: AdminLevel,
         clients: usize,
         used: &'r mut [u64],
         sought: Sought<'r>,
     ) -> Self {
-        Self { flavor, admin, clients: vec![Sent::default(); clients], ended: false, used, sought }
+        Self {
+            flavor,
+            layout,
+            admin,
+            clients: vec![Sent::default(); clients],
+            ended: false,
+            sharded: false,
+            used,
+            sought,
+        }
     }
 
     /// Whether a session goes on behind a difference.
@@ -103,6 +129,7 @@ impl<'r> Comparator<'r> {
             let odd = exchange.request.iter().take(2).any(|word| !word.iter().all(u8::is_ascii_graphic));
             return if silent && odd { Verdict::Parts } else { Verdict::Same };
         };
+        self.sharded |= matches!(spec.name, "SSUBSCRIBE" | "SUNSUBSCRIBE");
         self.ended |= matches!(spec.verb, Verb::Reset | Verb::Quit);
         let about_connection =
             matches!(spec.route, RouteClass::Virtual | RouteClass::Pin | RouteClass::LeaseIfBlock);
@@ -110,12 +137,26 @@ impl<'r> Comparator<'r> {
         sent.split |= spec.flags.contains(Flags::SCRIPT)
             && sent.last.iter().any(|word| word.contains(&b'\r') || word.contains(&b'\n'));
         match spec.verb {
+            Verb::Multi | Verb::Watch => sent.bound = true,
+            // DISCARD with arguments leaves the transaction open.
+            Verb::Discard if exchange.request.len() > 1 => {}
+            Verb::Exec | Verb::Discard | Verb::Reset => sent.bound = false,
+            _ => {}
+        }
+        match spec.verb {
             Verb::Multi => sent.silent_transaction = silent,
             Verb::Exec | Verb::Discard | Verb::Reset => sent.silent_transaction = false,
             _ => {}
         }
-        let unseen = Unseen { spec, in_transaction: sent.silent_transaction };
-        let rule = SILENT_RULES.iter().find(|rule| silent && (rule.covers)(&unseen));
+        let queued = exchange.items[exchange.client].iter().any(queued);
+        let unseen = Unseen {
+            spec,
+            in_transaction: sent.silent_transaction,
+            cluster: self.layout == Layout::Cluster,
+            queued,
+            spread: in_several(&exchange.request),
+        };
+        let rule = SILENT_RULES.iter().find(|rule| (silent || queued) && (rule.covers)(&unseen));
         if rule.is_some() { Verdict::Parts } else { Verdict::Same }
     }
 
@@ -128,8 +169,8 @@ impl<'r> Comparator<'r> {
             self.transaction(client, &members)
         } else {
             let request = sent.last.clone();
-            let queued = matches!(direct, Item::Frame(value) if value.is_simple("QUEUED"));
-            self.by_rules(client, &request, queued, direct, through)
+            let queued = queued(direct);
+            self.by_rules(client, &request, Stage { queued, executed: false }, direct, through)
         };
         if let Item::Frame(value) = direct {
             self.follow(client, value);
@@ -152,7 +193,7 @@ impl<'r> Comparator<'r> {
     fn transaction(&mut self, client: usize, members: &[Member]) -> Verdict {
         let mut verdict = Verdict::Same;
         for (request, direct, through) in members.iter().filter(|(_, direct, through)| direct != through) {
-            match self.by_rules(client, request, false, direct, through) {
+            match self.by_rules(client, request, Stage { queued: false, executed: true }, direct, through) {
                 Verdict::Same => {}
                 Verdict::Parts => verdict = Verdict::Parts,
                 Verdict::Differs => return Verdict::Differs,
@@ -165,14 +206,17 @@ impl<'r> Comparator<'r> {
         &mut self,
         client: usize,
         request: &Request,
-        queued: bool,
+        stage: Stage,
         direct: &Item,
         through: &Item,
     ) -> Verdict {
         let spec: Option<&'static Spec> = spec(request);
+        let Stage { queued, executed } = stage;
         let sent = &self.clients[client];
         let seen = Seen {
             flavor: self.flavor,
+            cluster: self.layout == Layout::Cluster,
+            executed,
             admin: self.admin,
             spec,
             request,
@@ -180,11 +224,15 @@ impl<'r> Comparator<'r> {
             nul: sent.nul,
             split: sent.split,
             failed_hello: sent.failed_hello,
+            bound: sent.bound,
+            sharded: self.sharded,
             ended: self.ended,
             direct,
             through,
         };
-        for (rule, used) in RULES.iter().zip(self.used.iter_mut()) {
+        // Those of a cluster are the last.
+        let rules = if seen.cluster { self.used.len() } else { RULES.len() };
+        for (rule, used) in all_rules().take(rules).zip(self.used.iter_mut()) {
             if (rule.covers)(&seen) {
                 *used += 1;
                 return match rule.effect {
@@ -213,6 +261,11 @@ impl<'r> Comparator<'r> {
             sent.queued.clear();
         }
     }
+}
+
+/// Returns true if the server has queued a command.
+fn queued(item: &Item) -> bool {
+    matches!(item, Item::Frame(value) if value.is_simple("QUEUED"))
 }
 
 /// A queued request, and what EXEC gave for it, both ways.

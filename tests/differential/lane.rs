@@ -1,4 +1,4 @@
-//! One server, the respgates in front of it, and the sessions that are run with both.
+//! One server, what stands behind respgate, the respgates in front of it, and the sessions that are run with both.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,12 +8,14 @@ use fastrand::Rng;
 use respgate::command::TABLE;
 use tempfile::TempDir;
 
+use crate::behind::{Behind, Layout};
 use crate::compare::{Comparator, Sought};
 use crate::direct::{self, spec};
 use crate::requests::Maker;
-use crate::rules::RULES;
+use crate::rules::all_rules;
 use crate::session::{Session, Step, script};
 use crate::shrink;
+use crate::slots::gather;
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
@@ -96,12 +98,14 @@ pub struct Fault {
 
 pub struct Lane {
     flavor: Flavor,
+    layout: Layout,
     seed: u64,
     /// How long a failing case may be made smaller.
     shrink: Duration,
     patience: Duration,
     server: Server,
     control: Wire,
+    behind: Behind,
     words: Vocabulary,
     folder: TempDir,
     /// Connections are counted, so that no two processes' sockets have one name.
@@ -115,30 +119,46 @@ struct Process {
 }
 
 impl Lane {
-    pub fn start(flavor: Flavor, seed: u64, shrink: Duration) -> Self {
-        let server = Server::start_with(flavor, &["--hz", "100"]);
+    pub fn start(flavor: Flavor, layout: Layout, seed: u64, shrink: Duration) -> Self {
+        // A cluster has one database.
+        let databases = if layout == Layout::Cluster { "1" } else { "16" };
+        let server = Server::start_with(flavor, &["--hz", "100", "--databases", databases]);
         let mut control = Wire::connect(&Address::Unix(server.socket())).expect("a connection to the server");
         let words = Vocabulary::read(&mut control);
+        let behind = match layout {
+            Layout::Server => Behind::server(&server.socket()),
+            Layout::Cluster => Behind::cluster(flavor, &mut control),
+        };
         let report = Report {
             sessions: 0,
             parted: 0,
             commands: 0,
             rows: vec![0; TABLE.len()],
-            rules: vec![0; RULES.len()],
+            rules: vec![0; all_rules().count()],
             faults: BTreeMap::new(),
         };
         let folder = TempDir::new().expect("a temporary folder");
         Self {
             flavor,
+            layout,
             seed,
             shrink,
             patience: PATIENCE,
             server,
             control,
+            behind,
             words,
             folder,
             processes: 0,
             report,
+        }
+    }
+
+    /// Which server it is, and what stands behind respgate.
+    pub fn name(&self) -> String {
+        match self.layout {
+            Layout::Server => self.flavor.name().to_owned(),
+            Layout::Cluster => format!("{} cluster", self.flavor.name()),
         }
     }
 
@@ -171,10 +191,14 @@ impl Lane {
                 return number;
             }
             let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
-            let session = themes::draw(
+            let mut session = themes::draw(
                 &Maker { words: &self.words, admin: setup.admin == AdminLevel::Allow },
                 &mut rng,
             );
+            // Half of the sessions have keys that one command may name together.
+            if self.layout == Layout::Cluster && rng.bool() {
+                gather(&mut session, &rng.u8(..20).to_string());
+            }
             self.count(&session);
             let ended = self.session(&running, setup, &session, None);
             self.report.sessions += 1;
@@ -187,7 +211,7 @@ impl Lane {
                     if let Some(fault) = known {
                         fault.times += 1;
                     } else {
-                        println!("{} session {number}, {setup:?}: {difference}\n", self.flavor.name());
+                        println!("{} session {number}, {setup:?}: {difference}\n", self.name());
                         drop(running);
                         self.investigate(&history, setup, difference, number);
                     }
@@ -211,8 +235,8 @@ impl Lane {
         let case = start.map(|case| shrink::smallest(case, until, |case| same(self, case)));
         self.patience = PATIENCE;
         match &case {
-            Some(case) => println!("# {} {setup:?}: {signature}\n{}", self.flavor.name(), script(case)),
-            None => println!("# {} {setup:?}: not again: {signature}\n", self.flavor.name()),
+            Some(case) => println!("# {} {setup:?}: {signature}\n{}", self.name(), script(case)),
+            None => println!("# {} {setup:?}: not again: {signature}\n", self.name()),
         }
         let script = script(alone);
         self.report.faults.insert(signature, Fault { times: 1, difference, setup, case, script, session });
@@ -252,8 +276,9 @@ impl Lane {
             Some("") => Sought::Any,
             Some(signature) => Sought::Only(signature),
         };
-        let mut comparator = Comparator::new(self.flavor, setup.admin, session.unix.len(), rules, sought);
-        let ended = through::play(target, &mut self.control, session, &trace, &mut comparator, self.patience);
+        let mut comparator =
+            Comparator::new(self.flavor, self.layout, setup.admin, session.unix.len(), rules, sought);
+        let ended = through::play(target, &mut self.behind, session, &trace, &mut comparator, self.patience);
         wait::until("respgate to run what clients have sent", || {
             process.proxy.metric("respgate_clients", &[]) == 0.0
         });
@@ -265,27 +290,36 @@ impl Lane {
         self.control.ask_text(&["CLIENT", "LIST"]).lines().count()
     }
 
-    /// The server as it was at its start, as far as sessions can tell.
+    /// The servers as they were at their start, as far as sessions can tell.
     fn reset(&mut self) {
-        self.control.ask_all(&[
+        const RESET: &[&[&str]] = &[
             &["FLUSHALL", "SYNC"],
             &["SCRIPT", "FLUSH", "SYNC"],
             &["FUNCTION", "FLUSH", "SYNC"],
             &["CONFIG", "RESETSTAT"],
-        ]);
+        ];
+        self.control.ask_all(RESET);
+        if self.layout == Layout::Cluster {
+            self.behind.tell_each(RESET);
+        }
     }
 
     fn process(&mut self, setup: Setup) -> Process {
         self.processes += 1;
         let (port, socket) = (free_port(), self.folder.path().join(self.processes.to_string()));
         let admin = setup.admin.name();
+        let split = if self.layout == Layout::Cluster && setup.workers == 2 {
+            "cross-slot-writes = \"split\"\n"
+        } else {
+            ""
+        };
         let toml = format!(
             "drain-timeout = \"1s\"\n\
              [listeners.tcp]\naddress = \"127.0.0.1:{port}\"\nadmin-commands = \"{admin}\"\n\
              [listeners.unix]\naddress = \"unix:{}\"\nadmin-commands = \"{admin}\"\n\
-             [upstreams.main]\naddress = \"unix:{}\"\n",
+             [upstreams.main]\n{}\n{split}",
             socket.display(),
-            self.server.socket().display()
+            self.behind.upstream()
         );
         let mut proxy = Proxy::start_file(setup.workers, &toml);
         // What scripts and odd requests make respgate say is not looked at.

@@ -12,6 +12,8 @@
     reason = "this is a test, and talks to whoever runs it"
 )]
 
+mod behind;
+mod cluster_rules;
 mod compare;
 mod direct;
 mod docs;
@@ -21,6 +23,7 @@ mod rules;
 mod seen;
 mod session;
 mod shrink;
+mod slots;
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -36,8 +39,9 @@ use std::time::{Duration, Instant};
 
 use respgate::command::TABLE;
 
+use behind::Layout;
 use lane::{AdminLevel, Fault, Lane, Report, Setup};
-use rules::RULES;
+use rules::all_rules;
 use support::servers::Flavor;
 
 /// What was asked for in the environment.
@@ -45,6 +49,7 @@ struct Plan {
     seed: u64,
     seconds: u64,
     flavors: Vec<Flavor>,
+    layouts: Vec<Layout>,
     /// For how many seconds each failing case is made smaller.
     shrink: u64,
     /// A script to run instead of random sessions.
@@ -66,6 +71,15 @@ impl Plan {
             Some("valkey") => vec![Flavor::Valkey],
             Some(other) => return Err(format!("DIFFERENTIAL_SERVER must be valkey or redis, not {other:?}")),
         };
+        let layouts = match text("DIFFERENTIAL_LAYOUT") {
+            None => Layout::ALL.to_vec(),
+            Some(name) => match Layout::ALL.into_iter().find(|layout| layout.name() == name) {
+                Some(layout) => vec![layout],
+                None => {
+                    return Err(format!("DIFFERENTIAL_LAYOUT must be server or cluster, not {name:?}"));
+                }
+            },
+        };
         let script = match text("DIFFERENTIAL_SCRIPT") {
             Some(path) => Some(std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?),
             None => None,
@@ -74,6 +88,7 @@ impl Plan {
             seed: number("DIFFERENTIAL_SEED")?.unwrap_or_else(|| fastrand::u64(..1_000_000)),
             seconds: number("DIFFERENTIAL_SECONDS")?.unwrap_or(60),
             flavors,
+            layouts,
             shrink: number("DIFFERENTIAL_SHRINK")?.unwrap_or(30),
             script,
         })
@@ -99,15 +114,16 @@ fn main() -> ExitCode {
         let lanes: Vec<_> = plan
             .flavors
             .iter()
-            .map(|flavor| {
+            .flat_map(|flavor| plan.layouts.iter().map(|layout| (*flavor, *layout)))
+            .map(|(flavor, layout)| {
                 let plan = &plan;
                 scope.spawn(move || {
-                    let mut lane = Lane::start(*flavor, plan.seed, Duration::from_secs(plan.shrink));
+                    let mut lane = Lane::start(flavor, layout, plan.seed, Duration::from_secs(plan.shrink));
                     match &plan.script {
                         Some(script) => run_script(&mut lane, script),
                         None => lane.run(until),
                     }
-                    tell(*flavor, plan.seed, &lane.report)
+                    tell(&lane.name(), plan.seed, &lane.report)
                 })
             })
             .collect();
@@ -157,29 +173,26 @@ fn run_script(lane: &mut Lane, script: &str) {
 
 /// Prints what a lane did, and returns a description of each fault: first those that appeared again, then the others, with
 /// the script and the seed of their session.
-fn tell(flavor: Flavor, seed: u64, report: &Report) -> (Vec<String>, Vec<String>) {
+fn tell(lane: &str, seed: u64, report: &Report) -> (Vec<String>, Vec<String>) {
     let drawn = report.rows.iter().filter(|times| **times > 0).count();
     println!(
-        "{}: {} sessions, {} commands, {drawn} of {} rows of the command table; {} sessions ended at a documented difference.",
-        flavor.name(),
+        "{lane}: {} sessions, {} commands, {drawn} of {} rows of the command table; {} sessions ended at a documented difference.",
         report.sessions,
         report.commands,
         TABLE.len(),
         report.parted
     );
-    for (rule, used) in RULES.iter().zip(&report.rules).filter(|(_, used)| **used > 0) {
+    for (rule, used) in all_rules().zip(&report.rules).filter(|(_, used)| **used > 0) {
         println!("  {used:>7} times: {}", rule.name);
     }
     let (certain, once): (Vec<_>, Vec<_>) = report.faults.values().partition(|fault| fault.case.is_some());
-    let describe = |fault: &Fault| {
-        format!("{}, {} times, {:?}: {}", flavor.name(), fault.times, fault.setup, fault.difference)
-    };
+    let describe =
+        |fault: &Fault| format!("{lane}, {} times, {:?}: {}", fault.times, fault.setup, fault.difference);
     let with_script = |fault: &Fault| {
         format!(
-            "{}\n# DIFFERENTIAL_SEED={seed}, session {} of {}:\n{}",
+            "{}\n# DIFFERENTIAL_SEED={seed}, session {} of {lane}:\n{}",
             describe(fault),
             fault.session,
-            flavor.name(),
             fault.script
         )
     };

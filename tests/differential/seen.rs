@@ -10,10 +10,18 @@ use crate::value::{Item, Value};
 /// Two frames that differ, and what they answer.
 pub struct Seen<'a> {
     pub flavor: Flavor,
+    /// Whether a cluster stands behind respgate.
+    pub cluster: bool,
     /// `admin-commands` of respgate's listeners.
     pub admin: AdminLevel,
     pub spec: Option<&'static Spec>,
     pub request: &'a Request,
+    /// Whether the client has an open transaction or watched keys, which bind it to a slot.
+    pub bound: bool,
+    /// Whether a client of the session has subscribed to a shard channel.
+    pub sharded: bool,
+    /// Whether this is a member of EXEC's reply.
+    pub executed: bool,
     /// Whether the server has queued the command.
     pub queued: bool,
     /// Whether the client has sent a NUL in a command about its connection, in this request or before.

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::behind::Behind;
 use crate::compare::{Comparator, Verdict};
-use crate::direct::{Exchange, Played, Trace, blocked_clients, calls, spec};
+use crate::direct::{Exchange, Played, Trace, spec};
 use crate::session::{Request, Session, Step, show};
 use crate::support::client::encode;
 use crate::value::Item;
@@ -82,20 +83,20 @@ impl fmt::Display for Difference {
 /// The first difference that no rule covers.
 pub fn play(
     target: &Target,
-    control: &mut Wire,
+    behind: &mut Behind,
     session: &Session,
     trace: &Trace,
     comparator: &mut Comparator<'_>,
     patience: Duration,
 ) -> Result<End, Difference> {
     let wires = session.unix.iter().map(|_| None).collect();
-    let mut player = Player { target, control, session, wires, comparator, patience, blocked: 0, step: 0 };
+    let mut player = Player { target, behind, session, wires, comparator, patience, blocked: 0, step: 0 };
     let end = player.steps(trace)?;
     if end == End::Parted {
         player.run_out();
     }
     if end == End::Whole {
-        let digest = player.control.ask_text(&["DEBUG", "DIGEST"]);
+        let digest = player.behind.digest();
         if digest != trace.digest {
             return Err(player.difference("data", 0, &Vec::new(), trace.digest.clone(), digest));
         }
@@ -108,7 +109,7 @@ pub fn play(
 
 struct Player<'a, 'r> {
     target: &'a Target,
-    control: &'a mut Wire,
+    behind: &'a mut Behind,
     session: &'a Session,
     wires: Vec<Option<Wire>>,
     comparator: &'a mut Comparator<'r>,
@@ -213,7 +214,7 @@ impl Player<'_, '_> {
     fn synchronise(&mut self, played: &Played) -> Result<End, Difference> {
         for (name, expected) in &played.silent {
             let until = Instant::now() + SILENT;
-            while calls(self.control, name) < *expected && Instant::now() < until {
+            while self.behind.calls(name) < *expected && Instant::now() < until {
                 std::thread::sleep(Duration::from_micros(300));
             }
         }
@@ -223,7 +224,7 @@ impl Player<'_, '_> {
         self.blocked = played.blocked;
         let until = Instant::now() + self.patience;
         loop {
-            let blocked = blocked_clients(self.control);
+            let blocked = self.behind.blocked();
             if blocked == played.blocked {
                 return Ok(End::Whole);
             }
@@ -281,7 +282,7 @@ impl Player<'_, '_> {
     fn nothing_is_left(&mut self) -> Result<(), Difference> {
         let until = Instant::now() + self.patience;
         loop {
-            let left = left_on_server(self.control);
+            let left = left_on_servers(self.behind);
             if left.is_empty() {
                 return Ok(());
             }
@@ -312,8 +313,8 @@ impl Player<'_, '_> {
 }
 
 /// State of connections other than this one, as CLIENT LIST shows it. Empty: all are as new ones.
-fn left_on_server(control: &mut Wire) -> String {
-    let list = control.ask_text(&["CLIENT", "LIST"]);
+fn left_on_servers(behind: &mut Behind) -> String {
+    let list = behind.ask_each(&["CLIENT", "LIST"]).concat();
     let mut left = Vec::new();
     for line in list.lines().filter(|line| !line.contains("cmd=client|list")) {
         let field = |name: &str| line.split(' ').find_map(|part| part.strip_prefix(name)).unwrap_or_default();
@@ -328,7 +329,9 @@ fn left_on_server(control: &mut Wire) -> String {
             // Unix sockets are marked too.
             let value = field(name).replace('U', "");
             let value = if value.is_empty() { "N" } else { &value };
-            if value != fresh && line.contains(name) {
+            // Valkey 9 says 0 after the first EXEC; a client in a transaction has a flag too.
+            let ended = name == "multi=" && value == "0";
+            if value != fresh && !ended && line.contains(name) {
                 left.push(format!("{name}{value}"));
             }
         }

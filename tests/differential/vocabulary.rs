@@ -20,6 +20,11 @@ const KEYS: &[(&str, &[&str])] = &[
     ("stream", &["x1", "x2"]),
 ];
 
+/// Returns true if a word is one of the keys.
+pub fn is_key(word: &[u8]) -> bool {
+    word == b"nothing" || KEYS.iter().any(|(_, keys)| keys.iter().any(|key| key.as_bytes() == word))
+}
+
 /// What sessions begin with, so that commands find data.
 pub const DATA: &[&[&str]] = &[
     &["SET", "s1", "12"],

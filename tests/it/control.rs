@@ -1,5 +1,6 @@
 //! Control of a running respgate: who may, what happens, and what is answered.
 
+mod cluster;
 mod load;
 mod orders;
 mod pause;

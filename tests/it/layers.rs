@@ -44,6 +44,8 @@ const ORDER: &[&str] = &[
     "systemd",
     "timeline",
     "replica",
+    "hint",
+    "cluster",
     "topology",
     "descriptors",
     "files",

@@ -23,6 +23,7 @@ mod blocking;
 mod churn;
 mod client_commands;
 mod clients;
+mod cluster;
 mod command_facts;
 mod commands;
 mod control;

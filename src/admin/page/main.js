@@ -4,7 +4,7 @@ import { bytes, duration, el, meter, number, show, total } from "./dom.js";
 import { control } from "./control.js";
 import { failovers } from "./failovers.js";
 import { History, plots } from "./plots.js";
-import { certificates, clients, listeners, tenants, warnings } from "./tables.js";
+import { certificates, clients, listeners, shards, tenants, warnings } from "./tables.js";
 import { topology } from "./topology.js";
 
 const INTERVAL = 1000;
@@ -27,6 +27,7 @@ function section(name) {
   const parts = {
     state: el("span", { class: "pill", role: "status" }),
     topology: part("Topology", "picture"),
+    shards: part("Shards", "shards"),
     figures: part("Now", "figures"),
     pins: part("Why clients hold a connection", "pins"),
     plots: part("The last 5 minutes", "plots"),
@@ -34,7 +35,7 @@ function section(name) {
   };
   const whole = el("section", { "aria-labelledby": id },
     el("h2", { id }, `Upstream ${name} `, parts.state),
-    parts.topology.whole, parts.figures.whole, parts.plots.whole, parts.pins.whole, parts.failovers.whole);
+    parts.topology.whole, parts.shards.whole, parts.figures.whole, parts.plots.whole, parts.pins.whole, parts.failovers.whole);
   at("upstreams").append(whole);
   sections.set(name, { whole, parts });
   return parts;
@@ -98,6 +99,8 @@ function showUpstream(status, upstream) {
   const wide = width(parts.topology.content, 860);
   const { primary, sentinels, replication, state, hold, clients } = upstream;
   show(parts.topology.content, [primary, sentinels, replication, state, hold, clients, wide], () => topology(upstream, wide));
+  parts.shards.whole.hidden = !upstream.cluster;
+  show(parts.shards.content, upstream.cluster, () => shards(upstream));
   show(parts.figures.content, [upstream.per_second, upstream.leases, upstream.connections, replication, clients, hold, upstream.figures, upstream.pause, upstream.switch, upstream.switched_to], () => figures(upstream));
   show(parts.pins.content, upstream.pins, pins);
   show(parts.plots.content, status.time_unix_ms, () => plots(upstream.name, history.points(upstream.name), upstream.latency, status.time_unix_ms));

@@ -35,6 +35,22 @@ export function clients({ clients: all, more }) {
   ], all);
 }
 
+/** Returns the table of a cluster's shards; nothing if the upstream is none. */
+export function shards({ cluster }) {
+  if (!cluster) return null;
+  const kinds = { serving: "good", paused: "warn", failing: "warn", "no-primary": "bad" };
+  const caption = `${number(cluster.slots_served)} of 16,384 slots are served; newest epoch ${number(cluster.epoch)}`;
+  return table(caption, [
+    ["Shard", (shard) => (shard.number === cluster.home ? `${shard.number} (home)` : String(shard.number))],
+    ["State", (shard) => el("span", { class: `pill ${kinds[shard.state] ?? "warn"}` }, shard.state)],
+    ["Primary", (shard) => shard.primary?.address ?? shard.reason ?? ""],
+    ["Epoch", (shard) => (shard.primary?.config_epoch == null ? "" : number(shard.primary.config_epoch)), true],
+    ["Replicas", (shard) => shard.replicas.join(", ")],
+    ["Slots", (shard) => number(shard.slots), true],
+    ["Ranges", (shard) => shard.ranges.join(", ")],
+  ], cluster.shards);
+}
+
 function limitWords(limit) {
   const used = limit.used === null ? "" : `${number(limit.used)} of `;
   const taken = [];

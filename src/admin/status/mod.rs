@@ -5,7 +5,9 @@
 //! write their parts of the document.
 
 pub(super) mod clients;
+mod cluster;
 mod latency;
+mod primary;
 mod replicas;
 mod sampler;
 mod tenant;

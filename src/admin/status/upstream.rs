@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::replicas;
+use super::primary::primary_json;
 use super::sampler::{Sample, millis, rounded};
+use super::{cluster, replicas};
 use crate::admin::sources::View;
 use crate::discovery::sentinel_table::{SentinelState, SentinelStatus};
 use crate::metrics::Snapshot;
@@ -44,6 +45,7 @@ pub(super) fn json(view: &View, sample: &Sample) -> Value {
         "sentinels": sentinels.collect::<Vec<_>>(),
         "uncertainty": discovery.uncertainty.as_ref().map(ToString::to_string),
         "replication": replicas::json(view, sample),
+        "cluster": cluster::json(view),
         "clients": {
             "connected": now(&declared::CLIENTS.about),
             "pinned": now(&declared::CLIENTS_PINNED.about),
@@ -95,16 +97,6 @@ fn pause_json(paused: &PauseStatus) -> Value {
 
 fn switch_json(switch: &SwitchStatus) -> Value {
     json!({ "to": &*switch.to, "by": &*switch.by, "elapsed_ms": millis(switch.since.elapsed()) })
-}
-
-fn primary_json(primary: &Primary) -> Value {
-    json!({
-        "address": primary.address.to_string(),
-        "generation": primary.generation.0,
-        "config_epoch": primary.config_epoch,
-        "server": primary.server.as_ref().map(|info| format!("{} {}", info.server, info.version)),
-        "node": primary.node.as_ref().map(ToString::to_string),
-    })
 }
 
 fn sentinel(status: &SentinelStatus, primary: Option<&Primary>) -> Value {

@@ -340,6 +340,7 @@ fn changed(key: &str, line: &str) -> String {
         ("upstreams.main.blocked-pop", "timeout", "continue"),
         ("upstreams.main.read-your-writes", "session", "off"),
         ("upstreams.main.reads-in-hold", "wait", "replica"),
+        ("upstreams.main.cross-slot-writes", "refuse", "split"),
         ("tenants.reports.reads", "prefer-replica", "replica"),
         ("listeners.app.reads", "primary", "replica"),
         ("listeners.app.tenant", "tenant = \"reports\"", ""),

@@ -47,6 +47,7 @@ live! {
     "max-lag-bytes": lag_bound.bytes,
     "read-your-writes": read_your_writes,
     "reads-in-hold": reads_in_hold,
+    "cross-slot-writes": cross_slot_writes,
     "availability-zone": availability_zone,
 }
 

@@ -1,6 +1,7 @@
 //! Turns the typed configuration into a checked one: fills in defaults, reads passwords, and
 //! refuses contradictions.
 
+mod cluster;
 mod control;
 mod latency;
 mod limits;

@@ -7,15 +7,16 @@ use std::time::Duration;
 use super::super::model::Upstream;
 use super::super::report::{Place, Report};
 use super::super::schema::{
-    ConnectionDefaults, ConnectionKeys, CredentialDefaults, Credentials, DiscoveryDefaults, DiscoveryKeys,
-    FailoverDefaults, FailoverKeys, ReplicaDefaults, ReplicaKeys, UpstreamKeys,
+    ClusterDefaults, ClusterKeys, ConnectionDefaults, ConnectionKeys, CredentialDefaults, Credentials,
+    DiscoveryDefaults, DiscoveryKeys, FailoverDefaults, FailoverKeys, ReplicaDefaults, ReplicaKeys,
+    UpstreamKeys,
 };
 use super::super::setting::Setting;
 use super::super::typed::Named;
 use super::super::url::Target;
 use super::super::value::Bytes;
 use super::tls;
-use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
+use crate::discovery::config::{ClusterConfig, DiscoveryConfig, SentinelConfig};
 use crate::files;
 use crate::replica::LagBound;
 use crate::rotation::source::{Account, CredentialSource, NameSource, PasswordSource, SecretSource};
@@ -44,6 +45,7 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
         connections: mut bounds,
         failover,
         mut reads,
+        cluster,
     } = keys;
     let mut url_username = Setting::Absent;
     let mut url_password = Setting::Absent;
@@ -74,9 +76,9 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
     }
     let tls = tls::leg(&data, None, scheme, "", &nat, &table, report);
     let sentinel_tls = match &target {
-        Some(Target::Fixed(_)) => {
+        Some(target @ (Target::Fixed(_) | Target::Cluster { .. })) => {
             for place in sentinel_leg.on.place().into_iter().chain(sentinel_leg.places()) {
-                report.error(place, asks_no_sentinels(&name));
+                report.error(place, asks_no_sentinels(&name, target));
             }
             None
         }
@@ -91,10 +93,22 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
     if let (Some(Target::Sentinels { .. }), Some(place)) = (&target, replicas.place()) {
         report.error(place, "the Sentinels name the replicas; leave it out");
     }
+    if let Some(Target::Cluster { .. }) = target {
+        super::cluster::check(&replicas, &bounds.pool, &database, report);
+    }
     let (discovery, sentinel_account) = match target {
-        Some(Target::Fixed(address)) => {
-            refuse_sentinel_keys(&name, &location, &sentinel_credentials, report);
-            (Some(DiscoveryConfig::Fixed(address)), None)
+        Some(ref fixed @ Target::Fixed(ref address)) => {
+            refuse_sentinel_keys(&name, fixed, &location, &sentinel_credentials, report);
+            (Some(DiscoveryConfig::Fixed(address.clone())), None)
+        }
+        Some(ref cluster @ Target::Cluster { ref seeds }) => {
+            refuse_sentinel_keys(&name, cluster, &location, &sentinel_credentials, report);
+            let config = ClusterConfig {
+                nat: location.nat.or(HashMap::new()),
+                poll_interval: poll_interval(location.poll_interval, report),
+                ..ClusterConfig::new(seeds.clone())
+            };
+            (Some(DiscoveryConfig::Cluster(config)), None)
         }
         Some(Target::Sentinels { seeds, primary_name }) => {
             let (config, account) =
@@ -109,7 +123,7 @@ pub(super) fn check(upstream: Named<UpstreamKeys>, env: Env<'_>, report: &mut Re
         }
     };
     let database = database.or(ConnectionDefaults::database());
-    let config = connections(name, database, bounds, failover, reads, report);
+    let config = connections(name, database, bounds, failover, (reads, cluster), report);
     let discovery = discovery.filter(|_| !tls_is_invalid)?;
     Some(Upstream {
         config,
@@ -185,29 +199,43 @@ fn target(
     }
 }
 
-fn asks_no_sentinels(name: &str) -> String {
-    format!("upstream {name} is at a fixed address and asks no Sentinels; leave it out")
+fn asks_no_sentinels(name: &str, target: &Target) -> String {
+    let what = if matches!(target, Target::Cluster { .. }) { "a cluster" } else { "at a fixed address" };
+    format!("upstream {name} is {what} and asks no Sentinels; leave it out")
 }
 
 /// Refuses keys that only Sentinels use. If they come from the environment, it only warns, because
 /// one environment may serve many configurations.
-fn refuse_sentinel_keys(name: &str, typed: &DiscoveryKeys, credentials: &Credentials, report: &mut Report) {
+fn refuse_sentinel_keys(
+    name: &str,
+    target: &Target,
+    typed: &DiscoveryKeys,
+    credentials: &Credentials,
+    report: &mut Report,
+) {
+    // A cluster is asked at intervals too, and its nodes may announce addresses that need a map.
+    let is_fixed = matches!(target, Target::Fixed(_));
     let places = [
         credentials.username.place(),
         credentials.password.place(),
         credentials.refresh.place(),
-        typed.nat.place(),
-        typed.poll_interval.place(),
+        typed.nat.place().filter(|_| is_fixed),
+        typed.poll_interval.place().filter(|_| is_fixed),
         typed.sentinel_timeout.place(),
         typed.switch.place(),
     ];
     for place in places.into_iter().flatten() {
-        let text = asks_no_sentinels(name);
+        let text = asks_no_sentinels(name, target);
         match place {
             Place::Env(_) => report.warn(place, text),
             _ => report.error(place, text),
         }
     }
+}
+
+fn poll_interval(typed: Setting<Duration>, report: &mut Report) -> Duration {
+    let least = Duration::from_millis(10);
+    typed.at_least(least, "10ms", report).or(DiscoveryDefaults::poll_interval())
 }
 
 fn sentinel(
@@ -225,10 +253,7 @@ fn sentinel(
         seeds,
         primary_name,
         nat: typed.nat.or(HashMap::new()),
-        poll_interval: typed
-            .poll_interval
-            .at_least(least, "10ms", report)
-            .or(DiscoveryDefaults::poll_interval()),
+        poll_interval: poll_interval(typed.poll_interval, report),
         timeout: typed
             .sentinel_timeout
             .at_least(least, "10ms", report)
@@ -325,7 +350,7 @@ fn connections(
     database: u32,
     typed: ConnectionKeys,
     failover: FailoverKeys,
-    reads: ReplicaKeys,
+    (reads, cluster): (ReplicaKeys, ClusterKeys),
     report: &mut Report,
 ) -> UpstreamConfig {
     use ConnectionDefaults as Builtin;
@@ -381,6 +406,7 @@ fn connections(
         },
         read_your_writes: reads.read_your_writes.or(ReplicaDefaults::read_your_writes()),
         reads_in_hold: reads.reads_in_hold.or(ReplicaDefaults::reads_in_hold()),
+        cross_slot_writes: cluster.cross_slot_writes.or(ClusterDefaults::cross_slot_writes()),
         availability_zone: reads.availability_zone.value().cloned(),
         max_age: match typed.max_age {
             Setting::Given(age, place) if !age.is_zero() && age < MIN_AGE => {

@@ -34,8 +34,8 @@ pub use shape::{Shape, Shown};
 pub use tenants::{TenantDefaults, TenantKeys};
 pub use tls::{ClientTlsDefaults, ClientTlsKeys, ServerTlsDefaults, ServerTlsKeys};
 pub use upstreams::{
-    ConnectionDefaults, ConnectionKeys, DiscoveryDefaults, DiscoveryKeys, FailoverDefaults, FailoverKeys,
-    ReplicaDefaults, ReplicaKeys, UpstreamKeys,
+    ClusterDefaults, ClusterKeys, ConnectionDefaults, ConnectionKeys, DiscoveryDefaults, DiscoveryKeys,
+    FailoverDefaults, FailoverKeys, ReplicaDefaults, ReplicaKeys, UpstreamKeys,
 };
 pub use users::UserKeys;
 

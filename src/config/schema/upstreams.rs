@@ -12,13 +12,13 @@ use super::tls::ClientTlsKeys;
 use crate::discovery::config::SwitchRule;
 use crate::topology::Address;
 use crate::upstream::config::{
-    BlockedPop, ClientAuth, Pool, ReadYourWrites, ReadsInHold, Reauth, RetryWrites,
+    BlockedPop, ClientAuth, CrossSlotWrites, Pool, ReadYourWrites, ReadsInHold, Reauth, RetryWrites,
 };
 
 /// `[upstreams.NAME]`.
 pub const TABLE: Table = Table {
     path: "upstreams.*",
-    description: "An upstream is a server, or a primary that Sentinels know, to which respgate sends commands. There may be any \
+    description: "An upstream is a server, a primary that Sentinels know, or a cluster, to which respgate sends commands. There may be any \
         number, and there must be one. `url`, `address` and `sentinels` say where it is: give one of them.\n\n\
         Connection limits hold for the whole process; each worker has an equal share.",
     entries: UpstreamKeys::ENTRIES,
@@ -64,18 +64,20 @@ table! {
         failover: FailoverKeys, prefix "";
         /// Reads from its replicas.
         reads: ReplicaKeys, prefix "";
+        /// Commands for several shards of a cluster.
+        cluster: ClusterKeys, prefix "";
     }
 }
 
 table! {
     /// The address of an upstream, and the way to find its primary.
     DiscoveryKeys, DiscoveryDefaults {
-        /// The server or the Sentinels as a URL, which may also hold user, password and database.
+        /// The server, the Sentinels or the cluster as a URL, which may also hold user, password and database.
         ///
         /// `redis://[user:password@]host[:6379][/database]` is one server.
         /// `redis-sentinel://s1[:26379],s2,s3[/database]#primary-name` is a primary that Sentinels know. `unix:/path[?db=N]` is a unix
-        /// socket. `rediss` and `rediss-sentinel` turn TLS on, and `valkey` in place of `redis` means the same. Write `/ # ? % @`
-        /// in a password as `%2F %23 %3F %25 %40`.
+        /// socket. `redis-cluster://c1[:6379],c2` names nodes of a cluster. `rediss`, `rediss-sentinel` and `rediss-cluster` turn TLS on,
+        /// and `valkey` in place of `redis` means the same. Write `/ # ? % @` in a password as `%2F %23 %3F %25 %40`.
         url: UpstreamUrl, "url", Live, default "none; one of `url`, `address` and `sentinels` is required",
             example "\"redis-sentinel://s1.example,s2.example,s3.example/0#mymaster\"", aside "instead of `sentinels`";
         /// The address of one server: `host:port`, or `unix:` and the path of a socket. Without a port, it is 6379.
@@ -86,7 +88,7 @@ table! {
             example "[\"s1.example:26379\", \"s2.example:26379\", \"[2001:db8::3]:26379\"]";
         /// The name of the primary at the Sentinels.
         primary_name: String, "primary-name", Live, default "none; required with `sentinels`", example "\"mymaster\"";
-        /// The interval at which respgate asks the Sentinels when no event comes. At least `"10ms"`.
+        /// The interval at which respgate asks the Sentinels when no event comes, or the nodes of a cluster. At least `"10ms"`.
         poll_interval: Duration = Duration::from_secs(1), "poll-interval", Live;
         /// The time that one Sentinel may take to answer. At least `"10ms"`.
         sentinel_timeout: Duration = Duration::from_millis(500), "sentinel-timeout", Live;
@@ -96,7 +98,7 @@ table! {
         /// Sentinel that leads the failover has chosen it, up to a second earlier. If that Sentinel is cut off from the others, or
         /// lies, clients write for up to 5 s to a node that the majority does not follow, and these writes are lost.
         switch: SwitchRule = SwitchRule::Majority, "switch", Live;
-        /// The addresses that respgate dials instead of those that Sentinels announce.
+        /// The addresses that respgate dials instead of those that Sentinels, or the nodes of a cluster, announce.
         nat: AddressMap, "nat", Live, default "none",
             example "{ \"10.0.0.5:6379\" = \"127.0.0.1:7001\", \"10.0.0.6:6379\" = \"127.0.0.1:7002\" }";
     }
@@ -222,5 +224,17 @@ table! {
         ///
         /// Valkey 8.0 and later name the zone of their own setting `availability-zone`. Other servers name none.
         availability_zone: String, "availability-zone", Live, default "none", example "\"eu-central-1a\"";
+    }
+}
+
+table! {
+    /// Commands for several shards of a cluster.
+    ClusterKeys, ClusterDefaults {
+        /// The treatment of `MSET` in a cluster if its keys are in several slots.
+        ///
+        /// `"refuse"` answers with the error of a cluster's server, `-CROSSSLOT Keys in request don't hash to the same slot`. `"split"`
+        /// sends each slot its part. This is not atomic: other clients may see some of the writes before others, and if one part fails,
+        /// the others may have been done. See [cluster.md](cluster.md#commands-with-keys-in-several-slots).
+        cross_slot_writes: CrossSlotWrites = CrossSlotWrites::Refuse, "cross-slot-writes", Live;
     }
 }

@@ -12,6 +12,7 @@ const NAME: &str = "mymaster";
 /// - `host:port` is a server,
 /// - `redis+sentinel://hosts/primary-name[/database]`, `sentinel://…` and their variants with TLS
 ///   are Sentinels (redis-sentinel-url of Python and others put the name into the path),
+/// - `redis+cluster://hosts` is a cluster (redis-py-cluster and others),
 /// - `redis+unix:///path`, `redis+socket:///path`, `redis-socket:///path` are sockets (redis-py,
 ///   kombu, lettuce).
 ///
@@ -26,6 +27,8 @@ pub(super) fn rewritten(text: &str) -> Result<String, String> {
     match scheme {
         "redis+unix" | "valkey+unix" | "redis+socket" | "valkey+socket" | "redis-socket"
         | "valkey-socket" => socket(rest),
+        "redis+cluster" | "valkey+cluster" => Ok(format!("redis-cluster://{rest}")),
+        "rediss+cluster" | "valkeys+cluster" => Ok(format!("rediss-cluster://{rest}")),
         "sentinel" | "redis+sentinel" | "valkey+sentinel" => sentinels(rest, "redis-sentinel"),
         "sentinels" | "rediss+sentinel" | "valkeys+sentinel" => sentinels(rest, "rediss-sentinel"),
         _ => Ok(text.to_owned()),

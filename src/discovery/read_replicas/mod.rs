@@ -109,7 +109,8 @@ enum Source {
 impl Source {
     fn of(config: DiscoveryConfig, status: watch::Receiver<DiscoveryStatus>) -> Self {
         match config {
-            DiscoveryConfig::Fixed(_) => Self::Fixed,
+            // No replica of a cluster serves reads, and the configuration names none.
+            DiscoveryConfig::Fixed(_) | DiscoveryConfig::Cluster(_) => Self::Fixed,
             DiscoveryConfig::Sentinel(config) => Self::Sentinels(Box::new(config), status),
         }
     }

@@ -99,7 +99,7 @@ fn spawn(
     let span = tracing::info_span!("replicas", upstream = name);
     let mut tasks = JoinSet::new();
     let sentinels = match config {
-        DiscoveryConfig::Fixed(_) => false,
+        DiscoveryConfig::Fixed(_) | DiscoveryConfig::Cluster(_) => false,
         DiscoveryConfig::Sentinel(config) => {
             let list = ReplicaList::new(config, &logins, &dialers, status);
             tasks.spawn(list.follow(lists_sender).instrument(span.clone()));

@@ -8,6 +8,7 @@ use crate::resp::error_line::ErrorLine;
 use crate::resp::pubsub::Kind;
 use crate::resp::request::Request;
 use crate::session::charge::Charged;
+use crate::session::info;
 use crate::session::route::{LearnedRoute, RouteDecision};
 use crate::session::setting::Forbidden;
 use crate::session::step::{Pause, Step};
@@ -60,7 +61,7 @@ impl Leased {
         if self.decided_end.is_some() || waits {
             return Step::Stay(Pause::Replies);
         }
-        if session.ctx.upstream.holding() {
+        if self.is_holding(session) {
             return self.hold_request(session, request);
         }
         if self.outbound.unanswered_bytes() > OUTBOUND {
@@ -91,6 +92,11 @@ impl Leased {
         if self.expected.is_empty() && !self.pins.any() && !self.for_session && self.used {
             return Step::Stay(Pause::Replies);
         }
+        if session.ctx.upstream.is_cluster()
+            && let Some(step) = self.admit_placed(session, request)
+        {
+            return step;
+        }
         self.used = true;
         session.ctx.upstream.counters.leased.inc();
         let caching = self.pins.caching.then(|| self.outbound.unanswered_bytes());
@@ -114,6 +120,14 @@ impl Leased {
                     Some(request) => self.admit_routed(session, &request, LeasedRoute::Sent),
                     None => Step::Done,
                 };
+            }
+            // Only a transaction's INFO shows the cluster.
+            RouteDecision::Local(spec)
+                if spec.verb == Verb::Info
+                    && self.pins.transaction.is_some()
+                    && !info::names_respgate(request) =>
+            {
+                LeasedRoute::Sent
             }
             RouteDecision::Local(spec) => LeasedRoute::Local(spec),
             RouteDecision::Refused(line) => LeasedRoute::Refused(line),

@@ -153,6 +153,15 @@ impl Expected {
         self.queue.front_mut().map(|(expect, _)| expect)
     }
 
+    /// Returns true if a transaction whose end was sent still awaits replies.
+    pub(super) fn ends_transaction(&self) -> bool {
+        self.queue.iter().any(|(expect, _)| match expect {
+            Expect::Reply(awaited) => matches!(awaited.effect, Effect::Exec(_) | Effect::Discard),
+            Expect::Discarded(_) => true,
+            _ => false,
+        })
+    }
+
     /// Returns the length of the last request in bytes, if that request may block.
     pub(super) fn blocked_last(&self) -> Option<usize> {
         match self.queue.back() {

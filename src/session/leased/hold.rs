@@ -11,7 +11,11 @@ impl Leased {
     /// the transaction.
     pub(super) fn hold_request(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         let upstream = session.ctx.upstream.clone();
-        let line = match upstream.held_until() {
+        let held_until = match &self.placement.shard {
+            Some(shard) => shard.held_until(),
+            None => upstream.held_until(),
+        };
+        let line = match held_until {
             Ok(deadline) => return Step::Stay(Pause::Lane(Some(deadline))),
             Err(line) => line,
         };

@@ -6,9 +6,12 @@ use tokio::time::Instant;
 
 use super::expect::{Awaited, Effect, Expect};
 use super::outbound::Outbound;
+use super::pins::Transaction;
+use super::placement::Placement;
 use super::reconnect::ReconnectBackoff;
 use super::settle::{AfterLoss, LostLease, refuse_first, settle};
 use super::{Close, LeaseEnd, Leased};
+use crate::cluster::slot::Slot;
 use crate::resp::pubsub::Kind;
 use crate::resp::request;
 use crate::session::Session;
@@ -30,7 +33,9 @@ impl Leased {
         backoff: &mut ReconnectBackoff,
     ) -> Result<Option<Self>, Close> {
         let upstream = session.ctx.upstream.clone();
-        upstream.note_lease_lost(self.lease.generation());
+        if !self.placement.is_moving() && !self.front_refused {
+            upstream.note_lease_lost(self.lease.generation());
+        }
         if self.streaming.is_some() || self.pins.is_pinned_for_unknown() || self.pins.fieldsets {
             tracing::info!(client = session.client.id, pins = ?self.pins.reasons(), "respgate disconnects a client: it cannot move the state of the client's lost connection to another");
             return Err(Close::UpstreamLost);
@@ -58,6 +63,12 @@ impl Leased {
             return Ok(None);
         }
         let replies = session.output.replies.clone();
+        let resent = decisions.iter().filter_map(|decision| match decision {
+            AfterLoss::Resend(request) => Some(request.as_slice()),
+            AfterLoss::Answer(_) | AfterLoss::Drop => None,
+        });
+        let target = self.next_target(session, resent);
+        let leasing = upstream.is_cluster().then(|| session.leasing(&target, &key));
         let pause =
             backoff.lost(self.since.elapsed(), session.ctx.upstream_config.hold_timeout, Instant::now());
         let reopened = {
@@ -69,7 +80,14 @@ impl Leased {
                 if !pause.is_zero() {
                     tokio::time::sleep(pause).await;
                 }
-                self.lease.reopen(&key, &replies).await
+                match leasing {
+                    Some(leasing) => {
+                        // The connection is of no use any more, and its room may be wanted.
+                        drop(self.lease);
+                        leasing.await
+                    }
+                    None => Ok((self.lease.reopen(&key, &replies).await?, None)),
+                }
             };
             tokio::select! {
                 lease = lease => lease,
@@ -78,7 +96,12 @@ impl Leased {
         };
         session.end_wait();
         let mut next = match reopened {
-            Ok(lease) => Self::new(lease, self.for_session, session),
+            Ok((lease, shard)) => {
+                let mut next = Self::new(lease, self.for_session, session);
+                next.placement = Placement::at(&target, shard);
+                next.placement.follow(&self.placement);
+                next
+            }
             Err(line) => {
                 for (expect, _) in &pending {
                     if matches!(expect, Expect::Reply(_) | Expect::Confirmations { .. }) {
@@ -144,8 +167,17 @@ impl Leased {
             self.send_restoring(1, &encoded(&[b"CLIENT", b"IMPORT-SOURCE", b"ON"]));
         }
         for kind in Kind::ALL {
-            let names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
-            for names in names.chunks(NAMES) {
+            let mut names: Vec<Box<[u8]>> = self.pins.names(kind).iter().cloned().collect();
+            // A node of a cluster takes channels of one slot at a time.
+            let by_slot = kind == Kind::Shard && session.ctx.upstream.is_cluster();
+            if by_slot {
+                names.sort_by_cached_key(|name| Slot::of(name));
+            }
+            let same_slot = |one: &[u8], other: &[u8]| Slot::of(one) == Slot::of(other);
+            for names in names
+                .chunk_by(|one, other| !by_slot || same_slot(one, other))
+                .flat_map(|names| names.chunks(NAMES))
+            {
                 let mut args = vec![kind.begin()];
                 args.extend(names.iter().map(AsRef::as_ref));
                 self.send_restoring(names.len(), &encoded(&args));
@@ -172,6 +204,7 @@ impl Leased {
             if let Some(transaction) = &mut self.pins.transaction {
                 transaction.poisoned = true;
             }
+            self.ask_first(true);
             return self.send_restoring(1, &encoded(&[b"MULTI"]));
         };
         // The newest requests of the transaction are pending, and `resume` sends them again.
@@ -185,14 +218,32 @@ impl Leased {
                 _ => false,
             })
             .count();
-        let seen: Vec<Box<[u8]>> = body.iter().take(body.len().saturating_sub(unseen)).cloned().collect();
-        for request in seen {
+        let mut seen: Vec<Box<[u8]>> = body.iter().take(body.len().saturating_sub(unseen)).cloned().collect();
+        if transaction.poisoned {
+            // EXEC will not run it, and the server would refuse again what it has refused.
+            seen.truncate(1);
+        }
+        for (index, request) in seen.into_iter().enumerate() {
+            if index == 0 {
+                self.ask_first(true);
+            }
             self.send_restoring(1, &request);
         }
     }
 
+    /// Begins a transaction for a client that has the reply to its MULTI already. `poisoned`: EXEC must not run it.
+    pub(super) fn open_transaction(&mut self, poisoned: bool) {
+        let multi = encoded(&[b"MULTI"]);
+        let mut transaction = Transaction::default();
+        transaction.poisoned = poisoned;
+        transaction.keep(&multi);
+        self.pins.transaction = Some(transaction);
+        self.ask_first(true);
+        self.send_restoring(1, &multi);
+    }
+
     /// Sends a request that restores state and gets `replies` replies.
-    fn send_restoring(&mut self, replies: usize, request: &[u8]) {
+    pub(super) fn send_restoring(&mut self, replies: usize, request: &[u8]) {
         self.post_encoded(Expect::Restored(replies), request);
     }
 
@@ -218,6 +269,10 @@ impl Leased {
                         Expect::Confirmations { .. } => true,
                         _ => false,
                     };
+                    if matches!(&expect, Expect::Reply(_) | Expect::Confirmations { .. }) {
+                        let begins = matches!(&expect, Expect::Reply(Awaited { effect: Effect::Multi, .. }));
+                        self.ask_first(begins);
+                    }
                     self.post_encoded(expect, &request);
                 }
                 AfterLoss::Answer(reply) => {

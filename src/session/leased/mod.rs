@@ -18,6 +18,8 @@ mod note;
 mod outbound;
 mod pin_counts;
 mod pins;
+mod placed;
+mod placement;
 mod poll;
 mod queued;
 mod reapply_policy;
@@ -37,6 +39,7 @@ use self::expect::Expected;
 use self::outbound::Outbound;
 use self::pin_counts::PinCounts;
 use self::pins::Pins;
+use self::placement::Placement;
 use self::reconnect::ReconnectBackoff;
 use super::Session;
 use super::close::Close;
@@ -81,29 +84,37 @@ impl From<Close> for LeaseEnd {
 pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let Some(key) = session.key() else { return Ok(()) };
     let upstream = session.ctx.upstream.clone();
-    let replies = session.output.replies.clone();
     if let Err(line) = session.tenancy.acquire(Limit::Leased) {
+        let line = session.fail_unplaced_transaction(line);
         session.skip_request();
         session.refuse_for_limit(&line);
         return Ok(());
     }
-    if upstream.hold_full(session.input.len()) {
+    let target = session.lease_target();
+    let shard = session.shard_of(&target);
+    let full = shard.as_ref().map_or_else(
+        || upstream.hold_full(session.input.len()),
+        |shard| shard.hold_full(session.input.len()),
+    );
+    if full {
+        let line = session.fail_unplaced_transaction(upstream.hold_overflow());
         session.skip_request();
-        session.refuse(&upstream.hold_overflow());
+        session.refuse(&line);
         return Ok(());
     }
-    if upstream.in_hold() {
+    if shard.map_or_else(|| upstream.in_hold(), |shard| shard.in_hold()) {
         session.measured.wait_for(Wait::Primary);
     }
-    let share = session.tenancy.share();
+    let leasing = session.leasing(&target, &key);
     let lease = tokio::select! {
-        lease = upstream.lease(&key, &replies, share) => lease,
+        lease = leasing => lease,
         () = session.until_abandoned() => return Err(Close::Left),
     };
     session.end_wait();
-    let lease = match lease {
-        Ok(lease) => lease,
+    let (lease, shard) = match lease {
+        Ok(leased) => leased,
         Err(line) => {
+            let line = session.fail_unplaced_transaction(line);
             // Skip the request first: a full backlog of replies would keep the session from skipping it, and it
             // would be answered twice.
             session.note_unleased();
@@ -116,7 +127,9 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
     let gauge = Gauged::new(&upstream.counters, |c| &c.clients_pinned);
     let own = session.ctx.upstream_config.pool == Pool::Session;
     let mut leased = Leased::new(lease, own, session);
+    leased.placement = Placement::at(&target, shard);
     leased.begin(session);
+    leased.begin_transaction(session);
     let mut backoff = ReconnectBackoff::new();
     let end = loop {
         match poll_fn(|cx| leased.poll(cx, session)).await {
@@ -188,6 +201,8 @@ struct Leased {
     front_refused: bool,
     /// True if the connection may have the client's name.
     named: bool,
+    /// Where the lease is, in a cluster.
+    placement: Placement,
 }
 
 impl Leased {
@@ -211,6 +226,7 @@ impl Leased {
             used: false,
             front_refused: false,
             named: false,
+            placement: Placement::default(),
         }
     }
 
@@ -218,6 +234,14 @@ impl Leased {
     fn begin(&mut self, session: &Session) {
         session.view.set_leased_as(Some(self.lease.identity().clone()));
         self.begin_name(session);
+    }
+
+    /// Begins the transaction whose MULTI was answered and not sent.
+    fn begin_transaction(&mut self, session: &mut Session) {
+        let unplaced = session.lanes.cluster.as_mut().and_then(|lanes| lanes.transaction.take());
+        if let Some(unplaced) = unplaced {
+            self.open_transaction(unplaced.poisoned);
+        }
     }
 
     /// Returns true if every reply has come, and the server's replies confirmed the end of all state that

@@ -21,7 +21,7 @@ pub(super) struct Transaction {
     size: usize,
     /// Number of commands queued so far.
     pub(super) queued: usize,
-    /// True if respgate refused a request in it: EXEC must not run it.
+    /// True if respgate or the server refused a request in it: EXEC must not run it.
     pub(super) poisoned: bool,
     /// The SELECTs in it.
     pub(super) selects: Selects,
@@ -183,6 +183,11 @@ impl Pins {
             Kind::Pattern => &mut self.patterns,
             Kind::Shard => &mut self.shards,
         }
+    }
+
+    /// Returns a shard channel that the client is subscribed to.
+    pub(super) fn shard_channel(&self) -> Option<&[u8]> {
+        self.shards.iter().next().map(AsRef::as_ref)
     }
 
     /// Ends WATCH.

@@ -97,7 +97,9 @@ impl Leased {
         if kind == ReplyKind::Error && ServerError::of(frame).is_not_primary() {
             self.untrusted = true;
         }
-        session.ctx.upstream.succeeded(self.lease.generation());
+        if self.placement.shard.is_none() {
+            session.ctx.upstream.succeeded(self.lease.generation());
+        }
         if self.streaming.is_some() {
             let mute = self.mutes_front();
             pass(session, frame, mute);
@@ -128,10 +130,15 @@ impl Leased {
                 Published::Other => {}
             }
         }
-        if kind == ReplyKind::Error && self.is_not_primary(frame) {
+        if kind == ReplyKind::Error && (self.is_not_primary(frame) || self.is_redirected(session, frame)) {
             self.front_refused = true;
             self.decided_end = Some(LeaseEnd::Lost);
             return;
+        }
+        let too_often = self.redirected_too_often(session, frame);
+        let frame = too_often.as_deref().unwrap_or(frame);
+        if matches!(self.expected.front(), Some(Expect::Reply(_))) {
+            self.placement.note_answered();
         }
         self.handle_answer(session, frame, kind);
         self.pass_decided(session);
@@ -206,6 +213,10 @@ impl Leased {
     /// connection: a script can forge it (CVE-2025-67733), and the server would go on sending messages of a
     /// subscription that seems to have ended.
     fn handle_confirmation(&mut self, session: &mut Session, frame: &[u8], confirmation: &Confirmation<'_>) {
+        // The slot of the channel has moved to another node, where the subscription goes on.
+        if !self.awaits_confirmation() && self.follows_channel(session, confirmation) {
+            return;
+        }
         let (done, seen) = match self.expected.front_mut() {
             Some(Expect::Confirmations { left, .. }) => {
                 *left = left.saturating_sub(1);
@@ -256,6 +267,19 @@ impl Leased {
         }
     }
 
+    /// Returns true if a node of a cluster may judge the front request before it runs it, and may say so by an error.
+    pub(super) fn awaits_judgement(&self) -> bool {
+        matches!(
+            self.expected.front(),
+            Some(Expect::Reply(_) | Expect::Confirmations { .. } | Expect::Restored(_))
+        )
+    }
+
+    /// Returns true if a script or a module can write the front reply.
+    pub(super) fn is_front_forgeable(&self) -> bool {
+        matches!(self.expected.front(), Some(Expect::Reply(awaited)) if awaited.forgeable)
+    }
+
     /// Returns true if the next reply may contain errors of commands: a script's reply, or a transaction's.
     fn may_hide_refusal(&self) -> bool {
         match self.expected.front() {
@@ -271,6 +295,10 @@ impl Leased {
         let mute = awaited.mute;
         session.announce_leased(awaited.if_lost);
         match awaited.effect {
+            // The server has refused to queue a command, so EXEC runs nothing. Of a later transaction, no reply has come.
+            Effect::None if failed && awaited.queued && !self.expected.ends_transaction() => {
+                self.poison_transaction();
+            }
             Effect::None => {}
             Effect::Multi if failed => {
                 self.pins.transaction = None;

@@ -32,6 +32,7 @@ impl Leased {
 
     /// Queues a client's request as it came.
     pub(super) fn send(&mut self, request: &Request<'_>, awaited: Awaited, trace: Trace) {
+        self.ask_first(matches!(awaited.effect, Effect::Multi));
         self.post(Expect::Reply(awaited), trace, |out| out.extend_from_slice(request.raw()));
     }
 

@@ -44,14 +44,18 @@ pub(super) fn refuse_first(expects: &[&Expect], requests: &mut [(&[u8], bool)]) 
         Expect::Reply(awaited) => Some((awaited.queued, matches!(awaited.effect, Effect::Exec(_)))),
         _ => None,
     };
-    let mut discarded = expects.first().and_then(awaited).is_some_and(|(queued, _)| queued);
+    let restored = |expect: &&Expect| matches!(expect, Expect::Restored(_));
+    // What restores a transaction is queued too.
+    let mut discarded = expects
+        .first()
+        .is_some_and(|first| restored(first) || awaited(first).is_some_and(|(queued, _)| queued));
     for (index, (expect, (_, sent))) in expects.iter().zip(requests).enumerate() {
         let (queued, exec) = awaited(expect).unwrap_or_default();
         if index == 0 || (discarded && (queued || exec)) {
             *sent = false;
             // Only the requests of the same transaction follow: the first one that is not queued ends it.
         }
-        discarded &= queued;
+        discarded &= queued || restored(expect);
     }
 }
 

@@ -28,6 +28,8 @@ enum Event {
     Piece { lane: usize, size: usize },
     /// A lane loses its connection. Its requests are sent again.
     Lose { lane: usize },
+    /// A lane answers that another one serves the command. With `asks`, a muted request goes before it there.
+    Redirect { lane: usize, to: usize, asks: bool },
     /// A message is published.
     Message,
     /// The session runs, and the client takes that many bytes.
@@ -45,6 +47,7 @@ fn events() -> impl Strategy<Value = Event> {
         6 => (lane.clone(), 1..5_usize).prop_map(|(lane, count)| Event::Deliver { lane, count }),
         2 => (lane.clone(), 1..50_usize).prop_map(|(lane, size)| Event::Piece { lane, size }),
         1 => lane.prop_map(|lane| Event::Lose { lane }),
+        3 => (0..LANES, 0..LANES, any::<bool>()).prop_map(|(lane, to, asks)| Event::Redirect { lane, to, asks }),
         2 => Just(Event::Message),
         5 => prop_oneof![Just(usize::MAX), 0..100_usize].prop_map(|room| Event::Take { room }),
         1 => Just(Event::Expire),
@@ -54,13 +57,15 @@ fn events() -> impl Strategy<Value = Event> {
 /// A command on a lane.
 struct Request {
     replies: Rc<Replies>,
-    /// The index of the reply in `expected`.
-    reply: usize,
+    /// The index of the reply in `expected`. `None` for a request before a redirected command.
+    reply: Option<usize>,
     text: Vec<u8>,
     write: bool,
     mute: bool,
     /// True if the session gave the reply up.
     given_up: bool,
+    /// True if a lane has redirected the command.
+    redirected: bool,
 }
 
 /// A client that takes at most `room` bytes.
@@ -146,6 +151,7 @@ impl Model {
                 }
             }
             Event::Lose { lane } => self.lanes[lane].iter().for_each(|request| request.replies.lost()),
+            Event::Redirect { lane, to, asks } => self.redirect(lane, to, asks),
             Event::Message => {
                 self.messages += 1;
                 self.output.replies.publish(b'<', b"m>");
@@ -157,6 +163,12 @@ impl Model {
 
     fn send(&mut self, lane: usize, write: bool, mute: bool, size: usize) {
         let kind = if write { CommandKind::Write } else { CommandKind::Read };
+        let paused = self.output.replies.window(1) == 0;
+        let moved = self.lanes.iter().flatten().any(|request| request.redirected && !request.given_up);
+        assert_eq!(paused, moved, "a session sends nothing while a redirected command is under way");
+        if paused {
+            return;
+        }
         let Some(path) = self.output.reply_path(LaneId::numbered(lane + 1), kind) else { return };
         for (other, requests) in self.lanes.iter().enumerate().filter(|(other, _)| *other != lane) {
             let overtaken = requests.iter().find(|request| !request.given_up && (request.write || write));
@@ -165,7 +177,28 @@ impl Model {
         let (reply, text) = self.next_reply(size, !mute);
         let replies = self.output.replies_from(LaneId::numbered(lane + 1), kind, path).clone();
         replies.expect();
-        self.lanes[lane].push_back(Request { replies, reply, text, write, mute, given_up: false });
+        let (reply, given_up, redirected) = (Some(reply), false, false);
+        self.lanes[lane].push_back(Request { replies, reply, text, write, mute, given_up, redirected });
+    }
+
+    fn redirect(&mut self, lane: usize, to: usize, asks: bool) {
+        if self.pieces[lane] > 0 {
+            return;
+        }
+        let Some(mut request) = self.lanes[lane].pop_front() else { return };
+        // The client has left the replies that the session gave up, and gets nothing for what came before the command.
+        if request.reply.is_none() || request.given_up {
+            return request.replies.swallow();
+        }
+        let replies = request.replies.redirected();
+        if asks {
+            replies.expect();
+            let (replies, text) = (replies.clone(), Vec::new());
+            let (reply, write, mute, given_up, redirected) = (None, false, true, false, true);
+            self.lanes[to].push_back(Request { replies, reply, text, write, mute, given_up, redirected });
+        }
+        (request.replies, request.redirected) = (replies, true);
+        self.lanes[to].push_back(request);
     }
 
     /// Delivers replies as the pump does: those that follow each other and belong to one client in one piece.
@@ -209,7 +242,9 @@ impl Model {
         self.output.give_up(Replies::new(self.buffers.clone(), account, 1 << 28), ERROR);
         for request in self.lanes.iter_mut().flatten().filter(|request| !request.given_up) {
             request.given_up = true;
-            self.expected[request.reply] = ERROR.to_vec();
+            if let Some(reply) = request.reply {
+                self.expected[reply] = ERROR.to_vec();
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::hint::Hint;
 use crate::net::buffers::Buffers;
 use crate::net::connect::Dialer;
 use crate::net::read_buffer::ReadBuffer;
@@ -19,7 +20,7 @@ use crate::resp::error_line::ErrorLine;
 use crate::resp::greeting::{GreetError, Greeting, Role, Selector, ask_node, greet};
 use crate::resp::reply::{ReplyKind, ReplyScanner, ScannedReply};
 use crate::rotation::login::Principal;
-use crate::topology::{Generation, Hint, Primary};
+use crate::topology::{Generation, Primary};
 use crate::upstream::access::Access;
 use crate::upstream::config::LiveConfig;
 use crate::upstream::connection::auth_backoff::Refused;

@@ -1,7 +1,7 @@
 //! Remembers the scripts that clients have sent, and loads them on a new primary before a client runs one there. A failover loses
 //! the scripts that EVAL and SCRIPT LOAD left on the old primary: servers replicate functions, not scripts.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use crate::upstream::connection::identity::Identity;
 
 /// The size of the scripts that are remembered for one upstream, in bytes. The oldest are forgotten first.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// The number of primaries of which is remembered that they have the scripts. A cluster has at most a thousand nodes.
+const MAX_PRIMARIES: usize = 1024;
 /// The number of scripts that are remembered for one upstream.
 const MAX_SCRIPTS: usize = 1024;
 
@@ -31,8 +33,8 @@ struct Known {
     order: VecDeque<Arc<[u8]>>,
     /// The size of all bodies, in bytes.
     bytes: usize,
-    /// The generation of the primary on which all of them are loaded.
-    loaded: Option<Generation>,
+    /// The generations of the primaries on which all of them are loaded: one, or one for each shard of a cluster.
+    loaded: BTreeSet<Generation>,
 }
 
 impl Scripts {
@@ -56,23 +58,27 @@ impl Scripts {
     /// Forgets all scripts after a SCRIPT FLUSH.
     pub fn forget(&self) {
         let mut known = self.lock();
-        *known = Known { loaded: known.loaded, ..Known::default() };
+        *known = Known { loaded: std::mem::take(&mut known.loaded), ..Known::default() };
     }
 
     /// Returns the scripts that the primary of `generation` lacks; `None` if it lacks none.
     fn missing_on(&self, generation: Generation) -> Option<Vec<Arc<[u8]>>> {
         let known = self.lock();
-        (known.loaded != Some(generation) && !known.order.is_empty())
+        (!known.loaded.contains(&generation) && !known.order.is_empty())
             .then(|| known.order.iter().cloned().collect())
     }
 
     /// Takes note that a connection was lost: the server may have restarted, and then knows no script any more.
     pub(in crate::upstream) fn mark_unsure(&self) {
-        self.lock().loaded = None;
+        self.lock().loaded.clear();
     }
 
     fn mark_loaded(&self, generation: Generation) {
-        self.lock().loaded = Some(generation);
+        let loaded = &mut self.lock().loaded;
+        loaded.insert(generation);
+        if loaded.len() > MAX_PRIMARIES {
+            loaded.pop_first();
+        }
     }
 
     /// Loads the scripts on a new primary, by a connection of `identity`. One worker does so, once. If the user may not load

@@ -16,11 +16,13 @@ use super::node::ReplicaNode;
 use super::pick::{Candidate, Picked, pick};
 use super::server::ReplicaServer;
 use super::waiting::WaitingSessions;
+use crate::hint::Hint;
 use crate::replica::answered_writes::AnsweredWrites;
 use crate::replica::{ReplicaFeed, ReplicaSet, ReplicaState};
-use crate::topology::{Address, Generation, Hint};
+use crate::topology::{Address, Generation};
 use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
+use crate::upstream::held::HeldBytes;
 use crate::upstream::hold::Hold;
 use crate::upstream::leased::pool::LeasePool;
 use crate::upstream::reports::Reports;
@@ -137,7 +139,7 @@ impl ReplicaReads {
     fn node(&self, state: ReplicaState, generation: Generation) -> Rc<ReplicaNode> {
         let primary = &self.primary.dialing;
         let reports = Rc::new(Reports::of_replica(&primary.reports));
-        let hold = Rc::new(Hold::new(primary.config.clone(), reports.clone()));
+        let hold = Rc::new(Hold::new(primary.config.clone(), reports.clone(), HeldBytes::default()));
         let dialing = Rc::new(Dialing {
             config: primary.config.clone(),
             hold,

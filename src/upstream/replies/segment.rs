@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
 
-use super::{Parked, Replies, SegmentOf};
+use super::{HoleIn, Parked, Replies, SegmentOf};
 use crate::net::budget::Charge;
 
 /// The bytes that a segment allocates besides those of its replies: its own, and its place in the session's list.
@@ -37,12 +37,18 @@ impl Parked {
 impl SegmentOf {
     /// Takes note that one more reply is due to the segment.
     pub(super) fn expect(&self) {
+        if let Some(hole) = &self.hole {
+            return hole.expect();
+        }
         let awaited = &self.client.parked.awaited;
         awaited.set(awaited.get() + 1);
     }
 
     /// Takes note that `replies` of them have come.
     pub(super) fn answered(&self, replies: u32) {
+        if let Some(hole) = &self.hole {
+            return hole.answered(replies);
+        }
         let awaited = &self.client.parked.awaited;
         awaited.set(awaited.get().saturating_sub(replies));
     }
@@ -54,10 +60,12 @@ impl SegmentOf {
         all.set(all.get() + parked);
     }
 
-    /// Takes note whether the client's bytes end inside a reply, if they are those of this segment.
+    /// Takes note whether the bytes of this segment end inside a reply, if it is promoted: they are then others' bytes too.
     pub(super) fn set_partial(&self, partial: bool) {
-        if self.promoted.get() {
-            self.client.partial.set(partial);
+        match &self.hole {
+            _ if !self.promoted.get() => {}
+            None => self.client.partial.set(partial),
+            Some(hole) => hole.set_partial(partial),
         }
     }
 }
@@ -65,16 +73,22 @@ impl SegmentOf {
 impl Replies {
     /// Creates replies that stand behind all those of `client` that exist, or are due, now.
     pub fn segment(client: &Rc<Self>) -> Rc<Self> {
+        Self::segment_with(client, None)
+    }
+
+    /// Creates a segment of `client`. `hole`: where the segment stands, if it fills a hole.
+    pub(super) fn segment_with(client: &Rc<Self>, hole: Option<HoleIn>) -> Rc<Self> {
         let mut overhead = Charge::new(&client.account);
         overhead.set(OVERHEAD);
         let behind = SegmentOf {
             client: client.clone(),
             promoted: Cell::default(),
             answers: Cell::default(),
+            hole,
             _overhead: overhead,
         };
         let replies = Self::with(client.buffers.clone(), client.account.clone(), 0);
-        Rc::new(Self { behind: Some(behind), ..replies })
+        Rc::new(Self { behind: Some(behind), direct: Cell::new(false), ..replies })
     }
 
     /// Returns the object that writes to the client.
@@ -108,7 +122,9 @@ impl Replies {
     /// segments do not count: they cannot leave before these replies have come.
     pub fn waiting_before(&self) -> usize {
         match &self.behind {
+            _ if self.client().collects => 0,
             Some(segment) if !segment.promoted.get() => self.waiting(),
+            Some(SegmentOf { hole: Some(hole), .. }) => hole.waiting_before(),
             _ => self.ready(),
         }
     }
@@ -120,11 +136,45 @@ impl Replies {
         self.bytes.borrow().len() + self.parked.replied()
     }
 
+    /// Delivers to a segment, or to replies with holes. See [`Self::deliver`].
+    #[cold]
+    pub(super) fn deliver_in_order(&self, bytes: &[u8], replies: u32, largest: usize) {
+        let client = self.client();
+        self.set_partial(false);
+        self.answered(replies);
+        if client.takes(bytes.len()) {
+            self.push_arrived(bytes);
+        }
+        self.filled();
+        client.replied(replies, bytes.len(), largest);
+    }
+
+    /// Takes note whether the bytes of these replies, without those that stand behind a hole, end inside a reply.
+    pub(super) fn set_partial_here(&self, partial: bool) {
+        self.partial.set(partial);
+        if let Some(segment) = &self.behind {
+            segment.set_partial(partial);
+        }
+    }
+
+    /// Adds bytes in front of what stands behind a hole.
+    pub(super) fn push_here(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        match &self.behind {
+            None => self.push(write),
+            Some(segment) => {
+                self.push_in_order(segment, write);
+            }
+        }
+    }
+
     /// Adds bytes to a segment: to the client if the segment is promoted. Returns the number of bytes that were parked.
     #[cold]
     pub(super) fn push_in_order(&self, segment: &SegmentOf, write: impl FnOnce(&mut Vec<u8>)) -> usize {
         if segment.promoted.get() {
-            segment.client.push(write);
+            match &segment.hole {
+                None => segment.client.push(write),
+                Some(hole) => hole.push(write),
+            }
             return 0;
         }
         // A segment takes no pooled buffer: it holds a few short replies in most cases, and there may be many segments.

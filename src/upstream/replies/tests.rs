@@ -1,7 +1,7 @@
 use super::*;
 use crate::net::budget::Share;
 
-fn replies(limit: usize) -> (Rc<Share>, Rc<Replies>) {
+pub(super) fn replies(limit: usize) -> (Rc<Share>, Rc<Replies>) {
     let buffers = Rc::new(Buffers::alone(1 << 20));
     let share = buffers.share().clone();
     (share.clone(), Replies::new(buffers, Account::new(&share), limit))

@@ -188,6 +188,9 @@ async fn serve(lane: &Rc<Lane>, lanes: &Rc<Lanes>, mut pump: Pump) -> bool {
     drop((pump, replacement, gauge));
     let settled = lane.queue.borrow_mut().settle(loss);
     lanes.reports.note_settled(settled.resent, settled.unknown, 0);
+    if let Some(redirects) = lanes.redirects() {
+        redirects.keep_order(lane, generation);
+    }
     serve_culprit_aside(lane, lanes);
     lane.answer_decided();
     lane.enter(if lane.queue.borrow().is_empty() { Phase::Idle } else { Phase::Opening });

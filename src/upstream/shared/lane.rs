@@ -16,6 +16,7 @@ use crate::upstream::shared::fair::fair_queue::Share;
 use crate::upstream::shared::fair::scheduler::{Asker, FairScheduler};
 use crate::upstream::shared::fair::window::Window;
 use crate::upstream::shared::queue::answer::answer;
+use crate::upstream::shared::queue::redirected::RedirectedRequest;
 use crate::upstream::shared::queue::{IfLost, Queue, Slot};
 
 mod upkeep;
@@ -297,6 +298,23 @@ impl Lane {
         let mut queue = self.queue.borrow_mut();
         let idle = queue.unwritten().is_empty();
         queue.push(request, replies.clone(), if_lost, mute, arrival);
+        if idle {
+            self.wake_driver();
+        }
+    }
+
+    /// Returns true if a redirected request may be pushed. A lane without a connection takes it too, and opens one. While a connection
+    /// is cut, the requests on it may have to go before the redirected one.
+    pub(in crate::upstream) fn takes_redirected(&self) -> bool {
+        let cut = self.open.get() && self.order.get() == Some(Order::Cut);
+        !self.gated.get() && !cut && self.queue.borrow().kept_bytes() < ROOM
+    }
+
+    /// Appends a redirected request. `asks`: with an ASKING before it.
+    pub(in crate::upstream) fn push_redirected(&self, request: RedirectedRequest, asks: bool) {
+        let mut queue = self.queue.borrow_mut();
+        let idle = queue.unwritten().is_empty();
+        queue.push_redirected(request, asks);
         if idle {
             self.wake_driver();
         }

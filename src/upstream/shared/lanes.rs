@@ -8,6 +8,7 @@ use crate::upstream::connection::identity::Identity;
 use crate::upstream::connection::open::{ConnectionKey, Dialing};
 use crate::upstream::hold::Hold;
 use crate::upstream::leased::pool::LeasePool;
+use crate::upstream::redirects::Redirects;
 use crate::upstream::replies::Replies;
 use crate::upstream::reports::Reports;
 use crate::upstream::room::SharedRoom;
@@ -26,6 +27,8 @@ pub(in crate::upstream) struct Lanes {
     side_lanes: RefCell<Vec<Rc<Lane>>>,
     /// True if tenants share the lanes, so that the fair scheduler is in use.
     fair: Cell<bool>,
+    /// Follows the redirects of the node, if it belongs to a cluster.
+    redirects: Option<Rc<Redirects>>,
     /// True if the node is a replica. Its refusals say nothing about the primary, and it serves no client alone.
     of_replica: bool,
 }
@@ -42,8 +45,19 @@ impl Lanes {
             lanes: RefCell::default(),
             side_lanes: RefCell::default(),
             fair: Cell::new(fair),
+            redirects: None,
             of_replica: false,
         }
+    }
+
+    /// Returns the same lanes, whose nodes belong to a cluster if `redirects` is given.
+    pub(in crate::upstream) fn redirected_by(self, redirects: Option<Rc<Redirects>>) -> Self {
+        Self { redirects, ..self }
+    }
+
+    /// Returns what follows the redirects of the node; `None` if it belongs to no cluster.
+    pub(in crate::upstream) fn redirects(&self) -> Option<&Rc<Redirects>> {
+        self.redirects.as_ref()
     }
 
     /// Creates what serves the lanes of a replica, which are driven and kept elsewhere.

@@ -23,11 +23,14 @@ use crate::upstream::shared::queue::Queue;
 mod backpressure;
 mod handle;
 pub(in crate::upstream) mod isolate;
+mod redirect;
 
 use self::backpressure::Backpressure;
 
 /// The time for which replies of a superseded primary are still read. Nothing is written to it meanwhile.
 const FENCE_DRAIN: Duration = Duration::from_millis(40);
+/// The same for a node of a cluster, which answers every command that it has not run as soon as it knows its successor.
+const CLUSTER_DRAIN: Duration = Duration::from_millis(500);
 /// The number of reads from one connection before other tasks have their turn.
 const READS_PER_TURN: usize = 8;
 
@@ -59,7 +62,7 @@ pub(in crate::upstream) struct Pump {
     demoted: bool,
     /// True if the node refused a command on the former connection as only a non-primary does, and has not answered on this one.
     unproven: bool,
-    /// Runs for [`FENCE_DRAIN`] after a newer primary has taken over. Nothing more is written, and refusals are still read.
+    /// Runs for [`FENCE_DRAIN`] or [`CLUSTER_DRAIN`] after a newer primary has taken over. Nothing more is written, and refusals are still read.
     fence: Option<Pin<Box<Sleep>>>,
     batcher: WriteBatcher,
     /// True if a write waits for the replies to earlier requests.
@@ -159,7 +162,7 @@ impl Pump {
         match lane.ordered() {
             Some(Order::Vacate) if lane.queue.borrow().is_empty() => return Poll::Ready(PumpEnd::Unused),
             None | Some(Order::Vacate | Order::Replace | Order::Isolate) => {}
-            Some(Order::Cut) => self.close_fence(),
+            Some(Order::Cut) => self.close_fence(lanes),
             Some(Order::GiveUp) => return Poll::Ready(PumpEnd::Silent),
             Some(Order::Retire) => return Poll::Ready(PumpEnd::Unused),
         }
@@ -270,9 +273,10 @@ impl Pump {
     }
 
     /// Stops all writes: a newer primary has taken over.
-    fn close_fence(&mut self) {
+    fn close_fence(&mut self, lanes: &Lanes) {
         if self.fence.is_none() {
-            self.fence = Some(Box::pin(tokio::time::sleep(FENCE_DRAIN)));
+            let drain = if lanes.redirects().is_some() { CLUSTER_DRAIN } else { FENCE_DRAIN };
+            self.fence = Some(Box::pin(tokio::time::sleep(drain)));
             self.demoted = true;
             self.next = None;
         }
@@ -281,7 +285,7 @@ impl Pump {
     /// Reads what a superseded primary has refused, so that fewer outcomes are unknown.
     fn poll_fenced(&mut self, cx: &mut Context<'_>, lane: &Lane, lanes: &Lanes) -> Poll<PumpEnd> {
         loop {
-            if lane.queue.borrow().front().is_none() {
+            if !lane.queue.borrow().awaits_reply() {
                 return Poll::Ready(PumpEnd::Superseded);
             }
             match self.link.read.poll_fill(cx, &mut self.link.stream) {

@@ -1,9 +1,11 @@
 //! The requests of one shared connection that wait to be written, or for their replies. No I/O.
 //!
-//! `settle` decides about each of them when the connection is lost, and `divide` divides them between two connections.
+//! `settle` decides about each of them when the connection is lost, `divide` divides them between two connections, and `redirected`
+//! takes out those that a node of a cluster has not run.
 
 pub(in crate::upstream) mod answer;
 mod divide;
+pub(in crate::upstream) mod redirected;
 pub(in crate::upstream) mod settle;
 
 use std::collections::VecDeque;

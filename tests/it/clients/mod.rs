@@ -1,5 +1,6 @@
 //! Real clients doing their real work, once against the server and once through respgate: same transcript.
 
+mod cluster;
 mod hiredis;
 mod maintenance;
 mod program;

@@ -89,6 +89,7 @@ const VALUES: &[(&str, &str)] = &[
     ("upstreams.other.max-lag-bytes", "\"1MiB\""),
     ("upstreams.other.read-your-writes", "\"off\""),
     ("upstreams.other.reads-in-hold", "\"replica\""),
+    ("upstreams.other.cross-slot-writes", "\"split\""),
     ("upstreams.other.availability-zone", "\"zone-2\""),
     ("upstreams.other.replicas", "[\"127.0.0.1:PORT\"]"),
     ("listeners.tls.reads", "\"prefer-replica\""),

@@ -5,6 +5,8 @@ pub mod variants;
 
 pub mod certificates;
 pub mod client;
+#[allow(dead_code, reason = "not every binary of tests has a cluster")]
+pub mod cluster;
 pub mod compare;
 pub mod deployment;
 pub mod forwarder;

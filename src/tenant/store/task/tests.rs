@@ -87,6 +87,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
         fair: true,
         timelines: Timelines::default(),
         replicas: ReplicaFeed::none(),
+        cluster: None,
     };
     let rates = Rates { commands: Some(Rate { per_second: 100, burst: 10 }), ..Rates::default() };
     let sharing = Some(Sharing { upstream: "main".into(), processes: 2 });

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 
 use super::Pump;
+use super::redirect::{Refused, take_refused};
+use crate::cluster::redirect::Redirect;
 use crate::latency::{Arrival, Class, CommandTimes, PendingTimes, UpstreamLatency};
 use crate::resp::reply::{ReplyKind, ScannedReply};
 use crate::resp::server_error::ServerError;
@@ -17,8 +19,19 @@ use crate::upstream::shared::queue::{IfLost, Queue, RequestOutcome, Slot};
 const STREAMED: usize = 256 * 1024;
 
 impl Pump {
-    /// Gives every whole reply to its client. Replies that follow each other and belong to one client are given in one piece.
+    /// Gives every whole reply to its client, and every command that the node has not run to another node.
     pub(super) fn handle_replies(&mut self, lane: &Lane, lanes: &Lanes) -> Result<(), String> {
+        let mut refused = Vec::new();
+        let handled = self.give_replies(lane, lanes, &mut refused);
+        if !refused.is_empty() {
+            self.redirect(lane, lanes, refused);
+        }
+        handled
+    }
+
+    /// Gives every whole reply to its client. Replies that follow each other and belong to one client are given in one piece. Adds the
+    /// commands that the node has not run to `refused`.
+    fn give_replies(&mut self, lane: &Lane, lanes: &Lanes, refused: &mut Vec<Refused>) -> Result<(), String> {
         let bytes = self.link.read.bytes();
         let mut queue = lane.queue.borrow_mut();
         let latency = &*lanes.reports.latency;
@@ -48,10 +61,19 @@ impl Pump {
                                 lanes.hold.begin();
                             }
                             lane.close_gate(true);
+                        } else if !self.demoted
+                            && lanes.redirects().is_some()
+                            && let Some(redirect) = Redirect::of(reply)
+                        {
+                            run.end(bytes, at);
+                            at += len;
+                            take_refused(&mut queue, redirect, reply, refused);
+                            answer_decided(&mut queue);
+                            continue;
                         }
                     }
                     if self.demoted && !queue.front().is_some_and(|slot| slot.replies.is_partial()) {
-                        defer(&mut queue, reply, kind, self.fence.is_some());
+                        defer(&mut queue, reply, kind, self.fence.is_some(), lanes.redirects().is_some());
                         at += len;
                         continue;
                     }
@@ -122,18 +144,32 @@ impl Pump {
     }
 }
 
+/// Answers the requests at the front whose outcome is decided.
+fn answer_decided(queue: &mut Queue) {
+    while let Some((slot, outcome)) = queue.pop_decided() {
+        answer(&slot, &outcome.reply());
+    }
+}
+
 /// Handles a reply of a node that is not the primary. A refused command did not run, and a read may have given old data: both are
 /// sent again, a read only if `retry-reads` allows it. A write that the node has run gets its reply in its turn. If a newer primary
-/// has taken over (`superseded`), that write may or may not be lost there, so its outcome is unknown.
-fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool) {
-    let refused = kind == ReplyKind::Error && ServerError::of(reply).is_not_primary();
+/// has taken over (`superseded`), that write may or may not be lost there, so its outcome is unknown. In a cluster, a redirected
+/// command did not run either.
+///
+/// A node of a cluster refuses everything from the moment that it knows its successor. What it has run, it ran before, and the successor
+/// of a planned failover has it.
+fn defer(queue: &mut Queue, reply: &[u8], kind: ReplyKind, superseded: bool, in_cluster: bool) {
+    let refused = kind == ReplyKind::Error
+        && (ServerError::of(reply).is_not_primary() || in_cluster && Redirect::of(reply).is_some());
     let if_lost = queue.front().map_or(IfLost::ReportUnknown, Slot::if_lost);
     match if_lost {
         _ if refused => queue.defer(None),
         IfLost::Resend => queue.defer(None),
         IfLost::ReportLost => queue.defer(Some(&RequestOutcome::Lost.reply())),
-        IfLost::ResendWrite if superseded => queue.defer(None),
-        IfLost::ReportUnknown if superseded => queue.defer(Some(&RequestOutcome::OutcomeUnknown.reply())),
+        IfLost::ResendWrite if superseded && !in_cluster => queue.defer(None),
+        IfLost::ReportUnknown if superseded && !in_cluster => {
+            queue.defer(Some(&RequestOutcome::OutcomeUnknown.reply()))
+        }
         IfLost::ResendWrite | IfLost::ReportUnknown => queue.defer(Some(reply)),
     }
 }

@@ -4,9 +4,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
+use std::cell::Cell;
 use std::future::poll_fn;
 
 use super::*;
+use crate::cluster::slot::Slot;
 use crate::latency::Arrival;
 use crate::net::budget::Account;
 use crate::net::buffers::Buffers;
@@ -25,6 +27,7 @@ use crate::resp::Resp;
 use crate::topology::{Address, Generation, Topology};
 use crate::upstream::connection::open::ConnectionKey;
 use crate::upstream::parts::Parts;
+use crate::upstream::redirects::{NodeLane, Redirects, SlotLanes};
 use crate::upstream::shared::queue::settle::Settled;
 use crate::upstream::shared::queue::{IfLost, LossCause};
 use crate::upstream::tests::parts;
@@ -106,6 +109,153 @@ fn a_reply_never_reaches_the_client_of_a_write_that_was_not_sent_again() {
         assert_eq!(taken(&clients[2]).await, b"+third\r\n");
         assert!(taken(&clients[3]).await.starts_with(b"-OUTCOMEUNKNOWN "));
         assert!(bench.lane.queue.borrow().is_empty());
+    });
+}
+
+/// A cluster with two nodes: all commands belong to the second, once that is known.
+struct TwoNodes {
+    second: Rc<Lane>,
+    is_known: Cell<bool>,
+}
+
+impl TwoNodes {
+    fn second(&self) -> NodeLane {
+        NodeLane { lane: self.second.clone(), generation: self.is_known.get().then_some(Generation(2)) }
+    }
+}
+
+impl SlotLanes for TwoNodes {
+    fn at(&self, _: &Address, _: &ConnectionKey) -> Option<NodeLane> {
+        self.is_known.get().then(|| self.second())
+    }
+
+    fn of(&self, _: Slot, _: &ConnectionKey) -> NodeLane {
+        self.second()
+    }
+
+    fn moved(&self, _: Slot, _: &Address) {}
+}
+
+/// Makes the bench's lane that of the first of two nodes. Returns what follows its redirects, and the nodes.
+fn clustered(bench: &mut Bench) -> (Rc<Redirects>, Rc<TwoNodes>) {
+    let Parts { dialing, pool, lanes, .. } = &bench.parts;
+    let counters = dialing.reports.counters.clone();
+    let redirects = Redirects::new(dialing.config.clone(), counters, tokio::sync::mpsc::channel(1).0);
+    let second = Lane::new(bench.lane.key().clone(), false);
+    let nodes = Rc::new(TwoNodes { second, is_known: Cell::new(true) });
+    let lanes_of_nodes: Rc<dyn SlotLanes> = nodes.clone();
+    redirects.send_by(Rc::downgrade(&lanes_of_nodes));
+    let lanes = Lanes::new(pool.clone(), lanes.room.clone(), false).redirected_by(Some(redirects.clone()));
+    bench.parts.lanes = Rc::new(lanes);
+    (redirects, nodes)
+}
+
+async fn until_sent(lane: &Lane, expected: &[u8]) {
+    let sent = async {
+        while lane.queue.borrow().unwritten().len() < expected.len() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), sent).await.expect("requests that are sent");
+    assert_eq!(lane.queue.borrow().unwritten(), expected);
+}
+
+#[test]
+fn a_redirected_command_goes_to_the_other_node_and_keeps_the_place_of_its_reply() {
+    locally(async {
+        let mut bench = Bench::new();
+        let (redirects, nodes) = clustered(&mut bench);
+        let client = bench.client();
+        for _ in 0..4 {
+            bench.lane.push(READ, &client, IfLost::Resend, false, Arrival::default());
+        }
+        bench.lane.queue.borrow_mut().wrote(1024);
+        let sent = b"+first\r\n-MOVED 1 b:2\r\n-ASK 1 b:2\r\n+fourth\r\n";
+        bench.handle_replies(sent).await.unwrap();
+        assert!(bench.lane.queue.borrow().is_empty());
+        assert_eq!(
+            (client.awaited(), client.window(100)),
+            (3, 0),
+            "nothing may overtake what was redirected"
+        );
+        bench.lane = nodes.second.clone();
+        until_sent(&bench.lane, &[READ, b"*1\r\n$6\r\nASKING\r\n", READ].concat()).await;
+        bench.lane.queue.borrow_mut().wrote(1024);
+        // The node does not run the first of its commands yet: its reply still comes before that of the second.
+        bench.handle_replies(b"-TRYAGAIN x\r\n+OK\r\n+third\r\n").await.unwrap();
+        assert_eq!(client.awaited(), 1);
+        let waiting = tokio::task::spawn_local(redirects.send_waiting());
+        until_sent(&bench.lane, READ).await;
+        bench.lane.queue.borrow_mut().wrote(1024);
+        bench.handle_replies(b"+second\r\n").await.unwrap();
+        assert_eq!(taken(&client).await, b"+first\r\n+second\r\n+third\r\n+fourth\r\n");
+        assert!(client.window(100) > 0);
+        waiting.abort();
+    });
+}
+
+#[test]
+fn a_command_that_nodes_redirect_for_ever_fails() {
+    locally(async {
+        let mut bench = Bench::new();
+        let (redirects, nodes) = clustered(&mut bench);
+        let client = bench.client();
+        let waiting = tokio::task::spawn_local(redirects.send_waiting());
+        bench.lane.push(WRITE, &client, IfLost::ReportUnknown, false, Arrival::default());
+        bench.lane.queue.borrow_mut().wrote(1024);
+        for _ in 0..16 {
+            bench.handle_replies(b"-MOVED 1 b:2\r\n").await.unwrap();
+            bench.lane = nodes.second.clone();
+            until_sent(&bench.lane, WRITE).await;
+            bench.lane.queue.borrow_mut().wrote(1024);
+        }
+        bench.handle_replies(b"-MOVED 1 b:2\r\n").await.unwrap();
+        let reply = String::from_utf8(taken(&client).await).unwrap();
+        assert!(reply.starts_with("-ERR respgate: the nodes of the cluster redirected"), "{reply}");
+        assert!(reply.ends_with("said: MOVED 1 b:2\r\n"), "{reply}");
+        let counters = &bench.parts.dialing.reports.counters;
+        assert_eq!((counters.redirects_moved.get(), counters.redirects_failed.get()), (17, 1));
+        waiting.abort();
+    });
+}
+
+#[test]
+fn without_a_cluster_the_client_gets_what_the_server_says() {
+    locally(async {
+        let bench = Bench::new();
+        let client = bench.client();
+        bench.lane.push(READ, &client, IfLost::Resend, false, Arrival::default());
+        bench.lane.queue.borrow_mut().wrote(1024);
+        bench.handle_replies(b"-MOVED 1 b:2\r\n").await.unwrap();
+        assert_eq!(taken(&client).await, b"-MOVED 1 b:2\r\n");
+    });
+}
+
+#[test]
+fn what_a_lost_connection_owes_goes_behind_redirected_commands_of_the_same_client() {
+    locally(async {
+        let mut bench = Bench::new();
+        let (redirects, nodes) = clustered(&mut bench);
+        nodes.is_known.set(false);
+        let (client, other) = (bench.client(), bench.client());
+        let requests = ["a", "b", "c"].map(|key| format!("*2\r\n$3\r\nGET\r\n$1\r\n{key}\r\n"));
+        for request in &requests {
+            bench.lane.push(request.as_bytes(), &client, IfLost::Resend, false, Arrival::default());
+            bench.lane.push(READ, &other, IfLost::Resend, false, Arrival::default());
+        }
+        bench.lane.queue.borrow_mut().wrote(1024);
+        bench.handle_replies(b"-MOVED 1 b:2\r\n+0\r\n").await.unwrap();
+        bench.lane.queue.borrow_mut().settle(LossCause::Superseded);
+        redirects.keep_order(&bench.lane, Generation(1));
+        assert_eq!(bench.lane.queue.borrow().len(), 2, "the other client's requests stay");
+        let waiting = tokio::task::spawn_local(redirects.send_waiting());
+        nodes.is_known.set(true);
+        until_sent(&nodes.second, requests.concat().as_bytes()).await;
+        bench.lane = nodes.second.clone();
+        bench.lane.queue.borrow_mut().wrote(1024);
+        bench.handle_replies(b"+1\r\n+2\r\n+3\r\n").await.unwrap();
+        assert_eq!(taken(&client).await, b"+1\r\n+2\r\n+3\r\n");
+        waiting.abort();
     });
 }
 

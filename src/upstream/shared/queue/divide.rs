@@ -88,7 +88,7 @@ impl Queue {
         staying
     }
 
-    fn restart_probation(&mut self) {
+    pub(super) fn restart_probation(&mut self) {
         let suspects = self.slots.iter().filter(|slot| slot.suspect).count();
         let batch = self.probation.begin(suspects, 0);
         self.let_out(batch);

@@ -1,0 +1,245 @@
+//! Follows a cluster: which shards it has, which of them serves each slot, and where the primary of each is.
+//!
+//! `machine` makes the decisions, without I/O. Its parts:
+//! - `asked` chooses the nodes that are asked, and `pace` says when;
+//! - `reply` parses what one node says, and `views` combines what all say: the newest epoch wins, also over time (`slot_epochs`);
+//! - `numbering` gives each shard its number, `shard` verifies its primary, and `home` shows one shard as the only primary.
+//!
+//! `node` asks one node. `survey` puts together what nodes say once, for the doctor.
+
+mod asked;
+mod home;
+mod machine;
+mod node;
+mod numbering;
+mod pace;
+mod publish;
+mod reply;
+mod shard;
+mod slot_epochs;
+pub mod status;
+pub mod survey;
+mod views;
+
+pub use self::asked::MAX_ASKED;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
+
+use self::machine::{ClusterAction, ClusterEvent, ClusterMachine};
+use self::node::NodeFollower;
+use self::status::ClusterStatus;
+use crate::cluster::{ClusterTopology, ShardNumber};
+use crate::discovery::config::ClusterConfig;
+use crate::discovery::probe;
+use crate::hint::Hint;
+use crate::net::connect::Dialer;
+use crate::rotation::login::Login;
+use crate::topology::{Address, Outage, Topology};
+
+/// The capacity of the queue for events of nodes and probes.
+const NEWS: usize = 64;
+
+/// What the discovery of a cluster publishes, and hears.
+pub(super) struct ClusterFeeds {
+    /// The topology of the home shard.
+    pub(super) topology: watch::Sender<Topology>,
+    /// The whole cluster.
+    pub(super) cluster: watch::Sender<Arc<ClusterTopology>>,
+    /// Shows the state to operators.
+    pub(super) show: Box<dyn Fn(ClusterState) + Send>,
+    /// Signs of a change.
+    pub(super) hints: mpsc::Receiver<Hint>,
+}
+
+/// The state of the discovery.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ClusterState {
+    pub(super) status: ClusterStatus,
+    /// Why no node tells of the cluster.
+    pub(super) uncertainty: Option<Outage>,
+    /// The number of queries to nodes for their role so far.
+    pub(super) probes: u64,
+}
+
+/// Follows a cluster until the future is dropped. It probes a working primary every `interval`.
+pub(super) async fn run(
+    config: ClusterConfig,
+    interval: Duration,
+    login: Login,
+    dialer: Dialer,
+    feeds: ClusterFeeds,
+) {
+    let (news, events) = mpsc::channel(NEWS);
+    let machine = ClusterMachine::new(&config, interval, Instant::now());
+    let driver = ClusterDriver {
+        config: Arc::new(config),
+        login,
+        dialer,
+        feeds,
+        logged: Arc::default(),
+        rounds: watch::channel(0).0,
+        news,
+        tasks: JoinSet::new(),
+        followers: HashMap::new(),
+        running: HashMap::new(),
+        probes: 0,
+    };
+    driver.run(machine, events).await;
+}
+
+/// Runs the actions of the machine.
+struct ClusterDriver {
+    config: Arc<ClusterConfig>,
+    login: Login,
+    dialer: Dialer,
+    feeds: ClusterFeeds,
+    /// Which warnings about nodes are logged already.
+    logged: Arc<probe::LoggedProbes>,
+    rounds: watch::Sender<u64>,
+    news: mpsc::Sender<ClusterEvent>,
+    tasks: JoinSet<()>,
+    followers: HashMap<Address, AbortHandle>,
+    /// The probe of each shard.
+    running: HashMap<ShardNumber, AbortHandle>,
+    probes: u64,
+}
+
+impl ClusterDriver {
+    async fn run(mut self, mut machine: ClusterMachine, mut events: mpsc::Receiver<ClusterEvent>) {
+        let mut event = ClusterEvent::Tick;
+        let mut shown = ClusterState::default();
+        loop {
+            for action in machine.handle(event, Instant::now()) {
+                self.carry_out(action);
+            }
+            let state = ClusterState {
+                status: machine.status(),
+                uncertainty: machine.uncertainty(),
+                probes: self.probes,
+            };
+            if state != shown {
+                shown = state.clone();
+                (self.feeds.show)(state);
+            }
+            let wake_at = machine.wake_at();
+            event = tokio::select! {
+                Some(event) = events.recv() => event,
+                Some(hint) = self.feeds.hints.recv() => ClusterEvent::Hinted(hint),
+                () = sleep_until(wake_at) => ClusterEvent::Tick,
+                // Collect ended tasks so that they do not accumulate. Their results arrive as events.
+                Some(_) = self.tasks.join_next() => ClusterEvent::Tick,
+            };
+        }
+    }
+
+    fn carry_out(&mut self, action: ClusterAction) {
+        match action {
+            ClusterAction::Track(address) => self.track(address),
+            ClusterAction::Forget(address) => {
+                if let Some(follower) = self.followers.remove(&address) {
+                    follower.abort();
+                }
+            }
+            ClusterAction::Ask => self.rounds.send_modify(|round| *round += 1),
+            ClusterAction::Probe { shard, ticket, address } => self.probe(shard, ticket, address),
+            ClusterAction::StopProbe(shard) => {
+                if let Some(probe) = self.running.remove(&shard) {
+                    probe.abort();
+                }
+            }
+            ClusterAction::Publish { home, cluster } => self.publish(home, cluster),
+            ClusterAction::Warn(text) => tracing::warn!("{text}"),
+            ClusterAction::Inform(text) => tracing::info!("{text}"),
+        }
+    }
+
+    fn track(&mut self, address: Address) {
+        let mut dialer = self.dialer.clone();
+        dialer.connect_timeout =
+            dialer.connect_timeout.min(self.config.timeout.max(Duration::from_millis(500)));
+        let follower = NodeFollower {
+            address: address.clone(),
+            config: Arc::clone(&self.config),
+            login: self.login.clone(),
+            dialer,
+            news: self.news.clone(),
+            rounds: self.rounds.subscribe(),
+        };
+        let task = self.tasks.spawn(follower.run().in_current_span());
+        if let Some(former) = self.followers.insert(address, task) {
+            former.abort();
+        }
+    }
+
+    fn probe(&mut self, shard: ShardNumber, ticket: u64, address: Address) {
+        self.probes += 1;
+        let (dialer, login, news) = (self.dialer.clone(), self.login.clone(), self.news.clone());
+        let logged = Arc::clone(&self.logged);
+        let probe = async move {
+            let finding = probe::probe(&address, &login, &dialer, &logged).await;
+            // The receiver is gone while discovery is being dropped.
+            let _ = news.send(ClusterEvent::Probed { shard, ticket, finding }).await;
+        };
+        let task = self.tasks.spawn(probe.in_current_span());
+        if let Some(former) = self.running.insert(shard, task) {
+            former.abort();
+        }
+    }
+
+    fn publish(&mut self, home: Topology, cluster: Arc<ClusterTopology>) {
+        let former = self.feeds.cluster.send_replace(Arc::clone(&cluster));
+        for shard in &cluster.shards {
+            log_change(
+                shard.number,
+                former.shard(shard.number).map(|known| &known.topology),
+                &shard.topology,
+            );
+        }
+        if let Topology::Unknown(outage) = &home
+            && cluster.shards.is_empty()
+            && **outage != Outage::Starting
+        {
+            tracing::warn!("the cluster is not known: {outage}");
+        }
+        self.feeds.topology.send_if_modified(|known| {
+            let differs = !publish::same_topology(known, &home);
+            *known = home;
+            differs
+        });
+    }
+}
+
+/// Logs what has become of a shard.
+fn log_change(shard: ShardNumber, former: Option<&Topology>, newest: &Topology) {
+    let shard = shard.0;
+    match (former, newest) {
+        (Some(Topology::Known(_) | Topology::Failing(..)), Topology::Unknown(outage)) => {
+            tracing::warn!(shard, "the shard has no primary: {outage}");
+        }
+        (Some(Topology::Known(_)), Topology::Failing(primary, sign)) => {
+            tracing::info!(shard, address = %primary.address, %sign, "failover: respgate holds commands for the shard");
+        }
+        (former, Topology::Known(primary)) => {
+            let known = former.is_some_and(
+                |former| matches!(former, Topology::Known(known) if known.generation == primary.generation),
+            );
+            if !known {
+                tracing::info!(
+                    shard,
+                    address = %primary.address,
+                    generation = primary.generation.0,
+                    config_epoch = primary.config_epoch,
+                    "primary of a shard found"
+                );
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,180 @@
+//! The newest view of each node, and what follows from all of them together. Pure.
+//!
+//! # The rules
+//!
+//! - Of several claims about one node, the one with the highest epoch counts; then the node's own, if it is fresh; then the newest.
+//! - A slot belongs to the primary with the highest epoch that claims it. If two have the same epoch, it stays where it was.
+//! - A view outlives the connection to its speaker by [`RETENTION`], so that a node that was cut off cannot win with an older epoch.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::reply::{ClaimedRole, ClusterNodeId, ClusterView, NodeClaim};
+use crate::cluster::slot::SLOTS;
+use crate::topology::Address;
+
+/// How long a view counts whose speaker does not answer any more.
+pub(super) const RETENTION: Duration = Duration::from_secs(30);
+
+/// The age after which a view tells nothing of failures, and is not preferred as a node's own.
+const FRESH: Duration = Duration::from_secs(4);
+
+/// The newest view of each node that was asked.
+#[derive(Debug, Default)]
+pub(super) struct ClusterViews {
+    by_speaker: HashMap<Address, Spoken>,
+}
+
+#[derive(Debug)]
+struct Spoken {
+    view: ClusterView,
+    at: Instant,
+}
+
+/// What all views say of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EffectiveClaim {
+    pub(super) claim: NodeClaim,
+    /// The address of the node at which it is known by most.
+    pub(super) address: Option<Address>,
+    /// True if most of the others find that it has failed.
+    pub(super) is_failing: bool,
+}
+
+/// What all views say, by node.
+pub(super) type EffectiveClaims = BTreeMap<ClusterNodeId, EffectiveClaim>;
+
+/// The owner of each slot: a place in the list of owners.
+#[derive(Debug, Default)]
+pub(super) struct SlotOwners {
+    pub(super) owners: Vec<ClusterNodeId>,
+    slots: Vec<Option<u16>>,
+}
+
+impl SlotOwners {
+    /// Returns the place of a slot's owner in the list.
+    pub(super) fn of(&self, slot: usize) -> Option<usize> {
+        (*self.slots.get(slot)?).map(usize::from)
+    }
+
+    /// Returns the owners that have any slot.
+    pub(super) fn serving(&self) -> Vec<&ClusterNodeId> {
+        let mut serves = vec![false; self.owners.len()];
+        for owner in self.slots.iter().flatten() {
+            if let Some(serves) = serves.get_mut(usize::from(*owner)) {
+                *serves = true;
+            }
+        }
+        self.owners.iter().zip(serves).filter(|(_, serves)| *serves).map(|(owner, _)| owner).collect()
+    }
+}
+
+impl ClusterViews {
+    /// Takes over the newest view of a node. Returns true if it differs from the former one. Drops the views that are older than
+    /// this one by [`RETENTION`]; the last ones stay while nobody answers.
+    pub(super) fn heard(&mut self, speaker: Address, view: ClusterView, now: Instant) -> bool {
+        let mut dropped = false;
+        self.by_speaker.retain(|_, spoken| {
+            let stays = now.saturating_duration_since(spoken.at) < RETENTION;
+            dropped |= !stays;
+            stays
+        });
+        let differs = self.by_speaker.get(&speaker).is_none_or(|spoken| spoken.view != view);
+        self.by_speaker.insert(speaker, Spoken { view, at: now });
+        dropped || differs
+    }
+
+    /// Returns true if nobody has answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_speaker.is_empty()
+    }
+
+    /// Returns the newest epoch that a node has named.
+    pub(super) fn epoch(&self) -> u64 {
+        let claims = self.by_speaker.values().flat_map(|spoken| &spoken.view.nodes);
+        claims.map(|claim| claim.epoch).max().unwrap_or(0)
+    }
+
+    /// Returns what all views say together. `known` is where each node was reached before: it keeps its address while anybody
+    /// names that.
+    pub(super) fn effective(
+        &self,
+        known: impl Fn(&ClusterNodeId) -> Option<Address>,
+        now: Instant,
+    ) -> EffectiveClaims {
+        let mut claims: BTreeMap<&ClusterNodeId, Vec<(&NodeClaim, Instant)>> = BTreeMap::new();
+        for spoken in self.by_speaker.values() {
+            for claim in &spoken.view.nodes {
+                claims.entry(&claim.id).or_default().push((claim, spoken.at));
+            }
+        }
+        let is_fresh = |at: Instant| now.saturating_duration_since(at) < FRESH;
+        let effective = claims.into_iter().filter_map(|(id, claims)| {
+            let rank =
+                |(claim, at): &&(&NodeClaim, Instant)| (claim.epoch, claim.is_myself && is_fresh(*at), *at);
+            let (newest, _) = claims.iter().max_by_key(rank)?;
+            let others = claims.iter().filter(|(claim, at)| !claim.is_myself && is_fresh(*at));
+            let (count, failures) = others.fold((0_usize, 0_usize), |(count, failures), (claim, _)| {
+                (count + 1, failures + usize::from(claim.has_failed))
+            });
+            let effective = EffectiveClaim {
+                claim: NodeClaim::clone(newest),
+                address: address(&claims, known(id)),
+                is_failing: failures * 2 > count,
+            };
+            Some((id.clone(), effective))
+        });
+        effective.collect()
+    }
+}
+
+/// Chooses the address of a node: the known one if a newest view still names it, else the one that most name.
+fn address(claims: &[(&NodeClaim, Instant)], known: Option<Address>) -> Option<Address> {
+    let mut votes: Vec<(&Address, usize, Instant)> = Vec::new();
+    for (claim, at) in claims {
+        let Some(address) = &claim.address else { continue };
+        match votes.iter_mut().find(|(voted, ..)| *voted == address) {
+            Some((_, count, newest)) => (*count, *newest) = (*count + 1, (*newest).max(*at)),
+            None => votes.push((address, 1, *at)),
+        }
+    }
+    let newest = votes.iter().map(|(.., at)| *at).max()?;
+    // A node that moves is named at its former address only by views that are older than others.
+    let is_current = |at: Instant| newest.saturating_duration_since(at) < FRESH;
+    let current = || votes.iter().filter(|(.., at)| is_current(*at));
+    known.filter(|known| current().any(|(voted, ..)| *voted == known)).or_else(|| {
+        current().max_by_key(|(_, count, at)| (*count, *at)).map(|(address, ..)| (*address).clone())
+    })
+}
+
+/// Finds the owner of each slot. `present` is the owner of each slot until now.
+pub(super) fn owners(
+    claims: &EffectiveClaims,
+    present: impl Fn(usize) -> Option<ClusterNodeId>,
+) -> SlotOwners {
+    let primaries = || claims.values().filter(|known| known.claim.role == ClaimedRole::Primary);
+    let mut owners: Vec<&NodeClaim> =
+        primaries().map(|known| &known.claim).filter(|claim| !claim.slots.is_empty()).collect();
+    owners.sort_by(|one, other| (one.epoch, &other.id).cmp(&(other.epoch, &one.id)));
+    owners.truncate(usize::from(u16::MAX));
+    let mut slots: Vec<Option<u16>> = vec![None; SLOTS];
+    let epoch_of = |owner: u16| owners.get(usize::from(owner)).map_or(0, |claim| claim.epoch);
+    for (claim, owner) in owners.iter().zip(0_u16..) {
+        for slot in claim.slots.iter().flat_map(Clone::clone).map(usize::from) {
+            let Some(entry) = slots.get_mut(slot) else { continue };
+            let stays = entry.is_some_and(|former| {
+                let former_id = owners.get(usize::from(former)).map(|claim| &claim.id);
+                epoch_of(former) == claim.epoch && present(slot).as_ref() == former_id
+            });
+            if !stays {
+                *entry = Some(owner);
+            }
+        }
+    }
+    SlotOwners { owners: owners.iter().map(|claim| claim.id.clone()).collect(), slots }
+}
+
+#[cfg(test)]
+mod tests;

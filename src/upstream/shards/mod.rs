@@ -1,0 +1,190 @@
+//! The shards of a cluster, as one worker uses them: the connections to each shard's primary, and the shard of each slot.
+//!
+//! Each shard has [parts](super::parts) of its own, so each holds the commands of its slots only. A slot that no shard serves belongs to
+//! a shard without a primary, whose commands wait as those of a lost primary do.
+
+mod follow;
+mod operate;
+mod redirects;
+mod shard;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+pub use self::shard::Shard;
+use super::connection::open::ConnectionKey;
+use super::leased::lease::Lease;
+use super::parts::Common;
+use super::redirects::SlotLanes;
+use super::replies::Replies;
+use super::shared::fair::fair_queue::Share;
+use super::tasks::Tasks;
+use crate::cluster::slot::{SLOTS, Slot};
+use crate::cluster::{ClusterTopology, ShardNumber};
+use crate::resp::error_line::ErrorLine;
+use crate::topology::Address;
+
+/// The number of shards that are followed at most. A cluster has a thousand nodes at most, as its authors say.
+const MAX_SHARDS: usize = 1024;
+
+/// The place of the shard without a primary in the list of shards.
+const NOWHERE: u16 = 0;
+
+/// The shards of one worker's side of a cluster.
+pub struct Shards {
+    common: Rc<Common>,
+    /// The shards. The first one has no primary, and gets the commands for slots that no shard serves.
+    all: RefCell<Vec<Rc<Shard>>>,
+    /// The place in `all` of the shard that gets the commands for each slot.
+    places: RefCell<Box<[u16]>>,
+    /// Rises whenever a slot gets another shard.
+    version: Cell<u64>,
+    fair: Cell<bool>,
+    /// Told when a slot gets another shard.
+    news: Notify,
+}
+
+impl Shards {
+    /// Starts to follow a cluster's topology. Ends with `tasks`, apart from the tasks of the shards, which [`Self::end`] ends.
+    pub(in crate::upstream) fn start(
+        common: &Rc<Common>,
+        fair: bool,
+        topology: watch::Receiver<Arc<ClusterTopology>>,
+        tasks: &Tasks,
+    ) -> Rc<Self> {
+        let shards = Rc::new(Self {
+            common: common.clone(),
+            all: RefCell::new(vec![Shard::nowhere(common)]),
+            places: RefCell::new(vec![NOWHERE; SLOTS].into_boxed_slice()),
+            version: Cell::new(0),
+            fair: Cell::new(fair),
+            news: Notify::new(),
+        });
+        tasks.spawn(shards.clone().follow(topology));
+        if let Some(redirects) = &common.redirects {
+            let lanes: Rc<dyn SlotLanes> = shards.clone();
+            redirects.send_by(Rc::downgrade(&lanes));
+            tasks.spawn(redirects.clone().send_waiting());
+        }
+        shards
+    }
+
+    /// Returns a number that rises whenever a slot gets another shard. Commands that were sent before may be under way on another
+    /// connection than those that are sent now.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    /// Returns the shard that gets the commands for this slot: the one that serves it, or one without a primary if none does.
+    #[inline]
+    pub fn of(&self, slot: Slot) -> Rc<Shard> {
+        let all = self.all.borrow();
+        let place = self.places.borrow().get(usize::from(slot.number())).copied().unwrap_or(NOWHERE);
+        match all.get(usize::from(place)).or_else(|| all.first()) {
+            Some(shard) => shard.clone(),
+            // The first one always exists.
+            None => Shard::nowhere(&self.common),
+        }
+    }
+
+    /// Returns each shard that gets commands, with the lowest of its slots, in the order of these slots. That is the shard without a
+    /// primary too if a slot is served by none.
+    pub fn serving(&self) -> Vec<(Slot, Rc<Shard>)> {
+        let (all, places) = (self.all.borrow(), self.places.borrow());
+        let mut seen = vec![false; all.len()];
+        let mut serving = Vec::new();
+        for (number, place) in (0..).zip(places.iter()) {
+            let place = usize::from(*place);
+            if seen.get(place) == Some(&false)
+                && let (Some(slot), Some(shard), Some(seen)) =
+                    (Slot::new(number), all.get(place), seen.get_mut(place))
+            {
+                *seen = true;
+                serving.push((slot, shard.clone()));
+            }
+        }
+        serving
+    }
+
+    /// Returns the shard whose primary has this address.
+    pub fn at(&self, address: &Address) -> Option<Rc<Shard>> {
+        self.all.borrow().iter().find(|shard| shard.is_at(address)).cloned()
+    }
+
+    /// Sends the commands for a slot to `shard` from now on, because a node has said that the shard serves the slot. The next
+    /// topology of discovery replaces this.
+    pub fn moved(&self, slot: Slot, shard: &Rc<Shard>) {
+        let place = self.all.borrow().iter().position(|known| Rc::ptr_eq(known, shard));
+        if let Some(place) = place.and_then(|place| u16::try_from(place).ok())
+            && let Some(known) = self.places.borrow_mut().get_mut(usize::from(slot.number()))
+            && *known != place
+        {
+            *known = place;
+            self.slots_changed();
+        }
+    }
+
+    /// Takes note that a slot has another shard. Wakes the sessions that wait for a lane: their commands may belong to another one.
+    fn slots_changed(&self) {
+        self.version.set(self.version.get() + 1);
+        self.all.borrow().iter().for_each(|shard| shard.wake_waiting());
+        self.news.notify_waiters();
+    }
+
+    /// Waits until a slot has another shard than `shard`.
+    async fn left(&self, slot: Slot, shard: &Rc<Shard>) {
+        loop {
+            let news = self.news.notified();
+            if !Rc::ptr_eq(&self.of(slot), shard) {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Leases a connection at the shard that serves a slot, as [`Upstream::lease`](super::Upstream::lease) does. Follows the slot to
+    /// another shard. Returns the shard too.
+    ///
+    /// # Errors
+    /// Returns the error line for the client.
+    pub async fn lease(
+        &self,
+        slot: Slot,
+        key: &ConnectionKey,
+        replies: &Rc<Replies>,
+        share: Share,
+    ) -> Result<(Lease, Rc<Shard>), ErrorLine> {
+        loop {
+            let shard = self.of(slot);
+            tokio::select! {
+                lease = shard.lease(key, replies, share) => return Ok((lease?, shard.clone())),
+                () = self.left(slot, &shard) => {}
+            }
+        }
+    }
+
+    fn place_of(&self, number: ShardNumber) -> Option<u16> {
+        let place = self.all.borrow().iter().position(|shard| shard.number() == Some(number))?;
+        u16::try_from(place).ok()
+    }
+
+    /// Turns the fair scheduler on or off.
+    pub(in crate::upstream) fn set_fair(&self, fair: bool) {
+        self.fair.set(fair);
+        self.all.borrow().iter().for_each(|shard| shard.parts.lanes.set_fair(fair));
+    }
+
+    /// Replaces the number of connections that may be leased at each shard.
+    pub(in crate::upstream) fn set_lease_limit(&self, limit: usize) {
+        self.all.borrow().iter().for_each(|shard| shard.parts.pool.set_limit(limit));
+    }
+
+    /// Ends every task of every shard, and with them their connections.
+    pub(in crate::upstream) fn end(&self) {
+        self.all.borrow().iter().for_each(|shard| shard.end());
+    }
+}

@@ -1,0 +1,10 @@
+//! respgate in front of a cluster.
+
+mod commands;
+pub mod discovery;
+mod doctor;
+mod failures;
+mod redirects;
+mod servers;
+mod spread;
+mod tls;

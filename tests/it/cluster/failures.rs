@@ -1,0 +1,89 @@
+//! Lost nodes: only the commands for their slots wait, and everything goes on at the replicas that take over.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::cluster::{Cluster, ClusterPlan, key_of};
+use crate::support::proxy::Proxy;
+use crate::support::servers::Flavor;
+use crate::support::wait;
+
+on_both_servers!(a_lost_primary_holds_only_its_slots);
+on_both_servers!(state_moves_with_its_slot);
+
+fn proxy(cluster: &Cluster) -> Proxy {
+    let mut proxy = Proxy::start_with(&cluster.url(), 1, &[]);
+    proxy.allow_log("\"WARN\"");
+    proxy
+}
+
+fn a_lost_primary_holds_only_its_slots(flavor: Flavor) {
+    // Without this, all nodes refuse commands until the replica has taken over.
+    let options = ["--cluster-require-full-coverage", "no"];
+    let mut cluster = Cluster::start(&ClusterPlan { options: &options, ..ClusterPlan::new(flavor) });
+    let proxy = proxy(&cluster);
+    let (lost, alive) = (key_of("lost", 8000), key_of("alive", 1));
+    let mut client = proxy.client();
+    client.expect(&["SET", &lost, "1"], "+OK\r\n");
+    client.expect(&["SET", &alive, "1"], "+OK\r\n");
+    wait::until("the replica to have the key", || {
+        cluster.server(4).run_text(&["DBSIZE"]) == cluster.server(1).run_text(&["DBSIZE"])
+    });
+    cluster.kill(1);
+    let killed = Instant::now();
+    thread::scope(|scope| {
+        let held = scope.spawn(|| {
+            let mut clients: Vec<_> = (0..4).map(|_| proxy.client()).collect();
+            clients[0].send_command(&["GET", &lost]);
+            clients[1].send_command(&["BLPOP", &key_of("queue", 8000), "0.01"]);
+            clients[2].send_command(&["EVAL", "return redis.call('get', KEYS[1])", "1", &lost]);
+            for command in [&["MULTI"][..], &["GET", &lost], &["EXEC"]] {
+                clients[3].send_command(command);
+            }
+            clients[0].expect_reply("$1\r\n1\r\n");
+            clients[1].expect_reply("*-1\r\n");
+            clients[2].expect_reply("$1\r\n1\r\n");
+            clients[3].replies_are(&["+OK\r\n", "+QUEUED\r\n", "*1\r\n$1\r\n1\r\n"]);
+            killed.elapsed()
+        });
+        let mut slowest = Duration::ZERO;
+        while !held.is_finished() {
+            let began = Instant::now();
+            client.expect(&["GET", &alive], "$1\r\n1\r\n");
+            client.expect(&["EVAL", "return redis.call('get', KEYS[1])", "1", &alive], "$1\r\n1\r\n");
+            slowest = slowest.max(began.elapsed());
+        }
+        let waited = held.join().expect("held clients");
+        assert!(waited > Duration::from_millis(500), "nothing was held: {waited:?}");
+        assert!(slowest < waited / 2, "commands for another shard waited {slowest:?} of {waited:?}");
+    });
+    client.expect(&["SET", &lost, "2"], "+OK\r\n");
+}
+
+fn state_moves_with_its_slot(flavor: Flavor) {
+    let cluster = Cluster::three(flavor);
+    let proxy = proxy(&cluster);
+    let (queue, key, channel) = (key_of("queue", 7), key_of("key", 7), key_of("channel", 7));
+    let (mut blocked, mut transaction, mut other) = (proxy.client(), proxy.client(), proxy.client());
+    blocked.send_command(&["BLPOP", &queue, "30"]);
+    transaction.expect(&["MULTI"], "+OK\r\n");
+    transaction.expect(&["INCR", &key], "+QUEUED\r\n");
+    wait::until("the client to block", || {
+        cluster.server(0).run_text(&["INFO", "clients"]).contains("blocked_clients:1")
+    });
+    cluster.move_slot(7, 2);
+    // The node that lost the slot unblocks the client with a redirection.
+    other.expect(&["RPUSH", &queue, "v"], ":1\r\n");
+    blocked.expect_reply(&format!("*2\r\n${}\r\n{queue}\r\n$1\r\nv\r\n", queue.len()));
+    transaction.expect(&["INCR", &key], "+QUEUED\r\n");
+    transaction.expect(&["EXEC"], "*2\r\n:1\r\n:2\r\n");
+    other.expect(&["EVAL", "return redis.call('incr', KEYS[1])", "1", &key], ":3\r\n");
+    let mut subscriber = proxy.client();
+    let length = channel.len();
+    subscriber.expect(
+        &["SSUBSCRIBE", &channel],
+        &format!("*3\r\n$10\r\nssubscribe\r\n${length}\r\n{channel}\r\n:1\r\n"),
+    );
+    other.expect(&["SPUBLISH", &channel, "m"], ":1\r\n");
+    subscriber.expect_reply(&format!("*3\r\n$8\r\nsmessage\r\n${length}\r\n{channel}\r\n$1\r\nm\r\n"));
+}
