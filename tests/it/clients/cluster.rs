@@ -1,9 +1,8 @@
 //! The client programs in front of a cluster: they know nothing of it, and each transcript is the same as with one server.
 //!
 //! `MSET` of many keys is divided, as docs/cluster.md says. Programs that use several databases run where a cluster can have them: with
-//! Valkey 9 and its `cluster-databases`. The other programs of `tests/clients` are not here,
-//! because they end at an error that docs/cluster.md tells: they use keys of several slots together, as the scripts of BullMQ do, or
-//! `CLIENT TRACKING`, as node-redis does.
+//! Valkey 9 and its `cluster-databases`. The other programs of `tests/clients` are not here. BullMQ's scripts use keys of several slots
+//! together, and node-redis uses `CLIENT TRACKING`: docs/cluster.md says that both get an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
