@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::support::cluster::{Cluster, ClusterPlan};
+use crate::support::client::encode;
+use crate::support::cluster::{Cluster, ClusterPlan, key_of};
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
@@ -89,12 +90,17 @@ fn follows_a_crash(flavor: Flavor) {
     let mut proxy = Proxy::start(&servers.url());
     proxy.allow_log("");
     let before = shard_at(&proxy, servers.server(2).port, RANGES[2]);
+    // A client of that shard makes respgate notice the crash at once; the next look could come after the replica has taken over.
+    let (mut client, key) = (proxy.client(), key_of("crash", 16_000));
+    assert_eq!(client.call(&["INCR", &key]), b":1\r\n");
     servers.kill(2);
+    client.send(encode(&["INCR", &key]));
     wait::until("the slots of the lost primary to be missed", || cluster(&proxy)["slots_served"] == 10_924);
     assert_eq!(shard_at(&proxy, servers.server(0).port, RANGES[0])["state"], "serving");
     let after = shard_at(&proxy, servers.server(5).port, RANGES[2]);
     assert_eq!(after["number"], before["number"]);
     assert_eq!(cluster(&proxy)["slots_served"], 16_384);
+    assert!(client.reply().starts_with(b":"), "the command has waited for the new primary");
 }
 
 fn follows_slots_and_nodes(flavor: Flavor) {
