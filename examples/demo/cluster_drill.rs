@@ -76,8 +76,17 @@ impl ClusterDrill<'_> {
             ask(from.port, &format!("MIGRATE 127.0.0.1 {} \"\" 0 5000 KEYS {}", to.port, keys.join(" ")))
                 .await?;
         }
-        for node in [to, from] {
+        let others = primaries.iter().filter(|node| node.id != from.id && node.id != to.id);
+        for node in [to, from].into_iter().chain(others) {
             ask(node.port, &format!("CLUSTER SETSLOT {slot} NODE {}", to.id)).await?;
+        }
+        // A node that does not know the newest epoch yet could lose its next slot to an older claim.
+        for primary in &primaries {
+            wait_for("the primaries to agree on a moved slot", || async move {
+                let known = nodes(primary.port).await.unwrap_or_default();
+                known.iter().any(|node| node.id == to.id && node.serves(slot))
+            })
+            .await?;
         }
         Ok((from.port, to.port))
     }
