@@ -1,4 +1,4 @@
-//! What is known of a cluster: plain values that discovery sends to upstreams. A cluster spreads keys over shards by their slot.
+//! The knowledge of a cluster: plain values that discovery sends to upstreams. A cluster spreads keys over shards by their slot.
 //!
 //! `slot` computes the slot of a key, and `slots` says which shard serves it. `redirect` reads the replies by which a node refuses a key.
 

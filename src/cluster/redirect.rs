@@ -9,7 +9,7 @@ use super::slot::Slot;
 /// The length of the longest host name (RFC 1035), in bytes.
 const LONGEST_HOST: usize = 255;
 
-/// What a node says instead of running a command.
+/// The reply of a node that does not run a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Redirect {
     /// `MOVED`: another node serves the slot.

@@ -44,7 +44,7 @@ struct Known {
     failures: u32,
 }
 
-/// What changes: connect to these nodes, and leave those.
+/// A change of the nodes that are asked: connect to these, and leave those.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct AskedChange {
     pub(super) track: Vec<Address>,
