@@ -98,7 +98,7 @@ impl Default for ServerInfo {
 }
 
 /// A node that was named as primary and confirmed it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Primary {
     /// Rises whenever another node takes over: under another address, under the same address, or
     /// when the node was not a primary in between. A restarted server counts as another node. A new
@@ -154,7 +154,7 @@ impl fmt::Display for Outage {
 }
 
 /// Discovery's newest result.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topology {
     /// No primary is known. Commands wait within their bounds.
     Unknown(Arc<Outage>),

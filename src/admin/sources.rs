@@ -122,7 +122,7 @@ pub struct View {
     pub topology: watch::Receiver<Topology>,
     /// The newest state of the cluster; `None` if the upstream is none.
     pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
-    /// What discovery knows of the Sentinels, or of the nodes of the cluster.
+    /// The state of the Sentinels, or of the nodes of the cluster, as discovery knows it.
     pub discovery: watch::Receiver<DiscoveryStatus>,
     /// The state of the replicas that may serve reads.
     pub reads: watch::Receiver<ReplicaHealth>,

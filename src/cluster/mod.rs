@@ -14,7 +14,7 @@ use self::slots::SlotTable;
 use crate::topology::{Address, Topology};
 
 /// One shard: a primary with its replicas.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
     /// Its number.
     pub number: ShardNumber,
@@ -25,7 +25,7 @@ pub struct Shard {
 }
 
 /// Discovery's newest result for a cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterTopology {
     /// The shards, by number. The first one that serves slots is the home shard: it gets commands that belong to no slot.
     pub shards: Vec<Shard>,

@@ -18,7 +18,7 @@ use crate::discovery::resolved::ResolvedName;
 use crate::discovery::sentinel_table::{Change, SentinelError, SentinelStatus};
 use crate::discovery::verify::{AddressNews, Finding, Verifier};
 use crate::hint::Hint;
-use crate::topology::{Address, Generation, Outage, Primary, Topology};
+use crate::topology::{Address, Generation, Outage, Topology};
 
 /// Why discovery follows the successor of a coordinated failover.
 const HANDED_OVER: &str = "the former primary has handed over to it";
@@ -267,7 +267,7 @@ impl Machine {
         }
         actions.extend(self.verifier.take_news().into_iter().map(operator_message));
         let topology = self.topology();
-        if self.published.as_ref().is_none_or(|published| !same_topology(published, &topology)) {
+        if self.published.as_ref().is_none_or(|published| *published != topology) {
             self.published = Some(topology.clone());
             actions.push(Action::Publish(topology));
         }
@@ -307,26 +307,6 @@ fn may_change_role(notice: &Notice) -> bool {
             | Notice::Other
             | Notice::Failover(FailoverStep::Promoted | FailoverStep::Ended | FailoverStep::Aborted)
     )
-}
-
-/// Returns true if both topologies tell subscribers the same, so that publishing the second one is unnecessary.
-fn same_topology(one: &Topology, other: &Topology) -> bool {
-    match (one, other) {
-        (Topology::Unknown(one), Topology::Unknown(other)) => one == other,
-        (Topology::Known(one), Topology::Known(other)) => same_primary(one, other),
-        (Topology::Failing(one, sign), Topology::Failing(other, also)) => {
-            sign == also && same_primary(one, other)
-        }
-        _ => false,
-    }
-}
-
-fn same_primary(one: &Primary, other: &Primary) -> bool {
-    one.generation == other.generation
-        && one.address == other.address
-        && one.config_epoch == other.config_epoch
-        && one.server == other.server
-        && one.node == other.node
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::shard::Generations;
 use crate::cluster::ShardNumber;
 use crate::topology::{Generation, Primary, Topology};
 
-/// What the generation of the home shard is called.
+/// The generations under which the home shard was published.
 #[derive(Debug, Default)]
 pub(super) struct HomeShard {
     /// The shard, its generation, and what that was published as.

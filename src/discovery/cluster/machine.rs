@@ -10,7 +10,6 @@ use super::asked::AskedNodes;
 use super::home::HomeShard;
 use super::numbering::ShardNumbering;
 use super::pace::RoundPace;
-use super::publish::{same_cluster, same_topology};
 use super::reply::{ClaimedRole, ClusterNodeId, ClusterView};
 use super::shard::{FollowedShard, Generations};
 use super::slot_epochs::SlotEpochs;
@@ -345,10 +344,8 @@ impl ClusterMachine {
                     .into(),
             ))),
         };
-        let is_published = self
-            .published
-            .as_ref()
-            .is_some_and(|(topology, known)| same_topology(topology, &home) && same_cluster(known, &cluster));
+        let is_published =
+            self.published.as_ref().is_some_and(|(topology, known)| *topology == home && **known == cluster);
         if !is_published {
             let cluster = Arc::new(cluster);
             self.published = Some((home.clone(), Arc::clone(&cluster)));

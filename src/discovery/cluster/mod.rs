@@ -13,7 +13,6 @@ mod machine;
 mod node;
 mod numbering;
 mod pace;
-mod publish;
 mod reply;
 mod shard;
 mod slot_epochs;
@@ -209,7 +208,7 @@ impl ClusterDriver {
             tracing::warn!("the cluster is not known: {outage}");
         }
         self.feeds.topology.send_if_modified(|known| {
-            let differs = !publish::same_topology(known, &home);
+            let differs = *known != home;
             *known = home;
             differs
         });
