@@ -264,6 +264,8 @@ fn sentinels_leave(mut stage: Stage, prometheus: &Prometheus) -> Stage {
 fn server_stays_away(mut stage: Stage, prometheus: &Prometheus) -> Stage {
     stage.spare.crash();
     let mut waiting = Client::connect(stage.ports.spare);
+    // The replica may still answer reads until respgate has noticed the loss.
+    waiting.expect(&["READWRITE"], "+OK\r\n");
     let error = waiting.call(&["GET", "k"]);
     assert!(error.starts_with(b"-ERR respgate: no primary to send to"), "{error:?}");
     prometheus.until_fired(&[

@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Prometheus {
     process: Child,
     port: u16,
+    started: Instant,
     _folder: TempDir,
     watch: Option<JoinHandle<()>>,
     fired: Arc<Mutex<BTreeMap<String, Value>>>,
@@ -46,7 +47,7 @@ impl Prometheus {
             targets.join(", ")
         );
         std::fs::write(folder.path().join("prometheus.yml"), configuration).expect("the configuration");
-        let port = free_port();
+        let (port, started) = (free_port(), Instant::now());
         let mut command = Command::new("prometheus");
         command
             .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=warn"])
@@ -72,7 +73,7 @@ impl Prometheus {
                 }
             }
         });
-        Self { process, port, _folder: folder, watch: Some(watch), fired, stop }
+        Self { process, port, started, _folder: folder, watch: Some(watch), fired, stop }
     }
 
     /// Waits until all these alerts have fired, and says which have not.
@@ -100,9 +101,9 @@ impl Prometheus {
         self.fired.lock().expect("the alerts").clone()
     }
 
-    /// Returns true if the expression has had a value within the last two minutes.
+    /// Returns true if the expression has had a value since the start.
     pub fn has_had(&self, expression: &str) -> bool {
-        let query = format!("last_over_time(({expression})[2m:1s])");
+        let query = format!("last_over_time(({expression})[{}s:1s])", self.started.elapsed().as_secs() + 1);
         let path = format!("/api/v1/query?query={}", utf8_percent_encode(&query, NON_ALPHANUMERIC));
         let answer = get(self.port, &path).unwrap_or_else(|| panic!("no answer: {query}"));
         answer["data"]["result"].as_array().is_some_and(|samples| !samples.is_empty())

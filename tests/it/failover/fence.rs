@@ -54,8 +54,13 @@ fn once() -> Duration {
     let (switched, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Last::default()));
     let (flag, first_told) = (Arc::clone(&switched), Arc::clone(&told));
     let (old_port, new_port) = (old.port, new.port);
+    // A real Sentinel answers the three questions of a round, which come together, from one state.
+    let answers_new = AtomicBool::new(false);
     let sentinel = Scripted::start(move |command| {
-        let (port, epoch) = if flag.load(Ordering::Relaxed) { (new_port, 2) } else { (old_port, 1) };
+        if command.get(1).is_some_and(|word| word == "GET-MASTER-ADDR-BY-NAME") {
+            answers_new.store(flag.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let (port, epoch) = if answers_new.load(Ordering::Relaxed) { (new_port, 2) } else { (old_port, 1) };
         // The last of the three answers of a round, without which it does not count.
         if epoch == 2 && command.get(1).is_some_and(|word| word == "SENTINELS") && first_told.at().is_none() {
             first_told.note(start);
