@@ -1,5 +1,6 @@
 //! Finds the row of a command in the table.
 
+use super::short_name::pack;
 use super::spec::{Flags, Spec, Trace};
 use super::table::TABLE;
 use crate::resp::request::Request;
@@ -26,7 +27,30 @@ pub fn find(request: &Request<'_>) -> Option<Found> {
 
 /// Finds a command by its name, in any case. `CLIENT|ID` names a row, but is not a command: the
 /// server does not know it either.
+#[inline]
 pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
+    match pack(name) {
+        Some(packed) => lookup_short(packed, name.len()),
+        None => lookup_long(name),
+    }
+}
+
+/// Finds a command whose name has at most 8 bytes.
+fn lookup_short(packed: u64, len: usize) -> Option<&'static Spec> {
+    let mut slot = first_slot_of(packed);
+    loop {
+        let (known, row) = *SHORT_NAMES.get(slot)?;
+        if known == packed {
+            return TABLE.get(usize::from(row)).filter(|spec| spec.name.len() == len);
+        }
+        if row == EMPTY {
+            return None;
+        }
+        slot = (slot + 1) % SHORT_SLOTS;
+    }
+}
+
+fn lookup_long(name: &[u8]) -> Option<&'static Spec> {
     if name.len() > MAX_NAME || name.contains(&b'|') {
         return None;
     }
@@ -111,6 +135,46 @@ const fn rows_of_slots() -> [u16; SLOTS] {
 
 const fn first_slot(hash: u32) -> usize {
     (hash ^ (hash >> 16)) as usize % SLOTS
+}
+
+const SHORT_SLOTS: usize = 1024;
+
+/// The names of at most 8 bytes, each with its row. The compiler builds it.
+static SHORT_NAMES: [(u64, u16); SHORT_SLOTS] = rows_of_short_names();
+
+const fn rows_of_short_names() -> [(u64, u16); SHORT_SLOTS] {
+    let mut names = [(0, EMPTY); SHORT_SLOTS];
+    let mut row = 0;
+    while row < TABLE.len() {
+        let name = TABLE[row].name.as_bytes();
+        if let Some(packed) = pack(name)
+            && !is_subcommand(name)
+        {
+            let mut slot = first_slot_of(packed);
+            while names[slot].1 != EMPTY {
+                slot = (slot + 1) % SHORT_SLOTS;
+            }
+            names[slot] = (packed, row as u16);
+        }
+        row += 1;
+    }
+    names
+}
+
+const fn is_subcommand(name: &[u8]) -> bool {
+    let mut at = 0;
+    while at < name.len() {
+        if name[at] == b'|' {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// The multiplication spreads the bytes of a name over the highest bits (Fibonacci hashing).
+const fn first_slot_of(packed: u64) -> usize {
+    (packed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % SHORT_SLOTS
 }
 
 fn probe(hash: u32, is: impl Fn(&str) -> bool) -> Option<&'static Spec> {
@@ -198,6 +262,29 @@ mod tests {
     }
 
     #[test]
+    fn a_look_up_finds_what_a_search_of_the_whole_table_finds() {
+        let search = |name: &[u8]| {
+            let known = |spec: &&Spec| spec.name.as_bytes().eq_ignore_ascii_case(name);
+            TABLE.iter().filter(|spec| !spec.name.contains('|')).find(known).map(|spec| spec.name)
+        };
+        for spec in &TABLE {
+            let name = spec.name.as_bytes();
+            for changed in 0..name.len() {
+                for byte in
+                    [0, b' ', b'|', b'A', b'[', b'`', b'{', 0x80, name[changed] ^ 0x80, name[changed] ^ 0x20]
+                {
+                    let mut near = name.to_vec();
+                    near[changed] = byte;
+                    assert_eq!(lookup(&near).map(|spec| spec.name), search(&near), "{near:?}");
+                }
+            }
+            let longer = [name, b"\0"].concat();
+            assert_eq!(lookup(&longer).map(|spec| spec.name), None);
+            assert_eq!(lookup(&name[1..]).map(|spec| spec.name), search(&name[1..]));
+        }
+    }
+
+    #[test]
     fn the_longest_probe_is_short() {
         let probes = |spec: &Spec| {
             let start = first_slot(hash(OFFSET, spec.name.as_bytes()));
@@ -208,5 +295,8 @@ mod tests {
             })
         };
         assert!(TABLE.iter().map(|spec| probes(spec).unwrap()).max().unwrap() < 8);
+        let full: Vec<bool> = SHORT_NAMES.iter().map(|(_, row)| *row != EMPTY).collect();
+        let runs = full.split(|full| !full).map(<[bool]>::len);
+        assert!(runs.max().unwrap() < 8);
     }
 }

@@ -10,6 +10,7 @@ mod lookup;
 mod option_word;
 mod options;
 mod retry;
+mod short_name;
 mod spec;
 mod table;
 
