@@ -72,10 +72,14 @@ impl Session {
         Poll::Pending
     }
 
-    /// Waits until another choice of a replica may be possible, or `deadline`.
+    /// Waits until another choice of a replica may be possible, or `deadline`. Closes the session of a client that leaves.
     pub(super) fn poll_replica(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         self.ctx.upstream.wait_for_replica(self.client.id, cx.waker());
-        let poll = self.hold.timer.poll_at(cx, deadline);
+        let mut poll = self.hold.timer.poll_at(cx, deadline);
+        if poll.is_pending() && self.poll_client_left(cx).is_ready() {
+            self.closing.get_or_insert(Close::Left);
+            poll = Poll::Ready(());
+        }
         if poll.is_ready() {
             self.ctx.upstream.stop_waiting_for_replica(self.client.id);
         }

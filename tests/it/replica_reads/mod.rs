@@ -67,6 +67,7 @@ fn what_a_client_reads(flavor: Flavor) {
     data_is_never_older_than_the_bound(&site);
     own_writes_are_seen(&site);
     clients_choose(&site);
+    a_departed_client_does_not_wait(&site);
     a_frozen_replica_delays_reads_only_briefly(&site);
     a_lost_replica_is_not_noticed(&mut site);
 }
@@ -147,6 +148,27 @@ fn clients_choose(site: &Site) {
     let before = sent_to_replicas(&proxy);
     client.expect(&["GET", "choice"], "$1\r\n1\r\n");
     assert_eq!(sent_to_replicas(&proxy), before);
+}
+
+/// A client that leaves while it waits for a replica is gone at once.
+fn a_departed_client_does_not_wait(site: &Site) {
+    let proxy = site.proxy("replica", "max-lag = \"1s\"\nhold-timeout = \"10m\"");
+    let clients = || proxy.metric("respgate_clients", &[]);
+    site.primary.run(&["SET", "left", "1"]);
+    let mut reader = proxy.client();
+    wait_for_replica(&proxy, &mut reader, "left");
+    site.link.pause(true);
+    site.primary.run(&["SET", "left", "2"]);
+    // The replica lags by now, or soon.
+    reader.deadline(Duration::from_millis(200));
+    wait::until("a read that waits", || {
+        reader.send_command(&["GET", "left"]);
+        reader.try_reply().is_err()
+    });
+    assert_eq!(clients(), 1.0);
+    drop(reader);
+    wait::until("the client to be gone", || clients() == 0.0);
+    site.link.pause(false);
 }
 
 /// The reads that a frozen replica owes go to the primary as soon as its last sample is too old.
