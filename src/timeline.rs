@@ -5,12 +5,13 @@ mod entry;
 
 pub use entry::Timeline;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use crate::cluster::ShardNumber;
 use crate::topology::{Generation, Primary};
 
 /// Number of failovers remembered for one upstream. Older ones are dropped.
@@ -27,18 +28,30 @@ const STALE: Duration = Duration::from_secs(10);
 const ANOTHER: &str = "another primary was named";
 
 /// Holds the failovers of one upstream. The workers share it and lock it only a few times in each
-/// failover.
+/// failover. A handle reports about one primary: the upstream's, or that of one shard of a cluster.
 #[derive(Clone, Default)]
-pub struct Timelines(Arc<Mutex<TimelineLog>>);
+pub struct Timelines {
+    log: Arc<Mutex<TimelineLog>>,
+    /// The shard of a cluster about whose primary this handle reports.
+    shard: Option<ShardNumber>,
+}
 
 #[derive(Default)]
 struct TimelineLog {
-    current: Option<Arc<Primary>>,
-    open: Option<Open>,
+    /// The primaries that are followed, by their shard. `None` stands for the upstream's primary,
+    /// which in a cluster is that of one of the shards.
+    followed: BTreeMap<Option<ShardNumber>, Followed>,
     past: VecDeque<Timeline>,
     /// Those timelines of `past` that are not logged yet.
     unlogged: VecDeque<Timeline>,
     totals: Totals,
+}
+
+/// A primary, and the failover away from it.
+#[derive(Default)]
+struct Followed {
+    current: Option<Arc<Primary>>,
+    open: Option<Open>,
 }
 
 /// Counts the failovers since the start.
@@ -60,13 +73,29 @@ struct Open {
 }
 
 impl Timelines {
+    /// Returns the handle that reports about the primary of one shard.
+    pub fn of_shard(&self, shard: ShardNumber) -> Self {
+        Self { log: self.log.clone(), shard: Some(shard) }
+    }
+
+    /// Records that the shard of this handle is followed no more.
+    pub fn forget_shard(&self) {
+        let mut log = self.lock();
+        if self.shard.is_some() {
+            log.close(self.shard);
+            log.followed.remove(&self.shard);
+        }
+    }
+
     /// Records a sign that the primary of the generation `of` fails. The first sign opens a
     /// timeline. Commands wait from the first sign on. If `announced` is false, the sign is only a
     /// lost connection, which may mean nothing.
     pub fn sign(&self, of: Generation, sign: &str, announced: bool) {
         let mut log = self.lock();
-        let Some(current) = log.current.clone().filter(|current| current.generation == of) else { return };
-        let open = log.open_for(sign, &current);
+        let Some(current) = log.current(self.shard).filter(|current| current.generation == of) else {
+            return;
+        };
+        let Some(open) = log.open_for(self.shard, sign, &current) else { return };
         open.announced |= announced;
         open.line.held.get_or_insert_with(|| open.since.elapsed());
     }
@@ -75,9 +104,10 @@ impl Timelines {
     /// as before.
     pub fn dismissed_unless_switched(&self, generation: Option<Generation>) {
         let mut log = self.lock();
-        let same = log.open.as_ref().is_some_and(|open| open.line.named.is_none());
-        if same && log.current.as_ref().map(|current| current.generation) == generation {
-            log.open = None;
+        let Some(Followed { current, open }) = log.followed.get_mut(&self.shard) else { return };
+        let same = open.as_ref().is_some_and(|open| open.line.named.is_none());
+        if same && current.as_ref().map(|current| current.generation) == generation {
+            *open = None;
         }
     }
 
@@ -85,9 +115,10 @@ impl Timelines {
     /// then no sign of a failover.
     pub fn reached(&self, generation: Generation) {
         let mut log = self.lock();
-        let unannounced = log.open.as_ref().is_some_and(|open| !open.announced && open.line.named.is_none());
-        if unannounced && log.current.as_ref().is_some_and(|current| current.generation == generation) {
-            log.open = None;
+        let Some(Followed { current, open }) = log.followed.get_mut(&self.shard) else { return };
+        let unannounced = open.as_ref().is_some_and(|open| !open.announced && open.line.named.is_none());
+        if unannounced && current.as_ref().is_some_and(|current| current.generation == generation) {
+            *open = None;
         }
     }
 
@@ -95,12 +126,12 @@ impl Timelines {
     /// true if this worker had no unanswered request there.
     pub fn named(&self, left: Generation, drained: bool) {
         let mut log = self.lock();
-        let Some(current) = log.current.clone() else { return };
+        let Some(current) = log.current(self.shard) else { return };
         if current.generation == left {
-            log.open_for(ANOTHER, &current);
+            log.open_for(self.shard, ANOTHER, &current);
         }
         // The first worker opened the timeline; later workers add to it.
-        let Some(open) = log.open.as_mut().filter(|open| open.left == left) else { return };
+        let Some(open) = log.open(self.shard).filter(|open| open.left == left) else { return };
         // All workers must have been drained. The first worker (`named` is still `None`) sets the
         // value, and later ones can only clear it.
         open.line.drained = drained && (open.line.drained || open.line.named.is_none());
@@ -111,8 +142,8 @@ impl Timelines {
     /// no worker saw a sign.
     pub fn verified(&self, primary: &Arc<Primary>) {
         let mut log = self.lock();
-        let Some(current) = log.current.clone() else {
-            log.current = Some(primary.clone());
+        let Some(current) = log.current(self.shard) else {
+            log.followed.entry(self.shard).or_default().current = Some(primary.clone());
             return;
         };
         // A late report about a former primary changes nothing.
@@ -121,23 +152,21 @@ impl Timelines {
         }
         if current.generation == primary.generation {
             // The same node is back: that was an outage, not a failover.
-            if log.open.as_ref().is_some_and(|open| open.line.verified.is_none() && open.line.named.is_some())
-            {
-                log.open = None;
-            }
+            log.drop_open_if(self.shard, |line| line.verified.is_none() && line.named.is_some());
             return;
         }
-        let open = log.open_for(ANOTHER, &current);
-        open.line.named.get_or_insert_with(|| open.since.elapsed());
-        open.line.to = primary.address.to_string();
-        open.line.generation = primary.generation;
-        open.line.verified = Some(open.since.elapsed());
-        log.current = Some(primary.clone());
+        if let Some(open) = log.open_for(self.shard, ANOTHER, &current) {
+            open.line.named.get_or_insert_with(|| open.since.elapsed());
+            open.line.to = primary.address.to_string();
+            open.line.generation = primary.generation;
+            open.line.verified = Some(open.since.elapsed());
+        }
+        log.followed.entry(self.shard).or_default().current = Some(primary.clone());
     }
 
     /// Records a reply from the primary of this generation.
     pub fn succeeded(&self, generation: Generation) {
-        if let Some(open) = &mut self.lock().open
+        if let Some(open) = self.lock().open(self.shard)
             && open.line.generation == generation
             && open.line.verified.is_some()
         {
@@ -147,7 +176,7 @@ impl Timelines {
 
     /// Adds the numbers of resent commands, unknown outcomes and moved sessions.
     pub fn settled(&self, resent: u64, unknown: u64, migrated: u64) {
-        if let Some(open) = &mut self.lock().open {
+        if let Some(open) = self.lock().open(self.shard) {
             open.line.resent += resent;
             open.line.unknown += unknown;
             open.line.migrated += migrated;
@@ -156,23 +185,25 @@ impl Timelines {
 
     /// Counts one more client whose commands wait.
     pub fn client_held(&self) {
-        if let Some(open) = &mut self.lock().open {
+        if let Some(open) = self.lock().open(self.shard) {
             open.line.clients_held += 1;
         }
     }
 
-    /// Closes the open timeline if its failover is over. Returns every closed timeline once, the
+    /// Closes the open timelines whose failovers are over. Returns every closed timeline once, the
     /// oldest first.
     pub fn finished(&self) -> Vec<Timeline> {
         let mut log = self.lock();
-        if let Some(open) = &log.open {
+        let shards: Vec<_> = log.followed.keys().copied().collect();
+        for shard in shards {
+            let Some(open) = log.open(shard) else { continue };
             let age = open.since.elapsed();
             let (success, verified) = (open.line.first_success, open.line.verified);
             if success.is_some_and(|at| age >= at + SETTLING) || verified.is_some_and(|at| age >= at + UNUSED)
             {
-                log.close();
+                log.close(shard);
             } else if !open.announced && open.line.named.is_none() && age >= STALE {
-                log.open = None;
+                log.drop_open_if(shard, |_| true);
             }
         }
         std::mem::take(&mut log.unlogged).into()
@@ -183,9 +214,11 @@ impl Timelines {
         self.lock().past.iter().cloned().collect()
     }
 
-    /// Returns the timeline of the failover under way and the time since its first sign, if there is one.
+    /// Returns the timeline of the oldest failover under way and the time since its first sign, if there is one.
     pub fn under_way(&self) -> Option<(Timeline, Duration)> {
-        self.lock().open.as_ref().map(|open| (open.line.clone(), open.since.elapsed()))
+        let log = self.lock();
+        let open = log.followed.values().filter_map(|followed| followed.open.as_ref());
+        open.min_by_key(|open| open.since).map(|open| (open.line.clone(), open.since.elapsed()))
     }
 
     /// Returns the numbers of failovers since the start.
@@ -194,25 +227,47 @@ impl Timelines {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, TimelineLog> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl TimelineLog {
+    fn current(&self, shard: Option<ShardNumber>) -> Option<Arc<Primary>> {
+        self.followed.get(&shard)?.current.clone()
+    }
+
+    fn open(&mut self, shard: Option<ShardNumber>) -> Option<&mut Open> {
+        self.followed.get_mut(&shard)?.open.as_mut()
+    }
+
     /// Returns the timeline of the failover away from `current`. Closes an open timeline of an
-    /// earlier failover.
-    fn open_for(&mut self, sign: &str, current: &Primary) -> &mut Open {
-        if self.open.as_ref().is_some_and(|open| open.left != current.generation) {
-            self.close();
+    /// earlier failover. Returns `None` for the upstream's primary if the shards are followed: one
+    /// of them reports the same failover.
+    fn open_for(&mut self, shard: Option<ShardNumber>, sign: &str, current: &Primary) -> Option<&mut Open> {
+        if self.open(shard).is_some_and(|open| open.left != current.generation) {
+            self.close(shard);
         }
-        self.open.get_or_insert_with(|| Open::new(sign, current))
+        let reported = shard.is_none() && self.followed.keys().any(Option::is_some);
+        let open = &mut self.followed.get_mut(&shard)?.open;
+        if reported {
+            open.as_mut()
+        } else {
+            Some(open.get_or_insert_with(|| Open::new(shard, sign, current)))
+        }
+    }
+
+    fn drop_open_if(&mut self, shard: Option<ShardNumber>, is: impl FnOnce(&Timeline) -> bool) {
+        if self.open(shard).is_some_and(|open| is(&open.line))
+            && let Some(followed) = self.followed.get_mut(&shard)
+        {
+            followed.open = None;
+        }
     }
 
     /// Closes the open timeline. Keeps it only if its failover reached a newer primary.
-    fn close(&mut self) {
-        let Some(Open { line, .. }) = self.open.take().filter(|open| open.line.verified.is_some()) else {
-            return;
-        };
+    fn close(&mut self, shard: Option<ShardNumber>) {
+        let open = self.followed.get_mut(&shard).and_then(|followed| followed.open.take());
+        let Some(Open { line, .. }) = open.filter(|open| open.line.verified.is_some()) else { return };
         if self.past.len() == REMEMBERED {
             self.past.pop_front();
         }
@@ -230,8 +285,9 @@ impl TimelineLog {
 }
 
 impl Open {
-    fn new(sign: &str, current: &Primary) -> Self {
+    fn new(shard: Option<ShardNumber>, sign: &str, current: &Primary) -> Self {
         let line = Timeline {
+            shard,
             began: SystemTime::now(),
             sign: sign.to_owned(),
             from: current.address.to_string(),

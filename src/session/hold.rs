@@ -103,7 +103,9 @@ impl Session {
     /// Counts the client and its input as held until [`Session::end_wait`].
     pub(super) fn note_wait(&mut self) {
         let bytes = self.input.len() + self.lanes.requested_subscriptions().unwrap_or(0);
-        self.hold.held.get_or_insert_with(|| self.ctx.upstream.client_held()).set(bytes);
+        let at_shard = self.lanes.cluster.as_ref().and_then(|lanes| lanes.waits_for());
+        let count = || at_shard.map_or_else(|| self.ctx.upstream.client_held(), |at| at.shard.client_held());
+        self.hold.held.get_or_insert_with(count).set(bytes);
         self.activity.set_lease_state(self.ctx.registry.now.get(), true, false);
     }
 

@@ -240,8 +240,9 @@ pub(super) fn failover(failover: &Value) -> String {
     };
     let to = if failover["to"] == "" { "?".into() } else { text(&failover["to"]) };
     let lossless = if failover["lossless"] == true { "lossless, " } else { "" };
+    let shard = failover["shard"].as_u64().map(|shard| format!("shard {shard}: ")).unwrap_or_default();
     format!(
-        "{} -> {to}: {served}; {lossless}{} clients waited, {} writes unknown",
+        "{shard}{} -> {to}: {served}; {lossless}{} clients waited, {} writes unknown",
         text(&failover["from"]),
         count("clients_held"),
         count("unknown")

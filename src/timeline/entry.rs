@@ -2,11 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::cluster::ShardNumber;
 use crate::topology::Generation;
 
 /// Records one failover. Durations count from the first sign.
 #[derive(Clone, Debug)]
 pub struct Timeline {
+    /// The shard of a cluster whose primary changed; `None` if the upstream is none.
+    pub shard: Option<ShardNumber>,
     /// Wall-clock time of the first sign.
     pub began: SystemTime,
     /// The first sign.
@@ -52,6 +55,7 @@ impl Timeline {
         let began = self.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         serde_json::json!({
             "upstream": upstream,
+            "shard": self.shard.map(|shard| shard.0),
             "began_unix_ms": millis(Some(began)),
             "sign": self.sign,
             "from": self.from,
@@ -74,6 +78,7 @@ impl Timeline {
     pub fn log(&self, upstream: &str) {
         tracing::info!(
             upstream,
+            shard = self.shard.map(|shard| shard.0),
             from = self.from,
             to = self.to,
             sign = self.sign,

@@ -114,3 +114,50 @@ async fn a_lost_connection_and_an_outage_are_no_failovers() {
     assert_eq!((line.verified, line.first_success), (Some(Duration::ZERO), None));
     assert_eq!(timelines.totals().other + timelines.totals().lossless, 1);
 }
+
+/// In a cluster, the upstream's primary is that of one of the shards, and both report.
+#[tokio::test(start_paused = true)]
+async fn the_failover_of_a_shard_is_one_entry() {
+    let timelines = Timelines::default();
+    let (first, second) = (timelines.of_shard(ShardNumber(1)), timelines.of_shard(ShardNumber(2)));
+    for handle in [&timelines, &first, &second] {
+        handle.verified(&primary(1));
+    }
+    for handle in [&first, &timelines] {
+        handle.sign(Generation(1), "a node has failed", true);
+    }
+    second.sign(Generation(1), "a connection was lost", false);
+    second.reached(Generation(1));
+    first.client_held();
+    assert_eq!(timelines.under_way().unwrap().0.shard, Some(ShardNumber(1)));
+    for handle in [&timelines, &first] {
+        handle.named(Generation(1), true);
+        handle.verified(&primary(2));
+        handle.succeeded(Generation(2));
+    }
+    after(5000).await;
+    let lines = second.finished();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((lines[0].shard, lines[0].clients_held), (Some(ShardNumber(1)), 1));
+    assert!(timelines.under_way().is_none() && timelines.finished().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_shards_the_upstream_reports_for_itself_again() {
+    let timelines = Timelines::default();
+    timelines.verified(&primary(1));
+    // An operator moves the upstream to a cluster.
+    timelines.sign(Generation(1), "switched", true);
+    let shard = timelines.of_shard(ShardNumber(1));
+    shard.verified(&primary(2));
+    timelines.named(Generation(1), true);
+    timelines.verified(&primary(2));
+    after(5000).await;
+    assert_eq!(timelines.finished().pop().unwrap().shard, None);
+    // And away from it.
+    shard.forget_shard();
+    timelines.sign(Generation(2), "switched", true);
+    timelines.verified(&primary(3));
+    after(5000).await;
+    assert_eq!(timelines.finished().pop().unwrap().generation, Generation(3));
+}

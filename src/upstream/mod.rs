@@ -166,6 +166,7 @@ impl Upstream {
             buffers,
             meter,
             held: HeldBytes::default(),
+            timelines: timelines.clone(),
         });
         let parts = Parts::new(&common, timelines, replicas, fair);
         let Parts { dialing, pool, lanes: _, fans: _, replicas } = &parts;

@@ -47,6 +47,8 @@ pub(in crate::upstream) struct Common {
     pub(in crate::upstream) redirects: Option<Rc<Redirects>>,
     /// The bytes of the commands that wait for any primary.
     pub(in crate::upstream) held: HeldBytes,
+    /// The failovers of all primaries.
+    pub(in crate::upstream) timelines: Timelines,
 }
 
 /// The parts of one worker's connections to one primary.
@@ -85,6 +87,7 @@ impl Parts {
             meter,
             redirects,
             held,
+            timelines: _,
         } = common;
         let reports = Rc::new(Reports::new(counters.clone(), latency.clone(), timelines, hints.clone()));
         let hold = Rc::new(Hold::new(config.clone(), reports.clone(), held.clone()));

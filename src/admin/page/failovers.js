@@ -67,7 +67,7 @@ export function failovers(upstream, width) {
   return el("ol", { class: "plain" }, all.map((failover, at) =>
     el("li", null,
       el("p", { class: "row" },
-        el("strong", null, `${failover.from} → ${failover.to || "?"}`),
+        el("strong", null, `${failover.shard === null ? "" : `Shard ${failover.shard}: `}${failover.from} → ${failover.to || "?"}`),
         failover.elapsed_ms !== undefined
           ? el("span", { class: "pill warn" }, `under way, ${span(failover.elapsed_ms)}`)
           : el("span", { class: failover.lossless ? "pill good" : "pill" }, failover.lossless ? "lossless" : "not known to be lossless"),

@@ -43,7 +43,9 @@ impl Shard {
     }
 
     fn with(common: &Common, number: Option<ShardNumber>, fair: bool) -> Rc<Self> {
-        let parts = Parts::new(common, Timelines::default(), ReplicaFeed::none(), fair);
+        // The shard without a primary has no failovers.
+        let timelines = number.map_or_else(Timelines::default, |number| common.timelines.of_shard(number));
+        let parts = Parts::new(common, timelines, ReplicaFeed::none(), fair);
         let tasks = &parts.dialing.tasks;
         tasks.spawn(housekeeping::keep(parts.clone()));
         tasks.spawn(credentials::follow(parts.clone(), common.access.clone()));
@@ -99,6 +101,7 @@ impl Shard {
 
     /// Ends every task, and with them the connections.
     pub(super) fn end(&self) {
+        self.parts.dialing.reports.timelines.forget_shard();
         self.parts.dialing.tasks.end();
     }
 

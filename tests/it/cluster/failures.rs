@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::status::document;
 use crate::support::cluster::{Cluster, ClusterPlan, key_of};
 use crate::support::proxy::Proxy;
 use crate::support::servers::Flavor;
@@ -58,6 +59,15 @@ fn a_lost_primary_holds_only_its_slots(flavor: Flavor) {
         assert!(slowest < waited / 2, "commands for another shard waited {slowest:?} of {waited:?}");
     });
     client.expect(&["SET", &lost, "2"], "+OK\r\n");
+    let failovers = || document(&proxy, "/failovers");
+    wait::until("the failover's timeline", || failovers()[0]["first_success_ms"].is_u64());
+    let failovers = failovers();
+    assert_eq!(failovers.as_array().map(Vec::len), Some(1), "{failovers}");
+    assert!(
+        failovers[0]["shard"].is_u64() && failovers[0]["clients_held"].as_u64() >= Some(1),
+        "{failovers}"
+    );
+    assert_eq!(failovers[0]["from"], cluster.server(1).address().to_string(), "{failovers}");
 }
 
 fn state_moves_with_its_slot(flavor: Flavor) {
