@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::state::{list, printable, text, total};
 
 /// Counts that should stay 0, each with its description.
-static TROUBLE: [(&str, &str); 10] = [
+static TROUBLE: [(&str, &str); 11] = [
     ("outcome_unknown", "writes whose outcome is unknown"),
     ("hold_expired", "commands failed because there was no primary"),
+    ("cluster_redirects_failed", "redirected commands failed"),
     ("replica_reads_expired", "reads failed because no replica could serve them"),
     ("lease_timeouts", "sessions that got no lease in time"),
     ("clients_closed", "clients disconnected by respgate"),

@@ -62,6 +62,14 @@ function replicaReads(upstream) {
   return figure("Reads at replicas", `${number(upstream.per_second.replica_reads)} /s`, `${number(serving)} of ${number(replicas.length)} replicas serve`);
 }
 
+/** Returns the commands that nodes of a cluster redirected; null if the upstream is none. */
+function redirects(upstream) {
+  if (upstream.cluster === null) return null;
+  const kinds = upstream.figures.cluster_redirects;
+  const seen = Object.entries(kinds).filter(([, count]) => count > 0).map(([kind, count]) => `${number(count)} ${kind}`);
+  return figure("Redirects", number(total(kinds)), ["since the start", ...seen].join(", "));
+}
+
 function figures(upstream) {
   const { leases, connections, clients, hold } = upstream;
   const lanes = upstream.per_second.commands;
@@ -69,6 +77,7 @@ function figures(upstream) {
     orders(upstream),
     figure("Commands", `${number(total(lanes))} /s`, Object.entries(lanes).filter(([, rate]) => rate > 0).map(([lane, rate]) => `${lane} ${number(rate)}`).join(", ")),
     replicaReads(upstream),
+    redirects(upstream),
     figure("Clients", number(clients.connected), `${number(clients.pinned)} pinned`),
     figure("Held", number(hold.clients), hold.active ? `hold-timeout ${number(hold.timeout_seconds)} s` : "no hold"),
     figure("Leases", `${number(leases.in_use)} of ${number(leases.max)}`, [

@@ -43,7 +43,8 @@ impl ShardNumbering {
         owners: &SlotOwners,
         present: impl Fn(usize) -> Option<ShardNumber>,
     ) {
-        let serving: HashSet<&ClusterNodeId> = owners.serving().into_iter().collect();
+        let by_slots = owners.serving();
+        let serving: HashSet<&ClusterNodeId> = by_slots.iter().copied().collect();
         // Primaries with the newest epoch choose first.
         let mut primaries: Vec<_> = claims
             .values()
@@ -51,6 +52,10 @@ impl ShardNumbering {
             .filter(|claim| claim.role == ClaimedRole::Primary)
             .collect();
         primaries.sort_by(|one, other| (other.epoch, &one.id).cmp(&(one.epoch, &other.id)));
+        if self.count == 0 {
+            // Nothing is numbered yet: let people find the shards in the order of their slots.
+            primaries.sort_by_key(|claim| by_slots.iter().position(|owner| **owner == claim.id));
+        }
         let inherited = inherited(owners, present);
         for claim in primaries.iter().filter(|claim| serving.contains(&claim.id)) {
             if self.shard_of_primary(&claim.id).is_some() {

@@ -59,15 +59,17 @@ impl SlotOwners {
         (*self.slots.get(slot)?).map(usize::from)
     }
 
-    /// Returns the owners that have any slot.
+    /// Returns the owners that have any slot, in the order of their lowest slots.
     pub(super) fn serving(&self) -> Vec<&ClusterNodeId> {
-        let mut serves = vec![false; self.owners.len()];
-        for owner in self.slots.iter().flatten() {
-            if let Some(serves) = serves.get_mut(usize::from(*owner)) {
-                *serves = true;
+        let mut seen = vec![false; self.owners.len()];
+        let mut serving = Vec::new();
+        for owner in self.slots.iter().flatten().map(|owner| usize::from(*owner)) {
+            if let (Some(seen @ false), Some(id)) = (seen.get_mut(owner), self.owners.get(owner)) {
+                *seen = true;
+                serving.push(id);
             }
         }
-        self.owners.iter().zip(serves).filter(|(_, serves)| *serves).map(|(owner, _)| owner).collect()
+        serving
     }
 }
 
