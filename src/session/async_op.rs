@@ -53,12 +53,7 @@ impl Session {
                 }
             }
             AsyncOp::Learn => {
-                if let Some(key) = self.key()
-                    && !self.ctx.upstream.clone().learn(&key).await
-                {
-                    self.skip_request();
-                    self.refuse(CANNOT_LEARN);
-                }
+                self.learn().await;
             }
             AsyncOp::CountUsers => {
                 if let Some(key) = self.key() {
@@ -80,6 +75,17 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Asks the server for its commands. If it cannot be asked, refuses the request at the front of the input and returns false.
+    pub(super) async fn learn(&mut self) -> bool {
+        let Some(key) = self.key() else { return true };
+        let learned = self.ctx.upstream.clone().learn(&key).await;
+        if !learned {
+            self.skip_request();
+            self.refuse(CANNOT_LEARN);
+        }
+        learned
     }
 
     async fn hello(&mut self, hello: Hello) {

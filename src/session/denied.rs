@@ -70,10 +70,8 @@ impl Session {
         };
         match route {
             RouteDecision::Learned(_) if denial == Denial::Key => RouteDecision::Denied(self.forbidden_key()),
-            RouteDecision::Refused(_) | RouteDecision::Dropped => route,
-            RouteDecision::Unlearned => {
-                RouteDecision::DeniedUnlearned(self.forbidden_by_policy(key, &self.no_permission(name)))
-            }
+            // If the command does not exist, the client gets the error for an unknown command.
+            RouteDecision::Refused(_) | RouteDecision::Dropped | RouteDecision::Unlearned => route,
             _ => RouteDecision::Denied(self.forbidden_by_policy(key, &self.no_permission(name))),
         }
     }

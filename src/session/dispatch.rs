@@ -93,9 +93,7 @@ impl Session {
                     RouteDecision::Fanned(kind, begins) => self.change_subscriptions(request, kind, begins),
                     RouteDecision::Dropped => Step::Taken(Pause::Close(Close::Protocol)),
                     RouteDecision::UsersUnknown => Step::Stay(Pause::AsyncOp(AsyncOp::CountUsers)),
-                    RouteDecision::Unlearned | RouteDecision::DeniedUnlearned(_) => {
-                        Step::Stay(Pause::AsyncOp(AsyncOp::Learn))
-                    }
+                    RouteDecision::Unlearned => Step::Stay(Pause::AsyncOp(AsyncOp::Learn)),
                     RouteDecision::Leased
                     | RouteDecision::Learned(_)
                     | RouteDecision::Shared(_)

@@ -44,9 +44,6 @@ pub(super) enum RouteDecision {
     Refused(ErrorLine),
     /// Refused because of a setting. No part of it may reach the server, not even in a transaction.
     Denied(Forbidden),
-    /// As `Denied`, but the session must first ask the server whether the command exists. If it does not, the
-    /// client gets the error for an unknown command.
-    DeniedUnlearned(Forbidden),
     /// The server would close the connection without a reply.
     Dropped,
 }

@@ -199,22 +199,22 @@ impl Inquiries {
     }
 
     async fn ask_for_commands(&self, asker: &ConnectionKey, deadline: Instant) -> Option<Learned> {
+        // `ask` waits for a primary only if the pool has room.
+        while self.dialing().hold.primary().is_none() {
+            self.dialing().hold.changed().await;
+        }
+        let commands: &[&[u8]] = &[b"COMMAND"];
         let key = |identity: &Rc<Identity>| ConnectionKey::new(identity.clone(), 0, Resp::V2);
         let as_itself = match asker.identity.login().map(|login| login.principal().clone()) {
-            Some(Principal::User(_)) => self.lease(&key(self.dialing().identities.own())).await,
+            Some(Principal::User(_)) => {
+                self.ask(&key(self.dialing().identities.own()), commands, deadline).await.ok()
+            }
             Some(Principal::Own) | None => None,
         };
-        let mut lease = match as_itself {
-            Some(lease) => lease,
-            None => self.lease(&key(&asker.identity)).await?,
+        let reply = match as_itself {
+            Some(reply) => reply,
+            None => self.ask(&key(&asker.identity), commands, deadline).await.ok()?,
         };
-        let mut control = Control::new(&mut lease.link.stream);
-        let reply = control.call(&[b"COMMAND"], deadline).await.ok()?;
-        drop(control);
-        // COMMAND leaves nothing, and its reply has come.
-        if let Some(lease) = lease.proven() {
-            lease.give_back();
-        }
         Some(if reply.elements().is_some() { Learned::from_reply(&reply) } else { Learned::nothing() })
     }
 }

@@ -1,7 +1,9 @@
 //! MULTI, EXEC, DISCARD and WATCH.
 
 use crate::support::compare::Pair;
-use crate::support::servers::Flavor;
+use crate::support::proxy::Proxy;
+use crate::support::servers::{Flavor, Server};
+use crate::support::wait;
 
 fn both(check: impl Fn(&Pair)) {
     for flavor in Flavor::ALL {
@@ -61,6 +63,32 @@ fn faults_in_transactions() {
             });
         }
     });
+}
+
+/// A command that does not exist leaves nothing, so the client's connection is its own no longer than without that command. respgate asks
+/// the server for its commands although the client has the only lease. A server that denies `COMMAND` refuses the command itself.
+#[test]
+fn a_command_that_does_not_exist_keeps_no_connection() {
+    for (flavor, denied) in Flavor::ALL.into_iter().flat_map(|flavor| [(flavor, false), (flavor, true)]) {
+        let server = Server::start(flavor);
+        if denied {
+            server.run(&["ACL", "SETUSER", "default", "-command"]);
+        }
+        let toml = format!("[upstreams.main]\nurl = \"redis://127.0.0.1:{}\"\nmax-leased = 1\n", server.port);
+        let proxy = Proxy::start_file(1, &toml);
+        let unknown = "-ERR unknown command 'NOSUCH', with args beginning with: \r\n";
+        let mut client = proxy.client();
+        for begin in [["WATCH", "k"].as_slice(), &["MULTI"]] {
+            client.expect(begin, "+OK\r\n");
+            client.expect(&["NOSUCH"], unknown);
+        }
+        client.expect(&["SET", "k", "1"], "+QUEUED\r\n");
+        client.expect(&["EXEC"], "-EXECABORT Transaction discarded because of previous errors.\r\n");
+        client.expect(&["GET", "k"], "$-1\r\n");
+        wait::until("the connection to be given back", || {
+            proxy.metric("respgate_clients_pinned", &["main"]) == 0.0
+        });
+    }
 }
 
 /// Who asked not to see replies does not see that of an EXEC which respgate answers.

@@ -66,6 +66,8 @@ impl Session {
                     self.refuse(NEEDS_OWN);
                     *sent = true;
                 }
+                // The primary has changed meanwhile: the lease asks about the command.
+                Step::Stay(Pause::AsyncOp(AsyncOp::Learn)) => return Poll::Ready(()),
                 Step::Stay(_) if awaited > 0 || self.output.waiting() > 0 => return Poll::Pending,
                 Step::Stay(_) => {}
             }

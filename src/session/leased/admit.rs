@@ -22,8 +22,6 @@ pub(super) enum LeasedRoute {
     Sent,
     /// The server answers it. The table lacks the command; the server has described it.
     Learned(LearnedRoute),
-    /// The server answers it. The table lacks the command, and the server has not described it.
-    Unlearned,
     /// respgate answers it.
     Local(&'static Spec),
     /// respgate answers it with this error line.
@@ -111,9 +109,8 @@ impl Leased {
     /// Denies a request, or admits it by its route.
     fn admit_any(&mut self, session: &mut Session, request: &Request<'_>) -> Step {
         let route = match session.route(request) {
-            RouteDecision::Denied(forbidden) | RouteDecision::DeniedUnlearned(forbidden) => {
-                return self.deny(session, request, forbidden);
-            }
+            RouteDecision::Denied(forbidden) => return self.deny(session, request, forbidden),
+            RouteDecision::Unlearned => return self.learn_first(),
             RouteDecision::UsersUnknown => return self.admit_uncounted(session, request),
             RouteDecision::Rewritten(frame, _) => {
                 return match Request::parse(&frame) {
@@ -133,7 +130,6 @@ impl Leased {
             RouteDecision::Refused(line) => LeasedRoute::Refused(line),
             RouteDecision::Dropped => LeasedRoute::Dropped,
             RouteDecision::Fanned(kind, begins) => LeasedRoute::Fanned(kind, begins),
-            RouteDecision::Unlearned => LeasedRoute::Unlearned,
             RouteDecision::Learned(route) => LeasedRoute::Learned(route),
             RouteDecision::Shared(_)
             | RouteDecision::Read(_)
@@ -181,6 +177,21 @@ impl Leased {
         })
     }
 
+    /// Has the session ask the server for its commands, because the table lacks this one. The request is admitted again afterwards.
+    fn learn_first(&mut self) -> Step {
+        self.when_answered(|leased| {
+            leased.decided_end = Some(LeaseEnd::Learn);
+            Step::Stay(Pause::Replies)
+        })
+    }
+
+    /// Asks the server for its commands. If it cannot be asked, refuses the request at the front of the input.
+    pub(super) async fn learn(&mut self, session: &mut Session) {
+        if !session.learn().await {
+            self.poison_transaction();
+        }
+    }
+
     /// Admits a request by its route.
     fn admit_routed(&mut self, session: &mut Session, request: &Request<'_>, route: LeasedRoute) -> Step {
         note_script(session, request);
@@ -203,10 +214,6 @@ impl Leased {
             // Subscriptions that began on the lease end there.
             LeasedRoute::Fanned(kind, begins) if !self.pins.subscribed() => {
                 self.when_answered(|_| session.change_subscriptions(request, kind, begins))
-            }
-            LeasedRoute::Unlearned => {
-                self.pins.pin_for_unknown(request.name());
-                self.forward(session, request, Effect::None)
             }
             _ if self.pins.subscribed() && session.client.resp == Resp::V2 => {
                 self.admit_subscribed(session, request)

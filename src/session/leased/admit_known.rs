@@ -131,6 +131,7 @@ impl Leased {
         {
             return self.refuse_for_limit(session, &line);
         }
+        let effect = if route.pins { Effect::Unknown } else { Effect::None };
         if route.pins {
             self.pins.pin_for_unknown(request.name());
         }
@@ -140,7 +141,7 @@ impl Leased {
             if_lost: route.if_lost,
             blocking: route.blocking.then(Instant::now),
             forgeable: route.forgeable,
-            ..self.awaited(session, Effect::None)
+            ..self.awaited(session, effect)
         };
         self.send(request, awaited, route.trace);
         if route.forgeable {

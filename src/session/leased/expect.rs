@@ -79,6 +79,8 @@ pub(super) struct Awaited {
 pub(super) enum Effect {
     /// Nothing.
     None,
+    /// Unknown. The session keeps the connection, unless the server did not run the command.
+    Unknown,
     /// Opens a transaction. After an error, no transaction is open.
     Multi,
     /// Ends this transaction. The SELECTs in it take effect.

@@ -60,6 +60,8 @@ enum LeaseEnd {
     Clean,
     /// The session runs this operation beside the lease, and goes on with it.
     Beside(Box<AsyncOp>),
+    /// The session asks the server for its commands, and goes on with the lease.
+    Learn,
     /// HELLO asks for another protocol version, and the connection's state can move to a connection of that
     /// version.
     Version(Hello),
@@ -144,6 +146,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
                     break LeaseEnd::Close(close);
                 }
             }
+            LeaseEnd::Learn => leased.learn(session).await,
             end => break end,
         }
     };
@@ -162,6 +165,7 @@ pub(super) async fn serve(session: &mut Session) -> Result<(), Close> {
         | LeaseEnd::Abandoned
         | LeaseEnd::Version(_)
         | LeaseEnd::Beside(_)
+        | LeaseEnd::Learn
         | LeaseEnd::Lost => {}
         LeaseEnd::Close(close) => return Err(close),
     }

@@ -87,6 +87,8 @@ pub(super) struct Pins {
     pub(super) fieldsets: bool,
     /// The name of the first command that was sent although its effect on the connection is unknown.
     unknown_command: Option<Box<str>>,
+    /// The number of these commands that keep the lease.
+    unknown_commands: usize,
 }
 
 impl Pins {
@@ -147,8 +149,17 @@ impl Pins {
 
     /// Keeps the lease because of a command whose effect on the connection is unknown.
     pub(super) fn pin_for_unknown(&mut self, name: &[u8]) {
+        self.unknown_commands += 1;
         // `name` has 64 printable bytes at most.
         self.unknown_command.get_or_insert_with(|| String::from_utf8_lossy(name).to_ascii_uppercase().into());
+    }
+
+    /// Takes note that the server did not run a command for which [`Self::pin_for_unknown`] was called.
+    pub(super) fn unpin_for_unknown(&mut self) {
+        self.unknown_commands = self.unknown_commands.saturating_sub(1);
+        if self.unknown_commands == 0 {
+            self.unknown_command = None;
+        }
     }
 
     /// Returns true if a command was sent whose effect on the connection is unknown.
@@ -239,6 +250,17 @@ mod tests {
             assert_eq!(pins.would_exceed(1, MAX_NAME_BYTES - 2), begins);
             assert_eq!(pins.would_exceed(MAX_SUBSCRIPTIONS, 0), begins);
         }
+    }
+
+    #[test]
+    fn an_unknown_command_that_did_not_run_pins_no_longer() {
+        let mut pins = Pins::default();
+        pins.pin_for_unknown(b"one");
+        pins.pin_for_unknown(b"two");
+        pins.unpin_for_unknown();
+        assert_eq!(pins.reasons(), [PinReason::UnknownCommand("ONE".into())]);
+        pins.unpin_for_unknown();
+        assert!(!pins.any());
     }
 
     #[test]

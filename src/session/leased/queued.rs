@@ -24,6 +24,7 @@ impl Leased {
             Some(Found::Spec(spec)) => Some(spec),
             _ => None,
         };
+        let mut effect = Effect::None;
         // The command runs at EXEC, on this connection.
         let mut trace = spec.map_or(Trace::Unknown, |spec| spec.trace);
         match spec.map(|spec| spec.verb) {
@@ -121,12 +122,12 @@ impl Leased {
                         b"-ERR respgate: commands about the connection are not possible inside a transaction",
                     );
                 }
-                LeasedRoute::Unlearned => self.pins.pin_for_unknown(request.name()),
                 LeasedRoute::Learned(route) => {
                     trace = route.trace;
                     transaction.scripted |= route.forgeable;
                     if route.pins {
                         self.pins.pin_for_unknown(request.name());
+                        effect = Effect::Unknown;
                     }
                 }
                 LeasedRoute::Sent | LeasedRoute::Fanned(..) => {}
@@ -137,7 +138,7 @@ impl Leased {
             transaction.scripted |= spec.is_some_and(|spec| spec.flags.contains(Flags::SCRIPT));
             transaction.keep(request.raw());
         }
-        let awaited = Awaited { queued: true, ..self.awaited(session, Effect::None) };
+        let awaited = Awaited { queued: true, ..self.awaited(session, effect) };
         self.send(request, awaited, trace);
         Step::Done
     }

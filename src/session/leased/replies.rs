@@ -111,8 +111,10 @@ impl Leased {
                     session.announce_leased(awaited.if_lost);
                     // A reply that is passed on unread confirms nothing. EXEC's reply is an array, as it should
                     // be.
-                    self.state_unknown |=
-                        !matches!(awaited.effect, Effect::None | Effect::Wait | Effect::Exec(_));
+                    self.state_unknown |= !matches!(
+                        awaited.effect,
+                        Effect::None | Effect::Unknown | Effect::Wait | Effect::Exec(_)
+                    );
                     if let Effect::Exec(transaction) = awaited.effect {
                         self.select_after(session, &transaction);
                     }
@@ -294,12 +296,16 @@ impl Leased {
         let confirmed = frame == OK;
         let mute = awaited.mute;
         session.announce_leased(awaited.if_lost);
+        // The server has refused to queue a command, so EXEC runs nothing. Of a later transaction, no reply has come.
+        if failed && awaited.queued && !self.expected.ends_transaction() {
+            self.poison_transaction();
+        }
         match awaited.effect {
-            // The server has refused to queue a command, so EXEC runs nothing. Of a later transaction, no reply has come.
-            Effect::None if failed && awaited.queued && !self.expected.ends_transaction() => {
-                self.poison_transaction();
+            // A module can write such an error itself.
+            Effect::Unknown if failed && !awaited.forgeable && ServerError::of(frame).denies_command() => {
+                self.pins.unpin_for_unknown();
             }
-            Effect::None => {}
+            Effect::None | Effect::Unknown => {}
             Effect::Multi if failed => {
                 self.pins.transaction = None;
                 self.state_unknown = true;

@@ -130,7 +130,7 @@ fn reply(awaited: &Awaited, request: &[u8], sent: bool, over: bool, loss: &LostL
         | Effect::Fieldsets(_)
         | Effect::Monitor
         | Effect::Wait => return AfterLoss::Resend(request.to_vec()),
-        Effect::None | Effect::Pause(_) => {}
+        Effect::None | Effect::Unknown | Effect::Pause(_) => {}
     }
     // It cannot have run: the server only queued it, or never got it whole.
     if awaited.queued || !sent {

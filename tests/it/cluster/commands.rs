@@ -20,6 +20,7 @@ fn clients_see_one_server(flavor: Flavor) {
     let cluster = Cluster::three(flavor);
     let mut proxy = Proxy::start_with(&cluster.url(), 2, &[]);
     proxy.allow_log("\"WARN\"");
+    a_command_that_does_not_exist_leaves_nothing(&proxy);
     every_group_of_commands(&proxy);
     pipelines_are_answered_in_order(&proxy);
     transactions_run_at_the_node_of_their_keys(&proxy);
@@ -137,6 +138,20 @@ fn transactions_run_at_the_node_of_their_keys(proxy: &Proxy) {
     client.expect(&["MULTI"], "+OK\r\n");
     client.expect(&["RESET"], "+RESET\r\n");
     client.expect(&["EXEC"], "-ERR EXEC without MULTI\r\n");
+}
+
+/// The first client of a worker to send an unlisted command is the one for which respgate asks the server about it.
+fn a_command_that_does_not_exist_leaves_nothing(proxy: &Proxy) {
+    for key in keys("unknown") {
+        let mut client = proxy.client();
+        client.expect(&["MULTI"], "+OK\r\n");
+        client.expect(&["NOSUCH"], "-ERR unknown command 'NOSUCH', with args beginning with: \r\n");
+        client.expect(&["SET", &key, "1"], "+QUEUED\r\n");
+        client.expect(&["EXEC"], ABORTED);
+        for key in keys("unknown") {
+            client.expect(&["EVAL", "return KEYS[1]", "1", &key], &format!("${}\r\n{key}\r\n", key.len()));
+        }
+    }
 }
 
 fn watched_keys(proxy: &Proxy) {
