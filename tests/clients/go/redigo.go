@@ -2,6 +2,7 @@
 package main
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -161,7 +162,7 @@ func blocking(pool *redis.Pool, c redis.Conn) {
 	say("push", do(c, "RPUSH", "queue", "job"))
 	say("blocking pop", <-popped)
 	say("blocking pop that finds nothing", do(c, "BLPOP", "queue", 0.05))
-	say("move", do(c, "RPUSH", "queue", "a"), do(c, "BLMOVE", "queue", "other", "LEFT", "RIGHT", 5), do(c, "LRANGE", "other", 0, -1))
+	say("move", do(c, "RPUSH", "queue", "a"), do(c, "BLMOVE", "queue", "{queue}other", "LEFT", "RIGHT", 5), do(c, "LRANGE", "{queue}other", 0, -1))
 	say("pop of a scored member", do(c, "ZADD", "scored", 1, "m"), do(c, "BZPOPMIN", "scored", 5))
 	say("unblocked by a stream", do(c, "XADD", "log", "1-0", "f", "v"), do(c, "XREAD", "BLOCK", 5000, "STREAMS", "log", 0))
 }
@@ -274,7 +275,7 @@ func crowd() {
 }
 
 func databases() {
-	c, err := redis.DialURL("redis://" + address() + "/5")
+	c, err := redis.DialURL(fmt.Sprintf("redis://%s/%d", address(), database(5)))
 	must(err)
 	defer c.Close()
 	say("database 5", do(c, "SET", "here", 1), do(c, "DBSIZE"))

@@ -25,6 +25,15 @@ func say(label string, values ...interface{}) {
 	fmt.Println(label, strings.Join(texts, " "))
 }
 
+// database returns the number of the database to use. Older servers have one database in a cluster, which the program then uses in
+// place of each other one.
+func database(number int) int {
+	if os.Getenv("ONE_DATABASE") != "" {
+		return 0
+	}
+	return number
+}
+
 // shown formats a value as text, with the keys of maps in one order.
 func shown(value interface{}) string {
 	switch value := value.(type) {

@@ -3,7 +3,8 @@ import { address, deadline, print } from "./connect.mjs";
 
 deadline(90);
 
-const connection = { ...address, maxRetriesPerRequest: null };
+// In a cluster, the keys of a queue must be in one slot.
+const options = { connection: { ...address, maxRetriesPerRequest: null }, prefix: "{bull}" };
 const attempts = new Map();
 
 // Every third job fails once and is retried; every tenth fails for good.
@@ -17,8 +18,8 @@ async function process(job) {
 }
 
 const JOBS = 30;
-const queue = new Queue("work", { connection });
-const events = new QueueEvents("work", { connection });
+const queue = new Queue("work", options);
+const events = new QueueEvents("work", options);
 await events.waitUntilReady();
 
 const completed = new Map();
@@ -29,12 +30,12 @@ const done = new Promise((resolve) => {
   events.on("failed", ({ jobId, failedReason }) => check(failed.set(jobId, failedReason)));
 });
 
-const options = { attempts: 2, backoff: { type: "fixed", delay: 20 } };
+const retried = { attempts: 2, backoff: { type: "fixed", delay: 20 } };
 const numbers = Array.from({ length: JOBS }, (_, n) => n);
-await queue.addBulk(numbers.map((n) => ({ name: `job ${n}`, data: { n }, opts: { ...options, jobId: `id-${n}` } })));
+await queue.addBulk(numbers.map((n) => ({ name: `job ${n}`, data: { n }, opts: { ...retried, jobId: `id-${n}` } })));
 print("waiting", await queue.getJobCounts("waiting"));
 
-const worker = new Worker("work", process, { connection, concurrency: 4 });
+const worker = new Worker("work", process, { ...options, concurrency: 4 });
 await done;
 
 const sorted = (map) => [...map].sort(([a], [b]) => Number(a.slice(3)) - Number(b.slice(3)));
@@ -45,7 +46,7 @@ print("attempts", numbers.map((n) => attempts.get(`job ${n}`)));
 const delayed = await queue.add("later", { n: 1 }, { delay: 100 });
 print("delayed", await delayed.waitUntilFinished(events, 20_000));
 
-const flow = new FlowProducer({ connection });
+const flow = new FlowProducer(options);
 const tree = await flow.add({
   name: "parent", queueName: "work", data: { n: 100 },
   children: [1, 2, 4].map((n) => ({ name: `child ${n}`, queueName: "work", data: { n } })),

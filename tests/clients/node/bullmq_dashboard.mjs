@@ -6,7 +6,8 @@ deadline(90);
 
 const ports = process.argv.slice(2, -2).map(Number);
 const ways = [address, ...ports.map((port) => ({ ...address, port }))];
-const options = (way) => ({ connection: { ...way, maxRetriesPerRequest: null } });
+// In a cluster, the keys of a queue must be in one slot.
+const options = (way) => ({ connection: { ...way, maxRetriesPerRequest: null }, prefix: "{bull}" });
 
 // A worker and a listener for events on each way, and a queue that asks on each way.
 const workers = ways.map((way, n) => new Worker("dashboard", async () => n, { ...options(way), name: `worker-${n}` }));

@@ -9,6 +9,9 @@ const tls = TLS_CA && { ca: readFileSync(TLS_CA), cert: readFileSync(TLS_CERT), 
 
 export const address = { host, port: Number(port), ...(tls && { tls }) };
 
+// Older servers have one database in a cluster. The program then uses it in place of each other one.
+export const database = (number) => ("ONE_DATABASE" in process.env ? 0 : number);
+
 // One line of the transcript. Buffers, maps and undefined are printed alike on every run.
 export function print(label, value) {
   const plain = (_key, item) => {

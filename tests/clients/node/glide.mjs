@@ -1,6 +1,6 @@
 // valkey-glide: what an application does in a day, in RESP2 and RESP3.
 import { Batch, GlideClient, Logger, ProtocolVersion, Script } from "@valkey/valkey-glide";
-import { address, deadline, failure, print } from "./connect.mjs";
+import { address, database, deadline, failure, print } from "./connect.mjs";
 
 deadline(90);
 // Its log goes to standard output, as the transcript does.
@@ -18,7 +18,7 @@ async function basics(c) {
   print("hash", [await c.hset("h", { a: "1", b: "2" }), await c.hget("h", "b"), await c.hincrBy("h", "a", 5)]);
   print("scores", [await c.zadd("z", { a: 1, b: 2.5 }), await c.zscore("z", "b")]);
   print("large", [await c.set("large", "x".repeat(3_000_000)), (await c.get("large")).length]);
-  print("database", [await c.select(5), await c.set("here", "1"), await c.dbsize(), await c.select(0), await c.exists(["here"])]);
+  print("database", [await c.select(database(5)), await c.set("here", "1"), await c.dbsize(), await c.select(0), await c.exists(["here"])]);
   const replies = await Promise.all(Array.from({ length: 900 }, () => c.incr("counter")));
   print("many at once", new Set(replies).size);
 }

@@ -1,5 +1,5 @@
 import Redis from "ioredis";
-import { address, deadline, failure, print } from "./connect.mjs";
+import { address, database, deadline, failure, print } from "./connect.mjs";
 
 deadline(60);
 
@@ -54,7 +54,7 @@ async function work(options) {
   for await (const page of redis.scanStream({ match: "*", count: 2 })) keys.push(...page);
   print("scan", [...new Set(keys)].sort());
 
-  await redis.select(3);
+  await redis.select(database(3));
   print("other database", [await redis.get("k"), await redis.set("k", "in 3")]);
   await redis.select(0);
   print("first database", await redis.get("k"));
@@ -62,7 +62,7 @@ async function work(options) {
   await Promise.all([redis.quit(), other.quit(), subscriber.quit()]);
 }
 
-for (const options of [{}, { db: 2 }, { enableAutoPipelining: true }]) {
+for (const options of [{}, { db: database(2) }, { enableAutoPipelining: true }]) {
   print("options", options);
   await work(options);
 }

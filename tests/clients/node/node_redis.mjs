@@ -1,5 +1,5 @@
 import { createClient } from "redis";
-import { address, deadline, failure, print } from "./connect.mjs";
+import { address, database, deadline, failure, print } from "./connect.mjs";
 
 deadline(60);
 
@@ -51,7 +51,7 @@ async function work(RESP) {
   for await (const page of client.scanIterator({ COUNT: 2 })) keys.push(...page);
   print("scan", [...new Set(keys)].sort());
 
-  await client.select(4);
+  await client.select(database(4));
   print("other database", [await client.get("k"), await client.dbSize()]);
   print("flush", await client.flushAll());
   for (const each of [client, other, subscriber]) await each.close();
@@ -59,7 +59,11 @@ async function work(RESP) {
 
 // Client-side caching needs RESP3: another client's write must reach the cache as a push.
 async function tracking() {
-  const cached = createClient({ socket: address, RESP: 3, clientSideCache: { ttl: 0, maxEntries: 100 } });
+  const cached = createClient({
+    socket: { ...address, reconnectStrategy: false },
+    RESP: 3,
+    clientSideCache: { ttl: 0, maxEntries: 100 },
+  });
   cached.on("error", (error) => print("client error", error));
   await cached.connect();
   const other = await createClient({ socket: address }).connect();
@@ -80,4 +84,4 @@ for (const version of [2, 3]) {
   print("RESP", version);
   await work(version);
 }
-await tracking();
+await tracking().catch((error) => print("tracking", error));

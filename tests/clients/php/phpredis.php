@@ -29,7 +29,7 @@ function basics(Redis $r): void
     say('prefix', $r->set('p', 1), $r->get('p'), $r->keys('*'));
     $r->setOption(Redis::OPT_PREFIX, '');
     say('info', $r->info('replication')['role']);
-    say('database 5', $r->select(5), $r->set('here', 1), $r->dbSize());
+    say('database 5', $r->select(database(5)), $r->set('here', 1), $r->dbSize());
     say('database 0', $r->select(0), $r->exists('here'));
     say('no such database', attempt(fn () => $r->select(99)), $r->getLastError());
     $r->clearLastError();
@@ -61,7 +61,7 @@ function transactions(Redis $r): void
     say('discarded', $r->multi()->set('a', 7)->discard(), $r->get('a'));
     $other = connect();
     say('watch', $r->watch('a'), $other->set('a', 'changed'), $r->multi()->set('a', 'mine')->exec(), $r->get('a'));
-    say('watch without a conflict', $r->watch(['a', 'b']), $r->multi()->set('a', 'mine')->exec(), $r->get('a'));
+    say('watch without a conflict', $r->watch(['a', '{a}b']), $r->multi()->set('a', 'mine')->exec(), $r->get('a'));
     say('unwatched', $r->watch('a'), $other->set('a', 'changed'), $r->unwatch(), $r->multi()->get('a')->exec());
     $other->close();
 }
@@ -89,11 +89,11 @@ function scripts(Redis $r): void
 function blocking(Redis $r): void
 {
     $waiter = popen(PHP_BINARY . ' ' . escapeshellarg(__DIR__ . '/push_when_awaited.php') . ' ' . HOST . ' ' . PORT, 'r');
-    say('blocking pop', $r->blPop(['queue', 'queue2'], 20));
+    say('blocking pop', $r->blPop(['queue', '{queue}2'], 20));
     stream_get_contents($waiter);
     say('pusher', pclose($waiter));
     say('blocking pop that finds nothing', $r->blPop('queue', 1));
-    say('move', $r->rPush('queue', 'a', 'b'), $r->bRPopLPush('queue', 'other', 5), $r->lRange('other', 0, -1));
+    say('move', $r->rPush('queue', 'a', 'b'), $r->bRPopLPush('queue', '{queue}other', 5), $r->lRange('{queue}other', 0, -1));
     say('pop of a scored member', $r->zAdd('scored', 1, 'm'), $r->bzPopMin('scored', 5));
     say('stream', $r->xAdd('log', '1-0', ['f' => 'v']), $r->xRead(['log' => '0'], 10, 5000));
     say('group', $r->xGroup('CREATE', 'log', 'g', '0'), $r->xReadGroup('g', 'one', ['log' => '>'], 1), $r->xAck('log', 'g', ['1-0']));
@@ -150,7 +150,7 @@ function persistent(): void
     say('persistent', $first->set('k', 'v'), $first->client('setname', 'kept'));
     unset($first);
     $second = connect(true);
-    say('from the pool', $second->get('k'), $second->client('getname'), $second->select(3), $second->set('k', 3));
+    say('from the pool', $second->get('k'), $second->client('getname'), $second->select(database(3)), $second->set('k', 3));
     unset($second);
     $third = connect(true);
     say('database of a pooled connection', $third->get('k'), $third->select(0));

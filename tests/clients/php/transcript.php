@@ -35,6 +35,12 @@ function shown(mixed $value): string
     return json_encode($value, JSON_PRESERVE_ZERO_FRACTION);
 }
 
+/** Returns the number of the database to use. Older servers have one database in a cluster, used in place of each other one. */
+function database(int $number): int
+{
+    return getenv('ONE_DATABASE') === false ? $number : 0;
+}
+
 /** Returns what the call returns, or the exception that it throws. */
 function attempt(callable $call): mixed
 {

@@ -4,9 +4,14 @@ import os
 
 from celery import Celery
 
-app = Celery("tests", broker=os.environ["CELERY_URL"] + "/0", backend=os.environ["CELERY_URL"] + "/1")
+# Older servers have one database in a cluster.
+results = 0 if "ONE_DATABASE" in os.environ else 1
+app = Celery("tests", broker=os.environ["CELERY_URL"] + "/0", backend=os.environ["CELERY_URL"] + f"/{results}")
 app.conf.update(
     task_acks_late=True,
+    # In a cluster, keys that are used together must be in one slot.
+    broker_transport_options={"global_keyprefix": "{celery}"},
+    result_backend_transport_options={"global_keyprefix": "{celery}"},
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
 )

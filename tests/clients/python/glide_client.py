@@ -12,7 +12,7 @@ from glide import (
     StreamAddOptions,
 )
 
-from transcript import HOST, PORT, say
+from transcript import HOST, PORT, database, say
 
 LISTENING = GlideClientConfiguration.PubSubSubscriptions(
     {GlideClientConfiguration.PubSubChannelModes.Exact: {"news"}}, None, None
@@ -46,7 +46,7 @@ async def basics(c):
     binary = bytes(range(256)) * 40
     say("binary", [await c.set(binary, binary), await c.get(binary) == binary])
     say("large", [await c.set("large", "x" * 3_000_000), len(await c.get("large"))])
-    say("database", [await c.select(5), await c.set("here", "1"), await c.dbsize(), await c.select(0), await c.exists(["here"])])
+    say("database", [await c.select(database(5)), await c.set("here", "1"), await c.dbsize(), await c.select(0), await c.exists(["here"])])
     replies = await asyncio.gather(*(c.incr("counter") for _ in range(900)))
     say("many at once", sorted(replies) == list(range(1, 901)))
 

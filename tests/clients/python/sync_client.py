@@ -6,7 +6,7 @@ import redis
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 
-from transcript import HOST, PORT, TLS, failure, say
+from transcript import HOST, PORT, TLS, database, failure, say
 
 
 def connect(protocol, **options):
@@ -105,7 +105,7 @@ def blocking(r):
     timer.join()
     say("blpop timeout", r.blpop("queue", timeout=0.1))
     r.rpush("queue", "a", "b")
-    say("blmove", [r.blmove("queue", "other", 5), r.lrange("other", 0, -1)])
+    say("blmove", [r.blmove("queue", "{queue}other", 5), r.lrange("{queue}other", 0, -1)])
     r.zadd("scored", {"m": 1})
     say("bzpopmin", r.bzpopmin("scored", timeout=5))
 
@@ -171,7 +171,7 @@ def streams(r):
 
 
 def databases(protocol):
-    r = connect(protocol, db=5)
+    r = connect(protocol, db=database(5))
     say("database 5", [r.set("here", 1), r.dbsize()])
     say("database 0", connect(protocol).exists("here"))
 
@@ -201,4 +201,7 @@ for protocol in (2, 3):
         client.flushall()
     databases(protocol)
     client.flushall()
-caching()
+try:
+    caching()
+except redis.RedisError as error:
+    say("caching", error)

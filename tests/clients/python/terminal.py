@@ -9,6 +9,7 @@ import sys
 import time
 
 HOST, PORT = sys.argv[-2:]
+DATABASE = "0" if "ONE_DATABASE" in os.environ else "3"
 PROGRAM = sys.argv[-3]
 # Colours, cursor movements and the hints that are drawn while typing.
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\r|Reading messages\.\.\.[^)]*\)\n?")
@@ -80,11 +81,11 @@ def session(*arguments):
         "LPUSH greeting x",
         "MULTI",
         "INCR n",
-        "GET greeting",
+        "GET n",
         "EXEC",
         "MULTI",
         "DISCARD",
-        "SELECT 3",
+        f"SELECT {DATABASE}",
         "GET greeting",
         "SELECT 0",
         "BLPOP empty 0.1",

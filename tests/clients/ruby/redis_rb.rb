@@ -84,11 +84,11 @@ def scripts(r)
 end
 
 def blocking(r)
-  waiter = Thread.new { connect.blpop("queue", "queue2", timeout: 20) }
+  waiter = Thread.new { connect.blpop("queue", "{queue}2", timeout: 20) }
   say "push", r.rpush("queue", "job")
   say "blocking pop", waiter.value
   say "blocking pop that finds nothing", r.blpop("queue", timeout: 0.1)
-  say "move", r.rpush("queue", %w[a b]), r.blmove("queue", "other", "LEFT", "RIGHT", timeout: 5), r.lrange("other", 0, -1)
+  say "move", r.rpush("queue", %w[a b]), r.blmove("queue", "{queue}other", "LEFT", "RIGHT", timeout: 5), r.lrange("{queue}other", 0, -1)
   say "pop of a scored member", r.zadd("scored", 1, "m"), r.bzpopmin("scored", timeout: 5)
   say "stream", r.xadd("log", { "f" => "v" }, id: "1-0"), r.xread("log", "0", block: 5000)
   say "group", r.xgroup(:create, "log", "g", "0"), r.xreadgroup("g", "one", "log", ">"), r.xack("log", "g", "1-0")
@@ -156,7 +156,7 @@ def crowd
 end
 
 def databases
-  r = connect(db: 5)
+  r = connect(db: database(5))
   say "database 5", r.set("here", 1), r.dbsize
   say "database 0", r.select(0), r.exists?("here")
   say "no such database", attempt { r.select(99) }

@@ -24,6 +24,11 @@ def connect(**options)
   Redis.new(host: HOST, port: PORT, timeout: 30, reconnect_attempts: 0, **options)
 end
 
+# Returns the number of the database to use. Older servers have one database in a cluster, used in place of each other one.
+def database(number)
+  ENV.key?("ONE_DATABASE") ? 0 : number
+end
+
 # Prints one line of the transcript.
 def say(label, *values)
   puts "#{label} #{values.map { |value| shown(value) }.join(" ")}"
