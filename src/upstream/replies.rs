@@ -71,6 +71,8 @@ struct HoleIn {
     /// When the command was first redirected.
     since: Instant,
     tries: Cell<Tries>,
+    /// The number of holes that the client's replies had before.
+    number: u64,
 }
 
 /// How often a command was redirected, and how often it had to wait.
@@ -107,6 +109,8 @@ pub struct Replies {
     collects: bool,
     /// The replies to redirected commands that have not come, in order, each with what came after it.
     holes: RefCell<VecDeque<Hole>>,
+    /// The number of holes that the replies of the client have had.
+    holes_opened: Cell<u64>,
     /// True if bytes go straight to the client: these are no segment, and have no hole.
     direct: Cell<bool>,
     sizes: ReplySizes,
@@ -142,6 +146,7 @@ impl Replies {
             behind: None,
             collects: false,
             holes: RefCell::default(),
+            holes_opened: Cell::default(),
             direct: Cell::new(true),
             sizes: ReplySizes::new(limit),
             limit: Cell::new(limit),

@@ -5,6 +5,7 @@
 //! `step` decides how a command goes on, and `waiting` keeps those that cannot be sent yet.
 
 mod step;
+mod under_way;
 mod waiting;
 
 use std::cell::{OnceCell, RefCell};
@@ -15,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use self::step::{NextStep, TooManyRedirects};
+use self::under_way::UnderWay;
 use self::waiting::{Fate, WaitingCommand, WaitingCommands};
 use super::config::LiveConfig;
 use super::connection::open::ConnectionKey;
@@ -67,6 +69,7 @@ pub(in crate::upstream) struct Redirects {
     hints: mpsc::Sender<Hint>,
     lanes: OnceCell<Weak<dyn SlotLanes>>,
     waiting: RefCell<WaitingCommands>,
+    under_way: RefCell<UnderWay>,
     news: Notify,
 }
 
@@ -77,8 +80,8 @@ impl Redirects {
         counters: Rc<Counters>,
         hints: mpsc::Sender<Hint>,
     ) -> Rc<Self> {
-        let (lanes, waiting, news) = Default::default();
-        Rc::new(Self { config, counters, hints, lanes, waiting, news })
+        let (lanes, waiting, under_way, news) = Default::default();
+        Rc::new(Self { config, counters, hints, lanes, waiting, under_way, news })
     }
 
     /// Sends redirected commands by these lanes.
@@ -131,6 +134,7 @@ impl Redirects {
             deadline: since + self.config.get().hold_timeout,
             why,
         };
+        self.under_way.borrow_mut().remove(command.series(), &command.request.replies);
         let sent = match command.ready <= now && !self.waiting.borrow().is_behind(&command) {
             true => self.send(command, now),
             false => Fate::Waits(command),
@@ -158,7 +162,7 @@ impl Redirects {
         let now = Instant::now();
         for request in behind {
             let since = request.replies.tries().map_or(now, |(_, since)| since);
-            self.wait(WaitingCommand {
+            let command = WaitingCommand {
                 key: lane.key().clone(),
                 slot: slot_of(&request.bytes),
                 to: None,
@@ -169,7 +173,9 @@ impl Redirects {
                 deadline: since + self.config.get().hold_timeout,
                 why: (*b"the connection to it was lost").into(),
                 request,
-            });
+            };
+            self.under_way.borrow_mut().remove(command.series(), &command.request.replies);
+            self.wait(command);
         }
         self.note_news();
     }
@@ -182,8 +188,11 @@ impl Redirects {
             return Fate::Gone;
         }
         let Some(lanes) = self.lanes.get().and_then(Weak::upgrade) else { return Fate::Gone };
-        match destination(&*lanes, &command, now) {
+        let series = command.series();
+        let free = |(lane, _): &(Rc<Lane>, bool)| !self.under_way.borrow().is_elsewhere(series, lane);
+        match destination(&*lanes, &command, now).filter(free) {
             Some((lane, asks)) => {
+                self.under_way.borrow_mut().add(series, &command.request.replies, &lane);
                 lane.push_redirected(command.request, asks);
                 Fate::Gone
             }

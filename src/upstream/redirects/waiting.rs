@@ -62,10 +62,10 @@ pub(in crate::upstream) struct WaitingCommands {
 }
 
 /// Commands of which one must not overtake the other: those of one client for one slot.
-type Series = (*const Replies, Option<Slot>);
+pub(super) type Series = (*const Replies, Option<Slot>);
 
 impl WaitingCommand {
-    fn series(&self) -> Series {
+    pub(super) fn series(&self) -> Series {
         (self.request.replies.owner(), self.slot)
     }
 
@@ -75,7 +75,7 @@ impl WaitingCommand {
 }
 
 impl WaitingCommands {
-    /// Adds a command. Returns it if `limit` bytes or [`MAX_WAITING`] commands wait already.
+    /// Adds a command. One that comes back goes in front of the later ones of its series. Returns it if `limit` bytes or [`MAX_WAITING`] commands wait already.
     pub(in crate::upstream) fn add(
         &mut self,
         command: WaitingCommand,
@@ -88,7 +88,12 @@ impl WaitingCommands {
         let mut charge = Charge::new(command.request.replies.account());
         charge.set(size);
         self.bytes += size;
-        self.entries.push(Entry { command, _charge: charge });
+        let (series, number) = (command.series(), command.request.replies.hole_number());
+        let is_later = |entry: &Entry| {
+            entry.command.series() == series && entry.command.request.replies.hole_number() > number
+        };
+        let at = self.entries.iter().position(is_later).unwrap_or(self.entries.len());
+        self.entries.insert(at, Entry { command, _charge: charge });
         Ok(())
     }
 

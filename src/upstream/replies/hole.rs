@@ -59,7 +59,9 @@ impl Replies {
 
     fn open_hole(self: &Rc<Self>, client: &Rc<Self>) -> Rc<Self> {
         let within = Rc::downgrade(self);
-        let hole = HoleIn { within, since: Instant::now(), tries: Cell::default() };
+        let number = client.holes_opened.get();
+        client.holes_opened.set(number + 1);
+        let hole = HoleIn { within, since: Instant::now(), tries: Cell::default(), number };
         let replies = Self::segment_with(client, Some(hole));
         // The reply is due here already, and these replies go on to count it.
         replies.due.set(1);
@@ -84,6 +86,12 @@ impl Replies {
     pub fn tries(&self) -> Option<(Tries, Instant)> {
         let hole = self.behind.as_ref()?.hole.as_ref()?;
         Some((hole.tries.get(), hole.since))
+    }
+
+    /// Returns the place of the redirected command of these replies among those of its client: of two commands for one slot, the later
+    /// one has the higher number.
+    pub fn hole_number(&self) -> Option<u64> {
+        self.behind.as_ref()?.hole.as_ref().map(|hole| hole.number)
     }
 
     /// Sets how often the redirected command of these replies was redirected and had to wait.

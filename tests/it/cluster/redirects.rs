@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::status::document;
 use crate::support::client::{Client, encode};
 use crate::support::cluster::{Cluster, ClusterPlan, key_of};
 use crate::support::proxy::Proxy;
@@ -89,29 +92,40 @@ fn commands_with_keys_on_both_nodes_wait(flavor: Flavor) {
 /// Clients that increment keys of their own, and check every reply.
 struct Writers {
     ends: AtomicBool,
-    written: AtomicU64,
+    /// The number of answered increments of each client.
+    written: [AtomicU64; WRITERS],
+}
+
+/// Ends the writers, also when a test fails meanwhile.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Writers {
     /// Lets clients write while `meddle` runs, and for a while before and after.
     fn around(proxy: &Proxy, slots: &[u16], meddle: impl FnOnce(&Self)) {
-        let writers = Self { ends: AtomicBool::new(false), written: AtomicU64::new(0) };
+        let writers = Self { ends: AtomicBool::new(false), written: Default::default() };
         let totals: Vec<(String, u64)> = thread::scope(|scope| {
             let running: Vec<_> = (0..WRITERS)
                 .map(|number| {
                     let keys: Vec<String> =
                         slots.iter().map(|slot| key_of(&format!("w{number}"), *slot)).collect();
                     let (client, writers) = (proxy.client(), &writers);
-                    scope.spawn(move || writers.write(client, keys))
+                    scope.spawn(move || writers.write(number, client, keys))
                 })
                 .collect();
+            let end = End(&writers.ends);
             writers.pass(2000);
             meddle(&writers);
             writers.pass(2000);
-            writers.ends.store(true, Ordering::Relaxed);
+            drop(end);
             running.into_iter().flat_map(|writer| writer.join().expect("a writer")).collect()
         });
-        eprintln!("{} increments", writers.written.load(Ordering::Relaxed));
+        eprintln!("{} increments", writers.total());
         let mut client = proxy.client();
         for (key, total) in totals {
             let total = total.to_string();
@@ -121,16 +135,30 @@ impl Writers {
         assert_eq!(proxy.metric("respgate_outcome_unknown_total", &[]), 0.0);
     }
 
+    fn total(&self) -> u64 {
+        self.written.iter().map(|written| written.load(Ordering::Relaxed)).sum()
+    }
+
     /// Waits until `count` more increments were answered.
     fn pass(&self, count: u64) {
-        let before = self.written.load(Ordering::Relaxed);
+        let before = self.total();
         wait::until_some("increments to be answered", Duration::from_secs(60), || {
-            (self.written.load(Ordering::Relaxed) >= before + count).then_some(())
+            (self.total() >= before + count).then_some(())
         });
     }
 
+    /// Waits until everything that is under way now was answered.
+    fn settle(&self) {
+        for written in &self.written {
+            let before = written.load(Ordering::Relaxed);
+            wait::until_some("each client's increments to be answered", Duration::from_secs(60), || {
+                (written.load(Ordering::Relaxed) >= before + 2 * PIPELINED as u64).then_some(())
+            });
+        }
+    }
+
     /// Increments the keys in turn. Every reply must be the next number of its key. Returns the last numbers.
-    fn write(&self, mut client: Client, keys: Vec<String>) -> Vec<(String, u64)> {
+    fn write(&self, number: usize, mut client: Client, keys: Vec<String>) -> Vec<(String, u64)> {
         let mut totals: Vec<(String, u64)> = keys.into_iter().map(|key| (key, 0)).collect();
         let (count, mut next) = (totals.len(), 0);
         while !self.ends.load(Ordering::Relaxed) {
@@ -138,12 +166,16 @@ impl Writers {
             let pipeline: Vec<u8> =
                 places.iter().flat_map(|place| encode(&["INCR", &totals[*place].0])).collect();
             client.send(&pipeline);
-            for place in places {
+            let next_of = |place: usize| {
                 totals[place].1 += 1;
-                client.expect_reply(&format!(":{}\r\n", totals[place].1));
-            }
+                format!(":{}\r\n", totals[place].1)
+            };
+            let expected: Vec<String> = places.into_iter().map(next_of).collect();
+            let replies: Vec<String> =
+                expected.iter().map(|_| String::from_utf8_lossy(&client.reply()).into_owned()).collect();
+            assert_eq!(replies, expected);
             next += PIPELINED;
-            self.written.fetch_add(PIPELINED as u64, Ordering::Relaxed);
+            self.written[number].fetch_add(PIPELINED as u64, Ordering::Relaxed);
         }
         totals
     }
@@ -223,6 +255,17 @@ fn a_node_comes_and_goes_while_clients_write(flavor: Flavor) {
                 cluster.move_slot(slot, 0);
                 writers.pass(200);
             }
+            // An operator stops a node once nobody needs it.
+            cluster.wait_until_agreed();
+            let address = cluster.server(node).address().to_string();
+            wait::until("respgate to see the node without slots", || {
+                let status = document(&proxy, "/status");
+                let shards =
+                    status["upstreams"][0]["cluster"]["shards"].as_array().cloned().unwrap_or_default();
+                let of_node = |shard: &&Value| shard["primary"]["address"] == address.as_str();
+                shards.iter().filter(of_node).all(|shard| shard["slots"] == 0)
+            });
+            writers.settle();
             cluster.remove_node(node);
             writers.pass(500);
         }

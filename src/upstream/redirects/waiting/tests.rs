@@ -1,7 +1,7 @@
-//! Commands wait for any time, and are sent or not at any look: those of one client for one slot keep their order, and nothing stays
-//! charged.
+//! Commands wait for any time, are sent or not at any look, and may come back: those of one client for one slot keep their order, and
+//! nothing stays charged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -24,6 +24,8 @@ enum Event {
     Refuse { client: usize, slot: u16, pause: u64 },
     /// Time passes, and the commands that may be sent are looked at. Each bit says whether the next of them has a node.
     Look { passes: u64, takes: u32 },
+    /// A node has not run a command either that was sent to it: the oldest or the newest one.
+    Return { oldest: bool },
     /// A client leaves.
     Leave { client: usize },
 }
@@ -33,6 +35,7 @@ fn events() -> impl Strategy<Value = Event> {
         4 => (0..CLIENTS, 0..2_u16, 0..50_u64)
             .prop_map(|(client, slot, pause)| Event::Refuse { client, slot, pause }),
         4 => (0..60_u64, any::<u32>()).prop_map(|(passes, takes)| Event::Look { passes, takes }),
+        3 => any::<bool>().prop_map(|oldest| Event::Return { oldest }),
         1 => (0..CLIENTS).prop_map(|client| Event::Leave { client }),
     ]
 }
@@ -74,6 +77,10 @@ fn command(
     }
 }
 
+fn number_of(command: &WaitingCommand) -> usize {
+    std::str::from_utf8(&command.request.bytes).unwrap().parse().unwrap()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
@@ -83,13 +90,14 @@ proptest! {
                 .map(|_| Replies::new(buffers.clone(), Account::new(buffers.share()), 1 << 20))
                 .collect();
             let (mut waiting, mut now) = (WaitingCommands::default(), Instant::now());
-            let mut due: HashMap<Series, Vec<usize>> = HashMap::new();
+            let mut due: HashMap<Series, BTreeSet<usize>> = HashMap::new();
+            let mut sent: Vec<WaitingCommand> = Vec::new();
             for (number, event) in events.into_iter().enumerate() {
                 match event {
                     Event::Refuse { client, slot, pause } => {
                         let ready = now + Duration::from_millis(pause);
                         let command = command(&clients[client], &key, number, slot, ready);
-                        due.entry(command.series()).or_default().push(number);
+                        due.entry(command.series()).or_default().insert(number);
                         assert!(waiting.add(command, LIMIT).is_ok());
                     }
                     Event::Look { passes, mut takes } => {
@@ -100,15 +108,28 @@ proptest! {
                             if takes & 1 == 0 {
                                 return Fate::Waits(command);
                             }
-                            let number: usize = std::str::from_utf8(&command.request.bytes).unwrap().parse().unwrap();
-                            assert_eq!(due.get_mut(&command.series()).unwrap().remove(0), number);
-                            command.request.fail(b"+\r\n");
+                            assert_eq!(due.get_mut(&command.series()).unwrap().pop_first(), Some(number_of(&command)));
+                            takes = takes.rotate_right(1);
+                            if takes & 1 == 0 {
+                                command.request.fail(b"+\r\n");
+                            } else {
+                                sent.push(command);
+                            }
                             Fate::Gone
                         });
+                    }
+                    Event::Return { oldest } => {
+                        let at = if oldest { 0 } else { sent.len().saturating_sub(1) };
+                        if at < sent.len() {
+                            let command = sent.remove(at);
+                            due.entry(command.series()).or_default().insert(number_of(&command));
+                            assert!(waiting.add(command, LIMIT).is_ok());
+                        }
                     }
                     Event::Leave { client } => clients[client].close(),
                 }
             }
+            sent.drain(..).for_each(|command| command.request.fail(b"+\r\n"));
             waiting.review(now + Duration::from_secs(1), |command| {
                 command.request.fail(b"+\r\n");
                 Fate::Gone
