@@ -72,6 +72,8 @@ pub(super) struct ClusterMachine {
     interval: Duration,
     asked: AskedNodes,
     views: ClusterViews,
+    /// True if a view has changed since all were combined.
+    is_stale: bool,
     claims: EffectiveClaims,
     numbering: ShardNumbering,
     shards: BTreeMap<ShardNumber, FollowedShard>,
@@ -99,6 +101,7 @@ impl ClusterMachine {
             interval,
             asked: AskedNodes::new(config.seeds.clone(), config.poll_interval),
             views: ClusterViews::default(),
+            is_stale: false,
             claims: EffectiveClaims::new(),
             numbering: ShardNumbering::default(),
             shards: BTreeMap::new(),
@@ -136,17 +139,26 @@ impl ClusterMachine {
         }
     }
 
-    /// Handles an event and returns the actions that follow from it.
-    pub(super) fn handle(&mut self, event: ClusterEvent, now: Instant) -> Vec<ClusterAction> {
+    /// Handles events and returns the actions that follow from all of them. The answers to one round of questions arrive together, and
+    /// what follows from them takes time with every node.
+    pub(super) fn handle(
+        &mut self,
+        events: impl IntoIterator<Item = ClusterEvent>,
+        now: Instant,
+    ) -> Vec<ClusterAction> {
         let mut actions = Vec::new();
+        events.into_iter().for_each(|event| self.note(event, now, &mut actions));
+        self.settle(now, &mut actions);
+        actions
+    }
+
+    fn note(&mut self, event: ClusterEvent, now: Instant, actions: &mut Vec<ClusterAction>) {
         match event {
             ClusterEvent::Viewed { node, view } => {
                 if self.asked.answered(&node, now) {
                     actions.push(ClusterAction::Inform(format!("{node} tells of the cluster again")));
                 }
-                if self.views.heard(node, view, now) {
-                    self.combine(now);
-                }
+                self.is_stale |= self.views.heard(node, view, now);
             }
             ClusterEvent::Failed { node, error } => {
                 let text = error.text().to_owned();
@@ -155,15 +167,17 @@ impl ClusterMachine {
                 }
             }
             ClusterEvent::Probed { shard, ticket, finding } => {
+                self.combine_stale(now);
                 if let Some(shard) = self.shards.get_mut(&shard) {
                     shard.probed(ticket, finding, now);
                 }
             }
-            ClusterEvent::Hinted(hint) => self.hinted(&hint, now),
+            ClusterEvent::Hinted(hint) => {
+                self.combine_stale(now);
+                self.hinted(&hint, now);
+            }
             ClusterEvent::Tick => {}
         }
-        self.settle(now, &mut actions);
-        actions
     }
 
     /// Returns when the driver must send the next [`ClusterEvent::Tick`].
@@ -203,21 +217,25 @@ impl ClusterMachine {
         self.shards.iter().find(|(_, shard)| shard.has(generation)).map(|(number, _)| *number)
     }
 
+    /// Combines all views anew if one has changed.
+    fn combine_stale(&mut self, now: Instant) {
+        if self.is_stale {
+            self.combine(now);
+        }
+    }
+
     /// Combines all views anew.
     fn combine(&mut self, now: Instant) {
+        self.is_stale = false;
         let address_of = |id: &ClusterNodeId| {
             let shard = self.shards.get(&self.numbering.shard_of_primary(id)?)?;
             shard.address().cloned()
         };
         self.claims = self.views.effective(address_of, now);
-        let primary_of = |number: ShardNumber| {
-            let mut primaries = self.numbering.primaries();
-            primaries.find(|(known, _)| *known == number).map(|(_, primary)| primary.clone())
-        };
         let slots = Arc::clone(&self.slots);
         let present = |slot: usize| {
             let slot = u16::try_from(slot).ok().and_then(Slot::new)?;
-            primary_of(slots.shard(slot)?)
+            self.numbering.primary(slots.shard(slot)?).cloned()
         };
         let owners = owners(&self.claims, present);
         let shard_of = |slot: usize| slots.shard(u16::try_from(slot).ok().and_then(Slot::new)?);
@@ -240,7 +258,7 @@ impl ClusterMachine {
             |owner| Some((self.numbering.shard_of_primary(owner)?, self.claims.get(owner)?.claim.epoch));
         let claims: Vec<Option<(ShardNumber, u64)>> = owners.owners.iter().map(claim).collect();
         let claimed = |slot| owners.of(slot).and_then(|owner| *claims.get(owner)?);
-        let present = |number: ShardNumber| self.numbering.primaries().any(|(known, _)| known == number);
+        let present = |number: ShardNumber| self.numbering.primary(number).is_some();
         let table = self.epochs.assign(&self.slots, claimed, present, now);
         if table != *self.slots {
             self.serving = table.ranges().filter_map(|(_, shard)| shard).collect();
@@ -250,9 +268,10 @@ impl ClusterMachine {
 
     /// Starts what is due, and publishes what has changed.
     fn settle(&mut self, now: Instant, actions: &mut Vec<ClusterAction>) {
+        self.combine_stale(now);
         let numbering = &self.numbering;
         self.shards.retain(|number, _| {
-            let stays = numbering.primaries().any(|(known, _)| known == *number);
+            let stays = numbering.primary(*number).is_some();
             if !stays {
                 actions.push(ClusterAction::StopProbe(*number));
             }

@@ -112,29 +112,31 @@ struct ClusterDriver {
 
 impl ClusterDriver {
     async fn run(mut self, mut machine: ClusterMachine, mut events: mpsc::Receiver<ClusterEvent>) {
-        let mut event = ClusterEvent::Tick;
+        let mut batch = vec![ClusterEvent::Tick];
         let mut shown = ClusterState::default();
         loop {
-            for action in machine.handle(event, Instant::now()) {
-                self.carry_out(action);
-            }
-            let state = ClusterState {
-                status: machine.status(),
-                uncertainty: machine.uncertainty(),
-                probes: self.probes,
-            };
-            if state != shown {
-                shown = state.clone();
-                (self.feeds.show)(state);
+            if !batch.is_empty() {
+                for action in machine.handle(batch.drain(..), Instant::now()) {
+                    self.carry_out(action);
+                }
+                let state = ClusterState {
+                    status: machine.status(),
+                    uncertainty: machine.uncertainty(),
+                    probes: self.probes,
+                };
+                if state != shown {
+                    shown = state.clone();
+                    (self.feeds.show)(state);
+                }
             }
             let wake_at = machine.wake_at();
-            event = tokio::select! {
-                Some(event) = events.recv() => event,
-                Some(hint) = self.feeds.hints.recv() => ClusterEvent::Hinted(hint),
-                () = sleep_until(wake_at) => ClusterEvent::Tick,
+            tokio::select! {
+                _ = events.recv_many(&mut batch, NEWS) => {}
+                Some(hint) = self.feeds.hints.recv() => batch.push(ClusterEvent::Hinted(hint)),
+                () = sleep_until(wake_at) => batch.push(ClusterEvent::Tick),
                 // Collect ended tasks so that they do not accumulate. Their results arrive as events.
-                Some(_) = self.tasks.join_next() => ClusterEvent::Tick,
-            };
+                Some(_) = self.tasks.join_next() => {}
+            }
         }
     }
 

@@ -30,6 +30,11 @@ impl ShardNumbering {
         self.primaries.iter().map(|(number, primary)| (*number, primary))
     }
 
+    /// Returns the primary of a shard; `None` if there is no such shard.
+    pub(super) fn primary(&self, number: ShardNumber) -> Option<&ClusterNodeId> {
+        self.primaries.get(&number)
+    }
+
     /// Returns the shard of which this node is the primary.
     pub(super) fn shard_of_primary(&self, node: &ClusterNodeId) -> Option<ShardNumber> {
         let number = *self.shards.get(node)?;

@@ -106,6 +106,12 @@ impl Simulation {
         nodes[node].is_myself = true;
         ClusterView { nodes }
     }
+
+    /// What all nodes answer.
+    fn round(&self) -> Vec<ClusterEvent> {
+        let nodes = 0..self.truth.len();
+        nodes.map(|node| ClusterEvent::Viewed { node: at(node), view: self.view(node) }).collect()
+    }
 }
 
 /// A machine whose probes are answered at once.
@@ -138,10 +144,14 @@ impl Bench {
     }
 
     fn event(&mut self, event: ClusterEvent) {
+        self.events(vec![event]);
+    }
+
+    /// Handles events that arrive together.
+    fn events(&mut self, mut events: Vec<ClusterEvent>) {
         self.now += Duration::from_millis(1);
-        let mut events = vec![event];
-        while let Some(event) = events.pop() {
-            for action in self.machine.handle(event, self.now) {
+        while !events.is_empty() {
+            for action in self.machine.handle(std::mem::take(&mut events), self.now) {
                 match action {
                     ClusterAction::Probe { shard, ticket, address } => {
                         let id = NodeId(address.to_string().into());
@@ -228,6 +238,26 @@ fn a_failover_gives_the_shard_a_new_generation_and_the_others_keep_theirs() {
     // What node 0 has not learned yet does not count.
     bench.hear(0, simulation.view(0));
     assert_eq!(bench.primary(1), Some(at(4)));
+}
+
+#[test]
+fn answers_that_arrive_together_are_published_once() {
+    let mut simulation = Simulation::new(3);
+    let mut bench = heard(&simulation);
+    simulation.move_slot(0, 1);
+    simulation.move_slot(3, 2);
+    let actions = bench.machine.handle(simulation.round(), bench.now);
+    let published = actions.iter().filter(|action| matches!(action, ClusterAction::Publish { .. })).count();
+    assert_eq!(published, 1);
+    bench.event(ClusterEvent::Tick);
+    assert_eq!(
+        bench.machine.slots.shard(Slot::new(0).unwrap()),
+        bench.cluster.slots.shard(Slot::new(1).unwrap())
+    );
+    assert_eq!(
+        bench.machine.slots.shard(Slot::new(3).unwrap()),
+        bench.cluster.slots.shard(Slot::new(2).unwrap())
+    );
 }
 
 #[test]
@@ -322,6 +352,8 @@ enum Step {
     Gossip(usize, usize),
     /// A node answers discovery.
     Answer(usize),
+    /// All nodes answer together.
+    Round,
     Lost(u16),
     Wait(u64),
 }
@@ -332,6 +364,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..USED, 0..3_usize).prop_map(|(slot, to)| Step::Move(slot, to)),
         5 => (0..6_usize, 0..6_usize).prop_map(|(hearer, of)| Step::Gossip(hearer, of)),
         8 => (0..6_usize).prop_map(Step::Answer),
+        2 => Just(Step::Round),
         1 => (0..USED).prop_map(Step::Lost),
         1 => (1..40_u64).prop_map(Step::Wait),
     ]
@@ -358,6 +391,7 @@ proptest! {
                 Step::Move(slot, to) => simulation.move_slot(slot, to),
                 Step::Gossip(hearer, of) => simulation.speak(hearer, of),
                 Step::Answer(node) => bench.hear(node, simulation.view(node)),
+                Step::Round => bench.events(simulation.round()),
                 Step::Lost(slot) => {
                     if let Some(number) = bench.cluster.slots.shard(Slot::new(slot).unwrap())
                         && let Some(primary) = bench.cluster.shard(number).unwrap().topology.primary()
