@@ -23,6 +23,19 @@ use crate::topology::Address;
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 
+/// The number of rounds of which one asks for the endpoints although nothing shows that they have changed: a node may be told to prefer
+/// another kind of endpoint.
+const ENDPOINT_ROUNDS: u32 = 10;
+
+/// What a node said last. The reply to CLUSTER SLOTS is long where slots are scattered, and hardly ever changes.
+struct LastView {
+    /// What CLUSTER NODES said, as [`reply::without_times`] returns it.
+    nodes: String,
+    view: ClusterView,
+    /// The number of rounds in which CLUSTER NODES has said this.
+    rounds: u32,
+}
+
 /// Asks one node in a task of its own.
 pub(super) struct NodeFollower {
     pub(super) address: Address,
@@ -52,9 +65,10 @@ impl NodeFollower {
     /// Returns `Ok` if discovery has closed the queue.
     async fn ask_until_lost(&mut self, backoff: &mut Backoff) -> Result<(), NodeError> {
         let mut control = self.open().await?;
+        let mut last = None;
         loop {
             self.rounds.mark_unchanged();
-            let view = self.ask(&mut control).await?;
+            let view = self.ask(&mut control, &mut last).await?;
             backoff.reset();
             let event = ClusterEvent::Viewed { node: self.address.clone(), view };
             if self.news.send(event).await.is_err() || self.rounds.changed().await.is_err() {
@@ -98,20 +112,31 @@ impl NodeFollower {
         Ok(control)
     }
 
-    async fn ask(&self, control: &mut Control<Stream>) -> Result<ClusterView, NodeError> {
+    async fn ask(
+        &self,
+        control: &mut Control<Stream>,
+        last: &mut Option<LastView>,
+    ) -> Result<ClusterView, NodeError> {
         let deadline = self.deadline();
         let unreachable = |error: ControlError| NodeError::Unreachable(format!("{}: {error}", self.address));
-        control.send(&[b"CLUSTER", b"NODES"]);
-        control.send(&[b"CLUSTER", b"SLOTS"]);
-        control.flush(deadline).await.map_err(unreachable)?;
-        let nodes = control.reply(deadline).await.map_err(unreachable)?;
-        let slots = control.reply(deadline).await.map_err(unreachable)?;
+        let nodes = control.call(&[b"CLUSTER", b"NODES"], deadline).await.map_err(unreachable)?;
         if let Some(line) = nodes.error() {
             return Err(self.refusal(line));
         }
-        reply::view(&nodes, &slots, &self.address, &self.config.nat).ok_or_else(|| {
+        let said = reply::without_times(nodes.text().unwrap_or_default());
+        if let Some(last) = last
+            && last.nodes == said
+            && last.rounds < ENDPOINT_ROUNDS
+        {
+            last.rounds += 1;
+            return Ok(last.view.clone());
+        }
+        let slots = control.call(&[b"CLUSTER", b"SLOTS"], deadline).await.map_err(unreachable)?;
+        let view = reply::view(&nodes, &slots, &self.address, &self.config.nat).ok_or_else(|| {
             NodeError::Unreachable(format!("{} answers CLUSTER NODES with something unusable", self.address))
-        })
+        })?;
+        *last = slots.error().is_none().then(|| LastView { nodes: said, view: view.clone(), rounds: 1 });
+        Ok(view)
     }
 
     fn refusal(&self, line: &[u8]) -> NodeError {

@@ -18,6 +18,9 @@ const MAX_RANGES: usize = 8192;
 /// The longest id of a node, in bytes. Servers use 40.
 const MAX_ID: usize = 64;
 
+/// The places of the times of the last ping and pong in a line of CLUSTER NODES.
+const TIMES: RangeInclusive<usize> = 4..=5;
+
 /// The longest host name, in bytes.
 const MAX_HOST: usize = 255;
 
@@ -98,6 +101,20 @@ pub(super) fn view(
         view.nodes.extend(line.claim(address));
     }
     Some(view)
+}
+
+/// Returns what a reply to CLUSTER NODES says, without the times of the last pings, which differ whenever a node is asked.
+pub(super) fn without_times(nodes: &str) -> String {
+    let mut rest = String::with_capacity(nodes.len());
+    for line in nodes.lines() {
+        let fields = line.split_ascii_whitespace().enumerate();
+        for (_, field) in fields.filter(|(place, _)| !TIMES.contains(place)) {
+            rest.push_str(field);
+            rest.push(' ');
+        }
+        rest.push('\n');
+    }
+    rest
 }
 
 /// Returns the endpoint and port of each node of which CLUSTER SLOTS speaks.

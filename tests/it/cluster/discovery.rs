@@ -13,6 +13,7 @@ on_both_servers!(shows_every_shard);
 on_both_servers!(follows_a_planned_failover);
 on_both_servers!(follows_a_crash);
 on_both_servers!(follows_slots_and_nodes);
+on_both_servers!(asks_for_endpoints_only_now_and_then);
 
 /// The cluster in `/status`.
 pub fn cluster(proxy: &Proxy) -> Value {
@@ -117,6 +118,43 @@ fn follows_slots_and_nodes(flavor: Flavor) {
     shard_at(&proxy, servers.server(0).port, "16383");
     servers.wait_until_agreed();
     assert_eq!(cluster(&proxy)["slots_served"], 16_384);
+}
+
+/// The number of times that a node was asked this.
+fn asked(server: &Server, question: &str) -> u64 {
+    let stats = server.run_text(&["INFO", "commandstats"]);
+    let prefix = format!("cmdstat_cluster|{question}:calls=");
+    let calls = stats.lines().find_map(|line| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok());
+    calls.unwrap_or(0)
+}
+
+fn asks_for_endpoints_only_now_and_then(flavor: Flavor) {
+    let servers = Cluster::start(&ClusterPlan { replicas: 0, ..ClusterPlan::new(flavor) });
+    let toml = format!("[upstreams.main]\nurl = \"{}\"\npoll-interval = \"30ms\"\n", servers.url());
+    let mut proxy = Proxy::start_file(1, &toml);
+    proxy.allow_log("the shard has no primary: localhost");
+    shard_at(&proxy, servers.server(0).port, RANGES[0]);
+    let node = servers.server(0);
+    let (before, endpoints_before) = (asked(node, "nodes"), asked(node, "slots"));
+    wait::until("many rounds", || asked(node, "nodes") >= before + 60);
+    let endpoints = asked(node, "slots") - endpoints_before;
+    let rounds = asked(node, "nodes") - before;
+    assert!((1..=rounds / 3).contains(&endpoints), "{endpoints} questions for endpoints in {rounds} rounds");
+    // The kind of endpoint that nodes prefer shows nowhere else.
+    for option in
+        [["cluster-announce-hostname", "localhost"], ["cluster-preferred-endpoint-type", "hostname"]]
+    {
+        servers
+            .nodes
+            .iter()
+            .for_each(|node| node.server.run_text(&["CONFIG", "SET", option[0], option[1]]).clear());
+    }
+    let address = format!("localhost:{}", node.port);
+    wait::until("the preferred endpoint", || {
+        let cluster = cluster(&proxy);
+        let shards = cluster["shards"].as_array().expect("shards");
+        shards.iter().any(|shard| shard["primary"]["address"] == address.as_str())
+    });
 }
 
 #[test]

@@ -29,6 +29,19 @@ fn addresses(view: &ClusterView) -> Vec<Option<String>> {
 }
 
 #[test]
+fn only_the_times_of_pings_do_not_matter() {
+    let line = |ping: u64, pong: u64, rest: &str| {
+        without_times(&format!("{A} 127.0.0.1:1@2,h.example master - {ping} {pong} {rest}\n"))
+    };
+    assert_eq!(line(0, 1, "1 connected 0-5"), line(2, 3, "1 connected 0-5"));
+    for other in ["2 connected 0-5", "1 disconnected 0-5", "1 connected 0-6", "1 connected 0-5 [6->-x]"] {
+        assert_ne!(line(0, 1, "1 connected 0-5"), line(0, 1, other));
+    }
+    let named = |place: &str| without_times(&format!("{A} {place} master - 0 1 1 connected 0-5\n"));
+    assert_ne!(named("127.0.0.1:1@2"), named("127.0.0.1:1@2,h.example"));
+}
+
+#[test]
 fn what_servers_say_is_read() {
     // Seen on Valkey 8.0.1, 9.1.2, Redis 7.0.15 and 8.0.6, which all write this.
     let nodes = format!(
