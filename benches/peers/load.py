@@ -26,8 +26,17 @@ class Sample:
 
 def drive(port: int, clients: int, pipeline: int, requests: int, options: list = ()) -> list[dict]:
     """Runs `requests` SETs, then as many GETs. Returns the load generator's CSV rows, one per command."""
-    argv = [program("valkey-benchmark", "redis-benchmark"), "-h", "127.0.0.1", "-p", port, "-t", "get,set"]
-    argv += ["-c", clients, "-P", pipeline, "-n", requests, "-r", KEYS, "--csv", *options]
+    return _generate(port, clients, pipeline, requests, ["-t", "get,set", *options], 2)
+
+
+def drive_command(port: int, clients: int, pipeline: int, requests: int, command: list) -> dict:
+    """Runs one command `requests` times; `__rand_int__` in its words stands for a random number. Returns the CSV row."""
+    return _generate(port, clients, pipeline, requests, command, 1)[0]
+
+
+def _generate(port: int, clients: int, pipeline: int, requests: int, tail: list, rows_expected: int) -> list[dict]:
+    argv = [program("valkey-benchmark", "redis-benchmark"), "-h", "127.0.0.1", "-p", port]
+    argv += ["-c", clients, "-P", pipeline, "-n", requests, "-r", KEYS, "--csv", *tail]
     try:
         done = subprocess.run(
             [str(arg) for arg in argv], capture_output=True, text=True, timeout=RUN_SECONDS, check=False
@@ -35,7 +44,7 @@ def drive(port: int, clients: int, pipeline: int, requests: int, options: list =
     except subprocess.TimeoutExpired as error:
         raise SetupError(f"port {port} did not answer {requests} requests in {RUN_SECONDS} s") from error
     rows = list(csv.DictReader(line for line in done.stdout.splitlines() if line.startswith('"')))
-    if done.returncode != 0 or len(rows) != 2:
+    if done.returncode != 0 or len(rows) != rows_expected:
         raise SetupError(f"the load generator failed on port {port}:\n{(done.stdout + done.stderr)[-2000:]}")
     return rows
 
@@ -44,7 +53,7 @@ def calibrate(variant: Variant, clients: int, pipeline: int, seconds: float) -> 
     """How many GETs and SETs each make a run of about `seconds`. Also warms the variant up."""
     rows = drive(variant.port, clients, pipeline, CALIBRATION_REQUESTS * pipeline, variant.options)
     rates = [float(row["rps"]) for row in rows]
-    return max(1000, int(seconds * _harmonic_mean(rates) / len(rates)))
+    return max(1000, int(seconds * harmonic_mean(rates) / len(rates)))
 
 
 def measure(variant: Variant, server: Child, clients: int, pipeline: int, requests: int) -> Sample:
@@ -56,7 +65,7 @@ def measure(variant: Variant, server: Child, clients: int, pipeline: int, reques
     return Sample(
         proxy_us=None if variant.proxy is None else (after_proxy - before_proxy) / commands / 1000,
         server_us=(after_server - before_server) / commands / 1000,
-        per_second=_harmonic_mean([float(row["rps"]) for row in rows]),
+        per_second=harmonic_mean([float(row["rps"]) for row in rows]),
         p50_ms=sum(float(row["p50_latency_ms"]) for row in rows) / len(rows),
         p99_ms=max(float(row["p99_latency_ms"]) for row in rows),
     )
@@ -66,5 +75,6 @@ def _proxy_cpu(variant: Variant) -> int:
     return 0 if variant.proxy is None else cpu_ns(variant.proxy.pid)
 
 
-def _harmonic_mean(rates: list[float]) -> float:
+def harmonic_mean(rates: list[float]) -> float:
+    """The rate of equal numbers of commands that ran at these rates one after the other."""
     return len(rates) / sum(1 / rate for rate in rates)
