@@ -122,7 +122,8 @@ sub blocking {
     if (!$child) {
         my $pusher = connected();
         my $deadline = time + 20;
-        until ($pusher->info('clients')->{blocked_clients}) {
+        # In a cluster, INFO shows the blocked clients of one node only.
+        until ($pusher->client_list =~ / flags=\w*b/) {
             exit 1 if time > $deadline;
             select undef, undef, undef, 0.005;
         }
