@@ -1,6 +1,7 @@
 //! Moves a session's connection state to a new connection after the old one was lost.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -53,6 +54,8 @@ impl Leased {
             }
         }
         let Some(key) = session.key() else { return Err(Close::UpstreamLost) };
+        // The connection is sound: the session leaves it before it sends a command that belongs to another node.
+        let chosen = self.placement.is_moving() && self.expected.is_empty() && !self.pins.subscribed();
         let (mut pending, outbound) = (self.expected.take(), std::mem::take(&mut self.outbound));
         let decisions = self.settle_pending(session, &mut pending, &outbound, unblocked);
         let resends = decisions.iter().any(|decision| matches!(decision, AfterLoss::Resend(_)));
@@ -69,8 +72,12 @@ impl Leased {
         });
         let target = self.next_target(session, resent);
         let leasing = upstream.is_cluster().then(|| session.leasing(&target, &key));
-        let pause =
-            backoff.lost(self.since.elapsed(), session.ctx.upstream_config.hold_timeout, Instant::now());
+        let pause = match chosen {
+            true => Ok(Duration::ZERO),
+            false => {
+                backoff.lost(self.since.elapsed(), session.ctx.upstream_config.hold_timeout, Instant::now())
+            }
+        };
         let reopened = {
             let lease = async {
                 let pause = pause.map_err(|gone_on| {

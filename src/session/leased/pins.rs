@@ -172,6 +172,13 @@ impl Pins {
         self.reasons() == [PinReason::NoTouch]
     }
 
+    /// Returns true if settings are the only state that is kept: any connection can have them.
+    pub(super) fn only_settings(&self) -> bool {
+        let reasons = self.reasons();
+        !reasons.is_empty()
+            && reasons.iter().all(|kept| matches!(kept, PinReason::NoTouch | PinReason::ImportSource))
+    }
+
     /// Returns true if there is any subscription.
     pub(super) fn subscribed(&self) -> bool {
         self.subscriptions() > 0
@@ -261,6 +268,16 @@ mod tests {
         assert_eq!(pins.reasons(), [PinReason::UnknownCommand("ONE".into())]);
         pins.unpin_for_unknown();
         assert!(!pins.any());
+    }
+
+    #[test]
+    fn only_settings_can_be_had_on_any_connection() {
+        let mut pins = Pins::default();
+        assert!(!pins.only_settings());
+        pins.no_touch = true;
+        assert!(pins.only_settings());
+        pins.watching = true;
+        assert!(!pins.only_settings());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Keeps a lease at the node of its commands' keys, in a cluster.
 //!
 //! A lease that nothing pins ends when a command belongs to another node. State that pins it stays at its node: keys of another slot are
-//! refused in a transaction and beside watched keys, as a node refuses them, and other commands run beside the lease.
+//! refused in a transaction and beside watched keys, as a node refuses them, and other commands run beside the lease. Settings of the
+//! connection, such as NO-TOUCH, move with a command that needs a lease.
 
 use super::placement::MAX_REDIRECTS;
 use super::{LeaseEnd, Leased};
@@ -117,7 +118,16 @@ impl Leased {
             }
             self.placement.slot = Some(slot);
         }
-        (!here).then(|| self.run_aside(session, request))
+        if here {
+            return None;
+        }
+        if self.pins.only_settings() && session.needs_lease(request) {
+            return Some(self.when_answered(|leased| {
+                leased.leave_for(LeaseTarget::Slot(slot));
+                Step::Stay(Pause::Replies)
+            }));
+        }
+        Some(self.run_aside(session, request))
     }
 
     /// Runs a command on the shared lanes while the session keeps the lease.

@@ -242,6 +242,15 @@ fn commands_beside_state_at_another_node(proxy: &Proxy) {
     client.expect_reply(">3\r\n$7\r\nmessage\r\n$6\r\nbeside\r\n$1\r\nm\r\n");
     let tracking = client.call(&["CLIENT", "TRACKING", "ON"]);
     assert!(tracking.starts_with(b"-ERR respgate: CLIENT TRACKING"), "{tracking:?}");
+    // A setting of the connection goes where the client's commands go. (Redis 7.0 does not know this one.)
+    let mut client = proxy.client();
+    client.call(&["CLIENT", "NO-TOUCH", "ON"]);
+    for _ in 0..10 {
+        for key in keys("beside") {
+            client.expect(&["EVAL", "return redis.call('GET', KEYS[1])", "1", &key], "$1\r\nv\r\n");
+            client.expect(&["GET", &key], "$1\r\nv\r\n");
+        }
+    }
     // In RESP2, a subscriber may do nothing else, whichever node has the keys.
     let mut client = proxy.client();
     client.expect(&["SUBSCRIBE", "beside"], "*3\r\n$9\r\nsubscribe\r\n$6\r\nbeside\r\n:1\r\n");
