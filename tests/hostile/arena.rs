@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::client::encode;
+use crate::support::cluster::{Cluster, ClusterPlan};
 use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Flavor, Server};
@@ -103,6 +104,8 @@ pub enum Layout {
     Listeners,
     /// By respgate's own users; every client must AUTH.
     Users,
+    /// As `Listeners`, in front of a cluster of three primaries.
+    Cluster,
 }
 
 /// Addresses and logins, for whoever connects.
@@ -110,8 +113,8 @@ pub enum Layout {
 pub struct Doors {
     layout: Layout,
     ports: Vec<(Door, u16)>,
-    /// The server itself, and what its default user must send first.
-    pub direct: SocketAddr,
+    /// The servers themselves, and what their default users must send first.
+    pub direct: Vec<SocketAddr>,
     pub direct_login: Vec<u8>,
 }
 
@@ -119,6 +122,11 @@ impl Doors {
     pub fn address(&self, door: Door) -> SocketAddr {
         let port = self.ports.iter().find(|(known, _)| *known == door).map(|(_, port)| *port);
         (Ipv4Addr::LOCALHOST, port.expect("every door has a port")).into()
+    }
+
+    /// Returns true if respgate is in front of a cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.layout == Layout::Cluster
     }
 
     /// What a client of this door must send first, and will be answered with `+OK`.
@@ -166,12 +174,60 @@ pub struct Setting {
     pub limits: Limits,
 }
 
-/// A running server and respgate.
+/// What respgate is in front of.
+enum Backend {
+    One(Box<Server>),
+    Cluster(Cluster),
+}
+
+impl Backend {
+    fn start(setting: Setting) -> Self {
+        let mut options = Vec::new();
+        if setting.limits.is_tight {
+            options.extend(["--proto-max-bulk-len", MAX_VALUE]);
+        }
+        if setting.layout == Layout::Cluster {
+            let plan = ClusterPlan {
+                replicas: 0,
+                // A node that an attacker keeps busy is not down.
+                node_timeout_ms: 60_000,
+                password: Some(ROOT),
+                options: &options,
+                ..ClusterPlan::new(setting.flavor)
+            };
+            return Self::Cluster(Cluster::start(&plan));
+        }
+        // With a password, nobody becomes the user that may do everything.
+        options.extend(["--databases", "4", "--requirepass", ROOT]);
+        Self::One(Box::new(Server::start_with(setting.flavor, &options)))
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        match self {
+            Self::One(server) => vec![server],
+            Self::Cluster(cluster) => cluster.nodes.iter().map(|node| &node.server).collect(),
+        }
+    }
+
+    /// Runs a command at the server that has its key.
+    fn run(&self, words: &[&str]) -> Vec<u8> {
+        let answers = self.servers().into_iter().map(|server| server.run(words));
+        answers.into_iter().find(|reply| !reply.starts_with(b"-MOVED ")).expect("a server of the key")
+    }
+
+    /// respgate's URL, without a scheme and a user.
+    fn hosts(&self) -> String {
+        let hosts: Vec<_> = self.servers().iter().map(|server| server.address().to_string()).collect();
+        hosts.join(",")
+    }
+}
+
+/// Running servers and respgate.
 pub struct Arena {
     pub proxy: Proxy,
     pub limits: Limits,
     pub doors: Doors,
-    pub server: Server,
+    backend: Backend,
     /// What respgate's connections look like to the server while they are clean.
     fresh: BTreeSet<String>,
     /// The treasures as they must stay.
@@ -181,33 +237,33 @@ pub struct Arena {
 impl Arena {
     /// Starts everything; `secret` is in what victims keep.
     pub fn start(setting: Setting, secret: &str) -> Self {
-        // With a password, nobody becomes the user that may do everything.
-        let mut options = vec!["--databases", "4", "--requirepass", ROOT];
-        if setting.limits.is_tight {
-            options.extend(["--proto-max-bulk-len", MAX_VALUE]);
-        }
-        let server = Server::start_with(setting.flavor, &options);
+        let backend = Backend::start(setting);
         for (name, keys) in [("app", "~*"), ("mallory", "~a:*")] {
             let mut words = vec!["ACL", "SETUSER", name, "on"];
             let password = format!(">{name}-password");
             words.extend([&*password, keys, "&*", "+@all"]);
             words.extend(REFUSED.split_ascii_whitespace());
-            assert_eq!(server.run(&words), b"+OK\r\n", "the server's user {name}");
+            if setting.layout == Layout::Cluster {
+                words.extend(["+cluster|nodes", "+cluster|slots"]);
+            }
+            for server in backend.servers() {
+                assert_eq!(server.run(&words), b"+OK\r\n", "the server's user {name}");
+            }
         }
-        hide(&server, secret);
+        hide(&backend, secret);
         let mut ports: Vec<_> = Door::LISTENERS.into_iter().map(|door| (door, free_port())).collect();
-        let mut proxy = Proxy::start_file(setting.workers, &configuration(setting, &ports, server.port));
+        let mut proxy = Proxy::start_file(setting.workers, &configuration(setting, &ports, &backend.hosts()));
         // What is logged is judged by the round.
         proxy.allow_log("");
         ports.push((Door::Http, proxy.admin));
         let doors = Doors {
             layout: setting.layout,
             ports,
-            direct: server.address(),
+            direct: backend.servers().iter().map(|server| server.address()).collect(),
             direct_login: encode(&["AUTH", ROOT]),
         };
         let limits = setting.limits;
-        let mut arena = Self { proxy, limits, doors, server, fresh: BTreeSet::new(), treasures: Vec::new() };
+        let mut arena = Self { proxy, limits, doors, backend, fresh: BTreeSet::new(), treasures: Vec::new() };
         arena.treasures = arena.look_at_treasures();
         arena.warm_up();
         arena.fresh = arena.connections();
@@ -233,6 +289,16 @@ impl Arena {
         }
     }
 
+    /// The grammar of the server's commands.
+    pub fn command_docs(&self) -> Vec<u8> {
+        self.backend.servers().first().expect("a server").run(&["COMMAND", "DOCS"])
+    }
+
+    /// What the servers' lists of clients say, one after the other.
+    fn client_lists(&self) -> String {
+        self.backend.servers().iter().map(|server| server.run_text(&["CLIENT", "LIST"])).collect()
+    }
+
     /// How the server describes respgate's connections: the state that a client can leave on one.
     fn connections(&self) -> BTreeSet<String> {
         const STATE: [&str; 12] = [
@@ -249,7 +315,7 @@ impl Arena {
             "capa",
             "resp3-push",
         ];
-        let list = self.server.run_text(&["CLIENT", "LIST"]);
+        let list = self.client_lists();
         let ours = list.lines().filter(|line| line.contains(" user=app ") || line.contains(" user=mallory "));
         let state = |line: &str| {
             let fields = line
@@ -261,7 +327,7 @@ impl Arena {
     }
 
     fn look_at_treasures(&self) -> Vec<Vec<u8>> {
-        TREASURES.iter().map(|key| self.server.run(&["DUMP", key])).collect()
+        TREASURES.iter().map(|key| self.backend.run(&["DUMP", key])).collect()
     }
 
     /// Connections to the server that a client has left in another state than it found.
@@ -289,7 +355,7 @@ impl Arena {
 
     /// What respgate's connections are at, as the server tells it.
     pub fn connections_at_work(&self) -> Vec<String> {
-        let list = self.server.run_text(&["CLIENT", "LIST"]);
+        let list = self.client_lists();
         list.lines()
             .filter(|line| line.starts_with("id=") && !line.contains(" user=default "))
             .map(str::to_owned)
@@ -326,7 +392,7 @@ impl Arena {
 }
 
 /// Puts the secret where only victims may look.
-fn hide(server: &Server, secret: &str) {
+fn hide(backend: &Backend, secret: &str) {
     let [string, list, hash, set, zset, stream] = TREASURES;
     for words in [
         vec!["SET", string, secret],
@@ -338,18 +404,19 @@ fn hide(server: &Server, secret: &str) {
         // What attackers ask for without taking it.
         vec!["SETRANGE", "a:k1", "1000000", "x"],
     ] {
-        assert!(!server.run(&words).starts_with(b"-"), "{words:?}");
+        assert!(!backend.run(&words).starts_with(b"-"), "{words:?}");
     }
 }
 
-fn configuration(setting: Setting, ports: &[(Door, u16)], server: u16) -> String {
+fn configuration(setting: Setting, ports: &[(Door, u16)], hosts: &str) -> String {
     let Setting { layout, limits, .. } = setting;
     let max_buffered = limits.max_buffered;
     let mut text = format!("[limits]\nmax-buffered = {max_buffered}\n");
     if limits.is_tight {
         text.push_str("max-request = \"8MiB\"\nmax-bulk = \"4MiB\"\n");
     }
-    text.push_str(&format!("[upstreams.main]\nurl = \"redis://app:app-password@127.0.0.1:{server}\"\n"));
+    let scheme = if layout == Layout::Cluster { "redis-cluster" } else { "redis" };
+    text.push_str(&format!("[upstreams.main]\nurl = \"{scheme}://app:app-password@{hosts}\"\n"));
     let hash = if limits.is_tight { CHEAP_HASH } else { HASH };
     if layout == Layout::Users {
         text.push_str("client-auth = \"required\"\n");
@@ -364,10 +431,10 @@ fn configuration(setting: Setting, ports: &[(Door, u16)], server: u16) -> String
             Door::Free | Door::Http => String::new(),
             _ => format!("tenant = \"{name}\"\n"),
         };
-        if layout == Layout::Listeners {
-            text.push_str(&tenant);
-        } else {
+        if layout == Layout::Users {
             text.push_str(&format!("[users.{name}]\npassword-hash = \"{hash}\"\n{tenant}"));
+        } else {
+            text.push_str(&tenant);
         }
         if *door == Door::Admin {
             // With these, an operator ends any client's session or wait by right.

@@ -49,14 +49,16 @@ pub struct Outcome {
 /// Runs one round.
 pub fn run(setting: Setting, secret: &str, attack: Attack) -> Outcome {
     let arena = Arena::start(setting, secret);
-    let grammar = Arc::new(Grammar::read(&arena.server.run(&["COMMAND", "DOCS"])));
+    let grammar = Arc::new(Grammar::read(&arena.command_docs()));
     let round = Arc::new(Round::new(secret.to_owned()));
     let gauges = Gauges::default();
     let patience = if matches!(attack, Attack::Random { .. }) { FORGETTING } else { FORGETTING / 3 };
     let deeds = thread::scope(|scope| {
         scope.spawn(|| watch::watch(&arena, &round, &gauges));
         scope.spawn(|| watch::probe(&arena, &round));
-        scope.spawn(|| watch::measure(&arena, &round));
+        for server in &arena.doors.direct {
+            scope.spawn(|| watch::measure(&arena, &round, *server));
+        }
         let victims = Victims::start(&arena.doors, &round);
         let count = victims.count() as u64;
         wait(&round, Duration::from_secs(20), || round.steps.load(Ordering::Relaxed) >= 2 * count);
@@ -112,12 +114,14 @@ fn forgotten(arena: &Arena, patience: Duration) -> Vec<String> {
 }
 
 fn judge(arena: Arena, round: &Round, gauges: &Gauges, deeds: Vec<Deeds>, patience: Duration) -> Outcome {
-    let ping = Client::try_connect(arena.doors.direct).and_then(|mut client| {
-        client.deadline(Duration::from_secs(10));
-        client.send(&arena.doors.direct_login);
-        client.try_reply()
+    let is_void = arena.doors.direct.iter().any(|server| {
+        let ping = Client::try_connect(*server).and_then(|mut client| {
+            client.deadline(Duration::from_secs(10));
+            client.send(&arena.doors.direct_login);
+            client.try_reply()
+        });
+        ping.is_err()
     });
-    let is_void = ping.is_err();
     if !is_void {
         let mut found = Vec::new();
         // Once there is a fault, victims have left in the middle of something.

@@ -30,7 +30,11 @@ impl Plan {
         let seconds = number("HOSTILE_SECONDS")?.unwrap_or(60);
         let flavors = choice("HOSTILE_SERVER", &Flavor::ALL, |flavor| flavor.name().to_owned())?;
         let workers = choice("HOSTILE_WORKERS", &[1, 2], usize::to_string)?;
-        let layouts = choice("HOSTILE_LAYOUT", &[Layout::Listeners, Layout::Users], name)?;
+        let mut layouts =
+            choice("HOSTILE_LAYOUT", &[Layout::Listeners, Layout::Users, Layout::Cluster], name)?;
+        if variable("HOSTILE_LAYOUT").is_none() {
+            layouts.retain(|layout| *layout != Layout::Cluster);
+        }
         let kinds = choice("HOSTILE_KINDS", &Kind::ALL, name)?;
         let mut settings = Vec::new();
         for &layout in &layouts {

@@ -1,7 +1,7 @@
 //! What is looked at while a round goes on: respgate's memory, its health, and how fast the server itself answers.
 
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,8 +69,8 @@ pub fn probe(arena: &Arena, round: &Round) {
 }
 
 /// Asks the server itself until the round is over: what it waits, a victim may wait too.
-pub fn measure(arena: &Arena, round: &Round) {
-    let Ok(mut stream) = connect(arena.doors.direct, Ipv4Addr::LOCALHOST) else { return };
+pub fn measure(arena: &Arena, round: &Round, server: SocketAddr) {
+    let Ok(mut stream) = connect(server, Ipv4Addr::LOCALHOST) else { return };
     let mut answer = [0; 7];
     let login = &mut answer[..5];
     if stream.write_all(&arena.doors.direct_login).and_then(|()| stream.read_exact(login)).is_err() {

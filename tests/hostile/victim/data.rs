@@ -94,11 +94,12 @@ pub struct State {
 impl State {
     pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let mut wire = me.open()?;
-        for database in 0..4_u8 {
+        for database in 0..me.databases() {
             wire.ask(&["SELECT", &database.to_string()], b"+OK\r\n")?;
             wire.ask(&[b"SET", me.name("where").as_bytes(), &me.value(database)], b"+OK\r\n")?;
         }
-        Ok(Box::new(Self { me, wire, database: 3 }))
+        let database = me.databases() - 1;
+        Ok(Box::new(Self { me, wire, database }))
     }
 }
 
@@ -108,7 +109,7 @@ impl Victim for State {
         self.wire.ask(&["GET", &key], &Wire::bulk(&self.me.value(self.database)))?;
         self.wire.ask(&["CLIENT", "SETNAME", &self.me.tag], b"+OK\r\n")?;
         self.wire.ask(&["CLIENT", "GETNAME"], &Wire::bulk(self.me.tag.as_bytes()))?;
-        self.database = rng.u8(..4);
+        self.database = rng.u8(..self.me.databases());
         self.wire.ask(&["SELECT", &self.database.to_string()], b"+OK\r\n")?;
         let value = self.me.value(self.database);
         self.wire.ask(&["EVAL", "return redis.call('GET', KEYS[1])", "1", &key], &Wire::bulk(&value))?;

@@ -127,7 +127,7 @@ impl Victim for Known {
     }
 }
 
-/// Caches a key, and is told when it changes. (With RESP2 it only watches that nothing is sent.)
+/// Caches a key, and is told when it changes. (With RESP2 and in a cluster, it only watches that nothing is sent.)
 pub struct Tracking {
     me: Persona,
     cache: Wire,
@@ -138,7 +138,7 @@ pub struct Tracking {
 impl Tracking {
     pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let (mut cache, writer) = (me.open()?, me.open()?);
-        if me.resp == Resp::Three {
+        if tracks(&me) {
             cache.ask(&["CLIENT", "TRACKING", "ON"], b"+OK\r\n")?;
         }
         Ok(Box::new(Self { me, cache, writer, written: 0 }))
@@ -153,7 +153,7 @@ impl Victim for Tracking {
         self.writer.ask(&[b"SET", key.as_bytes(), &value], b"+OK\r\n")?;
         self.cache.ask(&["GET", &key], &Wire::bulk(&value))?;
         self.writer.ask(&[b"SET", key.as_bytes(), b"other"], b"+OK\r\n")?;
-        if self.me.resp == Resp::Three {
+        if tracks(&self.me) {
             self.cache.owes("an invalidation", &invalidation(&key))?;
         }
         self.writer.quiet()?;
@@ -171,7 +171,7 @@ pub struct Broadcast {
 impl Broadcast {
     pub fn begin(me: Persona) -> Seen<Box<dyn Victim>> {
         let (mut cache, writer) = (me.open()?, me.open()?);
-        if me.resp == Resp::Three {
+        if tracks(&me) {
             let prefix = me.name("broadcast");
             cache.ask(&["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", &prefix], b"+OK\r\n")?;
         }
@@ -184,12 +184,17 @@ impl Victim for Broadcast {
         let key = self.me.name(&format!("broadcast:{}", rng.u8(..)));
         self.writer.ask(&[b"SET", key.as_bytes(), &self.me.value("x")], b"+OK\r\n")?;
         self.writer.ask(&["SET", &self.me.name("elsewhere"), "x"], b"+OK\r\n")?;
-        if self.me.resp == Resp::Three {
+        if tracks(&self.me) {
             self.cache.owes("an invalidation", &invalidation(&key))?;
         }
         self.writer.quiet()?;
         self.cache.quiet()
     }
+}
+
+/// Returns true if this victim can have its keys tracked: not with RESP2, and not in a cluster.
+fn tracks(me: &Persona) -> bool {
+    me.resp == Resp::Three && !me.is_in_cluster()
 }
 
 fn invalidation(key: &str) -> Vec<u8> {

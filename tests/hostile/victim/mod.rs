@@ -43,9 +43,19 @@ impl Persona {
         Wire::open(&self.who, self.door, self.resp, &self.doors, &self.round)
     }
 
-    /// A key or channel that is its own and that its tenant permits.
+    /// A key or channel that is its own and that its tenant permits. In a cluster, all of them are in one slot.
     pub fn name(&self, what: &str) -> String {
-        format!("{}{}:{what}", self.door.prefix(), self.tag)
+        format!("{}{{{}}}:{what}", self.door.prefix(), self.tag)
+    }
+
+    /// Returns true if respgate is in front of a cluster.
+    pub fn is_in_cluster(&self) -> bool {
+        self.doors.is_cluster()
+    }
+
+    /// The number of databases.
+    pub fn databases(&self) -> u8 {
+        if self.is_in_cluster() { 1 } else { 4 }
     }
 
     /// A value that is its own.
