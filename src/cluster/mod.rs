@@ -10,6 +10,7 @@ pub mod slots;
 use std::sync::Arc;
 
 pub use self::number::ShardNumber;
+use self::slot::Slot;
 use self::slots::SlotTable;
 use crate::topology::{Address, Topology};
 
@@ -31,6 +32,8 @@ pub struct ClusterTopology {
     pub shards: Vec<Shard>,
     /// The shard of each slot.
     pub slots: Arc<SlotTable>,
+    /// The slots on their way from one shard to another, in order. Their keys may be at either.
+    pub moving: Arc<[Slot]>,
     /// The newest epoch that a node has named.
     pub epoch: u64,
 }

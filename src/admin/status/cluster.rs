@@ -22,6 +22,7 @@ pub(super) fn json(view: &View) -> Value {
     json!({
         "epoch": cluster.epoch,
         "slots_served": cluster.slots_with_primary(),
+        "slots_moving": cluster.moving.len(),
         "home": home,
         "refreshes": refreshes,
         "redirect_hints": redirect_hints,

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::asked::AskedNodes;
 use super::home::HomeShard;
+use super::moving::MovingSlots;
 use super::numbering::ShardNumbering;
 use super::pace::RoundPace;
 use super::reply::{ClaimedRole, ClusterNodeId, ClusterView};
@@ -82,6 +83,8 @@ pub(super) struct ClusterMachine {
     slots: Arc<SlotTable>,
     /// Under which epoch each slot is served.
     epochs: SlotEpochs,
+    /// The slots on their way.
+    moving: MovingSlots,
     /// The shards that serve any slot.
     serving: BTreeSet<ShardNumber>,
     /// Maps announced addresses to those to dial.
@@ -109,6 +112,7 @@ impl ClusterMachine {
             home: HomeShard::default(),
             slots: Arc::default(),
             epochs: SlotEpochs::default(),
+            moving: MovingSlots::new(config.poll_interval),
             serving: BTreeSet::new(),
             nat: config.nat.clone(),
             pace: RoundPace::new(config.poll_interval, now),
@@ -227,6 +231,7 @@ impl ClusterMachine {
     /// Combines all views anew.
     fn combine(&mut self, now: Instant) {
         self.is_stale = false;
+        self.moving.note(self.views.moving(), now);
         let address_of = |id: &ClusterNodeId| {
             let shard = self.shards.get(&self.numbering.shard_of_primary(id)?)?;
             shard.address().cloned()
@@ -347,6 +352,7 @@ impl ClusterMachine {
         ClusterTopology {
             shards: shards.collect(),
             slots: Arc::clone(&self.slots),
+            moving: self.moving.slots(),
             epoch: self.views.epoch(),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! `machine` makes the decisions, without I/O. Its parts:
 //! - `asked` chooses the nodes that are asked, and `pace` says when;
-//! - `reply` parses what one node says, and `views` combines what all say: the newest epoch wins, also over time (`slot_epochs`);
+//! - `reply` parses what one node says, and `views` combines what all say: the newest epoch wins, also over time (`slot_epochs`). `moving` remembers which slots are on their way;
 //! - `numbering` gives each shard its number, `shard` verifies its primary, and `home` shows one shard as the only primary.
 //!
 //! `node` asks one node. `survey` puts together what nodes say once, for the doctor.
@@ -10,6 +10,7 @@
 mod asked;
 mod home;
 mod machine;
+mod moving;
 mod node;
 mod numbering;
 mod pace;

@@ -50,6 +50,8 @@ pub(super) struct NodeClaim {
     pub(super) has_failed: bool,
     /// The slots that it serves.
     pub(super) slots: Vec<RangeInclusive<u16>>,
+    /// The slots that are on their way from it or to it. A node says this of itself only.
+    pub(super) moving: Vec<Slot>,
 }
 
 /// What one node says of all nodes.
@@ -175,6 +177,7 @@ struct NodeLine<'a> {
     primary: &'a str,
     epoch: u64,
     slots: Vec<RangeInclusive<u16>>,
+    moving: Vec<Slot>,
 }
 
 impl<'a> NodeLine<'a> {
@@ -190,10 +193,12 @@ impl<'a> NodeLine<'a> {
         let epoch = fields.nth(2)?.parse().ok()?;
         let _link = fields.next()?;
         // A slot on its way stands in brackets; its owner has it until the end.
-        let slots =
-            fields.filter(|slots| !slots.starts_with('[')).take(MAX_RANGES).filter_map(range).collect();
+        let (moving, slots): (Vec<&str>, Vec<&str>) =
+            fields.take(MAX_RANGES).partition(|slots| slots.starts_with('['));
+        let slots = slots.into_iter().filter_map(range).collect();
+        let moving = moving.into_iter().filter_map(moving_slot).collect();
         let port = port.parse().ok().and_then(port_of);
-        Some(Self { id, ip, port, hostname, flags, primary, epoch, slots })
+        Some(Self { id, ip, port, hostname, flags, primary, epoch, slots, moving })
     }
 
     fn has(&self, flag: &str) -> bool {
@@ -245,12 +250,19 @@ impl<'a> NodeLine<'a> {
             is_myself: self.is_myself(),
             has_failed: self.has("fail"),
             slots,
+            moving: if self.is_myself() { self.moving.clone() } else { Vec::new() },
         })
     }
 }
 
 fn is_id(id: &str) -> bool {
     (8..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// Reads `[slot->-node]` or `[slot-<-node]`.
+fn moving_slot(text: &str) -> Option<Slot> {
+    let (number, _) = text.strip_prefix('[')?.split_once('-')?;
+    number.parse().ok().and_then(Slot::new)
 }
 
 fn range(text: &str) -> Option<RangeInclusive<u16>> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::reply::{ClaimedRole, ClusterNodeId, ClusterView, NodeClaim};
-use crate::cluster::slot::SLOTS;
+use crate::cluster::slot::{SLOTS, Slot};
 use crate::topology::Address;
 
 /// How long a view counts whose speaker does not answer any more.
@@ -97,6 +97,12 @@ impl ClusterViews {
     pub(super) fn epoch(&self) -> u64 {
         let claims = self.by_speaker.values().flat_map(|spoken| &spoken.view.nodes);
         claims.map(|claim| claim.epoch).max().unwrap_or(0)
+    }
+
+    /// Returns the slots that nodes say are on their way from them or to them.
+    pub(super) fn moving(&self) -> impl Iterator<Item = Slot> {
+        let claims = self.by_speaker.values().flat_map(|spoken| &spoken.view.nodes);
+        claims.flat_map(|claim| claim.moving.iter().copied())
     }
 
     /// Returns what all views say together. `known` is where each node was reached before: it keeps its address while anybody

@@ -38,6 +38,7 @@ impl Simulation {
             is_myself: false,
             has_failed: false,
             slots: Vec::new(),
+            moving: Vec::new(),
         };
         let mut truth: Vec<NodeClaim> = (0..2 * groups).map(claim).collect();
         for slot in 0..USED {

@@ -20,6 +20,7 @@ fn primary(name: &str, epoch: u64, slots: &[u16]) -> NodeClaim {
         is_myself: false,
         has_failed: false,
         slots: slots.iter().map(|slot| *slot..=*slot).collect(),
+        moving: Vec::new(),
     }
 }
 

@@ -45,14 +45,16 @@ fn only_the_times_of_pings_do_not_matter() {
 fn what_servers_say_is_read() {
     // Seen on Valkey 8.0.1, 9.1.2, Redis 7.0.15 and 8.0.6, which all write this.
     let nodes = format!(
-        "{A} 127.0.0.1:11803@11903,h3.example myself,master - 0 1795935530000 2 connected 0-100 200 [300->-{B}] 400-16383\n\
-         {B} 127.0.0.1:11801@11901,h1.example slave,fail? {A} 0 1795935530401 2 connected\n\
+        "{A} 127.0.0.1:11803@11903,h3.example myself,master - 0 1795935530000 2 connected 0-100 200 [300->-{B}] [301-<-{B}] [x->-{B}] 400-16383\n\
+         {B} 127.0.0.1:11801@11901,h1.example slave,fail? {A} 0 1795935530401 2 connected [7->-{A}]\n\
          8d2c944744477e765351b801f85c7c7ac0df93c5 ::1:11804@11904,,shard-id=x slave - 0 1795935530967 1 connected\n"
     );
     let view = read(&nodes, &slots(&[(text("127.0.0.1"), 11803, A)])).unwrap();
     let [primary, replica] = &view.nodes[..] else { panic!("{view:?}") };
     assert_eq!(primary.slots, [0..=100, 200..=200, 400..=16_383]);
     assert_eq!((primary.epoch, primary.is_myself, &primary.role), (2, true, &ClaimedRole::Primary));
+    assert_eq!(primary.moving, [300, 301].map(|number| Slot::new(number).unwrap()));
+    assert_eq!(replica.moving, [], "only the node itself knows");
     assert_eq!(replica.role, ClaimedRole::Replica(A.into()));
     assert!(!replica.has_failed, "a node that is only suspected");
     assert_eq!(addresses(&view), [Some("127.0.0.1:11803".into()), Some("127.0.0.1:11801".into())]);

@@ -19,6 +19,7 @@ fn claim(node: usize, epoch: u64, slots: &[u16]) -> NodeClaim {
         is_myself: false,
         has_failed: false,
         slots: slots.iter().map(|slot| *slot..=*slot).collect(),
+        moving: Vec::new(),
     }
 }
 
