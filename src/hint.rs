@@ -20,6 +20,7 @@ pub enum Hint {
         /// The address of that other node.
         to: Address,
     },
-    /// The node of this generation said that its cluster is down (CLUSTERDOWN).
+    /// The node of this generation, or a replica of it, said that it does not run a command because of the state of its cluster
+    /// (CLUSTERDOWN, or ASK and TRYAGAIN while a slot is on its way).
     ClusterDown(Generation),
 }

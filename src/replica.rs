@@ -2,6 +2,7 @@
 
 pub mod answered_writes;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::answered_writes::AnsweredWrites;
+use crate::cluster::ShardNumber;
 use crate::topology::{Address, Generation, NodeId};
 
 /// The nodes from which the reads of a client are answered.
@@ -86,7 +88,7 @@ impl Applied {
     }
 }
 
-/// A worker's connection to the sampler of an upstream's replicas.
+/// A worker's connection to the sampler of the replicas of one primary.
 #[derive(Clone, Debug)]
 pub struct ReplicaFeed {
     /// The newest samples.
@@ -96,6 +98,9 @@ pub struct ReplicaFeed {
     /// When the newest write of the clients without a tenant was answered. All workers share it.
     pub answered: Arc<AnsweredWrites>,
 }
+
+/// The feeds of the shards of a cluster.
+pub type ShardFeeds = HashMap<ShardNumber, ReplicaFeed>;
 
 impl ReplicaFeed {
     /// Returns the feed of an upstream without replicas.

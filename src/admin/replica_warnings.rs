@@ -2,19 +2,22 @@
 
 use tokio::time::Instant;
 
-use super::sources::View;
+use super::sources::{ReadReplicasView, View};
 use super::warning::{Severity, Warning};
 use crate::discovery::read_replicas::health::{Obstacle, ReadTerms, ReplicaHealth};
 
 /// Returns the warnings about replicas that serve no reads although clients read from replicas.
 pub(super) fn of_view(view: &View) -> Vec<Warning> {
-    let subject = format!("upstream {}", view.name);
-    let is_serving = view.topology.borrow().primary().is_some();
-    match is_serving {
-        true => of_health(&subject, &view.reads.borrow(), view.read_terms(), Instant::now()),
-        // The warning about the missing primary says what matters.
-        false => Vec::new(),
-    }
+    // Where there is no primary, the warning about that says what matters.
+    let served = view.read_replicas().into_iter().filter(|replicas| replicas.has_primary);
+    let warnings = served.flat_map(|ReadReplicasView { shard, health, terms, .. }| {
+        let subject = match shard {
+            Some(shard) => format!("upstream {}, shard {}", view.name, shard.0),
+            None => format!("upstream {}", view.name),
+        };
+        of_health(&subject, &health, terms, Instant::now())
+    });
+    warnings.collect()
 }
 
 fn of_health(subject: &str, health: &ReplicaHealth, terms: ReadTerms, now: Instant) -> Vec<Warning> {
@@ -26,8 +29,8 @@ fn of_health(subject: &str, health: &ReplicaHealth, terms: ReadTerms, now: Insta
         return vec![warning(
             "clients read from replicas, and respgate knows none: their reads go to the primary, or wait"
                 .into(),
-            "start a replica that the Sentinels know, and allow respgate's Sentinel user SENTINEL REPLICAS; for a fixed \
-             upstream, name the replicas in replicas = [...]",
+            "start a replica that the Sentinels, or the nodes of the cluster, know, and allow respgate's Sentinel user SENTINEL \
+             REPLICAS; for a fixed upstream, name the replicas in replicas = [...]",
         )];
     }
     let judged = health.replicas.iter().map(|report| (report, report.obstacle(terms, now)));

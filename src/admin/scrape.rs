@@ -88,7 +88,7 @@ impl MetricsEndpoint {
         let replications: Vec<_> = upstreams.iter().map(View::sampled).collect();
         let versions = upstreams.iter().zip(&replications).map(|(view, replication)| {
             let replicas = replication.as_ref().map_or(0, |replication| replication.version);
-            (view.number, replicas, view.reads.borrow().version)
+            (view.number, replicas, view.read_replicas_version())
         });
         let version = RegistryVersion { tenants: tenants.version, upstreams: versions.collect() };
         let registry = self.registry(version);
@@ -98,9 +98,11 @@ impl MetricsEndpoint {
             }
         }
         for view in &upstreams {
-            let View { number, name, topology, cluster, discovery, timelines, ordered, reads, .. } = view;
+            let View { number, name, topology, cluster, discovery, timelines, ordered, .. } = view;
             registry.publish_counters(name, &sums.upstream(*number));
-            registry.publish_replica_health(name, &reads.borrow(), view.read_terms());
+            for replicas in view.read_replicas() {
+                registry.publish_replica_health(name, &replicas.health, replicas.terms);
+            }
             for ((_, replica), counts) in sums.replicas.iter().filter(|((of, _), _)| of == number) {
                 registry.publish_replica_counts(name, replica, counts);
             }

@@ -1,5 +1,6 @@
 //! The parts of the process that the admin listener reads.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::security::TlsStatus;
-use crate::cluster::ClusterTopology;
+use crate::cluster::{ClusterTopology, ShardNumber};
 use crate::discovery::DiscoveryStatus;
 use crate::discovery::read_replicas::health::{ReadTerms, ReplicaHealth};
+use crate::discovery::read_replicas::shards::ShardsHealth;
 use crate::discovery::replicas::Replication;
 use crate::drain::FormerProcess;
 use crate::listener::ListenerCounts;
@@ -126,6 +128,8 @@ pub struct View {
     pub discovery: watch::Receiver<DiscoveryStatus>,
     /// The state of the replicas that may serve reads.
     pub reads: watch::Receiver<ReplicaHealth>,
+    /// The same for each shard of a cluster.
+    pub shard_reads: watch::Receiver<Arc<ShardsHealth>>,
     /// The newest samples of the replicas; `None` if they are not sampled.
     pub replication: Option<watch::Receiver<Replication>>,
     /// How respgate reaches the upstream, with its own credentials there.
@@ -136,17 +140,55 @@ pub struct View {
     pub timelines: Timelines,
 }
 
+/// The replicas of one primary.
+pub(super) struct ReadReplicasView {
+    /// The shard of a cluster; `None` if there is one primary only.
+    pub(super) shard: Option<ShardNumber>,
+    /// True if the primary is known.
+    pub(super) has_primary: bool,
+    pub(super) health: ReplicaHealth,
+    /// The terms on which they serve reads now.
+    pub(super) terms: ReadTerms,
+}
+
 impl View {
-    /// Returns the terms on which replicas serve reads now.
-    pub(super) fn read_terms(&self) -> ReadTerms {
+    /// Returns the state of the replicas of each primary, and the terms on which they serve reads now.
+    pub(super) fn read_replicas(&self) -> Vec<ReadReplicasView> {
+        let Some(cluster) = &self.cluster else {
+            return vec![self.read_replicas_of(None, self.reads.borrow().clone(), &self.topology.borrow())];
+        };
+        let (cluster, health) = (cluster.borrow().clone(), self.shard_reads.borrow().clone());
+        let shards = cluster.shards.iter().filter_map(|shard| {
+            let health = health.get(&shard.number)?.borrow().clone();
+            Some(self.read_replicas_of(Some(shard.number), health, &shard.topology))
+        });
+        shards.collect()
+    }
+
+    fn read_replicas_of(
+        &self,
+        shard: Option<ShardNumber>,
+        health: ReplicaHealth,
+        topology: &Topology,
+    ) -> ReadReplicasView {
         let UpstreamLimits { lag_bound: bound, reads_in_hold: serves_alone, .. } = *self.limits.borrow();
-        let held = match &*self.topology.borrow() {
+        let held = match topology {
             Topology::Known(_) => false,
             Topology::Failing(_, sign) => !sign.is_ordered(),
             Topology::Unknown(_) => true,
         };
-        let held_since = self.reads.borrow().primary_answered.filter(|_| held && serves_alone);
-        ReadTerms { bound, serves_alone, held_since }
+        let held_since = health.primary_answered.filter(|_| held && serves_alone);
+        let has_primary = topology.primary().is_some();
+        ReadReplicasView { shard, has_primary, health, terms: ReadTerms { bound, serves_alone, held_since } }
+    }
+
+    /// Returns a number that changes when replicas that may serve reads have come or gone.
+    pub(super) fn read_replicas_version(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for ReadReplicasView { shard, health, .. } in self.read_replicas() {
+            (shard, health.version).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Returns the newest samples of the replicas; `None` if they are not sampled.

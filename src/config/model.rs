@@ -74,10 +74,9 @@ impl Config {
     pub fn read_replicas(&self, upstream: &Upstream) -> usize {
         match &upstream.discovery {
             _ if !self.reads_from_replicas(&upstream.config.name) => 0,
-            // Reads of a cluster go to its primaries.
-            DiscoveryConfig::Cluster(_) => 0,
             DiscoveryConfig::Fixed(_) => upstream.replicas.len().min(MAX_REPLICAS),
-            DiscoveryConfig::Sentinel(_) => MAX_REPLICAS,
+            // Of a cluster, each shard has as many; its other limits are those of one shard, too.
+            DiscoveryConfig::Sentinel(_) | DiscoveryConfig::Cluster(_) => MAX_REPLICAS,
         }
     }
 }

@@ -101,7 +101,7 @@ metrics! {
     REPLICA_READS: Counter "respgate_replica_reads_total" [upstream] Count, "Reads that were sent to a replica.";
     REPLICA_FALLBACKS: Counter "respgate_replica_fallbacks_total" [upstream, reason] Count, "Reads that went to the primary although the client reads from replicas, by reason.";
     REPLICA_READS_EXPIRED: Counter "respgate_replica_reads_expired_total" [upstream] Count, "Reads that failed because no replica could serve them within hold-timeout.";
-    REPLICA_READS_RETURNED: Counter "respgate_replica_reads_returned_total" [upstream] Count, "Reads that a replica owed when it was lost or fell behind, and that went to another node.";
+    REPLICA_READS_RETURNED: Counter "respgate_replica_reads_returned_total" [upstream] Count, "Reads that a replica owed when it was lost or fell behind, or that a replica of a cluster redirected, and that went to another node.";
     CLUSTER_REDIRECTS: Counter "respgate_cluster_redirects_total" [upstream, kind] Count, "Commands that a node of a cluster did not run, by its reply: moved, ask, tryagain or clusterdown. respgate sent them again.";
     CLUSTER_REDIRECTS_FAILED: Counter "respgate_cluster_redirects_failed_total" [upstream] Count, "Redirected commands that failed, because no node ran them within hold-timeout or the nodes redirected them too often.";
     OUTCOME_UNKNOWN: Counter "respgate_outcome_unknown_total" [upstream] Count, "Writes answered with OUTCOMEUNKNOWN.";

@@ -15,6 +15,7 @@ use crate::config::Upstream;
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::read_replicas::configured::ConfiguredReplicas;
 use crate::discovery::read_replicas::health::ReplicaHealth;
+use crate::discovery::read_replicas::shards::ShardReplicas;
 use crate::discovery::read_replicas::{self, ReadReplicas};
 use crate::discovery::replicas::{self, ReplicaSampler};
 use crate::operator::{self, Steered, TargetContext};
@@ -45,6 +46,8 @@ struct Running {
     replicas: watch::Sender<ConfiguredReplicas>,
     /// The state of the replicas that may serve reads.
     health: watch::Receiver<ReplicaHealth>,
+    /// The same for each shard of a cluster.
+    shards: ShardReplicas,
     /// Samples the replicas, if the configuration permits it.
     sampler: Option<ReplicaSampler>,
 }
@@ -104,6 +107,9 @@ impl Upstreams {
             steered.topology.clone(),
             replicas.subscribe(),
         );
+        let shards = steered.cluster.clone().map_or_else(ShardReplicas::none, |cluster| {
+            read_replicas::shards::spawn(&config.name, steered.sampled.clone(), cluster)
+        });
         let plan = UpstreamPlan {
             number,
             config: config.clone(),
@@ -115,16 +121,17 @@ impl Upstreams {
             timelines: Timelines::default(),
             replicas: feed,
             cluster: steered.cluster.clone(),
+            shard_replicas: shards.feeds.clone(),
         };
         let limits = watch::Sender::new(plan::limits(upstream));
-        Running { steered, plan, limits, replicas, health, sampler: None }
+        Running { steered, plan, limits, replicas, health, shards, sampler: None }
     }
 
     /// Shows the upstreams in force to operators and to the admin listener.
     pub fn publish(&self) {
         self.steered.send_replace(self.running.iter().map(|running| running.steered.clone()).collect());
-        let views =
-            self.running.iter().map(|Running { steered, plan, limits, replicas: _, health, sampler }| View {
+        let views = self.running.iter().map(
+            |Running { steered, plan, limits, replicas: _, health, shards, sampler }| View {
                 number: steered.number,
                 name: plan.config.name.clone(),
                 limits: limits.subscribe(),
@@ -132,11 +139,13 @@ impl Upstreams {
                 cluster: steered.cluster.clone(),
                 discovery: steered.discovery.clone(),
                 reads: health.clone(),
+                shard_reads: shards.health.clone(),
                 replication: sampler.as_ref().map(|sampler| sampler.newest.clone()),
                 access: steered.access.clone(),
                 ordered: steered.status.clone(),
                 timelines: plan.timelines.clone(),
-            });
+            },
+        );
         self.views.send_replace(views.collect());
     }
 

@@ -217,8 +217,8 @@ impl Session {
             }
         }
         self.send_by(&lane, request, if_lost, CommandKind::of(if_lost), path);
-        if let Some(reads) = &mut self.lanes.reads {
-            reads.sent_to_primary(request, if_lost);
+        if self.lanes.reads.is_some() {
+            self.note_sent_to_primary(request, if_lost);
         }
         Step::Done
     }

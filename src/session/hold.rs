@@ -54,9 +54,15 @@ impl Session {
                 }
             }
         }
-        if deadline.is_some() && self.lanes.reads.is_some() && self.ctx.upstream.reads_in_hold() {
-            // A replica may answer the read before there is a primary.
-            self.ctx.upstream.wait_for_replica(self.client.id, cx.waker());
+        if deadline.is_some()
+            && let Some(reads) = &mut self.lanes.reads
+        {
+            let replicas = at_shard.map_or_else(|| self.ctx.upstream.replicas(), |at| at.shard.replicas());
+            if replicas.serve_in_hold() {
+                // A replica may answer the read before there is a primary.
+                reads.wait_for(replicas, self.client.id);
+                replicas.wait(self.client.id, cx.waker());
+            }
         }
         if let Some(deadline) = deadline
             && self.poll_hold_expired(cx, deadline).is_ready()
@@ -74,14 +80,18 @@ impl Session {
 
     /// Waits until another choice of a replica may be possible, or `deadline`. Closes the session of a client that leaves.
     pub(super) fn poll_replica(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        self.ctx.upstream.wait_for_replica(self.client.id, cx.waker());
+        if let Some(replicas) = self.lanes.reads.as_ref().and_then(|reads| reads.waits_for()) {
+            replicas.wait(self.client.id, cx.waker());
+        }
         let mut poll = self.hold.timer.poll_at(cx, deadline);
         if poll.is_pending() && self.poll_client_left(cx).is_ready() {
             self.closing.get_or_insert(Close::Left);
             poll = Poll::Ready(());
         }
-        if poll.is_ready() {
-            self.ctx.upstream.stop_waiting_for_replica(self.client.id);
+        if poll.is_ready()
+            && let Some(reads) = &mut self.lanes.reads
+        {
+            reads.stop_waiting(self.client.id);
         }
         poll
     }

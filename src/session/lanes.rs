@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::cluster::{ClusterLanes, Gathers};
-use super::reads::ReadState;
+use super::read_state::ReadState;
 use super::scan::Scans;
 use crate::upstream::fanin::subscription::Subscription;
 use crate::upstream::shared::lane::Lane;
@@ -35,7 +35,7 @@ impl Lanes {
             cluster.leave(client);
         }
         if let Some(reads) = &mut self.reads {
-            reads.leave_lane();
+            reads.leave_lanes();
         }
     }
 

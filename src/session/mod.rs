@@ -39,6 +39,7 @@ mod order;
 mod output;
 mod read;
 mod read_place;
+mod read_state;
 mod reads;
 mod refusal;
 pub mod registry;
@@ -300,8 +301,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.lanes.reads.is_some() {
-            self.ctx.upstream.stop_waiting_for_replica(self.client.id);
+        if let Some(reads) = &mut self.lanes.reads {
+            reads.stop_waiting(self.client.id);
         }
         self.leave_lane();
         self.note_left();

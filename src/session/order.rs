@@ -108,6 +108,11 @@ impl LaneId {
         Self((number as usize) << 1 | 1)
     }
 
+    /// Returns true if the replies come from the parts of a command.
+    pub(super) fn is_of_join(self) -> bool {
+        self.0 & 1 == 1
+    }
+
     #[cfg(test)]
     pub(super) fn numbered(number: usize) -> Self {
         Self(number)

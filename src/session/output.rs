@@ -105,9 +105,14 @@ impl Output {
 
     /// Returns true if a reply to a command that `place` carries is due.
     pub(super) fn awaits(&self, place: LaneId) -> bool {
+        self.awaits_any(|known| known == place)
+    }
+
+    /// Returns true if a reply from any place of this kind is due.
+    pub(super) fn awaits_any(&self, is_of_kind: impl Fn(LaneId) -> bool) -> bool {
         let segments = self.segments.iter().map(|segment| (&segment.replies, segment.sent));
         let mut all = std::iter::once((&self.replies, self.sent)).chain(segments);
-        all.any(|(replies, sent)| replies.due() > 0 && sent.place == place)
+        all.any(|(replies, sent)| replies.due() > 0 && is_of_kind(sent.place))
     }
 
     /// Returns true if a command that no shared connection carries may be handled now.

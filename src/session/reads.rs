@@ -12,35 +12,18 @@ use tokio::time::Instant;
 use super::Session;
 use super::order::{CommandKind, LaneId};
 use super::read_place::{ReadFacts, ReadPlace};
-use super::seen::Seen;
+use super::read_state::{ReadSite, ReadState};
 use super::step::{Pause, Step};
 use crate::replica::Reads;
 use crate::resp::request::Request;
 use crate::upstream::config::{Pool, ReadYourWrites};
 use crate::upstream::replica::lane::ReplicaLane;
-use crate::upstream::replica::reads::ReplicaChoice;
+use crate::upstream::replica::reads::{ReplicaChoice, ReplicaReads};
 use crate::upstream::reply_sizes::Placement;
 use crate::upstream::shared::queue::IfLost;
 
 /// The time for which a read waits for a replica that nearly has what the client has seen.
 const CATCH_UP: Duration = Duration::from_millis(20);
-
-/// Tracks where a session's reads go, and what the session has seen.
-#[derive(Default)]
-pub(super) struct ReadState {
-    /// What the listener or the tenant says.
-    policy: Reads,
-    /// What the client has asked for: READONLY (true) or READWRITE (false).
-    asked: Option<bool>,
-    /// True if `read-your-writes` is off, so that nothing is known of earlier writes.
-    forgets: bool,
-    seen: Seen,
-    /// The replica that the session has read from last. The session keeps the lane as long as its replies are due: the order of replies
-    /// knows them by its address, also when another node gives them.
-    lane: Option<Rc<ReplicaLane>>,
-    /// When a read that waits for a replica gives up.
-    waits_until: Option<Instant>,
-}
 
 /// Where one read goes.
 enum Destination {
@@ -61,37 +44,6 @@ enum Fallback {
     Nobody,
 }
 
-impl ReadState {
-    fn mode(&self) -> Reads {
-        match (self.policy, self.asked) {
-            (Reads::OnRequest, Some(true)) => Reads::PreferReplica,
-            (Reads::OnRequest, _) | (_, Some(false)) => Reads::Primary,
-            (policy, _) => policy,
-        }
-    }
-
-    /// Takes note that a command was sent to the primary.
-    pub(super) fn sent_to_primary(&mut self, request: &Request<'_>, if_lost: IfLost) {
-        self.waits_until = None;
-        if !shows_no_data(request.name()) {
-            self.seen.sent(CommandKind::of(if_lost));
-        }
-    }
-
-    /// Takes note that commands ran on a connection of the session's own, to the primary.
-    pub(super) fn note_leased(&mut self) {
-        self.waits_until = None;
-        self.seen.note_lease();
-    }
-
-    /// Leaves the replica's lane, because the client's identity, database or protocol version has changed.
-    pub(super) fn leave_lane(&mut self) {
-        if self.lane.take().is_some() {
-            self.seen.leave_node(Instant::now());
-        }
-    }
-}
-
 impl Session {
     /// Follows what the listener and the tenant say about reads.
     pub(super) fn follow_read_policy(&mut self) {
@@ -108,7 +60,7 @@ impl Session {
             let reads = self.lanes.reads.get_or_insert_default();
             if unknown {
                 // The client may have written before a reload has set its policy.
-                reads.seen.note_lease();
+                reads.common.seen.note_lease();
             }
             reads.waits_until = None;
             (reads.policy, reads.forgets) = (policy, shows == ReadYourWrites::Off);
@@ -116,7 +68,7 @@ impl Session {
                 Some(member) => &member.worker_tenant().tenant.answered,
                 None => self.ctx.upstream.answered_writes(),
             });
-            reads.seen.share(group, Instant::now());
+            reads.common.seen.share(group, Instant::now());
         }
     }
 
@@ -124,7 +76,7 @@ impl Session {
     pub(super) fn announce_writes(&mut self) {
         let (came, due) = (self.output.waiting() > 0, self.output.awaited() > 0);
         if let Some(reads) = &mut self.lanes.reads {
-            reads.seen.announce(came, due, Instant::now);
+            reads.common.seen.announce(came, due, Instant::now);
         }
     }
 
@@ -133,7 +85,7 @@ impl Session {
         if let Some(reads) = &self.lanes.reads
             && CommandKind::of(if_lost) == CommandKind::Write
         {
-            reads.seen.announce_reply(Instant::now);
+            reads.common.seen.announce_reply(Instant::now);
         }
     }
 
@@ -155,41 +107,71 @@ impl Session {
         }
     }
 
-    /// Returns true if replies of the primary are due, apart from those that a lost replica owed.
-    fn awaits_primary(&self) -> bool {
-        self.lanes.shared.as_ref().is_some_and(|lane| self.output.awaits(LaneId::of(lane)))
+    /// Takes note that a command without keys, or of the only primary, was sent there.
+    pub(super) fn note_sent_to_primary(&mut self, request: &Request<'_>, if_lost: IfLost) {
+        if let Some(reads) = &mut self.lanes.reads {
+            reads.waits_until = None;
+            if !shows_no_data(request.name()) {
+                reads.common.seen.sent(CommandKind::of(if_lost));
+            }
+        }
     }
 
-    /// Moves the floor once all that the session has sent to the primary is answered. The replies have come before now.
+    /// Returns true if replies of the primary are due, apart from those that a lost replica owed. In front of a cluster: those that
+    /// count for all shards.
+    fn awaits_primary(&self) -> bool {
+        self.lanes.shared.as_ref().is_some_and(|lane| self.output.awaits(LaneId::of(lane)))
+            || !self.lanes.gathers.is_empty() && self.output.awaits_any(LaneId::is_of_join)
+    }
+
+    /// Moves the floor of each primary once all that the session has sent there is answered. The replies have come before now.
     #[cold]
     pub(super) fn settle_reads(&mut self) {
         let shows_writes = self.ctx.upstream_config.read_your_writes != ReadYourWrites::Off;
-        if !self.lanes.reads.as_deref().is_some_and(|reads| reads.seen.is_unsettled())
-            || shows_writes && self.awaits_primary()
-        {
+        if !self.lanes.reads.as_deref().is_some_and(ReadState::is_unsettled) {
             return;
         }
-        let Some(reads) = self.lanes.reads.as_deref_mut() else { return };
+        let common_due = shows_writes && self.awaits_primary();
+        let (Some(reads), output) = (self.lanes.reads.as_deref_mut(), &self.output) else { return };
         if !shows_writes {
-            return reads.seen.forget_sent();
+            return reads.forget_sent();
         }
         let now = Instant::now();
-        reads.seen.settle(now);
-        if reads.mode() != Reads::Primary {
-            self.ctx.upstream.sample_replicas_soon(now);
-        }
+        let from_replicas = reads.mode() != Reads::Primary;
+        let upstream = &self.ctx.upstream;
+        reads.settle(
+            common_due,
+            |place| output.awaits(place),
+            now,
+            |replicas| match replicas {
+                Some(replicas) if from_replicas => replicas.sample_soon(now),
+                None if from_replicas && !upstream.is_cluster() => upstream.replicas().sample_soon(now),
+                _ => {}
+            },
+        );
     }
 
     /// Sends a read to a replica or to the primary, or says what it waits for.
     pub(super) fn send_read(&mut self, request: &Request<'_>, if_lost: IfLost) -> Step {
-        // A cluster's reads go to its primaries.
-        if self.ctx.upstream.is_cluster()
-            || !self.lanes.reads.as_deref().is_some_and(|reads| reads.mode() != Reads::Primary)
-        {
+        if !self.lanes.reads.as_deref().is_some_and(|reads| reads.mode() != Reads::Primary) {
             return self.send_shared(request, if_lost);
         }
-        let now = Instant::now();
-        match self.destination(now) {
+        if self.ctx.upstream.is_cluster() {
+            return self.send_slot_read(request, if_lost);
+        }
+        let replicas = self.ctx.upstream.replicas().clone();
+        self.send_read_at(request, if_lost, ReadSite::Only, &replicas)
+    }
+
+    /// As [`Self::send_read`], for the data of one primary, which has these replicas.
+    pub(super) fn send_read_at(
+        &mut self,
+        request: &Request<'_>,
+        if_lost: IfLost,
+        site: ReadSite,
+        replicas: &Rc<ReplicaReads>,
+    ) -> Step {
+        match self.destination(site, replicas, Instant::now()) {
             Destination::Primary(fallback) => {
                 let step = self.send_shared(request, if_lost);
                 let counters = &self.ctx.upstream.counters;
@@ -230,12 +212,11 @@ impl Session {
         }
     }
 
-    fn destination(&mut self, now: Instant) -> Destination {
+    fn destination(&mut self, site: ReadSite, replicas: &Rc<ReplicaReads>, now: Instant) -> Destination {
         self.settle_reads();
         let sizes = self.output.replies.sizes().placement();
-        // Writes are under way on the primary's lane only.
+        // Writes are under way on lanes of primaries only.
         let behind_write = self.output.reply_path(LaneId::default(), CommandKind::Read).is_none();
-        let upstream = &self.ctx.upstream;
         let own_connection = self.ctx.upstream_config.pool == Pool::Session;
         let Some(reads) = &mut self.lanes.reads else { return Destination::Primary(None) };
         let mode = reads.mode();
@@ -247,58 +228,67 @@ impl Session {
         let facts = ReadFacts {
             mode,
             behind_write,
-            primary_due: reads.seen.is_unsettled(),
-            long_away: reads.seen.is_long_away(now),
+            primary_due: reads.is_unsettled_at(site),
+            long_away: reads.is_long_away(site, now),
         };
         let again = reads.waits_until.is_some();
-        let floor = reads.seen.floor(moved, again);
-        let (kept, output) = (reads.lane.as_ref(), &self.output);
+        let floor = reads.floor(site, moved, again);
+        let (kept, output) = (reads.lane(site), &self.output);
         let serves = || kept.is_some_and(|kept| kept.lane.is_open() && kept.serves(floor, now));
         let due = || kept.is_some_and(|kept| output.awaits(LaneId::of(&kept.lane)));
         match facts.place(serves, due) {
             ReadPlace::Primary { behind } => {
                 reads.waits_until = None;
                 if behind {
-                    reads.seen.stay_away(now);
+                    reads.at_mut(site).seen.stay_away(now);
                 }
                 return Destination::Primary(behind.then_some(Fallback::Behind));
             }
             ReadPlace::Replies => return Destination::Wait(Pause::Replies),
             ReadPlace::Kept => {
-                if let Some(lane) = reads.lane.clone() {
-                    upstream.keep_sampling(now);
-                    return reads.go_to(lane);
+                if let Some(lane) = kept.cloned() {
+                    replicas.keep_sampling(now);
+                    return reads.go_to(site, lane);
                 }
             }
             ReadPlace::Any => {}
         }
         let Some(key) = self.key() else { return Destination::Primary(None) };
-        let Some(reads) = &mut self.lanes.reads else { return Destination::Primary(None) };
-        if reads.lane.as_ref().is_some_and(|lane| !lane.serves(None, now)) {
-            reads.leave_lane();
+        let (Some(reads), client) = (&mut self.lanes.reads, self.client.id) else {
+            return Destination::Primary(None);
+        };
+        if reads.lane(site).is_some_and(|lane| !lane.serves(None, now)) {
+            reads.leave_lane_at(site, now);
         }
-        let floor = reads.seen.floor(moved, again);
-        let choice = upstream.choose_replica(&key, reads.lane.as_ref(), floor, now);
-        match choice {
+        let floor = reads.floor(site, moved, again);
+        let choice = replicas.choose(&key, reads.lane(site), floor, now);
+        let waiting = Waiting { site, mode, now, hold_timeout: self.ctx.upstream_config.hold_timeout };
+        let destination = match choice {
             ReplicaChoice::Lane(lane) => {
-                let changes = reads.lane.as_ref().is_some_and(|kept| !Rc::ptr_eq(kept, &lane));
+                let changes = reads.lane(site).is_some_and(|kept| !Rc::ptr_eq(kept, &lane));
                 if changes {
                     // The session may have seen what the other replica has not applied yet.
-                    reads.leave_lane();
-                    return reads.wait_or(mode, now, self.ctx.upstream_config.hold_timeout);
+                    reads.leave_lane_at(site, now);
+                    reads.wait_or_leave(waiting)
+                } else {
+                    reads.go_to(site, lane)
                 }
-                reads.go_to(lane)
             }
             choice => {
                 let soon = matches!(choice, ReplicaChoice::Soon);
-                let waits = soon && reads.seen.is_long_away(now) && !upstream.in_hold();
+                let waits = soon && reads.is_long_away(site, now) && !replicas.in_hold();
                 if mode == Reads::Replica || waits {
-                    return reads.wait_or(mode, now, self.ctx.upstream_config.hold_timeout);
+                    reads.wait_or_leave(waiting)
+                } else {
+                    reads.waits_until = None;
+                    Destination::Primary(Some(if soon { Fallback::Behind } else { Fallback::Nobody }))
                 }
-                reads.waits_until = None;
-                Destination::Primary(Some(if soon { Fallback::Behind } else { Fallback::Nobody }))
             }
+        };
+        if matches!(destination, Destination::Wait(_)) {
+            reads.wait_for(replicas, client);
         }
+        destination
     }
 }
 
@@ -307,41 +297,31 @@ fn shows_no_data(name: &[u8]) -> bool {
     [b"PING", b"ECHO", b"TIME"].iter().any(|known| name.eq_ignore_ascii_case(*known))
 }
 
+/// A read that may wait for a replica.
+struct Waiting {
+    site: ReadSite,
+    mode: Reads,
+    now: Instant,
+    hold_timeout: Duration,
+}
+
 impl ReadState {
-    fn go_to(&mut self, lane: Rc<ReplicaLane>) -> Destination {
-        self.lane = Some(lane.clone());
-        self.waits_until = None;
-        self.seen.reached_replica();
+    fn go_to(&mut self, site: ReadSite, lane: Rc<ReplicaLane>) -> Destination {
+        self.reached_replica(site, lane.clone());
         Destination::Replica(lane)
     }
 
-    /// Has the read wait for a replica; when it has waited long enough, it goes to the primary if `mode` allows that.
-    fn wait_or(&mut self, mode: Reads, now: Instant, hold_timeout: Duration) -> Destination {
+    /// Has the read wait for a replica; when it has waited long enough, it goes to the primary if its mode allows that.
+    fn wait_or_leave(&mut self, waiting: Waiting) -> Destination {
+        let Waiting { site, mode, now, hold_timeout } = waiting;
         let limit = if mode == Reads::Replica { hold_timeout } else { CATCH_UP };
-        let until = *self.waits_until.get_or_insert(now + limit);
-        if now < until {
+        if let Some(until) = self.wait_until(limit, now) {
             return Destination::Wait(Pause::Replica(until));
         }
-        self.waits_until = None;
         if mode == Reads::Replica {
             return Destination::Nowhere;
         }
-        self.seen.waited_in_vain(now);
+        self.at_mut(site).seen.waited_in_vain(now);
         Destination::Primary(Some(Fallback::Behind))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_client_chooses_where_it_may() {
-        let mode = |policy, asked| ReadState { policy, asked, ..ReadState::default() }.mode();
-        assert_eq!(mode(Reads::OnRequest, None), Reads::Primary);
-        assert_eq!(mode(Reads::OnRequest, Some(true)), Reads::PreferReplica);
-        assert_eq!(mode(Reads::PreferReplica, Some(false)), Reads::Primary);
-        assert_eq!(mode(Reads::Replica, Some(true)), Reads::Replica);
-        assert_eq!(mode(Reads::Primary, Some(true)), Reads::Primary);
     }
 }

@@ -53,10 +53,15 @@ impl Seen {
             CommandKind::Read | CommandKind::SlotRead => self.read = true,
             CommandKind::Write | CommandKind::SlotWrite | CommandKind::Exclusive => {
                 self.wrote = true;
-                if let Some(shared) = &mut self.shared {
-                    shared.unannounced = true;
-                }
+                self.wrote_elsewhere();
             }
+        }
+    }
+
+    /// Takes note that a write was sent whose effect other moments than this floor cover. The group must hear of it all the same.
+    pub(super) fn wrote_elsewhere(&mut self) {
+        if let Some(shared) = &mut self.shared {
+            shared.unannounced = true;
         }
     }
 
@@ -159,8 +164,22 @@ impl Seen {
 
     /// Returns true if reads have gone to the primary for long, so that one of them may wait for a replica.
     pub(super) fn is_long_away(&self, now: Instant) -> bool {
-        let patience = if self.shared.is_some() { SHARED_PATIENCE } else { PATIENCE };
-        self.away_since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
+        self.is_away_for(self.patience(), now)
+    }
+
+    /// Returns the time after which a session is long away.
+    pub(super) fn patience(&self) -> Duration {
+        if self.shared.is_some() { SHARED_PATIENCE } else { PATIENCE }
+    }
+
+    /// Returns true if reads have gone to the primary for this time.
+    pub(super) fn is_away_for(&self, time: Duration, now: Instant) -> bool {
+        self.away_since.is_some_and(|since| now.saturating_duration_since(since) >= time)
+    }
+
+    /// Returns true if anything was sent to the primary or seen of it.
+    pub(super) fn has_seen_any(&self) -> bool {
+        self.is_unsettled() || self.floor.is_some()
     }
 }
 

@@ -54,8 +54,7 @@ use self::leased::lease::Lease;
 use self::parts::{Common, Parts};
 use self::redirects::Redirects;
 use self::replica::counters::ReplicaCounts;
-use self::replica::lane::ReplicaLane;
-use self::replica::reads::{ReplicaChoice, ReplicaReads};
+use self::replica::reads::ReplicaReads;
 use self::replies::Replies;
 use self::reports::Reports;
 use self::shards::Shards;
@@ -70,8 +69,8 @@ use crate::latency::{LatencySnapshot, UpstreamLatency, WorkerLatency};
 use crate::metrics::{Counters, Snapshot};
 use crate::net::buffers::Buffers;
 use crate::poll_meter::PollMeter;
-use crate::replica::ReplicaFeed;
 use crate::replica::answered_writes::AnsweredWrites;
+use crate::replica::{ReplicaFeed, ShardFeeds};
 use crate::resp::Resp;
 use crate::resp::error_line::ErrorLine;
 use crate::resp::request::Request;
@@ -102,6 +101,8 @@ pub struct UpstreamPlan {
     pub replicas: ReplicaFeed,
     /// The shards of a cluster, as discovery publishes them. `topology` then shows the home shard. `None` for one primary.
     pub cluster: Option<watch::Receiver<Arc<ClusterTopology>>>,
+    /// What is known of the replicas of each shard of a cluster.
+    pub shard_replicas: watch::Receiver<Arc<ShardFeeds>>,
 }
 
 /// One worker's side of one upstream.
@@ -149,6 +150,7 @@ impl Upstream {
             timelines,
             replicas,
             cluster,
+            shard_replicas,
         } = plan;
         let config = Rc::new(LiveConfig::new(config));
         let login = access.borrow().login.clone();
@@ -176,7 +178,7 @@ impl Upstream {
         tasks.spawn(replicas.clone().follow());
         tasks.spawn(housekeeping::keep(parts.clone()));
         tasks.spawn(credentials::follow(parts.clone(), access));
-        let shards = cluster.map(|cluster| Shards::start(&common, fair, cluster, tasks));
+        let shards = cluster.map(|cluster| Shards::start(&common, fair, cluster, shard_replicas, tasks));
         let auth_required = Cell::new(config.get().client_auth == ClientAuth::Required);
         Rc::new(Self {
             config,
@@ -214,7 +216,9 @@ impl Upstream {
 
     /// Returns what this worker has counted for each replica.
     pub fn replica_counts(&self) -> Vec<(Address, ReplicaCounts)> {
-        self.replicas.counts()
+        let mut counts = self.replicas.counts();
+        counts.extend(self.shards.iter().flat_map(|shards| shards.replica_counts()));
+        counts
     }
 
     /// Turns the fair scheduler on or off: it is needed while tenants share the connections.
@@ -518,46 +522,14 @@ impl Upstream {
 
 /// The replicas.
 impl Upstream {
-    /// Chooses the replica for a session that reads. `kept` is the one that it has read from last, and `floor` the moment up to which
-    /// the replica must have applied what was answered.
-    pub fn choose_replica(
-        &self,
-        key: &ConnectionKey,
-        kept: Option<&Rc<ReplicaLane>>,
-        floor: Option<Instant>,
-        now: Instant,
-    ) -> ReplicaChoice {
-        self.replicas.choose(key, kept, floor, now)
-    }
-
-    /// Has the replicas sampled soon, because a session has seen what they may lack.
-    pub fn sample_replicas_soon(&self, now: Instant) {
-        self.replicas.sample_soon(now);
+    /// Returns the replicas of the primary. Those of a cluster's shards are apart.
+    pub fn replicas(&self) -> &Rc<ReplicaReads> {
+        &self.replicas
     }
 
     /// Returns when the newest write of the clients without a tenant was answered.
     pub fn answered_writes(&self) -> &Arc<AnsweredWrites> {
         self.replicas.answered_writes()
-    }
-
-    /// Keeps the replicas sampled while a session reads from one.
-    pub fn keep_sampling(&self, now: Instant) {
-        self.replicas.keep_sampling(now);
-    }
-
-    /// Returns true if commands wait for a primary, and replicas may answer reads meanwhile.
-    pub fn reads_in_hold(&self) -> bool {
-        self.in_hold() && self.config.get().replicas_serve_alone()
-    }
-
-    /// Wakes this client's session once, when [`Self::choose_replica`] may choose another.
-    pub fn wait_for_replica(&self, client: u64, waker: &std::task::Waker) {
-        self.replicas.wait(client, waker);
-    }
-
-    /// Removes the client from those that wait for a replica.
-    pub fn stop_waiting_for_replica(&self, client: u64) {
-        self.replicas.stop_waiting(client);
     }
 }
 

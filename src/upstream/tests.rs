@@ -19,6 +19,7 @@ fn plan(config: UpstreamConfig, topology: watch::Receiver<Topology>) -> Upstream
         timelines: Timelines::default(),
         replicas: ReplicaFeed::none(),
         cluster: None,
+        shard_replicas: watch::channel(Arc::default()).1,
     }
 }
 
@@ -134,12 +135,29 @@ async fn slots_follow_the_topology_of_a_cluster() {
             let second = shards.at(&Address::tcp("127.0.0.1", 2)).unwrap();
             shards.moved(slot(5), &second);
             assert_eq!((number(5), shards.version() > version), (Some(ShardNumber(2)), true));
+            let gained = || [1, 2].map(|port| shards.at(&Address::tcp("127.0.0.1", port)).unwrap().gained());
+            let [of_first, of_second] = gained();
+            assert!(
+                of_second > of_first,
+                "a replica of the second has the slot's keys only if it has applied what came before"
+            );
             let version = shards.version();
             shards.moved(slot(5), &second);
             assert_eq!(shards.version(), version);
+            pass().await;
             publish.send_replace(cluster(&[(1, 0..100), (2, 100..16_384)]));
             pass().await;
             assert_eq!(number(5), Some(ShardNumber(1)));
+            assert!(gained()[0] > of_second && gained()[1] == of_second);
+
+            // Reads of a slot on its way go to primaries.
+            let moving = [slot(7)].into();
+            publish.send_replace(Arc::new(ClusterTopology {
+                moving,
+                ..ClusterTopology::clone(&cluster(&[(1, 0..100), (2, 100..16_384)]))
+            }));
+            pass().await;
+            assert!(shards.is_moving(slot(7), Instant::now()) && !shards.is_moving(slot(8), Instant::now()));
 
             // A shard goes, and with it the slots that no other one has taken over.
             publish.send_replace(cluster(&[(2, 50..16_384), (3, 0..10)]));

@@ -5,6 +5,7 @@ pub mod discovery;
 mod doctor;
 mod failures;
 mod redirects;
+mod replica_reads;
 mod servers;
 mod spread;
 mod tls;

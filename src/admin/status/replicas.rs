@@ -15,28 +15,28 @@ pub(super) fn json(view: &View, sample: &Sample) -> Value {
         Some(replication) => replication.unavailable.clone(),
         None => Some("replica-sampling is off".into()),
     };
-    let health = view.reads.borrow().clone();
-    let terms = view.read_terms();
-    let reads = |report: &ReplicaReport| reads(report, terms, view.number, sample);
-    let mut unmatched: Vec<&ReplicaReport> = health.replicas.iter().collect();
+    let all = view.read_replicas();
+    let reads = |(terms, report): (ReadTerms, &ReplicaReport)| reads(report, terms, view.number, sample);
+    let reports = all.iter().flat_map(|of| of.health.replicas.iter().map(|report| (of.terms, report)));
+    let mut unmatched: Vec<(ReadTerms, &ReplicaReport)> = reports.collect();
     let known = sampled.iter().flat_map(|replication| &replication.replicas);
     let mut replicas: Vec<Value> = known
         .map(|known| {
-            let at = unmatched.iter().position(|report| report.is_at(&known.address));
+            let at = unmatched.iter().position(|(_, report)| report.is_at(&known.address));
             let mut entry = lag(known);
             entry["reads"] = at.map(|at| reads(unmatched.remove(at))).into();
             entry
         })
         .collect();
-    replicas.extend(unmatched.into_iter().map(|report| {
+    replicas.extend(unmatched.into_iter().map(|known| {
         json!({
-            "address": report.address.to_string(),
+            "address": known.1.address.to_string(),
             "link": null,
             "offset": null,
             "lag_bytes": null,
             "lag_seconds": null,
             "error": null,
-            "reads": reads(report),
+            "reads": reads(known),
         })
     }));
     json!({

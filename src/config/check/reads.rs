@@ -60,11 +60,6 @@ fn obstacle(upstream: &Upstream) -> Option<String> {
             "pool = \"session\" of upstream {name} gives each client a connection of its own, to the primary"
         ));
     }
-    if matches!(upstream.discovery, DiscoveryConfig::Cluster(_)) {
-        return Some(format!(
-            "upstream {name} is a cluster, and respgate reads from the primaries of its shards only"
-        ));
-    }
     let is_fixed = matches!(upstream.discovery, DiscoveryConfig::Fixed(_));
     (is_fixed && upstream.replicas.is_empty()).then(|| {
         format!("upstream {name} is at a fixed address and names no replicas; add replicas = [\"HOST:PORT\"]")

@@ -197,7 +197,7 @@ table! {
     ReplicaKeys, ReplicaDefaults {
         /// The addresses of the replicas of a fixed upstream: `host:port`. respgate sends its password there.
         ///
-        /// Sentinels name the replicas themselves, so an upstream with Sentinels has no such key.
+        /// Sentinels and the nodes of a cluster name the replicas themselves, so an upstream with either has no such key.
         replicas: NodeAddresses, "replicas", Live, default "none",
             example "[\"replica1.example:6379\", \"replica2.example:6379\"]", aside "instead of `sentinels`";
         /// The greatest age of a write that a replica may lack and still serve reads. At least `"200ms"`.

@@ -1,13 +1,13 @@
-//! The replicas that the configuration names. Pure.
+//! The replicas that the configuration names, or the nodes of a cluster. Pure.
 
 use crate::discovery::config::DiscoveryConfig;
 use crate::discovery::replicas::MAX_REPLICAS;
 use crate::topology::Address;
 
-/// The replicas of one upstream, as the configuration names them.
+/// The replicas of one primary, as the configuration or the nodes of a cluster name them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfiguredReplicas {
-    /// The address of the primary that they replicate; `None` if Sentinels name the replicas.
+    /// The address of the primary that they replicate, if that is a fixed one.
     pub primary: Option<Address>,
     /// Their addresses.
     pub replicas: Vec<Address>,
@@ -21,6 +21,7 @@ impl ConfiguredReplicas {
             DiscoveryConfig::Fixed(address) if self.primary.as_ref() == Some(address) => {
                 self.replicas.iter().take(MAX_REPLICAS).cloned().collect()
             }
+            DiscoveryConfig::Cluster(_) => self.replicas.iter().take(MAX_REPLICAS).cloned().collect(),
             _ => Vec::new(),
         }
     }

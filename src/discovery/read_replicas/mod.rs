@@ -5,14 +5,18 @@
 //! asks the primary first and the replicas once the primary has answered: a replica that keeps up has then applied what the primary's
 //! answer counts.
 //!
+//! `shards` has a sampler for each shard of a cluster, and `pace` says how often each works.
+//!
 //! Nothing is asked before a worker demands it, nor when none has for [`IDLE`]. respgate dials replicas only at addresses that
-//! Sentinels or the configuration name, because it sends its password there.
+//! Sentinels, the nodes of the cluster or the configuration name, because it sends its password there.
 
 pub mod configured;
 pub mod health;
 mod history;
 mod node;
+mod pace;
 mod reply;
+pub mod shards;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +31,7 @@ use self::configured::ConfiguredReplicas;
 use self::health::{Obstacle, ReplicaHealth, ReplicaSample};
 use self::history::OffsetHistory;
 use self::node::{NodeAnswer, NodeNews, NodeWatch};
+use self::pace::{SamplerAtWork, SamplingPace};
 use self::reply::Report;
 use crate::discovery::config::{DiscoveryConfig, SentinelConfig};
 use crate::discovery::replicas::MAX_REPLICAS;
@@ -36,10 +41,6 @@ use crate::discovery::{Dialers, DiscoveryStatus, Logins};
 use crate::replica::{ReplicaFeed, ReplicaSet, ReplicaState};
 use crate::topology::{Address, Generation, NodeId, Topology};
 
-/// The time between two rounds.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// The shortest time between two rounds, when workers demand them.
-const SHORTEST: Duration = Duration::from_millis(2);
 /// The time after the last demand when the sampling ends.
 const IDLE: Duration = Duration::from_secs(60);
 /// The capacity of the queue for answers of nodes.
@@ -50,10 +51,22 @@ const NEWS: usize = 64;
 /// the upstream's name, for logs.
 pub fn spawn(
     name: &str,
+    places: watch::Receiver<SampledPlace>,
+    topology: watch::Receiver<Topology>,
+    configured: watch::Receiver<ConfiguredReplicas>,
+) -> ReadReplicas {
+    let (outputs, sampling) = sampler(places, topology, configured, SamplingPace::default());
+    tokio::spawn(sampling.instrument(tracing::info_span!("read-replicas", upstream = name)));
+    outputs
+}
+
+/// Creates a sampler. The caller runs the future.
+fn sampler(
     mut places: watch::Receiver<SampledPlace>,
     topology: watch::Receiver<Topology>,
     mut configured: watch::Receiver<ConfiguredReplicas>,
-) -> ReadReplicas {
+    pace: SamplingPace,
+) -> (ReadReplicas, impl Future<Output = ()> + Send + 'static) {
     let SampledPlace { config, logins, dialers, topology: _, status } = places.borrow_and_update().clone();
     let (newest, seen) = watch::channel(ReplicaSet::default());
     let (health, health_seen) = watch::channel(ReplicaHealth::default());
@@ -82,13 +95,13 @@ pub fn spawn(
         primary_lost: false,
         published: false,
         ends: None,
+        pace,
+        at_work: None,
         next_round: Instant::now(),
         last_round: None,
     };
-    let span = tracing::info_span!("read-replicas", upstream = name);
-    tokio::spawn(coordinator.run(news, lists, demanded).instrument(span));
     let feed = ReplicaFeed { newest: seen, demand, answered: Arc::default() };
-    ReadReplicas { feed, health: health_seen }
+    (ReadReplicas { feed, health: health_seen }, coordinator.run(news, lists, demanded))
 }
 
 /// The outputs of a sampler.
@@ -101,7 +114,7 @@ pub struct ReadReplicas {
 
 /// Where the addresses of replicas come from.
 enum Source {
-    /// The configuration.
+    /// The configuration, or the nodes of a cluster.
     Fixed,
     Sentinels(Box<SentinelConfig>, watch::Receiver<DiscoveryStatus>),
 }
@@ -109,7 +122,7 @@ enum Source {
 impl Source {
     fn of(config: DiscoveryConfig, status: watch::Receiver<DiscoveryStatus>) -> Self {
         match config {
-            // No replica of a cluster serves reads, and the configuration names none.
+            // The nodes of a cluster name the replicas, as the configuration does elsewhere.
             DiscoveryConfig::Fixed(_) | DiscoveryConfig::Cluster(_) => Self::Fixed,
             DiscoveryConfig::Sentinel(config) => Self::Sentinels(Box::new(config), status),
         }
@@ -144,6 +157,9 @@ struct Coordinator {
     published: bool,
     /// When the sampling ends; `None` while nothing is sampled.
     ends: Option<Instant>,
+    pace: SamplingPace,
+    /// Counts this sampler while it samples.
+    at_work: Option<SamplerAtWork>,
     next_round: Instant,
     last_round: Option<Instant>,
 }
@@ -217,16 +233,17 @@ impl Coordinator {
         }
     }
 
-    /// Begins a round now, or [`SHORTEST`] after the last one. Begins the sampling if there is none.
+    /// Begins a round as soon as the pace allows one. Begins the sampling if there is none.
     fn demanded(&mut self, now: Instant) {
         if self.ends.replace(now + IDLE).is_none() {
+            self.at_work = Some(self.pace.begin());
             if let Source::Sentinels(config, status) = &self.source {
                 let list = ReplicaList::new(config, &self.logins, &self.dialers, status.clone());
                 self.tasks.spawn(list.follow(self.lists.clone()).in_current_span());
             }
             self.follow();
         }
-        let soonest = self.last_round.map_or(now, |last| last + SHORTEST);
+        let soonest = self.last_round.map_or(now, |last| last + self.pace.shortest());
         self.next_round = self.next_round.min(soonest);
     }
 
@@ -239,7 +256,7 @@ impl Coordinator {
         if self.last_round.is_some_and(|last| answered.is_none_or(|answered| answered < last)) {
             self.replica_rounds.send_modify(|round| *round += 1);
         }
-        (self.last_round, self.next_round) = (Some(now), now + INTERVAL);
+        (self.last_round, self.next_round) = (Some(now), now + self.pace.interval());
         self.primary_rounds.send_modify(|round| *round += 1);
     }
 
@@ -250,7 +267,8 @@ impl Coordinator {
         if matches!(self.source, Source::Sentinels(..)) {
             self.listed.clear();
         }
-        (self.primary, self.ends, self.history) = (None, None, OffsetHistory::default());
+        (self.primary, self.ends, self.at_work) = (None, None, None);
+        self.history = OffsetHistory::default();
         self.primary_lost = false;
         self.publish();
         self.health.send_modify(ReplicaHealth::end);

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::lease::UnplacedTransaction;
 use crate::cluster::slot::Slot;
 use crate::session::Session;
@@ -80,6 +82,9 @@ impl Session {
             }
             lanes.leave(self.client.id);
             lanes.version = version;
+            if let Some(reads) = &mut self.lanes.reads {
+                reads.slots_changed(|shard| shards.has(shard), Instant::now());
+            }
         }
         true
     }

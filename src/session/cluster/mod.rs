@@ -16,6 +16,7 @@ mod join;
 mod lanes;
 mod lease;
 mod place;
+mod reads;
 mod send;
 mod send_parts;
 mod split;

@@ -68,6 +68,9 @@ impl Session {
             return step;
         }
         self.send_by(&at.lane, request, if_lost, kind, path);
+        if let Some(reads) = &mut self.lanes.reads {
+            reads.sent_to_shard(&at.shard, LaneId::of(&at.lane), kind);
+        }
         Step::Done
     }
 

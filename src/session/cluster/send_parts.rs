@@ -120,8 +120,8 @@ impl Session {
         self.lanes.gathers.count = self.lanes.gathers.count.wrapping_add(1);
         self.lanes.gathers.sending = true;
         self.ctx.upstream.counters.shared.inc();
-        if let Some(reads) = &mut self.lanes.reads {
-            reads.sent_to_primary(request, if_lost);
+        if self.lanes.reads.is_some() {
+            self.note_sent_to_primary(request, if_lost);
         }
         self.send_parts().map_or(Step::Done, Step::Taken)
     }

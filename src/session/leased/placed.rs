@@ -185,6 +185,7 @@ impl Leased {
                 Some(LeaseTarget::Slot(slot))
             }
             Redirect::Ask { slot, to } => {
+                shards.meet_moving(slot);
                 let shard = to.address(asked.as_ref()).and_then(|to| shards.at(&to));
                 Some(shard.map_or(LeaseTarget::Slot(slot), LeaseTarget::Importing))
             }

@@ -6,7 +6,7 @@ pub mod identities;
 pub mod identity;
 pub mod ids;
 pub mod open;
-mod open_replica;
+pub(in crate::upstream) mod open_replica;
 pub(in crate::upstream) mod probe;
 pub mod reauth;
 pub mod scripts;

@@ -8,10 +8,19 @@ use crate::resp::control::Control;
 use crate::resp::greeting::{Greeting, Role, Selector, ask_node, greet};
 use crate::topology::{Address, Generation, NodeId};
 
+/// What a replica is told and asked on a new connection.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::upstream) struct ReplicaGreeting {
+    /// True if the replica may have lost its primary.
+    pub(in crate::upstream) alone: bool,
+    /// True if the replica belongs to a cluster: it redirects reads to its primary unless the connection has sent READONLY.
+    pub(in crate::upstream) in_cluster: bool,
+}
+
 impl Dialing {
     /// Opens a connection to the replica at `address` for `key`, within the upstream's `connect-timeout`. `node` is the process that
-    /// must answer there. `alone` is true if the replica may have lost its primary. A failure is no sign of a failover, and a refused password does not count against the user: the replica
-    /// may lack a user that the primary has.
+    /// must answer there. A failure is no sign of a failover, and a refused password does not count against the user: the replica may lack
+    /// a user that the primary has.
     ///
     /// # Errors
     /// Returns the reason, for the log.
@@ -21,7 +30,7 @@ impl Dialing {
         node: Option<&NodeId>,
         generation: Generation,
         key: &ConnectionKey,
-        alone: bool,
+        terms: ReplicaGreeting,
     ) -> Result<Connection, String> {
         let (began, timeout) = (Instant::now(), self.config.get().connect_timeout);
         let credentials = key.identity.fresh_credentials(timeout).await.map_err(|why| why.to_string())?;
@@ -43,7 +52,7 @@ impl Dialing {
         };
         let asked = Instant::now();
         let greeted = greet(&mut control, &greeting, deadline).await.map_err(|error| error.to_string())?;
-        if !matches!(greeted.role, Some(Role::Replica { connected, .. }) if connected || alone) {
+        if !matches!(greeted.role, Some(Role::Replica { connected, .. }) if connected || terms.alone) {
             return Err("the node does not say that it is a connected replica".into());
         }
         let round_trip = asked.elapsed();
@@ -51,6 +60,12 @@ impl Dialing {
             let found = ask_node(&mut control, None, deadline).await.map_err(|error| error.to_string())?;
             if found.is_some_and(|found| Some(&found.id) != node) {
                 return Err("the address leads to another node than the one that was sampled".into());
+            }
+        }
+        if terms.in_cluster {
+            let reply = control.call(&[b"READONLY"], deadline).await.map_err(|error| error.to_string())?;
+            if let Some(line) = reply.error() {
+                return Err(format!("the node refuses READONLY: {}", line.escape_ascii()));
             }
         }
         let (stream, leftover) = control.into_inner();

@@ -53,6 +53,9 @@ pub(in crate::upstream) trait SlotLanes {
 
     /// Takes note that a node has said that the primary with this address serves `slot`. Does nothing if no shard has such a primary.
     fn moved(&self, slot: Slot, to: &Address);
+
+    /// Takes note that a node has said that `slot` is on its way to another node.
+    fn is_on_its_way(&self, slot: Slot);
 }
 
 /// The node that has not run some commands.
@@ -117,6 +120,7 @@ impl Redirects {
         };
         let slot = redirect.slot().or_else(|| slot_of(&request.bytes));
         self.tell_discovery(redirect, node, &step);
+        self.note_moving(redirect, slot);
         request.replies.set_tries(step.tries);
         if !step.pause.is_zero() {
             request.arrival = request.arrival.delayed_for_primary();
@@ -134,6 +138,10 @@ impl Redirects {
             deadline: since + self.config.get().hold_timeout,
             why,
         };
+        self.send_or_wait(command, now);
+    }
+
+    fn send_or_wait(&self, command: WaitingCommand, now: Instant) {
         self.under_way.borrow_mut().remove(command.series(), &command.request.replies);
         let sent = match command.ready <= now && !self.waiting.borrow().is_behind(&command) {
             true => self.send(command, now),
@@ -142,6 +150,53 @@ impl Redirects {
         if let Fate::Waits(command) = sent {
             self.wait(command);
         }
+    }
+
+    /// Takes over reads that a replica, reached by connections for `key`, has not run. They go to the primaries of their slots.
+    pub(in crate::upstream) fn send_to_primaries(
+        &self,
+        key: &ConnectionKey,
+        from: Generation,
+        refused: Vec<(RedirectedRequest, Redirect, Box<[u8]>)>,
+    ) {
+        let now = Instant::now();
+        for (request, redirect, why) in refused {
+            self.count(&redirect);
+            self.counters.replica_reads_returned.inc();
+            let slot = redirect.slot().or_else(|| slot_of(&request.bytes));
+            self.note_moving(&redirect, slot);
+            // What a replica knows of the cluster may be older than what discovery knows, so no slot moves because of it.
+            self.hint(Hint::ClusterDown(from));
+            let since = request.replies.tries().map_or(now, |(_, since)| since);
+            let command = WaitingCommand {
+                request,
+                key: key.clone(),
+                to: None,
+                slot,
+                asks: false,
+                origin: None,
+                from,
+                ready: now,
+                deadline: since + self.config.get().hold_timeout,
+                why,
+            };
+            self.send_or_wait(command, now);
+        }
+        self.note_news();
+    }
+
+    /// Takes note of a slot that is on its way to another node.
+    fn note_moving(&self, redirect: &Redirect, slot: Option<Slot>) {
+        if let (Redirect::Ask { .. } | Redirect::TryAgain, Some(slot)) = (redirect, slot)
+            && let Some(lanes) = self.lanes.get().and_then(Weak::upgrade)
+        {
+            lanes.is_on_its_way(slot);
+        }
+    }
+
+    /// Sends a hint to discovery. If many wait already, one more would add nothing.
+    fn hint(&self, hint: Hint) {
+        let _ = self.hints.try_send(hint);
     }
 
     fn wait(&self, command: WaitingCommand) {
@@ -251,11 +306,10 @@ impl Redirects {
                 }
                 Hint::Moved { slot: *slot, to: to.clone() }
             }
-            (Redirect::Moved { .. } | Redirect::ClusterDown, _) => Hint::ClusterDown(node.generation),
-            (Redirect::Ask { .. } | Redirect::TryAgain, _) => return,
+            // Discovery learns from the nodes which slots are on their way.
+            _ => Hint::ClusterDown(node.generation),
         };
-        // If many hints wait already, one more would add nothing.
-        let _ = self.hints.try_send(hint);
+        self.hint(hint);
     }
 
     fn fail(&self, request: &RedirectedRequest, line: &str) {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::lane::ReplicaLane;
 use crate::upstream::connection::open::Connection;
+use crate::upstream::connection::open_replica::ReplicaGreeting;
 use crate::upstream::room::SharedPermit;
 use crate::upstream::shared::lane::{Order, Phase};
 use crate::upstream::shared::pump::Pump;
@@ -43,7 +44,9 @@ async fn connect(lane: &ReplicaLane) -> Result<(Connection, SharedPermit), Strin
     };
     let key = lane.lane.key();
     let (id, generation) = (server.id.as_ref(), server.generation);
-    let opened = server.dialing().open_replica(&server.address, id, generation, key, server.serves_alone());
+    let terms =
+        ReplicaGreeting { alone: server.serves_alone(), in_cluster: server.serving.redirects().is_some() };
+    let opened = server.dialing().open_replica(&server.address, id, generation, key, terms);
     let link = opened.await?;
     Ok((link, permit))
 }

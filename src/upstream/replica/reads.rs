@@ -39,9 +39,11 @@ const KEEP: Duration = Duration::from_secs(1);
 /// The time that the reads of a lost replica wait for another replica before they go to the primary.
 const TAKE_OVER: Duration = Duration::from_millis(50);
 
-/// The replicas of one worker's upstream.
-pub(in crate::upstream) struct ReplicaReads {
-    feed: ReplicaFeed,
+/// The replicas of one primary, as one worker uses them.
+pub struct ReplicaReads {
+    feed: RefCell<ReplicaFeed>,
+    /// When the newest write of the clients without a tenant was answered.
+    answered: Arc<AnsweredWrites>,
     /// The lanes of the primary, which take over what a replica leaves.
     primary: Rc<Lanes>,
     nodes: RefCell<Vec<Rc<ReplicaNode>>>,
@@ -65,7 +67,8 @@ pub enum ReplicaChoice {
 impl ReplicaReads {
     pub(in crate::upstream) fn new(feed: ReplicaFeed, primary: Rc<Lanes>) -> Rc<Self> {
         Rc::new(Self {
-            feed,
+            answered: feed.answered.clone(),
+            feed: RefCell::new(feed),
             primary,
             nodes: RefCell::default(),
             waiting: Rc::default(),
@@ -75,9 +78,18 @@ impl ReplicaReads {
         })
     }
 
+    /// Replaces the feed. Returns false if it is the same. The caller runs [`Self::follow`] again: the former one ends with its sampler.
+    pub(in crate::upstream) fn replace_feed(&self, feed: &ReplicaFeed) -> bool {
+        if self.feed.borrow().newest.same_channel(&feed.newest) {
+            return false;
+        }
+        self.feed.replace(feed.clone());
+        true
+    }
+
     /// Follows the samples, and the primary, until the sampler ends.
     pub(in crate::upstream) async fn follow(self: Rc<Self>) {
-        let mut newest = self.feed.newest.clone();
+        let mut newest = self.feed.borrow().newest.clone();
         let hold = &self.primary.hold;
         loop {
             let in_hold = hold.is_active();
@@ -156,13 +168,14 @@ impl ReplicaReads {
             meter: primary.meter.clone(),
         });
         let room = Rc::new(SharedRoom::new(primary.config.clone()));
-        let serving = Rc::new(Lanes::of_replica(Rc::new(LeasePool::new(dialing)), room));
+        let serving = Lanes::of_replica(Rc::new(LeasePool::new(dialing)), room);
+        let serving = Rc::new(serving.redirected_by(self.primary.redirects().cloned()));
         let counters = self.counters.of(&state.address);
         ReplicaNode::new(ReplicaServer::new(state, generation, serving, counters, self.primary.hold.clone()))
     }
 
     /// Chooses the replica for a session whose last one was `kept`, and that has seen what was answered before `floor`.
-    pub(in crate::upstream) fn choose(
+    pub fn choose(
         self: &Rc<Self>,
         key: &ConnectionKey,
         kept: Option<&Rc<ReplicaLane>>,
@@ -267,22 +280,22 @@ impl ReplicaReads {
         if self.demanded.get().is_none_or(|last| now.saturating_duration_since(last) >= unless) {
             self.demanded.set(Some(now));
             // A demand that waits already serves this worker, too.
-            let _ = self.feed.demand.try_send(());
+            let _ = self.feed.borrow().demand.try_send(());
         }
     }
 
     /// Has the replicas sampled soon, because a session has seen what they may lack.
-    pub(in crate::upstream) fn sample_soon(&self, now: Instant) {
+    pub fn sample_soon(&self, now: Instant) {
         self.demand(SOON, now);
     }
 
     /// Returns when the newest write of the clients without a tenant was answered.
     pub(in crate::upstream) fn answered_writes(&self) -> &Arc<AnsweredWrites> {
-        &self.feed.answered
+        &self.answered
     }
 
     /// Keeps the sampler at work while a session goes on with its replica.
-    pub(in crate::upstream) fn keep_sampling(&self, now: Instant) {
+    pub fn keep_sampling(&self, now: Instant) {
         self.demand(KEEP, now);
     }
 
@@ -324,13 +337,28 @@ impl ReplicaReads {
         })
     }
 
+    /// Returns true if commands wait for the primary.
+    pub fn in_hold(&self) -> bool {
+        self.primary.hold.is_active()
+    }
+
+    /// Returns true if commands wait for the primary, and replicas may answer reads meanwhile.
+    pub fn serve_in_hold(&self) -> bool {
+        self.in_hold() && self.primary.dialing.config.get().replicas_serve_alone()
+    }
+
+    /// Wakes every session that waits for a replica, so that it looks again where its read belongs.
+    pub(in crate::upstream) fn wake_waiting(&self) {
+        self.waiting.wake_all();
+    }
+
     /// Wakes this client's session once, when another choice may be possible.
-    pub(in crate::upstream) fn wait(&self, client: u64, waker: &Waker) {
+    pub fn wait(&self, client: u64, waker: &Waker) {
         self.waiting.add(client, waker);
     }
 
     /// Removes the client from those that wait.
-    pub(in crate::upstream) fn stop_waiting(&self, client: u64) {
+    pub fn stop_waiting(&self, client: u64) {
         self.waiting.remove(client);
     }
 }

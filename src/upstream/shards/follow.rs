@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{MAX_SHARDS, NOWHERE, Shard, Shards};
 use crate::cluster::slot::SLOTS;
 use crate::cluster::{ClusterTopology, ShardNumber};
+use crate::replica::ShardFeeds;
 use crate::topology::{Outage, Topology};
 
 /// The time between two looks whether a shard that is gone still owes replies.
@@ -28,12 +30,17 @@ impl Shards {
 
     /// Takes over a newer topology. Cuts every connection to a superseded primary here, before anything else can be written to it.
     fn adopt(&self, topology: &ClusterTopology) {
+        let mut places_changed = !Arc::ptr_eq(&topology.slots, &self.placed.borrow());
         for shard in topology.shards.iter().take(MAX_SHARDS) {
             match self.place_of(shard.number) {
                 Some(_) => {}
                 None => {
                     let started = Shard::start(&self.common, shard.number, self.fair.get());
+                    if let Some(feed) = self.feeds.borrow().get(&shard.number) {
+                        started.follow_replicas(feed);
+                    }
                     self.all.borrow_mut().push(started);
+                    places_changed = true;
                 }
             }
         }
@@ -42,10 +49,33 @@ impl Shards {
             let Some(number) = shard.number() else { continue };
             match topology.shard(number) {
                 Some(newest) => shard.adopt(&newest.topology),
-                None => self.remove(shard, number),
+                None => {
+                    self.remove(shard, number);
+                    places_changed = true;
+                }
             }
         }
-        self.place_slots(topology);
+        self.moving.name(&topology.moving);
+        // Nodes may have said since then that slots have moved, and discovery may not have heard that yet.
+        if places_changed {
+            self.place_slots(topology);
+            self.placed.replace(topology.slots.clone());
+        }
+        if let Some(redirects) = &self.common.redirects {
+            redirects.note_news();
+        }
+    }
+
+    /// Follows the samples of each shard's replicas until discovery ends.
+    pub(super) async fn follow_replicas(self: Rc<Self>, mut feeds: watch::Receiver<Arc<ShardFeeds>>) {
+        while feeds.changed().await.is_ok() {
+            let newest = feeds.borrow_and_update().clone();
+            for shard in self.all.borrow().iter() {
+                if let Some(feed) = shard.number().and_then(|number| newest.get(&number)) {
+                    shard.follow_replicas(feed);
+                }
+            }
+        }
     }
 
     /// Gives each slot its shard, and tells who waits for a slot that no shard served.
@@ -61,15 +91,27 @@ impl Shards {
         let unserved = places.contains(&NOWHERE);
         let before = self.places.replace(places);
         if before != *self.places.borrow() {
+            self.note_gains(&before);
             self.slots_changed();
         }
         let nowhere = self.all.borrow().first().cloned();
         if let Some(nowhere) = nowhere {
             nowhere.await_slots(unserved);
         }
-        if let Some(redirects) = &self.common.redirects {
-            redirects.note_news();
+    }
+
+    /// Has each shard take note that it has got a slot. `before` are the places of all slots until now.
+    fn note_gains(&self, before: &[u16]) {
+        let (now, all) = (Instant::now(), self.all.borrow());
+        let mut gains = vec![false; all.len()];
+        for (former, place) in before.iter().zip(self.places.borrow().iter()) {
+            if former != place
+                && let Some(gains) = gains.get_mut(usize::from(*place))
+            {
+                *gains = true;
+            }
         }
+        all.iter().zip(gains).filter(|(_, gains)| *gains).for_each(|(shard, _)| shard.note_gained(now));
     }
 
     /// Ends a shard that the cluster has no more, once the commands that are under way there are settled.
@@ -80,6 +122,7 @@ impl Shards {
         // Those of other shards keep their places in the list only by chance, so the places are set anew afterwards.
         self.all.borrow_mut().retain(|known| known.number() != Some(number));
         self.places.borrow_mut().fill(NOWHERE);
+        shard.wake_waiting();
         let ended = shard.clone();
         self.common.meter.spawn_local(async move {
             let limit = ended.parts.dialing.config.get().hold_timeout * 2;

@@ -4,6 +4,7 @@
 //! a shard without a primary, whose commands wait as those of a lost primary do.
 
 mod follow;
+mod moving;
 mod operate;
 mod redirects;
 mod shard;
@@ -13,7 +14,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
+use self::moving::MovingSlots;
 pub use self::shard::Shard;
 use super::connection::open::ConnectionKey;
 use super::leased::lease::Lease;
@@ -23,7 +26,9 @@ use super::replies::Replies;
 use super::shared::fair::fair_queue::Share;
 use super::tasks::Tasks;
 use crate::cluster::slot::{SLOTS, Slot};
+use crate::cluster::slots::SlotTable;
 use crate::cluster::{ClusterTopology, ShardNumber};
+use crate::replica::ShardFeeds;
 use crate::resp::error_line::ErrorLine;
 use crate::topology::Address;
 
@@ -40,11 +45,16 @@ pub struct Shards {
     all: RefCell<Vec<Rc<Shard>>>,
     /// The place in `all` of the shard that gets the commands for each slot.
     places: RefCell<Box<[u16]>>,
+    /// The slots of the topology that `places` follows, apart from what nodes have said since then.
+    placed: RefCell<Arc<SlotTable>>,
     /// Rises whenever a slot gets another shard.
     version: Cell<u64>,
     fair: Cell<bool>,
     /// Told when a slot gets another shard.
     news: Notify,
+    moving: MovingSlots,
+    /// What is known of the replicas of each shard.
+    feeds: watch::Receiver<Arc<ShardFeeds>>,
 }
 
 impl Shards {
@@ -53,17 +63,22 @@ impl Shards {
         common: &Rc<Common>,
         fair: bool,
         topology: watch::Receiver<Arc<ClusterTopology>>,
+        feeds: watch::Receiver<Arc<ShardFeeds>>,
         tasks: &Tasks,
     ) -> Rc<Self> {
         let shards = Rc::new(Self {
             common: common.clone(),
             all: RefCell::new(vec![Shard::nowhere(common)]),
             places: RefCell::new(vec![NOWHERE; SLOTS].into_boxed_slice()),
+            placed: RefCell::default(),
             version: Cell::new(0),
             fair: Cell::new(fair),
             news: Notify::new(),
+            moving: MovingSlots::default(),
+            feeds: feeds.clone(),
         });
         tasks.spawn(shards.clone().follow(topology));
+        tasks.spawn(shards.clone().follow_replicas(feeds));
         if let Some(redirects) = &common.redirects {
             let lanes: Rc<dyn SlotLanes> = shards.clone();
             redirects.send_by(Rc::downgrade(&lanes));
@@ -116,7 +131,7 @@ impl Shards {
     }
 
     /// Sends the commands for a slot to `shard` from now on, because a node has said that the shard serves the slot. The next
-    /// topology of discovery replaces this.
+    /// table of slots of discovery replaces this.
     pub fn moved(&self, slot: Slot, shard: &Rc<Shard>) {
         let place = self.all.borrow().iter().position(|known| Rc::ptr_eq(known, shard));
         if let Some(place) = place.and_then(|place| u16::try_from(place).ok())
@@ -124,8 +139,24 @@ impl Shards {
             && *known != place
         {
             *known = place;
+            shard.note_gained(Instant::now());
             self.slots_changed();
         }
+    }
+
+    /// Takes note that a node has redirected a command because its slot is on its way to another node.
+    pub fn meet_moving(&self, slot: Slot) {
+        self.moving.meet(slot, Instant::now());
+    }
+
+    /// Returns true if a slot is on its way from one shard to another at `now`, so that only primaries know where its keys are.
+    pub fn is_moving(&self, slot: Slot, now: Instant) -> bool {
+        self.moving.contains(slot, now)
+    }
+
+    /// Returns true if the cluster still has this shard.
+    pub fn has(&self, shard: &Rc<Shard>) -> bool {
+        self.all.borrow().iter().any(|known| Rc::ptr_eq(known, shard))
     }
 
     /// Takes note that a slot has another shard. Wakes the sessions that wait for a lane: their commands may belong to another one.

@@ -1,7 +1,9 @@
 //! What operators see of the shards, and order.
 
 use super::Shards;
+use crate::topology::Address;
 use crate::upstream::activity::{IdentityUse, UpstreamActivity};
+use crate::upstream::replica::counters::ReplicaCounts;
 
 impl Shards {
     /// Returns the number of idle leased connections, and of sessions that wait for one.
@@ -19,8 +21,8 @@ impl Shards {
             sum.holds &= activity.holds;
             sum.unanswered += activity.unanswered;
             sum.former += activity.former;
-            // Idle connections are counted for each shard, and all others for the upstream.
-            sum.connections += shard.parts.pool.idle() as u64;
+            // Idle connections and those to replicas are counted for each shard, and all others for the upstream.
+            sum.connections += shard.parts.pool.idle() as u64 + shard.parts.replicas.connections().0;
         }
         sum
     }
@@ -43,6 +45,11 @@ impl Shards {
                 None => uses.push(used),
             }
         }
+    }
+
+    /// Returns what was counted for each replica.
+    pub(in crate::upstream) fn replica_counts(&self) -> Vec<(Address, ReplicaCounts)> {
+        self.all.borrow().iter().flat_map(|shard| shard.parts.replicas.counts()).collect()
     }
 
     /// Opens new connections to the same primaries, and retires the present ones.

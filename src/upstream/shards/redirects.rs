@@ -20,6 +20,10 @@ impl SlotLanes for Shards {
             Self::moved(self, slot, &shard);
         }
     }
+
+    fn is_on_its_way(&self, slot: Slot) {
+        self.meet_moving(slot);
+    }
 }
 
 fn node_lane(shard: &Shard, key: &ConnectionKey) -> NodeLane {

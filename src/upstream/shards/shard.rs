@@ -1,5 +1,6 @@
 //! One shard of a cluster, as one worker uses it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use crate::upstream::held::Held;
 use crate::upstream::housekeeping;
 use crate::upstream::leased::lease::Lease;
 use crate::upstream::parts::{Common, Parts};
+use crate::upstream::replica::reads::ReplicaReads;
 use crate::upstream::replies::Replies;
 use crate::upstream::shared::drive;
 use crate::upstream::shared::fair::fair_queue::Share;
@@ -29,6 +31,8 @@ pub struct Shard {
     /// Its number; `None` for the shard without a primary, to which the slots belong that no shard serves.
     number: Option<ShardNumber>,
     pub(in crate::upstream) parts: Parts,
+    /// When it last got a slot.
+    gained: Cell<Option<Instant>>,
 }
 
 impl Shard {
@@ -49,12 +53,34 @@ impl Shard {
         let tasks = &parts.dialing.tasks;
         tasks.spawn(housekeeping::keep(parts.clone()));
         tasks.spawn(credentials::follow(parts.clone(), common.access.clone()));
-        Rc::new(Self { number, parts })
+        Rc::new(Self { number, parts, gained: Cell::default() })
     }
 
     /// Returns its number; `None` for the shard without a primary.
     pub fn number(&self) -> Option<ShardNumber> {
         self.number
+    }
+
+    /// Follows the samples of its replicas. Does nothing if it follows this feed already.
+    pub(super) fn follow_replicas(&self, feed: &ReplicaFeed) {
+        if self.parts.replicas.replace_feed(feed) {
+            self.parts.dialing.tasks.spawn(self.parts.replicas.clone().follow());
+        }
+    }
+
+    /// Returns the replicas of its primary.
+    pub fn replicas(&self) -> &Rc<ReplicaReads> {
+        &self.parts.replicas
+    }
+
+    /// Takes note that it got a slot.
+    pub(super) fn note_gained(&self, now: Instant) {
+        self.gained.set(Some(now));
+    }
+
+    /// Returns when it last got a slot. A replica that has applied what was answered before has all keys of the slot.
+    pub fn gained(&self) -> Option<Instant> {
+        self.gained.get()
     }
 
     /// Takes over what discovery says of the shard's primary.
@@ -74,9 +100,10 @@ impl Shard {
         hold.notify_changed();
     }
 
-    /// Wakes every session that waits for one of the shard's lanes.
+    /// Wakes every session that waits for one of the shard's lanes, or for a replica.
     pub(super) fn wake_waiting(&self) {
         self.parts.lanes.every_lane().iter().for_each(|lane| lane.wake_waiting());
+        self.parts.replicas.wake_waiting();
     }
 
     /// Returns the address of the shard's primary.

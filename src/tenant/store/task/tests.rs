@@ -88,6 +88,7 @@ async fn a_server_that_is_away_too_long_ends_sharing_until_it_is_back() {
         timelines: Timelines::default(),
         replicas: ReplicaFeed::none(),
         cluster: None,
+        shard_replicas: watch::channel(Arc::default()).1,
     };
     let rates = Rates { commands: Some(Rate { per_second: 100, burst: 10 }), ..Rates::default() };
     let sharing = Some(Sharing { upstream: "main".into(), processes: 2 });

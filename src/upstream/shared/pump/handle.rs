@@ -54,7 +54,7 @@ impl Pump {
                     let reply = bytes.get(at..at + len).unwrap_or_default();
                     if kind == ReplyKind::Error {
                         lanes.reports.note_error(reply, self.link.generation);
-                        if ServerError::of(reply).is_not_primary() && !self.demoted {
+                        if !self.demoted && serves_no_longer(reply, lanes) {
                             run.end(bytes, at);
                             self.demoted = true;
                             if !lanes.is_of_replica() {
@@ -142,6 +142,15 @@ impl Pump {
         }
         Ok(())
     }
+}
+
+/// Returns true if an error reply shows that the node runs no further command that is meant for it: it is not the primary, or it is a
+/// replica of a cluster that it finds down.
+fn serves_no_longer(reply: &[u8], lanes: &Lanes) -> bool {
+    ServerError::of(reply).is_not_primary()
+        || lanes.is_of_replica()
+            && lanes.redirects().is_some()
+            && Redirect::of(reply) == Some(Redirect::ClusterDown)
 }
 
 /// Answers the requests at the front whose outcome is decided.

@@ -16,7 +16,10 @@ impl Pump {
     /// Has other nodes run the commands that this one has not run.
     #[cold]
     pub(super) fn redirect(&self, lane: &Lane, lanes: &Lanes, refused: Vec<Refused>) {
-        if let Some(redirects) = lanes.redirects() {
+        let Some(redirects) = lanes.redirects() else { return };
+        if lanes.is_of_replica() {
+            redirects.send_to_primaries(lane.key(), self.link.generation, refused);
+        } else {
             let primary = lanes.hold.primary();
             let address = primary.as_ref().map(|primary| &primary.address);
             let node = RedirectingNode { key: lane.key(), generation: self.link.generation, address };

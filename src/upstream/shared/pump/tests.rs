@@ -134,6 +134,8 @@ impl SlotLanes for TwoNodes {
     }
 
     fn moved(&self, _: Slot, _: &Address) {}
+
+    fn is_on_its_way(&self, _: Slot) {}
 }
 
 /// Makes the bench's lane that of the first of two nodes. Returns what follows its redirects, and the nodes.
@@ -191,6 +193,37 @@ fn a_redirected_command_goes_to_the_other_node_and_keeps_the_place_of_its_reply(
         assert_eq!(taken(&client).await, b"+first\r\n+second\r\n+third\r\n+fourth\r\n");
         assert!(client.window(100) > 0);
         waiting.abort();
+    });
+}
+
+#[test]
+fn a_read_that_a_replica_redirects_goes_to_the_primary_of_its_slot() {
+    locally(async {
+        let mut bench = Bench::new();
+        let (redirects, nodes) = clustered(&mut bench);
+        let Parts { pool, lanes, .. } = bench.parts.clone();
+        let of_replica = Lanes::of_replica(pool.clone(), lanes.room.clone());
+        bench.parts.lanes = Rc::new(of_replica.redirected_by(Some(redirects)));
+        let client = bench.client();
+        for _ in 0..5 {
+            bench.lane.push(READ, &client, IfLost::Resend, false, Arrival::default());
+        }
+        bench.lane.queue.borrow_mut().wrote(1024);
+        // It does not matter where the replica sends it, nor that it says ASK.
+        let sent = b"+first\r\n-MOVED 1 nowhere:1\r\n-ASK 1 nowhere:1\r\n+fourth\r\n-CLUSTERDOWN x\r\n";
+        bench.handle_replies(sent).await.unwrap();
+        bench.lane.queue.borrow_mut().settle(LossCause::Superseded);
+        assert_eq!(bench.lane.queue.borrow().len(), 1, "a replica that finds the cluster down is left");
+        bench.lane.queue.borrow_mut().move_to(&mut nodes.second.queue.borrow_mut());
+        until_sent(&nodes.second, &[READ, READ, READ].concat()).await;
+        let counters = &bench.parts.dialing.reports.counters;
+        assert_eq!((counters.redirects_moved.get(), counters.redirects_ask.get()), (1, 1));
+        assert_eq!(counters.replica_reads_returned.get(), 2);
+        bench.lane = nodes.second.clone();
+        bench.parts.lanes = Rc::new(Lanes::new(pool.clone(), lanes.room.clone(), false));
+        bench.lane.queue.borrow_mut().wrote(1024);
+        bench.handle_replies(b"+second\r\n+third\r\n+fifth\r\n").await.unwrap();
+        assert_eq!(taken(&client).await, b"+first\r\n+second\r\n+third\r\n+fourth\r\n+fifth\r\n");
     });
 }
 
