@@ -55,7 +55,7 @@ pub(super) async fn examine(
             );
             [vec![primary], replicas].concat()
         }
-        DiscoveryConfig::Cluster(ref cluster) => by_cluster(&upstream, &logins, cluster, &users).await,
+        DiscoveryConfig::Cluster(ref cluster) => by_cluster(&upstream, &logins, cluster, &users, reads).await,
         DiscoveryConfig::Sentinel(ref sentinels) => {
             let sentinels = Arc::new(sentinels.clone());
             by_sentinels(upstream, logins, sentinels, users, reads).await
@@ -107,12 +107,13 @@ async fn log_in_users(section: &mut Section, peer: &Peer, users: &[(String, Acco
     }
 }
 
-/// Checks the configured nodes, what they say together, and each primary that serves slots.
+/// Checks the configured nodes, what they say together, and each primary that serves slots; if clients read from replicas, those too.
 async fn by_cluster(
     upstream: &Upstream,
     logins: &Logins,
     cluster: &ClusterConfig,
     users: &[(String, Account)],
+    reads: bool,
 ) -> Vec<Section> {
     let name = &upstream.config.name;
     let mut known = HashSet::new();
@@ -132,21 +133,32 @@ async fn by_cluster(
     let survey = ClusterSurvey::of(said);
     let (subject, address) = (Subject::Cluster, String::new());
     sections.push(Section { subject, name: name.clone(), address, findings: cluster::judge(&survey) });
-    let primaries = survey.shards.iter().filter(|shard| shard.slots > 0);
-    let addresses = primaries.filter_map(|shard| shard.primary.clone()).take(MAX_PEERS);
-    let checks = addresses.map(|address| {
-        let peer = Peer {
-            hint: format!(
-                "; the nodes announce this address: if this machine needs another one for it, set \"{address}\" = \
-                 \"HOST:PORT\" in [upstreams.{name}.nat], or `cluster-announce-ip` on the node"
-            ),
-            in_cluster: true,
-            ..server(upstream, logins, address)
-        };
-        let (config, users) = (upstream.config.clone(), users.to_vec());
+    let node = |address: &Address| Peer {
+        hint: format!(
+            "; the nodes announce this address: if this machine needs another one for it, set \"{address}\" = \
+             \"HOST:PORT\" in [upstreams.{name}.nat], or `cluster-announce-ip` on the node"
+        ),
+        in_cluster: true,
+        ..server(upstream, logins, address.clone())
+    };
+    let serving = || survey.shards.iter().filter(|shard| shard.slots > 0);
+    let primaries = serving().filter_map(|shard| shard.primary.as_ref()).take(MAX_PEERS);
+    let checks = primaries.map(|address| {
+        let (peer, config, users) = (node(address), upstream.config.clone(), users.to_vec());
         async move { primary(peer, config, Expected::NamedPrimary, &users).await }
     });
-    sections.extend(concurrently(checks).await);
+    let mut pairs: Vec<(Address, Address)> = Vec::new();
+    for shard in serving().filter(|_| reads) {
+        if let Some(primary) = &shard.primary {
+            pairs.extend(shard.replicas.iter().map(|replica| (primary.clone(), replica.clone())));
+        }
+    }
+    pairs.truncate(MAX_PEERS);
+    let read = pairs.into_iter().map(|(primary, replica)| {
+        reading_replica(node(&replica), node(&primary), upstream.config.clone(), users.to_vec())
+    });
+    let (checked, read) = tokio::join!(concurrently(checks), concurrently(read));
+    sections.extend(checked.into_iter().chain(read));
     sections
 }
 

@@ -12,10 +12,12 @@ use crate::support::servers::{Flavor, Server};
 /// Runs the doctor. Returns its exit code, and each finding as `subject step level: seen`.
 fn examine(url: &str) -> (i32, Vec<String>) {
     let listen = format!("127.0.0.1:{}", free_port());
-    let output = Command::new(binary())
-        .args(["doctor", "--json", "--listen", &listen, "--upstream", url])
-        .output()
-        .expect("respgate doctor");
+    examine_with(&["--listen", &listen, "--upstream", url])
+}
+
+fn examine_with(arguments: &[&str]) -> (i32, Vec<String>) {
+    let output =
+        Command::new(binary()).args(["doctor", "--json"]).args(arguments).output().expect("respgate doctor");
     let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let sections = document["sections"].as_array().expect("sections");
     let findings = sections.iter().flat_map(|section| {
@@ -45,6 +47,22 @@ fn a_cluster_is_examined(flavor: Flavor) {
     assert_has(&findings, "cluster agreement ok: each primary has a config epoch of its own, up to 3");
     assert_has(&findings, "cluster replicas ok: each primary has a replica");
     assert_eq!(findings.iter().filter(|finding| finding.starts_with("primary role ok")).count(), 3);
+    // If clients read from replicas, these are examined, too.
+    assert!(!findings.iter().any(|finding| finding.starts_with("replica ")), "{findings:#?}");
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    let text = format!(
+        "[listeners.app]\naddress = \"127.0.0.1:{}\"\nreads = \"prefer-replica\"\n[upstreams.main]\nurl = \"{}\"\n",
+        free_port(),
+        servers.url()
+    );
+    std::fs::write(file.path(), text).expect("a configuration");
+    let (code, findings) = examine_with(&["--config", &file.path().to_string_lossy()]);
+    assert_eq!(code, 0, "{findings:#?}");
+    assert_eq!(
+        findings.iter().filter(|finding| finding.starts_with("replica reads ok")).count(),
+        3,
+        "{findings:#?}"
+    );
     // Without replicas, the next crash of that node loses its slots.
     servers.remove_node(3);
     servers.wait_until_agreed();
